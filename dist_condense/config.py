@@ -1,0 +1,423 @@
+"""The configuration of a run: typed, a docstring under each field. The only import of Hydra.
+
+A config file names its parts (``defaults: [method: idc, training: real, _self_]``) and states its budget; every key
+below can also be given on the command line as ``key=value``. ``docs/config.md`` is checked against this file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+PACKAGE = Path(__file__).resolve().parent
+GROUPS = ("method", "training")
+
+
+class ConfigError(ValueError):
+    """Everything that is wrong with a configuration, found before anything starts."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = list(problems)
+
+
+@dataclass
+class DatasetConfig:
+    """What is condensed."""
+
+    name: str = "digits"
+    """One of `dist-condense list`; `image_folder` or `imagenet` for any folder of class folders."""
+    root: str | None = None
+    """Its folder; shipped configs take it from an environment variable such as `IMAGENET_ROOT`."""
+    size: int | None = None
+    """Pixels of a side; null: the data set's own (224 for image folders)."""
+    classes: Any = None
+    """A named subset (`imagenet100_idc`), a list of class names in label order, or null for all."""
+    download: bool = False
+    """Let torchvision fetch the data set into `root`."""
+
+
+@dataclass
+class NetworkConfig:
+    """The network theta that statistics are taken with. Null options are the network's own defaults."""
+
+    name: str = "convnet"
+    """One of `dist-condense list`, or `timm:NAME`."""
+    width: int | None = None
+    """Channels of the first stage."""
+    depth: int | None = None
+    """Blocks of the ConvNet."""
+    norm: str | None = None
+    """`instance`, `batch`, `group`, `layer` or `none`."""
+    activation: str | None = None
+    """`relu`, `leaky`, `swish` or `sigmoid` (ConvNet)."""
+    pooling: str | None = None
+    """`avg`, `max` or `none` (ConvNet)."""
+
+
+@dataclass
+class AugmentationConfig:
+    """Differentiable siamese augmentation: `flip`, `color`, `crop`, `scale`, `rotate`, `cutout`.
+
+    `flip` is left out by itself where it changes the label (digits, MNIST, SVHN).
+    """
+
+    always: list[str] = field(default_factory=list)
+    """Applied each time (IDC: color, cutout)."""
+    one_of: list[str] = field(default_factory=list)
+    """One of these is drawn per class and step (DSA: all of its list)."""
+
+
+@dataclass
+class ParameterisationConfig:
+    """How learnt pixels become images."""
+
+    factor: int = 1
+    """Multi-formation factor n: an image holds n x n tiles. 1: plain pixels."""
+    decoding: str = "uniform"
+    """In matching: `uniform`, `multi` (factors 1..n) or `bounded`. Training on the set is always uniform."""
+    budget: int = 128
+    """Decoded images per class that `bounded` may reach."""
+
+
+@dataclass
+class StatisticConfig:
+    """What is matched."""
+
+    name: str = "gradient"
+    """`gradient` of the mean cross-entropy, or the mean `embedding`."""
+    parameters: str = "matrices"
+    """Which parameters the gradient is taken of: `matrices` (no bias, no norm), `convolutions`, `all`."""
+
+
+@dataclass
+class GroupingConfig:
+    """Which classes are averaged before the distance."""
+
+    name: str = "per_class"
+    """`per_class`, `pooled`, `given` (by `groups`), `random` or `kmeans` (into `number` groups)."""
+    number: int = 1
+    """Groups of `random` and `kmeans`."""
+    groups: list[list[int]] = field(default_factory=list)
+    """Labels of each group for `given`; every class once."""
+    warmup_networks: int = 0
+    """Per class while k < this and t < `warmup_steps` (DCC: 250)."""
+    warmup_steps: int = 0
+    """See `warmup_networks` (DCC: 10)."""
+
+
+@dataclass
+class ImagesConfig:
+    """SGD on the learnt pixels."""
+
+    lr: float = 0.1
+    """Learning rate; at `reference_ipc` and `reference_size` where these are given."""
+    momentum: float = 0.5
+    """Momentum."""
+    shared_buffer: bool = False
+    """IDC: one momentum buffer over all classes, stepped once per class, which makes momentum nearly inert."""
+    reference_ipc: int | None = None
+    """Scale lr by ipc / this (IDC: 10)."""
+    reference_size: int | None = None
+    """Scale lr by (size / this) squared (IDC: 28 MNIST, 224 ImageNet, else 32)."""
+
+
+@dataclass
+class MethodConfig:
+    """The parts of a method; a group: dc, dsa, dcc, dsac, dm, idc_i, idc. Any product of parts is a method."""
+
+    name: str = "dc"
+    """For tables and tracking only; nothing depends on it."""
+    unit_space: bool = False
+    """Hold pixels in [0, 1], clamped when a network begins (IDC); else normalised, never clamped (DC)."""
+    start: str = "noise"
+    """Pixels start from `noise`, `real` images, or `mixed` (tiles of factor^2 real images)."""
+    parameterisation: ParameterisationConfig = field(default_factory=ParameterisationConfig)
+    """f"""
+    statistic: StatisticConfig = field(default_factory=StatisticConfig)
+    """phi"""
+    grouping: GroupingConfig = field(default_factory=GroupingConfig)
+    """G"""
+    distance: str = "layerwise_cosine"
+    """D: `layerwise_cosine`, `flat_cosine`, `sum_squared`, `sum_absolute` or `mean_absolute`."""
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    """A; the same draw on real and synthetic images of a class."""
+    images: ImagesConfig = field(default_factory=ImagesConfig)
+    """How pixels move."""
+    real_batch: int = 256
+    """Real images per class and matching step; wraps where a class has fewer."""
+    real_draw: str = "fresh"
+    """`fresh` random draw each step (DC), or `epochs` over the class, incomplete batch dropped (IDC)."""
+    synthetic_limit: int = 128
+    """Decoded images per class and matching step; beyond it a random subset (IDC: 128)."""
+
+
+@dataclass
+class TrajectoryConfig:
+    """How many networks, and how each starts."""
+
+    networks: int = 1000
+    """K"""
+    matching_steps: int = 1
+    """T, matching steps per network."""
+    start: str = "fresh"
+    """`fresh`, `pretrained` (`pretrain_epochs` on real data now) or `pool` (one of `pool_size` such networks)."""
+    pretrain_epochs: int = 0
+    """Passes over the real data (IDC: ImageNet-10 10, ImageNet-100 5)."""
+    pool_size: int = 10
+    """Networks in the pool."""
+
+
+@dataclass
+class TrainingConfig:
+    """How theta moves after each matching step but the last; a group: synthetic, real, frozen."""
+
+    source: str = "synthetic"
+    """Trained on the `synthetic` set, on `real` images, or `frozen`."""
+    epochs: int = 0
+    """Passes over the synthetic set."""
+    images: int = 0
+    """Real images per stretch of training; whole batches until reached."""
+    batch: int = 256
+    """Images per update; for `real` also that of pretraining."""
+    lr: float = 0.01
+    """Learning rate of theta."""
+    momentum: float = 0.0
+    """Momentum of theta."""
+    weight_decay: float = 0.0
+    """Weight decay of theta."""
+    cutmix: float = 0.0
+    """Probability of CutMix per batch. Cutout is left out of the augmentation where it is above 0 (IDC)."""
+
+
+@dataclass
+class ComputeConfig:
+    """How the numbers are computed. These change the last bits of the result, so they belong to the run."""
+
+    autocast: bool = False
+    """Networks in bfloat16; sums stay in float32."""
+    compile: bool = False
+    """torch.compile the hot functions: a minute at the start, 1.8 times the speed on CPUs."""
+    microbatch: int = 0
+    """At most this many images through the network at once, by the two-pass form; 0: all of a class."""
+
+
+@dataclass
+class ClusterConfig:
+    """Where a run computes. Changing it does not change the set (slices and threads are kept once chosen)."""
+
+    workers: int = 0
+    """Ray workers, one per GPU or per `threads` cores; 0: in this process, without Ray."""
+    slices: int | None = None
+    """Units that a training batch is cut into; null: `workers` of the first start (1 with BatchNorm)."""
+    threads: int | None = None
+    """CPU threads per worker; null: the cores shared out at the first start."""
+    reproducible: bool | None = None
+    """Sums that do not depend on the number of workers; null: on CPUs yes, on GPUs no."""
+    device: str = "auto"
+    """`cpu`, `cuda`, or `auto`: cuda where there is one."""
+    failures: int = 0
+    """How often a lost worker group is started again from the last checkpoint."""
+
+
+@dataclass
+class EvaluationConfig:
+    """Networks trained from scratch on the result."""
+
+    sets: list[str] = field(default_factory=lambda: ["condensed"])
+    """Any of `random`, `condensed`, `whole` (the real training set)."""
+    protocol: str = "dc"
+    """One of `dist-condense list`."""
+    architectures: list[str] = field(default_factory=lambda: ["network"])
+    """Networks by name; `network` is the one that condensed, with its options."""
+    seeds: int = 3
+    """Networks per set and architecture."""
+    epochs: int | None = None
+    """Null: the protocol's own; 0: no evaluation."""
+    whole_epochs: int | None = None
+    """Epochs on the whole training set; null: as `epochs`."""
+
+
+@dataclass
+class TrackingConfig:
+    """MLflow, metrics and checkpoints."""
+
+    uri: str | None = None
+    """MLflow server; null: MLFLOW_TRACKING_URI, else sqlite under the output."""
+    experiment: str = "dist_condense"
+    """MLflow experiment."""
+    log_every: int = 10
+    """Matching steps between two lines of metrics.jsonl and two comparisons of the workers."""
+    checkpoint_minutes: float = 5.0
+    """Longest time between two checkpoints, to the next multiple of `log_every`."""
+
+
+@dataclass
+class RunConfig:
+    """A whole run."""
+
+    seed: int = 0
+    """Keys every random draw."""
+    output: str = "outputs/run"
+    """The run's folder; the same command on it continues."""
+    ipc: int = 1
+    """Synthetic images per class."""
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    """What is condensed."""
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    """theta"""
+    method: MethodConfig = field(default_factory=MethodConfig)
+    """What is matched, and how."""
+    trajectory: TrajectoryConfig = field(default_factory=TrajectoryConfig)
+    """K, T and how theta starts."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """How theta moves."""
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+    """Precision and memory."""
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    """Workers."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """Networks trained on the result."""
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    """What is written meanwhile."""
+
+
+def load(path: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """Compose a config file, its groups and ``key=value`` overrides into a checked RunConfig.
+
+    :raises ConfigError: file not found (names the places looked in), unknown keys, wrong types; all at once.
+    """
+    file = find(path)
+    _register_groups()
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(file.parent), job_name="dist_condense"):
+            composed = compose(file.stem, [_permit(override) for override in overrides])
+        given = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError([_last_words(error)]) from error
+    return from_dict(given)
+
+
+def from_dict(given: dict[str, Any]) -> RunConfig:
+    """A RunConfig from plain values; unknown keys and wrong types are refused all at once (ConfigError)."""
+    target = OmegaConf.structured(RunConfig)
+    problems = []
+    for path, value in _leaves(given):
+        try:
+            OmegaConf.update(target, path, value, merge=False)
+        except OmegaConfBaseException as error:
+            problems.append(_explain(path, value, error))
+    if problems:
+        raise ConfigError(problems)
+    return cast(RunConfig, OmegaConf.to_object(target))
+
+
+def to_dict(config: RunConfig) -> dict[str, Any]:
+    """Plain values."""
+    return asdict(config)
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The resolved config as text that :func:`load` and :func:`read` accept."""
+    return OmegaConf.to_yaml(OmegaConf.create(to_dict(config)))
+
+
+def read(path: Path) -> RunConfig:
+    """A resolved config as a run wrote it."""
+    return from_dict(cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(path))))
+
+
+def find(path: str) -> Path:
+    """The config file: as given (from the working directory), then beside the package."""
+    places = [Path(path).expanduser().absolute(), PACKAGE / path, PACKAGE.parent / path]
+    for place in places:
+        if place.is_file():
+            return place
+    raise ConfigError([f"config {path} was not found; looked at {', '.join(map(str, places))}"])
+
+
+def shipped() -> Path:
+    """The folder of the shipped configs: in the package, or beside it in a checkout."""
+    inside = PACKAGE / "configs"
+    return inside if inside.is_dir() else PACKAGE.parent / "configs"
+
+
+def known_keys() -> list[str]:
+    """All keys, dotted."""
+    return [path for path, _ in _leaves(to_dict(RunConfig()))]
+
+
+def documented() -> Iterator[tuple[str, str, Any]]:
+    """(key, type, default) of every field, in order."""
+    for path, default in _leaves(to_dict(RunConfig())):
+        yield path, _field_type(path), default
+
+
+def differences(old: RunConfig, new: RunConfig) -> list[str]:
+    """Keys that change the result and differ, one line each. Cluster, tracking, evaluation, output are left out.
+
+    ``cluster.slices`` and ``cluster.threads`` count once both sides state them.
+    """
+    before, after = dict(_leaves(to_dict(old))), dict(_leaves(to_dict(new)))
+    free = ("cluster.", "tracking.", "evaluation.", "output")
+    kept = [key for key in after if not key.startswith(free)]
+    kept += [key for key in ("cluster.slices", "cluster.threads", "cluster.reproducible") if after[key] is not None]
+    return [f"{key}: {before[key]!r} there, {after[key]!r} now" for key in kept if before.get(key) != after[key]]
+
+
+def in_submitted_job() -> bool:
+    """Whether this is the driver of a `ray job submit`, whose working directory is thrown away."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def _register_groups() -> None:
+    store = ConfigStore.instance()
+    for group in GROUPS:
+        for file in sorted((shipped() / group).glob("*.yaml")):
+            store.store(group=group, name=file.stem, node=OmegaConf.load(file), package=group)
+
+
+def _permit(override: str) -> str:
+    """Let compose take every ``key=value``; keys are checked against the schema afterwards, all at once."""
+    bare = override.lstrip("+")
+    is_group = bare.split("=", 1)[0] in GROUPS
+    return bare if is_group or override.startswith("~") else f"++{bare}"
+
+
+def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict) and (value or not prefix):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _explain(path: str, value: Any, error: Exception) -> str:
+    if path in known_keys():
+        return f"{path}: {value!r} does not fit; expected {_field_type(path)}"
+    close = difflib.get_close_matches(path, known_keys(), 1, 0.6)
+    return f"{path}: unknown key" + (f"; did you mean {close[0]}?" if close else "; see docs/config.md")
+
+
+def _field_type(path: str) -> str:
+    section: Any = RunConfig()
+    *parents, last = path.split(".")
+    for name in parents:
+        section = getattr(section, name)
+    return next(str(f.type) for f in fields(section) if f.name == last) if is_dataclass(section) else "a value"
+
+
+def _last_words(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())

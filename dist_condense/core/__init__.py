@@ -1,0 +1,1 @@
+"""The methods' parts, on tensors only: no Ray, no files, no configuration."""

@@ -1,0 +1,274 @@
+"""Differentiable siamese augmentation (DSA, Zhao and Bilen 2021) as one colour map, one affine warp and one mask.
+
+A :class:`Draw` holds every random parameter as a tensor; the operations that were not drawn stand at their neutral
+values, so applying it has no branch and no host synchronisation. Applying one draw to real and synthetic images
+makes it siamese by construction. Everything happens in normalised space, where padding and masks are 0.
+
+Strengths are those of the published programs: brightness 1, saturation 2, contrast 0.5, crop 1/8, cutout 1/2,
+scale 1.2, rotation 15 degrees.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CROP, CUTOUT, SCALE, DEGREES = 0.125, 0.5, 1.2, 15.0
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Parameters of n augmentations (n = 1: one for the whole batch), first dimension n."""
+
+    brightness: Tensor
+    """``[n]``: added."""
+    saturation: Tensor
+    """``[n]``: factor around the mean over channels."""
+    contrast: Tensor
+    """``[n]``: factor around the mean over the image."""
+    warp: Tensor
+    """``[n, 2, 3]``: output to input coordinates, both in [-1, 1], as :func:`torch.nn.functional.affine_grid`."""
+    cut: Tensor
+    """``[n, 2, 2]`` int64: (rows, columns) x (from, to) set to 0; from == to: nothing."""
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Draw:
+        """The draw on a device; the copy does not wait for the host."""
+        return Draw(
+            *(
+                x.to(device, dtype if x.is_floating_point() else x.dtype, non_blocking=True)
+                for x in (getattr(self, f.name) for f in fields(self))
+            )
+        )
+
+
+def neutral(n: int) -> Draw:
+    """The draw that changes nothing."""
+    zero, one = torch.zeros(n, dtype=torch.float64), torch.ones(n, dtype=torch.float64)
+    return Draw(
+        zero, one, one, torch.eye(3, dtype=torch.float64)[:2].repeat(n, 1, 1), torch.zeros(n, 2, 2).long()
+    )
+
+
+def apply(images: Tensor, draw: Draw) -> Tensor:
+    """Augment ``[N, C, h, w]`` by a draw of n = 1 or n = N."""
+    return mask(warp(colour(images, draw), draw), draw)
+
+
+def colour(images: Tensor, draw: Draw) -> Tensor:
+    """Brightness, then saturation, then contrast."""
+    brightness, saturation, contrast = (
+        x.view(-1, 1, 1, 1) for x in (draw.brightness, draw.saturation, draw.contrast)
+    )
+    images = images + brightness
+    grey = images.mean(1, keepdim=True)
+    images = (images - grey) * saturation + grey
+    level = images.mean((1, 2, 3), keepdim=True)
+    return (images - level) * contrast + level
+
+
+def warp(images: Tensor, draw: Draw) -> Tensor:
+    """One bilinear sampling with zeros outside; flips and whole-pixel shifts are exact up to rounding."""
+    matrices = draw.warp.expand(len(images), 2, 3)
+    grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def mask(images: Tensor, draw: Draw) -> Tensor:
+    """Set the cut rectangle to 0."""
+    height, width = images.shape[-2:]
+    rows = _inside(torch.arange(height, device=images.device), draw.cut[:, 0])
+    columns = _inside(torch.arange(width, device=images.device), draw.cut[:, 1])
+    keep = ~(rows[:, None, :, None] & columns[:, None, None, :])
+    return images * keep.to(images.dtype)
+
+
+def _inside(position: Tensor, interval: Tensor) -> Tensor:
+    return (position >= interval[:, :1]) & (position < interval[:, 1:])
+
+
+# --- operations: each replaces its own parameters of a draw -------------------------------------------------------
+
+
+def set_colour(draw: Draw, brightness: Tensor, saturation: Tensor, contrast: Tensor) -> Draw:
+    """From u in [0, 1): brightness u - 0.5, saturation 2u, contrast u + 0.5."""
+    return replace(draw, brightness=brightness - 0.5, saturation=saturation * 2, contrast=contrast + 0.5)
+
+
+def set_flip(draw: Draw, flipped: Tensor) -> Draw:
+    """Mirror left and right where ``flipped`` (bool ``[n]``); before any other warp."""
+    mirror = torch.diag(torch.tensor([-1.0, 1.0], dtype=draw.warp.dtype))
+    return replace(draw, warp=torch.where(flipped.view(-1, 1, 1), mirror @ draw.warp, draw.warp))
+
+
+def set_crop(draw: Draw, shift: Tensor, size: tuple[int, int]) -> Draw:
+    """Shift by whole pixels: out[i, j] = x[i + shift[0], j + shift[1]]; shift int ``[n, 2]`` (rows, columns)."""
+    columns = shift[:, 1].to(draw.warp.dtype) * 2 / size[1]
+    rows = shift[:, 0].to(draw.warp.dtype) * 2 / size[0]
+    identity = torch.eye(2, dtype=draw.warp.dtype).expand(len(shift), 2, 2)
+    return replace(draw, warp=torch.cat([identity, torch.stack([columns, rows], 1)[..., None]], 2))
+
+
+def set_scale(draw: Draw, factors: Tensor) -> Draw:
+    """``factors`` ``[n, 2]`` = (sx, sy): the image shrinks where they are above 1."""
+    return replace(draw, warp=torch.cat([torch.diag_embed(factors), torch.zeros(len(factors), 2, 1)], 2))
+
+
+def set_rotation(draw: Draw, radians: Tensor) -> Draw:
+    """Rotate by ``radians`` ``[n]``."""
+    cos, sin, zero = radians.cos(), radians.sin(), torch.zeros_like(radians)
+    rows = torch.stack([cos, -sin, zero, sin, cos, zero], 1)
+    return replace(draw, warp=rows.view(-1, 2, 3))
+
+
+def set_cutout(draw: Draw, offset: Tensor, size: tuple[int, int]) -> Draw:
+    """A square of half the side around ``offset`` (int ``[n, 2]``, rows and columns); it may pass the border."""
+    side = torch.tensor([int(s * CUTOUT + 0.5) for s in size])
+    start = offset - side // 2
+    limit = torch.tensor(size)
+    return replace(draw, cut=torch.stack([start.clamp(min=0), torch.minimum(start + side, limit)], 2))
+
+
+class Sampler:
+    """Uniform draws of n augmentations for images of ``size`` = (rows, columns) from one generator."""
+
+    def __init__(self, n: int, size: tuple[int, int], generator: torch.Generator) -> None:
+        self.n, self.size, self.generator = n, size, generator
+
+    def uniform(self, *shape: int) -> Tensor:
+        """u in [0, 1), float64 ``[n, *shape]``."""
+        return torch.rand(self.n, *shape, generator=self.generator, dtype=torch.float64)
+
+    def integers(self, low: int, high: int) -> Tensor:
+        """int64 ``[n]`` in [low, high)."""
+        return torch.randint(low, high, (self.n,), generator=self.generator)
+
+
+def draw_colour(draw: Draw, sampler: Sampler) -> Draw:
+    return set_colour(draw, sampler.uniform(), sampler.uniform(), sampler.uniform())
+
+
+def draw_flip(draw: Draw, sampler: Sampler) -> Draw:
+    return set_flip(draw, sampler.uniform() < 0.5)
+
+
+def draw_crop(draw: Draw, sampler: Sampler) -> Draw:
+    reach = [int(s * CROP + 0.5) for s in sampler.size]
+    shift = torch.stack([sampler.integers(-r, r + 1) for r in reach], 1)
+    return _before_flip(draw, set_crop(draw, shift, sampler.size))
+
+
+def draw_scale(draw: Draw, sampler: Sampler) -> Draw:
+    return _before_flip(draw, set_scale(draw, sampler.uniform(2) * (SCALE - 1 / SCALE) + 1 / SCALE))
+
+
+def draw_rotate(draw: Draw, sampler: Sampler) -> Draw:
+    return _before_flip(draw, set_rotation(draw, (sampler.uniform() - 0.5) * 2 * math.radians(DEGREES)))
+
+
+def draw_cutout(draw: Draw, sampler: Sampler) -> Draw:
+    side = [int(s * CUTOUT + 0.5) for s in sampler.size]
+    pairs = zip(sampler.size, side, strict=True)
+    return set_cutout(
+        draw, torch.stack([sampler.integers(0, s + (1 - c % 2)) for s, c in pairs], 1), sampler.size
+    )
+
+
+def _before_flip(earlier: Draw, later: Draw) -> Draw:
+    """Compose a warp after the one drawn before it (a flip): output -> flipped image -> image."""
+    return replace(later, warp=earlier.warp[..., :2] @ later.warp)
+
+
+Operation = Callable[[Draw, Sampler], Draw]
+
+OPERATIONS: Mapping[str, Operation] = {
+    "flip": draw_flip,
+    "color": draw_colour,
+    "crop": draw_crop,
+    "scale": draw_scale,
+    "rotate": draw_rotate,
+    "cutout": draw_cutout,
+}
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """Operations that are always applied, and a list of which one is drawn per batch.
+
+    DSA: ``one_of`` all of its list. IDC: ``always`` (flip), color, cutout; ``one_of`` those of crop, scale, rotate
+    that are listed. A product nobody published is another pair of lists. At most one warp is drawn besides the flip.
+    """
+
+    always: tuple[str, ...] = ()
+    one_of: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.always or self.one_of)
+
+    def without(self, *names: str) -> Strategy:
+        """The strategy less some operations (flip where it changes the label, cutout beside CutMix)."""
+        return Strategy(
+            tuple(x for x in self.always if x not in names), tuple(x for x in self.one_of if x not in names)
+        )
+
+    def draw(self, n: int, size: tuple[int, int], generator: torch.Generator) -> Draw:
+        """n draws of magnitudes; which of ``one_of`` is drawn once for all n."""
+        sampler = Sampler(n, size, generator)
+        which = int(torch.randint(len(self.one_of), (), generator=generator)) if self.one_of else 0
+        chosen = (*self.always, *self.one_of[which : which + 1])
+        draw = neutral(n)
+        for name in (name for name in OPERATIONS if name in chosen):
+            draw = OPERATIONS[name](draw, sampler)
+        return draw
+
+
+# --- CutMix -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CutMix:
+    """One draw for a batch of n (Yun et al. 2019): the box of every image's partner is pasted into it."""
+
+    partner: Tensor
+    """int64 ``[n]``: a permutation."""
+    box: tuple[int, int, int, int]
+    """rows from, to, columns from, to."""
+    weight: float
+    """Weight of an image's own label: 1 - area of the box; 1 where the draw left the batch as it is."""
+
+    def images(self, images: Tensor) -> Tensor:
+        """Mix ``[n, C, h, w]``."""
+        top, bottom, left, right = self.box
+        mixed = images.clone()
+        mixed[:, :, top:bottom, left:right] = images[self.partner, :, top:bottom, left:right]
+        return mixed
+
+
+def cutmix_box(lam: float, centre: tuple[int, int], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The box of side int(size * sqrt(1 - lam)) around ``centre`` (row, column), clipped at the border."""
+    cut = [int(s * math.sqrt(1 - lam)) for s in size]
+    bounds = [
+        min(max(edge, 0), s)
+        for c, half, s in zip(centre, (x // 2 for x in cut), size, strict=True)
+        for edge in (c - half, c + half)
+    ]
+    return bounds[0], bounds[1], bounds[2], bounds[3]
+
+
+def mix(partner: Tensor, box: tuple[int, int, int, int], size: tuple[int, int]) -> CutMix:
+    """The draw with the true area of its box as weight."""
+    area = (box[1] - box[0]) * (box[3] - box[2]) / (size[0] * size[1])
+    return CutMix(partner, box, 1 - area)
+
+
+def draw_cutmix(probability: float, n: int, size: tuple[int, int], generator: torch.Generator) -> CutMix:
+    """With ``probability`` a box of area 1 - lam, lam ~ Beta(1, 1) = U(0, 1), else a draw that changes nothing."""
+    happens, lam = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+    centre = [int(torch.randint(s, (), generator=generator)) for s in size]
+    partner = torch.randperm(n, generator=generator)
+    box = cutmix_box(lam, (centre[0], centre[1]), size) if happens < probability else (0, 0, 0, 0)
+    return mix(partner, box, size)

@@ -1,0 +1,66 @@
+"""Distances between two statistics, each a list of tensors (one per layer): algorithms of DC, DCC and IDC.
+
+``a`` belongs to the synthetic images, ``b`` to the real ones. A layer of shape ``[rows, ...]`` is read as a matrix
+``(rows, rest)`` with one row per output channel. Every distance returns a scalar.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+Layers = Sequence[Tensor]
+Distance = Callable[[Layers, Layers], Tensor]
+
+
+def layerwise_cosine(a: Layers, b: Layers) -> Tensor:
+    """Sum over layers of >= 2 dimensions and over rows of 1 - <a,b>/(|a||b| + 1e-6): DC eq. 7-8, IDC "cos".
+
+    Layers of one dimension (bias, norm) give 0, as in DC's program.
+    """
+    return torch.stack([_cosine_rows(x, y) for x, y in zip(a, b, strict=True) if x.ndim >= 2]).sum()
+
+
+def _cosine_rows(a: Tensor, b: Tensor) -> Tensor:
+    a, b = a.flatten(1), b.flatten(1)
+    return (1 - (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + 1e-6)).sum()
+
+
+def flat_cosine(a: Layers, b: Layers) -> Tensor:
+    """1 - cosine of all layers as one vector: "cos" of DC's program."""
+    x, y = _flat(a), _flat(b)
+    return 1 - (x * y).sum() / (x.norm() * y.norm() + 1e-6)
+
+
+def sum_squared(a: Layers, b: Layers) -> Tensor:
+    """Sum of squares, no mean: what DC's and IDC's programs call "mse", and DM's eq. 5."""
+    return torch.stack([(x - y).square().sum() for x, y in zip(a, b, strict=True)]).sum()
+
+
+def sum_absolute(a: Layers, b: Layers) -> Tensor:
+    """Sum of absolute differences: "l1" of IDC's program."""
+    return torch.stack([(x - y).abs().sum() for x, y in zip(a, b, strict=True)]).sum()
+
+
+def mean_absolute(a: Layers, b: Layers) -> Tensor:
+    """Mean absolute difference over a row, summed over rows: "l1_mean" of IDC's program. 1-D layers are one row."""
+    return torch.stack([_rows(x - y).abs().mean(1).sum() for x, y in zip(a, b, strict=True)]).sum()
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.flatten(1) if x.ndim >= 2 else x.flatten()[None]
+
+
+def _flat(layers: Layers) -> Tensor:
+    return torch.cat([layer.flatten() for layer in layers])
+
+
+DISTANCES: dict[str, Distance] = {
+    "layerwise_cosine": layerwise_cosine,
+    "flat_cosine": flat_cosine,
+    "sum_squared": sum_squared,
+    "sum_absolute": sum_absolute,
+    "mean_absolute": mean_absolute,
+}

@@ -1,0 +1,100 @@
+"""The one equation:  L(S, theta) = sum_G D( mean_{c in G} phi_c(A(f(S_c))), mean_{c in G} phi_c(A(B_c)) ).
+
+Two ways to its gradient, the same number:
+
+* one double backward through a class (:meth:`Objective.match`), for a group that is one class;
+* two passes for any group, class and microbatch (:meth:`Objective.statistic`, :meth:`Objective.cotangent`,
+  :meth:`Objective.pull_back`): with v = dD/d(statistic of S) held fixed, dL/dS = d/dS <phi(S), v>, so memory grows
+  neither with the images nor with the classes nor with the workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dist_condense.core.distance import Distance
+from dist_condense.core.statistic import Statistic
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A statistic and a distance, evaluated class by class.
+
+    Images are ``[n, C, H, W]`` in the network's (normalised) space, labels int64 ``[n]``.
+
+    :param microbatch: at most this many images go through the network at once; 0: all of a class. Exact up to the
+        rounding of a sum, for networks that treat images independently.
+    :param autocast: run the network's forward in bfloat16 (``torch.autocast``); sums stay in float32.
+    :param compiled: compile the two hot functions with ``torch.compile`` (the first call takes a minute).
+    """
+
+    phi: Statistic
+    distance: Distance
+    microbatch: int = 0
+    autocast: bool = False
+    compiled: bool = False
+    _phi: Callable[..., list[Tensor]] = field(init=False, repr=False, compare=False)
+    _inner: Callable[..., Tensor] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        wrap: Callable[..., Any] = torch.compile if self.compiled else _as_it_is
+        object.__setattr__(self, "_phi", wrap(self._raw_phi))
+        object.__setattr__(self, "_inner", wrap(torch.func.grad(self._product, argnums=1)))
+
+    def match(
+        self, network: nn.Module, real: Tensor, real_labels: Tensor, synthetic: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """D of one class and dD/dsynthetic ``[n, C, H, W]``, by one double backward."""
+        b = self.statistic(network, real, real_labels)
+
+        def loss(images: Tensor) -> Tensor:
+            return self.distance(self._raw_phi(network, images, labels), b)
+
+        gradient, value = torch.func.grad_and_value(loss)(synthetic)
+        return value, gradient
+
+    def statistic(self, network: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]:
+        """phi of the class batch as detached tensors, summed over microbatches with their weights."""
+        with torch.no_grad():
+            parts = [
+                [len(x) / len(images) * layer for layer in self._phi(network, x, y)]
+                for x, y in self._microbatches(images, labels)
+            ]
+        return (
+            parts[0] if len(parts) == 1 else [torch.stack(layer).sum(0) for layer in zip(*parts, strict=True)]
+        )
+
+    def cotangent(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """D(a, b) and v = dD/da, from the statistics of a whole group."""
+        gradient, value = torch.func.grad_and_value(lambda layers: self.distance(layers, b))(list(a))
+        return value, list(gradient)
+
+    def pull_back(self, network: nn.Module, images: Tensor, labels: Tensor, v: Sequence[Tensor]) -> Tensor:
+        """d/dimages of <phi(images), v>, ``[n, C, H, W]``, microbatch by microbatch."""
+        with torch.no_grad():
+            parts = [
+                len(x) / len(images) * self._inner(network, x, y, list(v))
+                for x, y in self._microbatches(images, labels)
+            ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _raw_phi(self, network: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]:
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.autocast):
+            return [layer.to(images.dtype) for layer in self.phi(network, images, labels)]
+
+    def _product(self, network: nn.Module, images: Tensor, labels: Tensor, v: list[Tensor]) -> Tensor:
+        layers = self._raw_phi(network, images, labels)
+        return torch.stack([(x * y).sum() for x, y in zip(layers, v, strict=True)]).sum()
+
+    def _microbatches(self, images: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
+        size = self.microbatch or len(images)
+        return list(zip(images.split(size), labels.split(size), strict=True))
+
+
+def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function

@@ -1,0 +1,85 @@
+"""Parameterisation f: how learnt pixels become the images a network sees (IDC, Kim et al. 2022, section 4).
+
+An image of side h with factor n holds n x n tiles of side ceil(h/n); each is up-sampled bilinearly to h. Where n
+does not divide h the image is first padded with 0.5 at the right and bottom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+PADDING = 0.5
+
+
+def tiles(images: Tensor, factor: int) -> Tensor:
+    """``[n, C, h, h]`` to ``[factor**2 * n, C, h, h]``: all images' first tile, then all second tiles, row by row."""
+    side = images.shape[-1]
+    small = -(-side // factor)
+    extra = small * factor - side
+    padded = F.pad(images, (0, extra, 0, extra), value=PADDING)
+    cut = padded.unflatten(-1, (factor, small)).unflatten(-3, (factor, small))  # n C row h col w
+    stacked = cut.permute(2, 4, 0, 1, 3, 5).flatten(0, 2)
+    return F.interpolate(stacked, size=(side, side), mode="bilinear", align_corners=False)
+
+
+def uniform(images: Tensor, factor: int, budget: int) -> tuple[Tensor, Tensor]:
+    """Every image decoded with ``factor``; the second result is the source of each decoded image, int64."""
+    sources = torch.arange(len(images), device=images.device)
+    return (tiles(images, factor), sources.repeat(factor**2)) if factor > 1 else (images, sources)
+
+
+def multi(images: Tensor, factor: int, budget: int) -> tuple[Tensor, Tensor]:
+    """Factors 1 to ``factor``, concatenated."""
+    parts = [uniform(images, f, budget) for f in range(1, factor + 1)]
+    return torch.cat([x for x, _ in parts]), torch.cat([s for _, s in parts])
+
+
+def bounded(images: Tensor, factor: int, budget: int) -> tuple[Tensor, Tensor]:
+    """As many images as ``budget`` decoded images allow with the largest factor, and so on down to 1."""
+    parts, start = [], 0
+    for f, count in bounded_plan(len(images), factor, budget):
+        decoded, sources = uniform(images[start : start + count], f, budget)
+        parts.append((decoded, sources + start))
+        start += count
+    return torch.cat([x for x, _ in parts]), torch.cat([s for _, s in parts])
+
+
+def bounded_plan(images: int, factor: int, budget: int) -> list[tuple[int, int]]:
+    """(factor, number of images) of :func:`bounded`, from the largest factor down, empty parts left out."""
+    plan, decoded, remaining = [], 0, images
+    for f in range(factor, 1, -1):
+        count = max(0, min(remaining, (budget - decoded - remaining) // f**2))
+        plan.append((f, count))
+        decoded, remaining = decoded + count * f**2, remaining - count
+    return [(f, count) for f, count in [*plan, (1, remaining)] if count]
+
+
+Decoding = Callable[[Tensor, int, int], tuple[Tensor, Tensor]]
+
+DECODINGS: dict[str, Decoding] = {"uniform": uniform, "multi": multi, "bounded": bounded}
+
+
+@dataclass(frozen=True)
+class MultiFormation:
+    """Multi-formation with ``factor`` >= 1 (1: pixels as they are).
+
+    :param decoding: one of :data:`DECODINGS`, used in condensation.
+    :param budget: decoded images per class that ``bounded`` may reach.
+    """
+
+    factor: int = 1
+    decoding: Decoding = uniform
+    budget: int = 128
+
+    def decode(self, images: Tensor) -> Tensor:
+        """Images of one class ``[ipc, C, h, h]`` to decoded ones ``[m, C, h, h]`` for matching."""
+        return self.decoding(images, self.factor, self.budget)[0]
+
+    def decode_for_training(self, images: Tensor) -> Tensor:
+        """The decoding that training on the set uses: uniform, ``[factor**2 * ipc, C, h, h]``."""
+        return uniform(images, self.factor, self.budget)[0]

@@ -1,0 +1,25 @@
+"""How the learnt pixels start: noise, real images, or tiles of several real images."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def noise(shape: tuple[int, ...], generator: torch.Generator, unit_space: bool) -> Tensor:
+    """N(0, 1) in normalised space (DC); clamp(N/4 + 0.5, 0, 1) where pixels are held in [0, 1] (IDC)."""
+    normal = torch.randn(shape, generator=generator)
+    return (normal / 4 + 0.5).clamp(0, 1) if unit_space else normal
+
+
+def mixed_tiles(images: Tensor, factor: int) -> Tensor:
+    """``[n * factor**2, C, h, h]`` real images to ``[n, C, h, h]`` whose tiles are these, shrunk by nearest neighbour.
+
+    Image i holds the images i * factor**2 and following, row by row. IDC's program takes the first images of the
+    class; here the caller draws them by key.
+    """
+    side = images.shape[-1]
+    small = F.interpolate(images, size=-(-side // factor), mode="nearest")
+    grid = small.unflatten(0, (-1, factor, factor)).permute(0, 3, 1, 4, 2, 5)  # n C row h col w
+    return grid.flatten(4, 5).flatten(2, 3)[..., :side, :side].contiguous()

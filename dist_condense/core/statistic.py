@@ -1,0 +1,65 @@
+"""Statistics phi of a batch of one class, the second choice of the equation: what is matched.
+
+``phi(network, images, labels)`` is a list of tensors, differentiable in ``images`` and not in the network, which
+is read and left as it is. ``images`` are ``[n, C, H, W]`` in normalised space, ``labels`` int64 ``[n]``. Both
+statistics are means over the images, so microbatches add up with weights n_i / n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Selection = Callable[[str, Tensor], bool]
+
+SELECTIONS: dict[str, Selection] = {
+    # DC, DSA, DCC: bias and norm give 0 in the layerwise cosine; not computing them gives the same number.
+    "matrices": lambda name, parameter: parameter.ndim >= 2,
+    # IDC: neither bias and norm nor the classifier.
+    "convolutions": lambda name, parameter: parameter.ndim == 4,
+    "all": lambda name, parameter: True,
+}
+
+
+class Statistic(Protocol):
+    """phi of section 1 of the docs: maps a class batch to a list of tensors."""
+
+    batch_statistics: bool
+    """Whether a BatchNorm layer would be read in training mode, which couples all images of a batch."""
+
+    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """Gradient of the mean cross-entropy with respect to the selected parameters (DC eq. 5, IDC eq. 3)."""
+
+    selection: Selection
+    batch_statistics: bool = False
+
+    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]:
+        parameters = {name: p.detach() for name, p in network.named_parameters()}
+        chosen = {name: p for name, p in parameters.items() if self.selection(name, p)}
+        rest = {name: p for name, p in parameters.items() if name not in chosen}
+
+        def loss(chosen: dict[str, Tensor]) -> Tensor:
+            logits = torch.func.functional_call(network, {**rest, **chosen}, (images,))
+            return F.cross_entropy(logits, labels)
+
+        return list(torch.func.grad(loss)(chosen).values())
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Mean feature before the classifier (DM eq. 5). One tensor of shape ``[features]``."""
+
+    batch_statistics: bool = True
+
+    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]:
+        embed: Callable[[Tensor], Tensor] = network.embed  # type: ignore[assignment]
+        return [embed(images).mean(0)]

@@ -1,0 +1,23 @@
+"""Data sets, class by class: bytes, labels and constants. Knows nothing of methods."""
+
+from dist_condense.data.catalogue import names, open_dataset
+from dist_condense.data.errors import DataError
+from dist_condense.data.image_set import ClassName, ImageSet
+from dist_condense.data.normalise import denormalise, normalise, to_unit
+from dist_condense.data.source import ClassSource, LabelledImages, MemorySource
+from dist_condense.data.subsets import SUBSETS
+
+__all__ = [
+    "SUBSETS",
+    "ClassName",
+    "ClassSource",
+    "DataError",
+    "ImageSet",
+    "LabelledImages",
+    "MemorySource",
+    "denormalise",
+    "names",
+    "normalise",
+    "open_dataset",
+    "to_unit",
+]

@@ -1,0 +1,70 @@
+"""What the caller asked for, and what is wrong with it."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dist_condense.data.errors import listed
+from dist_condense.data.subsets import SUBSETS
+
+
+@dataclass(frozen=True)
+class Request:
+    """The arguments of open_dataset; its `*_problems` return texts, so that all can be told at once."""
+
+    name: str
+    root: Path | None
+    size: int | None
+    classes: str | Sequence[str] | None
+    download: bool
+
+    def wanted(self) -> tuple[str, ...] | None:
+        """Class names in label order; None for all of them (also when the subset's name is unknown)."""
+        if isinstance(self.classes, str):
+            return SUBSETS.get(self.classes)
+        return None if self.classes is None else tuple(self.classes)
+
+    def problems(self) -> list[str]:
+        """What is wrong whatever the disk holds: the size, and the list of classes in itself."""
+        return self._size_problems() + self._list_problems()
+
+    def root_problems(self) -> list[str]:
+        """What is wrong with the folder; with download, one that does not exist yet is right."""
+        remedy = f"Set dataset.root (or the environment variable {self.name.upper()}_ROOT) to its folder."
+        if self.root is None:
+            return [f"{self.name}: no folder was given. {remedy}"]
+        if self.root.is_dir() or (self.download and not self.root.exists()):
+            return []
+        return [f"{self.name}: {self.root} is not a folder. {remedy}"]
+
+    def _size_problems(self) -> list[str]:
+        if self.size is None or self.size >= 1:
+            return []
+        return [f"{self.name}: dataset.size is {self.size}; give pixels of a side, at least 1, or leave it out."]
+
+    def _list_problems(self) -> list[str]:
+        where = f"{self.name}: dataset.classes"
+        if isinstance(self.classes, str) and self.classes not in SUBSETS:
+            return [
+                f"{where} is '{self.classes}', which is no named subset ({', '.join(SUBSETS)}). "
+                f"Class names are given as a list."
+            ]
+        names = self.wanted()
+        if names is None:
+            return []
+        twice = [name for name, times in Counter(names).items() if times > 1]
+        empty = [] if names else [f"{where} is an empty list; name classes, or leave it out for all of them."]
+        return empty + ([f"{where} names these more than once: {listed(twice)}."] if twice else [])
+
+
+def choose(wanted: Sequence[str] | None, available: Sequence[str], where: str) -> tuple[tuple[int, ...], list[str]]:
+    """Positions in `available` of the wanted names in order (None: all); a problem if some are missing."""
+    position = {name: index for index, name in enumerate(available)}
+    names = available if wanted is None else wanted
+    missing = [name for name in names if name not in position]
+    found = tuple(position[name] for name in names if name in position)
+    if not missing:
+        return found, []
+    count = f"{len(missing)} of the {len(names)} classes in dataset.classes"
+    return found, [f"{where}: {count} are not there: {listed(missing)}."]

@@ -1,0 +1,257 @@
+"""The classes that one worker owns: their learnt pixels, optimiser state and real images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from dist_condense.core import augmentation, randomness
+from dist_condense.core.augmentation import Strategy
+from dist_condense.core.grouping import Grouping
+from dist_condense.core.objective import Objective
+from dist_condense.core.parameterisation import MultiFormation
+from dist_condense.data.normalise import to_unit
+from dist_condense.data.source import ClassSource
+from dist_condense.engine.batch_statistics import refresh_running_statistics
+from dist_condense.engine.batches import Statistics
+from dist_condense.engine.coordinator import Coordinator, Placement
+
+Draw = Callable[[int, int, int, int, int], Tensor]
+"""(count, wanted, seed, class, visit) -> positions of the real minibatch within its class."""
+
+
+def fresh_draw(count: int, wanted: int, seed: int, label: int, visit: int) -> Tensor:
+    """DC, DSA, DCC, DM: a fresh random draw at each step, without replacement within it."""
+    return randomness.draw_without_replacement(count, wanted, seed, "real class batch", label, visit)
+
+
+def epoch_draw(count: int, wanted: int, seed: int, label: int, visit: int) -> Tensor:
+    """IDC: passes over the class without replacement, the incomplete batch of a pass dropped."""
+    return randomness.epoch_batch(count, wanted, visit, seed, "real class batch", label)
+
+
+DRAWS: dict[str, Draw] = {"fresh": fresh_draw, "epochs": epoch_draw}
+
+
+@dataclass(frozen=True)
+class ImageRule:
+    """SGD on the pixels of one class.
+
+    :param shared_buffer: number of classes that share one momentum buffer which is stepped once per class, as IDC's
+        program does; what a class sees at its visits is SGD with momentum m**n and learning rate
+        lr * (1 - m**n) / (1 - m). 1: a buffer of its own (DC, DSA, DCC, DM).
+    """
+
+    lr: float
+    momentum: float
+    shared_buffer: int = 1
+
+    def effective(self) -> tuple[float, float]:
+        """(learning rate, momentum) as one class sees them."""
+        m, n = self.momentum, self.shared_buffer
+        return (self.lr * sum(m**i for i in range(n)), m**n)
+
+    def step(self, pixels: Tensor, buffer: Tensor, gradient: Tensor) -> None:
+        """One update in place; nothing changes where the gradient is not finite (decided on the device)."""
+        lr, momentum = self.effective()
+        finite = gradient.isfinite().all()
+        buffer.copy_(torch.where(finite, momentum * buffer + gradient, buffer))
+        pixels.sub_(torch.where(finite, lr * buffer, 0))
+
+
+@dataclass(frozen=True)
+class MatchingRecipe:
+    """The parts of a method that stand on the image side of a matching step."""
+
+    objective: Objective
+    grouping: Grouping
+    rule: ImageRule
+    parameterisation: MultiFormation = field(default_factory=MultiFormation)
+    strategy: Strategy = field(default_factory=Strategy)
+    unit_space: bool = False
+    """Pixels are held in [0, 1] and clamped when a network begins (IDC); else normalised and never clamped (DC)."""
+    real_batch: int = 256
+    real_draw: Draw = fresh_draw
+    synthetic_limit: int = 128
+    """Decoded images of a class in one step; beyond it a random subset."""
+    statistics_batch: int = 16
+    """Real images per class that move the running averages of BatchNorm before a step (DC)."""
+
+
+@dataclass
+class ClassShard:
+    """What a worker knows of its own classes.
+
+    ``pixels[c]`` and ``buffer[c]`` are ``[ipc, C, h, w]`` with ``shape`` = (C, h, w); ``counts[c]`` is the number of
+    real images of class c, owned or not.
+    """
+
+    recipe: MatchingRecipe
+    seed: int
+    counts: Sequence[int]
+    source: ClassSource
+    statistics: Statistics
+    coordinator: Coordinator
+    placement: Placement
+    shape: tuple[int, int, int]
+    pixels: dict[int, Tensor]
+    buffer: dict[int, Tensor] = field(default_factory=dict)
+    losses: dict[int, Tensor] = field(default_factory=dict)
+    not_finite: dict[int, Tensor] = field(default_factory=dict)
+    """First step at which a class's update was not finite, -1: none; on the device, read when it is reported."""
+
+    def __post_init__(self) -> None:
+        place = self.placement
+        self.pixels = {c: x.to(place.device, place.dtype) for c, x in sorted(self.pixels.items())}
+        self.buffer = self.buffer or {c: torch.zeros_like(x) for c, x in self.pixels.items()}
+        self.not_finite = {c: torch.full((), -1, device=place.device) for c in self.pixels}
+
+    @property
+    def labels(self) -> list[int]:
+        """The classes owned, ascending."""
+        return list(self.pixels)
+
+    def begin_network(self) -> None:
+        """IDC clamps the pixels to [0, 1] when a new network begins."""
+        if self.recipe.unit_space:
+            for pixels in self.pixels.values():
+                pixels.clamp_(0, 1)
+
+    def match(self, network: nn.Module, k: int, t: int, visit: int) -> None:
+        """One matching step of Algorithm 1:  S <- S - lr_S dL/dS  for the owned classes.
+
+        :param visit: number of matching steps before this one, k T + t.
+        """
+        self.losses = {}
+        refresh_running_statistics(network, self._statistics_images(visit), len(self.counts), self.coordinator)
+        groups = self.recipe.grouping.groups(k, t)
+        gradients = {g[0]: self._match_alone(network, g[0], visit) for g in groups if self._owns_alone(g)}
+        if shared := [g for g in groups if len(g) > 1]:
+            gradients |= self._match_shared(network, shared, visit)
+        for c, gradient in gradients.items():
+            self._update(c, gradient, visit)
+
+    def training_images(self, label: int) -> Tensor:
+        """Decoded images of a class in normalised space, as training on the set sees them."""
+        return self._normalised(self.recipe.parameterisation.decode_for_training(self.pixels[label]))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything that a restart needs, keyed by class."""
+        kept = {"pixels": self.pixels, "buffer": self.buffer}
+        return {f"{name}.{c}": x.cpu() for name, by_class in kept.items() for c, x in by_class.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """The state of the owned classes; entries of other classes are ignored."""
+        for c in self.labels:
+            self.pixels[c].copy_(state[f"pixels.{c}"])
+            self.buffer[c].copy_(state[f"buffer.{c}"])
+
+    # --- the parts of a step --------------------------------------------------------------------------------------
+
+    def _owns_alone(self, group: tuple[int, ...]) -> bool:
+        return len(group) == 1 and group[0] in self.pixels
+
+    def _match_alone(self, network: nn.Module, c: int, visit: int) -> Tensor:
+        """A class that is a group of its own: no message."""
+        objective = self.recipe.objective
+        real, synthetic, decode_back = self._images(c, visit)
+        y_real, y = self._label(c, len(real)), self._label(c, len(synthetic))
+        if objective.microbatch:
+            a, b = objective.statistic(network, synthetic, y), objective.statistic(network, real, y_real)
+            self.losses[c], v = objective.cotangent(a, b)
+            return decode_back(objective.pull_back(network, synthetic, y, v))
+        self.losses[c], gradient = objective.match(network, real, y_real, synthetic, y)
+        return decode_back(gradient)
+
+    def _match_shared(self, network: nn.Module, groups: Sequence[Sequence[int]], visit: int) -> dict[int, Tensor]:
+        """Groups that may span workers: two passes around ONE reduction of the sums of all groups."""
+        objective, slot_of = self.recipe.objective, {c: g for g, group in enumerate(groups) for c in group}
+        owned = [c for c in self.labels if c in slot_of]
+        parts, shapes = [], self._statistic_shapes(network)
+        for c in owned:
+            real, synthetic, _ = self._images(c, visit)
+            a = objective.statistic(network, synthetic, self._label(c, len(synthetic)))
+            b = objective.statistic(network, real, self._label(c, len(real)))
+            parts.append((slot_of[c], torch.cat([x.flatten() for x in (*a, *b)])))
+        length = 2 * sum(s.numel() for s in shapes)
+        total = torch.zeros(len(groups), length, dtype=self.placement.dtype, device=self.placement.device)
+        sums = self.coordinator.sum(parts, total, terms=max(map(len, groups)))
+        cotangents = {}
+        for g, group in enumerate(groups):
+            a, b = (_unflatten(half, shapes) for half in (sums[g] / len(group)).chunk(2))
+            loss, cotangents[g] = objective.cotangent(a, b)
+            if group[0] in self.pixels:
+                self.losses[group[0]] = loss
+        gradients = {}
+        for c in owned:
+            _, synthetic, decode_back = self._images(c, visit, real=False)
+            v = [x / len(groups[slot_of[c]]) for x in cotangents[slot_of[c]]]
+            gradients[c] = decode_back(
+                objective.pull_back(network, synthetic, self._label(c, len(synthetic)), v)
+            )
+        return gradients
+
+    def _statistic_shapes(self, network: nn.Module) -> list[torch.Size]:
+        """Shapes of phi, from one zero image: a worker without classes takes part in the sum, too."""
+        probe = torch.zeros(1, *self.shape, dtype=self.placement.dtype, device=self.placement.device)
+        return [x.shape for x in self.recipe.objective.statistic(network, probe, self._label(0, 1))]
+
+    def _images(
+        self, c: int, visit: int, real: bool = True
+    ) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+        """Augmented real and synthetic images of a class, and the way back from these to the pixels."""
+        recipe, size = self.recipe, (self.pixels[c].shape[-2], self.pixels[c].shape[-1])
+        augment = _identity
+        if recipe.strategy:
+            keyed = randomness.generator(self.seed, "matching augmentation", visit, c)
+            draw = recipe.strategy.draw(1, size, keyed).to(self.placement.device, self.placement.dtype)
+            augment = partial(augmentation.apply, draw=draw)
+        synthetic, back = torch.func.vjp(lambda x: augment(self._seen(x, c, visit)), self.pixels[c])
+        images = augment(self._real(c, recipe.real_batch, visit)) if real else synthetic[:0]
+        return images, synthetic.detach(), lambda gradient: back(gradient)[0]
+
+    def _seen(self, pixels: Tensor, c: int, visit: int) -> Tensor:
+        decoded = self.recipe.parameterisation.decode(pixels)
+        limit = self.recipe.synthetic_limit
+        if len(decoded) > limit:
+            chosen = randomness.permutation(len(decoded), self.seed, "synthetic subset", visit, c)[:limit]
+            decoded = decoded[chosen.to(decoded.device)]
+        return self._normalised(decoded)
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        return self.statistics.normalise(images) if self.recipe.unit_space else images
+
+    def _real(self, c: int, wanted: int, visit: int) -> Tensor:
+        positions = self.recipe.real_draw(self.counts[c], wanted, self.seed, c, visit)
+        images = self.source.get(c, positions).to(self.placement.device, non_blocking=True)
+        return self.statistics.normalise(to_unit(images, self.placement.dtype))
+
+    def _statistics_images(self, visit: int) -> Callable[[], dict[int, Tensor]]:
+        def load() -> dict[int, Tensor]:
+            draw, wanted = randomness.draw_without_replacement, self.recipe.statistics_batch
+            positions = {c: draw(self.counts[c], wanted, self.seed, "running statistics", visit, c) for c in self.labels}
+            raw = {c: self.source.get(c, p).to(self.placement.device) for c, p in positions.items()}
+            return {c: self.statistics.normalise(to_unit(x, self.placement.dtype)) for c, x in raw.items()}
+
+        return load
+
+    def _label(self, c: int, count: int) -> Tensor:
+        return torch.full((count,), c, device=self.placement.device)
+
+    def _update(self, c: int, gradient: Tensor, visit: int) -> None:
+        bad = ~(gradient.isfinite().all() & self.losses.get(c, gradient.new_zeros(())).isfinite())
+        self.not_finite[c] = torch.where(bad & (self.not_finite[c] < 0), visit, self.not_finite[c])
+        self.recipe.rule.step(self.pixels[c], self.buffer[c], gradient)
+
+
+def _unflatten(flat: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
+    parts = flat.split([s.numel() for s in shapes])
+    return [x.view(s) for x, s in zip(parts, shapes, strict=True)]
+
+
+def _identity(images: Tensor) -> Tensor:
+    return images

@@ -1,0 +1,39 @@
+"""What an evaluation does to a training batch: the siamese operations of the core with magnitudes per image."""
+
+from __future__ import annotations
+
+import typing
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dist_condense.core import augmentation
+from dist_condense.core.augmentation import Strategy
+from dist_condense.engine.batches import Statistics
+
+
+class Augmentation(typing.Protocol):
+    """Images ``[N, C, h, w]`` in normalised space to augmented ones; every draw comes from the generator."""
+
+    def __call__(self, images: Tensor, generator: torch.Generator, statistics: Statistics) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """Images as they are."""
+
+    def __call__(self, images: Tensor, generator: torch.Generator, statistics: Statistics) -> Tensor:
+        return images
+
+
+@dataclass(frozen=True)
+class ByStrategy:
+    """A strategy of DSA or IDC: magnitudes per image, which of ``one_of`` once per batch."""
+
+    strategy: Strategy
+
+    def __call__(self, images: Tensor, generator: torch.Generator, statistics: Statistics) -> Tensor:
+        size = (images.shape[-2], images.shape[-1])
+        draw = self.strategy.draw(len(images), size, generator)
+        return augmentation.apply(images, draw.to(images.device, images.dtype))

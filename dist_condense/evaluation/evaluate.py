@@ -1,0 +1,148 @@
+"""Trials: one network from scratch per (set, architecture, seed), in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from dist_condense import networks
+from dist_condense.core import randomness
+from dist_condense.data.normalise import to_unit
+from dist_condense.data.source import LabelledImages
+from dist_condense.engine.batches import Statistics
+from dist_condense.evaluation.protocols import protocol
+from dist_condense.evaluation.rows import Key, Row, append_csv, read_csv
+from dist_condense.evaluation.training import Images, train_and_test
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One network to train: on a set, of an architecture (a name of `networks`), from a seed."""
+
+    set: str
+    architecture: str
+    seed: int
+
+
+def trials(sets: Iterable[str], architectures: Iterable[str], seeds: Iterable[int]) -> list[Trial]:
+    """Every combination, sets outermost."""
+    architectures, seeds = list(architectures), list(seeds)
+    return [Trial(s, a, seed) for s in sets for a in architectures for seed in seeds]
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSet:
+    """Images ``[N, C, h, w]``, decoded: uint8 as stored, or float in normalised space; labels int64 ``[N]``."""
+
+    images: Tensor
+    labels: Tensor
+    epochs: int | None = None
+    """E; None: the protocol's own."""
+
+    def batches(self, statistics: Statistics, device: str) -> Images:
+        """Positions to images in normalised space on the device; bytes become floats one batch at a time."""
+        if self.images.is_floating_point():
+            return lambda positions: self.images[positions].to(device)
+        return lambda positions: statistics.normalise(to_unit(self.images[positions].to(device)))
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What all trials share."""
+
+    sets: Mapping[str, TrainingSet]
+    test: LabelledImages
+    statistics: Statistics
+    classes: int
+    protocol: str
+    """One of `protocols.PROTOCOLS`."""
+    network_options: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    """Options of an architecture, by its name; none for a name that is not here."""
+    device: str = "cpu"
+
+    def key(self, trial: Trial) -> Key:
+        """What the row of this trial is found by."""
+        chosen = self.sets[trial.set]
+        epochs = chosen.epochs if chosen.epochs is not None else protocol(self.protocol).epochs_for(chosen.labels)
+        return trial.set, self.protocol, trial.architecture, trial.seed, epochs
+
+
+def run_trial(trial: Trial, evaluation: Evaluation) -> Row:
+    """Train and test one network. A seed starts the same network on every set, so sets are compared in pairs."""
+    chosen = evaluation.sets[trial.set]
+    channels, size = chosen.images.shape[1], chosen.images.shape[-1]
+    network = networks.build(
+        trial.architecture,
+        channels=channels,
+        size=size,
+        classes=evaluation.classes,
+        seed=randomness.key(trial.seed, "evaluation network"),
+        **evaluation.network_options.get(trial.architecture, {}),
+    )
+    key = evaluation.key(trial)
+    score = train_and_test(
+        chosen.batches(evaluation.statistics, evaluation.device),
+        chosen.labels,
+        evaluation.test,
+        evaluation.statistics,
+        network,
+        protocol(evaluation.protocol),
+        trial.seed,
+        epochs=key[-1],
+        device=evaluation.device,
+    )
+    return Row(*key, score.top1_last, score.top1_best)
+
+
+Runner = Callable[[Sequence[Trial], Evaluation, Callable[[Row], None]], object]
+"""Runs trials and hands over each row when it is there."""
+
+
+def in_process(todo: Sequence[Trial], evaluation: Evaluation, on_result: Callable[[Row], None]) -> None:
+    """One trial after the other."""
+    for trial in todo:
+        on_result(run_trial(trial, evaluation))
+
+
+def evaluate(
+    wanted: Sequence[Trial],
+    evaluation: Evaluation,
+    path: Path | None = None,
+    on_result: Callable[[Row], None] | None = None,
+    runner: Runner = in_process,
+) -> list[Row]:
+    """The rows of the wanted trials, in their order. Rows that ``path`` (evaluation.csv) holds are not run again.
+
+    A row is known by set, protocol, architecture, seed and epochs: after a set has changed, give it another name or
+    another file.
+
+    :param on_result: told of each new row, after it is in the file.
+    :param runner: `in_process`, or `sweep.sweep` with its resources bound.
+    """
+    done = {row.key: row for row in (read_csv(path) if path else [])}
+
+    def keep(row: Row) -> None:
+        done[row.key] = row
+        if path:
+            append_csv(path, [row])
+        if on_result:
+            on_result(row)
+
+    todo = [trial for trial in wanted if evaluation.key(trial) not in done]
+    if todo:
+        runner(todo, evaluation, keep)
+    return [done[evaluation.key(trial)] for trial in wanted]
+
+
+def evaluate_set(
+    name: str,
+    evaluation: Evaluation,
+    architectures: Iterable[str],
+    seeds: Iterable[int],
+    path: Path | None = None,
+) -> list[Row]:
+    """One set over architectures x seeds in this process, without Ray."""
+    return evaluate(trials([name], architectures, seeds), evaluation, path)

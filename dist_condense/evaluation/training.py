@@ -1,0 +1,140 @@
+"""Training one network on a set and testing it. The numbers are a function of the seed, on one type of device."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dist_condense.core import augmentation, randomness
+from dist_condense.data.normalise import to_unit
+from dist_condense.data.source import LabelledImages
+from dist_condense.engine.batches import Statistics
+from dist_condense.engine.training import mixed_loss
+from dist_condense.evaluation.protocols import Protocol
+
+Images = Callable[[Tensor], Tensor]
+"""Positions int64 ``[B]`` (CPU) to images ``[B, C, h, w]`` in normalised space; so a large set stays uint8."""
+Progress = Callable[[int, int], None]
+"""Told the epochs done and the epochs to do, after each epoch."""
+TEST_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Score:
+    """Top-1 accuracy on the test set, percent, to four decimals."""
+
+    top1_last: float
+    """After the last epoch: what we report."""
+    top1_best: float
+    """Best of the protocol's test evaluations: chosen on the test set."""
+    epochs: int
+    """E (the published DC runs one more)."""
+    seconds: float
+    """Of training and testing, by the wall clock."""
+
+
+def train_and_test(
+    images: Images,
+    labels: Tensor,
+    test: LabelledImages,
+    statistics: Statistics,
+    network: nn.Module,
+    protocol: Protocol,
+    seed: int,
+    epochs: int | None = None,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> Score:
+    """Train ``network`` (changed in place) on images with ``labels`` ``[N]``; every draw is keyed by ``seed``.
+
+    :param epochs: E; None: the protocol's own for these labels.
+    """
+    began = time.perf_counter()
+    epochs = protocol.epochs_for(labels) if epochs is None else epochs
+    if epochs < 1:
+        raise ValueError(f"train_and_test: {epochs} epochs; give at least 1, or None for the protocol's own.")
+    network.to(device)
+    course = Course(network, protocol, images, labels, statistics, seed, torch.device(device))
+    total = epochs + protocol.extra_epochs
+    tested_after = {total * i // protocol.evaluations for i in range(1, protocol.evaluations + 1)}
+    scores = []
+    for epoch in range(total):
+        course.run_epoch(epoch, protocol.schedule(epoch, epochs))
+        if epoch + 1 in tested_after:
+            scores.append(accuracy(network, test, statistics, device))
+        if progress is not None:
+            progress(epoch + 1, total)
+    return Score(scores[-1], max(scores), epochs, time.perf_counter() - began)
+
+
+class Course:
+    """The epochs of one network."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        protocol: Protocol,
+        images: Images,
+        labels: Tensor,
+        statistics: Statistics,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.network, self.protocol, self.images, self.labels = network, protocol, images, labels
+        self.statistics, self.seed, self.device = statistics, seed, device
+        self.factor = 1.0
+        self.optimiser = self._new_optimiser()
+
+    def run_epoch(self, epoch: int, factor: float) -> None:
+        """One shuffled pass in training mode at ``factor`` times the learning rate."""
+        self._set_factor(factor)
+        self.network.train()
+        order = randomness.permutation(len(self.labels), self.seed, "evaluation order", epoch)
+        for u, positions in enumerate(order.split(self.protocol.batch)):
+            self.optimiser.zero_grad()
+            self._loss(positions, epoch, u).backward()
+            self.optimiser.step()
+
+    def _loss(self, positions: Tensor, epoch: int, u: int) -> Tensor:
+        generator = randomness.generator(self.seed, "evaluation augmentation", epoch, u)
+        images, labels = self.images(positions).to(self.device), self.labels[positions]
+        images = self.protocol.augmentation(images, generator, self.statistics)
+        size = (images.shape[-2], images.shape[-1])
+        mix = augmentation.draw_cutmix(self.protocol.cutmix, len(images), size, generator)
+        own, partner = labels.to(self.device), labels[mix.partner].to(self.device)
+        return mixed_loss(self.network(mix.images(images)), own, partner, mix.weight).mean()
+
+    def _set_factor(self, factor: float) -> None:
+        if factor == self.factor:
+            return
+        self.factor = factor
+        if self.protocol.reset_momentum:
+            self.optimiser = self._new_optimiser()
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.protocol.lr * factor
+
+    def _new_optimiser(self) -> torch.optim.SGD:
+        p = self.protocol
+        return torch.optim.SGD(
+            self.network.parameters(),
+            p.lr * self.factor,
+            momentum=p.momentum,
+            weight_decay=p.weight_decay,
+        )
+
+
+@torch.inference_mode()
+def accuracy(
+    network: nn.Module, test: LabelledImages, statistics: Statistics, device: torch.device | str = "cpu"
+) -> float:
+    """Top-1 in percent, evaluation mode; the test images stay uint8 but for the chunk at hand."""
+    network.eval()
+    correct = torch.zeros((), dtype=torch.int64, device=device)
+    for images, labels in zip(test.images.split(TEST_CHUNK), test.labels.split(TEST_CHUNK), strict=True):
+        logits = network(statistics.normalise(to_unit(images.to(device))))
+        correct += (logits.argmax(1) == labels.to(device)).sum()
+    return round(100 * int(correct) / len(test.labels), 4)

@@ -1,0 +1,94 @@
+"""The older networks of DC's cross-architecture table (Zhao et al. 2021): MLP, LeNet, AlexNet, VGG-11.
+
+All sizes are for images [N, channels, size, size]; torch's default initialisation. With one channel the first
+convolution pads 2 more, so 28 becomes 32.
+"""
+
+import math
+
+from torch import Tensor, nn
+
+from dist_condense.networks.base import Network, feature_count, first_padding
+from dist_condense.networks.norms import choose_norm
+
+VGG11_STAGES = ((1,), (2,), (4, 4), (8, 8), (8, 8))
+"""Channels of each convolution in multiples of the width; every stage ends with a 2x2 maximum pooling."""
+
+
+class FlatNetwork(Network):
+    """Layers one after the other, the flattened output of which is the embedding [N, F]."""
+
+    def __init__(self, features: nn.Module, channels: int, classes: int, size: int) -> None:
+        super().__init__()
+        self.features = features
+        self.classifier = nn.Linear(feature_count(features, type(self).__name__, channels, size), classes)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Images [N, C, H, W] to features [N, F]."""
+        features: Tensor = self.features(x)
+        return features.flatten(start_dim=1)
+
+
+class MLP(FlatNetwork):
+    """Three linear layers with ReLU between them."""
+
+    def __init__(self, channels: int, classes: int, size: int, width: int = 128) -> None:
+        pixels = channels * size * size
+        hidden = [nn.Linear(pixels, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()]
+        super().__init__(nn.Sequential(nn.Flatten(), *hidden), channels, classes, size)
+
+
+class LeNet(FlatNetwork):
+    """LeCun et al. 1998: two 5x5 convolutions (6, 16) with pooling, then linear layers of 120 and 84."""
+
+    def __init__(self, channels: int, classes: int, size: int) -> None:
+        maps = nn.Sequential(
+            *[
+                nn.Conv2d(channels, 6, kernel_size=5, padding=first_padding(channels, 0)),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+            ],
+            *[nn.Conv2d(6, 16, kernel_size=5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()],
+        )
+        count = feature_count(maps, "LeNet", channels, size)
+        hidden = [nn.Linear(count, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU()]
+        super().__init__(nn.Sequential(maps, *hidden), channels, classes, size)
+
+
+class AlexNet(FlatNetwork):
+    """DC's small AlexNet: convolutions 128, 192 (5x5), 256, 192, 192 (3x3), three poolings, one linear layer.
+
+    `width` is the first number; the others keep their ratio to it (1.5, 2, 1.5, 1.5).
+    """
+
+    def __init__(self, channels: int, classes: int, size: int, width: int = 128) -> None:
+        middle, wide = math.ceil(1.5 * width), 2 * width
+        features = nn.Sequential(
+            *[nn.Conv2d(channels, width, kernel_size=5, padding=first_padding(channels, 2)), nn.ReLU()],
+            *[nn.MaxPool2d(2), nn.Conv2d(width, middle, kernel_size=5, padding=2), nn.ReLU()],
+            *[nn.MaxPool2d(2), nn.Conv2d(middle, wide, kernel_size=3, padding=1), nn.ReLU()],
+            *[nn.Conv2d(wide, middle, kernel_size=3, padding=1), nn.ReLU()],
+            *[nn.Conv2d(middle, middle, kernel_size=3, padding=1), nn.ReLU(), nn.MaxPool2d(2)],
+        )
+        super().__init__(features, channels, classes, size)
+
+
+class VGG11(FlatNetwork):
+    """Simonyan and Zisserman 2015, configuration A with norms: eight 3x3 convolutions in five stages.
+
+    One linear layer follows. DC's table uses the instance norm here.
+    """
+
+    def __init__(
+        self, channels: int, classes: int, size: int, width: int = 64, norm: str = "instance"
+    ) -> None:
+        make_norm = choose_norm(norm)
+        layers: list[nn.Module] = []
+        inputs, padding = channels, first_padding(channels, 1)
+        for stage in VGG11_STAGES:
+            for outputs in (width * times for times in stage):
+                conv = nn.Conv2d(inputs, outputs, kernel_size=3, padding=padding)
+                layers += [conv, make_norm(outputs), nn.ReLU()]
+                inputs, padding = outputs, 1
+            layers.append(nn.MaxPool2d(2))
+        super().__init__(nn.Sequential(*layers), channels, classes, size)

@@ -1,0 +1,74 @@
+"""ConvNet-D, the network of "Dataset Condensation with Gradient Matching" (DC, Zhao et al. 2021)."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from dist_condense.networks.base import Network, choose, first_padding
+from dist_condense.networks.norms import SIZED_NORMS
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "sigmoid": nn.Sigmoid,
+    "relu": nn.ReLU,
+    "leaky": lambda: nn.LeakyReLU(negative_slope=0.01),
+    "swish": nn.SiLU,
+}
+
+POOLINGS: dict[str, tuple[Callable[[], nn.Module], int]] = {
+    "none": (nn.Identity, 1),
+    "max": (lambda: nn.MaxPool2d(kernel_size=2, stride=2), 2),
+    "avg": (lambda: nn.AvgPool2d(kernel_size=2, stride=2), 2),
+}
+"""The layer and the factor by which it shrinks a side."""
+
+
+class ConvNet(Network):
+    """`depth` blocks of 3x3 convolution, norm, activation, pooling, then one linear layer.
+
+    Images [N, channels, size, size]. With one channel the first convolution pads 3, so 28 becomes 32 and 64
+    becomes 68. Weights keep torch's default initialisation. Features: width * side**2 after the last pooling.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        size: int,
+        width: int = 128,
+        depth: int = 3,
+        norm: str = "instance",
+        activation: str = "relu",
+        pooling: str = "avg",
+    ) -> None:
+        super().__init__()
+        make_norm = choose(SIZED_NORMS, norm, "norm")
+        make_activation = choose(ACTIVATIONS, activation, "activation")
+        make_pooling, shrink = choose(POOLINGS, pooling, "pooling")
+        sides = _sides(channels, size, depth, shrink)
+        layers: list[nn.Module] = []
+        for block, side in enumerate(sides[:-1]):
+            inputs, padding = (width, 1) if block else (channels, first_padding(channels, 1))
+            layers += [nn.Conv2d(inputs, width, kernel_size=3, padding=padding), make_norm(width, side)]
+            layers += [make_activation(), make_pooling()]
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Linear(width * sides[-1] ** 2, classes)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Images [N, C, H, W] to features [N, F]."""
+        features: Tensor = self.features(x)
+        return features.flatten(start_dim=1)
+
+
+def _sides(channels: int, size: int, depth: int, shrink: int) -> list[int]:
+    """Side of the feature maps in each block, and after the last."""
+    if depth < 1:
+        raise ValueError(f"network.depth is {depth}: ConvNet needs at least 1 block.")
+    first = size + 2 * (first_padding(channels, 1) - 1)
+    sides = [first // shrink**block for block in range(depth + 1)]
+    if sides[-1] < 1:
+        deepest = max(first.bit_length() - 1, 0)
+        raise ValueError(
+            f"ConvNet of depth {depth} halves images of side {first} (dataset.size {size}) to nothing: set "
+            f"network.depth to {deepest} or less, or dataset.size to {2**depth} or more."
+        )
+    return sides

@@ -1,0 +1,89 @@
+"""Normalisation layers by name. All but the batch norm treat every image alone."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dist_condense.networks.base import choose
+
+GROUPS = 4
+EPSILON = 1e-5
+
+ChannelNorm = Callable[[int], nn.Module]
+SizedNorm = Callable[[int, int], nn.Module]
+
+
+class InstanceNorm(nn.Module):
+    """Each channel of each image to mean 0 and variance 1 over its pixels, then scaled and shifted.
+
+    DC's `GroupNorm(C, C)`: weight [C] starts at 1, bias [C] at 0. Input and output [N, C, H, W], H * W > 1.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] * x.shape[-2] == 1:
+            raise ValueError(
+                "instance norm got feature maps of 1 x 1 pixel, whose normalised value is always 0: "
+                "give it larger images or set network.norm to batch"
+            )
+        if torch.compiler.is_compiling():
+            return self._fusable(x)
+        return functional.group_norm(x, self.channels, self.weight, self.bias, EPSILON)
+
+    def _fusable(self, x: Tensor) -> Tensor:
+        """The same in elementary operations, which a compiler fuses with their neighbours (1.3 times the speed)."""
+        variance, mean = torch.var_mean(x, (2, 3), correction=0, keepdim=True)
+        weight, bias = self.weight.view(1, -1, 1, 1), self.bias.view(1, -1, 1, 1)
+        return (x - mean) * torch.rsqrt(variance + EPSILON) * weight + bias
+
+    def extra_repr(self) -> str:
+        return str(self.channels)
+
+
+def _none(channels: int) -> nn.Module:
+    return nn.Identity()
+
+
+def _group(channels: int) -> nn.Module:
+    if channels % GROUPS:
+        raise ValueError(
+            f"group norm cuts the channels into {GROUPS} groups, but a layer has {channels} channels: "
+            f"set network.width to a multiple of {GROUPS}."
+        )
+    return nn.GroupNorm(GROUPS, channels)
+
+
+def _layer(channels: int, size: int) -> nn.Module:
+    """Mean and variance over the whole image; weight and bias have one entry per element [C, H, W] (DC)."""
+    return nn.LayerNorm([channels, size, size])
+
+
+NORMS: dict[str, ChannelNorm] = {
+    "none": _none,
+    "batch": nn.BatchNorm2d,
+    "instance": InstanceNorm,
+    "group": _group,
+}
+"""Norms that need only the number of channels: what every network here accepts."""
+
+
+def _any_size(norm: ChannelNorm) -> SizedNorm:
+    return lambda channels, size: norm(channels)
+
+
+SIZED_NORMS: dict[str, SizedNorm] = {name: _any_size(norm) for name, norm in NORMS.items()} | {
+    "layer": _layer
+}
+"""Norms for networks that know the side of their feature maps (ConvNet): the above and the layer norm."""
+
+
+def choose_norm(name: str) -> ChannelNorm:
+    """The norm called `name`, made from a number of channels."""
+    return choose(NORMS, name, "norm")

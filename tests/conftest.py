@@ -1,0 +1,41 @@
+"""Fixtures for data that is not part of the repository: real images, and reference numbers."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"
+
+
+def absent(what: str) -> NoReturn:
+    """Skip on a developer's machine; fail in CI, where a silent skip would hide that nothing was tested."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(what)
+    pytest.skip(what)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of unpacked real data: DATA_DIR, else ../shared/data unpacked once into .cache/data."""
+    given = os.environ.get("DATA_DIR")
+    if given:
+        return Path(given) if Path(given).is_dir() else absent(f"DATA_DIR={given} is not a folder")
+    unpack = SHARED / "data" / "unpack.py"
+    if not unpack.is_file():
+        absent(f"no real data: set DATA_DIR to its unpacked folder, or have {unpack}")
+    folder = ROOT / ".cache" / "data"
+    folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run([sys.executable, str(unpack), str(folder)], check=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reference_dir() -> Path:
+    """The folder of reference numbers: REFERENCE_DIR, else ../shared/reference."""
+    folder = Path(os.environ.get("REFERENCE_DIR") or SHARED / "reference")
+    return folder if folder.is_dir() else absent(f"no reference numbers: {folder}; set REFERENCE_DIR")

@@ -1,0 +1,28 @@
+"""Bytes, [0, 1] and normalised pixels."""
+
+import pytest
+import torch
+
+from dist_condense.data import denormalise, normalise, to_unit
+
+MEAN, STD = (0.1, 0.2, 0.3), (0.5, 0.25, 2.0)
+
+
+def test_to_unit_is_exact_at_the_ends() -> None:
+    assert to_unit(torch.tensor([0, 51, 255], dtype=torch.uint8)).tolist() == pytest.approx([0.0, 0.2, 1.0])
+    with pytest.raises(ValueError, match="uint8"):
+        to_unit(torch.zeros(3))
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 4), (2, 3, 4, 4), (5, 2, 3, 4, 4)])
+def test_denormalise_inverts_normalise(shape: tuple[int, ...]) -> None:
+    unit = torch.rand(shape, dtype=torch.float64)
+    normalised = normalise(unit, MEAN, STD)
+    assert normalised.dtype is torch.float64
+    assert torch.allclose(normalised[..., 1, :, :], (unit[..., 1, :, :] - 0.2) / 0.25)
+    assert torch.allclose(denormalise(normalised, MEAN, STD), unit)
+
+
+def test_one_value_is_one_channel() -> None:
+    with pytest.raises(ValueError, match="C = 1"):
+        normalise(torch.rand(2, 3, 4, 4), (0.1,), (0.3,))

@@ -1,0 +1,153 @@
+"""Who may import whom: the table below is the one in the design, and nothing else enforces it.
+
+A room is the first name below dist_condense: a folder (`core`) or a file (`condense`).
+"""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "dist_condense"
+FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
+
+# room: the rooms that it may import besides itself; a room that is not here may import all but `run`
+MAY_IMPORT = {
+    "core": set(),
+    "networks": set(),
+    "engine": {"core", "networks", "data"},
+    "condense": {"core", "engine"},
+}
+MUST_NOT_IMPORT = {"data": {"core", "engine", "config", "networks"}}
+# room: the packages besides the standard library
+TENSORS = {"torch", "torchvision", "numpy"}
+PACKAGES = {"core": TENSORS, "networks": TENSORS | {"timm"}}
+# package: the only files that may import it
+ONLY_IN = {
+    "ray": ["engine/ray_*.py", "evaluation/sweep.py", "run.py", "cli.py", "ray_*.py", "*/ray_*.py"],
+    "mlflow": ["tracking.py"],
+    "hydra": ["config.py"],
+    "omegaconf": ["config.py"],
+}
+LAZY = {"timm", "ffcv"}  # extras: imported inside the function that needs them
+
+
+def imports(file: str, source: str) -> Iterator[tuple[str, bool]]:
+    """Each imported dotted name, and whether that happens when the file is imported."""
+    here = ("dist_condense", *Path(file).parts[:-1])
+    tree = ast.parse(source)
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    inside = {id(child) for function in functions for child in ast.walk(function)}
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = here[: len(here) + 1 - node.level] if node.level else ()
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            names = [f"{module}.{alias.name}" for alias in node.names if not alias.name.startswith("__")]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            names = [arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant)]
+        yield from ((name, id(node) not in inside) for name in names)
+
+
+def violations(file: str, source: str) -> list[str]:
+    room = Path(file).parts[0].removesuffix(".py")
+    found = []
+    for name, eager in imports(file, source):
+        top, *rest = name.split(".")
+        if top == "dist_condense":
+            other = rest[0] if rest else "__init__"
+            allowed = MAY_IMPORT.get(room)
+            if other == "run":
+                found.append(f"{name}: run is the command, nothing imports it")
+            elif other != room and allowed is not None and other not in allowed:
+                found.append(f"{name}: {room} may import only {sorted(allowed | {room})}")
+            elif other in MUST_NOT_IMPORT.get(room, ()):
+                found.append(f"{name}: {room} must not import {other}")
+            elif room == "condense" and any(part.startswith("ray_") for part in rest):
+                found.append(f"{name}: condense knows the protocols of engine, not Ray")
+        elif top not in sys.stdlib_module_names:
+            if top not in PACKAGES.get(room, {top}):
+                found.append(f"{name}: {room} may import only {sorted(PACKAGES[room])}")
+            if not any(fnmatch(file, pattern) for pattern in ONLY_IN.get(top, ["*"])):
+                found.append(f"{name}: only in {ONLY_IN[top]}")
+            if top in LAZY and eager:
+                found.append(f"{name}: an extra, import it inside the function that needs it")
+    return found
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_imports_follow_the_directions(file):
+    assert violations(file, (PACKAGE / file).read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("core/objective.py", "from dist_condense.networks import ConvNet"),
+        ("core/objective.py", "from ..networks import ConvNet"),
+        ("core/objective.py", "from .. import engine"),
+        ("core/objective.py", "def f():\n    import sklearn.cluster"),
+        ("networks/convnet.py", "import dist_condense.core.objective"),
+        ("networks/catalogue.py", "import timm"),
+        ("data/catalogue.py", "from dist_condense import config"),
+        ("engine/coordinator.py", "import ray.train"),
+        ("engine/ray_group.py", "from dist_condense.condense import condense"),
+        ("condense.py", "from dist_condense.engine.ray_group import start"),
+        ("condense.py", "from importlib import import_module\nimport_module('ray')"),
+        ("cli.py", "from dist_condense.run import main"),
+        ("cli.py", "from . import run"),
+        ("report.py", "import mlflow"),
+        ("run.py", "from omegaconf import OmegaConf"),
+    ],
+)
+def test_a_planted_violation_is_reported(tmp_path, file, source):
+    planted = tmp_path / file
+    planted.parent.mkdir(exist_ok=True)
+    planted.write_text(source)
+    assert len(violations(planted.relative_to(tmp_path).as_posix(), planted.read_text())) == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        (
+            "core/objective.py",
+            "import math\nimport torch\nfrom .distance import Distance\nfrom . import statistic",
+        ),
+        ("networks/catalogue.py", "def f():\n    import timm"),
+        (
+            "engine/ray_group.py",
+            "import ray.train\nfrom ..core import objective\nfrom .shard import ClassShard",
+        ),
+        ("data/ray_prepare.py", "import ray"),
+        (
+            "condense.py",
+            "from dist_condense.core import objective\nfrom dist_condense.engine import Coordinator",
+        ),
+        ("tracking.py", "from mlflow import MlflowClient"),
+    ],
+)
+def test_what_the_design_allows_is_not_reported(file, source):
+    assert violations(file, source) == []
+
+
+def test_the_rooms_work_without_ray_mlflow_and_hydra():
+    rooms = ["", ".condense", ".core", ".networks", ".data", ".evaluation"]
+    code = "import sys\nfor name in ('ray', 'mlflow', 'hydra', 'omegaconf'):\n    sys.modules[name] = None\n"
+    code += "import " + ", ".join(f"dist_condense{room}" for room in rooms)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_package_is_named_in_pyproject():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    exists = {".".join(["dist_condense", *Path(file).parts[:-1]]) for file in FILES}
+    assert set(listed) == exists | {"dist_condense.configs"}

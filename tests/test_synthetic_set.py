@@ -1,0 +1,278 @@
+import copy
+import json
+import os
+import pickle
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch.utils.data import DataLoader
+
+import dist_condense
+from dist_condense import synthetic_set
+from dist_condense.core.parameterisation import uniform
+from dist_condense.data.normalise import normalise
+from dist_condense.synthetic_set import Card, CardClass, SyntheticSetError, load_set, read_card, write_set
+
+
+def a_card(factor=1, size=9, channels=3, ipc=2, classes=3, value_space="unit"):
+    return Card(
+        method="idc",
+        dataset="digits",
+        classes=tuple(CardClass(c, f"class {c}", f"n{c:08d}") for c in range(classes)),
+        ipc=ipc,
+        channels=channels,
+        size=size,
+        value_space=value_space,
+        mean=(0.3, 0.4, 0.5)[:channels],
+        std=(0.2, 0.25, 0.3)[:channels],
+        factor=factor,
+        seed=1,
+        networks_done=3,
+        networks_total=20,
+        matching_steps=10,
+        steps=30,
+        complete=False,
+    )
+
+
+def a_set(card, seed=0):
+    n = len(card.classes) * card.ipc
+    pixels = torch.randn(n, card.channels, card.size, card.size, generator=torch.Generator().manual_seed(seed)) * 2
+    return pixels, torch.arange(len(card.classes)).repeat(card.ipc)
+
+
+def expected(pixels, labels, card):
+    decoded, sources = uniform(pixels, card.factor, 128)
+    return normalise(decoded, card.mean, card.std) if card.value_space == "unit" else decoded, labels[sources]
+
+
+def test_loaded_is_written_bitwise_and_unclipped(tmp_path):
+    card = a_card()
+    pixels, labels = a_set(card)
+    assert pixels.max() > 1
+    write_set(tmp_path / "s", pixels, labels, card)
+    loaded, loaded_labels = load_set(tmp_path / "s").parameters()
+    assert torch.equal(loaded, pixels)
+    assert torch.equal(loaded_labels, labels)
+    assert torch.equal(load_file(tmp_path / "s" / "synthetic_set.safetensors")["images"], pixels)
+
+
+@pytest.mark.parametrize("value_space", ["unit", "normalised"])
+@pytest.mark.parametrize(
+    ("factor", "size", "channels"), [(1, 9, 3), (2, 9, 1), (3, 9, 3), (2, 8, 3), (3, 70, 3), (2, 33, 4)]
+)
+def test_decoded_equals_the_core_decoding_bitwise(tmp_path, value_space, factor, size, channels):
+    card = replace(
+        a_card(factor, size, channels, value_space=value_space), mean=(0.4,) * channels, std=(0.2,) * channels
+    )
+    pixels, labels = a_set(card)
+    write_set(tmp_path / "s", pixels, labels, card)
+    dataset = load_set(tmp_path / "s")
+    images, decoded_labels = expected(pixels, labels, card)
+    assert len(dataset) == len(images) == factor**2 * len(pixels)
+    assert torch.equal(dataset.labels, decoded_labels)
+    assert torch.equal(dataset.batch(torch.arange(len(dataset))), images)
+    assert torch.equal(torch.stack([dataset[i][0] for i in range(len(dataset))]), images)
+    assert [dataset[i][1] for i in range(len(dataset))] == decoded_labels.tolist()
+
+
+@pytest.mark.parametrize("value_space", ["unit", "normalised"])
+@pytest.mark.parametrize("factor", [1, 2])
+def test_the_snippets_of_the_card_give_what_training_uses(tmp_path, value_space, factor):
+    card = a_card(factor, value_space=value_space)
+    pixels, labels = a_set(card)
+    write_set(tmp_path / "synthetic_set", pixels, labels, card)
+    images, decoded_labels = expected(pixels, labels, card)
+    snippets = json.loads((tmp_path / "synthetic_set" / "card.json").read_text())["how_to_load"]
+    found = {}
+    before = Path.cwd()
+    try:
+        os.chdir(tmp_path / "synthetic_set")
+        by_hand = "\n".join(snippets["by_hand"]).replace("json.load(open(", "json.loads(read(")  # a closed file
+        found["read"] = lambda path: Path(path).read_text()
+        exec(by_hand, found)
+        os.chdir(tmp_path)
+        exec("\n".join(snippets["with_dist_condense"]), found)
+    finally:
+        os.chdir(before)
+    assert torch.equal(found["x"], images)
+    assert torch.equal(found["y"], decoded_labels)
+    assert torch.equal(found["dataset"].batch(torch.arange(len(images))), images)
+
+
+def test_the_card_comes_back_whole(tmp_path):
+    card = a_card(factor=2)
+    written = write_set(tmp_path / "s", *a_set(card), card)
+    assert json.loads(json.dumps(asdict(read_card(tmp_path / "s")))) == json.loads(json.dumps(asdict(written)))
+    assert written.images_per_class == 8
+    assert written.versions["dist_condense"] == dist_condense.__version__
+    assert written.created.endswith("+00:00")
+
+
+def test_an_item_cannot_write_into_the_set(tmp_path):
+    card = a_card(value_space="normalised")
+    pixels, labels = a_set(card)
+    write_set(tmp_path / "s", pixels, labels, card)
+    dataset = load_set(tmp_path / "s")
+    dataset[0][0].zero_()
+    assert torch.equal(dataset[0][0], pixels[0])
+    with pytest.raises(IndexError):
+        dataset[len(dataset)]
+    assert torch.equal(dataset[-1][0], pixels[-1])
+
+
+def test_only_the_needed_image_is_read(tmp_path):
+    """2 GB of images in a sparse file: the process grows by a few megabytes."""
+    ipc, size = 1000, 400
+    card = replace(a_card(2, size, 3, classes=1), ipc=ipc, format_version=1)
+    labels, images = ipc * 8, ipc * 3 * size * size * 4
+    header = {
+        "labels": {"dtype": "I64", "shape": [ipc], "data_offsets": [0, labels]},
+        "images": {"dtype": "F32", "shape": [ipc, 3, size, size], "data_offsets": [labels, labels + images]},
+    }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with (tmp_path / "synthetic_set.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + labels + images)
+    (tmp_path / "card.json").write_text(json.dumps(asdict(card)))
+
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    before = resident()
+    dataset = load_set(tmp_path, verify=False)
+    image, _ = dataset[len(dataset) - 1]
+    assert image.shape == (3, size, size)
+    assert resident() - before < 100e6
+
+
+def test_an_interrupted_write_keeps_the_last_set(tmp_path, monkeypatch):
+    card = a_card()
+    pixels, labels = a_set(card)
+    write_set(tmp_path / "s", pixels, labels, card)
+    other = a_set(card, seed=1)[0]
+
+    real = Path.rename
+    for deadly in (1, 2):  # the process dies before the first or before the second rename
+        calls = []
+
+        def rename(self, target, deadly=deadly, calls=calls):
+            calls.append(self)
+            if len(calls) == deadly:
+                raise KeyboardInterrupt
+            return real(self, target)
+
+        monkeypatch.setattr(Path, "rename", rename)
+        with pytest.raises(KeyboardInterrupt):
+            write_set(tmp_path / "s", other, labels, card)
+        monkeypatch.setattr(Path, "rename", real)
+        assert torch.equal(load_set(tmp_path / "s").parameters()[0], pixels)
+
+    monkeypatch.setattr(synthetic_set, "_preview", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_set(tmp_path / "s", other, labels, card)
+    monkeypatch.undo()
+    assert torch.equal(load_set(tmp_path / "s").parameters()[0], pixels)
+    write_set(tmp_path / "s", other, labels, card)
+    assert torch.equal(load_set(tmp_path / "s").parameters()[0], other)
+    assert [x.name for x in tmp_path.iterdir()] == ["s"]
+
+
+def test_a_reader_of_the_old_set_is_not_disturbed_by_a_new_one(tmp_path):
+    card = a_card()
+    pixels, labels = a_set(card)
+    write_set(tmp_path / "s", pixels, labels, card)
+    dataset = load_set(tmp_path / "s")
+    write_set(tmp_path / "s", a_set(card, seed=1)[0], labels, card)
+    assert torch.equal(dataset.parameters()[0], pixels)
+    assert torch.equal(dataset.batch(torch.arange(len(dataset))), expected(pixels, labels, card)[0])
+
+
+def test_a_tampered_file_is_refused(tmp_path):
+    card = a_card()
+    pixels, labels = a_set(card)
+    write_set(tmp_path / "s", pixels, labels, card)
+    file = tmp_path / "s" / "synthetic_set.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(SyntheticSetError, match="SHA-256"):
+        load_set(tmp_path / "s")
+    assert len(load_set(tmp_path / "s", verify=False)) == len(pixels)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: (f / "card.json").unlink(), "card.json is missing"),
+        (lambda f: (f / "synthetic_set.safetensors").unlink(), "safetensors is missing"),
+        (lambda f: (f / "card.json").write_text("{"), "is not a card"),
+        (lambda f: (f / "card.json").write_text('{"format_version": 2}'), "format version 2"),
+        (lambda f: (f / "card.json").write_text('{"format_version": 1}'), "not a card of format 1"),
+    ],
+)
+def test_what_cannot_be_read_says_what_and_where(tmp_path, spoil, message):
+    card = a_card()
+    write_set(tmp_path / "s", *a_set(card), card)
+    spoil(tmp_path / "s")
+    with pytest.raises(SyntheticSetError, match=message) as error:
+        load_set(tmp_path / "s")
+    assert str(tmp_path) in str(error.value)
+
+
+def test_what_does_not_fit_its_card_is_not_written(tmp_path):
+    card = a_card()
+    pixels, labels = a_set(card)
+    wrong = replace(card, value_space="bytes", factor=10, mean=(0.1,))
+    with pytest.raises(SyntheticSetError, match=r"float64.*per class.*bytes.*factor 10.*per channel"):
+        write_set(tmp_path / "s", pixels.double(), labels.clamp(max=1), wrong)
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_a_loader_with_workers_gives_the_same_images(tmp_path, start):
+    card = a_card(factor=2)
+    write_set(tmp_path / "s", *a_set(card), card)
+    dataset = load_set(tmp_path / "s")
+    loader = DataLoader(dataset, batch_size=5, num_workers=2, multiprocessing_context=start)
+    batches = list(loader)
+    assert torch.equal(torch.cat([x for x, _ in batches]), dataset.batch(torch.arange(len(dataset))))
+    assert torch.equal(torch.cat([y for _, y in batches]), dataset.labels)
+
+
+def test_copies_and_pickles_read_the_same(tmp_path):
+    card = a_card()
+    write_set(tmp_path / "s", *a_set(card), card)
+    dataset = load_set(tmp_path / "s")
+    for other in (copy.deepcopy(dataset), pickle.loads(pickle.dumps(dataset))):
+        assert torch.equal(other[3][0], dataset[3][0])
+
+
+@pytest.mark.parametrize(
+    ("change", "shape"),
+    [
+        ({"size": 9, "channels": 3, "ipc": 2, "classes": 3}, (3 * 74 - 2, 2 * 74 - 2, 3)),
+        ({"size": 80, "channels": 1, "ipc": 12, "classes": 22}, (20 * 82 - 2, 10 * 82 - 2)),
+    ],
+)
+def test_the_preview_is_a_grid_of_classes(tmp_path, change, shape):
+    card = a_card(**change)
+    pixels, labels = a_set(card)
+    pixels[labels == 1] = 5.0
+    pixels[labels == 0] = -5.0
+    write_set(tmp_path / "s", pixels, labels, card)
+    image = torch.tensor(list(Image.open(tmp_path / "s" / "preview.png").tobytes())).reshape(shape)
+    assert (image[0, 0] == 0).all()
+    assert (image[shape[0] // 3 if len(shape) == 3 else 82, 0] == 255).all()
+
+
+def test_load_set_stands_at_the_top_without_the_cluster():
+    code = "import sys, dist_condense; dist_condense.load_set; assert not {'ray', 'mlflow'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])

@@ -1,0 +1,229 @@
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dist_condense import tracking
+from dist_condense.tracking import Tracker, TrackingError, masked, replay, resolve_uri
+
+ROOT = Path(__file__).parents[1]
+CONFIG = {"seed": 0, "method": {"name": "dc", "images": {"lr": 0.1}}, "cluster": {"workers": 2}}
+ROWS = [
+    {"set": s, "protocol": "dc", "architecture": "convnet3", "seed": i, "epochs": 3, "top1_last": x, "top1_best": x + 1}
+    for s, x in (("random", 60.0), ("condensed", 80.5))
+    for i in range(2)
+]
+
+
+@pytest.fixture(scope="module")
+def empty_database(tmp_path_factory):
+    """Tables only: making them takes MLflow about 3 seconds."""
+    folder = tmp_path_factory.mktemp("empty")
+    tracker = begin(folder, uri=f"sqlite:///{folder}/mlflow.db")
+    tracker.finish()
+    with sqlite3.connect(folder / "mlflow.db") as db:
+        db.execute("DELETE FROM runs")
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def out(tmp_path, empty_database):
+    (tmp_path / "out").mkdir()
+    shutil.copy(empty_database, tmp_path / "out" / "mlflow.db")
+    return tmp_path / "out"
+
+
+def entries(*steps):
+    return [
+        {"step": s, "network": 0, "matching_step": s - 1, "loss": 100.0 / s, "steps_per_second": 2.0} for s in steps
+    ]
+
+
+def begin(folder, uri=None, **change):
+    given = {"experiment": "x", "run_name": "dc", "params": CONFIG, "tags": {"kind": "condensation"}, **change}
+    return Tracker.start(uri or resolve_uri(None, folder), folder=folder, **given)
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch, tmp_path):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+
+
+@pytest.fixture
+def client(tmp_path):
+    def make():
+        from mlflow import MlflowClient
+
+        return MlflowClient(resolve_uri(None, tmp_path / "out"))
+
+    return make
+
+
+def history(client, run, key="loss"):
+    return [(m.step, m.value) for m in client.get_metric_history(run, key)]
+
+
+def test_a_run_and_its_children_are_in_the_database_under_the_output(tmp_path, client, capfd):
+    out = tmp_path / "out"
+    (out / "synthetic_set").mkdir(parents=True)
+    (out / "synthetic_set" / "card.json").write_text("{}")
+    began = time.monotonic()
+    tracker = begin(out)
+    tracker.log_metrics(entries(10, 20))
+    tracker.log_artifacts(out / "synthetic_set")
+    tracker.log_evaluations(ROWS)
+    tracker.log_summary({"top1": 80.5})
+    assert time.monotonic() - began < 0.5
+    tracker.finish()
+    assert tracker.offline is None
+
+    run = client().get_run(tracker.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "dc"
+    assert run.data.params["method.images.lr"] == "0.1"
+    assert run.data.tags["kind"] == "condensation"
+    assert run.data.metrics["top1"] == 80.5
+    assert run.data.metrics["top1/condensed/convnet3"] == 80.5
+    assert history(client(), tracker.run_id) == [(10, 10.0), (20, 5.0)]
+    assert (out / "mlartifacts" / tracker.run_id / "artifacts" / "synthetic_set" / "card.json").exists()
+    children = client().search_runs([run.info.experiment_id], f"tags.mlflow.parentRunId = '{tracker.run_id}'")
+    assert sorted(x.data.metrics["top1_last"] for x in children) == [60.0, 60.0, 80.5, 80.5]
+    assert {x.info.run_name for x in children} >= {"condensed, convnet3, seed 1"}
+    assert {x.info.status for x in children} == {"FINISHED"}
+    assert list(Path.cwd().iterdir()) == []  # no mlruns where the command was given
+    captured = capfd.readouterr()
+    assert captured.out + captured.err == ""
+
+
+def test_a_resumed_run_goes_on_and_sends_nothing_twice(tmp_path, client):
+    out = tmp_path / "out"
+    first = begin(out)
+    first.log_metrics(entries(10, 20))
+    first.log_evaluations(ROWS[:1])
+    first.finish("KILLED")
+    second = begin(out, params={**CONFIG, "cluster": {"workers": 1}, "later": 1})
+    second.log_metrics(entries(10, 20, 30))
+    second.log_evaluations([{key: str(value) for key, value in row.items()} for row in ROWS])
+    second.finish()
+    assert (first.offline, second.offline) == (None, None)
+    assert second.run_id == first.run_id == json.loads((out / "tracking.json").read_text())["run_id"]
+    assert [step for step, _ in history(client(), second.run_id)] == [10, 20, 30]
+    run = client().get_run(second.run_id)
+    assert run.info.status == "FINISHED"
+    assert (run.data.params["cluster.workers"], run.data.params["later"]) == ("2", "1")
+    children = client().search_runs([run.info.experiment_id], f"tags.mlflow.parentRunId = '{second.run_id}'")
+    assert len(children) == 4
+
+
+def test_another_server_or_a_lost_database_gets_everything(tmp_path, client):
+    out = tmp_path / "out"
+    first = begin(out)
+    first.log_metrics(entries(10))
+    first.finish()
+    other = begin(out, uri=f"sqlite:///{tmp_path}/other/mlflow.db")
+    other.log_metrics(entries(10, 20))
+    other.finish()
+    assert other.offline is None
+    assert other.run_id != first.run_id
+    state = json.loads((out / "tracking.json").read_text())
+    (out / "tracking.json").write_text(json.dumps({**state, "run_id": "0" * 32}))
+    again = begin(out, uri=f"sqlite:///{tmp_path}/other/mlflow.db")
+    again.log_metrics(entries(10, 20))
+    again.finish()
+    assert again.offline is None
+    assert again.run_id not in (None, first.run_id, other.run_id, "0" * 32)
+    assert json.loads((out / "tracking.json").read_text())["last_step"] == 20
+
+
+def test_an_unreachable_server_costs_one_line_and_no_time(tmp_path, capfd):
+    began = time.monotonic()
+    tracker = begin(tmp_path / "out", uri="http://user:secret@127.0.0.1:9")
+    for step in range(3):
+        tracker.log_metrics(entries(step + 1))
+    tracker.child("c", {}, {})
+    tracker.log_artifacts(tmp_path)
+    assert time.monotonic() - began < 0.5
+    tracker.finish()
+    assert time.monotonic() - began < 25
+    assert "refused" in tracker.offline
+    captured = capfd.readouterr()
+    lines = captured.err.splitlines()
+    assert len(lines) == 1
+    assert "MLflow at http://user:***@127.0.0.1:9 is not reachable" in lines[0]
+    assert f"dist-condense replay {tmp_path / 'out'}" in lines[0]
+    assert "secret" not in (tmp_path / "out" / "tracking.json").read_text()
+    assert captured.out == ""
+
+
+def test_a_server_that_does_not_keep_up_is_given_up_and_a_late_one_waited_for_so_long(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(tracking, "WAITING", 3)
+    monkeypatch.setattr(tracking, "_connect", lambda uri: time.sleep(2))
+    tracker = begin(tmp_path / "out")
+    for _ in range(9):
+        tracker.log_metrics(entries(1))
+    assert "wait" in tracker.offline
+    began = time.monotonic()
+    tracker.finish(timeout=0.2)
+    assert time.monotonic() - began < 1
+    assert len(capfd.readouterr().err.splitlines()) == 1
+
+
+def test_a_folder_is_replayed_once(tmp_path, client):
+    out = tmp_path / "out"
+    (out / "synthetic_set").mkdir(parents=True)
+    (out / "synthetic_set" / "card.json").write_text("{}")
+    (out / "config.yaml").write_text("seed: 3\nmethod: {name: dc}\ntracking: {uri: null, experiment: digits}\n")
+    (out / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in entries(10, 20)) + '{"step": 3')
+    (out / "evaluation.csv").write_text(
+        "set,protocol,architecture,seed,epochs,top1_last,top1_best\nrandom,dc,mlp,0,3,60.5,\n"
+    )
+    run = replay(out)
+    assert replay(out) == run
+    found = client().get_run(run)
+    assert found.data.params["seed"] == "3"
+    assert client().get_experiment(found.info.experiment_id).name == "digits"
+    assert history(client(), run) == [(10, 10.0), (20, 5.0)]
+    children = client().search_runs([found.info.experiment_id], f"tags.mlflow.parentRunId = '{run}'")
+    assert [x.data.metrics for x in children] == [{"top1_last": 60.5}]
+
+
+def test_a_replay_that_fails_says_so(tmp_path):
+    with pytest.raises(TrackingError, match=r"config\.yaml is missing"):
+        replay(tmp_path)
+    (tmp_path / "config.yaml").write_text("seed: 3\n")
+    with pytest.raises(TrackingError, match="refused"):
+        replay(tmp_path, uri="http://127.0.0.1:9")
+
+
+def test_what_is_not_there_is_told_and_the_run_stays_online(tmp_path, capfd):
+    tracker = begin(tmp_path / "out")
+    tracker.log_artifacts(tmp_path / "nothing")
+    tracker.finish()
+    assert tracker.offline is None
+    assert "nothing is not there" in capfd.readouterr().err
+
+
+def test_the_uri_is_the_configured_one_then_the_environment_then_the_output(tmp_path, monkeypatch):
+    assert resolve_uri("http://a", tmp_path) == "http://a"
+    assert resolve_uri(None, tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert resolve_uri(None, tmp_path).startswith("sqlite:////")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://b")
+    assert resolve_uri(None, tmp_path) == "http://b"
+    assert resolve_uri("http://a", tmp_path) == "http://a"
+
+
+def test_passwords_are_masked():
+    assert (
+        masked("to https://me:pw@host:5000/x and http://host:5000")
+        == "to https://me:***@host:5000/x and http://host:5000"
+    )
+
+
+def test_importing_the_module_does_not_import_mlflow():
+    code = "import sys, dist_condense.tracking; assert 'mlflow' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -33,7 +33,7 @@ class Record(Protocol):
     def after_step(self, done: int) -> None: ...
 
 
-def condense(S: Shard, theta: Theta, K: int, T: int, record: Record) -> None:  # noqa: N803
+def condense(S: Shard, theta: Theta, K: int, T: int, record: Record) -> None:
     """K networks; T matching steps per network; theta is trained after each but the last (it would be discarded).
 
     Continues after the steps that ``record`` has already seen. Every worker of a run calls this on its own shard.

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -246,6 +245,8 @@ class EvaluationConfig:
     """Null: the protocol's own; 0: no evaluation."""
     whole_epochs: int | None = None
     """Epochs on the whole training set; null: as `epochs`."""
+    threads: int = 1
+    """CPU cores per network that is trained."""
 
 
 @dataclass
@@ -298,10 +299,10 @@ def load(path: str, overrides: Sequence[str] = ()) -> RunConfig:
     :raises ConfigError: file not found (names the places looked in), unknown keys, wrong types; all at once.
     """
     file = find(path)
-    _register_groups()
+    groups = f"hydra.searchpath=[file://{shipped()}]"  # for a file of the user's own, elsewhere
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(file.parent), job_name="dist_condense"):
-            composed = compose(file.stem, [_permit(override) for override in overrides])
+            composed = compose(file.stem, [groups, *map(_permit, overrides)])
         given = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError([_last_words(error)]) from error
@@ -378,13 +379,6 @@ def differences(old: RunConfig, new: RunConfig) -> list[str]:
 def in_submitted_job() -> bool:
     """Whether this is the driver of a `ray job submit`, whose working directory is thrown away."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-
-
-def _register_groups() -> None:
-    store = ConfigStore.instance()
-    for group in GROUPS:
-        for file in sorted((shipped() / group).glob("*.yaml")):
-            store.store(group=group, name=file.stem, node=OmegaConf.load(file), package=group)
 
 
 def _permit(override: str) -> str:

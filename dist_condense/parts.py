@@ -27,6 +27,9 @@ from dist_condense.engine.shard import DRAWS, ClassShard, ImageRule, MatchingRec
 from dist_condense.engine.training import NetworkTrainer, TrainingRecipe
 from dist_condense.engine.trajectory import Fresh, Pool, Pretrained, Start, Trajectory
 
+SAME_NETWORK = "network"
+"""In evaluation.architectures: the network that condensed."""
+
 STATISTICS: dict[str, Callable[[RunConfig], Statistic]] = {
     "gradient": lambda config: Gradient(SELECTIONS[config.method.statistic.parameters]),
     "embedding": lambda config: Embedding(),

@@ -100,7 +100,7 @@ class Tracker:
         self.uri, self.folder = uri, folder
         self._sent = sent
         self._client: MlflowClient | None = None
-        self._waiting: queue.Queue[Callable[[], None] | None] = queue.Queue(WAITING)
+        self._waiting: queue.Queue[Callable[[], object] | None] = queue.Queue(WAITING)
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
         self._gave_up = threading.Lock()
 
@@ -172,7 +172,7 @@ class Tracker:
         if self._thread.is_alive():
             self._give_up(f"no answer within {timeout:.0f} s at the end")
 
-    def _put(self, message: Callable[[], None] | None) -> None:
+    def _put(self, message: Callable[[], object] | None) -> None:
         if self.offline is None or message is None:
             try:
                 self._waiting.put_nowait(message)
@@ -339,7 +339,9 @@ def _connect(uri: str) -> MlflowClient:
         os.environ.setdefault(key, value)
     from mlflow import MlflowClient
 
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # progress, and tracebacks of what is told in one line
+    logging.getLogger("mlflow.store.db.utils").setLevel(
+        logging.CRITICAL
+    )  # progress, and tracebacks of what is told in one line
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a line for every retry
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).absolute().parent.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ def work(config: RunConfig, coordinator: Coordinator, device: torch.device) -> N
     if config.cluster.threads:
         torch.set_num_threads(config.cluster.threads)
     journal = assemble(config, coordinator, Placement(device))
-    K, T = config.trajectory.networks, config.trajectory.matching_steps  # noqa: N806
+    K, T = config.trajectory.networks, config.trajectory.matching_steps
     condense(journal.shard, journal.trajectory, K, T, journal)
 
 

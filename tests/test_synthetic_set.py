@@ -273,6 +273,10 @@ def test_the_preview_is_a_grid_of_classes(tmp_path, change, shape):
     assert (image[shape[0] // 3 if len(shape) == 3 else 82, 0] == 255).all()
 
 
-def test_load_set_stands_at_the_top_without_the_cluster():
-    code = "import sys, dist_condense; dist_condense.load_set; assert not {'ray', 'mlflow'} & set(sys.modules)"
+def test_load_set_stands_at_the_top_and_nothing_beside_it_imports_the_cluster():
+    code = (
+        "import sys, dist_condense, dist_condense.tracking, dist_condense.progress, dist_condense.report\n"
+        "dist_condense.load_set\n"
+        "assert not {'ray', 'mlflow', 'hydra'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])

@@ -49,9 +49,7 @@ class Draw:
 def neutral(n: int) -> Draw:
     """The draw that changes nothing."""
     zero, one = torch.zeros(n, dtype=torch.float64), torch.ones(n, dtype=torch.float64)
-    return Draw(
-        zero, one, one, torch.eye(3, dtype=torch.float64)[:2].repeat(n, 1, 1), torch.zeros(n, 2, 2).long()
-    )
+    return Draw(zero, one, one, torch.eye(3, dtype=torch.float64)[:2].repeat(n, 1, 1), torch.zeros(n, 2, 2).long())
 
 
 def apply(images: Tensor, draw: Draw) -> Tensor:
@@ -61,9 +59,7 @@ def apply(images: Tensor, draw: Draw) -> Tensor:
 
 def colour(images: Tensor, draw: Draw) -> Tensor:
     """Brightness, then saturation, then contrast."""
-    brightness, saturation, contrast = (
-        x.view(-1, 1, 1, 1) for x in (draw.brightness, draw.saturation, draw.contrast)
-    )
+    brightness, saturation, contrast = (x.view(-1, 1, 1, 1) for x in (draw.brightness, draw.saturation, draw.contrast))
     images = images + brightness
     grey = images.mean(1, keepdim=True)
     images = (images - grey) * saturation + grey
@@ -173,9 +169,7 @@ def draw_rotate(draw: Draw, sampler: Sampler) -> Draw:
 def draw_cutout(draw: Draw, sampler: Sampler) -> Draw:
     side = [int(s * CUTOUT + 0.5) for s in sampler.size]
     pairs = zip(sampler.size, side, strict=True)
-    return set_cutout(
-        draw, torch.stack([sampler.integers(0, s + (1 - c % 2)) for s, c in pairs], 1), sampler.size
-    )
+    return set_cutout(draw, torch.stack([sampler.integers(0, s + (1 - c % 2)) for s, c in pairs], 1), sampler.size)
 
 
 def _before_flip(earlier: Draw, later: Draw) -> Draw:

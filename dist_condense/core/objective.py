@@ -55,7 +55,8 @@ class Objective:
         def loss(images: Tensor) -> Tensor:
             return self.distance(self._raw_phi(network, images, labels), b)
 
-        gradient, value = torch.func.grad_and_value(loss)(synthetic)
+        with torch.no_grad():  # functional transforms see through it; theta gets no graph
+            gradient, value = torch.func.grad_and_value(loss)(synthetic)
         return value, gradient
 
     def statistic(self, network: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]:
@@ -65,9 +66,7 @@ class Objective:
                 [len(x) / len(images) * layer for layer in self._phi(network, x, y)]
                 for x, y in self._microbatches(images, labels)
             ]
-        return (
-            parts[0] if len(parts) == 1 else [torch.stack(layer).sum(0) for layer in zip(*parts, strict=True)]
-        )
+        return parts[0] if len(parts) == 1 else [torch.stack(layer).sum(0) for layer in zip(*parts, strict=True)]
 
     def cotangent(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """D(a, b) and v = dD/da, from the statistics of a whole group."""

@@ -29,9 +29,7 @@ def permutation(count: int, seed: int, purpose: str, *integers: int) -> torch.Te
     return torch.randperm(count, generator=generator(seed, purpose, *integers))
 
 
-def draw_without_replacement(
-    count: int, wanted: int, seed: int, purpose: str, *integers: int
-) -> torch.Tensor:
+def draw_without_replacement(count: int, wanted: int, seed: int, purpose: str, *integers: int) -> torch.Tensor:
     """``wanted`` indices below ``count``: whole keyed permutations, one after the other, as many as are needed.
 
     With ``wanted <= count`` no index repeats; beyond that the draw wraps and no index repeats before all were drawn.

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dist_condense.networks import batch_norms
 from dist_condense.engine.coordinator import Coordinator
+from dist_condense.networks import batch_norms
 
 
 @torch.no_grad()
@@ -77,9 +77,7 @@ def _execution_order(
 ) -> list[_BatchNorm]:
     """The layers as a forward meets them; a worker without classes learns it from another."""
     order: list[int] = []
-    hooks = [
-        layer.register_forward_pre_hook(lambda *_, i=i: order.append(i)) for i, layer in enumerate(layers)
-    ]
+    hooks = [layer.register_forward_pre_hook(lambda *_, i=i: order.append(i)) for i, layer in enumerate(layers)]
     try:
         for batch in list(own.values())[:1]:
             network(batch[:1])

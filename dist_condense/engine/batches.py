@@ -115,9 +115,7 @@ class SyntheticBatches:
         """Passes over the set as it is now."""
         decoded = {c: self.shard.training_images(c) for c in self.shard.labels}
         for epoch in range(self.epochs):
-            order = randomness.permutation(
-                self.classes * self.per_class, self.seed, "synthetic passes", *key, epoch
-            )
+            order = randomness.permutation(self.classes * self.per_class, self.seed, "synthetic passes", *key, epoch)
             for positions in order.split(self.batch):
                 yield self._load(positions, decoded)
 

@@ -66,7 +66,13 @@ class Journal:
         losses = self._losses()
         k, t = divmod(done - 1, self.matching_steps)
         if self.shard.coordinator.rank == 0:
-            entry = {"step": done, "network": k, "matching_step": t, "loss": losses, "steps_per_second": steps / seconds}
+            entry = {
+                "step": done,
+                "network": k,
+                "matching_step": t,
+                "loss": losses,
+                "steps_per_second": steps / seconds,
+            }
             with (self.folder / METRICS).open("a") as file:
                 file.write(json.dumps(entry) + "\n")
         due = time.monotonic() - self._saved > self.minutes * 60

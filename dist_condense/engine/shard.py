@@ -190,9 +190,7 @@ class ClassShard:
         for c in owned:
             _, synthetic, decode_back = self._images(c, visit, real=False)
             v = [x / len(groups[slot_of[c]]) for x in cotangents[slot_of[c]]]
-            gradients[c] = decode_back(
-                objective.pull_back(network, synthetic, self._label(c, len(synthetic)), v)
-            )
+            gradients[c] = decode_back(objective.pull_back(network, synthetic, self._label(c, len(synthetic)), v))
         return gradients
 
     def _statistic_shapes(self, network: nn.Module) -> list[torch.Size]:
@@ -200,9 +198,7 @@ class ClassShard:
         probe = torch.zeros(1, *self.shape, dtype=self.placement.dtype, device=self.placement.device)
         return [x.shape for x in self.recipe.objective.statistic(network, probe, self._label(0, 1))]
 
-    def _images(
-        self, c: int, visit: int, real: bool = True
-    ) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+    def _images(self, c: int, visit: int, real: bool = True) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
         """Augmented real and synthetic images of a class, and the way back from these to the pixels."""
         recipe, size = self.recipe, (self.pixels[c].shape[-2], self.pixels[c].shape[-1])
         augment = _identity
@@ -233,7 +229,9 @@ class ClassShard:
     def _statistics_images(self, visit: int) -> Callable[[], dict[int, Tensor]]:
         def load() -> dict[int, Tensor]:
             draw, wanted = randomness.draw_without_replacement, self.recipe.statistics_batch
-            positions = {c: draw(self.counts[c], wanted, self.seed, "running statistics", visit, c) for c in self.labels}
+            positions = {
+                c: draw(self.counts[c], wanted, self.seed, "running statistics", visit, c) for c in self.labels
+            }
             raw = {c: self.source.get(c, p).to(self.placement.device) for c, p in positions.items()}
             return {c: self.statistics.normalise(to_unit(x, self.placement.dtype)) for c, x in raw.items()}
 

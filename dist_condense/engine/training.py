@@ -114,4 +114,3 @@ def mixed_loss(logits: Tensor, own: Tensor, partner: Tensor, weight: float) -> T
     if weight == 1:
         return loss
     return weight * loss + (1 - weight) * F.cross_entropy(logits, partner, reduction="none")
-

@@ -41,6 +41,14 @@ class TrainingSet:
     labels: Tensor
     epochs: int | None = None
     """E; None: the protocol's own."""
+    draws: int = 1
+    """Sets of equal size that stand one after the other; seed s trains on draw s (random sets: a new one each)."""
+
+    def draw(self, seed: int) -> TrainingSet:
+        """The set that a seed trains on."""
+        size = len(self.labels) // self.draws
+        rows = slice(seed % self.draws * size, (seed % self.draws + 1) * size)
+        return TrainingSet(self.images[rows], self.labels[rows], self.epochs)
 
     def batches(self, statistics: Statistics, device: str) -> Images:
         """Positions to images in normalised space on the device; bytes become floats one batch at a time."""
@@ -65,14 +73,14 @@ class Evaluation:
 
     def key(self, trial: Trial) -> Key:
         """What the row of this trial is found by."""
-        chosen = self.sets[trial.set]
+        chosen = self.sets[trial.set].draw(trial.seed)
         epochs = chosen.epochs if chosen.epochs is not None else protocol(self.protocol).epochs_for(chosen.labels)
         return trial.set, self.protocol, trial.architecture, trial.seed, epochs
 
 
 def run_trial(trial: Trial, evaluation: Evaluation) -> Row:
     """Train and test one network. A seed starts the same network on every set, so sets are compared in pairs."""
-    chosen = evaluation.sets[trial.set]
+    chosen = evaluation.sets[trial.set].draw(trial.seed)
     channels, size = chosen.images.shape[1], chosen.images.shape[-1]
     network = networks.build(
         trial.architecture,

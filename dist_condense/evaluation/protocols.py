@@ -91,6 +91,7 @@ class Protocol:
 
 DSA = Strategy(one_of=("color", "crop", "cutout", "flip", "scale", "rotate"))
 IDC = Strategy(always=("flip", "color"), one_of=("crop", "scale", "rotate"))
+IDC_CUTOUT = Strategy(always=("color", "cutout"), one_of=IDC.one_of)
 
 _DC = Protocol(0.01, 0.9, 5e-4, 256, three_hundred, one_drop, reset_momentum=True, extra_epochs=1)
 _DSA = replace(_DC, epochs=thousand, augmentation=ByStrategy(DSA))
@@ -106,11 +107,15 @@ PROTOCOLS: Mapping[str, Protocol] = {
     "dm": _DSA,
     "idc": _IDC,
     "idc_noflip": replace(_IDC, augmentation=ByStrategy(IDC.without("flip"))),
+    "idc_mnist_factor2": replace(_IDC, augmentation=ByStrategy(IDC.without("flip")), cutmix=0.0),
+    "idc_svhn_ipc1": replace(_IDC, augmentation=ByStrategy(IDC_CUTOUT), cutmix=0.0),
+    "idc_speech": replace(_IDC, augmentation=Nothing(), cutmix=0.0),
     "idc_imagenet": _IMAGENET,
     "idc_imagenet100": replace(_IMAGENET, lr=0.1, weight_decay=1e-4, batch=128),
 }
 """`dsa_noflip`, `idc_noflip`: MNIST and SVHN. `dc_mnist` and `dc_batchnorm`: DC on MNIST, and into a ConvNet with
-BatchNorm."""
+BatchNorm. `idc_mnist_factor2`: MNIST with factor > 1; `idc_svhn_ipc1`: SVHN with ipc 1 and factor 1; both train
+without CutMix in the program."""
 
 
 def protocol(name: str) -> Protocol:

@@ -49,7 +49,7 @@ def sweep(
     results = tune.Tuner(
         tune.with_resources(function, {"cpu": cpus_per_trial, "gpu": gpus_per_trial}),
         param_space={"trial": tune.grid_search(list(range(len(trials))))},
-        tune_config=tune.TuneConfig(num_samples=1),
+        tune_config=tune.TuneConfig(reuse_actors=True),  # a new process takes 10 s, and trials share no state
         run_config=tune.RunConfig(
             storage_path=str(folder.absolute()),
             failure_config=tune.FailureConfig(max_failures=0),

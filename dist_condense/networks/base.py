@@ -28,9 +28,7 @@ class Network(nn.Module):
 def choose(parts: Mapping[str, Part], name: str, key: str) -> Part:
     """The part called `name`; `key` is the option that named it (norm, activation, pooling)."""
     if name not in parts:
-        raise ValueError(
-            f"network.{key} is {name!r}, which is unknown here: set it to one of {', '.join(parts)}."
-        )
+        raise ValueError(f"network.{key} is {name!r}, which is unknown here: set it to one of {', '.join(parts)}.")
     return parts[name]
 
 

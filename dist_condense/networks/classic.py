@@ -79,9 +79,7 @@ class VGG11(FlatNetwork):
     One linear layer follows. DC's table uses the instance norm here.
     """
 
-    def __init__(
-        self, channels: int, classes: int, size: int, width: int = 64, norm: str = "instance"
-    ) -> None:
+    def __init__(self, channels: int, classes: int, size: int, width: int = 64, norm: str = "instance") -> None:
         make_norm = choose_norm(norm)
         layers: list[nn.Module] = []
         inputs, padding = channels, first_padding(channels, 1)

@@ -79,9 +79,7 @@ def timm_network(
     model = timm.create_model(name, pretrained=False, in_chans=channels, num_classes=classes, **options)
     classifier = model.get_classifier()
     if not isinstance(classifier, nn.Module):
-        raise ValueError(
-            f"timm:{name} has more than one classifier: choose a timm network with a single one."
-        )
+        raise ValueError(f"timm:{name} has more than one classifier: choose a timm network with a single one.")
     model.reset_classifier(0)
     return ExternalNetwork(model, classifier)
 
@@ -96,7 +94,5 @@ def _timm(name: str) -> ModuleType:
         ) from error
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), n=3)
-        raise ValueError(
-            f"timm {timm.__version__} has no network {name!r}; close to it: {', '.join(close) or 'none'}."
-        )
+        raise ValueError(f"timm {timm.__version__} has no network {name!r}; close to it: {', '.join(close) or 'none'}.")
     return timm

@@ -78,9 +78,7 @@ def _any_size(norm: ChannelNorm) -> SizedNorm:
     return lambda channels, size: norm(channels)
 
 
-SIZED_NORMS: dict[str, SizedNorm] = {name: _any_size(norm) for name, norm in NORMS.items()} | {
-    "layer": _layer
-}
+SIZED_NORMS: dict[str, SizedNorm] = {name: _any_size(norm) for name, norm in NORMS.items()} | {"layer": _layer}
 """Norms for networks that know the side of their feature maps (ConvNet): the above and the layer norm."""
 
 

@@ -30,9 +30,7 @@ WITH_NORM = [name for name in TINY if "norm" in networks.options(name)]
 
 
 def tiny(name: str, channels: int = 3, size: int = 32, seed: int = 0, **options: object) -> networks.Network:
-    return networks.build(
-        name, channels=channels, size=size, classes=5, seed=seed, **{**TINY[name], **options}
-    )
+    return networks.build(name, channels=channels, size=size, classes=5, seed=seed, **{**TINY[name], **options})
 
 
 def per_image(name: str) -> dict[str, Any]:
@@ -83,9 +81,7 @@ def test_seed_out_of_range(seed: int) -> None:
         tiny("mlp", seed=seed)
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in networks.names() if name not in ("efficientnet_b0", "resnet18")]
-)
+@pytest.mark.parametrize("name", [name for name in networks.names() if name not in ("efficientnet_b0", "resnet18")])
 def test_a_batch_equals_its_images_alone(name: str) -> None:
     network = tiny(name, **per_image(name)).double()
     x = images(2).double()
@@ -143,9 +139,7 @@ def test_residual_networks_start_as_idc_does(name: str) -> None:
             assert module.weight.eq(1).all() and module.bias.eq(0).all()
 
 
-@pytest.mark.parametrize(
-    ("size", "kernel", "side"), [(32, 3, 4), (64, 3, 8), (65, 3, 4), (112, 3, 7), (224, 7, 7)]
-)
+@pytest.mark.parametrize(("size", "kernel", "side"), [(32, 3, 4), (64, 3, 8), (65, 3, 4), (112, 3, 7), (224, 7, 7)])
 def test_stem_of_resnet_ap(size: int, kernel: int, side: int) -> None:
     network = tiny("resnet10_ap", size=size)
     features = network.get_submodule("features")
@@ -165,9 +159,7 @@ def test_unknown_option() -> None:
         tiny("convnet", dept=3)
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [("norm", "batchnorm"), ("activation", "gelu"), ("pooling", "mean")]
-)
+@pytest.mark.parametrize(("key", "value"), [("norm", "batchnorm"), ("activation", "gelu"), ("pooling", "mean")])
 def test_unknown_part(key: str, value: str) -> None:
     changed: dict[str, Any] = {key: value}
     with pytest.raises(ValueError, match=f"network.{key} is '{value}'"):

@@ -1,0 +1,187 @@
+"""Everything that can be refused before a run starts, found all at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from urllib.parse import urlparse
+
+from dist_condense import networks, parts
+from dist_condense.config import ConfigError, RunConfig, differences, in_submitted_job, read
+from dist_condense.core.augmentation import OPERATIONS
+from dist_condense.core.distance import DISTANCES
+from dist_condense.core.grouping import check_partition
+from dist_condense.core.parameterisation import DECODINGS
+from dist_condense.core.statistic import SELECTIONS
+from dist_condense.data import DataError, ImageSet
+from dist_condense.engine.shard import DRAWS
+from dist_condense.evaluation.protocols import PROTOCOLS
+
+SETS = ("random", "condensed", "whole")
+DEVICES = ("auto", "cpu", "cuda")
+CONFIG_FILE = "config.yaml"
+
+
+def check(config: RunConfig) -> tuple[ImageSet, list[str]]:
+    """The opened data set, and remarks that do not stop the run.
+
+    :raises ConfigError: with every problem found.
+    """
+    problems = [*_names(config), *_numbers(config), *_output(config)]
+    dataset = None
+    try:
+        dataset = parts.dataset_of(config)
+    except DataError as error:
+        problems += error.problems
+    if dataset is not None:
+        problems += [*_data(config, dataset), *_networks(config, dataset)]
+    if problems or dataset is None:
+        raise ConfigError(problems)
+    return dataset, list(_remarks(config, dataset))
+
+
+def _names(config: RunConfig) -> Iterator[str]:
+    method = config.method
+    choices: list[tuple[str, str, Collection[str]]] = [
+        ("method.start", method.start, parts.STARTS),
+        ("method.parameterisation.decoding", method.parameterisation.decoding, DECODINGS),
+        ("method.statistic.name", method.statistic.name, parts.STATISTICS),
+        ("method.statistic.parameters", method.statistic.parameters, SELECTIONS),
+        ("method.grouping.name", method.grouping.name, parts.PARTITIONS),
+        ("method.distance", method.distance, DISTANCES),
+        ("method.real_draw", method.real_draw, DRAWS),
+        ("trajectory.start", config.trajectory.start, parts.NETWORK_STARTS),
+        ("training.source", config.training.source, parts.BATCHES),
+        ("evaluation.protocol", config.evaluation.protocol, PROTOCOLS),
+        ("cluster.device", config.cluster.device, DEVICES),
+    ]
+    choices += [("evaluation.sets", name, SETS) for name in config.evaluation.sets]
+    listed = {"always": method.augmentation.always, "one_of": method.augmentation.one_of}
+    choices += [(f"method.augmentation.{key}", name, OPERATIONS) for key, names in listed.items() for name in names]
+    for key, value, known in choices:
+        if value not in known:
+            yield f"{key}: {value!r} is not one of {', '.join(known)}"
+
+
+def _numbers(config: RunConfig) -> Iterator[str]:
+    at_least: list[tuple[str, float | None, float]] = [
+        ("ipc", config.ipc, 1),
+        ("trajectory.networks", config.trajectory.networks, 1),
+        ("trajectory.matching_steps", config.trajectory.matching_steps, 1),
+        ("trajectory.pool_size", config.trajectory.pool_size, 1),
+        ("trajectory.pretrain_epochs", config.trajectory.pretrain_epochs, 0),
+        ("method.real_batch", config.method.real_batch, 1),
+        ("method.synthetic_limit", config.method.synthetic_limit, 1),
+        ("method.parameterisation.factor", config.method.parameterisation.factor, 1),
+        ("method.grouping.number", config.method.grouping.number, 1),
+        ("training.batch", config.training.batch, 1),
+        ("training.epochs", config.training.epochs, 0),
+        ("training.images", config.training.images, 0),
+        ("compute.microbatch", config.compute.microbatch, 0),
+        ("cluster.workers", config.cluster.workers, 0),
+        ("cluster.slices", config.cluster.slices, 1),
+        ("cluster.threads", config.cluster.threads, 1),
+        ("cluster.failures", config.cluster.failures, 0),
+        ("evaluation.seeds", config.evaluation.seeds, 1),
+        ("evaluation.epochs", config.evaluation.epochs, 0),
+        ("evaluation.whole_epochs", config.evaluation.whole_epochs, 1),
+        ("evaluation.threads", config.evaluation.threads, 1),
+        ("tracking.log_every", config.tracking.log_every, 1),
+    ]
+    for key, value, least in at_least:
+        if value is not None and value < least:
+            yield f"{key}: {value} is below {least}"
+    if not 0 <= config.training.cutmix <= 1:
+        yield f"training.cutmix: {config.training.cutmix} is not a probability"
+    budgets = {"synthetic": ("epochs", config.training.epochs), "real": ("images", config.training.images)}
+    key, amount = budgets.get(config.training.source, ("", 1))
+    if config.trajectory.matching_steps > 1 and amount == 0:
+        yield f"training.{key}: state how much theta is trained after each matching step (the papers' tables differ by ipc)"
+
+
+def _output(config: RunConfig) -> Iterator[str]:
+    if in_submitted_job() and not Path(config.output).is_absolute():
+        yield (
+            f"output: {config.output} is relative, and a submitted job's working directory is thrown away; "
+            "give an absolute path that all nodes see (output=..., or DIST_CONDENSE_OUTPUT in the job's environment)"
+        )
+        return
+    if urlparse(config.output).scheme not in ("", "file"):
+        yield f"output: {config.output} is not a path; give a local or shared folder"
+        return
+    folder = Path(config.output).expanduser()
+    existing = folder / CONFIG_FILE
+    if existing.exists():
+        try:
+            changed = differences(read(existing), config)
+        except ConfigError as error:
+            changed = error.problems
+        if changed:
+            yield f"output: {folder} holds another run; give another output, or restore: {'; '.join(changed)}"
+    elif folder.is_file() or not os.access(_existing_parent(folder), os.W_OK):
+        yield f"output: {folder} cannot be written"
+
+
+def _existing_parent(folder: Path) -> Path:
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+
+
+def _data(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
+    method, classes = config.method, len(dataset.classes)
+    factor = method.parameterisation.factor
+    if factor > dataset.size:
+        yield f"method.parameterisation.factor: {factor} is larger than the images' side, {dataset.size}"
+    if method.start in parts.STARTS and factor >= 1:
+        wanted = parts.STARTS[method.start](config)
+        few = [f"{dataset.classes[c].name} ({n})" for c, n in enumerate(dataset.counts) if n < wanted]
+        if few:
+            yield f"method.start: {method.start} needs {wanted} real images of each class; too few in {_some(few)}"
+    if method.grouping.number > classes:
+        yield f"method.grouping.number: {method.grouping.number} groups of {classes} classes"
+    if method.grouping.groups:
+        try:
+            check_partition(method.grouping.groups, classes)
+        except ValueError as error:
+            yield str(error)
+    elif method.grouping.name == "given":
+        yield "method.grouping.groups: list the labels of each group, or choose another method.grouping.name"
+
+
+def _networks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
+    try:
+        theta = parts.network_builder(config, dataset)(0)
+    except (ValueError, ImportError) as error:
+        yield f"network: {error}"
+        return
+    if networks.batch_norms(theta):
+        statistic = parts.STATISTICS.get(config.method.statistic.name)
+        if statistic is not None and statistic(config).batch_statistics:
+            yield (
+                "network.norm: the embedding of a network with BatchNorm uses the statistics of the batch, which couples "
+                "all images and cannot be split over classes; choose network.norm=instance"
+            )
+        if (config.cluster.slices or 1) > 1:
+            yield (
+                f"cluster.slices: {config.cluster.slices}, but BatchNorm couples the images of a training batch, which "
+                "cannot be cut; set cluster.slices=1 or network.norm=instance"
+            )
+    for name in config.evaluation.architectures:
+        if name != parts.SAME_NETWORK and name not in networks.names() and not name.startswith(networks.TIMM):
+            yield f"evaluation.architectures: {name!r} is not one of {', '.join([parts.SAME_NETWORK, *networks.names()])}"
+
+
+def _remarks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
+    few = [f"{dataset.classes[c].name} ({n})" for c, n in enumerate(dataset.counts) if n < config.method.real_batch]
+    if few:
+        yield f"fewer real images than method.real_batch={config.method.real_batch}, batches wrap: {_some(few)}"
+    idle = config.cluster.workers - len(dataset.classes)
+    if idle > 0:
+        yield (
+            f"{idle} of {config.cluster.workers} workers own no class and only help to train theta; "
+            f"cluster.workers={len(dataset.classes)} is as fast in matching"
+        )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

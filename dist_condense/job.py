@@ -1,0 +1,311 @@
+"""One run from its config to its report, in the driver: what is condensed where is decided here, once."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from dist_condense import checks, parts, worker
+from dist_condense.config import ConfigError, RunConfig, differences, read, to_dict, to_yaml
+from dist_condense.core import randomness
+from dist_condense.data import ImageSet
+from dist_condense.engine import checkpoint
+from dist_condense.engine.coordinator import LocalCoordinator
+from dist_condense.engine.journal import METRICS, RunFailed
+from dist_condense.evaluation.baselines import random_set
+from dist_condense.evaluation.evaluate import Evaluation, TrainingSet, evaluate, in_process, trials
+from dist_condense.evaluation.rows import Row
+from dist_condense.networks import batch_norms
+from dist_condense.progress import Follower, Progress
+from dist_condense.report import environment, summary_table, write_report
+from dist_condense.synthetic_set import Card, CardClass, load_set, write_set
+from dist_condense.tracking import Tracker, resolve_uri
+
+SET, EVALUATION = "synthetic_set", "evaluation.csv"
+console = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A checked, resolved run.
+
+    ``config`` has absolute paths and no open choice (slices, threads, device) left.
+    """
+
+    config: RunConfig
+    dataset: ImageSet
+    remarks: list[str]
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return Path(self.config.output)
+
+    @classmethod
+    def prepare(cls, config: RunConfig) -> Job:
+        """Check and resolve; nothing is started or written before everything is right (ConfigError)."""
+        checks.check(config)
+        config = resolved(config)
+        dataset, remarks = checks.check(config)
+        return cls(config, dataset, remarks)
+
+    def run(self) -> None:
+        """Condense, evaluate, report; a finished part is not done again. Raises RunFailed."""
+        self._write_start()
+        tracker = self._tracker()
+        status = "FAILED"
+        try:
+            self._condense(tracker)
+            rows = self._evaluate(tracker)
+            self._report(rows, tracker)
+            status = "FINISHED"
+        finally:
+            tracker.finish(status)
+        self._say_where()
+
+    # --- condensation ---------------------------------------------------------------------------------------------
+
+    def _condense(self, tracker: Tracker) -> None:
+        config = self.config
+        total = config.trajectory.networks * config.trajectory.matching_steps
+        found = checkpoint.newest(self.folder / "checkpoints")
+        if found and found.steps == total and (self.folder / SET).is_dir():
+            console.print(f"condensation is complete ({total} steps); {self.folder / SET} is kept")
+            return
+        if found:
+            console.print(f"resuming after step {found.steps} of {total}")
+        try:
+            with self._following(tracker):
+                self._workers()
+        except RunFailed as error:
+            kept = self._export()
+            raise RunFailed(f"{error}\n{_kept(kept, self.folder)}") from error
+        self._export()
+        tracker.log_artifacts(self.folder / SET)
+
+    def _workers(self) -> None:
+        cluster = self.config.cluster
+        if cluster.workers == 0:
+            worker.work(self.config, LocalCoordinator(bool(cluster.reproducible)), torch.device(cluster.device))
+            return
+        from dist_condense.engine.ray_group import Group, launch
+
+        group = Group(
+            cluster.workers,
+            cluster.threads or 1,
+            cluster.device == "cuda",
+            bool(cluster.reproducible),
+            cluster.failures,
+        )
+        launch(worker.work, self.config, group, self.folder)
+
+    @contextmanager
+    def _following(self, tracker: Tracker) -> Iterator[None]:
+        """Progress and MLflow live on what the workers write."""
+        schedule = self.config.trajectory
+        with Progress(schedule.networks, schedule.matching_steps) as progress:
+            follower = Follower(self.folder / METRICS, progress, tracker.log_metrics)
+            follower.start()
+            try:
+                yield
+            finally:
+                follower.stop()
+
+    def _export(self) -> int:
+        """Write the synthetic set of the newest checkpoint; the number of its steps (0: none yet)."""
+        found = checkpoint.newest(self.folder / "checkpoints")
+        if found is None:
+            return 0
+        state, classes = found.classes(), len(self.dataset.classes)
+        pixels = torch.cat([state[f"pixels.{c}"] for c in range(classes)])
+        labels = torch.arange(classes).repeat_interleave(self.config.ipc)
+        write_set(self.folder / SET, pixels.float(), labels, self._card(found.steps))
+        return found.steps
+
+    def _card(self, steps: int) -> Card:
+        config, dataset = self.config, self.dataset
+        total = config.trajectory.networks * config.trajectory.matching_steps
+        return Card(
+            method=config.method.name,
+            dataset=dataset.family,
+            classes=[CardClass(label, c.name, c.wnid) for label, c in enumerate(dataset.classes)],
+            ipc=config.ipc,
+            channels=dataset.channels,
+            size=dataset.size,
+            value_space="unit" if config.method.unit_space else "normalised",
+            mean=dataset.mean,
+            std=dataset.std,
+            factor=config.method.parameterisation.factor,
+            seed=config.seed,
+            networks_done=steps // config.trajectory.matching_steps,
+            networks_total=config.trajectory.networks,
+            matching_steps=config.trajectory.matching_steps,
+            steps=steps,
+            complete=steps == total,
+        )
+
+    # --- evaluation -----------------------------------------------------------------------------------------------
+
+    def _evaluate(self, tracker: Tracker) -> list[Row]:
+        chosen = self.config.evaluation
+        if chosen.epochs == 0:
+            return []
+        options = parts.network_options(self.config.network)
+        same = self.config.network.name
+        architectures = list(
+            dict.fromkeys(same if name == parts.SAME_NETWORK else name for name in chosen.architectures)
+        )
+        evaluation = Evaluation(
+            sets={name: TRAINING_SETS[name](self) for name in chosen.sets},
+            test=self.dataset.test(),
+            statistics=parts.statistics_of(self.dataset),
+            classes=len(self.dataset.classes),
+            protocol=chosen.protocol,
+            network_options={same: options},
+            device=self.config.cluster.device,
+        )
+        wanted = trials(chosen.sets, architectures, range(chosen.seeds))
+        rows = evaluate(wanted, evaluation, self.folder / EVALUATION, _tell, self._runner())
+        tracker.log_evaluations([asdict(row) for row in rows])
+        return rows
+
+    def _runner(self) -> functools.partial[object]:
+        if self.config.cluster.workers == 0:
+            return functools.partial(in_process)
+        from dist_condense.evaluation.sweep import sweep
+
+        gpus = 1 if self.config.cluster.device == "cuda" else 0
+        threads = self.config.evaluation.threads
+        return functools.partial(sweep, folder=self.folder / "sweep", cpus_per_trial=threads, gpus_per_trial=gpus)
+
+    # --- what a person reads --------------------------------------------------------------------------------------
+
+    def _write_start(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / checks.CONFIG_FILE).write_text(to_yaml(self.config))
+        (self.folder / "environment.json").write_text(json.dumps(environment(), indent=1) + "\n")
+        for remark in self.remarks:
+            console.print(f"note: {remark}")
+
+    def _tracker(self) -> Tracker:
+        uri = resolve_uri(self.config.tracking.uri, self.folder)
+        console.print(f"output {self.folder}\ntracking {uri}")
+        method, data = self.config.method.name, self.config.dataset.name
+        return Tracker.start(
+            uri,
+            self.config.tracking.experiment,
+            self.folder.name,
+            to_dict(self.config),
+            {"method": method, "dataset": data, "ipc": str(self.config.ipc)},
+            self.folder,
+        )
+
+    def _report(self, rows: list[Row], tracker: Tracker) -> None:
+        report = write_report(self.folder, [asdict(row) for row in rows])
+        if rows:
+            console.print(summary_table([asdict(row) for row in rows]))
+        tracker.log_artifacts(report)
+
+    def _say_where(self) -> None:
+        preview = self.folder / SET / "preview.png"
+        console.print(f"set      {self.folder / SET}\npreview  {preview}\nreport   {self.folder / 'report.html'}")
+        uri = resolve_uri(self.config.tracking.uri, self.folder)
+        console.print(f"compare  {os.path.relpath(os.sys.prefix)}/bin/mlflow ui --backend-store-uri {uri}")
+
+
+def resolved(config: RunConfig) -> RunConfig:
+    """Absolute paths, and the open choices of the cluster settled: as the folder's first start did, else from here."""
+    output = Path(config.output).expanduser().absolute()
+    root = config.dataset.root and str(Path(config.dataset.root).expanduser().absolute())
+    config = replace(config, output=str(output), dataset=replace(config.dataset, root=root))
+    device, threads = _place(config)
+    choices = {
+        "slices": 1 if _couples(config) else max(1, config.cluster.workers),
+        "threads": threads,
+        "reproducible": device == "cpu",
+    }
+    existing = output / checks.CONFIG_FILE
+    if existing.exists():
+        choices = {key: getattr(read(existing).cluster, key) for key in choices}
+    settled = {
+        key: choices[key] if getattr(config.cluster, key) is None else getattr(config.cluster, key) for key in choices
+    }
+    config = replace(config, cluster=replace(config.cluster, device=device, **settled))
+    if existing.exists() and (changed := differences(read(existing), config)):
+        raise ConfigError([f"output: {output} holds another run; restore: {'; '.join(changed)}"])
+    return config
+
+
+def _place(config: RunConfig) -> tuple[str, int]:
+    """Device, and CPU threads per worker; refuses what the cluster does not have."""
+    cluster = config.cluster
+    if cluster.workers == 0:
+        cuda = torch.cuda.is_available()
+        if cluster.device == "cuda" and not cuda:
+            raise ConfigError(["cluster.device: cuda, but torch sees no GPU here; set cluster.device=cpu"])
+        device = cluster.device if cluster.device != "auto" else "cuda" if cuda else "cpu"
+        return device, torch.get_num_threads()
+    from dist_condense.engine.ray_group import connect, resources
+
+    connect()
+    cores, gpus = resources()
+    device = cluster.device if cluster.device != "auto" else "cuda" if gpus >= cluster.workers else "cpu"
+    threads = max(1, cores // cluster.workers)
+    wanted = cluster.workers * (cluster.threads or 1)
+    problems = []
+    if wanted > cores:
+        problems.append(
+            f"cluster.workers: {cluster.workers} workers of {cluster.threads or 1} threads need {wanted} cores, the "
+            f"cluster has {cores}; lower cluster.workers or cluster.threads"
+        )
+    if device == "cuda" and cluster.workers > gpus:
+        problems.append(f"cluster.workers: {cluster.workers} workers, one GPU each, but the cluster has {gpus}")
+    if problems:
+        raise ConfigError(problems)
+    return device, threads
+
+
+def _couples(config: RunConfig) -> bool:
+    return bool(batch_norms(parts.network_builder(config, parts.dataset_of(config))(0)))
+
+
+def _random(job: Job) -> TrainingSet:
+    source, draws = job.dataset.train(), job.config.evaluation.seeds
+    seeds = [randomness.key(job.config.seed, "random baseline", i) for i in range(draws)]
+    chosen = [random_set(source, job.dataset.counts, job.config.ipc, seed) for seed in seeds]
+    images, labels = torch.cat([x.images for x in chosen]), torch.cat([x.labels for x in chosen])
+    return TrainingSet(images, labels, job.config.evaluation.epochs, draws)
+
+
+def _condensed(job: Job) -> TrainingSet:
+    loaded = load_set(job.folder / SET)
+    return TrainingSet(loaded.batch(torch.arange(len(loaded))), loaded.labels, job.config.evaluation.epochs)
+
+
+def _whole(job: Job) -> TrainingSet:
+    labels = range(len(job.dataset.classes))
+    source = job.dataset.train()
+    images = torch.cat([source.get(c, torch.arange(job.dataset.counts[c])) for c in labels])
+    epochs = job.config.evaluation.whole_epochs or job.config.evaluation.epochs
+    return TrainingSet(images, torch.arange(len(labels)).repeat_interleave(torch.tensor(job.dataset.counts)), epochs)
+
+
+TRAINING_SETS = {"random": _random, "condensed": _condensed, "whole": _whole}
+
+
+def _tell(row: Row) -> None:
+    console.print(f"{row.set}, {row.architecture}, seed {row.seed}: top-1 {row.top1_last:.2f}")
+
+
+def _kept(steps: int, folder: Path) -> str:
+    if steps == 0:
+        return "no set was finished before; nothing was overwritten"
+    return f"the set of step {steps} is kept in {folder / SET}; the same command continues from there"

@@ -1,0 +1,93 @@
+"""Trials, rows and what is not run twice."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dist_condense.data.source import MemorySource
+from dist_condense.evaluation import evaluate as module
+from dist_condense.evaluation.baselines import random_set
+from dist_condense.evaluation.evaluate import Trial, evaluate, evaluate_set, trials
+from dist_condense.evaluation.rows import Row, append_csv, read_csv, summarise
+
+from .toy import evaluation, labelled
+
+
+def row(**changes):
+    return replace(Row("a", "dc", "mlp", 0, 6, 12.3457, 90.1), **changes)
+
+
+def test_trials_are_every_combination():
+    made = trials(["a", "b"], iter(["x"]), range(2))
+    assert made == [Trial("a", "x", 0), Trial("a", "x", 1), Trial("b", "x", 0), Trial("b", "x", 1)]
+
+
+def test_csv_returns_what_was_written(tmp_path):
+    path = tmp_path / "deeper" / "evaluation.csv"
+    append_csv(path, [row()])
+    append_csv(path, [row(seed=1, architecture='odd, "name"')])
+    assert path.read_text().splitlines()[:2] == [
+        "set,protocol,architecture,seed,epochs,top1_last,top1_best",
+        "a,dc,mlp,0,6,12.3457,90.1",
+    ]
+    assert read_csv(path) == [row(), row(seed=1, architecture='odd, "name"')]
+
+
+def test_a_foreign_csv_is_refused(tmp_path):
+    path = tmp_path / "evaluation.csv"
+    path.write_text("set,accuracy\na,1\n")
+    with pytest.raises(ValueError, match="move it away"):
+        append_csv(path, [row()])
+    assert path.read_text() == "set,accuracy\na,1\n"
+
+
+def test_rows_in_the_csv_are_not_run_again(tmp_path, monkeypatch):
+    path, run = tmp_path / "evaluation.csv", []
+    original = module.run_trial
+    monkeypatch.setattr(module, "run_trial", lambda trial, e: (run.append(trial.seed), original(trial, e))[1])
+    first = evaluate_set("bytes", evaluation(), ["mlp"], [0], path)
+    again = evaluate_set("bytes", evaluation(), ["mlp"], [1, 0], path)
+    assert run == [0, 1]
+    assert again[1] == first[0]
+    assert read_csv(path) == [first[0], again[0]]
+    evaluate_set("bytes", evaluation(protocol="dsa"), ["mlp"], [0], path)
+    shorter = evaluation(sets={"bytes": replace(evaluation().sets["bytes"], epochs=5)})
+    evaluate_set("bytes", shorter, ["mlp"], [0], path)
+    assert run == [0, 1, 0, 0]
+
+
+def test_a_row_is_kept_although_a_later_trial_fails(tmp_path):
+    path, heard = tmp_path / "evaluation.csv", []
+    with pytest.raises(ValueError, match="no network 'mlpp'"):
+        evaluate(trials(["bytes"], ["mlp", "mlpp"], [0]), evaluation(), path, heard.append)
+    assert [r.architecture for r in read_csv(path)] == ["mlp"]
+    assert heard == read_csv(path)
+
+
+def test_epochs_of_the_row_are_the_protocols_unless_given():
+    train = replace(evaluation().sets["bytes"], epochs=None)
+    assert evaluation(sets={"bytes": train}).key(Trial("bytes", "mlp", 0))[-1] == 300
+    assert evaluation().key(Trial("bytes", "mlp", 0))[-1] == 6
+
+
+def test_summary_is_the_sample_std():
+    rows = [row(top1_last=10.0), row(seed=1, top1_last=14.0), row(set="b", top1_last=3.0)]
+    summary = summarise(rows)
+    assert summary["a", "mlp"].mean == 12
+    assert summary["a", "mlp"].std == pytest.approx(8**0.5)
+    assert (summary["b", "mlp"].std, summary["b", "mlp"].runs) == (None, 1)
+    with pytest.raises(ValueError, match="several"):
+        summarise([row(), row(seed=1, epochs=7)])
+
+
+def test_random_set_is_keyed_by_class():
+    train = labelled(8, 1)
+    source = MemorySource({0: train.images[:8], 1: train.images[8:]})
+    chosen = random_set(source, [8, 8], 3, seed=5)
+    assert chosen.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert torch.equal(chosen.images, random_set(source, [8, 8], 3, seed=5).images)
+    assert not torch.equal(chosen.images, random_set(source, [8, 8], 3, seed=6).images)
+    assert len(chosen.images.unique(dim=0)) == 6
+    with pytest.raises(ValueError, match=r"classes \[1\] have fewer images; lower ipc"):
+        random_set(source, [8, 2], 3, seed=5)

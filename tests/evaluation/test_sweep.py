@@ -1,0 +1,39 @@
+"""The sweep over a Ray cluster: the rows of the in-process evaluation, and what happens when a trial fails."""
+
+import functools
+import threading
+
+import pytest
+
+from dist_condense.evaluation.evaluate import Trial, evaluate, run_trial
+from dist_condense.evaluation.rows import read_csv
+
+from .toy import evaluation
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture
+def one_core(monkeypatch):
+    ray = pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def test_a_failed_trial_is_named_after_the_others_were_delivered(tmp_path, one_core):
+    from dist_condense.evaluation.sweep import TrialFailed, sweep
+
+    shared, lock, heard = evaluation(network_options={"lenet": {"wings": 2}}), threading.Lock(), []
+
+    def hear(row):
+        with lock:  # what it holds cannot be pickled, and need not be
+            heard.append(row)
+
+    wanted = [Trial("bytes", "lenet", 7), Trial("bytes", "mlp", 0), Trial("bytes", "mlp", 2)]
+    path = tmp_path / "evaluation.csv"
+    runner = functools.partial(sweep, folder=tmp_path / "tune")
+    with pytest.raises(TrialFailed, match=r"1 of 3 .*\nbytes / lenet / seed 7: .*no option 'wings'"):
+        evaluate(wanted, shared, path, hear, runner)
+    assert heard == read_csv(path) == [run_trial(trial, shared) for trial in wanted[1:]]

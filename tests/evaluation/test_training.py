@@ -1,0 +1,74 @@
+"""One network on one set."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dist_condense import networks
+from dist_condense.data.normalise import to_unit
+from dist_condense.evaluation.evaluate import TrainingSet
+from dist_condense.evaluation.protocols import PROTOCOLS
+from dist_condense.evaluation.training import train_and_test
+
+from .toy import STATISTICS, labelled
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def trained(seed=0, name="idc", epochs=4, images=None, **more):
+    train = labelled(8, 1)
+    chosen = TrainingSet(train.images if images is None else images, train.labels)
+    network = networks.build("convnet", channels=1, size=8, classes=2, seed=0, width=4, depth=1)
+    score = train_and_test(
+        chosen.batches(STATISTICS, "cpu"),
+        train.labels,
+        labelled(20, 2),
+        STATISTICS,
+        network,
+        replace(PROTOCOLS[name], batch=4),
+        seed,
+        epochs,
+        **more,
+    )
+    return score, torch.cat([p.detach().flatten() for p in network.parameters()])
+
+
+@pytest.mark.parametrize("name", [n for n in PROTOCOLS if "imagenet" not in n])
+def test_same_seed_same_network_other_seed_another(name):
+    first, again, other = trained(3, name), trained(3, name), trained(4, name)
+    assert replace(first[0], seconds=0) == replace(again[0], seconds=0)
+    assert torch.equal(first[1], again[1])
+    assert not torch.equal(first[1], other[1])
+
+
+def test_a_separable_set_is_learnt():
+    score, _ = trained(name="dc", epochs=60)
+    assert (score.top1_last, score.top1_best, score.epochs) == (100.0, 100.0, 60)
+
+
+def test_bytes_and_normalised_floats_give_the_same_network():
+    floats = STATISTICS.normalise(to_unit(labelled(8, 1).images))
+    assert torch.equal(trained()[1], trained(images=floats)[1])
+
+
+@pytest.mark.parametrize(("name", "ran", "tests"), [("dc", 9, [9]), ("idc", 8, [2, 4, 6, 8])])
+def test_epochs_run_and_tests_made(name, ran, tests, monkeypatch):
+    module, done, seen = "dist_condense.evaluation.training", [], []
+    results = iter([50.0, 90.0, 70.0, 60.0])
+    monkeypatch.setattr(f"{module}.accuracy", lambda *a: (seen.append(len(done) + 1), next(results))[1])
+    score, _ = trained(name=name, epochs=8, progress=lambda epoch, total: done.append((epoch, total)))
+    assert done == [(epoch, ran) for epoch in range(1, ran + 1)]
+    assert seen == tests
+    assert (score.top1_last, score.top1_best) == ((50.0, 50.0) if len(tests) == 1 else (60.0, 90.0))
+
+
+def test_no_epochs_are_refused():
+    with pytest.raises(ValueError, match="0 epochs; give at least 1"):
+        trained(epochs=0)

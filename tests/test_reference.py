@@ -1,0 +1,201 @@
+"""Ours == the published programs' numbers, for every array of the reference folder (REFERENCE_DIR).
+
+Networks are in tests/networks/test_networks_reference.py; here: objectives, decoding, augmentations, CutMix, the
+image update. Everything is read from the arrays, so a folder of the same form with other numbers is checked too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from dist_condense import networks
+from dist_condense.core import augmentation, grouping
+from dist_condense.core.distance import DISTANCES
+from dist_condense.core.grouping import Grouping
+from dist_condense.core.objective import Objective
+from dist_condense.core.parameterisation import DECODINGS
+from dist_condense.core.statistic import SELECTIONS, Embedding, Gradient, Statistic
+from dist_condense.data.source import MemorySource
+from dist_condense.engine.batches import Statistics
+from dist_condense.engine.coordinator import LocalCoordinator, Placement
+from dist_condense.engine.shard import ClassShard, ImageRule, MatchingRecipe
+
+Arrays = dict[str, np.ndarray]
+
+OBJECTIVES: dict[str, tuple[Statistic, str, bool]] = {
+    "dc_layerwise": (Gradient(SELECTIONS["matrices"]), "layerwise_cosine", False),
+    "dc_sum_squared_all_parameters": (Gradient(SELECTIONS["all"]), "sum_squared", False),
+    "dc_flat_cosine_all_parameters": (Gradient(SELECTIONS["all"]), "flat_cosine", False),
+    "dcc": (Gradient(SELECTIONS["matrices"]), "layerwise_cosine", True),
+    "dm": (Embedding(), "sum_squared", False),
+    "idc_l1": (Gradient(SELECTIONS["convolutions"]), "sum_absolute", False),
+    "idc_mse": (Gradient(SELECTIONS["convolutions"]), "sum_squared", False),
+    "idc_l1_mean": (Gradient(SELECTIONS["convolutions"]), "mean_absolute", False),
+    "idc_cos": (Gradient(SELECTIONS["convolutions"]), "layerwise_cosine", False),
+    "idc_l1_bias_fc": (Gradient(SELECTIONS["all"]), "sum_absolute", False),
+}
+DECODING_OF = {"single": "uniform", "multi": "multi", "bound": "bounded"}
+
+
+def arrays(folder: Path, name: str) -> Arrays:
+    with np.load(folder / name) as file:
+        return {key: file[key] for key in file.files}
+
+
+def tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def close(ours: Tensor, theirs: np.ndarray, relative: float) -> None:
+    """Agreement relative to the size of the array as a whole: single ReLUs on zero may flip."""
+    difference = (ours.double() - tensor(theirs).double()).norm()
+    assert difference <= relative * tensor(theirs).double().norm() + 1e-12, float(difference)
+
+
+def test_every_file_is_checked(reference_dir: Path) -> None:
+    known = {"objective", "multi_formation", "augmentation", "cutmix", "idc_image_update"}
+    names = {path.stem for path in reference_dir.glob("*.npz")}
+    assert known <= names
+    assert {name for name in names - known if not name.startswith("network_")} == set()
+
+
+class Recorded:
+    """A shard whose augmentation, decoding and normalisation are the identity, over given real images."""
+
+    def __init__(self, data: Arrays, objective: Objective, pooled: bool, dtype: torch.dtype) -> None:
+        self.real, self.synthetic = tensor(data["real"]), tensor(data["syn"])
+        classes, _, channels, size = self.real.shape[:4]
+        self.network = networks.build(
+            "convnet",
+            channels=channels,
+            size=size,
+            classes=classes,
+            seed=0,
+            width=data["param_000__features.0.weight"].shape[0],
+            depth=sum(array.ndim == 4 for name, array in data.items() if name.startswith("param_")),
+        ).to(dtype)
+        weights = [data[name] for name in sorted(data) if name.startswith("param_")]
+        with torch.no_grad():
+            for parameter, array in zip(self.network.parameters(), weights, strict=True):
+                parameter.copy_(tensor(array))
+        partition = grouping.pooled(classes) if pooled else grouping.per_class(classes)
+        recipe = MatchingRecipe(objective, Grouping(partition), ImageRule(lr=1.0, momentum=0.0))
+        self.shard = ClassShard(
+            recipe,
+            0,
+            [self.real.shape[1]] * classes,
+            MemorySource({}),
+            Statistics((0.0,) * channels, (1.0,) * channels),
+            LocalCoordinator(),
+            Placement(dtype=dtype),
+            (channels, size, size),
+            {c: self.synthetic[c].clone() for c in range(classes)},
+        )
+        self.shard._real = lambda c, wanted, visit: self.real[c].to(dtype)  # type: ignore[method-assign]
+
+    def step(self) -> tuple[float, Tensor]:
+        """Loss and image gradient of one matching step with lr 1."""
+        self.shard.match(self.network, 0, 0, 0)
+        after = torch.stack(list(self.shard.pixels.values()))
+        return float(sum(self.shard.losses.values())), self.synthetic.to(after.dtype) - after
+
+
+@pytest.mark.parametrize("microbatch", [0, 2])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_objective(reference_dir: Path, name: str, microbatch: int) -> None:
+    data = arrays(reference_dir, "objective.npz")
+    assert {key.removeprefix("loss__") for key in data if key.startswith("loss__")} == set(OBJECTIVES)
+    statistic, distance, pooled = OBJECTIVES[name]
+    loss, gradient = Recorded(data, Objective(statistic, DISTANCES[distance], microbatch), pooled, torch.float64).step()
+    assert loss == pytest.approx(float(data[f"loss__{name}"]), rel=2e-5)
+    close(gradient, data[f"grad__{name}"], 2e-3)
+
+
+def test_multi_formation(reference_dir: Path) -> None:
+    data = arrays(reference_dir, "multi_formation.npz")
+    seen = 0
+    for name in data:
+        if match := re.fullmatch(r"images_(\d+)_factor(\d+)_(\w+)", name):
+            size, factor, kind = int(match[1]), int(match[2]), match[3]
+            decode = DECODINGS[DECODING_OF[kind]]
+            images, sources = decode(tensor(data[f"x_{size}"]), factor, int(data["bound"]))
+            np.testing.assert_array_equal(sources, data[name.replace("images", "source")])
+            np.testing.assert_allclose(images, data[name], rtol=0, atol=2e-6)
+            seen += 1
+    assert seen > 0
+
+
+def _scale(draw: augmentation.Draw, value: np.ndarray, size: tuple[int, int]) -> augmentation.Draw:
+    return augmentation.set_scale(draw, tensor(value)[None])
+
+
+def _colour(position: int) -> Callable[..., augmentation.Draw]:
+    neutral = (0.5, 0.5, 0.5)  # u of brightness, saturation, contrast that change nothing
+
+    def draw(before: augmentation.Draw, value: np.ndarray, size: tuple[int, int]) -> augmentation.Draw:
+        u = [float(value) if i == position else x for i, x in enumerate(neutral)]
+        return augmentation.set_colour(before, *(torch.tensor([x], dtype=torch.float64) for x in u))
+
+    return draw
+
+
+AUGMENTATIONS: dict[str, tuple[str, Callable[[Any, np.ndarray, tuple[int, int]], augmentation.Draw]]] = {
+    "scale": ("sx_sy", _scale),
+    "rotate": ("theta_radians", lambda d, v, s: augmentation.set_rotation(d, tensor(v.reshape(1)))),
+    "flip": ("flipped", lambda d, v, s: augmentation.set_flip(d, tensor(v.reshape(1)))),
+    "brightness": ("u", _colour(0)),
+    "saturation": ("u", _colour(1)),
+    "contrast": ("u", _colour(2)),
+    "crop": ("shift_rows_cols", lambda d, v, s: augmentation.set_crop(d, tensor(v)[None], s)),
+    "cutout": ("offset_rows_cols", lambda d, v, s: augmentation.set_cutout(d, tensor(v)[None], s)),
+}
+
+
+def test_augmentation(reference_dir: Path) -> None:
+    data = arrays(reference_dir, "augmentation.npz")
+    x = tensor(data["x"])
+    size, seen = (x.shape[-2], x.shape[-1]), set()
+    for name in data:
+        if match := re.fullmatch(r"([a-z]+)_(\d+)", name):
+            suffix, change = AUGMENTATIONS[match[1]]
+            draw = change(augmentation.neutral(1), data[f"{name}_{suffix}"], size)
+            ours = augmentation.apply(x, draw.to(x.device, x.dtype))
+            np.testing.assert_allclose(ours, data[name], rtol=0, atol=3e-5, err_msg=name)
+            seen.add(match[1])
+    assert seen == set(AUGMENTATIONS)
+
+
+def test_cutmix(reference_dir: Path) -> None:
+    data = arrays(reference_dir, "cutmix.npz")
+    x = tensor(data["x"])
+    size, cases = (x.shape[-2], x.shape[-1]), [name for name in data if name.startswith("mixed_")]
+    assert cases
+    for name in cases:
+        i = name.removeprefix("mixed_")
+        box, lam = tuple(data[f"box_{i}_rows_cols"].tolist()), float(data[f"lam_{i}"])
+        mix = augmentation.mix(tensor(data[f"partner_{i}"]), box, size)
+        np.testing.assert_array_equal(mix.images(x), data[name])
+        assert mix.weight == pytest.approx(float(data[f"weight_of_own_label_{i}"]))
+        boxes = [augmentation.cutmix_box(lam, (row, col), size) for row in range(size[0]) for col in range(size[1])]
+        assert box in boxes
+
+
+def test_idc_image_update(reference_dir: Path) -> None:
+    data = arrays(reference_dir, "idc_image_update.npz")
+    gradients, seen = tensor(data["gradients"]).double(), data["seen_at_match"]
+    classes = gradients.shape[1]
+    rule = ImageRule(float(data["lr"]), float(data["momentum"]), shared_buffer=classes)
+    pixels = tensor(seen[0]).double()
+    buffer = torch.zeros_like(pixels)
+    for step, gradient in enumerate(gradients):
+        np.testing.assert_allclose(pixels, seen[step], rtol=1e-5, atol=2e-6)
+        for c in range(classes):  # every class has a buffer of its own
+            rule.step(pixels[c], buffer[c], gradient[c])

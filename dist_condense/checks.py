@@ -97,7 +97,7 @@ def _numbers(config: RunConfig) -> Iterator[str]:
     budgets = {"synthetic": ("epochs", config.training.epochs), "real": ("images", config.training.images)}
     key, amount = budgets.get(config.training.source, ("", 1))
     if config.trajectory.matching_steps > 1 and amount == 0:
-        yield f"training.{key}: state how much theta is trained after each matching step (the papers' tables differ by ipc)"
+        yield f"training.{key}: state how much theta is trained after each matching step (the papers: by ipc)"
 
 
 def _output(config: RunConfig) -> Iterator[str]:
@@ -158,8 +158,8 @@ def _networks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
         statistic = parts.STATISTICS.get(config.method.statistic.name)
         if statistic is not None and statistic(config).batch_statistics:
             yield (
-                "network.norm: the embedding of a network with BatchNorm uses the statistics of the batch, which couples "
-                "all images and cannot be split over classes; choose network.norm=instance"
+                "network.norm: the embedding of a network with BatchNorm uses the statistics of the batch, which "
+                "couples all images and cannot be split over classes; choose network.norm=instance"
             )
         if (config.cluster.slices or 1) > 1:
             yield (
@@ -167,8 +167,9 @@ def _networks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
                 "cannot be cut; set cluster.slices=1 or network.norm=instance"
             )
     for name in config.evaluation.architectures:
-        if name != parts.SAME_NETWORK and name not in networks.names() and not name.startswith(networks.TIMM):
-            yield f"evaluation.architectures: {name!r} is not one of {', '.join([parts.SAME_NETWORK, *networks.names()])}"
+        known = [parts.SAME_NETWORK, *networks.names()]
+        if name not in known and not name.startswith(networks.TIMM):
+            yield f"evaluation.architectures: {name!r} is not one of {', '.join(known)}"
 
 
 def _remarks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import json
-import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -21,13 +22,13 @@ from dist_condense.engine import checkpoint
 from dist_condense.engine.coordinator import LocalCoordinator
 from dist_condense.engine.journal import METRICS, RunFailed
 from dist_condense.evaluation.baselines import random_set
-from dist_condense.evaluation.evaluate import Evaluation, TrainingSet, evaluate, in_process, trials
+from dist_condense.evaluation.evaluate import Evaluation, Runner, TrainingSet, evaluate, in_process, trials
 from dist_condense.evaluation.rows import Row
 from dist_condense.networks import batch_norms
 from dist_condense.progress import Follower, Progress
 from dist_condense.report import environment, summary_table, write_report
 from dist_condense.synthetic_set import Card, CardClass, load_set, write_set
-from dist_condense.tracking import Tracker, resolve_uri
+from dist_condense.tracking import Tracker, masked, resolve_uri
 
 SET, EVALUATION = "synthetic_set", "evaluation.csv"
 console = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -177,9 +178,9 @@ class Job:
         tracker.log_evaluations([asdict(row) for row in rows])
         return rows
 
-    def _runner(self) -> functools.partial[object]:
+    def _runner(self) -> Runner:
         if self.config.cluster.workers == 0:
-            return functools.partial(in_process)
+            return in_process
         from dist_condense.evaluation.sweep import sweep
 
         gpus = 1 if self.config.cluster.device == "cuda" else 0
@@ -197,7 +198,7 @@ class Job:
 
     def _tracker(self) -> Tracker:
         uri = resolve_uri(self.config.tracking.uri, self.folder)
-        console.print(f"output {self.folder}\ntracking {uri}")
+        console.print(f"output {self.folder}\ntracking {masked(uri)}")
         method, data = self.config.method.name, self.config.dataset.name
         return Tracker.start(
             uri,
@@ -217,8 +218,8 @@ class Job:
     def _say_where(self) -> None:
         preview = self.folder / SET / "preview.png"
         console.print(f"set      {self.folder / SET}\npreview  {preview}\nreport   {self.folder / 'report.html'}")
-        uri = resolve_uri(self.config.tracking.uri, self.folder)
-        console.print(f"compare  {os.path.relpath(os.sys.prefix)}/bin/mlflow ui --backend-store-uri {uri}")
+        uri = masked(resolve_uri(self.config.tracking.uri, self.folder))
+        console.print(f"compare  {Path(sys.executable).parent / 'mlflow'} ui --backend-store-uri {uri}")
 
 
 def resolved(config: RunConfig) -> RunConfig:
@@ -227,7 +228,7 @@ def resolved(config: RunConfig) -> RunConfig:
     root = config.dataset.root and str(Path(config.dataset.root).expanduser().absolute())
     config = replace(config, output=str(output), dataset=replace(config.dataset, root=root))
     device, threads = _place(config)
-    choices = {
+    choices: dict[str, Any] = {
         "slices": 1 if _couples(config) else max(1, config.cluster.workers),
         "threads": threads,
         "reproducible": device == "cpu",

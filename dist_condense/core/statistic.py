@@ -29,8 +29,10 @@ SELECTIONS: dict[str, Selection] = {
 class Statistic(Protocol):
     """phi of section 1 of the docs: maps a class batch to a list of tensors."""
 
-    batch_statistics: bool
-    """Whether a BatchNorm layer would be read in training mode, which couples all images of a batch."""
+    @property
+    def batch_statistics(self) -> bool:
+        """Whether a BatchNorm layer would be read in training mode, which couples all images of a batch."""
+        ...
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]: ...
 

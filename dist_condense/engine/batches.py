@@ -87,7 +87,8 @@ class RealBatches:
 class Pixels(Protocol):
     """What :class:`SyntheticBatches` reads of a shard."""
 
-    labels: Sequence[int]
+    @property
+    def labels(self) -> Sequence[int]: ...
 
     def training_images(self, label: int) -> Tensor:
         """Decoded images of a class in normalised space ``[m, C, H, W]``."""

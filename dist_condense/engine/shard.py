@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,9 @@ from dist_condense.data.source import ClassSource
 from dist_condense.engine.batch_statistics import refresh_running_statistics
 from dist_condense.engine.batches import Statistics
 from dist_condense.engine.coordinator import Coordinator, Placement
+
+Back = Callable[[Tensor], tuple[Tensor, ...]]
+"""Gradient of the augmented images to the gradient of the pixels."""
 
 Draw = Callable[[int, int, int, int, int], Tensor]
 """(count, wanted, seed, class, visit) -> positions of the real minibatch within its class."""
@@ -206,7 +210,7 @@ class ClassShard:
             keyed = randomness.generator(self.seed, "matching augmentation", visit, c)
             draw = recipe.strategy.draw(1, size, keyed).to(self.placement.device, self.placement.dtype)
             augment = partial(augmentation.apply, draw=draw)
-        synthetic, back = torch.func.vjp(lambda x: augment(self._seen(x, c, visit)), self.pixels[c])
+        synthetic, back = cast(tuple[Tensor, Back], torch.func.vjp(lambda x: augment(self._seen(x, c, visit)), self.pixels[c]))
         images = augment(self._real(c, recipe.real_batch, visit)) if real else synthetic[:0]
         return images, synthetic.detach(), lambda gradient: back(gradient)[0]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -68,30 +67,3 @@ def _row(line: Mapping[str, str]) -> Row:
         float(line["top1_last"]),
         float(line["top1_best"]),
     )
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Several networks of one set and architecture: the last epoch, percent."""
-
-    mean: float
-    std: float | None
-    """Sample standard deviation (n - 1; the published programs divide by n); None for one run."""
-    runs: int
-
-
-def summarise(rows: Iterable[Row]) -> dict[tuple[str, str], Summary]:
-    """By (set, architecture), in the order of the rows; ValueError where protocols or epochs would be mixed."""
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        groups.setdefault((row.set, row.architecture), []).append(row)
-    return {group: _summary(group, members) for group, members in groups.items()}
-
-
-def _summary(group: tuple[str, str], rows: list[Row]) -> Summary:
-    kinds = {(row.protocol, row.epochs) for row in rows}
-    if len(kinds) > 1:
-        raise ValueError(f"summarise: {group} holds several (protocol, epochs): {sorted(kinds)}; keep one of them.")
-    last = [row.top1_last for row in rows]
-    std = statistics.stdev(last) if len(last) > 1 else None
-    return Summary(statistics.fmean(last), std, len(last))

@@ -9,7 +9,7 @@ from dist_condense.data.source import MemorySource
 from dist_condense.evaluation import evaluate as module
 from dist_condense.evaluation.baselines import random_set
 from dist_condense.evaluation.evaluate import Trial, evaluate, evaluate_set, trials
-from dist_condense.evaluation.rows import Row, append_csv, read_csv, summarise
+from dist_condense.evaluation.rows import Row, append_csv, read_csv
 
 from .toy import evaluation, labelled
 
@@ -69,16 +69,6 @@ def test_epochs_of_the_row_are_the_protocols_unless_given():
     train = replace(evaluation().sets["bytes"], epochs=None)
     assert evaluation(sets={"bytes": train}).key(Trial("bytes", "mlp", 0))[-1] == 300
     assert evaluation().key(Trial("bytes", "mlp", 0))[-1] == 6
-
-
-def test_summary_is_the_sample_std():
-    rows = [row(top1_last=10.0), row(seed=1, top1_last=14.0), row(set="b", top1_last=3.0)]
-    summary = summarise(rows)
-    assert summary["a", "mlp"].mean == 12
-    assert summary["a", "mlp"].std == pytest.approx(8**0.5)
-    assert (summary["b", "mlp"].std, summary["b", "mlp"].runs) == (None, 1)
-    with pytest.raises(ValueError, match="several"):
-        summarise([row(), row(seed=1, epochs=7)])
 
 
 def test_random_set_is_keyed_by_class():

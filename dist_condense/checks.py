@@ -137,6 +137,8 @@ def _data(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
         few = [f"{dataset.classes[c].name} ({n})" for c, n in enumerate(dataset.counts) if n < wanted]
         if few:
             yield f"method.start: {method.start} needs {wanted} real images of each class; too few in {_some(few)}"
+    if "random" in config.evaluation.sets and config.ipc > min(dataset.counts):
+        yield f"evaluation.sets: a random set of ipc={config.ipc} needs as many images of each class; leave random out"
     if method.grouping.number > classes:
         yield f"method.grouping.number: {method.grouping.number} groups of {classes} classes"
     if method.grouping.groups:

@@ -7,26 +7,25 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
 
 from dist_condense import checks, parts, worker
-from dist_condense.config import ConfigError, RunConfig, differences, read, to_dict, to_yaml
+from dist_condense.config import RunConfig, to_dict, to_yaml
 from dist_condense.core import randomness
 from dist_condense.data import ImageSet
 from dist_condense.engine import checkpoint
 from dist_condense.engine.coordinator import LocalCoordinator
 from dist_condense.engine.journal import METRICS, RunFailed
-from dist_condense.evaluation.baselines import random_set
-from dist_condense.evaluation.evaluate import Evaluation, Runner, TrainingSet, evaluate, in_process, trials
+from dist_condense.evaluation.baselines import random_sets
+from dist_condense.evaluation.evaluate import Evaluation, Runner, TrainingSet, TrialFailed, evaluate, in_process, trials
 from dist_condense.evaluation.rows import Row
-from dist_condense.networks import batch_norms
 from dist_condense.progress import Follower, Progress
 from dist_condense.report import environment, summary_table, write_report
+from dist_condense.resolve import resolved
 from dist_condense.synthetic_set import Card, CardClass, load_set, write_set
 from dist_condense.tracking import Tracker, masked, resolve_uri
 
@@ -174,7 +173,10 @@ class Job:
             device=self.config.cluster.device,
         )
         wanted = trials(chosen.sets, architectures, range(chosen.seeds))
-        rows = evaluate(wanted, evaluation, self.folder / EVALUATION, _tell, self._runner())
+        try:
+            rows = evaluate(wanted, evaluation, self.folder / EVALUATION, _tell, self._runner())
+        except TrialFailed as error:
+            raise RunFailed(f"evaluation: {error}\nfinished rows are in {self.folder / EVALUATION}") from error
         tracker.log_evaluations([asdict(row) for row in rows])
         return rows
 
@@ -222,68 +224,11 @@ class Job:
         console.print(f"compare  {Path(sys.executable).parent / 'mlflow'} ui --backend-store-uri {uri}")
 
 
-def resolved(config: RunConfig) -> RunConfig:
-    """Absolute paths, and the open choices of the cluster settled: as the folder's first start did, else from here."""
-    output = Path(config.output).expanduser().absolute()
-    root = config.dataset.root and str(Path(config.dataset.root).expanduser().absolute())
-    config = replace(config, output=str(output), dataset=replace(config.dataset, root=root))
-    device, threads = _place(config)
-    choices: dict[str, Any] = {
-        "slices": 1 if _couples(config) else max(1, config.cluster.workers),
-        "threads": threads,
-        "reproducible": device == "cpu",
-    }
-    existing = output / checks.CONFIG_FILE
-    if existing.exists():
-        choices = {key: getattr(read(existing).cluster, key) for key in choices}
-    settled = {
-        key: choices[key] if getattr(config.cluster, key) is None else getattr(config.cluster, key) for key in choices
-    }
-    config = replace(config, cluster=replace(config.cluster, device=device, **settled))
-    if existing.exists() and (changed := differences(read(existing), config)):
-        raise ConfigError([f"output: {output} holds another run; restore: {'; '.join(changed)}"])
-    return config
-
-
-def _place(config: RunConfig) -> tuple[str, int]:
-    """Device, and CPU threads per worker; refuses what the cluster does not have."""
-    cluster = config.cluster
-    if cluster.workers == 0:
-        cuda = torch.cuda.is_available()
-        if cluster.device == "cuda" and not cuda:
-            raise ConfigError(["cluster.device: cuda, but torch sees no GPU here; set cluster.device=cpu"])
-        device = cluster.device if cluster.device != "auto" else "cuda" if cuda else "cpu"
-        return device, torch.get_num_threads()
-    from dist_condense.engine.ray_group import connect, resources
-
-    connect()
-    cores, gpus = resources()
-    device = cluster.device if cluster.device != "auto" else "cuda" if gpus >= cluster.workers else "cpu"
-    threads = max(1, cores // cluster.workers)
-    wanted = cluster.workers * (cluster.threads or 1)
-    problems = []
-    if wanted > cores:
-        problems.append(
-            f"cluster.workers: {cluster.workers} workers of {cluster.threads or 1} threads need {wanted} cores, the "
-            f"cluster has {cores}; lower cluster.workers or cluster.threads"
-        )
-    if device == "cuda" and cluster.workers > gpus:
-        problems.append(f"cluster.workers: {cluster.workers} workers, one GPU each, but the cluster has {gpus}")
-    if problems:
-        raise ConfigError(problems)
-    return device, threads
-
-
-def _couples(config: RunConfig) -> bool:
-    return bool(batch_norms(parts.network_builder(config, parts.dataset_of(config))(0)))
-
-
 def _random(job: Job) -> TrainingSet:
-    source, draws = job.dataset.train(), job.config.evaluation.seeds
+    draws = job.config.evaluation.seeds
     seeds = [randomness.key(job.config.seed, "random baseline", i) for i in range(draws)]
-    chosen = [random_set(source, job.dataset.counts, job.config.ipc, seed) for seed in seeds]
-    images, labels = torch.cat([x.images for x in chosen]), torch.cat([x.labels for x in chosen])
-    return TrainingSet(images, labels, job.config.evaluation.epochs, draws)
+    drawn = random_sets(lambda label: job.dataset.train([label]), job.dataset.counts, job.config.ipc, seeds)
+    return TrainingSet(drawn.images, drawn.labels, job.config.evaluation.epochs, draws)
 
 
 def _condensed(job: Job) -> TrainingSet:

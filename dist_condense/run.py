@@ -10,10 +10,11 @@ import sys
 from collections.abc import Sequence
 
 from dist_condense.config import ConfigError, load, to_yaml
+from dist_condense.data import DataError
 from dist_condense.engine.journal import RunFailed
 from dist_condense.job import Job
 
-REFUSED, FAILED = 2, 1
+REFUSED, FAILED, INTERRUPTED = 2, 1, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,9 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return REFUSED
     try:
         job.run()
-    except RunFailed as error:
+    except (RunFailed, DataError) as error:
         print(f"failed: {error}", file=sys.stderr)
         return FAILED
+    except KeyboardInterrupt:
+        print("interrupted: the same command continues from the last checkpoint", file=sys.stderr)
+        return INTERRUPTED
     return 0
 
 

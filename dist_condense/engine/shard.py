@@ -210,7 +210,9 @@ class ClassShard:
             keyed = randomness.generator(self.seed, "matching augmentation", visit, c)
             draw = recipe.strategy.draw(1, size, keyed).to(self.placement.device, self.placement.dtype)
             augment = partial(augmentation.apply, draw=draw)
-        synthetic, back = cast(tuple[Tensor, Back], torch.func.vjp(lambda x: augment(self._seen(x, c, visit)), self.pixels[c]))
+        synthetic, back = cast(
+            tuple[Tensor, Back], torch.func.vjp(lambda x: augment(self._seen(x, c, visit)), self.pixels[c])
+        )
         images = augment(self._real(c, recipe.real_batch, visit)) if real else synthetic[:0]
         return images, synthetic.detach(), lambda gradient: back(gradient)[0]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -10,14 +10,25 @@ from dist_condense.core import randomness
 from dist_condense.data.source import ClassSource, LabelledImages
 
 
-def random_set(source: ClassSource, counts: Sequence[int], ipc: int, seed: int) -> LabelledImages:
-    """``ipc`` real images of every class, drawn without replacement by (seed, class); uint8, class after class.
+def random_sets(
+    open_class: Callable[[int], ClassSource], counts: Sequence[int], ipc: int, seeds: Sequence[int]
+) -> LabelledImages:
+    """A set of ``ipc`` real images of every class for each seed, one set after the other; uint8.
 
+    A set is drawn without replacement by (seed, class) and stands class after class.
+
+    :param open_class: gives the images of one class; called once for each, so that no two are in memory.
     :param counts: real images of each class.
     """
     few = [label for label, count in enumerate(counts) if count < ipc]
     if few:
-        raise ValueError(f"random_set: ipc is {ipc}, but classes {few} have fewer images; lower ipc.")
-    drawn = [randomness.permutation(count, seed, "random set", label)[:ipc] for label, count in enumerate(counts)]
-    images = torch.cat([source.get(label, positions) for label, positions in enumerate(drawn)])
-    return LabelledImages(images, torch.arange(len(counts)).repeat_interleave(ipc))
+        raise ValueError(f"random_sets: ipc is {ipc}, but classes {few} have fewer images; lower ipc.")
+    by_class = [_draws(open_class(label), label, counts[label], ipc, seeds) for label in range(len(counts))]
+    images = torch.stack(by_class, 1).flatten(0, 2)
+    return LabelledImages(images, torch.arange(len(counts)).repeat_interleave(ipc).repeat(len(seeds)))
+
+
+def _draws(source: ClassSource, label: int, count: int, ipc: int, seeds: Sequence[int]) -> torch.Tensor:
+    """``[seeds, ipc, C, h, w]``"""
+    drawn = [randomness.permutation(count, seed, "random set", label)[:ipc] for seed in seeds]
+    return torch.stack([source.get(label, positions) for positions in drawn])

@@ -18,6 +18,10 @@ from dist_condense.evaluation.rows import Key, Row, append_csv, read_csv
 from dist_condense.evaluation.training import Images, train_and_test
 
 
+class TrialFailed(RuntimeError):
+    """Some trials did not finish; the rows of the others have been handed over."""
+
+
 @dataclass(frozen=True)
 class Trial:
     """One network to train: on a set, of an architecture (a name of `networks`), from a seed."""

@@ -17,12 +17,8 @@ import torch
 from ray import tune
 
 from dist_condense.data.source import LabelledImages
-from dist_condense.evaluation.evaluate import Evaluation, Trial, run_trial
+from dist_condense.evaluation.evaluate import Evaluation, Trial, TrialFailed, run_trial
 from dist_condense.evaluation.rows import Row
-
-
-class TrialFailed(RuntimeError):
-    """Some trials did not finish; the rows of the others have been handed over."""
 
 
 def sweep(

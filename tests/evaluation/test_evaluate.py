@@ -7,8 +7,8 @@ import torch
 
 from dist_condense.data.source import MemorySource
 from dist_condense.evaluation import evaluate as module
-from dist_condense.evaluation.baselines import random_set
-from dist_condense.evaluation.evaluate import Trial, evaluate, evaluate_set, trials
+from dist_condense.evaluation.baselines import random_sets
+from dist_condense.evaluation.evaluate import TrainingSet, Trial, evaluate, evaluate_set, trials
 from dist_condense.evaluation.rows import Row, append_csv, read_csv
 
 from .toy import evaluation, labelled
@@ -71,13 +71,17 @@ def test_epochs_of_the_row_are_the_protocols_unless_given():
     assert evaluation().key(Trial("bytes", "mlp", 0))[-1] == 6
 
 
-def test_random_set_is_keyed_by_class():
+def test_random_sets_are_keyed_by_seed_and_class():
     train = labelled(8, 1)
     source = MemorySource({0: train.images[:8], 1: train.images[8:]})
-    chosen = random_set(source, [8, 8], 3, seed=5)
-    assert chosen.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    assert torch.equal(chosen.images, random_set(source, [8, 8], 3, seed=5).images)
-    assert not torch.equal(chosen.images, random_set(source, [8, 8], 3, seed=6).images)
-    assert len(chosen.images.unique(dim=0)) == 6
+    both = random_sets(lambda label: source, [8, 8], 3, seeds=[5, 6])
+    assert both.labels.tolist() == [0, 0, 0, 1, 1, 1] * 2
+    first, second = both.images.split(6)
+    assert torch.equal(first, random_sets(lambda label: source, [8, 8], 3, seeds=[5]).images)
+    assert torch.equal(second, random_sets(lambda label: source, [8, 8], 3, seeds=[6]).images)
+    assert not torch.equal(first, second)
+    assert len(first.unique(dim=0)) == 6
+    drawn = TrainingSet(both.images, both.labels, draws=2)
+    assert torch.equal(drawn.draw(3).images, second)
     with pytest.raises(ValueError, match=r"classes \[1\] have fewer images; lower ipc"):
-        random_set(source, [8, 2], 3, seed=5)
+        random_sets(lambda label: source, [8, 2], 3, seeds=[5])

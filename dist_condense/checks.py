@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -23,12 +23,14 @@ DEVICES = ("auto", "cpu", "cuda")
 CONFIG_FILE = "config.yaml"
 
 
-def check(config: RunConfig) -> tuple[ImageSet, list[str]]:
+def check(config: RunConfig, known: Sequence[str] = ()) -> tuple[ImageSet, list[str]]:
     """The opened data set, and remarks that do not stop the run.
 
+    :param known: problems that reading the configuration found.
     :raises ConfigError: with every problem found.
     """
-    problems = [*_names(config), *_numbers(config), *_output(config)]
+    problems = [*known]
+    problems += [*_names(config), *_numbers(config), *_output(config)]
     dataset = None
     try:
         dataset = parts.dataset_of(config)
@@ -57,6 +59,9 @@ def _names(config: RunConfig) -> Iterator[str]:
         ("cluster.device", config.cluster.device, DEVICES),
     ]
     choices += [("evaluation.sets", name, SETS) for name in config.evaluation.sets]
+    architectures = [parts.SAME_NETWORK, *networks.names()]
+    named = [name for name in config.evaluation.architectures if not name.startswith(networks.TIMM)]
+    choices += [("evaluation.architectures", name, architectures) for name in named]
     listed = {"always": method.augmentation.always, "one_of": method.augmentation.one_of}
     choices += [(f"method.augmentation.{key}", name, OPERATIONS) for key, names in listed.items() for name in names]
     for key, value, known in choices:
@@ -119,7 +124,7 @@ def _output(config: RunConfig) -> Iterator[str]:
             changed = error.problems
         if changed:
             yield f"output: {folder} holds another run; give another output, or restore: {'; '.join(changed)}"
-    elif folder.is_file() or not os.access(_existing_parent(folder), os.W_OK):
+    elif not (parent := _existing_parent(folder)).is_dir() or not os.access(parent, os.W_OK):
         yield f"output: {folder} cannot be written"
 
 
@@ -168,10 +173,6 @@ def _networks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
                 f"cluster.slices: {config.cluster.slices}, but BatchNorm couples the images of a training batch, which "
                 "cannot be cut; set cluster.slices=1 or network.norm=instance"
             )
-    for name in config.evaluation.architectures:
-        known = [parts.SAME_NETWORK, *networks.names()]
-        if name not in known and not name.startswith(networks.TIMM):
-            yield f"evaluation.architectures: {name!r} is not one of {', '.join(known)}"
 
 
 def _remarks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:

@@ -23,11 +23,14 @@ GROUPS = ("method", "training")
 
 
 class ConfigError(ValueError):
-    """Everything that is wrong with a configuration, found before anything starts."""
+    """Everything that is wrong with a configuration, found before anything starts.
 
-    def __init__(self, problems: Sequence[str]) -> None:
+    :param rest: the configuration without what is wrong, where there is one, so that it can be checked as well.
+    """
+
+    def __init__(self, problems: Sequence[str], rest: RunConfig | None = None) -> None:
         super().__init__("\n".join(problems))
-        self.problems = list(problems)
+        self.problems, self.rest = list(problems), rest
 
 
 @dataclass
@@ -318,9 +321,10 @@ def from_dict(given: dict[str, Any]) -> RunConfig:
             OmegaConf.update(target, path, value, merge=False)
         except OmegaConfBaseException as error:
             problems.append(_explain(path, value, error))
+    config = cast(RunConfig, OmegaConf.to_object(target))
     if problems:
-        raise ConfigError(problems)
-    return cast(RunConfig, OmegaConf.to_object(target))
+        raise ConfigError(problems, config)
+    return config
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from dist_condense.evaluation.evaluate import Evaluation, Runner, TrainingSet, T
 from dist_condense.evaluation.rows import Row
 from dist_condense.progress import Follower, Progress
 from dist_condense.report import environment, summary_table, write_report
-from dist_condense.resolve import resolved
+from dist_condense.resolve import absolute_root, resolved
 from dist_condense.synthetic_set import Card, CardClass, load_set, write_set
 from dist_condense.tracking import Tracker, masked, resolve_uri
 
@@ -52,6 +52,7 @@ class Job:
     @classmethod
     def prepare(cls, config: RunConfig) -> Job:
         """Check and resolve; nothing is started or written before everything is right (ConfigError)."""
+        config = absolute_root(config)
         checks.check(config)
         config = resolved(config)
         dataset, remarks = checks.check(config)

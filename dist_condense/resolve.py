@@ -16,8 +16,7 @@ from dist_condense.networks import batch_norms
 def resolved(config: RunConfig) -> RunConfig:
     """Absolute paths, and the open choices of the cluster settled: as the folder's first start did, else from here."""
     output = Path(config.output).expanduser().absolute()
-    root = config.dataset.root and str(Path(config.dataset.root).expanduser().absolute())
-    config = replace(config, output=str(output), dataset=replace(config.dataset, root=root))
+    config = replace(absolute_root(config), output=str(output))
     device, threads = _place(config)
     choices: dict[str, Any] = {
         "slices": 1 if _couples(config) else max(1, config.cluster.workers),
@@ -34,6 +33,12 @@ def resolved(config: RunConfig) -> RunConfig:
     if existing.exists() and (changed := differences(read(existing), config)):
         raise ConfigError([f"output: {output} holds another run; restore: {'; '.join(changed)}"])
     return config
+
+
+def absolute_root(config: RunConfig) -> RunConfig:
+    """``dataset.root`` from the driver's working directory, as a run's folder states it."""
+    root = config.dataset.root and str(Path(config.dataset.root).expanduser().absolute())
+    return replace(config, dataset=replace(config.dataset, root=root))
 
 
 def _place(config: RunConfig) -> tuple[str, int]:

@@ -1,7 +1,8 @@
 """Ours == the published programs' numbers, for every array of the reference folder (REFERENCE_DIR).
 
-Networks are in tests/networks/test_networks_reference.py; here: objectives, decoding, augmentations, CutMix, the
-image update. Everything is read from the arrays, so a folder of the same form with other numbers is checked too.
+Networks, objectives, decoding, augmentations, CutMix, the image update. Shapes and parameters are read from the arrays,
+the kinds of norm, activation and pooling from the files' names, so a folder of the same form with other numbers is
+checked too.
 """
 
 from __future__ import annotations
@@ -54,10 +55,12 @@ def tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array))
 
 
-def close(ours: Tensor, theirs: np.ndarray, relative: float) -> None:
-    """Agreement relative to the size of the array as a whole: single ReLUs on zero may flip."""
-    difference = (ours.double() - tensor(theirs).double()).norm()
-    assert difference <= relative * tensor(theirs).double().norm() + 1e-12, float(difference)
+def close_by_image(ours: Tensor, theirs: np.ndarray) -> None:
+    """Three of four images agree to 1e-3 of their norm, all to 5 %: in single images a ReLU on zero flips."""
+    a, b = ours.double().flatten(0, 1).flatten(1), tensor(theirs).double().flatten(0, 1).flatten(1)
+    error = (a - b).norm(dim=1) / b.norm(dim=1)
+    assert error.quantile(0.75) <= 1e-3, error
+    assert error.max() <= 5e-2, error
 
 
 def test_every_file_is_checked(reference_dir: Path) -> None:
@@ -65,6 +68,61 @@ def test_every_file_is_checked(reference_dir: Path) -> None:
     names = {path.stem for path in reference_dir.glob("*.npz")}
     assert known <= names
     assert {name for name in names - known if not name.startswith("network_")} == set()
+
+
+CATALOGUE = {"convnet": "convnet", "resnet10ap": "resnet10_ap", "resnet18ap": "resnet18_ap"}
+WORDS = {
+    "nonorm": {"norm": "none"},
+    "batchnorm": {"norm": "batch"},
+    "layernorm": {"norm": "layer"},
+    "groupnorm": {"norm": "group"},
+    "instancenorm": {"norm": "instance"},
+    "sigmoid": {"activation": "sigmoid"},
+    "relu": {"activation": "relu"},
+    "leaky": {"activation": "leaky"},
+    "swish": {"activation": "swish"},
+    "nopool": {"pooling": "none"},
+    "maxpool": {"pooling": "max"},
+    "avgpool": {"pooling": "avg"},
+}
+
+
+def described_by(stem: str, parameters: list[Tensor]) -> tuple[str, dict[str, object]]:
+    """The catalogue's name and the options of the network in the file `stem`."""
+    _, kind, *words = stem.split("_")
+    found: dict[str, object] = {"width": parameters[0].shape[0]}
+    for word in words:
+        found |= WORDS.get(word, {})
+    name = CATALOGUE[kind]
+    if "depth" in networks.options(name):
+        found["depth"] = sum(parameter.dim() == 4 for parameter in parameters)
+    return name, found
+
+
+def load_parameters(network: networks.Network, parameters: list[Tensor]) -> None:
+    """Copies the stored parameters in their order."""
+    own = list(network.parameters())
+    assert [p.shape for p in own] == [p.shape for p in parameters]
+    with torch.no_grad():
+        for mine, stored in zip(own, parameters, strict=True):
+            mine.copy_(stored)
+
+
+def test_networks(reference_dir: Path) -> None:
+    files = sorted(reference_dir.glob("network_*.npz"))
+    assert files
+    for file in files:
+        stored = {key: tensor(array) for key, array in arrays(reference_dir, file.name).items()}
+        parameters = [stored[key] for key in sorted(stored) if key.startswith("param_")]
+        x, logits = stored["x"], stored["logits"]
+        name, options = described_by(file.stem, parameters)
+        shape = {"channels": x.shape[1], "size": x.shape[-1], "classes": logits.shape[1]}
+        network = networks.build(name, **shape, seed=0, **options)
+        load_parameters(network, parameters)
+        with torch.no_grad():
+            np.testing.assert_allclose(network(x), logits, rtol=1e-4, atol=1e-5, err_msg=file.stem)
+            if "embed" in stored:
+                np.testing.assert_allclose(network.embed(x), stored["embed"], rtol=1e-4, atol=1e-5, err_msg=file.stem)
 
 
 class Recorded:
@@ -82,10 +140,7 @@ class Recorded:
             width=data["param_000__features.0.weight"].shape[0],
             depth=sum(array.ndim == 4 for name, array in data.items() if name.startswith("param_")),
         ).to(dtype)
-        weights = [data[name] for name in sorted(data) if name.startswith("param_")]
-        with torch.no_grad():
-            for parameter, array in zip(self.network.parameters(), weights, strict=True):
-                parameter.copy_(tensor(array))
+        load_parameters(self.network, [tensor(data[name]) for name in sorted(data) if name.startswith("param_")])
         partition = grouping.pooled(classes) if pooled else grouping.per_class(classes)
         recipe = MatchingRecipe(objective, Grouping(partition), ImageRule(lr=1.0, momentum=0.0))
         self.shard = ClassShard(
@@ -115,8 +170,8 @@ def test_objective(reference_dir: Path, name: str, microbatch: int) -> None:
     assert {key.removeprefix("loss__") for key in data if key.startswith("loss__")} == set(OBJECTIVES)
     statistic, distance, pooled = OBJECTIVES[name]
     loss, gradient = Recorded(data, Objective(statistic, DISTANCES[distance], microbatch), pooled, torch.float64).step()
-    assert loss == pytest.approx(float(data[f"loss__{name}"]), rel=2e-5)
-    close(gradient, data[f"grad__{name}"], 2e-3)
+    assert loss == pytest.approx(float(data[f"loss__{name}"]), rel=2e-5, abs=2e-6)
+    close_by_image(gradient, data[f"grad__{name}"])
 
 
 def test_multi_formation(reference_dir: Path) -> None:

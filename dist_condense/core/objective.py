@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,13 +37,13 @@ class Objective:
     microbatch: int = 0
     autocast: bool = False
     compiled: bool = False
-    _phi: Callable[..., list[Tensor]] = field(init=False, repr=False, compare=False)
+    _value: Callable[..., list[Tensor]] = field(init=False, repr=False, compare=False)
     _inner: Callable[..., Tensor] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        wrap: Callable[..., Any] = torch.compile if self.compiled else _as_it_is
-        object.__setattr__(self, "_phi", wrap(self._raw_phi))
-        object.__setattr__(self, "_inner", wrap(torch.func.grad(self._product, argnums=1)))
+        inner = torch.func.grad(self._product, argnums=1)
+        object.__setattr__(self, "_value", torch.compile(self._raw_phi) if self.compiled else self._raw_value)
+        object.__setattr__(self, "_inner", torch.compile(inner) if self.compiled else inner)
 
     def match(
         self, network: nn.Module, real: Tensor, real_labels: Tensor, synthetic: Tensor, labels: Tensor
@@ -63,7 +62,7 @@ class Objective:
         """phi of the class batch as detached tensors, summed over microbatches with their weights."""
         with torch.no_grad():
             parts = [
-                [len(x) / len(images) * layer for layer in self._phi(network, x, y)]
+                [len(x) / len(images) * layer for layer in self._value(network, x, y)]
                 for x, y in self._microbatches(images, labels)
             ]
         return parts[0] if len(parts) == 1 else [torch.stack(layer).sum(0) for layer in zip(*parts, strict=True)]
@@ -86,6 +85,10 @@ class Objective:
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.autocast):
             return [layer.to(images.dtype) for layer in self.phi(network, images, labels)]
 
+    def _raw_value(self, network: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]:
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.autocast):
+            return [layer.to(images.dtype) for layer in self.phi.value(network, images, labels)]
+
     def _product(self, network: nn.Module, images: Tensor, labels: Tensor, v: list[Tensor]) -> Tensor:
         layers = self._raw_phi(network, images, labels)
         return torch.stack([(x * y).sum() for x, y in zip(layers, v, strict=True)]).sum()
@@ -93,7 +96,3 @@ class Objective:
     def _microbatches(self, images: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
         size = self.microbatch or len(images)
         return list(zip(images.split(size), labels.split(size), strict=True))
-
-
-def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
-    return function

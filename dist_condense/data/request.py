@@ -31,7 +31,7 @@ class Request:
 
     def root_problems(self) -> list[str]:
         """What is wrong with the folder; with download, one that does not exist yet is right."""
-        remedy = f"Set dataset.root (or the environment variable {self.name.upper()}_ROOT) to its folder."
+        remedy = "Set dataset.root to its folder, or the environment variable that the config takes it from."
         if self.root is None:
             return [f"{self.name}: no folder was given. {remedy}"]
         if self.root.is_dir() or (self.download and not self.root.exists()):

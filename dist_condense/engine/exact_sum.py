@@ -39,7 +39,7 @@ def exact_sum(
     for slot, part in parts:
         fixed[slot] += to_fixed(part, exponent[slot])
     add(fixed)
-    result = torch.ldexp(fixed.to(torch.float64), -exponent[:, None]).to(total.dtype)
+    result = (fixed.to(torch.float64) * power_of_two(-exponent[:, None])).to(total.dtype)
     return torch.where(largest[:, None].isfinite(), result, torch.nan)
 
 
@@ -55,9 +55,14 @@ def largest_magnitude(parts: Iterable[Part], total: Tensor) -> Tensor:
 def scale_exponent(largest: Tensor, terms: int) -> Tensor:
     """s such that addends times 2**s are integers whose sum stays below 2**62."""
     finite = torch.where(largest.isfinite(), largest, 0)
-    return 62 - terms.bit_length() - torch.frexp(finite).exponent
+    return (62 - terms.bit_length() - torch.frexp(finite).exponent).clamp(-1000, 1000)
 
 
 def to_fixed(part: Tensor, exponent: Tensor) -> Tensor:
     """Round(part * 2**exponent) as int64; what is not finite becomes 0 (its slot is NaN in the end)."""
-    return torch.ldexp(part.to(torch.float64), exponent).nan_to_num(0, 0, 0).round().to(torch.int64)
+    return (part.to(torch.float64) * power_of_two(exponent)).nan_to_num(0, 0, 0).round().to(torch.int64)
+
+
+def power_of_two(exponent: Tensor) -> Tensor:
+    """2**exponent in float64; torch.ldexp took the power in float32 for a while, which ends at 2**127."""
+    return torch.pow(2.0, exponent.to(torch.float64))

@@ -11,6 +11,7 @@ from typing import Any
 
 import ray
 import torch
+from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.exceptions import WorkerGroupError
@@ -83,12 +84,20 @@ def _enter(payload: dict[str, Any]) -> None:
 
 
 def _cause(failures: dict[int, Exception]) -> str:
-    """Our own word on what happened if a worker has one, else the first worker's error."""
+    """Our own word on what happened if a worker has one, else who was lost, else every worker's error."""
     texts = {rank: _innermost(error) for rank, error in sorted(failures.items())}
     for rank, text in texts.items():
         if RunFailed.__name__ in text:
             return f"worker {rank}: {text.rsplit(f'{RunFailed.__name__}: ', 1)[-1]}"
+    lost = [rank for rank, error in sorted(failures.items()) if _was_lost(error)]
+    if lost:
+        return "; ".join(f"worker {rank} was lost: its process ended ({texts[rank][:300]})" for rank in lost)
     return "; ".join(f"worker {rank}: {text}" for rank, text in texts.items())
+
+
+def _was_lost(error: BaseException) -> bool:
+    """Whether the process of the worker is gone, rather than its code having raised."""
+    return isinstance(error, RayActorError) or "actor is dead" in str(error) or "ActorDiedError" in str(error)
 
 
 def _innermost(error: Exception) -> str:

@@ -59,12 +59,14 @@ class ImageRule:
         m, n = self.momentum, self.shared_buffer
         return (self.lr * sum(m**i for i in range(n)), m**n)
 
-    def step(self, pixels: Tensor, buffer: Tensor, gradient: Tensor) -> None:
-        """One update in place; nothing changes where the gradient is not finite (decided on the device)."""
+    def step(self, pixels: Tensor, buffer: Tensor, gradient: Tensor) -> Tensor:
+        """One update in place; nothing changes where it is not finite, which is decided and returned on the device."""
         lr, momentum = self.effective()
-        finite = gradient.isfinite().all()
-        buffer.copy_(torch.where(finite, momentum * buffer + gradient, buffer))
+        moved = momentum * buffer + gradient
+        finite = (pixels - lr * moved).isfinite().all()
+        buffer.copy_(torch.where(finite, moved, buffer))
         pixels.sub_(torch.where(finite, lr * buffer, 0))
+        return finite
 
 
 @dataclass(frozen=True)
@@ -247,9 +249,9 @@ class ClassShard:
         return torch.full((count,), c, device=self.placement.device)
 
     def _update(self, c: int, gradient: Tensor, visit: int) -> None:
-        bad = ~(gradient.isfinite().all() & self.losses.get(c, gradient.new_zeros(())).isfinite())
+        finite = self.recipe.rule.step(self.pixels[c], self.buffer[c], gradient)
+        bad = ~(finite & self.losses.get(c, gradient.new_zeros(())).isfinite())
         self.not_finite[c] = torch.where(bad & (self.not_finite[c] < 0), visit, self.not_finite[c])
-        self.recipe.rule.step(self.pixels[c], self.buffer[c], gradient)
 
 
 def _unflatten(flat: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:

@@ -97,24 +97,26 @@ def alone(name: str, folder: Path, *more: str) -> Tensor:
     return result(folder)
 
 
-def together(workers: int, jobs: dict[str, tuple[str, Make]], folder: Path) -> dict[str, Tensor | str]:
+def together(workers: int, jobs: dict[str, tuple[str, Make]], folder: Path, *more: str) -> dict[str, Tensor | str]:
     """The sets of a gloo group; ``jobs`` gives case and coordinator by the name of the output.
 
     A job that fails gives the error's text instead. One group serves all jobs: starting processes is what costs.
     """
     with tempfile.TemporaryDirectory() as rendezvous:
-        mp.spawn(_enter, (workers, f"file://{rendezvous}/group", jobs, folder), nprocs=workers)
+        mp.spawn(_enter, (workers, f"file://{rendezvous}/group", jobs, folder, more), nprocs=workers)
     return {name: torch.load(folder / f"{name}.result") for name in jobs}
 
 
-def _enter(rank: int, workers: int, address: str, jobs: dict[str, tuple[str, Make]], folder: Path) -> None:
+def _enter(
+    rank: int, workers: int, address: str, jobs: dict[str, tuple[str, Make]], folder: Path, more: tuple[str, ...]
+) -> None:
     torch.set_num_threads(1)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=workers)
     for name, (case, make) in jobs.items():
         got: Any
         try:
-            run = load(case, f"output={folder / name}")
+            run = load(case, f"output={folder / name}", *more)
             Path(run.output).mkdir(parents=True, exist_ok=True)
             dist.barrier()
             execute(run, make())

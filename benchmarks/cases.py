@@ -1,0 +1,195 @@
+"""What is timed: the engine's matching step on random images, and the loop of the papers beside it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import median
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dist_condense import parts
+from dist_condense.config import RunConfig, load
+from dist_condense.data.source import MemorySource
+from dist_condense.engine.coordinator import Coordinator, LocalCoordinator, Placement
+from dist_condense.engine.ownership import assign
+from dist_condense.engine.shard import ClassShard
+from dist_condense.engine.trajectory import Trajectory
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One benchmark run."""
+
+    method: str = "dc"
+    real: int = 256
+    classes: int = 10
+    size: int = 32
+    width: int = 128
+    depth: int = 3
+    ipc: int = 1
+    per_class: int = 1000
+    product: int = 2048
+    repeat: int = 3
+    threads: int = 0
+    """0: torch's own choice."""
+    device: str = "cpu"
+    overrides: tuple[str, ...] = ()
+
+    def config(self) -> RunConfig:
+        """The run's configuration."""
+        given = [f"method={self.method}", f"training={'real' if self.method.startswith('idc') else 'synthetic'}"]
+        given += [f"ipc={self.ipc}", "trajectory.matching_steps=10", "training.images=512"]
+        given += [f"network.width={self.width}", f"network.depth={self.depth}", f"method.real_batch={self.real}"]
+        return load("configs/digits.yaml", [*given, *self.overrides])
+
+
+@dataclass(frozen=True)
+class RandomImages:
+    """Stands for an opened data set; the same random bytes for a class wherever it is read."""
+
+    classes: tuple[str, ...]
+    size: int
+    per_class: int
+    channels: int = 3
+    mean: tuple[float, ...] = (0.49, 0.48, 0.45)
+    std: tuple[float, ...] = (0.25, 0.24, 0.26)
+    flip: bool = True
+    counts: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "counts", (self.per_class,) * len(self.classes))
+
+    def train(self, labels: list[int]) -> MemorySource:
+        """Uniform bytes, keyed by class."""
+        shape = (self.per_class, self.channels, self.size, self.size)
+        keyed = {c: torch.Generator().manual_seed(c) for c in labels}
+        return MemorySource({c: torch.randint(256, shape, generator=g, dtype=torch.uint8) for c, g in keyed.items()})
+
+
+@dataclass
+class Engine:
+    """A shard and its network, as a worker holds them."""
+
+    shard: ClassShard
+    trajectory: Trajectory
+    visit: int = 0
+
+    def match(self) -> None:
+        """One matching step, never of DCC's warm-up."""
+        self.shard.match(self.trajectory.network, 250, 0, self.visit)
+        self.visit += 1
+
+    def train(self) -> None:
+        """What follows a matching step."""
+        self.trajectory.advance(0, self.visit)
+
+
+def engine(settings: Settings, coordinator: Coordinator | None = None, dtype: torch.dtype = torch.float32) -> Engine:
+    """The engine of this process on its classes."""
+    coordinator = coordinator or LocalCoordinator()
+    config, placement = settings.config(), Placement(torch.device(settings.device), dtype)
+    data = RandomImages(tuple(f"class {c}" for c in range(settings.classes)), settings.size, settings.per_class)
+    labels = list(assign([1.0] * settings.classes, coordinator.size)[coordinator.rank])
+    shard = parts.shard_of(config, data, labels, coordinator, placement)  # type: ignore[arg-type]
+    trajectory = parts.trajectory_of(config, data, shard, Path("unused"))  # type: ignore[arg-type]
+    return Engine(shard, trajectory)
+
+
+@dataclass
+class PlainLoop:
+    """The loop of DC's and DCC's programs: autograd over all parameters, one backward for all classes.
+
+    Real images are normalised float tensors, indexed at each step, as in these programs. Only plain pixels.
+    """
+
+    network: nn.Module
+    images: dict[int, Tensor]
+    pixels: Tensor
+    real: int
+    pooled: bool
+    lr: float = 0.1
+    momentum: float = 0.5
+
+    def __post_init__(self) -> None:
+        self.pixels = self.pixels.clone().requires_grad_()
+        self.optimiser = torch.optim.SGD([self.pixels], self.lr, momentum=self.momentum)
+
+    def match(self) -> None:
+        """One matching step."""
+        pairs = [self._gradients(c) for c in self.images]
+        if self.pooled:
+            sides = [[side[i] for side in pairs] for i in range(2)]
+            pairs = [tuple([sum(layer) / len(pairs) for layer in zip(*side, strict=True)] for side in sides)]
+        loss = sum(_matching_loss(synthetic, real) for synthetic, real in pairs)
+        self.optimiser.zero_grad()
+        loss.backward(inputs=[self.pixels])  # type: ignore[union-attr]
+        self.optimiser.step()
+
+    def _gradients(self, c: int) -> tuple[list[Tensor], list[Tensor]]:
+        parameters = list(self.network.parameters())
+        own, ipc = self.images[c], len(self.pixels) // len(self.images)
+        real = own[torch.randperm(len(own))[: self.real].to(own.device)]
+        loss = F.cross_entropy(self.network(real), torch.full((len(real),), c, device=real.device))
+        b = [g.detach().clone() for g in torch.autograd.grad(loss, parameters)]
+        synthetic = self.pixels[c * ipc : (c + 1) * ipc]
+        loss = F.cross_entropy(self.network(synthetic), torch.full((ipc,), c, device=real.device))
+        return list(torch.autograd.grad(loss, parameters, create_graph=True)), b
+
+
+def plain_loop(settings: Settings, like: Engine) -> PlainLoop:
+    """The plain loop on the network and images of an engine that owns all classes."""
+    shard = like.shard
+    every = torch.arange(settings.per_class)
+    images = {c: shard.source.get(c, every).to(settings.device) / 255 for c in shard.labels}
+    normalised = {c: shard.statistics.normalise(x) for c, x in images.items()}
+    pixels = torch.cat([shard.pixels[c] for c in shard.labels])
+    return PlainLoop(like.trajectory.network, normalised, pixels, settings.real, settings.method == "dcc")
+
+
+def _matching_loss(a: list[Tensor], b: list[Tensor]) -> Tensor:
+    distance = torch.zeros((), device=a[0].device)
+    for x, y in zip(a, b, strict=True):
+        if x.ndim >= 2:
+            x, y = x.flatten(1), y.flatten(1)
+            distance = distance + (1 - (x * y).sum(-1) / (x.norm(dim=-1) * y.norm(dim=-1) + 1e-6)).sum()
+    return distance
+
+
+def seconds(functions: Mapping[str, Callable[[], object]], settings: Settings, warm: int = 1) -> dict[str, list[float]]:
+    """Times of each function; they take turns, so that a disturbance meets all of them."""
+    for function in functions.values():
+        for _ in range(warm):
+            function()
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(settings.repeat):
+        for name, function in functions.items():
+            times[name].append(_once(function, settings.device))
+    return times
+
+
+def _once(function: Callable[[], object], device: str) -> float:
+    synchronise = torch.cuda.synchronize if device == "cuda" else _nothing
+    synchronise()
+    start = time.perf_counter()
+    function()
+    synchronise()
+    return time.perf_counter() - start
+
+
+def _nothing() -> None:
+    pass
+
+
+def middle(times: dict[str, list[float]]) -> dict[str, float]:
+    """Medians."""
+    return {name: median(x) for name, x in times.items()}
+
+
+def with_overrides(settings: Settings, *overrides: str) -> Settings:
+    """More configuration keys."""
+    return replace(settings, overrides=(*settings.overrides, *overrides))

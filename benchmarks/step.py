@@ -1,0 +1,313 @@
+"""Time of one matching step: its parts, against the plain loop, precisions, compiled, and on two workers.
+
+    python -m benchmarks.step                        # CIFAR-10 shapes, ConvNet-3, DC, ipc 1, 256 real images
+    python -m benchmarks.step --method idc --sections parts,scaling --json outputs/step.json
+    python -m benchmarks.step --device cuda
+    python -m benchmarks.step method.real_batch=128  # further keys of docs/config.md
+
+Images are random bytes: no data is needed. Every section runs in a fresh process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.cases import Engine, Settings, engine, middle, plain_loop, seconds, with_overrides
+from dist_condense.engine.coordinator import LocalCoordinator, ProcessGroupCoordinator
+from dist_condense.engine.memory import keep_freed_memory
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    section: str
+    name: str
+    value: float
+    unit: str
+    low: float | None = None
+    """The least of the repeated measurements, where ``value`` is their median."""
+
+
+def time_rows(section: str, times: dict[str, list[float]]) -> list[Row]:
+    """Medians and minima in milliseconds."""
+    low = {name: min(x) for name, x in times.items()}
+    return [Row(section, name, 1e3 * x, "ms", 1e3 * low[name]) for name, x in middle(times).items()]
+
+
+# --- sections -----------------------------------------------------------------------------------------------------
+
+
+def parts(settings: Settings) -> list[Row]:
+    """One step and what it is made of, of all classes together; GFLOP/s against a matrix product."""
+    run = engine(settings)
+    square = torch.randn(settings.product, settings.product, device=settings.device)
+    pieces = _pieces(run, settings)
+    times = seconds(
+        {
+            "matching step": run.match,
+            **pieces,
+            "network training": run.train,
+            "matrix product": lambda: square @ square,
+        },
+        settings,
+    )
+    with FlopCounterMode(display=False) as counter:
+        pieces["real statistic"]()
+    rate = counter.get_total_flops() / middle(times)["real statistic"] / 1e9
+    peak = 2 * settings.product**3 / middle(times)["matrix product"] / 1e9
+    rates = {"real statistic": rate, f"matrix product {settings.product}": peak}
+    rows = [Row("parts", name, x, "GFLOP/s") for name, x in rates.items()]
+    return [*time_rows("parts", times), *rows, Row("parts", "statistic of the product", 100 * rate / peak, "%")]
+
+
+def _pieces(run: Engine, settings: Settings) -> dict[str, Callable[[], object]]:
+    shard, network = run.shard, run.trajectory.network
+    objective, batch = shard.recipe.objective, shard.recipe.real_batch
+    images = {c: shard._images(c, 0)[:2] for c in shard.labels}
+    label = {c: (shard._label(c, len(x)), shard._label(c, len(y))) for c, (x, y) in images.items()}
+    b = {c: objective.statistic(network, x, label[c][0]) for c, (x, _) in images.items()}
+    a = {c: objective.statistic(network, x, label[c][1]) for c, (_, x) in images.items()}
+    flat = [(0, torch.cat([x.flatten() for x in (*a[c], *b[c])])) for c in shard.labels]
+    total = torch.zeros(1, len(flat[0][1]), device=settings.device)
+
+    def synthetic(c: int) -> Tensor:
+        def loss(x: Tensor) -> Tensor:
+            return objective.distance(objective._raw_phi(network, x, label[c][1]), b[c])
+
+        with torch.no_grad():
+            return torch.func.grad(loss)(images[c][1])
+
+    each: dict[str, Callable[[int], object]] = {
+        "loading, normalising": lambda c: shard._real(c, batch, 0),
+        "loading, decoding, augmenting": lambda c: shard._images(c, 0),
+        "real statistic": lambda c: objective.statistic(network, images[c][0], label[c][0]),
+        "synthetic double backward": synthetic,
+        "distance and its gradient": lambda c: objective.cotangent(a[c], b[c]),
+    }
+    whole = {name: lambda f=f: [f(c) for c in shard.labels] for name, f in each.items()}
+    sums = {"sums, exact": LocalCoordinator(True), "sums, plain": LocalCoordinator(False)}
+    return whole | {name: lambda s=s: s.sum(flat, total, len(flat)) for name, s in sums.items()}
+
+
+def plain(settings: Settings) -> list[Row]:
+    """Engine against the loop of the papers, per class (no sums) and pooled (reproducible and ordinary sums)."""
+    rows = []
+    for method in ("dc", "dcc"):
+        chosen = replace(settings, method=method)
+        runs = {f"{method} engine": engine(chosen).match}
+        if method == "dcc":
+            runs |= {"dcc engine, ordinary sums": engine(chosen, LocalCoordinator(False)).match}
+        runs |= {f"{method} plain loop": plain_loop(chosen, engine(chosen)).match}
+        times = seconds(runs, settings)
+        rows += time_rows("plain", times)
+        for name in list(runs)[:-1]:
+            for how, of in (("median", middle(times)), ("least", {k: min(x) for k, x in times.items()})):
+                slower = 100 * (of[name] / of[f"{method} plain loop"] - 1)
+                rows.append(Row("plain", f"{name} slower, {how}", slower, "%"))
+    return rows
+
+
+def precision(settings: Settings) -> list[Row]:
+    """Error of the image gradient of two classes against float64, and the time of a step in bfloat16."""
+    few = replace(settings, classes=2)
+    truth = _gradient(engine(few, dtype=torch.float64))
+    half = with_overrides(few, "compute.autocast=true")
+    rows = []
+    for name, chosen in (("float32", few), ("bf16 autocast", half)):
+        error, cosine = _compare(_gradient(engine(chosen)), truth)
+        rows.append(Row("precision", f"{name}: relative gradient error", error, ""))
+        rows.append(Row("precision", f"{name}: cosine", cosine, ""))
+    runs = {"two classes, float32": engine(few).match, "two classes, bf16 autocast": engine(half).match}
+    times = seconds(runs, settings)
+    return [*rows, *time_rows("precision", times)]
+
+
+def _gradient(run: Engine) -> Tensor:
+    gradients = [run.shard._match_alone(run.trajectory.network, c, 0) for c in run.shard.labels]
+    return torch.cat([g.flatten() for g in gradients]).double()
+
+
+def _compare(found: Tensor, truth: Tensor) -> tuple[float, float]:
+    cosine = torch.nn.functional.cosine_similarity(found, truth, dim=0)
+    return float((found - truth).norm() / truth.norm()), float(cosine)
+
+
+def compiled(settings: Settings) -> list[Row]:
+    """A step by torch.compile, in float32 and in bfloat16, after two steps that compile and warm up."""
+    rows = []
+    for name, keys in (("float32", []), ("bf16 autocast", ["compute.autocast=true"])):
+        run = engine(with_overrides(settings, "compute.compile=true", *keys))
+        rows += time_rows("compiled", seconds({f"matching step, {name}": run.match}, settings, warm=2))
+    return rows
+
+
+def freed_memory_kept(settings: Settings) -> list[Row]:
+    """A step as the workers run it."""
+    return time_rows("memory", seconds({"freed memory kept": engine(settings).match}, settings))
+
+
+def freed_memory_returned(settings: Settings) -> list[Row]:
+    """A step with the allocator as it is by default."""
+    return time_rows("memory", seconds({"freed memory returned": engine(settings).match}, settings))
+
+
+def scaling(settings: Settings) -> list[Row]:
+    """Step and training of the same classes on 1 and on 2 workers, each of one thread."""
+    rows = []
+    one, two = (_on_workers(replace(settings, threads=1), n) for n in (1, 2))
+    for name, least in (("median", False), ("least", True)):
+        slowest = [max(min(x) if least else sorted(x)[len(x) // 2] for x in workers) for workers in (one, two)]
+        for n, t in zip((1, 2), slowest, strict=True):
+            rows.append(Row("scaling", f"{n} of one thread, {name}", 1e3 * t, "ms"))
+        rows.append(Row("scaling", f"speed-up, {name}", slowest[0] / slowest[1], "x"))
+    return rows
+
+
+def _on_workers(settings: Settings, workers: int) -> list[list[float]]:
+    with tempfile.TemporaryDirectory() as folder, _processes(workers) as pool:
+        meeting = Path(folder, "meeting").as_uri()
+        running = [pool.submit(_worker, settings, rank, workers, meeting) for rank in range(workers)]
+        return [x.result() for x in running]
+
+
+def _worker(settings: Settings, rank: int, workers: int, meeting: str) -> list[float]:
+    prepare(settings)
+    backend = "nccl" if settings.device == "cuda" else "gloo"
+    dist.init_process_group(backend, init_method=meeting, rank=rank, world_size=workers)
+    run = engine(settings, ProcessGroupCoordinator())
+
+    def step() -> None:
+        run.match()
+        run.train()
+        dist.barrier()
+
+    times = seconds({"step": step}, settings)["step"]
+    dist.destroy_process_group()
+    return times
+
+
+# --- the command --------------------------------------------------------------------------------------------------
+
+Section = Callable[[Settings], list[Row]]
+SECTIONS: dict[str, tuple[Section, ...]] = {
+    "parts": (parts,),
+    "plain": (plain,),
+    "precision": (precision,),
+    "compiled": (compiled,),
+    "memory": (freed_memory_kept, freed_memory_returned),
+    "scaling": (scaling,),
+}
+QUICK = {
+    "classes": 3,
+    "real": 4,
+    "size": 8,
+    "width": 4,
+    "depth": 1,
+    "per_class": 8,
+    "product": 64,
+    "repeat": 1,
+    "threads": 1,
+}
+QUICK_SECTIONS = ["parts", "plain", "precision"]
+
+
+def prepare(settings: Settings, keep: bool = True) -> None:
+    """Threads and allocator of this process."""
+    if keep:
+        keep_freed_memory()
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+
+
+def run_section(function: Section, settings: Settings) -> list[Row]:
+    """In this process."""
+    prepare(settings, function is not freed_memory_returned)
+    return function(settings)
+
+
+def measure(settings: Settings, names: Sequence[str]) -> list[Row]:
+    """All sections, each function in a process of its own."""
+    rows = []
+    for function in (f for name in names for f in SECTIONS[name]):
+        new = scaling(settings) if function is scaling else _alone(function, settings)  # scaling starts its workers
+        print(table(new), flush=True)
+        rows += new
+    return rows
+
+
+def _alone(function: Section, settings: Settings) -> list[Row]:
+    with _processes(1) as pool:
+        return pool.submit(run_section, function, settings).result()
+
+
+def _processes(n: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(n, mp_context=torch.multiprocessing.get_context("spawn"))
+
+
+def machine(settings: Settings) -> dict[str, Any]:
+    """What the numbers depend on."""
+    gpu = {"gpu": torch.cuda.get_device_name()} if settings.device == "cuda" else {}
+    versions = {"torch": torch.__version__, "python": platform.python_version()}
+    return {**versions, "cpu": torch.backends.cpu.get_cpu_capability(), "cores": os.cpu_count(), **gpu}
+
+
+def table(rows: Sequence[Row]) -> str:
+    """For people."""
+    lines = [f"{r.section:10} {r.name:40} {r.value:12.5g} {r.unit:8}" for r in rows]
+    least = [f" (least {r.low:.5g})" if r.low else "" for r in rows]
+    return "\n".join((line + low).rstrip() for line, low in zip(lines, least, strict=True))
+
+
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="further keys of the configuration")
+    parser.add_argument("--method", default="dc", help="default: dc")
+    parser.add_argument("--real", type=int, help="real images per class (dc 256, idc 64)")
+    parser.add_argument("--ipc", type=int, help="images per class (dc 1; idc 10, decoded to 40)")
+    for name in ("classes", "size", "width", "depth", "repeat", "threads"):
+        parser.add_argument(f"--{name}", type=int, default=getattr(Settings, name))
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--sections", help=f"some of {','.join(SECTIONS)}; default: all")
+    parser.add_argument("--quick", action="store_true", help=f"tiny shapes; by default only {','.join(QUICK_SECTIONS)}")
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
+    return parser.parse_args(words)
+
+
+def settings_of(given: argparse.Namespace) -> Settings:
+    """Settings with the defaults of the method."""
+    idc = given.method.startswith("idc")
+    sizes = {name: getattr(given, name) for name in ("classes", "size", "width", "depth", "repeat", "threads")}
+    sizes |= {"real": given.real or (64 if idc else 256), "ipc": given.ipc or (10 if idc else 1)}
+    sizes |= {**QUICK, "threads": 1} if given.quick else {}
+    return Settings(given.method, **sizes, device=given.device, overrides=tuple(given.overrides))
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Measure and print, section by section; write."""
+    given = parse(words)
+    settings = settings_of(given)
+    default = QUICK_SECTIONS if given.quick else list(SECTIONS)
+    rows = measure(settings, given.sections.split(",") if given.sections else default)
+    if given.json:
+        result = {"machine": machine(settings), "settings": asdict(settings), "rows": [asdict(r) for r in rows]}
+        given.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

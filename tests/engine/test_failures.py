@@ -1,0 +1,216 @@
+"""What stops a run, what a person is told, and that nothing is lost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from dist_condense import load_set, run
+from dist_condense.engine import checkpoint
+from dist_condense.engine.coordinator import ProcessGroupCoordinator
+from dist_condense.engine.trajectory import Trajectory
+from tests.engine import cases
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def command(case: str, folder: Path, *more: str) -> int:
+    """The whole command in this process, without evaluation; the last override of a key counts."""
+    given = ["cluster.workers=0", "evaluation.epochs=0", f"output={folder}"]
+    overrides = {pair.split("=", 1)[0]: pair for pair in (*cases.TINY, *cases.CASES[case], *given, *more)}
+    return run.main(["configs/digits.yaml", *overrides.values()])
+
+
+# --- a run that fails ---------------------------------------------------------------------------------------------
+
+
+def test_not_finite(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The first update is huge and finite; the second step's gradient is not."""
+    often = ("tracking.log_every=1", "tracking.checkpoint_minutes=0")
+    assert command("dc", tmp_path, "method.images.lr=1e30", *often) == run.FAILED
+    told = capfd.readouterr().err
+    assert "not finite: class 0 (0), network 0, matching step 1, rank 0" in told
+    assert f"the set of step 1 is kept in {tmp_path / 'synthetic_set'}" in told
+    kept = checkpoint.newest(tmp_path / "checkpoints")
+    assert kept is not None and kept.steps == 1
+    assert all(x.isfinite().all() for x in kept.classes().values())
+    found = load_set(tmp_path / "synthetic_set")
+    assert len(found) == 20 and found.batch(torch.arange(20)).isfinite().all()
+    assert not json.loads((tmp_path / "synthetic_set" / "card.json").read_text())["complete"]
+
+
+def test_not_finite_before_the_first_checkpoint(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert command("dc", tmp_path, "method.images.lr=1e38") == run.FAILED
+    told = capfd.readouterr().err
+    assert "not finite: class " in told and "no set was finished before" in told
+    assert not (tmp_path / "synthetic_set").exists() and checkpoint.newest(tmp_path / "checkpoints") is None
+
+
+class Perturbing(ProcessGroupCoordinator):
+    """Rank 1 adds the least bit to one weight when a network begins."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        if self.rank == 1:
+            begin = Trajectory.begin
+
+            def begin_otherwise(self: Trajectory, k: int) -> None:
+                begin(self, k)
+                weight = next(self.network.parameters()).data.view(-1)
+                weight[:1] = torch.nextafter(weight[:1], torch.tensor(1e9))
+
+            Trajectory.begin = begin_otherwise
+
+
+def test_a_network_that_differs_is_detected(tmp_path: Path) -> None:
+    found = cases.together(2, {"dc": ("dc", Perturbing)}, tmp_path)["dc"]
+    assert isinstance(found, str)
+    assert "the network differs between workers after step 2: ranks [1] disagree with rank 0" in found
+
+
+@pytest.mark.parametrize("bit", [0, 22, 31])
+def test_a_checksum_notices_each_bit(bit: int, tmp_path: Path) -> None:
+    from dist_condense.engine.coordinator import LocalCoordinator, Placement
+    from dist_condense.worker import assemble
+
+    trajectory = assemble(cases.load("dc", f"output={tmp_path}"), LocalCoordinator(), Placement()).trajectory
+    before = trajectory.checksum()
+    flat = next(trajectory.network.parameters()).data.view(torch.int32).view(-1)
+    flat[3] ^= -(2**31) if bit == 31 else 1 << bit
+    assert trajectory.checksum() != before
+
+
+# --- bad input ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """Three classes of two images."""
+    root = tmp_path / "photographs"
+    for split in ("train", "val"):
+        for name in ("ant", "bee", "cat"):
+            (root / split / name).mkdir(parents=True)
+            for i in range(2):
+                Image.new("RGB", (16, 16), (40 * i, 90, 10)).save(root / split / name / f"{i}.png")
+    return root
+
+
+def listing(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in sorted(folder.rglob("*"))}
+
+
+IMAGES = ["dataset.name=image_folder", "dataset.size=8"]
+REFUSALS: dict[str, tuple[list[str], list[str]]] = {
+    "missing root": ([*IMAGES, "dataset.root=ROOT/nowhere"], ["nowhere is not a folder"]),
+    "no root": ([*IMAGES, "dataset.root=null"], ["no folder was given"]),
+    "missing class": ([*IMAGES, "dataset.root=ROOT", "dataset.classes=[ant,dog]"], ["dog"]),
+    "numbers": (
+        ["ipc=0", "method.parameterisation.factor=0", "trajectory.networks=0", "evaluation.seeds=0"],
+        ["ipc: 0", "method.parameterisation.factor: 0", "trajectory.networks: 0", "evaluation.seeds: 0"],
+    ),
+    "factor": (["method.parameterisation.factor=9"], ["method.parameterisation.factor: 9", "side, 8"]),
+    "start": (
+        [*IMAGES, "dataset.root=ROOT", "method.start=real", "ipc=3"],
+        ["method.start: real needs 3 real images of each class; too few in ant (2), bee (2), cat (2)"],
+    ),
+    "mixed start": (
+        [*IMAGES, "dataset.root=ROOT", "method.start=mixed", "ipc=1", "method.parameterisation.factor=2"],
+        ["method.start: mixed needs 4"],
+    ),
+    "grouping": (
+        ["method.grouping.name=given", "method.grouping.groups=[[0,1,2,3],[4,5,6,7,8]]"],
+        ["missing [9]"],
+    ),
+    "no grouping": (["method.grouping.name=given"], ["method.grouping.groups: list the labels"]),
+    "too many groups": (["method.grouping.name=kmeans", "method.grouping.number=11"], ["11 groups of 10"]),
+    "names": (
+        ["method.start=nois", "method.distance=mse", "evaluation.protocol=x", "method.augmentation.always=[flop]"],
+        ["method.start: 'nois'", "method.distance: 'mse'", "evaluation.protocol: 'x'", "augmentation.always: 'flop'"],
+    ),
+    "keys": (
+        ["ipd=2", "+network.widht=3", "trajectory.networks=many", "ipc=0", "method.start=nois"],
+        ["ipd: unknown key", "did you mean network.width?", "trajectory.networks: 'many'", "ipc: 0", "'nois'"],
+    ),
+    "architectures": (["evaluation.architectures=[resnet19]", "network.name=convnot"], ["resnet19", "convnot"]),
+    "coupled images": (["network.norm=batch", "cluster.slices=3"], ["cluster.slices: 3", "BatchNorm"]),
+    "coupled embedding": (["network.norm=batch", "method=dm", "training=frozen"], ["couples all images"]),
+    "output in a file": (["output=ROOT/train/ant/0.png/run"], ["output"]),
+    "output that is an address": (["output=s3://bucket/run"], ["output: s3://bucket/run"]),
+}
+
+
+@pytest.mark.parametrize("what", REFUSALS)
+def test_refused_with_every_problem_and_nothing_written(
+    what: str, photographs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    overrides, expected = REFUSALS[what]
+    before = listing(tmp_path)
+    given = [pair.replace("ROOT", str(photographs)) for pair in overrides]
+    assert command("dc", tmp_path / "run", *given) == run.REFUSED
+    told = capfd.readouterr().err
+    assert all(part in told for part in expected), told
+    assert all(line.startswith("refused: ") for line in told.splitlines()), told
+    assert listing(tmp_path) == before
+
+
+def test_empty_class_folder(photographs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for image in (photographs / "train" / "bee").iterdir():
+        image.unlink()
+    before = listing(tmp_path)
+    assert command("dc", tmp_path / "run", *IMAGES, f"dataset.root={photographs}", "ipc=0") == run.REFUSED
+    told = capfd.readouterr().err
+    assert "bee" in told and "ipc: 0" in told
+    assert listing(tmp_path) == before
+
+
+def test_a_folder_of_another_config(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    short = ("trajectory.networks=1", "trajectory.matching_steps=1")
+    assert command("dc", tmp_path, *short) == 0
+    before = listing(tmp_path)
+    capfd.readouterr()
+    assert command("dc", tmp_path, *short, "seed=1", "method.images.lr=0.2", "cluster.slices=2") == run.REFUSED
+    told = capfd.readouterr().err
+    for difference in (
+        "seed: 0 there, 1 now",
+        "method.images.lr: 0.1 there, 0.2 now",
+        "cluster.slices: 3 there, 2 now",
+    ):
+        assert difference in told
+    assert listing(tmp_path) == before
+    free = ("tracking.experiment=other", "tracking.log_every=1", "cluster.failures=1", "evaluation.seeds=1")
+    evaluated = ("evaluation.epochs=1", "evaluation.sets=[condensed]")
+    assert command("dc", tmp_path, *short, *free, *evaluated) == 0
+    assert "condensation is complete" in capfd.readouterr().err
+    assert len((tmp_path / "evaluation.csv").read_text().splitlines()) == 2
+
+
+def test_relative_root_and_output_continue(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    short = ("trajectory.networks=1", "trajectory.matching_steps=1", "method.real_batch=2", "ipc=1")
+    for _ in range(2):
+        assert command("dc", Path("run"), *short, *IMAGES, "dataset.root=photographs") == 0, capfd.readouterr().err
+    assert "condensation is complete" in capfd.readouterr().err
+
+
+# --- told, and carried on -----------------------------------------------------------------------------------------
+
+
+def test_fewer_images_than_a_batch_and_no_tracking_server(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    few = ("method.real_batch=400", "trajectory.networks=1", "trajectory.matching_steps=1")
+    assert command("dc", tmp_path, *few, "tracking.uri=http://127.0.0.1:9") == 0
+    told = capfd.readouterr().err
+    assert "fewer real images than method.real_batch=400, batches wrap" in told
+    assert f"replay later with: dist-condense replay {tmp_path}" in told
+    assert len(load_set(tmp_path / "synthetic_set")) == 20

@@ -1,0 +1,196 @@
+"""The shipped configs state the published budgets; a wrong config is refused with everything that is wrong."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from dist_condense import checks, config
+from dist_condense.config import ConfigError, differences, from_dict, load
+
+NAMES = sorted(file.stem for file in config.shipped().glob("*.yaml"))
+
+# Section 2 of the specification: ipc, K, T, passes over the set, real images; batch, lr, decay, CutMix of theta.
+_DC, _IDC = (0.01, 256, 0, 0, 0), (0.01, 64, 0.9, 5e-4, 0.5)
+BUDGETS = {  # name: (ipc, K, T, passes, images), (lr, batch, momentum, weight decay, CutMix)
+    "fashion_mnist_dc": ((1, 1000, 1, 1, 0), _DC),
+    "fashion_mnist_dsa": ((1, 1000, 1, 1, 0), _DC),
+    "cifar10_dc": ((1, 1000, 1, 1, 0), _DC),
+    "cifar10_dsa": ((1, 1000, 1, 1, 0), _DC),
+    "cifar10_dcc": ((1, 1000, 10, 5, 0), _DC),
+    "cifar10_dsac": ((1, 1000, 10, 5, 0), _DC),
+    "cifar10_dm": ((1, 20000, 1, 0, 0), None),
+    "cifar10_idc_i": ((10, 2000, 100, 0, 2000), _IDC),
+    "cifar10_idc": ((10, 2000, 100, 0, 2000), _IDC),
+    "imagenet10_idc": ((10, 500, 100, 0, 500), (0.01, 64, 0.9, 5e-4, 1.0)),
+    "imagenette224_idc": ((10, 500, 100, 0, 500), (0.01, 64, 0.9, 5e-4, 1.0)),
+    "imagenet100_idc": ((10, 500, 100, 0, 500), (0.1, 128, 0.9, 1e-4, 1.0)),
+    "miniimagenet84_idc": ((1, 500, 100, 0, 500), (0.1, 128, 0.9, 1e-4, 1.0)),
+}
+DC_STEPS = {10: (10, 50), 50: (50, 10)}  # ipc: T and passes over the set
+# lr of the pixels, momentum, distance, real batch, real draw; factor, and the ipc and size that lr is given at.
+PIXELS = {
+    "dc": (0.1, 0.5, "layerwise_cosine", 256, "fresh"),
+    "dsa": (0.1, 0.5, "layerwise_cosine", 256, "fresh"),
+    "dcc": (0.1, 0.5, "layerwise_cosine", 256, "fresh"),
+    "dsac": (0.1, 0.5, "layerwise_cosine", 256, "fresh"),
+    "dm": (1.0, 0.5, "sum_squared", 256, "fresh"),
+    "cifar10_idc": (5e-3, 0.5, "sum_squared", 64, "epochs"),
+    "cifar10_idc_i": (5e-3, 0.5, "sum_squared", 64, "epochs"),
+    "imagenet10_idc": (3e-3, 0.5, "sum_absolute", 64, "epochs"),
+    "imagenette224_idc": (3e-3, 0.5, "sum_absolute", 64, "epochs"),
+    "imagenet100_idc": (1e-3, 0.5, "sum_absolute", 64, "epochs"),
+    "miniimagenet84_idc": (1e-3, 0.5, "sum_absolute", 64, "epochs"),
+}
+FACTORS = {"cifar10_idc": 2, "miniimagenet84_idc": 2}  # and 3 on 224 px
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch):
+    for name in ("DIST_CONDENSE_OUTPUT", "DIST_CONDENSE_WORKERS", "IMAGENET_ROOT", "CIFAR10_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def shipped(name, *overrides):
+    return load(str(config.shipped() / f"{name}.yaml"), overrides)
+
+
+def header(name):
+    lines = (config.shipped() / f"{name}.yaml").read_text().splitlines()
+    return lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_shipped_config_loads(name):
+    loaded = shipped(name)
+    assert loaded.output == f"outputs/{name}"
+    assert from_dict(config.to_dict(loaded)) == loaded
+    assert list(checks._names(loaded)) == list(checks._numbers(loaded)) == []
+
+
+def test_every_published_config_has_its_budget_here():
+    assert set(BUDGETS) == set(NAMES) - {"digits"}
+
+
+@pytest.mark.parametrize("name", BUDGETS)
+def test_the_budget_is_the_published_one(name):
+    c = shipped(name)
+    budget, theta = BUDGETS[name]
+    schedule, training = c.trajectory, c.training
+    assert (c.ipc, schedule.networks, schedule.matching_steps, training.epochs, training.images) == budget
+    if theta is None:
+        assert training.source == "frozen"
+    else:
+        found = (training.lr, training.batch, training.momentum, training.weight_decay, training.cutmix)
+        assert found == theta
+        assert training.source == ("real" if budget[4] else "synthetic")
+
+
+@pytest.mark.parametrize("name", BUDGETS)
+def test_the_pixels_move_as_published(name):
+    c = shipped(name)
+    method, images = c.method, c.method.images
+    expected = PIXELS.get(name) or PIXELS[name.rsplit("_", 1)[1]]
+    found = (images.lr, images.momentum, method.distance, method.real_batch, method.real_draw)
+    assert found == expected
+    is_idc = "_idc" in name
+    assert images.shared_buffer == method.unit_space == is_idc
+    assert method.parameterisation.factor == FACTORS.get(name, 3 if name.startswith("imagenet") else 1)
+    size = 224 if "imagenet" in name else 32
+    assert (images.reference_ipc, images.reference_size) == ((10, size) if is_idc else (None, None))
+    assert c.evaluation.seeds == (3 if is_idc else 20)
+
+
+def test_networks_start_as_published():
+    pool = ("pool", 10, 5)
+    for name, expected in {
+        "imagenet100_idc": pool,
+        "miniimagenet84_idc": pool,
+        "cifar10_idc": ("fresh", 10, 0),
+    }.items():
+        start = shipped(name).trajectory
+        assert (start.start, start.pool_size, start.pretrain_epochs) == expected
+    for name in ("imagenet10_idc", "imagenette224_idc"):
+        assert (shipped(name).trajectory.start, shipped(name).trajectory.pretrain_epochs) == ("pretrained", 10)
+
+
+@pytest.mark.parametrize("name", [name for name in BUDGETS if BUDGETS[name][0][3]])
+def test_the_header_gives_the_other_budgets(name):
+    """The `ipc 10: key=value ...` lines are right and load."""
+    stated = dict(re.findall(r"^# ipc (\d+): (.*)$", "\n".join(header(name)), re.MULTILINE))
+    assert set(stated) == {"10", "50"}
+    for ipc, overrides in stated.items():
+        c = shipped(name, *overrides.split())
+        assert (c.ipc, (c.trajectory.matching_steps, c.training.epochs)) == (int(ipc), DC_STEPS[int(ipc)])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_header_names_a_number_or_says_that_there_is_none(name):
+    text = " ".join(header(name))
+    assert "No published number" in text or (re.search(r"\b\d\d\.\d\b", text) and re.search(r"\b20\d\d\b", text))
+    assert "ost" in text or "minute" in text
+
+
+def test_the_environment_names_roots_workers_and_output(monkeypatch):
+    assert shipped("imagenet100_idc").cluster.workers == 1 and shipped("imagenet100_idc").dataset.root is None
+    monkeypatch.setenv("DIST_CONDENSE_WORKERS", "8")
+    monkeypatch.setenv("IMAGENET_ROOT", "/data/imagenet")
+    monkeypatch.setenv("DIST_CONDENSE_OUTPUT", "/shared/runs")
+    c = shipped("imagenet100_idc")
+    assert (c.cluster.workers, c.dataset.root, c.output) == (8, "/data/imagenet", "/shared/runs/imagenet100_idc")
+
+
+def test_a_config_elsewhere_finds_the_groups_and_its_own(tmp_path):
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / "mine.yaml").write_text("name: mine\nunit_space: true\ngrouping: {name: pooled}\n")
+    mine = tmp_path / "own.yaml"
+    mine.write_text("defaults: [{method: idc}, {training: real}, _self_]\nipc: 3\n")
+    assert load(str(mine)).method.parameterisation.factor == 2 and load(str(mine)).training.batch == 64
+    own = load(str(mine), ["method=mine", "training=frozen"])
+    assert (own.method.name, own.method.grouping.name, own.training.source, own.ipc) == ("mine", "pooled", "frozen", 3)
+
+
+def test_everything_wrong_is_reported_at_once():
+    with pytest.raises(ConfigError) as refused:
+        shipped("digits", "ipc=many", "+trajectry.networks=3", "method.imagess.lr=1", "dataset.size=[8]", "quux=1")
+    said = refused.value.problems
+    assert len(said) == 5
+    assert "ipc: 'many' does not fit; expected int" in said
+    assert "trajectry.networks: unknown key; did you mean trajectory.networks?" in said
+    assert "method.imagess.lr: unknown key; did you mean method.images.lr?" in said
+    assert any(line.startswith("dataset.size: [8] does not fit") for line in said)
+    assert "quux: unknown key; see docs/config.md" in said
+
+
+def test_an_unknown_group_option_is_refused():
+    with pytest.raises(ConfigError, match="dcx"):
+        shipped("digits", "method=dcx")
+
+
+def test_a_missing_config_names_the_places(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as refused:
+        load("configs/nothing.yaml")
+    for place in (tmp_path, config.PACKAGE, config.PACKAGE.parent):
+        assert str(place / "configs" / "nothing.yaml") in str(refused.value)
+    assert load("configs/digits.yaml").ipc == 1  # a shipped one, from any working directory
+
+
+def test_a_relative_output_in_a_submitted_job_is_refused(tmp_path, monkeypatch):
+    assert not any("submitted" in line for line in checks._output(shipped("digits")))
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with pytest.raises(ConfigError, match="DIST_CONDENSE_OUTPUT") as refused:
+        checks.check(shipped("digits"))
+    assert "output: outputs/digits is relative" in str(refused.value)
+    assert list(checks._output(shipped("digits", f"output={tmp_path}/run"))) == []
+
+
+def test_differences_are_those_that_change_the_result():
+    old = shipped("digits")
+    free = ["cluster.workers=5", "tracking.uri=x", "evaluation.seeds=9", f"output={Path('/other')}"]
+    assert differences(old, shipped("digits", *free)) == []
+    changed = differences(old, shipped("digits", "seed=3", "method.images.lr=0.2", *free))
+    assert changed == ["seed: 0 there, 3 now", "method.images.lr: 0.1 there, 0.2 now"]
+    assert differences(shipped("digits", "cluster.slices=2"), shipped("digits", "cluster.slices=4")) == [
+        "cluster.slices: 2 there, 4 now"
+    ]

@@ -1,0 +1,261 @@
+"""The whole command on Ray: the set of one process, a worker that is killed, and `ray job submit`.
+
+Each test pays 20 s or more for starting Ray. Runtimes end with the processes that are started here; nothing calls
+`ray stop`, which would end every Ray of the machine.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import torch
+
+from dist_condense import load_set
+from tests.engine import cases
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+ROOT = Path(__file__).parents[1]
+RAY = Path(sys.executable).with_name("ray")
+LONG = ("trajectory.networks=50", "tracking.log_every=1", "tracking.checkpoint_minutes=0", "evaluation.epochs=0")
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This one, with the package's Python first and no other cluster in it."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
+    quiet = {"RAY_USAGE_STATS_ENABLED": "0", "MLFLOW_DISABLE_TELEMETRY": "true", "RAY_AUTH_MODE": "disabled"}
+    return {**kept, "PATH": path, **quiet, **more}
+
+
+def start(workers: int, folder: Path, *more: str) -> subprocess.Popen[str]:
+    """The command on the dcc case; the last override of a key counts."""
+    given = (*cases.TINY, *cases.CASES["dcc"], f"cluster.workers={workers}", f"output={folder}", *more)
+    overrides = {pair.split("=", 1)[0]: pair for pair in given}
+    command = [sys.executable, "-m", "dist_condense.run", "configs/digits.yaml", *overrides.values()]
+    return subprocess.Popen(command, cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen[str], code: int = 0) -> str:
+    """What it told."""
+    _, told = process.communicate(timeout=300)
+    assert process.returncode == code, told
+    return told
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "evaluation.csv").open() as file:
+        return sorted(csv.DictReader(file), key=lambda row: (row["set"], row["seed"]))
+
+
+# --- the same set, and all that stands in a run's folder ----------------------------------------------------------
+
+
+def test_two_workers_equal_one_process(tmp_path: Path) -> None:
+    evaluation = ("evaluation.epochs=3", "evaluation.seeds=2", "evaluation.sets=[random,condensed]")
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    finish(start(0, alone, *evaluation))
+    finish(start(2, together, *evaluation))
+    assert torch.equal(cases.result(alone), cases.result(together))
+    assert len(rows(together)) == 4 and rows(together) == rows(alone)
+    losses = [
+        [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (alone, together)
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+    for name in ("config.yaml", "environment.json", "report.html", "synthetic_set/preview.png"):
+        assert (together / name).stat().st_size > 0, name
+    _check_card(together)
+    _check_tracking(together)
+
+
+def _check_card(folder: Path) -> None:
+    card = json.loads((folder / "synthetic_set" / "card.json").read_text())
+    assert card["complete"] and card["method"] == "dcc" and card["steps"] == 6 and len(card["classes"]) == 10
+    assert card["value_space"] == "normalised" and card["ipc"] == 2 and card["versions"]
+    assert len(load_set(folder / "synthetic_set")) == 20
+
+
+def _check_tracking(folder: Path) -> None:
+    with closing(sqlite3.connect(folder / "mlflow.db")) as db:
+        runs = dict(db.execute("SELECT run_uuid, status FROM runs"))
+        parents = dict(db.execute("SELECT run_uuid, value FROM tags WHERE key = 'mlflow.parentRunId'"))
+        logged = {key for (key,) in db.execute("SELECT DISTINCT key FROM metrics")}
+    (parent,) = set(parents.values())
+    assert len(parents) == 4 and set(runs) == {parent, *parents} and set(runs.values()) == {"FINISHED"}
+    assert {"loss", "top1_last"} <= logged
+
+
+# --- a worker that is lost ----------------------------------------------------------------------------------------
+
+
+def test_a_killed_worker(tmp_path: Path) -> None:
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    process = start(2, together, *LONG)
+    _wait(lambda: _logged(together) >= 5 or process.poll() is not None, 120)
+    assert process.poll() is None, finish(process)
+    os.kill(_train_workers(process.pid)[0], signal.SIGKILL)
+    told = finish(process, 1)
+    assert "failed: worker " in told and "lost" in told, told
+    kept = json.loads((together / "synthetic_set" / "card.json").read_text())
+    assert 5 <= kept["steps"] < 150 and not kept["complete"]
+    assert f"the set of step {kept['steps']} is kept in {together / 'synthetic_set'}" in told
+    assert len(load_set(together / "synthetic_set")) == 20
+    assert f"resuming after step {kept['steps']} of 150" in finish(start(2, together, *LONG))
+    finish(start(0, alone, *LONG))
+    assert torch.equal(cases.result(together), cases.result(alone))
+    steps = [json.loads(line)["step"] for line in (together / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 151))
+
+
+def _logged(folder: Path) -> int:
+    metrics = folder / "metrics.jsonl"
+    return len(metrics.read_text().splitlines()) if metrics.exists() else 0
+
+
+def _wait(condition: object, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "timed out"
+        time.sleep(0.1)
+
+
+def _train_workers(driver: int) -> list[int]:
+    """Ray Train's workers below a process that we started, and no others of the machine."""
+    parents, titles = {}, {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            pid = int(status.parent.name)
+            parents[pid] = int(status.read_text().rsplit(")", 1)[1].split()[1])
+            titles[pid] = (status.parent / "cmdline").read_text()
+        except OSError:  # it has ended
+            continue
+
+    def below(pid: int) -> bool:
+        while pid > 1 and pid != driver:
+            pid = parents.get(pid, 0)
+        return pid == driver
+
+    found = [pid for pid, title in titles.items() if "RayTrainWorker" in title and below(pid)]
+    assert len(found) == 2, [title for pid, title in titles.items() if below(pid)]
+    return found
+
+
+# --- ray job submit -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """The address of a Ray head of its own, on 2 cores."""
+    folder = Path(tempfile.mkdtemp(prefix="ray_", dir="/tmp"))  # short: a socket's path has at most 107 characters
+    port, dashboard, client, agent = _free_ports(4)
+    command = [RAY, "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats", f"--temp-dir={folder}"]
+    command += ["--node-ip-address=127.0.0.1", f"--port={port}", f"--dashboard-port={dashboard}"]
+    command += [f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"]
+    with (folder / "head.log").open("w") as log:
+        head = subprocess.Popen(command, cwd="/tmp", env=environment(), stdout=log, stderr=log, start_new_session=True)
+    address = f"http://127.0.0.1:{dashboard}"
+    try:
+        _wait(lambda: head.poll() is not None or _answers(dashboard), 120)
+        assert head.poll() is None, (folder / "head.log").read_text()
+        yield address
+    finally:
+        head.send_signal(signal.SIGTERM)  # `--block` ends what it has started
+        try:
+            head.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(head.pid, signal.SIGKILL)
+            head.wait(30)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _free_ports(number: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(number)]
+    for s in sockets:
+        s.bind(("127.0.0.1", 0))
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as s:
+        s.settimeout(1)
+        return s.connect_ex(("127.0.0.1", port)) == 0
+
+
+def submit(address: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """`ray job submit` as a user types it in the repository."""
+    command = [RAY, "job", "submit", "--address", address, *words]
+    return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=420)
+
+
+def test_submitted_imagenet100(cluster: str, real_data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    overrides = [
+        f"dataset.root={real_data / 'miniimagenet84'}",
+        "dataset.classes=null",
+        "dataset.size=32",
+        f"output={output}",
+        "ipc=1",
+        "method.parameterisation.factor=2",
+        "method.real_batch=4",
+        "network.width=8",
+        "trajectory.networks=1",
+        "trajectory.matching_steps=2",
+        "trajectory.pool_size=1",
+        "trajectory.pretrain_epochs=1",
+        "training.images=64",
+        "cluster.workers=2",
+        "cluster.threads=1",
+        "evaluation.epochs=1",
+        "evaluation.seeds=1",
+        "evaluation.architectures=[network]",
+    ]
+    run = ["python", "-m", "dist_condense.run", "configs/imagenet100_idc.yaml", *overrides]
+    done = submit(cluster, "--submission-id", "whole", "--working-dir", ".", "--", *run)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert _status(cluster, "whole") == "SUCCEEDED"
+    found = load_set(output / "synthetic_set")
+    card = json.loads((output / "synthetic_set" / "card.json").read_text())
+    assert len(card["classes"]) == 100 and card["complete"] and card["factor"] == 2
+    assert all(entry["wnid"] for entry in card["classes"])
+    assert found.labels.bincount().tolist() == [4] * 100
+    assert found.batch(torch.arange(8)).shape == (8, 3, 32, 32)
+    assert [row["set"] for row in rows(output)] == ["condensed", "random"]
+    assert (output / "report.html").stat().st_size > 0
+
+
+def test_submitted_without_a_working_directory(cluster: str) -> None:
+    run = ["python", "-m", "dist_condense.run", "configs/imagenet100_idc.yaml", "--cfg", "ipc=7"]
+    done = submit(cluster, "--submission-id", "config", "--", *run)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "\nipc: 7\n" in done.stdout and "classes: imagenet100_idc" in done.stdout
+
+
+def test_a_relative_output_is_refused_in_a_job(cluster: str) -> None:
+    run = ["python", "-m", "dist_condense.run", "configs/digits.yaml", "output=outputs/here"]
+    done = submit(cluster, "--submission-id", "relative", "--working-dir", ".", "--", *run)
+    assert done.returncode != 0 and _status(cluster, "relative") == "FAILED"
+    assert "output: outputs/here is relative, and a submitted job's working directory is thrown away" in done.stdout
+
+
+def _status(address: str, submission: str) -> str:
+    from ray.job_submission import JobSubmissionClient
+
+    return JobSubmissionClient(address).get_job_status(submission).value

@@ -15,6 +15,7 @@ from dist_condense.core import grouping, randomness, start
 from dist_condense.core.augmentation import OPERATIONS, Strategy
 from dist_condense.core.distance import DISTANCES
 from dist_condense.core.grouping import Grouping, Partition
+from dist_condense.core.image_rule import ImageRule
 from dist_condense.core.objective import Objective
 from dist_condense.core.parameterisation import DECODINGS, MultiFormation
 from dist_condense.core.statistic import SELECTIONS, Embedding, Gradient, Statistic
@@ -23,7 +24,7 @@ from dist_condense.data.source import ClassSource
 from dist_condense.engine.batches import Batches, NoBatches, RealBatches, Statistics, SyntheticBatches
 from dist_condense.engine.class_features import class_features, kmeans_partition
 from dist_condense.engine.coordinator import Coordinator, Placement
-from dist_condense.engine.shard import DRAWS, ClassShard, ImageRule, MatchingRecipe
+from dist_condense.engine.shard import DRAWS, ClassShard, MatchingRecipe
 from dist_condense.engine.training import NetworkTrainer, TrainingRecipe
 from dist_condense.engine.trajectory import Fresh, Pool, Pretrained, Start, Trajectory
 

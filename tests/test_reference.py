@@ -18,16 +18,17 @@ import torch
 from torch import Tensor
 
 from dist_condense import networks
-from dist_condense.core import augmentation, grouping
+from dist_condense.core import augmentation, cutmix, grouping
 from dist_condense.core.distance import DISTANCES
 from dist_condense.core.grouping import Grouping
+from dist_condense.core.image_rule import ImageRule
 from dist_condense.core.objective import Objective
 from dist_condense.core.parameterisation import DECODINGS
 from dist_condense.core.statistic import SELECTIONS, Embedding, Gradient, Statistic
 from dist_condense.data.source import MemorySource
 from dist_condense.engine.batches import Statistics
 from dist_condense.engine.coordinator import LocalCoordinator, Placement
-from dist_condense.engine.shard import ClassShard, ImageRule, MatchingRecipe
+from dist_condense.engine.shard import ClassShard, MatchingRecipe
 
 Arrays = dict[str, np.ndarray]
 
@@ -236,10 +237,10 @@ def test_cutmix(reference_dir: Path) -> None:
     for name in cases:
         i = name.removeprefix("mixed_")
         box, lam = tuple(data[f"box_{i}_rows_cols"].tolist()), float(data[f"lam_{i}"])
-        mix = augmentation.mix(tensor(data[f"partner_{i}"]), box, size)
+        mix = cutmix.mix(tensor(data[f"partner_{i}"]), box, size)
         np.testing.assert_array_equal(mix.images(x), data[name])
         assert mix.weight == pytest.approx(float(data[f"weight_of_own_label_{i}"]))
-        boxes = [augmentation.cutmix_box(lam, (row, col), size) for row in range(size[0]) for col in range(size[1])]
+        boxes = [cutmix.cutmix_box(lam, (row, col), size) for row in range(size[0]) for col in range(size[1])]
         assert box in boxes
 
 

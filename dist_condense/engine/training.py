@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dist_condense.core import augmentation, randomness
-from dist_condense.core.augmentation import CutMix, Strategy
+from dist_condense.core import augmentation, cutmix, randomness
+from dist_condense.core.augmentation import Strategy
+from dist_condense.core.cutmix import CutMix
 from dist_condense.engine.batches import Batch
 from dist_condense.engine.coordinator import Coordinator, Placement
 
@@ -66,7 +67,7 @@ class NetworkTrainer:
         if self.recipe.strategy:
             draw = self.recipe.strategy.draw(n, size, generator)
             images = augmentation.apply(images, draw.to(images.device, images.dtype))
-        mix = augmentation.draw_cutmix(self.recipe.cutmix, n, size, generator)
+        mix = cutmix.draw_cutmix(self.recipe.cutmix, n, size, generator)
         return mix.images(images), mix
 
     def _gradients(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dist_condense.core import augmentation, randomness
+from dist_condense.core import randomness
 from dist_condense.data.normalise import to_unit
 from dist_condense.data.source import LabelledImages
 from dist_condense.engine.batches import Statistics
@@ -104,7 +104,7 @@ class Course:
         images, labels = self.images(positions).to(self.device), self.labels[positions]
         images = self.protocol.augmentation(images, generator, self.statistics)
         size = (images.shape[-2], images.shape[-1])
-        mix = augmentation.draw_cutmix(self.protocol.cutmix, len(images), size, generator)
+        mix = cutmix.draw_cutmix(self.protocol.cutmix, len(images), size, generator)
         own, partner = labels.to(self.device), labels[mix.partner].to(self.device)
         return mixed_loss(self.network(mix.images(images)), own, partner, mix.weight).mean()
 

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from dist_condense import networks
 from dist_condense.core import grouping, randomness
+from dist_condense.core.image_rule import ImageRule
 from dist_condense.engine.batch_statistics import refresh_running_statistics
 from dist_condense.engine.coordinator import Coordinator, LocalCoordinator
 from dist_condense.engine.exact_sum import Part, exact_sum
 from dist_condense.engine.ownership import assign
-from dist_condense.engine.shard import ImageRule
 
 
 @dataclass

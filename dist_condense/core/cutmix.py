@@ -1,0 +1,54 @@
+"""CutMix (Yun et al. 2019): a box of every image is that of its partner in the batch, and so is a share of its loss."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class CutMix:
+    """One draw for a batch of n (Yun et al. 2019): the box of every image's partner is pasted into it."""
+
+    partner: Tensor
+    """int64 ``[n]``: a permutation."""
+    box: tuple[int, int, int, int]
+    """rows from, to, columns from, to."""
+    weight: float
+    """Weight of an image's own label: 1 - area of the box; 1 where the draw left the batch as it is."""
+
+    def images(self, images: Tensor) -> Tensor:
+        """Mix ``[n, C, h, w]``."""
+        top, bottom, left, right = self.box
+        mixed = images.clone()
+        mixed[:, :, top:bottom, left:right] = images[self.partner, :, top:bottom, left:right]
+        return mixed
+
+
+def cutmix_box(lam: float, centre: tuple[int, int], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The box of side int(size * sqrt(1 - lam)) around ``centre`` (row, column), clipped at the border."""
+    cut = [int(s * math.sqrt(1 - lam)) for s in size]
+    bounds = [
+        min(max(edge, 0), s)
+        for c, half, s in zip(centre, (x // 2 for x in cut), size, strict=True)
+        for edge in (c - half, c + half)
+    ]
+    return bounds[0], bounds[1], bounds[2], bounds[3]
+
+
+def mix(partner: Tensor, box: tuple[int, int, int, int], size: tuple[int, int]) -> CutMix:
+    """The draw with the true area of its box as weight."""
+    area = (box[1] - box[0]) * (box[3] - box[2]) / (size[0] * size[1])
+    return CutMix(partner, box, 1 - area)
+
+
+def draw_cutmix(probability: float, n: int, size: tuple[int, int], generator: torch.Generator) -> CutMix:
+    """With ``probability`` a box of area 1 - lam, lam ~ Beta(1, 1) = U(0, 1), else a draw that changes nothing."""
+    happens, lam = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+    centre = [int(torch.randint(s, (), generator=generator)) for s in size]
+    partner = torch.randperm(n, generator=generator)
+    box = cutmix_box(lam, (centre[0], centre[1]), size) if happens < probability else (0, 0, 0, 0)
+    return mix(partner, box, size)

@@ -1,0 +1,36 @@
+"""How the pixels of a class move: SGD, with IDC's shared momentum buffer in closed form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ImageRule:
+    """SGD on the pixels of one class.
+
+    :param shared_buffer: number of classes that share one momentum buffer which is stepped once per class, as IDC's
+        program does; what a class sees at its visits is SGD with momentum m**n and learning rate
+        lr * (1 - m**n) / (1 - m). 1: a buffer of its own (DC, DSA, DCC, DM).
+    """
+
+    lr: float
+    momentum: float
+    shared_buffer: int = 1
+
+    def effective(self) -> tuple[float, float]:
+        """(learning rate, momentum) as one class sees them."""
+        m, n = self.momentum, self.shared_buffer
+        return (self.lr * sum(m**i for i in range(n)), m**n)
+
+    def step(self, pixels: Tensor, buffer: Tensor, gradient: Tensor) -> Tensor:
+        """One update in place; nothing changes where it is not finite, which is decided and returned on the device."""
+        lr, momentum = self.effective()
+        moved = momentum * buffer + gradient
+        finite = (pixels - lr * moved).isfinite().all()
+        buffer.copy_(torch.where(finite, moved, buffer))
+        pixels.sub_(torch.where(finite, lr * buffer, 0))
+        return finite

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dist_condense.core import randomness
+from dist_condense.core import cutmix, randomness
 from dist_condense.data.normalise import to_unit
 from dist_condense.data.source import LabelledImages
 from dist_condense.engine.batches import Statistics

@@ -13,6 +13,7 @@ from dist_condense.core import randomness
 from dist_condense.data.normalise import to_unit
 from dist_condense.data.source import LabelledImages
 from dist_condense.engine.batches import Statistics
+from dist_condense.engine.memory import keep_freed_memory
 from dist_condense.evaluation.protocols import protocol
 from dist_condense.evaluation.rows import Key, Row, append_csv, read_csv
 from dist_condense.evaluation.training import Images, train_and_test
@@ -84,6 +85,7 @@ class Evaluation:
 
 def run_trial(trial: Trial, evaluation: Evaluation) -> Row:
     """Train and test one network. A seed starts the same network on every set, so sets are compared in pairs."""
+    keep_freed_memory()
     chosen = evaluation.sets[trial.set].draw(trial.seed)
     channels, size = chosen.images.shape[1], chosen.images.shape[-1]
     network = networks.build(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dist_condense import load_set, run
+from dist_condense import cli, load_set, run
 from dist_condense.engine import checkpoint
 from dist_condense.engine.coordinator import ProcessGroupCoordinator
 from dist_condense.engine.trajectory import Trajectory
@@ -37,7 +37,7 @@ def command(case: str, folder: Path, *more: str) -> int:
 def test_not_finite(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The first update is huge and finite; the second step's gradient is not."""
     often = ("tracking.log_every=1", "tracking.checkpoint_minutes=0")
-    assert command("dc", tmp_path, "method.images.lr=1e30", *often) == run.FAILED
+    assert command("dc", tmp_path, "method.images.lr=1e30", *often) == cli.FAILED
     told = capfd.readouterr().err
     assert "not finite: class 0 (0), network 0, matching step 1, rank 0" in told
     assert f"the set of step 1 is kept in {tmp_path / 'synthetic_set'}" in told
@@ -50,7 +50,7 @@ def test_not_finite(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_not_finite_before_the_first_checkpoint(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert command("dc", tmp_path, "method.images.lr=1e38") == run.FAILED
+    assert command("dc", tmp_path, "method.images.lr=1e38") == cli.FAILED
     told = capfd.readouterr().err
     assert "not finite: class " in told and "no set was finished before" in told
     assert not (tmp_path / "synthetic_set").exists() and checkpoint.newest(tmp_path / "checkpoints") is None
@@ -156,7 +156,7 @@ def test_refused_with_every_problem_and_nothing_written(
     overrides, expected = REFUSALS[what]
     before = listing(tmp_path)
     given = [pair.replace("ROOT", str(photographs)) for pair in overrides]
-    assert command("dc", tmp_path / "run", *given) == run.REFUSED
+    assert command("dc", tmp_path / "run", *given) == cli.REFUSED
     told = capfd.readouterr().err
     assert all(part in told for part in expected), told
     assert all(line.startswith("refused: ") for line in told.splitlines()), told
@@ -167,7 +167,7 @@ def test_empty_class_folder(photographs: Path, tmp_path: Path, capfd: pytest.Cap
     for image in (photographs / "train" / "bee").iterdir():
         image.unlink()
     before = listing(tmp_path)
-    assert command("dc", tmp_path / "run", *IMAGES, f"dataset.root={photographs}", "ipc=0") == run.REFUSED
+    assert command("dc", tmp_path / "run", *IMAGES, f"dataset.root={photographs}", "ipc=0") == cli.REFUSED
     told = capfd.readouterr().err
     assert "bee" in told and "ipc: 0" in told
     assert listing(tmp_path) == before
@@ -178,7 +178,7 @@ def test_a_folder_of_another_config(tmp_path: Path, capfd: pytest.CaptureFixture
     assert command("dc", tmp_path, *short) == 0
     before = listing(tmp_path)
     capfd.readouterr()
-    assert command("dc", tmp_path, *short, "seed=1", "method.images.lr=0.2", "cluster.slices=2") == run.REFUSED
+    assert command("dc", tmp_path, *short, "seed=1", "method.images.lr=0.2", "cluster.slices=2") == cli.REFUSED
     told = capfd.readouterr().err
     for difference in (
         "seed: 0 there, 1 now",

@@ -26,7 +26,7 @@ from dist_condense.evaluation.rows import Row
 from dist_condense.progress import Follower, Progress
 from dist_condense.report import environment, summary_table, write_report
 from dist_condense.resolve import absolute_root, resolved
-from dist_condense.synthetic_set import Card, CardClass, load_set, write_set
+from dist_condense.synthetic_set import Card, CardClass, SyntheticSetError, load_set, read_card, write_set
 from dist_condense.tracking import Tracker, masked, resolve_uri
 
 SET, EVALUATION = "synthetic_set", "evaluation.csv"
@@ -78,7 +78,7 @@ class Job:
         config = self.config
         total = config.trajectory.networks * config.trajectory.matching_steps
         found = checkpoint.newest(self.folder / "checkpoints")
-        if found and found.steps == total and (self.folder / SET).is_dir():
+        if found and found.steps == total and self._has_complete_set():
             console.print(f"condensation is complete ({total} steps); {self.folder / SET} is kept")
             return
         if found:
@@ -91,6 +91,12 @@ class Job:
             raise RunFailed(f"{error}\n{_kept(kept, self.folder)}") from error
         self._export()
         tracker.log_artifacts(self.folder / SET)
+
+    def _has_complete_set(self) -> bool:
+        try:
+            return read_card(self.folder / SET).complete
+        except SyntheticSetError:
+            return False
 
     def _workers(self) -> None:
         cluster = self.config.cluster

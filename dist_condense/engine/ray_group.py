@@ -14,7 +14,7 @@ import torch
 from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
-from ray.train.v2.api.exceptions import WorkerGroupError
+from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from dist_condense.engine.coordinator import Coordinator, ProcessGroupCoordinator
 from dist_condense.engine.journal import RunFailed
@@ -76,6 +76,8 @@ def launch(work: Work, config: Any, group: Group, folder: Path) -> None:
         trainer.fit()
     except WorkerGroupError as error:
         raise RunFailed(_cause(error.worker_failures)) from error
+    except TrainingFailedError as error:  # the group could not be placed or started
+        raise RunFailed(f"Ray could not run the worker group: {_innermost(error)}") from error
 
 
 def _enter(payload: dict[str, Any]) -> None:

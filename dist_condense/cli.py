@@ -206,7 +206,7 @@ def _executed(job: Job) -> int:
         print(f"failed: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
-        print("interrupted: the same command continues from the last checkpoint", file=sys.stderr)
+        print(f"interrupted: {job.where_it_continues()}", file=sys.stderr)
         return INTERRUPTED
     return 0
 

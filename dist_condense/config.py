@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -418,4 +418,6 @@ def _field_type(path: str) -> str:
 def _last_words(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
+    if isinstance(error, MissingConfigException) and error.options:
+        return f"{error.missing_cfg_file} is not there; choose one of {', '.join(error.options)}"
     return " ".join(str(error).split())

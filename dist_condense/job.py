@@ -72,6 +72,13 @@ class Job:
             tracker.finish(status)
         self._say_where()
 
+    def where_it_continues(self) -> str:
+        """What the same command would do now."""
+        found = checkpoint.newest(self.folder / "checkpoints")
+        if found is None:
+            return "no checkpoint was due yet (tracking.checkpoint_minutes), so the same command starts over"
+        return f"the same command continues after step {found.steps}"
+
     # --- condensation ---------------------------------------------------------------------------------------------
 
     def _condense(self, tracker: Tracker) -> None:

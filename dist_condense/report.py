@@ -203,7 +203,7 @@ def _facts(card: Mapping[str, Any]) -> str:
         ("factor", card["factor"]),
         ("classes", len(card["classes"])),
         ("networks", f"{card['networks_done']:,} / {card['networks_total']:,}"),
-        ("matching steps", f"{card['steps']:,}"),
+        ("matching steps in all", f"{card['steps']:,}"),
         ("seed", card["seed"]),
         ("state", state),
     ]

@@ -32,6 +32,7 @@ from dist_condense.core.parameterisation import PADDING
 from dist_condense.data.normalise import denormalise, normalise
 
 FORMAT = 1
+NAME = "synthetic_set"
 CARD, TENSORS, PREVIEW = "card.json", "synthetic_set.safetensors", "preview.png"
 VALUE_SPACES = ("normalised", "unit")
 PREVIEW_ROWS, PREVIEW_COLUMNS, PREVIEW_SIDE, PREVIEW_GAP = 20, 10, 64, 2
@@ -148,6 +149,8 @@ def load_set(path: str | Path, verify: bool = True) -> SyntheticDataset:
         of ImageNet-1K (about 6 GB at ipc 10) that has been verified before.
     """
     folder = Path(path).expanduser().absolute()
+    if (folder / NAME / CARD).exists():  # the folder of a run
+        folder = folder / NAME
     if not (folder / CARD).exists() and (_beside(folder, "previous") / CARD).exists():
         folder = _beside(folder, "previous")
     card = read_card(folder)

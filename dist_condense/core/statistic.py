@@ -27,7 +27,7 @@ SELECTIONS: dict[str, Selection] = {
 
 
 class Statistic(Protocol):
-    """phi of section 1 of the docs: maps a class batch to a list of tensors."""
+    """phi: a class batch to a list of tensors."""
 
     @property
     def batch_statistics(self) -> bool:

@@ -31,7 +31,7 @@ class Request:
 
     def root_problems(self) -> list[str]:
         """What is wrong with the folder; with download, one that does not exist yet is right."""
-        remedy = "Set dataset.root to its folder, or the environment variable that the config takes it from."
+        remedy = f"Set dataset.root to its folder (or {self.name.upper()}_ROOT, which the shipped configs read)."
         if self.root is None:
             return [f"{self.name}: no folder was given. {remedy}"]
         if self.root.is_dir() or (self.download and not self.root.exists()):
@@ -66,5 +66,7 @@ def choose(wanted: Sequence[str] | None, available: Sequence[str], where: str) -
     found = tuple(position[name] for name in names if name in position)
     if not missing:
         return found, []
-    count = f"{len(missing)} of the {len(names)} classes in dataset.classes"
-    return found, [f"{where}: {count} are not there: {listed(missing)}."]
+    count = f"{len(missing)} of the {len(names)} classes that are wanted"
+    remedy = "Name others in dataset.classes, or give null for all." if wanted is not None else ""
+    told = f"{where}: {count} are not there: {listed(missing)}. There are {listed(available)}. {remedy}"
+    return found, [told.strip()]

@@ -122,7 +122,7 @@ def test_a_missing_root_names_key_and_variable(name: str, tmp_path: Path) -> Non
             open_dataset(name, root, size=0)
         assert len(caught.value.problems) == 2
         assert "dataset.root" in str(caught.value)
-        assert "environment variable" in str(caught.value)
+        assert f"{name.upper()}_ROOT" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "imagenet"])

@@ -209,7 +209,7 @@ class ComputeConfig:
     autocast: bool = False
     """Networks in bfloat16; sums stay in float32."""
     compile: bool = False
-    """torch.compile the hot functions: a minute at the start, 1.8 times the speed on CPUs."""
+    """torch.compile the hot functions: up to a minute at the start, then faster (benchmarks/ has notes)."""
     microbatch: int = 0
     """At most this many images through the network at once, by the two-pass form; 0: all of a class."""
 

@@ -53,7 +53,7 @@ class Gradient:
         return list(torch.func.grad(_loss)(chosen, rest, network, images, labels).values())
 
     def value(self, network: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]:
-        """By an ordinary backward: a functional one records itself, which costs 7 % here."""
+        """By an ordinary backward: a functional one also records itself, and rounds differently in the last bit."""
         chosen, rest = self._parameters(network)
         chosen = {name: p.requires_grad_() for name, p in chosen.items()}
         with torch.enable_grad():

@@ -67,10 +67,6 @@ class Coordinator(ABC):
         self.reduce(buffer, dist.ReduceOp.SUM)
         return buffer
 
-    def agree(self, flag: bool) -> bool:
-        """Whether any worker says yes."""
-        return any(self.gather(flag))
-
 
 class LocalCoordinator(Coordinator):
     """One process: nothing to say."""

@@ -1,4 +1,4 @@
-"""Keep freed memory in the process: on CPUs a third of the time of a step goes into page faults without it."""
+"""Keep freed memory in the process: on CPUs a large part of a step goes into page faults without it."""
 
 from __future__ import annotations
 

@@ -57,10 +57,10 @@ def tensor(array: np.ndarray) -> Tensor:
 
 
 def close_by_image(ours: Tensor, theirs: np.ndarray) -> None:
-    """Three of four images agree to 1e-3 of their norm, all to 5 %: in single images a ReLU on zero flips."""
+    """All images agree to 5e-4 of their norm, but for one in ten in which a ReLU on zero may flip (measured: 1e-6)."""
     a, b = ours.double().flatten(0, 1).flatten(1), tensor(theirs).double().flatten(0, 1).flatten(1)
     error = (a - b).norm(dim=1) / b.norm(dim=1)
-    assert error.quantile(0.75) <= 1e-3, error
+    assert error.quantile(0.9) <= 5e-4, error
     assert error.max() <= 5e-2, error
 
 
@@ -171,7 +171,7 @@ def test_objective(reference_dir: Path, name: str, microbatch: int) -> None:
     assert {key.removeprefix("loss__") for key in data if key.startswith("loss__")} == set(OBJECTIVES)
     statistic, distance, pooled = OBJECTIVES[name]
     loss, gradient = Recorded(data, Objective(statistic, DISTANCES[distance], microbatch), pooled, torch.float64).step()
-    assert loss == pytest.approx(float(data[f"loss__{name}"]), rel=2e-5, abs=2e-6)
+    assert loss == pytest.approx(float(data[f"loss__{name}"]), rel=1e-5)
     close_by_image(gradient, data[f"grad__{name}"])
 
 

@@ -8,7 +8,7 @@ export MLFLOW_DISABLE_TELEMETRY ?= true
 export GIT_PYTHON_REFRESH ?= quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow test-gpu lint clean
+.PHONY: help install install-ffcv quickstart test test-slow test-gpu lint clean
 
 help:  ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -20,6 +20,9 @@ install: .venv/.installed  ## make .venv with the tested versions
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
+
+install-ffcv: .venv/.installed  ## add the extra ffcv to .venv; first the system packages of docs/data.md
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ffcv]'
 
 quickstart: .venv/.installed  ## condense the digits on this machine and evaluate the set
 	$(BIN)/python -m dist_condense.run configs/digits.yaml

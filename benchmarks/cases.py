@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from statistics import median
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from dist_condense import parts
 from dist_condense.config import RunConfig, load
+from dist_condense.data.image_set import ClassName
 from dist_condense.data.source import MemorySource
 from dist_condense.engine.coordinator import Coordinator, LocalCoordinator, Placement
 from dist_condense.engine.ownership import assign
@@ -52,7 +52,7 @@ class Settings:
 class RandomImages:
     """Stands for an opened data set; the same random bytes for a class wherever it is read."""
 
-    classes: tuple[str, ...]
+    classes: tuple[ClassName, ...]
     size: int
     per_class: int
     channels: int = 3
@@ -64,7 +64,7 @@ class RandomImages:
     def __post_init__(self) -> None:
         object.__setattr__(self, "counts", (self.per_class,) * len(self.classes))
 
-    def train(self, labels: list[int]) -> MemorySource:
+    def train(self, labels: list[int], reading: object) -> MemorySource:
         """Uniform bytes, keyed by class."""
         shape = (self.per_class, self.channels, self.size, self.size)
         keyed = {c: torch.Generator().manual_seed(c) for c in labels}
@@ -86,17 +86,19 @@ class Engine:
 
     def train(self) -> None:
         """What follows a matching step."""
-        self.trajectory.advance(0, self.visit)
+        self.trajectory.reach(0, self.visit)
 
 
 def engine(settings: Settings, coordinator: Coordinator | None = None, dtype: torch.dtype = torch.float32) -> Engine:
     """The engine of this process on its classes."""
     coordinator = coordinator or LocalCoordinator()
     config, placement = settings.config(), Placement(torch.device(settings.device), dtype)
-    data = RandomImages(tuple(f"class {c}" for c in range(settings.classes)), settings.size, settings.per_class)
+    data = RandomImages(
+        tuple(ClassName(f"class {c}") for c in range(settings.classes)), settings.size, settings.per_class
+    )
     labels = list(assign([1.0] * settings.classes, coordinator.size)[coordinator.rank])
     shard = parts.shard_of(config, data, labels, coordinator, placement)  # type: ignore[arg-type]
-    trajectory = parts.trajectory_of(config, data, shard, Path("unused"))  # type: ignore[arg-type]
+    trajectory = parts.trajectory_of(config, data, shard)  # type: ignore[arg-type]
     return Engine(shard, trajectory)
 
 

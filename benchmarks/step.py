@@ -138,7 +138,7 @@ def precision(settings: Settings) -> list[Row]:
 
 
 def _gradient(run: Engine) -> Tensor:
-    gradients = [run.shard._match_alone(run.trajectory.network, c, 0) for c in run.shard.labels]
+    gradients = [run.shard._match_alone(run.trajectory.network, c, 0)[0] for c in run.shard.labels]
     return torch.cat([g.flatten() for g in gradients]).double()
 
 

@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 
-from dist_condense import networks, parts
-from dist_condense.config import ConfigError, RunConfig, differences, in_submitted_job, read
-from dist_condense.core.augmentation import OPERATIONS
-from dist_condense.core.distance import DISTANCES
-from dist_condense.core.grouping import check_partition
-from dist_condense.core.parameterisation import DECODINGS
-from dist_condense.core.statistic import SELECTIONS
-from dist_condense.data import DataError, ImageSet
-from dist_condense.engine.shard import DRAWS
-from dist_condense.evaluation.protocols import PROTOCOLS
+import torch
 
-SETS = ("random", "condensed", "whole")
-DEVICES = ("auto", "cpu", "cuda")
+from dist_condense import names, networks, parts
+from dist_condense.config import ConfigError, RunConfig, differences, identity, in_submitted_job, read
+from dist_condense.core.grouping import check_partition
+from dist_condense.data import DataError, ImageSet
+from dist_condense.data.catalogue import is_url
+from dist_condense.data.ffcv_extra import PACKAGE, SYSTEM
+from dist_condense.data.manifest_reader import read_manifest
+from dist_condense.data.split import NO_BETON
+from dist_condense.data.tiers import FILES
+
 CONFIG_FILE = "config.yaml"
 
 
 def check(config: RunConfig, known: Sequence[str] = ()) -> tuple[ImageSet, list[str]]:
-    """The opened data set, and remarks that do not stop the run.
+    """The opened data set, and remarks that do not stop the run. Ray is not started: what the cluster has is compared
+    by ``resolve.resolved``, once all else is right.
 
     :param known: problems that reading the configuration found.
     :raises ConfigError: with every problem found.
     """
     problems = [*known]
-    problems += [*_names(config), *_numbers(config), *_output(config)]
+    problems += [*names.unknown(config), *_numbers(config), *_output(config), *_here(config)]
     dataset = None
     try:
         dataset = parts.dataset_of(config)
@@ -39,34 +41,8 @@ def check(config: RunConfig, known: Sequence[str] = ()) -> tuple[ImageSet, list[
     if dataset is not None:
         problems += [*_data(config, dataset), *_networks(config, dataset)]
     if problems or dataset is None:
-        raise ConfigError(problems)
+        raise ConfigError([*problems, *_not_looked_at(config)])
     return dataset, list(_remarks(config, dataset))
-
-
-def _names(config: RunConfig) -> Iterator[str]:
-    method = config.method
-    choices: list[tuple[str, str, Collection[str]]] = [
-        ("method.start", method.start, parts.STARTS),
-        ("method.parameterisation.decoding", method.parameterisation.decoding, DECODINGS),
-        ("method.statistic.name", method.statistic.name, parts.STATISTICS),
-        ("method.statistic.parameters", method.statistic.parameters, SELECTIONS),
-        ("method.grouping.name", method.grouping.name, parts.PARTITIONS),
-        ("method.distance", method.distance, DISTANCES),
-        ("method.real_draw", method.real_draw, DRAWS),
-        ("trajectory.start", config.trajectory.start, parts.NETWORK_STARTS),
-        ("training.source", config.training.source, parts.BATCHES),
-        ("evaluation.protocol", config.evaluation.protocol, PROTOCOLS),
-        ("cluster.device", config.cluster.device, DEVICES),
-    ]
-    choices += [("evaluation.sets", name, SETS) for name in config.evaluation.sets]
-    architectures = [parts.SAME_NETWORK, *networks.names()]
-    named = [name for name in config.evaluation.architectures if not name.startswith(networks.TIMM)]
-    choices += [("evaluation.architectures", name, architectures) for name in named]
-    listed = {"always": method.augmentation.always, "one_of": method.augmentation.one_of}
-    choices += [(f"method.augmentation.{key}", name, OPERATIONS) for key, names in listed.items() for name in names]
-    for key, value, known in choices:
-        if value not in known:
-            yield f"{key}: {value!r} is not one of {', '.join(known)}"
 
 
 def _numbers(config: RunConfig) -> Iterator[str]:
@@ -87,12 +63,19 @@ def _numbers(config: RunConfig) -> Iterator[str]:
         ("cluster.workers", config.cluster.workers, 0),
         ("cluster.slices", config.cluster.slices, 1),
         ("cluster.threads", config.cluster.threads, 1),
-        ("cluster.failures", config.cluster.failures, 0),
+        ("cluster.max_failures", config.cluster.max_failures, 0),
+        ("cluster.timeout", config.cluster.timeout, 1),
+        ("cluster.min_workers", config.cluster.min_workers, 1),
+        ("data.memory_budget", config.data.memory_budget, 0),
+        ("data.threads", config.data.threads, 1),
         ("evaluation.seeds", config.evaluation.seeds, 1),
         ("evaluation.epochs", config.evaluation.epochs, 0),
         ("evaluation.whole_epochs", config.evaluation.whole_epochs, 1),
         ("evaluation.threads", config.evaluation.threads, 1),
         ("tracking.log_every", config.tracking.log_every, 1),
+        ("tracking.checkpoint_minutes", config.tracking.checkpoint_minutes, 0),
+        ("tracking.checkpoint_steps", config.tracking.checkpoint_steps, 1),
+        ("tracking.checkpoints_kept", config.tracking.checkpoints_kept, 1),
     ]
     for key, value, least in at_least:
         if value is not None and value < least:
@@ -105,6 +88,19 @@ def _numbers(config: RunConfig) -> Iterator[str]:
         yield f"training.{key}: state how much theta is trained after each matching step (the papers: by ipc)"
 
 
+def _here(config: RunConfig) -> Iterator[str]:
+    cluster = config.cluster
+    if cluster.min_workers is not None and cluster.min_workers > cluster.workers:
+        yield f"cluster.min_workers: {cluster.min_workers} is above cluster.workers, {cluster.workers}"
+    if cluster.workers == 0 and cluster.device == "cuda" and not torch.cuda.is_available():
+        yield "cluster.device: cuda, but torch sees no GPU here; set cluster.device=cpu"
+
+
+def _not_looked_at(config: RunConfig) -> Iterator[str]:
+    if config.cluster.workers > 0:
+        yield "cluster.workers: not compared with the cluster yet; Ray is only started when all else is right"
+
+
 def _output(config: RunConfig) -> Iterator[str]:
     if in_submitted_job() and not Path(config.output).is_absolute():
         yield (
@@ -115,17 +111,28 @@ def _output(config: RunConfig) -> Iterator[str]:
     if urlparse(config.output).scheme not in ("", "file"):
         yield f"output: {config.output} is not a path; give a local or shared folder"
         return
+    if config.tracking.checkpoints:
+        try:
+            parts.storage_of(config)
+        except DataError as error:
+            yield f"tracking.checkpoints: {error.problems[0]}"
     folder = Path(config.output).expanduser()
     existing = folder / CONFIG_FILE
     if existing.exists():
         try:
-            changed = differences(read(existing), config)
+            changed = differences(identity(read(existing)), identity(config))
         except ConfigError as error:
             changed = error.problems
         if changed:
             yield f"output: {folder} holds another run; give another output, or restore: {'; '.join(changed)}"
-    elif not (parent := _existing_parent(folder)).is_dir() or not os.access(parent, os.W_OK):
+    if not (parent := _existing_parent(folder)).is_dir() or not os.access(parent, os.W_OK):
         yield f"output: {folder} cannot be written"
+
+
+def earlier(config: RunConfig) -> dict[str, Any]:
+    """What the run in the output folder is known by; empty where there is none."""
+    existing = Path(config.output).expanduser() / CONFIG_FILE
+    return identity(read(existing)) if existing.exists() else {}
 
 
 def _existing_parent(folder: Path) -> Path:
@@ -144,6 +151,8 @@ def _data(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
             yield f"method.start: {method.start} needs {wanted} real images of each class; too few in {_some(few)}"
     if "random" in config.evaluation.sets and config.ipc > min(dataset.counts):
         yield f"evaluation.sets: a random set of ipc={config.ipc} needs as many images of each class; leave random out"
+    if config.data.source != FILES:
+        yield from _beton(config, dataset)
     if method.grouping.number > classes:
         yield f"method.grouping.number: {method.grouping.number} groups of {classes} classes"
     if method.grouping.groups:
@@ -153,6 +162,18 @@ def _data(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
             yield str(error)
     elif method.grouping.name == "given":
         yield "method.grouping.groups: list the labels of each group, or choose another method.grouping.name"
+
+
+def _beton(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
+    root = config.dataset.root
+    if root is None or not dataset.train_split.raw:
+        yield NO_BETON
+    elif is_url(root):
+        yield f"data.source: ffcv reads a local folder, not {root}; copy the beton to one, or set data.source=files"
+    elif (size := read_manifest(str(Path(root).expanduser())).size) != dataset.size:
+        yield f"dataset.size: the beton at {root} holds {size} px, not {dataset.size}; leave dataset.size out"
+    if importlib.util.find_spec("ffcv") is None:
+        yield f"data.source: ffcv needs the package ffcv: `{SYSTEM}`, then `{PACKAGE}`"
 
 
 def _networks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
@@ -187,5 +208,5 @@ def _remarks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
         )
 
 
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+def _some(classes: list[str]) -> str:
+    return ", ".join(classes[:5]) + (f" and {len(classes) - 5} more" if len(classes) > 5 else "")

@@ -1,4 +1,4 @@
-"""The other commands under one name: ``dist-condense run | evaluate | list | replay``.
+"""The other commands under one name: ``dist-condense run | prepare | evaluate | list | replay``.
 
 Heavy imports stand inside the commands, so that ``--help`` and ``list`` start neither Ray nor MLflow.
 """
@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from dist_condense.config import ConfigError, RunConfig, load, shipped, to_yaml
+from dist_condense import prepare_command
+from dist_condense.config import ConfigError, RunConfig, load, to_yaml
 
-if TYPE_CHECKING:
-    from dist_condense.job import Job
-
-REFUSED, FAILED, INTERRUPTED = 2, 1, 130
+REFUSED, FAILED, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 RUN_FILE, CARD_FILE = "config.yaml", "card.json"
-CHANGEABLE = ("evaluation.", "cluster.", "tracking.")
+CHANGEABLE = ("evaluation.", "cluster.", "data.", "tracking.")
 """What a finished run may be evaluated with; all else belongs to the condensed set."""
 
 
@@ -37,12 +35,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Condense, evaluate, track and report. Exit code: 0 done, 1 the run failed (the last good set is kept), 2 refused
-    before anything started, 130 interrupted.
+    before anything started, 130 interrupted, 143 stopped by SIGTERM with its state saved.
     """
     parser = argparse.ArgumentParser(prog="dist-condense run", description="Condense a data set, evaluate and report.")
     parser.add_argument("config", help="a yaml file, or a shipped one such as configs/digits.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="see docs/config.md")
     parser.add_argument("--cfg", action="store_true", help="print the resolved config and stop")
+    parser.add_argument(
+        "--resume",
+        default="auto",
+        metavar="auto|never|PATH",
+        help="auto: continue what is in the output; never: refuse to; PATH: begin from a checkpoint of another folder",
+    )
     options = parser.parse_intermixed_args(arguments)
     return _refusing(lambda: _run(options))
 
@@ -52,23 +56,21 @@ def _run(options: argparse.Namespace) -> int:
     if options.cfg:
         print(to_yaml(config), end="")
         return 0
-    from dist_condense.job import Job
-
-    return _executed(Job.prepare(config))
+    return _executed(config, options.resume)
 
 
 def evaluate(options: argparse.Namespace) -> int:
     """Train networks on the set of a finished run; rows that evaluation.csv has already are not done again."""
     config = finished(run_folder(options.output), options.overrides)
-    from dist_condense.job import Job
-
-    return _executed(Job.prepare(config))
+    return _executed(config)
 
 
 def show(options: argparse.Namespace) -> int:
     """Every name that a config can use."""
-    for title, names in catalogue():
-        print(f"{title}\n  " + "\n  ".join(names))
+    from dist_condense import names
+
+    for title, known in names.listed():
+        print(f"{title}\n{textwrap.fill('  '.join(known), 100, initial_indent='  ', subsequent_indent='  ')}")
     return 0
 
 
@@ -85,7 +87,19 @@ def replay(options: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {"evaluate": evaluate, "list": show, "replay": replay}
+def prepare(options: argparse.Namespace) -> int:
+    """Turn a data set into shards of one class each and a manifest, once; the same command continues. Exit code: 0
+    done, 1 failed (finished classes are kept), 2 refused before anything was written, 130 interrupted.
+    """
+    return prepare_command.prepare(options)
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "prepare": prepare,
+    "evaluate": evaluate,
+    "list": show,
+    "replay": replay,
+}
 
 
 def run_folder(path: str) -> Path:
@@ -111,6 +125,7 @@ def finished(folder: Path, overrides: Sequence[str]) -> RunConfig:
 
 
 def _not_evaluable(config: RunConfig) -> Iterator[str]:
+    from dist_condense import parts
     from dist_condense.engine import checkpoint
     from dist_condense.synthetic_set import SyntheticSetError, read_card
 
@@ -123,40 +138,19 @@ def _not_evaluable(config: RunConfig) -> Iterator[str]:
         yield f"{error}; {continues}"
         return
     if not card.complete:
-        yield f"the set in {folder} is that of step {card.steps} of {total}; {continues}"
-    found = checkpoint.newest(folder / "checkpoints")
+        yield f"the set in {folder} is that of matching step {card.steps} of {total} in all; {continues}"
+    found = checkpoint.newest(parts.storage_of(config))
     if card.complete and (found is None or found.steps != total):
-        yield f"{folder / 'checkpoints'} does not hold the last step, so the run would condense again; restore it"
+        yield f"{folder / 'checkpoints'} lacks the last matching step, so the run would condense again; restore it"
     if config.evaluation.epochs == 0:
         yield "evaluation.epochs: 0 means no evaluation; give evaluation.epochs=null for the protocol's own"
-
-
-def catalogue() -> Iterator[tuple[str, list[str]]]:
-    """Titles and names."""
-    from dist_condense import networks
-    from dist_condense.core.distance import DISTANCES
-    from dist_condense.data import catalogue as data
-    from dist_condense.data.subsets import SUBSETS
-    from dist_condense.evaluation.protocols import PROTOCOLS
-
-    yield "data sets (dataset.name)", list(data.names())
-    yield "named classes (dataset.classes)", list(SUBSETS)
-    yield "networks (network.name, evaluation.architectures)", [*networks.names(), f"{networks.TIMM}NAME"]
-    yield "methods (method=)", _stems(shipped() / "method")
-    yield "training of theta (training=)", _stems(shipped() / "training")
-    yield "distances (method.distance)", list(DISTANCES)
-    yield "protocols (evaluation.protocol)", list(PROTOCOLS)
-    yield "shipped configs", [f"configs/{name}.yaml" for name in _stems(shipped())]
-
-
-def _stems(folder: Path) -> list[str]:
-    return sorted(file.stem for file in folder.glob("*.yaml"))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="dist-condense", description="Dataset condensation on Ray.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("run", add_help=False, help="condense, evaluate and report; the same command continues")
+    prepare_command.add_arguments(_command(commands, "prepare", "a data set into class shards", takes_run=False))
     again = _command(commands, "evaluate", "train networks on the set of a finished run")
     again.add_argument("overrides", nargs="*", metavar="key=value", help=f"keys of {', '.join(CHANGEABLE)}")
     _command(commands, "list", "every name that a config can use", takes_run=False)
@@ -196,18 +190,26 @@ def _loaded(path: str, overrides: Sequence[str]) -> RunConfig:
         raise
 
 
-def _executed(job: Job) -> int:
+def _executed(config: RunConfig, resume: str = "auto") -> int:
     from dist_condense.data import DataError
     from dist_condense.engine.journal import RunFailed
+    from dist_condense.job import Job
+    from dist_condense.stop import Terminated
+    from dist_condense.synthetic_set import SyntheticSetError
 
     try:
-        job.run()
-    except (RunFailed, DataError) as error:
+        job = Job.prepare(config, resume)
+        try:
+            job.run()
+        except KeyboardInterrupt:
+            print(f"interrupted: {job.where_it_continues()}", file=sys.stderr)
+            return INTERRUPTED
+    except Terminated as stopped:
+        print(stopped, file=sys.stderr)
+        return TERMINATED
+    except (RunFailed, DataError, SyntheticSetError, OSError) as error:  # OSError: a disk, named with its file
         print(f"failed: {error}", file=sys.stderr)
         return FAILED
-    except KeyboardInterrupt:
-        print(f"interrupted: {job.where_it_continues()}", file=sys.stderr)
-        return INTERRUPTED
     return 0
 
 

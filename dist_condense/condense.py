@@ -20,9 +20,7 @@ class Theta(Protocol):
 
     network: nn.Module
 
-    def begin(self, k: int) -> None: ...
-
-    def advance(self, k: int, t: int) -> None: ...
+    def reach(self, k: int, t: int) -> None: ...
 
 
 class Record(Protocol):
@@ -32,20 +30,19 @@ class Record(Protocol):
 
     def after_step(self, done: int) -> None: ...
 
+    def finish(self) -> None: ...
+
 
 def condense(S: Shard, theta: Theta, K: int, T: int, record: Record) -> None:
-    """K networks; T matching steps per network; theta is trained after each but the last (it would be discarded).
+    """K networks; T matching steps per network; theta is drawn before the first and trained between them.
 
     Continues after the steps that ``record`` has already seen. Every worker of a run calls this on its own shard.
     """
-    done = record.resume()
-    for k in range(done // T, K):
-        first = done % T if k == done // T else 0
-        if first == 0:
-            theta.begin(k)
+    for step in range(record.resume(), K * T):
+        k, t = divmod(step, T)
+        theta.reach(k, t)
+        if t == 0:
             S.begin_network()
-        for t in range(first, T):
-            S.match(theta.network, k, t, visit=k * T + t)
-            if t + 1 < T:
-                theta.advance(k, t)
-            record.after_step(k * T + t + 1)
+        S.match(theta.network, k, t, visit=step)
+        record.after_step(step + 1)
+    record.finish()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +20,19 @@ from omegaconf.errors import OmegaConfBaseException
 
 PACKAGE = Path(__file__).resolve().parent
 GROUPS = ("method", "training")
+FREE = (
+    "cluster.",
+    "data.",
+    "tracking.",
+    "evaluation.",
+    "output",
+    "dataset.root",
+    "dataset.download",
+    "training.check_finite",
+)
+"""Keys that do not change the set; other data under dataset.root are known by their digest."""
+SETTLED = ("cluster.slices", "cluster.threads", "cluster.reproducible")
+"""Keys of the cluster that do, and stay as the first start chose them."""
 
 
 class ConfigError(ValueError):
@@ -42,11 +55,29 @@ class DatasetConfig:
     root: str | None = None
     """Its folder; shipped configs take it from an environment variable such as `IMAGENET_ROOT`."""
     size: int | None = None
-    """Pixels of a side; null: the data set's own (224 for image folders)."""
+    """Pixels of a side; null: the data set's own (224 for image folders, what they were prepared with for shards)."""
     classes: Any = None
     """A named subset (`imagenet100_idc`), a list of class names in label order, or null for all."""
     download: bool = False
     """Let torchvision fetch the data set into `root`."""
+
+
+@dataclass
+class DataConfig:
+    """How its images are read and kept. Changing it does not change the set."""
+
+    source: str = "files"
+    """`files`: folders, class shards or arrays, as they lie at `dataset.root`; `ffcv`: the beton of a prepared set."""
+    tier: str = "auto"
+    """`gpu` (decoded), `ram` (decoded), `encoded` (in RAM), `disk`; auto: the first that fits."""
+    memory_budget: float | None = None
+    """GiB per node that `auto` may fill; null: half of the smallest node's memory."""
+    threads: int | None = None
+    """Threads per worker that decode; null: `cluster.threads`."""
+    cache: str | None = None
+    """Each node's folder for remote shards; null: dist_condense-UID, this user's own, among its temporary files."""
+    verify: bool = True
+    """Compare the hash of each shard with the manifest when a run opens it."""
 
 
 @dataclass
@@ -169,7 +200,7 @@ class TrajectoryConfig:
     """How many networks, and how each starts."""
 
     networks: int = 1000
-    """K"""
+    """K, networks that the set is matched on one after the other."""
     matching_steps: int = 1
     """T, matching steps per network."""
     start: str = "fresh"
@@ -187,9 +218,9 @@ class TrainingConfig:
     source: str = "synthetic"
     """Trained on the `synthetic` set, on `real` images, or `frozen`."""
     epochs: int = 0
-    """Passes over the synthetic set."""
+    """Passes over the synthetic set after each matching step."""
     images: int = 0
-    """Real images per stretch of training; whole batches until reached."""
+    """Real images after each matching step; whole batches until reached."""
     batch: int = 256
     """Images per update; for `real` also that of pretraining."""
     lr: float = 0.01
@@ -200,6 +231,9 @@ class TrainingConfig:
     """Weight decay of theta."""
     cutmix: float = 0.0
     """Probability of CutMix per batch. Cutout is left out of the augmentation where it is above 0 (IDC)."""
+    check_finite: bool = True
+    """Stop, before anything is stored, where theta, a statistic, a loss or an update of pixels is not finite. false: go
+    on and leave such updates out; pixels stay finite, and rest while theta is not."""
 
 
 @dataclass
@@ -228,8 +262,14 @@ class ClusterConfig:
     """Sums that do not depend on the number of workers; null: on CPUs yes, on GPUs no."""
     device: str = "auto"
     """`cpu`, `cuda`, or `auto`: cuda where there is one."""
-    failures: int = 0
-    """How often a lost worker group is started again from the last checkpoint."""
+    max_failures: int = 0
+    """How often a worker group that failed is started again, from the newest checkpoint. Preemption is not counted."""
+    timeout: float = 600.0
+    """Seconds that workers wait for each other; one that is silent longer hangs, and ends the group. Above the longest
+    thing that a worker does by itself: opening its data, compiling."""
+    min_workers: int | None = None
+    """Go on with as few as this where nodes are lost, and with up to `workers` again once there is room; null: only
+    with `workers`."""
 
 
 @dataclass
@@ -263,7 +303,13 @@ class TrackingConfig:
     log_every: int = 10
     """Matching steps between two lines of metrics.jsonl and two comparisons of the workers."""
     checkpoint_minutes: float = 5.0
-    """Longest time between two checkpoints, to the next multiple of `log_every`."""
+    """Longest time between two checkpoints, also within the training of theta; 0: after every update."""
+    checkpoint_steps: int | None = None
+    """Matching steps between two checkpoints; null: by time alone."""
+    checkpoints_kept: int = 2
+    """Newest checkpoints that stay."""
+    checkpoints: str | None = None
+    """Where `checkpoints/` and `pool/` are kept: a folder, or a url s3:// or gs://; null: in the output."""
 
 
 @dataclass
@@ -278,6 +324,8 @@ class RunConfig:
     """Synthetic images per class."""
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     """What is condensed."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """How it is read."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
     """theta"""
     method: MethodConfig = field(default_factory=MethodConfig)
@@ -368,16 +416,20 @@ def documented() -> Iterator[tuple[str, str, Any]]:
         yield path, _field_type(path), default
 
 
-def differences(old: RunConfig, new: RunConfig) -> list[str]:
-    """Keys that change the result and differ, one line each. Cluster, tracking, evaluation, output are left out.
+def identity(config: RunConfig) -> dict[str, Any]:
+    """Every key that changes the result, dotted, with its value; those of the cluster once they are settled.
 
-    ``cluster.slices`` and ``cluster.threads`` count once both sides state them.
+    Left out are where and how the same is computed, read, tracked and evaluated, and where the data lie.
     """
-    before, after = dict(_leaves(to_dict(old))), dict(_leaves(to_dict(new)))
-    free = ("cluster.", "tracking.", "evaluation.", "output")
-    kept = [key for key in after if not key.startswith(free)]
-    kept += [key for key in ("cluster.slices", "cluster.threads", "cluster.reproducible") if after[key] is not None]
-    return [f"{key}: {before[key]!r} there, {after[key]!r} now" for key in kept if before.get(key) != after[key]]
+    values = dict(_leaves(to_dict(config)))
+    kept = {key: value for key, value in values.items() if not key.startswith(FREE)}
+    return kept | {key: values[key] for key in SETTLED if values[key] is not None}
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Keys that differ between two identities, one line each; keys of the cluster count once both sides state them."""
+    keys = [key for key in new if key not in SETTLED or key in old]
+    return [f"{key}: {old.get(key)!r} there, {new[key]!r} now" for key in keys if old.get(key) != new[key]]
 
 
 def in_submitted_job() -> bool:

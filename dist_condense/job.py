@@ -4,28 +4,36 @@ from __future__ import annotations
 
 import functools
 import json
+import os
+import socket
 import sys
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
-from dist_condense import checks, parts, worker
+from dist_condense import checks, parts, resume, worker
 from dist_condense.config import RunConfig, to_dict, to_yaml
 from dist_condense.core import randomness
-from dist_condense.data import ImageSet
+from dist_condense.data import ClassSource, ImageSet, Reading
+from dist_condense.data.files import write_atomically
+from dist_condense.data.tiers import FILES, Choice
 from dist_condense.engine import checkpoint
+from dist_condense.engine.checkpoint import Checkpoint
 from dist_condense.engine.coordinator import LocalCoordinator
-from dist_condense.engine.journal import METRICS, RunFailed
+from dist_condense.engine.journal import METRICS, OWNER, RunFailed
+from dist_condense.engine.roll_call import RESTARTS
 from dist_condense.evaluation.baselines import random_sets
 from dist_condense.evaluation.evaluate import Evaluation, Runner, TrainingSet, TrialFailed, evaluate, in_process, trials
-from dist_condense.evaluation.rows import Row
-from dist_condense.progress import Follower, Progress
+from dist_condense.evaluation.rows import Row, read_csv
+from dist_condense.progress import Follower, Notes, Progress
 from dist_condense.report import environment, summary_table, write_report
-from dist_condense.resolve import absolute_root, resolved
+from dist_condense.resolve import absolute_paths, resolved
+from dist_condense.stop import Stop, Terminated
 from dist_condense.synthetic_set import Card, CardClass, SyntheticSetError, load_set, read_card, write_set
 from dist_condense.tracking import Tracker, masked, resolve_uri
 
@@ -43,6 +51,10 @@ class Job:
     config: RunConfig
     dataset: ImageSet
     remarks: list[str]
+    keeping: Choice
+    """Where the workers keep the real images."""
+    start: Checkpoint | None = None
+    """What the run continues from."""
 
     @property
     def folder(self) -> Path:
@@ -50,13 +62,17 @@ class Job:
         return Path(self.config.output)
 
     @classmethod
-    def prepare(cls, config: RunConfig) -> Job:
-        """Check and resolve; nothing is started or written before everything is right (ConfigError)."""
-        config = absolute_root(config)
-        checks.check(config)
-        config = resolved(config)
-        dataset, remarks = checks.check(config)
-        return cls(config, dataset, remarks)
+    def prepare(cls, config: RunConfig, how: str = resume.AUTO) -> Job:
+        """Check and resolve; nothing is started or written before everything is right (ConfigError).
+
+        :param how: see :func:`dist_condense.resume.found`.
+        """
+        dataset, remarks = checks.check(config)  # as given: a submitted job may not have a relative output
+        config = absolute_paths(config)
+        start = resume.found(config, how)
+        config, keeping = resolved(config, dataset, start.state.identity if start else checks.earlier(config))
+        resume.check(config, dataset, start)
+        return cls(config, dataset, [*remarks, *_other_machine(start, config)], keeping, start)
 
     def run(self) -> None:
         """Condense, evaluate, report; a finished part is not done again. Raises RunFailed."""
@@ -70,34 +86,48 @@ class Job:
             status = "FINISHED"
         finally:
             tracker.finish(status)
+            if tracker.offline is not None:
+                console.print(f"tracking is not complete; bring it up to date with: {tracker.how_to_replay}")
         self._say_where()
 
     def where_it_continues(self) -> str:
         """What the same command would do now."""
-        found = checkpoint.newest(self.folder / "checkpoints")
+        found = checkpoint.newest(parts.storage_of(self.config))
         if found is None:
             return "no checkpoint was due yet (tracking.checkpoint_minutes), so the same command starts over"
-        return f"the same command continues after step {found.steps}"
+        return f"the same command continues after matching step {found.steps}"
 
     # --- condensation ---------------------------------------------------------------------------------------------
 
     def _condense(self, tracker: Tracker) -> None:
-        config = self.config
+        config, found = self.config, self.start
         total = config.trajectory.networks * config.trajectory.matching_steps
-        found = checkpoint.newest(self.folder / "checkpoints")
         if found and found.steps == total and self._has_complete_set():
-            console.print(f"condensation is complete ({total} steps); {self.folder / SET} is kept")
+            console.print(f"condensation is complete ({total} matching steps); {self.folder / SET} is kept")
             return
         if found:
-            console.print(f"resuming after step {found.steps} of {total}")
+            console.print(f"resuming after matching step {found.steps} of {total} in all")
         try:
-            with self._following(tracker):
+            with self._following(tracker), Stop(self.folder) as stop:
                 self._workers()
         except RunFailed as error:
-            kept = self._export()
-            raise RunFailed(f"{error}\n{_kept(kept, self.folder)}") from error
-        self._export()
+            raise RunFailed(f"{error}\n{self._kept()}") from error
+        done = self._export()
+        if done < total:
+            raise Terminated(
+                f"stopped by {stop.signal} after matching step {done} of {total}; the same command continues"
+            )
         tracker.log_artifacts(self.folder / SET)
+
+    def _kept(self) -> str:
+        """What a run that failed leaves; its last checkpoint becomes the set where the disk has room."""
+        try:
+            steps = self._export()
+        except (SyntheticSetError, OSError) as error:
+            return f"{error}; {self.where_it_continues()}"
+        if steps == 0:
+            return "no set was finished before; nothing was overwritten"
+        return f"the set of matching step {steps} is kept in {self.folder / SET}; the same command continues from there"
 
     def _has_complete_set(self) -> bool:
         try:
@@ -117,25 +147,31 @@ class Job:
             cluster.threads or 1,
             cluster.device == "cuda",
             bool(cluster.reproducible),
-            cluster.failures,
+            cluster.max_failures,
+            cluster.timeout,
+            cluster.min_workers,
         )
         launch(worker.work, self.config, group, self.folder)
 
     @contextmanager
     def _following(self, tracker: Tracker) -> Iterator[None]:
-        """Progress and MLflow live on what the workers write."""
+        """Progress and MLflow live on what the workers write; so does a person on why a group is started again."""
         schedule = self.config.trajectory
         with Progress(schedule.networks, schedule.matching_steps) as progress:
-            follower = Follower(self.folder / METRICS, progress, tracker.log_metrics)
-            follower.start()
+            followers = [Follower(self.folder / METRICS, progress, tracker.log_metrics)]
+            if self.config.cluster.max_failures:
+                followers.append(Notes(self.folder / RESTARTS, _tell_failure))
+            for follower in followers:
+                follower.start()
             try:
                 yield
             finally:
-                follower.stop()
+                for follower in followers:
+                    follower.stop()
 
     def _export(self) -> int:
         """Write the synthetic set of the newest checkpoint; the number of its steps (0: none yet)."""
-        found = checkpoint.newest(self.folder / "checkpoints")
+        found = checkpoint.newest(parts.storage_of(self.config))
         if found is None:
             return 0
         state, classes = found.classes(), len(self.dataset.classes)
@@ -179,7 +215,7 @@ class Job:
         )
         evaluation = Evaluation(
             sets={name: TRAINING_SETS[name](self) for name in chosen.sets},
-            test=self.dataset.test(),
+            test=self.dataset.test(self._test_reading()),
             statistics=parts.statistics_of(self.dataset),
             classes=len(self.dataset.classes),
             protocol=chosen.protocol,
@@ -190,9 +226,27 @@ class Job:
         try:
             rows = evaluate(wanted, evaluation, self.folder / EVALUATION, _tell, self._runner())
         except TrialFailed as error:
+            self._report(self._evaluated(tracker), tracker)
             raise RunFailed(f"evaluation: {error}\nfinished rows are in {self.folder / EVALUATION}") from error
+        self._evaluated(tracker)
+        return rows
+
+    def _evaluated(self, tracker: Tracker) -> list[Row]:
+        """All rows there are, also of earlier calls."""
+        rows = read_csv(self.folder / EVALUATION)
         tracker.log_evaluations([asdict(row) for row in rows])
         return rows
+
+    @functools.cached_property
+    def real(self) -> ClassSource:
+        """All training images, for the sets made of them: opening hashes every shard, and fetches remote ones."""
+        return self.dataset.train(None, replace(parts.reading_of(self.config), tier="disk", source=FILES))
+
+    def _test_reading(self) -> Reading:
+        """Decoded where this fits the node's budget, else streamed in each test."""
+        counts = self.dataset.test_split.counts
+        fits = sum(self.dataset.decoded_bytes(counts)) <= self.keeping.budget
+        return replace(parts.reading_of(self.config), tier="ram" if fits else "disk", source=FILES)
 
     def _runner(self) -> Runner:
         if self.config.cluster.workers == 0:
@@ -207,10 +261,16 @@ class Job:
 
     def _write_start(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / checks.CONFIG_FILE).write_text(to_yaml(self.config))
-        (self.folder / "environment.json").write_text(json.dumps(environment(), indent=1) + "\n")
+        # A start that was killed may have left workers that still write for a moment: they look here first.
+        owner = f"{socket.gethostname()}, process {os.getpid()}, {uuid.uuid4().hex[:8]}"
+        write_atomically(self.folder / OWNER, owner.encode())
+        resume.bring(self.config, self.start)
+        write_atomically(self.folder / checks.CONFIG_FILE, to_yaml(self.config).encode())
+        write_atomically(self.folder / "environment.json", (json.dumps(environment(), indent=1) + "\n").encode())
         for remark in self.remarks:
             console.print(f"note: {remark}")
+        if self.config.data.source == FILES:
+            console.print(f"images   {self.keeping}")
 
     def _tracker(self) -> Tracker:
         uri = resolve_uri(self.config.tracking.uri, self.folder)
@@ -223,12 +283,14 @@ class Job:
             to_dict(self.config),
             {"method": method, "dataset": data, "ipc": str(self.config.ipc)},
             self.folder,
+            self.start.state.tracking_run if self.start and self.start.store == parts.storage_of(self.config) else None,
         )
 
     def _report(self, rows: list[Row], tracker: Tracker) -> None:
-        report = write_report(self.folder, [asdict(row) for row in rows])
-        if rows:
-            console.print(summary_table([asdict(row) for row in rows]))
+        latest = [asdict(row) for row in rows]
+        report = write_report(self.folder, latest)
+        if latest:
+            console.print(summary_table(latest))
         tracker.log_artifacts(report)
 
     def _say_where(self) -> None:
@@ -238,10 +300,21 @@ class Job:
         console.print(f"compare  {Path(sys.executable).parent / 'mlflow'} ui --backend-store-uri {uri}")
 
 
+def _other_machine(start: Checkpoint | None, config: RunConfig) -> Iterator[str]:
+    if start is None:
+        return
+    state = start.state
+    if (state.torch, state.device) != (torch.__version__, config.cluster.device):
+        yield (
+            f"the run was begun with torch {state.torch} on {state.device} and goes on with torch {torch.__version__} "
+            f"on {config.cluster.device}: the set will not be the same to the last bit"
+        )
+
+
 def _random(job: Job) -> TrainingSet:
     draws = job.config.evaluation.seeds
     seeds = [randomness.key(job.config.seed, "random baseline", i) for i in range(draws)]
-    drawn = random_sets(lambda label: job.dataset.train([label]), job.dataset.counts, job.config.ipc, seeds)
+    drawn = random_sets(job.real, job.dataset.counts, job.config.ipc, seeds)
     return TrainingSet(drawn.images, drawn.labels, job.config.evaluation.epochs, draws)
 
 
@@ -252,8 +325,7 @@ def _condensed(job: Job) -> TrainingSet:
 
 def _whole(job: Job) -> TrainingSet:
     labels = range(len(job.dataset.classes))
-    source = job.dataset.train()
-    images = torch.cat([source.get(c, torch.arange(job.dataset.counts[c])) for c in labels])
+    images = torch.cat([job.real.get(c, torch.arange(job.dataset.counts[c])) for c in labels])
     epochs = job.config.evaluation.whole_epochs or job.config.evaluation.epochs
     return TrainingSet(images, torch.arange(len(labels)).repeat_interleave(torch.tensor(job.dataset.counts)), epochs)
 
@@ -265,7 +337,5 @@ def _tell(row: Row) -> None:
     console.print(f"{row.set}, {row.architecture}, seed {row.seed}: top-1 {row.top1_last:.2f}")
 
 
-def _kept(steps: int, folder: Path) -> str:
-    if steps == 0:
-        return "no set was finished before; nothing was overwritten"
-    return f"the set of step {steps} is kept in {folder / SET}; the same command continues from there"
+def _tell_failure(line: str) -> None:
+    console.print(f"the worker group failed: {line}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from dist_condense import networks
-from dist_condense.config import AugmentationConfig, NetworkConfig, RunConfig
+from dist_condense.config import AugmentationConfig, NetworkConfig, RunConfig, identity
 from dist_condense.core import grouping, randomness, start
 from dist_condense.core.augmentation import OPERATIONS, Strategy
 from dist_condense.core.distance import DISTANCES
@@ -19,12 +20,14 @@ from dist_condense.core.image_rule import ImageRule
 from dist_condense.core.objective import Objective
 from dist_condense.core.parameterisation import DECODINGS, MultiFormation
 from dist_condense.core.statistic import SELECTIONS, Embedding, Gradient, Statistic
-from dist_condense.data import ImageSet, open_dataset, to_unit
-from dist_condense.data.source import ClassSource
+from dist_condense.data import ImageSet, Reading, open_dataset, to_unit
+from dist_condense.data.read_ahead import ReadAhead
+from dist_condense.data.source import ClassSource, NamedSource
 from dist_condense.engine.batches import Batches, NoBatches, RealBatches, Statistics, SyntheticBatches
 from dist_condense.engine.class_features import class_features, kmeans_partition
 from dist_condense.engine.coordinator import Coordinator, Placement
 from dist_condense.engine.shard import DRAWS, ClassShard, MatchingRecipe
+from dist_condense.engine.storage import Storage, storage
 from dist_condense.engine.training import NetworkTrainer, TrainingRecipe
 from dist_condense.engine.trajectory import Fresh, Pool, Pretrained, Start, Trajectory
 
@@ -72,11 +75,11 @@ BATCHES: dict[str, Callable[[RunConfig, ImageSet, ClassShard], Batches]] = {
     ),
 }
 
-NETWORK_STARTS: dict[str, Callable[[RunConfig, RealBatches, Path], Start]] = {
-    "fresh": lambda config, real, folder: Fresh(),
-    "pretrained": lambda config, real, folder: Pretrained(config.trajectory.pretrain_epochs, real),
-    "pool": lambda config, real, folder: Pool(
-        config.trajectory.pool_size, config.trajectory.pretrain_epochs, real, folder / "pool"
+NETWORK_STARTS: dict[str, Callable[[RunConfig, Callable[[], RealBatches]], Start]] = {
+    "fresh": lambda config, real: Fresh(),
+    "pretrained": lambda config, real: Pretrained(config.trajectory.pretrain_epochs, real()),
+    "pool": lambda config, real: Pool(
+        config.trajectory.pool_size, config.trajectory.pretrain_epochs, real(), storage_of(config, "pool")
     ),
 }
 
@@ -171,15 +174,29 @@ def start_pixels(config: RunConfig, dataset: ImageSet, source: ClassSource, labe
         shape = (config.ipc, dataset.channels, dataset.size, dataset.size)
         return start.noise(shape, keyed, config.method.unit_space)
     positions = torch.randperm(dataset.counts[label], generator=keyed)[:wanted]
-    real = start.mixed_tiles(to_unit(source.get(label, positions)), round((wanted / config.ipc) ** 0.5))
+    real = start.mixed_tiles(to_unit(source.get(label, positions).cpu()), round((wanted / config.ipc) ** 0.5))
     return real if config.method.unit_space else statistics_of(dataset).normalise(real)
+
+
+def reading_of(config: RunConfig, device: torch.device | None = None) -> Reading:
+    """How a worker reads its images; `auto` has been settled before."""
+    data = config.data
+    return Reading(
+        data.tier,
+        data.source,
+        data.threads or config.cluster.threads,
+        Path(data.cache) if data.cache else None,
+        data.verify,
+        device or torch.device("cpu"),
+    )
 
 
 def shard_of(
     config: RunConfig, dataset: ImageSet, labels: list[int], coordinator: Coordinator, placement: Placement
 ) -> ClassShard:
-    """The classes of one worker, decoded into memory, at their start."""
-    source = dataset.train(labels)
+    """The classes of one worker at their start, their images read as `data` says."""
+    names = [c.name for c in dataset.classes]
+    source = NamedSource(dataset.train(labels, reading_of(config, placement.device)), names)
     shape = (dataset.channels, dataset.size, dataset.size)
 
     def features() -> torch.Tensor:
@@ -192,12 +209,13 @@ def shard_of(
         matching_recipe(config, dataset, partition),
         config.seed,
         dataset.counts,
-        source,
+        ReadAhead(source, placement.device),
         statistics_of(dataset),
         coordinator,
         placement,
         shape,
         {c: start_pixels(config, dataset, source, c) for c in labels},
+        check_finite=config.training.check_finite,
     )
 
 
@@ -206,10 +224,10 @@ def real_batches(config: RunConfig, dataset: ImageSet, shard: ClassShard) -> Rea
     return RealBatches(
         config.seed,
         dataset.counts,
-        shard.source,
+        shard.source.source,
         shard.labels,
         shard.statistics,
-        shard.coordinator,
+        shard.coordinator.beside(),
         shard.placement,
         shard.shape,
         config.training.batch,
@@ -217,7 +235,18 @@ def real_batches(config: RunConfig, dataset: ImageSet, shard: ClassShard) -> Rea
     )
 
 
-def trajectory_of(config: RunConfig, dataset: ImageSet, shard: ClassShard, folder: Path) -> Trajectory:
+def identity_of(config: RunConfig, dataset: ImageSet) -> dict[str, Any]:
+    """All that changes the set: the config's keys, and ``data``, the digest of the training images."""
+    return {**identity(config), "data": dataset.train_split.digest()}
+
+
+def storage_of(config: RunConfig, part: str = "checkpoints") -> Storage:
+    """Where a run keeps its ``checkpoints``, and its ``pool`` of networks beside them."""
+    place = config.tracking.checkpoints
+    return storage(f"{place.rstrip('/')}/{part}" if place else Path(config.output) / part)
+
+
+def trajectory_of(config: RunConfig, dataset: ImageSet, shard: ClassShard) -> Trajectory:
     """theta and how it moves."""
     training, strategy = config.training, shard.recipe.strategy
     recipe = TrainingRecipe(
@@ -236,6 +265,7 @@ def trajectory_of(config: RunConfig, dataset: ImageSet, shard: ClassShard, folde
         config.compute.autocast,
         config.compute.compile,
     )
-    start_of = NETWORK_STARTS[config.trajectory.start](config, real_batches(config, dataset, shard), folder)
+    start_of = NETWORK_STARTS[config.trajectory.start](config, partial(real_batches, config, dataset, shard))
     batches = BATCHES[training.source](config, dataset, shard)
-    return Trajectory(network_builder(config, dataset), trainer, batches, start_of, config.seed)
+    steps = config.trajectory.matching_steps
+    return Trajectory(network_builder(config, dataset), trainer, batches, start_of, config.seed, steps)

@@ -18,7 +18,8 @@ from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 
 Entry = Mapping[str, Any]
-"""A line of metrics.jsonl: step, network, matching_step (both from 0), loss, steps_per_second."""
+"""A line of metrics.jsonl: time (Unix, in seconds), step (matching steps in all), network and its matching_step (both
+from 0), loss, steps_per_second, waiting (the share of the time in which a worker waited for images)."""
 Callback = Callable[[Sequence[Entry]], None]
 
 INTERVAL = 0.5
@@ -87,11 +88,24 @@ class Follower(threading.Thread):
         return lines
 
 
+class Notes(Follower):
+    """Hands the lines that come to a file of plain text to ``tell``; what stood there before is left out."""
+
+    def __init__(self, file: str | Path, tell: Callable[[str], None], interval: float = INTERVAL) -> None:
+        super().__init__(file, interval=interval)
+        self.tell = tell
+        self._offset = self.file.stat().st_size if self.file.exists() else 0
+
+    def _poll(self) -> None:
+        for line in self._lines():
+            self.tell(line.decode(errors="replace").rstrip())
+
+
 class Progress:
     """A bar on a terminal, else a plain line at most every ten seconds; a callback of :class:`Follower`.
 
     :param networks: K of the run.
-    :param matching_steps: T, per network.
+    :param matching_steps: T, matching steps per network.
     """
 
     def __init__(
@@ -147,14 +161,14 @@ class Progress:
 
 
 def line(entry: Entry, networks: int, matching_steps: int, rate: float) -> str:
-    """``network 3/20, step 4/10, 2.5 steps/s, matching loss 81.2, 1 min 8 s left``.
+    """``network 3/20, matching step 4/10, 2.5 steps/s, matching loss 81.2, 1 min 8 s left``.
 
     :param rate: steps per second.
     """
     left = networks * matching_steps - entry["step"]
     end = "done" if left <= 0 else f"{duration(left / rate)} left" if rate > 0 else "time left unknown"
     return (
-        f"network {entry['network'] + 1}/{networks}, step {entry['matching_step'] + 1}/{matching_steps}, "
+        f"network {entry['network'] + 1}/{networks}, matching step {entry['matching_step'] + 1}/{matching_steps}, "
         f"{rate:.3g} steps/s, matching loss {entry['loss']:.4g}, {end}"
     )
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from rich.table import Table
 
+from dist_condense.data.files import write_atomically
 from dist_condense.synthetic_set import CARD, PREVIEW, code_commit
 from dist_condense.tracking import masked, read_metrics
 
@@ -38,6 +39,7 @@ PACKAGES = (
     "ffcv",
     "timm",
 )
+KEY = ("set", "architecture", "protocol", "epochs")  # of rows that differ in their seeds only
 WIDTH, HEIGHT, LEFT, BOTTOM = 760, 260, 64, 34  # of the loss curve, with room for its scales
 POINTS = 400
 """Of the curve; more are averaged in bins."""
@@ -48,12 +50,18 @@ class Summary:
     """Top-1 of the last epoch over seeds, in percent."""
 
     set: str
-    protocol: str
     architecture: str
+    protocol: str
+    epochs: str
     values: tuple[tuple[str, float], ...]
     """(seed, top-1)."""
     best: float | None
     """Mean over seeds of the best test evaluation, where it was recorded."""
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """What its rows share."""
+        return self.set, self.architecture, self.protocol, self.epochs
 
     @property
     def mean(self) -> float:
@@ -72,21 +80,26 @@ class Summary:
 
 
 def summarise(rows: Sequence[Row]) -> list[Summary]:
-    """One for each set, protocol and architecture, in the order of their first rows."""
-    groups: dict[tuple[str, str, str], list[Row]] = {}
+    """One for each set, architecture, protocol and number of epochs, in the order of their first rows."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        groups.setdefault((row["set"], row["protocol"], row["architecture"]), []).append(row)
-    return [_summary(key, group) for key, group in groups.items()]
+        groups.setdefault(tuple(str(row[name]) for name in KEY), []).append(row)
+    return [_summary(group) for group in groups.values()]
+
+
+def differing(summaries: Sequence[Summary]) -> list[str]:
+    """Of protocol and epochs those that tell summaries apart."""
+    return [name for name in ("protocol", "epochs") if len({getattr(x, name) for x in summaries}) > 1]
 
 
 def summary_table(rows: Sequence[Row]) -> Table:
-    """For the terminal."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("set")
-    table.add_column("architecture")
+    """For the terminal; protocol and epochs are columns where they differ."""
+    summaries = summarise(rows)
+    columns = ["set", "architecture", *differing(summaries)]
+    table = Table(*columns, box=None, pad_edge=False)
     table.add_column("top-1 mean ± std (n)", justify="right")
-    for x in summarise(rows):
-        table.add_row(_plain(x.set), _plain(x.architecture), f"{x.text} ({len(x.values)})")
+    for x in summaries:
+        table.add_row(*(_plain(getattr(x, name)) for name in columns), f"{x.text} ({len(x.values)})")
     return table
 
 
@@ -103,28 +116,27 @@ def environment() -> dict[str, Any]:
     }
 
 
-def write_report(folder: str | Path, rows: Sequence[Row] | None = None, title: str | None = None) -> Path:
+def write_report(folder: str | Path, latest: Sequence[Row] = (), title: str | None = None) -> Path:
     """Write ``folder/report.html`` from what lies in the folder; whatever is not there is left out.
 
-    :param rows: of the evaluation; read from ``evaluation.csv`` by default.
+    :param latest: rows of ``evaluation.csv`` whose groups stand first; the others are told to be of earlier calls.
     """
     folder = Path(folder)
     card = json.loads(_text(folder / "synthetic_set" / CARD) or "{}")
     environment_text = _text(folder / "environment.json")
-    rows = _rows(folder / "evaluation.csv") if rows is None else rows
+    rows = _rows(folder / "evaluation.csv")
     title = title or " · ".join(str(card[key]) for key in ("method", "dataset") if card.get(key)) or folder.name
     parts = [
         f"<header><h1>{escape(title)}</h1>{_facts(card)}</header>",
-        _section("Top-1 on the real test set", _evaluation(summarise(rows)) if rows else ""),
+        _section("Top-1 on the real test set", _evaluation(summarise(rows), latest) if rows else ""),
         _section("The synthetic set", _preview(folder / "synthetic_set" / PREVIEW, card)),
         _section("Matching loss", curve([(x["step"], x["loss"]) for x in read_metrics(folder / "metrics.jsonl")])),
         _section("Configuration", _folded("config.yaml", masked(_text(folder / "config.yaml")))),
         _section("Environment", _machine(json.loads(environment_text)) if environment_text else ""),
     ]
     page = PAGE.format(title=escape(title), style=STYLE, body="\n".join(x for x in parts if x))
-    writing = folder / ".report.html.writing"
-    writing.write_text(page, encoding="utf-8")
-    return writing.replace(folder / "report.html")
+    write_atomically(folder / "report.html", page.encode())
+    return folder / "report.html"
 
 
 def curve(points: Sequence[tuple[float, float]]) -> str:
@@ -164,34 +176,40 @@ def curve(points: Sequence[tuple[float, float]]) -> str:
     )
 
 
-def _summary(key: tuple[str, str, str], rows: Sequence[Row]) -> Summary:
+def _summary(rows: Sequence[Row]) -> Summary:
     best = [float(x["top1_best"]) for x in rows if x.get("top1_best") not in (None, "")]
     values = tuple((str(x["seed"]), float(x["top1_last"])) for x in rows)
-    return Summary(*key, values, fmean(best) if len(best) == len(rows) else None)
+    group, architecture, protocol, epochs = (str(rows[0][name]) for name in KEY)
+    return Summary(group, architecture, protocol, epochs, values, fmean(best) if len(best) == len(rows) else None)
 
 
-def _evaluation(summaries: Sequence[Summary]) -> str:
+def _evaluation(summaries: Sequence[Summary], latest: Sequence[Row]) -> str:
+    keys = {x.key for x in summarise(latest)}
+    first, earlier = [x for x in summaries if x.key in keys], [x for x in summaries if x.key not in keys]
+    columns = ["set", "architecture", "protocol", *(["epochs"] if "epochs" in differing(summaries) else [])]
     best = any(x.best is not None for x in summaries)
-    head = ["set", "architecture", "protocol", "last epoch, mean ± std", "n", *(["best"] if best else []), "each seed"]
-    body = []
-    for x in summaries:
-        seeds = "".join(f'<span title="seed {escape(seed)}">{value:.1f}</span>' for seed, value in x.values)
-        cells = [
-            f"<th scope=row>{escape(str(x.set))}</th>",
-            f"<td>{escape(str(x.architecture))}</td>",
-            f"<td>{escape(str(x.protocol))}</td>",
-            f'<td class=number style="--part:{max(0.0, min(100.0, x.mean)):.1f}%"><b>{x.text}</b></td>',
-            f"<td class=number>{len(x.values)}</td>",
-            *([f"<td class=number>{'' if x.best is None else f'{x.best:.1f}'}</td>"] if best else []),
-            f"<td class=seeds>{seeds}</td>",
-        ]
-        body.append(f"<tr>{''.join(cells)}</tr>")
+    head = [*columns, "last epoch, mean ± std", "n", *(["best"] if best else []), "each seed"]
+    between = f"<tr><td class=note colspan={len(head)}>of earlier calls</td></tr>" if first and earlier else ""
+    blocks = ["".join(_evaluation_row(x, columns, best) for x in part) for part in (first, earlier)]
     heads = "".join(f"<th scope=col>{x}</th>" for x in head)
     note = "Percent. Networks trained from scratch; ± is the standard deviation over seeds (n − 1)."
     return (
-        f"<div class=wide><table><thead><tr>{heads}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+        f"<div class=wide><table><thead><tr>{heads}</tr></thead><tbody>{between.join(blocks)}</tbody></table></div>"
         f"<p class=note>{note}</p>"
     )
+
+
+def _evaluation_row(x: Summary, columns: Sequence[str], best: bool) -> str:
+    seeds = "".join(f'<span title="seed {escape(seed)}">{value:.1f}</span>' for seed, value in x.values)
+    cells = [
+        f"<th scope=row>{escape(x.set)}</th>",
+        *(f"<td>{escape(getattr(x, name))}</td>" for name in columns[1:]),
+        f'<td class=number style="--part:{max(0.0, min(100.0, x.mean)):.1f}%"><b>{x.text}</b></td>',
+        f"<td class=number>{len(x.values)}</td>",
+        *([f"<td class=number>{'' if x.best is None else f'{x.best:.1f}'}</td>"] if best else []),
+        f"<td class=seeds>{seeds}</td>",
+    ]
+    return f"<tr>{''.join(cells)}</tr>"
 
 
 def _facts(card: Mapping[str, Any]) -> str:
@@ -203,6 +221,7 @@ def _facts(card: Mapping[str, Any]) -> str:
         ("factor", card["factor"]),
         ("classes", len(card["classes"])),
         ("networks", f"{card['networks_done']:,} / {card['networks_total']:,}"),
+        ("matching steps per network", f"{card['matching_steps']:,}"),
         ("matching steps in all", f"{card['steps']:,}"),
         ("seed", card["seed"]),
         ("state", state),
@@ -216,10 +235,10 @@ def _preview(file: Path, card: Mapping[str, Any]) -> str:
     names = [str(x["name"]) for x in card.get("classes", ())]
     more = " …" if len(names) > 20 else ""
     image = base64.b64encode(file.read_bytes()).decode()
-    rows = f" Rows: {escape(', '.join(names[:20]))}{more}." if names else ""
+    order = f" Classes, from left to right and then down: {escape(', '.join(names[:20]))}{more}." if names else ""
     return (
-        f'<figure><img class=preview src="data:image/png;base64,{image}" alt="Synthetic images, a row per class">'
-        f"<figcaption>A row per class, clipped to [0, 1]; the set itself is not.{rows}</figcaption></figure>"
+        f'<figure><img class=preview src="data:image/png;base64,{image}" alt="Synthetic images by class">'
+        f"<figcaption>Clipped to [0, 1]; the set itself is not.{order}</figcaption></figure>"
     )
 
 

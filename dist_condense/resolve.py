@@ -2,73 +2,126 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dist_condense import checks, parts
-from dist_condense.config import ConfigError, RunConfig, differences, read
+from dist_condense import parts
+from dist_condense.config import ConfigError, RunConfig
+from dist_condense.data import ImageSet
+from dist_condense.data.catalogue import is_url
+from dist_condense.data.read_ahead import DEPTH
+from dist_condense.data.tiers import Choice, choose, share
+from dist_condense.engine.ahead import DEPTH as AHEAD
+from dist_condense.engine.memory import machine_memory
 from dist_condense.networks import batch_norms
 
 
-def resolved(config: RunConfig) -> RunConfig:
-    """Absolute paths, and the open choices of the cluster settled: as the folder's first start did, else from here."""
-    output = Path(config.output).expanduser().absolute()
-    config = replace(absolute_root(config), output=str(output))
-    device, threads = _place(config)
+@dataclass(frozen=True)
+class _Place:
+    """Where a run computes."""
+
+    device: str
+    threads: int
+    """CPU threads per worker."""
+    per_node: int
+    """Workers on the fullest node."""
+    memory: int
+    """Bytes of the smallest node that can hold a worker."""
+
+
+def resolved(config: RunConfig, dataset: ImageSet, earlier: Mapping[str, Any]) -> tuple[RunConfig, Choice]:
+    """Absolute paths, and the open choices of the cluster settled: as the run's first start did, else from here.
+
+    Also where images are kept, and the bytes that this was chosen by. Starts Ray where there are workers, so
+    :func:`checks.check` comes first.
+
+    :param earlier: what the run is known by from an earlier start (``config.identity``); empty for the first.
+    """
+    config = absolute_paths(config)
+    place = _place(config)
     choices: dict[str, Any] = {
-        "slices": 1 if _couples(config) else max(1, config.cluster.workers),
-        "threads": threads,
-        "reproducible": device == "cpu",
+        "slices": 1 if _couples(config, dataset) else max(1, config.cluster.workers),
+        "threads": place.threads,
+        "reproducible": place.device == "cpu",
     }
-    existing = output / checks.CONFIG_FILE
-    if existing.exists():
-        choices = {key: getattr(read(existing).cluster, key) for key in choices}
+    choices |= {key: earlier[f"cluster.{key}"] for key in choices if f"cluster.{key}" in earlier}
     settled = {
         key: choices[key] if getattr(config.cluster, key) is None else getattr(config.cluster, key) for key in choices
     }
-    config = replace(config, cluster=replace(config.cluster, device=device, **settled))
-    if existing.exists() and (changed := differences(read(existing), config)):
-        raise ConfigError([f"output: {output} holds another run; restore: {'; '.join(changed)}"])
-    return config
+    config = replace(config, cluster=replace(config.cluster, device=place.device, **settled))
+    if config.data.tier == "gpu" and place.device != "cuda":
+        raise ConfigError([f"data.tier: gpu, but the run computes on {place.device}; leave it to auto, or set ram"])
+    choice = _keeping(config, dataset, place)
+    return replace(config, data=replace(config.data, tier=choice.tier)), choice
 
 
-def absolute_root(config: RunConfig) -> RunConfig:
-    """``dataset.root`` from the driver's working directory, as a run's folder states it."""
-    root = config.dataset.root and str(Path(config.dataset.root).expanduser().absolute())
-    return replace(config, dataset=replace(config.dataset, root=root))
+def absolute_paths(config: RunConfig) -> RunConfig:
+    """Paths from the driver's working directory, as a run's folder states them; urls stay."""
+    root, kept = config.dataset.root, config.tracking.checkpoints
+    return replace(
+        config,
+        output=_absolute(config.output),
+        dataset=replace(config.dataset, root=_absolute(root) if root else root),
+        tracking=replace(config.tracking, checkpoints=_absolute(kept) if kept else kept),
+    )
 
 
-def _place(config: RunConfig) -> tuple[str, int]:
-    """Device, and CPU threads per worker; refuses what the cluster does not have."""
+def _absolute(path: str) -> str:
+    return path if is_url(path) else str(Path(path).expanduser().absolute())
+
+
+def _keeping(config: RunConfig, dataset: ImageSet, place: _Place) -> Choice:
+    """The tier, by what the fullest node would hold, against what the smallest one has."""
+    workers, per_node, split = config.cluster.workers, place.per_node, dataset.train_split
+
+    def encoded() -> int:
+        return share(split.encoded_bytes(), workers, per_node)
+
+    decoded = share(dataset.decoded_bytes(dataset.counts), workers, per_node)
+    given = config.data.memory_budget
+    budget = int(given * 2**30) if given is not None else place.memory // 2
+    # The driver of a cluster may have no GPU and must not touch one, so there the tier gpu is by request only.
+    here = config.cluster.device == "cuda" and workers == 0
+    gpu = torch.cuda.get_device_properties(0).total_memory // 5 if here else 0
+    image = dataset.channels * dataset.size**2
+    ahead = per_node * image * (DEPTH * config.method.real_batch + AHEAD * config.training.batch)
+    return choose(config.data.tier, decoded, encoded if split.files else None, budget, gpu, ahead)
+
+
+def _place(config: RunConfig) -> _Place:
+    """By asking Ray where there are workers; refuses what the cluster does not have."""
     cluster = config.cluster
     if cluster.workers == 0:
-        cuda = torch.cuda.is_available()
-        if cluster.device == "cuda" and not cuda:
-            raise ConfigError(["cluster.device: cuda, but torch sees no GPU here; set cluster.device=cpu"])
-        device = cluster.device if cluster.device != "auto" else "cuda" if cuda else "cpu"
-        return device, torch.get_num_threads()
-    from dist_condense.engine.ray_group import connect, resources
+        device = cluster.device if cluster.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        return _Place(device, torch.get_num_threads(), 1, machine_memory())
+    from dist_condense.engine.ray_group import connect, nodes
 
     connect()
-    cores, gpus = resources()
-    device = cluster.device if cluster.device != "auto" else "cuda" if gpus >= cluster.workers else "cpu"
+    machines = nodes()
+    cores, gpus, _ = (sum(column) for column in zip(*machines, strict=True))
+    key = "cluster.workers" if cluster.min_workers is None else "cluster.min_workers"
+    least = cluster.min_workers or cluster.workers
+    device = cluster.device if cluster.device != "auto" else "cuda" if gpus >= least else "cpu"
     threads = max(1, cores // cluster.workers)
-    wanted = cluster.workers * (cluster.threads or 1)
+    wanted = least * (cluster.threads or 1)
     problems = []
     if wanted > cores:
         problems.append(
-            f"cluster.workers: {cluster.workers} workers of {cluster.threads or 1} threads need {wanted} cores, the "
-            f"cluster has {cores}; lower cluster.workers or cluster.threads"
+            f"{key}: {least} workers of {cluster.threads or 1} threads need {wanted} cores, the cluster has {cores}; "
+            f"lower {key} or cluster.threads"
         )
-    if device == "cuda" and cluster.workers > gpus:
-        problems.append(f"cluster.workers: {cluster.workers} workers, one GPU each, but the cluster has {gpus}")
+    if device == "cuda" and least > gpus:
+        problems.append(f"{key}: {least} workers, one GPU each, but the cluster has {gpus}")
     if problems:
         raise ConfigError(problems)
-    return device, threads
+    fit = [gpu if device == "cuda" else core // (cluster.threads or threads) for core, gpu, _ in machines]
+    memory = [told for (_, _, told), workers in zip(machines, fit, strict=True) if workers and told]
+    return _Place(device, threads, min(cluster.workers, max(fit)), min(memory, default=machine_memory()))
 
 
-def _couples(config: RunConfig) -> bool:
-    return bool(batch_norms(parts.network_builder(config, parts.dataset_of(config))(0)))
+def _couples(config: RunConfig, dataset: ImageSet) -> bool:
+    return bool(batch_norms(parts.network_builder(config, dataset)(0)))

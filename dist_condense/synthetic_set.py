@@ -6,14 +6,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
-import os
 import platform
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,20 +20,25 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
 import dist_condense
 from dist_condense.core.parameterisation import PADDING
+from dist_condense.data.files import flush, flush_names, sha256_of
 from dist_condense.data.normalise import denormalise, normalise
+from dist_condense.preview import sheet
 
 FORMAT = 1
 NAME = "synthetic_set"
+READABLE = 0o666
+"""Bits of a file's mode; which of them are set is as for the folder, by the umask."""
 CARD, TENSORS, PREVIEW = "card.json", "synthetic_set.safetensors", "preview.png"
 VALUE_SPACES = ("normalised", "unit")
-PREVIEW_ROWS, PREVIEW_COLUMNS, PREVIEW_SIDE, PREVIEW_GAP = 20, 10, 64, 2
+LOADS = 100
+"""Tries to load a set, each of which met a new one taking its place."""
 
 WITH_PACKAGE = """\
 from dist_condense import load_set
@@ -93,7 +96,7 @@ class Card:
     matching_steps: int
     """Per network."""
     steps: int
-    """Matching steps done."""
+    """Matching steps done, over all networks."""
     complete: bool
     """False while the run that makes the set goes on."""
     decoding: str = "uniform"
@@ -124,21 +127,14 @@ def write_set(folder: str | Path, pixels: Tensor, labels: Tensor, card: Card) ->
     """
     folder = Path(folder).absolute()
     _check(pixels, labels, card)
-    writing, aside = _beside(folder, "writing"), _beside(folder, "previous")
-    shutil.rmtree(writing, ignore_errors=True)
-    writing.mkdir(parents=True)
-    images = pixels.detach().cpu().contiguous()
-    save_file({"images": images, "labels": labels.detach().to("cpu", torch.int64).contiguous()}, writing / TENSORS)
-    card = _filled(card, _sha256(writing / TENSORS))
-    _preview(images, labels.cpu(), card).save(writing / PREVIEW)
-    (writing / CARD).write_text(json.dumps(asdict(card), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    for file in (TENSORS, PREVIEW, CARD):
-        _flush(writing / file)
-    if folder.exists():  # if the process dies between the two renames, load_set finds the last set in `aside`
-        shutil.rmtree(aside, ignore_errors=True)
-        folder.rename(aside)
-    writing.rename(folder)
-    shutil.rmtree(aside, ignore_errors=True)
+    writing = _beside(folder, "writing")
+    try:
+        card = _write_beside(writing, pixels, labels, card)
+        _put_in_place(writing, folder)
+    except (OSError, SafetensorError) as error:
+        raise SyntheticSetError(f"{folder}: the set is not written ({error}); one that was there is kept") from error
+    finally:
+        shutil.rmtree(writing, ignore_errors=True)  # a full disk gets its room back
     return card
 
 
@@ -148,22 +144,19 @@ def load_set(path: str | Path, verify: bool = True) -> SyntheticDataset:
     :param verify: compare the file's SHA-256 with the card's. It reads the whole file once: pass False for a set
         of ImageNet-1K (about 6 GB at ipc 10) that has been verified before.
     """
-    folder = Path(path).expanduser().absolute()
-    if (folder / NAME / CARD).exists():  # the folder of a run
-        folder = folder / NAME
-    if not (folder / CARD).exists() and (_beside(folder, "previous") / CARD).exists():
-        folder = _beside(folder, "previous")
-    card = read_card(folder)
-    file = folder / TENSORS
-    if not file.exists():
-        raise SyntheticSetError(f"{file} is missing; copy the whole folder of the set")
-    if verify and (found := _sha256(file)) != card.sha256:
-        raise SyntheticSetError(
-            f"{file} is not the file that its card describes: SHA-256 is {found[:12]}..., "
-            f"the card says {card.sha256[:12]}... It was changed or cut; copy the set again "
-            "(verify=False opens it all the same)"
-        )
-    return SyntheticDataset(file, card)
+    path = Path(path).expanduser().absolute()
+    for _ in range(LOADS):
+        folder = _place(path)
+        before = _content(folder / CARD)
+        try:
+            dataset = _open(folder, verify)
+        except (SyntheticSetError, SafetensorError, OSError):
+            if _place(path) == folder and _content(folder / CARD) == before:
+                raise
+        else:
+            if _content(folder / CARD) == before:  # so that card and images are of one set
+                return dataset
+    raise SyntheticSetError(f"{path} is replaced all the time; load it when the run is done")
 
 
 def read_card(folder: str | Path) -> Card:
@@ -277,6 +270,72 @@ def _check(pixels: Tensor, labels: Tensor, card: Card) -> None:
         raise SyntheticSetError("the synthetic set is not written: " + "; ".join(found))
 
 
+def _write_beside(writing: Path, pixels: Tensor, labels: Tensor, card: Card) -> Card:
+    """All files of the set, on the disk when this returns."""
+    shutil.rmtree(writing, ignore_errors=True)
+    writing.mkdir(parents=True)
+    images = pixels.detach().cpu().contiguous()
+    tensors = {"images": images, "labels": labels.detach().to("cpu", torch.int64).contiguous()}
+    save_file(tensors, writing / TENSORS)
+    (writing / TENSORS).chmod(writing.stat().st_mode & READABLE)  # safetensors makes it for its owner alone
+    card = _filled(card, sha256_of(writing / TENSORS))
+    _preview(images, labels.cpu(), card).save(writing / PREVIEW)
+    (writing / CARD).write_text(json.dumps(asdict(card), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    for file in (TENSORS, PREVIEW, CARD):
+        flush(writing / file)
+    flush_names(writing)
+    return card
+
+
+def _put_in_place(writing: Path, folder: Path) -> None:
+    """Two renames; where the process dies between them, load_set finds the last set aside."""
+    aside = _beside(folder, "previous")
+    if folder.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+    try:
+        writing.rename(folder)
+    except OSError:
+        with suppress(OSError):
+            aside.rename(folder)
+        raise
+    flush_names(folder.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _place(path: Path) -> Path:
+    """The folder that holds the set of a path now: itself, in the folder of a run, or aside."""
+    folder = path / NAME if (path / NAME / CARD).exists() or _aside(path / NAME) else path
+    return _aside(folder) or folder
+
+
+def _aside(folder: Path) -> Path | None:
+    """The set that was there, while a new one takes its place or where that was cut short."""
+    aside = _beside(folder, "previous")
+    return aside if not (folder / CARD).exists() and (aside / CARD).exists() else None
+
+
+def _open(folder: Path, verify: bool) -> SyntheticDataset:
+    card, file = read_card(folder), folder / TENSORS
+    if not file.exists():
+        raise SyntheticSetError(f"{file} is missing; copy the whole folder of the set")
+    if verify and (found := sha256_of(file)) != card.sha256:
+        raise SyntheticSetError(
+            f"{file} is not the file that its card describes: SHA-256 is {found[:12]}..., "
+            f"the card says {card.sha256[:12]}... It was changed or cut; copy the set again "
+            "(verify=False opens it all the same)"
+        )
+    return SyntheticDataset(file, card)
+
+
+def _content(file: Path) -> bytes | None:
+    """None while it is not there."""
+    try:
+        return file.read_bytes()
+    except OSError:
+        return None
+
+
 def _filled(card: Card, sha256: str) -> Card:
     return replace(
         card,
@@ -295,30 +354,12 @@ def _filled(card: Card, sha256: str) -> Card:
 
 
 def _preview(pixels: Tensor, labels: Tensor, card: Card) -> Image.Image:
-    """The held images, a row per class, small ones enlarged by whole pixels; clipped to [0, 1]."""
-    rows, columns = min(len(card.classes), PREVIEW_ROWS), min(card.ipc, PREVIEW_COLUMNS)
-    chosen = [torch.nonzero(labels == entry.label)[:columns, 0] for entry in card.classes[:rows]]
-    images = pixels[torch.cat(chosen)]
-    if card.value_space != VALUE_SPACES[1]:
-        images = denormalise(images, card.mean, card.std)
-    scale = max(1, math.ceil(PREVIEW_SIDE / card.size))
-    images = (images.clamp(0, 1) * 255).round().to(torch.uint8)
-    images = images.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
-    images = F.pad(images, (0, PREVIEW_GAP, 0, PREVIEW_GAP), value=255).unflatten(0, (rows, columns))
-    grid = images.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)[:-PREVIEW_GAP, :-PREVIEW_GAP]  # H W C
-    return Image.fromarray((grid[..., 0] if card.channels == 1 else grid[..., :3]).contiguous().numpy())
+    def held(place: int) -> Tensor:
+        images = pixels[labels == card.classes[place].label]
+        return images if card.value_space == VALUE_SPACES[1] else denormalise(images, card.mean, card.std)
+
+    return sheet(held, len(card.classes), card.ipc)
 
 
 def _beside(folder: Path, what: str) -> Path:
     return folder.with_name(f".{folder.name}.{what}")
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _flush(file: Path) -> None:
-    """To the disk, so that a power cut after the rename does not leave empty files."""
-    with file.open("rb") as stream:
-        os.fsync(stream.fileno())

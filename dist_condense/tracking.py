@@ -1,7 +1,8 @@
-"""MLflow, beside the run and never in its way: metrics.jsonl is the truth, this sends it on.
+"""MLflow, beside the run and never in its way: what lies in the run's folder is the truth, this sends it on.
 
-One background thread talks to the server. The first thing that fails takes the tracker offline: one line on stderr,
-the run goes on, ``dist-condense replay OUTPUT`` sends the rest later. The only import of mlflow is in this file.
+One background thread talks to the server. What fails takes the tracker offline: one line on stderr, the run goes on,
+the server is asked again after a pause and then gets what it missed. ``dist-condense replay OUTPUT`` does the same by
+hand. Everything may be sent again: the server is asked what it has. The only import of mlflow is in this file.
 """
 
 from __future__ import annotations
@@ -17,35 +18,42 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import yaml
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from dist_condense.data.files import write_atomically
 
+if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 STATE = "tracking.json"
 DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # with MLflow's own default one call to a dead server takes minutes
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines for every child
     "GIT_PYTHON_REFRESH": "quiet",
 }
 WAITING = 1000
 """Messages that may wait for the thread: at two per second eight minutes, longer than all retries."""
+PAUSE = 60.0
+"""Seconds until a server that failed is asked again."""
 METRICS_PER_CALL, PARAMS_PER_CALL, PARAM_LENGTH = 1000, 100, 6000  # limits of MLflow's log_batch
-PARENT = "mlflow.parentRunId"
+PARENT, FOLDER = "mlflow.parentRunId", "dist_condense.folder"
 RESULTS = ("top1_last", "top1_best")  # of evaluation.csv; its other columns are params
-SENT_NOT = ("step",)  # the x-axis of the others
+STEP, TIME, IN_EVERY_ENTRY = "step", "time", "loss"
+METRICS, ROWS = "metrics.jsonl", "evaluation.csv"
+ARTIFACTS = ("config.yaml", "environment.json", ROWS, "report.html", "synthetic_set")
 
 Entry = Mapping[str, Any]
-"""A line of metrics.jsonl: ``step`` and numbers."""
+"""A line of metrics.jsonl: ``step``, perhaps ``time`` (seconds since 1970, for MLflow's axis alone), and numbers."""
 
 
 class TrackingError(RuntimeError):
@@ -64,45 +72,205 @@ def masked(text: str) -> str:
 
 
 @dataclass
-class Sent:
-    """What has reached the server, kept in ``tracking.json`` so that a resumed run sends nothing twice."""
+class Address:
+    """The run's place on a server, kept in ``tracking.json``."""
 
     uri: str
     """Without a password."""
     experiment: str
     run_name: str
     run_id: str | None = None
-    last_step: int = 0
-    children: list[str] = field(default_factory=list)
+    folder: str = field(default_factory=lambda: uuid4().hex)
+    """The output folder's own name on every server, by which a run is found whose making was not answered."""
 
     @classmethod
-    def read(cls, folder: Path) -> Sent | None:
+    def read(cls, folder: Path) -> Address | None:
         """What an earlier start left; None if there is nothing readable."""
         try:
-            return cls(**json.loads((folder / STATE).read_text()))
+            kept = json.loads((folder / STATE).read_text())
+            return cls(**{x.name: kept[x.name] for x in fields(cls) if x.name in kept})
         except (OSError, ValueError, TypeError):
             return None
 
     def write(self, folder: Path) -> None:
         """Whole or not at all."""
-        writing = folder / f".{STATE}.writing"
-        writing.write_text(json.dumps(asdict(self), indent=1) + "\n")
-        writing.replace(folder / STATE)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / STATE, (json.dumps(asdict(self), indent=1) + "\n").encode())
+
+    @classmethod
+    def of(cls, folder: Path, uri: str, experiment: str, run_name: str, run_id: str | None = None) -> Address:
+        """The one of an earlier start where it names the same server and run, else a new one of the same folder."""
+        earlier = cls.read(folder)
+        if earlier is None:
+            return cls(masked(uri), experiment, run_name, run_id)
+        if earlier.uri == masked(uri) and run_id in (None, earlier.run_id):
+            return earlier
+        return cls(masked(uri), experiment, run_name, run_id, earlier.folder)
+
+
+class ServerRun:
+    """One run on an MLflow server. All of it may be said again: what the server has already is left out.
+
+    Errors are whatever the server, the network or the store says.
+    """
+
+    def __init__(self, uri: str, address: Address, folder: Path) -> None:
+        self.uri, self.address, self.folder = uri, address, folder
+        self._client: MlflowClient | None = None
+        self._last_step = 0
+
+    @property
+    def client(self) -> MlflowClient:
+        """Connected by :meth:`begin`."""
+        if self._client is None:
+            raise TrackingError("not connected")
+        return self._client
+
+    @property
+    def run(self) -> str:
+        """Its id, known after :meth:`begin`."""
+        if self.address.run_id is None:
+            raise TrackingError("no run")
+        return self.address.run_id
+
+    def begin(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+        """Make the run or go on with it; a resumed one keeps its first params."""
+        self.address.write(self.folder)
+        self._client = client = _connect(self.uri)
+        if self.address.run_id is not None and not _has_run(client, self.address.run_id):
+            self.address.run_id = None
+        if self.address.run_id is None:
+            self.address.run_id = self._found() or self._made(tags)
+            self.address.write(self.folder)
+        client.update_run(self.run, status="RUNNING")
+        self._params(self.run, params)
+        history = client.get_metric_history(self.run, IN_EVERY_ENTRY)
+        self._last_step = max((metric.step for metric in history), default=0)
+
+    def metrics(self, entries: Iterable[Entry]) -> None:
+        """Lines of metrics.jsonl in order. An entry is in one call, which the server takes whole or not at all."""
+        waiting: list[tuple[str, float, int, float | None]] = []
+        for entry in [x for x in entries if x[STEP] > self._last_step]:
+            values = _values(entry)
+            if len(waiting) + len(values) > METRICS_PER_CALL:
+                self._log(self.run, waiting)
+                waiting = []
+            waiting += values
+            self._last_step = entry[STEP]
+        self._log(self.run, waiting)
+
+    def evaluations(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """A finished child for each row of evaluation.csv, known by its name, and means over seeds on the run itself.
+
+        A mean is ``top1/SET/ARCHITECTURE/PROTOCOL/EPOCHS``; its step is the number of seeds.
+        """
+        there, found = self._children(), defaultdict[str, list[float]](list)
+        for row in rows:
+            metrics = {key: float(row[key]) for key in RESULTS if row.get(key) not in (None, "")}
+            params = {key: str(value) for key, value in row.items() if key not in RESULTS}
+            kind = [str(row[key]) for key in ("set", "architecture", "protocol", "epochs")]
+            name = f"{', '.join(kind)} epochs, seed {row['seed']}"
+            self._child(there.get(name), name, params, metrics)
+            if RESULTS[0] in metrics:
+                found["/".join(["top1", *kind])].append(metrics[RESULTS[0]])
+        before = self.client.get_run(self.run).data.metrics
+        means = [(key, fmean(values), len(values), None) for key, values in found.items()]
+        self._log(self.run, [mean for mean in means if before.get(mean[0]) != mean[1]])
+
+    def artifacts(self, path: Path) -> None:
+        """A file, or a folder under its own name; it replaces what the server has."""
+        if path.is_dir():
+            self.client.log_artifacts(self.run, str(path), artifact_path=path.name)
+        elif path.exists():
+            self.client.log_artifact(self.run, str(path))
+        else:  # not the server's fault
+            print(f"not sent to MLflow: {path} is not there", file=sys.stderr, flush=True)
+
+    def everything(self) -> None:
+        """All that lies in the folder now."""
+        self.metrics(read_metrics(self.folder / METRICS))
+        if (self.folder / ROWS).exists():
+            with (self.folder / ROWS).open(newline="") as file:
+                self.evaluations(list(csv.DictReader(file)))
+        for name in ARTIFACTS:
+            if (self.folder / name).exists():
+                self.artifacts(self.folder / name)
+
+    def end(self, status: str) -> None:
+        """``FINISHED``, ``FAILED`` or ``KILLED``."""
+        self.client.set_terminated(self.run, status)
+
+    def _found(self) -> str | None:
+        """The run of this folder, where its making was not answered, or another server was used since."""
+        experiment = _experiment(self.client, self.uri, self.address.experiment)
+        there = self.client.search_runs([experiment], f"tags.`{FOLDER}` = '{self.address.folder}'", max_results=1)
+        return str(there[0].info.run_id) if there else None
+
+    def _made(self, tags: Mapping[str, str]) -> str:
+        experiment = _experiment(self.client, self.uri, self.address.experiment)
+        tags = {**tags, FOLDER: self.address.folder}
+        return str(self.client.create_run(experiment, run_name=self.address.run_name, tags=tags).info.run_id)
+
+    def _children(self) -> dict[str, Run]:
+        """By name."""
+        experiment, token = self.client.get_run(self.run).info.experiment_id, None
+        found: dict[str, Run] = {}
+        while True:
+            page = self.client.search_runs([experiment], f"tags.`{PARENT}` = '{self.run}'", page_token=token)
+            found |= {str(child.info.run_name): child for child in page}
+            token = page.token
+            if not token:
+                return found
+
+    def _child(self, there: Run | None, name: str, params: Mapping[str, str], metrics: Mapping[str, float]) -> None:
+        """What is missing of it: it may have been begun when the server went away."""
+        if there is not None and there.info.status == "FINISHED":
+            return
+        have = there.data.metrics if there is not None else {}
+        if there is None:
+            experiment = self.client.get_run(self.run).info.experiment_id
+            tags = {"dist_condense.kind": "evaluation", PARENT: self.run}
+            there = self.client.create_run(experiment, run_name=name, tags=tags)
+        child = str(there.info.run_id)
+        self._params(child, params)
+        self._log(child, [(key, value, 0, None) for key, value in metrics.items() if key not in have])
+        self.client.set_terminated(child, "FINISHED")
+
+    def _params(self, run: str, params: Mapping[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        there = self.client.get_run(run).data.params
+        new = [Param(key, masked(text)[:PARAM_LENGTH]) for key, text in _flat(params) if key not in there]
+        for start in range(0, len(new), PARAMS_PER_CALL):
+            self.client.log_batch(run, params=new[start : start + PARAMS_PER_CALL])
+
+    def _log(self, run: str, values: Sequence[tuple[str, float, int, float | None]]) -> None:
+        """(key, value, step, seconds since 1970 or None: now). The time is for MLflow's axis; nothing depends on it."""
+        from mlflow.entities import Metric
+
+        now = time.time()
+        metrics = [
+            Metric(key, float(value), int((now if at is None else at) * 1000), step) for key, value, step, at in values
+        ]
+        if metrics:
+            self.client.log_batch(run, metrics=metrics)
 
 
 class Tracker:
-    """One run on an MLflow server. Every method returns at once and never raises; ``offline`` says why it gave up."""
+    """A run in the background. Every method returns at once and never raises.
+
+    What is not delivered because the server is away lies in the folder, and is sent when it answers again.
+    """
 
     offline: str | None = None
-    """The reason, once something failed."""
+    """The reason, while the server is away."""
 
-    def __init__(self, uri: str, sent: Sent, folder: Path) -> None:
-        self.uri, self.folder = uri, folder
-        self._sent = sent
-        self._client: MlflowClient | None = None
+    def __init__(self, server: ServerRun, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+        self._server, self._params, self._tags = server, params, tags
         self._waiting: queue.Queue[Callable[[], object] | None] = queue.Queue(WAITING)
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
         self._gave_up = threading.Lock()
+        self._ask_at = 0.0
 
     @classmethod
     def start(
@@ -122,168 +290,87 @@ class Tracker:
         :param run_id: overrides the one of ``tracking.json``.
         """
         folder = Path(folder).expanduser().absolute()
-        earlier = Sent.read(folder)
-        same = earlier is not None and earlier.uri == masked(uri) and run_id in (None, earlier.run_id)
-        sent = earlier if earlier is not None and same else Sent(masked(uri), experiment, run_name, run_id)
-        tracker = cls(uri, sent, folder)
-        tracker._put(lambda: tracker._begin(experiment, run_name, params, tags))
+        address = Address.of(folder, uri, experiment, run_name, run_id)
+        tracker = cls(ServerRun(uri, address, folder), params, tags)
+        tracker._put(tracker._begin)
         tracker._thread.start()
         return tracker
 
     @property
     def run_id(self) -> str | None:
         """None until the server has answered."""
-        return self._sent.run_id
+        return self._server.address.run_id
+
+    @property
+    def how_to_replay(self) -> str:
+        """The command."""
+        return f"dist-condense replay {self._server.folder}"
 
     def log_metrics(self, entries: Sequence[Entry]) -> None:
-        """Send lines of metrics.jsonl; steps that were sent before are left out."""
-        self._put(lambda: self._metrics(entries))
-
-    def log_summary(self, values: Mapping[str, float]) -> None:
-        """Numbers of the whole run, by which runs are compared."""
-        self._put(lambda: self._log(self._run(), [(key, value, 0) for key, value in values.items()]))
+        """Lines that metrics.jsonl has already."""
+        self._put(lambda: self._server.metrics(entries))
 
     def log_artifacts(self, path: str | Path) -> None:
-        """Send a file, or a folder under its own name."""
-        self._put(lambda: self._artifacts(Path(path)))
-
-    def child(
-        self,
-        name: str,
-        params: Mapping[str, Any],
-        metrics: Mapping[str, float],
-        tags: Mapping[str, str] | None = None,
-    ) -> None:
-        """A finished run nested in this one; the same name and params are sent once, also after a resume."""
-        self._put(lambda: self._child(name, params, metrics, tags or {}))
+        """A file or a folder in the run's folder."""
+        self._put(lambda: self._server.artifacts(Path(path)))
 
     def log_evaluations(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """A child for each row of evaluation.csv, and on the run itself the mean of each set and architecture.
-
-        Call it with all rows: the means are those of the rows given.
-        """
-        self._put(lambda: self._evaluations(rows))
+        """All rows of evaluation.csv: the means are those of the rows given."""
+        self._put(lambda: self._server.evaluations(rows))
 
     def finish(self, status: str = "FINISHED", timeout: float = 60.0) -> None:
         """Send what waits and end the run (``FINISHED``, ``FAILED``, ``KILLED``); waits at most ``timeout`` s."""
-        self._put(lambda: self._need().set_terminated(self._run(), status))
+        self._put(lambda: self._server.end(status))
         self._put(None)
         self._thread.join(timeout)
         if self._thread.is_alive():
             self._give_up(f"no answer within {timeout:.0f} s at the end")
 
     def _put(self, message: Callable[[], object] | None) -> None:
-        if self.offline is None or message is None:
-            try:
-                self._waiting.put_nowait(message)
-            except queue.Full:
-                self._give_up(f"{WAITING} messages wait")
+        try:
+            self._waiting.put_nowait(message)
+        except queue.Full:
+            self._give_up(f"{WAITING} messages wait")
 
     def _work(self) -> None:
         while (message := self._waiting.get()) is not None:
-            if self.offline is None:
-                try:
-                    message()
-                except Exception as error:  # whatever the server, the network or the store says
-                    self._give_up(_reason(error))
+            if self.offline is None or self._answers_again():
+                self._attempt(message)
+
+    def _attempt(self, message: Callable[[], object]) -> bool:
+        try:
+            message()
+        except Exception as error:  # whatever the server, the network or the store says
+            self._give_up(_reason(error))
+            return False
+        return True
+
+    def _answers_again(self) -> bool:
+        """Whether the pause is over and the server now has what it missed."""
+        if time.monotonic() < self._ask_at or not self._attempt(self._catch_up):
+            return False
+        self.offline = None
+        print(f"MLflow at {masked(self._server.uri)} answers again and has what it missed", file=sys.stderr, flush=True)
+        return True
+
+    def _begin(self) -> None:
+        self._server.begin(self._params, self._tags)
+
+    def _catch_up(self) -> None:
+        self._begin()
+        self._server.everything()
 
     def _give_up(self, reason: str) -> None:
         with self._gave_up:
-            if self.offline is not None:
-                return
-            self.offline = masked(reason)
-        print(
-            f"MLflow at {masked(self.uri)} is not reachable ({self.offline}): the run goes on; "
-            f"replay later with: dist-condense replay {self.folder}",
-            file=sys.stderr,
-            flush=True,
-        )
-
-    # What follows runs in the thread.
-
-    def _begin(self, experiment: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._sent.write(self.folder)
-        self._client = client = _connect(self.uri)
-        if self._sent.run_id is not None and not _has_run(client, self._sent.run_id):
-            self._sent.run_id, self._sent.last_step, self._sent.children = None, 0, []
-        if self._sent.run_id is None:
-            made = client.create_run(_experiment(client, self.uri, experiment), run_name=name, tags=dict(tags))
-            self._sent.run_id = made.info.run_id
-            self._sent.write(self.folder)
-        else:
-            client.update_run(self._sent.run_id, status="RUNNING")
-        self._params(self._sent.run_id, params)
-
-    def _params(self, run: str, params: Mapping[str, Any]) -> None:
-        from mlflow.entities import Param
-
-        there = self._need().get_run(run).data.params
-        new = [Param(key, masked(text)[:PARAM_LENGTH]) for key, text in _flat(params) if key not in there]
-        for start in range(0, len(new), PARAMS_PER_CALL):
-            self._need().log_batch(run, params=new[start : start + PARAMS_PER_CALL])
-
-    def _metrics(self, entries: Sequence[Entry]) -> None:
-        new = [x for x in entries if x["step"] > self._sent.last_step]
-        if new:
-            values = [(key, value, x["step"]) for x in new for key, value in x.items() if key not in SENT_NOT]
-            self._log(self._run(), [x for x in values if isinstance(x[1], int | float)])
-            self._sent.last_step = max(x["step"] for x in new)
-            self._sent.write(self.folder)
-
-    def _log(self, run: str, values: Iterable[tuple[str, float, int]]) -> None:
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        metrics = [Metric(key, float(value), now, step) for key, value, step in values]
-        for start in range(0, len(metrics), METRICS_PER_CALL):
-            self._need().log_batch(run, metrics=metrics[start : start + METRICS_PER_CALL])
-
-    def _artifacts(self, path: Path) -> None:
-        if path.is_dir():
-            self._need().log_artifacts(self._run(), str(path), artifact_path=path.name)
-        elif path.exists():
-            self._need().log_artifact(self._run(), str(path))
-        else:  # not the server's fault
-            print(f"not sent to MLflow: {path} is not there", file=sys.stderr, flush=True)
-
-    def _child(
-        self, name: str, params: Mapping[str, Any], metrics: Mapping[str, float], tags: Mapping[str, str]
-    ) -> bool:
-        key = json.dumps([name, _flat(params)])
-        if key in self._sent.children:
-            return False
-        client, parent = self._need(), self._run()
-        experiment = client.get_run(parent).info.experiment_id
-        run = client.create_run(experiment, run_name=name, tags={**tags, PARENT: parent}).info.run_id
-        self._params(run, params)
-        self._log(run, [(k, value, 0) for k, value in metrics.items()])
-        client.set_terminated(run, "FINISHED")
-        self._sent.children.append(key)
-        self._sent.write(self.folder)
-        return True
-
-    def _evaluations(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        new, found = False, defaultdict[str, list[float]](list)
-        for row in rows:
-            metrics = {key: float(row[key]) for key in RESULTS if row.get(key) not in (None, "")}
-            params = {key: str(value) for key, value in row.items() if key not in RESULTS}
-            name = f"{row['set']}, {row['architecture']}, seed {row['seed']}"
-            new |= self._child(name, params, metrics, {"dist_condense.kind": "evaluation"})
-            if RESULTS[0] in metrics:
-                found[f"top1/{row['set']}/{row['architecture']}"].append(metrics[RESULTS[0]])
-        if new:
-            self._log(self._run(), [(key, fmean(values), 0) for key, values in found.items()])
-
-    def _need(self) -> MlflowClient:
-        if self._client is None:
-            raise TrackingError("not connected")
-        return self._client
-
-    def _run(self) -> str:
-        if self._sent.run_id is None:
-            raise TrackingError("no run")
-        return self._sent.run_id
+            told, self.offline = self.offline is not None, masked(reason)
+            self._ask_at = time.monotonic() + PAUSE
+        if not told:
+            print(
+                f"MLflow at {masked(self._server.uri)} is not reachable ({self.offline}): the run goes on; "
+                f"replay later with: {self.how_to_replay}",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def replay(
@@ -291,47 +378,40 @@ def replay(
 ) -> str:
     """Send a run's folder to MLflow: config, metrics, evaluations, set and report; returns the run id.
 
-    What an earlier start or replay sent to the same server is not sent again. Raises TrackingError.
+    What the server has is not sent again. Raises TrackingError.
     """
     folder = Path(folder).expanduser().absolute()
     if not (folder / "config.yaml").exists():
         raise TrackingError(f"{folder} is not the folder of a run: config.yaml is missing")
     config = yaml.safe_load((folder / "config.yaml").read_text()) or {}
     tracking = config.get("tracking") or {}
-    earlier = Sent.read(folder)
-    tracker = Tracker.start(
-        resolve_uri(uri or tracking.get("uri"), folder),
-        experiment or (earlier.experiment if earlier else None) or tracking.get("experiment") or "dist_condense",
-        run_name or (earlier.run_name if earlier else None) or folder.name,
-        config,
-        {"dist_condense.replayed": "true"},
-        folder,
-    )
-    with _finishing(tracker):
-        tracker.log_metrics(read_metrics(folder / "metrics.jsonl"))
-        if (folder / "evaluation.csv").exists():
-            with (folder / "evaluation.csv").open(newline="") as file:
-                tracker.log_evaluations(list(csv.DictReader(file)))
-        for name in ("config.yaml", "environment.json", "evaluation.csv", "report.html", "synthetic_set"):
-            if (folder / name).exists():
-                tracker.log_artifacts(folder / name)
-    if tracker.offline is not None or tracker.run_id is None:
-        raise TrackingError(f"replay of {folder} to {masked(tracker.uri)} was not complete: {tracker.offline}")
-    return tracker.run_id
+    uri = resolve_uri(uri or tracking.get("uri"), folder)
+    experiment = experiment or tracking.get("experiment") or "dist_condense"
+    server = ServerRun(uri, Address.of(folder, uri, experiment, run_name or folder.name), folder)
+    try:
+        server.begin(config, {"dist_condense.replayed": "true"})
+        server.everything()
+        server.end("FINISHED" if _is_complete(folder) else "FAILED")
+    except Exception as error:  # whatever the server, the network or the store says
+        raise TrackingError(
+            f"replay of {folder} to {masked(uri)} was not complete: {masked(_reason(error))}"
+        ) from error
+    return server.run
+
+
+def _is_complete(folder: Path) -> bool:
+    card = folder / "synthetic_set" / "card.json"
+    return card.exists() and bool(json.loads(card.read_text()).get("complete"))
 
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:
     """The whole lines of metrics.jsonl; none if it is not there."""
-    lines = file.read_text().splitlines() if file.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
-
-
-@contextmanager
-def _finishing(tracker: Tracker) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        tracker.finish(timeout=3600)
+    found = []
+    for line in file.read_bytes().splitlines(keepends=True) if file.exists() else ():
+        with suppress(ValueError):  # one that was torn
+            if line.endswith(b"\n"):
+                found.append(json.loads(line))
+    return found
 
 
 def _connect(uri: str) -> MlflowClient:
@@ -374,6 +454,14 @@ def _has_run(client: MlflowClient, run: str) -> bool:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return False
         raise
+
+
+def _values(entry: Entry) -> list[tuple[str, float, int, float | None]]:
+    """(key, value, step, time) of the numbers of an entry."""
+    numbers = {key: value for key, value in entry.items() if isinstance(value, int | float)}
+    at = numbers.pop(TIME, None)
+    step = int(numbers.pop(STEP))
+    return [(key, value, step, at) for key, value in numbers.items()]
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -9,20 +10,43 @@ import torch
 from dist_condense import parts
 from dist_condense.condense import condense
 from dist_condense.config import RunConfig
+from dist_condense.data import DataError
+from dist_condense.engine.checkpoint_writer import CheckpointWriter
 from dist_condense.engine.coordinator import Coordinator, Placement
-from dist_condense.engine.journal import Journal
+from dist_condense.engine.journal import Journal, RunFailed, Schedule, Stopped
 from dist_condense.engine.memory import keep_freed_memory
 from dist_condense.engine.ownership import assign
 
+GRACE = 30.0
+"""Seconds that a failing worker gives its last checkpoint; when others are gone it cannot be finished."""
+
 
 def work(config: RunConfig, coordinator: Coordinator, device: torch.device) -> None:
-    """Condense this worker's classes to the end, continuing from the newest checkpoint in ``config.output``."""
+    """Condense this worker's classes to the end, or until all are asked to stop, continuing from the newest
+    checkpoint.
+
+    :raises RunFailed: also for data that is gone and a disk that is full or cannot be written.
+    """
+    try:
+        _work(config, coordinator, device)
+    except DataError as error:
+        raise RunFailed("; ".join(error.problems)) from error
+    except OSError as error:
+        raise RunFailed(str(error)) from error
+
+
+def _work(config: RunConfig, coordinator: Coordinator, device: torch.device) -> None:
     keep_freed_memory()
     if config.cluster.threads:
         torch.set_num_threads(config.cluster.threads)
     journal = assemble(config, coordinator, Placement(device))
     K, T = config.trajectory.networks, config.trajectory.matching_steps
-    condense(journal.shard, journal.trajectory, K, T, journal)
+    with journal.shard.source, suppress(Stopped):
+        try:
+            condense(journal.shard, journal.trajectory, K, T, journal)
+        except BaseException:
+            journal.writer.wait(GRACE)  # the checkpoint that is being written is the last good one
+            raise
 
 
 def assemble(config: RunConfig, coordinator: Coordinator, placement: Placement) -> Journal:
@@ -30,15 +54,17 @@ def assemble(config: RunConfig, coordinator: Coordinator, placement: Placement) 
     dataset = parts.dataset_of(config)
     costs = [1.0] * len(dataset.classes)  # every class has the same batch in every step
     labels = list(assign(costs, coordinator.size)[coordinator.rank])
-    folder = Path(config.output)
     shard = parts.shard_of(config, dataset, labels, coordinator, placement)
+    tracking, schedule = config.tracking, config.trajectory
     return Journal(
-        folder,
-        shard,
-        parts.trajectory_of(config, dataset, shard, folder / "checkpoints"),
-        config.trajectory.matching_steps,
-        config.trajectory.networks * config.trajectory.matching_steps,
-        [c.name for c in dataset.classes],
-        config.tracking.log_every,
-        config.tracking.checkpoint_minutes,
+        folder=Path(config.output),
+        shard=shard,
+        trajectory=parts.trajectory_of(config, dataset, shard),
+        matching_steps=schedule.matching_steps,
+        total=schedule.networks * schedule.matching_steps,
+        names=[c.name for c in dataset.classes],
+        identity=parts.identity_of(config, dataset),
+        line=coordinator.beside(),
+        writer=CheckpointWriter(parts.storage_of(config), coordinator.beside(), tracking.checkpoints_kept),
+        schedule=Schedule(tracking.log_every, tracking.checkpoint_steps, tracking.checkpoint_minutes),
     )

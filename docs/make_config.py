@@ -42,7 +42,8 @@ The shipped configs read these; any key can do the same with `${{oc.env:NAME,def
 
 ## What changes the result
 A run's folder holds one result. The same command again continues it; a config that would give another set is refused
-with the difference. `output`, `cluster.*`, `evaluation.*` and `tracking.*` may differ, and everything else may not.
+with the difference. `output`, `cluster.*`, `data.*`, `evaluation.*`, `tracking.*`, `training.check_finite` and where
+the data lie may differ, and everything else may not.
 Three keys of the cluster are part of the result all the same: `cluster.slices`, `cluster.threads` and
 `cluster.reproducible` change the last bits, are settled at the first start and then kept; null keeps them.
 

@@ -1,20 +1,27 @@
 """The commands answer --help, list what there is, and refuse in one line."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from dist_condense import cli, config
 from dist_condense.engine import checkpoint
+from dist_condense.evaluation import evaluate
+from dist_condense.evaluation.rows import read_csv
+from dist_condense.job import Job
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--help"], ["run", "evaluate", "list", "replay"]),
+        (["--help"], ["run", "prepare", "evaluate", "list", "replay"]),
         (["run", "--help"], ["--cfg", "key=value"]),
         (["evaluate", "--help"], ["output", "key=value", "evaluation."]),
         (["list", "--help"], ["name"]),
+        (["prepare", "--help"], ["SOURCE", "DEST", "cifar10:/data", "{0000..0146}", "--size", "--ffcv", "--ray"]),
         (["replay", "--help"], ["--uri", "--experiment", "output"]),
     ],
 )
@@ -40,7 +47,15 @@ def test_list_names_everything(capsys):
     said = capsys.readouterr().out.split()
     wanted = ["digits", "cifar10", "imagenet100_idc", "convnet", "resnet10_ap", "dsac", "idc_i", "frozen"]
     wanted += ["layerwise_cosine", "idc_imagenet100", "configs/fashion_mnist_dc.yaml"]
+    wanted += ["embedding", "convolutions", "kmeans", "cutout", "mixed", "bounded", "pool", "epochs", "whole", "cuda"]
+    wanted += ["(method.statistic.name)", "(method.augmentation.always,", "method.augmentation.one_of)", "timm:NAME"]
     assert [word for word in wanted if word not in said] == []
+
+
+def test_list_starts_neither_ray_nor_mlflow():
+    code = "import sys\nsys.modules['ray'] = sys.modules['mlflow'] = None\n"
+    code += "from dist_condense import cli\ncli.main(['list'])"
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=True, capture_output=True)
 
 
 def test_a_misspelt_option_is_refused(capsys):
@@ -80,16 +95,38 @@ def refusal(run, *overrides):
 def test_only_a_finished_run_is_evaluated_again(run, monkeypatch):
     assert "no synthetic set" in refusal(run) and "continues it" in refusal(run)
     write_card(run, complete=False)
-    assert "step 2 of 3" in refusal(run)
+    assert "matching step 2 of 3 in all" in refusal(run)
 
 
 def test_a_finished_run_takes_evaluation_keys_only(run, monkeypatch):
     write_card(run, complete=True)
     assert "condense again" in refusal(run)  # a set without its checkpoint
     newest = type("Newest", (), {"steps": 3})()
-    monkeypatch.setattr(checkpoint, "newest", lambda folder: newest)
+    monkeypatch.setattr(checkpoint, "newest", lambda store: newest)
     assert "ipc=2: a finished run takes only" in refusal(run, "ipc=2", "evaluation.seeds=2")
     assert "evaluation.epochs: 0" in refusal(run, "evaluation.epochs=0")
     made = cli.finished(cli.run_folder(str(run / "synthetic_set")), ["evaluation.architectures=[vgg11,lenet]"])
     assert made.evaluation.architectures == ["vgg11", "lenet"] and made.evaluation.seeds == 5
     assert made.output == str(run)
+
+
+def test_the_report_has_the_rows_that_there_are_when_a_trial_fails(tmp_path, monkeypatch, capfd):
+    """As a sweep does it: the others are delivered first."""
+
+    def one_fails(todo, evaluation, on_result):
+        evaluate.in_process(todo[1:], evaluation, on_result)
+        raise evaluate.TrialFailed("1 of 2 trials failed:\ncondensed / convnet / seed 0: out of memory")
+
+    keys = ("trajectory.networks=1", "trajectory.matching_steps=1", "evaluation.seeds=2", "evaluation.epochs=1")
+    sets = ("evaluation.sets=[condensed]", "network.width=4", "network.depth=2", "method.real_batch=8", "ipc=1")
+    more = ("cluster.workers=0", f"output={tmp_path}", "tracking.uri=http://127.0.0.1:9")
+    with monkeypatch.context() as patch:
+        patch.setattr(Job, "_runner", lambda self: one_fails)
+        assert cli.main(["run", "configs/digits.yaml", *keys, *sets, *more]) == cli.FAILED
+    told = capfd.readouterr().err
+    assert "failed: evaluation: 1 of 2 trials failed:" in told and "out of memory" in told
+    (row,) = read_csv(tmp_path / "evaluation.csv")
+    report = (tmp_path / "report.html").read_text()
+    assert row.seed == 1 and 'title="seed 1"' in report and 'title="seed 0"' not in report
+    assert cli.main(["run", "configs/digits.yaml", *keys, *sets, *more]) == 0
+    assert 'title="seed 0"' in (tmp_path / "report.html").read_text()

@@ -1,12 +1,18 @@
 """The shipped configs state the published budgets; a wrong config is refused with everything that is wrong."""
 
+import functools
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from dist_condense import checks, config
-from dist_condense.config import ConfigError, differences, from_dict, load
+from dist_condense import checks, config, names, parts
+from dist_condense.config import ConfigError, differences, from_dict, identity, load
+from dist_condense.data.manifest import SPLITS, Beton, write_manifest
+from dist_condense.engine import ray_group
+from dist_condense.job import Job
+from tests.data.shard_cases import prepared, write_folder
 
 NAMES = sorted(file.stem for file in config.shipped().glob("*.yaml"))
 
@@ -25,6 +31,7 @@ BUDGETS = {  # name: (ipc, K, T, passes, images), (lr, batch, momentum, weight d
     "imagenet10_idc": ((10, 500, 100, 0, 500), (0.01, 64, 0.9, 5e-4, 1.0)),
     "imagenette224_idc": ((10, 500, 100, 0, 500), (0.01, 64, 0.9, 5e-4, 1.0)),
     "imagenet100_idc": ((10, 500, 100, 0, 500), (0.1, 128, 0.9, 1e-4, 1.0)),
+    "imagenet1k_idc": ((10, 500, 100, 0, 500), (0.1, 128, 0.9, 1e-4, 1.0)),
     "miniimagenet84_idc": ((1, 500, 100, 0, 500), (0.1, 128, 0.9, 1e-4, 1.0)),
 }
 DC_STEPS = {10: (10, 50), 50: (50, 10)}  # ipc: T and passes over the set
@@ -40,6 +47,7 @@ PIXELS = {
     "imagenet10_idc": (3e-3, 0.5, "sum_absolute", 64, "epochs"),
     "imagenette224_idc": (3e-3, 0.5, "sum_absolute", 64, "epochs"),
     "imagenet100_idc": (1e-3, 0.5, "sum_absolute", 64, "epochs"),
+    "imagenet1k_idc": (1e-3, 0.5, "sum_absolute", 64, "epochs"),
     "miniimagenet84_idc": (1e-3, 0.5, "sum_absolute", 64, "epochs"),
 }
 FACTORS = {"cifar10_idc": 2, "miniimagenet84_idc": 2}  # and 3 on 224 px
@@ -65,7 +73,7 @@ def test_every_shipped_config_loads(name):
     loaded = shipped(name)
     assert loaded.output == f"outputs/{name}"
     assert from_dict(config.to_dict(loaded)) == loaded
-    assert list(checks._names(loaded)) == list(checks._numbers(loaded)) == []
+    assert list(names.unknown(loaded)) == list(checks._numbers(loaded)) == []
 
 
 def test_every_published_config_has_its_budget_here():
@@ -105,6 +113,7 @@ def test_networks_start_as_published():
     pool = ("pool", 10, 5)
     for name, expected in {
         "imagenet100_idc": pool,
+        "imagenet1k_idc": pool,
         "miniimagenet84_idc": pool,
         "cifar10_idc": ("fresh", 10, 0),
     }.items():
@@ -162,6 +171,20 @@ def test_everything_wrong_is_reported_at_once():
     assert "quux: unknown key; see docs/config.md" in said
 
 
+@pytest.mark.parametrize(("key", "known"), [(key, known) for keys, known in names.CHOICES.values() for key in keys])
+def test_names_of_the_table_are_taken_and_another_is_refused(key, known):
+    is_list = isinstance(functools.reduce(getattr, key.split("."), from_dict({})), list)
+    taken, refused = ([list(known)], ["nobody"]) if is_list else (list(known), "nobody")
+    for value in taken:
+        assert list(names.unknown(from_dict({key: value}))) == []
+    said = list(names.unknown(from_dict({key: refused})))
+    assert said == [f"{key}: 'nobody' is not one of {', '.join(known)}"]
+
+
+def test_a_network_of_timm_is_a_name():
+    assert list(names.unknown(from_dict({"evaluation.architectures": ["timm:anything"]}))) == []
+
+
 def test_an_unknown_group_option_is_refused():
     with pytest.raises(ConfigError, match="dcx"):
         shipped("digits", "method=dcx")
@@ -176,6 +199,64 @@ def test_a_missing_config_names_the_places(tmp_path, monkeypatch):
     assert load("configs/digits.yaml").ipc == 1  # a shipped one, from any working directory
 
 
+def test_the_cluster_is_looked_at_once_all_else_is_right(tmp_path, monkeypatch):
+    looked = []
+    monkeypatch.setattr(ray_group, "connect", lambda: looked.append("connected"))
+    monkeypatch.setattr(ray_group, "nodes", lambda: [(1, 0, 0), (1, 0, 0)])
+    given = [f"output={tmp_path}/run", "cluster.workers=3", "cluster.device=cuda"]
+    with pytest.raises(ConfigError) as refused:
+        Job.prepare(shipped("digits", *given, "ipc=0", "method.distance=none"))
+    assert [line.split(":")[0] for line in refused.value.problems] == ["method.distance", "ipc", "cluster.workers"]
+    assert "not compared with the cluster yet" in refused.value.problems[-1] and looked == []
+    with pytest.raises(ConfigError) as refused:
+        Job.prepare(shipped("digits", *given))
+    cores, gpus = refused.value.problems
+    assert "3 workers of 1 threads need 3 cores, the cluster has 2" in cores and "the cluster has 0" in gpus
+    assert looked == ["connected"]
+
+
+def test_an_elastic_group_is_refused_only_below_its_least(tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_group, "connect", lambda: None)
+    monkeypatch.setattr(ray_group, "nodes", lambda: [(1, 0, 0), (1, 0, 0)])
+    given = [f"output={tmp_path}/run", "cluster.workers=4"]
+    job = Job.prepare(shipped("digits", *given, "cluster.min_workers=2"))
+    assert job.config.cluster.slices == 4  # of the whole group, so that the set does not depend on what there is now
+    with pytest.raises(ConfigError, match=r"^cluster.min_workers: 3 workers of 1 threads need 3 cores"):
+        Job.prepare(shipped("digits", *given, "cluster.min_workers=3"))
+    with pytest.raises(ConfigError, match=r"^cluster.min_workers: 5 is above cluster.workers, 4"):
+        checks.check(shipped("digits", *given, "cluster.min_workers=5"))
+
+
+def test_a_gpu_that_is_not_here_is_told_with_the_rest(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ConfigError) as refused:
+        checks.check(shipped("digits", f"output={tmp_path}/run", "cluster.workers=0", "cluster.device=cuda", "ipc=0"))
+    assert [line.split(":")[0] for line in refused.value.problems] == ["ipc", "cluster.device"]
+
+
+@pytest.fixture
+def beton(tmp_path):
+    """Prepared shards of 24 px whose manifest names a beton; keys of a run that reads it."""
+    root = tmp_path / "shards"
+    manifest = prepared(write_folder(tmp_path / "photographs"), root, size=24)
+    write_manifest(root, replace(manifest, ffcv={split: Beton(f"{split}.beton", 1, 64 * "0") for split in SPLITS}))
+    return ["dataset.name=image_folder", f"dataset.root={root}", "data.source=ffcv", f"output={tmp_path}/run"]
+
+
+def test_a_beton_of_another_size_is_refused_before_the_start(beton):
+    with pytest.raises(ConfigError) as refused:
+        Job.prepare(shipped("digits", *beton, "dataset.size=32"))
+    assert any("holds 24 px, not 32; leave dataset.size out" in line for line in refused.value.problems)
+    same = shipped("digits", *beton, "dataset.size=24")
+    assert not any("dataset.size" in line for line in checks._beton(same, parts.dataset_of(same)))
+
+
+def test_a_beton_in_a_remote_store_is_refused_before_the_start(beton):
+    opened = parts.dataset_of(shipped("digits", *beton, "dataset.size=24"))
+    there = shipped("digits", *beton, "dataset.root=s3://bucket/shards")
+    assert next(checks._beton(there, opened)).startswith("data.source: ffcv reads a local folder, not s3://bucket")
+
+
 def test_a_relative_output_in_a_submitted_job_is_refused(tmp_path, monkeypatch):
     assert not any("submitted" in line for line in checks._output(shipped("digits")))
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
@@ -188,9 +269,8 @@ def test_a_relative_output_in_a_submitted_job_is_refused(tmp_path, monkeypatch):
 def test_differences_are_those_that_change_the_result():
     old = shipped("digits")
     free = ["cluster.workers=5", "tracking.uri=x", "evaluation.seeds=9", f"output={Path('/other')}"]
-    assert differences(old, shipped("digits", *free)) == []
-    changed = differences(old, shipped("digits", "seed=3", "method.images.lr=0.2", *free))
+    assert differences(identity(old), identity(shipped("digits", *free))) == []
+    changed = differences(identity(old), identity(shipped("digits", "seed=3", "method.images.lr=0.2", *free)))
     assert changed == ["seed: 0 there, 3 now", "method.images.lr: 0.1 there, 0.2 now"]
-    assert differences(shipped("digits", "cluster.slices=2"), shipped("digits", "cluster.slices=4")) == [
-        "cluster.slices: 2 there, 4 now"
-    ]
+    two, four = (identity(shipped("digits", f"cluster.slices={n}")) for n in (2, 4))
+    assert differences(two, four) == ["cluster.slices: 2 there, 4 now"]

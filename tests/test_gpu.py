@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 
 from dist_condense import networks
+from dist_condense.data import MemorySource, Reading, open_dataset
+from dist_condense.data.read_ahead import ReadAhead
 from dist_condense.engine.coordinator import LocalCoordinator, Placement
 from dist_condense.engine.shard import ClassShard
 from dist_condense.worker import assemble
@@ -24,10 +28,9 @@ def shard_after(case: str, device: str, steps: int, folder: Path) -> ClassShard:
     run = cases.load(case, f"output={folder}", "network.activation=swish")  # smooth: no ReLU flips on the last bit
     placement = Placement(torch.device(device), torch.float64)
     journal = assemble(run, LocalCoordinator(reproducible=True), placement)
-    journal.trajectory.begin(0)
     for t in range(steps):
+        journal.trajectory.reach(0, t)
         journal.shard.match(journal.trajectory.network, 0, t, t)
-        journal.trajectory.advance(0, t)
     return journal.shard
 
 
@@ -38,21 +41,69 @@ def test_gpu_equals_cpu_in_float64(case: str, tmp_path: Path) -> None:
         torch.testing.assert_close(there.pixels[c].cpu(), pixels, rtol=1e-6, atol=1e-8)
 
 
-def test_a_step_does_not_wait_for_the_host(tmp_path: Path) -> None:
-    run = cases.load("idc", f"output={tmp_path}", "trajectory.start=fresh")
-    journal = assemble(run, LocalCoordinator(reproducible=False), Placement(torch.device("cuda")))
-    theta = journal.trajectory.network
-    journal.shard.match(theta, 0, 0, 0)
+@contextmanager
+def no_wait_for_the_host() -> Iterator[None]:
     torch.cuda.set_sync_debug_mode("error")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            journal.shard.match(theta, 0, 1, 1)
+            yield
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("tier", ["ram", "gpu"])
+def test_a_step_does_not_wait_for_the_host(tmp_path: Path, tier: str) -> None:
+    run = cases.load("idc", f"output={tmp_path}", "trajectory.start=fresh", f"data.tier={tier}")
+    journal = assemble(run, LocalCoordinator(reproducible=False), Placement(torch.device("cuda")))
+    theta = journal.trajectory.network
+    journal.shard.match(theta, 0, 0, 0)
+    with no_wait_for_the_host():
+        journal.shard.match(theta, 0, 1, 1)
+
+
+def test_training_on_the_set_does_not_wait_for_the_host(tmp_path: Path) -> None:
+    run = cases.load("dsa", f"output={tmp_path}")
+    trajectory = assemble(run, LocalCoordinator(reproducible=False), Placement(torch.device("cuda"))).trajectory
+    trajectory.reach(0, 0)
+    trajectory.reach(0, 1)
+    with no_wait_for_the_host():
+        trajectory.reach(0, 2)
 
 
 @pytest.mark.parametrize("name", networks.names())
 def test_networks_run_there(name: str) -> None:
     network = networks.build(name, channels=3, size=64, classes=5, seed=1).cuda().eval()
     assert network(torch.randn(2, 3, 64, 64, device="cuda")).shape == (2, 5)
+
+
+def test_images_read_ahead_arrive_whole() -> None:
+    stored = torch.randint(256, (64, 3, 224, 224), dtype=torch.uint8)
+    ahead = ReadAhead(MemorySource({0: stored}), torch.device("cuda"))
+    requests = [torch.randperm(64)[:32] for _ in range(20)]
+    for indices in requests:
+        ahead.announce(0, indices)
+    for indices in requests:
+        images = ahead.get(0, indices)
+        assert images.is_cuda
+        assert torch.equal((images * 1).cpu(), stored[indices])  # used on the current stream first
+
+
+def test_the_tier_gpu_gives_the_images_that_memory_gives() -> None:
+    digits = open_dataset("digits", None, size=32)
+    there = digits.train([3], Reading("gpu", device=torch.device("cuda")))
+    wanted = torch.tensor([5, 0, 5])
+    assert there.get(3, wanted).is_cuda
+    assert torch.equal(there.get(3, wanted).cpu(), digits.train([3]).get(3, wanted))
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:0"])
+def test_images_on_the_gpu_are_read_ahead_as_they_are(name: str) -> None:
+    digits, device = open_dataset("digits", None, size=32), torch.device(name)
+    wanted = torch.tensor([5, 0, 5])
+    with ReadAhead(digits.train([3], Reading("gpu", device=device)), device) as ahead:
+        direct = ahead.get(3, wanted)
+        ahead.announce(3, wanted)
+        for images in (direct, ahead.get(3, wanted)):
+            assert images.is_cuda
+            assert torch.equal(images.cpu(), digits.train([3]).get(3, wanted))

@@ -5,7 +5,7 @@ import time
 import pytest
 from rich.console import Console
 
-from dist_condense.progress import Follower, Progress, duration, line
+from dist_condense.progress import Follower, Notes, Progress, duration, line
 
 
 def an_entry(step, matching_steps=10, rate=2.0, loss=81.25):
@@ -46,6 +46,17 @@ def test_lines_are_handed_over_once_and_the_last_only_when_whole(file):
     with file.open("a") as stream:
         stream.write(text(an_entry(30)))
     assert watch.poll() == [30]
+
+
+def test_notes_are_told_from_now_on(tmp_path):
+    file, told = tmp_path / "notes", []
+    file.write_text("before\n")
+    notes = Notes(file, told.append)
+    notes._poll()
+    with file.open("a") as stream:
+        stream.write("first\nsecond\nunfin")
+    notes._poll()
+    assert told == ["first", "second"]
 
 
 @pytest.mark.parametrize("seen", [True, False])
@@ -93,10 +104,11 @@ def test_a_callback_that_fails_does_not_stop_the_others(file, capsys):
 
 def test_the_line():
     assert (
-        line(an_entry(24), 20, 10, 2.5) == "network 3/20, step 4/10, 2.5 steps/s, matching loss 81.25, 1 min 10 s left"
+        line(an_entry(24), 20, 10, 2.5)
+        == "network 3/20, matching step 4/10, 2.5 steps/s, matching loss 81.25, 1 min 10 s left"
     )
     assert line(an_entry(200), 20, 10, 2.5).endswith(
-        "network 20/20, step 10/10, 2.5 steps/s, matching loss 81.25, done"
+        "network 20/20, matching step 10/10, 2.5 steps/s, matching loss 81.25, done"
     )
     assert line(an_entry(1), 20, 10, 0.0).endswith("time left unknown")
 
@@ -116,7 +128,7 @@ def test_plain_lines_come_at_most_every_ten_seconds_and_the_last_always():
             progress([an_entry(step)])
             now[0] += 1.5
     steps = [x.split(",")[1] for x in out.getvalue().splitlines()]
-    assert steps == [" step 1/10", " step 8/10", " step 5/10", " step 10/10"]
+    assert steps == [f" matching step {t}/10" for t in (1, 8, 5, 10)]
     assert out.getvalue().splitlines()[-1].endswith("done")
     assert "\x1b" not in out.getvalue()
 
@@ -133,5 +145,5 @@ def test_a_terminal_gets_a_bar():
     out = io.StringIO()
     with Progress(2, 10, Console(file=out, force_terminal=True, width=120)) as progress:
         progress([an_entry(15)])
-    assert "network 2/2, step 5/10" in out.getvalue()
+    assert "network 2/2, matching step 5/10" in out.getvalue()
     assert "━" in out.getvalue()

@@ -25,6 +25,7 @@ from dist_condense.core.image_rule import ImageRule
 from dist_condense.core.objective import Objective
 from dist_condense.core.parameterisation import DECODINGS
 from dist_condense.core.statistic import SELECTIONS, Embedding, Gradient, Statistic
+from dist_condense.data.read_ahead import ReadAhead
 from dist_condense.data.source import MemorySource
 from dist_condense.engine.batches import Statistics
 from dist_condense.engine.coordinator import LocalCoordinator, Placement
@@ -148,7 +149,7 @@ class Recorded:
             recipe,
             0,
             [self.real.shape[1]] * classes,
-            MemorySource({}),
+            ReadAhead(MemorySource({})),
             Statistics((0.0,) * channels, (1.0,) * channels),
             LocalCoordinator(),
             Placement(dtype=dtype),
@@ -254,4 +255,4 @@ def test_idc_image_update(reference_dir: Path) -> None:
     for step, gradient in enumerate(gradients):
         np.testing.assert_allclose(pixels, seen[step], rtol=1e-5, atol=2e-6)
         for c in range(classes):  # every class has a buffer of its own
-            rule.step(pixels[c], buffer[c], gradient[c])
+            rule.step(pixels[c], buffer[c], gradient[c], torch.tensor(True))

@@ -98,11 +98,31 @@ def test_the_report_stands_alone_and_escapes_what_it_shows(run):
     assert "<polyline" in text
     assert "prefers-color-scheme: dark" in text
     assert "pw@" not in text
+    assert "<dt>matching steps per network</dt><dd>10</dd>" in text and "<dt>matching steps in all</dt><dd>50" in text
 
 
-def test_rows_given_and_rows_of_the_file_make_the_same_report(run):
-    first = write_report(run).read_text()
-    assert write_report(run, ROWS).read_text() == first
+def test_the_report_has_all_rows_and_those_of_the_last_call_first(run):
+    again = {**ROWS[1], "epochs": 30, "top1_last": 71.5}
+    with (run / "evaluation.csv").open("a") as file:
+        file.write(",".join(str(again[c]) for c in COLUMNS) + "\n")
+    text = write_report(run, [again]).read_text()
+    page = Page(text)
+    assert page.tags.count("b") == 4
+    assert "<th scope=col>epochs</th>" in text and "<td>30</td>" in text
+    assert text.index("71.5") < text.index("of earlier calls") < text.index("62.0 ± 2.8")
+    assert "of earlier calls" not in write_report(run).read_text()  # nobody called last
+    everything = [*ROWS, again]
+    assert "of earlier calls" not in write_report(run, everything).read_text()
+
+
+def test_what_is_the_same_in_all_rows_is_no_column(run):
+    assert "epochs</th>" not in write_report(run, ROWS).read_text()
+    out = io.StringIO()
+    rows = [*ROWS[:2], {**ROWS[1], "epochs": 30}, {**ROWS[1], "protocol": "idc"}]
+    Console(file=out, width=100).print(summary_table(rows))
+    head, *lines = out.getvalue().splitlines()
+    assert head.split()[:4] == ["set", "architecture", "protocol", "epochs"]
+    assert [tuple(line.split()[2:4]) for line in lines] == [("dc", "300"), ("dc", "300"), ("dc", "30"), ("idc", "300")]
 
 
 def test_a_report_of_an_empty_folder_is_a_page(tmp_path):

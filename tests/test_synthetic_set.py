@@ -1,15 +1,22 @@
 import copy
+import itertools
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
@@ -195,6 +202,99 @@ def test_a_reader_of_the_old_set_is_not_disturbed_by_a_new_one(tmp_path):
     assert torch.equal(dataset.batch(torch.arange(len(dataset))), expected(pixels, labels, card)[0])
 
 
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_reader_meets_one_whole_set_while_it_is_replaced(tmp_path, verify):
+    card = replace(a_card(size=40), steps=0)
+    sets = [a_set(card, seed) for seed in range(2)]
+    write_set(tmp_path / "s", *sets[0], card)
+    done = threading.Event()
+
+    def read(met):
+        while not done.is_set():
+            loaded = load_set(tmp_path / "s", verify)
+            assert torch.equal(loaded.parameters()[0], sets[loaded.card.steps % 2][0])
+            met.add(loaded.card.steps)
+
+    with ThreadPoolExecutor(2) as pool:
+        seen = [set(), set()]
+        readers = [pool.submit(read, met) for met in seen]
+        try:
+            for step in itertools.count(1):
+                write_set(tmp_path / "s", *sets[step % 2], replace(card, steps=step))
+                if any(reader.done() for reader in readers) or (step >= 60 and min(map(len, seen)) > 5):
+                    break
+        finally:
+            done.set()
+        for reader in readers:
+            reader.result()
+    assert min(map(len, seen)) > 5
+
+
+def test_a_writer_killed_at_any_time_leaves_a_whole_set(tmp_path, monkeypatch):
+    monkeypatch.setattr(synthetic_set, "code_commit", lambda: None)
+    card = replace(a_card(size=40), steps=0)
+    sets = [a_set(card, seed) for seed in range(2)]
+
+    def write(step):
+        write_set(tmp_path / "s", *sets[step % 2], replace(card, steps=step))
+
+    def write_on(step):
+        torch.set_num_threads(1)  # the threads of the parent are not there
+        try:
+            for number in itertools.count(step):
+                write(number)
+        finally:
+            os._exit(1)
+
+    began = time.monotonic()
+    write(0)
+    took, random, cut_short, last = time.monotonic() - began, Random(0), 0, 0
+    for kill in itertools.count(1):
+        writer = os.fork() or write_on(last + 1)
+        time.sleep(random.uniform(0.0, 3 * took) * (1 + kill // 6))  # longer where the machine has become slower
+        os.kill(writer, signal.SIGKILL)
+        assert os.waitpid(writer, 0)[1] == signal.SIGKILL
+        cut_short += len(list(tmp_path.iterdir())) > 1
+        loaded = load_set(tmp_path / "s")
+        assert loaded.card.steps >= last
+        last = loaded.card.steps
+        assert torch.equal(loaded.parameters()[0], sets[last % 2][0])
+        if kill >= 12 and cut_short > 0 and last > 0:  # some died within a write, some after one
+            break
+
+
+def test_a_set_is_found_in_a_run_whose_last_write_was_cut_short(tmp_path):
+    card = a_card()
+    pixels, labels = a_set(card)
+    write_set(tmp_path / "synthetic_set", pixels, labels, card)
+    (tmp_path / "synthetic_set").rename(tmp_path / ".synthetic_set.previous")
+    for path in (tmp_path, tmp_path / "synthetic_set"):
+        assert torch.equal(load_set(path).parameters()[0], pixels)
+
+
+@pytest.mark.parametrize("call", ["save_file", "flush", "rename"])
+def test_a_write_that_fails_leaves_the_last_set_and_nothing_else(tmp_path, monkeypatch, call):
+    card = a_card()
+    pixels, labels = a_set(card)
+    write_set(tmp_path / "s", pixels, labels, card)
+    fails = {"save_file": SafetensorError("I/O error: No space left on device")}.get(call, OSError(28, "No space left"))
+    calls, rename = [], Path.rename
+
+    def failing(*given):
+        calls.append(given)
+        if call != "rename" or len(calls) == 2:
+            raise fails
+        return rename(*given)
+
+    monkeypatch.setattr(*((Path, "rename") if call == "rename" else (synthetic_set, call)), failing)
+    with pytest.raises(
+        SyntheticSetError, match=r"/s: the set is not written \(.*No space left.*\); one that was there"
+    ):
+        write_set(tmp_path / "s", a_set(card, seed=1)[0], labels, card)
+    assert [x.name for x in tmp_path.iterdir()] == ["s"]
+    assert torch.equal(load_set(tmp_path / "s").parameters()[0], pixels)
+
+
 def test_a_tampered_file_is_refused(tmp_path):
     card = a_card()
     pixels, labels = a_set(card)
@@ -255,22 +355,15 @@ def test_copies_and_pickles_read_the_same(tmp_path):
         assert torch.equal(other[3][0], dataset[3][0])
 
 
-@pytest.mark.parametrize(
-    ("change", "shape"),
-    [
-        ({"size": 9, "channels": 3, "ipc": 2, "classes": 3}, (3 * 74 - 2, 2 * 74 - 2, 3)),
-        ({"size": 80, "channels": 1, "ipc": 12, "classes": 22}, (20 * 82 - 2, 10 * 82 - 2)),
-    ],
-)
-def test_the_preview_is_a_grid_of_classes(tmp_path, change, shape):
-    card = a_card(**change)
+def test_the_preview_is_the_clipped_set_by_label(tmp_path):
+    card = a_card(size=9, channels=1, ipc=2, classes=3, value_space="normalised")
     pixels, labels = a_set(card)
-    pixels[labels == 1] = 5.0
-    pixels[labels == 0] = -5.0
+    for label, value in enumerate((-50.0, 50.0, 0.0)):  # 0 is the mean
+        pixels[labels == label] = value
     write_set(tmp_path / "s", pixels, labels, card)
-    image = torch.tensor(list(Image.open(tmp_path / "s" / "preview.png").tobytes())).reshape(shape)
-    assert (image[0, 0] == 0).all()
-    assert (image[shape[0] // 3 if len(shape) == 3 else 82, 0] == 255).all()
+    image = Image.open(tmp_path / "s" / "preview.png")
+    assert image.size == (2 * 126 + 2, 3 * 126 + 4)  # 9 px fourteen times
+    assert [image.getpixel((0, row * 128)) for row in range(3)] == [0, 255, round(0.3 * 255)]
 
 
 def test_load_set_stands_at_the_top_and_nothing_beside_it_imports_the_cluster():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dist_condense import tracking
-from dist_condense.tracking import Tracker, TrackingError, masked, replay, resolve_uri
+from dist_condense.tracking import Tracker, TrackingError, masked, read_metrics, replay, resolve_uri
 
 CONFIG = {"seed": 0, "method": {"name": "dc", "images": {"lr": 0.1}}, "cluster": {"workers": 2}}
 ROWS = [
@@ -78,7 +78,6 @@ def test_a_run_and_its_children_are_in_the_database_under_the_output(tmp_path, c
     tracker.log_metrics(entries(10, 20))
     tracker.log_artifacts(out / "synthetic_set")
     tracker.log_evaluations(ROWS)
-    tracker.log_summary({"top1": 80.5})
     assert time.monotonic() - began < 0.5
     tracker.finish()
     assert tracker.offline is None
@@ -88,13 +87,12 @@ def test_a_run_and_its_children_are_in_the_database_under_the_output(tmp_path, c
     assert run.info.run_name == "dc"
     assert run.data.params["method.images.lr"] == "0.1"
     assert run.data.tags["kind"] == "condensation"
-    assert run.data.metrics["top1"] == 80.5
-    assert run.data.metrics["top1/condensed/convnet3"] == 80.5
+    assert run.data.metrics["top1/condensed/convnet3/dc/3"] == 80.5
     assert history(client(), tracker.run_id) == [(10, 10.0), (20, 5.0)]
     assert (out / "mlartifacts" / tracker.run_id / "artifacts" / "synthetic_set" / "card.json").exists()
     children = client().search_runs([run.info.experiment_id], f"tags.mlflow.parentRunId = '{tracker.run_id}'")
     assert sorted(x.data.metrics["top1_last"] for x in children) == [60.0, 60.0, 80.5, 80.5]
-    assert {x.info.run_name for x in children} >= {"condensed, convnet3, seed 1"}
+    assert {x.info.run_name for x in children} >= {"condensed, convnet3, dc, 3 epochs, seed 1"}
     assert {x.info.status for x in children} == {"FINISHED"}
     assert list(Path.cwd().iterdir()) == []  # no mlruns where the command was given
     captured = capfd.readouterr()
@@ -120,7 +118,29 @@ def test_a_resumed_run_goes_on_and_sends_nothing_twice(tmp_path, out, client):
     assert len(children) == 4
 
 
+def test_other_epochs_and_protocols_are_kept_apart(out, client):
+    first = begin(out)
+    first.log_evaluations(ROWS)
+    first.finish()
+    other = [{**ROWS[2], "epochs": 30, "top1_last": 90.0}, {**ROWS[2], "protocol": "idc", "top1_last": 70.0}]
+    second = begin(out)
+    second.log_evaluations([*ROWS, *other])
+    second.finish()
+    assert (first.offline, second.offline) == (None, None)
+    run = client().get_run(second.run_id)
+    assert run.data.metrics == {
+        "top1/random/convnet3/dc/3": 60.0,
+        "top1/condensed/convnet3/dc/3": 80.5,
+        "top1/condensed/convnet3/dc/30": 90.0,
+        "top1/condensed/convnet3/idc/3": 70.0,
+    }
+    children = client().search_runs([run.info.experiment_id], f"tags.mlflow.parentRunId = '{second.run_id}'")
+    assert len({x.info.run_name for x in children}) == len(children) == len(ROWS) + 2
+
+
 def test_another_server_or_a_lost_database_gets_everything(tmp_path, out, client):
+    from mlflow import MlflowClient
+
     first = begin(out)
     first.log_metrics(entries(10))
     first.finish()
@@ -130,13 +150,14 @@ def test_another_server_or_a_lost_database_gets_everything(tmp_path, out, client
     assert other.offline is None
     assert other.run_id != first.run_id
     state = json.loads((out / "tracking.json").read_text())
-    (out / "tracking.json").write_text(json.dumps({**state, "run_id": "0" * 32}))
+    (out / "tracking.json").write_text(json.dumps({**state, "run_id": "0" * 32, "folder": "another"}))
     again = begin(out, uri=f"sqlite:///{tmp_path}/other/mlflow.db")
     again.log_metrics(entries(10, 20))
     again.finish()
     assert again.offline is None
     assert again.run_id not in (None, first.run_id, other.run_id, "0" * 32)
-    assert json.loads((out / "tracking.json").read_text())["last_step"] == 20
+    there = MlflowClient(f"sqlite:///{tmp_path}/other/mlflow.db")
+    assert [step for step, _ in history(there, again.run_id)] == [10, 20]
 
 
 def test_an_unreachable_server_costs_one_line_and_no_time(tmp_path, capfd):
@@ -144,7 +165,7 @@ def test_an_unreachable_server_costs_one_line_and_no_time(tmp_path, capfd):
     tracker = begin(tmp_path / "out", uri="http://user:secret@127.0.0.1:9")
     for step in range(3):
         tracker.log_metrics(entries(step + 1))
-    tracker.child("c", {}, {})
+    tracker.log_evaluations(ROWS)
     tracker.log_artifacts(tmp_path)
     assert time.monotonic() - began < 0.5
     tracker.finish()
@@ -198,6 +219,111 @@ def test_a_replay_that_fails_says_so(tmp_path):
         replay(tmp_path, uri="http://127.0.0.1:9")
 
 
+def test_a_return_to_the_first_server_makes_no_second_run(tmp_path, out, client):
+    (out / "config.yaml").write_text("tracking: {experiment: digits}\n")
+    (out / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in entries(10, 20)))
+    shutil.copy(out / "mlflow.db", tmp_path / "other.db")
+    run = replay(out)
+    assert replay(out, uri=f"sqlite:///{tmp_path}/other.db") != run
+    assert replay(out) == run
+    assert history(client(), run) == [(10, 10.0), (20, 5.0)]
+
+
+def one_that_fails(monkeypatch, method, at, before):
+    """A server that goes away at a call: before it does what it is asked, or after, so that only its answer is lost."""
+    from mlflow import MlflowClient
+
+    real, calls = getattr(MlflowClient, method), []
+
+    def call(self, *given, **named):
+        calls.append(given)
+        if len(calls) == at and before:
+            raise ConnectionError("gone")
+        answer = real(self, *given, **named)
+        if len(calls) == at:
+            raise ConnectionError("gone")
+        return answer
+
+    monkeypatch.setattr(MlflowClient, method, call)
+
+
+LOST = [
+    (method, at, before)
+    for method, at in (
+        ("create_run", 1),  # the run
+        ("create_run", 3),  # the second child
+        ("log_batch", 1),  # params
+        ("log_batch", 2),  # metrics
+        ("log_batch", 4),  # results of the first child
+        ("log_batch", 11),  # means
+        ("set_terminated", 2),  # the second child
+        ("log_artifacts", 1),
+    )
+    for before in (True, False)
+]
+
+
+@pytest.mark.parametrize(("method", "at", "before"), LOST)
+def test_a_server_that_goes_away_at_any_call_gets_each_thing_once(out, client, monkeypatch, method, at, before):
+    (out / "synthetic_set").mkdir()
+    (out / "synthetic_set" / "card.json").write_text('{"complete": true}')
+    (out / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in entries(10, 20)))
+    header = ",".join(ROWS[0])
+    rows = "".join(",".join(map(str, row.values())) + "\n" for row in ROWS)
+    (out / "evaluation.csv").write_text(f"{header}\n{rows}")
+    (out / "config.yaml").write_text("tracking: {experiment: x}\n")
+
+    with monkeypatch.context() as patch:
+        one_that_fails(patch, method, at, before)
+        patch.setattr(tracking, "PAUSE", 0.0)
+        tracker = begin(out)
+        tracker.log_metrics(entries(10, 20))
+        tracker.log_evaluations(ROWS)
+        tracker.log_artifacts(out / "synthetic_set")
+        tracker.finish()
+    assert tracker.offline is None
+    everything_is_there_once(client(), tracker.run_id)
+    assert replay(out) == tracker.run_id
+    everything_is_there_once(client(), tracker.run_id)
+
+
+def everything_is_there_once(client, run):
+    found = client.get_run(run)
+    runs = client.search_runs([found.info.experiment_id])
+    assert len(runs) == 1 + len(ROWS)
+    assert {x.info.status for x in runs} == {"FINISHED"}
+    assert history(client, run) == [(10, 10.0), (20, 5.0)]
+    for key in ("top1/random/convnet3/dc/3", "top1/condensed/convnet3/dc/3"):
+        assert len(history(client, run, key)) == 1
+    children = {x.info.run_name: x for x in runs if x.info.run_id != run}
+    for row in ROWS:
+        child = children[f"{row['set']}, convnet3, dc, 3 epochs, seed {row['seed']}"]
+        assert history(client, child.info.run_id, "top1_last") == [(0, row["top1_last"])]
+        assert child.data.params["seed"] == str(row["seed"])
+    assert [x.path for x in client.list_artifacts(run, "synthetic_set")] == ["synthetic_set/card.json"]
+
+
+def test_a_server_that_is_away_is_left_alone_for_a_while(tmp_path, monkeypatch, capfd):
+    asked = []
+    monkeypatch.setattr(tracking, "_connect", lambda uri: asked.append(uri) or 1 / 0)
+    tracker = begin(tmp_path / "out")
+    for step in range(50):
+        tracker.log_metrics(entries(step + 1))
+    tracker.finish()
+    assert len(asked) == 1
+    assert "ZeroDivisionError" in tracker.offline
+    assert len(capfd.readouterr().err.splitlines()) == 1
+
+
+def test_times_of_metrics_are_those_of_their_lines(out, client):
+    tracker = begin(out)
+    tracker.log_metrics([{**entry, "time": 1e9 + entry["step"]} for entry in entries(10, 20)])
+    tracker.finish()
+    found = client().get_metric_history(tracker.run_id, "loss")
+    assert [(m.step, m.timestamp) for m in found] == [(10, 1_000_000_010_000), (20, 1_000_000_020_000)]
+    assert client().get_metric_history(tracker.run_id, "time") == []
+
+
 def test_what_is_not_there_is_told_and_the_run_stays_online(tmp_path, out, capfd):
     tracker = begin(out)
     tracker.log_artifacts(tmp_path / "nothing")
@@ -213,6 +339,13 @@ def test_the_uri_is_the_configured_one_then_the_environment_then_the_output(tmp_
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://b")
     assert resolve_uri(None, tmp_path) == "http://b"
     assert resolve_uri("http://a", tmp_path) == "http://a"
+
+
+def test_torn_lines_of_metrics_are_passed_over(tmp_path):
+    first, second = (json.dumps(entry) for entry in entries(10, 20))
+    (tmp_path / "metrics.jsonl").write_text(f'{first}\n{{"step": 1{second}\n{second}\n\0\0\n{first[:20]}')
+    assert read_metrics(tmp_path / "metrics.jsonl") == entries(10, 20)
+    assert read_metrics(tmp_path / "nothing") == []
 
 
 def test_passwords_are_masked():

@@ -36,14 +36,12 @@ class Draw:
     cut: Tensor
     """``[n, 2, 2]`` int64: (rows, columns) x (from, to) set to 0; from == to: nothing."""
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> Draw:
-        """The draw on a device; the copy does not wait for the host."""
-        return Draw(
-            *(
-                x.to(device, dtype if x.is_floating_point() else x.dtype, non_blocking=True)
-                for x in (getattr(self, f.name) for f in fields(self))
-            )
-        )
+    def to(
+        self, device: torch.device, dtype: torch.dtype, move: Callable[[Tensor, torch.device], Tensor] = Tensor.to
+    ) -> Draw:
+        """The draw on a device, each tensor taken there by ``move``."""
+        held: list[Tensor] = [getattr(self, f.name) for f in fields(self)]
+        return Draw(*(move(x.to(dtype) if x.is_floating_point() else x, device) for x in held))
 
 
 def neutral(n: int) -> Draw:

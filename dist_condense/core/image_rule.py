@@ -26,11 +26,15 @@ class ImageRule:
         m, n = self.momentum, self.shared_buffer
         return (self.lr * sum(m**i for i in range(n)), m**n)
 
-    def step(self, pixels: Tensor, buffer: Tensor, gradient: Tensor) -> Tensor:
-        """One update in place; nothing changes where it is not finite, which is decided and returned on the device."""
+    def step(self, pixels: Tensor, buffer: Tensor, gradient: Tensor, sound: Tensor) -> Tensor:
+        """One update in place, left out where it is not finite or ``sound`` is false: decided on the device.
+
+        :param sound: a truth value, whether what the gradient comes from is finite.
+        :returns: whether the update was made.
+        """
         lr, momentum = self.effective()
         moved = momentum * buffer + gradient
-        finite = (pixels - lr * moved).isfinite().all()
-        buffer.copy_(torch.where(finite, moved, buffer))
-        pixels.sub_(torch.where(finite, lr * buffer, 0))
-        return finite
+        made = (pixels - lr * moved).isfinite().all() & sound
+        buffer.copy_(torch.where(made, moved, buffer))
+        pixels.sub_((lr * buffer).masked_fill(~made, 0))
+        return made

@@ -6,6 +6,7 @@ from dist_condense.data.image_set import ClassName, ImageSet
 from dist_condense.data.normalise import denormalise, normalise, to_unit
 from dist_condense.data.source import ClassSource, LabelledImages, MemorySource
 from dist_condense.data.subsets import SUBSETS
+from dist_condense.data.tiers import Reading
 
 __all__ = [
     "SUBSETS",
@@ -15,6 +16,7 @@ __all__ = [
     "ImageSet",
     "LabelledImages",
     "MemorySource",
+    "Reading",
     "denormalise",
     "names",
     "normalise",

@@ -1,6 +1,8 @@
 """Data sets that are read whole into memory as bytes: handwritten digits, and torchvision's files."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 import torch
 from torch.nn import functional
@@ -8,28 +10,49 @@ from torch.nn import functional
 from dist_condense.data.errors import DataError
 from dist_condense.data.image_set import ClassName, Facts, ImageSet
 from dist_condense.data.request import Request, choose
-from dist_condense.data.source import LabelledImages
+from dist_condense.data.source import LabelledImages, MemorySource
+from dist_condense.data.split import NO_BETON
+from dist_condense.data.tiers import FILES, Reading
 
 CHUNK = 256
 """Images resized at once: 256 at 3 x 224 x 224 are 154 MB of float32."""
 
 
-@dataclass(frozen=True)
-class ArrayReader:
-    """Reads classes out of two arrays; `stored[label]` is the class's label in the arrays."""
+@dataclass(frozen=True, eq=False)
+class ArraySplit:
+    """Classes of one array; `stored[label]` is the class's label in it. Always decoded, whatever the tier."""
 
-    train_images: LabelledImages
-    test_images: LabelledImages
+    images: LabelledImages
     stored: tuple[int, ...]
     size: int
 
-    def train(self, label: int) -> torch.Tensor:
-        """Training images of a class, uint8 [n, C, size, size], in the arrays' order."""
-        return resize(_of_class(self.train_images, self.stored[label]), self.size)
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Images of each class."""
+        per_class = torch.bincount(self.images.labels, minlength=max(self.stored) + 1).tolist()
+        return tuple(per_class[index] for index in self.stored)
 
-    def test(self, label: int) -> torch.Tensor:
-        """Test images of a class, uint8 [n, C, size, size], in the arrays' order."""
-        return resize(_of_class(self.test_images, self.stored[label]), self.size)
+    raw = False
+    files = False
+
+    def open(self, labels: Sequence[int], reading: Reading) -> MemorySource:
+        """Images uint8 [n, C, size, size] in the array's order. DataError when a beton is asked for."""
+        if reading.source != FILES:
+            raise DataError([NO_BETON])
+        chosen = {label: resize(_of_class(self.images, self.stored[label]), self.size) for label in labels}
+        on_gpu = reading.tier == "gpu"
+        return MemorySource({label: x.to(reading.device) if on_gpu else x for label, x in chosen.items()})
+
+    def encoded_bytes(self) -> list[int]:
+        """There are no files."""
+        return []
+
+    def digest(self) -> str:
+        """Over all pixels and labels."""
+        found = sha256(repr((self.stored, self.size)).encode())
+        for tensor in (self.images.images, self.images.labels):
+            found.update(tensor.contiguous().numpy().data)
+        return found.hexdigest()
 
 
 def from_arrays(
@@ -41,14 +64,13 @@ def from_arrays(
     if problems:
         raise DataError(problems)
     size = request.size or facts.size
-    per_class = torch.bincount(train.labels, minlength=len(names)).tolist()
     return ImageSet(
         name=request.name,
         facts=facts,
         size=size,
         classes=tuple(ClassName(names[index]) for index in stored),
-        counts=tuple(per_class[index] for index in stored),
-        reader=ArrayReader(train, test, stored, size),
+        train_split=ArraySplit(train, stored, size),
+        test_split=ArraySplit(test, stored, size),
     )
 
 

@@ -1,29 +1,46 @@
 """The data sets by name."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from dist_condense.data.digits import open_digits
+from dist_condense.data.digits import DIGITS, open_digits
 from dist_condense.data.errors import DataError
-from dist_condense.data.folders import open_image_folder, open_imagenet
-from dist_condense.data.image_set import ClassName, ImageSet
+from dist_condense.data.folders import IMAGE_FOLDER, IMAGENET, open_image_folder, open_imagenet
+from dist_condense.data.image_set import ClassName, Facts, ImageSet
 from dist_condense.data.packed import PACKED
+from dist_condense.data.prepared import has_manifest, open_prepared
 from dist_condense.data.request import Request
 
-__all__ = ["OPENERS", "ClassName", "ImageSet", "names", "open_dataset"]
+__all__ = ["KNOWN", "ClassName", "ImageSet", "is_url", "names", "open_dataset"]
 
-OPENERS: dict[str, Callable[[Request], ImageSet]] = {
-    "digits": open_digits,
-    **PACKED,
-    "imagenet": open_imagenet,
-    "image_folder": open_image_folder,
+
+@dataclass(frozen=True)
+class Known:
+    """A data set of the catalogue."""
+
+    facts: Facts
+    open: Callable[[Request], ImageSet]
+    """Opens what lies at the root, unless it is prepared class shards."""
+
+
+KNOWN: dict[str, Known] = {
+    "digits": Known(DIGITS, open_digits),
+    **{name: Known(packed.facts, packed) for name, packed in PACKED.items()},
+    "imagenet": Known(IMAGENET, open_imagenet),
+    "image_folder": Known(IMAGE_FOLDER, open_image_folder),
 }
 """A data set is added by a line here."""
 
 
 def names() -> tuple[str, ...]:
     """The names that open_dataset knows."""
-    return tuple(OPENERS)
+    return tuple(KNOWN)
+
+
+def is_url(root: str | Path) -> bool:
+    """Whether a root lies in a remote store (s3://, gs://, https://)."""
+    return "://" in str(root)
 
 
 def open_dataset(
@@ -36,11 +53,17 @@ def open_dataset(
 ) -> ImageSet:
     """Open a data set without decoding it.
 
-    `root` is its folder (None for digits); `size` pixels of a side (None: the data set's own); `classes` a
-    named subset of ImageNet (see subsets.py) or class names, in label order (None: all of them); `download`
-    lets torchvision fetch it. Raises DataError with every problem found.
+    `root` is its folder (None for digits), or the folder or url of its prepared class shards, which any data set can
+    have; `size` pixels of a side (None: the data set's own); `classes` a named subset of ImageNet (see subsets.py) or
+    class names, in label order (None: all of them); `download` lets torchvision fetch it. Raises DataError with every
+    problem found.
     """
-    if name not in OPENERS:
-        raise DataError([f"dataset.name is '{name}', which is not known; choose one of {', '.join(OPENERS)}."])
+    if name not in KNOWN:
+        raise DataError([f"dataset.name is '{name}', which is not known; choose one of {', '.join(KNOWN)}."])
+    if root is not None and is_url(root):
+        return open_prepared(str(root), Request(name, None, size, classes, download), KNOWN[name].facts)
     folder = None if root is None else Path(root).expanduser()
-    return OPENERS[name](Request(name, folder, size, classes, download))
+    request = Request(name, folder, size, classes, download)
+    if folder is not None and has_manifest(folder):
+        return open_prepared(str(folder), request, KNOWN[name].facts)
+    return KNOWN[name].open(request)

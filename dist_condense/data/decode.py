@@ -1,8 +1,6 @@
-"""Image files to bytes: shorter side resized, centre cropped; on threads (Pillow releases the lock)."""
+"""An encoded image to bytes: shorter side resized, centre cropped, as torchvision does it."""
 
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -12,44 +10,54 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import center_crop
 from torchvision.transforms.functional import resize as resize_shorter_side
 
-from dist_condense.data.errors import SHOWN, DataError
-
 MODES = {1: "L", 3: "RGB"}
 """Pillow's mode for a number of channels."""
-MAX_THREADS = 32
+SUFFIX_OF = {"JPEG": "jpg", "PNG": "png", "PPM": "ppm", "BMP": "bmp", "TIFF": "tif", "WEBP": "webp", "GIF": "gif"}
+"""The formats that are read, whatever a file's name says, and their suffix; others of Pillow's start programs (EPS)."""
+UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+"""What reading a file that is no whole image raises."""
 
 
-def decode(paths: Sequence[Path], channels: int, size: int) -> torch.Tensor:
-    """Decode files, in order: uint8 [n, C, size, size]; DataError naming the files that cannot be read."""
-    images = torch.empty(len(paths), channels, size, size, dtype=torch.uint8)
+def decode_bytes(data: bytes, channels: int, size: int) -> torch.Tensor:
+    """An encoded image as Resize(size) and CenterCrop(size) give it: uint8 [C, size, size].
 
-    def fill(index: int) -> str | None:
-        try:
-            images[index] = decode_file(paths[index], channels, size)
-        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as reason:
-            return f"{paths[index]}: the image cannot be read ({reason}). Replace or remove the file."
-        return None
-
-    with ThreadPoolExecutor(_threads()) as pool:
-        problems = [problem for problem in pool.map(fill, range(len(paths))) if problem]
-    if problems:
-        rest = [f"... and {len(problems) - SHOWN} more files."] if len(problems) > SHOWN else []
-        raise DataError(problems[:SHOWN] + rest)
-    return images
-
-
-def decode_file(path: Path, channels: int, size: int) -> torch.Tensor:
-    """One file as torchvision's Resize(size) and CenterCrop(size) give it: uint8 [C, size, size].
-
-    Grey and CMYK files become RGB for three channels, colour becomes grey for one.
+    Grey and CMYK images become RGB for three channels, colour becomes grey for one. Raises one of UNREADABLE.
     """
-    with Image.open(path) as file:
-        image = file.convert(MODES[channels])
+    return crop(read_image(BytesIO(data), channels)[0], size)
+
+
+def read_image(file: Path | BytesIO, channels: int) -> tuple[Image.Image, str]:
+    """The whole image, grey or RGB, and the suffix of its format.
+
+    Raises one of UNREADABLE, also for more pixels than Pillow's limit (Image.MAX_IMAGE_PIXELS).
+    """
+    with Image.open(file, formats=tuple(SUFFIX_OF)) as image:
+        _refuse_bomb(image.width, image.height)
+        suffix = SUFFIX_OF.get(image.format or "", "jpg")  # Pillow calls a JPEG with more pictures behind it MPO
+        return image.convert(MODES[channels]), suffix
+
+
+def crop(image: Image.Image, size: int) -> torch.Tensor:
+    """torchvision's Resize(size) and CenterCrop(size), on Pillow: uint8 [C, size, size].
+
+    Raises DecompressionBombError for a strip that would have more pixels than Pillow's limit once its shorter side is
+    resized.
+    """
+    shorter, longer = sorted(image.size)
+    _refuse_bomb(size, size * longer // shorter)
     resized = resize_shorter_side(image, [size], InterpolationMode.BILINEAR, antialias=True)
-    pixels = np.array(center_crop(resized, [size, size])).reshape(size, size, channels)
+    pixels = np.array(center_crop(resized, [size, size])).reshape(size, size, -1)
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def _threads() -> int:
-    cpu_count: Callable[[], int | None] = getattr(os, "process_cpu_count", os.cpu_count)  # the former from Python 3.13
-    return min(cpu_count() or 1, MAX_THREADS)
+def _refuse_bomb(width: int, height: int) -> None:
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and width * height > limit:
+        raise Image.DecompressionBombError(f"{width} x {height} are more than {limit} pixels")

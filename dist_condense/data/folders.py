@@ -3,15 +3,16 @@
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
-import torch
-
-from dist_condense.data.decode import decode
 from dist_condense.data.errors import DataError, listed
 from dist_condense.data.image_set import ClassName, Facts, ImageSet
 from dist_condense.data.request import Request, choose
+from dist_condense.data.split import StoredSplit
+from dist_condense.data.store import ClassFolder, FolderStore
+from dist_condense.data.tiers import Reading
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IMAGENET = Facts(3, 224, IMAGENET_MEAN, IMAGENET_STD, True, "ImageNet photographs")
@@ -21,36 +22,6 @@ TEST_FOLDERS = ("val", "test")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """torchvision's ImageFolder reads the same."""
 _WNID = re.compile(r"n\d{8}")
-
-
-@dataclass(frozen=True)
-class ClassFolder:
-    """The files of one class: their folder and sorted names (names, not paths: ImageNet has 1.3 million)."""
-
-    folder: Path
-    files: tuple[str, ...]
-
-    def paths(self) -> list[Path]:
-        """The files in the data set's fixed order."""
-        return [self.folder / name for name in self.files]
-
-
-@dataclass(frozen=True)
-class FolderReader:
-    """Decodes the files of a class; the folders are listed once, when the data set is opened."""
-
-    train_files: tuple[ClassFolder, ...]
-    test_files: tuple[ClassFolder, ...]
-    channels: int
-    size: int
-
-    def train(self, label: int) -> torch.Tensor:
-        """Training images of a class, uint8 [n, C, size, size], sorted by file name."""
-        return decode(self.train_files[label].paths(), self.channels, self.size)
-
-    def test(self, label: int) -> torch.Tensor:
-        """Test images of a class, uint8 [n, C, size, size], sorted by file name."""
-        return decode(self.test_files[label].paths(), self.channels, self.size)
 
 
 def has_folder_layout(root: Path) -> bool:
@@ -82,10 +53,33 @@ def open_folder(request: Request, facts: Facts) -> ImageSet:
         name=request.name,
         facts=facts,
         size=size,
-        classes=tuple(_class_name(entry.folder.name) for entry in train),
-        counts=tuple(len(entry.files) for entry in train),
-        reader=FolderReader(train, test, facts.channels, size),
+        classes=tuple(class_name(entry.folder.name) for entry in train),
+        train_split=_split(train, facts.channels, size),
+        test_split=_split(test, facts.channels, size),
     )
+
+
+def _split(folders: tuple[ClassFolder, ...], channels: int, size: int) -> StoredSplit:
+    counts = tuple(len(entry.files) for entry in folders)
+    digest = partial(_digest, folders, channels, size)
+    return StoredSplit(counts, channels, size, partial(_store, folders), partial(_sizes, folders), digest)
+
+
+def _store(folders: tuple[ClassFolder, ...], labels: Sequence[int], reading: Reading) -> FolderStore:
+    return FolderStore({label: folders[label] for label in labels})
+
+
+def _sizes(folders: tuple[ClassFolder, ...]) -> list[int]:
+    store = FolderStore(dict(enumerate(folders)))
+    return [store.encoded_bytes(label) for label in store.labels]
+
+
+def _digest(folders: tuple[ClassFolder, ...], channels: int, size: int) -> str:
+    """Over the names of classes and files, not what is in them: a file that was replaced under its name is not seen
+    (ImageNet's folders have 1.3 million files; prepared shards are known by their hashes).
+    """
+    listing = [(entry.folder.name, entry.files) for entry in folders]
+    return sha256(repr((listing, channels, size)).encode()).hexdigest()
 
 
 Listed = tuple[tuple[ClassFolder, ...], list[str]]
@@ -139,5 +133,6 @@ def _list_class(folder: Path) -> ClassFolder:
     return ClassFolder(folder, tuple(sorted(names)))
 
 
-def _class_name(folder: str) -> ClassName:
+def class_name(folder: str) -> ClassName:
+    """The name of a class folder, which may be a WordNet id."""
     return ClassName(folder, folder if _WNID.fullmatch(folder) else None)

@@ -1,12 +1,17 @@
 """A data set that has been opened: what is known of it, and how to read it class by class."""
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, replace
 
 import torch
 
-from dist_condense.data.source import LabelledImages, MemorySource
+from dist_condense.data.source import ClassSource, LabelledImages, TestImages
+from dist_condense.data.split import Split, StreamedImages
+from dist_condense.data.tiers import Reading
+
+DECODED_NOW = Reading(tier="ram")
+TEST_CHUNK = 256
 
 
 @dataclass(frozen=True)
@@ -15,6 +20,12 @@ class ClassName:
 
     name: str
     wnid: str | None = None
+
+
+def ambiguous(classes: Sequence[ClassName]) -> list[str]:
+    """Names and WordNet ids that stand for more than one of the classes."""
+    times = Counter(key for entry in classes for key in {entry.name, entry.wnid} if key is not None)
+    return [key for key, found in times.items() if found > 1]
 
 
 @dataclass(frozen=True)
@@ -33,18 +44,6 @@ class Facts:
     """For the card of a synthetic set."""
 
 
-class Reader(Protocol):
-    """Decoded images of one class, uint8 [n, C, size, size], in the data set's fixed order."""
-
-    def train(self, label: int) -> torch.Tensor:
-        """Training images of the class at this position of ImageSet.classes."""
-        ...
-
-    def test(self, label: int) -> torch.Tensor:
-        """Test images of the class at this position of ImageSet.classes."""
-        ...
-
-
 @dataclass(frozen=True)
 class ImageSet:
     """An opened data set; a label is a position in `classes`."""
@@ -54,9 +53,13 @@ class ImageSet:
     size: int
     """Pixels of a side; images are square."""
     classes: tuple[ClassName, ...]
-    counts: tuple[int, ...]
-    """Training images of each class, known without decoding them."""
-    reader: Reader = field(repr=False, compare=False)
+    train_split: Split = field(repr=False, compare=False)
+    test_split: Split = field(repr=False, compare=False)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Training images of each class, known without decoding them."""
+        return self.train_split.counts
 
     @property
     def channels(self) -> int:
@@ -83,21 +86,32 @@ class ImageSet:
         """Free text for the card of a synthetic set."""
         return self.facts.family
 
-    def train(self, labels: Sequence[int] | None = None) -> MemorySource:
-        """Decode the training images of these classes (of all when None) and of no others.
+    def decoded_bytes(self, counts: Sequence[int]) -> list[int]:
+        """Bytes of so many images of each class, decoded."""
+        return [count * self.channels * self.size**2 for count in counts]
 
+    def train(self, labels: Sequence[int] | None = None, reading: Reading = DECODED_NOW) -> ClassSource:
+        """The training images of these classes (of all when None) and of no others.
+
+        :param reading: by default they are all decoded now, and the source is a MemorySource.
         Raises DataError naming the files that cannot be read, ValueError for a label outside the classes.
         """
         chosen = range(len(self.classes)) if labels is None else labels
         outside = [label for label in chosen if not 0 <= label < len(self.classes)]
         if outside:
             raise ValueError(f"ImageSet.train: {self.name} has labels 0..{len(self.classes) - 1}, not {outside}.")
-        return MemorySource({label: self.reader.train(label) for label in chosen})
+        return self.train_split.open(chosen, reading)
 
-    def test(self) -> LabelledImages:
-        """Decode all test images, class after class; DataError naming the files that cannot be read."""
-        parts = [self.reader.test(label) for label in range(len(self.classes))]
-        labels = torch.repeat_interleave(
-            torch.arange(len(parts)), torch.tensor([len(part) for part in parts], dtype=torch.int64)
-        )
-        return LabelledImages(torch.cat(parts), labels)
+    def test(self, reading: Reading = DECODED_NOW) -> TestImages:
+        """The test images, class after class: decoded now, or read in each pass where the tier is another.
+
+        Raises DataError naming the files that cannot be read.
+        """
+        streamed = StreamedImages(self.test_split, reading)
+        if reading.tier != DECODED_NOW.tier or reading.source != DECODED_NOW.source:
+            return streamed
+        images = torch.empty(len(streamed.labels), self.channels, self.size, self.size, dtype=torch.uint8)
+        one_pass = StreamedImages(self.test_split, replace(reading, tier="disk"))  # so that none is in memory twice
+        for rows, (chunk, _) in zip(images.split(TEST_CHUNK), one_pass.chunks(TEST_CHUNK), strict=True):
+            rows.copy_(chunk)
+        return LabelledImages(images, streamed.labels)

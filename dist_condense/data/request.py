@@ -8,6 +8,9 @@ from pathlib import Path
 from dist_condense.data.errors import listed
 from dist_condense.data.subsets import SUBSETS
 
+VARIABLES = {"cifar10": "CIFAR10_ROOT", "fashion_mnist": "FASHION_MNIST_ROOT", "imagenet": "IMAGENET_ROOT"}
+"""Of the environment, by the data set that one stands for."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -31,7 +34,8 @@ class Request:
 
     def root_problems(self) -> list[str]:
         """What is wrong with the folder; with download, one that does not exist yet is right."""
-        remedy = f"Set dataset.root to its folder (or {self.name.upper()}_ROOT, which the shipped configs read)."
+        variable = VARIABLES.get(self.name, "an environment variable that they name")
+        remedy = f"Set dataset.root to its folder (shipped configs read it from {variable})."
         if self.root is None:
             return [f"{self.name}: no folder was given. {remedy}"]
         if self.root.is_dir() or (self.download and not self.root.exists()):
@@ -48,7 +52,7 @@ class Request:
         if isinstance(self.classes, str) and self.classes not in SUBSETS:
             return [
                 f"{where} is '{self.classes}', which is no named subset ({', '.join(SUBSETS)}). "
-                f"Class names are given as a list."
+                f"Class names are given as a list, [a,b]."
             ]
         names = self.wanted()
         if names is None:

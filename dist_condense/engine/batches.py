@@ -5,20 +5,28 @@ A batch does not know the workers: every worker ends up with the same rows, so t
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import islice
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
 from dist_condense.core import randomness
 from dist_condense.data.normalise import normalise, to_unit
-from dist_condense.data.source import ClassSource
+from dist_condense.data.source import ClassSource, get_many
+from dist_condense.data.transfer import Arrival, Transfer, to_device
+from dist_condense.engine.ahead import Ahead
 from dist_condense.engine.coordinator import Coordinator, Placement
 
 Batch = tuple[Tensor, Tensor]
 """Images ``[B, C, H, W]`` in normalised space and labels int64 ``[B]``, the same on every worker."""
+Gathered = tuple[Arrival, Tensor]
+"""The same as bytes, on their way to the device."""
+Stretch = tuple[tuple[int, ...], int]
+"""Key, and the first batch."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +44,24 @@ class Statistics:
 class Batches(Protocol):
     """A source of global batches for one stretch of training, keyed by ``key``."""
 
-    def stretch(self, *key: int) -> Iterator[Batch]: ...
+    waited: float
+    """Seconds that training has waited for images to be read."""
+
+    def announce(self, *key: int) -> None:
+        """This stretch comes next; what can be done before, may begin."""
+        ...
+
+    def stretch(self, *key: int, first: int = 0) -> Iterator[Batch]:
+        """All batches of the stretch but those before ``first``."""
+        ...
 
 
-@dataclass(frozen=True)
+@dataclass
 class RealBatches:
-    """Real images of all classes.
+    """Real images of all classes, gathered from their owners ahead of need by a thread of its own.
 
     :param counts: real images of every class, also of those that others own.
+    :param coordinator: a line of its own (:meth:`Coordinator.beside`).
     :param amount: images of one stretch; whole batches until reached (500 by 64: 512), drawn without replacement.
     """
 
@@ -57,31 +75,63 @@ class RealBatches:
     shape: tuple[int, int, int]
     batch: int
     amount: int
+    waited: float = 0.0
+    """Seconds that training has waited for images."""
+    _coming: tuple[Stretch, Ahead[Gathered]] | None = None
 
-    def stretch(self, *key: int) -> Iterator[Batch]:
+    def __post_init__(self) -> None:
+        self._transfer = Transfer(self.placement.device)
+
+    def announce(self, *key: int) -> None:
+        """Begin to gather a stretch. Every worker announces the same ones."""
+        self._begin((key, 0))
+
+    def stretch(self, *key: int, first: int = 0) -> Iterator[Batch]:
         """As many whole batches as ``amount`` needs."""
+        if self._coming is None or self._coming[0] != (key, first):
+            self._begin((key, first))
+        coming, self._coming = cast(tuple[Stretch, Ahead[Gathered]], self._coming), None
+        return self._ready(coming[1])
+
+    def passes(self, epochs: int, *key: int, first: int = 0) -> Iterator[Batch]:
+        """``epochs`` shuffled passes over all real images, the incomplete batch of a pass kept."""
+        self._drop()
+        orders = (randomness.permutation(sum(self.counts), self.seed, "real passes", *key, e) for e in range(epochs))
+        positions = (x for order in orders for x in order.split(self.batch))
+        return self._ready(Ahead(map(self._gather, islice(positions, first, None))))
+
+    def _begin(self, stretch: Stretch) -> None:
+        self._drop()
+        key, first = stretch
         wanted = -(-self.amount // self.batch) * self.batch
         order = randomness.draw_without_replacement(sum(self.counts), wanted, self.seed, "real batches", *key)
-        return map(self._load, order.split(self.batch))
+        self._coming = stretch, Ahead(map(self._gather, order.split(self.batch)[first:]))
 
-    def passes(self, epochs: int, *key: int) -> Iterator[Batch]:
-        """``epochs`` shuffled passes over all real images, the incomplete batch of a pass kept."""
-        for epoch in range(epochs):
-            order = randomness.permutation(sum(self.counts), self.seed, "real passes", *key, epoch)
-            yield from map(self._load, order.split(self.batch))
+    def _drop(self) -> None:
+        """Gather to its end what was announced and nobody wants: two threads must not share the line, and each
+        worker's has to say the same on it, so that none may stop where it stands.
+        """
+        if self._coming is not None:
+            deque(self._coming[1], maxlen=0)
+            self._coming = None
 
-    def _load(self, positions: Tensor) -> Batch:
+    def _gather(self, positions: Tensor) -> Gathered:
+        """In the thread that reads ahead."""
         ends = torch.tensor(self.counts).cumsum(0)
         labels = torch.searchsorted(ends, positions, right=True)
         within = positions - (ends - torch.tensor(self.counts))[labels]
         images = torch.zeros(len(positions), *self.shape, dtype=torch.uint8)
-        for c in self.labels:
-            rows = (labels == c).nonzero().flatten()
-            if len(rows):
-                images[rows] = self.source.get(c, within[rows])
-        device = self.placement.device
-        images = self.coordinator.fill(images.to(device, non_blocking=True))
-        return self.statistics.normalise(to_unit(images, self.placement.dtype)), labels.to(device)
+        own = [(c, rows) for c in self.labels if len(rows := (labels == c).nonzero().flatten())]
+        found = get_many(self.source, [(c, within[rows]) for c, rows in own])
+        for (_, rows), part in zip(own, found, strict=True):
+            images[rows] = part.cpu()
+        return self._transfer.begin(self.coordinator.fill(images)), labels
+
+    def _ready(self, coming: Ahead[Gathered]) -> Iterator[Batch]:
+        for arrival, labels in coming:
+            images = to_unit(arrival.received(), self.placement.dtype)
+            yield self.statistics.normalise(images), to_device(labels, self.placement.device)
+        self.waited += coming.waited
 
 
 class Pixels(Protocol):
@@ -95,7 +145,7 @@ class Pixels(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass
 class SyntheticBatches:
     """The synthetic images of all classes, ``epochs`` shuffled passes a stretch, incomplete batches kept.
 
@@ -111,14 +161,18 @@ class SyntheticBatches:
     shape: tuple[int, int, int]
     batch: int
     epochs: int
+    waited: float = 0.0
 
-    def stretch(self, *key: int) -> Iterator[Batch]:
+    def announce(self, *key: int) -> None:
+        """Nothing can be done before the set is what it then will be."""
+
+    def stretch(self, *key: int, first: int = 0) -> Iterator[Batch]:
         """Passes over the set as it is now."""
         decoded = {c: self.shard.training_images(c) for c in self.shard.labels}
-        for epoch in range(self.epochs):
-            order = randomness.permutation(self.classes * self.per_class, self.seed, "synthetic passes", *key, epoch)
-            for positions in order.split(self.batch):
-                yield self._load(positions, decoded)
+        images, seed = self.classes * self.per_class, self.seed
+        orders = [randomness.permutation(images, seed, "synthetic passes", *key, epoch) for epoch in range(self.epochs)]
+        for positions in [x for order in orders for x in order.split(self.batch)][first:]:
+            yield self._load(positions, decoded)
 
     def _load(self, positions: Tensor, decoded: dict[int, Tensor]) -> Batch:
         labels, within = positions // self.per_class, positions % self.per_class
@@ -126,13 +180,18 @@ class SyntheticBatches:
         images = torch.zeros(len(positions), *self.shape, dtype=dtype, device=device)
         for c, own in decoded.items():
             rows = (labels == c).nonzero().flatten()
-            images[rows.to(device)] = own[within[rows].to(device)]
-        return self.coordinator.fill(images), labels.to(device)
+            images[to_device(rows, device)] = own[to_device(within[rows], device)]
+        return self.coordinator.fill(images), to_device(labels, device)
 
 
 class NoBatches:
     """theta is not trained."""
 
-    def stretch(self, *key: int) -> Iterator[Batch]:
+    waited = 0.0
+
+    def announce(self, *key: int) -> None:
+        """Nothing."""
+
+    def stretch(self, *key: int, first: int = 0) -> Iterator[Batch]:
         """Nothing."""
         return iter(())

@@ -1,83 +1,180 @@
 """Checkpoints keyed by class, never by worker; one is there once its manifest is, which is written last.
 
-``checkpoints/step_00000120/``: ``classes_R.safetensors`` (one per worker: pixels and momentum of its classes),
-``shared.safetensors`` (theta and its optimiser, the same on every worker), ``state.json`` (the manifest).
+``step_00000120_00000000/`` (matching steps, then updates of theta towards the next one) holds
+``classes_R.safetensors`` (one per worker that owns classes: their pixels and momentum), ``shared.safetensors`` (theta
+and its optimiser, the same on every worker) and ``manifest.json``, which has the size and hash of each.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from hashlib import sha256
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load
 from torch import Tensor
 
-from dist_condense.engine.coordinator import Coordinator
+from dist_condense.engine.storage import Storage
 
-MANIFEST, SHARED = "state.json", "shared.safetensors"
-KEPT = 2
+FORMAT = "dist_condense checkpoint 1"
+MANIFEST, SHARED = "manifest.json", "shared.safetensors"
+PREFIX = "step_"
+SEAL = "sha256"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file of a checkpoint."""
+
+    name: str
+    bytes: int
+    sha256: str
+    labels: tuple[int, ...] = ()
+    """The classes in it."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What a checkpoint says of itself."""
+
+    steps: int
+    """Matching steps done."""
+    updates: int
+    """Updates of theta done since, on the way to the next one (training or pre-training)."""
+    identity: dict[str, Any]
+    """All that changes the result: ``config`` by dotted key, ``data``: digest."""
+    metrics_bytes: int
+    """Length of metrics.jsonl."""
+    tracking_run: str | None
+    """On the MLflow server."""
+    torch: str
+    """Version."""
+    device: str
+    """Type."""
+
+
+class Damaged(ValueError):
+    """A checkpoint that is not what its manifest says; the message names the file."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A committed checkpoint."""
 
-    folder: Path
-    manifest: dict[str, Any]
+    store: Storage
+    name: str
+    state: State
+    entries: tuple[Entry, ...]
 
     @property
     def steps(self) -> int:
         """Matching steps done."""
-        return int(self.manifest["steps"])
+        return self.state.steps
 
-    def classes(self) -> dict[str, Tensor]:
-        """The state of all classes, as ``pixels.LABEL`` and ``buffer.LABEL``."""
-        files = [self.folder / name for name in self.manifest["files"] if name != SHARED]
-        return {name: x for file in files for name, x in load_file(file).items()}
+    def classes(self, labels: Iterable[int] | None = None) -> dict[str, Tensor]:
+        """``pixels.LABEL`` and ``buffer.LABEL`` of these classes (of all); files without any are not read."""
+        wanted = None if labels is None else set(labels)
+        owned = [entry for entry in self.entries if entry.labels]
+        read = [entry for entry in owned if wanted is None or wanted & set(entry.labels)]
+        return {name: x for entry in read for name, x in load(self._bytes(entry)).items()}
 
     def shared(self) -> dict[str, Tensor]:
         """The state that every worker holds."""
-        return load_file(self.folder / SHARED)
+        return next(load(self._bytes(entry)) for entry in self.entries if entry.name == SHARED)
+
+    def verify(self) -> None:
+        """Read and hash all files. Raises Damaged."""
+        for entry in self.entries:
+            self._bytes(entry)
+
+    def _bytes(self, entry: Entry) -> bytes:
+        where = f"{self.store}/{self.name}/{entry.name}"
+        try:
+            data = self.store.read(f"{self.name}/{entry.name}")
+        except OSError as error:
+            raise Damaged(f"{where} cannot be read ({error})") from error
+        if (len(data), sha256(data).hexdigest()) != (entry.bytes, entry.sha256):
+            raise Damaged(f"{where} is not what was written: its size or sha256 differs from the manifest's")
+        return data
 
 
-def newest(folder: Path) -> Checkpoint | None:
-    """The committed checkpoint with the most steps, if there is one."""
-    for path in sorted(folder.glob("step_*"), reverse=True):
-        if (path / MANIFEST).exists():
-            return Checkpoint(path, json.loads((path / MANIFEST).read_text()))
+def name_of(steps: int, updates: int) -> str:
+    """Sorts by progress."""
+    return f"{PREFIX}{steps:08d}_{updates:08d}"
+
+
+def entry_of(name: str, data: bytes, labels: Iterable[int] = ()) -> Entry:
+    """What the manifest says of a file."""
+    return Entry(name, len(data), sha256(data).hexdigest(), tuple(labels))
+
+
+def commit(store: Storage, state: State, entries: Iterable[Entry]) -> None:
+    """Write the manifest, when all files are there: with it the checkpoint exists."""
+    content = {"format": FORMAT, **asdict(state), "files": [asdict(entry) for entry in entries]}
+    data = json.dumps({**content, SEAL: _seal(content)}, indent=1).encode()
+    store.write(f"{name_of(state.steps, state.updates)}/{MANIFEST}", data)
+
+
+def prune(store: Storage, kept: int) -> None:
+    """Remove all but the newest ``kept`` committed checkpoints; and, before the newest, what was never committed."""
+    found = [name for name in store.names() if name.startswith(PREFIX)]
+    committed = [name for name in found if _is_committed(store, name)]
+    for name in found:
+        if committed and name < committed[-1] and name not in committed[-kept:]:
+            store.remove(f"{name}/{MANIFEST}")
+            store.remove(name)
+
+
+def newest(store: Storage, tell: Callable[[str], None] = lambda text: None) -> Checkpoint | None:
+    """The committed checkpoint that is furthest and whole; None before the first.
+
+    :param tell: hears of each that is damaged and passed over.
+    :raises Damaged: when none of those that were committed is whole, since starting over would hide the loss.
+    """
+    damaged = []
+    for name in reversed([name for name in store.names() if name.startswith(PREFIX)]):
+        try:
+            found = opened(store, name)
+            found.verify()
+        except FileNotFoundError:  # never committed
+            continue
+        except Damaged as error:
+            damaged.append(str(error))
+            continue
+        for text in damaged:
+            tell(f"{text}; {name} is used instead")
+        return found
+    if damaged:
+        raise Damaged(f"{'; '.join(damaged)}. No checkpoint in {store} is whole; remove them all to start over")
     return None
 
 
-def save(
-    folder: Path,
-    manifest: Mapping[str, Any],
-    own: Mapping[str, Tensor],
-    shared: Mapping[str, Tensor],
-    coordinator: Coordinator,
-) -> None:
-    """Write one checkpoint together; every worker calls it at the same step.
+def opened(store: Storage, name: str) -> Checkpoint:
+    """By its manifest alone. Raises FileNotFoundError, Damaged."""
+    data = store.read(f"{name}/{MANIFEST}")
+    try:
+        content = json.loads(data)
+        if content.pop(SEAL) != _seal(content):
+            raise ValueError("it was changed")
+        if content.pop("format") != FORMAT:
+            raise ValueError(f"its format is not {FORMAT!r}")
+        entries = tuple(Entry(**{**entry, "labels": tuple(entry["labels"])}) for entry in content.pop("files"))
+        state = State(**content)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise Damaged(f"{store}/{name}/{MANIFEST} is damaged ({type(error).__name__}: {error})") from error
+    return Checkpoint(store, name, state, entries)
 
-    :param manifest: at least ``steps``.
-    """
-    writing = folder / f"writing_{manifest['steps']:08d}"
-    if coordinator.rank == 0:
-        shutil.rmtree(writing, ignore_errors=True)
-        writing.mkdir(parents=True)
-        save_file(dict(shared), writing / SHARED)
-    coordinator.gather(None)
-    name = f"classes_{coordinator.rank}.safetensors"
-    if own:
-        save_file(dict(own), writing / name)
-    files = [SHARED, *filter(None, coordinator.gather(name if own else None))]
-    if coordinator.rank == 0:
-        (writing / MANIFEST).write_text(json.dumps({**manifest, "files": files}, indent=1))
-        final = folder / f"step_{manifest['steps']:08d}"
-        shutil.rmtree(final, ignore_errors=True)
-        writing.rename(final)
-        for old in sorted(folder.glob("step_*"))[:-KEPT]:
-            shutil.rmtree(old)
-    coordinator.gather(None)
+
+def _seal(content: dict[str, Any]) -> str:
+    """The hash by which a manifest is known to be whole."""
+    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _is_committed(store: Storage, name: str) -> bool:
+    try:
+        opened(store, name)
+    except (FileNotFoundError, Damaged):
+        return False
+    return True

@@ -7,15 +7,17 @@ communication is simply skipped, the arithmetic is the same.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from datetime import timedelta
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from dist_condense.engine.exact_sum import Part, exact_sum
+from dist_condense.engine.roll_call import RollCall
 
 
 @dataclass
@@ -45,6 +47,18 @@ class Coordinator(ABC):
     @abstractmethod
     def gather(self, value: Any) -> list[Any]:
         """The values of all workers by rank, on every worker. Small host objects only."""
+
+    @abstractmethod
+    def reached(self, step: int) -> None:
+        """So many matching steps are done: for messages."""
+
+    def warned(self) -> bool:
+        """Whether this worker knows that its machine, or another's, is to be taken away soon."""
+        return False
+
+    @abstractmethod
+    def beside(self) -> Coordinator:
+        """A second line between the same workers, on CPUs, for a thread that reads ahead. All workers ask for it."""
 
     def sum(self, parts: Sequence[Part], total: Tensor, terms: int) -> Tensor:
         """Per-slot sums of all workers' parts, ``[slots, length]``: see :func:`exact_sum`."""
@@ -80,9 +94,25 @@ class LocalCoordinator(Coordinator):
     def gather(self, value: Any) -> list[Any]:
         return [value]
 
+    def reached(self, step: int) -> None:
+        pass
 
+    def beside(self) -> LocalCoordinator:
+        return self
+
+
+@dataclass
 class ProcessGroupCoordinator(Coordinator):
-    """The default process group of torch.distributed: NCCL between GPUs, gloo between CPUs."""
+    """A process group of torch.distributed, by default the one there is: NCCL between GPUs, gloo between CPUs.
+
+    A collective raises WorkerLost where others do not answer, on gloo within the timeout of ``peers``. NCCL's run in
+    the background; the gloo line beside it is where their workers notice.
+    """
+
+    group: dist.ProcessGroup | None = None
+    peers: RollCall = field(default_factory=RollCall.begin)
+    notice: Callable[[], bool] | None = None
+    """Whether a machine is to be taken away; asked about once a second."""
 
     @property
     def rank(self) -> int:
@@ -93,12 +123,26 @@ class ProcessGroupCoordinator(Coordinator):
         return dist.get_world_size()
 
     def reduce(self, tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> None:
-        dist.all_reduce(tensor, operation)
+        with self.peers.watching():
+            dist.all_reduce(tensor, operation, group=self.group)
 
     def gather(self, value: Any) -> list[Any]:
         values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value)
+        with self.peers.watching():
+            dist.all_gather_object(values, value, group=self.group)
         return values
+
+    def reached(self, step: int) -> None:
+        self.peers.step = step
+
+    def warned(self) -> bool:
+        return self.notice is not None and self.notice()
+
+    def beside(self) -> ProcessGroupCoordinator:
+        timeout = timedelta(seconds=self.peers.timeout)
+        with self.peers.watching():
+            group = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=timeout))
+        return ProcessGroupCoordinator(self.reproducible, group, self.peers)
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,23 +14,65 @@ from typing import Any
 import torch
 
 from dist_condense.engine import checkpoint
+from dist_condense.engine.checkpoint import Checkpoint, State
+from dist_condense.engine.checkpoint_writer import CheckpointWriter
+from dist_condense.engine.coordinator import Coordinator
 from dist_condense.engine.shard import ClassShard
 from dist_condense.engine.trajectory import Trajectory
 
-METRICS = "metrics.jsonl"
+METRICS, STOP, OWNER, TRACKING = "metrics.jsonl", "stop", "owner", "tracking.json"
+PACE = 1.0
+"""Seconds between two agreements of the workers: so late a request to stop is seen."""
 
 
 class RunFailed(RuntimeError):
     """The run cannot go on; the message says where and what to change."""
 
 
+class Stopped(Exception):
+    """The run was asked to stop, and has saved its state."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How often something is written.
+
+    :param log_every: matching steps between two lines of metrics.jsonl.
+    :param steps: matching steps between two checkpoints; None: by time alone.
+    :param minutes: at most so long between two checkpoints.
+    """
+
+    log_every: int = 10
+    steps: int | None = None
+    minutes: float = 5.0
+
+
+@dataclass(frozen=True)
+class Note:
+    """What a worker tells the others; rank 0's clock and its view of the folder count."""
+
+    due: bool
+    """A checkpoint is."""
+    stop: bool
+    pause: int
+    """Steps and updates until the next notes."""
+    warned: bool
+    """A machine is to be taken away."""
+    problem: str | None
+
+
 @dataclass
 class Journal:
-    """Called by every worker after each step; every ``log_every`` steps the workers compare notes.
+    """Called by every worker after each matching step and after each update of theta.
+
+    Every ``log_every`` steps the workers compare notes; about once a second they agree whether to save and whether to
+    stop, so that all do it at the same place.
 
     :param matching_steps: T, to tell (k, t) from the step.
+    :param total: K T.
     :param names: class names by label, for messages.
-    :param minutes: at most so long between two checkpoints (to the next multiple of ``log_every``).
+    :param identity: all that changes the result, see :class:`State`.
+    :param line: between the workers, of its own.
     """
 
     folder: Path
@@ -37,62 +81,140 @@ class Journal:
     matching_steps: int
     total: int
     names: Sequence[str]
-    log_every: int = 10
-    minutes: float = 5.0
-    _saved: float = field(default_factory=time.monotonic)
-    _last: float = field(default_factory=time.monotonic)
-    _last_step: int = 0
+    identity: Mapping[str, Any]
+    line: Coordinator
+    writer: CheckpointWriter
+    schedule: Schedule = field(default_factory=Schedule)
+    _steps: int = 0
+    _owner: str = ""
+    """Which start of the run this is."""
+    _logged: tuple[float, int, float] = (0.0, 0, 0.0)
+    """When the last line was written, after which step, and seconds waited for images until then."""
+    _saved: float = 0.0
+    _agreed: float = 0.0
+    _events: int = 0
+    """Since the workers agreed last."""
+    _pause: int = 1
+    """Events until they agree again."""
+    _warned: bool = False
+    """Whether a machine is to be taken away; a checkpoint is written when this is first heard."""
 
     def resume(self) -> int:
-        """Load the newest checkpoint if there is one; the number of matching steps already done."""
-        found = checkpoint.newest(self.folder / "checkpoints")
-        if self.shard.coordinator.rank == 0:
-            _cut(self.folder / METRICS, found.steps if found else 0)
-        if found is None:
-            return 0
-        self.shard.load_state_dict(found.classes())
-        self.trajectory.load_state_dict(found.shared())
-        self._last_step = found.steps
-        return found.steps
+        """Load the newest whole checkpoint if there is one; the number of matching steps already done."""
+        found = self._found()
+        self._owner = _owner(self.folder)
+        if self.line.rank == 0:
+            _cut(self.folder / METRICS, found.state.metrics_bytes if found else 0)
+        if found is not None:
+            self.shard.load_state_dict(found.classes(self.shard.labels))
+            self.trajectory.load_state_dict(found.shared())
+            self.trajectory.updates = found.state.updates
+            self._steps = found.steps
+        self.shard.coordinator.reached(self._steps)
+        self.trajectory.after_update = self._after_event
+        now = time.monotonic()
+        self._logged, self._saved, self._agreed = (now, self._steps, 0.0), now, now
+        return self._steps
 
     def after_step(self, done: int) -> None:
-        """``done`` matching steps are complete, and theta has moved after them."""
-        if done % self.log_every and done != self.total:
-            return
-        seconds = time.monotonic() - self._last
-        steps, self._last, self._last_step = done - self._last_step, time.monotonic(), done
-        self._compare_networks(done)
-        self._refuse_not_finite()
-        losses = self._losses()
-        k, t = divmod(done - 1, self.matching_steps)
-        if self.shard.coordinator.rank == 0:
-            entry = {
-                "step": done,
-                "network": k,
-                "matching_step": t,
-                "loss": losses,
-                "steps_per_second": steps / seconds,
-            }
-            with (self.folder / METRICS).open("a") as file:
-                file.write(json.dumps(entry) + "\n")
-        due = time.monotonic() - self._saved > self.minutes * 60
-        if self.shard.coordinator.gather(due)[0] or done == self.total:
-            self._save(done)
+        """``done`` matching steps are complete."""
+        self._steps = done
+        self.shard.coordinator.reached(done)
+        if done % self.schedule.log_every == 0 or done == self.total:
+            self._log(done)
+        self._after_event()
 
-    def _save(self, done: int) -> None:
-        manifest: dict[str, Any] = {"steps": done, "torch": torch.__version__}
-        coordinator = self.shard.coordinator
-        shared = self.trajectory.state_dict() if coordinator.rank == 0 else {}
-        checkpoint.save(self.folder / "checkpoints", manifest, self.shard.state_dict(), shared, coordinator)
+    def finish(self) -> None:
+        """Wait for the last checkpoint. Raises RunFailed if it could not be written."""
+        self.writer.wait()
+        if self.writer.problem:
+            raise RunFailed(self.writer.problem)
+
+    # --- the parts ------------------------------------------------------------------------------------------------
+
+    def _found(self) -> Checkpoint | None:
+        """As rank 0 finds it, so that all load the same one."""
+        store = self.writer.store
+        own = checkpoint.newest(store, _tell) if self.line.rank == 0 else None
+        name = self.line.gather(own.name if own else None)[0]
+        return own or (checkpoint.opened(store, name) if name else None)
+
+    def _after_event(self) -> None:
+        """A matching step or an update of theta is complete."""
+        self._events += 1
+        stepped, every = self.trajectory.updates == 0, self.schedule.steps
+        scheduled = stepped and (self._steps == self.total or (every is not None and self._steps % every == 0))
+        if self._events < self._pause and not scheduled:
+            return
+        notes = self.line.gather(self._note(scheduled))
+        if problems := [note.problem for note in notes if note.problem]:
+            raise RunFailed(problems[0])
+        first, warned = notes[0], any(note.warned for note in notes)
+        save, self._warned = first.due or first.stop or (warned and not self._warned), warned
+        self._agreed, self._events, self._pause = time.monotonic(), 0, first.pause
+        if save:
+            self._save()
+        if first.stop:
+            self.finish()
+            raise Stopped
+
+    def _note(self, scheduled: bool) -> Note:
+        now, minutes = time.monotonic(), self.schedule.minutes
+        pause = 1 + int(PACE * self._events / max(now - self._agreed, 1e-9)) if minutes else 1
+        return Note(
+            due=scheduled or now - self._saved >= minutes * 60,
+            stop=(self.folder / STOP).exists(),
+            pause=pause,
+            warned=self.shard.coordinator.warned(),
+            problem=self._problem(),
+        )
+
+    def _problem(self) -> str | None:
+        """What all must know of before anything more is written."""
+        now = _owner(self.folder) if self.line.rank == 0 else self._owner
+        if now != self._owner:
+            return f"another start of this run has taken over {self.folder} ({now}); this one writes nothing more"
+        return self.writer.problem
+
+    def _save(self) -> None:
+        self._refuse_not_finite()
+        metrics, device = self.folder / METRICS, self.trajectory.trainer.placement.device
+        state = State(
+            steps=self._steps,
+            updates=self.trajectory.updates,
+            identity=dict(self.identity),
+            metrics_bytes=metrics.stat().st_size if metrics.exists() else 0,
+            tracking_run=_tracking_run(self.folder),
+            torch=torch.__version__,
+            device=device.type,
+        )
+        shared = self.trajectory.state_dict() if self.line.rank == 0 else {}
+        self.writer.begin(state, self.shard.state_dict(), shared)
         self._saved = time.monotonic()
 
-    def _losses(self) -> float:
-        """The matching loss of the last step, summed over groups."""
-        own = sum(float(x) for x in self.shard.losses.values())
-        return float(sum(self.shard.coordinator.gather(own)))
+    def _log(self, done: int) -> None:
+        self._compare_networks(done)
+        self._refuse_not_finite()
+        before, earlier, waited_before = self._logged
+        waited = self.shard.source.waited + self.trajectory.batches.waited
+        self._logged = now, done, waited = time.monotonic(), done, waited
+        own = sum(float(x) for x in self.shard.losses.values()), waited - waited_before
+        losses, waits = zip(*self.line.gather(own), strict=True)
+        if self.line.rank == 0:
+            k, t = divmod(done - 1, self.matching_steps)
+            entry = {
+                "step": done,
+                "time": time.time(),  # shown, by MLflow; nothing is measured by it
+                "network": k,
+                "matching_step": t,
+                "loss": float(sum(losses)),
+                "steps_per_second": (done - earlier) / (now - before),
+                "waiting": max(waits) / (now - before),
+            }
+            _append(self.folder / METRICS, json.dumps(entry) + "\n")
 
     def _compare_networks(self, done: int) -> None:
-        sums = self.shard.coordinator.gather(self.trajectory.checksum())
+        sums = self.line.gather(self.trajectory.checksum())
         if len(set(sums)) > 1:
             ranks = [r for r, x in enumerate(sums) if x != sums[0]]
             raise RunFailed(
@@ -101,21 +223,37 @@ class Journal:
             )
 
     def _refuse_not_finite(self) -> None:
-        first = {c: int(x) for c, x in self.shard.not_finite.items()}
-        rank = self.shard.coordinator.rank
-        found = self.shard.coordinator.gather([(step, c, rank) for c, step in first.items() if step >= 0])
-        if bad := sorted(entry for entries in found for entry in entries):
-            step, c, worker = bad[0]
-            k, t = divmod(step, self.matching_steps)
-            raise RunFailed(
-                f"the loss or the image gradient is not finite: class {c} ({self.names[c]}), network {k}, matching "
-                f"step {t}, rank {worker}. Pixels keep their last finite values; lower method.images.lr or training.lr"
-            )
+        found = self.line.gather(self.shard.first_not_finite(self.trajectory.network, self._steps))
+        if bad := [finding for finding in found if finding is not None]:
+            raise RunFailed(min(bad).told(self.matching_steps, self.names))
 
 
-def _cut(metrics: Path, steps: int) -> None:
-    """Drop entries after the checkpoint, so that each step stands once."""
+def _append(metrics: Path, line: str) -> None:
+    try:
+        with metrics.open("a") as file:
+            file.write(line)
+    except OSError as error:  # that of a write names no file
+        raise RunFailed(f"{metrics} cannot be written ({error}); make room or repair it") from error
+
+
+def _cut(metrics: Path, length: int) -> None:
+    """Drop what came after the checkpoint, so that each step stands once."""
     if metrics.exists():
-        lines = metrics.read_text().splitlines()
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= steps]
-        metrics.write_text("".join(line + "\n" for line in kept))
+        os.truncate(metrics, min(length, metrics.stat().st_size))
+
+
+def _owner(folder: Path) -> str:
+    file = folder / OWNER
+    return file.read_text() if file.exists() else ""
+
+
+def _tracking_run(folder: Path) -> str | None:
+    """The tracker keeps its run's id in this file."""
+    try:
+        return str(json.loads((folder / TRACKING).read_text())["run_id"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _tell(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr, flush=True)

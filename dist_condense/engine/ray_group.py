@@ -3,24 +3,44 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
+import re
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import ray
 import torch
 from ray.exceptions import RayActorError
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from dist_condense.engine.coordinator import Coordinator, ProcessGroupCoordinator
 from dist_condense.engine.journal import RunFailed
+from dist_condense.engine.ray_network import ADVICE, OnRaysNetwork
+from dist_condense.engine.roll_call import RESTARTS, TIMEOUT, RollCall, WorkerLost
 
 Work = Callable[[Any, Coordinator, torch.device], None]
 """What each worker executes: (config, coordinator, device). A module-level function, so that it can travel."""
+
+PROCESS = {"env_vars": {"MALLOC_ARENA_MAX": "1", "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5"}}
+"""How Ray starts its processes for us. It runs our code in a thread, and glibc maps every block over 64 MiB that a
+thread's own arena asks for anew, whatever ``keep_freed_memory`` set: page faults took a third of a matching step.
+A group that failed waits for the goodbye of a worker that hangs, 30 s by default."""
+
+LATER = 60.0
+"""Seconds that Ray and NCCL, which end a worker and cannot say why, wait longer than the roll call."""
+
+PLACING = 60.0
+"""Seconds of each of Ray's attempts to place a group."""
+
+HANGING = "health check has been hanging"
+"""Ray's words on a worker whose process does not answer: how one that has no others is found."""
 
 
 @dataclass(frozen=True)
@@ -28,78 +48,172 @@ class Group:
     """Size and resources of a worker group.
 
     :param threads: CPU cores reserved for each worker, and its threads.
-    :param failures: how often a lost group is started again; it continues from the newest checkpoint.
+    :param max_failures: how often a lost group is started again; it continues from the newest checkpoint.
+    :param timeout: seconds that workers wait for each other.
+    :param min_workers: go on with as few; None: only with ``workers``.
     """
 
     workers: int
     threads: int
     gpu: bool
     reproducible: bool
-    failures: int = 0
+    max_failures: int = 0
+    timeout: float = TIMEOUT
+    min_workers: int | None = None
+
+    @property
+    def size(self) -> int | tuple[int, int]:
+        """As Ray Train takes it: fixed, or the least and the most."""
+        return self.workers if self.min_workers is None else (self.min_workers, self.workers)
+
+    @property
+    def placings(self) -> int:
+        """Attempts to place the group, in all: ``timeout`` for each start. Ray by itself would try for ever."""
+        return (self.max_failures + 1) * math.ceil(self.timeout / PLACING)
 
 
 def connect() -> None:
-    """Join the cluster of a submitted job or of RAY_ADDRESS, else start Ray on this machine."""
+    """Join the cluster of a submitted job or of RAY_ADDRESS, else start Ray on this machine. Raises RunFailed."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune: no boxes between our own lines
-    if not ray.is_initialized():
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    if ray.is_initialized():
+        return
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env=PROCESS)
+    except Exception as error:  # Ray raises plain ones, as when an overloaded machine starts its processes too slowly
+        told = f"Ray could not be started or joined: {_innermost(error)}"
+        raise RunFailed(f"{told} Try again, or run without Ray by cluster.workers=0") from error
 
 
-def resources() -> tuple[int, int]:
-    """(CPU cores, GPUs) of the whole cluster."""
-    total = ray.cluster_resources()
-    return int(total.get("CPU", 0)), int(total.get("GPU", 0))
+def nodes() -> list[tuple[int, int, int]]:
+    """(CPU cores, GPUs, bytes of memory for workers; 0: not told) of each node of the cluster."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [(int(node.get("CPU", 0)), int(node.get("GPU", 0)), int(node.get("memory", 0))) for node in alive]
 
 
 def launch(work: Work, config: Any, group: Group, folder: Path) -> None:
     """Run ``work`` on every worker to its end.
 
-    :param folder: for Ray's own records; one that every node sees.
+    :param folder: for Ray's own records and :data:`RESTARTS`; one that every node sees.
     :raises RunFailed: a worker failed or was lost for good; the message says which rank and why.
     """
-    trainer = TorchTrainer(
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(group.timeout + LATER)  # taken from here, no other way
+    try:
+        _trainer(work, config, group, folder).fit()
+    except WorkerGroupError as error:
+        raise RunFailed(_cause(error.worker_failures)) from error
+    except TrainingFailedError as error:  # the group could not be placed or started
+        raise RunFailed(_not_started(error)) from error
+
+
+def _trainer(work: Work, config: Any, group: Group, folder: Path) -> TorchTrainer:
+    payload = {"work": work, "config": config, "reproducible": group.reproducible, "timeout": group.timeout}
+    return TorchTrainer(
         _enter,
-        train_loop_config={"work": work, "config": config, "reproducible": group.reproducible},
-        torch_config=TorchConfig(backend="nccl" if group.gpu else "gloo"),
+        train_loop_config=payload,
+        torch_config=OnRaysNetwork(
+            backend="nccl" if group.gpu else "gloo",
+            timeout_s=math.ceil(group.timeout + (LATER if group.gpu else 0)),
+        ),
         scaling_config=ScalingConfig(
-            num_workers=group.workers,
+            num_workers=group.size,
             use_gpu=group.gpu,
             resources_per_worker={"CPU": group.threads, **({"GPU": 1} if group.gpu else {})},
         ),
         run_config=RunConfig(
-            name="ray", storage_path=str(folder), failure_config=FailureConfig(max_failures=group.failures)
+            name="ray",
+            storage_path=str(folder),
+            failure_config=FailureConfig(max_failures=group.max_failures, controller_failure_limit=group.placings - 1),
+            callbacks=[Restarts(folder / RESTARTS)],
         ),
     )
+
+
+def preempted() -> bool:
+    """In a worker: whether a node of the group is to be taken away soon. Free; Ray asks every 5 s for all workers.
+
+    Workers may learn it at different moments, so they have to agree on it. ``ray.train.get_preemption_info`` is a
+    message between all of them through an actor, every time.
+    """
     try:
-        trainer.fit()
-    except WorkerGroupError as error:
-        raise RunFailed(_cause(error.worker_failures)) from error
-    except TrainingFailedError as error:  # the group could not be placed or started
-        raise RunFailed(f"Ray could not run the worker group: {_innermost(error)}") from error
+        from ray.train.v2._internal.execution.context import get_train_context
+
+        context = get_train_context().preemption_context
+    except (ImportError, AttributeError, RuntimeError):  # not in a worker, or Ray before 2.60
+        return False
+    return context.preemption_info is not None
 
 
 def _enter(payload: dict[str, Any]) -> None:
-    coordinator = ProcessGroupCoordinator(payload["reproducible"])
+    host = f"{socket.gethostname()} ({ray.util.get_node_ip_address()})"
+    peers = RollCall.begin(payload["timeout"], host)
+    coordinator = ProcessGroupCoordinator(payload["reproducible"], peers=peers, notice=preempted)
     payload["work"](payload["config"], coordinator, get_device())
+
+
+class Restarts(UserCallback):
+    """Notes why a group failed; Ray calls it in a process of its own on the driver's node."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """A group has failed; whether it is started again is not known yet."""
+        with self.file.open("a") as file:
+            file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {_cause(worker_exceptions)}\n")
 
 
 def _cause(failures: dict[int, Exception]) -> str:
     """Our own word on what happened if a worker has one, else who was lost, else every worker's error."""
-    texts = {rank: _innermost(error) for rank, error in sorted(failures.items())}
-    for rank, text in texts.items():
-        if RunFailed.__name__ in text:
-            return f"worker {rank}: {text.rsplit(f'{RunFailed.__name__}: ', 1)[-1]}"
-    lost = [rank for rank, error in sorted(failures.items()) if _was_lost(error)]
-    if lost:
-        return "; ".join(f"worker {rank} was lost: its process ended ({texts[rank][:300]})" for rank in lost)
-    return "; ".join(f"worker {rank}: {text}" for rank, text in texts.items())
+    failures = dict(sorted(failures.items()))
+    for rank, error in failures.items():
+        if word := _word(error, RunFailed):
+            return f"worker {rank}: {word}"
+    if lost := [rank for rank, error in failures.items() if _was_lost(error)]:
+        return "; ".join(f"worker {rank}{_where(failures[rank])} was lost: {_loss(failures[rank])}" for rank in lost)
+    for error in failures.values():
+        if word := _word(error, WorkerLost):
+            return word
+    return "; ".join(f"worker {rank}: {_innermost(error)}" for rank, error in failures.items())
 
 
-def _was_lost(error: BaseException) -> bool:
-    """Whether the process of the worker is gone, rather than its code having raised."""
-    return isinstance(error, RayActorError) or "actor is dead" in str(error) or "ActorDiedError" in str(error)
+def _word(error: Exception, kind: type[Exception]) -> str:
+    """What an error of this kind says, which Ray brings as itself or within a text; empty for others."""
+    if isinstance(error, kind):
+        return str(error)
+    _, found, word = _innermost(error).rpartition(f"{kind.__name__}: ")
+    return word if found else ""
+
+
+def _not_started(error: Exception) -> str:
+    text = str(error)
+    if "startup timed out" in text:
+        return (
+            "the cluster has no room for the worker group any more, and had none for cluster.timeout: bring the node "
+            "back and give the same command again, or go on with fewer workers by cluster.min_workers"
+        )
+    advice = f". {ADVICE}" if "gloo" in text.lower() or "DistNetworkError" in text else ""
+    return f"Ray could not run the worker group: {_innermost(error)}{advice}"
+
+
+def _was_lost(error: Exception) -> bool:
+    """Whether the process of the worker is gone or hangs, rather than its code having raised."""
+    failure = getattr(error, "health_check_failure", error)
+    signs = ("actor is dead", "ActorDiedError", HANGING)
+    return isinstance(failure, RayActorError) or any(sign in str(error) for sign in signs)
+
+
+def _loss(error: Exception) -> str:
+    if HANGING in str(error):
+        return "it hangs and does not answer Ray; where it is only slow, raise cluster.timeout"
+    return f"its process ended, or its node did ({_innermost(error)[:300]})"
+
+
+def _where(error: Exception) -> str:
+    """The host, where Ray says it."""
+    found = re.search(r"hostname='([^']*)'.*?node_ip='([^']*)'", str(error), re.DOTALL)
+    return f" on {found[1]} ({found[2]})" if found else ""
 
 
 def _innermost(error: Exception) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dist_condense.core import augmentation, cutmix, randomness
 from dist_condense.core.augmentation import Strategy
 from dist_condense.core.cutmix import CutMix
+from dist_condense.data.transfer import to_device
 from dist_condense.engine.batches import Batch
 from dist_condense.engine.coordinator import Coordinator, Placement
 
@@ -50,15 +51,21 @@ class NetworkTrainer:
             network.parameters(), recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
         )
 
-    def train(self, network: nn.Module, optimiser: torch.optim.SGD, batches: Iterable[Batch], *key: int) -> None:
-        """One SGD step per batch, in training mode."""
+    def train(
+        self, network: nn.Module, optimiser: torch.optim.SGD, batches: Iterable[Batch], *key: int, first: int = 0
+    ) -> Iterator[int]:
+        """One SGD step per batch, in training mode; yields after each how many are done.
+
+        :param first: how many were done before; ``batches`` begin after them.
+        """
         network.train()
         forward = torch.compile(network) if self.compiled else network
-        for u, (images, labels) in enumerate(batches):
+        for u, (images, labels) in enumerate(batches, first):
             images, mix = self._augment(images, *key, u)
             self._gradients(network, forward, images, labels, mix)
             self._share_buffers(network)
             optimiser.step()
+            yield u + 1
         network.eval()
 
     def _augment(self, images: Tensor, *key: int) -> tuple[Tensor, CutMix]:
@@ -66,8 +73,9 @@ class NetworkTrainer:
         n, size = len(images), (images.shape[-2], images.shape[-1])
         if self.recipe.strategy:
             draw = self.recipe.strategy.draw(n, size, generator)
-            images = augmentation.apply(images, draw.to(images.device, images.dtype))
+            images = augmentation.apply(images, draw.to(images.device, images.dtype, to_device))
         mix = cutmix.draw_cutmix(self.recipe.cutmix, n, size, generator)
+        mix = replace(mix, partner=to_device(mix.partner, images.device))
         return mix.images(images), mix
 
     def _gradients(
@@ -79,7 +87,7 @@ class NetworkTrainer:
         mix: CutMix,
     ) -> None:
         parameters = list(network.parameters())
-        partner_labels = labels[mix.partner.to(labels.device)]
+        partner_labels = labels[mix.partner]
         parts = []
         for rows in self._own_slices(len(labels)):
             with torch.autocast(images.device.type, torch.bfloat16, enabled=self.autocast):

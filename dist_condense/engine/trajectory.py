@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
+from hashlib import sha256
 from typing import Protocol
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from dist_condense.core import randomness
-from dist_condense.engine.batches import Batches, RealBatches
+from dist_condense.engine.batches import Batch, Batches, RealBatches
+from dist_condense.engine.coordinator import Coordinator
+from dist_condense.engine.storage import Storage
 from dist_condense.engine.training import NetworkTrainer
 
 Build = Callable[[int], nn.Module]
 """Seed to a network with freshly drawn weights."""
+
+
+def _nothing() -> None:
+    """Nobody wants to be told."""
 
 
 class Start(Protocol):
@@ -37,6 +44,12 @@ class Trajectory:
     batches: Batches
     start: Start
     seed: int
+    matching_steps: int
+    """T"""
+    updates: int = 0
+    """Updates done on the way to the next matching step, by training or pre-training."""
+    after_update: Callable[[], None] = _nothing
+    """Told of each of them."""
     network: nn.Module = field(init=False)
     optimiser: torch.optim.SGD = field(init=False)
 
@@ -45,26 +58,41 @@ class Trajectory:
         self.network = self.build(0).to(place.device, place.dtype).eval()
         self.optimiser = self.trainer.optimiser(self.network)
 
-    def begin(self, k: int) -> None:
-        """Draw theta of network k."""
-        self.start(self, k)
+    def reach(self, k: int, t: int) -> None:
+        """theta of matching step (k, t): drawn for the first of network k, trained on after step t - 1 for the others.
+
+        Where a checkpoint was taken within the training, it goes on after the update of the checkpoint.
+        """
+        if t == 0:
+            self.start(self, k)
+        else:
+            self.train(partial(self.batches.stretch, k, t - 1), k, t - 1)
         self.network.eval()
+        if t + 1 < self.matching_steps:
+            self.batches.announce(k, t)
 
-    def advance(self, k: int, t: int) -> None:
-        """Train theta after matching step t of network k."""
-        self.trainer.train(self.network, self.optimiser, self.batches.stretch(k, t), k, t)
+    def train(self, batches: Callable[..., Iterable[Batch]], *key: int) -> None:
+        """Train theta on ``batches(first=...)``, after the updates done already."""
+        first = self.updates
+        done = self.trainer.train(self.network, self.optimiser, batches(first=first), *key, first=first)
+        for self.updates in done:
+            self.after_update()
+        self.updates = 0
 
-    def fresh(self, purpose: str, number: int) -> None:
-        """Newly drawn weights and a new optimiser."""
+    def draw(self, purpose: str, number: int) -> None:
+        """Newly drawn weights and a new optimiser, unless the training that follows has begun already."""
+        if self.updates:
+            return
         self.network.load_state_dict(self.build(randomness.key(self.seed, purpose, number)).state_dict())
         self.optimiser = self.trainer.optimiser(self.network)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Weights, running statistics and momentum, on the CPU."""
-        state = {f"network.{name}": x.cpu().contiguous() for name, x in self.network.state_dict().items()}
+        """Weights, running statistics and momentum, copied to the CPU."""
+        state = {f"network.{name}": x for name, x in self.network.state_dict().items()}
         momentum = self.optimiser.state_dict()["state"]
         buffers = {f"momentum.{i}": s.get("momentum_buffer") for i, s in momentum.items()}
-        return state | {name: x.cpu().contiguous() for name, x in buffers.items() if x is not None}
+        state |= {name: x for name, x in buffers.items() if x is not None}
+        return {name: x.detach().to("cpu", copy=True).contiguous() for name, x in state.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """The counterpart of :meth:`state_dict`."""
@@ -87,7 +115,7 @@ class Fresh:
     """A newly drawn network (DC, DSA, DCC, DM)."""
 
     def __call__(self, trajectory: Trajectory, k: int) -> None:
-        trajectory.fresh("network", k)
+        trajectory.draw("network", k)
 
 
 @dataclass(frozen=True)
@@ -98,44 +126,52 @@ class Pretrained:
     real: RealBatches
 
     def __call__(self, trajectory: Trajectory, k: int) -> None:
-        trajectory.fresh("network", k)
-        batches = self.real.passes(self.epochs, k)
-        trajectory.trainer.train(trajectory.network, trajectory.optimiser, batches, k, -1)
+        trajectory.draw("network", k)
+        trajectory.train(partial(self.real.passes, self.epochs, k), k, -1)
 
 
 @dataclass(frozen=True)
 class Pool:
     """One of ``size`` networks that were trained for ``epochs`` on the real data, with a fresh optimiser (IDC,
-    ImageNet-100). A network is trained when it is first drawn and kept in ``folder``.
+    ImageNet-100). A network is trained when it is first drawn and kept in ``store``; one that is not whole there is
+    trained again, to the same bits.
     """
 
     size: int
     epochs: int
     real: RealBatches
-    folder: Path
+    store: Storage
 
     def __call__(self, trajectory: Trajectory, k: int) -> None:
         member = randomness.key(trajectory.seed, "pool", k) % self.size
-        path = self.folder / f"network_{member}.safetensors"
-        coordinator = trajectory.trainer.coordinator
-        if not coordinator.gather(path.exists())[0]:
-            self._train(trajectory, member)
-            if coordinator.rank == 0:
-                self._keep(trajectory, path)
-            coordinator.gather(None)
-        trajectory.network.load_state_dict(load_file(path))
+        weights = self._kept(trajectory.trainer.coordinator, member)
+        if weights is None:
+            trajectory.draw("pool network", member)
+            trajectory.train(partial(self.real.passes, self.epochs, -1, member), -1, member)
+            self._keep(trajectory, member)
+        else:
+            trajectory.updates = 0  # of a training that another start has finished since the checkpoint
+            trajectory.network.load_state_dict(weights)
         trajectory.optimiser = trajectory.trainer.optimiser(trajectory.network)
 
-    def _train(self, trajectory: Trajectory, member: int) -> None:
-        trajectory.fresh("pool network", member)
-        batches = self.real.passes(self.epochs, -1, member)
-        trajectory.trainer.train(trajectory.network, trajectory.optimiser, batches, -1, member)
+    def _kept(self, coordinator: Coordinator, member: int) -> dict[str, Tensor] | None:
+        """The weights if all workers read them whole."""
+        try:
+            name = f"network_{member}.safetensors"
+            data, seal = self.store.read(name), self.store.read(f"{name}.sha256")
+        except OSError:
+            data, seal = b"", b""
+        whole = sha256(data).hexdigest().encode() == seal
+        return load(data) if all(coordinator.gather(whole)) else None
 
-    def _keep(self, trajectory: Trajectory, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        writing = path.with_suffix(".writing")
-        save_file({name: x.cpu().contiguous() for name, x in trajectory.network.state_dict().items()}, writing)
-        writing.replace(path)
+    def _keep(self, trajectory: Trajectory, member: int) -> None:
+        coordinator = trajectory.trainer.coordinator
+        if coordinator.rank == 0:
+            data = save({name: x.cpu().contiguous() for name, x in trajectory.network.state_dict().items()})
+            name = f"network_{member}.safetensors"
+            self.store.write(name, data)
+            self.store.write(f"{name}.sha256", sha256(data).hexdigest().encode())
+        coordinator.gather(None)
 
 
 def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dist_condense.core import augmentation
 from dist_condense.core.augmentation import Strategy
+from dist_condense.data.transfer import to_device
 from dist_condense.engine.batches import Statistics
 
 
@@ -36,4 +37,4 @@ class ByStrategy:
     def __call__(self, images: Tensor, generator: torch.Generator, statistics: Statistics) -> Tensor:
         size = (images.shape[-2], images.shape[-1])
         draw = self.strategy.draw(len(images), size, generator)
-        return augmentation.apply(images, draw.to(images.device, images.dtype))
+        return augmentation.apply(images, draw.to(images.device, images.dtype, to_device))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -10,20 +10,18 @@ from dist_condense.core import randomness
 from dist_condense.data.source import ClassSource, LabelledImages
 
 
-def random_sets(
-    open_class: Callable[[int], ClassSource], counts: Sequence[int], ipc: int, seeds: Sequence[int]
-) -> LabelledImages:
+def random_sets(source: ClassSource, counts: Sequence[int], ipc: int, seeds: Sequence[int]) -> LabelledImages:
     """A set of ``ipc`` real images of every class for each seed, one set after the other; uint8.
 
     A set is drawn without replacement by (seed, class) and stands class after class.
 
-    :param open_class: gives the images of one class; called once for each, so that no two are in memory.
+    :param source: of all classes; one that reads on demand reads only what is drawn.
     :param counts: real images of each class.
     """
     few = [label for label, count in enumerate(counts) if count < ipc]
     if few:
         raise ValueError(f"random_sets: ipc is {ipc}, but classes {few} have fewer images; lower ipc.")
-    by_class = [_draws(open_class(label), label, counts[label], ipc, seeds) for label in range(len(counts))]
+    by_class = [_draws(source, label, counts[label], ipc, seeds) for label in range(len(counts))]
     images = torch.stack(by_class, 1).flatten(0, 2)
     return LabelledImages(images, torch.arange(len(counts)).repeat_interleave(ipc).repeat(len(seeds)))
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dist_condense.core import augmentation
 from dist_condense.core.augmentation import Sampler, neutral, set_crop, set_rotation, set_scale
+from dist_condense.data.transfer import to_device
 from dist_condense.engine.batches import Statistics
 
 CROP, SCALE, DEGREES, NOISE = 4, 0.2, 45, 0.001
@@ -86,7 +87,7 @@ class OnePerImage:
 
 def warped(images: Tensor, warp: Tensor, fill: Tensor) -> Tensor:
     """Warp ``[n, C, h, w]`` by ``[n, 2, 3]``; ``fill`` ``[n, C, 1, 1]`` stands where no image is."""
-    draw = replace(neutral(len(images)), warp=warp).to(images.device, images.dtype)
+    draw = replace(neutral(len(images)), warp=warp).to(images.device, images.dtype, to_device)
     return augmentation.warp(images - fill, draw) + fill
 
 

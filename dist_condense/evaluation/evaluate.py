@@ -11,7 +11,7 @@ from torch import Tensor
 from dist_condense import networks
 from dist_condense.core import randomness
 from dist_condense.data.normalise import to_unit
-from dist_condense.data.source import LabelledImages
+from dist_condense.data.source import TestImages
 from dist_condense.engine.batches import Statistics
 from dist_condense.engine.memory import keep_freed_memory
 from dist_condense.evaluation.protocols import protocol
@@ -67,7 +67,7 @@ class Evaluation:
     """What all trials share."""
 
     sets: Mapping[str, TrainingSet]
-    test: LabelledImages
+    test: TestImages
     statistics: Statistics
     classes: int
     protocol: str
@@ -139,9 +139,9 @@ def evaluate(
     done = {row.key: row for row in (read_csv(path) if path else [])}
 
     def keep(row: Row) -> None:
-        done[row.key] = row
-        if path:
+        if path:  # first, so that a row that could not be written does not count as done
             append_csv(path, [row])
+        done[row.key] = row
         if on_result:
             on_result(row)
 

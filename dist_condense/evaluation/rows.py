@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
-import os
+import io
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+
+from dist_condense.data.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,12 @@ COLUMNS = tuple(field.name for field in fields(Row))
 
 def append_csv(path: Path, rows: Iterable[Row]) -> None:
     """Add rows; the file is replaced in one step, so that it is whole at any time. One writer at a time."""
-    every = [*read_csv(path), *rows]
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in [*read_csv(path), *rows])
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".new")
-    with unfinished.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in every)
-    os.replace(unfinished, path)
+    write_atomically(path, text.getvalue().encode())
 
 
 def read_csv(path: Path) -> list[Row]:

@@ -16,7 +16,6 @@ import ray
 import torch
 from ray import tune
 
-from dist_condense.data.source import LabelledImages
 from dist_condense.evaluation.evaluate import Evaluation, Trial, TrialFailed, run_trial
 from dist_condense.evaluation.rows import Row
 
@@ -69,8 +68,8 @@ class Delivery(tune.Callback):
     ) -> None:
         """Called by Tune."""
         row = Row(**result["row"])
+        self.on_result(row)  # Tune takes its error for the trial's: then there is no row
         self.rows[trial.config["trial"]] = row
-        self.on_result(row)
 
     def __reduce__(self) -> tuple[type[Delivery], tuple[Callable[[Row], None]]]:
         # Tune pickles its callbacks with its records; what on_result holds (files, clients) need not allow that.
@@ -94,8 +93,7 @@ def _exchange(evaluation: Evaluation, convert: Callable[[Any], Any]) -> Evaluati
         name: replace(chosen, images=convert(chosen.images), labels=convert(chosen.labels))
         for name, chosen in evaluation.sets.items()
     }
-    test = LabelledImages(convert(evaluation.test.images), convert(evaluation.test.labels))
-    return replace(evaluation, sets=sets, test=test)
+    return replace(evaluation, sets=sets, test=evaluation.test.mapped(convert))
 
 
 def _to_numpy(tensor: torch.Tensor) -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dist_condense.core import cutmix, randomness
 from dist_condense.data.normalise import to_unit
-from dist_condense.data.source import LabelledImages
+from dist_condense.data.source import TestImages
 from dist_condense.engine.batches import Statistics
 from dist_condense.engine.training import mixed_loss
 from dist_condense.evaluation.protocols import Protocol
@@ -40,7 +40,7 @@ class Score:
 def train_and_test(
     images: Images,
     labels: Tensor,
-    test: LabelledImages,
+    test: TestImages,
     statistics: Statistics,
     network: nn.Module,
     protocol: Protocol,
@@ -128,13 +128,11 @@ class Course:
 
 
 @torch.inference_mode()
-def accuracy(
-    network: nn.Module, test: LabelledImages, statistics: Statistics, device: torch.device | str = "cpu"
-) -> float:
-    """Top-1 in percent, evaluation mode; the test images stay uint8 but for the chunk at hand."""
+def accuracy(network: nn.Module, test: TestImages, statistics: Statistics, device: torch.device | str = "cpu") -> float:
+    """Top-1 in percent, evaluation mode, each image once; the test images stay uint8 but for the chunk at hand."""
     network.eval()
     correct = torch.zeros((), dtype=torch.int64, device=device)
-    for images, labels in zip(test.images.split(TEST_CHUNK), test.labels.split(TEST_CHUNK), strict=True):
+    for images, labels in test.chunks(TEST_CHUNK):
         logits = network(statistics.normalise(to_unit(images.to(device))))
         correct += (logits.argmax(1) == labels.to(device)).sum()
     return round(100 * int(correct) / len(test.labels), 4)

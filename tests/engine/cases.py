@@ -17,6 +17,7 @@ from dist_condense import checks, config, worker
 from dist_condense.config import RunConfig
 from dist_condense.engine import checkpoint
 from dist_condense.engine.coordinator import Coordinator, LocalCoordinator, ProcessGroupCoordinator
+from dist_condense.engine.storage import Folder
 
 Make = Callable[[], Coordinator]
 
@@ -85,7 +86,7 @@ def execute(run: RunConfig, coordinator: Coordinator) -> None:
 
 def result(folder: Path) -> Tensor:
     """The final pixels ``[classes, ipc, C, h, h]``."""
-    found = checkpoint.newest(folder / "checkpoints")
+    found = checkpoint.newest(Folder(folder / "checkpoints"))
     assert found is not None
     state = found.classes()
     return torch.stack([state[f"pixels.{c}"] for c in range(sum(name.startswith("pixels") for name in state))])

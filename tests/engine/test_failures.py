@@ -12,6 +12,9 @@ from PIL import Image
 from dist_condense import cli, load_set, run
 from dist_condense.engine import checkpoint
 from dist_condense.engine.coordinator import ProcessGroupCoordinator
+from dist_condense.engine.finite import Finding, FiniteWatch, What, all_finite
+from dist_condense.engine.shard import ClassShard
+from dist_condense.engine.storage import Folder
 from dist_condense.engine.trajectory import Trajectory
 from tests.engine import cases
 
@@ -34,14 +37,19 @@ def command(case: str, folder: Path, *more: str) -> int:
 # --- a run that fails ---------------------------------------------------------------------------------------------
 
 
+OFTEN = ("tracking.log_every=1", "tracking.checkpoint_steps=1")
+LARGE_PIXELS = (*OFTEN, "method.images.lr=1e30", "trajectory.networks=3", "trajectory.matching_steps=1")
+"""The first update is huge and finite; what the second network makes of it is not."""
+
+
 def test_not_finite(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """The first update is huge and finite; the second step's gradient is not."""
-    often = ("tracking.log_every=1", "tracking.checkpoint_minutes=0")
-    assert command("dc", tmp_path, "method.images.lr=1e30", *often) == cli.FAILED
+    assert command("dc", tmp_path, *LARGE_PIXELS) == cli.FAILED
     told = capfd.readouterr().err
-    assert "not finite: class 0 (0), network 0, matching step 1, rank 0" in told
-    assert f"the set of step 1 is kept in {tmp_path / 'synthetic_set'}" in told
-    kept = checkpoint.newest(tmp_path / "checkpoints")
+    assert (
+        "statistic or the matching loss is not finite: class 0 (0), network 2, matching step 1, rank 0. Lower" in told
+    )
+    assert f"the set of matching step 1 is kept in {tmp_path / 'synthetic_set'}" in told
+    kept = checkpoint.newest(Folder(tmp_path / "checkpoints"))
     assert kept is not None and kept.steps == 1
     assert all(x.isfinite().all() for x in kept.classes().values())
     found = load_set(tmp_path / "synthetic_set")
@@ -50,10 +58,81 @@ def test_not_finite(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_not_finite_before_the_first_checkpoint(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert command("dc", tmp_path, "method.images.lr=1e38") == cli.FAILED
+    assert command("dc", tmp_path, "method.images.lr=1e40") == cli.FAILED
     told = capfd.readouterr().err
-    assert "not finite: class " in told and "no set was finished before" in told
-    assert not (tmp_path / "synthetic_set").exists() and checkpoint.newest(tmp_path / "checkpoints") is None
+    assert (
+        "the update of its pixels is not finite: class 0 (0), network 1, matching step 1, " in told
+        and "no set was finished before" in told
+    )
+    assert not (tmp_path / "synthetic_set").exists() and checkpoint.newest(Folder(tmp_path / "checkpoints")) is None
+
+
+@pytest.mark.parametrize(
+    ("case", "since"),
+    [
+        ("dc", "the training after matching step 1: network 1, matching step 2, rank 0"),
+        ("idc", "its start: network 1, matching step 1, rank 0"),
+    ],
+)
+@pytest.mark.parametrize("log_every", [1, 3])
+def test_theta_that_is_not_finite(
+    case: str, since: str, log_every: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whether it is seen when it is trained or when it is matched, the place is the same and nothing is stored."""
+    keys = ("training.lr=1e30", f"tracking.log_every={log_every}")
+    assert command(case, tmp_path, *keys) == cli.FAILED
+    assert f"theta is not finite since {since}. Lower training.lr" in capfd.readouterr().err
+    assert checkpoint.newest(Folder(tmp_path / "checkpoints")) is None
+
+
+def test_a_run_goes_on_without_updates_that_are_not_finite(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert command("dc", tmp_path, *LARGE_PIXELS) == cli.FAILED
+    stopped = checkpoint.newest(Folder(tmp_path / "checkpoints"))
+    assert stopped is not None and stopped.steps == 1
+    before = stopped.classes()
+    assert command("dc", tmp_path, *LARGE_PIXELS, "training.check_finite=false") == 0
+    done = checkpoint.newest(Folder(tmp_path / "checkpoints"))
+    assert done is not None and done.steps == 3
+    assert all(torch.equal(x, before[name]) for name, x in done.classes().items())
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
+    assert command("dc", tmp_path, *LARGE_PIXELS) == 0, capfd.readouterr().err
+
+
+class Spoiling(ProcessGroupCoordinator):
+    """The pixels of class 7 become huge on the worker that owns it, before the third matching step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        match = ClassShard.match
+
+        def spoil(self: ClassShard, network: torch.nn.Module, k: int, t: int, visit: int) -> None:
+            if visit == 2 and 7 in self.pixels:
+                self.pixels[7].fill_(1e38)
+            match(self, network, k, t, visit)
+
+        ClassShard.match = spoil
+
+
+def test_the_class_in_a_shared_group_and_its_worker_are_named(tmp_path: Path) -> None:
+    """All classes of the group lose their gradient; only one of them is to blame."""
+    warm = ("method.grouping.warmup_networks=0",)
+    told = cases.together(2, {"dcc": ("dcc", Spoiling)}, tmp_path, *warm)["dcc"]
+    assert isinstance(told, str)
+    place = "the statistic of its images is not finite: class 7 (7), network 1, matching step 3, rank 1"
+    assert place in told and "the largest is 1e+38" in told
+
+
+def test_noting_does_not_wait_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch, bad = FiniteWatch(torch.device("cpu")), torch.tensor(False)
+    with monkeypatch.context() as patch:
+        for name in ("item", "tolist", "__bool__", "__int__", "__float__", "__index__", "cpu", "numpy"):
+            patch.setattr(torch.Tensor, name, lambda *_: pytest.fail("waits"))
+        for step, finite in enumerate((~bad, bad, ~bad, bad)):
+            watch.note(What.LOSS, 3, finite, step)
+            watch.note(What.UPDATE, 2, ~bad if step < 1 else finite, step)
+        finite = all_finite([torch.ones(3), torch.tensor([1, 2]), torch.tensor([1.0, torch.inf])])
+    assert watch.first(4, [torch.tensor([-3.0, 2.0])]) == Finding(1, What.LOSS, 3, 4, 3.0)
+    assert not finite
 
 
 class Perturbing(ProcessGroupCoordinator):
@@ -62,14 +141,14 @@ class Perturbing(ProcessGroupCoordinator):
     def __init__(self) -> None:
         super().__init__()
         if self.rank == 1:
-            begin = Trajectory.begin
+            reach = Trajectory.reach
 
-            def begin_otherwise(self: Trajectory, k: int) -> None:
-                begin(self, k)
+            def reach_otherwise(self: Trajectory, k: int, t: int) -> None:
+                reach(self, k, t)
                 weight = next(self.network.parameters()).data.view(-1)
                 weight[:1] = torch.nextafter(weight[:1], torch.tensor(1e9))
 
-            Trajectory.begin = begin_otherwise
+            Trajectory.reach = reach_otherwise
 
 
 def test_a_network_that_differs_is_detected(tmp_path: Path) -> None:
@@ -187,7 +266,7 @@ def test_a_folder_of_another_config(tmp_path: Path, capfd: pytest.CaptureFixture
     ):
         assert difference in told
     assert listing(tmp_path) == before
-    free = ("tracking.experiment=other", "tracking.log_every=1", "cluster.failures=1", "evaluation.seeds=1")
+    free = ("tracking.experiment=other", "tracking.log_every=1", "cluster.max_failures=1", "evaluation.seeds=1")
     evaluated = ("evaluation.epochs=1", "evaluation.sets=[condensed]")
     assert command("dc", tmp_path, *short, *free, *evaluated) == 0
     assert "condensation is complete" in capfd.readouterr().err

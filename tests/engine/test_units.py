@@ -54,6 +54,12 @@ class ThreadCoordinator(Coordinator):
     def gather(self, value: object) -> list[object]:
         return self.meeting.exchange(self.rank, value)
 
+    def reached(self, step: int) -> None:
+        pass
+
+    def beside(self) -> Coordinator:
+        raise AssertionError("nothing here reads ahead")
+
 
 def on_threads(workers: int, work: Callable[[Coordinator], None]) -> None:
     meeting, errors = Meeting(workers), []
@@ -281,6 +287,8 @@ def test_partitions_that_are_none(groups: list[list[int]], told: str) -> None:
 
 # --- the pixel update ---------------------------------------------------------------------------------------------
 
+SOUND = torch.tensor(True)
+
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_an_update_that_is_not_finite_changes_nothing(value: float) -> None:
@@ -288,13 +296,19 @@ def test_an_update_that_is_not_finite_changes_nothing(value: float) -> None:
     gradient = torch.randn(2, 1, 4, 4)
     gradient[1, 0, 2, 2] = value
     before = pixels.clone(), buffer.clone()
-    assert not rule.step(pixels, buffer, gradient)
+    assert not rule.step(pixels, buffer, gradient, SOUND)
     assert torch.equal(pixels, before[0]) and torch.equal(buffer, before[1])
+
+
+def test_a_gradient_of_what_is_not_sound_changes_nothing() -> None:
+    pixels, buffer = torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)
+    assert not ImageRule(0.1, 0.5).step(pixels, buffer, torch.ones(1, 1, 2, 2), ~SOUND)
+    assert not pixels.any() and not buffer.any()
 
 
 def test_pixels_that_would_overflow_stay() -> None:
     pixels, buffer = torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)
-    assert not ImageRule(1e38, 0.5).step(pixels, buffer, torch.full((1, 1, 2, 2), 10.0))
+    assert not ImageRule(1e38, 0.5).step(pixels, buffer, torch.full((1, 1, 2, 2), 10.0), SOUND)
     assert not pixels.any() and not buffer.any()
 
 
@@ -306,7 +320,7 @@ def test_image_rule_is_torch_sgd() -> None:
     for gradient in gradients:
         parameter.grad = gradient
         optimiser.step()
-        assert ImageRule(0.3, 0.5).step(pixels, buffer, gradient)
+        assert ImageRule(0.3, 0.5).step(pixels, buffer, gradient, SOUND)
     torch.testing.assert_close(pixels, parameter.detach())
 
 

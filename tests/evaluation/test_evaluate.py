@@ -57,6 +57,25 @@ def test_rows_in_the_csv_are_not_run_again(tmp_path, monkeypatch):
     assert run == [0, 1, 0, 0]
 
 
+def test_a_row_that_could_not_be_written_is_not_done(tmp_path, monkeypatch):
+    path = tmp_path / "evaluation.csv"
+    append_csv(path, [row(set="bytes", seed=5)])
+
+    def full(self, other):
+        raise OSError(28, "No space left on device")
+
+    def keeps_going(todo, shared, on_result):  # as Tune does with its callbacks
+        with pytest.raises(OSError, match="No space"):
+            on_result(row(set="bytes", seed=0))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", full)
+        with pytest.raises(KeyError):
+            evaluate([Trial("bytes", "mlp", 0)], evaluation(), path, runner=keeps_going)
+    assert read_csv(path) == [row(set="bytes", seed=5)]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["evaluation.csv"]
+
+
 def test_a_row_is_kept_although_a_later_trial_fails(tmp_path):
     path, heard = tmp_path / "evaluation.csv", []
     with pytest.raises(ValueError, match="no network 'mlpp'"):
@@ -74,14 +93,14 @@ def test_epochs_of_the_row_are_the_protocols_unless_given():
 def test_random_sets_are_keyed_by_seed_and_class():
     train = labelled(8, 1)
     source = MemorySource({0: train.images[:8], 1: train.images[8:]})
-    both = random_sets(lambda label: source, [8, 8], 3, seeds=[5, 6])
+    both = random_sets(source, [8, 8], 3, seeds=[5, 6])
     assert both.labels.tolist() == [0, 0, 0, 1, 1, 1] * 2
     first, second = both.images.split(6)
-    assert torch.equal(first, random_sets(lambda label: source, [8, 8], 3, seeds=[5]).images)
-    assert torch.equal(second, random_sets(lambda label: source, [8, 8], 3, seeds=[6]).images)
+    assert torch.equal(first, random_sets(source, [8, 8], 3, seeds=[5]).images)
+    assert torch.equal(second, random_sets(source, [8, 8], 3, seeds=[6]).images)
     assert not torch.equal(first, second)
     assert len(first.unique(dim=0)) == 6
     drawn = TrainingSet(both.images, both.labels, draws=2)
     assert torch.equal(drawn.draw(3).images, second)
     with pytest.raises(ValueError, match=r"classes \[1\] have fewer images; lower ipc"):
-        random_sets(lambda label: source, [8, 2], 3, seeds=[5])
+        random_sets(source, [8, 2], 3, seeds=[5])

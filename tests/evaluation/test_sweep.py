@@ -37,3 +37,16 @@ def test_a_failed_trial_is_named_after_the_others_were_delivered(tmp_path, one_c
     with pytest.raises(TrialFailed, match=r"1 of 3 .*\nbytes / lenet / seed 7: .*no option 'wings'"):
         evaluate(wanted, shared, path, hear, runner)
     assert heard == read_csv(path) == [run_trial(trial, shared) for trial in wanted[1:]]
+
+
+def test_a_row_that_nobody_could_keep_is_missing():
+    """Tune takes an error of its callbacks for one of the trial and goes on."""
+    from types import SimpleNamespace
+
+    from dist_condense.evaluation.sweep import Delivery
+
+    row = {"set": "a", "protocol": "dc", "architecture": "mlp", "seed": 0, "epochs": 1, "top1_last": 1, "top1_best": 1}
+    delivery = Delivery(lambda row: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        delivery.on_trial_result(1, [], SimpleNamespace(config={"trial": 0}), {"row": row})
+    assert delivery.rows == {}

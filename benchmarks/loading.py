@@ -1,0 +1,239 @@
+"""Images per second of every way to read a prepared set, waiting in a run, and memory against the budget.
+
+    dist-condense prepare data/imagenette224 prepared --size 224 --ffcv
+    python -m benchmarks.loading data/imagenette224 prepared
+    python -m benchmarks.loading data/imagenette224 prepared --sections waiting method.real_batch=32
+
+`rates` reads class minibatches as a matching step does, ahead of need, beside torchvision's ImageFolder and the bare
+decoder; all of it from the page cache. `waiting` runs matching steps of a config on the prepared set. `memory` opens
+each tier in a process of its own under the smallest budget that admits it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch.utils.data import DataLoader
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+
+from benchmarks.step import Row, machine, table
+from dist_condense import config, worker
+from dist_condense.data import ImageSet, Reading, open_dataset
+from dist_condense.data.decode import decode_bytes
+from dist_condense.data.read_ahead import DEPTH, ReadAhead
+from dist_condense.data.split import StoredSplit
+from dist_condense.engine.coordinator import LocalCoordinator, Placement
+from dist_condense.engine.memory import keep_freed_memory
+
+H200_STEP = 0.5
+"""Seconds of 16 classes x 128 images of 224 px on an H200, as the specification of this project states it."""
+H200_IMAGES = 16 * 128
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One benchmark run; ``device`` is for the note of the machine."""
+
+    folder: Path
+    prepared: Path
+    size: int
+    batch: int
+    threads: int
+    requests: int
+    repeat: int
+    config: str
+    overrides: tuple[str, ...]
+    device: str = "cpu"
+
+    def opened(self) -> ImageSet:
+        """The prepared set."""
+        return open_dataset("image_folder", self.prepared, size=self.size)
+
+
+def rates(settings: Settings) -> list[Row]:
+    """Images per second; the ways take turns, ``repeat`` times."""
+    keep_freed_memory()
+    torch.set_num_threads(settings.threads)
+    ways: dict[str, Callable[[], int]] = {
+        "decoder alone": _decoder(settings),
+        "torchvision ImageFolder": partial(_image_folder, settings),
+        "folder, tier disk": _minibatches(_folder(settings), settings, tier="disk"),
+    }
+    ways |= {f"shards, tier {t}": _minibatches(settings.opened(), settings, tier=t) for t in ("disk", "encoded", "ram")}
+    if settings.opened().train_split.raw:
+        ways["beton (ffcv, raw)"] = _minibatches(settings.opened(), settings, source="ffcv")
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(settings.repeat):
+        for name, way in ways.items():
+            began = time.perf_counter()
+            images = way()
+            found[name].append(images / (time.perf_counter() - began))
+    rows = [Row("rates", name, median(x), "images/s", min(x)) for name, x in found.items()]
+    ceiling = median(found["decoder alone"])
+    shares = [f"shards, tier {tier}" for tier in ("disk", "encoded")]
+    rows += [Row("rates", f"{name} / decoder", median(found[name]) / ceiling, "") for name in shares]
+    copied = H200_IMAGES / median(found["shards, tier ram"])
+    hidden = max(0.0, copied - H200_STEP)
+    return [
+        *rows,
+        Row("rates", "H200 step's images, tier ram", 1e3 * copied, "ms"),
+        Row("rates", "waiting of such a step, read ahead", 100 * hidden / H200_STEP, "%"),
+    ]
+
+
+def _folder(settings: Settings) -> ImageSet:
+    return open_dataset("image_folder", settings.folder, size=settings.size)
+
+
+def _decoder(settings: Settings) -> Callable[[], int]:
+    """Files that are in memory already, decoded on threads and dropped: what no loader of this decoder can pass."""
+    split = settings.opened().train_split
+    assert isinstance(split, StoredSplit)
+    plan = list(_plan(split.counts, settings))
+    store = split.open_store(range(len(split.counts)), Reading(verify=False))
+    wanted = [store.read(label, index) for label, indices in plan for index in indices.tolist()]
+    shares = [wanted[i :: settings.threads] for i in range(settings.threads)]
+
+    def run() -> int:
+        with ThreadPoolExecutor(settings.threads) as pool:
+            return sum(pool.map(lambda share: len([decode_bytes(x, 3, settings.size) is None for x in share]), shares))
+
+    return run
+
+
+def _image_folder(settings: Settings) -> int:
+    """As a user of torchvision reads: processes, shuffled over all classes."""
+    steps = [transforms.Resize(settings.size), transforms.CenterCrop(settings.size), transforms.PILToTensor()]
+    folder = ImageFolder(str(settings.folder / "train"), transforms.Compose(steps))
+    loader = DataLoader(folder, settings.batch, shuffle=True, num_workers=settings.threads, drop_last=True)
+    count = 0
+    for images, _ in loader:
+        count += len(images)
+        if count >= settings.requests * settings.batch:
+            break
+    return count
+
+
+def _minibatches(dataset: ImageSet, settings: Settings, **how: str) -> Callable[[], int]:
+    """Random minibatches of single classes, announced as a matching step announces them."""
+    labels = range(len(dataset.classes))
+    ahead = ReadAhead(dataset.train(labels, Reading(threads=settings.threads, verify=False, **how)))  # type: ignore[arg-type]
+
+    def run() -> int:
+        plan = list(_plan(dataset.counts, settings))
+        count = 0
+        for position, (label, indices) in enumerate(plan):
+            for coming in plan[position + DEPTH : position + DEPTH + 1] if position else plan[: DEPTH + 1]:
+                ahead.announce(*coming)
+            count += len(ahead.get(label, indices))
+        return count
+
+    ahead.get(0, torch.arange(1))  # FFCV compiles
+    return run
+
+
+def _plan(counts: Sequence[int], settings: Settings) -> Iterator[tuple[int, torch.Tensor]]:
+    for request in range(settings.requests):
+        label = request % len(counts)
+        yield label, torch.randint(counts[label], (settings.batch,))
+
+
+def waiting(settings: Settings) -> list[Row]:
+    """The share of the time of matching steps in which they waited for images, by tier."""
+    return [row for tier in ("ram", "encoded", "disk") for row in _alone(_waiting, settings, tier)]
+
+
+def _waiting(settings: Settings, tier: str) -> list[Row]:
+    keep_freed_memory()
+    torch.set_num_threads(settings.threads)
+    given = [f"dataset.root={settings.prepared}", f"data.tier={tier}", "trajectory.start=fresh", "output=unused"]
+    run = config.load(settings.config, [*given, "cluster.slices=1", *settings.overrides])
+    journal = worker.assemble(run, LocalCoordinator(), Placement())
+    journal.trajectory.reach(0, 0)
+    journal.shard.match(journal.trajectory.network, 0, 0, 0)
+    before, began = journal.shard.source.waited, time.perf_counter()
+    for visit in range(1, 1 + settings.repeat):
+        journal.shard.match(journal.trajectory.network, 0, visit, visit)
+    spent = time.perf_counter() - began
+    share = 100 * (journal.shard.source.waited - before) / spent
+    step = 1e3 * spent / settings.repeat
+    return [
+        Row("waiting", f"matching step, tier {tier}", step, "ms"),
+        Row("waiting", f"of it waiting, {tier}", share, "%"),
+    ]
+
+
+def memory(settings: Settings) -> list[Row]:
+    """Growth of a process that reads minibatches, against what its tier was chosen by."""
+    return [row for tier in ("ram", "encoded", "disk") for row in _alone(_memory, settings, tier)]
+
+
+def _memory(settings: Settings, tier: str) -> list[Row]:
+    dataset = settings.opened()
+    _decoder(replace(settings, requests=1))()  # what decoding itself needs is not the budget's
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
+    before = _status("VmRSS")
+    _minibatches(dataset, settings, tier=tier)()
+    grown = _status("VmHWM") - before
+    held = {
+        "ram": sum(dataset.decoded_bytes(dataset.counts)),
+        "encoded": sum(dataset.train_split.encoded_bytes()),
+        "disk": 0,
+    }
+    budget = held[tier] + (DEPTH + 1) * settings.batch * 3 * settings.size**2
+    return [
+        Row("memory", f"tier {tier}: budget", budget / 2**20, "MiB"),
+        Row("memory", f"tier {tier}: growth at the peak", grown / 2**20, "MiB"),
+        Row("memory", f"tier {tier}: growth / budget", 100 * grown / budget, "%"),
+    ]
+
+
+def _status(key: str) -> int:
+    """Bytes of this process, from the kernel (Linux only)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+
+
+def _alone(function: Callable[[Settings, str], list[Row]], settings: Settings, tier: str) -> list[Row]:
+    with ProcessPoolExecutor(1, mp_context=torch.multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, settings, tier).result()
+
+
+SECTIONS = {"rates": rates, "waiting": waiting, "memory": memory}
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Measure and print, section by section; write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="an ImageFolder")
+    parser.add_argument("prepared", type=Path, help="the same, prepared at --size")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="keys of the config of `waiting`")
+    for name, value in {"size": 224, "batch": 128, "threads": 2, "requests": 20, "repeat": 3}.items():
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--config", default="configs/imagenette224_idc.yaml", help="of `waiting`")
+    parser.add_argument("--sections", default=",".join(SECTIONS))
+    parser.add_argument("--json", type=Path)
+    given = vars(parser.parse_intermixed_args(sys.argv[1:] if words is None else words))
+    names, path, overrides = given.pop("sections").split(","), given.pop("json"), given.pop("overrides")
+    settings = Settings(**given, overrides=tuple(overrides))
+    rows = []
+    for name in names:
+        rows += (new := SECTIONS[name](settings))
+        print(table(new), flush=True)
+    if path:
+        path.write_text(json.dumps({"machine": machine(settings), "rows": [asdict(row) for row in rows]}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Local files: written whole or not at all, hashed, held open."""
+
+import hashlib
+import os
+from contextlib import suppress
+from pathlib import Path
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that, whenever the process ends, it holds either all of `data` or what it held before.
+
+    Where that fails (a full disk), what was begun is removed, and the OSError names the file.
+    """
+    writing = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with writing.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(writing, path)
+    except BaseException as error:
+        with suppress(OSError):
+            writing.unlink()
+        if isinstance(error, OSError):  # that of a write names no file, that of a rename two
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+def flush(path: Path) -> None:
+    """To the disk, so that a power cut after a rename does not leave an empty file."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def flush_names(folder: Path) -> None:
+    """What a folder holds, where its file system can."""
+    with suppress(OSError):
+        flush(folder)
+
+
+def sha256_of(path: Path) -> str:
+    """The hash of a file's bytes, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+class Descriptor:
+    """A file open for os.pread; closed when nobody refers to it any more."""
+
+    def __init__(self, path: Path) -> None:
+        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if hasattr(self, "number"):
+            os.close(self.number)

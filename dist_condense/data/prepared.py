@@ -1,0 +1,124 @@
+"""Prepared class shards (`dist-condense prepare`) as a data set: streamed, or from the beton beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+
+from dist_condense.data.errors import DataError
+from dist_condense.data.image_set import Facts, ImageSet
+from dist_condense.data.manifest import FILE, Manifest
+from dist_condense.data.manifest_reader import read_manifest
+from dist_condense.data.remote import scheme
+from dist_condense.data.request import Request, choose
+from dist_condense.data.shards import ShardStore
+from dist_condense.data.source import ClassSource
+from dist_condense.data.split import OpenRaw, StoredSplit
+from dist_condense.data.tiers import Reading
+
+
+def has_manifest(root: Path) -> bool:
+    """Whether prepared shards lie in a folder."""
+    return (root / FILE).is_file()
+
+
+def open_prepared(root: str, request: Request, facts: Facts) -> ImageSet:
+    """The wanted classes, by name or WordNet id. DataError with all that is wrong.
+
+    :param root: the folder or url of the manifest.
+    """
+    manifest = read_manifest(root)
+    stored, problems = _choose(root, request, manifest)
+    problems = request.problems() + problems
+    if manifest.channels != facts.channels:
+        problems.append(
+            f"{root}/{FILE}: images have {manifest.channels} channels, {request.name} has {facts.channels}; "
+            f"set dataset.name to {manifest.made.dataset}."
+        )
+    if problems:
+        raise DataError(problems)
+    size = request.size or manifest.size or facts.size
+    splits = [_split(root, manifest, name, stored, facts.channels, size) for name in ("train", "val")]
+    return ImageSet(request.name, facts, size, tuple(manifest.classes[i] for i in stored), *splits)
+
+
+def _choose(root: str, request: Request, manifest: Manifest) -> tuple[tuple[int, ...], list[str]]:
+    by_wnid = {entry.wnid: entry.name for entry in manifest.classes if entry.wnid}
+    wanted = request.wanted()
+    names = None if wanted is None else [by_wnid.get(name, name) for name in wanted]
+    return choose(names, [entry.name for entry in manifest.classes], f"{root}/{FILE}")
+
+
+def _split(root: str, manifest: Manifest, name: str, stored: tuple[int, ...], channels: int, size: int) -> StoredSplit:
+    counts, encoded = manifest.counts(name), manifest.image_bytes(name)
+    return StoredSplit(
+        counts=tuple(counts[i] for i in stored),
+        channels=channels,
+        size=size,
+        open_store=partial(_open_store, root, _chosen(manifest, stored), name),
+        sizes=partial(list, [encoded[i] for i in stored]),
+        digest=partial(_digest, _chosen(manifest, stored), name, channels, size),
+        open_raw=_raw(root, manifest, name, stored, size),
+    )
+
+
+def _chosen(manifest: Manifest, stored: tuple[int, ...]) -> Manifest:
+    """The manifest of these classes alone, so that its labels are ours."""
+    splits = {name: tuple(shards[i] for i in stored) for name, shards in manifest.splits.items()}
+    return replace(manifest, classes=tuple(manifest.classes[i] for i in stored), splits=splits)
+
+
+def _open_store(root: str, manifest: Manifest, split: str, labels: Sequence[int], reading: Reading) -> ShardStore:
+    return ShardStore(root, manifest, split, labels, reading.cache, reading.verify)
+
+
+def _digest(manifest: Manifest, split: str, channels: int, size: int) -> str:
+    """Over the hashes of the shards: the images themselves, wherever they lie."""
+    shards = [[(shard.count, shard.sha256) for shard in entry] for entry in manifest.splits[split]]
+    return sha256(repr((shards, channels, size)).encode()).hexdigest()
+
+
+class BetonClasses:
+    """Some classes of a beton under labels of their own."""
+
+    def __init__(self, source: ClassSource, stored: Sequence[int]) -> None:
+        self._source, self._stored = source, stored
+
+    def count(self, label: int) -> int:
+        """Images of this class."""
+        return self._source.count(self._stored[label])
+
+    def get(self, label: int, indices: torch.Tensor) -> torch.Tensor:
+        """See ClassSource."""
+        return self._source.get(self._stored[label], indices)
+
+
+def _raw(root: str, manifest: Manifest, split: str, stored: tuple[int, ...], size: int) -> OpenRaw | None:
+    if manifest.ffcv is None:
+        return None
+    return partial(_open_beton, root, manifest, split, stored, size)
+
+
+def _open_beton(
+    root: str, manifest: Manifest, split: str, stored: tuple[int, ...], size: int, labels: Sequence[int]
+) -> BetonClasses:
+    """All classes are in one file, so `labels` opens no less."""
+    from dist_condense.data.beton import BetonSource
+
+    if manifest.size != size:
+        raise DataError(
+            [f"{root}: the beton holds {manifest.size} px, not dataset.size={size}; leave dataset.size out."]
+        )
+    if scheme(root) is not None:
+        raise DataError([f"{root}: FFCV reads from a local folder; copy the beton there, or set data.source=files."])
+    assert manifest.ffcv is not None
+    beton = manifest.ffcv[split]
+    path = Path(root) / beton.file
+    if path.is_file() and (size_now := path.stat().st_size) != beton.bytes:
+        raise DataError([f"{path}: it has {size_now} bytes, the manifest says {beton.bytes}; prepare again."])
+    return BetonClasses(BetonSource(path, manifest.counts(split), manifest.channels, size), stored)

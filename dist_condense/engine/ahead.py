@@ -1,0 +1,55 @@
+"""Items of an iterator, made in the background before they are asked for."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Generic, TypeVar
+
+from dist_condense.data.background import Background
+
+Item = TypeVar("Item")
+DEPTH = 2
+
+
+class Ahead(Generic[Item]):
+    """Runs an iterator in a thread of its own, from now on, at most ``depth`` items ahead.
+
+    An error of the iterator rises where its item would have come.
+    """
+
+    def __init__(self, items: Iterator[Item], depth: int = DEPTH) -> None:
+        self.waited = 0.0
+        """Seconds that the consumer has waited."""
+        self._made: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue(depth)
+        self._stopped = False
+        Background("ahead", lambda: self._run(items), self._stop)
+
+    def __iter__(self) -> Iterator[Item]:
+        while True:
+            began = time.perf_counter()
+            item, error = self._made.get()
+            self.waited += time.perf_counter() - began
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield item  # type: ignore[misc]
+
+    def _run(self, items: Iterator[Item]) -> None:
+        try:
+            for item in items:
+                if self._stopped:
+                    return
+                self._made.put((item, None))
+            self._made.put((None, StopIteration()))
+        except BaseException as error:
+            self._made.put((None, error))
+
+    def _stop(self) -> None:
+        self._stopped = True
+        with suppress(queue.Empty):  # a place for the item that waits for one
+            while True:
+                self._made.get_nowait()

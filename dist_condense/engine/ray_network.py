@@ -1,0 +1,53 @@
+"""Process groups of Ray Train's workers on the network that Ray itself uses."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import struct
+from contextlib import suppress
+from typing import Any
+
+import ray
+from ray.train.torch import TorchConfig
+
+ADDRESS_OF_INTERFACE = 0x8915
+"""SIOCGIFADDR of Linux."""
+
+ADVICE = (
+    "Workers on several hosts must reach each other: set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME, wherever Ray is "
+    "started, to the network interface between them"
+)
+
+
+class OnRaysNetwork(TorchConfig):
+    """Gloo connects by the address that a host's own name stands for, which is 127.0.0.1 or 127.0.1.1 on many, and
+    then reaches nobody. Here it takes the interface of the node's address in Ray, unless GLOO_SOCKET_IFNAME is set.
+    """
+
+    @property
+    def backend_cls(self) -> type[Any]:
+        return _Backend
+
+
+class _Backend(TorchConfig().backend_cls):  # type: ignore[misc]
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        worker_group.execute(_choose)
+        super().on_start(worker_group, backend_config)
+
+
+def _choose() -> None:
+    if name := interface(ray.util.get_node_ip_address()):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+
+
+def interface(address: str) -> str | None:
+    """The network interface of this machine that has an address (IPv4), if one has."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        for _, name in socket.if_nameindex():
+            with suppress(OSError):  # it has none
+                request = fcntl.ioctl(any_socket, ADDRESS_OF_INTERFACE, struct.pack("256s", name.encode()))
+                if socket.inet_ntoa(request[20:24]) == address:
+                    return name
+    return None

@@ -1,0 +1,111 @@
+"""Who does not answer any more: when a collective fails, the workers meet at the store of their process group."""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import _get_default_store
+
+from dist_condense.data.background import Background
+
+RESTARTS = "restarts.log"
+"""In the run's folder: why its worker groups failed, a line each."""
+TIMEOUT = 600.0
+"""Seconds that a collective waits, where nothing else is said."""
+SHORTEST, LONGEST = 2.0, 30.0
+"""Seconds that the workers wait for each other at the store: a twentieth of the timeout within these."""
+LOOK_EVERY = 0.1
+BROKEN = re.compile(r"timed? ?out|connect|closed|reset|broken pipe|unreachable|no route|socket", re.IGNORECASE)
+"""Words of gloo, whose errors have no type of their own, where the reason is another worker or the network."""
+
+
+class WorkerLost(RuntimeError):
+    """Workers do not answer any more; the message names them, their hosts, the step and the key to change."""
+
+
+@dataclass
+class RollCall:
+    """What a worker knows of the others; shared by all lines between them.
+
+    :param hosts: the machine of each rank, for messages.
+    :param timeout: seconds that a collective waits for them.
+    """
+
+    hosts: Sequence[str]
+    rank: int
+    timeout: float = TIMEOUT
+    step: int | None = None
+    """Matching steps done, where known."""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _missing: list[int] | None = None
+
+    @classmethod
+    def begin(cls, timeout: float = TIMEOUT, host: str | None = None) -> RollCall:
+        """Of the default process group, whose timeout this is; every worker calls it.
+
+        :param host: name of this machine; the system's own by default.
+        """
+        hosts: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(hosts, host or socket.gethostname())
+        return cls(cast(list[str], hosts), dist.get_rank(), timeout)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Around a collective: an error that comes of another worker or of the network is told as WorkerLost."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not isinstance(error, dist.DistError) and not BROKEN.search(str(error)):
+                raise
+            raise WorkerLost(self._told(error)) from error
+
+    def missing(self) -> list[int]:
+        """Ranks that do not come to the store. Several threads may ask; the call is made once."""
+        with self._lock:
+            if self._missing is None:
+                present = self._present()
+                self._missing = [rank for rank in range(len(self.hosts)) if rank not in present]
+            return self._missing
+
+    def _present(self) -> set[int]:
+        """Who came. The store may be that of a process that hangs, and then it never answers: hence the thread."""
+        window = min(max(self.timeout / 20, SHORTEST), LONGEST)
+        everybody, here, answered = set(range(len(self.hosts))), {self.rank}, threading.Event()
+        end = time.monotonic() + window
+
+        def meet() -> None:
+            store = dist.PrefixStore("roll_call", _get_default_store())
+            with suppress(RuntimeError):  # the store's process is gone
+                store.set(str(self.rank), "here")
+                while here != everybody and time.monotonic() < end:
+                    here.update(rank for rank in everybody - here if store.check([str(rank)]))
+                    answered.set()
+                    time.sleep(LOOK_EVERY)
+
+        Background("roll call", meet, lambda: None).join(window + SHORTEST)
+        return set(here) if answered.is_set() or self.rank == 0 else everybody - {0}  # the store is in rank 0's process
+
+    def _told(self, error: RuntimeError) -> str:
+        when = "" if self.step is None else f" after matching step {self.step}"
+        seen = f"(worker {self.rank} on {self.hosts[self.rank]} saw: {_brief(str(error))})"
+        if not (missing := self.missing()):
+            return f"the connection between workers broke{when}, although all of them still answer {seen}"
+        named = ", ".join(f"worker {rank} on {self.hosts[rank]}" for rank in missing)
+        was = "was" if len(missing) == 1 else "were"
+        return (
+            f"{named} {was} lost{when}: no answer, so it hangs, its process ended, or the network is cut; where it is "
+            f"only slow, raise cluster.timeout={self.timeout:g} {seen}"
+        )
+
+
+def _brief(text: str) -> str:
+    """Without gloo's source line and advice."""
+    return re.sub(r"^\[[^]]*\] ", "", " ".join(text.split())).split(". This is typically")[0][:300]

@@ -1,0 +1,76 @@
+"""Every name that a config can use: what is refused and what ``dist-condense list`` shows come from one table."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from functools import reduce
+from pathlib import Path
+
+from dist_condense import networks, parts
+from dist_condense.config import RunConfig, shipped
+from dist_condense.core.augmentation import OPERATIONS
+from dist_condense.core.distance import DISTANCES
+from dist_condense.core.parameterisation import DECODINGS
+from dist_condense.core.statistic import SELECTIONS
+from dist_condense.data import SUBSETS
+from dist_condense.data import names as data_names
+from dist_condense.data.tiers import AUTO, SOURCES, TIERS
+from dist_condense.engine.shard import DRAWS
+from dist_condense.evaluation.protocols import PROTOCOLS
+
+TIMM_NAMES = f"{networks.TIMM}NAME"
+SETS = ("random", "condensed", "whole")
+DEVICES = ("auto", "cpu", "cuda")
+
+CHOICES: dict[str, tuple[tuple[str, ...], Collection[str]]] = {
+    "starts of the pixels": (("method.start",), parts.STARTS),
+    "decodings": (("method.parameterisation.decoding",), DECODINGS),
+    "statistics": (("method.statistic.name",), parts.STATISTICS),
+    "parameters that the gradient is taken of": (("method.statistic.parameters",), SELECTIONS),
+    "groupings": (("method.grouping.name",), parts.PARTITIONS),
+    "distances": (("method.distance",), DISTANCES),
+    "augmentation operations": (("method.augmentation.always", "method.augmentation.one_of"), OPERATIONS),
+    "draws of real images": (("method.real_draw",), DRAWS),
+    "starts of a network": (("trajectory.start",), parts.NETWORK_STARTS),
+    "training of theta": (("training.source",), parts.BATCHES),
+    "evaluation sets": (("evaluation.sets",), SETS),
+    "evaluation protocols": (("evaluation.protocol",), PROTOCOLS),
+    "evaluation networks": (
+        ("evaluation.architectures",),
+        (parts.SAME_NETWORK, *networks.names(), TIMM_NAMES),
+    ),
+    "devices": (("cluster.device",), DEVICES),
+    "sources of real images": (("data.source",), SOURCES),
+    "where real images are kept": (("data.tier",), (AUTO, *TIERS)),
+}
+"""Title: the keys that take one of these names, or a list of them."""
+
+
+def unknown(config: RunConfig) -> Iterator[str]:
+    """A line for each name of the config that is not in the table."""
+    for keys, names in CHOICES.values():
+        for key in keys:
+            for value in _values(config, key):
+                if (TIMM_NAMES if value.startswith(networks.TIMM) else value) not in names:
+                    yield f"{key}: {value!r} is not one of {', '.join(names)}"
+
+
+def listed() -> Iterator[tuple[str, Collection[str]]]:
+    """Titles and names: what is looked up elsewhere (files, data sets, networks), then the table."""
+    yield "shipped configs", [f"configs/{name}.yaml" for name in _stems(shipped())]
+    yield "data sets (dataset.name)", data_names()
+    yield "named classes (dataset.classes)", SUBSETS
+    yield "networks (network.name)", [*networks.names(), TIMM_NAMES]
+    yield "methods (method=)", _stems(shipped() / "method")
+    yield "groups of training keys (training=)", _stems(shipped() / "training")
+    for title, (keys, names) in CHOICES.items():
+        yield f"{title} ({', '.join(keys)})", names
+
+
+def _values(config: RunConfig, key: str) -> list[str]:
+    value = reduce(getattr, key.split("."), config)
+    return value if isinstance(value, list) else [str(value)]
+
+
+def _stems(folder: Path) -> list[str]:
+    return sorted(file.stem for file in folder.glob("*.yaml"))

@@ -1,0 +1,156 @@
+"""``dist-condense prepare``: options, progress and the last line; the work is in data/prepare.py."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from dist_condense.data.errors import DataError
+from dist_condense.data.manifest import SPLITS, Manifest
+from dist_condense.data.prepare import Plan, PrepareOptions, finish, plan
+from dist_condense.data.prepare import Progress as Report
+from dist_condense.data.prepare_class import Done
+from dist_condense.data.prepare_tars import MapUnordered
+from dist_condense.data.process_pool import LocalMap
+from dist_condense.data.subsets import SUBSETS
+
+REFUSED, FAILED, INTERRUPTED = 2, 1, 130
+PLAIN_EVERY = 10.0
+"""Seconds between lines where there is no terminal."""
+SOURCE_HELP = (
+    "a folder with train/<class>/ and val/<class>/ (or test/); or WebDataset tars of mixed classes as a quoted"
+    " pattern, 'train-{0000..0146}.tar', with --val; or NAME:ROOT of a known data set, cifar10:/data"
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.add_argument("source", metavar="SOURCE", help=SOURCE_HELP)
+    parser.add_argument("dest", metavar="DEST", type=Path, help="a new folder; the same command continues")
+    parser.add_argument("--val", metavar="PATTERN", help="the tars of the validation images")
+    parser.add_argument("--size", type=int, metavar="N", help="pixels of a side; without it files are kept as they are")
+    parser.add_argument("--png", action="store_true", help="write resized images without loss instead of as JPEG")
+    parser.add_argument("--classes", metavar="SUBSET|a,b,c", help="a named subset, or classes in label order")
+    parser.add_argument("--class-names", type=Path, metavar="FILE", help="for tars: line n (from 0) names label n")
+    parser.add_argument("--skip-bad", action="store_true", help="leave out images that cannot be read")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes, or tasks with --ray")
+    parser.add_argument("--ray", action="store_true", help="on a Ray cluster; all nodes must see SOURCE and DEST")
+    parser.add_argument("--ffcv", action="store_true", help="also write FFCV files; needs --size")
+
+
+def prepare(given: argparse.Namespace) -> int:
+    """Exit code: 0 done, 1 failed, 2 refused before anything was written, 130 interrupted."""
+    try:
+        return _prepared(given)
+    except KeyboardInterrupt:
+        print("interrupted: the same command continues", file=sys.stderr)
+        return INTERRUPTED
+    except _machine_errors(given.ray) as error:
+        print(f"failed: {_machine_failed(error)}", file=sys.stderr)
+        return FAILED
+
+
+def _machine_errors(ray: bool) -> tuple[type[Exception], ...]:
+    """What the source and the options are not to blame for: processes that were killed, a cluster that fails."""
+    if not ray:
+        return (BrokenProcessPool, MemoryError)
+    from dist_condense.ray_errors import RAY_ERRORS
+
+    return (MemoryError, *RAY_ERRORS)
+
+
+def _machine_failed(error: Exception) -> str:
+    text = str(error).strip().split("\n")[0].rstrip(".").replace("by cluster.workers=0", "(leave out --ray)")
+    told = "; ".join([f"{type(error).__name__}: {text}", *getattr(error, "__notes__", [])])
+    return f"{told}. The same command continues; with fewer --workers it needs less memory."
+
+
+def _prepared(given: argparse.Namespace) -> int:
+    console, began = Console(), time.monotonic()
+    try:
+        mapping = _mapping(given)
+        planned = plan(given.source, given.dest, _options(given), mapping, given.ffcv)
+    except (DataError, OSError) as error:
+        return _told("refused", error, REFUSED)
+    try:
+        manifest = finish(given.dest, _run(planned, mapping, console), given.ffcv)
+    except (DataError, OSError) as error:
+        return _told("failed", error, FAILED)
+    done = "is complete already" if manifest is planned else f"made in {time.monotonic() - began:.0f} s"
+    _say(console, f"{given.dest} {done}: {summary(manifest)}")
+    return 0
+
+
+def _run(planned: Plan | Manifest, mapping: MapUnordered, console: Console) -> Manifest:
+    if isinstance(planned, Manifest):
+        return planned
+    with reporting(console) as report:
+        return planned.run(mapping, report)
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def summary(manifest: Manifest) -> str:
+    """Classes, images, bytes, and what was left out."""
+    images = ", ".join(f"{sum(manifest.counts(split)):,} {split}" for split in SPLITS)
+    size = sum(sum(manifest.image_bytes(split)) for split in SPLITS) / 2**20
+    lines = [f"{len(manifest.classes)} classes; images: {images}; {size:,.1f} MiB of images"]
+    lines += [f"skipped: {entry.split} {entry.class_name} {entry.name}: {entry.reason}" for entry in manifest.skipped]
+    return "\n".join(lines)
+
+
+@contextmanager
+def reporting(console: Console) -> Iterator[Report]:
+    """A bar on a terminal, else a line every ten seconds."""
+    if not console.is_terminal:
+        yield _plain(console)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("classes", total=None)
+        yield lambda finished, total, done: bar.update(task, completed=finished, total=total)
+
+
+def _plain(console: Console) -> Report:
+    last = [time.monotonic()]
+
+    def report(finished: int, total: int, done: Done) -> None:
+        if finished == total or time.monotonic() - last[0] >= PLAIN_EVERY:
+            last[0] = time.monotonic()
+            _say(console, f"{finished} of {total} classes (both splits)")
+
+    return report
+
+
+def _options(given: argparse.Namespace) -> PrepareOptions:
+    names = None if given.class_names is None else tuple(given.class_names.read_text().splitlines())
+    subset = given.classes in SUBSETS
+    classes = given.classes if subset or given.classes is None else tuple(given.classes.split(","))
+    return PrepareOptions(given.val, given.size, given.png, classes, names, given.skip_bad)
+
+
+def _mapping(given: argparse.Namespace) -> MapUnordered:
+    workers = max(1, given.workers)
+    if not given.ray:
+        return LocalMap(workers)
+    from dist_condense.engine.ray_group import connect
+    from dist_condense.engine.ray_tasks import RayMap
+
+    connect()
+    return RayMap(workers)
+
+
+def _told(how: str, error: Exception, code: int) -> int:
+    problems = error.problems if isinstance(error, DataError) else [str(error)]
+    print("\n".join(f"{how}: {problem}" for problem in problems), file=sys.stderr)
+    return code

@@ -1,0 +1,76 @@
+"""From where a run goes on: its own checkpoints, nothing, or those of another folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from dist_condense import parts
+from dist_condense.config import ConfigError, RunConfig, differences
+from dist_condense.data import ImageSet
+from dist_condense.engine import checkpoint
+from dist_condense.engine.checkpoint import PREFIX, Checkpoint, Damaged
+from dist_condense.engine.journal import METRICS
+from dist_condense.engine.storage import Folder, Storage, storage
+
+AUTO, NEVER = "auto", "never"
+
+
+def found(config: RunConfig, how: str = AUTO) -> Checkpoint | None:
+    """The checkpoint that a start of this run continues from; None for a start from the beginning.
+
+    :param how: ``auto``, the run's own newest; ``never``; or a run's folder, its checkpoints or one of them.
+    :raises ConfigError: ``never`` in a folder with checkpoints, a path without any, or none that is whole.
+    """
+    own = parts.storage_of(config)
+    has_own = any(name.startswith(PREFIX) for name in own.names())
+    if how == NEVER and has_own:
+        raise ConfigError([f"--resume=never: {own} has checkpoints; give another output, or leave --resume out"])
+    if how in (AUTO, NEVER) or has_own:  # a retry of --resume=PATH goes on with what it has reached itself
+        return _newest(own)
+    chosen = _at(how)
+    if chosen is None:
+        raise ConfigError([f"--resume={how}: there is no checkpoint; give a run's folder, or one of its checkpoints"])
+    return chosen
+
+
+def check(config: RunConfig, dataset: ImageSet, chosen: Checkpoint | None) -> None:
+    """Refuse a checkpoint that another config or other data made. Raises ConfigError with every difference."""
+    if chosen is None:
+        return
+    changed = differences(chosen.state.identity, parts.identity_of(config, dataset))
+    if changed:
+        held = f"{chosen.store}/{chosen.name} is of another run"
+        raise ConfigError([f"{held}; give another output, or restore: {'; '.join(changed)}"])
+
+
+def bring(config: RunConfig, chosen: Checkpoint | None) -> None:
+    """Copy a checkpoint that lies elsewhere, and the lines of metrics.jsonl until it, to the run's own place."""
+    own = parts.storage_of(config)
+    if chosen is None or str(chosen.store) == str(own):
+        return
+    for entry in chosen.entries:
+        own.write(f"{chosen.name}/{entry.name}", chosen.store.read(f"{chosen.name}/{entry.name}"))
+    checkpoint.commit(own, chosen.state, chosen.entries)
+    if isinstance(chosen.store, Folder) and (metrics := chosen.store.path.parent / METRICS).is_file():
+        (Path(config.output) / METRICS).write_bytes(metrics.read_bytes()[: chosen.state.metrics_bytes])
+
+
+def _at(place: str) -> Checkpoint | None:
+    """Of a run's folder, its checkpoints, or one of them."""
+    parent, _, name = place.rstrip("/").rpartition("/")
+    if name.startswith(PREFIX):
+        try:
+            chosen = checkpoint.opened(storage(parent or "."), name)
+            chosen.verify()
+        except (FileNotFoundError, Damaged) as error:
+            raise ConfigError([f"--resume={place}: {error}"]) from error
+        return chosen
+    return _newest(storage(f"{place.rstrip('/')}/checkpoints")) or _newest(storage(place))
+
+
+def _newest(store: Storage) -> Checkpoint | None:
+    try:
+        return checkpoint.newest(store, lambda text: print(f"note: {text}", file=sys.stderr))
+    except Damaged as error:
+        raise ConfigError([str(error)]) from error

@@ -1,0 +1,131 @@
+"""The index of a tar equals its content; every way in which a tar can be torn or hostile is refused by name."""
+
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from dist_condense.data import DataError
+from dist_condense.data.tars import MAX_EXTENDED, MAX_MEMBER, index_tar, read_labels
+from tests.data.shard_cases import special, write_tar
+
+GOOD = [("d/a.jpg", b"one"), ("d/a.cls", b"7"), ("b.png", b"x" * 1000), ("b.cls", b"12\n")]
+
+
+def test_offsets_lengths_labels_and_what_is_passed_over(tmp_path: Path) -> None:
+    others = [
+        ("b.pyd", b"import os"),
+        ("b.pickle", b"cos"),
+        ("notes", b"n"),
+        ("c.pyd", b"?"),
+        special("d", tarfile.DIRTYPE),
+    ]
+    path = write_tar(tmp_path / "good.tar", [*GOOD, *others])
+    samples = index_tar(path)
+    content = path.read_bytes()
+    assert [(entry.key, entry.member) for entry in samples] == [("d/a", "d/a.jpg"), ("b", "b.png")]
+    assert [content[entry.offset : entry.offset + entry.length] for entry in samples] == [b"one", b"x" * 1000]
+    assert read_labels(path, samples) == [7, 12]
+
+
+@pytest.mark.parametrize("cut", [100, 512 + 100, 512 + 3, 1024, 1024 + 512 + 512, 1024 + 1024 + 700])
+def test_a_tar_cut_anywhere_is_named(tmp_path: Path, cut: int) -> None:
+    path = write_tar(tmp_path / "torn.tar", GOOD)
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(DataError, match=r"torn\.tar: no whole, uncompressed tar"):
+        index_tar(path)
+
+
+def test_foreign_bytes_between_members_or_after_the_end_are_noticed(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "foreign.tar", GOOD)
+    whole = path.read_bytes()
+    for damaged in (whole[:1024] + b"!" * 512 + whole[1536:], whole + whole):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"foreign\.tar: no whole, uncompressed tar"):
+            index_tar(path)
+
+
+def test_compressed_and_empty_files_are_no_tars(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "small.tar", "w:gz"):
+        pass
+    (tmp_path / "empty.tar").touch()
+    for name in ("small", "empty", "absent"):
+        with pytest.raises(DataError, match=rf"{name}\.tar"):
+            index_tar(tmp_path / f"{name}.tar")
+
+
+def test_an_oversized_member(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("big.jpg")
+    info.size = MAX_MEMBER + 1
+    path = tmp_path / "big.tar"
+    path.write_bytes(info.tobuf())
+    with path.open("r+b") as stream:
+        stream.truncate(512 + MAX_MEMBER + 2048)  # a sparse file of zeros
+    with pytest.raises(DataError, match=r"big\.tar: 'big\.jpg' has 67108865 bytes"):
+        index_tar(path)
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.XGLTYPE])
+@pytest.mark.parametrize("size", [MAX_EXTENDED + 1, -600])
+def test_an_extended_header_is_not_read_whatever_its_size(tmp_path: Path, kind: bytes, size: int) -> None:
+    info = tarfile.TarInfo("long")
+    info.type, info.size = kind, size
+    path = tmp_path / "long.tar"
+    path.write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(2 * MAX_EXTENDED))
+    with pytest.raises(DataError, match=rf"long\.tar: .*an extended header of {size} bytes"):
+        index_tar(path)
+
+
+def test_long_names_are_read(tmp_path: Path) -> None:
+    names = ["x" * 300 + ".jpg", "ä" * 90 + ".jpg"]
+    for form in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        with tarfile.open(tmp_path / "long.tar", "w", format=form) as tar:
+            for name in names:
+                tar.addfile(tarfile.TarInfo(name))
+        assert [sample.member for sample in index_tar(tmp_path / "long.tar")] == names
+
+
+def test_extended_headers_one_upon_the_other(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("long")
+    info.type = tarfile.GNUTYPE_LONGNAME
+    path = tmp_path / "chain.tar"
+    path.write_bytes(info.tobuf() * 2000 + bytes(1024))
+    with pytest.raises(DataError, match=r"chain\.tar: no whole, uncompressed tar"):
+        index_tar(path)
+
+
+def test_a_member_without_a_name(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "nameless.tar", [*GOOD, ("", b"1")])
+    with pytest.raises(DataError, match=r"nameless\.tar: '' is a member without a name"):
+        index_tar(path)
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
+def test_links_and_devices(tmp_path: Path, kind: bytes) -> None:
+    path = write_tar(tmp_path / "links.tar", [*GOOD, special("e.jpg", kind)])
+    with pytest.raises(DataError, match=r"links\.tar: 'e\.jpg' is no regular file"):
+        index_tar(path)
+
+
+@pytest.mark.parametrize("name", ["../e.jpg", "a/../e.jpg", "/tmp/e.jpg", "../e.txt"])
+def test_names_that_leave_the_folder(tmp_path: Path, name: str) -> None:
+    path = write_tar(tmp_path / "names.tar", [*GOOD, (name, b"1")])
+    with pytest.raises(DataError, match=r"names\.tar: '.*' is an absolute name or has"):
+        index_tar(path)
+
+
+@pytest.mark.parametrize("again", [("d/a.jpg", b"2"), ("b.jpg", b"2"), ("d/a.cls", b"2")])
+def test_a_key_that_comes_twice(tmp_path: Path, again: tuple[str, bytes]) -> None:
+    path = write_tar(tmp_path / "twice.tar", [*GOOD, again])
+    with pytest.raises(DataError, match=rf"twice\.tar: '{again[0]}' has a key that comes twice"):
+        index_tar(path)
+
+
+def test_labels_without_image_and_images_without_label(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "bare.tar", [("a.cls", b"1"), ("b.jpg", b"1")])
+    with pytest.raises(DataError, match="'a' has a label but no image"):
+        index_tar(path)
+    path = write_tar(tmp_path / "bare.tar", [("b.jpg", b"1"), ("c.jpg", b"1"), ("c.cls", b"-1")])
+    with pytest.raises(DataError) as caught:
+        read_labels(path, index_tar(path))
+    assert [problem.split(" has ")[0] for problem in caught.value.problems] == [f"{path}: 'b'", f"{path}: 'c'"]

@@ -1,0 +1,100 @@
+"""What Ray is told, and what it tells, without starting it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from ray.exceptions import ActorUnavailableError
+from ray.train import PreemptionInfo
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError, WorkerHealthCheckFailedError
+from ray.train.v2._internal.execution import context
+from ray.train.v2._internal.execution.preemption import PreemptionContext
+
+from dist_condense.engine.journal import RunFailed
+from dist_condense.engine.ray_group import Group, _cause, _not_started, preempted
+from dist_condense.engine.ray_network import ADVICE, interface
+from dist_condense.engine.roll_call import WorkerLost
+
+
+def test_a_group_is_fixed_or_elastic() -> None:
+    assert Group(4, 1, False, True).size == 4
+    assert Group(4, 1, False, True, min_workers=2).size == (2, 4)
+
+
+def test_a_group_that_cannot_be_placed_is_given_up() -> None:
+    """Each attempt takes Ray 60 s; by itself it would try for ever."""
+    assert Group(4, 1, False, True, timeout=600).placings == 10
+    assert Group(4, 1, False, True, timeout=90, max_failures=2).placings == 6
+
+
+def failed(error: Exception) -> Exception:
+    """As Ray brings it from another process: its text, with what came before."""
+    return RuntimeError(f"Traceback\n  File\n{type(error).__name__}: {error}")
+
+
+LOST = failed(WorkerLost("worker 1 on b was lost: no answer"))
+ENDED = RuntimeError("The actor is dead because its worker process has died.")
+
+
+def test_the_cause() -> None:
+    assert _cause({0: LOST}) == "worker 1 on b was lost: no answer"
+    assert _cause({0: LOST, 2: failed(RunFailed("disk full"))}) == "worker 2: disk full"
+    assert _cause({0: LOST, 1: ENDED}).startswith("worker 1 was lost: its process ended")
+    assert _cause({0: WorkerLost("worker 1 was lost"), 1: ValueError("x")}) == "worker 1 was lost"
+    assert _cause({1: ValueError("x"), 0: KeyError("y")}) == "worker 0: 'y'; worker 1: x"
+
+
+INFO = "Worker info: Worker(\n metadata=ActorMetadata(\n  hostname='b',\n  node_id='1',\n  node_ip='10.0.0.2',\n)"
+
+
+def test_ray_says_where_a_worker_was() -> None:
+    gone = WorkerHealthCheckFailedError(
+        f"A worker health check failed.\n{INFO}", ActorUnavailableError("no answer", None)
+    )
+    assert _cause({1: gone, 0: LOST}).startswith(
+        "worker 1 on b (10.0.0.2) was lost: its process ended, or its node did"
+    )
+    silent = RuntimeError(f"A worker health check has been hanging for 661 seconds.\n{INFO}\nSet the variable ...")
+    assert _cause({0: silent}).startswith("worker 0 on b (10.0.0.2) was lost: it hangs")
+
+
+def test_a_group_without_room() -> None:
+    assert "cluster.min_workers" in _not_started(WorkerGroupStartupTimeoutError(2))
+
+
+def test_a_group_that_does_not_connect() -> None:
+    connect = RuntimeError("[gloo/transport/tcp/pair.cc:144] connect [127.0.1.1]:5: Connection refused")
+    assert ADVICE in _not_started(connect)
+    assert "GLOO_SOCKET_IFNAME" not in _not_started(RuntimeError("no room"))
+
+
+def test_the_interface_of_an_address() -> None:
+    assert interface("127.0.0.1") == "lo"
+    assert interface("203.0.113.254") is None  # an address of documentation
+
+
+@dataclass
+class Context:
+    """What :func:`preempted` reads of a worker's."""
+
+    preemption_context: PreemptionContext = field(default_factory=PreemptionContext)
+
+
+@pytest.fixture
+def worker() -> Iterator[Context]:
+    made = Context()
+    context.set_train_context(made)
+    yield made
+    context.set_train_context(None)
+
+
+def test_a_worker_is_told_of_preemption(worker: Context) -> None:
+    assert not preempted()
+    worker.preemption_context.preemption_info = PreemptionInfo(None, {"node": [1]})  # as Ray does it
+    assert preempted()
+
+
+def test_nobody_is_preempted_outside_of_ray() -> None:
+    assert not preempted()

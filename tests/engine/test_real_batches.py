@@ -1,0 +1,98 @@
+"""Global batches of real images are the same announced or not, and whoever owns the classes."""
+
+import threading
+import time
+from itertools import groupby
+
+import pytest
+import torch
+
+from dist_condense.data import MemorySource
+from dist_condense.engine.batches import Batch, RealBatches, Statistics
+from dist_condense.engine.coordinator import LocalCoordinator, Placement
+
+COUNTS = [5, 9, 7]
+
+
+def batches(labels: range = range(3)) -> RealBatches:
+    images = {c: torch.full((COUNTS[c], 1, 2, 2), 10 * c, dtype=torch.uint8) for c in labels}
+    for c, x in images.items():
+        x += torch.arange(COUNTS[c], dtype=torch.uint8)[:, None, None, None]
+    one = (0.0,), (1.0,)
+    return RealBatches(
+        3, COUNTS, MemorySource(images), labels, Statistics(*one), LocalCoordinator(), Placement(), (1, 2, 2), 4, 10
+    )
+
+
+def same(first: list[Batch], second: list[Batch]) -> bool:
+    pairs = zip(first, second, strict=True)
+    return all(torch.equal(a, b) for one, other in pairs for a, b in zip(one, other, strict=True))
+
+
+def test_a_stretch_is_the_same_announced_or_not():
+    plain = list(batches().stretch(2, 1))
+    announced = batches()
+    announced.announce(2, 1)
+    assert same(list(announced.stretch(2, 1)), plain)
+    assert [len(labels) for _, labels in plain] == [4, 4, 4]  # whole batches until 10 are reached
+
+
+def test_another_stretch_than_the_announced_one_is_not_mixed_up():
+    announced = batches()
+    announced.announce(0, 0)
+    assert same(list(announced.stretch(2, 1)), list(batches().stretch(2, 1)))
+    assert not same(list(announced.stretch(0, 0)), list(batches().stretch(2, 1)))
+
+
+class Line(LocalCoordinator):
+    """Notes which thread speaks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[threading.Thread] = []
+
+    def reduce(self, tensor: torch.Tensor, operation: object) -> None:
+        time.sleep(0.02)  # so that two threads would speak in turns
+        self.said.append(threading.current_thread())
+
+
+@pytest.mark.parametrize("following", [lambda real: real.stretch(2, 1), lambda real: real.passes(1, 0)])
+def test_one_thread_at_a_time_speaks_on_the_line(following):
+    announced = batches()
+    announced.coordinator = line = Line()
+    announced.announce(0, 0)
+    assert same(list(following(announced)), list(following(batches())))
+    assert [len(list(said)) for _, said in groupby(line.said)] == [3, len(line.said) - 3]  # the announced one first
+
+
+def test_images_and_labels_belong_together():
+    for images, labels in batches().passes(2, 0):
+        assert torch.equal((images[:, 0, 0, 0] * 255).round().long() // 10, labels)
+
+
+def test_a_pass_has_every_image_once():
+    seen = torch.cat([(images[:, 0, 0, 0] * 255).round() for images, _ in batches().passes(1, 0)])
+    assert sorted(seen.tolist()) == [10 * c + i for c in range(3) for i in range(COUNTS[c])]
+
+
+class Together(MemorySource):
+    """Gives several classes at once, and only so."""
+
+    def get_many(self, wanted: list[tuple[int, torch.Tensor]]) -> list[torch.Tensor]:
+        return [super(Together, self).get(*one) for one in wanted]
+
+    def get(self, label: int, indices: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("class after class")
+
+
+def test_a_batch_is_asked_for_at_once():
+    together = batches()
+    together.source = Together(together.source.images)
+    assert same(list(together.stretch(2, 1)), list(batches().stretch(2, 1)))
+
+
+def test_an_error_of_reading_reaches_training():
+    broken = batches(range(3))
+    broken.source = MemorySource({0: torch.zeros(5, 1, 2, 2, dtype=torch.uint8)})
+    with pytest.raises(KeyError, match="not held here"):
+        list(broken.stretch(0, 0))

@@ -1,0 +1,70 @@
+"""An entry of a storage is whole or not there, in a folder and in a bucket."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import fsspec
+import pytest
+import torch
+
+from dist_condense.config import ConfigError
+from dist_condense.engine import checkpoint, storage
+from dist_condense.engine.storage import Bucket, Folder, Storage
+from tests.engine import cases
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, memory: None) -> Storage:
+    return Folder(tmp_path / "store") if request.param == "folder" else Bucket("s3://bucket/run/checkpoints")
+
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """fsspec's own store in memory in place of S3."""
+    files = fsspec.filesystem("memory")
+    files.store.clear()
+    files.pseudo_dirs[:] = [""]
+    monkeypatch.setattr(storage, "filesystem", lambda url: files)
+
+
+def test_entries(store: Storage) -> None:
+    assert store.names() == []
+    store.remove("a")
+    store.write("b/one", b"1")
+    store.write("b/two", b"22")
+    store.write("a", b"0")
+    store.write("a", b"00")
+    assert store.names() == ["a", "b"]
+    assert (store.read("a"), store.read("b/two")) == (b"00", b"22")
+    with pytest.raises(FileNotFoundError):
+        store.read("b/three")
+    store.remove("b")
+    assert store.names() == ["a"]
+    with pytest.raises(FileNotFoundError):
+        store.read("b/one")
+
+
+def test_an_address_says_what_it_is(tmp_path: Path) -> None:
+    assert storage.storage("s3://b/x") == Bucket("s3://b/x")
+    assert storage.storage(str(tmp_path)) == Folder(tmp_path)
+
+
+def test_a_run_that_keeps_its_checkpoints_in_a_bucket_continues(memory: None, tmp_path: Path) -> None:
+    given = ("tracking.checkpoints=s3://bucket/run", "tracking.checkpoint_steps=2")
+    name, place = "idc_pooled_by_kmeans", Bucket("s3://bucket/run/checkpoints")
+    cases.execute(cases.load(name, f"output={tmp_path / 'a'}", *given), cases.LocalCoordinator())
+    assert [entry[:13] for entry in place.names()] == ["step_00000004", "step_00000006"]
+    place.remove("step_00000006_00000000")
+    cases.execute(cases.load(name, f"output={tmp_path / 'lost'}", *given), cases.LocalCoordinator())
+    found = checkpoint.newest(place)
+    assert found is not None and found.steps == 6
+    whole = cases.alone(name, tmp_path / "whole")
+    assert torch.equal(torch.stack([found.classes()[f"pixels.{c}"] for c in range(10)]), whole)
+    assert not (tmp_path / "a" / "checkpoints").exists() and not (tmp_path / "a" / "pool").exists()
+
+
+@pytest.mark.parametrize(("given", "told"), [("ftp://x", "is not opened"), ("https://x", "cannot be written to")])
+def test_other_addresses_are_refused(given: str, told: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=rf"tracking\.checkpoints: '{given}/checkpoints' {told}"):
+        cases.execute(cases.load("dc", f"output={tmp_path}", f"tracking.checkpoints={given}"), cases.LocalCoordinator())

@@ -1,0 +1,105 @@
+"""The same set, bit for bit, wherever its images are read from: memory, shards in every tier, a beton."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from dist_condense import cli
+from dist_condense.data.errors import DataError
+from dist_condense.data.ffcv_extra import load_ffcv
+from dist_condense.engine.coordinator import ProcessGroupCoordinator
+from tests.conftest import absent
+from tests.engine import cases
+
+CLASSES = 4
+SIZE = 32
+SMALL = [f"dataset.size={SIZE}", "network.width=4", "method.real_batch=8", "ipc=1", "trajectory.matching_steps=2"]
+HOW = {
+    "shards in ram": ["data.tier=ram"],
+    "shards encoded in ram": ["data.tier=encoded"],
+    "shards on disk": ["data.tier=disk", "data.threads=2"],
+    "beton": ["data.source=ffcv"],
+}
+
+
+def prepared(source: Path, dest: Path, *options: str) -> Path:
+    """A few classes of real photographs as class shards."""
+    assert cli.main(["prepare", str(source), str(dest), "--classes", ",".join(first_classes(source)), *options]) == 0
+    return dest
+
+
+def first_classes(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in (folder / "train").iterdir())[:CLASSES]
+
+
+def on(root: Path, *more: str) -> list[str]:
+    """The keys of a small run on the images at a root."""
+    return ["dataset.name=imagenet", f"dataset.root={root}", *SMALL, *more]
+
+
+@pytest.fixture(scope="module")
+def folder(real_data: Path) -> Path:
+    return real_data / "miniimagenet84"
+
+
+@pytest.fixture(scope="module")
+def kept(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of the files as they are."""
+    return prepared(folder, tmp_path_factory.mktemp("kept") / "shards")
+
+
+@pytest.fixture(scope="module")
+def resized(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of resized images, and a beton where FFCV is."""
+    try:
+        load_ffcv()
+    except DataError as error:
+        absent(str(error))
+    return prepared(folder, tmp_path_factory.mktemp("resized") / "shards", "--size", str(SIZE), "--ffcv")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def in_memory(folder: Path) -> list[str]:
+    """The keys of a small run on the original files, decoded into memory."""
+    return on(folder, "data.tier=ram", f"dataset.classes=[{','.join(first_classes(folder))}]")
+
+
+@pytest.mark.parametrize("case", ["dc", "idc"])
+def test_shards_of_kept_files_equal_the_folder(case: str, in_memory: list[str], kept: Path, tmp_path: Path) -> None:
+    from_folder = cases.alone(case, tmp_path / "folder", *in_memory)
+    for tier in ("encoded", "disk"):
+        assert torch.equal(cases.alone(case, tmp_path / tier, *on(kept, f"data.tier={tier}")), from_folder)
+    assert from_folder.isfinite().all()
+
+
+@pytest.mark.parametrize("case", ["dc", "batch_norm", "idc"])
+def test_every_way_to_read_gives_the_same_set(case: str, resized: Path, tmp_path: Path) -> None:
+    found: dict[str, Tensor] = {
+        name: cases.alone(case, tmp_path / name.replace(" ", "_"), *on(resized, *how)) for name, how in HOW.items()
+    }
+    first = found["shards in ram"]
+    assert [name for name, pixels in found.items() if not torch.equal(pixels, first)] == []
+
+
+def test_other_images_give_another_set(in_memory: list[str], resized: Path, tmp_path: Path) -> None:
+    """Resized JPEGs are not the originals: the equalities above can fail."""
+    before = cases.alone("dc", tmp_path / "folder", *in_memory)
+    after = cases.alone("dc", tmp_path / "resized", *on(resized, "data.tier=ram"))
+    assert not torch.equal(before, after)
+
+
+def test_two_workers_stream_their_own_classes(resized: Path, tmp_path: Path) -> None:
+    single = cases.alone("idc", tmp_path / "single", *on(resized, "data.tier=ram"))
+    jobs: dict[str, tuple[str, cases.Make]] = {"streamed": ("idc", ProcessGroupCoordinator)}
+    found = cases.together(2, jobs, tmp_path, *on(resized, "data.tier=disk"))
+    assert isinstance(found["streamed"], Tensor), found["streamed"]
+    assert torch.equal(found["streamed"], single)

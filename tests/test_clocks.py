@@ -1,0 +1,64 @@
+"""Nothing depends on the time of day: only what a person or MLflow is shown has it."""
+
+from __future__ import annotations
+
+import ast
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from dist_condense.engine.journal import METRICS
+from tests.engine import cases
+
+PACKAGE = Path(__file__).parents[1] / "dist_condense"
+WALL_CLOCKS = ("time", "time_ns", "localtime", "gmtime", "ctime", "now", "utcnow", "today", "st_mtime", "st_mtime_ns")
+SHOWN = {
+    "engine/journal.py": ["time"],  # the time axis of MLflow
+    "engine/ray_group.py": ["now"],  # of lines in restarts.log
+    "tracking.py": ["time"],  # the same axis, where a line has none
+    "synthetic_set.py": ["now"],  # card.json's date
+}
+
+
+def wall_clocks(source: str) -> Iterator[str]:
+    """Attributes by which the time of day is asked for, as in `time.time` and `datetime.now`."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and node.attr in WALL_CLOCKS:
+            yield node.attr
+        elif isinstance(node, ast.ImportFrom) and node.module == "time":
+            yield from (alias.name for alias in node.names if alias.name in WALL_CLOCKS)
+
+
+def test_the_time_of_day_is_asked_for_where_it_is_shown_alone() -> None:
+    found = {str(file.relative_to(PACKAGE)): list(wall_clocks(file.read_text())) for file in PACKAGE.rglob("*.py")}
+    assert {file: asked for file, asked in found.items() if asked} == SHOWN
+
+
+def test_the_walk_finds_clocks() -> None:
+    assert list(wall_clocks("from time import time, monotonic\nimport time\ntime.time_ns()\ntime.monotonic()")) == [
+        "time",
+        "time_ns",
+    ]
+
+
+def test_a_clock_that_jumps_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Years forwards and backwards at every call: no checkpoint is written early, no rate is negative, no bit moves."""
+    torch.set_num_threads(1)
+    expected = cases.alone("idc", tmp_path / "steady")
+    calls: list[float] = []
+    real = time.time
+
+    def jumping() -> float:
+        calls.append(real() + (-1) ** len(calls) * 1e8)
+        return calls[-1]
+
+    monkeypatch.setattr(time, "time", jumping)
+    found = cases.alone("idc", tmp_path / "jumping")
+    assert torch.equal(found, expected)
+    assert len(list((tmp_path / "jumping" / "checkpoints").glob("step_*"))) == 1
+    entries = [json.loads(line) for line in (tmp_path / "jumping" / METRICS).read_text().splitlines()]
+    assert all(0 < entry["steps_per_second"] < 1e6 and 0 <= entry["waiting"] <= 1 for entry in entries)

@@ -1,0 +1,162 @@
+"""--resume, other data, SIGTERM and SIGKILL: the command as a user or a scheduler meets it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from dist_condense import cli
+from dist_condense.engine import checkpoint
+from dist_condense.engine.journal import METRICS, OWNER, Journal, RunFailed
+from dist_condense.engine.storage import Folder
+from tests.engine import cases
+from tests.engine.test_failures import IMAGES, command
+
+ROOT = Path(__file__).parents[1]
+EVERY_STEP = "tracking.checkpoint_steps=1"
+SHORT = ("trajectory.networks=1", "trajectory.matching_steps=2", "tracking.log_every=1", EVERY_STEP)
+LONG = ("trajectory.networks=30", "tracking.log_every=1", "tracking.checkpoint_minutes=0.005")
+
+
+def steps_in(folder: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (folder / METRICS).read_text().splitlines()]
+
+
+def reached(folder: Path) -> int:
+    return max((int(path.parent.name[5:13]) for path in folder.glob("checkpoints/step_*/manifest.json")), default=0)
+
+
+def started(case: str, folder: Path, *more: str) -> subprocess.Popen[str]:
+    """The command in a process of its own, in-process condensation, no evaluation."""
+    given = ("cluster.workers=0", "evaluation.epochs=0", f"output={folder}")
+    pairs = {pair.split("=", 1)[0]: pair for pair in (*cases.TINY, *cases.CASES[case], *given, *more)}
+    line = [sys.executable, "-m", "dist_condense.run", "configs/digits.yaml", *pairs.values()]
+    return subprocess.Popen(line, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+
+def wait(condition: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "timed out"
+        time.sleep(0.02)
+
+
+# --- where it begins ----------------------------------------------------------------------------------------------
+
+
+def test_never_refuses_a_folder_with_checkpoints(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert command("dc", tmp_path, *SHORT, "--resume=never") == 0
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert command("dc", tmp_path, *SHORT, "--resume=never") == cli.REFUSED
+    assert f"{tmp_path / 'checkpoints'} has checkpoints; give another output" in capfd.readouterr().err
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+
+
+@pytest.mark.parametrize("place", ["", "checkpoints", "checkpoints/step_00000001_00000000"])
+def test_a_path_begins_from_the_checkpoint_of_another_folder(
+    place: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert command("dc", first, *SHORT) == 0
+    if not place.endswith("_00000000"):  # the newest is that of step 1, as if it had died after it
+        (first / "checkpoints" / "step_00000002_00000000" / "manifest.json").unlink()
+    given = (*SHORT, f"--resume={first / place}")
+    assert command("dc", second, *given) == 0
+    assert "resuming after matching step 1 of 2" in capfd.readouterr().err
+    assert steps_in(second) == [1, 2]
+    assert command("dc", first, *SHORT) == 0
+    assert torch.equal(cases.result(second), cases.result(first))
+    assert command("dc", second, *given) == 0  # a retry of the same command
+    assert "condensation is complete" in capfd.readouterr().err
+
+
+def test_a_path_without_or_of_another_run_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert command("dc", tmp_path / "new", *SHORT, f"--resume={tmp_path / 'nowhere'}") == cli.REFUSED
+    assert "there is no checkpoint; give a run's folder" in capfd.readouterr().err
+    assert command("dc", tmp_path / "first", *SHORT) == 0
+    assert command("dc", tmp_path / "new", *SHORT, "seed=4", f"--resume={tmp_path / 'first'}") == cli.REFUSED
+    assert "is of another run" in (told := capfd.readouterr().err) and "seed: 0 there, 4 now" in told
+    assert not (tmp_path / "new").exists()
+
+
+def test_other_data_are_refused_and_moved_data_are_not(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    short = (*SHORT, *IMAGES, "method.real_batch=2", "ipc=1")
+    for split, name in itertools.product(("train", "val"), ("ant", "bee")):
+        (folder := tmp_path / "here" / split / name).mkdir(parents=True)
+        for i in range(2):
+            Image.new("RGB", (16, 16), (40 * i, 90, 10)).save(folder / f"{i}.png")
+    assert command("dc", tmp_path / "run", *short, f"dataset.root={tmp_path / 'here'}") == 0
+    (tmp_path / "here").rename(tmp_path / "moved")
+    assert command("dc", tmp_path / "run", *short, f"dataset.root={tmp_path / 'moved'}") == 0
+    image = next((tmp_path / "moved" / "train").rglob("*.png"))
+    image.rename(image.with_name("other.png"))
+    capfd.readouterr()
+    assert command("dc", tmp_path / "run", *short, f"dataset.root={tmp_path / 'moved'}") == cli.REFUSED
+    assert "is of another run" in (told := capfd.readouterr().err) and "data: '" in told
+
+
+def test_two_starts_on_one_folder_do_not_write_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    after = Journal.after_step
+
+    def take_over(self: Journal, done: int) -> None:
+        if done == 2:
+            (tmp_path / OWNER).write_text("host, process 7, b")
+        after(self, done)
+
+    monkeypatch.setattr(Journal, "after_step", take_over)
+    (tmp_path / OWNER).write_text("host, process 6, a")
+    with pytest.raises(RunFailed, match=r"another start of this run has taken over .*process 7"):
+        cases.alone("dc", tmp_path, EVERY_STEP)
+    found = checkpoint.newest(Folder(tmp_path / "checkpoints"))
+    assert found is not None and found.steps == 1
+
+
+# --- signals ------------------------------------------------------------------------------------------------------
+
+
+def test_sigterm_saves_and_stops(tmp_path: Path) -> None:
+    rarely = ("trajectory.networks=30", "tracking.log_every=1", "tracking.checkpoint_minutes=60")
+    process = started("idc", tmp_path / "run", *rarely)
+    wait(lambda: (tmp_path / "run" / METRICS).exists() and len(steps_in(tmp_path / "run")) > 2)
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == cli.TERMINATED == 128 + signal.SIGTERM, told
+    found = checkpoint.newest(Folder(tmp_path / "run" / "checkpoints"))
+    assert found is not None and 2 < found.steps < 90
+    assert f"stopped by SIGTERM after matching step {found.steps} of 90; the same command continues" in told
+    assert json.loads((tmp_path / "run" / "synthetic_set" / "card.json").read_text())["steps"] == found.steps
+    assert torch.equal(cases.alone("idc", tmp_path / "run", *rarely), cases.alone("idc", tmp_path / "whole", *rarely))
+    assert steps_in(tmp_path / "run") == list(range(1, 91))
+
+
+@pytest.mark.slow
+def test_twenty_deaths_at_random_times(tmp_path: Path) -> None:
+    """SIGKILL of the process, 22 times: in a step, in training, in the write of a checkpoint, while it starts."""
+    keyed, deaths, at = random.Random(20261121), 0, []
+    while deaths < 22:
+        process, before = started("idc", tmp_path / "run", *LONG), reached(tmp_path / "run")
+        if deaths % 5 < 4:  # the others die while they start
+            wait(lambda p=process, b=before: reached(tmp_path / "run") > b or p.poll() is not None)
+        time.sleep(keyed.uniform(0, 0.5))
+        assert process.poll() is None, process.communicate()[1]
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        deaths, at = deaths + 1, [*at, reached(tmp_path / "run")]
+    assert at == sorted(at), "a checkpoint was lost"
+    process = started("idc", tmp_path / "run", *LONG)
+    _, told = process.communicate(timeout=300)
+    assert process.returncode == 0, told
+    assert torch.equal(cases.result(tmp_path / "run"), cases.alone("idc", tmp_path / "whole", *LONG))
+    assert steps_in(tmp_path / "run") == list(range(1, 91))

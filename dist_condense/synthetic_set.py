@@ -150,7 +150,7 @@ def load_set(path: str | Path, verify: bool = True) -> SyntheticDataset:
         before = _content(folder / CARD)
         try:
             dataset = _open(folder, verify)
-        except (SyntheticSetError, SafetensorError, OSError):
+        except (RuntimeError, SafetensorError, OSError):  # a file that has gone is a RuntimeError of torch
             if _place(path) == folder and _content(folder / CARD) == before:
                 raise
         else:

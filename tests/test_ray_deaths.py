@@ -15,9 +15,9 @@ import torch
 
 from dist_condense import cli
 from tests.engine import cases
-from tests.test_ray_runs import finish, saved, start, train_workers, wait
+from tests.test_ray_runs import below, finish, saved, start, train_workers, wait
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1500)]  # six minutes on two idle cores
 
 RUN = ("trajectory.networks=200", "tracking.log_every=1", "tracking.checkpoint_minutes=0.02", "evaluation.epochs=0")
 STEPS = 600
@@ -28,8 +28,9 @@ def test_the_same_set_after_every_kind_of_death(tmp_path: Path) -> None:
 
     def running(workers: int, more: int = 5) -> subprocess.Popen[str]:
         process = start(workers, folder, *RUN)
-        before = saved(folder)
-        wait(lambda: saved(folder) >= before + more or process.poll() is not None, 120)
+        wait(lambda: len(below(process.pid)) == workers or process.poll() is not None, 240)
+        before = saved(folder)  # not sooner: workers of a driver that was killed write on for a moment
+        wait(lambda: saved(folder) >= before + more or process.poll() is not None, 240)
         assert process.poll() is None, finish(process)
         return process
 

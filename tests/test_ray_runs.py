@@ -180,6 +180,13 @@ def wait(condition: object, seconds: float) -> None:
 
 def train_workers(driver: int, number: int = 2) -> list[int]:
     """Ray Train's workers below a process that we started, and no others of the machine."""
+    found = below(driver)
+    assert len(found) == number, found
+    return found
+
+
+def below(driver: int) -> list[int]:
+    """As many of them as there are now."""
     parents, titles = {}, {}
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -189,14 +196,12 @@ def train_workers(driver: int, number: int = 2) -> list[int]:
         except OSError:  # it has ended
             continue
 
-    def below(pid: int) -> bool:
+    def is_below(pid: int) -> bool:
         while pid > 1 and pid != driver:
             pid = parents.get(pid, 0)
         return pid == driver
 
-    found = [pid for pid, title in titles.items() if "RayTrainWorker" in title and below(pid)]
-    assert len(found) == number, [title for pid, title in titles.items() if below(pid)]
-    return found
+    return [pid for pid, title in titles.items() if "RayTrainWorker" in title and is_below(pid)]
 
 
 # --- ray job submit -----------------------------------------------------------------------------------------------

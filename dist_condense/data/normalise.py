@@ -6,10 +6,13 @@ import torch
 
 
 def to_unit(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Bytes uint8 [...] -> [0, 1] in `dtype`, same shape and device; ValueError for another dtype."""
+    """Bytes uint8 [...] -> [0, 1] in `dtype`, same shape and device; ValueError for another dtype.
+
+    Contiguous however the bytes lie, as convolutions differ in the last bits between layouts.
+    """
     if images.dtype is not torch.uint8:
         raise ValueError(f"to_unit: images are {images.dtype}, expected uint8 (0..255).")
-    return images.to(dtype).div_(255)
+    return images.to(dtype, memory_format=torch.contiguous_format).div_(255)
 
 
 def normalise(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:

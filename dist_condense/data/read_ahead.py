@@ -6,7 +6,7 @@ import time
 from collections import defaultdict, deque
 from concurrent.futures import Future
 from queue import SimpleQueue
-from threading import Semaphore
+from threading import Lock, Semaphore
 
 import torch
 
@@ -19,12 +19,14 @@ Request = tuple[Future[Arrival], int, torch.Tensor]
 
 DEPTH = 4
 """Minibatches that wait, read, to be asked for."""
+READERS = 2
+"""Minibatches read at once: threads that have no more to decode of one begin with the next."""
 
 
 class ReadAhead:
     """A ClassSource beside another, whose coming requests can be announced.
 
-    Announced requests are read in their order by one background thread (a source that decodes has threads of its
+    Announced requests are read in their order by background threads (a source that decodes has threads of its
     own) and copied to the device, at most ``DEPTH`` before they are asked for: so much memory this takes, whatever
     was announced. Nothing depends on announcements but time. Close it where the process goes on.
     """
@@ -36,7 +38,8 @@ class ReadAhead:
         self._coming: defaultdict[Key, deque[Future[Arrival]]] = defaultdict(deque)
         self._line: SimpleQueue[Request | None] = SimpleQueue()
         self._places = Semaphore(DEPTH)
-        self._thread: Background | None = None
+        self._turn = Lock()
+        self._threads: list[Background] = []
         self._transfer = Transfer(device or torch.device("cpu"))
 
     def count(self, label: int) -> int:
@@ -45,8 +48,8 @@ class ReadAhead:
 
     def announce(self, label: int, indices: torch.Tensor) -> None:
         """These images will be asked for; begin to read them when there is a place."""
-        if self._thread is None:
-            self._thread = Background("read ahead", self._serve, self._forget)
+        if not self._threads:
+            self._threads = [Background("read ahead", self._serve, self._forget) for _ in range(READERS)]
         future: Future[Arrival] = Future()
         self._coming[_key(label, indices)].append(future)
         self._line.put((future, label, indices))
@@ -74,16 +77,16 @@ class ReadAhead:
         return first
 
     def close(self) -> None:
-        """Forget what was announced and not asked for, and end the thread."""
+        """Forget what was announced and not asked for, and end the threads."""
         self._forget()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        for thread in self._threads:
+            thread.join()
+        self._threads = []
 
     def _forget(self) -> None:
         left = [future for waiting in self._coming.values() for future in waiting]
         self._coming.clear()
-        if self._thread is not None:
+        for _ in self._threads:
             self._line.put(None)
         for future in left:
             if not future.cancel():
@@ -96,15 +99,21 @@ class ReadAhead:
         self.close()
 
     def _serve(self) -> None:
-        while request := self._line.get():
+        while request := self._next():
             future, label, indices = request
-            if not future.set_running_or_notify_cancel():
-                continue
-            self._places.acquire()
             try:
                 future.set_result(self._read(label, indices))
             except BaseException as error:
                 future.set_exception(error)
+
+    def _next(self) -> Request | None:
+        """The first in the line that is still wanted, once it has a place: only one request waits for a place."""
+        with self._turn:
+            while request := self._line.get():
+                if request[0].set_running_or_notify_cancel():
+                    self._places.acquire()
+                    return request
+            return None
 
     def _read(self, label: int, indices: torch.Tensor) -> Arrival:
         return self._transfer.begin(self.source.get(label, indices))

@@ -14,6 +14,13 @@ def test_to_unit_is_exact_at_the_ends() -> None:
         to_unit(torch.zeros(3))
 
 
+def test_to_unit_is_contiguous_however_the_bytes_lie() -> None:
+    bytes_ = torch.randint(256, (2, 3, 4, 5), dtype=torch.uint8)
+    found = to_unit(bytes_.to(memory_format=torch.channels_last))
+    assert found.is_contiguous()
+    assert torch.equal(found, to_unit(bytes_))
+
+
 @pytest.mark.parametrize("shape", [(3, 4, 4), (2, 3, 4, 4), (5, 2, 3, 4, 4)])
 def test_denormalise_inverts_normalise(shape: tuple[int, ...]) -> None:
     unit = torch.rand(shape, dtype=torch.float64)

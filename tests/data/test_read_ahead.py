@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -30,6 +31,12 @@ class Slow:
         return (indices + 10 * label).to(torch.uint8)[:, None, None, None]
 
 
+def until(holds: Callable[[], object]) -> None:
+    wait = time.monotonic() + 20
+    while not holds() and time.monotonic() < wait:
+        time.sleep(0.01)
+
+
 def test_announced_and_not_announced_are_the_same():
     ahead, indices = ReadAhead(Slow()), torch.tensor([3, 1, 3])
     direct = ahead.get(2, indices)
@@ -43,6 +50,7 @@ def test_an_announcement_is_read_once_and_handed_over_once():
     ahead, indices = ReadAhead(source), torch.tensor([0])
     for _ in range(2):
         ahead.announce(1, indices)
+    until(lambda: len(source.reads) == 2)
     for _ in range(3):
         ahead.get(1, indices)
     assert len(source.reads) == 3
@@ -104,9 +112,7 @@ def test_it_reads_ahead_after_it_was_closed_unused():
     ahead = ReadAhead(source)
     ahead.close()
     ahead.announce(0, indices)
-    wait = time.monotonic() + 20
-    while not source.reads and time.monotonic() < wait:
-        time.sleep(0.01)
+    until(lambda: source.reads)
     assert source.threads == {"read ahead"}
     assert len(ahead.get(0, indices)) == 1
 

@@ -239,8 +239,8 @@ class Job:
 
     @functools.cached_property
     def real(self) -> ClassSource:
-        """All training images, for the sets made of them: opening hashes every shard, and fetches remote ones."""
-        return self.dataset.train(None, replace(parts.reading_of(self.config), tier="disk", source=FILES))
+        """All training images, for the sets made of them; only the shards of what is read are hashed, or fetched."""
+        return self.dataset.train_split.on_demand(parts.reading_of(self.config))
 
     def _test_reading(self) -> Reading:
         """Decoded where this fits the node's budget, else streamed in each test."""
@@ -269,8 +269,8 @@ class Job:
         write_atomically(self.folder / "environment.json", (json.dumps(environment(), indent=1) + "\n").encode())
         for remark in self.remarks:
             console.print(f"note: {remark}")
-        if self.config.data.source == FILES:
-            console.print(f"images   {self.keeping}")
+        read = self.keeping if self.config.data.source == FILES else f"from {self.config.dataset.root} by FFCV, raw"
+        console.print(f"images   {read}")
 
     def _tracker(self) -> Tracker:
         uri = resolve_uri(self.config.tracking.uri, self.folder)
@@ -288,9 +288,10 @@ class Job:
 
     def _report(self, rows: list[Row], tracker: Tracker) -> None:
         latest = [asdict(row) for row in rows]
+        earlier = [row for row in map(asdict, read_csv(self.folder / EVALUATION)) if row not in latest]
         report = write_report(self.folder, latest)
         if latest:
-            console.print(summary_table(latest))
+            console.print(summary_table([*latest, *earlier]))
         tracker.log_artifacts(report)
 
     def _say_where(self) -> None:

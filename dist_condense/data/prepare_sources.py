@@ -109,7 +109,7 @@ def open_catalogued(name: str, root: str | None, size: int | None, classes: str 
     def images(split: str, label: int) -> ClassImages:
         chosen = splits[split]
         if isinstance(chosen, StoredSplit):
-            store = chosen.open_store([label], Reading())
+            store = chosen.open_store([label], Reading(), now=False)
             return ShardImages(store, label) if isinstance(store, ShardStore) else StoredImages(store, label)
         pixels = chosen.open([label], Reading()).get(label, torch.arange(chosen.counts[label]))
         return ArrayImages(pixels.numpy(), opened.classes[label].name)

@@ -171,6 +171,16 @@ def test_everything_wrong_is_reported_at_once():
     assert "quux: unknown key; see docs/config.md" in said
 
 
+def test_a_list_without_brackets_is_told_how_to_be_written():
+    with pytest.raises(ConfigError) as refused:
+        shipped("digits", "dataset.classes=a,b", "+evaluation.sets=random,whole", "ipc=2")
+    assert refused.value.problems == [
+        "dataset.classes: 'a,b' is several values; a list is written in brackets, 'dataset.classes=[a,b]'",
+        "evaluation.sets: 'random,whole' is several values; a list is written in brackets, "
+        "'evaluation.sets=[random,whole]'",
+    ]
+
+
 @pytest.mark.parametrize(("key", "known"), [(key, known) for keys, known in names.CHOICES.values() for key in keys])
 def test_names_of_the_table_are_taken_and_another_is_refused(key, known):
     is_list = isinstance(functools.reduce(getattr, key.split("."), from_dict({})), list)

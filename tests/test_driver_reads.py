@@ -17,7 +17,6 @@ from tests.data.shard_cases import prepared, write_folder
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three classes of four images, each in a shard of its own."""
-    monkeypatch.setattr(shard_writer, "PART_BYTES", 1)
     monkeypatch.setattr(shard_writer.ClassShardWriter.__init__, "__defaults__", (1,))
     prepared(write_folder(tmp_path / "images"), tmp_path / "shards", size=16)
     return tmp_path / "shards"

@@ -25,7 +25,7 @@ def test_a_folder_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
     assert cli.main([*arguments, "--skip-bad"]) == 0
     said = capsys.readouterr().out
     assert "2 classes; images: 7 train, 2 val" in said
-    assert "skipped: train zebra a: no image in a known format" in said
+    assert f"skipped: train zebra {source}/train/zebra/a.jpg: no image in a known format" in said
     assert [entry.name for entry in read_manifest(str(dest)).classes] == ["zebra", "n00000001"]
     assert cli.main(arguments) == 0
     assert "is complete already" in capsys.readouterr().out
@@ -42,6 +42,9 @@ def test_a_folder_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
         (["digits:", "--classes", "1,ten"], "not there: ten.*Name others in --classes"),
         (["digits:", "--size", "0"], "--size is 0"),
         (["digits:", "--class-names", "/nowhere"], "/nowhere"),
+        (["digits:", "--workers", "0"], "--workers is 0; give processes at once, at least 1"),
+        (["cifar11:/x"], "'cifar11:/x' is no folder, and 'cifar11' no data set; choose one of digits, .*cifar10"),
+        (["digits:", "--classes", "imagenet10"], "Or is the named subset imagenet10_idc meant"),
     ],
 )
 def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str) -> None:

@@ -21,7 +21,7 @@ from dist_condense.config import RunConfig, to_dict, to_yaml
 from dist_condense.core import randomness
 from dist_condense.data import ClassSource, ImageSet, Reading
 from dist_condense.data.files import write_atomically
-from dist_condense.data.tiers import FILES, Choice
+from dist_condense.data.tiers import FILES, Choice, gib
 from dist_condense.engine import checkpoint
 from dist_condense.engine.checkpoint import Checkpoint
 from dist_condense.engine.coordinator import LocalCoordinator
@@ -60,6 +60,14 @@ class Job:
     def folder(self) -> Path:
         """The run's folder."""
         return Path(self.config.output)
+
+    @property
+    def images(self) -> str:
+        """Where the workers have the real images from, for a person."""
+        if self.config.data.source == FILES:
+            return str(self.keeping)
+        raw = gib(sum(self.dataset.decoded_bytes(self.dataset.counts)))
+        return f"by FFCV: {raw} raw at {self.config.dataset.root}, kept by the system's page cache alone"
 
     @classmethod
     def prepare(cls, config: RunConfig, how: str = resume.AUTO) -> Job:
@@ -269,8 +277,7 @@ class Job:
         write_atomically(self.folder / "environment.json", (json.dumps(environment(), indent=1) + "\n").encode())
         for remark in self.remarks:
             console.print(f"note: {remark}")
-        read = self.keeping if self.config.data.source == FILES else f"from {self.config.dataset.root} by FFCV, raw"
-        console.print(f"images   {read}")
+        console.print(f"images   {self.images}")
 
     def _tracker(self) -> Tracker:
         uri = resolve_uri(self.config.tracking.uri, self.folder)

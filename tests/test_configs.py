@@ -9,6 +9,7 @@ import pytest
 
 from dist_condense import checks, config, names, parts
 from dist_condense.config import ConfigError, differences, from_dict, identity, load
+from dist_condense.data import SUBSETS
 from dist_condense.data.manifest import SPLITS, Beton, write_manifest
 from dist_condense.engine import ray_group
 from dist_condense.job import Job
@@ -193,6 +194,26 @@ def test_names_of_the_table_are_taken_and_another_is_refused(key, known):
 
 def test_a_network_of_timm_is_a_name():
     assert list(names.unknown(from_dict({"evaluation.architectures": ["timm:anything"]}))) == []
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory):
+    """A hundred of its classes by name, with as many files as ten images of nine parts begin from."""
+    root = tmp_path_factory.mktemp("imagenet")
+    for wnid in SUBSETS["imagenet100_idc"]:
+        for split, number in (("train", 90), ("val", 1)):
+            (root / split / wnid).mkdir(parents=True)
+            for i in range(number):
+                (root / split / wnid / f"{i}.JPEG").touch()
+    return root
+
+
+@pytest.mark.parametrize(("name", "classes"), [("imagenet10", 10), ("imagenet100", 100), ("imagenet1k", 100)])
+def test_the_imagenet_configs_need_only_a_root(name, classes, imagenet, tmp_path):
+    dataset, _ = checks.check(shipped(f"{name}_idc", f"dataset.root={imagenet}", f"output={tmp_path}/run"))
+    assert len(dataset.classes) == classes and dataset.size == 224
+    if name != "imagenet1k":
+        assert [entry.wnid for entry in dataset.classes] == list(SUBSETS[f"{name}_idc"])
 
 
 def test_an_unknown_group_option_is_refused():

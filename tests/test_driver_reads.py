@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,10 @@ def test_a_random_set_is_that_of_the_images_in_memory(root: Path) -> None:
     lazy = TRAINING_SETS["random"](run).images
     run.__dict__["real"] = run.dataset.train()
     assert torch.equal(lazy, TRAINING_SETS["random"](run).images)
+
+
+def test_where_images_come_from_is_told_whatever_the_source(root: Path) -> None:
+    run = job(root)
+    assert run.images.startswith("tier disk: a node's share is")
+    by_ffcv = replace(run, config=replace(run.config, data=replace(run.config.data, source="ffcv")))
+    assert by_ffcv.images.startswith(f"by FFCV: 0 MiB raw at {root}")

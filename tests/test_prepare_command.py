@@ -2,10 +2,12 @@
 
 import re
 from concurrent.futures.process import BrokenProcessPool
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from ray.exceptions import WorkerCrashedError
+from rich.console import Console
 
 from dist_condense import cli, prepare_command
 from dist_condense.data.manifest_reader import read_manifest
@@ -52,6 +54,19 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments:
     said = capsys.readouterr().err
     assert said.startswith("refused: ") and re.search(told, said)
     assert not (tmp_path / "dest").exists()
+
+
+def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere() -> None:
+    shown = {}
+    for terminal in (True, False):
+        console = Console(file=StringIO(), force_terminal=terminal, width=100)
+        with prepare_command.reporting(console) as report:
+            for finished in (1, 2):
+                report(finished, 2, "classes")
+            report(1200, 1200, "images in train.beton")
+        shown[terminal] = console.file.getvalue()
+    assert shown[False] == "2 of 2 classes\n1,200 of 1,200 images in train.beton\n"
+    assert "━" in shown[True] and "2/2" in shown[True] and "images in train.beton" in shown[True]
 
 
 def test_a_worker_that_was_killed(

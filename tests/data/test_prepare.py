@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -87,6 +88,35 @@ def test_catalogue_data_sets_become_png(tmp_path: Path) -> None:
         test = digits.test()
         held_out = pixels(read(tmp_path / str(size), manifest, "val", 9), 1, size)
         assert torch.equal(held_out, test.images[test.labels == 9])
+
+
+def test_a_data_set_of_torchvision_becomes_png(real_data: Path, tmp_path: Path) -> None:
+    manifest = prepared(f"fashion_mnist:{real_data}", tmp_path / "dest", classes=("Bag",))
+    held = open_dataset("fashion_mnist", real_data, classes=["Bag"])
+    assert (manifest.made.dataset, manifest.size, manifest.counts("train")) == ("fashion_mnist", 28, (6000,))
+    assert torch.equal(pixels(read(tmp_path / "dest", manifest, "val", 0), 1, 28), held.test().images)
+
+
+class Command:
+    """Writes a file where it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return open, (str(self.file), "w")
+
+
+def test_no_member_of_a_tar_is_unpickled(tmp_path: Path) -> None:
+    given, mark = write_mixed(tmp_path / "tars"), tmp_path / "mark"
+    kinds = ("pyd", "pickle", "pkl", "pth", "npy", "json")
+    extra = [(f"v3.{kind}", pickle.dumps(Command(mark))) for kind in kinds]
+    first, second = ([(f"v{label}.jpg", jpeg(1)), (f"v{label}.cls", b"%d" % label)] for label in (3, 7))
+    write_tar(tmp_path / "tars" / "val.tar", [*first, *extra, *second])
+    manifest = prepared(given["source"], tmp_path / "dest", val=given["val"])
+    assert read(tmp_path / "dest", manifest, "val", 0) == [jpeg(1)] and not mark.exists()
+    pickle.loads(extra[0][1]).close()
+    assert mark.exists()  # had it been unpickled
 
 
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # webdataset leaves its files to the collector

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fsspec.registry import _registry
 from torch import Tensor
 
 from dist_condense import cli
@@ -13,6 +14,7 @@ from dist_condense.data.errors import DataError
 from dist_condense.data.ffcv_extra import load_ffcv
 from dist_condense.engine.coordinator import ProcessGroupCoordinator
 from tests.conftest import absent
+from tests.data.test_shards import Bucket
 from tests.engine import cases
 
 CLASSES = 4
@@ -79,6 +81,17 @@ def test_shards_of_kept_files_equal_the_folder(case: str, in_memory: list[str], 
     for tier in ("encoded", "disk"):
         assert torch.equal(cases.alone(case, tmp_path / tier, *on(kept, f"data.tier={tier}")), from_folder)
     assert from_folder.isfinite().all()
+
+
+def test_shards_in_a_remote_store_equal_the_folder(
+    in_memory: list[str], kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(_registry, "s3", Bucket)
+    monkeypatch.setattr(Bucket, "folder", kept)
+    store = on(Path(), "dataset.root=s3://bucket", "data.tier=disk", f"data.cache={tmp_path / 'cache'}")
+    from_store = cases.alone("dc", tmp_path / "store", *store)
+    assert len(list((tmp_path / "cache").glob("*.tar"))) == CLASSES
+    assert torch.equal(from_store, cases.alone("dc", tmp_path / "folder", *in_memory))
 
 
 @pytest.mark.parametrize("case", ["dc", "batch_norm", "idc"])

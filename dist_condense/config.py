@@ -451,7 +451,7 @@ def _several(override: str) -> Iterator[str]:
     """A line where Hydra would make several runs of it."""
     if OverridesParser.create().parse_override(_permit(override)).is_sweep_override():
         key, _, value = override.lstrip("+").partition("=")
-        yield f"{key}: {value!r} is several values; a list is written in brackets, '{key}=[{value}]'"
+        yield f"{key}: {value!r} is several values, which a run does not take; a list has brackets, '{key}=[{value}]'"
 
 
 def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

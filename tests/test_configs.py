@@ -175,10 +175,10 @@ def test_everything_wrong_is_reported_at_once():
 def test_a_list_without_brackets_is_told_how_to_be_written():
     with pytest.raises(ConfigError) as refused:
         shipped("digits", "dataset.classes=a,b", "+evaluation.sets=random,whole", "ipc=2")
+    several = "is several values, which a run does not take; a list has brackets,"
     assert refused.value.problems == [
-        "dataset.classes: 'a,b' is several values; a list is written in brackets, 'dataset.classes=[a,b]'",
-        "evaluation.sets: 'random,whole' is several values; a list is written in brackets, "
-        "'evaluation.sets=[random,whole]'",
+        f"dataset.classes: 'a,b' {several} 'dataset.classes=[a,b]'",
+        f"evaluation.sets: 'random,whole' {several} 'evaluation.sets=[random,whole]'",
     ]
 
 

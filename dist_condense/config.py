@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -352,6 +353,8 @@ def load(path: str, overrides: Sequence[str] = ()) -> RunConfig:
     file = find(path)
     groups = f"hydra.searchpath=[file://{shipped()}]"  # for a file of the user's own, elsewhere
     try:
+        if several := [line for override in overrides for line in _several(override)]:
+            raise ConfigError(several)
         with initialize_config_dir(version_base="1.3", config_dir=str(file.parent), job_name="dist_condense"):
             composed = compose(file.stem, [groups, *map(_permit, overrides)])
         given = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
@@ -442,6 +445,13 @@ def _permit(override: str) -> str:
     bare = override.lstrip("+")
     is_group = bare.split("=", 1)[0] in GROUPS
     return bare if is_group or override.startswith("~") else f"++{bare}"
+
+
+def _several(override: str) -> Iterator[str]:
+    """A line where Hydra would make several runs of it."""
+    if OverridesParser.create().parse_override(_permit(override)).is_sweep_override():
+        key, _, value = override.lstrip("+").partition("=")
+        yield f"{key}: {value!r} is several values, which a run does not take; a list has brackets, '{key}=[{value}]'"
 
 
 def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -21,7 +21,7 @@ from dist_condense.config import RunConfig, to_dict, to_yaml
 from dist_condense.core import randomness
 from dist_condense.data import ClassSource, ImageSet, Reading
 from dist_condense.data.files import write_atomically
-from dist_condense.data.tiers import FILES, Choice
+from dist_condense.data.tiers import FILES, Choice, gib
 from dist_condense.engine import checkpoint
 from dist_condense.engine.checkpoint import Checkpoint
 from dist_condense.engine.coordinator import LocalCoordinator
@@ -60,6 +60,14 @@ class Job:
     def folder(self) -> Path:
         """The run's folder."""
         return Path(self.config.output)
+
+    @property
+    def images(self) -> str:
+        """Where the workers have the real images from, for a person."""
+        if self.config.data.source == FILES:
+            return str(self.keeping)
+        raw = gib(sum(self.dataset.decoded_bytes(self.dataset.counts)))
+        return f"by FFCV: {raw} raw at {self.config.dataset.root}, kept by the system's page cache alone"
 
     @classmethod
     def prepare(cls, config: RunConfig, how: str = resume.AUTO) -> Job:
@@ -239,8 +247,8 @@ class Job:
 
     @functools.cached_property
     def real(self) -> ClassSource:
-        """All training images, for the sets made of them: opening hashes every shard, and fetches remote ones."""
-        return self.dataset.train(None, replace(parts.reading_of(self.config), tier="disk", source=FILES))
+        """All training images, for the sets made of them; only the shards of what is read are hashed, or fetched."""
+        return self.dataset.train_split.on_demand(parts.reading_of(self.config))
 
     def _test_reading(self) -> Reading:
         """Decoded where this fits the node's budget, else streamed in each test."""
@@ -269,8 +277,7 @@ class Job:
         write_atomically(self.folder / "environment.json", (json.dumps(environment(), indent=1) + "\n").encode())
         for remark in self.remarks:
             console.print(f"note: {remark}")
-        if self.config.data.source == FILES:
-            console.print(f"images   {self.keeping}")
+        console.print(f"images   {self.images}")
 
     def _tracker(self) -> Tracker:
         uri = resolve_uri(self.config.tracking.uri, self.folder)
@@ -288,9 +295,10 @@ class Job:
 
     def _report(self, rows: list[Row], tracker: Tracker) -> None:
         latest = [asdict(row) for row in rows]
+        earlier = [row for row in map(asdict, read_csv(self.folder / EVALUATION)) if row not in latest]
         report = write_report(self.folder, latest)
         if latest:
-            console.print(summary_table(latest))
+            console.print(summary_table([*latest, *earlier]))
         tracker.log_artifacts(report)
 
     def _say_where(self) -> None:

@@ -102,15 +102,9 @@ def network_options(config: NetworkConfig) -> dict[str, Any]:
 
 
 def network_builder(config: RunConfig, dataset: ImageSet) -> Callable[[int], nn.Module]:
-    """Seed to a fresh theta."""
-    return lambda seed: networks.build(
-        config.network.name,
-        channels=dataset.channels,
-        size=dataset.size,
-        classes=len(dataset.classes),
-        seed=seed,
-        **network_options(config.network),
-    )
+    """Seed to a fresh theta; keeps nothing of the data set, which may be a large array, alive."""
+    shape = {"channels": dataset.channels, "size": dataset.size, "classes": len(dataset.classes)}
+    return lambda seed: networks.build(config.network.name, seed=seed, **shape, **network_options(config.network))
 
 
 def strategy_of(config: AugmentationConfig, dataset: ImageSet) -> Strategy:

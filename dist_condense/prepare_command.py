@@ -11,13 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from dist_condense.data.errors import DataError
 from dist_condense.data.manifest import SPLITS, Manifest
-from dist_condense.data.prepare import Plan, PrepareOptions, finish, plan
-from dist_condense.data.prepare import Progress as Report
-from dist_condense.data.prepare_class import Done
+from dist_condense.data.prepare import PrepareOptions, finish, plan
+from dist_condense.data.prepare_beton import Progress as Report
 from dist_condense.data.prepare_tars import MapUnordered
 from dist_condense.data.process_pool import LocalMap
 from dist_condense.data.subsets import SUBSETS
@@ -81,19 +80,14 @@ def _prepared(given: argparse.Namespace) -> int:
     except (DataError, OSError) as error:
         return _told("refused", error, REFUSED)
     try:
-        manifest = finish(given.dest, _run(planned, mapping, console), given.ffcv)
+        with reporting(console) as report:
+            made = planned if isinstance(planned, Manifest) else planned.run(mapping, report)
+            manifest = finish(given.dest, made, given.ffcv, report)
     except (DataError, OSError) as error:
         return _told("failed", error, FAILED)
     done = "is complete already" if manifest is planned else f"made in {time.monotonic() - began:.0f} s"
     _say(console, f"{given.dest} {done}: {summary(manifest)}")
     return 0
-
-
-def _run(planned: Plan | Manifest, mapping: MapUnordered, console: Console) -> Manifest:
-    if isinstance(planned, Manifest):
-        return planned
-    with reporting(console) as report:
-        return planned.run(mapping, report)
 
 
 def _say(console: Console, text: str) -> None:
@@ -111,23 +105,29 @@ def summary(manifest: Manifest) -> str:
 
 @contextmanager
 def reporting(console: Console) -> Iterator[Report]:
-    """A bar on a terminal, else a line every ten seconds."""
+    """A bar for each kind of work on a terminal, else a line every ten seconds."""
     if not console.is_terminal:
         yield _plain(console)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task("classes", total=None)
-        yield lambda finished, total, done: bar.update(task, completed=finished, total=total)
+        tasks: dict[str, TaskID] = {}
+
+        def report(finished: int, total: int, what: str) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=finished)
+
+        yield report
 
 
 def _plain(console: Console) -> Report:
     last = [time.monotonic()]
 
-    def report(finished: int, total: int, done: Done) -> None:
+    def report(finished: int, total: int, what: str) -> None:
         if finished == total or time.monotonic() - last[0] >= PLAIN_EVERY:
             last[0] = time.monotonic()
-            _say(console, f"{finished} of {total} classes (both splits)")
+            _say(console, f"{finished:,} of {total:,} {what}")
 
     return report
 
@@ -140,14 +140,15 @@ def _options(given: argparse.Namespace) -> PrepareOptions:
 
 
 def _mapping(given: argparse.Namespace) -> MapUnordered:
-    workers = max(1, given.workers)
+    if given.workers < 1:
+        raise DataError([f"--workers is {given.workers}; give processes at once, at least 1."])
     if not given.ray:
-        return LocalMap(workers)
+        return LocalMap(given.workers)
     from dist_condense.engine.ray_group import connect
     from dist_condense.engine.ray_tasks import RayMap
 
     connect()
-    return RayMap(workers)
+    return RayMap(given.workers)
 
 
 def _told(how: str, error: Exception, code: int) -> int:

@@ -4,13 +4,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from dist_condense import cli, config
 from dist_condense.engine import checkpoint
 from dist_condense.evaluation import evaluate
-from dist_condense.evaluation.rows import read_csv
+from dist_condense.evaluation.rows import Row, append_csv, read_csv
 from dist_condense.job import Job
 
 
@@ -130,3 +131,12 @@ def test_the_report_has_the_rows_that_there_are_when_a_trial_fails(tmp_path, mon
     assert row.seed == 1 and 'title="seed 1"' in report and 'title="seed 0"' not in report
     assert cli.main(["run", "configs/digits.yaml", *keys, *sets, *more]) == 0
     assert 'title="seed 0"' in (tmp_path / "report.html").read_text()
+
+
+def test_the_table_has_earlier_rows_too(tmp_path, capfd):
+    first = [Row("condensed", "dc", "convnet", seed, 6, 60.0 + seed, 70.0) for seed in (0, 1)]
+    latest = [Row("random", "dc", "convnet", 0, 6, 20.0, 30.0)]
+    append_csv(tmp_path / "evaluation.csv", [*first, *latest])
+    Job._report(SimpleNamespace(folder=tmp_path), latest, SimpleNamespace(log_artifacts=lambda path: None))
+    lines = [" ".join(line.split()) for line in capfd.readouterr().err.splitlines()]
+    assert lines[1:] == ["random convnet 20.0 (1)", "condensed convnet 60.5 ± 0.7 (2)"]

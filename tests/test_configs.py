@@ -9,6 +9,7 @@ import pytest
 
 from dist_condense import checks, config, names, parts
 from dist_condense.config import ConfigError, differences, from_dict, identity, load
+from dist_condense.data import SUBSETS
 from dist_condense.data.manifest import SPLITS, Beton, write_manifest
 from dist_condense.engine import ray_group
 from dist_condense.job import Job
@@ -171,6 +172,16 @@ def test_everything_wrong_is_reported_at_once():
     assert "quux: unknown key; see docs/config.md" in said
 
 
+def test_a_list_without_brackets_is_told_how_to_be_written():
+    with pytest.raises(ConfigError) as refused:
+        shipped("digits", "dataset.classes=a,b", "+evaluation.sets=random,whole", "ipc=2")
+    several = "is several values, which a run does not take; a list has brackets,"
+    assert refused.value.problems == [
+        f"dataset.classes: 'a,b' {several} 'dataset.classes=[a,b]'",
+        f"evaluation.sets: 'random,whole' {several} 'evaluation.sets=[random,whole]'",
+    ]
+
+
 @pytest.mark.parametrize(("key", "known"), [(key, known) for keys, known in names.CHOICES.values() for key in keys])
 def test_names_of_the_table_are_taken_and_another_is_refused(key, known):
     is_list = isinstance(functools.reduce(getattr, key.split("."), from_dict({})), list)
@@ -183,6 +194,26 @@ def test_names_of_the_table_are_taken_and_another_is_refused(key, known):
 
 def test_a_network_of_timm_is_a_name():
     assert list(names.unknown(from_dict({"evaluation.architectures": ["timm:anything"]}))) == []
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory):
+    """A hundred of its classes by name, with as many files as ten images of nine parts begin from."""
+    root = tmp_path_factory.mktemp("imagenet")
+    for wnid in SUBSETS["imagenet100_idc"]:
+        for split, number in (("train", 90), ("val", 1)):
+            (root / split / wnid).mkdir(parents=True)
+            for i in range(number):
+                (root / split / wnid / f"{i}.JPEG").touch()
+    return root
+
+
+@pytest.mark.parametrize(("name", "classes"), [("imagenet10", 10), ("imagenet100", 100), ("imagenet1k", 100)])
+def test_the_imagenet_configs_need_only_a_root(name, classes, imagenet, tmp_path):
+    dataset, _ = checks.check(shipped(f"{name}_idc", f"dataset.root={imagenet}", f"output={tmp_path}/run"))
+    assert len(dataset.classes) == classes and dataset.size == 224
+    if name != "imagenet1k":
+        assert [entry.wnid for entry in dataset.classes] == list(SUBSETS[f"{name}_idc"])
 
 
 def test_an_unknown_group_option_is_refused():

@@ -2,10 +2,12 @@
 
 import re
 from concurrent.futures.process import BrokenProcessPool
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from ray.exceptions import WorkerCrashedError
+from rich.console import Console
 
 from dist_condense import cli, prepare_command
 from dist_condense.data.manifest_reader import read_manifest
@@ -25,7 +27,7 @@ def test_a_folder_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
     assert cli.main([*arguments, "--skip-bad"]) == 0
     said = capsys.readouterr().out
     assert "2 classes; images: 7 train, 2 val" in said
-    assert "skipped: train zebra a: no image in a known format" in said
+    assert f"skipped: train zebra {source}/train/zebra/a.jpg: no image in a known format" in said
     assert [entry.name for entry in read_manifest(str(dest)).classes] == ["zebra", "n00000001"]
     assert cli.main(arguments) == 0
     assert "is complete already" in capsys.readouterr().out
@@ -42,6 +44,9 @@ def test_a_folder_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
         (["digits:", "--classes", "1,ten"], "not there: ten.*Name others in --classes"),
         (["digits:", "--size", "0"], "--size is 0"),
         (["digits:", "--class-names", "/nowhere"], "/nowhere"),
+        (["digits:", "--workers", "0"], "--workers is 0; give processes at once, at least 1"),
+        (["cifar11:/x"], "'cifar11:/x' is no folder, and 'cifar11' no data set; choose one of digits, .*cifar10"),
+        (["digits:", "--classes", "imagenet10"], "Or is the named subset imagenet10_idc meant"),
     ],
 )
 def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str) -> None:
@@ -49,6 +54,19 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments:
     said = capsys.readouterr().err
     assert said.startswith("refused: ") and re.search(told, said)
     assert not (tmp_path / "dest").exists()
+
+
+def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere() -> None:
+    shown = {}
+    for terminal in (True, False):
+        console = Console(file=StringIO(), force_terminal=terminal, width=100)
+        with prepare_command.reporting(console) as report:
+            for finished in (1, 2):
+                report(finished, 2, "classes")
+            report(1200, 1200, "images in train.beton")
+        shown[terminal] = console.file.getvalue()
+    assert shown[False] == "2 of 2 classes\n1,200 of 1,200 images in train.beton\n"
+    assert "━" in shown[True] and "2/2" in shown[True] and "images in train.beton" in shown[True]
 
 
 def test_a_worker_that_was_killed(

@@ -1,6 +1,6 @@
 """Writes the file that beton.py reads."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from math import prod
@@ -13,11 +13,14 @@ import torch
 from dist_condense.data.beton_file import IMAGE, LABEL, check_beton
 from dist_condense.data.errors import DataError
 from dist_condense.data.ffcv_extra import load_ffcv
+from dist_condense.data.files import flush
 
 PAGE = 8 << 20
 """Bytes of a page of the file, FFCV's default; no image is cut by a page's end. Raised to hold one larger image."""
 AHEAD = 16
 """Images read ahead of writing, per thread."""
+UNFINISHED = ".new"
+"""Behind the name of a file that is being written."""
 
 Record = tuple[np.ndarray, int]
 """uint8 [C, size, size] and its label."""
@@ -35,12 +38,20 @@ class ClassImages(Protocol):
         ...
 
 
-def write_beton(path: Path, classes: Sequence[ClassImages], channels: int, size: int, workers: int) -> None:
+def write_beton(
+    path: Path,
+    classes: Sequence[ClassImages],
+    channels: int,
+    size: int,
+    workers: int,
+    told: Callable[[int], None] = lambda images: None,
+) -> None:
     """Write all images, raw and class after class, in place of the file at `path`, which is whole at any time.
 
     `workers` threads read the images and one writes them, so the bytes of the file do not depend on their number.
     (FFCV's own writing processes wait for ever once one of them has failed, as at an image that cannot be read.)
-    Raises DataError for images of another form, and what reading an image raises; `path` is then as it was.
+    `told` hears how many are written so far. Raises DataError for images of another form, and what reading an image
+    raises; `path` is then as it was.
     """
     counts = [len(images) for images in classes]
     if sum(counts) == 0:
@@ -49,12 +60,13 @@ def write_beton(path: Path, classes: Sequence[ClassImages], channels: int, size:
     shape = (channels, size, size)
     fields = {IMAGE: ffcv.fields.NDArrayField(np.dtype(np.uint8), shape), LABEL: ffcv.fields.IntField()}
     page = max(PAGE, 1 << (prod(shape) - 1).bit_length())
-    unfinished = path.with_name(path.name + ".new")
+    unfinished = path.with_name(path.name + UNFINISHED)
     writer = ffcv.writer.DatasetWriter(str(unfinished), fields, page_size=page, num_workers=1)
     writer.num_samples = sum(counts)
     try:
-        _write(ffcv, writer, _records(classes, shape, workers))
+        _write(ffcv, writer, _records(classes, shape, workers, told))
         check_beton(unfinished, counts, channels, size)  # a full disk can cut a write short without an error
+        flush(unfinished)
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -77,8 +89,11 @@ def _write(ffcv: Any, writer: Any, records: Iterator[Record]) -> None:
         writer.metadata_sm.unlink()
 
 
-def _records(classes: Sequence[ClassImages], shape: tuple[int, int, int], workers: int) -> Iterator[Record]:
+def _records(
+    classes: Sequence[ClassImages], shape: tuple[int, int, int], workers: int, told: Callable[[int], None]
+) -> Iterator[Record]:
     """All images with their labels, in the file's order, read by `workers` threads."""
+    written = 0
 
     def read(place: tuple[int, int]) -> Record:
         label, index = place
@@ -94,3 +109,5 @@ def _records(classes: Sequence[ClassImages], shape: tuple[int, int, int], worker
     with ThreadPoolExecutor(workers) as pool:
         while block := list(islice(places, AHEAD * workers)):
             yield from pool.map(read, block)
+            written += len(block)
+            told(written)

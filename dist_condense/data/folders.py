@@ -65,7 +65,7 @@ def _split(folders: tuple[ClassFolder, ...], channels: int, size: int) -> Stored
     return StoredSplit(counts, channels, size, partial(_store, folders), partial(_sizes, folders), digest)
 
 
-def _store(folders: tuple[ClassFolder, ...], labels: Sequence[int], reading: Reading) -> FolderStore:
+def _store(folders: tuple[ClassFolder, ...], labels: Sequence[int], reading: Reading, now: bool = True) -> FolderStore:
     return FolderStore({label: folders[label] for label in labels})
 
 

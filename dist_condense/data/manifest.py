@@ -39,6 +39,7 @@ class Skipped:
     split: str
     class_name: str
     name: str
+    """Where it lay: the file's path, or `tar: member`."""
     reason: str
 
 

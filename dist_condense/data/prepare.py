@@ -4,25 +4,25 @@ import importlib.util
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dist_condense import __version__
-from dist_condense.data.catalogue import names
+from dist_condense.data.beton_writer import UNFINISHED
+from dist_condense.data.catalogue import is_url, names
 from dist_condense.data.errors import DataError, listed
 from dist_condense.data.ffcv_extra import PACKAGE, SYSTEM
 from dist_condense.data.files import write_atomically
 from dist_condense.data.manifest import FILE, SPLITS, Made, Manifest, Skipped, write_manifest
 from dist_condense.data.manifest_reader import read_manifest
-from dist_condense.data.prepare_beton import write_betons
+from dist_condense.data.prepare_beton import Progress, write_betons
 from dist_condense.data.prepare_class import RECORDS, Done, Pixels, Unit, prepare_class, read_record
-from dist_condense.data.prepare_sources import Source, open_catalogued
+from dist_condense.data.prepare_sources import Source, in_words_of_the_command, open_catalogued
 from dist_condense.data.prepare_tars import DATASET, MapUnordered, open_tars
 
-Progress = Callable[[int, int, Done], None]
-"""(units finished, units in all, what just finished); a unit is a class of one split."""
+UNITS = "classes (both splits)"
 IDENTITY = "options.json"
 OWN_FILE = re.compile(r"\d{4,}-\d{3,}\.tar|\..*\.tmp")
 SHOWN_LETTERS = 200
@@ -77,7 +77,7 @@ class Plan:
             for done in map_unordered(prepare_class, self._todo(kept, begun)):
                 del begun[done.split, done.label]
                 fresh.append(done)
-                progress(len(kept) + len(fresh), len(self.source.classes) * len(SPLITS), done)
+                progress(len(kept) + len(fresh), len(self.source.classes) * len(SPLITS), UNITS)
         except Exception as error:
             error.add_note(f"at work or next were {listed(list(begun.values()))}")
             raise
@@ -130,7 +130,7 @@ def prepare(
     """
     planned = plan(source, dest, options, map_unordered, ffcv)
     manifest = planned.run(map_unordered, progress) if isinstance(planned, Plan) else planned
-    return finish(dest, manifest, ffcv)
+    return finish(dest, manifest, ffcv, progress)
 
 
 def plan(
@@ -153,11 +153,11 @@ def plan(
     return planned
 
 
-def finish(dest: Path, manifest: Manifest, ffcv: bool) -> Manifest:
+def finish(dest: Path, manifest: Manifest, ffcv: bool, progress: Progress) -> Manifest:
     """Write the FFCV files if asked, then the manifest if it is new; remove the records and what was left half done."""
     held = (dest / FILE).exists() and manifest == read_manifest(str(dest))
     if ffcv and manifest.ffcv is None:
-        manifest = replace(manifest, ffcv=write_betons(dest, manifest))
+        manifest = replace(manifest, ffcv=write_betons(dest, manifest, progress))
         held = False
     if not held:
         write_manifest(dest, manifest)
@@ -165,18 +165,32 @@ def finish(dest: Path, manifest: Manifest, ffcv: bool) -> Manifest:
     for file in [file for split in SPLITS for file in (dest / split).iterdir()]:
         if OWN_FILE.fullmatch(file.name) and f"{file.parent.name}/{file.name}" not in named:
             file.unlink()
+    for file in dest.glob(f"*.beton{UNFINISHED}"):
+        file.unlink()
     shutil.rmtree(dest / RECORDS, ignore_errors=True)
     return manifest
 
 
 def open_source(source: str, options: PrepareOptions, map_unordered: MapUnordered) -> Source:
-    """The data set that SOURCE names; DataError with what is wrong with it."""
-    if is_tars(source):
-        return open_tars(source, options.val, options.classes, options.class_names, map_unordered)
-    name, colon, root = source.partition(":")
-    if colon and name in names():
+    """The data set that SOURCE names; DataError with what is wrong with it, in the words of this command."""
+    try:
+        if is_tars(source):
+            return open_tars(source, options.val, options.classes, options.class_names, map_unordered)
+        name, _, root = source.partition(":") if names_a_data_set(source) else (DATASET, ":", source)
         return open_catalogued(name, root or None, options.size, options.classes)
-    return open_catalogued(DATASET, source, options.size, options.classes)
+    except DataError as error:
+        raise DataError([in_words_of_the_command(problem) for problem in error.problems]) from error
+
+
+def names_a_data_set(source: str) -> bool:
+    """Whether SOURCE is NAME:ROOT rather than a folder or a url; DataError for a NAME that is not known."""
+    name, colon, _ = source.partition(":")
+    if not colon or is_url(source) or Path(source).exists():
+        return False
+    if name not in names():
+        told = f"'{source}' is no folder, and '{name}' no data set; choose one of {', '.join(names())}."
+        raise DataError([told])
+    return True
 
 
 def is_tars(source: str) -> bool:

@@ -1,6 +1,9 @@
 """FFCV files of prepared shards: the same pixels as the shards give, in the same order."""
 
-from dataclasses import dataclass
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -8,10 +11,14 @@ import torch
 from dist_condense.data.beton import write_beton
 from dist_condense.data.decode import UNREADABLE, decode_bytes
 from dist_condense.data.errors import DataError
-from dist_condense.data.files import sha256_of
+from dist_condense.data.files import sha256_of, write_atomically
 from dist_condense.data.manifest import SPLITS, Beton, Manifest
+from dist_condense.data.prepare_class import RECORDS
 from dist_condense.data.shards import ShardStore
 from dist_condense.data.tiers import default_threads
+
+Progress = Callable[[int, int, str], None]
+"""(finished, in all, of what)"""
 
 
 @dataclass(frozen=True)
@@ -36,14 +43,43 @@ class DecodedClass:
             ) from reason
 
 
-def write_betons(dest: Path, manifest: Manifest) -> dict[str, Beton]:
-    """Write one file for each split of the shards in `dest`, whose images have one size (``manifest.size``)."""
+def write_betons(dest: Path, manifest: Manifest, progress: Progress) -> dict[str, Beton]:
+    """Write one file for each split of the shards in `dest`, whose images have one size (``manifest.size``).
+
+    A file that an earlier start finished is kept; its record says so.
+    """
+    (dest / RECORDS).mkdir(exist_ok=True)
+    return {split: _recorded(dest, manifest, split) or _write(dest, manifest, split, progress) for split in SPLITS}
+
+
+def _recorded(dest: Path, manifest: Manifest, split: str) -> Beton | None:
+    """What was written before; None if it is not finished, its size changed, or the shards are others now."""
+    file = _record_file(dest, split)
+    if not file.is_file():
+        return None
+    held = json.loads(file.read_text())
+    beton = Beton(**held["beton"])
+    path = dest / beton.file
+    whole = path.is_file() and path.stat().st_size == beton.bytes
+    return beton if whole and held["digest"] == manifest.digest else None
+
+
+def _write(dest: Path, manifest: Manifest, split: str, progress: Progress) -> Beton:
     assert manifest.size is not None
-    written = {}
-    for split in SPLITS:
-        store = ShardStore(str(dest), manifest, split, range(len(manifest.classes)))
-        classes = [DecodedClass(store, label, manifest.channels, manifest.size) for label in store.labels]
-        path = dest / f"{split}.beton"
-        write_beton(path, classes, manifest.channels, manifest.size, default_threads())
-        written[split] = Beton(path.name, path.stat().st_size, sha256_of(path))
-    return written
+    store = ShardStore(str(dest), manifest, split, range(len(manifest.classes))).opened()
+    classes = [DecodedClass(store, label, manifest.channels, manifest.size) for label in store.labels]
+    path, total = dest / f"{split}.beton", sum(manifest.counts(split))
+    told = partial(_tell, progress, total, f"images in {path.name}")
+    write_beton(path, classes, manifest.channels, manifest.size, default_threads(), told)
+    beton = Beton(path.name, path.stat().st_size, sha256_of(path))
+    record = {"digest": manifest.digest, "beton": asdict(beton)}
+    write_atomically(_record_file(dest, split), json.dumps(record).encode())
+    return beton
+
+
+def _tell(progress: Progress, total: int, what: str, written: int) -> None:
+    progress(written, total, what)
+
+
+def _record_file(dest: Path, split: str) -> Path:
+    return dest / RECORDS / f"beton-{split}.json"

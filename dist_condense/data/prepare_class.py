@@ -95,8 +95,9 @@ def prepare_class(unit: Unit) -> Done:
     with ClassShardWriter(unit.dest, unit.split, unit.label) as writer:
         for index, found in _images(unit):
             if isinstance(found, str):
-                problems.append(f"{unit.images.where(index)}: the image cannot be read ({found}).")
-                skipped.append(Skipped(unit.split, unit.class_name, unit.images.stem(index), found))
+                where = unit.images.where(index)
+                problems.append(f"{where}: the image cannot be read ({found}).")
+                skipped.append(Skipped(unit.split, unit.class_name, where, found))
             elif unit.skip_bad or not problems:
                 writer.add(unit.images.stem(index), found[1], found[0])
         if problems and not unit.skip_bad:

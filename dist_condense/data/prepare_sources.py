@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 
 from dist_condense.data.catalogue import is_url, open_dataset
-from dist_condense.data.errors import DataError
 from dist_condense.data.image_set import ClassName
 from dist_condense.data.prepare_class import ClassImages, encode
 from dist_condense.data.shards import ShardStore
@@ -100,16 +99,13 @@ def open_catalogued(name: str, root: str | None, size: int | None, classes: str 
     A relative root is that of this process, wherever the images are read.
     """
     place = root if root is None or is_url(root) else Path(root).expanduser().absolute()
-    try:
-        opened = open_dataset(name, place, size=size, classes=classes)
-    except DataError as error:
-        raise DataError([_in_words_of_the_command(problem) for problem in error.problems]) from error
+    opened = open_dataset(name, place, size=size, classes=classes)
     splits = {"train": opened.train_split, "val": opened.test_split}
 
     def images(split: str, label: int) -> ClassImages:
         chosen = splits[split]
         if isinstance(chosen, StoredSplit):
-            store = chosen.open_store([label], Reading())
+            store = chosen.open_store([label], Reading(), now=False)
             return ShardImages(store, label) if isinstance(store, ShardStore) else StoredImages(store, label)
         pixels = chosen.open([label], Reading()).get(label, torch.arange(chosen.counts[label]))
         return ArrayImages(pixels.numpy(), opened.classes[label].name)
@@ -118,7 +114,8 @@ def open_catalogued(name: str, root: str | None, size: int | None, classes: str 
     return Source(name, opened.classes, opened.channels, native, images)
 
 
-def _in_words_of_the_command(problem: str) -> str:
+def in_words_of_the_command(problem: str) -> str:
+    """A problem without the keys of a run's config."""
     for key, word in CLI_WORDS.items():
         problem = problem.replace(key, word)
     return problem

@@ -73,8 +73,11 @@ def _chosen(manifest: Manifest, stored: tuple[int, ...]) -> Manifest:
     return replace(manifest, classes=tuple(manifest.classes[i] for i in stored), splits=splits)
 
 
-def _open_store(root: str, manifest: Manifest, split: str, labels: Sequence[int], reading: Reading) -> ShardStore:
-    return ShardStore(root, manifest, split, labels, reading.cache, reading.verify)
+def _open_store(
+    root: str, manifest: Manifest, split: str, labels: Sequence[int], reading: Reading, now: bool = True
+) -> ShardStore:
+    store = ShardStore(root, manifest, split, labels, reading.cache, reading.verify)
+    return store.opened() if now else store
 
 
 def _digest(manifest: Manifest, split: str, channels: int, size: int) -> str:

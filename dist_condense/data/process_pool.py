@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
@@ -38,17 +39,32 @@ class LocalMap:
 def _bounded(
     executor: ProcessPoolExecutor, function: Callable[[Item], Result], items: Iterator[Item], ahead: int
 ) -> Iterator[Result]:
-    running: set[Future[Result]] = {executor.submit(function, item) for item in islice(items, ahead)}
+    def submitted(number: int) -> set[Future[Result]]:
+        with _interrupts_held():
+            return {executor.submit(function, item) for item in islice(items, number)}
+
+    running = submitted(ahead)
     while running:
         done, running = wait(running, return_when=FIRST_COMPLETED)
-        running |= {executor.submit(function, item) for item in islice(items, len(done))}
+        running |= submitted(len(done))
         for future in done:
             yield future.result()
 
 
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Processes that are started within never see Ctrl-C, not even before their first line: it is the parent's to
+    answer, which it does afterwards.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _end_with_parent() -> None:
-    """A killed parent cannot stop its workers; they would wait for it for ever. Ctrl-C is the parent's to answer."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """A killed parent cannot stop its workers; they would wait for it for ever."""
     threading.Thread(target=_watch_parent, daemon=True).start()
 
 

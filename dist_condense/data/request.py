@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from dist_condense.data.errors import listed
@@ -73,4 +74,10 @@ def choose(wanted: Sequence[str] | None, available: Sequence[str], where: str) -
     count = f"{len(missing)} of the {len(names)} classes that are wanted"
     remedy = "Name others in dataset.classes, or give null for all." if wanted is not None else ""
     told = f"{where}: {count} are not there: {listed(missing)}. There are {listed(available)}. {remedy}"
-    return found, [told.strip()]
+    return found, [f"{told.strip()}{_meant(names)}"]
+
+
+def _meant(names: Sequence[str]) -> str:
+    """A single name may be meant as that of a subset."""
+    close = get_close_matches(names[0], SUBSETS, 1) if len(names) == 1 else []
+    return f" Or is the named subset {close[0]} meant?" if close else ""

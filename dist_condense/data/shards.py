@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 from os import pread
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from dist_condense.data.errors import SHOWN, DataError
@@ -32,28 +33,49 @@ class _Tar:
     lengths: array[int]
 
 
+class _Lazy:
+    """A shard that is fetched, hashed and indexed once, by the first who needs it; anew where it is unpickled."""
+
+    def __init__(self, root: str, shard: Shard, cache: Path | None, verify: bool) -> None:
+        self._given = (root, shard, cache, verify)
+        self._lock = Lock()
+        self._tar: _Tar | None = None
+
+    def opened(self) -> _Tar:
+        """DataError where it is missing or is not what the manifest says."""
+        with self._lock:
+            if self._tar is None:
+                self._tar = _open(*self._given)
+            return self._tar
+
+    def __reduce__(self) -> tuple[type[_Lazy], tuple[str, Shard, Path | None, bool]]:
+        return _Lazy, self._given
+
+
 @dataclass(frozen=True)
 class _Class:
-    tars: tuple[_Tar, ...]
+    shards: tuple[_Lazy, ...]
     ends: tuple[int, ...]
-    """Images up to and with each tar."""
+    """Images up to and with each shard."""
+    image_bytes: int
 
     def find(self, index: int) -> tuple[_Tar, int]:
-        """The tar that holds the image at this position, and its position there."""
+        """The tar that holds the image at this position, opened, and its position there."""
         if not 0 <= index < self.ends[-1]:
             raise IndexError(f"ShardStore: position {index} of a class of {self.ends[-1]} images.")
         number = bisect_right(self.ends, index)
-        return self.tars[number], index - (self.ends[number - 1] if number else 0)
+        return self.shards[number].opened(), index - (self.ends[number - 1] if number else 0)
 
 
 class ShardStore:
     """Encoded images of the chosen classes of one split; reads from any number of threads, can be pickled.
 
+    A shard is opened (fetched, compared with the manifest, indexed) when the first of its images is read.
+
     :param root: folder of the manifest, or its url.
     :param labels: positions in manifest.classes.
     :param cache: where remote shards are kept on this node; None: in this user's folder under that for temporary files.
-    :param verify: whether every shard is hashed when the store is opened; size and count always are compared.
-    :raises DataError: naming every shard that is missing or is not what the manifest says.
+    :param verify: whether a shard is hashed when it is opened; size and count always are compared.
     """
 
     def __init__(
@@ -69,11 +91,14 @@ class ShardStore:
         outside = [label for label in self.labels if not 0 <= label < len(manifest.classes)]
         if outside:
             raise ValueError(f"ShardStore: the manifest has labels 0..{len(manifest.classes) - 1}, not {outside}.")
-        shards = {label: manifest.splits[split][label] for label in self.labels}
-        every = [shard for entries in shards.values() for shard in entries]
-        tars = dict(zip(every, _open_all(root, every, cache, verify), strict=True))
-        self._classes = {label: _class_of([tars[shard] for shard in shards[label]]) for label in self.labels}
+        entries = manifest.splits[split]
+        self._classes = {label: _class_of(root, entries[label], cache, verify) for label in self.labels}
         self._open_caches()
+
+    def opened(self) -> ShardStore:
+        """The same with all its shards open; DataError naming every one that is missing or unlike the manifest."""
+        _open_all(shard for entry in self._classes.values() for shard in entry.shards)
+        return self
 
     def _open_caches(self) -> None:
         self._descriptor, self._names = lru_cache(OPEN_FILES)(Descriptor), lru_cache(1)(_names)
@@ -84,12 +109,13 @@ class ShardStore:
 
     def encoded_bytes(self, label: int) -> int:
         """Bytes of all encoded images of this class."""
-        return sum(sum(tar.lengths) for tar in self._classes[label].tars)
+        return self._classes[label].image_bytes
 
     def read(self, label: int, index: int) -> bytes:
         """The encoded image at this position of the class.
 
-        Raises DataError when the file is gone or ends before it, IndexError and KeyError for what is not there.
+        Raises DataError when the file is gone, ends before it or is not what the manifest says, IndexError and
+        KeyError for what is not there.
         """
         tar, position = self._classes[label].find(index)
         try:
@@ -121,22 +147,21 @@ class ShardStore:
         self._open_caches()
 
 
-def _open_all(root: str, shards: Sequence[Shard], cache: Path | None, verify: bool) -> list[_Tar]:
-    """The shards in order; DataError with the problems of all of them."""
+def _open_all(shards: Iterable[_Lazy]) -> None:
+    """DataError with the problems of all of them."""
 
-    def opened(shard: Shard) -> _Tar | list[str]:
+    def problems_of(shard: _Lazy) -> list[str]:
         try:
-            return _open(root, shard, cache, verify)
+            shard.opened()
         except DataError as error:
             return error.problems
+        return []
 
     with ThreadPoolExecutor(OPENING_THREADS) as pool:
-        found = list(pool.map(opened, shards))
-    problems = [problem for entry in found if isinstance(entry, list) for problem in entry]
+        problems = [problem for found in pool.map(problems_of, shards) for problem in found]
     if problems:
         rest = [f"... and {len(problems) - SHOWN} more shards."] if len(problems) > SHOWN else []
         raise DataError(problems[:SHOWN] + rest)
-    return [entry for entry in found if isinstance(entry, _Tar)]
 
 
 def _open(root: str, shard: Shard, cache: Path | None, verify: bool) -> _Tar:
@@ -180,5 +205,9 @@ def _unlike(path: Path, what: str) -> DataError:
     return DataError([f"{path}: it {what}. Delete it, then prepare, copy or download it again."])
 
 
-def _class_of(tars: Sequence[_Tar]) -> _Class:
-    return _Class(tuple(tars), tuple(accumulate(len(tar.offsets) for tar in tars)))
+def _class_of(root: str, shards: Sequence[Shard], cache: Path | None, verify: bool) -> _Class:
+    return _Class(
+        tuple(_Lazy(root, shard, cache, verify) for shard in shards),
+        tuple(accumulate(shard.count for shard in shards)),
+        sum(shard.image_bytes for shard in shards),
+    )

@@ -13,7 +13,7 @@ from dist_condense.data.errors import DataError
 from dist_condense.data.read_ahead import ReadAhead
 from dist_condense.data.source import ClassSource
 from dist_condense.data.store import Store
-from dist_condense.data.tiers import FILES, TIERS, Reading
+from dist_condense.data.tiers import FILES, TIERS, DecodingSource, Reading
 
 
 class Split(Protocol):
@@ -33,6 +33,10 @@ class Split(Protocol):
         """The images of these classes and of no others. Raises DataError naming the files that cannot be read."""
         ...
 
+    def on_demand(self, reading: Reading) -> ClassSource:
+        """The images of all classes, from their files; nothing is opened before it is asked for."""
+        ...
+
     @property
     def files(self) -> bool:
         """Whether there are files to read from; else the images are held decoded, whatever the tier."""
@@ -47,7 +51,14 @@ class Split(Protocol):
         ...
 
 
-OpenStore = Callable[[Sequence[int], Reading], Store]
+class OpenStore(Protocol):
+    """Opens the store of some classes; travels between processes."""
+
+    def __call__(self, labels: Sequence[int], reading: Reading, now: bool = True) -> Store:
+        """`now`: whether all is opened, and what is wrong with it told, before it is read."""
+        ...
+
+
 OpenRaw = Callable[[Sequence[int]], ClassSource]
 
 
@@ -55,7 +66,6 @@ OpenRaw = Callable[[Sequence[int]], ClassSource]
 class StoredSplit:
     """Encoded images in a store.
 
-    :param open_store: opens the store of some classes; travels between processes.
     :param sizes: encoded bytes of each class.
     :param digest: see :meth:`Split.digest`.
     :param open_raw: opens the beton that was prepared beside them, if there is one.
@@ -82,6 +92,11 @@ class StoredSplit:
         if self.open_raw is None:
             raise DataError([NO_BETON])
         return self.open_raw(labels)
+
+    def on_demand(self, reading: Reading) -> ClassSource:
+        """Decoded as they are read."""
+        store = self.open_store(range(len(self.counts)), reading, now=False)
+        return DecodingSource(store, self.channels, self.size, reading.threads)
 
     def encoded_bytes(self) -> list[int]:
         """By asking the store."""

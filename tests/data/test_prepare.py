@@ -2,6 +2,8 @@
 
 import errno
 import json
+import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -88,6 +90,35 @@ def test_catalogue_data_sets_become_png(tmp_path: Path) -> None:
         assert torch.equal(held_out, test.images[test.labels == 9])
 
 
+def test_a_data_set_of_torchvision_becomes_png(real_data: Path, tmp_path: Path) -> None:
+    manifest = prepared(f"fashion_mnist:{real_data}", tmp_path / "dest", classes=("Bag",))
+    held = open_dataset("fashion_mnist", real_data, classes=["Bag"])
+    assert (manifest.made.dataset, manifest.size, manifest.counts("train")) == ("fashion_mnist", 28, (6000,))
+    assert torch.equal(pixels(read(tmp_path / "dest", manifest, "val", 0), 1, 28), held.test().images)
+
+
+class Command:
+    """Writes a file where it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return open, (str(self.file), "w")
+
+
+def test_no_member_of_a_tar_is_unpickled(tmp_path: Path) -> None:
+    given, mark = write_mixed(tmp_path / "tars"), tmp_path / "mark"
+    kinds = ("pyd", "pickle", "pkl", "pth", "npy", "json")
+    extra = [(f"v3.{kind}", pickle.dumps(Command(mark))) for kind in kinds]
+    first, second = ([(f"v{label}.jpg", jpeg(1)), (f"v{label}.cls", b"%d" % label)] for label in (3, 7))
+    write_tar(tmp_path / "tars" / "val.tar", [*first, *extra, *second])
+    manifest = prepared(given["source"], tmp_path / "dest", val=given["val"])
+    assert read(tmp_path / "dest", manifest, "val", 0) == [jpeg(1)] and not mark.exists()
+    pickle.loads(extra[0][1]).close()
+    assert mark.exists()  # had it been unpickled
+
+
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # webdataset leaves its files to the collector
 def test_plain_webdataset_reads_the_shards(source: Path, tmp_path: Path) -> None:
     prepared(source, tmp_path / "dest")
@@ -143,9 +174,8 @@ def test_bad_images_are_left_out_on_request(source: Path, tmp_path: Path, monkey
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40 * 40)  # c.png has 61 x 33
     manifest = prepared(source, tmp_path / "dest", skip_bad=True)
     assert [(entry.split, entry.class_name, entry.name) for entry in manifest.skipped] == [
-        *(("train", name, "c") for name in CLASSES[:2]),
-        ("train", "zebra", "a"),
-        ("train", "zebra", "c"),
+        ("train", name, str(source / "train" / name / file))
+        for name, file in [*((name, "c.png") for name in CLASSES[:2]), ("zebra", "a.jpg"), ("zebra", "c.png")]
     ]
     assert "pixels" in manifest.skipped[0].reason
     files = [source / "train" / "zebra" / name for name in ("b.x y.JPEG", "d.jpg")]
@@ -221,9 +251,10 @@ def test_other_options_are_refused_and_a_complete_folder_is_left_alone(source: P
 
 
 def start(source: Path, dest: Path, workers: int) -> subprocess.Popen[str]:
-    """The command at 64 pixels, in a process of its own."""
+    """The command at 64 pixels, in a process, and a group of processes, of its own."""
     command = [sys.executable, "-m", "dist_condense.cli", "prepare", str(source), str(dest), "--size", "64"]
-    return subprocess.Popen([*command, "--workers", str(workers)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    command += ["--workers", str(workers)]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
 def test_killed_in_the_middle_the_same_command_continues(real_data: Path, tmp_path: Path) -> None:
@@ -247,10 +278,33 @@ def test_killed_in_the_middle_the_same_command_continues(real_data: Path, tmp_pa
     assert tree(dest) == tree(tmp_path / "whole")
 
 
+def importing(process: subprocess.Popen[str]) -> bool:
+    """Whether a worker of it is at importing torch, which takes a second or more."""
+    below = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return any("spawn_main" in proc(child, "cmdline") and "libtorch" in proc(child, "maps") for child in below)
+
+
+def proc(pid: str, what: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/{what}").read_text()
+    except OSError:  # it has ended
+        return ""
+
+
+@pytest.mark.slow  # starts three processes
+def test_interrupted_while_workers_start_it_says_one_line(real_data: Path, tmp_path: Path) -> None:
+    with start(real_data / "miniimagenet84", tmp_path / "dest", workers=2) as process:
+        while process.poll() is None and not importing(process):
+            time.sleep(0.002)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to all of them
+        _, told = process.communicate()
+    assert (process.returncode, told) == (130, "interrupted: the same command continues\n")
+
+
 @pytest.mark.slow  # starts two processes, as the test above does
 def test_the_same_bytes_whatever_the_number_of_workers(source: Path, tmp_path: Path) -> None:
     prepared(source, tmp_path / "one", size=16)
-    prepare(str(source), tmp_path / "two", PrepareOptions(size=16), LocalMap(2), lambda finished, total, done: None)
+    prepare(str(source), tmp_path / "two", PrepareOptions(size=16), LocalMap(2), lambda finished, total, what: None)
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
 
 
@@ -315,7 +369,7 @@ def test_relative_paths_are_those_of_the_command(tmp_path: Path, monkeypatch: py
     given = write_mixed(Path("tars"))
     for source, options in (("source", PrepareOptions()), (given["source"], PrepareOptions(val=given["val"]))):
         dest = Path(f"dest of {source[:4]}")
-        manifest = prepare(source, dest, options, elsewhere, lambda finished, total, done: None)
+        manifest = prepare(source, dest, options, elsewhere, lambda finished, total, what: None)
         assert manifest.made.source == source  # as it was given, so that the same command finds its own folder
         assert prepared(source, dest, val=options.val) == manifest
 
@@ -331,7 +385,7 @@ def test_what_is_wrong_with_tars_is_told_before_anything_is_written(tmp_path: Pa
         (lacking["source"], {"val": lacking["val"]}, "1 classes have no validation image: 7"),
         (given["source"], {"val": given["val"], "class_names": ("a", "b")}, "2 names, but .* label 7"),
         (given["source"], {"val": given["val"], "class_names": ("a",) * 8}, "several labels: a"),
-        (given["source"], {"val": given["val"], "classes": ("7", "8")}, "not there: 8"),
+        (given["source"], {"val": given["val"], "classes": ("7", "8")}, "not there: 8.* Name others in --classes"),
         (given["source"], {"val": given["val"], "classes": "imagenet10_idc"}, "10 of the 10 classes"),
     ]
     for source, options, told in wrong:

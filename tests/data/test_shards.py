@@ -16,6 +16,7 @@ from fsspec.registry import _registry
 from fsspec.spec import AbstractFileSystem
 
 from dist_condense.data import DataError, shards
+from dist_condense.data.files import sha256_of
 from dist_condense.data.manifest import Manifest
 from dist_condense.data.shard_writer import ClassShardWriter
 from dist_condense.data.shards import ShardStore
@@ -90,6 +91,21 @@ def test_a_class_of_several_shards(tmp_path: Path, whole: tuple[Path, Manifest])
     assert store.where(0, 6).endswith("0000-003.tar: 000006_x.jpg")
 
 
+def test_a_shard_is_opened_once_and_by_the_first_who_reads_it(
+    whole: tuple[Path, Manifest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(shards, "sha256_of", lambda path: opened.append(path.name) or sha256_of(path))
+    store = ShardStore(str(whole[0]), whole[1], "train", [0, 1, 2])
+    assert (store.count(2), store.encoded_bytes(2)) == (4, whole[1].image_bytes("train")[2])
+    assert opened == []
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda index: store.read(2, index), [0, 1, 2, 3] * 8))
+    assert opened == ["0002-000.tar"]
+    assert sorted(read_all(store.opened(), 2)) == sorted(read_all(store, 2))
+    assert sorted(opened) == ["0000-000.tar", "0001-000.tar", "0002-000.tar"]
+
+
 def flip(path: Path) -> None:
     """Another byte in the middle of the first image."""
     content = bytearray(path.read_bytes())
@@ -109,12 +125,15 @@ def test_damaged_shards_are_named(whole: tuple[Path, Manifest], tmp_path: Path, 
     dest = Path(shutil.copytree(whole[0], tmp_path / "copy"))
     for name in ("0000-000.tar", "0002-000.tar"):
         DAMAGES[told](dest / "train" / name)
+    store = ShardStore(str(dest), whole[1], "train", [0, 1, 2])
     with pytest.raises(DataError) as caught:
-        ShardStore(str(dest), whole[1], "train", [0, 1, 2])
+        store.opened()
     assert len(caught.value.problems) == 2
-    with pytest.raises(DataError, match=rf"0002-000\.tar: .*{told}"):
-        ShardStore(str(dest), whole[1], "train", [2])
-    assert ShardStore(str(dest), whole[1], "train", [1]).count(1) == 4
+    for _ in range(2):
+        with pytest.raises(DataError, match=rf"0002-000\.tar: .*{told}"):
+            store.read(2, 0)
+    assert len(read_all(store, 1)) == 4
+    assert ShardStore(str(dest), whole[1], "train", [1]).opened().count(1) == 4
 
 
 def test_another_count_and_a_file_cut_later(whole: tuple[Path, Manifest], tmp_path: Path) -> None:
@@ -122,8 +141,8 @@ def test_another_count_and_a_file_cut_later(whole: tuple[Path, Manifest], tmp_pa
     shard = replace(whole[1].splits["train"][0][0], count=5)
     miscounted = replace(whole[1], splits={"train": ((shard,),) * 3, "val": ()})
     with pytest.raises(DataError, match="holds 4 images, the manifest says 5"):
-        ShardStore(str(dest), miscounted, "train", [0])
-    store = ShardStore(str(dest), whole[1], "train", [0, 1], verify=False)
+        ShardStore(str(dest), miscounted, "train", [0]).opened()
+    store = ShardStore(str(dest), whole[1], "train", [0, 1], verify=False).opened()
     os.truncate(dest / "train" / "0000-000.tar", 700)
     (dest / "train" / "0001-000.tar").unlink()
     for label, told in ((0, "it ends before image 3"), (1, "it cannot be read any more")):
@@ -166,4 +185,4 @@ def test_a_shard_that_the_disk_does_not_give_is_named(
 
     monkeypatch.setattr(shards, "sha256_of", broken)
     with pytest.raises(DataError, match=r"0002-000\.tar: the shard cannot be read \(.*Input/output error"):
-        ShardStore(str(whole[0]), whole[1], "train", [2])
+        ShardStore(str(whole[0]), whole[1], "train", [2]).opened()

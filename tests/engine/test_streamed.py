@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fsspec.registry import _registry
 from torch import Tensor
 
 from dist_condense import cli
@@ -13,6 +14,7 @@ from dist_condense.data.errors import DataError
 from dist_condense.data.ffcv_extra import load_ffcv
 from dist_condense.engine.coordinator import ProcessGroupCoordinator
 from tests.conftest import absent
+from tests.data.test_shards import Bucket
 from tests.engine import cases
 
 CLASSES = 4
@@ -81,6 +83,17 @@ def test_shards_of_kept_files_equal_the_folder(case: str, in_memory: list[str], 
     assert from_folder.isfinite().all()
 
 
+def test_shards_in_a_remote_store_equal_the_folder(
+    in_memory: list[str], kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(_registry, "s3", Bucket)
+    monkeypatch.setattr(Bucket, "folder", kept)
+    store = on(Path(), "dataset.root=s3://bucket", "data.tier=disk", f"data.cache={tmp_path / 'cache'}")
+    from_store = cases.alone("dc", tmp_path / "store", *store)
+    assert len(list((tmp_path / "cache").glob("*.tar"))) == CLASSES
+    assert torch.equal(from_store, cases.alone("dc", tmp_path / "folder", *in_memory))
+
+
 @pytest.mark.parametrize("case", ["dc", "batch_norm", "idc"])
 def test_every_way_to_read_gives_the_same_set(case: str, resized: Path, tmp_path: Path) -> None:
     found: dict[str, Tensor] = {
@@ -97,9 +110,10 @@ def test_other_images_give_another_set(in_memory: list[str], resized: Path, tmp_
     assert not torch.equal(before, after)
 
 
-def test_two_workers_stream_their_own_classes(resized: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["data.tier=disk", pytest.param("data.source=ffcv", marks=pytest.mark.slow)])
+def test_two_workers_stream_their_own_classes(how: str, resized: Path, tmp_path: Path) -> None:
     single = cases.alone("idc", tmp_path / "single", *on(resized, "data.tier=ram"))
     jobs: dict[str, tuple[str, cases.Make]] = {"streamed": ("idc", ProcessGroupCoordinator)}
-    found = cases.together(2, jobs, tmp_path, *on(resized, "data.tier=disk"))
+    found = cases.together(2, jobs, tmp_path, *on(resized, how))
     assert isinstance(found["streamed"], Tensor), found["streamed"]
     assert torch.equal(found["streamed"], single)

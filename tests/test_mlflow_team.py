@@ -184,10 +184,12 @@ def test_the_comparison_page_says_it_without_editing(team: Team, compared: dict[
     browser.save_screenshot(str(ROOT / ".cache" / "mlflow_comparison.png"))
 
 
-def test_a_folder_in_use_is_refused(team: Team) -> None:
-    second = team.script()
-    assert f"{team.folder} is in use" in second.communicate()[1]
-    assert second.returncode == 2
+def test_a_folder_or_a_port_in_use_is_refused(team: Team, tmp_path: Path) -> None:
+    other = Team(tmp_path)
+    other.port = team.port
+    for second, told in ((team.script(), f"{team.folder} is in use"), (other.script(), f"port {team.port} is taken")):
+        assert told in second.communicate()[1]
+        assert second.returncode == 2
 
 
 def test_a_restart_keeps_all(team: Team, compared: dict[str, Path]) -> None:

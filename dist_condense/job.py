@@ -35,6 +35,7 @@ from dist_condense.report import environment, summary_table, write_report
 from dist_condense.resolve import absolute_paths, resolved
 from dist_condense.stop import Stop, Terminated
 from dist_condense.synthetic_set import Card, CardClass, SyntheticSetError, load_set, read_card, write_set
+from dist_condense.tags import tags_of
 from dist_condense.tracking import Tracker, masked, resolve_uri
 
 SET, EVALUATION = "synthetic_set", "evaluation.csv"
@@ -282,13 +283,12 @@ class Job:
     def _tracker(self) -> Tracker:
         uri = resolve_uri(self.config.tracking.uri, self.folder)
         console.print(f"output {self.folder}\ntracking {masked(uri)}")
-        method, data = self.config.method.name, self.config.dataset.name
         return Tracker.start(
             uri,
             self.config.tracking.experiment,
             self.folder.name,
             to_dict(self.config),
-            {"method": method, "dataset": data, "ipc": str(self.config.ipc)},
+            tags_of(self.folder),
             self.folder,
             self.start.state.tracking_run if self.start and self.start.store == parts.storage_of(self.config) else None,
         )
@@ -305,7 +305,9 @@ class Job:
         preview = self.folder / SET / "preview.png"
         console.print(f"set      {self.folder / SET}\npreview  {preview}\nreport   {self.folder / 'report.html'}")
         uri = masked(resolve_uri(self.config.tracking.uri, self.folder))
-        console.print(f"compare  {Path(sys.executable).parent / 'mlflow'} ui --backend-store-uri {uri}")
+        served = uri.startswith(("http://", "https://"))
+        start = f"{Path(sys.executable).parent / 'mlflow'} ui --backend-store-uri "
+        console.print(f"compare  {'' if served else start}{uri}")
 
 
 def _other_machine(start: Checkpoint | None, config: RunConfig) -> Iterator[str]:

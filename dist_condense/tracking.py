@@ -21,13 +21,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import yaml
 
 from dist_condense.data.files import write_atomically
+from dist_condense.tags import tags_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -47,8 +48,11 @@ PAUSE = 60.0
 """Seconds until a server that failed is asked again."""
 METRICS_PER_CALL, PARAMS_PER_CALL, PARAM_LENGTH = 1000, 100, 6000  # limits of MLflow's log_batch
 PARENT, FOLDER = "mlflow.parentRunId", "dist_condense.folder"
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # the experiment opens with its table of runs
+NOT_PARAMS = ("output", "tracking")  # two runs always differ in them, and never by them
 RESULTS = ("top1_last", "top1_best")  # of evaluation.csv; its other columns are params
 STEP, TIME, IN_EVERY_ENTRY = "step", "time", "loss"
+COUNTERS = ("network", "matching_step")  # the step says the same
 METRICS, ROWS = "metrics.jsonl", "evaluation.csv"
 ARTIFACTS = ("config.yaml", "environment.json", ROWS, "report.html", "synthetic_set")
 
@@ -143,7 +147,7 @@ class ServerRun:
             self.address.run_id = self._found() or self._made(tags)
             self.address.write(self.folder)
         client.update_run(self.run, status="RUNNING")
-        self._params(self.run, params)
+        self._params(self.run, {key: value for key, value in params.items() if key not in NOT_PARAMS})
         history = client.get_metric_history(self.run, IN_EVERY_ENTRY)
         self._last_step = max((metric.step for metric in history), default=0)
 
@@ -162,7 +166,8 @@ class ServerRun:
     def evaluations(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """A finished child for each row of evaluation.csv, known by its name, and means over seeds on the run itself.
 
-        A mean is ``top1/SET/ARCHITECTURE/PROTOCOL/EPOCHS``; its step is the number of seeds.
+        A mean is ``SET/ARCHITECTURE/PROTOCOL_N_epochs/top1``, its step the number of seeds; beside it ``top1_std``.
+        The comparison page draws the metric that is first in the alphabet: that of the condensed set.
         """
         there, found = self._children(), defaultdict[str, list[float]](list)
         for row in rows:
@@ -172,9 +177,10 @@ class ServerRun:
             name = f"{', '.join(kind)} epochs, seed {row['seed']}"
             self._child(there.get(name), name, params, metrics)
             if RESULTS[0] in metrics:
-                found["/".join(["top1", *kind])].append(metrics[RESULTS[0]])
+                found["{}/{}/{}_{}_epochs/top1".format(*kind)].append(metrics[RESULTS[0]])
         before = self.client.get_run(self.run).data.metrics
         means = [(key, fmean(values), len(values), None) for key, values in found.items()]
+        means += [(f"{key}_std", stdev(values), len(values), None) for key, values in found.items() if len(values) > 1]
         self._log(self.run, [mean for mean in means if before.get(mean[0]) != mean[1]])
 
     def artifacts(self, path: Path) -> None:
@@ -389,7 +395,7 @@ def replay(
     experiment = experiment or tracking.get("experiment") or "dist_condense"
     server = ServerRun(uri, Address.of(folder, uri, experiment, run_name or folder.name), folder)
     try:
-        server.begin(config, {"dist_condense.replayed": "true"})
+        server.begin(config, {**tags_of(folder), "dist_condense.replayed": "true"})
         server.everything()
         server.end("FINISHED" if _is_complete(folder) else "FAILED")
     except Exception as error:  # whatever the server, the network or the store says
@@ -436,7 +442,7 @@ def _experiment(client: MlflowClient, uri: str, name: str) -> str:
     if uri.startswith("sqlite:///"):
         place = (Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts").as_uri()
     try:
-        return str(client.create_experiment(name, artifact_location=place))
+        return str(client.create_experiment(name, artifact_location=place, tags=KIND))
     except Exception:
         found = client.get_experiment_by_name(name)  # another run may have made it meanwhile
         if found is None:
@@ -458,20 +464,20 @@ def _has_run(client: MlflowClient, run: str) -> bool:
 
 def _values(entry: Entry) -> list[tuple[str, float, int, float | None]]:
     """(key, value, step, time) of the numbers of an entry."""
-    numbers = {key: value for key, value in entry.items() if isinstance(value, int | float)}
+    numbers = {key: value for key, value in entry.items() if isinstance(value, int | float) and key not in COUNTERS}
     at = numbers.pop(TIME, None)
     step = int(numbers.pop(STEP))
     return [(key, value, step, at) for key, value in numbers.items()]
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """``{"a": {"b": 1}}`` to ``[("a.b", "1")]``."""
+    """``{"a": {"b": 1, "c": ["d", "e"]}}`` to ``[("a.b", "1"), ("a.c", "d, e")]``; what is not set is left out."""
     found: list[tuple[str, str]] = []
     for key, value in values.items():
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping):
             found += _flat(value, f"{prefix}{key}.")
-        else:
-            found.append((f"{prefix}{key}", str(value)))
+        elif value is not None and value != []:
+            found.append((f"{prefix}{key}", ", ".join(map(str, value)) if isinstance(value, list) else str(value)))
     return found
 
 

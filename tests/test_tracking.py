@@ -87,7 +87,7 @@ def test_a_run_and_its_children_are_in_the_database_under_the_output(tmp_path, c
     assert run.info.run_name == "dc"
     assert run.data.params["method.images.lr"] == "0.1"
     assert run.data.tags["kind"] == "condensation"
-    assert run.data.metrics["top1/condensed/convnet3/dc/3"] == 80.5
+    assert run.data.metrics["condensed/convnet3/dc_3_epochs/top1"] == 80.5
     assert history(client(), tracker.run_id) == [(10, 10.0), (20, 5.0)]
     assert (out / "mlartifacts" / tracker.run_id / "artifacts" / "synthetic_set" / "card.json").exists()
     children = client().search_runs([run.info.experiment_id], f"tags.mlflow.parentRunId = '{tracker.run_id}'")
@@ -129,13 +129,44 @@ def test_other_epochs_and_protocols_are_kept_apart(out, client):
     assert (first.offline, second.offline) == (None, None)
     run = client().get_run(second.run_id)
     assert run.data.metrics == {
-        "top1/random/convnet3/dc/3": 60.0,
-        "top1/condensed/convnet3/dc/3": 80.5,
-        "top1/condensed/convnet3/dc/30": 90.0,
-        "top1/condensed/convnet3/idc/3": 70.0,
+        "random/convnet3/dc_3_epochs/top1": 60.0,
+        "random/convnet3/dc_3_epochs/top1_std": 0.0,
+        "condensed/convnet3/dc_3_epochs/top1": 80.5,
+        "condensed/convnet3/dc_3_epochs/top1_std": 0.0,
+        "condensed/convnet3/dc_30_epochs/top1": 90.0,
+        "condensed/convnet3/idc_3_epochs/top1": 70.0,
     }
     children = client().search_runs([run.info.experiment_id], f"tags.mlflow.parentRunId = '{second.run_id}'")
     assert len({x.info.run_name for x in children}) == len(children) == len(ROWS) + 2
+
+
+def test_a_mean_has_its_standard_deviation_beside_it(out, client):
+    tracker = begin(out)
+    tracker.log_evaluations([{**ROWS[0], "seed": seed, "top1_last": x} for seed, x in enumerate((70.0, 72.0, 77.0))])
+    tracker.finish()
+    assert history(client(), tracker.run_id, "random/convnet3/dc_3_epochs/top1") == [(3, 73.0)]
+    assert history(client(), tracker.run_id, "random/convnet3/dc_3_epochs/top1_std") == [(3, 13**0.5)]
+
+
+def test_params_are_what_two_runs_are_compared_by(out, client):
+    always_other = {"output": "/a", "tracking": {"uri": "x"}}
+    given = {"evaluation": {"sets": ["random", "whole"]}, "dataset": {"root": None, "classes": []}, "training": {}}
+    tracker = begin(out, params={**always_other, **given, **CONFIG})
+    tracker.finish()
+    assert client().get_run(tracker.run_id).data.params == {
+        "evaluation.sets": "random, whole",
+        "seed": "0",
+        "method.name": "dc",
+        "method.images.lr": "0.1",
+        "cluster.workers": "2",
+    }
+
+
+def test_the_step_of_a_metric_is_not_sent_as_a_metric(out, client):
+    tracker = begin(out)
+    tracker.log_metrics(entries(10))
+    tracker.finish()
+    assert set(client().get_run(tracker.run_id).data.metrics) == {"loss", "steps_per_second"}
 
 
 def test_another_server_or_a_lost_database_gets_everything(tmp_path, out, client):
@@ -205,6 +236,7 @@ def test_a_folder_is_replayed_once(tmp_path, out, client):
     assert replay(out) == run
     found = client().get_run(run)
     assert found.data.params["seed"] == "3"
+    assert (found.data.tags["method"], found.data.tags["dist_condense.replayed"]) == ("dc", "true")
     assert client().get_experiment(found.info.experiment_id).name == "digits"
     assert history(client(), run) == [(10, 10.0), (20, 5.0)]
     children = client().search_runs([found.info.experiment_id], f"tags.mlflow.parentRunId = '{run}'")
@@ -293,7 +325,7 @@ def everything_is_there_once(client, run):
     assert len(runs) == 1 + len(ROWS)
     assert {x.info.status for x in runs} == {"FINISHED"}
     assert history(client, run) == [(10, 10.0), (20, 5.0)]
-    for key in ("top1/random/convnet3/dc/3", "top1/condensed/convnet3/dc/3"):
+    for key in ("random/convnet3/dc_3_epochs/top1", "condensed/convnet3/dc_3_epochs/top1_std"):
         assert len(history(client, run, key)) == 1
     children = {x.info.run_name: x for x in runs if x.info.run_id != run}
     for row in ROWS:

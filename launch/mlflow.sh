@@ -1,0 +1,100 @@
+#!/usr/bin/env bash
+# A team's MLflow on one machine: PostgreSQL and `mlflow server` over one folder, until Ctrl-C. See docs/mlflow.md.
+set -euo pipefail
+
+usage() {
+    cat <<'END'
+usage: launch/mlflow.sh FOLDER [--host HOST] [--port PORT] [OPTION OF mlflow server ...]
+
+Starts PostgreSQL on FOLDER/postgres (made at the first start) and `mlflow server` with it and FOLDER/artifacts. Prints
+the URI for tracking.uri once the server answers; Ctrl-C or SIGTERM ends both. The same command goes on with what is
+there. PostgreSQL can be reached through a socket in its own folder alone.
+
+  --host HOST    the address that the server listens on (127.0.0.1)
+  --port PORT    (5000)
+  PYTHON         a python with the extra mlflow-server (.venv/bin/python beside launch/, else python3)
+  POSTGRES_BIN   the folder of initdb and pg_ctl (from PATH, else the newest in /usr/lib/postgresql)
+  POSTGRES_USER  who runs PostgreSQL if you are root, which it refuses (postgres)
+
+For a team: --host 0.0.0.0 --allowed-hosts NAME:PORT. Whoever reaches the port can change and delete runs; docs/mlflow.md
+has more.
+END
+}
+
+fail() { echo "launch/mlflow.sh: $*" >&2; exit 2; }
+
+host=127.0.0.1 port=5000 folder="" options=()
+while (($#)); do
+    case $1 in
+        -h | --help) usage; exit 0 ;;
+        --host) host=${2:?--host needs an address}; shift ;;
+        --port) port=${2:?--port needs a number}; shift ;;
+        -*) options=("$@"); break ;;
+        *) [[ -z $folder ]] || fail "two folders: '$folder' and '$1'"; folder=$1 ;;
+    esac
+    shift
+done
+[[ -n $folder ]] || { usage >&2; exit 2; }
+
+python=${PYTHON:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/.venv/bin/python}
+[[ -x $python ]] || python=python3
+"$python" -c 'import mlflow, psycopg' || fail "$python lacks the extra: pip install 'dist-condense[mlflow-server]'"
+if [[ -z ${POSTGRES_BIN:-} ]]; then
+    initdb=$(command -v initdb || compgen -G '/usr/lib/postgresql/*/bin/initdb' | sort -V | tail -n 1)
+    [[ -n $initdb ]] || fail "no initdb: apt-get install postgresql, or set POSTGRES_BIN"
+    POSTGRES_BIN=$(dirname "$(readlink -f "$initdb")")
+fi
+
+mkdir -p "$folder/artifacts"
+folder=$(cd "$folder" && pwd)
+data=$folder/postgres
+exec 9>"$folder/lock"
+flock -n 9 || fail "$folder is in use; 'fuser -v $folder/lock' names by whom"
+! (: <>"/dev/tcp/$host/$port") 2>/dev/null || fail "port $port is taken: choose another --port"
+
+as_owner=()
+if [[ $(id -u) == 0 ]]; then
+    as_owner=(runuser -u "${POSTGRES_USER:-postgres}" --)
+    "${as_owner[@]}" test -x "$folder" || fail "user ${POSTGRES_USER:-postgres} may not enter $folder: choose another"
+fi
+postgres() {
+    (cd / && "${as_owner[@]}" "$POSTGRES_BIN/$1" "${@:2}") 9>&- >>"$folder/postgres.log" 2>&1 \
+        || fail "$1 failed: $(tail -n 1 "$folder/postgres.log") ($folder/postgres.log)"
+}
+
+server=""
+finish() {
+    trap - EXIT
+    [[ -z $server ]] || { kill -- "-$server" && wait "$server"; } 2>/dev/null || true
+    postgres pg_ctl -D "$data" -m fast -w stop
+}
+
+if [[ ! -d $data ]]; then
+    new=$data.new # whole or not at all
+    rm -rf "$new"
+    mkdir "$new"
+    [[ $(id -u) != 0 ]] || chown "${POSTGRES_USER:-postgres}" "$new"
+    postgres initdb -D "$new" -U mlflow --auth=trust --encoding=UTF8 --locale=C.UTF-8
+    mv "$new" "$data"
+fi
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+# restart: one that a killed start left behind is ended first
+postgres pg_ctl -D "$data" -w -o "-c listen_addresses='' -c unix_socket_directories='$data'" restart
+(postgres psql -h "$data" -U mlflow -d mlflow -c '') 2>/dev/null || postgres createdb -h "$data" -U mlflow mlflow
+
+export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=${MLFLOW_SERVER_ENABLE_JOB_EXECUTION:-false}
+export MLFLOW_DISABLE_TELEMETRY=${MLFLOW_DISABLE_TELEMETRY:-true}
+setsid "$python" -m mlflow server --host "$host" --port "$port" --artifacts-destination "$folder/artifacts" \
+    --backend-store-uri "postgresql+psycopg://mlflow@/mlflow?host=$data" "${options[@]}" >>"$folder/server.log" 2>&1 &
+server=$!
+health="import urllib.request as u; u.urlopen('http://$host:$port/health', timeout=5)"
+until "$python" -c "$health" 2>/dev/null; do
+    kill -0 "$server" 2>/dev/null || fail "mlflow server ended: $(tail -n 1 "$folder/server.log") ($folder/server.log)"
+    sleep 0.3
+done
+echo "tracking.uri=http://${host/0.0.0.0/$(hostname)}:$port"
+echo "database     postgresql://mlflow@/mlflow?host=$data"
+echo "logs         $folder/server.log, $folder/postgres.log"
+wait "$server"

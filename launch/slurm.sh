@@ -2,6 +2,7 @@
 #SBATCH --job-name=dist-condense
 #SBATCH --ntasks-per-node=1
 #SBATCH --exclusive
+#SBATCH --mem=0
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%j.log
@@ -45,7 +46,7 @@ again=false
 trap 'again=true; ask' USR1
 trap 'again=false; ask' TERM
 # shellcheck disable=SC2329  # the traps call it
-ask() { kill -TERM "$(<"$SLURM_STATE/pid")" || fail "told to stop before the run began"; }
+ask() { kill -TERM "$(cat "$SLURM_STATE/pid")" || echo "slurm.sh: there is no run to stop" >&2; }
 
 # shellcheck disable=SC2016  # for the shell on the head node
 on_head='python -m dist_condense.run "$@" & echo $! >"$SLURM_STATE/pid"; wait $!; echo $? >"$SLURM_STATE/exit"'

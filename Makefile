@@ -36,10 +36,11 @@ test-slow: .venv/.installed  ## the tests that take minutes
 test-gpu: .venv/.installed  ## the tests that need a CUDA device
 	$(PYTEST) -m gpu
 
-lint: .venv/.installed  ## ruff, its formatter and mypy
+lint: .venv/.installed  ## ruff, its formatter, mypy and shellcheck
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/shellcheck .ci/run launch/*.sh
 
 clean:  ## remove caches; keeps .venv, outputs and .cache
 	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -10,14 +10,10 @@ import csv
 import json
 import os
 import re
-import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -27,21 +23,14 @@ import torch
 
 from dist_condense import load_set
 from dist_condense.engine.roll_call import RESTARTS
+from tests import ray_head
 from tests.engine import cases
+from tests.ray_head import RAY, environment, wait
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[1]
-RAY = Path(sys.executable).with_name("ray")
 LONG = ("trajectory.networks=50", "tracking.log_every=1", "tracking.checkpoint_steps=1", "evaluation.epochs=0")
-
-
-def environment(**more: str) -> dict[str, str]:
-    """This one, with the package's Python first and no other cluster in it."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    path = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
-    quiet = {"RAY_USAGE_STATS_ENABLED": "0", "MLFLOW_DISABLE_TELEMETRY": "true", "RAY_AUTH_MODE": "disabled"}
-    return {**kept, "PATH": path, **quiet, **more}
 
 
 def start(workers: int, folder: Path, *more: str) -> subprocess.Popen[str]:
@@ -171,13 +160,6 @@ def saved(folder: Path) -> int:
     return max((int(path.parent.name[5:13]) for path in folder.glob("checkpoints/step_*/manifest.json")), default=0)
 
 
-def wait(condition: object, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "timed out"
-        time.sleep(0.1)
-
-
 def train_workers(driver: int, number: int = 2) -> list[int]:
     """Ray Train's workers below a process that we started, and no others of the machine."""
     found = below(driver)
@@ -210,42 +192,8 @@ def below(driver: int) -> list[int]:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
     """The address of a Ray head of its own, on 2 cores."""
-    folder = Path(tempfile.mkdtemp(prefix="ray_", dir="/tmp"))  # short: a socket's path has at most 107 characters
-    port, dashboard, client, agent = _free_ports(4)
-    command = [RAY, "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats", f"--temp-dir={folder}"]
-    command += ["--node-ip-address=127.0.0.1", f"--port={port}", f"--dashboard-port={dashboard}"]
-    command += [f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"]
-    with (folder / "head.log").open("w") as log:
-        head = subprocess.Popen(command, cwd="/tmp", env=environment(), stdout=log, stderr=log, start_new_session=True)
-    address = f"http://127.0.0.1:{dashboard}"
-    try:
-        wait(lambda: head.poll() is not None or _answers(dashboard), 120)
-        assert head.poll() is None, (folder / "head.log").read_text()
+    with ray_head.running() as address:
         yield address
-    finally:
-        head.send_signal(signal.SIGTERM)  # `--block` ends what it has started
-        try:
-            head.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(head.pid, signal.SIGKILL)
-            head.wait(30)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _free_ports(number: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(number)]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
-
-
-def _answers(port: int) -> bool:
-    with socket.socket() as s:
-        s.settimeout(1)
-        return s.connect_ex(("127.0.0.1", port)) == 0
 
 
 def submit(address: str, *words: str) -> subprocess.CompletedProcess[str]:

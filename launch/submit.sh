@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+#
+# One run on a running Ray cluster, from the repository: submits it, follows its log, waits for its end.
+#
+#   launch/submit.sh [--address URL] [--installed] CONFIG [key=value ...]
+#
+# --address URL  the job API; by default RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265, the end of a tunnel
+# --installed    the package is on the cluster: upload nothing
+#
+# Uploads the repository without what .gitignore and .rayignore name (512 MiB at most). The job's folder is thrown
+# away, so `output` is an absolute path that all nodes see, or DIST_CONDENSE_OUTPUT is set: here, since it is handed
+# on like DIST_CONDENSE_WORKERS, IMAGENET_ROOT and MLFLOW_TRACKING_URI, or on the cluster.
+# Token: RAY_AUTH_TOKEN or a file, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token.
+# Exit code: 0 only if the job SUCCEEDED; 1 if it failed, was stopped, refused or lost; 2 for wrong usage.
+# Ctrl-C leaves the job running; RAY is the command to use (.venv/bin/ray).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+fail() { echo "submit.sh: $*" >&2; exit 1; }
+usage() { sed -n 's/^#$//p; s/^# //p' launch/submit.sh; }
+
+ray=${RAY:-.venv/bin/ray} address=${RAY_API_SERVER_ADDRESS:-http://127.0.0.1:8265} upload=(--working-dir .)
+while [[ ${1:-} == --* ]]; do
+    case $1 in
+        --help) usage; exit ;;
+        --address) address=${2:?} && shift 2 ;;
+        --installed) upload=() && shift ;;
+        *) usage >&2; exit 2 ;;
+    esac
+done
+[[ $# -gt 0 ]] || { usage >&2; exit 2; }
+command -v "$ray" >/dev/null || fail "no $ray: run make install, or set RAY"
+export RAY_API_SERVER_ADDRESS=$address RAY_AUTH_MODE=${RAY_AUTH_MODE:-token}
+unset RAY_ADDRESS
+
+job=dist-condense-$(date -u +%Y%m%d-%H%M%S)-$$
+
+state() { # of the job, in one word
+    local told
+    told=$("$ray" job status "$job" 2>&1) || true
+    case $told in
+        *"Job '$job' succeeded"*) echo SUCCEEDED ;;
+        *"Job '$job' failed"*) echo FAILED ;;
+        *"Job '$job' was stopped"*) echo STOPPED ;;
+        *"Status for job '$job'"*) echo RUNNING ;;
+        *"$job does not exist"*) echo ABSENT ;;
+        *AuthenticationError*) echo REFUSED ;;
+        *) echo UNREACHABLE ;;
+    esac
+}
+
+case $(state) in
+    REFUSED) fail "$address refused the token: set RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token to the cluster's" ;;
+    UNREACHABLE) fail "no job API answers at $address: open the tunnel, or give --address" ;;
+esac
+
+environment=()
+for name in DIST_CONDENSE_OUTPUT DIST_CONDENSE_WORKERS IMAGENET_ROOT MLFLOW_TRACKING_URI; do
+    [[ -z ${!name:-} ]] || environment+=("$name=${!name}")
+done
+"$ray" job submit --submission-id "$job" "${upload[@]}" -- \
+    env "${environment[@]}" python -m dist_condense.run "$@" || true
+while end=$(state) && [[ $end == RUNNING ]]; do # the tunnel was away for a moment
+    sleep 5
+    "$ray" job logs --follow "$job" || true
+done
+[[ $end == SUCCEEDED ]] || fail "job $job: $end"

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+#
+# A Ray cluster on rented machines, by `ray up`, from the repository:
+#
+#   launch/up.sh aws|gcp [ray up's options]
+#
+# Fills launch/aws.yaml or launch/gcp.yaml, whose head says what it needs, from the environment; writes the result to
+# outputs/aws.yaml or outputs/gcp.yaml; makes a token on first use (~/.ray/auth_token). Afterwards:
+#
+#   ray dashboard outputs/aws.yaml        the tunnel to the job API, on http://127.0.0.1:8265
+#   launch/submit.sh --installed CONFIG   a run
+#   ray down outputs/aws.yaml             END IT: machines cost money until then
+#
+# RAY: the command to use (.venv/bin/ray).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+fail() { echo "up.sh: $*" >&2; exit 2; }
+
+case ${1:-} in
+    aws | gcp) cloud=$1 && shift ;;
+    --help) sed -n 's/^#$//p; s/^# //p' launch/up.sh && exit ;;
+    *) sed -n 's/^#$//p; s/^# //p' launch/up.sh >&2 && exit 2 ;;
+esac
+ray=${RAY:-.venv/bin/ray}
+command -v "$ray" >/dev/null || fail "no $ray: run make install, or set RAY"
+
+filled=$(<"launch/$cloud.yaml") missing=()
+for name in $(grep -o "[$]{[A-Z_]*}" "launch/$cloud.yaml" | tr -d "{}$" | sort -u); do
+    [[ ${!name:-} =~ ^[A-Za-z0-9_./:-]+$ ]] || missing+=("$name")
+    filled=${filled//"\${$name}"/${!name:-}}
+done
+((${#missing[@]} == 0)) || fail "set ${missing[*]}, as the head of launch/$cloud.yaml says"
+
+mkdir -p outputs
+echo "$filled" >"outputs/$cloud.yaml"
+umask 077 # the token is yours alone
+"$ray" get-auth-token --generate >/dev/null
+exec "$ray" up "outputs/$cloud.yaml" "$@"

@@ -1,0 +1,186 @@
+"""Every file of launch/, without a cluster: the shell scripts by shellcheck, the cloud files by Ray's own schema."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
+VALUES = {
+    "aws": {
+        "AWS_REGION": "us-west-2",
+        "AWS_ZONE": "us-west-2a",
+        "AWS_SUBNET": "subnet-0",
+        "AWS_GROUP": "sg-0",
+        "AWS_PROFILE_ARN": "arn:aws:iam::0:instance-profile/ray",
+        "AWS_IMAGE": "ami-0",
+    },
+    "gcp": {
+        "GCP_PROJECT": "ours",
+        "GCP_REGION": "us-central1",
+        "GCP_ZONE": "us-central1-a",
+        "GCP_SUBNET": "projects/p/regions/r/subnetworks/s",
+        "GCP_IMAGE": "projects/p/global/images/i",
+    },
+}
+MACHINES = {"GPU_NODES": "8", "GPU_TYPE": "a-type", "SHARED": "10.0.0.2:/export"}
+clouds = pytest.mark.parametrize("cloud", VALUES)
+scripts = pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+
+
+def sh(*words: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY", "SLURM"))}
+    return subprocess.run(words, cwd=ROOT, env={**kept, **more}, capture_output=True, text=True, timeout=60)
+
+
+# --- scripts --------------------------------------------------------------------------------------------------------
+
+
+@scripts
+def test_a_script_answers_and_refuses(script: Path) -> None:
+    helped, refused = sh(script, "--help"), sh(script)
+    assert helped.returncode == 0 and f"launch/{script.name}" in helped.stdout and not helped.stderr
+    assert refused.returncode == 2, refused.stderr
+
+
+def test_no_script_has_a_fault() -> None:
+    found = sh(Path(sys.executable).with_name("shellcheck"), *SCRIPTS, ROOT / ".ci" / "run")
+    assert found.returncode == 0, found.stdout
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "launch").iterdir()), ids=lambda path: path.name)
+def test_nothing_ends_every_ray_of_a_machine(file: Path) -> None:
+    assert not re.search(r"\bray\W+stop\b|pkill|killall", file.read_text())
+
+
+def test_slurm_sh_is_for_slurm() -> None:
+    done = sh("launch/slurm.sh", "configs/digits.yaml")
+    assert done.returncode == 1 and "this is not a Slurm job: sbatch --nodes=N launch/slurm.sh" in done.stderr
+
+
+# --- ray up ---------------------------------------------------------------------------------------------------------
+
+
+def up(cloud: str, folder: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    """launch/up.sh of a copy, with a `ray` that tells what it was asked for."""
+    shutil.copytree(ROOT / "launch", folder / "launch")
+    ray = folder / "ray"
+    ray.write_text('#!/bin/sh\necho "$@"\n')
+    ray.chmod(0o755)
+    return sh(folder / "launch" / "up.sh", cloud, "--yes", RAY=str(ray), **{**VALUES[cloud], **MACHINES, **more})
+
+
+def filled(cloud: str, folder: Path) -> dict[str, Any]:
+    """As `ray up` gets it."""
+    done = up(cloud, folder)
+    assert done.stdout == f"up outputs/{cloud}.yaml --yes\n", done.stderr
+    return yaml.safe_load((folder / "outputs" / f"{cloud}.yaml").read_text())
+
+
+@pytest.fixture(params=VALUES)
+def config(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
+    return filled(request.param, tmp_path)
+
+
+@clouds
+def test_what_is_missing_is_named(cloud: str, tmp_path: Path) -> None:
+    done = up(cloud, tmp_path, GPU_NODES="", SHARED="x; rm -rf /")
+    assert done.returncode == 2
+    assert done.stderr == f"up.sh: set GPU_NODES SHARED, as the head of launch/{cloud}.yaml says\n"
+
+
+def check(config: dict[str, Any]) -> dict[str, Any]:
+    """With Ray's defaults in it, and valid; its schema leaves only what a provider takes open."""
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    completed = prepare_config(config)
+    validate_config(completed)
+    unknown = set(config["provider"]) - {
+        "type",
+        "region",
+        "availability_zone",
+        "project_id",
+        "use_internal_ips",
+        "cache_stopped_nodes",
+    }
+    assert not unknown, f"unknown keys of the provider: {unknown}"
+    return completed
+
+
+def test_ray_takes_it(config: dict[str, Any]) -> None:
+    assert check(config)["available_node_types"]["gpu"]["min_workers"] == 8
+
+
+@pytest.mark.parametrize(
+    "place", [(), ("provider",), ("auth",), ("docker",), ("available_node_types", "gpu")], ids="/".join
+)
+def test_a_typo_is_noticed(config: dict[str, Any], place: tuple[str, ...]) -> None:
+    at = config
+    for key in place:
+        at = at[key]
+    at["use_internal_ip"] = True
+    with pytest.raises(Exception, match="use_internal_ip"):
+        check(config)
+
+
+def open_to_others(config: dict[str, Any]) -> list[str]:
+    """What lets anybody else in; of the completed config, since Ray's defaults open the dashboard and SSH."""
+    nodes = [kind["node_config"] for kind in config["available_node_types"].values()]
+    start = " ".join(config["head_start_ray_commands"])
+    token = "--env=RAY_AUTH_MODE=token" in config["docker"].get("run_options", [])
+    found = {
+        "public addresses": not config["provider"].get("use_internal_ips"),
+        "SSH not through a tunnel": "ssh_proxy_command" not in config["auth"],
+        "an interface of Ray's choice": not all(map(CLOSED[config["provider"]["type"]], nodes)),
+        "the dashboard": "--dashboard-host=127.0.0.1" not in start or "0.0.0.0" in str(config),
+        "no token": not token or "/home/ray/.ray/auth_token" not in config["file_mounts"],
+    }
+    return [what for what, is_so in found.items() if is_so]
+
+
+CLOSED: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "aws": lambda node: bool(node.get("SecurityGroupIds")) and "NetworkInterfaces" not in node,
+    "gcp": lambda node: [sorted(each) for each in node.get("networkInterfaces", [])] == [["subnetwork"]],
+}
+"""Whether a machine has the given network interface, and no public address."""
+
+
+def test_nothing_is_open(config: dict[str, Any]) -> None:
+    assert open_to_others(check(config)) == []
+
+
+@pytest.mark.parametrize(
+    ("cloud", "keys", "what"),
+    [
+        ("aws", "provider/use_internal_ips", "public addresses"),
+        ("gcp", "auth/ssh_proxy_command", "SSH not through a tunnel"),
+        ("aws", "available_node_types/gpu/node_config/SecurityGroupIds", "an interface of Ray's choice"),
+        ("gcp", "available_node_types/head/node_config/networkInterfaces", "an interface of Ray's choice"),
+        ("aws", "head_start_ray_commands", "the dashboard"),
+        ("gcp", "docker/run_options", "no token"),
+    ],
+)
+def test_what_is_open_is_noticed(tmp_path: Path, cloud: str, keys: str, what: str) -> None:
+    config = filled(cloud, tmp_path)
+    config["auth"].pop("ssh_proxy_use_node_id")  # Ray refuses it without ssh_proxy_command
+    *path, last = keys.split("/")
+    at = config
+    for key in path:
+        at = at[key]
+    del at[last]
+    assert open_to_others(check(config)) == [what]
+
+
+def test_its_ray_is_the_tested_one(config: dict[str, Any]) -> None:
+    pinned = re.search(r"^ray==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert pinned and config["docker"]["image"] == f"rayproject/ray:{pinned[1]}-py311-gpu"

@@ -1,0 +1,75 @@
+"""launch/slurm.sh under a real Slurm of two nodes: one run across both, requeued and resumed; starts that fail."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests import slurm
+from tests.engine import cases
+from tests.ray_head import environment, wait
+from tests.slurm import Slurm
+from tests.test_ray_runs import saved
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
+LONG = ("trajectory.networks=50", "tracking.log_every=1", "tracking.checkpoint_steps=1", "evaluation.epochs=0")
+RUN = [*cases.TINY, *cases.CASES["dcc"], "cluster.workers=2", *LONG]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
+    if reason := slurm.not_allowed():
+        pytest.skip(reason)
+    with slurm.cluster(tmp_path_factory.mktemp("slurm")) as started:
+        yield started
+
+
+def submit(cluster: Slurm, folder: Path, *overrides: str) -> str:
+    """The number of the job; its log is in the folder."""
+    given = {pair.split("=", 1)[0]: pair for pair in (*RUN, f"output={folder / 'run'}", *overrides)}
+    command = ["sbatch", "--parsable", "--nodes=2", f"--output={folder}/log", "launch/slurm.sh", "configs/digits.yaml"]
+    env = environment(DIST_CONDENSE_OUTPUT=str(folder), GLOO_SOCKET_IFNAME="eth0")
+    return cluster.run(*command, *given.values(), env=env).strip()
+
+
+def ended(cluster: Slurm, job: str) -> dict[str, str]:
+    wait(lambda: cluster.job(job)["JobState"] in ENDED, 300)
+    return cluster.job(job)
+
+
+def test_a_job_told_that_its_time_is_up_is_queued_again_and_ends_with_the_same_set(
+    cluster: Slurm, tmp_path: Path
+) -> None:
+    job = submit(cluster, tmp_path)
+    wait(lambda: saved(tmp_path / "run") >= 5 or cluster.job(job)["JobState"] in ENDED, 240)
+    cluster.run("scancel", "--batch", "--signal=USR1", job)  # as Slurm does before the time limit
+    wait(lambda: cluster.job(job)["Restarts"] == "1" or cluster.job(job)["JobState"] in ENDED, 240)
+    cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")  # Slurm lets two minutes pass
+    done, log = ended(cluster, job), (tmp_path / "log").read_text()
+    assert (done["JobState"], done["Restarts"]) == ("COMPLETED", "1"), log
+    stopped = re.search(r"stopped by SIGTERM after matching step (\d+) of 150", log)
+    assert stopped and f"resuming after matching step {stopped[1]} of 150" in log, log
+    assert torch.equal(cases.result(tmp_path / "run"), cases.alone("dcc", tmp_path / "alone", *LONG))
+
+
+def test_a_run_that_is_refused_fails_the_job(cluster: Slurm, tmp_path: Path) -> None:
+    done = ended(cluster, submit(cluster, tmp_path, "ipc=none"))
+    assert (done["JobState"], done["ExitCode"], done["Restarts"]) == ("FAILED", "2:0", "0")
+    assert "refused: " in (tmp_path / "log").read_text()
+
+
+def test_a_ray_that_does_not_start_fails_the_job(cluster: Slurm, tmp_path: Path) -> None:
+    """`ray symmetric-run` itself exits 0 then."""
+    in_the_way = "import socket, time; s = socket.socket(); s.bind(('', 6379)); s.listen(); time.sleep(600)"
+    with cluster.head.start("python3", "-c", in_the_way) as process:
+        done = ended(cluster, submit(cluster, tmp_path))
+        process.kill()
+    log = (tmp_path / "log").read_text()
+    assert (done["JobState"], done["ExitCode"]) == ("FAILED", "1:0"), log
+    assert "Ray did not start" in log

@@ -39,3 +39,10 @@ def reference_dir() -> Path:
     """The folder of reference numbers: REFERENCE_DIR, else ../shared/reference."""
     folder = Path(os.environ.get("REFERENCE_DIR") or SHARED / "reference")
     return folder if folder.is_dir() else absent(f"no reference numbers: {folder}; set REFERENCE_DIR")
+
+
+@pytest.fixture(scope="session")
+def crds_dir() -> Path:
+    """The folder of KubeRay's CRDs: CRDS_DIR, else ../shared/crds."""
+    folder = Path(os.environ.get("CRDS_DIR") or SHARED / "crds")
+    return folder if folder.is_dir() else absent(f"no CRDs of KubeRay: {folder}; set CRDS_DIR")

@@ -1,0 +1,78 @@
+"""A Dockerfile as a list, and its steps replayed by hand where no builder can have its base image."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass
+class Stage:
+    """What stands between one FROM and the next."""
+
+    name: str
+    base: str
+    steps: list[tuple[str, str]] = field(default_factory=list)
+
+    def all(self, word: str) -> list[str]:
+        """The arguments of every such instruction."""
+        return [argument for given, argument in self.steps if given == word]
+
+
+def stages(text: str) -> dict[str, Stage]:
+    """By name, in order; instructions that are written over several lines as one."""
+    found: dict[str, Stage] = {}
+    plain = re.sub(r"(?m)^\s*#.*\n", "", text)
+    for line in filter(None, re.sub(r"\\\n\s*", " ", plain).splitlines()):
+        word, argument = line.split(None, 1)
+        if word == "FROM":
+            base, _, name = argument.split()
+            found[name] = Stage(name, base)
+        else:
+            found[name].steps.append((word, argument))
+    return found
+
+
+def lineage(known: dict[str, Stage], name: str) -> list[Stage]:
+    """A stage and what it is built on, that first."""
+    stage = known[name]
+    return [*(lineage(known, stage.base) if stage.base in known else []), stage]
+
+
+def script(known: dict[str, Stage], target: str, context: Path) -> Iterator[str]:
+    """Shell that does the steps in the folder $ROOT, as they follow, and defines `as_user` for what comes after."""
+    home, environment = "/", []
+    for stage in lineage(known, target):
+        for word, argument in stage.steps:
+            if word == "ENV":
+                environment += shlex.split(argument)
+            elif word == "WORKDIR":
+                home = argument
+                yield f'mkdir -p "$ROOT{home}"'
+            elif word == "COPY" and argument.startswith("--from="):
+                source, place = argument.removeprefix("--from=").split(None, 1)[1].split()
+                yield f'test -d "$ROOT{source}" && test {source} = {place}'  # it was made in this very folder
+            elif word == "COPY":
+                *sources, place = argument.split()
+                yield f'mkdir -p "$ROOT{place}"'
+                yield from (f'cp -r {context / source} "$ROOT{place}"' for source in _whole(sources))
+            elif word == "RUN":
+                command = re.sub(r"--mount=\S+ ", "", argument)
+                yield shlex.join(["inside", *environment, "sh", "-ec", f"cd {home} && {command}"])
+            elif word == "USER":
+                user = argument.split(":")[0]
+                run = shlex.join(["inside", *environment, "setpriv", f"--reuid={user}", f"--regid={user}"])
+                yield f'as_user() {{ {run} --clear-groups env HOME={home} sh -ec "cd {home} && $1"; }}'
+
+
+def _whole(sources: list[str]) -> list[str]:
+    return ["./." if source == "." else source for source in sources]
+
+
+def command(argument: str) -> str:
+    """Of CMD or HEALTHCHECK, in the form of a list."""
+    return shlex.join(json.loads(argument[argument.index("[") :]))

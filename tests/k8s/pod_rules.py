@@ -1,0 +1,87 @@
+"""What is asked of every pod: restricted pod security, stated resources, a versioned image, no secret in the open."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator
+from typing import Any
+
+from tests.k8s.manifests import ROOT, Manifest, pods
+
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+OURS = {f"dist-condense:{VERSION}", f"dist-condense:{VERSION}-cpu"}
+
+SECRET = re.compile(r"PASSWORD|TOKEN|SECRET|ACCESS_KEY|CREDENTIAL")
+YOURS = {"raw"}
+"""Claims that are not made here."""
+
+
+def problems(manifests: list[Manifest]) -> Iterator[str]:
+    """One line for each rule that is broken."""
+    made = {(m["kind"], m["metadata"]["name"]) for m in manifests}
+    made |= {("volume", v["metadata"]["name"]) for m in manifests for v in _of(m, "volumeClaimTemplates")}
+    for name, pod in pods(manifests):
+        yield from (f"{name}: {told}" for told in [*_pod(pod["spec"]), *_volumes(pod["spec"], made)])
+
+
+def _of(manifest: Manifest, key: str) -> list[Any]:
+    return manifest.get("spec", {}).get(key, [])
+
+
+def _pod(spec: dict[str, Any]) -> Iterator[str]:
+    if spec.get("automountServiceAccountToken") is not False:
+        yield "automountServiceAccountToken: false, nobody here talks to the API server"
+    if spec.get("enableServiceLinks") is not False:
+        yield "enableServiceLinks: false; a Service `mlflow` would set MLFLOW_PORT"
+    security = spec.get("securityContext", {})
+    if not (security.get("runAsNonRoot") and security.get("runAsUser")):
+        yield "securityContext: runAsNonRoot and runAsUser"
+    if security.get("seccompProfile") != {"type": "RuntimeDefault"}:
+        yield "securityContext.seccompProfile: RuntimeDefault"
+    yield from (f"{key}: shares the node's" for key in ("hostNetwork", "hostPID", "hostIPC") if spec.get(key))
+    for container in [*spec["containers"], *spec.get("initContainers", [])]:
+        yield from (f"{container['name']}: {told}" for told in _container(container))
+
+
+def _container(container: dict[str, Any]) -> Iterator[str]:
+    security, resources = container.get("securityContext", {}), container.get("resources", {})
+    if security.get("allowPrivilegeEscalation") is not False or security.get("privileged"):
+        yield "securityContext.allowPrivilegeEscalation: false"
+    if security.get("capabilities") != {"drop": ["ALL"]}:
+        yield "securityContext.capabilities: drop ALL, add none"
+    if not {"cpu", "memory"} <= set(resources.get("requests", {})):
+        yield "resources.requests: cpu and memory"
+    if resources.get("requests") != resources.get("limits"):
+        yield "resources: requests and limits differ"
+    yield from _image(container["image"])
+    for entry in container.get("env", []):
+        if "value" in entry and (SECRET.search(entry["name"]) or re.search(r"://[^/]*:[^/]*@", entry["value"])):
+            yield f"env.{entry['name']}: a secret in the open; use secretKeyRef"
+
+
+def _image(image: str) -> Iterator[str]:
+    name, _, tag = image.rpartition("/")[2].partition(":")
+    if "@sha256:" in image:
+        return
+    if not re.search(r"\d", tag):
+        yield f"image {image}: name a version"
+    if name == "dist-condense" and image not in OURS:
+        yield f"image {image}: the package is {VERSION}"
+
+
+def _volumes(spec: dict[str, Any], made: set[tuple[str, str]]) -> Iterator[str]:
+    volumes = spec.get("volumes", [])
+    names = {volume["name"] for volume in volumes} | {name for kind, name in made if kind == "volume"}
+    for volume in volumes:
+        claim = volume.get("persistentVolumeClaim", {}).get("claimName")
+        if claim and claim not in YOURS and ("PersistentVolumeClaim", claim) not in made:
+            yield f"volume {volume['name']}: there is no claim {claim}"
+        config = volume.get("configMap", {}).get("name")
+        if config and ("ConfigMap", config) not in made:
+            yield f"volume {volume['name']}: there is no ConfigMap {config}"
+        if "hostPath" in volume or "secret" in volume:
+            yield f"volume {volume['name']}: a path of the node or a secret as a file"
+    for container in spec["containers"]:
+        mounts = [mount["name"] for mount in container.get("volumeMounts", [])]
+        yield from (f"{container['name']}: there is no volume {mount}" for mount in mounts if mount not in names)

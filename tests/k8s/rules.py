@@ -1,0 +1,134 @@
+"""What no schema holds: rules of KubeRay's controller (v1.7.0), and what must not be open or without an end."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from tests.k8s import pod_rules
+from tests.k8s.manifests import ROOT, Manifest, pods
+
+RAY = re.search(r"(?m)^ray==(\S+)$", (ROOT / "constraints.txt").read_text()).group(1)
+
+REFUSED = ("networkPolicy", "tlsOptions", "gcsFaultToleranceOptions", "historyServerOptions", "upgradeStrategy")
+"""Parts of a cluster that a stock operator refuses in a RayJob, or that are alpha."""
+RESOURCES = ("num-cpus", "num-gpus", "memory", "resources")
+WORD = re.compile(r"[\w./:=,@+-]+")
+"""What a shell leaves alone. KubeRay puts the entrypoint unquoted into a line for the submitter's bash."""
+
+RESTRICTED = "pod-security.kubernetes.io/enforce"
+POSITIVE = ("backoffLimit", "ttlSecondsAfterFinished", "activeDeadlineSeconds")
+"""Asked of whatever ends."""
+
+
+def problems(manifests: list[Manifest]) -> Iterator[str]:
+    """One line for each rule that is broken, those of pods too."""
+    for manifest in manifests:
+        told = f"{manifest['kind']}/{manifest['metadata']['name']}"
+        yield from (f"{told}: {problem}" for problem in KINDS.get(manifest["kind"], _unknown)(manifest))
+        if manifest["kind"] != "Namespace" and manifest["metadata"].get("namespace") != "dist-condense":
+            yield f"{told}: outside of the namespace"
+    yield from pod_rules.problems(manifests)
+    yield from _together(manifests)
+
+
+def _together(manifests: list[Manifest]) -> Iterator[str]:
+    labels = [pod["metadata"]["labels"].items() for _, pod in pods(manifests)]
+    for service in (m for m in manifests if m["kind"] == "Service"):
+        if not any(service["spec"]["selector"].items() <= of_pod for of_pod in labels):
+            yield f"Service/{service['metadata']['name']}: selects no pod"
+    denied = {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    if not any(m["kind"] == "NetworkPolicy" and m["spec"] == denied for m in manifests):
+        yield "NetworkPolicy: none that denies what no other allows"
+
+
+# --- KubeRay --------------------------------------------------------------------------------------------------------
+
+
+def _rayjob(manifest: Manifest) -> Iterator[str]:
+    name, spec = manifest["metadata"]["name"], manifest["spec"]
+    if len(name) > 47 or not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name):
+        yield "name: at most 47 small letters, digits and '-', a letter first"
+    for key in ("ttlSecondsAfterFinished", "suspend"):
+        if spec.get(key) and not spec.get("shutdownAfterJobFinishes"):
+            yield f"{key}: needs shutdownAfterJobFinishes"
+    yield from _ends(spec, *POSITIVE, "preRunningDeadlineSeconds")
+    if "deletionStrategy" in spec:
+        yield "deletionStrategy: a stock operator refuses it"
+    if "submitterPodTemplate" not in spec:
+        yield "submitterPodTemplate: the default one is not a restricted pod"
+    if not all(WORD.fullmatch(word) for word in spec["entrypoint"].split()):
+        yield "entrypoint: a shell would change it"
+    yield from _cluster(spec["rayClusterSpec"])
+
+
+def _cluster(spec: dict[str, Any]) -> Iterator[str]:
+    yield from (f"{key}: a stock operator refuses it" for key in REFUSED if key in spec)
+    if spec.get("authOptions", {}).get("mode") != "token":
+        yield "authOptions.mode: whoever reaches the job API runs code; set token"
+    if tuple(map(int, spec.get("rayVersion", "0.0").split(".")[:2])) < (2, 52):
+        yield "rayVersion: a token needs 2.52"
+    if spec.get("rayVersion") != RAY:
+        yield f"rayVersion: the image holds {RAY}"
+    head = spec["headGroupSpec"]
+    if head.get("serviceType") != "ClusterIP" or head.get("enableIngress"):
+        yield "headGroupSpec: the dashboard is for ClusterIP only"
+    if head.get("rayStartParams", {}).get("num-cpus") != "0":
+        yield "headGroupSpec.rayStartParams: num-cpus '0' keeps work off the head"
+    for group in [head, *spec["workerGroupSpecs"]]:
+        if group.get("resources") and any(key in group.get("rayStartParams", {}) for key in RESOURCES):
+            yield "resources: not together with those of rayStartParams"
+    for group in spec["workerGroupSpecs"]:
+        if not group.get("replicas") == group.get("minReplicas") == group.get("maxReplicas"):
+            yield f"{group['groupName']}: replicas, minReplicas and maxReplicas differ"
+
+
+# --- the other kinds ------------------------------------------------------------------------------------------------
+
+
+def _ends(spec: dict[str, Any], *keys: str) -> Iterator[str]:
+    yield from (f"{key}: give a positive number" for key in keys if spec.get(key, 0) <= 0)
+
+
+def _job(manifest: Manifest) -> Iterator[str]:
+    yield from _ends(manifest["spec"], *POSITIVE)
+
+
+def _server(manifest: Manifest) -> Iterator[str]:
+    for container in manifest["spec"]["template"]["spec"]["containers"]:
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            if probe not in container:
+                yield f"{container['name']}.{probe}: is missing"
+
+
+def _service(manifest: Manifest) -> Iterator[str]:
+    if manifest["spec"].get("type") != "ClusterIP":
+        yield "type: ClusterIP; nothing is reached from outside of the cluster"
+
+
+def _namespace(manifest: Manifest) -> Iterator[str]:
+    if manifest["metadata"].get("labels", {}).get(RESTRICTED) != "restricted":
+        yield f"labels: {RESTRICTED}=restricted"
+
+
+def _known(_: Manifest) -> Iterator[str]:
+    return iter(())
+
+
+def _unknown(manifest: Manifest) -> Iterator[str]:
+    """Also Secret, Ingress and what gives rights."""
+    yield "is not a kind that belongs here"
+
+
+KINDS = {
+    "ConfigMap": _known,
+    "Deployment": _server,
+    "Job": _job,
+    "Namespace": _namespace,
+    "NetworkPolicy": _known,
+    "PersistentVolumeClaim": _known,
+    "RayJob": _rayjob,
+    "Service": _service,
+    "StatefulSet": _server,
+}

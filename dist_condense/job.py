@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import os
 import socket
 import sys
@@ -16,7 +17,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from dist_condense import checks, parts, resume, worker
+from dist_condense import checks, logs, parts, resume, worker
 from dist_condense.config import RunConfig, to_dict, to_yaml
 from dist_condense.core import randomness
 from dist_condense.data import ClassSource, ImageSet, Reading
@@ -25,7 +26,7 @@ from dist_condense.data.tiers import FILES, Choice, gib
 from dist_condense.engine import checkpoint
 from dist_condense.engine.checkpoint import Checkpoint
 from dist_condense.engine.coordinator import LocalCoordinator
-from dist_condense.engine.journal import METRICS, OWNER, RunFailed
+from dist_condense.engine.journal import METRICS, OWNER, RunFailed, start_of
 from dist_condense.engine.roll_call import RESTARTS
 from dist_condense.evaluation.baselines import random_sets
 from dist_condense.evaluation.evaluate import Evaluation, Runner, TrainingSet, TrialFailed, evaluate, in_process, trials
@@ -40,6 +41,7 @@ from dist_condense.tracking import Tracker, masked, resolve_uri
 
 SET, EVALUATION = "synthetic_set", "evaluation.csv"
 console = Console(stderr=True, soft_wrap=True, highlight=False)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,12 @@ class Job:
     def run(self) -> None:
         """Condense, evaluate, report; a finished part is not done again. Raises RunFailed."""
         self._write_start()
+        with logs.kept(self.folder, start_of(self.folder), logger=__name__):
+            self._run()
+        self._say_where()
+
+    def _run(self) -> None:
+        log.info("begins; the run's folder is %s", self.folder)
         tracker = self._tracker()
         status = "FAILED"
         try:
@@ -97,7 +105,6 @@ class Job:
             tracker.finish(status)
             if tracker.offline is not None:
                 console.print(f"tracking is not complete; bring it up to date with: {tracker.how_to_replay}")
-        self._say_where()
 
     def where_it_continues(self) -> str:
         """What the same command would do now."""
@@ -122,6 +129,7 @@ class Job:
         except RunFailed as error:
             raise RunFailed(f"{error}\n{self._kept()}") from error
         done = self._export()
+        log.info("the set of matching step %d of %d is written", done, total)
         if done < total:
             raise Terminated(
                 f"stopped by {stop.signal} after matching step {done} of {total}; the same command continues"
@@ -344,8 +352,11 @@ TRAINING_SETS = {"random": _random, "condensed": _condensed, "whole": _whole}
 
 
 def _tell(row: Row) -> None:
-    console.print(f"{row.set}, {row.architecture}, seed {row.seed}: top-1 {row.top1_last:.2f}")
+    text = f"{row.set}, {row.architecture}, seed {row.seed}: top-1 {row.top1_last:.2f}"
+    console.print(text)
+    log.info(text)
 
 
 def _tell_failure(line: str) -> None:
     console.print(f"the worker group failed: {line}")
+    log.warning("the worker group failed: %s", line)

@@ -19,7 +19,8 @@ from rich.progress import Progress as Bar
 
 Entry = Mapping[str, Any]
 """A line of metrics.jsonl: time (Unix, in seconds), step (matching steps in all), network and its matching_step (both
-from 0), loss, steps_per_second, waiting (the share of the time in which a worker waited for images)."""
+from 0), loss, steps_per_second, waiting (the share of the time in which a worker waited for images), reduced_bytes
+(handed to reductions since the line before, by all workers)."""
 Callback = Callable[[Sequence[Entry]], None]
 
 INTERVAL = 0.5

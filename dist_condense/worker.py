@@ -2,44 +2,50 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from pathlib import Path
 
 import torch
 
-from dist_condense import parts
+from dist_condense import logs, parts
 from dist_condense.condense import condense
 from dist_condense.config import RunConfig
 from dist_condense.data import DataError
 from dist_condense.engine.checkpoint_writer import CheckpointWriter
 from dist_condense.engine.coordinator import Coordinator, Placement
-from dist_condense.engine.journal import Journal, RunFailed, Schedule, Stopped
+from dist_condense.engine.journal import Journal, RunFailed, Schedule, Stopped, start_of
 from dist_condense.engine.memory import keep_freed_memory
+from dist_condense.engine.observer import Observer, unobserved
 from dist_condense.engine.ownership import assign
 
+log = logging.getLogger(__name__)
 GRACE = 30.0
 """Seconds that a failing worker gives its last checkpoint; when others are gone it cannot be finished."""
 
 
-def work(config: RunConfig, coordinator: Coordinator, device: torch.device) -> None:
+def work(config: RunConfig, coordinator: Coordinator, device: torch.device, observe: Observer = unobserved) -> None:
     """Condense this worker's classes to the end, or until all are asked to stop, continuing from the newest
     checkpoint.
 
     :raises RunFailed: also for data that is gone and a disk that is full or cannot be written.
     """
+    folder = Path(config.output)
     try:
-        _work(config, coordinator, device)
+        with logs.kept(folder, start_of(folder), coordinator):
+            _work(config, coordinator, device, observe)
     except DataError as error:
         raise RunFailed("; ".join(error.problems)) from error
     except OSError as error:
         raise RunFailed(str(error)) from error
 
 
-def _work(config: RunConfig, coordinator: Coordinator, device: torch.device) -> None:
+def _work(config: RunConfig, coordinator: Coordinator, device: torch.device, observe: Observer) -> None:
     keep_freed_memory()
     if config.cluster.threads:
         torch.set_num_threads(config.cluster.threads)
-    journal = assemble(config, coordinator, Placement(device))
+    journal = assemble(config, coordinator, Placement(device), observe)
+    log.info("one of %d, on %s, owns classes %s", coordinator.size, device, journal.shard.labels)
     K, T = config.trajectory.networks, config.trajectory.matching_steps
     with journal.shard.source, suppress(Stopped):
         try:
@@ -49,7 +55,9 @@ def _work(config: RunConfig, coordinator: Coordinator, device: torch.device) -> 
             raise
 
 
-def assemble(config: RunConfig, coordinator: Coordinator, placement: Placement) -> Journal:
+def assemble(
+    config: RunConfig, coordinator: Coordinator, placement: Placement, observe: Observer = unobserved
+) -> Journal:
     """Shard, trajectory and journal of one worker."""
     dataset = parts.dataset_of(config)
     costs = [1.0] * len(dataset.classes)  # every class has the same batch in every step
@@ -67,4 +75,5 @@ def assemble(config: RunConfig, coordinator: Coordinator, placement: Placement) 
         line=coordinator.beside(),
         writer=CheckpointWriter(parts.storage_of(config), coordinator.beside(), tracking.checkpoints_kept),
         schedule=Schedule(tracking.log_every, tracking.checkpoint_steps, tracking.checkpoint_minutes),
+        observe=observe,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -13,6 +14,8 @@ from dist_condense.engine import checkpoint
 from dist_condense.engine.checkpoint import SHARED, Entry, State, entry_of, name_of
 from dist_condense.engine.coordinator import Coordinator
 from dist_condense.engine.storage import Storage
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -83,6 +86,7 @@ class CheckpointWriter:
         try:
             checkpoint.commit(self.store, state, entries)
             checkpoint.prune(self.store, self.kept)
+            log.info("committed %s/%s", self.store, name_of(state.steps, state.updates))
         except OSError as error:
             return self._told(f"{self.store}/{name_of(state.steps, state.updates)}", error)
         return None

@@ -6,6 +6,7 @@ communication is simply skipped, the arithmetic is the same.
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,19 @@ from dist_condense.engine.exact_sum import Part, exact_sum
 from dist_condense.engine.roll_call import RollCall
 
 
+class Traffic:
+    """Bytes that a worker has handed to reductions on all its lines, each the business of one thread."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._lock = threading.Lock()
+
+    def add(self, tensor: Tensor) -> None:
+        """One more; its size is known without asking the device."""
+        with self._lock:
+            self.bytes += tensor.nbytes
+
+
 @dataclass
 class Coordinator(ABC):
     """Collectives of a run; every worker calls the same ones in the same order.
@@ -29,6 +43,8 @@ class Coordinator(ABC):
     """
 
     reproducible: bool = True
+    step: int | None = field(default=None, init=False)
+    """Matching steps done, where known: for messages."""
 
     @property
     @abstractmethod
@@ -48,9 +64,13 @@ class Coordinator(ABC):
     def gather(self, value: Any) -> list[Any]:
         """The values of all workers by rank, on every worker. Small host objects only."""
 
-    @abstractmethod
     def reached(self, step: int) -> None:
-        """So many matching steps are done: for messages."""
+        """So many matching steps are done."""
+        self.step = step
+
+    def reduced(self) -> int:
+        """Bytes that this worker has handed to reductions so far, on all lines."""
+        return 0
 
     def warned(self) -> bool:
         """Whether this worker knows that its machine, or another's, is to be taken away soon."""
@@ -94,9 +114,6 @@ class LocalCoordinator(Coordinator):
     def gather(self, value: Any) -> list[Any]:
         return [value]
 
-    def reached(self, step: int) -> None:
-        pass
-
     def beside(self) -> LocalCoordinator:
         return self
 
@@ -113,6 +130,7 @@ class ProcessGroupCoordinator(Coordinator):
     peers: RollCall = field(default_factory=RollCall.begin)
     notice: Callable[[], bool] | None = None
     """Whether a machine is to be taken away; asked about once a second."""
+    traffic: Traffic = field(default_factory=Traffic)
 
     @property
     def rank(self) -> int:
@@ -123,6 +141,7 @@ class ProcessGroupCoordinator(Coordinator):
         return dist.get_world_size()
 
     def reduce(self, tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> None:
+        self.traffic.add(tensor)
         with self.peers.watching():
             dist.all_reduce(tensor, operation, group=self.group)
 
@@ -133,7 +152,11 @@ class ProcessGroupCoordinator(Coordinator):
         return values
 
     def reached(self, step: int) -> None:
+        super().reached(step)
         self.peers.step = step
+
+    def reduced(self) -> int:
+        return self.traffic.bytes
 
     def warned(self) -> bool:
         return self.notice is not None and self.notice()
@@ -142,7 +165,7 @@ class ProcessGroupCoordinator(Coordinator):
         timeout = timedelta(seconds=self.peers.timeout)
         with self.peers.watching():
             group = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=timeout))
-        return ProcessGroupCoordinator(self.reproducible, group, self.peers)
+        return ProcessGroupCoordinator(self.reproducible, group, self.peers, traffic=self.traffic)
 
 
 @dataclass(frozen=True)

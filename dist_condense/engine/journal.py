@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,15 @@ from dist_condense.engine import checkpoint
 from dist_condense.engine.checkpoint import Checkpoint, State
 from dist_condense.engine.checkpoint_writer import CheckpointWriter
 from dist_condense.engine.coordinator import Coordinator
+from dist_condense.engine.observer import Measured, Observer, unobserved
 from dist_condense.engine.shard import ClassShard
 from dist_condense.engine.trajectory import Trajectory
 
 METRICS, STOP, OWNER, TRACKING = "metrics.jsonl", "stop", "owner", "tracking.json"
 PACE = 1.0
 """Seconds between two agreements of the workers: so late a request to stop is seen."""
+LINE = "matching loss %(loss).4g, %(steps_per_second).3g steps/s, waited %(waited).3g s, reduced %(reduced)d bytes"
+log = logging.getLogger(__name__)
 
 
 class RunFailed(RuntimeError):
@@ -61,6 +65,19 @@ class Note:
     problem: str | None
 
 
+@dataclass(frozen=True)
+class Mark:
+    """What a worker had counted when a line was written."""
+
+    seconds: float = 0.0
+    """By a clock that never jumps."""
+    step: int = 0
+    waited: float = 0.0
+    """Seconds, for images."""
+    reduced: int = 0
+    """Bytes."""
+
+
 @dataclass
 class Journal:
     """Called by every worker after each matching step and after each update of theta.
@@ -73,6 +90,7 @@ class Journal:
     :param names: class names by label, for messages.
     :param identity: all that changes the result, see :class:`State`.
     :param line: between the workers, of its own.
+    :param observe: told of each line of metrics.jsonl, on every worker.
     """
 
     folder: Path
@@ -85,11 +103,12 @@ class Journal:
     line: Coordinator
     writer: CheckpointWriter
     schedule: Schedule = field(default_factory=Schedule)
+    observe: Observer = unobserved
     _steps: int = 0
     _owner: str = ""
     """Which start of the run this is."""
-    _logged: tuple[float, int, float] = (0.0, 0, 0.0)
-    """When the last line was written, after which step, and seconds waited for images until then."""
+    _logged: Mark = Mark()
+    """Of the last line."""
     _saved: float = 0.0
     _agreed: float = 0.0
     _events: int = 0
@@ -112,8 +131,9 @@ class Journal:
             self._steps = found.steps
         self.shard.coordinator.reached(self._steps)
         self.trajectory.after_update = self._after_event
+        log.info("begins after matching step %d", self._steps)
         now = time.monotonic()
-        self._logged, self._saved, self._agreed = (now, self._steps, 0.0), now, now
+        self._logged, self._saved, self._agreed = self._mark(self._steps), now, now
         return self._steps
 
     def after_step(self, done: int) -> None:
@@ -150,11 +170,14 @@ class Journal:
         if problems := [note.problem for note in notes if note.problem]:
             raise RunFailed(problems[0])
         first, warned = notes[0], any(note.warned for note in notes)
+        if warned and not self._warned:
+            log.warning("a machine is to be taken away: saving")
         save, self._warned = first.due or first.stop or (warned and not self._warned), warned
         self._agreed, self._events, self._pause = time.monotonic(), 0, first.pause
         if save:
             self._save()
         if first.stop:
+            log.info("asked to stop")
             self.finish()
             raise Stopped
 
@@ -188,6 +211,7 @@ class Journal:
             torch=torch.__version__,
             device=device.type,
         )
+        log.info("saves after matching step %d and update %d", self._steps, self.trajectory.updates)
         shared = self.trajectory.state_dict() if self.line.rank == 0 else {}
         self.writer.begin(state, self.shard.state_dict(), shared)
         self._saved = time.monotonic()
@@ -195,11 +219,9 @@ class Journal:
     def _log(self, done: int) -> None:
         self._compare_networks(done)
         self._refuse_not_finite()
-        before, earlier, waited_before = self._logged
-        waited = self.shard.source.waited + self.trajectory.batches.waited
-        self._logged = now, done, waited = time.monotonic(), done, waited
-        own = sum(float(x) for x in self.shard.losses.values()), waited - waited_before
-        losses, waits = zip(*self.line.gather(own), strict=True)
+        own = self._measured(done)
+        everyone = self.line.gather(own)
+        measured = replace(own, loss=sum(each.loss for each in everyone))
         if self.line.rank == 0:
             k, t = divmod(done - 1, self.matching_steps)
             entry = {
@@ -207,11 +229,32 @@ class Journal:
                 "time": time.time(),  # shown, by MLflow; nothing is measured by it
                 "network": k,
                 "matching_step": t,
-                "loss": float(sum(losses)),
-                "steps_per_second": (done - earlier) / (now - before),
-                "waiting": max(waits) / (now - before),
+                "loss": measured.loss,
+                "steps_per_second": measured.steps_per_second,
+                "waiting": max(each.waited for each in everyone) / measured.seconds,
+                "reduced_bytes": sum(each.reduced for each in everyone),
             }
             _append(self.folder / METRICS, json.dumps(entry) + "\n")
+        log.info(LINE, asdict(measured))
+        self.observe(measured)
+
+    def _measured(self, done: int) -> Measured:
+        """By this worker alone; its ``loss`` is that of its own classes."""
+        before, self._logged = self._logged, self._mark(done)
+        seconds = self._logged.seconds - before.seconds
+        return Measured(
+            step=done,
+            planned=self.total,
+            loss=sum(float(x) for x in self.shard.losses.values()),
+            seconds=seconds,
+            steps_per_second=(done - before.step) / seconds,
+            waited=self._logged.waited - before.waited,
+            reduced=self._logged.reduced - before.reduced,
+        )
+
+    def _mark(self, done: int) -> Mark:
+        waited = self.shard.source.waited + self.trajectory.batches.waited
+        return Mark(time.monotonic(), done, waited, self.line.reduced())
 
     def _compare_networks(self, done: int) -> None:
         sums = self.line.gather(self.trajectory.checksum())
@@ -247,6 +290,11 @@ def _owner(folder: Path) -> str:
     return file.read_text() if file.exists() else ""
 
 
+def start_of(folder: Path) -> str:
+    """Which start of the run this is, in short; empty where no command began it."""
+    return _owner(folder).rpartition(", ")[2]
+
+
 def _tracking_run(folder: Path) -> str | None:
     """The tracker keeps its run's id in this file."""
     try:
@@ -256,4 +304,5 @@ def _tracking_run(folder: Path) -> str | None:
 
 
 def _tell(text: str) -> None:
+    log.warning(text)
     print(f"note: {text}", file=sys.stderr, flush=True)

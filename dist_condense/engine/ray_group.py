@@ -22,11 +22,13 @@ from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from dist_condense.engine.coordinator import Coordinator, ProcessGroupCoordinator
 from dist_condense.engine.journal import RunFailed
+from dist_condense.engine.observer import Observer
+from dist_condense.engine.ray_metrics import RayMetrics
 from dist_condense.engine.ray_network import ADVICE, OnRaysNetwork
 from dist_condense.engine.roll_call import RESTARTS, TIMEOUT, RollCall, WorkerLost
 
-Work = Callable[[Any, Coordinator, torch.device], None]
-"""What each worker executes: (config, coordinator, device). A module-level function, so that it can travel."""
+Work = Callable[[Any, Coordinator, torch.device, Observer], None]
+"""What each worker executes: (config, coordinator, device, observer). A function of a module, so that it can travel."""
 
 PROCESS = {"env_vars": {"MALLOC_ARENA_MAX": "1", "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5"}}
 """How Ray starts its processes for us. It runs our code in a thread, and glibc maps every block over 64 MiB that a
@@ -95,7 +97,7 @@ def nodes() -> list[tuple[int, int, int]]:
 def launch(work: Work, config: Any, group: Group, folder: Path) -> None:
     """Run ``work`` on every worker to its end.
 
-    :param folder: for Ray's own records and :data:`RESTARTS`; one that every node sees.
+    :param folder: for Ray's own records and :data:`RESTARTS`; one that every node sees. Metrics bear its name.
     :raises RunFailed: a worker failed or was lost for good; the message says which rank and why.
     """
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(group.timeout + LATER)  # taken from here, no other way
@@ -108,7 +110,13 @@ def launch(work: Work, config: Any, group: Group, folder: Path) -> None:
 
 
 def _trainer(work: Work, config: Any, group: Group, folder: Path) -> TorchTrainer:
-    payload = {"work": work, "config": config, "reproducible": group.reproducible, "timeout": group.timeout}
+    payload = {
+        "work": work,
+        "config": config,
+        "run": folder.name,
+        "reproducible": group.reproducible,
+        "timeout": group.timeout,
+    }
     return TorchTrainer(
         _enter,
         train_loop_config=payload,
@@ -149,7 +157,7 @@ def _enter(payload: dict[str, Any]) -> None:
     host = f"{socket.gethostname()} ({ray.util.get_node_ip_address()})"
     peers = RollCall.begin(payload["timeout"], host)
     coordinator = ProcessGroupCoordinator(payload["reproducible"], peers=peers, notice=preempted)
-    payload["work"](payload["config"], coordinator, get_device())
+    payload["work"](payload["config"], coordinator, get_device(), RayMetrics(payload["run"], coordinator.rank))
 
 
 class Restarts(UserCallback):

@@ -85,6 +85,8 @@ class Calibration:
 
     def scaled(self, rate: float) -> Calibration:
         """As on a device that takes ``rate`` real images a second through the statistic, all else in proportion."""
+        if not self.alone.real:
+            raise ConfigError([f"--rate: what real images cost is lost in noise on {self.device}; measure again"])
         factor = 1 / (rate * self.alone.real)
 
         def scale(kind: Any) -> Any:

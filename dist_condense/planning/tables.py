@@ -15,7 +15,7 @@ from dist_condense.planning.forecast import ENOUGH, Forecast
 from dist_condense.progress import duration
 
 PER_NODE = 8
-"""GPUs of a node, for what its RAM has to hold."""
+"""Workers of a node at most, for what its RAM has to hold."""
 
 NO_GPU = "no GPU was measured: the times are a CPU's. Give --rate, or --calibration that --save wrote on a GPU machine"
 STATED = (
@@ -45,12 +45,12 @@ def show(plan: Plan) -> None:
 def rows(plan: Plan) -> Iterator[tuple[str, str]]:
     """Name and value."""
     found, load = plan.chosen, plan.load
-    yield "condensation", f"{duration(found.seconds)} (start-up and evaluation are not in it)"
+    yield "condensation", f"{duration(found.seconds)}, without start and evaluation"
     yield "  matching", _share(found.matching, found)
     yield "  training theta", _share(found.training, found)
     yield "  drawing networks", _share(found.drawing, found)
     yield "  collectives", _share(found.talking, found)
-    yield "a matching step, with what follows it", f"{found.seconds / load.steps:.3g} s"
+    yield "a matching step and what follows it", f"{found.seconds / load.steps:.3g} s"
     yield f"{_unit(plan)} in all", f"{found.device_hours:,.3g}"
     yield f"{_unit(plan)} per class", f"{found.device_hours / load.classes:.3g}"
     yield (
@@ -58,11 +58,12 @@ def rows(plan: Plan) -> Iterator[tuple[str, str]]:
         f"{found.least} to {found.most} (balance {load.classes / found.workers / found.most:.0%})",
     )
     yield "all-reduced per matching step", _bytes(found.traffic.shared_step)
-    yield "all-reduced per update of theta", f"{_bytes(found.traffic.update)}, images {_bytes(found.traffic.batch)}"
+    yield "all-reduced per update of theta", _bytes(found.traffic.update)
+    yield "images gathered for it", _bytes(found.traffic.batch)
     yield "memory per worker", gib(found.bytes) + ("" if plan.room is None else f" of {gib(plan.room)}")
     yield from ((f"  {name}", gib(size)) for name, size in found.memory.items() if size)
     yield "real images to read, per worker", f"{_read(plan):,.0f} a second"
-    yield "real images, decoded", _decoded(plan)
+    yield from _decoded(plan)
 
 
 def remarks(plan: Plan) -> Iterator[str]:
@@ -116,11 +117,11 @@ def _read(plan: Plan) -> float:
     return (load.steps * found.most * load.real + trained / found.workers) / found.seconds
 
 
-def _decoded(plan: Plan) -> str:
+def _decoded(plan: Plan) -> Iterator[tuple[str, str]]:
     load, workers = plan.load, plan.chosen.workers
-    images = [count * load.image for count in load.counts]
-    node = min(PER_NODE, workers)
-    return f"{gib(sum(images))} in all, {gib(share(images, workers, node))} on a node of {node} workers (data.tier=ram)"
+    images, node = [count * load.image for count in load.counts], min(PER_NODE, workers)
+    yield "real images, decoded", gib(sum(images))
+    yield f"  on a node of {node} workers, for data.tier=ram", gib(share(images, workers, node))
 
 
 def _share(part: float, found: Forecast) -> str:

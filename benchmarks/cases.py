@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from statistics import median
 
 import torch
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from dist_condense import parts
 from dist_condense.config import RunConfig, load
 from dist_condense.data.image_set import ClassName
-from dist_condense.data.source import MemorySource
 from dist_condense.engine.coordinator import Coordinator, LocalCoordinator, Placement
 from dist_condense.engine.ownership import assign
 from dist_condense.engine.shard import ClassShard
 from dist_condense.engine.trajectory import Trajectory
+from dist_condense.planning.images import RandomImages
 
 
 @dataclass(frozen=True)
@@ -46,29 +46,6 @@ class Settings:
         given += [f"ipc={self.ipc}", "trajectory.matching_steps=10", "training.images=512"]
         given += [f"network.width={self.width}", f"network.depth={self.depth}", f"method.real_batch={self.real}"]
         return load("configs/digits.yaml", [*given, *self.overrides])
-
-
-@dataclass(frozen=True)
-class RandomImages:
-    """Stands for an opened data set; the same random bytes for a class wherever it is read."""
-
-    classes: tuple[ClassName, ...]
-    size: int
-    per_class: int
-    channels: int = 3
-    mean: tuple[float, ...] = (0.49, 0.48, 0.45)
-    std: tuple[float, ...] = (0.25, 0.24, 0.26)
-    flip: bool = True
-    counts: tuple[int, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "counts", (self.per_class,) * len(self.classes))
-
-    def train(self, labels: list[int], reading: object) -> MemorySource:
-        """Uniform bytes, keyed by class."""
-        shape = (self.per_class, self.channels, self.size, self.size)
-        keyed = {c: torch.Generator().manual_seed(c) for c in labels}
-        return MemorySource({c: torch.randint(256, shape, generator=g, dtype=torch.uint8) for c, g in keyed.items()})
 
 
 @dataclass

@@ -31,8 +31,7 @@ def check(config: RunConfig, known: Sequence[str] = ()) -> tuple[ImageSet, list[
     :param known: problems that reading the configuration found.
     :raises ConfigError: with every problem found.
     """
-    problems = [*known]
-    problems += [*names.unknown(config), *_numbers(config), *_output(config), *_here(config)]
+    problems = [*known, *of_config(config), *_output(config), *_here(config)]
     dataset = None
     try:
         dataset = parts.dataset_of(config)
@@ -43,6 +42,11 @@ def check(config: RunConfig, known: Sequence[str] = ()) -> tuple[ImageSet, list[
     if problems or dataset is None:
         raise ConfigError([*problems, *_not_looked_at(config)])
     return dataset, list(_remarks(config, dataset))
+
+
+def of_config(config: RunConfig) -> list[str]:
+    """What is wrong whatever the machine and the data."""
+    return [*names.unknown(config), *_numbers(config)]
 
 
 def _numbers(config: RunConfig) -> Iterator[str]:

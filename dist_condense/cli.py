@@ -1,4 +1,4 @@
-"""The other commands under one name: ``dist-condense run | prepare | evaluate | list | replay``.
+"""The other commands under one name: ``dist-condense run | prepare | plan | evaluate | list | replay``.
 
 Heavy imports stand inside the commands, so that ``--help`` and ``list`` start neither Ray nor MLflow.
 """
@@ -26,8 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     parser = _parser()
     options, rest = parser.parse_known_args(given)
-    if options.command == "run":
-        return run(rest)
+    if options.command in WITH_OVERRIDES:
+        return WITH_OVERRIDES[options.command](rest)
     if rest:
         parser.error(f"unknown: {' '.join(rest)}; see dist-condense {options.command} --help")
     return _refusing(lambda: COMMANDS[options.command](options))
@@ -57,6 +57,14 @@ def _run(options: argparse.Namespace) -> int:
         print(to_yaml(config), end="")
         return 0
     return _executed(config, options.resume)
+
+
+def plan(arguments: Sequence[str] | None = None) -> int:
+    """Tell what a run will need before it starts. Exit code: 0 planned, 1 it does not fit, 2 refused."""
+    from dist_condense.planning import command
+
+    options = command.parser().parse_intermixed_args(arguments)
+    return _refusing(lambda: command.plan(options, _loaded(options.config, options.overrides)))
 
 
 def evaluate(options: argparse.Namespace) -> int:
@@ -93,6 +101,9 @@ def prepare(options: argparse.Namespace) -> int:
     """
     return prepare_command.prepare(options)
 
+
+WITH_OVERRIDES: dict[str, Callable[[Sequence[str] | None], int]] = {"run": run, "plan": plan}
+"""Commands of a config, with key=value anywhere."""
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "prepare": prepare,
@@ -150,6 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="dist-condense", description="Dataset condensation on Ray.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("run", add_help=False, help="condense, evaluate and report; the same command continues")
+    commands.add_parser("plan", add_help=False, help="what a run will need, before it starts")
     prepare_command.add_arguments(_command(commands, "prepare", "a data set into class shards", takes_run=False))
     again = _command(commands, "evaluate", "train networks on the set of a finished run")
     again.add_argument("overrides", nargs="*", metavar="key=value", help=f"keys of {', '.join(CHANGEABLE)}")

@@ -18,11 +18,12 @@ from dist_condense.job import Job
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--help"], ["run", "prepare", "evaluate", "list", "replay"]),
+        (["--help"], ["run", "prepare", "plan", "evaluate", "list", "replay"]),
         (["run", "--help"], ["--cfg", "key=value"]),
         (["evaluate", "--help"], ["output", "key=value", "evaluation."]),
         (["list", "--help"], ["name"]),
         (["prepare", "--help"], ["SOURCE", "DEST", "cifar10:/data", "{0000..0146}", "--size", "--ffcv", "--ray"]),
+        (["plan", "--help"], ["--gpus", "--calibration", "key=value"]),
         (["replay", "--help"], ["--uri", "--experiment", "output"]),
     ],
 )

@@ -1,0 +1,189 @@
+"""What `dist-condense plan` predicts against what runs take, with other ipc, classes and workers than were calibrated.
+
+    python -m benchmarks.plan digits              # one series; prints a line per run
+    DATA_DIR=/data python -m benchmarks.plan cifar10_dcc --json outputs/plan_dcc.json
+
+DATA_DIR holds cifar10/, imagenette224/ and miniimagenet84/ as class folders. The seconds per step are those between
+two lines of metrics.jsonl: without start, with all else that a run does. A worker has one thread, everywhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from dist_condense.config import load
+from dist_condense.planning.command import Plan, parser, planned
+
+FIXED = ["cluster.threads=1", "evaluation.epochs=0", "tracking.uri=http://127.0.0.1:9", "cluster.device=cpu"]
+Keys = list[str]
+
+
+@dataclass(frozen=True)
+class Series:
+    """One calibration and the runs that are predicted from it."""
+
+    config: str
+    keys: Keys
+    calibrated: Keys
+    runs: list[Keys]
+
+
+def folder(name: str, *keys: str) -> Keys:
+    """The keys of a data set in DATA_DIR."""
+    return [f"dataset.root={os.environ.get('DATA_DIR', '.cache/data')}/{name}", *keys]
+
+
+def budget(networks: int, steps: int) -> Keys:
+    """Two lines of metrics.jsonl at least, each after whole networks."""
+    every = max(1, networks // 3) * steps
+    return [f"trajectory.networks={networks}", f"trajectory.matching_steps={steps}", f"tracking.log_every={every}"]
+
+
+IDC = ["trajectory.start=fresh", "network.width=16", "method.parameterisation.factor=2", "method.real_batch=16"]
+IDC += ["training.images=64", "training.batch=32"]
+ALONE, ONE, TWO = "cluster.workers=0", "cluster.workers=1", "cluster.workers=2"
+SERIES = {
+    "digits": Series(
+        "configs/digits.yaml",
+        ["training.epochs=2"],
+        [ALONE, *budget(20, 2)],
+        [
+            [ALONE, *budget(30, 2)],
+            [ALONE, "ipc=8", *budget(9, 4)],
+            [ALONE, "dataset.classes=['1','4','7']", *budget(60, 2)],
+            [ONE, *budget(30, 2)],
+            [TWO, "ipc=4", *budget(30, 2)],
+        ],
+    ),
+    "cifar10_dc": Series(
+        "configs/cifar10_dc.yaml",
+        folder("cifar10", "method.real_batch=64"),
+        [ALONE, "training.epochs=2", *budget(4, 3)],
+        [
+            [ALONE, "training.epochs=2", *budget(4, 1)],
+            [ALONE, "ipc=5", "training.epochs=2", *budget(3, 2)],
+            [TWO, "ipc=10", "training.epochs=2", *budget(3, 2)],
+        ],
+    ),
+    "cifar10_dcc": Series(
+        "configs/cifar10_dcc.yaml",
+        folder("cifar10", "method.real_batch=64", "method.grouping.warmup_networks=0", "training.epochs=2"),
+        [ALONE, *budget(3, 3)],
+        [
+            [ALONE, "dataset.classes=[cat,dog,horse]", *budget(4, 2)],
+            [ALONE, "ipc=4", *budget(2, 2)],
+            [TWO, "ipc=4", *budget(4, 2)],
+        ],
+    ),
+    "imagenette224_idc": Series(
+        "configs/imagenette224_idc.yaml",
+        folder("imagenette224", "dataset.size=64", *IDC),
+        [ALONE, "ipc=2", *budget(3, 3)],
+        [
+            [ALONE, "ipc=2", *budget(3, 2)],
+            [TWO, "ipc=5", *budget(3, 2)],
+        ],
+    ),
+    "miniimagenet84_idc": Series(
+        "configs/miniimagenet84_idc.yaml",
+        folder("miniimagenet84", "dataset.size=32", *IDC),
+        [ALONE, "ipc=1", *budget(3, 3)],
+        [
+            [ALONE, "ipc=3", "cluster.slices=1", *budget(2, 2)],
+            [TWO, "ipc=1", *budget(3, 3)],
+        ],
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run."""
+
+    series: str
+    keys: Keys
+    predicted: float
+    """Seconds per matching step with what follows it."""
+    measured: float
+    bytes: int
+    """Of a worker."""
+    resident: int | None
+    """Most bytes that the process had in memory; None where it is the driver of others."""
+
+    @property
+    def error(self) -> float:
+        """Of the prediction."""
+        return self.predicted / self.measured - 1
+
+    def __str__(self) -> str:
+        memory = "" if self.resident is None else f"{self.bytes / 2**20:6.0f} {self.resident / 2**20:6.0f} MiB"
+        keys = " ".join(k for k in self.keys if "log_every" not in k)
+        return f"{self.series:20} {self.predicted:8.4f} {self.measured:8.4f} s {self.error:+6.1%} {memory:20} {keys}"
+
+
+def measure(name: str, only: list[int] | None = None) -> Iterator[Row]:
+    """Calibrate once; predict and run."""
+    series = SERIES[name]
+    with tempfile.TemporaryDirectory() as place:
+        rates = Path(place, "rates.json")
+        _planned(series, series.calibrated, "--save", str(rates))
+        for number, keys in enumerate(series.runs):
+            if only is None or number in only:
+                found = _planned(series, keys, "--calibration", str(rates))
+                predicted = found.chosen.seconds / found.load.steps
+                seconds, resident = _run(series, keys, Path(place, str(number)))
+                alone = resident if ALONE in keys else None
+                yield Row(name, keys, predicted, seconds, found.chosen.bytes, alone)
+
+
+def _planned(series: Series, keys: Keys, *options: str) -> Plan:
+    given = parser().parse_args([series.config, *options])
+    return planned(given, load(series.config, [*series.keys, *keys, *FIXED]))
+
+
+def _run(series: Series, keys: Keys, output: Path) -> tuple[float, int]:
+    command = [
+        sys.executable,
+        "-m",
+        "dist_condense.run",
+        series.config,
+        *series.keys,
+        *keys,
+        *FIXED,
+        f"output={output}",
+    ]
+    with output.with_suffix(".log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{output.with_suffix('.log').read_text()}")
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    first, last = lines[0], lines[-1]
+    return (last["time"] - first["time"]) / (last["step"] - first["step"]), usage.ru_maxrss * 1024
+
+
+def main() -> None:
+    """Print, and write."""
+    line = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    line.add_argument("series", choices=SERIES)
+    line.add_argument("--runs", type=int, nargs="*", help="only these of its runs, from 0")
+    line.add_argument("--json", type=Path)
+    given = line.parse_args()
+    rows = []
+    for row in measure(given.series, given.runs):
+        print(row, flush=True)
+        rows.append(asdict(row) | {"error": row.error})
+    if given.json:
+        given.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""A few matching steps and updates of the config's own network on the device at hand: timed, their memory counted."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from statistics import median
+from typing import Any
+
+import torch
+
+from dist_condense import parts
+from dist_condense.config import RunConfig
+from dist_condense.core.grouping import Grouping, per_class
+from dist_condense.engine.memory import keep_freed_memory
+from dist_condense.planning.images import like
+from dist_condense.planning.peak import peak
+from dist_condense.planning.probe import Probe
+from dist_condense.planning.rates import Calibration, Matching, Updating, fitted
+from dist_condense.planning.workload import Workload, decoded, known_groups
+
+ROUNDS, MOST_ROUNDS, WINDOW = 3, 30, 5.0
+"""Timings of each piece, the median counts: more than the least while all together take less seconds than the window.
+They take turns, so that a disturbance meets all of them."""
+LONGEST = 2.0
+"""Seconds that a piece may take: beyond them fewer images are timed, and the rest follows in proportion."""
+FEW = 4
+"""Images that the search for that number begins with, and learnt images of a class that are timed at least."""
+
+
+def calibrate(config: RunConfig, dataset: Any, load: Workload) -> Calibration:
+    """As one worker computes it, on ``cluster.device`` with ``cluster.threads``. A minute or two on CPUs.
+
+    :param config: without open choices of the cluster.
+    """
+    keep_freed_memory()
+    torch.set_num_threads(config.cluster.threads or 1)
+    made = replace(
+        known_groups(config),
+        ipc=max(config.ipc, FEW),
+        trajectory=replace(config.trajectory, start="fresh"),
+        training=replace(config.training, source="frozen"),
+    )
+    held = max(2 * config.method.real_batch, parts.STARTS[made.method.start](made))
+    probe = Probe(made, like(dataset, held), torch.device(config.cluster.device))
+    alone, grouping = Grouping(per_class(load.classes)), replace(probe.recipe.grouping, warmup_networks=0)
+    return Calibration(
+        device=_told(probe.device),
+        kind=probe.device.type,
+        compared=compared(config, dataset),
+        alone=_matching(probe, alone, made, load),
+        shared=_matching(probe, grouping, made, load) if load.shared_steps else None,
+        updating=_updating(probe, load) if load.updates else None,
+        draw=_medians({0: probe.draw}, probe.device)[0],
+        real=peak(probe.real),
+        synthetic=peak(
+            probe.pull_back if load.microbatch or load.shared_steps == load.steps else probe.double_backward
+        ),
+        training=peak(probe.slice) if load.updates else None,
+    )
+
+
+def compared(config: RunConfig, dataset: Any) -> dict[str, Any]:
+    """What rates hold for: another ipc, batch, microbatch, K, T, other classes and workers are reckoned with."""
+    method = config.method
+    chosen: dict[str, Any] = {
+        "network": config.network,
+        "augmentation": method.augmentation,
+        "statistic": method.statistic,
+    }
+    keys = {f"{part}.{key}": value for part, section in chosen.items() for key, value in asdict(section).items()}
+    compute = {"compute.autocast": config.compute.autocast, "compute.compile": config.compute.compile}
+    shape = {"dataset.size": dataset.size, "channels": dataset.channels, "distance": method.distance}
+    return keys | compute | shape
+
+
+def _matching(probe: Probe, grouping: Grouping, made: RunConfig, load: Workload) -> Matching:
+    def step(classes: int, real: int, ipc: int) -> Callable[[], None]:
+        return lambda: probe.match(grouping, classes, real, ipc)
+
+    each = decoded(made, 1)
+    most = _affordable(lambda n: step(1, min(n, load.real), max(1, n // each)), max(load.real, load.synthetic), probe)
+    real, ipc = min(most, load.real), min(made.ipc, max(2, most // each))
+    less_real, less_ipc = max(1, real // 2), max(1, ipc // 4)
+    classes = len(probe.labels)
+    shapes = {(1, real, ipc), (classes, real, ipc), (1, less_real, ipc), (1, real, less_ipc)}
+    times = _medians({shape: step(*shape) for shape in sorted(shapes)}, probe.device)
+    rows = [(1, n, n * r, n * min(decoded(made, m), made.method.synthetic_limit)) for n, r, m in times]
+    return Matching(*fitted(rows, list(times.values())))
+
+
+def _updating(probe: Probe, load: Workload) -> Updating:
+    def step(batch: int, slices: int, workers: int) -> Callable[[], None]:
+        return lambda: probe.update(batch, slices, workers)
+
+    usual = max(load.updates, key=lambda images: images * load.updates[images])
+    batch = max(2, _affordable(lambda n: step(n, 1, 1), usual, probe))
+    shapes = [(batch, 1, 1), (batch, 2, 1), (batch, 2, 2), (batch // 2, 1, 1)]
+    times = _medians({shape: step(*shape) for shape in shapes}, probe.device)
+    rows = [(1, slices / workers, n, n / workers) for n, slices, workers in times]
+    return Updating(*fitted(rows, list(times.values())))
+
+
+def _affordable(step: Callable[[int], Callable[[], None]], wanted: int, probe: Probe) -> int:
+    """The largest number of images up to ``wanted``, by doubling, that does not take too long."""
+    images = min(FEW, wanted)
+    step(images)()  # the first of all takes longer
+    while images < wanted and _seconds(step(images), probe.device) < LONGEST / 2:
+        images = min(wanted, 2 * images)
+    return images
+
+
+def _medians(pieces: dict[Any, Callable[[], None]], device: torch.device) -> dict[Any, float]:
+    def turn() -> dict[Any, float]:
+        return {key: _seconds(piece, device) for key, piece in pieces.items()}
+
+    turn()  # the first of a shape takes longer
+    first = turn()
+    more = min(MOST_ROUNDS, max(ROUNDS, int(WINDOW / sum(first.values())))) - 1
+    rounds = [first, *(turn() for _ in range(more))]
+    return {key: median(times[key] for times in rounds) for key in pieces}
+
+
+def _seconds(piece: Callable[[], None], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    piece()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def _told(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    return f"{torch.get_num_threads()} threads of a {platform.machine()} CPU, torch {torch.__version__}"

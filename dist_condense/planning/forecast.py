@@ -1,0 +1,167 @@
+"""What follows of the work and the rates, for any number of workers: pure functions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dist_condense.data.read_ahead import DEPTH
+from dist_condense.data.tiers import share
+from dist_condense.engine.ownership import assign
+from dist_condense.planning.rates import Calibration
+from dist_condense.planning.workload import Workload
+
+ENOUGH = 0.8
+"""Efficiency below which more workers are not worth it."""
+FLOAT, INTEGER = 4, 8
+PROCESS, NETWORK, PIXELS = "the process", "network, gradient, momentum", "learnt pixels, momentum, decoded"
+STATISTICS, MINIBATCHES, REAL = "statistics of classes and sums", "minibatches", "real images, decoded"
+AT_ONCE = "images in the network at once"
+HELD = {"cpu": 2**30, "cuda": 3 * 2**29}
+"""Bytes that a process holds besides tensors: on a CPU as measured (Python, torch, Ray, MLflow); of a GPU assumed
+(its context, workspaces of kernels)."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Like workers, and the line between them."""
+
+    device: str
+    """`cpu` or `cuda`."""
+    exact: bool
+    """``cluster.reproducible``"""
+    bandwidth: float
+    """Bytes per second of each worker."""
+    resident: bool = False
+    """Whether the real images are decoded in the memory that is counted: RAM on CPUs, ``data.tier=gpu`` on GPUs."""
+    latency: float = 5e-4
+    """Seconds that each collective takes at least."""
+
+    def all_reduce(self, size: int, workers: int) -> float:
+        """Seconds to add up so many bytes over workers in a ring."""
+        return self.latency + 2 * (workers - 1) / workers * size / self.bandwidth if workers > 1 else 0.0
+
+    def sum_bytes(self, values: int, slots: int = 1) -> int:
+        """Bytes of a sum: 64-bit integers after the maximum of each slot, or floats."""
+        return slots * INTEGER + slots * values * INTEGER if self.exact else slots * values * FLOAT
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes that are all-reduced; nothing where there is one worker."""
+
+    shared_step: int
+    """The statistics of a step in which classes are averaged."""
+    update: int
+    """The gradient of theta."""
+    batch: int
+    """The images of the largest batch, gathered."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A run on so many workers, without its start (opening data, compiling) and without evaluation."""
+
+    workers: int
+    most: int
+    """Classes of the worker with most, which the others wait for."""
+    least: int
+    matching: float
+    """Seconds."""
+    training: float
+    talking: float
+    """Of collectives."""
+    drawing: float
+    traffic: Traffic
+    memory: dict[str, int]
+    """What a worker holds: its bytes."""
+
+    @property
+    def seconds(self) -> float:
+        """In all."""
+        return self.matching + self.training + self.talking + self.drawing
+
+    @property
+    def device_hours(self) -> float:
+        """Paid for, over all workers."""
+        return self.workers * self.seconds / 3600
+
+    @property
+    def bytes(self) -> int:
+        """Of a worker."""
+        return sum(self.memory.values())
+
+
+def forecast(load: Workload, rates: Calibration, cluster: Cluster, workers: int) -> Forecast:
+    """On so many workers; the slowest sets the pace."""
+    owned = [len(labels) for labels in assign([1.0] * load.classes, workers)]
+    shared = rates.shared or rates.alone
+    alone_steps, most = load.steps - load.shared_steps, max(owned)
+    matching = alone_steps * rates.alone.seconds(most, load.real, load.synthetic)
+    matching += load.shared_steps * shared.seconds(most, load.real, load.synthetic)
+    slices, sent = load.slices or workers, traffic(load, cluster)
+    updating = rates.updating
+    return Forecast(
+        workers=workers,
+        most=most,
+        least=min(owned),
+        matching=matching,
+        training=sum(n * updating.seconds(b, slices, workers) for b, n in load.updates.items()) if updating else 0.0,
+        talking=_talking(load, cluster, sent, workers),
+        drawing=load.networks * rates.draw,
+        traffic=sent,
+        memory=memory(load, rates, cluster, workers),
+    )
+
+
+def traffic(load: Workload, cluster: Cluster) -> Traffic:
+    """What the workers tell each other."""
+    return Traffic(
+        cluster.sum_bytes(2 * load.statistic, load.groups) if load.shared_steps else 0,
+        cluster.sum_bytes(load.parameters) if load.updates else 0,
+        max(load.updates, default=0) * load.image * (1 if load.real_updates else FLOAT),
+    )
+
+
+def _talking(load: Workload, cluster: Cluster, sent: Traffic, workers: int) -> float:
+    """Real images are gathered ahead of need, so that nothing waits for them."""
+    each = cluster.all_reduce(sent.update, workers)
+    each += 0.0 if load.real_updates else cluster.all_reduce(sent.batch, workers)
+    return load.shared_steps * cluster.all_reduce(sent.shared_step, workers) + sum(load.updates.values()) * each
+
+
+def memory(load: Workload, rates: Calibration, cluster: Cluster, workers: int) -> dict[str, int]:
+    """Bytes of the worker with most classes; names of what holds them."""
+    most = -(-load.classes // workers)
+    sums = load.groups * 2 * load.statistic * (FLOAT + 2 * INTEGER if cluster.exact else 2 * FLOAT)
+    images = [count * load.image for count in load.counts]
+    return {
+        PROCESS: HELD[cluster.device],
+        NETWORK: 3 * FLOAT * load.parameters,
+        PIXELS: 3 * FLOAT * most * load.pixels + FLOAT * most * load.decoded,
+        STATISTICS: (FLOAT * 2 * load.statistic * most + sums) if load.groups else 0,
+        MINIBATCHES: load.real * load.image * (2 * FLOAT + DEPTH),
+        REAL: share(images, workers, 1) if cluster.resident else 0,
+        AT_ONCE: max(at_once(load, rates, workers).values()),
+    }
+
+
+def at_once(load: Workload, rates: Calibration, workers: int) -> dict[str, int]:
+    """Bytes of the three pieces that take turns: real images, synthetic ones, a slice of a training batch."""
+    matched = load.microbatch or max(load.real, load.synthetic)
+    found = {
+        "real": rates.real.bytes(min(load.real, matched)),
+        "synthetic": rates.synthetic.bytes(min(load.synthetic, matched)),
+    }
+    slice_ = -(-max(load.updates, default=0) // (load.slices or workers))
+    return found | ({"training": rates.training.bytes(slice_)} if rates.training else {})
+
+
+def efficiency(load: Workload, rates: Calibration, cluster: Cluster, found: Forecast) -> float:
+    """The share of the paid time that a single worker would need."""
+    return forecast(load, rates, cluster, 1).seconds / (found.workers * found.seconds)
+
+
+def best(load: Workload, rates: Calibration, cluster: Cluster) -> Forecast:
+    """The most workers, up to one per class, of whose paid time :data:`ENOUGH` is well spent."""
+    every = (forecast(load, rates, cluster, workers) for workers in range(load.classes, 0, -1))
+    return next(found for found in every if efficiency(load, rates, cluster, found) >= ENOUGH)

@@ -1,0 +1,82 @@
+"""Images that stand for a data set: what they cost does not depend on what they show, nor on whether they are here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from dist_condense.config import ConfigError, RunConfig
+from dist_condense.data import SUBSETS, ClassName, MemorySource
+from dist_condense.data.catalogue import KNOWN
+
+PUBLISHED = {
+    "digits": (10, 144),
+    "mnist": (10, 6000),
+    "fashion_mnist": (10, 6000),
+    "svhn": (10, 7326),
+    "cifar10": (10, 5000),
+    "cifar100": (100, 500),
+    "imagenet": (1000, 1281),
+}
+"""Classes, and training images of each on the average."""
+
+
+@dataclass(frozen=True)
+class RandomImages:
+    """Stands for an opened data set (:class:`dist_condense.data.ImageSet`); a class has the same random bytes
+    wherever it is read.
+    """
+
+    classes: tuple[ClassName, ...]
+    size: int
+    per_class: int
+    """Images held of each class that is read."""
+    channels: int = 3
+    mean: tuple[float, ...] = (0.49, 0.48, 0.45)
+    std: tuple[float, ...] = (0.25, 0.24, 0.26)
+    flip: bool = True
+    counts: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "counts", (self.per_class,) * len(self.classes))
+
+    def train(self, labels: Sequence[int], reading: object) -> MemorySource:
+        """Uniform bytes, keyed by class."""
+        shape = (self.per_class, self.channels, self.size, self.size)
+        keyed = {c: torch.Generator().manual_seed(c) for c in labels}
+        return MemorySource({c: torch.randint(256, shape, generator=g, dtype=torch.uint8) for c, g in keyed.items()})
+
+
+def like(dataset: Any, per_class: int) -> RandomImages:
+    """Random images of the shape of a data set."""
+    facts = {name: getattr(dataset, name) for name in ("classes", "size", "channels", "mean", "std", "flip")}
+    return RandomImages(per_class=per_class, **facts)
+
+
+def assumed(config: RunConfig, classes: int | None, per_class: int | None) -> RandomImages:
+    """The data set of a config as it is published, or as it is told, where it is not at hand.
+
+    :raises ConfigError: nobody says how many classes or images there are.
+    """
+    data = config.dataset
+    if data.name not in KNOWN:
+        raise ConfigError([f"dataset.name: {data.name!r} is not one of {', '.join(KNOWN)}"])
+    usual_classes, usual_images = PUBLISHED.get(data.name, (None, None))
+    classes, per_class = classes or _chosen(data.classes) or usual_classes, per_class or usual_images
+    if classes is None or per_class is None:
+        raise ConfigError(
+            [f"dataset.root: no images of {data.name} are at hand; set it, or give --classes N --images-per-class M"]
+        )
+    facts = KNOWN[data.name].facts
+    names = tuple(ClassName(f"class {c}") for c in range(classes))
+    return RandomImages(names, data.size or facts.size, per_class, facts.channels, facts.mean, facts.std, facts.flip)
+
+
+def _chosen(classes: Any) -> int | None:
+    """How many classes `dataset.classes` names."""
+    if isinstance(classes, str):
+        return len(SUBSETS[classes]) if classes in SUBSETS else None
+    return len(classes) if classes else None

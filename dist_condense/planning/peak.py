@@ -1,0 +1,57 @@
+"""How many bytes of tensors are alive at once: the same on every device, and without one."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+from dist_condense.planning.rates import Peak
+
+
+class PeakBytes(TorchDispatchMode):
+    """Counts storages of the tensors that operations within make, until they are freed; not what a kernel needs while
+    it runs.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = 0
+        self._now = 0
+        self._alive: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        tree_map_only(Tensor, self._count, made)
+        return made
+
+    def _count(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = id(storage), storage.nbytes()
+        if key not in self._alive:
+            self._alive.add(key)
+            self._now += size
+            self.most = max(self.most, self._now)
+            weakref.finalize(storage, self._free, key, size)
+
+    def _free(self, key: int, size: int) -> None:
+        self._alive.discard(key)
+        self._now -= size
+
+
+def peak(use: Callable[[int], object], counts: Sequence[int] = (4, 8)) -> Peak:
+    """The line through the peaks at two numbers of images."""
+    few, many = counts
+    low, high = (_bytes(use, n) for n in counts)
+    image = (high - low) / (many - few)
+    return Peak(max(0.0, high - many * image), image)
+
+
+def _bytes(use: Callable[[int], object], images: int) -> int:
+    with PeakBytes() as counted:
+        use(images)
+    return counted.most

@@ -1,0 +1,103 @@
+"""A worker with two classes of random images, as a run assembles it, whose pieces can be asked for one by one."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from dist_condense import parts
+from dist_condense.config import RunConfig
+from dist_condense.core.grouping import Grouping
+from dist_condense.core.objective import Objective
+from dist_condense.data import to_unit
+from dist_condense.engine.batches import Batch
+from dist_condense.engine.coordinator import LocalCoordinator, Placement
+from dist_condense.engine.shard import ClassShard, MatchingRecipe
+from dist_condense.engine.training import NetworkTrainer
+from dist_condense.engine.trajectory import Trajectory
+from dist_condense.planning.images import RandomImages
+
+
+@dataclass
+class OneOf(LocalCoordinator):
+    """The first of several workers, the others left out: what it computes, without what they say to each other."""
+
+    size: int = 1
+
+
+@dataclass
+class Probe:
+    """Every call is a step or an update of its own, after those before it."""
+
+    config: RunConfig
+    dataset: RandomImages
+    device: torch.device
+    labels: list[int] = field(init=False)
+    recipe: MatchingRecipe = field(init=False)
+    _shard: ClassShard = field(init=False)
+    _trajectory: Trajectory = field(init=False)
+    _pixels: dict[int, Tensor] = field(init=False)
+    _count: itertools.count[int] = field(default_factory=itertools.count)
+
+    def __post_init__(self) -> None:
+        config, data = self.config, self.dataset
+        self.labels = list(range(min(2, len(data.classes))))
+        exact = LocalCoordinator(bool(config.cluster.reproducible))
+        self._shard = parts.shard_of(config, data, self.labels, exact, Placement(self.device))  # type: ignore[arg-type]
+        self._trajectory = parts.trajectory_of(config, data, self._shard)  # type: ignore[arg-type]
+        self.recipe, self._pixels = self._shard.recipe, dict(self._shard.pixels)
+
+    def match(self, grouping: Grouping, classes: int, real: int, ipc: int) -> None:
+        """A matching step on some of the classes and images."""
+        shard = self._shard
+        shard.pixels = {c: self._pixels[c][:ipc] for c in self.labels[:classes]}
+        shard.buffer = {c: torch.zeros_like(x) for c, x in shard.pixels.items()}
+        shard.recipe = replace(self.recipe, grouping=grouping, real_batch=real)
+        shard.match(self._trajectory.network, 0, 0, next(self._count))
+
+    def update(self, batch: int, slices: int, workers: int) -> None:
+        """An update of theta, as the first of ``workers`` computes it."""
+        coordinator = OneOf(self._shard.coordinator.reproducible, workers)
+        self._train(batch, replace(self._trajectory.trainer, coordinator=coordinator, slices=slices))
+
+    def slice(self, images: int) -> None:
+        """The same of one slice, not compiled, so that its memory can be seen."""
+        self._train(images, replace(self._trajectory.trainer, slices=1, compiled=False))
+
+    def draw(self) -> None:
+        """A new theta."""
+        self._trajectory.draw("network", next(self._count))
+
+    def real(self, images: int) -> None:
+        """The statistic of real images, all at once."""
+        self._objective.statistic(self._trajectory.network, *self._batch(images))
+
+    def double_backward(self, images: int) -> None:
+        """The gradient of synthetic images by one double backward."""
+        batch, labels = self._batch(images)
+        self._objective.match(self._trajectory.network, batch[:1], labels[:1], batch, labels)
+
+    def pull_back(self, images: int) -> None:
+        """The same in two passes."""
+        network, (batch, labels) = self._trajectory.network, self._batch(images)
+        v = self._objective.statistic(network, batch[:1], labels[:1])
+        self._objective.pull_back(network, batch, labels, v)
+
+    def _train(self, images: int, trainer: NetworkTrainer) -> None:
+        theta = self._trajectory
+        for _ in trainer.train(theta.network, theta.optimiser, [self._batch(images)], next(self._count)):
+            pass
+
+    @property
+    def _objective(self) -> Objective:
+        """In one piece and not compiled, so that its memory can be seen."""
+        return replace(self.recipe.objective, microbatch=0, compiled=False)
+
+    def _batch(self, images: int) -> Batch:
+        """As it comes out of bytes."""
+        raw = torch.randint(256, (images, *self._shard.shape), dtype=torch.uint8).to(self.device)
+        labels = torch.arange(images, device=self.device) % len(self.dataset.classes)
+        return self._shard.statistics.normalise(to_unit(raw)), labels

@@ -1,0 +1,127 @@
+"""What a config asks for, in numbers that know neither device nor workers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from dist_condense import parts
+from dist_condense.config import ConfigError, RunConfig
+from dist_condense.networks import batch_norms
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The work of a whole run. A matching step matches every class once; an update is one SGD step of theta."""
+
+    classes: int
+    networks: int
+    """K"""
+    steps: int
+    """K T"""
+    shared_steps: int
+    """Those of them in which classes are averaged before the distance."""
+    groups: int
+    """Groups of several classes in a shared step."""
+    real: int
+    """Real images per class and step."""
+    synthetic: int
+    """Decoded synthetic images per class and step."""
+    updates: dict[int, int]
+    """Images of a batch to the number of such updates in the run."""
+    real_updates: bool
+    """Whether these are of real images."""
+    image: int
+    """Values of one image."""
+    pixels: int
+    """Learnt values per class."""
+    decoded: int
+    """Values per class of the images that theta is trained on; 0: of real ones."""
+    parameters: int
+    statistic: int
+    """Values of phi."""
+    counts: tuple[int, ...]
+    """Real images of each class."""
+    microbatch: int
+    slices: int | None
+    """`cluster.slices`; None: as many as workers."""
+    coupled: bool
+    """By BatchNorm, so that a training batch cannot be cut."""
+
+
+def workload_of(config: RunConfig, dataset: Any) -> Workload:
+    """Count it. Raises ConfigError for a network that cannot be built."""
+    try:
+        network = parts.network_builder(config, dataset)(0).eval()
+    except (ValueError, ImportError) as error:
+        raise ConfigError([f"network: {error}"]) from error
+    image, factor = dataset.channels * dataset.size**2, config.method.parameterisation.factor
+    schedule, method = config.trajectory, config.method
+    groups = _groups(config, len(dataset.classes))
+    alone = min(schedule.networks, method.grouping.warmup_networks) * min(
+        schedule.matching_steps, method.grouping.warmup_steps
+    )
+    steps = schedule.networks * schedule.matching_steps
+    blank = torch.zeros(1, dataset.channels, dataset.size, dataset.size)
+    phi = parts.objective_of(config).phi.value(network, blank, torch.zeros(1, dtype=torch.int64))
+    on_set = config.training.source == "synthetic" and schedule.matching_steps > 1
+    return Workload(
+        classes=len(dataset.classes),
+        networks=schedule.networks,
+        steps=steps,
+        shared_steps=steps - alone if groups else 0,
+        groups=groups,
+        real=method.real_batch,
+        synthetic=min(decoded(config, config.ipc), method.synthetic_limit),
+        updates=dict(_updates(config, dataset)),
+        real_updates=not on_set,
+        image=image,
+        pixels=config.ipc * image,
+        decoded=config.ipc * factor**2 * image if on_set else 0,
+        parameters=sum(p.numel() for p in network.parameters()),
+        statistic=sum(x.numel() for x in phi),
+        counts=tuple(dataset.counts),
+        microbatch=config.compute.microbatch,
+        slices=1 if batch_norms(network) else config.cluster.slices,
+        coupled=bool(batch_norms(network)),
+    )
+
+
+def decoded(config: RunConfig, ipc: int) -> int:
+    """Images that so many learnt ones of a class become in matching."""
+    return len(parts.parameterisation_of(config).decode(torch.empty(ipc, 1, 2**7, 2**7, device="meta")))
+
+
+def known_groups(config: RunConfig) -> RunConfig:
+    """The same, but for groups that are only known once features are: random ones, as many."""
+    if config.method.grouping.name != "kmeans":
+        return config
+    return replace(config, method=replace(config.method, grouping=replace(config.method.grouping, name="random")))
+
+
+def _groups(config: RunConfig, classes: int) -> int:
+    known = known_groups(config)
+    partition = parts.PARTITIONS[known.method.grouping.name](known, classes, lambda: torch.empty(0))
+    return sum(len(group) > 1 for group in partition)
+
+
+def _updates(config: RunConfig, dataset: Any) -> Counter[int]:
+    schedule, training, found = config.trajectory, config.training, Counter[int]()
+    stretches = schedule.networks * (schedule.matching_steps - 1)
+    passes = {"pretrained": schedule.networks, "pool": min(schedule.pool_size, schedule.networks)}
+    of_set = len(dataset.classes) * config.ipc * config.method.parameterisation.factor**2
+    if training.source == "real":
+        found[training.batch] += stretches * -(-training.images // training.batch)
+    elif training.source == "synthetic":
+        _add(found, of_set, training.batch, stretches * training.epochs)
+    _add(found, sum(dataset.counts), training.batch, passes.get(schedule.start, 0) * schedule.pretrain_epochs)
+    return +found
+
+
+def _add(found: Counter[int], images: int, batch: int, passes: int) -> None:
+    """Passes over so many images, the incomplete batch kept."""
+    found[batch] += passes * (images // batch)
+    found[images % batch] += passes if images % batch else 0

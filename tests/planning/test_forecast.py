@@ -1,0 +1,89 @@
+"""Time, bytes and memory follow from work and rates exactly."""
+
+from dataclasses import replace
+
+import pytest
+
+from dist_condense.planning.forecast import (
+    AT_ONCE,
+    ENOUGH,
+    HELD,
+    MINIBATCHES,
+    NETWORK,
+    PIXELS,
+    REAL,
+    STATISTICS,
+    best,
+    efficiency,
+    forecast,
+    memory,
+    traffic,
+)
+from tests.planning.cases import CLUSTER, LOAD, RATES
+
+CLASS = 2 + 64 * 0.25 + 16 * 0.5
+SHARED = replace(LOAD, shared_steps=15, groups=2)
+TRAINED = replace(LOAD, updates={32: 6, 8: 2})
+
+
+@pytest.mark.parametrize(("workers", "most", "least"), [(1, 10, 10), (3, 4, 3), (8, 2, 1), (10, 1, 1), (12, 1, 0)])
+def test_the_worker_with_most_classes_sets_the_pace(workers, most, least):
+    found = forecast(LOAD, RATES, CLUSTER, workers)
+    assert (found.most, found.least) == (most, least)
+    assert found.matching == 20 * (1 + most * CLASS) and found.drawing == 5 * 3
+    assert found.training == found.talking == 0
+    assert found.seconds == found.matching + 15 and found.device_hours == workers * found.seconds / 3600
+
+
+def test_shared_steps_have_rates_and_a_sum_of_their_own():
+    found = forecast(SHARED, RATES, CLUSTER, 2)
+    assert found.matching == 5 * (1 + 5 * CLASS) + 15 * (2 + 5 * (4 + 64 * 0.25 + 16 * 1.0))
+    size = 2 * 8 + 2 * 2 * 900 * 8  # the maximum of each group; statistics of real and synthetic as 64-bit integers
+    assert found.traffic.shared_step == size and found.talking == 15 * (0.5 + size / 1000)
+    assert forecast(SHARED, RATES, CLUSTER, 1).talking == 0
+    assert traffic(SHARED, replace(CLUSTER, exact=False)).shared_step == 2 * 2 * 900 * 4
+
+
+@pytest.mark.parametrize(
+    ("slices", "workers", "share", "images"), [(None, 1, 1, 32), (None, 4, 1, 8), (4, 1, 4, 32), (4, 3, 2, 16)]
+)
+def test_an_update_costs_the_batch_and_the_slices_of_a_worker(slices, workers, share, images):
+    load = replace(LOAD, updates={32: 1}, slices=slices)
+    assert forecast(load, RATES, CLUSTER, workers).training == 1 + 2 * share + 0.5 * 32 + 0.25 * images
+
+
+def test_gradients_are_summed_and_synthetic_images_waited_for():
+    real, on_set = TRAINED, replace(TRAINED, real_updates=False)
+    assert traffic(real, CLUSTER).update == 8 + 8 * 1000 and traffic(real, CLUSTER).batch == 32 * 100
+    assert traffic(on_set, CLUSTER).batch == 4 * 32 * 100
+    gradient, images = 0.5 + 8008 / 1000, 0.5 + 4 * 32 * 100 / 1000
+    assert forecast(real, RATES, CLUSTER, 2).talking == pytest.approx(8 * gradient)
+    assert forecast(on_set, RATES, CLUSTER, 2).talking == pytest.approx(8 * (gradient + images))
+
+
+def test_memory_of_a_worker():
+    held = memory(replace(SHARED, updates={32: 1}, decoded=800), RATES, CLUSTER, 3)
+    assert held.pop("the process") == HELD["cpu"]
+    assert held == {
+        NETWORK: 3 * 4 * 1000,
+        PIXELS: 3 * 4 * 4 * 400 + 4 * 4 * 800,  # four classes
+        STATISTICS: 4 * 2 * 900 * 4 + 2 * 2 * 900 * (4 + 8 + 8),
+        MINIBATCHES: 64 * 100 * (4 + 4 + 4),
+        REAL: 0,
+        AT_ONCE: 2000 + 11 * 20,  # a third of the batch, more than 64 real or 16 synthetic images
+    }
+    assert memory(LOAD, RATES, replace(CLUSTER, resident=True), 3)[REAL] == 4 * 50 * 100
+    assert memory(LOAD, RATES, CLUSTER, 3)[AT_ONCE] == 500 + 16 * 100
+    assert memory(replace(LOAD, microbatch=4), RATES, CLUSTER, 3)[AT_ONCE] == 1000 + 4 * 10
+
+
+def test_the_best_number_of_workers_is_the_largest_that_is_efficient():
+    found = best(LOAD, RATES, CLUSTER)
+    told = {n: efficiency(LOAD, RATES, CLUSTER, forecast(LOAD, RATES, CLUSTER, n)) for n in range(1, 11)}
+    assert told[1] == 1 and told[found.workers] >= ENOUGH
+    assert all(told[n] < ENOUGH for n in range(found.workers + 1, 11))
+    free = replace(RATES, draw=0.0, alone=replace(RATES.alone, step=0.0))
+    assert best(LOAD, free, CLUSTER).workers == 10  # nothing but classes: one each
+    assert efficiency(LOAD, free, CLUSTER, forecast(LOAD, free, CLUSTER, 8)) == 10 / 16  # two on one, one on six
+    slow = replace(CLUSTER, bandwidth=1.0)
+    assert best(TRAINED, RATES, slow).workers == 1

@@ -1,0 +1,78 @@
+"""Rates are found again exactly, kept in a file, and refused for something else than was measured."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dist_condense.config import ConfigError
+from dist_condense.planning.peak import PeakBytes, peak
+from dist_condense.planning.rates import fitted, lacking, read
+from tests.planning.cases import RATES
+
+
+def test_rates_are_found_again():
+    rows = [(1, 1, 64, 16), (1, 2, 128, 32), (1, 1, 32, 16), (1, 1, 64, 4)]
+    seconds = [1 + 2 * n + 0.25 * r + 0.5 * s for _, n, r, s in rows]
+    assert fitted(rows, seconds) == pytest.approx([1, 2, 0.25, 0.5])
+
+
+def test_no_rate_is_below_zero():
+    found = fitted([(1, 1), (1, 2)], [3, 2.9])
+    assert min(found) >= 0 and found[0] + found[1] == pytest.approx(2.95, rel=0.02)
+
+
+def test_a_file_gives_the_same(tmp_path):
+    kept = replace(RATES, compared={"network.width": 8, "augmentation.one_of": ["crop"]}, training=None)
+    kept.write(tmp_path / "rates.json")
+    assert read(tmp_path / "rates.json", kept.compared) == kept
+
+
+def test_another_network_is_refused_with_every_difference(tmp_path):
+    replace(RATES, compared={"network.width": 8, "dataset.size": 32}).write(tmp_path / "rates.json")
+    with pytest.raises(ConfigError) as refused:
+        read(tmp_path / "rates.json", {"network.width": 16, "dataset.size": 64})
+    assert len(refused.value.problems) == 2 and "network.width is 8 there, 16 here" in str(refused.value)
+
+
+@pytest.mark.parametrize("text", [None, "", "{}", "[1]", '{"alone": {"step": 1}}'])
+def test_what_is_no_file_of_rates_is_refused(tmp_path, text):
+    if text is not None:
+        (tmp_path / "rates.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"rates.json is not one that plan saved"):
+        read(tmp_path / "rates.json", {})
+
+
+def test_a_stated_rate_scales_all_that_is_computed():
+    found = RATES.scaled(40.0)  # 10 times as fast as 4 a second
+    assert (found.alone.real, found.alone.step, found.updating.own) == pytest.approx((0.025, 0.1, 0.025))
+    assert found.shared.synthetic == pytest.approx(0.1) and found.draw == RATES.draw and found.stated == 40
+    assert replace(RATES, shared=None).scaled(40.0).shared is None
+    with pytest.raises(ConfigError, match="measure again"):
+        replace(RATES, alone=replace(RATES.alone, real=0.0)).scaled(40.0)
+
+
+def test_what_was_not_measured_is_told():
+    less = replace(RATES, shared=None, updating=None)
+    assert list(lacking(RATES, True, True)) == list(lacking(less, False, False)) == []
+    assert ["grouping" in line or "matching_steps" in line for line in lacking(less, True, True)] == [True, True]
+
+
+def test_the_peak_counts_what_is_alive_at_once():
+    with PeakBytes() as counted:
+        kept = torch.zeros(1024)
+        kept.view(32, 32)[0].add_(1)  # no new memory
+        for _ in range(3):
+            kept = kept + 1  # the old one and the new one
+    assert counted.most == 2 * 4096
+
+
+def test_the_peak_sees_a_double_backward():
+    def use(images):
+        def loss(x):
+            return torch.func.grad(lambda y: (y**2).sum())(x).square().sum()
+
+        torch.func.grad(loss)(torch.ones(images, 256))
+
+    found = peak(use)
+    assert found.image >= 3 * 1024 and found.bytes(16) == found.base + 16 * found.image

@@ -1,0 +1,78 @@
+"""The work of the shipped configs, counted."""
+
+from dataclasses import replace
+
+import pytest
+
+from dist_condense.config import ConfigError, load
+from dist_condense.planning.images import assumed, like
+from dist_condense.planning.workload import decoded, workload_of
+
+
+def counted(name, *keys, classes=None, images=None):
+    config = load(f"configs/{name}.yaml", keys)
+    return workload_of(config, assumed(config, classes, images))
+
+
+def test_dc_with_one_step_never_trains_theta():
+    found = counted("cifar10_dc")
+    assert (found.classes, found.networks, found.steps, found.real, found.synthetic) == (10, 1000, 1000, 256, 1)
+    assert (found.image, found.pixels, found.decoded, found.counts) == (3 * 32 * 32, 3 * 32 * 32, 0, (5000,) * 10)
+    assert (found.updates, found.shared_steps, found.groups, found.slices) == ({}, 0, 0, None)
+    assert found.parameters == 320010 and found.statistic == 320010 - 6 * 128 - 10 - 3 * 128  # no bias, no norm
+
+
+def test_dc_with_ten_steps_trains_on_the_set():
+    found = counted("cifar10_dc", "ipc=30", "trajectory.matching_steps=10", "training.epochs=50")
+    assert found.updates == {256: 1000 * 9 * 50, 44: 1000 * 9 * 50}  # 300 images: a batch and a rest
+    assert not found.real_updates and found.decoded == 30 * 3 * 32 * 32
+
+
+def test_dcc_shares_its_steps_after_the_warm_up():
+    found = counted("cifar10_dcc")
+    assert (found.steps, found.shared_steps, found.groups) == (10000, 10000 - 250 * 10, 1)
+    assert counted("cifar10_dcc", "method.grouping.warmup_networks=0").shared_steps == 10000
+
+
+@pytest.mark.parametrize("name", ["kmeans", "random"])
+def test_groups_whose_members_are_not_known(name):
+    found = counted("cifar10_dcc", f"method.grouping.name={name}", "method.grouping.number=3")
+    assert found.groups == 3
+
+
+def test_idc_on_imagenet_trains_on_real_images_and_a_pool():
+    found = counted("imagenet100_idc")
+    assert (found.classes, found.counts[0], found.synthetic, found.pixels) == (100, 1281, 90, 10 * 3 * 224**2)
+    whole, rest = divmod(128100, 128)
+    assert found.updates == {128: 500 * 99 * 4 + 10 * 5 * whole, rest: 10 * 5} and found.real_updates
+    assert counted("imagenet100_idc", "ipc=20").synthetic == 128  # of 180
+    assert counted("imagenet1k_idc").classes == 1000
+    (passes,) = {found.updates[64] for found in [counted("imagenet10_idc", images=640)]}
+    assert passes == 500 * 99 * 8 + 500 * 10 * 100
+
+
+def test_batchnorm_keeps_a_batch_whole():
+    found = counted("cifar10_dc", "network.norm=batch", "cluster.slices=4")
+    assert found.slices == 1 and found.coupled
+
+
+def test_a_network_that_cannot_be_built_is_refused():
+    with pytest.raises(ConfigError, match="network: "):
+        counted("digits", "network.depth=9")
+
+
+@pytest.mark.parametrize(("decoding", "images"), [("uniform", 45), ("multi", 70), ("bounded", 45)])
+def test_decoded_images(decoding, images):
+    keys = ["method=idc", "method.parameterisation.factor=3", f"method.parameterisation.decoding={decoding}"]
+    assert decoded(load("configs/digits.yaml", keys), 5) == images
+
+
+def test_what_nobody_knows_of_the_data_is_asked_for():
+    config = load("configs/imagenette224_idc.yaml")
+    with pytest.raises(ConfigError, match="--classes N --images-per-class M"):
+        assumed(config, 10, None)
+    told = assumed(config, 10, 947)
+    assert (len(told.classes), told.counts, told.size, told.channels) == (10, (947,) * 10, 224, 3)
+    listed = replace(config, dataset=replace(config.dataset, classes=["a", "b"]))
+    assert len(assumed(listed, None, 5).classes) == 2
+    assert like(told, 7).counts == (7,) * 10 and like(told, 7).train([3], None).count(3) == 7

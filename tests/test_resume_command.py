@@ -7,10 +7,12 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ from PIL import Image
 
 from dist_condense import cli
 from dist_condense.engine import checkpoint
-from dist_condense.engine.journal import METRICS, OWNER, STOP, Journal, RunFailed
+from dist_condense.engine.journal import METRICS, OWNER, STOP, TRACKING, Journal, RunFailed
 from dist_condense.engine.storage import Folder
 from dist_condense.job import Job
 from tests.engine import cases
@@ -106,6 +108,22 @@ def test_other_data_are_refused_and_moved_data_are_not(tmp_path: Path, capfd: py
     capfd.readouterr()
     assert command("dc", tmp_path / "run", *short, f"dataset.root={tmp_path / 'moved'}") == cli.REFUSED
     assert "is of another run" in (told := capfd.readouterr().err) and "data: '" in told
+
+
+def test_a_checkpoint_knows_its_machine_and_its_tracker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "__version__", "1.2.3")
+        assert command("dc", tmp_path, *SHORT) == 0
+    (tmp_path / "checkpoints" / "step_00000002_00000000" / "manifest.json").unlink()
+    (tmp_path / TRACKING).unlink()
+    capfd.readouterr()
+    assert command("dc", tmp_path, *SHORT) == 0
+    now = f"goes on with torch {torch.__version__} on cpu: the set will not be the same to the last bit"
+    assert f"the run was begun with torch 1.2.3 on cpu and {now}" in " ".join(capfd.readouterr().err.split())
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as db:
+        assert list(db.execute("SELECT count(*) FROM runs")) == [(1,)]
 
 
 def test_two_starts_on_one_folder_do_not_write_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

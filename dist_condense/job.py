@@ -131,9 +131,7 @@ class Job:
         done = self._export()
         log.info("the set of matching step %d of %d is written", done, total)
         if done < total:
-            raise Terminated(
-                f"stopped by {stop.signal} after matching step {done} of {total}; the same command continues"
-            )
+            raise _unfinished(stop.by, done, total)
         tracker.log_artifacts(self.folder / SET)
 
     def _kept(self) -> str:
@@ -222,9 +220,21 @@ class Job:
     # --- evaluation -----------------------------------------------------------------------------------------------
 
     def _evaluate(self, tracker: Tracker) -> list[Row]:
-        chosen = self.config.evaluation
-        if chosen.epochs == 0:
+        if self.config.evaluation.epochs == 0:
             return []
+        try:
+            rows = self._trained()
+        except Exception as error:  # the data may be gone as well
+            self._report(self._evaluated(tracker), tracker)
+            if not isinstance(error, TrialFailed):
+                raise
+            raise RunFailed(f"evaluation: {error}\nfinished rows are in {self.folder / EVALUATION}") from error
+        self._evaluated(tracker)
+        return rows
+
+    def _trained(self) -> list[Row]:
+        """A row of each network that is wanted; those that are in the file are not trained again."""
+        chosen = self.config.evaluation
         options = parts.network_options(self.config.network)
         same = self.config.network.name
         architectures = list(
@@ -240,13 +250,7 @@ class Job:
             device=self.config.cluster.device,
         )
         wanted = trials(chosen.sets, architectures, range(chosen.seeds))
-        try:
-            rows = evaluate(wanted, evaluation, self.folder / EVALUATION, _tell, self._runner())
-        except TrialFailed as error:
-            self._report(self._evaluated(tracker), tracker)
-            raise RunFailed(f"evaluation: {error}\nfinished rows are in {self.folder / EVALUATION}") from error
-        self._evaluated(tracker)
-        return rows
+        return evaluate(wanted, evaluation, self.folder / EVALUATION, _tell, self._runner())
 
     def _evaluated(self, tracker: Tracker) -> list[Row]:
         """All rows there are, also of earlier calls."""
@@ -349,6 +353,16 @@ def _whole(job: Job) -> TrainingSet:
 
 
 TRAINING_SETS = {"random": _random, "condensed": _condensed, "whole": _whole}
+
+
+def _unfinished(by: str | None, done: int, total: int) -> Exception:
+    """Why the workers have ended before the last step, as far as the driver knows."""
+    if by is not None:
+        return Terminated(f"stopped by {by} after matching step {done} of {total}; the same command continues")
+    return RunFailed(
+        f"the workers have ended and nobody asked them to, but the newest whole checkpoint is that of matching step "
+        f"{done} of {total}: a later one was lost or damaged; the same command continues from there"
+    )
 
 
 def _tell(row: Row) -> None:

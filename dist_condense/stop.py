@@ -22,7 +22,8 @@ class Stop:
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / STOP
-        self.signal = "a request"
+        self.by: str | None = None
+        """Who asked, where somebody did: a signal, or whoever made the file."""
 
     def __enter__(self) -> Stop:
         self._forget()
@@ -33,6 +34,8 @@ class Stop:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         signal.signal(signal.SIGTERM, self._before)
+        if self.by is None and self.file.exists():
+            self.by = f"a request ({self.file})"
         self._forget()
 
     def _forget(self) -> None:
@@ -40,5 +43,5 @@ class Stop:
             self.file.unlink()
 
     def _asked(self, number: int, frame: FrameType | None) -> None:
-        self.signal = signal.Signals(number).name
+        self.by = signal.Signals(number).name
         self.file.touch()

@@ -39,7 +39,7 @@ def running(**more: str) -> Iterator[str]:
     :param more: environment of the head.
     """
     folder = Path(tempfile.mkdtemp(prefix="ray_", dir="/tmp"))  # short: a socket's path has at most 107 characters
-    port, dashboard, client, agent = _free_ports(4)
+    port, dashboard, client, agent = free_ports(4)
     command = [RAY, "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats", f"--temp-dir={folder}"]
     command += ["--node-ip-address=127.0.0.1", f"--port={port}", f"--dashboard-port={dashboard}"]
     command += [f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"]
@@ -60,7 +60,7 @@ def running(**more: str) -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _free_ports(number: int) -> list[int]:
+def free_ports(number: int) -> list[int]:
     sockets = [socket.socket() for _ in range(number)]
     for s in sockets:
         s.bind(("127.0.0.1", 0))

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from dist_condense import cli, config
+from dist_condense.data import DataError
 from dist_condense.engine import checkpoint
 from dist_condense.evaluation import evaluate
 from dist_condense.evaluation.rows import Row, append_csv, read_csv
@@ -113,25 +114,36 @@ def test_a_finished_run_takes_evaluation_keys_only(run, monkeypatch):
 
 
 def test_the_report_has_the_rows_that_there_are_when_a_trial_fails(tmp_path, monkeypatch, capfd):
-    """As a sweep does it: the others are delivered first."""
+    whole = evaluate.run_trial
 
-    def one_fails(todo, evaluation, on_result):
-        evaluate.in_process(todo[1:], evaluation, on_result)
-        raise evaluate.TrialFailed("1 of 2 trials failed:\ncondensed / convnet / seed 0: out of memory")
+    def first_fails(trial, evaluation):
+        if trial.seed == 0:
+            raise RuntimeError("out of memory")
+        return whole(trial, evaluation)
 
     keys = ("trajectory.networks=1", "trajectory.matching_steps=1", "evaluation.seeds=2", "evaluation.epochs=1")
     sets = ("evaluation.sets=[condensed]", "network.width=4", "network.depth=2", "method.real_batch=8", "ipc=1")
     more = ("cluster.workers=0", f"output={tmp_path}", "tracking.uri=http://127.0.0.1:9")
     with monkeypatch.context() as patch:
-        patch.setattr(Job, "_runner", lambda self: one_fails)
+        patch.setattr(evaluate, "run_trial", first_fails)
         assert cli.main(["run", "configs/digits.yaml", *keys, *sets, *more]) == cli.FAILED
     told = capfd.readouterr().err
-    assert "failed: evaluation: 1 of 2 trials failed:" in told and "out of memory" in told
+    assert "failed: evaluation: 1 of 2 trials failed:" in told
+    assert "condensed / convnet / seed 0: RuntimeError: out of memory" in told
     (row,) = read_csv(tmp_path / "evaluation.csv")
     report = (tmp_path / "report.html").read_text()
     assert row.seed == 1 and 'title="seed 1"' in report and 'title="seed 0"' not in report
     assert cli.main(["run", "configs/digits.yaml", *keys, *sets, *more]) == 0
     assert 'title="seed 0"' in (tmp_path / "report.html").read_text()
+    (tmp_path / "report.html").unlink()
+    monkeypatch.setattr(Job, "_test_reading", gone)
+    assert cli.main(["run", "configs/digits.yaml", *keys, *sets, *more]) == cli.FAILED
+    assert "failed: the test images are gone" in capfd.readouterr().err
+    assert 'title="seed 1"' in (tmp_path / "report.html").read_text()
+
+
+def gone(self):
+    raise DataError(["the test images are gone"])
 
 
 def test_the_table_has_earlier_rows_too(tmp_path, capfd):

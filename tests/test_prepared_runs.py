@@ -17,7 +17,8 @@ import torch
 from dist_condense import cli, load_set, parts, run, worker
 from dist_condense.config import RunConfig
 from dist_condense.engine.coordinator import Coordinator
-from tests.test_ray_runs import ROOT, environment
+from tests.conftest import ROOT
+from tests.ray_head import environment
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

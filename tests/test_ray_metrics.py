@@ -23,8 +23,10 @@ from dist_condense import cli
 from dist_condense.engine.journal import METRICS
 from dist_condense.engine.ray_metrics import COUNTERS, GAUGES
 from tests import test_dashboard
+from tests.conftest import ROOT
 from tests.engine import cases
-from tests.test_ray_runs import ROOT, environment, finish
+from tests.ray_head import environment
+from tests.test_ray_runs import finish
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -33,12 +33,12 @@ ROOT = Path(__file__).parents[1]
 LONG = ("trajectory.networks=50", "tracking.log_every=1", "tracking.checkpoint_steps=1", "evaluation.epochs=0")
 
 
-def start(workers: int, folder: Path, *more: str) -> subprocess.Popen[str]:
+def start(workers: int, folder: Path, *more: str, **env: str) -> subprocess.Popen[str]:
     """The command on the dcc case; the last override of a key counts."""
     given = (*cases.TINY, *cases.CASES["dcc"], f"cluster.workers={workers}", f"output={folder}", *more)
     overrides = {pair.split("=", 1)[0]: pair for pair in given}
     command = [sys.executable, "-m", "dist_condense.run", "configs/digits.yaml", *overrides.values()]
-    started.append(subprocess.Popen(command, cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True))
+    started.append(subprocess.Popen(command, cwd=ROOT, env=environment(**env), stderr=subprocess.PIPE, text=True))
     return started[-1]
 
 
@@ -144,7 +144,7 @@ def test_a_worker_that_hangs(tmp_path: Path, alone: torch.Tensor) -> None:
     assert process.poll() is None, finish(process)
     hanging = train_workers(process.pid)[0]
     os.kill(hanging, signal.SIGSTOP)
-    wait((together / RESTARTS).exists, timeout + 10)
+    wait((together / RESTARTS).exists, 240)
     told = finish(process)
     named = re.search(r"worker group failed: .* worker (\d) on .* was lost after matching step \d+: no answer", told)
     seen = re.search(rf"raise cluster.timeout={timeout} \(worker (\d) on ", told)
@@ -167,8 +167,8 @@ def train_workers(driver: int, number: int = 2) -> list[int]:
     return found
 
 
-def below(driver: int) -> list[int]:
-    """As many of them as there are now."""
+def below(driver: int, of: str = "RayTrainWorker") -> list[int]:
+    """As many of them as there are now; or others whose titles have ``of`` in them."""
     parents, titles = {}, {}
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -183,7 +183,7 @@ def below(driver: int) -> list[int]:
             pid = parents.get(pid, 0)
         return pid == driver
 
-    return [pid for pid, title in titles.items() if "RayTrainWorker" in title and is_below(pid)]
+    return [pid for pid, title in titles.items() if of in title and is_below(pid)]
 
 
 # --- ray job submit -----------------------------------------------------------------------------------------------

@@ -7,10 +7,12 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -19,15 +21,16 @@ from PIL import Image
 
 from dist_condense import cli
 from dist_condense.engine import checkpoint
-from dist_condense.engine.journal import METRICS, OWNER, Journal, RunFailed
+from dist_condense.engine.journal import METRICS, OWNER, STOP, TRACKING, Journal, RunFailed
 from dist_condense.engine.storage import Folder
+from dist_condense.job import Job
 from tests.engine import cases
 from tests.engine.test_failures import IMAGES, command
 
 ROOT = Path(__file__).parents[1]
 EVERY_STEP = "tracking.checkpoint_steps=1"
 SHORT = ("trajectory.networks=1", "trajectory.matching_steps=2", "tracking.log_every=1", EVERY_STEP)
-LONG = ("trajectory.networks=30", "tracking.log_every=1", "tracking.checkpoint_minutes=0.005")
+ENDLESS = ("trajectory.networks=100000", "tracking.log_every=1", "tracking.checkpoint_minutes=0.005")
 
 
 def steps_in(folder: Path) -> list[int]:
@@ -107,6 +110,22 @@ def test_other_data_are_refused_and_moved_data_are_not(tmp_path: Path, capfd: py
     assert "is of another run" in (told := capfd.readouterr().err) and "data: '" in told
 
 
+def test_a_checkpoint_knows_its_machine_and_its_tracker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "__version__", "1.2.3")
+        assert command("dc", tmp_path, *SHORT) == 0
+    (tmp_path / "checkpoints" / "step_00000002_00000000" / "manifest.json").unlink()
+    (tmp_path / TRACKING).unlink()
+    capfd.readouterr()
+    assert command("dc", tmp_path, *SHORT) == 0
+    now = f"goes on with torch {torch.__version__} on cpu: the set will not be the same to the last bit"
+    assert f"the run was begun with torch 1.2.3 on cpu and {now}" in " ".join(capfd.readouterr().err.split())
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as db:
+        assert list(db.execute("SELECT count(*) FROM runs")) == [(1,)]
+
+
 def test_two_starts_on_one_folder_do_not_write_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     after = Journal.after_step
 
@@ -141,22 +160,62 @@ def test_sigterm_saves_and_stops(tmp_path: Path) -> None:
     assert steps_in(tmp_path / "run") == list(range(1, 91))
 
 
+def around_the_workers(
+    patch: pytest.MonkeyPatch, before: Callable[[], object] = lambda: None, after: Callable[[], object] = lambda: None
+) -> None:
+    """What happens to the folder while the driver only waits."""
+    whole = Job._workers
+
+    def workers(self: Job) -> None:
+        before()
+        whole(self)
+        after()
+
+    patch.setattr(Job, "_workers", workers)
+
+
+def test_a_request_by_the_file_is_told_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    around_the_workers(monkeypatch, before=(tmp_path / STOP).touch)
+    assert command("dc", tmp_path, *SHORT) == cli.TERMINATED
+    assert f"stopped by a request ({tmp_path / STOP}) after matching step 1 of 2" in capfd.readouterr().err
+    assert not (tmp_path / STOP).exists()
+
+
+def test_a_run_that_nobody_stopped_is_not_said_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its last checkpoint is damaged before the driver reads it."""
+    last = tmp_path / "checkpoints" / "step_00000002_00000000" / "shared.safetensors"
+    around_the_workers(monkeypatch, after=lambda: last.write_bytes(b""))
+    assert command("dc", tmp_path, *SHORT) == cli.FAILED
+    told = capfd.readouterr().err
+    assert "nobody asked them to, but the newest whole checkpoint is that of matching step 1 of 2" in told
+    monkeypatch.undo()
+    assert command("dc", tmp_path, *SHORT) == 0
+    assert "resuming after matching step 1 of 2" in capfd.readouterr().err
+
+
 @pytest.mark.slow
 def test_twenty_deaths_at_random_times(tmp_path: Path) -> None:
     """SIGKILL of the process, 22 times: in a step, in training, in the write of a checkpoint, while it starts."""
-    keyed, deaths, at = random.Random(20261121), 0, []
-    while deaths < 22:
-        process, before = started("idc", tmp_path / "run", *LONG), reached(tmp_path / "run")
-        if deaths % 5 < 4:  # the others die while they start
-            wait(lambda p=process, b=before: reached(tmp_path / "run") > b or p.poll() is not None)
+    folder, keyed, at = tmp_path / "run", random.Random(20261121), []
+    for death in range(22):
+        process, before = started("idc", folder, *ENDLESS), reached(folder)
+        if death % 5 < 4:  # the others die while they start
+            wait(lambda p=process, b=before: reached(folder) > b or p.poll() is not None, 240)
         time.sleep(keyed.uniform(0, 0.5))
         assert process.poll() is None, process.communicate()[1]
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
-        deaths, at = deaths + 1, [*at, reached(tmp_path / "run")]
+        at.append(reached(folder))
     assert at == sorted(at), "a checkpoint was lost"
-    process = started("idc", tmp_path / "run", *LONG)
-    _, told = process.communicate(timeout=300)
-    assert process.returncode == 0, told
-    assert torch.equal(cases.result(tmp_path / "run"), cases.alone("idc", tmp_path / "whole", *LONG))
-    assert steps_in(tmp_path / "run") == list(range(1, 91))
+    process = started("idc", folder, *ENDLESS)
+    wait(lambda: reached(folder) > at[-1] or process.poll() is not None, 240)
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=240)
+    assert process.returncode == cli.TERMINATED, told
+    steps = reached(folder)
+    assert torch.equal(cases.result(folder), cases.first_steps("idc", steps, tmp_path / "whole", *ENDLESS))
+    assert steps_in(folder) == list(range(1, steps + 1))

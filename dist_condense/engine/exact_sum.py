@@ -40,7 +40,7 @@ def exact_sum(
         fixed[slot] += to_fixed(part, exponent[slot])
     add(fixed)
     result = (fixed.to(torch.float64) * power_of_two(-exponent[:, None])).to(total.dtype)
-    return torch.where(largest[:, None].isfinite(), result, torch.nan)
+    return result.masked_fill(~largest[:, None].isfinite(), torch.nan)
 
 
 def largest_magnitude(parts: Iterable[Part], total: Tensor) -> Tensor:
@@ -48,14 +48,13 @@ def largest_magnitude(parts: Iterable[Part], total: Tensor) -> Tensor:
     largest = torch.zeros(len(total), dtype=torch.float64, device=total.device)
     for slot, part in parts:
         magnitude = part.abs().max().to(torch.float64)
-        largest[slot] = torch.maximum(largest[slot], torch.where(magnitude.isfinite(), magnitude, torch.inf))
+        largest[slot] = torch.maximum(largest[slot], magnitude.nan_to_num(torch.inf, torch.inf))
     return largest
 
 
 def scale_exponent(largest: Tensor, terms: int) -> Tensor:
     """s such that addends times 2**s are integers whose sum stays below 2**62."""
-    finite = torch.where(largest.isfinite(), largest, 0)
-    return (62 - terms.bit_length() - torch.frexp(finite).exponent).clamp(-1000, 1000)
+    return (62 - terms.bit_length() - torch.frexp(largest.nan_to_num(0, 0)).exponent).clamp(-1000, 1000)
 
 
 def to_fixed(part: Tensor, exponent: Tensor) -> Tensor:

@@ -41,6 +41,9 @@ LATER = 60.0
 PLACING = 60.0
 """Seconds of each of Ray's attempts to place a group."""
 
+LOOKING = 20.0
+"""Seconds between two looks for room, where a group goes on with fewer workers: as often as Ray counts its nodes."""
+
 HANGING = "health check has been hanging"
 """Ray's words on a worker whose process does not answer: how one that has no others is found."""
 
@@ -126,6 +129,7 @@ def _trainer(work: Work, config: Any, group: Group, folder: Path) -> TorchTraine
         ),
         scaling_config=ScalingConfig(
             num_workers=group.size,
+            elastic_resize_monitor_interval_s=LOOKING,
             use_gpu=group.gpu,
             resources_per_worker={"CPU": group.threads, **({"GPU": 1} if group.gpu else {})},
         ),

@@ -19,10 +19,6 @@ from dist_condense.evaluation.rows import Key, Row, append_csv, read_csv
 from dist_condense.evaluation.training import Images, train_and_test
 
 
-class TrialFailed(RuntimeError):
-    """Some trials did not finish; the rows of the others have been handed over."""
-
-
 @dataclass(frozen=True)
 class Trial:
     """One network to train: on a set, of an architecture (a name of `networks`), from a seed."""
@@ -30,6 +26,16 @@ class Trial:
     set: str
     architecture: str
     seed: int
+
+
+class TrialFailed(RuntimeError):
+    """Some trials did not finish; the rows of the others have been handed over."""
+
+    @classmethod
+    def of(cls, reasons: Mapping[Trial, str], total: int) -> TrialFailed:
+        """Names each that has no row, and why."""
+        lines = [f"{trial.set} / {trial.architecture} / seed {trial.seed}: {why}" for trial, why in reasons.items()]
+        return cls("\n".join([f"{len(lines)} of {total} trials failed:", *lines]))
 
 
 def trials(sets: Iterable[str], architectures: Iterable[str], seeds: Iterable[int]) -> list[Trial]:
@@ -116,9 +122,17 @@ Runner = Callable[[Sequence[Trial], Evaluation, Callable[[Row], None]], object]
 
 
 def in_process(todo: Sequence[Trial], evaluation: Evaluation, on_result: Callable[[Row], None]) -> None:
-    """One trial after the other."""
+    """One trial after the other. Raises TrialFailed after the last one, naming each that failed."""
+    reasons: dict[Trial, str] = {}
     for trial in todo:
-        on_result(run_trial(trial, evaluation))
+        try:
+            row = run_trial(trial, evaluation)
+        except Exception as error:
+            reasons[trial] = f"{type(error).__name__}: {error}"
+        else:
+            on_result(row)
+    if reasons:
+        raise TrialFailed.of(reasons, len(todo))
 
 
 def evaluate(

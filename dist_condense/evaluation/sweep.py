@@ -109,13 +109,9 @@ def _to_tensor(array: Any) -> torch.Tensor:
 def _check(trials: Sequence[Trial], rows: dict[int, Row], results: Any) -> None:
     """fit() raises neither for failed trials nor for those that an interrupt left out."""
     errors = {i: result.error for i, result in enumerate(results) if result.error}
-    missing = [
-        f"{trial.set} / {trial.architecture} / seed {trial.seed}: {_last_line(errors.get(i))}"
-        for i, trial in enumerate(trials)
-        if i not in rows
-    ]
+    missing = {trial: _last_line(errors.get(i)) for i, trial in enumerate(trials) if i not in rows}
     if missing:
-        raise TrialFailed(f"{len(missing)} of {len(trials)} trials failed:\n" + "\n".join(missing))
+        raise TrialFailed.of(missing, len(trials))
 
 
 def _last_line(error: Exception | None) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -17,6 +18,7 @@ from dist_condense import checks, config, worker
 from dist_condense.config import RunConfig
 from dist_condense.engine import checkpoint
 from dist_condense.engine.coordinator import Coordinator, LocalCoordinator, ProcessGroupCoordinator
+from dist_condense.engine.journal import Journal
 from dist_condense.engine.storage import Folder
 
 Make = Callable[[], Coordinator]
@@ -95,6 +97,27 @@ def result(folder: Path) -> Tensor:
 def alone(name: str, folder: Path, *more: str) -> Tensor:
     """The set of one process."""
     execute(load(name, f"output={folder}", *more), LocalCoordinator())
+    return result(folder)
+
+
+class Enough(BaseException):
+    """Ends a run, which nobody catches."""
+
+
+def first_steps(name: str, steps: int, folder: Path, *more: str) -> Tensor:
+    """The set of one process after so many matching steps of a run that has more."""
+    whole = Journal.after_step
+
+    def after_step(self: Journal, done: int) -> None:
+        whole(self, done)
+        if done == steps:
+            self.writer.wait()
+            raise Enough
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Journal, "after_step", after_step)
+        with pytest.raises(Enough):
+            alone(name, folder, *more, f"tracking.checkpoint_steps={steps}")
     return result(folder)
 
 

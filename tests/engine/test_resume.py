@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -36,9 +37,15 @@ class Fallen(RuntimeError):
 
 
 class Falling(ProcessGroupCoordinator):
-    """Both workers fall over at their 40th reduction, in the middle of training theta."""
+    """Both workers fall over at their 40th reduction, where there are so many in the middle of training theta, and at
+    the latest after the fourth matching step."""
 
     left = 40
+
+    def reached(self, step: int) -> None:
+        super().reached(step)
+        if step == 4:
+            raise Fallen("fallen")
 
     def reduce(self, tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> None:
         self.left -= 1
@@ -51,7 +58,24 @@ class Falling(ProcessGroupCoordinator):
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("uninterrupted")
-    return {name: cases.alone(name, folder / name) for name in CASES}
+    return {name: cases.alone(name, folder / name) for name in cases.CASES}
+
+
+@pytest.fixture(scope="module")
+def fallen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every case, by its name, as two workers left it that fell over."""
+    folder = tmp_path_factory.mktemp("fallen")
+    found = cases.together(2, {name: (name, Falling) for name in cases.CASES}, folder, ALWAYS)
+    assert found == dict.fromkeys(cases.CASES, "fallen")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def of_three(fallen: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor | str]:
+    """Every case as three workers ended it."""
+    folder = tmp_path_factory.mktemp("three")
+    shutil.copytree(fallen, folder, dirs_exist_ok=True)
+    return cases.together(3, {name: (name, ProcessGroupCoordinator) for name in cases.CASES}, folder)
 
 
 def die(name: str, folder: Path, when: Callable[[Journal], bool], *more: str) -> bool:
@@ -123,15 +147,24 @@ def test_what_came_after_the_checkpoint_is_done_again(
     assert steps_in(tmp_path / METRICS) == STEPS
 
 
-def test_two_workers_fall_while_they_train_and_one_goes_on(uninterrupted: dict[str, Tensor], tmp_path: Path) -> None:
-    names = ("dcc", "idc")
-    found = cases.together(2, {name: (name, Falling) for name in names}, tmp_path, ALWAYS)
-    assert found == dict.fromkeys(names, "fallen")
-    for name in names:
-        steps, updates = committed(tmp_path / name)
-        assert (steps > 0 or updates > 0) and steps < 6
-        assert torch.equal(cases.alone(name, tmp_path / name), uninterrupted[name])
-        assert steps_in(tmp_path / name / METRICS) == STEPS
+@pytest.mark.parametrize("name", cases.CASES)
+def test_two_workers_fall_and_one_goes_on(
+    name: str, fallen: Path, uninterrupted: dict[str, Tensor], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(fallen / name, tmp_path / name)
+    steps, updates = committed(folder)
+    assert (steps > 0 or updates > 0) and steps < 6
+    assert torch.equal(cases.alone(name, folder), uninterrupted[name])
+    assert steps_in(folder / METRICS) == STEPS
+
+
+@pytest.mark.parametrize("name", cases.CASES)
+def test_two_workers_fall_and_three_go_on(
+    name: str, of_three: dict[str, Tensor | str], uninterrupted: dict[str, Tensor]
+) -> None:
+    found = of_three[name]
+    assert isinstance(found, Tensor), found
+    assert torch.equal(found, uninterrupted[name])
 
 
 def test_a_request_to_stop_is_met_at_one_step(uninterrupted: dict[str, Tensor], tmp_path: Path) -> None:

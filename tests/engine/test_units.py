@@ -6,10 +6,13 @@ import itertools
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from dist_condense import networks
 from dist_condense.core import grouping, randomness
@@ -122,6 +125,24 @@ def test_partition_does_not_matter(workers: int) -> None:
 
     on_threads(workers, work)
     assert all(torch.equal(result, expected) for result in found.values())
+
+
+class OnOneDevice(TorchDispatchMode):
+    """Fails where a tensor is not on the device; those of `meta` have no numbers that the host could read."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = function(*args, **(kwargs or {}))
+        tensors = [x for x in tree_leaves((args, kwargs, made)) if isinstance(x, Tensor)]
+        assert {x.device.type for x in tensors} <= {"meta"}, function
+        return made
+
+
+def test_a_sum_never_leaves_the_device() -> None:
+    x, here = torch.zeros(12, 1000, device="meta"), torch.zeros(1000)
+    with OnOneDevice():
+        assert summed([(c % 3, x[c]) for c in range(12)], x, slots=3).shape == (3, 1000)
+    with OnOneDevice(), pytest.raises(AssertionError, match="copy"):  # the test can fail
+        x[0].copy_(here)
 
 
 def test_worker_without_parts() -> None:

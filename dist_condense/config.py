@@ -264,7 +264,8 @@ class ClusterConfig:
     device: str = "auto"
     """`cpu`, `cuda`, or `auto`: cuda where there is one."""
     max_failures: int = 0
-    """How often a worker group that failed is started again, from the newest checkpoint. Preemption is not counted."""
+    """How often a worker group that failed is started again, from the newest checkpoint. A machine that goes when its
+    preemption notice said is not counted; one that goes sooner is."""
     timeout: float = 600.0
     """Seconds that workers wait for each other; one that is silent longer hangs, and ends the group. Above the longest
     thing that a worker does by itself: opening its data, compiling."""

@@ -30,7 +30,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 HERE = "127.0.0.1"
 RUN = (
     *("trajectory.networks=100000", "dataset.classes=['1','3','5','8']"),  # it ends when it is asked to
-    *("tracking.log_every=1", "tracking.checkpoint_minutes=60", "evaluation.epochs=0", "cluster.min_workers=1"),
+    *("tracking.log_every=1", "tracking.checkpoint_minutes=60", "evaluation.epochs=0"),
+    *("cluster.min_workers=1", "cluster.max_failures=1"),
 )
 DRAIN = """
 import sys, time

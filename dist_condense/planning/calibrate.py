@@ -55,9 +55,7 @@ def calibrate(config: RunConfig, dataset: Any, load: Workload) -> Calibration:
         updating=_updating(probe, load) if load.updates else None,
         draw=_medians({0: probe.draw}, probe.device)[0],
         real=peak(probe.real),
-        synthetic=peak(
-            probe.pull_back if load.microbatch or load.shared_steps == load.steps else probe.double_backward
-        ),
+        synthetic=peak(probe.double_backward),
         training=peak(probe.slice) if load.updates else None,
     )
 

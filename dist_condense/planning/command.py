@@ -153,6 +153,8 @@ def _rates(given: argparse.Namespace, config: RunConfig, dataset: Any, load: Wor
     if given.calibration is not None:
         measured = rates.read(given.calibration, calibrate.compared(config, dataset))
     else:
+        if config.cluster.device == "cuda" and not torch.cuda.is_available():
+            raise ConfigError(["cluster.device: cuda, but torch sees no GPU here; give --calibration, or set cpu"])
         kept = replace(config.cluster, reproducible=_exact(config, config.cluster.device))
         measured = calibrate.calibrate(replace(config, cluster=kept), dataset, load)
     if given.save is not None:

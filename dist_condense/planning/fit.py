@@ -58,9 +58,10 @@ def _matching(load: Workload, rates: Calibration, workers: int, free: int) -> It
 
 
 def _training(load: Workload, rates: Calibration, workers: int, free: int) -> Iterator[str]:
-    if rates.training is None or at_once(load, rates, workers)["training"] <= free:
+    training = rates.training
+    if training is None or at_once(load, rates, workers).get("training", 0) <= free:
         return
-    training, batch = rates.training, max(load.updates)
+    batch = max(load.updates)
     images = _halved(batch, lambda n: training.bytes(n) <= free)
     key, value = ("training.batch", images) if load.coupled else ("cluster.slices", images and -(-batch // images))
     yield _told("training theta", free, key, value)

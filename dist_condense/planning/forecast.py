@@ -152,8 +152,9 @@ def at_once(load: Workload, rates: Calibration, workers: int) -> dict[str, int]:
         "real": rates.real.bytes(min(load.real, matched)),
         "synthetic": rates.synthetic.bytes(min(load.synthetic, matched)),
     }
-    slice_ = -(-max(load.updates, default=0) // (load.slices or workers))
-    return found | ({"training": rates.training.bytes(slice_)} if rates.training else {})
+    if rates.training and load.updates:
+        found["training"] = rates.training.bytes(-(-max(load.updates) // (load.slices or workers)))
+    return found
 
 
 def efficiency(load: Workload, rates: Calibration, cluster: Cluster, found: Forecast) -> float:

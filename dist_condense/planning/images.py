@@ -59,7 +59,7 @@ def like(dataset: Any, per_class: int) -> RandomImages:
 def assumed(config: RunConfig, classes: int | None, per_class: int | None) -> RandomImages:
     """The data set of a config as it is published, or as it is told, where it is not at hand.
 
-    :raises ConfigError: nobody says how many classes or images there are.
+    :raises ConfigError: nobody knows how many classes or images there are.
     """
     data = config.dataset
     if data.name not in KNOWN:
@@ -78,5 +78,7 @@ def assumed(config: RunConfig, classes: int | None, per_class: int | None) -> Ra
 def _chosen(classes: Any) -> int | None:
     """How many classes `dataset.classes` names."""
     if isinstance(classes, str):
-        return len(SUBSETS[classes]) if classes in SUBSETS else None
+        if classes not in SUBSETS:
+            raise ConfigError([f"dataset.classes: {classes!r} is not one of {', '.join(SUBSETS)}"])
+        return len(SUBSETS[classes])
     return len(classes) if classes else None

@@ -76,15 +76,9 @@ class Probe:
         self._objective.statistic(self._trajectory.network, *self._batch(images))
 
     def double_backward(self, images: int) -> None:
-        """The gradient of synthetic images by one double backward."""
+        """The gradient of synthetic images by one double backward, which takes more memory than two passes."""
         batch, labels = self._batch(images)
         self._objective.match(self._trajectory.network, batch[:1], labels[:1], batch, labels)
-
-    def pull_back(self, images: int) -> None:
-        """The same in two passes."""
-        network, (batch, labels) = self._trajectory.network, self._batch(images)
-        v = self._objective.statistic(network, batch[:1], labels[:1])
-        self._objective.pull_back(network, batch, labels, v)
 
     def _train(self, images: int, trainer: NetworkTrainer) -> None:
         theta = self._trajectory

@@ -98,11 +98,14 @@ def test_everything_wrong_is_refused_at_once(capsys):
         (["--calibration=nothing.json"], "nothing.json is not one that plan saved"),
         (["--calibration=nothing.json", "--save=other.json"], "--save: nothing is measured"),
         (["dataset.name=image_folder"], "--classes N --images-per-class M"),
+        (["cluster.device=cuda"], "cluster.device: cuda, but torch sees no GPU here"),
+        (["dataset.name=imagenet", "dataset.classes=imagenet99"], "'imagenet99' is not one of"),
         (["dataset.root=/nowhere", "dataset.name=cifar10"], "/nowhere is not a folder"),
         (["sede=1"], "sede: unknown key; did you mean seed?"),
     ],
 )
-def test_what_is_refused(arguments, words, capsys):
+def test_what_is_refused(arguments, words, capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     code, _, err = told(capsys, "configs/digits.yaml", *arguments)
     assert code == 2 and words in err
 

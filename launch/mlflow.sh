@@ -66,7 +66,7 @@ server=""
 finish() {
     trap - EXIT
     [[ -z $server ]] || { kill -- "-$server" && wait "$server"; } 2>/dev/null || true
-    postgres pg_ctl -D "$data" -m fast -w stop
+    [[ ! -e $data/postmaster.pid ]] || postgres pg_ctl -D "$data" -m fast -w stop
 }
 
 if [[ ! -d $data ]]; then

@@ -49,8 +49,10 @@ def before_its_row_is_there(patch: pytest.MonkeyPatch) -> None:
     """The second row lies beside evaluation.csv, and was not moved to its place."""
     replaced: list[Path] = []
 
-    def second(writing: Path, path: Path) -> bool:
-        replaced.extend([path] if path.name == job.EVALUATION else [])
+    def second(writing: Path, path: Path) -> bool:  # the tracker's thread replaces files of its own
+        if path.name != job.EVALUATION:
+            return False
+        replaced.append(path)
         return len(replaced) == 2
 
     _die_at(patch, os, "replace", second)

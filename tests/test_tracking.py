@@ -24,7 +24,7 @@ def empty_database(tmp_path_factory):
     tracker = begin(folder, uri=f"sqlite:///{folder}/mlflow.db")
     tracker.finish()
     with sqlite3.connect(folder / "mlflow.db") as db:
-        for table in ("params", "tags", "runs", "experiments"):
+        for table in ("params", "tags", "runs", "experiment_tags", "experiments"):
             db.execute(f"DELETE FROM {table}")
     db.close()
     return folder / "mlflow.db"

@@ -296,11 +296,12 @@ def start_of(folder: Path) -> str:
 
 
 def _tracking_run(folder: Path) -> str | None:
-    """The tracker keeps its run's id in this file."""
+    """The tracker keeps its run's id in this file; None until the server has answered."""
     try:
-        return str(json.loads((folder / TRACKING).read_text())["run_id"])
+        found = json.loads((folder / TRACKING).read_text())["run_id"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    return None if found is None else str(found)
 
 
 def _tell(text: str) -> None:

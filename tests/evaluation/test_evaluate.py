@@ -8,7 +8,7 @@ import torch
 from dist_condense.data.source import MemorySource
 from dist_condense.evaluation import evaluate as module
 from dist_condense.evaluation.baselines import random_sets
-from dist_condense.evaluation.evaluate import TrainingSet, Trial, evaluate, evaluate_set, trials
+from dist_condense.evaluation.evaluate import TrainingSet, Trial, TrialFailed, evaluate, evaluate_set, trials
 from dist_condense.evaluation.rows import Row, append_csv, read_csv
 
 from .toy import evaluation, labelled
@@ -78,7 +78,7 @@ def test_a_row_that_could_not_be_written_is_not_done(tmp_path, monkeypatch):
 
 def test_a_row_is_kept_although_a_later_trial_fails(tmp_path):
     path, heard = tmp_path / "evaluation.csv", []
-    with pytest.raises(ValueError, match="no network 'mlpp'"):
+    with pytest.raises(TrialFailed, match="bytes / mlpp / seed 0: .*no network 'mlpp'"):
         evaluate(trials(["bytes"], ["mlp", "mlpp"], [0]), evaluation(), path, heard.append)
     assert [r.architecture for r in read_csv(path)] == ["mlp"]
     assert heard == read_csv(path)

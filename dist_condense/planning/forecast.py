@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from dist_condense.data.read_ahead import DEPTH
 from dist_condense.data.tiers import share
-from dist_condense.engine.ownership import assign
 from dist_condense.planning.rates import Calibration
 from dist_condense.planning.workload import Workload
 
@@ -93,9 +92,9 @@ class Forecast:
 
 def forecast(load: Workload, rates: Calibration, cluster: Cluster, workers: int) -> Forecast:
     """On so many workers; the slowest sets the pace."""
-    owned = [len(labels) for labels in assign([1.0] * load.classes, workers)]
+    most, least = -(-load.classes // workers), load.classes // workers  # as `assign` shares out classes of equal cost
     shared = rates.shared or rates.alone
-    alone_steps, most = load.steps - load.shared_steps, max(owned)
+    alone_steps = load.steps - load.shared_steps
     matching = alone_steps * rates.alone.seconds(most, load.real, load.synthetic)
     matching += load.shared_steps * shared.seconds(most, load.real, load.synthetic)
     slices, sent = load.slices or workers, traffic(load, cluster)
@@ -103,7 +102,7 @@ def forecast(load: Workload, rates: Calibration, cluster: Cluster, workers: int)
     return Forecast(
         workers=workers,
         most=most,
-        least=min(owned),
+        least=least,
         matching=matching,
         training=sum(n * updating.seconds(b, slices, workers) for b, n in load.updates.items()) if updating else 0.0,
         talking=_talking(load, cluster, sent, workers),

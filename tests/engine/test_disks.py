@@ -171,8 +171,8 @@ TURNED_READ_ONLY = """
 whole = Journal.after_step
 def after_step(self, done):
     if done == 3:
-        # Not the mount itself: the log is open for writing in it, and mount(8) calls that busy. Files opened from now on
-        # are in this second one.
+        # Not the mount itself: the log is open for writing in it, and mount(8) calls that busy. Files opened from now
+        # on are in this second one.
         subprocess.run(["mount", "--bind", str(DISK), str(DISK)], check=True)
         subprocess.run(["mount", "-o", "remount,bind,ro", str(DISK)], check=True)
     whole(self, done)

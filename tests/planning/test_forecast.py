@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from dist_condense.engine.ownership import assign
 from dist_condense.planning.forecast import (
     AT_ONCE,
     ENOUGH,
@@ -29,7 +30,8 @@ TRAINED = replace(LOAD, updates={32: 6, 8: 2})
 @pytest.mark.parametrize(("workers", "most", "least"), [(1, 10, 10), (3, 4, 3), (8, 2, 1), (10, 1, 1), (12, 1, 0)])
 def test_the_worker_with_most_classes_sets_the_pace(workers, most, least):
     found = forecast(LOAD, RATES, CLUSTER, workers)
-    assert (found.most, found.least) == (most, least)
+    owned = [len(labels) for labels in assign([1.0] * LOAD.classes, workers)]
+    assert (found.most, found.least) == (most, least) == (max(owned), min(owned))
     assert found.matching == 20 * (1 + most * CLASS) and found.drawing == 5 * 3
     assert found.training == found.talking == 0
     assert found.seconds == found.matching + 15 and found.device_hours == workers * found.seconds / 3600

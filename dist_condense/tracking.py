@@ -167,7 +167,6 @@ class ServerRun:
         """A finished child for each row of evaluation.csv, known by its name, and means over seeds on the run itself.
 
         A mean is ``SET/ARCHITECTURE/PROTOCOL_N_epochs/top1``, its step the number of seeds; beside it ``top1_std``.
-        The comparison page draws the metric that is first in the alphabet: that of the condensed set.
         """
         there, found = self._children(), defaultdict[str, list[float]](list)
         for row in rows:

@@ -59,7 +59,7 @@ def script(known: dict[str, Stage], target: str, context: Path) -> Iterator[str]
             elif word == "COPY":
                 *sources, place = argument.split()
                 yield f'mkdir -p "$ROOT{place}"'
-                yield from (f'cp -r {context / source} "$ROOT{place}"' for source in _whole(sources))
+                yield from (f'cp -r {context}/{source} "$ROOT{place}"' for source in _whole(sources))
             elif word == "RUN":
                 command = re.sub(r"--mount=\S+ ", "", argument)
                 yield shlex.join(["inside", *environment, "sh", "-ec", f"cd {home} && {command}"])

@@ -87,7 +87,9 @@ mkdir {work}/up {work}/work {work}/root
 mount -t overlay overlay -o lowerdir=/,upperdir={work}/up,workdir={work}/work {work}/root
 ROOT={work}/root
 for place in proc dev sys; do mount --rbind /$place $ROOT/$place; done
-inside() {{ chroot $ROOT env "PATH={bin}:$PATH" "$@"; }}
+inside() {{ chroot $ROOT env -u PYTHONPATH "PATH={bin}:$PATH" "$@"; }}
+taken=$(inside getent passwd 1000 | cut -d: -f1)  # by a user of this machine, whom the base does not have
+[ -z "$taken" ] || inside userdel --force "$taken" 2> /dev/null
 {readable}
 {steps}
 as_user {healthcheck} > /dev/null && as_user {cmd} > /dev/null

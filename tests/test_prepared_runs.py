@@ -17,6 +17,7 @@ import torch
 from dist_condense import cli, load_set, parts, run, worker
 from dist_condense.config import RunConfig
 from dist_condense.engine.coordinator import Coordinator
+from dist_condense.engine.observer import Observer
 from tests.conftest import ROOT
 from tests.ray_head import environment
 
@@ -42,7 +43,7 @@ CASES = {
 """Classes, and the tier and store that the budget leaves."""
 
 
-def noting(config: RunConfig, coordinator: Coordinator, device: torch.device) -> None:
+def noting(config: RunConfig, coordinator: Coordinator, device: torch.device, observe: Observer) -> None:
     """What a worker executes, and a note of where its images come from; in the worker's process."""
     shard_of = parts.shard_of
 
@@ -54,7 +55,7 @@ def noting(config: RunConfig, coordinator: Coordinator, device: torch.device) ->
         return shard
 
     parts.shard_of = noted
-    worker.work(config, coordinator, device)
+    worker.work(config, coordinator, device, observe)
 
 
 def main(given: Sequence[str]) -> int:

@@ -49,7 +49,8 @@ if ((nodes > 0)); then
     trap end EXIT
     RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
     export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
-    node --head --port=0 --include-dashboard=false --temp-dir="$folder" --ray-client-server-port=0
+    client=$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+    node --head --port=0 --include-dashboard=false --temp-dir="$folder" --ray-client-server-port="$client"
     until [[ -s $folder/ray_current_cluster ]]; do
         kill -0 "${started[0]}" 2>/dev/null || fail "Ray did not start: $(<"$folder/node-0.log")"
         sleep 0.5

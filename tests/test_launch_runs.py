@@ -86,7 +86,7 @@ def test_a_job_that_is_stopped(cluster: str, tmp_path: Path) -> None:
 
 def test_several_nodes_on_this_machine(tmp_path: Path) -> None:
     """Two, of a core each where there are two. SIGTERM reaches the run; the same command continues; no Ray is left."""
-    words = [*SHORT, "trajectory.networks=40", "tracking.checkpoint_steps=1"]
+    words = [*SHORT, "trajectory.networks=15", "tracking.checkpoint_steps=1"]
     given = {pair.split("=", 1)[0]: pair for pair in (*words, f"output={tmp_path}")}
     command = ("local.sh", "--workers", "2", "--nodes", "2", "configs/digits.yaml", *given.values())
     process = script(*command, MARK=str(tmp_path))

@@ -89,7 +89,9 @@ def test_the_same_words_again_continue_and_then_find_the_finished_run(
     assert "resuming after matching step" in told or "condensation is complete" in told  # it was that quick
     card = json.loads((output / "synthetic_set" / "card.json").read_text())
     assert card["complete"] and card["steps"] == 20 and len(load_set(output / "synthetic_set")) == 10
-    assert [json.loads(line)["step"] for line in (output / "metrics.jsonl").open()] == list(range(1, 21))
+    assert [json.loads(line)["step"] for line in (output / "metrics.jsonl").read_text().splitlines()] == list(
+        range(1, 21)
+    )
     rows, image = (output / "evaluation.csv").read_text(), next((output / "synthetic_set").glob("*.safetensors"))
     pixels = image.read_bytes()
 

@@ -100,12 +100,17 @@ def training(workers: int, folder: Path, of: Callable[[int], list[int]]) -> tupl
         assert process.poll() is None, finish(process)
 
     until(lambda: seeds_in(folder) > before)
-    until(lambda: of(process.pid))
-    (pid,) = of(process.pid)
-    spent = seconds_of(pid)
-    until(lambda: seconds_of(pid) > spent + 1)
+    at_first: dict[int, float] = {}
+    until(lambda: busy(of(process.pid), at_first))
+    (pid,) = busy(of(process.pid), at_first)
     assert len(seeds_in(folder)) == len(before) + 1
     return process, pid
+
+
+def busy(pids: list[int], at_first: dict[int, float]) -> list[int]:
+    """Those that have worked a second since they were first seen; one that trained the network before does not."""
+    now = {pid: seconds_of(pid) for pid in pids}
+    return [pid for pid, seconds in now.items() if seconds > at_first.setdefault(pid, seconds) + 1]
 
 
 def killed(process: subprocess.Popen[str], pid: int) -> str:
@@ -127,6 +132,9 @@ def told_of(told: str) -> set[int]:
 
 
 def seconds_of(pid: int) -> float:
-    """Of the processor, that the process has had."""
-    user, system = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
+    """Of the processor, that the process has had; none once it has ended."""
+    try:
+        user, system = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
+    except OSError:
+        return 0.0
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")

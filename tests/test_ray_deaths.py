@@ -70,7 +70,7 @@ def _kill(pid: int) -> None:
 
 EVALUATED = (
     *("trajectory.networks=1", "trajectory.matching_steps=1", FEW_CLASSES, "evaluation.sets=[condensed]"),
-    *("evaluation.seeds=5", "evaluation.epochs=600", "evaluation.threads=2"),  # one after the other, seconds each
+    *("evaluation.seeds=5", "evaluation.epochs=2000", "evaluation.threads=2"),  # one after the other, seconds each
 )
 
 
@@ -108,9 +108,9 @@ def training(workers: int, folder: Path, of: Callable[[int], list[int]]) -> tupl
 
 
 def busy(pids: list[int], at_first: dict[int, float]) -> list[int]:
-    """Those that have worked a second since they were first seen; one that trained the network before does not."""
+    """Those that have worked half a second since they were first seen; one that trained the network before does not."""
     now = {pid: seconds_of(pid) for pid in pids}
-    return [pid for pid, seconds in now.items() if seconds > at_first.setdefault(pid, seconds) + 1]
+    return [pid for pid, seconds in now.items() if seconds > at_first.setdefault(pid, seconds) + 0.5]
 
 
 def killed(process: subprocess.Popen[str], pid: int) -> str:

@@ -19,7 +19,7 @@ from tests.engine import cases
 from tests.ray_head import wait
 from tests.test_ray_runs import below, finish, rows, saved, start, steps_told, train_workers
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 FEW_CLASSES = "dataset.classes=['1','3','5','8']"
 RUN = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,11 +16,26 @@ from tests.ray_head import environment, wait
 from tests.slurm import Slurm
 from tests.test_ray_runs import saved
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
-LONG = ("trajectory.networks=50", "tracking.log_every=1", "tracking.checkpoint_steps=1", "evaluation.epochs=0")
+LONG = ("trajectory.networks=25", "tracking.log_every=1", "tracking.checkpoint_steps=1", "evaluation.epochs=0")
 RUN = [*cases.TINY, *cases.CASES["dcc"], "cluster.workers=2", *LONG]
+
+IN_THE_WAY = """
+import pathlib, socket, sys, time
+s = socket.socket()
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+while True:
+    try:
+        s.bind(("", 6379))
+        break
+    except OSError:  # the Ray of the job before is not gone yet
+        time.sleep(0.5)
+s.listen()
+pathlib.Path(sys.argv[1]).touch()
+time.sleep(600)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +69,8 @@ def test_a_job_told_that_its_time_is_up_is_queued_again_and_ends_with_the_same_s
     cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")  # Slurm lets two minutes pass
     done, log = ended(cluster, job), (tmp_path / "log").read_text()
     assert (done["JobState"], done["Restarts"]) == ("COMPLETED", "1"), log
-    stopped = re.search(r"stopped by SIGTERM after matching step (\d+) of 150", log)
-    assert stopped and f"resuming after matching step {stopped[1]} of 150" in log, log
+    stopped = re.search(r"stopped by SIGTERM after matching step (\d+) of 75", log)
+    assert stopped and f"resuming after matching step {stopped[1]} of 75" in log, log
     assert torch.equal(cases.result(tmp_path / "run"), cases.alone("dcc", tmp_path / "alone", *LONG))
 
 
@@ -66,8 +82,8 @@ def test_a_run_that_is_refused_fails_the_job(cluster: Slurm, tmp_path: Path) -> 
 
 def test_a_ray_that_does_not_start_fails_the_job(cluster: Slurm, tmp_path: Path) -> None:
     """`ray symmetric-run` itself exits 0 then."""
-    in_the_way = "import socket, time; s = socket.socket(); s.bind(('', 6379)); s.listen(); time.sleep(600)"
-    with cluster.head.start("python3", "-c", in_the_way) as process:
+    with cluster.head.start(sys.executable, "-c", IN_THE_WAY, tmp_path / "bound") as process:
+        wait(lambda: (tmp_path / "bound").exists(), 120)
         done = ended(cluster, submit(cluster, tmp_path))
         process.kill()
     log = (tmp_path / "log").read_text()

@@ -32,7 +32,7 @@ from benchmarks.step import Row, machine, table
 from dist_condense import config, worker
 from dist_condense.data import ImageSet, Reading, open_dataset
 from dist_condense.data.decode import decode_into
-from dist_condense.data.read_ahead import DEPTH, ReadAhead
+from dist_condense.data.read_ahead import DEPTH, HELD, ReadAhead
 from dist_condense.data.split import StoredSplit
 from dist_condense.engine.coordinator import LocalCoordinator, Placement
 from dist_condense.engine.memory import keep_freed_memory
@@ -189,6 +189,7 @@ def memory(settings: Settings) -> list[Row]:
 
 
 def _memory(settings: Settings, tier: str) -> list[Row]:
+    keep_freed_memory()
     dataset = settings.opened()
     _decoder(replace(settings, requests=1))()  # what decoding itself needs is not the budget's
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
@@ -200,7 +201,7 @@ def _memory(settings: Settings, tier: str) -> list[Row]:
         "encoded": sum(dataset.train_split.encoded_bytes()),
         "disk": 0,
     }
-    budget = held[tier] + (DEPTH + 1) * settings.batch * 3 * settings.size**2
+    budget = held[tier] + HELD * settings.batch * 3 * settings.size**2
     return [
         Row("memory", f"tier {tier}: budget", budget / 2**20, "MiB"),
         Row("memory", f"tier {tier}: growth at the peak", grown / 2**20, "MiB"),

@@ -13,7 +13,7 @@ from dist_condense import parts
 from dist_condense.config import ConfigError, RunConfig
 from dist_condense.data import ImageSet
 from dist_condense.data.catalogue import is_url
-from dist_condense.data.read_ahead import DEPTH
+from dist_condense.data.read_ahead import HELD
 from dist_condense.data.tiers import Choice, choose, share
 from dist_condense.engine.ahead import DEPTH as AHEAD
 from dist_condense.engine.memory import machine_memory
@@ -88,7 +88,7 @@ def _keeping(config: RunConfig, dataset: ImageSet, place: _Place) -> Choice:
     here = config.cluster.device == "cuda" and workers == 0
     gpu = torch.cuda.get_device_properties(0).total_memory // 5 if here else 0
     image = dataset.channels * dataset.size**2
-    ahead = per_node * image * (DEPTH * config.method.real_batch + AHEAD * config.training.batch)
+    ahead = per_node * image * (HELD * config.method.real_batch + AHEAD * config.training.batch)
     return choose(config.data.tier, decoded, encoded if split.files else None, budget, gpu, ahead)
 
 

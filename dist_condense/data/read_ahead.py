@@ -21,6 +21,8 @@ DEPTH = 4
 """Minibatches that wait, read, to be asked for."""
 READERS = 2
 """Minibatches read at once: threads that have no more to decode of one begin with the next."""
+HELD = DEPTH + READERS + 1
+"""Minibatches that take memory: besides those that wait, the one in use, and what a reader's heap keeps of its last."""
 
 
 class ReadAhead:
@@ -100,11 +102,14 @@ class ReadAhead:
 
     def _serve(self) -> None:
         while request := self._next():
-            future, label, indices = request
-            try:
-                future.set_result(self._read(label, indices))
-            except BaseException as error:
-                future.set_exception(error)
+            self._answer(*request)
+            del request  # else its images are held until the next one has a place
+
+    def _answer(self, future: Future[Arrival], label: int, indices: torch.Tensor) -> None:
+        try:
+            future.set_result(self._read(label, indices))
+        except BaseException as error:
+            future.set_exception(error)
 
     def _next(self) -> Request | None:
         """The first in the line that is still wanted, once it has a place: only one request waits for a place."""

@@ -135,7 +135,11 @@ class MemorySource:
     def get(self, label: int, indices: torch.Tensor) -> torch.Tensor:
         """Copies of the images at these positions, uint8 [n, C, H, W]; KeyError for a class not held here."""
         held = self._held(label)
-        return held.index_select(0, to_device(indices, held.device))
+        if held.device.type != "cpu":
+            return held.index_select(0, to_device(indices, held.device))
+        # By numpy: it keeps the layout, and its blocks are of one size. Those of torch are cut to an alignment, so that
+        # a freed one is too small for the next, and the process grows by each.
+        return torch.from_numpy(held.numpy()[indices.numpy()])
 
     def _held(self, label: int) -> torch.Tensor:
         if label not in self.images:

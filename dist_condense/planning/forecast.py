@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dist_condense.data.read_ahead import DEPTH
+from dist_condense.data import read_ahead
 from dist_condense.data.tiers import share
 from dist_condense.planning.rates import Calibration
 from dist_condense.planning.workload import Workload
@@ -138,7 +138,7 @@ def memory(load: Workload, rates: Calibration, cluster: Cluster, workers: int) -
         NETWORK: 3 * FLOAT * load.parameters,
         PIXELS: 3 * FLOAT * most * load.pixels + FLOAT * most * load.decoded,
         STATISTICS: (FLOAT * 2 * load.statistic * most + sums) if load.groups else 0,
-        MINIBATCHES: load.real * load.image * (2 * FLOAT + DEPTH),
+        MINIBATCHES: load.real * load.image * (2 * FLOAT + read_ahead.HELD),
         REAL: share(images, workers, 1) if cluster.resident else 0,
         AT_ONCE: max(at_once(load, rates, workers).values()),
     }

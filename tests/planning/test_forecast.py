@@ -70,7 +70,7 @@ def test_memory_of_a_worker():
         NETWORK: 3 * 4 * 1000,
         PIXELS: 3 * 4 * 4 * 400 + 4 * 4 * 800,  # four classes
         STATISTICS: 4 * 2 * 900 * 4 + 2 * 2 * 900 * (4 + 8 + 8),
-        MINIBATCHES: 64 * 100 * (4 + 4 + 4),
+        MINIBATCHES: 64 * 100 * (4 + 4 + 7),
         REAL: 0,
         AT_ONCE: 2000 + 11 * 20,  # a third of the batch, more than 64 real or 16 synthetic images
     }

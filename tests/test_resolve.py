@@ -16,8 +16,8 @@ GIB = 2**30
 IMAGE = 3 * 224**2
 DECODED = 12 * IMAGE
 """The three classes of four images."""
-AHEAD = (4 * 1 + 2 * 1) * IMAGE
-"""Minibatches of one image that wait to be matched, and of one to be trained on."""
+AHEAD = (7 * 1 + 2 * 1) * IMAGE
+"""Minibatches of one image that are read ahead to be matched, and of one to be trained on."""
 
 Prepare = Callable[..., Job]
 

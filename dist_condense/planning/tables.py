@@ -51,7 +51,7 @@ def rows(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "  drawing networks", _share(found.drawing, found)
     yield "  collectives", _share(found.talking, found)
     yield "a matching step and what follows it", f"{found.seconds / load.steps:.3g} s"
-    yield f"{_unit(plan)} in all", f"{found.device_hours:,.3g}"
+    yield f"{_unit(plan)} in all", _hours(found.device_hours)
     yield f"{_unit(plan)} per class", f"{found.device_hours / load.classes:.3g}"
     yield (
         "classes per worker",
@@ -105,7 +105,7 @@ def _choice(plan: Plan) -> Table:
     for found, efficiency in plan.others:
         mark = " <" if found.workers == plan.chosen.workers else ""
         each = f"{found.least} to {found.most}" if found.least < found.most else f"{found.most}"
-        hours = f"{found.device_hours:,.3g}"
+        hours = _hours(found.device_hours)
         table.add_row(f"{found.workers}{mark}", each, duration(found.seconds), hours, f"{efficiency:.0%}")
     return table
 
@@ -126,6 +126,10 @@ def _decoded(plan: Plan) -> Iterator[tuple[str, str]]:
 
 def _share(part: float, found: Forecast) -> str:
     return f"{duration(part)} ({part / found.seconds:.0%})"
+
+
+def _hours(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def _bytes(size: int) -> str:

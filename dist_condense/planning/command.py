@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,35 +16,16 @@ from dist_condense.config import ConfigError, RunConfig
 from dist_condense.data import DataError
 from dist_condense.data.tiers import AUTO, share
 from dist_condense.engine.memory import machine_memory
-from dist_condense.planning import calibrate, rates
+from dist_condense.planning import calibrate, rates, tables
 from dist_condense.planning.fit import remedies
 from dist_condense.planning.forecast import Cluster, Forecast, best, efficiency, forecast
 from dist_condense.planning.images import assumed
+from dist_condense.planning.plan import Plan
 from dist_condense.planning.rates import Calibration
 from dist_condense.planning.workload import Workload, workload_of
 
 DOES_NOT_FIT = 1
 GIB = 2**30
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All that is told."""
-
-    config: RunConfig
-    load: Workload
-    rates: Calibration
-    cluster: Cluster
-    chosen: Forecast
-    others: list[tuple[Forecast, float]]
-    """Other numbers of workers, with their efficiency."""
-    best: Forecast
-    size: int
-    data_here: bool
-    room: int | None
-    """Bytes of a worker, where they are known."""
-    problems: list[str]
-    """What does not fit, and what to change."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -71,8 +52,6 @@ def parser() -> argparse.ArgumentParser:
 
 def plan(given: argparse.Namespace, config: RunConfig) -> int:
     """Exit code: 0 planned, 1 it does not fit."""
-    from dist_condense.planning import tables
-
     made = planned(given, config)
     if given.json:
         print(json.dumps(tables.as_json(made), indent=1))

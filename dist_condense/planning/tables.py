@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from dist_condense.data.tiers import gib, share
-from dist_condense.planning.command import Plan
 from dist_condense.planning.forecast import ENOUGH, Forecast
+from dist_condense.planning.plan import Plan
 from dist_condense.progress import duration
 
 PER_NODE = 8

@@ -1,0 +1,30 @@
+"""What ``dist-condense plan`` tells, before it is shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dist_condense.config import RunConfig
+from dist_condense.planning.forecast import Cluster, Forecast
+from dist_condense.planning.rates import Calibration
+from dist_condense.planning.workload import Workload
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is told."""
+
+    config: RunConfig
+    load: Workload
+    rates: Calibration
+    cluster: Cluster
+    chosen: Forecast
+    others: list[tuple[Forecast, float]]
+    """Other numbers of workers, with their efficiency."""
+    best: Forecast
+    size: int
+    data_here: bool
+    room: int | None
+    """Bytes of a worker, where they are known."""
+    problems: list[str]
+    """What does not fit, and what to change."""

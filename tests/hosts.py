@@ -15,8 +15,10 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 NAMESPACES = ["unshare", "--mount", "--uts", "--pid", "--net", "--fork", "--mount-proc", "--kill-child"]
-LONGEST = 900
+LONGEST = 1800
 """Seconds after which a host ends by itself, should nobody be left to end it."""
+FIRST = ["bash", "-c", f"for _ in {{1..{LONGEST}}}; do sleep 1; done"]
+"""A host's first process: it sleeps, and buries what others leave behind, as an init does."""
 
 
 def not_allowed() -> str | None:
@@ -31,7 +33,7 @@ def not_allowed() -> str | None:
 
 @dataclass
 class Host:
-    """A machine; its first process sleeps, and all others end with it.
+    """A machine; all its processes end with the first.
 
     :param process: holds the namespaces; outside of them.
     """
@@ -47,7 +49,7 @@ class Host:
         """Wait for the namespaces."""
         pid, deadline = self.process.pid, time.monotonic() + 30
         children = Path(f"/proc/{pid}/task/{pid}/children")
-        while not (found := children.read_text().split()) or _name(found[0]) != "sleep":
+        while not (found := children.read_text().split()) or _name(found[0]) != FIRST[0]:
             assert self.process.poll() is None and time.monotonic() < deadline, "no namespaces"
             time.sleep(0.05)
         self.first, self.space = int(found[0]), os.readlink(f"/proc/{found[0]}/ns/pid")
@@ -104,7 +106,7 @@ def linked(folder: Path) -> Iterator[tuple[Host, Host]]:
     hosts: list[Host] = []
     try:
         for name, address in (("host-a", "10.77.0.1"), ("host-b", "10.77.0.2")):
-            hosts.append(Host(name, address, subprocess.Popen([*NAMESPACES, "sleep", str(LONGEST)])))
+            hosts.append(Host(name, address, subprocess.Popen([*NAMESPACES, *FIRST])))
             _furnish(hosts[-1], folder / name)
         a, b = hosts
         inside = ["nsenter", "--target", str(a.first), "--net"]  # only the network: the other's process id is ours

@@ -14,11 +14,12 @@ from tests import hosts
 from tests.hosts import Host
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
+# A requeued job starts again cred_expire seconds later (its first start's credential is refused), at the next interval.
 CONFIG = """
 ClusterName=test
 SlurmctldHost={a.name}({a.address})
 SlurmUser=root
-AuthInfo=socket={folder}/munge.socket,cred_expire=2
+AuthInfo=socket={folder}/munge.socket,cred_expire=15
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -28,6 +29,7 @@ SlurmdLogFile={folder}/slurmd-%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
+SchedulerParameters=sched_interval=2,bf_interval=2
 MpiDefault=none
 ReturnToService=2
 NodeName={a.name} NodeAddr={a.address} CPUs=1 State=UNKNOWN

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -134,6 +135,7 @@ def _rates(given: argparse.Namespace, config: RunConfig, dataset: Any, load: Wor
     else:
         if config.cluster.device == "cuda" and not torch.cuda.is_available():
             raise ConfigError(["cluster.device: cuda, but torch sees no GPU here; give --calibration, or set cpu"])
+        print("timing steps of the config's network here: minutes on CPUs", file=sys.stderr, flush=True)
         kept = replace(config.cluster, reproducible=_exact(config, config.cluster.device))
         measured = calibrate.calibrate(replace(config, cluster=kept), dataset, load)
     if given.save is not None:

@@ -173,7 +173,9 @@ class Job:
         """Progress and MLflow live on what the workers write; so does a person on why a group is started again."""
         schedule = self.config.trajectory
         with Progress(schedule.networks, schedule.matching_steps) as progress:
-            followers = [Follower(self.folder / METRICS, progress, tracker.log_metrics)]
+            metrics = self.folder / METRICS
+            # What an earlier start left beyond its checkpoint is done again; a person would take its lines for now.
+            followers = [Follower(metrics, tracker.log_metrics), Follower(metrics, progress, skip=True)]
             if self.config.cluster.max_failures:
                 followers.append(Notes(self.folder / RESTARTS, _tell_failure))
             for follower in followers:

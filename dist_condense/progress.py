@@ -34,15 +34,19 @@ class Follower(threading.Thread):
 
     The file may be made later, and a resumed run cuts it back to its checkpoint: it is then read again from its
     start, and only lines that were not handed over before are.
+
+    :param skip: lines that stand there now count as handed over.
     """
 
-    def __init__(self, file: str | Path, *callbacks: Callback, interval: float = INTERVAL) -> None:
+    def __init__(self, file: str | Path, *callbacks: Callback, interval: float = INTERVAL, skip: bool = False) -> None:
         super().__init__(name="follower", daemon=True)
         self.file, self.callbacks, self.interval = Path(file), list(callbacks), interval
         self._end = threading.Event()
         self._offset, self._last = 0, b""
         self._handed: dict[int, bytes] = {}
         """The line of each step."""
+        if skip:
+            self._new()
 
     def run(self) -> None:
         """Until :meth:`stop`, and once more after it."""
@@ -56,12 +60,7 @@ class Follower(threading.Thread):
         self.join(timeout)
 
     def _poll(self) -> None:
-        new: list[Entry] = []
-        for line in self._lines():
-            entry = _parsed(line)
-            if entry is not None and self._handed.get(entry["step"]) != line:
-                self._handed[entry["step"]] = line
-                new.append(entry)
+        new = self._new()
         if not new:
             return
         for callback in list(self.callbacks):
@@ -70,6 +69,15 @@ class Follower(threading.Thread):
             except Exception as error:  # who watches must not stop the others
                 self.callbacks.remove(callback)
                 print(f"progress: {type(error).__name__}: {error}; no longer told", file=sys.stderr)
+
+    def _new(self) -> list[Entry]:
+        new: list[Entry] = []
+        for line in self._lines():
+            entry = _parsed(line)
+            if entry is not None and self._handed.get(entry["step"]) != line:
+                self._handed[entry["step"]] = line
+                new.append(entry)
+        return new
 
     def _lines(self) -> list[bytes]:
         """Whole lines since the last call; a last line without its end waits."""

@@ -59,6 +59,21 @@ def test_notes_are_told_from_now_on(tmp_path):
     assert told == ["first", "second"]
 
 
+def test_what_an_earlier_start_left_is_skipped_and_handed_over_once_done_again(file):
+    steps = []
+    file.write_text(text(an_entry(10), an_entry(20)))
+    follower = Follower(file, lambda entries: steps.extend(x["step"] for x in entries), skip=True)
+    follower._poll()
+    assert steps == []
+    file.write_text(text(an_entry(10)))  # cut back to the checkpoint
+    follower._poll()
+    assert steps == []
+    with file.open("a") as stream:
+        stream.write(text(an_entry(20, rate=3.125), an_entry(30)))
+    follower._poll()
+    assert steps == [20, 30]
+
+
 @pytest.mark.parametrize("seen", [True, False])
 def test_a_file_cut_back_by_a_resume_is_read_again(file, seen):
     """Also when it grew beyond its old length before anybody looked."""

@@ -6,7 +6,9 @@ import logging
 import math
 import os
 import re
+import signal
 import socket
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -102,7 +104,9 @@ def launch(work: Work, config: Any, group: Group, folder: Path) -> None:
 
     :param folder: for Ray's own records and :data:`RESTARTS`; one that every node sees. Metrics bear its name.
     :raises RunFailed: a worker failed or was lost for good; the message says which rank and why.
+    :raises KeyboardInterrupt: Ctrl-C, once Ray Train has ended the workers.
     """
+    interrupt = signal.getsignal(signal.SIGINT)  # Ray Train sets another and leaves it
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(group.timeout + LATER)  # taken from here, no other way
     try:
         _trainer(work, config, group, folder).fit()
@@ -110,6 +114,11 @@ def launch(work: Work, config: Any, group: Group, folder: Path) -> None:
         raise RunFailed(_cause(error.worker_failures)) from error
     except TrainingFailedError as error:  # the group could not be placed or started
         raise RunFailed(_not_started(error)) from error
+    except SystemExit as error:  # Ray Train's answer to Ctrl-C
+        raise KeyboardInterrupt from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, interrupt)
 
 
 def _trainer(work: Work, config: Any, group: Group, folder: Path) -> TorchTrainer:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -12,6 +14,7 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError, Wo
 from ray.train.v2._internal.execution import context
 from ray.train.v2._internal.execution.preemption import PreemptionContext
 
+from dist_condense.engine import ray_group
 from dist_condense.engine.journal import RunFailed
 from dist_condense.engine.ray_group import Group, _cause, _not_started, preempted
 from dist_condense.engine.ray_network import ADVICE, interface
@@ -98,3 +101,20 @@ def test_a_worker_is_told_of_preemption(worker: Context) -> None:
 
 def test_nobody_is_preempted_outside_of_ray() -> None:
     assert not preempted()
+
+
+class Interrupted:
+    """As Ray Train v2 answers Ctrl-C: a handler of its own, which stays, and exits."""
+
+    def fit(self):
+        signal.signal(signal.SIGINT, lambda number, frame: sys.exit(0))
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_is_an_interrupt_and_the_handler_of_before_comes_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_group, "_trainer", lambda *given: Interrupted())
+    monkeypatch.setenv("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", "1")  # launch sets it
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        ray_group.launch(lambda *given: None, None, Group(2, 1, False, True), tmp_path)
+    assert signal.getsignal(signal.SIGINT) is before

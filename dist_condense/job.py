@@ -108,7 +108,10 @@ class Job:
 
     def where_it_continues(self) -> str:
         """What the same command would do now."""
-        found = checkpoint.newest(parts.storage_of(self.config))
+        try:
+            found = checkpoint.newest(parts.storage_of(self.config))
+        except OSError:  # a store that is away
+            return "the same command continues from the newest checkpoint once the store answers"
         if found is None:
             return "no checkpoint was due yet (tracking.checkpoint_minutes), so the same command starts over"
         return f"the same command continues after matching step {found.steps}"

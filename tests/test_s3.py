@@ -224,7 +224,7 @@ def test_what_the_store_refuses_is_refused_at_the_start(
 def nobody_is_let_in(store: Server) -> Iterator[None]:
     """The server checks keys, and knows none."""
     for count in (b"0", b"inf"):
-        url = f"http://{HOST}:{store.port}/moto-api/reset-auth"
-        urllib.request.urlopen(urllib.request.Request(url, data=count, method="POST")).close()
+        url, kind = f"http://{HOST}:{store.port}/moto-api/reset-auth", {"Content-Type": "text/plain"}
+        urllib.request.urlopen(urllib.request.Request(url, count, kind, method="POST")).close()
         if count == b"0":
             yield

@@ -246,4 +246,5 @@ def _innermost(error: BaseException) -> BaseException:
 def _is_permanent(error: BaseException) -> bool:
     status = getattr(error, "status", None) or getattr(error, "code", None)
     refused = isinstance(status, int) and 400 <= status < 500 and status not in _BUSY
-    return refused or isinstance(error, _PERMANENT)
+    no_key = "Credentials" in type(error).__name__  # botocore's and google.auth's, whose packages may not be there
+    return refused or no_key or isinstance(error, _PERMANENT)

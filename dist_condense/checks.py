@@ -145,6 +145,11 @@ def _existing_parent(folder: Path) -> Path:
 
 def _data(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
     method, classes = config.method, len(dataset.classes)
+    if classes < 2:
+        yield (
+            f"dataset.classes: {dataset.classes[0].name} is the only class, so there is nothing to tell apart; "
+            "condense at least two classes (dataset.classes=null takes all there are)"
+        )
     factor = method.parameterisation.factor
     if factor > dataset.size:
         yield f"method.parameterisation.factor: {factor} is larger than the images' side, {dataset.size}"
@@ -201,6 +206,7 @@ def _networks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
 
 
 def _remarks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
+    yield from dataset.notes
     few = [f"{dataset.classes[c].name} ({n})" for c, n in enumerate(dataset.counts) if n < config.method.real_batch]
     if few:
         yield f"fewer real images than method.real_batch={config.method.real_batch}, batches wrap: {_some(few)}"

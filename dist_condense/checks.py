@@ -17,6 +17,7 @@ from dist_condense.core.grouping import check_partition
 from dist_condense.data import DataError, ImageSet
 from dist_condense.data.catalogue import is_url
 from dist_condense.data.ffcv_extra import PACKAGE, SYSTEM
+from dist_condense.data.listing import printable
 from dist_condense.data.manifest_reader import read_manifest
 from dist_condense.data.split import NO_BETON
 from dist_condense.data.tiers import FILES
@@ -46,7 +47,14 @@ def check(config: RunConfig, known: Sequence[str] = ()) -> tuple[ImageSet, list[
 
 def of_config(config: RunConfig) -> list[str]:
     """What is wrong whatever the machine and the data."""
-    return [*names.unknown(config), *_numbers(config)]
+    return [*names.unknown(config), *_numbers(config), *_paths(config)]
+
+
+def _paths(config: RunConfig) -> Iterator[str]:
+    """Paths go into files and addresses that are UTF-8."""
+    for key, path in {"output": config.output, "dataset.root": config.dataset.root or ""}.items():
+        if (shown := printable(path)) != path:
+            yield f"{key}: {shown} is not UTF-8; rename the folder, or link to it under another name"
 
 
 def _numbers(config: RunConfig) -> Iterator[str]:

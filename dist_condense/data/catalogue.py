@@ -63,9 +63,9 @@ def open_dataset(
     if name not in KNOWN:
         raise DataError([f"dataset.name is '{name}', which is not known; choose one of {', '.join(KNOWN)}."])
     if root is not None and is_url(root):
-        return open_prepared(str(root), Request(name, None, size, classes, download, test), KNOWN[name].facts)
+        return open_prepared(str(root), Request(name, None, size, classes, download, test=test), KNOWN[name].facts)
     folder = None if root is None else Path(root).expanduser()
-    request = Request(name, folder, size, classes, download, test)
+    request = Request(name, folder, size, classes, download, test=test)
     if folder is not None and has_manifest(folder):
         return open_prepared(str(folder), request, KNOWN[name].facts)
     return KNOWN[name].open(request)

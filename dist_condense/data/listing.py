@@ -37,8 +37,8 @@ class Entries:
     passed: PassedOver = field(default_factory=PassedOver)
 
     def __str__(self) -> str:
-        """For a message: `2 folders (a, b), 5 images, 3 .txt`; `nothing`."""
-        folders = [f"{len(self.folders)} folders ({listed(self.folders)})"] if self.folders else []
+        """For a message: `the folders a, b, 5 images, 3 .txt`; `nothing`."""
+        folders = [f"the folders {listed(self.folders)}"] if self.folders else []
         images = [f"{len(self.images):,} images"] if self.images else []
         return ", ".join([*folders, *images, *([counted(self.passed)] if self.passed else [])]) or "nothing"
 
@@ -130,10 +130,11 @@ def counted(passed: PassedOver) -> str:
     return ", ".join(f"{number:,} {reason}" for reason, number in shown.items())
 
 
-def told(what: str, images: int, classes: int, passed: PassedOver) -> str:
-    """The note on a split: what is read of it and what is passed over."""
+def told(what: str, images: int, classes: int, passed: PassedOver, below: int = 0) -> str:
+    """The note on a split: what is read of it, how many images from folders below their class's, what is passed over."""
+    deep = f" ({below:,} in folders below their class's)" if below else ""
     rest = f"; passed over: {counted(passed)}" if passed else ""
-    return f"{what}: {images:,} images of {classes:,} classes{rest}"
+    return f"{what}: {images:,} images of {classes:,} classes{deep}{rest}"
 
 
 def not_text(names: Sequence[str], where: str) -> list[str]:

@@ -85,7 +85,7 @@ NETWORK_STARTS: dict[str, Callable[[RunConfig, Callable[[], RealBatches]], Start
 
 
 def dataset_of(config: RunConfig) -> ImageSet:
-    """The data set, opened and not decoded; test images are only asked for where there is evaluation. Raises DataError."""
+    """The data set, opened and not decoded; without evaluation it needs no test images. Raises DataError."""
     data, test = config.dataset, config.evaluation.epochs != 0
     return open_dataset(data.name, data.root, size=data.size, classes=data.classes, download=data.download, test=test)
 

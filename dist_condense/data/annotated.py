@@ -1,6 +1,6 @@
 """Test images in one folder, their classes in a file: the layout of Tiny-ImageNet's val/.
 
-    val/images/val_0.JPEG ...      val/val_annotations.txt: val_0.JPEG<tab>n03444034<tab>0<tab>32<tab>44<tab>62 ...
+val/images/val_0.JPEG ...      val/val_annotations.txt: val_0.JPEG<tab>n03444034<tab>0<tab>32<tab>44<tab>62 ...
 """
 
 from collections.abc import Sequence

@@ -186,8 +186,9 @@ def _read_classes(
         if not entry.files:
             empty.append(f"{entry.folder} (it holds {counted(without) or 'nothing'})")
     problems = [
-        f"{len(empty)} class folders hold no image that is read: {listed(empty)}. Put images there (endings "
-        f"{', '.join(ENDINGS)}), or leave these classes out: remove their folders, or name the others in dataset.classes."
+        f"{len(empty)} class folders hold no image that is read: {listed(empty)}. Put images there "
+        f"({', '.join(ENDINGS)}), or leave these classes out: remove their folders, or name the others in "
+        f"dataset.classes."
     ]
     below = sum("/" in name for entry in found for name in entry.files)
     note = told(str(split), sum(len(entry.files) for entry in found), len(found), passed, below)

@@ -12,7 +12,10 @@ from pathlib import Path
 from dist_condense.data.errors import listed
 from dist_condense.data.store import ClassFolder
 
-ENDINGS = ("jpg jpeg jpe jfif mpo png apng ppm pgm pbm pnm pfm bmp tif tiff webp gif").split()
+ENDINGS = (
+    *("jpg", "jpeg", "jpe", "jfif", "mpo", "png", "apng", "bmp", "tif", "tiff", "webp", "gif"),
+    *("ppm", "pgm", "pbm", "pnm", "pfm"),
+)
 """Of files that are read as images: all that Pillow knows for the formats of ``decode.SUFFIX_OF``. torchvision's
 ImageFolder reads jpg, jpeg, png, ppm, bmp, pgm, tif, tiff and webp of them.
 """
@@ -131,7 +134,7 @@ def counted(passed: PassedOver) -> str:
 
 
 def told(what: str, images: int, classes: int, passed: PassedOver, below: int = 0) -> str:
-    """The note on a split: what is read of it, how many images from folders below their class's, what is passed over."""
+    """The note on a split: what is read (`below`: how many from folders below their class's) and passed over."""
     deep = f" ({below:,} in folders below their class's)" if below else ""
     rest = f"; passed over: {counted(passed)}" if passed else ""
     return f"{what}: {images:,} images of {classes:,} classes{deep}{rest}"

@@ -53,7 +53,10 @@ def test_every_ending_that_pillow_has_for_a_readable_format() -> None:
 def test_images_come_in_the_order_of_torchvision(tmp_path: Path) -> None:
     root = two(
         tmp_path,
-        *(f"train/b/{name}" for name in ("z.PNG", "sub/0.jpg", "sub-1/0.jpg", "sub/deep/0.tiff", "Sub/9.bmp", "10.jpg")),
+        *(
+            f"train/b/{name}"
+            for name in ("z.PNG", "sub/0.jpg", "sub-1/0.jpg", "sub/deep/0.tiff", "Sub/9.bmp", "10.jpg")
+        ),
         *(f"train/B/{name}" for name in ("2.webp", "only/deep/down/1.jpeg", "notes.txt", "x.avif", "sub/y.pdf")),
         *("train/a.jpg", "train/readme.txt", "val/B/1.jpg", "train/b/sub.jpg/1.pgm", "elsewhere/linked.jpg"),
     )
@@ -67,7 +70,9 @@ def test_images_come_in_the_order_of_torchvision(tmp_path: Path) -> None:
 
 
 def test_one_note_per_split_counts_what_is_read_and_passed_over(tmp_path: Path) -> None:
-    root = two(tmp_path, "train/a/x.avif", "train/a/y.AVIF", "train/b/.z.jpg", "train/b/no", "train/1.jpg", "val/a/n.txt")
+    root = two(
+        tmp_path, "train/a/x.avif", "train/a/y.AVIF", "train/b/.z.jpg", "train/b/no", "train/1.jpg", "val/a/n.txt"
+    )
     make(root, "train/.cache/1.jpg", "train/a/sub/2.gif", "val/c/1.jpg")
     (root / "train" / "b" / "gone.jpg").symlink_to(root / "nowhere")
     os.mkfifo(root / "train" / "b" / "pipe.jpg")  # opening it would wait for ever

@@ -185,14 +185,19 @@ def _read_classes(
         passed.update(without)
         if not entry.files:
             empty.append(f"{entry.folder} (it holds {counted(without) or 'nothing'})")
-    problems = [
-        f"{len(empty)} class folders hold no image that is read: {listed(empty)}. Put images there "
+    below = sum("/" in name for entry in found for name in entry.files)
+    note = told(str(split), sum(len(entry.files) for entry in found), len(found), passed, below)
+    return tuple(found), _empty(empty), note
+
+
+def _empty(folders: Sequence[str]) -> list[str]:
+    if not folders:
+        return []
+    return [
+        f"{len(folders)} class folders hold no image that is read: {listed(folders)}. Put images there "
         f"({', '.join(ENDINGS)}), or leave these classes out: remove their folders, or name the others in "
         f"dataset.classes."
     ]
-    below = sum("/" in name for entry in found for name in entry.files)
-    note = told(str(split), sum(len(entry.files) for entry in found), len(found), passed, below)
-    return tuple(found), problems if empty else [], note
 
 
 def _flat(split: Path, entries: Entries) -> str:

@@ -174,6 +174,11 @@ def test_bad_images_are_left_out_on_request(source: Path, tmp_path: Path, monkey
     (source / "train" / "zebra" / "a.jpg").write_bytes(b"no image")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40 * 40)  # c.png has 61 x 33
     manifest = prepared(source, tmp_path / "dest", skip_bad=True)
+    few, none = (open_dataset("image_folder", tmp_path / "dest", classes=chosen) for chosen in (["zebra"], None))
+    assert [opened.notes for opened in (few, none)] == [
+        (f"{tmp_path}/dest/manifest.json: {number} images were left out by --skip-bad; it names them",)
+        for number in (2, 4)
+    ]
     assert [(entry.split, entry.class_name, entry.name) for entry in manifest.skipped] == [
         ("train", name, str(source / "train" / name / file))
         for name, file in [*((name, "c.png") for name in CLASSES[:2]), ("zebra", "a.jpg"), ("zebra", "c.png")]

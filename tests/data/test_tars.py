@@ -1,4 +1,4 @@
-"""The index of a tar equals its content and what WebDataset reads; each way to be torn or hostile is refused by name."""
+"""The index of a tar equals its content and what WebDataset reads; all that is torn or hostile is refused by name."""
 
 import random
 import re

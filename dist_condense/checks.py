@@ -17,6 +17,7 @@ from dist_condense.core.grouping import check_partition
 from dist_condense.data import DataError, ImageSet
 from dist_condense.data.catalogue import is_url
 from dist_condense.data.ffcv_extra import PACKAGE, SYSTEM
+from dist_condense.data.listing import printable
 from dist_condense.data.manifest_reader import read_manifest
 from dist_condense.data.split import NO_BETON
 from dist_condense.data.tiers import FILES
@@ -46,7 +47,14 @@ def check(config: RunConfig, known: Sequence[str] = ()) -> tuple[ImageSet, list[
 
 def of_config(config: RunConfig) -> list[str]:
     """What is wrong whatever the machine and the data."""
-    return [*names.unknown(config), *_numbers(config)]
+    return [*names.unknown(config), *_numbers(config), *_paths(config)]
+
+
+def _paths(config: RunConfig) -> Iterator[str]:
+    """Paths go into files and addresses that are UTF-8."""
+    for key, path in {"output": config.output, "dataset.root": config.dataset.root or ""}.items():
+        if (shown := printable(path)) != path:
+            yield f"{key}: {shown} is not UTF-8; rename the folder, or link to it under another name"
 
 
 def _numbers(config: RunConfig) -> Iterator[str]:
@@ -145,6 +153,11 @@ def _existing_parent(folder: Path) -> Path:
 
 def _data(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
     method, classes = config.method, len(dataset.classes)
+    if classes < 2:
+        yield (
+            f"dataset.classes: {dataset.classes[0].name} is the only class, so there is nothing to tell apart; "
+            "condense at least two classes (dataset.classes=null takes all there are)"
+        )
     factor = method.parameterisation.factor
     if factor > dataset.size:
         yield f"method.parameterisation.factor: {factor} is larger than the images' side, {dataset.size}"
@@ -201,6 +214,7 @@ def _networks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
 
 
 def _remarks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
+    yield from dataset.notes
     few = [f"{dataset.classes[c].name} ({n})" for c, n in enumerate(dataset.counts) if n < config.method.real_batch]
     if few:
         yield f"fewer real images than method.real_batch={config.method.real_batch}, batches wrap: {_some(few)}"

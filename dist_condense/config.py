@@ -287,7 +287,7 @@ class EvaluationConfig:
     seeds: int = 3
     """Networks per set and architecture."""
     epochs: int | None = None
-    """Null: the protocol's own; 0: no evaluation."""
+    """Null: the protocol's own; 0: no evaluation, for which a folder needs no test images."""
     whole_epochs: int | None = None
     """Epochs on the whole training set; null: as `epochs`."""
     threads: int = 1

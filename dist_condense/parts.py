@@ -85,9 +85,9 @@ NETWORK_STARTS: dict[str, Callable[[RunConfig, Callable[[], RealBatches]], Start
 
 
 def dataset_of(config: RunConfig) -> ImageSet:
-    """The data set, opened and not decoded. Raises DataError."""
-    data = config.dataset
-    return open_dataset(data.name, data.root, size=data.size, classes=data.classes, download=data.download)
+    """The data set, opened and not decoded; without evaluation it needs no test images. Raises DataError."""
+    data, test = config.dataset, config.evaluation.epochs != 0
+    return open_dataset(data.name, data.root, size=data.size, classes=data.classes, download=data.download, test=test)
 
 
 def statistics_of(dataset: ImageSet) -> Statistics:

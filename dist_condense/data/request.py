@@ -22,6 +22,8 @@ class Request:
     size: int | None
     classes: str | Sequence[str] | None
     download: bool
+    test: bool = True
+    """Whether test images are needed; else a folder may be without them."""
 
     def wanted(self) -> tuple[str, ...] | None:
         """Class names in label order; None for all of them (also when the subset's name is unknown)."""
@@ -73,7 +75,8 @@ def choose(wanted: Sequence[str] | None, available: Sequence[str], where: str) -
         return found, []
     count = f"{len(missing)} of the {len(names)} classes that are wanted"
     remedy = "Name others in dataset.classes, or give null for all." if wanted is not None else ""
-    told = f"{where}: {count} are not there: {listed(missing)}. There are {listed(available)}. {remedy}"
+    there = f"There are {listed(available)}." if available else "There are none at all."
+    told = f"{where}: {count} are not there: {listed(missing)}. {there} {remedy}"
     return found, [f"{told.strip()}{_meant(names)}"]
 
 

@@ -193,6 +193,12 @@ REFUSALS: dict[str, tuple[list[str], list[str]]] = {
     "missing root": ([*IMAGES, "dataset.root=ROOT/nowhere"], ["nowhere is not a folder"]),
     "no root": ([*IMAGES, "dataset.root=null"], ["no folder was given"]),
     "missing class": ([*IMAGES, "dataset.root=ROOT", "dataset.classes=[ant,dog]"], ["dog"]),
+    "one class": ([*IMAGES, "dataset.root=ROOT", "dataset.classes=[bee]"], ["bee is the only class", "at least two"]),
+    "one class of arrays": (["dataset.classes=['3']"], ["dataset.classes: 3 is the only class"]),
+    "a root that is no UTF-8": (
+        [*IMAGES, "dataset.root='ROOT/caf\udce9'"],
+        [r"dataset.root: ", r"caf\xe9 is not UTF-8"],
+    ),
     "numbers": (
         ["ipc=0", "method.parameterisation.factor=0", "trajectory.networks=0", "evaluation.seeds=0"],
         ["ipc: 0", "method.parameterisation.factor: 0", "trajectory.networks: 0", "evaluation.seeds: 0"],
@@ -281,6 +287,24 @@ def test_relative_root_and_output_continue(
     for _ in range(2):
         assert command("dc", Path("run"), *short, *IMAGES, "dataset.root=photographs") == 0, capfd.readouterr().err
     assert "condensation is complete" in capfd.readouterr().err
+
+
+def test_images_to_test_on_are_needed_for_evaluation_alone(
+    photographs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (photographs / "val").rename(photographs / "validation")
+    (photographs / "train" / "bee" / "notes.txt").touch()
+    short = ("trajectory.networks=1", "trajectory.matching_steps=1", "method.real_batch=2", "ipc=1")
+    given = (*short, *IMAGES, f"dataset.root={photographs}")
+    assert command("dc", tmp_path / "run", *given) == 0
+    told = capfd.readouterr().err
+    assert f"note: {photographs}/train: 6 images of 3 classes; passed over: 1 .txt" in " ".join(told.split())
+    before = listing(tmp_path / "run" / "synthetic_set")
+    assert cli.main(["evaluate", str(tmp_path / "run"), "evaluation.epochs=1"]) == cli.REFUSED
+    told = capfd.readouterr().err
+    assert told.count("\n") == 1 and "photographs has no folder val or test (it holds the folders train, valid" in told
+    assert listing(tmp_path / "run" / "synthetic_set") == before
+    assert command("dc", tmp_path / "other", *given, "evaluation.epochs=1") == cli.REFUSED
 
 
 # --- told, and carried on -----------------------------------------------------------------------------------------

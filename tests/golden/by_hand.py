@@ -6,7 +6,6 @@ convolution and of its norm, then the weight and bias of the linear layer.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import torch
@@ -169,11 +168,12 @@ def mean_of(statistics: list[list[Tensor]]) -> list[Tensor]:
 
 
 def layerwise_cosine(a: list[Tensor], b: list[Tensor]) -> Tensor:
-    """Sum over layers and rows of 1 - <a, b> / (|a| |b| + 1e-6)."""
+    """Sum over layers and over their rows, the output channels, of 1 - <a, b> / (|a| |b| + 1e-6)."""
     total = torch.zeros((), dtype=torch.float64)
     for x, y in zip(a, b, strict=True):
-        for u, v in zip(x.flatten(1), y.flatten(1), strict=True):
-            total = total + 1 - (u @ v) / (math.sqrt(v @ v) * (u @ u).sqrt() + 1e-6)
+        u, v = x.reshape(len(x), -1), y.reshape(len(y), -1)
+        lengths = ((u * u).sum(1) * (v * v).sum(1)).sqrt()
+        total = total + (1 - (u * v).sum(1) / (lengths + 1e-6)).sum()
     return total
 
 

@@ -35,6 +35,10 @@ class Recorded:
         assert self.kept[kind], f"the engine drew no more {kind}"
         return self.kept[kind].popleft()
 
+    def forget(self) -> None:
+        """What was drawn until now."""
+        self.kept.clear()
+
     def augmentation(self, count: int, kind: str = "training") -> Augmentation:
         """Of a training batch of ``count``, each image by itself; ``matching``: one for a class."""
         found = self.next(f"{kind} augmentation")

@@ -219,7 +219,9 @@ class ByHand:
             self.theta: Theta = self.run.network()
             optimiser = SGD(*method.theta)
             zero, one = torch.zeros(WIDTH, dtype=torch.float64), torch.ones(WIDTH, dtype=torch.float64)
-            self.averages: Averages | None = [(zero.clone(), one.clone()) for _ in range(2)] if method.batch_norm else None
+            self.averages: Averages | None = (
+                [(zero.clone(), one.clone()) for _ in range(2)] if method.batch_norm else None
+            )
             if method.idc:
                 self.S = {c: x.clamp(0, 1) for c, x in self.S.items()}
             for t in range(method.steps):

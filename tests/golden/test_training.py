@@ -58,7 +58,9 @@ CASES = {
 }
 
 
-def compare_batches(case: str, plant: Plant | None = None, change: Callable[[Any], Any] = lambda recipe: recipe) -> None:
+def compare_batches(
+    case: str, plant: Plant | None = None, change: Callable[[Any], Any] = lambda recipe: recipe
+) -> None:
     """The engine against the loop by hand, on a case; both errors are planted in the engine alone."""
     recipe, slices = CASES[case]
     batches = [batch(n, u) for u, n in enumerate(SIZES)]
@@ -306,7 +308,6 @@ def one_optimiser_for_all(patch: pytest.MonkeyPatch) -> None:
 def weights_stay(patch: pytest.MonkeyPatch) -> None:
     """The next network goes on with the last one's weights."""
     patch.setattr(torch.nn.Sequential, "load_state_dict", lambda self, state: None)
-
 
 
 def trained_before_the_first_step(patch: pytest.MonkeyPatch) -> None:

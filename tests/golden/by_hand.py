@@ -17,6 +17,11 @@ Averages = list[tuple[Tensor, Tensor]]
 """Running mean and variance of each block's BatchNorm, moved in place."""
 
 
+def fresh_averages(theta: Theta) -> Averages:
+    """Mean 0 and variance 1 in each block."""
+    return [(torch.zeros_like(bias), torch.ones_like(bias)) for bias in theta[1:-2:4]]
+
+
 def features(theta: Theta, x: Tensor, averages: Averages | None = None, training: bool = False) -> Tensor:
     """ConvNet with sigmoid and average pooling; instance norm, or BatchNorm where there are ``averages``."""
     for b in range(len(theta) // 4):

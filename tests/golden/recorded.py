@@ -17,7 +17,6 @@ from dist_condense.core import cutmix, randomness
 from dist_condense.core.augmentation import Strategy
 from tests.golden.by_hand import Augmentation, Box
 
-
 PERMUTATIONS = ("synthetic passes", "synthetic subset")
 """Purposes of the permutations that are handed out."""
 

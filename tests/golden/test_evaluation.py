@@ -169,8 +169,7 @@ def engine(rules: Rules, plant: Plant | None, changes: dict[str, Any]) -> Run:
 def by_the_rules(rules: Rules, run: Run) -> tuple[Theta, list[Tensor]]:
     """theta at the end, and logits of the test images in each test."""
     theta, optimiser = theta_of(Float64(rules.batch_norm)), SGD(rules.lr, 0.9, rules.decay)
-    zero, one = torch.zeros(WIDTH, dtype=torch.float64), torch.ones(WIDTH, dtype=torch.float64)
-    averages: Averages | None = [(zero.clone(), one.clone()) for _ in range(2)] if rules.batch_norm else None
+    averages: Averages | None = by_hand.fresh_averages(theta) if rules.batch_norm else None
     asked, given, tested, orders = iter(run.asked), iter(run.given), [], set()
     for epoch in range(rules.runs):
         rate, new = rules.rate(rules.lr, epoch, rules.epochs)

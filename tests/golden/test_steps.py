@@ -91,7 +91,7 @@ LARGE = 20 * IPC / 10 * (SIZE / 32) ** 2
 OF_DC, OF_IDC = (0.01, 0.0, 0.0), (0.01, 0.9, 5e-4)
 
 dc = Method(2, 3, 0.1, OF_DC)
-idc = Method(3, 3, LARGE, OF_IDC, by_hand.sum_squared, (4,), augmented=True, idc=True)
+idc = Method(2, 3, LARGE, OF_IDC, by_hand.sum_squared, (4,), augmented=True, idc=True)
 CASES: dict[str, tuple[list[str], Method]] = {
     "dc": (DC, dc),
     "dsa": (["method=dsa", *DC[1:]], replace(dc, augmented=True)),
@@ -99,12 +99,12 @@ CASES: dict[str, tuple[list[str], Method]] = {
     "dcc by microbatches": ([*DCC, "compute.microbatch=4"], replace(dc, alone=lambda k, t: k < 1 and t < 2)),
     "dsac": (DSAC, replace(dc, augmented=True, alone=lambda k, t: k < 1 and t < 1)),
     "dm": (DM, Method(4, 1, 1.0, OF_DC, by_hand.sum_squared, (), augmented=True)),
-    "idc": ([*IDC, "trajectory.networks=3"], idc),
+    "idc": (IDC, idc),
     "idc by absolutes": (
-        [*IDC, "trajectory.networks=3", "method.distance=sum_absolute", "method.images.lr=2"],
+        [*IDC, "method.distance=sum_absolute", "method.images.lr=2"],
         replace(idc, lr=LARGE / 10, distance=by_hand.sum_absolute),
     ),
-    "idc, one of three classes": ([*IDC, "trajectory.networks=3"], replace(idc, classes=[1])),
+    "idc, one of three classes": (IDC, replace(idc, classes=[1])),
     "batch norm": ([*DC, *BATCH_NORM], replace(dc, batch_norm=True)),
     "batch norm, dcc": (
         [*DCC, *BATCH_NORM],
@@ -218,10 +218,7 @@ class ByHand:
         for k in range(method.networks):
             self.theta: Theta = self.run.network()
             optimiser = SGD(*method.theta)
-            zero, one = torch.zeros(WIDTH, dtype=torch.float64), torch.ones(WIDTH, dtype=torch.float64)
-            self.averages: Averages | None = (
-                [(zero.clone(), one.clone()) for _ in range(2)] if method.batch_norm else None
-            )
+            self.averages: Averages | None = by_hand.fresh_averages(self.theta) if method.batch_norm else None
             if method.idc:
                 self.S = {c: x.clamp(0, 1) for c, x in self.S.items()}
             for t in range(method.steps):
@@ -314,8 +311,16 @@ def test_steps(case: str) -> None:
     compare(case)
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_steps_of_a_shallow_network(case: str) -> None:
+    """What the errors below are planted in."""
+    compare(case, **SHALLOW)
+
+
 # --- it can fail --------------------------------------------------------------------------------------------------
 
+SHALLOW = {"network.depth": 1}
+"""Half the time."""
 CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
     "pixels without momentum": ("dc", {"method.images.momentum": 0.0}),
     "other lr of pixels": ("dc", {"method.images.lr": 0.1001}),
@@ -352,7 +357,7 @@ CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
 def test_another_recipe_is_noticed(name: str) -> None:
     case, changes = CHANGES[name]
     with pytest.raises(AssertionError):
-        compare(case, **changes)
+        compare(case, **{**SHALLOW, **changes})
 
 
 def never_clamped(patch: pytest.MonkeyPatch) -> None:
@@ -536,7 +541,7 @@ PLANTS: dict[str, tuple[str, Plant]] = {
 def test_a_planted_error_is_noticed(name: str) -> None:
     case, plant = PLANTS[name]
     with pytest.raises(AssertionError):
-        compare(case, plant)
+        compare(case, plant, **SHALLOW)
 
 
 # --- the schedule of DCC, and the learning rate of the pixels ---------------------------------------------------------

@@ -114,25 +114,24 @@ CASES: dict[str, tuple[list[str], Method]] = {
 
 
 @functools.cache
-def composed(overrides: tuple[str, ...]) -> dict[str, Any]:
+def composed(overrides: tuple[str, ...]) -> RunConfig:
     small = ["network.depth=2", f"network.width={WIDTH}", "network.activation=sigmoid", f"ipc={IPC}"]
     steps = [f"method.real_batch={REAL}", "trajectory.networks=2", "trajectory.matching_steps=3"]
     here = ["cluster.slices=2", "cluster.device=cpu", "cluster.reproducible=true", "seed=3"]
-    path = str(config.shipped() / "digits.yaml")
-    return config.to_dict(config.load(path, [*small, *steps, *here, *overrides]))
+    return config.load(str(config.shipped() / "digits.yaml"), [*small, *steps, *here, *overrides])
 
 
 def loaded(overrides: Sequence[str], changes: dict[str, Any]) -> RunConfig:
     """A config, with some keys changed afterwards."""
 
-    def changed(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-        keys = {key: f"{prefix}{key}" for key in values}
-        return {
-            key: changed(value, f"{keys[key]}.") if isinstance(value, dict) else changes.get(keys[key], value)
-            for key, value in values.items()
-        }
+    def with_key(part: Any, names: list[str], value: Any) -> Any:
+        name, *rest = names
+        return replace(part, **{name: with_key(getattr(part, name), rest, value) if rest else value})
 
-    return config.from_dict(changed(composed(tuple(overrides))))
+    run = composed(tuple(overrides))
+    for key, value in changes.items():
+        run = with_key(run, key.split("."), value)
+    return run
 
 
 # --- the engine ---------------------------------------------------------------------------------------------------
@@ -311,7 +310,7 @@ def test_steps(case: str) -> None:
     compare(case)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["dc", "dcc", "idc", "batch norm"])
 def test_steps_of_a_shallow_network(case: str) -> None:
     """What the errors below are planted in."""
     compare(case, **SHALLOW)

@@ -30,7 +30,8 @@ def pad(images: Tensor, side: int, padding: Sequence[float] = (PADDING,)) -> Ten
     if not any(grown):
         return images
     outside = F.pad(torch.zeros_like(images[..., :1, :, :]), grown, value=1)
-    return F.pad(images, grown) + outside * torch.tensor(padding).to(images)[:, None, None]
+    values = torch.tensor(padding, dtype=images.dtype, device=images.device)
+    return F.pad(images, grown) + outside * values[:, None, None]
 
 
 def tiles(images: Tensor, factor: int, padding: Sequence[float] = (PADDING,)) -> Tensor:

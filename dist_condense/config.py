@@ -288,7 +288,7 @@ class EvaluationConfig:
     sets: list[str] = field(default_factory=lambda: ["condensed"])
     """Any of `random`, `condensed`, `whole` (the real training set)."""
     protocol: str = "dc"
-    """One of `dist-condense list`."""
+    """One of `dist-condense list`. Its flips are left out by themselves where they change the label."""
     architectures: list[str] = field(default_factory=lambda: ["network"])
     """Networks by name; `network` is the one that condensed, with its options."""
     seeds: int = 3

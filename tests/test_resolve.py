@@ -235,7 +235,9 @@ def test_tiles_that_start_from_a_part_of_an_image_are_told(job, given, told):
     assert told == any("method.start=mixed makes" in line for line in remarks)
 
 
-@pytest.mark.parametrize(("method", "padding"), [("dc", [(0.5 - m) / s for m, s in zip(*OWN, strict=True)]), ("idc", [0.5])])
+@pytest.mark.parametrize(
+    ("method", "padding"), [("dc", [(0.5 - m) / s for m, s in zip(*OWN, strict=True)]), ("idc", [0.5])]
+)
 def test_matching_and_the_set_pad_the_same_grey(job, method, padding, tmp_path):
     ready = job(f"method={method}", "method.parameterisation.factor=3", "dataset.size=8", "ipc=1", "method.start=real")
     recipe = parts.matching_recipe(ready.config, ready.dataset, ((0,), (1,), (2,)))

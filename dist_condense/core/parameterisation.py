@@ -44,9 +44,7 @@ def tiles(images: Tensor, factor: int, padding: Sequence[float] = (PADDING,)) ->
     return F.interpolate(stacked, size=(side, side), mode="bilinear", align_corners=False)
 
 
-def uniform(
-    images: Tensor, factor: int, budget: int, padding: Sequence[float] = (PADDING,)
-) -> tuple[Tensor, Tensor]:
+def uniform(images: Tensor, factor: int, budget: int, padding: Sequence[float] = (PADDING,)) -> tuple[Tensor, Tensor]:
     """Every image decoded with ``factor``; the second result is the source of each decoded image, int64."""
     sources = torch.arange(len(images), device=images.device)
     return (tiles(images, factor, padding), sources.repeat(factor**2)) if factor > 1 else (images, sources)
@@ -58,9 +56,7 @@ def multi(images: Tensor, factor: int, budget: int, padding: Sequence[float] = (
     return torch.cat([x for x, _ in parts]), torch.cat([s for _, s in parts])
 
 
-def bounded(
-    images: Tensor, factor: int, budget: int, padding: Sequence[float] = (PADDING,)
-) -> tuple[Tensor, Tensor]:
+def bounded(images: Tensor, factor: int, budget: int, padding: Sequence[float] = (PADDING,)) -> tuple[Tensor, Tensor]:
     """As many images as ``budget`` decoded images allow with the largest factor, and so on down to 1."""
     parts, start = [], 0
     for f, count in bounded_plan(len(images), factor, budget):

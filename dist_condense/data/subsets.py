@@ -149,4 +149,4 @@ SUBSETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """WordNet ids of each named subset, in label order."""
 
 MEASURED_SUBSETS = frozenset(_DCC)
-"""Those whose images DCC normalises by the subset's own mean and std, which have to be measured; others by ImageNet's."""
+"""Those whose images DCC normalises by the subset's own mean and std, which have to be measured."""

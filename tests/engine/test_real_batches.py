@@ -2,7 +2,7 @@
 
 import threading
 import time
-from itertools import groupby
+from itertools import chain, groupby
 
 import pytest
 import torch
@@ -52,7 +52,7 @@ def test_stretches_walk_through_shuffled_passes():
         one, walk = walk[:6], walk[6:]
         if len(one) == 6:
             assert [len(batch) for batch in one] == [4, 4, 4, 4, 4, 1]
-            assert sorted(sum(one, [])) == every
+            assert sorted(chain(*one)) == every
         passes.append(one)
     assert len(passes) == 5 and len(passes[-1]) == 3  # 27 batches
     assert len({tuple(map(tuple, one)) for one in passes}) == 5  # each is shuffled anew
@@ -70,7 +70,9 @@ def test_a_stretch_needs_none_before_it(k, t):
 def test_fewer_images_than_a_batch_make_a_batch_of_all():
     real = batches()
     real.batch, real.amount = 50, 101
-    assert [sorted(batch) for batch in shown(list(real.stretch(1, 1)))] == [[*range(5), *range(10, 19), *range(20, 27)]] * 3
+    assert [sorted(batch) for batch in shown(list(real.stretch(1, 1)))] == [
+        [*range(5), *range(10, 19), *range(20, 27)]
+    ] * 3
 
 
 def test_another_stretch_than_the_announced_one_is_not_mixed_up():

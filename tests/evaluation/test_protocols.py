@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from dist_condense.engine.batches import Statistics
 from dist_condense import names
 from dist_condense.config import from_dict
+from dist_condense.engine.batches import Statistics
 from dist_condense.evaluation.protocols import PROTOCOLS, REPLACED, imagenet_epochs, one_drop, protocol, two_drops
 from dist_condense.evaluation.training import Course
 

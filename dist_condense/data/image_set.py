@@ -89,6 +89,10 @@ class ImageSet:
         """Free text for the card of a synthetic set."""
         return self.facts.family
 
+    def normalised_by(self, mean: Sequence[float], std: Sequence[float]) -> "ImageSet":
+        """The same with other constants, one value per channel each."""
+        return replace(self, facts=replace(self.facts, mean=tuple(mean), std=tuple(std)))
+
     def decoded_bytes(self, counts: Sequence[int]) -> list[int]:
         """Bytes of so many images of each class, decoded."""
         return [count * self.channels * self.size**2 for count in counts]

@@ -9,7 +9,12 @@ from pathlib import Path
 from dist_condense.data.errors import listed
 from dist_condense.data.subsets import SUBSETS
 
-VARIABLES = {"cifar10": "CIFAR10_ROOT", "fashion_mnist": "FASHION_MNIST_ROOT", "imagenet": "IMAGENET_ROOT"}
+VARIABLES = {
+    "cifar10": "CIFAR10_ROOT",
+    "cifar100": "CIFAR100_ROOT",
+    "fashion_mnist": "FASHION_MNIST_ROOT",
+    "imagenet": "IMAGENET_ROOT",
+}
 """Of the environment, by the data set that one stands for."""
 
 

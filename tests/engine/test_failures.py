@@ -314,6 +314,6 @@ def test_fewer_images_than_a_batch_and_no_tracking_server(tmp_path: Path, capfd:
     few = ("method.real_batch=400", "trajectory.networks=1", "trajectory.matching_steps=1")
     assert command("dc", tmp_path, *few, "tracking.uri=http://127.0.0.1:9") == 0
     told = capfd.readouterr().err
-    assert "fewer real images than method.real_batch=400, batches wrap" in told
+    assert "fewer real images than method.real_batch=400, each once a step: " in told
     assert f"replay later with: dist-condense replay {tmp_path}" in told
     assert len(load_set(tmp_path / "synthetic_set")) == 20

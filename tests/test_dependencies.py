@@ -53,7 +53,8 @@ def imported(folder: str) -> set[str]:
 )
 def test_what_is_imported_is_declared(folder: str, declared: list[str]) -> None:
     known = {name_of(requirement) for requirement in declared}
-    missing = {module for module in imported(folder) if DISTRIBUTIONS.get(module, module.replace("_", "-")) not in known}
+    installs = {module: DISTRIBUTIONS.get(module, module.replace("_", "-")) for module in imported(folder)}
+    missing = {module for module, name in installs.items() if name not in known}
     assert not missing, f"{folder} imports {sorted(missing)}, which pyproject.toml does not declare"
 
 

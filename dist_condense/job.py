@@ -83,6 +83,8 @@ class Job:
         start = resume.found(config, how)
         config, keeping = resolved(config, dataset, start.state.identity if start else checks.earlier(config))
         resume.check(config, dataset, start)
+        if start is None:
+            checks.headers(config, dataset, console.print)
         return cls(config, dataset, [*remarks, *_other_machine(start, config)], keeping, start)
 
     def run(self) -> None:

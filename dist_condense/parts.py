@@ -87,7 +87,14 @@ NETWORK_STARTS: dict[str, Callable[[RunConfig, Callable[[], RealBatches]], Start
 def dataset_of(config: RunConfig) -> ImageSet:
     """The data set, opened and not decoded. Raises DataError."""
     data = config.dataset
-    return open_dataset(data.name, data.root, size=data.size, classes=data.classes, download=data.download)
+    return open_dataset(
+        data.name,
+        data.root,
+        size=data.size,
+        classes=data.classes,
+        download=data.download,
+        orientation=data.orientation,
+    )
 
 
 def statistics_of(dataset: ImageSet) -> Statistics:

@@ -39,7 +39,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""From an EXIF orientation (EXIF 2.3, section 4.6.4) to the upright image; 1 is upright. From 5 on, sides are swapped."""
+"""From an EXIF orientation (EXIF 2.3, section 4.6.4) to the upright image; 1 is upright, 5 to 8 swap the sides."""
 APP1 = b"\xff\xe1"
 """The marker of a JPEG's segment that holds EXIF or XMP. In compressed data, 0xFF is never followed by 0xE1."""
 
@@ -154,7 +154,7 @@ def why_unreadable(error: Exception) -> str:
     """What an error of reading says, for a message that names the file."""
     if isinstance(error, UnidentifiedImageError):  # its text holds a memory address
         return f"no image in a known format ({', '.join(SUFFIX_OF)})"
-    kind, text = type(error).__name__, str(error)
+    kind, text = type(error).__name__, getattr(error, "strerror", None) or str(error)
     return (text if text and isinstance(error, UNREADABLE) else f"{kind}: {text}")[:300]
 
 

@@ -1,4 +1,4 @@
-"""The headers of image files, read before a run starts: enough to find most broken files, at a small part of the cost."""
+"""The headers of image files, read before a run starts: they show most broken files, at a small part of the cost."""
 
 import os
 from collections.abc import Iterator, Sequence

@@ -8,7 +8,7 @@ from PIL import Image
 
 MAX_16 = 65535
 SCALED_FORMATS = ("PNG", "PPM")
-"""Formats whose 32-bit mode I holds 16-bit values: PNG in older versions of Pillow; PPM, which Pillow scales to them."""
+"""Formats whose mode I holds values of 16 bits: PNG in older versions of Pillow; PPM, which Pillow scales to them."""
 PHOTOMETRIC, BITS, SAMPLE_FORMAT = 262, 258, 339
 """TIFF tags (TIFF 6.0, sections 8 and 19)."""
 WHITE_IS_ZERO, UNSIGNED = 0, 1

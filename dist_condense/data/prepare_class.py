@@ -11,7 +11,7 @@ from typing import Protocol
 from PIL import Image
 
 from dist_condense.data.decode import crop, read_image, why_unreadable
-from dist_condense.data.errors import DataError
+from dist_condense.data.errors import SHOWN, DataError
 from dist_condense.data.files import write_atomically
 from dist_condense.data.manifest import Shard, Skipped
 from dist_condense.data.shard_writer import ClassShardWriter
@@ -89,7 +89,7 @@ class Done:
 def prepare_class(unit: Unit) -> Done:
     """Write the class's shards, then its record.
 
-    Raises DataError naming every image that cannot be decoded, unless those are skipped, and for a class without
+    Raises DataError naming the images that cannot be decoded, unless those are skipped, and for a class without
     images; DataError and MemoryError for a file that the machine does not give, which is never skipped.
     """
     skipped: list[Skipped] = []
@@ -103,7 +103,8 @@ def prepare_class(unit: Unit) -> Done:
             elif unit.skip_bad or not problems:
                 writer.add(unit.images.stem(index), found[1], found[0])
         if problems and not unit.skip_bad:
-            raise DataError([*problems, "Replace or remove these, or leave them out with --skip-bad."])
+            rest = [f"... and {len(problems) - SHOWN} more of this class."] if len(problems) > SHOWN else []
+            raise DataError([*problems[:SHOWN], *rest, "Replace or remove these, or leave them out with --skip-bad."])
         if len(skipped) == len(unit.images):
             raise DataError([f"{unit.split}, class {unit.class_name}: no image is left; leave the class out."])
     done = Done(unit.split, unit.label, tuple(writer.shards), tuple(skipped), unit.names)

@@ -17,7 +17,13 @@ from dist_condense.data.split import StoredSplit
 from dist_condense.data.store import Store
 from dist_condense.data.tiers import Reading
 
-CLI_WORDS = {"dataset.root": "SOURCE", "dataset.classes": "--classes", "dataset.size": "--size", "dataset.orientation": "--orientation", "null for": "none for"}
+CLI_WORDS = {
+    "dataset.root": "SOURCE",
+    "dataset.classes": "--classes",
+    "dataset.size": "--size",
+    "dataset.orientation": "--orientation",
+    "null for": "none for",
+}
 """What the keys of a run's config are called in this command."""
 
 

@@ -98,7 +98,9 @@ def test_every_mode_of_pillow_is_decided() -> None:
 
 def test_every_mode_that_a_format_gives_is_decided() -> None:
     given = {mode for mode, _ in TiffImagePlugin.OPEN_INFO.values()} | {"L", "P", "RGB", "RGBA", "RGBX"}  # GIF, WebP
-    given |= {mode for mode, _ in PngImagePlugin._MODES.values()} | {mode for mode, _ in BmpImagePlugin.BIT2MODE.values()}
+    given |= {mode for mode, _ in PngImagePlugin._MODES.values()} | {
+        mode for mode, _ in BmpImagePlugin.BIT2MODE.values()
+    }
     given |= {"I", *(mode for mode in PpmImagePlugin.MODES.values() if mode), "CMYK"}  # JPEG
     assert given <= set(MODES) | REFUSED
 
@@ -190,7 +192,9 @@ def deep(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", ["image_folder", "mnist"])
 @pytest.mark.parametrize("size", [SIDE, 8])
-def test_folders_and_what_is_prepared_of_them_show_the_picture(deep: Path, tmp_path: Path, name: str, size: int) -> None:
+def test_folders_and_what_is_prepared_of_them_show_the_picture(
+    deep: Path, tmp_path: Path, name: str, size: int
+) -> None:
     folder = open_dataset(name, deep, size=size).train([1]).images[1]
     prepared(f"{name}:{deep}", tmp_path / "sized", size=size, png=True)
     prepared(f"{name}:{deep}", tmp_path / "kept")

@@ -85,7 +85,7 @@ def decode_into(pixels: np.ndarray, data: bytes, upright: bool = False) -> None:
     """The same into uint8 [size, size, C].
 
     A plain JPEG of just this size goes straight to its place by libjpeg-turbo. That is what Pillow asks, too, so the
-    bytes are the same, in 0.4 of the time. All else, and all that is damaged or to be turned, is Pillow's.
+    bytes are the same, in 0.4 of the time. All else, and all that is damaged or has to be turned, is Pillow's.
     """
     if not _straight(pixels, data, upright):
         size, _, channels = pixels.shape

@@ -113,9 +113,9 @@ class Plan:
         splits = {split: tuple(done.shards for done in ordered if done.split == split) for split in SPLITS}
         options = {key: value for key, value in self.identity.items() if key != "source"}
         made = Made(self.identity["source"], self.source.dataset, options, __version__)
-        kept_lying = self.pixels.size is None and self.pixels.upright
-        classes, channels = self.source.classes, self.source.channels
-        return Manifest(classes, self.pixels.size, channels, made, splits, skipped, upright=kept_lying)
+        classes, size, channels = self.source.classes, self.pixels.size, self.source.channels
+        upright = size is None and self.pixels.upright  # those of one size are upright by now
+        return Manifest(classes, size, channels, made, splits, skipped, upright=upright)
 
 
 def prepare(

@@ -49,7 +49,7 @@ def open_prepared(root: str, request: Request, facts: Facts) -> ImageSet:
     if problems:
         raise DataError(problems)
     size = request.size or manifest.size or facts.size
-    form = Form(facts.channels, size, manifest.size is None and request.upright(manifest.upright))
+    form = Form(facts.channels, size, request.upright(manifest.upright))
     splits = [_split(root, manifest, name, stored, form) for name in ("train", "val")]
     return ImageSet(request.name, facts, size, tuple(manifest.classes[i] for i in stored), *splits)
 

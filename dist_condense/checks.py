@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,15 @@ from dist_condense.core.grouping import check_partition
 from dist_condense.data import DataError, ImageSet, constants
 from dist_condense.data.catalogue import KNOWN, is_url
 from dist_condense.data.ffcv_extra import PACKAGE, SYSTEM
+from dist_condense.data.headers import check_headers
 from dist_condense.data.listing import printable
 from dist_condense.data.manifest_reader import read_manifest
 from dist_condense.data.split import NO_BETON
 from dist_condense.data.tiers import FILES
 
 CONFIG_FILE = "config.yaml"
+MANY = 20_000
+"""Image files whose headers take long enough for a line that says so."""
 
 
 def check(config: RunConfig, known: Sequence[str] = ()) -> tuple[ImageSet, list[str]]:
@@ -44,6 +47,21 @@ def check(config: RunConfig, known: Sequence[str] = ()) -> tuple[ImageSet, list[
     if problems or dataset is None:
         raise ConfigError([*problems, *_not_looked_at(config)])
     return dataset, list(_remarks(config, dataset))
+
+
+def headers(config: RunConfig, dataset: ImageSet, say: Callable[[str], None]) -> None:
+    """Read the headers of the image files that the run will need, which takes longer than all other checks.
+
+    :raises ConfigError: with one problem, for all files that are broken.
+    """
+    if not config.data.verify:
+        return
+    evaluated = config.evaluation.epochs != 0
+    folders = [*dataset.train_split.unread, *(dataset.test_split.unread if evaluated else ())]
+    if (files := sum(len(entry.files) for entry in folders)) >= MANY:
+        say(f"reading the headers of {files:,} image files before the start (data.verify=false leaves this out)")
+    if problem := check_headers(folders):
+        raise ConfigError([f"dataset.root: {problem}"])
 
 
 def of_config(config: RunConfig) -> list[str]:

@@ -82,6 +82,8 @@ class Job:
         dataset, remarks = checks.check(config)  # as given: a submitted job may not have a relative output
         config = absolute_paths(config)
         start = resume.found(config, how)
+        if start is None:
+            checks.headers(config, dataset, console.print)
         config, keeping = resolved(config, dataset, start.state.identity if start else checks.earlier(config))
         resume.check(config, dataset, start)
         dataset = parts.normalised(config, dataset)

@@ -35,9 +35,12 @@ class TrialFailed(RuntimeError):
 
     @classmethod
     def of(cls, reasons: Mapping[Trial, str], total: int) -> TrialFailed:
-        """Names each that has no row, and why."""
-        lines = [f"{trial.set} / {trial.architecture} / seed {trial.seed}: {why}" for trial, why in reasons.items()]
-        return cls("\n".join([f"{len(lines)} of {total} trials failed:", *lines]))
+        """Names each that has no row, and why; a reason that several share is told once."""
+        names: dict[str, list[str]] = {}
+        for trial, why in reasons.items():
+            names.setdefault(why, []).append(f"{trial.set} / {trial.architecture} / seed {trial.seed}")
+        lines = [f"{', '.join(failed)}: {why}" for why, failed in names.items()]
+        return cls("\n".join([f"{len(reasons)} of {total} trials failed:", *lines]))
 
 
 def trials(sets: Iterable[str], architectures: Iterable[str], seeds: Iterable[int]) -> list[Trial]:

@@ -6,12 +6,13 @@ import importlib.util
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 from urllib.parse import urlparse
 
 import torch
 
-from dist_condense import names, networks, parts
+from dist_condense import names, networks, parts, tracking, tracking_address
 from dist_condense.config import ConfigError, RunConfig, differences, identity, in_submitted_job, read
 from dist_condense.core.grouping import check_partition
 from dist_condense.data import DataError, ImageSet
@@ -20,8 +21,12 @@ from dist_condense.data.ffcv_extra import PACKAGE, SYSTEM
 from dist_condense.data.manifest_reader import read_manifest
 from dist_condense.data.split import NO_BETON
 from dist_condense.data.tiers import FILES
+from dist_condense.engine.storage import Folder, Storage
+from dist_condense.evaluation.rows import EVALUATION, RowsError, read_csv
 
 CONFIG_FILE = "config.yaml"
+PROBE = "probe"
+"""A small entry, written and removed, by which a start knows that checkpoints can be."""
 
 
 def check(config: RunConfig, known: Sequence[str] = ()) -> tuple[ImageSet, list[str]]:
@@ -31,7 +36,7 @@ def check(config: RunConfig, known: Sequence[str] = ()) -> tuple[ImageSet, list[
     :param known: problems that reading the configuration found.
     :raises ConfigError: with every problem found.
     """
-    problems = [*known, *of_config(config), *_output(config), *_here(config)]
+    problems = [*known, *of_config(config), *_output(config), *_tracking(config), *_here(config)]
     dataset = None
     try:
         dataset = parts.dataset_of(config)
@@ -42,6 +47,21 @@ def check(config: RunConfig, known: Sequence[str] = ()) -> tuple[ImageSet, list[
     if problems or dataset is None:
         raise ConfigError([*problems, *_not_looked_at(config)])
     return dataset, list(_remarks(config, dataset))
+
+
+def ask(config: RunConfig) -> None:
+    """What only others know: whether there is room for checkpoints, and whether the tracking server takes the run.
+
+    Nothing stays written. Raises ConfigError with every problem found.
+    """
+    problems = []
+    if told := _refuses_writes(parts.storage_of(config)):
+        problems.append(f"{'tracking.checkpoints' if config.tracking.checkpoints else 'output'}: {told}")
+    uri = tracking_address.resolve_uri(config.tracking.uri, config.output)
+    if told := tracking.refusal(uri, config.tracking.experiment):
+        problems.append(f"tracking: {tracking_address.masked(f'{uri}: {told}')}")
+    if problems:
+        raise ConfigError(problems)
 
 
 def of_config(config: RunConfig) -> list[str]:
@@ -131,6 +151,34 @@ def _output(config: RunConfig) -> Iterator[str]:
             yield f"output: {folder} holds another run; give another output, or restore: {'; '.join(changed)}"
     if not (parent := _existing_parent(folder)).is_dir() or not os.access(parent, os.W_OK):
         yield f"output: {folder} cannot be written"
+    try:
+        read_csv(folder / EVALUATION)
+    except RowsError as error:
+        yield f"output: {error}"
+
+
+def _tracking(config: RunConfig) -> Iterator[str]:
+    given = config.tracking
+    yield from tracking_address.problems(given.uri, config.output, given.experiment)
+
+
+def _refuses_writes(store: Storage) -> str | None:
+    """Why nothing can be written there; a folder that is not there yet is not made, the one that would hold it is
+    asked."""
+    try:
+        if isinstance(store, Folder):
+            with TemporaryFile(dir=_existing_parent(store.path)) as file:  # has no name
+                file.write(bytes(4096))
+                file.flush()
+                os.fsync(file.fileno())
+        else:
+            store.write(PROBE, b"")
+            store.remove(PROBE)
+    except Exception as error:  # every store has its own kinds
+        return (
+            f"{store} cannot be written ({type(error).__name__}: {error}); make room, repair it or give another place"
+        )
+    return None
 
 
 def earlier(config: RunConfig) -> dict[str, Any]:

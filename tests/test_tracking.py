@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from dist_condense import tracking
-from dist_condense.tracking import Tracker, TrackingError, masked, read_metrics, replay, resolve_uri
+from dist_condense.tracking import Tracker, TrackingError, replay
+from dist_condense.tracking_address import masked, resolve_uri
 
 CONFIG = {"seed": 0, "method": {"name": "dc", "images": {"lr": 0.1}}, "cluster": {"workers": 2}}
 ROWS = [
@@ -371,13 +372,6 @@ def test_the_uri_is_the_configured_one_then_the_environment_then_the_output(tmp_
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://b")
     assert resolve_uri(None, tmp_path) == "http://b"
     assert resolve_uri("http://a", tmp_path) == "http://a"
-
-
-def test_torn_lines_of_metrics_are_passed_over(tmp_path):
-    first, second = (json.dumps(entry) for entry in entries(10, 20))
-    (tmp_path / "metrics.jsonl").write_text(f'{first}\n{{"step": 1{second}\n{second}\n\0\0\n{first[:20]}')
-    assert read_metrics(tmp_path / "metrics.jsonl") == entries(10, 20)
-    assert read_metrics(tmp_path / "nothing") == []
 
 
 def test_passwords_are_masked():

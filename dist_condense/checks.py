@@ -49,14 +49,18 @@ def check(config: RunConfig, known: Sequence[str] = ()) -> tuple[ImageSet, list[
     return dataset, list(_remarks(config, dataset))
 
 
-def ask(config: RunConfig) -> None:
-    """What only others know: whether there is room for checkpoints, and whether the tracking server takes the run.
+def ask(config: RunConfig, steps: int) -> None:
+    """What only others know: whether the disk or the store takes what a run writes, and the tracking server the run.
 
-    Nothing stays written. Raises ConfigError with every problem found.
+    Nothing stays written.
+
+    :param steps: matching steps done; a complete run writes no checkpoints.
+    :raises ConfigError: with every problem found.
     """
-    problems = []
-    if told := _refuses_writes(parts.storage_of(config)):
-        problems.append(f"{'tracking.checkpoints' if config.tracking.checkpoints else 'output'}: {told}")
+    places: dict[str, Storage] = {"output": Folder(Path(config.output))}
+    if config.tracking.checkpoints and steps < config.trajectory.networks * config.trajectory.matching_steps:
+        places["tracking.checkpoints"] = parts.storage_of(config)
+    problems = [f"{key}: {told}" for key, place in places.items() if (told := _refuses_writes(place))]
     uri = tracking_address.resolve_uri(config.tracking.uri, config.output)
     if told := tracking.refusal(uri, config.tracking.experiment):
         problems.append(f"tracking: {tracking_address.masked(f'{uri}: {told}')}")
@@ -175,9 +179,7 @@ def _refuses_writes(store: Storage) -> str | None:
             store.write(PROBE, b"")
             store.remove(PROBE)
     except Exception as error:  # every store has its own kinds
-        return (
-            f"{store} cannot be written ({type(error).__name__}: {error}); make room, repair it or give another place"
-        )
+        return f"{store} cannot be written ({type(error).__name__}: {error}); mend that or give another place"
     return None
 
 

@@ -86,8 +86,8 @@ class Job:
         """
         dataset, remarks = checks.check(config)  # as given: a submitted job may not have a relative output
         config = absolute_paths(config)
-        checks.ask(config)
         start = resume.found(config, how)
+        checks.ask(config, start.steps if start else 0)
         config, keeping = resolved(config, dataset, start.state.identity if start else checks.earlier(config))
         resume.check(config, dataset, start)
         return cls(config, dataset, [*remarks, *_other_machine(start, config)], keeping, start)

@@ -43,10 +43,10 @@ def sheet(held: Callable[[int], Tensor], classes: int, ipc: int) -> Image.Image:
 
 
 def left_out(classes: int, ipc: int) -> str:
-    """``first 100 of 1,000 classes, first 10 of 50 images of each`` where a sheet shows no more; else empty."""
+    """``first 100 of 1,000 classes, first 10 of 50 images of each class`` where a sheet shows no more; else empty."""
     parts = [
         f"first {CLASSES:,} of {classes:,} classes" if classes > CLASSES else "",
-        f"first {COLUMNS:,} of {ipc:,} images of each" if ipc > COLUMNS else "",
+        f"first {COLUMNS:,} of {ipc:,} images of each class" if ipc > COLUMNS else "",
     ]
     return ", ".join(part for part in parts if part)
 

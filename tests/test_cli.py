@@ -11,8 +11,8 @@ import pytest
 from dist_condense import cli, config
 from dist_condense.data import DataError
 from dist_condense.engine import checkpoint
-from dist_condense.evaluation import evaluate
 from dist_condense.engine.claim import Claim
+from dist_condense.evaluation import evaluate
 from dist_condense.evaluation.rows import Row, append_csv, read_csv
 from dist_condense.job import Job
 

@@ -379,7 +379,7 @@ def test_a_folder_of_any_name_holds_its_database_and_nothing_lies_beside_it(tmp_
     tracker.finish()
     assert tracker.offline is None
     assert history(MlflowClient(resolve_uri(None, folder)), tracker.run_id) == [(10, 10.0)]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cwd", name]
+    assert {path.name for path in tmp_path.iterdir()} == {"cwd", name}
 
 
 def test_a_deleted_experiment_is_no_outage(out, client, capfd):

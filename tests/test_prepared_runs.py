@@ -43,9 +43,7 @@ CASES = {
 """Classes, and the tier and store that the budget leaves."""
 
 
-def noting(
-    config: RunConfig, coordinator: Coordinator, device: torch.device, observe: Observer, **more: Any
-) -> None:
+def noting(config: RunConfig, coordinator: Coordinator, device: torch.device, observe: Observer, **more: Any) -> None:
     """What a worker executes, and a note of where its images come from; in the worker's process."""
     shard_of = parts.shard_of
 

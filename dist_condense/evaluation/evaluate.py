@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -168,6 +168,7 @@ def evaluate(
     path: Path | None = None,
     on_result: Callable[[Row], None] | None = None,
     runner: Runner = in_process,
+    writing: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> list[Row]:
     """The rows of the wanted trials, in their order. Rows that ``path`` (evaluation.csv) holds are not run again.
 
@@ -176,12 +177,14 @@ def evaluate(
 
     :param on_result: told of each new row, after it is in the file.
     :param runner: `in_process`, or `sweep.sweep` with its resources bound.
+    :param writing: entered around each write of the file; raises where this process may not write any more.
     """
     done = {row.key: row for row in (read_csv(path) if path else [])}
 
     def keep(row: Row) -> None:
         if path:  # first, so that a row that could not be written does not count as done
-            append_csv(path, [row])
+            with writing():
+                append_csv(path, [row])
         done[row.key] = row
         if on_result:
             on_result(row)

@@ -55,7 +55,6 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
     "another format": (lambda file: file.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n"), "no image in a known format"),
     "torn header": (lambda file: file.write_bytes(file.read_bytes()[:100]), ""),
     "float": (as_float, "Pillow's mode F, whose black and white are not known; save it with 8 or 16 unsigned bits"),
-    "folder": (lambda file: (file.unlink(), file.mkdir()), "Is a directory"),
 }
 
 

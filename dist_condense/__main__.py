@@ -8,12 +8,12 @@ from dist_condense import signals
 
 
 def main() -> int:
-    """The exit code of the command; signals are answered from here on, so nothing heavy is imported before."""
+    """The exit code of the command that this process is for. Signals are answered from here on."""
     return signals.guarded(_command)
 
 
 def _command() -> int:
-    from dist_condense import cli
+    from dist_condense import cli  # takes seconds: it brings torch
 
     return cli.main()
 

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from dist_condense import signals
 
 
-def main() -> int:
-    """The exit code of the command; signals are answered from here on, so nothing heavy is imported before."""
-    return signals.guarded(_command)
-
-
-def _command() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code. What takes time to import comes within, where signals are answered already."""
     from dist_condense import cli
 
-    return cli.run()
+    return cli.run(arguments)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(signals.guarded(main))

@@ -72,6 +72,7 @@ class _State:
 
 
 _state = _State()
+_leaving = threading.RLock()
 
 
 def _asked(number: int, frame: FrameType | None) -> None:
@@ -99,6 +100,7 @@ def _watch(reading: int) -> None:
 
 def _leave(number: int, line: str) -> NoReturn:
     """End here and now; what was started dies with this process, as when it is killed."""
+    _leaving.acquire()  # for ever where the other thread leaves
     say(line)
     os._exit(128 + number)
 

@@ -92,13 +92,13 @@ def connect() -> None:
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C is the driver's to answer
     if ray.is_initialized():
         return
-    cluster = ray_join.found()
-    print("starting Ray on this machine" if cluster is None else f"joining {cluster}", file=sys.stderr, flush=True)
-    folder = None
+    cluster, folder = ray_join.found(), None
     if cluster is None:
         folder = ray_start.folder()
         ray_start.token()
+        print("starting Ray on this machine", file=sys.stderr, flush=True)
     else:
+        print(f"joining {cluster}", file=sys.stderr, flush=True)
         cluster.answer()
     terminated = signal.getsignal(signal.SIGTERM)  # ray.init sets another
     try:

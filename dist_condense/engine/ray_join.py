@@ -16,8 +16,8 @@ from dist_condense.engine.journal import RunFailed
 VARIABLE, CLIENT = "RAY_ADDRESS", "ray://"
 ANSWERING = 30.0
 """Seconds in which a cluster has to answer; one that is just being started does."""
-SILENT = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
-"""What gRPC calls it when nobody answers; whatever else is an answer, and Ray's to judge."""
+SILENT, STRANGE = ("UNAVAILABLE", "DEADLINE_EXCEEDED"), "UNIMPLEMENTED"
+"""What gRPC calls it when nobody answers, or another program than Ray; whatever else is Ray's to judge."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,18 @@ class Cluster:
         try:
             NodeInfoGcsServiceStub(channel).CheckAlive(CheckAliveRequest(), timeout=seconds, wait_for_ready=True)
         except Exception as error:
-            name = getattr(getattr(error, "code", lambda: None)(), "name", "")
-            if name in SILENT:
-                raise RunFailed(f"{self} does not answer for {seconds:.0f} s; {self.remedy}") from error
+            if problem := self._problem(error, seconds):
+                raise RunFailed(f"{self} {problem}; {self.remedy}") from error
         finally:
             channel.close()
+
+    def _problem(self, error: Exception, seconds: float) -> str | None:
+        name = getattr(getattr(error, "code", lambda: None)(), "name", "")
+        if name in SILENT:
+            return f"did not answer within {seconds:.0f} s"
+        if name == STRANGE and not self.address.startswith(CLIENT):  # the client's server knows other calls
+            return "is none: another program answers there"
+        return None
 
 
 def found() -> Cluster | None:
@@ -59,12 +66,12 @@ def found() -> Cluster | None:
         else f"delete {source}, left by an ended `ray start`, to start Ray on this machine, or start that cluster"
     )
     if given.startswith(CLIENT):
-        return Cluster(given, VARIABLE, remedy)
+        return Cluster(given, source, remedy)
     try:
         address = canonicalize_bootstrap_address(None if given != "auto" else given)
     except Exception as error:  # plain ones, of several kinds
         raise RunFailed(f"{source}: {_no_address(given, error)}; {remedy}") from error
-    return None if address is None else Cluster(address, VARIABLE if given else source, remedy)
+    return None if address is None else Cluster(address, source, remedy)
 
 
 def _no_address(given: str, error: Exception) -> str:
@@ -72,4 +79,4 @@ def _no_address(given: str, error: Exception) -> str:
         return "the address of a cluster is host:port, and that of the job API is for launch/submit.sh alone"
     if given == "auto":
         return "no Ray runs on this machine"
-    return f"no address of a Ray cluster, host:port ({error})"
+    return f"the address of a cluster is host:port ({error})"

@@ -16,8 +16,9 @@ from dist_condense.engine.journal import RunFailed
 VARIABLE, CLIENT = "RAY_ADDRESS", "ray://"
 ANSWERING = 30.0
 """Seconds in which a cluster has to answer; one that is just being started does."""
-SILENT, STRANGE = ("UNAVAILABLE", "DEADLINE_EXCEEDED"), "UNIMPLEMENTED"
-"""What gRPC calls it when nobody answers, or another program than Ray; whatever else is Ray's to judge."""
+SILENT, STRANGE, NO_TOKEN = ("UNAVAILABLE", "DEADLINE_EXCEEDED"), "UNIMPLEMENTED", "UNAUTHENTICATED"
+"""What gRPC calls it when nobody answers, or another program than Ray, or the token is not the cluster's; whatever
+else is Ray's to judge."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Cluster:
             return f"did not answer within {seconds:.0f} s"
         if name == STRANGE and not self.address.startswith(CLIENT):  # the client's server knows other calls
             return "is none: another program answers there"
+        if name == NO_TOKEN and "RAY_AUTH_MODE" in os.environ:  # else Ray looks for a token by itself
+            return "takes another token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, to its own"
         return None
 
 

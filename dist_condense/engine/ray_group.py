@@ -6,11 +6,11 @@ import logging
 import math
 import os
 import re
-import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 
 import ray
 import torch
+from ray._private import utils as ray_utils
 from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer, get_device
@@ -100,14 +101,21 @@ def connect() -> None:
     else:
         print(f"joining {cluster}", file=sys.stderr, flush=True)
         cluster.answer()
-    terminated = signal.getsignal(signal.SIGTERM)  # ray.init sets another
     try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env=PROCESS, _temp_dir=folder)
+        with _sigterm_left_alone():
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env=PROCESS, _temp_dir=folder)
     except Exception as error:  # Ray raises plain ones, as when an overloaded machine starts its processes too slowly
         raise RunFailed(_not_connected(cluster, error)) from error
+
+
+@contextmanager
+def _sigterm_left_alone() -> Iterator[None]:
+    """Ray sets a handler that raises SystemExit wherever it is, also in a callback, which ends in a traceback."""
+    before, ray_utils.set_sigterm_handler = ray_utils.set_sigterm_handler, lambda handler: None
+    try:
+        yield
     finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, terminated)
+        ray_utils.set_sigterm_handler = before
 
 
 def _not_connected(cluster: ray_join.Cluster | None, error: Exception) -> str:

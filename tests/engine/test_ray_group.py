@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from ray._private import utils as ray_utils
 from ray.exceptions import ActorUnavailableError
 from ray.train import PreemptionInfo
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError, WorkerHealthCheckFailedError
@@ -90,16 +91,16 @@ class Context:
 
 
 @pytest.fixture
-def worker() -> Iterator[Context]:
+def in_a_worker() -> Iterator[Context]:
     made = Context()
     context.set_train_context(made)
     yield made
     context.set_train_context(None)
 
 
-def test_a_worker_is_told_of_preemption(worker: Context) -> None:
+def test_a_worker_is_told_of_preemption(in_a_worker: Context) -> None:
     assert not preempted()
-    worker.preemption_context.preemption_info = PreemptionInfo(None, {"node": [1]})  # as Ray does it
+    in_a_worker.preemption_context.preemption_info = PreemptionInfo(None, {"node": [1]})  # as Ray does it
     assert preempted()
 
 
@@ -152,7 +153,7 @@ def test_starting_ray_is_told_and_leaves_sigterm_alone(
 
     def init(**options: object) -> None:
         given.update(options)
-        signal.signal(signal.SIGTERM, lambda number, frame: None)  # as Ray does
+        ray_utils.set_sigterm_handler(lambda number, frame: None)  # as Ray does
 
     unconnected.setattr(ray_group.ray_join, "found", lambda: None)
     unconnected.setattr(ray_group.ray, "init", init)

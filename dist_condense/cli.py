@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dist_condense import prepare_command
+from dist_condense import prepare_command, signals
 from dist_condense.config import ConfigError, RunConfig, load, to_yaml
 
 REFUSED, FAILED, INTERRUPTED, TERMINATED = 2, 1, 130, 143
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Condense, evaluate, track and report. Exit code: 0 done, 1 the run failed (the last good set is kept), 2 refused
-    before anything started, 130 interrupted, 143 stopped by SIGTERM with its state saved.
+    before anything started, 130 stopped by Ctrl-C, 143 by SIGTERM, with its state saved.
     """
     parser = argparse.ArgumentParser(prog="dist-condense run", description="Condense a data set, evaluate and report.")
     parser.add_argument("config", help="a yaml file, or a shipped one such as configs/digits.yaml")
@@ -87,6 +87,7 @@ def replay(options: argparse.Namespace) -> int:
     folder = run_folder(options.output)
     from dist_condense import tracking
 
+    signals.begun()
     try:
         print(tracking.replay(folder, options.uri, options.experiment))
     except tracking.TrackingError as error:
@@ -214,19 +215,13 @@ def _executed(config: RunConfig, resume: str = "auto") -> int:
         job = Job.prepare(config, resume)
         try:
             job.run()
-        except KeyboardInterrupt:
-            print(f"interrupted: {job.where_it_continues()}", file=sys.stderr)
-            return INTERRUPTED
+        except KeyboardInterrupt as asked:
+            print(f"{signals.told(asked)}: {job.where_it_continues()}", file=sys.stderr)
+            return signals.exit_code(asked)
     except Terminated as stopped:
         print(stopped, file=sys.stderr)
-        return TERMINATED
-    except (
-        RunFailed,
-        DataError,
-        RowsError,
-        SyntheticSetError,
-        OSError,
-    ) as error:  # OSError: a disk, named with its file
+        return stopped.exit_code
+    except (RunFailed, DataError, RowsError, SyntheticSetError, OSError) as error:  # OSError names its file
         print(f"failed: {error}", file=sys.stderr)
         return FAILED
     return 0

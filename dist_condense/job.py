@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from dist_condense import checks, logs, parts, resume, worker
+from dist_condense import checks, logs, parts, resume, signals, worker
 from dist_condense.config import RunConfig, to_dict, to_yaml
 from dist_condense.core import randomness
 from dist_condense.data import ClassSource, ImageSet, Reading
@@ -98,6 +98,7 @@ class Job:
 
     def run(self) -> None:
         """Condense, evaluate, report; a finished part is not done again. Raises RunFailed."""
+        signals.begun()
         self._write_start()
         with logs.kept(self.folder, self.claim.start, logger=__name__):
             self._run()
@@ -117,6 +118,10 @@ class Job:
             if tracker.remedy is not None:
                 console.print(f"tracking is not complete; {tracker.remedy}", markup=False)
 
+    @property
+    def _total(self) -> int:
+        return self.config.trajectory.networks * self.config.trajectory.matching_steps
+
     def where_it_continues(self) -> str:
         """What the same command would do now."""
         try:
@@ -125,13 +130,14 @@ class Job:
             return "the same command continues from the newest checkpoint once the store answers"
         if found is None:
             return "no checkpoint was due yet (tracking.checkpoint_minutes), so the same command starts over"
+        if found.steps == self._total and self._has_complete_set():
+            return f"the set is complete; the same command trains the networks that have no row in {EVALUATION}"
         return f"the same command continues after matching step {found.steps}"
 
     # --- condensation ---------------------------------------------------------------------------------------------
 
     def _condense(self, tracker: Tracker) -> None:
-        config, found = self.config, self.start
-        total = config.trajectory.networks * config.trajectory.matching_steps
+        found, total = self.start, self._total
         if found and found.steps == total and self._has_complete_set():
             console.print(f"condensation is complete ({total} matching steps); {self.folder / SET} is kept")
             return
@@ -145,8 +151,8 @@ class Job:
             raise RunFailed(f"{error}\n{self._kept()}") from error
         done = self._export()
         log.info("the set of matching step %d of %d is written", done, total)
-        if done < total:
-            raise _unfinished(stop.by, done, total)
+        if done < total or stop.by is not None:
+            raise _unfinished(stop, done, total)
         tracker.log_artifacts(self.folder / SET)
 
     def _kept(self) -> str:
@@ -221,7 +227,6 @@ class Job:
 
     def _card(self, steps: int) -> Card:
         config, dataset = self.config, self.dataset
-        total = config.trajectory.networks * config.trajectory.matching_steps
         return Card(
             method=config.method.name,
             dataset=dataset.family,
@@ -238,7 +243,7 @@ class Job:
             networks_total=config.trajectory.networks,
             matching_steps=config.trajectory.matching_steps,
             steps=steps,
-            complete=steps == total,
+            complete=steps == self._total,
         )
 
     # --- evaluation -----------------------------------------------------------------------------------------------
@@ -383,10 +388,11 @@ def _whole(job: Job) -> TrainingSet:
 TRAINING_SETS = {"random": _random, "condensed": _condensed, "whole": _whole}
 
 
-def _unfinished(by: str | None, done: int, total: int) -> Exception:
-    """Why the workers have ended before the last step, as far as the driver knows."""
-    if by is not None:
-        return Terminated(f"stopped by {by} after matching step {done} of {total}; the same command continues")
+def _unfinished(stop: Stop, done: int, total: int) -> Exception:
+    """Why the run ends here, as far as the driver knows."""
+    if stop.by is not None:
+        told = f"stopped by {stop.by} after matching step {done} of {total}; the same command continues"
+        return Terminated(told, stop.number)
     return RunFailed(
         f"the workers have ended and nobody asked them to, but the newest whole checkpoint is that of matching step "
         f"{done} of {total}: a later one was lost or damaged; the same command continues from there"

@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from dist_condense import signals
 from dist_condense.data.errors import DataError
 from dist_condense.data.listing import printable
 from dist_condense.data.manifest import SPLITS, Manifest
@@ -22,7 +23,7 @@ from dist_condense.data.prepare_tars import MapUnordered
 from dist_condense.data.process_pool import LocalMap
 from dist_condense.data.subsets import SUBSETS
 
-REFUSED, FAILED, INTERRUPTED = 2, 1, 130
+REFUSED, FAILED = 2, 1
 PLAIN_EVERY = 10.0
 """Seconds between lines where there is no terminal."""
 SOURCE_HELP = (
@@ -52,12 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def prepare(given: argparse.Namespace) -> int:
-    """Exit code: 0 done, 1 failed, 2 refused before anything was written, 130 interrupted."""
+    """Exit code: 0 done, 1 failed, 2 refused before anything was written, 130 interrupted, 143 stopped by SIGTERM."""
     try:
         return _prepared(given)
-    except KeyboardInterrupt:
-        print("interrupted: the same command continues", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as asked:
+        print(f"{signals.told(asked)}: the same command continues", file=sys.stderr)
+        return signals.exit_code(asked)
     except _machine_errors(given.ray) as error:
         print(f"failed: {_machine_failed(error)}", file=sys.stderr)
         return FAILED
@@ -87,6 +88,7 @@ def _prepared(given: argparse.Namespace) -> int:
         return _told("refused", error, REFUSED)
     for note in () if isinstance(planned, Manifest) else planned.source.notes:
         _say(console, f"note: {note}")
+    signals.begun()
     try:
         with reporting(console) as report:
             made = planned if isinstance(planned, Manifest) else planned.run(mapping, report)

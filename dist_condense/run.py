@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
-from dist_condense.cli import run as main
+from dist_condense import signals
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code. What takes time to import comes within, where signals are answered already."""
+    from dist_condense import cli
+
+    return cli.run(arguments)
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(signals.guarded(main))

@@ -18,6 +18,7 @@ OPTIONAL = [requirement for name in ("ffcv", "timm") for requirement in EXTRAS[n
 """Imported by the package where somebody asks for them."""
 
 DISTRIBUTIONS = {
+    "grpc": "grpcio",
     "PIL": "pillow",
     "hydra": "hydra-core",
     "sklearn": "scikit-learn",

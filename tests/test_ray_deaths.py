@@ -53,6 +53,12 @@ def test_the_same_set_after_every_kind_of_death(tmp_path: Path) -> None:
     process.communicate()
 
     process = running(2)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to all of them
+    told = finish(process, cli.INTERRUPTED)
+    reached = json.loads((folder / "synthetic_set" / "card.json").read_text())["steps"]
+    assert f"stopped by SIGINT after matching step {reached} of 300000" in told
+
+    process = running(2)
     process.send_signal(signal.SIGTERM)
     told = finish(process, cli.TERMINATED)
     reached = json.loads((folder / "synthetic_set" / "card.json").read_text())["steps"]

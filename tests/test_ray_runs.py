@@ -38,7 +38,9 @@ def start(workers: int, folder: Path, *more: str, **env: str) -> subprocess.Pope
     given = (*cases.TINY, *cases.CASES["dcc"], f"cluster.workers={workers}", f"output={folder}", *more)
     overrides = {pair.split("=", 1)[0]: pair for pair in given}
     command = [sys.executable, "-m", "dist_condense.run", "configs/digits.yaml", *overrides.values()]
-    started.append(subprocess.Popen(command, cwd=ROOT, env=environment(**env), stderr=subprocess.PIPE, text=True))
+    command = ["env", "--default-signal=INT", *command]  # although whoever runs the tests may ignore it
+    pipe, env = subprocess.PIPE, environment(**env)
+    started.append(subprocess.Popen(command, cwd=ROOT, env=env, stderr=pipe, text=True, start_new_session=True))
     return started[-1]
 
 

@@ -47,6 +47,7 @@ def started(case: str, folder: Path, *more: str) -> subprocess.Popen[str]:
     given = ("cluster.workers=0", "evaluation.epochs=0", f"output={folder}")
     pairs = {pair.split("=", 1)[0]: pair for pair in (*cases.TINY, *cases.CASES[case], *given, *more)}
     line = [sys.executable, "-m", "dist_condense.run", "configs/digits.yaml", *pairs.values()]
+    line = ["env", "--default-signal=INT", *line]  # although whoever runs the tests may ignore it
     return subprocess.Popen(line, cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
 
@@ -152,19 +153,31 @@ def test_two_starts_on_one_folder_do_not_write_together(tmp_path: Path, monkeypa
 # --- signals ------------------------------------------------------------------------------------------------------
 
 
-def test_sigterm_saves_and_stops(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, cli.TERMINATED), (signal.SIGINT, cli.INTERRUPTED)])
+def test_a_signal_saves_and_stops(number: signal.Signals, code: int, tmp_path: Path) -> None:
     rarely = ("trajectory.networks=10", "tracking.log_every=1", "tracking.checkpoint_minutes=60")
     process = started("idc", tmp_path / "run", *rarely)
     wait(lambda: (tmp_path / "run" / METRICS).exists() and len(steps_in(tmp_path / "run")) > 2)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     _, told = process.communicate(timeout=60)
-    assert process.returncode == cli.TERMINATED == 128 + signal.SIGTERM, told
+    assert process.returncode == code == 128 + number, told
     found = checkpoint.newest(Folder(tmp_path / "run" / "checkpoints"))
     assert found is not None and 2 < found.steps < 30
-    assert f"stopped by SIGTERM after matching step {found.steps} of 30; the same command continues" in told
+    assert told.count(f"stopping by {number.name}: the workers save at their next step") == 1
+    assert f"stopped by {number.name} after matching step {found.steps} of 30; the same command continues" in told
     assert json.loads((tmp_path / "run" / "synthetic_set" / "card.json").read_text())["steps"] == found.steps
     assert torch.equal(cases.alone("idc", tmp_path / "run", *rarely), cases.alone("idc", tmp_path / "whole", *rarely))
     assert steps_in(tmp_path / "run") == list(range(1, 31))
+
+
+def test_a_signal_in_the_last_step_is_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing comes after it, though all steps are done."""
+    around_the_workers(monkeypatch, after=lambda: signal.raise_signal(signal.SIGINT))
+    assert command("dc", tmp_path, *SHORT, "evaluation.epochs=1") == cli.INTERRUPTED
+    assert "stopped by SIGINT after matching step 2 of 2; the same command continues" in capfd.readouterr().err
+    assert not (tmp_path / "evaluation.csv").exists()
 
 
 def around_the_workers(

@@ -6,10 +6,11 @@ import logging
 import math
 import os
 import re
-import signal
 import socket
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,11 +18,13 @@ from typing import Any
 
 import ray
 import torch
+from ray._private import utils as ray_utils
 from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
+from dist_condense.engine import ray_join, ray_start
 from dist_condense.engine.coordinator import Coordinator, ProcessGroupCoordinator
 from dist_condense.engine.journal import RunFailed
 from dist_condense.engine.observer import Observer
@@ -80,17 +83,45 @@ class Group:
 
 
 def connect() -> None:
-    """Join the cluster of a submitted job or of RAY_ADDRESS, else start Ray on this machine. Raises RunFailed."""
+    """Join the cluster of a submitted job, of RAY_ADDRESS or of `ray start`, else start Ray on this machine.
+
+    Says which, and leaves the process's answers to signals as they are. Raises RunFailed, within about a minute.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune: no boxes between our own lines
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C is the driver's to answer
     if ray.is_initialized():
         return
+    cluster, folder = ray_join.found(), None
+    if cluster is None:
+        folder = ray_start.folder()
+        ray_start.token()
+        print("starting Ray on this machine", file=sys.stderr, flush=True)
+    else:
+        print(f"joining {cluster}", file=sys.stderr, flush=True)
+        cluster.answer()
     try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env=PROCESS)
+        with _sigterm_left_alone():
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env=PROCESS, _temp_dir=folder)
     except Exception as error:  # Ray raises plain ones, as when an overloaded machine starts its processes too slowly
-        told = f"Ray could not be started or joined: {_innermost(error)}"
-        raise RunFailed(f"{told} Try again, or run without Ray by cluster.workers=0") from error
+        raise RunFailed(_not_connected(cluster, error)) from error
+
+
+@contextmanager
+def _sigterm_left_alone() -> Iterator[None]:
+    """Ray sets a handler that raises SystemExit wherever it is, also in a callback, which ends in a traceback."""
+    before, ray_utils.set_sigterm_handler = ray_utils.set_sigterm_handler, lambda handler: None
+    try:
+        yield
+    finally:
+        ray_utils.set_sigterm_handler = before
+
+
+def _not_connected(cluster: ray_join.Cluster | None, error: Exception) -> str:
+    if cluster is not None:
+        return f"{cluster} could not be joined: {_innermost(error)}; {cluster.remedy}"
+    return f"Ray could not be started: {_innermost(error)} Try again, or run without Ray by cluster.workers=0"
 
 
 def nodes() -> list[tuple[int, int, int]]:
@@ -104,21 +135,34 @@ def launch(work: Work, config: Any, group: Group, folder: Path) -> None:
 
     :param folder: for Ray's own records and :data:`RESTARTS`; one that every node sees. Metrics bear its name.
     :raises RunFailed: a worker failed or was lost for good; the message says which rank and why.
-    :raises KeyboardInterrupt: Ctrl-C, once Ray Train has ended the workers.
     """
-    interrupt = signal.getsignal(signal.SIGINT)  # Ray Train sets another and leaves it
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(group.timeout + LATER)  # taken from here, no other way
     try:
-        _trainer(work, config, group, folder).fit()
+        _aside(lambda: _trainer(work, config, group, folder).fit())
     except WorkerGroupError as error:
         raise RunFailed(_cause(error.worker_failures)) from error
     except TrainingFailedError as error:  # the group could not be placed or started
         raise RunFailed(_not_started(error)) from error
-    except SystemExit as error:  # Ray Train's answer to Ctrl-C
-        raise KeyboardInterrupt from error
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, interrupt)
+
+
+def _aside(call: Callable[[], object]) -> None:
+    """Wait for a call in another thread: Ray Train would take Ctrl-C over in the main one, and end the workers by it.
+
+    Whatever the main thread answers a signal with happens at once; a daemon, so that it may also leave.
+    """
+    raised: list[BaseException] = []
+
+    def called() -> None:
+        try:
+            call()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=called, name="ray train", daemon=True)
+    thread.start()
+    thread.join()
+    if raised:
+        raise raised[0]
 
 
 def _trainer(work: Work, config: Any, group: Group, folder: Path) -> TorchTrainer:

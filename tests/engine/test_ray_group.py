@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import signal
-import sys
+import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
+from ray._private import utils as ray_utils
 from ray.exceptions import ActorUnavailableError
 from ray.train import PreemptionInfo
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError, WorkerHealthCheckFailedError
 from ray.train.v2._internal.execution import context
 from ray.train.v2._internal.execution.preemption import PreemptionContext
+from ray.train.v2.api.exceptions import ControllerError
 
 from dist_condense.engine import ray_group
 from dist_condense.engine.journal import RunFailed
 from dist_condense.engine.ray_group import Group, _cause, _not_started, preempted
+from dist_condense.engine.ray_join import Cluster
 from dist_condense.engine.ray_network import ADVICE, interface
 from dist_condense.engine.roll_call import WorkerLost
 
@@ -86,16 +91,16 @@ class Context:
 
 
 @pytest.fixture
-def worker() -> Iterator[Context]:
+def in_a_worker() -> Iterator[Context]:
     made = Context()
     context.set_train_context(made)
     yield made
     context.set_train_context(None)
 
 
-def test_a_worker_is_told_of_preemption(worker: Context) -> None:
+def test_a_worker_is_told_of_preemption(in_a_worker: Context) -> None:
     assert not preempted()
-    worker.preemption_context.preemption_info = PreemptionInfo(None, {"node": [1]})  # as Ray does it
+    in_a_worker.preemption_context.preemption_info = PreemptionInfo(None, {"node": [1]})  # as Ray does it
     assert preempted()
 
 
@@ -103,18 +108,75 @@ def test_nobody_is_preempted_outside_of_ray() -> None:
     assert not preempted()
 
 
-class Interrupted:
-    """As Ray Train v2 answers Ctrl-C: a handler of its own, which stays, and exits."""
+class Trainer:
+    """Ray Train v2 sets a handler of its own for Ctrl-C, which ends the workers, where it is in the main thread."""
 
-    def fit(self):
-        signal.signal(signal.SIGINT, lambda number, frame: sys.exit(0))
-        signal.raise_signal(signal.SIGINT)
+    def __init__(self, raised: Exception | None = None) -> None:
+        self.raised = raised
+
+    def fit(self) -> None:
+        assert threading.current_thread() is not threading.main_thread()
+        if self.raised is not None:
+            raise self.raised
 
 
-def test_ctrl_c_is_an_interrupt_and_the_handler_of_before_comes_back(tmp_path, monkeypatch):
-    monkeypatch.setattr(ray_group, "_trainer", lambda *given: Interrupted())
+@pytest.mark.parametrize("raised", [None, ControllerError(WorkerGroupStartupTimeoutError(2))])
+def test_ctrl_c_stays_the_drivers_to_answer(
+    raised: Exception | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_group, "_trainer", lambda *given: Trainer(raised))
     monkeypatch.setenv("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", "1")  # launch sets it
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(RunFailed, match="no room") if raised else nullcontext():
         ray_group.launch(lambda *given: None, None, Group(2, 1, False, True), tmp_path)
-    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.fixture
+def unconnected(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """No Ray, and none that is started."""
+    for name in (
+        "RAY_USAGE_STATS_ENABLED",
+        "RAY_TRAIN_V2_ENABLED",
+        "RAY_AIR_NEW_OUTPUT",
+        "TUNE_DISABLE_SIGINT_HANDLER",
+    ):
+        monkeypatch.setenv(name, "1")  # connect sets what is missing
+    monkeypatch.setattr(ray_group.ray_start, "folder", lambda: "/short")
+    monkeypatch.setattr(ray_group.ray_start, "token", lambda: None)
+    monkeypatch.setattr(ray_group.ray, "is_initialized", lambda: False)
+    return monkeypatch
+
+
+def test_starting_ray_is_told_and_leaves_sigterm_alone(
+    unconnected: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given: dict[str, object] = {}
+
+    def init(**options: object) -> None:
+        given.update(options)
+        ray_utils.set_sigterm_handler(lambda number, frame: None)  # as Ray does
+
+    unconnected.setattr(ray_group.ray_join, "found", lambda: None)
+    unconnected.setattr(ray_group.ray, "init", init)
+    before = signal.getsignal(signal.SIGTERM)
+    ray_group.connect()
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert given["_temp_dir"] == "/short"
+    assert capsys.readouterr().err == "starting Ray on this machine\n"
+
+
+def test_a_cluster_that_is_joined_is_told_and_named_when_it_fails(
+    unconnected: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def init(**options: object) -> None:
+        assert options["_temp_dir"] is None
+        raise RuntimeError("Traceback\nno raylet")
+
+    cluster = Cluster("10.0.0.2:6379", "RAY_ADDRESS=head:6379", "unset it")
+    unconnected.setattr(Cluster, "answer", lambda self: None)
+    unconnected.setattr(ray_group.ray_join, "found", lambda: cluster)
+    unconnected.setattr(ray_group.ray, "init", init)
+    with pytest.raises(RunFailed) as refused:
+        ray_group.connect()
+    name = "the Ray cluster at 10.0.0.2:6379 (RAY_ADDRESS=head:6379)"
+    assert str(refused.value) == f"{name} could not be joined: no raylet; unset it"
+    assert capsys.readouterr().err == f"joining {name}\n"

@@ -6,6 +6,7 @@ Heavy imports stand inside the commands, so that ``--help`` and ``list`` start n
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -115,7 +116,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 
 def run_folder(path: str) -> Path:
     """The folder of a run, given as itself or as its synthetic set. Raises ConfigError."""
-    folder = Path(path).expanduser().absolute()
+    folder = Path(os.path.expanduser(path)).absolute()
     places = [folder, folder.parent] if (folder / CARD_FILE).is_file() else [folder]
     for place in places:
         if (place / RUN_FILE).is_file():
@@ -186,7 +187,8 @@ def _refusing(action: Callable[[], int]) -> int:
     try:
         return action()
     except ConfigError as error:
-        print("\n".join(f"refused: {problem}" for problem in error.problems), file=sys.stderr)
+        lines = [*(f"refused: {problem}" for problem in error.problems), *(f"note: {note}" for note in error.notes)]
+        print("\n".join(lines), file=sys.stderr)
         return REFUSED
 
 

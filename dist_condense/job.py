@@ -15,9 +15,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
-from dist_condense import checks, logs, parts, resume, worker
+from dist_condense import checks, logs, parts, resume, terminal, worker
 from dist_condense.config import RunConfig, to_dict, to_yaml
 from dist_condense.core import randomness
 from dist_condense.data import ClassSource, ImageSet, Reading
@@ -40,7 +39,7 @@ from dist_condense.tags import tags_of
 from dist_condense.tracking import Tracker, masked, resolve_uri
 
 SET, EVALUATION = "synthetic_set", "evaluation.csv"
-console = Console(stderr=True, soft_wrap=True, highlight=False)
+console = terminal.console(stderr=True)
 log = logging.getLogger(__name__)
 
 

@@ -13,6 +13,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from dist_condense import terminal
+from dist_condense.config_files import parsed
+from dist_condense.config_values import converted
 from dist_condense.data.errors import DataError
 from dist_condense.data.manifest import SPLITS, Manifest
 from dist_condense.data.prepare import PrepareOptions, finish, plan
@@ -73,7 +76,7 @@ def _machine_failed(error: Exception) -> str:
 
 
 def _prepared(given: argparse.Namespace) -> int:
-    console, began = Console(), time.monotonic()
+    console, began = terminal.console(), time.monotonic()
     try:
         mapping = _mapping(given)
         planned = plan(given.source, given.dest, _options(given), mapping, given.ffcv)
@@ -86,12 +89,8 @@ def _prepared(given: argparse.Namespace) -> int:
     except (DataError, OSError) as error:
         return _told("failed", error, FAILED)
     done = "is complete already" if manifest is planned else f"made in {time.monotonic() - began:.0f} s"
-    _say(console, f"{given.dest} {done}: {summary(manifest)}")
+    console.print(f"{given.dest} {done}: {summary(manifest)}")
     return 0
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def summary(manifest: Manifest) -> str:
@@ -109,7 +108,7 @@ def reporting(console: Console) -> Iterator[Report]:
     if not console.is_terminal:
         yield _plain(console)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as bar:
         tasks: dict[str, TaskID] = {}
 
@@ -127,16 +126,34 @@ def _plain(console: Console) -> Report:
     def report(finished: int, total: int, what: str) -> None:
         if finished == total or time.monotonic() - last[0] >= PLAIN_EVERY:
             last[0] = time.monotonic()
-            _say(console, f"{finished:,} of {total:,} {what}")
+            console.print(f"{finished:,} of {total:,} {what}")
 
     return report
 
 
 def _options(given: argparse.Namespace) -> PrepareOptions:
-    names = None if given.class_names is None else tuple(given.class_names.read_text().splitlines())
-    subset = given.classes in SUBSETS
-    classes = given.classes if subset or given.classes is None else tuple(given.classes.split(","))
-    return PrepareOptions(given.val, given.size, given.png, classes, names, given.skip_bad)
+    return PrepareOptions(given.val, given.size, given.png, _classes(given), _class_names(given), given.skip_bad)
+
+
+def _classes(given: argparse.Namespace) -> str | tuple[str, ...] | None:
+    """A subset, or names: texts as they stand, with or without the brackets that dataset.classes has."""
+    text = given.classes
+    if text is None or text in SUBSETS:
+        return text
+    try:
+        names = parsed(text) if text.startswith("[") else [name.strip() for name in text.split(",")]
+        return tuple(converted("--classes", names, list[str]))
+    except ValueError as error:
+        raise DataError([f"--classes: {text!r} is no list of names, a,b or '[\"a, b\",c]': {error}"]) from error
+
+
+def _class_names(given: argparse.Namespace) -> tuple[str, ...] | None:
+    if given.class_names is None:
+        return None
+    try:
+        return tuple(given.class_names.read_text(encoding="utf-8").splitlines())
+    except UnicodeDecodeError as error:
+        raise DataError([f"--class-names: {given.class_names} is not UTF-8; save it in that encoding"]) from error
 
 
 def _mapping(given: argparse.Namespace) -> MapUnordered:

@@ -469,7 +469,7 @@ def _given(overrides: Sequence[str]) -> tuple[dict[str, str], dict[str, Any], li
             problems.append(f"{override!r} is not key=value{whole}")
         else:
             try:
-                if key in _sections() and not text.startswith("{"):
+                if key in _sections() and not text.lstrip().startswith("{"):
                     groups[key] = config_files.checked(text)
                 else:
                     given |= dict(_leaves({key: _value(key, text)}))
@@ -481,7 +481,7 @@ def _given(overrides: Sequence[str]) -> tuple[dict[str, str], dict[str, Any], li
 def _value(key: str, text: str) -> Any:
     """Texts, None, a list or a dict of these. Raises Unusable."""
     kind = _kinds().get(key, str)
-    is_list = config_values.takes_list(kind) and text.startswith("[")
+    is_list = config_values.takes_list(kind) and text.lstrip().startswith("[")
     if key not in _sections() and (config_values.takes_text(kind) or not text.strip()) and not is_list:
         return None if text == "null" else config_files.checked(config_values.unquoted(text))
     try:
@@ -514,7 +514,7 @@ def _kinds() -> dict[str, Any]:
 
 def _typed(section: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, kind in get_type_hints(section).items():
-        if is_dataclass(kind):
+        if isinstance(kind, type) and is_dataclass(kind):
             yield from _typed(kind, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", kind

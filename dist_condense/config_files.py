@@ -101,9 +101,20 @@ def checked(text: str) -> str:
 def parsed(text: str) -> Any:
     """A value of the command line: texts, None, lists and dicts of these. Raises Unusable where it is no YAML."""
     try:
-        return _spaced(yaml.load(text, _Texts))
-    except yaml.YAMLError as error:
-        raise Unusable(getattr(error, "problem", None) or str(error)) from error
+        return _plain(_spaced(yaml.load(text, _Texts)))
+    except (yaml.YAMLError, ValueError) as error:
+        raise Unusable(" ".join(str(getattr(error, "problem", None) or error).split())) from error
+
+
+def _plain(value: Any) -> Any:
+    """A value that OmegaConf can hold: an explicit tag and an anchor can make others. Raises Unusable."""
+    try:
+        OmegaConf.create([value])
+    except OmegaConfBaseException as error:
+        raise Unusable(str(error).splitlines()[0]) from error
+    except RecursionError as error:
+        raise Unusable("an anchor leads to itself") from error
+    return value
 
 
 def _spaced(value: Any) -> Any:
@@ -125,7 +136,7 @@ def texts(file: Path) -> dict[str, Any]:
             return {}
         _require(isinstance(node, yaml.MappingNode), node, SHAPE)
         _check_defaults(node)
-        return cast(dict[str, Any], loader.construct_document(node))
+        return cast(dict[str, Any], _plain(loader.construct_document(node)))
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise Unusable(
@@ -135,8 +146,8 @@ def texts(file: Path) -> dict[str, Any]:
         raise Unusable(_placed(file, error)) from error
     except OSError as error:
         raise Unusable(f"{file} cannot be read: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:  # a value that its tag does not fit, an anchor within itself
-        raise error if isinstance(error, Unusable) else Unusable(f"{file}: {error}") from error
+    except ValueError as error:  # not UTF-8, or a value that does not fit its tag
+        raise Unusable(f"{file}: {error}") from error
     finally:
         if loader is not None:
             loader.dispose()
@@ -148,7 +159,7 @@ def _decoded(file: Path) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise Unusable(f"{file}, line {line}: this is not UTF-8; save the file in that encoding") from error
+        raise Unusable(f"line {line}: this is not UTF-8; save the file in that encoding") from error
 
 
 def _placed(file: Path, error: yaml.MarkedYAMLError) -> str:
@@ -250,9 +261,7 @@ def composed(file: Path, shipped: Path, groups: Mapping[str, str]) -> dict[str, 
             made = compose(PRIMARY, [f"{group}={_quoted(name)}" for group, name in groups.items()])
         return cast(dict[str, Any], OmegaConf.to_container(made))
     except RecursionError as error:
-        raise Unusable(
-            f"{file}: its defaults, those of a file that they name, or an anchor lead to themselves"
-        ) from error
+        raise Unusable(f"{file}: its defaults, or those of a file that they name, lead to themselves") from error
     except (HydraException, OmegaConfBaseException) as error:
         raise Unusable(_last_words(error, file, groups)) from error
     finally:

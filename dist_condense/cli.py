@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -143,7 +144,7 @@ def _not_evaluable(config: RunConfig) -> Iterator[str]:
 
     folder = Path(config.output)
     total = config.trajectory.networks * config.trajectory.matching_steps
-    continues = f"`dist-condense run {folder / RUN_FILE}` continues it"
+    continues = f"`dist-condense run {shlex.quote(str(folder / RUN_FILE))}` continues it"
     try:
         card = read_card(folder / "synthetic_set")
     except SyntheticSetError as error:

@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import os
+import shlex
 import socket
 import sys
 import uuid
@@ -319,8 +320,8 @@ class Job:
         console.print(f"set      {self.folder / SET}\npreview  {preview}\nreport   {self.folder / 'report.html'}")
         uri = masked(resolve_uri(self.config.tracking.uri, self.folder))
         served = uri.startswith(("http://", "https://"))
-        start = f"{Path(sys.executable).parent / 'mlflow'} ui --backend-store-uri "
-        console.print(f"compare  {'' if served else start}{uri}")
+        start = [str(Path(sys.executable).parent / "mlflow"), "ui", "--backend-store-uri", uri]
+        console.print(f"compare  {uri if served else shlex.join(start)}")
 
 
 def _other_machine(start: Checkpoint | None, config: RunConfig) -> Iterator[str]:

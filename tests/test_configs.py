@@ -478,6 +478,7 @@ FOLDERS = [
     '"',
     "~",
     "*",
+    "a${b",
 ]
 
 
@@ -488,12 +489,15 @@ def test_configs_and_groups_below_folders_of_any_name(tmp_path, monkeypatch):
     own = root / "configs" / f"{''.join(FOLDERS)}.yaml"
     own.write_text("defaults: [{method: idc}, {training: real}]\nipc: 6\n")
     monkeypatch.setattr(config, "PACKAGE", root / "dist_condense")
-    monkeypatch.chdir(root)
-    made = load(f"configs/{own.name}")
+    monkeypatch.chdir(root.parent)  # without ${, which Hydra reads in the name of the working directory alone
+    made = load(str(own))
     assert (made.ipc, made.method.name, load("configs/digits.yaml").method.name) == (6, "idc", "dc")
     for name in ("it's", "a\\", "a b,[c](d)", "é🎉", '"', "$a=%41{", "#:~*"):
         (root / "configs" / "method" / f"{name}.yaml").write_text("name: own\n")
         assert load("configs/digits.yaml", [f"method={name}"]).method.name == "own", name
+    monkeypatch.chdir(root)
+    with pytest.raises(ConfigError, match=r"Hydra cannot read a \$\{ in the name of the working directory"):
+        load(str(own))
 
 
 def test_an_unknown_group_option_is_refused():

@@ -50,7 +50,7 @@ def check(config: RunConfig, known: Sequence[str] = ()) -> tuple[ImageSet, list[
     if dataset is not None:
         problems += [*_data(config, dataset), *_constants(config, dataset), *_networks(config, dataset)]
     if problems or dataset is None:
-        raise ConfigError([*problems, *_not_looked_at(config)])
+        raise ConfigError(problems, notes=list(_not_looked_at(config)))
     return dataset, list(_remarks(config, dataset))
 
 
@@ -153,7 +153,7 @@ def _here(config: RunConfig) -> Iterator[str]:
 
 def _not_looked_at(config: RunConfig) -> Iterator[str]:
     if config.cluster.workers > 0:
-        yield "cluster.workers: not compared with the cluster yet; Ray is only started when all else is right"
+        yield "cluster.workers is not compared with the cluster yet; Ray is only started when all else is right"
 
 
 def _output(config: RunConfig) -> Iterator[str]:

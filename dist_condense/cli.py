@@ -6,6 +6,8 @@ Heavy imports stand inside the commands, so that ``--help`` and ``list`` start n
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -116,7 +118,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 
 def run_folder(path: str) -> Path:
     """The folder of a run, given as itself or as its synthetic set. Raises ConfigError."""
-    folder = Path(path).expanduser().absolute()
+    folder = Path(os.path.expanduser(path)).absolute()
     places = [folder, folder.parent] if (folder / CARD_FILE).is_file() else [folder]
     for place in places:
         if (place / RUN_FILE).is_file():
@@ -143,7 +145,7 @@ def _not_evaluable(config: RunConfig) -> Iterator[str]:
 
     folder = Path(config.output)
     total = config.trajectory.networks * config.trajectory.matching_steps
-    continues = f"`dist-condense run {folder / RUN_FILE}` continues it"
+    continues = f"`dist-condense run {shlex.quote(str(folder / RUN_FILE))}` continues it"
     try:
         card = read_card(folder / "synthetic_set")
     except SyntheticSetError as error:
@@ -187,7 +189,8 @@ def _refusing(action: Callable[[], int]) -> int:
     try:
         return action()
     except ConfigError as error:
-        print("\n".join(f"refused: {problem}" for problem in error.problems), file=sys.stderr)
+        lines = [*(f"refused: {problem}" for problem in error.problems), *(f"note: {note}" for note in error.notes)]
+        print("\n".join(lines), file=sys.stderr)
         return REFUSED
 
 

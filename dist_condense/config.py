@@ -1,4 +1,4 @@
-"""The configuration of a run: typed, a docstring under each field. The only import of Hydra.
+"""The configuration of a run: typed, a docstring under each field. How files are read stands in config_files.py.
 
 A config file names its parts (``defaults: [method: idc, training: real, _self_]``) and states its budget; every key
 below can also be given on the command line as ``key=value``. ``docs/config.md`` is checked against this file.
@@ -7,17 +7,17 @@ below can also be given on the command line as ``key=value``. ``docs/config.md``
 from __future__ import annotations
 
 import difflib
+import functools
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, get_type_hints
 
-from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, MissingConfigException
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from dist_condense import config_files, config_values
+from dist_condense.config_files import Unusable
+from dist_condense.config_values import Misfit
 
 PACKAGE = Path(__file__).resolve().parent
 GROUPS = ("method", "training")
@@ -34,17 +34,20 @@ FREE = (
 """Keys that do not change the set; other data under dataset.root are known by their digest."""
 SETTLED = ("cluster.slices", "cluster.threads", "cluster.reproducible", "dataset.mean", "dataset.std")
 """Keys that do, and stay as the first start chose them."""
+PATHS = ("output", "dataset.root", "data.cache", "tracking.checkpoints")
+"""Keys in which `~` is the home of whoever starts the run; `sqlite:///~/` in tracking.uri likewise."""
 
 
 class ConfigError(ValueError):
     """Everything that is wrong with a configuration, found before anything starts.
 
     :param rest: the configuration without what is wrong, where there is one, so that it can be checked as well.
+    :param notes: what to know besides.
     """
 
-    def __init__(self, problems: Sequence[str], rest: RunConfig | None = None) -> None:
+    def __init__(self, problems: Sequence[str], rest: RunConfig | None = None, notes: Sequence[str] = ()) -> None:
         super().__init__("\n".join(problems))
-        self.problems, self.rest = list(problems), rest
+        self.problems, self.rest, self.notes = list(problems), rest, list(notes)
 
 
 @dataclass
@@ -57,7 +60,7 @@ class DatasetConfig:
     """Its folder; shipped configs take it from an environment variable such as `IMAGENET_ROOT`."""
     size: int | None = None
     """Pixels of a side; null: the data set's own (224 for image folders, what they were prepared with for shards)."""
-    classes: Any = None
+    classes: str | list[str] | None = None
     """A named subset (`imagenet100_idc`), a list of class names in label order, or null for all."""
     constants: str | None = None
     """Whose mean and std normalise the images: null, the data set's own (DCC's six groups of ImageNet: measured);
@@ -363,28 +366,29 @@ def load(path: str, overrides: Sequence[str] = ()) -> RunConfig:
     :raises ConfigError: file not found (names the places looked in), unknown keys, wrong types; all at once.
     """
     file = find(path)
-    groups = f"hydra.searchpath=[file://{shipped()}]"  # for a file of the user's own, elsewhere
+    groups, given, problems = _given(overrides)
     try:
-        if several := [line for override in overrides for line in _several(override)]:
-            raise ConfigError(several)
-        with initialize_config_dir(version_base="1.3", config_dir=str(file.parent), job_name="dist_condense"):
-            composed = compose(file.stem, [groups, *map(_permit, overrides)])
-        given = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError([_last_words(error)]) from error
-    return from_dict(given)
+        values = config_files.composed(file, shipped(), groups)
+    except Unusable as error:
+        raise ConfigError([*problems, str(error)]) from error
+    kept = {key: value for key, value in _leaves(values) if key not in given}
+    return _checked(kept | given, problems)
 
 
 def from_dict(given: dict[str, Any]) -> RunConfig:
-    """A RunConfig from plain values; unknown keys and wrong types are refused all at once (ConfigError)."""
-    target = OmegaConf.structured(RunConfig)
-    problems = []
-    for path, value in _leaves(given):
+    """A RunConfig from plain values or their texts, nested or dotted; unknown keys and wrong types are refused all at
+    once (ConfigError).
+    """
+    config, kinds, problems = RunConfig(), _kinds(), []
+    for key, value in _leaves(given):
         try:
-            OmegaConf.update(target, path, value, merge=False)
-        except OmegaConfBaseException as error:
-            problems.append(_explain(path, value, error))
-    config = cast(RunConfig, OmegaConf.to_object(target))
+            if key not in kinds:
+                raise Misfit(_unknown(key, value))
+            *sections, name = key.split(".")
+            section = functools.reduce(getattr, sections, config)
+            setattr(section, name, _at_home(key, config_values.converted(key, value, kinds[key])))
+        except Misfit as error:
+            problems.append(f"{key}: {error}")
     if problems:
         raise ConfigError(problems, config)
     return config
@@ -397,21 +401,28 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
 
 def to_yaml(config: RunConfig) -> str:
     """The resolved config as text that :func:`load` and :func:`read` accept."""
-    return OmegaConf.to_yaml(OmegaConf.create(to_dict(config)))
+    return config_files.dumped(to_dict(config))
 
 
 def read(path: Path) -> RunConfig:
-    """A resolved config as a run wrote it."""
-    return from_dict(cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(path))))
+    """A resolved config as a run wrote it. Raises ConfigError."""
+    try:
+        return _checked(dict(_leaves(config_files.texts(path))))
+    except Unusable as error:
+        raise ConfigError([str(error)]) from error
 
 
 def find(path: str) -> Path:
     """The config file: as given (from the working directory), then beside the package."""
-    places = [Path(path).expanduser().absolute(), PACKAGE / path, PACKAGE.parent / path]
+    places = list(dict.fromkeys([Path(os.path.expanduser(path)).absolute(), PACKAGE / path, PACKAGE.parent / path]))
     for place in places:
-        if place.is_file():
+        if os.path.isfile(place):
             return place
-    raise ConfigError([f"config {path} was not found; looked at {', '.join(map(str, places))}"])
+    if os.path.exists(places[0]):
+        raise ConfigError([f"config {path!r} is not a file; name one that ends in .yaml"])
+    others = (place.with_suffix(ending) for place in places for ending in config_files.ENDINGS)
+    meant = next((f"; is {other} meant?" for other in others if os.path.isfile(other)), "")
+    raise ConfigError([f"config {path} was not found; looked at {', '.join(map(str, places))}{meant}"])
 
 
 def shipped() -> Path:
@@ -452,18 +463,90 @@ def in_submitted_job() -> bool:
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
-def _permit(override: str) -> str:
-    """Let compose take every ``key=value``; keys are checked against the schema afterwards, all at once."""
-    bare = override.lstrip("+")
-    is_group = bare.split("=", 1)[0] in GROUPS
-    return bare if is_group or override.startswith("~") else f"++{bare}"
+def _given(overrides: Sequence[str]) -> tuple[dict[str, str], dict[str, Any], list[str]]:
+    """Of ``key=value`` texts: the groups that are chosen, the keys with their values, and a line for what is neither.
+
+    Each is cut at its first ``=``, and the type of its key says how the rest is read.
+    """
+    groups: dict[str, str] = {}
+    given: dict[str, Any] = {}
+    problems = []
+    for before, override in zip(["", *overrides], overrides, strict=False):
+        key, equals, text = override.lstrip("+").partition("=")
+        if key.startswith("~"):
+            problems.append(f"{override!r}: a key cannot be taken away; give another value, {key[1:]}=VALUE")
+        elif not equals or not key:
+            whole = f"; if it belongs to what stands before it: {shlex.quote(f'{before} {override}')}" if before else ""
+            problems.append(f"{override!r} is not key=value{whole}")
+        else:
+            try:
+                if key in _sections() and not text.lstrip().startswith("{"):
+                    groups[key] = config_files.checked(text)
+                else:
+                    given |= dict(_leaves({key: _value(key, text)}))
+            except Unusable as error:
+                problems.append(f"{key}: {error}")
+    return groups, given, problems
 
 
-def _several(override: str) -> Iterator[str]:
-    """A line where Hydra would make several runs of it."""
-    if OverridesParser.create().parse_override(_permit(override)).is_sweep_override():
-        key, _, value = override.lstrip("+").partition("=")
-        yield f"{key}: {value!r} is several values, which a run does not take; a list has brackets, '{key}=[{value}]'"
+def _value(key: str, text: str) -> Any:
+    """Texts, None, a list or a dict of these. Raises Unusable."""
+    kind = _kinds().get(key, str)
+    is_list = config_values.takes_list(kind) and text.lstrip().startswith("[")
+    if key not in _sections() and (config_values.takes_text(kind) or not text.strip()) and not is_list:
+        return None if text == "null" else config_files.checked(config_values.unquoted(text))
+    try:
+        return config_files.parsed(text)
+    except Unusable as error:
+        example = shlex.quote(f'{key}=["A","B"]' if is_list else f"{key}={{KEY: VALUE}}")
+        raise Unusable(f"{text!r} cannot be read: {error}; it is written {example}") from error
+
+
+def _checked(values: Mapping[str, Any], problems: Sequence[str] = ()) -> RunConfig:
+    """:func:`from_dict` of dotted keys whose interpolations are not resolved yet; a problem names what it came from."""
+    resolved, unresolved = config_files.resolved(values)
+    problems = [*problems, *unresolved]
+    try:
+        config = from_dict(resolved)
+    except ConfigError as error:
+        lines = ((line, values.get(line.split(":")[0])) for line in error.problems)
+        problems += [f"{line}, from {text}" if "${" in str(text) else line for line, text in lines]
+        raise ConfigError(problems, error.rest) from error
+    if problems:
+        raise ConfigError(problems, config)
+    return config
+
+
+@functools.cache
+def _kinds() -> dict[str, Any]:
+    """The type of each key, dotted."""
+    return dict(_typed(RunConfig))
+
+
+def _typed(section: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, kind in get_type_hints(section).items():
+        if isinstance(kind, type) and is_dataclass(kind):
+            yield from _typed(kind, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", kind
+
+
+@functools.cache
+def _sections() -> set[str]:
+    """What groups of keys are called, dotted."""
+    parents = (key.split(".")[:-1] for key in _kinds())
+    return {".".join(names[:n]) for names in parents for n in range(1, len(names) + 1)}
+
+
+def _at_home(key: str, value: Any) -> Any:
+    """A path without `~`. Raises Misfit where there is nobody of that name."""
+    start = "sqlite:///" if key == "tracking.uri" else ""
+    if not isinstance(value, str) or key not in (*PATHS, "tracking.uri") or not value.startswith(f"{start}~"):
+        return value
+    path = os.path.expanduser(value.removeprefix(start))
+    if path.startswith("~"):
+        raise Misfit(f"{value!r}: there is no home of {path.split('/')[0]}; a folder of that name is ./{path}")
+    return f"{start}{path}"
 
 
 def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -474,11 +557,11 @@ def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield f"{prefix}{key}", value
 
 
-def _explain(path: str, value: Any, error: Exception) -> str:
-    if path in known_keys():
-        return f"{path}: {value!r} does not fit; expected {_field_type(path)}"
-    close = difflib.get_close_matches(path, known_keys(), 1, 0.6)
-    return f"{path}: unknown key" + (f"; did you mean {close[0]}?" if close else "; see docs/config.md")
+def _unknown(key: str, value: Any) -> str:
+    if key in _sections():
+        return f"{value!r} is no key of this group, nor a file that the config's defaults choose; give {key}.KEY=VALUE"
+    close = difflib.get_close_matches(key, known_keys(), 1, 0.6)
+    return "unknown key" + (f"; did you mean {close[0]}?" if close else "; see docs/config.md")
 
 
 def _field_type(path: str) -> str:
@@ -487,11 +570,3 @@ def _field_type(path: str) -> str:
     for name in parents:
         section = getattr(section, name)
     return next(str(f.type) for f in fields(section) if f.name == last) if is_dataclass(section) else "a value"
-
-
-def _last_words(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    if isinstance(error, MissingConfigException) and error.options:
-        return f"{error.missing_cfg_file} is not there; choose one of {', '.join(error.options)}"
-    return " ".join(str(error).split())

@@ -13,9 +13,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
-from dist_condense import checks, logs, parts, resume, signals, worker
+from dist_condense import checks, logs, parts, resume, signals, terminal, worker
 from dist_condense.config import RunConfig, to_dict, to_yaml
 from dist_condense.core import randomness
 from dist_condense.data import ClassSource, ImageSet, Reading
@@ -42,7 +41,7 @@ from dist_condense.tracking import Tracker
 from dist_condense.tracking_address import masked, resolve_uri
 
 SET = "synthetic_set"
-console = Console(stderr=True, soft_wrap=True, highlight=False)
+console = terminal.console(stderr=True)
 log = logging.getLogger(__name__)
 
 

@@ -13,7 +13,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from dist_condense import signals
+from dist_condense import signals, terminal
+from dist_condense.config_files import parsed
+from dist_condense.config_values import converted
 from dist_condense.data.errors import DataError
 from dist_condense.data.listing import printable
 from dist_condense.data.manifest import SPLITS, Manifest
@@ -80,7 +82,7 @@ def _machine_failed(error: Exception) -> str:
 
 
 def _prepared(given: argparse.Namespace) -> int:
-    console, began = Console(), time.monotonic()
+    console, began = terminal.console(), time.monotonic()
     try:
         mapping = _mapping(given)
         planned = plan(given.source, given.dest, _options(given), mapping, given.ffcv)
@@ -96,12 +98,12 @@ def _prepared(given: argparse.Namespace) -> int:
     except (DataError, OSError) as error:
         return _told("failed", error, FAILED)
     done = "is complete already" if manifest is planned else f"made in {time.monotonic() - began:.0f} s"
-    _say(console, f"{given.dest} {done}: {summary(manifest)}")
+    console.print(f"{given.dest} {done}: {summary(manifest)}")
     return 0
 
 
 def _say(console: Console, text: str) -> None:
-    console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
+    console.print(printable(text))
 
 
 def summary(manifest: Manifest) -> str:
@@ -119,7 +121,7 @@ def reporting(console: Console) -> Iterator[Report]:
     if not console.is_terminal:
         yield _plain(console)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as bar:
         tasks: dict[str, TaskID] = {}
 
@@ -137,24 +139,36 @@ def _plain(console: Console) -> Report:
     def report(finished: int, total: int, what: str) -> None:
         if finished == total or time.monotonic() - last[0] >= PLAIN_EVERY:
             last[0] = time.monotonic()
-            _say(console, f"{finished:,} of {total:,} {what}")
+            console.print(f"{finished:,} of {total:,} {what}")
 
     return report
 
 
 def _options(given: argparse.Namespace) -> PrepareOptions:
-    names = None if given.class_names is None else _class_names(given.class_names)
-    subset = given.classes in SUBSETS
-    classes = given.classes if subset or given.classes is None else tuple(given.classes.split(","))
+    classes, names = _classes(given), _class_names(given)
     return PrepareOptions(given.val, given.size, given.png, classes, names, given.orientation, given.skip_bad)
 
 
-def _class_names(file: Path) -> tuple[str, ...]:
-    """A name a line, whatever the machine's own encoding; a mark of the order of bytes is no part of the first."""
+def _classes(given: argparse.Namespace) -> str | tuple[str, ...] | None:
+    """A subset, or names: texts as they stand, with or without the brackets that dataset.classes has."""
+    text = given.classes
+    if text is None or text in SUBSETS:
+        return text
     try:
-        return tuple(file.read_text(encoding="utf-8-sig").splitlines())
+        names = parsed(text) if text.startswith("[") else [name.strip() for name in text.split(",")]
+        return tuple(converted("--classes", names, list[str]))
+    except ValueError as error:
+        raise DataError([f"--classes: {text!r} is no list of names, a,b or '[\"a, b\",c]': {error}"]) from error
+
+
+def _class_names(given: argparse.Namespace) -> tuple[str, ...] | None:
+    """A name a line, whatever the machine's own encoding; a mark of the order of bytes is no part of the first."""
+    if given.class_names is None:
+        return None
+    try:
+        return tuple(given.class_names.read_text(encoding="utf-8-sig").splitlines())
     except UnicodeDecodeError as reason:
-        raise DataError([f"--class-names: {file} is no UTF-8 ({reason}). Save it as UTF-8."]) from reason
+        raise DataError([f"--class-names: {given.class_names} is no UTF-8 ({reason}). Save it as UTF-8."]) from reason
 
 
 def _mapping(given: argparse.Namespace) -> MapUnordered:

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 
+from dist_condense import terminal
 from dist_condense.engine.metrics_file import Entry, parsed
 
 Callback = Callable[[Sequence[Entry]], None]
@@ -121,7 +122,7 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.networks, self.matching_steps, self.clock = networks, matching_steps, clock
-        self.console = console or Console(file=sys.stderr, soft_wrap=True, highlight=False)
+        self.console = console or terminal.console(stderr=True)
         self._rates: deque[float] = deque(maxlen=RATES)
         self._entry: Entry | None = None
         self._shown: Entry | None = None
@@ -130,7 +131,7 @@ class Progress:
 
     def __enter__(self) -> Progress:
         if self.console.is_terminal:
-            bar = Bar(BarColumn(24), TextColumn("{task.description}"), console=self.console)
+            bar = Bar(BarColumn(24), TextColumn("{task.description}", markup=False), console=self.console)
             self._display = bar, bar.add_task("starting", total=self.networks * self.matching_steps)
             bar.start()
         return self
@@ -158,7 +159,7 @@ class Progress:
 
     def _print(self) -> None:
         if self._entry is not None:
-            self.console.print(self._line(self._entry), markup=False)
+            self.console.print(self._line(self._entry))
             self._shown, self._next = self._entry, self.clock() + PLAIN_EVERY
 
     def _line(self, entry: Entry) -> str:

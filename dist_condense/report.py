@@ -18,6 +18,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from dist_condense.data.files import write_atomically
 from dist_condense.engine import metrics_file
@@ -102,7 +103,7 @@ def summary_table(rows: Sequence[Row]) -> Table:
     table = Table(*columns, box=None, pad_edge=False)
     table.add_column("top-1 mean ± std (n)", justify="right")
     for x in summaries:
-        table.add_row(*(_plain(getattr(x, name)) for name in columns), f"{x.text} ({len(x.values)})")
+        table.add_row(*(Text(str(getattr(x, name))) for name in columns), f"{x.text} ({len(x.values)})")
     return table
 
 
@@ -275,10 +276,6 @@ def _binned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 def _text(file: Path) -> str:
     return file.read_text(encoding="utf-8") if file.exists() else ""
-
-
-def _plain(text: Any) -> str:
-    return str(text).replace("[", "\\[")  # rich reads [x] as markup
 
 
 def _version(name: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def found(config: RunConfig, how: str = AUTO) -> Checkpoint | None:
         raise ConfigError([f"--resume=never: {own} has checkpoints; give another output, or leave --resume out"])
     if how in (AUTO, NEVER) or has_own:  # a retry of --resume=PATH goes on with what it has reached itself
         return _newest(own)
-    chosen = _at(how)
+    chosen = _at(os.path.expanduser(how)) if how.strip() else None
     if chosen is None:
         raise ConfigError([f"--resume={how}: there is no checkpoint; give a run's folder, or one of its checkpoints"])
     return chosen

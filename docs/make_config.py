@@ -24,6 +24,11 @@ or on the command line; the command line wins. `--cfg` prints the resolved confi
 every name that a key accepts. Unknown keys, wrong types and impossible values are refused all at once, before anything
 starts (exit code 2).
 
+A value is read by the type of its key. A text stays as it stands, `output=20241126_001`, with the quotes off that
+surround the whole of it; `null` is none. A list has brackets, `'dataset.classes=[0,no,"a, b"]'`, several keys of a
+group have braces, `'method.images={{lr: 0.1, momentum: 0}}'`. `~` is your home in a path, `${{NAME}}` the value of
+another key, `\\${{` these two signs. What a shell takes for itself is quoted: `'dataset.root=My Pictures (1)'`.
+
 ## Groups
 `method=NAME` and `training=NAME` choose a file of parts; keys given beside it change single parts of it.
 The shipped ones:

@@ -46,6 +46,26 @@ def test_run_is_the_main_command(capsys):
     assert "sede: unknown key; did you mean seed?" in capsys.readouterr().err
 
 
+def test_a_checkout_below_a_folder_of_any_name_starts(tmp_path):
+    checkout = tmp_path / "it's (a) [b]=#&, {c}" / "é🎉\\"
+    checkout.mkdir(parents=True)
+    for name in ("dist_condense", "configs"):
+        (checkout / name).symlink_to(Path(__file__).parents[1] / name)
+    # The package finds its configs from where it really lies; only a copy would lie below the odd folder.
+    code = "import sys\nfrom pathlib import Path\nfrom dist_condense import cli, config\n"
+    code += "config.PACKAGE = Path.cwd() / 'dist_condense'\nsys.exit(cli.main(sys.argv[1:]))"
+    given = ["run", "configs/digits.yaml", "method=idc", "dataset.root=My Pictures (1)", "--cfg"]
+    done = subprocess.run([sys.executable, "-c", code, *given], cwd=checkout, capture_output=True, text=True)
+    assert done.returncode == 0 and "root: My Pictures (1)\n" in done.stdout, done.stderr
+
+
+def test_what_to_know_besides_a_refusal_is_a_note(tmp_path, capsys):
+    given = [f"output={tmp_path}/run", "cluster.workers=3", "ipc=0"]
+    assert cli.main(["run", "configs/digits.yaml", *given]) == 2
+    refused, note = capsys.readouterr().err.splitlines()
+    assert refused == "refused: ipc: 0 is below 1" and note.startswith("note: cluster.workers is not compared")
+
+
 def test_list_names_everything(capsys):
     assert cli.main(["list"]) == 0
     said = capsys.readouterr().out.split()

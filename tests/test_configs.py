@@ -2,12 +2,13 @@
 
 import functools
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from dist_condense import checks, config, names, parts
+from dist_condense import checks, cli, config, names, parts
 from dist_condense.config import ConfigError, differences, from_dict, identity, load
 from dist_condense.data import SUBSETS
 from dist_condense.data.manifest import SPLITS, Beton, write_manifest
@@ -231,6 +232,289 @@ def test_the_imagenet_configs_need_only_a_root(name, classes, imagenet, tmp_path
         assert [entry.wnid for entry in dataset.classes] == list(SUBSETS[f"{name}_idc"])
 
 
+TEXT_KEYS = [key for key, kind, _ in config.documented() if kind in ("str", "str | None")]
+ODD = [
+    "My Pictures (1)",
+    "20241126_001",
+    "1e3",
+    "0x10",
+    "no",
+    "Null",
+    "2024-11-26",
+    "12:30",
+    "a,b",
+    "a=b",
+    "[x]",
+    "{x: y}",
+    "{x",
+    "a: b",
+    "# a",
+    "a #b",
+    "&a",
+    "*a",
+    "!a",
+    "@a",
+    "%a",
+    "`a`",
+    "it's",
+    'a "b" c',
+    "\\a\\",
+    "$HOME",
+    "a$",
+    "é",
+    "ß 🎉",
+    "a\nb",
+    "a\tb",
+    "<<",
+    "=",
+    "-",
+    "---",
+    "?",
+    "|",
+    ">",
+    ".",
+    ".inf",
+    "\udcff",
+    "choice(1,2)",
+    "${a b",
+    "\\${a}",
+    "a\\\\${b}c${",
+]
+"""Texts that YAML, Hydra's grammar or OmegaConf take for something else."""
+
+
+def literally(text):
+    """As a person writes it on the command line or in a file where `${` is meant."""
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+
+
+def at(made, key):
+    return functools.reduce(getattr, key.split("."), made)
+
+
+def test_a_text_stays_what_it_is_from_the_command_line_through_the_file_that_the_run_writes(tmp_path):
+    file = tmp_path / "config.yaml"
+    for shift in range(0, len(ODD), len(ODD) // 4):
+        given = {key: ODD[(n + shift) % len(ODD)] for n, key in enumerate(TEXT_KEYS)}
+        made = shipped("digits", *(f"{key}={literally(text)}" for key, text in given.items()))
+        assert {key: at(made, key) for key in TEXT_KEYS} == given
+        made.dataset.classes = made.evaluation.sets = ODD
+        file.write_text(config.to_yaml(made), encoding="utf-8")
+        assert config.read(file) == load(str(file)) == made
+
+
+def test_a_text_in_a_file_keeps_its_letters(tmp_path):
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / "mine.yml").write_text("name: 007\nimages: {lr: 5e-4}\nunit_space: on\n")
+    mine = tmp_path / "mine.yml"
+    mine.write_text(
+        "defaults: [{method: mine}]\noutput: 20241126_001\nipc: 1_000\ntracking: {experiment: 2024_11, uri: null}\n"
+        "dataset: {root: 'null', classes: [0, 1, no, null, 2024-11-26, 1e3]}\ncluster: {timeout: .inf}\n"
+    )
+    made = load(str(mine), ["dataset.name=010"])
+    assert (made.output, made.tracking.experiment, made.tracking.uri) == ("20241126_001", "2024_11", None)
+    assert (made.dataset.root, made.dataset.name) == ("null", "010")
+    assert made.dataset.classes == ["0", "1", "no", "null", "2024-11-26", "1e3"]
+    assert (made.ipc, made.cluster.timeout) == (1000, float("inf"))
+    assert (made.method.name, made.method.images.lr, made.method.unit_space) == ("007", 5e-4, True)
+
+
+def test_a_text_of_the_environment_keeps_its_letters(monkeypatch, tmp_path):
+    variables = {f"ODD_{n}": text for n, text in enumerate(ODD)}
+    for name, text in variables.items():
+        monkeypatch.setenv(name, text)
+    monkeypatch.setenv("DIST_CONDENSE_OUTPUT", "2024_11")
+    (tmp_path / "mine.yaml").write_text(f"dataset: {{classes: {[f'${{oc.env:{name}}}' for name in variables]}}}\n")
+    assert load(str(tmp_path / "mine.yaml")).dataset.classes == ODD
+    assert shipped("cifar10_dc", "dataset.root=${oc.env:ODD_0}").dataset.root == ODD[0]
+    assert shipped("cifar10_dc").output == "2024_11/cifar10_dc"
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("dataset.root='null'", "null"),
+        ("dataset.root=null", None),
+        ('dataset.root="a b"', "a b"),
+        ("dataset.root='a' and 'b'", "'a' and 'b'"),
+        ("dataset.root=a=b", "a=b"),
+        ("dataset.classes=imagenet100_idc", "imagenet100_idc"),
+        ("dataset.classes=[0,1]", ["0", "1"]),
+        ("dataset.classes=[cat, no,'a,b']", ["cat", "no", "a,b"]),
+        ("evaluation.architectures=[timm:x, convnet:depth=4]", ["timm:x", "convnet:depth=4"]),
+        ("method.grouping.groups=[[0, 1], [2]]", [[0, 1], [2]]),
+        ("method.images={lr: 0.2, momentum: 0}", config.ImagesConfig(0.2, 0.0)),
+        ("method.images={lr:2e-1,momentum:0}", config.ImagesConfig(0.2, 0.0)),
+        ("++ipc='3'", 3),
+        ("ipc=1_000", 1000),
+        ("cluster.threads=null", None),
+        ("cluster.reproducible=off", False),
+        ("output=runs/${ipc}", "runs/1"),
+    ],
+)
+def test_the_key_says_how_its_value_is_read(override, value):
+    assert at(shipped("digits", override), override.lstrip("+").split("=")[0]) == value
+
+
+def test_the_home_is_the_one_of_whoever_starts(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    made = shipped("digits", "tracking.uri=sqlite:///~/runs.db", *(f"{key}=~/x" for key in config.PATHS))
+    assert {at(made, key) for key in config.PATHS} == {"/home/ann/x"}
+    assert made.tracking.uri == "sqlite:////home/ann/runs.db"
+    with pytest.raises(ConfigError, match="output: '~nobody_of_that_name/x': there is no home of ~nobody_of_that_name"):
+        shipped("digits", "output=~nobody_of_that_name/x")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["output="], "output: the value is empty; give str"),
+        (["output= "], "output: the value is empty; give str"),
+        (["output=null"], "output: null does not fit; expected str"),
+        (["output=???"], "output: ??? stands for a value that has to be given, output=VALUE"),
+        (["ipc="], "ipc: the value is empty; give int"),
+        (["ipc=1,2"], "ipc: '1,2' is several values, which a run does not take; expected int"),
+        (["ipc"], "'ipc' is not key=value"),
+        (["~ipc"], "'~ipc': a key cannot be taken away; give another value, ipc=VALUE"),
+        (["dataset.root=My", "Pictures"], "if it belongs to what stands before it: 'dataset.root=My Pictures'"),
+        (["evaluation.sets=random"], "'random' is no list; a list has brackets, 'evaluation.sets=[random]'"),
+        (["dataset.classes=[@a"], """; it is written 'dataset.classes=["A","B"]'"""),
+        (["dataset.classes=[&a [*a]]"], "cannot be read: an anchor leads to itself"),
+        (["ipc=!!int x"], "cannot be read: invalid literal for int"),
+        (["dataset.classes=[a: b]"], "dataset.classes: [{'a': 'b'}] does not fit; expected str or list[str] or null"),
+        (["method.images={lr: 1"], "; it is written 'method.images={KEY: VALUE}'"),
+        (["method.images=1"], "give method.images.KEY=VALUE"),
+        (["dataset=cifar10"], "give dataset.KEY=VALUE"),
+        (["data=cifar10"], "data: the defaults of "),
+        (["output=a${b"], "output: 'a${b' is no interpolation, as ${oc.env:NAME} would be; write \\${ where"),
+        (["output=${oc.env:NO_SUCH_NAME}"], "output: Environment variable 'NO_SUCH_NAME' not found"),
+        (["output=${ipd}"], "output: Interpolation key 'ipd' not found"),
+        (["a b=1"], "a b: unknown key"),
+    ],
+)
+def test_a_refusal_names_the_key_and_what_works(overrides, line):
+    with pytest.raises(ConfigError) as refused:
+        shipped("digits", *overrides)
+    assert line in refused.value.problems[-1] and "\n" not in refused.value.problems[-1]
+
+
+@pytest.mark.parametrize(
+    ("variable", "key"),
+    [
+        ("DIST_CONDENSE_OUTPUT", "output"),
+        ("DIST_CONDENSE_WORKERS", "cluster.workers"),
+        ("IMAGENET_ROOT", "dataset.root"),
+    ],
+)
+def test_a_variable_that_is_set_to_nothing_is_named(variable, key, monkeypatch):
+    monkeypatch.setenv(variable, "")
+    with pytest.raises(ConfigError, match=rf"^{key}: the variable {variable} is set, but empty") as refused:
+        shipped("imagenet100_idc")
+    assert len(refused.value.problems) == 1
+    assert shipped("imagenet100_idc", f"{key}=1") and shipped("digits", "output=1${oc.env:" + variable + ",''}")
+
+
+def test_a_wrong_value_of_the_environment_is_told_with_the_variable(monkeypatch):
+    monkeypatch.setenv("DIST_CONDENSE_WORKERS", "two")
+    with pytest.raises(ConfigError, match=r"^cluster.workers: 'two' does not fit; expected int, from .*_WORKERS"):
+        shipped("imagenet100_idc")
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (b"ipc: 1\n\tseed: 1\n", "line 2: .*a tab stands here; indent by spaces"),
+        (b"ipc: 1\nseed: 2\nipc: 3\n", "line 3: the key 'ipc' stands here for the second time"),
+        (b"ipc: 1\ndataset: {name: digits\n", "line 3: while parsing a flow mapping from line 2: expected ',' or '}'"),
+        ("ipc: 1\n".encode("utf-16"), "line 1: this is not UTF-8; save the file in that encoding"),
+        ("ipc: 1\n".encode("utf-16-le"), "line 1: a sign that no text has"),
+        ("ipc: 1\noutput: é\n".encode("latin-1"), "line 2: this is not UTF-8; save the file in that encoding"),
+        (b"ipc: 1\ndefaults:\n  method: dc\n", "line 3: defaults is a list"),
+        (b"defaults: [{method: dc, training: real}]\n", "line 1: defaults is a list"),
+        (b"# a list\n- ipc: 1\n", "line 2: a config is made of keys with their values"),
+        (b"# nothing\n", "is empty; a config is made of keys"),
+        (b"ipc: 1\n---\nipc: 2\n", "line 2: .*found another document"),
+        (b"output: !!python/object/apply:os.system [ls]\n", "line 1: could not determine a constructor"),
+        (b"ipc: !!int x\n", "invalid literal"),
+        (b"ipc: 1\noutput: a${b\n", r"line 2: 'a\$\{b' is no interpolation"),
+        (b"defaults: [mine]\n", "lead to themselves"),
+        (b"method: &x {images: *x}\n", "an anchor leads to itself"),
+        (b"output: !!set {a}\n", "not a supported primitive type"),
+        (b"defaults: [other]\n", "other is not there, and the defaults of .*mine.yaml name it"),
+        (b"hydra: {run: {dir: x}}\n", "hydra: unknown key"),
+    ],
+)
+def test_a_file_that_is_no_config_is_told_in_one_line(content, line, tmp_path, capsys):
+    (tmp_path / "mine.yaml").write_bytes(content)
+    assert cli.main(["run", str(tmp_path / "mine.yaml"), "--cfg"]) == 2
+    said = capsys.readouterr().err
+    assert re.match(f"refused: .*mine.yaml.*{line}|refused: {line}", said) and said.count("\n") == 1
+
+
+def test_a_file_of_a_group_is_named_itself(tmp_path):
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / "mine.yaml").write_text("name: mine\nimages: {lr: 1\n")
+    (tmp_path / "own.yaml").write_text("defaults: [{method: mine}]\n")
+    with pytest.raises(ConfigError, match=r"method/mine.yaml, line 3: .* from line 2"):
+        load(str(tmp_path / "own.yaml"))
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    (tmp_path / "mine.yml").write_text("ipc: 3")
+    with pytest.raises(ConfigError, match=r"mine.yaml was not found; looked at .*; is .*/mine.yml meant\?$"):
+        load(str(tmp_path / "mine.yaml"))
+    with pytest.raises(ConfigError, match=r"is not a file; name one that ends in \.yaml"):
+        load(str(tmp_path))
+
+    def refuse(self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(ConfigError, match=r"mine.yml cannot be read: Permission denied"):
+        load(str(tmp_path / "mine.yml"))
+
+
+FOLDERS = [
+    "(a)",
+    "a=b",
+    "it's",
+    "#a",
+    "&a",
+    "[a]",
+    "a,b",
+    "a b",
+    "$a",
+    "%41",
+    "a\\b",
+    "a\\",
+    "é",
+    "🎉",
+    "a:b",
+    '"',
+    "~",
+    "*",
+    "a${b",
+]
+
+
+def test_configs_and_groups_below_folders_of_any_name(tmp_path, monkeypatch):
+    """And called by such names themselves; the shipped ones too, as below a checkout in such a folder."""
+    root = tmp_path.joinpath(*FOLDERS)
+    shutil.copytree(config.PACKAGE.parent / "configs", root / "configs")
+    own = root / "configs" / f"{''.join(FOLDERS)}.yaml"
+    own.write_text("defaults: [{method: idc}, {training: real}]\nipc: 6\n")
+    monkeypatch.setattr(config, "PACKAGE", root / "dist_condense")
+    monkeypatch.chdir(root.parent)  # without ${, which Hydra reads in the name of the working directory alone
+    made = load(str(own))
+    assert (made.ipc, made.method.name, load("configs/digits.yaml").method.name) == (6, "idc", "dc")
+    for name in ("it's", "a\\", "a b,[c](d)", "é🎉", '"', "$a=%41{", "#:~*"):
+        (root / "configs" / "method" / f"{name}.yaml").write_text("name: own\n")
+        assert load("configs/digits.yaml", [f"method={name}"]).method.name == "own", name
+    monkeypatch.chdir(root)
+    with pytest.raises(ConfigError, match=r"Hydra cannot read a \$\{ in the name of the working directory"):
+        load(str(own))
+
+
 def test_an_unknown_group_option_is_refused():
     with pytest.raises(ConfigError, match="dcx"):
         shipped("digits", "method=dcx")
@@ -252,8 +536,8 @@ def test_the_cluster_is_looked_at_once_all_else_is_right(tmp_path, monkeypatch):
     given = [f"output={tmp_path}/run", "cluster.workers=3", "cluster.device=cuda"]
     with pytest.raises(ConfigError) as refused:
         Job.prepare(shipped("digits", *given, "ipc=0", "method.distance=none"))
-    assert [line.split(":")[0] for line in refused.value.problems] == ["method.distance", "ipc", "cluster.workers"]
-    assert "not compared with the cluster yet" in refused.value.problems[-1] and looked == []
+    assert [line.split(":")[0] for line in refused.value.problems] == ["method.distance", "ipc"]
+    assert "not compared with the cluster yet" in refused.value.notes[0] and looked == []
     with pytest.raises(ConfigError) as refused:
         Job.prepare(shipped("digits", *given))
     cores, gpus = refused.value.problems

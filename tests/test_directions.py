@@ -32,8 +32,8 @@ PACKAGES = {"core": TENSORS, "networks": TENSORS | {"timm"}}
 ONLY_IN = {
     "ray": ["engine/ray_*.py", "evaluation/sweep.py", "run.py", "cli.py", "ray_*.py", "*/ray_*.py"],
     "mlflow": ["tracking.py"],
-    "hydra": ["config.py"],
-    "omegaconf": ["config.py"],
+    "hydra": ["config_files.py"],
+    "omegaconf": ["config_files.py"],
 }
 LAZY = {"timm", "ffcv"}  # extras: imported inside the function that needs them
 

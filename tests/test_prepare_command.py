@@ -2,6 +2,7 @@
 
 import os
 import re
+from argparse import Namespace
 from concurrent.futures.process import BrokenProcessPool
 from io import StringIO
 from pathlib import Path
@@ -45,6 +46,8 @@ def test_a_folder_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
         (["digits:", "--classes", "1,ten"], "not there: ten.*Name others in --classes"),
         (["digits:", "--size", "0"], "--size is 0"),
         (["digits:", "--class-names", "/nowhere"], "/nowhere"),
+        (["digits:", "--classes", "[1,ten"], r"--classes: '\[1,ten' is no list of names"),
+        (["digits:", "--classes", "1,,2"], "--classes: '1,,2' is no list of names"),
         (["digits:", "--workers", "0"], "--workers is 0; give processes at once, at least 1"),
         (["cifar11:/x"], "'cifar11:/x' is no folder, and 'cifar11' no data set; choose one of digits, .*cifar10"),
         (["digits:", "--classes", "imagenet10"], "Or is the named subset imagenet10_idc meant"),
@@ -80,6 +83,12 @@ def test_names_in_another_encoding(tmp_path: Path, capsys: pytest.CaptureFixture
     assert cli.main(["prepare", str(source), str(tmp_path / "dest")]) == 2
     assert r"not UTF-8: caf\xe9. Rename" in capsys.readouterr().err
     assert not (tmp_path / "dest").exists()
+
+
+def test_classes_are_names_with_and_without_brackets() -> None:
+    for text, names in (("1,2", ("1", "2")), ("[0, no]", ("0", "no")), ("['a,b',c]", ("a,b", "c")), (None, None)):
+        assert prepare_command._classes(Namespace(classes=text)) == names
+    assert prepare_command._classes(Namespace(classes="imagenet10_idc")) == "imagenet10_idc"
 
 
 def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere() -> None:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from dist_condense import terminal
 from dist_condense.data.tiers import gib, share
 from dist_condense.planning.forecast import ENOUGH, Forecast
 from dist_condense.planning.plan import Plan
@@ -25,21 +25,21 @@ STATED = (
 
 def show(plan: Plan) -> None:
     """On the terminal."""
-    console = Console(soft_wrap=True, highlight=False)
+    console = terminal.console()
     config, load = plan.config, plan.load
     console.print(
         f"{config.method.name} on {config.dataset.name}: {load.classes} classes, {config.ipc} images each, "
         f"{plan.size} px, {config.network.name}; "
         f"{load.networks:,} networks x {load.steps // load.networks} matching steps"
     )
-    console.print(f"rates: {plan.rates.device}", markup=False)
+    console.print(f"rates: {plan.rates.device}")
     facts = Table("", f"{plan.chosen.workers} {_workers(plan)}", box=None, show_edge=False)
     for name, value in rows(plan):
         facts.add_row(name, value)
     console.print(facts)
     console.print(_choice(plan))
     for remark in remarks(plan):
-        console.print(f"- {remark}", markup=False)
+        console.print(f"- {remark}")
 
 
 def rows(plan: Plan) -> Iterator[tuple[str, str]]:

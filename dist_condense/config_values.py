@@ -1,0 +1,100 @@
+"""From the texts of files and command lines to values, by the type that a key has."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin
+
+WORDS = {
+    **dict.fromkeys(("true", "yes", "on", "y", "1"), True),
+    **dict.fromkeys(("false", "no", "off", "n", "0"), False),
+}
+MISSING = "???"
+"""Hydra's mark in a file for a value that the command line has to give."""
+
+
+class Misfit(ValueError):
+    """A value that a type does not allow; the message says why and follows the key."""
+
+
+def options(kind: Any) -> tuple[Any, ...]:
+    """The types of a union; any other is its only one."""
+    return get_args(kind) if isinstance(kind, UnionType) else (kind,)
+
+
+def takes_list(kind: Any) -> bool:
+    """Whether a value may be a list."""
+    return any(get_origin(option) is list for option in options(kind))
+
+
+def takes_text(kind: Any) -> bool:
+    """Whether a value may be a text as it stands."""
+    return str in options(kind)
+
+
+def unquoted(text: str) -> str:
+    """Without the quotation marks that surround the whole of it."""
+    is_quoted = len(text) >= 2 and text[0] == text[-1] and text[0] in "'\"" and text[0] not in text[1:-1]
+    return text[1:-1] if is_quoted else text
+
+
+def converted(key: str, value: Any, kind: Any) -> Any:
+    """``value`` in the type of a key: texts become numbers and booleans, and nothing becomes a text.
+
+    :raises Misfit: where it does not fit; ``key`` is for the message.
+    """
+    known = options(kind)
+    if value is None and NoneType in known:
+        return None
+    if value == MISSING:
+        raise Misfit(f"{MISSING} stands for a value that has to be given, {key}=VALUE")
+    if isinstance(value, str) and not value.strip():
+        raise Misfit(f"the value is empty; give {_said(kind)}")
+    if isinstance(value, str) and takes_list(kind) and "," in value:
+        raise Misfit(_several(key, value, kind))
+    for option in known:
+        try:
+            return _as(option, value)
+        except (ValueError, TypeError):
+            continue
+    if isinstance(value, str) and "," in value:
+        raise Misfit(_several(key, value, kind))
+    if isinstance(value, str) and takes_list(kind):
+        raise Misfit(f"{value!r} is no list; a list has brackets, {shlex.quote(f'{key}=[{value}]')}")
+    raise Misfit(f"{shown(value)} does not fit; expected {_said(kind)}")
+
+
+def shown(value: Any) -> str:
+    """A value for a person."""
+    if isinstance(value, list):
+        return f"[{', '.join(item if isinstance(item, str) and item.strip() else shown(item) for item in value)}]"
+    return json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
+
+
+def _several(key: str, value: str, kind: Any) -> str:
+    meant = f"a list has brackets, {shlex.quote(f'{key}=[{value}]')}" if takes_list(kind) else f"expected {_said(kind)}"
+    return f"{value!r} is several values, which a run does not take; {meant}"
+
+
+def _said(kind: Any) -> str:
+    names = ((option, "null" if option is NoneType else option.__name__) for option in options(kind))
+    return " or ".join(str(option) if get_origin(option) else name for option, name in names)
+
+
+def _as(kind: Any, value: Any) -> Any:
+    """Raises ValueError or TypeError."""
+    if get_origin(kind) is list:
+        if not isinstance(value, list | tuple):
+            raise TypeError
+        return [_as(get_args(kind)[0], item) for item in value]
+    if kind is str and isinstance(value, str) and value.strip():
+        return value
+    if kind is bool and (isinstance(value, bool) or str(value).lower() in WORDS):
+        return WORDS[str(value).lower()]
+    if kind is float and not isinstance(value, bool):
+        return float(value.lower().replace(".inf", "inf").replace(".nan", "nan") if isinstance(value, str) else value)
+    if kind is int and isinstance(value, int | str) and not isinstance(value, bool):
+        return int(value)
+    raise TypeError

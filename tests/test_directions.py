@@ -147,7 +147,11 @@ def test_the_rooms_work_without_ray_mlflow_and_hydra():
     assert done.returncode == 0, done.stderr
 
 
-def test_every_package_is_named_in_pyproject():
-    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    exists = {".".join(["dist_condense", *Path(file).parts[:-1]]) for file in FILES}
-    assert set(listed) == exists | {"dist_condense.configs"}
+def test_the_package_is_a_plain_folder_so_that_an_editable_install_is_a_path():
+    """With a mapping of folders setuptools installs an import hook, which a clone named dist_condense in the working
+    directory hides as a namespace package.
+    """
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert setuptools["package-dir"] == {"": "."}
+    assert (PACKAGE / "configs").resolve() == ROOT / "configs"
+    assert [folder for folder in PACKAGE.rglob("*/*.py") if not (folder.parent / "__init__.py").exists()] == []

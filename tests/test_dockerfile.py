@@ -61,7 +61,7 @@ def context(folder: Path) -> Path:
     for name in listed.stdout.splitlines():
         if not ignored(name, rules):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, folder / name)
+            shutil.copyfile(ROOT / name, folder / name, follow_symlinks=False)
     return folder
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -46,7 +47,7 @@ def check(config: RunConfig, known: Sequence[str] = ()) -> tuple[ImageSet, list[
 
 def of_config(config: RunConfig) -> list[str]:
     """What is wrong whatever the machine and the data."""
-    return [*names.unknown(config), *_numbers(config)]
+    return [*names.unknown(config), *_numbers(config), *_named_networks(config)]
 
 
 def _numbers(config: RunConfig) -> Iterator[str]:
@@ -180,12 +181,43 @@ def _beton(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
         yield f"data.source: ffcv needs the package ffcv: `{SYSTEM}`, then `{PACKAGE}`"
 
 
+def _named_networks(config: RunConfig) -> Iterator[str]:
+    """What is wrong with names and options of networks, which need no data."""
+    for key, text in _wanted_networks(config):
+        if said := _refusal(networks.check, config, text):
+            yield f"{key}: {said}"
+
+
 def _networks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
+    """Networks that have the right names and options, but do not suit the images or the method."""
+    sketch = partial(networks.sketch, **parts.network_shape(dataset))
+    for key, text in _wanted_networks(config):
+        if not _refusal(networks.check, config, text) and (said := _refusal(sketch, config, text)):
+            yield f"{key}: {said}"
+    theta = parts.network_text(config.network)
+    if not _refusal(sketch, config, theta):
+        yield from _coupled(config, sketch(theta))
+
+
+def _wanted_networks(config: RunConfig) -> Iterator[tuple[str, str]]:
+    """Key and text of each network that the run will build."""
+    yield "network", parts.network_text(config.network)
+    if config.evaluation.epochs != 0:
+        others = (text for text in dict.fromkeys(config.evaluation.architectures) if text != parts.SAME_NETWORK)
+        yield from (("evaluation.architectures", text) for text in others)
+
+
+def _refusal(made: Callable[[str], object], config: RunConfig, text: str) -> str:
+    """Why a network cannot be made; empty where it can."""
     try:
-        theta = parts.network_builder(config, dataset)(0)
+        made(parts.architecture(config, text))
     except (ValueError, ImportError) as error:
-        yield f"network: {error}"
-        return
+        return str(error)
+    return ""
+
+
+def _coupled(config: RunConfig, theta: networks.Network) -> Iterator[str]:
+    """Where batch statistics and a part of the method do not go together."""
     if networks.batch_norms(theta):
         statistic = parts.STATISTICS.get(config.method.statistic.name)
         if statistic is not None and statistic(config).batch_statistics:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
@@ -21,7 +21,7 @@ from dist_condense.evaluation.training import Images, train_and_test
 
 @dataclass(frozen=True)
 class Trial:
-    """One network to train: on a set, of an architecture (a name of `networks`), from a seed."""
+    """One network to train: on a set, of an architecture (a text of `networks`: `convnet:depth=4`), from a seed."""
 
     set: str
     architecture: str
@@ -78,8 +78,6 @@ class Evaluation:
     classes: int
     protocol: str
     """One of `protocols.PROTOCOLS`."""
-    network_options: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
-    """Options of an architecture, by its name; none for a name that is not here."""
     device: str = "cpu"
 
     def key(self, trial: Trial) -> Key:
@@ -100,7 +98,6 @@ def run_trial(trial: Trial, evaluation: Evaluation) -> Row:
         size=size,
         classes=evaluation.classes,
         seed=randomness.key(trial.seed, "evaluation network"),
-        **evaluation.network_options.get(trial.architecture, {}),
     )
     key = evaluation.key(trial)
     score = train_and_test(

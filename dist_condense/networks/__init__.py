@@ -5,7 +5,7 @@ carries options of it (see `text`).
 """
 
 from dist_condense.networks.base import Network
-from dist_condense.networks.catalogue import NETWORKS, TIMM, batch_norms, build, check, names, options, sketch
+from dist_condense.networks.catalogue import NETWORKS, TIMM, batch_norms, build, check, names, options, shortest, sketch
 from dist_condense.networks.text import join, split
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "join",
     "names",
     "options",
+    "shortest",
     "sketch",
     "split",
 ]

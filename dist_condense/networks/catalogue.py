@@ -3,6 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable
+from itertools import islice
 
 import torch
 from torch import nn
@@ -48,6 +49,8 @@ GIVEN = frozenset({"channels", "size", "classes", "name"})
 SEEDS = 2**63
 LARGER = (16, 32, 64, 128, 224)
 """Sides that are tried where an image is too small."""
+SOME = 4
+"""Other networks that are named then."""
 
 
 def build(text: str, *, channels: int, size: int, classes: int, seed: int, **options: object) -> Network:
@@ -93,6 +96,14 @@ def check(text: str, **options: object) -> None:
     name, _ = split(text)
     if name.startswith(TIMM):
         known_timm(name.removeprefix(TIMM))
+
+
+def shortest(text: str) -> str:
+    """The same network without the options that have their default values. Raises ValueError as `check`."""
+    name, given = split(text)
+    parameters = _parameters(_builder(name))
+    changed = {key: value for key, value in typed(given, parameters, name).items() if value != parameters[key].default}
+    return join(name, changed)
 
 
 def names() -> list[str]:
@@ -143,10 +154,11 @@ def _ways_out(text: str, more: dict[str, object], channels: int, size: int, clas
     takes = functools.partial(_takes, channels=channels, classes=classes)
     name, own = split(text)
     wanted = join(name, {**own, **more})
-    ways = [f"dataset.size={side}" for side in LARGER if side > size and takes(wanted, side)][:1]
+    larger = (side for side in LARGER if side > size and takes(wanted, side))
+    ways = [f"dataset.size={side}" for side in islice(larger, 1)]
     if "img_size" in options(name):
         ways += [f"img_size={size}"] if takes(join(name, {**own, **more, "img_size": size}), size) else []
-    others = [other for other in names() if other != name and takes(other, size)]
+    others = list(islice((other for other in names() if other != name and takes(other, size)), SOME))
     ways += [f"another network ({', '.join(others)})"] if others else []
     return f"; what does: {', or '.join(ways)}" if ways else ""
 

@@ -4,6 +4,7 @@ import difflib
 from types import ModuleType
 
 from torch import Tensor, nn
+from torch.nn import functional
 from torchvision import models
 from torchvision.ops import Conv2dNormActivation
 
@@ -62,9 +63,9 @@ def torchvision_efficientnet_b0(channels: int, size: int, classes: int, norm: No
 def efficientnet_b0(channels: int, size: int, classes: int, norm: Norm = "batch") -> ExternalNetwork:
     """EfficientNet-B0 (Tan and Le 2019) of IDC's ImageNet numbers: the function and start of efficientnet_pytorch 0.7.
 
-    torchvision's layers, but BatchNorm with momentum 0.01 and epsilon 1e-3, TensorFlow's padding of strided
-    convolutions (as for an even side: one pixel more right and below), and torch's default start. Dropout 0.2 before
-    the last layer, whole blocks left out with probability rising to 0.2.
+    torchvision's layers, but BatchNorm with momentum 0.01 and epsilon 1e-3, `SamePadding` and torch's default start.
+    Dropout 0.2 before the last layer, whole blocks left out with probability rising to 0.2. (The package fixes the
+    padding at what suits 224 px; the same from 32 px on where the side is a multiple of 32.)
     """
     network = torchvision_efficientnet_b0(channels, size, classes, norm)
     for module in list(network.modules()):
@@ -73,18 +74,33 @@ def efficientnet_b0(channels: int, size: int, classes: int, norm: Norm = "batch"
         if isinstance(module, nn.Conv2d | nn.Linear):
             module.reset_parameters()
         if isinstance(module, Conv2dNormActivation):
-            module[0] = _pad_after(module[0])
+            module[0] = _same_padding(module[0])
     return network
 
 
-def _pad_after(conv: nn.Module) -> nn.Module:
-    """A strided convolution whose odd pixel of padding lies right and below, as TensorFlow puts it; others unchanged."""
+class SamePadding(nn.Module):
+    """TensorFlow's "same" padding before a strided convolution: a side h becomes ceil(h / stride) after it.
+
+    Zeros all around; where their number is odd, the odd one lies right and below.
+    """
+
+    def __init__(self, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = (max(self.kernel - (side - 1) % self.stride - 1, 0) for side in x.shape[-2:])
+        return functional.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
+
+
+def _same_padding(conv: nn.Module) -> nn.Module:
+    """The convolution; a strided one with `SamePadding` instead of its own."""
     assert isinstance(conv, nn.Conv2d)
     if conv.stride[0] == 1:
         return conv
-    total = conv.kernel_size[0] - conv.stride[0]
     conv.padding = (0, 0)
-    return nn.Sequential(nn.ZeroPad2d((total // 2, total - total // 2) * 2), conv)
+    return nn.Sequential(SamePadding(conv.kernel_size[0], conv.stride[0]), conv)
 
 
 def _with_channels(conv: nn.Module, channels: int) -> nn.Conv2d:

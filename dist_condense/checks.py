@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -190,13 +189,17 @@ def _named_networks(config: RunConfig) -> Iterator[str]:
 
 def _networks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
     """Networks that have the right names and options, but do not suit the images or the method."""
-    sketch = partial(networks.sketch, **parts.network_shape(dataset))
+    shape, made = parts.network_shape(dataset), dict[str, networks.Network]()
+
+    def sketch(text: str) -> None:
+        made[text] = networks.sketch(text, **shape)
+
     for key, text in _wanted_networks(config):
         if not _refusal(networks.check, config, text) and (said := _refusal(sketch, config, text)):
             yield f"{key}: {said}"
-    theta = parts.network_text(config.network)
-    if not _refusal(sketch, config, theta):
-        yield from _coupled(config, sketch(theta))
+    theta = made.get(parts.network_text(config.network))
+    if theta is not None:
+        yield from _coupled(config, theta)
 
 
 def _wanted_networks(config: RunConfig) -> Iterator[tuple[str, str]]:
@@ -207,10 +210,10 @@ def _wanted_networks(config: RunConfig) -> Iterator[tuple[str, str]]:
         yield from (("evaluation.architectures", text) for text in others)
 
 
-def _refusal(made: Callable[[str], object], config: RunConfig, text: str) -> str:
+def _refusal(make: Callable[[str], object], config: RunConfig, text: str) -> str:
     """Why a network cannot be made; empty where it can."""
     try:
-        made(parts.architecture(config, text))
+        make(parts.architecture(config, text))
     except (ValueError, ImportError) as error:
         return str(error)
     return ""

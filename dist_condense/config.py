@@ -283,8 +283,8 @@ class EvaluationConfig:
     protocol: str = "dc"
     """One of `dist-condense list`."""
     architectures: list[str] = field(default_factory=lambda: ["network"])
-    """Networks by name; `network` is the one that condensed, with its options. Any can carry options of its own, joined
-    by colons: `resnet18_cifar:norm=instance`, `convnet:depth=4:width=64`, `timm:NAME:img_size=64`, `network:norm=batch`.
+    """Networks by name; `network` is the one that condensed, with its options. Any can carry options of its own, after
+    colons: `resnet18_cifar:norm=instance`, `convnet:depth=4:width=64`, `timm:NAME:img_size=64`, `network:norm=batch`.
     """
     seeds: int = 3
     """Networks per set and architecture."""

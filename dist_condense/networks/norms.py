@@ -28,9 +28,7 @@ class InstanceNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[-1] * x.shape[-2] == 1:
-            raise ValueError(
-                "instance norm got feature maps of 1 x 1 pixel, whose normalised value is always 0"
-            )
+            raise ValueError("instance norm got feature maps of 1 x 1 pixel, whose normalised value is always 0")
         if torch.compiler.is_compiling():
             return self._fusable(x)
         return functional.group_norm(x, self.channels, self.weight, self.bias, EPSILON)

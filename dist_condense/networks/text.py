@@ -20,7 +20,9 @@ def split(text: str) -> tuple[str, dict[str, str]]:
     for part in rest:
         key, equals, value = part.partition("=")
         if not (key and equals and value):
-            raise ValueError(f"{part!r} in {text!r} is no option; options are NAME=VALUE, as in convnet:depth=4:width=64")
+            raise ValueError(
+                f"{part!r} in {text!r} is no option; options are NAME=VALUE, as in convnet:depth=4:width=64"
+            )
         if key in options:
             raise ValueError(f"{text!r} gives {key} twice")
         options[key] = value

@@ -1,4 +1,4 @@
-"""Logits and starts of the papers' networks against small loops in float64, which know the weights and their order only.
+"""Logits and starts of the papers' networks against small loops in float64, which know only the weights, in order.
 
 Each loop is written from the papers and from what the published programs compute; a planted error (another stride,
 pooling, padding, epsilon or start) is shown to be seen.
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from dist_condense import networks
 
@@ -204,6 +204,8 @@ def test_start_of_the_convolutions(start: str, text: str) -> None:
         variances = {"idc": 2 / fan_out, "torch": 1 / (3 * fan_in)}
         right = variances.pop(start)
         assert weight.var().item() == pytest.approx(right, rel=0.12)
-        others = [wrong for wrong in variances.values() if wrong != pytest.approx(right, rel=0.3)]  # equal where 6 in = out
+        others = [
+            wrong for wrong in variances.values() if wrong != pytest.approx(right, rel=0.3)
+        ]  # equal where 6 in = out
         assert all(weight.var().item() != pytest.approx(wrong, rel=0.12) for wrong in others)
         assert (weight.abs().max() <= fan_in**-0.5) == (start == "torch")

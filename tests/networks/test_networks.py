@@ -249,7 +249,9 @@ def test_parameters_of_the_published_programs(text: str, data: dict[str, int], c
 @pytest.mark.parametrize("text", [text for text, data in COLUMNS if data is CIFAR][:8])
 def test_a_sketch_has_the_layers_of_the_network_and_no_weights(text: str) -> None:
     sketched, built = networks.sketch(text, **CIFAR), networks.build(text, **CIFAR, seed=0)
-    assert {name: p.shape for name, p in sketched.named_parameters()} == {n: p.shape for n, p in built.named_parameters()}
+    assert {name: p.shape for name, p in sketched.named_parameters()} == {
+        n: p.shape for n, p in built.named_parameters()
+    }
     assert all(parameter.is_meta for parameter in sketched.parameters())
 
 
@@ -301,5 +303,5 @@ def test_timm_takes_its_size_as_an_option() -> None:
     with pytest.raises(ValueError, match="img_size=64, or another network"):
         networks.sketch("timm:vit_tiny_patch16_224", channels=3, size=64, classes=5)
     assert networks.sketch("timm:vit_tiny_patch16_224:img_size=64", channels=3, size=64, classes=5).classifier
-    with pytest.raises(ValueError, match="timm's resnet18 refuses an option: .*img_size"):
+    with pytest.raises(ValueError, match=r"timm's resnet18 refuses an option: .*img_size"):
         networks.sketch("timm:resnet18:img_size=64", channels=3, size=64, classes=5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -182,8 +183,9 @@ def _beton(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
 
 def _named_networks(config: RunConfig) -> Iterator[str]:
     """What is wrong with names and options of networks, which need no data."""
-    for key, text in _wanted_networks(config):
-        if said := _refusal(networks.check, config, text):
+    wanted = _wanted_networks(config)
+    for key, text in _all_networks(config):
+        if said := _refusal(partial(networks.check, installed=(key, text) in wanted), config, text):
             yield f"{key}: {said}"
 
 
@@ -202,12 +204,17 @@ def _networks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
         yield from _coupled(config, theta)
 
 
-def _wanted_networks(config: RunConfig) -> Iterator[tuple[str, str]]:
-    """Key and text of each network that the run will build."""
-    yield "network", parts.network_text(config.network)
-    if config.evaluation.epochs != 0:
-        others = (text for text in dict.fromkeys(config.evaluation.architectures) if text != parts.SAME_NETWORK)
-        yield from (("evaluation.architectures", text) for text in others)
+def _all_networks(config: RunConfig) -> list[tuple[str, str]]:
+    """Key and text of each network that is named, theta first."""
+    others = [text for text in dict.fromkeys(config.evaluation.architectures) if text != parts.SAME_NETWORK]
+    theta = parts.network_text(config.network)
+    return [("network", theta), *(("evaluation.architectures", text) for text in others)]
+
+
+def _wanted_networks(config: RunConfig) -> list[tuple[str, str]]:
+    """Those that the run will build."""
+    theta, *others = _all_networks(config)
+    return [theta, *others] if config.evaluation.epochs != 0 else [theta]
 
 
 def _refusal(make: Callable[[str], object], config: RunConfig, text: str) -> str:

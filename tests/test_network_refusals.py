@@ -57,8 +57,11 @@ def test_names_and_options_are_refused_without_the_data(tmp_path: Path) -> None:
     assert any(str(tmp_path / "gone") in line for line in said)
 
 
-def test_without_an_evaluation_its_networks_do_not_matter(tmp_path: Path) -> None:
-    checks.check(digits(tmp_path, evaluation__epochs=0, evaluation__architectures=["vgg11", "timm:nobody"]))
+def test_without_an_evaluation_its_networks_are_only_spelt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    checks.check(digits(tmp_path, evaluation__epochs=0, evaluation__architectures=["vgg11", "timm:resnet10t"]))
+    (said,) = problems(digits(tmp_path, evaluation__epochs=0, evaluation__architectures=["vgg12"]))
+    assert "no network 'vgg12' (did you mean 'vgg11'?)" in said
 
 
 def test_a_resnet_on_the_digits_has_ways_out_that_work(tmp_path: Path) -> None:

@@ -86,15 +86,16 @@ def sketch(text: str, *, channels: int, size: int, classes: int, **options: obje
         return build(text, channels=channels, size=size, classes=classes, seed=0, **options)
 
 
-def check(text: str, **options: object) -> None:
+def check(text: str, installed: bool = True) -> None:
     """Whether there is such a network with such options, as far as that does not depend on the images.
 
+    :param installed: ask timm about a network of timm, too.
     :raises ValueError: an unknown name, option or value.
     :raises ImportError: a network of timm, without timm.
     """
-    _read(text, options)
+    _read(text, {})
     name, _ = split(text)
-    if name.startswith(TIMM):
+    if installed and name.startswith(TIMM):
         known_timm(name.removeprefix(TIMM))
 
 

@@ -120,7 +120,7 @@ def strided_stem(channels: int, width: int, size: int, norm: ChannelNorm) -> lis
 
 
 def pooled_stem(channels: int, width: int, size: int, norm: ChannelNorm) -> list[nn.Module]:
-    """IDC's for ResNetAP: up to 64 px `small_stem`; above with 2x2 average pooling; above 128 px 7x7 and 4x4 pooling."""
+    """IDC's for ResNetAP: up to 64 px `small_stem`; above with 2x2 mean pooling; above 128 px 7x7 and 4x4 pooling."""
     kernel, shrink = (7, 4) if size > MIDDLE_IMAGE else (3, 2 if size > SMALL_IMAGE else 1)
     conv = nn.Conv2d(channels, width, kernel_size=kernel, padding=kernel // 2, bias=False)
     pooling = [nn.AvgPool2d(shrink)] if shrink > 1 else []

@@ -6,6 +6,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -15,9 +16,10 @@ import torch
 from dist_condense import names, networks, parts
 from dist_condense.config import ConfigError, RunConfig, differences, identity, in_submitted_job, read
 from dist_condense.core.grouping import check_partition
-from dist_condense.data import DataError, ImageSet
-from dist_condense.data.catalogue import is_url
+from dist_condense.data import DataError, ImageSet, constants
+from dist_condense.data.catalogue import KNOWN, is_url
 from dist_condense.data.ffcv_extra import PACKAGE, SYSTEM
+from dist_condense.data.listing import printable
 from dist_condense.data.manifest_reader import read_manifest
 from dist_condense.data.split import NO_BETON
 from dist_condense.data.tiers import FILES
@@ -39,7 +41,7 @@ def check(config: RunConfig, known: Sequence[str] = ()) -> tuple[ImageSet, list[
     except DataError as error:
         problems += error.problems
     if dataset is not None:
-        problems += [*_data(config, dataset), *_networks(config, dataset)]
+        problems += [*_data(config, dataset), *_constants(config, dataset), *_networks(config, dataset)]
     if problems or dataset is None:
         raise ConfigError([*problems, *_not_looked_at(config)])
     return dataset, list(_remarks(config, dataset))
@@ -47,7 +49,14 @@ def check(config: RunConfig, known: Sequence[str] = ()) -> tuple[ImageSet, list[
 
 def of_config(config: RunConfig) -> list[str]:
     """What is wrong whatever the machine and the data."""
-    return [*names.unknown(config), *_numbers(config), *_named_networks(config)]
+    return [*names.unknown(config), *_numbers(config), *_paths(config), *_named_networks(config)]
+
+
+def _paths(config: RunConfig) -> Iterator[str]:
+    """Paths go into files and addresses that are UTF-8."""
+    for key, path in {"output": config.output, "dataset.root": config.dataset.root or ""}.items():
+        if (shown := printable(path)) != path:
+            yield f"{key}: {shown} is not UTF-8; rename the folder, or link to it under another name"
 
 
 def _numbers(config: RunConfig) -> Iterator[str]:
@@ -146,6 +155,11 @@ def _existing_parent(folder: Path) -> Path:
 
 def _data(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
     method, classes = config.method, len(dataset.classes)
+    if classes < 2:
+        yield (
+            f"dataset.classes: {dataset.classes[0].name} is the only class, so there is nothing to tell apart; "
+            "condense at least two classes (dataset.classes=null takes all there are)"
+        )
     factor = method.parameterisation.factor
     if factor > dataset.size:
         yield f"method.parameterisation.factor: {factor} is larger than the images' side, {dataset.size}"
@@ -167,6 +181,24 @@ def _data(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
             yield str(error)
     elif method.grouping.name == "given":
         yield "method.grouping.groups: list the labels of each group, or choose another method.grouping.name"
+
+
+def _constants(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
+    given = config.dataset
+    if (given.mean is None) != (given.std is None):
+        yield "dataset.mean, dataset.std: give both, or neither"
+    for key, values in (("mean", given.mean), ("std", given.std)):
+        if values is not None and len(values) != dataset.channels:
+            yield f"dataset.{key}: {len(values)} values for images of {dataset.channels} channels"
+        if values is not None and not all(map(isfinite, values)):
+            yield f"dataset.{key}: {values} is not finite"
+    if given.std is not None and min(given.std, default=1) <= 0:
+        yield f"dataset.std: {given.std} is not above 0"
+    if given.mean is None and given.constants in KNOWN:
+        try:
+            constants.of_name(given.constants, dataset)
+        except DataError as error:
+            yield from error.problems
 
 
 def _beton(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
@@ -243,9 +275,16 @@ def _coupled(config: RunConfig, theta: networks.Network) -> Iterator[str]:
 
 
 def _remarks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
+    yield from dataset.notes
     few = [f"{dataset.classes[c].name} ({n})" for c, n in enumerate(dataset.counts) if n < config.method.real_batch]
     if few:
-        yield f"fewer real images than method.real_batch={config.method.real_batch}, batches wrap: {_some(few)}"
+        yield f"fewer real images than method.real_batch={config.method.real_batch}, each once a step: {_some(few)}"
+    tiles = config.method.parameterisation.factor**2
+    if 0 < parts.STARTS[config.method.start](config) < config.ipc * tiles:
+        yield (
+            f"method.start: {config.method.start} with {tiles} tiles an image starts each tile from a part of one real "
+            "image; method.start=mixed makes each of a whole one"
+        )
     idle = config.cluster.workers - len(dataset.classes)
     if idle > 0:
         yield (

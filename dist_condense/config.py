@@ -32,8 +32,8 @@ FREE = (
     "training.check_finite",
 )
 """Keys that do not change the set; other data under dataset.root are known by their digest."""
-SETTLED = ("cluster.slices", "cluster.threads", "cluster.reproducible")
-"""Keys of the cluster that do, and stay as the first start chose them."""
+SETTLED = ("cluster.slices", "cluster.threads", "cluster.reproducible", "dataset.mean", "dataset.std")
+"""Keys that do, and stay as the first start chose them."""
 
 
 class ConfigError(ValueError):
@@ -59,6 +59,13 @@ class DatasetConfig:
     """Pixels of a side; null: the data set's own (224 for image folders, what they were prepared with for shards)."""
     classes: Any = None
     """A named subset (`imagenet100_idc`), a list of class names in label order, or null for all."""
+    constants: str | None = None
+    """Whose mean and std normalise the images: null, the data set's own (DCC's six groups of ImageNet: measured);
+    another data set's, by its name (IDC and DCC take `cifar10` for CIFAR-100); `measured`, of the training images."""
+    mean: list[float] | None = None
+    """Per channel, of pixels in [0, 1]; null: by `constants`, settled and stored at the first start."""
+    std: list[float] | None = None
+    """See `mean`."""
     download: bool = False
     """Let torchvision fetch the data set into `root`."""
 
@@ -189,7 +196,7 @@ class MethodConfig:
     images: ImagesConfig = field(default_factory=ImagesConfig)
     """How pixels move."""
     real_batch: int = 256
-    """Real images per class and matching step; wraps where a class has fewer."""
+    """Real images per class and matching step; a class with fewer gives each of them once."""
     real_draw: str = "fresh"
     """`fresh` random draw each step (DC), or `epochs` over the class, incomplete batch dropped (IDC)."""
     synthetic_limit: int = 128
@@ -221,7 +228,7 @@ class TrainingConfig:
     epochs: int = 0
     """Passes over the synthetic set after each matching step."""
     images: int = 0
-    """Real images after each matching step; whole batches until reached."""
+    """Real images after each matching step; whole batches until reached, walking through shuffled passes."""
     batch: int = 256
     """Images per update; for `real` also that of pretraining."""
     lr: float = 0.01
@@ -281,7 +288,7 @@ class EvaluationConfig:
     sets: list[str] = field(default_factory=lambda: ["condensed"])
     """Any of `random`, `condensed`, `whole` (the real training set)."""
     protocol: str = "dc"
-    """One of `dist-condense list`."""
+    """One of `dist-condense list`. Its flips are left out by themselves where they change the label."""
     architectures: list[str] = field(default_factory=lambda: ["network"])
     """Networks by name; `network` is the one that condensed, with its options. Any can carry options of its own, after
     colons: `resnet18_cifar:norm=instance`, `convnet:depth=4:width=64`, `timm:NAME:img_size=64`, `network:norm=batch`.
@@ -289,11 +296,11 @@ class EvaluationConfig:
     seeds: int = 3
     """Networks per set and architecture."""
     epochs: int | None = None
-    """Null: the protocol's own; 0: no evaluation."""
+    """Null: the protocol's own; 0: no evaluation, for which a folder needs no test images."""
     whole_epochs: int | None = None
-    """Epochs on the whole training set; null: as `epochs`."""
-    threads: int = 1
-    """CPU cores per network that is trained."""
+    """Epochs on the whole training set; null: as `epochs`, then the protocol's own (IDC: 300)."""
+    threads: int | None = None
+    """CPU cores per network that is trained; null: 1 on Ray, `cluster.threads` in this process."""
 
 
 @dataclass
@@ -423,17 +430,17 @@ def documented() -> Iterator[tuple[str, str, Any]]:
 
 
 def identity(config: RunConfig) -> dict[str, Any]:
-    """Every key that changes the result, dotted, with its value; those of the cluster once they are settled.
+    """Every key that changes the result, dotted, with its value; open choices once they are settled.
 
     Left out are where and how the same is computed, read, tracked and evaluated, and where the data lie.
     """
     values = dict(_leaves(to_dict(config)))
-    kept = {key: value for key, value in values.items() if not key.startswith(FREE)}
+    kept = {key: value for key, value in values.items() if not key.startswith(FREE) and key not in SETTLED}
     return kept | {key: values[key] for key in SETTLED if values[key] is not None}
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Keys that differ between two identities, one line each; keys of the cluster count once both sides state them."""
+    """Keys that differ between two identities, one line each; settled keys count once both sides state them."""
     keys = [key for key in new if key not in SETTLED or key in old]
     return [f"{key}: {old.get(key)!r} there, {new[key]!r} now" for key in keys if old.get(key) != new[key]]
 

@@ -30,6 +30,7 @@ from dist_condense.engine.journal import METRICS, OWNER, RunFailed, start_of
 from dist_condense.engine.roll_call import RESTARTS
 from dist_condense.evaluation.baselines import random_sets
 from dist_condense.evaluation.evaluate import Evaluation, Runner, TrainingSet, TrialFailed, evaluate, in_process, trials
+from dist_condense.evaluation.protocols import protocol
 from dist_condense.evaluation.rows import Row, read_csv
 from dist_condense.progress import Follower, Notes, Progress
 from dist_condense.report import environment, summary_table, write_report
@@ -83,6 +84,7 @@ class Job:
         start = resume.found(config, how)
         config, keeping = resolved(config, dataset, start.state.identity if start else checks.earlier(config))
         resume.check(config, dataset, start)
+        dataset = parts.normalised(config, dataset)
         return cls(config, dataset, [*remarks, *_other_machine(start, config)], keeping, start)
 
     def run(self) -> None:
@@ -108,7 +110,10 @@ class Job:
 
     def where_it_continues(self) -> str:
         """What the same command would do now."""
-        found = checkpoint.newest(parts.storage_of(self.config))
+        try:
+            found = checkpoint.newest(parts.storage_of(self.config))
+        except OSError:  # a store that is away
+            return "the same command continues from the newest checkpoint once the store answers"
         if found is None:
             return "no checkpoint was due yet (tracking.checkpoint_minutes), so the same command starts over"
         return f"the same command continues after matching step {found.steps}"
@@ -244,6 +249,7 @@ class Job:
             statistics=parts.statistics_of(self.dataset),
             classes=len(self.dataset.classes),
             protocol=chosen.protocol,
+            flip=self.dataset.flip,
             device=self.config.cluster.device,
         )
         wanted = trials(chosen.sets, architectures, range(chosen.seeds))
@@ -267,13 +273,13 @@ class Job:
         return replace(parts.reading_of(self.config), tier="ram" if fits else "disk", source=FILES)
 
     def _runner(self) -> Runner:
-        if self.config.cluster.workers == 0:
-            return in_process
+        threads, cluster = self.config.evaluation.threads, self.config.cluster
+        if cluster.workers == 0:
+            return functools.partial(in_process, threads=threads or cluster.threads)
         from dist_condense.evaluation.sweep import sweep
 
-        gpus = 1 if self.config.cluster.device == "cuda" else 0
-        threads = self.config.evaluation.threads
-        return functools.partial(sweep, folder=self.folder / "sweep", cpus_per_trial=threads, gpus_per_trial=gpus)
+        gpus = 1 if cluster.device == "cuda" else 0
+        return functools.partial(sweep, folder=self.folder / "sweep", cpus_per_trial=threads or 1, gpus_per_trial=gpus)
 
     # --- what a person reads --------------------------------------------------------------------------------------
 
@@ -339,13 +345,15 @@ def _random(job: Job) -> TrainingSet:
 
 def _condensed(job: Job) -> TrainingSet:
     loaded = load_set(job.folder / SET)
-    return TrainingSet(loaded.batch(torch.arange(len(loaded))), loaded.labels, job.config.evaluation.epochs)
+    images = loaded.batch(torch.arange(len(loaded)))
+    return TrainingSet(images, loaded.labels, job.config.evaluation.epochs, factor=loaded.card.factor)
 
 
 def _whole(job: Job) -> TrainingSet:
     labels = range(len(job.dataset.classes))
     images = torch.cat([job.real.get(c, torch.arange(job.dataset.counts[c])) for c in labels])
-    epochs = job.config.evaluation.whole_epochs or job.config.evaluation.epochs
+    chosen = job.config.evaluation
+    epochs = chosen.whole_epochs or chosen.epochs or protocol(chosen.protocol).whole_epochs
     return TrainingSet(images, torch.arange(len(labels)).repeat_interleave(torch.tensor(job.dataset.counts)), epochs)
 
 

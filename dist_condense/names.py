@@ -12,17 +12,21 @@ from dist_condense.core.augmentation import OPERATIONS
 from dist_condense.core.distance import DISTANCES
 from dist_condense.core.parameterisation import DECODINGS
 from dist_condense.core.statistic import SELECTIONS
-from dist_condense.data import SUBSETS
+from dist_condense.data import SUBSETS, constants
 from dist_condense.data import names as data_names
 from dist_condense.data.tiers import AUTO, SOURCES, TIERS
 from dist_condense.engine.shard import DRAWS
-from dist_condense.evaluation.protocols import PROTOCOLS
+from dist_condense.evaluation.protocols import PROTOCOLS, REPLACED
 
 TIMM_NAMES = f"{networks.TIMM}NAME"
 SETS = ("random", "condensed", "whole")
 DEVICES = ("auto", "cpu", "cuda")
 
+REMOVED = {"evaluation.protocol": REPLACED}
+"""Key: names of an earlier version, and which one does the same now."""
+
 CHOICES: dict[str, tuple[tuple[str, ...], Collection[str]]] = {
+    "whose mean and std": (("dataset.constants",), constants.names()),
     "starts of the pixels": (("method.start",), parts.STARTS),
     "decodings": (("method.parameterisation.decoding",), DECODINGS),
     "statistics": (("method.statistic.name",), parts.STATISTICS),
@@ -48,7 +52,9 @@ def unknown(config: RunConfig) -> Iterator[str]:
         for key in keys:
             for value in _values(config, key):
                 if value not in names:
-                    yield f"{key}: {value!r} is not one of {', '.join(names)}"
+                    now = REMOVED.get(key, {}).get(value)
+                    hint = f"; set {now} instead, which does the same now" if now else ""
+                    yield f"{key}: {value!r} is not one of {', '.join(names)}{hint}"
 
 
 def listed() -> Iterator[tuple[str, Collection[str]]]:
@@ -66,7 +72,7 @@ def listed() -> Iterator[tuple[str, Collection[str]]]:
 
 def _values(config: RunConfig, key: str) -> list[str]:
     value = reduce(getattr, key.split("."), config)
-    return value if isinstance(value, list) else [str(value)]
+    return value if isinstance(value, list) else [] if value is None else [str(value)]
 
 
 def _with_options(network: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from dist_condense.core.distance import DISTANCES
 from dist_condense.core.grouping import Grouping, Partition
 from dist_condense.core.image_rule import ImageRule
 from dist_condense.core.objective import Objective
-from dist_condense.core.parameterisation import DECODINGS, MultiFormation
+from dist_condense.core.parameterisation import DECODINGS, PADDING, MultiFormation, normalised_padding
 from dist_condense.core.statistic import SELECTIONS, Embedding, Gradient, Statistic
 from dist_condense.data import ImageSet, Reading, open_dataset, to_unit
 from dist_condense.data.read_ahead import ReadAhead
@@ -85,9 +86,18 @@ NETWORK_STARTS: dict[str, Callable[[RunConfig, Callable[[], RealBatches]], Start
 
 
 def dataset_of(config: RunConfig) -> ImageSet:
-    """The data set, opened and not decoded. Raises DataError."""
-    data = config.dataset
-    return open_dataset(data.name, data.root, size=data.size, classes=data.classes, download=data.download)
+    """The data set, opened and not decoded, with the constants that the config states; without evaluation it needs no
+    test images. Raises DataError.
+    """
+    data, test = config.dataset, config.evaluation.epochs != 0
+    opened = open_dataset(data.name, data.root, size=data.size, classes=data.classes, download=data.download, test=test)
+    return normalised(config, opened)
+
+
+def normalised(config: RunConfig, dataset: ImageSet) -> ImageSet:
+    """The data set with the mean and std of the config; with its own while these are not settled (``resolve``)."""
+    mean, std = config.dataset.mean, config.dataset.std
+    return dataset if mean is None or std is None else dataset.normalised_by(mean, std)
 
 
 def statistics_of(dataset: ImageSet) -> Statistics:
@@ -163,7 +173,7 @@ def matching_recipe(config: RunConfig, dataset: ImageSet, partition: Partition) 
         objective=objective_of(config),
         grouping=Grouping(partition, method.grouping.warmup_networks, method.grouping.warmup_steps),
         rule=image_rule(config, dataset),
-        parameterisation=parameterisation_of(config),
+        parameterisation=replace(parameterisation_of(config), padding=padding_of(config, dataset)),
         strategy=strategy_of(method.augmentation, dataset),
         unit_space=method.unit_space,
         real_batch=method.real_batch,
@@ -178,8 +188,17 @@ def parameterisation_of(config: RunConfig) -> MultiFormation:
     return MultiFormation(chosen.factor, DECODINGS[chosen.decoding], chosen.budget)
 
 
+def padding_of(config: RunConfig, dataset: ImageSet) -> tuple[float, ...]:
+    """What multi-formation pads, in the space that pixels are held in."""
+    return (PADDING,) if config.method.unit_space else normalised_padding(dataset.mean, dataset.std)
+
+
 def start_pixels(config: RunConfig, dataset: ImageSet, source: ClassSource, label: int) -> torch.Tensor:
-    """The pixels of one class at the start, ``[ipc, C, h, h]`` in the held space."""
+    """The pixels of one class at the start, ``[ipc, C, h, h]`` in the held space.
+
+    Real images are drawn by (seed, class), as DC's and DSA's programs draw them at random; those of IDC and IDC-I take
+    the first images of the class, which is a deviation.
+    """
     keyed = randomness.generator(config.seed, "start", label)
     wanted = STARTS[config.method.start](config)
     if wanted == 0:
@@ -244,6 +263,7 @@ def real_batches(config: RunConfig, dataset: ImageSet, shard: ClassShard) -> Rea
         shard.shape,
         config.training.batch,
         config.training.images,
+        config.trajectory.matching_steps,
     )
 
 

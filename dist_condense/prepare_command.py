@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from dist_condense.data.errors import DataError
+from dist_condense.data.listing import printable
 from dist_condense.data.manifest import SPLITS, Manifest
 from dist_condense.data.prepare import PrepareOptions, finish, plan
 from dist_condense.data.prepare_beton import Progress as Report
@@ -79,6 +80,8 @@ def _prepared(given: argparse.Namespace) -> int:
         planned = plan(given.source, given.dest, _options(given), mapping, given.ffcv)
     except (DataError, OSError) as error:
         return _told("refused", error, REFUSED)
+    for note in () if isinstance(planned, Manifest) else planned.source.notes:
+        _say(console, f"note: {note}")
     try:
         with reporting(console) as report:
             made = planned if isinstance(planned, Manifest) else planned.run(mapping, report)
@@ -91,7 +94,7 @@ def _prepared(given: argparse.Namespace) -> int:
 
 
 def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
 
 def summary(manifest: Manifest) -> str:
@@ -133,10 +136,18 @@ def _plain(console: Console) -> Report:
 
 
 def _options(given: argparse.Namespace) -> PrepareOptions:
-    names = None if given.class_names is None else tuple(given.class_names.read_text().splitlines())
+    names = None if given.class_names is None else _class_names(given.class_names)
     subset = given.classes in SUBSETS
     classes = given.classes if subset or given.classes is None else tuple(given.classes.split(","))
     return PrepareOptions(given.val, given.size, given.png, classes, names, given.skip_bad)
+
+
+def _class_names(file: Path) -> tuple[str, ...]:
+    """A name a line, whatever the machine's own encoding; a mark of the order of bytes is no part of the first."""
+    try:
+        return tuple(file.read_text(encoding="utf-8-sig").splitlines())
+    except UnicodeDecodeError as reason:
+        raise DataError([f"--class-names: {file} is no UTF-8 ({reason}). Save it as UTF-8."]) from reason
 
 
 def _mapping(given: argparse.Namespace) -> MapUnordered:

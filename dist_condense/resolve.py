@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,8 +12,9 @@ import torch
 
 from dist_condense import parts
 from dist_condense.config import ConfigError, RunConfig
-from dist_condense.data import ImageSet
+from dist_condense.data import DataError, ImageSet
 from dist_condense.data.catalogue import is_url
+from dist_condense.data.constants import MEASURED, Constants, default, measured, of_name
 from dist_condense.data.read_ahead import HELD
 from dist_condense.data.tiers import Choice, choose, share
 from dist_condense.engine.ahead import DEPTH as AHEAD
@@ -34,14 +36,16 @@ class _Place:
 
 
 def resolved(config: RunConfig, dataset: ImageSet, earlier: Mapping[str, Any]) -> tuple[RunConfig, Choice]:
-    """Absolute paths, and the open choices of the cluster settled: as the run's first start did, else from here.
+    """Absolute paths, and the open choices settled, of the cluster and of mean and std: as the run's first start did,
+    else from here.
 
     Also where images are kept, and the bytes that this was chosen by. Starts Ray where there are workers, so
     :func:`checks.check` comes first.
 
     :param earlier: what the run is known by from an earlier start (``config.identity``); empty for the first.
+    :raises ConfigError: what the cluster does not have; training images whose mean and std cannot be measured.
     """
-    config = absolute_paths(config)
+    config = _normalised(absolute_paths(config), dataset, earlier)
     place = _place(config)
     choices: dict[str, Any] = {
         "slices": 1 if _couples(config, dataset) else max(1, config.cluster.workers),
@@ -70,6 +74,31 @@ def absolute_paths(config: RunConfig) -> RunConfig:
     )
 
 
+def _normalised(config: RunConfig, dataset: ImageSet, earlier: Mapping[str, Any]) -> RunConfig:
+    """Mean and std settled: as given, as the first start did, else by `dataset.constants`."""
+    if config.dataset.mean is not None:
+        return config
+    if "dataset.mean" in earlier:
+        mean, std = earlier["dataset.mean"], earlier["dataset.std"]
+    elif earlier:  # of a version that did not state them: they were the data set's own
+        mean, std = dataset.mean, dataset.std
+    else:
+        mean, std = _constants(config, dataset)
+    return replace(config, dataset=replace(config.dataset, mean=list(mean), std=list(std)))
+
+
+def _constants(config: RunConfig, dataset: ImageSet) -> Constants:
+    """What `dataset.constants` asks for; measuring reads every training image."""
+    name = config.dataset.constants or default(config.dataset.classes)
+    try:
+        if name != MEASURED:
+            return of_name(name, dataset)
+        print(f"note: mean and std are measured on {sum(dataset.counts)} training images, once", file=sys.stderr)
+        return measured(dataset.train_split.on_demand(parts.reading_of(config)), dataset.counts, dataset.channels)
+    except DataError as error:
+        raise ConfigError(error.problems) from error
+
+
 def _absolute(path: str) -> str:
     return path if is_url(path) else str(Path(path).expanduser().absolute())
 
@@ -88,7 +117,8 @@ def _keeping(config: RunConfig, dataset: ImageSet, place: _Place) -> Choice:
     here = config.cluster.device == "cuda" and workers == 0
     gpu = torch.cuda.get_device_properties(0).total_memory // 5 if here else 0
     image = dataset.channels * dataset.size**2
-    ahead = per_node * image * (HELD * config.method.real_batch + AHEAD * config.training.batch)
+    matched = min(config.method.real_batch, max(dataset.counts))
+    ahead = per_node * image * (HELD * matched + AHEAD * min(config.training.batch, sum(dataset.counts)))
     return choose(config.data.tier, decoded, encoded if split.files else None, budget, gpu, ahead)
 
 

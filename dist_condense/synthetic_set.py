@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 import dist_condense
-from dist_condense.core.parameterisation import PADDING
+from dist_condense.core.parameterisation import PADDING, normalised_padding, pad
 from dist_condense.data.files import flush, flush_names, sha256_of
 from dist_condense.data.normalise import denormalise, normalise
 from dist_condense.preview import sheet
@@ -49,8 +49,9 @@ import json, torch, torch.nn.functional as F
 from safetensors.torch import load_file
 card, held = json.load(open("card.json")), load_file("synthetic_set.safetensors")
 n, h = card["factor"], card["size"]  # an image holds n x n tiles, row by row
-s = -(-h // n)  # pixels of a tile's side; where n does not divide h, 0.5 is padded at the right and bottom
-x = F.pad(held["images"], (0, s * n - h, 0, s * n - h), value=0.5)
+s = -(-h // n)  # pixels of a tile's side; where n does not divide h, the right and bottom are padded
+x = F.pad(held["images"], (0, s * n - h, 0, s * n - h))
+x[:, :, h:] = x[:, :, :, h:] = torch.tensor(card["padding"])[:, None, None]
 x = torch.cat([x[:, :, r * s : r * s + s, c * s : c * s + s] for r in range(n) for c in range(n)])
 x = F.interpolate(x, size=(h, h), mode="bilinear", align_corners=False)  # all first tiles, then all second tiles
 y = held["labels"].repeat(n * n)
@@ -103,6 +104,10 @@ class Card:
     """What training on the set uses, whatever condensation used."""
     images_per_class: int = 0
     """Decoded."""
+    padding: Sequence[float] = (PADDING,)
+    """One value, or one per channel, at the right and bottom where ``factor`` does not divide ``size``: grey 0.5, in
+    the space that pixels are held in. Sets without it are of an earlier version, which padded 0.5 in either space.
+    """
     format_version: int = FORMAT
     sha256: str = ""
     """Of the safetensors file."""
@@ -227,7 +232,7 @@ class SyntheticDataset(Dataset[tuple[Tensor, int]]):
         top, left = (side * x for x in divmod(tile, self.card.factor))
         # cloned: in the file a page may be shared with others, and a user may write to the image
         cut = self._handle.get_slice("images")[source, :, top : top + side, left : left + side].clone()
-        return F.pad(cut, (0, side - cut.shape[-1], 0, side - cut.shape[-2]), value=PADDING)
+        return pad(cut, side, self.card.padding)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_handle"}
@@ -341,6 +346,7 @@ def _filled(card: Card, sha256: str) -> Card:
         card,
         format_version=FORMAT,
         images_per_class=card.ipc * card.decoded_per_image,
+        padding=(PADDING,) if card.value_space == VALUE_SPACES[1] else normalised_padding(card.mean, card.std),
         sha256=sha256,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         code_commit=code_commit(),

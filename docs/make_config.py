@@ -34,7 +34,7 @@ The shipped configs read these; any key can do the same with `${{oc.env:NAME,def
 
 | variable | meaning |
 | --- | --- |
-| `FASHION_MNIST_ROOT`, `CIFAR10_ROOT` | `dataset.root` of these data sets; torchvision's layout |
+| `FASHION_MNIST_ROOT`, `CIFAR10_ROOT`, `CIFAR100_ROOT` | `dataset.root` of these data sets; torchvision's layout |
 | `IMAGENET_ROOT`, `IMAGENETTE_ROOT`, `MINIIMAGENET_ROOT` | `dataset.root`: folders `train/CLASS/` and `val/CLASS/` |
 | `DIST_CONDENSE_OUTPUT` | where runs are put, `outputs` by default; absolute and shared in a submitted job |
 | `DIST_CONDENSE_WORKERS` | `cluster.workers` of the ImageNet configs, 1 by default |

@@ -1,5 +1,6 @@
 """The command: what it prints, its exit codes, and the same shards by Ray."""
 
+import os
 import re
 from concurrent.futures.process import BrokenProcessPool
 from io import StringIO
@@ -53,6 +54,31 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments:
     assert cli.main(["prepare", arguments[0], str(tmp_path / "dest"), *arguments[1:]]) == 2
     said = capsys.readouterr().err
     assert said.startswith("refused: ") and re.search(told, said)
+    assert not (tmp_path / "dest").exists()
+
+
+def test_what_was_passed_over_is_told_first_and_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_folder(tmp_path / "source")
+    for name in ("x.avif", "y.AVIF", ".hidden"):
+        (source / "train" / "zebra" / name).touch()
+    assert cli.main(["prepare", str(source), str(tmp_path / "dest")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    note = f"note: {source}/train: 12 images of 3 classes; passed over: 2 .avif, 1 hidden"
+    assert lines[:2] == [note, f"note: {source}/val: 3 images of 3 classes"]
+    assert cli.main(["prepare", str(source), str(tmp_path / "dest")]) == 0
+    assert "note:" not in capsys.readouterr().out
+
+
+def test_names_in_another_encoding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, names = write_folder(tmp_path / "source"), tmp_path / "names.txt"
+    names.write_bytes(b"caf\xe9\n")
+    options = ["--val", "v.tar", "--class-names", str(names)]
+    assert cli.main(["prepare", "t.tar", str(tmp_path / "dest"), *options]) == 2
+    assert f"--class-names: {names} is no UTF-8" in capsys.readouterr().err
+    for split in ("train", "val"):
+        (source / split / "zebra").rename(source / split / os.fsdecode(b"caf\xe9"))
+    assert cli.main(["prepare", str(source), str(tmp_path / "dest")]) == 2
+    assert r"not UTF-8: caf\xe9. Rename" in capsys.readouterr().err
     assert not (tmp_path / "dest").exists()
 
 

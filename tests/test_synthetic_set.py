@@ -55,7 +55,8 @@ def a_set(card, seed=0):
 
 
 def expected(pixels, labels, card):
-    decoded, sources = uniform(pixels, card.factor, 128)
+    grey = (0.5,) if card.value_space == "unit" else [(0.5 - m) / s for m, s in zip(card.mean, card.std, strict=True)]
+    decoded, sources = uniform(pixels, card.factor, 128, grey)
     return normalise(decoded, card.mean, card.std) if card.value_space == "unit" else decoded, labels[sources]
 
 
@@ -111,6 +112,19 @@ def test_the_snippets_of_the_card_give_what_training_uses(tmp_path, value_space,
     assert torch.equal(found["x"], images)
     assert torch.equal(found["y"], decoded_labels)
     assert torch.equal(found["dataset"].batch(torch.arange(len(images))), images)
+
+
+def test_a_set_of_before_the_padding_was_stated_is_padded_as_it_was_learnt(tmp_path):
+    card = a_card(factor=2, value_space="normalised")
+    pixels, labels = a_set(card)
+    write_set(tmp_path / "s", pixels, labels, card)
+    file = tmp_path / "s" / "card.json"
+    content = json.loads(file.read_text())
+    assert content["padding"] == pytest.approx([1.0, 0.4, 0.0])  # (0.5 - mean) / std
+    del content["padding"]
+    file.write_text(json.dumps(content))
+    images = load_set(tmp_path / "s").batch(torch.arange(len(pixels) * 4))
+    assert torch.equal(images, uniform(pixels, 2, 128, (0.5,))[0])
 
 
 def test_the_card_comes_back_whole(tmp_path):

@@ -14,7 +14,9 @@ class ImageRule:
 
     :param shared_buffer: number of classes that share one momentum buffer which is stepped once per class, as IDC's
         program does; what a class sees at its visits is SGD with momentum m**n and learning rate
-        lr * (1 - m**n) / (1 - m). 1: a buffer of its own (DC, DSA, DCC, DM).
+        lr * (1 - m**n) / (1 - m). 1: a buffer of its own (DC, DSA, DCC, DM). A deviation: where pixels are clamped and
+        at the very end, the program has not yet stepped the buffer for all classes, so that its last classes are up to
+        half a step behind.
     """
 
     lr: float

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Iterator
 
 import torch
 
@@ -30,22 +31,28 @@ def permutation(count: int, seed: int, purpose: str, *integers: int) -> torch.Te
 
 
 def draw_without_replacement(count: int, wanted: int, seed: int, purpose: str, *integers: int) -> torch.Tensor:
-    """``wanted`` indices below ``count``: whole keyed permutations, one after the other, as many as are needed.
-
-    With ``wanted <= count`` no index repeats; beyond that the draw wraps and no index repeats before all were drawn.
-    """
-    rounds = [permutation(count, seed, purpose, *integers, r) for r in range(-(-wanted // count))]
-    return torch.cat(rounds)[:wanted]
+    """``wanted`` different indices below ``count``, int64; all of them, in random order, where there are fewer."""
+    return permutation(count, seed, purpose, *integers, 0)[:wanted]  # 0: as runs of earlier versions drew
 
 
 def epoch_batch(count: int, batch: int, visit: int, seed: int, purpose: str, *integers: int) -> torch.Tensor:
     """Batch number ``visit`` of a loader that permutes ``count`` items each epoch and drops the incomplete batch.
 
-    A function of ``visit`` alone: there is no cursor to save. With ``count < batch`` each batch wraps.
+    A function of ``visit`` alone: there is no cursor to save. With ``count < batch`` a batch holds each item once.
     """
-    per_epoch = count // batch
-    if per_epoch == 0:
-        return draw_without_replacement(count, batch, seed, purpose, *integers, visit)
-    epoch, position = divmod(visit, per_epoch)
+    batch = min(batch, count)
+    epoch, position = divmod(visit, count // batch)
     order = draw_without_replacement(count, count, seed, purpose, *integers, epoch)
     return order[position * batch : (position + 1) * batch]
+
+
+def endless_batches(
+    count: int, batch: int, first: int, seed: int, purpose: str, *integers: int
+) -> Iterator[torch.Tensor]:
+    """Batches ``first``, ``first + 1``, ... of a loader that permutes ``count`` items each epoch, keeps the incomplete
+    batch of an epoch and never restarts; int64 indices. What a batch holds is a function of its number alone.
+    """
+    epoch, position = divmod(first, -(-count // batch))
+    while True:
+        yield from permutation(count, seed, purpose, *integers, epoch).split(batch)[position:]
+        epoch, position = epoch + 1, 0

@@ -16,8 +16,9 @@ def noise(shape: tuple[int, ...], generator: torch.Generator, unit_space: bool) 
 def mixed_tiles(images: Tensor, factor: int) -> Tensor:
     """``[n * factor**2, C, h, h]`` real images to ``[n, C, h, h]`` whose tiles are these, shrunk by nearest neighbour.
 
-    Image i holds the images i * factor**2 and following, row by row. IDC's program takes the first images of the
-    class; here the caller draws them by key.
+    Image i holds the images i * factor**2 and following, row by row. Two deviations from IDC's program: it takes the
+    first images of the class, here the caller draws them by key; where ``factor`` does not divide the side h, it
+    shrinks some to a pixel less, here all have the side ceil(h / factor) of a decoded tile, cut at the border.
     """
     side = images.shape[-1]
     small = F.interpolate(images, size=-(-side // factor), mode="nearest")

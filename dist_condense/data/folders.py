@@ -2,13 +2,16 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
+from dist_condense.data import annotated
 from dist_condense.data.errors import DataError, listed
 from dist_condense.data.image_set import ClassName, Facts, ImageSet
+from dist_condense.data.listing import ENDINGS, Entries, PassedOver, class_files, counted, entries_of, not_text, told
 from dist_condense.data.request import Request, choose
 from dist_condense.data.split import StoredSplit
 from dist_condense.data.store import ClassFolder, FolderStore
@@ -19,8 +22,6 @@ IMAGENET = Facts(3, 224, IMAGENET_MEAN, IMAGENET_STD, True, "ImageNet photograph
 IMAGE_FOLDER = Facts(3, 224, IMAGENET_MEAN, IMAGENET_STD, True, "photographs in class folders")
 TEST_FOLDERS = ("val", "test")
 """The first of these that exists holds the test images."""
-SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""torchvision's ImageFolder reads the same."""
 _WNID = re.compile(r"n\d{8}")
 
 
@@ -42,12 +43,14 @@ def open_image_folder(request: Request) -> ImageSet:
 def open_folder(request: Request, facts: Facts) -> ImageSet:
     """List the folders of the wanted classes (all, in alphabetical order, when none are named).
 
-    Raises DataError with all that is wrong: the root, missing splits, missing classes, empty class folders.
+    Raises DataError with all that is wrong: the root, missing splits, missing classes, empty class folders, names that
+    are no UTF-8. `notes` of the result say what was read and what was passed over.
     """
-    train, test, problems = _list_splits(request)
-    problems = request.problems() + problems
+    train_split, test_split = _list_splits(request)
+    problems = [*request.problems(), *train_split.problems, *test_split.problems]
     if problems:
         raise DataError(problems)
+    train, test = train_split.classes, test_split.classes
     size = request.size or facts.size
     return ImageSet(
         name=request.name,
@@ -56,6 +59,7 @@ def open_folder(request: Request, facts: Facts) -> ImageSet:
         classes=tuple(class_name(entry.folder.name) for entry in train),
         train_split=_split(train, facts.channels, size),
         test_split=_split(test, facts.channels, size),
+        notes=(*train_split.notes, *test_split.notes),
     )
 
 
@@ -82,55 +86,140 @@ def _digest(folders: tuple[ClassFolder, ...], channels: int, size: int) -> str:
     return sha256(repr((listing, channels, size)).encode()).hexdigest()
 
 
-Listed = tuple[tuple[ClassFolder, ...], list[str]]
+@dataclass(frozen=True)
+class _Listed:
+    """The class folders of one split, what is wrong with them, and what there is to say of them."""
+
+    classes: tuple[ClassFolder, ...] = ()
+    problems: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
 
-def _list_splits(request: Request) -> tuple[tuple[ClassFolder, ...], tuple[ClassFolder, ...], list[str]]:
-    """Class folders of the two splits, and what is wrong with them."""
-    root_problems = request.root_problems()
-    if root_problems or request.root is None:
-        return (), (), root_problems
-    train_root, layout_problems = _split_folder(request, ("train",))
-    test_root, more = _split_folder(request, TEST_FOLDERS)
-    if layout_problems:
-        return (), (), layout_problems + more
-    train, train_problems = _list_classes(train_root, request.wanted())
-    test, test_problems = ((), more) if more else _list_classes(test_root, [entry.folder.name for entry in train])
-    return train, test, train_problems + test_problems
+def _list_splits(request: Request) -> tuple[_Listed, _Listed]:
+    """The two splits; the second is empty where no test images are wanted."""
+    problems = request.root_problems()
+    if problems or request.root is None:
+        return _Listed(problems=problems), _Listed()
+    train_root, test_root = _split_folder(request.root, ("train",)), _split_folder(request.root, TEST_FOLDERS)
+    if train_root is None:
+        train = _Listed(problems=_no_split(request, ("train",)))
+    else:
+        train = _guarded(_list_train, train_root, request.wanted())
+    if not request.test:
+        return train, _Listed()
+    if test_root is None:
+        return train, _Listed(problems=_no_split(request, TEST_FOLDERS))
+    if not train.classes:
+        return train, _Listed()
+    return train, _guarded(_list_test, test_root, train.classes, request.wanted() is None)
 
 
-def _split_folder(request: Request, candidates: Sequence[str]) -> tuple[Path, list[str]]:
-    root = request.root or Path()
-    found = [root / name for name in candidates if (root / name).is_dir()]
-    if found:
-        return found[0], []
-    return root, [
-        f"{request.name}: {root} has no folder {' or '.join(candidates)}; "
+def _guarded(listing: Callable[..., _Listed], split: Path, *given: object) -> _Listed:
+    try:
+        return listing(split, *given)
+    except OSError as reason:
+        return _Listed(problems=[f"{split}: a folder in it cannot be listed ({reason}); make it readable."])
+
+
+def _split_folder(root: Path, candidates: Sequence[str]) -> Path | None:
+    return next((root / name for name in candidates if (root / name).is_dir()), None)
+
+
+def _no_split(request: Request, candidates: Sequence[str]) -> list[str]:
+    assert request.root is not None
+    try:
+        holds = f"it holds {entries_of(request.root)}"
+    except OSError as reason:
+        holds = f"it cannot be listed: {reason}"
+    return [
+        f"{request.name}: {request.root} has no folder {' or '.join(candidates)} ({holds}); "
         f"dataset.root must hold train/<class>/ and val/<class>/."
     ]
 
 
-def _list_classes(split: Path, wanted: Sequence[str] | None) -> Listed:
-    """The folders of the wanted classes in that order, with problems for missing and empty ones."""
-    with os.scandir(split) as entries:
-        available = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-    positions, problems = choose(wanted, available, str(split))
-    found = tuple(_list_class(split / available[index]) for index in positions)
-    empty = [str(entry.folder) for entry in found if not entry.files]
-    if empty:
-        problems.append(
-            f"{len(empty)} class folders hold no image: {listed(empty)}. "
-            f"Fill them or leave them out of dataset.classes."
-        )
-    if not available:
-        problems.append(f"{split} has no class folders; put each class's images in a folder of its own.")
-    return found, problems
+def _list_train(split: Path, wanted: Sequence[str] | None) -> _Listed:
+    """The wanted classes in that order; without a list all, sorted by name as torchvision does."""
+    entries = entries_of(split)
+    dangling = [name for name in entries.dangling if wanted is None or name in wanted]
+    problems = _dangling(split, dangling)
+    if not entries.folders:
+        return _Listed(problems=problems or [_flat(split, entries)])
+    names = None if wanted is None else [name for name in wanted if name not in dangling]
+    positions, missing = choose(names, entries.folders, str(split))
+    chosen = [entries.folders[index] for index in positions]
+    found, empty, note = _read_classes(split, chosen, entries)
+    return _Listed(found, [*problems, *missing, *not_text(chosen, str(split)), *empty], [note])
 
 
-def _list_class(folder: Path) -> ClassFolder:
-    """One listing without a stat per file; hidden files and files that are no images are passed over."""
-    names = (name for name in os.listdir(folder) if name.lower().endswith(SUFFIXES) and not name.startswith("."))
-    return ClassFolder(folder, tuple(sorted(names)))
+def _list_test(split: Path, train: Sequence[ClassFolder], every: bool) -> _Listed:
+    """The folders of the training classes in their order.
+
+    :param every: whether all of the training classes are used, so that others here are worth a note.
+    """
+    names = [entry.folder.name for entry in train]
+    entries = entries_of(split)
+    if annotated.is_annotated(split, entries):
+        return _Listed(*annotated.read(split, names))
+    dangling = [name for name in entries.dangling if name in names]
+    if not entries.folders:
+        return _Listed(problems=_dangling(split, dangling) or [_flat(split, entries)])
+    there = set(entries.folders)
+    missing = [name for name in names if name not in there and name not in dangling]
+    found, empty, note = _read_classes(split, [name for name in names if name in there], entries)
+    others = sorted(there - set(names)) if every else []
+    extra = [f"{split}: classes that train does not have are not used: {listed(others)}"] if others else []
+    return _Listed(found, [*_dangling(split, dangling), *_missing(split, missing, len(names)), *empty], [note, *extra])
+
+
+def _read_classes(
+    split: Path, names: Sequence[str], entries: Entries
+) -> tuple[tuple[ClassFolder, ...], list[str], str]:
+    """The class folders, a problem where some hold no image, and the note on all."""
+    passed = PassedOver(entries.passed)
+    if entries.images:
+        passed["images beside the class folders"] += len(entries.images)
+    found, empty = [], []
+    for name in names:
+        entry, without = class_files(split / name, split)
+        found.append(entry)
+        passed.update(without)
+        if not entry.files:
+            empty.append(f"{entry.folder} (it holds {counted(without) or 'nothing'})")
+    below = sum("/" in name for entry in found for name in entry.files)
+    note = told(str(split), sum(len(entry.files) for entry in found), len(found), passed, below)
+    return tuple(found), _empty(empty), note
+
+
+def _empty(folders: Sequence[str]) -> list[str]:
+    if not folders:
+        return []
+    return [
+        f"{len(folders)} class folders hold no image that is read: {listed(folders)}. Put images there "
+        f"({', '.join(ENDINGS)}), or leave these classes out: remove their folders, or name the others in "
+        f"dataset.classes."
+    ]
+
+
+def _flat(split: Path, entries: Entries) -> str:
+    return (
+        f"{split} has no class folders; it holds {entries}. "
+        f"Put each class's images in a folder of its own, {split.name}/<class>/, called as in train."
+    )
+
+
+def _missing(split: Path, names: Sequence[str], of: int) -> list[str]:
+    if not names:
+        return []
+    return [
+        f"{split} lacks {len(names)} of train's {of} classes: {listed(names)}. "
+        f"Add folders of these names with test images, or name the classes that both have in dataset.classes."
+    ]
+
+
+def _dangling(split: Path, names: Sequence[str]) -> list[str]:
+    links = [f"{name} -> {os.readlink(split / name)}" for name in names]
+    remedy = "Mend or remove the links."
+    return [f"{split}: class folders are links that lead nowhere: {listed(links)}. {remedy}"] if links else []
 
 
 def class_name(folder: str) -> ClassName:

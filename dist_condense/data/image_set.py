@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from dist_condense.data.errors import DataError
 from dist_condense.data.source import ClassSource, LabelledImages, TestImages
 from dist_condense.data.split import Split, StreamedImages
 from dist_condense.data.tiers import Reading
@@ -55,6 +56,8 @@ class ImageSet:
     classes: tuple[ClassName, ...]
     train_split: Split = field(repr=False, compare=False)
     test_split: Split = field(repr=False, compare=False)
+    notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    """What was read and what was passed over, for the person who starts a run."""
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -86,6 +89,10 @@ class ImageSet:
         """Free text for the card of a synthetic set."""
         return self.facts.family
 
+    def normalised_by(self, mean: Sequence[float], std: Sequence[float]) -> "ImageSet":
+        """The same with other constants, one value per channel each."""
+        return replace(self, facts=replace(self.facts, mean=tuple(mean), std=tuple(std)))
+
     def decoded_bytes(self, counts: Sequence[int]) -> list[int]:
         """Bytes of so many images of each class, decoded."""
         return [count * self.channels * self.size**2 for count in counts]
@@ -105,8 +112,10 @@ class ImageSet:
     def test(self, reading: Reading = DECODED_NOW) -> TestImages:
         """The test images, class after class: decoded now, or read in each pass where the tier is another.
 
-        Raises DataError naming the files that cannot be read.
+        Raises DataError naming the files that cannot be read, and where the set was opened without test images.
         """
+        if not self.test_split.counts:
+            raise DataError([f"{self.name}: it was opened without its test images; open it with test=True."])
         streamed = StreamedImages(self.test_split, reading)
         if reading.tier != DECODED_NOW.tier or reading.source != DECODED_NOW.source:
             return streamed

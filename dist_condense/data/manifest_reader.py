@@ -7,6 +7,7 @@ from typing import Any, TypeVar, get_origin, get_type_hints
 
 from dist_condense.data.errors import SHOWN, DataError, listed
 from dist_condense.data.image_set import ClassName, ambiguous
+from dist_condense.data.listing import not_text
 from dist_condense.data.manifest import FILE, FORMAT, HASH, SPLITS, Beton, Made, Manifest, Shard, Skipped
 from dist_condense.data.remote import entry_problem, join, read_bytes
 
@@ -65,6 +66,7 @@ class _Checked:
             self._wrong("classes", "names none.")
         if twice := ambiguous(classes):
             self._wrong("classes", f"has names or WordNet ids that stand for several: {listed(twice)}.")
+        self.problems += not_text([entry.name for entry in classes], f"{self.file}: classes")
 
     def _split(self, splits: Any, split: str, classes: int) -> tuple[tuple[Shard, ...], ...]:
         if not isinstance(splits, dict) or not isinstance(splits.get(split), list):

@@ -19,8 +19,9 @@ Loaded = tuple[LabelledImages, tuple[str, ...]]
 Load = Callable[[str, bool, bool], Loaded]
 """(root, whether the training split, whether to download) -> one split."""
 
-# Mean and std as in DC (Zhao et al. 2021); IDC and DCC use those of CIFAR-10 for CIFAR-100 too.
-_CIFAR_MEAN, _CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+# Mean and std as in DC (Zhao et al. 2021); IDC and DCC take those of CIFAR-10 for CIFAR-100 (dataset.constants).
+_CIFAR10_MEAN, _CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+_CIFAR100_MEAN, _CIFAR100_STD = (0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)
 _SVHN_MEAN, _SVHN_STD = (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)
 
 
@@ -97,12 +98,12 @@ PACKED: dict[str, Packed] = {
         "train_32x32.mat",
     ),
     "cifar10": Packed(
-        Facts(3, 32, _CIFAR_MEAN, _CIFAR_STD, True, "CIFAR-10 objects"),
+        Facts(3, 32, _CIFAR10_MEAN, _CIFAR10_STD, True, "CIFAR-10 objects"),
         _load_cifar(datasets.CIFAR10),
         "cifar-10-batches-py",
     ),
     "cifar100": Packed(
-        Facts(3, 32, _CIFAR_MEAN, _CIFAR_STD, True, "CIFAR-100 objects"),
+        Facts(3, 32, _CIFAR100_MEAN, _CIFAR100_STD, True, "CIFAR-100 objects"),
         _load_cifar(datasets.CIFAR100),
         "cifar-100-python",
     ),

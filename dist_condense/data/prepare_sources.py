@@ -33,6 +33,8 @@ class Source:
     """Pixels of a side of what `images` gives, where all are of one size."""
     images: Callable[[str, int], ClassImages]
     """(train or val, label) -> the class's images."""
+    notes: tuple[str, ...] = ()
+    """What was read and what was passed over."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def open_catalogued(name: str, root: str | None, size: int | None, classes: str 
         return ArrayImages(pixels.numpy(), opened.classes[label].name)
 
     native = None if isinstance(opened.train_split, StoredSplit) else opened.size
-    return Source(name, opened.classes, opened.channels, native, images)
+    return Source(name, opened.classes, opened.channels, native, images, notes=opened.notes)
 
 
 def in_words_of_the_command(problem: str) -> str:

@@ -10,12 +10,13 @@ from braceexpand import braceexpand
 
 from dist_condense.data.errors import SHOWN, DataError, listed
 from dist_condense.data.image_set import ClassName, ambiguous
+from dist_condense.data.listing import PassedOver, not_text, told
 from dist_condense.data.prepare_class import ClassImages
 from dist_condense.data.prepare_sources import Source
 from dist_condense.data.remote import scheme
 from dist_condense.data.request import choose
 from dist_condense.data.subsets import SUBSETS
-from dist_condense.data.tars import Sample, index_tar, read_labels
+from dist_condense.data.tars import Sample, read_labels, scan_tar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -89,7 +90,11 @@ def open_tars(
     """
     if val is None:
         raise DataError(["--val is missing: give the pattern of the tars with the validation images."])
-    found = {"train": _by_label(expand(train), map_unordered), "val": _by_label(expand(val), map_unordered)}
+    notes: list[str] = []
+    found = {
+        "train": _by_label(train, map_unordered, notes),
+        "val": _by_label(val, map_unordered, notes),
+    }
     numbers = sorted(found["train"])
     names = _names(found, numbers, class_names)
     chosen = _chosen(names, classes, train)
@@ -100,24 +105,27 @@ def open_tars(
     def images(split: str, label: int) -> ClassImages:
         return found[split][numbers[chosen[label]]]
 
-    return Source(DATASET, tuple(names[index] for index in chosen), 3, None, images)
+    return Source(DATASET, tuple(names[index] for index in chosen), 3, None, images, notes=tuple(notes))
 
 
-def index_labelled(item: tuple[int, str]) -> tuple[int, list[tuple[int, Sample]] | list[str]]:
-    """(position, tar) -> position and the tar's (label, sample)s, or its problems."""
+def index_labelled(item: tuple[int, str]) -> tuple[int, list[tuple[int, Sample]] | list[str], PassedOver]:
+    """(position, tar) -> position, the tar's (label, sample)s or its problems, and what was passed over."""
     position, tar = item
     try:
-        samples = index_tar(Path(tar))
-        return position, list(zip(read_labels(Path(tar), samples), samples, strict=True))
+        samples, passed = scan_tar(Path(tar))
+        return position, list(zip(read_labels(Path(tar), samples), samples, strict=True)), passed
     except DataError as error:
-        return position, error.problems
+        return position, error.problems, PassedOver()
 
 
-def _by_label(tars: tuple[str, ...], map_unordered: MapUnordered) -> dict[int, TarImages]:
-    """The samples of every class in the order of the tars, whatever order the answers come in."""
+def _by_label(pattern: str, map_unordered: MapUnordered, notes: list[str]) -> dict[int, TarImages]:
+    """The samples of every class in the order of the tars, whatever order the answers come in; a note on them."""
+    tars = expand(pattern)
     entries: dict[int, list[tuple[int, Sample]]] = {}
     problems: list[str] = []
-    for position, answer in sorted(map_unordered(index_labelled, enumerate(tars)), key=lambda entry: entry[0]):
+    passed = PassedOver()
+    for position, answer, more in sorted(map_unordered(index_labelled, enumerate(tars)), key=lambda entry: entry[0]):
+        passed.update(more)
         for entry in answer:
             if isinstance(entry, str):
                 problems.append(entry)
@@ -128,6 +136,7 @@ def _by_label(tars: tuple[str, ...], map_unordered: MapUnordered) -> dict[int, T
     if problems:
         rest = [f"... and {len(problems) - SHOWN} more problems."] if len(problems) > SHOWN else []
         raise DataError(problems[:SHOWN] + rest)
+    notes.append(told(pattern, sum(map(len, entries.values())), len(entries), passed))
     return {label: TarImages(tars, tuple(found)) for label, found in entries.items()}
 
 
@@ -141,8 +150,10 @@ def _names(found: Mapping[str, ByLabel], numbers: Sequence[int], given: Sequence
         for number, wnid in zip(numbers, wnids, strict=True)
     ]
     if twice := ambiguous(names):
-        told = f"These names or WordNet ids stand for several labels: {listed(twice)}."
-        raise DataError([f"{told} Correct --class-names or the tars."])
+        repeated = f"These names or WordNet ids stand for several labels: {listed(twice)}."
+        raise DataError([f"{repeated} Correct --class-names or the tars."])
+    if unwritable := not_text([entry.name for entry in names], "--class-names"):
+        raise DataError(unwritable)
     return names
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from dist_condense.data.errors import DataError
-from dist_condense.data.image_set import Facts, ImageSet
+from dist_condense.data.image_set import ClassName, Facts, ImageSet
 from dist_condense.data.manifest import FILE, Manifest
 from dist_condense.data.manifest_reader import read_manifest
 from dist_condense.data.remote import scheme
@@ -43,8 +43,15 @@ def open_prepared(root: str, request: Request, facts: Facts) -> ImageSet:
     if problems:
         raise DataError(problems)
     size = request.size or manifest.size or facts.size
-    splits = [_split(root, manifest, name, stored, facts.channels, size) for name in ("train", "val")]
-    return ImageSet(request.name, facts, size, tuple(manifest.classes[i] for i in stored), *splits)
+    train, test = (_split(root, manifest, name, stored, facts.channels, size) for name in ("train", "val"))
+    classes = tuple(manifest.classes[i] for i in stored)
+    return ImageSet(request.name, facts, size, classes, train, test, _notes(root, manifest, classes))
+
+
+def _notes(root: str, manifest: Manifest, classes: Sequence[ClassName]) -> tuple[str, ...]:
+    names = {entry.name for entry in classes}
+    skipped = sum(entry.class_name in names for entry in manifest.skipped)
+    return (f"{root}/{FILE}: {skipped:,} images were left out by --skip-bad; it names them",) if skipped else ()
 
 
 def _choose(root: str, request: Request, manifest: Manifest) -> tuple[tuple[int, ...], list[str]]:

@@ -45,6 +45,10 @@ class Torn(OSError):
     """A transfer that ended before all bytes were there."""
 
 
+class Away(OSError):
+    """A store that does not answer: nothing is known of what it holds."""
+
+
 def scheme(url: str) -> str | None:
     """None for a plain path, else s3, gs or https; DataError for everything else (pipe:, file:, chains with ::)."""
     found = _SCHEME.match(url)
@@ -179,8 +183,35 @@ def filesystem(url: str) -> Any:
         raise DataError([f"{url}: {kind}:// needs the package {needed}: pip install {needed} ({reason})."]) from reason
 
 
-def _retried(url: str, action: Callable[[], Result], sleep: Sleep) -> Result:
-    """What the action gives; transient errors are tried again, all others become DataError."""
+def persistent(url: str, action: Callable[[], Result], sleep: Sleep = time.sleep) -> Result:
+    """The result of an action on a store; transient errors are retried, 15 s in all.
+
+    :raises Away: the store did not answer in any attempt.
+    :raises FileNotFoundError: there is no such object, or no such bucket.
+    :raises PermissionError: the store does not allow it.
+    :raises OSError: any other refusal. All four name the url and the reason.
+    """
+    try:
+        return _tried(action, sleep)
+    except _GivenUp as reason:
+        text = f"{url}: {type(reason.last).__name__}: {reason.last}"
+        if not reason.permanent:
+            raise Away(f"{text} (tried {TRIES} times)") from reason.last
+        kinds = (FileNotFoundError, PermissionError)
+        kind = next((kind for kind in kinds if isinstance(reason.last, kind)), OSError)
+        raise kind(text) from reason.last
+
+
+class _GivenUp(Exception):
+    """An action failed, for good or in every attempt."""
+
+    def __init__(self, last: BaseException, permanent: bool) -> None:
+        super().__init__(str(last))
+        self.last, self.permanent = last, permanent
+
+
+def _tried(action: Callable[[], Result], sleep: Sleep) -> Result:
+    """The result of the action, transient errors retried. Raises _GivenUp, and DataError as the action does."""
     for attempt in range(TRIES):
         if attempt:
             sleep(FIRST_DELAY * 2 ** (attempt - 1))
@@ -190,10 +221,21 @@ def _retried(url: str, action: Callable[[], Result], sleep: Sleep) -> Result:
             raise
         except Exception as error:  # every store has its own kinds
             last = _innermost(error)
-            if _is_permanent(error) or _is_permanent(last):
-                raise DataError([f"{url}: it cannot be read ({type(last).__name__}: {last})."]) from error
-    told = f"{url}: reading failed {TRIES} times, the last time with {type(last).__name__}: {last}."
-    raise DataError([f"{told} Check the network and the store, then run the same command again."]) from last
+            if permanent := next((e for e in (last, error) if _is_permanent(e)), None):
+                raise _GivenUp(permanent, True) from error
+    raise _GivenUp(last, False) from last
+
+
+def _retried(url: str, action: Callable[[], Result], sleep: Sleep) -> Result:
+    """The same for reading: what is given up becomes a DataError."""
+    try:
+        return _tried(action, sleep)
+    except _GivenUp as reason:
+        last = f"{type(reason.last).__name__}: {reason.last}"
+        if reason.permanent:
+            raise DataError([f"{url}: it cannot be read ({last})."]) from reason.last
+        told = f"{url}: reading failed {TRIES} times, the last time with {last}."
+        raise DataError([f"{told} Check the network and the store, then run the same command again."]) from reason.last
 
 
 def _innermost(error: BaseException) -> BaseException:
@@ -204,4 +246,5 @@ def _innermost(error: BaseException) -> BaseException:
 def _is_permanent(error: BaseException) -> bool:
     status = getattr(error, "status", None) or getattr(error, "code", None)
     refused = isinstance(status, int) and 400 <= status < 500 and status not in _BUSY
-    return refused or isinstance(error, _PERMANENT)
+    no_key = "Credentials" in type(error).__name__  # botocore's and google.auth's, whose packages may not be there
+    return refused or no_key or isinstance(error, _PERMANENT)

@@ -9,7 +9,12 @@ from pathlib import Path
 from dist_condense.data.errors import listed
 from dist_condense.data.subsets import SUBSETS
 
-VARIABLES = {"cifar10": "CIFAR10_ROOT", "fashion_mnist": "FASHION_MNIST_ROOT", "imagenet": "IMAGENET_ROOT"}
+VARIABLES = {
+    "cifar10": "CIFAR10_ROOT",
+    "cifar100": "CIFAR100_ROOT",
+    "fashion_mnist": "FASHION_MNIST_ROOT",
+    "imagenet": "IMAGENET_ROOT",
+}
 """Of the environment, by the data set that one stands for."""
 
 
@@ -22,6 +27,8 @@ class Request:
     size: int | None
     classes: str | Sequence[str] | None
     download: bool
+    test: bool = True
+    """Whether test images are needed; else a folder may be without them."""
 
     def wanted(self) -> tuple[str, ...] | None:
         """Class names in label order; None for all of them (also when the subset's name is unknown)."""
@@ -73,7 +80,8 @@ def choose(wanted: Sequence[str] | None, available: Sequence[str], where: str) -
         return found, []
     count = f"{len(missing)} of the {len(names)} classes that are wanted"
     remedy = "Name others in dataset.classes, or give null for all." if wanted is not None else ""
-    told = f"{where}: {count} are not there: {listed(missing)}. There are {listed(available)}. {remedy}"
+    there = f"There are {listed(available)}." if available else "There are none at all."
+    told = f"{where}: {count} are not there: {listed(missing)}. {there} {remedy}"
     return found, [f"{told.strip()}{_meant(names)}"]
 
 

@@ -147,3 +147,6 @@ SUBSETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 """WordNet ids of each named subset, in label order."""
+
+MEASURED_SUBSETS = frozenset(_DCC)
+"""Those whose images DCC normalises by the subset's own mean and std, which have to be measured."""

@@ -1,7 +1,9 @@
 """What a local, uncompressed tar of samples holds, by its headers alone.
 
-A sample is a run of members that share a key (the name up to the first dot of its last part, as WebDataset has it):
-one image, and perhaps its label in `.cls`. All other members are passed over and never read.
+A sample is a run of members that share a key, as WebDataset has it: the name up to the first dot of its last part. What
+follows that dot says what a member is, in any case of letters: `jpg` (png, ...) is the image and `cls` the label; where
+a sample has none that is called just so, the one whose last part is (`a.crop.jpg`), as WebDataset's decoders take it.
+All other members are passed over and never read.
 """
 
 import re
@@ -11,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from dist_condense.data.errors import SHOWN, DataError
+from dist_condense.data.errors import SHOWN, DataError, listed
+from dist_condense.data.listing import ENDINGS, HIDDEN, PassedOver, ending
 
-IMAGES = ("jpg", "jpeg", "png", "ppm", "bmp", "pgm", "tif", "tiff", "webp", "gif")
-LABEL = "cls"
+IMAGE, LABEL = "image", "cls"
 MAX_MEMBER = 64 * 2**20
 MAX_LABEL_BYTES = 12
 MAX_EXTENDED = 2**16
@@ -28,6 +30,12 @@ _EXTENDED = (
     tarfile.SOLARIS_XHDTYPE,
 )
 _KEYED = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)")
+_META = re.compile(r"__[^/]*__(/.*)?", re.DOTALL)
+"""Members that WebDataset keeps for itself."""
+METADATA, FURTHER = "of WebDataset's metadata", "further images or labels of a sample"
+
+Draft = dict[str, dict[str, tarfile.TarInfo]]
+"""Of a sample: the members that are an image, and those that are a label, by what follows the key."""
 
 
 @dataclass(frozen=True)
@@ -54,26 +62,34 @@ class _Header(tarfile.TarInfo):
 
 
 def index_tar(path: Path) -> list[Sample]:
-    """The samples of a tar in order.
+    """The samples of a tar in order; see :func:`scan_tar`."""
+    return scan_tar(path)[0]
+
+
+def scan_tar(path: Path) -> tuple[list[Sample], PassedOver]:
+    """The samples of a tar in order, and what was passed over.
 
     Raises DataError naming file and member: truncated or no tar, members that are no regular files (folders are
-    passed over), are larger than 64 MiB or have no name, an absolute one or `..`, keys that come twice, labels
-    without image.
+    passed over), are larger than 64 MiB or have no name, an absolute one or `..`, keys that come twice, samples in
+    which it is open which image or label is meant, labels without image.
     """
-    drafts: dict[str, dict[str, tarfile.TarInfo]] = {}
+    drafts: dict[str, Draft] = {}
+    passed = PassedOver()
     problems: list[str] = []
     last = None
     for info in _headers(path, problems):
-        what = _member_problem(info) or _add(drafts, last, info)
+        what = _member_problem(info)
+        if what is None and not info.isdir():
+            key, suffix = key_and_suffix(info.name)
+            what = _add(drafts, last, key, suffix, info, passed)
+            last = key or last
         if what:
             problems.append(f"{path}: {info.name!r:.200} {what}")
-        last = _key_and_kind(info)[0]
-    bare = [key for key, parts in drafts.items() if "image" not in parts]
-    problems += [f"{path}: {key!r:.200} has a label but no image ({', '.join(IMAGES)})." for key in bare]
+    samples = [_sample(path, key, draft, passed, problems) for key, draft in drafts.items()]
     if problems:
         more = len(problems) - SHOWN
         raise DataError(problems[:SHOWN] + ([f"... and {more} more problems in {path}."] if more > 0 else []))
-    return [_sample(key, parts) for key, parts in drafts.items()]
+    return [sample for sample in samples if sample is not None], passed
 
 
 def read_labels(path: Path, samples: list[Sample]) -> list[int]:
@@ -138,28 +154,57 @@ def _member_problem(info: tarfile.TarInfo) -> str | None:
     return None
 
 
-def _key_and_kind(info: tarfile.TarInfo) -> tuple[str | None, str | None]:
-    """The key, and "image" or "cls"; None for what is passed over."""
-    found = _KEYED.fullmatch(info.name)
-    if info.isdir() or found is None:
-        return None, None
-    suffix = found[2].lower()
-    kind = "image" if suffix in IMAGES else LABEL if suffix == LABEL else None
-    return found[1], kind
+def key_and_suffix(name: str) -> tuple[str | None, str]:
+    """What a member belongs to and what it is in lower case, by WebDataset's rule; no key for what it passes over.
+
+    Hidden files (`d/.a.jpg`) have none, where WebDataset makes one sample `d/` of them.
+    """
+    found = None if _META.fullmatch(name) else _KEYED.fullmatch(name)
+    return (found[1], found[2].lower()) if found else (None, "")
 
 
-def _add(drafts: dict[str, dict[str, tarfile.TarInfo]], last: str | None, info: tarfile.TarInfo) -> str | None:
+def _add(
+    drafts: dict[str, Draft], last: str | None, key: str | None, suffix: str, info: tarfile.TarInfo, passed: PassedOver
+) -> str | None:
     """Put the member to its sample; what is wrong with that."""
-    key, kind = _key_and_kind(info)
+    final = suffix.rsplit(".", 1)[-1]
+    kind = IMAGE if final in ENDINGS else LABEL if final == LABEL else None
     if key is None or kind is None:
+        base = info.name.rsplit("/", 1)[-1]
+        passed[METADATA if _META.fullmatch(info.name) else HIDDEN if base.startswith(".") else ending(base)] += 1
         return None
-    if kind in drafts.get(key, ()) or (key in drafts and key != last):
+    draft = drafts.setdefault(key, {IMAGE: {}, LABEL: {}})
+    second = suffix in draft[kind] or ("." not in suffix and any("." not in other for other in draft[kind]))
+    if second or (key != last and any(draft.values())):
         return "has a key that comes twice; every sample needs its own."
-    drafts.setdefault(key, {})[kind] = info
+    draft[kind][suffix] = info
     return None
 
 
-def _sample(key: str, parts: dict[str, tarfile.TarInfo]) -> Sample:
-    image, label = parts["image"], parts.get(LABEL)
+def _sample(path: Path, key: str, draft: Draft, passed: PassedOver, problems: list[str]) -> Sample | None:
+    """The sample of a draft; None where it has a problem."""
+    image, label = (_meant(draft[kind], passed) for kind in (IMAGE, LABEL))
+    for members, meant in ((draft[IMAGE], image), (draft[LABEL], label)):
+        if len(members) > 1 and meant is None:
+            names = listed([info.name for info in members.values()])
+            problems.append(
+                f"{path}: {key!r:.200} is the key of {names:.300}, as a key ends at the first dot; "
+                f"give each sample a key of its own, without dots."
+            )
+            return None
+    if image is None:
+        problems.append(f"{path}: {key!r:.200} has a label but no image ({', '.join(ENDINGS)}).")
+        return None
     where = None if label is None else (label.offset_data, label.size)
     return Sample(key, image.name, image.offset_data, image.size, where)
+
+
+def _meant(members: dict[str, tarfile.TarInfo], passed: PassedOver) -> tarfile.TarInfo | None:
+    """The member whose suffix has no dot, else the only one; None where there is none, or it is open which."""
+    plain = [info for suffix, info in members.items() if "." not in suffix]
+    candidates = plain or list(members.values())
+    if len(candidates) != 1:
+        return None
+    if len(members) > 1:
+        passed[FURTHER] += len(members) - 1
+    return candidates[0]

@@ -25,8 +25,8 @@ Batch = tuple[Tensor, Tensor]
 """Images ``[B, C, H, W]`` in normalised space and labels int64 ``[B]``, the same on every worker."""
 Gathered = tuple[Arrival, Tensor]
 """The same as bytes, on their way to the device."""
-Stretch = tuple[tuple[int, ...], int]
-"""Key, and the first batch."""
+Stretch = tuple[int, int, int]
+"""Network k, step t, and the first batch."""
 
 
 @dataclass(frozen=True)
@@ -42,16 +42,16 @@ class Statistics:
 
 
 class Batches(Protocol):
-    """A source of global batches for one stretch of training, keyed by ``key``."""
+    """A source of global batches for one stretch of training: that after matching step t of network k."""
 
     waited: float
     """Seconds that training has waited for images to be read."""
 
-    def announce(self, *key: int) -> None:
+    def announce(self, k: int, t: int) -> None:
         """This stretch comes next; what can be done before, may begin."""
         ...
 
-    def stretch(self, *key: int, first: int = 0) -> Iterator[Batch]:
+    def stretch(self, k: int, t: int, first: int = 0) -> Iterator[Batch]:
         """All batches of the stretch but those before ``first``."""
         ...
 
@@ -60,9 +60,18 @@ class Batches(Protocol):
 class RealBatches:
     """Real images of all classes, gathered from their owners ahead of need by a thread of its own.
 
+    Stretches walk through shuffled passes over all images, each where the one before ended, as in IDC's program, whose
+    loader goes on from one call of ``train_epoch`` to the next. A stretch is b batches, and that of (k, t) is the
+    batches s b to (s + 1) b - 1 with s = k T + t, so that it can be had without those before it. (The program trains
+    theta after step T - 1, too; those batches are passed over here.) Deviations: its stretch counts images, so that
+    it takes one batch more where an incomplete one, at the end of a pass, leaves it below ``amount``, and it ends at
+    one pass at most; its pre-training goes through the same loader, :meth:`passes` are shuffled on their own; on
+    ImageNet-100 it drops the incomplete batches.
+
     :param counts: real images of every class, also of those that others own.
     :param coordinator: a line of its own (:meth:`Coordinator.beside`).
-    :param amount: images of one stretch; whole batches until reached (500 by 64: 512), drawn without replacement.
+    :param amount: images of one stretch; whole batches until reached (500 by 64: b = 8).
+    :param matching_steps: T
     """
 
     seed: int
@@ -75,6 +84,7 @@ class RealBatches:
     shape: tuple[int, int, int]
     batch: int
     amount: int
+    matching_steps: int
     waited: float = 0.0
     """Seconds that training has waited for images."""
     _coming: tuple[Stretch, Ahead[Gathered]] | None = None
@@ -82,14 +92,14 @@ class RealBatches:
     def __post_init__(self) -> None:
         self._transfer = Transfer(self.placement.device)
 
-    def announce(self, *key: int) -> None:
+    def announce(self, k: int, t: int) -> None:
         """Begin to gather a stretch. Every worker announces the same ones."""
-        self._begin((key, 0))
+        self._begin((k, t, 0))
 
-    def stretch(self, *key: int, first: int = 0) -> Iterator[Batch]:
-        """As many whole batches as ``amount`` needs."""
-        if self._coming is None or self._coming[0] != (key, first):
-            self._begin((key, first))
+    def stretch(self, k: int, t: int, first: int = 0) -> Iterator[Batch]:
+        """As many batches as ``amount`` needs; one that ends a pass may be smaller."""
+        if self._coming is None or self._coming[0] != (k, t, first):
+            self._begin((k, t, first))
         coming, self._coming = cast(tuple[Stretch, Ahead[Gathered]], self._coming), None
         return self._ready(coming[1])
 
@@ -102,10 +112,11 @@ class RealBatches:
 
     def _begin(self, stretch: Stretch) -> None:
         self._drop()
-        key, first = stretch
-        wanted = -(-self.amount // self.batch) * self.batch
-        order = randomness.draw_without_replacement(sum(self.counts), wanted, self.seed, "real batches", *key)
-        self._coming = stretch, Ahead(map(self._gather, order.split(self.batch)[first:]))
+        k, t, first = stretch
+        length = -(-self.amount // self.batch)
+        start = (k * self.matching_steps + t) * length + first
+        positions = randomness.endless_batches(sum(self.counts), self.batch, start, self.seed, "real stretches")
+        self._coming = stretch, Ahead(map(self._gather, islice(positions, length - first)))
 
     def _drop(self) -> None:
         """Gather to its end what was announced and nobody wants: two threads must not share the line, and each
@@ -163,14 +174,14 @@ class SyntheticBatches:
     epochs: int
     waited: float = 0.0
 
-    def announce(self, *key: int) -> None:
+    def announce(self, k: int, t: int) -> None:
         """Nothing can be done before the set is what it then will be."""
 
-    def stretch(self, *key: int, first: int = 0) -> Iterator[Batch]:
+    def stretch(self, k: int, t: int, first: int = 0) -> Iterator[Batch]:
         """Passes over the set as it is now."""
         decoded = {c: self.shard.training_images(c) for c in self.shard.labels}
         images, seed = self.classes * self.per_class, self.seed
-        orders = [randomness.permutation(images, seed, "synthetic passes", *key, epoch) for epoch in range(self.epochs)]
+        orders = [randomness.permutation(images, seed, "synthetic passes", k, t, epoch) for epoch in range(self.epochs)]
         for positions in [x for order in orders for x in order.split(self.batch)][first:]:
             yield self._load(positions, decoded)
 
@@ -189,9 +200,9 @@ class NoBatches:
 
     waited = 0.0
 
-    def announce(self, *key: int) -> None:
+    def announce(self, k: int, t: int) -> None:
         """Nothing."""
 
-    def stretch(self, *key: int, first: int = 0) -> Iterator[Batch]:
+    def stretch(self, k: int, t: int, first: int = 0) -> Iterator[Batch]:
         """Nothing."""
         return iter(())

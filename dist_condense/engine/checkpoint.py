@@ -16,6 +16,7 @@ from typing import Any
 from safetensors.torch import load
 from torch import Tensor
 
+from dist_condense.data.remote import Away
 from dist_condense.engine.storage import Storage
 
 FORMAT = "dist_condense checkpoint 1"
@@ -85,7 +86,7 @@ class Checkpoint:
         return next(load(self._bytes(entry)) for entry in self.entries if entry.name == SHARED)
 
     def verify(self) -> None:
-        """Read and hash all files. Raises Damaged."""
+        """Read and hash all files. Raises Damaged; Away when the store does not answer."""
         for entry in self.entries:
             self._bytes(entry)
 
@@ -93,6 +94,8 @@ class Checkpoint:
         where = f"{self.store}/{self.name}/{entry.name}"
         try:
             data = self.store.read(f"{self.name}/{entry.name}")
+        except Away:
+            raise
         except OSError as error:
             raise Damaged(f"{where} cannot be read ({error})") from error
         if (len(data), sha256(data).hexdigest()) != (entry.bytes, entry.sha256):

@@ -36,12 +36,16 @@ Draw = Callable[[int, int, int, int, int], Tensor]
 
 
 def fresh_draw(count: int, wanted: int, seed: int, label: int, visit: int) -> Tensor:
-    """DC, DSA, DCC, DM: a fresh random draw at each step, without replacement within it."""
+    """DC, DSA, DCC, DM: a fresh random draw at each step, without replacement within it; a class with fewer images
+    than are wanted gives each once (as in the program).
+    """
     return randomness.draw_without_replacement(count, wanted, seed, "real class batch", label, visit)
 
 
 def epoch_draw(count: int, wanted: int, seed: int, label: int, visit: int) -> Tensor:
-    """IDC: passes over the class without replacement, the incomplete batch of a pass dropped."""
+    """IDC: passes over the class without replacement, the incomplete batch of a pass dropped; a class with fewer images
+    than are wanted gives each once (as in the program).
+    """
     return randomness.epoch_batch(count, wanted, visit, seed, "real class batch", label)
 
 
@@ -60,6 +64,7 @@ class MatchingRecipe:
     unit_space: bool = False
     """Pixels are held in [0, 1] and clamped when a network begins (IDC); else normalised and never clamped (DC)."""
     real_batch: int = 256
+    """Real images of a class in one step; all of a class that has fewer."""
     real_draw: Draw = fresh_draw
     synthetic_limit: int = 128
     """Decoded images of a class in one step; beyond it a random subset."""

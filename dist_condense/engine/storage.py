@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from dist_condense.data.errors import DataError
 from dist_condense.data.files import flush_names, write_atomically
-from dist_condense.data.remote import filesystem, scheme
+from dist_condense.data.remote import filesystem, persistent, scheme
 
 
 class Storage(Protocol):
@@ -69,38 +71,50 @@ class Folder:
 
 @dataclass(frozen=True)
 class Bucket:
-    """Below an url of s3:// or gs://, by fsspec; a put is whole by itself there."""
+    """Below an url of s3:// or gs://, by fsspec; a put is whole by itself there. A store that is away for some
+    seconds is waited for.
+    """
 
     url: str
 
     def write(self, name: str, data: bytes) -> None:
         """One put."""
-        filesystem(self.url).pipe_file(self._at(name), data)
+        self._asked(name, lambda store, place: store.pipe_file(place, data))
 
     def read(self, name: str) -> bytes:
         """One get."""
-        return bytes(filesystem(self.url).cat_file(self._at(name)))
+        return bytes(self._asked(name, lambda store, place: store.cat_file(place)))
 
     def names(self) -> list[str]:
-        """By listing; never from fsspec's cache."""
-        store = filesystem(self.url)
-        store.invalidate_cache()
+        """By listing; never from fsspec's cache. None in a bucket that is not there: the first write refuses it."""
         try:
-            return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in store.ls(self.url, detail=False))
+            paths = self._asked("", _listed)
         except FileNotFoundError:
             return []
+        return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in paths)
 
     def remove(self, name: str) -> None:
         """All below it."""
-        store = filesystem(self.url)
-        if store.exists(self._at(name)):
-            store.rm(self._at(name), recursive=True)
+        with suppress(FileNotFoundError):
+            self._asked(name, _removed)
 
-    def _at(self, name: str) -> str:
-        return f"{self.url.rstrip('/')}/{name}"
+    def _asked(self, name: str, action: Callable[[Any, str], Any]) -> Any:
+        """The result of an action on (the store, the entry's address). Failures name the address."""
+        place = f"{self.url.rstrip('/')}/{name}".rstrip("/")
+        return persistent(place, lambda: action(filesystem(self.url), place))
 
     def __str__(self) -> str:
         return self.url
+
+
+def _listed(store: Any, place: str) -> list[str]:
+    store.invalidate_cache()
+    return list(store.ls(place, detail=False))
+
+
+def _removed(store: Any, place: str) -> None:
+    if store.exists(place):
+        store.rm(place, recursive=True)
 
 
 def storage(place: str | Path) -> Storage:

@@ -13,6 +13,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from dist_condense.core import randomness
+from dist_condense.data.remote import Away
 from dist_condense.engine.batches import Batch, Batches, RealBatches
 from dist_condense.engine.coordinator import Coordinator
 from dist_condense.engine.storage import Storage
@@ -159,6 +160,8 @@ class Pool:
         try:
             name = f"network_{member}.safetensors"
             data, seal = self.store.read(name), self.store.read(f"{name}.sha256")
+        except Away:  # training them again would cost more than a restart
+            raise
         except OSError:
             data, seal = b"", b""
         whole = sha256(data).hexdigest().encode() == seal

@@ -19,6 +19,10 @@ class Augmentation(typing.Protocol):
 
     def __call__(self, images: Tensor, generator: torch.Generator, statistics: Statistics) -> Tensor: ...
 
+    def without_flip(self) -> Augmentation:
+        """The same for images that do not keep their label when they are flipped."""
+        ...
+
 
 @dataclass(frozen=True)
 class Nothing:
@@ -26,6 +30,10 @@ class Nothing:
 
     def __call__(self, images: Tensor, generator: torch.Generator, statistics: Statistics) -> Tensor:
         return images
+
+    def without_flip(self) -> Nothing:
+        """Itself."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -38,3 +46,7 @@ class ByStrategy:
         size = (images.shape[-2], images.shape[-1])
         draw = self.strategy.draw(len(images), size, generator)
         return augmentation.apply(images, draw.to(images.device, images.dtype, to_device))
+
+    def without_flip(self) -> ByStrategy:
+        """Of the other operations."""
+        return ByStrategy(self.strategy.without("flip"))

@@ -84,6 +84,10 @@ class OnePerImage:
         white = torch.randn(images.shape, generator=generator).to(images)
         return warped(images, warp, fill * images.mean((0, 2, 3), keepdim=True)) + strength * white
 
+    def without_flip(self) -> OnePerImage:
+        """Itself: none of the operations flips."""
+        return self
+
 
 def warped(images: Tensor, warp: Tensor, fill: Tensor) -> Tensor:
     """Warp ``[n, C, h, w]`` by ``[n, 2, 3]``; ``fill`` ``[n, C, 1, 1]`` stands where no image is."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from dist_condense import networks
@@ -54,12 +56,14 @@ class TrainingSet:
     """E; None: the protocol's own."""
     draws: int = 1
     """Sets of equal size that stand one after the other; seed s trains on draw s (random sets: a new one each)."""
+    factor: int = 1
+    """Multi-formation factor that they were decoded with."""
 
     def draw(self, seed: int) -> TrainingSet:
         """The set that a seed trains on."""
         size = len(self.labels) // self.draws
         rows = slice(seed % self.draws * size, (seed % self.draws + 1) * size)
-        return TrainingSet(self.images[rows], self.labels[rows], self.epochs)
+        return replace(self, images=self.images[rows], labels=self.labels[rows], draws=1)
 
     def batches(self, statistics: Statistics, device: str) -> Images:
         """Positions to images in normalised space on the device; bytes become floats one batch at a time."""
@@ -78,12 +82,16 @@ class Evaluation:
     classes: int
     protocol: str
     """One of `protocols.PROTOCOLS`."""
+    flip: bool = True
+    """Whether a flipped image keeps its label; where it does not, no augmentation flips."""
     device: str = "cpu"
 
     def key(self, trial: Trial) -> Key:
         """What the row of this trial is found by."""
         chosen = self.sets[trial.set].draw(trial.seed)
-        epochs = chosen.epochs if chosen.epochs is not None else protocol(self.protocol).epochs_for(chosen.labels)
+        epochs = chosen.epochs
+        if epochs is None:
+            epochs = protocol(self.protocol).epochs_for(chosen.labels, trial.architecture, chosen.factor)
         return trial.set, self.protocol, trial.architecture, trial.seed, epochs
 
 
@@ -106,7 +114,7 @@ def run_trial(trial: Trial, evaluation: Evaluation) -> Row:
         evaluation.test,
         evaluation.statistics,
         network,
-        protocol(evaluation.protocol),
+        protocol(evaluation.protocol, evaluation.flip),
         trial.seed,
         epochs=key[-1],
         device=evaluation.device,
@@ -118,18 +126,34 @@ Runner = Callable[[Sequence[Trial], Evaluation, Callable[[Row], None]], object]
 """Runs trials and hands over each row when it is there."""
 
 
-def in_process(todo: Sequence[Trial], evaluation: Evaluation, on_result: Callable[[Row], None]) -> None:
-    """One trial after the other. Raises TrialFailed after the last one, naming each that failed."""
+def in_process(
+    todo: Sequence[Trial], evaluation: Evaluation, on_result: Callable[[Row], None], threads: int | None = None
+) -> None:
+    """One trial after the other. Raises TrialFailed after the last one, naming each that failed.
+
+    :param threads: of torch on the CPU meanwhile; None: as they are.
+    """
     reasons: dict[Trial, str] = {}
-    for trial in todo:
-        try:
-            row = run_trial(trial, evaluation)
-        except Exception as error:
-            reasons[trial] = f"{type(error).__name__}: {error}"
-        else:
-            on_result(row)
+    with _on_threads(threads or torch.get_num_threads()):
+        for trial in todo:
+            try:
+                row = run_trial(trial, evaluation)
+            except Exception as error:
+                reasons[trial] = f"{type(error).__name__}: {error}"
+            else:
+                on_result(row)
     if reasons:
         raise TrialFailed.of(reasons, len(todo))
+
+
+@contextmanager
+def _on_threads(threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def evaluate(

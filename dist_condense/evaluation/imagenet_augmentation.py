@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -38,17 +38,23 @@ class ImagenetAugmentation:
     """Brightness, contrast and saturation each by a factor in [1 - jitter, 1 + jitter)."""
     lighting: float = 0.1
     """Standard deviation along the principal colours."""
+    flip: bool = True
+    """Whether half of the images are mirrored."""
 
     def __call__(self, images: Tensor, generator: torch.Generator, statistics: Statistics) -> Tensor:
         n, size = len(images), (images.shape[-2], images.shape[-1])
         images = denormalise(images, statistics.mean, statistics.std)
         boxes = self.boxes(n, size, generator)
-        images = crop_and_flip(images, boxes, torch.rand(n, generator=generator) < 0.5)
+        images = crop_and_flip(images, boxes, (torch.rand(n, generator=generator) < 0.5) & self.flip)
         factors = 1 + self.jitter * (2 * torch.rand(len(JITTERS), n, generator=generator) - 1)
         for i in torch.randperm(len(JITTERS), generator=generator).tolist():
             images = JITTERS[i](images, factors[i].to(images).view(-1, 1, 1, 1))
         images = light(images, self.lighting * torch.randn(n, 3, generator=generator))
         return statistics.normalise(images)
+
+    def without_flip(self) -> ImagenetAugmentation:
+        """Nothing is mirrored."""
+        return replace(self, flip=False)
 
     def boxes(self, n: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
         """n crops, float64 ``[n, 4]``: top, left, height, width in whole pixels."""

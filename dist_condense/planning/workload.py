@@ -27,7 +27,7 @@ class Workload:
     groups: int
     """Groups of several classes in a shared step."""
     real: int
-    """Real images per class and step."""
+    """Real images per class and step, of the largest class."""
     synthetic: int
     """Decoded synthetic images per class and step."""
     updates: dict[int, int]
@@ -74,7 +74,7 @@ def workload_of(config: RunConfig, dataset: Any) -> Workload:
         steps=steps,
         shared_steps=steps - alone if groups else 0,
         groups=groups,
-        real=method.real_batch,
+        real=min(method.real_batch, max(dataset.counts)),
         synthetic=min(decoded(config, config.ipc), method.synthetic_limit),
         updates=dict(_updates(config, dataset)),
         real_updates=not on_set,
@@ -114,7 +114,8 @@ def _updates(config: RunConfig, dataset: Any) -> Counter[int]:
     passes = {"pretrained": schedule.networks, "pool": min(schedule.pool_size, schedule.networks)}
     of_set = len(dataset.classes) * config.ipc * config.method.parameterisation.factor**2
     if training.source == "real":
-        found[training.batch] += stretches * -(-training.images // training.batch)
+        # A batch that ends a pass over all images may be smaller: counted as a whole one.
+        found[min(training.batch, sum(dataset.counts))] += stretches * -(-training.images // training.batch)
     elif training.source == "synthetic":
         _add(found, of_set, training.batch, stretches * training.epochs)
     _add(found, sum(dataset.counts), training.batch, passes.get(schedule.start, 0) * schedule.pretrain_epochs)

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from contextlib import chdir
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from dist_condense.data import DataError, open_dataset, prepare_class, shards
 from dist_condense.data.decode import decode_bytes
 from dist_condense.data.manifest import Manifest
 from dist_condense.data.manifest_reader import read_manifest
-from dist_condense.data.prepare import PrepareOptions, prepare
+from dist_condense.data.prepare import PrepareOptions, open_source, prepare
 from dist_condense.data.process_pool import LocalMap
 from dist_condense.data.shard_writer import webdataset
 from dist_condense.data.shards import ShardStore
@@ -173,6 +174,11 @@ def test_bad_images_are_left_out_on_request(source: Path, tmp_path: Path, monkey
     (source / "train" / "zebra" / "a.jpg").write_bytes(b"no image")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40 * 40)  # c.png has 61 x 33
     manifest = prepared(source, tmp_path / "dest", skip_bad=True)
+    few, none = (open_dataset("image_folder", tmp_path / "dest", classes=chosen) for chosen in (["zebra"], None))
+    assert [opened.notes for opened in (few, none)] == [
+        (f"{tmp_path}/dest/manifest.json: {number} images were left out by --skip-bad; it names them",)
+        for number in (2, 4)
+    ]
     assert [(entry.split, entry.class_name, entry.name) for entry in manifest.skipped] == [
         ("train", name, str(source / "train" / name / file))
         for name, file in [*((name, "c.png") for name in CLASSES[:2]), ("zebra", "a.jpg"), ("zebra", "c.png")]
@@ -355,6 +361,21 @@ def test_names_of_labels_in_tars(tmp_path: Path) -> None:
     names = tuple("abcdefgh")
     named = prepared(given["source"], tmp_path / "named", val=given["val"], class_names=names)
     assert [(entry.name, entry.wnid) for entry in named.classes] == [("d", "n00000003"), ("h", None)]
+
+
+def test_what_is_passed_over_in_tars_is_counted(tmp_path: Path) -> None:
+    folder = write_mixed(tmp_path / "tars")
+    for part in range(2):
+        members = [(f"{part}.a.jpg", jpeg(part)), (f"{part}.a.cls", b"3"), (f"{part}.json", b"{}")]
+        write_tar(tmp_path / "tars" / f"train-{part}.tar", members)
+    options = PrepareOptions(val=folder["val"])
+    source = open_source(folder["source"], options, HERE)
+    assert source.notes == (
+        f"{folder['source']}: 2 images of 1 classes; passed over: 2 .json",
+        f"{folder['val']}: 2 images of 2 classes",
+    )
+    with pytest.raises(DataError, match=r"--class-names: 1 names of classes are not UTF-8: caf\\xe9"):
+        open_source(folder["source"], replace(options, class_names=("a", "b", "c", "caf\udce9")), HERE)
 
 
 def test_relative_paths_are_those_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,24 @@
-"""The index of a tar equals its content; every way in which a tar can be torn or hostile is refused by name."""
+"""The index of a tar equals its content and what WebDataset reads; all that is torn or hostile is refused by name."""
 
+import random
+import re
 import tarfile
 from pathlib import Path
 
 import pytest
 
 from dist_condense.data import DataError
-from dist_condense.data.tars import MAX_EXTENDED, MAX_MEMBER, index_tar, read_labels
+from dist_condense.data.shard_writer import webdataset
+from dist_condense.data.tars import (
+    FURTHER,
+    MAX_EXTENDED,
+    MAX_MEMBER,
+    METADATA,
+    index_tar,
+    key_and_suffix,
+    read_labels,
+    scan_tar,
+)
 from tests.data.shard_cases import special, write_tar
 
 GOOD = [("d/a.jpg", b"one"), ("d/a.cls", b"7"), ("b.png", b"x" * 1000), ("b.cls", b"12\n")]
@@ -26,6 +38,74 @@ def test_offsets_lengths_labels_and_what_is_passed_over(tmp_path: Path) -> None:
     assert [(entry.key, entry.member) for entry in samples] == [("d/a", "d/a.jpg"), ("b", "b.png")]
     assert [content[entry.offset : entry.offset + entry.length] for entry in samples] == [b"one", b"x" * 1000]
     assert read_labels(path, samples) == [7, 12]
+
+
+NAMES = [
+    "a.jpg",
+    "a.b.JPG",
+    "d/a.b.c.Png",
+    "d.e/a.x.jpg",
+    "d.e/f",
+    "f",
+    "__x__",
+    "__x__/a.jpg",
+    "__x__y/a.jpg",
+    "a.",
+    "__x.jpg",
+]
+NAMES += [f"{first}{rest}" for first in ("", "d/", "d.e/f/") for rest in ("x y.JPEG", "ä.b.jpg", "a\nb.jpg", "..jpg")]
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # webdataset leaves its files to the collector
+def test_keys_and_suffixes_are_those_of_webdataset(tmp_path: Path) -> None:
+    draws = random.Random(3)
+    names = dict.fromkeys([*NAMES, *("".join(draws.choices("aB./", k=7)) for _ in range(3000))])
+    hidden = re.compile(r"(.*/)?\.[^/]*", re.DOTALL)  # of `d/.a.jpg` WebDataset makes a sample `d/`
+    kept = [
+        name for name in names if name and not hidden.fullmatch(name) and name != "__x__/a.jpg" and "//" not in name
+    ]
+    theirs = [webdataset.tariterators.base_plus_ext(name) for name in kept]
+    ours = [key_and_suffix(name) for name in kept]
+    meta = {"__x__"}
+    assert len(kept) > 1000
+    for name, (key, suffix), (their_key, their_suffix) in zip(kept, ours, theirs, strict=True):
+        assert name in meta or (key, suffix) == (their_key, (their_suffix or "").lower()), name
+    assert [key_and_suffix(name)[0] for name in ("__x__/a.jpg", "__x__", ".a.jpg", "d/.a.jpg")] == [None] * 4
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+def test_the_samples_are_those_of_webdataset(tmp_path: Path) -> None:
+    members = [
+        *[("dog.1.jpg", b"1"), ("dog.1.cls", b"1")],  # what follows the first dot is the suffix
+        *[("d.e/cat.JPG", b"2"), ("d.e/cat.CLS", b"2"), ("d.e/cat.json", b"{}"), special("d.e", tarfile.DIRTYPE)],
+        *[
+            ("b.seg.png", b"mask"),
+            ("b.jpg", b"3"),
+            (".DS_Store", b""),
+            ("__m__/b.jpg", b"m"),
+            ("b.cls", b"3"),
+            ("b", b""),
+        ],
+        *[("d/é.x.y.WebP", b"4"), ("d/é.cls", b"4")],
+    ]
+    path = write_tar(tmp_path / "dotted.tar", members)
+    samples, passed = scan_tar(path)
+    content = path.read_bytes()
+    ours = {entry.key: content[entry.offset : entry.offset + entry.length] for entry in samples}
+    theirs = {entry["__key__"]: entry for entry in webdataset.WebDataset(str(path), shardshuffle=False)}
+    assert list(ours) == list(theirs) == ["dog", "d.e/cat", "b", "d/é"]
+    assert list(ours.values()) == [theirs["dog"]["1.jpg"], *(theirs[k]["jpg"] for k in ("d.e/cat", "b")), b"4"]
+    assert read_labels(path, samples) == [1, 2, 3, 4]
+    assert passed == {".json": 1, FURTHER: 1, "hidden": 1, METADATA: 1, "with no or another ending": 1}
+
+
+def test_images_that_share_a_key_are_refused(tmp_path: Path) -> None:
+    members = [("photo.1.jpg", b"1"), ("photo.2.jpg", b"2"), ("photo.cls", b"3")]
+    path = write_tar(tmp_path / "dots.tar", members)
+    with pytest.raises(
+        DataError, match=r"'photo' is the key of photo\.1\.jpg, photo\.2\.jpg, as a key ends at the first"
+    ):
+        index_tar(path)
 
 
 @pytest.mark.parametrize("cut", [100, 512 + 100, 512 + 3, 1024, 1024 + 512 + 512, 1024 + 1024 + 700])

@@ -193,6 +193,12 @@ REFUSALS: dict[str, tuple[list[str], list[str]]] = {
     "missing root": ([*IMAGES, "dataset.root=ROOT/nowhere"], ["nowhere is not a folder"]),
     "no root": ([*IMAGES, "dataset.root=null"], ["no folder was given"]),
     "missing class": ([*IMAGES, "dataset.root=ROOT", "dataset.classes=[ant,dog]"], ["dog"]),
+    "one class": ([*IMAGES, "dataset.root=ROOT", "dataset.classes=[bee]"], ["bee is the only class", "at least two"]),
+    "one class of arrays": (["dataset.classes=['3']"], ["dataset.classes: 3 is the only class"]),
+    "a root that is no UTF-8": (
+        [*IMAGES, "dataset.root='ROOT/caf\udce9'"],
+        [r"dataset.root: ", r"caf\xe9 is not UTF-8"],
+    ),
     "numbers": (
         ["ipc=0", "method.parameterisation.factor=0", "trajectory.networks=0", "evaluation.seeds=0"],
         ["ipc: 0", "method.parameterisation.factor: 0", "trajectory.networks: 0", "evaluation.seeds: 0"],
@@ -283,6 +289,24 @@ def test_relative_root_and_output_continue(
     assert "condensation is complete" in capfd.readouterr().err
 
 
+def test_images_to_test_on_are_needed_for_evaluation_alone(
+    photographs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (photographs / "val").rename(photographs / "validation")
+    (photographs / "train" / "bee" / "notes.txt").touch()
+    short = ("trajectory.networks=1", "trajectory.matching_steps=1", "method.real_batch=2", "ipc=1")
+    given = (*short, *IMAGES, f"dataset.root={photographs}")
+    assert command("dc", tmp_path / "run", *given) == 0
+    told = capfd.readouterr().err
+    assert f"note: {photographs}/train: 6 images of 3 classes; passed over: 1 .txt" in " ".join(told.split())
+    before = listing(tmp_path / "run" / "synthetic_set")
+    assert cli.main(["evaluate", str(tmp_path / "run"), "evaluation.epochs=1"]) == cli.REFUSED
+    told = capfd.readouterr().err
+    assert told.count("\n") == 1 and "photographs has no folder val or test (it holds the folders train, valid" in told
+    assert listing(tmp_path / "run" / "synthetic_set") == before
+    assert command("dc", tmp_path / "other", *given, "evaluation.epochs=1") == cli.REFUSED
+
+
 # --- told, and carried on -----------------------------------------------------------------------------------------
 
 
@@ -290,6 +314,6 @@ def test_fewer_images_than_a_batch_and_no_tracking_server(tmp_path: Path, capfd:
     few = ("method.real_batch=400", "trajectory.networks=1", "trajectory.matching_steps=1")
     assert command("dc", tmp_path, *few, "tracking.uri=http://127.0.0.1:9") == 0
     told = capfd.readouterr().err
-    assert "fewer real images than method.real_batch=400, batches wrap" in told
+    assert "fewer real images than method.real_batch=400, each once a step: " in told
     assert f"replay later with: dist-condense replay {tmp_path}" in told
     assert len(load_set(tmp_path / "synthetic_set")) == 20

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from itertools import groupby
+from itertools import chain, groupby
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from dist_condense.engine.batches import Batch, RealBatches, Statistics
 from dist_condense.engine.coordinator import LocalCoordinator, Placement
 
 COUNTS = [5, 9, 7]
+K, T = 3, 3
 
 
 def batches(labels: range = range(3)) -> RealBatches:
@@ -20,8 +21,13 @@ def batches(labels: range = range(3)) -> RealBatches:
         x += torch.arange(COUNTS[c], dtype=torch.uint8)[:, None, None, None]
     one = (0.0,), (1.0,)
     return RealBatches(
-        3, COUNTS, MemorySource(images), labels, Statistics(*one), LocalCoordinator(), Placement(), (1, 2, 2), 4, 10
+        3, COUNTS, MemorySource(images), labels, Statistics(*one), LocalCoordinator(), Placement(), (1, 2, 2), 4, 10, T
     )
+
+
+def shown(walk: list[Batch]) -> list[list[int]]:
+    """The images of each batch: 10 c + i for image i of class c."""
+    return [(images[:, 0, 0, 0] * 255).round().long().tolist() for images, _ in walk]
 
 
 def same(first: list[Batch], second: list[Batch]) -> bool:
@@ -34,7 +40,39 @@ def test_a_stretch_is_the_same_announced_or_not():
     announced = batches()
     announced.announce(2, 1)
     assert same(list(announced.stretch(2, 1)), plain)
-    assert [len(labels) for _, labels in plain] == [4, 4, 4]  # whole batches until 10 are reached
+    assert [len(labels) for _, labels in plain] == [4, 4, 1]  # three batches for 10 images; this one ends a pass
+
+
+def test_stretches_walk_through_shuffled_passes():
+    """21 images in batches of 4: the sixth of a pass holds one image; three batches are a stretch."""
+    real, every = batches(), [10 * c + i for c in range(3) for i in range(COUNTS[c])]
+    walk = [batch for k in range(K) for t in range(T) for batch in shown(list(real.stretch(k, t)))]
+    passes = []
+    while walk:
+        one, walk = walk[:6], walk[6:]
+        if len(one) == 6:
+            assert [len(batch) for batch in one] == [4, 4, 4, 4, 4, 1]
+            assert sorted(chain(*one)) == every
+        passes.append(one)
+    assert len(passes) == 5 and len(passes[-1]) == 3  # 27 batches
+    assert len({tuple(map(tuple, one)) for one in passes}) == 5  # each is shuffled anew
+
+
+@pytest.mark.parametrize(("k", "t"), [(0, 0), (0, 1), (1, 2), (2, 2)])
+def test_a_stretch_needs_none_before_it(k, t):
+    real = batches()
+    walk = {(i, j): list(real.stretch(i, j)) for i in range(K) for j in range(T)}
+    assert same(list(batches().stretch(k, t)), walk[k, t])
+    for first in range(4):  # as after a checkpoint within the stretch
+        assert same(list(batches().stretch(k, t, first=first)), walk[k, t][first:])
+
+
+def test_fewer_images_than_a_batch_make_a_batch_of_all():
+    real = batches()
+    real.batch, real.amount = 50, 101
+    assert [sorted(batch) for batch in shown(list(real.stretch(1, 1)))] == [
+        [*range(5), *range(10, 19), *range(20, 27)]
+    ] * 3
 
 
 def test_another_stretch_than_the_announced_one_is_not_mixed_up():

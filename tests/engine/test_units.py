@@ -21,6 +21,7 @@ from dist_condense.engine.batch_statistics import refresh_running_statistics
 from dist_condense.engine.coordinator import Coordinator, LocalCoordinator
 from dist_condense.engine.exact_sum import Part, exact_sum
 from dist_condense.engine.ownership import assign
+from dist_condense.engine.shard import DRAWS, Draw
 
 
 @dataclass
@@ -263,12 +264,19 @@ def test_epochs_cover_the_class_without_repeats() -> None:
     assert sorted(whole.tolist()) == list(range(18))
 
 
-def test_too_few_images_wrap() -> None:
-    batch = randomness.epoch_batch(5, 12, 0, 0, "purpose").tolist()
-    assert len(batch) == 12 and sorted(batch[:5]) == sorted(batch[5:10]) == list(range(5))
-    assert batch != randomness.epoch_batch(5, 12, 1, 0, "purpose").tolist()
-    drawn = randomness.draw_without_replacement(5, 12, 0, "purpose").tolist()
-    assert sorted(drawn[:5]) == sorted(drawn[5:10]) == list(range(5)) and len(set(drawn[10:])) == 2
+@pytest.mark.parametrize("draw", DRAWS.values())
+def test_a_real_batch_of_a_small_class_holds_each_image_once(draw: Draw) -> None:
+    assert all(sorted(draw(5, 24, 0, 1, visit).tolist()) == list(range(5)) for visit in range(4))
+
+
+def test_too_few_images_are_each_taken_once() -> None:
+    """As in the programs: DC's draw is the head of a permutation, IDC's batch is min(images, batch)."""
+    visits = [randomness.epoch_batch(5, 12, visit, 0, "purpose").tolist() for visit in range(20)]
+    visits += [randomness.draw_without_replacement(5, 12, 0, "purpose", visit).tolist() for visit in range(20)]
+    assert all(sorted(batch) == list(range(5)) for batch in visits)
+    assert len({tuple(batch) for batch in visits}) > 10  # in another order each
+    drawn = randomness.draw_without_replacement(12, 5, 0, "purpose").tolist()
+    assert len(set(drawn)) == 5 and set(drawn) <= set(range(12))
 
 
 # --- groupings ----------------------------------------------------------------------------------------------------

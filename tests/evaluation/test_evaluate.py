@@ -90,6 +90,33 @@ def test_epochs_of_the_row_are_the_protocols_unless_given():
     assert evaluation().key(Trial("bytes", "mlp", 0))[-1] == 6
 
 
+def test_epochs_of_the_row_know_the_network_and_the_factor():
+    large = TrainingSet(torch.zeros(2 * 200, 1, 8, 8), torch.arange(2).repeat(200), factor=2)
+    shared = evaluation(sets={"large": large}, protocol="idc")
+    epochs = [shared.key(Trial("large", name, 1))[-1] for name in ("mlp", "densenet121:growth=12")]
+    assert epochs == [1000, 400]
+    plain = evaluation(sets={"large": replace(large, factor=1)}, protocol="idc")
+    assert plain.key(Trial("large", "densenet121", 0))[-1] == 1000
+
+
+def test_a_trial_leaves_flips_to_the_data_set(monkeypatch):
+    augmented = []
+    monkeypatch.setattr(module, "train_and_test", lambda *a, **more: augmented.append(a[5]) or pytest.fail("enough"))
+    for flip in (True, False):
+        with pytest.raises(pytest.fail.Exception):
+            module.run_trial(Trial("bytes", "mlp", 0), evaluation(protocol="idc", flip=flip))
+    assert [p.augmentation.strategy.always for p in augmented] == [("flip", "color"), ("color",)]
+
+
+def test_trials_run_on_the_threads_that_are_asked_for(monkeypatch):
+    before, seen = torch.get_num_threads(), []
+    monkeypatch.setattr(module, "run_trial", lambda trial, e: seen.append(torch.get_num_threads()) or 1 / trial.seed)
+    with pytest.raises(TrialFailed, match="ZeroDivisionError"):
+        module.in_process(trials(["bytes"], ["mlp"], [1, 0]), evaluation(), lambda row: None, threads=before + 1)
+    module.in_process(trials(["bytes"], ["mlp"], [1]), evaluation(), lambda row: None)
+    assert seen == [before + 1, before + 1, before] and torch.get_num_threads() == before
+
+
 def test_random_sets_are_keyed_by_seed_and_class():
     train = labelled(8, 1)
     source = MemorySource({0: train.images[:8], 1: train.images[8:]})

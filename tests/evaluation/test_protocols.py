@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from dist_condense import names
+from dist_condense.config import from_dict
 from dist_condense.engine.batches import Statistics
-from dist_condense.evaluation.protocols import PROTOCOLS, imagenet_epochs, one_drop, protocol, two_drops
+from dist_condense.evaluation.protocols import PROTOCOLS, REPLACED, imagenet_epochs, one_drop, protocol, two_drops
 from dist_condense.evaluation.training import Course
 
 
@@ -63,6 +65,66 @@ def test_table(name, expected):
         p.cutmix,
         p.evaluations,
     ) == expected
+
+
+@pytest.mark.parametrize(
+    ("architecture", "ipc", "factor", "epochs"),
+    [
+        ("densenet121", 50, 2, 400),
+        ("densenet121:growth=12", 50, 3, 400),
+        ("densenet121", 49, 2, 1000),
+        ("densenet121", 50, 1, 1000),
+        ("densenet121", 200, 1, 1000),  # as many images as 50 of factor 2
+        ("densenet161", 50, 2, 1000),
+        ("convnet", 50, 2, 1000),
+    ],
+)
+def test_idc_trains_densenet_for_400_epochs_on_large_sets(architecture, ipc, factor, epochs):
+    labels = torch.arange(10).repeat(ipc * factor**2)
+    assert protocol("idc").epochs_for(labels, architecture, factor) == epochs
+    assert protocol("idc_imagenet").epochs_for(labels, architecture, factor) == imagenet_epochs(ipc * factor**2, 10)
+    assert protocol("dsa").epochs_for(labels, architecture, factor) == 1000
+
+
+def test_the_whole_set_takes_300_epochs_with_idc():
+    for name, p in PROTOCOLS.items():
+        assert p.whole_epochs == (300 if name.startswith("idc") else None)
+
+
+FLIPPING = {"dsa", "dm", "idc", "idc_imagenet", "idc_imagenet100"}
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_nothing_flips_where_the_data_set_does_not(name):
+    """Bright on the left, dark on the right: nothing but a flip turns that around."""
+    images = torch.ones(20, 3, 16, 16)
+    images[..., 8:] = -1
+
+    def turned(flip):
+        augment, statistics = protocol(name, flip).augmentation, Statistics((0.5,) * 3, (0.5,) * 3)
+        seen = torch.cat([augment(images, torch.Generator().manual_seed(seed), statistics) for seed in range(30)])
+        return bool((seen[..., :8].mean((1, 2, 3)) < seen[..., 8:].mean((1, 2, 3))).any())
+
+    assert turned(True) == (name in FLIPPING)
+    assert not turned(False)
+
+
+def test_idcs_exceptions_are_those_of_its_program():
+    """`misc/reproduce.py`: MNIST with factor > 1 color_crop_scale_rotate, SVHN with ipc 1 and factor 1 with cutout."""
+    mnist, svhn = protocol("idc_mnist_factor2", flip=False), protocol("idc_svhn_ipc1", flip=False)
+    for p, always in ((mnist, {"color"}), (svhn, {"color", "cutout"})):
+        assert (set(p.augmentation.strategy.always), p.cutmix) == (always, 0)
+        assert set(p.augmentation.strategy.one_of) == {"crop", "scale", "rotate"}
+
+
+@pytest.mark.parametrize(("name", "now"), REPLACED.items())
+def test_a_protocol_of_before_is_told_what_to_use_now(name, now):
+    assert now in PROTOCOLS
+    with pytest.raises(ValueError, match=f"{name!r}: set it to one of dc, .* {now} does the same now"):
+        protocol(name)
+    (said,) = names.unknown(from_dict({"evaluation.protocol": name}))
+    assert said.startswith(f"evaluation.protocol: {name!r} is not one of dc, ")
+    assert said.endswith(f"; set {now} instead, which does the same now")
 
 
 def test_an_unknown_protocol_lists_the_known_ones():

@@ -51,6 +51,12 @@ def test_idc_on_imagenet_trains_on_real_images_and_a_pool():
     assert passes == 500 * 99 * 8 + 500 * 10 * 100
 
 
+def test_small_classes_give_each_image_once():
+    assert counted("cifar10_dc", images=20).real == 20 and counted("cifar10_dc", images=300).real == 256
+    few = counted("cifar10_idc", images=5)
+    assert few.updates == {50: 2000 * 99 * 32}  # a batch of 64 from 50 images
+
+
 def test_batchnorm_keeps_a_batch_whole():
     found = counted("cifar10_dc", "network.norm=batch", "cluster.slices=4")
     assert found.slices == 1 and found.coupled

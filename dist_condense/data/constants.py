@@ -1,0 +1,76 @@
+"""Mean and std that normalise images: those of a data set of the catalogue, or measured on the training images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+
+import torch
+
+from dist_condense.data.catalogue import KNOWN
+from dist_condense.data.errors import DataError
+from dist_condense.data.image_set import ImageSet
+from dist_condense.data.source import ClassSource
+from dist_condense.data.subsets import MEASURED_SUBSETS
+
+MEASURED = "measured"
+LEVELS = 256
+CHUNK = 256
+"""Images read at once."""
+
+Constants = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and std per channel, of pixels in [0, 1]."""
+
+
+def names() -> tuple[str, ...]:
+    """What `dataset.constants` can be."""
+    return (*KNOWN, MEASURED)
+
+
+def default(classes: object) -> str | None:
+    """What stands for null where `dataset.classes` is this: a named subset may have constants of its own."""
+    return MEASURED if isinstance(classes, str) and classes in MEASURED_SUBSETS else None
+
+
+def of_name(name: str | None, dataset: ImageSet) -> Constants:
+    """Those of a data set of the catalogue; the opened one's own for None. DataError for another number of channels."""
+    if name is None:
+        return dataset.mean, dataset.std
+    facts = KNOWN[name].facts
+    if facts.channels != dataset.channels:
+        text = f"dataset.constants: {name} has {facts.channels} channels, {dataset.name} has {dataset.channels}"
+        raise DataError([f"{text}; name one with as many, or set {MEASURED}"])
+    return facts.mean, facts.std
+
+
+def measured(source: ClassSource, counts: Sequence[int], channels: int) -> Constants:
+    """Of all images of classes 0, 1, ... of a source; std is that of the population, sqrt(E[x^2] - E[x]^2).
+
+    From integer counts of every byte value, so that neither order nor threads matter. Raises DataError for images that
+    cannot be read and for a channel of one value.
+    """
+    seen = torch.zeros(channels, LEVELS, dtype=torch.int64)
+    for label, count in enumerate(counts):
+        for positions in torch.arange(count).split(CHUNK):
+            for channel, values in enumerate(source.get(label, positions).transpose(0, 1)):
+                seen[channel] += torch.bincount(values.flatten().cpu(), minlength=LEVELS)
+    return _moments(seen.tolist())
+
+
+def _moments(histograms: list[list[int]]) -> Constants:
+    mean, std = [], []
+    for channel, histogram in enumerate(histograms):
+        number = sum(histogram)
+        first = sum(value * times for value, times in enumerate(histogram))
+        second = sum(value**2 * times for value, times in enumerate(histogram))
+        spread = number * second - first**2  # exact: (number * 255)^2 times the variance
+        if spread == 0:
+            raise DataError(
+                [
+                    f"dataset.constants: {MEASURED}, but channel {channel} of the training images has one value "
+                    "everywhere; give dataset.mean and dataset.std"
+                ]
+            )
+        mean.append(first / number / (LEVELS - 1))
+        std.append(sqrt(spread) / number / (LEVELS - 1))
+    return tuple(mean), tuple(std)

@@ -1,0 +1,83 @@
+"""Mean and std: measured exactly, whatever the order and the form of the data; or another data set's."""
+
+from math import sqrt
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from dist_condense.data import DataError, MemorySource, constants, open_dataset
+from dist_condense.data.catalogue import KNOWN
+from dist_condense.data.image_set import ImageSet
+from dist_condense.data.tiers import Reading
+from tests.data.shard_cases import prepared, write_folder
+
+
+def by_hand(images: list[Tensor], channel: int) -> tuple[float, float]:
+    """Mean and std of one channel in [0, 1], value after value."""
+    values = [value / 255 for class_images in images for value in class_images[:, channel].flatten().tolist()]
+    mean = sum(values) / len(values)
+    return mean, sqrt(sum((value - mean) ** 2 for value in values) / len(values))
+
+
+def random_classes(counts: list[int]) -> dict[int, Tensor]:
+    drawn = torch.Generator().manual_seed(1)
+    return {c: torch.randint(40 * c, 200, (n, 2, 3, 3), generator=drawn).byte() for c, n in enumerate(counts)}
+
+
+def test_measured_is_the_mean_and_std_of_all_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = [3, 5, 1]
+    images = random_classes(counts)
+    mean, std = constants.measured(MemorySource(images), counts, channels=2)
+    for channel in range(2):
+        expected = by_hand(list(images.values()), channel)
+        assert (mean[channel], std[channel]) == pytest.approx(expected, rel=1e-12)
+    monkeypatch.setattr(constants, "CHUNK", 2)
+    turned = MemorySource({2 - c: x.flip(0) for c, x in images.items()})
+    assert constants.measured(turned, counts[::-1], channels=2) == (mean, std)  # to the last bit
+
+
+def test_a_channel_of_one_value_is_refused() -> None:
+    images = random_classes([2, 2])
+    for x in images.values():
+        x[:, 1] = 7
+    with pytest.raises(DataError, match=r"channel 1 .* has one value everywhere; give dataset.mean and dataset.std"):
+        constants.measured(MemorySource(images), [2, 2], channels=2)
+
+
+def measured(dataset: ImageSet) -> constants.Constants:
+    return constants.measured(dataset.train_split.on_demand(Reading()), dataset.counts, dataset.channels)
+
+
+def test_folders_shards_and_arrays_are_measured_at_the_runs_size(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "images")
+    prepared(folder, tmp_path / "shards")
+    opened = [open_dataset("image_folder", root, size=16) for root in (folder, tmp_path / "shards")]
+    for dataset in [*opened, open_dataset("digits", None, classes=["3", "8"])]:
+        memory = dataset.train()
+        expected = [by_hand(list(memory.images.values()), channel) for channel in range(dataset.channels)]
+        mean, std = measured(dataset)
+        assert list(zip(mean, std, strict=True)) == [pytest.approx(pair, rel=1e-9) for pair in expected]
+    small = measured(open_dataset("image_folder", folder, size=8))
+    assert small != measured(opened[0])
+
+
+def test_those_of_another_data_set() -> None:
+    digits = open_dataset("digits", None)
+    assert constants.of_name(None, digits) == ((0.3052,), (0.3760,))
+    assert constants.of_name("mnist", digits) == ((0.1307,), (0.3081,))
+    with pytest.raises(DataError, match="cifar10 has 3 channels, digits has 1"):
+        constants.of_name("cifar10", digits)
+
+
+def test_the_published_ones_of_cifar() -> None:
+    """DC's program; IDC's and DCC's take the first for both."""
+    ten, hundred = KNOWN["cifar10"].facts, KNOWN["cifar100"].facts
+    assert (ten.mean, ten.std) == ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+    assert (hundred.mean, hundred.std) == ((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762))
+
+
+def test_only_dccs_groups_are_measured_by_themselves() -> None:
+    assert constants.default("dcc_truck") == constants.MEASURED
+    assert constants.default("imagenet100_idc") is constants.default(None) is constants.default(["dcc_truck"]) is None

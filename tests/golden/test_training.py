@@ -1,0 +1,357 @@
+"""Training of theta equals a loop by hand in float64: SGD, augmentation, CutMix, slices; and what theta starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dist_condense.core import augmentation, cutmix
+from dist_condense.core.augmentation import Draw, Strategy
+from dist_condense.core.cutmix import CutMix
+from dist_condense.engine import training
+from dist_condense.engine.coordinator import LocalCoordinator, Placement
+from dist_condense.engine.storage import Folder
+from dist_condense.engine.training import NetworkTrainer, TrainingRecipe
+from dist_condense.engine.trajectory import Fresh, Pool, Pretrained, Start, Trajectory
+from tests.golden import by_hand
+from tests.golden.by_hand import SGD
+from tests.golden.recorded import Recorded, agree
+from tests.golden.toys import Given, batch, flat, network, theta_of
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+
+DSA = Strategy(one_of=("color", "crop", "cutout", "flip", "scale", "rotate"))
+IDC = Strategy(always=("flip", "color"), one_of=("crop", "scale", "rotate"))
+SIZES = (7, 7, 5, 2)
+"""Of the batches; the last ones are incomplete."""
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def trainer(recipe: TrainingRecipe, slices: int = 1) -> NetworkTrainer:
+    return NetworkTrainer(recipe, LocalCoordinator(), Placement(dtype=torch.float64), seed=5, slices=slices)
+
+
+# --- batches ------------------------------------------------------------------------------------------------------
+
+CASES = {
+    "plain (DC)": (TrainingRecipe(0.5), 1),
+    "momentum and weight decay": (TrainingRecipe(0.3, 0.9, 0.05), 1),
+    "three slices": (TrainingRecipe(0.3, 0.9, 0.05), 3),
+    "more slices than images": (TrainingRecipe(0.3, 0.9, 0.05), 6),
+    "augmentation (DSA)": (TrainingRecipe(0.5, strategy=DSA), 1),
+    "CutMix": (TrainingRecipe(0.3, 0.9, 0.05, cutmix=1.0), 1),
+    "augmentation and CutMix (IDC), two slices": (TrainingRecipe(0.3, 0.9, 0.05, IDC, 0.6), 2),
+}
+
+
+def compare_batches(
+    case: str, plant: Plant | None = None, change: Callable[[Any], Any] = lambda recipe: recipe
+) -> None:
+    """The engine against the loop by hand, on a case; both errors are planted in the engine alone."""
+    recipe, slices = CASES[case]
+    batches = [batch(n, u) for u, n in enumerate(SIZES)]
+    with pytest.MonkeyPatch.context() as patch:
+        drawn = Recorded(patch)
+        if plant:
+            plant(patch)
+        module, engine = network(1), trainer(change(recipe), slices)
+        done = list(engine.train(module, engine.optimiser(module), iter(batches), 3, 1))
+    assert done == [1, 2, 3, 4], "updates are counted"
+
+    start = theta_of(network(1))
+    theta, optimiser = theta_of(network(1)), SGD(recipe.lr, recipe.momentum, recipe.weight_decay)
+    for images, labels in batches:
+        if recipe.strategy:
+            images = drawn.augmentation(len(labels))(images)
+        mix = drawn.cutmix(recipe.cutmix, len(labels))
+        by_hand.update(theta, optimiser, images, labels, mix if recipe.cutmix else None)
+    drawn.nothing_is_left()
+    agree(flat(theta_of(module)), flat(theta), flat(start), "theta")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_batches(case: str) -> None:
+    compare_batches(case)
+
+
+def of_one_draw(patch: pytest.MonkeyPatch) -> None:
+    """All images of a batch are augmented as its first one."""
+    whole = augmentation.apply
+    fields = ("brightness", "saturation", "contrast", "warp", "cut")
+    patch.setattr(
+        augmentation, "apply", lambda images, draw: whole(images, Draw(*(getattr(draw, f)[:1] for f in fields)))
+    )
+
+
+def drawn_weight(patch: pytest.MonkeyPatch) -> None:
+    """The loss is weighted by the square that was drawn, not by what of it lies inside the image."""
+
+    def mix(partner: Tensor, box: tuple[int, int, int, int], size: tuple[int, int]) -> CutMix:
+        side = max(box[1] - box[0], box[3] - box[2])
+        return CutMix(partner, box, 1 - (side + 1) ** 2 / (size[0] * size[1]))
+
+    patch.setattr(cutmix, "mix", mix)
+
+
+def own_label_alone(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(training, "mixed_loss", lambda x, own, partner, weight: F.cross_entropy(x, own, reduction="none"))
+
+
+def cutmix_first(patch: pytest.MonkeyPatch) -> None:
+    """CutMix before the augmentation: the augmentation is put off until the box is pasted."""
+    whole, put_off = augmentation.apply, []
+    paste = CutMix.images
+    patch.setattr(augmentation, "apply", lambda images, draw: (put_off.append(draw), images)[1])
+    patch.setattr(CutMix, "images", lambda mix, images: whole(paste(mix, images), put_off.pop()))
+
+
+def mean_over_slices(patch: pytest.MonkeyPatch) -> None:
+    whole = LocalCoordinator.sum
+    patch.setattr(LocalCoordinator, "sum", lambda c, parts, total, terms: whole(c, parts, total, terms) / len(parts))
+
+
+def sum_of_losses(patch: pytest.MonkeyPatch) -> None:
+    whole = training.mixed_loss
+    patch.setattr(training, "mixed_loss", lambda logits, *rest: whole(logits, *rest) * len(logits))
+
+
+def optimiser_with(**options: Any) -> Plant:
+    def plant(patch: pytest.MonkeyPatch) -> None:
+        whole = torch.optim.SGD
+        patch.setattr(torch.optim, "SGD", lambda parameters, lr, **rest: whole(parameters, lr, **{**rest, **options}))
+
+    return plant
+
+
+def not_the_last_batch(patch: pytest.MonkeyPatch) -> None:
+    whole = NetworkTrainer.train
+
+    def train(self: NetworkTrainer, module: Any, optimiser: Any, batches: Any, *key: int, first: int = 0) -> Any:
+        kept = [x for x in batches if len(x[1]) == SIZES[0]]
+        yield from whole(self, module, optimiser, kept, *key, first=first)
+        yield from range(len(kept) + 1, len(SIZES) + 1)
+
+    patch.setattr(NetworkTrainer, "train", train)
+
+
+PLANTS: dict[str, tuple[str, Plant]] = {
+    "no momentum": ("momentum and weight decay", optimiser_with(momentum=0)),
+    "no weight decay": ("momentum and weight decay", optimiser_with(weight_decay=0)),
+    "Nesterov's momentum": ("momentum and weight decay", optimiser_with(nesterov=True)),
+    "dampening": ("momentum and weight decay", optimiser_with(dampening=0.1)),
+    "momentum where there is none": ("plain (DC)", optimiser_with(momentum=0.5)),
+    "summed losses": ("plain (DC)", sum_of_losses),
+    "last batch dropped": ("plain (DC)", not_the_last_batch),
+    "mean over slices": ("three slices", mean_over_slices),
+    "one draw for the batch": ("augmentation (DSA)", of_one_draw),
+    "no augmentation": ("augmentation (DSA)", lambda p: p.setattr(augmentation, "apply", lambda images, draw: images)),
+    "weight of the drawn box": ("CutMix", drawn_weight),
+    "own label alone": ("CutMix", own_label_alone),
+    "CutMix first": ("augmentation and CutMix (IDC), two slices", cutmix_first),
+}
+CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
+    "other lr": ("plain (DC)", {"lr": 0.5001}),
+    "CutMix left out": ("CutMix", {"cutmix": 0.0}),
+    "CutMix where there is none": ("momentum and weight decay", {"cutmix": 0.5}),
+    "augmentation where there is none": ("plain (DC)", {"strategy": DSA}),
+    "augmentation left out": ("augmentation (DSA)", {"strategy": Strategy()}),
+}
+
+
+@pytest.mark.parametrize("name", PLANTS)
+def test_a_planted_error_is_noticed(name: str) -> None:
+    case, plant = PLANTS[name]
+    with pytest.raises(AssertionError):
+        compare_batches(case, plant)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_another_recipe_is_noticed(name: str) -> None:
+    case, changed = CHANGES[name]
+    with pytest.raises(AssertionError):
+        compare_batches(case, change=lambda recipe: replace(recipe, **changed))
+
+
+# --- what theta starts from, and how it goes on ---------------------------------------------------------------------
+
+K, T, EPOCHS, MEMBERS = 4, 3, 2, 2
+RECIPE = TrainingRecipe(0.3, 0.9, 0.05)
+STARTS: dict[str, Callable[[Path], Start]] = {
+    "fresh": lambda folder: Fresh(),
+    "pretrained": lambda folder: Pretrained(EPOCHS, Given()),
+    "pool": lambda folder: Pool(MEMBERS, EPOCHS, Given(), Folder(folder)),
+}
+
+
+@dataclass
+class Networks:
+    """theta of all matching steps by the engine, and the weights that it drew."""
+
+    seen: list[Tensor]
+    built: list[list[Tensor]]
+
+
+def engine_networks(kind: str, folder: Path, plant: Plant | None) -> tuple[Networks, Recorded]:
+    found, begun = Networks([], []), False
+
+    def build(seed: int) -> torch.nn.Module:
+        made = network(seed)
+        if begun:
+            found.built.append(theta_of(made))
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        drawn = Recorded(patch)
+        if plant:
+            plant(patch)
+        trajectory = Trajectory(build, trainer(RECIPE), Given(), STARTS[kind](folder), seed=5, matching_steps=T)
+        begun = True
+        for step in range(K * T):
+            trajectory.reach(*divmod(step, T))
+            found.seen.append(flat(theta_of(trajectory.network)))
+    return found, drawn
+
+
+def compare_networks(kind: str, folder: Path, plant: Plant | None = None) -> None:
+    """theta of every matching step; it is trained between them, not after the last."""
+    found, drawn = engine_networks(kind, folder, plant)
+    built, seen, members = iter(found.built), iter(found.seen), {}
+
+    def fresh_optimiser() -> SGD:
+        return SGD(RECIPE.lr, RECIPE.momentum, RECIPE.weight_decay)
+
+    def fresh_network() -> list[Tensor]:
+        made = next(built, None)
+        assert made is not None, "the engine drew fewer networks"
+        return [p.clone() for p in made]
+
+    def pretrain(theta: list[Tensor], optimiser: SGD, *key: int) -> None:
+        for images, labels in Given().passes(2, *key):
+            by_hand.update(theta, optimiser, images, labels)
+
+    for k in range(4):
+        optimiser = fresh_optimiser()
+        if kind == "pool":
+            member = drawn.next("pool") % 2
+            if member not in members:
+                members[member] = fresh_network()
+                pretrain(members[member], fresh_optimiser(), -1, member)
+            theta = [p.clone() for p in members[member]]
+        else:
+            theta = fresh_network()
+        if kind == "pretrained":
+            pretrain(theta, optimiser, k)
+        for t in range(3):
+            if t > 0:
+                for images, labels in Given().stretch(k, t - 1):
+                    by_hand.update(theta, optimiser, images, labels)
+            agree(next(seen), flat(theta), torch.zeros(()), f"theta of k {k}, t {t}", tolerance=1e-12)
+    assert next(built, None) is None, "the engine drew more networks"
+    if kind == "pool":
+        assert len(members) == 2, "members are not drawn twice here, so choose another seed"
+
+
+@pytest.mark.parametrize("kind", STARTS)
+def test_networks(kind: str, tmp_path: Path) -> None:
+    compare_networks(kind, tmp_path)
+
+
+def momentum_is_lost(patch: pytest.MonkeyPatch) -> None:
+    """After the pre-training."""
+    whole = Pretrained.__call__
+
+    def call(start: Pretrained, trajectory: Trajectory, k: int) -> None:
+        whole(start, trajectory, k)
+        trajectory.optimiser = trajectory.trainer.optimiser(trajectory.network)
+
+    patch.setattr(Pretrained, "__call__", call)
+
+
+def momentum_is_kept(patch: pytest.MonkeyPatch) -> None:
+    """A network of the pool goes on with the momentum of its training, or of the network before."""
+    whole = Pool.__call__
+
+    def call(start: Pool, trajectory: Trajectory, k: int) -> None:
+        made = []
+        optimiser = NetworkTrainer.optimiser
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(
+                NetworkTrainer,
+                "optimiser",
+                lambda t, n: trajectory.optimiser if made else (made.append(1), optimiser(t, n))[1],
+            )
+            whole(start, trajectory, k)
+
+    patch.setattr(Pool, "__call__", call)
+
+
+def one_optimiser_for_all(patch: pytest.MonkeyPatch) -> None:
+    kept: dict[int, Any] = {}
+    whole = NetworkTrainer.optimiser
+    patch.setattr(NetworkTrainer, "optimiser", lambda t, n: kept.setdefault(id(n), whole(t, n)))
+
+
+def weights_stay(patch: pytest.MonkeyPatch) -> None:
+    """The next network goes on with the last one's weights."""
+    patch.setattr(torch.nn.Sequential, "load_state_dict", lambda self, state: None)
+
+
+def trained_before_the_first_step(patch: pytest.MonkeyPatch) -> None:
+    whole = Fresh.__call__
+
+    def call(start: Fresh, trajectory: Trajectory, k: int) -> None:
+        whole(start, trajectory, k)
+        trajectory.train(lambda first: Given().stretch(k, 0), k, 0)
+
+    patch.setattr(Fresh, "__call__", call)
+
+
+def members_move(patch: pytest.MonkeyPatch) -> None:
+    """What stands in the pool is not what was trained."""
+    whole = Pool._kept
+
+    def kept(pool: Pool, *rest: Any) -> Any:
+        found = whole(pool, *rest)
+        return found and {name: x * 0.999 for name, x in found.items()}
+
+    patch.setattr(Pool, "_kept", kept)
+
+
+START_PLANTS: dict[str, tuple[str, Plant]] = {
+    "momentum of the pre-training is lost": ("pretrained", momentum_is_lost),
+    "momentum from the pool": ("pool", momentum_is_kept),
+    "momentum of the network before": ("fresh", one_optimiser_for_all),
+    "the network before goes on": ("fresh", weights_stay),
+    "trained before the first step": ("fresh", trained_before_the_first_step),
+    "other weights in the pool": ("pool", members_move),
+}
+
+
+@pytest.mark.parametrize("name", START_PLANTS)
+def test_an_error_planted_in_the_start_is_noticed(name: str, tmp_path: Path) -> None:
+    kind, plant = START_PLANTS[name]
+    with pytest.raises(AssertionError):
+        compare_networks(kind, tmp_path, plant)
+
+
+@pytest.mark.parametrize("kind", ["pretrained", "pool"])
+def test_another_number_of_epochs_is_noticed(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both starts hand the number on that they were given."""
+    monkeypatch.setitem(STARTS, "pretrained", lambda folder: Pretrained(EPOCHS - 1, Given()))
+    monkeypatch.setitem(STARTS, "pool", lambda folder: Pool(MEMBERS, EPOCHS - 1, Given(), Folder(folder)))
+    with pytest.raises(AssertionError):
+        compare_networks(kind, tmp_path)

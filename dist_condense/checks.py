@@ -8,23 +8,31 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from math import isfinite
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 from urllib.parse import urlparse
 
 import torch
 
-from dist_condense import names, networks, parts
+from dist_condense import names, networks, parts, tracking, tracking_address
 from dist_condense.config import ConfigError, RunConfig, differences, identity, in_submitted_job, read
 from dist_condense.core.grouping import check_partition
 from dist_condense.data import DataError, ImageSet, constants
 from dist_condense.data.catalogue import KNOWN, is_url
 from dist_condense.data.ffcv_extra import PACKAGE, SYSTEM
+from dist_condense.data.headers import check_headers
 from dist_condense.data.listing import printable
 from dist_condense.data.manifest_reader import read_manifest
 from dist_condense.data.split import NO_BETON
 from dist_condense.data.tiers import FILES
+from dist_condense.engine.storage import Folder, Storage
+from dist_condense.evaluation.rows import EVALUATION, RowsError, read_csv
 
 CONFIG_FILE = "config.yaml"
+MANY = 20_000
+"""Image files whose headers take long enough for a line that says so."""
+PROBE = "probe"
+"""A small entry, written and removed, by which a start knows that checkpoints can be."""
 
 
 def check(config: RunConfig, known: Sequence[str] = ()) -> tuple[ImageSet, list[str]]:
@@ -34,7 +42,7 @@ def check(config: RunConfig, known: Sequence[str] = ()) -> tuple[ImageSet, list[
     :param known: problems that reading the configuration found.
     :raises ConfigError: with every problem found.
     """
-    problems = [*known, *of_config(config), *_output(config), *_here(config)]
+    problems = [*known, *of_config(config), *_output(config), *_tracking(config), *_here(config)]
     dataset = None
     try:
         dataset = parts.dataset_of(config)
@@ -45,6 +53,40 @@ def check(config: RunConfig, known: Sequence[str] = ()) -> tuple[ImageSet, list[
     if problems or dataset is None:
         raise ConfigError([*problems, *_not_looked_at(config)])
     return dataset, list(_remarks(config, dataset))
+
+
+def headers(config: RunConfig, dataset: ImageSet, say: Callable[[str], None]) -> None:
+    """Read the headers of the image files that the run will need, which takes longer than all other checks.
+
+    :raises ConfigError: with one problem, for all files that are broken.
+    """
+    if not config.data.verify:
+        return
+    evaluated = config.evaluation.epochs != 0
+    folders = [*dataset.train_split.unread, *(dataset.test_split.unread if evaluated else ())]
+    if (files := sum(len(entry.files) for entry in folders)) >= MANY:
+        say(f"reading the headers of {files:,} image files before the start (data.verify=false leaves this out)")
+    if problem := check_headers(folders):
+        raise ConfigError([f"dataset.root: {problem}"])
+
+
+def ask(config: RunConfig, steps: int) -> None:
+    """What only others know: whether the disk or the store takes what a run writes, and the tracking server the run.
+
+    Nothing stays written.
+
+    :param steps: matching steps done; a complete run writes no checkpoints.
+    :raises ConfigError: with every problem found.
+    """
+    places: dict[str, Storage] = {"output": Folder(Path(config.output))}
+    if config.tracking.checkpoints and steps < config.trajectory.networks * config.trajectory.matching_steps:
+        places["tracking.checkpoints"] = parts.storage_of(config)
+    problems = [f"{key}: {told}" for key, place in places.items() if (told := _refuses_writes(place))]
+    uri = tracking_address.resolve_uri(config.tracking.uri, config.output)
+    if told := tracking.refusal(uri, config.tracking.experiment):
+        problems.append(f"tracking: {tracking_address.masked(f'{uri}: {told}')}")
+    if problems:
+        raise ConfigError(problems)
 
 
 def of_config(config: RunConfig) -> list[str]:
@@ -141,6 +183,32 @@ def _output(config: RunConfig) -> Iterator[str]:
             yield f"output: {folder} holds another run; give another output, or restore: {'; '.join(changed)}"
     if not (parent := _existing_parent(folder)).is_dir() or not os.access(parent, os.W_OK):
         yield f"output: {folder} cannot be written"
+    try:
+        read_csv(folder / EVALUATION)
+    except RowsError as error:
+        yield f"output: {error}"
+
+
+def _tracking(config: RunConfig) -> Iterator[str]:
+    given = config.tracking
+    yield from tracking_address.problems(given.uri, config.output, given.experiment)
+
+
+def _refuses_writes(store: Storage) -> str | None:
+    """Why nothing can be written there; a folder that is not there yet is not made, the one that would hold it is
+    asked."""
+    try:
+        if isinstance(store, Folder):
+            with TemporaryFile(dir=_existing_parent(store.path)) as file:  # has no name
+                file.write(bytes(4096))
+                file.flush()
+                os.fsync(file.fileno())
+        else:
+            store.write(PROBE, b"")
+            store.remove(PROBE)
+    except Exception as error:  # every store has its own kinds
+        return f"{store} cannot be written ({type(error).__name__}: {error}); mend that or give another place"
+    return None
 
 
 def earlier(config: RunConfig) -> dict[str, Any]:

@@ -205,6 +205,7 @@ def _loaded(path: str, overrides: Sequence[str]) -> RunConfig:
 def _executed(config: RunConfig, resume: str = "auto") -> int:
     from dist_condense.data import DataError
     from dist_condense.engine.journal import RunFailed
+    from dist_condense.evaluation.rows import RowsError
     from dist_condense.job import Job
     from dist_condense.stop import Terminated
     from dist_condense.synthetic_set import SyntheticSetError
@@ -219,7 +220,13 @@ def _executed(config: RunConfig, resume: str = "auto") -> int:
     except Terminated as stopped:
         print(stopped, file=sys.stderr)
         return TERMINATED
-    except (RunFailed, DataError, SyntheticSetError, OSError) as error:  # OSError: a disk, named with its file
+    except (
+        RunFailed,
+        DataError,
+        RowsError,
+        SyntheticSetError,
+        OSError,
+    ) as error:  # OSError: a disk, named with its file
         print(f"failed: {error}", file=sys.stderr)
         return FAILED
     return 0

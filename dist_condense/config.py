@@ -68,6 +68,9 @@ class DatasetConfig:
     """See `mean`."""
     download: bool = False
     """Let torchvision fetch the data set into `root`."""
+    orientation: bool | None = None
+    """Turn image files by their EXIF orientation; null: `image_folder` yes, the papers' data sets no, as their programs
+    and torchvision (`false`). Images that `prepare --size` wrote are what they became then."""
 
 
 @dataclass
@@ -85,7 +88,8 @@ class DataConfig:
     cache: str | None = None
     """Each node's folder for remote shards; null: dist_condense-UID, this user's own, among its temporary files."""
     verify: bool = True
-    """Compare the hash of each shard with the manifest when a run opens it."""
+    """Compare the hash of each shard with the manifest when a run opens it; of image files in folders, read all headers
+    before a run's first start."""
 
 
 @dataclass

@@ -5,11 +5,9 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import os
-import socket
+import shlex
 import sys
-import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,22 +23,25 @@ from dist_condense.data.files import write_atomically
 from dist_condense.data.tiers import FILES, Choice, gib
 from dist_condense.engine import checkpoint
 from dist_condense.engine.checkpoint import Checkpoint
+from dist_condense.engine.claim import Claim
 from dist_condense.engine.coordinator import LocalCoordinator
-from dist_condense.engine.journal import METRICS, OWNER, RunFailed, start_of
+from dist_condense.engine.errors import RunFailed
+from dist_condense.engine.metrics_file import METRICS, Entry
 from dist_condense.engine.roll_call import RESTARTS
 from dist_condense.evaluation.baselines import random_sets
 from dist_condense.evaluation.evaluate import Evaluation, Runner, TrainingSet, TrialFailed, evaluate, in_process, trials
 from dist_condense.evaluation.protocols import protocol
-from dist_condense.evaluation.rows import Row, read_csv
+from dist_condense.evaluation.rows import EVALUATION, Row, read_csv
 from dist_condense.progress import Follower, Notes, Progress
 from dist_condense.report import environment, summary_table, write_report
 from dist_condense.resolve import absolute_paths, resolved
 from dist_condense.stop import Stop, Terminated
 from dist_condense.synthetic_set import Card, CardClass, SyntheticSetError, load_set, read_card, write_set
 from dist_condense.tags import tags_of
-from dist_condense.tracking import Tracker, masked, resolve_uri
+from dist_condense.tracking import Tracker
+from dist_condense.tracking_address import masked, resolve_uri
 
-SET, EVALUATION = "synthetic_set", "evaluation.csv"
+SET = "synthetic_set"
 console = Console(stderr=True, soft_wrap=True, highlight=False)
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,11 @@ class Job:
         """The run's folder."""
         return Path(self.config.output)
 
+    @functools.cached_property
+    def claim(self) -> Claim:
+        """Of this start to the folder; what another start may write too is written by it."""
+        return Claim.new(self.folder)
+
     @property
     def images(self) -> str:
         """Where the workers have the real images from, for a person."""
@@ -82,6 +88,9 @@ class Job:
         dataset, remarks = checks.check(config)  # as given: a submitted job may not have a relative output
         config = absolute_paths(config)
         start = resume.found(config, how)
+        checks.ask(config, start.steps if start else 0)
+        if start is None:
+            checks.headers(config, dataset, console.print)
         config, keeping = resolved(config, dataset, start.state.identity if start else checks.earlier(config))
         resume.check(config, dataset, start)
         dataset = parts.normalised(config, dataset)
@@ -90,23 +99,23 @@ class Job:
     def run(self) -> None:
         """Condense, evaluate, report; a finished part is not done again. Raises RunFailed."""
         self._write_start()
-        with logs.kept(self.folder, start_of(self.folder), logger=__name__):
+        with logs.kept(self.folder, self.claim.start, logger=__name__):
             self._run()
         self._say_where()
 
     def _run(self) -> None:
         log.info("begins; the run's folder is %s", self.folder)
         tracker = self._tracker()
-        status = "FAILED"
+        status: str | None = "FAILED"
         try:
             self._condense(tracker)
             rows = self._evaluate(tracker)
             self._report(rows, tracker)
             status = "FINISHED"
         finally:
-            tracker.finish(status)
-            if tracker.offline is not None:
-                console.print(f"tracking is not complete; bring it up to date with: {tracker.how_to_replay}")
+            tracker.finish(None if self.claim.lost else status)  # the run on the server is the new owner's
+            if tracker.remedy is not None:
+                console.print(f"tracking is not complete; {tracker.remedy}", markup=False)
 
     def where_it_continues(self) -> str:
         """What the same command would do now."""
@@ -132,6 +141,7 @@ class Job:
             with self._following(tracker), Stop(self.folder) as stop:
                 self._workers()
         except RunFailed as error:
+            self.claim.check()
             raise RunFailed(f"{error}\n{self._kept()}") from error
         done = self._export()
         log.info("the set of matching step %d of %d is written", done, total)
@@ -158,7 +168,8 @@ class Job:
     def _workers(self) -> None:
         cluster = self.config.cluster
         if cluster.workers == 0:
-            worker.work(self.config, LocalCoordinator(bool(cluster.reproducible)), torch.device(cluster.device))
+            alone = LocalCoordinator(bool(cluster.reproducible))
+            worker.work(self.config, alone, torch.device(cluster.device), claim=self.claim)
             return
         from dist_condense.engine.ray_group import Group, launch
 
@@ -171,16 +182,21 @@ class Job:
             cluster.timeout,
             cluster.min_workers,
         )
-        launch(worker.work, self.config, group, self.folder)
+        launch(functools.partial(worker.work, claim=self.claim), self.config, group, self.folder)
 
     @contextmanager
     def _following(self, tracker: Tracker) -> Iterator[None]:
         """Progress and MLflow live on what the workers write; so does a person on why a group is started again."""
         schedule = self.config.trajectory
+
+        def send(entries: Sequence[Entry]) -> None:
+            if not self.claim.lost:  # looked at after the lines were read, so all of them are this start's
+                tracker.log_metrics(entries)
+
         with Progress(schedule.networks, schedule.matching_steps) as progress:
             metrics = self.folder / METRICS
             # What an earlier start left beyond its checkpoint is done again; a person would take its lines for now.
-            followers = [Follower(metrics, tracker.log_metrics), Follower(metrics, progress, skip=True)]
+            followers = [Follower(metrics, send), Follower(metrics, progress, skip=True)]
             if self.config.cluster.max_failures:
                 followers.append(Notes(self.folder / RESTARTS, _tell_failure))
             for follower in followers:
@@ -199,7 +215,8 @@ class Job:
         state, classes = found.classes(), len(self.dataset.classes)
         pixels = torch.cat([state[f"pixels.{c}"] for c in range(classes)])
         labels = torch.arange(classes).repeat_interleave(self.config.ipc)
-        write_set(self.folder / SET, pixels.float(), labels, self._card(found.steps))
+        with self.claim.writing():
+            write_set(self.folder / SET, pixels.float(), labels, self._card(found.steps))
         return found.steps
 
     def _card(self, steps: int) -> Card:
@@ -253,10 +270,11 @@ class Job:
             device=self.config.cluster.device,
         )
         wanted = trials(chosen.sets, architectures, range(chosen.seeds))
-        return evaluate(wanted, evaluation, self.folder / EVALUATION, _tell, self._runner())
+        return evaluate(wanted, evaluation, self.folder / EVALUATION, _tell, self._runner(), self.claim.writing)
 
     def _evaluated(self, tracker: Tracker) -> list[Row]:
         """All rows there are, also of earlier calls."""
+        self.claim.check()
         rows = read_csv(self.folder / EVALUATION)
         tracker.log_evaluations([asdict(row) for row in rows])
         return rows
@@ -284,13 +302,12 @@ class Job:
     # --- what a person reads --------------------------------------------------------------------------------------
 
     def _write_start(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        # A start that was killed may have left workers that still write for a moment: they look here first.
-        owner = f"{socket.gethostname()}, process {os.getpid()}, {uuid.uuid4().hex[:8]}"
-        write_atomically(self.folder / OWNER, owner.encode())
-        resume.bring(self.config, self.start)
-        write_atomically(self.folder / checks.CONFIG_FILE, to_yaml(self.config).encode())
-        write_atomically(self.folder / "environment.json", (json.dumps(environment(), indent=1) + "\n").encode())
+        self.claim.take()
+        machine = (json.dumps(environment(), indent=1) + "\n").encode()
+        with self.claim.writing():
+            resume.bring(self.config, self.start)
+            write_atomically(self.folder / checks.CONFIG_FILE, to_yaml(self.config).encode())
+            write_atomically(self.folder / "environment.json", machine)
         for remark in self.remarks:
             console.print(f"note: {remark}")
         console.print(f"images   {self.images}")
@@ -311,7 +328,8 @@ class Job:
     def _report(self, rows: list[Row], tracker: Tracker) -> None:
         latest = [asdict(row) for row in rows]
         earlier = [row for row in map(asdict, read_csv(self.folder / EVALUATION)) if row not in latest]
-        report = write_report(self.folder, latest)
+        with self.claim.writing():
+            report = write_report(self.folder, latest)
         if latest:
             console.print(summary_table([*latest, *earlier]))
         tracker.log_artifacts(report)
@@ -321,8 +339,8 @@ class Job:
         console.print(f"set      {self.folder / SET}\npreview  {preview}\nreport   {self.folder / 'report.html'}")
         uri = masked(resolve_uri(self.config.tracking.uri, self.folder))
         served = uri.startswith(("http://", "https://"))
-        start = f"{Path(sys.executable).parent / 'mlflow'} ui --backend-store-uri "
-        console.print(f"compare  {'' if served else start}{uri}")
+        command = [str(Path(sys.executable).parent / "mlflow"), "ui", "--backend-store-uri", uri]
+        console.print(f"compare  {uri if served else shlex.join(command)}")
 
 
 def _other_machine(start: Checkpoint | None, config: RunConfig) -> Iterator[str]:

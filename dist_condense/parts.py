@@ -89,8 +89,16 @@ def dataset_of(config: RunConfig) -> ImageSet:
     """The data set, opened and not decoded, with the constants that the config states; without evaluation it needs no
     test images. Raises DataError.
     """
-    data, test = config.dataset, config.evaluation.epochs != 0
-    opened = open_dataset(data.name, data.root, size=data.size, classes=data.classes, download=data.download, test=test)
+    data = config.dataset
+    opened = open_dataset(
+        data.name,
+        data.root,
+        size=data.size,
+        classes=data.classes,
+        download=data.download,
+        orientation=data.orientation,
+        test=config.evaluation.epochs != 0,
+    )
     return normalised(config, opened)
 
 

@@ -40,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--png", action="store_true", help="write resized images without loss instead of as JPEG")
     parser.add_argument("--classes", metavar="SUBSET|a,b,c", help="a named subset, or classes in label order")
     parser.add_argument("--class-names", type=Path, metavar="FILE", help="for tars: line n (from 0) names label n")
+    parser.add_argument(
+        "--orientation",
+        action=argparse.BooleanOptionalAction,
+        help="turn images as their EXIF orientation says; by default all but those of imagenet:ROOT and the like",
+    )
     parser.add_argument("--skip-bad", action="store_true", help="leave out images that cannot be read")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes, or tasks with --ray")
     parser.add_argument("--ray", action="store_true", help="on a Ray cluster; all nodes must see SOURCE and DEST")
@@ -139,7 +144,7 @@ def _options(given: argparse.Namespace) -> PrepareOptions:
     names = None if given.class_names is None else _class_names(given.class_names)
     subset = given.classes in SUBSETS
     classes = given.classes if subset or given.classes is None else tuple(given.classes.split(","))
-    return PrepareOptions(given.val, given.size, given.png, classes, names, given.skip_bad)
+    return PrepareOptions(given.val, given.size, given.png, classes, names, given.orientation, given.skip_bad)
 
 
 def _class_names(file: Path) -> tuple[str, ...]:

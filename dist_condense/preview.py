@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 CLASSES, COLUMNS, STRIP = 100, 10, 20
@@ -16,16 +16,19 @@ GAP, BLOCK_GAP = 2, 10
 SIDES, WIDTH, WIDEST = (64, 128), 960, 3200
 """Pixels: small images are enlarged to these sides so that the sheet is about WIDTH wide; large ones are reduced
 where it would be wider than WIDEST."""
+CAPTION = 16
+"""Pixels: the height of its letters."""
 ASPECTS = (0.8, 3.0)
 """Width by height of a sheet that is not a strip."""
 
 
 def sheet(held: Callable[[int], Tensor], classes: int, ipc: int) -> Image.Image:
     """A row per class; one image per class, or many classes, fill a sheet that is not a strip. In label order, from
-    left to right and then down.
+    left to right and then down. What is not shown is said below it.
 
     :param held: the images ``[ipc, C, h, h]`` of class 0, 1, ..., asked for one class at a time; clipped to [0, 1].
     """
+    caption = left_out(classes, ipc)
     classes, ipc = min(classes, CLASSES), min(ipc, COLUMNS)
     blocks, between = blocks_of(classes, ipc), BLOCK_GAP if ipc > 1 else 0
     cells = torch.cat([_resized(held(c)[:ipc].clamp(0, 1), ipc * blocks) for c in range(classes)])
@@ -35,7 +38,17 @@ def sheet(held: Callable[[int], Tensor], classes: int, ipc: int) -> Image.Image:
     empty = -classes % blocks
     cells = torch.cat([cells, cells.new_full((empty, *cells.shape[1:]), 255)]).unflatten(0, (-1, blocks))
     grid = cells.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)[:-GAP, : -GAP - between].to(torch.uint8)  # H W C
-    return Image.fromarray((grid[..., 0] if grid.shape[2] == 1 else grid[..., :3]).contiguous().numpy())
+    picture = Image.fromarray((grid[..., 0] if grid.shape[2] == 1 else grid[..., :3]).contiguous().numpy())
+    return _captioned(picture, caption) if caption else picture
+
+
+def left_out(classes: int, ipc: int) -> str:
+    """``first 100 of 1,000 classes, first 10 of 50 images of each class`` where a sheet shows no more; else empty."""
+    parts = [
+        f"first {CLASSES:,} of {classes:,} classes" if classes > CLASSES else "",
+        f"first {COLUMNS:,} of {ipc:,} images of each class" if ipc > COLUMNS else "",
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 def blocks_of(classes: int, ipc: int) -> int:
@@ -48,6 +61,14 @@ def blocks_of(classes: int, ipc: int) -> int:
         return not ASPECTS[0] <= aspect <= ASPECTS[1], -classes % blocks, abs(math.log(aspect))
 
     return min(range(classes, 0, -1), key=cost)
+
+
+def _captioned(picture: Image.Image, text: str) -> Image.Image:
+    sheet = Image.new(picture.mode, (picture.width, picture.height + 2 * CAPTION), "white")
+    sheet.paste(picture)
+    place = (GAP, picture.height + CAPTION // 2)
+    ImageDraw.Draw(sheet).text(place, text, fill="black", font=ImageFont.load_default(CAPTION))
+    return sheet
 
 
 def _resized(images: Tensor, columns: int) -> Tensor:

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 
-Entry = Mapping[str, Any]
-"""A line of metrics.jsonl: time (Unix, in seconds), step (matching steps in all), network and its matching_step (both
-from 0), loss, steps_per_second, waiting (the share of the time in which a worker waited for images), reduced_bytes
-(handed to reductions since the line before, by all workers)."""
+from dist_condense.engine.metrics_file import Entry, parsed
+
 Callback = Callable[[Sequence[Entry]], None]
 
 INTERVAL = 0.5
@@ -73,7 +69,7 @@ class Follower(threading.Thread):
     def _new(self) -> list[Entry]:
         new: list[Entry] = []
         for line in self._lines():
-            entry = _parsed(line)
+            entry = parsed(line)
             if entry is not None and self._handed.get(entry["step"]) != line:
                 self._handed[entry["step"]] = line
                 new.append(entry)
@@ -190,11 +186,3 @@ def duration(seconds: float) -> str:
             rest = whole % size // smaller
             return f"{whole // size} {unit}" + (f" {rest} {small_unit}" if rest else "")
     return f"{whole} s"
-
-
-def _parsed(line: bytes) -> Entry | None:
-    try:
-        entry = json.loads(line)
-    except ValueError:
-        return None
-    return entry if isinstance(entry, dict) and isinstance(entry.get("step"), int) else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
 import json
 import math
 import os
@@ -11,7 +10,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from html import escape
 from importlib import metadata
 from pathlib import Path
@@ -21,8 +20,12 @@ from typing import Any
 from rich.table import Table
 
 from dist_condense.data.files import write_atomically
+from dist_condense.engine import metrics_file
+from dist_condense.engine.metrics_file import LOSS, METRICS, STEP
+from dist_condense.evaluation.rows import EVALUATION, read_csv
+from dist_condense.preview import left_out
 from dist_condense.synthetic_set import CARD, PREVIEW, code_commit
-from dist_condense.tracking import masked, read_metrics
+from dist_condense.tracking_address import masked
 
 Row = Mapping[str, Any]
 """A row of evaluation.csv: set, protocol, architecture, seed, epochs, top1_last, top1_best (percent)."""
@@ -124,13 +127,14 @@ def write_report(folder: str | Path, latest: Sequence[Row] = (), title: str | No
     folder = Path(folder)
     card = json.loads(_text(folder / "synthetic_set" / CARD) or "{}")
     environment_text = _text(folder / "environment.json")
-    rows = _rows(folder / "evaluation.csv")
+    rows = [asdict(row) for row in read_csv(folder / EVALUATION)]
+    losses = [(x[STEP], x[LOSS]) for x in metrics_file.read(folder / METRICS) if LOSS in x]
     title = title or " · ".join(str(card[key]) for key in ("method", "dataset") if card.get(key)) or folder.name
     parts = [
         f"<header><h1>{escape(title)}</h1>{_facts(card)}</header>",
         _section("Top-1 on the real test set", _evaluation(summarise(rows), latest) if rows else ""),
         _section("The synthetic set", _preview(folder / "synthetic_set" / PREVIEW, card)),
-        _section("Matching loss", curve([(x["step"], x["loss"]) for x in read_metrics(folder / "metrics.jsonl")])),
+        _section("Matching loss", curve(losses)),
         _section("Configuration", _folded("config.yaml", masked(_text(folder / "config.yaml")))),
         _section("Environment", _machine(json.loads(environment_text)) if environment_text else ""),
     ]
@@ -234,11 +238,13 @@ def _preview(file: Path, card: Mapping[str, Any]) -> str:
         return ""
     names = [str(x["name"]) for x in card.get("classes", ())]
     more = " …" if len(names) > 20 else ""
+    part = left_out(len(names), int(card.get("ipc", 1)))
+    shown = f" Shown: {part}." if part else ""
     image = base64.b64encode(file.read_bytes()).decode()
     order = f" Classes, from left to right and then down: {escape(', '.join(names[:20]))}{more}." if names else ""
     return (
         f'<figure><img class=preview src="data:image/png;base64,{image}" alt="Synthetic images by class">'
-        f"<figcaption>Clipped to [0, 1]; the set itself is not.{order}</figcaption></figure>"
+        f"<figcaption>Clipped to [0, 1]; the set itself is not.{shown}{order}</figcaption></figure>"
     )
 
 
@@ -265,13 +271,6 @@ def _binned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     width = -(-len(points) // POINTS) or 1
     bins = [points[i : i + width] for i in range(0, len(points), width)]
     return [(fmean(x for x, _ in part), fmean(y for _, y in part)) for part in bins]
-
-
-def _rows(file: Path) -> list[dict[str, str]]:
-    if not file.exists():
-        return []
-    with file.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
 
 
 def _text(file: Path) -> str:

@@ -8,9 +8,9 @@ from pathlib import Path
 from dist_condense import parts
 from dist_condense.config import ConfigError, RunConfig, differences
 from dist_condense.data import ImageSet
-from dist_condense.engine import checkpoint
+from dist_condense.engine import checkpoint, metrics_file
 from dist_condense.engine.checkpoint import PREFIX, Checkpoint, Damaged
-from dist_condense.engine.journal import METRICS
+from dist_condense.engine.metrics_file import METRICS
 from dist_condense.engine.storage import Folder, Storage, storage
 
 AUTO, NEVER = "auto", "never"
@@ -35,13 +35,17 @@ def found(config: RunConfig, how: str = AUTO) -> Checkpoint | None:
 
 
 def check(config: RunConfig, dataset: ImageSet, chosen: Checkpoint | None) -> None:
-    """Refuse a checkpoint that another config or other data made. Raises ConfigError with every difference."""
+    """Refuse a checkpoint that another config or other data made, and a metrics.jsonl that cannot go on with it.
+    Raises ConfigError, with every difference."""
     if chosen is None:
         return
     changed = differences(chosen.state.identity, parts.identity_of(config, dataset))
     if changed:
         held = f"{chosen.store}/{chosen.name} is of another run"
         raise ConfigError([f"{held}; give another output, or restore: {'; '.join(changed)}"])
+    metrics = _metrics_of(config, chosen)
+    if metrics is not None and (problem := metrics_file.problem(metrics, chosen.steps)):
+        raise ConfigError([problem])
 
 
 def bring(config: RunConfig, chosen: Checkpoint | None) -> None:
@@ -52,8 +56,20 @@ def bring(config: RunConfig, chosen: Checkpoint | None) -> None:
     for entry in chosen.entries:
         own.write(f"{chosen.name}/{entry.name}", chosen.store.read(f"{chosen.name}/{entry.name}"))
     checkpoint.commit(own, chosen.state, chosen.entries)
-    if isinstance(chosen.store, Folder) and (metrics := chosen.store.path.parent / METRICS).is_file():
-        (Path(config.output) / METRICS).write_bytes(metrics.read_bytes()[: chosen.state.metrics_bytes])
+    if (metrics := _metrics_of(config, chosen)) is not None:
+        (Path(config.output) / METRICS).write_bytes(metrics.read_bytes())
+        metrics_file.cut(Path(config.output) / METRICS, chosen.steps)
+
+
+def _metrics_of(config: RunConfig, chosen: Checkpoint) -> Path | None:
+    """The metrics.jsonl that belongs to a checkpoint; None where there is none at a path."""
+    if str(chosen.store) == str(parts.storage_of(config)):
+        metrics = Path(config.output) / METRICS
+    elif isinstance(chosen.store, Folder):
+        metrics = chosen.store.path.parent / METRICS
+    else:
+        return None
+    return metrics if metrics.is_file() else None
 
 
 def _at(place: str) -> Checkpoint | None:

@@ -7,28 +7,33 @@ hand. Everything may be sent again: the server is asked what it has. The only im
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import os
 import queue
 import re
+import shlex
+import socket
 import sys
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import yaml
 
 from dist_condense.data.files import write_atomically
+from dist_condense.engine import metrics_file
+from dist_condense.engine.metrics_file import METRICS, STEP, Entry
+from dist_condense.evaluation.rows import EVALUATION, RowsError, read_csv
 from dist_condense.tags import tags_of
+from dist_condense.tracking_address import SERVERS, deleted, masked, problems, resolve_uri, sqlite_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -46,33 +51,26 @@ WAITING = 1000
 """Messages that may wait for the thread: at two per second eight minutes, longer than all retries."""
 PAUSE = 60.0
 """Seconds until a server that failed is asked again."""
+ASKING = 15.0
+"""Seconds that a start waits for a server's word on the experiment."""
+PASSING = (408, 429)
+"""HTTP answers of the 400s that are no refusal."""
 METRICS_PER_CALL, PARAMS_PER_CALL, PARAM_LENGTH = 1000, 100, 6000  # limits of MLflow's log_batch
 PARENT, FOLDER = "mlflow.parentRunId", "dist_condense.folder"
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # the experiment opens with its table of runs
 NOT_PARAMS = ("output", "tracking")  # two runs always differ in them, and never by them
 RESULTS = ("top1_last", "top1_best")  # of evaluation.csv; its other columns are params
-STEP, TIME, IN_EVERY_ENTRY = "step", "time", "loss"
+TIME, IN_EVERY_ENTRY = "time", "loss"
 COUNTERS = ("network", "matching_step")  # the step says the same
-METRICS, ROWS = "metrics.jsonl", "evaluation.csv"
-ARTIFACTS = ("config.yaml", "environment.json", ROWS, "report.html", "synthetic_set")
-
-Entry = Mapping[str, Any]
-"""A line of metrics.jsonl: ``step``, perhaps ``time`` (seconds since 1970, for MLflow's axis alone), and numbers."""
+ARTIFACTS = ("config.yaml", "environment.json", EVALUATION, "report.html", "synthetic_set")
 
 
 class TrackingError(RuntimeError):
     """A replay could not be sent; the message says why."""
 
 
-def resolve_uri(configured: str | None, output: str | Path) -> str:
-    """The configured URI, else MLFLOW_TRACKING_URI, else sqlite under the output folder."""
-    uri = configured or os.environ.get("MLFLOW_TRACKING_URI")
-    return uri or f"sqlite:///{Path(output).expanduser().absolute()}/mlflow.db"
-
-
-def masked(text: str) -> str:
-    """Without the password of URLs."""
-    return re.sub(r"(://[^/\s:@]*:)[^/\s@]+@", r"\1***@", text)
+class Refused(TrackingError):
+    """The server answers and does not take the run; the message says what to change."""
 
 
 def _metric_name(text: str) -> str:
@@ -199,10 +197,8 @@ class ServerRun:
 
     def everything(self) -> None:
         """All that lies in the folder now."""
-        self.metrics(read_metrics(self.folder / METRICS))
-        if (self.folder / ROWS).exists():
-            with (self.folder / ROWS).open(newline="") as file:
-                self.evaluations(list(csv.DictReader(file)))
+        self.metrics(metrics_file.read(self.folder / METRICS))
+        self.evaluations([asdict(row) for row in read_csv(self.folder / EVALUATION)])
         for name in ARTIFACTS:
             if (self.folder / name).exists():
                 self.artifacts(self.folder / name)
@@ -274,7 +270,9 @@ class Tracker:
     """
 
     offline: str | None = None
-    """The reason, while the server is away."""
+    """The reason, while the server is away or refuses the run."""
+    refused = False
+    """Whether that is a refusal, which waiting does not mend."""
 
     def __init__(self, server: ServerRun, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         self._server, self._params, self._tags = server, params, tags
@@ -315,7 +313,15 @@ class Tracker:
     @property
     def how_to_replay(self) -> str:
         """The command."""
-        return f"dist-condense replay {self._server.folder}"
+        return f"dist-condense replay {shlex.quote(str(self._server.folder))}"
+
+    @property
+    def remedy(self) -> str | None:
+        """What to do about what was not sent; None while nothing is missing."""
+        if self.offline is None:
+            return None
+        first = f"{self.offline}; then " if self.refused else ""
+        return f"{first}bring it up to date with: {self.how_to_replay}"
 
     def log_metrics(self, entries: Sequence[Entry]) -> None:
         """Lines that metrics.jsonl has already."""
@@ -329,19 +335,21 @@ class Tracker:
         """All rows of evaluation.csv: the means are those of the rows given."""
         self._put(lambda: self._server.evaluations(rows))
 
-    def finish(self, status: str = "FINISHED", timeout: float = 60.0) -> None:
-        """Send what waits and end the run (``FINISHED``, ``FAILED``, ``KILLED``); waits at most ``timeout`` s."""
-        self._put(lambda: self._server.end(status))
+    def finish(self, status: str | None = "FINISHED", timeout: float = 60.0) -> None:
+        """Send what waits and end the run (``FINISHED``, ``FAILED``, ``KILLED``; None: leave it to go on); waits at
+        most ``timeout`` s."""
+        if status is not None:
+            self._put(lambda: self._server.end(status))
         self._put(None)
         self._thread.join(timeout)
         if self._thread.is_alive():
-            self._give_up(f"no answer within {timeout:.0f} s at the end")
+            self._give_up(TimeoutError(f"no answer within {timeout:.0f} s at the end"))
 
     def _put(self, message: Callable[[], object] | None) -> None:
         try:
             self._waiting.put_nowait(message)
         except queue.Full:
-            self._give_up(f"{WAITING} messages wait")
+            self._give_up(TimeoutError(f"{WAITING} messages wait"))
 
     def _work(self) -> None:
         while (message := self._waiting.get()) is not None:
@@ -352,7 +360,7 @@ class Tracker:
         try:
             message()
         except Exception as error:  # whatever the server, the network or the store says
-            self._give_up(_reason(error))
+            self._give_up(error)
             return False
         return True
 
@@ -360,7 +368,7 @@ class Tracker:
         """Whether the pause is over and the server now has what it missed."""
         if time.monotonic() < self._ask_at or not self._attempt(self._catch_up):
             return False
-        self.offline = None
+        self.offline, self.refused = None, False
         print(f"MLflow at {masked(self._server.uri)} answers again and has what it missed", file=sys.stderr, flush=True)
         return True
 
@@ -371,17 +379,20 @@ class Tracker:
         self._begin()
         self._server.everything()
 
-    def _give_up(self, reason: str) -> None:
+    def _give_up(self, error: Exception) -> None:
         with self._gave_up:
-            told, self.offline = self.offline is not None, masked(reason)
+            told, self.offline, self.refused = self.offline is not None, masked(_reason(error)), _refuses(error)
             self._ask_at = time.monotonic() + PAUSE
-        if not told:
-            print(
-                f"MLflow at {masked(self._server.uri)} is not reachable ({self.offline}): the run goes on; "
-                f"replay later with: {self.how_to_replay}",
-                file=sys.stderr,
-                flush=True,
+        if told:
+            return
+        server = f"MLflow at {masked(self._server.uri)}"
+        if self.refused:
+            text = f"{server} refuses the run, which goes on: {self.offline}; then replay with: {self.how_to_replay}"
+        else:
+            text = (
+                f"{server} is not reachable ({self.offline}): the run goes on; replay later with: {self.how_to_replay}"
             )
+        print(text, file=sys.stderr, flush=True)
 
 
 def replay(
@@ -396,8 +407,15 @@ def replay(
         raise TrackingError(f"{folder} is not the folder of a run: config.yaml is missing")
     config = yaml.safe_load((folder / "config.yaml").read_text()) or {}
     tracking = config.get("tracking") or {}
-    uri = resolve_uri(uri or tracking.get("uri"), folder)
+    given = uri or tracking.get("uri")
+    uri = resolve_uri(given, folder)
     experiment = experiment or tracking.get("experiment") or "dist_condense"
+    if told := next(problems(given, folder, experiment), None):
+        raise TrackingError(told)
+    try:
+        read_csv(folder / EVALUATION)
+    except RowsError as error:
+        raise TrackingError(str(error)) from error
     server = ServerRun(uri, Address.of(folder, uri, experiment, run_name or folder.name), folder)
     try:
         server.begin(config, {**tags_of(folder), "dist_condense.replayed": "true"})
@@ -415,14 +433,36 @@ def _is_complete(folder: Path) -> bool:
     return card.exists() and bool(json.loads(card.read_text()).get("complete"))
 
 
-def read_metrics(file: Path) -> list[dict[str, Any]]:
-    """The whole lines of metrics.jsonl; none if it is not there."""
-    found = []
-    for line in file.read_bytes().splitlines(keepends=True) if file.exists() else ():
-        with suppress(ValueError):  # one that was torn
-            if line.endswith(b"\n"):
-                found.append(json.loads(line))
-    return found
+def refusal(uri: str, experiment: str) -> str | None:
+    """What a server that answers has against a run in this experiment; None where it takes it, or does not answer."""
+    if not _listens(uri):
+        return None
+    found: list[str] = []
+
+    def ask() -> None:
+        try:
+            _active(_connect(uri), uri, experiment)
+        except Exception as error:  # whatever the server or the network says
+            if _refuses(error):
+                found.append(_reason(error))
+
+    asking = threading.Thread(target=ask, name="tracking", daemon=True)
+    asking.start()
+    asking.join(ASKING)
+    return found[0] if found else None
+
+
+def _listens(uri: str) -> bool:
+    """Whether somebody takes connections at a server's address; MLflow would try for half a minute."""
+    parts = urlsplit(uri)
+    if parts.scheme not in SERVERS or parts.hostname is None:
+        return False
+    port = parts.port or socket.getservbyname(parts.scheme)
+    try:
+        socket.create_connection((parts.hostname, port), timeout=ASKING / 3).close()
+    except OSError:
+        return False
+    return True
 
 
 def _connect(uri: str) -> MlflowClient:
@@ -434,25 +474,35 @@ def _connect(uri: str) -> MlflowClient:
         logging.CRITICAL
     )  # progress, and tracebacks of what is told in one line
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a line for every retry
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).absolute().parent.mkdir(parents=True, exist_ok=True)
+    if (file := sqlite_file(uri)) is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
     return MlflowClient(uri)
 
 
-def _experiment(client: MlflowClient, uri: str, name: str) -> str:
+def _active(client: MlflowClient, uri: str, name: str) -> str | None:
+    """The id of an experiment; None where there is none yet. Raises Refused for one that is deleted."""
     found = client.get_experiment_by_name(name)
+    if found is None:
+        return None
+    if found.lifecycle_stage == "deleted":
+        raise Refused(deleted(name, str(found.experiment_id), uri))
+    return str(found.experiment_id)
+
+
+def _experiment(client: MlflowClient, uri: str, name: str) -> str:
+    found = _active(client, uri, name)
     if found is not None:
-        return str(found.experiment_id)
+        return found
     place = None  # a server knows where; MLflow's own place for sqlite is the working folder, thrown away after a job
-    if uri.startswith("sqlite:///"):
-        place = (Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts").as_uri()
+    if (file := sqlite_file(uri)) is not None:
+        place = (file.parent / "mlartifacts").as_uri()
     try:
         return str(client.create_experiment(name, artifact_location=place, tags=KIND))
     except Exception:
-        found = client.get_experiment_by_name(name)  # another run may have made it meanwhile
+        found = _active(client, uri, name)  # another run may have made it meanwhile
         if found is None:
             raise
-        return str(found.experiment_id)
+        return found
 
 
 def _has_run(client: MlflowClient, run: str) -> bool:
@@ -486,8 +536,18 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return found
 
 
+def _refuses(error: Exception) -> bool:
+    """Whether the server, or this machine's MLflow, answers and says no; everything else may pass."""
+    if isinstance(error, Refused | ImportError):  # of a database's driver
+        return True
+    status = getattr(error, "get_http_status_code", int)()  # of MLflow's exceptions
+    return 400 <= status < 500 and status not in PASSING
+
+
 def _reason(error: Exception) -> str:
     """One short line: of a chain of connection errors the last one, which says what happened."""
+    if isinstance(error, Refused | TimeoutError) and str(error):
+        return str(error)
     text = " ".join(str(error).split())
     for known in ("Connection refused", "timed out", "Name or service not known", "Network is unreachable"):
         if known in text:

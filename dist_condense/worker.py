@@ -13,8 +13,10 @@ from dist_condense.condense import condense
 from dist_condense.config import RunConfig
 from dist_condense.data import DataError
 from dist_condense.engine.checkpoint_writer import CheckpointWriter
+from dist_condense.engine.claim import Claim
 from dist_condense.engine.coordinator import Coordinator, Placement
-from dist_condense.engine.journal import Journal, RunFailed, Schedule, Stopped, start_of
+from dist_condense.engine.errors import RunFailed
+from dist_condense.engine.journal import Journal, Schedule, Stopped
 from dist_condense.engine.memory import keep_freed_memory
 from dist_condense.engine.observer import Observer, unobserved
 from dist_condense.engine.ownership import assign
@@ -24,27 +26,34 @@ GRACE = 30.0
 """Seconds that a failing worker gives its last checkpoint; when others are gone it cannot be finished."""
 
 
-def work(config: RunConfig, coordinator: Coordinator, device: torch.device, observe: Observer = unobserved) -> None:
+def work(
+    config: RunConfig,
+    coordinator: Coordinator,
+    device: torch.device,
+    observe: Observer = unobserved,
+    claim: Claim | None = None,
+) -> None:
     """Condense this worker's classes to the end, or until all are asked to stop, continuing from the newest
     checkpoint.
 
+    :param claim: of the start that this worker belongs to; None: of the one that owns the folder.
     :raises RunFailed: also for data that is gone and a disk that is full or cannot be written.
     """
-    folder = Path(config.output)
+    claim = claim or Claim.standing(Path(config.output))
     try:
-        with logs.kept(folder, start_of(folder), coordinator):
-            _work(config, coordinator, device, observe)
+        with logs.kept(claim.folder, claim.start, coordinator):
+            _work(config, coordinator, device, observe, claim)
     except DataError as error:
         raise RunFailed("; ".join(error.problems)) from error
     except OSError as error:
         raise RunFailed(str(error)) from error
 
 
-def _work(config: RunConfig, coordinator: Coordinator, device: torch.device, observe: Observer) -> None:
+def _work(config: RunConfig, coordinator: Coordinator, device: torch.device, observe: Observer, claim: Claim) -> None:
     keep_freed_memory()
     if config.cluster.threads:
         torch.set_num_threads(config.cluster.threads)
-    journal = assemble(config, coordinator, Placement(device), observe)
+    journal = assemble(config, coordinator, Placement(device), observe, claim)
     log.info("one of %d, on %s, owns classes %s", coordinator.size, device, journal.shard.labels)
     K, T = config.trajectory.networks, config.trajectory.matching_steps
     with journal.shard.source, suppress(Stopped):
@@ -56,7 +65,11 @@ def _work(config: RunConfig, coordinator: Coordinator, device: torch.device, obs
 
 
 def assemble(
-    config: RunConfig, coordinator: Coordinator, placement: Placement, observe: Observer = unobserved
+    config: RunConfig,
+    coordinator: Coordinator,
+    placement: Placement,
+    observe: Observer = unobserved,
+    claim: Claim | None = None,
 ) -> Journal:
     """Shard, trajectory and journal of one worker."""
     dataset = parts.dataset_of(config)
@@ -64,8 +77,9 @@ def assemble(
     labels = list(assign(costs, coordinator.size)[coordinator.rank])
     shard = parts.shard_of(config, dataset, labels, coordinator, placement)
     tracking, schedule = config.tracking, config.trajectory
+    claim, store = claim or Claim.standing(Path(config.output)), parts.storage_of(config)
     return Journal(
-        folder=Path(config.output),
+        claim=claim,
         shard=shard,
         trajectory=parts.trajectory_of(config, dataset, shard),
         matching_steps=schedule.matching_steps,
@@ -73,7 +87,7 @@ def assemble(
         names=[c.name for c in dataset.classes],
         identity=parts.identity_of(config, dataset),
         line=coordinator.beside(),
-        writer=CheckpointWriter(parts.storage_of(config), coordinator.beside(), tracking.checkpoints_kept),
+        writer=CheckpointWriter(store, coordinator.beside(), tracking.checkpoints_kept, claim.writing),
         schedule=Schedule(tracking.log_every, tracking.checkpoint_steps, tracking.checkpoint_minutes),
         observe=observe,
     )

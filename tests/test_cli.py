@@ -11,6 +11,7 @@ import pytest
 from dist_condense import cli, config
 from dist_condense.data import DataError
 from dist_condense.engine import checkpoint
+from dist_condense.engine.claim import Claim
 from dist_condense.evaluation import evaluate
 from dist_condense.evaluation.rows import Row, append_csv, read_csv
 from dist_condense.job import Job
@@ -150,6 +151,7 @@ def test_the_table_has_earlier_rows_too(tmp_path, capfd):
     first = [Row("condensed", "dc", "convnet", seed, 6, 60.0 + seed, 70.0) for seed in (0, 1)]
     latest = [Row("random", "dc", "convnet", 0, 6, 20.0, 30.0)]
     append_csv(tmp_path / "evaluation.csv", [*first, *latest])
-    Job._report(SimpleNamespace(folder=tmp_path), latest, SimpleNamespace(log_artifacts=lambda path: None))
+    run = SimpleNamespace(folder=tmp_path, claim=Claim.standing(tmp_path))
+    Job._report(run, latest, SimpleNamespace(log_artifacts=lambda path: None))
     lines = [" ".join(line.split()) for line in capfd.readouterr().err.splitlines()]
     assert lines[1:] == ["random convnet 20.0 (1)", "condensed convnet 60.5 ± 0.7 (2)"]

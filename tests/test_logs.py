@@ -14,8 +14,9 @@ import torch
 import torch.distributed as dist
 
 from dist_condense import cli, logs, run
+from dist_condense.engine.claim import OWNER
 from dist_condense.engine.coordinator import LocalCoordinator, ProcessGroupCoordinator
-from dist_condense.engine.journal import METRICS, OWNER, Journal, RunFailed
+from dist_condense.engine.journal import METRICS, Journal, RunFailed
 from tests.engine import cases
 
 KEYS = {"time", "level", "run", "start", "rank", "host", "step", "logger", "message"}

@@ -43,7 +43,7 @@ CASES = {
 """Classes, and the tier and store that the budget leaves."""
 
 
-def noting(config: RunConfig, coordinator: Coordinator, device: torch.device, observe: Observer) -> None:
+def noting(config: RunConfig, coordinator: Coordinator, device: torch.device, observe: Observer, **more: Any) -> None:
     """What a worker executes, and a note of where its images come from; in the worker's process."""
     shard_of = parts.shard_of
 
@@ -55,7 +55,7 @@ def noting(config: RunConfig, coordinator: Coordinator, device: torch.device, ob
         return shard
 
     parts.shard_of = noted
-    worker.work(config, coordinator, device, observe)
+    worker.work(config, coordinator, device, observe, **more)
 
 
 def main(given: Sequence[str]) -> int:

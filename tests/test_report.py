@@ -125,6 +125,14 @@ def test_what_is_the_same_in_all_rows_is_no_column(run):
     assert [tuple(line.split()[2:4]) for line in lines] == [("dc", "300"), ("dc", "300"), ("dc", "30"), ("idc", "300")]
 
 
+def test_what_the_preview_leaves_out_is_said(run):
+    assert "Shown:" not in write_report(run).read_text()
+    card = run / "synthetic_set" / "card.json"
+    classes = [{"label": i, "name": str(i)} for i in range(1000)]
+    card.write_text(json.dumps({**json.loads(card.read_text()), "classes": classes}))
+    assert "Shown: first 100 of 1,000 classes. Classes, from left" in write_report(run).read_text()
+
+
 def test_a_report_of_an_empty_folder_is_a_page(tmp_path):
     text = write_report(tmp_path).read_text()
     assert Page(text).tags.count("section") == 0

@@ -21,7 +21,8 @@ from PIL import Image
 
 from dist_condense import cli
 from dist_condense.engine import checkpoint
-from dist_condense.engine.journal import METRICS, OWNER, STOP, TRACKING, Journal, RunFailed
+from dist_condense.engine.claim import OWNER
+from dist_condense.engine.journal import METRICS, STOP, TRACKING, Journal, RunFailed
 from dist_condense.engine.storage import Folder
 from dist_condense.job import Job
 from tests.engine import cases

@@ -1,13 +1,17 @@
 import json
 import shutil
 import sqlite3
+import threading
 import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from dist_condense import tracking
-from dist_condense.tracking import Tracker, TrackingError, masked, read_metrics, replay, resolve_uri
+from dist_condense.tracking import Tracker, TrackingError, replay
+from dist_condense.tracking_address import problems, resolve_uri
 
 CONFIG = {"seed": 0, "method": {"name": "dc", "images": {"lr": 0.1}}, "cluster": {"workers": 2}}
 ROWS = [
@@ -367,24 +371,96 @@ def test_what_is_not_there_is_told_and_the_run_stays_online(tmp_path, out, capfd
     assert "nothing is not there" in capfd.readouterr().err
 
 
-def test_the_uri_is_the_configured_one_then_the_environment_then_the_output(tmp_path, monkeypatch):
-    assert resolve_uri("http://a", tmp_path) == "http://a"
-    assert resolve_uri(None, tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
-    assert resolve_uri(None, tmp_path).startswith("sqlite:////")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://b")
-    assert resolve_uri(None, tmp_path) == "http://b"
-    assert resolve_uri("http://a", tmp_path) == "http://a"
+@pytest.mark.parametrize("name", ["a b", "q?x", "50%20", "e#f"])
+def test_a_folder_of_any_name_holds_its_database_and_nothing_lies_beside_it(tmp_path, out, name):
+    from mlflow import MlflowClient
+
+    folder = out.rename(tmp_path / name)
+    tracker = begin(folder)
+    tracker.log_metrics(entries(10))
+    tracker.log_evaluations([])
+    tracker.finish()
+    assert tracker.offline is None
+    assert history(MlflowClient(resolve_uri(None, folder)), tracker.run_id) == [(10, 10.0)]
+    assert {path.name for path in tmp_path.iterdir()} == {"cwd", name}
 
 
-def test_torn_lines_of_metrics_are_passed_over(tmp_path):
-    first, second = (json.dumps(entry) for entry in entries(10, 20))
-    (tmp_path / "metrics.jsonl").write_text(f'{first}\n{{"step": 1{second}\n{second}\n\0\0\n{first[:20]}')
-    assert read_metrics(tmp_path / "metrics.jsonl") == entries(10, 20)
-    assert read_metrics(tmp_path / "nothing") == []
+def test_a_deleted_experiment_is_no_outage(out, client, capfd):
+    number = client().create_experiment("x")
+    client().delete_experiment(number)
+    (line,) = problems(None, out, "x")
+    assert f"restore --experiment-id {number}" in line
+    tracker = begin(out)
+    tracker.finish()
+    assert tracker.refused and tracker.run_id is None
+    told = capfd.readouterr().err
+    assert "refuses the run, which goes on: the experiment 'x' is deleted there; restore it" in told
+    assert "not reachable" not in told and len(told.splitlines()) == 1
+    assert "give tracking.experiment another" in tracker.remedy and "then bring it up to date" in tracker.remedy
+    (out / "config.yaml").write_text("tracking: {experiment: x}\n")
+    with pytest.raises(TrackingError, match=r"experiment 'x' is deleted there; restore it \(`MLFLOW_TRACKING_URI="):
+        replay(out)
+    client().restore_experiment(number)
+    assert client().get_run(replay(out)).info.experiment_id == number
 
 
-def test_passwords_are_masked():
-    assert (
-        masked("to https://me:pw@host:5000/x and http://host:5000")
-        == "to https://me:***@host:5000/x and http://host:5000"
-    )
+@contextmanager
+def web_server(status, body):
+    """Answers everything with this."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_GET
+
+        def log_message(self, *given):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+DELETED = {"experiment": {"experiment_id": "7", "name": "x", "lifecycle_stage": "deleted"}}
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "told"),
+    [
+        (200, DELETED, "the experiment 'x' is deleted there; restore it (`MLFLOW_TRACKING_URI=http://"),
+        (200, {"experiment": {**DELETED["experiment"], "lifecycle_stage": "active"}}, None),
+        (401, {"error_code": "UNAUTHENTICATED", "message": "who are you"}, "who are you"),
+        (404, "another program's page", "404"),
+        (404, {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no such experiment"}, None),
+        (503, "busy", None),
+    ],
+)
+def test_a_server_says_before_the_run_that_it_will_not_take_it(monkeypatch, status, answer, told):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    body = answer if isinstance(answer, str) else json.dumps(answer)
+    with web_server(status, body.encode()) as uri:
+        found = tracking.refusal(uri, "x")
+    assert found is None if told is None else told in found
+
+
+def test_a_server_that_is_away_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(tracking, "_connect", lambda uri: pytest.fail("asked"))
+    assert tracking.refusal("http://127.0.0.1:9", "x") is None
+    assert tracking.refusal("sqlite:////tmp/x.db", "x") is None
+
+
+def test_damaged_rows_are_named_before_the_server_is_asked(tmp_path):
+    (tmp_path / "config.yaml").write_text("seed: 3\n")
+    (tmp_path / "evaluation.csv").write_text("set,accuracy\na,1\n")
+    with pytest.raises(TrackingError, match=r"evaluation\.csv, line 1: has the columns set, accuracy"):
+        replay(tmp_path, uri="http://127.0.0.1:9")
+    with pytest.raises(TrackingError, match=r"localhost:5000: has no scheme; give http://localhost:5000"):
+        replay(tmp_path, uri="localhost:5000")

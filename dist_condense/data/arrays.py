@@ -34,6 +34,7 @@ class ArraySplit:
 
     raw = False
     files = False
+    unread = ()
 
     def open(self, labels: Sequence[int], reading: Reading) -> MemorySource:
         """Images uint8 [n, C, size, size] in the array's order. DataError when a beton is asked for."""

@@ -50,22 +50,24 @@ def open_dataset(
     size: int | None = None,
     classes: str | Sequence[str] | None = None,
     download: bool = False,
+    orientation: bool | None = None,
     test: bool = True,
 ) -> ImageSet:
     """Open a data set without decoding it.
 
     `root` is its folder (None for digits), or the folder or url of its prepared class shards, which any data set can
     have; `size` pixels of a side (None: the data set's own); `classes` a named subset of ImageNet (see subsets.py) or
-    class names, in label order (None: all of them); `download` lets torchvision fetch it; without `test` a folder
-    needs no test images. Raises DataError with every
-    problem found.
+    class names, in label order (None: all of them); `download` lets torchvision fetch it; `orientation` turns image
+    files by their EXIF orientation (None: see Facts); without `test` a folder needs no test images. Raises DataError
+    with every problem found.
     """
     if name not in KNOWN:
         raise DataError([f"dataset.name is '{name}', which is not known; choose one of {', '.join(KNOWN)}."])
     if root is not None and is_url(root):
-        return open_prepared(str(root), Request(name, None, size, classes, download, test=test), KNOWN[name].facts)
+        request = Request(name, None, size, classes, download, orientation, test)
+        return open_prepared(str(root), request, KNOWN[name].facts)
     folder = None if root is None else Path(root).expanduser()
-    request = Request(name, folder, size, classes, download, test=test)
+    request = Request(name, folder, size, classes, download, orientation, test)
     if folder is not None and has_manifest(folder):
         return open_prepared(str(folder), request, KNOWN[name].facts)
     return KNOWN[name].open(request)

@@ -9,6 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from dist_condense.data import annotated
+from dist_condense.data.decode import Form
 from dist_condense.data.errors import DataError, listed
 from dist_condense.data.image_set import ClassName, Facts, ImageSet
 from dist_condense.data.listing import ENDINGS, Entries, PassedOver, class_files, counted, entries_of, not_text, told
@@ -19,7 +20,7 @@ from dist_condense.data.tiers import Reading
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IMAGENET = Facts(3, 224, IMAGENET_MEAN, IMAGENET_STD, True, "ImageNet photographs")
-IMAGE_FOLDER = Facts(3, 224, IMAGENET_MEAN, IMAGENET_STD, True, "photographs in class folders")
+IMAGE_FOLDER = Facts(3, 224, IMAGENET_MEAN, IMAGENET_STD, True, "photographs in class folders", upright=True)
 TEST_FOLDERS = ("val", "test")
 """The first of these that exists holds the test images."""
 _WNID = re.compile(r"n\d{8}")
@@ -52,21 +53,22 @@ def open_folder(request: Request, facts: Facts) -> ImageSet:
         raise DataError(problems)
     train, test = train_split.classes, test_split.classes
     size = request.size or facts.size
+    form = Form(facts.channels, size, request.upright(facts.upright))
     return ImageSet(
         name=request.name,
         facts=facts,
         size=size,
         classes=tuple(class_name(entry.folder.name) for entry in train),
-        train_split=_split(train, facts.channels, size),
-        test_split=_split(test, facts.channels, size),
+        train_split=_split(train, form),
+        test_split=_split(test, form),
         notes=(*train_split.notes, *test_split.notes),
     )
 
 
-def _split(folders: tuple[ClassFolder, ...], channels: int, size: int) -> StoredSplit:
+def _split(folders: tuple[ClassFolder, ...], form: Form) -> StoredSplit:
     counts = tuple(len(entry.files) for entry in folders)
-    digest = partial(_digest, folders, channels, size)
-    return StoredSplit(counts, channels, size, partial(_store, folders), partial(_sizes, folders), digest)
+    opened, sizes, digest = partial(_store, folders), partial(_sizes, folders), partial(_digest, folders, form)
+    return StoredSplit(counts, form, opened, sizes, digest, unread=folders)
 
 
 def _store(folders: tuple[ClassFolder, ...], labels: Sequence[int], reading: Reading, now: bool = True) -> FolderStore:
@@ -78,12 +80,12 @@ def _sizes(folders: tuple[ClassFolder, ...]) -> list[int]:
     return [store.encoded_bytes(label) for label in store.labels]
 
 
-def _digest(folders: tuple[ClassFolder, ...], channels: int, size: int) -> str:
+def _digest(folders: tuple[ClassFolder, ...], form: Form) -> str:
     """Over the names of classes and files, not what is in them: a file that was replaced under its name is not seen
     (ImageNet's folders have 1.3 million files; prepared shards are known by their hashes).
     """
     listing = [(entry.folder.name, entry.files) for entry in folders]
-    return sha256(repr((listing, channels, size)).encode()).hexdigest()
+    return sha256(repr((listing, *form.key)).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

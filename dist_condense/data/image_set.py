@@ -43,6 +43,10 @@ class Facts:
     """Whether a horizontally flipped image keeps its label (digits do not)."""
     family: str
     """For the card of a synthetic set."""
+    upright: bool = False
+    """Whether image files are turned by their EXIF orientation, unless the caller asks otherwise. The published
+    programs do not, so that a data set of theirs is as they saw it.
+    """
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,10 @@ class Manifest:
     skipped: tuple[Skipped, ...] = ()
     ffcv: Mapping[str, Beton] | None = None
     """By split."""
+    upright: bool = False
+    """Whether files that were kept as they are (size None) are to be turned by their EXIF orientation. Images of one
+    size were, or were not, when they were written.
+    """
 
     def counts(self, split: str) -> tuple[int, ...]:
         """Images of each class."""

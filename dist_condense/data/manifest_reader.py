@@ -30,7 +30,7 @@ def read_manifest(root: str) -> Manifest:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else None
         raise DataError([f"{file}: format is {found!r}, not {FORMAT!r}. Prepare the data again with this version."])
-    return _Checked(file).manifest(content)
+    return _Checked(file).manifest({"upright": False, **content})  # manifests of 0.1.0 do not have it
 
 
 class _Checked:
@@ -52,7 +52,8 @@ class _Checked:
         if self.problems or made is None:
             rest = [f"... and {len(self.problems) - SHOWN} more problems."] if len(self.problems) > SHOWN else []
             raise DataError(self.problems[:SHOWN] + rest)
-        return Manifest(classes, content["size"], content["channels"], made, splits, skipped, ffcv)
+        size, channels, upright = (content[key] for key in ("size", "channels", "upright"))
+        return Manifest(classes, size, channels, made, splits, skipped, ffcv, upright)
 
     def _wrong(self, key: str, what: str) -> None:
         self.problems.append(f"{self.file}: {key} {what}")
@@ -60,6 +61,8 @@ class _Checked:
     def _numbers(self, content: dict[str, Any], classes: tuple[ClassName, ...]) -> None:
         if content["channels"] not in (1, 3):
             self._wrong("channels", f"is {content['channels']!r}; it must be 1 or 3.")
+        if not isinstance(content["upright"], bool):
+            self._wrong("upright", f"is {content['upright']!r}; it must be true or false.")
         if content["size"] is not None and not _is_positive(content["size"]):
             self._wrong("size", f"is {content['size']!r}; it must be null or pixels of a side.")
         if not classes:

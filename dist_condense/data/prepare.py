@@ -11,7 +11,7 @@ from typing import Any
 
 from dist_condense import __version__
 from dist_condense.data.beton_writer import UNFINISHED
-from dist_condense.data.catalogue import is_url, names
+from dist_condense.data.catalogue import KNOWN, is_url, names
 from dist_condense.data.errors import DataError, listed
 from dist_condense.data.ffcv_extra import PACKAGE, SYSTEM
 from dist_condense.data.files import write_atomically
@@ -42,6 +42,8 @@ class PrepareOptions:
     """A named subset, or names in label order (of tars WordNet ids too); None for all."""
     class_names: tuple[str, ...] | None = None
     """class_names[label in the tars]; for tars only."""
+    orientation: bool | None = None
+    """Turn images by their EXIF orientation; None: as the data set does (folders and tars of one's own: yes)."""
     skip_bad: bool = False
     """Leave out images that cannot be read, instead of stopping."""
 
@@ -89,7 +91,8 @@ class Plan:
 
     @property
     def _wanted(self) -> dict[str, Any]:
-        return {**self.identity, "classes": [entry.name for entry in self.source.classes]}
+        classes = [entry.name for entry in self.source.classes]
+        return {**self.identity, "classes": classes, "upright": self.pixels.upright}
 
     def _todo(self, kept: list[Done], begun: dict[tuple[str, int], str]) -> Iterator[Unit]:
         """Units without a record, their names to `begun`; the records of the others go to `kept`."""
@@ -110,7 +113,9 @@ class Plan:
         splits = {split: tuple(done.shards for done in ordered if done.split == split) for split in SPLITS}
         options = {key: value for key, value in self.identity.items() if key != "source"}
         made = Made(self.identity["source"], self.source.dataset, options, __version__)
-        return Manifest(self.source.classes, self.pixels.size, self.source.channels, made, splits, skipped)
+        classes, size, channels = self.source.classes, self.pixels.size, self.source.channels
+        upright = size is None and self.pixels.upright  # those of one size are upright by now
+        return Manifest(classes, size, channels, made, splits, skipped, upright=upright)
 
 
 def prepare(
@@ -147,7 +152,7 @@ def plan(
         refuse_others(dest, {"source": held.made.source, **held.made.options}, identity)
         return held
     opened = open_source(source, options, map_unordered)
-    pixels = Pixels(opened.channels, options.size or opened.size, options.png)
+    pixels = Pixels(opened.channels, options.size or opened.size, options.png, opened.upright)
     planned = Plan(dest.absolute(), identity, opened, pixels, options.skip_bad)
     planned.check()
     return planned
@@ -175,9 +180,11 @@ def open_source(source: str, options: PrepareOptions, map_unordered: MapUnordere
     """The data set that SOURCE names; DataError with what is wrong with it, in the words of this command."""
     try:
         if is_tars(source):
-            return open_tars(source, options.val, options.classes, options.class_names, map_unordered)
+            tars = open_tars(source, options.val, options.classes, options.class_names, map_unordered)
+            usual = KNOWN[tars.dataset].facts.upright
+            return replace(tars, upright=usual if options.orientation is None else options.orientation)
         name, _, root = source.partition(":") if names_a_data_set(source) else (DATASET, ":", source)
-        return open_catalogued(name, root or None, options.size, options.classes)
+        return open_catalogued(name, root or None, options.size, options.classes, options.orientation)
     except DataError as error:
         raise DataError([in_words_of_the_command(problem) for problem in error.problems]) from error
 

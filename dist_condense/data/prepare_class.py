@@ -8,10 +8,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import Protocol
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from dist_condense.data.decode import SUFFIX_OF, crop, read_image
-from dist_condense.data.errors import DataError
+from dist_condense.data.decode import crop, read_image, why_unreadable
+from dist_condense.data.errors import SHOWN, DataError
 from dist_condense.data.files import write_atomically
 from dist_condense.data.manifest import Shard, Skipped
 from dist_condense.data.shard_writer import ClassShardWriter
@@ -46,6 +46,8 @@ class Pixels:
     channels: int
     size: int | None
     png: bool
+    upright: bool = False
+    """Turned by their EXIF orientation, where they are not kept as they are."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class Done:
 def prepare_class(unit: Unit) -> Done:
     """Write the class's shards, then its record.
 
-    Raises DataError naming every image that cannot be decoded, unless those are skipped, and for a class without
+    Raises DataError naming the images that cannot be decoded, unless those are skipped, and for a class without
     images; DataError and MemoryError for a file that the machine does not give, which is never skipped.
     """
     skipped: list[Skipped] = []
@@ -101,7 +103,8 @@ def prepare_class(unit: Unit) -> Done:
             elif unit.skip_bad or not problems:
                 writer.add(unit.images.stem(index), found[1], found[0])
         if problems and not unit.skip_bad:
-            raise DataError([*problems, "Replace or remove these, or leave them out with --skip-bad."])
+            rest = [f"... and {len(problems) - SHOWN} more of this class."] if len(problems) > SHOWN else []
+            raise DataError([*problems[:SHOWN], *rest, "Replace or remove these, or leave them out with --skip-bad."])
         if len(skipped) == len(unit.images):
             raise DataError([f"{unit.split}, class {unit.class_name}: no image is left; leave the class out."])
     done = Done(unit.split, unit.label, tuple(writer.shards), tuple(skipped), unit.names)
@@ -145,21 +148,19 @@ def _image(data: bytes, pixels: Pixels) -> tuple[bytes, str] | str:
         return encoded(data, pixels)
     except MemoryError:
         raise
-    except UnidentifiedImageError:  # its text holds a memory address
-        return f"no image in a known format ({', '.join(SUFFIX_OF)})"
     except Exception as reason:  # Pillow's decoders raise anything on bytes that are no image
         if isinstance(reason, OSError) and reason.errno is not None:
             raise
-        return f"{type(reason).__name__}: {reason}"[:300]
+        return why_unreadable(reason)
 
 
 def encoded(data: bytes, pixels: Pixels) -> tuple[bytes, str]:
     """The image's bytes as they go into the shard, and their suffix; the image is decoded whatever becomes of it.
 
-    Bytes are kept where no size is asked for, or the image has it already.
+    Bytes are kept where no size is asked for, or the image has it already and is upright.
     """
-    image, suffix = read_image(BytesIO(data), pixels.channels)
-    if pixels.size is None or image.size == (pixels.size, pixels.size):
+    image, suffix, turned = read_image(BytesIO(data), pixels.channels, pixels.upright)
+    if pixels.size is None or (image.size == (pixels.size, pixels.size) and not turned):
         return data, suffix
     cropped = crop(image, pixels.size).permute(1, 2, 0).numpy()
     return encode(Image.fromarray(cropped.squeeze(2) if pixels.channels == 1 else cropped), pixels.png)

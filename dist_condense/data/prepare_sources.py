@@ -17,7 +17,13 @@ from dist_condense.data.split import StoredSplit
 from dist_condense.data.store import Store
 from dist_condense.data.tiers import Reading
 
-CLI_WORDS = {"dataset.root": "SOURCE", "dataset.classes": "--classes", "dataset.size": "--size", "null for": "none for"}
+CLI_WORDS = {
+    "dataset.root": "SOURCE",
+    "dataset.classes": "--classes",
+    "dataset.size": "--size",
+    "dataset.orientation": "--orientation",
+    "null for": "none for",
+}
 """What the keys of a run's config are called in this command."""
 
 
@@ -33,6 +39,8 @@ class Source:
     """Pixels of a side of what `images` gives, where all are of one size."""
     images: Callable[[str, int], ClassImages]
     """(train or val, label) -> the class's images."""
+    upright: bool = False
+    """Whether they are to be turned by their EXIF orientation."""
     notes: tuple[str, ...] = ()
     """What was read and what was passed over."""
 
@@ -95,13 +103,19 @@ class ArrayImages:
         return encode(Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)), png=True)[0]
 
 
-def open_catalogued(name: str, root: str | None, size: int | None, classes: str | Sequence[str] | None) -> Source:
+def open_catalogued(
+    name: str,
+    root: str | None,
+    size: int | None,
+    classes: str | Sequence[str] | None,
+    orientation: bool | None = None,
+) -> Source:
     """A data set of the catalogue, or class folders as `image_folder`; DataError with all that is wrong.
 
     A relative root is that of this process, wherever the images are read.
     """
     place = root if root is None or is_url(root) else Path(root).expanduser().absolute()
-    opened = open_dataset(name, place, size=size, classes=classes)
+    opened = open_dataset(name, place, size=size, classes=classes, orientation=orientation)
     splits = {"train": opened.train_split, "val": opened.test_split}
 
     def images(split: str, label: int) -> ClassImages:
@@ -112,8 +126,10 @@ def open_catalogued(name: str, root: str | None, size: int | None, classes: str 
         pixels = chosen.open([label], Reading()).get(label, torch.arange(chosen.counts[label]))
         return ArrayImages(pixels.numpy(), opened.classes[label].name)
 
-    native = None if isinstance(opened.train_split, StoredSplit) else opened.size
-    return Source(name, opened.classes, opened.channels, native, images, notes=opened.notes)
+    size, upright = opened.size, False
+    if isinstance(opened.train_split, StoredSplit):
+        size, upright = None, opened.train_split.form.upright
+    return Source(name, opened.classes, opened.channels, size, images, upright, opened.notes)
 
 
 def in_words_of_the_command(problem: str) -> str:

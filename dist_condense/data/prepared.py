@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from dist_condense.data.decode import Form
 from dist_condense.data.errors import DataError
 from dist_condense.data.image_set import ClassName, Facts, ImageSet
 from dist_condense.data.manifest import FILE, Manifest
@@ -40,10 +41,16 @@ def open_prepared(root: str, request: Request, facts: Facts) -> ImageSet:
             f"{root}/{FILE}: images have {manifest.channels} channels, {request.name} has {facts.channels}; "
             f"set dataset.name to {manifest.made.dataset}."
         )
+    if manifest.size is not None and request.orientation is not None:
+        problems.append(
+            f"dataset.orientation: the images of {root} were turned, or not, when they were resized; "
+            f"leave it out, or prepare again."
+        )
     if problems:
         raise DataError(problems)
     size = request.size or manifest.size or facts.size
-    train, test = (_split(root, manifest, name, stored, facts.channels, size) for name in ("train", "val"))
+    form = Form(facts.channels, size, request.upright(manifest.upright))
+    train, test = (_split(root, manifest, name, stored, form) for name in ("train", "val"))
     classes = tuple(manifest.classes[i] for i in stored)
     return ImageSet(request.name, facts, size, classes, train, test, _notes(root, manifest, classes))
 
@@ -61,16 +68,15 @@ def _choose(root: str, request: Request, manifest: Manifest) -> tuple[tuple[int,
     return choose(names, [entry.name for entry in manifest.classes], f"{root}/{FILE}")
 
 
-def _split(root: str, manifest: Manifest, name: str, stored: tuple[int, ...], channels: int, size: int) -> StoredSplit:
+def _split(root: str, manifest: Manifest, name: str, stored: tuple[int, ...], form: Form) -> StoredSplit:
     counts, encoded = manifest.counts(name), manifest.image_bytes(name)
     return StoredSplit(
         counts=tuple(counts[i] for i in stored),
-        channels=channels,
-        size=size,
+        form=form,
         open_store=partial(_open_store, root, _chosen(manifest, stored), name),
         sizes=partial(list, [encoded[i] for i in stored]),
-        digest=partial(_digest, _chosen(manifest, stored), name, channels, size),
-        open_raw=_raw(root, manifest, name, stored, size),
+        digest=partial(_digest, _chosen(manifest, stored), name, form),
+        open_raw=_raw(root, manifest, name, stored, form.size),
     )
 
 
@@ -87,10 +93,10 @@ def _open_store(
     return store.opened() if now else store
 
 
-def _digest(manifest: Manifest, split: str, channels: int, size: int) -> str:
+def _digest(manifest: Manifest, split: str, form: Form) -> str:
     """Over the hashes of the shards: the images themselves, wherever they lie."""
     shards = [[(shard.count, shard.sha256) for shard in entry] for entry in manifest.splits[split]]
-    return sha256(repr((shards, channels, size)).encode()).hexdigest()
+    return sha256(repr((shards, *form.key)).encode()).hexdigest()
 
 
 class BetonClasses:

@@ -27,8 +27,14 @@ class Request:
     size: int | None
     classes: str | Sequence[str] | None
     download: bool
+    orientation: bool | None = None
+    """Whether image files are turned by their EXIF orientation; None: see :class:`Facts`."""
     test: bool = True
     """Whether test images are needed; else a folder may be without them."""
+
+    def upright(self, usual: bool) -> bool:
+        """Whether image files are turned by their EXIF orientation: `usual`, unless the caller asks otherwise."""
+        return usual if self.orientation is None else self.orientation
 
     def wanted(self) -> tuple[str, ...] | None:
         """Class names in label order; None for all of them (also when the subset's name is unknown)."""

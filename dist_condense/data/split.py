@@ -9,10 +9,11 @@ from typing import Any, Protocol
 
 import torch
 
+from dist_condense.data.decode import Form
 from dist_condense.data.errors import DataError
 from dist_condense.data.read_ahead import ReadAhead
 from dist_condense.data.source import ClassSource
-from dist_condense.data.store import Store
+from dist_condense.data.store import ClassFolder, Store
 from dist_condense.data.tiers import FILES, TIERS, DecodingSource, Reading
 
 
@@ -46,6 +47,11 @@ class Split(Protocol):
         """Bytes of each class's files, where there are files."""
         ...
 
+    @property
+    def unread(self) -> tuple[ClassFolder, ...]:
+        """Image files that nobody has decoded yet; those in prepared shards were."""
+        ...
+
     def digest(self) -> str:
         """By which other images are known, in hex; see the functions that make one for what it sees."""
         ...
@@ -69,15 +75,16 @@ class StoredSplit:
     :param sizes: encoded bytes of each class.
     :param digest: see :meth:`Split.digest`.
     :param open_raw: opens the beton that was prepared beside them, if there is one.
+    :param unread: see :attr:`Split.unread`.
     """
 
     counts: tuple[int, ...]
-    channels: int
-    size: int
+    form: Form
     open_store: OpenStore
     sizes: Callable[[], list[int]]
     digest: Callable[[], str]
     open_raw: OpenRaw | None = None
+    unread: tuple[ClassFolder, ...] = ()
     files = True
 
     @property
@@ -88,7 +95,7 @@ class StoredSplit:
     def open(self, labels: Sequence[int], reading: Reading) -> ClassSource:
         """By its tier, or the beton."""
         if reading.source == FILES:
-            return TIERS[reading.tier](self.open_store(labels, reading), self.channels, self.size, reading)
+            return TIERS[reading.tier](self.open_store(labels, reading), self.form, reading)
         if self.open_raw is None:
             raise DataError([NO_BETON])
         return self.open_raw(labels)
@@ -96,7 +103,7 @@ class StoredSplit:
     def on_demand(self, reading: Reading) -> ClassSource:
         """Decoded as they are read."""
         store = self.open_store(range(len(self.counts)), reading, now=False)
-        return DecodingSource(store, self.channels, self.size, reading.threads)
+        return DecodingSource(store, self.form, reading.threads)
 
     def encoded_bytes(self) -> list[int]:
         """By asking the store."""

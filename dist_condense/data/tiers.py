@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dist_condense.data.decode import UNREADABLE, decode_into
+from dist_condense.data.decode import Form, decode_into, why_unreadable
 from dist_condense.data.errors import SHOWN, DataError
 from dist_condense.data.source import ClassSource, MemorySource, Wanted
 from dist_condense.data.store import RamStore, Store
@@ -48,8 +48,8 @@ class Reading:
 class DecodingSource:
     """A ClassSource that decodes on demand, on threads (the decoders release the lock)."""
 
-    def __init__(self, store: Store, channels: int, size: int, threads: int | None = None) -> None:
-        self.store, self.channels, self.size = store, channels, size
+    def __init__(self, store: Store, form: Form, threads: int | None = None) -> None:
+        self.store, self.form = store, form
         self._threads = threads or default_threads()
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
 
@@ -68,17 +68,17 @@ class DecodingSource:
         """The same for several classes; no thread waits for a class to be done."""
         places = [(label, index) for label, indices in wanted for index in indices.tolist()]
         # An array, as threads may not write to a tensor that was made in inference mode.
-        images = np.empty((len(places), self.size, self.size, self.channels), dtype=np.uint8)
+        images = np.empty((len(places), self.form.size, self.form.size, self.form.channels), dtype=np.uint8)
 
         def fill(row: int, place: tuple[int, int]) -> str | None:
             label, index = place
             try:
-                decode_into(images[row], self.store.read(label, index))
-            except DataError:  # the shard, not this image: the first word on it is enough
+                decode_into(images[row], self.store.read(label, index), self.form.upright)
+            except (DataError, MemoryError):  # the shard, not this image: the first word on it is enough
                 raise
-            except UNREADABLE as reason:
+            except Exception as error:  # Pillow's decoders raise anything on bytes that are no image
                 where = self.store.where(label, index)
-                return f"{where}: the image cannot be read ({reason}). Replace or remove it."
+                return f"{where}: the image cannot be read ({why_unreadable(error)}). Replace or remove it."
             return None
 
         def fill_some(first: int) -> list[str]:
@@ -99,31 +99,31 @@ class DecodingSource:
         return MemorySource({c: self.get(c, torch.arange(self.count(c))) for c in labels})
 
 
-def _disk(store: Store, channels: int, size: int, reading: Reading) -> ClassSource:
-    return DecodingSource(store, channels, size, reading.threads)
+def _disk(store: Store, form: Form, reading: Reading) -> ClassSource:
+    return DecodingSource(store, form, reading.threads)
 
 
-def _encoded(store: Store, channels: int, size: int, reading: Reading) -> ClassSource:
-    return DecodingSource(RamStore(store), channels, size, reading.threads)
+def _encoded(store: Store, form: Form, reading: Reading) -> ClassSource:
+    return DecodingSource(RamStore(store), form, reading.threads)
 
 
-def _ram(store: Store, channels: int, size: int, reading: Reading) -> ClassSource:
-    return DecodingSource(store, channels, size, reading.threads).decoded()
+def _ram(store: Store, form: Form, reading: Reading) -> ClassSource:
+    return DecodingSource(store, form, reading.threads).decoded()
 
 
-def _gpu(store: Store, channels: int, size: int, reading: Reading) -> ClassSource:
-    decoding = DecodingSource(store, channels, size, reading.threads)
+def _gpu(store: Store, form: Form, reading: Reading) -> ClassSource:
+    decoding = DecodingSource(store, form, reading.threads)
     whole = {c: decoding.get(c, torch.arange(store.count(c))).to(reading.device) for c in store.labels}
     return MemorySource(whole)
 
 
-TIERS: dict[str, Callable[[Store, int, int, Reading], ClassSource]] = {
+TIERS: dict[str, Callable[[Store, Form, Reading], ClassSource]] = {
     "gpu": _gpu,
     "ram": _ram,
     "encoded": _encoded,
     "disk": _disk,
 }
-"""From the fastest to the one that needs no memory. (store, channels, size, reading) -> source."""
+"""From the fastest to the one that needs no memory. (store, form, reading) -> source."""
 DECODED = ("gpu", "ram")
 """Tiers that need no decoding while the run goes."""
 

@@ -46,8 +46,6 @@ class State:
     """Updates of theta done since, on the way to the next one (training or pre-training)."""
     identity: dict[str, Any]
     """All that changes the result: ``config`` by dotted key, ``data``: digest."""
-    metrics_bytes: int
-    """Length of metrics.jsonl."""
     tracking_run: str | None
     """On the MLflow server."""
     torch: str
@@ -163,6 +161,7 @@ def opened(store: Storage, name: str) -> Checkpoint:
             raise ValueError("it was changed")
         if content.pop("format") != FORMAT:
             raise ValueError(f"its format is not {FORMAT!r}")
+        content.pop("metrics_bytes", None)  # in those of before 2026-11-27
         entries = tuple(Entry(**{**entry, "labels": tuple(entry["labels"])}) for entry in content.pop("files"))
         state = State(**content)
     except (ValueError, TypeError, KeyError, AttributeError) as error:

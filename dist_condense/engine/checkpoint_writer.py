@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from safetensors.torch import save
@@ -13,6 +14,7 @@ from dist_condense.data.background import Background
 from dist_condense.engine import checkpoint
 from dist_condense.engine.checkpoint import SHARED, Entry, State, entry_of, name_of
 from dist_condense.engine.coordinator import Coordinator
+from dist_condense.engine.errors import RunFailed
 from dist_condense.engine.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -24,11 +26,13 @@ class CheckpointWriter:
 
     :param coordinator: a line of its own (:meth:`Coordinator.beside`): its thread speaks while others compute.
     :param kept: newest checkpoints that stay.
+    :param writing: entered around each write; raises RunFailed where this start of the run may not write any more.
     """
 
     store: Storage
     coordinator: Coordinator
     kept: int = 2
+    writing: Callable[[], AbstractContextManager[None]] = nullcontext
     problem: str | None = None
     """Why the last one could not be written; the same text on all workers."""
     _thread: Background | None = field(default=None, init=False)
@@ -75,7 +79,10 @@ class CheckpointWriter:
         for name, tensors in files.items():
             data = save(dict(tensors))
             try:
-                self.store.write(f"{folder}/{name}", data)
+                with self.writing():
+                    self.store.write(f"{folder}/{name}", data)
+            except RunFailed as error:
+                return str(error)
             except OSError as error:
                 return self._told(f"{self.store}/{folder}/{name}", error)
             labels = {int(key.rsplit(".", 1)[1]) for key in tensors if key.startswith("pixels.")}
@@ -84,9 +91,12 @@ class CheckpointWriter:
 
     def _commit(self, state: State, entries: list[Entry]) -> str | None:
         try:
-            checkpoint.commit(self.store, state, entries)
-            checkpoint.prune(self.store, self.kept)
+            with self.writing():
+                checkpoint.commit(self.store, state, entries)
+                checkpoint.prune(self.store, self.kept)
             log.info("committed %s/%s", self.store, name_of(state.steps, state.updates))
+        except RunFailed as error:
+            return str(error)
         except OSError as error:
             return self._told(f"{self.store}/{name_of(state.steps, state.updates)}", error)
         return None

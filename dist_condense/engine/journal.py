@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -14,23 +13,23 @@ from typing import Any
 
 import torch
 
-from dist_condense.engine import checkpoint
+from dist_condense.data.files import flush
+from dist_condense.engine import checkpoint, metrics_file
 from dist_condense.engine.checkpoint import Checkpoint, State
 from dist_condense.engine.checkpoint_writer import CheckpointWriter
+from dist_condense.engine.claim import Claim
 from dist_condense.engine.coordinator import Coordinator
+from dist_condense.engine.errors import RunFailed
+from dist_condense.engine.metrics_file import METRICS
 from dist_condense.engine.observer import Measured, Observer, unobserved
 from dist_condense.engine.shard import ClassShard
 from dist_condense.engine.trajectory import Trajectory
 
-METRICS, STOP, OWNER, TRACKING = "metrics.jsonl", "stop", "owner", "tracking.json"
+STOP, TRACKING = "stop", "tracking.json"
 PACE = 1.0
 """Seconds between two agreements of the workers: so late a request to stop is seen."""
 LINE = "matching loss %(loss).4g, %(steps_per_second).3g steps/s, waited %(waited).3g s, reduced %(reduced)d bytes"
 log = logging.getLogger(__name__)
-
-
-class RunFailed(RuntimeError):
-    """The run cannot go on; the message says where and what to change."""
 
 
 class Stopped(Exception):
@@ -89,11 +88,12 @@ class Journal:
     :param total: K T.
     :param names: class names by label, for messages.
     :param identity: all that changes the result, see :class:`State`.
+    :param claim: of this start to ``folder``, which every write there is made by.
     :param line: between the workers, of its own.
     :param observe: told of each line of metrics.jsonl, on every worker.
     """
 
-    folder: Path
+    claim: Claim
     shard: ClassShard
     trajectory: Trajectory
     matching_steps: int
@@ -105,8 +105,6 @@ class Journal:
     schedule: Schedule = field(default_factory=Schedule)
     observe: Observer = unobserved
     _steps: int = 0
-    _owner: str = ""
-    """Which start of the run this is."""
     _logged: Mark = Mark()
     """Of the last line."""
     _saved: float = 0.0
@@ -118,12 +116,17 @@ class Journal:
     _warned: bool = False
     """Whether a machine is to be taken away; a checkpoint is written when this is first heard."""
 
+    @property
+    def folder(self) -> Path:
+        """The run's."""
+        return self.claim.folder
+
     def resume(self) -> int:
         """Load the newest whole checkpoint if there is one; the number of matching steps already done."""
         found = self._found()
-        self._owner = _owner(self.folder)
         if self.line.rank == 0:
-            _cut(self.folder / METRICS, found.state.metrics_bytes if found else 0)
+            with self.claim.writing():
+                metrics_file.cut(self.folder / METRICS, found.steps if found else 0)
         if found is not None:
             self.shard.load_state_dict(found.classes(self.shard.labels))
             self.trajectory.load_state_dict(found.shared())
@@ -194,19 +197,21 @@ class Journal:
 
     def _problem(self) -> str | None:
         """What all must know of before anything more is written."""
-        now = _owner(self.folder) if self.line.rank == 0 else self._owner
-        if now != self._owner:
-            return f"another start of this run has taken over {self.folder} ({now}); this one writes nothing more"
+        try:
+            self.claim.check()
+        except RunFailed as error:
+            return str(error)
         return self.writer.problem
 
     def _save(self) -> None:
         self._refuse_not_finite()
         metrics, device = self.folder / METRICS, self.trajectory.trainer.placement.device
+        if self.line.rank == 0 and metrics.exists():
+            flush(metrics)  # a checkpoint that outlives a power cut has its lines
         state = State(
             steps=self._steps,
             updates=self.trajectory.updates,
             identity=dict(self.identity),
-            metrics_bytes=metrics.stat().st_size if metrics.exists() else 0,
             tracking_run=_tracking_run(self.folder),
             torch=torch.__version__,
             device=device.type,
@@ -234,7 +239,8 @@ class Journal:
                 "waiting": max(each.waited for each in everyone) / measured.seconds,
                 "reduced_bytes": sum(each.reduced for each in everyone),
             }
-            _append(self.folder / METRICS, json.dumps(entry) + "\n")
+            with self.claim.writing():
+                metrics_file.append(self.folder / METRICS, entry)
         log.info(LINE, asdict(measured))
         self.observe(measured)
 
@@ -269,30 +275,6 @@ class Journal:
         found = self.line.gather(self.shard.first_not_finite(self.trajectory.network, self._steps))
         if bad := [finding for finding in found if finding is not None]:
             raise RunFailed(min(bad).told(self.matching_steps, self.names))
-
-
-def _append(metrics: Path, line: str) -> None:
-    try:
-        with metrics.open("a") as file:
-            file.write(line)
-    except OSError as error:  # that of a write names no file
-        raise RunFailed(f"{metrics} cannot be written ({error}); make room or repair it") from error
-
-
-def _cut(metrics: Path, length: int) -> None:
-    """Drop what came after the checkpoint, so that each step stands once."""
-    if metrics.exists():
-        os.truncate(metrics, min(length, metrics.stat().st_size))
-
-
-def _owner(folder: Path) -> str:
-    file = folder / OWNER
-    return file.read_text() if file.exists() else ""
-
-
-def start_of(folder: Path) -> str:
-    """Which start of the run this is, in short; empty where no command began it."""
-    return _owner(folder).rpartition(", ")[2]
 
 
 def _tracking_run(folder: Path) -> str | None:

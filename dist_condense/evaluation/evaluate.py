@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,9 +35,12 @@ class TrialFailed(RuntimeError):
 
     @classmethod
     def of(cls, reasons: Mapping[Trial, str], total: int) -> TrialFailed:
-        """Names each that has no row, and why."""
-        lines = [f"{trial.set} / {trial.architecture} / seed {trial.seed}: {why}" for trial, why in reasons.items()]
-        return cls("\n".join([f"{len(lines)} of {total} trials failed:", *lines]))
+        """Names each that has no row, and why; a reason that several share is told once."""
+        names: dict[str, list[str]] = {}
+        for trial, why in reasons.items():
+            names.setdefault(why, []).append(f"{trial.set} / {trial.architecture} / seed {trial.seed}")
+        lines = [f"{', '.join(failed)}: {why}" for why, failed in names.items()]
+        return cls("\n".join([f"{len(reasons)} of {total} trials failed:", *lines]))
 
 
 def trials(sets: Iterable[str], architectures: Iterable[str], seeds: Iterable[int]) -> list[Trial]:
@@ -162,6 +165,7 @@ def evaluate(
     path: Path | None = None,
     on_result: Callable[[Row], None] | None = None,
     runner: Runner = in_process,
+    writing: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> list[Row]:
     """The rows of the wanted trials, in their order. Rows that ``path`` (evaluation.csv) holds are not run again.
 
@@ -170,12 +174,14 @@ def evaluate(
 
     :param on_result: told of each new row, after it is in the file.
     :param runner: `in_process`, or `sweep.sweep` with its resources bound.
+    :param writing: entered around each write of the file; raises where this process may not write any more.
     """
     done = {row.key: row for row in (read_csv(path) if path else [])}
 
     def keep(row: Row) -> None:
         if path:  # first, so that a row that could not be written does not count as done
-            append_csv(path, [row])
+            with writing():
+                append_csv(path, [row])
         done[row.key] = row
         if on_result:
             on_result(row)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -23,8 +24,8 @@ class Row:
     """E."""
     top1_last: float
     """Percent."""
-    top1_best: float
-    """Percent, chosen on the test set."""
+    top1_best: float | None
+    """Percent, chosen on the test set; None: not recorded."""
 
     @property
     def key(self) -> Key:
@@ -32,6 +33,11 @@ class Row:
         return self.set, self.protocol, self.architecture, self.seed, self.epochs
 
 
+class RowsError(ValueError):
+    """A file that does not hold rows; the message says where and what to do."""
+
+
+EVALUATION = "evaluation.csv"
 Key = tuple[str, str, str, int, int]
 COLUMNS = tuple(field.name for field in fields(Row))
 
@@ -47,23 +53,55 @@ def append_csv(path: Path, rows: Iterable[Row]) -> None:
 
 
 def read_csv(path: Path) -> list[Row]:
-    """The rows of a file; none where there is no file. ValueError for other columns."""
+    """The rows of a file, whatever the order of its columns and its line ends; none where there is no file.
+
+    Raises RowsError, with file, line and what to do, for anything that :func:`append_csv` could not keep.
+    """
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise ValueError(f"{path} has the columns {reader.fieldnames}, not {list(COLUMNS)}: move it away.")
-        return [_row(line) for line in reader]
+    try:
+        return list(_rows(_text(path.read_bytes())))
+    except (ValueError, csv.Error) as error:
+        raise RowsError(f"{path}, {error}; repair the file, or move it away") from error
 
 
-def _row(line: Mapping[str, str]) -> Row:
+def _text(data: bytes) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ValueError(f"line {line}: not UTF-8") from error
+
+
+def _rows(text: str) -> Iterator[Row]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    columns = reader.fieldnames or ()
+    if sorted(columns) != sorted(COLUMNS):
+        raise ValueError(f"line 1: has the columns {', '.join(columns) or '(none)'}, not {', '.join(COLUMNS)}")
+    for line in reader:
+        try:
+            yield _row(line)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"line {reader.line_num}: {error}") from error
+
+
+def _row(line: Mapping[str | None, str | None]) -> Row:
+    if None in line or None in line.values():
+        raise ValueError(f"not {len(COLUMNS)} values")
+    cells = {str(key): str(value) for key, value in line.items()}
     return Row(
-        line["set"],
-        line["protocol"],
-        line["architecture"],
-        int(line["seed"]),
-        int(line["epochs"]),
-        float(line["top1_last"]),
-        float(line["top1_best"]),
+        cells["set"],
+        cells["protocol"],
+        cells["architecture"],
+        int(cells["seed"]),
+        int(cells["epochs"]),
+        _percent(cells["top1_last"]),
+        _percent(cells["top1_best"]) if cells["top1_best"] else None,
     )
+
+
+def _percent(text: str) -> float:
+    value = float(text)
+    if not (math.isfinite(value) and 0 <= value <= 100):
+        raise ValueError(f"{text} is not a percentage")
+    return value

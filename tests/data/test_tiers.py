@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from dist_condense.data import ImageSet, MemorySource, Reading, open_dataset
+from dist_condense.data.decode import Form
 from dist_condense.data.errors import DataError
 from dist_condense.data.source import get_many
 from dist_condense.data.store import ClassFolder, FolderStore, RamStore
@@ -70,7 +71,7 @@ class Meeting:
 
 
 def test_no_class_waits_for_another():
-    source = DecodingSource(Meeting(4), 3, 8, threads=4)
+    source = DecodingSource(Meeting(4), Form(3, 8), threads=4)
     assert len(get_many(source, [(label, torch.tensor([0])) for label in range(4)])) == 4
 
 
@@ -122,7 +123,7 @@ def test_a_strip_that_would_fill_the_memory_once_resized_is_named(
     Image.new("RGB", (1, 1000)).save(tmp_path / "strip.png")
     Image.new("RGB", (1, 300)).save(tmp_path / "bar.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 16 * 16 * 300)
-    source = DecodingSource(FolderStore({0: ClassFolder(tmp_path, ("bar.png", "strip.png"))}), 3, 16)
+    source = DecodingSource(FolderStore({0: ClassFolder(tmp_path, ("bar.png", "strip.png"))}), Form(3, 16))
     assert source.get(0, torch.tensor([0])).shape == (1, 3, 16, 16)
     with pytest.raises(DataError, match=r"strip\.png: .* cannot be read \(16 x 16000 are more than 76800"):
         source.get(0, torch.tensor([0, 1]))

@@ -8,6 +8,7 @@ import fsspec
 import pytest
 import torch
 
+from dist_condense import checks
 from dist_condense.config import ConfigError
 from dist_condense.engine import checkpoint, storage
 from dist_condense.engine.storage import Bucket, Folder, Storage
@@ -68,3 +69,19 @@ def test_a_run_that_keeps_its_checkpoints_in_a_bucket_continues(memory: None, tm
 def test_other_addresses_are_refused(given: str, told: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=rf"tracking\.checkpoints: '{given}/checkpoints' {told}"):
         cases.execute(cases.load("dc", f"output={tmp_path}", f"tracking.checkpoints={given}"), cases.LocalCoordinator())
+
+
+def test_a_start_tries_the_place_of_its_checkpoints(
+    memory: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = cases.load("dc", f"output={tmp_path / 'run'}", "tracking.checkpoints=s3://bucket/run")
+    checks.ask(run, 0)
+    assert Bucket("s3://bucket/run/checkpoints").names() == [] and list(tmp_path.iterdir()) == []
+
+    def forbidden(*given: object) -> None:
+        raise RuntimeError("An error occurred (AccessDenied)")  # stores have kinds of their own
+
+    monkeypatch.setattr(Bucket, "write", forbidden)
+    with pytest.raises(ConfigError, match=r"tracking\.checkpoints: s3://bucket/run/checkpoints cannot .*AccessDenied"):
+        checks.ask(run, 0)
+    checks.ask(run, 6)  # complete: nothing more is written there

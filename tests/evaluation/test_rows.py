@@ -1,0 +1,63 @@
+"""evaluation.csv as other programs leave it: read where it can be, else named by file and line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dist_condense.evaluation.rows import COLUMNS, Row, RowsError, append_csv, read_csv
+
+ROWS = [Row("random", "dc", "mlp", 0, 6, 12.5, 90.25), Row("condensed", "dc", "caf\u00e9", 1, 6, 0.0, None)]
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    append_csv(tmp_path / "evaluation.csv", ROWS)
+    return tmp_path / "evaluation.csv"
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\r", "\n"])
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
+def test_another_editors_file_is_read_and_kept(end: str, bom: bytes, written: Path) -> None:
+    plain = written.read_bytes()
+    written.write_bytes(bom + plain.decode().replace("\n", end).encode())
+    assert read_csv(written) == ROWS
+    append_csv(written, [])
+    assert written.read_bytes() == plain
+
+
+def test_columns_in_another_order_are_read(written: Path) -> None:
+    lines = [line.split(",")[::-1] for line in written.read_text().splitlines()]
+    written.write_text("".join(",".join(line) + "\n" for line in lines))
+    assert read_csv(written) == ROWS
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "line 1: has the columns (none)"),
+        (b"HEAD,mine\na,dc,mlp,0,6,1,2,3\n", "line 1: has the columns set, "),
+        (b"HEAD\na,dc,mlp,0,6,1,2\na,dc,mlp,1\n", "line 3: not 7 values"),
+        (b"HEAD\na,dc,mlp,0,6,1,2,3\n", "line 2: not 7 values"),
+        (b"HEAD\na,dc,mlp,0,6,nan,2\n", "line 2: nan is not a percentage"),
+        (b"HEAD\na,dc,mlp,0,6,1,101\n", "line 2: 101 is not a percentage"),
+        (b"HEAD\na,dc,mlp,zero,6,1,2\n", "line 2: invalid literal for int()"),
+        (b"HEAD\na,dc,mlp,0,6,,2\n", "line 2: could not convert string to float"),
+        (b"HEAD\na,dc,mlp,0,6,1,2\na,dc,caf\xe9,0,6,1,2\n", "line 3: not UTF-8"),
+        ("HEAD\n".encode("utf-16"), "line 1: not UTF-8"),
+        (b'HEAD\n"a"b,dc,mlp,0,6,1,2\n', "',' expected after '\"'"),
+    ],
+)
+def test_what_cannot_be_kept_is_named(content: bytes, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "evaluation.csv"
+    content = content.replace(b"HEAD", ",".join(COLUMNS).encode())
+    path.write_bytes(content)
+    with pytest.raises(RowsError) as error:
+        append_csv(path, ROWS)
+    assert str(error.value).startswith(f"{path}, {told}") and str(error.value).endswith("move it away")
+    assert path.read_bytes() == content
+
+
+def test_no_file_has_no_rows(tmp_path: Path) -> None:
+    assert read_csv(tmp_path / "evaluation.csv") == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -90,7 +91,7 @@ def ask(config: RunConfig, steps: int) -> None:
 
 def of_config(config: RunConfig) -> list[str]:
     """What is wrong whatever the machine and the data."""
-    return [*names.unknown(config), *_numbers(config), *_paths(config)]
+    return [*names.unknown(config), *_numbers(config), *_paths(config), *_named_networks(config)]
 
 
 def _paths(config: RunConfig) -> Iterator[str]:
@@ -280,12 +281,53 @@ def _beton(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
         yield f"data.source: ffcv needs the package ffcv: `{SYSTEM}`, then `{PACKAGE}`"
 
 
+def _named_networks(config: RunConfig) -> Iterator[str]:
+    """What is wrong with names and options of networks, which need no data."""
+    wanted = _wanted_networks(config)
+    for key, text in _all_networks(config):
+        if said := _refusal(partial(networks.check, installed=(key, text) in wanted), config, text):
+            yield f"{key}: {said}"
+
+
 def _networks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
+    """Networks that have the right names and options, but do not suit the images or the method."""
+    shape, made = parts.network_shape(dataset), dict[str, networks.Network]()
+
+    def sketch(text: str) -> None:
+        made[text] = networks.sketch(text, **shape)
+
+    for key, text in _wanted_networks(config):
+        if not _refusal(networks.check, config, text) and (said := _refusal(sketch, config, text)):
+            yield f"{key}: {said}"
+    theta = made.get(parts.network_text(config.network))
+    if theta is not None:
+        yield from _coupled(config, theta)
+
+
+def _all_networks(config: RunConfig) -> list[tuple[str, str]]:
+    """Key and text of each network that is named, theta first."""
+    others = [text for text in dict.fromkeys(config.evaluation.architectures) if text != parts.SAME_NETWORK]
+    theta = parts.network_text(config.network)
+    return [("network", theta), *(("evaluation.architectures", text) for text in others)]
+
+
+def _wanted_networks(config: RunConfig) -> list[tuple[str, str]]:
+    """Those that the run will build."""
+    theta, *others = _all_networks(config)
+    return [theta, *others] if config.evaluation.epochs != 0 else [theta]
+
+
+def _refusal(make: Callable[[str], object], config: RunConfig, text: str) -> str:
+    """Why a network cannot be made; empty where it can."""
     try:
-        theta = parts.network_builder(config, dataset)(0)
+        make(parts.architecture(config, text))
     except (ValueError, ImportError) as error:
-        yield f"network: {error}"
-        return
+        return str(error)
+    return ""
+
+
+def _coupled(config: RunConfig, theta: networks.Network) -> Iterator[str]:
+    """Where batch statistics and a part of the method do not go together."""
     if networks.batch_norms(theta):
         statistic = parts.STATISTICS.get(config.method.statistic.name)
         if statistic is not None and statistic(config).batch_statistics:

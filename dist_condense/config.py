@@ -100,7 +100,7 @@ class NetworkConfig:
     """The network theta that statistics are taken with. Null options are the network's own defaults."""
 
     name: str = "convnet"
-    """One of `dist-condense list`, or `timm:NAME`."""
+    """One of `dist-condense list`, or `timm:NAME`; options can follow here, too: `timm:NAME:img_size=64`."""
     width: int | None = None
     """Channels of the first stage."""
     depth: int | None = None
@@ -297,7 +297,9 @@ class EvaluationConfig:
     protocol: str = "dc"
     """One of `dist-condense list`. Its flips are left out by themselves where they change the label."""
     architectures: list[str] = field(default_factory=lambda: ["network"])
-    """Networks by name; `network` is the one that condensed, with its options."""
+    """Networks by name; `network` is the one that condensed, with its options. Any can carry options of its own, after
+    colons: `resnet18_cifar:norm=instance`, `convnet:depth=4:width=64`, `timm:NAME:img_size=64`, `network:norm=batch`.
+    """
     seeds: int = 3
     """Networks per set and architecture."""
     epochs: int | None = None

@@ -263,11 +263,7 @@ class Job:
     def _trained(self) -> list[Row]:
         """A row of each network that is wanted; those that are in the file are not trained again."""
         chosen = self.config.evaluation
-        options = parts.network_options(self.config.network)
-        same = self.config.network.name
-        architectures = list(
-            dict.fromkeys(same if name == parts.SAME_NETWORK else name for name in chosen.architectures)
-        )
+        architectures = list(dict.fromkeys(parts.architecture(self.config, text) for text in chosen.architectures))
         evaluation = Evaluation(
             sets={name: TRAINING_SETS[name](self) for name in chosen.sets},
             test=self.dataset.test(self._test_reading()),
@@ -275,7 +271,6 @@ class Job:
             classes=len(self.dataset.classes),
             protocol=chosen.protocol,
             flip=self.dataset.flip,
-            network_options={same: options},
             device=self.config.cluster.device,
         )
         wanted = trials(chosen.sets, architectures, range(chosen.seeds))

@@ -39,10 +39,6 @@ CHOICES: dict[str, tuple[tuple[str, ...], Collection[str]]] = {
     "training of theta": (("training.source",), parts.BATCHES),
     "evaluation sets": (("evaluation.sets",), SETS),
     "evaluation protocols": (("evaluation.protocol",), PROTOCOLS),
-    "evaluation networks": (
-        ("evaluation.architectures",),
-        (parts.SAME_NETWORK, *networks.names(), TIMM_NAMES),
-    ),
     "devices": (("cluster.device",), DEVICES),
     "sources of real images": (("data.source",), SOURCES),
     "where real images are kept": (("data.tier",), (AUTO, *TIERS)),
@@ -51,11 +47,11 @@ CHOICES: dict[str, tuple[tuple[str, ...], Collection[str]]] = {
 
 
 def unknown(config: RunConfig) -> Iterator[str]:
-    """A line for each name of the config that is not in the table."""
+    """A line for each name of the config that is not in the table; networks are looked at by ``checks``."""
     for keys, names in CHOICES.values():
         for key in keys:
             for value in _values(config, key):
-                if (TIMM_NAMES if value.startswith(networks.TIMM) else value) not in names:
+                if value not in names:
                     now = REMOVED.get(key, {}).get(value)
                     hint = f"; set {now} instead, which does the same now" if now else ""
                     yield f"{key}: {value!r} is not one of {', '.join(names)}{hint}"
@@ -66,7 +62,8 @@ def listed() -> Iterator[tuple[str, Collection[str]]]:
     yield "shipped configs", [f"configs/{name}.yaml" for name in _stems(shipped())]
     yield "data sets (dataset.name)", data_names()
     yield "named classes (dataset.classes)", SUBSETS
-    yield "networks (network.name)", [*networks.names(), TIMM_NAMES]
+    yield "networks (network.name, evaluation.architectures)", [*networks.names(), TIMM_NAMES]
+    yield "options of a network, as in convnet:depth=4:norm=batch", [*map(_with_options, networks.names())]
     yield "methods (method=)", _stems(shipped() / "method")
     yield "groups of training keys (training=)", _stems(shipped() / "training")
     for title, (keys, names) in CHOICES.items():
@@ -76,6 +73,10 @@ def listed() -> Iterator[tuple[str, Collection[str]]]:
 def _values(config: RunConfig, key: str) -> list[str]:
     value = reduce(getattr, key.split("."), config)
     return value if isinstance(value, list) else [] if value is None else [str(value)]
+
+
+def _with_options(network: str) -> str:
+    return f"{network}:{','.join(sorted(networks.options(network)))}".rstrip(":")
 
 
 def _stems(folder: Path) -> list[str]:

@@ -33,7 +33,7 @@ from dist_condense.engine.training import NetworkTrainer, TrainingRecipe
 from dist_condense.engine.trajectory import Fresh, Pool, Pretrained, Start, Trajectory
 
 SAME_NETWORK = "network"
-"""In evaluation.architectures: the network that condensed."""
+"""In evaluation.architectures: the network that condensed, perhaps with other options (`network:norm=batch`)."""
 
 STATISTICS: dict[str, Callable[[RunConfig], Statistic]] = {
     "gradient": lambda config: Gradient(SELECTIONS[config.method.statistic.parameters]),
@@ -119,10 +119,28 @@ def network_options(config: NetworkConfig) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
+def network_text(config: NetworkConfig) -> str:
+    """The network with the options that were given, in words."""
+    return networks.join(config.name, network_options(config))
+
+
+def architecture(config: RunConfig, text: str) -> str:
+    """What an entry of evaluation.architectures stands for; raises ValueError where this cannot be read."""
+    if text.partition(":")[0] != SAME_NETWORK:
+        return text
+    name, own = networks.split(network_text(config.network))
+    return networks.shortest(networks.join(name, own | networks.split(text)[1]))
+
+
 def network_builder(config: RunConfig, dataset: ImageSet) -> Callable[[int], nn.Module]:
     """Seed to a fresh theta; keeps nothing of the data set, which may be a large array, alive."""
-    shape = {"channels": dataset.channels, "size": dataset.size, "classes": len(dataset.classes)}
-    return lambda seed: networks.build(config.network.name, seed=seed, **shape, **network_options(config.network))
+    text, shape = network_text(config.network), network_shape(dataset)
+    return lambda seed: networks.build(text, seed=seed, **shape)
+
+
+def network_shape(dataset: ImageSet) -> dict[str, int]:
+    """What a network must know of the data."""
+    return {"channels": dataset.channels, "size": dataset.size, "classes": len(dataset.classes)}
 
 
 def strategy_of(config: AugmentationConfig, dataset: ImageSet) -> Strategy:

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import queue
+import re
 import shlex
 import socket
 import sys
@@ -70,6 +71,11 @@ class TrackingError(RuntimeError):
 
 class Refused(TrackingError):
     """The server answers and does not take the run; the message says what to change."""
+
+
+def _metric_name(text: str) -> str:
+    """With `_` for the characters that MLflow refuses in a metric's name."""
+    return re.sub(r"[^\w/.: -]", "_", text)
 
 
 @dataclass
@@ -164,6 +170,7 @@ class ServerRun:
         """A finished child for each row of evaluation.csv, known by its name, and means over seeds on the run itself.
 
         A mean is ``SET/ARCHITECTURE/PROTOCOL_N_epochs/top1``, its step the number of seeds; beside it ``top1_std``.
+        MLflow has no ``=`` in a metric's name, so there ``convnet:depth=4`` is ``convnet:depth_4``.
         """
         there, found = self._children(), defaultdict[str, list[float]](list)
         for row in rows:
@@ -173,7 +180,7 @@ class ServerRun:
             name = f"{', '.join(kind)} epochs, seed {row['seed']}"
             self._child(there.get(name), name, params, metrics)
             if RESULTS[0] in metrics:
-                found["{}/{}/{}_{}_epochs/top1".format(*kind)].append(metrics[RESULTS[0]])
+                found[_metric_name("{}/{}/{}_{}_epochs/top1".format(*kind))].append(metrics[RESULTS[0]])
         before = self.client.get_run(self.run).data.metrics
         means = [(key, fmean(values), len(values), None) for key, values in found.items()]
         means += [(f"{key}_std", stdev(values), len(values), None) for key, values in found.items() if len(values) > 1]

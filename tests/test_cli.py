@@ -150,7 +150,7 @@ def test_the_report_has_the_rows_that_there_are_when_a_trial_fails(tmp_path, mon
         assert cli.main(["run", "configs/digits.yaml", *keys, *sets, *more]) == cli.FAILED
     told = capfd.readouterr().err
     assert "failed: evaluation: 1 of 2 trials failed:" in told
-    assert "condensed / convnet / seed 0: RuntimeError: out of memory" in told
+    assert "condensed / convnet:width=4:depth=2 / seed 0: RuntimeError: out of memory" in told
     (row,) = read_csv(tmp_path / "evaluation.csv")
     report = (tmp_path / "report.html").read_text()
     assert row.seed == 1 and 'title="seed 1"' in report and 'title="seed 0"' not in report

@@ -208,10 +208,6 @@ def test_names_of_the_table_are_taken_and_another_is_refused(key, known):
     assert said == [f"{key}: 'nobody' is not one of {', '.join(known)}"]
 
 
-def test_a_network_of_timm_is_a_name():
-    assert list(names.unknown(from_dict({"evaluation.architectures": ["timm:anything"]}))) == []
-
-
 @pytest.fixture(scope="module")
 def imagenet(tmp_path_factory):
     """A hundred of its classes by name, with as many files as ten images of nine parts begin from."""

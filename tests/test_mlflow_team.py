@@ -26,7 +26,7 @@ from tests.engine import cases
 pytestmark = pytest.mark.slow
 
 SEEDS = 2
-TOP1 = "condensed/convnet/dc_1_epochs/top1"
+TOP1 = "condensed/convnet:width_8:depth_2/dc_1_epochs/top1"
 METHODS = {"dcc": cases.CASES["dcc"], "dm": ["method=dm", *cases.ON_S]}
 DIFFER = {
     "method.augmentation.one_of": {"dm": "color, crop, cutout, flip, scale, rotate"},

@@ -127,6 +127,7 @@ def test_other_epochs_and_protocols_are_kept_apart(out, client):
     first.log_evaluations(ROWS)
     first.finish()
     other = [{**ROWS[2], "epochs": 30, "top1_last": 90.0}, {**ROWS[2], "protocol": "idc", "top1_last": 70.0}]
+    other += [{**ROWS[2], "architecture": "convnet:depth=4:norm=batch", "top1_last": 65.0}]
     second = begin(out)
     second.log_evaluations([*ROWS, *other])
     second.finish()
@@ -139,9 +140,11 @@ def test_other_epochs_and_protocols_are_kept_apart(out, client):
         "condensed/convnet3/dc_3_epochs/top1_std": 0.0,
         "condensed/convnet3/dc_30_epochs/top1": 90.0,
         "condensed/convnet3/idc_3_epochs/top1": 70.0,
+        "condensed/convnet:depth_4:norm_batch/dc_3_epochs/top1": 65.0,
     }
     children = client().search_runs([run.info.experiment_id], f"tags.mlflow.parentRunId = '{second.run_id}'")
-    assert len({x.info.run_name for x in children}) == len(children) == len(ROWS) + 2
+    assert len({x.info.run_name for x in children}) == len(children) == len(ROWS) + 3
+    assert "convnet:depth=4:norm=batch" in {x.data.params["architecture"] for x in children}
 
 
 def test_a_mean_has_its_standard_deviation_beside_it(out, client):

@@ -129,7 +129,7 @@ def everything_is_there_once(server: Server, folder: Path) -> None:
         assert steps(server, run, key) == list(range(1, STEPS + 1)), key
     losses = [json.loads(line)["loss"] for line in (folder / METRICS).read_text().splitlines()]
     assert [metric.value for metric in client(server).get_metric_history(run, "loss")] == losses
-    assert steps(server, run, "condensed/convnet/dc_1_epochs/top1") == [SEEDS]
+    assert steps(server, run, "condensed/convnet:width_8:depth_2/dc_1_epochs/top1") == [SEEDS]
     children = [x for x in runs if x.info.run_id != run]
     assert sorted(x.data.params["seed"] for x in children) == [str(seed) for seed in range(SEEDS)]
     assert all(x.data.tags["mlflow.parentRunId"] == run for x in children)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,7 +23,7 @@ from dist_condense.evaluation.training import Images, train_and_test
 
 @dataclass(frozen=True)
 class Trial:
-    """One network to train: on a set, of an architecture (a name of `networks`), from a seed."""
+    """One network to train: on a set, of an architecture (a text of `networks`: `convnet:depth=4`), from a seed."""
 
     set: str
     architecture: str
@@ -87,8 +87,6 @@ class Evaluation:
     """One of `protocols.PROTOCOLS`."""
     flip: bool = True
     """Whether a flipped image keeps its label; where it does not, no augmentation flips."""
-    network_options: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
-    """Options of an architecture, by its name; none for a name that is not here."""
     device: str = "cpu"
 
     def key(self, trial: Trial) -> Key:
@@ -111,7 +109,6 @@ def run_trial(trial: Trial, evaluation: Evaluation) -> Row:
         size=size,
         classes=evaluation.classes,
         seed=randomness.key(trial.seed, "evaluation network"),
-        **evaluation.network_options.get(trial.architecture, {}),
     )
     key = evaluation.key(trial)
     score = train_and_test(

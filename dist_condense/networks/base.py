@@ -1,13 +1,10 @@
-"""What the networks share: `embed` and `forward`, parts chosen by name, the size of features, the start."""
+"""What the networks share: `embed` and `forward`, the size of features, how weights start."""
 
 import math
-from collections.abc import Mapping
-from typing import TypeVar
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-
-Part = TypeVar("Part")
 
 
 class Network(nn.Module):
@@ -25,11 +22,8 @@ class Network(nn.Module):
         return logits
 
 
-def choose(parts: Mapping[str, Part], name: str, key: str) -> Part:
-    """The part called `name`; `key` is the option that named it (norm, activation, pooling)."""
-    if name not in parts:
-        raise ValueError(f"network.{key} is {name!r}, which is unknown here: set it to one of {', '.join(parts)}.")
-    return parts[name]
+class SizeError(ValueError):
+    """Images of this size do not suit the network."""
 
 
 def output_shape(module: nn.Module, channels: int, size: int) -> torch.Size:
@@ -51,20 +45,17 @@ def output_shape(module: nn.Module, channels: int, size: int) -> torch.Size:
     return output.shape
 
 
-def check_size(module: nn.Module, name: str, channels: int, size: int) -> torch.Size:
-    """`output_shape`, or a `ValueError` that says the image does not suit the network and what to change."""
+def check_size(module: nn.Module, channels: int, size: int) -> torch.Size:
+    """`output_shape`, or a `SizeError` that says why the module cannot take the image."""
     try:
         return output_shape(module, channels, size)
     except (RuntimeError, ValueError, AssertionError) as error:
-        raise ValueError(
-            f"{name} cannot take images of {channels} x {size} x {size} (usually too small: {error}). "
-            "Raise dataset.size, lower network.depth where there is one, or choose another network.name."
-        ) from error
+        raise SizeError(f"images of {channels} x {size} x {size} do not suit it ({error})") from error
 
 
-def feature_count(features: nn.Module, name: str, channels: int, size: int) -> int:
+def feature_count(features: nn.Module, channels: int, size: int) -> int:
     """Number of features F of one image once the output of `features` is flattened."""
-    return check_size(features, name, channels, size).numel()
+    return check_size(features, channels, size).numel()
 
 
 def first_padding(channels: int, otherwise: int) -> int:
@@ -77,10 +68,18 @@ def global_average(x: Tensor) -> Tensor:
     return x.mean(dim=(2, 3))
 
 
-def initialise(network: nn.Module) -> None:
-    """IDC's start of residual networks: convolutions with variance 2 / (k * k * out), mean 0.
+Start = Callable[[nn.Module], None]
+"""How the weights of a network start, once torch has made them."""
 
-    Norms stay at 1 and 0 and linear layers at torch's default, as they were made.
+
+def torch_start(network: nn.Module) -> None:
+    """Torch's default, as the layers were made: convolutions uniform with variance 1 / (3 k k in)."""
+
+
+def idc_start(network: nn.Module) -> None:
+    """IDC's start of residual networks: convolutions normal with mean 0 and variance 2 / (k k out).
+
+    Norms stay at 1 and 0 and linear layers at torch's default.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):

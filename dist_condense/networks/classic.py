@@ -9,7 +9,7 @@ import math
 from torch import Tensor, nn
 
 from dist_condense.networks.base import Network, feature_count, first_padding
-from dist_condense.networks.norms import choose_norm
+from dist_condense.networks.norms import NORMS, Norm
 
 VGG11_STAGES = ((1,), (2,), (4, 4), (8, 8), (8, 8))
 """Channels of each convolution in multiples of the width; every stage ends with a 2x2 maximum pooling."""
@@ -21,7 +21,7 @@ class FlatNetwork(Network):
     def __init__(self, features: nn.Module, channels: int, classes: int, size: int) -> None:
         super().__init__()
         self.features = features
-        self.classifier = nn.Linear(feature_count(features, type(self).__name__, channels, size), classes)
+        self.classifier = nn.Linear(feature_count(features, channels, size), classes)
 
     def embed(self, x: Tensor) -> Tensor:
         """Images [N, C, H, W] to features [N, F]."""
@@ -50,7 +50,7 @@ class LeNet(FlatNetwork):
             ],
             *[nn.Conv2d(6, 16, kernel_size=5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()],
         )
-        count = feature_count(maps, "LeNet", channels, size)
+        count = feature_count(maps, channels, size)
         hidden = [nn.Linear(count, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU()]
         super().__init__(nn.Sequential(maps, *hidden), channels, classes, size)
 
@@ -79,8 +79,8 @@ class VGG11(FlatNetwork):
     One linear layer follows. DC's table uses the instance norm here.
     """
 
-    def __init__(self, channels: int, classes: int, size: int, width: int = 64, norm: str = "instance") -> None:
-        make_norm = choose_norm(norm)
+    def __init__(self, channels: int, classes: int, size: int, width: int = 64, norm: Norm = "instance") -> None:
+        make_norm = NORMS[norm]
         layers: list[nn.Module] = []
         inputs, padding = channels, first_padding(channels, 1)
         for stage in VGG11_STAGES:

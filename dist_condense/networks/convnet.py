@@ -1,11 +1,12 @@
 """ConvNet-D, the network of "Dataset Condensation with Gradient Matching" (DC, Zhao et al. 2021)."""
 
 from collections.abc import Callable
+from typing import Annotated
 
 from torch import Tensor, nn
 
-from dist_condense.networks.base import Network, choose, first_padding
-from dist_condense.networks.norms import SIZED_NORMS
+from dist_condense.networks.base import Network, SizeError, first_padding
+from dist_condense.networks.norms import SIZED_NORMS, SizedNormName
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "sigmoid": nn.Sigmoid,
@@ -36,14 +37,13 @@ class ConvNet(Network):
         size: int,
         width: int = 128,
         depth: int = 3,
-        norm: str = "instance",
-        activation: str = "relu",
-        pooling: str = "avg",
+        norm: SizedNormName = "instance",
+        activation: Annotated[str, ACTIVATIONS] = "relu",
+        pooling: Annotated[str, POOLINGS] = "avg",
     ) -> None:
         super().__init__()
-        make_norm = choose(SIZED_NORMS, norm, "norm")
-        make_activation = choose(ACTIVATIONS, activation, "activation")
-        make_pooling, shrink = choose(POOLINGS, pooling, "pooling")
+        make_norm, make_activation = SIZED_NORMS[norm], ACTIVATIONS[activation]
+        make_pooling, shrink = POOLINGS[pooling]
         sides = _sides(channels, size, depth, shrink)
         layers: list[nn.Module] = []
         for block, side in enumerate(sides[:-1]):
@@ -61,14 +61,12 @@ class ConvNet(Network):
 
 def _sides(channels: int, size: int, depth: int, shrink: int) -> list[int]:
     """Side of the feature maps in each block, and after the last."""
-    if depth < 1:
-        raise ValueError(f"network.depth is {depth}: ConvNet needs at least 1 block.")
     first = size + 2 * (first_padding(channels, 1) - 1)
     sides = [first // shrink**block for block in range(depth + 1)]
     if sides[-1] < 1:
         deepest = max(first.bit_length() - 1, 0)
-        raise ValueError(
-            f"ConvNet of depth {depth} halves images of side {first} (dataset.size {size}) to nothing: set "
-            f"network.depth to {deepest} or less, or dataset.size to {2**depth} or more."
+        raise SizeError(
+            f"depth {depth} halves images of side {first} (dataset.size {size}) to nothing: set depth to {deepest} or "
+            f"less, or dataset.size to {2**depth} or more"
         )
     return sides

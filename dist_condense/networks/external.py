@@ -4,10 +4,12 @@ import difflib
 from types import ModuleType
 
 from torch import Tensor, nn
+from torch.nn import functional
 from torchvision import models
+from torchvision.ops import Conv2dNormActivation
 
 from dist_condense.networks.base import Network
-from dist_condense.networks.norms import choose_norm
+from dist_condense.networks.norms import NORMS, Norm
 
 RGB = 3
 
@@ -32,26 +34,78 @@ class ExternalNetwork(Network):
         return features
 
 
-def resnet18(channels: int, size: int, classes: int, norm: str = "batch") -> ExternalNetwork:
+def torchvision_resnet18(channels: int, size: int, classes: int, norm: Norm = "batch") -> ExternalNetwork:
     """torchvision's ResNet-18 (7x7 stem of stride 2 with pooling: made for 224 px), random weights."""
-    backbone = models.resnet18(weights=None, num_classes=classes, norm_layer=choose_norm(norm))
+    backbone = models.resnet18(weights=None, num_classes=classes, norm_layer=NORMS[norm])
     backbone.conv1 = _with_channels(backbone.conv1, channels)
     classifier, backbone.fc = backbone.fc, nn.Identity()
     return ExternalNetwork(backbone, classifier)
 
 
-def efficientnet_b0(channels: int, size: int, classes: int, norm: str = "batch") -> ExternalNetwork:
+def torchvision_densenet121(channels: int, size: int, classes: int) -> ExternalNetwork:
+    """torchvision's DenseNet-121 (growth 32, 7x7 stem of stride 2 with pooling), random weights."""
+    backbone = models.densenet121(weights=None, num_classes=classes)
+    backbone.features.conv0 = _with_channels(backbone.features.conv0, channels)
+    classifier, backbone.classifier = backbone.classifier, nn.Identity()
+    return ExternalNetwork(backbone, classifier)
+
+
+def torchvision_efficientnet_b0(channels: int, size: int, classes: int, norm: Norm = "batch") -> ExternalNetwork:
     """torchvision's EfficientNet-B0, random weights; its classifier begins with dropout 0.2 in training."""
-    backbone = models.efficientnet_b0(weights=None, num_classes=classes, norm_layer=choose_norm(norm))
+    backbone = models.efficientnet_b0(weights=None, num_classes=classes, norm_layer=NORMS[norm])
     stem = backbone.features[0]
-    assert isinstance(stem, nn.Sequential) and isinstance(stem[0], nn.Conv2d)
+    assert isinstance(stem, nn.Sequential)
     stem[0] = _with_channels(stem[0], channels)
     classifier, backbone.classifier = backbone.classifier, nn.Identity()
     return ExternalNetwork(backbone, classifier)
 
 
-def _with_channels(conv: nn.Conv2d, channels: int) -> nn.Conv2d:
+def efficientnet_b0(channels: int, size: int, classes: int, norm: Norm = "batch") -> ExternalNetwork:
+    """EfficientNet-B0 (Tan and Le 2019) of IDC's ImageNet numbers: the function and start of efficientnet_pytorch 0.7.
+
+    torchvision's layers, but BatchNorm with momentum 0.01 and epsilon 1e-3, `SamePadding` and torch's default start.
+    Dropout 0.2 before the last layer, whole blocks left out with probability rising to 0.2. (The package fixes the
+    padding at what suits 224 px; the same from 32 px on where the side is a multiple of 32.)
+    """
+    network = torchvision_efficientnet_b0(channels, size, classes, norm)
+    for module in list(network.modules()):
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum, module.eps = 0.01, 1e-3
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.reset_parameters()
+        if isinstance(module, Conv2dNormActivation):
+            module[0] = _same_padding(module[0])
+    return network
+
+
+class SamePadding(nn.Module):
+    """TensorFlow's "same" padding before a strided convolution: a side h becomes ceil(h / stride) after it.
+
+    Zeros all around; where their number is odd, the odd one lies right and below.
+    """
+
+    def __init__(self, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = (max(self.kernel - (side - 1) % self.stride - 1, 0) for side in x.shape[-2:])
+        return functional.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
+
+
+def _same_padding(conv: nn.Module) -> nn.Module:
+    """The convolution; a strided one with `SamePadding` instead of its own."""
+    assert isinstance(conv, nn.Conv2d)
+    if conv.stride[0] == 1:
+        return conv
+    conv.padding = (0, 0)
+    return nn.Sequential(SamePadding(conv.kernel_size[0], conv.stride[0]), conv)
+
+
+def _with_channels(conv: nn.Module, channels: int) -> nn.Conv2d:
     """The first convolution for other input channels, started as torchvision starts it (He, fan out)."""
+    assert isinstance(conv, nn.Conv2d)
     if channels == RGB:
         return conv
     kernel, stride, padding = conv.kernel_size[0], conv.stride[0], conv.padding[0]
@@ -74,9 +128,12 @@ def timm_network(
 
     `img_size` is for those built for one size (vision transformers); options left None are timm's defaults.
     """
-    timm = _timm(name)
+    timm = known_timm(name)
     options = {"img_size": img_size, "drop_rate": drop_rate, "drop_path_rate": drop_path_rate}
-    model = timm.create_model(name, pretrained=False, in_chans=channels, num_classes=classes, **options)
+    try:
+        model = timm.create_model(name, pretrained=False, in_chans=channels, num_classes=classes, **options)
+    except TypeError as error:
+        raise ValueError(f"timm's {name} refuses an option: {error}") from error
     classifier = model.get_classifier()
     if not isinstance(classifier, nn.Module):
         raise ValueError(f"timm:{name} has more than one classifier: choose a timm network with a single one.")
@@ -84,8 +141,8 @@ def timm_network(
     return ExternalNetwork(model, classifier)
 
 
-def _timm(name: str) -> ModuleType:
-    """timm, which must be installed and know `name`."""
+def known_timm(name: str) -> ModuleType:
+    """timm, which must be installed (else ImportError) and know `name` (else ValueError)."""
     try:
         import timm
     except ImportError as error:

@@ -1,12 +1,11 @@
 """Normalisation layers by name. All but the batch norm treat every image alone."""
 
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-
-from dist_condense.networks.base import choose
 
 GROUPS = 4
 EPSILON = 1e-5
@@ -29,10 +28,7 @@ class InstanceNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[-1] * x.shape[-2] == 1:
-            raise ValueError(
-                "instance norm got feature maps of 1 x 1 pixel, whose normalised value is always 0: "
-                "give it larger images or set network.norm to batch"
-            )
+            raise ValueError("instance norm got feature maps of 1 x 1 pixel, whose normalised value is always 0")
         if torch.compiler.is_compiling():
             return self._fusable(x)
         return functional.group_norm(x, self.channels, self.weight, self.bias, EPSILON)
@@ -55,7 +51,7 @@ def _group(channels: int) -> nn.Module:
     if channels % GROUPS:
         raise ValueError(
             f"group norm cuts the channels into {GROUPS} groups, but a layer has {channels} channels: "
-            f"set network.width to a multiple of {GROUPS}."
+            f"set width to a multiple of {GROUPS}"
         )
     return nn.GroupNorm(GROUPS, channels)
 
@@ -81,7 +77,6 @@ def _any_size(norm: ChannelNorm) -> SizedNorm:
 SIZED_NORMS: dict[str, SizedNorm] = {name: _any_size(norm) for name, norm in NORMS.items()} | {"layer": _layer}
 """Norms for networks that know the side of their feature maps (ConvNet): the above and the layer norm."""
 
-
-def choose_norm(name: str) -> ChannelNorm:
-    """The norm called `name`, made from a number of channels."""
-    return choose(NORMS, name, "norm")
+Norm = Annotated[str, NORMS]
+"""A name of `NORMS`, as an option of a network; refused by the catalogue where it is another."""
+SizedNormName = Annotated[str, SIZED_NORMS]

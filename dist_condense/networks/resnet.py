@@ -1,45 +1,56 @@
-"""ResNet-10 and ResNet-18 for small images: a 3x3 stem without pooling, strides between stages.
+"""Residual networks (He et al. 2016, "Deep Residual Learning") as DC's and IDC's programs have them.
 
-He et al. 2016 ("Deep Residual Learning"), in the form of the CIFAR programs that DC and IDC evaluate with.
-For images from 224 px on the stem is ImageNet's. torchvision's ResNet-18 is another network: `resnet18`.
+Each is a stem, four stages of blocks, the mean over pixels and a linear layer. They differ in the stem, in how a block
+halves the maps (a stride, or average pooling), and in how the convolutions start. All were compared with the logits of
+the published programs in float64, at sides from 32 to 224 px. torchvision's ResNet-18 is another network:
+`torchvision_resnet18`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from dist_condense.networks.base import Network, global_average, initialise
-from dist_condense.networks.norms import ChannelNorm, choose_norm
+from dist_condense.networks.base import Network, Start, global_average, idc_start, torch_start
+from dist_condense.networks.norms import NORMS, ChannelNorm, Norm
 
-IMAGENET_IMAGE = 224
-"""From this side on the stem is a 7x7 convolution of stride 2 with a maximum pooling."""
+SMALL_IMAGE, MIDDLE_IMAGE = 64, 128
+"""Largest sides of IDC's first two stems; larger images take the third."""
 
 
-class StridedBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut: [N, inputs, H, W] to [N, outputs, H / stride, W / stride]."""
+class Residual(nn.Module):
+    """ReLU of the sum of two paths, which give the same shape [N, C, H, W]."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, norm: ChannelNorm) -> None:
+    def __init__(self, path: nn.Module, shortcut: nn.Module) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, kernel_size=3, stride=stride, padding=1, bias=False)
-        self.norm1 = norm(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, kernel_size=3, padding=1, bias=False)
-        self.norm2 = norm(outputs)
+        self.path = path
+        self.shortcut = shortcut
         self.activation = nn.ReLU()
-        self.shortcut: nn.Module = nn.Identity()
-        if stride > 1 or inputs != outputs:
-            narrow = nn.Conv2d(inputs, outputs, kernel_size=1, stride=stride, bias=False)
-            self.shortcut = nn.Sequential(narrow, norm(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        inner = self.activation(self.norm1(self.conv1(x)))
-        out: Tensor = self.activation(self.norm2(self.conv2(inner)) + self.shortcut(x))
+        out: Tensor = self.activation(self.path(x) + self.shortcut(x))
         return out
 
 
-class ResNet(Network):
-    """A stem, four stages with width, 2, 4 and 8 times width channels, the mean over pixels, a linear layer.
+Stem = Callable[[int, int, int, ChannelNorm], list[nn.Module]]
+"""From (channels, width, size, norm): the first layers, up to the first block."""
+Block = Callable[[int, int, int, ChannelNorm], Residual]
+"""From (inputs, outputs, shrink, norm): [N, inputs, H, W] to [N, outputs, H / shrink, W / shrink]."""
 
-    Images [N, channels, size, size]; features 8 * width. IDC's initialisation (see `initialise`).
+
+@dataclass(frozen=True)
+class Family:
+    """What residual networks of one depth differ in."""
+
+    stem: Stem
+    block: Block
+    start: Start
+
+
+class ResNet(Network):
+    """A stem, stages of `width` times 1, 2, 4, ... channels (each but the first halves the side), a linear layer.
+
+    Images [N, channels, size, size]; features [N, F], F the channels of the last stage.
     """
 
     def __init__(
@@ -47,43 +58,109 @@ class ResNet(Network):
         channels: int,
         classes: int,
         size: int,
+        family: Family,
         blocks: Sequence[int],
-        width: int = 64,
-        norm: str = "batch",
+        width: int,
+        norm: Norm,
     ) -> None:
         super().__init__()
-        make_norm = choose_norm(norm)
-        layers = image_stem(channels, size, width, make_norm)
+        layers = family.stem(channels, width, size, NORMS[norm])
         inputs = width
         for stage, count in enumerate(blocks):
             outputs = width * 2**stage
             for block in range(count):
-                stride = 2 if stage and not block else 1
-                layers.append(StridedBlock(inputs, outputs, stride, make_norm))
+                shrink = 2 if stage and not block else 1
+                layers.append(family.block(inputs, outputs, shrink, NORMS[norm]))
                 inputs = outputs
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Linear(inputs, classes)
-        initialise(self)
+        family.start(self)
 
     def embed(self, x: Tensor) -> Tensor:
-        """Images [N, C, H, W] to features [N, 8 * width]."""
+        """Images [N, C, H, W] to features [N, F]."""
         return global_average(self.features(x))
 
 
-def image_stem(channels: int, size: int, width: int, norm: ChannelNorm) -> list[nn.Module]:
-    """3x3 convolution; from 224 px on 7x7 with stride 2, then maximum pooling (a quarter of the side)."""
-    if size < IMAGENET_IMAGE:
-        conv = nn.Conv2d(channels, width, kernel_size=3, padding=1, bias=False)
-        return [conv, norm(width), nn.ReLU()]
-    conv = nn.Conv2d(channels, width, kernel_size=7, stride=2, padding=3, bias=False)
-    return [conv, norm(width), nn.ReLU(), nn.MaxPool2d(kernel_size=3, stride=2, padding=1)]
+def strided_block(inputs: int, outputs: int, shrink: int, norm: ChannelNorm) -> Residual:
+    """Two 3x3 convolutions; the first, and the 1x1 of the shortcut, has the stride."""
+    path = nn.Sequential(
+        *[nn.Conv2d(inputs, outputs, kernel_size=3, stride=shrink, padding=1, bias=False), norm(outputs), nn.ReLU()],
+        *[nn.Conv2d(outputs, outputs, kernel_size=3, padding=1, bias=False), norm(outputs)],
+    )
+    if shrink == 1 and inputs == outputs:
+        return Residual(path, nn.Identity())
+    narrow = nn.Conv2d(inputs, outputs, kernel_size=1, stride=shrink, bias=False)
+    return Residual(path, nn.Sequential(narrow, norm(outputs)))
 
 
-def resnet10_cifar(channels: int, size: int, classes: int, width: int = 64, norm: str = "batch") -> ResNet:
-    """ResNet-10: one block per stage."""
-    return ResNet(channels, classes, size, blocks=(1, 1, 1, 1), width=width, norm=norm)
+def pooled_block(inputs: int, outputs: int, shrink: int, norm: ChannelNorm) -> Residual:
+    """Two 3x3 convolutions, average pooling after the first ReLU; in the shortcut 1x1 convolution, pooling, norm."""
+    path = nn.Sequential(
+        *[nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False), norm(outputs), nn.ReLU()],
+        nn.AvgPool2d(shrink) if shrink > 1 else nn.Identity(),
+        *[nn.Conv2d(outputs, outputs, kernel_size=3, padding=1, bias=False), norm(outputs)],
+    )
+    if shrink == 1 and inputs == outputs:
+        return Residual(path, nn.Identity())
+    narrow = nn.Conv2d(inputs, outputs, kernel_size=1, bias=False)
+    return Residual(path, nn.Sequential(narrow, nn.AvgPool2d(shrink), norm(outputs)))
 
 
-def resnet18_cifar(channels: int, size: int, classes: int, width: int = 64, norm: str = "batch") -> ResNet:
-    """ResNet-18: two blocks per stage."""
-    return ResNet(channels, classes, size, blocks=(2, 2, 2, 2), width=width, norm=norm)
+def small_stem(channels: int, width: int, size: int, norm: ChannelNorm) -> list[nn.Module]:
+    """3x3 convolution without pooling, whatever the size: the stem of the CIFAR networks."""
+    return [nn.Conv2d(channels, width, kernel_size=3, padding=1, bias=False), norm(width), nn.ReLU()]
+
+
+def strided_stem(channels: int, width: int, size: int, norm: ChannelNorm) -> list[nn.Module]:
+    """IDC's for ResNet: up to 64 px `small_stem`; above with 3x3 max pooling; above 128 px 7x7 with stride 2 before."""
+    kernel, stride = (7, 2) if size > MIDDLE_IMAGE else (3, 1)
+    conv = nn.Conv2d(channels, width, kernel_size=kernel, stride=stride, padding=kernel // 2, bias=False)
+    pooling = [nn.MaxPool2d(kernel_size=3, stride=2, padding=1)] if size > SMALL_IMAGE else []
+    return [conv, norm(width), nn.ReLU(), *pooling]
+
+
+def pooled_stem(channels: int, width: int, size: int, norm: ChannelNorm) -> list[nn.Module]:
+    """IDC's for ResNetAP: up to 64 px `small_stem`; above with 2x2 mean pooling; above 128 px 7x7 and 4x4 pooling."""
+    kernel, shrink = (7, 4) if size > MIDDLE_IMAGE else (3, 2 if size > SMALL_IMAGE else 1)
+    conv = nn.Conv2d(channels, width, kernel_size=kernel, padding=kernel // 2, bias=False)
+    pooling = [nn.AvgPool2d(shrink)] if shrink > 1 else []
+    return [conv, norm(width), nn.ReLU(), *pooling]
+
+
+DC_CIFAR = Family(small_stem, strided_block, torch_start)
+IDC_CIFAR = Family(small_stem, strided_block, idc_start)
+IDC_IMAGENET = Family(strided_stem, strided_block, idc_start)
+IDC_POOLED = Family(pooled_stem, pooled_block, idc_start)
+
+RESNET10, RESNET18 = (1, 1, 1, 1), (2, 2, 2, 2)
+"""Blocks of each stage."""
+
+
+def resnet10_cifar(channels: int, size: int, classes: int, width: int = 32, norm: Norm = "batch") -> ResNet:
+    """IDC's ResNet-10 for CIFAR; `width=64` is its network for SVHN."""
+    return ResNet(channels, classes, size, IDC_CIFAR, RESNET10, width, norm)
+
+
+def resnet18_cifar(channels: int, size: int, classes: int, width: int = 64, norm: Norm = "batch") -> ResNet:
+    """DC's ResNet-18, with torch's default start; its cross-architecture table has `norm=instance`."""
+    return ResNet(channels, classes, size, DC_CIFAR, RESNET18, width, norm)
+
+
+def resnet10(channels: int, size: int, classes: int, width: int = 64, norm: Norm = "batch") -> ResNet:
+    """IDC's ResNet-10 for all but CIFAR, the stem by the side of the images."""
+    return ResNet(channels, classes, size, IDC_IMAGENET, RESNET10, width, norm)
+
+
+def resnet18(channels: int, size: int, classes: int, width: int = 64, norm: Norm = "batch") -> ResNet:
+    """IDC's ResNet-18 for all but CIFAR, the stem by the side of the images."""
+    return ResNet(channels, classes, size, IDC_IMAGENET, RESNET18, width, norm)
+
+
+def resnet10_ap(channels: int, size: int, classes: int, width: int = 64, norm: Norm = "instance") -> ResNet:
+    """ResNetAP-10, IDC's network for ImageNet subsets."""
+    return ResNet(channels, classes, size, IDC_POOLED, RESNET10, width, norm)
+
+
+def resnet18_ap(channels: int, size: int, classes: int, width: int = 64, norm: Norm = "instance") -> ResNet:
+    """ResNetAP-18."""
+    return ResNet(channels, classes, size, IDC_POOLED, RESNET18, width, norm)

@@ -25,16 +25,16 @@ def one_core(monkeypatch):
 def test_a_failed_trial_is_named_after_the_others_were_delivered(tmp_path, one_core):
     from dist_condense.evaluation.sweep import TrialFailed, sweep
 
-    shared, lock, heard = evaluation(network_options={"lenet": {"wings": 2}}), threading.Lock(), []
+    shared, lock, heard = evaluation(), threading.Lock(), []
 
     def hear(row):
         with lock:  # what it holds cannot be pickled, and need not be
             heard.append(row)
 
-    wanted = [Trial("bytes", "lenet", 7), Trial("bytes", "mlp", 0), Trial("bytes", "mlp", 2)]
+    wanted = [Trial("bytes", "lenet:wings=2", 7), Trial("bytes", "mlp", 0), Trial("bytes", "mlp", 2)]
     path = tmp_path / "evaluation.csv"
     runner = functools.partial(sweep, folder=tmp_path / "tune")
-    with pytest.raises(TrialFailed, match=r"1 of 3 .*\nbytes / lenet / seed 7: .*no option 'wings'"):
+    with pytest.raises(TrialFailed, match=r"1 of 3 .*\nbytes / lenet:wings=2 / seed 7: .*no option 'wings'"):
         evaluate(wanted, shared, path, hear, runner)
     assert heard == read_csv(path) == [run_trial(trial, shared) for trial in wanted[1:]]
 

@@ -25,6 +25,5 @@ def evaluation(**changes) -> Evaluation:
         "statistics": STATISTICS,
         "classes": 2,
         "protocol": "dc",
-        "network_options": {"mlp": {"width": 8}},
     }
     return Evaluation(**{**given, **changes})

@@ -1,0 +1,173 @@
+"""Every network by name: its options, the network itself, and whether images suit it."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from itertools import islice
+
+import torch
+from torch import nn
+
+from dist_condense.networks.base import Network, SizeError, check_size
+from dist_condense.networks.classic import MLP, VGG11, AlexNet, LeNet
+from dist_condense.networks.convnet import ConvNet
+from dist_condense.networks.densenet import densenet121
+from dist_condense.networks.external import (
+    efficientnet_b0,
+    known_timm,
+    timm_network,
+    torchvision_densenet121,
+    torchvision_efficientnet_b0,
+    torchvision_resnet18,
+)
+from dist_condense.networks.resnet import resnet10, resnet10_ap, resnet10_cifar, resnet18, resnet18_ap, resnet18_cifar
+from dist_condense.networks.text import TIMM, closest, join, split, typed
+
+Builder = Callable[..., Network]
+
+NETWORKS: dict[str, Builder] = {
+    "convnet": ConvNet,
+    "resnet10_ap": resnet10_ap,
+    "resnet18_ap": resnet18_ap,
+    "resnet10": resnet10,
+    "resnet18": resnet18,
+    "resnet10_cifar": resnet10_cifar,
+    "resnet18_cifar": resnet18_cifar,
+    "mlp": MLP,
+    "lenet": LeNet,
+    "alexnet": AlexNet,
+    "vgg11": VGG11,
+    "densenet121": densenet121,
+    "efficientnet_b0": efficientnet_b0,
+    "torchvision_resnet18": torchvision_resnet18,
+    "torchvision_densenet121": torchvision_densenet121,
+    "torchvision_efficientnet_b0": torchvision_efficientnet_b0,
+}
+
+GIVEN = frozenset({"channels", "size", "classes", "name"})
+"""What the data set or the catalogue says, so no option."""
+SEEDS = 2**63
+LARGER = (16, 32, 64, 128, 224)
+"""Sides that are tried where an image is too small."""
+SOME = 4
+"""Other networks that are named then."""
+
+
+def build(text: str, *, channels: int, size: int, classes: int, seed: int, **options: object) -> Network:
+    """The network for images [N, channels, size, size], on the CPU, its weights drawn from `seed`.
+
+    The same seed gives the same weights whatever the default device or the state of the generators, which are
+    left as they were; 0 <= seed < 2**63.
+
+    :param text: a name, and options of the network where wanted: `convnet:depth=4`.
+    :param options: more of them.
+    :raises ValueError: an unknown name, option or value, or images that are too small for it.
+    :raises ImportError: a network of timm, without timm.
+    """
+    builder = _read(text, options)
+    if not 0 <= seed < SEEDS:
+        raise ValueError(f"The seed of a network is {seed}: it must be at least 0 and less than 2**63.")
+    # torch.manual_seed would also reseed every accelerator, so only the CPU's generator is set, and put back.
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(seed)
+        try:
+            return _made(builder, channels, size, classes)
+        except SizeError as error:
+            raise SizeError(f"{text}: {error}{_ways_out(text, options, channels, size, classes)}") from error
+
+
+def sketch(text: str, *, channels: int, size: int, classes: int, **options: object) -> Network:
+    """The network without weights (on the meta device), to ask what it is made of; refuses what `build` refuses."""
+    builder = _read(text, options)
+    try:
+        with torch.device("meta"):
+            return _made(builder, channels, size, classes)
+    except Exception:  # some of timm's calculate while they are built; and `build` has the better words
+        return build(text, channels=channels, size=size, classes=classes, seed=0, **options)
+
+
+def check(text: str, installed: bool = True) -> None:
+    """Whether there is such a network with such options, as far as that does not depend on the images.
+
+    :param installed: ask timm about a network of timm, too.
+    :raises ValueError: an unknown name, option or value.
+    :raises ImportError: a network of timm, without timm.
+    """
+    _read(text, {})
+    name, _ = split(text)
+    if installed and name.startswith(TIMM):
+        known_timm(name.removeprefix(TIMM))
+
+
+def shortest(text: str) -> str:
+    """The same network without the options that have their default values. Raises ValueError as `check`."""
+    name, given = split(text)
+    parameters = _parameters(_builder(name))
+    changed = {key: value for key, value in typed(given, parameters, name).items() if value != parameters[key].default}
+    return join(name, changed)
+
+
+def names() -> list[str]:
+    """The networks of the catalogue; besides them there is `timm:NAME`."""
+    return list(NETWORKS)
+
+
+def options(name: str) -> set[str]:
+    """The options that the network `name` accepts (width, depth, norm, ...)."""
+    return set(_parameters(_builder(name)))
+
+
+def batch_norms(network: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The layers that normalise over the batch, with their names: they couple the images of a batch."""
+    kind = nn.modules.batchnorm._BatchNorm
+    return [(name, module) for name, module in network.named_modules() if isinstance(module, kind)]
+
+
+def _read(text: str, more: dict[str, object]) -> Builder:
+    """The builder with the options of the text, and with more."""
+    name, own = split(text)
+    builder = _builder(name)
+    if twice := sorted(set(own) & set(more)):
+        raise ValueError(f"{text}: {', '.join(twice)} given twice, in the name and as an option of its own")
+    return functools.partial(builder, **typed({**own, **more}, _parameters(builder), name))
+
+
+def _builder(name: str) -> Builder:
+    if name.startswith(TIMM):
+        return functools.partial(timm_network, name.removeprefix(TIMM))
+    if name not in NETWORKS:
+        raise ValueError(f"no network {name!r}{closest(name, names())}; there are {', '.join(names())} and timm:NAME")
+    return NETWORKS[name]
+
+
+def _parameters(builder: Builder) -> dict[str, inspect.Parameter]:
+    return {key: value for key, value in inspect.signature(builder).parameters.items() if key not in GIVEN}
+
+
+def _made(builder: Builder, channels: int, size: int, classes: int) -> Network:
+    network = builder(channels=channels, size=size, classes=classes)
+    check_size(network, channels, size)
+    return network
+
+
+def _ways_out(text: str, more: dict[str, object], channels: int, size: int, classes: int) -> str:
+    """What else would do for images that do not suit the network; each was tried."""
+    takes = functools.partial(_takes, channels=channels, classes=classes)
+    name, own = split(text)
+    wanted = join(name, {**own, **more})
+    larger = (side for side in LARGER if side > size and takes(wanted, side))
+    ways = [f"dataset.size={side}" for side in islice(larger, 1)]
+    if "img_size" in options(name):
+        ways += [f"img_size={size}"] if takes(join(name, {**own, **more, "img_size": size}), size) else []
+    others = list(islice((other for other in names() if other != name and takes(other, size)), SOME))
+    ways += [f"another network ({', '.join(others)})"] if others else []
+    return f"; what does: {', or '.join(ways)}" if ways else ""
+
+
+def _takes(text: str, size: int, *, channels: int, classes: int) -> bool:
+    try:
+        with torch.device("meta"):
+            _made(_read(text, {}), channels, size, classes)
+    except Exception:
+        return False
+    return True

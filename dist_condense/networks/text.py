@@ -1,0 +1,80 @@
+"""Networks in words: `convnet:depth=4:width=64`, `timm:NAME:img_size=64`; and words to the types of options."""
+
+import difflib
+from collections.abc import Collection, Mapping
+from inspect import Parameter
+from types import NoneType
+from typing import get_args, get_origin
+
+TIMM = "timm:"
+"""`timm:NAME` is the network NAME of timm."""
+IN_WORDS: dict[type, str] = {int: "a whole number from 1 on", float: "a number"}
+
+
+def split(text: str) -> tuple[str, dict[str, str]]:
+    """The name and the options of a network in words. Raises ValueError where an option is not `NAME=VALUE`."""
+    first, *rest = text.split(":")
+    if text.startswith(TIMM):
+        first, *rest = TIMM + rest[0], *rest[1:]
+    options: dict[str, str] = {}
+    for part in rest:
+        key, equals, value = part.partition("=")
+        if not (key and equals and value):
+            raise ValueError(
+                f"{part!r} in {text!r} is no option; options are NAME=VALUE, as in convnet:depth=4:width=64"
+            )
+        if key in options:
+            raise ValueError(f"{text!r} gives {key} twice")
+        options[key] = value
+    return first, options
+
+
+def join(name: str, options: Mapping[str, object]) -> str:
+    """The inverse of `split`."""
+    return ":".join([name, *(f"{key}={value}" for key, value in options.items())])
+
+
+def typed(given: Mapping[str, object], parameters: Mapping[str, Parameter], name: str) -> dict[str, object]:
+    """The options of the network `name`, words converted to the types of its parameters.
+
+    :raises ValueError: names each option that is unknown, and each value that its parameter does not take.
+    """
+    problems, converted = [], {}
+    for key, value in given.items():
+        try:
+            converted[key] = _value(key, value, parameters)
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise ValueError(f"{name}: {'; '.join(problems)}")
+    return converted
+
+
+def closest(word: str, known: Collection[str]) -> str:
+    """A question for the known word nearest to this one, or nothing."""
+    matches = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f" (did you mean {matches[0]!r}?)" if matches else ""
+
+
+def _value(key: str, value: object, parameters: Mapping[str, Parameter]) -> object:
+    if key not in parameters:
+        known = ", ".join(sorted(parameters)) or "none"
+        raise ValueError(f"it has no option {key!r}{closest(key, parameters)}; its options are: {known}")
+    kind, choices = _kind(parameters[key].annotation)
+    if choices and value not in choices:
+        raise ValueError(f"{key} is {value!r}{closest(str(value), choices)}; set it to one of {', '.join(choices)}")
+    try:
+        converted = kind(value)
+    except (TypeError, ValueError):
+        converted = None
+    if converted is None or (kind is int and converted < 1):
+        raise ValueError(f"{key} is {value!r}; give {IN_WORDS[kind]}")
+    return converted
+
+
+def _kind(annotation: object) -> tuple[type, Collection[str]]:
+    """int, float or str, and the words that are permitted (none: any), of `int | None`, `Annotated[str, WORDS]`, ..."""
+    choices: Collection[str] = getattr(annotation, "__metadata__", ((),))[0]
+    plain = getattr(annotation, "__origin__", annotation) if choices else annotation
+    members = get_args(plain) if get_origin(plain) else (plain,)
+    return next(member for member in members if member is not NoneType), choices

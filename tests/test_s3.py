@@ -211,6 +211,9 @@ def test_what_the_store_refuses_is_refused_at_the_start(
 ) -> None:
     assert run.main(command("s3://missing/set", work / "refused")) == 2
     assert "s3://missing/set/manifest.json: it cannot be read (FileNotFoundError" in capsys.readouterr().err
+    assert run.main(command(str(work / "shards"), work / "refused", "tracking.checkpoints=s3://missing/run")) == 2
+    told = "refused: tracking.checkpoints: s3://missing/run/checkpoints cannot be written (FileNotFoundError: "
+    assert told in capsys.readouterr().err
     upload(store, work / "shards", "set")
     with nobody_is_let_in(store):
         assert run.main(command(f"s3://{BUCKET}/set", work / "refused")) == 2

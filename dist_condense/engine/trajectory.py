@@ -16,6 +16,7 @@ from dist_condense.core import randomness
 from dist_condense.data.remote import Away
 from dist_condense.engine.batches import Batch, Batches, RealBatches
 from dist_condense.engine.coordinator import Coordinator
+from dist_condense.engine.errors import RunFailed
 from dist_condense.engine.storage import Storage
 from dist_condense.engine.training import NetworkTrainer
 
@@ -97,7 +98,7 @@ class Trajectory:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """The counterpart of :meth:`state_dict`."""
-        self.network.load_state_dict(_below("network.", state))
+        fill(self.network, _below("network.", state))
         self.optimiser = self.trainer.optimiser(self.network)
         place = self.trainer.placement
         for i, x in _below("momentum.", state).items():
@@ -152,7 +153,7 @@ class Pool:
             self._keep(trajectory, member)
         else:
             trajectory.updates = 0  # of a training that another start has finished since the checkpoint
-            trajectory.network.load_state_dict(weights)
+            fill(trajectory.network, weights)
         trajectory.optimiser = trajectory.trainer.optimiser(trajectory.network)
 
     def _kept(self, coordinator: Coordinator, member: int) -> dict[str, Tensor] | None:
@@ -175,6 +176,18 @@ class Pool:
             self.store.write(name, data)
             self.store.write(f"{name}.sha256", sha256(data).hexdigest().encode())
         coordinator.gather(None)
+
+
+def fill(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Load stored weights. Raises RunFailed where another version of this package built the network otherwise."""
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RunFailed(
+            f"the stored weights of theta are not those of this network ({reason}): another version of this package "
+            "began the run; finish it with that version, or give another output"
+        ) from error
 
 
 def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

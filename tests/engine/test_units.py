@@ -19,9 +19,11 @@ from dist_condense.core import grouping, randomness
 from dist_condense.core.image_rule import ImageRule
 from dist_condense.engine.batch_statistics import refresh_running_statistics
 from dist_condense.engine.coordinator import Coordinator, LocalCoordinator
+from dist_condense.engine.errors import RunFailed
 from dist_condense.engine.exact_sum import Part, exact_sum
 from dist_condense.engine.ownership import assign
 from dist_condense.engine.shard import DRAWS, Draw
+from dist_condense.engine.trajectory import fill
 
 
 @dataclass
@@ -392,3 +394,10 @@ def test_running_statistics_equal_one_forward_in_train_mode(shards: list[list[in
 def test_networks_without_batch_norm_load_no_images() -> None:
     network = networks.build("convnet", channels=1, size=8, classes=3, seed=1, width=8, depth=2)
     refresh_running_statistics(network, lambda: pytest.fail("not needed"), 3, LocalCoordinator())
+
+
+def test_weights_of_another_version_are_refused_by_name() -> None:
+    network = networks.build("convnet:width=4:depth=1", channels=1, size=8, classes=2, seed=0)
+    renamed = {name.replace("features.0", "conv"): x for name, x in network.state_dict().items()}
+    with pytest.raises(RunFailed, match=r"not those of this network .*another version of this package began the run"):
+        fill(network, renamed)

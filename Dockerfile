@@ -24,7 +24,7 @@ FROM base AS cpu
 ARG PIP_EXTRA_INDEX_URL
 COPY . /src
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --constraint /src/constraints.txt "/src[mlflow-server,s3]"
+    pip install --constraint /src/constraints.txt "/src[gs,mlflow-server,s3]"
 USER 1000:1000
 HEALTHCHECK --interval=5m --timeout=60s --start-period=60s CMD ["dist-condense", "list"]
 CMD ["dist-condense", "--help"]
@@ -39,7 +39,7 @@ RUN apt-get update \
 COPY . /src
 COPY --from=ffcv /wheels /wheels
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --constraint /src/constraints.txt --find-links /wheels "/src[ffcv,mlflow-server,s3,timm]"
+    pip install --constraint /src/constraints.txt --find-links /wheels "/src[ffcv,gs,mlflow-server,s3,timm]"
 USER 1000:1000
 HEALTHCHECK --interval=5m --timeout=60s --start-period=60s CMD ["dist-condense", "list"]
 CMD ["dist-condense", "--help"]

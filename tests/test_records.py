@@ -153,7 +153,7 @@ def test_changed_records_are_refused_before_anything_starts(tmp_path: Path, capf
 
 def test_the_command_to_compare_runs_works_as_it_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "a b's & 50%?"
-    pairs = [f"output='{folder}'".replace("b's", "b\\'s"), "tracking.uri=null", "evaluation.epochs=0"]
+    pairs = [f"output={folder}", "tracking.uri=null", "evaluation.epochs=0"]
     short = ("trajectory.networks=1", "trajectory.matching_steps=1")
     assert command(folder, *pairs, *short) == 0
     (line,) = [x for x in capfd.readouterr().err.splitlines() if x.startswith("compare ")]

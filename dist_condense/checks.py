@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from math import isfinite
 from pathlib import Path
@@ -31,6 +32,8 @@ from dist_condense.evaluation.rows import EVALUATION, RowsError, read_csv
 CONFIG_FILE = "config.yaml"
 MANY = 20_000
 """Image files whose headers take long enough for a line that says so."""
+THETA = "network"
+"""The key of the network that condenses."""
 PROBE = "probe"
 """A small entry, written and removed, by which a start knows that checkpoints can be."""
 
@@ -95,9 +98,10 @@ def of_config(config: RunConfig) -> list[str]:
 
 
 def _paths(config: RunConfig) -> Iterator[str]:
-    """Paths go into files and addresses that are UTF-8."""
-    for key, path in {"output": config.output, "dataset.root": config.dataset.root or ""}.items():
-        if (shown := printable(path)) != path:
+    """Paths go into files and addresses that are UTF-8, also those below the working directory."""
+    for key, path in {"output": config.output, "dataset.root": config.dataset.root or "."}.items():
+        place = path if is_url(path) else os.path.abspath(path)
+        if (shown := printable(place)) != place:
             yield f"{key}: {shown} is not UTF-8; rename the folder, or link to it under another name"
 
 
@@ -136,6 +140,9 @@ def _numbers(config: RunConfig) -> Iterator[str]:
     for key, value, least in at_least:
         if value is not None and value < least:
             yield f"{key}: {value} is below {least}"
+    for key, names_given in (("sets", config.evaluation.sets), ("architectures", config.evaluation.architectures)):
+        if not names_given:
+            yield f"evaluation.{key}: names none; name one, or set evaluation.epochs=0 for no evaluation"
     if not 0 <= config.training.cutmix <= 1:
         yield f"training.cutmix: {config.training.cutmix} is not a probability"
     budgets = {"synthetic": ("epochs", config.training.epochs), "real": ("images", config.training.images)}
@@ -286,7 +293,16 @@ def _named_networks(config: RunConfig) -> Iterator[str]:
     wanted = _wanted_networks(config)
     for key, text in _all_networks(config):
         if said := _refusal(partial(networks.check, installed=(key, text) in wanted), config, text):
-            yield f"{key}: {said}"
+            yield f"{key}: {said}{_left_out(config) if key == THETA else ''}"
+
+
+def _left_out(config: RunConfig) -> str:
+    """How to take away options of theta that the config gives and the network does not have."""
+    with suppress(ValueError):
+        known = networks.options(networks.split(config.network.name)[0])
+        keys = [f"network.{key}=null" for key in parts.network_options(config.network) if key not in known]
+        return f"; leave out what the config gives: {' '.join(keys)}" if keys else ""
+    return ""
 
 
 def _networks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
@@ -308,7 +324,7 @@ def _all_networks(config: RunConfig) -> list[tuple[str, str]]:
     """Key and text of each network that is named, theta first."""
     others = [text for text in dict.fromkeys(config.evaluation.architectures) if text != parts.SAME_NETWORK]
     theta = parts.network_text(config.network)
-    return [("network", theta), *(("evaluation.architectures", text) for text in others)]
+    return [(THETA, theta), *(("evaluation.architectures", text) for text in others)]
 
 
 def _wanted_networks(config: RunConfig) -> list[tuple[str, str]]:

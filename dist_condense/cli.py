@@ -118,6 +118,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 
 def run_folder(path: str) -> Path:
     """The folder of a run, given as itself or as its synthetic set. Raises ConfigError."""
+    if not path.strip():
+        raise ConfigError(["the folder of the run is an empty text"])
     folder = Path(os.path.expanduser(path)).absolute()
     places = [folder, folder.parent] if (folder / CARD_FILE).is_file() else [folder]
     for place in places:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
@@ -11,6 +12,8 @@ WORDS = {
     **dict.fromkeys(("true", "yes", "on", "y", "1"), True),
     **dict.fromkeys(("false", "no", "off", "n", "0"), False),
 }
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""What Python reads a byte as that is no UTF-8."""
 MISSING = "???"
 """Hydra's mark in a file for a value that the command line has to give."""
 
@@ -48,6 +51,8 @@ def converted(key: str, value: Any, kind: Any) -> Any:
     known = options(kind)
     if value is None and NoneType in known:
         return None
+    if wrong := [text for text in _texts(value) if _SURROGATE.search(text)]:
+        raise Misfit(f"{wrong[0]!a} is not UTF-8, as the files are that a run writes; rename it, or link to it")
     if value == MISSING:
         raise Misfit(f"{MISSING} stands for a value that has to be given, {key}=VALUE")
     if isinstance(value, str) and not value.strip():
@@ -64,6 +69,12 @@ def converted(key: str, value: Any, kind: Any) -> Any:
     if isinstance(value, str) and takes_list(kind):
         raise Misfit(f"{value!r} is no list; a list has brackets, {shlex.quote(f'{key}=[{value}]')}")
     raise Misfit(f"{shown(value)} does not fit; expected {_said(kind)}")
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, list | tuple):
+        return [text for item in value for text in _texts(item)]
+    return [value] if isinstance(value, str) else []
 
 
 def shown(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -34,15 +35,29 @@ SOURCE_HELP = (
 )
 
 
+def given_text(text: str) -> str:
+    """What is not empty; `~` is home."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty")
+    return os.path.expanduser(text)
+
+
+def place(text: str) -> Path:
+    """A path, which has to be UTF-8 as the manifest is."""
+    if (shown := printable(given_text(text))) != given_text(text):
+        raise argparse.ArgumentTypeError(f"{shown} is not UTF-8; rename it, or link to it under another name")
+    return Path(given_text(text))
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    parser.add_argument("source", metavar="SOURCE", help=SOURCE_HELP)
-    parser.add_argument("dest", metavar="DEST", type=Path, help="a new folder; the same command continues")
+    parser.add_argument("source", metavar="SOURCE", type=given_text, help=SOURCE_HELP)
+    parser.add_argument("dest", metavar="DEST", type=place, help="a new folder; the same command continues")
     parser.add_argument("--val", metavar="PATTERN", help="the tars of the validation images")
     parser.add_argument("--size", type=int, metavar="N", help="pixels of a side; without it files are kept as they are")
     parser.add_argument("--png", action="store_true", help="write resized images without loss instead of as JPEG")
     parser.add_argument("--classes", metavar="SUBSET|a,b,c", help="a named subset, or classes in label order")
-    parser.add_argument("--class-names", type=Path, metavar="FILE", help="for tars: line n (from 0) names label n")
+    parser.add_argument("--class-names", type=place, metavar="FILE", help="for tars: line n (from 0) names label n")
     parser.add_argument(
         "--orientation",
         action=argparse.BooleanOptionalAction,
@@ -166,9 +181,12 @@ def _class_names(given: argparse.Namespace) -> tuple[str, ...] | None:
     if given.class_names is None:
         return None
     try:
-        return tuple(given.class_names.read_text(encoding="utf-8-sig").splitlines())
+        names = tuple(given.class_names.read_text(encoding="utf-8-sig").splitlines())
     except UnicodeDecodeError as reason:
         raise DataError([f"--class-names: {given.class_names} is no UTF-8 ({reason}). Save it as UTF-8."]) from reason
+    if empty := [number for number, name in enumerate(names, 1) if not name.strip()]:
+        raise DataError([f"--class-names: {given.class_names}, line {empty[0]}: the name of a class is empty."])
+    return names
 
 
 def _mapping(given: argparse.Namespace) -> MapUnordered:

@@ -18,7 +18,7 @@ def tags_of(folder: Path) -> dict[str, str]:
     Only a condensation has them, not the evaluations below it, so that a search by them finds whole runs. MLflow shows
     ``mlflow.*`` in columns of its own and leaves them out of comparisons.
     """
-    config = yaml.safe_load((folder / "config.yaml").read_text()) or {}
+    config = stored_config(folder)
     environment = _json(folder / "environment.json")
     method, dataset, cluster = (config.get(group) or {} for group in ("method", "dataset", "cluster"))
     commit = environment.get("commit")
@@ -35,6 +35,18 @@ def tags_of(folder: Path) -> dict[str, str]:
         "mlflow.user": os.environ.get("USER"),
     }
     return {key: str(value) for key, value in found.items() if value is not None}
+
+
+def stored_config(folder: Path) -> dict[str, Any]:
+    """A run's config.yaml as plain values, also of another version. Raises ValueError, in one line, for no config."""
+    file = folder / "config.yaml"
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(found, dict) or not found:
+        raise ValueError(f"{file} holds no config")
+    return found
 
 
 def _host(environment: Mapping[str, Any]) -> str | None:

@@ -26,13 +26,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-import yaml
-
 from dist_condense.data.files import write_atomically
 from dist_condense.engine import metrics_file
 from dist_condense.engine.metrics_file import METRICS, STEP, Entry
 from dist_condense.evaluation.rows import EVALUATION, RowsError, read_csv
-from dist_condense.tags import tags_of
+from dist_condense.tags import stored_config, tags_of
 from dist_condense.tracking_address import SERVERS, deleted, masked, problems, resolve_uri, sqlite_file
 
 if TYPE_CHECKING:
@@ -405,7 +403,10 @@ def replay(
     folder = Path(folder).expanduser().absolute()
     if not (folder / "config.yaml").exists():
         raise TrackingError(f"{folder} is not the folder of a run: config.yaml is missing")
-    config = yaml.safe_load((folder / "config.yaml").read_text()) or {}
+    try:
+        config = stored_config(folder)
+    except ValueError as error:
+        raise TrackingError(str(error)) from error
     tracking = config.get("tracking") or {}
     given = uri or tracking.get("uri")
     uri = resolve_uri(given, folder)

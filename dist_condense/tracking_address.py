@@ -38,7 +38,7 @@ def sqlite_file(uri: str) -> Path | None:
     found = SQLITE.fullmatch(uri)
     if found is None or found["path"] in ("", ":memory:") or found["path"].startswith("file:"):
         return None
-    return Path(unquote(found["path"])).absolute()
+    return Path(os.path.expanduser(unquote(found["path"]))).absolute()
 
 
 def problems(configured: str | None, output: str | Path, experiment: str) -> Iterator[str]:

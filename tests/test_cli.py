@@ -175,3 +175,52 @@ def test_the_table_has_earlier_rows_too(tmp_path, capfd):
     Job._report(run, latest, SimpleNamespace(log_artifacts=lambda path: None))
     lines = [" ".join(line.split()) for line in capfd.readouterr().err.splitlines()]
     assert lines[1:] == ["random convnet 20.0 (1)", "condensed convnet 60.5 ± 0.7 (2)"]
+
+
+NOT_TEXT = "caf\udce9"  # as Python reads a byte that is no UTF-8
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ([f"method.name={NOT_TEXT}"], r"method.name: 'caf\udce9' is not UTF-8"),
+        (
+            [f"dataset.classes=[a,{NOT_TEXT}]"],
+            r"dataset.classes: '[a,caf\udce9]' cannot be read: unacceptable character",
+        ),
+        (["evaluation.sets=[]"], "evaluation.sets: names none; name one, or set evaluation.epochs=0"),
+        (["evaluation.architectures=[]"], "evaluation.architectures: names none"),
+        (["network.name=resnet18_cifar"], "leave out what the config gives: network.depth=null"),
+    ],
+)
+def test_what_would_fail_at_the_end_is_refused_at_the_start(given, told, capsys, tmp_path):
+    assert cli.main(["run", "configs/digits.yaml", "cluster.workers=0", f"output={tmp_path / 'run'}", *given]) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_working_directory_that_is_not_utf8_is_refused(monkeypatch, tmp_path, capsys):
+    place = tmp_path / NOT_TEXT
+    place.mkdir()
+    monkeypatch.chdir(place)
+    assert cli.main(["run", str(Path(__file__).parents[1] / "configs/digits.yaml"), "output=run"]) == 2
+    assert r"caf\xe9/run is not UTF-8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["evaluate", ""], ["replay", ""], ["prepare", "source", ""], ["prepare", "", "dest"]]
+)
+def test_an_empty_text_is_no_folder(arguments, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="2"):  # argparse's
+        sys.exit(cli.main(arguments))
+    assert "empty" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"a: [", b"a:\n\tb: 1\n", b"caf\xe9: 1\n", b"", b"- 1\n"])
+def test_replay_of_what_is_no_config_is_one_line(content, tmp_path, capsys):
+    (tmp_path / "config.yaml").write_bytes(content)
+    assert cli.main(["replay", str(tmp_path)]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f"failed: {tmp_path}/config.yaml ") and told.count("\n") == 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -23,6 +24,21 @@ def key(seed: int, purpose: str, *integers: int) -> int:
 def generator(seed: int, purpose: str, *integers: int) -> torch.Generator:
     """A CPU generator seeded by :func:`key`. Draws are made on the CPU so that every device sees the same ones."""
     return torch.Generator().manual_seed(key(seed, purpose, *integers))
+
+
+@contextmanager
+def layers_keyed(device: torch.device, seed: int, purpose: str, *integers: int) -> Iterator[None]:
+    """While it is entered, layers that draw by themselves (dropout, blocks left out) draw by :func:`key`.
+
+    They know torch's own generators alone: these are seeded and put back afterwards.
+    """
+    on_gpu = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_gpu else []):
+        torch.default_generator.manual_seed(key(seed, purpose, *integers))
+        if on_gpu:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(key(seed, purpose, *integers))
+        yield
 
 
 def permutation(count: int, seed: int, purpose: str, *integers: int) -> torch.Tensor:

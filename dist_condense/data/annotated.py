@@ -50,7 +50,9 @@ def _annotations(file: Path) -> tuple[dict[str, str], list[str]]:
     """Image to class, and what is wrong with the file."""
     label_of: dict[str, str] = {}
     wrong: list[str] = []
-    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+    for number, line in enumerate(file.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
+        if not line.strip():
+            continue
         name, _, rest = line.partition("\t")
         label = rest.split("\t")[0].strip()
         if not label or label_of.setdefault(name, label) != label:

@@ -129,13 +129,14 @@ def _split_folder(root: Path, candidates: Sequence[str]) -> Path | None:
 
 def _no_split(request: Request, candidates: Sequence[str]) -> list[str]:
     assert request.root is not None
+    remedy = " (without evaluation, evaluation.epochs=0, no test images)" if candidates == TEST_FOLDERS else ""
     try:
         holds = f"it holds {entries_of(request.root)}"
     except OSError as reason:
         holds = f"it cannot be listed: {reason}"
     return [
         f"{request.name}: {request.root} has no folder {' or '.join(candidates)} ({holds}); "
-        f"dataset.root must hold train/<class>/ and val/<class>/."
+        f"dataset.root must hold train/<class>/ and val/<class>/{remedy}."
     ]
 
 
@@ -170,7 +171,9 @@ def _list_test(split: Path, train: Sequence[ClassFolder], every: bool) -> _Liste
     found, empty, note = _read_classes(split, [name for name in names if name in there], entries)
     others = sorted(there - set(names)) if every else []
     extra = [f"{split}: classes that train does not have are not used: {listed(others)}"] if others else []
-    return _Listed(found, [*_dangling(split, dangling), *_missing(split, missing, len(names)), *empty], [note, *extra])
+    return _Listed(
+        found, [*_dangling(split, dangling), *_missing(split, missing, len(names), entries), *empty], [note, *extra]
+    )
 
 
 def _read_classes(
@@ -209,11 +212,11 @@ def _flat(split: Path, entries: Entries) -> str:
     )
 
 
-def _missing(split: Path, names: Sequence[str], of: int) -> list[str]:
+def _missing(split: Path, names: Sequence[str], of: int, entries: Entries) -> list[str]:
     if not names:
         return []
     return [
-        f"{split} lacks {len(names)} of train's {of} classes: {listed(names)}. "
+        f"{split} lacks {len(names)} of train's {of} classes: {listed(names)}; it holds {entries}. "
         f"Add folders of these names with test images, or name the classes that both have in dataset.classes."
     ]
 

@@ -52,7 +52,10 @@ def open_prepared(root: str, request: Request, facts: Facts) -> ImageSet:
     form = Form(facts.channels, size, request.upright(manifest.upright))
     train, test = (_split(root, manifest, name, stored, form) for name in ("train", "val"))
     classes = tuple(manifest.classes[i] for i in stored)
-    return ImageSet(request.name, facts, size, classes, train, test, _notes(root, manifest, classes))
+    notes = _notes(root, manifest, classes)
+    if manifest.size is not None and size > manifest.size:
+        notes = (*notes, f"{root}/{FILE}: images were prepared with {manifest.size} px and are enlarged to {size} px")
+    return ImageSet(request.name, facts, size, classes, train, test, notes)
 
 
 def _notes(root: str, manifest: Manifest, classes: Sequence[ClassName]) -> tuple[str, ...]:

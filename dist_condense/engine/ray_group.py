@@ -19,7 +19,7 @@ from typing import Any
 import ray
 import torch
 from ray._private import utils as ray_utils
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
@@ -143,6 +143,9 @@ def launch(work: Work, config: Any, group: Group, folder: Path) -> None:
         raise RunFailed(_cause(error.worker_failures)) from error
     except TrainingFailedError as error:  # the group could not be placed or started
         raise RunFailed(_not_started(error)) from error
+    except RayError as error:  # a process of Ray's own, which no group restarts
+        reason = _innermost(error)[:300]
+        raise RunFailed(f"Ray itself failed ({reason}); its logs lie in its session's folder; try again") from error
 
 
 def _aside(call: Callable[[], object]) -> None:

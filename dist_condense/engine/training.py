@@ -62,7 +62,7 @@ class NetworkTrainer:
         forward = torch.compile(network) if self.compiled else network
         for u, (images, labels) in enumerate(batches, first):
             images, mix = self._augment(images, *key, u)
-            self._gradients(network, forward, images, labels, mix)
+            self._gradients(network, forward, images, labels, mix, *key, u)
             self._share_buffers(network)
             optimiser.step()
             yield u + 1
@@ -85,12 +85,15 @@ class NetworkTrainer:
         images: Tensor,
         labels: Tensor,
         mix: CutMix,
+        *key: int,
     ) -> None:
         parameters = list(network.parameters())
         partner_labels = labels[mix.partner]
         parts = []
-        for rows in self._own_slices(len(labels)):
-            with torch.autocast(images.device.type, torch.bfloat16, enabled=self.autocast):
+        device = images.device
+        for v, rows in self._own_slices(len(labels)):
+            keyed = randomness.layers_keyed(device, self.seed, "training layers", *key, v)
+            with keyed, torch.autocast(device.type, torch.bfloat16, enabled=self.autocast):
                 logits = forward(images[rows])
             loss = mixed_loss(logits.to(images.dtype), labels[rows], partner_labels[rows], mix.weight)
             gradients = torch.autograd.grad(loss.sum() / len(labels), parameters)
@@ -101,10 +104,11 @@ class NetworkTrainer:
         for p, g in zip(parameters, summed.split([p.numel() for p in parameters]), strict=True):
             p.grad = g.view_as(p)
 
-    def _own_slices(self, batch: int) -> list[slice]:
+    def _own_slices(self, batch: int) -> list[tuple[int, slice]]:
+        """Number and rows of each that this worker computes."""
         cuts = [batch * v // self.slices for v in range(self.slices + 1)]
         own = range(self.coordinator.rank, self.slices, self.coordinator.size)
-        return [slice(cuts[v], cuts[v + 1]) for v in own if cuts[v] < cuts[v + 1]]
+        return [(v, slice(cuts[v], cuts[v + 1])) for v in own if cuts[v] < cuts[v + 1]]
 
     def _share_buffers(self, network: nn.Module) -> None:
         """Running statistics of BatchNorm are those of the worker that computed the only slice."""

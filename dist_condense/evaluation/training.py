@@ -94,10 +94,11 @@ class Course:
         self._set_factor(factor)
         self.network.train()
         order = randomness.permutation(len(self.labels), self.seed, "evaluation order", epoch)
-        for u, positions in enumerate(order.split(self.protocol.batch)):
-            self.optimiser.zero_grad()
-            self._loss(positions, epoch, u).backward()
-            self.optimiser.step()
+        with randomness.layers_keyed(self.device, self.seed, "evaluation layers", epoch):
+            for u, positions in enumerate(order.split(self.protocol.batch)):
+                self.optimiser.zero_grad()
+                self._loss(positions, epoch, u).backward()
+                self.optimiser.step()
 
     def _loss(self, positions: Tensor, epoch: int, u: int) -> Tensor:
         generator = randomness.generator(self.seed, "evaluation augmentation", epoch, u)

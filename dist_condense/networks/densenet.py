@@ -1,6 +1,7 @@
 """IDC's DenseNet-121 for small images (Huang et al. 2017, "Densely Connected Convolutional Networks").
 
 Bottleneck layers, compression 0.5, a 3x3 stem without pooling whatever the size, growth 12 and torch's default start.
+The mean over all pixels before the last layer: the program pools 4 x 4, the same at 32 px.
 torchvision's, with growth 32 and ImageNet's stem, is another network: `torchvision_densenet121`.
 """
 

@@ -1,7 +1,8 @@
 """Residual networks (He et al. 2016, "Deep Residual Learning") as DC's and IDC's programs have them.
 
 Each is a stem, four stages of blocks, the mean over pixels and a linear layer. They differ in the stem, in how a block
-halves the maps (a stride, or average pooling), and in how the convolutions start. All were compared with the logits of
+halves the maps (a stride, or average pooling), and in how the convolutions start. (DC's and IDC's CIFAR programs pool
+4 x 4 before the last layer, the same at 32 px.) All were compared with the logits of
 the published programs in float64, at sides from 32 to 224 px. torchvision's ResNet-18 is another network:
 `torchvision_resnet18`.
 """

@@ -63,10 +63,16 @@ def plan(given: argparse.Namespace, config: RunConfig) -> int:
 
 def planned(given: argparse.Namespace, config: RunConfig) -> Plan:
     """Raises ConfigError with every problem found."""
-    if problems := [*_refused(given), *checks.of_config(config)]:
+    problems = [*_refused(given), *checks.of_config(config)]
+    try:
+        dataset, data_here = _dataset(config, given)
+    except ConfigError as error:
+        raise ConfigError([*problems, *error.problems]) from error
+    if problems:
         raise ConfigError(problems)
+    for note in dataset.notes if data_here else ():
+        print(f"note: {note}", file=sys.stderr)
     config, kind = _settled(config, given.gpus), "cuda" if given.gpus else None
-    dataset, data_here = _dataset(config, given)
     load = workload_of(config, dataset)
     measured = _rates(given, config, dataset, load)
     workers, kind = max(1, config.cluster.workers), kind or measured.kind

@@ -129,7 +129,7 @@ def test_a_class_link_that_leads_nowhere_is_named(tmp_path: Path, split: str) ->
 
 def test_classes_that_val_lacks_are_named_as_such(tmp_path: Path) -> None:
     text = refused(two(tmp_path, "train/c/1.jpg", "train/d/1.jpg"))
-    assert f"{tmp_path}/val lacks 2 of train's 4 classes: c, d." in text
+    assert f"{tmp_path}/val lacks 2 of train's 4 classes: c, d; it holds the folders a, b." in text
     assert "There are" not in text
 
 
@@ -187,7 +187,7 @@ def tiny(root: Path) -> Path:
             (root / "val" / "images").mkdir(parents=True, exist_ok=True)
             photograph(index).save(root / "val" / "images" / f"val_{index}.JPEG")
             lines.append(f"val_{index}.JPEG\t{name}\t0\t32\t44\t62\n")
-    (root / "val" / "val_annotations.txt").write_text("".join(sorted(lines)))
+    (root / "val" / "val_annotations.txt").write_text("\ufeff" + "".join(sorted(lines)) + "\n")
     return make(root, "test/images/test_0.JPEG", "wnids.txt", "words.txt")
 
 
@@ -217,7 +217,7 @@ def test_what_can_be_wrong_with_annotations(tmp_path: Path) -> None:
     text = (root / "val" / "val_annotations.txt").read_text()
     (root / "val" / "val_annotations.txt").write_text(text + "no tab\nval_0.JPEG\tn00000001\nval_9.JPEG\tn9\n")
     told = refused(root)
-    assert "val_annotations.txt: these lines cannot be used: 5, 6." in told
+    assert "val_annotations.txt: these lines cannot be used: 6, 7." in told
     assert f"{root}/val/images lacks 1 images that val_annotations.txt names: val_3.JPEG" in told
     (root / "val" / "val_annotations.txt").write_text("val_1.JPEG\tn00000001\nval_2.JPEG\tn9\n")
     assert "names no image of 1 of train's classes: n00000002" in refused(root)

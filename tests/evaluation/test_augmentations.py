@@ -71,6 +71,14 @@ def test_dc_scale_and_rotation_stay_in_range():
     assert 42 < degrees.max() < 44.001
 
 
+@pytest.mark.parametrize(("name", "filled"), [("crop", 1), ("scale", 0), ("rotate", 1)])
+def test_dc_fills_what_is_uncovered(name, filled):
+    """By the mean of the batch; a scaling by 0."""
+    white = torch.ones(200, 1, 28, 28)
+    corners = dc.OnePerImage((name,))(white, generator(2), None)[:, 0, 0, 0]
+    assert corners.min() == pytest.approx(filled, abs=1e-5)
+
+
 def test_dc_every_image_gets_one_operation(images):
     many = images.repeat(20, 1, 1, 1)
     moved = dc.OnePerImage(("crop", "noise"))(many, generator(5), RGB) - many

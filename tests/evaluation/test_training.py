@@ -72,3 +72,24 @@ def test_epochs_run_and_tests_made(name, ran, tests, monkeypatch):
 def test_no_epochs_are_refused():
     with pytest.raises(ValueError, match="0 epochs; give at least 1"):
         trained(epochs=0)
+
+
+def test_layers_that_draw_by_themselves_are_keyed_too():
+    """Dropout knows torch's own generator alone, whose state is that of whatever ran before."""
+
+    def weights(seed, state):
+        torch.manual_seed(state)
+        before = torch.get_rng_state()
+        generator = torch.Generator().manual_seed(0)
+        network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(0.5), torch.nn.Linear(64, 2))
+        for parameter in network.parameters():
+            parameter.data.normal_(generator=generator)
+        train, protocol = labelled(8, 1), replace(PROTOCOLS["dc"], batch=4)
+        images = TrainingSet(train.images, train.labels).batches(STATISTICS, "cpu")
+        torch.set_rng_state(before)
+        train_and_test(images, train.labels, labelled(4, 2), STATISTICS, network, protocol, seed, 3)
+        assert torch.equal(torch.get_rng_state(), before), "the caller's generator is as it was"
+        return network[2].weight.detach()
+
+    assert torch.equal(weights(1, state=5), weights(1, state=6))
+    assert not torch.equal(weights(1, state=5), weights(2, state=5))

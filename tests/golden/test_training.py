@@ -88,6 +88,25 @@ def test_batches(case: str) -> None:
     compare_batches(case)
 
 
+def test_layers_that_draw_by_themselves_are_keyed_by_slice() -> None:
+    """Whatever torch's own generator has drawn before."""
+
+    labels = torch.tensor([0, 1, 2, 0, 1, 2])
+
+    def weights(state: int) -> Tensor:
+        network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(0.5), torch.nn.Linear(192, 3)).double()
+        for parameter in network.parameters():
+            parameter.data.fill_(0.1)
+        images = torch.randn(6, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        torch.manual_seed(state)
+        engine = trainer(TrainingRecipe(0.3), slices=2)
+        for _ in engine.train(network, engine.optimiser(network), [(images, labels)] * 2, 0, 1):
+            pass
+        return network[2].weight.detach()
+
+    assert torch.equal(weights(1), weights(2))
+
+
 def of_one_draw(patch: pytest.MonkeyPatch) -> None:
     """All images of a batch are augmented as its first one."""
     whole = augmentation.apply

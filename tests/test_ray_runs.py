@@ -176,7 +176,7 @@ def below(driver: int, of: str = "RayTrainWorker") -> list[int]:
         try:
             pid = int(status.parent.name)
             parents[pid] = int(status.read_text().rsplit(")", 1)[1].split()[1])
-            titles[pid] = (status.parent / "cmdline").read_text()
+            titles[pid] = (status.parent / "cmdline").read_text(errors="replace")
         except OSError:  # it has ended
             continue
 

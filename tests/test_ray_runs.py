@@ -265,10 +265,11 @@ def _status(address: str, submission: str) -> str:
 FAULTS = """
 import resource, threading
 import ray, torch
-from dist_condense.engine import memory, ray_group
+from dist_condense import worker
+from dist_condense.engine import ray_group
 
 def count(into):
-    memory.keep_freed_memory()
+    worker.keep_freed_memory()  # with all that a worker imports: where little is held the heap grows for longer
     for i in range(12):
         torch.zeros(2**25)  # 128 MiB, 32768 pages
         if i == 1:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -180,7 +181,18 @@ def test_down_in_the_middle_and_back_again(
     folder = tmp_path / "run"
     monkeypatch.setattr(tracking, "PAUSE", 0.5)
     server.start()
-    between_steps(monkeypatch, {2: kill_when_delivered(folder, server, 2), 4: server.start})
+    noticed, give_up = threading.Event(), tracking.Tracker._give_up
+
+    def noticing(self: tracking.Tracker, error: Exception) -> None:
+        give_up(self, error)
+        noticed.set()
+
+    def back() -> None:  # not sooner: MLflow itself asks again for some seconds, in which a server may have come back
+        wait(noticed.is_set)
+        server.start()
+
+    monkeypatch.setattr(tracking.Tracker, "_give_up", noticing)
+    between_steps(monkeypatch, {2: kill_when_delivered(folder, server, 2), 4: back})
     assert command(folder, server) == 0
     told = capfd.readouterr().err
     assert "answers again and has what it missed" in told and "bring it up to date" not in told

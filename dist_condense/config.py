@@ -36,6 +36,8 @@ SETTLED = ("cluster.slices", "cluster.threads", "cluster.reproducible", "dataset
 """Keys that do, and stay as the first start chose them."""
 PATHS = ("output", "dataset.root", "data.cache", "tracking.checkpoints")
 """Keys in which `~` is the home of whoever starts the run; `sqlite:///~/` in tracking.uri likewise."""
+WHOLE_PATHS = ("output", "dataset.root")
+"""Those that ``checks`` looks at, with the folders above them, for letters that no file of a run can hold."""
 
 
 class ConfigError(ValueError):
@@ -388,6 +390,8 @@ def from_dict(given: dict[str, Any]) -> RunConfig:
                 raise Misfit(_unknown(key, value))
             *sections, name = key.split(".")
             section = functools.reduce(getattr, sections, config)
+            if key not in WHOLE_PATHS:
+                config_values.check_text(value)
             setattr(section, name, _at_home(key, config_values.converted(key, value, kinds[key])))
         except Misfit as error:
             problems.append(f"{key}: {error}")

@@ -51,8 +51,6 @@ def converted(key: str, value: Any, kind: Any) -> Any:
     known = options(kind)
     if value is None and NoneType in known:
         return None
-    if wrong := [text for text in _texts(value) if _SURROGATE.search(text)]:
-        raise Misfit(f"{wrong[0]!a} is not UTF-8, as the files are that a run writes; rename it, or link to it")
     if value == MISSING:
         raise Misfit(f"{MISSING} stands for a value that has to be given, {key}=VALUE")
     if isinstance(value, str) and not value.strip():
@@ -69,6 +67,12 @@ def converted(key: str, value: Any, kind: Any) -> Any:
     if isinstance(value, str) and takes_list(kind):
         raise Misfit(f"{value!r} is no list; a list has brackets, {shlex.quote(f'{key}=[{value}]')}")
     raise Misfit(f"{shown(value)} does not fit; expected {_said(kind)}")
+
+
+def check_text(value: Any) -> None:
+    """Raises Misfit for texts that are no UTF-8, which the files of a run cannot hold."""
+    if wrong := [text for text in _texts(value) if _SURROGATE.search(text)]:
+        raise Misfit(f"{wrong[0]!a} is not UTF-8, as the files are that a run writes; rename it, or link to it")
 
 
 def _texts(value: Any) -> list[str]:

@@ -17,6 +17,10 @@ from pathlib import Path
 RAY = Path(sys.executable).with_name("ray")
 
 
+started: list[subprocess.Popen[str]] = []
+"""Commands of the test that runs, which conftest ends with it."""
+
+
 def environment(**more: str) -> dict[str, str]:
     """This one, with the package's Python first and no other cluster in it."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}

@@ -25,7 +25,7 @@ from dist_condense import load_set
 from dist_condense.engine.roll_call import RESTARTS
 from tests import ray_head
 from tests.engine import cases
-from tests.ray_head import RAY, environment, wait
+from tests.ray_head import RAY, environment, started, wait
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -42,18 +42,6 @@ def start(workers: int, folder: Path, *more: str, **env: str) -> subprocess.Pope
     pipe, env = subprocess.PIPE, environment(**env)
     started.append(subprocess.Popen(command, cwd=ROOT, env=env, stderr=pipe, text=True, start_new_session=True))
     return started[-1]
-
-
-started: list[subprocess.Popen[str]] = []
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    """A test that fails leaves no run, and no Ray, which ends with it, to the tests after it."""
-    yield
-    while started:
-        with started.pop() as process:
-            process.kill()
 
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> str:

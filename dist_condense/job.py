@@ -115,7 +115,7 @@ class Job:
         finally:
             tracker.finish(None if self.claim.lost else status)  # the run on the server is the new owner's
             if tracker.remedy is not None:
-                console.print(f"tracking is not complete; {tracker.remedy}", markup=False)
+                console.print(f"tracking is not complete; {tracker.remedy}")
 
     @property
     def _total(self) -> int:

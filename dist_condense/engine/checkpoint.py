@@ -161,7 +161,7 @@ def opened(store: Storage, name: str) -> Checkpoint:
             raise ValueError("it was changed")
         if content.pop("format") != FORMAT:
             raise ValueError(f"its format is not {FORMAT!r}")
-        content.pop("metrics_bytes", None)  # in those of before 2026-11-27
+        content.pop("metrics_bytes", None)  # of manifests written before 2026-11-26
         entries = tuple(Entry(**{**entry, "labels": tuple(entry["labels"])}) for entry in content.pop("files"))
         state = State(**content)
     except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -18,6 +18,7 @@ from typing import Any
 
 import ray
 import torch
+from ray._private import services
 from ray._private import utils as ray_utils
 from ray.exceptions import RayActorError, RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
@@ -97,12 +98,13 @@ def connect() -> None:
     if cluster is None:
         folder = ray_start.folder()
         ray_start.token()
-        print("starting Ray on this machine", file=sys.stderr, flush=True)
+        print(f"starting Ray on this machine{ray_start.unguarded()}", file=sys.stderr, flush=True)
     else:
+        ray_start.tighten_token()
         print(f"joining {cluster}", file=sys.stderr, flush=True)
         cluster.answer()
     try:
-        with _sigterm_left_alone():
+        with _sigterm_left_alone(), _found(cluster):
             ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env=PROCESS, _temp_dir=folder)
     except Exception as error:  # Ray raises plain ones, as when an overloaded machine starts its processes too slowly
         raise RunFailed(_not_connected(cluster, error)) from error
@@ -116,6 +118,16 @@ def _sigterm_left_alone() -> Iterator[None]:
         yield
     finally:
         ray_utils.set_sigterm_handler = before
+
+
+@contextmanager
+def _found(cluster: ray_join.Cluster | None) -> Iterator[None]:
+    """Ray would read the file of `ray start` once more, from a folder in which every user may put another."""
+    before, services.find_bootstrap_address = services.find_bootstrap_address, lambda _: cluster and cluster.address
+    try:
+        yield
+    finally:
+        services.find_bootstrap_address = before
 
 
 def _not_connected(cluster: ray_join.Cluster | None, error: Exception) -> str:

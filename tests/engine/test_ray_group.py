@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from ray._private import services
 from ray._private import utils as ray_utils
 from ray.exceptions import ActorUnavailableError
 from ray.train import PreemptionInfo
@@ -142,6 +143,8 @@ def unconnected(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         monkeypatch.setenv(name, "1")  # connect sets what is missing
     monkeypatch.setattr(ray_group.ray_start, "folder", lambda: "/short")
     monkeypatch.setattr(ray_group.ray_start, "token", lambda: None)
+    monkeypatch.setattr(ray_group.ray_start, "tighten_token", lambda: None)
+    monkeypatch.setattr(ray_group.ray_start, "unguarded", lambda: "")
     monkeypatch.setattr(ray_group.ray, "is_initialized", lambda: False)
     return monkeypatch
 
@@ -169,6 +172,7 @@ def test_a_cluster_that_is_joined_is_told_and_named_when_it_fails(
 ) -> None:
     def init(**options: object) -> None:
         assert options["_temp_dir"] is None
+        assert services.find_bootstrap_address(None) == "10.0.0.2:6379"  # whatever the file says by now
         raise RuntimeError("Traceback\nno raylet")
 
     cluster = Cluster("10.0.0.2:6379", "RAY_ADDRESS=head:6379", "unset it")

@@ -45,17 +45,17 @@ end() {
 if ((nodes > 0)); then
     cores=$(($(nproc) / nodes)) gpus=0
     if command -v nvidia-smi >/dev/null; then gpus=$(($(nvidia-smi --list-gpus | wc -l) / nodes)); fi
-    folder=$(mktemp -d /tmp/ray_XXXXXX)
+    folder=$(mktemp -d /tmp/ray_XXXXXX) # closed to other users; Ray opens its own folder, below it, to everyone
     trap end EXIT
     RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
     export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
     client=$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
-    node --head --port=0 --include-dashboard=false --temp-dir="$folder" --ray-client-server-port="$client"
-    until [[ -s $folder/ray_current_cluster ]]; do
+    node --head --port=0 --include-dashboard=false --temp-dir="$folder/ray" --ray-client-server-port="$client"
+    until [[ -s $folder/ray/ray_current_cluster ]]; do
         kill -0 "${started[0]}" 2>/dev/null || fail "Ray did not start: $(<"$folder/node-0.log")"
         sleep 0.5
     done
-    RAY_ADDRESS=$(<"$folder/ray_current_cluster")
+    RAY_ADDRESS=$(<"$folder/ray/ray_current_cluster")
     export RAY_ADDRESS
     for ((i = 1; i < nodes; i++)); do node --address="$RAY_ADDRESS"; done
 fi

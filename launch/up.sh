@@ -35,5 +35,8 @@ done
 mkdir -p outputs
 echo "$filled" >"outputs/$cloud.yaml"
 umask 077 # the token is yours alone
+token=~/.ray/auth_token
+[[ ! -e $token || -O $token ]] || fail "$token is another user's: remove it"
 "$ray" get-auth-token --generate >/dev/null
+[[ ! -e $token ]] || chmod go= "$token"
 exec "$ray" up "outputs/$cloud.yaml" "$@"

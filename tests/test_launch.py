@@ -68,6 +68,76 @@ def test_slurm_sh_is_for_slurm() -> None:
     assert done.returncode == 1 and "this is not a Slurm job: sbatch --nodes=N launch/slurm.sh" in done.stderr
 
 
+FAKES = {
+    "srun": 'while [[ $1 != bash ]]; do shift; done; exec "$@"',
+    "ray": """
+        echo "${RAY_AUTH_TOKEN:-$(cat "$RAY_AUTH_TOKEN_PATH")}" >"$TOLD/token"
+        [[ -z ${SLURM_STATE:-} ]] || stat -c %a "$SLURM_STATE" "$RAY_TMPDIR" >"$TOLD/modes"
+        [[ -z ${RAY_TMPDIR:-} ]] || rmdir "$RAY_TMPDIR"
+        while [[ $1 != -- ]]; do shift; done
+        [[ ! -e $TOLD/code ]] || exec "${@:2}"
+    """,
+    "python": 'exit "$(<"$TOLD/code")"',
+}
+"""Programs that launch/slurm.sh runs: a Ray that tells what it got and runs the command if there is a code to exit with."""
+
+
+def slurm_job(folder: Path, code: int | None) -> subprocess.CompletedProcess[str]:
+    (folder / "told").mkdir()
+    if code is not None:
+        (folder / "told" / "code").write_text(str(code))
+    (folder / "bin").mkdir()
+    for name, text in FAKES.items():
+        (folder / "bin" / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (folder / "bin" / name).chmod(0o755)
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "1", "SLURM_CPUS_ON_NODE": "1", "HEAD_IP": "10.0.0.2"}
+    own = {"PYTHON": f"{folder}/bin/python", "TOLD": f"{folder}/told", "TMPDIR": f"{folder}/tmp"}
+    (folder / "tmp").mkdir()
+    return sh("launch/slurm.sh", "configs/digits.yaml", DIST_CONDENSE_OUTPUT=f"{folder}/outputs", **job, **own)
+
+
+def test_slurm_sh_takes_nothing_that_others_planted(tmp_path: Path) -> None:
+    """The folder that it once took for the job's: a link for the token, the exit code of a success, another's pid."""
+    state, his = tmp_path / "outputs" / "slurm-7", tmp_path / "his"
+    state.mkdir(parents=True)
+    state.chmod(0o777)
+    his.touch()
+    (state / "token").symlink_to(his)
+    (state / "exit").write_text("0")
+    (state / "pid").write_text("1")
+    done = slurm_job(tmp_path, 3)
+    assert done.returncode == 3, done.stderr
+    assert his.read_text() == "" and len((tmp_path / "told" / "token").read_text()) == 65
+    assert (tmp_path / "told" / "modes").read_text() == "700\n700\n"
+    assert os.listdir(state.parent) == ["slurm-7"] and (state / "exit").read_text() == "0"
+    assert os.listdir(tmp_path / "tmp") == []
+
+
+def test_slurm_sh_fails_when_no_run_left_a_code(tmp_path: Path) -> None:
+    done = slurm_job(tmp_path, None)
+    assert done.returncode == 1 and "Ray did not start" in done.stderr
+
+
+@pytest.mark.parametrize("given", ["MLFLOW_TRACKING_URI", "IMAGENET_ROOT", "tracking.uri"])
+@pytest.mark.parametrize("secret", ["https://u:s3cr3t@host", "https://s3cr3t@host/x", "http://host/?token=s3cr3t"])
+def test_submit_sh_hands_no_password_to_a_command_line(given: str, secret: str, tmp_path: Path) -> None:
+    words, environment = ([f"{given}={secret}"], {}) if "." in given else ([], {given: secret})
+    done = sh("launch/submit.sh", "configs/digits.yaml", *words, RAY="false", **environment)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith(f"submit.sh: {given} may hold a password") and "s3cr3t" not in done.stderr
+    assert "no job API answers" in sh("launch/submit.sh", "x", RAY="false", MLFLOW_TRACKING_URI="http://m:5000").stderr
+
+
+def test_mlflow_sh_refuses_a_folder_that_others_can_write(tmp_path: Path) -> None:
+    (shared := tmp_path / "shared").mkdir()
+    shared.chmod(0o777)
+    (shared / "lock").symlink_to(tmp_path / "mine")
+    (tmp_path / "mine").write_text("kept")
+    done = sh("launch/mlflow.sh", shared)
+    assert done.returncode == 2 and f"other users can put files into {shared}" in done.stderr
+    assert (tmp_path / "mine").read_text() == "kept"
+
+
 # --- ray up ---------------------------------------------------------------------------------------------------------
 
 
@@ -78,6 +148,14 @@ def up(cloud: str, folder: Path, **more: str) -> subprocess.CompletedProcess[str
     ray.write_text('#!/bin/sh\necho "$@"\n')
     ray.chmod(0o755)
     return sh(folder / "launch" / "up.sh", cloud, "--yes", RAY=str(ray), **{**VALUES[cloud], **MACHINES, **more})
+
+
+def test_the_token_is_its_owners_alone(tmp_path: Path) -> None:
+    (token := tmp_path / ".ray" / "auth_token").parent.mkdir()
+    token.touch()
+    token.chmod(0o644)
+    assert up("aws", tmp_path, HOME=str(tmp_path)).returncode == 0
+    assert token.stat().st_mode & 0o777 == 0o600
 
 
 def filled(cloud: str, folder: Path) -> dict[str, Any]:

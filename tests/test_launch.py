@@ -79,7 +79,7 @@ FAKES = {
     """,
     "python": 'exit "$(<"$TOLD/code")"',
 }
-"""Programs that launch/slurm.sh runs: a Ray that tells what it got and runs the command if there is a code to exit with."""
+"""Programs that launch/slurm.sh runs; Ray tells what it got, and runs the command if that has a code to end with."""
 
 
 def slurm_job(folder: Path, code: int | None) -> subprocess.CompletedProcess[str]:

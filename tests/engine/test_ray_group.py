@@ -14,6 +14,7 @@ from ray._private import services
 from ray._private import utils as ray_utils
 from ray.exceptions import ActorUnavailableError
 from ray.train import PreemptionInfo
+from ray.train.v2._internal.constants import get_env_vars_to_propagate
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError, WorkerHealthCheckFailedError
 from ray.train.v2._internal.execution import context
 from ray.train.v2._internal.execution.preemption import PreemptionContext
@@ -165,6 +166,13 @@ def test_starting_ray_is_told_and_leaves_sigterm_alone(
     assert signal.getsignal(signal.SIGTERM) is before
     assert given["_temp_dir"] == "/short"
     assert capsys.readouterr().err == "starting Ray on this machine\n"
+
+
+def test_ray_train_writes_no_key_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it copies stands in the runtime_env of each worker, which everyone can read (Tune: tests/evaluation)."""
+    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "MLFLOW_TRACKING_PASSWORD", "RAY_AUTH_TOKEN"):
+        monkeypatch.setenv(name, "planted")
+    assert "planted" not in get_env_vars_to_propagate().values()
 
 
 def test_a_cluster_that_is_joined_is_told_and_named_when_it_fails(

@@ -136,7 +136,10 @@ def _tighten(path: str, asked: bool) -> None:
         if found.st_uid != os.geteuid():
             raise NotOurs("is another user's")
         if found.st_mode & 0o077:
-            os.fchmod(descriptor, 0o600)
+            try:
+                os.fchmod(descriptor, 0o600)
+            except OSError as error:
+                raise NotOurs(f"is open to other users and stays so ({error.strerror})") from error
             _say_closed(path, found)
     finally:
         os.close(descriptor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -204,6 +205,20 @@ def test_another_users_that_was_asked_for_is_refused(home: Path, monkeypatch: py
         ray_start.token()
     ray_start.tighten_token()
     assert mode(file) == 0o644
+
+
+def test_one_that_cannot_be_closed_is_not_used(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fchmod(descriptor: int, mode: int) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "fchmod", fchmod)
+    token_file(home, False, monkeypatch)
+    ray_start.token()
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(home / ".ray" / "auth_token"))
+    with pytest.raises(RunFailed, match=r"is open to other users and stays so \(Read-only file system\)"):
+        ray_start.token()
 
 
 def test_ray_without_a_token_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,6 @@ from statistics import fmean, stdev
 from typing import Any
 
 from rich.table import Table
-from rich.text import Text
 
 from dist_condense.data.files import write_atomically
 from dist_condense.engine import metrics_file
@@ -103,7 +102,7 @@ def summary_table(rows: Sequence[Row]) -> Table:
     table = Table(*columns, box=None, pad_edge=False)
     table.add_column("top-1 mean ± std (n)", justify="right")
     for x in summaries:
-        table.add_row(*(Text(str(getattr(x, name))) for name in columns), f"{x.text} ({len(x.values)})")
+        table.add_row(*(str(getattr(x, name)) for name in columns), f"{x.text} ({len(x.values)})")
     return table
 
 

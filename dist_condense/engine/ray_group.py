@@ -7,7 +7,6 @@ import math
 import os
 import re
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
+from dist_condense import terminal
 from dist_condense.engine import ray_join, ray_start
 from dist_condense.engine.coordinator import Coordinator, ProcessGroupCoordinator
 from dist_condense.engine.journal import RunFailed
@@ -97,9 +97,9 @@ def connect() -> None:
     if cluster is None:
         folder = ray_start.folder()
         ray_start.token()
-        print("starting Ray on this machine", file=sys.stderr, flush=True)
+        terminal.say("starting Ray on this machine")
     else:
-        print(f"joining {cluster}", file=sys.stderr, flush=True)
+        terminal.say(f"joining {cluster}")
         cluster.answer()
     try:
         with _sigterm_left_alone():
@@ -228,8 +228,9 @@ class Restarts(UserCallback):
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """A group has failed; whether it is started again is not known yet."""
+        line = f"{datetime.now(UTC).isoformat(timespec='seconds')} {terminal.printable(_cause(worker_exceptions))}\n"
         with self.file.open("a") as file:
-            file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {_cause(worker_exceptions)}\n")
+            file.write(line)
 
 
 def _cause(failures: dict[int, Exception]) -> str:

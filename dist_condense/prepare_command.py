@@ -132,7 +132,7 @@ def summary(manifest: Manifest) -> list[str]:
 def reporting(console: Console) -> Iterator[Report]:
     """A bar for each kind of work on a terminal, else a line every ten seconds."""
     if not console.is_terminal:
-        yield _plain()
+        yield _plain(console)
         return
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with terminal.Bars(*columns, console=console) as bar:
@@ -146,13 +146,13 @@ def reporting(console: Console) -> Iterator[Report]:
         yield report
 
 
-def _plain() -> Report:
+def _plain(console: Console) -> Report:
     last = [time.monotonic()]
 
     def report(finished: int, total: int, what: str) -> None:
         if finished == total or time.monotonic() - last[0] >= PLAIN_EVERY:
             last[0] = time.monotonic()
-            terminal.out(f"{finished:,} of {total:,} {what}")
+            console.print(f"{finished:,} of {total:,} {what}")
 
     return report
 

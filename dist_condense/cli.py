@@ -178,7 +178,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str, takes_run: bool = True
+    commands: argparse._SubParsersAction[terminal.Parser], name: str, text: str, takes_run: bool = True
 ) -> argparse.ArgumentParser:
     made = commands.add_parser(name, help=text, description=COMMANDS[name].__doc__)
     if takes_run:

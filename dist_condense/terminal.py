@@ -32,6 +32,8 @@ JOINERS = "\u200c\u200d"
 LAYOUT = "\n\t"
 UNREAD = 128 + signal.SIGPIPE
 """Exit code of a command whose stdout is closed, as the shell reports it for ``yes | head -1``."""
+COLOURS_OFF = "\x1b[0m"
+"""Written by itself when Python ends, by colorama, which Ray brings; no colour is on."""
 _NOT_PLAIN = re.compile("[^ -~]")
 
 
@@ -86,7 +88,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End with exit code 2."""
-        super().error(printable(message))
+        super().error(_shown(message))
 
 
 # --- rich ---------------------------------------------------------------------------------------------------------
@@ -95,7 +97,7 @@ class Parser(argparse.ArgumentParser):
 class _Console(Console):
     """Only rich itself colours and moves the cursor; a text, wherever it stands in what is printed, does not."""
 
-    @property
+    @property  # type: ignore[misc]  # nobody sets it
     def file(self) -> IO[str]:
         """The stream itself, to which rich may write what it makes."""
         found = super().file
@@ -145,6 +147,8 @@ class _Guarded:
 
     def write(self, text: str) -> int:
         """All of it."""
+        if text == COLOURS_OFF:
+            return len(text)
         with _ended_where_unread(self.stream):
             self.stream.write(_shown(text, LAYOUT))
             if "\n" in text:

@@ -18,6 +18,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from dist_condense import terminal
 from dist_condense.data.files import write_atomically
@@ -103,7 +104,8 @@ def summary_table(rows: Sequence[Row]) -> Table:
     table = Table(*columns, box=None, pad_edge=False)
     table.add_column("top-1 mean ± std (n)", justify="right")
     for x in summaries:
-        table.add_row(*(str(getattr(x, name)) for name in columns), f"{x.text} ({len(x.values)})")
+        texts = (Text(terminal.printable(str(getattr(x, name)))) for name in columns)
+        table.add_row(*texts, f"{x.text} ({len(x.values)})")
     return table
 
 

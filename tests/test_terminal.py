@@ -34,6 +34,7 @@ from dist_condense.planning.calibrate import compared
 from dist_condense.planning.images import assumed
 from dist_condense.progress import Notes, Progress
 from dist_condense.report import summary_table, write_report
+from dist_condense.synthetic_set import FORMAT
 from dist_condense.terminal import printable
 from tests.data.shard_cases import photograph, prepared
 from tests.planning.cases import RATES
@@ -157,11 +158,8 @@ def test_texts_of_other_libraries(screen: Screen) -> None:
     except ValueError:
         traceback.print_exc()
         sys.excepthook(*sys.exc_info())
-    assert (
-        screen.text.count(SHOWN) == 5
-        and r"\x1b[0m" not in screen.text
-        and screen.text.count("Traceback (most recent call last):\n") == 2
-    )
+    assert screen.text.count(SHOWN) == 5 and screen.text.count("Traceback (most recent call last):\n") == 2
+    assert r"\x1b[0m" not in screen.text
     assert os.environ["PYTHON_COLORS"] == "0"  # Python 3.13 would colour what it prints, 3.14 argparse, too
 
 
@@ -279,10 +277,9 @@ def test_a_card(tmp_path: Path, screen: Screen) -> None:
     screen.begin()
     (tmp_path / "config.yaml").write_text(config.to_yaml(config.load("configs/digits.yaml", [f"output={tmp_path}"])))
     (tmp_path / "synthetic_set").mkdir()
-    card = {"format": f"{HOSTILE}", "classes": [{"label": 0, "name": HOSTILE}], HOSTILE: HOSTILE}
-    (tmp_path / "synthetic_set" / "card.json").write_text(json.dumps(card))
-    assert cli.main(["evaluate", str(tmp_path)]) == 2
-    terminal.say(HOSTILE)  # where the refusal does not repeat what is in it
+    for card in ({"format_version": HOSTILE}, {"format_version": FORMAT, "classes": [{HOSTILE: 1}]}):
+        (tmp_path / "synthetic_set" / "card.json").write_text(json.dumps(card))
+        assert cli.main(["evaluate", str(tmp_path)]) == 2
 
 
 def test_rows_of_an_evaluation(tmp_path: Path, screen: Screen) -> None:
@@ -375,6 +372,14 @@ def test_what_programs_read(tmp_path: Path, screen: Screen) -> None:
 def test_a_config_of_other_letters_stays_readable() -> None:
     loaded = config.load("configs/digits.yaml", ["dataset.root=/数据/é", "tracking.experiment=猫"])
     assert "root: /数据/é\n" in config.to_yaml(loaded)
+
+
+def test_a_config_with_marks_that_yaml_would_leave_plain_can_be_read_again(tmp_path: Path) -> None:
+    text = config.to_yaml(config.load("configs/digits.yaml", ["dataset.root=猫\u202etac", "tracking.experiment=1e3"]))
+    assert printable(text, kept="\n") == text and r"\u202e" in text
+    (tmp_path / "config.yaml").write_text(text)
+    read = config.read(tmp_path / "config.yaml")
+    assert (read.dataset.root, read.tracking.experiment) == ("猫\u202etac", "1e3")
 
 
 def test_a_page_of_a_hostile_card(tmp_path: Path) -> None:

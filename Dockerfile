@@ -1,12 +1,12 @@
 # docker build --target gpu -t dist-condense:0.1.0 .
 # docker build --target cpu -t dist-condense:0.1.0-cpu --secret id=pip,src=pip.conf .
-# pip.conf names an index of torch's CPU wheels ([global], extra-index-url); a secret, since build arguments stay readable
-# in the history of an image and an address may hold a password. Without it the cpu image has torch's ordinary wheel,
-# which also runs on a CPU and is gigabytes larger.
+# pip.conf names an index of torch's CPU wheels ([global], extra-index-url); a secret, since build arguments stay
+# readable in the history of an image and an address may hold a password. Without it the cpu image has torch's ordinary
+# wheel, which also runs on a CPU and is gigabytes larger.
 
 # The digest is the multi-platform index's. For another version: docker buildx imagetools inspect python:VERSION
 FROM python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d AS base
-# Every pip here, and in images made from this one, takes the tested versions (newer pips ask the second name for builds).
+# Every pip, also in images made from this one, takes the tested versions; newer pips ask the second name for builds.
 COPY constraints.txt /etc/constraints.txt
 ENV PIP_CONSTRAINT=/etc/constraints.txt \
     PIP_BUILD_CONSTRAINT=/etc/constraints.txt \

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,72 @@ def test_slurm_sh_is_for_slurm() -> None:
     assert done.returncode == 1 and "this is not a Slurm job: sbatch --nodes=N launch/slurm.sh" in done.stderr
 
 
+# --- ray job submit -------------------------------------------------------------------------------------------------
+
+
+def uploaded(folder: Path, target: Path) -> set[str]:
+    """The files that Ray packs of `folder`, unpacked in `target`; without the help of .gitignore."""
+    from ray._private.runtime_env.packaging import create_package
+
+    package = target.with_suffix(".zip")
+    create_package(str(folder), package, include_gitignore=False, excludes=[], logger=logging.getLogger())
+    with zipfile.ZipFile(package) as packed:
+        packed.extractall(target)
+        return {name for name in packed.namelist() if not name.endswith("/")}
+
+
+def tracked(*patterns: str) -> set[str]:
+    listed = subprocess.run(["git", "ls-files", *patterns], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(listed.stdout.split())
+
+
+def test_an_upload_is_the_package_and_runs(tmp_path: Path) -> None:
+    """Ray follows the link dist_condense/configs."""
+    configs = tracked("configs/*.yaml")
+    wanted = tracked("dist_condense/*.py") | configs | {f"dist_condense/{name}" for name in configs}
+    assert uploaded(ROOT, tmp_path / "it") == {*wanted, "dist_condense/py.typed", "pyproject.toml"}
+    script = "import dist_condense as d, runpy; print(d.__file__); runpy.run_module('dist_condense.run', run_name='__main__')"
+    command = [sys.executable, "-c", script, "configs/digits.yaml", "--cfg"]
+    done = subprocess.run(command, cwd=tmp_path / "it", env={"PATH": ""}, capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith(f"{tmp_path}/it/dist_condense/__init__.py\n") and "  name: digits\n" in done.stdout, (
+        done.stderr
+    )
+
+
+def test_nothing_that_lies_about_is_uploaded(tmp_path: Path) -> None:
+    (folder := tmp_path / "checkout").mkdir()
+    shutil.copy(ROOT / ".rayignore", folder)
+    kept = {"configs/mine.yaml", "configs/method/mine.yaml", "dist_condense/run.py", "dist_condense/core/a.py"}
+    for name in (*kept, *PLANTED):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("secret")
+    assert uploaded(folder, tmp_path / "it") == kept
+
+
+TRACKED = ("LICENSE", "README.md", "configs/digits.yaml", "constraints.txt", "dist_condense/run.py", "pyproject.toml")
+PLANTED = (
+    ".env",
+    "id_rsa",
+    "secrets.env",
+    "look.ipynb",
+    "data/a.tar",
+    ".aws/credentials",
+    "configs/.env",
+    "configs/.secret.yaml",
+    "configs/a.pem",
+    "configs/method/id_rsa",
+    "configs/private/a.yaml",
+    "dist_condense/.env",
+    "dist_condense/id_rsa",
+    "dist_condense/core/.env",
+    "dist_condense/core/key.pem",
+    "dist_condense/.ssh/id_rsa",
+    "dist_condense/data/set/a.py",
+    "outputs/aws.yaml",
+)
+"""What may lie in a checkout and is nobody else's business."""
+
+
 # --- ray up ---------------------------------------------------------------------------------------------------------
 
 
@@ -93,10 +161,6 @@ def up(cloud: str, folder: Path, **more: str) -> subprocess.CompletedProcess[str
     subprocess.run(["git", "-C", folder, "add", *TRACKED, "dist_condense/configs"], check=True)
     asked = {**VALUES[cloud], **MACHINES, "HOME": str(folder), "RAY": str(ray), **more}
     return sh(folder / "launch" / "up.sh", cloud, "--yes", **asked)
-
-
-TRACKED = ("LICENSE", "README.md", "configs/digits.yaml", "constraints.txt", "dist_condense/run.py", "pyproject.toml")
-PLANTED = (".env", "id_rsa", "data/a.tar", "configs/.env", "configs/a.pem", "dist_condense/.env", "dist_condense/id_rsa")
 
 
 def filled(cloud: str, folder: Path) -> dict[str, Any]:

@@ -75,6 +75,13 @@ def test_the_images_are_as_a_reviewer_wants_them() -> None:
     assert faults(TEXT) == []
 
 
+def test_the_database_of_kubernetes_has_a_digest_too() -> None:
+    assert re.search(r"image: postgres:\d+\.\d+-bookworm@sha256:[0-9a-f]{64}\n", (ROOT / POSTGRES).read_text())
+
+
+POSTGRES = "k8s/base/postgres.yaml"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "what"),
     [
@@ -156,7 +163,7 @@ as_user {healthcheck} > /dev/null && as_user {cmd} > /dev/null
 as_user 'test $(id -u) = 1000 && touch /output/mine'
 as_user '! touch "$(python -c "import dist_condense as d; print(d.__path__[0])")/mine" 2> /dev/null'
 as_user 'pip config list | grep constraint'
-! find $ROOT/usr -xdev -type f -perm /6000 | grep .
+test -z "$(find $ROOT/usr -xdev -type f -perm /6000)"
 as_user 'python -c "import dist_condense as d; print(d.__file__)"; dist-condense run configs/digits.yaml --cfg'
 """
 

@@ -95,10 +95,9 @@ def test_an_upload_is_the_package_and_runs(tmp_path: Path) -> None:
     configs = tracked("configs/*.yaml")
     wanted = tracked("dist_condense/*.py") | configs | {f"dist_condense/{name}" for name in configs}
     assert {*wanted, "dist_condense/py.typed", "pyproject.toml"} <= uploaded(ROOT, tmp_path / "it")
-    script = (
-        "import dist_condense, runpy; print(dist_condense.__file__); runpy.run_module('dist_condense.run', run_name="
-    )
-    command = [sys.executable, "-c", script + "'__main__')", "configs/digits.yaml", "--cfg"]
+    main = "runpy.run_module('dist_condense.run', run_name='__main__')"
+    script = f"import dist_condense, runpy; print(dist_condense.__file__); {main}"
+    command = [sys.executable, "-c", script, "configs/digits.yaml", "--cfg"]
     done = subprocess.run(command, cwd=tmp_path / "it", env={"PATH": ""}, capture_output=True, text=True, timeout=60)
     assert done.stdout.startswith(f"{tmp_path}/it/dist_condense/__init__.py\n") and "  name: digits\n" in done.stdout, (
         done.stderr

@@ -28,6 +28,7 @@ from safetensors import SafetensorError
 
 import dist_condense
 from dist_condense import cli, config_files, networks, run
+from dist_condense.data import DataError, open_dataset
 from dist_condense.data.decode import SUFFIX_OF, UNREADABLE, decode_bytes, opened
 from dist_condense.engine import checkpoint, metrics_file
 from dist_condense.engine.checkpoint import SHARED, Damaged, State, entry_of
@@ -44,7 +45,20 @@ PACKAGE = Path(dist_condense.__file__).parent
 BUILTINS = ("eval", "exec", "compile", "__import__")
 EXECUTING = {
     *BUILTINS,
-    *("pickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "runpy", "imp", "pty", "code", "ctypes"),
+    *(
+        "pickle",
+        "_pickle",
+        "cloudpickle",
+        "dill",
+        "joblib",
+        "shelve",
+        "marshal",
+        "runpy",
+        "imp",
+        "pty",
+        "code",
+        "ctypes",
+    ),
     *("os.system", "os.popen", "os.posix_spawn", "os.posix_spawnp", "os.startfile", "builtins"),
     *(f"os.{way}{how}" for way in ("exec", "spawn") for how in ("l", "le", "lp", "lpe", "v", "ve", "vp", "vpe")),
     *("subprocess.getoutput", "subprocess.getstatusoutput", "asyncio.create_subprocess_shell"),
@@ -73,7 +87,9 @@ def executing(source: str) -> Iterator[str]:
     known = dict(zip(BUILTINS, BUILTINS, strict=True))
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            known |= {x.asname or x.name.split(".")[0]: x.name if x.asname else x.name.split(".")[0] for x in node.names}
+            known |= {
+                x.asname or x.name.split(".")[0]: x.name if x.asname else x.name.split(".")[0] for x in node.names
+            }
             yield from (found for x in node.names if (found := _below(x.name)))
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             known |= {x.asname or x.name: f"{node.module}.{x.name}" for x in node.names}
@@ -113,8 +129,16 @@ def test_the_package_names_nothing_that_executes_data() -> None:
         *("from torch import load", "import torch as t\nt.hub.load('a', 'b')", "import numpy as np\nnp.load('x')"),
         *("def f():\n    import cloudpickle", "import os\nos.system('x')", "run = exec", "from os import popen"),
         *("import subprocess as s\ns.run('x', shell=True)", "read(file, allow_pickle=True)", "tar.extractall()"),
-        *("import yaml\nyaml.load(x, yaml.Loader)", "from hydra.utils import instantiate", "import hydra\nhydra.utils.call(c)"),
-        *("import importlib\nimportlib.import_module(name)", "from ray import cloudpickle", "import ray.cloudpickle as p"),
+        *(
+            "import yaml\nyaml.load(x, yaml.Loader)",
+            "from hydra.utils import instantiate",
+            "import hydra\nhydra.utils.call(c)",
+        ),
+        *(
+            "import importlib\nimportlib.import_module(name)",
+            "from ray import cloudpickle",
+            "import ray.cloudpickle as p",
+        ),
         *("from omegaconf import OmegaConf\nOmegaConf.register_new_resolver('e', f)", "f(weights_only=False)"),
     ],
 )
@@ -210,11 +234,18 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_network_is_one_of_the_known_ones(before: str, name: str, no_network: None) -> None:
     if before == "timm:":
         pytest.importorskip("timm")
-    with pytest.raises(ValueError, match="no network|is no option"):
+    with pytest.raises(ValueError, match=r"no network|is no option"):
         networks.check(f"{before}{name}")
 
 
-OPTIONS = ("pretrained=true", "checkpoint_path=/x", "pretrained_cfg=x", "weights=DEFAULT", "cache_dir=/x", "scriptable=1")
+OPTIONS = (
+    "pretrained=true",
+    "checkpoint_path=/x",
+    "pretrained_cfg=x",
+    "weights=DEFAULT",
+    "cache_dir=/x",
+    "scriptable=1",
+)
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -287,7 +318,10 @@ def test_only_the_formats_of_the_table_are_read(monkeypatch: pytest.MonkeyPatch)
     assert len(files) > 15 and "EPS" in files
     for form, data in files.items():
         read = []
-        for reading in (lambda data=data: decode_bytes(data, 3, 8), lambda data=data: opened(io.BytesIO(data)).__enter__()):
+        for reading in (
+            lambda data=data: decode_bytes(data, 3, 8),
+            lambda data=data: opened(io.BytesIO(data)).__enter__(),
+        ):
             try:
                 reading()
                 read.append(form)
@@ -396,3 +430,23 @@ def test_a_run_writes_no_variable_of_the_environment(
 
 
 SECRETS = ("PLANTED_SECRET", "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "HF_TOKEN")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the file that is opened for the mark
+@pytest.mark.parametrize(
+    ("name", "folder", "files"), [("cifar10", "cifar-10-batches-py", 5), ("cifar100", "cifar-100-python", 0)]
+)
+def test_a_pickle_in_place_of_cifar_is_not_loaded(
+    name: str, folder: str, files: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / folder).mkdir()
+    names = [f"data_batch_{number}" for number in range(1, files + 1)]
+    for file in (*names, "test_batch", "batches.meta", "train", "test", "meta"):
+        (tmp_path / folder / file).write_bytes(pickle.dumps(Command(tmp_path / "mark")))
+    with pytest.raises(DataError):
+        open_dataset(name, tmp_path)
+    assert not (tmp_path / "mark").exists()
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *given: True)
+    with pytest.raises((DataError, TypeError)):
+        open_dataset(name, tmp_path)
+    assert (tmp_path / "mark").exists()  # had torchvision not compared its sums

@@ -177,7 +177,14 @@ def test_a_missing_backend_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        *("pipe:cat /etc/hostname", "file:///etc/hostname", "http://host/a", "simplecache::s3://a/b", "s3:a", "s3://a::b"),
+        *(
+            "pipe:cat /etc/hostname",
+            "file:///etc/hostname",
+            "http://host/a",
+            "simplecache::s3://a/b",
+            "s3:a",
+            "s3://a::b",
+        ),
         *("github://a:b@c/d", "reference://x", "zip://a::file:///b", "https://h/a::file:///etc/hostname", "S3://a/b"),
         *("memory://a", "local:///etc/hostname", "ftp://h/a", "hf://a/b", "data:,a", "ssh://h/a", "PIPE:id", "gs:/a"),
     ],

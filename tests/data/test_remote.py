@@ -176,7 +176,18 @@ def test_a_missing_backend_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["pipe:cat /etc/hostname", "file:///etc/hostname", "http://host/a", "simplecache::s3://a/b", "s3:a", "s3://a::b"],
+    [
+        *(
+            "pipe:cat /etc/hostname",
+            "file:///etc/hostname",
+            "http://host/a",
+            "simplecache::s3://a/b",
+            "s3:a",
+            "s3://a::b",
+        ),
+        *("github://a:b@c/d", "reference://x", "zip://a::file:///b", "https://h/a::file:///etc/hostname", "S3://a/b"),
+        *("memory://a", "local:///etc/hostname", "ftp://h/a", "hf://a/b", "data:,a", "ssh://h/a", "PIPE:id", "gs:/a"),
+    ],
 )
 def test_other_schemes_are_never_opened(url: str, tmp_path: Path) -> None:
     for read in (scheme, read_bytes, lambda given: fetch(given, tmp_path / "cache", 1, HASH)):

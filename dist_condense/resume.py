@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
-from dist_condense import parts
+from dist_condense import parts, terminal
 from dist_condense.config import ConfigError, RunConfig, differences
 from dist_condense.data import ImageSet
 from dist_condense.engine import checkpoint, metrics_file
@@ -88,6 +87,6 @@ def _at(place: str) -> Checkpoint | None:
 
 def _newest(store: Storage) -> Checkpoint | None:
     try:
-        return checkpoint.newest(store, lambda text: print(f"note: {text}", file=sys.stderr))
+        return checkpoint.newest(store, lambda text: terminal.say(f"note: {text}"))
     except Damaged as error:
         raise ConfigError([str(error)]) from error

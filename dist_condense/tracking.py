@@ -14,7 +14,6 @@ import queue
 import re
 import shlex
 import socket
-import sys
 import threading
 import time
 from collections import defaultdict
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+from dist_condense import terminal
 from dist_condense.data.files import write_atomically
 from dist_condense.engine import metrics_file
 from dist_condense.engine.metrics_file import METRICS, STEP, Entry
@@ -191,7 +191,7 @@ class ServerRun:
         elif path.exists():
             self.client.log_artifact(self.run, str(path))
         else:  # not the server's fault
-            print(f"not sent to MLflow: {path} is not there", file=sys.stderr, flush=True)
+            terminal.say(f"not sent to MLflow: {path} is not there")
 
     def everything(self) -> None:
         """All that lies in the folder now."""
@@ -367,7 +367,7 @@ class Tracker:
         if time.monotonic() < self._ask_at or not self._attempt(self._catch_up):
             return False
         self.offline, self.refused = None, False
-        print(f"MLflow at {masked(self._server.uri)} answers again and has what it missed", file=sys.stderr, flush=True)
+        terminal.say(f"MLflow at {masked(self._server.uri)} answers again and has what it missed")
         return True
 
     def _begin(self) -> None:
@@ -390,7 +390,7 @@ class Tracker:
             text = (
                 f"{server} is not reachable ({self.offline}): the run goes on; replay later with: {self.how_to_replay}"
             )
-        print(text, file=sys.stderr, flush=True)
+        terminal.say(text)
 
 
 def replay(

@@ -28,14 +28,47 @@ VARIABLES = (
 NAMED = ("postgresql", "mysql", "mssql", "oracle", "mariadb", "sqlite")
 """Schemes of databases, whose addresses keep the user's name; elsewhere a token often stands in its place."""
 HARMLESS = frozenset(
-    "user username uid host port dbname database driver charset encoding client_encoding timeout connect_timeout sslmode sslrootcert"
-    " sslcert encrypt trustservercertificate target_session_attrs application_name isolation_level detect_types"
-    " check_same_thread cached_statements uri mode cache nolock immutable vfs psow region version versionid".split()
+    [
+        "user",
+        "username",
+        "uid",
+        "host",
+        "port",
+        "dbname",
+        "database",
+        "driver",
+        "charset",
+        "encoding",
+        "client_encoding",
+        "timeout",
+        "connect_timeout",
+        "sslmode",
+        "sslrootcert",
+        "sslcert",
+        "encrypt",
+        "trustservercertificate",
+        "target_session_attrs",
+        "application_name",
+        "isolation_level",
+        "detect_types",
+        "check_same_thread",
+        "cached_statements",
+        "uri",
+        "mode",
+        "cache",
+        "nolock",
+        "immutable",
+        "vfs",
+        "psow",
+        "region",
+        "version",
+        "versionid",
+    ]
 )
 """Parameters of an address that are shown; the value of every other one is taken for a secret."""
 
 _ADDRESS = re.compile(r"(?<![A-Za-z0-9+.-])([A-Za-z][A-Za-z0-9+.-]*)://([^\s'\"<>]*)")
-_BARE = re.compile(r"(?P<user>[^/\s@:]+:)[^\s]*@")
+_BARE = re.compile(r"\A(?P<user>[^/\s@:]+:).*@", re.DOTALL)
 """An address whose scheme was forgotten."""
 _PARAMETER = re.compile(r"([?&;#])([^\s?&;#=/'\"<>]{1,64})=([^\s&;#'\"<>]+)")
 _PARTS = re.compile(r"[\s/@:?#&=;'\"<>\[\]]+")

@@ -62,7 +62,8 @@ class DatasetConfig:
     name: str = "digits"
     """One of `dist-condense list`; `image_folder` or `imagenet` for any folder of class folders."""
     root: str | None = None
-    """Its folder; shipped configs take it from an environment variable such as `IMAGENET_ROOT`."""
+    """Its folder; shipped configs take it from an environment variable such as `IMAGENET_ROOT`. A password in a url is
+    used and never stored."""
     size: int | None = None
     """Pixels of a side; null: the data set's own (224 for image folders, what they were prepared with for shards)."""
     classes: str | list[str] | None = None
@@ -320,7 +321,8 @@ class TrackingConfig:
     """MLflow, metrics and checkpoints."""
 
     uri: str | None = None
-    """MLflow server; null: MLFLOW_TRACKING_URI, else sqlite under the output."""
+    """MLflow server; null: MLFLOW_TRACKING_URI, else sqlite under the output. A password in it is used and never stored;
+    better give it by MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."""
     experiment: str = "dist_condense"
     """MLflow experiment."""
     log_every: int = 10

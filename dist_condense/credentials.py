@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 HIDDEN = "***"
-LEAST = 5
+LENGTHS = range(4, 4096)
 """Letters of a secret that is looked for in every text; shorter ones would be found in words."""
 VARIABLES = (
     "MLFLOW_TRACKING_PASSWORD",
@@ -27,44 +27,13 @@ VARIABLES = (
 """Of the environment, whose values are secrets."""
 NAMED = ("postgresql", "mysql", "mssql", "oracle", "mariadb", "sqlite")
 """Schemes of databases, whose addresses keep the user's name; elsewhere a token often stands in its place."""
-HARMLESS = frozenset(
-    [
-        "user",
-        "username",
-        "uid",
-        "host",
-        "port",
-        "dbname",
-        "database",
-        "driver",
-        "charset",
-        "encoding",
-        "client_encoding",
-        "timeout",
-        "connect_timeout",
-        "sslmode",
-        "sslrootcert",
-        "sslcert",
-        "encrypt",
-        "trustservercertificate",
-        "target_session_attrs",
-        "application_name",
-        "isolation_level",
-        "detect_types",
-        "check_same_thread",
-        "cached_statements",
-        "uri",
-        "mode",
-        "cache",
-        "nolock",
-        "immutable",
-        "vfs",
-        "psow",
-        "region",
-        "version",
-        "versionid",
-    ]
-)
+HARMLESS = {
+    *("user", "username", "uid", "host", "port", "dbname", "database", "driver", "charset", "encoding"),
+    *("client_encoding", "timeout", "connect_timeout", "sslmode", "sslrootcert", "sslcert", "encrypt"),
+    *("trustservercertificate", "target_session_attrs", "application_name", "isolation_level", "detect_types"),
+    *("check_same_thread", "cached_statements", "uri", "mode", "cache", "nolock", "immutable", "vfs", "psow"),
+    *("region", "version", "versionid"),
+}
 """Parameters of an address that are shown; the value of every other one is taken for a secret."""
 
 _ADDRESS = re.compile(r"(?<![A-Za-z0-9+.-])([A-Za-z][A-Za-z0-9+.-]*)://([^\s'\"<>]*)")
@@ -74,6 +43,7 @@ _PARAMETER = re.compile(r"([?&;#])([^\s?&;#=/'\"<>]{1,64})=([^\s&;#'\"<>]+)")
 _PARTS = re.compile(r"[\s/@:?#&=;'\"<>\[\]]+")
 _TRAILING = ".,;)]}'\""
 
+QUOTED = (quote, quote_plus)
 _known: set[str] = set()
 _pattern: re.Pattern[str] | None = None
 _lock = threading.Lock()
@@ -185,8 +155,8 @@ def _remember(secrets: Iterator[str]) -> None:
         spelled
         for secret in secrets
         for known in (secret, unquote(secret), unquote_plus(secret))
-        for spelled in (known, quote(known, safe=""), quote(known), quote_plus(known), repr(known)[1:-1])
-        if len(spelled) >= LEAST and spelled.strip("*")
+        for spelled in (known, repr(known)[1:-1], *(quoted(known, safe) for quoted in QUOTED for safe in ("", "/")))
+        if len(spelled) in LENGTHS and spelled.strip("*")
     }
     with _lock:
         if not spellings <= _known:

@@ -181,9 +181,7 @@ def _write(copy: FileIO, chunk: bytes) -> None:
 def filesystem(url: str) -> Any:
     """What reads this url. DataError where its package is missing, or its password is not known any more."""
     if is_hidden(url):
-        raise DataError(
-            [f"{url}: its password is not stored; give the whole address again, by its key (dataset.root)."]
-        )
+        raise DataError([f"{url}: its password is not stored; give the whole address again (dataset.root=...)."])
     kind = scheme(url) or "file"
     try:
         return fsspec.filesystem(kind, **_OPTIONS.get(kind, {}))

@@ -241,9 +241,9 @@ class Restarts(UserCallback):
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """A group has failed; whether it is started again is not known yet."""
-        line = f"{datetime.now(UTC).isoformat(timespec='seconds')} {terminal.printable(masked(_cause(worker_exceptions)))}\n"
+        cause = terminal.printable(masked(_cause(worker_exceptions)))
         with self.file.open("a") as file:
-            file.write(line)
+            file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {cause}\n")
 
 
 def _cause(failures: dict[int, Exception]) -> str:

@@ -87,7 +87,7 @@ def ask(config: RunConfig, steps: int) -> None:
     problems = [f"{key}: {told}" for key, place in places.items() if (told := _refuses_writes(place))]
     uri = tracking_address.resolve_uri(config.tracking.uri, config.output)
     if told := tracking.refusal(uri, config.tracking.experiment):
-        problems.append(f"tracking: {tracking_address.masked(f'{uri}: {told}')}")
+        problems.append(f"tracking: {uri}: {told}")
     if problems:
         raise ConfigError(problems)
 

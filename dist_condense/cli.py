@@ -19,7 +19,7 @@ from dist_condense.config import ConfigError, RunConfig, load, to_yaml
 
 REFUSED, FAILED, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 RUN_FILE, CARD_FILE = "config.yaml", "card.json"
-CHANGEABLE = ("evaluation.", "cluster.", "data.", "tracking.")
+CHANGEABLE = ("evaluation.", "cluster.", "data.", "tracking.", "dataset.root")
 """What a finished run may be evaluated with; all else belongs to the condensed set."""
 
 

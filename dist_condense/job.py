@@ -38,7 +38,7 @@ from dist_condense.stop import Stop, Terminated
 from dist_condense.synthetic_set import Card, CardClass, SyntheticSetError, load_set, read_card, write_set
 from dist_condense.tags import tags_of
 from dist_condense.tracking import Tracker
-from dist_condense.tracking_address import masked, resolve_uri
+from dist_condense.tracking_address import resolve_uri
 
 SET = "synthetic_set"
 log = logging.getLogger(__name__)
@@ -319,7 +319,7 @@ class Job:
 
     def _tracker(self) -> Tracker:
         uri = resolve_uri(self.config.tracking.uri, self.folder)
-        terminal.say(f"output {self.folder}", f"tracking {masked(uri)}")
+        terminal.say(f"output {self.folder}", f"tracking {uri}")
         return Tracker.start(
             uri,
             self.config.tracking.experiment,
@@ -343,7 +343,7 @@ class Job:
         preview = self.folder / SET / "preview.png"
         report = self.folder / "report.html"
         terminal.say(f"set      {self.folder / SET}", f"preview  {preview}", f"report   {report}")
-        uri = masked(resolve_uri(self.config.tracking.uri, self.folder))
+        uri = resolve_uri(self.config.tracking.uri, self.folder)
         served = uri.startswith(("http://", "https://"))
         command = [str(Path(sys.executable).parent / "mlflow"), "ui", "--backend-store-uri", uri]
         terminal.say(f"compare  {uri if served else shlex.join(command)}")

@@ -21,13 +21,13 @@ from rich.table import Table
 from rich.text import Text
 
 from dist_condense import terminal
+from dist_condense.credentials import masked
 from dist_condense.data.files import write_atomically
 from dist_condense.engine import metrics_file
 from dist_condense.engine.metrics_file import LOSS, METRICS, STEP
 from dist_condense.evaluation.rows import EVALUATION, read_csv
 from dist_condense.preview import left_out
 from dist_condense.synthetic_set import CARD, PREVIEW, code_commit
-from dist_condense.tracking_address import masked
 
 Row = Mapping[str, Any]
 """A row of evaluation.csv: set, protocol, architecture, seed, epochs, top1_last, top1_best (percent)."""

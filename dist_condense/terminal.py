@@ -22,7 +22,7 @@ from rich.progress import Progress
 from rich.segment import Segment
 from rich.text import Text
 
-from dist_condense.tracking_address import masked
+from dist_condense.credentials import masked
 
 HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Unicode's categories of control characters, of formats (direction, zero width, tags), of halves of a surrogate pair,

@@ -25,6 +25,7 @@ from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from dist_condense import terminal
+from dist_condense.credentials import masked
 from dist_condense.engine import ray_join, ray_start
 from dist_condense.engine.coordinator import Coordinator, ProcessGroupCoordinator
 from dist_condense.engine.journal import RunFailed
@@ -240,9 +241,9 @@ class Restarts(UserCallback):
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """A group has failed; whether it is started again is not known yet."""
-        line = f"{datetime.now(UTC).isoformat(timespec='seconds')} {terminal.printable(_cause(worker_exceptions))}\n"
+        cause = terminal.printable(masked(_cause(worker_exceptions)))
         with self.file.open("a") as file:
-            file.write(line)
+            file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {cause}\n")
 
 
 def _cause(failures: dict[int, Exception]) -> str:

@@ -9,16 +9,19 @@ from __future__ import annotations
 import base64
 import html
 import json
+import os
 import re
+import threading
 from collections.abc import Iterator
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
-MASK = "***"
+HIDDEN = "***"
 USERS_ARE_SHOWN = {"postgresql", "postgres", "mysql", "mariadb", "mssql", "oracle"}
 """Schemes, without their drivers, whose user is a name; elsewhere a token often stands in its place."""
 FILES = {"sqlite", "file"}
 """Schemes of files: a word after `?` is part of a path, or an option, but no secret."""
 HARMLESS = {
+    *("user", "username", "uid", "encoding", "client_encoding", "sslcert", "version"),
     *("host", "port", "dbname", "database", "schema", "driver", "charset", "collation", "region", "versionid"),
     *("timeout", "connect_timeout", "read_timeout", "write_timeout", "application_name", "target_session_attrs"),
     *("sslmode", "sslrootcert", "ssl_ca", "encrypt", "trustservercertificate", "unix_socket"),
@@ -26,6 +29,15 @@ HARMLESS = {
     *("isolation_level", "detect_types", "check_same_thread", "cached_statements"),
 }
 """Parameters of a query, in lower case, that are shown where their values are plain; all others are masked."""
+VARIABLES = (
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+    "DATABRICKS_TOKEN",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "RAY_AUTH_TOKEN",
+)
+"""Of the environment, whose values are secrets."""
 SHORTEST, SHORTEST_OTHER = 4, 8
 """Letters from which a secret is masked wherever it occurs; of a parameter that is not named like one."""
 KNOWN_AT_MOST = 256
@@ -47,7 +59,7 @@ _CLOSING = "'\"`>)]},.;:!"
 _ENCODED = re.compile(r"%3A%2F%2F(\S*)", re.IGNORECASE)
 _PARAMETER = re.compile(r"([?&;#])([\w.%\[\]-]{1,64})=([^\s&]+)")
 _ASSIGNED = re.compile(
-    r"((?:secret|password|passwd|pwd|token|api_?key|access_key(?:_id)?)(?:=|[\"']\s{0,3}[:=]\s{0,3}(?=[\"'])))(\S+)",
+    r"((?:secret|password|passwd|pwd|token|api_?key|access_key(?:_id)?)(?:=|[\"']\s{0,3}[:=]\s{0,3}(?=[\"'])))(?![\"']?\*\*\*)(\S+)",
     re.IGNORECASE,
 )
 _AUTHORIZATION = re.compile(
@@ -55,8 +67,11 @@ _AUTHORIZATION = re.compile(
     re.IGNORECASE,
 )
 
+_PARTS = re.compile(r"[\s/@:?#&=;'\"<>\[\]]+")
+
 _known: dict[str, None] = {}
 _forms: tuple[str, ...] = ()
+_lock = threading.Lock()
 
 
 class Address(str):
@@ -67,11 +82,12 @@ class Address(str):
     """
 
     _whole: str
+    _bare: bool
 
-    def __new__(cls, whole: str) -> Address:
-        shown, secrets = _split(whole)
+    def __new__(cls, whole: str, bare: bool = False) -> Address:
+        shown, secrets = _split(whole, bare)
         made = super().__new__(cls, shown)
-        made._whole = whole
+        made._whole, made._bare = whole, bare
         _remember(secrets)
         return made
 
@@ -80,13 +96,18 @@ class Address(str):
         """With its secret: for those alone who open a connection."""
         return self._whole
 
-    def __reduce__(self) -> tuple[type[Address], tuple[str]]:
-        return Address, (self._whole,)
+    def __reduce__(self) -> tuple[type[Address], tuple[str, bool]]:
+        return Address, (self._whole, self._bare)
 
 
-def address(text: str) -> str:
-    """An :class:`Address` where a text, which is one address or path as a whole, holds a secret; else as it is."""
-    return text if isinstance(text, Address) or _split(text)[0] == text else Address(text)
+def address(text: str, bare: bool = False) -> str:
+    """An :class:`Address` where a text, which is one address or path as a whole, holds a secret; else as it is.
+
+    :param bare: whether `user:password@host` is an address whose scheme was forgotten, and not a path.
+    """
+    if isinstance(text, Address) or _split(text, bare)[0] == text:
+        return text
+    return Address(text, bare)
 
 
 def revealed(text: str) -> str:
@@ -94,17 +115,18 @@ def revealed(text: str) -> str:
     return text.revealed if isinstance(text, Address) else text
 
 
-def is_lost(text: str) -> bool:
+def is_hidden(text: str) -> bool:
     """Whether this is what was stored of an address, whose secret has to be given again."""
-    return not isinstance(text, Address) and MASK in text and _split(text)[0] == text
+    return not isinstance(text, Address) and HIDDEN in text and ("://" in text or text.startswith(f"{HIDDEN}@"))
 
 
 def masked(text: str) -> str:
     """A text in which there may be addresses, without the secrets that this process knows and without all that looks
     like one: when in doubt it is masked. In time linear in the text; masking before a text is cut is the caller's.
     """
+    _remember([value for name in VARIABLES if (value := os.environ.get(name))])
     for form in _forms:
-        text = text.replace(form, MASK)
+        text = text.replace(form, HIDDEN)
     text = "".join(_of_addresses(_ENCODED.sub(_encoded, text)))
     text = _PARAMETER.sub(_parameter, text)
     return _AUTHORIZATION.sub(_assigned, _ASSIGNED.sub(_assigned, text))
@@ -113,11 +135,11 @@ def masked(text: str) -> str:
 # --- one address --------------------------------------------------------------------------------------------------
 
 
-def _split(text: str) -> tuple[str, list[str]]:
+def _split(text: str, bare: bool = False) -> tuple[str, list[str]]:
     """An address without its secrets, and these."""
     before, slashes, rest = text.partition("://")
     if not slashes:
-        return _without_scheme(text)
+        return _without_scheme(text) if bare else (text, [])
     found = _SCHEME.search(before[-_SCHEME_AT_MOST:])
     scheme = found[0].partition("+")[0].lower() if found else ""
     user, place, secrets = _userinfo(rest, scheme in USERS_ARE_SHOWN)
@@ -131,7 +153,7 @@ def _without_scheme(text: str) -> tuple[str, list[str]]:
     userinfo, at, host = text.rpartition("@")
     if not at or ":" not in userinfo or text.startswith(("/", "~", ".")) or _DRIVE.match(text):
         return text, []
-    return f"{MASK}@{host}", _secrets_of(userinfo)
+    return f"{HIDDEN}@{host}", _secrets_of(userinfo)
 
 
 def _userinfo(rest: str, shows_user: bool) -> tuple[str, str, list[str]]:
@@ -145,11 +167,11 @@ def _userinfo(rest: str, shows_user: bool) -> tuple[str, str, list[str]]:
         user, colon, _ = userinfo.partition(":")
         if not userinfo or (shows_user and not colon and _USER.fullmatch(user)):
             return f"{userinfo}@", place, []
-        shown = f"{user}:{MASK}" if shows_user and _USER.fullmatch(user) else MASK
+        shown = f"{user}:{HIDDEN}" if shows_user and _USER.fullmatch(user) else HIDDEN
         return f"{shown}@", place, _secrets_of(userinfo)
     user, colon, port = _IPV6.sub("", front).partition(":")
     if colon and not _PORT.fullmatch(port):  # cut off before its `@`, or mistyped
-        return f"{user}:{MASK}" if shows_user and _USER.fullmatch(user) else MASK, "", _secrets_of(rest)
+        return f"{user}:{HIDDEN}" if shows_user and _USER.fullmatch(user) else HIDDEN, "", _secrets_of(rest)
     return "", rest, []
 
 
@@ -166,15 +188,15 @@ def _query(text: str, is_file: bool) -> tuple[str, list[str]]:
     for index in range(2, len(parts), 2):
         sign, part = parts[index - 1], parts[index]
         name, equals, value = part.partition("=")
-        if not part or MASK in (part, value) or (equals and _is_harmless(name, value)):
+        if not part or HIDDEN in (part, value) or (equals and _is_harmless(name, value)):
             continue
         if not equals and (is_file or (sign == "#" and _ROUTE.fullmatch(part))):
             continue
         is_named = bool(value.strip("=") and _NAME.fullmatch(name))
         secret = value if is_named else part
         if len(secret) >= SHORTEST_OTHER or not is_named or _SECRET_NAME.search(name):
-            secrets += [secret, *(part.rpartition("=")[2] for part in re.split("[;&]", unquote(secret)) if "=" in part)]
-        parts[index] = f"{name}={MASK}" if is_named else MASK
+            secrets.append(secret)
+        parts[index] = f"{name}={HIDDEN}" if is_named else HIDDEN
     return "".join(parts), secrets
 
 
@@ -229,21 +251,21 @@ def _closed(piece: str) -> str:
 def _encoded(found: re.Match[str]) -> str:
     """An address that is percent-encoded as a whole."""
     at = found[1].rfind("%40")
-    shown = f"{MASK}{found[1][at:]}" if at >= 0 else found[1]
+    shown = f"{HIDDEN}{found[1][at:]}" if at >= 0 else found[1]
     query = shown.upper().find("%3F")
-    return found[0][:9] + (shown if query < 0 else f"{shown[: query + 3]}{MASK}")
+    return found[0][:9] + (shown if query < 0 else f"{shown[: query + 3]}{HIDDEN}")
 
 
 def _parameter(found: re.Match[str]) -> str:
     sign, name, value = found.groups()
     whole = value.rstrip(_CLOSING)
-    return found[0] if _is_harmless(name, whole) else f"{sign}{name}={MASK}{value[len(whole) :]}"
+    return found[0] if _is_harmless(name, whole) else f"{sign}{name}={HIDDEN}{value[len(whole) :]}"
 
 
 def _assigned(found: re.Match[str]) -> str:
     whole = found[2].rstrip(_CLOSING)
     opening = found[2][0] if found[2][0] in "'\"" else ""
-    return f"{found[1]}{opening}{MASK}{found[2][len(whole) :]}" if whole else found[0]
+    return f"{found[1]}{opening}{HIDDEN}{found[2][len(whole) :]}" if whole else found[0]
 
 
 # --- what this process knows --------------------------------------------------------------------------------------
@@ -252,13 +274,17 @@ def _assigned(found: re.Match[str]) -> str:
 def _remember(secrets: list[str]) -> None:
     global _forms
     new = [secret for secret in secrets if len(secret) >= SHORTEST and secret.strip("*") and secret not in _known]
-    if new and len(_known) < KNOWN_AT_MOST:
-        _known.update(dict.fromkeys(new))
-        _forms = tuple(sorted({form for secret in _known for form in _written(secret)}, key=len, reverse=True))
+    if not new:
+        return
+    with _lock:
+        if len(_known) < KNOWN_AT_MOST:
+            _known.update(dict.fromkeys(new))
+            _forms = tuple(sorted({form for secret in _known for form in _written(secret)}, key=len, reverse=True))
 
 
 def _written(secret: str) -> Iterator[str]:
-    """The forms in which libraries print it."""
+    """The forms in which libraries print it, and its parts: who reads an address otherwise names one as the port."""
     for text in {secret, unquote(secret), unquote_plus(secret)}:
         forms = (text, quote(text), quote(text, ""), quote_plus(text), repr(text)[1:-1], json.dumps(text)[1:-1])
-        yield from (form for form in (*forms, html.escape(text)) if len(form) >= SHORTEST)
+        parts = _PARTS.split(text)
+        yield from (form for form in (*forms, html.escape(text), *parts) if len(form) >= SHORTEST and form.strip("*"))

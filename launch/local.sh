@@ -5,8 +5,8 @@
 #   launch/local.sh --workers 2 CONFIG [key=value ...]             Ray lives as long as the run
 #   launch/local.sh --workers 2 --nodes 2 CONFIG [key=value ...]   on a cluster of several nodes, made for the run
 #
-# The nodes share the cores and GPUs out (cluster.threads cores a worker must fit in one), and take connections from
-# this machine only, with a token. What is started here is ended here, and no other Ray.
+# The nodes share the cores and GPUs out (cluster.threads cores a worker must fit in one), and take connections with a
+# token of this start alone. What is started here is ended here, and no other Ray.
 # Exit code: that of the run. SIGTERM and Ctrl-C reach it. PYTHON: the package's (.venv/bin/python).
 set -euo pipefail
 
@@ -45,17 +45,17 @@ end() {
 if ((nodes > 0)); then
     cores=$(($(nproc) / nodes)) gpus=0
     if command -v nvidia-smi >/dev/null; then gpus=$(($(nvidia-smi --list-gpus | wc -l) / nodes)); fi
-    folder=$(mktemp -d /tmp/ray_XXXXXX)
+    folder=$(mktemp -d /tmp/ray_XXXXXX) # closed to other users; Ray opens its own folder, below it, to everyone
     trap end EXIT
     RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
     export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
     client=$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
-    node --head --port=0 --include-dashboard=false --temp-dir="$folder" --ray-client-server-port="$client"
-    until [[ -s $folder/ray_current_cluster ]]; do
+    node --head --port=0 --include-dashboard=false --temp-dir="$folder/ray" --ray-client-server-port="$client"
+    until [[ -s $folder/ray/ray_current_cluster ]]; do
         kill -0 "${started[0]}" 2>/dev/null || fail "Ray did not start: $(<"$folder/node-0.log")"
         sleep 0.5
     done
-    RAY_ADDRESS=$(<"$folder/ray_current_cluster")
+    RAY_ADDRESS=$(<"$folder/ray/ray_current_cluster")
     export RAY_ADDRESS
     for ((i = 1; i < nodes; i++)); do node --address="$RAY_ADDRESS"; done
 fi

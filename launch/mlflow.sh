@@ -8,7 +8,8 @@ usage: launch/mlflow.sh FOLDER [--host HOST] [--port PORT] [OPTION OF mlflow ser
 
 Starts PostgreSQL on FOLDER/postgres (made at the first start) and `mlflow server` with it and FOLDER/artifacts. Prints
 the URI for tracking.uri once the server answers; Ctrl-C or SIGTERM ends both. The same command goes on with what is
-there. PostgreSQL can be reached through a socket in its own folder alone.
+there. PostgreSQL can be reached through a socket in its own folder alone, and by its user alone; FOLDER is one that no
+other user can write.
 
   --host HOST    the address that the server listens on (127.0.0.1)
   --port PORT    (5000)
@@ -36,9 +37,18 @@ while (($#)); do
 done
 [[ -n $folder ]] || { usage >&2; exit 2; }
 
+umask 077 # what is made here is for its owner alone
+if [[ ! -d $folder ]]; then
+    mkdir -p "$folder"
+    [[ $(id -u) != 0 ]] || chmod 711 "$folder" # PostgreSQL's user has to pass
+fi
+folder=$(cd "$folder" && pwd -P)
+[[ -O $folder && -z $(find "$folder" -maxdepth 0 -perm /022) ]] \
+    || fail "other users can put files into $folder: choose another, or make it yours alone (chmod go-w)"
+
 python=${PYTHON:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/.venv/bin/python}
 [[ -x $python ]] || python=python3
-"$python" -c 'import mlflow, psycopg' || fail "$python lacks the extra: pip install 'dist-condense[mlflow-server]'"
+"$python" -c 'import mlflow, psycopg' || fail "$python lacks mlflow or psycopg: pip install -c constraints.txt '.[mlflow-server]'"
 if [[ -z ${POSTGRES_BIN:-} ]]; then
     initdb=$(command -v initdb || compgen -G '/usr/lib/postgresql/*/bin/initdb' | sort -V | tail -n 1)
     [[ -n $initdb ]] || fail "no initdb: apt-get install postgresql, or set POSTGRES_BIN"
@@ -46,7 +56,6 @@ if [[ -z ${POSTGRES_BIN:-} ]]; then
 fi
 
 mkdir -p "$folder/artifacts"
-folder=$(cd "$folder" && pwd)
 data=$folder/postgres
 exec 9>"$folder/lock"
 flock -n 9 || fail "$folder is in use; 'fuser -v $folder/lock' names by whom"
@@ -81,7 +90,8 @@ trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 # restart: one that a killed start left behind is ended first
-postgres pg_ctl -D "$data" -w -o "-c listen_addresses='' -c unix_socket_directories='$data'" restart
+own="-c listen_addresses='' -c unix_socket_directories='$data' -c unix_socket_permissions=0700"
+postgres pg_ctl -D "$data" -w -o "$own" restart
 (postgres psql -h "$data" -U mlflow -d mlflow -c '') 2>/dev/null || postgres createdb -h "$data" -U mlflow mlflow
 
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=${MLFLOW_SERVER_ENABLE_JOB_EXECUTION:-false}

@@ -32,14 +32,13 @@ fi
 python=$(realpath --no-symlinks "${PYTHON:-.venv/bin/python}")
 [[ -x $python ]] || fail "no Python at $python: run make install, or set PYTHON"
 export PATH="${python%/*}:$PATH" DIST_CONDENSE_OUTPUT="${DIST_CONDENSE_OUTPUT:-$PWD/outputs}"
-export SLURM_STATE="$DIST_CONDENSE_OUTPUT/slurm-$SLURM_JOB_ID"
 gpus=${SLURM_GPUS_ON_NODE:-0}
 ((gpus == 0)) || export DIST_CONDENSE_WORKERS="${DIST_CONDENSE_WORKERS:-$((gpus * SLURM_JOB_NUM_NODES))}"
 
-mkdir -p "$SLURM_STATE"
-rm -f "$SLURM_STATE"/{pid,exit}
-(umask 077 && od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$SLURM_STATE/token")
-export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$SLURM_STATE/token"
+SLURM_STATE=$(mktemp -d) # on this node, where the run is started: new for each start, and for this user alone
+trap 'rm -rf "$SLURM_STATE"' EXIT
+RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n') # srun hands the environment to the nodes
+export SLURM_STATE RAY_AUTH_MODE=token RAY_AUTH_TOKEN
 export RAY_USAGE_STATS_ENABLED=0 RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=300
 
 again=false
@@ -50,7 +49,10 @@ ask() { kill -TERM "$(cat "$SLURM_STATE/pid")" || echo "slurm.sh: there is no ru
 
 # shellcheck disable=SC2016  # for the shell on the head node
 on_head='python -m dist_condense.run "$@" & echo $! >"$SLURM_STATE/pid"; wait $!; echo $? >"$SLURM_STATE/exit"'
-srun --cpu-bind=none --wait=10 ray symmetric-run --address "${HEAD_IP:-$(hostname -I | cut -d' ' -f1)}:6379" \
+# shellcheck disable=SC2016  # for the shell on each node: Ray opens its folder to everyone, so it lies in one of ours
+on_node='RAY_TMPDIR=$(mktemp -d "${RAY_TMPDIR:-/tmp}/dc_XXXXXX") && export RAY_TMPDIR &&
+    exec ray symmetric-run --temp-dir="$RAY_TMPDIR/ray" "$@"'
+srun --cpu-bind=none --wait=10 bash -c "$on_node" node --address "${HEAD_IP:-$(hostname -I | cut -d' ' -f1)}:6379" \
     --min-nodes "$SLURM_JOB_NUM_NODES" --num-cpus="$SLURM_CPUS_ON_NODE" --num-gpus="$gpus" \
     --disable-usage-stats -- bash -c "$on_head" run "$@" &
 while kill -0 $! 2>/dev/null; do wait $! || true; done # a signal ends the wait, not the job

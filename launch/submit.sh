@@ -7,9 +7,10 @@
 # --address URL  the job API; by default RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265, the end of a tunnel
 # --installed    the package is on the cluster: upload nothing
 #
-# Uploads the repository without what .gitignore and .rayignore name (512 MiB at most). The job's folder is thrown
+# Uploads what .rayignore names of the repository, the package and its configs (512 MiB at most). The job's folder is thrown
 # away, so `output` is an absolute path that all nodes see, or DIST_CONDENSE_OUTPUT is set: here, since it is handed
-# on like DIST_CONDENSE_WORKERS, IMAGENET_ROOT and MLFLOW_TRACKING_URI, or on the cluster.
+# on like DIST_CONDENSE_WORKERS, IMAGENET_ROOT and MLFLOW_TRACKING_URI, or on the cluster. An address with a user, a
+# password or a query is set there alone: a job's command line is no secret.
 # Token: RAY_AUTH_TOKEN or a file, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token.
 # Exit code: 0 only if the job SUCCEEDED; 1 if it failed, was stopped, refused or lost; 2 for wrong usage.
 # Ctrl-C leaves the job running; RAY is the command to use (.venv/bin/ray).
@@ -29,6 +30,14 @@ while [[ ${1:-} == --* ]]; do
     esac
 done
 [[ $# -gt 0 ]] || { usage >&2; exit 2; }
+environment=()
+for name in DIST_CONDENSE_OUTPUT DIST_CONDENSE_WORKERS IMAGENET_ROOT MLFLOW_TRACKING_URI; do
+    [[ -z ${!name:-} ]] || environment+=("$name=${!name}")
+done
+for given in "${environment[@]}" "$@"; do
+    [[ $given != *://*[@?]* ]] || fail "${given%%[=:]*} may hold a password (a user or a query in an address), and" \
+        "everyone who reads jobs reads its command line: set it on the cluster, in the environment of its nodes"
+done
 command -v "$ray" >/dev/null || fail "no $ray: run make install, or set RAY"
 export RAY_API_SERVER_ADDRESS=$address RAY_AUTH_MODE=${RAY_AUTH_MODE:-token}
 unset RAY_ADDRESS
@@ -54,10 +63,6 @@ case $(state) in
     UNREACHABLE) fail "no job API answers at $address: open the tunnel, or give --address" ;;
 esac
 
-environment=()
-for name in DIST_CONDENSE_OUTPUT DIST_CONDENSE_WORKERS IMAGENET_ROOT MLFLOW_TRACKING_URI; do
-    [[ -z ${!name:-} ]] || environment+=("$name=${!name}")
-done
 "$ray" job submit --submission-id "$job" "${upload[@]}" -- \
     env "${environment[@]}" python -m dist_condense.run "$@" || true
 while end=$(state) && [[ $end == RUNNING ]]; do # the tunnel was away for a moment

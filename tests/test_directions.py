@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "core": set(),
     "networks": set(),
     "credentials": set(),
-    "engine": {"core", "networks", "data", "credentials"},
+    "engine": {"core", "networks", "data", "terminal", "credentials"},
     "condense": {"core", "engine"},
 }
 MUST_NOT_IMPORT = {"data": {"core", "engine", "config", "networks"}}

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from dist_condense.credentials import masked
+
 SHOWN = 10
 """Names listed in one message before the rest becomes a count."""
 
@@ -10,7 +12,7 @@ class DataError(ValueError):
     """What is wrong with the data, where, and what to change; one text per problem in `problems`."""
 
     def __init__(self, problems: Sequence[str]) -> None:
-        self.problems: list[str] = list(problems)
+        self.problems: list[str] = [masked(problem) for problem in problems]  # Ray writes them into logs of its own
         super().__init__(self.problems)  # the arguments, so that the error survives pickling between processes
 
     def __str__(self) -> str:

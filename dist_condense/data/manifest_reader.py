@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, TypeVar, get_origin, get_type_hints
 
+from dist_condense.credentials import address, masked
 from dist_condense.data.errors import SHOWN, DataError, listed
 from dist_condense.data.image_set import ClassName, ambiguous
 from dist_condense.data.listing import not_text
@@ -45,6 +46,7 @@ class _Checked:
             raise DataError(self.problems)
         classes = self._records(ClassName, content["classes"], "classes")
         made = self._record(Made, content["made"], "made")
+        made = made and replace(made, source=address(made.source))  # of a version that stored it whole
         splits = {split: self._split(content["splits"], split, len(classes)) for split in SPLITS}
         skipped = self._records(Skipped, content["skipped"], "skipped")
         ffcv = self._ffcv(content["ffcv"])
@@ -80,7 +82,7 @@ class _Checked:
         return tuple(self._shards(entry, f"splits.{split}[{label}]") for label, entry in enumerate(splits[split]))
 
     def _shards(self, entries: Any, where: str) -> tuple[Shard, ...]:
-        shards = self._records(Shard, entries, where)
+        shards = tuple(replace(shard, url=address(shard.url)) for shard in self._records(Shard, entries, where))
         if isinstance(entries, list) and not entries:
             self._wrong(where, "has no shard; every class needs images.")
         for index, shard in enumerate(shards):
@@ -123,7 +125,7 @@ class _Checked:
             return None
         wrong = [key for key, hint in hints.items() if not _fits(entry[key], hint)]
         for key in wrong:
-            self._wrong(f"{where}.{key}", f"is {entry[key]!r:.80}, of another type than it must be.")
+            self._wrong(f"{where}.{key}", f"is {masked(repr(entry[key])):.80}, of another type than it must be.")
         return None if wrong else kind(**entry)
 
     def _has_keys(self, entry: Any, keys: tuple[str, ...], where: str) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dist_condense import __version__
+from dist_condense.credentials import address, masked
 from dist_condense.data.beton_writer import UNFINISHED
 from dist_condense.data.catalogue import KNOWN, is_url, names
 from dist_condense.data.errors import DataError, listed
@@ -142,10 +143,11 @@ def plan(
     source: str, dest: Path, options: PrepareOptions, map_unordered: MapUnordered, ffcv: bool = False
 ) -> Plan | Manifest:
     """What is to be done, or the manifest if that is all there. DataError with what is wrong; writes nothing."""
+    source = address(source)
     problems = _problems(source, options, ffcv)
     if problems:
         raise DataError(problems)
-    identity = {"source": source, **json.loads(json.dumps(asdict(options)))}
+    identity = {"source": str(source), **json.loads(json.dumps(asdict(options)))}
     del identity["skip_bad"]  # may change from one start to the next
     if (dest / FILE).exists():
         held = read_manifest(str(dest))
@@ -208,9 +210,13 @@ def is_tars(source: str) -> bool:
 def refuse_others(dest: Path, held: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """DataError naming every option with which DEST was begun differently."""
     keys = [key for key in {**held, **wanted} if held.get(key) != wanted.get(key)]
-    shown = [f"{key} was {held.get(key)!r:.{SHOWN_LETTERS}}, now {wanted.get(key)!r:.{SHOWN_LETTERS}}" for key in keys]
+    shown = [f"{key} was {_shown(held.get(key))}, now {_shown(wanted.get(key))}" for key in keys]
     if shown:
         raise DataError([f"{dest} was made with other options: {'; '.join(shown)}. Give those, or another DEST."])
+
+
+def _shown(value: Any) -> str:
+    return masked(repr(value))[:SHOWN_LETTERS]
 
 
 def _problems(source: str, options: PrepareOptions, ffcv: bool) -> list[str]:

@@ -7,7 +7,6 @@ import math
 import os
 import re
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,12 +17,15 @@ from typing import Any
 
 import ray
 import torch
+from ray._private import services
 from ray._private import utils as ray_utils
 from ray.exceptions import RayActorError, RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
+from dist_condense import terminal
+from dist_condense.credentials import masked
 from dist_condense.engine import ray_join, ray_start
 from dist_condense.engine.coordinator import Coordinator, ProcessGroupCoordinator
 from dist_condense.engine.journal import RunFailed
@@ -97,12 +99,13 @@ def connect() -> None:
     if cluster is None:
         folder = ray_start.folder()
         ray_start.token()
-        print("starting Ray on this machine", file=sys.stderr, flush=True)
+        terminal.say(f"starting Ray on this machine{ray_start.unguarded()}")
     else:
-        print(f"joining {cluster}", file=sys.stderr, flush=True)
+        ray_start.tighten_token()
+        terminal.say(f"joining {cluster}")
         cluster.answer()
     try:
-        with _sigterm_left_alone():
+        with _sigterm_left_alone(), _found(cluster):
             ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env=PROCESS, _temp_dir=folder)
     except Exception as error:  # Ray raises plain ones, as when an overloaded machine starts its processes too slowly
         raise RunFailed(_not_connected(cluster, error)) from error
@@ -116,6 +119,16 @@ def _sigterm_left_alone() -> Iterator[None]:
         yield
     finally:
         ray_utils.set_sigterm_handler = before
+
+
+@contextmanager
+def _found(cluster: ray_join.Cluster | None) -> Iterator[None]:
+    """Ray would read the file of `ray start` once more, from a folder in which every user may put another."""
+    before, services.find_bootstrap_address = services.find_bootstrap_address, lambda _: cluster and cluster.address
+    try:
+        yield
+    finally:
+        services.find_bootstrap_address = before
 
 
 def _not_connected(cluster: ray_join.Cluster | None, error: Exception) -> str:
@@ -228,8 +241,9 @@ class Restarts(UserCallback):
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """A group has failed; whether it is started again is not known yet."""
+        cause = terminal.printable(masked(_cause(worker_exceptions)))
         with self.file.open("a") as file:
-            file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {_cause(worker_exceptions)}\n")
+            file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {cause}\n")
 
 
 def _cause(failures: dict[int, Exception]) -> str:

@@ -11,9 +11,10 @@ from ray._private.services import canonicalize_bootstrap_address
 from ray.core.generated.gcs_service_pb2 import CheckAliveRequest
 from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 
+from dist_condense import terminal
 from dist_condense.engine.journal import RunFailed
 
-VARIABLE, CLIENT = "RAY_ADDRESS", "ray://"
+VARIABLE, CLIENT, LOCAL = "RAY_ADDRESS", "ray://", "local"
 ANSWERING = 30.0
 """Seconds in which a cluster has to answer; one that is just being started does."""
 SILENT, STRANGE, NO_TOKEN = ("UNAVAILABLE", "DEADLINE_EXCEEDED"), "UNIMPLEMENTED", "UNAUTHENTICATED"
@@ -71,10 +72,28 @@ def found() -> Cluster | None:
     if given.startswith(CLIENT):
         return Cluster(given, source, remedy)
     try:
-        address = canonicalize_bootstrap_address(None if given != "auto" else given)
+        address = canonicalize_bootstrap_address(given or _left(source))
     except Exception as error:  # plain ones, of several kinds
         raise RunFailed(f"{source}: {_no_address(given, error)}; {remedy}") from error
     return None if address is None else Cluster(address, source, remedy)
+
+
+def _left(file: str) -> str:
+    """The address that `ray start` left, or that no cluster is to be joined.
+
+    Ray lets every user put a file there, and whoever answers at its address gets this user's token and runs its code:
+    one of another user's is not read, which is said.
+    """
+    try:
+        with open(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)) as opened:
+            if os.fstat(opened.fileno()).st_uid in (0, os.geteuid()):
+                return opened.read().strip()
+    except FileNotFoundError:
+        return LOCAL
+    except OSError:  # a link, or closed to us
+        pass
+    terminal.say(f"{file} is not yours: the cluster that it names is not joined")
+    return LOCAL
 
 
 def _no_address(given: str, error: Exception) -> str:

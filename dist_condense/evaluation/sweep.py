@@ -2,6 +2,9 @@
 
 Tune only places and runs them: no scheduler, no search, no stopping on test results. Images travel once, as numpy
 arrays in the object store, which the trials of a node read without copying.
+
+Trials inherit the environment of their node. Tune would give them AWS keys of the driver's besides, as part of each
+trial's runtime_env, which stands in command lines, logs and the dashboard; it is kept from that.
 """
 
 from __future__ import annotations
@@ -12,10 +15,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import ray
 import torch
 from ray import tune
+from ray.tune.execution import class_cache
 
+from dist_condense.engine.ray_group import connect
 from dist_condense.evaluation.evaluate import Evaluation, Trial, TrialFailed, run_trial
 from dist_condense.evaluation.rows import Row
 
@@ -35,8 +39,8 @@ def sweep(
     :param gpus_per_trial: a fraction lets trials share a GPU but does not divide its memory.
     :raises TrialFailed: after all others have finished, naming each that has no row, and why.
     """
-    if not ray.is_initialized():
-        ray.init()
+    connect()
+    class_cache.ENV_VARS_TO_PROPAGATE.clear()
     delivery = Delivery(on_result)
     function = tune.with_parameters(
         _run, trials=list(trials), evaluation=_exchange(evaluation, _to_numpy), threads=cpus_per_trial

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from ray._private import services
 from ray._private import utils as ray_utils
 from ray.exceptions import ActorUnavailableError
 from ray.train import PreemptionInfo
+from ray.train.v2._internal.constants import get_env_vars_to_propagate
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError, WorkerHealthCheckFailedError
 from ray.train.v2._internal.execution import context
 from ray.train.v2._internal.execution.preemption import PreemptionContext
@@ -142,6 +144,8 @@ def unconnected(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         monkeypatch.setenv(name, "1")  # connect sets what is missing
     monkeypatch.setattr(ray_group.ray_start, "folder", lambda: "/short")
     monkeypatch.setattr(ray_group.ray_start, "token", lambda: None)
+    monkeypatch.setattr(ray_group.ray_start, "tighten_token", lambda: None)
+    monkeypatch.setattr(ray_group.ray_start, "unguarded", lambda: "")
     monkeypatch.setattr(ray_group.ray, "is_initialized", lambda: False)
     return monkeypatch
 
@@ -164,11 +168,19 @@ def test_starting_ray_is_told_and_leaves_sigterm_alone(
     assert capsys.readouterr().err == "starting Ray on this machine\n"
 
 
+def test_ray_train_writes_no_key_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it copies stands in the runtime_env of each worker, which everyone can read (Tune: tests/evaluation)."""
+    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "MLFLOW_TRACKING_PASSWORD", "RAY_AUTH_TOKEN"):
+        monkeypatch.setenv(name, "planted")
+    assert "planted" not in get_env_vars_to_propagate().values()
+
+
 def test_a_cluster_that_is_joined_is_told_and_named_when_it_fails(
     unconnected: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def init(**options: object) -> None:
         assert options["_temp_dir"] is None
+        assert services.find_bootstrap_address(None) == "10.0.0.2:6379"  # whatever the file says by now
         raise RuntimeError("Traceback\nno raylet")
 
     cluster = Cluster("10.0.0.2:6379", "RAY_ADDRESS=head:6379", "unset it")

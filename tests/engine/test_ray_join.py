@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import grpc
@@ -51,6 +52,23 @@ def test_the_file_of_ray_start(folder: Path) -> None:
     cluster = found()
     assert cluster is not None and (cluster.address, cluster.source) == ("10.0.0.3:6379", str(file))
     assert cluster.remedy.startswith(f"delete {file}, left by an ended `ray start`, to start Ray on this machine, or")
+
+
+@pytest.mark.parametrize("planted", ["link", "file"])
+def test_a_cluster_that_another_user_names_is_not_joined(
+    planted: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, his = folder / "ray_current_cluster", folder / "his"
+    his.write_text("10.0.0.66:6379")
+    if planted == "link":
+        file.symlink_to(his)
+    else:
+        his.rename(file)
+        monkeypatch.setattr(os, "geteuid", lambda: 4711)
+        with suppress(PermissionError):  # root's own would do
+            os.chown(file, 65534, -1)
+    assert found() is None
+    assert capsys.readouterr().err == f"{file} is not yours: the cluster that it names is not joined\n"
 
 
 @pytest.mark.parametrize(

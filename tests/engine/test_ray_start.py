@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
 from collections import namedtuple
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,10 +41,57 @@ def unusable(place: Path) -> dict[str, str]:
     }
 
 
-def test_rays_own_choice_where_it_will_do(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def mode(path: Path | str) -> int:
+    return stat.S_IMODE(os.stat(path).st_mode)
+
+
+def test_a_folder_of_this_user_alone_in_the_one_that_ray_would_take(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.chmod(0o1777)  # as /tmp
+    own = place / f"dc_{os.geteuid()}"
     for name in ("TMPDIR", "RAY_TMPDIR"):
         monkeypatch.setenv(name, str(place))
-        assert ray_start.folder() is None
+        assert ray_start.folder() == str(own / "ray")
+        assert mode(own) == 0o700
+
+
+def planted(own: Path, how: str) -> None:
+    """What another user put there first."""
+    if how == "open":
+        own.mkdir()
+        own.chmod(0o777)
+    else:
+        (own.parent / "his").mkdir(mode=0o700)
+        own.symlink_to("his")
+
+
+@pytest.mark.parametrize("how", ["open", "link"])
+def test_a_planted_folder_is_not_taken(how: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = place / f"dc_{os.geteuid()}"
+    planted(own, how)
+    monkeypatch.setenv("TMPDIR", str(place))
+    assert (taken := ray_start.folder()) and not taken.startswith(f"{own}/") and mode(Path(taken).parent) == 0o700
+    monkeypatch.setenv("RAY_TMPDIR", str(place))
+    with pytest.raises(RunFailed, match=f"holds {own.name}, which is not a folder of yours alone"):
+        ray_start.folder()
+
+
+def test_nor_is_another_users(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = place / "dc_4711"
+    own.mkdir(mode=0o700)
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    monkeypatch.setenv("RAY_TMPDIR", str(place))
+    with pytest.raises(RunFailed, match="holds dc_4711, which is not a folder of yours alone"):
+        ray_start.folder()
+
+
+def test_a_place_where_it_could_be_exchanged_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (shared := place / "s").mkdir()
+    shared.chmod(0o777)
+    monkeypatch.setenv("RAY_TMPDIR", str(shared))
+    with pytest.raises(RunFailed, match=r"lets other users replace what lies in it \(mode 777\)"):
+        ray_start.folder()
 
 
 def test_a_folder_that_was_asked_for_is_named(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +115,7 @@ def test_a_folder_of_our_own_where_none_was_asked_for(place: Path, monkeypatch: 
         monkeypatch.setenv("TMPDIR", path)
         own = ray_start.folder()
         assert own is not None and Path(own).name == "ray" and Path(own).parents[1] == place
-        assert stat.S_IMODE(Path(own).parent.stat().st_mode) == 0o700
+        assert mode(Path(own).parent) == 0o700
 
 
 def test_no_folder_at_all(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,9 +137,94 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_ray_keeps_its_token_in_a_home(home: Path) -> None:
+@pytest.fixture
+def no_umask() -> Iterator[None]:
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def test_the_token_in_a_home_is_its_owners_alone(home: Path, no_umask: None) -> None:
     ray_start.token()
+    file = home / ".ray" / "auth_token"
+    assert (mode(file), mode(file.parent), len(kept := file.read_text())) == (0o600, 0o700, 64)
+    ray_start.token()
+    assert file.read_text() == kept and os.listdir(file.parent) == [file.name]
     assert os.environ["RAY_AUTH_TOKEN"] == ""
+
+
+def token_file(home: Path, asked: bool, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One that every user may read, as Ray itself would have made it, in a folder that every user may write."""
+    file = home / ".ray" / "auth_token"
+    file.parent.mkdir()
+    file.write_text("known")
+    file.chmod(0o644)
+    file.parent.chmod(0o777)
+    if asked:
+        monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(file))
+    return file
+
+
+@pytest.mark.parametrize("asked", [False, True])
+@pytest.mark.parametrize("join", [False, True])
+def test_one_that_others_may_read_is_closed_to_them(
+    join: bool, asked: bool, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = token_file(home, asked, monkeypatch)
+    (ray_start.tighten_token if join else ray_start.token)()
+    assert mode(file) == 0o600 and file.read_text() == "known"
+    assert f"{file} was open to other users (mode 644) and is yours alone now" in capsys.readouterr().err
+    assert asked or join or mode(file.parent) == 0o700
+
+
+def test_another_users_is_not_used(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = token_file(home, False, monkeypatch)
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    ray_start.token()
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64 and mode(file) == 0o644
+    assert capsys.readouterr().err == f"{file} lies in another user's folder: Ray has a token for this run alone\n"
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_nor_what_is_no_file(kind: str, home: Path) -> None:
+    secret, file = home / "secret", home / ".ray" / "auth_token"
+    secret.write_text("his to read")
+    secret.chmod(0o644)
+    file.parent.mkdir(mode=0o700)
+    file.symlink_to(secret) if kind == "link" else os.mkfifo(file)
+    ray_start.token()
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64 and mode(secret) == 0o644
+
+
+def test_another_users_that_was_asked_for_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = token_file(home, True, monkeypatch)
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    with pytest.raises(RunFailed, match=f"RAY_AUTH_TOKEN_PATH={file} is another user's; set it to a file of your own"):
+        ray_start.token()
+    ray_start.tighten_token()
+    assert mode(file) == 0o644
+
+
+def test_one_that_cannot_be_closed_is_not_used(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fchmod(descriptor: int, mode: int) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "fchmod", fchmod)
+    token_file(home, False, monkeypatch)
+    ray_start.token()
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(home / ".ray" / "auth_token"))
+    with pytest.raises(RunFailed, match=r"is open to other users and stays so \(Read-only file system\)"):
+        ray_start.token()
+
+
+def test_ray_without_a_token_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ray_start.unguarded() == ""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    assert ray_start.unguarded() == ", for whoever reaches its ports (RAY_AUTH_MODE=disabled)"
 
 
 def test_a_home_that_cannot_be_written_needs_none(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -175,6 +175,8 @@ def _output(config: RunConfig) -> Iterator[str]:
     if urlparse(config.output).scheme not in ("", "file"):
         yield f"output: {config.output} is not a path; give a local or shared folder"
         return
+    if config.data.cache and is_url(config.data.cache):
+        yield f"data.cache: {config.data.cache} is an address; give a folder, which each node has for itself"
     if config.tracking.checkpoints:
         try:
             parts.storage_of(config)

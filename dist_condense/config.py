@@ -37,7 +37,7 @@ SETTLED = ("cluster.slices", "cluster.threads", "cluster.reproducible", "dataset
 """Keys that do, and stay as the first start chose them."""
 PATHS = ("output", "dataset.root", "data.cache", "tracking.checkpoints")
 """Keys in which `~` is the home of whoever starts the run; `sqlite:///~/` in tracking.uri likewise."""
-ADDRESSES = ("tracking.uri", "tracking.checkpoints", "dataset.root")
+ADDRESSES = ("tracking.uri", "tracking.checkpoints", "dataset.root", "data.cache")
 """Keys whose values may be addresses with a password or a token in them, which no file of a run holds."""
 WHOLE_PATHS = ("output", "dataset.root")
 """Those that ``checks`` looks at, with the folders above them, for letters that no file of a run can hold."""

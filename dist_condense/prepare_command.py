@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from dist_condense import signals, terminal
 from dist_condense.config_files import parsed
 from dist_condense.config_values import converted
+from dist_condense.data.catalogue import is_url
 from dist_condense.data.errors import DataError
 from dist_condense.data.listing import is_utf8
 from dist_condense.data.manifest import SPLITS, Manifest
@@ -47,6 +48,8 @@ def place(text: str) -> Path:
         raise argparse.ArgumentTypeError(
             f"{given_text(text)} is not UTF-8; rename it, or link to it under another name"
         )
+    if is_url(text):
+        raise argparse.ArgumentTypeError(f"{text} is an address; give a folder, and upload it afterwards")
     return Path(given_text(text))
 
 

@@ -11,7 +11,8 @@ import logging
 import pickle
 import random
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
@@ -24,6 +25,7 @@ import pytest
 from dist_condense import cli, credentials, logs, run, terminal, tracking
 from dist_condense.config import from_dict, read, to_yaml
 from dist_condense.credentials import HIDDEN, KNOWN_AT_MOST, Address, address, is_hidden, masked, revealed
+from dist_condense.data import DataError, remote
 from dist_condense.data.manifest import FILE
 from dist_condense.data.manifest_reader import read_manifest
 from dist_condense.data.remote import join
@@ -225,6 +227,20 @@ def test_a_config_is_stored_without_secrets(whole: str, key: str, tmp_path: Path
     assert asdict(read(tmp_path / "config.yaml")) == asdict(config)
 
 
+@pytest.mark.parametrize(
+    "given", ["prepare SOURCE {}", "run configs/digits.yaml data.cache={}", "run configs/digits.yaml output={}"]
+)
+def test_no_folder_is_named_like_an_address(
+    given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with suppress(SystemExit):
+        assert cli.main(given.format(*["s3://KEY:pl4nted@bucket/x"] * 2).split()) == cli.REFUSED
+    captured = capsys.readouterr()
+    assert "s3://***@bucket/x" in captured.err and PLANTED not in captured.out + captured.err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_addresses_below_an_address_keep_its_secret() -> None:
     root = address("https://me:pl4nted@host/set?sig=pl4nted")
     assert join(root, "a/b.tar") == "https://***@host/set/a/b.tar?sig=***"
@@ -245,6 +261,20 @@ def test_logs_and_the_terminal_are_masked(capsys: pytest.CaptureFixture[str], tm
     captured = capsys.readouterr()
     assert PLANTED not in (tmp_path / "logs" / "driver.jsonl").read_text() + captured.out + captured.err
     assert all(json.loads(line) for line in (tmp_path / "logs" / "driver.jsonl").read_text().splitlines())
+
+
+@pytest.mark.parametrize("reading", [remote.persistent, remote._retried])
+def test_a_traceback_shows_no_url_of_a_store(reading: Callable[..., object]) -> None:
+    """Ray writes those of workers into its own logs."""
+    kept = address(f"https://host/a.tar?X-Amz-Signature={PLANTED}")
+
+    def refused() -> None:
+        raise PermissionError(f"403, url={revealed(kept)}")
+
+    with pytest.raises((OSError, DataError)) as caught:
+        reading(kept, refused, lambda delay: None)
+    assert PLANTED not in "".join(traceback.format_exception(caught.value)) and "403" in str(caught.value)
+    assert PLANTED not in str(DataError([f"{revealed(kept)} is away"]))
 
 
 @pytest.mark.parametrize("length", range(150, 230, 7))

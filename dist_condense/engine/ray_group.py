@@ -300,4 +300,4 @@ def _where(error: Exception) -> str:
 
 def _innermost(error: Exception) -> str:
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    return masked(lines[-1]) if lines else type(error).__name__  # here, since others cut it

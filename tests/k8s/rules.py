@@ -18,6 +18,7 @@ WORD = re.compile(r"[\w./:=,@+-]+")
 """What a shell leaves alone. KubeRay puts the entrypoint unquoted into a line for the submitter's bash."""
 
 RESTRICTED = "pod-security.kubernetes.io/enforce"
+NAMESPACE = "kubernetes.io/metadata.name"
 POSITIVE = ("backoffLimit", "ttlSecondsAfterFinished", "activeDeadlineSeconds")
 """Asked of whatever ends."""
 
@@ -112,6 +113,24 @@ def _namespace(manifest: Manifest) -> Iterator[str]:
         yield f"labels: {RESTRICTED}=restricted"
 
 
+def _policy(manifest: Manifest) -> Iterator[str]:
+    """What it opens is open to some, who are named: a label alone is anybody's to take in a namespace of theirs."""
+    spec = manifest["spec"]
+    for side, key in (("ingress", "from"), ("egress", "to")):
+        for rule in spec.get(side, []):
+            if not rule.get(key):
+                yield f"{side}: open to everybody"
+            yield from (f"{side}: {told}" for peer in rule.get(key, []) for told in _peer(peer))
+
+
+def _peer(peer: dict[str, Any]) -> Iterator[str]:
+    if "namespaceSelector" in peer:
+        if set(peer["namespaceSelector"].get("matchLabels", {})) != {NAMESPACE}:
+            yield f"namespaceSelector: name one by {NAMESPACE}"
+        if not peer.get("podSelector"):
+            yield "namespaceSelector: name its pods by a podSelector"
+
+
 def _known(_: Manifest) -> Iterator[str]:
     return iter(())
 
@@ -126,7 +145,7 @@ KINDS = {
     "Deployment": _server,
     "Job": _job,
     "Namespace": _namespace,
-    "NetworkPolicy": _known,
+    "NetworkPolicy": _policy,
     "PersistentVolumeClaim": _known,
     "RayJob": _rayjob,
     "Service": _service,

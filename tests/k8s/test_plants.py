@@ -77,6 +77,15 @@ def server(manifests: list[Manifest]) -> dict[str, Any]:
     return only(manifests, "Deployment")["spec"]["template"]["spec"]
 
 
+def policy(manifests: list[Manifest], name: str) -> dict[str, Any]:
+    return only(manifests, "NetworkPolicy", name)["spec"]
+
+
+def peer(manifests: list[Manifest], name: str) -> dict[str, Any]:
+    """The last of those that it lets in."""
+    return policy(manifests, name)["ingress"][0]["from"][-1]
+
+
 PLANTS: dict[str, Callable[[list[Manifest]], object]] = {
     "ttlSecondsAfterFinished: needs shutdownAfterJobFinishes": lambda m: job(m).pop("shutdownAfterJobFinishes"),
     "name: at most 47": lambda m: only(m, "RayJob")["metadata"].update(name="a" * 48),
@@ -119,6 +128,9 @@ PLANTS: dict[str, Callable[[list[Manifest]], object]] = {
     "Service/mlflow: selects no pod": lambda m: m.remove(only(m, "Deployment")),
     "pod-security.kubernetes.io/enforce=restricted": lambda m: only(m, "Namespace")["metadata"].pop("labels"),
     "none that denies what no other allows": lambda m: m.remove(only(m, "NetworkPolicy", "nothing-else")),
+    "ingress: open to everybody": lambda m: policy(m, "job-api")["ingress"].append({"ports": [{"port": 8265}]}),
+    "namespaceSelector: name one by": lambda m: peer(m, "job-api").update(namespaceSelector={}),
+    "namespaceSelector: name its pods": lambda m: peer(m, "job-api").pop("podSelector"),
     "outside of the namespace": lambda m: only(m, "Deployment")["metadata"].update(namespace="default"),
     "is not a kind that belongs here": lambda m: m.append(
         {"kind": "Secret", "metadata": {"name": "x", "namespace": "dist-condense"}}

@@ -22,7 +22,9 @@ def problems(manifests: list[Manifest]) -> Iterator[str]:
     made = {(m["kind"], m["metadata"]["name"]) for m in manifests}
     made |= {("volume", v["metadata"]["name"]) for m in manifests for v in _of(m, "volumeClaimTemplates")}
     for name, pod in pods(manifests):
-        yield from (f"{name}: {told}" for told in [*_pod(pod["spec"]), *_volumes(pod["spec"], made)])
+        yield from (
+            f"{name}: {told}" for told in [*_pod(pod["spec"]), *_written(pod["spec"]), *_volumes(pod["spec"], made)]
+        )
 
 
 def _of(manifest: Manifest, key: str) -> list[Any]:
@@ -50,14 +52,41 @@ def _container(container: dict[str, Any]) -> Iterator[str]:
         yield "securityContext.allowPrivilegeEscalation: false"
     if security.get("capabilities") != {"drop": ["ALL"]}:
         yield "securityContext.capabilities: drop ALL, add none"
-    if not {"cpu", "memory"} <= set(resources.get("requests", {})):
-        yield "resources.requests: cpu and memory"
+    if security.get("readOnlyRootFilesystem") is not True:
+        yield "securityContext.readOnlyRootFilesystem: true; what is written has a volume"
+    if not {"cpu", "memory", "ephemeral-storage"} <= set(resources.get("requests", {})):
+        yield "resources.requests: cpu, memory and ephemeral-storage"
     if resources.get("requests") != resources.get("limits"):
         yield "resources: requests and limits differ"
     yield from _image(container["image"])
     for entry in container.get("env", []):
         if "value" in entry and (SECRET.search(entry["name"]) or re.search(r"://[^/]*:[^/]*@", entry["value"])):
             yield f"env.{entry['name']}: a secret in the open; use secretKeyRef"
+
+
+def _written(spec: dict[str, Any]) -> Iterator[str]:
+    """Folders of the node's disk: bounded, together within what the pod asks for, and where programs write."""
+    folders = {volume["name"]: volume["emptyDir"] for volume in spec.get("volumes", []) if "emptyDir" in volume}
+    yield from (f"volume {name}: give emptyDir.sizeLimit" for name, of in folders.items() if "sizeLimit" not in of)
+    asked = [c.get("resources", {}).get("limits", {}).get("ephemeral-storage", "0") for c in spec["containers"]]
+    held = [of.get("sizeLimit", "0") for of in folders.values()]
+    if sum(map(_bytes, held)) >= sum(map(_bytes, asked)):
+        yield f"ephemeral-storage: {' + '.join(asked)} has no room for volumes of {' + '.join(held)} and the logs"
+    for container in spec["containers"]:
+        mounted = {m["mountPath"] for m in container.get("volumeMounts", []) if m["name"] in folders}
+        given = {entry["name"]: entry.get("value") for entry in container.get("env", [])}
+        yield from (
+            f"{container['name']}: {name} is {given.get(name)}: name an emptyDir that is mounted"
+            for name in ("HOME", "TMPDIR")
+            if given.get(name) not in mounted
+        )
+        if "/tmp" not in mounted:
+            yield f"{container['name']}: mount an emptyDir on /tmp"
+
+
+def _bytes(quantity: str) -> int:
+    number, unit = re.fullmatch(r"(\d+)(Mi|Gi)?", quantity).groups()
+    return int(number) * {None: 1, "Mi": 2**20, "Gi": 2**30}[unit]
 
 
 def _image(image: str) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import shlex
 import socket
 import subprocess
@@ -33,9 +34,8 @@ class Pod:
 
     def here(self, words: str) -> str:
         """Paths in the container to paths here."""
-        for mount in self.container["volumeMounts"]:
-            words = words.replace(mount["mountPath"], str(self.folder / mount["name"]))
-        return words
+        places = {mount["mountPath"]: str(self.folder / mount["name"]) for mount in self.container["volumeMounts"]}
+        return re.sub("|".join(map(re.escape, places)), lambda found: places[found[0]], words)  # one of them is /tmp
 
     def start(self, words: str, **instead: str) -> subprocess.Popen[str]:
         """With the environment that the manifest gives; MLflow is not here, so the run keeps its own."""

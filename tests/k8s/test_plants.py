@@ -77,6 +77,11 @@ def server(manifests: list[Manifest]) -> dict[str, Any]:
     return only(manifests, "Deployment")["spec"]["template"]["spec"]
 
 
+def tmp(manifests: list[Manifest]) -> dict[str, Any]:
+    (found,) = (volume["emptyDir"] for volume in server(manifests)["volumes"] if volume["name"] == "tmp")
+    return found
+
+
 def policy(manifests: list[Manifest], name: str) -> dict[str, Any]:
     return only(manifests, "NetworkPolicy", name)["spec"]
 
@@ -112,7 +117,13 @@ PLANTS: dict[str, Callable[[list[Manifest]], object]] = {
     ),
     "env.URI: a secret in the open": lambda m: head(m)["env"].append({"name": "URI", "value": "postgres://me:x@db/a"}),
     "requests and limits differ": lambda m: head(m)["resources"]["requests"].update(cpu="1"),
-    "resources.requests: cpu and memory": lambda m: head(m).pop("resources"),
+    "resources.requests: cpu, memory and ephemeral-storage": lambda m: head(m).pop("resources"),
+    "readOnlyRootFilesystem: true": lambda m: head(m)["securityContext"].pop("readOnlyRootFilesystem"),
+    "give emptyDir.sizeLimit": lambda m: tmp(m).pop("sizeLimit"),
+    "ephemeral-storage: 6Gi has no room for volumes of 6Gi": lambda m: tmp(m).update(sizeLimit="6Gi"),
+    "ray: mount an emptyDir on /tmp": lambda m: head(m)["volumeMounts"].pop(),
+    "ray: HOME is /home/condense": lambda m: head(m)["env"][-2].update(value="/home/condense"),
+    "ray: TMPDIR is None": lambda m: head(m)["env"].pop(),
     "allowPrivilegeEscalation: false": lambda m: head(m)["securityContext"].pop("allowPrivilegeEscalation"),
     "capabilities: drop ALL": lambda m: head(m)["securityContext"].pop("capabilities"),
     "runAsNonRoot and runAsUser": lambda m: server(m)["securityContext"].pop("runAsNonRoot"),

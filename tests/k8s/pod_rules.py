@@ -22,9 +22,10 @@ def problems(manifests: list[Manifest]) -> Iterator[str]:
     made = {(m["kind"], m["metadata"]["name"]) for m in manifests}
     made |= {("volume", v["metadata"]["name"]) for m in manifests for v in _of(m, "volumeClaimTemplates")}
     for name, pod in pods(manifests):
-        yield from (
-            f"{name}: {told}" for told in [*_pod(pod["spec"]), *_written(pod["spec"]), *_volumes(pod["spec"], made)]
-        )
+        spec = pod["spec"]
+        if spec.get("serviceAccountName") != pod["metadata"]["labels"]["app.kubernetes.io/component"]:
+            yield f"{name}: serviceAccountName: one for each role, named like its component"
+        yield from (f"{name}: {told}" for told in [*_pod(spec), *_written(spec), *_made(spec, made)])
 
 
 def _of(manifest: Manifest, key: str) -> list[Any]:
@@ -99,8 +100,10 @@ def _image(image: str) -> Iterator[str]:
         yield f"image {image}: the package is {VERSION}"
 
 
-def _volumes(spec: dict[str, Any], made: set[tuple[str, str]]) -> Iterator[str]:
-    volumes = spec.get("volumes", [])
+def _made(spec: dict[str, Any], made: set[tuple[str, str]]) -> Iterator[str]:
+    account, volumes = spec.get("serviceAccountName"), spec.get("volumes", [])
+    if ("ServiceAccount", account) not in made:
+        yield f"there is no ServiceAccount {account}"
     names = {volume["name"] for volume in volumes} | {name for kind, name in made if kind == "volume"}
     for volume in volumes:
         claim = volume.get("persistentVolumeClaim", {}).get("claimName")

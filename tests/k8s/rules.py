@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.k8s import pod_rules
 from tests.k8s.manifests import ROOT, Manifest, pods
+from tests.k8s.schemas import KUBERNETES
 
 RAY = re.search(r"(?m)^ray==(\S+)$", (ROOT / "constraints.txt").read_text()).group(1)
 
@@ -17,7 +18,8 @@ RESOURCES = ("num-cpus", "num-gpus", "memory", "resources")
 WORD = re.compile(r"[\w./:=,@+-]+")
 """What a shell leaves alone. KubeRay puts the entrypoint unquoted into a line for the submitter's bash."""
 
-RESTRICTED = "pod-security.kubernetes.io/enforce"
+RESTRICTED = "pod-security.kubernetes.io"
+POD_SECURITY = f"v{KUBERNETES}"
 NAMESPACE = "kubernetes.io/metadata.name"
 POSITIVE = ("backoffLimit", "ttlSecondsAfterFinished", "activeDeadlineSeconds")
 """Asked of whatever ends."""
@@ -108,9 +110,18 @@ def _service(manifest: Manifest) -> Iterator[str]:
         yield "type: ClusterIP; nothing is reached from outside of the cluster"
 
 
+def _account(manifest: Manifest) -> Iterator[str]:
+    if manifest.get("automountServiceAccountToken") is not False:
+        yield "automountServiceAccountToken: false, nobody here talks to the API server"
+
+
 def _namespace(manifest: Manifest) -> Iterator[str]:
-    if manifest["metadata"].get("labels", {}).get(RESTRICTED) != "restricted":
-        yield f"labels: {RESTRICTED}=restricted"
+    """A version that is not pinned means another with each update of the cluster."""
+    labels = manifest["metadata"].get("labels", {})
+    for mode in ("enforce", "warn", "audit"):
+        for label, value in ((f"{RESTRICTED}/{mode}", "restricted"), (f"{RESTRICTED}/{mode}-version", POD_SECURITY)):
+            if labels.get(label) != value:
+                yield f"labels: {label}={value}"
 
 
 def _policy(manifest: Manifest) -> Iterator[str]:
@@ -149,5 +160,6 @@ KINDS = {
     "PersistentVolumeClaim": _known,
     "RayJob": _rayjob,
     "Service": _service,
+    "ServiceAccount": _account,
     "StatefulSet": _server,
 }

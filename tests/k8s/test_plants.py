@@ -129,7 +129,12 @@ PLANTS: dict[str, Callable[[list[Manifest]], object]] = {
     "runAsNonRoot and runAsUser": lambda m: server(m)["securityContext"].pop("runAsNonRoot"),
     "seccompProfile: RuntimeDefault": lambda m: server(m)["securityContext"].pop("seccompProfile"),
     "hostNetwork: shares the node's": lambda m: server(m).update(hostNetwork=True),
-    "automountServiceAccountToken: false": lambda m: server(m).pop("automountServiceAccountToken"),
+    "Deployment/mlflow: automountServiceAccountToken: false": lambda m: server(m).pop("automountServiceAccountToken"),
+    "ServiceAccount/head: automountServiceAccountToken: false": lambda m: only(m, "ServiceAccount", "head").pop(
+        "automountServiceAccountToken"
+    ),
+    "serviceAccountName: one for each role": lambda m: server(m).update(serviceAccountName="default"),
+    "there is no ServiceAccount mlflow": lambda m: m.remove(only(m, "ServiceAccount", "mlflow")),
     "enableServiceLinks: false": lambda m: server(m).pop("enableServiceLinks"),
     "there is no volume cache": lambda m: head(m)["volumeMounts"].append({"name": "cache", "mountPath": "/cache"}),
     "there is no claim output": lambda m: m.remove(only(m, "PersistentVolumeClaim", "output")),
@@ -138,6 +143,9 @@ PLANTS: dict[str, Callable[[list[Manifest]], object]] = {
     "type: ClusterIP": lambda m: only(m, "Service", "mlflow")["spec"].update(type="LoadBalancer"),
     "Service/mlflow: selects no pod": lambda m: m.remove(only(m, "Deployment")),
     "pod-security.kubernetes.io/enforce=restricted": lambda m: only(m, "Namespace")["metadata"].pop("labels"),
+    "pod-security.kubernetes.io/enforce-version=v": lambda m: only(m, "Namespace")["metadata"]["labels"].update(
+        {"pod-security.kubernetes.io/enforce-version": "latest"}
+    ),
     "none that denies what no other allows": lambda m: m.remove(only(m, "NetworkPolicy", "nothing-else")),
     "ingress: open to everybody": lambda m: policy(m, "job-api")["ingress"].append({"ports": [{"port": 8265}]}),
     "namespaceSelector: name one by": lambda m: peer(m, "job-api").update(namespaceSelector={}),

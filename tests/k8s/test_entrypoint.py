@@ -19,7 +19,7 @@ from PIL import Image
 
 from dist_condense import load_set
 from dist_condense.data.subsets import SUBSETS
-from tests.k8s.manifests import Manifest, head, only, rendered
+from tests.k8s.manifests import Manifest, config_map, head, only, rendered
 
 pytestmark = pytest.mark.slow
 
@@ -56,7 +56,7 @@ def smoke(tmp_path: Path) -> Pod:
     """The head of overlays/cpu-smoke, with its ConfigMap."""
     manifests = rendered("cpu-smoke")
     pod = Pod(head(manifests), tmp_path)
-    for name, text in only(manifests, "ConfigMap")["data"].items():
+    for name, text in config_map(manifests, "configs")["data"].items():
         (tmp_path / "configs" / name).write_text(text)
     return pod
 

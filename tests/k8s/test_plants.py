@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.k8s import rules, schemas
-from tests.k8s.manifests import Manifest, head, only, rendered
+from tests.k8s.manifests import Manifest, config_map, head, only, rendered
 
 FREE = {"data", "labels", "matchLabels", "selector", "requests", "limits", "annotations", "rayStartParams", "drop"}
 """Maps whose keys are anybody's."""
@@ -138,7 +138,7 @@ PLANTS: dict[str, Callable[[list[Manifest]], object]] = {
     "enableServiceLinks: false": lambda m: server(m).pop("enableServiceLinks"),
     "there is no volume cache": lambda m: head(m)["volumeMounts"].append({"name": "cache", "mountPath": "/cache"}),
     "there is no claim output": lambda m: m.remove(only(m, "PersistentVolumeClaim", "output")),
-    "there is no ConfigMap": lambda m: m.remove(only(m, "ConfigMap")),
+    "there is no ConfigMap": lambda m: m.remove(config_map(m, "configs")),
     "livenessProbe: is missing": lambda m: server(m)["containers"][0].pop("livenessProbe"),
     "type: ClusterIP": lambda m: only(m, "Service", "mlflow")["spec"].update(type="LoadBalancer"),
     "Service/mlflow: selects no pod": lambda m: m.remove(only(m, "Deployment")),

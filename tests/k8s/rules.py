@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -21,6 +22,10 @@ WORD = re.compile(r"[\w./:=,@+-]+")
 RESTRICTED = "pod-security.kubernetes.io"
 POD_SECURITY = f"v{KUBERNETES}"
 NAMESPACE = "kubernetes.io/metadata.name"
+NARROW = {4: 12, 6: 32}
+"""The shortest prefix by version of IP: clouds publish ranges of their stores of 15 bits and more."""
+METADATA = ("169.254.169.254", "169.254.170.2", "168.63.129.16", "100.100.100.200", "fd00:ec2::254", "fd20:ce::254")
+"""Of AWS, Google and OpenStack; ECS; Azure; Alibaba; AWS and Google by IPv6."""
 POSITIVE = ("backoffLimit", "ttlSecondsAfterFinished", "activeDeadlineSeconds")
 """Asked of whatever ends."""
 
@@ -132,6 +137,8 @@ def _policy(manifest: Manifest) -> Iterator[str]:
             if not rule.get(key):
                 yield f"{side}: open to everybody"
             yield from (f"{side}: {told}" for peer in rule.get(key, []) for told in _peer(peer))
+            if not rule.get("ports") and any("podSelector" not in peer for peer in rule.get(key, [])):
+                yield f"{side}: name the ports"
 
 
 def _peer(peer: dict[str, Any]) -> Iterator[str]:
@@ -140,6 +147,15 @@ def _peer(peer: dict[str, Any]) -> Iterator[str]:
             yield f"namespaceSelector: name one by {NAMESPACE}"
         if not peer.get("podSelector"):
             yield "namespaceSelector: name its pods by a podSelector"
+
+    if "ipBlock" in peer:
+        block = ipaddress.ip_network(peer["ipBlock"]["cidr"])
+        but = [ipaddress.ip_network(cidr) for cidr in peer["ipBlock"].get("except", [])]
+        if block.prefixlen < NARROW[block.version]:
+            yield f"ipBlock {block}: half the world; name the addresses of whom it is for"
+        for address in map(ipaddress.ip_address, METADATA):
+            if address in block and not any(address in out for out in but):
+                yield f"ipBlock {block}: holds {address}, which gives out the node's credentials"
 
 
 def _known(_: Manifest) -> Iterator[str]:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from dist_condense import config
-from tests.k8s import rules, schemas
+from tests.k8s import pod_rules, rules, schemas
 from tests.k8s.manifests import K8S, OVERLAYS, ROOT, config_map, head, only, pods, rendered
 
 RUNS = sorted(set(OVERLAYS) - {"prepare"})
@@ -111,4 +111,4 @@ def test_the_secrets_that_the_readme_asks_for_are_all() -> None:
     for name in OVERLAYS:
         named |= set(re.findall(r"'secret(?:KeyRef|Ref)': \{[^}]*'name': '([^']+)'", str(rendered(name))))
     told = set(re.findall(r"create secret generic (\S+)", (K8S / "README.md").read_text()))
-    assert named == told == {"mlflow-database", "s3"}
+    assert named == told == set().union(*pod_rules.SECRETS.values())

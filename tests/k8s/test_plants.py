@@ -77,6 +77,15 @@ def server(manifests: list[Manifest]) -> dict[str, Any]:
     return only(manifests, "Deployment")["spec"]["template"]["spec"]
 
 
+def submitter(manifests: list[Manifest]) -> dict[str, Any]:
+    return job(manifests)["submitterPodTemplate"]["spec"]["containers"][0]
+
+
+def address(manifests: list[Manifest], cidr: str) -> None:
+    """Whom everybody may ask for names."""
+    policy(manifests, "names")["egress"][0]["to"][-1]["ipBlock"].update(cidr=cidr)
+
+
 def tmp(manifests: list[Manifest]) -> dict[str, Any]:
     (found,) = (volume["emptyDir"] for volume in server(manifests)["volumes"] if volume["name"] == "tmp")
     return found
@@ -138,6 +147,12 @@ PLANTS: dict[str, Callable[[list[Manifest]], object]] = {
     "enableServiceLinks: false": lambda m: server(m).pop("enableServiceLinks"),
     "there is no volume cache": lambda m: head(m)["volumeMounts"].append({"name": "cache", "mountPath": "/cache"}),
     "there is no claim output": lambda m: m.remove(only(m, "PersistentVolumeClaim", "output")),
+    "volume token: a path of the node, or a secret or token": lambda m: server(m)["volumes"].append(
+        {"name": "token", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}
+    ),
+    "late: securityContext.readOnlyRootFilesystem": lambda m: server(m).update(
+        initContainers=[{"name": "late", "image": "postgres:17.6-bookworm"}]
+    ),
     "there is no ConfigMap": lambda m: m.remove(config_map(m, "configs")),
     "livenessProbe: is missing": lambda m: server(m)["containers"][0].pop("livenessProbe"),
     "type: ClusterIP": lambda m: only(m, "Service", "mlflow")["spec"].update(type="LoadBalancer"),
@@ -150,6 +165,15 @@ PLANTS: dict[str, Callable[[list[Manifest]], object]] = {
     "ingress: open to everybody": lambda m: policy(m, "job-api")["ingress"].append({"ports": [{"port": 8265}]}),
     "namespaceSelector: name one by": lambda m: peer(m, "job-api").update(namespaceSelector={}),
     "namespaceSelector: name its pods": lambda m: peer(m, "job-api").pop("podSelector"),
+    "egress: name the ports": lambda m: policy(m, "names")["egress"][0].pop("ports"),
+    "ipBlock 0.0.0.0/0: half the world": lambda m: address(m, "0.0.0.0/0"),
+    "ipBlock 128.0.0.0/1: half the world": lambda m: address(m, "128.0.0.0/1"),
+    "ipBlock ::/0: half the world": lambda m: address(m, "::/0"),
+    "ipBlock 169.254.0.0/16: holds 169.254.169.254": lambda m: address(m, "169.254.0.0/16"),
+    "Secret s3-worker: not for head": lambda m: head(m).update(envFrom=[{"secretRef": {"name": "s3-worker"}}]),
+    "Secret mlflow-database: not for submitter": lambda m: submitter(m)["env"].append(
+        {"name": "X", "valueFrom": {"secretKeyRef": {"name": "mlflow-database", "key": "password"}}}
+    ),
     "outside of the namespace": lambda m: only(m, "Deployment")["metadata"].update(namespace="default"),
     "is not a kind that belongs here": lambda m: m.append(
         {"kind": "Secret", "metadata": {"name": "x", "namespace": "dist-condense"}}

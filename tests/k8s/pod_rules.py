@@ -89,7 +89,7 @@ def _written(spec: dict[str, Any]) -> Iterator[str]:
     """Folders of the node's disk: bounded, together within what the pod asks for, and where programs write."""
     folders = {volume["name"]: volume["emptyDir"] for volume in spec.get("volumes", []) if "emptyDir" in volume}
     yield from (f"volume {name}: give emptyDir.sizeLimit" for name, of in folders.items() if "sizeLimit" not in of)
-    asked = [c.get("resources", {}).get("limits", {}).get("ephemeral-storage", "0") for c in _containers(spec)]
+    asked = [c.get("resources", {}).get("limits", {}).get("ephemeral-storage", "0") for c in spec["containers"]]
     held = [of.get("sizeLimit", "0") for of in folders.values()]
     if sum(map(_bytes, held)) >= sum(map(_bytes, asked)):
         yield f"ephemeral-storage: {' + '.join(asked)} has no room for volumes of {' + '.join(held)} and the logs"

@@ -39,6 +39,12 @@ def only(manifests: list[Manifest], kind: str, name: str | None = None) -> Manif
     return found
 
 
+def config_map(manifests: list[Manifest], name: str) -> Manifest:
+    """By the name before kustomize's hash."""
+    (found,) = (m for m in manifests if m["kind"] == "ConfigMap" and m["metadata"]["name"].rpartition("-")[0] == name)
+    return found
+
+
 def pods(manifests: list[Manifest]) -> Iterator[tuple[str, Manifest]]:
     """(kind/name of its owner and what it is there, pod template) of each."""
     for manifest in manifests:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterator
 from typing import Any
 
 from tests.k8s import pod_rules
 from tests.k8s.manifests import ROOT, Manifest, pods
+from tests.k8s.schemas import KUBERNETES
 
 RAY = re.search(r"(?m)^ray==(\S+)$", (ROOT / "constraints.txt").read_text()).group(1)
 
@@ -17,7 +19,13 @@ RESOURCES = ("num-cpus", "num-gpus", "memory", "resources")
 WORD = re.compile(r"[\w./:=,@+-]+")
 """What a shell leaves alone. KubeRay puts the entrypoint unquoted into a line for the submitter's bash."""
 
-RESTRICTED = "pod-security.kubernetes.io/enforce"
+RESTRICTED = "pod-security.kubernetes.io"
+POD_SECURITY = f"v{KUBERNETES}"
+NAMESPACE = "kubernetes.io/metadata.name"
+NARROW = {4: 12, 6: 32}
+"""The shortest prefix by version of IP: clouds publish ranges of their stores of 15 bits and more."""
+METADATA = ("169.254.169.254", "169.254.170.2", "168.63.129.16", "100.100.100.200", "fd00:ec2::254", "fd20:ce::254")
+"""Of AWS, Google and OpenStack; ECS; Azure; Alibaba; AWS and Google by IPv6."""
 POSITIVE = ("backoffLimit", "ttlSecondsAfterFinished", "activeDeadlineSeconds")
 """Asked of whatever ends."""
 
@@ -107,9 +115,47 @@ def _service(manifest: Manifest) -> Iterator[str]:
         yield "type: ClusterIP; nothing is reached from outside of the cluster"
 
 
+def _account(manifest: Manifest) -> Iterator[str]:
+    if manifest.get("automountServiceAccountToken") is not False:
+        yield "automountServiceAccountToken: false, nobody here talks to the API server"
+
+
 def _namespace(manifest: Manifest) -> Iterator[str]:
-    if manifest["metadata"].get("labels", {}).get(RESTRICTED) != "restricted":
-        yield f"labels: {RESTRICTED}=restricted"
+    """A version that is not pinned means another with each update of the cluster."""
+    labels = manifest["metadata"].get("labels", {})
+    for mode in ("enforce", "warn", "audit"):
+        for label, value in ((f"{RESTRICTED}/{mode}", "restricted"), (f"{RESTRICTED}/{mode}-version", POD_SECURITY)):
+            if labels.get(label) != value:
+                yield f"labels: {label}={value}"
+
+
+def _policy(manifest: Manifest) -> Iterator[str]:
+    """What it opens is open to some, who are named: a label alone is anybody's to take in a namespace of theirs."""
+    spec = manifest["spec"]
+    for side, key in (("ingress", "from"), ("egress", "to")):
+        for rule in spec.get(side, []):
+            if not rule.get(key):
+                yield f"{side}: open to everybody"
+            yield from (f"{side}: {told}" for peer in rule.get(key, []) for told in _peer(peer))
+            if not rule.get("ports") and any("podSelector" not in peer for peer in rule.get(key, [])):
+                yield f"{side}: name the ports"
+
+
+def _peer(peer: dict[str, Any]) -> Iterator[str]:
+    if "namespaceSelector" in peer:
+        if set(peer["namespaceSelector"].get("matchLabels", {})) != {NAMESPACE}:
+            yield f"namespaceSelector: name one by {NAMESPACE}"
+        if not peer.get("podSelector"):
+            yield "namespaceSelector: name its pods by a podSelector"
+
+    if "ipBlock" in peer:
+        block = ipaddress.ip_network(peer["ipBlock"]["cidr"])
+        but = [ipaddress.ip_network(cidr) for cidr in peer["ipBlock"].get("except", [])]
+        if block.prefixlen < NARROW[block.version]:
+            yield f"ipBlock {block}: half the world; name the addresses of whom it is for"
+        for address in map(ipaddress.ip_address, METADATA):
+            if address in block and not any(address in out for out in but):
+                yield f"ipBlock {block}: holds {address}, which gives out the node's credentials"
 
 
 def _known(_: Manifest) -> Iterator[str]:
@@ -126,9 +172,10 @@ KINDS = {
     "Deployment": _server,
     "Job": _job,
     "Namespace": _namespace,
-    "NetworkPolicy": _known,
+    "NetworkPolicy": _policy,
     "PersistentVolumeClaim": _known,
     "RayJob": _rayjob,
     "Service": _service,
+    "ServiceAccount": _account,
     "StatefulSet": _server,
 }

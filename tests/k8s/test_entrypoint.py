@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import shlex
 import socket
 import subprocess
@@ -18,7 +19,7 @@ from PIL import Image
 
 from dist_condense import load_set
 from dist_condense.data.subsets import SUBSETS
-from tests.k8s.manifests import Manifest, head, only, rendered
+from tests.k8s.manifests import Manifest, config_map, head, only, rendered
 
 pytestmark = pytest.mark.slow
 
@@ -33,9 +34,8 @@ class Pod:
 
     def here(self, words: str) -> str:
         """Paths in the container to paths here."""
-        for mount in self.container["volumeMounts"]:
-            words = words.replace(mount["mountPath"], str(self.folder / mount["name"]))
-        return words
+        places = {mount["mountPath"]: str(self.folder / mount["name"]) for mount in self.container["volumeMounts"]}
+        return re.sub("|".join(map(re.escape, places)), lambda found: places[found[0]], words)  # one of them is /tmp
 
     def start(self, words: str, **instead: str) -> subprocess.Popen[str]:
         """With the environment that the manifest gives; MLflow is not here, so the run keeps its own."""
@@ -56,7 +56,7 @@ def smoke(tmp_path: Path) -> Pod:
     """The head of overlays/cpu-smoke, with its ConfigMap."""
     manifests = rendered("cpu-smoke")
     pod = Pod(head(manifests), tmp_path)
-    for name, text in only(manifests, "ConfigMap")["data"].items():
+    for name, text in config_map(manifests, "configs")["data"].items():
         (tmp_path / "configs" / name).write_text(text)
     return pod
 

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from dist_condense import config
-from tests.k8s import rules, schemas
-from tests.k8s.manifests import K8S, OVERLAYS, ROOT, head, only, pods, rendered
+from tests.k8s import pod_rules, rules, schemas
+from tests.k8s.manifests import K8S, OVERLAYS, ROOT, config_map, head, only, pods, rendered
 
 RUNS = sorted(set(OVERLAYS) - {"prepare"})
 
@@ -59,7 +59,7 @@ def test_the_config_and_its_overrides_are_accepted(name: str, tmp_path: Path, mo
     assert entrypoint[:3] == ["python", "-m", "dist_condense.run"]
     path, folder = Path(entrypoint[3]), _mount(manifests, "configs")
     assert str(path.parent) == folder
-    (tmp_path / path.name).write_text(only(manifests, "ConfigMap")["data"][path.name])
+    (tmp_path / path.name).write_text(config_map(manifests, "configs")["data"][path.name])
     for entry in head(manifests)["env"]:
         monkeypatch.setenv(entry["name"], entry["value"])
     loaded = config.load(str(tmp_path / path.name), entrypoint[4:])
@@ -73,7 +73,7 @@ def _mount(manifests: list, volume: str) -> str:
 
 
 def test_the_config_map_is_the_folder_configs() -> None:
-    found = only(rendered("base"), "ConfigMap")
+    found = config_map(rendered("base"), "configs")
     assert found["data"] == {file.name: file.read_text() for file in (ROOT / "configs").glob("*.yaml")}
     volumes = only(rendered("base"), "RayJob")["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["volumes"]
     assert {"name": "configs", "configMap": {"name": found["metadata"]["name"]}} in volumes
@@ -111,4 +111,4 @@ def test_the_secrets_that_the_readme_asks_for_are_all() -> None:
     for name in OVERLAYS:
         named |= set(re.findall(r"'secret(?:KeyRef|Ref)': \{[^}]*'name': '([^']+)'", str(rendered(name))))
     told = set(re.findall(r"create secret generic (\S+)", (K8S / "README.md").read_text()))
-    assert named == told == {"mlflow-database", "s3"}
+    assert named == told == set().union(*pod_rules.SECRETS.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ class Party:
 
     namespace: str
     labels: tuple[tuple[str, str], ...] = ()
+    address: str = ""
 
     @property
     def ours(self) -> bool:
@@ -32,11 +34,17 @@ class Party:
 
 
 OTHERS = {
-    "operator": Party("anywhere", ((NAME, "kuberay-operator"),)),
+    "operator": Party("kuberay-operator", ((NAME, "kuberay-operator"),)),
+    "one that calls itself operator": Party("default", ((NAME, "kuberay-operator"),)),
     "Prometheus": Party("monitoring", ((NAME, "prometheus"),)),
     "DNS": Party("kube-system", (("k8s-app", "kube-dns"),)),
+    "DNS of the node": Party("", address="169.254.20.10"),
     "another pod": Party("default", ((NAME, "dist-condense"), (COMPONENT, "head"))),
-    "the world": Party(""),
+    "another pod of monitoring": Party("monitoring", ((NAME, "grafana"),)),
+    "another pod of kube-system": Party("kube-system", (("k8s-app", "metrics-server"),)),
+    "metadata": Party("", address="169.254.169.254"),
+    "the store": Party("", address="192.0.2.1"),
+    "the world": Party("", address="8.8.8.8"),
 }
 
 
@@ -53,9 +61,18 @@ def selected(selector: dict[str, Any], labels: dict[str, str]) -> bool:
     )
 
 
+def within(address: str, cidr: str) -> bool:
+    return ipaddress.ip_address(address) in ipaddress.ip_network(cidr)
+
+
 def is_peer(peer: dict[str, Any], party: Party) -> bool:
     if "ipBlock" in peer:
-        return party.namespace == ""
+        block = peer["ipBlock"]
+        return (
+            party.address != ""
+            and within(party.address, block["cidr"])
+            and not any(within(party.address, cidr) for cidr in block.get("except", []))
+        )
     if "namespaceSelector" in peer:
         here = party.namespace != "" and selected(peer["namespaceSelector"], {NAMESPACE: party.namespace})
     else:
@@ -107,8 +124,16 @@ def test_the_table_of_the_readme_is_what_the_policies_allow(name: str) -> None:
     known = set(parties(manifests))
     told = {row for row in table((K8S / "README.md").read_text()) if row[0] in known and row[1] in known}
     if name != "s3":
-        told = {row for row in told if row[1] != "the world"}
+        told = {row for row in told if row[1] != "the store"}
     assert reached(manifests) == told
+
+
+def test_the_operator_is_where_the_readme_installs_it() -> None:
+    (told,) = re.findall(
+        r"helm install (?:\S|[ ]|\\\n)* --namespace (\S+) --create-namespace", (K8S / "README.md").read_text()
+    )
+    peers = only(rendered("base"), "NetworkPolicy", "job-api")["spec"]["ingress"][0]["from"]
+    assert [x["namespaceSelector"]["matchLabels"] for x in peers if "namespaceSelector" in x] == [{NAMESPACE: told}]
 
 
 def test_a_policy_that_is_gone_or_too_wide_is_noticed() -> None:

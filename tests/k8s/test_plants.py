@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.k8s import rules, schemas
-from tests.k8s.manifests import Manifest, head, only, rendered
+from tests.k8s.manifests import Manifest, config_map, head, only, rendered
 
 FREE = {"data", "labels", "matchLabels", "selector", "requests", "limits", "annotations", "rayStartParams", "drop"}
 """Maps whose keys are anybody's."""
@@ -77,6 +77,29 @@ def server(manifests: list[Manifest]) -> dict[str, Any]:
     return only(manifests, "Deployment")["spec"]["template"]["spec"]
 
 
+def submitter(manifests: list[Manifest]) -> dict[str, Any]:
+    return job(manifests)["submitterPodTemplate"]["spec"]["containers"][0]
+
+
+def address(manifests: list[Manifest], cidr: str) -> None:
+    """Whom everybody may ask for names."""
+    policy(manifests, "names")["egress"][0]["to"][-1]["ipBlock"].update(cidr=cidr)
+
+
+def tmp(manifests: list[Manifest]) -> dict[str, Any]:
+    (found,) = (volume["emptyDir"] for volume in server(manifests)["volumes"] if volume["name"] == "tmp")
+    return found
+
+
+def policy(manifests: list[Manifest], name: str) -> dict[str, Any]:
+    return only(manifests, "NetworkPolicy", name)["spec"]
+
+
+def peer(manifests: list[Manifest], name: str) -> dict[str, Any]:
+    """The last of those that it lets in."""
+    return policy(manifests, name)["ingress"][0]["from"][-1]
+
+
 PLANTS: dict[str, Callable[[list[Manifest]], object]] = {
     "ttlSecondsAfterFinished: needs shutdownAfterJobFinishes": lambda m: job(m).pop("shutdownAfterJobFinishes"),
     "name: at most 47": lambda m: only(m, "RayJob")["metadata"].update(name="a" * 48),
@@ -103,22 +126,54 @@ PLANTS: dict[str, Callable[[list[Manifest]], object]] = {
     ),
     "env.URI: a secret in the open": lambda m: head(m)["env"].append({"name": "URI", "value": "postgres://me:x@db/a"}),
     "requests and limits differ": lambda m: head(m)["resources"]["requests"].update(cpu="1"),
-    "resources.requests: cpu and memory": lambda m: head(m).pop("resources"),
+    "resources.requests: cpu, memory and ephemeral-storage": lambda m: head(m).pop("resources"),
+    "readOnlyRootFilesystem: true": lambda m: head(m)["securityContext"].pop("readOnlyRootFilesystem"),
+    "give emptyDir.sizeLimit": lambda m: tmp(m).pop("sizeLimit"),
+    "ephemeral-storage: 6Gi has no room for volumes of 6Gi": lambda m: tmp(m).update(sizeLimit="6Gi"),
+    "ray: mount an emptyDir on /tmp": lambda m: head(m)["volumeMounts"].pop(),
+    "ray: HOME is /home/condense": lambda m: head(m)["env"][-2].update(value="/home/condense"),
+    "ray: TMPDIR is None": lambda m: head(m)["env"].pop(),
     "allowPrivilegeEscalation: false": lambda m: head(m)["securityContext"].pop("allowPrivilegeEscalation"),
     "capabilities: drop ALL": lambda m: head(m)["securityContext"].pop("capabilities"),
     "runAsNonRoot and runAsUser": lambda m: server(m)["securityContext"].pop("runAsNonRoot"),
     "seccompProfile: RuntimeDefault": lambda m: server(m)["securityContext"].pop("seccompProfile"),
     "hostNetwork: shares the node's": lambda m: server(m).update(hostNetwork=True),
-    "automountServiceAccountToken: false": lambda m: server(m).pop("automountServiceAccountToken"),
+    "Deployment/mlflow: automountServiceAccountToken: false": lambda m: server(m).pop("automountServiceAccountToken"),
+    "ServiceAccount/head: automountServiceAccountToken: false": lambda m: only(m, "ServiceAccount", "head").pop(
+        "automountServiceAccountToken"
+    ),
+    "serviceAccountName: one for each role": lambda m: server(m).update(serviceAccountName="default"),
+    "there is no ServiceAccount mlflow": lambda m: m.remove(only(m, "ServiceAccount", "mlflow")),
     "enableServiceLinks: false": lambda m: server(m).pop("enableServiceLinks"),
     "there is no volume cache": lambda m: head(m)["volumeMounts"].append({"name": "cache", "mountPath": "/cache"}),
     "there is no claim output": lambda m: m.remove(only(m, "PersistentVolumeClaim", "output")),
-    "there is no ConfigMap": lambda m: m.remove(only(m, "ConfigMap")),
+    "volume token: a path of the node, or a secret or token": lambda m: server(m)["volumes"].append(
+        {"name": "token", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}
+    ),
+    "late: securityContext.readOnlyRootFilesystem": lambda m: server(m).update(
+        initContainers=[{"name": "late", "image": "postgres:17.6-bookworm"}]
+    ),
+    "there is no ConfigMap": lambda m: m.remove(config_map(m, "configs")),
     "livenessProbe: is missing": lambda m: server(m)["containers"][0].pop("livenessProbe"),
     "type: ClusterIP": lambda m: only(m, "Service", "mlflow")["spec"].update(type="LoadBalancer"),
     "Service/mlflow: selects no pod": lambda m: m.remove(only(m, "Deployment")),
     "pod-security.kubernetes.io/enforce=restricted": lambda m: only(m, "Namespace")["metadata"].pop("labels"),
+    "pod-security.kubernetes.io/enforce-version=v": lambda m: only(m, "Namespace")["metadata"]["labels"].update(
+        {"pod-security.kubernetes.io/enforce-version": "latest"}
+    ),
     "none that denies what no other allows": lambda m: m.remove(only(m, "NetworkPolicy", "nothing-else")),
+    "ingress: open to everybody": lambda m: policy(m, "job-api")["ingress"].append({"ports": [{"port": 8265}]}),
+    "namespaceSelector: name one by": lambda m: peer(m, "job-api").update(namespaceSelector={}),
+    "namespaceSelector: name its pods": lambda m: peer(m, "job-api").pop("podSelector"),
+    "egress: name the ports": lambda m: policy(m, "names")["egress"][0].pop("ports"),
+    "ipBlock 0.0.0.0/0: half the world": lambda m: address(m, "0.0.0.0/0"),
+    "ipBlock 128.0.0.0/1: half the world": lambda m: address(m, "128.0.0.0/1"),
+    "ipBlock ::/0: half the world": lambda m: address(m, "::/0"),
+    "ipBlock 169.254.0.0/16: holds 169.254.169.254": lambda m: address(m, "169.254.0.0/16"),
+    "Secret s3-worker: not for head": lambda m: head(m).update(envFrom=[{"secretRef": {"name": "s3-worker"}}]),
+    "Secret mlflow-database: not for submitter": lambda m: submitter(m)["env"].append(
+        {"name": "X", "valueFrom": {"secretKeyRef": {"name": "mlflow-database", "key": "password"}}}
+    ),
     "outside of the namespace": lambda m: only(m, "Deployment")["metadata"].update(namespace="default"),
     "is not a kind that belongs here": lambda m: m.append(
         {"kind": "Secret", "metadata": {"name": "x", "namespace": "dist-condense"}}

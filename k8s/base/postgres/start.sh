@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# PostgreSQL for MLflow. At every start, before anybody can connect: the role mlflow, what it may, and the password that
+# the Secret has now. The superuser, named like the user that runs this, has no password and no way in by the network.
+set -euo pipefail
+: "${MLFLOW_PASSWORD:?is empty: it is the key password of the Secret mlflow-database}"
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
+if [[ ! -d $PGDATA ]]; then
+    rm -rf "$PGDATA.new" # whole or not at all
+    initdb --pgdata="$PGDATA.new" --encoding=UTF8 --locale=C.UTF-8 --auth=reject
+    mv "$PGDATA.new" "$PGDATA"
+fi
+
+# Reached from here alone; a statement that fails is not logged, since one of them has the password.
+alone="-c listen_addresses='' -c unix_socket_directories='$TMPDIR' -c unix_socket_permissions=0700"
+alone+=" -c hba_file='$here/pg_hba.conf' -c log_min_error_statement=panic"
+pg_ctl --wait --timeout=240 --options="$alone" start
+trap 'pg_ctl --mode=fast stop' EXIT
+psql --no-psqlrc --quiet --host="$TMPDIR" --dbname=postgres --file="$here/roles.sql"
+pg_ctl --mode=fast stop
+trap - EXIT
+
+unset MLFLOW_PASSWORD
+exec postgres -c hba_file="$here/pg_hba.conf" "$@"

@@ -124,7 +124,7 @@ def masked(text: str) -> str:
     """A text in which there may be addresses, without the secrets that this process knows and without all that looks
     like one: when in doubt it is masked. In time linear in the text; masking before a text is cut is the caller's.
     """
-    _remember([value for name in VARIABLES if (value := os.environ.get(name))])
+    _remember([value for name in VARIABLES if (value := os.environ.get(name))], always=True)
     for form in _forms:
         text = text.replace(form, HIDDEN)
     text = "".join(_of_addresses(_ENCODED.sub(_encoded, text)))
@@ -271,13 +271,14 @@ def _assigned(found: re.Match[str]) -> str:
 # --- what this process knows --------------------------------------------------------------------------------------
 
 
-def _remember(secrets: list[str]) -> None:
+def _remember(secrets: list[str], always: bool = False) -> None:
+    """:param always: also beyond :data:`KNOWN_AT_MOST`."""
     global _forms
     new = [secret for secret in secrets if len(secret) >= SHORTEST and secret.strip("*") and secret not in _known]
     if not new:
         return
     with _lock:
-        if len(_known) < KNOWN_AT_MOST:
+        if always or len(_known) < KNOWN_AT_MOST:
             _known.update(dict.fromkeys(new))
             _forms = tuple(sorted({form for secret in _known for form in _written(secret)}, key=len, reverse=True))
 

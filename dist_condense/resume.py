@@ -10,7 +10,7 @@ from dist_condense import parts
 from dist_condense.config import ConfigError, RunConfig, differences
 from dist_condense.data import ImageSet
 from dist_condense.engine import checkpoint, metrics_file
-from dist_condense.engine.checkpoint import PREFIX, Checkpoint, Damaged
+from dist_condense.engine.checkpoint import Checkpoint, Damaged
 from dist_condense.engine.metrics_file import METRICS
 from dist_condense.engine.storage import Folder, Storage, storage
 
@@ -24,7 +24,7 @@ def found(config: RunConfig, how: str = AUTO) -> Checkpoint | None:
     :raises ConfigError: ``never`` in a folder with checkpoints, a path without any, or none that is whole.
     """
     own = parts.storage_of(config)
-    has_own = any(name.startswith(PREFIX) for name in own.names())
+    has_own = bool(checkpoint.names(own))
     if how == NEVER and has_own:
         raise ConfigError([f"--resume=never: {own} has checkpoints; give another output, or leave --resume out"])
     if how in (AUTO, NEVER) or has_own:  # a retry of --resume=PATH goes on with what it has reached itself
@@ -76,7 +76,7 @@ def _metrics_of(config: RunConfig, chosen: Checkpoint) -> Path | None:
 def _at(place: str) -> Checkpoint | None:
     """Of a run's folder, its checkpoints, or one of them."""
     parent, _, name = place.rstrip("/").rpartition("/")
-    if name.startswith(PREFIX):
+    if checkpoint.NAME.fullmatch(name):
         try:
             chosen = checkpoint.opened(storage(parent or "."), name)
             chosen.verify()

@@ -92,7 +92,8 @@ def test_a_start_tries_the_place_of_its_checkpoints(
 def test_a_manifest_that_an_earlier_version_wrote_is_read(tmp_path: Path) -> None:
     """It also held the length of metrics.jsonl."""
     state = checkpoint.State(3, 0, {"seed": 0}, None, "2.15.0", "cpu")
-    content = {"format": checkpoint.FORMAT, **asdict(state), "metrics_bytes": 7, "files": []}
+    files = [asdict(checkpoint.entry_of(checkpoint.SHARED, b""))]
+    content = {"format": checkpoint.FORMAT, **asdict(state), "metrics_bytes": 7, "files": files}
     sealed = json.dumps({**content, checkpoint.SEAL: checkpoint._seal(content)}).encode()
     Folder(tmp_path).write(f"{checkpoint.name_of(3, 0)}/{checkpoint.MANIFEST}", sealed)
     assert checkpoint.opened(Folder(tmp_path), checkpoint.name_of(3, 0)).state == state

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 STATE = "tracking.json"
+ID = re.compile(r"[\w-]{1,100}", re.ASCII)
+"""Of a run on a server, and of an output folder."""
 DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # with MLflow's own default one call to a dead server takes minutes
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -90,12 +92,15 @@ class Address:
 
     @classmethod
     def read(cls, folder: Path) -> Address | None:
-        """What an earlier start left; None if there is nothing readable."""
+        """What an earlier start left; None if there is nothing readable, or an id that no server gives."""
         try:
             kept = json.loads((folder / STATE).read_text())
-            return cls(**{x.name: kept[x.name] for x in fields(cls) if x.name in kept})
-        except (OSError, ValueError, TypeError):
+            found = cls(**{x.name: kept[x.name] for x in fields(cls) if x.name in kept})
+        except (OSError, ValueError, TypeError, RecursionError):
             return None
+        texts = all(isinstance(text, str) for text in (found.uri, found.experiment, found.run_name))
+        ids = (found.folder,) if found.run_id is None else (found.folder, found.run_id)  # part of a query, of a path
+        return found if texts and all(isinstance(x, str) and ID.fullmatch(x) for x in ids) else None
 
     def write(self, folder: Path) -> None:
         """Whole or not at all."""

@@ -16,6 +16,7 @@ import fsspec
 from filelock import FileLock
 
 from dist_condense.data.errors import DataError
+from dist_condense.data.files import stays_below
 
 Result = TypeVar("Result")
 Sleep = Callable[[float], None]
@@ -67,7 +68,7 @@ def entry_problem(url: str) -> str | None:
             return None
     except DataError as error:
         return str(error)
-    if url.startswith("/") or "\\" in url or {"", ".", ".."} & set(url.split("/")):
+    if not stays_below(url):
         return f"'{url}' leaves the manifest's folder; give a relative path without '..'."
     return None
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dist_condense.data.errors import DataError
-from dist_condense.data.files import flush_names, write_atomically
+from dist_condense.data.files import flush_names, stays_below, write_atomically
 from dist_condense.data.remote import filesystem, persistent, scheme
 
 
@@ -110,7 +110,7 @@ class Bucket:
 
 def entry(name: str) -> str:
     """A name that stays below the place of its storage; OSError for every other."""
-    if {"", ".", ".."} & set(name.split("/")) or "\\" in name or "\0" in name:
+    if not stays_below(name):
         raise OSError(errno.EINVAL, "not the name of an entry", name)
     return name
 

@@ -6,9 +6,10 @@ import os
 import sys
 from pathlib import Path
 
-from dist_condense import parts
+from dist_condense import parts, run_folder
 from dist_condense.config import ConfigError, RunConfig, differences
 from dist_condense.data import ImageSet
+from dist_condense.data.catalogue import is_url
 from dist_condense.engine import checkpoint, metrics_file
 from dist_condense.engine.checkpoint import Checkpoint, Damaged
 from dist_condense.engine.metrics_file import METRICS
@@ -45,6 +46,8 @@ def check(config: RunConfig, dataset: ImageSet, chosen: Checkpoint | None) -> No
         held = f"{chosen.store}/{chosen.name} is of another run"
         raise ConfigError([f"{held}; give another output, or restore: {'; '.join(changed)}"])
     metrics = _metrics_of(config, chosen)
+    if metrics is not None and (strange := list(run_folder.strange(metrics))):
+        raise ConfigError(strange)
     if metrics is not None and (problem := metrics_file.problem(metrics, chosen.steps)):
         raise ConfigError([problem])
 
@@ -75,6 +78,8 @@ def _metrics_of(config: RunConfig, chosen: Checkpoint) -> Path | None:
 
 def _at(place: str) -> Checkpoint | None:
     """Of a run's folder, its checkpoints, or one of them."""
+    if not is_url(place):
+        run_folder.check(Path(place))
     parent, _, name = place.rstrip("/").rpartition("/")
     if checkpoint.NAME.fullmatch(name):
         try:

@@ -23,9 +23,10 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
+from dist_condense import run_folder
 from dist_condense.data.files import write_atomically
 from dist_condense.engine import metrics_file
 from dist_condense.engine.metrics_file import METRICS, STEP, Entry
@@ -152,10 +153,22 @@ class ServerRun:
         if self.address.run_id is None:
             self.address.run_id = self._found() or self._made(tags)
             self.address.write(self.folder)
+        self._check_place(str(client.get_run(self.run).info.artifact_uri))
         client.update_run(self.run, status="RUNNING")
         self._params(self.run, {key: value for key, value in params.items() if key not in NOT_PARAMS})
         history = client.get_metric_history(self.run, IN_EVERY_ENTRY)
         self._last_step = max((metric.step for metric in history), default=0)
+
+    def _check_place(self, artifacts: str) -> None:
+        """A database in the run's folder says where files go that are sent to it. Raises Refused for another place."""
+        if not run_folder.is_inside(sqlite_file(self.uri), self.folder):
+            return
+        place = urlsplit(artifacts)
+        if place.scheme not in ("", "file") or not run_folder.is_inside(Path(unquote(place.path)), self.folder):
+            raise Refused(
+                f"the database keeps what it is sent at {artifacts}, which is not in {self.folder}; where the folder "
+                "was moved, move mlflow.db out of it, and a new one is made"
+            )
 
     def metrics(self, entries: Iterable[Entry]) -> None:
         """Lines of metrics.jsonl in order. An entry is in one call, which the server takes whole or not at all."""
@@ -190,7 +203,9 @@ class ServerRun:
         self._log(self.run, [mean for mean in means if before.get(mean[0]) != mean[1]])
 
     def artifacts(self, path: Path) -> None:
-        """A file, or a folder under its own name; it replaces what the server has."""
+        """A file, or a folder under its own name; it replaces what the server has. Raises Refused for a link."""
+        if told := next(run_folder.strange(path), None):
+            raise Refused(told)
         if path.is_dir():
             self.client.log_artifacts(self.run, str(path), artifact_path=path.name)
         elif path.exists():
@@ -403,9 +418,11 @@ def replay(
 ) -> str:
     """Send a run's folder to MLflow: config, metrics, evaluations, set and report; returns the run id.
 
-    What the server has is not sent again. Raises TrackingError.
+    What the server has is not sent again. Raises TrackingError; ConfigError for a folder in which something is no plain
+    file.
     """
     folder = Path(folder).expanduser().absolute()
+    run_folder.check(folder)
     if not (folder / "config.yaml").exists():
         raise TrackingError(f"{folder} is not the folder of a run: config.yaml is missing")
     try:
@@ -413,6 +430,8 @@ def replay(
     except ValueError as error:
         raise TrackingError(str(error)) from error
     tracking = config.get("tracking") or {}
+    if uri is None and (told := next(run_folder.distrusted(tracking.get("uri"), folder, "--uri "), None)):
+        raise TrackingError(told)
     given = uri or tracking.get("uri")
     uri = resolve_uri(given, folder)
     experiment = experiment or tracking.get("experiment") or "dist_condense"

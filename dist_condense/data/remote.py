@@ -93,10 +93,12 @@ def read_bytes(url: str, sleep: Sleep = time.sleep) -> bytes:
 def fetch(url: str, folder: Path, size: int, sha256: str, sleep: Sleep = time.sleep) -> Path:
     """The local copy of a remote file in this node's cache; downloaded once, by one of the processes that ask.
 
+    It is named by its hash and a tar, whatever the url says: in no folder does that name mean anything to a program.
     Raises DataError when it is missing, forbidden, not `size` bytes long, or has another hash: then nothing is kept.
     """
     scheme(url)  # refuses before anything is written
-    target = folder / f"{sha256[:16]}-{re.sub(r'[^A-Za-z0-9._-]', '_', url.rsplit('/', 1)[-1])}"
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", url.rsplit("/", 1)[-1]).removesuffix(".tar")
+    target = folder / f"{sha256[:16]}-{name}.tar"
     if _is_whole(target, size):
         return target
     with _writing(folder):

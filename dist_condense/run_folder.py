@@ -73,8 +73,14 @@ def problems_below(folder: Path) -> Iterator[str]:
 
 
 def _listed(folder: Path) -> list[Path]:
-    """What lies in a folder; nothing in one that this user may not enter, and could open nothing in."""
-    return sorted(folder.iterdir()) if os.access(folder, os.X_OK) else []
+    """What lies in a folder; nothing in one that this user may not enter, and could open nothing in, or that an earlier
+    start, which still goes on, has just removed."""
+    try:
+        return sorted(folder.iterdir()) if os.access(folder, os.X_OK) else []
+    except FileNotFoundError:
+        return []
+    except PermissionError as error:
+        raise ConfigError([f"{folder} cannot be looked through for links; allow yourself to read it"]) from error
 
 
 def distrusted(uri: str | None, folder: Path, remedy: str) -> Iterator[str]:

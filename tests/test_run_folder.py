@@ -208,6 +208,20 @@ def test_what_never_ends_is_not_opened(
     assert f"{theirs / 'metrics.jsonl'} is {kind}, and not opened" in capfd.readouterr().err
 
 
+def test_what_an_earlier_start_removes_meanwhile_is_not_missed(theirs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = run_folder._listed
+
+    def gone(folder: Path) -> list[Path]:
+        found = listed(folder)
+        if folder == theirs:
+            shutil.rmtree(theirs / "logs")
+            (theirs / "metrics.jsonl").unlink()
+        return found
+
+    monkeypatch.setattr(run_folder, "_listed", gone)
+    run_folder.check(theirs)
+
+
 def test_many_links_are_some_lines(theirs: Path, outside: Path) -> None:
     for number in range(30):
         (theirs / "logs" / str(number)).symlink_to(outside)

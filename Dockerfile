@@ -1,30 +1,42 @@
 # docker build --target gpu -t dist-condense:0.1.0 .
-# docker build --target cpu -t dist-condense:0.1.0-cpu --build-arg PIP_EXTRA_INDEX_URL=THE_INDEX_OF_TORCHS_CPU_WHEELS .
-# Without that argument the cpu image has torch's ordinary wheel, which also runs on a CPU and is gigabytes larger.
+# docker build --target cpu -t dist-condense:0.1.0-cpu --secret id=pip,src=pip.conf .
+# pip.conf names an index of torch's CPU wheels ([global], extra-index-url); a secret, since build arguments stay
+# readable in the history of an image and an address may hold a password. Without it the cpu image has torch's ordinary
+# wheel, which also runs on a CPU and is gigabytes larger.
 
-FROM python:3.11.14-slim-bookworm AS base
-ENV PYTHONUNBUFFERED=1 \
+# The digest is the multi-platform index's. For another version: docker buildx imagetools inspect python:VERSION
+FROM python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d AS base
+# Every pip, also in images made from this one, takes the tested versions; newer pips ask the second name for builds.
+COPY constraints.txt /etc/constraints.txt
+ENV PIP_CONSTRAINT=/etc/constraints.txt \
+    PIP_BUILD_CONSTRAINT=/etc/constraints.txt \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
     RAY_USAGE_STATS_ENABLED=0 \
     MLFLOW_DISABLE_TELEMETRY=true \
     GIT_PYTHON_REFRESH=quiet
 RUN useradd --create-home --uid 1000 condense \
-    && install --directory --owner=condense --group=condense /data /output /artifacts
+    && install --directory --owner=condense --group=condense /data /output /artifacts \
+    && find /usr -xdev -type f -perm /6000 -exec chmod a-s {} +
 WORKDIR /home/condense
+
+FROM base AS package
+COPY . /src
+RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf,required=false \
+    pip wheel --no-deps --wheel-dir /wheels /src
 
 FROM base AS ffcv
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ libopencv-dev libturbojpeg0-dev pkg-config \
     && rm -rf /var/lib/apt/lists/*
-COPY constraints.txt /src/
-RUN --mount=type=cache,target=/root/.cache/pip \
-    pip wheel --no-deps --constraint /src/constraints.txt --wheel-dir /wheels ffcv
+RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf,required=false \
+    pip wheel --no-deps --wheel-dir /ffcv ffcv
 
 FROM base AS cpu
-ARG PIP_EXTRA_INDEX_URL
-COPY . /src
-RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --constraint /src/constraints.txt "/src[gs,mlflow-server,s3]"
+RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf,required=false \
+    --mount=type=bind,from=package,source=/wheels,target=/wheels \
+    pip install "$(echo /wheels/dist_condense-*.whl)[gs,mlflow-server,s3]"
 USER 1000:1000
 HEALTHCHECK --interval=5m --timeout=60s --start-period=60s CMD ["dist-condense", "list"]
 CMD ["dist-condense", "--help"]
@@ -36,10 +48,10 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends \
         g++ libgl1 libglib2.0-0 libopencv-core406 libopencv-imgproc406 libturbojpeg0 \
     && rm -rf /var/lib/apt/lists/*
-COPY . /src
-COPY --from=ffcv /wheels /wheels
-RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --constraint /src/constraints.txt --find-links /wheels "/src[ffcv,gs,mlflow-server,s3,timm]"
+RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf,required=false \
+    --mount=type=bind,from=package,source=/wheels,target=/wheels \
+    --mount=type=bind,from=ffcv,source=/ffcv,target=/ffcv \
+    pip install --find-links /ffcv "$(echo /wheels/dist_condense-*.whl)[ffcv,gs,mlflow-server,s3,timm]"
 USER 1000:1000
 HEALTHCHECK --interval=5m --timeout=60s --start-period=60s CMD ["dist-condense", "list"]
 CMD ["dist-condense", "--help"]

@@ -13,6 +13,10 @@ export GIT_PYTHON_REFRESH ?= quiet
 help:  ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
+# What pip builds, it builds with the tested setuptools; newer pips ask the second name.
+.venv/.installed install-ffcv: export PIP_CONSTRAINT = constraints.txt
+.venv/.installed install-ffcv: export PIP_BUILD_CONSTRAINT = constraints.txt
+
 install: .venv/.installed  ## make .venv with the tested versions
 
 .venv/.installed: pyproject.toml constraints.txt

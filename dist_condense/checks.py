@@ -22,7 +22,7 @@ from dist_condense.data import DataError, ImageSet, constants
 from dist_condense.data.catalogue import KNOWN, is_url
 from dist_condense.data.ffcv_extra import PACKAGE, SYSTEM
 from dist_condense.data.headers import check_headers
-from dist_condense.data.listing import printable
+from dist_condense.data.listing import is_utf8
 from dist_condense.data.manifest_reader import read_manifest
 from dist_condense.data.split import NO_BETON
 from dist_condense.data.tiers import FILES
@@ -88,7 +88,7 @@ def ask(config: RunConfig, steps: int) -> None:
     problems = [f"{key}: {told}" for key, place in places.items() if (told := _refuses_writes(place))]
     uri = tracking_address.resolve_uri(config.tracking.uri, config.output)
     if told := tracking.refusal(uri, config.tracking.experiment):
-        problems.append(f"tracking: {tracking_address.masked(f'{uri}: {told}')}")
+        problems.append(f"tracking: {uri}: {told}")
     if problems:
         raise ConfigError(problems)
 
@@ -102,8 +102,8 @@ def _paths(config: RunConfig) -> Iterator[str]:
     """Paths go into files and addresses that are UTF-8, also those below the working directory."""
     for key, path in {"output": config.output, "dataset.root": config.dataset.root or "."}.items():
         place = path if is_url(path) else os.path.abspath(path)
-        if (shown := printable(place)) != place:
-            yield f"{key}: {shown} is not UTF-8; rename the folder, or link to it under another name"
+        if not is_utf8(place):
+            yield f"{key}: {place} is not UTF-8; rename the folder, or link to it under another name"
 
 
 def _numbers(config: RunConfig) -> Iterator[str]:

@@ -14,14 +14,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dist_condense import prepare_command, signals
+from dist_condense import prepare_command, signals, terminal
 from dist_condense.config import ConfigError, RunConfig, load, read, to_yaml
 from dist_condense.run_folder import check as check_folder
 from dist_condense.run_folder import distrusted
 
 REFUSED, FAILED, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 RUN_FILE, CARD_FILE = "config.yaml", "card.json"
-CHANGEABLE = ("evaluation.", "cluster.", "data.", "tracking.")
+CHANGEABLE = ("evaluation.", "cluster.", "data.", "tracking.", "dataset.root")
 """What a finished run may be evaluated with; all else belongs to the condensed set."""
 
 
@@ -41,7 +41,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Condense, evaluate, track and report. Exit code: 0 done, 1 the run failed (the last good set is kept), 2 refused
     before anything started, 130 stopped by Ctrl-C, 143 by SIGTERM, with its state saved.
     """
-    parser = argparse.ArgumentParser(prog="dist-condense run", description="Condense a data set, evaluate and report.")
+    parser = terminal.Parser(prog="dist-condense run", description="Condense a data set, evaluate and report.")
     parser.add_argument("config", help="a yaml file, or a shipped one such as configs/digits.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="see docs/config.md")
     parser.add_argument("--cfg", action="store_true", help="print the resolved config and stop")
@@ -58,7 +58,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     config = _loaded(options.config, options.overrides)
     if options.cfg:
-        print(to_yaml(config), end="")
+        terminal.out(*to_yaml(config).rstrip("\n").split("\n"))
         return 0
     return _executed(config, options.resume)
 
@@ -84,7 +84,7 @@ def show(options: argparse.Namespace) -> int:
     from dist_condense import names
 
     for title, known in names.listed():
-        print(f"{title}\n{textwrap.fill('  '.join(known), 100, initial_indent='  ', subsequent_indent='  ')}")
+        terminal.out(title, *textwrap.wrap("  ".join(known), 100, initial_indent="  ", subsequent_indent="  "))
     return 0
 
 
@@ -95,9 +95,9 @@ def replay(options: argparse.Namespace) -> int:
 
     signals.begun()
     try:
-        print(tracking.replay(folder, options.uri, options.experiment))
+        terminal.out(tracking.replay(folder, options.uri, options.experiment))
     except tracking.TrackingError as error:
-        print(f"failed: {error}", file=sys.stderr)
+        terminal.say(f"failed: {error}")
         return FAILED
     return 0
 
@@ -173,7 +173,7 @@ def _not_evaluable(config: RunConfig) -> Iterator[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="dist-condense", description="Dataset condensation on Ray.")
+    parser = terminal.Parser(prog="dist-condense", description="Dataset condensation on Ray.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("run", add_help=False, help="condense, evaluate and report; the same command continues")
     commands.add_parser("plan", add_help=False, help="what a run will need, before it starts")
@@ -188,7 +188,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str, takes_run: bool = True
+    commands: argparse._SubParsersAction[terminal.Parser], name: str, text: str, takes_run: bool = True
 ) -> argparse.ArgumentParser:
     made = commands.add_parser(name, help=text, description=COMMANDS[name].__doc__)
     if takes_run:
@@ -201,8 +201,7 @@ def _refusing(action: Callable[[], int]) -> int:
     try:
         return action()
     except ConfigError as error:
-        lines = [*(f"refused: {problem}" for problem in error.problems), *(f"note: {note}" for note in error.notes)]
-        print("\n".join(lines), file=sys.stderr)
+        terminal.say(*(f"refused: {problem}" for problem in error.problems), *(f"note: {note}" for note in error.notes))
         return REFUSED
 
 
@@ -231,13 +230,14 @@ def _executed(config: RunConfig, resume: str = "auto") -> int:
         try:
             job.run()
         except KeyboardInterrupt as asked:
-            print(f"{signals.told(asked)}: {job.where_it_continues()}", file=sys.stderr)
+            terminal.say(f"{signals.told(asked)}: {job.where_it_continues()}")
             return signals.exit_code(asked)
     except Terminated as stopped:
-        print(stopped, file=sys.stderr)
+        terminal.say(str(stopped))
         return stopped.exit_code
     except (RunFailed, DataError, RowsError, SyntheticSetError, OSError) as error:  # OSError names its file
-        print(f"failed: {error}", file=sys.stderr)
+        first, *others = terminal.lines_of(error)
+        terminal.say(f"failed: {first}", *others)
         return FAILED
     return 0
 

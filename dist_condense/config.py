@@ -18,6 +18,7 @@ from typing import Any, get_type_hints
 from dist_condense import config_files, config_values
 from dist_condense.config_files import Unusable
 from dist_condense.config_values import Misfit
+from dist_condense.credentials import address
 
 PACKAGE = Path(__file__).resolve().parent
 GROUPS = ("method", "training")
@@ -36,6 +37,8 @@ SETTLED = ("cluster.slices", "cluster.threads", "cluster.reproducible", "dataset
 """Keys that do, and stay as the first start chose them."""
 PATHS = ("output", "dataset.root", "data.cache", "tracking.checkpoints")
 """Keys in which `~` is the home of whoever starts the run; `sqlite:///~/` in tracking.uri likewise."""
+ADDRESSES = ("tracking.uri", "tracking.checkpoints", "dataset.root")
+"""Keys whose values may be addresses with a password or a token in them, which no file of a run holds."""
 WHOLE_PATHS = ("output", "dataset.root")
 """Those that ``checks`` looks at, with the folders above them, for letters that no file of a run can hold."""
 
@@ -59,7 +62,8 @@ class DatasetConfig:
     name: str = "digits"
     """One of `dist-condense list`; `image_folder` or `imagenet` for any folder of class folders."""
     root: str | None = None
-    """Its folder; shipped configs take it from an environment variable such as `IMAGENET_ROOT`."""
+    """Its folder; shipped configs take it from an environment variable such as `IMAGENET_ROOT`. A password in a url is
+    used and never stored."""
     size: int | None = None
     """Pixels of a side; null: the data set's own (224 for image folders, what they were prepared with for shards)."""
     classes: str | list[str] | None = None
@@ -317,7 +321,8 @@ class TrackingConfig:
     """MLflow, metrics and checkpoints."""
 
     uri: str | None = None
-    """MLflow server; null: MLFLOW_TRACKING_URI, else sqlite under the output."""
+    """MLflow server; null: MLFLOW_TRACKING_URI, else sqlite under the output. A password in it is used and never stored;
+    better give it by MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."""
     experiment: str = "dist_condense"
     """MLflow experiment."""
     log_every: int = 10
@@ -392,7 +397,8 @@ def from_dict(given: dict[str, Any]) -> RunConfig:
             section = functools.reduce(getattr, sections, config)
             if key not in WHOLE_PATHS:
                 config_values.check_text(value)
-            setattr(section, name, _at_home(key, config_values.converted(key, value, kinds[key])))
+            found = _at_home(key, config_values.converted(key, value, kinds[key]))
+            setattr(section, name, address(found) if key in ADDRESSES and isinstance(found, str) else found)
         except Misfit as error:
             problems.append(f"{key}: {error}")
     if problems:
@@ -406,7 +412,7 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
 
 
 def to_yaml(config: RunConfig) -> str:
-    """The resolved config as text that :func:`load` and :func:`read` accept."""
+    """The resolved config as text that :func:`load` and :func:`read` accept; without the secrets of addresses."""
     return config_files.dumped(to_dict(config))
 
 

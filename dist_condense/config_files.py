@@ -26,6 +26,8 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from dist_condense.terminal import printable
+
 ENDINGS = (".yaml", ".yml")
 PRIMARY = "the config"
 """What Hydra calls the file of the command line, whose own name may have any letters."""
@@ -381,8 +383,13 @@ def _empty_variables(text: str) -> Iterator[str]:
 
 
 def dumped(values: Mapping[str, Any]) -> str:
-    """Nested values as a file from which :func:`composed` and :func:`resolved` give them again."""
-    return OmegaConf.to_yaml(OmegaConf.create(_escaped(values)))
+    """Nested values as a file from which :func:`composed` and :func:`resolved` give them again.
+
+    A file in which characters would be hidden has YAML's escapes instead, for all letters that are not ASCII.
+    """
+    written = _escaped(values)
+    text = OmegaConf.to_yaml(OmegaConf.create(written))
+    return text if printable(text, kept="\n") == text else yaml.safe_dump(written, sort_keys=False)
 
 
 def _unescaped(value: Any) -> Any:
@@ -399,4 +406,4 @@ def _escaped(value: Any) -> Any:
         return {key: _escaped(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_escaped(item) for item in value]
-    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", str(value)) if isinstance(value, str) else value

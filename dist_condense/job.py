@@ -38,10 +38,9 @@ from dist_condense.stop import Stop, Terminated
 from dist_condense.synthetic_set import Card, CardClass, SyntheticSetError, load_set, read_card, write_set
 from dist_condense.tags import tags_of
 from dist_condense.tracking import Tracker
-from dist_condense.tracking_address import masked, resolve_uri
+from dist_condense.tracking_address import resolve_uri
 
 SET = "synthetic_set"
-console = terminal.console(stderr=True)
 log = logging.getLogger(__name__)
 
 
@@ -89,7 +88,7 @@ class Job:
         start = resume.found(config, how)
         checks.ask(config, start.steps if start else 0)
         if start is None:
-            checks.headers(config, dataset, console.print)
+            checks.headers(config, dataset, terminal.say)
         config, keeping = resolved(config, dataset, start.state.identity if start else checks.earlier(config))
         resume.check(config, dataset, start)
         dataset = parts.normalised(config, dataset)
@@ -115,7 +114,7 @@ class Job:
         finally:
             tracker.finish(None if self.claim.lost else status)  # the run on the server is the new owner's
             if tracker.remedy is not None:
-                console.print(f"tracking is not complete; {tracker.remedy}")
+                terminal.say(f"tracking is not complete; {tracker.remedy}")
 
     @property
     def _total(self) -> int:
@@ -138,16 +137,16 @@ class Job:
     def _condense(self, tracker: Tracker) -> None:
         found, total = self.start, self._total
         if found and found.steps == total and self._has_complete_set():
-            console.print(f"condensation is complete ({total} matching steps); {self.folder / SET} is kept")
+            terminal.say(f"condensation is complete ({total} matching steps); {self.folder / SET} is kept")
             return
         if found:
-            console.print(f"resuming after matching step {found.steps} of {total} in all")
+            terminal.say(f"resuming after matching step {found.steps} of {total} in all")
         try:
             with self._following(tracker), Stop(self.folder) as stop:
                 self._workers()
         except RunFailed as error:
             self.claim.check()
-            raise RunFailed(f"{error}\n{self._kept()}") from error
+            raise RunFailed(*terminal.lines_of(error), self._kept()) from error
         done = self._export()
         log.info("the set of matching step %d of %d is written", done, total)
         if done < total or stop.by is not None:
@@ -256,7 +255,9 @@ class Job:
             self._report(self._evaluated(tracker), tracker)
             if not isinstance(error, TrialFailed):
                 raise
-            raise RunFailed(f"evaluation: {error}\nfinished rows are in {self.folder / EVALUATION}") from error
+            first, *others = terminal.lines_of(error)
+            kept = f"finished rows are in {self.folder / EVALUATION}"
+            raise RunFailed(f"evaluation: {first}", *others, kept) from error
         self._evaluated(tracker)
         return rows
 
@@ -313,12 +314,12 @@ class Job:
             write_atomically(self.folder / checks.CONFIG_FILE, to_yaml(self.config).encode())
             write_atomically(self.folder / "environment.json", machine)
         for remark in self.remarks:
-            console.print(f"note: {remark}")
-        console.print(f"images   {self.images}")
+            terminal.say(f"note: {remark}")
+        terminal.say(f"images   {self.images}")
 
     def _tracker(self) -> Tracker:
         uri = resolve_uri(self.config.tracking.uri, self.folder)
-        console.print(f"output {self.folder}\ntracking {masked(uri)}")
+        terminal.say(f"output {self.folder}", f"tracking {uri}")
         return Tracker.start(
             uri,
             self.config.tracking.experiment,
@@ -335,16 +336,17 @@ class Job:
         with self.claim.writing():
             report = write_report(self.folder, latest)
         if latest:
-            console.print(summary_table([*latest, *earlier]))
+            terminal.console(stderr=True).print(summary_table([*latest, *earlier]))
         tracker.log_artifacts(report)
 
     def _say_where(self) -> None:
         preview = self.folder / SET / "preview.png"
-        console.print(f"set      {self.folder / SET}\npreview  {preview}\nreport   {self.folder / 'report.html'}")
-        uri = masked(resolve_uri(self.config.tracking.uri, self.folder))
+        report = self.folder / "report.html"
+        terminal.say(f"set      {self.folder / SET}", f"preview  {preview}", f"report   {report}")
+        uri = resolve_uri(self.config.tracking.uri, self.folder)
         served = uri.startswith(("http://", "https://"))
         command = [str(Path(sys.executable).parent / "mlflow"), "ui", "--backend-store-uri", uri]
-        console.print(f"compare  {uri if served else shlex.join(command)}")
+        terminal.say(f"compare  {uri if served else shlex.join(command)}")
 
 
 def _other_machine(start: Checkpoint | None, config: RunConfig) -> Iterator[str]:
@@ -395,10 +397,10 @@ def _unfinished(stop: Stop, done: int, total: int) -> Exception:
 
 def _tell(row: Row) -> None:
     text = f"{row.set}, {row.architecture}, seed {row.seed}: top-1 {row.top1_last:.2f}"
-    console.print(text)
+    terminal.say(text)
     log.info(text)
 
 
 def _tell_failure(line: str) -> None:
-    console.print(f"the worker group failed: {line}")
+    terminal.say(f"the worker group failed: {line}")
     log.warning("the worker group failed: %s", line)

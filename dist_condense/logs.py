@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from dist_condense.credentials import masked
 from dist_condense.engine.coordinator import Coordinator
 
 FOLDER = "logs"
@@ -45,12 +46,12 @@ class Lines(logging.Formatter):
             "host": self.host,
             "step": self.worker.step if self.worker else None,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": masked(record.getMessage()),
         }
         if isinstance(record.args, Mapping):
-            line |= {str(key): value for key, value in record.args.items()}
+            line |= {str(key): masked(x) if isinstance(x, str) else x for key, x in record.args.items()}
         if record.exc_info:
-            line["error"] = self.formatException(record.exc_info)
+            line["error"] = masked(self.formatException(record.exc_info))
         return json.dumps(line, default=str)
 
 

@@ -23,6 +23,7 @@ from dist_condense.core.parameterisation import DECODINGS, PADDING, MultiFormati
 from dist_condense.core.statistic import SELECTIONS, Embedding, Gradient, Statistic
 from dist_condense.data import ImageSet, Reading, open_dataset, to_unit
 from dist_condense.data.read_ahead import ReadAhead
+from dist_condense.data.remote import join
 from dist_condense.data.source import ClassSource, NamedSource
 from dist_condense.engine.batches import Batches, NoBatches, RealBatches, Statistics, SyntheticBatches
 from dist_condense.engine.class_features import class_features, kmeans_partition
@@ -283,7 +284,7 @@ def identity_of(config: RunConfig, dataset: ImageSet) -> dict[str, Any]:
 def storage_of(config: RunConfig, part: str = "checkpoints") -> Storage:
     """Where a run keeps its ``checkpoints``, and its ``pool`` of networks beside them."""
     place = config.tracking.checkpoints
-    return storage(f"{place.rstrip('/')}/{part}" if place else Path(config.output) / part)
+    return storage(join(place, part) if place else Path(config.output) / part)
 
 
 def trajectory_of(config: RunConfig, dataset: ImageSet, shard: ClassShard) -> Trajectory:

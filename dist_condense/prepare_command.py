@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -12,13 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 
 from dist_condense import signals, terminal
 from dist_condense.config_files import parsed
 from dist_condense.config_values import converted
 from dist_condense.data.errors import DataError
-from dist_condense.data.listing import printable
+from dist_condense.data.listing import is_utf8
 from dist_condense.data.manifest import SPLITS, Manifest
 from dist_condense.data.prepare import PrepareOptions, finish, plan
 from dist_condense.data.prepare_beton import Progress as Report
@@ -44,8 +43,10 @@ def given_text(text: str) -> str:
 
 def place(text: str) -> Path:
     """A path, which has to be UTF-8 as the manifest is."""
-    if (shown := printable(given_text(text))) != given_text(text):
-        raise argparse.ArgumentTypeError(f"{shown} is not UTF-8; rename it, or link to it under another name")
+    if not is_utf8(text):
+        raise argparse.ArgumentTypeError(
+            f"{given_text(text)} is not UTF-8; rename it, or link to it under another name"
+        )
     return Path(given_text(text))
 
 
@@ -74,10 +75,10 @@ def prepare(given: argparse.Namespace) -> int:
     try:
         return _prepared(given)
     except KeyboardInterrupt as asked:
-        print(f"{signals.told(asked)}: the same command continues", file=sys.stderr)
+        terminal.say(f"{signals.told(asked)}: the same command continues")
         return signals.exit_code(asked)
     except _machine_errors(given.ray) as error:
-        print(f"failed: {_machine_failed(error)}", file=sys.stderr)
+        terminal.say(f"failed: {_machine_failed(error)}")
         return FAILED
 
 
@@ -104,7 +105,7 @@ def _prepared(given: argparse.Namespace) -> int:
     except (DataError, OSError) as error:
         return _told("refused", error, REFUSED)
     for note in () if isinstance(planned, Manifest) else planned.source.notes:
-        _say(console, f"note: {note}")
+        terminal.out(f"note: {note}")
     signals.begun()
     try:
         with reporting(console) as report:
@@ -113,21 +114,18 @@ def _prepared(given: argparse.Namespace) -> int:
     except (DataError, OSError) as error:
         return _told("failed", error, FAILED)
     done = "is complete already" if manifest is planned else f"made in {time.monotonic() - began:.0f} s"
-    console.print(f"{given.dest} {done}: {summary(manifest)}")
+    first, *others = summary(manifest)
+    terminal.out(f"{given.dest} {done}: {first}", *others)
     return 0
 
 
-def _say(console: Console, text: str) -> None:
-    console.print(printable(text))
-
-
-def summary(manifest: Manifest) -> str:
-    """Classes, images, bytes, and what was left out."""
+def summary(manifest: Manifest) -> list[str]:
+    """Lines on classes, images, bytes, and what was left out."""
     images = ", ".join(f"{sum(manifest.counts(split)):,} {split}" for split in SPLITS)
     size = sum(sum(manifest.image_bytes(split)) for split in SPLITS) / 2**20
     lines = [f"{len(manifest.classes)} classes; images: {images}; {size:,.1f} MiB of images"]
     lines += [f"skipped: {entry.split} {entry.class_name} {entry.name}: {entry.reason}" for entry in manifest.skipped]
-    return "\n".join(lines)
+    return lines
 
 
 @contextmanager
@@ -137,7 +135,7 @@ def reporting(console: Console) -> Iterator[Report]:
         yield _plain(console)
         return
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
+    with terminal.Bars(*columns, console=console) as bar:
         tasks: dict[str, TaskID] = {}
 
         def report(finished: int, total: int, what: str) -> None:
@@ -202,6 +200,5 @@ def _mapping(given: argparse.Namespace) -> MapUnordered:
 
 
 def _told(how: str, error: Exception, code: int) -> int:
-    problems = error.problems if isinstance(error, DataError) else [str(error)]
-    print("\n".join(f"{how}: {problem}" for problem in problems), file=sys.stderr)
+    terminal.say(*(f"{how}: {problem}" for problem in terminal.lines_of(error)))
     return code

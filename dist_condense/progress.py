@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections import deque
@@ -13,7 +12,6 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn
-from rich.progress import Progress as Bar
 
 from dist_condense import terminal
 from dist_condense.engine.metrics_file import Entry, parsed
@@ -65,7 +63,7 @@ class Follower(threading.Thread):
                 callback(new)
             except Exception as error:  # who watches must not stop the others
                 self.callbacks.remove(callback)
-                print(f"progress: {type(error).__name__}: {error}; no longer told", file=sys.stderr)
+                terminal.say(f"progress: {type(error).__name__}: {error}; no longer told")
 
     def _new(self) -> list[Entry]:
         new: list[Entry] = []
@@ -127,11 +125,11 @@ class Progress:
         self._entry: Entry | None = None
         self._shown: Entry | None = None
         self._next = float("-inf")
-        self._display: tuple[Bar, TaskID] | None = None
+        self._display: tuple[terminal.Bars, TaskID] | None = None
 
     def __enter__(self) -> Progress:
         if self.console.is_terminal:
-            bar = Bar(BarColumn(24), TextColumn("{task.description}", markup=False), console=self.console)
+            bar = terminal.Bars(BarColumn(24), TextColumn("{task.description}", markup=False), console=self.console)
             self._display = bar, bar.add_task("starting", total=self.networks * self.matching_steps)
             bar.start()
         return self

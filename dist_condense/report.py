@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 import math
 import os
@@ -11,7 +12,6 @@ import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from html import escape
 from importlib import metadata
 from pathlib import Path
 from statistics import fmean, stdev
@@ -20,13 +20,14 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from dist_condense import terminal
+from dist_condense.credentials import masked
 from dist_condense.data.files import write_atomically
 from dist_condense.engine import metrics_file
 from dist_condense.engine.metrics_file import LOSS, METRICS, STEP
 from dist_condense.evaluation.rows import EVALUATION, read_csv
 from dist_condense.preview import left_out
 from dist_condense.synthetic_set import CARD, PREVIEW, code_commit
-from dist_condense.tracking_address import masked
 
 Row = Mapping[str, Any]
 """A row of evaluation.csv: set, protocol, architecture, seed, epochs, top1_last, top1_best (percent)."""
@@ -103,7 +104,8 @@ def summary_table(rows: Sequence[Row]) -> Table:
     table = Table(*columns, box=None, pad_edge=False)
     table.add_column("top-1 mean ± std (n)", justify="right")
     for x in summaries:
-        table.add_row(*(Text(str(getattr(x, name))) for name in columns), f"{x.text} ({len(x.values)})")
+        texts = (Text(terminal.printable(str(getattr(x, name)))) for name in columns)
+        table.add_row(*texts, f"{x.text} ({len(x.values)})")
     return table
 
 
@@ -142,6 +144,11 @@ def write_report(folder: str | Path, latest: Sequence[Row] = (), title: str | No
     page = PAGE.format(title=escape(title), style=STYLE, body="\n".join(x for x in parts if x))
     write_atomically(folder / "report.html", page.encode())
     return folder / "report.html"
+
+
+def escape(text: str) -> str:
+    """As HTML; marks of direction would turn what stands beside a name."""
+    return html.escape(terminal.printable(text, kept=terminal.LAYOUT))
 
 
 def curve(points: Sequence[tuple[float, float]]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dist_condense import parts
+from dist_condense import parts, terminal
 from dist_condense.config import ConfigError, RunConfig
 from dist_condense.data import DataError, ImageSet
 from dist_condense.data.catalogue import is_url
@@ -93,7 +92,7 @@ def _constants(config: RunConfig, dataset: ImageSet) -> Constants:
     try:
         if name != MEASURED:
             return of_name(name, dataset)
-        print(f"note: mean and std are measured on {sum(dataset.counts)} training images, once", file=sys.stderr)
+        terminal.say(f"note: mean and std are measured on {sum(dataset.counts)} training images, once")
         return measured(dataset.train_split.on_demand(parts.reading_of(config)), dataset.counts, dataset.channels)
     except DataError as error:
         raise ConfigError(error.problems) from error

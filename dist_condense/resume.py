@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
-from dist_condense import parts, run_folder
+from dist_condense import parts, run_folder, terminal
 from dist_condense.config import ConfigError, RunConfig, differences
+from dist_condense.credentials import address, revealed
 from dist_condense.data import ImageSet
-from dist_condense.data.catalogue import is_url
+from dist_condense.data.remote import join, scheme
 from dist_condense.engine import checkpoint, metrics_file
 from dist_condense.engine.checkpoint import Checkpoint, Damaged
 from dist_condense.engine.metrics_file import METRICS
@@ -30,7 +30,7 @@ def found(config: RunConfig, how: str = AUTO) -> Checkpoint | None:
         raise ConfigError([f"--resume=never: {own} has checkpoints; give another output, or leave --resume out"])
     if how in (AUTO, NEVER) or has_own:  # a retry of --resume=PATH goes on with what it has reached itself
         return _newest(own)
-    chosen = _at(os.path.expanduser(how)) if how.strip() else None
+    chosen = _at(address(os.path.expanduser(how))) if how.strip() else None
     if chosen is None:
         raise ConfigError([f"--resume={how}: there is no checkpoint; give a run's folder, or one of its checkpoints"])
     return chosen
@@ -78,21 +78,21 @@ def _metrics_of(config: RunConfig, chosen: Checkpoint) -> Path | None:
 
 def _at(place: str) -> Checkpoint | None:
     """Of a run's folder, its checkpoints, or one of them."""
-    if not is_url(place):
+    if scheme(place) is None:
         run_folder.check(Path(place))
-    parent, _, name = place.rstrip("/").rpartition("/")
+    parent, _, name = revealed(place).rstrip("/").rpartition("/")
     if checkpoint.NAME.fullmatch(name):
         try:
-            chosen = checkpoint.opened(storage(parent or "."), name)
+            chosen = checkpoint.opened(storage(address(parent) or "."), name)
             chosen.verify()
         except (FileNotFoundError, Damaged) as error:
             raise ConfigError([f"--resume={place}: {error}"]) from error
         return chosen
-    return _newest(storage(f"{place.rstrip('/')}/checkpoints")) or _newest(storage(place))
+    return _newest(storage(join(place, "checkpoints"))) or _newest(storage(place))
 
 
 def _newest(store: Storage) -> Checkpoint | None:
     try:
-        return checkpoint.newest(store, lambda text: print(f"note: {text}", file=sys.stderr))
+        return checkpoint.newest(store, lambda text: terminal.say(f"note: {text}"))
     except Damaged as error:
         raise ConfigError([str(error)]) from error

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dist_condense.config import ConfigError
+from dist_condense.credentials import address
 from dist_condense.data.errors import SHOWN
-from dist_condense.tracking_address import CLOUD, VARIABLE, masked, sqlite_file
+from dist_condense.tracking_address import CLOUD, VARIABLE, sqlite_file
 
 MAY_LEAD = ("checkpoints", "pool")
 """Entries that may be links to folders, as to a disk for large files."""
@@ -90,7 +91,7 @@ def distrusted(uri: str | None, folder: Path, remedy: str) -> Iterator[str]:
     :param uri: of config.yaml; None: it names none.
     :param remedy: how to say so, to which the address is appended.
     """
-    if uri is None or masked(uri) == masked(os.environ.get(VARIABLE, "")):
+    if uri is None or (uri := address(uri)) == address(os.environ.get(VARIABLE, "")):
         return
     kind = uri.partition(":")[0].partition("+")[0].lower()
     kind = {"https": "http"}.get(kind, kind)
@@ -103,8 +104,8 @@ def distrusted(uri: str | None, folder: Path, remedy: str) -> Iterator[str]:
     else:
         reason = "it lies outside of the folder"
     yield (
-        f"tracking.uri: {masked(uri)} is named by {folder / 'config.yaml'} alone, and {reason}; if it is yours, give "
-        f"{remedy}{masked(uri)}, or {VARIABLE}"
+        f"tracking.uri: {uri} is named by {folder / 'config.yaml'} alone, and {reason}; if it is yours, give "
+        f"{remedy}{uri}, or {VARIABLE}"
     )
 
 

@@ -6,7 +6,6 @@ Before a command has begun to write, either ends it at once. After that it is ra
 
 from __future__ import annotations
 
-import io
 import os
 import signal
 import sys
@@ -51,13 +50,13 @@ def guarded(command: Callable[[], int]) -> int:
     for number in ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup asks, and a script for what it starts with `&`
             signal.signal(number, _asked)
-    for stream in (sys.stdout, sys.stderr):  # a name that the terminal's encoding lacks must not end a command
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(reading,), name="signals", daemon=True).start()
+    from dist_condense import terminal  # it brings rich, which takes time
+
+    terminal.guard()
     try:
         return command()
     except KeyboardInterrupt as asked:  # between two commands' own answers

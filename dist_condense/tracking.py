@@ -14,7 +14,6 @@ import queue
 import re
 import shlex
 import socket
-import sys
 import threading
 import time
 from collections import defaultdict
@@ -26,13 +25,14 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
-from dist_condense import run_folder
+from dist_condense import run_folder, terminal
+from dist_condense.credentials import address, masked, revealed
 from dist_condense.data.files import write_atomically
 from dist_condense.engine import metrics_file
 from dist_condense.engine.metrics_file import METRICS, STEP, Entry
 from dist_condense.evaluation.rows import EVALUATION, RowsError, read_csv
 from dist_condense.tags import stored_config, tags_of
-from dist_condense.tracking_address import SERVERS, deleted, masked, problems, resolve_uri, sqlite_file
+from dist_condense.tracking_address import SERVERS, deleted, problems, resolve_uri, sqlite_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -111,12 +111,12 @@ class Address:
     @classmethod
     def of(cls, folder: Path, uri: str, experiment: str, run_name: str, run_id: str | None = None) -> Address:
         """The one of an earlier start where it names the same server and run, else a new one of the same folder."""
-        earlier = cls.read(folder)
+        earlier, shown = cls.read(folder), str(address(uri))
         if earlier is None:
-            return cls(masked(uri), experiment, run_name, run_id)
-        if earlier.uri == masked(uri) and run_id in (None, earlier.run_id):
+            return cls(shown, experiment, run_name, run_id)
+        if earlier.uri == shown and run_id in (None, earlier.run_id):
             return earlier
-        return cls(masked(uri), experiment, run_name, run_id, earlier.folder)
+        return cls(shown, experiment, run_name, run_id, earlier.folder)
 
 
 class ServerRun:
@@ -125,8 +125,8 @@ class ServerRun:
     Errors are whatever the server, the network or the store says.
     """
 
-    def __init__(self, uri: str, address: Address, folder: Path) -> None:
-        self.uri, self.address, self.folder = uri, address, folder
+    def __init__(self, uri: str, place: Address, folder: Path) -> None:
+        self.uri, self.address, self.folder = address(uri), place, folder
         self._client: MlflowClient | None = None
         self._last_step = 0
 
@@ -211,7 +211,7 @@ class ServerRun:
         elif path.exists():
             self.client.log_artifact(self.run, str(path))
         else:  # not the server's fault
-            print(f"not sent to MLflow: {path} is not there", file=sys.stderr, flush=True)
+            terminal.say(f"not sent to MLflow: {path} is not there")
 
     def everything(self) -> None:
         """All that lies in the folder now."""
@@ -317,8 +317,8 @@ class Tracker:
         :param run_id: overrides the one of ``tracking.json``.
         """
         folder = Path(folder).expanduser().absolute()
-        address = Address.of(folder, uri, experiment, run_name, run_id)
-        tracker = cls(ServerRun(uri, address, folder), params, tags)
+        place = Address.of(folder, uri, experiment, run_name, run_id)
+        tracker = cls(ServerRun(uri, place, folder), params, tags)
         tracker._put(tracker._begin)
         tracker._thread.start()
         return tracker
@@ -387,7 +387,7 @@ class Tracker:
         if time.monotonic() < self._ask_at or not self._attempt(self._catch_up):
             return False
         self.offline, self.refused = None, False
-        print(f"MLflow at {masked(self._server.uri)} answers again and has what it missed", file=sys.stderr, flush=True)
+        terminal.say(f"MLflow at {self._server.uri} answers again and has what it missed")
         return True
 
     def _begin(self) -> None:
@@ -399,18 +399,18 @@ class Tracker:
 
     def _give_up(self, error: Exception) -> None:
         with self._gave_up:
-            told, self.offline, self.refused = self.offline is not None, masked(_reason(error)), _refuses(error)
+            told, self.offline, self.refused = self.offline is not None, _reason(error), _refuses(error)
             self._ask_at = time.monotonic() + PAUSE
         if told:
             return
-        server = f"MLflow at {masked(self._server.uri)}"
+        server = f"MLflow at {self._server.uri}"
         if self.refused:
             text = f"{server} refuses the run, which goes on: {self.offline}; then replay with: {self.how_to_replay}"
         else:
             text = (
                 f"{server} is not reachable ({self.offline}): the run goes on; replay later with: {self.how_to_replay}"
             )
-        print(text, file=sys.stderr, flush=True)
+        terminal.say(text)
 
 
 def replay(
@@ -447,9 +447,7 @@ def replay(
         server.everything()
         server.end("FINISHED" if _is_complete(folder) else "FAILED")
     except Exception as error:  # whatever the server, the network or the store says
-        raise TrackingError(
-            f"replay of {folder} to {masked(uri)} was not complete: {masked(_reason(error))}"
-        ) from error
+        raise TrackingError(f"replay of {folder} to {uri} was not complete: {_reason(error)}") from error
     return server.run
 
 
@@ -479,7 +477,7 @@ def refusal(uri: str, experiment: str) -> str | None:
 
 def _listens(uri: str) -> bool:
     """Whether somebody takes connections at a server's address; MLflow would try for half a minute."""
-    parts = urlsplit(uri)
+    parts = urlsplit(revealed(uri))
     if parts.scheme not in SERVERS or parts.hostname is None:
         return False
     port = parts.port or socket.getservbyname(parts.scheme)
@@ -501,7 +499,7 @@ def _connect(uri: str) -> MlflowClient:
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a line for every retry
     if (file := sqlite_file(uri)) is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-    return MlflowClient(uri)
+    return MlflowClient(revealed(uri))
 
 
 def _active(client: MlflowClient, uri: str, name: str) -> str | None:
@@ -570,10 +568,10 @@ def _refuses(error: Exception) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """One short line: of a chain of connection errors the last one, which says what happened."""
-    if isinstance(error, Refused | TimeoutError) and str(error):
-        return str(error)
-    text = " ".join(str(error).split())
+    """One short line without secrets: of a chain of connection errors the last one, which says what happened."""
+    text = masked(" ".join(str(error).split()))  # before it is cut
+    if isinstance(error, Refused | TimeoutError) and text:
+        return text
     for known in ("Connection refused", "timed out", "Name or service not known", "Network is unreachable"):
         if known in text:
             return known

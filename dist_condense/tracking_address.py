@@ -12,6 +12,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
+from dist_condense.credentials import address, is_hidden, masked, revealed
+
 VARIABLE = "MLFLOW_TRACKING_URI"
 SQLITE = re.compile(r"sqlite(\+\w+)?:///(?P<path>[^?]*)(\?(?P<query>.*))?", re.DOTALL)
 SQLITE_OPTIONS = {"timeout", "isolation_level", "detect_types", "check_same_thread", "cached_statements", "uri"}
@@ -22,20 +24,19 @@ CLOUD_CREDENTIALS = ("DATABRICKS_HOST", "DATABRICKS_CONFIG_PROFILE", "DATABRICKS
 
 def resolve_uri(configured: str | None, output: str | Path) -> str:
     """The configured URI, else MLFLOW_TRACKING_URI, else sqlite under the output folder; of a sqlite file the path
-    is absolute."""
-    uri = configured or os.environ.get(VARIABLE) or _sqlite_uri(Path(output).expanduser().absolute() / "mlflow.db")
+    is absolute. One that was stored without its password is that of the variable, where they differ by it alone."""
+    variable = address(os.environ.get(VARIABLE, ""))
+    if configured and (not is_hidden(configured) or variable != configured):
+        uri = configured
+    else:
+        uri = variable or _sqlite_uri(Path(output).expanduser().absolute() / "mlflow.db")
     file = sqlite_file(uri)
-    return uri if file is None else "?".join([_sqlite_uri(file), *uri.split("?")[1:]])
-
-
-def masked(text: str) -> str:
-    """Without the password of URLs."""
-    return re.sub(r"(://[^/\s:@]*:)[^/\s@]+@", r"\1***@", text)
+    return address(uri if file is None else "?".join([_sqlite_uri(file), *revealed(uri).split("?")[1:]]))
 
 
 def sqlite_file(uri: str) -> Path | None:
     """The file of a sqlite address, absolute; None for every other address and for SQLite's own ``file:`` ones."""
-    found = SQLITE.fullmatch(uri)
+    found = SQLITE.fullmatch(revealed(uri))
     if found is None or found["path"] in ("", ":memory:") or found["path"].startswith("file:"):
         return None
     return Path(os.path.expanduser(unquote(found["path"]))).absolute()
@@ -48,14 +49,15 @@ def problems(configured: str | None, output: str | Path, experiment: str) -> Ite
     """
     uri = resolve_uri(configured, output)
     key = "tracking.uri" if configured else VARIABLE if os.environ.get(VARIABLE) else "output"
-    told = _of_scheme(uri) or _of_sqlite(uri, experiment)
-    if told is not None:
-        yield f"{key}: {masked(uri)}: {told}"
+    if is_hidden(uri):
+        yield f"{key}: {uri}: its password is not stored; give it again, as {key}=... or by {VARIABLE}"
+    elif (told := _of_scheme(revealed(uri)) or _of_sqlite(revealed(uri), experiment)) is not None:
+        yield masked(f"{key}: {uri}: {told}")
 
 
 def deleted(experiment: str, number: str, uri: str) -> str:
     """What to do about an experiment that is deleted on a server."""
-    restore = f"{VARIABLE}={shlex.quote(masked(uri))} mlflow experiments restore --experiment-id {number}"
+    restore = f"{VARIABLE}={shlex.quote(uri)} mlflow experiments restore --experiment-id {number}"
     return (
         f"the experiment {experiment!r} is deleted there; restore it (`{restore}`) or give tracking.experiment another"
     )

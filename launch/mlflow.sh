@@ -48,7 +48,7 @@ folder=$(cd "$folder" && pwd -P)
 
 python=${PYTHON:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/.venv/bin/python}
 [[ -x $python ]] || python=python3
-"$python" -c 'import mlflow, psycopg' || fail "$python lacks the extra: pip install 'dist-condense[mlflow-server]'"
+"$python" -c 'import mlflow, psycopg' || fail "$python lacks mlflow or psycopg: pip install -c constraints.txt '.[mlflow-server]'"
 if [[ -z ${POSTGRES_BIN:-} ]]; then
     initdb=$(command -v initdb || compgen -G '/usr/lib/postgresql/*/bin/initdb' | sort -V | tail -n 1)
     [[ -n $initdb ]] || fail "no initdb: apt-get install postgresql, or set POSTGRES_BIN"

@@ -7,7 +7,7 @@
 # --address URL  the job API; by default RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265, the end of a tunnel
 # --installed    the package is on the cluster: upload nothing
 #
-# Uploads the repository without what .gitignore and .rayignore name (512 MiB at most). The job's folder is thrown
+# Uploads what .rayignore names of the repository, the package and its configs (512 MiB at most). The job's folder is thrown
 # away, so `output` is an absolute path that all nodes see, or DIST_CONDENSE_OUTPUT is set: here, since it is handed
 # on like DIST_CONDENSE_WORKERS, IMAGENET_ROOT and MLFLOW_TRACKING_URI, or on the cluster. An address with a user, a
 # password or a query is set there alone: a job's command line is no secret.

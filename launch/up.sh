@@ -5,7 +5,8 @@
 #   launch/up.sh aws|gcp [ray up's options]
 #
 # Fills launch/aws.yaml or launch/gcp.yaml, whose head says what it needs, from the environment; writes the result to
-# outputs/aws.yaml or outputs/gcp.yaml; makes a token on first use (~/.ray/auth_token). Afterwards:
+# outputs/aws.yaml or outputs/gcp.yaml, and what the machines install, as git tracks it, to outputs/upload; makes a
+# token on first use (~/.ray/auth_token). Afterwards:
 #
 #   ray dashboard outputs/aws.yaml        the tunnel to the job API, on http://127.0.0.1:8265
 #   launch/submit.sh --installed CONFIG   a run
@@ -27,16 +28,21 @@ command -v "$ray" >/dev/null || fail "no $ray: run make install, or set RAY"
 
 filled=$(<"launch/$cloud.yaml") missing=()
 for name in $(grep -o "[$]{[A-Z_]*}" "launch/$cloud.yaml" | tr -d "{}$" | sort -u); do
-    [[ ${!name:-} =~ ^[A-Za-z0-9_./:-]+$ ]] || missing+=("$name")
+    [[ ${!name:-} =~ ^[A-Za-z0-9_./:@-]+$ ]] || missing+=("$name")
     filled=${filled//"\${$name}"/${!name:-}}
 done
 ((${#missing[@]} == 0)) || fail "set ${missing[*]}, as the head of launch/$cloud.yaml says"
 
-mkdir -p outputs
+umask 077 # all of it is yours alone
+rm -rf outputs/upload && mkdir -p outputs/upload
+git ls-files -z LICENSE README.md configs constraints.txt dist_condense pyproject.toml \
+    | tar --create --null --no-recursion --verbatim-files-from --files-from=- \
+    | tar --extract --preserve-permissions --directory=outputs/upload \
+    || fail "what git tracks here could not be copied to outputs/upload: run it in a clone"
+rm -f "outputs/$cloud.yaml" # which may be readable by others
 echo "$filled" >"outputs/$cloud.yaml"
-umask 077 # the token is yours alone
 token=~/.ray/auth_token
 [[ ! -e $token || -O $token ]] || fail "$token is another user's: remove it"
-"$ray" get-auth-token --generate >/dev/null
-[[ ! -e $token ]] || chmod go= "$token"
+env -u RAY_AUTH_TOKEN -u RAY_AUTH_TOKEN_PATH "$ray" get-auth-token --generate >/dev/null
+chmod go= "$token" # also one from before; the machines get it as it is
 exec "$ray" up "outputs/$cloud.yaml" "$@"

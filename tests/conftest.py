@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import pytest
 
+from dist_condense import credentials
 from tests.ray_head import started
 
 ROOT = Path(__file__).parents[1]
@@ -36,6 +37,13 @@ def nothing_is_left() -> Iterator[None]:
     while started:
         with started.pop() as process:
             process.kill()
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The passwords of one test are words in another."""
+    monkeypatch.setattr(credentials, "_known", set())
+    monkeypatch.setattr(credentials, "_pattern", None)
 
 
 @pytest.fixture(scope="session")

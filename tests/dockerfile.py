@@ -44,7 +44,10 @@ def lineage(known: dict[str, Stage], name: str) -> list[Stage]:
 
 
 def script(known: dict[str, Stage], target: str, context: Path) -> Iterator[str]:
-    """Shell that does the steps in the folder $ROOT, as they follow, and defines `as_user` for what comes after."""
+    """Shell that does the steps in the folder $ROOT, as they follow, and defines `as_user` for what comes after.
+
+    What a step mounts of another stage lies in that folder already, and no secret is given.
+    """
     home, environment = "/", []
     for stage in lineage(known, target):
         for word, argument in stage.steps:
@@ -53,13 +56,11 @@ def script(known: dict[str, Stage], target: str, context: Path) -> Iterator[str]
             elif word == "WORKDIR":
                 home = argument
                 yield f'mkdir -p "$ROOT{home}"'
-            elif word == "COPY" and argument.startswith("--from="):
-                source, place = argument.removeprefix("--from=").split(None, 1)[1].split()
-                yield f'test -d "$ROOT{source}" && test {source} = {place}'  # it was made in this very folder
             elif word == "COPY":
-                *sources, place = argument.split()
-                yield f'mkdir -p "$ROOT{place}"'
-                yield from (f'cp -r {context}/{source} "$ROOT{place}"' for source in _whole(sources))
+                source, place = argument.split()
+                whole = source == "."
+                yield f'mkdir -p "$ROOT{place if whole else Path(place).parent}"'
+                yield f'cp -r {context}/{"./." if whole else source} "$ROOT{place}"'
             elif word == "RUN":
                 command = re.sub(r"--mount=\S+ ", "", argument)
                 yield shlex.join(["inside", *environment, "sh", "-ec", f"cd {home} && {command}"])
@@ -67,10 +68,6 @@ def script(known: dict[str, Stage], target: str, context: Path) -> Iterator[str]
                 user = argument.split(":")[0]
                 run = shlex.join(["inside", *environment, "setpriv", f"--reuid={user}", f"--regid={user}"])
                 yield f'as_user() {{ {run} --clear-groups env HOME={home} sh -ec "cd {home} && $1"; }}'
-
-
-def _whole(sources: list[str]) -> list[str]:
-    return ["./." if source == "." else source for source in sources]
 
 
 def command(argument: str) -> str:

@@ -75,3 +75,33 @@ def test_direct_dependencies_have_a_lower_bound_and_a_tested_version() -> None:
         assert ">=" in requirement, f"{requirement} has no lower bound"
     for requirement in [*shipped, *EXTRAS["dev"]]:
         assert name_of(requirement) in {*pinned, "dist-condense"}, f"{requirement} is not in constraints.txt"
+
+
+def refused(text: str) -> list[str]:
+    """The lines that have pip take a version that nobody tested, or this package from an index, where it is not."""
+    told = [line for line in text.splitlines() if re.search(r"\bpip3? (install|wheel|download)\b", line)]
+    return [line for line in told if not TESTED.search(line) or OURS.search(line)]
+
+
+TESTED = re.compile(r"(-c|--constraint)[ =]\S*constraints\.txt")
+OURS = re.compile(r"(?i)[\s'\"]dist[-_]condense(\[|\W*$)")
+
+
+def test_pip_is_told_to_take_the_tested_versions() -> None:
+    """In what people copy; the Dockerfile has tests of its own, and messages name one package each."""
+    files = [ROOT / "README.md", ROOT / "Makefile", ROOT / ".ci" / "run", ROOT / "k8s" / "README.md"]
+    files += [*(ROOT / "docs").glob("*.md"), *(path for path in (ROOT / "launch").iterdir() if path.suffix != ".json")]
+    assert {file.name: found for file in files if (found := refused(file.read_text()))} == {}
+    assert not [file for file in (ROOT / "dist_condense").rglob("*.py") if OURS.search(_installs(file.read_text()))]
+
+
+def _installs(text: str) -> str:
+    return "\n".join(re.findall(r"pip install [^`\n]*", text))
+
+
+@pytest.mark.parametrize(
+    "line", ["pip install boto3", "pip install -c constraints.txt 'dist-condense[s3]'", "  - pip wheel -q ffcv"]
+)
+def test_a_version_that_nobody_tested_is_noticed(line: str) -> None:
+    assert refused(f"# a\n{line}\n") == [line]
+    assert refused("pip install -q -c /home/ray/dist_condense/constraints.txt /home/ray/dist_condense") == []

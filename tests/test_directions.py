@@ -21,7 +21,7 @@ FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*
 MAY_IMPORT = {
     "core": set(),
     "networks": set(),
-    "engine": {"core", "networks", "data"},
+    "engine": {"core", "networks", "data", "terminal", "credentials"},
     "condense": {"core", "engine"},
 }
 MUST_NOT_IMPORT = {"data": {"core", "engine", "config", "networks"}}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,13 +24,14 @@ VALUES = {
         "AWS_ZONE": "us-west-2a",
         "AWS_SUBNET": "subnet-0",
         "AWS_GROUP": "sg-0",
-        "AWS_PROFILE_ARN": "arn:aws:iam::0:instance-profile/ray",
+        "AWS_HEAD_PROFILE_ARN": "arn:aws:iam::0:instance-profile/ray",
         "AWS_IMAGE": "ami-0",
     },
     "gcp": {
         "GCP_PROJECT": "ours",
         "GCP_REGION": "us-central1",
         "GCP_ZONE": "us-central1-a",
+        "GCP_HEAD_ACCOUNT": "head@ours.iam.gserviceaccount.com",
         "GCP_SUBNET": "projects/p/regions/r/subnetworks/s",
         "GCP_IMAGE": "projects/p/global/images/i",
     },
@@ -138,16 +141,97 @@ def test_mlflow_sh_refuses_a_folder_that_others_can_write(tmp_path: Path) -> Non
     assert (tmp_path / "mine").read_text() == "kept"
 
 
+# --- ray job submit -------------------------------------------------------------------------------------------------
+
+
+def uploaded(folder: Path, target: Path) -> set[str]:
+    """The files that Ray packs of `folder`, unpacked in `target`; without the help of .gitignore."""
+    from ray._private.runtime_env.packaging import create_package
+
+    package = target.with_suffix(".zip")
+    create_package(str(folder), package, include_gitignore=False, excludes=[], logger=logging.getLogger())
+    with zipfile.ZipFile(package) as packed:
+        packed.extractall(target)
+        return {name for name in packed.namelist() if not name.endswith("/")}
+
+
+def tracked(*patterns: str) -> set[str]:
+    listed = subprocess.run(["git", "ls-files", *patterns], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(listed.stdout.split())
+
+
+def test_an_upload_is_the_package_and_runs(tmp_path: Path) -> None:
+    """The list of folders is whole; Ray follows the link dist_condense/configs."""
+    configs = tracked("configs/*.yaml")
+    wanted = tracked("dist_condense/*.py") | configs | {f"dist_condense/{name}" for name in configs}
+    assert {*wanted, "dist_condense/py.typed", "pyproject.toml"} <= uploaded(ROOT, tmp_path / "it")
+    main = "runpy.run_module('dist_condense.run', run_name='__main__')"
+    script = f"import dist_condense, runpy; print(dist_condense.__file__); {main}"
+    command = [sys.executable, "-c", script, "configs/digits.yaml", "--cfg"]
+    done = subprocess.run(command, cwd=tmp_path / "it", env={"PATH": ""}, capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith(f"{tmp_path}/it/dist_condense/__init__.py\n") and "  name: digits\n" in done.stdout, (
+        done.stderr
+    )
+
+
+def test_nothing_that_lies_about_is_uploaded(tmp_path: Path) -> None:
+    (folder := tmp_path / "checkout").mkdir()
+    shutil.copy(ROOT / ".rayignore", folder)
+    kept = {"configs/mine.yaml", "configs/method/mine.yaml", "dist_condense/run.py", "dist_condense/core/a.py"}
+    for name in (*kept, *PLANTED):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("secret")
+    assert uploaded(folder, tmp_path / "it") == kept
+
+
+TRACKED = ("LICENSE", "README.md", "configs/digits.yaml", "constraints.txt", "dist_condense/run.py", "pyproject.toml")
+PLANTED = (
+    ".env",
+    "id_rsa",
+    "secrets.env",
+    "look.ipynb",
+    "data/a.tar",
+    ".aws/credentials",
+    "configs/.env",
+    "configs/.secret.yaml",
+    "configs/a.pem",
+    "configs/method/id_rsa",
+    "configs/private/a.yaml",
+    "dist_condense/.env",
+    "dist_condense/id_rsa",
+    "dist_condense/core/.env",
+    "dist_condense/core/key.pem",
+    "dist_condense/.ssh/id_rsa",
+    "dist_condense/data/set/a.py",
+    "outputs/aws.yaml",
+)
+"""What may lie in a checkout and is nobody else's business."""
+
+
 # --- ray up ---------------------------------------------------------------------------------------------------------
 
 
+RAY = """#!/bin/sh
+[ "$1" = up ] || { mkdir -p ~/.ray && echo token >> ~/.ray/auth_token; }
+echo "$@"
+"""
+"""Tells what it was asked for, and adds to the token as it is."""
+
+
 def up(cloud: str, folder: Path, **more: str) -> subprocess.CompletedProcess[str]:
-    """launch/up.sh of a copy, with a `ray` that tells what it was asked for."""
-    shutil.copytree(ROOT / "launch", folder / "launch")
-    ray = folder / "ray"
-    ray.write_text('#!/bin/sh\necho "$@"\n')
+    """launch/up.sh of a clone in `folder`, which is HOME as well."""
+    shutil.copytree(ROOT / "launch", folder / "launch", dirs_exist_ok=True)
+    for name in TRACKED:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("")
+    if not (link := folder / "dist_condense" / "configs").is_symlink():
+        link.symlink_to("../configs")
+    (ray := folder / "ray").write_text(RAY)
     ray.chmod(0o755)
-    return sh(folder / "launch" / "up.sh", cloud, "--yes", RAY=str(ray), **{**VALUES[cloud], **MACHINES, **more})
+    subprocess.run(["git", "init", "--quiet", folder], check=True)
+    subprocess.run(["git", "-C", folder, "add", *TRACKED, "dist_condense/configs"], check=True)
+    asked = {**VALUES[cloud], **MACHINES, "HOME": str(folder), "RAY": str(ray), **more}
+    return sh(folder / "launch" / "up.sh", cloud, "--yes", **asked)
 
 
 def test_the_token_is_its_owners_alone(tmp_path: Path) -> None:
@@ -175,6 +259,33 @@ def test_what_is_missing_is_named(cloud: str, tmp_path: Path) -> None:
     done = up(cloud, tmp_path, GPU_NODES="", SHARED="x; rm -rf /")
     assert done.returncode == 2
     assert done.stderr == f"up.sh: set GPU_NODES SHARED, as the head of launch/{cloud}.yaml says\n"
+
+
+@clouds
+def test_what_git_does_not_track_is_not_uploaded(cloud: str, tmp_path: Path) -> None:
+    for name in (*PLANTED, "outputs/upload/old.env"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("secret")
+    folder = tmp_path / filled(cloud, tmp_path)["file_mounts"]["/home/ray/dist_condense"]
+    sent = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()}
+    assert sent == {*TRACKED, "dist_condense/configs"}
+    assert (folder / "dist_condense" / "configs" / "digits.yaml").exists()
+
+
+def test_without_a_clone_nothing_is_uploaded(tmp_path: Path) -> None:
+    done = up("aws", tmp_path, GIT_DIR=str(tmp_path / "none"))
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.endswith("could not be copied to outputs/upload: run it in a clone\n")
+
+
+def test_what_it_writes_is_readable_by_nobody_else(tmp_path: Path) -> None:
+    """Also a token and a filled file from before, which were."""
+    for before in (tmp_path / ".ray" / "auth_token", tmp_path / "outputs" / "aws.yaml"):
+        before.parent.mkdir()
+        before.touch(mode=0o644)
+    filled("aws", tmp_path)
+    for path in (".ray/auth_token", "outputs/aws.yaml", "outputs/upload"):
+        assert (tmp_path / path).stat().st_mode & 0o077 == 0, path
 
 
 def check(config: dict[str, Any]) -> dict[str, Any]:
@@ -259,6 +370,80 @@ def test_what_is_open_is_noticed(tmp_path: Path, cloud: str, keys: str, what: st
     assert open_to_others(check(config)) == [what]
 
 
+# --- what a machine may do, and what it installs --------------------------------------------------------------------
+
+
+RIGHTS = {"aws": "IamInstanceProfile", "gcp": "serviceAccounts"}
+"""What gives a machine the rights of an account."""
+
+
+def beyond_its_work(config: dict[str, Any]) -> list[str]:
+    """What machines may do that they need not; of the completed config."""
+    kinds = {name: kind["node_config"] for name, kind in config["available_node_types"].items()}
+    right, head = RIGHTS[config["provider"]["type"]], config["head_node_type"]
+    mounts = [line for line in config["initialization_commands"] if "mount -t" in line]
+    found = {
+        "an account of a worker": any(right in node for name, node in kinds.items() if name != head),
+        "an account of Ray's choice": right not in kinds[head],
+        "scopes": any("cloud-platform" in str(node.get(right)) for node in kinds.values()),
+        "metadata without a session": any(
+            node.get("MetadataOptions") != {"HttpTokens": "required", "HttpPutResponseHopLimit": 1}
+            for node in kinds.values()
+            if config["provider"]["type"] == "aws"
+        ),
+        "set-user-ID or devices from the share": not mounts or any("-o nosuid,nodev " not in line for line in mounts),
+    }
+    return [what for what, is_so in found.items() if is_so]
+
+
+def test_a_worker_has_no_account_and_the_head_its_own(config: dict[str, Any]) -> None:
+    assert beyond_its_work(check(config)) == []
+
+
+@pytest.mark.parametrize(
+    ("cloud", "keys", "value", "what"),
+    [
+        ("aws", "available_node_types/gpu/node_config/IamInstanceProfile", {"Arn": "a"}, "an account of a worker"),
+        ("gcp", "available_node_types/gpu/node_config/serviceAccounts", [{"email": "a"}], "an account of a worker"),
+        ("aws", "available_node_types/head/node_config/IamInstanceProfile", None, "an account of Ray's choice"),
+        ("gcp", "available_node_types/head/node_config/serviceAccounts", None, "an account of Ray's choice"),
+        ("gcp", "available_node_types/head/node_config/serviceAccounts", ["x/cloud-platform"], "scopes"),
+        ("aws", "available_node_types/gpu/node_config/MetadataOptions", {}, "metadata without a session"),
+        ("aws", "initialization_commands", ["mount -t nfs4 a /b"], "set-user-ID or devices from the share"),
+    ],
+)
+def test_an_account_too_many_is_noticed(tmp_path: Path, cloud: str, keys: str, value: Any, what: str) -> None:
+    config = filled(cloud, tmp_path)
+    *path, last = keys.split("/")
+    at = config
+    for key in path:
+        at = at[key]
+    at.pop(last, None) if value is None else at.update({last: value})
+    assert beyond_its_work(check(config)) == [what]
+
+
+def unpinned(config: dict[str, Any]) -> list[str]:
+    """Calls of pip that take a version that nobody tested; a build has an environment and a constraint of its own."""
+    commands = [line for key, lines in config.items() if key.endswith("commands") for line in lines]
+    file = "/home/ray/dist_condense/constraints.txt"
+    found = [line for line in commands if re.search(r"\bpip\b", line) and f"pip install -q -c {file} " not in line]
+    builds = {f"--env={name}={file}" for name in ("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT")}
+    return found + sorted(builds - set(config["docker"]["run_options"]))
+
+
+def test_pip_takes_the_tested_versions(config: dict[str, Any]) -> None:
+    assert unpinned(config) == []
+    known = re.findall(r"(?m)^([a-z0-9-]+)==", (ROOT / "constraints.txt").read_text())
+    (head,) = config["head_setup_commands"]
+    assert set(head.split("constraints.txt ")[1].split()) <= set(known)
+    config["head_setup_commands"].append("pip install -q boto3")
+    config["docker"]["run_options"].pop()
+    file = "/home/ray/dist_condense/constraints.txt"
+    assert unpinned(config) == ["pip install -q boto3", f"--env=PIP_BUILD_CONSTRAINT={file}"]
+
+
 def test_its_ray_is_the_tested_one(config: dict[str, Any]) -> None:
+    """By version; a digest may follow."""
     pinned = re.search(r"^ray==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
-    assert pinned and config["docker"]["image"] == f"rayproject/ray:{pinned[1]}-py311-gpu"
+    image, _, digest = config["docker"]["image"].partition("@sha256:")
+    assert pinned and image == f"rayproject/ray:{pinned[1]}-py311-gpu" and re.fullmatch("|[0-9a-f]{64}", digest)

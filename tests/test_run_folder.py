@@ -337,7 +337,7 @@ def test_an_address_that_the_user_names_is_trusted(
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", SECRET)
     with pytest.raises(ConfigError, match="would be sent there") as refused:
         cli.finished(theirs, ONE)
-    assert ":pw@" not in str(refused.value)
+    assert "pw" not in str(refused.value)
     assert cli.finished(theirs, (*ONE, "tracking.uri=http://127.0.0.1:1"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:pw@127.0.0.1:1")
     assert cli.finished(theirs, ONE)

@@ -212,7 +212,7 @@ def test_an_unreachable_server_costs_one_line_and_no_time(tmp_path, capfd):
     captured = capfd.readouterr()
     lines = captured.err.splitlines()
     assert len(lines) == 1
-    assert "MLflow at http://user:***@127.0.0.1:9 is not reachable" in lines[0]
+    assert "MLflow at http://***@127.0.0.1:9 is not reachable" in lines[0]
     assert f"dist-condense replay {tmp_path / 'out'}" in lines[0]
     assert "secret" not in (tmp_path / "out" / "tracking.json").read_text()
     assert captured.out == ""

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from dist_condense.tracking_address import masked, problems, resolve_uri, sqlite_file
+from dist_condense.credentials import address, revealed
+from dist_condense.tracking_address import problems, resolve_uri, sqlite_file
 
 
 @pytest.fixture(autouse=True)
@@ -110,11 +111,23 @@ def test_what_the_environment_allows_is_not_refused(monkeypatch: pytest.MonkeyPa
 
 def test_a_password_is_not_shown() -> None:
     (line,) = told("ftp://me:pw@host/x")
-    assert "me:***@host" in line and "pw@" not in line
-    assert (
-        masked("to https://me:pw@host:5000/x and http://host:5000")
-        == "to https://me:***@host:5000/x and http://host:5000"
-    )
+    assert "ftp://***@host/x: the scheme ftp is not one of" in line and "pw@" not in line
+
+
+def test_an_address_whose_password_was_not_stored_is_that_of_the_variable_or_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    whole, stored = "http://me:pw@host:5000", str(address("http://me:pw@host:5000"))
+    assert resolve_uri(stored, tmp_path) == stored
+    assert told(stored) == [
+        f"tracking.uri: {stored}: its password is not stored; give it again, as tracking.uri=... "
+        "or by MLFLOW_TRACKING_URI"
+    ]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:pw@another:5000")
+    assert revealed(resolve_uri(stored, tmp_path)) == stored
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", whole)
+    assert revealed(resolve_uri(stored, tmp_path)) == revealed(resolve_uri(None, tmp_path)) == whole
+    assert told(stored) == []
 
 
 def test_a_file_that_is_no_database_or_cannot_be_made_is_refused(tmp_path: Path) -> None:

@@ -63,9 +63,9 @@ def open_dataset(
     """
     if name not in KNOWN:
         raise DataError([f"dataset.name is '{name}', which is not known; choose one of {', '.join(KNOWN)}."])
-    if root is not None and is_url(root):
+    if isinstance(root, str) and is_url(root):
         request = Request(name, None, size, classes, download, orientation, test)
-        return open_prepared(str(root), request, KNOWN[name].facts)
+        return open_prepared(root, request, KNOWN[name].facts)
     folder = None if root is None else Path(root).expanduser()
     request = Request(name, folder, size, classes, download, orientation, test)
     if folder is not None and has_manifest(folder):

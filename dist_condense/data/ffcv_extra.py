@@ -8,7 +8,8 @@ from dist_condense.data.errors import DataError
 
 SYSTEM = "apt-get install --no-install-recommends g++ python3-dev libopencv-dev libturbojpeg0-dev pkg-config"
 """FFCV is compiled when it is installed; this is what that needs on Debian and Ubuntu."""
-PACKAGE = "pip install 'dist-condense[ffcv]'"
+PACKAGE = "pip install ffcv"
+"""By the name that its authors hold: this package is in no index, where somebody else may take its name."""
 
 
 def load_ffcv() -> ModuleType:

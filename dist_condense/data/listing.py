@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dist_condense.data.errors import listed
 from dist_condense.data.store import ClassFolder
+from dist_condense.terminal import printable
 
 ENDINGS = (
     *("jpg", "jpeg", "jpe", "jfif", "mpo", "png", "apng", "bmp", "tif", "tiff", "webp", "gif"),
@@ -142,11 +143,11 @@ def told(what: str, images: int, classes: int, passed: PassedOver, below: int = 
 
 def not_text(names: Sequence[str], where: str) -> list[str]:
     """A problem if some names of classes are no UTF-8, as the files that a run writes are."""
-    wrong = [printable(name) for name in names if _SURROGATE.search(name)]
+    wrong = [printable(name) for name in names if not is_utf8(name)]
     remedy = "Rename them in every split (mv; convmv for many)."
     return [f"{where}: {len(wrong)} names of classes are not UTF-8: {listed(wrong)}. {remedy}"] if wrong else []
 
 
-def printable(name: str) -> str:
-    r"""A name with the bytes of it that are no UTF-8 as ``\xe9``."""
-    return _SURROGATE.sub(lambda found: ascii(found[0])[1:-1].replace(r"\udc", r"\x"), name)
+def is_utf8(name: str) -> bool:
+    """Whether a file can hold a name; Python reads other bytes in names of files as halves of surrogate pairs."""
+    return not _SURROGATE.search(name)

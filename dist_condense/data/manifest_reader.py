@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, TypeVar, get_origin, get_type_hints
 
+from dist_condense.credentials import address
 from dist_condense.data.errors import SHOWN, DataError, listed
 from dist_condense.data.image_set import ClassName, ambiguous
 from dist_condense.data.listing import not_text
@@ -80,7 +81,7 @@ class _Checked:
         return tuple(self._shards(entry, f"splits.{split}[{label}]") for label, entry in enumerate(splits[split]))
 
     def _shards(self, entries: Any, where: str) -> tuple[Shard, ...]:
-        shards = self._records(Shard, entries, where)
+        shards = tuple(replace(shard, url=address(shard.url)) for shard in self._records(Shard, entries, where))
         if isinstance(entries, list) and not entries:
             self._wrong(where, "has no shard; every class needs images.")
         for index, shard in enumerate(shards):

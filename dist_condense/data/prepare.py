@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dist_condense import __version__
+from dist_condense.credentials import address
 from dist_condense.data.beton_writer import UNFINISHED
 from dist_condense.data.catalogue import KNOWN, is_url, names
 from dist_condense.data.errors import DataError, listed
@@ -142,10 +143,11 @@ def plan(
     source: str, dest: Path, options: PrepareOptions, map_unordered: MapUnordered, ffcv: bool = False
 ) -> Plan | Manifest:
     """What is to be done, or the manifest if that is all there. DataError with what is wrong; writes nothing."""
+    source = address(source) if is_url(source) else source
     problems = _problems(source, options, ffcv)
     if problems:
         raise DataError(problems)
-    identity = {"source": source, **json.loads(json.dumps(asdict(options)))}
+    identity = {"source": str(source), **json.loads(json.dumps(asdict(options)))}
     del identity["skip_bad"]  # may change from one start to the next
     if (dest / FILE).exists():
         held = read_manifest(str(dest))

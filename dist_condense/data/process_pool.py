@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
 
+from dist_condense import terminal
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 WAITING = 2
@@ -29,7 +31,7 @@ class LocalMap:
             yield from map(function, items)
             return
         context = multiprocessing.get_context("spawn")
-        executor = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_end_with_parent)
+        executor = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_begin)
         try:
             yield from _bounded(executor, function, iter(items), WAITING * self.workers)
         finally:
@@ -63,8 +65,11 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _end_with_parent() -> None:
-    """A killed parent cannot stop its workers; they would wait for it for ever."""
+def _begin() -> None:
+    """Texts of others do not steer this process's terminal either. A killed parent cannot stop its workers; they would
+    wait for it for ever.
+    """
+    terminal.guard()
     threading.Thread(target=_watch_parent, daemon=True).start()
 
 

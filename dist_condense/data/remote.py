@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import fsspec
 from filelock import FileLock
 
+from dist_condense.credentials import address, is_hidden, masked, revealed
 from dist_condense.data.errors import DataError
 from dist_condense.data.files import stays_below
 
@@ -74,8 +75,12 @@ def entry_problem(url: str) -> str | None:
 
 
 def join(root: str, url: str) -> str:
-    """The address of a manifest's entry; `root` is the folder (or its url) that holds the manifest."""
-    return url if scheme(url) is not None else f"{root.rstrip('/')}/{url}"
+    """The address of an entry below a folder or its url, whose secrets it keeps; an entry with a url of its own has
+    that alone. A query, such as an access token, stays behind the path."""
+    if scheme(url) is not None:
+        return url
+    folder, mark, query = revealed(root).partition("?") if scheme(root) == "https" else (revealed(root), "", "")
+    return address(f"{folder.rstrip('/')}/{url}{mark}{query}")
 
 
 def read_bytes(url: str, sleep: Sleep = time.sleep) -> bytes:
@@ -84,7 +89,7 @@ def read_bytes(url: str, sleep: Sleep = time.sleep) -> bytes:
     def read() -> bytes:
         if scheme(url) is None:
             return Path(url).read_bytes()
-        with filesystem(url).open(url, "rb") as stream:
+        with filesystem(url).open(revealed(url), "rb") as stream:
             return bytes(stream.read())
 
     return _retried(url, read, sleep)
@@ -97,7 +102,7 @@ def fetch(url: str, folder: Path, size: int, sha256: str, sleep: Sleep = time.sl
     Raises DataError when it is missing, forbidden, not `size` bytes long, or has another hash: then nothing is kept.
     """
     scheme(url)  # refuses before anything is written
-    name = re.sub(r"[^A-Za-z0-9._-]", "_", url.rsplit("/", 1)[-1]).removesuffix(".tar")
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", url.split("?")[0].rsplit("/", 1)[-1]).removesuffix(".tar")
     target = folder / f"{sha256[:16]}-{name}.tar"
     if _is_whole(target, size):
         return target
@@ -150,7 +155,7 @@ def _download(url: str, target: Path, size: int, sha256: str) -> None:
 def _copy(url: str, part: Path, size: int) -> str:
     """The hash of what was copied; never more than one chunk beyond `size`."""
     digest, got = new_hash(), 0
-    with filesystem(url).open(url, "rb") as stream, _created(part) as copy:
+    with filesystem(url).open(revealed(url), "rb") as stream, _created(part) as copy:
         while got <= size and (chunk := stream.read(CHUNK)):
             digest.update(chunk)
             got += len(chunk)
@@ -177,7 +182,9 @@ def _write(copy: FileIO, chunk: bytes) -> None:
 
 
 def filesystem(url: str) -> Any:
-    """What reads this url. DataError where its package is missing."""
+    """What reads this url. DataError where its package is missing, or its password is not known any more."""
+    if is_hidden(url):
+        raise DataError([f"{url}: its password is not stored; give the whole address again (dataset.root=...)."])
     kind = scheme(url) or "file"
     try:
         return fsspec.filesystem(kind, **_OPTIONS.get(kind, {}))
@@ -197,7 +204,7 @@ def persistent(url: str, action: Callable[[], Result], sleep: Sleep = time.sleep
     try:
         return _tried(action, sleep)
     except _GivenUp as reason:
-        text = f"{url}: {type(reason.last).__name__}: {reason.last}"
+        text = masked(f"{url}: {type(reason.last).__name__}: {reason.last}")
         if not reason.permanent:
             raise Away(f"{text} (tried {TRIES} times)") from reason.last
         kinds = (FileNotFoundError, PermissionError)
@@ -234,7 +241,7 @@ def _retried(url: str, action: Callable[[], Result], sleep: Sleep) -> Result:
     try:
         return _tried(action, sleep)
     except _GivenUp as reason:
-        last = f"{type(reason.last).__name__}: {reason.last}"
+        last = masked(f"{type(reason.last).__name__}: {reason.last}")
         if reason.permanent:
             raise DataError([f"{url}: it cannot be read ({last})."]) from reason.last
         told = f"{url}: reading failed {TRIES} times, the last time with {last}."

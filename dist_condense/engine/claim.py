@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
-import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from dist_condense import terminal
 from dist_condense.data.files import write_atomically
 from dist_condense.engine.errors import RunFailed
 
@@ -62,7 +62,7 @@ class Claim:
         while not self._is_quiet():
             if time.monotonic() > deadline:
                 held = f"an earlier start has held {self.folder / LOCK} for {PATIENCE:.0f} s"
-                print(f"note: {held}; this one goes on without waiting for it", file=sys.stderr, flush=True)
+                terminal.say(f"note: {held}; this one goes on without waiting for it")
                 return
             time.sleep(LOOK)
 

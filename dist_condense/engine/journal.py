@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -13,6 +12,7 @@ from typing import Any
 
 import torch
 
+from dist_condense import terminal
 from dist_condense.data.files import flush
 from dist_condense.engine import checkpoint, metrics_file
 from dist_condense.engine.checkpoint import Checkpoint, State
@@ -288,4 +288,4 @@ def _tracking_run(folder: Path) -> str | None:
 
 def _tell(text: str) -> None:
     log.warning(text)
-    print(f"note: {text}", file=sys.stderr, flush=True)
+    terminal.say(f"note: {text}")

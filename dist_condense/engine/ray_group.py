@@ -7,7 +7,6 @@ import math
 import os
 import re
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +24,8 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
+from dist_condense import terminal
+from dist_condense.credentials import masked
 from dist_condense.engine import ray_join, ray_start
 from dist_condense.engine.coordinator import Coordinator, ProcessGroupCoordinator
 from dist_condense.engine.journal import RunFailed
@@ -98,10 +99,10 @@ def connect() -> None:
     if cluster is None:
         folder = ray_start.folder()
         ray_start.token()
-        print(f"starting Ray on this machine{ray_start.unguarded()}", file=sys.stderr, flush=True)
+        terminal.say(f"starting Ray on this machine{ray_start.unguarded()}")
     else:
         ray_start.tighten_token()
-        print(f"joining {cluster}", file=sys.stderr, flush=True)
+        terminal.say(f"joining {cluster}")
         cluster.answer()
     try:
         with _sigterm_left_alone(), _found(cluster):
@@ -240,8 +241,9 @@ class Restarts(UserCallback):
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """A group has failed; whether it is started again is not known yet."""
+        cause = terminal.printable(masked(_cause(worker_exceptions)))
         with self.file.open("a") as file:
-            file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {_cause(worker_exceptions)}\n")
+            file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {cause}\n")
 
 
 def _cause(failures: dict[int, Exception]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import dataclass
 
 from ray._common.utils import get_ray_address_file
@@ -12,6 +11,7 @@ from ray._private.services import canonicalize_bootstrap_address
 from ray.core.generated.gcs_service_pb2 import CheckAliveRequest
 from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 
+from dist_condense import terminal
 from dist_condense.engine.journal import RunFailed
 
 VARIABLE, CLIENT, LOCAL = "RAY_ADDRESS", "ray://", "local"
@@ -92,7 +92,7 @@ def _left(file: str) -> str:
         return LOCAL
     except OSError:  # a link, or closed to us
         pass
-    print(f"{file} is not yours: the cluster that it names is not joined", file=sys.stderr, flush=True)
+    terminal.say(f"{file} is not yours: the cluster that it names is not joined")
     return LOCAL
 
 

@@ -14,6 +14,7 @@ from contextlib import suppress
 
 import ray
 
+from dist_condense import terminal
 from dist_condense.engine.journal import RunFailed
 
 VARIABLE, TOKEN_FILE = "RAY_TMPDIR", "RAY_AUTH_TOKEN_PATH"
@@ -67,7 +68,7 @@ def token() -> None:
     except NotOurs as error:
         if asked:
             raise RunFailed(f"Ray cannot start: {TOKEN_FILE}={path} {error}; set it to a file of your own") from None
-        print(f"{path} {error}: Ray has a token for this run alone", file=sys.stderr, flush=True)
+        terminal.say(f"{path} {error}: Ray has a token for this run alone")
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     except OSError:  # it cannot be read, nor made; Ray names the one that was asked for
         if not asked:
@@ -147,7 +148,7 @@ def _tighten(path: str, asked: bool) -> None:
 
 def _say_closed(path: str, before: os.stat_result) -> None:
     said = f"{path} was open to other users (mode {before.st_mode & 0o777:03o}) and is yours alone now"
-    print(f"{said}; delete it for a new token if one may have used it", file=sys.stderr, flush=True)
+    terminal.say(f"{said}; delete it for a new token if one may have used it")
 
 
 def _our_own() -> str | None:

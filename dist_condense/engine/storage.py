@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from dist_condense.credentials import revealed
 from dist_condense.data.errors import DataError
 from dist_condense.data.files import flush_names, stays_below, write_atomically
-from dist_condense.data.remote import filesystem, persistent, scheme
+from dist_condense.data.remote import filesystem, join, persistent, scheme
 
 
 class Storage(Protocol):
@@ -101,8 +102,8 @@ class Bucket:
 
     def _asked(self, name: str, action: Callable[[Any, str], Any]) -> Any:
         """The result of an action on (the store, the entry's address). Failures name the address."""
-        place = f"{self.url.rstrip('/')}/{name}".rstrip("/")
-        return persistent(place, lambda: action(filesystem(self.url), place))
+        place = join(self.url, name) if name else self.url
+        return persistent(place, lambda: action(filesystem(self.url), revealed(place).rstrip("/")))
 
     def __str__(self) -> str:
         return self.url
@@ -130,4 +131,4 @@ def storage(place: str | Path) -> Storage:
     found = scheme(str(place))
     if found == "https":
         raise DataError([f"'{place}' cannot be written to: give a path, s3:// or gs://."])
-    return Folder(Path(place)) if found is None else Bucket(str(place))
+    return Folder(Path(place)) if isinstance(place, Path) or found is None else Bucket(place)

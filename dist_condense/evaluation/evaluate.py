@@ -33,6 +33,13 @@ class Trial:
 class TrialFailed(RuntimeError):
     """Some trials did not finish; the rows of the others have been handed over."""
 
+    def __init__(self, *problems: str) -> None:
+        super().__init__(*problems)
+        self.problems = list(problems)
+
+    def __str__(self) -> str:
+        return "\n".join(self.problems)
+
     @classmethod
     def of(cls, reasons: Mapping[Trial, str], total: int) -> TrialFailed:
         """Names each that has no row, and why; a reason that several share is told once."""
@@ -40,7 +47,7 @@ class TrialFailed(RuntimeError):
         for trial, why in reasons.items():
             names.setdefault(why, []).append(f"{trial.set} / {trial.architecture} / seed {trial.seed}")
         lines = [f"{', '.join(failed)}: {why}" for why, failed in names.items()]
-        return cls("\n".join([f"{len(reasons)} of {total} trials failed:", *lines]))
+        return cls(f"{len(reasons)} of {total} trials failed:", *lines)
 
 
 def trials(sets: Iterable[str], architectures: Iterable[str], seeds: Iterable[int]) -> list[Trial]:

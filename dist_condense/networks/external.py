@@ -146,9 +146,7 @@ def known_timm(name: str) -> ModuleType:
     try:
         import timm
     except ImportError as error:
-        raise ImportError(
-            f"The network timm:{name} needs timm, which is not installed: pip install 'dist-condense[timm]'."
-        ) from error
+        raise ImportError(f"The network timm:{name} needs timm, which is not installed: pip install timm.") from error
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), n=3)
         raise ValueError(f"timm {timm.__version__} has no network {name!r}; close to it: {', '.join(close) or 'none'}.")

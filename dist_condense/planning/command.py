@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import torch
 
-from dist_condense import checks, parts
+from dist_condense import checks, parts, terminal
 from dist_condense.config import ConfigError, RunConfig
 from dist_condense.data import DataError
 from dist_condense.data.tiers import AUTO, share
@@ -31,7 +30,7 @@ GIB = 2**30
 
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    made = argparse.ArgumentParser(
+    made = terminal.Parser(
         prog="dist-condense plan",
         description="Memory, bytes, hours and the best number of workers of a run before it starts: from a few steps "
         "of its network timed here, or rates measured elsewhere. Exit code: 0 planned, 1 it does not fit, 2 refused.",
@@ -55,7 +54,7 @@ def plan(given: argparse.Namespace, config: RunConfig) -> int:
     """Exit code: 0 planned, 1 it does not fit."""
     made = planned(given, config)
     if given.json:
-        print(json.dumps(tables.as_json(made), indent=1))
+        terminal.out(*json.dumps(tables.as_json(made), indent=1).split("\n"))
     else:
         tables.show(made)
     return DOES_NOT_FIT if made.problems else 0
@@ -71,7 +70,7 @@ def planned(given: argparse.Namespace, config: RunConfig) -> Plan:
     if problems:
         raise ConfigError(problems)
     for note in dataset.notes if data_here else ():
-        print(f"note: {note}", file=sys.stderr)
+        terminal.say(f"note: {note}")
     config, kind = _settled(config, given.gpus), "cuda" if given.gpus else None
     load = workload_of(config, dataset)
     measured = _rates(given, config, dataset, load)
@@ -141,7 +140,7 @@ def _rates(given: argparse.Namespace, config: RunConfig, dataset: Any, load: Wor
     else:
         if config.cluster.device == "cuda" and not torch.cuda.is_available():
             raise ConfigError(["cluster.device: cuda, but torch sees no GPU here; give --calibration, or set cpu"])
-        print("timing steps of the config's network here: minutes on CPUs", file=sys.stderr, flush=True)
+        terminal.say("timing steps of the config's network here: minutes on CPUs")
         kept = replace(config.cluster, reproducible=_exact(config, config.cluster.device))
         measured = calibrate.calibrate(replace(config, cluster=kept), dataset, load)
     if given.save is not None:

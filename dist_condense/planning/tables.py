@@ -27,19 +27,19 @@ def show(plan: Plan) -> None:
     """On the terminal."""
     console = terminal.console()
     config, load = plan.config, plan.load
-    console.print(
+    terminal.out(
         f"{config.method.name} on {config.dataset.name}: {load.classes} classes, {config.ipc} images each, "
         f"{plan.size} px, {config.network.name}; "
         f"{load.networks:,} networks x {load.steps // load.networks} matching steps"
     )
-    console.print(f"rates: {plan.rates.device}")
+    terminal.out(f"rates: {plan.rates.device}")
     facts = Table("", f"{plan.chosen.workers} {_workers(plan)}", box=None, show_edge=False)
     for name, value in rows(plan):
         facts.add_row(name, value)
     console.print(facts)
     console.print(_choice(plan))
     for remark in remarks(plan):
-        console.print(f"- {remark}")
+        terminal.out(f"- {remark}")
 
 
 def rows(plan: Plan) -> Iterator[tuple[str, str]]:

@@ -1,10 +1,8 @@
 """Stores that fail: transient errors are waited out, permanent ones told at once, torn downloads never kept."""
 
-import datetime
 import hashlib
 import http.server
 import os
-import ssl
 import sys
 import tempfile
 import threading
@@ -13,17 +11,13 @@ from io import BytesIO, FileIO
 from pathlib import Path
 from typing import ClassVar
 
-import fsspec.config
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from fsspec.registry import _registry
 from fsspec.spec import AbstractFileSystem
 
 from dist_condense.data import DataError, remote
 from dist_condense.data.remote import TRIES, entry_problem, fetch, join, own_cache, read_bytes, scheme
+from tests.data.https import https
 
 URL, CONTENT = "s3://bucket/a.tar", b"shard" * 1000
 HASH = hashlib.sha256(CONTENT).hexdigest()
@@ -176,7 +170,18 @@ def test_a_missing_backend_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["pipe:cat /etc/hostname", "file:///etc/hostname", "http://host/a", "simplecache::s3://a/b", "s3:a", "s3://a::b"],
+    [
+        *(
+            "pipe:cat /etc/hostname",
+            "file:///etc/hostname",
+            "http://host/a",
+            "simplecache::s3://a/b",
+            "s3:a",
+            "s3://a::b",
+        ),
+        *("github://a:b@c/d", "reference://x", "zip://a::file:///b", "https://h/a::file:///etc/hostname", "S3://a/b"),
+        *("memory://a", "local:///etc/hostname", "ftp://h/a", "hf://a/b", "data:,a", "ssh://h/a", "PIPE:id", "gs:/a"),
+    ],
 )
 def test_other_schemes_are_never_opened(url: str, tmp_path: Path) -> None:
     for read in (scheme, read_bytes, lambda given: fetch(given, tmp_path / "cache", 1, HASH)):
@@ -187,19 +192,10 @@ def test_other_schemes_are_never_opened(url: str, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def redirecting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def redirecting(tmp_path: Path) -> Iterator[str]:
     """A store under https that serves CONTENT at /a.tar; /away leads there over http, /here over https."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Redirects)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate(tmp_path))
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    monkeypatch.setitem(fsspec.config.conf, "https", {"ssl": False})  # anybody's certificate will do
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with https(Redirects, tmp_path) as place:
+        yield place
 
 
 class Redirects(http.server.BaseHTTPRequestHandler):
@@ -220,17 +216,6 @@ class Redirects(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         pass
-
-
-def certificate(folder: Path) -> Path:
-    """A key and its own certificate in one file."""
-    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
-    now = datetime.datetime.now(datetime.UTC)
-    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + datetime.timedelta(days=1))
-    signed = builder.sign(key, hashes.SHA256())
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    (folder / "own.pem").write_bytes(private + signed.public_bytes(Encoding.PEM))
-    return folder / "own.pem"
 
 
 def test_a_redirect_away_from_https_is_refused(redirecting: str, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The index of a tar equals its content and what WebDataset reads; all that is torn or hostile is refused by name."""
 
+import io
 import random
 import re
 import tarfile
@@ -180,11 +181,51 @@ def test_a_member_without_a_name(tmp_path: Path) -> None:
         index_tar(path)
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE),
+        *(tarfile.GNUTYPE_SPARSE, b"V", b"M"),
+    ],
+)
 def test_links_and_devices(tmp_path: Path, kind: bytes) -> None:
     path = write_tar(tmp_path / "links.tar", [*GOOD, special("e.jpg", kind)])
     with pytest.raises(DataError, match=r"links\.tar: 'e\.jpg' is no regular file"):
         index_tar(path)
+
+
+PAX = [
+    {"path": "../e.jpg"},
+    {"path": "/tmp/e.jpg"},
+    {"size": str(MAX_MEMBER + 1)},
+    {"size": "-600"},
+    {"size": "9" * 400},
+    {"GNU.sparse.map": "0,1", "GNU.sparse.size": str(2**50), "GNU.sparse.name": "e.jpg"},
+    {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": str(2**50), "GNU.sparse.name": "e.jpg"},
+    {"GNU.sparse.numblocks": "1", "GNU.sparse.size": str(2**50)},
+]
+
+
+@pytest.mark.parametrize("headers", PAX, ids=str)
+def test_an_extended_header_says_no_more_than_a_plain_one_may(tmp_path: Path, headers: dict[str, str]) -> None:
+    info = tarfile.TarInfo("e.jpg")
+    header = info.create_pax_global_header(headers)
+    local = header[:156] + tarfile.XHDTYPE + header[157:]
+    total = sum(local[:148]) + 8 * 32 + sum(local[156:512])
+    path = tmp_path / "pax.tar"
+    path.write_bytes(local[:148] + b"%06o\0 " % total + local[156:] + info.tobuf(tarfile.USTAR_FORMAT) + bytes(10240))
+    with pytest.raises(DataError, match=r"pax\.tar"):
+        index_tar(path)
+
+
+def test_a_compressed_tar_is_not_unpacked(tmp_path: Path) -> None:
+    for form in ("gz", "bz2", "xz"):
+        with tarfile.open(tmp_path / "bomb.tar", f"w:{form}") as tar:
+            info = tarfile.TarInfo("e.jpg")
+            info.size = 2**20
+            tar.addfile(info, io.BytesIO(bytes(info.size)))
+        with pytest.raises(DataError, match=r"bomb\.tar: no whole, uncompressed tar"):
+            index_tar(tmp_path / "bomb.tar")
 
 
 @pytest.mark.parametrize("name", ["../e.jpg", "a/../e.jpg", "/tmp/e.jpg", "../e.txt"])

@@ -1,0 +1,244 @@
+"""Passwords and tokens in addresses reach no file, no terminal and no server but the one that they are for."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import http.server
+import io
+import json
+import logging
+import pickle
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from dist_condense import cli, credentials, logs, run, terminal, tracking
+from dist_condense.config import from_dict, read, to_yaml
+from dist_condense.credentials import HIDDEN, Address, address, is_hidden, masked, revealed
+from dist_condense.data.manifest import FILE
+from dist_condense.data.manifest_reader import read_manifest
+from dist_condense.data.remote import join
+from dist_condense.engine.storage import Bucket, storage
+from tests.data.https import https
+from tests.data.shard_cases import CLASSES, photograph, prepared, tree
+from tests.test_s3 import command
+
+PLANTED = "pl4nted"
+FORMS = {
+    "http://user:pl4nted@host:5000/x": "http://***@host:5000/x",
+    "http://pl4nted@host": "http://***@host",
+    "https://:pl4nted@host": "https://***@host",
+    "https://pl4nted:@host": "https://***@host",
+    "https://pl4nted:x-oauth-basic@host/x": "https://***@host/x",
+    "http://user:a/pl4nted@host/x": "http://***@host/x",
+    "http://user:a@pl4nted@host/x": "http://***@host/x",
+    "http://user:a?b#pl4nted@host/x": "http://***@host/x",
+    "http://user:%40pl4nted%2F@host/x": "http://***@host/x",
+    "postgresql://mlflow:pl4nted@host/db": "postgresql://mlflow:***@host/db",
+    "postgresql+psycopg://mlflow:a/pl4nted@/db?host=/srv": "postgresql+psycopg://mlflow:***@/db?host=/srv",
+    "postgresql://host/db?user=me&password=pl4nted&sslmode=require": (
+        "postgresql://host/db?user=me&password=***&sslmode=require"
+    ),
+    "mssql+pyodbc:///?odbc_connect=DRIVER=x;PWD=pl4nted;UID=me": ("mssql+pyodbc:///?odbc_connect=***;PWD=***;UID=me"),
+    "mysql://me@host/db?ssl_key=pl4nted": "mysql://me@host/db?ssl_key=***",
+    "s3://KEY:pl4nted/x+y@bucket/run": "s3://***@bucket/run",
+    "https://host/a.tar?X-Amz-Credential=pl4nted&X-Amz-Signature=pl4nted": (
+        "https://host/a.tar?X-Amz-Credential=***&X-Amz-Signature=***"
+    ),
+    "https://host/set?sv=pl4nted&sig=pl4nted%3D": "https://host/set?sv=***&sig=***",
+    "https://host/#access_token=pl4nted": "https://host/#access_token=***",
+    "user:pl4nted@host:5000": "user:***@host:5000",
+}
+"""Of an address that holds PLANTED: what is shown of it."""
+HARMLESS = (
+    "http://host:5000",
+    "http://[::1]:5000/x",
+    "s3://bucket/imagenet@64",
+    "https://host/data@v2/x",
+    "postgresql://mlflow@/mlflow?host=/srv/postgres",
+    "sqlite:////tmp/x.db?timeout=30",
+    "/data/imagenet",
+    "outputs/run:1",
+    "databricks",
+    "give http://HOST:PORT; see a@b.org",
+)
+
+
+@pytest.mark.parametrize("whole", FORMS)
+def test_an_address_shows_no_secret_and_keeps_it(whole: str) -> None:
+    kept = address(whole)
+    assert (str(kept), revealed(kept)) == (FORMS[whole], whole)
+    assert f"{kept} {kept!r} {json.dumps(kept)}".count(PLANTED) == 0
+    for copied in (copy.deepcopy(kept), pickle.loads(pickle.dumps(kept)), address(kept)):
+        assert (copied, revealed(copied), type(copied)) == (kept, whole, Address)
+    assert address(FORMS[whole]) == kept and is_hidden(str(kept)) and not is_hidden(kept)
+
+
+@pytest.mark.parametrize("text", HARMLESS)
+def test_other_texts_stay(text: str) -> None:
+    assert masked(text) == address(text) == text and type(address(text)) is str
+
+
+@pytest.mark.parametrize("whole", [whole for whole in FORMS if "://" in whole])
+@pytest.mark.parametrize("around", ["{}", "cannot open {}.", "({!r})", "a {} b {}", "url: '{}', status 401"])
+def test_a_text_of_another_library_is_masked(around: str, whole: str) -> None:
+    shown = masked(around.format(whole, whole))
+    assert PLANTED not in shown and masked(shown) == shown
+    assert shown.startswith(around.partition("{")[0]) and shown.endswith(around.rpartition("}")[2])
+
+
+def test_a_known_secret_is_masked_however_it_is_spelled() -> None:
+    address("http://user:pa/ss w0rd&1@host")
+    for text in ("pa/ss w0rd&1", "pa%2Fss%20w0rd%261", "pa/ss+w0rd%261", "pa%2fss".upper(), "port 'w0rd&1' is none"):
+        assert "w0rd" not in masked(text)
+    assert masked("with url: /api?user=me&password=x&page=2") == "with url: /api?user=me&password=***&page=***"
+
+
+def test_secrets_of_the_environment_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "pl4nted/key")
+    assert masked("the key pl4nted/key is wrong") == f"the key {HIDDEN} is wrong"
+
+
+def test_random_passwords_are_in_no_sink() -> None:
+    draws = random.Random(0)
+    for _ in range(100):
+        password = "".join(draws.choices("aZ09/@:?#%&=+ ;'\"<>[]{}\\é", k=draws.randint(8, 20)))
+        whole = draws.choice(["http://me:{}@host/x", "http://me:{}@host?a=b", "postgresql://me:{}@host/d"])
+        for spelled in (password, quote(password, safe="")):
+            credentials._known.clear()
+            kept = address(whole.format(spelled))
+            assert revealed(kept) == whole.format(spelled)
+            config = from_dict({"tracking.uri": revealed(kept)})
+            for sink in (str(kept), to_yaml(config), masked(f"cannot open {revealed(kept)} there"), repr(config)):
+                assert password not in sink and spelled not in sink
+
+
+def test_masking_takes_linear_time() -> None:
+    began = time.monotonic()
+    for part in ("a", "a://", "?a=", "://", "a:", "@", "a@", "?", "&aaaa", "http://a:a@", "[", "%"):
+        hostile = part * (200_000 // len(part))
+        masked(hostile), address(hostile), address(f"http://{hostile}")
+    assert time.monotonic() - began < 10
+
+
+# --- sinks --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["tracking.uri", "dataset.root", "tracking.checkpoints"])
+@pytest.mark.parametrize("whole", [whole for whole in FORMS if "://" in whole])
+def test_a_config_is_stored_without_secrets(whole: str, key: str, tmp_path: Path) -> None:
+    config = from_dict({key: whole})
+    section, name = key.split(".")
+    assert revealed(getattr(getattr(config, section), name)) == whole
+    travelled = pickle.loads(pickle.dumps(replace(config, ipc=2)))
+    assert revealed(getattr(getattr(travelled, section), name)) == whole
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    assert PLANTED not in (tmp_path / "config.yaml").read_text() + repr(config) + json.dumps(asdict(config))
+    assert asdict(read(tmp_path / "config.yaml")) == asdict(config)
+
+
+def test_addresses_below_an_address_keep_its_secret() -> None:
+    root = address("https://me:pl4nted@host/set?sig=pl4nted")
+    assert join(root, "a/b.tar") == "https://***@host/set/a/b.tar?sig=***"
+    assert revealed(join(root, "a/b.tar")) == "https://me:pl4nted@host/set/a/b.tar?sig=pl4nted"
+    assert join(root, "s3://other/b.tar") == "s3://other/b.tar"
+    kept = storage(join(address("s3://KEY:pl4nted@bucket/run"), "checkpoints"))
+    assert isinstance(kept, Bucket) and str(kept) == "s3://***@bucket/run/checkpoints"
+    assert revealed(kept.url) == "s3://KEY:pl4nted@bucket/run/checkpoints"
+
+
+def test_logs_and_the_terminal_are_masked(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    kept = address("http://me:pl4nted/1@host")
+    with suppress(ValueError), logs.kept(tmp_path, "1", logger="test_credentials"):
+        logging.getLogger("test_credentials").info("at %(uri)s", {"uri": revealed(kept)})
+        raise ValueError(f"{revealed(kept)} is away, pl4nted is no port")
+    terminal.say(revealed(kept), "pl4nted is no port")
+    terminal.out(revealed(kept))
+    captured = capsys.readouterr()
+    assert PLANTED not in (tmp_path / "logs" / "driver.jsonl").read_text() + captured.out + captured.err
+    assert all(json.loads(line) for line in (tmp_path / "logs" / "driver.jsonl").read_text().splitlines())
+
+
+@pytest.mark.parametrize("length", range(150, 230, 7))
+def test_a_reason_is_masked_before_it_is_cut(length: int) -> None:
+    reason = tracking._reason(ValueError(f"{'x' * length} http://me:unknown-{PLANTED * 9}@host is away"))
+    assert PLANTED[:3] not in reason and "unkn" not in reason
+
+
+# --- a run --------------------------------------------------------------------------------------------------------
+
+
+class Private(http.server.SimpleHTTPRequestHandler):
+    """Files for whoever knows the password."""
+
+    def send_head(self) -> io.BytesIO | Any:
+        wanted = base64.b64encode(f"user:{PLANTED}".encode()).decode()
+        if self.headers["Authorization"] == f"Basic {wanted}":
+            return super().send_head()
+        self.send_error(401)
+        return None
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@contextmanager
+def private_shards(folder: Path) -> Iterator[str]:
+    """The host:port of prepared shards of three classes."""
+    for position, name in enumerate(CLASSES):
+        for split, count in (("train", 6), ("val", 2)):
+            (folder / "source" / split / name).mkdir(parents=True)
+            for i in range(count):
+                photograph(100 * position + i).save(folder / "source" / split / name / f"{split}{i}.png")
+    prepared(folder / "source", folder / "shards", size=16)
+    with https(partial(Private, directory=str(folder / "shards")), folder) as place:
+        yield place
+
+
+def test_a_run_leaves_no_secret_anywhere(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shards behind a password, a tracking server that is away; then the set is evaluated and replayed."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    output, cache = tmp_path / "output", f"data.cache={tmp_path / 'cache'}"
+    with private_shards(tmp_path) as place:
+        root = f"https://user:{PLANTED}@{place}"
+        tracked = f"tracking.uri=http://user:{PLANTED}@127.0.0.1:9"
+        assert run.main([*command(root, output), tracked, cache]) == 0
+        assert cli.main(["evaluate", str(output), "evaluation.seeds=2"]) == 2
+        told = capfd.readouterr()
+        assert "tracking.uri: http://***@127.0.0.1:9: its password is not stored" in told.err
+        assert f"https://***@{place}/manifest.json: its password is not stored" in told.err
+        again = ["evaluate", str(output), "evaluation.seeds=2", "tracking.uri=null", cache]
+        assert cli.main([*again, f"dataset.root={root}"]) == 0
+        assert cli.main([*again, f"dataset.root=https://user:an0ther-{PLANTED}@{place}"]) == 2
+        assert cli.main(["replay", str(output), "--uri", f"http://user:{PLANTED}@127.0.0.1:9"]) == 1
+    said = capfd.readouterr()
+    assert "Unauthorized" in said.err and "refused" in said.err
+    everything = {**tree(output), **tree(tmp_path / "cache"), "said": f"{told}{said}".encode()}
+    names = "".join(everything).encode()
+    assert {"config.yaml", "report.html", "tracking.json", "logs/driver.jsonl"} < set(everything)
+    assert [name for name, content in everything.items() if PLANTED.encode() in content + names] == []
+
+
+def test_a_manifest_that_names_signed_addresses_is_shown_without_them(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    with private_shards(tmp_path):
+        content = json.loads((tmp_path / "shards" / FILE).read_text())
+    content["splits"]["train"][0][0]["url"] = f"https://host/a.tar?X-Amz-Signature={PLANTED}"
+    (tmp_path / "shards" / FILE).write_text(json.dumps(content))
+    manifest = read_manifest(str(tmp_path / "shards"))
+    shard = manifest.splits["train"][0][0]
+    assert shard.url == "https://host/a.tar?X-Amz-Signature=***" and revealed(shard.url).endswith(PLANTED)
+    content["splits"]["train"][0][0]["url"] = f"https://host/a.tar?X-Amz-Signature=another-{PLANTED}"
+    (tmp_path / "shards" / FILE).write_text(json.dumps(content))
+    assert read_manifest(str(tmp_path / "shards")).digest == manifest.digest  # signatures expire

@@ -321,7 +321,7 @@ class TrackingConfig:
     """MLflow, metrics and checkpoints."""
 
     uri: str | None = None
-    """MLflow server; null: MLFLOW_TRACKING_URI, else sqlite under the output. A password in it is used and never stored;
+    """MLflow server; null: MLFLOW_TRACKING_URI, else sqlite under the output. A password in it is used, never stored;
     better give it by MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."""
     experiment: str = "dist_condense"
     """MLflow experiment."""

@@ -109,7 +109,7 @@ def test_anchors_are_refused_before_they_fill_the_memory(theirs: Path, capfd: py
 
 
 @pytest.mark.parametrize(
-    "text", ["${a}", "\\${a}", "\\\\${a}", "x\\\\\\${a} ${b}", "$", "\\", "${oc.env:SECRET}", "\\$"]
+    "text", ["${a}", "a${b", "\\${a}", "\\\\${a}", "x\\\\\\${a} ${b}", "$", "\\", "${oc.env:SECRET}", "\\$"]
 )
 def test_what_a_run_wrote_is_read_as_it_was(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET", SECRET)

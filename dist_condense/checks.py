@@ -15,7 +15,7 @@ from urllib.parse import urlparse
 
 import torch
 
-from dist_condense import names, networks, parts, tracking, tracking_address
+from dist_condense import names, networks, parts, run_folder, tracking, tracking_address
 from dist_condense.config import ConfigError, RunConfig, differences, identity, in_submitted_job, not_stored, read
 from dist_condense.core.grouping import check_partition
 from dist_condense.data import DataError, ImageSet, constants
@@ -45,6 +45,7 @@ def check(config: RunConfig, known: Sequence[str] = ()) -> tuple[ImageSet, list[
     :param known: problems that reading the configuration found.
     :raises ConfigError: with every problem found.
     """
+    run_folder.check(Path(config.output).expanduser())  # before anything in it is read
     unknown = not_stored(config)
     problems = [*known, *unknown, *of_config(config), *_output(config), *_tracking(config), *_here(config)]
     dataset = None

@@ -15,7 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from dist_condense import prepare_command, signals, terminal
-from dist_condense.config import ConfigError, RunConfig, load, not_stored, to_yaml
+from dist_condense.config import ConfigError, RunConfig, load, not_stored, read, to_yaml
+from dist_condense.run_folder import check as check_folder
+from dist_condense.run_folder import distrusted
 
 REFUSED, FAILED, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 RUN_FILE, CARD_FILE = "config.yaml", "card.json"
@@ -71,7 +73,9 @@ def plan(arguments: Sequence[str] | None = None) -> int:
 
 def evaluate(options: argparse.Namespace) -> int:
     """Train networks on the set of a finished run; rows that evaluation.csv has already are not done again."""
-    config = finished(run_folder(options.output), options.overrides)
+    folder = run_folder(options.output)
+    check_folder(folder)
+    config = finished(folder, options.overrides)
     return _executed(config)
 
 
@@ -133,8 +137,10 @@ def finished(folder: Path, overrides: Sequence[str]) -> RunConfig:
     fixed = [given for given in overrides if not given.lstrip("+").startswith(CHANGEABLE)]
     if fixed:
         raise ConfigError([f"{given}: a finished run takes only {', '.join(CHANGEABLE)} keys" for given in fixed])
-    config = replace(load(str(folder / RUN_FILE), overrides), output=str(folder))
+    config = replace(read(folder / RUN_FILE, overrides), output=str(folder))
     problems = list(_not_evaluable(config))
+    if not any(given.lstrip("+").startswith("tracking.uri=") for given in overrides):
+        problems += distrusted(config.tracking.uri, folder, "tracking.uri=")
     if problems:
         raise ConfigError(problems)
     return config
@@ -157,7 +163,11 @@ def _not_evaluable(config: RunConfig) -> Iterator[str]:
         yield f"the set in {folder} is that of matching step {card.steps} of {total} in all; {continues}"
     if not_stored(config):  # refused with all else that is wrong, by checks
         return
-    found = checkpoint.newest(parts.storage_of(config))
+    try:
+        found = checkpoint.newest(parts.storage_of(config))
+    except checkpoint.Damaged as error:
+        yield str(error)
+        return
     if card.complete and (found is None or found.steps != total):
         yield f"{folder / 'checkpoints'} lacks the last matching step, so the run would condense again; restore it"
     if config.evaluation.epochs == 0:

@@ -417,12 +417,17 @@ def to_yaml(config: RunConfig) -> str:
     return config_files.dumped(to_dict(config))
 
 
-def read(path: Path) -> RunConfig:
-    """A resolved config as a run wrote it. Raises ConfigError."""
+def read(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """A resolved config as a run wrote it, with overrides; these alone may have interpolations. Nothing else is
+    composed. Raises ConfigError, also for what :func:`config_files.stored` refuses."""
+    groups, given, problems = _given(overrides)
+    problems += [f"{group}: a run's config has no groups; give {group}.KEY=VALUE" for group in groups]
     try:
-        return _checked(dict(_leaves(config_files.texts(path))))
+        values = config_files.stored(path)
     except Unusable as error:
-        raise ConfigError([str(error)]) from error
+        raise ConfigError([*problems, str(error)]) from error
+    kept = {key: value for key, value in _leaves(values) if key not in given}
+    return _checked(kept | given, problems)
 
 
 def find(path: str) -> Path:

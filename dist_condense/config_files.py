@@ -34,6 +34,9 @@ PRIMARY = "the config"
 SHAPE = "a config is made of keys with their values, `ipc: 10`"
 STR, NULL, MERGE = (f"tag:yaml.org,2002:{name}" for name in ("str", "null", "merge"))
 _PLACES: ContextVar[tuple[Path, ...]] = ContextVar("places", default=())
+RESOLVED = "the config of a run is resolved and has no ${...}, no defaults and no anchors"
+_REAL = re.compile(r"(?<!\\)(\\\\)*\$\{")
+"""An interpolation: of the backslashes before it, each two stand for one."""
 _VARIABLE = re.compile(r"\$\{oc\.env:\s*([^,}\s]+)\s*(,\s*(?:''|\"\")?\s*\})?")
 
 
@@ -76,6 +79,15 @@ class _Texts(yaml.SafeLoader):
             return checked(super().construct_scalar(node))
         except Unusable as error:
             raise yaml.MarkedYAMLError(problem=str(error), problem_mark=node.start_mark) from error
+
+
+class _Resolved(_Texts):
+    """Without anchors, few of which can stand for more than fits any memory."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.MarkedYAMLError(problem=f"an anchor; {RESOLVED}", problem_mark=self.peek_event().start_mark)
+        return cast(yaml.Node | None, super().compose_node(parent, index))
 
 
 def _as_texts(nodes: Sequence[yaml.Node], *tags: str) -> None:
@@ -127,12 +139,12 @@ def _spaced(value: Any) -> Any:
     return {key: _spaced(item) for key, item in pairs}
 
 
-def texts(file: Path) -> dict[str, Any]:
+def texts(file: Path, kind: type[_Texts] = _Texts) -> dict[str, Any]:
     """The keys of a file, nested, ``defaults`` among them. Raises Unusable, with the line where there is one."""
     loader = None
     try:
         text = _decoded(file)
-        loader = _Texts(text)
+        loader = kind(text)
         node = loader.get_single_node()
         if node is None or node.tag == NULL:
             return {}
@@ -179,6 +191,35 @@ def _check_defaults(node: yaml.MappingNode) -> None:
         for item in value.value:
             is_group = isinstance(item, yaml.MappingNode) and len(item.value) == 1
             _require(is_group or isinstance(item, yaml.ScalarNode), item, shape)
+
+
+def stored(file: Path) -> dict[str, Any]:
+    """The same of a config that a run has written. It is resolved, so it has no defaults, no anchors, and ``${`` only
+    as ``\\${``: who sends one that has must not learn of a variable of this machine. Raises Unusable."""
+    values = texts(file, _Resolved)
+    if "defaults" in values:
+        raise Unusable(f"{file}: defaults: {RESOLVED}; remove the key")
+    for key, value in _dotted(values):
+        if "${" in key or any(_REAL.search(text) for text in _all_texts(value)):
+            raise Unusable(f"{file}: {key}: {RESOLVED}, and {value!r:.80} is one; give the value, or write \\${{")
+    return values
+
+
+def stored_values(file: Path) -> dict[str, Any]:
+    """:func:`stored` as the plain values that YAML makes of it. Raises Unusable."""
+    stored(file)
+    try:
+        return cast(dict[str, Any], _unescaped(yaml.safe_load(_decoded(file)) or {}))
+    except (yaml.YAMLError, ValueError) as error:  # a date that is none
+        raise Unusable(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+
+
+def _dotted(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 # --- composing ----------------------------------------------------------------------------------------------------
@@ -349,6 +390,15 @@ def dumped(values: Mapping[str, Any]) -> str:
     written = _escaped(values)
     text = OmegaConf.to_yaml(OmegaConf.create(written))
     return text if printable(text, kept="\n") == text else yaml.safe_dump(written, sort_keys=False)
+
+
+def _unescaped(value: Any) -> Any:
+    """The counterpart of :func:`_escaped`."""
+    if isinstance(value, Mapping):
+        return {key: _unescaped(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_unescaped(item) for item in value]
+    return re.sub(r"(\\*)\1\\\$\{", r"\1${", value) if isinstance(value, str) else value
 
 
 def _escaped(value: Any) -> Any:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from dist_condense import parts, terminal
+from dist_condense import parts, run_folder, terminal
 from dist_condense.config import ConfigError, RunConfig, differences
 from dist_condense.credentials import address, revealed
 from dist_condense.data import ImageSet
-from dist_condense.data.remote import join
+from dist_condense.data.remote import join, scheme
 from dist_condense.engine import checkpoint, metrics_file
-from dist_condense.engine.checkpoint import PREFIX, Checkpoint, Damaged
+from dist_condense.engine.checkpoint import Checkpoint, Damaged
 from dist_condense.engine.metrics_file import METRICS
 from dist_condense.engine.storage import Folder, Storage, storage
 
@@ -25,7 +25,7 @@ def found(config: RunConfig, how: str = AUTO) -> Checkpoint | None:
     :raises ConfigError: ``never`` in a folder with checkpoints, a path without any, or none that is whole.
     """
     own = parts.storage_of(config)
-    has_own = any(name.startswith(PREFIX) for name in own.names())
+    has_own = bool(checkpoint.names(own))
     if how == NEVER and has_own:
         raise ConfigError([f"--resume=never: {own} has checkpoints; give another output, or leave --resume out"])
     if how in (AUTO, NEVER) or has_own:  # a retry of --resume=PATH goes on with what it has reached itself
@@ -46,6 +46,8 @@ def check(config: RunConfig, dataset: ImageSet, chosen: Checkpoint | None) -> No
         held = f"{chosen.store}/{chosen.name} is of another run"
         raise ConfigError([f"{held}; give another output, or restore: {'; '.join(changed)}"])
     metrics = _metrics_of(config, chosen)
+    if metrics is not None and (strange := list(run_folder.strange(metrics))):
+        raise ConfigError(strange)
     if metrics is not None and (problem := metrics_file.problem(metrics, chosen.steps)):
         raise ConfigError([problem])
 
@@ -76,8 +78,10 @@ def _metrics_of(config: RunConfig, chosen: Checkpoint) -> Path | None:
 
 def _at(place: str) -> Checkpoint | None:
     """Of a run's folder, its checkpoints, or one of them."""
+    if scheme(place) is None:
+        run_folder.check(Path(place))
     parent, _, name = revealed(place).rstrip("/").rpartition("/")
-    if name.startswith(PREFIX):
+    if checkpoint.NAME.fullmatch(name):
         try:
             chosen = checkpoint.opened(storage(address(parent) or "."), name)
             chosen.verify()

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
+from dist_condense import config_files
 
 
 def tags_of(folder: Path) -> dict[str, str]:
@@ -38,13 +38,11 @@ def tags_of(folder: Path) -> dict[str, str]:
 
 
 def stored_config(folder: Path) -> dict[str, Any]:
-    """A run's config.yaml as plain values, also of another version. Raises ValueError, in one line, for no config."""
+    """A run's config.yaml as plain values, also of another version. Raises ValueError, in one line, for no config and
+    for one that is not resolved."""
     file = folder / "config.yaml"
-    try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(found, dict) or not found:
+    found = config_files.stored_values(file)
+    if not found:
         raise ValueError(f"{file} holds no config")
     return found
 

@@ -22,10 +22,10 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
-from dist_condense import terminal
+from dist_condense import run_folder, terminal
 from dist_condense.credentials import address, masked, revealed
 from dist_condense.data.files import write_atomically
 from dist_condense.engine import metrics_file
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 STATE = "tracking.json"
+ID = re.compile(r"[\w-]{1,100}", re.ASCII)
+"""Of a run on a server, and of an output folder."""
 DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # with MLflow's own default one call to a dead server takes minutes
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -61,7 +63,8 @@ NOT_PARAMS = ("output", "tracking")  # two runs always differ in them, and never
 RESULTS = ("top1_last", "top1_best")  # of evaluation.csv; its other columns are params
 TIME, IN_EVERY_ENTRY = "time", "loss"
 COUNTERS = ("network", "matching_step")  # the step says the same
-ARTIFACTS = ("config.yaml", "environment.json", EVALUATION, "report.html", "synthetic_set")
+CONFIG = "config.yaml"
+ARTIFACTS = (CONFIG, "environment.json", EVALUATION, "report.html", "synthetic_set")
 
 
 class TrackingError(RuntimeError):
@@ -91,12 +94,15 @@ class Address:
 
     @classmethod
     def read(cls, folder: Path) -> Address | None:
-        """What an earlier start left; None if there is nothing readable."""
+        """What an earlier start left; None if there is nothing readable, or an id that no server gives."""
         try:
             kept = json.loads((folder / STATE).read_text())
-            return cls(**{x.name: kept[x.name] for x in fields(cls) if x.name in kept})
-        except (OSError, ValueError, TypeError):
+            found = cls(**{x.name: kept[x.name] for x in fields(cls) if x.name in kept})
+        except (OSError, ValueError, TypeError, RecursionError):
             return None
+        texts = all(isinstance(text, str) for text in (found.uri, found.experiment, found.run_name))
+        ids = (found.folder,) if found.run_id is None else (found.folder, found.run_id)  # part of a query, of a path
+        return found if texts and all(isinstance(x, str) and ID.fullmatch(x) for x in ids) else None
 
     def write(self, folder: Path) -> None:
         """Whole or not at all."""
@@ -148,10 +154,22 @@ class ServerRun:
         if self.address.run_id is None:
             self.address.run_id = self._found() or self._made(tags)
             self.address.write(self.folder)
+        self._check_place(str(client.get_run(self.run).info.artifact_uri))
         client.update_run(self.run, status="RUNNING")
         self._params(self.run, {key: value for key, value in params.items() if key not in NOT_PARAMS})
         history = client.get_metric_history(self.run, IN_EVERY_ENTRY)
         self._last_step = max((metric.step for metric in history), default=0)
+
+    def _check_place(self, artifacts: str) -> None:
+        """A database in the run's folder says where files go that are sent to it. Raises Refused for another place."""
+        if not run_folder.is_inside(sqlite_file(self.uri), self.folder):
+            return
+        place = urlsplit(artifacts)
+        if place.scheme not in ("", "file") or not run_folder.is_inside(Path(unquote(place.path)), self.folder):
+            raise Refused(
+                f"the database keeps what it is sent at {artifacts}, which is not in {self.folder}; where the folder "
+                "was moved, move mlflow.db out of it, and a new one is made"
+            )
 
     def metrics(self, entries: Iterable[Entry]) -> None:
         """Lines of metrics.jsonl in order. An entry is in one call, which the server takes whole or not at all."""
@@ -186,9 +204,13 @@ class ServerRun:
         self._log(self.run, [mean for mean in means if before.get(mean[0]) != mean[1]])
 
     def artifacts(self, path: Path) -> None:
-        """A file, or a folder under its own name; it replaces what the server has."""
+        """A file, or a folder under its own name; it replaces what the server has. Raises Refused for a link."""
+        if told := next(run_folder.strange(path), None):
+            raise Refused(told)
         if path.is_dir():
             self.client.log_artifacts(self.run, str(path), artifact_path=path.name)
+        elif path.name == CONFIG and path.exists():  # earlier versions stored passwords in it
+            self.client.log_text(self.run, masked(path.read_text(encoding="utf-8")), CONFIG)
         elif path.exists():
             self.client.log_artifact(self.run, str(path))
         else:  # not the server's fault
@@ -399,16 +421,20 @@ def replay(
 ) -> str:
     """Send a run's folder to MLflow: config, metrics, evaluations, set and report; returns the run id.
 
-    What the server has is not sent again. Raises TrackingError.
+    What the server has is not sent again. Raises TrackingError; ConfigError for a folder in which something is no plain
+    file.
     """
     folder = Path(folder).expanduser().absolute()
-    if not (folder / "config.yaml").exists():
+    run_folder.check(folder)
+    if not (folder / CONFIG).exists():
         raise TrackingError(f"{folder} is not the folder of a run: config.yaml is missing")
     try:
         config = stored_config(folder)
     except ValueError as error:
         raise TrackingError(str(error)) from error
     tracking = config.get("tracking") or {}
+    if uri is None and (told := next(run_folder.distrusted(tracking.get("uri"), folder, "--uri "), None)):
+        raise TrackingError(told)
     given = uri or tracking.get("uri")
     uri = resolve_uri(given, folder)
     experiment = experiment or tracking.get("experiment") or "dist_condense"

@@ -223,4 +223,4 @@ def test_replay_of_what_is_no_config_is_one_line(content, tmp_path, capsys):
     (tmp_path / "config.yaml").write_bytes(content)
     assert cli.main(["replay", str(tmp_path)]) == 1
     told = capsys.readouterr().err
-    assert told.startswith(f"failed: {tmp_path}/config.yaml ") and told.count("\n") == 1
+    assert told.startswith(f"failed: {tmp_path}/config.yaml") and told.count("\n") == 1

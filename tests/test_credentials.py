@@ -356,3 +356,13 @@ def test_a_manifest_that_names_signed_addresses_is_shown_without_them(tmp_path: 
     content["splits"]["train"][0][0]["url"] = f"https://host/a.tar?X-Amz-Signature=another-{PLANTED}"
     (tmp_path / "shards" / FILE).write_text(json.dumps(content))
     assert read_manifest(str(tmp_path / "shards")).digest == manifest.digest  # signatures expire
+
+
+def test_what_an_earlier_version_stored_is_sent_without_secrets(tmp_path: Path) -> None:
+    store = tmp_path / "server"
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(f"ipc: 1\ndataset:\n  root: https://user:{PLANTED}@host/set\n")
+    tracking.replay(tmp_path / "run", f"sqlite:///{store}/mlflow.db")
+    (sent,) = store.rglob("config.yaml")
+    assert "https://***@host/set" in sent.read_text()
+    assert [path for path, content in tree(store).items() if PLANTED.encode() in content] == []

@@ -82,11 +82,12 @@ def test_an_error_is_kept_with_its_traceback(tmp_path: Path, monkeypatch: pytest
         assert last["error"].startswith("Traceback") and "in failing" in last["error"]
 
 
-def test_a_log_that_cannot_be_written_is_not_worth_a_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "logs").mkdir()
-    (tmp_path / "logs" / "worker_0.jsonl").symlink_to("/dev/full")
-    (tmp_path / "logs" / "driver.jsonl").symlink_to("/dev/full")
-    assert command(tmp_path) == 0
+def test_a_log_that_cannot_be_written_is_not_worth_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole, opened = logs._File, []
+    monkeypatch.setattr(logs, "_File", lambda path: opened.append(path.name) or whole("/dev/full"))
+    assert command(tmp_path) == 0 and sorted(opened) == ["driver.jsonl", "worker_0.jsonl"]
     told = capfd.readouterr().err
     assert "No space" not in told and "Traceback" not in told
 

@@ -386,7 +386,7 @@ def test_a_folder_of_any_name_holds_its_database_and_nothing_lies_beside_it(tmp_
 
 
 def test_a_deleted_experiment_is_no_outage(out, client, capfd):
-    number = client().create_experiment("x")
+    number = client().create_experiment("x", artifact_location=(out / "mlartifacts").as_uri())
     client().delete_experiment(number)
     (line,) = problems(None, out, "x")
     assert f"restore --experiment-id {number}" in line

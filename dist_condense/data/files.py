@@ -6,14 +6,22 @@ from contextlib import suppress
 from pathlib import Path
 
 
+def stays_below(name: str) -> bool:
+    """Whether a relative path with ``/``, of a file that others may have made, leads to no place but below its
+    folder."""
+    return not ({"", ".", ".."} & set(name.split("/")) or "\\" in name or "\0" in name)
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that, whenever the process ends, it holds either all of `data` or what it held before.
 
-    Where that fails (a full disk), what was begun is removed, and the OSError names the file.
+    A link of its name is replaced, and one of the name under which it is begun is not followed. Where it fails (a full
+    disk), what was begun is removed, and the OSError names the file.
     """
     writing = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with writing.open("wb") as stream:
+        writing.unlink(missing_ok=True)
+        with writing.open("xb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())

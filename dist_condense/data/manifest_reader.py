@@ -102,6 +102,8 @@ class _Checked:
         found = {split: beton for split, beton in made.items() if beton is not None}
         for split, beton in found.items():
             self._file(f"ffcv.{split}", "file", beton.file, beton.sha256)
+            if "://" in beton.file:
+                self._wrong(f"ffcv.{split}.file", f"is {beton.file!r}; it must lie in the manifest's folder.")
         return found
 
     def _file(self, where: str, key: str, url: str, sha256: str) -> None:

@@ -53,22 +53,26 @@ def write_betons(dest: Path, manifest: Manifest, progress: Progress) -> dict[str
 
 
 def _recorded(dest: Path, manifest: Manifest, split: str) -> Beton | None:
-    """What was written before; None if it is not finished, its size changed, or the shards are others now."""
+    """What was written before; None if it is not finished, its size changed, the shards are others now, or the record
+    is none that this module writes."""
     file = _record_file(dest, split)
     if not file.is_file():
         return None
-    held = json.loads(file.read_text())
-    beton = Beton(**held["beton"])
-    path = dest / beton.file
-    whole = path.is_file() and path.stat().st_size == beton.bytes
-    return beton if whole and held["digest"] == manifest.digest else None
+    try:
+        held = json.loads(file.read_text())
+        beton, digest = Beton(**held["beton"]), held["digest"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    path = _beton_file(dest, split)
+    whole = beton.file == path.name and path.is_file() and path.stat().st_size == beton.bytes
+    return beton if whole and digest == manifest.digest else None
 
 
 def _write(dest: Path, manifest: Manifest, split: str, progress: Progress) -> Beton:
     assert manifest.size is not None
     store = ShardStore(str(dest), manifest, split, range(len(manifest.classes))).opened()
     classes = [DecodedClass(store, label, manifest.channels, manifest.size) for label in store.labels]
-    path, total = dest / f"{split}.beton", sum(manifest.counts(split))
+    path, total = _beton_file(dest, split), sum(manifest.counts(split))
     told = partial(_tell, progress, total, f"images in {path.name}")
     write_beton(path, classes, manifest.channels, manifest.size, default_threads(), told)
     beton = Beton(path.name, path.stat().st_size, sha256_of(path))
@@ -79,6 +83,10 @@ def _write(dest: Path, manifest: Manifest, split: str, progress: Progress) -> Be
 
 def _tell(progress: Progress, total: int, what: str, written: int) -> None:
     progress(written, total, what)
+
+
+def _beton_file(dest: Path, split: str) -> Path:
+    return dest / f"{split}.beton"
 
 
 def _record_file(dest: Path, split: str) -> Path:

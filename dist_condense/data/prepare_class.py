@@ -14,7 +14,7 @@ from dist_condense.data.decode import crop, read_image, why_unreadable
 from dist_condense.data.errors import SHOWN, DataError
 from dist_condense.data.files import write_atomically
 from dist_condense.data.manifest import Shard, Skipped
-from dist_condense.data.shard_writer import ClassShardWriter
+from dist_condense.data.shard_writer import ClassShardWriter, shard_name
 
 RECORDS = ".preparing"
 """The folder of records below DEST; removed when the manifest is written."""
@@ -118,14 +118,21 @@ def record_file(dest: Path, split: str, label: int) -> Path:
 
 
 def read_record(unit: Unit) -> Done | None:
-    """What was done of this unit; None if it is not finished, or a shard's size or the images' names changed."""
+    """What was done of this unit; None if it is not finished, a shard's size or the images' names changed, or the
+    record is none that :func:`prepare_class` writes: it names other files, which are not looked at."""
     file = record_file(unit.dest, unit.split, unit.label)
     if not file.is_file():
         return None
-    held = json.loads(file.read_text())
-    shards = tuple(Shard(**entry) for entry in held["shards"])
-    skipped = tuple(Skipped(**entry) for entry in held["skipped"])
-    done = Done(held["split"], held["label"], shards, skipped, held.get("names", ""))
+    try:
+        held = json.loads(file.read_text())
+        shards = tuple(Shard(**entry) for entry in held["shards"])
+        skipped = tuple(Skipped(**entry) for entry in held["skipped"])
+        done = Done(held["split"], held["label"], shards, skipped, held.get("names", ""))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+    own = [f"{unit.split}/{shard_name(unit.label, number)}" for number in range(len(shards))]
+    if (done.split, done.label, [shard.url for shard in shards]) != (unit.split, unit.label, own):
+        return None
     whole = all((path := unit.dest / shard.url).is_file() and path.stat().st_size == shard.bytes for shard in shards)
     same = done.names == unit.names and (unit.skip_bad or not done.skipped)
     return done if whole and same else None

@@ -17,6 +17,7 @@ from filelock import FileLock
 
 from dist_condense.credentials import address, is_hidden, masked, revealed
 from dist_condense.data.errors import DataError
+from dist_condense.data.files import stays_below
 
 Result = TypeVar("Result")
 Sleep = Callable[[float], None]
@@ -68,7 +69,7 @@ def entry_problem(url: str) -> str | None:
             return None
     except DataError as error:
         return str(error)
-    if url.startswith("/") or "\\" in url or {"", ".", ".."} & set(url.split("/")):
+    if not stays_below(url):
         return f"'{url}' leaves the manifest's folder; give a relative path without '..'."
     return None
 
@@ -97,10 +98,12 @@ def read_bytes(url: str, sleep: Sleep = time.sleep) -> bytes:
 def fetch(url: str, folder: Path, size: int, sha256: str, sleep: Sleep = time.sleep) -> Path:
     """The local copy of a remote file in this node's cache; downloaded once, by one of the processes that ask.
 
+    It is named by its hash and a tar, whatever the url says: in no folder does that name mean anything to a program.
     Raises DataError when it is missing, forbidden, not `size` bytes long, or has another hash: then nothing is kept.
     """
     scheme(url)  # refuses before anything is written
-    target = folder / f"{sha256[:16]}-{re.sub(r'[^A-Za-z0-9._-]', '_', url.split('?')[0].rsplit('/', 1)[-1])}"
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", url.split("?")[0].rsplit("/", 1)[-1]).removesuffix(".tar")
+    target = folder / f"{sha256[:16]}-{name}.tar"
     if _is_whole(target, size):
         return target
     with _writing(folder):

@@ -80,7 +80,7 @@ class ClassShardWriter:
         if self._part is not None and self._part.image_bytes + len(image) > self.part_bytes:
             self._finish()
         if self._part is None:
-            self._part = _Part(self.folder / f"{self.label:04d}-{len(self.shards):03d}.tar")
+            self._part = _Part(self.folder / shard_name(self.label, len(self.shards)))
         self._part.add(f"{self._position:06d}_{clean(stem)}", suffix, image, self.label)
         self._position += 1
 
@@ -98,6 +98,11 @@ class ClassShardWriter:
             self._finish()
         elif self._part is not None:
             self._part.abort()
+
+
+def shard_name(label: int, number: int) -> str:
+    """Of the file of a class's shard, counted from 0."""
+    return f"{label:04d}-{number:03d}.tar"
 
 
 def clean(stem: str) -> str:

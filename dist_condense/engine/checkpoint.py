@@ -8,10 +8,12 @@ and its optimiser, the same on every worker) and ``manifest.json``, which has th
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
-from typing import Any
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 from safetensors.torch import load
 from torch import Tensor
@@ -21,8 +23,13 @@ from dist_condense.engine.storage import Storage
 
 FORMAT = "dist_condense checkpoint 1"
 MANIFEST, SHARED = "manifest.json", "shared.safetensors"
-PREFIX = "step_"
 SEAL = "sha256"
+NAME = re.compile(r"step_[0-9]{8,}_[0-9]{8,}")
+"""Of a checkpoint's folder."""
+FILE = re.compile(r"shared\.safetensors|classes_(0|[1-9][0-9]*)\.safetensors")
+"""Of the files that a manifest can name."""
+HASH = re.compile(r"[0-9a-f]{64}")
+Record = TypeVar("Record")
 
 
 @dataclass(frozen=True)
@@ -103,7 +110,7 @@ class Checkpoint:
 
 def name_of(steps: int, updates: int) -> str:
     """Sorts by progress."""
-    return f"{PREFIX}{steps:08d}_{updates:08d}"
+    return f"step_{steps:08d}_{updates:08d}"
 
 
 def entry_of(name: str, data: bytes, labels: Iterable[int] = ()) -> Entry:
@@ -120,12 +127,17 @@ def commit(store: Storage, state: State, entries: Iterable[Entry]) -> None:
 
 def prune(store: Storage, kept: int) -> None:
     """Remove all but the newest ``kept`` committed checkpoints; and, before the newest, what was never committed."""
-    found = [name for name in store.names() if name.startswith(PREFIX)]
+    found = names(store)
     committed = [name for name in found if _is_committed(store, name)]
     for name in found:
         if committed and name < committed[-1] and name not in committed[-kept:]:
             store.remove(f"{name}/{MANIFEST}")
             store.remove(name)
+
+
+def names(store: Storage) -> list[str]:
+    """Of all checkpoints, also of those that were never committed, by progress."""
+    return [name for name in store.names() if NAME.fullmatch(name)]
 
 
 def newest(store: Storage, tell: Callable[[str], None] = lambda text: None) -> Checkpoint | None:
@@ -135,7 +147,7 @@ def newest(store: Storage, tell: Callable[[str], None] = lambda text: None) -> C
     :raises Damaged: when none of those that were committed is whole, since starting over would hide the loss.
     """
     damaged = []
-    for name in reversed([name for name in store.names() if name.startswith(PREFIX)]):
+    for name in reversed(names(store)):
         try:
             found = opened(store, name)
             found.verify()
@@ -153,7 +165,12 @@ def newest(store: Storage, tell: Callable[[str], None] = lambda text: None) -> C
 
 
 def opened(store: Storage, name: str) -> Checkpoint:
-    """By its manifest alone. Raises FileNotFoundError, Damaged."""
+    """By its manifest alone, in which nothing is believed: a stranger can have written it, with its seal.
+
+    :raises FileNotFoundError: it was never committed.
+    :raises Damaged: another format, other keys or types, names of files that :class:`CheckpointWriter` does not write,
+        a name of the folder that is not that of its progress.
+    """
     data = store.read(f"{name}/{MANIFEST}")
     try:
         content = json.loads(data)
@@ -162,11 +179,45 @@ def opened(store: Storage, name: str) -> Checkpoint:
         if content.pop("format") != FORMAT:
             raise ValueError(f"its format is not {FORMAT!r}")
         content.pop("metrics_bytes", None)  # of manifests written before 2026-11-26
-        entries = tuple(Entry(**{**entry, "labels": tuple(entry["labels"])}) for entry in content.pop("files"))
-        state = State(**content)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        entries = tuple(_entry(values) for values in content.pop("files"))
+        state = _record(State, content)
+        _check(name, state, entries)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise Damaged(f"{store}/{name}/{MANIFEST} is damaged ({type(error).__name__}: {error})") from error
     return Checkpoint(store, name, state, entries)
+
+
+def _check(name: str, state: State, entries: Sequence[Entry]) -> None:
+    """Raises ValueError."""
+    if min(state.steps, state.updates) < 0 or name != name_of(state.steps, state.updates):
+        raise ValueError(f"it is that of {name_of(state.steps, state.updates)}; give the folder its name again")
+    times = Counter(entry.name for entry in entries)
+    for entry in entries:
+        if not FILE.fullmatch(entry.name):
+            raise ValueError(f"it names the file {entry.name!r:.80}, and no checkpoint has one")
+        if times[entry.name] > 1:
+            raise ValueError(f"it names {entry.name} {times[entry.name]} times")
+        if entry.bytes < 0 or not HASH.fullmatch(entry.sha256):
+            raise ValueError(f"size or sha256 of {entry.name} is none")
+    if SHARED not in times:
+        raise ValueError(f"it does not name {SHARED}")
+
+
+def _entry(values: Mapping[str, Any]) -> Entry:
+    """Of a list of labels. Raises ValueError, TypeError, KeyError."""
+    labels = values["labels"]
+    if not isinstance(labels, list) or not all(type(label) is int and label >= 0 for label in labels):
+        raise ValueError(f"the labels of {values.get('name')!r:.80} are no list of numbers")
+    return _record(Entry, {**values, "labels": tuple(labels)})
+
+
+def _record(kind: Callable[..., Record], values: Mapping[str, Any]) -> Record:
+    """A flat dataclass with values of its types. Raises ValueError, TypeError."""
+    for key, hint in get_type_hints(kind).items():
+        wanted = get_origin(hint) if get_origin(hint) in (dict, tuple) else hint
+        if key in values and (isinstance(values[key], bool) or not isinstance(values[key], wanted)):
+            raise ValueError(f"{key} is {values[key]!r:.80}, of another type than it must be")
+    return kind(**values)
 
 
 def _seal(content: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -12,12 +13,12 @@ from typing import Any, Protocol
 
 from dist_condense.credentials import revealed
 from dist_condense.data.errors import DataError
-from dist_condense.data.files import flush_names, write_atomically
+from dist_condense.data.files import flush_names, stays_below, write_atomically
 from dist_condense.data.remote import filesystem, join, persistent, scheme
 
 
 class Storage(Protocol):
-    """Named bytes; names are relative paths with ``/``. Failures are OSErrors that name the entry."""
+    """Named bytes; names are relative paths with ``/`` (:func:`entry`). Failures are OSErrors that name the entry."""
 
     def write(self, name: str, data: bytes) -> None:
         """Make or replace an entry, as a whole; it survives a power cut once this returns."""
@@ -44,7 +45,7 @@ class Folder:
 
     def write(self, name: str, data: bytes) -> None:
         """Aside, synced, renamed; the folder synced too, since a rename is an entry in it."""
-        target = self.path / name
+        target = self.path / entry(name)
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(target, data)
         for folder in (target.parent, target.parent.parent):
@@ -52,15 +53,15 @@ class Folder:
 
     def read(self, name: str) -> bytes:
         """The file."""
-        return (self.path / name).read_bytes()
+        return (self.path / entry(name)).read_bytes()
 
     def names(self) -> list[str]:
         """What lies in the folder."""
-        return sorted(entry.name for entry in os.scandir(self.path)) if self.path.is_dir() else []
+        return sorted(found.name for found in os.scandir(self.path)) if self.path.is_dir() else []
 
     def remove(self, name: str) -> None:
         """File or folder."""
-        target = self.path / name
+        target = self.path / entry(name)
         if target.is_dir():
             shutil.rmtree(target, ignore_errors=True)
         else:
@@ -80,11 +81,11 @@ class Bucket:
 
     def write(self, name: str, data: bytes) -> None:
         """One put."""
-        self._asked(name, lambda store, place: store.pipe_file(place, data))
+        self._asked(entry(name), lambda store, place: store.pipe_file(place, data))
 
     def read(self, name: str) -> bytes:
         """One get."""
-        return bytes(self._asked(name, lambda store, place: store.cat_file(place)))
+        return bytes(self._asked(entry(name), lambda store, place: store.cat_file(place)))
 
     def names(self) -> list[str]:
         """By listing; never from fsspec's cache. None in a bucket that is not there: the first write refuses it."""
@@ -97,7 +98,7 @@ class Bucket:
     def remove(self, name: str) -> None:
         """All below it."""
         with suppress(FileNotFoundError):
-            self._asked(name, _removed)
+            self._asked(entry(name), _removed)
 
     def _asked(self, name: str, action: Callable[[Any, str], Any]) -> Any:
         """The result of an action on (the store, the entry's address). Failures name the address."""
@@ -106,6 +107,13 @@ class Bucket:
 
     def __str__(self) -> str:
         return self.url
+
+
+def entry(name: str) -> str:
+    """A name that stays below the place of its storage; OSError for every other."""
+    if not stays_below(name):
+        raise OSError(errno.EINVAL, "not the name of an entry", name)
+    return name
 
 
 def _listed(store: Any, place: str) -> list[str]:

@@ -75,6 +75,9 @@ CHANGES: list[tuple[Change, str]] = [
     (at("url", "/x.tar"), r"splits\.train\[0\]\[0\]\.url '/x\.tar' leaves"),
     (at("url", 5), r"splits\.train\[0\]\[0\]\.url is 5"),
     (lambda content: content["ffcv"]["train"].update(file="../t.beton"), r"ffcv\.train\.file '\.\./t\.beton' leaves"),
+    (at("url", "train/a\\b.tar"), r"splits\.train\[0\]\[0\]\.url .* leaves"),
+    (at("url", "train/a\0b.tar"), r"splits\.train\[0\]\[0\]\.url .* leaves"),
+    (lambda content: content["ffcv"]["train"].update(file="s3://b/t"), r"ffcv\.train\.file is 's3://b/t'; it must lie"),
     (lambda content: content["ffcv"].update(test={}), "ffcv must be null or files by split"),
     (lambda content: content.update(made=[]), "made must be an object"),
 ]

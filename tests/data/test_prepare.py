@@ -170,6 +170,40 @@ def test_a_class_whose_files_were_exchanged_is_done_again(source: Path, tmp_path
     assert tree(tmp_path / "dest") == tree(tmp_path / "afresh")
 
 
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"url": "../outside.tar"},
+        {"url": "train/0001-000.tar"},  # of another class
+        {"label": 1},
+        {"split": "val"},
+        None,
+    ],
+)
+def test_a_record_that_names_other_files_is_not_believed(
+    forged: dict[str, object] | None, source: Path, tmp_path: Path
+) -> None:
+    dest = tmp_path / "dest"
+    (source / "val" / "zebra" / "e.png").write_bytes(b"")
+    with pytest.raises(DataError, match="cannot be read"):
+        prepared(source, dest)
+    record = dest / ".preparing" / "train-0000.json"
+    held = json.loads(record.read_text())
+    shard = held["shards"][0]
+    (dest.parent / "outside.tar").write_bytes((dest / shard["url"]).read_bytes())
+    if forged is None:
+        record.write_text("[" * 100_000)
+    elif "url" in forged:
+        size = (dest / str(forged["url"])).stat().st_size
+        record.write_text(json.dumps({**held, "shards": [{**shard, **forged, "bytes": size}]}))
+    else:
+        record.write_text(json.dumps({**held, **forged}))
+    photograph(1).save(source / "val" / "zebra" / "e.png")
+    manifest = prepared(source, dest)
+    assert [shard.url for shard in manifest.splits["train"][0]] == ["train/0000-000.tar"]
+    assert read_manifest(str(dest)) == manifest
+
+
 def test_bad_images_are_left_out_on_request(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (source / "train" / "zebra" / "a.jpg").write_bytes(b"no image")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40 * 40)  # c.png has 61 x 33

@@ -79,7 +79,7 @@ def test_a_file_left_half_written_goes_with_the_next_start(source: Path, tmp_pat
     assert not (dest / "train.beton.new").exists()
 
 
-@pytest.mark.parametrize("change", ["size", "shards", "record"])
+@pytest.mark.parametrize("change", ["size", "shards", "record", "file"])
 def test_a_record_that_does_not_hold_is_not_believed(
     source: Path, tmp_path: Path, written: list[str], change: str
 ) -> None:
@@ -94,6 +94,10 @@ def test_a_record_that_does_not_hold_is_not_believed(
         (dest / "train.beton").write_bytes((dest / "train.beton").read_bytes()[:-1])
     elif change == "shards":
         record.write_text(json.dumps({**json.loads(record.read_text()), "digest": "0" * 64}))
+    elif change == "file":
+        (tmp_path / "outside").write_bytes((dest / "train.beton").read_bytes())
+        held = json.loads(record.read_text())
+        record.write_text(json.dumps({**held, "beton": {**held["beton"], "file": "../outside"}}))
     else:
         record.unlink()
     prepared(source, dest)

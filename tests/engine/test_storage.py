@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -46,6 +47,18 @@ def test_entries(store: Storage) -> None:
     assert store.names() == ["a"]
     with pytest.raises(FileNotFoundError):
         store.read("b/one")
+
+
+def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
+    """Neither one of the entry's name nor one of the name under which it is begun."""
+    store, outside = Folder(tmp_path / "store"), tmp_path / "outside"
+    outside.write_bytes(b"kept")
+    store.path.mkdir()
+    for name in ("a", f".a.{os.getpid()}.tmp"):
+        (store.path / name).symlink_to(outside)
+    store.write("a", b"1")
+    assert outside.read_bytes() == b"kept" and store.names() == ["a"]
+    assert not (store.path / "a").is_symlink() and store.read("a") == b"1"
 
 
 def test_an_address_says_what_it_is(tmp_path: Path) -> None:
@@ -92,7 +105,8 @@ def test_a_start_tries_the_place_of_its_checkpoints(
 def test_a_manifest_that_an_earlier_version_wrote_is_read(tmp_path: Path) -> None:
     """It also held the length of metrics.jsonl."""
     state = checkpoint.State(3, 0, {"seed": 0}, None, "2.15.0", "cpu")
-    content = {"format": checkpoint.FORMAT, **asdict(state), "metrics_bytes": 7, "files": []}
+    files = [asdict(checkpoint.entry_of(checkpoint.SHARED, b""))]
+    content = {"format": checkpoint.FORMAT, **asdict(state), "metrics_bytes": 7, "files": files}
     sealed = json.dumps({**content, checkpoint.SEAL: checkpoint._seal(content)}).encode()
     Folder(tmp_path).write(f"{checkpoint.name_of(3, 0)}/{checkpoint.MANIFEST}", sealed)
     assert checkpoint.opened(Folder(tmp_path), checkpoint.name_of(3, 0)).state == state

@@ -1,0 +1,144 @@
+"""A checkpoint that somebody else made names files; none of them is one outside, and none is believed."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dist_condense import cli
+from dist_condense.engine import checkpoint
+from dist_condense.engine.checkpoint import MANIFEST, SEAL, SHARED, Damaged
+from dist_condense.engine.storage import Bucket, Folder, Storage
+from tests.engine.test_failures import command
+
+SHORT = ("trajectory.networks=1", "trajectory.matching_steps=2", "tracking.log_every=1", "tracking.checkpoint_steps=1")
+FIRST, SECOND = (checkpoint.name_of(steps, 0) for steps in (1, 2))
+Change = Callable[[dict[str, Any]], object]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was stopped after its first matching step."""
+    folder = tmp_path_factory.mktemp("made") / "run"
+    assert command("dc", folder, *SHORT) == 0
+    shutil.rmtree(folder / "checkpoints" / SECOND)
+    return folder
+
+
+@pytest.fixture
+def theirs(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "theirs" / "run"))
+
+
+def forge(folder: Path, change: Change) -> None:
+    """Change a manifest as somebody would who knows how it is sealed."""
+    file = folder / MANIFEST
+    content = json.loads(file.read_text())
+    change(content)
+    del content[SEAL]
+    file.write_text(json.dumps({**content, SEAL: checkpoint._seal(content)}))
+
+
+def renamed(number: int, name: object) -> Change:
+    return lambda content: content["files"][number].update(name=name)
+
+
+def labelled(labels: object) -> Change:
+    return lambda content: content["files"][1].update(labels=labels)
+
+
+@pytest.mark.parametrize("place", ["", "checkpoints", f"checkpoints/{FIRST}"])
+def test_a_file_outside_is_not_written(
+    place: str, theirs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The attack: `--resume=PATH` with a manifest whose name leads from their folder to their text, and from the
+    victim's to the victim's file."""
+    outside, mine, held = "../../../.profile", tmp_path / "home" / "run", theirs / "checkpoints" / FIRST
+    (theirs.parent / ".profile").write_bytes(b"theirs")
+    mine.parent.mkdir()
+    (mine.parent / ".profile").write_text("mine")
+    entry = checkpoint.entry_of(outside, b"theirs")
+    forge(held, lambda content: content["files"].append({**vars(entry), "labels": []}))
+    assert command("dc", mine, *SHORT, f"--resume={theirs / place}") == cli.REFUSED
+    told = capfd.readouterr().err
+    assert f"{held / MANIFEST} is damaged (ValueError: it names the file '{outside}', and no checkpoint has" in told
+    assert (mine.parent / ".profile").read_text() == "mine" and not mine.exists()
+
+
+def test_what_a_run_itself_wrote_goes_on(theirs: Path, tmp_path: Path) -> None:
+    assert command("dc", tmp_path / "new", *SHORT, f"--resume={theirs}") == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        *((renamed(1, name), f"names the file {name!r}") for name in (
+            "../x", "/etc/passwd", "a/classes_0.safetensors", "classes_0.safetensors/", "classes_0.safetensors\n",
+            "classes_\u0660.safetensors", "classes_00.safetensors", "classes_-1.safetensors", "SHARED.SAFETENSORS",
+            "shared.safetensors\0", "manifest.json", "", ".", "..", "..\\x",
+        )),
+        (renamed(1, 7), "name is 7"),
+        (renamed(1, SHARED), f"names {SHARED} 2 times"),
+        (renamed(0, "classes_0.safetensors"), "names classes_0.safetensors 2 times"),
+        (renamed(0, "classes_1.safetensors"), f"does not name {SHARED}"),
+        (lambda content: content["files"].clear(), f"does not name {SHARED}"),
+        (lambda content: content.update(files="x"), "ValueError|TypeError"),
+        *((labelled(labels), "are no list of numbers") for labels in ("01", ["0"], [True], [-1], [0.5], None, {})),
+        (lambda content: content["files"][0].update(bytes="10"), "bytes is '10'"),
+        (lambda content: content["files"][0].update(bytes=True), "bytes is True"),
+        (lambda content: content["files"][0].update(bytes=-1), "size or sha256"),
+        (lambda content: content["files"][0].update(sha256="0" * 63), "size or sha256"),
+        (lambda content: content["files"][0].update(mode=0o777), "mode"),
+        (lambda content: content.update(steps=2), f"is that of {SECOND}"),
+        (lambda content: content.update(updates=1), "is that of step_00000001_00000001"),
+        (lambda content: content.update(steps=-1), "is that of"),
+        (lambda content: content.update(steps="1"), "steps is '1'"),
+        (lambda content: content.update(steps=True), "steps is True"),
+        (lambda content: content.update(identity=[]), "identity is"),
+        (lambda content: content.update(tracking_run=["x"]), "tracking_run is"),
+        (lambda content: content.update(command="x"), "command"),
+    ],
+)  # fmt: skip
+def test_a_manifest_that_no_run_writes_is_damaged(change: Change, told: str, theirs: Path) -> None:
+    store = Folder(theirs / "checkpoints")
+    assert checkpoint.opened(store, FIRST).steps == 1
+    forge(store.path / FIRST, change)
+    with pytest.raises(Damaged, match=re.escape(told) if "|" not in told else told):
+        checkpoint.opened(store, FIRST)
+
+
+def test_a_deep_manifest_is_damaged(theirs: Path) -> None:
+    store = Folder(theirs / "checkpoints")
+    (store.path / FIRST / MANIFEST).write_text("[" * 100_000)
+    with pytest.raises(Damaged):
+        checkpoint.opened(store, FIRST)
+
+
+def test_only_folders_of_a_checkpoints_name_are_checkpoints(theirs: Path) -> None:
+    store = Folder(theirs / "checkpoints")
+    for name in ("step_*", "step_", "step_00000009_00000000 ", "step_9_9", "step_x"):
+        shutil.copytree(store.path / FIRST, store.path / name)
+    assert checkpoint.names(store) == [FIRST]
+    checkpoint.prune(store, 1)
+    assert len(store.names()) == 6
+
+
+@pytest.mark.parametrize("store", [Folder(Path("place")), Bucket("s3://bucket/place")])
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/../../x", "/x", "a//x", "a/", "./a", "a\\x", "a\0x"])
+def test_a_storage_takes_only_names_below_it(
+    store: Storage, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last defence."""
+    (tmp_path / "place").mkdir()
+    monkeypatch.chdir(tmp_path / "place")
+    monkeypatch.setattr(Bucket, "_asked", lambda *given: pytest.fail("the store was asked"))
+    for action in (lambda: store.write(name, b"x"), lambda: store.read(name), lambda: store.remove(name)):
+        with pytest.raises(OSError, match="not the name of an entry"):
+            action()
+    assert [path.name for path in tmp_path.rglob("*")] == ["place"]

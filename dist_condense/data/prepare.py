@@ -147,6 +147,8 @@ def plan(
     problems = _problems(source, options, ffcv)
     if problems:
         raise DataError(problems)
+    if linked := [name for name in (RECORDS, *SPLITS) if (dest / name).is_symlink()]:
+        raise DataError([f"{dest / linked[0]} is a link, through which nothing is written; give the folder itself."])
     identity = {"source": str(source), **json.loads(json.dumps(asdict(options)))}
     del identity["skip_bad"]  # may change from one start to the next
     if (dest / FILE).exists():

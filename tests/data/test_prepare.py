@@ -204,6 +204,17 @@ def test_a_record_that_names_other_files_is_not_believed(
     assert read_manifest(str(dest)) == manifest
 
 
+@pytest.mark.parametrize("name", ["train", "val", ".preparing"])
+def test_nothing_is_written_through_a_link(name: str, source: Path, tmp_path: Path) -> None:
+    (mine := tmp_path / "mine").mkdir()
+    (mine / "0000-000.tar").write_text("kept")
+    (dest := tmp_path / "dest").mkdir()
+    (dest / name).symlink_to(mine)
+    with pytest.raises(DataError, match=rf"{dest / name} is a link, through which nothing is written"):
+        prepared(source, dest)
+    assert tree(mine) == {"0000-000.tar": b"kept"}
+
+
 def test_bad_images_are_left_out_on_request(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (source / "train" / "zebra" / "a.jpg").write_bytes(b"no image")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40 * 40)  # c.png has 61 x 33

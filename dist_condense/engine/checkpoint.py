@@ -111,6 +111,11 @@ def entry_of(name: str, data: bytes, labels: Iterable[int] = ()) -> Entry:
     return Entry(name, len(data), sha256(data).hexdigest(), tuple(labels))
 
 
+def entry_from(content: dict[str, Any]) -> Entry:
+    """As JSON holds it. Raises TypeError, KeyError for another content."""
+    return Entry(**{**content, "labels": tuple(content["labels"])})
+
+
 def commit(store: Storage, state: State, entries: Iterable[Entry]) -> None:
     """Write the manifest, when all files are there: with it the checkpoint exists."""
     content = {"format": FORMAT, **asdict(state), "files": [asdict(entry) for entry in entries]}
@@ -162,7 +167,7 @@ def opened(store: Storage, name: str) -> Checkpoint:
         if content.pop("format") != FORMAT:
             raise ValueError(f"its format is not {FORMAT!r}")
         content.pop("metrics_bytes", None)  # of manifests written before 2026-11-26
-        entries = tuple(Entry(**{**entry, "labels": tuple(entry["labels"])}) for entry in content.pop("files"))
+        entries = tuple(entry_from(entry) for entry in content.pop("files"))
         state = State(**content)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise Damaged(f"{store}/{name}/{MANIFEST} is damaged ({type(error).__name__}: {error})") from error

@@ -26,6 +26,7 @@ from dist_condense.engine.roll_call import RESTARTS
 from tests import ray_head
 from tests.engine import cases
 from tests.ray_head import RAY, environment, started, wait
+from tests.strangers import planted
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -77,14 +78,6 @@ def test_two_workers_equal_one_process(tmp_path: Path) -> None:
         assert (together / name).stat().st_size > 0, name
     _check_card(together)
     _check_tracking(together)
-
-
-def planted(folder: Path) -> Path:
-    """A folder of somebody else, with modules by the names of such as workers import; what they would write."""
-    folder.mkdir()
-    for name in ("random", "json", "pyarrow", "fsspec", "dist_condense", "torch"):
-        (folder / f"{name}.py").write_text(f"open({str(folder / 'mark')!r}, 'a').write(__file__)\n")
-    return folder / "mark"
 
 
 def _check_card(folder: Path) -> None:

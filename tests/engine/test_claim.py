@@ -33,7 +33,7 @@ def test_a_folder_that_no_command_began_is_anybodys(tmp_path: Path) -> None:
 def test_a_link_in_place_of_the_lock_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / module.LOCK).symlink_to(tmp_path / "made")
-    with pytest.raises(RunFailed, match="owner.lock is a link"):
+    with pytest.raises(RunFailed, match=r"owner\.lock is a link"):
         Claim.new(tmp_path / "run").take()
     assert not (tmp_path / "made").exists()
 

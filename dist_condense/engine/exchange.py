@@ -1,5 +1,5 @@
-"""Small values between workers as JSON. What arrives at a worker's ports, which ask nobody who he is, is never code, as a
-pickle would be: torch's own exchange of objects pickles.
+"""Small values between workers as JSON. A worker's ports ask nobody who he is, so what arrives there is never code, as
+the pickles of torch's own exchange of objects are.
 """
 
 from __future__ import annotations

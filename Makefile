@@ -29,7 +29,7 @@ install-ffcv: .venv/.installed  ## add the extra ffcv to .venv; first the system
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ffcv]'
 
 quickstart: .venv/.installed  ## condense the digits on this machine and evaluate the set
-	$(BIN)/python -m dist_condense.run configs/digits.yaml
+	$(BIN)/python -P -m dist_condense.run configs/digits.yaml
 
 test: .venv/.installed  ## the tests that take seconds
 	$(PYTEST) -m "not slow and not gpu"

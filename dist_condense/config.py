@@ -17,7 +17,7 @@ from typing import Any, get_type_hints
 
 from dist_condense import config_files, config_values
 from dist_condense.config_files import Unusable
-from dist_condense.config_values import Misfit
+from dist_condense.config_values import ConfigError, Misfit
 from dist_condense.credentials import address, is_hidden
 
 PACKAGE = Path(__file__).resolve().parent
@@ -41,18 +41,6 @@ ADDRESSES = ("tracking.uri", "tracking.checkpoints", "dataset.root", "data.cache
 """Keys whose values may be addresses with a password or a token in them, which no file of a run holds."""
 WHOLE_PATHS = ("output", "dataset.root")
 """Those that ``checks`` looks at, with the folders above them, for letters that no file of a run can hold."""
-
-
-class ConfigError(ValueError):
-    """Everything that is wrong with a configuration, found before anything starts.
-
-    :param rest: the configuration without what is wrong, where there is one, so that it can be checked as well.
-    :param notes: what to know besides.
-    """
-
-    def __init__(self, problems: Sequence[str], rest: RunConfig | None = None, notes: Sequence[str] = ()) -> None:
-        super().__init__("\n".join(problems))
-        self.problems, self.rest, self.notes = list(problems), rest, list(notes)
 
 
 @dataclass

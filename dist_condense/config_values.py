@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections.abc import Sequence
 from types import NoneType, UnionType
-from typing import Any, get_args, get_origin
+from typing import TYPE_CHECKING, Any, get_args, get_origin
+
+if TYPE_CHECKING:
+    from dist_condense.config import RunConfig
 
 WORDS = {
     **dict.fromkeys(("true", "yes", "on", "y", "1"), True),
@@ -16,6 +20,18 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 """What Python reads a byte as that is no UTF-8."""
 MISSING = "???"
 """Hydra's mark in a file for a value that the command line has to give."""
+
+
+class ConfigError(ValueError):
+    """Everything that is wrong with a configuration, found before anything starts.
+
+    :param rest: the configuration without what is wrong, where there is one, so that it can be checked as well.
+    :param notes: what to know besides.
+    """
+
+    def __init__(self, problems: Sequence[str], rest: RunConfig | None = None, notes: Sequence[str] = ()) -> None:
+        super().__init__("\n".join(problems))
+        self.problems, self.rest, self.notes = list(problems), rest, list(notes)
 
 
 class Misfit(ValueError):

@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from dist_condense.config import ConfigError
+from dist_condense.config_values import ConfigError
 from dist_condense.credentials import address
 from dist_condense.data.errors import SHOWN
 from dist_condense.tracking_address import CLOUD, VARIABLE, sqlite_file

@@ -330,7 +330,24 @@ def _open(folder: Path, verify: bool) -> SyntheticDataset:
             f"the card says {card.sha256[:12]}... It was changed or cut; copy the set again "
             "(verify=False opens it all the same)"
         )
+    _check_held(file, card)
     return SyntheticDataset(file, card)
+
+
+def _check_held(file: Path, card: Card) -> None:
+    """What a card says decides how much memory is taken; what the file holds bounds it. Only its shapes are read."""
+    with safe_open(file, framework="pt") as held:
+        images, labels = (tuple(held.get_slice(name).get_shape()) for name in ("images", "labels"))
+    numbers = (card.ipc, card.channels, card.size, card.factor)
+    if any(type(number) is not int or number < 1 for number in numbers):
+        wrong = f"ipc, channels, size and factor are {numbers!r:.100}, which are no numbers from 1"
+    elif images != (len(card.classes) * card.ipc, card.channels, card.size, card.size) or labels != images[:1]:
+        wrong = f"images are {list(images)} and labels {list(labels)}, not as many or as large as its card says"
+    elif card.factor > card.size:
+        wrong = f"factor {card.factor} is not in 1..{card.size}: a tile has at least one pixel"
+    else:
+        return
+    raise SyntheticSetError(f"{file}: {wrong}. It was changed; copy the set again")
 
 
 def _content(file: Path) -> bytes | None:

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dist_condense import config_files
-
 
 def tags_of(folder: Path) -> dict[str, str]:
     """Method, data, ipc, workers and device by config.yaml, host and commit by environment.json; USER sent it.
@@ -40,6 +38,8 @@ def tags_of(folder: Path) -> dict[str, str]:
 def stored_config(folder: Path) -> dict[str, Any]:
     """A run's config.yaml as plain values, also of another version. Raises ValueError, in one line, for no config and
     for one that is not resolved."""
+    from dist_condense import config_files  # which imports Hydra
+
     file = folder / "config.yaml"
     found = config_files.stored_values(file)
     if not found:

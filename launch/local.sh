@@ -26,6 +26,7 @@ done
 python=${PYTHON:-$(dirname "${BASH_SOURCE[0]}")/../.venv/bin/python}
 [[ -x $python ]] || fail "no Python at $python: run make install, or set PYTHON"
 export RAY_USAGE_STATS_ENABLED=0
+export PYTHONSAFEPATH=1 # nothing is imported from the folder that this is called in
 set -m # what is started has a process group of its own: Ctrl-C reaches the run alone, through this script
 
 started=()

@@ -46,6 +46,7 @@ folder=$(cd "$folder" && pwd -P)
 [[ -O $folder && -z $(find "$folder" -maxdepth 0 -perm /022) ]] \
     || fail "other users can put files into $folder: choose another, or make it yours alone (chmod go-w)"
 
+export PYTHONSAFEPATH=1 # nothing is imported from the folder that this is called in
 python=${PYTHON:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/.venv/bin/python}
 [[ -x $python ]] || python=python3
 "$python" -c 'import mlflow, psycopg' || fail "$python lacks mlflow or psycopg: pip install -c constraints.txt '.[mlflow-server]'"
@@ -99,8 +100,8 @@ export MLFLOW_DISABLE_TELEMETRY=${MLFLOW_DISABLE_TELEMETRY:-true}
 setsid "$python" -m mlflow server --host "$host" --port "$port" --artifacts-destination "$folder/artifacts" \
     --backend-store-uri "postgresql+psycopg://mlflow@/mlflow?host=$data" "${options[@]}" >>"$folder/server.log" 2>&1 &
 server=$!
-health="import urllib.request as u; u.urlopen('http://$host:$port/health', timeout=5)"
-until "$python" -c "$health" 2>/dev/null; do
+health="import sys, urllib.request as u; u.urlopen(sys.argv[1], timeout=5)"
+until "$python" -c "$health" "http://$host:$port/health" 2>/dev/null; do
     kill -0 "$server" 2>/dev/null || fail "mlflow server ended: $(tail -n 1 "$folder/server.log") ($folder/server.log)"
     sleep 0.3
 done

@@ -38,6 +38,7 @@ gpus=${SLURM_GPUS_ON_NODE:-0}
 SLURM_STATE=$(mktemp -d) # on this node, where the run is started: new for each start, and for this user alone
 trap 'rm -rf "$SLURM_STATE"' EXIT
 RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n') # srun hands the environment to the nodes
+export PYTHONSAFEPATH=1 # nothing is imported from the folder that this is called in
 export SLURM_STATE RAY_AUTH_MODE=token RAY_AUTH_TOKEN
 export RAY_USAGE_STATS_ENABLED=0 RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=300
 

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.strangers import planted
+
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
 VALUES = {
@@ -56,6 +58,24 @@ def test_a_script_answers_and_refuses(script: Path) -> None:
     assert refused.returncode == 2, refused.stderr
 
 
+@pytest.mark.parametrize("words", [("local.sh", "digits.yaml"), ("mlflow.sh", "folder")], ids=lambda words: words[0])
+def test_a_script_imports_nothing_from_the_folder_of_somebody_else(words: tuple[str, ...], tmp_path: Path) -> None:
+    """Its Python, which here does nothing else, imports modules that lie there; see tests/test_launch_runs.py."""
+    mark, python = planted(tmp_path / "his"), tmp_path / "python"
+    python.write_text(f"#!/bin/sh\necho >>{tmp_path}/called\nexec {sys.executable} -c 'import random, json, socket'\n")
+    python.chmod(0o755)
+    own = {**os.environ, "PYTHON": str(python), "POSTGRES_BIN": "/nowhere"}
+    command = [ROOT / "launch" / words[0], *words[1:]]
+    subprocess.run(command, cwd=tmp_path / "his", env=own, capture_output=True, timeout=60)
+    assert (tmp_path / "called").exists() and not mark.exists(), mark.read_text()
+
+
+def test_no_script_writes_python_from_what_it_is_given() -> None:
+    texts = "".join(script.read_text() for script in SCRIPTS)
+    written = re.findall(r"""(?:-c |=)("[^"]*\bimport\b[^"]*"|'[^']*\bimport\b[^']*')""", texts)
+    assert len(written) == 3 and not [text for text in written if text[0] == '"' and "$" in text], written
+
+
 def test_no_script_has_a_fault() -> None:
     found = sh(Path(sys.executable).with_name("shellcheck"), *SCRIPTS, ROOT / ".ci" / "run")
     assert found.returncode == 0, found.stdout
@@ -80,7 +100,7 @@ FAKES = {
         while [[ $1 != -- ]]; do shift; done
         [[ ! -e $TOLD/code ]] || exec "${@:2}"
     """,
-    "python": 'exit "$(<"$TOLD/code")"',
+    "python": 'echo "$PYTHONSAFEPATH" >"$TOLD/safe"; exit "$(<"$TOLD/code")"',
 }
 """Programs that launch/slurm.sh runs; Ray tells what it got, and runs the command if that has a code to end with."""
 
@@ -112,6 +132,7 @@ def test_slurm_sh_takes_nothing_that_others_planted(tmp_path: Path) -> None:
     assert done.returncode == 3, done.stderr
     assert his.read_text() == "" and len((tmp_path / "told" / "token").read_text()) == 65
     assert (tmp_path / "told" / "modes").read_text() == "700\n700\n"
+    assert (tmp_path / "told" / "safe").read_text() == "1\n"
     assert os.listdir(state.parent) == ["slurm-7"] and (state / "exit").read_text() == "0"
     assert os.listdir(tmp_path / "tmp") == []
 

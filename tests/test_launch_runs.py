@@ -17,6 +17,7 @@ from dist_condense import cli, load_set
 from tests import ray_head
 from tests.engine import cases
 from tests.ray_head import RAY, environment, wait
+from tests.strangers import planted
 from tests.test_ray_runs import saved
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -34,10 +35,10 @@ def cluster() -> Iterator[str]:
         yield address
 
 
-def script(name: str, *words: str, **more: str) -> subprocess.Popen[str]:
-    command = [f"launch/{name}", *words]
+def script(name: str, *words: str, cwd: Path = ROOT, **more: str) -> subprocess.Popen[str]:
+    command = [f"{ROOT}/launch/{name}", *words]
     env = environment(RAY=str(RAY), PYTHON=sys.executable, **more)
-    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def submit(cluster: str, output: Path, *overrides: str, token: str = TOKEN) -> subprocess.Popen[str]:
@@ -89,12 +90,14 @@ def test_several_nodes_on_this_machine(tmp_path: Path) -> None:
     words = [*SHORT, "trajectory.networks=15", "tracking.checkpoint_steps=1"]
     given = {pair.split("=", 1)[0]: pair for pair in (*words, f"output={tmp_path}")}
     command = ("local.sh", "--workers", "2", "--nodes", "2", "configs/digits.yaml", *given.values())
-    process = script(*command, MARK=str(tmp_path))
+    mark = planted(tmp_path / "his")
+    process = script(*command, cwd=tmp_path / "his", MARK=str(tmp_path))
     wait(lambda: saved(tmp_path) >= 1 or process.poll() is not None, 240)
     assert process.poll() is None, finish(process)
     process.send_signal(signal.SIGTERM)
     code, told = finish(process)
     assert code == cli.TERMINATED and "stopped by SIGTERM after matching step" in told, told
+    assert not mark.exists(), mark.read_text()
     code, told = finish(script(*command, MARK=str(tmp_path)))
     assert code == 0 and "resuming after matching step" in told, told
     wait(lambda: not marked(str(tmp_path)), 60)

@@ -60,8 +60,8 @@ def run(ray_folder: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 def scraped(ray_folder: Path) -> list[Sample]:
     """All samples of all endpoints that Ray's file names; none while one does not answer."""
     found: list[Sample] = []
-    with suppress(OSError, ValueError):
-        for group in json.loads((ray_folder / "ray" / "prom_metrics_service_discovery.json").read_text()):
+    with suppress(OSError, ValueError, StopIteration):
+        for group in json.loads(next(ray_folder.glob("dc_*/ray/prom_metrics_*.json")).read_text()):
             for target in group["targets"]:
                 with urllib.request.urlopen(f"http://{target}/metrics", timeout=10) as answer:
                     families = text_string_to_metric_families(answer.read().decode())

@@ -26,6 +26,7 @@ from dist_condense.engine.roll_call import RESTARTS
 from tests import ray_head
 from tests.engine import cases
 from tests.ray_head import RAY, environment, started, wait
+from tests.strangers import planted
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -33,14 +34,14 @@ ROOT = Path(__file__).parents[1]
 LONG = ("trajectory.networks=50", "tracking.log_every=1", "tracking.checkpoint_steps=1", "evaluation.epochs=0")
 
 
-def start(workers: int, folder: Path, *more: str, **env: str) -> subprocess.Popen[str]:
+def start(workers: int, folder: Path, *more: str, cwd: Path = ROOT, **env: str) -> subprocess.Popen[str]:
     """The command on the dcc case; the last override of a key counts."""
     given = (*cases.TINY, *cases.CASES["dcc"], f"cluster.workers={workers}", f"output={folder}", *more)
     overrides = {pair.split("=", 1)[0]: pair for pair in given}
-    command = [sys.executable, "-m", "dist_condense.run", "configs/digits.yaml", *overrides.values()]
+    command = [sys.executable, "-P", "-m", "dist_condense.run", f"{ROOT}/configs/digits.yaml", *overrides.values()]
     command = ["env", "--default-signal=INT", *command]  # although whoever runs the tests may ignore it
     pipe, env = subprocess.PIPE, environment(**env)
-    started.append(subprocess.Popen(command, cwd=ROOT, env=env, stderr=pipe, text=True, start_new_session=True))
+    started.append(subprocess.Popen(command, cwd=cwd, env=env, stderr=pipe, text=True, start_new_session=True))
     return started[-1]
 
 
@@ -63,7 +64,9 @@ def test_two_workers_equal_one_process(tmp_path: Path) -> None:
     evaluation = ("evaluation.epochs=3", "evaluation.seeds=2", "evaluation.sets=[random,condensed]")
     alone, together = tmp_path / "alone", tmp_path / "together"
     finish(start(0, alone, *evaluation))
-    finish(start(2, together, *evaluation))
+    mark = planted(tmp_path / "his")
+    finish(start(2, together, *evaluation, cwd=tmp_path / "his"))
+    assert not mark.exists(), mark.read_text()
     assert torch.equal(cases.result(alone), cases.result(together))
     assert len(rows(together)) == 4 and rows(together) == rows(alone)
     losses = [

@@ -341,6 +341,28 @@ def test_what_cannot_be_read_says_what_and_where(tmp_path, spoil, message):
     assert str(tmp_path) in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"factor": 11000}, r"factor 11000 is not in 1\.\.9: a tile has at least one pixel"),
+        ({"factor": 11000, "size": 11000}, r"images are \[6, 3, 9, 9\] .* not as many or as large as its card says"),
+        ({"ipc": 2 * 10**9}, "not as many or as large"),
+        ({"classes": []}, "not as many or as large"),
+        ({"factor": 0}, "ipc, channels, size and factor are .*, which are no numbers from 1"),
+        ({"factor": "9"}, "no numbers from 1"),
+        ({"size": 9.0}, "no numbers from 1"),
+    ],
+)
+def test_a_card_of_somebody_else_takes_no_more_memory_than_its_file(tmp_path, changed, message):
+    card = a_card()
+    write_set(tmp_path / "s", *a_set(card), card)
+    file = tmp_path / "s" / "card.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changed}))
+    for verify in (True, False):
+        with pytest.raises(SyntheticSetError, match=message):
+            load_set(tmp_path / "s", verify)
+
+
 def test_what_does_not_fit_its_card_is_not_written(tmp_path):
     card = a_card()
     pixels, labels = a_set(card)

@@ -1,10 +1,12 @@
 """Writes the file that beton.py reads."""
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from math import prod
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,7 +22,7 @@ PAGE = 8 << 20
 AHEAD = 16
 """Images read ahead of writing, per thread."""
 UNFINISHED = ".new"
-"""Behind the name of a file that is being written."""
+"""Behind the name of the folder, closed to others, in which a file is being written."""
 
 Record = tuple[np.ndarray, int]
 """uint8 [C, size, size] and its label."""
@@ -60,7 +62,8 @@ def write_beton(
     shape = (channels, size, size)
     fields = {IMAGE: ffcv.fields.NDArrayField(np.dtype(np.uint8), shape), LABEL: ffcv.fields.IntField()}
     page = max(PAGE, 1 << (prod(shape) - 1).bit_length())
-    unfinished = path.with_name(path.name + UNFINISHED)
+    folder = Path(mkdtemp(prefix=f".{path.name}.", suffix=UNFINISHED, dir=path.parent))  # FFCV opens it by its name
+    unfinished = folder / path.name
     writer = ffcv.writer.DatasetWriter(str(unfinished), fields, page_size=page, num_workers=1)
     writer.num_samples = sum(counts)
     try:
@@ -69,7 +72,7 @@ def write_beton(
         flush(unfinished)
         unfinished.replace(path)
     finally:
-        unfinished.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write(ffcv: Any, writer: Any, records: Iterator[Record]) -> None:

@@ -2,8 +2,10 @@
 
 import hashlib
 import os
+import secrets
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 
 def stays_below(name: str) -> bool:
@@ -15,13 +17,13 @@ def stays_below(name: str) -> bool:
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that, whenever the process ends, it holds either all of `data` or what it held before.
 
-    A link of its name is replaced, and one of the name under which it is begun is not followed. Where it fails (a full
-    disk), what was begun is removed, and the OSError names the file.
+    A link of its name is replaced. Where it fails (a full disk), what was begun is removed, and the OSError names the
+    file.
     """
-    writing = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    stream = begun(path)
+    writing = Path(stream.name)
     try:
-        writing.unlink(missing_ok=True)
-        with writing.open("xb") as stream:
+        with stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
@@ -32,6 +34,20 @@ def write_atomically(path: Path, data: bytes) -> None:
         if isinstance(error, OSError):  # that of a write names no file, that of a rename two
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+def begun(path: Path) -> BinaryIO:
+    """A new file beside `path`, ``.NAME.RANDOM.tmp``, that is to take its name. Never what somebody else has put there,
+    such as a link to a file of ours.
+    """
+    try:
+        return open(path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp"), "xb", opener=_unfollowed)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _unfollowed(name: str, flags: int) -> int:
+    return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
 
 
 def flush(path: Path) -> None:

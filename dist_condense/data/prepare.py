@@ -174,8 +174,8 @@ def finish(dest: Path, manifest: Manifest, ffcv: bool, progress: Progress) -> Ma
     for file in [file for split in SPLITS for file in (dest / split).iterdir()]:
         if OWN_FILE.fullmatch(file.name) and f"{file.parent.name}/{file.name}" not in named:
             file.unlink()
-    for file in dest.glob(f"*.beton{UNFINISHED}"):
-        file.unlink()
+    for folder in dest.glob(f".*.beton.*{UNFINISHED}"):
+        shutil.rmtree(folder, ignore_errors=True)
     shutil.rmtree(dest / RECORDS, ignore_errors=True)
     return manifest
 

@@ -17,6 +17,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 WAITING = 2
 """Items handed over ahead of each process; they are pickled, so not all at once."""
+SAFE_PATH = "PYTHONSAFEPATH"
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class LocalMap:
             yield from map(function, items)
             return
         context = multiprocessing.get_context("spawn")
-        executor = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_begin)
+        with _nothing_from_here():  # it starts a process that keeps count of semaphores
+            executor = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_begin)
         try:
             yield from _bounded(executor, function, iter(items), WAITING * self.workers)
         finally:
@@ -42,7 +44,7 @@ def _bounded(
     executor: ProcessPoolExecutor, function: Callable[[Item], Result], items: Iterator[Item], ahead: int
 ) -> Iterator[Result]:
     def submitted(number: int) -> set[Future[Result]]:
-        with _interrupts_held():
+        with _interrupts_held(), _nothing_from_here():
             return {executor.submit(function, item) for item in islice(items, number)}
 
     running = submitted(ahead)
@@ -63,6 +65,22 @@ def _interrupts_held() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _nothing_from_here() -> Iterator[None]:
+    """Processes that are started within import nothing from the folder that this one was called in, which may be that
+    of somebody else: they begin as ``python -c`` does, which looks there first.
+    """
+    before = os.environ.get(SAFE_PATH)
+    os.environ[SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[SAFE_PATH]
+        else:
+            os.environ[SAFE_PATH] = before
 
 
 def _begin() -> None:

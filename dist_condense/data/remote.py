@@ -116,13 +116,15 @@ def fetch(url: str, folder: Path, size: int, sha256: str, sleep: Sleep = time.sl
 
 
 def own_cache() -> Path:
-    """This user's folder under that for temporary files; DataError where anybody else has made it."""
+    """This user's folder under that for temporary files; DataError where anybody else has made it or may write."""
     folder = Path(tempfile.gettempdir()) / f"dist_condense-{os.getuid()}"
     with _writing(folder):
         folder.mkdir(mode=0o700, exist_ok=True)
         held = folder.lstat()
     if not stat.S_ISDIR(held.st_mode) or held.st_uid != os.getuid():
         raise DataError([f"{folder}: it is no folder of yours. Set data.cache to one on this machine."])
+    if held.st_mode & 0o022:
+        raise DataError([f"{folder}: other users may put files into it (mode {held.st_mode & 0o777:03o}). Remove it."])
     return folder
 
 

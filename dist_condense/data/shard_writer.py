@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from dist_condense.data.files import begun
 from dist_condense.data.manifest import Shard
 
 os.environ["WDS_SECURE"] = "1"  # webdataset reads it when it is imported: no commands, no pickles, for whoever uses it
@@ -36,8 +37,8 @@ class _Part:
     """A shard while it is written; it gets its name when it is whole."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.writing = path, path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        self.stream = self.writing.open("wb")
+        self.path, self.stream = path, begun(path)
+        self.writing = Path(self.stream.name)
         self.hashing = _Hashing(self.stream)
         self.tar = webdataset.TarWriter(self.hashing, encoder=False, mtime=0, compress=False)
         self.count = self.image_bytes = 0

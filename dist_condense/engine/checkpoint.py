@@ -179,7 +179,7 @@ def opened(store: Storage, name: str) -> Checkpoint:
         if content.pop("format") != FORMAT:
             raise ValueError(f"its format is not {FORMAT!r}")
         content.pop("metrics_bytes", None)  # of manifests written before 2026-11-26
-        entries = tuple(_entry(values) for values in content.pop("files"))
+        entries = tuple(entry_from(values) for values in content.pop("files"))
         state = _record(State, content)
         _check(name, state, entries)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -203,10 +203,10 @@ def _check(name: str, state: State, entries: Sequence[Entry]) -> None:
         raise ValueError(f"it does not name {SHARED}")
 
 
-def _entry(values: Mapping[str, Any]) -> Entry:
-    """Of a list of labels. Raises ValueError, TypeError, KeyError."""
+def entry_from(values: Mapping[str, Any]) -> Entry:
+    """From its keys and values, as of JSON. Raises ValueError, TypeError, KeyError."""
     labels = values["labels"]
-    if not isinstance(labels, list) or not all(type(label) is int and label >= 0 for label in labels):
+    if not isinstance(labels, list | tuple) or not all(type(label) is int and label >= 0 for label in labels):
         raise ValueError(f"the labels of {values.get('name')!r:.80} are no list of numbers")
     return _record(Entry, {**values, "labels": tuple(labels)})
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from safetensors.torch import save
 from torch import Tensor
 
 from dist_condense.data.background import Background
 from dist_condense.engine import checkpoint
-from dist_condense.engine.checkpoint import SHARED, Entry, State, entry_of, name_of
+from dist_condense.engine.checkpoint import SHARED, Entry, State, entry_from, entry_of, name_of
 from dist_condense.engine.coordinator import Coordinator
 from dist_condense.engine.errors import RunFailed
 from dist_condense.engine.storage import Storage
@@ -67,10 +67,11 @@ class CheckpointWriter:
         if self.coordinator.rank == 0:
             files = {SHARED: shared, **files}
         written: list[Entry] = []
-        answers = self.coordinator.gather((written, self._put(state, files, written)))
-        problem = next((text for _, text in answers if text), None)
+        problem = self._put(state, files, written)
+        answers = self.coordinator.gather({"written": [asdict(entry) for entry in written], "problem": problem})
+        problem = next((answer["problem"] for answer in answers if answer["problem"]), None)
         if problem is None and self.coordinator.rank == 0:
-            problem = self._commit(state, [entry for entries, _ in answers for entry in entries])
+            problem = self._commit(state, [entry_from(entry) for answer in answers for entry in answer["written"]])
         self.problem = next((text for text in self.coordinator.gather(problem) if text), None)
 
     def _put(self, state: State, files: Mapping[str, Mapping[str, Tensor]], written: list[Entry]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -99,10 +100,12 @@ def _owner(folder: Path) -> str:
 
 
 def _opened(file: Path) -> int | None:
-    """None on a disk that is full or read-only: the write itself will say so."""
+    """None on a disk that is full or read-only: the write itself will say so. RunFailed for a link."""
     try:
-        return os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except OSError:
+        return os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise RunFailed(f"{file} is a link, which nothing here has made; remove it") from error
         return None
 
 

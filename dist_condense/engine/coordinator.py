@@ -11,13 +11,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from dist_condense.engine.exact_sum import Part, exact_sum
+from dist_condense.engine.exchange import Plain, all_gather
 from dist_condense.engine.roll_call import RollCall
 
 
@@ -61,8 +62,8 @@ class Coordinator(ABC):
         """All-reduce in place."""
 
     @abstractmethod
-    def gather(self, value: Any) -> list[Any]:
-        """The values of all workers by rank, on every worker. Small host objects only."""
+    def gather(self, value: Plain) -> list[Plain]:
+        """The values of all workers by rank, on every worker. Small ones only, of what JSON can hold."""
 
     def reached(self, step: int) -> None:
         """So many matching steps are done."""
@@ -111,7 +112,7 @@ class LocalCoordinator(Coordinator):
     def reduce(self, tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> None:
         pass
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: Plain) -> list[Plain]:
         return [value]
 
     def beside(self) -> LocalCoordinator:
@@ -145,11 +146,9 @@ class ProcessGroupCoordinator(Coordinator):
         with self.peers.watching():
             dist.all_reduce(tensor, operation, group=self.group)
 
-    def gather(self, value: Any) -> list[Any]:
-        values: list[Any] = [None] * self.size
+    def gather(self, value: Plain) -> list[Plain]:
         with self.peers.watching():
-            dist.all_gather_object(values, value, group=self.group)
-        return values
+            return all_gather(value, self.group)
 
     def reached(self, step: int) -> None:
         super().reached(step)

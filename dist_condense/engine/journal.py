@@ -20,6 +20,7 @@ from dist_condense.engine.checkpoint_writer import CheckpointWriter
 from dist_condense.engine.claim import Claim
 from dist_condense.engine.coordinator import Coordinator
 from dist_condense.engine.errors import RunFailed
+from dist_condense.engine.finite import Finding, What
 from dist_condense.engine.metrics_file import METRICS
 from dist_condense.engine.observer import Measured, Observer, unobserved
 from dist_condense.engine.shard import ClassShard
@@ -169,7 +170,7 @@ class Journal:
         scheduled = stepped and (self._steps == self.total or (every is not None and self._steps % every == 0))
         if self._events < self._pause and not scheduled:
             return
-        notes = self.line.gather(self._note(scheduled))
+        notes = [Note(**note) for note in self.line.gather(asdict(self._note(scheduled)))]
         if problems := [note.problem for note in notes if note.problem]:
             raise RunFailed(problems[0])
         first, warned = notes[0], any(note.warned for note in notes)
@@ -225,7 +226,7 @@ class Journal:
         self._compare_networks(done)
         self._refuse_not_finite()
         own = self._measured(done)
-        everyone = self.line.gather(own)
+        everyone = [Measured(**measured) for measured in self.line.gather(asdict(own))]
         measured = replace(own, loss=sum(each.loss for each in everyone))
         if self.line.rank == 0:
             k, t = divmod(done - 1, self.matching_steps)
@@ -272,8 +273,9 @@ class Journal:
             )
 
     def _refuse_not_finite(self) -> None:
-        found = self.line.gather(self.shard.first_not_finite(self.trajectory.network, self._steps))
-        if bad := [finding for finding in found if finding is not None]:
+        own = self.shard.first_not_finite(self.trajectory.network, self._steps)
+        found = self.line.gather(None if own is None else asdict(own))
+        if bad := [Finding(**{**each, "what": What(each["what"])}) for each in found if each is not None]:
             raise RunFailed(min(bad).told(self.matching_steps, self.names))
 
 

@@ -9,7 +9,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -50,6 +50,12 @@ PLACING = 60.0
 
 LOOKING = 20.0
 """Seconds between two looks for room, where a group goes on with fewer workers: as often as Ray counts its nodes."""
+
+LOOPBACK = "127.0.0.1"
+"""Where a Ray that is started here listens: nobody but this machine has to reach it."""
+
+CHECKOUT = Path(__file__).parents[2]
+"""The folder that holds the package."""
 
 HANGING = "health check has been hanging"
 """Ray's words on a worker whose process does not answer: how one that has no others is found."""
@@ -95,9 +101,9 @@ def connect() -> None:
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C is the driver's to answer
     if ray.is_initialized():
         return
-    cluster, folder = ray_join.found(), None
+    cluster, where = ray_join.found(), dict[str, Any]()
     if cluster is None:
-        folder = ray_start.folder()
+        where = {"_temp_dir": ray_start.folder(), "_node_ip_address": LOOPBACK}
         ray_start.token()
         terminal.say(f"starting Ray on this machine{ray_start.unguarded()}")
     else:
@@ -105,8 +111,8 @@ def connect() -> None:
         terminal.say(f"joining {cluster}")
         cluster.answer()
     try:
-        with _sigterm_left_alone(), _found(cluster):
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env=PROCESS, _temp_dir=folder)
+        with _sigterm_left_alone(), _found(cluster), chdir(_trusted()):
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env=PROCESS, **where)
     except Exception as error:  # Ray raises plain ones, as when an overloaded machine starts its processes too slowly
         raise RunFailed(_not_connected(cluster, error)) from error
 
@@ -123,12 +129,24 @@ def _sigterm_left_alone() -> Iterator[None]:
 
 @contextmanager
 def _found(cluster: ray_join.Cluster | None) -> Iterator[None]:
-    """Ray would read the file of `ray start` once more, from a folder in which every user may put another."""
-    before, services.find_bootstrap_address = services.find_bootstrap_address, lambda _: cluster and cluster.address
+    """Ray would read the file of `ray start` once more, from a folder in which every user may put another. And for the
+    node that it starts here it would take an address that others reach, and listen on all there are, unless that stays.
+    """
+    before = services.find_bootstrap_address, services.resolve_ip_for_localhost
+    services.find_bootstrap_address = lambda _: cluster and cluster.address
+    services.resolve_ip_for_localhost = lambda host: host if cluster is None else before[1](host)
     try:
         yield
     finally:
-        services.find_bootstrap_address = before
+        services.find_bootstrap_address, services.resolve_ip_for_localhost = before
+
+
+def _trusted() -> Path:
+    """Where Ray is called from: it puts this folder first on the import path of all workers, before the standard
+    library, and the folder of a run's data or of somebody else may hold a ``random.py``. Ours is the checkout that the
+    package comes from; that of installed packages must not come first, so for these it is the root of the system.
+    """
+    return CHECKOUT if (CHECKOUT / "pyproject.toml").is_file() else Path(CHECKOUT.anchor)
 
 
 def _not_connected(cluster: ray_join.Cluster | None, error: Exception) -> str:

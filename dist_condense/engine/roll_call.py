@@ -9,12 +9,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, cast
 
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import _get_default_store
 
 from dist_condense.data.background import Background
+from dist_condense.engine.errors import RunFailed
+from dist_condense.engine.exchange import all_gather
 
 RESTARTS = "restarts.log"
 """In the run's folder: why its worker groups failed, a line each."""
@@ -53,15 +54,15 @@ class RollCall:
 
         :param host: name of this machine; the system's own by default.
         """
-        hosts: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(hosts, host or socket.gethostname())
-        return cls(cast(list[str], hosts), dist.get_rank(), timeout)
+        return cls(all_gather(host or socket.gethostname()), dist.get_rank(), timeout)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Around a collective: an error that comes of another worker or of the network is told as WorkerLost."""
         try:
             yield
+        except RunFailed:  # our own word
+            raise
         except RuntimeError as error:
             if not isinstance(error, dist.DistError) and not BROKEN.search(str(error)):
                 raise

@@ -37,7 +37,8 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def write(path: Path, *given: object) -> None:
         names.append(path.name)
         if path.with_suffix(".stop").exists():
-            path.with_name(f"{path.name}.new").write_bytes(b"half")
+            path.with_name(f".{path.name}.x.new").mkdir()
+            (path.with_name(f".{path.name}.x.new") / path.name).write_bytes(b"half")
             raise KeyboardInterrupt
         write_beton(path, *given)
 
@@ -61,7 +62,7 @@ def test_a_file_that_is_finished_is_not_written_again(source: Path, tmp_path: Pa
     with pytest.raises(KeyboardInterrupt):
         prepared(source, dest)
     (dest / "val.stop").unlink()
-    assert shards.ffcv is None and (dest / "val.beton.new").exists()
+    assert shards.ffcv is None and (dest / ".val.beton.x.new").exists()
     manifest = prepared(source, dest)
     assert written[2:] == ["train.beton", "val.beton", "val.beton"]
     assert tree(dest) == tree(tmp_path / "whole") and manifest.ffcv is not None
@@ -74,9 +75,9 @@ def test_a_file_left_half_written_goes_with_the_next_start(source: Path, tmp_pat
     (dest / "train.stop").touch()
     with pytest.raises(KeyboardInterrupt):
         prepared(source, dest)
-    assert (dest / "train.beton.new").exists()
+    assert (dest / ".train.beton.x.new").exists()
     prepare(str(source), dest, PrepareOptions(size=16), HERE, lambda *what: None)
-    assert not (dest / "train.beton.new").exists()
+    assert not (dest / ".train.beton.x.new").exists()
 
 
 @pytest.mark.parametrize("change", ["size", "shards", "record", "file"])

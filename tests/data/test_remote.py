@@ -132,7 +132,9 @@ def test_a_cache_that_anybody_else_made_is_refused(tmp_path: Path, monkeypatch: 
     with pytest.raises(DataError, match=rf"{folder}: it is no folder of yours. Set data\.cache"):
         own_cache()
     folder.unlink()
-    own_cache()
+    own_cache().chmod(0o777)
+    with pytest.raises(DataError, match=rf"{folder}: other users may put files into it \(mode 777\)\. Remove it"):
+        own_cache()
     uid = os.getuid() + 1
     (tmp_path / f"dist_condense-{uid}").mkdir()
     monkeypatch.setattr(os, "getuid", lambda: uid)

@@ -30,6 +30,14 @@ def test_a_folder_that_no_command_began_is_anybodys(tmp_path: Path) -> None:
         pass
 
 
+def test_a_link_in_place_of_the_lock_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / module.LOCK).symlink_to(tmp_path / "made")
+    with pytest.raises(RunFailed, match=r"owner\.lock is a link"):
+        Claim.new(tmp_path / "run").take()
+    assert not (tmp_path / "made").exists()
+
+
 def test_a_write_that_is_under_way_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = Claim.new(tmp_path), Claim.new(tmp_path)
     first.take()

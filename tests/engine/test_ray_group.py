@@ -151,21 +151,39 @@ def unconnected(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 def test_starting_ray_is_told_and_leaves_sigterm_alone(
-    unconnected: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    unconnected: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     given: dict[str, object] = {}
 
     def init(**options: object) -> None:
-        given.update(options)
+        given.update(options, at=services.resolve_ip_for_localhost("127.0.0.1"), cwd=Path.cwd())
         ray_utils.set_sigterm_handler(lambda number, frame: None)  # as Ray does
 
     unconnected.setattr(ray_group.ray_join, "found", lambda: None)
     unconnected.setattr(ray_group.ray, "init", init)
-    before = signal.getsignal(signal.SIGTERM)
+    unconnected.chdir(tmp_path)
+    before, resolve = signal.getsignal(signal.SIGTERM), services.resolve_ip_for_localhost
     ray_group.connect()
     assert signal.getsignal(signal.SIGTERM) is before
     assert given["_temp_dir"] == "/short"
+    assert given["_node_ip_address"] == given["at"] == "127.0.0.1" and services.resolve_ip_for_localhost is resolve
+    assert given["cwd"] == ray_group.CHECKOUT and Path.cwd() == tmp_path
     assert capsys.readouterr().err == "starting Ray on this machine\n"
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_the_folder_of_somebody_else_is_not_on_the_workers_path(
+    installed: bool, unconnected: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Ray adds the one that it is called in, for a cluster that is joined too; site-packages must not come first."""
+    called: list[Path] = []
+    unconnected.setattr(ray_group.ray_join, "found", lambda: Cluster("10.0.0.2:6379", "", ""))
+    unconnected.setattr(Cluster, "answer", lambda self: None)
+    unconnected.setattr(ray_group.ray, "init", lambda **options: called.append(Path.cwd()))
+    unconnected.setattr(ray_group, "CHECKOUT", tmp_path / "site" if installed else ray_group.CHECKOUT)
+    unconnected.chdir(tmp_path)
+    ray_group.connect()
+    assert called == [Path("/") if installed else ray_group.CHECKOUT]
 
 
 def test_ray_train_writes_no_key_down(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +197,7 @@ def test_a_cluster_that_is_joined_is_told_and_named_when_it_fails(
     unconnected: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def init(**options: object) -> None:
-        assert options["_temp_dir"] is None
+        assert not {"_temp_dir", "_node_ip_address"} & set(options)
         assert services.find_bootstrap_address(None) == "10.0.0.2:6379"  # whatever the file says by now
         raise RuntimeError("Traceback\nno raylet")
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import tempfile
 import threading
 import time
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +19,8 @@ import torch.multiprocessing as mp
 
 from dist_condense.engine import roll_call
 from dist_condense.engine.coordinator import ProcessGroupCoordinator
+from dist_condense.engine.errors import RunFailed
+from dist_condense.engine.exchange import LONGEST
 from dist_condense.engine.roll_call import RollCall, WorkerLost
 
 HOSTS = ["a (10.0.0.1)", "b (10.0.0.2)", "c (10.0.0.3)"]
@@ -99,6 +103,33 @@ def test_other_errors_stay_as_they_are(store: dist.Store) -> None:
 TIMEOUT = 6.0
 
 
+def _exchange_values(line: ProcessGroupCoordinator, rank: int, folder: Path) -> None:
+    """Whatever JSON holds arrives as it was; what rank 1 sends like torch's all_gather_object, is not unpickled."""
+    floats, texts = [0.1 + 0.2, 5e-324, float("inf")], ["", "ü" * 1000]
+    assert line.gather({"floats": floats, "text": texts[rank]}) == [{"floats": floats, "text": x} for x in texts]
+    with pytest.raises(RunFailed, match="worker 1 sends 1048579 bytes"):
+        line.gather("x" * (LONGEST + 1) if rank else None)
+    if rank == 0:
+        with pytest.raises(RunFailed, match="worker 1 sends what is no value"):
+            line.gather("x" * 100)
+    else:
+        data = pickle.dumps(Command(folder / "mark"))
+        sent = torch.frombuffer(bytearray(data.ljust(102)), dtype=torch.uint8)
+        for tensor in (torch.tensor([len(data)]), sent):
+            dist.all_gather([torch.empty_like(tensor) for _ in range(2)], tensor, group=line.group)
+    assert not (folder / "mark").exists()
+
+
+class Command:
+    """Makes a folder where it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, (str(self.mark),)
+
+
 def _enter(rank: int, address: str, folder: Path) -> None:
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2, timeout=timedelta(seconds=60))
@@ -106,6 +137,7 @@ def _enter(rank: int, address: str, folder: Path) -> None:
     beside = coordinator.beside()
     coordinator.reached(3)
     assert beside.gather(rank) == [0, 1]
+    _exchange_values(beside, rank, folder)
     if rank == 1:
         (folder / "pid").write_text(str(os.getpid()))
         os.kill(os.getpid(), signal.SIGSTOP)

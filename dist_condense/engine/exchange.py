@@ -1,0 +1,52 @@
+"""Small values between workers as JSON. A worker's ports ask nobody who he is, so what arrives there is never code, as
+the pickles of torch's own exchange of objects are.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from dist_condense.engine.errors import RunFailed
+
+LONGEST = 2**20
+"""Bytes of a value; the longest are lists of labels and error texts, some kB."""
+STRANGE = "; is something else than this run connected to its workers' ports?"
+
+Plain = Any
+"""None, truth values, numbers, texts; lists and dictionaries (by text) of them. Floats arrive to the last bit."""
+
+
+def all_gather(value: Plain, group: dist.ProcessGroup | None = None) -> list[Plain]:
+    """The values of all workers by rank, on every worker; tuples arrive as lists.
+
+    :raises RunFailed: a worker's value is too long or none; on all workers alike.
+    """
+    device = torch.device("cuda" if dist.get_backend(group) == "nccl" else "cpu")
+    own = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+    sizes = [int(x) for x in _gathered(torch.tensor([len(own)]).to(device), group)]
+    for rank, size in enumerate(sizes):
+        if not 0 < size <= LONGEST:
+            raise RunFailed(f"worker {rank} sends {size} bytes where 1 to {LONGEST} may be{STRANGE}")
+    padded = torch.zeros(max(sizes), dtype=torch.uint8)
+    padded[: len(own)] = own
+    texts = _gathered(padded.to(device), group)
+    return [_value(rank, text[:size]) for rank, (text, size) in enumerate(zip(texts, sizes, strict=True))]
+
+
+def _gathered(own: Tensor, group: dist.ProcessGroup | None) -> list[Tensor]:
+    """That of each worker, on the CPU."""
+    every = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(every, own, group=group)
+    return [x.cpu() for x in every]
+
+
+def _value(rank: int, text: Tensor) -> Plain:
+    try:
+        return json.loads(text.numpy().tobytes())
+    except (ValueError, RecursionError) as error:
+        raise RunFailed(f"worker {rank} sends what is no value ({type(error).__name__}){STRANGE}") from error

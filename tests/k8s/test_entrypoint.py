@@ -35,7 +35,8 @@ class Pod:
     def here(self, words: str) -> str:
         """Paths in the container to paths here."""
         places = {mount["mountPath"]: str(self.folder / mount["name"]) for mount in self.container["volumeMounts"]}
-        return re.sub("|".join(map(re.escape, places)), lambda found: places[found[0]], words)  # one of them is /tmp
+        paths = "|".join(map(re.escape, sorted(places, key=len, reverse=True)))
+        return re.sub(rf"({paths})(?![\w.-])", lambda found: places[found[0]], words)  # one of them is /tmp
 
     def start(self, words: str, **instead: str) -> subprocess.Popen[str]:
         """With the environment that the manifest gives; MLflow is not here, so the run keeps its own."""

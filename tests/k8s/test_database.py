@@ -121,6 +121,15 @@ def test_a_volume_that_is_empty_or_of_the_group_starts(database: Database) -> No
     assert database.says("SELECT 1", "first") == "1"
 
 
+def test_the_probes_ask_by_the_network_and_log_nothing(database: Database) -> None:
+    database.start("first")
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        words = database.container[probe]["exec"]["command"]
+        given = database.path | {"PGPORT": str(database.port)}
+        assert subprocess.run(words, env=given, capture_output=True, cwd="/", **database.user).returncode == 0
+    assert "authentication failed" not in database.stop()
+
+
 def test_another_user_of_the_machine_does_not_get_in_by_the_socket(database: Database) -> None:
     if os.getuid() != 0:
         pytest.skip("needs root to be another user")

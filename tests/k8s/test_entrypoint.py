@@ -52,6 +52,13 @@ class Pod:
         return subprocess.Popen(command, env=kept | given | quiet | path, stderr=subprocess.PIPE, text=True)
 
 
+def test_a_path_that_only_begins_like_a_mount_stays(tmp_path: Path) -> None:
+    pod = Pod(
+        {"volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, {"name": "data", "mountPath": "/data"}]}, tmp_path
+    )
+    assert pod.here("/tmpfs /data-2 /data/x") == f"/tmpfs /data-2 {tmp_path}/data/x"
+
+
 @pytest.fixture
 def smoke(tmp_path: Path) -> Pod:
     """The head of overlays/cpu-smoke, with its ConfigMap."""

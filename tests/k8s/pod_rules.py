@@ -24,6 +24,9 @@ SECRETS = {
 YOURS = {"raw"}
 """Claims that are not made here."""
 
+VOLUMES = {"configMap", "emptyDir", "persistentVolumeClaim"}
+"""The others show a path of the node, a secret or a token as a file, or what a driver of the node likes."""
+
 
 def problems(manifests: list[Manifest]) -> Iterator[str]:
     """One line for each rule that is broken."""
@@ -132,8 +135,10 @@ def _made(spec: dict[str, Any], made: set[tuple[str, str]]) -> Iterator[str]:
         config = volume.get("configMap", {}).get("name")
         if config and ("ConfigMap", config) not in made:
             yield f"volume {volume['name']}: there is no ConfigMap {config}"
-        if {"hostPath", "secret", "projected"} & set(volume):
-            yield f"volume {volume['name']}: a path of the node, or a secret or token as a file"
+        if not set(volume) - {"name"} <= VOLUMES:
+            yield f"volume {volume['name']}: not of a kind that belongs here ({', '.join(sorted(VOLUMES))})"
+        if "medium" in volume.get("emptyDir", {}):
+            yield f"volume {volume['name']}: emptyDir.medium takes the container's memory"
     for container in _containers(spec):
         mounts = [mount["name"] for mount in container.get("volumeMounts", [])]
         yield from (f"{container['name']}: there is no volume {mount}" for mount in mounts if mount not in names)

@@ -9,7 +9,6 @@ from typing import Any
 
 from tests.k8s import pod_rules
 from tests.k8s.manifests import ROOT, Manifest, pods
-from tests.k8s.schemas import KUBERNETES
 
 RAY = re.search(r"(?m)^ray==(\S+)$", (ROOT / "constraints.txt").read_text()).group(1)
 
@@ -20,12 +19,16 @@ WORD = re.compile(r"[\w./:=,@+-]+")
 """What a shell leaves alone. KubeRay puts the entrypoint unquoted into a line for the submitter's bash."""
 
 RESTRICTED = "pod-security.kubernetes.io"
-POD_SECURITY = f"v{KUBERNETES}"
+POD_SECURITY = "v1.35"
+"""The newest that KubeRay 1.7.0 is tested on throughout; the schemas may be of a newer one."""
 NAMESPACE = "kubernetes.io/metadata.name"
 NARROW = {4: 12, 6: 32}
 """The shortest prefix by version of IP: clouds publish ranges of their stores of 15 bits and more."""
-METADATA = ("169.254.169.254", "169.254.170.2", "168.63.129.16", "100.100.100.200", "fd00:ec2::254", "fd20:ce::254")
-"""Of AWS, Google and OpenStack; ECS; Azure; Alibaba; AWS and Google by IPv6."""
+NODE = tuple(map(ipaddress.ip_network, ("169.254.0.0/16", "fe80::/10", "fd00:ec2::/32")))
+"""Of the node's own link: what gives out credentials lives there, under more addresses than a list holds."""
+NODE_DNS = ipaddress.ip_network("169.254.20.10/32")
+METADATA = ("168.63.129.16", "100.100.100.200", "fd20:ce::254")
+"""What is elsewhere: of Azure; Alibaba; Google by IPv6."""
 POSITIVE = ("backoffLimit", "ttlSecondsAfterFinished", "activeDeadlineSeconds")
 """Asked of whatever ends."""
 
@@ -137,7 +140,7 @@ def _policy(manifest: Manifest) -> Iterator[str]:
             if not rule.get(key):
                 yield f"{side}: open to everybody"
             yield from (f"{side}: {told}" for peer in rule.get(key, []) for told in _peer(peer))
-            if not rule.get("ports") and any("podSelector" not in peer for peer in rule.get(key, [])):
+            if not rule.get("ports") and any(peer.keys() != {"podSelector"} for peer in rule.get(key, [])):
                 yield f"{side}: name the ports"
 
 
@@ -153,6 +156,12 @@ def _peer(peer: dict[str, Any]) -> Iterator[str]:
         but = [ipaddress.ip_network(cidr) for cidr in peer["ipBlock"].get("except", [])]
         if block.prefixlen < NARROW[block.version]:
             yield f"ipBlock {block}: half the world; name the addresses of whom it is for"
+        for link in NODE if block != NODE_DNS else ():
+            shared = link if link.prefixlen > block.prefixlen else block
+            if block.overlaps(link) and not any(
+                out.overlaps(shared) and out.prefixlen <= shared.prefixlen for out in but
+            ):
+                yield f"ipBlock {block}: overlaps {link}, which gives out the node's credentials"
         for address in map(ipaddress.ip_address, METADATA):
             if address in block and not any(address in out for out in but):
                 yield f"ipBlock {block}: holds {address}, which gives out the node's credentials"

@@ -108,6 +108,50 @@ def database() -> Iterator[Database]:
     shutil.rmtree(folder)
 
 
+def test_a_volume_that_is_empty_or_of_the_group_starts(database: Database) -> None:
+    """What fsGroup leaves: a folder that was made and nothing in it, later one that the group may write."""
+    data = Path(database.here("/var/lib/postgresql/data/pgdata"))
+    data.mkdir()
+    if os.getuid() == 0:
+        shutil.chown(data, "postgres", "postgres")
+    database.start("first")
+    database.stop()
+    data.chmod(0o2770)
+    database.start("first")
+    assert database.says("SELECT 1", "first") == "1"
+
+
+def test_the_probes_ask_by_the_network_and_log_nothing(database: Database) -> None:
+    database.start("first")
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        words = database.container[probe]["exec"]["command"]
+        given = database.path | {"PGPORT": str(database.port)}
+        assert subprocess.run(words, env=given, capture_output=True, cwd="/", **database.user).returncode == 0
+    assert "authentication failed" not in database.stop()
+
+
+def test_another_user_of_the_machine_does_not_get_in_by_the_socket(database: Database) -> None:
+    if os.getuid() != 0:
+        pytest.skip("needs root to be another user")
+    database.start("first")
+    (database.folder / "socket").chmod(0o755)
+    assert database.inside("SELECT 1") == "1"
+    database.user = {"user": "nobody", "extra_groups": []}
+    where = f"host={database.folder / 'socket'} port={database.port} user=postgres dbname=postgres"
+    assert "Peer authentication failed" in database._psql(where, "SELECT 1")
+
+
+def test_a_database_whose_superuser_is_mlflow_is_refused_with_what_to_do(database: Database) -> None:
+    """That of an earlier version."""
+    data = database.here("/var/lib/postgresql/data/pgdata")
+    words = ["initdb", "--pgdata", data, "--username=mlflow", "--no-sync"]
+    subprocess.run(words, env=database.path, capture_output=True, cwd="/", check=True, **database.user)
+    with pytest.raises(AssertionError, match="An older database"):
+        database.start("first")
+    database.process.communicate(timeout=60)
+    assert database.process.returncode == 1 and not (Path(data) / "postmaster.pid").exists()
+
+
 def test_shellcheck_has_nothing_to_say() -> None:
     script = K8S / "base" / "postgres" / "start.sh"
     done = subprocess.run([Path(sys.executable).with_name("shellcheck"), script], capture_output=True, text=True)

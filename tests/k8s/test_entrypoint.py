@@ -35,7 +35,8 @@ class Pod:
     def here(self, words: str) -> str:
         """Paths in the container to paths here."""
         places = {mount["mountPath"]: str(self.folder / mount["name"]) for mount in self.container["volumeMounts"]}
-        return re.sub("|".join(map(re.escape, places)), lambda found: places[found[0]], words)  # one of them is /tmp
+        paths = "|".join(map(re.escape, sorted(places, key=len, reverse=True)))
+        return re.sub(rf"({paths})(?![\w.-])", lambda found: places[found[0]], words)  # one of them is /tmp
 
     def start(self, words: str, **instead: str) -> subprocess.Popen[str]:
         """With the environment that the manifest gives; MLflow is not here, so the run keeps its own."""
@@ -49,6 +50,13 @@ class Pod:
         path = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"}
         command = ["sh", "-c", f"exec {self.here(words)}"]
         return subprocess.Popen(command, env=kept | given | quiet | path, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_path_that_only_begins_like_a_mount_stays(tmp_path: Path) -> None:
+    pod = Pod(
+        {"volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, {"name": "data", "mountPath": "/data"}]}, tmp_path
+    )
+    assert pod.here("/tmpfs /data-2 /data/x") == f"/tmpfs /data-2 {tmp_path}/data/x"
 
 
 @pytest.fixture

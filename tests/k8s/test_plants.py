@@ -147,9 +147,13 @@ PLANTS: dict[str, Callable[[list[Manifest]], object]] = {
     "enableServiceLinks: false": lambda m: server(m).pop("enableServiceLinks"),
     "there is no volume cache": lambda m: head(m)["volumeMounts"].append({"name": "cache", "mountPath": "/cache"}),
     "there is no claim output": lambda m: m.remove(only(m, "PersistentVolumeClaim", "output")),
-    "volume token: a path of the node, or a secret or token": lambda m: server(m)["volumes"].append(
+    "volume token: not of a kind that belongs here": lambda m: server(m)["volumes"].append(
         {"name": "token", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}
     ),
+    "volume driver: not of a kind that belongs here": lambda m: server(m)["volumes"].append(
+        {"name": "driver", "csi": {"driver": "secrets-store.csi.k8s.io"}}
+    ),
+    "volume tmp: emptyDir.medium": lambda m: tmp(m).update(medium="Memory"),
     "late: securityContext.readOnlyRootFilesystem": lambda m: server(m).update(
         initContainers=[{"name": "late", "image": "postgres:17.6-bookworm"}]
     ),
@@ -165,11 +169,18 @@ PLANTS: dict[str, Callable[[list[Manifest]], object]] = {
     "ingress: open to everybody": lambda m: policy(m, "job-api")["ingress"].append({"ports": [{"port": 8265}]}),
     "namespaceSelector: name one by": lambda m: peer(m, "job-api").update(namespaceSelector={}),
     "namespaceSelector: name its pods": lambda m: peer(m, "job-api").pop("podSelector"),
+    "ingress: name the ports": lambda m: policy(m, "job-api")["ingress"][0].pop("ports"),
     "egress: name the ports": lambda m: policy(m, "names")["egress"][0].pop("ports"),
     "ipBlock 0.0.0.0/0: half the world": lambda m: address(m, "0.0.0.0/0"),
     "ipBlock 128.0.0.0/1: half the world": lambda m: address(m, "128.0.0.0/1"),
     "ipBlock ::/0: half the world": lambda m: address(m, "::/0"),
-    "ipBlock 169.254.0.0/16: holds 169.254.169.254": lambda m: address(m, "169.254.0.0/16"),
+    "ipBlock 169.254.0.0/16: overlaps 169.254.0.0/16": lambda m: address(m, "169.254.0.0/16"),
+    "ipBlock 169.254.170.23/32: overlaps 169.254.0.0/16": lambda m: address(m, "169.254.170.23/32"),
+    "ipBlock 169.254.20.0/24: overlaps 169.254.0.0/16": lambda m: address(m, "169.254.20.0/24"),
+    "ipBlock 169.240.0.0/12: overlaps 169.254.0.0/16": lambda m: address(m, "169.240.0.0/12"),
+    "ipBlock fe80::1/128: overlaps fe80::/10": lambda m: address(m, "fe80::1/128"),
+    "ipBlock fd00:ec2::23/128: overlaps fd00:ec2::/32": lambda m: address(m, "fd00:ec2::23/128"),
+    "ipBlock 100.100.0.0/16: holds 100.100.100.200": lambda m: address(m, "100.100.0.0/16"),
     "Secret s3-worker: not for head": lambda m: head(m).update(envFrom=[{"secretRef": {"name": "s3-worker"}}]),
     "Secret mlflow-database: not for submitter": lambda m: submitter(m)["env"].append(
         {"name": "X", "valueFrom": {"secretKeyRef": {"name": "mlflow-database", "key": "password"}}}

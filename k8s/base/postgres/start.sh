@@ -5,20 +5,26 @@ set -euo pipefail
 : "${MLFLOW_PASSWORD:?is empty: it is the key password of the Secret mlflow-database}"
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
-if [[ ! -d $PGDATA ]]; then
+if [[ ! -s $PGDATA/PG_VERSION ]]; then
     rm -rf "$PGDATA.new" # whole or not at all
     initdb --pgdata="$PGDATA.new" --encoding=UTF8 --locale=C.UTF-8 --auth=reject
-    mv "$PGDATA.new" "$PGDATA"
+    mv -T "$PGDATA.new" "$PGDATA"
 fi
+chmod 0700 "$PGDATA" # fsGroup widens it, which PostgreSQL refuses
 
 # Reached from here alone; a statement that fails is not logged, since one of them has the password.
 alone="-c listen_addresses='' -c unix_socket_directories='$TMPDIR' -c unix_socket_permissions=0700"
 alone+=" -c hba_file='$here/pg_hba.conf' -c log_min_error_statement=panic"
-pg_ctl --wait --timeout=240 --options="$alone" start
+trap 'exit 130' INT # without one, bash as PID 1 ignores it
+trap 'exit 143' TERM
 trap 'pg_ctl --mode=fast stop' EXIT
-psql --no-psqlrc --quiet --host="$TMPDIR" --dbname=postgres --file="$here/roles.sql"
+pg_ctl --wait --timeout=240 --options="$alone" start
+psql --no-psqlrc --quiet --host="$TMPDIR" --dbname=postgres --file="$here/roles.sql" || {
+    echo "start.sh: roles.sql failed; if a role does not exist, see 'An older database' in k8s/README.md" >&2
+    exit 1
+}
 pg_ctl --mode=fast stop
-trap - EXIT
+trap - EXIT INT TERM
 
 unset MLFLOW_PASSWORD
 exec postgres -c hba_file="$here/pg_hba.conf" "$@"

@@ -44,7 +44,7 @@ lint: .venv/.installed  ## ruff, its formatter, mypy and shellcheck
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/shellcheck .ci/run launch/*.sh
+	$(BIN)/shellcheck .ci/run launch/*.sh k8s/base/postgres/*.sh
 
 clean:  ## remove caches; keeps .venv, outputs and .cache
 	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache

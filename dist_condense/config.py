@@ -18,7 +18,7 @@ from typing import Any, get_type_hints
 from dist_condense import config_files, config_values
 from dist_condense.config_files import Unusable
 from dist_condense.config_values import ConfigError, Misfit
-from dist_condense.credentials import address, is_hidden
+from dist_condense.credentials import address, is_half, is_hidden, masked
 
 PACKAGE = Path(__file__).resolve().parent
 GROUPS = ("method", "training")
@@ -557,7 +557,11 @@ def _sections() -> set[str]:
 
 
 def _at_home(key: str, value: Any) -> Any:
-    """A path without `~`. Raises Misfit where there is nobody of that name."""
+    """A path without `~`. Raises Misfit where there is nobody of that name, and for half an address."""
+    if isinstance(value, str) and key in PATHS and is_half(value):
+        raise Misfit(
+            f"{masked(value)!r} lacks a slash or the colon of an address, SCHEME://; a folder of that name is ./..."
+        )
     start = "sqlite:///" if key == "tracking.uri" else ""
     if not isinstance(value, str) or key not in (*PATHS, "tracking.uri") or not value.startswith(f"{start}~"):
         return value

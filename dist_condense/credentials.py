@@ -44,6 +44,10 @@ KNOWN_AT_MOST = 256
 """Secrets that are looked for as such; the first ones, since a manifest may have many signed addresses."""
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*\Z")
 _SCHEME_AT_MOST = 32
+_HALF = re.compile(r"(?<![\w+.-])(?:https?|ftp|s3|gs|(?:postgres|mysql|mariadb|mssql|oracle)[\w+]{0,24})(?::/(?!/)|//)")
+"""The beginning of an address that lost a slash or its colon, as when it was taken for a path."""
+BUCKETS = {"s3", "gs"}
+"""Schemes of stores, whose names of objects may have `@`."""
 _USER = re.compile(r"[\w.%+~-]*")
 _PORT = re.compile(r"\d{0,5}|port", re.IGNORECASE)
 _IPV6 = re.compile(r"\A\[[0-9A-Fa-f:.]*\]")
@@ -110,6 +114,11 @@ def address(text: str, bare: bool = False) -> str:
     return Address(text, bare)
 
 
+def is_half(text: str) -> bool:
+    """Whether it is meant as an address and lacks a slash or the colon, so that it would be taken for a path."""
+    return _HALF.match(text) is not None
+
+
 def revealed(text: str) -> str:
     """The whole of an Address, and every other text as it is."""
     return text.revealed if isinstance(text, Address) else text
@@ -128,6 +137,7 @@ def masked(text: str) -> str:
     for form in _forms:
         text = text.replace(form, HIDDEN)
     text = "".join(_of_addresses(_ENCODED.sub(_encoded, text)))
+    text = "".join(map(_of_half, _WORDS.split(text)))
     text = _PARAMETER.sub(_parameter, text)
     return _AUTHORIZATION.sub(_assigned, _ASSIGNED.sub(_assigned, text))
 
@@ -142,28 +152,38 @@ def _split(text: str, bare: bool = False) -> tuple[str, list[str]]:
         return _without_scheme(text) if bare else (text, [])
     found = _SCHEME.search(before[-_SCHEME_AT_MOST:])
     scheme = found[0].partition("+")[0].lower() if found else ""
-    user, place, secrets = _userinfo(rest, scheme in USERS_ARE_SHOWN)
+    user, place, secrets = _userinfo(rest, scheme in USERS_ARE_SHOWN, _is_token(scheme, rest, bare))
     start = min((at for sign in "?#" if (at := place.find(sign)) >= 0), default=len(place))
     query, more = _query(place[start:], scheme in FILES)
     return f"{before}://{user}{place[:start]}{query}", [*secrets, *more]
 
 
 def _without_scheme(text: str) -> tuple[str, list[str]]:
-    """`user:password@host` that was meant as an address; a path stays."""
+    """`user:password@host` or `token@host` that was meant as an address; a path stays."""
     userinfo, at, host = text.rpartition("@")
-    if not at or ":" not in userinfo or text.startswith(("/", "~", ".")) or _DRIVE.match(text):
+    if not at or text.startswith(("/", "~", ".")) or _DRIVE.match(text):
         return text, []
     return f"{HIDDEN}@{host}", _secrets_of(userinfo)
 
 
-def _userinfo(rest: str, shows_user: bool) -> tuple[str, str, list[str]]:
+def _is_token(scheme: str, rest: str, bare: bool) -> bool:
+    """Whether all before an `@` of what looks like a path is a token, or follows a third slash."""
+    host = rest.partition("/")[0]
+    if scheme in FILES | BUCKETS or "@" not in re.split(r"[?#]", rest, maxsplit=1)[0]:
+        return False
+    return bare or not host or (scheme not in USERS_ARE_SHOWN and "." not in host and host != "localhost")
+
+
+def _userinfo(rest: str, shows_user: bool, has_any: bool) -> tuple[str, str, list[str]]:
     """(what is shown of it, with `@`; what follows; its secrets).
 
     A password may hold every sign, also those that end it for one parser and not for another. So where the first part
     has `:` or `@`, all until the last `@` is taken for it.
+
+    :param has_any: whether it is also without these.
     """
     front, (userinfo, at, place) = rest.partition("/")[0], rest.rpartition("@")
-    if at and ("@" in front or ":" in front):
+    if at and ("@" in front or ":" in front or has_any):
         user, colon, _ = userinfo.partition(":")
         if not userinfo or (shows_user and not colon and _USER.fullmatch(user)):
             return f"{userinfo}@", place, []
@@ -226,7 +246,14 @@ def _of_addresses(text: str) -> Iterator[str]:
     yield text[done:]
 
 
+def _of_half(word: str) -> str:
+    at = word.rfind("@")
+    found = _HALF.search(word) if at >= 0 else None
+    return f"{word[: found.end()]}{HIDDEN}{word[at:]}" if found and found.end() < at else word
+
+
 _SPACE = re.compile(r"\s|\Z")
+_WORDS = re.compile(r"(\s+)")
 
 
 def _end(text: str, slashes: int) -> int:

@@ -435,7 +435,7 @@ def replay(
     tracking = config.get("tracking") or {}
     if uri is None and (told := next(run_folder.distrusted(tracking.get("uri"), folder, "--uri "), None)):
         raise TrackingError(told)
-    given = uri or tracking.get("uri")
+    given = address(uri, bare=True) if uri else tracking.get("uri")
     uri = resolve_uri(given, folder)
     experiment = experiment or tracking.get("experiment") or "dist_condense"
     if told := next(problems(given, folder, experiment), None):

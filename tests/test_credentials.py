@@ -23,7 +23,7 @@ from urllib.parse import quote
 import pytest
 
 from dist_condense import cli, credentials, logs, run, terminal, tracking
-from dist_condense.config import from_dict, read, to_yaml
+from dist_condense.config import ConfigError, from_dict, read, to_yaml
 from dist_condense.credentials import HIDDEN, KNOWN_AT_MOST, Address, address, is_hidden, masked, revealed
 from dist_condense.data import DataError, remote
 from dist_condense.data.manifest import FILE
@@ -65,14 +65,27 @@ FORMS = {
     "https://host/set?sv=pl4nted&sig=pl4nted%3D": "https://host/set?sv=***&sig=***",
     "https://host/a.tar?pl4nted": "https://host/a.tar?***",
     "https://host/#access_token=pl4nted": "https://host/#access_token=***",
+    "https://pl4nted/x+y=@host/x": "https://***@host/x",
+    "http:///user:pl4nted@host": "http://***@host",
+    "postgresql:///user:pl4nted@host/db": "postgresql://***@host/db",
     "postgresql://mlflow:pl4nted": "postgresql://mlflow:***",
 }
 """Of an address that holds PLANTED: what is shown of it. The last one was cut off, or is unfinished."""
-BARE = {"user:pl4nted@host:5000": "***@host:5000", "http:/user:pl4nted@host": "***@host"}
+BARE = {
+    "user:pl4nted@host:5000": "***@host:5000",
+    "http:/user:pl4nted@host": "***@host",
+    "pl4nted@host:5000": "***@host:5000",
+}
 """Without a scheme, or with half of it."""
 HARMLESS = (
     *("http://host:5000", "http://[::1]:5000/x", "http://HOST:PORT", "http://host:5000/#/experiments/1/runs/a0"),
-    *("s3://bucket/imagenet@64", "https://host/data@v2/x", "https://host/a.tar?versionId=3", "databricks://profile"),
+    *(
+        "s3://bucket/imagenet@64",
+        "https://host.org/data@v2/x",
+        "sqlite:////data/a@b/mlflow.db",
+        "https://host/a.tar?versionId=3",
+        "databricks://profile",
+    ),
     *("postgresql://mlflow@/mlflow?host=/srv/postgres&port=5432", "sqlite:////a/b?c/mlflow.db", "databricks"),
     *("sqlite:////tmp/x.db?timeout=30", "sqlite:///file:/tmp/x.db?mode=rwc&uri=true", "a@b.org"),
     *("/data/imagenet", "/data/a:b@c", "a:b@c/d", "C:\\data\\a@b", "~/a:b@c", "outputs/run:1"),
@@ -213,6 +226,19 @@ def test_masking_takes_linear_time(part: str) -> None:
     assert time.process_time() - began < 20  # a quadratic one takes hours
 
 
+@pytest.mark.parametrize(
+    "half", ["http:/me:pl4nted@host/x", "https//pl4nted@host", "postgresql+psycopg:/me:pl4nted@h/d"]
+)
+def test_an_address_that_lost_a_slash_is_masked_and_no_path(half: str, tmp_path: Path) -> None:
+    """As whoever takes it for a path prints it."""
+    assert PLANTED not in masked(f"refused: {tmp_path}/{half} is not there, {half!r} neither")
+    for key in ("dataset.root", "data.cache", "tracking.checkpoints", "output"):
+        with pytest.raises(ConfigError, match=f"{key}: .* lacks a slash") as refused:
+            from_dict({key: half})
+        assert PLANTED not in str(refused.value)
+    assert masked("outputs//a:b@c s3-data/x@y") == "outputs//a:b@c s3-data/x@y"
+
+
 # --- sinks --------------------------------------------------------------------------------------------------------
 
 
@@ -336,6 +362,7 @@ def test_a_run_leaves_no_secret_anywhere(
         assert cli.main([*again, f"dataset.root={root}"]) == 0
         assert cli.main([*again, f"dataset.root=https://user:an0ther-{PLANTED}@{place}"]) == 2
         assert cli.main(["replay", str(output), "--uri", f"http://user:{PLANTED}@127.0.0.1:9"]) == 1
+        assert cli.main(["replay", str(output), "--uri", f"user:{PLANTED}@127.0.0.1:9"]) == 1
     said = capfd.readouterr()
     assert "Unauthorized" in said.err and "refused" in said.err
     everything = {**tree(output), **tree(tmp_path / "cache"), "said": f"{told}{said}".encode()}

@@ -395,15 +395,27 @@ def test_a_database_in_the_folder_keeps_nothing_outside(
     assert list((tmp_path / "home").iterdir()) == []
 
 
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a server."""
+    from mlflow import MlflowClient
+
+    file = tmp_path_factory.mktemp("server") / "server.db"
+    MlflowClient(f"sqlite:///{file}").create_experiment("dist_condense")
+    return file
+
+
 @pytest.fixture
-def chosen(theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def chosen(database: Path, theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The address, in the folder's config.yaml, of a server that has what it is sent written in the user's home."""
     from mlflow import MlflowClient
 
     uri = "http://127.0.0.1:1"
     changed(theirs, "uri: null", f"uri: {uri}")
-    client = MlflowClient(f"sqlite:///{tmp_path}/server.db")
-    client.create_experiment("dist_condense", artifact_location=(tmp_path / "home").as_uri())
+    file = shutil.copy(database, tmp_path)
+    with closing(sqlite3.connect(file)) as opened, opened:
+        opened.execute("UPDATE experiments SET artifact_location = ?", ((tmp_path / "home").as_uri(),))
+    client = MlflowClient(f"sqlite:///{file}")
     monkeypatch.setattr(tracking, "_connect", lambda uri: client)
     return uri
 

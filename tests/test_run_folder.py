@@ -443,7 +443,7 @@ def test_it_is_not_asked_twice_where_files_go(chosen: str, theirs: Path, tmp_pat
         found.info._artifact_uri = "mlflow-artifacts:/1/a"
         return found
 
-    client.get_run = lying  # type: ignore[method-assign,assignment]
+    client.get_run = lying
     assert replay(theirs) == cli.FAILED
     assert list((tmp_path / "home").iterdir()) == []
 

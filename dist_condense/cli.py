@@ -17,7 +17,7 @@ from pathlib import Path
 from dist_condense import prepare_command, signals, terminal
 from dist_condense.config import ConfigError, RunConfig, load, not_stored, read, to_yaml
 from dist_condense.run_folder import check as check_folder
-from dist_condense.run_folder import distrusted
+from dist_condense.run_folder import distrusted, is_own
 
 REFUSED, FAILED, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 RUN_FILE, CARD_FILE = "config.yaml", "card.json"
@@ -76,7 +76,7 @@ def evaluate(options: argparse.Namespace) -> int:
     folder = run_folder(options.output)
     check_folder(folder)
     config = finished(folder, options.overrides)
-    return _executed(config)
+    return _executed(config, trusted=_names_server(options.overrides) or is_own(config.tracking.uri))
 
 
 def show(options: argparse.Namespace) -> int:
@@ -139,11 +139,16 @@ def finished(folder: Path, overrides: Sequence[str]) -> RunConfig:
         raise ConfigError([f"{given}: a finished run takes only {', '.join(CHANGEABLE)} keys" for given in fixed])
     config = replace(read(folder / RUN_FILE, overrides), output=str(folder))
     problems = list(_not_evaluable(config))
-    if not any(given.lstrip("+").startswith("tracking.uri=") for given in overrides):
+    if not _names_server(overrides):
         problems += distrusted(config.tracking.uri, folder, "tracking.uri=")
     if problems:
         raise ConfigError(problems)
     return config
+
+
+def _names_server(overrides: Sequence[str]) -> bool:
+    """Whether the user says where MLflow is."""
+    return any(given.lstrip("+").startswith("tracking.uri=") for given in overrides)
 
 
 def _not_evaluable(config: RunConfig) -> Iterator[str]:
@@ -219,7 +224,7 @@ def _loaded(path: str, overrides: Sequence[str]) -> RunConfig:
         raise
 
 
-def _executed(config: RunConfig, resume: str = "auto") -> int:
+def _executed(config: RunConfig, resume: str = "auto", trusted: bool = True) -> int:
     from dist_condense.data import DataError
     from dist_condense.engine.journal import RunFailed
     from dist_condense.evaluation.rows import RowsError
@@ -228,7 +233,7 @@ def _executed(config: RunConfig, resume: str = "auto") -> int:
     from dist_condense.synthetic_set import SyntheticSetError
 
     try:
-        job = Job.prepare(config, resume)
+        job = replace(Job.prepare(config, resume), trusted=trusted)
         try:
             job.run()
         except KeyboardInterrupt as asked:

@@ -58,6 +58,8 @@ class Job:
     """Where the workers keep the real images."""
     start: Checkpoint | None = None
     """What the run continues from."""
+    trusted: bool = True
+    """Whether its user says where MLflow is, and not a folder of a run alone."""
 
     @property
     def folder(self) -> Path:
@@ -328,6 +330,7 @@ class Job:
             tags_of(self.folder),
             self.folder,
             self.start.state.tracking_run if self.start and self.start.store == parts.storage_of(self.config) else None,
+            self.trusted,
         )
 
     def _report(self, rows: list[Row], tracker: Tracker) -> None:

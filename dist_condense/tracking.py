@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from statistics import fmean, stdev
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
@@ -32,11 +33,12 @@ from dist_condense.engine import metrics_file
 from dist_condense.engine.metrics_file import METRICS, STEP, Entry
 from dist_condense.evaluation.rows import EVALUATION, RowsError, read_csv
 from dist_condense.tags import stored_config, tags_of
-from dist_condense.tracking_address import SERVERS, deleted, problems, resolve_uri, sqlite_file
+from dist_condense.tracking_address import SERVERS, VARIABLE, deleted, problems, resolve_uri, sqlite_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 STATE = "tracking.json"
 ID = re.compile(r"[\w-]{1,100}", re.ASCII)
@@ -61,6 +63,8 @@ PARENT, FOLDER = "mlflow.parentRunId", "dist_condense.folder"
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # the experiment opens with its table of runs
 NOT_PARAMS = ("output", "tracking")  # two runs always differ in them, and never by them
 RESULTS = ("top1_last", "top1_best")  # of evaluation.csv; its other columns are params
+PROXIED = "mlflow-artifacts"
+"""The scheme of files that a server takes itself."""
 TIME, IN_EVERY_ENTRY = "time", "loss"
 COUNTERS = ("network", "matching_step")  # the step says the same
 CONFIG = "config.yaml"
@@ -123,12 +127,14 @@ class Address:
 class ServerRun:
     """One run on an MLflow server. All of it may be said again: what the server has already is left out.
 
-    Errors are whatever the server, the network or the store says.
+    Errors are whatever the server, the network or the store says. Of one that is not trusted, since a folder's
+    config.yaml alone names it, no path, store or other server is taken as the place of files: it keeps them itself.
     """
 
-    def __init__(self, uri: str, place: Address, folder: Path) -> None:
-        self.uri, self.address, self.folder = address(uri), place, folder
+    def __init__(self, uri: str, place: Address, folder: Path, trusted: bool = True) -> None:
+        self.uri, self.address, self.folder, self.trusted = address(uri), place, folder, trusted
         self._client: MlflowClient | None = None
+        self._place: str | None = None
         self._last_step = 0
 
     @property
@@ -154,18 +160,26 @@ class ServerRun:
         if self.address.run_id is None:
             self.address.run_id = self._found() or self._made(tags)
             self.address.write(self.folder)
-        self._check_place(str(client.get_run(self.run).info.artifact_uri))
+        place = str(client.get_run(self.run).info.artifact_uri)
+        self._check_place(place)
+        self._place = place
         client.update_run(self.run, status="RUNNING")
         self._params(self.run, {key: value for key, value in params.items() if key not in NOT_PARAMS})
         history = client.get_metric_history(self.run, IN_EVERY_ENTRY)
         self._last_step = max((metric.step for metric in history), default=0)
 
     def _check_place(self, artifacts: str) -> None:
-        """A database in the run's folder says where files go that are sent to it. Raises Refused for another place."""
-        if not run_folder.is_inside(sqlite_file(self.uri), self.folder):
-            return
+        """MLflow's client writes files wherever the server says, also on this machine. A database in the run's folder
+        may name that folder, a server that is not trusted itself alone. Raises Refused for another place."""
         place = urlsplit(artifacts)
-        if place.scheme not in ("", "file") or not run_folder.is_inside(Path(unquote(place.path)), self.folder):
+        if not run_folder.is_inside(sqlite_file(self.uri), self.folder):
+            if not self.trusted and (place.scheme != PROXIED or place.netloc):
+                raise Refused(
+                    f"{self.folder / CONFIG} alone names it, and it would have files written to "
+                    f"{masked(artifacts)[:200]} instead of keeping them itself ({PROXIED}:); if it is yours, give its "
+                    f"address: replay --uri {self.uri}, evaluate tracking.uri={self.uri}, or {VARIABLE}"
+                )
+        elif place.scheme not in ("", "file") or not run_folder.is_inside(Path(unquote(place.path)), self.folder):
             raise Refused(
                 f"the database keeps what it is sent at {artifacts}, which is not in {self.folder}; where the folder "
                 "was moved, move mlflow.db out of it, and a new one is made"
@@ -208,13 +222,27 @@ class ServerRun:
         if told := next(run_folder.strange(path), None):
             raise Refused(told)
         if path.is_dir():
-            self.client.log_artifacts(self.run, str(path), artifact_path=path.name)
+            self._store.log_artifacts(str(path), path.name)
         elif path.name == CONFIG and path.exists():  # earlier versions stored passwords in it
-            self.client.log_text(self.run, masked(path.read_text(encoding="utf-8")), CONFIG)
+            with TemporaryDirectory() as folder:
+                copy = Path(folder, CONFIG)
+                copy.write_text(masked(path.read_text(encoding="utf-8")), encoding="utf-8")
+                self._store.log_artifact(str(copy))
         elif path.exists():
-            self.client.log_artifact(self.run, str(path))
+            self._store.log_artifact(str(path))
         else:  # not the server's fault
             terminal.say(f"not sent to MLflow: {path} is not there")
+
+    @property
+    def _store(self) -> ArtifactRepository:
+        """Of the place that :meth:`begin` was told and checked: MLflow's client would ask the server again."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+        from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
+
+        if self._place is None:
+            raise TrackingError("not connected")
+        uri = revealed(self.uri)
+        return get_artifact_repository(add_databricks_profile_info_to_artifact_uri(self._place, uri), uri)
 
     def everything(self) -> None:
         """All that lies in the folder now."""
@@ -312,16 +340,18 @@ class Tracker:
         tags: Mapping[str, str],
         folder: str | Path,
         run_id: str | None = None,
+        trusted: bool = True,
     ) -> Tracker:
         """Make the run, or go on with the one that ``folder/tracking.json`` names for the same server.
 
         :param params: nested or flat; written once, so a resumed run keeps its first ones.
         :param folder: OUTPUT, a local or shared path.
         :param run_id: overrides the one of ``tracking.json``.
+        :param trusted: of :class:`ServerRun`.
         """
         folder = Path(folder).expanduser().absolute()
         place = Address.of(folder, uri, experiment, run_name, run_id)
-        tracker = cls(ServerRun(uri, place, folder), params, tags)
+        tracker = cls(ServerRun(uri, place, folder, trusted), params, tags)
         tracker._put(tracker._begin)
         tracker._thread.start()
         return tracker
@@ -436,6 +466,7 @@ def replay(
     if uri is None and (told := next(run_folder.distrusted(tracking.get("uri"), folder, "--uri "), None)):
         raise TrackingError(told)
     given = address(uri, bare=True) if uri else tracking.get("uri")
+    trusted = bool(uri) or run_folder.is_own(tracking.get("uri"))
     uri = resolve_uri(given, folder)
     experiment = experiment or tracking.get("experiment") or "dist_condense"
     if told := next(problems(given, folder, experiment), None):
@@ -444,7 +475,8 @@ def replay(
         read_csv(folder / EVALUATION)
     except RowsError as error:
         raise TrackingError(str(error)) from error
-    server = ServerRun(uri, Address.of(folder, uri, experiment, run_name or folder.name), folder)
+    place = Address.of(folder, uri, experiment, run_name or folder.name)
+    server = ServerRun(uri, place, folder, trusted)
     try:
         server.begin(config, {**tags_of(folder), "dist_condense.replayed": "true"})
         server.everything()

@@ -18,7 +18,8 @@ VARIABLE = "MLFLOW_TRACKING_URI"
 SQLITE = re.compile(r"sqlite(\+\w+)?:///(?P<path>[^?]*)(\?(?P<query>.*))?", re.DOTALL)
 SQLITE_OPTIONS = {"timeout", "isolation_level", "detect_types", "check_same_thread", "cached_statements", "uri"}
 """Of SQLAlchemy's address; after ``uri=true`` also SQLite's own: those are left alone."""
-SERVERS, DATABASES, CLOUD = ("http", "https"), ("postgresql", "mysql", "mssql", "sqlite"), "databricks"
+SERVERS, DATABASE_SERVERS, CLOUD = ("http", "https"), ("postgresql", "mysql", "mssql"), "databricks"
+DATABASES = (*DATABASE_SERVERS, "sqlite")
 CLOUD_CREDENTIALS = ("DATABRICKS_HOST", "DATABRICKS_CONFIG_PROFILE", "DATABRICKS_CONFIG_FILE", "DATABRICKS_TOKEN")
 
 

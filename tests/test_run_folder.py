@@ -42,7 +42,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def theirs(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """It, sent by somebody; on a machine that has no login for any server, but a secret."""
-    for name in ("MLFLOW_TRACKING_URI", *(name for names in run_folder.CREDENTIALS.values() for name in names)):
+    for name in ("MLFLOW_TRACKING_URI", "NETRC", *run_folder.CREDENTIALS):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "home").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -303,7 +303,7 @@ def server() -> Iterator[Heard]:
 
 
 @pytest.mark.parametrize("given", [evaluate, replay])
-@pytest.mark.parametrize("login", ["MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "file"])
+@pytest.mark.parametrize("login", ["MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "file", "~/.netrc"])
 def test_a_login_is_not_sent_to_the_server_of_a_stranger(
     given: Callable[..., int],
     login: str,
@@ -319,6 +319,9 @@ def test_a_login_is_not_sent_to_the_server_of_a_stranger(
         (tmp_path / "home" / ".mlflow").mkdir()
         (tmp_path / "home" / ".mlflow" / "credentials").write_text("[mlflow]\nmlflow_tracking_username = me\n")
         login = "~/.mlflow/credentials"
+    elif login == "~/.netrc":
+        (tmp_path / "home" / ".netrc").write_text(f"machine 127.0.0.1 login me password {SECRET}\n")
+        (tmp_path / "home" / ".netrc").chmod(0o600)
     else:
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
         monkeypatch.setenv(login, SECRET)
@@ -346,8 +349,10 @@ def test_an_address_that_the_user_names_is_trusted(
 @pytest.mark.parametrize(
     ("uri", "variable", "told"),
     [
-        ("postgresql+psycopg://host/mlflow", "PGPASSWORD", "PGPASSWORD would be sent there"),
-        ("mysql://host/mlflow", "MYSQL_PWD", "MYSQL_PWD would be sent there"),
+        ("postgresql+psycopg://host/mlflow", "NO_LOGIN", "a database is sent logins of this machine"),
+        ("postgresql://host/mlflow?passfile=/home/me/.pgpass", "NO_LOGIN", "a database is sent logins of this machine"),
+        ("mysql://host/mlflow", "NO_LOGIN", "a database is sent logins of this machine"),
+        ("mssql+pyodbc://host/mlflow", "NO_LOGIN", "a database is sent logins of this machine"),
         ("https://host", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_USERNAME would be sent there"),
         ("HTTPS://host", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_TOKEN would be sent there"),
         ("http://host", "PGPASSWORD", None),
@@ -388,6 +393,98 @@ def test_a_database_in_the_folder_keeps_nothing_outside(
         f"keeps what it is sent at {(tmp_path / 'home').as_uri()}, which is not in {theirs}" in capfd.readouterr().err
     )
     assert list((tmp_path / "home").iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a server."""
+    from mlflow import MlflowClient
+
+    file = tmp_path_factory.mktemp("server") / "server.db"
+    MlflowClient(f"sqlite:///{file}").create_experiment("dist_condense")
+    return file
+
+
+@pytest.fixture
+def chosen(database: Path, theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address, in the folder's config.yaml, of a server that has what it is sent written in the user's home."""
+    from mlflow import MlflowClient
+
+    uri = "http://127.0.0.1:1"
+    changed(theirs, "uri: null", f"uri: {uri}")
+    file = shutil.copy(database, tmp_path)
+    with closing(sqlite3.connect(file)) as opened, opened:
+        opened.execute("UPDATE experiments SET artifact_location = ?", ((tmp_path / "home").as_uri(),))
+    client = MlflowClient(f"sqlite:///{file}")
+    monkeypatch.setattr(tracking, "_connect", lambda uri: client)
+    return uri
+
+
+@pytest.mark.parametrize("given", [evaluate, replay])
+def test_the_server_of_a_stranger_writes_no_files_here(
+    given: Callable[..., int], chosen: str, theirs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The attack: the client of MLflow writes wherever the server says, also in a folder of this machine."""
+    answer = given(theirs)
+    assert list((tmp_path / "home").iterdir()) == []
+    told = capfd.readouterr().err
+    assert f"{theirs / 'config.yaml'} alone names it, and it would have files written to file://{tmp_path}/home" in told
+    assert f"replay --uri {chosen}, evaluate tracking.uri={chosen}, or MLFLOW_TRACKING_URI" in told
+    assert answer == (cli.FAILED if given is replay else 0)  # an evaluation goes on without its server
+
+
+def test_it_is_not_asked_twice_where_files_go(chosen: str, theirs: Path, tmp_path: Path) -> None:
+    """The attack: at first it would keep them itself."""
+    client = tracking._connect(chosen)
+    get_run = client.get_run
+
+    def lying(run: str) -> object:
+        found = get_run(run)
+        found.info._artifact_uri = "mlflow-artifacts:/1/a"
+        return found
+
+    client.get_run = lying
+    assert replay(theirs) == cli.FAILED
+    assert list((tmp_path / "home").iterdir()) == []
+
+
+@pytest.mark.parametrize("how", ["--uri", "variable", "override"])
+def test_a_server_that_the_user_names_may_share_a_folder_with_him(
+    how: str, chosen: str, theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if how == "variable":
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", chosen)
+    if how == "override":
+        assert evaluate(theirs, f"tracking.uri={chosen}") == 0
+    else:
+        assert replay(theirs, *(("--uri", chosen) if how == "--uri" else ())) == 0
+    assert list((tmp_path / "home").rglob("report.html"))
+
+
+@pytest.mark.parametrize(
+    ("place", "taken"),
+    [
+        ("mlflow-artifacts:/1/a", True),
+        ("mlflow-artifacts:///1/a", True),
+        ("mlflow-artifacts://elsewhere:80/1/a", False),
+        ("/home/me", False),
+        ("relative", False),
+        ("file:///home/me", False),
+        ("FILE:///home/me", False),
+        ("s3://of-the-user/a", False),
+        ("https://elsewhere/a", False),
+        ("", False),
+    ],
+)
+def test_which_places_of_a_stranger_are_taken(place: str, taken: bool, theirs: Path) -> None:
+    held = tracking.Address("", "", "", "r1")
+    tracking.ServerRun("http://localhost:1", held, theirs)._check_place(place)
+    server = tracking.ServerRun("http://localhost:1", held, theirs, trusted=False)
+    if taken:
+        server._check_place(place)
+    else:
+        with pytest.raises(tracking.Refused, match="alone names it"):
+            server._check_place(place)
 
 
 def test_ids_that_no_server_gives_are_not_asked_for(theirs: Path) -> None:

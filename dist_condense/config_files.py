@@ -40,6 +40,10 @@ _REAL = re.compile(r"(?<!\\)(\\\\)*\$\{")
 _VARIABLE = re.compile(r"\$\{oc\.env:\s*([^,}\s]+)\s*(,\s*(?:''|\"\")?\s*\})?")
 
 
+_SCALARS = (str, int, float, type(None))
+"""bool is an int."""
+
+
 class Unusable(ValueError):
     """Files or texts that are no config; the message is one line."""
 
@@ -200,18 +204,24 @@ def stored(file: Path) -> dict[str, Any]:
     if "defaults" in values:
         raise Unusable(f"{file}: defaults: {RESOLVED}; remove the key")
     for key, value in _dotted(values):
-        if "${" in key or any(_REAL.search(text) for text in _all_texts(value)):
+        if "${" in key:
+            raise Unusable(f"{file}: the key {key!r:.80}: {RESOLVED}, nor in a key; remove it")
+        if any(_REAL.search(text) for text in _all_texts(value)):
             raise Unusable(f"{file}: {key}: {RESOLVED}, and {value!r:.80} is one; give the value, or write \\${{")
     return values
 
 
 def stored_values(file: Path) -> dict[str, Any]:
-    """:func:`stored` as the plain values that YAML makes of it. Raises Unusable."""
+    """:func:`stored` as the plain values that YAML makes of it, which JSON can hold. Raises Unusable."""
     stored(file)
     try:
-        return cast(dict[str, Any], _unescaped(yaml.safe_load(_decoded(file)) or {}))
+        values = cast(dict[str, Any], _unescaped(yaml.safe_load(_decoded(file)) or {}))
     except (yaml.YAMLError, ValueError) as error:  # a date that is none
         raise Unusable(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+    for key, value in _dotted(values):
+        if others := [x for x in _all_scalars(value) if not isinstance(x, _SCALARS)]:
+            raise Unusable(f"{file}: {key}: {others[0]!r:.80} is no text, number or list; write it in quotation marks")
+    return values
 
 
 def _dotted(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -368,11 +378,15 @@ def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _all_texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, list | dict):
+    return (item for item in _all_scalars(value) if isinstance(item, str))
+
+
+def _all_scalars(value: Any) -> Iterator[Any]:
+    if isinstance(value, list | dict):
         for item in value.values() if isinstance(value, dict) else value:
-            yield from _all_texts(item)
+            yield from _all_scalars(item)
+    else:
+        yield value
 
 
 def _empty_variables(text: str) -> Iterator[str]:

@@ -128,8 +128,16 @@ def test_overrides_of_the_user_may_have_interpolations(theirs: Path) -> None:
 
 def test_a_key_is_no_interpolation_either(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("${oc.env:SECRET}: 1\n")
-    with pytest.raises(Unusable, match="is resolved"):
+    with pytest.raises(Unusable, match=r"the key '\$\{oc\.env:SECRET\}': .* is resolved"):
         config_files.stored(tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize("text", ["!!binary JHtv", "!!binary ''", "[a, !!binary JHtv]", "2026-11-26", "!!set {a}"])
+def test_what_json_cannot_hold_is_named(text: str, theirs: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    changed(theirs, "experiment: dist_condense", f"experiment: {text}")
+    assert replay(theirs) == cli.FAILED
+    assert f"{theirs / 'config.yaml'}: tracking.experiment: " in (told := capfd.readouterr().err)
+    assert "is no text, number or list" in told and told.count("\n") == 1
 
 
 # --- links --------------------------------------------------------------------------------------------------------

@@ -219,9 +219,20 @@ def stored_values(file: Path) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError) as error:  # a date that is none
         raise Unusable(f"{file} cannot be read: {' '.join(str(error).split())}") from error
     for key, value in _dotted(values):
-        if others := [x for x in _all_scalars(value) if not isinstance(x, _SCALARS)]:
-            raise Unusable(f"{file}: {key}: {others[0]!r:.80} is no text, number or list; write it in quotation marks")
+        for other in _others(value):
+            raise Unusable(f"{file}: {key}: {other!r:.80} is no text, number or list; write it in quotation marks")
+    for other in _others(values):
+        raise Unusable(f"{file}: the key {other!r:.80} is no text; write it in quotation marks")
     return values
+
+
+def _others(value: Any) -> Iterator[Any]:
+    """Values and keys of dicts that JSON cannot hold."""
+    if isinstance(value, list | dict):
+        for item in (*value, *value.values()) if isinstance(value, dict) else value:
+            yield from _others(item)
+    elif not isinstance(value, _SCALARS):
+        yield value
 
 
 def _dotted(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -378,15 +389,11 @@ def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _all_texts(value: Any) -> Iterator[str]:
-    return (item for item in _all_scalars(value) if isinstance(item, str))
-
-
-def _all_scalars(value: Any) -> Iterator[Any]:
-    if isinstance(value, list | dict):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _all_scalars(item)
-    else:
+    if isinstance(value, str):
         yield value
+    elif isinstance(value, list | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _all_texts(item)
 
 
 def _empty_variables(text: str) -> Iterator[str]:

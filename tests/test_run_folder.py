@@ -141,11 +141,11 @@ def test_what_json_cannot_hold_is_named(text: str, theirs: Path, capfd: pytest.C
 
 
 def test_nor_can_a_key_be_such_a_value(tmp_path: Path) -> None:
-    for key, shown in (("!!binary JHtv", "b'${o'"), ("2026-11-26", "datetime.date(2026, 11, 26)")):
+    for key, shown in (("!!binary YWJj", "b'abc'"), ("2026-11-26", "datetime.date(2026, 11, 26)")):
         (tmp_path / "config.yaml").write_text(f"tracking: {{{key}: 1}}\n")
         with pytest.raises(Unusable) as refused:
             config_files.stored_values(tmp_path / "config.yaml")
-        assert f"the key {shown} is no text" in str(refused.value) or "is resolved" in str(refused.value)
+        assert f"the key {shown} is no text" in str(refused.value)
 
 
 # --- links --------------------------------------------------------------------------------------------------------

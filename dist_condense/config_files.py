@@ -40,6 +40,10 @@ _REAL = re.compile(r"(?<!\\)(\\\\)*\$\{")
 _VARIABLE = re.compile(r"\$\{oc\.env:\s*([^,}\s]+)\s*(,\s*(?:''|\"\")?\s*\})?")
 
 
+_SCALARS = (str, int, float, type(None))
+"""bool is an int."""
+
+
 class Unusable(ValueError):
     """Files or texts that are no config; the message is one line."""
 
@@ -200,18 +204,35 @@ def stored(file: Path) -> dict[str, Any]:
     if "defaults" in values:
         raise Unusable(f"{file}: defaults: {RESOLVED}; remove the key")
     for key, value in _dotted(values):
-        if "${" in key or any(_REAL.search(text) for text in _all_texts(value)):
+        if "${" in key:
+            raise Unusable(f"{file}: the key {key!r:.80}: {RESOLVED}, nor in a key; remove it")
+        if any(_REAL.search(text) for text in _all_texts(value)):
             raise Unusable(f"{file}: {key}: {RESOLVED}, and {value!r:.80} is one; give the value, or write \\${{")
     return values
 
 
 def stored_values(file: Path) -> dict[str, Any]:
-    """:func:`stored` as the plain values that YAML makes of it. Raises Unusable."""
+    """:func:`stored` as the plain values that YAML makes of it, which JSON can hold. Raises Unusable."""
     stored(file)
     try:
-        return cast(dict[str, Any], _unescaped(yaml.safe_load(_decoded(file)) or {}))
+        values = cast(dict[str, Any], _unescaped(yaml.safe_load(_decoded(file)) or {}))
     except (yaml.YAMLError, ValueError) as error:  # a date that is none
         raise Unusable(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+    for key, value in _dotted(values):
+        for other in _others(value):
+            raise Unusable(f"{file}: {key}: {other!r:.80} is no text, number or list; write it in quotation marks")
+    for other in _others(values):
+        raise Unusable(f"{file}: the key {other!r:.80} is no text; write it in quotation marks")
+    return values
+
+
+def _others(value: Any) -> Iterator[Any]:
+    """Values and keys of dicts that JSON cannot hold."""
+    if isinstance(value, list | dict):
+        for item in (*value, *value.values()) if isinstance(value, dict) else value:
+            yield from _others(item)
+    elif not isinstance(value, _SCALARS):
+        yield value
 
 
 def _dotted(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

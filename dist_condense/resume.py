@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+
+import torch
 
 from dist_condense import parts, run_folder, terminal
 from dist_condense.config import ConfigError, RunConfig, differences
@@ -11,7 +15,7 @@ from dist_condense.credentials import address, revealed
 from dist_condense.data import ImageSet
 from dist_condense.data.remote import join, scheme
 from dist_condense.engine import checkpoint, metrics_file
-from dist_condense.engine.checkpoint import Checkpoint, Damaged
+from dist_condense.engine.checkpoint import SHARED, Checkpoint, Damaged, Kind
 from dist_condense.engine.metrics_file import METRICS
 from dist_condense.engine.storage import Folder, Storage, storage
 
@@ -37,14 +41,17 @@ def found(config: RunConfig, how: str = AUTO) -> Checkpoint | None:
 
 
 def check(config: RunConfig, dataset: ImageSet, chosen: Checkpoint | None) -> None:
-    """Refuse a checkpoint that another config or other data made, and a metrics.jsonl that cannot go on with it.
-    Raises ConfigError, with every difference."""
+    """Refuse a checkpoint that another config or other data made, one with other tensors than those of this run, and a
+    metrics.jsonl that cannot go on with it. Raises ConfigError, with every difference."""
     if chosen is None:
         return
     changed = differences(chosen.state.identity, parts.identity_of(config, dataset))
     if changed:
         held = f"{chosen.store}/{chosen.name} is of another run"
         raise ConfigError([f"{held}; give another output, or restore: {'; '.join(changed)}"])
+    if other := next(_other_content(config, dataset, chosen), None):
+        advice = "it is no checkpoint of this run; take another, or remove it"
+        raise ConfigError([f"{chosen.store}/{chosen.name}/{other}; {advice}"])
     metrics = _metrics_of(config, chosen)
     if metrics is not None and (strange := list(run_folder.strange(metrics))):
         raise ConfigError(strange)
@@ -63,6 +70,42 @@ def bring(config: RunConfig, chosen: Checkpoint | None) -> None:
     if (metrics := _metrics_of(config, chosen)) is not None:
         (Path(config.output) / METRICS).write_bytes(metrics.read_bytes())
         metrics_file.cut(Path(config.output) / METRICS, chosen.steps)
+
+
+def _other_content(config: RunConfig, dataset: ImageSet, chosen: Checkpoint) -> Iterator[str]:
+    """What a checkpoint holds that this run's would not, or lacks: the file and a sentence about it."""
+    classes, times = len(dataset.classes), Counter(c for entry in chosen.entries for c in entry.labels)
+    held: Kind = (torch.float32, (config.ipc, dataset.channels, dataset.size, dataset.size))
+    network = parts.network_builder(config, dataset)(0)
+    theta = {f"network.{name}": _kind(x) for name, x in network.state_dict().items()}
+    momentum = {f"momentum.{i}": _kind(x) for i, x in enumerate(network.parameters())}
+    for entry in chosen.entries:
+        for label in entry.labels:
+            if label >= classes or times[label] > 1:
+                yield f"{entry.name}: class {label} stands {times[label]} times, and this run has 0 to {classes - 1}"
+        own = {f"{name}.{c}": held for name in ("pixels", "buffer") for c in entry.labels}
+        needed, allowed = (theta, theta | momentum) if entry.name == SHARED else (own, own)
+        yield from (f"{entry.name}: {problem}" for problem in _unlike(chosen.kinds[entry.name], needed, allowed))
+    if missing := sorted(set(range(classes)) - set(times)):
+        yield f"{checkpoint.MANIFEST}: no file has class {missing[0]}"
+
+
+def _unlike(found: dict[str, Kind], needed: dict[str, Kind], allowed: dict[str, Kind]) -> Iterator[str]:
+    """Sentences about the tensors of a file that are missing, or others than a run's."""
+    yield from (f"{name} is missing" for name in needed if name not in found)
+    for name, kind in found.items():
+        if name not in allowed:
+            yield f"{name!r:.80} is no tensor of it"
+        elif kind != allowed[name]:
+            yield f"{name} is {_words(kind)} and must be {_words(allowed[name])}"
+
+
+def _kind(tensor: torch.Tensor) -> Kind:
+    return tensor.dtype, tuple(tensor.shape)
+
+
+def _words(kind: Kind) -> str:
+    return f"{str(kind[0]).removeprefix('torch.')} {list(kind[1])}"
 
 
 def _metrics_of(config: RunConfig, chosen: Checkpoint) -> Path | None:

@@ -37,7 +37,7 @@ gpus=${SLURM_GPUS_ON_NODE:-0}
 
 SLURM_STATE=$(mktemp -d) # on this node, where the run is started: new for each start, and for this user alone
 trap 'rm -rf "$SLURM_STATE"' EXIT
-RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n') # srun hands the environment to the nodes
+RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n') # srun --export=ALL hands it to the nodes
 export PYTHONSAFEPATH=1 # nothing is imported from the folder that this is called in
 export SLURM_STATE RAY_AUTH_MODE=token RAY_AUTH_TOKEN
 export RAY_USAGE_STATS_ENABLED=0 RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=300
@@ -53,7 +53,7 @@ on_head='python -m dist_condense.run "$@" & echo $! >"$SLURM_STATE/pid"; wait $!
 # shellcheck disable=SC2016  # for the shell on each node: Ray opens its folder to everyone, so it lies in one of ours
 on_node='RAY_TMPDIR=$(mktemp -d "${RAY_TMPDIR:-/tmp}/dc_XXXXXX") && export RAY_TMPDIR &&
     exec ray symmetric-run --temp-dir="$RAY_TMPDIR/ray" "$@"'
-srun --cpu-bind=none --wait=10 bash -c "$on_node" node --address "${HEAD_IP:-$(hostname -I | cut -d' ' -f1)}:6379" \
+srun --export=ALL --cpu-bind=none --wait=10 bash -c "$on_node" node --address "${HEAD_IP:-$(hostname -I | cut -d' ' -f1)}:6379" \
     --min-nodes "$SLURM_JOB_NUM_NODES" --num-cpus="$SLURM_CPUS_ON_NODE" --num-gpus="$gpus" \
     --disable-usage-stats -- bash -c "$on_head" run "$@" &
 while kill -0 $! 2>/dev/null; do wait $! || true; done # a signal ends the wait, not the job

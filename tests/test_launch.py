@@ -92,7 +92,12 @@ def test_slurm_sh_is_for_slurm() -> None:
 
 
 FAKES = {
-    "srun": 'while [[ $1 != bash ]]; do shift; done; exec "$@"',
+    "srun": """
+        echo "$*" >"$TOLD/srun"
+        [[ " $* " == *" --export=ALL "* ]] || unset RAY_AUTH_MODE RAY_AUTH_TOKEN  # as after sbatch --export=NONE
+        while [[ $1 != bash ]]; do shift; done
+        exec "$@"
+    """,
     "ray": """
         echo "${RAY_AUTH_TOKEN:-$(cat "$RAY_AUTH_TOKEN_PATH")}" >"$TOLD/token"
         [[ -z ${SLURM_STATE:-} ]] || stat -c %a "$SLURM_STATE" "$RAY_TMPDIR" >"$TOLD/modes"
@@ -135,6 +140,14 @@ def test_slurm_sh_takes_nothing_that_others_planted(tmp_path: Path) -> None:
     assert (tmp_path / "told" / "safe").read_text() == "1\n"
     assert os.listdir(state.parent) == ["slurm-7"] and (state / "exit").read_text() == "0"
     assert os.listdir(tmp_path / "tmp") == []
+
+
+def test_slurm_sh_hands_its_token_to_all_nodes(tmp_path: Path) -> None:
+    """Also after `sbatch --export=NONE`, which srun follows unless it is told otherwise: Ray would have no token."""
+    done = slurm_job(tmp_path, 0)
+    assert done.returncode == 0, done.stderr
+    words = (tmp_path / "told" / "srun").read_text().split(" bash ")[0].split()
+    assert "--export=ALL" in words and len((tmp_path / "told" / "token").read_text()) == 65
 
 
 def test_slurm_sh_fails_when_no_run_left_a_code(tmp_path: Path) -> None:

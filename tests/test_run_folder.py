@@ -128,8 +128,24 @@ def test_overrides_of_the_user_may_have_interpolations(theirs: Path) -> None:
 
 def test_a_key_is_no_interpolation_either(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("${oc.env:SECRET}: 1\n")
-    with pytest.raises(Unusable, match="is resolved"):
+    with pytest.raises(Unusable, match=r"the key '\$\{oc\.env:SECRET\}': .* is resolved"):
         config_files.stored(tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize("text", ["!!binary JHtv", "!!binary ''", "[a, !!binary JHtv]", "2026-11-26"])
+def test_what_json_cannot_hold_is_named(text: str, theirs: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    changed(theirs, "experiment: dist_condense", f"experiment: {text}")
+    assert replay(theirs) == cli.FAILED
+    assert f"{theirs / 'config.yaml'}: tracking.experiment: " in (told := capfd.readouterr().err)
+    assert "is no text, number or list" in told and told.count("\n") == 1
+
+
+def test_nor_can_a_key_be_such_a_value(tmp_path: Path) -> None:
+    for key, shown in (("!!binary YWJj", "b'abc'"), ("2026-11-26", "datetime.date(2026, 11, 26)")):
+        (tmp_path / "config.yaml").write_text(f"tracking: {{{key}: 1}}\n")
+        with pytest.raises(Unusable) as refused:
+            config_files.stored_values(tmp_path / "config.yaml")
+        assert f"the key {shown} is no text" in str(refused.value)
 
 
 # --- links --------------------------------------------------------------------------------------------------------

@@ -12,9 +12,12 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from hashlib import sha256
 from typing import Any, TypeVar, get_origin, get_type_hints
 
+import torch
+from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
@@ -29,7 +32,11 @@ NAME = re.compile(r"step_[0-9]{8,}_[0-9]{8,}")
 FILE = re.compile(r"shared\.safetensors|classes_(0|[1-9][0-9]*)\.safetensors")
 """Of the files that a manifest can name."""
 HASH = re.compile(r"[0-9a-f]{64}")
+DEPTH = 8
+"""Lists within each other in an identity; a config's have two at most."""
 Record = TypeVar("Record")
+Kind = tuple[torch.dtype, tuple[int, ...]]
+"""Type and shape of a tensor."""
 
 
 @dataclass(frozen=True)
@@ -84,16 +91,37 @@ class Checkpoint:
         wanted = None if labels is None else set(labels)
         owned = [entry for entry in self.entries if entry.labels]
         read = [entry for entry in owned if wanted is None or wanted & set(entry.labels)]
-        return {name: x for entry in read for name, x in load(self._bytes(entry)).items()}
+        return {name: x for entry in read for name, x in self._tensors(entry).items()}
 
     def shared(self) -> dict[str, Tensor]:
         """The state that every worker holds."""
-        return next(load(self._bytes(entry)) for entry in self.entries if entry.name == SHARED)
+        return next(self._tensors(entry) for entry in self.entries if entry.name == SHARED)
+
+    @cached_property
+    def kinds(self) -> dict[str, dict[str, Kind]]:
+        """What each file holds, by its name and the tensor's: all are read and hashed, one at a time in memory.
+
+        :raises Damaged: one is not what was written, or no safetensors; Away when the store does not answer.
+        """
+        return {
+            entry.name: {name: (x.dtype, tuple(x.shape)) for name, x in self._tensors(entry).items()}
+            for entry in self.entries
+        }
 
     def verify(self) -> None:
-        """Read and hash all files. Raises Damaged; Away when the store does not answer."""
-        for entry in self.entries:
-            self._bytes(entry)
+        """Read, hash and parse all files. Raises as :attr:`kinds`."""
+        assert self.kinds
+
+    def _tensors(self, entry: Entry) -> dict[str, Tensor]:
+        """A file whose hash is right can be another's, who wrote the hash too. Raises Damaged."""
+        try:
+            return load(self._bytes(entry))
+        except Damaged:
+            raise
+        except (SafetensorError, ValueError, TypeError, KeyError, RuntimeError) as error:
+            where = f"{self.store}/{self.name}/{entry.name}"
+            words = " ".join(str(error).split())[:200]
+            raise Damaged(f"{where} holds no tensors ({type(error).__name__}: {words})") from error
 
     def _bytes(self, entry: Entry) -> bytes:
         where = f"{self.store}/{self.name}/{entry.name}"
@@ -201,6 +229,18 @@ def _check(name: str, state: State, entries: Sequence[Entry]) -> None:
             raise ValueError(f"size or sha256 of {entry.name} is none")
     if SHARED not in times:
         raise ValueError(f"it does not name {SHARED}")
+    for entry in entries:
+        if bool(entry.labels) == (entry.name == SHARED):
+            raise ValueError(f"{entry.name} has {len(entry.labels)} labels; each classes file has some, {SHARED} none")
+    if _deeper(state.identity, DEPTH):
+        raise ValueError(f"its identity is nested more than {DEPTH} deep")
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    """Whether lists and dicts lie within each other on more levels than these."""
+    if not isinstance(value, dict | list):
+        return False
+    return levels < 0 or any(_deeper(x, levels - 1) for x in (value.values() if isinstance(value, dict) else value))
 
 
 def entry_from(values: Mapping[str, Any]) -> Entry:

@@ -4,6 +4,7 @@ user alone, since whoever has one of them has the cluster."""
 from __future__ import annotations
 
 import atexit
+import errno
 import os
 import secrets
 import shutil
@@ -129,7 +130,12 @@ def _tighten(path: str, asked: bool) -> None:
 
     :param asked: a person named it; else it is no link.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | (0 if asked else os.O_NOFOLLOW))
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | (0 if asked else os.O_NOFOLLOW))
+    except OSError as error:
+        if error.errno == errno.ELOOP and not asked:
+            raise NotOurs("is a link") from error
+        raise
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load, save
+from torch import Tensor, zeros
 
 from dist_condense import cli
 from dist_condense.engine import checkpoint
@@ -142,3 +144,79 @@ def test_a_storage_takes_only_names_below_it(
         with pytest.raises(OSError, match="not the name of an entry"):
             action()
     assert [path.name for path in tmp_path.rglob("*")] == ["place"]
+
+
+# --- what lies in the files -----------------------------------------------------------------------------------------
+
+
+OWN = "classes_0.safetensors"
+Tensors = dict[str, Tensor]
+
+
+def sealed(folder: Path, name: str, data: bytes, labels: list[int]) -> None:
+    """Write a file, with the size and hash that make it whole."""
+    (folder / name).write_bytes(data)
+    entry = {**vars(checkpoint.entry_of(name, data)), "labels": labels}
+
+    def put(content: dict[str, Any]) -> None:
+        content["files"] = [*(file for file in content["files"] if file["name"] != name), entry]
+
+    forge(folder, put)
+
+
+def with_tensors(name: str, change: Callable[[Tensors], object], labels: range = range(10)) -> Callable[[Path], None]:
+    def attack(folder: Path) -> None:
+        change(tensors := load((folder / name).read_bytes()))
+        sealed(folder, name, save(tensors), list(labels) if name == OWN else [])
+
+    return attack
+
+
+def nested(levels: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def deep(folder: Path) -> None:
+    forge(folder, lambda content: content["identity"].update(more=nested(900)))
+
+
+FORGED: dict[str, tuple[Callable[[Path], None], str]] = {
+    "no tensors": (lambda folder: sealed(folder, OWN, b"\xff" * 64, list(range(10))), f"{OWN} holds no tensors"),
+    "no theta": (lambda folder: sealed(folder, SHARED, b"", []), f"{SHARED} holds no tensors"),
+    "no momentum": (with_tensors(OWN, lambda x: x.pop("buffer.0")), f"{OWN}: buffer.0 is missing"),
+    "no pixels": (with_tensors(OWN, lambda x: x.pop("pixels.9")), f"{OWN}: pixels.9 is missing"),
+    "more": (with_tensors(OWN, lambda x: x.update(more=zeros(1))), f"{OWN}: 'more' is no tensor"),
+    "a side": (with_tensors(OWN, lambda x: x.update({"pixels.1": zeros(2, 1, 8, 1)})), "pixels.1 is float32 [2, 1, 8,"),
+    "a type": (with_tensors(OWN, lambda x: x.update({"pixels.1": x["pixels.1"].int()})), "pixels.1 is int32 [2, 1, 8"),
+    "far": (lambda folder: forge(folder, labelled([*range(10), 10**9])), f"{OWN}: class 1000000000 stands 1 times"),
+    "twice": (lambda folder: forge(folder, labelled([*range(10), 3])), f"{OWN}: class 3 stands 2 times"),
+    "few": (
+        with_tensors(OWN, lambda x: [x.pop(name) for name in ("pixels.9", "buffer.9")], range(9)),
+        f"{MANIFEST}: no file has class 9",
+    ),
+    "evil": (lambda folder: sealed(folder, "classes_7.safetensors", b"EVIL", []), "classes_7.safetensors has 0 labels"),
+    "evil 3": (lambda folder: sealed(folder, "classes_7.safetensors", b"EVIL", [3]), "holds no tensors"),
+    "labels": (lambda folder: forge(folder, lambda content: content["files"][0].update(labels=[0])), "has 1 labels"),
+    "theta": (with_tensors(SHARED, lambda x: x.pop(next(iter(x)))), "is missing"),
+    "more theta": (with_tensors(SHARED, lambda x: x.update({"momentum.99": zeros(1)})), "'momentum.99' is no tensor"),
+    "a weight": (with_tensors(SHARED, lambda x: x.update({next(iter(x)): zeros(1)})), "is float32 [1] and must be"),
+    "depth": (deep, "is damaged"),
+}
+"""By the name of the attack: what it does to a checkpoint's folder, and what is told."""
+
+
+@pytest.mark.parametrize(("attack", "told"), FORGED.values(), ids=FORGED)
+def test_a_sealed_checkpoint_with_other_content_is_refused_and_not_copied(
+    attack: Callable[[Path], None], told: str, theirs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The attack: size, hash and seal are right. Such a one ended in a traceback once it was copied into the output;
+    in the output itself it is refused too."""
+    attack(held := theirs / "checkpoints" / FIRST)
+    for output, more in ((tmp_path / "new", (f"--resume={theirs}",)), (theirs, ())):
+        assert command("dc", output, *SHORT, *more) == cli.REFUSED
+        line = capfd.readouterr().err
+        assert told in line and str(held) in line and line.count("\n") == 1
+    assert not (tmp_path / "new").exists()

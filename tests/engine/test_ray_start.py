@@ -188,7 +188,7 @@ def test_another_users_is_not_used(
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe"])
-def test_nor_what_is_no_file(kind: str, home: Path) -> None:
+def test_nor_what_is_no_file(kind: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     secret, file = home / "secret", home / ".ray" / "auth_token"
     secret.write_text("his to read")
     secret.chmod(0o644)
@@ -196,6 +196,8 @@ def test_nor_what_is_no_file(kind: str, home: Path) -> None:
     file.symlink_to(secret) if kind == "link" else os.mkfifo(file)
     ray_start.token()
     assert len(os.environ["RAY_AUTH_TOKEN"]) == 64 and mode(secret) == 0o644
+    told = "a link" if kind == "link" else "no file"
+    assert capsys.readouterr().err == f"{file} is {told}: Ray has a token for this run alone\n"
 
 
 def test_another_users_that_was_asked_for_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,10 +7,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, get_args, get_origin
-
-if TYPE_CHECKING:
-    from dist_condense.config import RunConfig
+from typing import Any, get_args, get_origin
 
 WORDS = {
     **dict.fromkeys(("true", "yes", "on", "y", "1"), True),
@@ -25,11 +22,11 @@ MISSING = "???"
 class ConfigError(ValueError):
     """Everything that is wrong with a configuration, found before anything starts.
 
-    :param rest: the configuration without what is wrong, where there is one, so that it can be checked as well.
+    :param rest: the RunConfig without what is wrong, where there is one, so that it can be checked as well.
     :param notes: what to know besides.
     """
 
-    def __init__(self, problems: Sequence[str], rest: RunConfig | None = None, notes: Sequence[str] = ()) -> None:
+    def __init__(self, problems: Sequence[str], rest: Any = None, notes: Sequence[str] = ()) -> None:
         super().__init__("\n".join(problems))
         self.problems, self.rest, self.notes = list(problems), rest, list(notes)
 

@@ -336,8 +336,11 @@ def _open(folder: Path, verify: bool) -> SyntheticDataset:
 
 def _check_held(file: Path, card: Card) -> None:
     """What a card says decides how much memory is taken; what the file holds bounds it. Only its shapes are read."""
-    with safe_open(file, framework="pt") as held:
-        images, labels = (tuple(held.get_slice(name).get_shape()) for name in ("images", "labels"))
+    try:
+        with safe_open(file, framework="pt") as held:
+            images, labels = (tuple(held.get_slice(name).get_shape()) for name in ("images", "labels"))
+    except SafetensorError as error:
+        raise SyntheticSetError(f"{file}: it cannot be read ({error}). It was changed; copy the set again") from error
     numbers = (card.ipc, card.channels, card.size, card.factor)
     if any(type(number) is not int or number < 1 for number in numbers):
         wrong = f"ipc, channels, size and factor are {numbers!r:.100}, which are no numbers from 1"

@@ -235,7 +235,7 @@ class ServerRun:
 
     @property
     def _store(self) -> ArtifactRepository:
-        """Of the place that :meth:`begin` was told and checked: MLflow's client would ask the server again."""
+        """Of the artifact location that :meth:`begin` has checked; MLflow's client would ask for it once more."""
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
         from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
 
@@ -463,6 +463,8 @@ def replay(
     except ValueError as error:
         raise TrackingError(str(error)) from error
     tracking = config.get("tracking") or {}
+    if not isinstance(tracking, dict) or not isinstance(tracking.get("uri"), str | None):
+        raise TrackingError(f"{folder / CONFIG}: tracking.uri is no address; give one, --uri")
     if uri is None and (told := next(run_folder.distrusted(tracking.get("uri"), folder, "--uri "), None)):
         raise TrackingError(told)
     given = address(uri, bare=True) if uri else tracking.get("uri")

@@ -107,7 +107,7 @@ FAKES = {
     """,
     "python": 'echo "$PYTHONSAFEPATH" >"$TOLD/safe"; exit "$(<"$TOLD/code")"',
 }
-"""Programs that launch/slurm.sh runs; Ray tells what it got, and runs the command if that has a code to end with."""
+"""Programs that launch/slurm.sh runs; Ray records its input, and runs the command if that has a code to end with."""
 
 
 def slurm_job(folder: Path, code: int | None) -> subprocess.CompletedProcess[str]:
@@ -143,7 +143,7 @@ def test_slurm_sh_takes_nothing_that_others_planted(tmp_path: Path) -> None:
 
 
 def test_slurm_sh_hands_its_token_to_all_nodes(tmp_path: Path) -> None:
-    """Also after `sbatch --export=NONE`, which srun follows unless it is told otherwise: Ray would have no token."""
+    """Also after `sbatch --export=NONE`, which srun follows without the option: Ray would have no token."""
     done = slurm_job(tmp_path, 0)
     assert done.returncode == 0, done.stderr
     words = (tmp_path / "told" / "srun").read_text().split(" bash ")[0].split()

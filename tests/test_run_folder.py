@@ -521,3 +521,10 @@ def test_checkpoints_elsewhere_are_read_and_kept(theirs: Path, tmp_path: Path) -
     before = {path: path.stat().st_ctime_ns for path in other.rglob("*")}
     assert evaluate(theirs) == 0
     assert before == {path: path.stat().st_ctime_ns for path in other.rglob("*")} and len(before) == 9
+
+
+@pytest.mark.parametrize("given", ["5", "{uri: 5}", "{uri: [a]}"])
+def test_an_address_that_is_none_is_one_line(given: str, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(f"ipc: 1\ntracking: {given}\n")
+    with pytest.raises(tracking.TrackingError, match=r"config\.yaml: tracking\.uri is no address"):
+        tracking.replay(tmp_path)

@@ -24,7 +24,7 @@ import dist_condense
 from dist_condense import synthetic_set
 from dist_condense.core.parameterisation import uniform
 from dist_condense.data.normalise import normalise
-from dist_condense.synthetic_set import Card, CardClass, SyntheticSetError, load_set, read_card, write_set
+from dist_condense.synthetic_set import TENSORS, Card, CardClass, SyntheticSetError, load_set, read_card, write_set
 
 
 def a_card(factor=1, size=9, channels=3, ipc=2, classes=3, value_space="unit"):
@@ -361,6 +361,15 @@ def test_a_card_of_somebody_else_takes_no_more_memory_than_its_file(tmp_path, ch
     for verify in (True, False):
         with pytest.raises(SyntheticSetError, match=message):
             load_set(tmp_path / "s", verify)
+
+
+@pytest.mark.parametrize("content", [b"x" * 999, b""])
+def test_a_file_that_holds_no_tensors_is_one_line(tmp_path, content):
+    card = a_card()
+    write_set(tmp_path / "s", *a_set(card), card)
+    (tmp_path / "s" / TENSORS).write_bytes(content)
+    with pytest.raises(SyntheticSetError, match="cannot be read"):
+        load_set(tmp_path / "s", verify=False)
 
 
 def test_what_does_not_fit_its_card_is_not_written(tmp_path):

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
+from dist_condense.data.manifest import HASH
 from dist_condense.data.remote import Away
 from dist_condense.engine.storage import Storage
 
@@ -31,7 +32,6 @@ NAME = re.compile(r"step_[0-9]{8,}_[0-9]{8,}")
 """Of a checkpoint's folder."""
 FILE = re.compile(r"shared\.safetensors|classes_(0|[1-9][0-9]*)\.safetensors")
 """Of the files that a manifest can name."""
-HASH = re.compile(r"[0-9a-f]{64}")
 DEPTH = 8
 """Lists within each other in an identity; a config's have two at most."""
 Record = TypeVar("Record")

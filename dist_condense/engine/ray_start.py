@@ -95,7 +95,7 @@ class NotOurs(Exception):
 
 
 def _token_file() -> tuple[str | None, bool]:
-    """Where Ray looks for its token, and whether it was told so; None: not in a file."""
+    """Where Ray looks for its token, and whether the user named that file; None: not in a file."""
     if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token" or os.environ.get("RAY_AUTH_TOKEN"):
         return None, False
     if given := os.environ.get(TOKEN_FILE):

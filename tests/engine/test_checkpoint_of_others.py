@@ -205,7 +205,7 @@ FORGED: dict[str, tuple[Callable[[Path], None], str]] = {
     "a weight": (with_tensors(SHARED, lambda x: x.update({next(iter(x)): zeros(1)})), "is float32 [1] and must be"),
     "depth": (deep, "is damaged"),
 }
-"""By the name of the attack: what it does to a checkpoint's folder, and what is told."""
+"""By the name of the attack: what it does to a checkpoint's folder, and what is reported."""
 
 
 @pytest.mark.parametrize(("attack", "told"), FORGED.values(), ids=FORGED)

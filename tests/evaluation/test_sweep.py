@@ -29,7 +29,7 @@ def one_core(monkeypatch):
 
 
 def holding(key: str, *folders: Path) -> list[str]:
-    """Where others than the owner of the processes could read a key: what Ray tells of actors, command lines, files."""
+    """Where others than the owner of the processes could read a key: reports on actors, command lines, files."""
     from ray._private.state import state
 
     key = key.encode()

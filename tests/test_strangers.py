@@ -398,7 +398,7 @@ def test_a_pickle_in_a_set_or_a_record_is_not_loaded(mark: Path, tmp_path: Path)
         (folder / "synthetic_set.safetensors").write_bytes(data)
         told = replace(written, sha256=sha256_of(folder / "synthetic_set.safetensors"))
         (folder / "card.json").write_text(json.dumps({**vars(told), "classes": [vars(x) for x in told.classes]}))
-        with pytest.raises(SafetensorError):
+        with pytest.raises(SyntheticSetError):
             load_set(folder)
         (folder / "card.json").write_bytes(data)
         with pytest.raises(SyntheticSetError):

@@ -20,7 +20,7 @@ help:  ## print this list
 install: .venv/.installed  ## make .venv with the tested versions
 
 .venv/.installed: pyproject.toml constraints.txt
-	@echo "Installing into .venv: about 3 minutes and 6 GB the first time."
+	@echo "Installing into .venv: about 3 minutes and 7 GB the first time."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@

@@ -363,8 +363,11 @@ class Tracker:
 
     @property
     def how_to_replay(self) -> str:
-        """The command."""
-        return f"dist-condense replay {shlex.quote(str(self._server.folder))}"
+        """The command, and what has to be given with it where the folder alone is not believed or has no password."""
+        uri, folder = self._server.uri, self._server.folder
+        command = f"dist-condense replay {shlex.quote(str(folder))}"
+        stored = revealed(uri) == uri and not any(run_folder.distrusted(uri, folder, ""))
+        return command if stored else f"{command} (and {VARIABLE}, set to the whole address)"
 
     @property
     def remedy(self) -> str | None:

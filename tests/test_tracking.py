@@ -213,7 +213,7 @@ def test_an_unreachable_server_costs_one_line_and_no_time(tmp_path, capfd):
     lines = captured.err.splitlines()
     assert len(lines) == 1
     assert "MLflow at http://***@127.0.0.1:9 is not reachable" in lines[0]
-    assert f"dist-condense replay {tmp_path / 'out'}" in lines[0]
+    assert f"dist-condense replay {tmp_path / 'out'} (and MLFLOW_TRACKING_URI, set to the whole address)" in lines[0]
     assert "secret" not in (tmp_path / "out" / "tracking.json").read_text()
     assert captured.out == ""
 

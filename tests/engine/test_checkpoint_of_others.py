@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -144,6 +146,15 @@ def test_a_storage_takes_only_names_below_it(
         with pytest.raises(OSError, match="not the name of an entry"):
             action()
     assert [path.name for path in tmp_path.rglob("*")] == ["place"]
+
+
+def test_what_was_changed_is_refused_also_without_assertions(theirs: Path) -> None:
+    """`python -O` leaves out every assert, and so what only happens in one."""
+    (theirs / "checkpoints" / FIRST / SHARED).write_bytes(b"EVIL")
+    code = "import sys; from dist_condense.engine import checkpoint, storage; "
+    code += "checkpoint.newest(storage.storage(sys.argv[1]))"
+    done = subprocess.run([sys.executable, "-O", "-c", code, theirs / "checkpoints"], capture_output=True, text=True)
+    assert done.returncode == 1 and "is not what was written" in done.stderr
 
 
 # --- what lies in the files -----------------------------------------------------------------------------------------

@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dist_condense import parts
-from dist_condense.config import RunConfig, load
 from dist_condense.data.image_set import ClassName
 from dist_condense.engine.coordinator import Coordinator, LocalCoordinator, Placement
 from dist_condense.engine.ownership import assign
 from dist_condense.engine.shard import ClassShard
 from dist_condense.engine.trajectory import Trajectory
 from dist_condense.planning.images import RandomImages
+from dist_condense.settings import assembly
+from dist_condense.settings.config import RunConfig, load
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ def engine(settings: Settings, coordinator: Coordinator | None = None, dtype: to
         tuple(ClassName(f"class {c}") for c in range(settings.classes)), settings.size, settings.per_class
     )
     labels = list(assign([1.0] * settings.classes, coordinator.size)[coordinator.rank])
-    shard = parts.shard_of(config, data, labels, coordinator, placement)  # type: ignore[arg-type]
-    trajectory = parts.trajectory_of(config, data, shard)  # type: ignore[arg-type]
+    shard = assembly.shard_of(config, data, labels, coordinator, placement)  # type: ignore[arg-type]
+    trajectory = assembly.trajectory_of(config, data, shard)  # type: ignore[arg-type]
     return Engine(shard, trajectory)
 
 

@@ -16,10 +16,10 @@ from statistics import median
 
 import torch
 
-from dist_condense.engine.checkpoint import State
-from dist_condense.engine.checkpoint_writer import CheckpointWriter
 from dist_condense.engine.coordinator import LocalCoordinator
-from dist_condense.engine.storage import Folder
+from dist_condense.job.checkpoint import State
+from dist_condense.job.checkpoint_writer import CheckpointWriter
+from dist_condense.system.storage import Folder
 
 INTERVAL = 300.0
 """Seconds between two checkpoints by default."""

@@ -29,13 +29,14 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from benchmarks.step import Row, machine, table
-from dist_condense import config, worker
 from dist_condense.data import ImageSet, Reading, open_dataset
-from dist_condense.data.decode import decode_into
-from dist_condense.data.read_ahead import DEPTH, HELD, ReadAhead
-from dist_condense.data.split import StoredSplit
+from dist_condense.data.reading.decode import decode_into
+from dist_condense.data.reading.read_ahead import DEPTH, HELD, ReadAhead
+from dist_condense.data.reading.split import StoredSplit
 from dist_condense.engine.coordinator import LocalCoordinator, Placement
-from dist_condense.engine.memory import keep_freed_memory
+from dist_condense.job import worker
+from dist_condense.settings import config
+from dist_condense.system.memory import keep_freed_memory
 
 H200_STEP = 0.5
 """Seconds of 16 classes x 128 images of 224 px on an H200, as the specification of this project states it."""

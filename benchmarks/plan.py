@@ -20,9 +20,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dist_condense.config import load
-from dist_condense.planning.command import parser, planned
+from dist_condense.commands.plan_command import parser, planned
 from dist_condense.planning.plan import Plan
+from dist_condense.settings.config import load
 
 FIXED = ["cluster.threads=1", "evaluation.epochs=0", "tracking.uri=http://127.0.0.1:9", "cluster.device=cpu"]
 Keys = list[str]

@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.cases import Engine, Settings, engine, middle, plain_loop, seconds, with_overrides
 from dist_condense.engine.coordinator import LocalCoordinator, ProcessGroupCoordinator
-from dist_condense.engine.memory import keep_freed_memory
+from dist_condense.system.memory import keep_freed_memory
 
 
 @dataclass(frozen=True)

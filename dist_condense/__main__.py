@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from dist_condense import signals
+from dist_condense.system import signals
 
 
 def main() -> int:
@@ -13,7 +13,7 @@ def main() -> int:
 
 
 def _command() -> int:
-    from dist_condense import cli  # takes seconds: it brings torch
+    from dist_condense.commands import cli  # takes seconds: it brings torch
 
     return cli.main()
 

@@ -24,7 +24,7 @@ class Theta(Protocol):
 
 
 class Record(Protocol):
-    """What is written beside (:class:`dist_condense.engine.journal.Journal`)."""
+    """What is written beside (:class:`dist_condense.job.journal.Journal`)."""
 
     def resume(self) -> int: ...
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from dist_condense import signals
+from dist_condense.system import signals
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code. What takes time to import comes within, where signals are answered already."""
-    from dist_condense import cli
+    from dist_condense.commands import cli
 
     return cli.run(arguments)
 

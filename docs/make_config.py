@@ -1,4 +1,4 @@
-"""Writes docs/config.md from the dataclasses of dist_condense/config.py; ``--check`` only compares.
+"""Writes docs/config.md from the dataclasses of dist_condense/settings/config.py; ``--check`` only compares.
 
 python docs/make_config.py [--check]
 """
@@ -8,14 +8,14 @@ import ast
 import sys
 from pathlib import Path
 
-from dist_condense import config
+from dist_condense.settings import config
 
 PAGE = Path(__file__).with_name("config.md")
 
 INTRODUCTION = """\
 # Configuration
 
-<!-- Written by `python docs/make_config.py` from dist_condense/config.py; a test compares them. -->
+<!-- Written by `python docs/make_config.py` from dist_condense/settings/config.py; a test compares them. -->
 
     python -m dist_condense.run CONFIG [key=value ...]      # or: dist-condense run CONFIG [key=value ...]
 

@@ -10,8 +10,8 @@ from typing import NoReturn
 
 import pytest
 
-from dist_condense import credentials
-from tests.ray_head import started
+from dist_condense.system import credentials
+from tests.cluster.ray_head import started
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"

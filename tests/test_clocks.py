@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from dist_condense.engine.journal import METRICS
+from dist_condense.job.journal import METRICS
 from tests.engine import cases
 
 PACKAGE = Path(__file__).parents[1] / "dist_condense"
 WALL_CLOCKS = ("time", "time_ns", "localtime", "gmtime", "ctime", "now", "utcnow", "today", "st_mtime", "st_mtime_ns")
 SHOWN = {
-    "engine/journal.py": ["time"],  # the time axis of MLflow
-    "engine/ray_group.py": ["now"],  # of lines in restarts.log
-    "tracking.py": ["time"],  # the same axis, where a line has none
-    "synthetic_set.py": ["now"],  # card.json's date
+    "job/journal.py": ["time"],  # the time axis of MLflow
+    "engine/ray/group.py": ["now"],  # of lines in restarts.log
+    "result/tracking.py": ["time"],  # the same axis, where a line has none
+    "result/synthetic_set.py": ["now"],  # card.json's date
 }
 
 

@@ -60,7 +60,7 @@ def test_what_is_imported_is_declared(folder: str, declared: list[str]) -> None:
 
 
 def test_the_package_a_store_needs_has_an_extra() -> None:
-    from dist_condense.data.remote import BACKENDS
+    from dist_condense.system.remote import BACKENDS
 
     declared = {name_of(requirement) for extra in EXTRAS.values() for requirement in extra}
     declared |= {name_of(requirement) for requirement in PROJECT["dependencies"]}

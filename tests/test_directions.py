@@ -7,7 +7,7 @@ import ast
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -19,22 +19,29 @@ FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*
 
 # room: the rooms that it may import besides itself; a room that is not here may import all but `run`
 MAY_IMPORT = {
+    "system": set(),
     "core": set(),
     "networks": set(),
-    "credentials": set(),
-    "engine": {"core", "networks", "data", "terminal", "credentials"},
+    "data": {"system", "__version__"},
+    "engine": {"core", "networks", "data", "system"},
     "condense": {"core", "engine"},
+    "evaluation": {"core", "networks", "data", "engine", "system"},
+    "settings": {"core", "networks", "data", "engine", "evaluation", "system"},
+    "result": {"core", "data", "engine", "evaluation", "settings", "system"},
+    "planning": {"core", "networks", "data", "engine", "settings", "result", "system"},
 }
-MUST_NOT_IMPORT = {"data": {"core", "engine", "config", "networks"}}
+MUST_NOT_IMPORT = {"job": {"commands", "planning"}}
+AT_THE_TOP = 6
+"""Modules that may lie loose in the package, besides `__init__` and `__main__`."""
 # room: the packages besides the standard library
 TENSORS = {"torch", "torchvision", "numpy"}
-PACKAGES = {"credentials": set(), "core": TENSORS, "networks": TENSORS | {"timm"}}
+PACKAGES = {"core": TENSORS, "networks": TENSORS | {"timm"}}
 # package: the only files that may import it
 ONLY_IN = {
-    "ray": ["engine/ray_*.py", "evaluation/sweep.py", "run.py", "cli.py", "ray_*.py", "*/ray_*.py"],
-    "mlflow": ["tracking.py"],
-    "hydra": ["config_files.py"],
-    "omegaconf": ["config_files.py"],
+    "ray": ["engine/ray/*.py", "evaluation/sweep.py", "commands/ray_errors.py"],
+    "mlflow": ["result/tracking.py"],
+    "hydra": ["settings/yaml_files.py"],
+    "omegaconf": ["settings/yaml_files.py"],
 }
 LAZY = {"timm", "ffcv"}  # extras: imported inside the function that needs them
 
@@ -72,7 +79,7 @@ def violations(file: str, source: str) -> list[str]:
                 found.append(f"{name}: {room} may import only {sorted(allowed | {room})}")
             elif other in MUST_NOT_IMPORT.get(room, ()):
                 found.append(f"{name}: {room} must not import {other}")
-            elif room == "condense" and any(part.startswith("ray_") for part in rest):
+            elif room == "condense" and rest[:2] == ["engine", "ray"]:
                 found.append(f"{name}: condense knows the protocols of engine, not Ray")
         elif top not in sys.stdlib_module_names:
             if top not in PACKAGES.get(room, {top}):
@@ -98,20 +105,25 @@ def test_imports_follow_the_directions(file):
         ("core/objective.py", "def f():\n    import sklearn.cluster"),
         ("networks/convnet.py", "import dist_condense.core.objective"),
         ("networks/catalogue.py", "import timm"),
-        ("data/catalogue.py", "from dist_condense import config"),
+        ("data/catalogue.py", "from dist_condense.settings import config"),
+        ("data/catalogue.py", "from dist_condense.engine import coordinator"),
+        ("system/files.py", "from dist_condense.data import DataError"),
+        ("settings/config.py", "from dist_condense.result import report"),
+        ("result/report.py", "from dist_condense.job import journal"),
+        ("job/job.py", "from dist_condense.commands import cli"),
         ("engine/coordinator.py", "import ray.train"),
-        ("engine/ray_group.py", "from dist_condense.condense import condense"),
-        ("condense.py", "from dist_condense.engine.ray_group import start"),
+        ("engine/ray/group.py", "from dist_condense.condense import condense"),
+        ("condense.py", "from dist_condense.engine.ray.group import start"),
         ("condense.py", "from importlib import import_module\nimport_module('ray')"),
-        ("cli.py", "from dist_condense.run import main"),
-        ("cli.py", "from . import run"),
-        ("report.py", "import mlflow"),
+        ("commands/cli.py", "from dist_condense.run import main"),
+        ("commands/cli.py", "from .. import run"),
+        ("result/report.py", "import mlflow"),
         ("run.py", "from omegaconf import OmegaConf"),
     ],
 )
 def test_a_planted_violation_is_reported(tmp_path, file, source):
     planted = tmp_path / file
-    planted.parent.mkdir(exist_ok=True)
+    planted.parent.mkdir(parents=True, exist_ok=True)
     planted.write_text(source)
     assert len(violations(planted.relative_to(tmp_path).as_posix(), planted.read_text())) == 1
 
@@ -125,23 +137,56 @@ def test_a_planted_violation_is_reported(tmp_path, file, source):
         ),
         ("networks/catalogue.py", "def f():\n    import timm"),
         (
-            "engine/ray_group.py",
-            "import ray.train\nfrom ..core import objective\nfrom .shard import ClassShard",
+            "engine/ray/group.py",
+            "import ray.train\nfrom ...core import objective\nfrom ..shard import ClassShard",
         ),
-        ("data/ray_prepare.py", "import ray"),
+        ("engine/ray/tasks.py", "import ray"),
         (
             "condense.py",
             "from dist_condense.core import objective\nfrom dist_condense.engine import Coordinator",
         ),
-        ("tracking.py", "from mlflow import MlflowClient"),
+        ("result/tracking.py", "from mlflow import MlflowClient"),
     ],
 )
 def test_what_the_design_allows_is_not_reported(file, source):
     assert violations(file, source) == []
 
 
+def arrows(files: Iterable[str]) -> dict[str, set[str]]:
+    """Which rooms each room imports; `__init__`, `__main__` and `__version__` are no rooms."""
+    found: dict[str, set[str]] = {}
+    rooms = {Path(file).parts[0].removesuffix(".py") for file in files}
+    for file in files:
+        room = Path(file).parts[0].removesuffix(".py")
+        names = {
+            name.split(".")[1]
+            for name, _ in imports(file, (PACKAGE / file).read_text())
+            if name.startswith("dist_condense.")
+        }
+        found.setdefault(room, set()).update((names & rooms) - {room, "__init__", "__main__"})
+    return found
+
+
+def circles(rooms: dict[str, set[str]]) -> set[str]:
+    """Rooms that are left when those that import no other are taken away, again and again."""
+    left = dict(rooms)
+    while ends := {room for room, others in left.items() if not others & left.keys()}:
+        left = {room: others for room, others in left.items() if room not in ends}
+    return set(left)
+
+
+def test_no_circle_between_rooms():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == {"a", "b", "c"}
+    assert circles(arrows(FILES)) == set()
+
+
+def test_few_modules_lie_loose():
+    loose = [file for file in FILES if "/" not in file and not file.startswith("__")]
+    assert len(loose) <= AT_THE_TOP, loose
+
+
 def test_the_rooms_work_without_ray_mlflow_and_hydra():
-    rooms = ["", ".condense", ".core", ".networks", ".data", ".evaluation"]
+    rooms = ["", ".condense", ".core", ".networks", ".data", ".evaluation", ".system", ".result.synthetic_set"]
     code = "import sys\nfor name in ('ray', 'mlflow', 'hydra', 'omegaconf'):\n    sys.modules[name] = None\n"
     code += "import " + ", ".join(f"dist_condense{room}" for room in rooms)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)

@@ -12,10 +12,10 @@ import torch
 
 from dist_condense import networks
 from dist_condense.data import MemorySource, Reading, open_dataset
-from dist_condense.data.read_ahead import ReadAhead
+from dist_condense.data.reading.read_ahead import ReadAhead
 from dist_condense.engine.coordinator import LocalCoordinator, Placement
 from dist_condense.engine.shard import ClassShard
-from dist_condense.worker import assemble
+from dist_condense.job.worker import assemble
 from tests.engine import cases
 
 pytestmark = [

@@ -25,9 +25,9 @@ from dist_condense.core.image_rule import ImageRule
 from dist_condense.core.objective import Objective
 from dist_condense.core.parameterisation import DECODINGS
 from dist_condense.core.statistic import SELECTIONS, Embedding, Gradient, Statistic
-from dist_condense.data.read_ahead import ReadAhead
-from dist_condense.data.source import MemorySource
-from dist_condense.engine.batches import Statistics
+from dist_condense.data.normalise import ChannelStatistics
+from dist_condense.data.reading.read_ahead import ReadAhead
+from dist_condense.data.reading.source import MemorySource
 from dist_condense.engine.coordinator import LocalCoordinator, Placement
 from dist_condense.engine.shard import ClassShard, MatchingRecipe
 
@@ -150,7 +150,7 @@ class Recorded:
             0,
             [self.real.shape[1]] * classes,
             ReadAhead(MemorySource({})),
-            Statistics((0.0,) * channels, (1.0,) * channels),
+            ChannelStatistics((0.0,) * channels, (1.0,) * channels),
             LocalCoordinator(),
             Placement(dtype=dtype),
             (channels, size, size),

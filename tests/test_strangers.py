@@ -1,6 +1,6 @@
 """What others give is data: an attack of each kind, of which nothing is executed, opened, fetched or sent on.
 
-Tars are in data/test_tars.py, addresses in data/test_remote.py and data/test_manifest.py.
+Tars are in data/shards/test_tars.py, addresses in system/test_remote.py and data/shards/test_manifest.py.
 """
 
 from __future__ import annotations
@@ -27,15 +27,26 @@ from PIL import Image
 from safetensors import SafetensorError
 
 import dist_condense
-from dist_condense import cli, config_files, networks, run
+from dist_condense import networks, run
+from dist_condense.commands import cli
 from dist_condense.data import DataError, open_dataset
-from dist_condense.data.decode import SUFFIX_OF, UNREADABLE, decode_bytes, opened
-from dist_condense.engine import checkpoint, metrics_file
-from dist_condense.engine.checkpoint import SHARED, Damaged, State, entry_of
-from dist_condense.engine.storage import Folder
+from dist_condense.data.reading.decode import SUFFIX_OF, UNREADABLE, decode_bytes, opened
 from dist_condense.evaluation.rows import RowsError, read_csv
-from dist_condense.synthetic_set import Card, CardClass, SyntheticSetError, load_set, read_card, sha256_of, write_set
-from tests.data.test_prepare import Command
+from dist_condense.job import checkpoint
+from dist_condense.job.checkpoint import SHARED, Damaged, State, entry_of
+from dist_condense.result import metrics_file
+from dist_condense.result.synthetic_set import (
+    Card,
+    CardClass,
+    SyntheticSetError,
+    load_set,
+    read_card,
+    sha256_of,
+    write_set,
+)
+from dist_condense.settings import yaml_files
+from dist_condense.system.storage import Folder
+from tests.data.preparing.test_prepare import Command
 from tests.engine import cases
 
 PACKAGE = Path(dist_condense.__file__).parent
@@ -76,7 +87,7 @@ KEYWORDS = {"shell", "allow_pickle", "trust_remote_code", "weights_only"}
 """Arguments that are given nowhere, whatever their value."""
 METHODS = {"extractall", "extract", "load_pickle", "download_artifacts"}
 EXCEPTIONS = {
-    "config_files.py yaml.load": "with _Texts, a SafeLoader of texts alone; see the test of it",
+    "yaml_files.py yaml.load": "with _Texts, a SafeLoader of texts alone; see the test of it",
     "memory.py ctypes": "calls the C library's malloc settings by name",
 }
 
@@ -147,8 +158,8 @@ def test_whatever_would_is_found(source: str) -> None:
 
 
 def test_the_loader_of_configs_makes_no_objects() -> None:
-    made = {tag for tag in config_files._Texts.yaml_constructors if tag}
-    assert issubclass(config_files._Texts, yaml.SafeLoader) and not config_files._Texts.yaml_multi_constructors
+    made = {tag for tag in yaml_files._Texts.yaml_constructors if tag}
+    assert issubclass(yaml_files._Texts, yaml.SafeLoader) and not yaml_files._Texts.yaml_multi_constructors
     assert made == {tag for tag in yaml.SafeLoader.yaml_constructors if tag}
 
 

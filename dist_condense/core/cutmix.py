@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -52,3 +53,11 @@ def draw_cutmix(probability: float, n: int, size: tuple[int, int], generator: to
     partner = torch.randperm(n, generator=generator)
     box = cutmix_box(lam, (centre[0], centre[1]), size) if happens < probability else (0, 0, 0, 0)
     return mix(partner, box, size)
+
+
+def mixed_loss(logits: Tensor, own: Tensor, partner: Tensor, weight: float) -> Tensor:
+    """Cross-entropy of each image ``[n]``, weighted between its own label and its CutMix partner's."""
+    loss = F.cross_entropy(logits, own, reduction="none")
+    if weight == 1:
+        return loss
+    return weight * loss + (1 - weight) * F.cross_entropy(logits, partner, reduction="none")

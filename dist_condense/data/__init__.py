@@ -1,12 +1,12 @@
 """Data sets, class by class: bytes, labels and constants. Knows nothing of methods."""
 
 from dist_condense.data.catalogue import names, open_dataset
-from dist_condense.data.errors import DataError
 from dist_condense.data.image_set import ClassName, ImageSet
 from dist_condense.data.normalise import denormalise, normalise, to_unit
-from dist_condense.data.source import ClassSource, LabelledImages, MemorySource
-from dist_condense.data.subsets import SUBSETS
-from dist_condense.data.tiers import Reading
+from dist_condense.data.reading.source import ClassSource, LabelledImages, MemorySource
+from dist_condense.data.reading.tiers import Reading
+from dist_condense.data.sets.subsets import SUBSETS
+from dist_condense.system.errors import DataError
 
 __all__ = [
     "SUBSETS",

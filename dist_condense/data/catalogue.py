@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dist_condense.data.digits import DIGITS, open_digits
-from dist_condense.data.errors import DataError
-from dist_condense.data.folders import IMAGE_FOLDER, IMAGENET, open_image_folder, open_imagenet
 from dist_condense.data.image_set import ClassName, Facts, ImageSet
-from dist_condense.data.packed import PACKED
-from dist_condense.data.prepared import has_manifest, open_prepared
-from dist_condense.data.request import Request
+from dist_condense.data.sets.digits import DIGITS, open_digits
+from dist_condense.data.sets.folders import IMAGE_FOLDER, IMAGENET, open_image_folder, open_imagenet
+from dist_condense.data.sets.packed import PACKED
+from dist_condense.data.sets.request import Request
+from dist_condense.data.shards.prepared import has_manifest, open_prepared
+from dist_condense.system.errors import DataError
 
 __all__ = ["KNOWN", "ClassName", "ImageSet", "is_url", "names", "open_dataset"]
 

@@ -8,10 +8,10 @@ from math import sqrt
 import torch
 
 from dist_condense.data.catalogue import KNOWN
-from dist_condense.data.errors import DataError
 from dist_condense.data.image_set import ImageSet
-from dist_condense.data.source import ClassSource
-from dist_condense.data.subsets import MEASURED_SUBSETS
+from dist_condense.data.reading.source import ClassSource
+from dist_condense.data.sets.subsets import MEASURED_SUBSETS
+from dist_condense.system.errors import DataError
 
 MEASURED = "measured"
 LEVELS = 256

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from dist_condense.data.errors import DataError
-from dist_condense.data.source import ClassSource, LabelledImages, TestImages
-from dist_condense.data.split import Split, StreamedImages
-from dist_condense.data.tiers import Reading
+from dist_condense.data.reading.source import ClassSource, LabelledImages, TestImages
+from dist_condense.data.reading.split import Split, StreamedImages
+from dist_condense.data.reading.tiers import Reading
+from dist_condense.system.errors import DataError
 
 DECODED_NOW = Reading(tier="ram")
 TEST_CHUNK = 256

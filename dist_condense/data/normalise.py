@@ -1,6 +1,7 @@
 """Between stored bytes, [0, 1] and normalised pixels, on any device."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -33,3 +34,15 @@ def _per_channel(values: Sequence[float], images: torch.Tensor) -> torch.Tensor:
             f"the length of mean and std."
         )
     return torch.tensor(values, dtype=images.dtype, device=images.device)[:, None, None]
+
+
+@dataclass(frozen=True)
+class ChannelStatistics:
+    """Mean and std per channel of the real training images in [0, 1]."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        """[0, 1] to normalised space."""
+        return normalise(images, self.mean, self.std)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Generic, TypeVar
 
-from dist_condense.data.background import Background
+from dist_condense.system.background import Background
 
 Item = TypeVar("Item")
 DEPTH = 2

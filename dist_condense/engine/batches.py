@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from dist_condense.core import randomness
-from dist_condense.data.normalise import normalise, to_unit
-from dist_condense.data.source import ClassSource, get_many
-from dist_condense.data.transfer import Arrival, Transfer, to_device
+from dist_condense.data.normalise import ChannelStatistics, to_unit
+from dist_condense.data.reading.source import ClassSource, get_many
 from dist_condense.engine.ahead import Ahead
 from dist_condense.engine.coordinator import Coordinator, Placement
+from dist_condense.system.transfer import Arrival, Transfer, to_device
 
 Batch = tuple[Tensor, Tensor]
 """Images ``[B, C, H, W]`` in normalised space and labels int64 ``[B]``, the same on every worker."""
@@ -27,18 +27,6 @@ Gathered = tuple[Arrival, Tensor]
 """The same as bytes, on their way to the device."""
 Stretch = tuple[int, int, int]
 """Network k, step t, and the first batch."""
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """Mean and std per channel of the real training images in [0, 1]."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """[0, 1] to normalised space."""
-        return normalise(images, self.mean, self.std)
 
 
 class Batches(Protocol):
@@ -78,7 +66,7 @@ class RealBatches:
     counts: Sequence[int]
     source: ClassSource
     labels: Sequence[int]
-    statistics: Statistics
+    statistics: ChannelStatistics
     coordinator: Coordinator
     placement: Placement
     shape: tuple[int, int, int]

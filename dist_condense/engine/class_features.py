@@ -9,9 +9,8 @@ from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from dist_condense.core.grouping import Partition, from_labels
-from dist_condense.data.normalise import to_unit
-from dist_condense.data.source import ClassSource
-from dist_condense.engine.batches import Statistics
+from dist_condense.data.normalise import ChannelStatistics, to_unit
+from dist_condense.data.reading.source import ClassSource
 from dist_condense.engine.coordinator import Coordinator, Placement
 
 IMAGES = 128
@@ -23,7 +22,7 @@ def class_features(
     source: ClassSource,
     labels: Sequence[int],
     counts: Sequence[int],
-    statistics: Statistics,
+    statistics: ChannelStatistics,
     coordinator: Coordinator,
     placement: Placement,
     shape: tuple[int, int, int],

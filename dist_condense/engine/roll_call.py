@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import _get_default_store
 
-from dist_condense.data.background import Background
 from dist_condense.engine.errors import RunFailed
 from dist_condense.engine.exchange import all_gather
+from dist_condense.system.background import Background
 
 RESTARTS = "restarts.log"
 """In the run's folder: why its worker groups failed, a line each."""

@@ -16,14 +16,13 @@ from dist_condense.core.grouping import Grouping
 from dist_condense.core.image_rule import ImageRule
 from dist_condense.core.objective import Objective
 from dist_condense.core.parameterisation import MultiFormation
-from dist_condense.data.normalise import to_unit
-from dist_condense.data.read_ahead import ReadAhead
-from dist_condense.data.transfer import to_device
+from dist_condense.data.normalise import ChannelStatistics, to_unit
+from dist_condense.data.reading.read_ahead import ReadAhead
 from dist_condense.engine.batch_statistics import refresh_running_statistics
-from dist_condense.engine.batches import Statistics
 from dist_condense.engine.coordinator import Coordinator, Placement
 from dist_condense.engine.finite import NO_CLASS, Finding, FiniteWatch, What, all_finite
 from dist_condense.networks import batch_norms
+from dist_condense.system.transfer import to_device
 
 Back = Callable[[Tensor], tuple[Tensor, ...]]
 """Gradient of the augmented images to the gradient of the pixels."""
@@ -84,7 +83,7 @@ class ClassShard:
     seed: int
     counts: Sequence[int]
     source: ReadAhead
-    statistics: Statistics
+    statistics: ChannelStatistics
     coordinator: Coordinator
     placement: Placement
     shape: tuple[int, int, int]

@@ -6,15 +6,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dist_condense.core import augmentation, cutmix, randomness
 from dist_condense.core.augmentation import Strategy
 from dist_condense.core.cutmix import CutMix
-from dist_condense.data.transfer import to_device
 from dist_condense.engine.batches import Batch
 from dist_condense.engine.coordinator import Coordinator, Placement
+from dist_condense.system.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ class NetworkTrainer:
             keyed = randomness.layers_keyed(device, self.seed, "training layers", *key, v)
             with keyed, torch.autocast(device.type, torch.bfloat16, enabled=self.autocast):
                 logits = forward(images[rows])
-            loss = mixed_loss(logits.to(images.dtype), labels[rows], partner_labels[rows], mix.weight)
+            loss = cutmix.mixed_loss(logits.to(images.dtype), labels[rows], partner_labels[rows], mix.weight)
             gradients = torch.autograd.grad(loss.sum() / len(labels), parameters)
             parts.append((0, torch.cat([g.flatten() for g in gradients])))
         length = sum(p.numel() for p in parameters)
@@ -119,11 +118,3 @@ class NetworkTrainer:
         parts = self.coordinator.fill(flat).split([b.numel() for b in buffers])
         for buffer, part in zip(buffers, parts, strict=True):
             buffer.copy_(part.view_as(buffer))
-
-
-def mixed_loss(logits: Tensor, own: Tensor, partner: Tensor, weight: float) -> Tensor:
-    """Cross-entropy of each image ``[n]``, weighted between its own label and its CutMix partner's."""
-    loss = F.cross_entropy(logits, own, reduction="none")
-    if weight == 1:
-        return loss
-    return weight * loss + (1 - weight) * F.cross_entropy(logits, partner, reduction="none")

@@ -13,12 +13,12 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from dist_condense.core import randomness
-from dist_condense.data.remote import Away
 from dist_condense.engine.batches import Batch, Batches, RealBatches
 from dist_condense.engine.coordinator import Coordinator
 from dist_condense.engine.errors import RunFailed
-from dist_condense.engine.storage import Storage
 from dist_condense.engine.training import NetworkTrainer
+from dist_condense.system.remote import Away
+from dist_condense.system.storage import Storage
 
 Build = Callable[[int], nn.Module]
 """Seed to a network with freshly drawn weights."""

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from dist_condense.core import augmentation
 from dist_condense.core.augmentation import Strategy
-from dist_condense.data.transfer import to_device
-from dist_condense.engine.batches import Statistics
+from dist_condense.data.normalise import ChannelStatistics
+from dist_condense.system.transfer import to_device
 
 
 class Augmentation(typing.Protocol):
     """Images ``[N, C, h, w]`` in normalised space to augmented ones; every draw comes from the generator."""
 
-    def __call__(self, images: Tensor, generator: torch.Generator, statistics: Statistics) -> Tensor: ...
+    def __call__(self, images: Tensor, generator: torch.Generator, statistics: ChannelStatistics) -> Tensor: ...
 
     def without_flip(self) -> Augmentation:
         """The same for images that do not keep their label when they are flipped."""
@@ -28,7 +28,7 @@ class Augmentation(typing.Protocol):
 class Nothing:
     """Images as they are."""
 
-    def __call__(self, images: Tensor, generator: torch.Generator, statistics: Statistics) -> Tensor:
+    def __call__(self, images: Tensor, generator: torch.Generator, statistics: ChannelStatistics) -> Tensor:
         return images
 
     def without_flip(self) -> Nothing:
@@ -42,7 +42,7 @@ class ByStrategy:
 
     strategy: Strategy
 
-    def __call__(self, images: Tensor, generator: torch.Generator, statistics: Statistics) -> Tensor:
+    def __call__(self, images: Tensor, generator: torch.Generator, statistics: ChannelStatistics) -> Tensor:
         size = (images.shape[-2], images.shape[-1])
         draw = self.strategy.draw(len(images), size, generator)
         return augmentation.apply(images, draw.to(images.device, images.dtype, to_device))

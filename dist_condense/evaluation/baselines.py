@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from dist_condense.core import randomness
-from dist_condense.data.source import ClassSource, LabelledImages
+from dist_condense.data.reading.source import ClassSource, LabelledImages
 
 
 def random_sets(source: ClassSource, counts: Sequence[int], ipc: int, seeds: Sequence[int]) -> LabelledImages:

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from dist_condense.core import augmentation
 from dist_condense.core.augmentation import Sampler, neutral, set_crop, set_rotation, set_scale
-from dist_condense.data.transfer import to_device
-from dist_condense.engine.batches import Statistics
+from dist_condense.data.normalise import ChannelStatistics
+from dist_condense.system.transfer import to_device
 
 CROP, SCALE, DEGREES, NOISE = 4, 0.2, 45, 0.001
 
@@ -73,7 +73,7 @@ class OnePerImage:
 
     operations: tuple[str, ...]
 
-    def __call__(self, images: Tensor, generator: torch.Generator, statistics: Statistics) -> Tensor:
+    def __call__(self, images: Tensor, generator: torch.Generator, statistics: ChannelStatistics) -> Tensor:
         n = len(images)
         sampler = Sampler(n, (images.shape[-2], images.shape[-1]), generator)
         changes = [OPERATIONS[name](sampler) for name in self.operations]

@@ -12,13 +12,12 @@ from torch import Tensor
 
 from dist_condense import networks
 from dist_condense.core import randomness
-from dist_condense.data.normalise import to_unit
-from dist_condense.data.source import TestImages
-from dist_condense.engine.batches import Statistics
-from dist_condense.engine.memory import keep_freed_memory
+from dist_condense.data.normalise import ChannelStatistics, to_unit
+from dist_condense.data.reading.source import TestImages
 from dist_condense.evaluation.protocols import protocol
 from dist_condense.evaluation.rows import Key, Row, append_csv, read_csv
 from dist_condense.evaluation.training import Images, train_and_test
+from dist_condense.system.memory import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class TrainingSet:
         rows = slice(seed % self.draws * size, (seed % self.draws + 1) * size)
         return replace(self, images=self.images[rows], labels=self.labels[rows], draws=1)
 
-    def batches(self, statistics: Statistics, device: str) -> Images:
+    def batches(self, statistics: ChannelStatistics, device: str) -> Images:
         """Positions to images in normalised space on the device; bytes become floats one batch at a time."""
         if self.images.is_floating_point():
             return lambda positions: self.images[positions].to(device)
@@ -88,7 +87,7 @@ class Evaluation:
 
     sets: Mapping[str, TrainingSet]
     test: TestImages
-    statistics: Statistics
+    statistics: ChannelStatistics
     classes: int
     protocol: str
     """One of `protocols.PROTOCOLS`."""

@@ -15,8 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dist_condense.data.normalise import denormalise
-from dist_condense.engine.batches import Statistics
+from dist_condense.data.normalise import ChannelStatistics, denormalise
 
 LUMA = (0.299, 0.587, 0.114)
 EIGENVALUES = (0.2175, 0.0188, 0.0045)
@@ -41,7 +40,7 @@ class ImagenetAugmentation:
     flip: bool = True
     """Whether half of the images are mirrored."""
 
-    def __call__(self, images: Tensor, generator: torch.Generator, statistics: Statistics) -> Tensor:
+    def __call__(self, images: Tensor, generator: torch.Generator, statistics: ChannelStatistics) -> Tensor:
         n, size = len(images), (images.shape[-2], images.shape[-1])
         images = denormalise(images, statistics.mean, statistics.std)
         boxes = self.boxes(n, size, generator)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from dist_condense.data.files import write_atomically
+from dist_condense.system.files import write_atomically
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import torch
 from ray import tune
 from ray.tune.execution import class_cache
 
-from dist_condense.engine.ray_group import connect
+from dist_condense.engine.ray.group import connect
 from dist_condense.evaluation.evaluate import Evaluation, Trial, TrialFailed, run_trial
 from dist_condense.evaluation.rows import Row
 

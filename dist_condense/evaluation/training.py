@@ -10,10 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dist_condense.core import cutmix, randomness
-from dist_condense.data.normalise import to_unit
-from dist_condense.data.source import TestImages
-from dist_condense.engine.batches import Statistics
-from dist_condense.engine.training import mixed_loss
+from dist_condense.data.normalise import ChannelStatistics, to_unit
+from dist_condense.data.reading.source import TestImages
 from dist_condense.evaluation.protocols import Protocol
 
 Images = Callable[[Tensor], Tensor]
@@ -41,7 +39,7 @@ def train_and_test(
     images: Images,
     labels: Tensor,
     test: TestImages,
-    statistics: Statistics,
+    statistics: ChannelStatistics,
     network: nn.Module,
     protocol: Protocol,
     seed: int,
@@ -80,7 +78,7 @@ class Course:
         protocol: Protocol,
         images: Images,
         labels: Tensor,
-        statistics: Statistics,
+        statistics: ChannelStatistics,
         seed: int,
         device: torch.device,
     ) -> None:
@@ -107,7 +105,7 @@ class Course:
         size = (images.shape[-2], images.shape[-1])
         mix = cutmix.draw_cutmix(self.protocol.cutmix, len(images), size, generator)
         own, partner = labels.to(self.device), labels[mix.partner].to(self.device)
-        return mixed_loss(self.network(mix.images(images)), own, partner, mix.weight).mean()
+        return cutmix.mixed_loss(self.network(mix.images(images)), own, partner, mix.weight).mean()
 
     def _set_factor(self, factor: float) -> None:
         if factor == self.factor:
@@ -129,7 +127,9 @@ class Course:
 
 
 @torch.inference_mode()
-def accuracy(network: nn.Module, test: TestImages, statistics: Statistics, device: torch.device | str = "cpu") -> float:
+def accuracy(
+    network: nn.Module, test: TestImages, statistics: ChannelStatistics, device: torch.device | str = "cpu"
+) -> float:
     """Top-1 in percent, evaluation mode, each image once; the test images stay uint8 but for the chunk at hand."""
     network.eval()
     correct = torch.zeros((), dtype=torch.int64, device=device)

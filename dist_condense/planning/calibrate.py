@@ -11,15 +11,15 @@ from typing import Any
 
 import torch
 
-from dist_condense import parts
-from dist_condense.config import RunConfig
 from dist_condense.core.grouping import Grouping, per_class
-from dist_condense.engine.memory import keep_freed_memory
 from dist_condense.planning.images import like
 from dist_condense.planning.peak import peak
 from dist_condense.planning.probe import Probe
 from dist_condense.planning.rates import Calibration, Matching, Updating, fitted
 from dist_condense.planning.workload import Workload, decoded, known_groups
+from dist_condense.settings import assembly
+from dist_condense.settings.config import RunConfig
+from dist_condense.system.memory import keep_freed_memory
 
 ROUNDS, MOST_ROUNDS, WINDOW = 3, 30, 5.0
 """Timings of each piece, the median counts: more than the least while all together take less seconds than the window.
@@ -43,7 +43,7 @@ def calibrate(config: RunConfig, dataset: Any, load: Workload) -> Calibration:
         trajectory=replace(config.trajectory, start="fresh"),
         training=replace(config.training, source="frozen"),
     )
-    held = max(2 * config.method.real_batch, parts.STARTS[made.method.start](made))
+    held = max(2 * config.method.real_batch, assembly.STARTS[made.method.start](made))
     probe = Probe(made, like(dataset, held), torch.device(config.cluster.device))
     alone, grouping = Grouping(per_class(load.classes)), replace(probe.recipe.grouping, warmup_networks=0)
     return Calibration(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from dist_condense.data.tiers import gib
+from dist_condense.data.reading.tiers import gib
 from dist_condense.planning.forecast import (
     AT_ONCE,
     MINIBATCHES,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dist_condense.data import read_ahead
-from dist_condense.data.tiers import share
+from dist_condense.data.reading import read_ahead
+from dist_condense.data.reading.tiers import share
 from dist_condense.planning.rates import Calibration
 from dist_condense.planning.workload import Workload
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from dist_condense.config import ConfigError, RunConfig
 from dist_condense.data import SUBSETS, ClassName, MemorySource
 from dist_condense.data.catalogue import KNOWN
+from dist_condense.settings.config import ConfigError, RunConfig
 
 PUBLISHED = {
     "digits": (10, 144),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dist_condense.config import RunConfig
 from dist_condense.planning.forecast import Cluster, Forecast
 from dist_condense.planning.rates import Calibration
 from dist_condense.planning.workload import Workload
+from dist_condense.settings.config import RunConfig
 
 
 @dataclass(frozen=True)

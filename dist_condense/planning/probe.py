@@ -8,8 +8,6 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from dist_condense import parts
-from dist_condense.config import RunConfig
 from dist_condense.core.grouping import Grouping
 from dist_condense.core.objective import Objective
 from dist_condense.data import to_unit
@@ -19,6 +17,8 @@ from dist_condense.engine.shard import ClassShard, MatchingRecipe
 from dist_condense.engine.training import NetworkTrainer
 from dist_condense.engine.trajectory import Trajectory
 from dist_condense.planning.images import RandomImages
+from dist_condense.settings import assembly
+from dist_condense.settings.config import RunConfig
 
 
 @dataclass
@@ -46,8 +46,8 @@ class Probe:
         config, data = self.config, self.dataset
         self.labels = list(range(min(2, len(data.classes))))
         exact = LocalCoordinator(bool(config.cluster.reproducible))
-        self._shard = parts.shard_of(config, data, self.labels, exact, Placement(self.device))  # type: ignore[arg-type]
-        self._trajectory = parts.trajectory_of(config, data, self._shard)  # type: ignore[arg-type]
+        self._shard = assembly.shard_of(config, data, self.labels, exact, Placement(self.device))  # type: ignore[arg-type]
+        self._trajectory = assembly.trajectory_of(config, data, self._shard)  # type: ignore[arg-type]
         self.recipe, self._pixels = self._shard.recipe, dict(self._shard.pixels)
 
     def match(self, grouping: Grouping, classes: int, real: int, ipc: int) -> None:

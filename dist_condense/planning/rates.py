@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import nnls
 
-from dist_condense.config import ConfigError
+from dist_condense.settings.config import ConfigError
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from typing import Any
 
 from rich.table import Table
 
-from dist_condense import terminal
-from dist_condense.data.tiers import gib, share
+from dist_condense.data.reading.tiers import gib, share
 from dist_condense.planning.forecast import ENOUGH, Forecast
 from dist_condense.planning.plan import Plan
-from dist_condense.progress import duration
+from dist_condense.result.progress import duration
+from dist_condense.system import terminal
 
 PER_NODE = 8
 """Workers of a node at most, for what its RAM has to hold."""

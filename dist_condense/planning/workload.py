@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from dist_condense import parts
-from dist_condense.config import ConfigError, RunConfig
 from dist_condense.networks import batch_norms
+from dist_condense.settings import assembly
+from dist_condense.settings.config import ConfigError, RunConfig
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Workload:
 def workload_of(config: RunConfig, dataset: Any) -> Workload:
     """Count it. Raises ConfigError for a network that cannot be built."""
     try:
-        network = parts.network_builder(config, dataset)(0).eval()
+        network = assembly.network_builder(config, dataset)(0).eval()
     except (ValueError, ImportError) as error:
         raise ConfigError([f"network: {error}"]) from error
     image, factor = dataset.channels * dataset.size**2, config.method.parameterisation.factor
@@ -66,7 +66,7 @@ def workload_of(config: RunConfig, dataset: Any) -> Workload:
     )
     steps = schedule.networks * schedule.matching_steps
     blank = torch.zeros(1, dataset.channels, dataset.size, dataset.size)
-    phi = parts.objective_of(config).phi.value(network, blank, torch.zeros(1, dtype=torch.int64))
+    phi = assembly.objective_of(config).phi.value(network, blank, torch.zeros(1, dtype=torch.int64))
     on_set = config.training.source == "synthetic" and schedule.matching_steps > 1
     return Workload(
         classes=len(dataset.classes),
@@ -92,7 +92,7 @@ def workload_of(config: RunConfig, dataset: Any) -> Workload:
 
 def decoded(config: RunConfig, ipc: int) -> int:
     """Images that so many learnt ones of a class become in matching."""
-    return len(parts.parameterisation_of(config).decode(torch.empty(ipc, 1, 2**7, 2**7, device="meta")))
+    return len(assembly.parameterisation_of(config).decode(torch.empty(ipc, 1, 2**7, 2**7, device="meta")))
 
 
 def known_groups(config: RunConfig) -> RunConfig:
@@ -104,7 +104,7 @@ def known_groups(config: RunConfig) -> RunConfig:
 
 def _groups(config: RunConfig, classes: int) -> int:
     known = known_groups(config)
-    partition = parts.PARTITIONS[known.method.grouping.name](known, classes, lambda: torch.empty(0))
+    partition = assembly.PARTITIONS[known.method.grouping.name](known, classes, lambda: torch.empty(0))
     return sum(len(group) > 1 for group in partition)
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from dist_condense.data import DataError, MemorySource, constants, open_dataset
 from dist_condense.data.catalogue import KNOWN
 from dist_condense.data.image_set import ImageSet
-from dist_condense.data.tiers import Reading
-from tests.data.shard_cases import prepared, write_folder
+from dist_condense.data.reading.tiers import Reading
+from tests.data.shards.shard_cases import prepared, write_folder
 
 
 def by_hand(images: list[Tensor], channel: int) -> tuple[float, float]:

@@ -14,12 +14,12 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from dist_condense import checks, config, worker
-from dist_condense.config import RunConfig
-from dist_condense.engine import checkpoint
 from dist_condense.engine.coordinator import Coordinator, LocalCoordinator, ProcessGroupCoordinator
-from dist_condense.engine.journal import Journal
-from dist_condense.engine.storage import Folder
+from dist_condense.job import checkpoint, preflight, worker
+from dist_condense.job.journal import Journal
+from dist_condense.settings import config
+from dist_condense.settings.config import RunConfig
+from dist_condense.system.storage import Folder
 
 Make = Callable[[], Coordinator]
 
@@ -81,7 +81,7 @@ def load(name: str, *more: str) -> RunConfig:
 
 def execute(run: RunConfig, coordinator: Coordinator) -> None:
     """Condense in this process; ``run.output`` holds the checkpoint."""
-    checks.check(run)
+    preflight.check(run)
     Path(run.output).mkdir(parents=True, exist_ok=True)
     worker.work(run, coordinator, torch.device("cpu"))
 

@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from dist_condense import cli, load_set, run
-from dist_condense.data import shards
-from dist_condense.engine import checkpoint
-from dist_condense.engine.journal import METRICS, Journal
-from dist_condense.engine.storage import Folder
-from tests.data import shard_cases
+from dist_condense import load_set, run
+from dist_condense.commands import cli
+from dist_condense.data.shards import shards
+from dist_condense.job import checkpoint
+from dist_condense.job.journal import METRICS, Journal
+from dist_condense.system.storage import Folder
+from tests.data.shards import shard_cases
 from tests.engine import cases
 
 STEPS, DAMAGED_AFTER, CLASS = 6, 3, 1

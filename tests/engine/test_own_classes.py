@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from dist_condense import parts, worker
-from dist_condense.config import RunConfig
 from dist_condense.data import ImageSet
 from dist_condense.engine.coordinator import LocalCoordinator, Placement
-from tests.data.shard_cases import prepared, write_folder
+from dist_condense.job import worker
+from dist_condense.settings import assembly
+from dist_condense.settings.config import RunConfig
+from tests.data.shards.shard_cases import prepared, write_folder
 from tests.engine import cases
 
 TIERS = ("ram", "encoded", "disk")
@@ -28,14 +29,14 @@ class SecondOfTwo(LocalCoordinator):
 @pytest.mark.parametrize("case", ["dc", "idc"])
 def test_of_an_array_a_worker_keeps_its_classes(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole: list[weakref.ref[torch.Tensor]] = []
-    dataset_of = parts.dataset_of
+    dataset_of = assembly.dataset_of
 
     def noted(config: RunConfig) -> ImageSet:
         dataset = dataset_of(config)
         whole.extend(weakref.ref(split.images.images) for split in (dataset.train_split, dataset.test_split))
         return dataset
 
-    monkeypatch.setattr(parts, "dataset_of", noted)
+    monkeypatch.setattr(assembly, "dataset_of", noted)
     journal = worker.assemble(cases.load(case, f"output={tmp_path}", "data.tier=ram"), SecondOfTwo(), Placement())
     gc.collect()
     assert [kept() for kept in whole] == [None, None]

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from dist_condense.data import MemorySource
-from dist_condense.engine.batches import Batch, RealBatches, Statistics
+from dist_condense.data.normalise import ChannelStatistics
+from dist_condense.engine.batches import Batch, RealBatches
 from dist_condense.engine.coordinator import LocalCoordinator, Placement
 
 COUNTS = [5, 9, 7]
@@ -21,7 +22,17 @@ def batches(labels: range = range(3)) -> RealBatches:
         x += torch.arange(COUNTS[c], dtype=torch.uint8)[:, None, None, None]
     one = (0.0,), (1.0,)
     return RealBatches(
-        3, COUNTS, MemorySource(images), labels, Statistics(*one), LocalCoordinator(), Placement(), (1, 2, 2), 4, 10, T
+        3,
+        COUNTS,
+        MemorySource(images),
+        labels,
+        ChannelStatistics(*one),
+        LocalCoordinator(),
+        Placement(),
+        (1, 2, 2),
+        4,
+        10,
+        T,
     )
 
 

@@ -50,7 +50,7 @@ def test_broken_reductions_are_noticed(single: dict[str, Tensor], group: dict[st
 def test_the_set_moves(name: str, single: dict[str, Tensor], tmp_path: Path) -> None:
     run = cases.load(name, f"output={tmp_path}")
     from dist_condense.engine.coordinator import LocalCoordinator, Placement
-    from dist_condense.worker import assemble
+    from dist_condense.job.worker import assemble
 
     start = torch.stack(list(assemble(run, LocalCoordinator(), Placement()).shard.pixels.values()))
     assert (single[name] - start).abs().max() >= 1e-2

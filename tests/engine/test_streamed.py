@@ -9,12 +9,12 @@ import torch
 from fsspec.registry import _registry
 from torch import Tensor
 
-from dist_condense import cli
-from dist_condense.data.errors import DataError
-from dist_condense.data.ffcv_extra import load_ffcv
+from dist_condense.commands import cli
+from dist_condense.data.ffcv.extra import load_ffcv
 from dist_condense.engine.coordinator import ProcessGroupCoordinator
+from dist_condense.system.errors import DataError
 from tests.conftest import absent
-from tests.data.test_shards import Bucket
+from tests.data.shards.test_shards import Bucket
 from tests.engine import cases
 
 CLASSES = 4

@@ -7,12 +7,12 @@ import torch
 from torchvision.transforms import functional as tv
 
 from dist_condense.core.augmentation import Sampler, neutral
-from dist_condense.engine.batches import Statistics
+from dist_condense.data.normalise import ChannelStatistics
 from dist_condense.evaluation import dc_augmentation as dc
 from dist_condense.evaluation import imagenet_augmentation as imagenet
 from dist_condense.evaluation.protocols import PROTOCOLS
 
-RGB = Statistics((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
+RGB = ChannelStatistics((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 
 
 def generator(seed=0):

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from dist_condense import cli, job
+from dist_condense.commands import cli
 from dist_condense.evaluation import evaluate
 from dist_condense.evaluation.evaluate import Trial
 from dist_condense.evaluation.rows import Row, read_csv
+from dist_condense.job import job
 from tests.engine import cases
 
 SEEDS = [0, 1, 2]

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dist_condense.data.source import MemorySource
+from dist_condense.data.reading.source import MemorySource
 from dist_condense.evaluation import evaluate as module
 from dist_condense.evaluation.baselines import random_sets
 from dist_condense.evaluation.evaluate import TrainingSet, Trial, TrialFailed, evaluate, evaluate_set, trials

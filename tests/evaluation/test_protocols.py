@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from dist_condense import names
-from dist_condense.config import from_dict
-from dist_condense.engine.batches import Statistics
+from dist_condense.data.normalise import ChannelStatistics
 from dist_condense.evaluation.protocols import PROTOCOLS, REPLACED, imagenet_epochs, one_drop, protocol, two_drops
 from dist_condense.evaluation.training import Course
+from dist_condense.settings import names
+from dist_condense.settings.config import from_dict
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_nothing_flips_where_the_data_set_does_not(name):
     images[..., 8:] = -1
 
     def turned(flip):
-        augment, statistics = protocol(name, flip).augmentation, Statistics((0.5,) * 3, (0.5,) * 3)
+        augment, statistics = protocol(name, flip).augmentation, ChannelStatistics((0.5,) * 3, (0.5,) * 3)
         seen = torch.cat([augment(images, torch.Generator().manual_seed(seed), statistics) for seed in range(30)])
         return bool((seen[..., :8].mean((1, 2, 3)) < seen[..., 8:].mean((1, 2, 3))).any())
 
@@ -142,7 +142,7 @@ def test_momentum_at_a_drop(name, kept):
         PROTOCOLS[name],
         images.__getitem__,
         torch.tensor([0, 1, 0, 1]),
-        Statistics((0.0,), (1.0,)),
+        ChannelStatistics((0.0,), (1.0,)),
         0,
         torch.device("cpu"),
     )

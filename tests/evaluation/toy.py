@@ -2,11 +2,11 @@
 
 import torch
 
-from dist_condense.data.source import LabelledImages
-from dist_condense.engine.batches import Statistics
+from dist_condense.data.normalise import ChannelStatistics
+from dist_condense.data.reading.source import LabelledImages
 from dist_condense.evaluation.evaluate import Evaluation, TrainingSet
 
-STATISTICS = Statistics((0.5,), (0.25,))
+STATISTICS = ChannelStatistics((0.5,), (0.25,))
 
 
 def labelled(per_class: int, seed: int) -> LabelledImages:

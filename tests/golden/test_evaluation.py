@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from dist_condense.core import augmentation, cutmix, randomness
 from dist_condense.core.cutmix import CutMix
-from dist_condense.data.source import LabelledImages
-from dist_condense.engine.batches import Statistics
+from dist_condense.data.normalise import ChannelStatistics
+from dist_condense.data.reading.source import LabelledImages
 from dist_condense.evaluation import training
 from dist_condense.evaluation.augmentation import Nothing
 from dist_condense.evaluation.protocols import PROTOCOLS, Protocol, one_drop, two_drops
@@ -149,7 +149,7 @@ def engine(rules: Rules, plant: Plant | None, changes: dict[str, Any]) -> Run:
         if rules.other_augmentation:
             augment = protocol.augmentation
 
-            def kept(x: Tensor, generator: torch.Generator, statistics: Statistics) -> Tensor:
+            def kept(x: Tensor, generator: torch.Generator, statistics: ChannelStatistics) -> Tensor:
                 given.append(augment(x, generator, statistics))
                 return given[-1]
 
@@ -157,7 +157,7 @@ def engine(rules: Rules, plant: Plant | None, changes: dict[str, Any]) -> Run:
         if plant:
             plant(patch)
         module = Float64(rules.batch_norm)
-        test, statistics = LabelledImages(*TEST), Statistics(MEAN, STD)
+        test, statistics = LabelledImages(*TEST), ChannelStatistics(MEAN, STD)
         protocol = replace(protocol, **changes)
         score = train_and_test(images, LABELS, test, statistics, module, protocol, 2, rules.epochs)
     return Run(recorded, score, theta_of(module), module.tested, asked, given)
@@ -282,7 +282,7 @@ def drawn_weight(patch: pytest.MonkeyPatch) -> None:
 
 
 def own_label_alone(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(training, "mixed_loss", lambda x, own, partner, weight: F.cross_entropy(x, own, reduction="none"))
+    patch.setattr(cutmix, "mixed_loss", lambda x, own, partner, weight: F.cross_entropy(x, own, reduction="none"))
 
 
 def optimiser_with(**options: Any) -> Plant:
@@ -306,7 +306,7 @@ def last_is_the_best(patch: pytest.MonkeyPatch) -> None:
 
 
 def raw_test_images(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Statistics, "normalise", lambda self, images: images)
+    patch.setattr(ChannelStatistics, "normalise", lambda self, images: images)
 
 
 def first_test_images_alone(patch: pytest.MonkeyPatch) -> None:
@@ -388,7 +388,9 @@ def compare_course(course: tuple[str, int, int], **changes: Any) -> None:
         patch.setattr(Course, "run_epoch", lambda self, epoch, factor: done.append((epoch, factor)))
         patch.setattr(training, "accuracy", lambda *rest: (tested.append(len(done)), 50.0)[1])
         module, nothing = nn.Linear(1, 1), LabelledImages(*TEST)
-        score = train_and_test(lambda rows: IMAGES[rows], labels, nothing, Statistics(MEAN, STD), module, protocol, 0)
+        score = train_and_test(
+            lambda rows: IMAGES[rows], labels, nothing, ChannelStatistics(MEAN, STD), module, protocol, 0
+        )
     assert score.epochs == epochs, f"E is {score.epochs}, not {epochs}"
     assert tuple(tested) == tests, f"tested after {tested}"
     assert [epoch for epoch, _ in done] == list(range(runs)), f"{len(done)} epochs"

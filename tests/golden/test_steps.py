@@ -16,17 +16,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from dist_condense import config, parts
 from dist_condense.condense import condense
-from dist_condense.config import RunConfig
 from dist_condense.core import augmentation, grouping
 from dist_condense.core.image_rule import ImageRule
-from dist_condense.data.source import MemorySource
+from dist_condense.data.reading.source import MemorySource
 from dist_condense.engine import batch_statistics, shard
 from dist_condense.engine.batches import SyntheticBatches
 from dist_condense.engine.coordinator import LocalCoordinator, Placement
 from dist_condense.engine.shard import ClassShard
 from dist_condense.engine.trajectory import Trajectory
+from dist_condense.settings import assembly, config
+from dist_condense.settings.config import RunConfig
 from tests.golden import by_hand
 from tests.golden.by_hand import SGD, Averages, Theta
 from tests.golden.recorded import Recorded, agree
@@ -168,8 +168,8 @@ def engine(run: RunConfig, labels: Sequence[int], patch: pytest.MonkeyPatch, pla
     if plant:
         plant(patch)
     data = dataset()
-    S = parts.shard_of(run, data, list(labels), LocalCoordinator(), Placement(dtype=torch.float64))
-    theta = parts.trajectory_of(run, data, S)
+    S = assembly.shard_of(run, data, list(labels), LocalCoordinator(), Placement(dtype=torch.float64))
+    theta = assembly.trajectory_of(run, data, S)
     drawn.forget()  # those of the start
     found = Run({c: x.clone() for c, x in S.pixels.items()}, drawn)
     if run.training.source == "real":
@@ -549,7 +549,7 @@ def test_a_planted_error_is_noticed(name: str) -> None:
 def compare_schedule(method: str) -> None:
     """DCC: per class while k < 250 and t < 10, else pooled."""
     run = loaded([f"method={method}", *DC[1:]], {})
-    schedule = parts.matching_recipe(run, dataset(), grouping.pooled(CLASSES)).grouping
+    schedule = assembly.matching_recipe(run, dataset(), grouping.pooled(CLASSES)).grouping
     for k in (0, 1, 249, 250, 251, 999):
         for t in (0, 9, 10, 11, 49):
             expected = ((0,), (1,), (2,)) if k < 250 and t < 10 else ((0, 1, 2),)
@@ -584,7 +584,7 @@ def compare_rate(name: str) -> None:
     """The learning rate of the pixels in a shipped config."""
     file, overrides, size, expected = RATES[name]
     run = config.load(str(config.shipped() / f"{file}.yaml"), overrides)
-    assert parts.image_rule(run, dataset(size)).lr == pytest.approx(expected, rel=1e-12)
+    assert assembly.image_rule(run, dataset(size)).lr == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("name", RATES)
@@ -601,7 +601,7 @@ def scaled_by(ipc: bool, power: int) -> Plant:
             lr = images.lr * (run.ipc / (images.reference_ipc or run.ipc) if ipc else 1)
             return ImageRule(lr * (data.size / (images.reference_size or data.size)) ** power, images.momentum)
 
-        patch.setattr(parts, "image_rule", rule)
+        patch.setattr(assembly, "image_rule", rule)
 
     return plant
 
@@ -626,7 +626,7 @@ def test_another_schedule_is_noticed(key: str, by: int, monkeypatch: pytest.Monk
     whole = grouping.Grouping
     with monkeypatch.context() as patch:
         patch.setattr(
-            parts,
+            assembly,
             "Grouping",
             lambda partition, networks, steps: replace(
                 whole(partition, networks, steps),

@@ -15,11 +15,10 @@ from torch import Tensor
 from dist_condense.core import augmentation, cutmix
 from dist_condense.core.augmentation import Draw, Strategy
 from dist_condense.core.cutmix import CutMix
-from dist_condense.engine import training
 from dist_condense.engine.coordinator import LocalCoordinator, Placement
-from dist_condense.engine.storage import Folder
 from dist_condense.engine.training import NetworkTrainer, TrainingRecipe
 from dist_condense.engine.trajectory import Fresh, Pool, Pretrained, Start, Trajectory
+from dist_condense.system.storage import Folder
 from tests.golden import by_hand
 from tests.golden.by_hand import SGD
 from tests.golden.recorded import Recorded, agree
@@ -127,7 +126,7 @@ def drawn_weight(patch: pytest.MonkeyPatch) -> None:
 
 
 def own_label_alone(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(training, "mixed_loss", lambda x, own, partner, weight: F.cross_entropy(x, own, reduction="none"))
+    patch.setattr(cutmix, "mixed_loss", lambda x, own, partner, weight: F.cross_entropy(x, own, reduction="none"))
 
 
 def cutmix_first(patch: pytest.MonkeyPatch) -> None:
@@ -144,8 +143,8 @@ def mean_over_slices(patch: pytest.MonkeyPatch) -> None:
 
 
 def sum_of_losses(patch: pytest.MonkeyPatch) -> None:
-    whole = training.mixed_loss
-    patch.setattr(training, "mixed_loss", lambda logits, *rest: whole(logits, *rest) * len(logits))
+    whole = cutmix.mixed_loss
+    patch.setattr(cutmix, "mixed_loss", lambda logits, *rest: whole(logits, *rest) * len(logits))
 
 
 def optimiser_with(**options: Any) -> Plant:

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dist_condense.config import ConfigError
 from dist_condense.planning.peak import PeakBytes, peak
 from dist_condense.planning.rates import fitted, lacking, read
+from dist_condense.settings.config import ConfigError
 from tests.planning.cases import RATES
 
 

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from dist_condense.config import ConfigError, load
 from dist_condense.planning.images import assumed, like
 from dist_condense.planning.workload import decoded, workload_of
+from dist_condense.settings.config import ConfigError, load
 
 
 def counted(name, *keys, classes=None, images=None):

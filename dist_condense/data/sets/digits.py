@@ -1,0 +1,42 @@
+"""scikit-learn's handwritten digits: 1797 images of 8x8 pixels that need no download."""
+
+import torch
+from sklearn.datasets import load_digits
+
+from dist_condense.data.image_set import Facts, ImageSet
+from dist_condense.data.reading.source import LabelledImages
+from dist_condense.data.sets.arrays import from_arrays
+from dist_condense.data.sets.request import Request
+
+DIGITS = Facts(
+    channels=1,
+    size=8,
+    mean=(0.3052,),  # over all pixels of the training images, see tests/data/sets/test_digits.py
+    std=(0.3760,),
+    flip=False,
+    family="handwritten digits (UCI, scikit-learn)",
+)
+LEVELS = 16
+"""Values are 0..16 in the file."""
+TEST_EVERY = 5
+"""The last of every five images of a class is a test image."""
+
+
+def open_digits(request: Request) -> ImageSet:
+    """The digits with their fixed split; `root` and `download` are not used."""
+    bunch = load_digits()
+    images = torch.from_numpy(bunch.images * 255 / LEVELS).round().to(torch.uint8)[:, None]
+    labels = torch.from_numpy(bunch.target).long()
+    held_out = _rank_in_class(labels) % TEST_EVERY == TEST_EVERY - 1
+    train = LabelledImages(images[~held_out], labels[~held_out])
+    test = LabelledImages(images[held_out], labels[held_out])
+    return from_arrays(request, DIGITS, train, test, tuple(str(digit) for digit in range(10)))
+
+
+def _rank_in_class(labels: torch.Tensor) -> torch.Tensor:
+    """For every image the number of earlier images of its class, int64 [N]."""
+    rank = torch.empty_like(labels)
+    for label in range(10):
+        members = (labels == label).nonzero().flatten()
+        rank[members] = torch.arange(len(members))
+    return rank

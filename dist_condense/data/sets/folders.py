@@ -1,0 +1,241 @@
+"""Data sets in ImageFolder layout: root/train/<class>/<file> and root/val/<class>/<file> (or root/test)."""
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+
+from dist_condense.data.image_set import ClassName, Facts, ImageSet
+from dist_condense.data.reading.decode import Form
+from dist_condense.data.reading.split import StoredSplit
+from dist_condense.data.reading.store import ClassFolder, FolderStore
+from dist_condense.data.reading.tiers import Reading
+from dist_condense.data.sets import annotated
+from dist_condense.data.sets.listing import (
+    ENDINGS,
+    Entries,
+    PassedOver,
+    class_files,
+    counted,
+    entries_of,
+    not_text,
+    told,
+)
+from dist_condense.data.sets.request import Request, choose
+from dist_condense.system.errors import DataError, listed
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET = Facts(3, 224, IMAGENET_MEAN, IMAGENET_STD, True, "ImageNet photographs")
+IMAGE_FOLDER = Facts(3, 224, IMAGENET_MEAN, IMAGENET_STD, True, "photographs in class folders", upright=True)
+TEST_FOLDERS = ("val", "test")
+"""The first of these that exists holds the test images."""
+_WNID = re.compile(r"n\d{8}")
+
+
+def has_folder_layout(root: Path) -> bool:
+    """Whether the root is an ImageFolder."""
+    return (root / "train").is_dir()
+
+
+def open_imagenet(request: Request) -> ImageSet:
+    """ImageNet, or some of its classes, as its users have it on disk."""
+    return open_folder(request, IMAGENET)
+
+
+def open_image_folder(request: Request) -> ImageSet:
+    """Any folder of photographs, normalised as ImageNet."""
+    return open_folder(request, IMAGE_FOLDER)
+
+
+def open_folder(request: Request, facts: Facts) -> ImageSet:
+    """List the folders of the wanted classes (all, in alphabetical order, when none are named).
+
+    Raises DataError with all that is wrong: the root, missing splits, missing classes, empty class folders, names that
+    are no UTF-8. `notes` of the result say what was read and what was passed over.
+    """
+    train_split, test_split = _list_splits(request)
+    problems = [*request.problems(), *train_split.problems, *test_split.problems]
+    if problems:
+        raise DataError(problems)
+    train, test = train_split.classes, test_split.classes
+    size = request.size or facts.size
+    form = Form(facts.channels, size, request.upright(facts.upright))
+    return ImageSet(
+        name=request.name,
+        facts=facts,
+        size=size,
+        classes=tuple(class_name(entry.folder.name) for entry in train),
+        train_split=_split(train, form),
+        test_split=_split(test, form),
+        notes=(*train_split.notes, *test_split.notes),
+    )
+
+
+def _split(folders: tuple[ClassFolder, ...], form: Form) -> StoredSplit:
+    counts = tuple(len(entry.files) for entry in folders)
+    opened, sizes, digest = partial(_store, folders), partial(_sizes, folders), partial(_digest, folders, form)
+    return StoredSplit(counts, form, opened, sizes, digest, unread=folders)
+
+
+def _store(folders: tuple[ClassFolder, ...], labels: Sequence[int], reading: Reading, now: bool = True) -> FolderStore:
+    return FolderStore({label: folders[label] for label in labels})
+
+
+def _sizes(folders: tuple[ClassFolder, ...]) -> list[int]:
+    store = FolderStore(dict(enumerate(folders)))
+    return [store.encoded_bytes(label) for label in store.labels]
+
+
+def _digest(folders: tuple[ClassFolder, ...], form: Form) -> str:
+    """Over the names of classes and files, not what is in them: a file that was replaced under its name is not seen
+    (ImageNet's folders have 1.3 million files; prepared shards are known by their hashes).
+    """
+    listing = [(entry.folder.name, entry.files) for entry in folders]
+    return sha256(repr((listing, *form.key)).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """The class folders of one split, what is wrong with them, and what there is to say of them."""
+
+    classes: tuple[ClassFolder, ...] = ()
+    problems: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+
+def _list_splits(request: Request) -> tuple[_Listed, _Listed]:
+    """The two splits; the second is empty where no test images are wanted."""
+    problems = request.root_problems()
+    if problems or request.root is None:
+        return _Listed(problems=problems), _Listed()
+    train_root, test_root = _split_folder(request.root, ("train",)), _split_folder(request.root, TEST_FOLDERS)
+    if train_root is None:
+        train = _Listed(problems=_no_split(request, ("train",)))
+    else:
+        train = _guarded(_list_train, train_root, request.wanted())
+    if not request.test:
+        return train, _Listed()
+    if test_root is None:
+        return train, _Listed(problems=_no_split(request, TEST_FOLDERS))
+    if not train.classes:
+        return train, _Listed()
+    return train, _guarded(_list_test, test_root, train.classes, request.wanted() is None)
+
+
+def _guarded(listing: Callable[..., _Listed], split: Path, *given: object) -> _Listed:
+    try:
+        return listing(split, *given)
+    except OSError as reason:
+        return _Listed(problems=[f"{split}: a folder in it cannot be listed ({reason}); make it readable."])
+
+
+def _split_folder(root: Path, candidates: Sequence[str]) -> Path | None:
+    return next((root / name for name in candidates if (root / name).is_dir()), None)
+
+
+def _no_split(request: Request, candidates: Sequence[str]) -> list[str]:
+    assert request.root is not None
+    remedy = " (without evaluation, evaluation.epochs=0, no test images)" if candidates == TEST_FOLDERS else ""
+    try:
+        holds = f"it holds {entries_of(request.root)}"
+    except OSError as reason:
+        holds = f"it cannot be listed: {reason}"
+    return [
+        f"{request.name}: {request.root} has no folder {' or '.join(candidates)} ({holds}); "
+        f"dataset.root must hold train/<class>/ and val/<class>/{remedy}."
+    ]
+
+
+def _list_train(split: Path, wanted: Sequence[str] | None) -> _Listed:
+    """The wanted classes in that order; without a list all, sorted by name as torchvision does."""
+    entries = entries_of(split)
+    dangling = [name for name in entries.dangling if wanted is None or name in wanted]
+    problems = _dangling(split, dangling)
+    if not entries.folders:
+        return _Listed(problems=problems or [_flat(split, entries)])
+    names = None if wanted is None else [name for name in wanted if name not in dangling]
+    positions, missing = choose(names, entries.folders, str(split))
+    chosen = [entries.folders[index] for index in positions]
+    found, empty, note = _read_classes(split, chosen, entries)
+    return _Listed(found, [*problems, *missing, *not_text(chosen, str(split)), *empty], [note])
+
+
+def _list_test(split: Path, train: Sequence[ClassFolder], every: bool) -> _Listed:
+    """The folders of the training classes in their order.
+
+    :param every: whether all of the training classes are used, so that others here are worth a note.
+    """
+    names = [entry.folder.name for entry in train]
+    entries = entries_of(split)
+    if annotated.is_annotated(split, entries):
+        return _Listed(*annotated.read(split, names))
+    dangling = [name for name in entries.dangling if name in names]
+    if not entries.folders:
+        return _Listed(problems=_dangling(split, dangling) or [_flat(split, entries)])
+    there = set(entries.folders)
+    missing = [name for name in names if name not in there and name not in dangling]
+    found, empty, note = _read_classes(split, [name for name in names if name in there], entries)
+    others = sorted(there - set(names)) if every else []
+    extra = [f"{split}: classes that train does not have are not used: {listed(others)}"] if others else []
+    return _Listed(
+        found, [*_dangling(split, dangling), *_missing(split, missing, len(names), entries), *empty], [note, *extra]
+    )
+
+
+def _read_classes(
+    split: Path, names: Sequence[str], entries: Entries
+) -> tuple[tuple[ClassFolder, ...], list[str], str]:
+    """The class folders, a problem where some hold no image, and the note on all."""
+    passed = PassedOver(entries.passed)
+    if entries.images:
+        passed["images beside the class folders"] += len(entries.images)
+    found, empty = [], []
+    for name in names:
+        entry, without = class_files(split / name, split)
+        found.append(entry)
+        passed.update(without)
+        if not entry.files:
+            empty.append(f"{entry.folder} (it holds {counted(without) or 'nothing'})")
+    below = sum("/" in name for entry in found for name in entry.files)
+    note = told(str(split), sum(len(entry.files) for entry in found), len(found), passed, below)
+    return tuple(found), _empty(empty), note
+
+
+def _empty(folders: Sequence[str]) -> list[str]:
+    if not folders:
+        return []
+    return [
+        f"{len(folders)} class folders hold no image that is read: {listed(folders)}. Put images there "
+        f"({', '.join(ENDINGS)}), or leave these classes out: remove their folders, or name the others in "
+        f"dataset.classes."
+    ]
+
+
+def _flat(split: Path, entries: Entries) -> str:
+    return (
+        f"{split} has no class folders; it holds {entries}. "
+        f"Put each class's images in a folder of its own, {split.name}/<class>/, called as in train."
+    )
+
+
+def _missing(split: Path, names: Sequence[str], of: int, entries: Entries) -> list[str]:
+    if not names:
+        return []
+    return [
+        f"{split} lacks {len(names)} of train's {of} classes: {listed(names)}; it holds {entries}. "
+        f"Add folders of these names with test images, or name the classes that both have in dataset.classes."
+    ]
+
+
+def _dangling(split: Path, names: Sequence[str]) -> list[str]:
+    links = [f"{name} -> {os.readlink(split / name)}" for name in names]
+    remedy = "Mend or remove the links."
+    return [f"{split}: class folders are links that lead nowhere: {listed(links)}. {remedy}"] if links else []
+
+
+def class_name(folder: str) -> ClassName:
+    """The name of a class folder, which may be a WordNet id."""
+    return ClassName(folder, folder if _WNID.fullmatch(folder) else None)

@@ -1,0 +1,111 @@
+"""Writing the shards of one class: tars that WebDataset reads, the same bytes for the same images."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from dist_condense.data.shards.manifest import Shard
+from dist_condense.system.files import begun
+
+os.environ["WDS_SECURE"] = "1"  # webdataset reads it when it is imported: no commands, no pickles, for whoever uses it
+import webdataset
+
+PART_BYTES = 256 * 2**20
+"""Image bytes after which a class continues in its next shard."""
+STEM_LENGTH = 60
+"""Letters kept of a file's name; a tar header has room for 100."""
+
+
+class _Hashing:
+    """A file that is only written to, with the hash and number of its bytes."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.stream, self.digest, self.size = stream, hashlib.sha256(), 0
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        self.size += len(data)
+        return self.stream.write(data)
+
+
+class _Part:
+    """A shard while it is written; it gets its name when it is whole."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.stream = path, begun(path)
+        self.writing = Path(self.stream.name)
+        self.hashing = _Hashing(self.stream)
+        self.tar = webdataset.TarWriter(self.hashing, encoder=False, mtime=0, compress=False)
+        self.count = self.image_bytes = 0
+
+    def add(self, key: str, suffix: str, image: bytes, label: int) -> None:
+        self.tar.write({"__key__": key, suffix: image, "cls": str(label).encode()})
+        self.count += 1
+        self.image_bytes += len(image)
+
+    def close(self) -> Shard:
+        self.tar.close()
+        self.stream.flush()
+        os.fsync(self.stream.fileno())
+        self.stream.close()
+        os.replace(self.writing, self.path)
+        url = f"{self.path.parent.name}/{self.path.name}"
+        return Shard(url, self.count, self.hashing.size, self.image_bytes, self.hashing.digest.hexdigest())
+
+    def abort(self) -> None:
+        self.tar.close()
+        self.stream.close()
+        self.writing.unlink(missing_ok=True)
+
+
+class ClassShardWriter:
+    """The shards folder/<split>/<label>-<part>.tar of one class; `shards` is complete after the with block.
+
+    Members are `<position>_<stem>.<suffix>` and its `.cls`; times and owners are fixed. What was begun when an error
+    comes is removed.
+    """
+
+    def __init__(self, folder: Path, split: str, label: int, part_bytes: int = PART_BYTES) -> None:
+        self.folder, self.label, self.part_bytes = folder / split, label, part_bytes
+        self.shards: list[Shard] = []
+        self._position = 0
+        self._part: _Part | None = None
+
+    def add(self, stem: str, suffix: str, image: bytes) -> None:
+        """Append an encoded image; `stem` is cleaned to letters that a tar's key may have."""
+        if self._part is not None and self._part.image_bytes + len(image) > self.part_bytes:
+            self._finish()
+        if self._part is None:
+            self._part = _Part(self.folder / shard_name(self.label, len(self.shards)))
+        self._part.add(f"{self._position:06d}_{clean(stem)}", suffix, image, self.label)
+        self._position += 1
+
+    def _finish(self) -> None:
+        if self._part is not None:
+            self.shards.append(self._part.close())
+        self._part = None
+
+    def __enter__(self) -> ClassShardWriter:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if kind is None:
+            self._finish()
+        elif self._part is not None:
+            self._part.abort()
+
+
+def shard_name(label: int, number: int) -> str:
+    """Of the file of a class's shard, counted from 0."""
+    return f"{label:04d}-{number:03d}.tar"
+
+
+def clean(stem: str) -> str:
+    """Letters, digits, - and _; the rest becomes _ (a dot would end the key)."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", stem)[:STEM_LENGTH]

@@ -1,0 +1,321 @@
+"""A worker group on Ray Train v2. Ray places, starts and restarts the workers; it decides nothing else."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import chdir, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray._private import services
+from ray._private import utils as ray_utils
+from ray.exceptions import RayActorError, RayError
+from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train.torch import TorchTrainer, get_device
+from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+
+from dist_condense.engine.coordinator import Coordinator, ProcessGroupCoordinator
+from dist_condense.engine.errors import RunFailed
+from dist_condense.engine.observer import Observer
+from dist_condense.engine.ray import join, start
+from dist_condense.engine.ray.metrics import RayMetrics
+from dist_condense.engine.ray.network import ADVICE, OnRaysNetwork
+from dist_condense.engine.roll_call import RESTARTS, TIMEOUT, RollCall, WorkerLost
+from dist_condense.system import terminal
+from dist_condense.system.credentials import masked
+
+Work = Callable[[Any, Coordinator, torch.device, Observer], None]
+"""What each worker executes: (config, coordinator, device, observer). A function of a module, so that it can travel."""
+
+PROCESS = {"env_vars": {"MALLOC_ARENA_MAX": "1", "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5"}}
+"""How Ray starts its processes for us. It runs our code in a thread, and glibc maps every block over 64 MiB that a
+thread's own arena asks for anew, whatever ``keep_freed_memory`` set: page faults took a third of a matching step.
+A group that failed waits for the goodbye of a worker that hangs, 30 s by default."""
+
+LATER = 60.0
+"""Seconds that Ray and NCCL, which end a worker and cannot say why, wait longer than the roll call."""
+
+PLACING = 60.0
+"""Seconds of each of Ray's attempts to place a group."""
+
+LOOKING = 20.0
+"""Seconds between two looks for room, where a group goes on with fewer workers: as often as Ray counts its nodes."""
+
+LOOPBACK = "127.0.0.1"
+"""Where a Ray that is started here listens: nobody but this machine has to reach it."""
+
+CHECKOUT = Path(__file__).parents[3]
+"""The folder that holds the package."""
+
+HANGING = "health check has been hanging"
+"""Ray's words on a worker whose process does not answer: how one that has no others is found."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Size and resources of a worker group.
+
+    :param threads: CPU cores reserved for each worker, and its threads.
+    :param max_failures: how often a lost group is started again; it continues from the newest checkpoint.
+    :param timeout: seconds that workers wait for each other.
+    :param min_workers: go on with as few; None: only with ``workers``.
+    """
+
+    workers: int
+    threads: int
+    gpu: bool
+    reproducible: bool
+    max_failures: int = 0
+    timeout: float = TIMEOUT
+    min_workers: int | None = None
+
+    @property
+    def size(self) -> int | tuple[int, int]:
+        """As Ray Train takes it: fixed, or the least and the most."""
+        return self.workers if self.min_workers is None else (self.min_workers, self.workers)
+
+    @property
+    def placings(self) -> int:
+        """Attempts to place the group, in all: ``timeout`` for each start. Ray by itself would try for ever."""
+        return (self.max_failures + 1) * math.ceil(self.timeout / PLACING)
+
+
+def connect() -> None:
+    """Join the cluster of a submitted job, of RAY_ADDRESS or of `ray start`, else start Ray on this machine.
+
+    Says which, and leaves the process's answers to signals as they are. Raises RunFailed, within about a minute.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune: no boxes between our own lines
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C is the driver's to answer
+    if ray.is_initialized():
+        return
+    cluster, where = join.found(), dict[str, Any]()
+    if cluster is None:
+        where = {"_temp_dir": start.folder(), "_node_ip_address": LOOPBACK}
+        start.token()
+        terminal.say(f"starting Ray on this machine{start.unguarded()}")
+    else:
+        start.tighten_token()
+        terminal.say(f"joining {cluster}")
+        cluster.answer()
+    try:
+        with _sigterm_left_alone(), _found(cluster), chdir(_trusted()):
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env=PROCESS, **where)
+    except Exception as error:  # Ray raises plain ones, as when an overloaded machine starts its processes too slowly
+        raise RunFailed(_not_connected(cluster, error)) from error
+
+
+@contextmanager
+def _sigterm_left_alone() -> Iterator[None]:
+    """Ray sets a handler that raises SystemExit wherever it is, also in a callback, which ends in a traceback."""
+    before, ray_utils.set_sigterm_handler = ray_utils.set_sigterm_handler, lambda handler: None
+    try:
+        yield
+    finally:
+        ray_utils.set_sigterm_handler = before
+
+
+@contextmanager
+def _found(cluster: join.Cluster | None) -> Iterator[None]:
+    """Ray would read the file of `ray start` once more, from a folder in which every user may put another. And for the
+    node that it starts here it would take an address that others reach, and listen on all there are, unless that stays.
+    """
+    before = services.find_bootstrap_address, services.resolve_ip_for_localhost
+    services.find_bootstrap_address = lambda _: cluster and cluster.address
+    services.resolve_ip_for_localhost = lambda host: host if cluster is None else before[1](host)
+    try:
+        yield
+    finally:
+        services.find_bootstrap_address, services.resolve_ip_for_localhost = before
+
+
+def _trusted() -> Path:
+    """Where Ray is called from: it puts this folder first on the import path of all workers, before the standard
+    library, and the folder of a run's data or of somebody else may hold a ``random.py``. Ours is the checkout that the
+    package comes from; that of installed packages must not come first, so for these it is the root of the system.
+    """
+    return CHECKOUT if (CHECKOUT / "pyproject.toml").is_file() else Path(CHECKOUT.anchor)
+
+
+def _not_connected(cluster: join.Cluster | None, error: Exception) -> str:
+    if cluster is not None:
+        return f"{cluster} could not be joined: {_innermost(error)}; {cluster.remedy}"
+    return f"Ray could not be started: {_innermost(error)} Try again, or run without Ray by cluster.workers=0"
+
+
+def nodes() -> list[tuple[int, int, int]]:
+    """(CPU cores, GPUs, bytes of memory for workers; 0: not told) of each node of the cluster."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [(int(node.get("CPU", 0)), int(node.get("GPU", 0)), int(node.get("memory", 0))) for node in alive]
+
+
+def launch(work: Work, config: Any, group: Group, folder: Path) -> None:
+    """Run ``work`` on every worker to its end.
+
+    :param folder: for Ray's own records and :data:`RESTARTS`; one that every node sees. Metrics bear its name.
+    :raises RunFailed: a worker failed or was lost for good; the message says which rank and why.
+    """
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(group.timeout + LATER)  # taken from here, no other way
+    try:
+        _aside(lambda: _trainer(work, config, group, folder).fit())
+    except WorkerGroupError as error:
+        raise RunFailed(_cause(error.worker_failures)) from error
+    except TrainingFailedError as error:  # the group could not be placed or started
+        raise RunFailed(_not_started(error)) from error
+    except RayError as error:  # a process of Ray's own, which no group restarts
+        reason = _innermost(error)[:300]
+        raise RunFailed(f"Ray itself failed ({reason}); its logs lie in its session's folder; try again") from error
+
+
+def _aside(call: Callable[[], object]) -> None:
+    """Wait for a call in another thread: Ray Train would take Ctrl-C over in the main one, and end the workers by it.
+
+    Whatever the main thread answers a signal with happens at once; a daemon, so that it may also leave.
+    """
+    raised: list[BaseException] = []
+
+    def called() -> None:
+        try:
+            call()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=called, name="ray train", daemon=True)
+    thread.start()
+    thread.join()
+    if raised:
+        raise raised[0]
+
+
+def _trainer(work: Work, config: Any, group: Group, folder: Path) -> TorchTrainer:
+    payload = {
+        "work": work,
+        "config": config,
+        "run": folder.name,
+        "reproducible": group.reproducible,
+        "timeout": group.timeout,
+    }
+    return TorchTrainer(
+        _enter,
+        train_loop_config=payload,
+        torch_config=OnRaysNetwork(
+            backend="nccl" if group.gpu else "gloo",
+            timeout_s=math.ceil(group.timeout + (LATER if group.gpu else 0)),
+        ),
+        scaling_config=ScalingConfig(
+            num_workers=group.size,
+            elastic_resize_monitor_interval_s=LOOKING,
+            use_gpu=group.gpu,
+            resources_per_worker={"CPU": group.threads, **({"GPU": 1} if group.gpu else {})},
+        ),
+        run_config=RunConfig(
+            name="ray",
+            storage_path=str(folder),
+            failure_config=FailureConfig(max_failures=group.max_failures, controller_failure_limit=group.placings - 1),
+            callbacks=[Restarts(folder / RESTARTS)],
+        ),
+    )
+
+
+def preempted() -> bool:
+    """In a worker: whether a node of the group is to be taken away soon. Free; Ray asks every 5 s for all workers.
+
+    Workers may learn it at different moments, so they have to agree on it. ``ray.train.get_preemption_info`` is a
+    message between all of them through an actor, every time.
+    """
+    try:
+        from ray.train.v2._internal.execution.context import get_train_context
+
+        context = get_train_context().preemption_context
+    except (ImportError, AttributeError, RuntimeError):  # not in a worker, or Ray before 2.60
+        return False
+    return context.preemption_info is not None
+
+
+def _enter(payload: dict[str, Any]) -> None:
+    host = f"{socket.gethostname()} ({ray.util.get_node_ip_address()})"
+    peers = RollCall.begin(payload["timeout"], host)
+    coordinator = ProcessGroupCoordinator(payload["reproducible"], peers=peers, notice=preempted)
+    payload["work"](payload["config"], coordinator, get_device(), RayMetrics(payload["run"], coordinator.rank))
+
+
+class Restarts(UserCallback):
+    """Notes why a group failed; Ray calls it in a process of its own on the driver's node."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """A group has failed; whether it is started again is not known yet."""
+        cause = terminal.printable(masked(_cause(worker_exceptions)))
+        with self.file.open("a") as file:
+            file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {cause}\n")
+
+
+def _cause(failures: dict[int, Exception]) -> str:
+    """Our own word on what happened if a worker has one, else who was lost, else every worker's error."""
+    failures = dict(sorted(failures.items()))
+    for rank, error in failures.items():
+        if word := _word(error, RunFailed):
+            return f"worker {rank}: {word}"
+    if lost := [rank for rank, error in failures.items() if _was_lost(error)]:
+        return "; ".join(f"worker {rank}{_where(failures[rank])} was lost: {_loss(failures[rank])}" for rank in lost)
+    for error in failures.values():
+        if word := _word(error, WorkerLost):
+            return word
+    return "; ".join(f"worker {rank}: {_innermost(error)}" for rank, error in failures.items())
+
+
+def _word(error: Exception, kind: type[Exception]) -> str:
+    """What an error of this kind says, which Ray brings as itself or within a text; empty for others."""
+    if isinstance(error, kind):
+        return str(error)
+    _, found, word = _innermost(error).rpartition(f"{kind.__name__}: ")
+    return word if found else ""
+
+
+def _not_started(error: Exception) -> str:
+    text = str(error)
+    if "startup timed out" in text:
+        return (
+            "the cluster has no room for the worker group any more, and had none for cluster.timeout: bring the node "
+            "back and give the same command again, or go on with fewer workers by cluster.min_workers"
+        )
+    advice = f". {ADVICE}" if "gloo" in text.lower() or "DistNetworkError" in text else ""
+    return f"Ray could not run the worker group: {_innermost(error)}{advice}"
+
+
+def _was_lost(error: Exception) -> bool:
+    """Whether the process of the worker is gone or hangs, rather than its code having raised."""
+    failure = getattr(error, "health_check_failure", error)
+    signs = ("actor is dead", "ActorDiedError", HANGING)
+    return isinstance(failure, RayActorError) or any(sign in str(error) for sign in signs)
+
+
+def _loss(error: Exception) -> str:
+    if HANGING in str(error):
+        return "it hangs and does not answer Ray; where it is only slow, raise cluster.timeout"
+    return f"its process ended, or its node did ({_innermost(error)[:300]})"
+
+
+def _where(error: Exception) -> str:
+    """The host, where Ray says it."""
+    found = re.search(r"hostname='([^']*)'.*?node_ip='([^']*)'", str(error), re.DOTALL)
+    return f" on {found[1]} ({found[2]})" if found else ""
+
+
+def _innermost(error: Exception) -> str:
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return masked(lines[-1]) if lines else type(error).__name__  # here, since others cut it

@@ -1,0 +1,104 @@
+"""Which Ray cluster a run joins, and whether it answers: for one that does not, Ray waits 14 minutes without a word."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from ray._common.utils import get_ray_address_file
+from ray._private.grpc_utils import init_grpc_channel
+from ray._private.services import canonicalize_bootstrap_address
+from ray.core.generated.gcs_service_pb2 import CheckAliveRequest
+from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
+
+from dist_condense.engine.errors import RunFailed
+from dist_condense.system import terminal
+
+VARIABLE, CLIENT, LOCAL = "RAY_ADDRESS", "ray://", "local"
+ANSWERING = 30.0
+"""Seconds in which a cluster has to answer; one that is just being started does."""
+SILENT, STRANGE, NO_TOKEN = ("UNAVAILABLE", "DEADLINE_EXCEEDED"), "UNIMPLEMENTED", "UNAUTHENTICATED"
+"""What gRPC calls it when nobody answers, or another program than Ray, or the token is not the cluster's; whatever
+else is Ray's to judge."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster that exists, or is said to.
+
+    :param address: host:port, or ray://host:port.
+    :param source: the variable or the file that says so.
+    :param remedy: what to do where it does not answer.
+    """
+
+    address: str
+    source: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"the Ray cluster at {self.address} ({self.source})"
+
+    def answer(self, seconds: float = ANSWERING) -> None:
+        """Raises RunFailed where it does not within so many seconds."""
+        channel = init_grpc_channel(self.address.removeprefix(CLIENT), [("grpc.enable_http_proxy", 0)])
+        try:
+            NodeInfoGcsServiceStub(channel).CheckAlive(CheckAliveRequest(), timeout=seconds, wait_for_ready=True)
+        except Exception as error:
+            if problem := self._problem(error, seconds):
+                raise RunFailed(f"{self} {problem}; {self.remedy}") from error
+        finally:
+            channel.close()
+
+    def _problem(self, error: Exception, seconds: float) -> str | None:
+        name = getattr(getattr(error, "code", lambda: None)(), "name", "")
+        if name in SILENT:
+            return f"did not answer within {seconds:.0f} s"
+        if name == STRANGE and not self.address.startswith(CLIENT):  # the client's server knows other calls
+            return "is none: another program answers there"
+        if name == NO_TOKEN and "RAY_AUTH_MODE" in os.environ:  # else Ray looks for a token by itself
+            return "takes another token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, to its own"
+        return None
+
+
+def found() -> Cluster | None:
+    """The cluster that ``ray.init()`` would join; None: it starts Ray here. Raises RunFailed for what is no address."""
+    given = os.environ.get(VARIABLE, "")
+    source = f"{VARIABLE}={given}" if given else get_ray_address_file(None)
+    remedy = (
+        f"unset {VARIABLE} to start Ray on this machine, or start that cluster"
+        if given
+        else f"delete {source}, left by an ended `ray start`, to start Ray on this machine, or start that cluster"
+    )
+    if given.startswith(CLIENT):
+        return Cluster(given, source, remedy)
+    try:
+        address = canonicalize_bootstrap_address(given or _left(source))
+    except Exception as error:  # plain ones, of several kinds
+        raise RunFailed(f"{source}: {_no_address(given, error)}; {remedy}") from error
+    return None if address is None else Cluster(address, source, remedy)
+
+
+def _left(file: str) -> str:
+    """The address that `ray start` left, or that no cluster is to be joined.
+
+    Ray lets every user put a file there, and whoever answers at its address gets this user's token and runs its code:
+    one of another user's is not read, which is said.
+    """
+    try:
+        with open(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)) as opened:
+            if os.fstat(opened.fileno()).st_uid in (0, os.geteuid()):
+                return opened.read().strip()
+    except FileNotFoundError:
+        return LOCAL
+    except OSError:  # a link, or closed to us
+        pass
+    terminal.say(f"{file} is not yours: the cluster that it names is not joined")
+    return LOCAL
+
+
+def _no_address(given: str, error: Exception) -> str:
+    if "://" in given:
+        return "the address of a cluster is host:port, and that of the job API is for launch/submit.sh alone"
+    if given == "auto":
+        return "no Ray runs on this machine"
+    return f"the address of a cluster is host:port ({error})"

@@ -1,0 +1,208 @@
+"""What Ray needs of this machine before it can start here: a short folder that it can write, and a token; both of this
+user alone, since whoever has one of them has the cluster."""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import os
+import secrets
+import shutil
+import stat
+import sys
+import tempfile
+from contextlib import suppress
+
+import ray
+
+from dist_condense.engine.errors import RunFailed
+from dist_condense.system import terminal
+
+VARIABLE, TOKEN_FILE = "RAY_TMPDIR", "RAY_AUTH_TOKEN_PATH"
+LONGEST = 107 if sys.platform.startswith("linux") else 103
+"""Bytes of a socket's path, on every system."""
+BELOW = "ray"
+"""Ray's folder in the one that it is given."""
+SOCKET = "session_2026-11-26_20-37-05_612313_4194304/sockets/plasma_store"
+"""As Ray calls one below that, with the longest number of a process."""
+ROOM = 64 * 2**20
+"""Bytes for records and logs; with a full folder Ray waits a minute and a half and says that it was too slow."""
+OURS = ("/tmp", "/var/tmp", "/dev/shm")
+"""Where a folder of our own may be."""
+
+
+def folder() -> str:
+    """Where Ray keeps sockets, logs and what it spills: below a folder that this user alone may enter, since Ray opens
+    its own to everyone. It is that of all runs of this user in RAY_TMPDIR, else in TMPDIR or /tmp; where that will not
+    do and none was asked for, one of this run alone, removed at the end.
+
+    :raises RunFailed: RAY_TMPDIR will not do, or no folder does.
+    """
+    asked = os.environ.get(VARIABLE)
+    parent = os.environ.get("TMPDIR", "/tmp") if asked is None else asked
+    own = os.path.join(parent, f"dc_{os.geteuid()}")
+    problem = _problem(own)
+    if problem is None:
+        return os.path.join(own, BELOW)
+    if asked is not None:
+        advice = f"unset {VARIABLE}, or set it to a short path of a folder that you can write, such as /tmp"
+        raise RunFailed(f"Ray cannot start: {VARIABLE}={asked} {problem}; {advice}")
+    if (once := _our_own()) is not None:
+        return once
+    advice = f"set {VARIABLE} to a short path of a folder that you can write"
+    raise RunFailed(f"Ray cannot start: {parent} {problem}, and none of {', '.join(OURS)} will do; {advice}")
+
+
+def token() -> None:
+    """Before Ray starts here: its token lies in a file that this user alone can read. One in HOME is made where there
+    is none; a token for this run alone takes its place where HOME has none that will do.
+
+    :raises RunFailed: the file of RAY_AUTH_TOKEN_PATH is another user's.
+    """
+    path, asked = _token_file()
+    if path is None:
+        return
+    try:
+        if not asked:
+            _make_token(path)
+        _tighten(path, asked)
+    except NotOurs as error:
+        if asked:
+            raise RunFailed(f"Ray cannot start: {TOKEN_FILE}={path} {error}; set it to a file of your own") from None
+        terminal.say(f"{path} {error}: Ray has a token for this run alone")
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    except OSError:  # it cannot be read, nor made; Ray names the one that was asked for
+        if not asked:
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def tighten_token() -> None:
+    """Before a cluster is joined: the file with its token, where it is this user's, is this user's alone."""
+    path, asked = _token_file()
+    if path is not None:
+        with suppress(NotOurs, OSError):
+            _tighten(path, asked)
+
+
+def unguarded() -> str:
+    """What RAY_AUTH_MODE says where it asks for no token, as the end of a sentence about Ray's start; else empty."""
+    mode = os.environ.get("RAY_AUTH_MODE", "token")
+    return "" if mode.lower() == "token" else f", for whoever reaches its ports (RAY_AUTH_MODE={mode})"
+
+
+class NotOurs(Exception):
+    """Why a file will not do for a secret, as the end of a sentence about it."""
+
+
+def _token_file() -> tuple[str | None, bool]:
+    """Where Ray looks for its token, and whether the user named that file; None: not in a file."""
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token" or os.environ.get("RAY_AUTH_TOKEN"):
+        return None, False
+    if given := os.environ.get(TOKEN_FILE):
+        return given, True
+    return os.path.join(os.path.expanduser("~"), ".ray", "auth_token"), False
+
+
+def _make_token(path: str) -> None:
+    """A file of mode 0600 that is whole from the start, in a folder of mode 0700; one that is there stays."""
+    folder = os.path.dirname(path)
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    found = os.stat(folder)
+    if found.st_uid != os.geteuid():
+        raise NotOurs("lies in another user's folder")
+    if found.st_mode & 0o022:
+        os.chmod(folder, 0o700)
+        _say_closed(folder, found)
+    if os.path.lexists(path):
+        return
+    descriptor, made = tempfile.mkstemp(dir=folder)
+    try:
+        with open(descriptor, "w") as file:
+            file.write(secrets.token_hex(32))
+        with suppress(FileExistsError):  # two runs that start at once have the token of the first
+            os.link(made, path)
+    finally:
+        os.unlink(made)
+
+
+def _tighten(path: str, asked: bool) -> None:
+    """Leave a token's file to its owner, this user, and say so where it was not.
+
+    :param asked: a person named it; else it is no link.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | (0 if asked else os.O_NOFOLLOW))
+    except OSError as error:
+        if error.errno == errno.ELOOP and not asked:
+            raise NotOurs("is a link") from error
+        raise
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise NotOurs("is no file")
+        if found.st_uid != os.geteuid():
+            raise NotOurs("is another user's")
+        if found.st_mode & 0o077:
+            try:
+                os.fchmod(descriptor, 0o600)
+            except OSError as error:
+                raise NotOurs(f"is open to other users and stays so ({error.strerror})") from error
+            _say_closed(path, found)
+    finally:
+        os.close(descriptor)
+
+
+def _say_closed(path: str, before: os.stat_result) -> None:
+    said = f"{path} was open to other users (mode {before.st_mode & 0o777:03o}) and is yours alone now"
+    terminal.say(f"{said}; delete it for a new token if one may have used it")
+
+
+def _our_own() -> str | None:
+    for place in OURS:
+        try:
+            made = tempfile.mkdtemp(prefix="dc_", dir=place)
+        except OSError:
+            continue
+        if _problem(made) is None:
+            atexit.register(_remove, made)
+            return os.path.join(made, BELOW)
+        shutil.rmtree(made, ignore_errors=True)
+    return None
+
+
+def _remove(folder: str) -> None:
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _problem(own: str) -> str | None:
+    """Why Ray cannot keep its files below this folder of ours, as the end of a sentence about the one it lies in."""
+    place, parent = os.path.join(own, BELOW), os.path.dirname(own)
+    if not os.path.isabs(own):
+        return "is not an absolute path"
+    if (length := len(os.fsencode(os.path.join(place, SOCKET)))) > LONGEST:
+        return f"is too long: the path of a socket below it has {length} bytes, {LONGEST} are the most"
+    try:
+        os.makedirs(parent, exist_ok=True)
+        with suppress(FileExistsError):
+            os.mkdir(own, 0o700)
+        if (why := _not_private(own)) is not None:
+            return why
+        os.makedirs(place, exist_ok=True)
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(b"x")
+    except OSError as error:
+        return f"cannot be written ({error.strerror or error})"
+    if (free := shutil.disk_usage(place).free) < ROOM:
+        return f"has {free / 2**20:.0f} MiB free, {ROOM / 2**20:.0f} are the least"
+    return None
+
+
+def _not_private(folder: str) -> str | None:
+    """Why others may enter a folder or put another in its place, as the end of a sentence about the one it lies in."""
+    found, above = os.lstat(folder), os.stat(os.path.dirname(folder))
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        return f"holds {os.path.basename(folder)}, which is not a folder of yours alone (mode 0700)"
+    if above.st_mode & 0o022 and not above.st_mode & stat.S_ISVTX:
+        return f"lets other users replace what lies in it (mode {above.st_mode & 0o777:03o})"
+    return None

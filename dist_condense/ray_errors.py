@@ -1,7 +1,0 @@
-"""What is raised when Ray, or a process of its, fails: for commands that work over Ray without knowing it."""
-
-from ray.exceptions import RayError
-
-from dist_condense.engine.journal import RunFailed
-
-RAY_ERRORS: tuple[type[Exception], ...] = (RayError, RunFailed)

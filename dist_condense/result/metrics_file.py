@@ -1,0 +1,73 @@
+"""metrics.jsonl: a line of JSON for every ``log_every`` matching steps, each step once and in order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from dist_condense.engine.errors import RunFailed
+from dist_condense.system.files import write_atomically
+
+METRICS = "metrics.jsonl"
+STEP, LOSS = "step", "loss"
+Entry = Mapping[str, Any]
+"""A line: time (Unix, in seconds), step (matching steps in all), network and its matching_step (both from 0), loss,
+steps_per_second, waiting (the share of the time in which a worker waited for images), reduced_bytes (handed to
+reductions since the line before, by all workers)."""
+BOM = b"\xef\xbb\xbf"
+
+
+def parsed(line: bytes) -> Entry | None:
+    """The entry of a line; None for one that is none: torn, not JSON, without a step."""
+    try:
+        entry = json.loads(line.removeprefix(BOM))
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(entry, dict) or type(entry.get(STEP)) is not int:
+        return None
+    return entry if isinstance(entry.get(LOSS, 0.0), int | float) else None
+
+
+def read(file: Path) -> list[Entry]:
+    """The entries in the order of the file, which may not be there; other lines and a last one without its end are
+    left out."""
+    return [entry for _, entry in _lines(file) if entry is not None]
+
+
+def append(file: Path, entry: Entry) -> None:
+    """Add a line. Raises RunFailed naming the file."""
+    try:
+        with file.open("a") as stream:
+            stream.write(json.dumps(entry) + "\n")
+    except OSError as error:  # that of a write names no file
+        raise RunFailed(f"{file} cannot be written ({error}); make room or repair it") from error
+
+
+def cut(file: Path, steps: int) -> None:
+    """Keep the entries until ``steps``, each step once and in order; a file that is so already is left alone."""
+    kept = {entry[STEP]: line for line, entry in _lines(file) if entry is not None and entry[STEP] <= steps}
+    content = b"".join(kept[step] + b"\n" for step in sorted(kept))
+    if file.exists() and file.read_bytes() != content:
+        write_atomically(file, content)
+
+
+def problem(file: Path, steps: int) -> str | None:
+    """Why the lines until ``steps`` cannot be kept: the first one among them that is no entry. What was being written
+    when a machine died comes after them."""
+    lines = list(_lines(file))
+    last = max((i for i, (_, entry) in enumerate(lines) if entry is not None and entry[STEP] <= steps), default=-1)
+    for number, (_, entry) in enumerate(lines[:last], start=1):
+        if entry is None:
+            return f"{file}, line {number}: not an entry with a step; remove the line, or move the file away"
+    return None
+
+
+def _lines(file: Path) -> Iterator[tuple[bytes, Entry | None]]:
+    """Whole lines without their ends, and their entries."""
+    content = file.read_bytes() if file.exists() else b""
+    for line in content.splitlines(keepends=True):
+        if line.endswith((b"\n", b"\r")):
+            line = line.rstrip(b"\r\n").removeprefix(BOM)
+            yield line, parsed(line)

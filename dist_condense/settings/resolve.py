@@ -1,0 +1,157 @@
+"""The open choices of a config, settled once: where it computes, and in which units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dist_condense.data import DataError, ImageSet
+from dist_condense.data.catalogue import is_url
+from dist_condense.data.constants import MEASURED, Constants, default, measured, of_name
+from dist_condense.data.reading.read_ahead import HELD
+from dist_condense.data.reading.tiers import Choice, choose, share
+from dist_condense.engine.ahead import DEPTH as AHEAD
+from dist_condense.networks import batch_norms
+from dist_condense.settings import assembly
+from dist_condense.settings.config import ConfigError, RunConfig
+from dist_condense.system import terminal
+from dist_condense.system.memory import machine_memory
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a run computes."""
+
+    device: str
+    threads: int
+    """CPU threads per worker."""
+    per_node: int
+    """Workers on the fullest node."""
+    memory: int
+    """Bytes of the smallest node that can hold a worker."""
+
+
+def resolved(config: RunConfig, dataset: ImageSet, earlier: Mapping[str, Any]) -> tuple[RunConfig, Choice]:
+    """Absolute paths, and the open choices settled, of the cluster and of mean and std: as the run's first start did,
+    else from here.
+
+    Also where images are kept, and the bytes that this was chosen by. Starts Ray where there are workers, so
+    :func:`dist_condense.job.preflight.check` comes first.
+
+    :param earlier: what the run is known by from an earlier start (``config.identity``); empty for the first.
+    :raises ConfigError: what the cluster does not have; training images whose mean and std cannot be measured.
+    """
+    config = _normalised(absolute_paths(config), dataset, earlier)
+    place = _place(config)
+    choices: dict[str, Any] = {
+        "slices": 1 if _couples(config, dataset) else max(1, config.cluster.workers),
+        "threads": place.threads,
+        "reproducible": place.device == "cpu",
+    }
+    choices |= {key: earlier[f"cluster.{key}"] for key in choices if f"cluster.{key}" in earlier}
+    settled = {
+        key: choices[key] if getattr(config.cluster, key) is None else getattr(config.cluster, key) for key in choices
+    }
+    config = replace(config, cluster=replace(config.cluster, device=place.device, **settled))
+    if config.data.tier == "gpu" and place.device != "cuda":
+        raise ConfigError([f"data.tier: gpu, but the run computes on {place.device}; leave it to auto, or set ram"])
+    choice = _keeping(config, dataset, place)
+    return replace(config, data=replace(config.data, tier=choice.tier)), choice
+
+
+def absolute_paths(config: RunConfig) -> RunConfig:
+    """Paths from the driver's working directory, as a run's folder states them; urls stay."""
+    root, kept = config.dataset.root, config.tracking.checkpoints
+    return replace(
+        config,
+        output=_absolute(config.output),
+        dataset=replace(config.dataset, root=_absolute(root) if root else root),
+        tracking=replace(config.tracking, checkpoints=_absolute(kept) if kept else kept),
+    )
+
+
+def _normalised(config: RunConfig, dataset: ImageSet, earlier: Mapping[str, Any]) -> RunConfig:
+    """Mean and std settled: as given, as the first start did, else by `dataset.constants`."""
+    if config.dataset.mean is not None:
+        return config
+    if "dataset.mean" in earlier:
+        mean, std = earlier["dataset.mean"], earlier["dataset.std"]
+    elif earlier:  # of a version that did not state them: they were the data set's own
+        mean, std = dataset.mean, dataset.std
+    else:
+        mean, std = _constants(config, dataset)
+    return replace(config, dataset=replace(config.dataset, mean=list(mean), std=list(std)))
+
+
+def _constants(config: RunConfig, dataset: ImageSet) -> Constants:
+    """What `dataset.constants` asks for; measuring reads every training image."""
+    name = config.dataset.constants or default(config.dataset.classes)
+    try:
+        if name != MEASURED:
+            return of_name(name, dataset)
+        terminal.say(f"note: mean and std are measured on {sum(dataset.counts)} training images, once")
+        return measured(dataset.train_split.on_demand(assembly.reading_of(config)), dataset.counts, dataset.channels)
+    except DataError as error:
+        raise ConfigError(error.problems) from error
+
+
+def _absolute(path: str) -> str:
+    return path if is_url(path) else str(Path(path).expanduser().absolute())
+
+
+def _keeping(config: RunConfig, dataset: ImageSet, place: _Place) -> Choice:
+    """The tier, by what the fullest node would hold, against what the smallest one has."""
+    workers, per_node, split = config.cluster.workers, place.per_node, dataset.train_split
+
+    def encoded() -> int:
+        return share(split.encoded_bytes(), workers, per_node)
+
+    decoded = share(dataset.decoded_bytes(dataset.counts), workers, per_node)
+    given = config.data.memory_budget
+    budget = int(given * 2**30) if given is not None else place.memory // 2
+    # The driver of a cluster may have no GPU and must not touch one, so there the tier gpu is by request only.
+    here = config.cluster.device == "cuda" and workers == 0
+    gpu = torch.cuda.get_device_properties(0).total_memory // 5 if here else 0
+    image = dataset.channels * dataset.size**2
+    matched = min(config.method.real_batch, max(dataset.counts))
+    ahead = per_node * image * (HELD * matched + AHEAD * min(config.training.batch, sum(dataset.counts)))
+    return choose(config.data.tier, decoded, encoded if split.files else None, budget, gpu, ahead)
+
+
+def _place(config: RunConfig) -> _Place:
+    """By asking Ray where there are workers; refuses what the cluster does not have."""
+    cluster = config.cluster
+    if cluster.workers == 0:
+        device = cluster.device if cluster.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        return _Place(device, torch.get_num_threads(), 1, machine_memory())
+    from dist_condense.engine.ray.group import connect, nodes
+
+    connect()
+    machines = nodes()
+    cores, gpus, _ = (sum(column) for column in zip(*machines, strict=True))
+    key = "cluster.workers" if cluster.min_workers is None else "cluster.min_workers"
+    least = cluster.min_workers or cluster.workers
+    device = cluster.device if cluster.device != "auto" else "cuda" if gpus >= least else "cpu"
+    threads = max(1, cores // cluster.workers)
+    wanted = least * (cluster.threads or 1)
+    problems = []
+    if wanted > cores:
+        problems.append(
+            f"{key}: {least} workers of {cluster.threads or 1} threads need {wanted} cores, the cluster has {cores}; "
+            f"lower {key} or cluster.threads"
+        )
+    if device == "cuda" and least > gpus:
+        problems.append(f"{key}: {least} workers, one GPU each, but the cluster has {gpus}")
+    if problems:
+        raise ConfigError(problems)
+    fit = [gpu if device == "cuda" else core // (cluster.threads or threads) for core, gpu, _ in machines]
+    memory = [told for (_, _, told), workers in zip(machines, fit, strict=True) if workers and told]
+    return _Place(device, threads, min(cluster.workers, max(fit)), min(memory, default=machine_memory()))
+
+
+def _couples(config: RunConfig, dataset: ImageSet) -> bool:
+    return bool(batch_norms(assembly.network_builder(config, dataset)(0)))

@@ -1,0 +1,430 @@
+"""Config files as nested dicts of texts: Hydra composes files and groups, OmegaConf resolves ``${...}``. The only
+import of both.
+
+Every scalar stays the text that stands in the file, so that the type of its key alone decides what it is:
+``20241126_001`` is a name, and ``no`` can be a class. No path and no text of a user goes through Hydra's grammar.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, ClassVar, cast
+from urllib.parse import quote, unquote_to_bytes
+
+import yaml
+from hydra import compose, initialize
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.object_type import ObjectType
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException, MissingConfigException
+from hydra.plugins.config_source import ConfigResult, ConfigSource
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dist_condense.system.terminal import printable
+
+ENDINGS = (".yaml", ".yml")
+PRIMARY = "the config"
+"""What Hydra calls the file of the command line, whose own name may have any letters."""
+SHAPE = "a config is made of keys with their values, `ipc: 10`"
+STR, NULL, MERGE = (f"tag:yaml.org,2002:{name}" for name in ("str", "null", "merge"))
+_PLACES: ContextVar[tuple[Path, ...]] = ContextVar("places", default=())
+RESOLVED = "the config of a run is resolved and has no ${...}, no defaults and no anchors"
+_REAL = re.compile(r"(?<!\\)(\\\\)*\$\{")
+"""An interpolation: of the backslashes before it, each two stand for one."""
+_VARIABLE = re.compile(r"\$\{oc\.env:\s*([^,}\s]+)\s*(,\s*(?:''|\"\")?\s*\})?")
+
+
+_SCALARS = (str, int, float, type(None))
+"""bool is an int."""
+
+
+class Unusable(ValueError):
+    """Files or texts that are no config; the message is one line."""
+
+
+# --- YAML whose scalars stay texts --------------------------------------------------------------------------------
+
+
+class _Texts(yaml.SafeLoader):
+    """Only ``null``, ``~`` or nothing, without quotes and as the value of a key, is None; all else is text."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
+        first: [(tag, pattern) for tag, pattern in known if tag in (NULL, MERGE)]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def compose_sequence_node(self, anchor: str | None) -> yaml.Node:
+        node = super().compose_sequence_node(anchor)
+        _as_texts(node.value, NULL, MERGE)
+        return node
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.Node:
+        node = super().compose_mapping_node(anchor)
+        _as_texts([key for key, _ in node.value], NULL)
+        _as_texts([value for _, value in node.value], MERGE)
+        return node
+
+    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[str, Any]:
+        known: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                _require(key.value not in known, key, f"the key {key.value!r} stands here for the second time")
+                known.add(key.value)
+        return cast(dict[str, Any], super().construct_mapping(node, deep))
+
+    def construct_scalar(self, node: yaml.Node) -> Any:
+        try:
+            return checked(super().construct_scalar(node))
+        except Unusable as error:
+            raise yaml.MarkedYAMLError(problem=str(error), problem_mark=node.start_mark) from error
+
+
+class _Resolved(_Texts):
+    """Without anchors, few of which can stand for more than fits any memory."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.MarkedYAMLError(problem=f"an anchor; {RESOLVED}", problem_mark=self.peek_event().start_mark)
+        return cast(yaml.Node | None, super().compose_node(parent, index))
+
+
+def _as_texts(nodes: Sequence[yaml.Node], *tags: str) -> None:
+    for node in nodes:
+        if node.tag in tags:
+            node.tag = STR
+
+
+def _require(holds: bool, node: yaml.Node, problem: str) -> None:
+    if not holds:
+        raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+
+
+def checked(text: str) -> str:
+    """A text in which every ``${`` begins an interpolation, or is written ``\\${``. Raises Unusable."""
+    try:
+        if "${" in text:
+            OmegaConf.create([text])
+    except OmegaConfBaseException as error:
+        meant = "is no interpolation, as ${oc.env:NAME} would be; write \\${ where these two signs are meant"
+        raise Unusable(f"{text!r} {meant}") from error
+    return text
+
+
+def parsed(text: str) -> Any:
+    """A value of the command line: texts, None, lists and dicts of these. Raises Unusable where it is no YAML."""
+    try:
+        return _plain(_spaced(yaml.load(text, _Texts)))
+    except (yaml.YAMLError, ValueError) as error:
+        raise Unusable(" ".join(str(getattr(error, "problem", None) or error).split())) from error
+
+
+def _plain(value: Any) -> Any:
+    """A value that OmegaConf can hold: an explicit tag and an anchor can make others. Raises Unusable."""
+    try:
+        OmegaConf.create([value])
+    except OmegaConfBaseException as error:
+        raise Unusable(str(error).splitlines()[0]) from error
+    except RecursionError as error:
+        raise Unusable("an anchor leads to itself") from error
+    return value
+
+
+def _spaced(value: Any) -> Any:
+    """``{lr:0.1}`` is meant as ``{lr: 0.1}``."""
+    if not isinstance(value, dict):
+        return value
+    pairs = ((key.split(":", 1) if item is None and ":" in key else (key, item)) for key, item in value.items())
+    return {key: _spaced(item) for key, item in pairs}
+
+
+def texts(file: Path, kind: type[_Texts] = _Texts) -> dict[str, Any]:
+    """The keys of a file, nested, ``defaults`` among them. Raises Unusable, with the line where there is one."""
+    loader = None
+    try:
+        text = _decoded(file)
+        loader = kind(text)
+        node = loader.get_single_node()
+        if node is None or node.tag == NULL:
+            return {}
+        _require(isinstance(node, yaml.MappingNode), node, SHAPE)
+        _check_defaults(node)
+        return cast(dict[str, Any], _plain(loader.construct_document(node)))
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise Unusable(
+            f"{file}, line {line}: a sign that no text has (U+{error.character:04X}); is it UTF-8?"
+        ) from error
+    except yaml.MarkedYAMLError as error:
+        raise Unusable(_placed(file, error)) from error
+    except OSError as error:
+        raise Unusable(f"{file} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:  # not UTF-8, or a value that does not fit its tag
+        raise Unusable(f"{file}: {error}") from error
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
+def _decoded(file: Path) -> str:
+    content = file.read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise Unusable(f"line {line}: this is not UTF-8; save the file in that encoding") from error
+
+
+def _placed(file: Path, error: yaml.MarkedYAMLError) -> str:
+    mark, context = error.problem_mark or error.context_mark, error.context or ""
+    since = f" from line {error.context_mark.line + 1}" if context and error.context_mark else ""
+    problem = "a tab stands here; indent by spaces" if "'\\t'" in error.problem else error.problem
+    return f"{file}, line {mark.line + 1}: " + " ".join(f"{context}{since}{context and ': '}{problem}".split())
+
+
+def _check_defaults(node: yaml.MappingNode) -> None:
+    """A list of names, and of groups with a name each."""
+    for value in (value for key, value in node.value if key.value == "defaults"):
+        shape = "defaults is a list, `- method: dc` below each other, then `- _self_`"
+        _require(isinstance(value, yaml.SequenceNode), value, shape)
+        for item in value.value:
+            is_group = isinstance(item, yaml.MappingNode) and len(item.value) == 1
+            _require(is_group or isinstance(item, yaml.ScalarNode), item, shape)
+
+
+def stored(file: Path) -> dict[str, Any]:
+    """The same of a config that a run has written. It is resolved, so it has no defaults, no anchors, and ``${`` only
+    as ``\\${``: who sends one that has must not learn of a variable of this machine. Raises Unusable."""
+    values = texts(file, _Resolved)
+    if "defaults" in values:
+        raise Unusable(f"{file}: defaults: {RESOLVED}; remove the key")
+    for key, value in _dotted(values):
+        if "${" in key:
+            raise Unusable(f"{file}: the key {key!r:.80}: {RESOLVED}, nor in a key; remove it")
+        if any(_REAL.search(text) for text in _all_texts(value)):
+            raise Unusable(f"{file}: {key}: {RESOLVED}, and {value!r:.80} is one; give the value, or write \\${{")
+    return values
+
+
+def stored_values(file: Path) -> dict[str, Any]:
+    """:func:`stored` as the plain values that YAML makes of it, which JSON can hold. Raises Unusable."""
+    stored(file)
+    try:
+        values = cast(dict[str, Any], _unescaped(yaml.safe_load(_decoded(file)) or {}))
+    except (yaml.YAMLError, ValueError) as error:  # a date that is none
+        raise Unusable(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+    for key, value in _dotted(values):
+        for other in _others(value):
+            raise Unusable(f"{file}: {key}: {other!r:.80} is no text, number or list; write it in quotation marks")
+    for other in _others(values):
+        raise Unusable(f"{file}: the key {other!r:.80} is no text; write it in quotation marks")
+    return values
+
+
+def _others(value: Any) -> Iterator[Any]:
+    """Values and keys of dicts that JSON cannot hold."""
+    if isinstance(value, list | dict):
+        for item in (*value, *value.values()) if isinstance(value, dict) else value:
+            yield from _others(item)
+    elif not isinstance(value, _SCALARS):
+        yield value
+
+
+def _dotted(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+# --- composing ----------------------------------------------------------------------------------------------------
+
+
+class Files(ConfigSource):
+    """A folder of config files and groups; or a single file, which is then called PRIMARY."""
+
+    def __init__(self, provider: str, path: str) -> None:
+        super().__init__(provider, path)
+        self.place = os.fsdecode(unquote_to_bytes(self.path))
+
+    @staticmethod
+    def scheme() -> str:
+        """Of the addresses that :meth:`address` makes."""
+        return "dist-condense"
+
+    @staticmethod
+    def address(place: Path) -> str:
+        """A path without the signs that mean something to Hydra or OmegaConf."""
+        return f"{Files.scheme()}://{quote(os.fsencode(place))}"
+
+    def available(self) -> bool:
+        """Whether it is there."""
+        return os.path.exists(self.place)
+
+    def is_group(self, config_path: str) -> bool:
+        """Whether it is a folder."""
+        return os.path.isdir(os.path.join(self.place, config_path))
+
+    def is_config(self, config_path: str) -> bool:
+        """Whether it is a file."""
+        return self._file(config_path) is not None
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """Raises Unusable."""
+        file = self._file(config_path)
+        assert file is not None  # Hydra asks is_config first
+        values = texts(file)
+        if config_path == PRIMARY and not values:
+            raise Unusable(f"{file} is empty; {SHAPE}")
+        if "hydra" in values:
+            raise Unusable(f"{file}: hydra: unknown key; Hydra itself has nothing to set here")
+        if config_path == PRIMARY and "_self_" not in values.get("defaults", ["_self_"]):
+            values["defaults"].append("_self_")  # as Hydra does, with a warning
+        package = re.match(r"(?:\s*#.*\n)*?\s*#\s*@package\s+(\S+)", _decoded(file))
+        header = {"package": package[1] if package else None}
+        return ConfigResult(self.provider, self.full_path(), OmegaConf.create(values), header)
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        """Names of the configs in a group."""
+        names = os.listdir(os.path.join(self.place, config_path))
+        return sorted({os.path.splitext(name)[0] for name in names if name.endswith(ENDINGS)})
+
+    def _file(self, config_path: str) -> Path | None:
+        if os.path.isfile(self.place):
+            return Path(self.place) if config_path == PRIMARY else None
+        files = (os.path.join(self.place, config_path) + ending for ending in ENDINGS)
+        return next((Path(file) for file in files if os.path.isfile(file)), None)
+
+
+class Places(SearchPathPlugin):
+    """Where Hydra looks while :func:`composed` runs."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Append them."""
+        for place in _PLACES.get():
+            search_path.append("dist_condense", Files.address(place))
+
+
+def composed(file: Path, shipped: Path, groups: Mapping[str, str]) -> dict[str, Any]:
+    """A config file with its defaults, nested, interpolations as they stand. Raises Unusable.
+
+    :param shipped: the folder of groups that are found besides those in the file's own.
+    :param groups: instead of the file's own choices, by the name of the group.
+    """
+    for plugin in (Files, Places):
+        Plugins.instance().register(plugin)
+    before = _PLACES.set((file, file.parent, shipped))
+    try:
+        with initialize(version_base="1.3", config_path=None, job_name="dist_condense"):
+            made = compose(PRIMARY, [f"{group}={_quoted(name)}" for group, name in groups.items()])
+        return cast(dict[str, Any], OmegaConf.to_container(made))
+    except RecursionError as error:
+        raise Unusable(f"{file}: its defaults, or those of a file that they name, lead to themselves") from error
+    except (HydraException, OmegaConfBaseException) as error:
+        raise Unusable(_last_words(error, file, groups)) from error
+    finally:
+        _PLACES.reset(before)
+
+
+def _quoted(name: str) -> str:
+    """A text in Hydra's grammar: backslashes count only before a quotation mark."""
+    return "'" + re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), name) + "'"
+
+
+def _last_words(error: BaseException, file: Path, groups: Mapping[str, str]) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        choose = f"; choose one of {', '.join(error.options)}" if error.options else ""
+        return f"{error.missing_cfg_file} is not there{choose or f', and the defaults of {file} name it'}"
+    words = " ".join(str(error).split())
+    if "hydra.runtime.cwd" in words:
+        return f"{os.getcwd()}: Hydra cannot read a ${{ in the name of the working directory; start from another"
+    for group in groups:
+        if re.search(f"Could not override '{group}'|Key '{group}' is not in struct", words):
+            return f"{group}: the defaults of {file} choose no {group} that could be replaced; give {group}.KEY=VALUE"
+    return f"{file}: {words}"
+
+
+# --- interpolations -----------------------------------------------------------------------------------------------
+
+
+def resolved(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Dotted keys with ``${...}`` replaced, and a line for each that could not be, which is left out."""
+    root = OmegaConf.create(_nested(values))
+    done: dict[str, Any] = {}
+    problems = []
+    for key, value in values.items():
+        if not any("${" in text for text in _all_texts(value)):
+            done[key] = value
+        elif empty := [name for text in _all_texts(value) for name in _empty_variables(text)]:
+            problems.append(f"{key}: the variable {empty[0]} is set, but empty; unset it, or give it a value")
+        else:
+            try:
+                found = OmegaConf.select(root, key)
+                done[key] = OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
+            except OmegaConfBaseException as error:
+                words = re.sub(r"^\w+ raised while resolving interpolation: |\"", "", str(error).splitlines()[0])
+                problems.append(f"{key}: {words}")
+    return done, problems
+
+
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    root: dict[str, Any] = {}
+    for key, value in values.items():
+        *sections, last = key.split(".")
+        section = root
+        for name in sections:
+            if not isinstance(section.get(name), dict):
+                section[name] = {}
+            section = section[name]
+        section[last] = value
+    return root
+
+
+def _all_texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _all_texts(item)
+
+
+def _empty_variables(text: str) -> Iterator[str]:
+    """Variables that are set to nothing, which hardly anybody wants; a default of '' says that it is wanted."""
+    for name, wants_nothing in _VARIABLE.findall(text):
+        if not wants_nothing and os.environ.get(name, "set").strip() == "":
+            yield name
+
+
+def dumped(values: Mapping[str, Any]) -> str:
+    """Nested values as a file from which :func:`composed` and :func:`resolved` give them again.
+
+    A file in which characters would be hidden has YAML's escapes instead, for all letters that are not ASCII.
+    """
+    written = _escaped(values)
+    text = OmegaConf.to_yaml(OmegaConf.create(written))
+    return text if printable(text, kept="\n") == text else yaml.safe_dump(written, sort_keys=False)
+
+
+def _unescaped(value: Any) -> Any:
+    """The counterpart of :func:`_escaped`."""
+    if isinstance(value, Mapping):
+        return {key: _unescaped(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_unescaped(item) for item in value]
+    return re.sub(r"(\\*)\1\\\$\{", r"\1${", value) if isinstance(value, str) else value
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _escaped(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_escaped(item) for item in value]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", str(value)) if isinstance(value, str) else value

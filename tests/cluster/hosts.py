@@ -1,0 +1,139 @@
+"""Hosts on one machine: namespaces with addresses, names, processes and temporary folders of their own, on one link."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+NAMESPACES = ["unshare", "--mount", "--uts", "--pid", "--net", "--fork", "--mount-proc", "--kill-child"]
+LONGEST = 1800
+"""Seconds after which a host ends by itself, should nobody be left to end it."""
+FIRST = ["bash", "-c", f"for _ in {{1..{LONGEST}}}; do sleep 1; done"]
+"""A host's first process: it sleeps, and buries what others leave behind, as an init does."""
+
+
+def not_allowed() -> str | None:
+    """Why there can be no such hosts here."""
+    missing = [tool for tool in ("unshare", "nsenter", "ip", "mount") if shutil.which(tool) is None]
+    if missing:
+        return f"{', '.join(missing)} not installed (Debian: util-linux, iproute2)"
+    command = [*NAMESPACES, "ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth1"]
+    tried = subprocess.run(command, capture_output=True, text=True)
+    return f"network namespaces are not allowed here: {tried.stderr.strip()}" if tried.returncode else None
+
+
+@dataclass
+class Host:
+    """A machine; all its processes end with the first.
+
+    :param process: holds the namespaces; outside of them.
+    """
+
+    name: str
+    address: str
+    process: subprocess.Popen[bytes]
+    first: int = 0
+    """The first process, as seen from outside."""
+    space: str = "none"
+
+    def begin(self) -> None:
+        """Wait for the namespaces."""
+        pid, deadline = self.process.pid, time.monotonic() + 30
+        children = Path(f"/proc/{pid}/task/{pid}/children")
+        while not (found := children.read_text().split()) or _name(found[0]) != FIRST[0]:
+            assert self.process.poll() is None and time.monotonic() < deadline, "no namespaces"
+            time.sleep(0.05)
+        self.first, self.space = int(found[0]), os.readlink(f"/proc/{found[0]}/ns/pid")
+
+    def command(self, *words: str | Path) -> list[str]:
+        """To be run from outside; in it, ``words`` in the repository."""
+        return ["nsenter", "--target", str(self.first), "--all", f"--wdns={ROOT}", *map(str, words)]
+
+    def run(self, *words: str | Path, env: Mapping[str, str] | None = None) -> str:
+        """What it printed; an error of the command is one here."""
+        done = subprocess.run(self.command(*words), env=env, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, f"{words} on {self.name}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def start(self, *words: str | Path, **options: Any) -> subprocess.Popen[str]:
+        """A process on this host."""
+        return subprocess.Popen(self.command(*words), text=True, **options)
+
+    def pids(self) -> list[int]:
+        """Its processes, as seen from outside."""
+        found = []
+        for space in Path("/proc").glob("[0-9]*/ns/pid"):
+            with suppress(OSError):  # it has ended
+                if os.readlink(space) == self.space:
+                    found.append(int(space.parts[2]))
+        return found
+
+    def lose_all(self) -> None:
+        """Its processes die at once, but for the first."""
+        assert self.space != os.readlink("/proc/self/ns/pid")
+        for pid in self.pids():
+            if pid != self.first:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def end(self) -> None:
+        """End the host and all that runs on it, which the kernel does once the first process is gone."""
+        self.process.kill()
+        self.process.wait(30)
+        deadline = time.monotonic() + 30
+        while left := self.pids():
+            assert time.monotonic() < deadline, f"{self.name} is not gone: {left}"
+            time.sleep(0.1)
+
+
+@contextmanager
+def linked(folder: Path) -> Iterator[tuple[Host, Host]]:
+    """Two hosts, each with one interface, eth0, to the other; nothing of them is left afterwards.
+
+    As on Debian, a host's own name stands for a loopback address.
+
+    :param folder: for what lies in /tmp/ray on each.
+    """
+    hosts: list[Host] = []
+    try:
+        for name, address in (("host-a", "10.77.0.1"), ("host-b", "10.77.0.2")):
+            hosts.append(Host(name, address, subprocess.Popen([*NAMESPACES, *FIRST])))
+            _furnish(hosts[-1], folder / name)
+        a, b = hosts
+        inside = ["nsenter", "--target", str(a.first), "--net"]  # only the network: the other's process id is ours
+        link = ["ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", str(b.first)]
+        subprocess.run([*inside, *link], check=True)
+        for host in hosts:
+            host.run("ip", "address", "add", f"{host.address}/24", "dev", "eth0")
+            host.run("ip", "link", "set", "eth0", "up")
+        yield a, b
+    finally:
+        for host in hosts:
+            host.end()
+
+
+def _furnish(host: Host, folder: Path) -> None:
+    host.begin()
+    folder.mkdir()
+    names = folder / "hosts"
+    names.write_text(f"127.0.0.1 localhost\n127.0.1.1 {host.name}\n")
+    host.run("hostname", host.name)
+    host.run("mount", "--bind", names, "/etc/hosts")
+    Path("/tmp/ray").mkdir(exist_ok=True)  # Ray's own place: a socket's path has at most 107 characters
+    host.run("mount", "--bind", folder, "/tmp/ray")
+    host.run("ip", "link", "set", "lo", "up")
+
+
+def _name(pid: str) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return ""

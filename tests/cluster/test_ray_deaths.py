@@ -1,0 +1,146 @@
+"""Runs on Ray that lose a worker, their driver, everything, in condensation and in evaluation, and go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+
+from dist_condense.commands import cli
+from tests.cluster.ray_head import wait
+from tests.cluster.test_ray_runs import below, finish, rows, saved, start, steps_told, train_workers
+from tests.engine import cases
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1500)]
+
+FEW_CLASSES = "dataset.classes=['1','3','5','8']"
+RUN = (
+    *("trajectory.networks=100000", FEW_CLASSES),  # it ends when it is asked to
+    *("tracking.log_every=1", "tracking.checkpoint_minutes=0.02", "evaluation.epochs=0"),
+)
+
+
+def test_the_same_set_after_every_kind_of_death(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+
+    def running(workers: int, more: int = 5) -> subprocess.Popen[str]:
+        process = start(workers, folder, *RUN)
+        wait(lambda: len(below(process.pid)) == workers or process.poll() is not None, 240)
+        before = saved(folder)  # not sooner: workers of a driver that was killed write on for a moment
+        wait(lambda: saved(folder) >= before + more or process.poll() is not None, 240)
+        assert process.poll() is None, finish(process)
+        return process
+
+    process = running(2)
+    _kill(train_workers(process.pid)[1])
+    assert re.search(r"failed: worker \d .*was lost", finish(process, cli.FAILED))
+
+    process = running(2)
+    workers = train_workers(process.pid)
+    process.kill()  # its workers may live on for a moment, beside those of the next start
+    process.communicate()
+    process = running(1, more=1)
+    for pid in (process.pid, *train_workers(process.pid, 1), *workers):
+        _kill(pid)
+    process.communicate()
+
+    process = running(2)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to all of them
+    told = finish(process, cli.INTERRUPTED)
+    reached = json.loads((folder / "synthetic_set" / "card.json").read_text())["steps"]
+    assert f"stopped by SIGINT after matching step {reached} of 300000" in told
+
+    process = running(2)
+    process.send_signal(signal.SIGTERM)
+    told = finish(process, cli.TERMINATED)
+    reached = json.loads((folder / "synthetic_set" / "card.json").read_text())["steps"]
+    assert f"stopped by SIGTERM after matching step {reached} of 300000" in told
+    assert torch.equal(cases.result(folder), cases.first_steps("dcc", reached, tmp_path / "whole", *RUN))
+    assert steps_told(folder) == list(range(1, reached + 1))
+
+
+def _kill(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+# --- evaluation ---------------------------------------------------------------------------------------------------
+
+EVALUATED = (
+    *("trajectory.networks=1", "trajectory.matching_steps=1", FEW_CLASSES, "evaluation.sets=[condensed]"),
+    *("evaluation.seeds=5", "evaluation.epochs=2000", "evaluation.threads=2"),  # one after the other, seconds each
+)
+
+
+def test_deaths_within_evaluation(tmp_path: Path) -> None:
+    """Of one process, of the driver on Ray and of its worker; no network whose row is there is trained again."""
+    folder, whole = tmp_path / "run", tmp_path / "whole"
+    process, _ = training(0, folder, lambda driver: [driver])
+    assert told_of(killed(process, process.pid)) <= {0}
+    process, _ = training(1, folder, trials_of)
+    assert told_of(killed(process, process.pid)) <= {1}
+    process, trial = training(1, folder, trials_of)
+    told = killed(process, trial)
+    assert process.returncode == cli.FAILED and "condensation is complete" in told
+    assert "evaluation: 1 of 3 trials failed:\ncondensed / convnet:width=8:depth=2 / seed 3: " in told
+    assert told_of(told) == {2, 4} and seeds_in(folder) == {0, 1, 2, 4}
+    assert told_of(finish(start(0, folder, *EVALUATED))) == {3}
+    finish(start(0, whole, *EVALUATED))
+    assert rows(folder) == rows(whole)
+
+
+def training(workers: int, folder: Path, of: Callable[[int], list[int]]) -> tuple[subprocess.Popen[str], int]:
+    """The command, and the process that trains a network after the first whose row is new."""
+    before, process = seeds_in(folder), start(workers, folder, *EVALUATED)
+
+    def until(condition: Callable[[], object]) -> None:
+        wait(lambda: condition() or process.poll() is not None, 240)
+        assert process.poll() is None, finish(process)
+
+    until(lambda: seeds_in(folder) > before)
+    at_first: dict[int, float] = {}
+    until(lambda: busy(of(process.pid), at_first))
+    (pid,) = busy(of(process.pid), at_first)
+    assert len(seeds_in(folder)) == len(before) + 1
+    return process, pid
+
+
+def busy(pids: list[int], at_first: dict[int, float]) -> list[int]:
+    """Those that have worked half a second since they were first seen; one that trained the network before does not."""
+    now = {pid: seconds_of(pid) for pid in pids}
+    return [pid for pid, seconds in now.items() if seconds > at_first.setdefault(pid, seconds) + 0.5]
+
+
+def killed(process: subprocess.Popen[str], pid: int) -> str:
+    """What the command told, of which this process is one."""
+    _kill(pid)
+    return process.communicate(timeout=300)[1]
+
+
+def trials_of(driver: int) -> list[int]:
+    return below(driver, "ray::ImplicitFunc")
+
+
+def seeds_in(folder: Path) -> set[int]:
+    return {int(row["seed"]) for row in rows(folder)} if (folder / "evaluation.csv").exists() else set()
+
+
+def told_of(told: str) -> set[int]:
+    return {int(seed) for seed in re.findall(r"seed (\d): top-1", told)}
+
+
+def seconds_of(pid: int) -> float:
+    """Of the processor, that the process has had; none once it has ended."""
+    try:
+        user, system = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
+    except OSError:
+        return 0.0
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,146 @@
+"""`dist-condense plan`: every shipped config plans without its data; what is wrong is refused at once."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dist_condense.commands import cli
+from dist_condense.planning.calibrate import compared
+from dist_condense.planning.images import assumed
+from dist_condense.settings import config
+from tests.planning.cases import RATES
+
+ROOT = Path(__file__).parents[2]
+NAMES = sorted(file.stem for file in config.shipped().glob("*.yaml"))
+ROOTS = ("IMAGENET_ROOT", "IMAGENETTE_ROOT", "MINIIMAGENET_ROOT", "CIFAR10_ROOT", "CIFAR100_ROOT", "FASHION_MNIST_ROOT")
+SMALL = ["network.width=4", "network.depth=2", "method.real_batch=8", "cluster.threads=1"]
+
+
+@pytest.fixture(autouse=True)
+def no_data(monkeypatch):
+    for name in (*ROOTS, "DIST_CONDENSE_WORKERS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def rates(tmp_path):
+    """A file of made-up rates for a config."""
+
+    def write(path, *keys):
+        loaded = config.load(path, keys)
+        file = tmp_path / "rates.json"
+        replace(RATES, compared=compared(loaded, assumed(loaded, 10, 100))).write(file)
+        return f"--calibration={file}"
+
+    return write
+
+
+def told(capsys, *arguments):
+    code = cli.main(["plan", *arguments])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_shipped_config_plans_without_its_data(name, rates, capsys):
+    path = f"configs/{name}.yaml"
+    folder = ["--classes=100", "--images-per-class=50"] if "imagenette" in name or "mini" in name else []
+    code, out, _ = told(capsys, path, rates(path), "--gpus=8", "--gpu-memory=80", "--json", *folder)
+    made = json.loads(out)
+    assert code == 0 and made["does_not_fit"] == [] and made["room"] == 80 * 2**30
+    assert made["chosen"]["workers"] == 8 and made["cluster"] == {
+        "device": "cuda", "exact": False, "bandwidth": 2**30, "resident": False, "latency": 5e-4,
+    }  # fmt: skip
+    assert made["chosen"]["most"] == -(-made["workload"]["classes"] // 8)
+    assert any("no GPU was measured" in remark for remark in made["remarks"])
+    assert {8, made["workload"]["classes"], made["best_workers"]} <= {found["workers"] for found in made["others"]}
+
+
+def test_the_table_is_for_people(rates, capsys):
+    path = "configs/cifar10_dcc.yaml"
+    code, out, _ = told(capsys, path, rates(path), "--rate=100", "cluster.workers=4", "ipc=2")
+    for words in (
+        "dcc on cifar10: 10 classes, 2 images each, 32 px, convnet; 1,000 networks x 10 matching steps",
+        "stated: 100 real images/s",
+        "4 workers",
+        "classes per worker",
+        "2 to 3 (balance 83%)",
+        "all-reduced per matching step",
+        "best number of workers:",
+        "50,000 real images are assumed",
+    ):
+        assert words in out
+    assert code == 0
+
+
+def test_what_does_not_fit_is_told_with_the_key(rates, capsys):
+    path = "configs/cifar10_dc.yaml"
+    code, out, _ = told(capsys, path, rates(path), "--gpus=20", "--gpu-memory=1")
+    assert code == 1 and "does not fit: " in out and "the process" in out
+    assert "10 workers own no class" in out
+
+
+def test_everything_wrong_is_refused_at_once(capsys):
+    wrong = ["--gpus=0", "--gpu-memory=-1", "--rate=0", "--bandwidth=nan", "--classes=0", "ipc=0"]
+    code, out, err = told(capsys, "configs/digits.yaml", *wrong)
+    assert code == 2 and out == ""
+    for name in ("--gpus: 0", "--gpu-memory: -1", "--rate: 0", "--bandwidth: nan", "--classes: 0", "ipc: 0"):
+        assert f"refused: {name}" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--gpu-memory=80"], "--gpu-memory: give the number of GPUs"),
+        (["--calibration=nothing.json"], "nothing.json is not one that plan saved"),
+        (["--calibration=nothing.json", "--save=other.json"], "--save: nothing is measured"),
+        (["dataset.name=image_folder"], "--classes N --images-per-class M"),
+        (["cluster.device=cuda"], "cluster.device: cuda, but torch sees no GPU here"),
+        (["dataset.name=imagenet", "dataset.classes=imagenet99"], "'imagenet99' is not one of"),
+        (["dataset.root=/nowhere", "dataset.name=cifar10"], "/nowhere is not a folder"),
+        (["sede=1"], "sede: unknown key; did you mean seed?"),
+    ],
+)
+def test_what_is_refused(arguments, words, capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    code, _, err = told(capsys, "configs/digits.yaml", *arguments)
+    assert code == 2 and words in err
+
+
+def test_rates_of_another_network_are_refused(rates, capsys):
+    given = rates("configs/digits.yaml")
+    code, _, err = told(capsys, "configs/digits.yaml", given, "network.width=8")
+    assert code == 2 and "network.width is 32 there, 8 here" in err
+
+
+def test_a_plan_measures_here_and_starts_neither_ray_nor_mlflow(tmp_path):
+    file, keys = tmp_path / "rates.json", ["trajectory.matching_steps=2", "training.epochs=1", *SMALL]
+    code = "import sys\nsys.modules['ray'] = sys.modules['mlflow'] = None\nfrom dist_condense import cli\n"
+    code += f"sys.exit(cli.main({['plan', 'configs/digits.yaml', *keys, '--json', f'--save={file}']}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    made, kept = json.loads(done.stdout), json.loads(file.read_text())
+    assert made["rates"] == kept and made["chosen"]["seconds"] > 0
+    assert min(kept["alone"].values()) >= 0 and kept["updating"] and kept["shared"] is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["dc", "dcc"])
+def test_a_run_takes_about_what_was_planned(method, tmp_path, capsys):
+    """Within 5 times, so that a busy machine cannot fail it; benchmarks/plan.py measures how near it is."""
+    keys = [f"method={method}", "method.grouping.warmup_networks=0", "training.epochs=2", "cluster.workers=0"]
+    keys += ["trajectory.networks=8", "trajectory.matching_steps=3", "tracking.log_every=6", *SMALL]
+    run = ["evaluation.epochs=0", f"output={tmp_path}/run", "tracking.uri=http://127.0.0.1:9", "ipc=3"]
+    assert cli.main(["plan", "configs/digits.yaml", *keys, f"--save={tmp_path}/rates.json"]) == 0
+    capsys.readouterr()
+    more = [*keys, "ipc=3", "--json", f"--calibration={tmp_path}/rates.json"]
+    assert cli.main(["plan", "configs/digits.yaml", *more]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert cli.main(["run", "configs/digits.yaml", *keys, *run]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    measured = (lines[-1]["time"] - lines[0]["time"]) / (lines[-1]["step"] - lines[0]["step"])
+    assert 1 / 5 < made["chosen"]["seconds"] / made["workload"]["steps"] / measured < 5

@@ -1,0 +1,155 @@
+"""The command: what it prints, its exit codes, and the same shards by Ray."""
+
+import os
+import re
+from argparse import Namespace
+from concurrent.futures.process import BrokenProcessPool
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from ray.exceptions import WorkerCrashedError
+from rich.console import Console
+
+from dist_condense.commands import cli, prepare_command
+from dist_condense.data.shards.manifest_reader import read_manifest
+from dist_condense.engine.ray import group
+from dist_condense.job.journal import RunFailed
+from tests.data.shards.shard_cases import prepared, tree, write_folder
+
+
+def test_a_folder_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, dest = write_folder(tmp_path / "source"), tmp_path / "dest"
+    (source / "train" / "zebra" / "a.jpg").write_bytes(b"no image")
+    arguments = ["prepare", str(source), str(dest), "--classes", "zebra,n00000001", "--size", "16"]
+    assert cli.main(arguments) == 1
+    assert f"failed: {source}/train/zebra/a.jpg: the image cannot be read" in capsys.readouterr().err
+    assert cli.main([*arguments, "--png"]) == 2
+    assert "png was False, now True" in capsys.readouterr().err
+    assert cli.main([*arguments, "--skip-bad"]) == 0
+    said = capsys.readouterr().out
+    assert "2 classes; images: 7 train, 2 val" in said
+    assert f"skipped: train zebra {source}/train/zebra/a.jpg: no image in a known format" in said
+    assert [entry.name for entry in read_manifest(str(dest)).classes] == ["zebra", "n00000001"]
+    assert cli.main(arguments) == 0
+    assert "is complete already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["/nowhere"], "/nowhere is not a folder. Set SOURCE to its folder"),
+        (["/nowhere", "--ffcv"], "--ffcv needs --size"),
+        (["/nowhere", "--png"], "--png .* needs --size"),
+        (["/nowhere", "--val", "v.tar"], "--val and --class-names are for tars"),
+        (["/nowhere/{0..3}.tar", "--val", "v.tar"], "4 of the 4 tars"),
+        (["digits:", "--classes", "1,ten"], "not there: ten.*Name others in --classes"),
+        (["digits:", "--size", "0"], "--size is 0"),
+        (["digits:", "--class-names", "/nowhere"], "/nowhere"),
+        (["digits:", "--classes", "[1,ten"], r"--classes: '\[1,ten' is no list of names"),
+        (["digits:", "--classes", "1,,2"], "--classes: '1,,2' is no list of names"),
+        (["digits:", "--workers", "0"], "--workers is 0; give processes at once, at least 1"),
+        (["cifar11:/x"], "'cifar11:/x' is no folder, and 'cifar11' no data set; choose one of digits, .*cifar10"),
+        (["digits:", "--classes", "imagenet10"], "Or is the named subset imagenet10_idc meant"),
+    ],
+)
+def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str) -> None:
+    assert cli.main(["prepare", arguments[0], str(tmp_path / "dest"), *arguments[1:]]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("refused: ") and re.search(told, said)
+    assert not (tmp_path / "dest").exists()
+
+
+def test_what_was_passed_over_is_told_first_and_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_folder(tmp_path / "source")
+    for name in ("x.avif", "y.AVIF", ".hidden"):
+        (source / "train" / "zebra" / name).touch()
+    assert cli.main(["prepare", str(source), str(tmp_path / "dest")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    note = f"note: {source}/train: 12 images of 3 classes; passed over: 2 .avif, 1 hidden"
+    assert lines[:2] == [note, f"note: {source}/val: 3 images of 3 classes"]
+    assert cli.main(["prepare", str(source), str(tmp_path / "dest")]) == 0
+    assert "note:" not in capsys.readouterr().out
+
+
+def test_names_in_another_encoding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, names = write_folder(tmp_path / "source"), tmp_path / "names.txt"
+    names.write_bytes(b"caf\xe9\n")
+    options = ["--val", "v.tar", "--class-names", str(names)]
+    assert cli.main(["prepare", "t.tar", str(tmp_path / "dest"), *options]) == 2
+    assert f"--class-names: {names} is no UTF-8" in capsys.readouterr().err
+    for split in ("train", "val"):
+        (source / split / "zebra").rename(source / split / os.fsdecode(b"caf\xe9"))
+    assert cli.main(["prepare", str(source), str(tmp_path / "dest")]) == 2
+    assert r"not UTF-8: caf\xe9. Rename" in capsys.readouterr().err
+    assert not (tmp_path / "dest").exists()
+
+
+def test_classes_are_names_with_and_without_brackets() -> None:
+    for text, names in (("1,2", ("1", "2")), ("[0, no]", ("0", "no")), ("['a,b',c]", ("a,b", "c")), (None, None)):
+        assert prepare_command._classes(Namespace(classes=text)) == names
+    assert prepare_command._classes(Namespace(classes="imagenet10_idc")) == "imagenet10_idc"
+
+
+def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere() -> None:
+    shown = {}
+    for terminal in (True, False):
+        console = Console(file=StringIO(), force_terminal=terminal, width=100)
+        with prepare_command.reporting(console) as report:
+            for finished in (1, 2):
+                report(finished, 2, "classes")
+            report(1200, 1200, "images in train.beton")
+        shown[terminal] = console.file.getvalue()
+    assert shown[False] == "2 of 2 classes\n1,200 of 1,200 images in train.beton\n"
+    assert "━" in shown[True] and "2/2" in shown[True] and "images in train.beton" in shown[True]
+
+
+def test_a_worker_that_was_killed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed_at_the_second(function, items):
+        waiting = iter(items)
+        yield function(next(waiting))
+        next(waiting)
+        raise errors.pop()
+
+    errors = [MemoryError("too little"), WorkerCrashedError(), BrokenProcessPool("A process was terminated.")]
+    monkeypatch.setattr(prepare_command, "_mapping", lambda given: killed_at_the_second)
+    source = write_folder(tmp_path / "source")
+    for kind, ray in (("BrokenProcessPool", []), ("WorkerCrashedError", ["--ray"]), ("MemoryError", ["--ray"])):
+        assert cli.main(["prepare", str(source), str(tmp_path / kind), *ray]) == 1
+        said = capsys.readouterr().err
+        assert re.match(rf"failed: {kind}: .*; at work or next were train/n00000002\. The same command continues", said)
+    monkeypatch.undo()
+    assert cli.main(["prepare", str(source), str(tmp_path / "MemoryError")]) == 0
+
+
+def test_a_cluster_that_cannot_be_had(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise RunFailed("Ray could not be joined. Try again, or run without Ray by cluster.workers=0")
+
+    monkeypatch.setattr(group, "connect", refuse)
+    assert cli.main(["prepare", "digits:", str(tmp_path / "dest"), "--ray"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("failed: RunFailed: Ray could not be joined") and "(leave out --ray)" in said
+    assert not (tmp_path / "dest").exists()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_ray_makes_the_same_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        source = write_folder(tmp_path / "source")
+        assert cli.main(["prepare", str(source), str(tmp_path / "ray"), "--size", "16", "--ray", "--workers", "2"]) == 0
+        prepared(source, tmp_path / "here", size=16)
+        assert tree(tmp_path / "ray") == tree(tmp_path / "here")
+        (source / "val" / "zebra" / "e.png").write_bytes(b"")
+        assert cli.main(["prepare", str(source), str(tmp_path / "bad"), "--ray"]) == 1
+    finally:
+        ray.shutdown()

@@ -1,0 +1,105 @@
+"""FFCV files beside the shards: told as they grow, and never written twice."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from dist_condense.data.ffcv.beton import write_beton
+from dist_condense.data.preparing import betons
+from dist_condense.data.preparing.prepare import PrepareOptions, prepare
+from dist_condense.data.shards.manifest import Manifest
+from tests.conftest import absent
+from tests.data.shards.shard_cases import HERE, tree, write_folder
+
+Told = list[tuple[int, int, str]]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    if importlib.util.find_spec("ffcv") is None:
+        absent("FFCV is not installed: make install-ffcv")
+    return write_folder(tmp_path / "source")
+
+
+def prepared(source: Path, dest: Path, told: Told | None = None) -> Manifest:
+    heard: Told = [] if told is None else told
+    options = PrepareOptions(size=16)
+    return prepare(str(source), dest, options, HERE, lambda *what: heard.append(what), ffcv=True)
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files that are begun; ctrl-c comes after half of one that is called so."""
+    names: list[str] = []
+
+    def write(path: Path, *given: object) -> None:
+        names.append(path.name)
+        if path.with_suffix(".stop").exists():
+            path.with_name(f".{path.name}.x.new").mkdir()
+            (path.with_name(f".{path.name}.x.new") / path.name).write_bytes(b"half")
+            raise KeyboardInterrupt
+        write_beton(path, *given)
+
+    monkeypatch.setattr(betons, "write_beton", write)
+    return names
+
+
+def test_images_are_counted_file_by_file(source: Path, tmp_path: Path) -> None:
+    told: Told = []
+    prepared(source, tmp_path / "dest", told)
+    betons = [entry for entry in told if "beton" in entry[2]]
+    assert betons == [(12, 12, "images in train.beton"), (3, 3, "images in val.beton")]
+
+
+def test_a_file_that_is_finished_is_not_written_again(source: Path, tmp_path: Path, written: list[str]) -> None:
+    dest = tmp_path / "dest"
+    prepared(source, tmp_path / "whole")
+    assert written == ["train.beton", "val.beton"]
+    shards = prepare(str(source), dest, PrepareOptions(size=16), HERE, lambda *what: None)
+    (dest / "val.stop").touch()
+    with pytest.raises(KeyboardInterrupt):
+        prepared(source, dest)
+    (dest / "val.stop").unlink()
+    assert shards.ffcv is None and (dest / ".val.beton.x.new").exists()
+    manifest = prepared(source, dest)
+    assert written[2:] == ["train.beton", "val.beton", "val.beton"]
+    assert tree(dest) == tree(tmp_path / "whole") and manifest.ffcv is not None
+    assert prepared(source, dest) == manifest and len(written) == 5
+
+
+def test_a_file_left_half_written_goes_with_the_next_start(source: Path, tmp_path: Path, written: list[str]) -> None:
+    dest = tmp_path / "dest"
+    prepare(str(source), dest, PrepareOptions(size=16), HERE, lambda *what: None)
+    (dest / "train.stop").touch()
+    with pytest.raises(KeyboardInterrupt):
+        prepared(source, dest)
+    assert (dest / ".train.beton.x.new").exists()
+    prepare(str(source), dest, PrepareOptions(size=16), HERE, lambda *what: None)
+    assert not (dest / ".train.beton.x.new").exists()
+
+
+@pytest.mark.parametrize("change", ["size", "shards", "record", "file"])
+def test_a_record_that_does_not_hold_is_not_believed(
+    source: Path, tmp_path: Path, written: list[str], change: str
+) -> None:
+    dest = tmp_path / "dest"
+    prepare(str(source), dest, PrepareOptions(size=16), HERE, lambda *what: None)
+    (dest / "val.stop").touch()
+    with pytest.raises(KeyboardInterrupt):
+        prepared(source, dest)
+    (dest / "val.stop").unlink()
+    record = dest / ".preparing" / "beton-train.json"
+    if change == "size":
+        (dest / "train.beton").write_bytes((dest / "train.beton").read_bytes()[:-1])
+    elif change == "shards":
+        record.write_text(json.dumps({**json.loads(record.read_text()), "digest": "0" * 64}))
+    elif change == "file":
+        (tmp_path / "outside").write_bytes((dest / "train.beton").read_bytes())
+        held = json.loads(record.read_text())
+        record.write_text(json.dumps({**held, "beton": {**held["beton"], "file": "../outside"}}))
+    else:
+        record.unlink()
+    prepared(source, dest)
+    assert written == ["train.beton", "val.beton", "train.beton", "val.beton"]

@@ -1,0 +1,65 @@
+"""Small data sets to prepare, and tars with whatever a test wants in them."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dist_condense.data.preparing.prepare import PrepareOptions, prepare
+from dist_condense.data.shards.manifest import Manifest
+from dist_condense.system.process_pool import LocalMap
+
+CLASSES = ("n00000001", "n00000002", "zebra")
+HERE = LocalMap(1)
+
+
+def photograph(seed: int, mode: str = "RGB", width: int = 40, height: int = 40) -> Image.Image:
+    """A blurred random image."""
+    noise = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
+
+
+def write_folder(root: Path) -> Path:
+    """Three classes of four training images (grey, CMYK, not square, 24 pixels) and one of the second split."""
+    for position, name in enumerate(CLASSES):
+        train, val = root / "train" / name, root / "val" / name
+        train.mkdir(parents=True)
+        val.mkdir(parents=True)
+        photograph(position, "L").save(train / "a.jpg")
+        photograph(position, "CMYK").save(train / "b.x y.JPEG")
+        photograph(position, width=61, height=33).save(train / "c.png")
+        photograph(position, width=24, height=24).save(train / "d.jpg")
+        photograph(position, width=20, height=27).save(val / "e.png")
+    return root
+
+
+def prepared(source: Path | str, dest: Path, **options: object) -> Manifest:
+    """prepare() in this process, without telling anyone."""
+    return prepare(str(source), dest, PrepareOptions(**options), HERE, lambda finished, total, what: None)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """All files below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def write_tar(path: Path, members: list[tuple[str, bytes] | tarfile.TarInfo]) -> Path:
+    """A tar of (name, content), or of headers without content."""
+    with tarfile.open(path, "w") as tar:
+        for member in members:
+            if isinstance(member, tarfile.TarInfo):
+                tar.addfile(member)
+            else:
+                info = tarfile.TarInfo(member[0])
+                info.size = len(member[1])
+                tar.addfile(info, io.BytesIO(member[1]))
+    return path
+
+
+def special(name: str, kind: bytes) -> tarfile.TarInfo:
+    """A member that is no regular file."""
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, "/etc/hostname"
+    return info

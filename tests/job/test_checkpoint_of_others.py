@@ -1,0 +1,233 @@
+"""A checkpoint that somebody else made names files; none of them is one outside, and none is believed."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load, save
+from torch import Tensor, zeros
+
+from dist_condense.commands import cli
+from dist_condense.job import checkpoint
+from dist_condense.job.checkpoint import MANIFEST, SEAL, SHARED, Damaged
+from dist_condense.system.storage import Bucket, Folder, Storage
+from tests.job.test_failures import command
+
+SHORT = ("trajectory.networks=1", "trajectory.matching_steps=2", "tracking.log_every=1", "tracking.checkpoint_steps=1")
+FIRST, SECOND = (checkpoint.name_of(steps, 0) for steps in (1, 2))
+Change = Callable[[dict[str, Any]], object]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was stopped after its first matching step."""
+    folder = tmp_path_factory.mktemp("made") / "run"
+    assert command("dc", folder, *SHORT) == 0
+    shutil.rmtree(folder / "checkpoints" / SECOND)
+    return folder
+
+
+@pytest.fixture
+def theirs(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "theirs" / "run"))
+
+
+def forge(folder: Path, change: Change) -> None:
+    """Change a manifest as somebody would who knows how it is sealed."""
+    file = folder / MANIFEST
+    content = json.loads(file.read_text())
+    change(content)
+    del content[SEAL]
+    file.write_text(json.dumps({**content, SEAL: checkpoint._seal(content)}))
+
+
+def renamed(number: int, name: object) -> Change:
+    return lambda content: content["files"][number].update(name=name)
+
+
+def labelled(labels: object) -> Change:
+    return lambda content: content["files"][1].update(labels=labels)
+
+
+@pytest.mark.parametrize("place", ["", "checkpoints", f"checkpoints/{FIRST}"])
+def test_a_file_outside_is_not_written(
+    place: str, theirs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The attack: `--resume=PATH` with a manifest whose name leads from their folder to their text, and from the
+    victim's to the victim's file."""
+    outside, mine, held = "../../../.profile", tmp_path / "home" / "run", theirs / "checkpoints" / FIRST
+    (theirs.parent / ".profile").write_bytes(b"theirs")
+    mine.parent.mkdir()
+    (mine.parent / ".profile").write_text("mine")
+    entry = checkpoint.entry_of(outside, b"theirs")
+    forge(held, lambda content: content["files"].append({**vars(entry), "labels": []}))
+    assert command("dc", mine, *SHORT, f"--resume={theirs / place}") == cli.REFUSED
+    told = capfd.readouterr().err
+    assert f"{held / MANIFEST} is damaged (ValueError: it names the file '{outside}', and no checkpoint has" in told
+    assert (mine.parent / ".profile").read_text() == "mine" and not mine.exists()
+
+
+def test_what_a_run_itself_wrote_goes_on(theirs: Path, tmp_path: Path) -> None:
+    assert command("dc", tmp_path / "new", *SHORT, f"--resume={theirs}") == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        *((renamed(1, name), f"names the file {name!r}") for name in (
+            "../x", "/etc/passwd", "a/classes_0.safetensors", "classes_0.safetensors/", "classes_0.safetensors\n",
+            "classes_\u0660.safetensors", "classes_00.safetensors", "classes_-1.safetensors", "SHARED.SAFETENSORS",
+            "shared.safetensors\0", "manifest.json", "", ".", "..", "..\\x",
+        )),
+        (renamed(1, 7), "name is 7"),
+        (renamed(1, SHARED), f"names {SHARED} 2 times"),
+        (renamed(0, "classes_0.safetensors"), "names classes_0.safetensors 2 times"),
+        (renamed(0, "classes_1.safetensors"), f"does not name {SHARED}"),
+        (lambda content: content["files"].clear(), f"does not name {SHARED}"),
+        (lambda content: content.update(files="x"), "ValueError|TypeError"),
+        *((labelled(labels), "are no list of numbers") for labels in ("01", ["0"], [True], [-1], [0.5], None, {})),
+        (lambda content: content["files"][0].update(bytes="10"), "bytes is '10'"),
+        (lambda content: content["files"][0].update(bytes=True), "bytes is True"),
+        (lambda content: content["files"][0].update(bytes=-1), "size or sha256"),
+        (lambda content: content["files"][0].update(sha256="0" * 63), "size or sha256"),
+        (lambda content: content["files"][0].update(mode=0o777), "mode"),
+        (lambda content: content.update(steps=2), f"is that of {SECOND}"),
+        (lambda content: content.update(updates=1), "is that of step_00000001_00000001"),
+        (lambda content: content.update(steps=-1), "is that of"),
+        (lambda content: content.update(steps="1"), "steps is '1'"),
+        (lambda content: content.update(steps=True), "steps is True"),
+        (lambda content: content.update(identity=[]), "identity is"),
+        (lambda content: content.update(tracking_run=["x"]), "tracking_run is"),
+        (lambda content: content.update(command="x"), "command"),
+    ],
+)  # fmt: skip
+def test_a_manifest_that_no_run_writes_is_damaged(change: Change, told: str, theirs: Path) -> None:
+    store = Folder(theirs / "checkpoints")
+    assert checkpoint.opened(store, FIRST).steps == 1
+    forge(store.path / FIRST, change)
+    with pytest.raises(Damaged, match=re.escape(told) if "|" not in told else told):
+        checkpoint.opened(store, FIRST)
+
+
+def test_a_deep_manifest_is_damaged(theirs: Path) -> None:
+    store = Folder(theirs / "checkpoints")
+    (store.path / FIRST / MANIFEST).write_text("[" * 100_000)
+    with pytest.raises(Damaged):
+        checkpoint.opened(store, FIRST)
+
+
+def test_only_folders_of_a_checkpoints_name_are_checkpoints(theirs: Path) -> None:
+    store = Folder(theirs / "checkpoints")
+    for name in ("step_*", "step_", "step_00000009_00000000 ", "step_9_9", "step_x"):
+        shutil.copytree(store.path / FIRST, store.path / name)
+    assert checkpoint.names(store) == [FIRST]
+    checkpoint.prune(store, 1)
+    assert len(store.names()) == 6
+
+
+@pytest.mark.parametrize("store", [Folder(Path("place")), Bucket("s3://bucket/place")])
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/../../x", "/x", "a//x", "a/", "./a", "a\\x", "a\0x"])
+def test_a_storage_takes_only_names_below_it(
+    store: Storage, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last defence."""
+    (tmp_path / "place").mkdir()
+    monkeypatch.chdir(tmp_path / "place")
+    monkeypatch.setattr(Bucket, "_asked", lambda *given: pytest.fail("the store was asked"))
+    for action in (lambda: store.write(name, b"x"), lambda: store.read(name), lambda: store.remove(name)):
+        with pytest.raises(OSError, match="not the name of an entry"):
+            action()
+    assert [path.name for path in tmp_path.rglob("*")] == ["place"]
+
+
+def test_what_was_changed_is_refused_also_without_assertions(theirs: Path) -> None:
+    """`python -O` leaves out every assert, and so what only happens in one."""
+    (theirs / "checkpoints" / FIRST / SHARED).write_bytes(b"EVIL")
+    code = "import sys; from dist_condense.engine import checkpoint, storage; "
+    code += "checkpoint.newest(storage.storage(sys.argv[1]))"
+    done = subprocess.run([sys.executable, "-O", "-c", code, theirs / "checkpoints"], capture_output=True, text=True)
+    assert done.returncode == 1 and "is not what was written" in done.stderr
+
+
+# --- what lies in the files -----------------------------------------------------------------------------------------
+
+
+OWN = "classes_0.safetensors"
+Tensors = dict[str, Tensor]
+
+
+def sealed(folder: Path, name: str, data: bytes, labels: list[int]) -> None:
+    """Write a file, with the size and hash that make it whole."""
+    (folder / name).write_bytes(data)
+    entry = {**vars(checkpoint.entry_of(name, data)), "labels": labels}
+
+    def put(content: dict[str, Any]) -> None:
+        content["files"] = [*(file for file in content["files"] if file["name"] != name), entry]
+
+    forge(folder, put)
+
+
+def with_tensors(name: str, change: Callable[[Tensors], object], labels: range = range(10)) -> Callable[[Path], None]:
+    def attack(folder: Path) -> None:
+        change(tensors := load((folder / name).read_bytes()))
+        sealed(folder, name, save(tensors), list(labels) if name == OWN else [])
+
+    return attack
+
+
+def nested(levels: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def deep(folder: Path) -> None:
+    forge(folder, lambda content: content["identity"].update(more=nested(900)))
+
+
+FORGED: dict[str, tuple[Callable[[Path], None], str]] = {
+    "no tensors": (lambda folder: sealed(folder, OWN, b"\xff" * 64, list(range(10))), f"{OWN} holds no tensors"),
+    "no theta": (lambda folder: sealed(folder, SHARED, b"", []), f"{SHARED} holds no tensors"),
+    "no momentum": (with_tensors(OWN, lambda x: x.pop("buffer.0")), f"{OWN}: buffer.0 is missing"),
+    "no pixels": (with_tensors(OWN, lambda x: x.pop("pixels.9")), f"{OWN}: pixels.9 is missing"),
+    "more": (with_tensors(OWN, lambda x: x.update(more=zeros(1))), f"{OWN}: 'more' is no tensor"),
+    "a side": (with_tensors(OWN, lambda x: x.update({"pixels.1": zeros(2, 1, 8, 1)})), "pixels.1 is float32 [2, 1, 8,"),
+    "a type": (with_tensors(OWN, lambda x: x.update({"pixels.1": x["pixels.1"].int()})), "pixels.1 is int32 [2, 1, 8"),
+    "far": (lambda folder: forge(folder, labelled([*range(10), 10**9])), f"{OWN}: class 1000000000 stands 1 times"),
+    "twice": (lambda folder: forge(folder, labelled([*range(10), 3])), f"{OWN}: class 3 stands 2 times"),
+    "few": (
+        with_tensors(OWN, lambda x: [x.pop(name) for name in ("pixels.9", "buffer.9")], range(9)),
+        f"{MANIFEST}: no file has class 9",
+    ),
+    "evil": (lambda folder: sealed(folder, "classes_7.safetensors", b"EVIL", []), "classes_7.safetensors has 0 labels"),
+    "evil 3": (lambda folder: sealed(folder, "classes_7.safetensors", b"EVIL", [3]), "holds no tensors"),
+    "labels": (lambda folder: forge(folder, lambda content: content["files"][0].update(labels=[0])), "has 1 labels"),
+    "theta": (with_tensors(SHARED, lambda x: x.pop(next(iter(x)))), "is missing"),
+    "more theta": (with_tensors(SHARED, lambda x: x.update({"momentum.99": zeros(1)})), "'momentum.99' is no tensor"),
+    "a weight": (with_tensors(SHARED, lambda x: x.update({next(iter(x)): zeros(1)})), "is float32 [1] and must be"),
+    "depth": (deep, "is damaged"),
+}
+"""By the name of the attack: what it does to a checkpoint's folder, and what is reported."""
+
+
+@pytest.mark.parametrize(("attack", "told"), FORGED.values(), ids=FORGED)
+def test_a_sealed_checkpoint_with_other_content_is_refused_and_not_copied(
+    attack: Callable[[Path], None], told: str, theirs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The attack: size, hash and seal are right. Such a one ended in a traceback once it was copied into the output;
+    in the output itself it is refused too."""
+    attack(held := theirs / "checkpoints" / FIRST)
+    for output, more in ((tmp_path / "new", (f"--resume={theirs}",)), (theirs, ())):
+        assert command("dc", output, *SHORT, *more) == cli.REFUSED
+        line = capfd.readouterr().err
+        assert told in line and str(held) in line and line.count("\n") == 1
+    assert not (tmp_path / "new").exists()

@@ -1,0 +1,72 @@
+"""The driver opens what it reads and no more: shards are hashed, or fetched from a store, when an image is read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from dist_condense.data.shards import shards, writer
+from dist_condense.job.job import TRAINING_SETS, Job
+from dist_condense.settings.config import load
+from dist_condense.system.files import sha256_of
+from tests.data.shards.shard_cases import prepared, write_folder
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three classes of four images, each in a shard of its own."""
+    monkeypatch.setattr(writer.ClassShardWriter.__init__, "__defaults__", (1,))
+    prepared(write_folder(tmp_path / "images"), tmp_path / "shards", size=16)
+    return tmp_path / "shards"
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Shards in the order in which they are hashed."""
+    names: list[str] = []
+    monkeypatch.setattr(
+        shards, "sha256_of", lambda path: names.append(f"{path.parent.name}/{path.name}") or sha256_of(path)
+    )
+    return names
+
+
+def job(root: Path, *more: str) -> Job:
+    images = ("dataset.name=image_folder", f"dataset.root={root}", "dataset.size=16", "data.tier=disk")
+    own = ("cluster.workers=0", f"output={root.parent / 'run'}", "method.real_batch=2", "evaluation.seeds=2")
+    return Job.prepare(load("configs/digits.yaml", [*images, *own, *more]))
+
+
+def test_nothing_is_opened_to_prepare_a_run(root: Path, opened: list[str]) -> None:
+    job(root)
+    assert opened == []
+
+
+def test_a_random_set_opens_the_shards_of_its_images(root: Path, opened: list[str]) -> None:
+    drawn = TRAINING_SETS["random"](job(root, "evaluation.seeds=1"))
+    assert [name[:10] for name in opened] == ["train/0000", "train/0001", "train/0002"]  # one of four of each class
+    assert len(drawn.images) == 3
+
+
+def test_the_whole_set_opens_every_training_shard_once(root: Path, opened: list[str]) -> None:
+    run = job(root)
+    whole = TRAINING_SETS["whole"](run)
+    assert sorted(opened) == sorted(f"train/{path.name}" for path in (root / "train").iterdir())
+    memory = run.dataset.train()
+    assert torch.equal(whole.images, torch.cat([memory.images[label] for label in range(3)]))
+
+
+def test_a_random_set_is_that_of_the_images_in_memory(root: Path) -> None:
+    run = job(root)
+    lazy = TRAINING_SETS["random"](run).images
+    run.__dict__["real"] = run.dataset.train()
+    assert torch.equal(lazy, TRAINING_SETS["random"](run).images)
+
+
+def test_where_images_come_from_is_told_whatever_the_source(root: Path) -> None:
+    run = job(root)
+    assert run.images.startswith("tier disk: a node's share is")
+    by_ffcv = replace(run, config=replace(run.config, data=replace(run.config.data, source="ffcv")))
+    assert by_ffcv.images.startswith(f"by FFCV: 0 MiB raw at {root}")

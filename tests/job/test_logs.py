@@ -1,0 +1,127 @@
+"""Logs of a run that machines can read: JSON, each line with its run, rank and step; and no run is lost to them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from dist_condense import run
+from dist_condense.commands import cli
+from dist_condense.engine.coordinator import LocalCoordinator, ProcessGroupCoordinator
+from dist_condense.job import logs
+from dist_condense.job.claim import OWNER
+from dist_condense.job.journal import METRICS, Journal, RunFailed
+from tests.engine import cases
+
+KEYS = {"time", "level", "run", "start", "rank", "host", "step", "logger", "message"}
+
+
+def lines(folder: Path, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "logs" / f"{name}.jsonl").read_text().splitlines()]
+
+
+def command(folder: Path) -> int:
+    """Two steps to a line, six in all, in this process."""
+    given = [*cases.TINY, *cases.CASES["dc"], "cluster.workers=0", "evaluation.epochs=0", f"output={folder}"]
+    return run.main(["configs/digits.yaml", *given])
+
+
+@pytest.fixture(scope="module")
+def twice(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run whose command was given again when it was complete."""
+    folder = tmp_path_factory.mktemp("runs") / "first_try"
+    assert command(folder) == 0
+    before = (folder / OWNER).read_text()
+    assert command(folder) == 0
+    assert (folder / OWNER).read_text() != before
+    return folder
+
+
+def test_a_run_tells_what_it_did(twice: Path) -> None:
+    driver, worker = lines(twice, "driver"), lines(twice, "worker_0")
+    for line in driver + worker:
+        assert line.keys() >= KEYS and datetime.fromisoformat(line["time"]).utcoffset() is not None
+        assert (line["run"], line["host"]) == ("first_try", socket.gethostname())
+    assert {line["rank"] for line in driver} == {None} and {line["rank"] for line in worker} == {0}
+    assert worker[0]["step"] is None and "owns classes [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]" in worker[0]["message"]
+    assert worker[-1]["step"] == 6 and worker[-1]["message"] == driver[-1]["message"] == "ended"
+
+
+def test_each_start_is_told_apart(twice: Path) -> None:
+    starts = [line["start"] for line in lines(twice, "driver")]
+    assert len(set(starts)) == 2 and starts == sorted(starts, key=starts.index)
+    assert starts[-1] == (twice / OWNER).read_text().rpartition(", ")[2]
+
+
+def test_the_lines_of_a_worker_and_of_metrics_agree(twice: Path) -> None:
+    entries = [json.loads(line) for line in (twice / METRICS).read_text().splitlines()]
+    told = [line for line in lines(twice, "worker_0") if "loss" in line]
+    assert [line["step"] for line in told] == [2, 4, 6]
+    for entry, line in zip(entries, told, strict=True):
+        assert all(line[key] == entry[key] for key in ("step", "loss", "steps_per_second"))
+        assert entry["waiting"] == line["waited"] / line["seconds"]
+        assert entry["reduced_bytes"] == line["reduced"] == 0 and line["planned"] == 6
+
+
+def test_an_error_is_kept_with_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(self: Journal, done: int) -> None:
+        self.shard.coordinator.reached(done)
+        raise RunFailed("made to fail")
+
+    monkeypatch.setattr(Journal, "after_step", failing)
+    assert command(tmp_path) == cli.FAILED
+    for name, step in (("worker_0", 1), ("driver", None)):
+        last = lines(tmp_path, name)[-1]
+        assert (last["level"], last["step"]) == ("ERROR", step) and "RunFailed: made to fail" in last["message"]
+        assert last["error"].startswith("Traceback") and "in failing" in last["error"]
+
+
+def test_a_log_that_cannot_be_written_is_not_worth_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole, opened = logs._File, []
+    monkeypatch.setattr(logs, "_File", lambda path: opened.append(path.name) or whole("/dev/full"))
+    assert command(tmp_path) == 0 and sorted(opened) == ["driver.jsonl", "worker_0.jsonl"]
+    told = capfd.readouterr().err
+    assert "No space" not in told and "Traceback" not in told
+
+
+def test_nothing_is_left_behind(tmp_path: Path) -> None:
+    before = list(logging.getLogger(logs.PACKAGE).handlers)
+    with pytest.raises(KeyboardInterrupt), logs.kept(tmp_path, "", LocalCoordinator()):
+        raise KeyboardInterrupt
+    assert logging.getLogger(logs.PACKAGE).handlers == before
+    assert lines(tmp_path, "worker_0")[-1]["message"].startswith("ended by KeyboardInterrupt")
+
+
+@pytest.mark.slow
+def test_workers_count_what_they_reduce(tmp_path: Path) -> None:
+    cases.together(2, {case: (case, ProcessGroupCoordinator) for case in cases.REDUCED}, tmp_path)
+    for case in cases.REDUCED:
+        entries = [json.loads(line) for line in (tmp_path / case / METRICS).read_text().splitlines()]
+        ranks = [[line for line in lines(tmp_path / case, f"worker_{rank}") if "loss" in line] for rank in range(2)]
+        for entry, *own in zip(entries, *ranks, strict=True):
+            assert [(line["step"], line["loss"]) for line in own] == [(entry["step"], entry["loss"])] * 2
+            assert entry["reduced_bytes"] == sum(line["reduced"] for line in own) > 0
+
+
+def test_bytes_are_counted_on_all_lines(tmp_path: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    try:
+        first = ProcessGroupCoordinator()
+        first.sum([(0, torch.ones(5))], torch.zeros(3, 5), terms=1)
+        exact = 3 * 8 + 3 * 5 * 8  # the maximum of each slot, then 64-bit integers
+        assert first.reduced() == exact
+        second = first.beside()
+        second.fill(torch.zeros(7, dtype=torch.uint8))
+        assert first.reduced() == second.reduced() == exact + 7
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,87 @@
+"""The shipped configs on prepared shards of real photographs, two Ray workers: each reads its own classes from the
+tier that the budget leaves, and ends with the set that one process makes of the folder in memory.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dist_condense import load_set, run
+from dist_condense.commands import cli
+from dist_condense.engine.coordinator import Coordinator
+from dist_condense.engine.observer import Observer
+from dist_condense.job import worker
+from dist_condense.settings import assembly
+from dist_condense.settings.config import RunConfig
+from tests.cluster.ray_head import environment
+from tests.conftest import ROOT
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+SMALL = (
+    "network.width=8",
+    "ipc=1",
+    "method.real_batch=4",
+    "training.images=32",
+    "training.batch=32",
+    "trajectory.networks=1",
+    "trajectory.matching_steps=2",
+    "trajectory.start=fresh",
+    "cluster.slices=2",
+    "cluster.threads=1",
+    "evaluation.epochs=0",
+)
+CASES = {
+    "miniimagenet84": (100, "disk", "ShardStore", "data.memory_budget=0.001"),
+    "imagenette224": (10, "encoded", "RamStore", "data.memory_budget=0.3"),
+}
+"""Classes, and the tier and store that the budget leaves."""
+
+
+def noting(config: RunConfig, coordinator: Coordinator, device: torch.device, observe: Observer, **more: Any) -> None:
+    """What a worker executes, and a note of where its images come from; in the worker's process."""
+    shard_of = assembly.shard_of
+
+    def noted(*given: Any) -> Any:
+        shard = shard_of(*given)
+        store = shard.source.source.source.store  # below those that read ahead and name classes
+        note = {"tier": config.data.tier, "store": type(store).__name__, "classes": list(store.labels)}
+        (Path(config.output) / f"note{coordinator.rank}.json").write_text(json.dumps(note))
+        return shard
+
+    assembly.shard_of = noted
+    worker.work(config, coordinator, device, observe, **more)
+
+
+def main(given: Sequence[str]) -> int:
+    """The command, whose workers take notes."""
+    worker.work = noting
+    return run.main(given)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_workers_on_prepared_shards(name: str, real_data: Path, tmp_path: Path) -> None:
+    classes, tier, store, budget = CASES[name]
+    config, shards, together = f"configs/{name}_idc.yaml", tmp_path / "shards", tmp_path / "together"
+    assert cli.main(["prepare", str(real_data / name), str(shards)]) == 0
+    given = [config, f"dataset.root={shards}", f"output={together}", "cluster.workers=2", *SMALL, budget]
+    command = [sys.executable, "-c", f"from tests.{Path(__file__).stem} import main; raise SystemExit(main({given}))"]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    assert f"tier {tier}: a node's share is" in done.stderr
+    notes = [json.loads((together / f"note{rank}.json").read_text()) for rank in range(2)]
+    assert [(note["tier"], note["store"]) for note in notes] == [(tier, store)] * 2
+    assert [len(note["classes"]) for note in notes] == [classes // 2] * 2
+    assert sorted(notes[0]["classes"] + notes[1]["classes"]) == list(range(classes))
+    alone = [config, f"dataset.root={real_data / name}", f"output={tmp_path / 'alone'}", "cluster.workers=0"]
+    assert run.main([*alone, *SMALL, budget, "data.tier=ram"]) == 0
+    sets = [load_set(folder).parameters()[0] for folder in (together, tmp_path / "alone")]
+    assert torch.equal(*sets) and sets[0].isfinite().all() and len(sets[0]) == classes

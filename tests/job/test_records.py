@@ -1,0 +1,177 @@
+"""A run's records, whoever else writes in its folder: two starts of one command, and files that were changed."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dist_condense import run
+from dist_condense.commands import cli
+from dist_condense.evaluation import evaluate
+from dist_condense.evaluation.rows import EVALUATION, read_csv
+from dist_condense.job.claim import LOCK
+from dist_condense.job.job import Job
+from dist_condense.job.journal import METRICS, TRACKING, Journal
+from dist_condense.result import metrics_file
+from tests.engine import cases
+
+STEPS = 6
+NOT_SHARED = ("logs", LOCK, TRACKING, "mlflow.db", "mlartifacts")
+
+
+@pytest.fixture(autouse=True)
+def no_second_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a server that is away: it takes MLflow seconds."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+
+
+def command(folder: Path, *more: str) -> int:
+    """A small run with two evaluations, in this process."""
+    given = ("tracking.log_every=1", "tracking.checkpoint_steps=1", "tracking.uri=http://127.0.0.1:9")
+    evaluation = ("evaluation.sets=[condensed]", "evaluation.seeds=2", "evaluation.epochs=1")
+    own = ("method.real_batch=8", "ipc=1", "cluster.workers=0", f"output={folder}")
+    pairs = {x.split("=", 1)[0]: x for x in (*cases.TINY, *cases.CASES["dc"], *given, *evaluation, *own, *more)}
+    return run.main(["configs/digits.yaml", *pairs.values()])
+
+
+def records(folder: Path) -> dict[str, bytes]:
+    """What starts share, as it stands."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    named = {str(path.relative_to(folder)): path for path in files}
+    return {name: path.read_bytes() for name, path in named.items() if name.split("/")[0] not in NOT_SHARED}
+
+
+def steps_in(folder: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (folder / METRICS).read_text().splitlines()]
+
+
+class Enough(BaseException):
+    """Ends the second start where nobody catches it, like SIGKILL."""
+
+
+def at_first_call(
+    patch: pytest.MonkeyPatch, owner: object, name: str, when: Callable[..., bool], act: Callable
+) -> None:
+    """Before the first call of a method for which ``when`` holds, and as it was while acting."""
+    whole, done = getattr(owner, name), []
+
+    def method(*given, **named):
+        if not done and when(*given):
+            done.append(True)
+            act()
+        return whole(*given, **named)
+
+    patch.setattr(owner, name, method)
+
+
+def dies_after(step: int) -> Callable[..., None]:
+    def after(self: Journal, done: int) -> None:
+        AFTER_STEP(self, done)
+        if done == step:
+            self.writer.wait()
+            raise Enough
+
+    return after
+
+
+AFTER_STEP = Journal.after_step
+MOMENTS = {
+    "before its workers": (Job, "_workers", lambda self: True),
+    "after a step": (Journal, "_after_event", lambda self: self._steps == 3 and self.trajectory.updates == 0),
+    "before its set": (Job, "_export", lambda self: True),
+    "between two networks": (evaluate, "run_trial", lambda trial, given: trial.seed == 1),
+    "before its report": (Job, "_report", lambda *given: True),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_the_earlier_of_two_starts_writes_nothing_more(
+    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The second one is begun, and runs to its end, while the first stands still at a moment of its life."""
+    left: list[dict[str, bytes]] = []
+
+    def second() -> None:
+        assert command(tmp_path) == 0
+        left.append(records(tmp_path))
+        capfd.readouterr()
+
+    at_first_call(monkeypatch, *MOMENTS[moment], second)
+    assert command(tmp_path) == cli.FAILED
+    told = capfd.readouterr().err
+    assert told.count("another start of this run has taken over") == 1 and "this one writes nothing more" in told
+    assert "the set of matching step" not in told and "failed: another start" in told
+    assert records(tmp_path) == left[0]
+    assert steps_in(tmp_path) == list(range(1, STEPS + 1))
+    assert [row.seed for row in read_csv(tmp_path / EVALUATION)] == [0, 1]
+
+
+def test_a_second_start_that_is_killed_leaves_whole_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has gone back to the first one's checkpoint and is at another step when it dies."""
+
+    def second() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(Journal, "after_step", dies_after(4))
+            with pytest.raises(Enough):
+                command(tmp_path, *rarely)
+
+    rarely = ("tracking.checkpoint_steps=2", "evaluation.epochs=0")
+    at_first_call(monkeypatch, Journal, "_after_event", lambda self: self._steps == 3, second)
+    assert command(tmp_path, *rarely) == cli.FAILED
+    assert steps_in(tmp_path) == [1, 2, 3, 4]
+    assert command(tmp_path, *rarely) == 0
+    assert steps_in(tmp_path) == list(range(1, STEPS + 1))
+
+
+# --- files that were changed --------------------------------------------------------------------------------------
+
+
+def test_changed_records_are_refused_before_anything_starts(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert command(tmp_path) == 0
+    metrics, rows = tmp_path / METRICS, tmp_path / EVALUATION
+    for file, text, number in (
+        (metrics, metrics.read_text().replace("\n", "\n[1]\n", 1), 2),
+        (rows, rows.read_text().replace(",1,1,", ",1,1,nan,", 1), 3),
+    ):
+        before = file.read_text()
+        file.write_text(text)
+        there = records(tmp_path)
+        capfd.readouterr()
+        assert command(tmp_path) == cli.REFUSED
+        (line,) = [x for x in capfd.readouterr().err.splitlines() if x.startswith("refused: ")]
+        assert f"{file}, line {number}: " in line and "move" in line
+        assert records(tmp_path) == there
+        file.write_text(before)
+    metrics.write_bytes(b"\xef\xbb\xbf" + metrics.read_bytes().replace(b"\n", b"\r\n"))
+    rows.write_bytes(b"\xef\xbb\xbf" + rows.read_bytes().replace(b"\n", b"\r\n"))
+    assert command(tmp_path) == 0
+    assert len(read_csv(rows)) == 2 and len(metrics_file.read(metrics)) == STEPS
+
+
+def test_the_command_to_compare_runs_works_as_it_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "a b's & 50%?"
+    pairs = [f"output={folder}", "tracking.uri=null", "evaluation.epochs=0"]
+    short = ("trajectory.networks=1", "trajectory.matching_steps=1")
+    assert command(folder, *pairs, *short) == 0
+    (line,) = [x for x in capfd.readouterr().err.splitlines() if x.startswith("compare ")]
+    uri = shlex.split(line)[-1]
+    assert uri == f"sqlite+pysqlite:///{tmp_path}/a b's & 50%25%3F/mlflow.db"
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+    assert (folder / "mlflow.db").is_file()
+
+
+# --- what cannot be written ---------------------------------------------------------------------------------------
+
+
+def test_checkpoints_that_cannot_be_written_are_refused_at_the_start(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert command(tmp_path / "run", f"tracking.checkpoints={tmp_path / 'file' / 'below'}") == cli.REFUSED
+    told = capfd.readouterr().err
+    assert f"refused: tracking.checkpoints: {tmp_path}/file/below/checkpoints cannot be written" in told
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]

@@ -1,0 +1,84 @@
+"""metrics.jsonl is read whatever happened to it, and cut back to whole entries, each once and in order."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dist_condense.engine.errors import RunFailed
+from dist_condense.result import metrics_file
+from dist_condense.result.metrics_file import append, cut, problem, read
+
+
+def entry(step: int) -> dict[str, float]:
+    return {"step": step, "loss": 100.0 / step}
+
+
+def line(step: int) -> str:
+    return json.dumps(entry(step)) + "\n"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "metrics.jsonl"
+
+
+def test_torn_lines_are_passed_over(file: Path) -> None:
+    assert read(file) == []
+    first, second = line(10).strip(), line(20).strip()
+    file.write_text(f'{first}\n{{"step": 1{second}\n{second}\n\0\0\n{first[:20]}')
+    assert read(file) == [entry(10), entry(20)]
+
+
+@pytest.mark.parametrize(
+    "other", ["[1]", "null", "3", '{"loss": 1}', '{"step": "x"}', '{"step": 1.5}', '{"step": 3, "loss": "x"}', "\udcff"]
+)
+def test_what_is_no_entry_is_named_where_it_would_be_kept(other: str, file: Path) -> None:
+    text = f"{line(1)}{other}\n{line(2)}{line(3)}"
+    file.write_bytes(text.encode(errors="surrogateescape"))
+    assert read(file) == [entry(1), entry(2), entry(3)]
+    told = problem(file, 2)
+    assert told is not None and told.startswith(f"{file}, line 2: ") and "move the file away" in told
+    assert problem(file, 1) is None  # it is cut away
+
+
+def test_another_editors_file_is_read(file: Path) -> None:
+    file.write_bytes(b"\xef\xbb\xbf" + "".join(map(line, (1, 2, 3))).replace("\n", "\r\n").encode())
+    assert problem(file, 3) is None and read(file) == [entry(1), entry(2), entry(3)]
+    cut(file, 2)
+    assert file.read_text() == line(1) + line(2)
+
+
+def test_a_number_that_is_not_finite_is_one(file: Path) -> None:
+    file.write_text('{"step": 1, "loss": NaN}\n' + line(2))
+    assert problem(file, 2) is None and [x["step"] for x in read(file)] == [1, 2]
+
+
+def test_a_line_without_its_end_is_dropped_and_the_next_does_not_stick_to_it(file: Path) -> None:
+    file.write_text(line(1) + line(2)[:-5])
+    assert problem(file, 2) is None
+    cut(file, 2)
+    append(file, entry(2))
+    assert file.read_text() == line(1) + line(2)
+
+
+def test_lines_of_two_starts_are_put_in_order(file: Path) -> None:
+    file.write_text("".join(map(line, (4, 5, 1, 2, 3, 4, 6))))
+    cut(file, 5)
+    assert file.read_text() == "".join(map(line, (1, 2, 3, 4, 5)))
+
+
+def test_a_file_that_is_right_is_left_alone(file: Path) -> None:
+    cut(file, 3)
+    assert not file.exists()
+    file.write_text(line(1))
+    before = file.stat().st_ino
+    cut(file, 1)
+    assert file.stat().st_ino == before
+
+
+def test_a_disk_that_does_not_take_a_line_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match=r"nowhere/metrics\.jsonl cannot be written"):
+        append(tmp_path / "nowhere" / metrics_file.METRICS, entry(1))

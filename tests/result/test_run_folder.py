@@ -1,0 +1,532 @@
+"""A run's folder that somebody else made: it leads nowhere else, and nothing of this machine goes where it says."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import chdir, closing
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+
+from dist_condense.commands import cli
+from dist_condense.result import run_folder, tracking
+from dist_condense.settings import config, yaml_files
+from dist_condense.settings.config import ConfigError
+from dist_condense.settings.yaml_files import Unusable
+from dist_condense.system.errors import SHOWN
+from tests.job.test_failures import command
+
+SHORT = ("trajectory.networks=1", "trajectory.matching_steps=2", "tracking.log_every=1", "tracking.checkpoint_steps=1")
+ONE = ("evaluation.epochs=1", "evaluation.seeds=1", "evaluation.sets=[condensed]", "evaluation.architectures=[mlp]")
+SECRET = "a-secret-of-this-machine"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run, without its database."""
+    threads = torch.get_num_threads()
+    folder = tmp_path_factory.mktemp("made") / "run"
+    assert command("dc", folder, *SHORT) == 0
+    (folder / "mlflow.db").unlink()
+    shutil.rmtree(folder / "mlartifacts")
+    torch.set_num_threads(threads)
+    return folder
+
+
+@pytest.fixture
+def theirs(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """It, sent by somebody; on a machine that has no login for any server, but a secret."""
+    for name in ("MLFLOW_TRACKING_URI", "NETRC", *run_folder.CREDENTIALS):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("SECRET", SECRET)
+    return Path(shutil.copytree(made, tmp_path / "theirs"))
+
+
+def changed(folder: Path, old: str, new: str) -> None:
+    """Of its config.yaml."""
+    file = folder / "config.yaml"
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new))
+
+
+def evaluate(folder: Path, *more: str) -> int:
+    return cli.main(["evaluate", str(folder), *ONE, *more])
+
+
+def replay(folder: Path, *more: str) -> int:
+    return cli.main(["replay", str(folder), *more])
+
+
+def rerun(folder: Path) -> int:
+    return command("dc", folder, *SHORT)
+
+
+def all_bytes(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
+# --- config.yaml --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", [evaluate, replay, rerun])
+@pytest.mark.parametrize("text", ["${oc.env:SECRET}", "a ${oc.env:SECRET}", "\\\\${oc.env:SECRET}", "${output}"])
+def test_a_variable_of_this_machine_is_not_put_into_a_config(
+    given: Callable[[Path], int], text: str, theirs: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The attack: the name of the experiment is a secret of whoever evaluates, and goes to a server."""
+    changed(theirs, "experiment: dist_condense", f"experiment: {text}")
+    answer = given(theirs)
+    assert SECRET.encode() not in all_bytes(theirs)
+    told = capfd.readouterr().err
+    assert f"{theirs / 'config.yaml'}: tracking.experiment: the config of a run is resolved" in told
+    assert answer in (cli.REFUSED, cli.FAILED) and SECRET not in told and not (theirs / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize("given", [evaluate, replay, rerun])
+def test_defaults_are_not_composed(
+    given: Callable[[Path], int], theirs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (theirs / "more.yaml").write_text("tracking: {experiment: composed}\n")
+    changed(theirs, "seed: 0", "defaults: [more, _self_]\nseed: 0")
+    assert given(theirs) in (cli.REFUSED, cli.FAILED)
+    assert f"{theirs / 'config.yaml'}: defaults: the config of a run is resolved" in capfd.readouterr().err
+
+
+def test_anchors_are_refused_before_they_fill_the_memory(theirs: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    lines = ["a0: &a0 [x, x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 30))]
+    with (theirs / "config.yaml").open("a") as file:
+        file.write("\n".join(lines))
+    assert replay(theirs) == cli.FAILED
+    assert "an anchor; the config of a run is resolved" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text", ["${a}", "a${b", "\\${a}", "\\\\${a}", "x\\\\\\${a} ${b}", "$", "\\", "${oc.env:SECRET}", "\\$"]
+)
+def test_what_a_run_wrote_is_read_as_it_was(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", SECRET)
+    made = config.from_dict({"output": text, "tracking": {"experiment": text}})
+    (tmp_path / "config.yaml").write_text(config.to_yaml(made))
+    assert config.read(tmp_path / "config.yaml").tracking.experiment == text
+    assert yaml_files.stored_values(tmp_path / "config.yaml") == config.to_dict(made)
+
+
+def test_overrides_of_the_user_may_have_interpolations(theirs: Path) -> None:
+    changed(theirs, "experiment: dist_condense", "experiment: \\${oc.env:SECRET}")
+    assert cli.finished(theirs, ONE).tracking.experiment == "${oc.env:SECRET}"
+    given = (*ONE, "tracking.experiment=${oc.env:SECRET}")
+    assert cli.finished(theirs, given).tracking.experiment == SECRET
+
+
+def test_a_key_is_no_interpolation_either(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("${oc.env:SECRET}: 1\n")
+    with pytest.raises(Unusable, match=r"the key '\$\{oc\.env:SECRET\}': .* is resolved"):
+        yaml_files.stored(tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize("text", ["!!binary JHtv", "!!binary ''", "[a, !!binary JHtv]", "2026-11-26"])
+def test_what_json_cannot_hold_is_named(text: str, theirs: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    changed(theirs, "experiment: dist_condense", f"experiment: {text}")
+    assert replay(theirs) == cli.FAILED
+    assert f"{theirs / 'config.yaml'}: tracking.experiment: " in (told := capfd.readouterr().err)
+    assert "is no text, number or list" in told and told.count("\n") == 1
+
+
+def test_nor_can_a_key_be_such_a_value(tmp_path: Path) -> None:
+    for key, shown in (("!!binary YWJj", "b'abc'"), ("2026-11-26", "datetime.date(2026, 11, 26)")):
+        (tmp_path / "config.yaml").write_text(f"tracking: {{{key}: 1}}\n")
+        with pytest.raises(Unusable) as refused:
+            yaml_files.stored_values(tmp_path / "config.yaml")
+        assert f"the key {shown} is no text" in str(refused.value)
+
+
+# --- links --------------------------------------------------------------------------------------------------------
+
+
+ENTRIES = [
+    "config.yaml",
+    "report.html",
+    "environment.json",
+    "evaluation.csv",
+    "metrics.jsonl",
+    "tracking.json",
+    "mlflow.db",
+    "owner",
+    ".owner.lock",
+    "sweep",
+    "logs/driver.jsonl",
+    "synthetic_set",
+    "synthetic_set/card.json",
+    "synthetic_set/preview.png",
+    "synthetic_set/more",
+    "checkpoints/step_00000001_00000000",
+    "checkpoints/step_00000002_00000000/shared.safetensors",
+]
+
+
+def put(path: Path, make: Callable[[Path], object]) -> None:
+    """Something else in the place of an entry."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    make(path)
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """A file of the victim."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "key").write_text(SECRET)
+    return tmp_path / "mine" / "key"
+
+
+@pytest.mark.parametrize("given", [evaluate, replay, rerun])
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_a_link_is_not_followed(
+    given: Callable[[Path], int], entry: str, theirs: Path, outside: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The attacks: `replay` sends what it leads to, `evaluate` and `run` write there, or take it for their own."""
+    path = theirs / entry
+    kept = Path(shutil.copytree(path, outside.parent / "folder")) if path.is_dir() else outside
+    if entry == "config.yaml":  # with what it needs to be taken
+        shutil.copy(path, outside)
+    before = outside.stat().st_ctime_ns
+    put(path, lambda path: path.symlink_to(kept))
+    answer = given(theirs)
+    assert outside.stat().st_ctime_ns == before and SECRET.encode() not in all_bytes(theirs / "mlartifacts")
+    told = capfd.readouterr().err
+    assert f"{path} is a link, to {kept}, and not followed" in told and told.count("is a link") == 1
+    assert answer == cli.REFUSED and not (theirs / "mlartifacts").exists() and SECRET not in told
+
+
+@pytest.mark.parametrize("given", [evaluate, replay, rerun])
+@pytest.mark.parametrize("kind", ["a named pipe", "a socket"])
+def test_what_never_ends_is_not_opened(
+    given: Callable[[Path], int], kind: str, theirs: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def make(path: Path) -> None:
+        if kind == "a named pipe":
+            os.mkfifo(path)
+        else:
+            with closing(socket.socket(socket.AF_UNIX)) as bound, chdir(path.parent):  # a socket's path is short
+                bound.bind(path.name)
+
+    put(theirs / "metrics.jsonl", make)
+    assert given(theirs) == cli.REFUSED
+    assert f"{theirs / 'metrics.jsonl'} is {kind}, and not opened" in capfd.readouterr().err
+
+
+def test_what_an_earlier_start_removes_meanwhile_is_not_missed(theirs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = run_folder._listed
+
+    def gone(folder: Path) -> list[Path]:
+        found = listed(folder)
+        if folder == theirs:
+            shutil.rmtree(theirs / "logs")
+            (theirs / "metrics.jsonl").unlink()
+        return found
+
+    monkeypatch.setattr(run_folder, "_listed", gone)
+    run_folder.check(theirs)
+
+
+def test_many_links_are_some_lines(theirs: Path, outside: Path) -> None:
+    for number in range(30):
+        (theirs / "logs" / str(number)).symlink_to(outside)
+    with pytest.raises(ConfigError, match=rf"\.\.\. and {30 - SHOWN} more in") as refused:
+        run_folder.check(theirs)
+    assert len(refused.value.problems) == SHOWN + 1
+
+
+def test_the_folder_itself_and_what_lies_on_another_disk_may_be_links(theirs: Path, tmp_path: Path) -> None:
+    for name in run_folder.MAY_LEAD:
+        (theirs / name).mkdir(exist_ok=True)
+        shutil.move(theirs / name, tmp_path / f"scratch_{name}")
+        (theirs / name).symlink_to(tmp_path / f"scratch_{name}")
+    (tmp_path / "link").symlink_to(theirs)
+    assert evaluate(tmp_path / "link") == 0
+    assert replay(tmp_path / "link") == 0
+    (tmp_path / "scratch_pool" / "network_0.safetensors").symlink_to(tmp_path / "x")
+    with pytest.raises(ConfigError, match=r"pool/network_0\.safetensors is a link"):
+        run_folder.check(theirs)
+    (theirs / "pool").unlink()
+    (theirs / "pool").symlink_to(tmp_path / "scratch_checkpoints" / "nothing")
+    with pytest.raises(ConfigError, match="pool is a link"):
+        run_folder.check(theirs)
+
+
+def test_a_link_that_was_put_there_meanwhile_is_not_sent(theirs: Path, outside: Path) -> None:
+    server = tracking.ServerRun("http://localhost:1", tracking.Address("", "", "", "r1"), theirs)
+    server._client = type("NoServer", (), {})()  # any call of it fails
+    for entry in ("report.html", "synthetic_set/card.json"):
+        put(theirs / entry, lambda path: path.symlink_to(outside))
+        with pytest.raises(tracking.Refused, match="is a link"):
+            server.artifacts(theirs / entry.split("/")[0])
+
+
+@pytest.mark.parametrize("entry", ["checkpoints/step_00000001_00000000/classes_0.safetensors", "metrics.jsonl"])
+def test_a_resumed_folder_leads_nowhere_either(
+    entry: str, theirs: Path, outside: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(theirs / entry, outside)
+    put(theirs / entry, lambda path: path.symlink_to(outside))
+    for place in ("", "checkpoints", "checkpoints/step_00000001_00000000"):
+        assert command("dc", tmp_path / "new", *SHORT, f"--resume={theirs / place}") == cli.REFUSED
+        assert f"{theirs / entry} is a link" in capfd.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+# --- where things are sent ----------------------------------------------------------------------------------------
+
+
+class Heard(HTTPServer):
+    """A server of the attacker; what it was sent."""
+
+    def __init__(self) -> None:
+        self.logins: list[str | None] = []
+        super().__init__(("127.0.0.1", 0), _Answer)
+
+
+class _Answer(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        assert isinstance(self.server, Heard)
+        self.server.logins.append(self.headers["Authorization"])
+        self.send_error(404)
+
+    do_POST = do_GET
+
+    def log_message(self, *given: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Heard]:
+    heard = Heard()
+    thread = threading.Thread(target=heard.serve_forever)
+    thread.start()
+    yield heard
+    heard.shutdown()
+    heard.server_close()
+    thread.join()
+
+
+@pytest.mark.parametrize("given", [evaluate, replay])
+@pytest.mark.parametrize("login", ["MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "file", "~/.netrc"])
+def test_a_login_is_not_sent_to_the_server_of_a_stranger(
+    given: Callable[..., int],
+    login: str,
+    theirs: Path,
+    server: Heard,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    uri = f"http://127.0.0.1:{server.server_port}"
+    changed(theirs, "uri: null", f"uri: {uri}")
+    if login == "file":
+        (tmp_path / "home" / ".mlflow").mkdir()
+        (tmp_path / "home" / ".mlflow" / "credentials").write_text("[mlflow]\nmlflow_tracking_username = me\n")
+        login = "~/.mlflow/credentials"
+    elif login == "~/.netrc":
+        (tmp_path / "home" / ".netrc").write_text(f"machine 127.0.0.1 login me password {SECRET}\n")
+        (tmp_path / "home" / ".netrc").chmod(0o600)
+    else:
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
+        monkeypatch.setenv(login, SECRET)
+    answer = given(theirs)
+    assert server.logins == []
+    told, how = capfd.readouterr().err, "--uri " if given is replay else "tracking.uri="
+    assert f"{uri} is named by {theirs / 'config.yaml'} alone, and " in told and f"{login} would be sent there" in told
+    assert f"if it is yours, give {how}{uri}" in told and answer in (cli.REFUSED, cli.FAILED)
+
+
+def test_an_address_that_the_user_names_is_trusted(
+    theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed(theirs, "uri: null", "uri: http://me:pw@127.0.0.1:1")
+    assert cli.finished(theirs, ONE)  # no login would be sent there
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", SECRET)
+    with pytest.raises(ConfigError, match="would be sent there") as refused:
+        cli.finished(theirs, ONE)
+    assert "pw" not in str(refused.value)
+    assert cli.finished(theirs, (*ONE, "tracking.uri=http://127.0.0.1:1"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:pw@127.0.0.1:1")
+    assert cli.finished(theirs, ONE)
+
+
+@pytest.mark.parametrize(
+    ("uri", "variable", "told"),
+    [
+        ("postgresql+psycopg://host/mlflow", "NO_LOGIN", "a database is sent logins of this machine"),
+        ("postgresql://host/mlflow?passfile=/home/me/.pgpass", "NO_LOGIN", "a database is sent logins of this machine"),
+        ("mysql://host/mlflow", "NO_LOGIN", "a database is sent logins of this machine"),
+        ("mssql+pyodbc://host/mlflow", "NO_LOGIN", "a database is sent logins of this machine"),
+        ("https://host", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_USERNAME would be sent there"),
+        ("HTTPS://host", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_TOKEN would be sent there"),
+        ("http://host", "PGPASSWORD", None),
+        ("databricks", "MLFLOW_TRACKING_TOKEN", None),
+        ("sqlite:////elsewhere/mlflow.db", "PGPASSWORD", "lies outside of the folder"),
+        ("sqlite:///file:/elsewhere/mlflow.db?uri=true", "PGPASSWORD", "lies outside of the folder"),
+        ("file:///elsewhere", "PGPASSWORD", "lies outside of the folder"),
+        (None, "MLFLOW_TRACKING_TOKEN", None),
+    ],
+)
+def test_which_addresses_are_distrusted(
+    uri: str | None, variable: str, told: str | None, theirs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, SECRET)
+    said = list(run_folder.distrusted(uri, theirs, "--uri "))
+    assert told in said[0] if told else said == []
+
+
+@pytest.mark.parametrize("given", [evaluate, replay])
+def test_no_file_is_made_where_a_folder_says(
+    given: Callable[..., int], theirs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The attack: a database called as a file that a shell reads."""
+    changed(theirs, "uri: null", f"uri: sqlite:///{tmp_path / 'home' / '.zshenv'}")
+    assert given(theirs) in (cli.REFUSED, cli.FAILED)
+    assert "lies outside of the folder" in capfd.readouterr().err and list((tmp_path / "home").iterdir()) == []
+
+
+def test_a_database_in_the_folder_keeps_nothing_outside(
+    theirs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The attack: it says that files of the run go to another folder of the victim."""
+    assert replay(theirs) == 0
+    with closing(sqlite3.connect(theirs / "mlflow.db")) as database, database:
+        database.execute("UPDATE runs SET artifact_uri = ?", ((tmp_path / "home").as_uri(),))
+    assert replay(theirs) == cli.FAILED
+    assert (
+        f"keeps what it is sent at {(tmp_path / 'home').as_uri()}, which is not in {theirs}" in capfd.readouterr().err
+    )
+    assert list((tmp_path / "home").iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a server."""
+    from mlflow import MlflowClient
+
+    file = tmp_path_factory.mktemp("server") / "server.db"
+    MlflowClient(f"sqlite:///{file}").create_experiment("dist_condense")
+    return file
+
+
+@pytest.fixture
+def chosen(database: Path, theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address, in the folder's config.yaml, of a server that has what it is sent written in the user's home."""
+    from mlflow import MlflowClient
+
+    uri = "http://127.0.0.1:1"
+    changed(theirs, "uri: null", f"uri: {uri}")
+    file = shutil.copy(database, tmp_path)
+    with closing(sqlite3.connect(file)) as opened, opened:
+        opened.execute("UPDATE experiments SET artifact_location = ?", ((tmp_path / "home").as_uri(),))
+    client = MlflowClient(f"sqlite:///{file}")
+    monkeypatch.setattr(tracking, "_connect", lambda uri: client)
+    return uri
+
+
+@pytest.mark.parametrize("given", [evaluate, replay])
+def test_the_server_of_a_stranger_writes_no_files_here(
+    given: Callable[..., int], chosen: str, theirs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The attack: the client of MLflow writes wherever the server says, also in a folder of this machine."""
+    answer = given(theirs)
+    assert list((tmp_path / "home").iterdir()) == []
+    told = capfd.readouterr().err
+    assert f"{theirs / 'config.yaml'} alone names it, and it would have files written to file://{tmp_path}/home" in told
+    assert f"replay --uri {chosen}, evaluate tracking.uri={chosen}, or MLFLOW_TRACKING_URI" in told
+    assert answer == (cli.FAILED if given is replay else 0)  # an evaluation goes on without its server
+
+
+def test_it_is_not_asked_twice_where_files_go(chosen: str, theirs: Path, tmp_path: Path) -> None:
+    """The attack: at first it would keep them itself."""
+    client = tracking._connect(chosen)
+    get_run = client.get_run
+
+    def lying(run: str) -> object:
+        found = get_run(run)
+        found.info._artifact_uri = "mlflow-artifacts:/1/a"
+        return found
+
+    client.get_run = lying
+    assert replay(theirs) == cli.FAILED
+    assert list((tmp_path / "home").iterdir()) == []
+
+
+@pytest.mark.parametrize("how", ["--uri", "variable", "override"])
+def test_a_server_that_the_user_names_may_share_a_folder_with_him(
+    how: str, chosen: str, theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if how == "variable":
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", chosen)
+    if how == "override":
+        assert evaluate(theirs, f"tracking.uri={chosen}") == 0
+    else:
+        assert replay(theirs, *(("--uri", chosen) if how == "--uri" else ())) == 0
+    assert list((tmp_path / "home").rglob("report.html"))
+
+
+@pytest.mark.parametrize(
+    ("place", "taken"),
+    [
+        ("mlflow-artifacts:/1/a", True),
+        ("mlflow-artifacts:///1/a", True),
+        ("mlflow-artifacts://elsewhere:80/1/a", False),
+        ("/home/me", False),
+        ("relative", False),
+        ("file:///home/me", False),
+        ("FILE:///home/me", False),
+        ("s3://of-the-user/a", False),
+        ("https://elsewhere/a", False),
+        ("", False),
+    ],
+)
+def test_which_places_of_a_stranger_are_taken(place: str, taken: bool, theirs: Path) -> None:
+    held = tracking.Address("", "", "", "r1")
+    tracking.ServerRun("http://localhost:1", held, theirs)._check_place(place)
+    server = tracking.ServerRun("http://localhost:1", held, theirs, trusted=False)
+    if taken:
+        server._check_place(place)
+    else:
+        with pytest.raises(tracking.Refused, match="alone names it"):
+            server._check_place(place)
+
+
+def test_ids_that_no_server_gives_are_not_asked_for(theirs: Path) -> None:
+    held = json.loads((theirs / "tracking.json").read_text())
+    assert tracking.Address.read(theirs) is not None
+    for forged in ({"run_id": "../x"}, {"folder": "x' OR '1' = '1"}, {"folder": 7}, {"uri": None}, {"run_id": "a\n"}):
+        (theirs / "tracking.json").write_text(json.dumps({**held, **forged}))
+        assert tracking.Address.read(theirs) is None
+
+
+def test_checkpoints_elsewhere_are_read_and_kept(theirs: Path, tmp_path: Path) -> None:
+    """`evaluate` opens those that config.yaml names; it writes and removes none."""
+    other = tmp_path / "other"
+    shutil.copytree(theirs / "checkpoints", other / "checkpoints")
+    changed(theirs, "checkpoints: null", f"checkpoints: {other}")
+    changed(theirs, "checkpoints_kept: 2", "checkpoints_kept: 1")
+    shutil.rmtree(theirs / "checkpoints")
+    before = {path: path.stat().st_ctime_ns for path in other.rglob("*")}
+    assert evaluate(theirs) == 0
+    assert before == {path: path.stat().st_ctime_ns for path in other.rglob("*")} and len(before) == 9
+
+
+@pytest.mark.parametrize("given", ["5", "{uri: 5}", "{uri: [a]}"])
+def test_an_address_that_is_none_is_one_line(given: str, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(f"ipc: 1\ntracking: {given}\n")
+    with pytest.raises(tracking.TrackingError, match=r"config\.yaml: tracking\.uri is no address"):
+        tracking.replay(tmp_path)

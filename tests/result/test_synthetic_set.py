@@ -1,0 +1,429 @@
+import copy
+import itertools
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch.utils.data import DataLoader
+
+import dist_condense
+from dist_condense.core.parameterisation import uniform
+from dist_condense.data.normalise import normalise
+from dist_condense.result import synthetic_set
+from dist_condense.result.synthetic_set import (
+    TENSORS,
+    Card,
+    CardClass,
+    SyntheticSetError,
+    load_set,
+    read_card,
+    write_set,
+)
+
+
+def a_card(factor=1, size=9, channels=3, ipc=2, classes=3, value_space="unit"):
+    return Card(
+        method="idc",
+        dataset="digits",
+        classes=tuple(CardClass(c, f"class {c}", f"n{c:08d}") for c in range(classes)),
+        ipc=ipc,
+        channels=channels,
+        size=size,
+        value_space=value_space,
+        mean=(0.3, 0.4, 0.5)[:channels],
+        std=(0.2, 0.25, 0.3)[:channels],
+        factor=factor,
+        seed=1,
+        networks_done=3,
+        networks_total=20,
+        matching_steps=10,
+        steps=30,
+        complete=False,
+    )
+
+
+def a_set(card, seed=0):
+    n = len(card.classes) * card.ipc
+    pixels = torch.randn(n, card.channels, card.size, card.size, generator=torch.Generator().manual_seed(seed)) * 2
+    return pixels, torch.arange(len(card.classes)).repeat(card.ipc)
+
+
+def expected(pixels, labels, card):
+    grey = (0.5,) if card.value_space == "unit" else [(0.5 - m) / s for m, s in zip(card.mean, card.std, strict=True)]
+    decoded, sources = uniform(pixels, card.factor, 128, grey)
+    return normalise(decoded, card.mean, card.std) if card.value_space == "unit" else decoded, labels[sources]
+
+
+def test_loaded_is_written_bitwise_and_unclipped(tmp_path):
+    card = a_card()
+    pixels, labels = a_set(card)
+    assert pixels.max() > 1
+    write_set(tmp_path / "s", pixels, labels, card)
+    loaded, loaded_labels = load_set(tmp_path / "s").parameters()
+    assert torch.equal(loaded, pixels)
+    assert torch.equal(loaded_labels, labels)
+    assert torch.equal(load_file(tmp_path / "s" / "synthetic_set.safetensors")["images"], pixels)
+
+
+@pytest.mark.parametrize("value_space", ["unit", "normalised"])
+@pytest.mark.parametrize(
+    ("factor", "size", "channels"), [(1, 9, 3), (2, 9, 1), (3, 9, 3), (2, 8, 3), (3, 70, 3), (2, 33, 4)]
+)
+def test_decoded_equals_the_core_decoding_bitwise(tmp_path, value_space, factor, size, channels):
+    card = replace(
+        a_card(factor, size, channels, value_space=value_space), mean=(0.4,) * channels, std=(0.2,) * channels
+    )
+    pixels, labels = a_set(card)
+    write_set(tmp_path / "s", pixels, labels, card)
+    dataset = load_set(tmp_path / "s")
+    images, decoded_labels = expected(pixels, labels, card)
+    assert len(dataset) == len(images) == factor**2 * len(pixels)
+    assert torch.equal(dataset.labels, decoded_labels)
+    assert torch.equal(dataset.batch(torch.arange(len(dataset))), images)
+    assert torch.equal(torch.stack([dataset[i][0] for i in range(len(dataset))]), images)
+    assert [dataset[i][1] for i in range(len(dataset))] == decoded_labels.tolist()
+
+
+@pytest.mark.parametrize("value_space", ["unit", "normalised"])
+@pytest.mark.parametrize("factor", [1, 2])
+def test_the_snippets_of_the_card_give_what_training_uses(tmp_path, value_space, factor):
+    card = a_card(factor, value_space=value_space)
+    pixels, labels = a_set(card)
+    write_set(tmp_path / "synthetic_set", pixels, labels, card)
+    images, decoded_labels = expected(pixels, labels, card)
+    snippets = json.loads((tmp_path / "synthetic_set" / "card.json").read_text())["how_to_load"]
+    found = {}
+    before = Path.cwd()
+    try:
+        os.chdir(tmp_path / "synthetic_set")
+        by_hand = "\n".join(snippets["by_hand"]).replace("json.load(open(", "json.loads(read(")  # a closed file
+        found["read"] = lambda path: Path(path).read_text()
+        exec(by_hand, found)
+        os.chdir(tmp_path)
+        exec("\n".join(snippets["with_dist_condense"]), found)
+    finally:
+        os.chdir(before)
+    assert torch.equal(found["x"], images)
+    assert torch.equal(found["y"], decoded_labels)
+    assert torch.equal(found["dataset"].batch(torch.arange(len(images))), images)
+
+
+def test_a_set_of_before_the_padding_was_stated_is_padded_as_it_was_learnt(tmp_path):
+    card = a_card(factor=2, value_space="normalised")
+    pixels, labels = a_set(card)
+    write_set(tmp_path / "s", pixels, labels, card)
+    file = tmp_path / "s" / "card.json"
+    content = json.loads(file.read_text())
+    assert content["padding"] == pytest.approx([1.0, 0.4, 0.0])  # (0.5 - mean) / std
+    del content["padding"]
+    file.write_text(json.dumps(content))
+    images = load_set(tmp_path / "s").batch(torch.arange(len(pixels) * 4))
+    assert torch.equal(images, uniform(pixels, 2, 128, (0.5,))[0])
+
+
+def test_the_card_comes_back_whole(tmp_path):
+    card = a_card(factor=2)
+    written = write_set(tmp_path / "s", *a_set(card), card)
+    assert json.loads(json.dumps(asdict(read_card(tmp_path / "s")))) == json.loads(json.dumps(asdict(written)))
+    assert written.images_per_class == 8
+    assert written.versions["dist_condense"] == dist_condense.__version__
+    assert written.created.endswith("+00:00")
+
+
+def test_an_item_cannot_write_into_the_set(tmp_path):
+    card = a_card(value_space="normalised")
+    pixels, labels = a_set(card)
+    write_set(tmp_path / "s", pixels, labels, card)
+    dataset = load_set(tmp_path / "s")
+    dataset[0][0].zero_()
+    assert torch.equal(dataset[0][0], pixels[0])
+    with pytest.raises(IndexError):
+        dataset[len(dataset)]
+    assert torch.equal(dataset[-1][0], pixels[-1])
+
+
+def test_only_the_needed_image_is_read(tmp_path):
+    """2 GB of images in a sparse file: the process grows by a few megabytes."""
+    ipc, size = 1000, 400
+    card = replace(a_card(2, size, 3, classes=1), ipc=ipc, format_version=1)
+    labels, images = ipc * 8, ipc * 3 * size * size * 4
+    header = {
+        "labels": {"dtype": "I64", "shape": [ipc], "data_offsets": [0, labels]},
+        "images": {"dtype": "F32", "shape": [ipc, 3, size, size], "data_offsets": [labels, labels + images]},
+    }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with (tmp_path / "synthetic_set.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + labels + images)
+    (tmp_path / "card.json").write_text(json.dumps(asdict(card)))
+
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    before = resident()
+    dataset = load_set(tmp_path, verify=False)
+    image, _ = dataset[len(dataset) - 1]
+    assert image.shape == (3, size, size)
+    assert resident() - before < 100e6
+
+
+def test_an_interrupted_write_keeps_the_last_set(tmp_path, monkeypatch):
+    card = a_card()
+    pixels, labels = a_set(card)
+    write_set(tmp_path / "s", pixels, labels, card)
+    other = a_set(card, seed=1)[0]
+
+    real = Path.rename
+    for deadly in (1, 2):  # the process dies before the first or before the second rename
+        calls = []
+
+        def rename(self, target, deadly=deadly, calls=calls):
+            calls.append(self)
+            if len(calls) == deadly:
+                raise KeyboardInterrupt
+            return real(self, target)
+
+        monkeypatch.setattr(Path, "rename", rename)
+        with pytest.raises(KeyboardInterrupt):
+            write_set(tmp_path / "s", other, labels, card)
+        monkeypatch.setattr(Path, "rename", real)
+        assert torch.equal(load_set(tmp_path / "s").parameters()[0], pixels)
+
+    monkeypatch.setattr(synthetic_set, "_preview", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_set(tmp_path / "s", other, labels, card)
+    monkeypatch.undo()
+    assert torch.equal(load_set(tmp_path / "s").parameters()[0], pixels)
+    write_set(tmp_path / "s", other, labels, card)
+    assert torch.equal(load_set(tmp_path / "s").parameters()[0], other)
+    assert [x.name for x in tmp_path.iterdir()] == ["s"]
+
+
+def test_a_reader_of_the_old_set_is_not_disturbed_by_a_new_one(tmp_path):
+    card = a_card()
+    pixels, labels = a_set(card)
+    write_set(tmp_path / "s", pixels, labels, card)
+    dataset = load_set(tmp_path / "s")
+    write_set(tmp_path / "s", a_set(card, seed=1)[0], labels, card)
+    assert torch.equal(dataset.parameters()[0], pixels)
+    assert torch.equal(dataset.batch(torch.arange(len(dataset))), expected(pixels, labels, card)[0])
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_reader_meets_one_whole_set_while_it_is_replaced(tmp_path, verify):
+    card = replace(a_card(size=40), steps=0)
+    sets = [a_set(card, seed) for seed in range(2)]
+    write_set(tmp_path / "s", *sets[0], card)
+    done = threading.Event()
+
+    def read(met):
+        while not done.is_set():
+            loaded = load_set(tmp_path / "s", verify)
+            assert torch.equal(loaded.parameters()[0], sets[loaded.card.steps % 2][0])
+            met.add(loaded.card.steps)
+
+    with ThreadPoolExecutor(2) as pool:
+        seen = [set(), set()]
+        readers = [pool.submit(read, met) for met in seen]
+        try:
+            for step in itertools.count(1):
+                write_set(tmp_path / "s", *sets[step % 2], replace(card, steps=step))
+                if any(reader.done() for reader in readers) or (step >= 60 and min(map(len, seen)) > 5):
+                    break
+        finally:
+            done.set()
+        for reader in readers:
+            reader.result()
+    assert min(map(len, seen)) > 5
+
+
+def test_a_writer_killed_at_any_time_leaves_a_whole_set(tmp_path, monkeypatch):
+    monkeypatch.setattr(synthetic_set, "code_commit", lambda: None)
+    card = replace(a_card(size=40), steps=0)
+    sets = [a_set(card, seed) for seed in range(2)]
+
+    def write(step):
+        write_set(tmp_path / "s", *sets[step % 2], replace(card, steps=step))
+
+    def write_on(step):
+        torch.set_num_threads(1)  # the threads of the parent are not there
+        try:
+            for number in itertools.count(step):
+                write(number)
+        finally:
+            os._exit(1)
+
+    began = time.monotonic()
+    write(0)
+    took, random, cut_short, last = time.monotonic() - began, Random(0), 0, 0
+    for kill in itertools.count(1):
+        writer = os.fork() or write_on(last + 1)
+        time.sleep(random.uniform(0.0, 3 * took) * (1 + kill // 6))  # longer where the machine has become slower
+        os.kill(writer, signal.SIGKILL)
+        assert os.waitpid(writer, 0)[1] == signal.SIGKILL
+        cut_short += len(list(tmp_path.iterdir())) > 1
+        loaded = load_set(tmp_path / "s")
+        assert loaded.card.steps >= last
+        last = loaded.card.steps
+        assert torch.equal(loaded.parameters()[0], sets[last % 2][0])
+        if kill >= 12 and cut_short > 0 and last > 0:  # some died within a write, some after one
+            break
+
+
+def test_a_set_is_found_in_a_run_whose_last_write_was_cut_short(tmp_path):
+    card = a_card()
+    pixels, labels = a_set(card)
+    write_set(tmp_path / "synthetic_set", pixels, labels, card)
+    (tmp_path / "synthetic_set").rename(tmp_path / ".synthetic_set.previous")
+    for path in (tmp_path, tmp_path / "synthetic_set"):
+        assert torch.equal(load_set(path).parameters()[0], pixels)
+
+
+@pytest.mark.parametrize("call", ["save_file", "flush", "rename"])
+def test_a_write_that_fails_leaves_the_last_set_and_nothing_else(tmp_path, monkeypatch, call):
+    card = a_card()
+    pixels, labels = a_set(card)
+    write_set(tmp_path / "s", pixels, labels, card)
+    fails = {"save_file": SafetensorError("I/O error: No space left on device")}.get(call, OSError(28, "No space left"))
+    calls, rename = [], Path.rename
+
+    def failing(*given):
+        calls.append(given)
+        if call != "rename" or len(calls) == 2:
+            raise fails
+        return rename(*given)
+
+    monkeypatch.setattr(*((Path, "rename") if call == "rename" else (synthetic_set, call)), failing)
+    with pytest.raises(
+        SyntheticSetError, match=r"/s: the set is not written \(.*No space left.*\); one that was there"
+    ):
+        write_set(tmp_path / "s", a_set(card, seed=1)[0], labels, card)
+    assert [x.name for x in tmp_path.iterdir()] == ["s"]
+    assert torch.equal(load_set(tmp_path / "s").parameters()[0], pixels)
+
+
+def test_a_tampered_file_is_refused(tmp_path):
+    card = a_card()
+    pixels, labels = a_set(card)
+    write_set(tmp_path / "s", pixels, labels, card)
+    file = tmp_path / "s" / "synthetic_set.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(SyntheticSetError, match="SHA-256"):
+        load_set(tmp_path / "s")
+    assert len(load_set(tmp_path / "s", verify=False)) == len(pixels)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: (f / "card.json").unlink(), "card.json is missing"),
+        (lambda f: (f / "synthetic_set.safetensors").unlink(), "safetensors is missing"),
+        (lambda f: (f / "card.json").write_text("{"), "is not a card"),
+        (lambda f: (f / "card.json").write_text('{"format_version": 2}'), "format version 2"),
+        (lambda f: (f / "card.json").write_text('{"format_version": 1}'), "not a card of format 1"),
+    ],
+)
+def test_what_cannot_be_read_says_what_and_where(tmp_path, spoil, message):
+    card = a_card()
+    write_set(tmp_path / "s", *a_set(card), card)
+    spoil(tmp_path / "s")
+    with pytest.raises(SyntheticSetError, match=message) as error:
+        load_set(tmp_path / "s")
+    assert str(tmp_path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"factor": 11000}, r"factor 11000 is not in 1\.\.9: a tile has at least one pixel"),
+        ({"factor": 11000, "size": 11000}, r"images are \[6, 3, 9, 9\] .* not as many or as large as its card says"),
+        ({"ipc": 2 * 10**9}, "not as many or as large"),
+        ({"classes": []}, "not as many or as large"),
+        ({"factor": 0}, "ipc, channels, size and factor are .*, which are no numbers from 1"),
+        ({"factor": "9"}, "no numbers from 1"),
+        ({"size": 9.0}, "no numbers from 1"),
+    ],
+)
+def test_a_card_of_somebody_else_takes_no_more_memory_than_its_file(tmp_path, changed, message):
+    card = a_card()
+    write_set(tmp_path / "s", *a_set(card), card)
+    file = tmp_path / "s" / "card.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changed}))
+    for verify in (True, False):
+        with pytest.raises(SyntheticSetError, match=message):
+            load_set(tmp_path / "s", verify)
+
+
+@pytest.mark.parametrize("content", [b"x" * 999, b""])
+def test_a_file_that_holds_no_tensors_is_one_line(tmp_path, content):
+    card = a_card()
+    write_set(tmp_path / "s", *a_set(card), card)
+    (tmp_path / "s" / TENSORS).write_bytes(content)
+    with pytest.raises(SyntheticSetError, match="cannot be read"):
+        load_set(tmp_path / "s", verify=False)
+
+
+def test_what_does_not_fit_its_card_is_not_written(tmp_path):
+    card = a_card()
+    pixels, labels = a_set(card)
+    wrong = replace(card, value_space="bytes", factor=10, mean=(0.1,))
+    with pytest.raises(SyntheticSetError, match=r"float64.*per class.*bytes.*factor 10.*per channel"):
+        write_set(tmp_path / "s", pixels.double(), labels.clamp(max=1), wrong)
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_a_loader_with_workers_gives_the_same_images(tmp_path, start):
+    card = a_card(factor=2)
+    write_set(tmp_path / "s", *a_set(card), card)
+    dataset = load_set(tmp_path / "s")
+    loader = DataLoader(dataset, batch_size=5, num_workers=2, multiprocessing_context=start)
+    batches = list(loader)
+    assert torch.equal(torch.cat([x for x, _ in batches]), dataset.batch(torch.arange(len(dataset))))
+    assert torch.equal(torch.cat([y for _, y in batches]), dataset.labels)
+
+
+def test_copies_and_pickles_read_the_same(tmp_path):
+    card = a_card()
+    write_set(tmp_path / "s", *a_set(card), card)
+    dataset = load_set(tmp_path / "s")
+    for other in (copy.deepcopy(dataset), pickle.loads(pickle.dumps(dataset))):
+        assert torch.equal(other[3][0], dataset[3][0])
+
+
+def test_the_preview_is_the_clipped_set_by_label(tmp_path):
+    card = a_card(size=9, channels=1, ipc=2, classes=3, value_space="normalised")
+    pixels, labels = a_set(card)
+    for label, value in enumerate((-50.0, 50.0, 0.0)):  # 0 is the mean
+        pixels[labels == label] = value
+    write_set(tmp_path / "s", pixels, labels, card)
+    image = Image.open(tmp_path / "s" / "preview.png")
+    assert image.size == (2 * 126 + 2, 3 * 126 + 4)  # 9 px fourteen times
+    assert [image.getpixel((0, row * 128)) for row in range(3)] == [0, 255, round(0.3 * 255)]
+
+
+def test_load_set_stands_at_the_top_and_nothing_beside_it_imports_the_cluster():
+    code = (
+        "import sys, dist_condense\n"
+        "from dist_condense.result import progress, report, tracking\n"
+        "dist_condense.load_set\n"
+        "assert not {'ray', 'mlflow', 'hydra'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

@@ -1,0 +1,466 @@
+import json
+import shutil
+import sqlite3
+import threading
+import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from dist_condense.result import tracking
+from dist_condense.result.tracking import Tracker, TrackingError, replay
+from dist_condense.settings.tracking_address import problems, resolve_uri
+
+CONFIG = {"seed": 0, "method": {"name": "dc", "images": {"lr": 0.1}}, "cluster": {"workers": 2}}
+ROWS = [
+    {"set": s, "protocol": "dc", "architecture": "convnet3", "seed": i, "epochs": 3, "top1_last": x, "top1_best": x + 1}
+    for s, x in (("random", 60.0), ("condensed", 80.5))
+    for i in range(2)
+]
+
+
+@pytest.fixture(scope="module")
+def empty_database(tmp_path_factory):
+    """Tables only: making them takes MLflow about 3 seconds."""
+    folder = tmp_path_factory.mktemp("empty")
+    tracker = begin(folder, uri=f"sqlite:///{folder}/mlflow.db")
+    tracker.finish()
+    with sqlite3.connect(folder / "mlflow.db") as db:
+        for table in ("params", "tags", "runs", "experiment_tags", "experiments"):
+            db.execute(f"DELETE FROM {table}")
+    db.close()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def out(tmp_path, empty_database):
+    (tmp_path / "out").mkdir()
+    shutil.copy(empty_database, tmp_path / "out" / "mlflow.db")
+    return tmp_path / "out"
+
+
+def entries(*steps):
+    return [
+        {"step": s, "network": 0, "matching_step": s - 1, "loss": 100.0 / s, "steps_per_second": 2.0} for s in steps
+    ]
+
+
+def begin(folder, uri=None, **change):
+    given = {"experiment": "x", "run_name": "dc", "params": CONFIG, "tags": {"kind": "condensation"}, **change}
+    return Tracker.start(uri or resolve_uri(None, folder), folder=folder, **given)
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch, tmp_path):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+
+
+@pytest.fixture
+def client(tmp_path):
+    def make():
+        from mlflow import MlflowClient
+
+        return MlflowClient(resolve_uri(None, tmp_path / "out"))
+
+    return make
+
+
+def history(client, run, key="loss"):
+    return [(m.step, m.value) for m in client.get_metric_history(run, key)]
+
+
+def test_a_run_and_its_children_are_in_the_database_under_the_output(tmp_path, client, capfd):
+    out = tmp_path / "out"
+    (out / "synthetic_set").mkdir(parents=True)
+    (out / "synthetic_set" / "card.json").write_text("{}")
+    began = time.monotonic()
+    tracker = begin(out)
+    tracker.log_metrics(entries(10, 20))
+    tracker.log_artifacts(out / "synthetic_set")
+    tracker.log_evaluations(ROWS)
+    assert time.monotonic() - began < 0.5
+    tracker.finish()
+    assert tracker.offline is None
+
+    run = client().get_run(tracker.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "dc"
+    assert run.data.params["method.images.lr"] == "0.1"
+    assert run.data.tags["kind"] == "condensation"
+    assert run.data.metrics["condensed/convnet3/dc_3_epochs/top1"] == 80.5
+    assert history(client(), tracker.run_id) == [(10, 10.0), (20, 5.0)]
+    assert (out / "mlartifacts" / tracker.run_id / "artifacts" / "synthetic_set" / "card.json").exists()
+    children = client().search_runs([run.info.experiment_id], f"tags.mlflow.parentRunId = '{tracker.run_id}'")
+    assert sorted(x.data.metrics["top1_last"] for x in children) == [60.0, 60.0, 80.5, 80.5]
+    assert {x.info.run_name for x in children} >= {"condensed, convnet3, dc, 3 epochs, seed 1"}
+    assert {x.info.status for x in children} == {"FINISHED"}
+    assert list(Path.cwd().iterdir()) == []  # no mlruns where the command was given
+    captured = capfd.readouterr()
+    assert captured.out + captured.err == ""
+
+
+def test_a_resumed_run_goes_on_and_sends_nothing_twice(tmp_path, out, client):
+    first = begin(out)
+    first.log_metrics(entries(10, 20))
+    first.log_evaluations(ROWS[:1])
+    first.finish("KILLED")
+    second = begin(out, params={**CONFIG, "cluster": {"workers": 1}, "later": 1})
+    second.log_metrics(entries(10, 20, 30))
+    second.log_evaluations([{key: str(value) for key, value in row.items()} for row in ROWS])
+    second.finish()
+    assert (first.offline, second.offline) == (None, None)
+    assert second.run_id == first.run_id == json.loads((out / "tracking.json").read_text())["run_id"]
+    assert [step for step, _ in history(client(), second.run_id)] == [10, 20, 30]
+    run = client().get_run(second.run_id)
+    assert run.info.status == "FINISHED"
+    assert (run.data.params["cluster.workers"], run.data.params["later"]) == ("2", "1")
+    children = client().search_runs([run.info.experiment_id], f"tags.mlflow.parentRunId = '{second.run_id}'")
+    assert len(children) == 4
+
+
+def test_other_epochs_and_protocols_are_kept_apart(out, client):
+    first = begin(out)
+    first.log_evaluations(ROWS)
+    first.finish()
+    other = [{**ROWS[2], "epochs": 30, "top1_last": 90.0}, {**ROWS[2], "protocol": "idc", "top1_last": 70.0}]
+    other += [{**ROWS[2], "architecture": "convnet:depth=4:norm=batch", "top1_last": 65.0}]
+    second = begin(out)
+    second.log_evaluations([*ROWS, *other])
+    second.finish()
+    assert (first.offline, second.offline) == (None, None)
+    run = client().get_run(second.run_id)
+    assert run.data.metrics == {
+        "random/convnet3/dc_3_epochs/top1": 60.0,
+        "random/convnet3/dc_3_epochs/top1_std": 0.0,
+        "condensed/convnet3/dc_3_epochs/top1": 80.5,
+        "condensed/convnet3/dc_3_epochs/top1_std": 0.0,
+        "condensed/convnet3/dc_30_epochs/top1": 90.0,
+        "condensed/convnet3/idc_3_epochs/top1": 70.0,
+        "condensed/convnet:depth_4:norm_batch/dc_3_epochs/top1": 65.0,
+    }
+    children = client().search_runs([run.info.experiment_id], f"tags.mlflow.parentRunId = '{second.run_id}'")
+    assert len({x.info.run_name for x in children}) == len(children) == len(ROWS) + 3
+    assert "convnet:depth=4:norm=batch" in {x.data.params["architecture"] for x in children}
+
+
+def test_a_mean_has_its_standard_deviation_beside_it(out, client):
+    tracker = begin(out)
+    tracker.log_evaluations([{**ROWS[0], "seed": seed, "top1_last": x} for seed, x in enumerate((70.0, 72.0, 77.0))])
+    tracker.finish()
+    assert history(client(), tracker.run_id, "random/convnet3/dc_3_epochs/top1") == [(3, 73.0)]
+    assert history(client(), tracker.run_id, "random/convnet3/dc_3_epochs/top1_std") == [(3, 13**0.5)]
+
+
+def test_params_are_what_two_runs_are_compared_by(out, client):
+    always_other = {"output": "/a", "tracking": {"uri": "x"}}
+    given = {"evaluation": {"sets": ["random", "whole"]}, "dataset": {"root": None, "classes": []}, "training": {}}
+    tracker = begin(out, params={**always_other, **given, **CONFIG})
+    tracker.finish()
+    assert client().get_run(tracker.run_id).data.params == {
+        "evaluation.sets": "random, whole",
+        "seed": "0",
+        "method.name": "dc",
+        "method.images.lr": "0.1",
+        "cluster.workers": "2",
+    }
+
+
+def test_the_step_of_a_metric_is_not_sent_as_a_metric(out, client):
+    tracker = begin(out)
+    tracker.log_metrics(entries(10))
+    tracker.finish()
+    assert set(client().get_run(tracker.run_id).data.metrics) == {"loss", "steps_per_second"}
+
+
+def test_another_server_or_a_lost_database_gets_everything(tmp_path, out, client):
+    from mlflow import MlflowClient
+
+    first = begin(out)
+    first.log_metrics(entries(10))
+    first.finish()
+    other = begin(out, uri=f"sqlite:///{tmp_path}/other/mlflow.db")
+    other.log_metrics(entries(10, 20))
+    other.finish()
+    assert other.offline is None
+    assert other.run_id != first.run_id
+    state = json.loads((out / "tracking.json").read_text())
+    (out / "tracking.json").write_text(json.dumps({**state, "run_id": "0" * 32, "folder": "another"}))
+    again = begin(out, uri=f"sqlite:///{tmp_path}/other/mlflow.db")
+    again.log_metrics(entries(10, 20))
+    again.finish()
+    assert again.offline is None
+    assert again.run_id not in (None, first.run_id, other.run_id, "0" * 32)
+    there = MlflowClient(f"sqlite:///{tmp_path}/other/mlflow.db")
+    assert [step for step, _ in history(there, again.run_id)] == [10, 20]
+
+
+def test_an_unreachable_server_costs_one_line_and_no_time(tmp_path, capfd):
+    began = time.monotonic()
+    tracker = begin(tmp_path / "out", uri="http://user:secret@127.0.0.1:9")
+    for step in range(3):
+        tracker.log_metrics(entries(step + 1))
+    tracker.log_evaluations(ROWS)
+    tracker.log_artifacts(tmp_path)
+    assert time.monotonic() - began < 0.5
+    tracker.finish()
+    assert time.monotonic() - began < 25
+    assert "refused" in tracker.offline
+    captured = capfd.readouterr()
+    lines = captured.err.splitlines()
+    assert len(lines) == 1
+    assert "MLflow at http://***@127.0.0.1:9 is not reachable" in lines[0]
+    assert f"dist-condense replay {tmp_path / 'out'} (and MLFLOW_TRACKING_URI, set to the whole address)" in lines[0]
+    assert "secret" not in (tmp_path / "out" / "tracking.json").read_text()
+    assert captured.out == ""
+
+
+def test_a_server_that_does_not_keep_up_is_given_up_and_a_late_one_waited_for_so_long(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(tracking, "WAITING", 3)
+    monkeypatch.setattr(tracking, "_connect", lambda uri: time.sleep(2))
+    tracker = begin(tmp_path / "out")
+    for _ in range(9):
+        tracker.log_metrics(entries(1))
+    assert "wait" in tracker.offline
+    began = time.monotonic()
+    tracker.finish(timeout=0.2)
+    assert time.monotonic() - began < 1
+    assert len(capfd.readouterr().err.splitlines()) == 1
+
+
+def test_a_folder_is_replayed_once(tmp_path, out, client):
+    (out / "synthetic_set").mkdir(parents=True)
+    (out / "synthetic_set" / "card.json").write_text("{}")
+    (out / "config.yaml").write_text("seed: 3\nmethod: {name: dc}\ntracking: {uri: null, experiment: digits}\n")
+    (out / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in entries(10, 20)) + '{"step": 3')
+    (out / "evaluation.csv").write_text(
+        "set,protocol,architecture,seed,epochs,top1_last,top1_best\nrandom,dc,mlp,0,3,60.5,\n"
+    )
+    run = replay(out)
+    assert replay(out) == run
+    found = client().get_run(run)
+    assert found.data.params["seed"] == "3"
+    assert (found.data.tags["method"], found.data.tags["dist_condense.replayed"]) == ("dc", "true")
+    assert client().get_experiment(found.info.experiment_id).name == "digits"
+    assert history(client(), run) == [(10, 10.0), (20, 5.0)]
+    children = client().search_runs([found.info.experiment_id], f"tags.mlflow.parentRunId = '{run}'")
+    assert [x.data.metrics for x in children] == [{"top1_last": 60.5}]
+
+
+def test_a_replay_that_fails_says_so(tmp_path):
+    with pytest.raises(TrackingError, match=r"config\.yaml is missing"):
+        replay(tmp_path)
+    (tmp_path / "config.yaml").write_text("seed: 3\n")
+    with pytest.raises(TrackingError, match="refused"):
+        replay(tmp_path, uri="http://127.0.0.1:9")
+
+
+def test_a_return_to_the_first_server_makes_no_second_run(tmp_path, out, client):
+    (out / "config.yaml").write_text("tracking: {experiment: digits}\n")
+    (out / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in entries(10, 20)))
+    shutil.copy(out / "mlflow.db", tmp_path / "other.db")
+    run = replay(out)
+    assert replay(out, uri=f"sqlite:///{tmp_path}/other.db") != run
+    assert replay(out) == run
+    assert history(client(), run) == [(10, 10.0), (20, 5.0)]
+
+
+def one_that_fails(monkeypatch, method, at, before):
+    """A server that goes away at a call: before it does what it is asked, or after, so that only its answer is lost."""
+    from mlflow import MlflowClient
+
+    real, calls = getattr(MlflowClient, method), []
+
+    def call(self, *given, **named):
+        calls.append(given)
+        if len(calls) == at and before:
+            raise ConnectionError("gone")
+        answer = real(self, *given, **named)
+        if len(calls) == at:
+            raise ConnectionError("gone")
+        return answer
+
+    monkeypatch.setattr(MlflowClient, method, call)
+
+
+LOST = [
+    (method, at, before)
+    for method, at in (
+        ("create_run", 1),  # the run
+        ("create_run", 3),  # the second child
+        ("log_batch", 1),  # params
+        ("log_batch", 2),  # metrics
+        ("log_batch", 4),  # results of the first child
+        ("log_batch", 11),  # means
+        ("set_terminated", 2),  # the second child
+        ("log_artifacts", 1),
+    )
+    for before in (True, False)
+]
+
+
+@pytest.mark.parametrize(("method", "at", "before"), LOST)
+def test_a_server_that_goes_away_at_any_call_gets_each_thing_once(out, client, monkeypatch, method, at, before):
+    (out / "synthetic_set").mkdir()
+    (out / "synthetic_set" / "card.json").write_text('{"complete": true}')
+    (out / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in entries(10, 20)))
+    header = ",".join(ROWS[0])
+    rows = "".join(",".join(map(str, row.values())) + "\n" for row in ROWS)
+    (out / "evaluation.csv").write_text(f"{header}\n{rows}")
+    (out / "config.yaml").write_text("tracking: {experiment: x}\n")
+
+    with monkeypatch.context() as patch:
+        one_that_fails(patch, method, at, before)
+        patch.setattr(tracking, "PAUSE", 0.0)
+        tracker = begin(out)
+        tracker.log_metrics(entries(10, 20))
+        tracker.log_evaluations(ROWS)
+        tracker.log_artifacts(out / "synthetic_set")
+        tracker.finish()
+    assert tracker.offline is None
+    everything_is_there_once(client(), tracker.run_id)
+    assert replay(out) == tracker.run_id
+    everything_is_there_once(client(), tracker.run_id)
+
+
+def everything_is_there_once(client, run):
+    found = client.get_run(run)
+    runs = client.search_runs([found.info.experiment_id])
+    assert len(runs) == 1 + len(ROWS)
+    assert {x.info.status for x in runs} == {"FINISHED"}
+    assert history(client, run) == [(10, 10.0), (20, 5.0)]
+    for key in ("random/convnet3/dc_3_epochs/top1", "condensed/convnet3/dc_3_epochs/top1_std"):
+        assert len(history(client, run, key)) == 1
+    children = {x.info.run_name: x for x in runs if x.info.run_id != run}
+    for row in ROWS:
+        child = children[f"{row['set']}, convnet3, dc, 3 epochs, seed {row['seed']}"]
+        assert history(client, child.info.run_id, "top1_last") == [(0, row["top1_last"])]
+        assert child.data.params["seed"] == str(row["seed"])
+    assert [x.path for x in client.list_artifacts(run, "synthetic_set")] == ["synthetic_set/card.json"]
+
+
+def test_a_server_that_is_away_is_left_alone_for_a_while(tmp_path, monkeypatch, capfd):
+    asked = []
+    monkeypatch.setattr(tracking, "_connect", lambda uri: asked.append(uri) or 1 / 0)
+    tracker = begin(tmp_path / "out")
+    for step in range(50):
+        tracker.log_metrics(entries(step + 1))
+    tracker.finish()
+    assert len(asked) == 1
+    assert "ZeroDivisionError" in tracker.offline
+    assert len(capfd.readouterr().err.splitlines()) == 1
+
+
+def test_times_of_metrics_are_those_of_their_lines(out, client):
+    tracker = begin(out)
+    tracker.log_metrics([{**entry, "time": 1e9 + entry["step"]} for entry in entries(10, 20)])
+    tracker.finish()
+    found = client().get_metric_history(tracker.run_id, "loss")
+    assert [(m.step, m.timestamp) for m in found] == [(10, 1_000_000_010_000), (20, 1_000_000_020_000)]
+    assert client().get_metric_history(tracker.run_id, "time") == []
+
+
+def test_what_is_not_there_is_told_and_the_run_stays_online(tmp_path, out, capfd):
+    tracker = begin(out)
+    tracker.log_artifacts(tmp_path / "nothing")
+    tracker.finish()
+    assert tracker.offline is None
+    assert "nothing is not there" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["a b", "q?x", "50%20", "e#f"])
+def test_a_folder_of_any_name_holds_its_database_and_nothing_lies_beside_it(tmp_path, out, name):
+    from mlflow import MlflowClient
+
+    folder = out.rename(tmp_path / name)
+    tracker = begin(folder)
+    tracker.log_metrics(entries(10))
+    tracker.log_evaluations([])
+    tracker.finish()
+    assert tracker.offline is None
+    assert history(MlflowClient(resolve_uri(None, folder)), tracker.run_id) == [(10, 10.0)]
+    assert {path.name for path in tmp_path.iterdir()} == {"cwd", name}
+
+
+def test_a_deleted_experiment_is_no_outage(out, client, capfd):
+    number = client().create_experiment("x", artifact_location=(out / "mlartifacts").as_uri())
+    client().delete_experiment(number)
+    (line,) = problems(None, out, "x")
+    assert f"restore --experiment-id {number}" in line
+    tracker = begin(out)
+    tracker.finish()
+    assert tracker.refused and tracker.run_id is None
+    told = capfd.readouterr().err
+    assert "refuses the run, which goes on: the experiment 'x' is deleted there; restore it" in told
+    assert "not reachable" not in told and len(told.splitlines()) == 1
+    assert "give tracking.experiment another" in tracker.remedy and "then bring it up to date" in tracker.remedy
+    (out / "config.yaml").write_text("tracking: {experiment: x}\n")
+    with pytest.raises(TrackingError, match=r"experiment 'x' is deleted there; restore it \(`MLFLOW_TRACKING_URI="):
+        replay(out)
+    client().restore_experiment(number)
+    assert client().get_run(replay(out)).info.experiment_id == number
+
+
+@contextmanager
+def web_server(status, body):
+    """Answers everything with this."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_GET
+
+        def log_message(self, *given):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+DELETED = {"experiment": {"experiment_id": "7", "name": "x", "lifecycle_stage": "deleted"}}
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "told"),
+    [
+        (200, DELETED, "the experiment 'x' is deleted there; restore it (`MLFLOW_TRACKING_URI=http://"),
+        (200, {"experiment": {**DELETED["experiment"], "lifecycle_stage": "active"}}, None),
+        (401, {"error_code": "UNAUTHENTICATED", "message": "who are you"}, "who are you"),
+        (404, "another program's page", "404"),
+        (404, {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no such experiment"}, None),
+        (503, "busy", None),
+    ],
+)
+def test_a_server_says_before_the_run_that_it_will_not_take_it(monkeypatch, status, answer, told):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    body = answer if isinstance(answer, str) else json.dumps(answer)
+    with web_server(status, body.encode()) as uri:
+        found = tracking.refusal(uri, "x")
+    assert found is None if told is None else told in found
+
+
+def test_a_server_that_is_away_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(tracking, "_connect", lambda uri: pytest.fail("asked"))
+    assert tracking.refusal("http://127.0.0.1:9", "x") is None
+    assert tracking.refusal("sqlite:////tmp/x.db", "x") is None
+
+
+def test_damaged_rows_are_named_before_the_server_is_asked(tmp_path):
+    (tmp_path / "config.yaml").write_text("seed: 3\n")
+    (tmp_path / "evaluation.csv").write_text("set,accuracy\na,1\n")
+    with pytest.raises(TrackingError, match=r"evaluation\.csv, line 1: has the columns set, accuracy"):
+        replay(tmp_path, uri="http://127.0.0.1:9")
+    with pytest.raises(TrackingError, match=r"localhost:5000: has no scheme; give http://localhost:5000"):
+        replay(tmp_path, uri="localhost:5000")

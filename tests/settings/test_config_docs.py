@@ -1,0 +1,15 @@
+"""docs/config.md says what the dataclasses say."""
+
+import runpy
+from pathlib import Path
+
+from dist_condense.settings import config
+
+MAKER = Path(__file__).parents[2] / "docs" / "make_config.py"
+
+
+def test_the_page_is_what_its_script_makes():
+    script = runpy.run_path(str(MAKER))
+    made = script["page"]()
+    assert made == script["PAGE"].read_text(), "run python docs/make_config.py"
+    assert all(f"| `{key}` |" in made for key in config.known_keys())

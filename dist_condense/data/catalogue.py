@@ -52,22 +52,27 @@ def open_dataset(
     download: bool = False,
     orientation: bool | None = None,
     test: bool = True,
+    channels: int | None = None,
 ) -> ImageSet:
     """Open a data set without decoding it.
 
     `root` is its folder (None for digits), or the folder or url of its prepared class shards, which any data set can
     have; `size` pixels of a side (None: the data set's own); `classes` a named subset of ImageNet (see subsets.py) or
     class names, in label order (None: all of them); `download` lets torchvision fetch it; `orientation` turns image
-    files by their EXIF orientation (None: see Facts); without `test` a folder needs no test images. Raises DataError
-    with every problem found.
+    files by their EXIF orientation (None: see Facts); without `test` a folder needs no test images; `channels` of an
+    image folder, 1 (grey) or 3 (None: grey where all its files are, by their headers, or as they were prepared). Raises
+    DataError with every problem found.
     """
     if name not in KNOWN:
         raise DataError([f"dataset.name is '{name}', which is not known; choose one of {', '.join(KNOWN)}."])
+    facts = KNOWN[name].facts
+    if channels not in (None, *((1, 3) if facts.own else (facts.channels,))):
+        text = "give 1 (grey) or 3" if facts.own else f"{name} has {facts.channels}; leave it out"
+        raise DataError([f"dataset.channels is {channels}; {text}."])
     if isinstance(root, str) and is_url(root):
-        request = Request(name, None, size, classes, download, orientation, test)
-        return open_prepared(root, request, KNOWN[name].facts)
+        return open_prepared(root, Request(name, None, size, classes, download, orientation, test, channels), facts)
     folder = None if root is None else Path(root).expanduser()
-    request = Request(name, folder, size, classes, download, orientation, test)
+    request = Request(name, folder, size, classes, download, orientation, test, channels)
     if folder is not None and has_manifest(folder):
-        return open_prepared(str(folder), request, KNOWN[name].facts)
+        return open_prepared(str(folder), request, facts)
     return KNOWN[name].open(request)

@@ -10,6 +10,7 @@ import torch
 from dist_condense.data.catalogue import KNOWN
 from dist_condense.data.image_set import ImageSet
 from dist_condense.data.reading.source import ClassSource
+from dist_condense.data.sets.folders import IMAGENET
 from dist_condense.data.sets.subsets import MEASURED_SUBSETS
 from dist_condense.system.errors import DataError
 
@@ -27,9 +28,15 @@ def names() -> tuple[str, ...]:
     return (*KNOWN, MEASURED)
 
 
-def default(classes: object) -> str | None:
-    """What stands for null where `dataset.classes` is this: a named subset may have constants of its own."""
-    return MEASURED if isinstance(classes, str) and classes in MEASURED_SUBSETS else None
+def default(dataset: ImageSet, classes: object) -> str | None:
+    """What stands for null where `dataset.classes` is this: a paper's constants where its data set is meant.
+
+    Measured are images of the user's own, but for RGB images whose classes are all WordNet ids, which are ImageNet's;
+    and named subsets that were measured in their paper.
+    """
+    imagenet = dataset.channels == IMAGENET.channels and all(entry.wnid for entry in dataset.classes)
+    own = dataset.facts.own and not imagenet
+    return MEASURED if own or (isinstance(classes, str) and classes in MEASURED_SUBSETS) else None
 
 
 def of_name(name: str | None, dataset: ImageSet) -> Constants:

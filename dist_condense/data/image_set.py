@@ -47,6 +47,17 @@ class Facts:
     """Whether image files are turned by their EXIF orientation, unless the caller asks otherwise. The published
     programs do not, so that a data set of theirs is as they saw it.
     """
+    own: bool = False
+    """Whether the images are the user's own: their files decide the channels, and mean and std are measured at the
+    first start (``constants``). Those here are the ones of runs of before 0.2, and of a plan without the images.
+    """
+
+    def with_channels(self, channels: int) -> "Facts":
+        """Of grey (1) or RGB (3) images of the user's own."""
+        if channels == self.channels:
+            return self
+        mean, std = (sum(values) / len(values) for values in (self.mean, self.std))
+        return replace(self, channels=channels, mean=(mean,) * channels, std=(std,) * channels)
 
 
 @dataclass(frozen=True)

@@ -93,8 +93,8 @@ class Job:
         if start is None:
             preflight.headers(config, dataset, terminal.say)
         config, keeping = resolved(config, dataset, start.state.identity if start else preflight.earlier(config))
+        dataset = assembly.settled(config, dataset)
         resume.check(config, dataset, start)
-        dataset = assembly.normalised(config, dataset)
         return cls(config, dataset, [*remarks, *_other_machine(start, config)], keeping, start)
 
     def run(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -16,7 +17,7 @@ from dist_condense.data.catalogue import is_url
 from dist_condense.data.reading.headers import check_headers
 from dist_condense.evaluation.rows import EVALUATION, RowsError, read_csv
 from dist_condense.result import run_folder, tracking
-from dist_condense.settings import assembly, checks, tracking_address
+from dist_condense.settings import assembly, checks, resolve, tracking_address
 from dist_condense.settings.config import (
     ConfigError,
     RunConfig,
@@ -47,7 +48,7 @@ def check(config: RunConfig, known: Sequence[str] = ()) -> tuple[ImageSet, list[
     problems = [*known, *unknown, *checks.of_config(config), *_output(config), *_tracking(config), *_here(config)]
     dataset = None
     try:
-        dataset = None if unknown else assembly.dataset_of(config)
+        dataset = None if unknown else assembly.dataset_of(_as_begun(config))
     except DataError as error:
         problems += error.problems
     if dataset is not None:
@@ -164,6 +165,13 @@ def earlier(config: RunConfig) -> dict[str, Any]:
     """What the run in the output folder is known by; empty where there is none."""
     existing = Path(config.output).expanduser() / CONFIG_FILE
     return identity(read(existing)) if existing.exists() else {}
+
+
+def _as_begun(config: RunConfig) -> RunConfig:
+    """With the channels of the run in the output folder; what is wrong with that is for ``_output`` to say."""
+    with suppress(ConfigError):
+        return resolve.with_channels(config, earlier(config))
+    return config
 
 
 def _existing_parent(folder: Path) -> Path:

@@ -70,7 +70,7 @@ def assumed(config: RunConfig, classes: int | None, per_class: int | None) -> Ra
         raise ConfigError(
             [f"dataset.root: no images of {data.name} are at hand; set it, or give --classes N --images-per-class M"]
         )
-    facts = KNOWN[data.name].facts
+    facts = KNOWN[data.name].facts.with_channels(data.channels or KNOWN[data.name].facts.channels)
     names = tuple(ClassName(f"class {c}") for c in range(classes))
     return RandomImages(names, data.size or facts.size, per_class, facts.channels, facts.mean, facts.std, facts.flip)
 

@@ -100,12 +100,16 @@ def dataset_of(config: RunConfig) -> ImageSet:
         download=data.download,
         orientation=data.orientation,
         test=config.evaluation.epochs != 0,
+        channels=data.channels,
     )
-    return normalised(config, opened)
+    return settled(config, opened)
 
 
-def normalised(config: RunConfig, dataset: ImageSet) -> ImageSet:
-    """The data set with the mean and std of the config; with its own while these are not settled (``resolve``)."""
+def settled(config: RunConfig, dataset: ImageSet) -> ImageSet:
+    """The data set with the channels, mean and std of the config; with its own while these are not settled
+    (``resolve``)."""
+    if config.dataset.channels not in (None, dataset.channels):
+        return dataset_of(config)
     mean, std = config.dataset.mean, config.dataset.std
     return dataset if mean is None or std is None else dataset.normalised_by(mean, std)
 

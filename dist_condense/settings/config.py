@@ -33,7 +33,14 @@ FREE = (
     "training.check_finite",
 )
 """Keys that do not change the set; other data under dataset.root are known by their digest."""
-SETTLED = ("cluster.slices", "cluster.threads", "cluster.reproducible", "dataset.mean", "dataset.std")
+SETTLED = (
+    "cluster.slices",
+    "cluster.threads",
+    "cluster.reproducible",
+    "dataset.channels",
+    "dataset.mean",
+    "dataset.std",
+)
 """Keys that do, and stay as the first start chose them."""
 PATHS = ("output", "dataset.root", "data.cache", "tracking.checkpoints")
 """Keys in which `~` is the home of whoever starts the run; `sqlite:///~/` in tracking.uri likewise."""
@@ -56,9 +63,13 @@ class DatasetConfig:
     """Pixels of a side; null: the data set's own (224 for image folders, what they were prepared with for shards)."""
     classes: str | list[str] | None = None
     """A named subset (`imagenet100_idc`), a list of class names in label order, or null for all."""
+    channels: int | None = None
+    """1 (grey) or 3, of `image_folder` alone; null: 1 where all files are grey by their headers, settled and stored at
+    the first start."""
     constants: str | None = None
-    """Whose mean and std normalise the images: null, the data set's own (DCC's six groups of ImageNet: measured);
-    another data set's, by its name (IDC and DCC take `cifar10` for CIFAR-100); `measured`, of the training images."""
+    """Whose mean and std normalise the images: null, the paper's, else `measured` (`image_folder`, unless
+    all its classes are WordNet ids, so ImageNet's; DCC's six groups of ImageNet); another data set's, by its name (IDC
+    and DCC take `cifar10` for CIFAR-100); `measured`, of the training images, once."""
     mean: list[float] | None = None
     """Per channel, of pixels in [0, 1]; null: by `constants`, settled and stored at the first start."""
     std: list[float] | None = None

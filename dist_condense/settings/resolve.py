@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from dist_condense.data import DataError, ImageSet
-from dist_condense.data.catalogue import is_url
+from dist_condense.data.catalogue import KNOWN, is_url
 from dist_condense.data.constants import MEASURED, Constants, default, measured, of_name
 from dist_condense.data.reading.read_ahead import HELD
 from dist_condense.data.reading.tiers import Choice, choose, share
@@ -36,8 +36,8 @@ class _Place:
 
 
 def resolved(config: RunConfig, dataset: ImageSet, earlier: Mapping[str, Any]) -> tuple[RunConfig, Choice]:
-    """Absolute paths, and the open choices settled, of the cluster and of mean and std: as the run's first start did,
-    else from here.
+    """Absolute paths, and the open choices settled, of the cluster, of channels, mean and std: as the run's first start
+    did, else from here.
 
     Also where images are kept, and the bytes that this was chosen by. Starts Ray where there are workers, so
     :func:`dist_condense.job.preflight.check` comes first.
@@ -45,7 +45,11 @@ def resolved(config: RunConfig, dataset: ImageSet, earlier: Mapping[str, Any]) -
     :param earlier: what the run is known by from an earlier start (``config.identity``); empty for the first.
     :raises ConfigError: what the cluster does not have; training images whose mean and std cannot be measured.
     """
-    config = _normalised(absolute_paths(config), dataset, earlier)
+    config = with_channels(absolute_paths(config), earlier)
+    if dataset.facts.own and config.dataset.channels is None:
+        config = replace(config, dataset=replace(config.dataset, channels=dataset.channels))
+    dataset = assembly.settled(config, dataset)
+    config = _normalised(config, dataset, earlier)
     place = _place(config)
     choices: dict[str, Any] = {
         "slices": 1 if _couples(config, dataset) else max(1, config.cluster.workers),
@@ -74,6 +78,15 @@ def absolute_paths(config: RunConfig) -> RunConfig:
     )
 
 
+def with_channels(config: RunConfig, earlier: Mapping[str, Any]) -> RunConfig:
+    """Channels as an earlier start settled them; of a version that did not, those of the catalogue (3 for folders)."""
+    known = KNOWN.get(config.dataset.name)
+    if not earlier or known is None or not known.facts.own or config.dataset.channels is not None:
+        return config
+    channels = earlier.get("dataset.channels", known.facts.channels)
+    return replace(config, dataset=replace(config.dataset, channels=channels))
+
+
 def _normalised(config: RunConfig, dataset: ImageSet, earlier: Mapping[str, Any]) -> RunConfig:
     """Mean and std settled: as given, as the first start did, else by `dataset.constants`."""
     if config.dataset.mean is not None:
@@ -89,14 +102,22 @@ def _normalised(config: RunConfig, dataset: ImageSet, earlier: Mapping[str, Any]
 
 def _constants(config: RunConfig, dataset: ImageSet) -> Constants:
     """What `dataset.constants` asks for; measuring reads every training image."""
-    name = config.dataset.constants or default(config.dataset.classes)
+    name = config.dataset.constants or default(dataset, config.dataset.classes)
     try:
         if name != MEASURED:
             return of_name(name, dataset)
-        terminal.say(f"note: mean and std are measured on {sum(dataset.counts)} training images, once")
-        return measured(dataset.train_split.on_demand(assembly.reading_of(config)), dataset.counts, dataset.channels)
+        images = f"{sum(dataset.counts)} training images"
+        terminal.say(f"note: mean and std are measured on {images}, once; dataset.mean and dataset.std set others")
+        source = dataset.train_split.on_demand(assembly.reading_of(config))
+        mean, std = measured(source, dataset.counts, dataset.channels)
+        terminal.say(f"note: mean {_shown(mean)}, std {_shown(std)}")
+        return mean, std
     except DataError as error:
         raise ConfigError(error.problems) from error
+
+
+def _shown(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.4f}" for value in values)
 
 
 def _absolute(path: str) -> str:

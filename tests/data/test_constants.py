@@ -11,7 +11,7 @@ from dist_condense.data import DataError, MemorySource, constants, open_dataset
 from dist_condense.data.catalogue import KNOWN
 from dist_condense.data.image_set import ImageSet
 from dist_condense.data.reading.tiers import Reading
-from tests.data.shards.shard_cases import prepared, write_folder
+from tests.data.shards.shard_cases import CLASSES, prepared, write_folder
 
 
 def by_hand(images: list[Tensor], channel: int) -> tuple[float, float]:
@@ -78,6 +78,19 @@ def test_the_published_ones_of_cifar() -> None:
     assert (hundred.mean, hundred.std) == ((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762))
 
 
-def test_only_dccs_groups_are_measured_by_themselves() -> None:
-    assert constants.default("dcc_truck") == constants.MEASURED
-    assert constants.default("imagenet100_idc") is constants.default(None) is constants.default(["dcc_truck"]) is None
+def test_those_of_a_paper_where_its_data_set_is_meant(tmp_path: Path) -> None:
+    digits = open_dataset("digits", None)
+    assert constants.default(digits, "dcc_truck") == constants.MEASURED
+    for classes in ("imagenet100_idc", None, ["dcc_truck"]):
+        assert constants.default(digits, classes) is None
+    folder = write_folder(tmp_path)
+    wnids, every = CLASSES[:2], None
+    opened = {
+        (name, classes): constants.default(open_dataset(name, folder, classes=classes), classes)
+        for name in ("image_folder", "imagenet")
+        for classes in (wnids, every)
+    }
+    assert opened.pop(("image_folder", every)) == constants.MEASURED
+    assert set(opened.values()) == {None}
+    grey = open_dataset("image_folder", folder, classes=wnids, channels=1)
+    assert constants.default(grey, wnids) == constants.MEASURED  # ImageNet's are of three channels

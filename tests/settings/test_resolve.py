@@ -135,8 +135,16 @@ MEASURED = ("dataset.constants=measured", "dataset.size=8")
 
 
 def test_own_constants_are_stated(job):
-    ready = job()
+    ready = job("dataset.classes=[n00000001,n00000002]")  # WordNet ids: photographs of ImageNet
     assert (ready.config.dataset.mean, ready.config.dataset.std) == tuple(map(list, OWN))
+
+
+def test_images_of_ones_own_are_measured_without_asking(job, monkeypatch, capsys):
+    first = job("dataset.size=8")
+    assert first.config.dataset.mean == list(job(*MEASURED).dataset.mean) != list(OWN[0])
+    assert f"mean {' '.join(f'{x:.4f}' for x in first.dataset.mean)}, std " in capsys.readouterr().err
+    monkeypatch.setattr(resolve, "measured", lambda *a: pytest.fail("measured"))
+    assert job("dataset.size=8", "dataset.mean=[0.5,0.5,0.5]", "dataset.std=[1,1,1]").dataset.mean == (0.5, 0.5, 0.5)
 
 
 def test_measured_once_and_stored_with_the_run(job, monkeypatch, capsys):
@@ -167,10 +175,10 @@ def test_a_run_of_before_goes_on_with_its_own_constants(job, monkeypatch):
     ready._write_start()
     file = ready.folder / "config.yaml"
     content = yaml.safe_load(file.read_text())
-    for key in ("constants", "mean", "std"):
+    for key in ("constants", "mean", "std", "channels"):
         del content["dataset"][key]
     file.write_text(yaml.safe_dump(content))
-    monkeypatch.setattr(resolve, "default", lambda classes: constants.MEASURED)
+    monkeypatch.setattr(resolve, "default", lambda *given: constants.MEASURED)
     monkeypatch.setattr(resolve, "measured", lambda *a: pytest.fail("measured"))
     assert (job().dataset.mean, job().dataset.std) == OWN
 
@@ -238,12 +246,16 @@ def test_tiles_that_start_from_a_part_of_an_image_are_told(job, given, told):
 
 
 @pytest.mark.parametrize(
-    ("method", "padding"), [("dc", [(0.5 - m) / s for m, s in zip(*OWN, strict=True)]), ("idc", [0.5])]
+    ("method", "padding"),
+    [
+        ("dc", lambda dataset: [(0.5 - m) / s for m, s in zip(dataset.mean, dataset.std, strict=True)]),
+        ("idc", lambda dataset: [0.5]),
+    ],
 )
 def test_matching_and_the_set_pad_the_same_grey(job, method, padding, tmp_path):
     ready = job(f"method={method}", "method.parameterisation.factor=3", "dataset.size=8", "ipc=1", "method.start=real")
     recipe = assembly.matching_recipe(ready.config, ready.dataset, ((0,), (1,), (2,)))
-    assert recipe.parameterisation.padding == pytest.approx(padding, rel=1e-12)
+    assert recipe.parameterisation.padding == pytest.approx(padding(ready.dataset), rel=1e-12)
     pixels = torch.rand(3, 3, 8, 8)
     written = write_set(tmp_path / "set", pixels, torch.arange(3), ready._card(0))
     assert tuple(written.padding) == recipe.parameterisation.padding

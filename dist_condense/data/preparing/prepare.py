@@ -62,8 +62,9 @@ class Plan:
 
     def check(self) -> None:
         """DataError where DEST holds what other options or another program made."""
-        if self._record.is_file():
-            refuse_others(self.dest, json.loads(self._record.read_text()), self._wanted)
+        if begun := _begun(self.dest):
+            usual = {"channels": KNOWN[self.source.dataset].facts.channels}  # of a version that did not record them
+            refuse_others(self.dest, usual | begun, self._wanted)
         elif self.dest.exists() and any(path.name != RECORDS for path in self.dest.iterdir()):
             raise DataError([f"{self.dest} holds files that this command did not make; give an empty or new folder."])
 
@@ -72,7 +73,7 @@ class Plan:
         self.check()
         for name in (RECORDS, *SPLITS):
             (self.dest / name).mkdir(parents=True, exist_ok=True)
-        write_atomically(self._record, json.dumps(self._wanted).encode())
+        write_atomically(self.dest / RECORDS / IDENTITY, json.dumps(self._wanted).encode())
         kept: list[Done] = []
         fresh: list[Done] = []
         begun: dict[tuple[str, int], str] = {}
@@ -87,13 +88,14 @@ class Plan:
         return self._manifest([*kept, *fresh])
 
     @property
-    def _record(self) -> Path:
-        return self.dest / RECORDS / IDENTITY
-
-    @property
     def _wanted(self) -> dict[str, Any]:
         classes = [entry.name for entry in self.source.classes]
-        return {**self.identity, "classes": classes, "upright": self.pixels.upright}
+        return {
+            **self.identity,
+            "classes": classes,
+            "upright": self.pixels.upright,
+            "channels": self.source.channels,
+        }
 
     def _todo(self, kept: list[Done], begun: dict[tuple[str, int], str]) -> Iterator[Unit]:
         """Units without a record, their names to `begun`; the records of the others go to `kept`."""
@@ -155,7 +157,7 @@ def plan(
         held = read_manifest(str(dest))
         refuse_others(dest, {"source": held.made.source, **held.made.options}, identity)
         return held
-    opened = open_source(source, options, map_unordered)
+    opened = open_source(source, options, map_unordered, _begun(dest))
     pixels = Pixels(opened.channels, options.size or opened.size, options.png, opened.upright)
     planned = Plan(dest.absolute(), identity, opened, pixels, options.skip_bad)
     planned.check()
@@ -180,17 +182,35 @@ def finish(dest: Path, manifest: Manifest, ffcv: bool, progress: Progress) -> Ma
     return manifest
 
 
-def open_source(source: str, options: PrepareOptions, map_unordered: MapUnordered) -> Source:
-    """The data set that SOURCE names; DataError with what is wrong with it, in the words of this command."""
+def _begun(dest: Path) -> dict[str, Any]:
+    """The options with which DEST was begun and not finished; empty for a new one."""
+    record = dest / RECORDS / IDENTITY
+    begun: dict[str, Any] = json.loads(record.read_text()) if record.is_file() else {}
+    return begun
+
+
+def open_source(
+    source: str, options: PrepareOptions, map_unordered: MapUnordered, begun: Mapping[str, Any] | None = None
+) -> Source:
+    """The data set that SOURCE names; DataError with what is wrong with it, in the words of this command.
+
+    :param begun: what an earlier start recorded, whose channels stay.
+    """
     try:
         if is_tars(source):
-            tars = open_tars(source, options.val, options.classes, options.class_names, map_unordered)
+            given = options.classes, options.class_names
+            tars = open_tars(source, options.val, *given, map_unordered, _channels(DATASET, begun))
             usual = KNOWN[tars.dataset].facts.upright
             return replace(tars, upright=usual if options.orientation is None else options.orientation)
         name, _, root = source.partition(":") if names_a_data_set(source) else (DATASET, ":", source)
-        return open_catalogued(name, root or None, options.size, options.classes, options.orientation)
+        channels = _channels(name, begun)
+        return open_catalogued(name, root or None, options.size, options.classes, options.orientation, channels)
     except DataError as error:
         raise DataError([in_words_of_the_command(problem) for problem in error.problems]) from error
+
+
+def _channels(name: str, begun: Mapping[str, Any] | None) -> int | None:
+    return begun.get("channels", KNOWN[name].facts.channels) if begun else None
 
 
 def names_a_data_set(source: str) -> bool:

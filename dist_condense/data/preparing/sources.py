@@ -109,13 +109,14 @@ def open_catalogued(
     size: int | None,
     classes: str | Sequence[str] | None,
     orientation: bool | None = None,
+    channels: int | None = None,
 ) -> Source:
     """A data set of the catalogue, or class folders as `image_folder`; DataError with all that is wrong.
 
     A relative root is that of this process, wherever the images are read.
     """
     place = root if root is None or is_url(root) else Path(root).expanduser().absolute()
-    opened = open_dataset(name, place, size=size, classes=classes, orientation=orientation)
+    opened = open_dataset(name, place, size=size, classes=classes, orientation=orientation, channels=channels)
     splits = {"train": opened.train_split, "val": opened.test_split}
 
     def images(split: str, label: int) -> ClassImages:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -11,6 +12,7 @@ from braceexpand import braceexpand
 from dist_condense.data.image_set import ClassName, ambiguous
 from dist_condense.data.preparing.classes import ClassImages
 from dist_condense.data.preparing.sources import Source
+from dist_condense.data.reading.headers import channels_of
 from dist_condense.data.sets.listing import PassedOver, not_text, told
 from dist_condense.data.sets.request import choose
 from dist_condense.data.sets.subsets import SUBSETS
@@ -82,11 +84,13 @@ def open_tars(
     classes: str | Sequence[str] | None,
     class_names: Sequence[str] | None,
     map_unordered: MapUnordered,
+    channels: int | None = None,
 ) -> Source:
     """Index tars given by brace patterns; labels are the numbers in `.cls`, new ones follow the chosen classes.
 
     `class_names[number]` names a class; without it, a class whose keys all begin with one WordNet id has that name,
-    others their number. Raises DataError with all that is wrong.
+    others their number. `channels`, 1 or 3; None: by the headers of the images. Raises DataError with all that
+    is wrong.
     """
     if val is None:
         raise DataError(["--val is missing: give the pattern of the tars with the validation images."])
@@ -105,7 +109,11 @@ def open_tars(
     def images(split: str, label: int) -> ClassImages:
         return found[split][numbers[chosen[label]]]
 
-    return Source(DATASET, tuple(names[index] for index in chosen), 3, None, images, notes=tuple(notes))
+    if channels is None:
+        every = (images(split, label) for split in found for label in range(len(chosen)))
+        files = ((entry, index) for entry in every for index in range(len(entry)))
+        channels = channels_of(files, lambda file: BytesIO(file[0].read(file[1])))
+    return Source(DATASET, tuple(names[index] for index in chosen), channels, None, images, notes=tuple(notes))
 
 
 def index_labelled(item: tuple[int, str]) -> tuple[int, list[tuple[int, Sample]] | list[str], PassedOver]:

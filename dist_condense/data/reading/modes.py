@@ -32,6 +32,14 @@ def check_mode(image: Image.Image) -> None:
         )
 
 
+def is_grey(image: Image.Image) -> bool:
+    """By the header alone, whatever colours the pixels have; of a palette, by its colours."""
+    if image.mode != "P" or image.palette is None:
+        return image.mode in GREY
+    colours, step = bytes(image.palette.palette), len(image.palette.rawmode or image.palette.mode)
+    return colours[0::step] == colours[1::step] == colours[2::step]
+
+
 def to_bytes(image: Image.Image, mode: str) -> Image.Image:
     """The image in mode L or RGB.
 
@@ -78,3 +86,5 @@ MODES: dict[str, Convert] = {
     **dict.fromkeys(("I", "I;16", "I;16L", "I;16B", "I;16N"), _scaled),
 }
 """Those that are converted; all others are refused."""
+GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
+"""Those without colour."""

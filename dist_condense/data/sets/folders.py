@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dist_condense.data.image_set import ClassName, Facts, ImageSet
 from dist_condense.data.reading.decode import Form
+from dist_condense.data.reading.headers import channels_of, paths
 from dist_condense.data.reading.split import StoredSplit
 from dist_condense.data.reading.store import ClassFolder, FolderStore
 from dist_condense.data.reading.tiers import Reading
@@ -29,7 +30,7 @@ from dist_condense.system.errors import DataError, listed
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IMAGENET = Facts(3, 224, IMAGENET_MEAN, IMAGENET_STD, True, "ImageNet photographs")
-IMAGE_FOLDER = Facts(3, 224, IMAGENET_MEAN, IMAGENET_STD, True, "photographs in class folders", upright=True)
+IMAGE_FOLDER = Facts(3, 224, IMAGENET_MEAN, IMAGENET_STD, True, "photographs in class folders", True, own=True)
 TEST_FOLDERS = ("val", "test")
 """The first of these that exists holds the test images."""
 _WNID = re.compile(r"n\d{8}")
@@ -46,7 +47,7 @@ def open_imagenet(request: Request) -> ImageSet:
 
 
 def open_image_folder(request: Request) -> ImageSet:
-    """Any folder of photographs, normalised as ImageNet."""
+    """Any folder of photographs, grey where all files are."""
     return open_folder(request, IMAGE_FOLDER)
 
 
@@ -62,6 +63,8 @@ def open_folder(request: Request, facts: Facts) -> ImageSet:
         raise DataError(problems)
     train, test = train_split.classes, test_split.classes
     size = request.size or facts.size
+    if facts.own:
+        facts = facts.with_channels(request.channels or channels_of(paths((*train, *test)), str))
     form = Form(facts.channels, size, request.upright(facts.upright))
     return ImageSet(
         name=request.name,

@@ -31,6 +31,8 @@ class Request:
     """Whether image files are turned by their EXIF orientation; None: see :class:`Facts`."""
     test: bool = True
     """Whether test images are needed; else a folder may be without them."""
+    channels: int | None = None
+    """Of images of the user's own; None: as their files decide."""
 
     def upright(self, usual: bool) -> bool:
         """Whether image files are turned by their EXIF orientation: `usual`, unless the caller asks otherwise."""

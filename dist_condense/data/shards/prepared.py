@@ -36,7 +36,14 @@ def open_prepared(root: str, request: Request, facts: Facts) -> ImageSet:
     manifest = read_manifest(root)
     stored, problems = _choose(root, request, manifest)
     problems = request.problems() + problems
-    if manifest.channels != facts.channels:
+    if facts.own and request.channels in (None, manifest.channels):
+        facts = facts.with_channels(manifest.channels)
+    elif facts.own:
+        problems.append(
+            f"dataset.channels is {request.channels}, but the images of {root} were prepared with {manifest.channels}; "
+            f"leave it out, or prepare again."
+        )
+    elif manifest.channels != facts.channels:
         problems.append(
             f"{root}/{FILE}: images have {manifest.channels} channels, {request.name} has {facts.channels}; "
             f"set dataset.name to {manifest.made.dataset}."

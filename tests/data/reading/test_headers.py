@@ -107,6 +107,7 @@ def test_a_run_is_refused_before_it_writes_anything(root: Path, tmp_path: Path) 
         job.Job.prepare(config)
     assert not (tmp_path / "run").exists()
     config.data.verify = False
+    config.dataset.mean, config.dataset.std = [0.5] * 3, [0.25] * 3  # else measuring reads all images
     assert job.Job.prepare(config).start is None
 
 
@@ -144,8 +145,13 @@ def test_what_only_decoding_shows_ends_the_run_with_the_name_once(root: Path, tm
     file = root / "train" / "zebra" / "c.png"
     file.write_bytes(file.read_bytes()[:-200])
     assert check_headers(open_dataset("image_folder", root).train_split.unread) is None
+    config = from_dict(settings(root, tmp_path / "run", data={"tier": tier}))
+    with pytest.raises(ConfigError) as measuring:
+        job.Job.prepare(config)
+    assert str(measuring.value).count("c.png") == 1
+    config.dataset.constants = "imagenet"
     with pytest.raises(RunFailed) as caught:
-        worked(job.Job.prepare(from_dict(settings(root, tmp_path / "run", data={"tier": tier}))))
+        worked(job.Job.prepare(config))
     assert str(caught.value).startswith(f"class 0 (zebra): {file}: the image cannot be read (") or tier == "ram"
     assert str(caught.value).count("c.png") == 1
     assert "\n" not in str(caught.value)

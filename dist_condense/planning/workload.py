@@ -92,7 +92,7 @@ def workload_of(config: RunConfig, dataset: Any) -> Workload:
 
 def decoded(config: RunConfig, ipc: int) -> int:
     """Images that so many learnt ones of a class become in matching."""
-    return len(assembly.parameterisation_of(config).decode(torch.empty(ipc, 1, 2**7, 2**7, device="meta")))
+    return len(assembly.parameterisation_of(config).sources(ipc))
 
 
 def known_groups(config: RunConfig) -> RunConfig:

@@ -125,7 +125,7 @@ def plain_loop(settings: Settings, like: Engine) -> PlainLoop:
     shard = like.shard
     every = torch.arange(settings.per_class)
     images = {c: shard.source.source.get(c, every).to(settings.device) / 255 for c in shard.labels}
-    normalised = {c: shard.statistics.normalise(x) for c, x in images.items()}
+    normalised = {c: shard.space.statistics.normalise(x) for c, x in images.items()}
     pixels = torch.cat([shard.pixels[c] for c in shard.labels])
     return PlainLoop(like.trajectory.network, normalised, pixels, settings.real, settings.method == "dcc")
 

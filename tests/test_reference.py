@@ -23,10 +23,11 @@ from dist_condense.core.distance import DISTANCES
 from dist_condense.core.grouping import Grouping
 from dist_condense.core.image_rule import ImageRule, update
 from dist_condense.core.objective import Objective
-from dist_condense.core.parameterisation import DECODINGS
+from dist_condense.core.parameterisation import DECODINGS, MultiFormation
 from dist_condense.core.statistic import SELECTIONS, Embedding, Gradient, Statistic
 from dist_condense.data.normalise import ChannelStatistics
 from dist_condense.data.reading.read_ahead import ReadAhead
+from dist_condense.data.space import Space
 from dist_condense.engine.coordinator import LocalCoordinator, Placement
 from dist_condense.engine.matching.recipe import MatchingRecipe
 from dist_condense.engine.shard import ClassShard
@@ -152,7 +153,7 @@ class Recorded:
             Placement(dtype=dtype),
             seed=0,
             counts=[self.real.shape[1]] * classes,
-            statistics=ChannelStatistics((0.0,) * channels, (1.0,) * channels),
+            space=Space(ChannelStatistics((0.0,) * channels, (1.0,) * channels), normalised=True),
             shape=(channels, size, size),
             start={c: {"pixels": self.synthetic[c]} for c in range(classes)},
         )
@@ -187,7 +188,8 @@ def test_multi_formation(reference_dir: Path) -> None:
         if match := re.fullmatch(r"images_(\d+)_factor(\d+)_(\w+)", name):
             size, factor, kind = int(match[1]), int(match[2]), match[3]
             decode = DECODINGS[DECODING_OF[kind]]
-            images, sources = decode(tensor(data[f"x_{size}"]), factor, int(data["bound"]))
+            form = MultiFormation(factor, decode, budget=int(data["bound"]), padding=(0.5,))
+            images, sources = form.decode(tensor(data[f"x_{size}"])), form.sources(len(data[f"x_{size}"]))
             np.testing.assert_array_equal(sources, data[name.replace("images", "source")])
             np.testing.assert_allclose(images, data[name], rtol=0, atol=2e-6)
             seen += 1

@@ -1,32 +1,40 @@
 """Parameterisation f: how learnt pixels become the images a network sees (IDC, Kim et al. 2022, section 4).
 
-An image of side h with factor n holds n x n tiles of side ceil(h/n); each is up-sampled bilinearly to h. Where n
-does not divide h the image is first padded at the right and bottom, with grey 0.5 in pixels' own space [0, 1].
+An image h x w with factor n holds n x n tiles of ceil(h/n) x ceil(w/n), or n along one of its axes; each is up-sampled
+bilinearly to h x w. Where n does not divide a side the image is first padded at the right and bottom.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, replace
+from math import prod
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-PADDING = 0.5
-"""In [0, 1]."""
+Grid = tuple[int, int]
+"""Rows and columns of tiles."""
+BOTH = "both"
+AXES: dict[str, tuple[bool, bool]] = {BOTH: (True, True), "height": (True, False), "width": (False, True)}
+"""Whether the height and the width of an image are cut."""
 
 
-def normalised_padding(mean: Sequence[float], std: Sequence[float]) -> tuple[float, ...]:
-    """:data:`PADDING` per channel for pixels that are held normalised, as (x - mean) / std."""
-    return tuple((PADDING - m) / s for m, s in zip(mean, std, strict=True))
+def grid_of(factor: int, axes: str = BOTH) -> Grid:
+    """``factor`` tiles along each of the axes."""
+    rows, columns = (factor if cut else 1 for cut in AXES[axes])
+    return rows, columns
 
 
-def pad(images: Tensor, side: int, padding: Sequence[float] = (PADDING,)) -> Tensor:
-    """``[..., C, h, w]`` to ``[..., C, side, side]``, with ``padding`` (one value, or one per channel) at the right and
-    bottom.
-    """
-    grown = (0, side - images.shape[-1], 0, side - images.shape[-2])
+def tile_size(size: tuple[int, int], grid: Grid) -> tuple[int, int]:
+    """Height and width of a tile of an image of ``size``, rounded up."""
+    return -(-size[0] // grid[0]), -(-size[1] // grid[1])
+
+
+def pad(images: Tensor, size: tuple[int, int], padding: Sequence[float]) -> Tensor:
+    """``[..., C, h, w]`` to ``[..., C, *size]``: ``padding``, one value or one per channel, at the right and bottom."""
+    grown = (0, size[1] - images.shape[-1], 0, size[0] - images.shape[-2])
     if not any(grown):
         return images
     outside = F.pad(torch.zeros_like(images[..., :1, :, :]), grown, value=1)
@@ -34,49 +42,52 @@ def pad(images: Tensor, side: int, padding: Sequence[float] = (PADDING,)) -> Ten
     return F.pad(images, grown) + outside * values[:, None, None]
 
 
-def tiles(images: Tensor, factor: int, padding: Sequence[float] = (PADDING,)) -> Tensor:
-    """``[n, C, h, h]`` to ``[factor**2 * n, C, h, h]``: all images' first tile, then all second tiles, row by row."""
-    side = images.shape[-1]
-    small = -(-side // factor)
-    padded = pad(images, small * factor, padding)
-    cut = padded.unflatten(-1, (factor, small)).unflatten(-3, (factor, small))  # n C row h col w
+def tiles(images: Tensor, grid: Grid, padding: Sequence[float]) -> Tensor:
+    """``[n, C, h, w]`` to ``[tiles * n, C, h, w]``: all images' first tile, then all second tiles, row by row."""
+    size = (images.shape[-2], images.shape[-1])
+    (rows, columns), (height, width) = grid, tile_size(size, grid)
+    padded = pad(images, (rows * height, columns * width), padding)
+    cut = padded.unflatten(-1, (columns, width)).unflatten(-3, (rows, height))  # n C row h column w
     stacked = cut.permute(2, 4, 0, 1, 3, 5).flatten(0, 2)
-    return F.interpolate(stacked, size=(side, side), mode="bilinear", align_corners=False)
+    return F.interpolate(stacked, size=size, mode="bilinear", align_corners=False)
 
 
-def uniform(images: Tensor, factor: int, budget: int, padding: Sequence[float] = (PADDING,)) -> tuple[Tensor, Tensor]:
+def uniform(images: Tensor, form: MultiFormation, factor: int) -> tuple[Tensor, Tensor]:
     """Every image decoded with ``factor``; the second result is the source of each decoded image, int64."""
-    sources = torch.arange(len(images), device=images.device)
-    return (tiles(images, factor, padding), sources.repeat(factor**2)) if factor > 1 else (images, sources)
+    sources, grid = torch.arange(len(images), device=images.device), grid_of(factor, form.axes)
+    if grid == (1, 1):
+        return images, sources
+    return tiles(images, grid, form.padding), sources.repeat(prod(grid))
 
 
-def multi(images: Tensor, factor: int, budget: int, padding: Sequence[float] = (PADDING,)) -> tuple[Tensor, Tensor]:
+def multi(images: Tensor, form: MultiFormation, factor: int) -> tuple[Tensor, Tensor]:
     """Factors 1 to ``factor``, concatenated."""
-    parts = [uniform(images, f, budget, padding) for f in range(1, factor + 1)]
+    parts = [uniform(images, form, f) for f in range(1, factor + 1)]
     return torch.cat([x for x, _ in parts]), torch.cat([s for _, s in parts])
 
 
-def bounded(images: Tensor, factor: int, budget: int, padding: Sequence[float] = (PADDING,)) -> tuple[Tensor, Tensor]:
-    """As many images as ``budget`` decoded images allow with the largest factor, and so on down to 1."""
+def bounded(images: Tensor, form: MultiFormation, factor: int) -> tuple[Tensor, Tensor]:
+    """As many images as ``form.budget`` decoded images allow with the largest factor, and so on down to 1."""
     parts, start = [], 0
-    for f, count in bounded_plan(len(images), factor, budget):
-        decoded, sources = uniform(images[start : start + count], f, budget, padding)
+    for f, count in bounded_plan(len(images), factor, form.budget, form.axes):
+        decoded, sources = uniform(images[start : start + count], form, f)
         parts.append((decoded, sources + start))
         start += count
     return torch.cat([x for x, _ in parts]), torch.cat([s for _, s in parts])
 
 
-def bounded_plan(images: int, factor: int, budget: int) -> list[tuple[int, int]]:
+def bounded_plan(images: int, factor: int, budget: int, axes: str = BOTH) -> list[tuple[int, int]]:
     """(factor, number of images) of :func:`bounded`, from the largest factor down, empty parts left out."""
     plan, decoded, remaining = [], 0, images
     for f in range(factor, 1, -1):
-        count = max(0, min(remaining, (budget - decoded - remaining) // f**2))
+        tiled = prod(grid_of(f, axes))
+        count = max(0, min(remaining, (budget - decoded - remaining) // tiled))
         plan.append((f, count))
-        decoded, remaining = decoded + count * f**2, remaining - count
+        decoded, remaining = decoded + count * tiled, remaining - count
     return [(f, count) for f, count in [*plan, (1, remaining)] if count]
 
 
-Decoding = Callable[[Tensor, int, int, Sequence[float]], tuple[Tensor, Tensor]]
+Decoding = Callable[[Tensor, "MultiFormation", int], tuple[Tensor, Tensor]]
 
 DECODINGS: dict[str, Decoding] = {"uniform": uniform, "multi": multi, "bounded": bounded}
 
@@ -87,23 +98,31 @@ class MultiFormation:
 
     :param decoding: one of :data:`DECODINGS`, used in condensation.
     :param budget: decoded images per class that ``bounded`` may reach.
-    :param padding: in the space that pixels are held in, see :func:`pad`.
+    :param padding: as a pixel, see :func:`pad`.
+    :param axes: one of :data:`AXES`, along which an image is cut (time alone, of a spectrogram).
     """
 
     factor: int = 1
     decoding: Decoding = uniform
+    _: KW_ONLY
     budget: int = 128
-    padding: tuple[float, ...] = (PADDING,)
+    padding: tuple[float, ...] = (0.0,)
+    axes: str = BOTH
+
+    @property
+    def tiles(self) -> int:
+        """Of an image."""
+        return prod(grid_of(self.factor, self.axes))
 
     def decode(self, images: Tensor) -> Tensor:
-        """Images of one class ``[ipc, C, h, h]`` to decoded ones ``[m, C, h, h]`` for matching."""
-        return self.decoding(images, self.factor, self.budget, self.padding)[0]
+        """Images of one class ``[ipc, C, h, w]`` to decoded ones ``[m, C, h, w]`` for matching."""
+        return self.decoding(images, self, self.factor)[0]
 
     def sources(self, ipc: int) -> Tensor:
         """The image that each decoded one of :meth:`decode` comes from, int64 ``[m]``."""
         blank = torch.empty(ipc, 1, self.factor, self.factor)
-        return self.decoding(blank, self.factor, self.budget, self.padding[:1])[1]
+        return self.decoding(blank, replace(self, padding=(0.0,)), self.factor)[1]
 
     def decode_for_training(self, images: Tensor) -> Tensor:
-        """The decoding that training on the set uses: uniform, ``[factor**2 * ipc, C, h, h]``."""
-        return uniform(images, self.factor, self.budget, self.padding)[0]
+        """The decoding that training on the set uses: uniform, ``[tiles * ipc, C, h, w]``."""
+        return uniform(images, self, self.factor)[0]

@@ -1,26 +1,21 @@
-"""How the learnt pixels start: noise, real images, or tiles of several real images."""
+"""How learnt pixels start from real images: one of them, or tiles of several."""
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-def noise(shape: tuple[int, ...], generator: torch.Generator, unit_space: bool) -> Tensor:
-    """N(0, 1) in normalised space (DC); clamp(N/4 + 0.5, 0, 1) where pixels are held in [0, 1] (IDC)."""
-    normal = torch.randn(shape, generator=generator)
-    return (normal / 4 + 0.5).clamp(0, 1) if unit_space else normal
+from dist_condense.core.parameterisation import Grid, tile_size
 
 
-def mixed_tiles(images: Tensor, factor: int) -> Tensor:
-    """``[n * factor**2, C, h, h]`` real images to ``[n, C, h, h]`` whose tiles are these, shrunk by nearest neighbour.
+def mixed_tiles(images: Tensor, grid: Grid) -> Tensor:
+    """``[n * tiles, C, h, w]`` real images to ``[n, C, h, w]`` whose tiles are these, shrunk by nearest neighbour.
 
-    Image i holds the images i * factor**2 and following, row by row. Two deviations from IDC's program: it takes the
-    first images of the class, here the caller draws them by key; where ``factor`` does not divide the side h, it
+    Image i holds the images i * tiles and following, row by row. Two deviations from IDC's program: it takes the
+    first images of the class, here the caller draws them by key; where the factor does not divide a side h, it
     shrinks some to a pixel less, here all have the side ceil(h / factor) of a decoded tile, cut at the border.
     """
-    side = images.shape[-1]
-    small = F.interpolate(images, size=-(-side // factor), mode="nearest")
-    grid = small.unflatten(0, (-1, factor, factor)).permute(0, 3, 1, 4, 2, 5)  # n C row h col w
-    return grid.flatten(4, 5).flatten(2, 3)[..., :side, :side].contiguous()
+    size = (images.shape[-2], images.shape[-1])
+    small = F.interpolate(images, size=tile_size(size, grid), mode="nearest")
+    laid = small.unflatten(0, (-1, *grid)).permute(0, 3, 1, 4, 2, 5)  # n C row h column w
+    return laid.flatten(4, 5).flatten(2, 3)[..., : size[0], : size[1]].contiguous()

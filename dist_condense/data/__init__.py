@@ -2,7 +2,7 @@
 
 from dist_condense.data.catalogue import names, open_dataset
 from dist_condense.data.image_set import ClassName, ImageSet
-from dist_condense.data.normalise import denormalise, normalise, to_unit
+from dist_condense.data.normalise import denormalise, normalise, to_values
 from dist_condense.data.reading.source import ClassSource, LabelledImages, MemorySource
 from dist_condense.data.reading.tiers import Reading
 from dist_condense.data.sets.subsets import SUBSETS
@@ -21,5 +21,5 @@ __all__ = [
     "names",
     "normalise",
     "open_dataset",
-    "to_unit",
+    "to_values",
 ]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import sqrt
+from collections.abc import Callable, Iterator, Sequence
+from math import fsum, sqrt
 
+import numpy as np
 import torch
 
 from dist_condense.data.catalogue import KNOWN
@@ -20,7 +21,7 @@ CHUNK = 256
 """Images read at once."""
 
 Constants = tuple[tuple[float, ...], tuple[float, ...]]
-"""Mean and std per channel, of pixels in [0, 1]."""
+"""Mean and std per channel, of the values of images (bytes as [0, 1])."""
 
 
 def names() -> tuple[str, ...]:
@@ -53,15 +54,43 @@ def of_name(name: str | None, dataset: ImageSet) -> Constants:
 def measured(source: ClassSource, counts: Sequence[int], channels: int) -> Constants:
     """Of all images of classes 0, 1, ... of a source; std is that of the population, sqrt(E[x^2] - E[x]^2).
 
-    From integer counts of every byte value, so that neither order nor threads matter. Raises DataError for images that
-    cannot be read and for a channel of one value.
+    Of bytes from integer counts of every value, so that neither order nor threads matter; of floats by sums in float64,
+    in two passes. Raises DataError for images that cannot be read, and for a channel of one value.
     """
+
+    def chunks() -> Iterator[torch.Tensor]:
+        """[C, values of some images]"""
+        for label, count in enumerate(counts):
+            for positions in torch.arange(count).split(CHUNK):
+                yield source.get(label, positions).cpu().transpose(0, 1).flatten(1)
+
+    if next(chunks()).is_floating_point():
+        return _of_floats(chunks)
     seen = torch.zeros(channels, LEVELS, dtype=torch.int64)
-    for label, count in enumerate(counts):
-        for positions in torch.arange(count).split(CHUNK):
-            for channel, values in enumerate(source.get(label, positions).transpose(0, 1)):
-                seen[channel] += torch.bincount(values.flatten().cpu(), minlength=LEVELS)
+    for chunk in chunks():
+        for channel, values in enumerate(chunk):
+            seen[channel] += torch.bincount(values, minlength=LEVELS)
     return _moments(seen.tolist())
+
+
+def _of_floats(chunks: Callable[[], Iterator[torch.Tensor]]) -> Constants:
+    def average(of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        parts = [of(chunk.double().numpy()).sum(1) for chunk in chunks()]  # by numpy: on one thread
+        return np.array([fsum(column) for column in zip(*parts, strict=True)]) / number
+
+    number = sum(chunk.shape[1] for chunk in chunks())
+    mean = average(lambda values: values)
+    if not np.isfinite(mean).all():
+        raise _unusable(int(np.isfinite(mean).argmin()))
+    std = np.sqrt(average(lambda values: (values - mean[:, None]) ** 2))
+    if not (std > 0).all():
+        raise _unusable(int(std.argmin()))
+    return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def _unusable(channel: int) -> DataError:
+    text = f"dataset.constants: {MEASURED}, but channel {channel} of the training images has one value everywhere"
+    return DataError([f"{text}, or one that is not finite; give dataset.mean and dataset.std"])
 
 
 def _moments(histograms: list[list[int]]) -> Constants:
@@ -72,12 +101,7 @@ def _moments(histograms: list[list[int]]) -> Constants:
         second = sum(value**2 * times for value, times in enumerate(histogram))
         spread = number * second - first**2  # exact: (number * 255)^2 times the variance
         if spread == 0:
-            raise DataError(
-                [
-                    f"dataset.constants: {MEASURED}, but channel {channel} of the training images has one value "
-                    "everywhere; give dataset.mean and dataset.std"
-                ]
-            )
+            raise _unusable(channel)
         mean.append(first / number / (LEVELS - 1))
         std.append(sqrt(spread) / number / (LEVELS - 1))
     return tuple(mean), tuple(std)

@@ -2,13 +2,16 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
+from math import prod
 
 import torch
 
+from dist_condense.data.normalise import ChannelStatistics
 from dist_condense.data.reading.source import ClassSource, LabelledImages, TestImages
 from dist_condense.data.reading.split import Split, StreamedImages
 from dist_condense.data.reading.tiers import Reading
+from dist_condense.data.space import Space
 from dist_condense.system.errors import DataError
 
 DECODED_NOW = Reading(tier="ram")
@@ -37,7 +40,7 @@ class Facts:
     size: int
     """Pixels of a side, unless the caller asks for another size."""
     mean: tuple[float, ...]
-    """Per channel, of pixels in [0, 1]."""
+    """Per channel, of the values of training images (bytes as [0, 1])."""
     std: tuple[float, ...]
     flip: bool
     """Whether a horizontally flipped image keeps its label (digits do not)."""
@@ -51,6 +54,18 @@ class Facts:
     """Whether the images are the user's own: their files decide the channels, and mean and std are measured at the
     first start (``constants``). Those here are the ones of runs of before 0.2, and of a plan without the images.
     """
+
+    _: KW_ONLY
+    width: int | None = None
+    """Pixels of a row where images are not square; `size` is then that of a column, and no other can be asked for."""
+    floats: bool = False
+    """Whether images are stored as float32 values instead of bytes."""
+    lower: float | None = 0.0
+    """The least value that an image can have; None: there is no bound."""
+    upper: float | None = 1.0
+    """The largest, likewise."""
+    padding: float = 0.5
+    """The value that multi-formation pads."""
 
     def with_channels(self, channels: int) -> "Facts":
         """Of grey (1) or RGB (3) images of the user's own."""
@@ -67,7 +82,7 @@ class ImageSet:
     name: str
     facts: Facts = field(repr=False)
     size: int
-    """Pixels of a side; images are square."""
+    """Pixels of a side, of a column where images are not square."""
     classes: tuple[ClassName, ...]
     train_split: Split = field(repr=False, compare=False)
     test_split: Split = field(repr=False, compare=False)
@@ -85,13 +100,29 @@ class ImageSet:
         return self.facts.channels
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        return self.channels, self.size, self.facts.width or self.size
+
+    @property
+    def stored(self) -> torch.dtype:
+        """How images are stored: uint8 or float32."""
+        return torch.float32 if self.facts.floats else torch.uint8
+
+    @property
+    def space(self) -> Space:
+        """What their values mean."""
+        facts = self.facts
+        return Space(ChannelStatistics(facts.mean, facts.std), facts.lower, facts.upper, facts.padding)
+
+    @property
     def mean(self) -> tuple[float, ...]:
-        """Per channel, of pixels in [0, 1]."""
+        """Per channel, of the values of training images."""
         return self.facts.mean
 
     @property
     def std(self) -> tuple[float, ...]:
-        """Per channel, of pixels in [0, 1]."""
+        """Per channel, of the values of training images."""
         return self.facts.std
 
     @property
@@ -110,7 +141,7 @@ class ImageSet:
 
     def decoded_bytes(self, counts: Sequence[int]) -> list[int]:
         """Bytes of so many images of each class, decoded."""
-        return [count * self.channels * self.size**2 for count in counts]
+        return [count * prod(self.shape) * self.stored.itemsize for count in counts]
 
     def train(self, labels: Sequence[int] | None = None, reading: Reading = DECODED_NOW) -> ClassSource:
         """The training images of these classes (of all when None) and of no others.
@@ -134,7 +165,7 @@ class ImageSet:
         streamed = StreamedImages(self.test_split, reading)
         if reading.tier != DECODED_NOW.tier or reading.source != DECODED_NOW.source:
             return streamed
-        images = torch.empty(len(streamed.labels), self.channels, self.size, self.size, dtype=torch.uint8)
+        images = torch.empty(len(streamed.labels), *self.shape, dtype=self.stored)
         one_pass = StreamedImages(self.test_split, replace(reading, tier="disk"))  # so that none is in memory twice
         for rows, (chunk, _) in zip(images.split(TEST_CHUNK), one_pass.chunks(TEST_CHUNK), strict=True):
             rows.copy_(chunk)

@@ -1,23 +1,28 @@
-"""Between stored bytes, [0, 1] and normalised pixels, on any device."""
+"""Between stored images, their values and normalised values, on any device."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
+STORED = (torch.uint8, torch.float32)
+"""How images are stored: bytes, or floats."""
 
-def to_unit(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Bytes uint8 [...] -> [0, 1] in `dtype`, same shape and device; ValueError for another dtype.
 
-    Contiguous however the bytes lie, as convolutions differ in the last bits between layouts.
+def to_values(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Stored images [...] to their values in `dtype`, same shape and device: bytes to [0, 1], floats as they are.
+
+    Contiguous however the images lie, as convolutions differ in the last bits between layouts. Raises ValueError for
+    another dtype.
     """
-    if images.dtype is not torch.uint8:
-        raise ValueError(f"to_unit: images are {images.dtype}, expected uint8 (0..255).")
-    return images.to(dtype, memory_format=torch.contiguous_format).div_(255)
+    if images.dtype not in STORED:
+        raise ValueError(f"to_values: images are {images.dtype}, expected uint8 (0..255) or float32.")
+    values = images.to(dtype, memory_format=torch.contiguous_format)
+    return values if images.is_floating_point() else values.div_(255)
 
 
 def normalise(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """(x - mean) / std per channel; x [..., C, H, W] in [0, 1], mean and std of length C."""
+    """(x - mean) / std per channel; x [..., C, H, W], mean and std of length C."""
     return (images - _per_channel(mean, images)) / _per_channel(std, images)
 
 
@@ -38,11 +43,15 @@ def _per_channel(values: Sequence[float], images: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class ChannelStatistics:
-    """Mean and std per channel of the real training images in [0, 1]."""
+    """Mean and std per channel of the values of real training images."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
-        """[0, 1] to normalised space."""
+        """Values to normalised ones, [..., C, H, W]."""
         return normalise(images, self.mean, self.std)
+
+    def denormalise(self, images: torch.Tensor) -> torch.Tensor:
+        """The inverse."""
+        return denormalise(images, self.mean, self.std)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dist_condense.core import randomness
-from dist_condense.data.normalise import ChannelStatistics, to_unit
+from dist_condense.data.normalise import ChannelStatistics, to_values
 from dist_condense.data.reading.source import ClassSource, get_many
 from dist_condense.engine.ahead import Ahead
 from dist_condense.engine.coordinator import Coordinator, Placement
@@ -24,7 +24,7 @@ from dist_condense.system.transfer import Arrival, Transfer, to_device
 Batch = tuple[Tensor, Tensor]
 """Images ``[B, C, H, W]`` in normalised space and labels int64 ``[B]``, the same on every worker."""
 Gathered = tuple[Arrival, Tensor]
-"""The same as bytes, on their way to the device."""
+"""The same as stored, on their way to the device."""
 Stretch = tuple[int, int, int]
 """Network k, step t, and the first batch."""
 
@@ -73,6 +73,8 @@ class RealBatches:
     batch: int
     amount: int
     matching_steps: int
+    stored: torch.dtype = torch.uint8
+    """Of the images."""
     waited: float = 0.0
     """Seconds that training has waited for images."""
     _coming: tuple[Stretch, Ahead[Gathered]] | None = None
@@ -119,7 +121,7 @@ class RealBatches:
         ends = torch.tensor(self.counts).cumsum(0)
         labels = torch.searchsorted(ends, positions, right=True)
         within = positions - (ends - torch.tensor(self.counts))[labels]
-        images = torch.zeros(len(positions), *self.shape, dtype=torch.uint8)
+        images = torch.zeros(len(positions), *self.shape, dtype=self.stored)
         own = [(c, rows) for c in self.labels if len(rows := (labels == c).nonzero().flatten())]
         found = get_many(self.source, [(c, within[rows]) for c, rows in own])
         for (_, rows), part in zip(own, found, strict=True):
@@ -128,7 +130,7 @@ class RealBatches:
 
     def _ready(self, coming: Ahead[Gathered]) -> Iterator[Batch]:
         for arrival, labels in coming:
-            images = to_unit(arrival.received(), self.placement.dtype)
+            images = to_values(arrival.received(), self.placement.dtype)
             yield self.statistics.normalise(images), to_device(labels, self.placement.device)
         self.waited += coming.waited
 

@@ -9,7 +9,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from dist_condense.core.grouping import Partition, from_labels
-from dist_condense.data.normalise import ChannelStatistics, to_unit
+from dist_condense.data.normalise import ChannelStatistics, to_values
 from dist_condense.data.reading.source import ClassSource
 from dist_condense.engine.coordinator import Coordinator, Placement
 
@@ -33,7 +33,7 @@ def class_features(
     means = torch.zeros(len(counts), width, dtype=placement.dtype, device=placement.device)
     for c in labels:
         raw = source.get(c, torch.arange(min(counts[c], IMAGES))).to(placement.device)
-        images = statistics.normalise(to_unit(raw, placement.dtype))
+        images = statistics.normalise(to_values(raw, placement.dtype))
         means[c] = network.embed(images).mean(0)  # type: ignore[operator]
     return coordinator.fill(means).cpu()
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from dist_condense.core.image_rule import Learnt, update
-from dist_condense.data.normalise import ChannelStatistics
 from dist_condense.data.reading.read_ahead import ReadAhead
+from dist_condense.data.space import Space
 from dist_condense.engine.batch_statistics import refresh_running_statistics
 from dist_condense.engine.coordinator import Coordinator, Placement
 from dist_condense.engine.finite import NO_CLASS, Finding, FiniteWatch, What, all_finite
@@ -32,7 +32,8 @@ class ClassShard:
     """State and steps of a worker's own classes.
 
     :param counts: real images of every class, owned or not.
-    :param shape: (C, h, w) of an image.
+    :param space: of the learnt pixels.
+    :param shape: (C, H, W) of an image.
     :param start: the named tensors of each owned class at the start.
     :param check_finite: whether :meth:`first_not_finite` reports; updates that are not finite are left out in any case.
     """
@@ -44,7 +45,7 @@ class ClassShard:
     _: KW_ONLY
     seed: int
     counts: Sequence[int]
-    statistics: ChannelStatistics
+    space: Space
     shape: tuple[int, int, int]
     start: InitVar[Mapping[int, Learnt]]
     check_finite: bool = True
@@ -59,7 +60,7 @@ class ClassShard:
     def __post_init__(self, start: Mapping[int, Learnt]) -> None:
         self._hold(start)
         recipe, place, objective = self.recipe, self.placement, self.recipe.objective
-        self.view = View.of(recipe, self.statistics, place)
+        self.view = View.of(recipe, self.space, place)
         self.minibatches = Minibatches(self.source, recipe, self.seed, self.counts, self.labels)
         self.draws = Draws.of(recipe, self.seed, self.shape, len(self.pixels[self.labels[0]]) if start else 1, place)
         passes = TwoPasses(objective, self.view)
@@ -77,9 +78,9 @@ class ClassShard:
         return {c: own["pixels"] for c, own in self._own.items()}
 
     def begin_network(self) -> None:
-        """IDC clamps the pixels to [0, 1] when a new network begins."""
-        if self.recipe.unit_space and self.labels:
-            self.learnt["pixels"].clamp_(0, 1)
+        """Pixels that have bounds are clamped to them when a new network begins (IDC)."""
+        if self.labels:
+            self.space.clamp_(self.learnt["pixels"])
 
     def match(self, network: nn.Module, k: int, t: int, visit: int) -> None:
         """One matching step of Algorithm 1:  S <- S - lr_S dL/dS  for the owned classes.

@@ -11,7 +11,7 @@ from dist_condense.data.reading.source import ClassSource, LabelledImages
 
 
 def random_sets(source: ClassSource, counts: Sequence[int], ipc: int, seeds: Sequence[int]) -> LabelledImages:
-    """A set of ``ipc`` real images of every class for each seed, one set after the other; uint8.
+    """A set of ``ipc`` real images of every class for each seed, one set after the other; as stored.
 
     A set is drawn without replacement by (seed, class) and stands class after class.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dist_condense import networks
 from dist_condense.core import randomness
-from dist_condense.data.normalise import ChannelStatistics, to_unit
+from dist_condense.data.normalise import ChannelStatistics, to_values
 from dist_condense.data.reading.source import TestImages
 from dist_condense.evaluation.protocols import protocol
 from dist_condense.evaluation.rows import Key, Row, append_csv, read_csv
@@ -57,7 +57,7 @@ def trials(sets: Iterable[str], architectures: Iterable[str], seeds: Iterable[in
 
 @dataclass(frozen=True, eq=False)
 class TrainingSet:
-    """Images ``[N, C, h, w]``, decoded: uint8 as stored, or float in normalised space; labels int64 ``[N]``."""
+    """Images ``[N, C, h, w]``, decoded: bytes, or floats, normalised unless ``stored``; labels int64 ``[N]``."""
 
     images: Tensor
     labels: Tensor
@@ -65,8 +65,10 @@ class TrainingSet:
     """E; None: the protocol's own."""
     draws: int = 1
     """Sets of equal size that stand one after the other; seed s trains on draw s (random sets: a new one each)."""
-    factor: int = 1
-    """Multi-formation factor that they were decoded with."""
+    tiles: int = 1
+    """Images that each learnt one was decoded to."""
+    stored: bool = False
+    """Whether floats are values as a data set stores them."""
 
     def draw(self, seed: int) -> TrainingSet:
         """The set that a seed trains on."""
@@ -75,10 +77,10 @@ class TrainingSet:
         return replace(self, images=self.images[rows], labels=self.labels[rows], draws=1)
 
     def batches(self, statistics: ChannelStatistics, device: str) -> Images:
-        """Positions to images in normalised space on the device; bytes become floats one batch at a time."""
-        if self.images.is_floating_point():
+        """Positions to images in normalised space on the device, one batch at a time."""
+        if self.images.is_floating_point() and not self.stored:
             return lambda positions: self.images[positions].to(device)
-        return lambda positions: statistics.normalise(to_unit(self.images[positions].to(device)))
+        return lambda positions: statistics.normalise(to_values(self.images[positions].to(device)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +102,7 @@ class Evaluation:
         chosen = self.sets[trial.set].draw(trial.seed)
         epochs = chosen.epochs
         if epochs is None:
-            epochs = protocol(self.protocol).epochs_for(chosen.labels, trial.architecture, chosen.factor)
+            epochs = protocol(self.protocol).epochs_for(chosen.labels, trial.architecture, chosen.tiles)
         return trial.set, self.protocol, trial.architecture, trial.seed, epochs
 
 
@@ -108,11 +110,11 @@ def run_trial(trial: Trial, evaluation: Evaluation) -> Row:
     """Train and test one network. A seed starts the same network on every set, so sets are compared in pairs."""
     keep_freed_memory()
     chosen = evaluation.sets[trial.set].draw(trial.seed)
-    channels, size = chosen.images.shape[1], chosen.images.shape[-1]
+    channels, height, width = chosen.images.shape[1:]
     network = networks.build(
         trial.architecture,
         channels=channels,
-        size=size,
+        size=height if height == width else (height, width),
         classes=evaluation.classes,
         seed=randomness.key(trial.seed, "evaluation network"),
     )

@@ -30,8 +30,8 @@ class Fewer:
     """E"""
     ipc: int
     """From so many learnt images per class on."""
-    factor: int
-    """And from this multi-formation factor on."""
+    tiles: int
+    """And from so many tiles of each on."""
 
 
 def thousand(per_class: int, classes: int) -> int:
@@ -99,16 +99,16 @@ class Protocol:
     whole_epochs: int | None = None
     """E on the whole training set; None: as on any other."""
 
-    def epochs_for(self, labels: Tensor, architecture: str = "", factor: int = 1) -> int:
+    def epochs_for(self, labels: Tensor, architecture: str = "", tiles: int = 1) -> int:
         """E of a set with these labels ``[N]``, from its mean count of decoded images per class.
 
         :param architecture: a network's name, perhaps with options after a colon.
-        :param factor: multi-formation factor that the set was decoded with.
+        :param tiles: decoded images of a learnt one.
         """
         classes = len(labels.unique())
         per_class = len(labels) // classes
         fewer = self.fewer.get(architecture.partition(":")[0])
-        if fewer is not None and factor >= fewer.factor and per_class // factor**2 >= fewer.ipc:
+        if fewer is not None and tiles >= fewer.tiles and per_class // tiles >= fewer.ipc:
             return fewer.epochs
         return self.epochs(per_class, classes)
 
@@ -129,7 +129,7 @@ _IDC = Protocol(
     augmentation=ByStrategy(IDC),
     cutmix=0.5,
     evaluations=4,
-    fewer={"densenet121": Fewer(400, ipc=50, factor=2)},
+    fewer={"densenet121": Fewer(400, ipc=50, tiles=2)},
     whole_epochs=300,
 )
 _IMAGENET = replace(_IDC, epochs=imagenet_epochs, augmentation=ImagenetAugmentation(), cutmix=1.0, fewer={})

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from dist_condense.core import cutmix, randomness
-from dist_condense.data.normalise import ChannelStatistics, to_unit
+from dist_condense.data.normalise import ChannelStatistics, to_values
 from dist_condense.data.reading.source import TestImages
 from dist_condense.evaluation.protocols import Protocol
 
 Images = Callable[[Tensor], Tensor]
-"""Positions int64 ``[B]`` (CPU) to images ``[B, C, h, w]`` in normalised space; so a large set stays uint8."""
+"""Positions int64 ``[B]`` (CPU) to images ``[B, C, h, w]`` in normalised space; so a large set stays as stored."""
 Progress = Callable[[int, int], None]
 """Told the epochs done and the epochs to do, after each epoch."""
 TEST_CHUNK = 256
@@ -130,10 +130,10 @@ class Course:
 def accuracy(
     network: nn.Module, test: TestImages, statistics: ChannelStatistics, device: torch.device | str = "cpu"
 ) -> float:
-    """Top-1 in percent, evaluation mode, each image once; the test images stay uint8 but for the chunk at hand."""
+    """Top-1 in percent, evaluation mode, each image once; test images stay as stored but for the chunk at hand."""
     network.eval()
     correct = torch.zeros((), dtype=torch.int64, device=device)
     for images, labels in test.chunks(TEST_CHUNK):
-        logits = network(statistics.normalise(to_unit(images.to(device))))
+        logits = network(statistics.normalise(to_values(images.to(device))))
         correct += (logits.argmax(1) == labels.to(device)).sum()
     return round(100 * int(correct) / len(test.labels), 4)

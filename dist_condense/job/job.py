@@ -31,7 +31,15 @@ from dist_condense.job.stop import Stop, Terminated
 from dist_condense.result.metrics_file import METRICS, Entry
 from dist_condense.result.progress import Follower, Notes, Progress
 from dist_condense.result.report import environment, summary_table, write_report
-from dist_condense.result.synthetic_set import Card, CardClass, SyntheticSetError, load_set, read_card, write_set
+from dist_condense.result.synthetic_set import (
+    Card,
+    CardClass,
+    SyntheticSetError,
+    form_of,
+    load_set,
+    read_card,
+    write_set,
+)
 from dist_condense.result.tags import tags_of
 from dist_condense.result.tracking import Tracker
 from dist_condense.settings import assembly
@@ -233,12 +241,7 @@ class Job:
             dataset=dataset.family,
             classes=[CardClass(label, c.name, c.wnid) for label, c in enumerate(dataset.classes)],
             ipc=config.ipc,
-            channels=dataset.channels,
-            size=dataset.size,
-            value_space="unit" if config.method.unit_space else "normalised",
-            mean=dataset.mean,
-            std=dataset.std,
-            factor=config.method.parameterisation.factor,
+            **form_of(assembly.space_of(config, dataset), dataset.shape, assembly.parameterisation_of(config)),
             seed=config.seed,
             networks_done=steps // config.trajectory.matching_steps,
             networks_total=config.trajectory.networks,
@@ -370,13 +373,13 @@ def _random(job: Job) -> TrainingSet:
     draws = job.config.evaluation.seeds
     seeds = [randomness.key(job.config.seed, "random baseline", i) for i in range(draws)]
     drawn = random_sets(job.real, job.dataset.counts, job.config.ipc, seeds)
-    return TrainingSet(drawn.images, drawn.labels, job.config.evaluation.epochs, draws)
+    return TrainingSet(drawn.images, drawn.labels, job.config.evaluation.epochs, draws, stored=True)
 
 
 def _condensed(job: Job) -> TrainingSet:
     loaded = load_set(job.folder / SET)
     images = loaded.batch(torch.arange(len(loaded)))
-    return TrainingSet(images, loaded.labels, job.config.evaluation.epochs, factor=loaded.card.factor)
+    return TrainingSet(images, loaded.labels, job.config.evaluation.epochs, tiles=loaded.card.decoded_per_image)
 
 
 def _whole(job: Job) -> TrainingSet:
@@ -384,7 +387,8 @@ def _whole(job: Job) -> TrainingSet:
     images = torch.cat([job.real.get(c, torch.arange(job.dataset.counts[c])) for c in labels])
     chosen = job.config.evaluation
     epochs = chosen.whole_epochs or chosen.epochs or protocol(chosen.protocol).whole_epochs
-    return TrainingSet(images, torch.arange(len(labels)).repeat_interleave(torch.tensor(job.dataset.counts)), epochs)
+    every = torch.arange(len(labels)).repeat_interleave(torch.tensor(job.dataset.counts))
+    return TrainingSet(images, every, epochs, stored=True)
 
 
 TRAINING_SETS = {"random": _random, "condensed": _condensed, "whole": _whole}

@@ -77,7 +77,7 @@ def bring(config: RunConfig, chosen: Checkpoint | None) -> None:
 def _other_content(config: RunConfig, dataset: ImageSet, chosen: Checkpoint) -> Iterator[str]:
     """What a checkpoint holds that this run's would not, or lacks: the file and a sentence about it."""
     classes, times = len(dataset.classes), Counter(c for entry in chosen.entries for c in entry.labels)
-    held: Kind = (torch.float32, (config.ipc, dataset.channels, dataset.size, dataset.size))
+    held: Kind = (torch.float32, (config.ipc, *dataset.shape))
     network = assembly.network_builder(config, dataset)(0)
     theta = {f"network.{name}": _kind(x) for name, x in network.state_dict().items()}
     momentum = {f"momentum.{i}": _kind(x) for i, x in enumerate(network.parameters())}

@@ -22,19 +22,28 @@ class Network(nn.Module):
         return logits
 
 
+Size = int | tuple[int, int]
+"""Pixels of a side of square images, or height and width."""
+
+
+def sides(size: Size) -> tuple[int, int]:
+    """Height and width."""
+    return (size, size) if isinstance(size, int) else size
+
+
 class SizeError(ValueError):
     """Images of this size do not suit the network."""
 
 
-def output_shape(module: nn.Module, channels: int, size: int) -> torch.Size:
-    """Shape of the output for one image of `channels` x `size` x `size`, computed on the meta device.
+def output_shape(module: nn.Module, channels: int, size: Size) -> torch.Size:
+    """Shape of the output for one image of `channels` x height x width, computed on the meta device.
 
     Nothing is calculated, no buffer moves and no random number is drawn. Raises what the module raises when
     the image is too small for it.
     """
     held = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     on_meta = {name: tensor.to("meta") for name, tensor in held.items()}
-    image = torch.zeros(1, channels, size, size, device="meta")
+    image = torch.zeros(1, channels, *sides(size), device="meta")
     training = module.training
     module.eval()
     try:
@@ -45,15 +54,16 @@ def output_shape(module: nn.Module, channels: int, size: int) -> torch.Size:
     return output.shape
 
 
-def check_size(module: nn.Module, channels: int, size: int) -> torch.Size:
+def check_size(module: nn.Module, channels: int, size: Size) -> torch.Size:
     """`output_shape`, or a `SizeError` that says why the module cannot take the image."""
     try:
         return output_shape(module, channels, size)
     except (RuntimeError, ValueError, AssertionError) as error:
-        raise SizeError(f"images of {channels} x {size} x {size} do not suit it ({error})") from error
+        height, width = sides(size)
+        raise SizeError(f"images of {channels} x {height} x {width} do not suit it ({error})") from error
 
 
-def feature_count(features: nn.Module, channels: int, size: int) -> int:
+def feature_count(features: nn.Module, channels: int, size: Size) -> int:
     """Number of features F of one image once the output of `features` is flattened."""
     return check_size(features, channels, size).numel()
 

@@ -8,7 +8,7 @@ from itertools import islice
 import torch
 from torch import nn
 
-from dist_condense.networks.base import Network, SizeError, check_size
+from dist_condense.networks.base import Network, Size, SizeError, check_size, sides
 from dist_condense.networks.classic import MLP, VGG11, AlexNet, LeNet
 from dist_condense.networks.convnet import ConvNet
 from dist_condense.networks.densenet import densenet121
@@ -53,8 +53,8 @@ SOME = 4
 """Other networks that are named then."""
 
 
-def build(text: str, *, channels: int, size: int, classes: int, seed: int, **options: object) -> Network:
-    """The network for images [N, channels, size, size], on the CPU, its weights drawn from `seed`.
+def build(text: str, *, channels: int, size: Size, classes: int, seed: int, **options: object) -> Network:
+    """The network for images [N, channels, H, W] (`size`: H = W, or both), on the CPU, its weights drawn from `seed`.
 
     The same seed gives the same weights whatever the default device or the state of the generators, which are
     left as they were; 0 <= seed < 2**63.
@@ -76,7 +76,7 @@ def build(text: str, *, channels: int, size: int, classes: int, seed: int, **opt
             raise SizeError(f"{text}: {error}{_ways_out(text, options, channels, size, classes)}") from error
 
 
-def sketch(text: str, *, channels: int, size: int, classes: int, **options: object) -> Network:
+def sketch(text: str, *, channels: int, size: Size, classes: int, **options: object) -> Network:
     """The network without weights (on the meta device), to ask what it is made of; refuses what `build` refuses."""
     builder = _read(text, options)
     try:
@@ -144,27 +144,27 @@ def _parameters(builder: Builder) -> dict[str, inspect.Parameter]:
     return {key: value for key, value in inspect.signature(builder).parameters.items() if key not in GIVEN}
 
 
-def _made(builder: Builder, channels: int, size: int, classes: int) -> Network:
+def _made(builder: Builder, channels: int, size: Size, classes: int) -> Network:
     network = builder(channels=channels, size=size, classes=classes)
     check_size(network, channels, size)
     return network
 
 
-def _ways_out(text: str, more: dict[str, object], channels: int, size: int, classes: int) -> str:
+def _ways_out(text: str, more: dict[str, object], channels: int, size: Size, classes: int) -> str:
     """What else would do for images that do not suit the network; each was tried."""
     takes = functools.partial(_takes, channels=channels, classes=classes)
     name, own = split(text)
     wanted = join(name, {**own, **more})
-    larger = (side for side in LARGER if side > size and takes(wanted, side))
+    larger = (side for side in LARGER if side > max(sides(size)) and takes(wanted, side))
     ways = [f"dataset.size={side}" for side in islice(larger, 1)]
-    if "img_size" in options(name):
+    if "img_size" in options(name) and isinstance(size, int):
         ways += [f"img_size={size}"] if takes(join(name, {**own, **more, "img_size": size}), size) else []
     others = list(islice((other for other in names() if other != name and takes(other, size)), SOME))
     ways += [f"another network ({', '.join(others)})"] if others else []
     return f"; what does: {', or '.join(ways)}" if ways else ""
 
 
-def _takes(text: str, size: int, *, channels: int, classes: int) -> bool:
+def _takes(text: str, size: Size, *, channels: int, classes: int) -> bool:
     try:
         with torch.device("meta"):
             _made(_read(text, {}), channels, size, classes)

@@ -1,6 +1,6 @@
 """The older networks of DC's cross-architecture table (Zhao et al. 2021): MLP, LeNet, AlexNet, VGG-11.
 
-All sizes are for images [N, channels, size, size]; torch's default initialisation. With one channel the first
+All sizes are for images [N, channels, H, W]; torch's default initialisation. With one channel the first
 convolution pads 2 more, so 28 becomes 32.
 """
 
@@ -8,7 +8,7 @@ import math
 
 from torch import Tensor, nn
 
-from dist_condense.networks.base import Network, feature_count, first_padding
+from dist_condense.networks.base import Network, Size, feature_count, first_padding, sides
 from dist_condense.networks.norms import NORMS, Norm
 
 VGG11_STAGES = ((1,), (2,), (4, 4), (8, 8), (8, 8))
@@ -18,7 +18,7 @@ VGG11_STAGES = ((1,), (2,), (4, 4), (8, 8), (8, 8))
 class FlatNetwork(Network):
     """Layers one after the other, the flattened output of which is the embedding [N, F]."""
 
-    def __init__(self, features: nn.Module, channels: int, classes: int, size: int) -> None:
+    def __init__(self, features: nn.Module, channels: int, classes: int, size: Size) -> None:
         super().__init__()
         self.features = features
         self.classifier = nn.Linear(feature_count(features, channels, size), classes)
@@ -32,8 +32,8 @@ class FlatNetwork(Network):
 class MLP(FlatNetwork):
     """Three linear layers with ReLU between them."""
 
-    def __init__(self, channels: int, classes: int, size: int, width: int = 128) -> None:
-        pixels = channels * size * size
+    def __init__(self, channels: int, classes: int, size: Size, width: int = 128) -> None:
+        pixels = channels * math.prod(sides(size))
         hidden = [nn.Linear(pixels, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()]
         super().__init__(nn.Sequential(nn.Flatten(), *hidden), channels, classes, size)
 
@@ -41,7 +41,7 @@ class MLP(FlatNetwork):
 class LeNet(FlatNetwork):
     """LeCun et al. 1998: two 5x5 convolutions (6, 16) with pooling, then linear layers of 120 and 84."""
 
-    def __init__(self, channels: int, classes: int, size: int) -> None:
+    def __init__(self, channels: int, classes: int, size: Size) -> None:
         maps = nn.Sequential(
             *[
                 nn.Conv2d(channels, 6, kernel_size=5, padding=first_padding(channels, 0)),
@@ -61,7 +61,7 @@ class AlexNet(FlatNetwork):
     `width` is the first number; the others keep their ratio to it (1.5, 2, 1.5, 1.5).
     """
 
-    def __init__(self, channels: int, classes: int, size: int, width: int = 128) -> None:
+    def __init__(self, channels: int, classes: int, size: Size, width: int = 128) -> None:
         middle, wide = math.ceil(1.5 * width), 2 * width
         features = nn.Sequential(
             *[nn.Conv2d(channels, width, kernel_size=5, padding=first_padding(channels, 2)), nn.ReLU()],
@@ -79,7 +79,7 @@ class VGG11(FlatNetwork):
     One linear layer follows. DC's table uses the instance norm here.
     """
 
-    def __init__(self, channels: int, classes: int, size: int, width: int = 64, norm: Norm = "instance") -> None:
+    def __init__(self, channels: int, classes: int, size: Size, width: int = 64, norm: Norm = "instance") -> None:
         make_norm = NORMS[norm]
         layers: list[nn.Module] = []
         inputs, padding = channels, first_padding(channels, 1)

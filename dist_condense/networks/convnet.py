@@ -1,11 +1,12 @@
 """ConvNet-D, the network of "Dataset Condensation with Gradient Matching" (DC, Zhao et al. 2021)."""
 
 from collections.abc import Callable
+from math import prod
 from typing import Annotated
 
 from torch import Tensor, nn
 
-from dist_condense.networks.base import Network, SizeError, first_padding
+from dist_condense.networks.base import Network, Size, SizeError, first_padding, sides
 from dist_condense.networks.norms import SIZED_NORMS, SizedNormName
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -26,15 +27,16 @@ POOLINGS: dict[str, tuple[Callable[[], nn.Module], int]] = {
 class ConvNet(Network):
     """`depth` blocks of 3x3 convolution, norm, activation, pooling, then one linear layer.
 
-    Images [N, channels, size, size]. With one channel the first convolution pads 3, so 28 becomes 32 and 64
-    becomes 68. Weights keep torch's default initialisation. Features: width * side**2 after the last pooling.
+    Images [N, channels, H, W]; `size` is (H, W), or a number for both. With one channel the first convolution pads 3,
+    so 28 becomes 32 and 64 becomes 68. Weights keep torch's default initialisation. Features: width * H * W after the
+    last pooling.
     """
 
     def __init__(
         self,
         channels: int,
         classes: int,
-        size: int,
+        size: Size,
         width: int = 128,
         depth: int = 3,
         norm: SizedNormName = "instance",
@@ -44,14 +46,14 @@ class ConvNet(Network):
         super().__init__()
         make_norm, make_activation = SIZED_NORMS[norm], ACTIVATIONS[activation]
         make_pooling, shrink = POOLINGS[pooling]
-        sides = _sides(channels, size, depth, shrink)
+        sizes = _sizes(channels, size, depth, shrink)
         layers: list[nn.Module] = []
-        for block, side in enumerate(sides[:-1]):
+        for block, maps in enumerate(sizes[:-1]):
             inputs, padding = (width, 1) if block else (channels, first_padding(channels, 1))
-            layers += [nn.Conv2d(inputs, width, kernel_size=3, padding=padding), make_norm(width, side)]
+            layers += [nn.Conv2d(inputs, width, kernel_size=3, padding=padding), make_norm(width, maps)]
             layers += [make_activation(), make_pooling()]
         self.features = nn.Sequential(*layers)
-        self.classifier = nn.Linear(width * sides[-1] ** 2, classes)
+        self.classifier = nn.Linear(width * prod(sizes[-1]), classes)
 
     def embed(self, x: Tensor) -> Tensor:
         """Images [N, C, H, W] to features [N, F]."""
@@ -59,14 +61,14 @@ class ConvNet(Network):
         return features.flatten(start_dim=1)
 
 
-def _sides(channels: int, size: int, depth: int, shrink: int) -> list[int]:
-    """Side of the feature maps in each block, and after the last."""
-    first = size + 2 * (first_padding(channels, 1) - 1)
-    sides = [first // shrink**block for block in range(depth + 1)]
-    if sides[-1] < 1:
+def _sizes(channels: int, size: Size, depth: int, shrink: int) -> list[tuple[int, int]]:
+    """Height and width of the feature maps in each block, and after the last."""
+    padded = 2 * (first_padding(channels, 1) - 1)
+    height, width = (side + padded for side in sides(size))
+    if (first := min(height, width)) < shrink**depth:
         deepest = max(first.bit_length() - 1, 0)
         raise SizeError(
-            f"depth {depth} halves images of side {first} (dataset.size {size}) to nothing: set depth to {deepest} or "
-            f"less, or dataset.size to {2**depth} or more"
+            f"depth {depth} halves images of side {first} (dataset.size {min(sides(size))}) to nothing: set depth to "
+            f"{deepest} or less, or dataset.size to {2**depth} or more"
         )
-    return sides
+    return [(height // shrink**block, width // shrink**block) for block in range(depth + 1)]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from dist_condense.networks.base import Network, global_average
+from dist_condense.networks.base import Network, Size, global_average
 from dist_condense.networks.norms import NORMS, ChannelNorm, Norm
 
 BOTTLENECK = 4
@@ -35,7 +35,7 @@ class DenseLayer(nn.Module):
 class DenseNet(Network):
     """A 3x3 convolution, dense blocks with transitions (half the channels and side) between them, a linear layer.
 
-    Images [N, channels, size, size].
+    Images [N, channels, H, W].
     """
 
     def __init__(self, channels: int, classes: int, blocks: Sequence[int], growth: int, norm: Norm) -> None:
@@ -63,6 +63,6 @@ def _transition(count: int, norm: ChannelNorm) -> nn.Module:
     return nn.Sequential(norm(count), nn.ReLU(), conv, nn.AvgPool2d(2))
 
 
-def densenet121(channels: int, size: int, classes: int, growth: int = 12, norm: Norm = "batch") -> DenseNet:
+def densenet121(channels: int, size: Size, classes: int, growth: int = 12, norm: Norm = "batch") -> DenseNet:
     """DenseNet-121: blocks of 6, 12, 24 and 16 layers."""
     return DenseNet(channels, classes, blocks=(6, 12, 24, 16), growth=growth, norm=norm)

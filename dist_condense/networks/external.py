@@ -8,7 +8,7 @@ from torch.nn import functional
 from torchvision import models
 from torchvision.ops import Conv2dNormActivation
 
-from dist_condense.networks.base import Network
+from dist_condense.networks.base import Network, Size
 from dist_condense.networks.norms import NORMS, Norm
 
 RGB = 3
@@ -34,7 +34,7 @@ class ExternalNetwork(Network):
         return features
 
 
-def torchvision_resnet18(channels: int, size: int, classes: int, norm: Norm = "batch") -> ExternalNetwork:
+def torchvision_resnet18(channels: int, size: Size, classes: int, norm: Norm = "batch") -> ExternalNetwork:
     """torchvision's ResNet-18 (7x7 stem of stride 2 with pooling: made for 224 px), random weights."""
     backbone = models.resnet18(weights=None, num_classes=classes, norm_layer=NORMS[norm])
     backbone.conv1 = _with_channels(backbone.conv1, channels)
@@ -42,7 +42,7 @@ def torchvision_resnet18(channels: int, size: int, classes: int, norm: Norm = "b
     return ExternalNetwork(backbone, classifier)
 
 
-def torchvision_densenet121(channels: int, size: int, classes: int) -> ExternalNetwork:
+def torchvision_densenet121(channels: int, size: Size, classes: int) -> ExternalNetwork:
     """torchvision's DenseNet-121 (growth 32, 7x7 stem of stride 2 with pooling), random weights."""
     backbone = models.densenet121(weights=None, num_classes=classes)
     backbone.features.conv0 = _with_channels(backbone.features.conv0, channels)
@@ -50,7 +50,7 @@ def torchvision_densenet121(channels: int, size: int, classes: int) -> ExternalN
     return ExternalNetwork(backbone, classifier)
 
 
-def torchvision_efficientnet_b0(channels: int, size: int, classes: int, norm: Norm = "batch") -> ExternalNetwork:
+def torchvision_efficientnet_b0(channels: int, size: Size, classes: int, norm: Norm = "batch") -> ExternalNetwork:
     """torchvision's EfficientNet-B0, random weights; its classifier begins with dropout 0.2 in training."""
     backbone = models.efficientnet_b0(weights=None, num_classes=classes, norm_layer=NORMS[norm])
     stem = backbone.features[0]
@@ -60,7 +60,7 @@ def torchvision_efficientnet_b0(channels: int, size: int, classes: int, norm: No
     return ExternalNetwork(backbone, classifier)
 
 
-def efficientnet_b0(channels: int, size: int, classes: int, norm: Norm = "batch") -> ExternalNetwork:
+def efficientnet_b0(channels: int, size: Size, classes: int, norm: Norm = "batch") -> ExternalNetwork:
     """EfficientNet-B0 (Tan and Le 2019) of IDC's ImageNet numbers: the function and start of efficientnet_pytorch 0.7.
 
     torchvision's layers, but BatchNorm with momentum 0.01 and epsilon 1e-3, `SamePadding` and torch's default start.
@@ -118,7 +118,7 @@ def _with_channels(conv: nn.Module, channels: int) -> nn.Conv2d:
 def timm_network(
     name: str,
     channels: int,
-    size: int,
+    size: Size,
     classes: int,
     img_size: int | None = None,
     drop_rate: float | None = None,

@@ -11,7 +11,7 @@ GROUPS = 4
 EPSILON = 1e-5
 
 ChannelNorm = Callable[[int], nn.Module]
-SizedNorm = Callable[[int, int], nn.Module]
+SizedNorm = Callable[[int, tuple[int, int]], nn.Module]
 
 
 class InstanceNorm(nn.Module):
@@ -56,9 +56,9 @@ def _group(channels: int) -> nn.Module:
     return nn.GroupNorm(GROUPS, channels)
 
 
-def _layer(channels: int, size: int) -> nn.Module:
+def _layer(channels: int, size: tuple[int, int]) -> nn.Module:
     """Mean and variance over the whole image; weight and bias have one entry per element [C, H, W] (DC)."""
-    return nn.LayerNorm([channels, size, size])
+    return nn.LayerNorm([channels, *size])
 
 
 NORMS: dict[str, ChannelNorm] = {
@@ -75,7 +75,7 @@ def _any_size(norm: ChannelNorm) -> SizedNorm:
 
 
 SIZED_NORMS: dict[str, SizedNorm] = {name: _any_size(norm) for name, norm in NORMS.items()} | {"layer": _layer}
-"""Norms for networks that know the side of their feature maps (ConvNet): the above and the layer norm."""
+"""Norms for networks that know the height and width of their feature maps (ConvNet): the above and the layer norm."""
 
 Norm = Annotated[str, NORMS]
 """A name of `NORMS`, as an option of a network; refused by the catalogue where it is another."""

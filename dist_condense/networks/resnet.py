@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from dist_condense.networks.base import Network, Start, global_average, idc_start, torch_start
+from dist_condense.networks.base import Network, Size, Start, global_average, idc_start, sides, torch_start
 from dist_condense.networks.norms import NORMS, ChannelNorm, Norm
 
 SMALL_IMAGE, MIDDLE_IMAGE = 64, 128
@@ -33,7 +33,7 @@ class Residual(nn.Module):
         return out
 
 
-Stem = Callable[[int, int, int, ChannelNorm], list[nn.Module]]
+Stem = Callable[[int, int, Size, ChannelNorm], list[nn.Module]]
 """From (channels, width, size, norm): the first layers, up to the first block."""
 Block = Callable[[int, int, int, ChannelNorm], Residual]
 """From (inputs, outputs, shrink, norm): [N, inputs, H, W] to [N, outputs, H / shrink, W / shrink]."""
@@ -51,14 +51,14 @@ class Family:
 class ResNet(Network):
     """A stem, stages of `width` times 1, 2, 4, ... channels (each but the first halves the side), a linear layer.
 
-    Images [N, channels, size, size]; features [N, F], F the channels of the last stage.
+    Images [N, channels, H, W]; features [N, F], F the channels of the last stage.
     """
 
     def __init__(
         self,
         channels: int,
         classes: int,
-        size: int,
+        size: Size,
         family: Family,
         blocks: Sequence[int],
         width: int,
@@ -107,22 +107,23 @@ def pooled_block(inputs: int, outputs: int, shrink: int, norm: ChannelNorm) -> R
     return Residual(path, nn.Sequential(narrow, nn.AvgPool2d(shrink), norm(outputs)))
 
 
-def small_stem(channels: int, width: int, size: int, norm: ChannelNorm) -> list[nn.Module]:
+def small_stem(channels: int, width: int, size: Size, norm: ChannelNorm) -> list[nn.Module]:
     """3x3 convolution without pooling, whatever the size: the stem of the CIFAR networks."""
     return [nn.Conv2d(channels, width, kernel_size=3, padding=1, bias=False), norm(width), nn.ReLU()]
 
 
-def strided_stem(channels: int, width: int, size: int, norm: ChannelNorm) -> list[nn.Module]:
+def strided_stem(channels: int, width: int, size: Size, norm: ChannelNorm) -> list[nn.Module]:
     """IDC's for ResNet: up to 64 px `small_stem`; above with 3x3 max pooling; above 128 px 7x7 with stride 2 before."""
-    kernel, stride = (7, 2) if size > MIDDLE_IMAGE else (3, 1)
+    kernel, stride = (7, 2) if max(sides(size)) > MIDDLE_IMAGE else (3, 1)
     conv = nn.Conv2d(channels, width, kernel_size=kernel, stride=stride, padding=kernel // 2, bias=False)
-    pooling = [nn.MaxPool2d(kernel_size=3, stride=2, padding=1)] if size > SMALL_IMAGE else []
+    pooling = [nn.MaxPool2d(kernel_size=3, stride=2, padding=1)] if max(sides(size)) > SMALL_IMAGE else []
     return [conv, norm(width), nn.ReLU(), *pooling]
 
 
-def pooled_stem(channels: int, width: int, size: int, norm: ChannelNorm) -> list[nn.Module]:
+def pooled_stem(channels: int, width: int, size: Size, norm: ChannelNorm) -> list[nn.Module]:
     """IDC's for ResNetAP: up to 64 px `small_stem`; above with 2x2 mean pooling; above 128 px 7x7 and 4x4 pooling."""
-    kernel, shrink = (7, 4) if size > MIDDLE_IMAGE else (3, 2 if size > SMALL_IMAGE else 1)
+    side = max(sides(size))
+    kernel, shrink = (7, 4) if side > MIDDLE_IMAGE else (3, 2 if side > SMALL_IMAGE else 1)
     conv = nn.Conv2d(channels, width, kernel_size=kernel, padding=kernel // 2, bias=False)
     pooling = [nn.AvgPool2d(shrink)] if shrink > 1 else []
     return [conv, norm(width), nn.ReLU(), *pooling]
@@ -137,31 +138,31 @@ RESNET10, RESNET18 = (1, 1, 1, 1), (2, 2, 2, 2)
 """Blocks of each stage."""
 
 
-def resnet10_cifar(channels: int, size: int, classes: int, width: int = 32, norm: Norm = "batch") -> ResNet:
+def resnet10_cifar(channels: int, size: Size, classes: int, width: int = 32, norm: Norm = "batch") -> ResNet:
     """IDC's ResNet-10 for CIFAR; `width=64` is its network for SVHN."""
     return ResNet(channels, classes, size, IDC_CIFAR, RESNET10, width, norm)
 
 
-def resnet18_cifar(channels: int, size: int, classes: int, width: int = 64, norm: Norm = "batch") -> ResNet:
+def resnet18_cifar(channels: int, size: Size, classes: int, width: int = 64, norm: Norm = "batch") -> ResNet:
     """DC's ResNet-18, with torch's default start; its cross-architecture table has `norm=instance`."""
     return ResNet(channels, classes, size, DC_CIFAR, RESNET18, width, norm)
 
 
-def resnet10(channels: int, size: int, classes: int, width: int = 64, norm: Norm = "batch") -> ResNet:
+def resnet10(channels: int, size: Size, classes: int, width: int = 64, norm: Norm = "batch") -> ResNet:
     """IDC's ResNet-10 for all but CIFAR, the stem by the side of the images."""
     return ResNet(channels, classes, size, IDC_IMAGENET, RESNET10, width, norm)
 
 
-def resnet18(channels: int, size: int, classes: int, width: int = 64, norm: Norm = "batch") -> ResNet:
+def resnet18(channels: int, size: Size, classes: int, width: int = 64, norm: Norm = "batch") -> ResNet:
     """IDC's ResNet-18 for all but CIFAR, the stem by the side of the images."""
     return ResNet(channels, classes, size, IDC_IMAGENET, RESNET18, width, norm)
 
 
-def resnet10_ap(channels: int, size: int, classes: int, width: int = 64, norm: Norm = "instance") -> ResNet:
+def resnet10_ap(channels: int, size: Size, classes: int, width: int = 64, norm: Norm = "instance") -> ResNet:
     """ResNetAP-10, IDC's network for ImageNet subsets."""
     return ResNet(channels, classes, size, IDC_POOLED, RESNET10, width, norm)
 
 
-def resnet18_ap(channels: int, size: int, classes: int, width: int = 64, norm: Norm = "instance") -> ResNet:
+def resnet18_ap(channels: int, size: Size, classes: int, width: int = 64, norm: Norm = "instance") -> ResNet:
     """ResNetAP-18."""
     return ResNet(channels, classes, size, IDC_POOLED, RESNET18, width, norm)

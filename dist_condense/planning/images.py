@@ -10,6 +10,8 @@ import torch
 
 from dist_condense.data import SUBSETS, ClassName, MemorySource
 from dist_condense.data.catalogue import KNOWN
+from dist_condense.data.normalise import ChannelStatistics
+from dist_condense.data.space import Space
 from dist_condense.settings.config import ConfigError, RunConfig
 
 PUBLISHED = {
@@ -38,14 +40,27 @@ class RandomImages:
     mean: tuple[float, ...] = (0.49, 0.48, 0.45)
     std: tuple[float, ...] = (0.25, 0.24, 0.26)
     flip: bool = True
+    width: int | None = None
+    """Pixels of a row, where that is another number than `size`."""
     counts: tuple[int, ...] = field(init=False)
+    stored = torch.uint8
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "counts", (self.per_class,) * len(self.classes))
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        return self.channels, self.size, self.width or self.size
+
+    @property
+    def space(self) -> Space:
+        """Of bytes."""
+        return Space(ChannelStatistics(self.mean, self.std))
+
     def train(self, labels: Sequence[int], reading: object) -> MemorySource:
         """Uniform bytes, keyed by class."""
-        shape = (self.per_class, self.channels, self.size, self.size)
+        shape = (self.per_class, *self.shape)
         keyed = {c: torch.Generator().manual_seed(c) for c in labels}
         return MemorySource({c: torch.randint(256, shape, generator=g, dtype=torch.uint8) for c, g in keyed.items()})
 
@@ -53,7 +68,7 @@ class RandomImages:
 def like(dataset: Any, per_class: int) -> RandomImages:
     """Random images of the shape of a data set."""
     facts = {name: getattr(dataset, name) for name in ("classes", "size", "channels", "mean", "std", "flip")}
-    return RandomImages(per_class=per_class, **facts)
+    return RandomImages(per_class=per_class, width=dataset.shape[2], **facts)
 
 
 def assumed(config: RunConfig, classes: int | None, per_class: int | None) -> RandomImages:

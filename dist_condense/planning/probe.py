@@ -10,7 +10,7 @@ import torch
 
 from dist_condense.core.grouping import Grouping
 from dist_condense.core.objective import Examples, Objective
-from dist_condense.data import to_unit
+from dist_condense.data import to_values
 from dist_condense.engine.batches import Batch
 from dist_condense.engine.coordinator import LocalCoordinator, Placement
 from dist_condense.engine.matching.recipe import MatchingRecipe
@@ -98,4 +98,4 @@ class Probe:
         """As it comes out of bytes."""
         raw = torch.randint(256, (images, *self._shard.shape), dtype=torch.uint8).to(self.device)
         labels = torch.arange(images, device=self.device) % len(self.dataset.classes)
-        return self._shard.statistics.normalise(to_unit(raw)), labels
+        return self._shard.space.statistics.normalise(to_values(raw)), labels

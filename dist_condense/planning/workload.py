@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import torch
@@ -58,14 +59,14 @@ def workload_of(config: RunConfig, dataset: Any) -> Workload:
         network = assembly.network_builder(config, dataset)(0).eval()
     except (ValueError, ImportError) as error:
         raise ConfigError([f"network: {error}"]) from error
-    image, factor = dataset.channels * dataset.size**2, config.method.parameterisation.factor
+    image, tiles = prod(dataset.shape), prod(assembly.grid(config))
     schedule, method = config.trajectory, config.method
     groups = _groups(config, len(dataset.classes))
     alone = min(schedule.networks, method.grouping.warmup_networks) * min(
         schedule.matching_steps, method.grouping.warmup_steps
     )
     steps = schedule.networks * schedule.matching_steps
-    blank = torch.zeros(1, dataset.channels, dataset.size, dataset.size)
+    blank = torch.zeros(1, *dataset.shape)
     phi = assembly.objective_of(config).phi.value(network, blank, torch.zeros(1, dtype=torch.int64))
     on_set = config.training.source == "synthetic" and schedule.matching_steps > 1
     return Workload(
@@ -80,7 +81,7 @@ def workload_of(config: RunConfig, dataset: Any) -> Workload:
         real_updates=not on_set,
         image=image,
         pixels=config.ipc * image,
-        decoded=config.ipc * factor**2 * image if on_set else 0,
+        decoded=config.ipc * tiles * image if on_set else 0,
         parameters=sum(p.numel() for p in network.parameters()),
         statistic=sum(x.numel() for x in phi),
         counts=tuple(dataset.counts),
@@ -112,7 +113,7 @@ def _updates(config: RunConfig, dataset: Any) -> Counter[int]:
     schedule, training, found = config.trajectory, config.training, Counter[int]()
     stretches = schedule.networks * (schedule.matching_steps - 1)
     passes = {"pretrained": schedule.networks, "pool": min(schedule.pool_size, schedule.networks)}
-    of_set = len(dataset.classes) * config.ipc * config.method.parameterisation.factor**2
+    of_set = len(dataset.classes) * config.ipc * prod(assembly.grid(config))
     if training.source == "real":
         # A batch that ends a pass over all images may be smaller: counted as a whole one.
         found[min(training.batch, sum(dataset.counts))] += stretches * -(-training.images // training.batch)

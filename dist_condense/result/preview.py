@@ -26,12 +26,12 @@ def sheet(held: Callable[[int], Tensor], classes: int, ipc: int) -> Image.Image:
     """A row per class; one image per class, or many classes, fill a sheet that is not a strip. In label order, from
     left to right and then down. What is not shown is said below it.
 
-    :param held: the images ``[ipc, C, h, h]`` of class 0, 1, ..., asked for one class at a time; clipped to [0, 1].
+    :param held: the images ``[ipc, C, H, W]`` of class 0, 1, ..., asked for one class at a time; in [0, 1].
     """
     caption = left_out(classes, ipc)
     classes, ipc = min(classes, CLASSES), min(ipc, COLUMNS)
     blocks, between = blocks_of(classes, ipc), BLOCK_GAP if ipc > 1 else 0
-    cells = torch.cat([_resized(held(c)[:ipc].clamp(0, 1), ipc * blocks) for c in range(classes)])
+    cells = torch.cat([_resized(held(c)[:ipc], ipc * blocks) for c in range(classes)])
     cells = F.pad((cells * 255).round(), (0, GAP, 0, GAP), value=255).unflatten(0, (classes, ipc))
     cells = cells.permute(0, 2, 3, 1, 4).flatten(3)  # [classes, C, height, width] of a class
     cells = F.pad(cells, (0, between), value=255)
@@ -73,8 +73,8 @@ def _captioned(picture: Image.Image, text: str) -> Image.Image:
 
 def _resized(images: Tensor, columns: int) -> Tensor:
     """By a whole factor: enlarged without blur, or averaged."""
-    size = images.shape[-1]
+    size = max(images.shape[-2:])
     wanted = min(max(WIDTH // columns, SIDES[0]), SIDES[1])
     if size <= wanted:
         return images.repeat_interleave(wanted // size, -1).repeat_interleave(wanted // size, -2)
-    return F.avg_pool2d(images, min(size, math.ceil(columns * size / WIDEST)))
+    return F.avg_pool2d(images, min(*images.shape[-2:], math.ceil(columns * size / WIDEST)))

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -26,36 +27,42 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 import dist_condense
-from dist_condense.core.parameterisation import PADDING, normalised_padding, pad
-from dist_condense.data.normalise import denormalise, normalise
+from dist_condense.core.parameterisation import AXES, BOTH, Grid, MultiFormation, grid_of, pad, tile_size
+from dist_condense.data.normalise import ChannelStatistics
+from dist_condense.data.space import NORMALISED, UNIT, VALUES, Space
 from dist_condense.result.preview import sheet
 from dist_condense.system.files import flush, flush_names, sha256_of
 
 FORMAT = 1
+FORMAT_OF_VALUES = 2
+"""Of sets that need one of the keys `LATER`, without which an earlier version would read them wrongly."""
+LATER = ("width", "axes", "bounds")
 NAME = "synthetic_set"
 READABLE = 0o666
 """Bits of a file's mode; which of them are set is as for the folder, by the umask."""
 CARD, TENSORS, PREVIEW = "card.json", "synthetic_set.safetensors", "preview.png"
-VALUE_SPACES = ("normalised", "unit")
+VALUE_SPACES = (NORMALISED, UNIT, VALUES)
+PADDING_OF_BEFORE = (0.5,)
 LOADS = 100
 """Tries to load a set, each of which met a new one taking its place."""
 
 WITH_PACKAGE = """\
 from dist_condense import load_set
-dataset = load_set("synthetic_set")  # a torch Dataset of (image float32 [C, h, h], label), ready for training"""
+dataset = load_set("synthetic_set")  # a torch Dataset of (image float32 [C, H, W], label), ready for training"""
 
 BY_HAND = """\
 import json, torch, torch.nn.functional as F
 from safetensors.torch import load_file
 card, held = json.load(open("card.json")), load_file("synthetic_set.safetensors")
-n, h = card["factor"], card["size"]  # an image holds n x n tiles, row by row
-s = -(-h // n)  # pixels of a tile's side; where n does not divide h, the right and bottom are padded
-x = F.pad(held["images"], (0, s * n - h, 0, s * n - h))
-x[:, :, h:] = x[:, :, :, h:] = torch.tensor(card["padding"])[:, None, None]
-x = torch.cat([x[:, :, r * s : r * s + s, c * s : c * s + s] for r in range(n) for c in range(n)])
-x = F.interpolate(x, size=(h, h), mode="bilinear", align_corners=False)  # all first tiles, then all second tiles
-y = held["labels"].repeat(n * n)
-if card["value_space"] == "unit":  # held in [0, 1], not clipped: normalise after decoding; "normalised": done
+n, h, w, axes = card["factor"], card["size"], card.get("width", card["size"]), card.get("axes", "both")
+m, n = 1 if axes == "width" else n, 1 if axes == "height" else n  # an image holds m x n tiles, row by row
+s, t = -(-h // m), -(-w // n)  # a tile's height and width; where m or n does not divide, right and bottom are padded
+x = F.pad(held["images"], (0, t * n - w, 0, s * m - h))
+x[:, :, h:] = x[:, :, :, w:] = torch.tensor(card["padding"])[:, None, None]
+x = torch.cat([x[:, :, r * s : r * s + s, c * t : c * t + t] for r in range(m) for c in range(n)])
+x = F.interpolate(x, size=(h, w), mode="bilinear", align_corners=False)  # all first tiles, then all second tiles
+y = held["labels"].repeat(m * n)
+if card["value_space"] != "normalised":  # values of images ("unit": in [0, 1]), not clipped: normalise after decoding
     mean, std = (torch.tensor(card[k])[:, None, None] for k in ("mean", "std"))
     x = (x - mean) / std  # x, y: what training uses"""
 
@@ -84,13 +91,14 @@ class Card:
     """Images held per class."""
     channels: int
     size: int
-    """Pixels of a side, held and decoded."""
+    """Pixels of a side (of a column, where there is a ``width``), stored and decoded."""
     value_space: str
-    """``normalised``: pixels are (x - mean) / std already; ``unit``: in [0, 1], normalise after decoding."""
+    """``normalised``: pixels are (x - mean) / std already; ``unit``: in [0, 1], ``values``: as real images are stored;
+    normalise both after decoding."""
     mean: Sequence[float]
     std: Sequence[float]
     factor: int
-    """An image holds factor x factor tiles (1: it is the image)."""
+    """An image holds factor x factor tiles, or factor along ``axes`` (1: it is the image)."""
     seed: int
     networks_done: int
     networks_total: int
@@ -104,10 +112,16 @@ class Card:
     """What training on the set uses, whatever condensation used."""
     images_per_class: int = 0
     """Decoded."""
-    padding: Sequence[float] = (PADDING,)
-    """One value, or one per channel, at the right and bottom where ``factor`` does not divide ``size``: grey 0.5, in
-    the space that pixels are held in. Sets without it are of an earlier version, which padded 0.5 in either space.
+    padding: Sequence[float] = PADDING_OF_BEFORE
+    """One value, or one per channel, at the right and bottom where ``factor`` does not divide ``size``, as pixels are.
+    Sets without it are of an earlier version, which padded 0.5 in either space.
     """
+    width: int | None = None
+    """Pixels of a row, where images are not square."""
+    axes: str = BOTH
+    """``both``, or the one along which an image holds tiles: ``height``, ``width``."""
+    bounds: Sequence[float | None] | None = None
+    """The least and the largest value of a real image, null: there is none; without it 0 and 1."""
     format_version: int = FORMAT
     sha256: str = ""
     """Of the safetensors file."""
@@ -119,15 +133,52 @@ class Card:
     """Python, line by line."""
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        return self.channels, self.size, self.width or self.size
+
+    @property
+    def grid(self) -> Grid:
+        """Rows and columns of tiles of an image."""
+        return grid_of(self.factor, self.axes)
+
+    @property
     def decoded_per_image(self) -> int:
         """Tiles of an image."""
-        return self.factor**2
+        return prod(self.grid)
+
+    @property
+    def space(self) -> Space:
+        """Of the pixels, but for its padding, which the card has as a pixel."""
+        statistics = ChannelStatistics(tuple(self.mean), tuple(self.std))
+        lower, upper = self.bounds or (0.0, 1.0)
+        return Space(statistics, lower, upper, normalised=self.value_space == NORMALISED)
+
+
+def form_of(space: Space, shape: tuple[int, int, int], parameterisation: MultiFormation) -> dict[str, Any]:
+    """The fields of a card that say what the tensors mean.
+
+    :param shape: (C, H, W) of an image.
+    """
+    channels, height, width = shape
+    return {
+        "channels": channels,
+        "size": height,
+        "width": None if width == height else width,
+        "value_space": space.name,
+        "bounds": None if space.bounds == (0, 1) else space.bounds,
+        "mean": space.statistics.mean,
+        "std": space.statistics.std,
+        "padding": space.pixel_padding,
+        "factor": parameterisation.factor,
+        "axes": parameterisation.axes,
+    }
 
 
 def write_set(folder: str | Path, pixels: Tensor, labels: Tensor, card: Card) -> Card:
     """Write the set so that a whole one is there at every moment; returns the card as written.
 
-    :param pixels: ``[N, C, h, h]`` float32, as held.
+    :param pixels: ``[N, C, H, W]`` float32, as learnt.
     :param labels: ``[N]``, integers of ``card.classes``, ``card.ipc`` of each.
     """
     folder = Path(folder).absolute()
@@ -174,16 +225,16 @@ def read_card(folder: str | Path) -> Card:
         version = content.get("format_version")
     except (ValueError, AttributeError) as error:
         raise SyntheticSetError(f"{file} is not a card: {error}") from error
-    if version != FORMAT:
+    if version not in (FORMAT, FORMAT_OF_VALUES):
         raise SyntheticSetError(
-            f"{file} has format version {version}, dist_condense {dist_condense.__version__} reads {FORMAT}; "
-            f"the set was written by {content.get('versions', {})}: use that version"
+            f"{file} has format version {version}, dist_condense {dist_condense.__version__} reads {FORMAT} and "
+            f"{FORMAT_OF_VALUES}; the set was written by {content.get('versions', {})}: use that version"
         )
     known = {x.name: content[x.name] for x in fields(Card) if x.name in content}
     try:
         return Card(**{**known, "classes": tuple(CardClass(**x) for x in known["classes"])})
     except (KeyError, TypeError) as error:
-        raise SyntheticSetError(f"{file} is not a card of format {FORMAT}: {error}") from error
+        raise SyntheticSetError(f"{file} is not a card of format {version}: {error}") from error
 
 
 class SyntheticDataset(Dataset[tuple[Tensor, int]]):
@@ -213,26 +264,25 @@ class SyntheticDataset(Dataset[tuple[Tensor, int]]):
         return self.batch(torch.tensor([index]))[0], int(self.labels[index])
 
     def batch(self, indices: Tensor) -> Tensor:
-        """Decoded normalised images ``[len(indices), C, h, h]`` of integer indices."""
+        """Decoded normalised images ``[len(indices), C, H, W]`` of integer indices."""
         chosen = range(len(self))
         images = torch.stack([self._tile(*divmod(chosen[i], self._held)) for i in indices.tolist()])
-        if self.card.factor > 1:
-            side = (self.card.size, self.card.size)
-            images = F.interpolate(images, size=side, mode="bilinear", align_corners=False)
-        unit = self.card.value_space == VALUE_SPACES[1]
-        return normalise(images, self.card.mean, self.card.std) if unit else images
+        if self.card.decoded_per_image > 1:
+            images = F.interpolate(images, size=self.card.shape[1:], mode="bilinear", align_corners=False)
+        return self.card.space.seen(images)
 
     def parameters(self) -> tuple[Tensor, Tensor]:
-        """Learnt pixels ``[N, C, h, h]`` and labels ``[N]`` exactly as held: reads the whole file."""
+        """Learnt pixels ``[N, C, H, W]`` and labels ``[N]`` exactly as held: reads the whole file."""
         return self._handle.get_tensor("images").clone(), self.labels[: self._held].clone()
 
     def _tile(self, tile: int, source: int) -> Tensor:
-        """``[C, s, s]``: only these pixels are read."""
-        side = -(-self.card.size // self.card.factor)
-        top, left = (side * x for x in divmod(tile, self.card.factor))
+        """``[C, height, width]`` of a tile: only these pixels are read."""
+        height, width = size = tile_size(self.card.shape[1:], self.card.grid)
+        row, column = divmod(tile, self.card.grid[1])
+        top, left = row * height, column * width
         # cloned: in the file a page may be shared with others, and a user may write to the image
-        cut = self._handle.get_slice("images")[source, :, top : top + side, left : left + side].clone()
-        return pad(cut, side, self.card.padding)
+        cut = self._handle.get_slice("images")[source, :, top : top + height, left : left + width].clone()
+        return pad(cut, size, self.card.padding)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_handle"}
@@ -259,7 +309,7 @@ def code_commit() -> str | None:
 
 
 def _check(pixels: Tensor, labels: Tensor, card: Card) -> None:
-    shape = (len(card.classes) * card.ipc, card.channels, card.size, card.size)
+    shape = (len(card.classes) * card.ipc, *card.shape)
     counts = {entry.label: int((labels == entry.label).sum()) for entry in card.classes}
     uneven = {label: count for label, count in counts.items() if count != card.ipc}
     problems = [
@@ -268,7 +318,8 @@ def _check(pixels: Tensor, labels: Tensor, card: Card) -> None:
         (tuple(labels.shape) != shape[:1], f"labels are {list(labels.shape)}, the card says [{shape[0]}]"),
         (bool(uneven), f"images per class are {uneven} where the card's ipc is {card.ipc}"),
         (card.value_space not in VALUE_SPACES, f"value_space is '{card.value_space}', choose one of {VALUE_SPACES}"),
-        (not 1 <= card.factor <= card.size, f"factor {card.factor} is not in 1..{card.size}"),
+        (card.axes not in AXES, f"axes is '{card.axes}', choose one of {', '.join(AXES)}"),
+        (bool(wrong := _wrong_factor(card)), wrong),
         (len(card.mean) != card.channels or len(card.std) != card.channels, "mean and std need one value per channel"),
     ]
     if found := [text for wrong, text in problems if wrong]:
@@ -285,7 +336,7 @@ def _write_beside(writing: Path, pixels: Tensor, labels: Tensor, card: Card) -> 
     (writing / TENSORS).chmod(writing.stat().st_mode & READABLE)  # safetensors makes it for its owner alone
     card = _filled(card, sha256_of(writing / TENSORS))
     _preview(images, labels.cpu(), card).save(writing / PREVIEW)
-    (writing / CARD).write_text(json.dumps(asdict(card), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (writing / CARD).write_text(json.dumps(_content_of(card), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     for file in (TENSORS, PREVIEW, CARD):
         flush(writing / file)
     flush_names(writing)
@@ -341,16 +392,32 @@ def _check_held(file: Path, card: Card) -> None:
             images, labels = (tuple(held.get_slice(name).get_shape()) for name in ("images", "labels"))
     except SafetensorError as error:
         raise SyntheticSetError(f"{file}: it cannot be read ({error}). It was changed; copy the set again") from error
-    numbers = (card.ipc, card.channels, card.size, card.factor)
+    numbers = (card.ipc, card.channels, card.size, card.factor, *([card.width] if card.width is not None else []))
     if any(type(number) is not int or number < 1 for number in numbers):
         wrong = f"ipc, channels, size and factor are {numbers!r:.100}, which are no numbers from 1"
-    elif images != (len(card.classes) * card.ipc, card.channels, card.size, card.size) or labels != images[:1]:
+    elif card.axes not in list(AXES) or card.value_space not in VALUE_SPACES:
+        wrong = f"axes and value_space are {card.axes!r:.30} and {card.value_space!r:.30}, which are not known"
+    elif card.bounds is not None and len(card.bounds) != 2:
+        wrong = f"bounds are {card.bounds!r:.100}, which are not two"
+    elif images != (len(card.classes) * card.ipc, *card.shape) or labels != images[:1]:
         wrong = f"images are {list(images)} and labels {list(labels)}, not as many or as large as its card says"
-    elif card.factor > card.size:
-        wrong = f"factor {card.factor} is not in 1..{card.size}: a tile has at least one pixel"
+    elif wrong := _wrong_factor(card):
+        wrong += ": a tile has at least one pixel"
     else:
         return
     raise SyntheticSetError(f"{file}: {wrong}. It was changed; copy the set again")
+
+
+def _wrong_factor(card: Card) -> str:
+    """Of a card whose axes are known; empty where it is right."""
+    cut = [side for side, cut in zip(card.shape[1:], AXES.get(card.axes, (True, True)), strict=True) if cut]
+    return "" if 1 <= card.factor <= min(cut) else f"factor {card.factor} is not in 1..{min(cut)}"
+
+
+def _content_of(card: Card) -> dict[str, Any]:
+    """As JSON holds it: later keys only where they say something."""
+    usual = {entry.name: entry.default for entry in fields(Card) if entry.name in LATER}
+    return {key: value for key, value in asdict(card).items() if key not in usual or value != usual[key]}
 
 
 def _content(file: Path) -> bytes | None:
@@ -364,9 +431,8 @@ def _content(file: Path) -> bytes | None:
 def _filled(card: Card, sha256: str) -> Card:
     return replace(
         card,
-        format_version=FORMAT,
+        format_version=FORMAT_OF_VALUES if set(LATER) & _content_of(card).keys() else FORMAT,
         images_per_class=card.ipc * card.decoded_per_image,
-        padding=(PADDING,) if card.value_space == VALUE_SPACES[1] else normalised_padding(card.mean, card.std),
         sha256=sha256,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         code_commit=code_commit(),
@@ -381,8 +447,7 @@ def _filled(card: Card, sha256: str) -> Card:
 
 def _preview(pixels: Tensor, labels: Tensor, card: Card) -> Image.Image:
     def held(place: int) -> Tensor:
-        images = pixels[labels == card.classes[place].label]
-        return images if card.value_space == VALUE_SPACES[1] else denormalise(images, card.mean, card.std)
+        return card.space.shown(pixels[labels == card.classes[place].label])
 
     return sheet(held, len(card.classes), card.ipc)
 

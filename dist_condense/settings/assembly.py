@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from math import prod, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from dist_condense.core.distance import DISTANCES
 from dist_condense.core.grouping import Grouping, Partition
 from dist_condense.core.image_rule import ImageRule
 from dist_condense.core.objective import Objective
-from dist_condense.core.parameterisation import DECODINGS, PADDING, MultiFormation, normalised_padding
+from dist_condense.core.parameterisation import BOTH, DECODINGS, Grid, MultiFormation, grid_of
 from dist_condense.core.statistic import SELECTIONS, Embedding, Gradient, Statistic
-from dist_condense.data import ImageSet, Reading, open_dataset, to_unit
+from dist_condense.data import ImageSet, Reading, open_dataset, to_values
 from dist_condense.data.normalise import ChannelStatistics
 from dist_condense.data.reading.read_ahead import ReadAhead
 from dist_condense.data.reading.source import ClassSource, NamedSource
+from dist_condense.data.space import Space
 from dist_condense.engine.batches import Batches, NoBatches, RealBatches, SyntheticBatches
 from dist_condense.engine.class_features import class_features, kmeans_partition
 from dist_condense.engine.coordinator import Coordinator, Placement
@@ -56,12 +58,12 @@ PARTITIONS: dict[str, Callable[[RunConfig, int, Features], Partition]] = {
     ),
 }
 
-# How many real images the start of one class needs, and the pixels made of them (in the held space).
 STARTS: dict[str, Callable[[RunConfig], int]] = {
     "noise": lambda config: 0,
-    "real": lambda config: config.ipc,
-    "mixed": lambda config: config.ipc * config.method.parameterisation.factor**2,
+    "real": lambda config: 1,
+    "mixed": lambda config: prod(grid(config)),
 }
+"""Real images that each learnt image starts from."""
 
 BATCHES: dict[str, Callable[[RunConfig, ImageSet, ClassShard], Batches]] = {
     "frozen": lambda config, dataset, shard: NoBatches(),
@@ -69,7 +71,7 @@ BATCHES: dict[str, Callable[[RunConfig, ImageSet, ClassShard], Batches]] = {
     "synthetic": lambda config, dataset, shard: SyntheticBatches(
         config.seed,
         len(dataset.classes),
-        config.ipc * config.method.parameterisation.factor**2,
+        config.ipc * prod(grid(config)),
         shard,
         shard.coordinator,
         shard.placement,
@@ -117,7 +119,12 @@ def settled(config: RunConfig, dataset: ImageSet) -> ImageSet:
 
 def statistics_of(dataset: ImageSet) -> ChannelStatistics:
     """Mean and std of the data set."""
-    return ChannelStatistics(dataset.mean, dataset.std)
+    return dataset.space.statistics
+
+
+def space_of(config: RunConfig, dataset: ImageSet) -> Space:
+    """The space of the learnt pixels."""
+    return dataset.space.when_normalised(not config.method.unit_space)
 
 
 def network_options(config: NetworkConfig) -> dict[str, Any]:
@@ -145,9 +152,11 @@ def network_builder(config: RunConfig, dataset: ImageSet) -> Callable[[int], nn.
     return lambda seed: networks.build(text, seed=seed, **shape)
 
 
-def network_shape(dataset: ImageSet) -> dict[str, int]:
+def network_shape(dataset: ImageSet) -> dict[str, Any]:
     """What a network must know of the data."""
-    return {"channels": dataset.channels, "size": dataset.size, "classes": len(dataset.classes)}
+    channels, height, width = dataset.shape
+    size = height if height == width else (height, width)
+    return {"channels": channels, "size": size, "classes": len(dataset.classes)}
 
 
 def strategy_of(config: AugmentationConfig, dataset: ImageSet) -> Strategy:
@@ -177,7 +186,7 @@ def image_rule(config: RunConfig, dataset: ImageSet) -> ImageRule:
     if images.reference_ipc:
         lr *= config.ipc / images.reference_ipc
     if images.reference_size:
-        lr *= (dataset.size / images.reference_size) ** 2
+        lr *= (sqrt(prod(dataset.shape[1:])) / images.reference_size) ** 2
     return ImageRule(lr, images.momentum, len(dataset.classes) if images.shared_buffer else 1)
 
 
@@ -188,40 +197,39 @@ def matching_recipe(config: RunConfig, dataset: ImageSet, partition: Partition) 
         objective=objective_of(config),
         grouping=Grouping(partition, method.grouping.warmup_networks, method.grouping.warmup_steps),
         rules={"pixels": image_rule(config, dataset)},
-        parameterisation=replace(parameterisation_of(config), padding=padding_of(config, dataset)),
+        parameterisation=replace(parameterisation_of(config), padding=space_of(config, dataset).pixel_padding),
         strategy=strategy_of(method.augmentation, dataset),
-        unit_space=method.unit_space,
         real_batch=method.real_batch,
         real_draw=DRAWS[method.real_draw],
         synthetic_limit=method.synthetic_limit,
     )
 
 
+def grid(config: RunConfig) -> Grid:
+    """Rows and columns of the tiles of an image."""
+    chosen = config.method.parameterisation
+    return grid_of(chosen.factor, chosen.axes or BOTH)
+
+
 def parameterisation_of(config: RunConfig) -> MultiFormation:
     """f"""
     chosen = config.method.parameterisation
-    return MultiFormation(chosen.factor, DECODINGS[chosen.decoding], chosen.budget)
-
-
-def padding_of(config: RunConfig, dataset: ImageSet) -> tuple[float, ...]:
-    """What multi-formation pads, in the space that pixels are held in."""
-    return (PADDING,) if config.method.unit_space else normalised_padding(dataset.mean, dataset.std)
+    return MultiFormation(chosen.factor, DECODINGS[chosen.decoding], budget=chosen.budget, axes=chosen.axes or BOTH)
 
 
 def start_pixels(config: RunConfig, dataset: ImageSet, source: ClassSource, label: int) -> torch.Tensor:
-    """The pixels of one class at the start, ``[ipc, C, h, h]`` in the held space.
+    """The pixels of one class at the start, ``[ipc, C, H, W]``.
 
     Real images are drawn by (seed, class), as DC's and DSA's programs draw them at random; those of IDC and IDC-I take
     the first images of the class, which is a deviation.
     """
-    keyed = randomness.generator(config.seed, "start", label)
-    wanted = STARTS[config.method.start](config)
-    if wanted == 0:
-        shape = (config.ipc, dataset.channels, dataset.size, dataset.size)
-        return start.noise(shape, keyed, config.method.unit_space)
-    positions = torch.randperm(dataset.counts[label], generator=keyed)[:wanted]
-    real = start.mixed_tiles(to_unit(source.get(label, positions).cpu()), round((wanted / config.ipc) ** 0.5))
-    return real if config.method.unit_space else statistics_of(dataset).normalise(real)
+    keyed, space = randomness.generator(config.seed, "start", label), space_of(config, dataset)
+    each = STARTS[config.method.start](config)
+    if each == 0:
+        return space.noise((config.ipc, *dataset.shape), keyed)
+    positions = torch.randperm(dataset.counts[label], generator=keyed)[: each * config.ipc]
+    values = to_values(source.get(label, positions).cpu())
+    return space.of(start.mixed_tiles(values, grid(config)) if each > 1 else values)
 
 
 def reading_of(config: RunConfig, device: torch.device | None = None) -> Reading:
@@ -243,12 +251,13 @@ def shard_of(
     """The classes of one worker at their start, their images read as `data` says."""
     names = [c.name for c in dataset.classes]
     source = NamedSource(dataset.train(labels, reading_of(config, placement.device)), names)
-    shape = (dataset.channels, dataset.size, dataset.size)
 
     def features() -> torch.Tensor:
         network = network_builder(config, dataset)(randomness.key(config.seed, "feature network"))
         statistics = statistics_of(dataset)
-        return class_features(network, source, labels, dataset.counts, statistics, coordinator, placement, shape)
+        return class_features(
+            network, source, labels, dataset.counts, statistics, coordinator, placement, dataset.shape
+        )
 
     partition = PARTITIONS[config.method.grouping.name](config, len(dataset.classes), features)
     return ClassShard(
@@ -258,8 +267,8 @@ def shard_of(
         placement,
         seed=config.seed,
         counts=dataset.counts,
-        statistics=statistics_of(dataset),
-        shape=shape,
+        space=space_of(config, dataset),
+        shape=dataset.shape,
         start={c: {"pixels": start_pixels(config, dataset, source, c)} for c in labels},
         check_finite=config.training.check_finite,
     )
@@ -272,13 +281,14 @@ def real_batches(config: RunConfig, dataset: ImageSet, shard: ClassShard) -> Rea
         dataset.counts,
         shard.source.source,
         shard.labels,
-        shard.statistics,
+        shard.space.statistics,
         shard.coordinator.beside(),
         shard.placement,
         shard.shape,
         config.training.batch,
         config.training.images,
         config.trajectory.matching_steps,
+        dataset.stored,
     )
 
 

@@ -7,11 +7,12 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
-from math import isfinite
+from math import isfinite, prod
 from pathlib import Path
 
 from dist_condense import networks
 from dist_condense.core.grouping import check_partition
+from dist_condense.core.parameterisation import AXES, BOTH
 from dist_condense.data import DataError, ImageSet, constants
 from dist_condense.data.catalogue import KNOWN, is_url
 from dist_condense.data.ffcv.extra import PACKAGE, SYSTEM
@@ -99,11 +100,12 @@ def _data(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
             f"dataset.classes: {dataset.classes[0].name} is the only class, so there is nothing to tell apart; "
             "condense at least two classes (dataset.classes=null takes all there are)"
         )
-    factor = method.parameterisation.factor
-    if factor > dataset.size:
-        yield f"method.parameterisation.factor: {factor} is larger than the images' side, {dataset.size}"
-    if method.start in assembly.STARTS and factor >= 1:
-        wanted = assembly.STARTS[method.start](config)
+    factor, axes = method.parameterisation.factor, method.parameterisation.axes or BOTH
+    cut = [side for side, cut in zip(dataset.shape[1:], AXES.get(axes, ()), strict=False) if cut]
+    if factor > min(cut, default=factor):
+        yield f"method.parameterisation.factor: {factor} is larger than the images' side, {min(cut)}"
+    if method.start in assembly.STARTS and factor >= 1 and axes in AXES:
+        wanted = config.ipc * assembly.STARTS[method.start](config)
         few = [f"{dataset.classes[c].name} ({n})" for c, n in enumerate(dataset.counts) if n < wanted]
         if few:
             yield f"method.start: {method.start} needs {wanted} real images of each class; too few in {_some(few)}"
@@ -228,8 +230,8 @@ def remarks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
     few = [f"{dataset.classes[c].name} ({n})" for c, n in enumerate(dataset.counts) if n < config.method.real_batch]
     if few:
         yield f"fewer real images than method.real_batch={config.method.real_batch}, each once a step: {_some(few)}"
-    tiles = config.method.parameterisation.factor**2
-    if 0 < assembly.STARTS[config.method.start](config) < config.ipc * tiles:
+    tiles = prod(assembly.grid(config))
+    if 0 < assembly.STARTS[config.method.start](config) < tiles:
         yield (
             f"method.start: {config.method.start} with {tiles} tiles an image starts each tile from a part of one real "
             "image; method.start=mixed makes each of a whole one"

@@ -136,7 +136,9 @@ class ParameterisationConfig:
     """How learnt pixels become images."""
 
     factor: int = 1
-    """Multi-formation factor n: an image holds n x n tiles. 1: plain pixels."""
+    """Multi-formation factor n: an image holds n x n tiles, or n along `axes`. 1: plain pixels."""
+    axes: str | None = None
+    """Along which axis an image is cut into tiles: `height`, `width` (IDC on speech: time), or null, along both."""
     decoding: str = "uniform"
     """In matching: `uniform`, `multi` (factors 1..n) or `bounded`. Training on the set is always uniform."""
     budget: int = 128
@@ -192,7 +194,8 @@ class MethodConfig:
     name: str = "dc"
     """For tables and tracking only; nothing depends on it."""
     unit_space: bool = False
-    """Hold pixels in [0, 1], clamped when a network begins (IDC); else normalised, never clamped (DC)."""
+    """Learn values of images ([0, 1]; those of float images as stored), clamped to their bounds when a network begins
+    (IDC); else normalised values, never clamped (DC)."""
     start: str = "noise"
     """Pixels start from `noise`, `real` images, or `mixed` (tiles of factor^2 real images)."""
     parameterisation: ParameterisationConfig = field(default_factory=ParameterisationConfig)

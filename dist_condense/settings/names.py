@@ -9,7 +9,7 @@ from pathlib import Path
 from dist_condense import networks
 from dist_condense.core.augmentation import OPERATIONS
 from dist_condense.core.distance import DISTANCES
-from dist_condense.core.parameterisation import DECODINGS
+from dist_condense.core.parameterisation import AXES, DECODINGS
 from dist_condense.core.statistic import SELECTIONS
 from dist_condense.data import SUBSETS, constants
 from dist_condense.data import names as data_names
@@ -29,6 +29,7 @@ REMOVED = {"evaluation.protocol": REPLACED}
 CHOICES: dict[str, tuple[tuple[str, ...], Collection[str]]] = {
     "whose mean and std": (("dataset.constants",), constants.names()),
     "starts of the pixels": (("method.start",), assembly.STARTS),
+    "axes of multi-formation": (("method.parameterisation.axes",), AXES),
     "decodings": (("method.parameterisation.decoding",), DECODINGS),
     "statistics": (("method.statistic.name",), assembly.STATISTICS),
     "parameters that the gradient is taken of": (("method.statistic.parameters",), SELECTIONS),

@@ -137,7 +137,7 @@ def _keeping(config: RunConfig, dataset: ImageSet, place: _Place) -> Choice:
     # The driver of a cluster may have no GPU and must not touch one, so there the tier gpu is by request only.
     here = config.cluster.device == "cuda" and workers == 0
     gpu = torch.cuda.get_device_properties(0).total_memory // 5 if here else 0
-    image = dataset.channels * dataset.size**2
+    [image] = dataset.decoded_bytes([1])
     matched = min(config.method.real_batch, max(dataset.counts))
     ahead = per_node * image * (HELD * matched + AHEAD * min(config.training.batch, sum(dataset.counts)))
     return choose(config.data.tier, decoded, encoded if split.files else None, budget, gpu, ahead)

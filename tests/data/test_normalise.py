@@ -3,22 +3,22 @@
 import pytest
 import torch
 
-from dist_condense.data import denormalise, normalise, to_unit
+from dist_condense.data import denormalise, normalise, to_values
 
 MEAN, STD = (0.1, 0.2, 0.3), (0.5, 0.25, 2.0)
 
 
-def test_to_unit_is_exact_at_the_ends() -> None:
-    assert to_unit(torch.tensor([0, 51, 255], dtype=torch.uint8)).tolist() == pytest.approx([0.0, 0.2, 1.0])
+def test_values_are_exact_at_the_ends() -> None:
+    assert to_values(torch.tensor([0, 51, 255], dtype=torch.uint8)).tolist() == pytest.approx([0.0, 0.2, 1.0])
     with pytest.raises(ValueError, match="uint8"):
-        to_unit(torch.zeros(3))
+        to_values(torch.zeros(3, dtype=torch.int64))
 
 
-def test_to_unit_is_contiguous_however_the_bytes_lie() -> None:
+def test_values_are_contiguous_however_the_bytes_lie() -> None:
     bytes_ = torch.randint(256, (2, 3, 4, 5), dtype=torch.uint8)
-    found = to_unit(bytes_.to(memory_format=torch.channels_last))
+    found = to_values(bytes_.to(memory_format=torch.channels_last))
     assert found.is_contiguous()
-    assert torch.equal(found, to_unit(bytes_))
+    assert torch.equal(found, to_values(bytes_))
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 4), (2, 3, 4, 4), (5, 2, 3, 4, 4)])

@@ -91,11 +91,11 @@ def test_epochs_of_the_row_are_the_protocols_unless_given():
 
 
 def test_epochs_of_the_row_know_the_network_and_the_factor():
-    large = TrainingSet(torch.zeros(2 * 200, 1, 8, 8), torch.arange(2).repeat(200), factor=2)
+    large = TrainingSet(torch.zeros(2 * 200, 1, 8, 8), torch.arange(2).repeat(200), tiles=4)
     shared = evaluation(sets={"large": large}, protocol="idc")
     epochs = [shared.key(Trial("large", name, 1))[-1] for name in ("mlp", "densenet121:growth=12")]
     assert epochs == [1000, 400]
-    plain = evaluation(sets={"large": replace(large, factor=1)}, protocol="idc")
+    plain = evaluation(sets={"large": replace(large, tiles=1)}, protocol="idc")
     assert plain.key(Trial("large", "densenet121", 0))[-1] == 1000
 
 

@@ -81,9 +81,9 @@ def test_table(name, expected):
 )
 def test_idc_trains_densenet_for_400_epochs_on_large_sets(architecture, ipc, factor, epochs):
     labels = torch.arange(10).repeat(ipc * factor**2)
-    assert protocol("idc").epochs_for(labels, architecture, factor) == epochs
-    assert protocol("idc_imagenet").epochs_for(labels, architecture, factor) == imagenet_epochs(ipc * factor**2, 10)
-    assert protocol("dsa").epochs_for(labels, architecture, factor) == 1000
+    assert protocol("idc").epochs_for(labels, architecture, factor**2) == epochs
+    assert protocol("idc_imagenet").epochs_for(labels, architecture, factor**2) == imagenet_epochs(ipc * factor**2, 10)
+    assert protocol("dsa").epochs_for(labels, architecture, factor**2) == 1000
 
 
 def test_the_whole_set_takes_300_epochs_with_idc():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dist_condense import networks
-from dist_condense.data.normalise import to_unit
+from dist_condense.data.normalise import to_values
 from dist_condense.evaluation.evaluate import TrainingSet
 from dist_condense.evaluation.protocols import PROTOCOLS
 from dist_condense.evaluation.training import train_and_test
@@ -54,7 +54,7 @@ def test_a_separable_set_is_learnt():
 
 
 def test_bytes_and_normalised_floats_give_the_same_network():
-    floats = STATISTICS.normalise(to_unit(labelled(8, 1).images))
+    floats = STATISTICS.normalise(to_values(labelled(8, 1).images))
     assert torch.equal(trained()[1], trained(images=floats)[1])
 
 

@@ -19,8 +19,10 @@ from torch import Tensor
 from dist_condense.condense import condense
 from dist_condense.core import augmentation, grouping
 from dist_condense.core.image_rule import ImageRule
+from dist_condense.data.normalise import ChannelStatistics
 from dist_condense.data.reading.read_ahead import Ticket
 from dist_condense.data.reading.source import MemorySource
+from dist_condense.data.space import Space
 from dist_condense.engine import batch_statistics, shard
 from dist_condense.engine.batches import SyntheticBatches
 from dist_condense.engine.coordinator import LocalCoordinator, Placement
@@ -53,6 +55,7 @@ def dataset(size: int = SIZE, classes: int = CLASSES) -> Any:
     """What the engine reads of a data set."""
     names = [SimpleNamespace(name=str(c), wnid=None) for c in range(classes)]
     facts = {"channels": CHANNELS, "mean": MEAN, "std": STD, "flip": True, "counts": COUNTS}
+    facts |= {"shape": (CHANNELS, size, size), "space": Space(ChannelStatistics(MEAN, STD)), "stored": torch.uint8}
     return SimpleNamespace(size=size, classes=names, **facts, train=lambda labels, how: MemorySource(IMAGES))
 
 

@@ -21,18 +21,25 @@ from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
 import dist_condense
-from dist_condense.core.parameterisation import uniform
-from dist_condense.data.normalise import normalise
+from dist_condense.core.parameterisation import MultiFormation, uniform
+from dist_condense.data.normalise import ChannelStatistics, normalise
+from dist_condense.data.space import Space
 from dist_condense.result import synthetic_set
 from dist_condense.result.synthetic_set import (
     TENSORS,
     Card,
     CardClass,
     SyntheticSetError,
+    form_of,
     load_set,
     read_card,
     write_set,
 )
+
+
+def a_space(value_space, channels):
+    statistics = ChannelStatistics((0.3, 0.4, 0.5, 0.6)[:channels], (0.2, 0.25, 0.3, 0.35)[:channels])
+    return Space(statistics).when_normalised(value_space == "normalised")
 
 
 def a_card(factor=1, size=9, channels=3, ipc=2, classes=3, value_space="unit"):
@@ -41,12 +48,7 @@ def a_card(factor=1, size=9, channels=3, ipc=2, classes=3, value_space="unit"):
         dataset="digits",
         classes=tuple(CardClass(c, f"class {c}", f"n{c:08d}") for c in range(classes)),
         ipc=ipc,
-        channels=channels,
-        size=size,
-        value_space=value_space,
-        mean=(0.3, 0.4, 0.5)[:channels],
-        std=(0.2, 0.25, 0.3)[:channels],
-        factor=factor,
+        **form_of(a_space(value_space, channels), (channels, size, size), MultiFormation(factor)),
         seed=1,
         networks_done=3,
         networks_total=20,
@@ -64,7 +66,7 @@ def a_set(card, seed=0):
 
 def expected(pixels, labels, card):
     grey = (0.5,) if card.value_space == "unit" else [(0.5 - m) / s for m, s in zip(card.mean, card.std, strict=True)]
-    decoded, sources = uniform(pixels, card.factor, 128, grey)
+    decoded, sources = uniform(pixels, MultiFormation(padding=tuple(grey)), card.factor)
     return normalise(decoded, card.mean, card.std) if card.value_space == "unit" else decoded, labels[sources]
 
 
@@ -84,9 +86,7 @@ def test_loaded_is_written_bitwise_and_unclipped(tmp_path):
     ("factor", "size", "channels"), [(1, 9, 3), (2, 9, 1), (3, 9, 3), (2, 8, 3), (3, 70, 3), (2, 33, 4)]
 )
 def test_decoded_equals_the_core_decoding_bitwise(tmp_path, value_space, factor, size, channels):
-    card = replace(
-        a_card(factor, size, channels, value_space=value_space), mean=(0.4,) * channels, std=(0.2,) * channels
-    )
+    card = a_card(factor, size, channels, value_space=value_space)
     pixels, labels = a_set(card)
     write_set(tmp_path / "s", pixels, labels, card)
     dataset = load_set(tmp_path / "s")
@@ -132,7 +132,7 @@ def test_a_set_of_before_the_padding_was_stated_is_padded_as_it_was_learnt(tmp_p
     del content["padding"]
     file.write_text(json.dumps(content))
     images = load_set(tmp_path / "s").batch(torch.arange(len(pixels) * 4))
-    assert torch.equal(images, uniform(pixels, 2, 128, (0.5,))[0])
+    assert torch.equal(images, MultiFormation(2, padding=(0.5,)).decode(pixels))
 
 
 def test_the_card_comes_back_whole(tmp_path):
@@ -336,7 +336,7 @@ def test_a_tampered_file_is_refused(tmp_path):
         (lambda f: (f / "card.json").unlink(), "card.json is missing"),
         (lambda f: (f / "synthetic_set.safetensors").unlink(), "safetensors is missing"),
         (lambda f: (f / "card.json").write_text("{"), "is not a card"),
-        (lambda f: (f / "card.json").write_text('{"format_version": 2}'), "format version 2"),
+        (lambda f: (f / "card.json").write_text('{"format_version": 3}'), "format version 3"),
         (lambda f: (f / "card.json").write_text('{"format_version": 1}'), "not a card of format 1"),
     ],
 )

@@ -161,7 +161,7 @@ def test_measured_once_and_stored_with_the_run(job, monkeypatch, capsys):
     again = job(*MEASURED)
     assert (again.config, again.dataset.mean) == (first.config, mean)
     shard = worker.assemble(again.config, LocalCoordinator(), Placement()).shard
-    assert shard.statistics == assembly.statistics_of(again.dataset) == ChannelStatistics(mean, std)
+    assert shard.space.statistics == assembly.statistics_of(again.dataset) == ChannelStatistics(mean, std)
     assert (again._card(0).mean, again._card(0).std) == (mean, std)
     with pytest.raises(ConfigError, match=r"dataset.constants: 'measured' there, 'cifar10' now"):
         job("dataset.constants=cifar10", "dataset.size=8")
@@ -260,5 +260,5 @@ def test_matching_and_the_set_pad_the_same_grey(job, method, padding, tmp_path):
     written = write_set(tmp_path / "set", pixels, torch.arange(3), ready._card(0))
     assert tuple(written.padding) == recipe.parameterisation.padding
     decoded = recipe.parameterisation.decode_for_training(pixels)
-    seen = assembly.statistics_of(ready.dataset).normalise(decoded) if recipe.unit_space else decoded
+    seen = assembly.space_of(ready.config, ready.dataset).seen(decoded)
     assert torch.equal(load_set(tmp_path / "set").batch(torch.arange(27)), seen)

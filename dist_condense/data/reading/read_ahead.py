@@ -62,7 +62,7 @@ class ReadAhead:
         return ticket
 
     def redeem(self, ticket: Ticket) -> torch.Tensor:
-        """The images of a ticket, uint8 [n, C, H, W] on the device. Errors of reading rise here; KeyError for a ticket
+        """The images of a ticket, [n, C, H, W] on the device. Errors of reading rise here; KeyError for a ticket
         that was redeemed or forgotten.
         """
         began = time.perf_counter()

@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from dist_condense.data.normalise import STORED
 from dist_condense.system.errors import DataError
 from dist_condense.system.transfer import to_device
 
@@ -26,7 +27,8 @@ class ClassSource(Protocol):
         ...
 
     def get(self, label: int, indices: torch.Tensor) -> torch.Tensor:
-        """Images of this class at these positions (int64 [n]): uint8 [n, C, H, W], where they are kept."""
+        """Images of this class at these positions (int64 [n]): [n, C, H, W] of bytes or
+        float32, where they are kept."""
         ...
 
 
@@ -82,7 +84,7 @@ class TestImages(Protocol):
         ...
 
     def chunks(self, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """(uint8 [n, C, H, W], int64 [n]) with n = size but for the last."""
+        """([n, C, H, W] as stored, int64 [n]) with n = size but for the last."""
         ...
 
     def mapped(self, convert: Callable[[Any], Any]) -> "TestImages":
@@ -92,7 +94,7 @@ class TestImages(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class LabelledImages:
-    """Images uint8 [N, C, H, W] with their labels int64 [N]."""
+    """Images [N, C, H, W], of bytes or float32, with their labels int64 [N]."""
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -112,15 +114,16 @@ class LabelledImages:
 
 @dataclass(frozen=True, eq=False)
 class MemorySource:
-    """A ClassSource that holds its classes in memory: images[label] is uint8 [n, C, H, W]."""
+    """A ClassSource that holds its classes in memory: images[label] is [n, C, H, W] of bytes or float32."""
 
     images: Mapping[int, torch.Tensor]
 
     def __post_init__(self) -> None:
         for label, pixels in self.images.items():
-            if pixels.dtype is not torch.uint8 or pixels.ndim != 4:
+            if pixels.dtype not in STORED or pixels.ndim != 4:
                 raise ValueError(
-                    f"MemorySource: class {label} is {pixels.dtype} {list(pixels.shape)}; give uint8 [n, C, H, W]."
+                    f"MemorySource: class {label} is {pixels.dtype} {list(pixels.shape)}; give uint8 or float32 "
+                    "[n, C, H, W]."
                 )
 
     @property
@@ -133,7 +136,7 @@ class MemorySource:
         return len(self._held(label))
 
     def get(self, label: int, indices: torch.Tensor) -> torch.Tensor:
-        """Copies of the images at these positions, uint8 [n, C, H, W]; KeyError for a class not held here."""
+        """Copies of the images at these positions, [n, C, H, W]; KeyError for a class not held here."""
         held = self._held(label)
         if held.device.type != "cpu":
             return held.index_select(0, to_device(indices, held.device))

@@ -1,4 +1,4 @@
-"""Data sets that are read whole into memory as bytes: handwritten digits, and torchvision's files."""
+"""Data sets that are read whole into memory: handwritten digits, and torchvision's files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,8 @@ class ArraySplit:
 
     images: LabelledImages
     stored: tuple[int, ...]
-    size: int
+    size: int | None
+    """Pixels of a side that images are resized to; None: they stay as they are."""
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -37,7 +38,7 @@ class ArraySplit:
     unread = ()
 
     def open(self, labels: Sequence[int], reading: Reading) -> MemorySource:
-        """Images uint8 [n, C, size, size] in the array's order. DataError when a beton is asked for."""
+        """Images [n, C, H, W] in the array's order. DataError when a beton is asked for."""
         if reading.source != FILES:
             raise DataError([NO_BETON])
         chosen = {label: resize(_of_class(self.images, self.stored[label]), self.size) for label in labels}
@@ -66,28 +67,33 @@ def from_arrays(
     """The ImageSet over two arrays whose label i is the class names[i]; DataError with all that is wrong."""
     stored, missing = choose(request.wanted(), names, request.name)
     problems = request.problems() + missing
+    if facts.width and request.size is not None:
+        problems.append(f"{request.name}: its images are {facts.size} x {facts.width}; leave dataset.size out.")
     if problems:
         raise DataError(problems)
     size = request.size or facts.size
+    resized = None if facts.width else size
     return ImageSet(
         name=request.name,
         facts=facts,
         size=size,
         classes=tuple(ClassName(names[index]) for index in stored),
-        train_split=ArraySplit(train, stored, size),
-        test_split=ArraySplit(test, stored, size),
+        train_split=ArraySplit(train, stored, resized),
+        test_split=ArraySplit(test, stored, resized),
     )
 
 
-def resize(images: torch.Tensor, size: int) -> torch.Tensor:
-    """Square images uint8 [n, C, s, s] -> uint8 [n, C, size, size]: bilinear, antialiased, rounded."""
-    if images.shape[-1] == size:
+def resize(images: torch.Tensor, size: int | None) -> torch.Tensor:
+    """Square images [n, C, s, s] -> [n, C, size, size]: bilinear, antialiased; bytes are rounded."""
+    if size in (None, images.shape[-1]):
         return images
-    return torch.cat([_resize_chunk(chunk, size) for chunk in torch.split(images, CHUNK)])
+    return torch.cat([_resize_chunk(chunk, size or 0) for chunk in torch.split(images, CHUNK)])
 
 
 def _resize_chunk(images: torch.Tensor, size: int) -> torch.Tensor:
     pixels = functional.interpolate(images.float(), size=(size, size), mode="bilinear", antialias=True)
+    if images.is_floating_point():
+        return pixels
     return pixels.round_().clamp_(0, 255).to(torch.uint8)
 
 

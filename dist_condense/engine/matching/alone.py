@@ -29,7 +29,7 @@ class MatchAlone(Protocol):
     """A way to take the step of a class that needs no other: a function of tensors."""
 
     def __call__(self, network: nn.Module, learnt: Learnt, stored: Tensor, drawn: Drawn) -> Matched:
-        """``stored``: the real minibatch, uint8 ``[n, C, H, W]``."""
+        """``stored``: the real minibatch as stored, ``[n, C, H, W]``."""
         ...
 
 

@@ -46,8 +46,6 @@ class MatchingRecipe:
     _: KW_ONLY
     parameterisation: MultiFormation = field(default_factory=MultiFormation)
     strategy: Strategy = field(default_factory=Strategy)
-    unit_space: bool = False
-    """Pixels are in [0, 1] and clamped when a network begins (IDC); else normalised and never clamped (DC)."""
     real_batch: int = 256
     """Real images of a class in one step; all of a class that has fewer."""
     real_draw: RealDraw = fresh_draw

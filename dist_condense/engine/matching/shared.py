@@ -23,7 +23,7 @@ class Inputs:
     learnt: Mapping[int, Learnt]
     drawn: Mapping[int, Drawn]
     stored: Callable[[int], Tensor]
-    """The real minibatch of a class, uint8 ``[n, C, H, W]``; asked for once."""
+    """The real minibatch of a class as stored, ``[n, C, H, W]``; asked for once."""
 
 
 @dataclass

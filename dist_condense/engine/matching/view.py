@@ -1,4 +1,4 @@
-"""What the network sees of a class: learnt tensors and stored bytes, normalised, under one augmentation draw."""
+"""What the network sees of a class: learnt and stored images, normalised, under one augmentation draw."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from dist_condense.core import augmentation
 from dist_condense.core.image_rule import Learnt
 from dist_condense.core.objective import Examples
 from dist_condense.core.parameterisation import MultiFormation
-from dist_condense.data.normalise import ChannelStatistics, to_unit
+from dist_condense.data.normalise import to_values
+from dist_condense.data.space import Space
 from dist_condense.engine.coordinator import Placement
 from dist_condense.engine.matching.draws import Drawn
 from dist_condense.engine.matching.recipe import MatchingRecipe
@@ -20,34 +21,34 @@ from dist_condense.engine.matching.recipe import MatchingRecipe
 
 @dataclass(frozen=True)
 class View:
-    """From learnt tensors and from stored bytes to examples.
+    """From learnt tensors and from stored images to examples.
 
-    :param unit_space: pixels are in [0, 1]; else normalised.
-    :param mean: of the real images in [0, 1], ``[C, 1, 1]`` on the device, in the dtype of the images.
+    :param normalised_pixels: whether pixels are normalised.
+    :param mean: of the values of real images, ``[C, 1, 1]`` on the device, in the dtype of the images.
     :param std: likewise.
     """
 
     parameterisation: MultiFormation
-    unit_space: bool
+    normalised_pixels: bool
     _: KW_ONLY
     mean: Tensor
     std: Tensor
 
     @classmethod
-    def of(cls, recipe: MatchingRecipe, statistics: ChannelStatistics, placement: Placement) -> View:
+    def of(cls, recipe: MatchingRecipe, space: Space, placement: Placement) -> View:
         """The view of a method on a data set."""
         mean, std = (
             torch.tensor(x, dtype=placement.dtype, device=placement.device)[:, None, None]
-            for x in (statistics.mean, statistics.std)
+            for x in (space.statistics.mean, space.statistics.std)
         )
-        return cls(recipe.parameterisation, recipe.unit_space, mean=mean, std=std)
+        return cls(recipe.parameterisation, space.normalised, mean=mean, std=std)
 
     def normalised(self, stored: Tensor) -> Tensor:
-        """Bytes to normalised images."""
-        return (to_unit(stored, self.mean.dtype) - self.mean) / self.std
+        """Stored images, normalised."""
+        return (to_values(stored, self.mean.dtype) - self.mean) / self.std
 
     def real(self, stored: Tensor, drawn: Drawn) -> Examples:
-        """Examples of a minibatch, uint8 ``[n, C, H, W]``."""
+        """Examples of a minibatch as stored, ``[n, C, H, W]``."""
         images = _augmented(self.normalised(stored), drawn)
         return {"images": images, "labels": drawn.label.expand(len(images))}
 
@@ -69,7 +70,7 @@ class View:
 
     def _shown(self, images: Tensor) -> Tensor:
         """Decoded images in normalised space."""
-        return (images - self.mean) / self.std if self.unit_space else images
+        return images if self.normalised_pixels else (images - self.mean) / self.std
 
 
 def _augmented(images: Tensor, drawn: Drawn) -> Tensor:

@@ -52,7 +52,7 @@ class Facts:
     """
     own: bool = False
     """Whether the images are the user's own: their files decide the channels, and mean and std are measured at the
-    first start (``constants``). Those here are the ones of runs of before 0.2, and of a plan without the images.
+    first start (``constants``). Those here are the ones of runs of earlier versions, and of a plan without the images.
     """
 
     _: KW_ONLY

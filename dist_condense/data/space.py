@@ -38,7 +38,7 @@ class Space:
     @property
     def name(self) -> str:
         """For a card."""
-        return NORMALISED if self.normalised else UNIT if self.bounds == (0, 1) else VALUES
+        return NORMALISED if self.normalised else UNIT if self.bounds == (0.0, 1.0) else VALUES
 
     @property
     def bounds(self) -> tuple[float | None, float | None]:
@@ -81,7 +81,7 @@ class Space:
     def shown(self, pixels: Tensor) -> Tensor:
         """Pixels as [0, 1] for people, clipped: the lower bound is black and the upper white; see :data:`SPREAD`."""
         values = self.statistics.denormalise(pixels) if self.normalised else pixels
-        if self.bounds == (0, 1):
+        if self.bounds == (0.0, 1.0):
             return values.clamp(0, 1)
         middles, spreads = self.statistics.mean, self.statistics.std
         low, high = (

@@ -166,7 +166,7 @@ def form_of(space: Space, shape: tuple[int, int, int], parameterisation: MultiFo
         "size": height,
         "width": None if width == height else width,
         "value_space": space.name,
-        "bounds": None if space.bounds == (0, 1) else space.bounds,
+        "bounds": None if space.bounds == (0.0, 1.0) else space.bounds,
         "mean": space.statistics.mean,
         "std": space.statistics.std,
         "padding": space.pixel_padding,

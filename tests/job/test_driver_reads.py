@@ -35,7 +35,13 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def job(root: Path, *more: str) -> Job:
     images = ("dataset.name=image_folder", f"dataset.root={root}", "dataset.size=16", "data.tier=disk")
-    own = ("cluster.workers=0", f"output={root.parent / 'run'}", "method.real_batch=2", "evaluation.seeds=2")
+    own = (
+        "dataset.constants=imagenet",
+        "cluster.workers=0",
+        f"output={root.parent / 'run'}",
+        "method.real_batch=2",
+        "evaluation.seeds=2",
+    )
     return Job.prepare(load("configs/digits.yaml", [*images, *own, *more]))
 
 

@@ -16,6 +16,7 @@ from dist_condense.data.reading.split import StoredSplit
 from dist_condense.data.reading.store import Store
 from dist_condense.data.reading.tiers import Reading
 from dist_condense.data.shards.shards import ShardStore
+from dist_condense.system.errors import DataError
 
 CLI_WORDS = {
     "dataset.root": "SOURCE",
@@ -117,6 +118,8 @@ def open_catalogued(
     """
     place = root if root is None or is_url(root) else Path(root).expanduser().absolute()
     opened = open_dataset(name, place, size=size, classes=classes, orientation=orientation, channels=channels)
+    if opened.facts.floats or opened.facts.width:
+        raise DataError([f"{name}: no image file holds its images, which are floats or not square; use it as it is."])
     splits = {"train": opened.train_split, "val": opened.test_split}
 
     def images(split: str, label: int) -> ClassImages:

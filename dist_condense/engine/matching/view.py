@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from dist_condense.data.normalise import ChannelStatistics, to_unit
 from dist_condense.engine.coordinator import Placement
 from dist_condense.engine.matching.draws import Drawn
 from dist_condense.engine.matching.recipe import MatchingRecipe
+
+Back = Callable[[Examples], tuple[Learnt]]
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class View:
 
     def synthetic(self, learnt: Learnt, drawn: Drawn) -> tuple[Examples, Callable[[Examples], Learnt]]:
         """Decoded examples, and the map from their gradient to that of the learnt tensors."""
-        seen, back = torch.func.vjp(lambda learnt: self._seen(learnt, drawn), learnt)
+        seen, back = cast(tuple[Examples, Back], torch.func.vjp(lambda learnt: self._seen(learnt, drawn), learnt))
         examples = {name: x.detach() for name, x in seen.items()}
         labels = drawn.label.expand(len(examples["images"]))
         return {"labels": labels, **examples}, lambda gradient: back(gradient)[0]

@@ -1,8 +1,9 @@
 """Statistics phi of a batch of one class, the second choice of the equation: what is matched.
 
 ``phi(network, images, labels)`` is a list of tensors, differentiable in ``images`` and not in the network, which
-is read and left as it is. ``images`` are ``[n, C, H, W]`` in normalised space, ``labels`` int64 ``[n]``. Both
-statistics are means over the images, so microbatches add up with weights n_i / n.
+is read and left as it is. ``images`` are ``[n, C, H, W]`` in normalised space; ``labels`` are int64 ``[n]``, or
+class probabilities ``[n, classes]``, in which phi is differentiable, too. Both statistics are means over the
+images, so microbatches add up with weights n_i / n.
 """
 
 from __future__ import annotations

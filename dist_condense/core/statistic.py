@@ -35,6 +35,11 @@ class Statistic(Protocol):
         """Whether a BatchNorm layer would be read in training mode, which couples all images of a batch."""
         ...
 
+    @property
+    def reads_labels(self) -> bool:
+        """Whether phi depends on the labels, so that these can be learnt."""
+        ...
+
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]: ...
 
     def value(self, network: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]:
@@ -48,6 +53,7 @@ class Gradient:
 
     selection: Selection
     batch_statistics: bool = False
+    reads_labels: bool = True
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]:
         chosen, rest = self._parameters(network)
@@ -73,6 +79,7 @@ class Embedding:
     """Mean feature before the classifier (DM eq. 5). One tensor of shape ``[features]``."""
 
     batch_statistics: bool = True
+    reads_labels: bool = False
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]:
         embed: Callable[[Tensor], Tensor] = network.embed  # type: ignore[assignment]

@@ -176,8 +176,8 @@ class SyntheticBatches:
         """Passes over the set as it is now."""
         decoded = {c: self.shard.training_images(c) for c in self.shard.labels}
         learnt = {c: self.shard.training_labels(c) for c in self.shard.labels if self.soft}
-        images, seed = self.classes * self.per_class, self.seed
-        orders = [randomness.permutation(images, seed, "synthetic passes", k, t, epoch) for epoch in range(self.epochs)]
+        count, seed = self.classes * self.per_class, self.seed
+        orders = [randomness.permutation(count, seed, "synthetic passes", k, t, epoch) for epoch in range(self.epochs)]
         for positions in [x for order in orders for x in order.split(self.batch)][first:]:
             images = self._rows(positions, decoded, *self.shape)
             labels = to_device(positions // self.per_class, self.placement.device)

@@ -100,11 +100,11 @@ class ClassShard:
 
     def training_images(self, label: int) -> Tensor:
         """Decoded images of a class in normalised space, as training on the set sees them."""
-        return self.view.for_training(self._own[label])["images"]
+        return self.view.for_training(self._own[label]["pixels"])
 
     def training_labels(self, label: int) -> Tensor:
         """Their learnt labels, class probabilities ``[m, classes]``. KeyError where labels are not learnt."""
-        return self.view.for_training(self._own[label])["labels"]
+        return self.view.labels_for_training(self._own[label]["labels"])
 
     def first_not_finite(self, network: nn.Module, done: int) -> Finding | None:
         """What is or was not finite first, theta as it is now included. Waits for the device.

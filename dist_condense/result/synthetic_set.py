@@ -228,7 +228,7 @@ class SyntheticDataset(Dataset[tuple[Tensor, int | Tensor]]):
         return normalise(images, self.card.mean, self.card.std) if unit else images
 
     def parameters(self) -> tuple[Tensor, Tensor]:
-        """Learnt pixels ``[N, C, h, h]`` and labels exactly as held: reads the whole file."""
+        """Learnt pixels ``[N, C, h, h]`` and labels exactly as in the file: reads the whole file."""
         return self._handle.get_tensor("images").clone(), self.labels[: self._held].clone()
 
     def _tile(self, tile: int, source: int) -> Tensor:

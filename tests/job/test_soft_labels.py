@@ -21,6 +21,7 @@ from dist_condense.evaluation.protocols import protocol
 from dist_condense.evaluation.rows import read_csv
 from dist_condense.job import checkpoint
 from dist_condense.result.synthetic_set import SyntheticSetError, read_card, write_set
+from dist_condense.settings import checks
 from dist_condense.system.storage import Folder
 from tests.engine import cases
 
@@ -107,3 +108,9 @@ def test_a_run_with_hard_labels_does_not_continue_as_one_with_soft_ones(
 ) -> None:
     assert condensed(folder, "method.label_lr=null") != 0
     assert "method.label_lr: 0.1 there, None now" in capfd.readouterr().err
+
+
+def test_labels_are_not_learnt_from_a_statistic_without_them() -> None:
+    run = cases.load("soft_labels", "method.statistic.name=embedding")
+    (problem,) = checks.of_config(run)
+    assert problem.startswith("method.label_lr: 0.1, but method.statistic.name=embedding does not depend on the labels")

@@ -60,16 +60,18 @@ class View:
     def synthetic(self, learnt: Learnt, drawn: Drawn) -> tuple[Examples, Callable[[Examples], Learnt]]:
         """Decoded examples, and the map from their gradient to that of the learnt tensors."""
         seen, back = cast(tuple[Examples, Back], torch.func.vjp(lambda learnt: self._seen(learnt, drawn), learnt))
-        learnt_side = {name: x.detach() for name, x in seen.items()}
-        hard = {"images": seen["images"], "labels": drawn.label.expand(len(seen["images"]))}
-        return hard | learnt_side, lambda gradient: back(gradient)[0]
+        examples = {name: x.detach() for name, x in seen.items()}
+        if "labels" not in examples:
+            examples["labels"] = drawn.label.expand(len(examples["images"]))
+        return examples, lambda gradient: back(gradient)[0]
 
-    def for_training(self, learnt: Learnt) -> Examples:
-        """Decoded examples as training on the set sees them; ``labels`` where these are learnt."""
-        images = self.parameterisation.decode_for_training(learnt["pixels"])
-        tiles = len(images) // len(learnt["pixels"])
-        labels = {"labels": learnt["labels"].softmax(1).repeat(tiles, 1)} if "labels" in learnt else {}
-        return {"images": self._shown(images), **labels}
+    def for_training(self, pixels: Tensor) -> Tensor:
+        """Decoded images in normalised space, as training on the set sees them."""
+        return self._shown(self.parameterisation.decode_for_training(pixels))
+
+    def labels_for_training(self, scores: Tensor) -> Tensor:
+        """Their labels, where these are learnt: class probabilities ``[m, classes]``."""
+        return scores.softmax(1).repeat(self.parameterisation.factor**2, 1)
 
     def _seen(self, learnt: Learnt, drawn: Drawn) -> Examples:
         images, sources = self.parameterisation.decode(learnt["pixels"]), self.sources

@@ -1,11 +1,23 @@
-"""How learnt pixels start from real images: one of them, or tiles of several."""
+"""How what is learnt starts: pixels as real images, or tiles of several; labels near one-hot. (Noise: the space.)"""
 
 from __future__ import annotations
 
+import math
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dist_condense.core.parameterisation import Grid, tile_size
+
+SURE = 0.9
+"""Probability of an image's own class, where labels are learnt."""
+
+
+def scores(label: int, ipc: int, classes: int) -> Tensor:
+    """``[ipc, classes]`` whose softmax is :data:`SURE` at the class, the rest spread evenly."""
+    gap = math.log(SURE / (1 - SURE) * (classes - 1))
+    return gap * torch.eye(classes)[[label] * ipc]
 
 
 def mixed_tiles(images: Tensor, grid: Grid) -> Tensor:

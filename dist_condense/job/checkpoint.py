@@ -87,7 +87,7 @@ class Checkpoint:
         return self.state.steps
 
     def classes(self, labels: Iterable[int] | None = None) -> dict[str, Tensor]:
-        """``pixels.LABEL`` and ``buffer.LABEL`` of these classes (of all); files without any are not read."""
+        """``NAME.LABEL`` of these classes (of all): what is learnt and its momentum; files without any are not read."""
         wanted = None if labels is None else set(labels)
         owned = [entry for entry in self.entries if entry.labels]
         read = [entry for entry in owned if wanted is None or wanted & set(entry.labels)]

@@ -40,7 +40,7 @@ class CheckpointWriter:
     def begin(self, state: State, own: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> None:
         """Write these tensors, which nobody changes any more; waits for the checkpoint before.
 
-        :param own: ``pixels.LABEL`` and ``buffer.LABEL`` of the owned classes.
+        :param own: ``NAME.LABEL`` of the owned classes: what is learnt, and its momentum.
         :param shared: of rank 0; the others' is not looked at.
         """
         self.wait()

@@ -230,6 +230,8 @@ class Job:
         state, classes = found.classes(), len(self.dataset.classes)
         pixels = torch.cat([state[f"pixels.{c}"] for c in range(classes)])
         labels = torch.arange(classes).repeat_interleave(self.config.ipc)
+        if self.config.method.label_lr is not None:
+            labels = torch.cat([state[f"labels.{c}"] for c in range(classes)]).float().softmax(1)
         with self.claim.writing():
             write_set(self.folder / SET, pixels.float(), labels, self._card(found.steps))
         return found.steps

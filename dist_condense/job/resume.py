@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from dist_condense.data import ImageSet
+from dist_condense.engine.shard import MOMENTUM
 from dist_condense.job import checkpoint
 from dist_condense.job.checkpoint import SHARED, Checkpoint, Damaged, Kind
 from dist_condense.result import metrics_file, run_folder
@@ -77,7 +78,7 @@ def bring(config: RunConfig, chosen: Checkpoint | None) -> None:
 def _other_content(config: RunConfig, dataset: ImageSet, chosen: Checkpoint) -> Iterator[str]:
     """What a checkpoint holds that this run's would not, or lacks: the file and a sentence about it."""
     classes, times = len(dataset.classes), Counter(c for entry in chosen.entries for c in entry.labels)
-    held: Kind = (torch.float32, (config.ipc, *dataset.shape))
+    shapes = assembly.learnt_shapes(config, dataset)
     network = assembly.network_builder(config, dataset)(0)
     theta = {f"network.{name}": _kind(x) for name, x in network.state_dict().items()}
     momentum = {f"momentum.{i}": _kind(x) for i, x in enumerate(network.parameters())}
@@ -85,7 +86,12 @@ def _other_content(config: RunConfig, dataset: ImageSet, chosen: Checkpoint) -> 
         for label in entry.labels:
             if label >= classes or times[label] > 1:
                 yield f"{entry.name}: class {label} stands {times[label]} times, and this run has 0 to {classes - 1}"
-        own = {f"{name}.{c}": held for name in ("pixels", "buffer") for c in entry.labels}
+        own: dict[str, Kind] = {
+            f"{kept}.{c}": (torch.float32, shape)
+            for name, shape in shapes.items()
+            for kept in (name, MOMENTUM[name])
+            for c in entry.labels
+        }
         needed, allowed = (theta, theta | momentum) if entry.name == SHARED else (own, own)
         yield from (f"{entry.name}: {problem}" for problem in _unlike(chosen.kinds[entry.name], needed, allowed))
     if missing := sorted(set(range(classes)) - set(times)):

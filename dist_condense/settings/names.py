@@ -10,7 +10,7 @@ from dist_condense import networks
 from dist_condense.core.augmentation import OPERATIONS
 from dist_condense.core.distance import DISTANCES
 from dist_condense.core.parameterisation import DECODINGS
-from dist_condense.core.statistic import SELECTIONS
+from dist_condense.core.statistic import PARAMETERS
 from dist_condense.data import SUBSETS, constants
 from dist_condense.data import names as data_names
 from dist_condense.data.reading.tiers import AUTO, SOURCES, TIERS
@@ -31,7 +31,7 @@ CHOICES: dict[str, tuple[tuple[str, ...], Collection[str]]] = {
     "starts of the pixels": (("method.start",), assembly.STARTS),
     "decodings": (("method.parameterisation.decoding",), DECODINGS),
     "statistics": (("method.statistic.name",), assembly.STATISTICS),
-    "parameters that the gradient is taken of": (("method.statistic.parameters",), SELECTIONS),
+    "parameters that the gradient is taken of": (("method.statistic.parameters",), PARAMETERS),
     "groupings": (("method.grouping.name",), assembly.PARTITIONS),
     "distances": (("method.distance",), DISTANCES),
     "augmentation operations": (("method.augmentation.always", "method.augmentation.one_of"), OPERATIONS),

@@ -19,6 +19,7 @@ from dist_condense.data.reading.split import NO_BETON
 from dist_condense.data.reading.tiers import FILES
 from dist_condense.data.sets.listing import is_utf8
 from dist_condense.data.shards.manifest_reader import read_manifest
+from dist_condense.selection.table import SELECTIONS
 from dist_condense.settings import assembly, names
 from dist_condense.settings.config import (
     RunConfig,
@@ -57,6 +58,8 @@ def _numbers(config: RunConfig) -> Iterator[str]:
         ("method.synthetic_limit", config.method.synthetic_limit, 1),
         ("method.parameterisation.factor", config.method.parameterisation.factor, 1),
         ("method.grouping.number", config.method.grouping.number, 1),
+        ("method.selection.epochs", config.method.selection.epochs, 0),
+        ("method.selection.batch", config.method.selection.batch, 1),
         ("training.batch", config.training.batch, 1),
         ("training.epochs", config.training.epochs, 0),
         ("training.images", config.training.images, 0),
@@ -107,8 +110,10 @@ def _data(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
         few = [f"{dataset.classes[c].name} ({n})" for c, n in enumerate(dataset.counts) if n < wanted]
         if few:
             yield f"method.start: {method.start} needs {wanted} real images of each class; too few in {_some(few)}"
-    if "random" in config.evaluation.sets and config.ipc > min(dataset.counts):
-        yield f"evaluation.sets: a random set of ipc={config.ipc} needs as many images of each class; leave random out"
+    selected = [name for name in config.evaluation.sets if name in SELECTIONS]
+    if selected and config.ipc > min(dataset.counts):
+        named = ", ".join(selected)
+        yield f"evaluation.sets: a set of ipc={config.ipc} real images needs as many of each class; leave out {named}"
     if config.data.source != FILES:
         yield from _beton(config, dataset)
     if method.grouping.number > classes:

@@ -16,11 +16,12 @@ from dist_condense.data import names as data_names
 from dist_condense.data.reading.tiers import AUTO, SOURCES, TIERS
 from dist_condense.engine.shard import DRAWS
 from dist_condense.evaluation.protocols import PROTOCOLS, REPLACED
+from dist_condense.selection.table import SELECTIONS
 from dist_condense.settings import assembly
 from dist_condense.settings.config import RunConfig, shipped
 
 TIMM_NAMES = f"{networks.TIMM}NAME"
-SETS = ("random", "condensed", "whole")
+SETS = (*SELECTIONS, "condensed", "whole")
 DEVICES = ("auto", "cpu", "cuda")
 
 REMOVED = {"evaluation.protocol": REPLACED}
@@ -38,6 +39,7 @@ CHOICES: dict[str, tuple[tuple[str, ...], Collection[str]]] = {
     "draws of real images": (("method.real_draw",), DRAWS),
     "starts of a network": (("trajectory.start",), assembly.NETWORK_STARTS),
     "training of theta": (("training.source",), assembly.BATCHES),
+    "selections of real images": (("method.selection.name",), SELECTIONS),
     "evaluation sets": (("evaluation.sets",), SETS),
     "evaluation protocols": (("evaluation.protocol",), PROTOCOLS),
     "devices": (("cluster.device",), DEVICES),

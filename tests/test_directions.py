@@ -25,8 +25,9 @@ MAY_IMPORT = {
     "data": {"system", "__version__"},
     "engine": {"core", "networks", "data", "system"},
     "condense": {"core", "engine"},
+    "procedures": {"condense", "core", "data", "engine", "networks", "system"},
     "evaluation": {"core", "networks", "data", "engine", "system"},
-    "settings": {"core", "networks", "data", "engine", "evaluation", "system"},
+    "settings": {"core", "networks", "data", "engine", "evaluation", "procedures", "system"},
     "result": {"core", "data", "engine", "evaluation", "settings", "system"},
     "planning": {"core", "networks", "data", "engine", "settings", "result", "system"},
 }

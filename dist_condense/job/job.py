@@ -19,6 +19,7 @@ from dist_condense.data import ClassSource, ImageSet, Reading
 from dist_condense.data.reading.tiers import FILES, Choice, gib
 from dist_condense.engine.coordinator import LocalCoordinator
 from dist_condense.engine.errors import RunFailed
+from dist_condense.engine.procedure import Outline
 from dist_condense.engine.roll_call import RESTARTS
 from dist_condense.evaluation.baselines import random_sets
 from dist_condense.evaluation.evaluate import Evaluation, Runner, TrainingSet, TrialFailed, evaluate, in_process, trials
@@ -89,7 +90,8 @@ class Job:
         dataset, remarks = preflight.check(config)  # as given: a submitted job may not have a relative output
         config = absolute_paths(config)
         start = resume.found(config, how)
-        preflight.ask(config, start.steps if start else 0)
+        outline = assembly.outline_of(config, dataset)
+        preflight.ask(config, start is not None and start.steps == outline.units.total)
         if start is None:
             preflight.headers(config, dataset, terminal.say)
         config, keeping = resolved(config, dataset, start.state.identity if start else preflight.earlier(config))
@@ -119,9 +121,14 @@ class Job:
             if tracker.remedy is not None:
                 terminal.say(f"tracking is not complete; {tracker.remedy}")
 
-    @property
-    def _total(self) -> int:
-        return self.config.trajectory.networks * self.config.trajectory.matching_steps
+    @functools.cached_property
+    def outline(self) -> Outline:
+        """The procedure's."""
+        return assembly.outline_of(self.config, self.dataset)
+
+    def _after(self, done: int) -> str:
+        """``matching step 3 of 20``."""
+        return f"{self.outline.units.name} {done} of {self.outline.units.total}"
 
     def where_it_continues(self) -> str:
         """What the same command would do now."""
@@ -131,19 +138,19 @@ class Job:
             return "the same command continues from the newest checkpoint once the store answers"
         if found is None:
             return "no checkpoint was due yet (tracking.checkpoint_minutes), so the same command starts over"
-        if found.steps == self._total and self._has_complete_set():
+        if found.steps == self.outline.units.total and self._has_complete_set():
             return f"the set is complete; the same command trains the networks that have no row in {EVALUATION}"
-        return f"the same command continues after matching step {found.steps}"
+        return f"the same command continues after {self.outline.units.name} {found.steps}"
 
     # --- condensation ---------------------------------------------------------------------------------------------
 
     def _condense(self, tracker: Tracker) -> None:
-        found, total = self.start, self._total
-        if found and found.steps == total and self._has_complete_set():
-            terminal.say(f"condensation is complete ({total} matching steps); {self.folder / SET} is kept")
+        found, units = self.start, self.outline.units
+        if found and found.steps == units.total and self._has_complete_set():
+            terminal.say(f"condensation is complete ({units.total} {units.name}s); {self.folder / SET} is kept")
             return
         if found:
-            terminal.say(f"resuming after matching step {found.steps} of {total} in all")
+            terminal.say(f"resuming after {self._after(found.steps)} in all")
         try:
             with self._following(tracker), Stop(self.folder) as stop:
                 self._workers()
@@ -151,9 +158,9 @@ class Job:
             self.claim.check()
             raise RunFailed(*terminal.lines_of(error), self._kept()) from error
         done = self._export()
-        log.info("the set of matching step %d of %d is written", done, total)
-        if done < total or stop.by is not None:
-            raise _unfinished(stop, done, total)
+        log.info("the set of %s is written", self._after(done))
+        if done < units.total or stop.by is not None:
+            raise _unfinished(stop, self._after(done))
         tracker.log_artifacts(self.folder / SET)
 
     def _kept(self) -> str:
@@ -164,7 +171,8 @@ class Job:
             return f"{error}; {self.where_it_continues()}"
         if steps == 0:
             return "no set was finished before; nothing was overwritten"
-        return f"the set of matching step {steps} is kept in {self.folder / SET}; the same command continues from there"
+        name = f"{self.outline.units.name} {steps}"
+        return f"the set of {name} is kept in {self.folder / SET}; the same command continues from there"
 
     def _has_complete_set(self) -> bool:
         try:
@@ -194,13 +202,12 @@ class Job:
     @contextmanager
     def _following(self, tracker: Tracker) -> Iterator[None]:
         """Progress and MLflow live on what the workers write; so does a person on why a group is started again."""
-        schedule = self.config.trajectory
 
         def send(entries: Sequence[Entry]) -> None:
             if not self.claim.lost:  # looked at after the lines were read, so all of them are this start's
                 tracker.log_metrics(entries)
 
-        with Progress(schedule.networks, schedule.matching_steps) as progress:
+        with Progress(self.outline.units) as progress:
             metrics = self.folder / METRICS
             # What an earlier start left beyond its checkpoint is done again; a person would take its lines for now.
             followers = [Follower(metrics, send), Follower(metrics, progress, skip=True)]
@@ -219,11 +226,9 @@ class Job:
         found = checkpoint.newest(assembly.storage_of(self.config))
         if found is None:
             return 0
-        state, classes = found.classes(), len(self.dataset.classes)
-        pixels = torch.cat([state[f"pixels.{c}"] for c in range(classes)])
-        labels = torch.arange(classes).repeat_interleave(self.config.ipc)
+        images, labels = self.outline.synthetic_set(found.classes())
         with self.claim.writing():
-            write_set(self.folder / SET, pixels.float(), labels, self._card(found.steps))
+            write_set(self.folder / SET, images, labels, self._card(found.steps))
         return found.steps
 
     def _card(self, steps: int) -> Card:
@@ -240,11 +245,9 @@ class Job:
             std=dataset.std,
             factor=config.method.parameterisation.factor,
             seed=config.seed,
-            networks_done=steps // config.trajectory.matching_steps,
-            networks_total=config.trajectory.networks,
-            matching_steps=config.trajectory.matching_steps,
             steps=steps,
-            complete=steps == self._total,
+            complete=steps == self.outline.units.total,
+            facts=self.outline.facts(steps),
         )
 
     # --- evaluation -----------------------------------------------------------------------------------------------
@@ -390,14 +393,14 @@ def _whole(job: Job) -> TrainingSet:
 TRAINING_SETS = {"random": _random, "condensed": _condensed, "whole": _whole}
 
 
-def _unfinished(stop: Stop, done: int, total: int) -> Exception:
+def _unfinished(stop: Stop, reached: str) -> Exception:
     """Why the run ends here, as far as the driver knows."""
     if stop.by is not None:
-        told = f"stopped by {stop.by} after matching step {done} of {total}; the same command continues"
+        told = f"stopped by {stop.by} after {reached}; the same command continues"
         return Terminated(told, stop.number)
     return RunFailed(
-        f"the workers have ended and nobody asked them to, but the newest whole checkpoint is that of matching step "
-        f"{done} of {total}: a later one was lost or damaged; the same command continues from there"
+        f"the workers have ended and nobody asked them to, but the newest whole checkpoint is that of "
+        f"{reached}: a later one was lost or damaged; the same command continues from there"
     )
 
 

@@ -72,16 +72,16 @@ def headers(config: RunConfig, dataset: ImageSet, say: Callable[[str], None]) ->
         raise ConfigError([f"dataset.root: {problem}"])
 
 
-def ask(config: RunConfig, steps: int) -> None:
+def ask(config: RunConfig, complete: bool) -> None:
     """What only others know: whether the disk or the store takes what a run writes, and the tracking server the run.
 
     Nothing stays written.
 
-    :param steps: matching steps done; a complete run writes no checkpoints.
+    :param complete: whether the last checkpoint is there; such a run writes none.
     :raises ConfigError: with every problem found.
     """
     places: dict[str, Storage] = {"output": Folder(Path(config.output))}
-    if config.tracking.checkpoints and steps < config.trajectory.networks * config.trajectory.matching_steps:
+    if config.tracking.checkpoints and not complete:
         places["tracking.checkpoints"] = assembly.storage_of(config)
     problems = [f"{key}: {told}" for key, place in places.items() if (told := _refuses_writes(place))]
     uri = tracking_address.resolve_uri(config.tracking.uri, config.output)

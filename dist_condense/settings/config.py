@@ -200,6 +200,8 @@ class MethodConfig:
 
     name: str = "dc"
     """For tables and tracking only; nothing depends on it."""
+    procedure: str = "matching"
+    """What a run does from start to end: `matching`, Algorithm 1."""
     unit_space: bool = False
     """Hold pixels in [0, 1], clamped when a network begins (IDC); else normalised, never clamped (DC)."""
     start: str = "noise"
@@ -497,7 +499,8 @@ def identity(config: RunConfig) -> dict[str, Any]:
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Keys that differ between two identities, one line each; settled keys count once both sides state them."""
     keys = [key for key in new if key not in SETTLED or key in old]
-    return [f"{key}: {old.get(key)!r} there, {new[key]!r} now" for key in keys if old.get(key) != new[key]]
+    there = {**identity(RunConfig()), **old}  # a key that an earlier version did not have is as it was: its default
+    return [f"{key}: {there.get(key)!r} there, {new[key]!r} now" for key in keys if there.get(key) != new[key]]
 
 
 def in_submitted_job() -> bool:

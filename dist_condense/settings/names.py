@@ -29,6 +29,7 @@ REMOVED = {"evaluation.protocol": REPLACED}
 
 CHOICES: dict[str, tuple[tuple[str, ...], Collection[str]]] = {
     "whose mean and std": (("dataset.constants",), constants.names()),
+    "procedures": (("method.procedure",), assembly.PROCEDURES),
     "starts of the pixels": (("method.start",), assembly.STARTS),
     "decodings": (("method.parameterisation.decoding",), DECODINGS),
     "statistics": (("method.statistic.name",), assembly.STATISTICS),

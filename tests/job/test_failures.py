@@ -163,7 +163,7 @@ def test_a_checksum_notices_each_bit(bit: int, tmp_path: Path) -> None:
     from dist_condense.engine.coordinator import LocalCoordinator, Placement
     from dist_condense.job.worker import assemble
 
-    trajectory = assemble(cases.load("dc", f"output={tmp_path}"), LocalCoordinator(), Placement()).trajectory
+    trajectory = assemble(cases.load("dc", f"output={tmp_path}"), LocalCoordinator(), Placement()).procedure.trajectory
     before = trajectory.checksum()
     flat = next(trajectory.network.parameters()).data.view(torch.int32).view(-1)
     flat[3] ^= -(2**31) if bit == 31 else 1 << bit

@@ -98,7 +98,7 @@ def die(name: str, folder: Path, when: Callable[[Journal], bool], *more: str) ->
 
 
 def after(steps: int) -> Callable[[Journal], bool]:
-    return lambda run: run._steps == steps and run.trajectory.updates == 0
+    return lambda run: run._steps == steps and run.procedure.updates == 0
 
 
 def steps_in(metrics: Path) -> list[int]:
@@ -125,7 +125,7 @@ def test_a_death_after_every_single_step_and_update(
     deaths, places = 0, set()
 
     def at_once(run: Journal) -> bool:
-        places.add((run._steps, run.trajectory.updates))
+        places.add((run._steps, run.procedure.updates))
         return True
 
     while die(name, tmp_path, at_once, ALWAYS):

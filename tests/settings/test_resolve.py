@@ -152,7 +152,7 @@ def test_measured_once_and_stored_with_the_run(job, monkeypatch, capsys):
     monkeypatch.setattr(resolve, "measured", lambda *a: pytest.fail("measured again"))
     again = job(*MEASURED)
     assert (again.config, again.dataset.mean) == (first.config, mean)
-    shard = worker.assemble(again.config, LocalCoordinator(), Placement()).shard
+    shard = worker.assemble(again.config, LocalCoordinator(), Placement()).procedure.shard
     assert shard.statistics == assembly.statistics_of(again.dataset) == ChannelStatistics(mean, std)
     assert (again._card(0).mean, again._card(0).std) == (mean, std)
     with pytest.raises(ConfigError, match=r"dataset.constants: 'measured' there, 'cifar10' now"):

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from torch import nn
 
-from dist_condense.condense import Record
+from dist_condense.engine.procedure import Record
 
 
 class Shard(Protocol):

@@ -46,11 +46,11 @@ class SelectingOutline:
         return theta_tensors(self.build(0)) if self.build else ({}, {})
 
     def facts(self, done: int) -> dict[str, Any]:
-        """Real images lie in [0, 1] and hold one tile each."""
-        return {"value_space": "unit", "factor": 1}
+        """Nothing but what every card has."""
+        return {}
 
     def synthetic_set(self, state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The chosen images, class after class; zeros for a class that is not done."""
+        """The chosen images in [0, 1], class after class; zeros for a class that is not done."""
         labels = range(len(self.names))
         pixels = torch.cat([state[f"pixels.{c}"] for c in labels])
         return pixels, torch.arange(len(labels)).repeat_interleave(self.shape[0])

@@ -176,8 +176,8 @@ class ImagesConfig:
 
 @dataclass
 class SelectionConfig:
-    """Which real images `method.procedure: selecting` chooses; of `method` it reads `augmentation` besides, for the
-    training of the network. `trajectory` and `training` are not read."""
+    """Which real images `method.procedure: selecting` chooses. Of the other keys of `method` it reads `augmentation`,
+    for the training of the network; `trajectory` and `training` are not read."""
 
     name: str | None = None
     """One of `dist-condense list`."""
@@ -201,7 +201,7 @@ class MethodConfig:
     name: str = "dc"
     """For tables and tracking only; nothing depends on it."""
     procedure: str = "matching"
-    """What a run does from start to end: `matching`, Algorithm 1."""
+    """What a run does from start to end: `matching`, Algorithm 1; or `selecting` real images, by `selection`."""
     unit_space: bool = False
     """Hold pixels in [0, 1], clamped when a network begins (IDC); else normalised, never clamped (DC)."""
     start: str = "noise"
@@ -312,8 +312,8 @@ class EvaluationConfig:
 
     sets: list[str] = field(default_factory=lambda: ["condensed"])
     """Any of `condensed`, `whole` (the real training set), and selections of as many real images by name, see
-    `dist-condense list`. One that is a matter of chance is drawn anew for each network; one that needs a trained network
-    is made once, by a run of its own, in `selections/` beside the output, where all runs on the same data find it."""
+    `dist-condense list`. One that is left to chance is drawn anew for each network; one that needs a trained network is
+    made once, by a run of its own, in `selections/` beside the output, where all runs on the same data find it."""
     protocol: str = "dc"
     """One of `dist-condense list`. Its flips are left out by themselves where they change the label."""
     architectures: list[str] = field(default_factory=lambda: ["network"])

@@ -17,7 +17,7 @@ from dist_condense.data.reading.tiers import AUTO, SOURCES, TIERS
 from dist_condense.engine.shard import DRAWS
 from dist_condense.evaluation.protocols import PROTOCOLS, REPLACED
 from dist_condense.selection.table import SELECTIONS
-from dist_condense.settings import assembly
+from dist_condense.settings import assembly, procedures
 from dist_condense.settings.config import RunConfig, shipped
 
 TIMM_NAMES = f"{networks.TIMM}NAME"
@@ -29,7 +29,7 @@ REMOVED = {"evaluation.protocol": REPLACED}
 
 CHOICES: dict[str, tuple[tuple[str, ...], Collection[str]]] = {
     "whose mean and std": (("dataset.constants",), constants.names()),
-    "procedures": (("method.procedure",), assembly.PROCEDURES),
+    "procedures": (("method.procedure",), procedures.PROCEDURES),
     "starts of the pixels": (("method.start",), assembly.STARTS),
     "decodings": (("method.parameterisation.decoding",), DECODINGS),
     "statistics": (("method.statistic.name",), assembly.STATISTICS),

@@ -20,6 +20,7 @@ from dist_condense.selection.shard import SelectionShard
 from dist_condense.selection.table import SELECTIONS, Selection
 from dist_condense.settings import assembly, yaml_files
 from dist_condense.settings.config import EvaluationConfig, RunConfig, from_dict, shipped
+from dist_condense.settings.values import some
 
 FOLDER = "selections"
 """Beside the outputs of the runs that share what is in it."""
@@ -60,9 +61,7 @@ def selecting(
     return Selecting(planned, shard, theta, stride=coordinator.size)
 
 
-def _trajectory(
-    config: RunConfig, dataset: ImageSet, shard: SelectionShard, coordinator: Coordinator
-) -> Trajectory:
+def _trajectory(config: RunConfig, dataset: ImageSet, shard: SelectionShard, coordinator: Coordinator) -> Trajectory:
     """One network, trained by `method.selection` on all real images."""
     chosen, strategy = config.method.selection, assembly.strategy_of(config.method.augmentation, dataset)
     trainer = NetworkTrainer(
@@ -127,9 +126,11 @@ def problems(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
         yield f"method.selection.name: name one of {', '.join(SELECTIONS)}"
     if config.ipc > min(dataset.counts):
         few = [f"{c.name} ({n})" for c, n in zip(dataset.classes, dataset.counts, strict=True) if n < config.ipc]
-        yield f"ipc: {config.ipc} real images of each class are selected, and there are fewer in {', '.join(few[:5])}"
+        yield f"ipc: {config.ipc} real images of each class are selected, and there are fewer in {some(few)}"
     if config.method.parameterisation.factor > 1:
         yield (
             f"method.parameterisation.factor: {config.method.parameterisation.factor}, but selected images are real "
             "ones, stored whole; set method.parameterisation.factor=1"
         )
+    if not config.method.unit_space:
+        yield "method.unit_space: false, but selected images are stored as they are, in [0, 1]; set true"

@@ -20,6 +20,11 @@ Problem = tuple[tuple[float, ...], str]
 """An order and a sentence; of several workers' problems the smallest is the cause, and is reported."""
 
 
+def kind_of(tensor: Tensor) -> Kind:
+    """Of a tensor."""
+    return tensor.dtype, tuple(tensor.shape)
+
+
 @dataclass(frozen=True)
 class Units:
     """The units of a run, counted on levels from the outermost inwards: ``{"network": K, "matching step": T}``."""

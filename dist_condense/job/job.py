@@ -7,27 +7,26 @@ import json
 import logging
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
-from dist_condense.core import randomness
 from dist_condense.data import ClassSource, ImageSet, Reading
 from dist_condense.data.reading.tiers import FILES, Choice, gib
 from dist_condense.engine.coordinator import LocalCoordinator
 from dist_condense.engine.errors import RunFailed
 from dist_condense.engine.procedure import Outline
 from dist_condense.engine.roll_call import RESTARTS
-from dist_condense.evaluation.baselines import random_sets
 from dist_condense.evaluation.evaluate import Evaluation, Runner, TrainingSet, TrialFailed, evaluate, in_process, trials
 from dist_condense.evaluation.protocols import protocol
 from dist_condense.evaluation.rows import EVALUATION, Row, read_csv
 from dist_condense.job import checkpoint, logs, preflight, resume, worker
 from dist_condense.job.checkpoint import Checkpoint
 from dist_condense.job.claim import Claim
+from dist_condense.job.selections import alone
 from dist_condense.job.stop import Stop, Terminated
 from dist_condense.result.metrics_file import METRICS, Entry
 from dist_condense.result.progress import Follower, Notes, Progress
@@ -35,7 +34,9 @@ from dist_condense.result.report import environment, summary_table, write_report
 from dist_condense.result.synthetic_set import Card, CardClass, SyntheticSetError, load_set, read_card, write_set
 from dist_condense.result.tags import tags_of
 from dist_condense.result.tracking import Tracker
-from dist_condense.settings import assembly
+from dist_condense.selection.sets import real_sets
+from dist_condense.selection.table import SELECTIONS
+from dist_condense.settings import assembly, procedures, selecting
 from dist_condense.settings.config import RunConfig, to_dict, to_yaml
 from dist_condense.settings.resolve import absolute_paths, resolved
 from dist_condense.settings.tracking_address import resolve_uri
@@ -90,7 +91,7 @@ class Job:
         dataset, remarks = preflight.check(config)  # as given: a submitted job may not have a relative output
         config = absolute_paths(config)
         start = resume.found(config, how)
-        outline = assembly.outline_of(config, dataset)
+        outline = procedures.outline_of(config, dataset)
         preflight.ask(config, start is not None and start.steps == outline.units.total)
         if start is None:
             preflight.headers(config, dataset, terminal.say)
@@ -124,7 +125,7 @@ class Job:
     @functools.cached_property
     def outline(self) -> Outline:
         """The procedure's."""
-        return assembly.outline_of(self.config, self.dataset)
+        return procedures.outline_of(self.config, self.dataset)
 
     def _after(self, done: int) -> str:
         """``matching step 3 of 20``."""
@@ -138,7 +139,7 @@ class Job:
             return "the same command continues from the newest checkpoint once the store answers"
         if found is None:
             return "no checkpoint was due yet (tracking.checkpoint_minutes), so the same command starts over"
-        if found.steps == self.outline.units.total and self._has_complete_set():
+        if found.steps == self.outline.units.total and has_complete_set(self.folder):
             return f"the set is complete; the same command trains the networks that have no row in {EVALUATION}"
         return f"the same command continues after {self.outline.units.name} {found.steps}"
 
@@ -146,7 +147,7 @@ class Job:
 
     def _condense(self, tracker: Tracker) -> None:
         found, units = self.start, self.outline.units
-        if found and found.steps == units.total and self._has_complete_set():
+        if found and found.steps == units.total and has_complete_set(self.folder):
             terminal.say(f"condensation is complete ({units.total} {units.name}s); {self.folder / SET} is kept")
             return
         if found:
@@ -173,12 +174,6 @@ class Job:
             return "no set was finished before; nothing was overwritten"
         name = f"{self.outline.units.name} {steps}"
         return f"the set of {name} is kept in {self.folder / SET}; the same command continues from there"
-
-    def _has_complete_set(self) -> bool:
-        try:
-            return read_card(self.folder / SET).complete
-        except SyntheticSetError:
-            return False
 
     def _workers(self) -> None:
         cluster = self.config.cluster
@@ -358,6 +353,14 @@ class Job:
         terminal.say(f"compare  {uri if served else shlex.join(command)}")
 
 
+def has_complete_set(folder: Path) -> bool:
+    """Whether the run in a folder has ended with its set."""
+    try:
+        return read_card(folder / SET).complete
+    except SyntheticSetError:
+        return False
+
+
 def _other_machine(start: Checkpoint | None, config: RunConfig) -> Iterator[str]:
     if start is None:
         return
@@ -369,17 +372,28 @@ def _other_machine(start: Checkpoint | None, config: RunConfig) -> Iterator[str]
         )
 
 
-def _random(job: Job) -> TrainingSet:
-    draws = job.config.evaluation.seeds
-    seeds = [randomness.key(job.config.seed, "random baseline", i) for i in range(draws)]
-    drawn = random_sets(job.real, job.dataset.counts, job.config.ipc, seeds)
-    return TrainingSet(drawn.images, drawn.labels, job.config.evaluation.epochs, draws)
+def _selected(name: str, job: Job) -> TrainingSet:
+    """Real images: drawn here, or selected by a run of their own, which is done once for all runs on the same data."""
+    selection, config = SELECTIONS[name], job.config
+    if selection.features:
+        own = selecting.run_of_its_own(config, job.dataset, name)
+        with alone(Path(own.output)):
+            if not has_complete_set(Path(own.output)):
+                replace(Job.prepare(own), trusted=job.trusted).run()
+        return _set(Path(own.output) / SET, config.evaluation.epochs)
+    draws = config.evaluation.seeds if selection.varies else 1
+    drawn = real_sets(selection, job.real, job.dataset.counts, ipc=config.ipc, seed=config.seed, draws=draws)
+    return TrainingSet(drawn.images, drawn.labels, config.evaluation.epochs, draws)
 
 
 def _condensed(job: Job) -> TrainingSet:
-    loaded = load_set(job.folder / SET)
+    return _set(job.folder / SET, job.config.evaluation.epochs)
+
+
+def _set(folder: Path, epochs: int | None) -> TrainingSet:
+    loaded = load_set(folder)
     images = loaded.batch(torch.arange(len(loaded)))
-    return TrainingSet(images, loaded.labels, job.config.evaluation.epochs, factor=loaded.card.factor)
+    return TrainingSet(images, loaded.labels, epochs, factor=loaded.card.factor)
 
 
 def _whole(job: Job) -> TrainingSet:
@@ -390,7 +404,11 @@ def _whole(job: Job) -> TrainingSet:
     return TrainingSet(images, torch.arange(len(labels)).repeat_interleave(torch.tensor(job.dataset.counts)), epochs)
 
 
-TRAINING_SETS = {"random": _random, "condensed": _condensed, "whole": _whole}
+TRAINING_SETS: dict[str, Callable[[Job], TrainingSet]] = {
+    **{name: functools.partial(_selected, name) for name in SELECTIONS},
+    "condensed": _condensed,
+    "whole": _whole,
+}
 
 
 def _unfinished(stop: Stop, reached: str) -> Exception:

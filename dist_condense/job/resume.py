@@ -13,7 +13,7 @@ from dist_condense.job import checkpoint
 from dist_condense.job.checkpoint import SHARED, Checkpoint, Damaged
 from dist_condense.result import metrics_file, run_folder
 from dist_condense.result.metrics_file import METRICS
-from dist_condense.settings import assembly
+from dist_condense.settings import assembly, procedures
 from dist_condense.settings.config import ConfigError, RunConfig, differences
 from dist_condense.system import terminal
 from dist_condense.system.credentials import address, revealed
@@ -76,7 +76,7 @@ def bring(config: RunConfig, chosen: Checkpoint | None) -> None:
 def _other_content(config: RunConfig, dataset: ImageSet, chosen: Checkpoint) -> Iterator[str]:
     """What a checkpoint holds that this run's would not, or lacks: the file and a sentence about it."""
     classes, times = len(dataset.classes), Counter(c for entry in chosen.entries for c in entry.labels)
-    outline = assembly.outline_of(config, dataset)
+    outline = procedures.outline_of(config, dataset)
     by_class, (shared, optional) = outline.class_tensors, outline.shared_tensors
     for entry in chosen.entries:
         for label in entry.labels:

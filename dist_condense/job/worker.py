@@ -17,7 +17,7 @@ from dist_condense.job import logs
 from dist_condense.job.checkpoint_writer import CheckpointWriter
 from dist_condense.job.claim import Claim
 from dist_condense.job.journal import Journal, Schedule, Stopped
-from dist_condense.settings import assembly
+from dist_condense.settings import assembly, procedures
 from dist_condense.settings.config import RunConfig
 from dist_condense.system.memory import keep_freed_memory
 
@@ -74,7 +74,7 @@ def assemble(
     dataset = assembly.dataset_of(config)
     costs = [1.0] * len(dataset.classes)  # every class has the same batch in every step
     labels = list(assign(costs, coordinator.size)[coordinator.rank])
-    procedure = assembly.procedure_of(config, dataset, labels, coordinator, placement)
+    procedure = procedures.procedure_of(config, dataset, labels, coordinator, placement)
     tracking = config.tracking
     claim, store = claim or Claim.standing(Path(config.output)), assembly.storage_of(config)
     return Journal(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dist_condense.condense import condense
 from dist_condense.engine.procedure import Kind, Problem, Record, Units
 from dist_condense.engine.shard import ClassShard
-from dist_condense.engine.trajectory import Trajectory
+from dist_condense.engine.trajectory import Trajectory, theta_tensors
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,7 @@ class MatchingOutline:
     @property
     def shared_tensors(self) -> tuple[dict[str, Kind], dict[str, Kind]]:
         """theta; the momentum of its optimiser, which is there once it has been updated."""
-        network = self.build(0)
-        theta = {f"network.{name}": _kind(x) for name, x in network.state_dict().items()}
-        return theta, {f"momentum.{i}": _kind(x) for i, x in enumerate(network.parameters())}
+        return theta_tensors(self.build(0))
 
     def facts(self, done: int) -> dict[str, Any]:
         """Networks done and in all, and matching steps per network."""
@@ -125,7 +123,3 @@ class Matching:
     def close(self) -> None:
         """End the threads that read ahead."""
         self.shard.source.close()
-
-
-def _kind(tensor: Tensor) -> Kind:
-    return tensor.dtype, tuple(tensor.shape)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from dist_condense.core.grouping import Grouping, Partition
 from dist_condense.core.image_rule import ImageRule
 from dist_condense.core.objective import Objective
 from dist_condense.core.parameterisation import DECODINGS, PADDING, MultiFormation, normalised_padding
-from dist_condense.core.statistic import SELECTIONS, Embedding, Gradient, Statistic
+from dist_condense.core.statistic import PARAMETERS, Embedding, Gradient, Statistic
 from dist_condense.data import ImageSet, Reading, open_dataset, to_unit
 from dist_condense.data.normalise import ChannelStatistics
 from dist_condense.data.reading.read_ahead import ReadAhead
@@ -27,11 +27,9 @@ from dist_condense.data.reading.source import ClassSource, NamedSource
 from dist_condense.engine.batches import Batches, NoBatches, RealBatches, SyntheticBatches
 from dist_condense.engine.class_features import class_features, kmeans_partition
 from dist_condense.engine.coordinator import Coordinator, Placement
-from dist_condense.engine.procedure import Outline, Procedure
 from dist_condense.engine.shard import DRAWS, ClassShard, MatchingRecipe
 from dist_condense.engine.training import NetworkTrainer, TrainingRecipe
 from dist_condense.engine.trajectory import Fresh, Pool, Pretrained, Start, Trajectory
-from dist_condense.procedures.matching import Matching, MatchingOutline
 from dist_condense.settings.config import AugmentationConfig, NetworkConfig, RunConfig, identity
 from dist_condense.system.remote import join
 from dist_condense.system.storage import Storage, storage
@@ -40,7 +38,7 @@ SAME_NETWORK = "network"
 """In evaluation.architectures: the network that condensed, perhaps with other options (`network:norm=batch`)."""
 
 STATISTICS: dict[str, Callable[[RunConfig], Statistic]] = {
-    "gradient": lambda config: Gradient(SELECTIONS[config.method.statistic.parameters]),
+    "gradient": lambda config: Gradient(PARAMETERS[config.method.statistic.parameters]),
     "embedding": lambda config: Embedding(),
 }
 
@@ -313,46 +311,3 @@ def trajectory_of(config: RunConfig, dataset: ImageSet, shard: ClassShard) -> Tr
     batches = BATCHES[training.source](config, dataset, shard)
     steps = config.trajectory.matching_steps
     return Trajectory(network_builder(config, dataset), trainer, batches, start_of, config.seed, steps)
-
-
-def matching_outline(config: RunConfig, dataset: ImageSet) -> MatchingOutline:
-    """K, T and the shapes of what matching stores."""
-    return MatchingOutline(
-        networks=config.trajectory.networks,
-        matching_steps=config.trajectory.matching_steps,
-        names=[c.name for c in dataset.classes],
-        shape=(config.ipc, dataset.channels, dataset.size, dataset.size),
-        build=network_builder(config, dataset),
-    )
-
-
-def matching(
-    config: RunConfig, dataset: ImageSet, labels: list[int], coordinator: Coordinator, placement: Placement
-) -> Matching:
-    """One worker's shard and trajectory."""
-    shard = shard_of(config, dataset, labels, coordinator, placement)
-    return Matching(matching_outline(config, dataset), shard, trajectory_of(config, dataset, shard))
-
-
-@dataclass(frozen=True)
-class Maker:
-    """What makes a procedure of a config."""
-
-    outline: Callable[[RunConfig, ImageSet], Outline]
-    worker: Callable[[RunConfig, ImageSet, list[int], Coordinator, Placement], Procedure]
-    """One worker's part; ``labels`` are the classes that it owns."""
-
-
-PROCEDURES = {"matching": Maker(matching_outline, matching)}
-
-
-def outline_of(config: RunConfig, dataset: ImageSet) -> Outline:
-    """What is known of a run's procedure before a worker starts."""
-    return PROCEDURES[config.method.procedure].outline(config, dataset)
-
-
-def procedure_of(
-    config: RunConfig, dataset: ImageSet, labels: list[int], coordinator: Coordinator, placement: Placement
-) -> Procedure:
-    """One worker's part of a run."""
-    return PROCEDURES[config.method.procedure].worker(config, dataset, labels, coordinator, placement)

@@ -64,7 +64,8 @@ def test_a_step_does_not_wait_for_the_host(tmp_path: Path, tier: str) -> None:
 
 def test_training_on_the_set_does_not_wait_for_the_host(tmp_path: Path) -> None:
     run = cases.load("dsa", f"output={tmp_path}")
-    trajectory = assemble(run, LocalCoordinator(reproducible=False), Placement(torch.device("cuda"))).procedure.trajectory
+    journal = assemble(run, LocalCoordinator(reproducible=False), Placement(torch.device("cuda")))
+    trajectory = journal.procedure.trajectory
     trajectory.reach(0, 0)
     trajectory.reach(0, 1)
     with no_wait_for_the_host():

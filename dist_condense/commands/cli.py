@@ -174,7 +174,7 @@ def _not_evaluable(config: RunConfig) -> Iterator[str]:
         yield str(error)
         return
     if card.complete and (found is None or found.steps != card.steps):
-        yield f"{folder / 'checkpoints'} lacks the last step, so the run would go on; restore it"
+        yield f"{folder / 'checkpoints'} lacks the last step, so the run would compute it again; restore it"
     if config.evaluation.epochs == 0:
         yield "evaluation.epochs: 0 means no evaluation; give evaluation.epochs=null for the protocol's own"
 

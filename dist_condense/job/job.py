@@ -7,43 +7,40 @@ import json
 import logging
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
-from dist_condense.data import ClassSource, ImageSet, Reading
+from dist_condense.data import ImageSet
 from dist_condense.data.reading.tiers import FILES, Choice, gib
 from dist_condense.engine.coordinator import LocalCoordinator
 from dist_condense.engine.errors import RunFailed
 from dist_condense.engine.procedure import Outline
 from dist_condense.engine.roll_call import RESTARTS
-from dist_condense.evaluation.evaluate import Evaluation, Runner, TrainingSet, TrialFailed, evaluate, in_process, trials
-from dist_condense.evaluation.protocols import protocol
+from dist_condense.evaluation.evaluate import TrialFailed
 from dist_condense.evaluation.rows import EVALUATION, Row, read_csv
 from dist_condense.job import checkpoint, logs, preflight, resume, worker
 from dist_condense.job.checkpoint import Checkpoint
 from dist_condense.job.claim import Claim
-from dist_condense.job.selections import alone
+from dist_condense.job.comparing import Comparison
+from dist_condense.job.exporting import SET, export, has_complete_set
 from dist_condense.job.stop import Stop, Terminated
 from dist_condense.result.metrics_file import METRICS, Entry
 from dist_condense.result.progress import Follower, Notes, Progress
 from dist_condense.result.report import environment, summary_table, write_report
-from dist_condense.result.synthetic_set import Card, CardClass, SyntheticSetError, load_set, read_card, write_set
+from dist_condense.result.synthetic_set import SyntheticSetError
 from dist_condense.result.tags import tags_of
 from dist_condense.result.tracking import Tracker
-from dist_condense.selection.sets import real_sets
-from dist_condense.selection.table import SELECTIONS
-from dist_condense.settings import assembly, procedures, selecting
+from dist_condense.settings import assembly, procedures
 from dist_condense.settings.config import RunConfig, to_dict, to_yaml
 from dist_condense.settings.resolve import absolute_paths, resolved
 from dist_condense.settings.tracking_address import resolve_uri
 from dist_condense.system import signals, terminal
 from dist_condense.system.files import write_atomically
 
-SET = "synthetic_set"
 log = logging.getLogger(__name__)
 
 
@@ -148,7 +145,7 @@ class Job:
     def _condense(self, tracker: Tracker) -> None:
         found, units = self.start, self.outline.units
         if found and found.steps == units.total and has_complete_set(self.folder):
-            terminal.say(f"condensation is complete ({units.total} {units.name}s); {self.folder / SET} is kept")
+            terminal.say(f"the set is complete after {units.name} {units.total}; {self.folder / SET} is kept")
             return
         if found:
             terminal.say(f"resuming after {self._after(found.steps)} in all")
@@ -217,33 +214,8 @@ class Job:
                     follower.stop()
 
     def _export(self) -> int:
-        """Write the synthetic set of the newest checkpoint; the number of its steps (0: none yet)."""
-        found = checkpoint.newest(assembly.storage_of(self.config))
-        if found is None:
-            return 0
-        images, labels = self.outline.synthetic_set(found.classes())
-        with self.claim.writing():
-            write_set(self.folder / SET, images, labels, self._card(found.steps))
-        return found.steps
-
-    def _card(self, steps: int) -> Card:
-        config, dataset = self.config, self.dataset
-        return Card(
-            method=config.method.name,
-            dataset=dataset.family,
-            classes=[CardClass(label, c.name, c.wnid) for label, c in enumerate(dataset.classes)],
-            ipc=config.ipc,
-            channels=dataset.channels,
-            size=dataset.size,
-            value_space="unit" if config.method.unit_space else "normalised",
-            mean=dataset.mean,
-            std=dataset.std,
-            factor=config.method.parameterisation.factor,
-            seed=config.seed,
-            steps=steps,
-            complete=steps == self.outline.units.total,
-            facts=self.outline.facts(steps),
-        )
+        """Write the set of the newest checkpoint; the number of its units."""
+        return export(self.config, self.dataset, self.outline, self.claim)
 
     # --- evaluation -----------------------------------------------------------------------------------------------
 
@@ -251,7 +223,7 @@ class Job:
         if self.config.evaluation.epochs == 0:
             return []
         try:
-            rows = self._trained()
+            rows = self.comparison.rows()
         except Exception as error:  # the data may be gone as well
             self._report(self._evaluated(tracker), tracker)
             if not isinstance(error, TrialFailed):
@@ -262,22 +234,6 @@ class Job:
         self._evaluated(tracker)
         return rows
 
-    def _trained(self) -> list[Row]:
-        """A row of each network that is wanted; those that are in the file are not trained again."""
-        chosen = self.config.evaluation
-        architectures = list(dict.fromkeys(assembly.architecture(self.config, text) for text in chosen.architectures))
-        evaluation = Evaluation(
-            sets={name: TRAINING_SETS[name](self) for name in chosen.sets},
-            test=self.dataset.test(self._test_reading()),
-            statistics=assembly.statistics_of(self.dataset),
-            classes=len(self.dataset.classes),
-            protocol=chosen.protocol,
-            flip=self.dataset.flip,
-            device=self.config.cluster.device,
-        )
-        wanted = trials(chosen.sets, architectures, range(chosen.seeds))
-        return evaluate(wanted, evaluation, self.folder / EVALUATION, _tell, self._runner(), self.claim.writing)
-
     def _evaluated(self, tracker: Tracker) -> list[Row]:
         """All rows there are, also of earlier calls."""
         self.claim.check()
@@ -286,24 +242,13 @@ class Job:
         return rows
 
     @functools.cached_property
-    def real(self) -> ClassSource:
-        """All training images, for the sets made of them; only the shards of what is read are hashed, or fetched."""
-        return self.dataset.train_split.on_demand(assembly.reading_of(self.config))
+    def comparison(self) -> Comparison:
+        """The sets that networks are trained on."""
+        budget = self.keeping.budget
+        return Comparison(self.config, self.dataset, claim=self.claim, budget=budget, run=self._run_another)
 
-    def _test_reading(self) -> Reading:
-        """Decoded where this fits the node's budget, else streamed in each test."""
-        counts = self.dataset.test_split.counts
-        fits = sum(self.dataset.decoded_bytes(counts)) <= self.keeping.budget
-        return replace(assembly.reading_of(self.config), tier="ram" if fits else "disk", source=FILES)
-
-    def _runner(self) -> Runner:
-        threads, cluster = self.config.evaluation.threads, self.config.cluster
-        if cluster.workers == 0:
-            return functools.partial(in_process, threads=threads or cluster.threads)
-        from dist_condense.evaluation.sweep import sweep
-
-        gpus = 1 if cluster.device == "cuda" else 0
-        return functools.partial(sweep, folder=self.folder / "sweep", cpus_per_trial=threads or 1, gpus_per_trial=gpus)
+    def _run_another(self, config: RunConfig) -> None:
+        replace(Job.prepare(config), trusted=self.trusted).run()
 
     # --- what a person reads --------------------------------------------------------------------------------------
 
@@ -353,14 +298,6 @@ class Job:
         terminal.say(f"compare  {uri if served else shlex.join(command)}")
 
 
-def has_complete_set(folder: Path) -> bool:
-    """Whether the run in a folder has ended with its set."""
-    try:
-        return read_card(folder / SET).complete
-    except SyntheticSetError:
-        return False
-
-
 def _other_machine(start: Checkpoint | None, config: RunConfig) -> Iterator[str]:
     if start is None:
         return
@@ -372,45 +309,6 @@ def _other_machine(start: Checkpoint | None, config: RunConfig) -> Iterator[str]
         )
 
 
-def _selected(name: str, job: Job) -> TrainingSet:
-    """Real images: drawn here, or selected by a run of their own, which is done once for all runs on the same data."""
-    selection, config = SELECTIONS[name], job.config
-    if selection.features:
-        own = selecting.run_of_its_own(config, job.dataset, name)
-        with alone(Path(own.output)):
-            if not has_complete_set(Path(own.output)):
-                replace(Job.prepare(own), trusted=job.trusted).run()
-        return _set(Path(own.output) / SET, config.evaluation.epochs)
-    draws = config.evaluation.seeds if selection.varies else 1
-    drawn = real_sets(selection, job.real, job.dataset.counts, ipc=config.ipc, seed=config.seed, draws=draws)
-    return TrainingSet(drawn.images, drawn.labels, config.evaluation.epochs, draws)
-
-
-def _condensed(job: Job) -> TrainingSet:
-    return _set(job.folder / SET, job.config.evaluation.epochs)
-
-
-def _set(folder: Path, epochs: int | None) -> TrainingSet:
-    loaded = load_set(folder)
-    images = loaded.batch(torch.arange(len(loaded)))
-    return TrainingSet(images, loaded.labels, epochs, factor=loaded.card.factor)
-
-
-def _whole(job: Job) -> TrainingSet:
-    labels = range(len(job.dataset.classes))
-    images = torch.cat([job.real.get(c, torch.arange(job.dataset.counts[c])) for c in labels])
-    chosen = job.config.evaluation
-    epochs = chosen.whole_epochs or chosen.epochs or protocol(chosen.protocol).whole_epochs
-    return TrainingSet(images, torch.arange(len(labels)).repeat_interleave(torch.tensor(job.dataset.counts)), epochs)
-
-
-TRAINING_SETS: dict[str, Callable[[Job], TrainingSet]] = {
-    **{name: functools.partial(_selected, name) for name in SELECTIONS},
-    "condensed": _condensed,
-    "whole": _whole,
-}
-
-
 def _unfinished(stop: Stop, reached: str) -> Exception:
     """Why the run ends here, as far as the driver knows."""
     if stop.by is not None:
@@ -420,12 +318,6 @@ def _unfinished(stop: Stop, reached: str) -> Exception:
         f"the workers have ended and nobody asked them to, but the newest whole checkpoint is that of "
         f"{reached}: a later one was lost or damaged; the same command continues from there"
     )
-
-
-def _tell(row: Row) -> None:
-    text = f"{row.set}, {row.architecture}, seed {row.seed}: top-1 {row.top1_last:.2f}"
-    terminal.say(text)
-    log.info(text)
 
 
 def _tell_failure(line: str) -> None:

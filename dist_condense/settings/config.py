@@ -340,11 +340,11 @@ class TrackingConfig:
     experiment: str = "dist_condense"
     """MLflow experiment."""
     log_every: int = 10
-    """Matching steps between two lines of metrics.jsonl and two comparisons of the workers."""
+    """Steps (of matching; classes selected) between two lines of metrics.jsonl, and two comparisons of the workers."""
     checkpoint_minutes: float = 5.0
     """Longest time between two checkpoints, also within the training of theta; 0: after every update."""
     checkpoint_steps: int | None = None
-    """Matching steps between two checkpoints; null: by time alone."""
+    """Steps between two checkpoints; null: by time alone."""
     checkpoints_kept: int = 2
     """Newest checkpoints that stay."""
     checkpoints: str | None = None

@@ -158,7 +158,6 @@ def _not_evaluable(config: RunConfig) -> Iterator[str]:
     from dist_condense.settings import assembly
 
     folder = Path(config.output)
-    total = config.trajectory.networks * config.trajectory.matching_steps
     continues = f"`dist-condense run {shlex.quote(str(folder / RUN_FILE))}` continues it"
     try:
         card = read_card(folder / "synthetic_set")
@@ -166,7 +165,7 @@ def _not_evaluable(config: RunConfig) -> Iterator[str]:
         yield f"{error}; {continues}"
         return
     if not card.complete:
-        yield f"the set in {folder} is that of matching step {card.steps} of {total} in all; {continues}"
+        yield f"the set in {folder} is not complete, but that of step {card.steps}; {continues}"
     if not_stored(config):  # refused with all else that is wrong, by checks
         return
     try:
@@ -174,8 +173,8 @@ def _not_evaluable(config: RunConfig) -> Iterator[str]:
     except checkpoint.Damaged as error:
         yield str(error)
         return
-    if card.complete and (found is None or found.steps != total):
-        yield f"{folder / 'checkpoints'} lacks the last matching step, so the run would condense again; restore it"
+    if card.complete and (found is None or found.steps != card.steps):
+        yield f"{folder / 'checkpoints'} lacks the last step, so the run would compute it again; restore it"
     if config.evaluation.epochs == 0:
         yield "evaluation.epochs: 0 means no evaluation; give evaluation.epochs=null for the protocol's own"
 

@@ -95,7 +95,7 @@ class RollCall:
         return set(here) if answered.is_set() or self.rank == 0 else everybody - {0}  # the store is in rank 0's process
 
     def _told(self, error: RuntimeError) -> str:
-        when = "" if self.step is None else f" after matching step {self.step}"
+        when = "" if self.step is None else f" after step {self.step}"
         seen = f"(worker {self.rank} on {self.hosts[self.rank]} saw: {_brief(str(error))})"
         if not (missing := self.missing()):
             return f"the connection between workers broke{when}, although all of them still answer {seen}"

@@ -1,8 +1,8 @@
 """Checkpoints keyed by class, never by worker; one is there once its manifest is, which is written last.
 
-``step_00000120_00000000/`` (matching steps, then updates of theta towards the next one) holds
-``classes_R.safetensors`` (one per worker that owns classes: their pixels and momentum), ``shared.safetensors`` (theta
-and its optimiser, the same on every worker) and ``manifest.json``, which has the size and hash of each.
+``step_00000120_00000000/`` (units of the procedure, then updates inside the next one) holds
+``classes_R.safetensors`` (one per worker that owns classes: their state), ``shared.safetensors`` (state that is the
+same on every worker) and ``manifest.json``, which has the size and hash of each.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Any, TypeVar, get_origin, get_type_hints
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
 from dist_condense.data.shards.manifest import HASH
+from dist_condense.engine.procedure import Kind
 from dist_condense.system.remote import Away
 from dist_condense.system.storage import Storage
 
@@ -35,8 +35,6 @@ FILE = re.compile(r"shared\.safetensors|classes_(0|[1-9][0-9]*)\.safetensors")
 DEPTH = 8
 """Lists within each other in an identity; a config's have two at most."""
 Record = TypeVar("Record")
-Kind = tuple[torch.dtype, tuple[int, ...]]
-"""Type and shape of a tensor."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +53,9 @@ class State:
     """What a checkpoint says of itself."""
 
     steps: int
-    """Matching steps done."""
+    """Units of the procedure done."""
     updates: int
-    """Updates of theta done since, on the way to the next one (training or pre-training)."""
+    """Updates done since, inside the next one (training or pre-training of theta)."""
     identity: dict[str, Any]
     """All that changes the result: ``config`` by dotted key, ``data``: digest."""
     tracking_run: str | None
@@ -83,11 +81,11 @@ class Checkpoint:
 
     @property
     def steps(self) -> int:
-        """Matching steps done."""
+        """Units of the procedure done."""
         return self.state.steps
 
     def classes(self, labels: Iterable[int] | None = None) -> dict[str, Tensor]:
-        """``pixels.LABEL`` and ``buffer.LABEL`` of these classes (of all); files without any are not read."""
+        """The state, by ``NAME.LABEL``, of these classes (of all); files without any are not read."""
         wanted = None if labels is None else set(labels)
         owned = [entry for entry in self.entries if entry.labels]
         read = [entry for entry in owned if wanted is None or wanted & set(entry.labels)]

@@ -40,7 +40,7 @@ class CheckpointWriter:
     def begin(self, state: State, own: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> None:
         """Write these tensors, which nobody changes any more; waits for the checkpoint before.
 
-        :param own: ``pixels.LABEL`` and ``buffer.LABEL`` of the owned classes.
+        :param own: state of the owned classes, by ``NAME.LABEL``.
         :param shared: of rank 0; the others' is not looked at.
         """
         self.wait()
@@ -86,7 +86,7 @@ class CheckpointWriter:
                 return str(error)
             except OSError as error:
                 return self._told(f"{self.store}/{folder}/{name}", error)
-            labels = {int(key.rsplit(".", 1)[1]) for key in tensors if key.startswith("pixels.")}
+            labels = {int(key.rsplit(".", 1)[1]) for key in tensors if name != SHARED}
             written.append(entry_of(name, data, sorted(labels)))
         return None
 

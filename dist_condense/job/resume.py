@@ -7,14 +7,13 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
 from dist_condense.data import ImageSet
+from dist_condense.engine.procedure import Kind
 from dist_condense.job import checkpoint
-from dist_condense.job.checkpoint import SHARED, Checkpoint, Damaged, Kind
+from dist_condense.job.checkpoint import SHARED, Checkpoint, Damaged
 from dist_condense.result import metrics_file, run_folder
 from dist_condense.result.metrics_file import METRICS
-from dist_condense.settings import assembly
+from dist_condense.settings import assembly, procedures
 from dist_condense.settings.config import ConfigError, RunConfig, differences
 from dist_condense.system import terminal
 from dist_condense.system.credentials import address, revealed
@@ -77,16 +76,14 @@ def bring(config: RunConfig, chosen: Checkpoint | None) -> None:
 def _other_content(config: RunConfig, dataset: ImageSet, chosen: Checkpoint) -> Iterator[str]:
     """What a checkpoint holds that this run's would not, or lacks: the file and a sentence about it."""
     classes, times = len(dataset.classes), Counter(c for entry in chosen.entries for c in entry.labels)
-    held: Kind = (torch.float32, (config.ipc, dataset.channels, dataset.size, dataset.size))
-    network = assembly.network_builder(config, dataset)(0)
-    theta = {f"network.{name}": _kind(x) for name, x in network.state_dict().items()}
-    momentum = {f"momentum.{i}": _kind(x) for i, x in enumerate(network.parameters())}
+    outline = procedures.outline_of(config, dataset)
+    by_class, (shared, optional) = outline.class_tensors, outline.shared_tensors
     for entry in chosen.entries:
         for label in entry.labels:
             if label >= classes or times[label] > 1:
                 yield f"{entry.name}: class {label} stands {times[label]} times, and this run has 0 to {classes - 1}"
-        own = {f"{name}.{c}": held for name in ("pixels", "buffer") for c in entry.labels}
-        needed, allowed = (theta, theta | momentum) if entry.name == SHARED else (own, own)
+        own = {f"{name}.{c}": kind for name, kind in by_class.items() for c in entry.labels}
+        needed, allowed = (shared, shared | optional) if entry.name == SHARED else (own, own)
         yield from (f"{entry.name}: {problem}" for problem in _unlike(chosen.kinds[entry.name], needed, allowed))
     if missing := sorted(set(range(classes)) - set(times)):
         yield f"{checkpoint.MANIFEST}: no file has class {missing[0]}"
@@ -100,10 +97,6 @@ def _unlike(found: dict[str, Kind], needed: dict[str, Kind], allowed: dict[str, 
             yield f"{name!r:.80} is no tensor of it"
         elif kind != allowed[name]:
             yield f"{name} is {_words(kind)} and must be {_words(allowed[name])}"
-
-
-def _kind(tensor: torch.Tensor) -> Kind:
-    return tensor.dtype, tuple(tensor.shape)
 
 
 def _words(kind: Kind) -> str:

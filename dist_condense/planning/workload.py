@@ -1,8 +1,9 @@
-"""What a config asks for, in numbers that know neither device nor workers."""
+"""The work of a config, in numbers that know neither device nor workers."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -53,7 +54,17 @@ class Workload:
 
 
 def workload_of(config: RunConfig, dataset: Any) -> Workload:
-    """Count it. Raises ConfigError for a network that cannot be built."""
+    """Count it by the config's procedure. Raises ConfigError for one without a forecast, or a network that cannot be
+    built.
+    """
+    name = config.method.procedure
+    if name not in WORKLOADS:
+        raise ConfigError([f"method.procedure: {name} has no forecast; plan knows {', '.join(WORKLOADS)}"])
+    return WORKLOADS[name](config, dataset)
+
+
+def matching(config: RunConfig, dataset: Any) -> Workload:
+    """The work of Algorithm 1."""
     try:
         network = assembly.network_builder(config, dataset)(0).eval()
     except (ValueError, ImportError) as error:
@@ -88,6 +99,10 @@ def workload_of(config: RunConfig, dataset: Any) -> Workload:
         slices=1 if batch_norms(network) else config.cluster.slices,
         coupled=bool(batch_norms(network)),
     )
+
+
+WORKLOADS: dict[str, Callable[[RunConfig, Any], Workload]] = {"matching": matching}
+"""By procedure; any other has no forecast."""
 
 
 def decoded(config: RunConfig, ipc: int) -> int:

@@ -22,9 +22,9 @@ from rich.text import Text
 
 from dist_condense.evaluation.rows import EVALUATION, read_csv
 from dist_condense.result import metrics_file
-from dist_condense.result.metrics_file import LOSS, METRICS, STEP
+from dist_condense.result.metrics_file import METRICS, STEP, Entry, measures
 from dist_condense.result.preview import left_out
-from dist_condense.result.synthetic_set import CARD, PREVIEW, code_commit
+from dist_condense.result.synthetic_set import CARD, PREVIEW, code_commit, facts_of
 from dist_condense.system import terminal
 from dist_condense.system.credentials import masked
 from dist_condense.system.files import write_atomically
@@ -131,13 +131,12 @@ def write_report(folder: str | Path, latest: Sequence[Row] = (), title: str | No
     card = json.loads(_text(folder / "synthetic_set" / CARD) or "{}")
     environment_text = _text(folder / "environment.json")
     rows = [asdict(row) for row in read_csv(folder / EVALUATION)]
-    losses = [(x[STEP], x[LOSS]) for x in metrics_file.read(folder / METRICS) if LOSS in x]
     title = title or " · ".join(str(card[key]) for key in ("method", "dataset") if card.get(key)) or folder.name
     parts = [
         f"<header><h1>{escape(title)}</h1>{_facts(card)}</header>",
         _section("Top-1 on the real test set", _evaluation(summarise(rows), latest) if rows else ""),
         _section("The synthetic set", _preview(folder / "synthetic_set" / PREVIEW, card)),
-        _section("Matching loss", curve(losses)),
+        *_curves(metrics_file.read(folder / METRICS)),
         _section("Configuration", _folded("config.yaml", masked(_text(folder / "config.yaml")))),
         _section("Environment", _machine(json.loads(environment_text)) if environment_text else ""),
     ]
@@ -151,13 +150,13 @@ def escape(text: str) -> str:
     return html.escape(terminal.printable(text, kept=terminal.LAYOUT))
 
 
-def curve(points: Sequence[tuple[float, float]]) -> str:
-    """An SVG of loss over steps; a logarithmic scale where the loss spans more than a factor of ten."""
+def curve(name: str, points: Sequence[tuple[float, float]]) -> str:
+    """An SVG of a measure over steps; a logarithmic scale where it spans more than a factor of ten."""
     points = _binned([(x, y) for x, y in points if math.isfinite(y)])
     if len(points) < 2:
         return ""
-    steps, losses = [x for x, _ in points], [y for _, y in points]
-    low, high = min(losses), max(losses)
+    steps, values = [x for x, _ in points], [y for _, y in points]
+    low, high = min(values), max(values)
     logarithmic = low > 0 and high / low > 10
     scale = math.log10 if logarithmic else float
     bottom, top = (scale(low), scale(high)) if high > low else (scale(low) - 0.5, scale(low) + 0.5)
@@ -181,7 +180,7 @@ def curve(points: Sequence[tuple[float, float]]) -> str:
         anchor = "end" if i == 4 else "middle"
         grid.append(f'<text x="{across(step):.1f}" y="{HEIGHT - 12}" text-anchor="{anchor}">{round(step):,}</text>')
     path = " ".join(f"{across(x):.1f},{down(scale(y)):.1f}" for x, y in points)
-    label = "Matching loss over matching steps" + (", logarithmic scale" if logarithmic else "")
+    label = f"{escape(name)} over steps" + (", logarithmic scale" if logarithmic else "")
     return (
         f'<figure><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(grid)}'
         f'<polyline class="curve" points="{path}"/></svg><figcaption>{label}</figcaption></figure>'
@@ -232,13 +231,21 @@ def _facts(card: Mapping[str, Any]) -> str:
         ("images per class", card["ipc"]),
         ("factor", card["factor"]),
         ("classes", len(card["classes"])),
-        ("networks", f"{card['networks_done']:,} / {card['networks_total']:,}"),
-        ("matching steps per network", f"{card['matching_steps']:,}"),
-        ("matching steps in all", f"{card['steps']:,}"),
+        *((name.replace("_", " "), value) for name, value in facts_of(card).items()),
+        ("steps", f"{card['steps']:,}"),
         ("seed", card["seed"]),
         ("state", state),
     ]
-    return "<dl>" + "".join(f"<div><dt>{k}</dt><dd>{escape(str(v))}</dd></div>" for k, v in facts) + "</dl>"
+    return "<dl>" + "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(str(v))}</dd></div>" for k, v in facts) + "</dl>"
+
+
+def _curves(entries: Sequence[Entry]) -> list[str]:
+    """A section of each measure."""
+    points: dict[str, list[tuple[float, float]]] = {}
+    for entry in entries:
+        for name, value in measures(entry).items():
+            points.setdefault(name, []).append((entry[STEP], value))
+    return [_section(name.capitalize(), curve(name, measured)) for name, measured in points.items()]
 
 
 def _preview(file: Path, card: Mapping[str, Any]) -> str:

@@ -92,14 +92,12 @@ class Card:
     factor: int
     """An image holds factor x factor tiles (1: it is the image)."""
     seed: int
-    networks_done: int
-    networks_total: int
-    matching_steps: int
-    """Per network."""
     steps: int
-    """Matching steps done, over all networks."""
+    """Units of the procedure done."""
     complete: bool
     """False while the run that makes the set goes on."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What the procedure adds, each a key of the file beside these: matching its networks and matching steps."""
     decoding: str = "uniform"
     """What training on the set uses, whatever condensation used."""
     images_per_class: int = 0
@@ -181,9 +179,15 @@ def read_card(folder: str | Path) -> Card:
         )
     known = {x.name: content[x.name] for x in fields(Card) if x.name in content}
     try:
-        return Card(**{**known, "classes": tuple(CardClass(**x) for x in known["classes"])})
+        return Card(**{**known, "classes": tuple(CardClass(**x) for x in known["classes"]), "facts": facts_of(content)})
     except (KeyError, TypeError) as error:
         raise SyntheticSetError(f"{file} is not a card of format {FORMAT}: {error}") from error
+
+
+def facts_of(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Of what card.json holds the keys that are the procedure's own."""
+    own = {x.name for x in fields(Card)}
+    return {key: value for key, value in content.items() if key not in own}
 
 
 class SyntheticDataset(Dataset[tuple[Tensor, int]]):
@@ -285,7 +289,9 @@ def _write_beside(writing: Path, pixels: Tensor, labels: Tensor, card: Card) -> 
     (writing / TENSORS).chmod(writing.stat().st_mode & READABLE)  # safetensors makes it for its owner alone
     card = _filled(card, sha256_of(writing / TENSORS))
     _preview(images, labels.cpu(), card).save(writing / PREVIEW)
-    (writing / CARD).write_text(json.dumps(asdict(card), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    content = {key: value for key, value in asdict(card).items() if key != "facts"}
+    text = json.dumps({**card.facts, **content}, indent=1, ensure_ascii=False)
+    (writing / CARD).write_text(f"{text}\n", encoding="utf-8")
     for file in (TENSORS, PREVIEW, CARD):
         flush(writing / file)
     flush_names(writing)

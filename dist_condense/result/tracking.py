@@ -28,7 +28,7 @@ from uuid import uuid4
 
 from dist_condense.evaluation.rows import EVALUATION, RowsError, read_csv
 from dist_condense.result import metrics_file, run_folder
-from dist_condense.result.metrics_file import METRICS, STEP, Entry
+from dist_condense.result.metrics_file import METRICS, RATE, STEP, TIME, Entry, counters
 from dist_condense.result.tags import stored_config, tags_of
 from dist_condense.settings.tracking_address import SERVERS, VARIABLE, deleted, problems, resolve_uri, sqlite_file
 from dist_condense.system import terminal
@@ -65,8 +65,6 @@ NOT_PARAMS = ("output", "tracking")  # two runs always differ in them, and never
 RESULTS = ("top1_last", "top1_best")  # of evaluation.csv; its other columns are params
 PROXIED = "mlflow-artifacts"
 """The scheme of files that a server takes itself."""
-TIME, IN_EVERY_ENTRY = "time", "loss"
-COUNTERS = ("network", "matching_step")  # the step says the same
 CONFIG = "config.yaml"
 ARTIFACTS = (CONFIG, "environment.json", EVALUATION, "report.html", "synthetic_set")
 
@@ -165,7 +163,7 @@ class ServerRun:
         self._place = place
         client.update_run(self.run, status="RUNNING")
         self._params(self.run, {key: value for key, value in params.items() if key not in NOT_PARAMS})
-        history = client.get_metric_history(self.run, IN_EVERY_ENTRY)
+        history = client.get_metric_history(self.run, RATE)
         self._last_step = max((metric.step for metric in history), default=0)
 
     def _check_place(self, artifacts: str) -> None:
@@ -581,8 +579,8 @@ def _has_run(client: MlflowClient, run: str) -> bool:
 
 
 def _values(entry: Entry) -> list[tuple[str, float, int, float | None]]:
-    """(key, value, step, time) of the numbers of an entry."""
-    numbers = {key: value for key, value in entry.items() if isinstance(value, int | float) and key not in COUNTERS}
+    """(key, value, step, time) of the numbers of an entry but its counters."""
+    numbers = {key: value for key, value in entry.items() if key not in counters(entry)}
     at = numbers.pop(TIME, None)
     step = int(numbers.pop(STEP))
     return [(key, value, step, at) for key, value in numbers.items()]

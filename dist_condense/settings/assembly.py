@@ -19,7 +19,7 @@ from dist_condense.core.grouping import Grouping, Partition
 from dist_condense.core.image_rule import ImageRule
 from dist_condense.core.objective import Objective
 from dist_condense.core.parameterisation import DECODINGS, PADDING, MultiFormation, normalised_padding
-from dist_condense.core.statistic import SELECTIONS, Embedding, Gradient, Statistic
+from dist_condense.core.statistic import PARAMETERS, Embedding, Gradient, Statistic
 from dist_condense.data import ImageSet, Reading, open_dataset, to_unit
 from dist_condense.data.normalise import ChannelStatistics
 from dist_condense.data.reading.read_ahead import ReadAhead
@@ -38,7 +38,7 @@ SAME_NETWORK = "network"
 """In evaluation.architectures: the network that condensed, perhaps with other options (`network:norm=batch`)."""
 
 STATISTICS: dict[str, Callable[[RunConfig], Statistic]] = {
-    "gradient": lambda config: Gradient(SELECTIONS[config.method.statistic.parameters]),
+    "gradient": lambda config: Gradient(PARAMETERS[config.method.statistic.parameters]),
     "embedding": lambda config: Embedding(),
 }
 

@@ -19,10 +19,11 @@ from dist_condense.data.reading.split import NO_BETON
 from dist_condense.data.reading.tiers import FILES
 from dist_condense.data.sets.listing import is_utf8
 from dist_condense.data.shards.manifest_reader import read_manifest
+from dist_condense.selection.table import SELECTIONS
 from dist_condense.settings import assembly, names
-from dist_condense.settings.config import (
-    RunConfig,
-)
+from dist_condense.settings.config import RunConfig
+from dist_condense.settings.procedures import PROCEDURES
+from dist_condense.settings.values import some
 
 THETA = "network"
 """The key of the network that condenses."""
@@ -57,6 +58,8 @@ def _numbers(config: RunConfig) -> Iterator[str]:
         ("method.synthetic_limit", config.method.synthetic_limit, 1),
         ("method.parameterisation.factor", config.method.parameterisation.factor, 1),
         ("method.grouping.number", config.method.grouping.number, 1),
+        ("method.selection.epochs", config.method.selection.epochs, 0),
+        ("method.selection.batch", config.method.selection.batch, 1),
         ("training.batch", config.training.batch, 1),
         ("training.epochs", config.training.epochs, 0),
         ("training.images", config.training.images, 0),
@@ -106,9 +109,13 @@ def _data(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
         wanted = assembly.STARTS[method.start](config)
         few = [f"{dataset.classes[c].name} ({n})" for c, n in enumerate(dataset.counts) if n < wanted]
         if few:
-            yield f"method.start: {method.start} needs {wanted} real images of each class; too few in {_some(few)}"
-    if "random" in config.evaluation.sets and config.ipc > min(dataset.counts):
-        yield f"evaluation.sets: a random set of ipc={config.ipc} needs as many images of each class; leave random out"
+            yield f"method.start: {method.start} needs {wanted} real images of each class; too few in {some(few)}"
+    selected = [name for name in config.evaluation.sets if name in SELECTIONS]
+    if selected and config.ipc > min(dataset.counts):
+        named = ", ".join(selected)
+        yield f"evaluation.sets: a set of ipc={config.ipc} real images needs as many of each class; leave out {named}"
+    if config.method.procedure in PROCEDURES:
+        yield from PROCEDURES[config.method.procedure].problems(config, dataset)
     if config.data.source != FILES:
         yield from _beton(config, dataset)
     if method.grouping.number > classes:
@@ -225,22 +232,10 @@ def _coupled(config: RunConfig, theta: networks.Network) -> Iterator[str]:
 def remarks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
     """What a person should know, and what does not stop the run."""
     yield from dataset.notes
-    few = [f"{dataset.classes[c].name} ({n})" for c, n in enumerate(dataset.counts) if n < config.method.real_batch]
-    if few:
-        yield f"fewer real images than method.real_batch={config.method.real_batch}, each once a step: {_some(few)}"
-    tiles = config.method.parameterisation.factor**2
-    if 0 < assembly.STARTS[config.method.start](config) < config.ipc * tiles:
-        yield (
-            f"method.start: {config.method.start} with {tiles} tiles an image starts each tile from a part of one real "
-            "image; method.start=mixed makes each of a whole one"
-        )
+    yield from PROCEDURES[config.method.procedure].remarks(config, dataset)
     idle = config.cluster.workers - len(dataset.classes)
     if idle > 0:
         yield (
             f"{idle} of {config.cluster.workers} workers own no class and only help to train theta; "
             f"cluster.workers={len(dataset.classes)} is as fast in matching"
         )
-
-
-def _some(classes: list[str]) -> str:
-    return ", ".join(classes[:5]) + (f" and {len(classes) - 5} more" if len(classes) > 5 else "")

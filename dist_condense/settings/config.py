@@ -175,11 +175,33 @@ class ImagesConfig:
 
 
 @dataclass
+class SelectionConfig:
+    """Which real images `method.procedure: selecting` chooses. Of the other keys of `method` it reads `augmentation`,
+    for the training of the network; `trajectory` and `training` are not read."""
+
+    name: str | None = None
+    """One of `dist-condense list`."""
+    epochs: int = 20
+    """Passes over the whole training set by which the network is trained whose features are read, if any are."""
+    lr: float = 0.01
+    """Learning rate of that training, constant."""
+    momentum: float = 0.9
+    """Its momentum."""
+    weight_decay: float = 5e-4
+    """Its weight decay."""
+    batch: int = 256
+    """Its images per update."""
+
+
+@dataclass
 class MethodConfig:
-    """The parts of a method; a group: dc, dsa, dcc, dsac, dm, idc_i, idc. Any product of parts is a method."""
+    """The parts of a method; a group: dc, dsa, dcc, dsac, dm, idc_i, idc, or one that selects real images. Any product
+    of parts is a method."""
 
     name: str = "dc"
     """For tables and tracking only; nothing depends on it."""
+    procedure: str = "matching"
+    """What a run does from start to end: `matching`, Algorithm 1; or `selecting` real images, by `selection`."""
     unit_space: bool = False
     """Hold pixels in [0, 1], clamped when a network begins (IDC); else normalised, never clamped (DC)."""
     start: str = "noise"
@@ -202,6 +224,8 @@ class MethodConfig:
     """`fresh` random draw each step (DC), or `epochs` over the class, incomplete batch dropped (IDC)."""
     synthetic_limit: int = 128
     """Decoded images per class and matching step; beyond it a random subset (IDC: 128)."""
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
+    """What is selected instead, without matching."""
 
 
 @dataclass
@@ -287,7 +311,9 @@ class EvaluationConfig:
     """Networks trained from scratch on the result."""
 
     sets: list[str] = field(default_factory=lambda: ["condensed"])
-    """Any of `random`, `condensed`, `whole` (the real training set)."""
+    """Any of `condensed`, `whole` (the real training set), and selections of as many real images by name, see
+    `dist-condense list`. One that is left to chance is drawn anew for each network; one that needs a trained network is
+    made once, by a run of its own, in `selections/` beside the output, where all runs on the same data find it."""
     protocol: str = "dc"
     """One of `dist-condense list`. Its flips are left out by themselves where they change the label."""
     architectures: list[str] = field(default_factory=lambda: ["network"])
@@ -314,11 +340,11 @@ class TrackingConfig:
     experiment: str = "dist_condense"
     """MLflow experiment."""
     log_every: int = 10
-    """Matching steps between two lines of metrics.jsonl and two comparisons of the workers."""
+    """Steps (of matching; classes selected) between two lines of metrics.jsonl, and two comparisons of the workers."""
     checkpoint_minutes: float = 5.0
     """Longest time between two checkpoints, also within the training of theta; 0: after every update."""
     checkpoint_steps: int | None = None
-    """Matching steps between two checkpoints; null: by time alone."""
+    """Steps between two checkpoints; null: by time alone."""
     checkpoints_kept: int = 2
     """Newest checkpoints that stay."""
     checkpoints: str | None = None
@@ -473,7 +499,8 @@ def identity(config: RunConfig) -> dict[str, Any]:
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Keys that differ between two identities, one line each; settled keys count once both sides state them."""
     keys = [key for key in new if key not in SETTLED or key in old]
-    return [f"{key}: {old.get(key)!r} there, {new[key]!r} now" for key in keys if old.get(key) != new[key]]
+    there = {**identity(RunConfig()), **old}  # a key that an earlier version did not have is as it was: its default
+    return [f"{key}: {there.get(key)!r} there, {new[key]!r} now" for key in keys if there.get(key) != new[key]]
 
 
 def in_submitted_job() -> bool:

@@ -10,17 +10,18 @@ from dist_condense import networks
 from dist_condense.core.augmentation import OPERATIONS
 from dist_condense.core.distance import DISTANCES
 from dist_condense.core.parameterisation import DECODINGS
-from dist_condense.core.statistic import SELECTIONS
+from dist_condense.core.statistic import PARAMETERS
 from dist_condense.data import SUBSETS, constants
 from dist_condense.data import names as data_names
 from dist_condense.data.reading.tiers import AUTO, SOURCES, TIERS
 from dist_condense.engine.shard import DRAWS
 from dist_condense.evaluation.protocols import PROTOCOLS, REPLACED
-from dist_condense.settings import assembly
+from dist_condense.selection.table import SELECTIONS
+from dist_condense.settings import assembly, procedures
 from dist_condense.settings.config import RunConfig, shipped
 
 TIMM_NAMES = f"{networks.TIMM}NAME"
-SETS = ("random", "condensed", "whole")
+SETS = (*SELECTIONS, "condensed", "whole")
 DEVICES = ("auto", "cpu", "cuda")
 
 REMOVED = {"evaluation.protocol": REPLACED}
@@ -28,16 +29,18 @@ REMOVED = {"evaluation.protocol": REPLACED}
 
 CHOICES: dict[str, tuple[tuple[str, ...], Collection[str]]] = {
     "whose mean and std": (("dataset.constants",), constants.names()),
+    "procedures": (("method.procedure",), procedures.PROCEDURES),
     "starts of the pixels": (("method.start",), assembly.STARTS),
     "decodings": (("method.parameterisation.decoding",), DECODINGS),
     "statistics": (("method.statistic.name",), assembly.STATISTICS),
-    "parameters that the gradient is taken of": (("method.statistic.parameters",), SELECTIONS),
+    "parameters that the gradient is taken of": (("method.statistic.parameters",), PARAMETERS),
     "groupings": (("method.grouping.name",), assembly.PARTITIONS),
     "distances": (("method.distance",), DISTANCES),
     "augmentation operations": (("method.augmentation.always", "method.augmentation.one_of"), OPERATIONS),
     "draws of real images": (("method.real_draw",), DRAWS),
     "starts of a network": (("trajectory.start",), assembly.NETWORK_STARTS),
     "training of theta": (("training.source",), assembly.BATCHES),
+    "selections of real images": (("method.selection.name",), SELECTIONS),
     "evaluation sets": (("evaluation.sets",), SETS),
     "evaluation protocols": (("evaluation.protocol",), PROTOCOLS),
     "devices": (("cluster.device",), DEVICES),

@@ -101,6 +101,11 @@ def shown(value: Any) -> str:
     return json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
 
 
+def some(words: Sequence[str]) -> str:
+    """The first few of several for a person."""
+    return ", ".join(words[:5]) + (f" and {len(words) - 5} more" if len(words) > 5 else "")
+
+
 def _several(key: str, value: str, kind: Any) -> str:
     meant = f"a list has brackets, {shlex.quote(f'{key}=[{value}]')}" if takes_list(kind) else f"expected {_said(kind)}"
     return f"{value!r} is several values, which a run does not take; {meant}"

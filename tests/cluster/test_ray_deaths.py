@@ -89,7 +89,7 @@ def test_deaths_within_evaluation(tmp_path: Path) -> None:
     assert told_of(killed(process, process.pid)) <= {1}
     process, trial = training(1, folder, trials_of)
     told = killed(process, trial)
-    assert process.returncode == cli.FAILED and "condensation is complete" in told
+    assert process.returncode == cli.FAILED and "the set is complete after" in told
     assert "evaluation: 1 of 3 trials failed:\ncondensed / convnet:width=8:depth=2 / seed 3: " in told
     assert told_of(told) == {2, 4} and seeds_in(folder) == {0, 1, 2, 4}
     assert told_of(finish(start(0, folder, *EVALUATED))) == {3}

@@ -139,7 +139,7 @@ def test_a_worker_that_hangs(tmp_path: Path, alone: torch.Tensor) -> None:
     os.kill(hanging, signal.SIGSTOP)
     wait((together / RESTARTS).exists, 240)
     told = finish(process)
-    named = re.search(r"worker group failed: .* worker (\d) on .* was lost after matching step \d+: no answer", told)
+    named = re.search(r"worker group failed: .* worker (\d) on .* was lost after step \d+: no answer", told)
     seen = re.search(rf"raise cluster.timeout={timeout} \(worker (\d) on ", told)
     assert named and seen and named.group(1) != seen.group(1), told
     assert told.count("worker group failed") == 1

@@ -68,7 +68,7 @@ def test_a_cut_link(pair: tuple[Host, Host], tmp_path: Path) -> None:
     process = running(a, folder)
     b.run("ip", "link", "set", "eth0", "down")
     told = finish(process, 1)
-    named = re.search(r"failed: worker \d on (\S+ \S+) was lost after matching step \d+: no answer", told)
+    named = re.search(r"failed: worker \d on (\S+ \S+) was lost after step \d+: no answer", told)
     assert named and named.group(1) == f"{b.name} ({b.address})", told
     assert f"raise cluster.timeout={TIMEOUT} (worker " in told and "the same command continues from there" in told
     b.run("ip", "link", "set", "eth0", "up")

@@ -14,6 +14,7 @@ from dist_condense.evaluation import evaluate
 from dist_condense.evaluation.rows import Row, append_csv, read_csv
 from dist_condense.job import checkpoint
 from dist_condense.job.claim import Claim
+from dist_condense.job.comparing import Comparison
 from dist_condense.job.job import Job
 from dist_condense.settings import config
 
@@ -121,12 +122,12 @@ def refusal(run, *overrides):
 def test_only_a_finished_run_is_evaluated_again(run, monkeypatch):
     assert "no synthetic set" in refusal(run) and "continues it" in refusal(run)
     write_card(run, complete=False)
-    assert "matching step 2 of 3 in all" in refusal(run)
+    assert "is not complete, but that of step 2" in refusal(run)
 
 
 def test_a_finished_run_takes_evaluation_keys_only(run, monkeypatch):
     write_card(run, complete=True)
-    assert "condense again" in refusal(run)  # a set without its checkpoint
+    assert "compute it again" in refusal(run)  # a set without its checkpoint
     newest = type("Newest", (), {"steps": 3})()
     monkeypatch.setattr(checkpoint, "newest", lambda store: newest)
     assert "ipc=2: a finished run takes only" in refusal(run, "ipc=2", "evaluation.seeds=2")
@@ -159,7 +160,7 @@ def test_the_report_has_the_rows_that_there_are_when_a_trial_fails(tmp_path, mon
     assert cli.main(["run", "configs/digits.yaml", *keys, *sets, *more]) == 0
     assert 'title="seed 0"' in (tmp_path / "report.html").read_text()
     (tmp_path / "report.html").unlink()
-    monkeypatch.setattr(Job, "_test_reading", gone)
+    monkeypatch.setattr(Comparison, "_test_reading", gone)
     assert cli.main(["run", "configs/digits.yaml", *keys, *sets, *more]) == cli.FAILED
     assert "failed: the test images are gone" in capfd.readouterr().err
     assert 'title="seed 1"' in (tmp_path / "report.html").read_text()

@@ -11,9 +11,9 @@ from dist_condense.core import augmentation, randomness
 from dist_condense.core.augmentation import OPERATIONS, Strategy
 from dist_condense.core.distance import DISTANCES
 from dist_condense.core.objective import Objective
-from dist_condense.core.statistic import SELECTIONS, Embedding, Gradient, Statistic
+from dist_condense.core.statistic import PARAMETERS, Embedding, Gradient, Statistic
 
-STATISTICS: dict[str, Statistic] = {name: Gradient(chosen) for name, chosen in SELECTIONS.items()}
+STATISTICS: dict[str, Statistic] = {name: Gradient(chosen) for name, chosen in PARAMETERS.items()}
 STATISTICS["embedding"] = Embedding()
 CLASSES = 3
 
@@ -64,7 +64,7 @@ def test_two_passes_equal_double_backward(distance: str, statistic: str, microba
 def test_pooled_two_passes_equal_one_graph(distance: str) -> None:
     phi, D, network = STATISTICS["matrices"], DISTANCES[distance], theta()
     leaves = [images(5, c, "synthetic")[0].requires_grad_() for c in range(CLASSES)]
-    chosen = [p for name, p in network.named_parameters() if SELECTIONS["matrices"](name, p)]
+    chosen = [p for name, p in network.named_parameters() if PARAMETERS["matrices"](name, p)]
 
     def mean_gradient(batches: list[tuple[Tensor, Tensor]], graph: bool) -> list[Tensor]:
         each = [

@@ -52,5 +52,5 @@ def test_the_set_moves(name: str, single: dict[str, Tensor], tmp_path: Path) -> 
     from dist_condense.engine.coordinator import LocalCoordinator, Placement
     from dist_condense.job.worker import assemble
 
-    start = torch.stack(list(assemble(run, LocalCoordinator(), Placement()).shard.pixels.values()))
+    start = torch.stack(list(assemble(run, LocalCoordinator(), Placement()).procedure.shard.pixels.values()))
     assert (single[name] - start).abs().max() >= 1e-2

@@ -100,6 +100,6 @@ def test_a_death_within_evaluation(
     monkeypatch.setattr(evaluate, "run_trial", run_trial)
     capfd.readouterr()
     assert command(tmp_path) == 0
-    assert "condensation is complete" in capfd.readouterr().err
+    assert "the set is complete after" in capfd.readouterr().err
     assert trained == [seed for seed in SEEDS if seed not in kept]
     assert read_csv(tmp_path / job.EVALUATION) == uninterrupted

@@ -5,9 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dist_condense.data.reading.source import MemorySource
 from dist_condense.evaluation import evaluate as module
-from dist_condense.evaluation.baselines import random_sets
 from dist_condense.evaluation.evaluate import TrainingSet, Trial, TrialFailed, evaluate, evaluate_set, trials
 from dist_condense.evaluation.rows import Row, append_csv, read_csv
 
@@ -115,19 +113,3 @@ def test_trials_run_on_the_threads_that_are_asked_for(monkeypatch):
         module.in_process(trials(["bytes"], ["mlp"], [1, 0]), evaluation(), lambda row: None, threads=before + 1)
     module.in_process(trials(["bytes"], ["mlp"], [1]), evaluation(), lambda row: None)
     assert seen == [before + 1, before + 1, before] and torch.get_num_threads() == before
-
-
-def test_random_sets_are_keyed_by_seed_and_class():
-    train = labelled(8, 1)
-    source = MemorySource({0: train.images[:8], 1: train.images[8:]})
-    both = random_sets(source, [8, 8], 3, seeds=[5, 6])
-    assert both.labels.tolist() == [0, 0, 0, 1, 1, 1] * 2
-    first, second = both.images.split(6)
-    assert torch.equal(first, random_sets(source, [8, 8], 3, seeds=[5]).images)
-    assert torch.equal(second, random_sets(source, [8, 8], 3, seeds=[6]).images)
-    assert not torch.equal(first, second)
-    assert len(first.unique(dim=0)) == 6
-    drawn = TrainingSet(both.images, both.labels, draws=2)
-    assert torch.equal(drawn.draw(3).images, second)
-    with pytest.raises(ValueError, match=r"classes \[1\] have fewer images; lower ipc"):
-        random_sets(source, [8, 2], 3, seeds=[5])

@@ -25,7 +25,7 @@ import contextlib, errno, io, json, os, subprocess, sys
 from pathlib import Path
 import torch
 from dist_condense import load_set, run
-from dist_condense.job import checkpoint, job
+from dist_condense.job import checkpoint, exporting
 from dist_condense.job.journal import Journal, RunFailed
 from dist_condense.system.storage import Folder
 from dist_condense.evaluation.rows import Row, append_csv, read_csv
@@ -92,19 +92,19 @@ def failures(told: str) -> list[str]:
 
 FULL = """
 answers = {"first": failing(2)}
-held, write = the_set(), job.write_set
+held, write = the_set(), exporting.write_set
 
 def write_when_full(*given):
     fill()
     return write(*given)
 
-job.write_set = write_when_full
+exporting.write_set = write_when_full
 answers["full"] = command()
 answers["kept"] = torch.equal(the_set(), held)
 answers["steps"] = checkpoint.newest(Folder(OUT / "checkpoints")).steps
 answers["listing"] = listing()
 answers["still full"] = command()
-job.write_set = write
+exporting.write_set = write
 FILLER.unlink()
 answers["room"] = command()
 answers["complete"] = load_set(OUT).card.complete

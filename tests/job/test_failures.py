@@ -163,7 +163,7 @@ def test_a_checksum_notices_each_bit(bit: int, tmp_path: Path) -> None:
     from dist_condense.engine.coordinator import LocalCoordinator, Placement
     from dist_condense.job.worker import assemble
 
-    trajectory = assemble(cases.load("dc", f"output={tmp_path}"), LocalCoordinator(), Placement()).trajectory
+    trajectory = assemble(cases.load("dc", f"output={tmp_path}"), LocalCoordinator(), Placement()).procedure.trajectory
     before = trajectory.checksum()
     flat = next(trajectory.network.parameters()).data.view(torch.int32).view(-1)
     flat[3] ^= -(2**31) if bit == 31 else 1 << bit
@@ -276,7 +276,7 @@ def test_a_folder_of_another_config(tmp_path: Path, capfd: pytest.CaptureFixture
     free = ("tracking.experiment=other", "tracking.log_every=1", "cluster.max_failures=1", "evaluation.seeds=1")
     evaluated = ("evaluation.epochs=1", "evaluation.sets=[condensed]")
     assert command("dc", tmp_path, *short, *free, *evaluated) == 0
-    assert "condensation is complete" in capfd.readouterr().err
+    assert "the set is complete after" in capfd.readouterr().err
     assert len((tmp_path / "evaluation.csv").read_text().splitlines()) == 2
 
 
@@ -287,7 +287,7 @@ def test_relative_root_and_output_continue(
     short = ("trajectory.networks=1", "trajectory.matching_steps=1", "method.real_batch=2", "ipc=1")
     for _ in range(2):
         assert command("dc", Path("run"), *short, *IMAGES, "dataset.root=photographs") == 0, capfd.readouterr().err
-    assert "condensation is complete" in capfd.readouterr().err
+    assert "the set is complete after" in capfd.readouterr().err
 
 
 def test_images_to_test_on_are_needed_for_evaluation_alone(

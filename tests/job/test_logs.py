@@ -73,7 +73,7 @@ def test_the_lines_of_a_worker_and_of_metrics_agree(twice: Path) -> None:
 
 def test_an_error_is_kept_with_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(self: Journal, done: int) -> None:
-        self.shard.coordinator.reached(done)
+        self.coordinator.reached(done)
         raise RunFailed("made to fail")
 
     monkeypatch.setattr(Journal, "after_step", failing)

@@ -81,7 +81,7 @@ def dies_after(step: int) -> Callable[..., None]:
 AFTER_STEP = Journal.after_step
 MOMENTS = {
     "before its workers": (Job, "_workers", lambda self: True),
-    "after a step": (Journal, "_after_event", lambda self: self._steps == 3 and self.trajectory.updates == 0),
+    "after a step": (Journal, "_after_event", lambda self: self._steps == 3 and self.procedure.updates == 0),
     "before its set": (Job, "_export", lambda self: True),
     "between two networks": (evaluate, "run_trial", lambda trial, given: trial.seed == 1),
     "before its report": (Job, "_report", lambda *given: True),

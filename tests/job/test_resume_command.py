@@ -89,7 +89,7 @@ def test_a_path_begins_from_the_checkpoint_of_another_folder(
     assert command("dc", first, *SHORT) == 0
     assert torch.equal(cases.result(second), cases.result(first))
     assert command("dc", second, *given) == 0  # a retry of the same command
-    assert "condensation is complete" in capfd.readouterr().err
+    assert "the set is complete after" in capfd.readouterr().err
 
 
 def test_a_path_without_or_of_another_run_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

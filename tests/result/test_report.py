@@ -49,8 +49,8 @@ class Page(HTMLParser):
 def run(tmp_path):
     card = Card(
         method="dc", dataset="digits", classes=(CardClass(0, "<b>"), CardClass(1, "one & two")), ipc=1, channels=1,
-        size=8, value_space="unit", mean=(0.3,), std=(0.3,), factor=1, seed=0, networks_done=5, networks_total=5,
-        matching_steps=10, steps=50, complete=True,
+        size=8, value_space="unit", mean=(0.3,), std=(0.3,), factor=1, seed=0, steps=50, complete=True,
+        facts={"networks_done": 5, "networks_total": 5, "matching_steps": 10},
     )  # fmt: skip
     write_set(tmp_path / "synthetic_set", torch.rand(2, 1, 8, 8), torch.arange(2), card)
     lines = [
@@ -98,7 +98,8 @@ def test_the_report_stands_alone_and_escapes_what_it_shows(run):
     assert "<polyline" in text
     assert "prefers-color-scheme: dark" in text
     assert "pw@" not in text
-    assert "<dt>matching steps per network</dt><dd>10</dd>" in text and "<dt>matching steps in all</dt><dd>50" in text
+    assert "<dt>matching steps</dt><dd>10</dd>" in text and "<dt>steps</dt><dd>50</dd>" in text
+    assert "<h2>Loss</h2>" in text and "loss over steps, logarithmic scale" in text and "matching_step" not in text
 
 
 def test_the_report_has_all_rows_and_those_of_the_last_call_first(run):
@@ -140,14 +141,14 @@ def test_a_report_of_an_empty_folder_is_a_page(tmp_path):
 
 
 def test_the_curve_stays_inside_and_is_thinned():
-    svg = curve([(s, 1000.0 / s) for s in range(1, 5001)])
+    svg = curve("loss", [(s, 1000.0 / s) for s in range(1, 5001)])
     points = [tuple(map(float, x.split(","))) for x in re.search(r'points="([^"]+)"', svg)[1].split()]
     assert len(points) <= 400
     assert all(0 <= x <= 760 and 0 <= y <= 260 for x, y in points)
     assert "logarithmic" in svg
-    assert "logarithmic" not in curve([(1, 5.0), (2, 4.0)])
-    assert "polyline" in curve([(1, 5.0), (2, 5.0)])
-    assert curve([]) == curve([(1, 1.0)]) == curve([(1, float("nan")), (2, 1.0)]) == ""
+    assert "logarithmic" not in curve("loss", [(1, 5.0), (2, 4.0)])
+    assert "polyline" in curve("loss", [(1, 5.0), (2, 5.0)])
+    assert curve("loss", []) == curve("loss", [(1, 1.0)]) == curve("loss", [(1, float("nan")), (2, 1.0)]) == ""
 
 
 def test_the_environment_can_be_written():

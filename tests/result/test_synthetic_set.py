@@ -48,11 +48,9 @@ def a_card(factor=1, size=9, channels=3, ipc=2, classes=3, value_space="unit"):
         std=(0.2, 0.25, 0.3)[:channels],
         factor=factor,
         seed=1,
-        networks_done=3,
-        networks_total=20,
-        matching_steps=10,
         steps=30,
         complete=False,
+        facts={"networks_done": 3, "networks_total": 20, "matching_steps": 10},
     )
 
 

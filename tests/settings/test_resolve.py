@@ -14,7 +14,8 @@ from dist_condense.data.shards import shards
 from dist_condense.engine.coordinator import LocalCoordinator, Placement
 from dist_condense.engine.ray import group
 from dist_condense.job import worker
-from dist_condense.job.job import TRAINING_SETS, Job
+from dist_condense.job.comparing import TRAINING_SETS
+from dist_condense.job.job import Job
 from dist_condense.result.synthetic_set import load_set, write_set
 from dist_condense.settings import assembly, config, resolve
 from dist_condense.settings.config import ConfigError
@@ -117,7 +118,7 @@ def test_baselines_share_one_opening(job, folder, tmp_path, monkeypatch):
     ready = job("evaluation.seeds=2", root=tmp_path / "shards")
     monkeypatch.setattr(shards, "sha256_of", lambda path: hashed.append(path) or sha256_of(path))
     for name in ("random", "whole"):
-        TRAINING_SETS[name](ready)
+        TRAINING_SETS[name](ready.comparison)
     assert len(hashed) == len(set(hashed)) == 3
 
 
@@ -152,7 +153,7 @@ def test_measured_once_and_stored_with_the_run(job, monkeypatch, capsys):
     monkeypatch.setattr(resolve, "measured", lambda *a: pytest.fail("measured again"))
     again = job(*MEASURED)
     assert (again.config, again.dataset.mean) == (first.config, mean)
-    shard = worker.assemble(again.config, LocalCoordinator(), Placement()).shard
+    shard = worker.assemble(again.config, LocalCoordinator(), Placement()).procedure.shard
     assert shard.statistics == assembly.statistics_of(again.dataset) == ChannelStatistics(mean, std)
     assert (again._card(0).mean, again._card(0).std) == (mean, std)
     with pytest.raises(ConfigError, match=r"dataset.constants: 'measured' there, 'cifar10' now"):
@@ -218,13 +219,13 @@ def test_constants_that_cannot_be_are_refused(job, given, told):
 )
 def test_epochs_on_the_whole_set_are_the_protocols(job, given, epochs):
     ready = job("dataset.size=8", "evaluation.epochs=null", "evaluation.whole_epochs=null", *given)
-    assert TRAINING_SETS["whole"](ready).epochs == epochs
-    assert TRAINING_SETS["random"](ready).epochs == ready.config.evaluation.epochs
+    assert TRAINING_SETS["whole"](ready.comparison).epochs == epochs
+    assert TRAINING_SETS["random"](ready.comparison).epochs == ready.config.evaluation.epochs
 
 
 def test_networks_are_trained_on_the_threads_that_are_asked_for(job):
-    assert job("evaluation.threads=3", "cluster.threads=2")._runner().keywords == {"threads": 3}
-    assert job("cluster.threads=2")._runner().keywords == {"threads": 2}
+    assert job("evaluation.threads=3", "cluster.threads=2").comparison._runner().keywords == {"threads": 3}
+    assert job("cluster.threads=2").comparison._runner().keywords == {"threads": 2}
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from dist_condense.data.sets.listing import is_utf8
 from dist_condense.engine.errors import RunFailed
 from dist_condense.evaluation.evaluate import Trial, TrialFailed
 from dist_condense.evaluation.rows import Row, append_csv
-from dist_condense.job import job
+from dist_condense.job import comparing, job
 from dist_condense.job.claim import Claim
 from dist_condense.planning.calibrate import compared
 from dist_condense.planning.images import assumed
@@ -292,7 +292,7 @@ def test_rows_of_an_evaluation(tmp_path: Path, screen: Screen) -> None:
     append_csv(tmp_path / "evaluation.csv", rows)
     run = SimpleNamespace(folder=tmp_path, claim=Claim.standing(tmp_path))
     job.Job._report(run, rows, SimpleNamespace(log_artifacts=lambda path: None))
-    job._tell(rows[0])
+    comparing._tell(rows[0])
     (tmp_path / "evaluation.csv").write_text(f'"set{HOSTILE}",b\n1,2\n')
     keys = ["cluster.workers=0", f"output={tmp_path}"]
     assert cli.main(["run", "configs/digits.yaml", *keys]) == 2

@@ -94,7 +94,7 @@ def test_the_same_words_again_continue_and_then_find_the_finished_run(
     second = smoke.start(words)
     started.append(second)
     told = finish(second)
-    assert "resuming after matching step" in told or "condensation is complete" in told  # it was that quick
+    assert "resuming after matching step" in told or "the set is complete after" in told  # it was that quick
     card = json.loads((output / "synthetic_set" / "card.json").read_text())
     assert card["complete"] and card["steps"] == 20 and len(load_set(output / "synthetic_set")) == 10
     assert [json.loads(line)["step"] for line in (output / "metrics.jsonl").read_text().splitlines()] == list(
@@ -105,7 +105,7 @@ def test_the_same_words_again_continue_and_then_find_the_finished_run(
 
     third = smoke.start(words)
     started.append(third)
-    assert "condensation is complete (20 matching steps)" in finish(third)
+    assert "the set is complete after matching step 20" in finish(third)
     assert (output / "evaluation.csv").read_text() == rows and image.read_bytes() == pixels
 
 

@@ -69,6 +69,8 @@ CASES: dict[str, list[str]] = {
     ],
     "batch_norm": ["method=dcc", *ON_S, "network.norm=batch", "cluster.slices=1"],
     "two_classes": ["method=dcc", *ON_S, "dataset.classes=['3','8']"],
+    "random": ["method=random"],
+    "herding": ["method=herding", "method.selection.epochs=3", "method.selection.batch=200"],
 }
 REDUCED = ("dcc", "idc")
 """Cases in which workers need each other."""

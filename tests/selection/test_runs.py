@@ -1,0 +1,135 @@
+"""Selecting as a run: killed after any unit it repeats none, on any number of workers, to the same set."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+
+from dist_condense.engine.coordinator import Coordinator, LocalCoordinator, ProcessGroupCoordinator
+from dist_condense.engine.training import NetworkTrainer
+from dist_condense.job.journal import Journal
+from dist_condense.selection.shard import SelectionShard
+from tests.engine import cases
+
+UNITS = 10
+EVERY_UNIT = "tracking.checkpoint_steps=1"
+
+
+class Killed(BaseException):
+    """In place of a power cut; nobody catches it."""
+
+
+@dataclass
+class Work:
+    """What this process has done in all its starts."""
+
+    chosen: list[int] = field(default_factory=list)
+    """Labels of the classes whose images were chosen."""
+    trained: int = 0
+    """Updates of theta."""
+
+
+@contextmanager
+def counted() -> Iterator[Work]:
+    work, select, gradients = Work(), SelectionShard.select, NetworkTrainer._gradients
+
+    def selecting(self: SelectionShard, network: nn.Module, label: int) -> None:
+        work.chosen += [label] * (label in self.labels)
+        select(self, network, label)
+
+    def training(self: NetworkTrainer, *given: object) -> None:
+        work.trained += 1
+        gradients(self, *given)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SelectionShard, "select", selecting)
+        patch.setattr(NetworkTrainer, "_gradients", training)
+        yield work
+
+
+def killed_after_each_unit(name: str, folder: Path, coordinator: type[Coordinator]) -> Work:
+    """Start again and again; every start ends when one more unit is stored."""
+    whole, run = Journal.after_step, cases.load(name, f"output={folder}", EVERY_UNIT)
+
+    def after_step(self: Journal, done: int) -> None:
+        whole(self, done)
+        self.writer.wait()
+        raise Killed
+
+    with counted() as work, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Journal, "after_step", after_step)
+        for _ in range(UNITS):
+            with pytest.raises(Killed):
+                cases.execute(run, coordinator())
+        cases.execute(run, coordinator())  # complete: does nothing
+    return work
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    return {name: cases.alone(name, folder / name) for name in ("random", "herding")}
+
+
+UPDATES = {"random": 0, "herding": 24}
+
+
+@pytest.mark.parametrize("name", UPDATES)
+def test_killed_after_every_unit_one_process_repeats_none(
+    name: str, uninterrupted: dict[str, Tensor], tmp_path: Path
+) -> None:
+    work = killed_after_each_unit(name, tmp_path, LocalCoordinator)
+    assert work == Work(list(range(UNITS)), UPDATES[name])
+    assert torch.equal(cases.result(tmp_path), uninterrupted[name])
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_killed_after_every_unit_a_group_repeats_none(
+    workers: int, uninterrupted: dict[str, Tensor], tmp_path: Path
+) -> None:
+    with tempfile.TemporaryDirectory() as rendezvous:
+        mp.spawn(_enter, (workers, f"file://{rendezvous}/group", tmp_path), nprocs=workers)
+    everyone: list[Work] = torch.load(tmp_path / "work", weights_only=False)
+    assert [work.chosen for work in everyone] == [list(range(rank, UNITS, workers)) for rank in range(workers)]
+    assert {work.trained for work in everyone} == {UPDATES["herding"]}
+    assert torch.equal(cases.result(tmp_path / "herding"), uninterrupted["herding"])
+
+
+def _enter(rank: int, workers: int, address: str, folder: Path) -> None:
+    torch.set_num_threads(1)
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=workers)
+    (folder / "herding").mkdir(exist_ok=True)
+    work = killed_after_each_unit("herding", folder / "herding", ProcessGroupCoordinator)
+    everyone: list[Work | None] = [None] * workers
+    dist.all_gather_object(everyone, work)
+    if rank == 0:
+        torch.save(everyone, folder / "work")
+    dist.destroy_process_group()
+
+
+def test_a_set_is_of_stored_images_at_the_stored_positions(tmp_path: Path) -> None:
+    """float32 in [0, 1] that are the bytes of the data set, exactly."""
+    from dist_condense.data import open_dataset
+    from dist_condense.data.normalise import to_unit
+    from dist_condense.job import checkpoint
+    from dist_condense.system.storage import Folder
+
+    cases.alone("herding", tmp_path)
+    found = checkpoint.newest(Folder(tmp_path / "checkpoints"))
+    assert found is not None
+    state, real = found.classes(), open_dataset("digits", None).train()
+    for c in range(UNITS):
+        assert torch.equal(state[f"pixels.{c}"], to_unit(real.get(c, state[f"positions.{c}"])))
+        assert len(state[f"positions.{c}"].unique()) == 2

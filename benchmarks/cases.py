@@ -124,7 +124,7 @@ def plain_loop(settings: Settings, like: Engine) -> PlainLoop:
     """The plain loop on the network and images of an engine that owns all classes."""
     shard = like.shard
     every = torch.arange(settings.per_class)
-    images = {c: shard.source.get(c, every).to(settings.device) / 255 for c in shard.labels}
+    images = {c: shard.source.source.get(c, every).to(settings.device) / 255 for c in shard.labels}
     normalised = {c: shard.statistics.normalise(x) for c, x in images.items()}
     pixels = torch.cat([shard.pixels[c] for c in shard.labels])
     return PlainLoop(like.trajectory.network, normalised, pixels, settings.real, settings.method == "dcc")

@@ -15,6 +15,7 @@ import argparse
 import json
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -31,7 +32,7 @@ from torchvision.datasets import ImageFolder
 from benchmarks.step import Row, machine, table
 from dist_condense.data import ImageSet, Reading, open_dataset
 from dist_condense.data.reading.decode import decode_into
-from dist_condense.data.reading.read_ahead import DEPTH, HELD, ReadAhead
+from dist_condense.data.reading.read_ahead import DEPTH, HELD, ReadAhead, Ticket
 from dist_condense.data.reading.split import StoredSplit
 from dist_condense.engine.coordinator import LocalCoordinator, Placement
 from dist_condense.job import worker
@@ -141,15 +142,14 @@ def _minibatches(dataset: ImageSet, settings: Settings, **how: str) -> Callable[
     ahead = ReadAhead(dataset.train(labels, Reading(threads=settings.threads, verify=False, **how)))  # type: ignore[arg-type]
 
     def run() -> int:
-        plan = list(_plan(dataset.counts, settings))
-        count = 0
-        for position, (label, indices) in enumerate(plan):
-            for coming in plan[position + DEPTH : position + DEPTH + 1] if position else plan[: DEPTH + 1]:
-                ahead.announce(*coming)
-            count += len(ahead.get(label, indices))
-        return count
+        tickets, count = deque[Ticket](), 0
+        for request in _plan(dataset.counts, settings):
+            tickets.append(ahead.announce(*request))
+            if len(tickets) > DEPTH:
+                count += len(ahead.redeem(tickets.popleft()))
+        return count + sum(len(ahead.redeem(ticket)) for ticket in tickets)
 
-    ahead.get(0, torch.arange(1))  # FFCV compiles
+    ahead.source.get(0, torch.arange(1))  # FFCV compiles
     return run
 
 

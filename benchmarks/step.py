@@ -77,26 +77,26 @@ def parts(settings: Settings) -> list[Row]:
 
 def _pieces(run: Engine, settings: Settings) -> dict[str, Callable[[], object]]:
     shard, network = run.shard, run.trajectory.network
-    objective, batch = shard.recipe.objective, shard.recipe.real_batch
-    images = {c: shard._images(c, 0)[:2] for c in shard.labels}
-    label = {c: (shard._label(c, len(x)), shard._label(c, len(y))) for c, (x, y) in images.items()}
-    b = {c: objective.statistic(network, x, label[c][0]) for c, (x, _) in images.items()}
-    a = {c: objective.statistic(network, x, label[c][1]) for c, (_, x) in images.items()}
+    objective, view, labels = shard.recipe.objective, shard.view, shard.labels
+    drawn = {c: shard.draws.draw(c, 0) for c in labels}
+    positions = {c: torch.randperm(settings.per_class)[: settings.real] for c in labels}
+
+    def stored(c: int) -> Tensor:
+        return shard.source.redeem(shard.source.announce(c, positions[c]))
+
+    real = {c: view.real(stored(c), drawn[c]) for c in labels}
+    synthetic = {c: view.synthetic(shard.learnt_of(c), drawn[c])[0] for c in labels}
+    b = {c: objective.statistic(network, real[c]) for c in labels}
+    a = {c: objective.statistic(network, synthetic[c]) for c in labels}
     flat = [(0, torch.cat([x.flatten() for x in (*a[c], *b[c])])) for c in shard.labels]
     total = torch.zeros(1, len(flat[0][1]), device=settings.device)
 
-    def synthetic(c: int) -> Tensor:
-        def loss(x: Tensor) -> Tensor:
-            return objective.distance(objective._raw_phi(network, x, label[c][1]), b[c])
-
-        with torch.no_grad():
-            return torch.func.grad(loss)(images[c][1])
-
     each: dict[str, Callable[[int], object]] = {
-        "loading, normalising": lambda c: shard._real(c, batch, 0),
-        "loading, decoding, augmenting": lambda c: shard._images(c, 0),
-        "real statistic": lambda c: objective.statistic(network, images[c][0], label[c][0]),
-        "synthetic double backward": synthetic,
+        "loading, normalising": lambda c: view.normalised(stored(c)),
+        "loading, augmenting": lambda c: view.real(stored(c), drawn[c]),
+        "decoding, augmenting": lambda c: view.synthetic(shard.learnt_of(c), drawn[c]),
+        "real statistic": lambda c: objective.statistic(network, real[c]),
+        "synthetic double backward": lambda c: objective.match(network, synthetic[c], b[c]),
         "distance and its gradient": lambda c: objective.cotangent(a[c], b[c]),
     }
     whole = {name: lambda f=f: [f(c) for c in shard.labels] for name, f in each.items()}
@@ -138,7 +138,11 @@ def precision(settings: Settings) -> list[Row]:
 
 
 def _gradient(run: Engine) -> Tensor:
-    gradients = [run.shard._match_alone(run.trajectory.network, c, 0)[0] for c in run.shard.labels]
+    shard, gradients = run.shard, []
+    reads = shard.minibatches.of(0, statistics=False)
+    for c in shard.labels:
+        stored, drawn = shard.source.redeem(reads.real[c]), shard.draws.draw(c, 0)
+        gradients.append(shard.alone(run.trajectory.network, shard.learnt_of(c), stored, drawn).gradient["pixels"])
     return torch.cat([g.flatten() for g in gradients]).double()
 
 

@@ -82,10 +82,9 @@ def test_images_read_ahead_arrive_whole() -> None:
     stored = torch.randint(256, (64, 3, 224, 224), dtype=torch.uint8)
     ahead = ReadAhead(MemorySource({0: stored}), torch.device("cuda"))
     requests = [torch.randperm(64)[:32] for _ in range(20)]
-    for indices in requests:
-        ahead.announce(0, indices)
-    for indices in requests:
-        images = ahead.get(0, indices)
+    tickets = [ahead.announce(0, indices) for indices in requests]
+    for indices, ticket in zip(requests, tickets, strict=True):
+        images = ahead.redeem(ticket)
         assert images.is_cuda
         assert torch.equal((images * 1).cpu(), stored[indices])  # used on the current stream first
 
@@ -103,8 +102,6 @@ def test_images_on_the_gpu_are_read_ahead_as_they_are(name: str) -> None:
     digits, device = open_dataset("digits", None, size=32), torch.device(name)
     wanted = torch.tensor([5, 0, 5])
     with ReadAhead(digits.train([3], Reading("gpu", device=device)), device) as ahead:
-        direct = ahead.get(3, wanted)
-        ahead.announce(3, wanted)
-        for images in (direct, ahead.get(3, wanted)):
-            assert images.is_cuda
-            assert torch.equal(images.cpu(), digits.train([3]).get(3, wanted))
+        images = ahead.redeem(ahead.announce(3, wanted))
+        assert images.is_cuda
+        assert torch.equal(images.cpu(), digits.train([3]).get(3, wanted))

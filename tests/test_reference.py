@@ -21,15 +21,15 @@ from dist_condense import networks
 from dist_condense.core import augmentation, cutmix, grouping
 from dist_condense.core.distance import DISTANCES
 from dist_condense.core.grouping import Grouping
-from dist_condense.core.image_rule import ImageRule
+from dist_condense.core.image_rule import ImageRule, update
 from dist_condense.core.objective import Objective
 from dist_condense.core.parameterisation import DECODINGS
 from dist_condense.core.statistic import PARAMETERS, Embedding, Gradient, Statistic
 from dist_condense.data.normalise import ChannelStatistics
 from dist_condense.data.reading.read_ahead import ReadAhead
-from dist_condense.data.reading.source import MemorySource
 from dist_condense.engine.coordinator import LocalCoordinator, Placement
-from dist_condense.engine.shard import ClassShard, MatchingRecipe
+from dist_condense.engine.matching.recipe import MatchingRecipe
+from dist_condense.engine.shard import ClassShard
 
 Arrays = dict[str, np.ndarray]
 
@@ -144,19 +144,23 @@ class Recorded:
         ).to(dtype)
         load_parameters(self.network, [tensor(data[name]) for name in sorted(data) if name.startswith("param_")])
         partition = grouping.pooled(classes) if pooled else grouping.per_class(classes)
-        recipe = MatchingRecipe(objective, Grouping(partition), ImageRule(lr=1.0, momentum=0.0))
+        recipe = MatchingRecipe(objective, Grouping(partition), {"pixels": ImageRule(lr=1.0, momentum=0.0)})
         self.shard = ClassShard(
             recipe,
-            0,
-            [self.real.shape[1]] * classes,
-            ReadAhead(MemorySource({})),
-            ChannelStatistics((0.0,) * channels, (1.0,) * channels),
+            ReadAhead(self),
             LocalCoordinator(),
             Placement(dtype=dtype),
-            (channels, size, size),
-            {c: self.synthetic[c].clone() for c in range(classes)},
+            seed=0,
+            counts=[self.real.shape[1]] * classes,
+            statistics=ChannelStatistics((0.0,) * channels, (1.0,) * channels),
+            shape=(channels, size, size),
+            start={c: {"pixels": self.synthetic[c]} for c in range(classes)},
         )
-        self.shard._real = lambda c, wanted, visit: self.real[c].to(dtype)  # type: ignore[method-assign]
+        object.__setattr__(self.shard.view, "normalised", lambda stored: stored.to(dtype))
+
+    def get(self, label: int, indices: Tensor) -> Tensor:
+        """Real images as they were recorded."""
+        return self.real[label][indices]
 
     def step(self) -> tuple[float, Tensor]:
         """Loss and image gradient of one matching step with lr 1."""
@@ -255,4 +259,5 @@ def test_idc_image_update(reference_dir: Path) -> None:
     for step, gradient in enumerate(gradients):
         np.testing.assert_allclose(pixels, seen[step], rtol=1e-5, atol=2e-6)
         for c in range(classes):  # every class has a buffer of its own
-            rule.step(pixels[c], buffer[c], gradient[c], torch.tensor(True))
+            of_class = ({"pixels": x[c]} for x in (pixels, buffer, gradient))
+            update({"pixels": rule}, *of_class, torch.tensor(True))

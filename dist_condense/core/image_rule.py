@@ -1,16 +1,20 @@
-"""How the pixels of a class move: SGD, with IDC's shared momentum buffer in closed form."""
+"""How what is learnt of a class moves: SGD, with IDC's shared momentum buffer in closed form."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+Learnt = dict[str, Tensor]
+"""Named tensors of a class: ``pixels`` ``[ipc, C, h, w]``. Their gradients and momentum have the same names."""
+
 
 @dataclass(frozen=True)
 class ImageRule:
-    """SGD on the pixels of one class.
+    """SGD on one learnt tensor of one class.
 
     :param shared_buffer: number of classes that share one momentum buffer which is stepped once per class, as IDC's
         program does; what a class sees at its visits is SGD with momentum m**n and learning rate
@@ -28,15 +32,21 @@ class ImageRule:
         m, n = self.momentum, self.shared_buffer
         return (self.lr * sum(m**i for i in range(n)), m**n)
 
-    def step(self, pixels: Tensor, buffer: Tensor, gradient: Tensor, sound: Tensor) -> Tensor:
-        """One update in place, left out where it is not finite or ``sound`` is false: decided on the device.
 
-        :param sound: a truth value, whether what the gradient comes from is finite.
-        :returns: whether the update was made.
-        """
-        lr, momentum = self.effective()
-        moved = momentum * buffer + gradient
-        made = (pixels - lr * moved).isfinite().all() & sound
-        buffer.copy_(torch.where(made, moved, buffer))
-        pixels.sub_((lr * buffer).masked_fill(~made, 0))
-        return made
+def update(rules: Mapping[str, ImageRule], learnt: Learnt, buffers: Learnt, gradients: Learnt, sound: Tensor) -> Tensor:
+    """One update of a class in place, left out as a whole where a part is not finite or ``sound`` is false: decided on
+    the device.
+
+    :param buffers: momentum.
+    :param sound: a truth value, whether what the gradients come from is finite.
+    :returns: whether the update was made.
+    """
+    moved, made = {}, sound
+    for name, rule in rules.items():
+        lr, momentum = rule.effective()
+        moved[name] = momentum * buffers[name] + gradients[name]
+        made = made & (learnt[name] - lr * moved[name]).isfinite().all()
+    for name, rule in rules.items():
+        buffers[name].copy_(torch.where(made, moved[name], buffers[name]))
+        learnt[name].sub_((rule.effective()[0] * buffers[name]).masked_fill(~made, 0))
+    return made

@@ -19,12 +19,15 @@ from torch import Tensor, nn
 from dist_condense.core.distance import Distance
 from dist_condense.core.statistic import Statistic
 
+Examples = dict[str, Tensor]
+"""What a network sees of a class: ``images`` ``[n, C, H, W]`` in its (normalised) space, and ``labels``, int64 ``[n]``
+or weights of the classes ``[n, classes]``. Gradients are those of the floating-point tensors, by the same names.
+"""
+
 
 @dataclass(frozen=True)
 class Objective:
     """A statistic and a distance, evaluated class by class.
-
-    Images are ``[n, C, H, W]`` in the network's (normalised) space, labels int64 ``[n]``.
 
     :param microbatch: at most this many images go through the network at once; 0: all of a class. Exact up to the
         rounding of a sum, for networks that treat images independently.
@@ -38,32 +41,32 @@ class Objective:
     autocast: bool = False
     compiled: bool = False
     _value: Callable[..., list[Tensor]] = field(init=False, repr=False, compare=False)
-    _inner: Callable[..., Tensor] = field(init=False, repr=False, compare=False)
+    _inner: Callable[..., Examples] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         inner = torch.func.grad(self._product, argnums=1)
         object.__setattr__(self, "_value", torch.compile(self._raw_phi) if self.compiled else self._raw_value)
         object.__setattr__(self, "_inner", torch.compile(inner) if self.compiled else inner)
 
-    def match(
-        self, network: nn.Module, real: Tensor, real_labels: Tensor, synthetic: Tensor, labels: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """D of one class and dD/dsynthetic ``[n, C, H, W]``, by one double backward."""
-        b = self.statistic(network, real, real_labels)
+    def match(self, network: nn.Module, examples: Examples, b: Sequence[Tensor]) -> tuple[Tensor, Examples]:
+        """D of one class against the statistic ``b`` of its real images, and the gradient of the examples, by one
+        double backward.
+        """
+        variable, fixed = _variable(examples)
 
-        def loss(images: Tensor) -> Tensor:
-            return self.distance(self._raw_phi(network, images, labels), b)
+        def loss(variable: Examples) -> Tensor:
+            return self.distance(self._raw_phi(network, fixed | variable), b)
 
         with torch.no_grad():  # functional transforms see through it; theta gets no graph
-            gradient, value = torch.func.grad_and_value(loss)(synthetic)
+            gradient, value = torch.func.grad_and_value(loss)(variable)
         return value, gradient
 
-    def statistic(self, network: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]:
+    def statistic(self, network: nn.Module, examples: Examples) -> list[Tensor]:
         """phi of the class batch as detached tensors, summed over microbatches with their weights."""
         with torch.no_grad():
             parts = [
-                [len(x) / len(images) * layer for layer in self._value(network, x, y)]
-                for x, y in self._microbatches(images, labels)
+                [weight * layer for layer in self._value(network, part)]
+                for weight, part in self._microbatches(examples)
             ]
         return parts[0] if len(parts) == 1 else [torch.stack(layer).sum(0) for layer in zip(*parts, strict=True)]
 
@@ -72,27 +75,38 @@ class Objective:
         gradient, value = torch.func.grad_and_value(lambda layers: self.distance(layers, b))(list(a))
         return value, list(gradient)
 
-    def pull_back(self, network: nn.Module, images: Tensor, labels: Tensor, v: Sequence[Tensor]) -> Tensor:
-        """d/dimages of <phi(images), v>, ``[n, C, H, W]``, microbatch by microbatch."""
+    def pull_back(self, network: nn.Module, examples: Examples, v: Sequence[Tensor]) -> Examples:
+        """The gradient of <phi(examples), v> with v held fixed, microbatch by microbatch."""
         with torch.no_grad():
-            parts = [
-                len(x) / len(images) * self._inner(network, x, y, list(v))
-                for x, y in self._microbatches(images, labels)
-            ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+            parts = []
+            for weight, part in self._microbatches(examples):
+                gradient = self._inner(network, *_variable(part), list(v))
+                parts.append({name: weight * x for name, x in gradient.items()})
+        return parts[0] if len(parts) == 1 else {name: torch.cat([x[name] for x in parts]) for name in parts[0]}
 
-    def _raw_phi(self, network: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]:
+    def _raw_phi(self, network: nn.Module, examples: Examples) -> list[Tensor]:
+        images, labels = examples["images"], examples["labels"]
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.autocast):
             return [layer.to(images.dtype) for layer in self.phi(network, images, labels)]
 
-    def _raw_value(self, network: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]:
+    def _raw_value(self, network: nn.Module, examples: Examples) -> list[Tensor]:
+        images, labels = examples["images"], examples["labels"]
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.autocast):
             return [layer.to(images.dtype) for layer in self.phi.value(network, images, labels)]
 
-    def _product(self, network: nn.Module, images: Tensor, labels: Tensor, v: list[Tensor]) -> Tensor:
-        layers = self._raw_phi(network, images, labels)
+    def _product(self, network: nn.Module, variable: Examples, fixed: Examples, v: list[Tensor]) -> Tensor:
+        layers = self._raw_phi(network, fixed | variable)
         return torch.stack([(x * y).sum() for x, y in zip(layers, v, strict=True)]).sum()
 
-    def _microbatches(self, images: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
-        size = self.microbatch or len(images)
-        return list(zip(images.split(size), labels.split(size), strict=True))
+    def _microbatches(self, examples: Examples) -> list[tuple[float, Examples]]:
+        """Each with its share of the examples."""
+        count = len(examples["images"])
+        parts = [x.split(self.microbatch or count) for x in examples.values()]
+        named = [dict(zip(examples, part, strict=True)) for part in zip(*parts, strict=True)]
+        return [(len(part["images"]) / count, part) for part in named]
+
+
+def _variable(examples: Examples) -> tuple[Examples, Examples]:
+    """The floating-point tensors, and the others."""
+    variable = {name: x for name, x in examples.items() if x.is_floating_point()}
+    return variable, {name: x for name, x in examples.items() if name not in variable}

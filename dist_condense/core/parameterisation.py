@@ -99,6 +99,11 @@ class MultiFormation:
         """Images of one class ``[ipc, C, h, h]`` to decoded ones ``[m, C, h, h]`` for matching."""
         return self.decoding(images, self.factor, self.budget, self.padding)[0]
 
+    def sources(self, ipc: int) -> Tensor:
+        """The image that each decoded one of :meth:`decode` comes from, int64 ``[m]``."""
+        blank = torch.empty(ipc, 1, self.factor, self.factor)
+        return self.decoding(blank, self.factor, self.budget, self.padding[:1])[1]
+
     def decode_for_training(self, images: Tensor) -> Tensor:
         """The decoding that training on the set uses: uniform, ``[factor**2 * ipc, C, h, h]``."""
         return uniform(images, self.factor, self.budget, self.padding)[0]

@@ -76,7 +76,7 @@ def compared(config: RunConfig, dataset: Any) -> dict[str, Any]:
 
 def _matching(probe: Probe, grouping: Grouping, made: RunConfig, load: Workload) -> Matching:
     def step(classes: int, real: int, ipc: int) -> Callable[[], None]:
-        return lambda: probe.match(grouping, classes, real, ipc)
+        return probe.match(grouping, classes, real, ipc)
 
     each = decoded(made, 1)
     most = _affordable(lambda n: step(1, min(n, load.real), max(1, n // each)), max(load.real, load.synthetic), probe)

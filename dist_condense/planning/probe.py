@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor
 
 from dist_condense.core.grouping import Grouping
-from dist_condense.core.objective import Objective
+from dist_condense.core.objective import Examples, Objective
 from dist_condense.data import to_unit
 from dist_condense.engine.batches import Batch
 from dist_condense.engine.coordinator import LocalCoordinator, Placement
-from dist_condense.engine.shard import ClassShard, MatchingRecipe
+from dist_condense.engine.matching.recipe import MatchingRecipe
+from dist_condense.engine.shard import ClassShard
 from dist_condense.engine.training import NetworkTrainer
 from dist_condense.engine.trajectory import Trajectory
 from dist_condense.planning.images import RandomImages
@@ -39,7 +40,6 @@ class Probe:
     recipe: MatchingRecipe = field(init=False)
     _shard: ClassShard = field(init=False)
     _trajectory: Trajectory = field(init=False)
-    _pixels: dict[int, Tensor] = field(init=False)
     _count: itertools.count[int] = field(default_factory=itertools.count)
 
     def __post_init__(self) -> None:
@@ -48,15 +48,14 @@ class Probe:
         exact = LocalCoordinator(bool(config.cluster.reproducible))
         self._shard = assembly.shard_of(config, data, self.labels, exact, Placement(self.device))  # type: ignore[arg-type]
         self._trajectory = assembly.trajectory_of(config, data, self._shard)  # type: ignore[arg-type]
-        self.recipe, self._pixels = self._shard.recipe, dict(self._shard.pixels)
+        self.recipe = self._shard.recipe
 
-    def match(self, grouping: Grouping, classes: int, real: int, ipc: int) -> None:
-        """A matching step on some of the classes and images."""
-        shard = self._shard
-        shard.pixels = {c: self._pixels[c][:ipc] for c in self.labels[:classes]}
-        shard.buffer = {c: torch.zeros_like(x) for c, x in shard.pixels.items()}
-        shard.recipe = replace(self.recipe, grouping=grouping, real_batch=real)
-        shard.match(self._trajectory.network, 0, 0, next(self._count))
+    def match(self, grouping: Grouping, classes: int, real: int, ipc: int) -> Callable[[], None]:
+        """Matching steps on some of the classes and images, one for each call of the result."""
+        start = {c: {"pixels": self._shard.pixels[c][:ipc]} for c in self.labels[:classes]}
+        recipe = replace(self.recipe, grouping=grouping, real_batch=real)
+        shard, visits = replace(self._shard, recipe=recipe, start=start), itertools.count()
+        return lambda: shard.match(self._trajectory.network, 0, 0, next(visits))
 
     def update(self, batch: int, slices: int, workers: int) -> None:
         """An update of theta, as the first of ``workers`` computes it."""
@@ -73,12 +72,13 @@ class Probe:
 
     def real(self, images: int) -> None:
         """The statistic of real images, all at once."""
-        self._objective.statistic(self._trajectory.network, *self._batch(images))
+        self._objective.statistic(self._trajectory.network, self._examples(images))
 
     def double_backward(self, images: int) -> None:
         """The gradient of synthetic images by one double backward, which takes more memory than two passes."""
-        batch, labels = self._batch(images)
-        self._objective.match(self._trajectory.network, batch[:1], labels[:1], batch, labels)
+        network, examples = self._trajectory.network, self._examples(images)
+        b = self._objective.statistic(network, {name: x[:1] for name, x in examples.items()})
+        self._objective.match(network, examples, b)
 
     def _train(self, images: int, trainer: NetworkTrainer) -> None:
         theta = self._trajectory
@@ -89,6 +89,10 @@ class Probe:
     def _objective(self) -> Objective:
         """In one piece and not compiled, so that its memory can be seen."""
         return replace(self.recipe.objective, microbatch=0, compiled=False)
+
+    def _examples(self, images: int) -> Examples:
+        batch, labels = self._batch(images)
+        return {"images": batch, "labels": labels}
 
     def _batch(self, images: int) -> Batch:
         """As it comes out of bytes."""

@@ -107,7 +107,7 @@ WORKLOADS: dict[str, Callable[[RunConfig, Any], Workload]] = {"matching": matchi
 
 def decoded(config: RunConfig, ipc: int) -> int:
     """Images that so many learnt ones of a class become in matching."""
-    return len(assembly.parameterisation_of(config).decode(torch.empty(ipc, 1, 2**7, 2**7, device="meta")))
+    return len(assembly.parameterisation_of(config).sources(ipc))
 
 
 def known_groups(config: RunConfig) -> RunConfig:

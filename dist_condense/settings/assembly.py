@@ -27,7 +27,8 @@ from dist_condense.data.reading.source import ClassSource, NamedSource
 from dist_condense.engine.batches import Batches, NoBatches, RealBatches, SyntheticBatches
 from dist_condense.engine.class_features import class_features, kmeans_partition
 from dist_condense.engine.coordinator import Coordinator, Placement
-from dist_condense.engine.shard import DRAWS, ClassShard, MatchingRecipe
+from dist_condense.engine.matching.recipe import DRAWS, MatchingRecipe
+from dist_condense.engine.shard import ClassShard
 from dist_condense.engine.training import NetworkTrainer, TrainingRecipe
 from dist_condense.engine.trajectory import Fresh, Pool, Pretrained, Start, Trajectory
 from dist_condense.settings.config import AugmentationConfig, NetworkConfig, RunConfig, identity
@@ -182,7 +183,7 @@ def matching_recipe(config: RunConfig, dataset: ImageSet, partition: Partition) 
     return MatchingRecipe(
         objective=objective_of(config),
         grouping=Grouping(partition, method.grouping.warmup_networks, method.grouping.warmup_steps),
-        rule=image_rule(config, dataset),
+        rules={"pixels": image_rule(config, dataset)},
         parameterisation=replace(parameterisation_of(config), padding=padding_of(config, dataset)),
         strategy=strategy_of(method.augmentation, dataset),
         unit_space=method.unit_space,
@@ -248,14 +249,14 @@ def shard_of(
     partition = PARTITIONS[config.method.grouping.name](config, len(dataset.classes), features)
     return ClassShard(
         matching_recipe(config, dataset, partition),
-        config.seed,
-        dataset.counts,
         ReadAhead(source, placement.device),
-        statistics_of(dataset),
         coordinator,
         placement,
-        shape,
-        {c: start_pixels(config, dataset, source, c) for c in labels},
+        seed=config.seed,
+        counts=dataset.counts,
+        statistics=statistics_of(dataset),
+        shape=shape,
+        start={c: {"pixels": start_pixels(config, dataset, source, c)} for c in labels},
         check_finite=config.training.check_finite,
     )
 

@@ -14,7 +14,7 @@ from dist_condense.core.statistic import PARAMETERS
 from dist_condense.data import SUBSETS, constants
 from dist_condense.data import names as data_names
 from dist_condense.data.reading.tiers import AUTO, SOURCES, TIERS
-from dist_condense.engine.shard import DRAWS
+from dist_condense.engine.matching.recipe import DRAWS
 from dist_condense.evaluation.protocols import PROTOCOLS, REPLACED
 from dist_condense.selection.table import SELECTIONS
 from dist_condense.settings import assembly, procedures

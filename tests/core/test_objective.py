@@ -10,7 +10,7 @@ from dist_condense import networks
 from dist_condense.core import augmentation, randomness
 from dist_condense.core.augmentation import OPERATIONS, Strategy
 from dist_condense.core.distance import DISTANCES
-from dist_condense.core.objective import Objective
+from dist_condense.core.objective import Examples, Objective
 from dist_condense.core.statistic import PARAMETERS, Embedding, Gradient, Statistic
 
 STATISTICS: dict[str, Statistic] = {name: Gradient(chosen) for name, chosen in PARAMETERS.items()}
@@ -33,16 +33,22 @@ def theta(dtype: torch.dtype = torch.float64) -> nn.Module:
     return network.to(dtype).eval()
 
 
-def images(count: int, c: int, what: str, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+def examples(count: int, c: int, what: str, dtype: torch.dtype = torch.float64) -> Examples:
     keyed = randomness.generator(0, what, c)
     drawn = torch.randn(count, 1, 8, 8, generator=keyed, dtype=torch.float64).to(dtype)
-    return drawn, torch.full((count,), c)
+    return {"images": drawn, "labels": torch.full((count,), c)}
+
+
+def matched(objective: Objective, network: nn.Module, real: Examples, synthetic: Examples) -> tuple[Tensor, Tensor]:
+    """Loss and gradient of the images."""
+    loss, gradient = objective.match(network, synthetic, objective.statistic(network, real))
+    return loss, gradient["images"]
 
 
 def two_passes(objective: Objective, network: nn.Module, c: int) -> tuple[Tensor, Tensor]:
-    real, synthetic = images(9, c, "real"), images(5, c, "synthetic")
-    loss, v = objective.cotangent(objective.statistic(network, *synthetic), objective.statistic(network, *real))
-    return loss, objective.pull_back(network, *synthetic, v)
+    real, synthetic = examples(9, c, "real"), examples(5, c, "synthetic")
+    loss, v = objective.cotangent(objective.statistic(network, synthetic), objective.statistic(network, real))
+    return loss, objective.pull_back(network, synthetic, v)["images"]
 
 
 @pytest.mark.parametrize("microbatch", [0, 2, 4])
@@ -52,7 +58,8 @@ def test_two_passes_equal_double_backward(distance: str, statistic: str, microba
     if (statistic, distance) == ("embedding", "layerwise_cosine"):
         pytest.skip("the layerwise cosine ignores layers of one dimension")
     phi, D, network = STATISTICS[statistic], DISTANCES[distance], theta()
-    expected_loss, expected = Objective(phi, D).match(network, *images(9, 1, "real"), *images(5, 1, "synthetic"))
+    whole = Objective(phi, D)
+    expected_loss, expected = matched(whole, network, examples(9, 1, "real"), examples(5, 1, "synthetic"))
     loss, gradient = two_passes(Objective(phi, D, microbatch), network, 1)
     torch.testing.assert_close(loss, expected_loss, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(gradient, expected, rtol=1e-8, atol=1e-10 * float(expected.abs().max()))
@@ -63,18 +70,16 @@ def test_two_passes_equal_double_backward(distance: str, statistic: str, microba
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_pooled_two_passes_equal_one_graph(distance: str) -> None:
     phi, D, network = STATISTICS["matrices"], DISTANCES[distance], theta()
-    leaves = [images(5, c, "synthetic")[0].requires_grad_() for c in range(CLASSES)]
+    leaves = [examples(5, c, "synthetic")["images"].requires_grad_() for c in range(CLASSES)]
     chosen = [p for name, p in network.named_parameters() if PARAMETERS["matrices"](name, p)]
 
-    def mean_gradient(batches: list[tuple[Tensor, Tensor]], graph: bool) -> list[Tensor]:
-        each = [
-            torch.autograd.grad(nn.functional.cross_entropy(network(x), y), chosen, create_graph=graph)
-            for x, y in batches
-        ]
+    def mean_gradient(batches: list[Examples], graph: bool) -> list[Tensor]:
+        losses = [nn.functional.cross_entropy(network(x["images"]), x["labels"]) for x in batches]
+        each = [torch.autograd.grad(loss, chosen, create_graph=graph) for loss in losses]
         return [torch.stack(layer).mean(0) for layer in zip(*each, strict=True)]
 
-    real = mean_gradient([images(9, c, "real") for c in range(CLASSES)], graph=False)
-    synthetic = mean_gradient([(x, images(5, c, "synthetic")[1]) for c, x in enumerate(leaves)], graph=True)
+    real = mean_gradient([examples(9, c, "real") for c in range(CLASSES)], graph=False)
+    synthetic = mean_gradient([examples(5, c, "synthetic") | {"images": x} for c, x in enumerate(leaves)], graph=True)
     expected_loss = D(synthetic, real)
     expected = torch.autograd.grad(expected_loss, leaves)
 
@@ -82,24 +87,25 @@ def test_pooled_two_passes_equal_one_graph(distance: str) -> None:
     a, b = (
         [
             torch.stack(layer).sum(0) / CLASSES
-            for layer in zip(*(objective.statistic(network, *images(n, c, what)) for c in range(CLASSES)), strict=True)
+            for layer in zip(*(objective.statistic(network, examples(n, c, what)) for c in range(CLASSES)), strict=True)
         ]
         for what, n in (("synthetic", 5), ("real", 9))
     )
     loss, v = objective.cotangent(a, b)
     torch.testing.assert_close(loss, expected_loss.detach(), rtol=1e-10, atol=1e-12)
     for c in range(CLASSES):
-        gradient = objective.pull_back(network, *images(5, c, "synthetic"), [x / CLASSES for x in v])
+        gradient = objective.pull_back(network, examples(5, c, "synthetic"), [x / CLASSES for x in v])["images"]
         torch.testing.assert_close(gradient, expected[c], rtol=1e-8, atol=1e-10 * float(expected[c].abs().max()))
 
 
 def test_a_gradient_by_differences() -> None:
     """Independent of autograd: the loss along a direction."""
     objective, network = Objective(STATISTICS["convolutions"], DISTANCES["sum_squared"]), theta()
-    real, (synthetic, labels) = images(9, 1, "real"), images(5, 1, "synthetic")
-    _, gradient = objective.match(network, *real, synthetic, labels)
-    direction, h = torch.randn(synthetic.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64), 1e-5
-    ahead, behind = (objective.match(network, *real, synthetic + s * h * direction, labels)[0] for s in (1, -1))
+    real, synthetic = examples(9, 1, "real"), examples(5, 1, "synthetic")
+    _, gradient = matched(objective, network, real, synthetic)
+    direction, h = torch.randn(gradient.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64), 1e-5
+    moved = [synthetic | {"images": synthetic["images"] + s * h * direction} for s in (1, -1)]
+    ahead, behind = (matched(objective, network, real, x)[0] for x in moved)
     torch.testing.assert_close((ahead - behind) / (2 * h), (gradient * direction).sum(), rtol=1e-6, atol=0)
 
 
@@ -107,13 +113,13 @@ def test_a_gradient_by_differences() -> None:
 @pytest.mark.parametrize("microbatch", [0, 4])
 def test_compiled_equals_eager(microbatch: int) -> None:
     network = theta(torch.float32)
-    real, synthetic = images(8, 1, "real", torch.float32), images(4, 1, "synthetic", torch.float32)
+    real, synthetic = examples(8, 1, "real", torch.float32), examples(4, 1, "synthetic", torch.float32)
     results = []
     for compiled in (False, True):
         objective = Objective(STATISTICS["matrices"], DISTANCES["layerwise_cosine"], microbatch, compiled=compiled)
-        loss, v = objective.cotangent(objective.statistic(network, *synthetic), objective.statistic(network, *real))
-        results.append((loss, objective.pull_back(network, *synthetic, v)))
-        results.append(objective.match(network, *real, *synthetic))
+        loss, v = objective.cotangent(objective.statistic(network, synthetic), objective.statistic(network, real))
+        results.append((loss, objective.pull_back(network, synthetic, v)["images"]))
+        results.append(matched(objective, network, real, synthetic))
     (loss, gradient), *others = results
     for other_loss, other in others:
         torch.testing.assert_close(other_loss, loss, rtol=1e-4, atol=0)
@@ -130,7 +136,7 @@ def test_one_draw_is_one_function(name: str) -> None:
     """An image is changed in the same way wherever it stands: alone, or among others."""
     strategy = EVERYTHING if name == "all" else Strategy((name,))
     drawn = strategy.draw(1, (8, 8), randomness.generator(0, "test", 1)).to(torch.device("cpu"), torch.float64)
-    real, synthetic = images(6, 0, "real")[0], images(3, 0, "synthetic")[0]
+    real, synthetic = examples(6, 0, "real")["images"], examples(3, 0, "synthetic")["images"]
     together = augmentation.apply(torch.cat([real, synthetic]), drawn)
     torch.testing.assert_close(together[:6], augmentation.apply(real, drawn), rtol=0, atol=1e-14)
     torch.testing.assert_close(together[6:], augmentation.apply(synthetic, drawn), rtol=0, atol=1e-14)

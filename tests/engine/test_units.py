@@ -16,13 +16,13 @@ from torch.utils._pytree import tree_leaves
 
 from dist_condense import networks
 from dist_condense.core import grouping, randomness
-from dist_condense.core.image_rule import ImageRule
+from dist_condense.core.image_rule import ImageRule, update
 from dist_condense.engine.batch_statistics import refresh_running_statistics
 from dist_condense.engine.coordinator import Coordinator, LocalCoordinator
 from dist_condense.engine.errors import RunFailed
 from dist_condense.engine.exact_sum import Part, exact_sum
+from dist_condense.engine.matching.recipe import DRAWS, RealDraw
 from dist_condense.engine.ownership import assign
-from dist_condense.engine.shard import DRAWS, Draw
 from dist_condense.engine.trajectory import fill
 
 
@@ -267,7 +267,7 @@ def test_epochs_cover_the_class_without_repeats() -> None:
 
 
 @pytest.mark.parametrize("draw", DRAWS.values())
-def test_a_real_batch_of_a_small_class_holds_each_image_once(draw: Draw) -> None:
+def test_a_real_batch_of_a_small_class_holds_each_image_once(draw: RealDraw) -> None:
     assert all(sorted(draw(5, 24, 0, 1, visit).tolist()) == list(range(5)) for visit in range(4))
 
 
@@ -321,25 +321,43 @@ def test_partitions_that_are_none(groups: list[list[int]], told: str) -> None:
 SOUND = torch.tensor(True)
 
 
+def step(rule: ImageRule, pixels: Tensor, buffer: Tensor, gradient: Tensor, sound: Tensor = SOUND) -> Tensor:
+    return update({"pixels": rule}, {"pixels": pixels}, {"pixels": buffer}, {"pixels": gradient}, sound)
+
+
+def test_a_part_that_is_not_finite_leaves_the_whole_class_as_it_is() -> None:
+    rules = {"pixels": ImageRule(0.1, 0.5), "labels": ImageRule(0.1, 0.0)}
+    learnt, momentum, gradients = ({"pixels": torch.ones(2, 3), "labels": torch.ones(2)} for _ in range(3))
+    assert update(rules, learnt, momentum, gradients, SOUND)
+    assert torch.equal(learnt["pixels"], torch.full((2, 3), 0.85)) and torch.equal(
+        learnt["labels"], torch.full((2,), 0.9)
+    )
+    gradients["labels"][1] = torch.nan
+    before = {name: x.clone() for name, x in (learnt | {f"of {name}": x for name, x in momentum.items()}).items()}
+    assert not update(rules, learnt, momentum, gradients, SOUND)
+    after = learnt | {f"of {name}": x for name, x in momentum.items()}
+    assert all(torch.equal(x, before[name]) for name, x in after.items())
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_an_update_that_is_not_finite_changes_nothing(value: float) -> None:
     rule, pixels, buffer = ImageRule(0.1, 0.5), torch.randn(2, 1, 4, 4), torch.randn(2, 1, 4, 4)
     gradient = torch.randn(2, 1, 4, 4)
     gradient[1, 0, 2, 2] = value
     before = pixels.clone(), buffer.clone()
-    assert not rule.step(pixels, buffer, gradient, SOUND)
+    assert not step(rule, pixels, buffer, gradient)
     assert torch.equal(pixels, before[0]) and torch.equal(buffer, before[1])
 
 
 def test_a_gradient_of_what_is_not_sound_changes_nothing() -> None:
     pixels, buffer = torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)
-    assert not ImageRule(0.1, 0.5).step(pixels, buffer, torch.ones(1, 1, 2, 2), ~SOUND)
+    assert not step(ImageRule(0.1, 0.5), pixels, buffer, torch.ones(1, 1, 2, 2), ~SOUND)
     assert not pixels.any() and not buffer.any()
 
 
 def test_pixels_that_would_overflow_stay() -> None:
     pixels, buffer = torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)
-    assert not ImageRule(1e38, 0.5).step(pixels, buffer, torch.full((1, 1, 2, 2), 10.0), SOUND)
+    assert not step(ImageRule(1e38, 0.5), pixels, buffer, torch.full((1, 1, 2, 2), 10.0))
     assert not pixels.any() and not buffer.any()
 
 
@@ -351,7 +369,7 @@ def test_image_rule_is_torch_sgd() -> None:
     for gradient in gradients:
         parameter.grad = gradient
         optimiser.step()
-        assert ImageRule(0.3, 0.5).step(pixels, buffer, gradient, SOUND)
+        assert step(ImageRule(0.3, 0.5), pixels, buffer, gradient)
     torch.testing.assert_close(pixels, parameter.detach())
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from dist_condense.condense import condense
 from dist_condense.core import augmentation, grouping
 from dist_condense.core.image_rule import ImageRule
+from dist_condense.data.reading.read_ahead import Ticket
 from dist_condense.data.reading.source import MemorySource
 from dist_condense.engine import batch_statistics, shard
 from dist_condense.engine.batches import SyntheticBatches
@@ -174,18 +175,18 @@ def engine(run: RunConfig, labels: Sequence[int], patch: pytest.MonkeyPatch, pla
     found = Run({c: x.clone() for c, x in S.pixels.items()}, drawn)
     if run.training.source == "real":
         theta.batches = Given()
-    build, get = theta.build, S.source.get
+    build, redeem = theta.build, S.source.redeem
 
     def built(seed: int) -> Any:
         network = build(seed)
         found.built.append(theta_of(network))
         return network
 
-    def asked(label: int, positions: Tensor) -> Tensor:
-        found.asked[label].append(positions)
-        return get(label, positions)
+    def asked(ticket: Ticket) -> Tensor:
+        found.asked[ticket.label].append(ticket.indices)
+        return redeem(ticket)
 
-    theta.build, S.source.get = built, asked  # type: ignore[method-assign]
+    theta.build, S.source.redeem = built, asked  # type: ignore[method-assign]
     record = SimpleNamespace(
         resume=lambda: 0,
         after_step=lambda done: found.losses.append(float(sum(S.losses.values()))),
@@ -374,15 +375,16 @@ def clamped_in_normalised_space(patch: pytest.MonkeyPatch) -> None:
 
 def pixels_forget_their_momentum(patch: pytest.MonkeyPatch) -> None:
     """With each new network."""
-    patch.setattr(ClassShard, "begin_network", lambda self: [x.zero_() for x in self.buffer.values()])
+    patch.setattr(ClassShard, "begin_network", lambda self: self.momentum["pixels"].zero_())
 
 
 def momentum_over_the_owned_classes(patch: pytest.MonkeyPatch) -> None:
     whole = ClassShard.__post_init__
 
-    def begin(self: ClassShard) -> None:
-        whole(self)
-        self.recipe = replace(self.recipe, rule=replace(self.recipe.rule, shared_buffer=len(self.pixels)))
+    def begin(self: ClassShard, start: Any) -> None:
+        whole(self, start)
+        rule = replace(self.recipe.rules["pixels"], shared_buffer=len(self.labels))
+        self.recipe = replace(self.recipe, rules={"pixels": rule})
 
     patch.setattr(ClassShard, "__post_init__", begin)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain, pairwise
 from typing import Any, Protocol
 
 import torch
@@ -131,14 +132,11 @@ class StreamedImages:
     def chunks(self, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """One pass, the next chunk read while one is used; chunks may span classes."""
         within = torch.cat([torch.arange(count) for count in self.split.counts])
-        plan = [_requests(*pair) for pair in zip(self.labels.split(size), within.split(size), strict=True)]
+        chunks = zip(self.labels.split(size), within.split(size), strict=True)
         with ReadAhead(self._source) as ahead:
-            for requests, following in zip(plan, [*plan[1:], []], strict=True):
-                for label, indices in following:
-                    ahead.announce(label, indices)
-                images = [ahead.get(label, indices) for label, indices in requests]
-                labels = torch.cat([torch.full((len(indices),), label) for label, indices in requests])
-                yield torch.cat(images), labels
+            announced = (([ahead.announce(*part) for part in _requests(*chunk)], chunk[0]) for chunk in chunks)
+            for (tickets, labels), _ in pairwise(chain(announced, [([], None)])):
+                yield torch.cat([ahead.redeem(ticket) for ticket in tickets]), labels
 
     def mapped(self, convert: Callable[[Any], Any]) -> StreamedImages:
         """Nothing of it is an array."""

@@ -1,9 +1,10 @@
-"""Images announced and images not announced are the same; only the waiting differs."""
+"""A ticket is redeemed for what the source gives; only the waiting differs."""
 
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -37,67 +38,84 @@ def until(holds: Callable[[], object]) -> None:
         time.sleep(0.01)
 
 
-def test_announced_and_not_announced_are_the_same():
+def test_a_ticket_gives_what_the_source_gives():
     ahead, indices = ReadAhead(Slow()), torch.tensor([3, 1, 3])
-    direct = ahead.get(2, indices)
-    ahead.announce(2, indices)
-    assert torch.equal(ahead.get(2, indices), direct)
-    assert direct.flatten().tolist() == [23, 21, 23]
+    images = ahead.redeem(ahead.announce(2, indices))
+    assert torch.equal(images, ahead.source.get(2, indices))
+    assert images.flatten().tolist() == [23, 21, 23]
 
 
-def test_an_announcement_is_read_once_and_handed_over_once():
+def test_each_ticket_is_read_once_and_redeemed_once():
+    """Also two of the same images."""
     source = Slow()
-    ahead, indices = ReadAhead(source), torch.tensor([0])
-    for _ in range(2):
-        ahead.announce(1, indices)
+    ahead = ReadAhead(source)
+    tickets = [ahead.announce(1, torch.tensor([0])) for _ in range(2)]
     until(lambda: len(source.reads) == 2)
-    for _ in range(3):
-        ahead.get(1, indices)
-    assert len(source.reads) == 3
-    assert len(source.threads) == 2  # the third was not announced, and read by the caller
+    for ticket in tickets:
+        ahead.redeem(ticket)
+        with pytest.raises(KeyError):
+            ahead.redeem(ticket)
+    assert len(source.reads) == 2
+    assert source.threads == {"read ahead"}
 
 
 def test_it_waits_only_for_what_is_not_there_yet():
     ahead, indices = ReadAhead(Slow(0.2)), torch.tensor([0])
-    ahead.get(0, indices)
-    assert ahead.waited >= 0.2
-    ahead.announce(1, indices)
+    ahead.redeem(ahead.announce(0, indices))
+    assert ahead.waited >= 0.15
+    ticket = ahead.announce(1, indices)
     time.sleep(0.8)
     before = ahead.waited
-    ahead.get(1, indices)
+    ahead.redeem(ticket)
     assert ahead.waited - before < 0.1
 
 
 def test_no_more_is_read_than_there_are_places_for():
     source = Slow()
     ahead = ReadAhead(source)
-    requests = [torch.tensor([i]) for i in range(3 * DEPTH)]
-    for indices in requests:
-        ahead.announce(0, indices)
+    tickets = [ahead.announce(0, torch.tensor([i])) for i in range(3 * DEPTH)]
     time.sleep(0.3)
     assert len(source.reads) == DEPTH
-    assert [ahead.get(0, indices).item() for indices in requests] == list(range(3 * DEPTH))
+    assert [ahead.redeem(ticket).item() for ticket in tickets] == list(range(3 * DEPTH))
 
 
-def test_any_order_of_asking_gets_its_images():
+def test_tickets_are_redeemed_in_any_order():
     ahead = ReadAhead(Slow())
-    requests = [torch.tensor([i % 10, i // 10]) for i in range(3 * DEPTH)]
-    for indices in requests:
-        ahead.announce(1, indices)
-    for indices in reversed(requests):
-        assert ahead.get(1, indices).flatten().tolist() == (indices + 10).tolist()
+    tickets = [ahead.announce(1, torch.tensor([i % 10, i // 10])) for i in range(3 * DEPTH)]
+    for ticket in reversed(tickets):
+        assert ahead.redeem(ticket).flatten().tolist() == (ticket.indices + 10).tolist()
 
 
-def test_an_error_rises_where_the_images_are_asked_for():
+def test_a_ticket_that_is_forgotten_gives_its_place_to_another():
+    source = Slow()
+    ahead = ReadAhead(source)
+    first = [ahead.announce(0, torch.tensor([i])) for i in range(2 * DEPTH)]
+    until(lambda: len(source.reads) == DEPTH)
+    for ticket in first:
+        ahead.forget(ticket)
+    last = [ahead.announce(1, torch.tensor([i])) for i in range(DEPTH)]
+    until(lambda: sum(label for label, _ in source.reads) == DEPTH)
+    assert [ahead.redeem(ticket).item() for ticket in last] == [10 + i for i in range(DEPTH)]
+    assert source.threads == {"read ahead"}
+
+
+def test_what_was_redeemed_takes_no_memory_though_the_ticket_is_kept():
+    ahead = ReadAhead(Slow())
+    ticket = ahead.announce(0, torch.tensor([0]))
+    images = weakref.ref(ahead.redeem(ticket))
+    ahead.close()
+    assert images() is None
+
+
+def test_an_error_rises_where_the_ticket_is_redeemed():
     ahead, indices = ReadAhead(Slow()), torch.tensor([0])
-    ahead.announce(13, indices)
-    ahead.announce(1, indices)
-    assert len(ahead.get(1, indices)) == 1
+    broken, whole = ahead.announce(13, indices), ahead.announce(1, indices)
+    assert len(ahead.redeem(whole)) == 1
     with pytest.raises(DataError, match="class 13 is broken"):
-        ahead.get(13, indices)
+        ahead.redeem(broken)
 
 
-def test_closing_forgets_what_nobody_asked_for():
+def test_closing_forgets_all_tickets():
     source, before = Slow(), set(threading.enumerate())
     with ReadAhead(source) as ahead:
         for i in range(3 * DEPTH):
@@ -108,13 +126,13 @@ def test_closing_forgets_what_nobody_asked_for():
 
 
 def test_it_reads_ahead_after_it_was_closed_unused():
-    source, indices = Slow(), torch.tensor([0])
+    source = Slow()
     ahead = ReadAhead(source)
     ahead.close()
-    ahead.announce(0, indices)
+    ticket = ahead.announce(0, torch.tensor([0]))
     until(lambda: source.reads)
     assert source.threads == {"read ahead"}
-    assert len(ahead.get(0, indices)) == 1
+    assert len(ahead.redeem(ticket)) == 1
 
 
 def test_a_process_ends_with_announcements_left():

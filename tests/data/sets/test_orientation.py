@@ -164,8 +164,7 @@ def test_every_reader_follows_the_data_set_or_the_key(root: Path, name: str, giv
     opened = open_dataset(name, root, size=12, orientation=given)
     for tier in TIERS:
         with ReadAhead(opened.train([1], Reading(tier))) as ahead:
-            ahead.announce(1, EIGHT)
-            assert shows(ahead.get(1, EIGHT), upright)
+            assert shows(ahead.redeem(ahead.announce(1, EIGHT)), upright)
     assert shows(opened.train_split.on_demand(Reading()).get(0, EIGHT), upright)
     for tier in ("ram", "disk"):
         chunks = [images for images, _ in opened.test(Reading(tier)).chunks(8)]

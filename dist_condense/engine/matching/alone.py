@@ -1,0 +1,47 @@
+"""A class that is a group of its own, by one double backward through the whole class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from dist_condense.core.image_rule import Learnt
+from dist_condense.core.objective import Objective
+from dist_condense.engine.finite import What
+from dist_condense.engine.matching.draws import Drawn
+from dist_condense.engine.matching.view import View
+
+
+@dataclass(frozen=True)
+class Matched:
+    """The result of a matching step for one class; nothing of it is on the host."""
+
+    loss: Tensor
+    """Of the class's group, ``[]``."""
+    gradient: Learnt
+    finite: dict[What, Tensor]
+    """Truth values."""
+
+
+class MatchAlone(Protocol):
+    """A way to take the step of a class that needs no other: a function of tensors."""
+
+    def __call__(self, network: nn.Module, learnt: Learnt, stored: Tensor, drawn: Drawn) -> Matched:
+        """``stored``: the real minibatch, uint8 ``[n, C, H, W]``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Whole:
+    """See :class:`MatchAlone`."""
+
+    objective: Objective
+    view: View
+
+    def __call__(self, network: nn.Module, learnt: Learnt, stored: Tensor, drawn: Drawn) -> Matched:
+        b = self.objective.statistic(network, self.view.real(stored, drawn))
+        examples, back = self.view.synthetic(learnt, drawn)
+        loss, gradient = self.objective.match(network, examples, b)
+        return Matched(loss, back(gradient), {What.LOSS: loss.isfinite()})

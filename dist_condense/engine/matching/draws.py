@@ -1,0 +1,67 @@
+"""All random choices of a matching step but its real images, made before it and put on the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dist_condense.core import randomness
+from dist_condense.core.augmentation import Draw, Strategy
+from dist_condense.engine.coordinator import Placement
+from dist_condense.engine.matching.recipe import MatchingRecipe
+from dist_condense.system.transfer import to_device
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The choices of one class at one step."""
+
+    label: Tensor
+    """The class, int64 ``[1]``."""
+    augmentation: Draw | None
+    """One for all images of the class, real and synthetic; None: they are not augmented."""
+    subset: Tensor | None
+    """Positions of the decoded images that take part, int64; None: all do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draws:
+    """Draws by (seed, step, class).
+
+    :param size: height and width of an image.
+    :param decoded: decoded images of a class; a subset is drawn where there are more than ``limit``.
+    """
+
+    seed: int
+    strategy: Strategy
+    size: tuple[int, int]
+    decoded: int
+    limit: int
+    placement: Placement
+
+    @classmethod
+    def of(
+        cls, recipe: MatchingRecipe, seed: int, shape: tuple[int, int, int], ipc: int, placement: Placement
+    ) -> Draws:
+        """The draws of a method for images of ``shape`` = (C, h, w), ``ipc`` of a class learnt."""
+        return cls(
+            seed=seed,
+            strategy=recipe.strategy,
+            size=shape[1:],
+            decoded=len(recipe.parameterisation.sources(ipc)),
+            limit=recipe.synthetic_limit,
+            placement=placement,
+        )
+
+    def draw(self, label: int, visit: int) -> Drawn:
+        """The draws of a class at matching step ``visit`` (k T + t)."""
+        device, augmentation, subset = self.placement.device, None, None
+        if self.strategy:
+            keyed = randomness.generator(self.seed, "matching augmentation", visit, label)
+            augmentation = self.strategy.draw(1, self.size, keyed).to(device, self.placement.dtype, to_device)
+        if self.decoded > self.limit:
+            order = randomness.permutation(self.decoded, self.seed, "synthetic subset", visit, label)
+            subset = to_device(order[: self.limit], device)
+        return Drawn(to_device(torch.tensor([label]), device), augmentation, subset)

@@ -1,0 +1,65 @@
+"""Real minibatches of a worker's classes, read one matching step ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from dist_condense.core import randomness
+from dist_condense.data.reading.read_ahead import ReadAhead, Ticket
+from dist_condense.engine.matching.recipe import MatchingRecipe
+
+Tickets = dict[int, Ticket]
+"""By class."""
+
+
+@dataclass(frozen=True)
+class Reads:
+    """The announced reads of one matching step."""
+
+    visit: int
+    statistics: Tickets
+    """Images that move the running averages of BatchNorm; none for other networks."""
+    real: Tickets
+
+
+@dataclass
+class Minibatches:
+    """Announces the reads of every matching step during the step before it.
+
+    :param counts: real images of every class, owned or not.
+    :param labels: the owned classes.
+    """
+
+    source: ReadAhead
+    recipe: MatchingRecipe
+    seed: int
+    counts: Sequence[int]
+    labels: Sequence[int]
+    _next: Reads | None = field(default=None, init=False)
+
+    def of(self, visit: int, statistics: bool) -> Reads:
+        """The reads of matching step ``visit`` (k T + t), those of the step after it announced.
+
+        :param statistics: whether the network has running averages.
+        """
+        reads = self._next
+        if reads is None or reads.visit != visit:
+            for ticket in (*reads.statistics.values(), *reads.real.values()) if reads else ():
+                self.source.forget(ticket)
+            reads = self._announce(visit, statistics)
+        self._next = self._announce(visit + 1, statistics)
+        return reads
+
+    def _announce(self, visit: int, statistics: bool) -> Reads:
+        first = {c: self.source.announce(c, self._for_statistics(c, visit)) for c in self.labels if statistics}
+        return Reads(visit, first, {c: self.source.announce(c, self._positions(c, visit)) for c in self.labels})
+
+    def _positions(self, c: int, visit: int) -> Tensor:
+        return self.recipe.real_draw(self.counts[c], self.recipe.real_batch, self.seed, c, visit)
+
+    def _for_statistics(self, c: int, visit: int) -> Tensor:
+        batch = self.recipe.statistics_batch
+        return randomness.draw_without_replacement(self.counts[c], batch, self.seed, "running statistics", visit, c)

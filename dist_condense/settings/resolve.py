@@ -123,17 +123,24 @@ def _keeping(config: RunConfig, dataset: ImageSet, place: _Place) -> Choice:
     return choose(config.data.tier, decoded, encoded if split.files else None, budget, gpu, ahead)
 
 
+def machines() -> list[tuple[int, int, int]]:
+    """(CPU cores, GPUs, bytes of memory for workers; 0: not told) of each node of the Ray cluster, which is joined or
+    started.
+    """
+    from dist_condense.engine.ray.group import connect, nodes
+
+    connect()
+    return nodes()
+
+
 def _place(config: RunConfig) -> _Place:
     """By asking Ray where there are workers; refuses what the cluster does not have."""
     cluster = config.cluster
     if cluster.workers == 0:
         device = cluster.device if cluster.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         return _Place(device, torch.get_num_threads(), 1, machine_memory())
-    from dist_condense.engine.ray.group import connect, nodes
-
-    connect()
-    machines = nodes()
-    cores, gpus, _ = (sum(column) for column in zip(*machines, strict=True))
+    there = machines()
+    cores, gpus, _ = (sum(column) for column in zip(*there, strict=True))
     key = "cluster.workers" if cluster.min_workers is None else "cluster.min_workers"
     least = cluster.min_workers or cluster.workers
     device = cluster.device if cluster.device != "auto" else "cuda" if gpus >= least else "cpu"
@@ -148,7 +155,7 @@ def _place(config: RunConfig) -> _Place:
         problems.append(f"{key}: {least} workers, one GPU each, but the cluster has {gpus}")
     if problems:
         raise ConfigError(problems)
-    fit = [gpu if device == "cuda" else core // (cluster.threads or 1) for core, gpu, _ in machines]
-    memory = [told for (_, _, told), workers in zip(machines, fit, strict=True) if workers and told]
+    fit = [gpu if device == "cuda" else core // (cluster.threads or 1) for core, gpu, _ in there]
+    memory = [told for (_, _, told), workers in zip(there, fit, strict=True) if workers and told]
     cores = max(1, cores // cluster.workers)
     return _Place(device, cores, min(cluster.workers, max(fit)), min(memory, default=machine_memory()))

@@ -114,9 +114,7 @@ def _settled(config: RunConfig, gpus: int | None) -> RunConfig:
     cluster = config.cluster
     workers = gpus or cluster.workers
     device = cluster.device if cluster.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    cores = torch.get_num_threads()
-    threads = cluster.threads or (cores if gpus else max(1, cores // max(1, workers)))
-    return replace(config, cluster=replace(cluster, workers=workers, device=device, threads=threads))
+    return replace(config, cluster=replace(cluster, workers=workers, device=device))
 
 
 def _exact(config: RunConfig, kind: str) -> bool:

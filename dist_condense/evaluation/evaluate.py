@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from dist_condense import networks
@@ -18,6 +17,7 @@ from dist_condense.evaluation.protocols import protocol
 from dist_condense.evaluation.rows import Key, Row, append_csv, read_csv
 from dist_condense.evaluation.training import Images, train_and_test
 from dist_condense.system.memory import keep_freed_memory
+from dist_condense.system.processor import on_threads
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def in_process(
     :param threads: of torch on the CPU meanwhile; None: as they are.
     """
     reasons: dict[Trial, str] = {}
-    with _on_threads(threads or torch.get_num_threads()):
+    with on_threads(threads):
         for trial in todo:
             try:
                 row = run_trial(trial, evaluation)
@@ -153,16 +153,6 @@ def in_process(
                 on_result(row)
     if reasons:
         raise TrialFailed.of(reasons, len(todo))
-
-
-@contextmanager
-def _on_threads(threads: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def evaluate(

@@ -73,7 +73,7 @@ class Comparison:
     def _runner(self) -> Runner:
         threads, cluster = self.config.evaluation.threads, self.config.cluster
         if cluster.workers == 0:
-            return functools.partial(in_process, threads=threads or cluster.threads)
+            return functools.partial(in_process, threads=threads)
         from dist_condense.evaluation.sweep import sweep
 
         folder, gpus = self.claim.folder / "sweep", 1 if cluster.device == "cuda" else 0

@@ -95,7 +95,8 @@ class Job:
         config, keeping = resolved(config, dataset, start.state.identity if start else preflight.earlier(config))
         resume.check(config, dataset, start)
         dataset = assembly.normalised(config, dataset)
-        return cls(config, dataset, [*remarks, *_other_machine(start, config)], keeping, start)
+        remarks += [*_idle_cores(config), *_other_machine(start, config)]
+        return cls(config, dataset, remarks, keeping, start)
 
     def run(self) -> None:
         """Condense, evaluate, report; a finished part is not done again. Raises RunFailed."""
@@ -296,6 +297,15 @@ class Job:
         served = uri.startswith(("http://", "https://"))
         command = [str(Path(sys.executable).parent / "mlflow"), "ui", "--backend-store-uri", uri]
         terminal.say(f"compare  {uri if served else shlex.join(command)}")
+
+
+def _idle_cores(config: RunConfig) -> Iterator[str]:
+    cluster, cores = config.cluster, torch.get_num_threads()
+    if (cluster.workers, cluster.device, cluster.threads) == (0, "cpu", 1) and cores > 1:
+        yield (
+            f"one of {cores} cores computes: cluster.workers={cores} uses them all and gives the same set, "
+            f"cluster.threads={cores} one with other last bits"
+        )
 
 
 def _other_machine(start: Checkpoint | None, config: RunConfig) -> Iterator[str]:

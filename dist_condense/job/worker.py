@@ -20,6 +20,7 @@ from dist_condense.job.journal import Journal, Schedule, Stopped
 from dist_condense.settings import assembly, procedures
 from dist_condense.settings.config import RunConfig
 from dist_condense.system.memory import keep_freed_memory
+from dist_condense.system.processor import on_threads
 
 log = logging.getLogger(__name__)
 GRACE = 30.0
@@ -41,7 +42,7 @@ def work(
     """
     claim = claim or Claim.standing(Path(config.output))
     try:
-        with logs.kept(claim.folder, claim.start, coordinator):
+        with logs.kept(claim.folder, claim.start, coordinator), on_threads(config.cluster.threads):
             _work(config, coordinator, device, observe, claim)
     except DataError as error:
         raise RunFailed("; ".join(error.problems)) from error
@@ -51,8 +52,6 @@ def work(
 
 def _work(config: RunConfig, coordinator: Coordinator, device: torch.device, observe: Observer, claim: Claim) -> None:
     keep_freed_memory()
-    if config.cluster.threads:
-        torch.set_num_threads(config.cluster.threads)
     journal = assemble(config, coordinator, Placement(device), observe, claim)
     log.info("one of %d, on %s, owns classes %s", coordinator.size, device, journal.procedure.labels)
     with closing(journal.procedure), suppress(Stopped):

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from dist_condense.engine.slices import usual_slices
 from dist_condense.networks import batch_norms
 from dist_condense.settings import assembly
 from dist_condense.settings.config import ConfigError, RunConfig
@@ -33,6 +34,8 @@ class Workload:
     """Decoded synthetic images per class and step."""
     updates: dict[int, int]
     """Images of a batch to the number of such updates in the run."""
+    stretches: int
+    """Times that theta is trained or pre-trained."""
     real_updates: bool
     """Whether these are of real images."""
     image: int
@@ -47,8 +50,8 @@ class Workload:
     counts: tuple[int, ...]
     """Real images of each class."""
     microbatch: int
-    slices: int | None
-    """`cluster.slices`; None: as many as workers."""
+    slices: int
+    """Units that a training batch is cut into."""
     coupled: bool
     """By BatchNorm, so that a training batch cannot be cut."""
 
@@ -88,6 +91,7 @@ def matching(config: RunConfig, dataset: Any) -> Workload:
         real=min(method.real_batch, max(dataset.counts)),
         synthetic=min(decoded(config, config.ipc), method.synthetic_limit),
         updates=dict(_updates(config, dataset)),
+        stretches=_trained(config) + _pretrained(config),
         real_updates=not on_set,
         image=image,
         pixels=config.ipc * image,
@@ -96,7 +100,7 @@ def matching(config: RunConfig, dataset: Any) -> Workload:
         statistic=sum(x.numel() for x in phi),
         counts=tuple(dataset.counts),
         microbatch=config.compute.microbatch,
-        slices=1 if batch_norms(network) else config.cluster.slices,
+        slices=1 if batch_norms(network) else config.cluster.slices or usual_slices(network),
         coupled=bool(batch_norms(network)),
     )
 
@@ -125,16 +129,28 @@ def _groups(config: RunConfig, classes: int) -> int:
 
 def _updates(config: RunConfig, dataset: Any) -> Counter[int]:
     schedule, training, found = config.trajectory, config.training, Counter[int]()
-    stretches = schedule.networks * (schedule.matching_steps - 1)
-    passes = {"pretrained": schedule.networks, "pool": min(schedule.pool_size, schedule.networks)}
+    stretches = _trained(config)
     of_set = len(dataset.classes) * config.ipc * config.method.parameterisation.factor**2
     if training.source == "real":
         # A batch that ends a pass over all images may be smaller: counted as a whole one.
         found[min(training.batch, sum(dataset.counts))] += stretches * -(-training.images // training.batch)
     elif training.source == "synthetic":
         _add(found, of_set, training.batch, stretches * training.epochs)
-    _add(found, sum(dataset.counts), training.batch, passes.get(schedule.start, 0) * schedule.pretrain_epochs)
+    _add(found, sum(dataset.counts), training.batch, _pretrained(config) * schedule.pretrain_epochs)
     return +found
+
+
+def _trained(config: RunConfig) -> int:
+    """Stretches of training between matching steps."""
+    frozen = config.training.source == "frozen"
+    return 0 if frozen else config.trajectory.networks * (config.trajectory.matching_steps - 1)
+
+
+def _pretrained(config: RunConfig) -> int:
+    """Networks that are trained before they are matched."""
+    schedule = config.trajectory
+    networks = {"pretrained": schedule.networks, "pool": min(schedule.pool_size, schedule.networks)}
+    return networks.get(schedule.start, 0)
 
 
 def _add(found: Counter[int], images: int, batch: int, passes: int) -> None:

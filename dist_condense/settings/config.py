@@ -81,7 +81,7 @@ class DataConfig:
     memory_budget: float | None = None
     """GiB per node that `auto` may fill; null: half of the smallest node's memory."""
     threads: int | None = None
-    """Threads per worker that decode; null: `cluster.threads`."""
+    """Threads per worker that decode; null: the cores shared out among the workers."""
     cache: str | None = None
     """Each node's folder for remote shards; null: dist_condense-UID, this user's own, among its temporary files."""
     verify: bool = True
@@ -283,14 +283,14 @@ class ComputeConfig:
 
 @dataclass
 class ClusterConfig:
-    """Where a run computes. Changing it does not change the set (slices and threads are kept once chosen)."""
+    """Where a run computes. The set does not depend on `workers`; slices, threads and reproducible stay with a run."""
 
     workers: int = 0
-    """Ray workers, one per GPU or per `threads` cores; 0: in this process, without Ray."""
+    """Ray workers, one per GPU or per `threads` cores, with the same set; 0: in this process, without Ray."""
     slices: int | None = None
-    """Units that a training batch is cut into; null: `workers` of the first start (1 with BatchNorm)."""
+    """Units that a training batch is cut into, whose gradients are summed; null: 4 (1 with BatchNorm)."""
     threads: int | None = None
-    """CPU threads per worker; null: the cores shared out at the first start."""
+    """CPU threads that a worker computes with; null: 1. Another number gives other last bits, more workers do not."""
     reproducible: bool | None = None
     """Sums that do not depend on the number of workers; null: on CPUs yes, on GPUs no."""
     device: str = "auto"
@@ -327,7 +327,7 @@ class EvaluationConfig:
     whole_epochs: int | None = None
     """Epochs on the whole training set; null: as `epochs`, then the protocol's own (IDC: 300)."""
     threads: int | None = None
-    """CPU cores per network that is trained; null: 1 on Ray, `cluster.threads` in this process."""
+    """CPU cores per network that is trained; null: 1 on Ray, all in this process."""
 
 
 @dataclass

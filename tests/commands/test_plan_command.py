@@ -69,6 +69,8 @@ def test_the_table_is_for_people(rates, capsys):
         "4 workers",
         "classes per worker",
         "2 to 3 (balance 83%)",
+        "slices shared out among the workers",
+        "all slices on every worker",
         "all-reduced per matching step",
         "best number of workers:",
         "50,000 real images are assumed",

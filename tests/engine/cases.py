@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,18 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
+from dist_condense.engine import slices
 from dist_condense.engine.coordinator import Coordinator, LocalCoordinator, ProcessGroupCoordinator
 from dist_condense.job import checkpoint, preflight, worker
 from dist_condense.job.journal import Journal
-from dist_condense.settings import config
+from dist_condense.settings import config, resolve
 from dist_condense.settings.config import RunConfig
 from dist_condense.system.storage import Folder
 
 Make = Callable[[], Coordinator]
+CORES = 3
+"""Of the one machine that a group of workers is on: as many as the largest group, so that each count shares them out
+otherwise."""
 
 TINY = [
     "network.width=8",
@@ -29,9 +34,6 @@ TINY = [
     "method.real_batch=24",
     "trajectory.networks=2",
     "trajectory.matching_steps=3",
-    "cluster.slices=3",
-    "cluster.threads=1",
-    "cluster.reproducible=true",
     "cluster.device=cpu",
     "ipc=2",
     "tracking.log_every=2",
@@ -67,7 +69,7 @@ CASES: dict[str, list[str]] = {
         "trajectory.pool_size=2",
         "compute.microbatch=7",
     ],
-    "batch_norm": ["method=dcc", *ON_S, "network.norm=batch", "cluster.slices=1"],
+    "batch_norm": ["method=dcc", *ON_S, "network.norm=batch"],
     "two_classes": ["method=dcc", *ON_S, "dataset.classes=['3','8']"],
     "random": ["method=random"],
     "herding": ["method=herding", "method.selection.epochs=3", "method.selection.batch=200"],
@@ -82,10 +84,15 @@ def load(name: str, *more: str) -> RunConfig:
 
 
 def execute(run: RunConfig, coordinator: Coordinator) -> None:
-    """Condense in this process; ``run.output`` holds the checkpoint."""
-    preflight.check(run)
+    """Condense in this process, as on a first start; ``run.output`` holds the checkpoint."""
+    dataset, _ = preflight.check(run)
     Path(run.output).mkdir(parents=True, exist_ok=True)
-    worker.work(run, coordinator, torch.device("cpu"))
+    workers = coordinator.size if isinstance(coordinator, ProcessGroupCoordinator) else 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resolve, "machines", lambda: [(CORES, 0, 0)])
+        run = replace(run, cluster=replace(run.cluster, workers=workers))
+        settled, _ = resolve.resolved(run, dataset, {})
+    worker.work(settled, coordinator, torch.device("cpu"))
 
 
 def result(folder: Path) -> Tensor:
@@ -136,7 +143,6 @@ def together(workers: int, jobs: dict[str, tuple[str, Make]], folder: Path, *mor
 def _enter(
     rank: int, workers: int, address: str, jobs: dict[str, tuple[str, Make]], folder: Path, more: tuple[str, ...]
 ) -> None:
-    torch.set_num_threads(1)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=workers)
     for name, (case, make) in jobs.items():
@@ -153,6 +159,18 @@ def _enter(
         if rank == 0:
             torch.save(got, folder / f"{name}.result")
     dist.destroy_process_group()
+
+
+def shared() -> Coordinator:
+    """Slices of training batches stay shared out, whatever takes longer."""
+    slices.cheaper_everywhere = lambda timings, number: False
+    return ProcessGroupCoordinator()
+
+
+def everywhere() -> Coordinator:
+    """Every worker computes all slices once some updates were timed, whatever takes longer."""
+    slices.cheaper_everywhere = lambda timings, number: True
+    return ProcessGroupCoordinator()
 
 
 class Forgetful(ProcessGroupCoordinator):

@@ -13,6 +13,7 @@ LOAD = Workload(
     real=64,
     synthetic=16,
     updates={},
+    stretches=0,
     real_updates=True,
     image=100,
     pixels=400,
@@ -21,7 +22,7 @@ LOAD = Workload(
     statistic=900,
     counts=(50,) * 10,
     microbatch=0,
-    slices=None,
+    slices=4,
     coupled=False,
 )
 RATES = Calibration(

@@ -249,38 +249,3 @@ def _status(address: str, submission: str) -> str:
     from ray.job_submission import JobSubmissionClient
 
     return JobSubmissionClient(address).get_job_status(submission).value
-
-
-# --- memory ---------------------------------------------------------------------------------------------------------
-
-FAULTS = """
-import resource, threading
-import ray, torch
-from dist_condense.job import worker
-from dist_condense.engine.ray import group
-
-def count(into):
-    worker.keep_freed_memory()  # with all that a worker imports: where little is held the heap grows for longer
-    for i in range(12):
-        torch.zeros(2**25)  # 128 MiB, 32768 pages
-        if i == 1:
-            first = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    into.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - first)
-
-@ray.remote(num_cpus=1)
-def in_a_thread():  # as Ray Train and Tune do
-    found = []
-    thread = threading.Thread(target=count, args=(found,))
-    thread.start()
-    thread.join()
-    return found[0]
-
-group.connect()
-print(ray.get(in_a_thread.remote()))
-"""
-
-
-def test_a_thread_of_a_ray_worker_keeps_freed_memory() -> None:
-    done = subprocess.run([sys.executable, "-c", FAULTS], cwd=ROOT, env=environment(), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout.split()[-1]) < 2 * 32768  # of ten blocks; the heap may still grow once

@@ -1,4 +1,4 @@
-"""What runs as tasks and actors on a Ray that this process starts, one for all: trials, preparing, memory of workers."""
+"""Tasks and actors on one Ray that this process starts: trials of the evaluation, preparing, memory of workers."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from dist_condense.commands import cli, prepare_command
 from dist_condense.data.shards.manifest_reader import read_manifest
 from dist_condense.engine.ray import group
 from dist_condense.job.journal import RunFailed
-from tests.data.shards.shard_cases import prepared, tree, write_folder
+from tests.data.shards.shard_cases import write_folder
 
 
 def test_a_folder_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

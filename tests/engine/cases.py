@@ -121,8 +121,8 @@ def first_steps(name: str, steps: int, folder: Path, *more: str) -> Tensor:
     return result(folder)
 
 
-Jobs = dict[str, tuple[str, Make]]
-"""Case and coordinator by the name of the output."""
+Jobs = dict[str, tuple[str, Make, *tuple[str, ...]]]
+"""Case, coordinator and overrides of its own by the name of the output."""
 
 
 def together(workers: int, jobs: Jobs, folder: Path, *more: str) -> dict[str, Tensor | str]:
@@ -150,10 +150,10 @@ def _enter(rank: int, address: str, jobs: dict[int, Jobs], folders: dict[int, Pa
 
 def _in_group(rank: int, workers: int, address: str, jobs: Jobs, folder: Path, more: tuple[str, ...]) -> None:
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=workers)
-    for name, (case, make) in jobs.items():
+    for name, (case, make, *own) in jobs.items():
         got: Any
         try:
-            run = load(case, f"output={folder / name}", *more)
+            run = load(case, f"output={folder / name}", *more, *own)
             Path(run.output).mkdir(parents=True, exist_ok=True)
             dist.barrier()
             execute(run, make())

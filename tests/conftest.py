@@ -23,6 +23,17 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+RERUNS = 2
+"""How often a test that waits for a daemon may be run again."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The marker ``daemon(reason)`` alone has a test run again: one that fails by itself fails at once."""
+    for item in items:
+        if item.get_closest_marker("daemon"):
+            item.add_marker(pytest.mark.flaky(reruns=RERUNS))
+
+
 def absent(what: str) -> NoReturn:
     """Skip on a developer's machine; fail in CI, where a silent skip would hide that nothing was tested."""
     if os.environ.get("CI") == "true":

@@ -28,7 +28,7 @@ from tests.conftest import ROOT
 from tests.deploy import test_dashboard
 from tests.engine import cases
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.daemon("Ray's endpoints of metrics")]
 
 RANKS = ("0", "1")
 FIELDS = {f"ray_{name}": field for field, (name, _) in (GAUGES | MEASURES).items()}

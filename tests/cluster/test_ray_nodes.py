@@ -25,7 +25,7 @@ from tests.cluster.ray_head import RAY, environment, free_ports, wait
 from tests.cluster.test_ray_runs import below, finish, saved, start, steps_told
 from tests.engine import cases
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.daemon("Ray nodes that go and come")]
 
 HERE = "127.0.0.1"
 RUN = (

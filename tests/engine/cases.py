@@ -130,25 +130,38 @@ def first_steps(name: str, steps: int, folder: Path, *more: str) -> Tensor:
     return result(folder)
 
 
-def together(workers: int, jobs: dict[str, tuple[str, Make]], folder: Path, *more: str) -> dict[str, Tensor | str]:
-    """The sets of a gloo group; ``jobs`` gives case and coordinator by the name of the output.
+Jobs = dict[str, tuple[str, Make, *tuple[str, ...]]]
+"""Case, coordinator and overrides of its own by the name of the output."""
 
-    A job that fails gives the error's text instead. One group serves all jobs: starting processes is what costs.
-    """
+
+def together(workers: int, jobs: Jobs, folder: Path, *more: str) -> dict[str, Tensor | str]:
+    """The sets of a gloo group. A job that fails gives the error's text instead."""
+    return in_groups({workers: jobs}, {workers: folder}, *more)[workers]
+
+
+def in_groups(jobs: dict[int, Jobs], folders: dict[int, Path], *more: str) -> dict[int, dict[str, Tensor | str]]:
+    """The same of groups by their number of workers, one group after the other: starting processes is what costs."""
     with tempfile.TemporaryDirectory() as rendezvous:
-        mp.spawn(_enter, (workers, f"file://{rendezvous}/group", jobs, folder, more), nprocs=workers)
-    return {name: torch.load(folder / f"{name}.result") for name in jobs}
+        mp.spawn(_enter, (f"file://{rendezvous}/group", jobs, folders, more), nprocs=max(jobs))
+    return {
+        workers: {name: torch.load(folders[workers] / f"{name}.result") for name in own}
+        for workers, own in jobs.items()
+    }
 
 
-def _enter(
-    rank: int, workers: int, address: str, jobs: dict[str, tuple[str, Make]], folder: Path, more: tuple[str, ...]
-) -> None:
+def _enter(rank: int, address: str, jobs: dict[int, Jobs], folders: dict[int, Path], more: tuple[str, ...]) -> None:
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    for workers, own in jobs.items():
+        if rank < workers:
+            _in_group(rank, workers, f"{address}{workers}", own, folders[workers], more)
+
+
+def _in_group(rank: int, workers: int, address: str, jobs: Jobs, folder: Path, more: tuple[str, ...]) -> None:
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=workers)
-    for name, (case, make) in jobs.items():
+    for name, (case, make, *own) in jobs.items():
         got: Any
         try:
-            run = load(case, f"output={folder / name}", *more)
+            run = load(case, f"output={folder / name}", *more, *own)
             Path(run.output).mkdir(parents=True, exist_ok=True)
             dist.barrier()
             execute(run, make())

@@ -110,10 +110,10 @@ def test_other_images_give_another_set(in_memory: list[str], resized: Path, tmp_
     assert not torch.equal(before, after)
 
 
-@pytest.mark.parametrize("how", ["data.tier=disk", pytest.param("data.source=ffcv", marks=pytest.mark.slow)])
-def test_two_workers_stream_their_own_classes(how: str, resized: Path, tmp_path: Path) -> None:
+def test_two_workers_stream_their_own_classes(resized: Path, tmp_path: Path) -> None:
     single = cases.alone("idc", tmp_path / "single", *on(resized, "data.tier=ram"))
-    jobs: dict[str, tuple[str, cases.Make]] = {"streamed": ("idc", ProcessGroupCoordinator)}
-    found = cases.together(2, jobs, tmp_path, *on(resized, how))
-    assert isinstance(found["streamed"], Tensor), found["streamed"]
-    assert torch.equal(found["streamed"], single)
+    hows = {"tier": "data.tier=disk", "ffcv": "data.source=ffcv"}
+    jobs: cases.Jobs = {name: ("idc", ProcessGroupCoordinator, *on(resized, how)) for name, how in hows.items()}
+    for name, found in cases.together(2, jobs, tmp_path).items():
+        assert isinstance(found, Tensor), found
+        assert torch.equal(found, single), name

@@ -102,17 +102,6 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
     assert lines(tmp_path, "worker_0")[-1]["message"].startswith("ended by KeyboardInterrupt")
 
 
-@pytest.mark.slow
-def test_workers_count_what_they_reduce(tmp_path: Path) -> None:
-    cases.together(2, {case: (case, ProcessGroupCoordinator) for case in cases.REDUCED}, tmp_path)
-    for case in cases.REDUCED:
-        entries = [json.loads(line) for line in (tmp_path / case / METRICS).read_text().splitlines()]
-        ranks = [[line for line in lines(tmp_path / case, f"worker_{rank}") if "loss" in line] for rank in range(2)]
-        for entry, *own in zip(entries, *ranks, strict=True):
-            assert [(line["step"], line["loss"]) for line in own] == [(entry["step"], entry["loss"])] * 2
-            assert entry["reduced_bytes"] == sum(line["reduced"] for line in own) > 0
-
-
 def test_bytes_are_counted_on_all_lines(tmp_path: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
     try:

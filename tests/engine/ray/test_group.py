@@ -165,7 +165,7 @@ def test_starting_ray_is_told_and_leaves_sigterm_alone(
     before, resolve = signal.getsignal(signal.SIGTERM), services.resolve_ip_for_localhost
     group.connect()
     assert signal.getsignal(signal.SIGTERM) is before
-    assert given["_temp_dir"] == "/short"
+    assert given["_temp_dir"] == "/short" and given["runtime_env"] == group.PROCESS
     assert given["_node_ip_address"] == given["at"] == "127.0.0.1" and services.resolve_ip_for_localhost is resolve
     assert given["cwd"] == group.CHECKOUT and Path.cwd() == tmp_path
     assert capsys.readouterr().err == "starting Ray on this machine\n"

@@ -28,10 +28,8 @@ def embeddings(
 
     :param network: in evaluation mode.
     """
-    chunks = torch.arange(count).split(IMAGES)
-    for positions in chunks:
-        source.announce(label, positions)
-    return torch.cat([_embed(network, source.get(label, x), statistics, placement).cpu() for x in chunks])
+    tickets = [source.announce(label, positions) for positions in torch.arange(count).split(IMAGES)]
+    return torch.cat([_embed(network, source.redeem(x), statistics, placement).cpu() for x in tickets])
 
 
 def _embed(network: nn.Module, raw: Tensor, statistics: ChannelStatistics, placement: Placement) -> Tensor:

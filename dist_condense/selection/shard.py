@@ -53,7 +53,8 @@ class SelectionShard:
             return
         own = Candidates(label, features=self._features(network, label), ipc=self.ipc, seed=self.seed)
         self.positions[label] = self.selection.choose(own)
-        self.pixels[label] = to_unit(self.source.get(label, self.positions[label]).cpu())
+        images = self.source.redeem(self.source.announce(label, self.positions[label]))
+        self.pixels[label] = to_unit(images.cpu())
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that a restart needs, keyed by class and copied."""

@@ -139,7 +139,7 @@ class Journal:
         self.procedure.after_updates(self._after_event)
         log.info("begins after %s %d", self.units.name, self._steps)
         now = time.monotonic()
-        self._logged, self._saved, self._agreed = self._mark(self._steps), now, now
+        self._logged, self._saved, self._agreed, self._pause = self._mark(self._steps), now, now, self._pause_of(0)
         return self._steps
 
     def after_step(self, done: int) -> None:
@@ -194,15 +194,17 @@ class Journal:
 
     def _note(self, scheduled: bool) -> Note:
         now, minutes = time.monotonic(), self.schedule.minutes
-        events = 1 + int(PACE * self._events / max(now - self._agreed, 1e-9))
-        pause = max(self.procedure.stride, events) if minutes else 1
         return Note(
             due=scheduled or now - self._saved >= minutes * 60,
             stop=(self.folder / STOP).exists(),
-            pause=pause,
+            pause=self._pause_of(PACE * self._events / max(now - self._agreed, 1e-9)),
             warned=self.coordinator.warned(),
             problem=self._problem(),
         )
+
+    def _pause_of(self, events: float) -> int:
+        """Events until the next notes, for so many a second at the pace of now."""
+        return max(self.procedure.stride, 1 + int(events)) if self.schedule.minutes else 1
 
     def _problem(self) -> str | None:
         """What all must know of before anything more is written."""

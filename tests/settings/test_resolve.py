@@ -15,6 +15,7 @@ from dist_condense.engine.coordinator import LocalCoordinator, Placement
 from dist_condense.engine.ray import group
 from dist_condense.job import worker
 from dist_condense.job.comparing import TRAINING_SETS
+from dist_condense.job.exporting import card
 from dist_condense.job.job import Job
 from dist_condense.result.synthetic_set import load_set, write_set
 from dist_condense.settings import assembly, config, resolve
@@ -155,7 +156,8 @@ def test_measured_once_and_stored_with_the_run(job, monkeypatch, capsys):
     assert (again.config, again.dataset.mean) == (first.config, mean)
     shard = worker.assemble(again.config, LocalCoordinator(), Placement()).procedure.shard
     assert shard.statistics == assembly.statistics_of(again.dataset) == ChannelStatistics(mean, std)
-    assert (again._card(0).mean, again._card(0).std) == (mean, std)
+    described = card(again.config, again.dataset, again.outline, 0)
+    assert (described.mean, described.std) == (mean, std)
     with pytest.raises(ConfigError, match=r"dataset.constants: 'measured' there, 'cifar10' now"):
         job("dataset.constants=cifar10", "dataset.size=8")
     with pytest.raises(ConfigError, match=r"dataset.mean: \[.*\] there, \[0.5, 0.5, 0.5\] now"):
@@ -246,7 +248,8 @@ def test_matching_and_the_set_pad_the_same_grey(job, method, padding, tmp_path):
     recipe = assembly.matching_recipe(ready.config, ready.dataset, ((0,), (1,), (2,)))
     assert recipe.parameterisation.padding == pytest.approx(padding, rel=1e-12)
     pixels = torch.rand(3, 3, 8, 8)
-    written = write_set(tmp_path / "set", pixels, torch.arange(3), ready._card(0))
+    described = card(ready.config, ready.dataset, ready.outline, 0)
+    written = write_set(tmp_path / "set", pixels, torch.arange(3), described)
     assert tuple(written.padding) == recipe.parameterisation.padding
     decoded = recipe.parameterisation.decode_for_training(pixels)
     seen = assembly.statistics_of(ready.dataset).normalise(decoded) if recipe.unit_space else decoded

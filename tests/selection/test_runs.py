@@ -14,10 +14,15 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
+from dist_condense.data import open_dataset
+from dist_condense.data.normalise import to_unit
 from dist_condense.engine.coordinator import Coordinator, LocalCoordinator, ProcessGroupCoordinator
+from dist_condense.engine.errors import RunFailed
 from dist_condense.engine.training import NetworkTrainer
+from dist_condense.job import checkpoint
 from dist_condense.job.journal import Journal
 from dist_condense.selection.shard import SelectionShard
+from dist_condense.system.storage import Folder
 from tests.engine import cases
 
 UNITS = 10
@@ -129,13 +134,16 @@ def _enter(rank: int, folder: Path) -> None:
             dist.destroy_process_group()
 
 
+def test_a_network_that_is_not_finite_chooses_nothing(tmp_path: Path) -> None:
+    with pytest.raises(
+        RunFailed, match=r"theta is not finite after training on the whole set; lower method\.selection"
+    ):
+        cases.alone("herding", tmp_path, "method.selection.lr=1e30")
+    assert checkpoint.newest(Folder(tmp_path / "checkpoints")) is None
+
+
 def test_a_set_is_of_stored_images_at_the_stored_positions(tmp_path: Path) -> None:
     """float32 in [0, 1] that are the bytes of the data set, exactly."""
-    from dist_condense.data import open_dataset
-    from dist_condense.data.normalise import to_unit
-    from dist_condense.job import checkpoint
-    from dist_condense.system.storage import Folder
-
     cases.alone("herding", tmp_path)
     found = checkpoint.newest(Folder(tmp_path / "checkpoints"))
     assert found is not None

@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "procedures": {"condense", "core", "data", "engine", "networks", "select", "selection", "system"},
     "evaluation": {"core", "networks", "data", "engine", "system"},
     "settings": {"core", "networks", "data", "engine", "evaluation", "procedures", "selection", "system"},
-    "result": {"core", "data", "engine", "evaluation", "settings", "system"},
+    "result": {"__version__", "core", "data", "engine", "evaluation", "settings", "system"},
     "planning": {"core", "networks", "data", "engine", "settings", "result", "system"},
 }
 MUST_NOT_IMPORT = {"job": {"commands", "planning"}}

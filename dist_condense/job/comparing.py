@@ -87,6 +87,7 @@ def _selected(name: str, of: Comparison) -> TrainingSet:
         own = selecting.run_of_its_own(config, of.dataset, name)
         with alone(Path(own.output)):
             if not has_complete_set(Path(own.output)):
+                terminal.say(f"note: {name} is selected once for all runs on the same data, in {own.output}")
                 of.run(own)
         return _set(Path(own.output), config.evaluation.epochs)
     draws = config.evaluation.seeds if selection.varies else 1

@@ -16,7 +16,8 @@ from dist_condense.data.catalogue import is_url
 from dist_condense.data.reading.headers import check_headers
 from dist_condense.evaluation.rows import EVALUATION, RowsError, read_csv
 from dist_condense.result import run_folder, tracking
-from dist_condense.settings import assembly, checks, tracking_address
+from dist_condense.selection.table import SELECTIONS
+from dist_condense.settings import assembly, checks, selecting, tracking_address
 from dist_condense.settings.config import (
     ConfigError,
     RunConfig,
@@ -132,6 +133,9 @@ def _output(config: RunConfig) -> Iterator[str]:
             yield f"output: {folder} holds another run; give another output, or restore: {'; '.join(changed)}"
     if not (parent := _existing_parent(folder)).is_dir() or not os.access(parent, os.W_OK):
         yield f"output: {folder} cannot be written"
+    named = [name for name in config.evaluation.sets if name in SELECTIONS and SELECTIONS[name].features]
+    if named and config.evaluation.epochs != 0 and not os.access(_existing_parent(selecting.place(config)), os.W_OK):
+        yield f"evaluation.sets: {selecting.place(config)}, where {', '.join(named)} is made, cannot be written"
     try:
         read_csv(folder / EVALUATION)
     except RowsError as error:

@@ -24,6 +24,8 @@ def alone(folder: Path) -> Iterator[None]:
     except Timeout:
         terminal.say(f"note: another run makes {folder}; waiting for it")
         lock.acquire()
+    except NotImplementedError:  # a file system without locks
+        terminal.say(f"note: {folder.parent} has no locks: let no other run make {folder.name} at the same time")
     try:
         yield
     finally:

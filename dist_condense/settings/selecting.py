@@ -23,7 +23,6 @@ from dist_condense.settings.config import EvaluationConfig, RunConfig, from_dict
 from dist_condense.settings.values import some
 
 FOLDER = "selections"
-"""Beside the outputs of the runs that share what is in it."""
 
 
 def selection_of(config: RunConfig) -> Selection:
@@ -93,6 +92,11 @@ def _trajectory(config: RunConfig, dataset: ImageSet, shard: SelectionShard, coo
 # --- for the rows of an evaluation --------------------------------------------------------------------------------
 
 
+def place(config: RunConfig) -> Path:
+    """Where the selections are that runs share, beside the output of this one."""
+    return Path(config.output).expanduser().absolute().parent / FOLDER
+
+
 def run_of_its_own(config: RunConfig, dataset: ImageSet, name: str) -> RunConfig:
     """The run that makes the set of a selection for the evaluation of another run.
 
@@ -106,18 +110,17 @@ def run_of_its_own(config: RunConfig, dataset: ImageSet, name: str) -> RunConfig
     own = RunConfig(
         seed=config.seed,
         ipc=config.ipc,
-        dataset=config.dataset,
+        dataset=replace(config.dataset, constants=None),  # settled: mean and std
         data=config.data,
         network=config.network,
         method=from_dict({"method": yaml_files.texts(file)}).method,
-        compute=config.compute,
+        compute=replace(config.compute, microbatch=0),  # of matching alone
         cluster=config.cluster,
         evaluation=EvaluationConfig(epochs=0),
         tracking=replace(config.tracking, checkpoints=None),
     )
     known = json.dumps(assembly.identity_of(own, dataset), sort_keys=True)
-    folder = Path(config.output).parent / FOLDER / f"{name}-{sha256(known.encode()).hexdigest()[:16]}"
-    return replace(own, output=str(folder))
+    return replace(own, output=str(place(config) / f"{name}-{sha256(known.encode()).hexdigest()[:16]}"))
 
 
 def problems(config: RunConfig, dataset: ImageSet) -> Iterator[str]:

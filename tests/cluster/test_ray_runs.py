@@ -61,14 +61,16 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 
 def test_two_workers_equal_one_process(tmp_path: Path) -> None:
-    evaluation = ("evaluation.epochs=3", "evaluation.seeds=2", "evaluation.sets=[random,condensed]")
-    alone, together = tmp_path / "alone", tmp_path / "together"
+    evaluation = ("evaluation.epochs=3", "evaluation.seeds=2", "evaluation.sets=[random,condensed,herding]")
+    alone, together = tmp_path / "one" / "alone", tmp_path / "two" / "together"
     finish(start(0, alone, *evaluation))
     mark = planted(tmp_path / "his")
     finish(start(2, together, *evaluation, cwd=tmp_path / "his"))
     assert not mark.exists(), mark.read_text()
     assert torch.equal(cases.result(alone), cases.result(together))
-    assert len(rows(together)) == 4 and rows(together) == rows(alone)
+    assert len(rows(together)) == 6 and rows(together) == rows(alone)
+    by_one, by_two = selection(tmp_path / "one"), selection(tmp_path / "two")
+    assert by_one.name == by_two.name and torch.equal(cases.result(by_one), cases.result(by_two))
     losses = [
         [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
         for folder in (alone, together)
@@ -78,6 +80,12 @@ def test_two_workers_equal_one_process(tmp_path: Path) -> None:
         assert (together / name).stat().st_size > 0, name
     _check_card(together)
     _check_tracking(together)
+
+
+def selection(outputs: Path) -> Path:
+    """The folder of the run that made the one selection of these outputs."""
+    (found,) = (path for path in (outputs / "selections").iterdir() if path.is_dir())
+    return found
 
 
 def _check_card(folder: Path) -> None:
@@ -93,7 +101,7 @@ def _check_tracking(folder: Path) -> None:
         parents = dict(db.execute("SELECT run_uuid, value FROM tags WHERE key = 'mlflow.parentRunId'"))
         logged = {key for (key,) in db.execute("SELECT DISTINCT key FROM metrics")}
     (parent,) = set(parents.values())
-    assert len(parents) == 4 and set(runs) == {parent, *parents} and set(runs.values()) == {"FINISHED"}
+    assert len(parents) == 6 and set(runs) == {parent, *parents} and set(runs.values()) == {"FINISHED"}
     assert {"loss", "top1_last"} <= logged
 
 
@@ -256,8 +264,8 @@ def _status(address: str, submission: str) -> str:
 FAULTS = """
 import resource, threading
 import ray, torch
-from dist_condense import worker
-from dist_condense.engine import ray_group
+from dist_condense.job import worker
+from dist_condense.engine.ray import group
 
 def count(into):
     worker.keep_freed_memory()  # with all that a worker imports: where little is held the heap grows for longer
@@ -275,7 +283,7 @@ def in_a_thread():  # as Ray Train and Tune do
     thread.join()
     return found[0]
 
-ray_group.connect()
+group.connect()
 print(ray.get(in_a_thread.remote()))
 """
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,10 +14,15 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
+from dist_condense.data import open_dataset
+from dist_condense.data.normalise import to_unit
 from dist_condense.engine.coordinator import Coordinator, LocalCoordinator, ProcessGroupCoordinator
+from dist_condense.engine.errors import RunFailed
 from dist_condense.engine.training import NetworkTrainer
+from dist_condense.job import checkpoint
 from dist_condense.job.journal import Journal
 from dist_condense.selection.shard import SelectionShard
+from dist_condense.system.storage import Folder
 from tests.engine import cases
 
 UNITS = 10
@@ -94,38 +98,52 @@ def test_killed_after_every_unit_one_process_repeats_none(
     assert torch.equal(cases.result(tmp_path), uninterrupted[name])
 
 
+@pytest.fixture(scope="module")
+def groups(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """By the number of workers, what a group leaves and has done; starting processes is what costs, so one after the
+    other has the same ones.
+    """
+    folder = tmp_path_factory.mktemp("groups")
+    mp.spawn(_enter, (folder,), nprocs=3)
+    return folder
+
+
 @pytest.mark.parametrize("workers", [2, 3])
 def test_killed_after_every_unit_a_group_repeats_none(
-    workers: int, uninterrupted: dict[str, Tensor], tmp_path: Path
+    workers: int, groups: Path, uninterrupted: dict[str, Tensor]
 ) -> None:
-    with tempfile.TemporaryDirectory() as rendezvous:
-        mp.spawn(_enter, (workers, f"file://{rendezvous}/group", tmp_path), nprocs=workers)
-    everyone: list[Work] = torch.load(tmp_path / "work", weights_only=False)
+    everyone: list[Work] = torch.load(groups / f"{workers}.work", weights_only=False)
     assert [work.chosen for work in everyone] == [list(range(rank, UNITS, workers)) for rank in range(workers)]
     assert {work.trained for work in everyone} == {UPDATES["herding"]}
-    assert torch.equal(cases.result(tmp_path / "herding"), uninterrupted["herding"])
+    assert torch.equal(cases.result(groups / str(workers)), uninterrupted["herding"])
 
 
-def _enter(rank: int, workers: int, address: str, folder: Path) -> None:
+def _enter(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=workers)
-    (folder / "herding").mkdir(exist_ok=True)
-    work = killed_after_each_unit("herding", folder / "herding", ProcessGroupCoordinator)
-    everyone: list[Work | None] = [None] * workers
-    dist.all_gather_object(everyone, work)
-    if rank == 0:
-        torch.save(everyone, folder / "work")
-    dist.destroy_process_group()
+    for workers in (3, 2):
+        if rank < workers:
+            (folder / str(workers)).mkdir(exist_ok=True)
+            address = f"file://{folder}/{workers}.group"
+            dist.init_process_group("gloo", init_method=address, rank=rank, world_size=workers)
+            work = killed_after_each_unit("herding", folder / str(workers), ProcessGroupCoordinator)
+            everyone: list[Work | None] = [None] * workers
+            dist.all_gather_object(everyone, work)
+            if rank == 0:
+                torch.save(everyone, folder / f"{workers}.work")
+            dist.destroy_process_group()
+
+
+def test_a_network_that_is_not_finite_chooses_nothing(tmp_path: Path) -> None:
+    with pytest.raises(
+        RunFailed, match=r"theta is not finite after training on the whole set; lower method\.selection"
+    ):
+        cases.alone("herding", tmp_path, "method.selection.lr=1e30")
+    assert checkpoint.newest(Folder(tmp_path / "checkpoints")) is None
 
 
 def test_a_set_is_of_stored_images_at_the_stored_positions(tmp_path: Path) -> None:
     """float32 in [0, 1] that are the bytes of the data set, exactly."""
-    from dist_condense.data import open_dataset
-    from dist_condense.data.normalise import to_unit
-    from dist_condense.job import checkpoint
-    from dist_condense.system.storage import Folder
-
     cases.alone("herding", tmp_path)
     found = checkpoint.newest(Folder(tmp_path / "checkpoints"))
     assert found is not None

@@ -29,7 +29,7 @@ def kind_of(tensor: Tensor) -> Kind:
 class Units:
     """The units of a run, counted on levels from the outermost inwards: ``{"network": K, "matching step": T}``."""
 
-    levels: Mapping[str, int]
+    levels: dict[str, int]
 
     @property
     def total(self) -> int:

@@ -1,4 +1,4 @@
-"""One run from its config to its report, in the driver: what is condensed where is decided here, once."""
+"""One run in the driver, from its config to its report: check, compute on the workers, export, evaluate, report."""
 
 from __future__ import annotations
 
@@ -68,12 +68,12 @@ class Job:
 
     @functools.cached_property
     def claim(self) -> Claim:
-        """Of this start to the folder; what another start may write too is written by it."""
+        """The claim of this start to the folder; shared records are written under it."""
         return Claim.new(self.folder)
 
     @property
     def images(self) -> str:
-        """Where the workers have the real images from, for a person."""
+        """Where the workers read the real images, in words."""
         if self.config.data.source == FILES:
             return str(self.keeping)
         raw = gib(sum(self.dataset.decoded_bytes(self.dataset.counts)))
@@ -122,7 +122,7 @@ class Job:
 
     @functools.cached_property
     def outline(self) -> Outline:
-        """The procedure's."""
+        """The outline of the procedure."""
         return procedures.outline_of(self.config, self.dataset)
 
     def _after(self, done: int) -> str:
@@ -163,7 +163,7 @@ class Job:
         tracker.log_artifacts(self.folder / SET)
 
     def _kept(self) -> str:
-        """What a run that failed leaves; its last checkpoint becomes the set where the disk has room."""
+        """Export the last checkpoint of a failed run where the disk has room; a sentence about what is kept."""
         try:
             steps = self._export()
         except (SyntheticSetError, OSError) as error:
@@ -194,7 +194,7 @@ class Job:
 
     @contextmanager
     def _following(self, tracker: Tracker) -> Iterator[None]:
-        """Progress and MLflow live on what the workers write; so does a person on why a group is started again."""
+        """Follow metrics.jsonl for progress and MLflow, and the notes on restarts of the worker group."""
 
         def send(entries: Sequence[Entry]) -> None:
             if not self.claim.lost:  # looked at after the lines were read, so all of them are this start's
@@ -236,7 +236,7 @@ class Job:
         return rows
 
     def _evaluated(self, tracker: Tracker) -> list[Row]:
-        """All rows there are, also of earlier calls."""
+        """Send all rows of evaluation.csv to the tracker, also those of earlier calls."""
         self.claim.check()
         rows = read_csv(self.folder / EVALUATION)
         tracker.log_evaluations([asdict(row) for row in rows])

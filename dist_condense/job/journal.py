@@ -53,29 +53,30 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Note:
-    """What a worker tells the others; rank 0's clock and its view of the folder count."""
+    """A worker's report to the others when they meet; rank 0's clock and view of the folder decide."""
 
     due: bool
-    """A checkpoint is."""
+    """Whether a checkpoint is due."""
     stop: bool
     pause: int
-    """Units and updates until the next notes."""
+    """Units and updates until the next meeting."""
     warned: bool
-    """A machine is to be taken away."""
+    """Whether a machine is to be taken away."""
     problem: str | None
+    """Why nothing more may be written."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """What a worker had counted when a line was written."""
+    """A worker's counters when the last line of metrics.jsonl was written."""
 
     seconds: float = 0.0
-    """By a clock that never jumps."""
+    """Of a monotonic clock."""
     step: int = 0
     waited: float = 0.0
-    """Seconds, for images."""
+    """Seconds spent waiting for images."""
     reduced: int = 0
-    """Bytes."""
+    """Bytes reduced between workers."""
 
 
 @dataclass
@@ -85,10 +86,10 @@ class Journal:
     Every ``log_every`` units the workers compare notes; about once a second they agree whether to save and whether to
     stop, so that all do it at the same place.
 
+    :param claim: of this start to ``folder``; every write there is made under it.
     :param identity: all that changes the result, see :class:`State`.
-    :param claim: of this start to ``folder``, which every write there is made by.
     :param coordinator: the procedure's; it is given the number of units done, and asked for warnings.
-    :param line: a process group of the journal's own between the same workers.
+    :param group: a coordinator of the journal's own between the same workers.
     :param device: type of the device that computes.
     :param observe: called with each line of metrics.jsonl, on every worker.
     """
@@ -98,37 +99,37 @@ class Journal:
     procedure: Procedure
     identity: Mapping[str, Any]
     coordinator: Coordinator
-    line: Coordinator
+    group: Coordinator
     writer: CheckpointWriter
     device: str
     schedule: Schedule = field(default_factory=Schedule)
     observe: Observer = unobserved
     _steps: int = 0
     _logged: Mark = Mark()
-    """Of the last line."""
+    """At the last line."""
     _saved: float = 0.0
     _agreed: float = 0.0
     _events: int = 0
-    """Since the workers agreed last."""
+    """Units and updates since the workers met last."""
     _pause: int = 1
-    """Events until they agree again."""
+    """Events until they meet again."""
     _warned: bool = False
-    """Whether a machine is to be taken away; a checkpoint is written when this is first heard."""
+    """Whether a machine is to be taken away; the first warning makes the workers save."""
 
     @property
     def folder(self) -> Path:
-        """The run's."""
+        """The run's folder."""
         return self.claim.folder
 
     @property
     def units(self) -> Units:
-        """The procedure's."""
+        """The units of the procedure."""
         return self.procedure.outline.units
 
     def resume(self) -> int:
         """Load the newest whole checkpoint if there is one; the number of units already done."""
         found = self._found()
-        if self.line.rank == 0:
+        if self.group.rank == 0:
             with self.claim.writing():
                 metrics_file.cut(self.folder / METRICS, found.steps if found else 0)
         if found is not None:
@@ -143,10 +144,10 @@ class Journal:
         return self._steps
 
     def after_step(self, done: int) -> None:
-        """``done`` units are complete."""
+        """Note that ``done`` units are complete."""
         self._steps = done
         self.coordinator.reached(done)
-        if self._is_logged(done):
+        if done % self._strides(self.schedule.log_every) == 0 or done == self.units.total:
             self._log(done)
         self._after_event()
 
@@ -159,25 +160,24 @@ class Journal:
     # --- the parts ------------------------------------------------------------------------------------------------
 
     def _found(self) -> Checkpoint | None:
-        """As rank 0 finds it, so that all load the same one."""
+        """The newest checkpoint by rank 0's view, so that all workers load the same one."""
         store = self.writer.store
-        own = checkpoint.newest(store, _tell) if self.line.rank == 0 else None
-        name = self.line.gather(own.name if own else None)[0]
+        own = checkpoint.newest(store, _tell) if self.group.rank == 0 else None
+        name = self.group.gather(own.name if own else None)[0]
         return own or (checkpoint.opened(store, name) if name else None)
 
-    def _is_logged(self, done: int) -> bool:
-        """Every ``log_every`` units, rounded up to whole strides: a line of metrics.jsonl makes all workers meet."""
-        stride = self.procedure.stride
-        return done % (-(-self.schedule.log_every // stride) * stride) == 0 or done == self.units.total
+    def _strides(self, units: int) -> int:
+        """So many units, rounded up to whole strides, after which all workers have computed equally many."""
+        return -(-units // self.procedure.stride) * self.procedure.stride
 
     def _after_event(self) -> None:
-        """A unit or an update inside one is complete."""
+        """Count a unit, or an update inside one; meet the other workers where it is time to."""
         self._events += 1
         stepped, every = self.procedure.updates == 0, self.schedule.steps
         scheduled = stepped and (self._steps == self.units.total or (every is not None and self._steps % every == 0))
         if self._events < self._pause and not scheduled:
             return
-        notes = [Note(**note) for note in self.line.gather(asdict(self._note(scheduled)))]
+        notes = [Note(**note) for note in self.group.gather(asdict(self._note(scheduled)))]
         if problems := [note.problem for note in notes if note.problem]:
             raise RunFailed(problems[0])
         first, warned = notes[0], any(note.warned for note in notes)
@@ -203,11 +203,11 @@ class Journal:
         )
 
     def _pause_of(self, events: float) -> int:
-        """Events until the next notes, for so many a second at the pace of now."""
-        return max(self.procedure.stride, 1 + int(events)) if self.schedule.minutes else 1
+        """Events until the next meeting, at the present pace of so many a second."""
+        return self._strides(1 + int(events)) if self.schedule.minutes else 1
 
     def _problem(self) -> str | None:
-        """What all must know of before anything more is written."""
+        """A reason to stop on all workers before anything more is written."""
         try:
             self.claim.check()
         except RunFailed as error:
@@ -215,9 +215,9 @@ class Journal:
         return self.writer.problem
 
     def _save(self) -> None:
-        self._refuse_not_finite()
+        self._refuse_problem()
         metrics, updates = self.folder / METRICS, self.procedure.updates
-        if self.line.rank == 0 and metrics.exists():
+        if self.group.rank == 0 and metrics.exists():
             flush(metrics)  # a checkpoint that outlives a power cut has its lines
         state = State(
             steps=self._steps,
@@ -228,17 +228,17 @@ class Journal:
             device=self.device,
         )
         log.info("saves after %s %d and update %d", self.units.name, self._steps, updates)
-        shared = self.procedure.shared_state_dict() if self.line.rank == 0 else {}
+        shared = self.procedure.shared_state_dict() if self.group.rank == 0 else {}
         self.writer.begin(state, self.procedure.state_dict(), shared)
         self._saved = time.monotonic()
 
     def _log(self, done: int) -> None:
         self._compare_shared(done)
-        self._refuse_not_finite()
+        self._refuse_problem()
         own = self._measured(done)
-        everyone = [Measured(**measured) for measured in self.line.gather(asdict(own))]
+        everyone = [Measured(**measured) for measured in self.group.gather(asdict(own))]
         measured = replace(own, measures=_added([each.measures for each in everyone]))
-        if self.line.rank == 0:
+        if self.group.rank == 0:
             entry = {
                 "step": done,
                 "time": time.time(),  # shown, by MLflow; nothing is measured by it
@@ -256,7 +256,7 @@ class Journal:
         self.observe(measured)
 
     def _measured(self, done: int) -> Measured:
-        """By this worker alone."""
+        """The measurements of this worker since the last line."""
         before, self._logged = self._logged, self._mark(done)
         seconds = self._logged.seconds - before.seconds
         return Measured(
@@ -270,19 +270,19 @@ class Journal:
         )
 
     def _mark(self, done: int) -> Mark:
-        return Mark(time.monotonic(), done, self.procedure.waited, self.line.reduced())
+        return Mark(time.monotonic(), done, self.procedure.waited, self.group.reduced())
 
     def _compare_shared(self, done: int) -> None:
-        sums = self.line.gather(self.procedure.checksum())
+        sums = self.group.gather(self.procedure.checksum())
         if len(set(sums)) > 1:
             ranks = [r for r, x in enumerate(sums) if x != sums[0]]
             raise RunFailed(
-                f"the network differs between workers after step {done}: ranks {ranks} disagree with rank 0. "
+                f"the shared state differs between workers after step {done}: ranks {ranks} disagree with rank 0. "
                 "The workers' hardware or library versions differ; use equal nodes and cluster.reproducible=true"
             )
 
-    def _refuse_not_finite(self) -> None:
-        problems = self.line.gather(self.procedure.problem(self._steps))
+    def _refuse_problem(self) -> None:
+        problems = self.group.gather(self.procedure.problem(self._steps))
         if problems := [each for each in problems if each is not None]:
             raise RunFailed(min(problems)[1])
 

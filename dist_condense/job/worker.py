@@ -1,4 +1,4 @@
-"""What one worker executes: the same on a Ray worker and in the driver's own process."""
+"""The code of one worker: the same on a Ray worker and in the driver's own process."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def assemble(
         procedure=procedure,
         identity=assembly.identity_of(config, dataset),
         coordinator=coordinator,
-        line=coordinator.beside(),
+        group=coordinator.beside(),
         writer=CheckpointWriter(store, coordinator.beside(), tracking.checkpoints_kept, claim.writing),
         schedule=Schedule(tracking.log_every, tracking.checkpoint_steps, tracking.checkpoint_minutes),
         device=placement.device.type,

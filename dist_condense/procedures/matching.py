@@ -114,7 +114,7 @@ class Matching:
     def problem(self, done: int) -> Problem | None:
         """The first number that is not finite. Waits for the device."""
         found = self.shard.first_not_finite(self.trajectory.network, done)
-        return found and (astuple(found), found.told(self.outline.matching_steps, self.outline.names))
+        return None if found is None else (astuple(found), found.told(self.outline.matching_steps, self.outline.names))
 
     def checksum(self) -> int:
         """Of theta."""

@@ -110,11 +110,11 @@ def run_of_its_own(config: RunConfig, dataset: ImageSet, name: str) -> RunConfig
     own = RunConfig(
         seed=config.seed,
         ipc=config.ipc,
-        dataset=config.dataset,
+        dataset=replace(config.dataset, constants=None),  # settled: mean and std
         data=config.data,
         network=config.network,
         method=from_dict({"method": yaml_files.texts(file)}).method,
-        compute=config.compute,
+        compute=replace(config.compute, microbatch=0),  # of matching alone
         cluster=config.cluster,
         evaluation=EvaluationConfig(epochs=0),
         tracking=replace(config.tracking, checkpoints=None),

@@ -59,14 +59,16 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 
 def test_two_workers_equal_one_process(tmp_path: Path) -> None:
-    evaluation = ("evaluation.epochs=3", "evaluation.seeds=2", "evaluation.sets=[random,condensed]")
-    alone, together = tmp_path / "alone", tmp_path / "together"
+    evaluation = ("evaluation.epochs=3", "evaluation.seeds=2", "evaluation.sets=[random,condensed,herding]")
+    alone, together = tmp_path / "one" / "alone", tmp_path / "two" / "together"
     mark = planted(tmp_path / "his")
     for process in (start(0, alone, *evaluation), start(2, together, *evaluation, cwd=tmp_path / "his")):
         finish(process)
     assert not mark.exists(), mark.read_text()
     assert torch.equal(cases.result(alone), cases.result(together))
-    assert len(rows(together)) == 4 and rows(together) == rows(alone)
+    assert len(rows(together)) == 6 and rows(together) == rows(alone)
+    by_one, by_two = selection(tmp_path / "one"), selection(tmp_path / "two")
+    assert by_one.name == by_two.name and torch.equal(cases.result(by_one), cases.result(by_two))
     losses = [
         [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
         for folder in (alone, together)
@@ -76,6 +78,12 @@ def test_two_workers_equal_one_process(tmp_path: Path) -> None:
         assert (together / name).stat().st_size > 0, name
     _check_card(together)
     _check_tracking(together)
+
+
+def selection(outputs: Path) -> Path:
+    """The folder of the run that made the one selection of these outputs."""
+    (found,) = (path for path in (outputs / "selections").iterdir() if path.is_dir())
+    return found
 
 
 def _check_card(folder: Path) -> None:
@@ -91,7 +99,7 @@ def _check_tracking(folder: Path) -> None:
         parents = dict(db.execute("SELECT run_uuid, value FROM tags WHERE key = 'mlflow.parentRunId'"))
         logged = {key for (key,) in db.execute("SELECT DISTINCT key FROM metrics")}
     (parent,) = set(parents.values())
-    assert len(parents) == 4 and set(runs) == {parent, *parents} and set(runs.values()) == {"FINISHED"}
+    assert len(parents) == 6 and set(runs) == {parent, *parents} and set(runs.values()) == {"FINISHED"}
     assert {"loss", "top1_last"} <= logged
 
 

@@ -163,7 +163,7 @@ def own_run(given: RunConfig | Job) -> RunConfig:
     [
         (["method=dsa"], True),
         (["trajectory.networks=7", "training.lr=3"], True),
-        (["evaluation.seeds=5", "tracking.log_every=1"], True),
+        (["evaluation.seeds=5", "tracking.log_every=1", "compute.microbatch=4"], True),
         (["ipc=3"], False),
         (["seed=1"], False),
         (["network.width=16"], False),

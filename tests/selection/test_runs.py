@@ -14,10 +14,18 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
+from dist_condense.data.normalise import to_unit
+from dist_condense.engine.class_features import IMAGES
 from dist_condense.engine.coordinator import Coordinator, LocalCoordinator, ProcessGroupCoordinator
+from dist_condense.engine.errors import RunFailed
 from dist_condense.engine.training import NetworkTrainer
+from dist_condense.job import checkpoint
 from dist_condense.job.journal import Journal
+from dist_condense.selection.candidates import Candidates
+from dist_condense.selection.herding import herding
 from dist_condense.selection.shard import SelectionShard
+from dist_condense.settings import assembly
+from dist_condense.system.storage import Folder
 from tests.engine import cases
 
 UNITS = 10
@@ -129,17 +137,28 @@ def _enter(rank: int, folder: Path) -> None:
             dist.destroy_process_group()
 
 
-def test_a_set_is_of_stored_images_at_the_stored_positions(tmp_path: Path) -> None:
-    """float32 in [0, 1] that are the bytes of the data set, exactly."""
-    from dist_condense.data import open_dataset
-    from dist_condense.data.normalise import to_unit
-    from dist_condense.job import checkpoint
-    from dist_condense.system.storage import Folder
+def test_a_network_that_is_not_finite_chooses_nothing(tmp_path: Path) -> None:
+    with pytest.raises(
+        RunFailed, match=r"theta is not finite after training on the whole set; lower method\.selection"
+    ):
+        cases.alone("herding", tmp_path, "method.selection.lr=1e30")
+    assert checkpoint.newest(Folder(tmp_path / "checkpoints")) is None
 
-    cases.alone("herding", tmp_path)
-    found = checkpoint.newest(Folder(tmp_path / "checkpoints"))
+
+def test_a_set_is_of_stored_images_at_the_stored_positions(tmp_path: Path) -> None:
+    """float32 in [0, 1] that are the bytes of the data set, exactly; chosen by features of the stored network."""
+    run = cases.load("herding", f"output={tmp_path}")
+    cases.execute(run, LocalCoordinator())
+    found, dataset = checkpoint.newest(Folder(tmp_path / "checkpoints")), assembly.dataset_of(run)
     assert found is not None
-    state, real = found.classes(), open_dataset("digits", None).train()
-    for c in range(UNITS):
-        assert torch.equal(state[f"pixels.{c}"], to_unit(real.get(c, state[f"positions.{c}"])))
-        assert len(state[f"positions.{c}"].unique()) == 2
+    state, real, statistics = found.classes(), dataset.train(), assembly.statistics_of(dataset)
+    network = assembly.network_builder(run, dataset)(0).eval()
+    weights = {name: x for name, x in found.shared().items() if name.startswith("network.")}
+    network.load_state_dict({name.removeprefix("network."): x for name, x in weights.items()})
+    for c, count in enumerate(dataset.counts):
+        raw = real.get(c, torch.arange(count))
+        with torch.no_grad():
+            features = torch.cat([network.embed(statistics.normalise(to_unit(x))) for x in raw.split(IMAGES)])
+        positions = herding(Candidates(c, features=features, ipc=2, seed=0))
+        assert torch.equal(state[f"positions.{c}"], positions)
+        assert torch.equal(state[f"pixels.{c}"], to_unit(raw[positions]))

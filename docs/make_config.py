@@ -50,7 +50,8 @@ A run's folder holds one result. The same command again continues it; a config t
 with the difference. `output`, `cluster.*`, `data.*`, `evaluation.*`, `tracking.*`, `training.check_finite` and where
 the data lie may differ, and everything else may not.
 Three keys of the cluster are part of the result all the same: `cluster.slices`, `cluster.threads` and
-`cluster.reproducible` change the last bits, are settled at the first start and then kept; null keeps them.
+`cluster.reproducible` change the last bits ([reliability.md](reliability.md#the-last-bits)). Null is a constant that
+does not know the workers; a run that was started before keeps what its first start chose.
 
 ## A config of your own
 Anywhere on disk; the shipped groups are found from there:

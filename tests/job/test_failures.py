@@ -269,7 +269,7 @@ def test_a_folder_of_another_config(tmp_path: Path, capfd: pytest.CaptureFixture
     for difference in (
         "seed: 0 there, 1 now",
         "method.images.lr: 0.1 there, 0.2 now",
-        "cluster.slices: 3 there, 2 now",
+        "cluster.slices: 4 there, 2 now",
     ):
         assert difference in told
     assert listing(tmp_path) == before

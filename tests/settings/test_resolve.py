@@ -21,6 +21,7 @@ from dist_condense.result.synthetic_set import load_set, write_set
 from dist_condense.settings import assembly, config, resolve
 from dist_condense.settings.config import ConfigError
 from dist_condense.system.files import sha256_of
+from dist_condense.system.processor import on_threads
 from tests.data.shards.shard_cases import photograph, prepared, write_folder
 
 GIB = 2**30
@@ -130,6 +131,43 @@ def test_no_more_is_read_ahead_than_a_class_has(job):
     assert job(*given, f"data.memory_budget={(DECODED + ahead - 1) / GIB!r}").config.data.tier == "encoded"
 
 
+# --- slices and threads -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cores", [(1, 1), (6, 3)])
+def test_slices_and_threads_do_not_know_the_workers(job, cluster, cores):
+    cluster(*((n, 0, 80 * GIB) for n in cores))
+    alone = job().config
+    for workers in (1, 2):
+        found = job(f"cluster.workers={workers}", "cluster.device=cpu").config
+        assert (found.cluster.slices, found.cluster.threads, found.cluster.reproducible) == (4, 1, True)
+        assert config.identity(found) == config.identity(alone)
+        assert found.data.threads == max(1, sum(cores) // workers)
+
+
+def test_a_batch_that_batchnorm_couples_is_one_slice(job):
+    assert job("network.norm=batch").config.cluster.slices == 1
+
+
+def test_a_run_of_before_keeps_its_slices_and_threads(job):
+    """Those of a version whose defaults were the workers and the cores of the first start."""
+    first = job("cluster.slices=3", "cluster.threads=2")
+    first._write_start()
+    again = job().config.cluster
+    assert (again.slices, again.threads) == (3, 2)
+    with pytest.raises(ConfigError, match=r"cluster.slices: 3 there, 4 now"):
+        job("cluster.slices=4")
+
+
+def test_cores_that_do_not_compute_are_told(job):
+    told = "one of 3 cores computes: cluster.workers=3 uses them all and gives the same set"
+    with on_threads(3):
+        assert any(line.startswith(told) for line in job().remarks)
+        assert not any("cores" in line for line in job("cluster.threads=2").remarks)
+    with on_threads(1):
+        assert not any("cores" in line for line in job().remarks)
+
+
 # --- mean and std -------------------------------------------------------------------------------------------------
 
 OWN = KNOWN["image_folder"].facts.mean, KNOWN["image_folder"].facts.std
@@ -227,7 +265,7 @@ def test_epochs_on_the_whole_set_are_the_protocols(job, given, epochs):
 
 def test_networks_are_trained_on_the_threads_that_are_asked_for(job):
     assert job("evaluation.threads=3", "cluster.threads=2").comparison._runner().keywords == {"threads": 3}
-    assert job("cluster.threads=2").comparison._runner().keywords == {"threads": 2}
+    assert job("cluster.threads=2").comparison._runner().keywords == {"threads": None}  # as many as this process has
 
 
 @pytest.mark.parametrize(

@@ -58,11 +58,12 @@ def test_an_announcement_is_read_once_and_handed_over_once():
 
 
 def test_it_waits_only_for_what_is_not_there_yet():
-    ahead, indices = ReadAhead(Slow(0.2)), torch.tensor([0])
+    source = Slow(0.2)
+    ahead, indices = ReadAhead(source), torch.tensor([0])
     ahead.get(0, indices)
     assert ahead.waited >= 0.2
     ahead.announce(1, indices)
-    time.sleep(0.8)
+    until(lambda: len(source.reads) == 2)
     before = ahead.waited
     ahead.get(1, indices)
     assert ahead.waited - before < 0.1
@@ -74,7 +75,8 @@ def test_no_more_is_read_than_there_are_places_for():
     requests = [torch.tensor([i]) for i in range(3 * DEPTH)]
     for indices in requests:
         ahead.announce(0, indices)
-    time.sleep(0.3)
+    until(lambda: len(source.reads) == DEPTH)
+    time.sleep(0.1)  # in which it could read one more
     assert len(source.reads) == DEPTH
     assert [ahead.get(0, indices).item() for indices in requests] == list(range(3 * DEPTH))
 
@@ -102,7 +104,7 @@ def test_closing_forgets_what_nobody_asked_for():
     with ReadAhead(source) as ahead:
         for i in range(3 * DEPTH):
             ahead.announce(0, torch.tensor([i]))
-        time.sleep(0.2)
+        until(lambda: len(source.reads) >= DEPTH)
     assert DEPTH <= len(source.reads) <= DEPTH + 1  # the one that waited for a place may still be read
     assert set(threading.enumerate()) <= before
 

@@ -77,7 +77,7 @@ def _kill(pid: int) -> None:
 
 EVALUATED = (
     *("trajectory.networks=1", "trajectory.matching_steps=1", FEW_CLASSES, "evaluation.sets=[condensed]"),
-    *("evaluation.seeds=5", "evaluation.epochs=1000", "evaluation.threads=2"),  # one after the other, seconds each
+    *("evaluation.seeds=5", "evaluation.epochs=2000", "evaluation.threads=2"),  # one after the other, seconds each
 )
 
 

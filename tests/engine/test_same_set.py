@@ -20,7 +20,6 @@ BROKEN = {"forgetful": cases.Forgetful, "averaging": cases.Averaging}
 @pytest.fixture(scope="module")
 def single(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
     """Every case in one process, and where it started."""
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("single")
     return {name: cases.alone(name, folder / name) for name in cases.CASES}
 

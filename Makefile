@@ -38,7 +38,7 @@ test: .venv/.installed  ## the tests that take seconds; PROCESSES=2 at a time
 	$(TOGETHER) -m "not slow and not gpu"
 
 test-slow: .venv/.installed  ## the tests that take minutes; PROCESSES=2 at a time
-	$(TOGETHER) -m "slow and not gpu" --durations=20
+	$(TOGETHER) --no-loadscope-reorder -m "slow and not gpu" --durations=20  # the longest files come first
 
 test-gpu: .venv/.installed  ## the tests that need a CUDA device
 	$(PYTEST) -m gpu

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+import torch
 
 from dist_condense.system import credentials
 from tests.cluster.ray_head import started
@@ -39,6 +40,16 @@ def absent(what: str) -> NoReturn:
     if os.environ.get("CI") == "true":
         pytest.fail(what)
     pytest.skip(what)
+
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As fixtures of modules have it: no number depends on the cores of the machine."""
+    yield
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -47,7 +47,6 @@ def test_the_walk_finds_clocks() -> None:
 
 def test_a_clock_that_jumps_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Years forwards and backwards at every call: no checkpoint is written early, no rate is negative, no bit moves."""
-    torch.set_num_threads(1)
     expected = cases.alone("idc", tmp_path / "steady")
     calls: list[float] = []
     real = time.time

@@ -18,14 +18,6 @@ STATISTICS["embedding"] = Embedding()
 CLASSES = 3
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def theta(dtype: torch.dtype = torch.float64) -> nn.Module:
     network = networks.build(
         "convnet", channels=1, size=8, classes=CLASSES, seed=3, width=6, depth=2, activation="swish"

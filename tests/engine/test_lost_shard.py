@@ -36,7 +36,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(case: str, folder: Path, root: Path) -> int:
-    torch.set_num_threads(1)
     images = ("dataset.name=image_folder", f"dataset.root={root}", "data.tier=disk", "dataset.size=16", "ipc=1")
     real = ("method.real_batch=3", "training.images=8", "training.batch=4", "trajectory.pretrain_epochs=1")
     more = ("tracking.log_every=1", "tracking.checkpoint_steps=1", "tracking.uri=http://127.0.0.1:9")

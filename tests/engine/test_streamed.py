@@ -64,11 +64,6 @@ def resized(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prepared(folder, tmp_path_factory.mktemp("resized") / "shards", "--size", str(SIZE), "--ffcv")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture
 def in_memory(folder: Path) -> list[str]:
     """The keys of a small run on the original files, decoded into memory."""

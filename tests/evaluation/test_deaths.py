@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from dist_condense.commands import cli
 from dist_condense.evaluation import evaluate
@@ -35,9 +34,7 @@ def command(folder: Path) -> int:
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
     folder = tmp_path_factory.mktemp("uninterrupted")
-    before = torch.get_num_threads()
     assert command(folder) == 0
-    torch.set_num_threads(before)
     return read_csv(folder / job.EVALUATION)
 
 

@@ -14,14 +14,6 @@ from dist_condense.evaluation.training import train_and_test
 from .toy import STATISTICS, labelled
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def trained(seed=0, name="idc", epochs=4, images=None, **more):
     train = labelled(8, 1)
     chosen = TrainingSet(train.images if images is None else images, train.labels)

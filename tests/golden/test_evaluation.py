@@ -31,14 +31,6 @@ IMAGES, LABELS = batch(N, 4)
 TEST = photographs(60, 17), torch.randint(CLASSES, (60,), generator=drawn(18))
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 # --- what the papers' programs do ---------------------------------------------------------------------------------
 
 

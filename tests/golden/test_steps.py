@@ -41,14 +41,6 @@ COUNTS = (20, 23, 19)
 IMAGES = {c: photographs(n, 99, c) for c, n in enumerate(COUNTS)}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def dataset(size: int = SIZE, classes: int = CLASSES) -> Any:
     """What the engine reads of a data set."""
     names = [SimpleNamespace(name=str(c), wnid=None) for c in range(classes)]

@@ -32,14 +32,6 @@ SIZES = (7, 7, 5, 2)
 """Of the batches; the last ones are incomplete."""
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def trainer(recipe: TrainingRecipe, slices: int = 1) -> NetworkTrainer:
     return NetworkTrainer(recipe, LocalCoordinator(), Placement(dtype=torch.float64), seed=5, slices=slices)
 

@@ -20,14 +20,6 @@ from dist_condense.system.storage import Folder
 from tests.engine import cases
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def command(case: str, folder: Path, *more: str) -> int:
     """The whole command in this process, without evaluation; the last override of a key counts."""
     given = ["cluster.workers=0", "evaluation.epochs=0", f"output={folder}"]

@@ -58,7 +58,6 @@ class Falling(ProcessGroupCoordinator):
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("uninterrupted")
     return {name: cases.alone(name, folder / name) for name in cases.CASES}
 

@@ -14,7 +14,6 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
-import torch
 
 from dist_condense.commands import cli
 from dist_condense.result import run_folder, tracking
@@ -32,12 +31,10 @@ SECRET = "a-secret-of-this-machine"
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run, without its database."""
-    threads = torch.get_num_threads()
     folder = tmp_path_factory.mktemp("made") / "run"
     assert command("dc", folder, *SHORT) == 0
     (folder / "mlflow.db").unlink()
     shutil.rmtree(folder / "mlartifacts")
-    torch.set_num_threads(threads)
     return folder
 
 

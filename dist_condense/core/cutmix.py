@@ -56,7 +56,10 @@ def draw_cutmix(probability: float, n: int, size: tuple[int, int], generator: to
 
 
 def mixed_loss(logits: Tensor, own: Tensor, partner: Tensor, weight: float) -> Tensor:
-    """Cross-entropy of each image ``[n]``, weighted between its own label and its CutMix partner's."""
+    """Cross-entropy of each image ``[n]``, weighted between its own label and its CutMix partner's.
+
+    :param own: int64 ``[n]``, or class probabilities ``[n, classes]``; ``partner`` likewise.
+    """
     loss = F.cross_entropy(logits, own, reduction="none")
     if weight == 1:
         return loss

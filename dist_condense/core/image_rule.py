@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 Learnt = dict[str, Tensor]
-"""Named tensors of a class: ``pixels`` ``[ipc, C, h, w]``. Their gradients and momentum have the same names."""
+"""Named tensors of a class: ``pixels`` ``[ipc, C, h, w]``; and ``labels`` ``[ipc, classes]``, scores whose softmax
+is the label of an image, where a method learns them. Their gradients and momentum have the same names.
+"""
 
 
 @dataclass(frozen=True)

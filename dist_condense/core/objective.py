@@ -21,7 +21,7 @@ from dist_condense.core.statistic import Statistic
 
 Examples = dict[str, Tensor]
 """What a network sees of a class: ``images`` ``[n, C, H, W]`` in its (normalised) space, and ``labels``, int64 ``[n]``
-or weights of the classes ``[n, classes]``. Gradients are those of the floating-point tensors, by the same names.
+or class probabilities ``[n, classes]``. Gradients are those of the floating-point tensors, by the same names.
 """
 
 

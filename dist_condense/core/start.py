@@ -1,16 +1,27 @@
-"""How the learnt pixels start: noise, real images, or tiles of several real images."""
+"""How what is learnt starts: pixels as noise, real images, or tiles of several real images; labels near one-hot."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+SURE = 0.9
+"""Probability of an image's own class, where labels are learnt."""
 
 
 def noise(shape: tuple[int, ...], generator: torch.Generator, unit_space: bool) -> Tensor:
     """N(0, 1) in normalised space (DC); clamp(N/4 + 0.5, 0, 1) where pixels are held in [0, 1] (IDC)."""
     normal = torch.randn(shape, generator=generator)
     return (normal / 4 + 0.5).clamp(0, 1) if unit_space else normal
+
+
+def scores(label: int, ipc: int, classes: int) -> Tensor:
+    """``[ipc, classes]`` whose softmax is :data:`SURE` at the class, the rest spread evenly."""
+    gap = math.log(SURE / (1 - SURE) * (classes - 1))
+    return gap * torch.eye(classes)[[label] * ipc]
 
 
 def mixed_tiles(images: Tensor, factor: int) -> Tensor:

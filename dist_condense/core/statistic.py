@@ -1,8 +1,9 @@
 """Statistics phi of a batch of one class, the second choice of the equation: what is matched.
 
 ``phi(network, images, labels)`` is a list of tensors, differentiable in ``images`` and not in the network, which
-is read and left as it is. ``images`` are ``[n, C, H, W]`` in normalised space, ``labels`` int64 ``[n]``. Both
-statistics are means over the images, so microbatches add up with weights n_i / n.
+is read and left as it is. ``images`` are ``[n, C, H, W]`` in normalised space; ``labels`` are int64 ``[n]``, or
+class probabilities ``[n, classes]``, in which phi is differentiable, too. Both statistics are means over the
+images, so microbatches add up with weights n_i / n.
 """
 
 from __future__ import annotations
@@ -34,6 +35,11 @@ class Statistic(Protocol):
         """Whether a BatchNorm layer would be read in training mode, which couples all images of a batch."""
         ...
 
+    @property
+    def reads_labels(self) -> bool:
+        """Whether phi depends on the labels, so that these can be learnt."""
+        ...
+
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]: ...
 
     def value(self, network: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]:
@@ -47,6 +53,7 @@ class Gradient:
 
     parameters: Parameters
     batch_statistics: bool = False
+    reads_labels: bool = True
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]:
         chosen, rest = self._parameters(network)
@@ -72,6 +79,7 @@ class Embedding:
     """Mean feature before the classifier (DM eq. 5). One tensor of shape ``[features]``."""
 
     batch_statistics: bool = True
+    reads_labels: bool = False
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]:
         embed: Callable[[Tensor], Tensor] = network.embed  # type: ignore[assignment]

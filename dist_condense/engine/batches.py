@@ -22,7 +22,8 @@ from dist_condense.engine.coordinator import Coordinator, Placement
 from dist_condense.system.transfer import Arrival, Transfer, to_device
 
 Batch = tuple[Tensor, Tensor]
-"""Images ``[B, C, H, W]`` in normalised space and labels int64 ``[B]``, the same on every worker."""
+"""Images ``[B, C, H, W]`` in normalised space and labels, int64 ``[B]`` or class probabilities ``[B, classes]``; the
+same on every worker."""
 Gathered = tuple[Arrival, Tensor]
 """The same as bytes, on their way to the device."""
 Stretch = tuple[int, int, int]
@@ -143,12 +144,17 @@ class Pixels(Protocol):
         """Decoded images of a class in normalised space ``[m, C, H, W]``."""
         ...
 
+    def training_labels(self, label: int) -> Tensor:
+        """Their learnt labels ``[m, classes]``; asked for where labels are learnt."""
+        ...
+
 
 @dataclass
 class SyntheticBatches:
     """The synthetic images of all classes, ``epochs`` shuffled passes a stretch, incomplete batches kept.
 
     :param per_class: decoded images per class.
+    :param soft: whether labels are learnt.
     """
 
     seed: int
@@ -160,6 +166,7 @@ class SyntheticBatches:
     shape: tuple[int, int, int]
     batch: int
     epochs: int
+    soft: bool = False
     waited: float = 0.0
 
     def announce(self, k: int, t: int) -> None:
@@ -168,19 +175,23 @@ class SyntheticBatches:
     def stretch(self, k: int, t: int, first: int = 0) -> Iterator[Batch]:
         """Passes over the set as it is now."""
         decoded = {c: self.shard.training_images(c) for c in self.shard.labels}
-        images, seed = self.classes * self.per_class, self.seed
-        orders = [randomness.permutation(images, seed, "synthetic passes", k, t, epoch) for epoch in range(self.epochs)]
+        learnt = {c: self.shard.training_labels(c) for c in self.shard.labels if self.soft}
+        count, seed = self.classes * self.per_class, self.seed
+        orders = [randomness.permutation(count, seed, "synthetic passes", k, t, epoch) for epoch in range(self.epochs)]
         for positions in [x for order in orders for x in order.split(self.batch)][first:]:
-            yield self._load(positions, decoded)
+            images = self._rows(positions, decoded, *self.shape)
+            labels = to_device(positions // self.per_class, self.placement.device)
+            yield images, self._rows(positions, learnt, self.classes) if self.soft else labels
 
-    def _load(self, positions: Tensor, decoded: dict[int, Tensor]) -> Batch:
+    def _rows(self, positions: Tensor, own: dict[int, Tensor], *shape: int) -> Tensor:
+        """``[B, *shape]``: rows of the classes' tensors ``[per_class, *shape]``, from the workers that have them."""
         labels, within = positions // self.per_class, positions % self.per_class
         device, dtype = self.placement.device, self.placement.dtype
-        images = torch.zeros(len(positions), *self.shape, dtype=dtype, device=device)
-        for c, own in decoded.items():
+        found = torch.zeros(len(positions), *shape, dtype=dtype, device=device)
+        for c, of_class in own.items():
             rows = (labels == c).nonzero().flatten()
-            images[to_device(rows, device)] = own[to_device(within[rows], device)]
-        return self.coordinator.fill(images), to_device(labels, device)
+            found[to_device(rows, device)] = of_class[to_device(within[rows], device)]
+        return self.coordinator.fill(found)
 
 
 class NoBatches:

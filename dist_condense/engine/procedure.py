@@ -73,7 +73,8 @@ class Outline(Protocol):
         """Entries of the set's card that this procedure adds, after ``done`` units."""
 
     def synthetic_set(self, state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Images ``[N, C, h, w]`` float32, in the value space of the card, and labels ``[N]`` int64.
+        """Images ``[N, C, h, w]`` float32, in the value space of the card; labels, int64 ``[N]`` or class
+        probabilities ``[N, classes]``.
 
         :param state: of all classes, by ``NAME.LABEL``.
         """

@@ -23,7 +23,7 @@ from dist_condense.engine.matching.two_passes import TwoPasses
 from dist_condense.engine.matching.view import View
 from dist_condense.networks import batch_norms
 
-MOMENTUM = {"pixels": "buffer"}
+MOMENTUM = {"pixels": "buffer", "labels": "labels_buffer"}
 """Names of the momentum in a checkpoint, by the names of what moves."""
 
 
@@ -59,9 +59,10 @@ class ClassShard:
     def __post_init__(self, start: Mapping[int, Learnt]) -> None:
         self._hold(start)
         recipe, place, objective = self.recipe, self.placement, self.recipe.objective
-        self.view = View.of(recipe, self.statistics, place)
+        ipc = len(self.pixels[self.labels[0]]) if start else 1
+        self.view = View.of(recipe, ipc, self.statistics, place)
         self.minibatches = Minibatches(self.source, recipe, self.seed, self.counts, self.labels)
-        self.draws = Draws.of(recipe, self.seed, self.shape, len(self.pixels[self.labels[0]]) if start else 1, place)
+        self.draws = Draws.of(recipe, self.seed, self.shape, ipc, place)
         passes = TwoPasses(objective, self.view)
         self.alone: MatchAlone = passes if objective.microbatch else Whole(objective, self.view)
         self.shared = Shared(passes, self.coordinator, self.shape, place)
@@ -100,6 +101,10 @@ class ClassShard:
     def training_images(self, label: int) -> Tensor:
         """Decoded images of a class in normalised space, as training on the set sees them."""
         return self.view.for_training(self._own[label]["pixels"])
+
+    def training_labels(self, label: int) -> Tensor:
+        """Their learnt labels, class probabilities ``[m, classes]``. KeyError where labels are not learnt."""
+        return self.view.labels_for_training(self._own[label]["labels"])
 
     def first_not_finite(self, network: nn.Module, done: int) -> Finding | None:
         """What is or was not finite first, theta as it is now included. Waits for the device.

@@ -57,7 +57,9 @@ def trials(sets: Iterable[str], architectures: Iterable[str], seeds: Iterable[in
 
 @dataclass(frozen=True, eq=False)
 class TrainingSet:
-    """Images ``[N, C, h, w]``, decoded: uint8 as stored, or float in normalised space; labels int64 ``[N]``."""
+    """Images ``[N, C, h, w]``, decoded: uint8 as stored, or float in normalised space; labels int64 ``[N]``, or class
+    probabilities ``[N, classes]``.
+    """
 
     images: Tensor
     labels: Tensor

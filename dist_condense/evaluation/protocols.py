@@ -100,12 +100,13 @@ class Protocol:
     """E on the whole training set; None: as on any other."""
 
     def epochs_for(self, labels: Tensor, architecture: str = "", factor: int = 1) -> int:
-        """E of a set with these labels ``[N]``, from its mean count of decoded images per class.
+        """E of a set with these labels, ``[N]`` or class probabilities ``[N, classes]``, from its mean count of
+        decoded images per class.
 
         :param architecture: a network's name, perhaps with options after a colon.
         :param factor: multi-formation factor that the set was decoded with.
         """
-        classes = len(labels.unique())
+        classes = labels.shape[1] if labels.ndim == 2 else len(labels.unique())
         per_class = len(labels) // classes
         fewer = self.fewer.get(architecture.partition(":")[0])
         if fewer is not None and factor >= fewer.factor and per_class // factor**2 >= fewer.ipc:

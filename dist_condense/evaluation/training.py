@@ -47,7 +47,8 @@ def train_and_test(
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> Score:
-    """Train ``network`` (changed in place) on images with ``labels`` ``[N]``; every draw is keyed by ``seed``.
+    """Train ``network`` (changed in place) on images with ``labels``, int64 ``[N]`` or class
+    probabilities ``[N, classes]``; every draw is keyed by ``seed``.
 
     :param epochs: E; None: the protocol's own for these labels.
     """

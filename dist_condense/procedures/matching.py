@@ -11,16 +11,16 @@ from torch import Tensor, nn
 
 from dist_condense.condense import condense
 from dist_condense.engine.procedure import Kind, Problem, Record, Units
-from dist_condense.engine.shard import ClassShard
+from dist_condense.engine.shard import MOMENTUM, ClassShard
 from dist_condense.engine.trajectory import Trajectory, theta_tensors
 
 
 @dataclass(frozen=True)
 class MatchingOutline:
-    """K networks of T matching steps; what is learnt are the pixels of each class.
+    """K networks of T matching steps; what is learnt are the pixels of each class, and labels where these are.
 
     :param names: of the classes, by label.
-    :param shape: of the pixels of a class, ``(ipc, C, h, w)``.
+    :param shapes: of what is learnt of a class, by name: ``pixels`` (ipc, C, h, w).
     :param build: seed to a network theta.
     """
 
@@ -28,7 +28,7 @@ class MatchingOutline:
     networks: int
     matching_steps: int
     names: Sequence[str]
-    shape: tuple[int, int, int, int]
+    shapes: Mapping[str, tuple[int, ...]]
     build: Callable[[int], nn.Module]
 
     @property
@@ -38,8 +38,9 @@ class MatchingOutline:
 
     @property
     def class_tensors(self) -> dict[str, Kind]:
-        """Pixels, and the momentum of their SGD."""
-        return dict.fromkeys(("pixels", "buffer"), (torch.float32, self.shape))
+        """What is learnt, and the momentum of its SGD."""
+        kinds = {name: (torch.float32, shape) for name, shape in self.shapes.items()}
+        return kinds | {MOMENTUM[name]: kind for name, kind in kinds.items()}
 
     @property
     def shared_tensors(self) -> tuple[dict[str, Kind], dict[str, Kind]]:
@@ -55,10 +56,12 @@ class MatchingOutline:
         }
 
     def synthetic_set(self, state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The learnt pixels, class after class."""
-        labels = range(len(self.names))
-        pixels = torch.cat([state[f"pixels.{c}"] for c in labels])
-        return pixels.float(), torch.arange(len(labels)).repeat_interleave(self.shape[0])
+        """The learnt pixels, class after class; the classes as labels, or learnt probabilities ``[N, classes]``."""
+        learnt = {name: torch.cat([state[f"{name}.{c}"] for c in range(len(self.names))]) for name in self.shapes}
+        if "labels" in learnt:
+            return learnt["pixels"].float(), learnt["labels"].float().softmax(1)
+        ipc = self.shapes["pixels"][0]
+        return learnt["pixels"].float(), torch.arange(len(self.names)).repeat_interleave(ipc)
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """The synthetic set on disk: learnt pixels exactly as held, labels, and a card that says how to use them.
 
-``synthetic_set/``: ``synthetic_set.safetensors`` (``images`` float32, unclipped; ``labels`` int64), ``card.json``,
-``preview.png`` (clipped).
+``synthetic_set/``: ``synthetic_set.safetensors`` (``images`` float32, unclipped; ``labels`` int64, or
+float32 class probabilities where they were learnt), ``card.json``, ``preview.png`` (clipped).
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ READABLE = 0o666
 """Bits of a file's mode; which of them are set is as for the folder, by the umask."""
 CARD, TENSORS, PREVIEW = "card.json", "synthetic_set.safetensors", "preview.png"
 VALUE_SPACES = ("normalised", "unit")
+HARD, SOFT = "hard", "soft"
 LOADS = 100
 """Tries to load a set, each of which met a new one taking its place."""
 
@@ -54,7 +55,7 @@ x = F.pad(held["images"], (0, s * n - h, 0, s * n - h))
 x[:, :, h:] = x[:, :, :, h:] = torch.tensor(card["padding"])[:, None, None]
 x = torch.cat([x[:, :, r * s : r * s + s, c * s : c * s + s] for r in range(n) for c in range(n)])
 x = F.interpolate(x, size=(h, h), mode="bilinear", align_corners=False)  # all first tiles, then all second tiles
-y = held["labels"].repeat(n * n)
+y = torch.cat([held["labels"]] * n**2)
 if card["value_space"] == "unit":  # held in [0, 1], not clipped: normalise after decoding; "normalised": done
     mean, std = (torch.tensor(card[k])[:, None, None] for k in ("mean", "std"))
     x = (x - mean) / std  # x, y: what training uses"""
@@ -102,6 +103,8 @@ class Card:
     """What training on the set uses, whatever condensation used."""
     images_per_class: int = 0
     """Decoded."""
+    labels: str = HARD
+    """``hard``: numbers of the classes; ``soft``: class probabilities, in their order, ``[N, classes]``."""
     padding: Sequence[float] = (PADDING,)
     """One value, or one per channel, at the right and bottom where ``factor`` does not divide ``size``: grey 0.5, in
     the space that pixels are held in. Sets without it are of an earlier version, which padded 0.5 in either space.
@@ -126,7 +129,8 @@ def write_set(folder: str | Path, pixels: Tensor, labels: Tensor, card: Card) ->
     """Write the set so that a whole one is there at every moment; returns the card as written.
 
     :param pixels: ``[N, C, h, h]`` float32, as held.
-    :param labels: ``[N]``, integers of ``card.classes``, ``card.ipc`` of each.
+    :param labels: ``[N]``, integers of ``card.classes``, ``card.ipc`` of each; or class probabilities, float32
+        ``[N, classes]``, with the images in the order of the classes.
     """
     folder = Path(folder).absolute()
     _check(pixels, labels, card)
@@ -190,7 +194,7 @@ def facts_of(content: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in content.items() if key not in own}
 
 
-class SyntheticDataset(Dataset[tuple[Tensor, int]]):
+class SyntheticDataset(Dataset[tuple[Tensor, int | Tensor]]):
     """Decoded, normalised images and labels, ready for training; read from disk one tile at a time.
 
     Item ``i`` is tile ``i // N`` of held image ``i % N``: all images' first tile, then all second tiles. The same
@@ -200,21 +204,22 @@ class SyntheticDataset(Dataset[tuple[Tensor, int]]):
     card: Card
     classes: tuple[CardClass, ...]
     labels: Tensor
-    """Of the decoded images, int64."""
+    """Of the decoded images: int64, or class probabilities, float32 ``[N, classes]``."""
 
     def __init__(self, file: Path, card: Card) -> None:
         self.file, self.card, self.classes = file, card, tuple(card.classes)
         self._handle = safe_open(file, framework="pt")
         held = self._handle.get_tensor("labels")
         self._held = len(held)
-        self.labels = held.repeat(card.decoded_per_image)
+        self.labels = torch.cat([held] * card.decoded_per_image)
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, int | Tensor]:
         index = range(len(self))[index]  # negative counts from the end; IndexError outside
-        return self.batch(torch.tensor([index]))[0], int(self.labels[index])
+        label = self.labels[index]
+        return self.batch(torch.tensor([index]))[0], int(label) if label.ndim == 0 else label.clone()
 
     def batch(self, indices: Tensor) -> Tensor:
         """Decoded normalised images ``[len(indices), C, h, h]`` of integer indices."""
@@ -227,7 +232,7 @@ class SyntheticDataset(Dataset[tuple[Tensor, int]]):
         return normalise(images, self.card.mean, self.card.std) if unit else images
 
     def parameters(self) -> tuple[Tensor, Tensor]:
-        """Learnt pixels ``[N, C, h, h]`` and labels ``[N]`` exactly as held: reads the whole file."""
+        """Learnt pixels ``[N, C, h, h]`` and labels exactly as in the file: reads the whole file."""
         return self._handle.get_tensor("images").clone(), self.labels[: self._held].clone()
 
     def _tile(self, tile: int, source: int) -> Tensor:
@@ -264,12 +269,14 @@ def code_commit() -> str | None:
 
 def _check(pixels: Tensor, labels: Tensor, card: Card) -> None:
     shape = (len(card.classes) * card.ipc, card.channels, card.size, card.size)
-    counts = {entry.label: int((labels == entry.label).sum()) for entry in card.classes}
+    owners = labels if labels.ndim == 1 else _in_order(card)
+    counts = {entry.label: int((owners == entry.label).sum()) for entry in card.classes}
+    of_labels = (shape[0],) if labels.ndim == 1 else (shape[0], len(card.classes))
     uneven = {label: count for label, count in counts.items() if count != card.ipc}
     problems = [
         (pixels.dtype != torch.float32, f"pixels are {pixels.dtype}, a set holds float32"),
         (tuple(pixels.shape) != shape, f"pixels are {list(pixels.shape)}, the card says {list(shape)}"),
-        (tuple(labels.shape) != shape[:1], f"labels are {list(labels.shape)}, the card says [{shape[0]}]"),
+        (tuple(labels.shape) != of_labels, f"labels are {list(labels.shape)}, the card says {list(of_labels)}"),
         (bool(uneven), f"images per class are {uneven} where the card's ipc is {card.ipc}"),
         (card.value_space not in VALUE_SPACES, f"value_space is '{card.value_space}', choose one of {VALUE_SPACES}"),
         (not 1 <= card.factor <= card.size, f"factor {card.factor} is not in 1..{card.size}"),
@@ -284,11 +291,13 @@ def _write_beside(writing: Path, pixels: Tensor, labels: Tensor, card: Card) -> 
     shutil.rmtree(writing, ignore_errors=True)
     writing.mkdir(parents=True)
     images = pixels.detach().cpu().contiguous()
-    tensors = {"images": images, "labels": labels.detach().to("cpu", torch.int64).contiguous()}
+    soft = labels.ndim == 2
+    held = labels.detach().to("cpu", torch.float32 if soft else torch.int64).contiguous()
+    tensors = {"images": images, "labels": held}
     save_file(tensors, writing / TENSORS)
     (writing / TENSORS).chmod(writing.stat().st_mode & READABLE)  # safetensors makes it for its owner alone
-    card = _filled(card, sha256_of(writing / TENSORS))
-    _preview(images, labels.cpu(), card).save(writing / PREVIEW)
+    card = _filled(replace(card, labels=SOFT if soft else HARD), sha256_of(writing / TENSORS))
+    _preview(images, _in_order(card) if soft else held, card).save(writing / PREVIEW)
     content = {key: value for key, value in asdict(card).items() if key != "facts"}
     text = json.dumps({**card.facts, **content}, indent=1, ensure_ascii=False)
     (writing / CARD).write_text(f"{text}\n", encoding="utf-8")
@@ -347,10 +356,11 @@ def _check_held(file: Path, card: Card) -> None:
             images, labels = (tuple(held.get_slice(name).get_shape()) for name in ("images", "labels"))
     except SafetensorError as error:
         raise SyntheticSetError(f"{file}: it cannot be read ({error}). It was changed; copy the set again") from error
+    of_labels = (*images[:1], len(card.classes)) if card.labels == SOFT else images[:1]
     numbers = (card.ipc, card.channels, card.size, card.factor)
     if any(type(number) is not int or number < 1 for number in numbers):
         wrong = f"ipc, channels, size and factor are {numbers!r:.100}, which are no numbers from 1"
-    elif images != (len(card.classes) * card.ipc, card.channels, card.size, card.size) or labels != images[:1]:
+    elif images != (len(card.classes) * card.ipc, card.channels, card.size, card.size) or labels != of_labels:
         wrong = f"images are {list(images)} and labels {list(labels)}, not as many or as large as its card says"
     elif card.factor > card.size:
         wrong = f"factor {card.factor} is not in 1..{card.size}: a tile has at least one pixel"
@@ -391,6 +401,11 @@ def _preview(pixels: Tensor, labels: Tensor, card: Card) -> Image.Image:
         return images if card.value_space == VALUE_SPACES[1] else denormalise(images, card.mean, card.std)
 
     return sheet(held, len(card.classes), card.ipc)
+
+
+def _in_order(card: Card) -> Tensor:
+    """The class of each image of a set with soft labels, int64 ``[N]``."""
+    return torch.tensor([entry.label for entry in card.classes]).repeat_interleave(card.ipc)
 
 
 def _beside(folder: Path, what: str) -> Path:

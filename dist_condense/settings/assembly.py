@@ -16,7 +16,7 @@ from dist_condense.core import grouping, randomness, start
 from dist_condense.core.augmentation import OPERATIONS, Strategy
 from dist_condense.core.distance import DISTANCES
 from dist_condense.core.grouping import Grouping, Partition
-from dist_condense.core.image_rule import ImageRule
+from dist_condense.core.image_rule import ImageRule, Learnt
 from dist_condense.core.objective import Objective
 from dist_condense.core.parameterisation import DECODINGS, PADDING, MultiFormation, normalised_padding
 from dist_condense.core.statistic import PARAMETERS, Embedding, Gradient, Statistic
@@ -76,6 +76,7 @@ BATCHES: dict[str, Callable[[RunConfig, ImageSet, ClassShard], Batches]] = {
         shard.shape,
         config.training.batch,
         config.training.epochs,
+        soft=config.method.label_lr is not None,
     ),
 }
 
@@ -177,13 +178,25 @@ def image_rule(config: RunConfig, dataset: ImageSet) -> ImageRule:
     return ImageRule(lr, images.momentum, len(dataset.classes) if images.shared_buffer else 1)
 
 
+def rules_of(config: RunConfig, dataset: ImageSet) -> dict[str, ImageRule]:
+    """How each learnt tensor moves."""
+    rules, lr = {"pixels": image_rule(config, dataset)}, config.method.label_lr
+    return rules if lr is None else {**rules, "labels": ImageRule(lr, config.method.images.momentum)}
+
+
+def learnt_shapes(config: RunConfig, dataset: ImageSet) -> dict[str, tuple[int, ...]]:
+    """Shapes of what is learnt of a class."""
+    labels = {} if config.method.label_lr is None else {"labels": (config.ipc, len(dataset.classes))}
+    return {"pixels": (config.ipc, dataset.channels, dataset.size, dataset.size), **labels}
+
+
 def matching_recipe(config: RunConfig, dataset: ImageSet, partition: Partition) -> MatchingRecipe:
     """All image-side parts."""
     method = config.method
     return MatchingRecipe(
         objective=objective_of(config),
         grouping=Grouping(partition, method.grouping.warmup_networks, method.grouping.warmup_steps),
-        rules={"pixels": image_rule(config, dataset)},
+        rules=rules_of(config, dataset),
         parameterisation=replace(parameterisation_of(config), padding=padding_of(config, dataset)),
         strategy=strategy_of(method.augmentation, dataset),
         unit_space=method.unit_space,
@@ -202,6 +215,14 @@ def parameterisation_of(config: RunConfig) -> MultiFormation:
 def padding_of(config: RunConfig, dataset: ImageSet) -> tuple[float, ...]:
     """What multi-formation pads, in the space that pixels are held in."""
     return (PADDING,) if config.method.unit_space else normalised_padding(dataset.mean, dataset.std)
+
+
+def start_of(config: RunConfig, dataset: ImageSet, source: ClassSource, label: int) -> Learnt:
+    """What is learnt of a class, at the start."""
+    learnt = {"pixels": start_pixels(config, dataset, source, label)}
+    if config.method.label_lr is not None:
+        learnt["labels"] = start.scores(label, config.ipc, len(dataset.classes))
+    return learnt
 
 
 def start_pixels(config: RunConfig, dataset: ImageSet, source: ClassSource, label: int) -> torch.Tensor:
@@ -256,7 +277,7 @@ def shard_of(
         counts=dataset.counts,
         statistics=statistics_of(dataset),
         shape=shape,
-        start={c: {"pixels": start_pixels(config, dataset, source, c)} for c in labels},
+        start={c: start_of(config, dataset, source, c) for c in labels},
         check_finite=config.training.check_finite,
     )
 

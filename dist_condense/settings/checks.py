@@ -31,7 +31,13 @@ THETA = "network"
 
 def of_config(config: RunConfig) -> list[str]:
     """What is wrong whatever the machine and the data."""
-    return [*names.unknown(config), *_numbers(config), *_paths(config), *_named_networks(config)]
+    return [
+        *names.unknown(config),
+        *_numbers(config),
+        *_learnt(config),
+        *_paths(config),
+        *_named_networks(config),
+    ]
 
 
 def of_data(config: RunConfig, dataset: ImageSet) -> list[str]:
@@ -93,6 +99,17 @@ def _numbers(config: RunConfig) -> Iterator[str]:
     key, amount = budgets.get(config.training.source, ("", 1))
     if config.trajectory.matching_steps > 1 and amount == 0:
         yield f"training.{key}: state how much theta is trained after each matching step (the papers: by ipc)"
+
+
+def _learnt(config: RunConfig) -> Iterator[str]:
+    lr = config.method.label_lr
+    if lr is None or any(names.unknown(config)):
+        return
+    if not assembly.objective_of(config).phi.reads_labels:
+        yield (
+            f"method.label_lr: {lr}, but method.statistic.name={config.method.statistic.name} does not depend on the "
+            "labels, so that they would never move; set label_lr=null, or another statistic"
+        )
 
 
 def _data(config: RunConfig, dataset: ImageSet) -> Iterator[str]:

@@ -218,6 +218,9 @@ class MethodConfig:
     """A; the same draw on real and synthetic images of a class."""
     images: ImagesConfig = field(default_factory=ImagesConfig)
     """How pixels move."""
+    label_lr: float | None = None
+    """Learn a label of each image, too: class probabilities, the softmax of scores that move by SGD with this learning
+    rate and the momentum of `images`. They start at 0.9 for the class. Null: labels are the classes."""
     real_batch: int = 256
     """Real images per class and matching step; a class with fewer gives each of them once."""
     real_draw: str = "fresh"

@@ -10,7 +10,7 @@ from dist_condense.engine.coordinator import Coordinator, Placement
 from dist_condense.engine.procedure import Outline, Procedure
 from dist_condense.procedures.matching import Matching, MatchingOutline
 from dist_condense.settings import selecting
-from dist_condense.settings.assembly import STARTS, network_builder, shard_of, trajectory_of
+from dist_condense.settings.assembly import STARTS, learnt_shapes, network_builder, shard_of, trajectory_of
 from dist_condense.settings.config import RunConfig
 from dist_condense.settings.values import some
 
@@ -21,7 +21,7 @@ def matching_outline(config: RunConfig, dataset: ImageSet) -> MatchingOutline:
         networks=config.trajectory.networks,
         matching_steps=config.trajectory.matching_steps,
         names=[c.name for c in dataset.classes],
-        shape=(config.ipc, dataset.channels, dataset.size, dataset.size),
+        shapes=learnt_shapes(config, dataset),
         build=network_builder(config, dataset),
     )
 

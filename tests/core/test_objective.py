@@ -101,6 +101,34 @@ def test_a_gradient_by_differences() -> None:
     torch.testing.assert_close((ahead - behind) / (2 * h), (gradient * direction).sum(), rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("microbatch", [0, 2])
+def test_a_gradient_of_labels_by_differences(microbatch: int) -> None:
+    """Weights of the classes in the place of numbers: both gradients along a direction, by either way."""
+    objective, network = Objective(STATISTICS["matrices"], DISTANCES["sum_squared"], microbatch), theta()
+    real, h, b = examples(9, 1, "real"), 1e-5, None
+    soft = examples(5, 1, "synthetic") | {"labels": torch.eye(CLASSES, dtype=torch.float64)[[0, 1, 1, 2, 1]] * 0.9}
+    b = objective.statistic(network, real)
+    loss, v = objective.cotangent(objective.statistic(network, soft), b)
+    expected, gradient = objective.match(network, soft, b)
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(objective.pull_back(network, soft, v), gradient, rtol=1e-8, atol=1e-12)
+    for name in ("images", "labels"):
+        direction = torch.randn(soft[name].shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        moved = [soft | {name: soft[name] + s * h * direction} for s in (1, -1)]
+        ahead, behind = (objective.match(network, x, b)[0] for x in moved)
+        torch.testing.assert_close((ahead - behind) / (2 * h), (gradient[name] * direction).sum(), rtol=1e-6, atol=0)
+
+
+def test_one_hot_weights_are_numbers() -> None:
+    objective, network = Objective(STATISTICS["matrices"], DISTANCES["layerwise_cosine"]), theta()
+    hard, b = examples(5, 1, "synthetic"), objective.statistic(network, examples(9, 1, "real"))
+    soft = hard | {"labels": torch.eye(CLASSES, dtype=torch.float64)[hard["labels"]]}
+    (loss, gradient), (expected, by_numbers) = (objective.match(network, x, b) for x in (soft, hard))
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(gradient["images"], by_numbers["images"], rtol=1e-9, atol=1e-12)
+    assert gradient["labels"].abs().max() > 0 and "labels" not in by_numbers
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("microbatch", [0, 4])
 def test_compiled_equals_eager(microbatch: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,7 @@ CASES: dict[str, list[str]] = {
         "compute.microbatch=7",
     ],
     "batch_norm": ["method=dcc", *ON_S, "network.norm=batch"],
+    "soft_labels": ["method=dsa", *ON_S, "method.label_lr=0.1"],
     "two_classes": ["method=dcc", *ON_S, "dataset.classes=['3','8']"],
     "random": ["method=random"],
     "herding": ["method=herding", "method.selection.epochs=3", "method.selection.batch=200"],
@@ -96,11 +97,17 @@ def execute(run: RunConfig, coordinator: Coordinator) -> None:
 
 
 def result(folder: Path) -> Tensor:
-    """The final pixels ``[classes, ipc, C, h, h]``."""
+    """See :func:`learnt`, of the newest checkpoint."""
     found = checkpoint.newest(Folder(folder / "checkpoints"))
     assert found is not None
-    state = found.classes()
-    return torch.stack([state[f"pixels.{c}"] for c in range(sum(name.startswith("pixels") for name in state))])
+    return learnt(found.classes())
+
+
+def learnt(state: Mapping[str, Tensor]) -> Tensor:
+    """Pixels, and labels where these are learnt, of all classes in a state: ``[classes, values]``."""
+    names = [name for name in ("pixels", "labels") if f"{name}.0" in state]
+    classes = range(sum(name.startswith("pixels") for name in state))
+    return torch.stack([torch.cat([state[f"{name}.{c}"].flatten() for name in names]) for c in classes])
 
 
 def alone(name: str, folder: Path, *more: str) -> Tensor:

@@ -99,5 +99,5 @@ def _lines(file: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("name", cases.CASES)
 def test_the_set_moves(name: str, single: dict[str, Tensor], tmp_path: Path) -> None:
     run = cases.load(name, f"output={tmp_path}")
-    start = torch.stack(list(assemble(run, LocalCoordinator(), Placement()).procedure.shard.pixels.values()))
+    start = cases.learnt(assemble(run, LocalCoordinator(), Placement()).procedure.state_dict())
     assert (single[name] - start).abs().max() >= 1e-2

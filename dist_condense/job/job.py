@@ -16,7 +16,7 @@ import torch
 
 from dist_condense.core import randomness
 from dist_condense.data import ClassSource, ImageSet, Reading
-from dist_condense.data.reading.tiers import FILES, Choice, gib
+from dist_condense.data.reading.tiers import RAW, Choice, gib
 from dist_condense.engine.coordinator import LocalCoordinator
 from dist_condense.engine.errors import RunFailed
 from dist_condense.engine.roll_call import RESTARTS
@@ -75,7 +75,7 @@ class Job:
     @property
     def images(self) -> str:
         """Where the workers have the real images from, for a person."""
-        if self.config.data.source == FILES:
+        if self.config.data.tier != RAW:
             return str(self.keeping)
         raw = gib(sum(self.dataset.decoded_bytes(self.dataset.counts)))
         return f"by FFCV: {raw} raw at {self.config.dataset.root}, kept by the system's page cache alone"
@@ -173,18 +173,18 @@ class Job:
             return False
 
     def _workers(self) -> None:
-        cluster = self.config.cluster
+        cluster, compute = self.config.cluster, self.config.compute
         if cluster.workers == 0:
-            alone = LocalCoordinator(bool(cluster.reproducible))
+            alone = LocalCoordinator(bool(compute.reproducible))
             worker.work(self.config, alone, torch.device(cluster.device), claim=self.claim)
             return
         from dist_condense.engine.ray.group import Group, launch
 
         group = Group(
             cluster.workers,
-            cluster.threads or 1,
+            compute.threads or 1,
             cluster.device == "cuda",
-            bool(cluster.reproducible),
+            bool(compute.reproducible),
             cluster.max_failures,
             cluster.timeout,
             cluster.min_workers,
@@ -296,12 +296,12 @@ class Job:
         """Decoded where this fits the node's budget, else streamed in each test."""
         counts = self.dataset.test_split.counts
         fits = sum(self.dataset.decoded_bytes(counts)) <= self.keeping.budget
-        return replace(assembly.reading_of(self.config), tier="ram" if fits else "disk", source=FILES)
+        return replace(assembly.reading_of(self.config), tier="ram" if fits else "disk")
 
     def _runner(self) -> Runner:
         threads, cluster = self.config.evaluation.threads, self.config.cluster
         if cluster.workers == 0:
-            return functools.partial(in_process, threads=threads or cluster.threads)
+            return functools.partial(in_process, threads=threads or self.config.compute.threads)
         from dist_condense.evaluation.sweep import sweep
 
         gpus = 1 if cluster.device == "cuda" else 0

@@ -52,8 +52,8 @@ def work(
 
 def _work(config: RunConfig, coordinator: Coordinator, device: torch.device, observe: Observer, claim: Claim) -> None:
     keep_freed_memory()
-    if config.cluster.threads:
-        torch.set_num_threads(config.cluster.threads)
+    if config.compute.threads:
+        torch.set_num_threads(config.compute.threads)
     journal = assemble(config, coordinator, Placement(device), observe, claim)
     log.info("one of %d, on %s, owns classes %s", coordinator.size, device, journal.shard.labels)
     K, T = config.trajectory.networks, config.trajectory.matching_steps

@@ -27,7 +27,7 @@ class Cluster:
     device: str
     """`cpu` or `cuda`."""
     exact: bool
-    """``cluster.reproducible``"""
+    """``compute.reproducible``"""
     bandwidth: float
     """Bytes per second of each worker."""
     resident: bool = False

@@ -45,7 +45,7 @@ class Probe:
     def __post_init__(self) -> None:
         config, data = self.config, self.dataset
         self.labels = list(range(min(2, len(data.classes))))
-        exact = LocalCoordinator(bool(config.cluster.reproducible))
+        exact = LocalCoordinator(bool(config.compute.reproducible))
         self._shard = assembly.shard_of(config, data, self.labels, exact, Placement(self.device))  # type: ignore[arg-type]
         self._trajectory = assembly.trajectory_of(config, data, self._shard)  # type: ignore[arg-type]
         self.recipe, self._pixels = self._shard.recipe, dict(self._shard.pixels)

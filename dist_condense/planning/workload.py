@@ -47,7 +47,7 @@ class Workload:
     """Real images of each class."""
     microbatch: int
     slices: int | None
-    """`cluster.slices`; None: as many as workers."""
+    """`compute.slices`; None: as many as workers."""
     coupled: bool
     """By BatchNorm, so that a training batch cannot be cut."""
 
@@ -85,7 +85,7 @@ def workload_of(config: RunConfig, dataset: Any) -> Workload:
         statistic=sum(x.numel() for x in phi),
         counts=tuple(dataset.counts),
         microbatch=config.compute.microbatch,
-        slices=1 if batch_norms(network) else config.cluster.slices,
+        slices=1 if batch_norms(network) else config.compute.slices,
         coupled=bool(batch_norms(network)),
     )
 
@@ -104,7 +104,7 @@ def known_groups(config: RunConfig) -> RunConfig:
 
 def _groups(config: RunConfig, classes: int) -> int:
     known = known_groups(config)
-    partition = assembly.PARTITIONS[known.method.grouping.name](known, classes, lambda: torch.empty(0))
+    partition = assembly.partition_of(known, classes, lambda: torch.empty(0))
     return sum(len(group) > 1 for group in partition)
 
 

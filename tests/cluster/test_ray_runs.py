@@ -212,7 +212,7 @@ def test_submitted_imagenet100(cluster: str, real_data: Path, tmp_path: Path) ->
         "trajectory.pretrain_epochs=1",
         "training.images=64",
         "cluster.workers=2",
-        "cluster.threads=1",
+        "compute.threads=1",
         "evaluation.epochs=1",
         "evaluation.seeds=1",
         "evaluation.architectures=[network]",

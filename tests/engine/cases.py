@@ -29,9 +29,9 @@ TINY = [
     "method.real_batch=24",
     "trajectory.networks=2",
     "trajectory.matching_steps=3",
-    "cluster.slices=3",
-    "cluster.threads=1",
-    "cluster.reproducible=true",
+    "compute.slices=3",
+    "compute.threads=1",
+    "compute.reproducible=true",
     "cluster.device=cpu",
     "ipc=2",
     "tracking.log_every=2",
@@ -67,7 +67,7 @@ CASES: dict[str, list[str]] = {
         "trajectory.pool_size=2",
         "compute.microbatch=7",
     ],
-    "batch_norm": ["method=dcc", *ON_S, "network.norm=batch", "cluster.slices=1"],
+    "batch_norm": ["method=dcc", *ON_S, "network.norm=batch", "compute.slices=1"],
     "two_classes": ["method=dcc", *ON_S, "dataset.classes=['3','8']"],
 }
 REDUCED = ("dcc", "idc")

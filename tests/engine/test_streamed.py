@@ -24,7 +24,7 @@ HOW = {
     "shards in ram": ["data.tier=ram"],
     "shards encoded in ram": ["data.tier=encoded"],
     "shards on disk": ["data.tier=disk", "data.threads=2"],
-    "beton": ["data.source=ffcv"],
+    "beton": ["data.tier=ffcv"],
 }
 
 
@@ -110,7 +110,7 @@ def test_other_images_give_another_set(in_memory: list[str], resized: Path, tmp_
     assert not torch.equal(before, after)
 
 
-@pytest.mark.parametrize("how", ["data.tier=disk", pytest.param("data.source=ffcv", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("how", ["data.tier=disk", pytest.param("data.tier=ffcv", marks=pytest.mark.slow)])
 def test_two_workers_stream_their_own_classes(how: str, resized: Path, tmp_path: Path) -> None:
     single = cases.alone("idc", tmp_path / "single", *on(resized, "data.tier=ram"))
     jobs: dict[str, tuple[str, cases.Make]] = {"streamed": ("idc", ProcessGroupCoordinator)}

@@ -7,8 +7,8 @@ from torch import nn
 from dist_condense.data.normalise import ChannelStatistics
 from dist_condense.evaluation.protocols import PROTOCOLS, REPLACED, imagenet_epochs, one_drop, protocol, two_drops
 from dist_condense.evaluation.training import Course
-from dist_condense.settings import names
 from dist_condense.settings.config import from_dict
+from dist_condense.settings.keys import refused
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_a_protocol_of_before_is_told_what_to_use_now(name, now):
     assert now in PROTOCOLS
     with pytest.raises(ValueError, match=f"{name!r}: set it to one of dc, .* {now} does the same now"):
         protocol(name)
-    (said,) = names.unknown(from_dict({"evaluation.protocol": name}))
+    (said,) = refused(from_dict({"evaluation.protocol": name}))
     assert said.startswith(f"evaluation.protocol: {name!r} is not one of dc, ")
     assert said.endswith(f"; set {now} instead, which does the same now")
 

@@ -58,7 +58,7 @@ def test_small_classes_give_each_image_once():
 
 
 def test_batchnorm_keeps_a_batch_whole():
-    found = counted("cifar10_dc", "network.norm=batch", "cluster.slices=4")
+    found = counted("cifar10_dc", "network.norm=batch", "compute.slices=4")
     assert found.slices == 1 and found.coupled
 
 

@@ -76,7 +76,12 @@ def planned(given: argparse.Namespace, config: RunConfig) -> Plan:
     load = workload_of(config, dataset)
     measured = _rates(given, config, dataset, load)
     workers, kind = max(1, config.cluster.workers), kind or measured.kind
-    cluster = Cluster(kind, _exact(config, kind), given.bandwidth * GIB, _resident(config, load, kind, workers))
+    cluster = Cluster(
+        device=kind,
+        exact=_exact(config, kind),
+        bandwidth=given.bandwidth * GIB,
+        resident=_resident(config, load, kind, workers),
+    )
     room = int(given.gpu_memory * GIB) if given.gpu_memory else machine_memory() // workers if kind == "cpu" else None
     return Plan(
         config=config,

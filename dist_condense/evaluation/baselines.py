@@ -21,12 +21,9 @@ def random_sets(source: ClassSource, counts: Sequence[int], ipc: int, seeds: Seq
     few = [label for label, count in enumerate(counts) if count < ipc]
     if few:
         raise ValueError(f"random_sets: ipc is {ipc}, but classes {few} have fewer images; lower ipc.")
-    by_class = [_draws(source, label, counts[label], ipc, seeds) for label in range(len(counts))]
+    by_class = []
+    for label, count in enumerate(counts):
+        drawn = [randomness.permutation(count, seed, "random set", label)[:ipc] for seed in seeds]
+        by_class.append(torch.stack([source.get(label, positions) for positions in drawn]))  # [seeds, ipc, C, h, w]
     images = torch.stack(by_class, 1).flatten(0, 2)
     return LabelledImages(images, torch.arange(len(counts)).repeat_interleave(ipc).repeat(len(seeds)))
-
-
-def _draws(source: ClassSource, label: int, count: int, ipc: int, seeds: Sequence[int]) -> torch.Tensor:
-    """``[seeds, ipc, C, h, w]``"""
-    drawn = [randomness.permutation(count, seed, "random set", label)[:ipc] for seed in seeds]
-    return torch.stack([source.get(label, positions) for positions in drawn])

@@ -370,13 +370,13 @@ def _random(job: Job) -> TrainingSet:
     draws = job.config.evaluation.seeds
     seeds = [randomness.key(job.config.seed, "random baseline", i) for i in range(draws)]
     drawn = random_sets(job.real, job.dataset.counts, job.config.ipc, seeds)
-    return TrainingSet(drawn.images, drawn.labels, job.config.evaluation.epochs, draws)
+    return TrainingSet(drawn.images, drawn.labels, epochs=job.config.evaluation.epochs, draws=draws)
 
 
 def _condensed(job: Job) -> TrainingSet:
     loaded = load_set(job.folder / SET)
     images = loaded.batch(torch.arange(len(loaded)))
-    return TrainingSet(images, loaded.labels, job.config.evaluation.epochs, factor=loaded.card.factor)
+    return TrainingSet(images, loaded.labels, epochs=job.config.evaluation.epochs, factor=loaded.card.factor)
 
 
 def _whole(job: Job) -> TrainingSet:
@@ -384,7 +384,9 @@ def _whole(job: Job) -> TrainingSet:
     images = torch.cat([job.real.get(c, torch.arange(job.dataset.counts[c])) for c in labels])
     chosen = job.config.evaluation
     epochs = chosen.whole_epochs or chosen.epochs or protocol(chosen.protocol).whole_epochs
-    return TrainingSet(images, torch.arange(len(labels)).repeat_interleave(torch.tensor(job.dataset.counts)), epochs)
+    return TrainingSet(
+        images, torch.arange(len(labels)).repeat_interleave(torch.tensor(job.dataset.counts)), epochs=epochs
+    )
 
 
 TRAINING_SETS = {"random": _random, "condensed": _condensed, "whole": _whole}

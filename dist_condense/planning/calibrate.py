@@ -44,7 +44,7 @@ def calibrate(config: RunConfig, dataset: Any, load: Workload) -> Calibration:
         training=replace(config.training, source="frozen"),
     )
     held = max(2 * config.method.real_batch, assembly.start_images(made))
-    probe = Probe(made, like(dataset, held), torch.device(config.cluster.device))
+    probe = Probe(config=made, dataset=like(dataset, held), device=torch.device(config.cluster.device))
     alone, grouping = Grouping(per_class(load.classes)), replace(probe.recipe.grouping, warmup_networks=0)
     return Calibration(
         device=_told(probe.device),

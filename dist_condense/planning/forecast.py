@@ -20,7 +20,7 @@ HELD = {"cpu": 2**30, "cuda": 3 * 2**29}
 (its context, workspaces of kernels)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cluster:
     """Like workers, and the line between them."""
 
@@ -56,7 +56,7 @@ class Traffic:
     """The images of the largest batch, gathered."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Forecast:
     """A run on so many workers, without its start (opening data, compiling) and without evaluation."""
 

@@ -28,7 +28,7 @@ class OneOf(LocalCoordinator):
     size: int = 1
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Probe:
     """Every call is a step or an update of its own, after those before it."""
 
@@ -46,7 +46,7 @@ class Probe:
         config, data = self.config, self.dataset
         self.labels = list(range(min(2, len(data.classes))))
         exact = LocalCoordinator(bool(config.compute.reproducible))
-        self._shard = assembly.shard_of(config, data, self.labels, exact, Placement(self.device))  # type: ignore[arg-type]
+        self._shard = assembly.shard_of(config, data, self.labels, coordinator=exact, placement=Placement(self.device))  # type: ignore[arg-type]
         self._trajectory = assembly.trajectory_of(config, data, self._shard)  # type: ignore[arg-type]
         self.recipe, self._pixels = self._shard.recipe, dict(self._shard.pixels)
 
@@ -78,7 +78,7 @@ class Probe:
     def double_backward(self, images: int) -> None:
         """The gradient of synthetic images by one double backward, which takes more memory than two passes."""
         batch, labels = self._batch(images)
-        self._objective.match(self._trajectory.network, batch[:1], labels[:1], batch, labels)
+        self._objective.match(self._trajectory.network, batch[:1], labels[:1], synthetic=batch, labels=labels)
 
     def _train(self, images: int, trainer: NetworkTrainer) -> None:
         theta = self._trajectory

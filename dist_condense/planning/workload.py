@@ -13,7 +13,7 @@ from dist_condense.settings import assembly
 from dist_condense.settings.config import ConfigError, RunConfig
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Workload:
     """The work of a whole run. A matching step matches every class once; an update is one SGD step of theta."""
 

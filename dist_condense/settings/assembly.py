@@ -221,7 +221,16 @@ def shard_of(
     def features() -> torch.Tensor:
         network = network_builder(config, dataset)(randomness.key(config.seed, "feature network"))
         statistics = statistics_of(dataset)
-        return class_features(network, source, labels, dataset.counts, statistics, coordinator, placement, shape)
+        return class_features(
+            network=network,
+            source=source,
+            labels=labels,
+            counts=dataset.counts,
+            statistics=statistics,
+            coordinator=coordinator,
+            placement=placement,
+            shape=shape,
+        )
 
     return ClassShard(
         recipe=matching_recipe(config, dataset, partition_of(config, len(dataset.classes), features)),
@@ -240,9 +249,7 @@ def shard_of(
 def partition_of(config: RunConfig, classes: int, features: Callable[[], torch.Tensor]) -> Partition:
     """Which classes are averaged together."""
     chosen = config.method.grouping
-    given = Classes(
-        count=classes, groups=chosen.number, given=chosen.groups, seed=config.seed, features=features
-    )
+    given = Classes(count=classes, groups=chosen.number, given=chosen.groups, seed=config.seed, features=features)
     return PARTITIONS[chosen.name](given)
 
 
@@ -308,7 +315,8 @@ def trajectory_of(config: RunConfig, dataset: ImageSet, shard: ClassShard) -> Tr
         autocast=config.compute.autocast,
         compiled=config.compute.compile,
     )
-    real, synthetic = (partial(make, config, dataset, shard) for make in (real_batches, synthetic_batches))
+    real = partial(real_batches, config, dataset, shard)
+    synthetic = partial(synthetic_batches, config, dataset, shard)
     pretraining = Pretraining(
         epochs=schedule.pretrain_epochs,
         pool_size=schedule.pool_size,

@@ -122,7 +122,14 @@ def _keeping(config: RunConfig, dataset: ImageSet, place: _Place) -> Choice:
     image = dataset.channels * dataset.size**2
     matched = min(config.method.real_batch, max(dataset.counts))
     ahead = per_node * image * (HELD * matched + AHEAD * min(config.training.batch, sum(dataset.counts)))
-    return choose(config.data.tier, decoded, encoded if split.files else None, budget, gpu, ahead)
+    return choose(
+        tier=config.data.tier,
+        decoded=decoded,
+        encoded=encoded if split.files else None,
+        budget=budget,
+        gpu_budget=gpu,
+        ahead=ahead,
+    )
 
 
 def _place(config: RunConfig) -> _Place:

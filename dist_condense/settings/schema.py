@@ -241,8 +241,8 @@ class TrainingConfig:
 
 @dataclass(kw_only=True)
 class ComputeConfig:
-    """How the numbers are computed. These keys change the last bits of the result, so they belong to the run: those that
-    are null are settled at the first start, and then kept."""
+    """How the numbers are computed. These keys change the last bits of the result, so they belong to the run: where one
+    is null, the first start settles it."""
 
     autocast: bool = False
     """Networks in bfloat16; sums stay in float32."""

@@ -172,8 +172,21 @@ def gone(self):
 
 
 def test_the_table_has_earlier_rows_too(tmp_path, capfd):
-    first = [Row("condensed", "dc", "convnet", seed, 6, 60.0 + seed, 70.0) for seed in (0, 1)]
-    latest = [Row("random", "dc", "convnet", 0, 6, 20.0, 30.0)]
+    first = [
+        Row(
+            set="condensed",
+            protocol="dc",
+            architecture="convnet",
+            seed=seed,
+            epochs=6,
+            top1_last=60.0 + seed,
+            top1_best=70.0,
+        )
+        for seed in (0, 1)
+    ]
+    latest = [
+        Row(set="random", protocol="dc", architecture="convnet", seed=0, epochs=6, top1_last=20.0, top1_best=30.0)
+    ]
     append_csv(tmp_path / "evaluation.csv", [*first, *latest])
     run = SimpleNamespace(folder=tmp_path, claim=Claim.standing(tmp_path))
     Job._report(run, latest, SimpleNamespace(log_artifacts=lambda path: None))

@@ -15,7 +15,9 @@ from .toy import evaluation, labelled
 
 
 def row(**changes):
-    return replace(Row("a", "dc", "mlp", 0, 6, 12.3457, 90.1), **changes)
+    return replace(
+        Row(set="a", protocol="dc", architecture="mlp", seed=0, epochs=6, top1_last=12.3457, top1_best=90.1), **changes
+    )
 
 
 def test_trials_are_every_combination():

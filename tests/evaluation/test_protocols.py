@@ -138,13 +138,13 @@ def test_momentum_at_a_drop(name, kept):
     network = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
     images = torch.randn(4, 1, 4, 4)
     course = Course(
-        network,
-        PROTOCOLS[name],
-        images.__getitem__,
-        torch.tensor([0, 1, 0, 1]),
-        ChannelStatistics((0.0,), (1.0,)),
-        0,
-        torch.device("cpu"),
+        network=network,
+        protocol=PROTOCOLS[name],
+        images=images.__getitem__,
+        labels=torch.tensor([0, 1, 0, 1]),
+        statistics=ChannelStatistics((0.0,), (1.0,)),
+        seed=0,
+        device=torch.device("cpu"),
     )
     course.run_epoch(0, 1.0)
     first = course.optimiser

@@ -76,7 +76,6 @@ A method of your own is a file `method/mine.yaml` in the folder of that config: 
 below, chosen by `method: mine` or `method=mine`. IDC with one pooled group, for example:
 
 ```yaml
-name: idc_pooled
 unit_space: true
 start: mixed
 parameterisation: {{factor: 2}}

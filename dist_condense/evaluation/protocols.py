@@ -150,7 +150,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
     "dsa": _DSA,
     "dm": _DSA,
     "idc": _IDC,
-    "idc_mnist_factor2": replace(_IDC, augmentation=ByStrategy(IDC.without("flip")), cutmix=0.0),
+    "idc_mnist_factor2": replace(_IDC, cutmix=0.0),
     "idc_svhn_ipc1": replace(_IDC, augmentation=ByStrategy(IDC_CUTOUT), cutmix=0.0),
     "idc_speech": replace(_IDC, augmentation=Nothing(), cutmix=0.0),
     "idc_imagenet": _IMAGENET,

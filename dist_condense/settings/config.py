@@ -56,9 +56,12 @@ def load(path: str, given: Sequence[str] = ()) -> RunConfig:
     file = find(path)
     read_here = overrides.parsed(given)
     try:
-        composed = dict(leaves(yaml_files.composed(file, shipped(), read_here.groups)))
+        nested, chosen = yaml_files.composed(file, shipped(), read_here.groups)
     except Unusable as error:
         raise ConfigError([*read_here.problems, str(error)]) from error
+    composed = dict(leaves(nested))
+    if "method" in chosen:
+        composed.setdefault("method.name", yaml_files.escaped(chosen["method"]))
     _say_renamed([*composed, *read_here.keys])
     return _layered(composed, read_here.keys, read_here.problems)
 

@@ -172,7 +172,7 @@ class MethodConfig:
     """The parts of a method; a group: dc, dsa, dcc, dsac, dm, idc_i, idc. Any product of parts is a method."""
 
     name: str = "dc"
-    """For tables and tracking only; nothing depends on it."""
+    """For tables and tracking only; where a group file `method/NAME.yaml` is chosen, that name, if it states no other."""
     unit_space: bool = False
     """Hold pixels in [0, 1], clamped when a network begins (IDC); else normalised, never clamped (DC)."""
     start: Annotated[str, OneOf("starts of the pixels", STARTS)] = "noise"

@@ -173,10 +173,11 @@ def test_the_environment_names_roots_workers_and_output(monkeypatch):
 
 def test_a_config_elsewhere_finds_the_groups_and_its_own(tmp_path):
     (tmp_path / "method").mkdir()
-    (tmp_path / "method" / "mine.yaml").write_text("name: mine\nunit_space: true\ngrouping: {name: pooled}\n")
+    (tmp_path / "method" / "mine.yaml").write_text("unit_space: true\ngrouping: {name: pooled}\n")
     mine = tmp_path / "own.yaml"
     mine.write_text("defaults: [{method: idc}, {training: real}, _self_]\nipc: 3\n")
     assert load(str(mine)).method.parameterisation.factor == 2 and load(str(mine)).training.batch == 64
+    assert load(str(mine)).method.name == "idc" and load(str(mine), ["method.name=x"]).method.name == "x"
     own = load(str(mine), ["method=mine", "training=frozen"])
     assert (own.method.name, own.method.grouping.name, own.training.source, own.ipc) == ("mine", "pooled", "frozen", 3)
 
@@ -537,8 +538,9 @@ def test_configs_and_groups_below_folders_of_any_name(tmp_path, monkeypatch):
     made = load(str(own))
     assert (made.ipc, made.method.name, load("configs/digits.yaml").method.name) == (6, "idc", "dc")
     for name in ("it's", "a\\", "a b,[c](d)", "é🎉", '"', "$a=%41{", "#:~*"):
-        (root / "configs" / "method" / f"{name}.yaml").write_text("name: own\n")
-        assert load("configs/digits.yaml", [f"method={name}"]).method.name == "own", name
+        (root / "configs" / "method" / f"{name}.yaml").write_text("start: real\n")
+        method = load("configs/digits.yaml", [f"method={name}"]).method
+        assert (method.name, method.start) == (name, "real")
     monkeypatch.chdir(root)
     with pytest.raises(ConfigError, match=r"Hydra cannot read a \$\{ in the name of the working directory"):
         load(str(own))

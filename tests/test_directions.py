@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "condense": {"core", "engine"},
     "evaluation": {"core", "networks", "data", "engine", "system"},
     "settings": {"core", "networks", "data", "engine", "evaluation", "system"},
-    "result": {"core", "data", "engine", "evaluation", "settings", "system"},
+    "result": {"__version__", "core", "data", "engine", "evaluation", "settings", "system"},
     "planning": {"core", "networks", "data", "engine", "settings", "result", "system"},
 }
 MUST_NOT_IMPORT = {"job": {"commands", "planning"}}

@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
-import dist_condense
+from dist_condense import __version__
 from dist_condense.core.parameterisation import PADDING, normalised_padding, pad
 from dist_condense.data.normalise import denormalise, normalise
 from dist_condense.result.preview import sheet
@@ -176,7 +176,7 @@ def read_card(folder: str | Path) -> Card:
         raise SyntheticSetError(f"{file} is not a card: {error}") from error
     if version != FORMAT:
         raise SyntheticSetError(
-            f"{file} has format version {version}, dist_condense {dist_condense.__version__} reads {FORMAT}; "
+            f"{file} has format version {version}, dist_condense {__version__} reads {FORMAT}; "
             f"the set was written by {content.get('versions', {})}: use that version"
         )
     known = {x.name: content[x.name] for x in fields(Card) if x.name in content}
@@ -371,7 +371,7 @@ def _filled(card: Card, sha256: str) -> Card:
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         code_commit=code_commit(),
         versions={
-            "dist_condense": dist_condense.__version__,
+            "dist_condense": __version__,
             "torch": str(torch.__version__),
             "python": platform.python_version(),
         },

@@ -256,8 +256,8 @@ def _status(address: str, submission: str) -> str:
 FAULTS = """
 import resource, threading
 import ray, torch
-from dist_condense import worker
-from dist_condense.engine import ray_group
+from dist_condense.job import worker
+from dist_condense.engine.ray import group
 
 def count(into):
     worker.keep_freed_memory()  # with all that a worker imports: where little is held the heap grows for longer
@@ -275,7 +275,7 @@ def in_a_thread():  # as Ray Train and Tune do
     thread.join()
     return found[0]
 
-ray_group.connect()
+group.connect()
 print(ray.get(in_a_thread.remote()))
 """
 

@@ -53,7 +53,8 @@ def test_a_checkout_below_a_folder_of_any_name_starts(tmp_path):
     for name in ("dist_condense", "configs"):
         (checkout / name).symlink_to(Path(__file__).parents[2] / name)
     # The package finds its configs from where it really lies; only a copy would lie below the odd folder.
-    code = "import sys\nfrom pathlib import Path\nfrom dist_condense import cli, config\n"
+    code = "import sys\nfrom pathlib import Path\nfrom dist_condense.commands import cli\n"
+    code += "from dist_condense.settings import config\n"
     code += "config.PACKAGE = Path.cwd() / 'dist_condense'\nsys.exit(cli.main(sys.argv[1:]))"
     given = ["run", "configs/digits.yaml", "method=idc", "dataset.root=My Pictures (1)", "--cfg"]
     done = subprocess.run([sys.executable, "-c", code, *given], cwd=checkout, capture_output=True, text=True)
@@ -82,7 +83,7 @@ def test_list_names_everything(capsys):
 
 def test_list_starts_neither_ray_nor_mlflow():
     code = "import sys\nsys.modules['ray'] = sys.modules['mlflow'] = None\n"
-    code += "from dist_condense import cli\ncli.main(['list'])"
+    code += "from dist_condense.commands import cli\ncli.main(['list'])"
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True, capture_output=True)
 
 

@@ -119,7 +119,7 @@ def test_rates_of_another_network_are_refused(rates, capsys):
 
 def test_a_plan_measures_here_and_starts_neither_ray_nor_mlflow(tmp_path):
     file, keys = tmp_path / "rates.json", ["trajectory.matching_steps=2", "training.epochs=1", *SMALL]
-    code = "import sys\nsys.modules['ray'] = sys.modules['mlflow'] = None\nfrom dist_condense import cli\n"
+    code = "import sys\nsys.modules['ray'] = sys.modules['mlflow'] = None\nfrom dist_condense.commands import cli\n"
     code += f"sys.exit(cli.main({['plan', 'configs/digits.yaml', *keys, '--json', f'--save={file}']}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -24,8 +24,8 @@ BEFORE = """
 import contextlib, errno, io, json, os, subprocess, sys
 from pathlib import Path
 import torch
-from dist_condense import job, load_set, run
-from dist_condense.engine import checkpoint
+from dist_condense import load_set, run
+from dist_condense.job import checkpoint, job
 from dist_condense.job.journal import Journal, RunFailed
 from dist_condense.system.storage import Folder
 from dist_condense.evaluation.rows import Row, append_csv, read_csv

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 ENDS = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "stopped by SIGTERM")}
 GUARDED = """
 import ctypes, signal, sys, time
-from dist_condense import signals
+from dist_condense.system import signals
 
 def ready():
     print("ready", flush=True)

@@ -407,7 +407,7 @@ FACTS = {
 
 def process(code: str, unread: str = "") -> subprocess.CompletedProcess[str]:
     """A guarded command; nobody reads the stream ``unread``."""
-    line = "import sys; from dist_condense import signals, terminal\n"
+    line = "import sys; from dist_condense.system import signals, terminal\n"
     line += f"def command():\n {code}\n return 0\nsys.exit(signals.guarded(command))"
     streams: dict[str, int] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     reading, writing = os.pipe()
@@ -450,8 +450,8 @@ NAMES = {"Console", "ArgumentParser", "StreamHandler", "print_exc", "print_excep
 STREAMS = {f"sys.{name}" for name in ("stdout", "stderr", "__stdout__", "__stderr__")}
 OF_RICH_ONLY_HERE = {"Progress", "Live", "Status", "print", "get_console", "markup", "track", "inspect"}
 EXCEPT = {
-    "terminal.py": "it is the place",
-    "signals.py": "in a signal handler it takes no lock: os.write, of words of its own and a signal's name",
+    "system/terminal.py": "it is the place",
+    "system/signals.py": "in a signal handler it takes no lock: os.write, of words of its own and a signal's name",
 }
 
 

@@ -142,10 +142,10 @@ def unconnected(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         "TUNE_DISABLE_SIGINT_HANDLER",
     ):
         monkeypatch.setenv(name, "1")  # connect sets what is missing
-    monkeypatch.setattr(group.ray_start, "folder", lambda: "/short")
-    monkeypatch.setattr(group.ray_start, "token", lambda: None)
-    monkeypatch.setattr(group.ray_start, "tighten_token", lambda: None)
-    monkeypatch.setattr(group.ray_start, "unguarded", lambda: "")
+    monkeypatch.setattr(group.start, "folder", lambda: "/short")
+    monkeypatch.setattr(group.start, "token", lambda: None)
+    monkeypatch.setattr(group.start, "tighten_token", lambda: None)
+    monkeypatch.setattr(group.start, "unguarded", lambda: "")
     monkeypatch.setattr(group.ray, "is_initialized", lambda: False)
     return monkeypatch
 
@@ -159,7 +159,7 @@ def test_starting_ray_is_told_and_leaves_sigterm_alone(
         given.update(options, at=services.resolve_ip_for_localhost("127.0.0.1"), cwd=Path.cwd())
         ray_utils.set_sigterm_handler(lambda number, frame: None)  # as Ray does
 
-    unconnected.setattr(group.ray_join, "found", lambda: None)
+    unconnected.setattr(group.join, "found", lambda: None)
     unconnected.setattr(group.ray, "init", init)
     unconnected.chdir(tmp_path)
     before, resolve = signal.getsignal(signal.SIGTERM), services.resolve_ip_for_localhost
@@ -177,7 +177,7 @@ def test_the_folder_of_somebody_else_is_not_on_the_workers_path(
 ) -> None:
     """Ray adds the one that it is called in, for a cluster that is joined too; site-packages must not come first."""
     called: list[Path] = []
-    unconnected.setattr(group.ray_join, "found", lambda: Cluster("10.0.0.2:6379", "", ""))
+    unconnected.setattr(group.join, "found", lambda: Cluster("10.0.0.2:6379", "", ""))
     unconnected.setattr(Cluster, "answer", lambda self: None)
     unconnected.setattr(group.ray, "init", lambda **options: called.append(Path.cwd()))
     unconnected.setattr(group, "CHECKOUT", tmp_path / "site" if installed else group.CHECKOUT)
@@ -203,7 +203,7 @@ def test_a_cluster_that_is_joined_is_told_and_named_when_it_fails(
 
     cluster = Cluster("10.0.0.2:6379", "RAY_ADDRESS=head:6379", "unset it")
     unconnected.setattr(Cluster, "answer", lambda self: None)
-    unconnected.setattr(group.ray_join, "found", lambda: cluster)
+    unconnected.setattr(group.join, "found", lambda: cluster)
     unconnected.setattr(group.ray, "init", init)
     with pytest.raises(RunFailed) as refused:
         group.connect()

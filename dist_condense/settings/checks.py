@@ -131,7 +131,10 @@ def _left_out(config: RunConfig) -> str:
 
 
 def _networks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
-    """Networks that have the right names and options, but do not suit the images or the method."""
+    """Networks that have the right names and options, but do not suit the images or the method; none is made whose
+    width or depth is out of range."""
+    if any(line.startswith(f"{THETA}.") for line in refused(config)):
+        return
     shape, made = assembly.network_shape(dataset), dict[str, networks.Network]()
 
     def sketch(text: str) -> None:

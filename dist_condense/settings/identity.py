@@ -44,6 +44,6 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [*contradictions, *(f"{key}: {before.get(key)!r} there, {new[key]!r} now" for key in changed)]
 
 
-def earlier(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored identity under the names of this version."""
+def translated(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity, perhaps of an earlier version, under the names of this one."""
     return renamed(stored)[0]

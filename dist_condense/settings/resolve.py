@@ -18,7 +18,7 @@ from dist_condense.engine.ahead import DEPTH as AHEAD
 from dist_condense.networks import batch_norms
 from dist_condense.settings import assembly
 from dist_condense.settings.config import ConfigError, RunConfig
-from dist_condense.settings.identity import earlier as renamed
+from dist_condense.settings.identity import translated
 from dist_condense.system import terminal
 from dist_condense.system.memory import machine_memory
 
@@ -46,7 +46,7 @@ def resolved(config: RunConfig, dataset: ImageSet, earlier: Mapping[str, Any]) -
     :param earlier: what the run is known by from an earlier start (``config.identity``); empty for the first.
     :raises ConfigError: what the cluster does not have; training images whose mean and std cannot be measured.
     """
-    earlier = renamed(earlier)
+    earlier = translated(earlier)
     config = _normalised(absolute_paths(config), dataset, earlier)
     place = _place(config)
     choices: dict[str, Any] = {

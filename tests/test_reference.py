@@ -175,7 +175,9 @@ def test_objective(reference_dir: Path, name: str, microbatch: int) -> None:
     data = arrays(reference_dir, "objective.npz")
     assert {key.removeprefix("loss__") for key in data if key.startswith("loss__")} == set(OBJECTIVES)
     statistic, distance, pooled = OBJECTIVES[name]
-    loss, gradient = Recorded(data, Objective(statistic, DISTANCES[distance], microbatch), pooled, torch.float64).step()
+    loss, gradient = Recorded(
+        data, Objective(statistic, DISTANCES[distance], microbatch=microbatch), pooled, torch.float64
+    ).step()
     assert loss == pytest.approx(float(data[f"loss__{name}"]), rel=1e-5)
     close_by_image(gradient, data[f"grad__{name}"])
 

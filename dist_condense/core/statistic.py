@@ -88,6 +88,13 @@ class Embedding:
     value = __call__
 
 
+STATISTICS: dict[str, Callable[[Parameters], Statistic]] = {
+    "gradient": Gradient,
+    "embedding": lambda parameters: Embedding(),
+}
+"""By the parameters that a gradient is taken of."""
+
+
 def _loss(
     chosen: dict[str, Tensor], rest: dict[str, Tensor], network: nn.Module, images: Tensor, labels: Tensor
 ) -> Tensor:

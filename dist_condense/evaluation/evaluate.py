@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -63,6 +63,7 @@ class TrainingSet:
 
     images: Tensor
     labels: Tensor
+    _: KW_ONLY
     epochs: int | None = None
     """E; None: the protocol's own."""
     draws: int = 1
@@ -83,7 +84,7 @@ class TrainingSet:
         return lambda positions: statistics.normalise(to_unit(self.images[positions].to(device)))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Evaluation:
     """What all trials share."""
 
@@ -103,7 +104,7 @@ class Evaluation:
         epochs = chosen.epochs
         if epochs is None:
             epochs = protocol(self.protocol).epochs_for(chosen.labels, trial.architecture, chosen.factor)
-        return trial.set, self.protocol, trial.architecture, trial.seed, epochs
+        return Key(trial.set, protocol=self.protocol, architecture=trial.architecture, seed=trial.seed, epochs=epochs)
 
 
 def run_trial(trial: Trial, evaluation: Evaluation) -> Row:
@@ -122,15 +123,15 @@ def run_trial(trial: Trial, evaluation: Evaluation) -> Row:
     score = train_and_test(
         chosen.batches(evaluation.statistics, evaluation.device),
         chosen.labels,
-        evaluation.test,
-        evaluation.statistics,
-        network,
-        protocol(evaluation.protocol, evaluation.flip),
-        trial.seed,
-        epochs=key[-1],
+        test=evaluation.test,
+        statistics=evaluation.statistics,
+        network=network,
+        protocol=protocol(evaluation.protocol, evaluation.flip),
+        seed=trial.seed,
+        epochs=key.epochs,
         device=evaluation.device,
     )
-    return Row(*key, score.top1_last, score.top1_best)
+    return Row(**key._asdict(), top1_last=score.top1_last, top1_best=score.top1_best)
 
 
 Runner = Callable[[Sequence[Trial], Evaluation, Callable[[Row], None]], object]

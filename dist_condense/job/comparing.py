@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 
 from dist_condense.data import ClassSource, ImageSet, Reading
-from dist_condense.data.reading.tiers import FILES
 from dist_condense.evaluation.evaluate import Evaluation, Runner, TrainingSet, evaluate, in_process, trials
 from dist_condense.evaluation.protocols import protocol
 from dist_condense.evaluation.rows import EVALUATION, Row
@@ -68,7 +67,7 @@ class Comparison:
     def _test_reading(self) -> Reading:
         """Decoded where this fits the node's budget, else streamed in each test."""
         fits = sum(self.dataset.decoded_bytes(self.dataset.test_split.counts)) <= self.budget
-        return replace(assembly.reading_of(self.config), tier="ram" if fits else "disk", source=FILES)
+        return replace(assembly.reading_of(self.config), tier="ram" if fits else "disk")
 
     def _runner(self) -> Runner:
         threads, cluster = self.config.evaluation.threads, self.config.cluster
@@ -92,7 +91,7 @@ def _selected(name: str, of: Comparison) -> TrainingSet:
         return _set(Path(own.output), config.evaluation.epochs)
     draws = config.evaluation.seeds if selection.varies else 1
     drawn = real_sets(selection, of.real, of.dataset.counts, ipc=config.ipc, seed=config.seed, draws=draws)
-    return TrainingSet(drawn.images, drawn.labels, config.evaluation.epochs, draws)
+    return TrainingSet(drawn.images, drawn.labels, epochs=config.evaluation.epochs, draws=draws)
 
 
 def _condensed(of: Comparison) -> TrainingSet:
@@ -104,14 +103,15 @@ def _set(folder: Path, epochs: int | None) -> TrainingSet:
     """The set of the run in a folder."""
     loaded = load_set(folder / SET)
     images = loaded.batch(torch.arange(len(loaded)))
-    return TrainingSet(images, loaded.labels, epochs, factor=loaded.card.factor)
+    return TrainingSet(images, loaded.labels, epochs=epochs, factor=loaded.card.factor)
 
 
 def _whole(of: Comparison) -> TrainingSet:
     counts, chosen = of.dataset.counts, of.config.evaluation
     images = torch.cat([of.real.get(label, torch.arange(count)) for label, count in enumerate(counts)])
     epochs = chosen.whole_epochs or chosen.epochs or protocol(chosen.protocol).whole_epochs
-    return TrainingSet(images, torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)), epochs)
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    return TrainingSet(images, labels, epochs=epochs)
 
 
 TRAINING_SETS: dict[str, Callable[[Comparison], TrainingSet]] = {

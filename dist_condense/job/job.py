@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from dist_condense.data import ImageSet
-from dist_condense.data.reading.tiers import FILES, Choice, gib
+from dist_condense.data.reading.tiers import RAW, Choice, gib
 from dist_condense.engine.coordinator import LocalCoordinator
 from dist_condense.engine.errors import RunFailed
 from dist_condense.engine.procedure import Outline
@@ -74,7 +74,7 @@ class Job:
     @property
     def images(self) -> str:
         """Where the workers read the real images, in words."""
-        if self.config.data.source == FILES:
+        if self.config.data.tier != RAW:
             return str(self.keeping)
         raw = gib(sum(self.dataset.decoded_bytes(self.dataset.counts)))
         return f"by FFCV: {raw} raw at {self.config.dataset.root}, kept by the system's page cache alone"
@@ -174,18 +174,18 @@ class Job:
         return f"the set of {name} is kept in {self.folder / SET}; the same command continues from there"
 
     def _workers(self) -> None:
-        cluster = self.config.cluster
+        cluster, compute = self.config.cluster, self.config.compute
         if cluster.workers == 0:
-            alone = LocalCoordinator(bool(cluster.reproducible))
+            alone = LocalCoordinator(bool(compute.reproducible))
             worker.work(self.config, alone, torch.device(cluster.device), claim=self.claim)
             return
         from dist_condense.engine.ray.group import Group, launch
 
         group = Group(
             cluster.workers,
-            cluster.threads or 1,
+            compute.threads or 1,
             cluster.device == "cuda",
-            bool(cluster.reproducible),
+            bool(compute.reproducible),
             cluster.max_failures,
             cluster.timeout,
             cluster.min_workers,
@@ -301,10 +301,10 @@ class Job:
 
 def _idle_cores(config: RunConfig) -> Iterator[str]:
     cluster, cores = config.cluster, torch.get_num_threads()
-    if (cluster.workers, cluster.device, cluster.threads) == (0, "cpu", 1) and cores > 1:
+    if (cluster.workers, cluster.device, config.compute.threads) == (0, "cpu", 1) and cores > 1:
         yield (
             f"one of {cores} cores computes: cluster.workers={cores} uses them all and gives the same set, "
-            f"cluster.threads={cores} one with other last bits"
+            f"compute.threads={cores} one with other last bits"
         )
 
 

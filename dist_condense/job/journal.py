@@ -278,7 +278,7 @@ class Journal:
             ranks = [r for r, x in enumerate(sums) if x != sums[0]]
             raise RunFailed(
                 f"the shared state differs between workers after step {done}: ranks {ranks} disagree with rank 0. "
-                "The workers' hardware or library versions differ; use equal nodes and cluster.reproducible=true"
+                "The workers' hardware or library versions differ; use equal nodes and compute.reproducible=true"
             )
 
     def _refuse_problem(self) -> None:

@@ -54,7 +54,7 @@ def check(config: RunConfig, known: Sequence[str] = ()) -> tuple[ImageSet, list[
     if dataset is not None:
         problems += checks.of_data(config, dataset)
     if problems or dataset is None:
-        raise ConfigError(problems, notes=list(_not_looked_at(config)))
+        raise ConfigError(problems, notes=list(_not_looked_at(config, problems)))
     return dataset, list(checks.remarks(config, dataset))
 
 
@@ -100,8 +100,9 @@ def _here(config: RunConfig) -> Iterator[str]:
         yield "cluster.device: cuda, but torch sees no GPU here; set cluster.device=cpu"
 
 
-def _not_looked_at(config: RunConfig) -> Iterator[str]:
-    if config.cluster.workers > 0:
+def _not_looked_at(config: RunConfig, problems: Sequence[str]) -> Iterator[str]:
+    """A note beside problems of the cluster's keys, to which others may be added."""
+    if config.cluster.workers > 0 and any(problem.startswith("cluster.") for problem in problems):
         yield "cluster.workers is not compared with the cluster yet; Ray is only started when all else is right"
 
 

@@ -42,7 +42,7 @@ def work(
     """
     claim = claim or Claim.standing(Path(config.output))
     try:
-        with logs.kept(claim.folder, claim.start, coordinator), on_threads(config.cluster.threads):
+        with logs.kept(claim.folder, claim.start, coordinator), on_threads(config.compute.threads):
             _work(config, coordinator, device, observe, claim)
     except DataError as error:
         raise RunFailed("; ".join(error.problems)) from error

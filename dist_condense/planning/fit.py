@@ -63,7 +63,7 @@ def _training(load: Workload, rates: Calibration, free: int) -> Iterator[str]:
         return
     batch = max(load.updates)
     images = _halved(batch, lambda n: training.bytes(n) <= free)
-    key, value = ("training.batch", images) if load.coupled else ("cluster.slices", images and -(-batch // images))
+    key, value = ("training.batch", images) if load.coupled else ("compute.slices", images and -(-batch // images))
     yield _told("training theta", free, key, value)
 
 

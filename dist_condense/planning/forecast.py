@@ -20,14 +20,14 @@ HELD = {"cpu": 2**30, "cuda": 3 * 2**29}
 (its context, workspaces of kernels)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cluster:
     """Like workers, and the line between them."""
 
     device: str
     """`cpu` or `cuda`."""
     exact: bool
-    """``cluster.reproducible``"""
+    """``compute.reproducible``"""
     bandwidth: float
     """Bytes per second of each worker."""
     resident: bool = False
@@ -64,7 +64,7 @@ class Traffic:
     """The images of the largest batch, gathered."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Forecast:
     """A run on so many workers, without its start (opening data, compiling) and without evaluation."""
 
@@ -105,10 +105,10 @@ class Forecast:
 def forecast(load: Workload, rates: Calibration, cluster: Cluster, workers: int) -> Forecast:
     """On so many workers; the slowest sets the pace."""
     most, least = -(-load.classes // workers), load.classes // workers  # as `assign` shares out classes of equal cost
-    shared = rates.shared or rates.alone
+    in_groups = rates.shared or rates.alone
     alone_steps = load.steps - load.shared_steps
     matching = alone_steps * rates.alone.seconds(most, load.real, load.synthetic)
-    matching += load.shared_steps * shared.seconds(most, load.real, load.synthetic)
+    matching += load.shared_steps * in_groups.seconds(most, load.real, load.synthetic)
     sent = traffic(load, cluster)
     shared = _updating(load, rates, workers), sum(load.updates.values()) * cluster.all_reduce(sent.update, workers)
     everywhere = _updating(load, rates, 1), load.stretches * cluster.all_reduce(sent.theta, workers)

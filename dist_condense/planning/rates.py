@@ -57,7 +57,7 @@ class Peak:
         return round(self.base + self.image * images)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Calibration:
     """One device with one network."""
 

@@ -15,7 +15,7 @@ from dist_condense.settings import assembly
 from dist_condense.settings.config import ConfigError, RunConfig
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Workload:
     """The work of a whole run. A matching step matches every class once; an update is one SGD step of theta."""
 
@@ -100,7 +100,7 @@ def matching(config: RunConfig, dataset: Any) -> Workload:
         statistic=sum(x.numel() for x in phi),
         counts=tuple(dataset.counts),
         microbatch=config.compute.microbatch,
-        slices=1 if batch_norms(network) else config.cluster.slices or usual_slices(network),
+        slices=1 if batch_norms(network) else config.compute.slices or usual_slices(network),
         coupled=bool(batch_norms(network)),
     )
 
@@ -123,7 +123,7 @@ def known_groups(config: RunConfig) -> RunConfig:
 
 def _groups(config: RunConfig, classes: int) -> int:
     known = known_groups(config)
-    partition = assembly.PARTITIONS[known.method.grouping.name](known, classes, lambda: torch.empty(0))
+    partition = assembly.partition_of(known, classes, lambda: torch.empty(0))
     return sum(len(group) > 1 for group in partition)
 
 

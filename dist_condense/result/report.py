@@ -50,7 +50,7 @@ POINTS = 400
 """Of the curve; more are averaged in bins."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Summary:
     """Top-1 of the last epoch over seeds, in percent."""
 
@@ -191,7 +191,14 @@ def _summary(rows: Sequence[Row]) -> Summary:
     best = [float(x["top1_best"]) for x in rows if x.get("top1_best") not in (None, "")]
     values = tuple((str(x["seed"]), float(x["top1_last"])) for x in rows)
     group, architecture, protocol, epochs = (str(rows[0][name]) for name in KEY)
-    return Summary(group, architecture, protocol, epochs, values, fmean(best) if len(best) == len(rows) else None)
+    return Summary(
+        set=group,
+        architecture=architecture,
+        protocol=protocol,
+        epochs=epochs,
+        values=values,
+        best=fmean(best) if len(best) == len(rows) else None,
+    )
 
 
 def _evaluation(summaries: Sequence[Summary], latest: Sequence[Row]) -> str:

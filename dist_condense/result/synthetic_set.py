@@ -74,7 +74,7 @@ class CardClass:
     wnid: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Card:
     """All that a stranger needs to use a set. :func:`write_set` fills in what stands below ``complete``."""
 

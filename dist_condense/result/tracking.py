@@ -18,7 +18,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from tempfile import TemporaryDirectory
@@ -82,7 +82,7 @@ def _metric_name(text: str) -> str:
     return re.sub(r"[^\w/.: -]", "_", text)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Address:
     """The run's place on a server, kept in ``tracking.json``."""
 
@@ -112,14 +112,15 @@ class Address:
         write_atomically(folder / STATE, (json.dumps(asdict(self), indent=1) + "\n").encode())
 
     @classmethod
-    def of(cls, folder: Path, uri: str, experiment: str, run_name: str, run_id: str | None = None) -> Address:
+    def of(cls, folder: Path, *, uri: str, experiment: str, run_name: str, run_id: str | None = None) -> Address:
         """The one of an earlier start where it names the same server and run, else a new one of the same folder."""
         earlier, shown = cls.read(folder), str(address(uri))
+        fresh = cls(uri=shown, experiment=experiment, run_name=run_name, run_id=run_id)
         if earlier is None:
-            return cls(shown, experiment, run_name, run_id)
+            return fresh
         if earlier.uri == shown and run_id in (None, earlier.run_id):
             return earlier
-        return cls(shown, experiment, run_name, run_id, earlier.folder)
+        return replace(fresh, folder=earlier.folder)
 
 
 class ServerRun:
@@ -348,7 +349,7 @@ class Tracker:
         :param trusted: of :class:`ServerRun`.
         """
         folder = Path(folder).expanduser().absolute()
-        place = Address.of(folder, uri, experiment, run_name, run_id)
+        place = Address.of(folder, uri=uri, experiment=experiment, run_name=run_name, run_id=run_id)
         tracker = cls(ServerRun(uri, place, folder, trusted), params, tags)
         tracker._put(tracker._begin)
         tracker._thread.start()
@@ -478,7 +479,7 @@ def replay(
         read_csv(folder / EVALUATION)
     except RowsError as error:
         raise TrackingError(str(error)) from error
-    place = Address.of(folder, uri, experiment, run_name or folder.name)
+    place = Address.of(folder, uri=uri, experiment=experiment, run_name=run_name or folder.name)
     server = ServerRun(uri, place, folder, trusted)
     try:
         server.begin(config, {**tags_of(folder), "dist_condense.replayed": "true"})

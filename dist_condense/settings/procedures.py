@@ -10,7 +10,7 @@ from dist_condense.engine.coordinator import Coordinator, Placement
 from dist_condense.engine.procedure import Outline, Procedure
 from dist_condense.procedures.matching import Matching, MatchingOutline
 from dist_condense.settings import selecting
-from dist_condense.settings.assembly import STARTS, learnt_shapes, network_builder, shard_of, trajectory_of
+from dist_condense.settings.assembly import learnt_shapes, network_builder, shard_of, start_images, trajectory_of
 from dist_condense.settings.config import RunConfig
 from dist_condense.settings.values import some
 
@@ -40,7 +40,7 @@ def matching_remarks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
     if few:
         yield f"fewer real images than method.real_batch={config.method.real_batch}, each once a step: {some(few)}"
     tiles = config.method.parameterisation.factor**2
-    if 0 < STARTS[config.method.start](config) < config.ipc * tiles:
+    if 0 < start_images(config) < config.ipc * tiles:
         yield (
             f"method.start: {config.method.start} with {tiles} tiles an image starts each tile from a part of one real "
             "image; method.start=mixed makes each of a whole one"

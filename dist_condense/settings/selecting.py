@@ -19,7 +19,8 @@ from dist_condense.procedures.selecting import NoNetwork, Selecting, SelectingOu
 from dist_condense.selection.shard import SelectionShard
 from dist_condense.selection.table import SELECTIONS, Selection
 from dist_condense.settings import assembly, yaml_files
-from dist_condense.settings.config import EvaluationConfig, RunConfig, from_dict, shipped
+from dist_condense.settings.config import from_dict, shipped
+from dist_condense.settings.schema import EvaluationConfig, RunConfig
 from dist_condense.settings.values import some
 
 FOLDER = "selections"
@@ -68,7 +69,7 @@ def _trajectory(config: RunConfig, dataset: ImageSet, shard: SelectionShard, coo
         coordinator,
         shard.placement,
         config.seed,
-        config.cluster.slices or 1,
+        config.compute.slices or 1,
         config.compute.autocast,
         config.compute.compile,
     )

@@ -311,8 +311,9 @@ class Places(SearchPathPlugin):
             search_path.append("dist_condense", Files.address(place))
 
 
-def composed(file: Path, shipped: Path, groups: Mapping[str, str]) -> dict[str, Any]:
-    """A config file with its defaults, nested, interpolations as they stand. Raises Unusable.
+def composed(file: Path, shipped: Path, groups: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """A config file with its defaults, nested, interpolations as they stand; and each group with the name of its file.
+    Raises Unusable.
 
     :param shipped: the folder of groups that are found besides those in the file's own.
     :param groups: instead of the file's own choices, by the name of the group.
@@ -322,8 +323,9 @@ def composed(file: Path, shipped: Path, groups: Mapping[str, str]) -> dict[str, 
     before = _PLACES.set((file, file.parent, shipped))
     try:
         with initialize(version_base="1.3", config_path=None, job_name="dist_condense"):
-            made = compose(PRIMARY, [f"{group}={_quoted(name)}" for group, name in groups.items()])
-        return cast(dict[str, Any], OmegaConf.to_container(made))
+            overrides = [f"{group}={_quoted(name)}" for group, name in groups.items()]
+            made = cast(dict[str, Any], OmegaConf.to_container(compose(PRIMARY, overrides, return_hydra_config=True)))
+        return made, made.pop("hydra")["runtime"]["choices"]
     except RecursionError as error:
         raise Unusable(f"{file}: its defaults, or those of a file that they name, lead to themselves") from error
     except (HydraException, OmegaConfBaseException) as error:
@@ -408,13 +410,13 @@ def dumped(values: Mapping[str, Any]) -> str:
 
     A file in which characters would be hidden has YAML's escapes instead, for all letters that are not ASCII.
     """
-    written = _escaped(values)
+    written = escaped(values)
     text = OmegaConf.to_yaml(OmegaConf.create(written))
     return text if printable(text, kept="\n") == text else yaml.safe_dump(written, sort_keys=False)
 
 
 def _unescaped(value: Any) -> Any:
-    """The counterpart of :func:`_escaped`."""
+    """The counterpart of :func:`escaped`."""
     if isinstance(value, Mapping):
         return {key: _unescaped(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -422,9 +424,10 @@ def _unescaped(value: Any) -> Any:
     return re.sub(r"(\\*)\1\\\$\{", r"\1${", value) if isinstance(value, str) else value
 
 
-def _escaped(value: Any) -> Any:
+def escaped(value: Any) -> Any:
+    """Values in whose texts ``${`` is meant as it stands."""
     if isinstance(value, Mapping):
-        return {key: _escaped(item) for key, item in value.items()}
+        return {key: escaped(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_escaped(item) for item in value]
+        return [escaped(item) for item in value]
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", str(value)) if isinstance(value, str) else value

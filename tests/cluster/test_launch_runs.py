@@ -32,7 +32,7 @@ ENDLESS = [*SHORT, "trajectory.networks=100000", "tracking.checkpoint_steps=1"]
 IMAGENET = [
     *("dataset.classes=null", "dataset.size=32", "ipc=1", "method.parameterisation.factor=2", "method.real_batch=4"),
     *("network.width=8", "trajectory.networks=1", "trajectory.matching_steps=2", "trajectory.pool_size=1"),
-    *("trajectory.pretrain_epochs=1", "training.images=64", "cluster.workers=2", "cluster.threads=1"),
+    *("trajectory.pretrain_epochs=1", "training.images=64", "cluster.workers=2", "compute.threads=1"),
     *("evaluation.epochs=1", "evaluation.seeds=1", "evaluation.architectures=[network]"),
 ]
 

@@ -63,10 +63,13 @@ def test_a_checkout_below_a_folder_of_any_name_starts(tmp_path):
 
 
 def test_what_to_know_besides_a_refusal_is_a_note(tmp_path, capsys):
-    given = [f"output={tmp_path}/run", "cluster.workers=3", "ipc=0"]
-    assert cli.main(["run", "configs/digits.yaml", *given]) == 2
+    given = ["run", "configs/digits.yaml", f"output={tmp_path}/run", "cluster.workers=3"]
+    assert cli.main([*given, "cluster.timeout=0"]) == 2
     refused, note = capsys.readouterr().err.splitlines()
-    assert refused == "refused: ipc: 0 is below 1" and note.startswith("note: cluster.workers is not compared")
+    assert refused == "refused: cluster.timeout: 0.0 is not in the range 1 to 10000000"
+    assert note.startswith("note: cluster.workers is not compared")
+    assert cli.main([*given, "ipc=0"]) == 2
+    assert capsys.readouterr().err == "refused: ipc: 0 is not in the range 1 to 100000\n"
 
 
 def test_list_names_everything(capsys):
@@ -171,8 +174,21 @@ def gone(self):
 
 
 def test_the_table_has_earlier_rows_too(tmp_path, capfd):
-    first = [Row("condensed", "dc", "convnet", seed, 6, 60.0 + seed, 70.0) for seed in (0, 1)]
-    latest = [Row("random", "dc", "convnet", 0, 6, 20.0, 30.0)]
+    first = [
+        Row(
+            set="condensed",
+            protocol="dc",
+            architecture="convnet",
+            seed=seed,
+            epochs=6,
+            top1_last=60.0 + seed,
+            top1_best=70.0,
+        )
+        for seed in (0, 1)
+    ]
+    latest = [
+        Row(set="random", protocol="dc", architecture="convnet", seed=0, epochs=6, top1_last=20.0, top1_best=30.0)
+    ]
     append_csv(tmp_path / "evaluation.csv", [*first, *latest])
     run = SimpleNamespace(folder=tmp_path, claim=Claim.standing(tmp_path))
     Job._report(run, latest, SimpleNamespace(log_artifacts=lambda path: None))

@@ -17,7 +17,7 @@ from tests.planning.cases import RATES
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(file.stem for file in config.shipped().glob("*.yaml"))
 ROOTS = ("IMAGENET_ROOT", "IMAGENETTE_ROOT", "MINIIMAGENET_ROOT", "CIFAR10_ROOT", "CIFAR100_ROOT", "FASHION_MNIST_ROOT")
-SMALL = ["network.width=4", "network.depth=2", "method.real_batch=8", "cluster.threads=1"]
+SMALL = ["network.width=4", "network.depth=2", "method.real_batch=8", "compute.threads=1"]
 
 
 @pytest.fixture(autouse=True)

@@ -52,7 +52,7 @@ def test_two_passes_equal_double_backward(distance: str, statistic: str, microba
     phi, D, network = STATISTICS[statistic], DISTANCES[distance], theta()
     whole = Objective(phi, D)
     expected_loss, expected = matched(whole, network, examples(9, 1, "real"), examples(5, 1, "synthetic"))
-    loss, gradient = two_passes(Objective(phi, D, microbatch), network, 1)
+    loss, gradient = two_passes(Objective(phi, D, microbatch=microbatch), network, 1)
     torch.testing.assert_close(loss, expected_loss, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(gradient, expected, rtol=1e-8, atol=1e-10 * float(expected.abs().max()))
     assert expected.abs().max() > 0
@@ -136,7 +136,9 @@ def test_compiled_equals_eager(microbatch: int) -> None:
     real, synthetic = examples(8, 1, "real", torch.float32), examples(4, 1, "synthetic", torch.float32)
     results = []
     for compiled in (False, True):
-        objective = Objective(STATISTICS["matrices"], DISTANCES["layerwise_cosine"], microbatch, compiled=compiled)
+        objective = Objective(
+            STATISTICS["matrices"], DISTANCES["layerwise_cosine"], microbatch=microbatch, compiled=compiled
+        )
         loss, v = objective.cotangent(objective.statistic(network, synthetic), objective.statistic(network, real))
         results.append((loss, objective.pull_back(network, synthetic, v)["images"]))
         results.append(matched(objective, network, real, synthetic))

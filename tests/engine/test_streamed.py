@@ -24,7 +24,7 @@ HOW = {
     "shards in ram": ["data.tier=ram"],
     "shards encoded in ram": ["data.tier=encoded"],
     "shards on disk": ["data.tier=disk", "data.threads=2"],
-    "beton": ["data.source=ffcv"],
+    "beton": ["data.tier=ffcv"],
 }
 
 
@@ -107,7 +107,7 @@ def test_other_images_give_another_set(in_memory: list[str], resized: Path, tmp_
 
 def test_two_workers_stream_their_own_classes(resized: Path, tmp_path: Path) -> None:
     single = cases.alone("idc", tmp_path / "single", *on(resized, "data.tier=ram"))
-    hows = {"tier": "data.tier=disk", "ffcv": "data.source=ffcv"}
+    hows = {"tier": "data.tier=disk", "ffcv": "data.tier=ffcv"}
     jobs: cases.Jobs = {name: ("idc", ProcessGroupCoordinator, *on(resized, how)) for name, how in hows.items()}
     for name, found in cases.together(2, jobs, tmp_path).items():
         assert isinstance(found, Tensor), found

@@ -13,7 +13,9 @@ from .toy import evaluation
 
 
 def row(**changes):
-    return replace(Row("a", "dc", "mlp", 0, 6, 12.3457, 90.1), **changes)
+    return replace(
+        Row(set="a", protocol="dc", architecture="mlp", seed=0, epochs=6, top1_last=12.3457, top1_best=90.1), **changes
+    )
 
 
 def test_trials_are_every_combination():
@@ -99,7 +101,9 @@ def test_epochs_of_the_row_know_the_network_and_the_factor():
 
 def test_a_trial_leaves_flips_to_the_data_set(monkeypatch):
     augmented = []
-    monkeypatch.setattr(module, "train_and_test", lambda *a, **more: augmented.append(a[5]) or pytest.fail("enough"))
+    monkeypatch.setattr(
+        module, "train_and_test", lambda *a, **more: augmented.append(more["protocol"]) or pytest.fail("enough")
+    )
     for flip in (True, False):
         with pytest.raises(pytest.fail.Exception):
             module.run_trial(Trial("bytes", "mlp", 0), evaluation(protocol="idc", flip=flip))

@@ -79,7 +79,7 @@ DCC = ["method=dcc", *DC[1:], "method.grouping.warmup_networks=1", "method.group
 DSAC = ["method=dsac", *DC[1:], "method.grouping.warmup_networks=1", "method.grouping.warmup_steps=1"]
 DM = ["method=dm", "training=frozen", "trajectory.networks=4", "trajectory.matching_steps=1"]
 IDC = ["method=idc", "training=real", "training.cutmix=0.6", "method.images.lr=20", "method.synthetic_limit=5"]
-BATCH_NORM = ["network.norm=batch", "cluster.slices=1"]
+BATCH_NORM = ["network.norm=batch", "compute.slices=1"]
 LARGE = 20 * IPC / 10 * (SIZE / 32) ** 2
 OF_DC, OF_IDC = (0.01, 0.0, 0.0), (0.01, 0.9, 5e-4)
 
@@ -110,7 +110,7 @@ CASES: dict[str, tuple[list[str], Method]] = {
 def composed(overrides: tuple[str, ...]) -> RunConfig:
     small = ["network.depth=2", f"network.width={WIDTH}", "network.activation=sigmoid", f"ipc={IPC}"]
     steps = [f"method.real_batch={REAL}", "trajectory.networks=2", "trajectory.matching_steps=3"]
-    here = ["cluster.slices=2", "cluster.device=cpu", "cluster.reproducible=true", "seed=3"]
+    here = ["compute.slices=2", "cluster.device=cpu", "compute.reproducible=true", "seed=3"]
     return config.load(str(config.shipped() / "digits.yaml"), [*small, *steps, *here, *overrides])
 
 

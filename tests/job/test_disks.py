@@ -109,7 +109,8 @@ FILLER.unlink()
 answers["room"] = command()
 answers["complete"] = load_set(OUT).card.complete
 
-rows = [Row("condensed", "dc", "convnet3", i, 3, 50.0, 50.0) for i in range(2000)]
+key = {"set": "condensed", "protocol": "dc", "architecture": "convnet3", "epochs": 3}
+rows = [Row(**key, seed=i, top1_last=50.0, top1_best=50.0) for i in range(2000)]
 append_csv(OUT / "evaluation.csv", rows[:1])
 fill()
 try:

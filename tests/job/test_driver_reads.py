@@ -69,5 +69,5 @@ def test_a_random_set_is_that_of_the_images_in_memory(root: Path) -> None:
 def test_where_images_come_from_is_told_whatever_the_source(root: Path) -> None:
     run = job(root)
     assert run.images.startswith("tier disk: a node's share is")
-    by_ffcv = replace(run, config=replace(run.config, data=replace(run.config.data, source="ffcv")))
+    by_ffcv = replace(run, config=replace(run.config, data=replace(run.config.data, tier="ffcv")))
     assert by_ffcv.images.startswith(f"by FFCV: 0 MiB raw at {root}")

@@ -220,7 +220,7 @@ REFUSALS: dict[str, tuple[list[str], list[str]]] = {
         ["ipd: unknown key", "did you mean network.width?", "trajectory.networks: 'many'", "ipc: 0", "'nois'"],
     ),
     "architectures": (["evaluation.architectures=[resnet19]", "network.name=convnot"], ["resnet19", "convnot"]),
-    "coupled images": (["network.norm=batch", "cluster.slices=3"], ["cluster.slices: 3", "BatchNorm"]),
+    "coupled images": (["network.norm=batch", "compute.slices=3"], ["compute.slices: 3", "BatchNorm"]),
     "coupled embedding": (["network.norm=batch", "method=dm", "training=frozen"], ["couples all images"]),
     "output in a file": (["output=ROOT/train/ant/0.png/run"], ["output"]),
     "output that is an address": (["output=s3://bucket/run"], ["output: s3://bucket/run"]),
@@ -256,12 +256,12 @@ def test_a_folder_of_another_config(tmp_path: Path, capfd: pytest.CaptureFixture
     assert command("dc", tmp_path, *short) == 0
     before = listing(tmp_path)
     capfd.readouterr()
-    assert command("dc", tmp_path, *short, "seed=1", "method.images.lr=0.2", "cluster.slices=2") == cli.REFUSED
+    assert command("dc", tmp_path, *short, "seed=1", "method.images.lr=0.2", "compute.slices=2") == cli.REFUSED
     told = capfd.readouterr().err
     for difference in (
         "seed: 0 there, 1 now",
         "method.images.lr: 0.1 there, 0.2 now",
-        "cluster.slices: 4 there, 2 now",
+        "compute.slices: 4 there, 2 now",
     ):
         assert difference in told
     assert listing(tmp_path) == before

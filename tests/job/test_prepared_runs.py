@@ -35,8 +35,8 @@ SMALL = (
     "trajectory.networks=1",
     "trajectory.matching_steps=2",
     "trajectory.start=fresh",
-    "cluster.slices=2",
-    "cluster.threads=1",
+    "compute.slices=2",
+    "compute.threads=1",
     "evaluation.epochs=0",
 )
 CASES = {

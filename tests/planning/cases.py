@@ -37,4 +37,4 @@ RATES = Calibration(
     synthetic=Peak(base=500, image=100),
     training=Peak(base=2000, image=20),
 )
-CLUSTER = Cluster("cpu", exact=True, bandwidth=1000.0, latency=0.5)
+CLUSTER = Cluster(device="cpu", exact=True, bandwidth=1000.0, latency=0.5)

@@ -59,9 +59,9 @@ def test_small_classes_give_each_image_once():
 
 
 def test_batchnorm_keeps_a_batch_whole():
-    found = counted("cifar10_dc", "network.norm=batch", "cluster.slices=4")
+    found = counted("cifar10_dc", "network.norm=batch", "compute.slices=4")
     assert found.slices == 1 and found.coupled
-    assert counted("cifar10_dc", "cluster.slices=6").slices == 6
+    assert counted("cifar10_dc", "compute.slices=6").slices == 6
 
 
 def test_a_network_that_cannot_be_built_is_refused():

@@ -263,7 +263,9 @@ def test_the_folder_itself_and_what_lies_on_another_disk_may_be_links(theirs: Pa
 
 
 def test_a_link_that_was_put_there_meanwhile_is_not_sent(theirs: Path, outside: Path) -> None:
-    server = tracking.ServerRun("http://localhost:1", tracking.Address("", "", "", "r1"), theirs)
+    server = tracking.ServerRun(
+        "http://localhost:1", tracking.Address(uri="", experiment="", run_name="", run_id="r1"), theirs
+    )
     server._client = type("NoServer", (), {})()  # any call of it fails
     for entry in ("report.html", "synthetic_set/card.json"):
         put(theirs / entry, lambda path: path.symlink_to(outside))
@@ -492,7 +494,7 @@ def test_a_server_that_the_user_names_may_share_a_folder_with_him(
     ],
 )
 def test_which_places_of_a_stranger_are_taken(place: str, taken: bool, theirs: Path) -> None:
-    held = tracking.Address("", "", "", "r1")
+    held = tracking.Address(uri="", experiment="", run_name="", run_id="r1")
     tracking.ServerRun("http://localhost:1", held, theirs)._check_place(place)
     server = tracking.ServerRun("http://localhost:1", held, theirs, trusted=False)
     if taken:

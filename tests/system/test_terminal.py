@@ -169,7 +169,7 @@ def test_texts_of_other_libraries(screen: Screen) -> None:
 
 def test_renderables_of_rich(screen: Screen) -> None:
     screen.begin()
-    row = asdict(Row(HOSTILE, "dc", HOSTILE, 0, 6, 1.0, 1.0))
+    row = asdict(Row(set=HOSTILE, protocol="dc", architecture=HOSTILE, seed=0, epochs=6, top1_last=1.0, top1_best=1.0))
     console = terminal.console(stderr=True)
     console.print(HOSTILE)
     console.print(Text(STEERING))
@@ -199,7 +199,9 @@ def test_passwords_of_addresses_are_masked(screen: Screen) -> None:
 
 def test_texts_are_printed_as_they_stand(capsys: pytest.CaptureFixture[str]) -> None:
     """rich would take [x] for markup and :smile: for emoji."""
-    row = asdict(Row("[/x]", "dc", "[red]a[/red]", 0, 6, 1.0, 1.0))
+    row = asdict(
+        Row(set="[/x]", protocol="dc", architecture="[red]a[/red]", seed=0, epochs=6, top1_last=1.0, top1_best=1.0)
+    )
     console = terminal.console()
     console.print("/a/[b]/c[/x] :smile: \\[d]")
     console.print(summary_table([row]))
@@ -288,7 +290,7 @@ def test_a_card(tmp_path: Path, screen: Screen) -> None:
 
 def test_rows_of_an_evaluation(tmp_path: Path, screen: Screen) -> None:
     screen.begin()
-    rows = [Row("condensed", "dc", HOSTILE, 0, 6, 60.0, 70.0)]
+    rows = [Row(set="condensed", protocol="dc", architecture=HOSTILE, seed=0, epochs=6, top1_last=60.0, top1_best=70.0)]
     append_csv(tmp_path / "evaluation.csv", rows)
     run = SimpleNamespace(folder=tmp_path, claim=Claim.standing(tmp_path))
     job.Job._report(run, rows, SimpleNamespace(log_artifacts=lambda path: None))

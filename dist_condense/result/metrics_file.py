@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dist_condense.engine.errors import RunFailed
+from dist_condense.system import records
 from dist_condense.system.files import write_atomically
 
 METRICS = "metrics.jsonl"
@@ -22,8 +23,8 @@ BOM = b"\xef\xbb\xbf"
 def parsed(line: bytes) -> Entry | None:
     """The entry of a line; None for one that is none: torn, not JSON, without a step."""
     try:
-        entry = json.loads(line.removeprefix(BOM))
-    except (ValueError, RecursionError):
+        entry = records.parsed(line.removeprefix(BOM), METRICS)
+    except records.Unreadable:
         return None
     if not isinstance(entry, dict) or type(entry.get(STEP)) is not int:
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -24,10 +23,11 @@ from dist_condense.job.checkpoint_writer import CheckpointWriter
 from dist_condense.job.claim import Claim
 from dist_condense.result import metrics_file
 from dist_condense.result.metrics_file import METRICS
+from dist_condense.result.tracking import Address
 from dist_condense.system import terminal
 from dist_condense.system.files import flush
 
-STOP, TRACKING = "stop", "tracking.json"
+STOP = "stop"
 PACE = 1.0
 """Seconds between two agreements of the workers: so late a request to stop is seen."""
 LINE = "matching loss %(loss).4g, %(steps_per_second).3g steps/s, waited %(waited).3g s, reduced %(reduced)d bytes"
@@ -281,12 +281,9 @@ class Journal:
 
 
 def _tracking_run(folder: Path) -> str | None:
-    """The tracker keeps its run's id in this file; None until the server has answered."""
-    try:
-        found = json.loads((folder / TRACKING).read_text())["run_id"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return None if found is None else str(found)
+    """None until the server has answered."""
+    address = Address.read(folder)
+    return address and address.run_id
 
 
 def _tell(text: str) -> None:

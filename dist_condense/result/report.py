@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import json
 import math
 import os
 import platform
@@ -25,7 +24,7 @@ from dist_condense.result import metrics_file
 from dist_condense.result.metrics_file import LOSS, METRICS, STEP
 from dist_condense.result.preview import left_out
 from dist_condense.result.synthetic_set import CARD, PREVIEW, code_commit
-from dist_condense.system import terminal
+from dist_condense.system import records, terminal
 from dist_condense.system.credentials import masked
 from dist_condense.system.files import write_atomically
 
@@ -128,8 +127,7 @@ def write_report(folder: str | Path, latest: Sequence[Row] = (), title: str | No
     :param latest: rows of ``evaluation.csv`` whose groups stand first; the others are told to be of earlier calls.
     """
     folder = Path(folder)
-    card = json.loads(_text(folder / "synthetic_set" / CARD) or "{}")
-    environment_text = _text(folder / "environment.json")
+    card = _record(folder / "synthetic_set" / CARD)
     rows = [asdict(row) for row in read_csv(folder / EVALUATION)]
     losses = [(x[STEP], x[LOSS]) for x in metrics_file.read(folder / METRICS) if LOSS in x]
     title = title or " · ".join(str(card[key]) for key in ("method", "dataset") if card.get(key)) or folder.name
@@ -139,7 +137,7 @@ def write_report(folder: str | Path, latest: Sequence[Row] = (), title: str | No
         _section("The synthetic set", _preview(folder / "synthetic_set" / PREVIEW, card)),
         _section("Matching loss", curve(losses)),
         _section("Configuration", _folded("config.yaml", masked(_text(folder / "config.yaml")))),
-        _section("Environment", _machine(json.loads(environment_text)) if environment_text else ""),
+        _section("Environment", _machine(_record(folder / "environment.json"))),
     ]
     page = PAGE.format(title=escape(title), style=STYLE, body="\n".join(x for x in parts if x))
     write_atomically(folder / "report.html", page.encode())
@@ -257,6 +255,8 @@ def _preview(file: Path, card: Mapping[str, Any]) -> str:
 
 
 def _machine(values: Mapping[str, Any]) -> str:
+    if not values:
+        return ""
     rows = []
     for key, value in values.items():
         if isinstance(value, Mapping):
@@ -279,6 +279,10 @@ def _binned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     width = -(-len(points) // POINTS) or 1
     bins = [points[i : i + width] for i in range(0, len(points), width)]
     return [(fmean(x for x, _ in part), fmean(y for _, y in part)) for part in bins]
+
+
+def _record(file: Path) -> dict[str, Any]:
+    return records.read(dict[str, Any], file) if file.exists() else {}
 
 
 def _text(file: Path) -> str:

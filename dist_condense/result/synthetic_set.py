@@ -12,10 +12,10 @@ import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,9 @@ import dist_condense
 from dist_condense.core.parameterisation import PADDING, normalised_padding, pad
 from dist_condense.data.normalise import denormalise, normalise
 from dist_condense.result.preview import sheet
+from dist_condense.system import records
 from dist_condense.system.files import flush, flush_names, sha256_of
+from dist_condense.system.records import Count, Positive, Rule, Unreadable
 
 FORMAT = 1
 NAME = "synthetic_set"
@@ -37,6 +39,7 @@ READABLE = 0o666
 """Bits of a file's mode; which of them are set is as for the folder, by the umask."""
 CARD, TENSORS, PREVIEW = "card.json", "synthetic_set.safetensors", "preview.png"
 VALUE_SPACES = ("normalised", "unit")
+ValueSpace = Annotated[str, Rule(" or ".join(VALUE_SPACES), VALUE_SPACES.__contains__)]
 LOADS = 100
 """Tries to load a set, each of which met a new one taking its place."""
 
@@ -68,7 +71,7 @@ class SyntheticSetError(RuntimeError):
 class CardClass:
     """A class; ``label`` is the number in the labels, ``wnid`` its WordNet id where the data set has them."""
 
-    label: int
+    label: Count
     name: str
     wnid: str | None = None
 
@@ -80,16 +83,16 @@ class Card:
     method: str
     dataset: str
     classes: Sequence[CardClass]
-    ipc: int
+    ipc: Positive
     """Images held per class."""
-    channels: int
-    size: int
+    channels: Positive
+    size: Positive
     """Pixels of a side, held and decoded."""
-    value_space: str
+    value_space: ValueSpace
     """``normalised``: pixels are (x - mean) / std already; ``unit``: in [0, 1], normalise after decoding."""
     mean: Sequence[float]
     std: Sequence[float]
-    factor: int
+    factor: Positive
     """An image holds factor x factor tiles (1: it is the image)."""
     seed: int
     networks_done: int
@@ -122,6 +125,14 @@ class Card:
     def decoded_per_image(self) -> int:
         """Tiles of an image."""
         return self.factor**2
+
+
+@dataclass(frozen=True)
+class _Version:
+    """What the cards of all formats have."""
+
+    format_version: int
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_set(folder: str | Path, pixels: Tensor, labels: Tensor, card: Card) -> Card:
@@ -170,20 +181,16 @@ def read_card(folder: str | Path) -> Card:
     if not file.exists():
         raise SyntheticSetError(f"no synthetic set at {folder}: {file} is missing")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        version = content.get("format_version")
-    except (ValueError, AttributeError) as error:
-        raise SyntheticSetError(f"{file} is not a card: {error}") from error
-    if version != FORMAT:
-        raise SyntheticSetError(
-            f"{file} has format version {version}, dist_condense {dist_condense.__version__} reads {FORMAT}; "
-            f"the set was written by {content.get('versions', {})}: use that version"
-        )
-    known = {x.name: content[x.name] for x in fields(Card) if x.name in content}
-    try:
-        return Card(**{**known, "classes": tuple(CardClass(**x) for x in known["classes"])})
-    except (KeyError, TypeError) as error:
-        raise SyntheticSetError(f"{file} is not a card of format {FORMAT}: {error}") from error
+        content = records.parsed(records.bytes_of(file), str(file))
+        version = records.made(_Version, content, str(file), spare=True)
+        if version.format_version == FORMAT:
+            return records.made(Card, content, str(file), spare=True)
+    except Unreadable as error:
+        raise SyntheticSetError(f"{error}; it is not a card of format {FORMAT}") from error
+    raise SyntheticSetError(
+        f"{file} has format version {version.format_version}, dist_condense {dist_condense.__version__} reads {FORMAT};"
+        f" the set was written by {records.shown(version.versions)}: use that version"
+    )
 
 
 class SyntheticDataset(Dataset[tuple[Tensor, int]]):
@@ -341,10 +348,7 @@ def _check_held(file: Path, card: Card) -> None:
             images, labels = (tuple(held.get_slice(name).get_shape()) for name in ("images", "labels"))
     except SafetensorError as error:
         raise SyntheticSetError(f"{file}: it cannot be read ({error}). It was changed; copy the set again") from error
-    numbers = (card.ipc, card.channels, card.size, card.factor)
-    if any(type(number) is not int or number < 1 for number in numbers):
-        wrong = f"ipc, channels, size and factor are {numbers!r:.100}, which are no numbers from 1"
-    elif images != (len(card.classes) * card.ipc, card.channels, card.size, card.size) or labels != images[:1]:
+    if images != (len(card.classes) * card.ipc, card.channels, card.size, card.size) or labels != images[:1]:
         wrong = f"images are {list(images)} and labels {list(labels)}, not as many or as large as its card says"
     elif card.factor > card.size:
         wrong = f"factor {card.factor} is not in 1..{card.size}: a tile has at least one pixel"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from dist_condense.system import records
 
 
 def tags_of(folder: Path) -> dict[str, str]:
@@ -17,7 +18,8 @@ def tags_of(folder: Path) -> dict[str, str]:
     ``mlflow.*`` in columns of its own and leaves them out of comparisons.
     """
     config = stored_config(folder)
-    environment = _json(folder / "environment.json")
+    file = folder / "environment.json"
+    environment = records.read(dict[str, Any], file) if file.exists() else {}
     method, dataset, cluster = (config.get(group) or {} for group in ("method", "dataset", "cluster"))
     commit = environment.get("commit")
     found = {
@@ -54,6 +56,3 @@ def _host(environment: Mapping[str, Any]) -> str | None:
         return ", ".join(f"{number} x {name}" for name, number in gpus.items())
     return f"{environment['cpus']} x {environment['cpu']}" if environment.get("cpu") else None
 
-
-def _json(file: Path) -> dict[str, Any]:
-    return dict(json.loads(file.read_text())) if file.exists() else {}

@@ -18,22 +18,24 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
 from dist_condense.evaluation.rows import EVALUATION, RowsError, read_csv
 from dist_condense.result import metrics_file, run_folder
 from dist_condense.result.metrics_file import METRICS, STEP, Entry
+from dist_condense.result.synthetic_set import SyntheticSetError, read_card
 from dist_condense.result.tags import stored_config, tags_of
 from dist_condense.settings.tracking_address import SERVERS, VARIABLE, deleted, problems, resolve_uri, sqlite_file
-from dist_condense.system import terminal
+from dist_condense.system import records, terminal
 from dist_condense.system.credentials import address, masked, revealed
 from dist_condense.system.files import write_atomically
+from dist_condense.system.records import Rule
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -41,8 +43,8 @@ if TYPE_CHECKING:
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 STATE = "tracking.json"
-ID = re.compile(r"[\w-]{1,100}", re.ASCII)
-"""Of a run on a server, and of an output folder."""
+Id = Annotated[str, Rule("1 to 100 letters, digits, _ or -", re.compile(r"[\w-]{1,100}", re.ASCII).fullmatch)]
+"""Of a run on a server, and of an output folder; part of a query, and of a path."""
 DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # with MLflow's own default one call to a dead server takes minutes
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -92,21 +94,17 @@ class Address:
     """Without a password."""
     experiment: str
     run_name: str
-    run_id: str | None = None
-    folder: str = field(default_factory=lambda: uuid4().hex)
+    run_id: Id | None = None
+    folder: Id = field(default_factory=lambda: uuid4().hex)
     """The output folder's own name on every server, by which a run is found whose making was not answered."""
 
     @classmethod
     def read(cls, folder: Path) -> Address | None:
         """What an earlier start left; None if there is nothing readable, or an id that no server gives."""
         try:
-            kept = json.loads((folder / STATE).read_text())
-            found = cls(**{x.name: kept[x.name] for x in fields(cls) if x.name in kept})
-        except (OSError, ValueError, TypeError, RecursionError):
+            return records.read(cls, folder / STATE, spare=True)
+        except records.Unreadable:
             return None
-        texts = all(isinstance(text, str) for text in (found.uri, found.experiment, found.run_name))
-        ids = (found.folder,) if found.run_id is None else (found.folder, found.run_id)  # part of a query, of a path
-        return found if texts and all(isinstance(x, str) and ID.fullmatch(x) for x in ids) else None
 
     def write(self, folder: Path) -> None:
         """Whole or not at all."""
@@ -492,8 +490,10 @@ def replay(
 
 
 def _is_complete(folder: Path) -> bool:
-    card = folder / "synthetic_set" / "card.json"
-    return card.exists() and bool(json.loads(card.read_text()).get("complete"))
+    try:
+        return read_card(folder / "synthetic_set").complete
+    except SyntheticSetError:
+        return False
 
 
 def refusal(uri: str, experiment: str) -> str | None:

@@ -27,7 +27,7 @@ from dist_condense.system.files import read_regular
 BYTES, VALUES, DEPTH = 64 * 2**20, 4_000_000, 16
 """At most, of one record: bytes, values (lists and objects too), and lists and objects within each other. Enough for a
 manifest of 100,000 classes; the values take less than 1 GiB of memory."""
-YAML_BYTES, YAML_VALUES = 2**20, 100_000
+YAML_BYTES, YAML_VALUES = 2**19, 100_000
 """Of a YAML file, with every alias counted as what it stands for."""
 SHOWN = 80
 """Characters of a value that was found."""
@@ -79,7 +79,7 @@ def bytes_of(file: Path, limit: int = BYTES) -> bytes:
     try:
         return read_regular(file, limit)
     except (OSError, ValueError) as error:  # ValueError for a zero byte in a name
-        raise Unreadable(f"{file}: it cannot be read ({getattr(error, 'strerror', None) or error})") from error
+        raise Unreadable(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def text_of(data: bytes, where: str) -> str:
@@ -122,24 +122,25 @@ def made(kind: type[Record], value: Any, where: str, spare: bool = False) -> Rec
 
 def document(loader: yaml.SafeLoader) -> yaml.Node | None:
     """The nodes of a YAML text, none of which stands for more than fits. Raises YAMLError, with the line."""
+    deep = f"nested more than {DEPTH} deep"
     try:
         root = loader.get_single_node()
     except RecursionError as error:
-        raise yaml.MarkedYAMLError(problem=f"nested more than {DEPTH} deep", problem_mark=loader.get_mark()) from error
-    waiting, count = [(root, 1)] if root is not None else [], 0
+        raise yaml.MarkedYAMLError(problem=deep, problem_mark=loader.get_mark()) from error
+    waiting: list[tuple[yaml.Node, tuple[yaml.Node, ...]]] = [] if root is None else [(root, ())]
+    count = 0
     while waiting:
-        node, depth = waiting.pop()
+        node, above = waiting.pop()
         count += 1
-        if depth > DEPTH + 1:
-            raise yaml.MarkedYAMLError(
-                problem=f"nested more than {DEPTH} deep, or an anchor leads to itself", problem_mark=node.start_mark
-            )
+        if node in above:
+            raise yaml.MarkedYAMLError(problem="an anchor leads to itself", problem_mark=node.start_mark)
+        if len(above) > DEPTH:
+            raise yaml.MarkedYAMLError(problem=deep, problem_mark=node.start_mark)
         if count > YAML_VALUES:
-            raise yaml.MarkedYAMLError(problem=f"it has more than {YAML_VALUES} values", problem_mark=root.start_mark)
-        if isinstance(node, yaml.SequenceNode):
-            waiting += [(child, depth + 1) for child in node.value]
-        elif isinstance(node, yaml.MappingNode):
-            waiting += [(child, depth + 1) for pair in node.value for child in pair]
+            raise yaml.MarkedYAMLError(problem=f"more than {YAML_VALUES} values", problem_mark=node.start_mark)
+        if isinstance(node, yaml.CollectionNode):
+            pairs = [node.value] if isinstance(node, yaml.SequenceNode) else node.value
+            waiting += [(child, (*above, node)) for pair in pairs for child in pair]
     return root
 
 

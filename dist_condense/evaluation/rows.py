@@ -37,7 +37,6 @@ class RowsError(ValueError):
     """A file that does not hold rows; the message says where and what to do."""
 
 
-EVALUATION = "evaluation.csv"
 Key = tuple[str, str, str, int, int]
 COLUMNS = tuple(field.name for field in fields(Row))
 

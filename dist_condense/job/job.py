@@ -19,29 +19,36 @@ from dist_condense.data import ClassSource, ImageSet, Reading
 from dist_condense.data.reading.tiers import FILES, Choice, gib
 from dist_condense.engine.coordinator import LocalCoordinator
 from dist_condense.engine.errors import RunFailed
-from dist_condense.engine.roll_call import RESTARTS
 from dist_condense.evaluation.baselines import random_sets
 from dist_condense.evaluation.evaluate import Evaluation, Runner, TrainingSet, TrialFailed, evaluate, in_process, trials
 from dist_condense.evaluation.protocols import protocol
-from dist_condense.evaluation.rows import EVALUATION, Row, read_csv
+from dist_condense.evaluation.rows import Row, read_csv
 from dist_condense.job import checkpoint, logs, preflight, resume, worker
 from dist_condense.job.checkpoint import Checkpoint
 from dist_condense.job.claim import Claim
 from dist_condense.job.stop import Stop, Terminated
-from dist_condense.result.metrics_file import METRICS, Entry
+from dist_condense.result.metrics_file import Entry
 from dist_condense.result.progress import Follower, Notes, Progress
 from dist_condense.result.report import environment, summary_table, write_report
-from dist_condense.result.synthetic_set import Card, CardClass, SyntheticSetError, load_set, read_card, write_set
+from dist_condense.result.synthetic_set import (
+    PREVIEW,
+    Card,
+    CardClass,
+    SyntheticSetError,
+    load_set,
+    read_card,
+    write_set,
+)
 from dist_condense.result.tags import tags_of
 from dist_condense.result.tracking import Tracker
 from dist_condense.settings import assembly
 from dist_condense.settings.config import RunConfig, to_dict, to_yaml
 from dist_condense.settings.resolve import absolute_paths, resolved
+from dist_condense.settings.run_folder import RunFolder
 from dist_condense.settings.tracking_address import resolve_uri
 from dist_condense.system import signals, terminal
 from dist_condense.system.files import write_atomically
 
-SET = "synthetic_set"
 log = logging.getLogger(__name__)
 
 
@@ -66,6 +73,11 @@ class Job:
     def folder(self) -> Path:
         """The run's folder."""
         return Path(self.config.output)
+
+    @property
+    def files(self) -> RunFolder:
+        """The files in it."""
+        return RunFolder(self.folder)
 
     @functools.cached_property
     def claim(self) -> Claim:
@@ -132,7 +144,8 @@ class Job:
         if found is None:
             return "no checkpoint was due yet (tracking.checkpoint_minutes), so the same command starts over"
         if found.steps == self._total and self._has_complete_set():
-            return f"the set is complete; the same command trains the networks that have no row in {EVALUATION}"
+            rows = RunFolder.evaluation.name
+            return f"the set is complete; the same command trains the networks that have no row in {rows}"
         return f"the same command continues after matching step {found.steps}"
 
     # --- condensation ---------------------------------------------------------------------------------------------
@@ -140,7 +153,7 @@ class Job:
     def _condense(self, tracker: Tracker) -> None:
         found, total = self.start, self._total
         if found and found.steps == total and self._has_complete_set():
-            terminal.say(f"condensation is complete ({total} matching steps); {self.folder / SET} is kept")
+            terminal.say(f"condensation is complete ({total} matching steps); {self.files.synthetic_set} is kept")
             return
         if found:
             terminal.say(f"resuming after matching step {found.steps} of {total} in all")
@@ -154,7 +167,7 @@ class Job:
         log.info("the set of matching step %d of %d is written", done, total)
         if done < total or stop.by is not None:
             raise _unfinished(stop, done, total)
-        tracker.log_artifacts(self.folder / SET)
+        tracker.log_artifacts(self.files.synthetic_set)
 
     def _kept(self) -> str:
         """What a run that failed leaves; its last checkpoint becomes the set where the disk has room."""
@@ -164,11 +177,12 @@ class Job:
             return f"{error}; {self.where_it_continues()}"
         if steps == 0:
             return "no set was finished before; nothing was overwritten"
-        return f"the set of matching step {steps} is kept in {self.folder / SET}; the same command continues from there"
+        place = self.files.synthetic_set
+        return f"the set of matching step {steps} is kept in {place}; the same command continues from there"
 
     def _has_complete_set(self) -> bool:
         try:
-            return read_card(self.folder / SET).complete
+            return read_card(self.files.synthetic_set).complete
         except SyntheticSetError:
             return False
 
@@ -189,7 +203,7 @@ class Job:
             cluster.timeout,
             cluster.min_workers,
         )
-        launch(functools.partial(worker.work, claim=self.claim), self.config, group, self.folder)
+        launch(functools.partial(worker.work, claim=self.claim), self.config, group, self.folder, self.files.restarts)
 
     @contextmanager
     def _following(self, tracker: Tracker) -> Iterator[None]:
@@ -201,11 +215,11 @@ class Job:
                 tracker.log_metrics(entries)
 
         with Progress(schedule.networks, schedule.matching_steps) as progress:
-            metrics = self.folder / METRICS
+            metrics = self.files.metrics
             # What an earlier start left beyond its checkpoint is done again; a person would take its lines for now.
             followers = [Follower(metrics, send), Follower(metrics, progress, skip=True)]
             if self.config.cluster.max_failures:
-                followers.append(Notes(self.folder / RESTARTS, _tell_failure))
+                followers.append(Notes(self.files.restarts, _tell_failure))
             for follower in followers:
                 follower.start()
             try:
@@ -223,7 +237,7 @@ class Job:
         pixels = torch.cat([state[f"pixels.{c}"] for c in range(classes)])
         labels = torch.arange(classes).repeat_interleave(self.config.ipc)
         with self.claim.writing():
-            write_set(self.folder / SET, pixels.float(), labels, self._card(found.steps))
+            write_set(self.files.synthetic_set, pixels.float(), labels, self._card(found.steps))
         return found.steps
 
     def _card(self, steps: int) -> Card:
@@ -259,7 +273,7 @@ class Job:
             if not isinstance(error, TrialFailed):
                 raise
             first, *others = terminal.lines_of(error)
-            kept = f"finished rows are in {self.folder / EVALUATION}"
+            kept = f"finished rows are in {self.files.evaluation}"
             raise RunFailed(f"evaluation: {first}", *others, kept) from error
         self._evaluated(tracker)
         return rows
@@ -278,12 +292,12 @@ class Job:
             device=self.config.cluster.device,
         )
         wanted = trials(chosen.sets, architectures, range(chosen.seeds))
-        return evaluate(wanted, evaluation, self.folder / EVALUATION, _tell, self._runner(), self.claim.writing)
+        return evaluate(wanted, evaluation, self.files.evaluation, _tell, self._runner(), self.claim.writing)
 
     def _evaluated(self, tracker: Tracker) -> list[Row]:
         """All rows there are, also of earlier calls."""
         self.claim.check()
-        rows = read_csv(self.folder / EVALUATION)
+        rows = read_csv(self.files.evaluation)
         tracker.log_evaluations([asdict(row) for row in rows])
         return rows
 
@@ -305,7 +319,7 @@ class Job:
         from dist_condense.evaluation.sweep import sweep
 
         gpus = 1 if cluster.device == "cuda" else 0
-        return functools.partial(sweep, folder=self.folder / "sweep", cpus_per_trial=threads or 1, gpus_per_trial=gpus)
+        return functools.partial(sweep, folder=self.files.sweep, cpus_per_trial=threads or 1, gpus_per_trial=gpus)
 
     # --- what a person reads --------------------------------------------------------------------------------------
 
@@ -314,8 +328,8 @@ class Job:
         machine = (json.dumps(environment(), indent=1) + "\n").encode()
         with self.claim.writing():
             resume.bring(self.config, self.start)
-            write_atomically(self.folder / preflight.CONFIG_FILE, to_yaml(self.config).encode())
-            write_atomically(self.folder / "environment.json", machine)
+            write_atomically(self.files.config, to_yaml(self.config).encode())
+            write_atomically(self.files.environment, machine)
         for remark in self.remarks:
             terminal.say(f"note: {remark}")
         terminal.say(f"images   {self.images}")
@@ -338,7 +352,7 @@ class Job:
 
     def _report(self, rows: list[Row], tracker: Tracker) -> None:
         latest = [asdict(row) for row in rows]
-        earlier = [row for row in map(asdict, read_csv(self.folder / EVALUATION)) if row not in latest]
+        earlier = [row for row in map(asdict, read_csv(self.files.evaluation)) if row not in latest]
         with self.claim.writing():
             report = write_report(self.folder, latest)
         if latest:
@@ -346,9 +360,9 @@ class Job:
         tracker.log_artifacts(report)
 
     def _say_where(self) -> None:
-        preview = self.folder / SET / "preview.png"
-        report = self.folder / "report.html"
-        terminal.say(f"set      {self.folder / SET}", f"preview  {preview}", f"report   {report}")
+        preview = self.files.synthetic_set / PREVIEW
+        report = self.files.report
+        terminal.say(f"set      {self.files.synthetic_set}", f"preview  {preview}", f"report   {report}")
         uri = resolve_uri(self.config.tracking.uri, self.folder)
         served = uri.startswith(("http://", "https://"))
         command = [str(Path(sys.executable).parent / "mlflow"), "ui", "--backend-store-uri", uri]
@@ -374,7 +388,7 @@ def _random(job: Job) -> TrainingSet:
 
 
 def _condensed(job: Job) -> TrainingSet:
-    loaded = load_set(job.folder / SET)
+    loaded = load_set(job.files.synthetic_set)
     images = loaded.batch(torch.arange(len(loaded)))
     return TrainingSet(images, loaded.labels, job.config.evaluation.epochs, factor=loaded.card.factor)
 

@@ -22,12 +22,11 @@ from dist_condense.job.checkpoint import Checkpoint, State
 from dist_condense.job.checkpoint_writer import CheckpointWriter
 from dist_condense.job.claim import Claim
 from dist_condense.result import metrics_file
-from dist_condense.result.metrics_file import METRICS
 from dist_condense.result.tracking import Address
+from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system import terminal
 from dist_condense.system.files import flush
 
-STOP = "stop"
 PACE = 1.0
 """Seconds between two agreements of the workers: so late a request to stop is seen."""
 LINE = "matching loss %(loss).4g, %(steps_per_second).3g steps/s, waited %(waited).3g s, reduced %(reduced)d bytes"
@@ -119,16 +118,16 @@ class Journal:
     """Whether a machine is to be taken away; a checkpoint is written when this is first heard."""
 
     @property
-    def folder(self) -> Path:
+    def files(self) -> RunFolder:
         """The run's."""
-        return self.claim.folder
+        return RunFolder(self.claim.folder)
 
     def resume(self) -> int:
         """Load the newest whole checkpoint if there is one; the number of matching steps already done."""
         found = self._found()
         if self.line.rank == 0:
             with self.claim.writing():
-                metrics_file.cut(self.folder / METRICS, found.steps if found else 0)
+                metrics_file.cut(self.files.metrics, found.steps if found else 0)
         if found is not None:
             self.shard.load_state_dict(found.classes(self.shard.labels))
             self.trajectory.load_state_dict(found.shared())
@@ -191,7 +190,7 @@ class Journal:
         pause = 1 + int(PACE * self._events / max(now - self._agreed, 1e-9)) if minutes else 1
         return Note(
             due=scheduled or now - self._saved >= minutes * 60,
-            stop=(self.folder / STOP).exists(),
+            stop=self.files.stop.exists(),
             pause=pause,
             warned=self.shard.coordinator.warned(),
             problem=self._problem(),
@@ -207,14 +206,14 @@ class Journal:
 
     def _save(self) -> None:
         self._refuse_not_finite()
-        metrics, device = self.folder / METRICS, self.trajectory.trainer.placement.device
+        metrics, device = self.files.metrics, self.trajectory.trainer.placement.device
         if self.line.rank == 0 and metrics.exists():
             flush(metrics)  # a checkpoint that outlives a power cut has its lines
         state = State(
             steps=self._steps,
             updates=self.trajectory.updates,
             identity=dict(self.identity),
-            tracking_run=_tracking_run(self.folder),
+            tracking_run=_tracking_run(self.claim.folder),
             torch=torch.__version__,
             device=device.type,
         )
@@ -242,7 +241,7 @@ class Journal:
                 "reduced_bytes": sum(each.reduced for each in everyone),
             }
             with self.claim.writing():
-                metrics_file.append(self.folder / METRICS, entry)
+                metrics_file.append(self.files.metrics, entry)
         log.info(LINE, asdict(measured))
         self.observe(measured)
 

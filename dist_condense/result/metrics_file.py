@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from dist_condense.engine.errors import RunFailed
+from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system import records
 from dist_condense.system.files import write_atomically
 
-METRICS = "metrics.jsonl"
 STEP, LOSS = "step", "loss"
 Entry = Mapping[str, Any]
 """A line: time (Unix, in seconds), step (matching steps in all), network and its matching_step (both from 0), loss,
@@ -23,7 +23,7 @@ BOM = b"\xef\xbb\xbf"
 def parsed(line: bytes) -> Entry | None:
     """The entry of a line; None for one that is none: torn, not JSON, without a step."""
     try:
-        entry = records.parsed(line.removeprefix(BOM), METRICS)
+        entry = records.parsed(line.removeprefix(BOM), RunFolder.metrics.name)
     except records.Unreadable:
         return None
     if not isinstance(entry, dict) or type(entry.get(STEP)) is not int:

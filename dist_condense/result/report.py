@@ -19,11 +19,12 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from dist_condense.evaluation.rows import EVALUATION, read_csv
+from dist_condense.evaluation.rows import read_csv
 from dist_condense.result import metrics_file
-from dist_condense.result.metrics_file import LOSS, METRICS, STEP
+from dist_condense.result.metrics_file import LOSS, STEP
 from dist_condense.result.preview import left_out
 from dist_condense.result.synthetic_set import CARD, PREVIEW, code_commit
+from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system import records, terminal
 from dist_condense.system.credentials import masked
 from dist_condense.system.files import write_atomically
@@ -127,21 +128,22 @@ def write_report(folder: str | Path, latest: Sequence[Row] = (), title: str | No
     :param latest: rows of ``evaluation.csv`` whose groups stand first; the others are told to be of earlier calls.
     """
     folder = Path(folder)
-    card = _record(folder / "synthetic_set" / CARD)
-    rows = [asdict(row) for row in read_csv(folder / EVALUATION)]
-    losses = [(x[STEP], x[LOSS]) for x in metrics_file.read(folder / METRICS) if LOSS in x]
+    files = RunFolder(folder)
+    card = _record(files.synthetic_set / CARD)
+    rows = [asdict(row) for row in read_csv(files.evaluation)]
+    losses = [(x[STEP], x[LOSS]) for x in metrics_file.read(files.metrics) if LOSS in x]
     title = title or " · ".join(str(card[key]) for key in ("method", "dataset") if card.get(key)) or folder.name
     parts = [
         f"<header><h1>{escape(title)}</h1>{_facts(card)}</header>",
         _section("Top-1 on the real test set", _evaluation(summarise(rows), latest) if rows else ""),
-        _section("The synthetic set", _preview(folder / "synthetic_set" / PREVIEW, card)),
+        _section("The synthetic set", _preview(files.synthetic_set / PREVIEW, card)),
         _section("Matching loss", curve(losses)),
-        _section("Configuration", _folded("config.yaml", masked(_text(folder / "config.yaml")))),
-        _section("Environment", _machine(_record(folder / "environment.json"))),
+        _section("Configuration", _folded(files.config.name, masked(_text(files.config)))),
+        _section("Environment", _machine(_record(files.environment))),
     ]
     page = PAGE.format(title=escape(title), style=STYLE, body="\n".join(x for x in parts if x))
-    write_atomically(folder / "report.html", page.encode())
-    return folder / "report.html"
+    write_atomically(files.report, page.encode())
+    return files.report
 
 
 def escape(text: str) -> str:

@@ -29,12 +29,12 @@ import dist_condense
 from dist_condense.core.parameterisation import PADDING, normalised_padding, pad
 from dist_condense.data.normalise import denormalise, normalise
 from dist_condense.result.preview import sheet
+from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system import records
 from dist_condense.system.files import flush, flush_names, sha256_of
 from dist_condense.system.records import Count, Positive, Rule, Unreadable
 
 FORMAT = 1
-NAME = "synthetic_set"
 READABLE = 0o666
 """Bits of a file's mode; which of them are set is as for the folder, by the umask."""
 CARD, TENSORS, PREVIEW = "card.json", "synthetic_set.safetensors", "preview.png"
@@ -317,7 +317,8 @@ def _put_in_place(writing: Path, folder: Path) -> None:
 
 def _place(path: Path) -> Path:
     """The folder that holds the set of a path now: itself, in the folder of a run, or aside."""
-    folder = path / NAME if (path / NAME / CARD).exists() or _aside(path / NAME) else path
+    inside = RunFolder(path).synthetic_set
+    folder = inside if (inside / CARD).exists() or _aside(inside) else path
     return _aside(folder) or folder
 
 
@@ -329,7 +330,7 @@ def _aside(folder: Path) -> Path | None:
 
 def _open(folder: Path, verify: bool) -> SyntheticDataset:
     card, file = read_card(folder), folder / TENSORS
-    if not file.exists():
+    if not file.is_file():
         raise SyntheticSetError(f"{file} is missing; copy the whole folder of the set")
     if verify and (found := sha256_of(file)) != card.sha256:
         raise SyntheticSetError(
@@ -360,8 +361,8 @@ def _check_held(file: Path, card: Card) -> None:
 def _content(file: Path) -> bytes | None:
     """None while it is not there."""
     try:
-        return file.read_bytes()
-    except OSError:
+        return records.bytes_of(file)
+    except Unreadable:
         return None
 
 

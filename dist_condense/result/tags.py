@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system import records
 
 
@@ -18,7 +19,7 @@ def tags_of(folder: Path) -> dict[str, str]:
     ``mlflow.*`` in columns of its own and leaves them out of comparisons.
     """
     config = stored_config(folder)
-    file = folder / "environment.json"
+    file = RunFolder(folder).environment
     environment = records.read(dict[str, Any], file) if file.exists() else {}
     method, dataset, cluster = (config.get(group) or {} for group in ("method", "dataset", "cluster"))
     commit = environment.get("commit")
@@ -42,7 +43,7 @@ def stored_config(folder: Path) -> dict[str, Any]:
     for one that is not resolved."""
     from dist_condense.settings import yaml_files  # which imports Hydra
 
-    file = folder / "config.yaml"
+    file = RunFolder(folder).config
     found = yaml_files.stored_values(file)
     if not found:
         raise ValueError(f"{file} holds no config")
@@ -55,4 +56,3 @@ def _host(environment: Mapping[str, Any]) -> str | None:
     if gpus:
         return ", ".join(f"{number} x {name}" for name, number in gpus.items())
     return f"{environment['cpus']} x {environment['cpu']}" if environment.get("cpu") else None
-

@@ -26,11 +26,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
-from dist_condense.evaluation.rows import EVALUATION, RowsError, read_csv
-from dist_condense.result import metrics_file, run_folder
-from dist_condense.result.metrics_file import METRICS, STEP, Entry
+from dist_condense.evaluation.rows import RowsError, read_csv
+from dist_condense.result import metrics_file, trust
+from dist_condense.result.metrics_file import STEP, Entry
 from dist_condense.result.synthetic_set import SyntheticSetError, read_card
 from dist_condense.result.tags import stored_config, tags_of
+from dist_condense.settings import run_folder
+from dist_condense.settings.run_folder import RunFolder
 from dist_condense.settings.tracking_address import SERVERS, VARIABLE, deleted, problems, resolve_uri, sqlite_file
 from dist_condense.system import records, terminal
 from dist_condense.system.credentials import address, masked, revealed
@@ -42,7 +44,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
-STATE = "tracking.json"
 Id = Annotated[str, Rule("1 to 100 letters, digits, _ or -", re.compile(r"[\w-]{1,100}", re.ASCII).fullmatch)]
 """Of a run on a server, and of an output folder; part of a query, and of a path."""
 DEFAULTS = {
@@ -69,8 +70,7 @@ PROXIED = "mlflow-artifacts"
 """The scheme of files that a server takes itself."""
 TIME, IN_EVERY_ENTRY = "time", "loss"
 COUNTERS = ("network", "matching_step")  # the step says the same
-CONFIG = "config.yaml"
-ARTIFACTS = (CONFIG, "environment.json", EVALUATION, "report.html", "synthetic_set")
+ARTIFACTS = (RunFolder.config, RunFolder.environment, RunFolder.evaluation, RunFolder.report, RunFolder.synthetic_set)
 
 
 class TrackingError(RuntimeError):
@@ -102,14 +102,14 @@ class Address:
     def read(cls, folder: Path) -> Address | None:
         """What an earlier start left; None if there is nothing readable, or an id that no server gives."""
         try:
-            return records.read(cls, folder / STATE, spare=True)
+            return records.read(cls, RunFolder(folder).tracking, spare=True)
         except records.Unreadable:
             return None
 
     def write(self, folder: Path) -> None:
         """Whole or not at all."""
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / STATE, (json.dumps(asdict(self), indent=1) + "\n").encode())
+        write_atomically(RunFolder(folder).tracking, (json.dumps(asdict(self), indent=1) + "\n").encode())
 
     @classmethod
     def of(cls, folder: Path, uri: str, experiment: str, run_name: str, run_id: str | None = None) -> Address:
@@ -170,14 +170,14 @@ class ServerRun:
         """MLflow's client writes files wherever the server says, also on this machine. A database in the run's folder
         may name that folder, a server that is not trusted itself alone. Raises Refused for another place."""
         place = urlsplit(artifacts)
-        if not run_folder.is_inside(sqlite_file(self.uri), self.folder):
+        if not trust.is_inside(sqlite_file(self.uri), self.folder):
             if not self.trusted and (place.scheme != PROXIED or place.netloc):
                 raise Refused(
-                    f"{self.folder / CONFIG} alone names it, and it would have files written to "
+                    f"{RunFolder(self.folder).config} alone names it, and it would have files written to "
                     f"{masked(artifacts)[:200]} instead of keeping them itself ({PROXIED}:); if it is yours, give its "
                     f"address: replay --uri {self.uri}, evaluate tracking.uri={self.uri}, or {VARIABLE}"
                 )
-        elif place.scheme not in ("", "file") or not run_folder.is_inside(Path(unquote(place.path)), self.folder):
+        elif place.scheme not in ("", "file") or not trust.is_inside(Path(unquote(place.path)), self.folder):
             raise Refused(
                 f"the database keeps what it is sent at {artifacts}, which is not in {self.folder}; where the folder "
                 "was moved, move mlflow.db out of it, and a new one is made"
@@ -221,9 +221,9 @@ class ServerRun:
             raise Refused(told)
         if path.is_dir():
             self._store.log_artifacts(str(path), path.name)
-        elif path.name == CONFIG and path.exists():  # earlier versions stored passwords in it
+        elif path.name == RunFolder.config.name and path.exists():  # earlier versions stored passwords in it
             with TemporaryDirectory() as folder:
-                copy = Path(folder, CONFIG)
+                copy = Path(folder, path.name)
                 copy.write_text(masked(path.read_text(encoding="utf-8")), encoding="utf-8")
                 self._store.log_artifact(str(copy))
         elif path.exists():
@@ -244,11 +244,12 @@ class ServerRun:
 
     def everything(self) -> None:
         """All that lies in the folder now."""
-        self.metrics(metrics_file.read(self.folder / METRICS))
-        self.evaluations([asdict(row) for row in read_csv(self.folder / EVALUATION)])
-        for name in ARTIFACTS:
-            if (self.folder / name).exists():
-                self.artifacts(self.folder / name)
+        files = RunFolder(self.folder)
+        self.metrics(metrics_file.read(files.metrics))
+        self.evaluations([asdict(row) for row in read_csv(files.evaluation)])
+        for entry in ARTIFACTS:
+            if (path := self.folder / entry.name).exists():
+                self.artifacts(path)
 
     def end(self, status: str) -> None:
         """``FINISHED``, ``FAILED`` or ``KILLED``."""
@@ -364,7 +365,7 @@ class Tracker:
         """The command, and what has to be given with it where the folder alone is not believed or has no password."""
         uri, folder = self._server.uri, self._server.folder
         command = f"dist-condense replay {shlex.quote(str(folder))}"
-        stored = revealed(uri) == uri and not any(run_folder.distrusted(uri, folder, ""))
+        stored = revealed(uri) == uri and not any(trust.distrusted(uri, folder, ""))
         return command if stored else f"{command} (and {VARIABLE}, set to the whole address)"
 
     @property
@@ -457,25 +458,26 @@ def replay(
     """
     folder = Path(folder).expanduser().absolute()
     run_folder.check(folder)
-    if not (folder / CONFIG).exists():
-        raise TrackingError(f"{folder} is not the folder of a run: config.yaml is missing")
+    files = RunFolder(folder)
+    if not files.config.exists():
+        raise TrackingError(f"{folder} is not the folder of a run: {files.config.name} is missing")
     try:
         config = stored_config(folder)
     except ValueError as error:
         raise TrackingError(str(error)) from error
     tracking = config.get("tracking") or {}
     if not isinstance(tracking, dict) or not isinstance(tracking.get("uri"), str | None):
-        raise TrackingError(f"{folder / CONFIG}: tracking.uri is no address; give one, --uri")
-    if uri is None and (told := next(run_folder.distrusted(tracking.get("uri"), folder, "--uri "), None)):
+        raise TrackingError(f"{files.config}: tracking.uri is no address; give one, --uri")
+    if uri is None and (told := next(trust.distrusted(tracking.get("uri"), folder, "--uri "), None)):
         raise TrackingError(told)
     given = address(uri, bare=True) if uri else tracking.get("uri")
-    trusted = bool(uri) or run_folder.is_own(tracking.get("uri"))
+    trusted = bool(uri) or trust.is_own(tracking.get("uri"))
     uri = resolve_uri(given, folder)
     experiment = experiment or tracking.get("experiment") or "dist_condense"
     if told := next(problems(given, folder, experiment), None):
         raise TrackingError(told)
     try:
-        read_csv(folder / EVALUATION)
+        read_csv(files.evaluation)
     except RowsError as error:
         raise TrackingError(str(error)) from error
     place = Address.of(folder, uri, experiment, run_name or folder.name)
@@ -491,7 +493,7 @@ def replay(
 
 def _is_complete(folder: Path) -> bool:
     try:
-        return read_card(folder / "synthetic_set").complete
+        return read_card(RunFolder(folder).synthetic_set).complete
     except SyntheticSetError:
         return False
 

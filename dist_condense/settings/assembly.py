@@ -31,6 +31,7 @@ from dist_condense.engine.shard import DRAWS, ClassShard, MatchingRecipe
 from dist_condense.engine.training import NetworkTrainer, TrainingRecipe
 from dist_condense.engine.trajectory import Fresh, Pool, Pretrained, Start, Trajectory
 from dist_condense.settings.config import AugmentationConfig, NetworkConfig, RunConfig, identity
+from dist_condense.settings.run_folder import Entry, RunFolder
 from dist_condense.system.remote import join
 from dist_condense.system.storage import Storage, storage
 
@@ -82,7 +83,7 @@ NETWORK_STARTS: dict[str, Callable[[RunConfig, Callable[[], RealBatches]], Start
     "fresh": lambda config, real: Fresh(),
     "pretrained": lambda config, real: Pretrained(config.trajectory.pretrain_epochs, real()),
     "pool": lambda config, real: Pool(
-        config.trajectory.pool_size, config.trajectory.pretrain_epochs, real(), storage_of(config, "pool")
+        config.trajectory.pool_size, config.trajectory.pretrain_epochs, real(), storage_of(config, RunFolder.pool)
     ),
 }
 
@@ -282,10 +283,10 @@ def identity_of(config: RunConfig, dataset: ImageSet) -> dict[str, Any]:
     return {**identity(config), "data": dataset.train_split.digest()}
 
 
-def storage_of(config: RunConfig, part: str = "checkpoints") -> Storage:
-    """Where a run keeps its ``checkpoints``, and its ``pool`` of networks beside them."""
+def storage_of(config: RunConfig, part: Entry = RunFolder.checkpoints) -> Storage:
+    """Where a run keeps its checkpoints, and its pool of networks beside them."""
     place = config.tracking.checkpoints
-    return storage(join(place, part) if place else Path(config.output) / part)
+    return storage(join(place, part.name) if place else Path(config.output) / part.name)
 
 
 def trajectory_of(config: RunConfig, dataset: ImageSet, shard: ClassShard) -> Trajectory:

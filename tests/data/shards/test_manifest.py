@@ -55,7 +55,7 @@ def at(key: str, value: object) -> Change:
 
 BELOW = "expected a path below the manifest's folder"
 CHANGES: list[tuple[Change, str]] = [
-    (lambda content: content.update(format="dist_condense class shards 9"), "format: found 'dist_condense class shards"),
+    (lambda content: content.update(format="dist_condense class shards 9"), "format: found 'dist_condense class"),
     (lambda content: content.pop("channels"), "channels: missing"),
     (lambda content: content.update(channels=2), "channels: found 2, expected 1 or 3"),
     (lambda content: content.update(channels=True), "channels: found true, expected an integer"),
@@ -66,7 +66,7 @@ CHANGES: list[tuple[Change, str]] = [
     (lambda content: content["classes"][1].update(name="tench"), "classes: found names .* for several: tench"),
     (lambda content: content["classes"][1].update(wnid="n01440764"), "classes: found names .* for several: n01440764"),
     (lambda content: content["classes"][1].update(name="n01440764"), "classes: found names .* for several: n01440764"),
-    (lambda content: content["classes"][1].update(name="\ud800"), r"classes\[1\]\.name: found .*, expected text that UTF"),
+    (lambda content: content["classes"][1].update(name="\ud800"), r"classes\[1\]\.name: found .*, expected text"),
     (lambda content: content["classes"][1].pop("name"), r"classes\[1\]\.name: missing"),
     (lambda content: content["classes"].pop(), r"splits\.train: found 2 entries, expected 1"),
     (lambda content: content["splits"].pop("val"), r"splits\.val: missing"),
@@ -81,10 +81,10 @@ CHANGES: list[tuple[Change, str]] = [
     (at("url", "../x.tar"), rf"splits\.train\[0\]\[0\]\.url: found '\.\./x\.tar', {BELOW}"),
     (at("url", "/x.tar"), rf"splits\.train\[0\]\[0\]\.url: found '/x\.tar', {BELOW}"),
     (at("url", 5), r"splits\.train\[0\]\[0\]\.url: found 5, expected text"),
-    (lambda content: content["ffcv"]["train"].update(file="../t.beton"), rf"ffcv\.train\.file: found '\.\./t\.b.*{BELOW}"),
+    (lambda content: content["ffcv"]["train"].update(file="../t.beton"), rf"ffcv\.train\.file: found '\.\./t.*{BELOW}"),
     (at("url", "train/a\\b.tar"), rf"splits\.train\[0\]\[0\]\.url: found .*{BELOW}"),
     (at("url", "train/a\0b.tar"), rf"splits\.train\[0\]\[0\]\.url: found .*{BELOW}"),
-    (lambda content: content["ffcv"]["train"].update(file="s3://b/t"), rf"ffcv\.train\.file: found 's3://b/t', {BELOW}"),
+    (lambda content: content["ffcv"]["train"].update(file="s3://b/t"), rf"ffcv\.train\.file: found 's3:.*{BELOW}"),
     (lambda content: content["ffcv"].update(test=content["ffcv"]["train"]), r"ffcv\.test: found 'test'"),
     (lambda content: content.update(made=[]), "made: found a list of 0, expected an object"),
 ]

@@ -282,7 +282,7 @@ class Journal:
 def _tracking_run(folder: Path) -> str | None:
     """None until the server has answered."""
     address = Address.read(folder)
-    return address and address.run_id
+    return address.run_id if address else None
 
 
 def _tell(text: str) -> None:

@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
-import dist_condense
+from dist_condense import __version__
 from dist_condense.core.parameterisation import PADDING, normalised_padding, pad
 from dist_condense.data.normalise import denormalise, normalise
 from dist_condense.result.preview import sheet
@@ -188,7 +188,7 @@ def read_card(folder: str | Path) -> Card:
     except Unreadable as error:
         raise SyntheticSetError(f"{error}; it is not a card of format {FORMAT}") from error
     raise SyntheticSetError(
-        f"{file} has format version {version.format_version}, dist_condense {dist_condense.__version__} reads {FORMAT};"
+        f"{file} has format version {version.format_version}, dist_condense {__version__} reads {FORMAT};"
         f" the set was written by {records.shown(version.versions)}: use that version"
     )
 
@@ -376,7 +376,7 @@ def _filled(card: Card, sha256: str) -> Card:
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         code_commit=code_commit(),
         versions={
-            "dist_condense": dist_condense.__version__,
+            "dist_condense": __version__,
             "torch": str(torch.__version__),
             "python": platform.python_version(),
         },

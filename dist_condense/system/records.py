@@ -115,7 +115,7 @@ def parsed(data: bytes, where: str) -> Any:
 def made(kind: type[Record], value: Any, where: str, spare: bool = False) -> Record:
     """A plain value as :func:`read` gives it. Raises Unreadable."""
     try:
-        return cast(Record, _reader(kind, spare)(value))
+        return cast(Record, _reader(cast(Any, kind), spare)(value))
     except _Misfit as error:
         raise Unreadable(": ".join(filter(None, (where, error.path.lstrip("."), error.text)))) from error
 

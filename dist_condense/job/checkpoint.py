@@ -22,8 +22,8 @@ from safetensors.torch import load
 from torch import Tensor
 
 from dist_condense.system import records
-from dist_condense.system.records import Count, Sha256
 from dist_condense.system.remote import Away
+from dist_condense.system.schema import Count, Sha256
 from dist_condense.system.storage import Storage
 
 FORMAT = "dist_condense checkpoint 1"

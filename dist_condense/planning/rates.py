@@ -13,7 +13,7 @@ from scipy.optimize import nnls
 
 from dist_condense.settings.config import ConfigError
 from dist_condense.system import records
-from dist_condense.system.records import Amount
+from dist_condense.system.schema import Amount
 
 
 @dataclass(frozen=True)

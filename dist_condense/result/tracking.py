@@ -37,7 +37,7 @@ from dist_condense.settings.tracking_address import SERVERS, VARIABLE, deleted, 
 from dist_condense.system import records, terminal
 from dist_condense.system.credentials import address, masked, revealed
 from dist_condense.system.files import write_atomically
-from dist_condense.system.records import Rule
+from dist_condense.system.schema import Rule
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -22,8 +22,8 @@ from safetensors.torch import load
 from torch import Tensor
 
 from dist_condense.system import records
+from dist_condense.system.conversion import NonNegative, Sha256
 from dist_condense.system.remote import Away
-from dist_condense.system.schema import Count, Sha256
 from dist_condense.system.storage import Storage
 
 FORMAT = "dist_condense checkpoint 1"
@@ -42,9 +42,9 @@ class Entry:
     """A file of a checkpoint."""
 
     name: str
-    bytes: Count
+    bytes: NonNegative
     sha256: Sha256
-    labels: tuple[Count, ...] = ()
+    labels: tuple[NonNegative, ...] = ()
     """The classes in it."""
 
 
@@ -52,9 +52,9 @@ class Entry:
 class State:
     """What a checkpoint says of itself."""
 
-    steps: Count
+    steps: NonNegative
     """Matching steps done."""
-    updates: Count
+    updates: NonNegative
     """Updates of theta done since, on the way to the next one (training or pre-training)."""
     identity: dict[str, Any]
     """All that changes the result: ``config`` by dotted key, ``data``: digest."""

@@ -13,17 +13,17 @@ from scipy.optimize import nnls
 
 from dist_condense.settings.config import ConfigError
 from dist_condense.system import records
-from dist_condense.system.schema import Amount
+from dist_condense.system.conversion import NonNegativeFloat
 
 
 @dataclass(frozen=True)
 class Matching:
     """Seconds of a matching step: ``step + classes * (each + real * real images + synthetic * synthetic images)``."""
 
-    step: Amount
-    each: Amount
-    real: Amount
-    synthetic: Amount
+    step: NonNegativeFloat
+    each: NonNegativeFloat
+    real: NonNegativeFloat
+    synthetic: NonNegativeFloat
 
     def seconds(self, classes: int, real: int, synthetic: int) -> float:
         """On a worker with so many classes; images per class."""
@@ -34,11 +34,11 @@ class Matching:
 class Updating:
     """Seconds of an update of theta on a worker that computes some slices of a batch."""
 
-    update: Amount
-    slice: Amount
-    batch: Amount
+    update: NonNegativeFloat
+    slice: NonNegativeFloat
+    batch: NonNegativeFloat
     """Per image of the batch: every worker augments all of it."""
-    own: Amount
+    own: NonNegativeFloat
     """Per image of the worker's slices."""
 
     def seconds(self, batch: int, slices: int, workers: int) -> float:
@@ -51,8 +51,8 @@ class Updating:
 class Peak:
     """Bytes of tensors alive at once: ``base + image * images that are in the network at once``."""
 
-    base: Amount
-    image: Amount
+    base: NonNegativeFloat
+    image: NonNegativeFloat
 
     def bytes(self, images: int) -> int:
         """At most."""
@@ -74,7 +74,7 @@ class Calibration:
     """None: no groups of several classes."""
     updating: Updating | None
     """None: theta is not trained."""
-    draw: Amount
+    draw: NonNegativeFloat
     """Seconds that drawing a network takes."""
     real: Peak
     """Of the statistic of real images."""
@@ -82,7 +82,7 @@ class Calibration:
     """Of the gradient of synthetic ones."""
     training: Peak | None
     """Of an update, by the images of a slice."""
-    stated: Amount | None = None
+    stated: NonNegativeFloat | None = None
     """The rate that all others were brought in proportion to."""
 
     def scaled(self, rate: float) -> Calibration:

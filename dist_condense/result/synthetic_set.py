@@ -30,10 +30,10 @@ from dist_condense.core.parameterisation import PADDING, normalised_padding, pad
 from dist_condense.data.normalise import denormalise, normalise
 from dist_condense.result.preview import sheet
 from dist_condense.settings.run_folder import RunFolder
-from dist_condense.system import records, schema
+from dist_condense.system import conversion, records
+from dist_condense.system.conversion import NonNegative, Positive, Rule
 from dist_condense.system.files import flush, flush_names, sha256_of
 from dist_condense.system.records import Unreadable
-from dist_condense.system.schema import Count, Positive, Rule
 
 FORMAT = 1
 READABLE = 0o666
@@ -72,7 +72,7 @@ class SyntheticSetError(RuntimeError):
 class CardClass:
     """A class; ``label`` is the number in the labels, ``wnid`` its WordNet id where the data set has them."""
 
-    label: Count
+    label: NonNegative
     name: str
     wnid: str | None = None
 
@@ -190,7 +190,7 @@ def read_card(folder: str | Path) -> Card:
         raise SyntheticSetError(f"{error}; it is not a card of format {FORMAT}") from error
     raise SyntheticSetError(
         f"{file} has format version {version.format_version}, dist_condense {__version__} reads {FORMAT};"
-        f" the set was written by {schema.shown(version.versions)}: use that version"
+        f" the set was written by {conversion.shown(version.versions)}: use that version"
     )
 
 

@@ -35,9 +35,9 @@ from dist_condense.settings import run_folder
 from dist_condense.settings.run_folder import RunFolder
 from dist_condense.settings.tracking_address import SERVERS, VARIABLE, deleted, problems, resolve_uri, sqlite_file
 from dist_condense.system import records, terminal
+from dist_condense.system.conversion import Rule
 from dist_condense.system.credentials import address, masked, revealed
 from dist_condense.system.files import write_atomically
-from dist_condense.system.schema import Rule
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -15,9 +15,9 @@ from typing import Any, TypeVar, cast
 
 import yaml
 
+from dist_condense.system.conversion import Misfit, reader, shown
 from dist_condense.system.errors import DataError
 from dist_condense.system.files import read_regular
-from dist_condense.system.schema import Misfit, reader, shown
 
 BYTES, VALUES, DEPTH = 64 * 2**20, 4_000_000, 16
 """At most, of one record: bytes, values (lists and objects too), and lists and objects within each other. Enough for a

@@ -18,8 +18,8 @@ import yaml
 
 import dist_condense
 from dist_condense.system import records
+from dist_condense.system.conversion import NonNegative, Rule
 from dist_condense.system.records import BYTES, DEPTH, VALUES, Unreadable, made, parsed, read
-from dist_condense.system.schema import Count, Rule
 
 PACKAGE = Path(dist_condense.__file__).parent
 
@@ -27,7 +27,7 @@ PACKAGE = Path(dist_condense.__file__).parent
 @dataclass(frozen=True)
 class Part:
     name: str
-    number: Count = 0
+    number: NonNegative = 0
 
 
 @dataclass(frozen=True)

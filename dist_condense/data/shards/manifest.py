@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from dist_condense.data.image_set import ClassName
+from dist_condense.system.conversion import NonNegative, Positive, Rule, Sha256
 from dist_condense.system.files import stays_below, write_atomically
 from dist_condense.system.remote import entry_problem
-from dist_condense.system.schema import Count, Positive, Rule, Sha256
 
 FILE = "manifest.json"
 FORMAT = "dist_condense class shards 1"
@@ -64,7 +64,7 @@ class Beton:
     """An FFCV file of one split."""
 
     file: Below
-    bytes: Count
+    bytes: NonNegative
     sha256: Sha256
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from dist_condense.data.image_set import ambiguous
 from dist_condense.data.shards.manifest import FILE, FORMAT, SPLITS, Manifest, Shard
-from dist_condense.system import records, schema
+from dist_condense.system import conversion, records
 from dist_condense.system.credentials import address
 from dist_condense.system.errors import DataError, listed
 from dist_condense.system.remote import join, read_bytes
@@ -20,7 +20,9 @@ def read_manifest(root: str) -> Manifest:
     file = join(root, FILE)
     content = records.made(dict[str, object], records.parsed(read_bytes(file), file), file)
     if (form := content.pop("format", None)) != FORMAT:
-        raise DataError([f"{file}: format: found {schema.shown(form)}, expected {FORMAT!r}; prepare the data again"])
+        raise DataError(
+            [f"{file}: format: found {conversion.shown(form)}, expected {FORMAT!r}; prepare the data again"]
+        )
     manifest = records.made(Manifest, content, file)
     if problem := next(_problems(manifest), None):
         raise DataError([f"{file}: {problem}"])

@@ -32,8 +32,8 @@ class Rule:
 
 
 Positive = Annotated[int, Rule("an integer from 1", lambda x: x >= 1)]
-Count = Annotated[int, Rule("an integer from 0", lambda x: x >= 0)]
-Amount = Annotated[float, Rule("a number from 0", lambda x: x >= 0)]
+NonNegative = Annotated[int, Rule("an integer from 0", lambda x: x >= 0)]
+NonNegativeFloat = Annotated[float, Rule("a number from 0", lambda x: x >= 0)]
 Sha256 = Annotated[str, Rule("64 hex digits", re.compile(r"[0-9a-f]{64}").fullmatch)]
 
 

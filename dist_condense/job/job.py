@@ -9,7 +9,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -298,7 +298,7 @@ class Job:
         """All rows there are, also of earlier calls."""
         self.claim.check()
         rows = read_csv(self.files.evaluation)
-        tracker.log_evaluations([asdict(row) for row in rows])
+        tracker.log_evaluations(rows)
         return rows
 
     @functools.cached_property
@@ -351,12 +351,11 @@ class Job:
         )
 
     def _report(self, rows: list[Row], tracker: Tracker) -> None:
-        latest = [asdict(row) for row in rows]
-        earlier = [row for row in map(asdict, read_csv(self.files.evaluation)) if row not in latest]
+        earlier = [row for row in read_csv(self.files.evaluation) if row not in rows]
         with self.claim.writing():
-            report = write_report(self.folder, latest)
-        if latest:
-            terminal.console(stderr=True).print(summary_table([*latest, *earlier]))
+            report = write_report(self.folder, rows)
+        if rows:
+            terminal.console(stderr=True).print(summary_table([*rows, *earlier]))
         tracker.log_artifacts(report)
 
     def _say_where(self) -> None:

@@ -10,7 +10,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from statistics import fmean, stdev
@@ -19,7 +19,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from dist_condense.evaluation.rows import read_csv
+from dist_condense.evaluation.rows import Row, read_csv
 from dist_condense.result import metrics_file
 from dist_condense.result.metrics_file import LOSS, STEP
 from dist_condense.result.preview import left_out
@@ -28,9 +28,6 @@ from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system import records, terminal
 from dist_condense.system.credentials import masked
 from dist_condense.system.files import write_atomically
-
-Row = Mapping[str, Any]
-"""A row of evaluation.csv: set, protocol, architecture, seed, epochs, top1_last, top1_best (percent)."""
 
 PACKAGES = (
     "dist-condense",
@@ -88,7 +85,7 @@ def summarise(rows: Sequence[Row]) -> list[Summary]:
     """One for each set, architecture, protocol and number of epochs, in the order of their first rows."""
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        groups.setdefault(tuple(str(row[name]) for name in KEY), []).append(row)
+        groups.setdefault(tuple(str(getattr(row, name)) for name in KEY), []).append(row)
     return [_summary(group) for group in groups.values()]
 
 
@@ -130,7 +127,7 @@ def write_report(folder: str | Path, latest: Sequence[Row] = (), title: str | No
     folder = Path(folder)
     files = RunFolder(folder)
     card = _record(files.synthetic_set / CARD)
-    rows = [asdict(row) for row in read_csv(files.evaluation)]
+    rows = read_csv(files.evaluation)
     losses = [(x[STEP], x[LOSS]) for x in metrics_file.read(files.metrics) if LOSS in x]
     title = title or " · ".join(str(card[key]) for key in ("method", "dataset") if card.get(key)) or folder.name
     parts = [
@@ -189,9 +186,9 @@ def curve(points: Sequence[tuple[float, float]]) -> str:
 
 
 def _summary(rows: Sequence[Row]) -> Summary:
-    best = [float(x["top1_best"]) for x in rows if x.get("top1_best") not in (None, "")]
-    values = tuple((str(x["seed"]), float(x["top1_last"])) for x in rows)
-    group, architecture, protocol, epochs = (str(rows[0][name]) for name in KEY)
+    best = [x.top1_best for x in rows if x.top1_best is not None]
+    values = tuple((str(x.seed), x.top1_last) for x in rows)
+    group, architecture, protocol, epochs = (str(getattr(rows[0], name)) for name in KEY)
     return Summary(group, architecture, protocol, epochs, values, fmean(best) if len(best) == len(rows) else None)
 
 

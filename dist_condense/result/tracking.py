@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
-from dist_condense.evaluation.rows import RowsError, read_csv
+from dist_condense.evaluation.rows import Row, RowsError, read_csv
 from dist_condense.result import metrics_file, trust
 from dist_condense.result.metrics_file import STEP, Entry
 from dist_condense.result.synthetic_set import SyntheticSetError, read_card
@@ -195,7 +195,7 @@ class ServerRun:
             self._last_step = entry[STEP]
         self._log(self.run, waiting)
 
-    def evaluations(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def evaluations(self, rows: Sequence[Row]) -> None:
         """A finished child for each row of evaluation.csv, known by its name, and means over seeds on the run itself.
 
         A mean is ``SET/ARCHITECTURE/PROTOCOL_N_epochs/top1``, its step the number of seeds; beside it ``top1_std``.
@@ -203,13 +203,12 @@ class ServerRun:
         """
         there, found = self._children(), defaultdict[str, list[float]](list)
         for row in rows:
-            metrics = {key: float(row[key]) for key in RESULTS if row.get(key) not in (None, "")}
-            params = {key: str(value) for key, value in row.items() if key not in RESULTS}
-            kind = [str(row[key]) for key in ("set", "architecture", "protocol", "epochs")]
-            name = f"{', '.join(kind)} epochs, seed {row['seed']}"
+            params = {key: str(value) for key, value in asdict(row).items() if key not in RESULTS}
+            metrics = {key: value for key in RESULTS if (value := getattr(row, key)) is not None}
+            kind = (row.set, row.architecture, row.protocol, row.epochs)
+            name = f"{', '.join(map(str, kind))} epochs, seed {row.seed}"
             self._child(there.get(name), name, params, metrics)
-            if RESULTS[0] in metrics:
-                found[_metric_name("{}/{}/{}_{}_epochs/top1".format(*kind))].append(metrics[RESULTS[0]])
+            found[_metric_name("{}/{}/{}_{}_epochs/top1".format(*kind))].append(row.top1_last)
         before = self.client.get_run(self.run).data.metrics
         means = [(key, fmean(values), len(values), None) for key, values in found.items()]
         means += [(f"{key}_std", stdev(values), len(values), None) for key, values in found.items() if len(values) > 1]
@@ -246,7 +245,7 @@ class ServerRun:
         """All that lies in the folder now."""
         files = RunFolder(self.folder)
         self.metrics(metrics_file.read(files.metrics))
-        self.evaluations([asdict(row) for row in read_csv(files.evaluation)])
+        self.evaluations(read_csv(files.evaluation))
         for entry in ARTIFACTS:
             if (path := self.folder / entry.name).exists():
                 self.artifacts(path)
@@ -384,7 +383,7 @@ class Tracker:
         """A file or a folder in the run's folder."""
         self._put(lambda: self._server.artifacts(Path(path)))
 
-    def log_evaluations(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def log_evaluations(self, rows: Sequence[Row]) -> None:
         """All rows of evaluation.csv: the means are those of the rows given."""
         self._put(lambda: self._server.evaluations(rows))
 

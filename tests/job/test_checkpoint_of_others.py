@@ -154,7 +154,7 @@ def test_a_storage_takes_only_names_below_it(
 def test_what_was_changed_is_refused_also_without_assertions(theirs: Path) -> None:
     """`python -O` leaves out every assert, and so what only happens in one."""
     (theirs / "checkpoints" / FIRST / SHARED).write_bytes(b"EVIL")
-    code = "import sys; from dist_condense.engine import checkpoint, storage; "
+    code = "import sys; from dist_condense.job import checkpoint; from dist_condense.system import storage; "
     code += "checkpoint.newest(storage.storage(sys.argv[1]))"
     done = subprocess.run([sys.executable, "-O", "-c", code, theirs / "checkpoints"], capture_output=True, text=True)
     assert done.returncode == 1 and "is not what was written" in done.stderr

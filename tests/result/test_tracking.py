@@ -339,9 +339,9 @@ def everything_is_there_once(client, run):
         assert len(history(client, run, key)) == 1
     children = {x.info.run_name: x for x in runs if x.info.run_id != run}
     for row in ROWS:
-        child = children[f"{row['set']}, convnet3, dc, 3 epochs, seed {row['seed']}"]
-        assert history(client, child.info.run_id, "top1_last") == [(0, row["top1_last"])]
-        assert child.data.params["seed"] == str(row["seed"])
+        child = children[f"{row.set}, convnet3, dc, 3 epochs, seed {row.seed}"]
+        assert history(client, child.info.run_id, "top1_last") == [(0, row.top1_last)]
+        assert child.data.params["seed"] == str(row.seed)
     assert [x.path for x in client.list_artifacts(run, "synthetic_set")] == ["synthetic_set/card.json"]
 
 

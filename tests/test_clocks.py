@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from dist_condense.job.journal import METRICS
+from dist_condense.settings.run_folder import RunFolder
 from tests.engine import cases
+
+METRICS = RunFolder.metrics.name
 
 PACKAGE = Path(__file__).parents[1] / "dist_condense"
 WALL_CLOCKS = ("time", "time_ns", "localtime", "gmtime", "ctime", "now", "utcnow", "today", "st_mtime", "st_mtime_ns")

@@ -87,7 +87,6 @@ KEYWORDS = {"shell", "allow_pickle", "trust_remote_code", "weights_only"}
 """Arguments that are given nowhere, whatever their value."""
 METHODS = {"extractall", "extract", "load_pickle", "download_artifacts"}
 EXCEPTIONS = {
-    "yaml_files.py yaml.load": "with _Texts, a SafeLoader of texts alone; see the test of it",
     "memory.py ctypes": "calls the C library's malloc settings by name",
 }
 

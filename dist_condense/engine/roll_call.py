@@ -17,8 +17,6 @@ from dist_condense.engine.errors import RunFailed
 from dist_condense.engine.exchange import all_gather
 from dist_condense.system.background import Background
 
-RESTARTS = "restarts.log"
-"""In the run's folder: why its worker groups failed, a line each."""
 TIMEOUT = 600.0
 """Seconds that a collective waits, where nothing else is said."""
 SHORTEST, LONGEST = 2.0, 30.0

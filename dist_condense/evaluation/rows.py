@@ -48,7 +48,6 @@ class RowsError(ValueError):
     """A file that does not hold rows; the message says where and what to do."""
 
 
-EVALUATION = "evaluation.csv"
 COLUMNS = tuple(field.name for field in fields(Row))
 
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from dist_condense.engine.coordinator import Coordinator
 from dist_condense.engine.errors import RunFailed
 from dist_condense.job import checkpoint
-from dist_condense.job.checkpoint import SHARED, Entry, State, entry_from, entry_of, name_of
+from dist_condense.job.checkpoint import SHARED, Entry, State, entry_of, name_of
+from dist_condense.system import records
 from dist_condense.system.background import Background
 from dist_condense.system.storage import Storage
 
@@ -71,7 +72,8 @@ class CheckpointWriter:
         answers = self.coordinator.gather({"written": [asdict(entry) for entry in written], "problem": problem})
         problem = next((answer["problem"] for answer in answers if answer["problem"]), None)
         if problem is None and self.coordinator.rank == 0:
-            problem = self._commit(state, [entry_from(entry) for answer in answers for entry in answer["written"]])
+            entries = [entry for answer in answers for entry in answer["written"]]
+            problem = self._commit(state, records.made(list[Entry], entries, "what the workers have written"))
         self.problem = next((text for text in self.coordinator.gather(problem) if text), None)
 
     def _put(self, state: State, files: Mapping[str, Mapping[str, Tensor]], written: list[Entry]) -> str | None:

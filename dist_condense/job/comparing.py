@@ -13,15 +13,16 @@ import torch
 from dist_condense.data import ClassSource, ImageSet, Reading
 from dist_condense.evaluation.evaluate import Evaluation, Runner, TrainingSet, evaluate, in_process, trials
 from dist_condense.evaluation.protocols import protocol
-from dist_condense.evaluation.rows import EVALUATION, Row
+from dist_condense.evaluation.rows import Row
 from dist_condense.job.claim import Claim
-from dist_condense.job.exporting import SET, has_complete_set
+from dist_condense.job.exporting import has_complete_set
 from dist_condense.job.selections import alone
 from dist_condense.result.synthetic_set import load_set
 from dist_condense.selection.sets import real_sets
 from dist_condense.selection.table import SELECTIONS
 from dist_condense.settings import assembly, selecting
 from dist_condense.settings.config import RunConfig
+from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system import terminal
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,9 @@ class Comparison:
             device=self.config.cluster.device,
         )
         wanted = trials(chosen.sets, architectures, range(chosen.seeds))
-        return evaluate(wanted, evaluation, self.claim.folder / EVALUATION, _tell, self._runner(), self.claim.writing)
+        return evaluate(
+            wanted, evaluation, RunFolder(self.claim.folder).evaluation, _tell, self._runner(), self.claim.writing
+        )
 
     @functools.cached_property
     def real(self) -> ClassSource:
@@ -75,7 +78,7 @@ class Comparison:
             return functools.partial(in_process, threads=threads)
         from dist_condense.evaluation.sweep import sweep
 
-        folder, gpus = self.claim.folder / "sweep", 1 if cluster.device == "cuda" else 0
+        folder, gpus = RunFolder(self.claim.folder).sweep, 1 if cluster.device == "cuda" else 0
         return functools.partial(sweep, folder=folder, cpus_per_trial=threads or 1, gpus_per_trial=gpus)
 
 
@@ -101,7 +104,7 @@ def _condensed(of: Comparison) -> TrainingSet:
 
 def _set(folder: Path, epochs: int | None) -> TrainingSet:
     """The set of the run in a folder."""
-    loaded = load_set(folder / SET)
+    loaded = load_set(RunFolder(folder).synthetic_set)
     images = loaded.batch(torch.arange(len(loaded)))
     return TrainingSet(images, loaded.labels, epochs=epochs, factor=loaded.card.factor)
 

@@ -11,8 +11,7 @@ from dist_condense.job.claim import Claim
 from dist_condense.result.synthetic_set import Card, CardClass, SyntheticSetError, read_card, write_set
 from dist_condense.settings import assembly
 from dist_condense.settings.config import RunConfig
-
-SET = "synthetic_set"
+from dist_condense.settings.run_folder import RunFolder
 
 
 def export(config: RunConfig, dataset: ImageSet, outline: Outline, claim: Claim) -> int:
@@ -25,7 +24,7 @@ def export(config: RunConfig, dataset: ImageSet, outline: Outline, claim: Claim)
         return 0
     images, labels = outline.synthetic_set(found.classes())
     with claim.writing():
-        write_set(claim.folder / SET, images, labels, card(config, dataset, outline, found.steps))
+        write_set(RunFolder(claim.folder).synthetic_set, images, labels, card(config, dataset, outline, found.steps))
     return found.steps
 
 
@@ -52,6 +51,6 @@ def card(config: RunConfig, dataset: ImageSet, outline: Outline, done: int) -> C
 def has_complete_set(folder: Path) -> bool:
     """Whether the run in a folder has ended with its set."""
     try:
-        return read_card(folder / SET).complete
+        return read_card(RunFolder(folder).synthetic_set).complete
     except SyntheticSetError:
         return False

@@ -9,7 +9,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,24 +19,24 @@ from dist_condense.data.reading.tiers import RAW, Choice, gib
 from dist_condense.engine.coordinator import LocalCoordinator
 from dist_condense.engine.errors import RunFailed
 from dist_condense.engine.procedure import Outline
-from dist_condense.engine.roll_call import RESTARTS
 from dist_condense.evaluation.evaluate import TrialFailed
-from dist_condense.evaluation.rows import EVALUATION, Row, read_csv
+from dist_condense.evaluation.rows import Row, read_csv
 from dist_condense.job import checkpoint, logs, preflight, resume, worker
 from dist_condense.job.checkpoint import Checkpoint
 from dist_condense.job.claim import Claim
 from dist_condense.job.comparing import Comparison
-from dist_condense.job.exporting import SET, export, has_complete_set
+from dist_condense.job.exporting import export, has_complete_set
 from dist_condense.job.stop import Stop, Terminated
-from dist_condense.result.metrics_file import METRICS, Entry
+from dist_condense.result.metrics_file import Entry
 from dist_condense.result.progress import Follower, Notes, Progress
 from dist_condense.result.report import environment, summary_table, write_report
-from dist_condense.result.synthetic_set import SyntheticSetError
+from dist_condense.result.synthetic_set import PREVIEW, SyntheticSetError
 from dist_condense.result.tags import tags_of
 from dist_condense.result.tracking import Tracker
 from dist_condense.settings import assembly, procedures
 from dist_condense.settings.config import RunConfig, to_dict, to_yaml
 from dist_condense.settings.resolve import absolute_paths, resolved
+from dist_condense.settings.run_folder import RunFolder
 from dist_condense.settings.tracking_address import resolve_uri
 from dist_condense.system import signals, terminal
 from dist_condense.system.files import write_atomically
@@ -65,6 +65,11 @@ class Job:
     def folder(self) -> Path:
         """The run's folder."""
         return Path(self.config.output)
+
+    @property
+    def files(self) -> RunFolder:
+        """The files in it."""
+        return RunFolder(self.folder)
 
     @functools.cached_property
     def claim(self) -> Claim:
@@ -138,7 +143,8 @@ class Job:
         if found is None:
             return "no checkpoint was due yet (tracking.checkpoint_minutes), so the same command starts over"
         if found.steps == self.outline.units.total and has_complete_set(self.folder):
-            return f"the set is complete; the same command trains the networks that have no row in {EVALUATION}"
+            rows = RunFolder.evaluation.name
+            return f"the set is complete; the same command trains the networks that have no row in {rows}"
         return f"the same command continues after {self.outline.units.name} {found.steps}"
 
     # --- condensation ---------------------------------------------------------------------------------------------
@@ -146,7 +152,7 @@ class Job:
     def _condense(self, tracker: Tracker) -> None:
         found, units = self.start, self.outline.units
         if found and found.steps == units.total and has_complete_set(self.folder):
-            terminal.say(f"the set is complete after {units.name} {units.total}; {self.folder / SET} is kept")
+            terminal.say(f"the set is complete after {units.name} {units.total}; {self.files.synthetic_set} is kept")
             return
         if found:
             terminal.say(f"resuming after {self._after(found.steps)} in all")
@@ -160,7 +166,7 @@ class Job:
         log.info("the set of %s is written", self._after(done))
         if done < units.total or stop.by is not None:
             raise _unfinished(stop, self._after(done))
-        tracker.log_artifacts(self.folder / SET)
+        tracker.log_artifacts(self.files.synthetic_set)
 
     def _kept(self) -> str:
         """Export the last checkpoint of a failed run where the disk has room; a sentence about what is kept."""
@@ -171,7 +177,7 @@ class Job:
         if steps == 0:
             return "no set was finished before; nothing was overwritten"
         name = f"{self.outline.units.name} {steps}"
-        return f"the set of {name} is kept in {self.folder / SET}; the same command continues from there"
+        return f"the set of {name} is kept in {self.files.synthetic_set}; the same command continues from there"
 
     def _workers(self) -> None:
         cluster, compute = self.config.cluster, self.config.compute
@@ -190,7 +196,7 @@ class Job:
             cluster.timeout,
             cluster.min_workers,
         )
-        launch(functools.partial(worker.work, claim=self.claim), self.config, group, self.folder)
+        launch(functools.partial(worker.work, claim=self.claim), self.config, group, self.folder, self.files.restarts)
 
     @contextmanager
     def _following(self, tracker: Tracker) -> Iterator[None]:
@@ -201,11 +207,11 @@ class Job:
                 tracker.log_metrics(entries)
 
         with Progress(self.outline.units) as progress:
-            metrics = self.folder / METRICS
+            metrics = self.files.metrics
             # What an earlier start left beyond its checkpoint is done again; a person would take its lines for now.
             followers = [Follower(metrics, send), Follower(metrics, progress, skip=True)]
             if self.config.cluster.max_failures:
-                followers.append(Notes(self.folder / RESTARTS, _tell_failure))
+                followers.append(Notes(self.files.restarts, _tell_failure))
             for follower in followers:
                 follower.start()
             try:
@@ -230,7 +236,7 @@ class Job:
             if not isinstance(error, TrialFailed):
                 raise
             first, *others = terminal.lines_of(error)
-            kept = f"finished rows are in {self.folder / EVALUATION}"
+            kept = f"finished rows are in {self.files.evaluation}"
             raise RunFailed(f"evaluation: {first}", *others, kept) from error
         self._evaluated(tracker)
         return rows
@@ -238,8 +244,8 @@ class Job:
     def _evaluated(self, tracker: Tracker) -> list[Row]:
         """Send all rows of evaluation.csv to the tracker, also those of earlier calls."""
         self.claim.check()
-        rows = read_csv(self.folder / EVALUATION)
-        tracker.log_evaluations([asdict(row) for row in rows])
+        rows = read_csv(self.files.evaluation)
+        tracker.log_evaluations(rows)
         return rows
 
     @functools.cached_property
@@ -258,8 +264,8 @@ class Job:
         machine = (json.dumps(environment(), indent=1) + "\n").encode()
         with self.claim.writing():
             resume.bring(self.config, self.start)
-            write_atomically(self.folder / preflight.CONFIG_FILE, to_yaml(self.config).encode())
-            write_atomically(self.folder / "environment.json", machine)
+            write_atomically(self.files.config, to_yaml(self.config).encode())
+            write_atomically(self.files.environment, machine)
         for remark in self.remarks:
             terminal.say(f"note: {remark}")
         terminal.say(f"images   {self.images}")
@@ -281,18 +287,17 @@ class Job:
         )
 
     def _report(self, rows: list[Row], tracker: Tracker) -> None:
-        latest = [asdict(row) for row in rows]
-        earlier = [row for row in map(asdict, read_csv(self.folder / EVALUATION)) if row not in latest]
+        earlier = [row for row in read_csv(self.files.evaluation) if row not in rows]
         with self.claim.writing():
-            report = write_report(self.folder, latest)
-        if latest:
-            terminal.console(stderr=True).print(summary_table([*latest, *earlier]))
+            report = write_report(self.folder, rows)
+        if rows:
+            terminal.console(stderr=True).print(summary_table([*rows, *earlier]))
         tracker.log_artifacts(report)
 
     def _say_where(self) -> None:
-        preview = self.folder / SET / "preview.png"
-        report = self.folder / "report.html"
-        terminal.say(f"set      {self.folder / SET}", f"preview  {preview}", f"report   {report}")
+        preview = self.files.synthetic_set / PREVIEW
+        report = self.files.report
+        terminal.say(f"set      {self.files.synthetic_set}", f"preview  {preview}", f"report   {report}")
         uri = resolve_uri(self.config.tracking.uri, self.folder)
         served = uri.startswith(("http://", "https://"))
         command = [str(Path(sys.executable).parent / "mlflow"), "ui", "--backend-store-uri", uri]

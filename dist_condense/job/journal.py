@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -22,11 +21,11 @@ from dist_condense.job.checkpoint import Checkpoint, State
 from dist_condense.job.checkpoint_writer import CheckpointWriter
 from dist_condense.job.claim import Claim
 from dist_condense.result import metrics_file
-from dist_condense.result.metrics_file import METRICS
+from dist_condense.result.tracking import Address
+from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system import terminal
 from dist_condense.system.files import flush
 
-STOP, TRACKING = "stop", "tracking.json"
 PACE = 1.0
 """Seconds between two agreements of the workers: so late a request to stop is seen."""
 LINE = "%(steps_per_second).3g steps/s, waited %(waited).3g s, reduced %(reduced)d bytes"
@@ -117,9 +116,9 @@ class Journal:
     """Whether a machine is to be taken away; the first warning makes the workers save."""
 
     @property
-    def folder(self) -> Path:
+    def files(self) -> RunFolder:
         """The run's folder."""
-        return self.claim.folder
+        return RunFolder(self.claim.folder)
 
     @property
     def units(self) -> Units:
@@ -131,7 +130,7 @@ class Journal:
         found = self._found()
         if self.group.rank == 0:
             with self.claim.writing():
-                metrics_file.cut(self.folder / METRICS, found.steps if found else 0)
+                metrics_file.cut(self.files.metrics, found.steps if found else 0)
         if found is not None:
             by_class, shared = found.classes(self.procedure.labels), found.shared()
             self.procedure.load_state_dict(by_class, shared, found.state.updates)
@@ -196,7 +195,7 @@ class Journal:
         now, minutes = time.monotonic(), self.schedule.minutes
         return Note(
             due=scheduled or now - self._saved >= minutes * 60,
-            stop=(self.folder / STOP).exists(),
+            stop=(self.files.stop).exists(),
             pause=self._pause_of(PACE * self._events / max(now - self._agreed, 1e-9)),
             warned=self.coordinator.warned(),
             problem=self._problem(),
@@ -216,14 +215,14 @@ class Journal:
 
     def _save(self) -> None:
         self._refuse_problem()
-        metrics, updates = self.folder / METRICS, self.procedure.updates
+        metrics, updates = self.files.metrics, self.procedure.updates
         if self.group.rank == 0 and metrics.exists():
             flush(metrics)  # a checkpoint that outlives a power cut has its lines
         state = State(
             steps=self._steps,
             updates=updates,
             identity=dict(self.identity),
-            tracking_run=_tracking_run(self.folder),
+            tracking_run=_tracking_run(self.claim.folder),
             torch=torch.__version__,
             device=self.device,
         )
@@ -249,7 +248,7 @@ class Journal:
                 "reduced_bytes": sum(each.reduced for each in everyone),
             }
             with self.claim.writing():
-                metrics_file.append(self.folder / METRICS, entry)
+                metrics_file.append(self.files.metrics, entry)
         values = asdict(measured)
         values |= values.pop("measures")
         log.info(", ".join([*(f"{name} %({name}).4g" for name in measured.measures), LINE]), values)
@@ -293,12 +292,9 @@ def _added(measures: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _tracking_run(folder: Path) -> str | None:
-    """The tracker keeps its run's id in this file; None until the server has answered."""
-    try:
-        found = json.loads((folder / TRACKING).read_text())["run_id"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return None if found is None else str(found)
+    """None until the server has answered."""
+    address = Address.read(folder)
+    return address.run_id if address else None
 
 
 def _tell(text: str) -> None:

@@ -14,10 +14,10 @@ import torch
 from dist_condense.data import DataError, ImageSet
 from dist_condense.data.catalogue import is_url
 from dist_condense.data.reading.headers import check_headers
-from dist_condense.evaluation.rows import EVALUATION, RowsError, read_csv
-from dist_condense.result import run_folder, tracking
+from dist_condense.evaluation.rows import RowsError, read_csv
+from dist_condense.result import tracking
 from dist_condense.selection.table import SELECTIONS
-from dist_condense.settings import assembly, checks, selecting, tracking_address
+from dist_condense.settings import assembly, checks, run_folder, selecting, tracking_address
 from dist_condense.settings.config import (
     ConfigError,
     RunConfig,
@@ -27,9 +27,9 @@ from dist_condense.settings.config import (
     not_stored,
     read,
 )
+from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system.storage import Folder, Storage
 
-CONFIG_FILE = "config.yaml"
 MANY = 20_000
 """Image files whose headers take long enough for a line that says so."""
 PROBE = "probe"
@@ -124,7 +124,7 @@ def _output(config: RunConfig) -> Iterator[str]:
         except DataError as error:
             yield f"tracking.checkpoints: {error.problems[0]}"
     folder = Path(config.output).expanduser()
-    existing = folder / CONFIG_FILE
+    existing = RunFolder(folder).config
     if existing.exists():
         try:
             changed = differences(identity(read(existing)), identity(config))
@@ -138,7 +138,7 @@ def _output(config: RunConfig) -> Iterator[str]:
     if named and config.evaluation.epochs != 0 and not os.access(_existing_parent(selecting.place(config)), os.W_OK):
         yield f"evaluation.sets: {selecting.place(config)}, where {', '.join(named)} is made, cannot be written"
     try:
-        read_csv(folder / EVALUATION)
+        read_csv(RunFolder(folder).evaluation)
     except RowsError as error:
         yield f"output: {error}"
 
@@ -167,7 +167,7 @@ def _refuses_writes(store: Storage) -> str | None:
 
 def earlier(config: RunConfig) -> dict[str, Any]:
     """What the run in the output folder is known by; empty where there is none."""
-    existing = Path(config.output).expanduser() / CONFIG_FILE
+    existing = RunFolder(Path(config.output).expanduser()).config
     return identity(read(existing)) if existing.exists() else {}
 
 

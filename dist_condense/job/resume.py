@@ -11,10 +11,10 @@ from dist_condense.data import ImageSet
 from dist_condense.engine.procedure import Kind
 from dist_condense.job import checkpoint
 from dist_condense.job.checkpoint import SHARED, Checkpoint, Damaged
-from dist_condense.result import metrics_file, run_folder
-from dist_condense.result.metrics_file import METRICS
-from dist_condense.settings import assembly, procedures
+from dist_condense.result import metrics_file
+from dist_condense.settings import assembly, procedures, run_folder
 from dist_condense.settings.config import ConfigError, RunConfig, differences
+from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system import terminal
 from dist_condense.system.credentials import address, revealed
 from dist_condense.system.remote import join, scheme
@@ -69,8 +69,9 @@ def bring(config: RunConfig, chosen: Checkpoint | None) -> None:
         own.write(f"{chosen.name}/{entry.name}", chosen.store.read(f"{chosen.name}/{entry.name}"))
     checkpoint.commit(own, chosen.state, chosen.entries)
     if (metrics := _metrics_of(config, chosen)) is not None:
-        (Path(config.output) / METRICS).write_bytes(metrics.read_bytes())
-        metrics_file.cut(Path(config.output) / METRICS, chosen.steps)
+        copy = RunFolder(Path(config.output)).metrics
+        copy.write_bytes(metrics.read_bytes())
+        metrics_file.cut(copy, chosen.steps)
 
 
 def _other_content(config: RunConfig, dataset: ImageSet, chosen: Checkpoint) -> Iterator[str]:
@@ -106,9 +107,9 @@ def _words(kind: Kind) -> str:
 def _metrics_of(config: RunConfig, chosen: Checkpoint) -> Path | None:
     """The metrics.jsonl that belongs to a checkpoint; None where there is none at a path."""
     if str(chosen.store) == str(assembly.storage_of(config)):
-        metrics = Path(config.output) / METRICS
+        metrics = RunFolder(Path(config.output)).metrics
     elif isinstance(chosen.store, Folder):
-        metrics = chosen.store.path.parent / METRICS
+        metrics = RunFolder(chosen.store.path.parent).metrics
     else:
         return None
     return metrics if metrics.is_file() else None
@@ -126,7 +127,7 @@ def _at(place: str) -> Checkpoint | None:
         except (FileNotFoundError, Damaged) as error:
             raise ConfigError([f"--resume={place}: {error}"]) from error
         return chosen
-    return _newest(storage(join(place, "checkpoints"))) or _newest(storage(place))
+    return _newest(storage(join(place, RunFolder.checkpoints.name))) or _newest(storage(place))
 
 
 def _newest(store: Storage) -> Checkpoint | None:

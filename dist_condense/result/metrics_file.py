@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from dist_condense.engine.errors import RunFailed
+from dist_condense.settings.run_folder import RunFolder
+from dist_condense.system import records
 from dist_condense.system.files import write_atomically
 
-METRICS = "metrics.jsonl"
 STEP, TIME, RATE = "step", "time", "steps_per_second"
 COMMON = (STEP, TIME, RATE, "waiting", "reduced_bytes")
 Entry = Mapping[str, Any]
@@ -24,8 +25,8 @@ BOM = b"\xef\xbb\xbf"
 def parsed(line: bytes) -> Entry | None:
     """The entry of a line; None for one that is none: torn, not JSON, without a step, not all numbers."""
     try:
-        entry = json.loads(line.removeprefix(BOM))
-    except (ValueError, RecursionError):
+        entry = records.parsed(line.removeprefix(BOM), RunFolder.metrics.name)
+    except records.Unreadable:
         return None
     if not isinstance(entry, dict) or type(entry.get(STEP)) is not int:
         return None

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -29,15 +29,19 @@ from dist_condense import __version__
 from dist_condense.core.parameterisation import PADDING, normalised_padding, pad
 from dist_condense.data.normalise import denormalise, normalise
 from dist_condense.result.preview import sheet
+from dist_condense.settings.run_folder import RunFolder
+from dist_condense.system import conversion, records
+from dist_condense.system.conversion import NonNegative, Positive, Rule
 from dist_condense.system.files import flush, flush_names, sha256_of
+from dist_condense.system.records import Unreadable
 
 FORMAT = 1
-NAME = "synthetic_set"
 READABLE = 0o666
 """Bits of a file's mode; which of them are set is as for the folder, by the umask."""
 CARD, TENSORS, PREVIEW = "card.json", "synthetic_set.safetensors", "preview.png"
 VALUE_SPACES = ("normalised", "unit")
 HARD, SOFT = "hard", "soft"
+ValueSpace = Annotated[str, Rule(" or ".join(VALUE_SPACES), VALUE_SPACES.__contains__)]
 LOADS = 100
 """Tries to load a set, each of which met a new one taking its place."""
 
@@ -69,7 +73,7 @@ class SyntheticSetError(RuntimeError):
 class CardClass:
     """A class; ``label`` is the number in the labels, ``wnid`` its WordNet id where the data set has them."""
 
-    label: int
+    label: NonNegative
     name: str
     wnid: str | None = None
 
@@ -81,16 +85,16 @@ class Card:
     method: str
     dataset: str
     classes: Sequence[CardClass]
-    ipc: int
+    ipc: Positive
     """Images held per class."""
-    channels: int
-    size: int
+    channels: Positive
+    size: Positive
     """Pixels of a side, held and decoded."""
-    value_space: str
+    value_space: ValueSpace
     """``normalised``: pixels are (x - mean) / std already; ``unit``: in [0, 1], normalise after decoding."""
     mean: Sequence[float]
     std: Sequence[float]
-    factor: int
+    factor: Positive
     """An image holds factor x factor tiles (1: it is the image)."""
     seed: int
     steps: int
@@ -123,6 +127,14 @@ class Card:
     def decoded_per_image(self) -> int:
         """Tiles of an image."""
         return self.factor**2
+
+
+@dataclass(frozen=True)
+class _Version:
+    """What the cards of all formats have."""
+
+    format_version: int
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_set(folder: str | Path, pixels: Tensor, labels: Tensor, card: Card) -> Card:
@@ -172,20 +184,16 @@ def read_card(folder: str | Path) -> Card:
     if not file.exists():
         raise SyntheticSetError(f"no synthetic set at {folder}: {file} is missing")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        version = content.get("format_version")
-    except (ValueError, AttributeError) as error:
-        raise SyntheticSetError(f"{file} is not a card: {error}") from error
-    if version != FORMAT:
-        raise SyntheticSetError(
-            f"{file} has format version {version}, dist_condense {__version__} reads {FORMAT}; "
-            f"the set was written by {content.get('versions', {})}: use that version"
-        )
-    known = {x.name: content[x.name] for x in fields(Card) if x.name in content}
-    try:
-        return Card(**{**known, "classes": tuple(CardClass(**x) for x in known["classes"]), "facts": facts_of(content)})
-    except (KeyError, TypeError) as error:
-        raise SyntheticSetError(f"{file} is not a card of format {FORMAT}: {error}") from error
+        content = records.parsed(records.bytes_of(file), str(file))
+        version = records.made(_Version, content, str(file), spare=True)
+        if version.format_version == FORMAT:
+            return replace(records.made(Card, content, str(file), spare=True), facts=facts_of(content))
+    except Unreadable as error:
+        raise SyntheticSetError(f"{error}; it is not a card of format {FORMAT}") from error
+    raise SyntheticSetError(
+        f"{file} has format version {version.format_version}, dist_condense {__version__} reads {FORMAT};"
+        f" the set was written by {conversion.shown(version.versions)}: use that version"
+    )
 
 
 def facts_of(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -325,7 +333,8 @@ def _put_in_place(writing: Path, folder: Path) -> None:
 
 def _place(path: Path) -> Path:
     """The folder that holds the set of a path now: itself, in the folder of a run, or aside."""
-    folder = path / NAME if (path / NAME / CARD).exists() or _aside(path / NAME) else path
+    inside = RunFolder(path).synthetic_set
+    folder = inside if (inside / CARD).exists() or _aside(inside) else path
     return _aside(folder) or folder
 
 
@@ -337,7 +346,7 @@ def _aside(folder: Path) -> Path | None:
 
 def _open(folder: Path, verify: bool) -> SyntheticDataset:
     card, file = read_card(folder), folder / TENSORS
-    if not file.exists():
+    if not file.is_file():
         raise SyntheticSetError(f"{file} is missing; copy the whole folder of the set")
     if verify and (found := sha256_of(file)) != card.sha256:
         raise SyntheticSetError(
@@ -357,10 +366,7 @@ def _check_held(file: Path, card: Card) -> None:
     except SafetensorError as error:
         raise SyntheticSetError(f"{file}: it cannot be read ({error}). It was changed; copy the set again") from error
     of_labels = (*images[:1], len(card.classes)) if card.labels == SOFT else images[:1]
-    numbers = (card.ipc, card.channels, card.size, card.factor)
-    if any(type(number) is not int or number < 1 for number in numbers):
-        wrong = f"ipc, channels, size and factor are {numbers!r:.100}, which are no numbers from 1"
-    elif images != (len(card.classes) * card.ipc, card.channels, card.size, card.size) or labels != of_labels:
+    if images != (len(card.classes) * card.ipc, card.channels, card.size, card.size) or labels != of_labels:
         wrong = f"images are {list(images)} and labels {list(labels)}, not as many or as large as its card says"
     elif card.factor > card.size:
         wrong = f"factor {card.factor} is not in 1..{card.size}: a tile has at least one pixel"
@@ -372,8 +378,8 @@ def _check_held(file: Path, card: Card) -> None:
 def _content(file: Path) -> bytes | None:
     """None while it is not there."""
     try:
-        return file.read_bytes()
-    except OSError:
+        return records.bytes_of(file)
+    except Unreadable:
         return None
 
 

@@ -41,6 +41,7 @@ from dist_condense.settings.parts import (
     Pretraining,
     TrainingImages,
 )
+from dist_condense.settings.run_folder import Entry, RunFolder
 from dist_condense.settings.schema import AugmentationConfig, NetworkConfig, RunConfig
 from dist_condense.system.remote import join
 from dist_condense.system.storage import Storage, storage
@@ -309,10 +310,10 @@ def identity_of(config: RunConfig, dataset: ImageSet) -> dict[str, Any]:
     return {**identity(config), "data": dataset.train_split.digest()}
 
 
-def storage_of(config: RunConfig, part: str = "checkpoints") -> Storage:
-    """Where a run keeps its ``checkpoints``, and its ``pool`` of networks beside them."""
+def storage_of(config: RunConfig, part: Entry = RunFolder.checkpoints) -> Storage:
+    """Where a run keeps its checkpoints, and its pool of networks beside them."""
     place = config.tracking.checkpoints
-    return storage(join(place, part) if place else Path(config.output) / part)
+    return storage(join(place, part.name) if place else Path(config.output) / part.name)
 
 
 def trajectory_of(config: RunConfig, dataset: ImageSet, shard: ClassShard) -> Trajectory:
@@ -340,7 +341,7 @@ def trajectory_of(config: RunConfig, dataset: ImageSet, shard: ClassShard) -> Tr
         epochs=schedule.pretrain_epochs,
         pool_size=schedule.pool_size,
         real=real,
-        store=partial(storage_of, config, "pool"),
+        store=partial(storage_of, config, RunFolder.pool),
     )
     return Trajectory(
         build=network_builder(config, dataset),

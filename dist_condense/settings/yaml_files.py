@@ -26,6 +26,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from dist_condense.system.records import YAML_BYTES, Unreadable, bytes_of, document, text_of
 from dist_condense.system.terminal import printable
 
 ENDINGS = (".yaml", ".yml")
@@ -119,9 +120,18 @@ def checked(text: str) -> str:
 def parsed(text: str) -> Any:
     """A value of the command line: texts, None, lists and dicts of these. Raises Unusable where it is no YAML."""
     try:
-        return _plain(_spaced(yaml.load(text, _Texts)))
+        return _plain(_spaced(_loaded(text, _Texts)))
     except (yaml.YAMLError, ValueError) as error:
         raise Unusable(" ".join(str(getattr(error, "problem", None) or error).split())) from error
+
+
+def _loaded(text: str, kind: type[yaml.SafeLoader]) -> Any:
+    loader = kind(text)
+    try:
+        node = document(loader)
+        return None if node is None else loader.construct_document(node)
+    finally:
+        loader.dispose()
 
 
 def _plain(value: Any) -> Any:
@@ -149,7 +159,7 @@ def texts(file: Path, kind: type[_Texts] = _Texts) -> dict[str, Any]:
     try:
         text = _decoded(file)
         loader = kind(text)
-        node = loader.get_single_node()
+        node = document(loader)
         if node is None or node.tag == NULL:
             return {}
         _require(isinstance(node, yaml.MappingNode), node, SHAPE)
@@ -162,8 +172,8 @@ def texts(file: Path, kind: type[_Texts] = _Texts) -> dict[str, Any]:
         ) from error
     except yaml.MarkedYAMLError as error:
         raise Unusable(_placed(file, error)) from error
-    except OSError as error:
-        raise Unusable(f"{file} cannot be read: {error.strerror or error}") from error
+    except Unreadable as error:
+        raise Unusable(str(error)) from error
     except ValueError as error:  # not UTF-8, or a value that does not fit its tag
         raise Unusable(f"{file}: {error}") from error
     finally:
@@ -172,12 +182,7 @@ def texts(file: Path, kind: type[_Texts] = _Texts) -> dict[str, Any]:
 
 
 def _decoded(file: Path) -> str:
-    content = file.read_bytes()
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise Unusable(f"line {line}: this is not UTF-8; save the file in that encoding") from error
+    return text_of(bytes_of(file, YAML_BYTES), str(file))
 
 
 def _placed(file: Path, error: yaml.MarkedYAMLError) -> str:
@@ -215,7 +220,7 @@ def stored_values(file: Path) -> dict[str, Any]:
     """:func:`stored` as the plain values that YAML makes of it, which JSON can hold. Raises Unusable."""
     stored(file)
     try:
-        values = cast(dict[str, Any], _unescaped(yaml.safe_load(_decoded(file)) or {}))
+        values = cast(dict[str, Any], _unescaped(_loaded(_decoded(file), yaml.SafeLoader) or {}))
     except (yaml.YAMLError, ValueError) as error:  # a date that is none
         raise Unusable(f"{file} cannot be read: {' '.join(str(error).split())}") from error
     for key, value in _dotted(values):

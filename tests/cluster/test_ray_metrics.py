@@ -21,12 +21,14 @@ from prometheus_client.samples import Sample
 
 from dist_condense.commands import cli
 from dist_condense.engine.ray.metrics import COUNTERS, GAUGES, MEASURES
-from dist_condense.job.journal import METRICS
+from dist_condense.settings.run_folder import RunFolder
 from tests.cluster.ray_head import environment
 from tests.cluster.test_ray_runs import finish
 from tests.conftest import ROOT
 from tests.deploy import test_dashboard
 from tests.engine import cases
+
+METRICS = RunFolder.metrics.name
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.daemon("Ray's endpoints of metrics")]
 

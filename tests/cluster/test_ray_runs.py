@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from dist_condense import load_set
-from dist_condense.engine.roll_call import RESTARTS
+from dist_condense.settings.run_folder import RunFolder
 from tests.cluster.ray_head import environment, started, wait
 from tests.engine import cases
 from tests.strangers import planted
@@ -114,7 +114,7 @@ def test_a_worker_that_hangs(tmp_path: Path) -> None:
     assert process.poll() is None, finish(process)
     hanging = train_workers(process.pid)[0]
     os.kill(hanging, signal.SIGSTOP)
-    wait((together / RESTARTS).exists, 240)
+    wait(RunFolder(together).restarts.exists, 240)
     told = finish(process)
     named = re.search(r"worker group failed: .* worker (\d) on .* was lost after step \d+: no answer", told)
     seen = re.search(rf"raise cluster.timeout={timeout} \(worker (\d) on ", told)

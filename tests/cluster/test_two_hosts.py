@@ -12,12 +12,14 @@ import pytest
 import torch
 
 from dist_condense.commands import cli
-from dist_condense.job.journal import STOP
+from dist_condense.settings.run_folder import RunFolder
 from tests.cluster import hosts
 from tests.cluster.hosts import Host
 from tests.cluster.ray_head import RAY, environment, wait
 from tests.cluster.test_ray_runs import finish, saved
 from tests.engine import cases
+
+STOP = RunFolder.stop.name
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.daemon("Ray on two network namespaces")]
 

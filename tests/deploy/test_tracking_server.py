@@ -18,9 +18,12 @@ from urllib.request import urlopen
 import pytest
 
 from dist_condense.commands import cli
-from dist_condense.job.journal import METRICS, Journal
+from dist_condense.job.journal import Journal
 from dist_condense.result import tracking
+from dist_condense.settings.run_folder import RunFolder
 from tests.engine import cases
+
+METRICS = RunFolder.metrics.name
 
 pytestmark = [pytest.mark.slow, pytest.mark.daemon("an MLflow server that is killed and comes back")]
 

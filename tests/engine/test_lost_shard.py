@@ -15,10 +15,13 @@ from dist_condense import load_set, run
 from dist_condense.commands import cli
 from dist_condense.data.shards import shards
 from dist_condense.job import checkpoint
-from dist_condense.job.journal import METRICS, Journal
+from dist_condense.job.journal import Journal
+from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system.storage import Folder
 from tests.data.shards import shard_cases
 from tests.engine import cases
+
+METRICS = RunFolder.metrics.name
 
 STEPS, DAMAGED_AFTER, CLASS = 6, 3, 1
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {

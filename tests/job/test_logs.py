@@ -17,9 +17,11 @@ from dist_condense import run
 from dist_condense.commands import cli
 from dist_condense.engine.coordinator import LocalCoordinator, ProcessGroupCoordinator
 from dist_condense.job import logs
-from dist_condense.job.claim import OWNER
-from dist_condense.job.journal import METRICS, Journal, RunFailed
+from dist_condense.job.journal import Journal, RunFailed
+from dist_condense.settings.run_folder import RunFolder
 from tests.engine import cases
+
+OWNER, METRICS = RunFolder.owner.name, RunFolder.metrics.name
 
 KEYS = {"time", "level", "run", "start", "rank", "host", "step", "logger", "message"}
 

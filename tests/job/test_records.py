@@ -12,13 +12,15 @@ import pytest
 from dist_condense import run
 from dist_condense.commands import cli
 from dist_condense.evaluation import evaluate
-from dist_condense.evaluation.rows import EVALUATION, read_csv
-from dist_condense.job.claim import LOCK
+from dist_condense.evaluation.rows import read_csv
 from dist_condense.job.job import Job
-from dist_condense.job.journal import METRICS, TRACKING, Journal
+from dist_condense.job.journal import Journal
 from dist_condense.result import metrics_file
+from dist_condense.settings.run_folder import RunFolder
 from tests.engine import cases
 
+EVALUATION, LOCK = RunFolder.evaluation.name, RunFolder.lock.name
+METRICS, TRACKING = RunFolder.metrics.name, RunFolder.tracking.name
 STEPS = 6
 NOT_SHARED = ("logs", LOCK, TRACKING, "mlflow.db", "mlartifacts")
 

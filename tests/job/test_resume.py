@@ -17,9 +17,12 @@ from dist_condense.engine.coordinator import ProcessGroupCoordinator
 from dist_condense.job import checkpoint, journal
 from dist_condense.job.checkpoint import MANIFEST, SHARED, Checkpoint, Damaged
 from dist_condense.job.checkpoint_writer import CheckpointWriter
-from dist_condense.job.journal import METRICS, STOP, Journal
+from dist_condense.job.journal import Journal
+from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system.storage import Folder
 from tests.engine import cases
+
+METRICS, STOP = RunFolder.metrics.name, RunFolder.stop.name
 
 CASES = ("dcc", "idc", "idc_pooled_by_kmeans")
 ALWAYS = "tracking.checkpoint_minutes=0"

@@ -22,12 +22,15 @@ from PIL import Image
 
 from dist_condense.commands import cli
 from dist_condense.job import checkpoint
-from dist_condense.job.claim import OWNER
 from dist_condense.job.job import Job
-from dist_condense.job.journal import METRICS, STOP, TRACKING, Journal, RunFailed
+from dist_condense.job.journal import Journal, RunFailed
+from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system.storage import Folder
 from tests.engine import cases
 from tests.job.test_failures import IMAGES, command
+
+OWNER, METRICS = RunFolder.owner.name, RunFolder.metrics.name
+STOP, TRACKING = RunFolder.stop.name, RunFolder.tracking.name
 
 ROOT = Path(__file__).parents[2]
 EVERY_STEP = "tracking.checkpoint_steps=1"

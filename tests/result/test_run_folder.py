@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from dist_condense.commands import cli
-from dist_condense.result import run_folder, tracking
-from dist_condense.settings import config, yaml_files
+from dist_condense.result import tracking, trust
+from dist_condense.settings import config, run_folder, yaml_files
 from dist_condense.settings.config import ConfigError
 from dist_condense.settings.yaml_files import Unusable
 from dist_condense.system.errors import SHOWN
@@ -41,7 +41,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def theirs(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """It, sent by somebody; on a machine that has no login for any server, but a secret."""
-    for name in ("MLFLOW_TRACKING_URI", "NETRC", *run_folder.CREDENTIALS):
+    for name in ("MLFLOW_TRACKING_URI", "NETRC", *trust.CREDENTIALS):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "home").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -384,7 +384,7 @@ def test_which_addresses_are_distrusted(
     uri: str | None, variable: str, told: str | None, theirs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, SECRET)
-    said = list(run_folder.distrusted(uri, theirs, "--uri "))
+    said = list(trust.distrusted(uri, theirs, "--uri "))
     assert told in said[0] if told else said == []
 
 

@@ -19,6 +19,7 @@ from dist_condense.settings.config import ConfigError, differences, from_dict, i
 from dist_condense.settings.keys import KEYS, refused
 from dist_condense.settings.limits import OneOf, Range
 from dist_condense.settings.schema import ImagesConfig
+from dist_condense.system import records
 from tests.data.shards.shard_cases import prepared, write_folder
 
 NAMES = sorted(file.stem for file in config.shipped().glob("*.yaml"))
@@ -496,10 +497,10 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"is not a file; name one that ends in \.yaml"):
         load(str(tmp_path))
 
-    def refuse(self):
+    def refuse(path, limit):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(records, "read_regular", refuse)
     with pytest.raises(ConfigError, match=r"mine.yml cannot be read: Permission denied"):
         load(str(tmp_path / "mine.yml"))
 

@@ -19,6 +19,7 @@ from dist_condense.data.preparing.sources import Source, in_words_of_the_command
 from dist_condense.data.preparing.tars import DATASET, MapUnordered, open_tars
 from dist_condense.data.shards.manifest import FILE, SPLITS, Made, Manifest, Skipped, write_manifest
 from dist_condense.data.shards.manifest_reader import read_manifest
+from dist_condense.system import records
 from dist_condense.system.credentials import address, masked
 from dist_condense.system.errors import DataError, listed
 from dist_condense.system.files import write_atomically
@@ -63,7 +64,7 @@ class Plan:
     def check(self) -> None:
         """DataError where DEST holds what other options or another program made."""
         if self._record.is_file():
-            refuse_others(self.dest, json.loads(self._record.read_text()), self._wanted)
+            refuse_others(self.dest, records.read(dict[str, Any], self._record), self._wanted)
         elif self.dest.exists() and any(path.name != RECORDS for path in self.dest.iterdir()):
             raise DataError([f"{self.dest} holds files that this command did not make; give an empty or new folder."])
 

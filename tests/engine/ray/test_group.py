@@ -129,7 +129,7 @@ def test_ctrl_c_stays_the_drivers_to_answer(
     monkeypatch.setattr(group, "_trainer", lambda *given: Trainer(raised))
     monkeypatch.setenv("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", "1")  # launch sets it
     with pytest.raises(RunFailed, match="no room") if raised else nullcontext():
-        group.launch(lambda *given: None, None, Group(2, 1, False, True), tmp_path)
+        group.launch(lambda *given: None, None, Group(2, 1, False, True), tmp_path, tmp_path / "restarts.log")
 
 
 @pytest.fixture

@@ -26,9 +26,9 @@ from rich.text import Text
 from dist_condense.commands import cli
 from dist_condense.data.sets.listing import is_utf8
 from dist_condense.engine.errors import RunFailed
+from dist_condense.engine.procedure import Units
 from dist_condense.evaluation.evaluate import Trial, TrialFailed
 from dist_condense.evaluation.rows import Row, append_csv
-from dist_condense.engine.procedure import Units
 from dist_condense.job import comparing, job
 from dist_condense.job.claim import Claim
 from dist_condense.planning.calibrate import compared

@@ -9,7 +9,7 @@ from dist_condense.evaluation import evaluate as module
 from dist_condense.evaluation.evaluate import TrainingSet, Trial, TrialFailed, evaluate, evaluate_set, trials
 from dist_condense.evaluation.rows import Row, append_csv, read_csv
 
-from .toy import evaluation, labelled
+from .toy import evaluation
 
 
 def row(**changes):

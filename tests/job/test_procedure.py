@@ -21,7 +21,7 @@ from dist_condense.job import checkpoint, journal
 from dist_condense.job.journal import METRICS, Journal, Note
 from dist_condense.result.synthetic_set import load_set, read_card
 from dist_condense.settings import procedures
-from dist_condense.settings.config import RunConfig
+from dist_condense.settings.config import RunConfig, differences, identity
 from dist_condense.settings.procedures import Maker
 from dist_condense.system.storage import Folder
 from tests.conftest import ROOT
@@ -235,6 +235,15 @@ def test_workers_meet_once_in_a_stride_however_slow_a_unit_is(
     cases.execute(cases.load("dc", f"output={tmp_path}", *OVERRIDES), LocalCoordinator())
     assert [json.loads(line)["step"] for line in (tmp_path / METRICS).read_text().splitlines()] == logged
     assert len(noted) == meetings
+
+
+def test_a_run_of_a_version_without_procedures_is_one_of_matching() -> None:
+    now = identity(cases.load("dc"))
+    before = {key: value for key, value in now.items() if key != "method.procedure"}
+    assert differences(before, now) == []
+    assert differences(before, now | {"method.procedure": "abacus"}) == [
+        "method.procedure: 'matching' there, 'abacus' now"
+    ]
 
 
 # --- what surrounds a method names none ---------------------------------------------------------------------------

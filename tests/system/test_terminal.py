@@ -26,6 +26,7 @@ from rich.text import Text
 from dist_condense.commands import cli
 from dist_condense.data.sets.listing import is_utf8
 from dist_condense.engine.errors import RunFailed
+from dist_condense.engine.procedure import Units
 from dist_condense.evaluation.evaluate import Trial, TrialFailed
 from dist_condense.evaluation.rows import Row, append_csv
 from dist_condense.job import comparing, job
@@ -203,7 +204,7 @@ def test_texts_are_printed_as_they_stand(capsys: pytest.CaptureFixture[str]) -> 
     console = terminal.console()
     console.print("/a/[b]/c[/x] :smile: \\[d]")
     console.print(summary_table([row]))
-    with Progress(1, 1, console) as progress:
+    with Progress(Units({"class": 1}), console) as progress:
         progress._line = lambda entry: "[/x] :smile:"
         progress([{"step": 1, "steps_per_second": 1.0}])
     first, _, table, last = capsys.readouterr().out.splitlines()

@@ -28,8 +28,8 @@ from dist_condense.settings import assembly
 from dist_condense.system.storage import Folder
 from tests.engine import cases
 
-UNITS = 10
-EVERY_UNIT = "tracking.checkpoint_steps=1"
+UNITS = 5
+EVERY_UNIT = ("dataset.classes=['0','1','2','3','4']", "tracking.checkpoint_steps=1")
 
 
 class Killed(BaseException):
@@ -66,7 +66,7 @@ def counted() -> Iterator[Work]:
 
 def killed_after_each_unit(name: str, folder: Path, coordinator: type[Coordinator]) -> Work:
     """Start again and again; every start ends when one more unit is stored."""
-    whole, run = Journal.after_step, cases.load(name, f"output={folder}", EVERY_UNIT)
+    whole, run = Journal.after_step, cases.load(name, f"output={folder}", *EVERY_UNIT)
 
     def after_step(self: Journal, done: int) -> None:
         whole(self, done)
@@ -86,10 +86,11 @@ def killed_after_each_unit(name: str, folder: Path, coordinator: type[Coordinato
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("uninterrupted")
-    return {name: cases.alone(name, folder / name) for name in ("random", "herding")}
+    return {name: cases.alone(name, folder / name, *EVERY_UNIT) for name in ("random", "herding")}
 
 
-UPDATES = {"random": 0, "herding": 24}
+UPDATES = {"random": 0, "herding": 12}
+"""Of theta: three passes of four batches."""
 
 
 @pytest.mark.parametrize("name", UPDATES)

@@ -110,17 +110,18 @@ def forecast(load: Workload, rates: Calibration, cluster: Cluster, workers: int)
     matching = alone_steps * rates.alone.seconds(most, load.real, load.synthetic)
     matching += load.shared_steps * in_groups.seconds(most, load.real, load.synthetic)
     sent = traffic(load, cluster)
-    shared = _updating(load, rates, workers), sum(load.updates.values()) * cluster.all_reduce(sent.update, workers)
-    everywhere = _updating(load, rates, 1), load.stretches * cluster.all_reduce(sent.theta, workers)
-    training, gradients = min(shared, everywhere, key=sum)
+    updates = sum(load.updates.values())
+    parted = _updating(load, rates, workers), updates * cluster.all_reduce(sent.update, workers)
+    repeated = _updating(load, rates, 1), load.stretches * cluster.all_reduce(sent.theta, workers)
+    training, gradients = parted if sum(parted) <= sum(repeated) else repeated
     return Forecast(
         workers=workers,
         most=most,
         least=least,
         matching=matching,
         training=training,
-        shared=sum(shared),
-        everywhere=sum(everywhere),
+        shared=sum(parted),
+        everywhere=sum(repeated),
         talking=gradients + _talking(load, cluster, sent, workers),
         drawing=load.networks * rates.draw,
         traffic=sent,

@@ -1,7 +1,10 @@
 # `make` prints the targets. Everything runs in .venv, which is made on first use.
 PYTHON ?= python3
 BIN := .venv/bin
+# Tests run in so many processes at a time, each with one thread; those of a file share fixtures and stay together.
+PROCESSES ?= 2
 PYTEST = $(BIN)/python -m pytest
+TOGETHER = OMP_NUM_THREADS=1 $(PYTEST) -n $(PROCESSES) --dist loadfile
 
 export RAY_USAGE_STATS_ENABLED ?= 0
 export MLFLOW_DISABLE_TELEMETRY ?= true
@@ -31,11 +34,11 @@ install-ffcv: .venv/.installed  ## add the extra ffcv to .venv; first the system
 quickstart: .venv/.installed  ## condense the digits on this machine and evaluate the set
 	$(BIN)/python -P -m dist_condense.run configs/digits.yaml
 
-test: .venv/.installed  ## the tests that take seconds
-	$(PYTEST) -m "not slow and not gpu"
+test: .venv/.installed  ## the tests that take seconds; PROCESSES=2 at a time
+	$(TOGETHER) -m "not slow and not gpu"
 
-test-slow: .venv/.installed  ## the tests that take minutes
-	$(PYTEST) -m "slow and not gpu"
+test-slow: .venv/.installed  ## the tests that take minutes; PROCESSES=2 at a time
+	$(TOGETHER) --no-loadscope-reorder -m "slow and not gpu" --durations=20  # the longest files come first
 
 test-gpu: .venv/.installed  ## the tests that need a CUDA device
 	$(PYTEST) -m gpu

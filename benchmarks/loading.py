@@ -75,7 +75,7 @@ def rates(settings: Settings) -> list[Row]:
     }
     ways |= {f"shards, tier {t}": _minibatches(settings.opened(), settings, tier=t) for t in ("disk", "encoded", "ram")}
     if settings.opened().train_split.raw:
-        ways["beton (ffcv, raw)"] = _minibatches(settings.opened(), settings, source="ffcv")
+        ways["beton (ffcv, raw)"] = _minibatches(settings.opened(), settings, tier="ffcv")
     found: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(settings.repeat):
         for name, way in ways.items():
@@ -168,15 +168,15 @@ def _waiting(settings: Settings, tier: str) -> list[Row]:
     keep_freed_memory()
     torch.set_num_threads(settings.threads)
     given = [f"dataset.root={settings.prepared}", f"data.tier={tier}", "trajectory.start=fresh", "output=unused"]
-    run = config.load(settings.config, [*given, "cluster.slices=1", *settings.overrides])
-    journal = worker.assemble(run, LocalCoordinator(), Placement())
-    journal.trajectory.reach(0, 0)
-    journal.shard.match(journal.trajectory.network, 0, 0, 0)
-    before, began = journal.shard.source.waited, time.perf_counter()
+    run = config.load(settings.config, [*given, "compute.slices=1", *settings.overrides])
+    matching = worker.assemble(run, LocalCoordinator(), Placement()).procedure
+    matching.trajectory.reach(0, 0)
+    matching.shard.match(matching.trajectory.network, 0, 0, 0)
+    before, began = matching.shard.source.waited, time.perf_counter()
     for visit in range(1, 1 + settings.repeat):
-        journal.shard.match(journal.trajectory.network, 0, visit, visit)
+        matching.shard.match(matching.trajectory.network, 0, visit, visit)
     spent = time.perf_counter() - began
-    share = 100 * (journal.shard.source.waited - before) / spent
+    share = 100 * (matching.shard.source.waited - before) / spent
     step = 1e3 * spent / settings.repeat
     return [
         Row("waiting", f"matching step, tier {tier}", step, "ms"),

@@ -24,7 +24,7 @@ from dist_condense.commands.plan_command import parser, planned
 from dist_condense.planning.plan import Plan
 from dist_condense.settings.config import load
 
-FIXED = ["cluster.threads=1", "evaluation.epochs=0", "tracking.uri=http://127.0.0.1:9", "cluster.device=cpu"]
+FIXED = ["compute.threads=1", "evaluation.epochs=0", "tracking.uri=http://127.0.0.1:9", "cluster.device=cpu"]
 Keys = list[str]
 
 
@@ -99,7 +99,7 @@ SERIES = {
         folder("miniimagenet84", "dataset.size=32", *IDC),
         [ALONE, "ipc=1", *budget(3, 3)],
         [
-            [ALONE, "ipc=3", "cluster.slices=1", *budget(2, 2)],
+            [ALONE, "ipc=3", "compute.slices=1", *budget(2, 2)],
             [TWO, "ipc=1", *budget(3, 3)],
         ],
     ),

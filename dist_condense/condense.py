@@ -6,6 +6,8 @@ from typing import Protocol
 
 from torch import nn
 
+from dist_condense.engine.procedure import Record
+
 
 class Shard(Protocol):
     """S: the learnt pixels of the owned classes (:class:`dist_condense.engine.shard.ClassShard`)."""
@@ -21,16 +23,6 @@ class Theta(Protocol):
     network: nn.Module
 
     def reach(self, k: int, t: int) -> None: ...
-
-
-class Record(Protocol):
-    """What is written beside (:class:`dist_condense.job.journal.Journal`)."""
-
-    def resume(self) -> int: ...
-
-    def after_step(self, done: int) -> None: ...
-
-    def finish(self) -> None: ...
 
 
 def condense(S: Shard, theta: Theta, K: int, T: int, record: Record) -> None:

@@ -1,4 +1,4 @@
-"""Writes docs/config.md from the dataclasses of dist_condense/settings/config.py; ``--check`` only compares.
+"""Writes docs/config.md from the dataclasses of dist_condense/settings/schema.py; ``--check`` only compares.
 
 python docs/make_config.py [--check]
 """
@@ -8,21 +8,23 @@ import ast
 import sys
 from pathlib import Path
 
-from dist_condense.settings import config
+from dist_condense.settings import config, schema, values
+from dist_condense.settings.keys import KEYS, RENAMED
+from dist_condense.settings.limits import Limit, OneOf
 
 PAGE = Path(__file__).with_name("config.md")
 
 INTRODUCTION = """\
 # Configuration
 
-<!-- Written by `python docs/make_config.py` from dist_condense/settings/config.py; a test compares them. -->
+<!-- Written by `python docs/make_config.py` from dist_condense/settings/schema.py; a test compares them. -->
 
     python -m dist_condense.run CONFIG [key=value ...]      # or: dist-condense run CONFIG [key=value ...]
 
 `CONFIG` is a yaml file of yours, or a shipped one such as `configs/digits.yaml`. Every key below may stand in the file
 or on the command line; the command line wins. `--cfg` prints the resolved config and stops. `dist-condense list` prints
 every name that a key accepts. Unknown keys, wrong types and impossible values are refused all at once, before anything
-starts (exit code 2).
+starts (exit code 2). Ranges include their ends, but for one that is `above` or `below` it.
 
 A value is read by the type of its key. A text stays as it stands, `output=20241126_001`, with the quotes off that
 surround the whole of it; `null` is none. A list has brackets, `'dataset.classes=[0,no,"a, b"]'`, several keys of a
@@ -49,9 +51,13 @@ The shipped configs read these; any key can do the same with `${{oc.env:NAME,def
 A run's folder holds one result. The same command again continues it; a config that would give another set is refused
 with the difference. `output`, `cluster.*`, `data.*`, `evaluation.*`, `tracking.*`, `training.check_finite` and where
 the data lie may differ, and everything else may not.
-Three keys of the cluster are part of the result all the same: `cluster.slices`, `cluster.threads` and
-`cluster.reproducible` change the last bits, are settled at the first start and then kept; null keeps them.
+`compute.slices`, `compute.threads` and `compute.reproducible` change the last
+bits ([reliability.md](reliability.md#the-last-bits)). Null is a constant that does
+not know the workers; a run that was started before keeps what its first start chose.
 
+Keys of an earlier version, which work in this one with a line that names the new key:
+
+{renamed}
 ## A config of your own
 Anywhere on disk; the shipped groups are found from there:
 
@@ -71,7 +77,6 @@ A method of your own is a file `method/mine.yaml` in the folder of that config: 
 below, chosen by `method: mine` or `method=mine`. IDC with one pooled group, for example:
 
 ```yaml
-name: idc_pooled
 unit_space: true
 start: mixed
 parameterisation: {{factor: 2}}
@@ -87,24 +92,36 @@ real_draw: epochs
 ## Keys
 """
 
-HEAD = "| key | type | default | meaning |\n| --- | --- | --- | --- |\n"
+HEAD = "| key | type and values | default | meaning |\n| --- | --- | --- | --- |\n"
 
 
 def page() -> str:
     """The whole page."""
     rows: dict[str, list[str]] = {"": []}
-    meanings = docstrings(ast.parse(Path(config.__file__).read_text()))
-    for key, kind, default in config.documented():
-        section = key.split(".")[0] if "." in key else ""
-        cells = (f"`{key}`", f"`{kind}`".replace(" | None`", "` or null"), f"`{plain(default)}`", meanings[key])
+    meanings = docstrings(ast.parse(Path(schema.__file__).read_text()))
+    for name, key in KEYS.items():
+        section = name.split(".")[0] if "." in name else ""
+        cells = (f"`{name}`", values.said(key.kind) + limits(key.limit), f"`{plain(key.default)}`", meanings[name])
         rows.setdefault(section, []).append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n")
     tables = [title(section, meanings) + HEAD + "".join(lines) for section, lines in rows.items()]
-    return INTRODUCTION.format(groups=groups()) + "\n".join(tables)
+    return INTRODUCTION.format(groups=groups(), renamed=renamed()) + "\n".join(tables)
 
 
 def title(section: str, meanings: dict[str, str]) -> str:
     """Heading and the section's own meaning."""
     return f"### {section}\n{meanings[section]}\n\n" if section else ""
+
+
+def limits(limit: Limit | None) -> str:
+    """The values that a key accepts, where they are limited."""
+    if isinstance(limit, OneOf):
+        return f": {', '.join(f'`{name}`' for name in limit.names)}"
+    return f", {limit}" if limit else ""
+
+
+def renamed() -> str:
+    """A line for each old key."""
+    return "".join(f"- `{old}`: `{entry.now}`\n" for old, entry in RENAMED.items())
 
 
 def groups() -> str:

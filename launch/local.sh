@@ -5,7 +5,7 @@
 #   launch/local.sh --workers 2 CONFIG [key=value ...]             Ray lives as long as the run
 #   launch/local.sh --workers 2 --nodes 2 CONFIG [key=value ...]   on a cluster of several nodes, made for the run
 #
-# The nodes share the cores and GPUs out (cluster.threads cores a worker must fit in one), and take connections with a
+# The nodes share the cores and GPUs out (compute.threads cores a worker must fit in one), and take connections with a
 # token of this start alone. What is started here is ended here, and no other Ray.
 # Exit code: that of the run. SIGTERM and Ctrl-C reach it. PYTHON: the package's (.venv/bin/python).
 set -euo pipefail

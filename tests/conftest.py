@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+import torch
 
 from dist_condense.system import credentials
 from tests.cluster.ray_head import started
@@ -23,11 +24,32 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+RERUNS = 2
+"""How often a test that waits for a daemon may be run again."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The marker ``daemon(reason)`` alone has a test run again: one that fails by itself fails at once."""
+    for item in items:
+        if item.get_closest_marker("daemon"):
+            item.add_marker(pytest.mark.flaky(reruns=RERUNS))
+
+
 def absent(what: str) -> NoReturn:
     """Skip on a developer's machine; fail in CI, where a silent skip would hide that nothing was tested."""
     if os.environ.get("CI") == "true":
         pytest.fail(what)
     pytest.skip(what)
+
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As fixtures of modules have it: no number depends on the cores of the machine."""
+    yield
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from dist_condense.job.journal import METRICS
+from dist_condense.settings.run_folder import RunFolder
 from tests.engine import cases
+
+METRICS = RunFolder.metrics.name
 
 PACKAGE = Path(__file__).parents[1] / "dist_condense"
 WALL_CLOCKS = ("time", "time_ns", "localtime", "gmtime", "ctime", "now", "utcnow", "today", "st_mtime", "st_mtime_ns")
@@ -47,7 +49,6 @@ def test_the_walk_finds_clocks() -> None:
 
 def test_a_clock_that_jumps_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Years forwards and backwards at every call: no checkpoint is written early, no rate is negative, no bit moves."""
-    torch.set_num_threads(1)
     expected = cases.alone("idc", tmp_path / "steady")
     calls: list[float] = []
     real = time.time

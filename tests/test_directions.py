@@ -25,9 +25,12 @@ MAY_IMPORT = {
     "data": {"system", "__version__"},
     "engine": {"core", "networks", "data", "system"},
     "condense": {"core", "engine"},
+    "select": {"core", "engine"},
+    "selection": {"core", "networks", "data", "engine", "system"},
+    "procedures": {"condense", "core", "data", "engine", "networks", "select", "selection", "system"},
     "evaluation": {"core", "networks", "data", "engine", "system"},
-    "settings": {"core", "networks", "data", "engine", "evaluation", "system"},
-    "result": {"core", "data", "engine", "evaluation", "settings", "system"},
+    "settings": {"core", "networks", "data", "engine", "evaluation", "procedures", "selection", "system"},
+    "result": {"__version__", "core", "data", "engine", "evaluation", "settings", "system"},
     "planning": {"core", "networks", "data", "engine", "settings", "result", "system"},
 }
 MUST_NOT_IMPORT = {"job": {"commands", "planning"}}

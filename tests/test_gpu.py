@@ -29,9 +29,9 @@ def shard_after(case: str, device: str, steps: int, folder: Path) -> ClassShard:
     placement = Placement(torch.device(device), torch.float64)
     journal = assemble(run, LocalCoordinator(reproducible=True), placement)
     for t in range(steps):
-        journal.trajectory.reach(0, t)
-        journal.shard.match(journal.trajectory.network, 0, t, t)
-    return journal.shard
+        journal.procedure.trajectory.reach(0, t)
+        journal.procedure.shard.match(journal.procedure.trajectory.network, 0, t, t)
+    return journal.procedure.shard
 
 
 @pytest.mark.parametrize("case", ["dc", "dsa", "dcc", "dm", "idc"])
@@ -56,15 +56,16 @@ def no_wait_for_the_host() -> Iterator[None]:
 def test_a_step_does_not_wait_for_the_host(tmp_path: Path, tier: str) -> None:
     run = cases.load("idc", f"output={tmp_path}", "trajectory.start=fresh", f"data.tier={tier}")
     journal = assemble(run, LocalCoordinator(reproducible=False), Placement(torch.device("cuda")))
-    theta = journal.trajectory.network
-    journal.shard.match(theta, 0, 0, 0)
+    theta = journal.procedure.trajectory.network
+    journal.procedure.shard.match(theta, 0, 0, 0)
     with no_wait_for_the_host():
-        journal.shard.match(theta, 0, 1, 1)
+        journal.procedure.shard.match(theta, 0, 1, 1)
 
 
 def test_training_on_the_set_does_not_wait_for_the_host(tmp_path: Path) -> None:
     run = cases.load("dsa", f"output={tmp_path}")
-    trajectory = assemble(run, LocalCoordinator(reproducible=False), Placement(torch.device("cuda"))).trajectory
+    journal = assemble(run, LocalCoordinator(reproducible=False), Placement(torch.device("cuda")))
+    trajectory = journal.procedure.trajectory
     trajectory.reach(0, 0)
     trajectory.reach(0, 1)
     with no_wait_for_the_host():

@@ -24,7 +24,7 @@ from dist_condense.core.grouping import Grouping
 from dist_condense.core.image_rule import ImageRule, update
 from dist_condense.core.objective import Objective
 from dist_condense.core.parameterisation import DECODINGS, MultiFormation
-from dist_condense.core.statistic import SELECTIONS, Embedding, Gradient, Statistic
+from dist_condense.core.statistic import PARAMETERS, Embedding, Gradient, Statistic
 from dist_condense.data.normalise import ChannelStatistics
 from dist_condense.data.reading.read_ahead import ReadAhead
 from dist_condense.data.space import Space
@@ -35,16 +35,16 @@ from dist_condense.engine.shard import ClassShard
 Arrays = dict[str, np.ndarray]
 
 OBJECTIVES: dict[str, tuple[Statistic, str, bool]] = {
-    "dc_layerwise": (Gradient(SELECTIONS["matrices"]), "layerwise_cosine", False),
-    "dc_sum_squared_all_parameters": (Gradient(SELECTIONS["all"]), "sum_squared", False),
-    "dc_flat_cosine_all_parameters": (Gradient(SELECTIONS["all"]), "flat_cosine", False),
-    "dcc": (Gradient(SELECTIONS["matrices"]), "layerwise_cosine", True),
+    "dc_layerwise": (Gradient(PARAMETERS["matrices"]), "layerwise_cosine", False),
+    "dc_sum_squared_all_parameters": (Gradient(PARAMETERS["all"]), "sum_squared", False),
+    "dc_flat_cosine_all_parameters": (Gradient(PARAMETERS["all"]), "flat_cosine", False),
+    "dcc": (Gradient(PARAMETERS["matrices"]), "layerwise_cosine", True),
     "dm": (Embedding(), "sum_squared", False),
-    "idc_l1": (Gradient(SELECTIONS["convolutions"]), "sum_absolute", False),
-    "idc_mse": (Gradient(SELECTIONS["convolutions"]), "sum_squared", False),
-    "idc_l1_mean": (Gradient(SELECTIONS["convolutions"]), "mean_absolute", False),
-    "idc_cos": (Gradient(SELECTIONS["convolutions"]), "layerwise_cosine", False),
-    "idc_l1_bias_fc": (Gradient(SELECTIONS["all"]), "sum_absolute", False),
+    "idc_l1": (Gradient(PARAMETERS["convolutions"]), "sum_absolute", False),
+    "idc_mse": (Gradient(PARAMETERS["convolutions"]), "sum_squared", False),
+    "idc_l1_mean": (Gradient(PARAMETERS["convolutions"]), "mean_absolute", False),
+    "idc_cos": (Gradient(PARAMETERS["convolutions"]), "layerwise_cosine", False),
+    "idc_l1_bias_fc": (Gradient(PARAMETERS["all"]), "sum_absolute", False),
 }
 DECODING_OF = {"single": "uniform", "multi": "multi", "bound": "bounded"}
 
@@ -176,7 +176,9 @@ def test_objective(reference_dir: Path, name: str, microbatch: int) -> None:
     data = arrays(reference_dir, "objective.npz")
     assert {key.removeprefix("loss__") for key in data if key.startswith("loss__")} == set(OBJECTIVES)
     statistic, distance, pooled = OBJECTIVES[name]
-    loss, gradient = Recorded(data, Objective(statistic, DISTANCES[distance], microbatch), pooled, torch.float64).step()
+    loss, gradient = Recorded(
+        data, Objective(statistic, DISTANCES[distance], microbatch=microbatch), pooled, torch.float64
+    ).step()
     assert loss == pytest.approx(float(data[f"loss__{name}"]), rel=1e-5)
     close_by_image(gradient, data[f"grad__{name}"])
 

@@ -15,13 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from dist_condense.commands import prepare_command
-from dist_condense.result.run_folder import check as check_folder
-from dist_condense.result.run_folder import distrusted, is_own
+from dist_condense.result.trust import distrusted, is_own
 from dist_condense.settings.config import ConfigError, RunConfig, load, not_stored, read, to_yaml
+from dist_condense.settings.run_folder import RunFolder, check
 from dist_condense.system import signals, terminal
 
 REFUSED, FAILED, INTERRUPTED, TERMINATED = 2, 1, 130, 143
-RUN_FILE, CARD_FILE = "config.yaml", "card.json"
 CHANGEABLE = ("evaluation.", "cluster.", "data.", "tracking.", "dataset.root")
 """What a finished run may be evaluated with; all else belongs to the condensed set."""
 
@@ -75,7 +74,7 @@ def plan(arguments: Sequence[str] | None = None) -> int:
 def evaluate(options: argparse.Namespace) -> int:
     """Train networks on the set of a finished run; rows that evaluation.csv has already are not done again."""
     folder = run_folder(options.output)
-    check_folder(folder)
+    check(folder)
     config = finished(folder, options.overrides)
     return _executed(config, trusted=_names_server(options.overrides) or is_own(config.tracking.uri))
 
@@ -123,14 +122,16 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 
 def run_folder(path: str) -> Path:
     """The folder of a run, given as itself or as its synthetic set. Raises ConfigError."""
+    from dist_condense.result.synthetic_set import CARD
+
     if not path.strip():
         raise ConfigError(["the folder of the run is an empty text"])
     folder = Path(os.path.expanduser(path)).absolute()
-    places = [folder, folder.parent] if (folder / CARD_FILE).is_file() else [folder]
+    places = [folder, folder.parent] if (folder / CARD).is_file() else [folder]
     for place in places:
-        if (place / RUN_FILE).is_file():
+        if RunFolder(place).config.is_file():
             return place
-    raise ConfigError([f"{folder} is not the folder of a run: {RUN_FILE} is missing"])
+    raise ConfigError([f"{folder} is not the folder of a run: {RunFolder.config.name} is missing"])
 
 
 def finished(folder: Path, overrides: Sequence[str]) -> RunConfig:
@@ -138,7 +139,7 @@ def finished(folder: Path, overrides: Sequence[str]) -> RunConfig:
     fixed = [given for given in overrides if not given.lstrip("+").startswith(CHANGEABLE)]
     if fixed:
         raise ConfigError([f"{given}: a finished run takes only {', '.join(CHANGEABLE)} keys" for given in fixed])
-    config = replace(read(folder / RUN_FILE, overrides), output=str(folder))
+    config = replace(read(RunFolder(folder).config, overrides), output=str(folder))
     problems = list(_not_evaluable(config))
     if not _names_server(overrides):
         problems += distrusted(config.tracking.uri, folder, "tracking.uri=")
@@ -157,16 +158,15 @@ def _not_evaluable(config: RunConfig) -> Iterator[str]:
     from dist_condense.result.synthetic_set import SyntheticSetError, read_card
     from dist_condense.settings import assembly
 
-    folder = Path(config.output)
-    total = config.trajectory.networks * config.trajectory.matching_steps
-    continues = f"`dist-condense run {shlex.quote(str(folder / RUN_FILE))}` continues it"
+    files = RunFolder(Path(config.output))
+    continues = f"`dist-condense run {shlex.quote(str(files.config))}` continues it"
     try:
-        card = read_card(folder / "synthetic_set")
+        card = read_card(files.synthetic_set)
     except SyntheticSetError as error:
         yield f"{error}; {continues}"
         return
     if not card.complete:
-        yield f"the set in {folder} is that of matching step {card.steps} of {total} in all; {continues}"
+        yield f"the set in {files.path} is not complete, but that of step {card.steps}; {continues}"
     if not_stored(config):  # refused with all else that is wrong, by checks
         return
     try:
@@ -174,8 +174,8 @@ def _not_evaluable(config: RunConfig) -> Iterator[str]:
     except checkpoint.Damaged as error:
         yield str(error)
         return
-    if card.complete and (found is None or found.steps != total):
-        yield f"{folder / 'checkpoints'} lacks the last matching step, so the run would condense again; restore it"
+    if card.complete and (found is None or found.steps != card.steps):
+        yield f"{files.checkpoints} lacks the last step, so the run would compute it again; restore it"
     if config.evaluation.epochs == 0:
         yield "evaluation.epochs: 0 means no evaluation; give evaluation.epochs=null for the protocol's own"
 

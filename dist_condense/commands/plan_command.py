@@ -76,7 +76,12 @@ def planned(given: argparse.Namespace, config: RunConfig) -> Plan:
     load = workload_of(config, dataset)
     measured = _rates(given, config, dataset, load)
     workers, kind = max(1, config.cluster.workers), kind or measured.kind
-    cluster = Cluster(kind, _exact(config, kind), given.bandwidth * GIB, _resident(config, load, kind, workers))
+    cluster = Cluster(
+        device=kind,
+        exact=_exact(config, kind),
+        bandwidth=given.bandwidth * GIB,
+        resident=_resident(config, load, kind, workers),
+    )
     room = int(given.gpu_memory * GIB) if given.gpu_memory else machine_memory() // workers if kind == "cpu" else None
     return Plan(
         config=config,
@@ -114,13 +119,11 @@ def _settled(config: RunConfig, gpus: int | None) -> RunConfig:
     cluster = config.cluster
     workers = gpus or cluster.workers
     device = cluster.device if cluster.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    cores = torch.get_num_threads()
-    threads = cluster.threads or (cores if gpus else max(1, cores // max(1, workers)))
-    return replace(config, cluster=replace(cluster, workers=workers, device=device, threads=threads))
+    return replace(config, cluster=replace(cluster, workers=workers, device=device))
 
 
 def _exact(config: RunConfig, kind: str) -> bool:
-    given = config.cluster.reproducible
+    given = config.compute.reproducible
     return kind == "cpu" if given is None else given
 
 
@@ -142,8 +145,8 @@ def _rates(given: argparse.Namespace, config: RunConfig, dataset: Any, load: Wor
         if config.cluster.device == "cuda" and not torch.cuda.is_available():
             raise ConfigError(["cluster.device: cuda, but torch sees no GPU here; give --calibration, or set cpu"])
         terminal.say("timing steps of the config's network here: minutes on CPUs")
-        kept = replace(config.cluster, reproducible=_exact(config, config.cluster.device))
-        measured = calibrate.calibrate(replace(config, cluster=kept), dataset, load)
+        compute = replace(config.compute, reproducible=_exact(config, config.cluster.device))
+        measured = calibrate.calibrate(replace(config, compute=compute), dataset, load)
     if given.save is not None:
         measured.write(given.save)
     if problems := list(rates.lacking(measured, load.shared_steps > 0, bool(load.updates))):

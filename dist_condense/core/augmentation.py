@@ -21,7 +21,7 @@ from torch import Tensor
 CROP, CUTOUT, SCALE, DEGREES = 0.125, 0.5, 1.2, 15.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Draw:
     """Parameters of n augmentations (n = 1: one for the whole batch), first dimension n."""
 
@@ -40,14 +40,23 @@ class Draw:
         self, device: torch.device, dtype: torch.dtype, move: Callable[[Tensor, torch.device], Tensor] = Tensor.to
     ) -> Draw:
         """The draw on a device, each tensor taken there by ``move``."""
-        held: list[Tensor] = [getattr(self, f.name) for f in fields(self)]
-        return Draw(*(move(x.to(dtype) if x.is_floating_point() else x, device) for x in held))
+        return self.mapped(lambda x: move(x.to(dtype) if x.is_floating_point() else x, device))
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Draw:
+        """The draw with each tensor changed."""
+        return Draw(**{f.name: change(getattr(self, f.name)) for f in fields(self)})
 
 
 def neutral(n: int) -> Draw:
     """The draw that changes nothing."""
     zero, one = torch.zeros(n, dtype=torch.float64), torch.ones(n, dtype=torch.float64)
-    return Draw(zero, one, one, torch.eye(3, dtype=torch.float64)[:2].repeat(n, 1, 1), torch.zeros(n, 2, 2).long())
+    return Draw(
+        brightness=zero,
+        saturation=one,
+        contrast=one,
+        warp=torch.eye(3, dtype=torch.float64)[:2].repeat(n, 1, 1),
+        cut=torch.zeros(n, 2, 2).long(),
+    )
 
 
 def apply(images: Tensor, draw: Draw) -> Tensor:

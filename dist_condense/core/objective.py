@@ -11,7 +11,7 @@ Two ways to its gradient, the same number:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,7 @@ class Objective:
 
     phi: Statistic
     distance: Distance
+    _: KW_ONLY
     microbatch: int = 0
     autocast: bool = False
     compiled: bool = False

@@ -1,8 +1,14 @@
-"""How what is learnt starts: pixels as real images, or tiles of several; labels near one-hot. (Noise: the space.)"""
+"""How what is learnt starts: pixels as noise, real images, or tiles of several real images; labels near one-hot.
+
+A way in which pixels start is one line of `STARTS`.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
 
 import torch
 import torch.nn.functional as F
@@ -31,3 +37,36 @@ def mixed_tiles(images: Tensor, grid: Grid) -> Tensor:
     small = F.interpolate(images, size=tile_size(size, grid), mode="nearest")
     laid = small.unflatten(0, (-1, *grid)).permute(0, 3, 1, 4, 2, 5)  # n C row h column w
     return laid.flatten(4, 5).flatten(2, 3)[..., : size[0], : size[1]].contiguous()
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the pixels of one class can start from.
+
+    :param grid: rows and columns of the tiles of an image.
+    :param real: real images of the class, ``[ipc * PixelStart.images(grid), C, h, w]``, as pixels.
+    :param noise: draws pixels, ``[ipc, C, h, w]``.
+    """
+
+    grid: Grid
+    real: Tensor
+    noise: Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class PixelStart:
+    """A way to start.
+
+    :param images: the grid of tiles to the number of real images that one learnt image starts from.
+    :param pixels: the pixels of a class, ``[ipc, C, h, w]``.
+    """
+
+    images: Callable[[Grid], int]
+    pixels: Callable[[Material], Tensor]
+
+
+STARTS: dict[str, PixelStart] = {
+    "noise": PixelStart(lambda grid: 0, lambda given: given.noise()),
+    "real": PixelStart(lambda grid: 1, lambda given: given.real),
+    "mixed": PixelStart(prod, lambda given: mixed_tiles(given.real, given.grid)),
+}

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Selection = Callable[[str, Tensor], bool]
+Parameters = Callable[[str, Tensor], bool]
 
-SELECTIONS: dict[str, Selection] = {
+PARAMETERS: dict[str, Parameters] = {
     # DC, DSA, DCC: bias and norm give 0 in the layerwise cosine; not computing them gives the same number.
     "matrices": lambda name, parameter: parameter.ndim >= 2,
     # IDC: neither bias and norm nor the classifier.
@@ -51,7 +51,7 @@ class Statistic(Protocol):
 class Gradient:
     """Gradient of the mean cross-entropy with respect to the selected parameters (DC eq. 5, IDC eq. 3)."""
 
-    selection: Selection
+    parameters: Parameters
     batch_statistics: bool = False
     reads_labels: bool = True
 
@@ -70,7 +70,7 @@ class Gradient:
     def _parameters(self, network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Those that count and the others, detached."""
         parameters = {name: p.detach() for name, p in network.named_parameters()}
-        chosen = {name: p for name, p in parameters.items() if self.selection(name, p)}
+        chosen = {name: p for name, p in parameters.items() if self.parameters(name, p)}
         return chosen, {name: p for name, p in parameters.items() if name not in chosen}
 
 
@@ -86,6 +86,13 @@ class Embedding:
         return [embed(images).mean(0)]
 
     value = __call__
+
+
+STATISTICS: dict[str, Callable[[Parameters], Statistic]] = {
+    "gradient": Gradient,
+    "embedding": lambda parameters: Embedding(),
+}
+"""By the parameters that a gradient is taken of."""
 
 
 def _loss(

@@ -163,7 +163,7 @@ class ImageSet:
         if not self.test_split.counts:
             raise DataError([f"{self.name}: it was opened without its test images; open it with test=True."])
         streamed = StreamedImages(self.test_split, reading)
-        if reading.tier != DECODED_NOW.tier or reading.source != DECODED_NOW.source:
+        if reading.tier != DECODED_NOW.tier:
             return streamed
         images = torch.empty(len(streamed.labels), *self.shape, dtype=self.stored)
         one_pass = StreamedImages(self.test_split, replace(reading, tier="disk"))  # so that none is in memory twice

@@ -1,4 +1,4 @@
-"""Mean features of classes, for groupings that the data decide (k-means superclasses)."""
+"""Features of real images: of all images of a class, for selections; mean ones of classes, for groupings by k-means."""
 
 from __future__ import annotations
 
@@ -10,10 +10,32 @@ from torch import Tensor, nn
 
 from dist_condense.core.grouping import Partition, from_labels
 from dist_condense.data.normalise import ChannelStatistics, to_values
+from dist_condense.data.reading.read_ahead import ReadAhead
 from dist_condense.data.reading.source import ClassSource
 from dist_condense.engine.coordinator import Coordinator, Placement
 
 IMAGES = 128
+"""Images through the network at once, and images of a class that its mean feature is taken of."""
+
+
+@torch.no_grad()
+def embeddings(
+    network: nn.Module, source: ReadAhead, label: int, count: int, statistics: ChannelStatistics, placement: Placement
+) -> Tensor:
+    """Features of all ``count`` images of a class, ``[count, d]`` on the CPU, without augmentation.
+
+    Images are streamed; the features of the one class are all that stays in memory.
+
+    :param network: in evaluation mode.
+    """
+    tickets = [source.announce(label, positions) for positions in torch.arange(count).split(IMAGES)]
+    return torch.cat([_embed(network, source.redeem(x), statistics, placement).cpu() for x in tickets])
+
+
+def _embed(network: nn.Module, raw: Tensor, statistics: ChannelStatistics, placement: Placement) -> Tensor:
+    images = statistics.normalise(to_values(raw.to(placement.device), placement.dtype))
+    embedded: Tensor = network.embed(images)  # type: ignore[operator]
+    return embedded
 
 
 @torch.no_grad()
@@ -32,9 +54,8 @@ def class_features(
     width = network.embed(torch.zeros(1, *shape, device=placement.device, dtype=placement.dtype)).shape[1]  # type: ignore[operator]
     means = torch.zeros(len(counts), width, dtype=placement.dtype, device=placement.device)
     for c in labels:
-        raw = source.get(c, torch.arange(min(counts[c], IMAGES))).to(placement.device)
-        images = statistics.normalise(to_values(raw, placement.dtype))
-        means[c] = network.embed(images).mean(0)  # type: ignore[operator]
+        raw = source.get(c, torch.arange(min(counts[c], IMAGES)))
+        means[c] = _embed(network, raw, statistics, placement).mean(0)
     return coordinator.fill(means).cpu()
 
 

@@ -45,7 +45,7 @@ class Coordinator(ABC):
 
     reproducible: bool = True
     step: int | None = field(default=None, init=False)
-    """Matching steps done, where known: for messages."""
+    """Units of the procedure done, where known: for messages."""
 
     @property
     @abstractmethod
@@ -66,7 +66,7 @@ class Coordinator(ABC):
         """The values of all workers by rank, on every worker. Small ones only, of what JSON can hold."""
 
     def reached(self, step: int) -> None:
-        """So many matching steps are done."""
+        """So many units of the procedure are done."""
         self.step = step
 
     def reduced(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 
@@ -11,11 +11,11 @@ class Measured:
     """Of the run, the same on all workers but for the clock; and of one worker, since the line before."""
 
     step: int
-    """Matching steps done."""
+    """Units done."""
     planned: int
-    """Matching steps of the whole run."""
-    loss: float
-    """Matching loss of this step, summed over all classes."""
+    """Units of the whole run."""
+    measures: Mapping[str, float]
+    """Of the last unit, added up over all workers; see :meth:`dist_condense.engine.procedure.Procedure.measures`."""
     seconds: float
     steps_per_second: float
     waited: float

@@ -17,8 +17,6 @@ from dist_condense.engine.errors import RunFailed
 from dist_condense.engine.exchange import all_gather
 from dist_condense.system.background import Background
 
-RESTARTS = "restarts.log"
-"""In the run's folder: why its worker groups failed, a line each."""
 TIMEOUT = 600.0
 """Seconds that a collective waits, where nothing else is said."""
 SHORTEST, LONGEST = 2.0, 30.0
@@ -95,7 +93,7 @@ class RollCall:
         return set(here) if answered.is_set() or self.rank == 0 else everybody - {0}  # the store is in rank 0's process
 
     def _told(self, error: RuntimeError) -> str:
-        when = "" if self.step is None else f" after matching step {self.step}"
+        when = "" if self.step is None else f" after step {self.step}"
         seen = f"(worker {self.rank} on {self.hosts[self.rank]} saw: {_brief(str(error))})"
         if not (missing := self.missing()):
             return f"the connection between workers broke{when}, although all of them still answer {seen}"

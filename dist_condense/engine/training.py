@@ -13,6 +13,7 @@ from dist_condense.core.augmentation import Strategy
 from dist_condense.core.cutmix import CutMix
 from dist_condense.engine.batches import Batch
 from dist_condense.engine.coordinator import Coordinator, Placement
+from dist_condense.engine.slices import Division
 from dist_condense.system.transfer import to_device
 
 
@@ -31,8 +32,8 @@ class TrainingRecipe:
 class NetworkTrainer:
     """Trains theta; all workers hold the same theta before and after.
 
-    A batch is cut into ``slices`` units; worker r computes the slices v with v % workers == r and the gradients are
-    summed over slices. The result depends on ``slices``, not on who computes them.
+    A batch is cut into ``slices`` units and gradients are summed over them. The result depends on ``slices``, not on
+    who computes them (:class:`Division`).
     """
 
     recipe: TrainingRecipe
@@ -42,6 +43,10 @@ class NetworkTrainer:
     slices: int
     autocast: bool = False
     compiled: bool = False
+    division: Division = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "division", Division(self.coordinator, self.slices))
 
     def optimiser(self, network: nn.Module) -> torch.optim.SGD:
         """A fresh optimiser."""
@@ -62,9 +67,9 @@ class NetworkTrainer:
         for u, (images, labels) in enumerate(batches, first):
             images, mix = self._augment(images, *key, u)
             self._gradients(network, forward, images, labels, mix, *key, u)
-            self._share_buffers(network)
             optimiser.step()
             yield u + 1
+        self.division.settle(_held(network, optimiser))
         network.eval()
 
     def _augment(self, images: Tensor, *key: int) -> tuple[Tensor, CutMix]:
@@ -88,33 +93,24 @@ class NetworkTrainer:
     ) -> None:
         parameters = list(network.parameters())
         partner_labels = labels[mix.partner]
-        parts = []
         device = images.device
-        for v, rows in self._own_slices(len(labels)):
+
+        def gradient(v: int, rows: slice) -> Tensor:
             keyed = randomness.layers_keyed(device, self.seed, "training layers", *key, v)
             with keyed, torch.autocast(device.type, torch.bfloat16, enabled=self.autocast):
                 logits = forward(images[rows])
             loss = cutmix.mixed_loss(logits.to(images.dtype), labels[rows], partner_labels[rows], mix.weight)
-            gradients = torch.autograd.grad(loss.sum() / len(labels), parameters)
-            parts.append((0, torch.cat([g.flatten() for g in gradients])))
-        length = sum(p.numel() for p in parameters)
-        total = torch.zeros(1, length, dtype=self.placement.dtype, device=self.placement.device)
-        summed = self.coordinator.sum(parts, total, terms=self.slices)[0]
-        for p, g in zip(parameters, summed.split([p.numel() for p in parameters]), strict=True):
+            return torch.cat([g.flatten() for g in torch.autograd.grad(loss.sum() / len(labels), parameters)])
+
+        sizes = [p.numel() for p in parameters]
+        total = torch.zeros(1, sum(sizes), dtype=self.placement.dtype, device=self.placement.device)
+        summed = self.division.sum(len(labels), gradient, total)
+        for p, g in zip(parameters, summed.split(sizes), strict=True):
             p.grad = g.view_as(p)
 
-    def _own_slices(self, batch: int) -> list[tuple[int, slice]]:
-        """Number and rows of each that this worker computes."""
-        cuts = [batch * v // self.slices for v in range(self.slices + 1)]
-        own = range(self.coordinator.rank, self.slices, self.coordinator.size)
-        return [(v, slice(cuts[v], cuts[v + 1])) for v in own if cuts[v] < cuts[v + 1]]
 
-    def _share_buffers(self, network: nn.Module) -> None:
-        """Running statistics of BatchNorm are those of the worker that computed the only slice."""
-        buffers = [b for b in network.buffers() if b.is_floating_point()]
-        if not buffers or self.coordinator.size == 1:
-            return
-        flat = torch.cat([b.flatten() for b in buffers]) * (self.coordinator.rank == 0)
-        parts = self.coordinator.fill(flat).split([b.numel() for b in buffers])
-        for buffer, part in zip(buffers, parts, strict=True):
-            buffer.copy_(part.view_as(buffer))
+def _held(network: nn.Module, optimiser: torch.optim.SGD) -> list[Tensor]:
+    """Weights, running statistics and momentum."""
+    momentum = [state.get("momentum_buffer") for state in optimiser.state.values()]
+    tensors = [*network.state_dict().values(), *(x for x in momentum if x is not None)]
+    return [x for x in tensors if x.is_floating_point()]

@@ -16,6 +16,7 @@ from dist_condense.core import randomness
 from dist_condense.engine.batches import Batch, Batches, RealBatches
 from dist_condense.engine.coordinator import Coordinator
 from dist_condense.engine.errors import RunFailed
+from dist_condense.engine.procedure import Kind, kind_of
 from dist_condense.engine.training import NetworkTrainer
 from dist_condense.system.remote import Away
 from dist_condense.system.storage import Storage
@@ -188,6 +189,12 @@ def fill(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
             f"the stored weights of theta are not those of this network ({reason}): another version of this package "
             "began the run; finish it with that version, or give another output"
         ) from error
+
+
+def theta_tensors(network: nn.Module) -> tuple[dict[str, Kind], dict[str, Kind]]:
+    """What :meth:`Trajectory.state_dict` has: theta; and momentum, which is there once theta has been updated."""
+    theta = {f"network.{name}": kind_of(x) for name, x in network.state_dict().items()}
+    return theta, {f"momentum.{i}": kind_of(x) for i, x in enumerate(network.parameters())}
 
 
 def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from dist_condense import networks
@@ -18,6 +17,7 @@ from dist_condense.evaluation.protocols import protocol
 from dist_condense.evaluation.rows import Key, Row, append_csv, read_csv
 from dist_condense.evaluation.training import Images, train_and_test
 from dist_condense.system.memory import keep_freed_memory
+from dist_condense.system.processor import on_threads
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class TrainingSet:
 
     images: Tensor
     labels: Tensor
+    _: KW_ONLY
     epochs: int | None = None
     """E; None: the protocol's own."""
     draws: int = 1
@@ -85,7 +86,7 @@ class TrainingSet:
         return lambda positions: statistics.normalise(to_values(self.images[positions].to(device)))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Evaluation:
     """What all trials share."""
 
@@ -105,7 +106,7 @@ class Evaluation:
         epochs = chosen.epochs
         if epochs is None:
             epochs = protocol(self.protocol).epochs_for(chosen.labels, trial.architecture, chosen.tiles)
-        return trial.set, self.protocol, trial.architecture, trial.seed, epochs
+        return Key(trial.set, protocol=self.protocol, architecture=trial.architecture, seed=trial.seed, epochs=epochs)
 
 
 def run_trial(trial: Trial, evaluation: Evaluation) -> Row:
@@ -124,15 +125,15 @@ def run_trial(trial: Trial, evaluation: Evaluation) -> Row:
     score = train_and_test(
         chosen.batches(evaluation.statistics, evaluation.device),
         chosen.labels,
-        evaluation.test,
-        evaluation.statistics,
-        network,
-        protocol(evaluation.protocol, evaluation.flip),
-        trial.seed,
-        epochs=key[-1],
+        test=evaluation.test,
+        statistics=evaluation.statistics,
+        network=network,
+        protocol=protocol(evaluation.protocol, evaluation.flip),
+        seed=trial.seed,
+        epochs=key.epochs,
         device=evaluation.device,
     )
-    return Row(*key, score.top1_last, score.top1_best)
+    return Row(**key._asdict(), top1_last=score.top1_last, top1_best=score.top1_best)
 
 
 Runner = Callable[[Sequence[Trial], Evaluation, Callable[[Row], None]], object]
@@ -147,7 +148,7 @@ def in_process(
     :param threads: of torch on the CPU meanwhile; None: as they are.
     """
     reasons: dict[Trial, str] = {}
-    with _on_threads(threads or torch.get_num_threads()):
+    with on_threads(threads):
         for trial in todo:
             try:
                 row = run_trial(trial, evaluation)
@@ -157,16 +158,6 @@ def in_process(
                 on_result(row)
     if reasons:
         raise TrialFailed.of(reasons, len(todo))
-
-
-@contextmanager
-def _on_threads(threads: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def evaluate(

@@ -25,7 +25,7 @@ ATTEMPTS = 10
 """Crops drawn per image before the whole image is taken (torchvision's RandomResizedCrop)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ImagenetAugmentation:
     """The published strengths."""
 

@@ -68,7 +68,7 @@ def two_drops(epoch: int, epochs: int) -> float:
     return float(0.2**drops)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Protocol:
     """SGD on the cross-entropy, shuffled, the incomplete batch of an epoch kept."""
 
@@ -118,15 +118,24 @@ DSA = Strategy(one_of=("color", "crop", "cutout", "flip", "scale", "rotate"))
 IDC = Strategy(always=("flip", "color"), one_of=("crop", "scale", "rotate"))
 IDC_CUTOUT = Strategy(always=("color", "cutout"), one_of=IDC.one_of)
 
-_DC = Protocol(0.01, 0.9, 5e-4, 256, three_hundred, one_drop, reset_momentum=True, extra_epochs=1)
+_DC = Protocol(
+    lr=0.01,
+    momentum=0.9,
+    weight_decay=5e-4,
+    batch=256,
+    epochs=three_hundred,
+    schedule=one_drop,
+    reset_momentum=True,
+    extra_epochs=1,
+)
 _DSA = replace(_DC, epochs=thousand, augmentation=ByStrategy(DSA))
 _IDC = Protocol(
-    0.01,
-    0.9,
-    5e-4,
-    64,
-    thousand,
-    two_drops,
+    lr=0.01,
+    momentum=0.9,
+    weight_decay=5e-4,
+    batch=64,
+    epochs=thousand,
+    schedule=two_drops,
     augmentation=ByStrategy(IDC),
     cutmix=0.5,
     evaluations=4,
@@ -142,7 +151,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
     "dsa": _DSA,
     "dm": _DSA,
     "idc": _IDC,
-    "idc_mnist_factor2": replace(_IDC, augmentation=ByStrategy(IDC.without("flip")), cutmix=0.0),
+    "idc_mnist_factor2": replace(_IDC, cutmix=0.0),
     "idc_svhn_ipc1": replace(_IDC, augmentation=ByStrategy(IDC_CUTOUT), cutmix=0.0),
     "idc_speech": replace(_IDC, augmentation=Nothing(), cutmix=0.0),
     "idc_imagenet": _IMAGENET,

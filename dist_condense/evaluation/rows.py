@@ -8,11 +8,22 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import NamedTuple
 
 from dist_condense.system.files import write_atomically
 
 
-@dataclass(frozen=True)
+class Key(NamedTuple):
+    """What makes two rows the same trial."""
+
+    set: str
+    protocol: str
+    architecture: str
+    seed: int
+    epochs: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """A network trained on a set and tested; the columns of evaluation.csv, in this order."""
 
@@ -29,16 +40,14 @@ class Row:
 
     @property
     def key(self) -> Key:
-        """What makes it the same run."""
-        return self.set, self.protocol, self.architecture, self.seed, self.epochs
+        """The trial."""
+        return Key(*(getattr(self, name) for name in Key._fields))
 
 
 class RowsError(ValueError):
     """A file that does not hold rows; the message says where and what to do."""
 
 
-EVALUATION = "evaluation.csv"
-Key = tuple[str, str, str, int, int]
 COLUMNS = tuple(field.name for field in fields(Row))
 
 
@@ -90,13 +99,13 @@ def _row(line: Mapping[str | None, str | None]) -> Row:
         raise ValueError(f"not {len(COLUMNS)} values")
     cells = {str(key): str(value) for key, value in line.items()}
     return Row(
-        cells["set"],
-        cells["protocol"],
-        cells["architecture"],
-        int(cells["seed"]),
-        int(cells["epochs"]),
-        _percent(cells["top1_last"]),
-        _percent(cells["top1_best"]) if cells["top1_best"] else None,
+        set=cells["set"],
+        protocol=cells["protocol"],
+        architecture=cells["architecture"],
+        seed=int(cells["seed"]),
+        epochs=int(cells["epochs"]),
+        top1_last=_percent(cells["top1_last"]),
+        top1_best=_percent(cells["top1_best"]) if cells["top1_best"] else None,
     )
 
 

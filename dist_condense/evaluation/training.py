@@ -38,6 +38,7 @@ class Score:
 def train_and_test(
     images: Images,
     labels: Tensor,
+    *,
     test: TestImages,
     statistics: ChannelStatistics,
     network: nn.Module,
@@ -57,7 +58,15 @@ def train_and_test(
     if epochs < 1:
         raise ValueError(f"train_and_test: {epochs} epochs; give at least 1, or None for the protocol's own.")
     network.to(device)
-    course = Course(network, protocol, images, labels, statistics, seed, torch.device(device))
+    course = Course(
+        network=network,
+        protocol=protocol,
+        images=images,
+        labels=labels,
+        statistics=statistics,
+        seed=seed,
+        device=torch.device(device),
+    )
     total = epochs + protocol.extra_epochs
     tested_after = {total * i // protocol.evaluations for i in range(1, protocol.evaluations + 1)}
     scores = []
@@ -75,6 +84,7 @@ class Course:
 
     def __init__(
         self,
+        *,
         network: nn.Module,
         protocol: Protocol,
         images: Images,

@@ -1,8 +1,8 @@
 """Checkpoints keyed by class, never by worker; one is there once its manifest is, which is written last.
 
-``step_00000120_00000000/`` (matching steps, then updates of theta towards the next one) holds
-``classes_R.safetensors`` (one per worker that owns classes: their pixels and momentum), ``shared.safetensors`` (theta
-and its optimiser, the same on every worker) and ``manifest.json``, which has the size and hash of each.
+``step_00000120_00000000/`` (units of the procedure, then updates inside the next one) holds
+``classes_R.safetensors`` (one per worker that owns classes: their state), ``shared.safetensors`` (state that is the
+same on every worker) and ``manifest.json``, which has the size and hash of each.
 """
 
 from __future__ import annotations
@@ -10,18 +10,19 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from hashlib import sha256
-from typing import Any, TypeVar, get_origin, get_type_hints
+from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from dist_condense.data.shards.manifest import HASH
+from dist_condense.engine.procedure import Kind
+from dist_condense.system import records
+from dist_condense.system.conversion import NonNegative, Sha256
 from dist_condense.system.remote import Away
 from dist_condense.system.storage import Storage
 
@@ -32,11 +33,6 @@ NAME = re.compile(r"step_[0-9]{8,}_[0-9]{8,}")
 """Of a checkpoint's folder."""
 FILE = re.compile(r"shared\.safetensors|classes_(0|[1-9][0-9]*)\.safetensors")
 """Of the files that a manifest can name."""
-DEPTH = 8
-"""Lists within each other in an identity; a config's have two at most."""
-Record = TypeVar("Record")
-Kind = tuple[torch.dtype, tuple[int, ...]]
-"""Type and shape of a tensor."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +40,9 @@ class Entry:
     """A file of a checkpoint."""
 
     name: str
-    bytes: int
-    sha256: str
-    labels: tuple[int, ...] = ()
+    bytes: NonNegative
+    sha256: Sha256
+    labels: tuple[NonNegative, ...] = ()
     """The classes in it."""
 
 
@@ -54,10 +50,10 @@ class Entry:
 class State:
     """What a checkpoint says of itself."""
 
-    steps: int
-    """Matching steps done."""
-    updates: int
-    """Updates of theta done since, on the way to the next one (training or pre-training)."""
+    steps: NonNegative
+    """Units of the procedure done."""
+    updates: NonNegative
+    """Updates done since, inside the next one (training or pre-training of theta)."""
     identity: dict[str, Any]
     """All that changes the result: ``config`` by dotted key, ``data``: digest."""
     tracking_run: str | None
@@ -83,11 +79,11 @@ class Checkpoint:
 
     @property
     def steps(self) -> int:
-        """Matching steps done."""
+        """Units of the procedure done."""
         return self.state.steps
 
     def classes(self, labels: Iterable[int] | None = None) -> dict[str, Tensor]:
-        """``NAME.LABEL`` of these classes (of all): what is learnt and its momentum; files without any are not read."""
+        """The state, by ``NAME.LABEL``, of these classes (of all); files without any are not read."""
         wanted = None if labels is None else set(labels)
         owned = [entry for entry in self.entries if entry.labels]
         read = [entry for entry in owned if wanted is None or wanted & set(entry.labels)]
@@ -199,65 +195,39 @@ def opened(store: Storage, name: str) -> Checkpoint:
     :raises Damaged: another format, other keys or types, names of files that :class:`CheckpointWriter` does not write,
         a name of the folder that is not that of its progress.
     """
-    data = store.read(f"{name}/{MANIFEST}")
+    data, where = store.read(f"{name}/{MANIFEST}"), f"{store}/{name}/{MANIFEST} is damaged"
     try:
-        content = json.loads(data)
-        if content.pop(SEAL) != _seal(content):
-            raise ValueError("it was changed")
-        if content.pop("format") != FORMAT:
-            raise ValueError(f"its format is not {FORMAT!r}")
+        content = records.made(dict[str, Any], records.parsed(data, where), where)
+        if content.pop(SEAL, None) != _seal(content):
+            raise ValueError(f"{where}: it was changed")
+        if content.pop("format", None) != FORMAT:
+            raise ValueError(f"{where}: its format is not {FORMAT!r}")
         content.pop("metrics_bytes", None)  # of manifests written before 2026-11-26
-        entries = tuple(entry_from(values) for values in content.pop("files"))
-        state = _record(State, content)
-        _check(name, state, entries)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise Damaged(f"{store}/{name}/{MANIFEST} is damaged ({type(error).__name__}: {error})") from error
+        files = {"files": content.pop("files", None)}
+        entries = records.made(dict[str, tuple[Entry, ...]], files, where)["files"]
+        state = records.made(State, content, where)
+        if problem := next(_problems(name, state, entries), None):
+            raise ValueError(f"{where}: {problem}")
+    except ValueError as error:
+        raise Damaged(str(error)) from error
     return Checkpoint(store, name, state, entries)
 
 
-def _check(name: str, state: State, entries: Sequence[Entry]) -> None:
-    """Raises ValueError."""
-    if min(state.steps, state.updates) < 0 or name != name_of(state.steps, state.updates):
-        raise ValueError(f"it is that of {name_of(state.steps, state.updates)}; give the folder its name again")
+def _problems(name: str, state: State, entries: Sequence[Entry]) -> Iterator[str]:
+    """Of values that fit their types one by one, but not a checkpoint of this name."""
+    if name != name_of(state.steps, state.updates):
+        yield f"it is that of {name_of(state.steps, state.updates)}; give the folder its name again"
     times = Counter(entry.name for entry in entries)
     for entry in entries:
         if not FILE.fullmatch(entry.name):
-            raise ValueError(f"it names the file {entry.name!r:.80}, and no checkpoint has one")
+            yield f"it names the file {entry.name!r:.80}, and no checkpoint has one"
         if times[entry.name] > 1:
-            raise ValueError(f"it names {entry.name} {times[entry.name]} times")
-        if entry.bytes < 0 or not HASH.fullmatch(entry.sha256):
-            raise ValueError(f"size or sha256 of {entry.name} is none")
+            yield f"it names {entry.name} {times[entry.name]} times"
     if SHARED not in times:
-        raise ValueError(f"it does not name {SHARED}")
+        yield f"it does not name {SHARED}"
     for entry in entries:
         if bool(entry.labels) == (entry.name == SHARED):
-            raise ValueError(f"{entry.name} has {len(entry.labels)} labels; each classes file has some, {SHARED} none")
-    if _deeper(state.identity, DEPTH):
-        raise ValueError(f"its identity is nested more than {DEPTH} deep")
-
-
-def _deeper(value: Any, levels: int) -> bool:
-    """Whether lists and dicts lie within each other on more levels than these."""
-    if not isinstance(value, dict | list):
-        return False
-    return levels < 0 or any(_deeper(x, levels - 1) for x in (value.values() if isinstance(value, dict) else value))
-
-
-def entry_from(values: Mapping[str, Any]) -> Entry:
-    """From its keys and values, as of JSON. Raises ValueError, TypeError, KeyError."""
-    labels = values["labels"]
-    if not isinstance(labels, list | tuple) or not all(type(label) is int and label >= 0 for label in labels):
-        raise ValueError(f"the labels of {values.get('name')!r:.80} are no list of numbers")
-    return _record(Entry, {**values, "labels": tuple(labels)})
-
-
-def _record(kind: Callable[..., Record], values: Mapping[str, Any]) -> Record:
-    """A flat dataclass with values of its types. Raises ValueError, TypeError."""
-    for key, hint in get_type_hints(kind).items():
-        wanted = get_origin(hint) if get_origin(hint) in (dict, tuple) else hint
-        if key in values and (isinstance(values[key], bool) or not isinstance(values[key], wanted)):
-            raise ValueError(f"{key} is {values[key]!r:.80}, of another type than it must be")
-    return kind(**values)
+            yield f"{entry.name} has {len(entry.labels)} labels; each classes file has some, {SHARED} none"
 
 
 def _seal(content: dict[str, Any]) -> str:

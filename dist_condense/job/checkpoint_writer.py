@@ -13,7 +13,8 @@ from torch import Tensor
 from dist_condense.engine.coordinator import Coordinator
 from dist_condense.engine.errors import RunFailed
 from dist_condense.job import checkpoint
-from dist_condense.job.checkpoint import SHARED, Entry, State, entry_from, entry_of, name_of
+from dist_condense.job.checkpoint import SHARED, Entry, State, entry_of, name_of
+from dist_condense.system import records
 from dist_condense.system.background import Background
 from dist_condense.system.storage import Storage
 
@@ -40,7 +41,7 @@ class CheckpointWriter:
     def begin(self, state: State, own: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> None:
         """Write these tensors, which nobody changes any more; waits for the checkpoint before.
 
-        :param own: ``NAME.LABEL`` of the owned classes: what is learnt, and its momentum.
+        :param own: state of the owned classes, by ``NAME.LABEL``.
         :param shared: of rank 0; the others' is not looked at.
         """
         self.wait()
@@ -71,7 +72,8 @@ class CheckpointWriter:
         answers = self.coordinator.gather({"written": [asdict(entry) for entry in written], "problem": problem})
         problem = next((answer["problem"] for answer in answers if answer["problem"]), None)
         if problem is None and self.coordinator.rank == 0:
-            problem = self._commit(state, [entry_from(entry) for answer in answers for entry in answer["written"]])
+            entries = [entry for answer in answers for entry in answer["written"]]
+            problem = self._commit(state, records.made(list[Entry], entries, "what the workers have written"))
         self.problem = next((text for text in self.coordinator.gather(problem) if text), None)
 
     def _put(self, state: State, files: Mapping[str, Mapping[str, Tensor]], written: list[Entry]) -> str | None:
@@ -86,7 +88,7 @@ class CheckpointWriter:
                 return str(error)
             except OSError as error:
                 return self._told(f"{self.store}/{folder}/{name}", error)
-            labels = {int(key.rsplit(".", 1)[1]) for key in tensors if key.startswith("pixels.")}
+            labels = {int(key.rsplit(".", 1)[1]) for key in tensors if name != SHARED}
             written.append(entry_of(name, data, sorted(labels)))
         return None
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dist_condense.engine.errors import RunFailed
+from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system import terminal
 from dist_condense.system.files import write_atomically
 
-OWNER, LOCK = "owner", ".owner.lock"
 PATIENCE, LOOK = 60.0, 0.05
 """Seconds that a new start waits for the writes of an earlier one, and between two looks."""
 
@@ -58,11 +58,11 @@ class Claim:
     def take(self) -> None:
         """Own the folder, which is made where it is missing. Returns when no earlier start writes in it any more."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.folder / OWNER, self.owner.encode())
+        write_atomically(RunFolder(self.folder).owner, self.owner.encode())
         deadline = time.monotonic() + PATIENCE
         while not self._is_quiet():
             if time.monotonic() > deadline:
-                held = f"an earlier start has held {self.folder / LOCK} for {PATIENCE:.0f} s"
+                held = f"an earlier start has held {RunFolder(self.folder).lock} for {PATIENCE:.0f} s"
                 terminal.say(f"note: {held}; this one goes on without waiting for it")
                 return
             time.sleep(LOOK)
@@ -78,7 +78,7 @@ class Claim:
     @contextmanager
     def writing(self) -> Iterator[None]:
         """While it is entered no other start begins to write. Raises RunFailed where one has taken the folder over."""
-        lock = _opened(self.folder / LOCK)
+        lock = _opened(RunFolder(self.folder).lock)
         try:
             _flock(lock, fcntl.LOCK_SH)
             self.check()
@@ -87,7 +87,7 @@ class Claim:
             _close(lock)
 
     def _is_quiet(self) -> bool:
-        lock = _opened(self.folder / LOCK)
+        lock = _opened(RunFolder(self.folder).lock)
         try:
             return _flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         finally:
@@ -95,7 +95,7 @@ class Claim:
 
 
 def _owner(folder: Path) -> str:
-    file = folder / OWNER
+    file = RunFolder(folder).owner
     return file.read_text() if file.exists() else ""
 
 

@@ -1,4 +1,4 @@
-"""One run from its config to its report, in the driver: what is condensed where is decided here, once."""
+"""One run in the driver, from its config to its report: check, compute on the workers, export, evaluate, report."""
 
 from __future__ import annotations
 
@@ -9,47 +9,38 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from dist_condense.core import randomness
-from dist_condense.data import ClassSource, ImageSet, Reading
-from dist_condense.data.reading.tiers import FILES, Choice, gib
+from dist_condense.data import ImageSet
+from dist_condense.data.reading.tiers import RAW, Choice, gib
 from dist_condense.engine.coordinator import LocalCoordinator
 from dist_condense.engine.errors import RunFailed
-from dist_condense.engine.roll_call import RESTARTS
-from dist_condense.evaluation.baselines import random_sets
-from dist_condense.evaluation.evaluate import Evaluation, Runner, TrainingSet, TrialFailed, evaluate, in_process, trials
-from dist_condense.evaluation.protocols import protocol
-from dist_condense.evaluation.rows import EVALUATION, Row, read_csv
+from dist_condense.engine.procedure import Outline
+from dist_condense.evaluation.evaluate import TrialFailed
+from dist_condense.evaluation.rows import Row, read_csv
 from dist_condense.job import checkpoint, logs, preflight, resume, worker
 from dist_condense.job.checkpoint import Checkpoint
 from dist_condense.job.claim import Claim
+from dist_condense.job.comparing import Comparison
+from dist_condense.job.exporting import export, has_complete_set
 from dist_condense.job.stop import Stop, Terminated
-from dist_condense.result.metrics_file import METRICS, Entry
+from dist_condense.result.metrics_file import Entry
 from dist_condense.result.progress import Follower, Notes, Progress
 from dist_condense.result.report import environment, summary_table, write_report
-from dist_condense.result.synthetic_set import (
-    Card,
-    CardClass,
-    SyntheticSetError,
-    form_of,
-    load_set,
-    read_card,
-    write_set,
-)
+from dist_condense.result.synthetic_set import PREVIEW, SyntheticSetError
 from dist_condense.result.tags import tags_of
 from dist_condense.result.tracking import Tracker
-from dist_condense.settings import assembly
+from dist_condense.settings import assembly, procedures
 from dist_condense.settings.config import RunConfig, to_dict, to_yaml
 from dist_condense.settings.resolve import absolute_paths, resolved
+from dist_condense.settings.run_folder import RunFolder
 from dist_condense.settings.tracking_address import resolve_uri
 from dist_condense.system import signals, terminal
 from dist_condense.system.files import write_atomically
 
-SET = "synthetic_set"
 log = logging.getLogger(__name__)
 
 
@@ -75,15 +66,20 @@ class Job:
         """The run's folder."""
         return Path(self.config.output)
 
+    @property
+    def files(self) -> RunFolder:
+        """The files in it."""
+        return RunFolder(self.folder)
+
     @functools.cached_property
     def claim(self) -> Claim:
-        """Of this start to the folder; what another start may write too is written by it."""
+        """The claim of this start to the folder; shared records are written under it."""
         return Claim.new(self.folder)
 
     @property
     def images(self) -> str:
-        """Where the workers have the real images from, for a person."""
-        if self.config.data.source == FILES:
+        """Where the workers read the real images, in words."""
+        if self.config.data.tier != RAW:
             return str(self.keeping)
         raw = gib(sum(self.dataset.decoded_bytes(self.dataset.counts)))
         return f"by FFCV: {raw} raw at {self.config.dataset.root}, kept by the system's page cache alone"
@@ -97,13 +93,15 @@ class Job:
         dataset, remarks = preflight.check(config)  # as given: a submitted job may not have a relative output
         config = absolute_paths(config)
         start = resume.found(config, how)
-        preflight.ask(config, start.steps if start else 0)
+        outline = procedures.outline_of(config, dataset)
+        preflight.ask(config, start is not None and start.steps == outline.units.total)
         if start is None:
             preflight.headers(config, dataset, terminal.say)
         config, keeping = resolved(config, dataset, start.state.identity if start else preflight.earlier(config))
         dataset = assembly.settled(config, dataset)
         resume.check(config, dataset, start)
-        return cls(config, dataset, [*remarks, *_other_machine(start, config)], keeping, start)
+        remarks += [*_idle_cores(config), *_other_machine(start, config)]
+        return cls(config, dataset, remarks, keeping, start)
 
     def run(self) -> None:
         """Condense, evaluate, report; a finished part is not done again. Raises RunFailed."""
@@ -127,9 +125,14 @@ class Job:
             if tracker.remedy is not None:
                 terminal.say(f"tracking is not complete; {tracker.remedy}")
 
-    @property
-    def _total(self) -> int:
-        return self.config.trajectory.networks * self.config.trajectory.matching_steps
+    @functools.cached_property
+    def outline(self) -> Outline:
+        """The outline of the procedure."""
+        return procedures.outline_of(self.config, self.dataset)
+
+    def _after(self, done: int) -> str:
+        """``matching step 3 of 20``."""
+        return f"{self.outline.units.name} {done} of {self.outline.units.total}"
 
     def where_it_continues(self) -> str:
         """What the same command would do now."""
@@ -139,19 +142,20 @@ class Job:
             return "the same command continues from the newest checkpoint once the store answers"
         if found is None:
             return "no checkpoint was due yet (tracking.checkpoint_minutes), so the same command starts over"
-        if found.steps == self._total and self._has_complete_set():
-            return f"the set is complete; the same command trains the networks that have no row in {EVALUATION}"
-        return f"the same command continues after matching step {found.steps}"
+        if found.steps == self.outline.units.total and has_complete_set(self.folder):
+            rows = RunFolder.evaluation.name
+            return f"the set is complete; the same command trains the networks that have no row in {rows}"
+        return f"the same command continues after {self.outline.units.name} {found.steps}"
 
     # --- condensation ---------------------------------------------------------------------------------------------
 
     def _condense(self, tracker: Tracker) -> None:
-        found, total = self.start, self._total
-        if found and found.steps == total and self._has_complete_set():
-            terminal.say(f"condensation is complete ({total} matching steps); {self.folder / SET} is kept")
+        found, units = self.start, self.outline.units
+        if found and found.steps == units.total and has_complete_set(self.folder):
+            terminal.say(f"the set is complete after {units.name} {units.total}; {self.files.synthetic_set} is kept")
             return
         if found:
-            terminal.say(f"resuming after matching step {found.steps} of {total} in all")
+            terminal.say(f"resuming after {self._after(found.steps)} in all")
         try:
             with self._following(tracker), Stop(self.folder) as stop:
                 self._workers()
@@ -159,61 +163,55 @@ class Job:
             self.claim.check()
             raise RunFailed(*terminal.lines_of(error), self._kept()) from error
         done = self._export()
-        log.info("the set of matching step %d of %d is written", done, total)
-        if done < total or stop.by is not None:
-            raise _unfinished(stop, done, total)
-        tracker.log_artifacts(self.folder / SET)
+        log.info("the set of %s is written", self._after(done))
+        if done < units.total or stop.by is not None:
+            raise _unfinished(stop, self._after(done))
+        tracker.log_artifacts(self.files.synthetic_set)
 
     def _kept(self) -> str:
-        """What a run that failed leaves; its last checkpoint becomes the set where the disk has room."""
+        """Export the last checkpoint of a failed run where the disk has room; a sentence about what is kept."""
         try:
             steps = self._export()
         except (SyntheticSetError, OSError) as error:
             return f"{error}; {self.where_it_continues()}"
         if steps == 0:
             return "no set was finished before; nothing was overwritten"
-        return f"the set of matching step {steps} is kept in {self.folder / SET}; the same command continues from there"
-
-    def _has_complete_set(self) -> bool:
-        try:
-            return read_card(self.folder / SET).complete
-        except SyntheticSetError:
-            return False
+        name = f"{self.outline.units.name} {steps}"
+        return f"the set of {name} is kept in {self.files.synthetic_set}; the same command continues from there"
 
     def _workers(self) -> None:
-        cluster = self.config.cluster
+        cluster, compute = self.config.cluster, self.config.compute
         if cluster.workers == 0:
-            alone = LocalCoordinator(bool(cluster.reproducible))
+            alone = LocalCoordinator(bool(compute.reproducible))
             worker.work(self.config, alone, torch.device(cluster.device), claim=self.claim)
             return
         from dist_condense.engine.ray.group import Group, launch
 
         group = Group(
             cluster.workers,
-            cluster.threads or 1,
+            compute.threads or 1,
             cluster.device == "cuda",
-            bool(cluster.reproducible),
+            bool(compute.reproducible),
             cluster.max_failures,
             cluster.timeout,
             cluster.min_workers,
         )
-        launch(functools.partial(worker.work, claim=self.claim), self.config, group, self.folder)
+        launch(functools.partial(worker.work, claim=self.claim), self.config, group, self.folder, self.files.restarts)
 
     @contextmanager
     def _following(self, tracker: Tracker) -> Iterator[None]:
-        """Progress and MLflow live on what the workers write; so does a person on why a group is started again."""
-        schedule = self.config.trajectory
+        """Follow metrics.jsonl for progress and MLflow, and the notes on restarts of the worker group."""
 
         def send(entries: Sequence[Entry]) -> None:
             if not self.claim.lost:  # looked at after the lines were read, so all of them are this start's
                 tracker.log_metrics(entries)
 
-        with Progress(schedule.networks, schedule.matching_steps) as progress:
-            metrics = self.folder / METRICS
+        with Progress(self.outline.units) as progress:
+            metrics = self.files.metrics
             # What an earlier start left beyond its checkpoint is done again; a person would take its lines for now.
             followers = [Follower(metrics, send), Follower(metrics, progress, skip=True)]
             if self.config.cluster.max_failures:
-                followers.append(Notes(self.folder / RESTARTS, _tell_failure))
+                followers.append(Notes(self.files.restarts, _tell_failure))
             for follower in followers:
                 follower.start()
             try:
@@ -223,34 +221,8 @@ class Job:
                     follower.stop()
 
     def _export(self) -> int:
-        """Write the synthetic set of the newest checkpoint; the number of its steps (0: none yet)."""
-        found = checkpoint.newest(assembly.storage_of(self.config))
-        if found is None:
-            return 0
-        state, classes = found.classes(), len(self.dataset.classes)
-        pixels = torch.cat([state[f"pixels.{c}"] for c in range(classes)])
-        labels = torch.arange(classes).repeat_interleave(self.config.ipc)
-        if self.config.method.label_lr is not None:
-            labels = torch.cat([state[f"labels.{c}"] for c in range(classes)]).float().softmax(1)
-        with self.claim.writing():
-            write_set(self.folder / SET, pixels.float(), labels, self._card(found.steps))
-        return found.steps
-
-    def _card(self, steps: int) -> Card:
-        config, dataset = self.config, self.dataset
-        return Card(
-            method=config.method.name,
-            dataset=dataset.family,
-            classes=[CardClass(label, c.name, c.wnid) for label, c in enumerate(dataset.classes)],
-            ipc=config.ipc,
-            **form_of(assembly.space_of(config, dataset), dataset.shape, assembly.parameterisation_of(config)),
-            seed=config.seed,
-            networks_done=steps // config.trajectory.matching_steps,
-            networks_total=config.trajectory.networks,
-            matching_steps=config.trajectory.matching_steps,
-            steps=steps,
-            complete=steps == self._total,
-        )
+        """Write the set of the newest checkpoint; the number of its units."""
+        return export(self.config, self.dataset, self.outline, self.claim)
 
     # --- evaluation -----------------------------------------------------------------------------------------------
 
@@ -258,59 +230,32 @@ class Job:
         if self.config.evaluation.epochs == 0:
             return []
         try:
-            rows = self._trained()
+            rows = self.comparison.rows()
         except Exception as error:  # the data may be gone as well
             self._report(self._evaluated(tracker), tracker)
             if not isinstance(error, TrialFailed):
                 raise
             first, *others = terminal.lines_of(error)
-            kept = f"finished rows are in {self.folder / EVALUATION}"
+            kept = f"finished rows are in {self.files.evaluation}"
             raise RunFailed(f"evaluation: {first}", *others, kept) from error
         self._evaluated(tracker)
         return rows
 
-    def _trained(self) -> list[Row]:
-        """A row of each network that is wanted; those that are in the file are not trained again."""
-        chosen = self.config.evaluation
-        architectures = list(dict.fromkeys(assembly.architecture(self.config, text) for text in chosen.architectures))
-        evaluation = Evaluation(
-            sets={name: TRAINING_SETS[name](self) for name in chosen.sets},
-            test=self.dataset.test(self._test_reading()),
-            statistics=assembly.statistics_of(self.dataset),
-            classes=len(self.dataset.classes),
-            protocol=chosen.protocol,
-            flip=self.dataset.flip,
-            device=self.config.cluster.device,
-        )
-        wanted = trials(chosen.sets, architectures, range(chosen.seeds))
-        return evaluate(wanted, evaluation, self.folder / EVALUATION, _tell, self._runner(), self.claim.writing)
-
     def _evaluated(self, tracker: Tracker) -> list[Row]:
-        """All rows there are, also of earlier calls."""
+        """Send all rows of evaluation.csv to the tracker, also those of earlier calls."""
         self.claim.check()
-        rows = read_csv(self.folder / EVALUATION)
-        tracker.log_evaluations([asdict(row) for row in rows])
+        rows = read_csv(self.files.evaluation)
+        tracker.log_evaluations(rows)
         return rows
 
     @functools.cached_property
-    def real(self) -> ClassSource:
-        """All training images, for the sets made of them; only the shards of what is read are hashed, or fetched."""
-        return self.dataset.train_split.on_demand(assembly.reading_of(self.config))
+    def comparison(self) -> Comparison:
+        """The sets that networks are trained on."""
+        budget = self.keeping.budget
+        return Comparison(self.config, self.dataset, claim=self.claim, budget=budget, run=self._run_another)
 
-    def _test_reading(self) -> Reading:
-        """Decoded where this fits the node's budget, else streamed in each test."""
-        counts = self.dataset.test_split.counts
-        fits = sum(self.dataset.decoded_bytes(counts)) <= self.keeping.budget
-        return replace(assembly.reading_of(self.config), tier="ram" if fits else "disk", source=FILES)
-
-    def _runner(self) -> Runner:
-        threads, cluster = self.config.evaluation.threads, self.config.cluster
-        if cluster.workers == 0:
-            return functools.partial(in_process, threads=threads or cluster.threads)
-        from dist_condense.evaluation.sweep import sweep
-
-        gpus = 1 if cluster.device == "cuda" else 0
-        return functools.partial(sweep, folder=self.folder / "sweep", cpus_per_trial=threads or 1, gpus_per_trial=gpus)
+    def _run_another(self, config: RunConfig) -> None:
+        replace(Job.prepare(config), trusted=self.trusted).run()
 
     # --- what a person reads --------------------------------------------------------------------------------------
 
@@ -319,8 +264,8 @@ class Job:
         machine = (json.dumps(environment(), indent=1) + "\n").encode()
         with self.claim.writing():
             resume.bring(self.config, self.start)
-            write_atomically(self.folder / preflight.CONFIG_FILE, to_yaml(self.config).encode())
-            write_atomically(self.folder / "environment.json", machine)
+            write_atomically(self.files.config, to_yaml(self.config).encode())
+            write_atomically(self.files.environment, machine)
         for remark in self.remarks:
             terminal.say(f"note: {remark}")
         terminal.say(f"images   {self.images}")
@@ -342,22 +287,30 @@ class Job:
         )
 
     def _report(self, rows: list[Row], tracker: Tracker) -> None:
-        latest = [asdict(row) for row in rows]
-        earlier = [row for row in map(asdict, read_csv(self.folder / EVALUATION)) if row not in latest]
+        earlier = [row for row in read_csv(self.files.evaluation) if row not in rows]
         with self.claim.writing():
-            report = write_report(self.folder, latest)
-        if latest:
-            terminal.console(stderr=True).print(summary_table([*latest, *earlier]))
+            report = write_report(self.folder, rows)
+        if rows:
+            terminal.console(stderr=True).print(summary_table([*rows, *earlier]))
         tracker.log_artifacts(report)
 
     def _say_where(self) -> None:
-        preview = self.folder / SET / "preview.png"
-        report = self.folder / "report.html"
-        terminal.say(f"set      {self.folder / SET}", f"preview  {preview}", f"report   {report}")
+        preview = self.files.synthetic_set / PREVIEW
+        report = self.files.report
+        terminal.say(f"set      {self.files.synthetic_set}", f"preview  {preview}", f"report   {report}")
         uri = resolve_uri(self.config.tracking.uri, self.folder)
         served = uri.startswith(("http://", "https://"))
         command = [str(Path(sys.executable).parent / "mlflow"), "ui", "--backend-store-uri", uri]
         terminal.say(f"compare  {uri if served else shlex.join(command)}")
+
+
+def _idle_cores(config: RunConfig) -> Iterator[str]:
+    cluster, cores = config.cluster, torch.get_num_threads()
+    if (cluster.workers, cluster.device, config.compute.threads) == (0, "cpu", 1) and cores > 1:
+        yield (
+            f"one of {cores} cores computes: cluster.workers={cores} uses them all and gives the same set, "
+            f"compute.threads={cores} one with other last bits"
+        )
 
 
 def _other_machine(start: Checkpoint | None, config: RunConfig) -> Iterator[str]:
@@ -371,46 +324,15 @@ def _other_machine(start: Checkpoint | None, config: RunConfig) -> Iterator[str]
         )
 
 
-def _random(job: Job) -> TrainingSet:
-    draws = job.config.evaluation.seeds
-    seeds = [randomness.key(job.config.seed, "random baseline", i) for i in range(draws)]
-    drawn = random_sets(job.real, job.dataset.counts, job.config.ipc, seeds)
-    return TrainingSet(drawn.images, drawn.labels, job.config.evaluation.epochs, draws, stored=True)
-
-
-def _condensed(job: Job) -> TrainingSet:
-    loaded = load_set(job.folder / SET)
-    images = loaded.batch(torch.arange(len(loaded)))
-    return TrainingSet(images, loaded.labels, job.config.evaluation.epochs, tiles=loaded.card.decoded_per_image)
-
-
-def _whole(job: Job) -> TrainingSet:
-    labels = range(len(job.dataset.classes))
-    images = torch.cat([job.real.get(c, torch.arange(job.dataset.counts[c])) for c in labels])
-    chosen = job.config.evaluation
-    epochs = chosen.whole_epochs or chosen.epochs or protocol(chosen.protocol).whole_epochs
-    every = torch.arange(len(labels)).repeat_interleave(torch.tensor(job.dataset.counts))
-    return TrainingSet(images, every, epochs, stored=True)
-
-
-TRAINING_SETS = {"random": _random, "condensed": _condensed, "whole": _whole}
-
-
-def _unfinished(stop: Stop, done: int, total: int) -> Exception:
+def _unfinished(stop: Stop, reached: str) -> Exception:
     """Why the run ends here, as far as the driver knows."""
     if stop.by is not None:
-        told = f"stopped by {stop.by} after matching step {done} of {total}; the same command continues"
+        told = f"stopped by {stop.by} after {reached}; the same command continues"
         return Terminated(told, stop.number)
     return RunFailed(
-        f"the workers have ended and nobody asked them to, but the newest whole checkpoint is that of matching step "
-        f"{done} of {total}: a later one was lost or damaged; the same command continues from there"
+        f"the workers have ended and nobody asked them to, but the newest whole checkpoint is that of "
+        f"{reached}: a later one was lost or damaged; the same command continues from there"
     )
-
-
-def _tell(row: Row) -> None:
-    text = f"{row.set}, {row.architecture}, seed {row.seed}: top-1 {row.top1_last:.2f}"
-    terminal.say(text)
-    log.info(text)
 
 
 def _tell_failure(line: str) -> None:

@@ -1,12 +1,12 @@
-"""What a run writes while it goes: metrics.jsonl (the truth) and checkpoints. Beside Algorithm 1, never in it."""
+"""What a run writes while it goes: metrics.jsonl (the truth) and checkpoints. Beside the procedure, never in it."""
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import KW_ONLY, asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +14,21 @@ import torch
 
 from dist_condense.engine.coordinator import Coordinator
 from dist_condense.engine.errors import RunFailed
-from dist_condense.engine.finite import Finding, What
 from dist_condense.engine.observer import Measured, Observer, unobserved
-from dist_condense.engine.shard import ClassShard
-from dist_condense.engine.trajectory import Trajectory
+from dist_condense.engine.procedure import Procedure, Units
 from dist_condense.job import checkpoint
 from dist_condense.job.checkpoint import Checkpoint, State
 from dist_condense.job.checkpoint_writer import CheckpointWriter
 from dist_condense.job.claim import Claim
 from dist_condense.result import metrics_file
-from dist_condense.result.metrics_file import METRICS
+from dist_condense.result.tracking import Address
+from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system import terminal
 from dist_condense.system.files import flush
 
-STOP, TRACKING = "stop", "tracking.json"
 PACE = 1.0
 """Seconds between two agreements of the workers: so late a request to stop is seen."""
-LINE = "matching loss %(loss).4g, %(steps_per_second).3g steps/s, waited %(waited).3g s, reduced %(reduced)d bytes"
+LINE = "%(steps_per_second).3g steps/s, waited %(waited).3g s, reduced %(reduced)d bytes"
 log = logging.getLogger(__name__)
 
 
@@ -42,8 +40,8 @@ class Stopped(Exception):
 class Schedule:
     """How often something is written.
 
-    :param log_every: matching steps between two lines of metrics.jsonl.
-    :param steps: matching steps between two checkpoints; None: by time alone.
+    :param log_every: units between two lines of metrics.jsonl.
+    :param steps: units between two checkpoints; None: by time alone.
     :param minutes: at most so long between two checkpoints.
     """
 
@@ -54,98 +52,101 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Note:
-    """What a worker tells the others; rank 0's clock and its view of the folder count."""
+    """A worker's report to the others when they meet; rank 0's clock and view of the folder decide."""
 
     due: bool
-    """A checkpoint is."""
+    """Whether a checkpoint is due."""
     stop: bool
     pause: int
-    """Steps and updates until the next notes."""
+    """Units and updates until the next meeting."""
     warned: bool
-    """A machine is to be taken away."""
+    """Whether a machine is to be taken away."""
     problem: str | None
+    """Why nothing more may be written."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """What a worker had counted when a line was written."""
+    """A worker's counters when the last line of metrics.jsonl was written."""
 
     seconds: float = 0.0
-    """By a clock that never jumps."""
+    """Of a monotonic clock."""
     step: int = 0
     waited: float = 0.0
-    """Seconds, for images."""
+    """Seconds spent waiting for images."""
     reduced: int = 0
-    """Bytes."""
+    """Bytes reduced between workers."""
 
 
 @dataclass
 class Journal:
-    """Called by every worker after each matching step and after each update of theta.
+    """Called by every worker after each unit of the procedure and after each update inside one.
 
-    Every ``log_every`` steps the workers compare notes; about once a second they agree whether to save and whether to
+    Every ``log_every`` units the workers compare notes; about once a second they agree whether to save and whether to
     stop, so that all do it at the same place.
 
-    :param matching_steps: T, to tell (k, t) from the step.
-    :param total: K T.
-    :param names: class names by label, for messages.
+    :param claim: of this start to ``folder``; every write there is made under it.
     :param identity: all that changes the result, see :class:`State`.
-    :param claim: of this start to ``folder``, which every write there is made by.
-    :param line: between the workers, of its own.
-    :param observe: told of each line of metrics.jsonl, on every worker.
+    :param coordinator: the procedure's; it is given the number of units done, and asked for warnings.
+    :param group: a coordinator of the journal's own between the same workers.
+    :param device: type of the device that computes.
+    :param observe: called with each line of metrics.jsonl, on every worker.
     """
 
+    _: KW_ONLY
     claim: Claim
-    shard: ClassShard
-    trajectory: Trajectory
-    matching_steps: int
-    total: int
-    names: Sequence[str]
+    procedure: Procedure
     identity: Mapping[str, Any]
-    line: Coordinator
+    coordinator: Coordinator
+    group: Coordinator
     writer: CheckpointWriter
+    device: str
     schedule: Schedule = field(default_factory=Schedule)
     observe: Observer = unobserved
     _steps: int = 0
     _logged: Mark = Mark()
-    """Of the last line."""
+    """At the last line."""
     _saved: float = 0.0
     _agreed: float = 0.0
     _events: int = 0
-    """Since the workers agreed last."""
+    """Units and updates since the workers met last."""
     _pause: int = 1
-    """Events until they agree again."""
+    """Events until they meet again."""
     _warned: bool = False
-    """Whether a machine is to be taken away; a checkpoint is written when this is first heard."""
+    """Whether a machine is to be taken away; the first warning makes the workers save."""
 
     @property
-    def folder(self) -> Path:
-        """The run's."""
-        return self.claim.folder
+    def files(self) -> RunFolder:
+        """The run's folder."""
+        return RunFolder(self.claim.folder)
+
+    @property
+    def units(self) -> Units:
+        """The units of the procedure."""
+        return self.procedure.outline.units
 
     def resume(self) -> int:
-        """Load the newest whole checkpoint if there is one; the number of matching steps already done."""
+        """Load the newest whole checkpoint if there is one; the number of units already done."""
         found = self._found()
-        if self.line.rank == 0:
+        if self.group.rank == 0:
             with self.claim.writing():
-                metrics_file.cut(self.folder / METRICS, found.steps if found else 0)
+                metrics_file.cut(self.files.metrics, found.steps if found else 0)
         if found is not None:
-            self.shard.load_state_dict(found.classes(self.shard.labels))
-            self.trajectory.load_state_dict(found.shared())
-            self.trajectory.updates = found.state.updates
+            by_class, shared = found.classes(self.procedure.labels), found.shared()
+            self.procedure.load_state_dict(by_class, shared, found.state.updates)
             self._steps = found.steps
-        self.shard.coordinator.reached(self._steps)
-        self.trajectory.after_update = self._after_event
-        log.info("begins after matching step %d", self._steps)
+        self.coordinator.reached(self._steps)
+        self.procedure.after_updates(self._after_event)
+        log.info("begins after %s %d", self.units.name, self._steps)
         now = time.monotonic()
-        self._logged, self._saved, self._agreed = self._mark(self._steps), now, now
+        self._logged, self._saved, self._agreed, self._pause = self._mark(self._steps), now, now, self._pause_of(0)
         return self._steps
 
     def after_step(self, done: int) -> None:
-        """``done`` matching steps are complete."""
+        """Note that ``done`` units are complete."""
         self._steps = done
-        self.shard.coordinator.reached(done)
-        if done % self.schedule.log_every == 0 or done == self.total:
+        self.coordinator.reached(done)
+        if done % self._strides(self.schedule.log_every) == 0 or done == self.units.total:
             self._log(done)
         self._after_event()
 
@@ -158,20 +159,24 @@ class Journal:
     # --- the parts ------------------------------------------------------------------------------------------------
 
     def _found(self) -> Checkpoint | None:
-        """As rank 0 finds it, so that all load the same one."""
+        """The newest checkpoint by rank 0's view, so that all workers load the same one."""
         store = self.writer.store
-        own = checkpoint.newest(store, _tell) if self.line.rank == 0 else None
-        name = self.line.gather(own.name if own else None)[0]
+        own = checkpoint.newest(store, _tell) if self.group.rank == 0 else None
+        name = self.group.gather(own.name if own else None)[0]
         return own or (checkpoint.opened(store, name) if name else None)
 
+    def _strides(self, units: int) -> int:
+        """So many units, rounded up to whole strides, after which all workers have computed equally many."""
+        return -(-units // self.procedure.stride) * self.procedure.stride
+
     def _after_event(self) -> None:
-        """A matching step or an update of theta is complete."""
+        """Count a unit, or an update inside one; meet the other workers where it is time to."""
         self._events += 1
-        stepped, every = self.trajectory.updates == 0, self.schedule.steps
-        scheduled = stepped and (self._steps == self.total or (every is not None and self._steps % every == 0))
+        stepped, every = self.procedure.updates == 0, self.schedule.steps
+        scheduled = stepped and (self._steps == self.units.total or (every is not None and self._steps % every == 0))
         if self._events < self._pause and not scheduled:
             return
-        notes = [Note(**note) for note in self.line.gather(asdict(self._note(scheduled)))]
+        notes = [Note(**note) for note in self.group.gather(asdict(self._note(scheduled)))]
         if problems := [note.problem for note in notes if note.problem]:
             raise RunFailed(problems[0])
         first, warned = notes[0], any(note.warned for note in notes)
@@ -188,17 +193,20 @@ class Journal:
 
     def _note(self, scheduled: bool) -> Note:
         now, minutes = time.monotonic(), self.schedule.minutes
-        pause = 1 + int(PACE * self._events / max(now - self._agreed, 1e-9)) if minutes else 1
         return Note(
             due=scheduled or now - self._saved >= minutes * 60,
-            stop=(self.folder / STOP).exists(),
-            pause=pause,
-            warned=self.shard.coordinator.warned(),
+            stop=(self.files.stop).exists(),
+            pause=self._pause_of(PACE * self._events / max(now - self._agreed, 1e-9)),
+            warned=self.coordinator.warned(),
             problem=self._problem(),
         )
 
+    def _pause_of(self, events: float) -> int:
+        """Events until the next meeting, at the present pace of so many a second."""
+        return self._strides(1 + int(events)) if self.schedule.minutes else 1
+
     def _problem(self) -> str | None:
-        """What all must know of before anything more is written."""
+        """A reason to stop on all workers before anything more is written."""
         try:
             self.claim.check()
         except RunFailed as error:
@@ -206,54 +214,54 @@ class Journal:
         return self.writer.problem
 
     def _save(self) -> None:
-        self._refuse_not_finite()
-        metrics, device = self.folder / METRICS, self.trajectory.trainer.placement.device
-        if self.line.rank == 0 and metrics.exists():
+        self._refuse_problem()
+        metrics, updates = self.files.metrics, self.procedure.updates
+        if self.group.rank == 0 and metrics.exists():
             flush(metrics)  # a checkpoint that outlives a power cut has its lines
         state = State(
             steps=self._steps,
-            updates=self.trajectory.updates,
+            updates=updates,
             identity=dict(self.identity),
-            tracking_run=_tracking_run(self.folder),
+            tracking_run=_tracking_run(self.claim.folder),
             torch=torch.__version__,
-            device=device.type,
+            device=self.device,
         )
-        log.info("saves after matching step %d and update %d", self._steps, self.trajectory.updates)
-        shared = self.trajectory.state_dict() if self.line.rank == 0 else {}
-        self.writer.begin(state, self.shard.state_dict(), shared)
+        log.info("saves after %s %d and update %d", self.units.name, self._steps, updates)
+        shared = self.procedure.shared_state_dict() if self.group.rank == 0 else {}
+        self.writer.begin(state, self.procedure.state_dict(), shared)
         self._saved = time.monotonic()
 
     def _log(self, done: int) -> None:
-        self._compare_networks(done)
-        self._refuse_not_finite()
+        self._compare_shared(done)
+        self._refuse_problem()
         own = self._measured(done)
-        everyone = [Measured(**measured) for measured in self.line.gather(asdict(own))]
-        measured = replace(own, loss=sum(each.loss for each in everyone))
-        if self.line.rank == 0:
-            k, t = divmod(done - 1, self.matching_steps)
+        everyone = [Measured(**measured) for measured in self.group.gather(asdict(own))]
+        measured = replace(own, measures=_added([each.measures for each in everyone]))
+        if self.group.rank == 0:
             entry = {
                 "step": done,
                 "time": time.time(),  # shown, by MLflow; nothing is measured by it
-                "network": k,
-                "matching_step": t,
-                "loss": measured.loss,
+                **self.units.counters(done),
+                **measured.measures,
                 "steps_per_second": measured.steps_per_second,
                 "waiting": max(each.waited for each in everyone) / measured.seconds,
                 "reduced_bytes": sum(each.reduced for each in everyone),
             }
             with self.claim.writing():
-                metrics_file.append(self.folder / METRICS, entry)
-        log.info(LINE, asdict(measured))
+                metrics_file.append(self.files.metrics, entry)
+        values = asdict(measured)
+        values |= values.pop("measures")
+        log.info(", ".join([*(f"{name} %({name}).4g" for name in measured.measures), LINE]), values)
         self.observe(measured)
 
     def _measured(self, done: int) -> Measured:
-        """By this worker alone; its ``loss`` is that of its own classes."""
+        """The measurements of this worker since the last line."""
         before, self._logged = self._logged, self._mark(done)
         seconds = self._logged.seconds - before.seconds
         return Measured(
             step=done,
-            planned=self.total,
-            loss=sum(float(x) for x in self.shard.losses.values()),
+            planned=self.units.total,
+            measures=self.procedure.measures(),
             seconds=seconds,
             steps_per_second=(done - before.step) / seconds,
             waited=self._logged.waited - before.waited,
@@ -261,32 +269,32 @@ class Journal:
         )
 
     def _mark(self, done: int) -> Mark:
-        waited = self.shard.source.waited + self.trajectory.batches.waited
-        return Mark(time.monotonic(), done, waited, self.line.reduced())
+        return Mark(time.monotonic(), done, self.procedure.waited, self.group.reduced())
 
-    def _compare_networks(self, done: int) -> None:
-        sums = self.line.gather(self.trajectory.checksum())
+    def _compare_shared(self, done: int) -> None:
+        sums = self.group.gather(self.procedure.checksum())
         if len(set(sums)) > 1:
             ranks = [r for r, x in enumerate(sums) if x != sums[0]]
             raise RunFailed(
-                f"the network differs between workers after step {done}: ranks {ranks} disagree with rank 0. "
-                "The workers' hardware or library versions differ; use equal nodes and cluster.reproducible=true"
+                f"the shared state differs between workers after step {done}: ranks {ranks} disagree with rank 0. "
+                "The workers' hardware or library versions differ; use equal nodes and compute.reproducible=true"
             )
 
-    def _refuse_not_finite(self) -> None:
-        own = self.shard.first_not_finite(self.trajectory.network, self._steps)
-        found = self.line.gather(None if own is None else asdict(own))
-        if bad := [Finding(**{**each, "what": What(each["what"])}) for each in found if each is not None]:
-            raise RunFailed(min(bad).told(self.matching_steps, self.names))
+    def _refuse_problem(self) -> None:
+        problems = self.group.gather(self.procedure.problem(self._steps))
+        if problems := [each for each in problems if each is not None]:
+            raise RunFailed(min(problems)[1])
+
+
+def _added(measures: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Sums over workers, by name."""
+    return {name: sum(each[name] for each in measures if name in each) for name in chain.from_iterable(measures)}
 
 
 def _tracking_run(folder: Path) -> str | None:
-    """The tracker keeps its run's id in this file; None until the server has answered."""
-    try:
-        found = json.loads((folder / TRACKING).read_text())["run_id"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return None if found is None else str(found)
+    """None until the server has answered."""
+    address = Address.read(folder)
+    return address.run_id if address else None
 
 
 def _tell(text: str) -> None:

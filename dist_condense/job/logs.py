@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dist_condense.engine.coordinator import Coordinator
+from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system.credentials import masked
 
-FOLDER = "logs"
 PACKAGE = "dist_condense"
 
 
@@ -67,8 +67,9 @@ def kept(folder: Path, start: str, worker: Coordinator | None = None, logger: st
     :param folder: of the run, and named like it.
     """
     name = "driver" if worker is None else f"worker_{worker.rank}"
-    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-    file, log = _File(folder / FOLDER / f"{name}.jsonl"), logging.getLogger(logger)
+    place = RunFolder(folder).logs
+    place.mkdir(parents=True, exist_ok=True)
+    file, log = _File(place / f"{name}.jsonl"), logging.getLogger(logger)
     file.setFormatter(Lines(folder.name, start, worker))
     log.addHandler(file)
     log.setLevel(logging.INFO)

@@ -15,9 +15,10 @@ import torch
 from dist_condense.data import DataError, ImageSet
 from dist_condense.data.catalogue import is_url
 from dist_condense.data.reading.headers import check_headers
-from dist_condense.evaluation.rows import EVALUATION, RowsError, read_csv
-from dist_condense.result import run_folder, tracking
-from dist_condense.settings import assembly, checks, resolve, tracking_address
+from dist_condense.evaluation.rows import RowsError, read_csv
+from dist_condense.result import tracking
+from dist_condense.selection.table import SELECTIONS
+from dist_condense.settings import assembly, checks, resolve, run_folder, selecting, tracking_address
 from dist_condense.settings.config import (
     ConfigError,
     RunConfig,
@@ -27,9 +28,9 @@ from dist_condense.settings.config import (
     not_stored,
     read,
 )
+from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system.storage import Folder, Storage
 
-CONFIG_FILE = "config.yaml"
 MANY = 20_000
 """Image files whose headers take long enough for a line that says so."""
 PROBE = "probe"
@@ -54,7 +55,7 @@ def check(config: RunConfig, known: Sequence[str] = ()) -> tuple[ImageSet, list[
     if dataset is not None:
         problems += checks.of_data(config, dataset)
     if problems or dataset is None:
-        raise ConfigError(problems, notes=list(_not_looked_at(config)))
+        raise ConfigError(problems, notes=list(_not_looked_at(config, problems)))
     return dataset, list(checks.remarks(config, dataset))
 
 
@@ -73,16 +74,16 @@ def headers(config: RunConfig, dataset: ImageSet, say: Callable[[str], None]) ->
         raise ConfigError([f"dataset.root: {problem}"])
 
 
-def ask(config: RunConfig, steps: int) -> None:
+def ask(config: RunConfig, complete: bool) -> None:
     """What only others know: whether the disk or the store takes what a run writes, and the tracking server the run.
 
     Nothing stays written.
 
-    :param steps: matching steps done; a complete run writes no checkpoints.
+    :param complete: whether the last checkpoint is there; such a run writes none.
     :raises ConfigError: with every problem found.
     """
     places: dict[str, Storage] = {"output": Folder(Path(config.output))}
-    if config.tracking.checkpoints and steps < config.trajectory.networks * config.trajectory.matching_steps:
+    if config.tracking.checkpoints and not complete:
         places["tracking.checkpoints"] = assembly.storage_of(config)
     problems = [f"{key}: {told}" for key, place in places.items() if (told := _refuses_writes(place))]
     uri = tracking_address.resolve_uri(config.tracking.uri, config.output)
@@ -100,8 +101,9 @@ def _here(config: RunConfig) -> Iterator[str]:
         yield "cluster.device: cuda, but torch sees no GPU here; set cluster.device=cpu"
 
 
-def _not_looked_at(config: RunConfig) -> Iterator[str]:
-    if config.cluster.workers > 0:
+def _not_looked_at(config: RunConfig, problems: Sequence[str]) -> Iterator[str]:
+    """A note beside problems of the cluster's keys, to which others may be added."""
+    if config.cluster.workers > 0 and any(problem.startswith("cluster.") for problem in problems):
         yield "cluster.workers is not compared with the cluster yet; Ray is only started when all else is right"
 
 
@@ -123,7 +125,7 @@ def _output(config: RunConfig) -> Iterator[str]:
         except DataError as error:
             yield f"tracking.checkpoints: {error.problems[0]}"
     folder = Path(config.output).expanduser()
-    existing = folder / CONFIG_FILE
+    existing = RunFolder(folder).config
     if existing.exists():
         try:
             changed = differences(identity(read(existing)), identity(config))
@@ -133,8 +135,11 @@ def _output(config: RunConfig) -> Iterator[str]:
             yield f"output: {folder} holds another run; give another output, or restore: {'; '.join(changed)}"
     if not (parent := _existing_parent(folder)).is_dir() or not os.access(parent, os.W_OK):
         yield f"output: {folder} cannot be written"
+    named = [name for name in config.evaluation.sets if name in SELECTIONS and SELECTIONS[name].features]
+    if named and config.evaluation.epochs != 0 and not os.access(_existing_parent(selecting.place(config)), os.W_OK):
+        yield f"evaluation.sets: {selecting.place(config)}, where {', '.join(named)} is made, cannot be written"
     try:
-        read_csv(folder / EVALUATION)
+        read_csv(RunFolder(folder).evaluation)
     except RowsError as error:
         yield f"output: {error}"
 
@@ -163,7 +168,7 @@ def _refuses_writes(store: Storage) -> str | None:
 
 def earlier(config: RunConfig) -> dict[str, Any]:
     """What the run in the output folder is known by; empty where there is none."""
-    existing = Path(config.output).expanduser() / CONFIG_FILE
+    existing = RunFolder(Path(config.output).expanduser()).config
     return identity(read(existing)) if existing.exists() else {}
 
 

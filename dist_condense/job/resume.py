@@ -7,16 +7,14 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
 from dist_condense.data import ImageSet
-from dist_condense.engine.shard import MOMENTUM
+from dist_condense.engine.procedure import Kind
 from dist_condense.job import checkpoint
-from dist_condense.job.checkpoint import SHARED, Checkpoint, Damaged, Kind
-from dist_condense.result import metrics_file, run_folder
-from dist_condense.result.metrics_file import METRICS
-from dist_condense.settings import assembly
+from dist_condense.job.checkpoint import SHARED, Checkpoint, Damaged
+from dist_condense.result import metrics_file
+from dist_condense.settings import assembly, procedures, run_folder
 from dist_condense.settings.config import ConfigError, RunConfig, differences
+from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system import terminal
 from dist_condense.system.credentials import address, revealed
 from dist_condense.system.remote import join, scheme
@@ -71,28 +69,22 @@ def bring(config: RunConfig, chosen: Checkpoint | None) -> None:
         own.write(f"{chosen.name}/{entry.name}", chosen.store.read(f"{chosen.name}/{entry.name}"))
     checkpoint.commit(own, chosen.state, chosen.entries)
     if (metrics := _metrics_of(config, chosen)) is not None:
-        (Path(config.output) / METRICS).write_bytes(metrics.read_bytes())
-        metrics_file.cut(Path(config.output) / METRICS, chosen.steps)
+        copy = RunFolder(Path(config.output)).metrics
+        copy.write_bytes(metrics.read_bytes())
+        metrics_file.cut(copy, chosen.steps)
 
 
 def _other_content(config: RunConfig, dataset: ImageSet, chosen: Checkpoint) -> Iterator[str]:
     """What a checkpoint holds that this run's would not, or lacks: the file and a sentence about it."""
     classes, times = len(dataset.classes), Counter(c for entry in chosen.entries for c in entry.labels)
-    shapes = assembly.learnt_shapes(config, dataset)
-    network = assembly.network_builder(config, dataset)(0)
-    theta = {f"network.{name}": _kind(x) for name, x in network.state_dict().items()}
-    momentum = {f"momentum.{i}": _kind(x) for i, x in enumerate(network.parameters())}
+    outline = procedures.outline_of(config, dataset)
+    by_class, (shared, optional) = outline.class_tensors, outline.shared_tensors
     for entry in chosen.entries:
         for label in entry.labels:
             if label >= classes or times[label] > 1:
                 yield f"{entry.name}: class {label} stands {times[label]} times, and this run has 0 to {classes - 1}"
-        own: dict[str, Kind] = {
-            f"{kept}.{c}": (torch.float32, shape)
-            for name, shape in shapes.items()
-            for kept in (name, MOMENTUM[name])
-            for c in entry.labels
-        }
-        needed, allowed = (theta, theta | momentum) if entry.name == SHARED else (own, own)
+        own = {f"{name}.{c}": kind for name, kind in by_class.items() for c in entry.labels}
+        needed, allowed = (shared, shared | optional) if entry.name == SHARED else (own, own)
         yield from (f"{entry.name}: {problem}" for problem in _unlike(chosen.kinds[entry.name], needed, allowed))
     if missing := sorted(set(range(classes)) - set(times)):
         yield f"{checkpoint.MANIFEST}: no file has class {missing[0]}"
@@ -108,10 +100,6 @@ def _unlike(found: dict[str, Kind], needed: dict[str, Kind], allowed: dict[str, 
             yield f"{name} is {_words(kind)} and must be {_words(allowed[name])}"
 
 
-def _kind(tensor: torch.Tensor) -> Kind:
-    return tensor.dtype, tuple(tensor.shape)
-
-
 def _words(kind: Kind) -> str:
     return f"{str(kind[0]).removeprefix('torch.')} {list(kind[1])}"
 
@@ -119,9 +107,9 @@ def _words(kind: Kind) -> str:
 def _metrics_of(config: RunConfig, chosen: Checkpoint) -> Path | None:
     """The metrics.jsonl that belongs to a checkpoint; None where there is none at a path."""
     if str(chosen.store) == str(assembly.storage_of(config)):
-        metrics = Path(config.output) / METRICS
+        metrics = RunFolder(Path(config.output)).metrics
     elif isinstance(chosen.store, Folder):
-        metrics = chosen.store.path.parent / METRICS
+        metrics = RunFolder(chosen.store.path.parent).metrics
     else:
         return None
     return metrics if metrics.is_file() else None
@@ -139,7 +127,7 @@ def _at(place: str) -> Checkpoint | None:
         except (FileNotFoundError, Damaged) as error:
             raise ConfigError([f"--resume={place}: {error}"]) from error
         return chosen
-    return _newest(storage(join(place, "checkpoints"))) or _newest(storage(place))
+    return _newest(storage(join(place, RunFolder.checkpoints.name))) or _newest(storage(place))
 
 
 def _newest(store: Storage) -> Checkpoint | None:

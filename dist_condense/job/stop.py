@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 from types import FrameType, TracebackType
 
-from dist_condense.job.journal import STOP
+from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system import signals
 
 
@@ -29,7 +29,7 @@ class Stop:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.file = folder / STOP
+        self.file = RunFolder(folder).stop
         self.by: str | None = None
         """Who asked, where somebody did: a signal, or whoever made the file."""
         self.number = signal.SIGTERM

@@ -1,14 +1,13 @@
-"""What one worker executes: the same on a Ray worker and in the driver's own process."""
+"""The code of one worker: the same on a Ray worker and in the driver's own process."""
 
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import torch
 
-from dist_condense.condense import condense
 from dist_condense.data import DataError
 from dist_condense.engine.coordinator import Coordinator, Placement
 from dist_condense.engine.errors import RunFailed
@@ -18,9 +17,10 @@ from dist_condense.job import logs
 from dist_condense.job.checkpoint_writer import CheckpointWriter
 from dist_condense.job.claim import Claim
 from dist_condense.job.journal import Journal, Schedule, Stopped
-from dist_condense.settings import assembly
+from dist_condense.settings import assembly, procedures
 from dist_condense.settings.config import RunConfig
 from dist_condense.system.memory import keep_freed_memory
+from dist_condense.system.processor import on_threads
 
 log = logging.getLogger(__name__)
 GRACE = 30.0
@@ -34,7 +34,7 @@ def work(
     observe: Observer = unobserved,
     claim: Claim | None = None,
 ) -> None:
-    """Condense this worker's classes to the end, or until all are asked to stop, continuing from the newest
+    """Compute this worker's classes to the end, or until all are asked to stop, continuing from the newest
     checkpoint.
 
     :param claim: of the start that this worker belongs to; None: of the one that owns the folder.
@@ -42,7 +42,7 @@ def work(
     """
     claim = claim or Claim.standing(Path(config.output))
     try:
-        with logs.kept(claim.folder, claim.start, coordinator):
+        with logs.kept(claim.folder, claim.start, coordinator), on_threads(config.compute.threads):
             _work(config, coordinator, device, observe, claim)
     except DataError as error:
         raise RunFailed("; ".join(error.problems)) from error
@@ -52,14 +52,11 @@ def work(
 
 def _work(config: RunConfig, coordinator: Coordinator, device: torch.device, observe: Observer, claim: Claim) -> None:
     keep_freed_memory()
-    if config.cluster.threads:
-        torch.set_num_threads(config.cluster.threads)
     journal = assemble(config, coordinator, Placement(device), observe, claim)
-    log.info("one of %d, on %s, owns classes %s", coordinator.size, device, journal.shard.labels)
-    K, T = config.trajectory.networks, config.trajectory.matching_steps
-    with journal.shard.source, suppress(Stopped):
+    log.info("one of %d, on %s, owns classes %s", coordinator.size, device, journal.procedure.labels)
+    with closing(journal.procedure), suppress(Stopped):
         try:
-            condense(journal.shard, journal.trajectory, K, T, journal)
+            journal.procedure.run(journal)
         except BaseException:
             journal.writer.wait(GRACE)  # the checkpoint that is being written is the last good one
             raise
@@ -72,23 +69,21 @@ def assemble(
     observe: Observer = unobserved,
     claim: Claim | None = None,
 ) -> Journal:
-    """Shard, trajectory and journal of one worker."""
+    """Procedure and journal of one worker."""
     dataset = assembly.dataset_of(config)
     costs = [1.0] * len(dataset.classes)  # every class has the same batch in every step
     labels = list(assign(costs, coordinator.size)[coordinator.rank])
-    shard = assembly.shard_of(config, dataset, labels, coordinator, placement)
-    tracking, schedule = config.tracking, config.trajectory
+    procedure = procedures.procedure_of(config, dataset, labels, coordinator, placement)
+    tracking = config.tracking
     claim, store = claim or Claim.standing(Path(config.output)), assembly.storage_of(config)
     return Journal(
         claim=claim,
-        shard=shard,
-        trajectory=assembly.trajectory_of(config, dataset, shard),
-        matching_steps=schedule.matching_steps,
-        total=schedule.networks * schedule.matching_steps,
-        names=[c.name for c in dataset.classes],
+        procedure=procedure,
         identity=assembly.identity_of(config, dataset),
-        line=coordinator.beside(),
+        coordinator=coordinator,
+        group=coordinator.beside(),
         writer=CheckpointWriter(store, coordinator.beside(), tracking.checkpoints_kept, claim.writing),
         schedule=Schedule(tracking.log_every, tracking.checkpoint_steps, tracking.checkpoint_minutes),
+        device=placement.device.type,
         observe=observe,
     )

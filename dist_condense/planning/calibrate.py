@@ -31,20 +31,20 @@ FEW = 4
 
 
 def calibrate(config: RunConfig, dataset: Any, load: Workload) -> Calibration:
-    """As one worker computes it, on ``cluster.device`` with ``cluster.threads``. A minute or two on CPUs.
+    """As one worker computes it, on ``cluster.device`` with ``compute.threads``. A minute or two on CPUs.
 
     :param config: without open choices of the cluster.
     """
     keep_freed_memory()
-    torch.set_num_threads(config.cluster.threads or 1)
+    torch.set_num_threads(config.compute.threads or 1)
     made = replace(
         known_groups(config),
         ipc=max(config.ipc, FEW),
         trajectory=replace(config.trajectory, start="fresh"),
         training=replace(config.training, source="frozen"),
     )
-    held = max(2 * config.method.real_batch, assembly.STARTS[made.method.start](made))
-    probe = Probe(made, like(dataset, held), torch.device(config.cluster.device))
+    held = max(2 * config.method.real_batch, assembly.start_images(made))
+    probe = Probe(config=made, dataset=like(dataset, held), device=torch.device(config.cluster.device))
     alone, grouping = Grouping(per_class(load.classes)), replace(probe.recipe.grouping, warmup_networks=0)
     return Calibration(
         device=_told(probe.device),

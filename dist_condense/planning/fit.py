@@ -45,25 +45,25 @@ def remedies(load: Workload, rates: Calibration, cluster: Cluster, workers: int,
             f"{gib(sum(held.values()))} are held before an image goes through the network, {gib(held[largest])} of "
             f"them: {largest}. Choose {LESS[largest]}"
         ]
-    return [*_matching(load, rates, workers, free), *_training(load, rates, workers, free)]
+    return [*_matching(load, rates, free), *_training(load, rates, free)]
 
 
-def _matching(load: Workload, rates: Calibration, workers: int, free: int) -> Iterator[str]:
+def _matching(load: Workload, rates: Calibration, free: int) -> Iterator[str]:
     def fits(microbatch: int) -> bool:
-        pieces = at_once(replace(load, microbatch=microbatch), rates, workers)
+        pieces = at_once(replace(load, microbatch=microbatch), rates)
         return max(pieces["real"], pieces["synthetic"]) <= free
 
     if not fits(load.microbatch):
         yield _told("matching", free, "compute.microbatch", _halved(max(load.real, load.synthetic), fits))
 
 
-def _training(load: Workload, rates: Calibration, workers: int, free: int) -> Iterator[str]:
+def _training(load: Workload, rates: Calibration, free: int) -> Iterator[str]:
     training = rates.training
-    if training is None or at_once(load, rates, workers).get("training", 0) <= free:
+    if training is None or at_once(load, rates).get("training", 0) <= free:
         return
     batch = max(load.updates)
     images = _halved(batch, lambda n: training.bytes(n) <= free)
-    key, value = ("training.batch", images) if load.coupled else ("cluster.slices", images and -(-batch // images))
+    key, value = ("training.batch", images) if load.coupled else ("compute.slices", images and -(-batch // images))
     yield _told("training theta", free, key, value)
 
 

@@ -20,14 +20,14 @@ HELD = {"cpu": 2**30, "cuda": 3 * 2**29}
 (its context, workspaces of kernels)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cluster:
     """Like workers, and the line between them."""
 
     device: str
     """`cpu` or `cuda`."""
     exact: bool
-    """``cluster.reproducible``"""
+    """``compute.reproducible``"""
     bandwidth: float
     """Bytes per second of each worker."""
     resident: bool = False
@@ -35,9 +35,14 @@ class Cluster:
     latency: float = 5e-4
     """Seconds that each collective takes at least."""
 
+    @property
+    def alike(self) -> bool:
+        """Whether like workers compute the same bits (:func:`dist_condense.system.processor.kind`)."""
+        return self.device == "cpu"
+
     def all_reduce(self, size: int, workers: int) -> float:
-        """Seconds to add up so many bytes over workers in a ring."""
-        return self.latency + 2 * (workers - 1) / workers * size / self.bandwidth if workers > 1 else 0.0
+        """Seconds to add up so many bytes over workers in a ring; none for nothing."""
+        return self.latency + 2 * (workers - 1) / workers * size / self.bandwidth if size and workers > 1 else 0.0
 
     def sum_bytes(self, values: int, slots: int = 1) -> int:
         """Bytes of a sum: 64-bit integers after the maximum of each slot, or floats."""
@@ -51,12 +56,15 @@ class Traffic:
     shared_step: int
     """The statistics of a step in which classes are averaged."""
     update: int
-    """The gradient of theta."""
+    """The gradient of theta, where slices are shared out."""
+    theta: int
+    """theta and its momentum after each stretch of training, where every worker computes all slices and workers may
+    differ in the last bits: GPUs."""
     batch: int
     """The images of the largest batch, gathered."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Forecast:
     """A run on so many workers, without its start (opening data, compiling) and without evaluation."""
 
@@ -67,6 +75,10 @@ class Forecast:
     matching: float
     """Seconds."""
     training: float
+    shared: float
+    """Updates of theta in all, collectives included, with slices shared out among the workers."""
+    everywhere: float
+    """The same with all slices computed by every worker; a run takes the shorter way."""
     talking: float
     """Of collectives."""
     drawing: float
@@ -93,19 +105,24 @@ class Forecast:
 def forecast(load: Workload, rates: Calibration, cluster: Cluster, workers: int) -> Forecast:
     """On so many workers; the slowest sets the pace."""
     most, least = -(-load.classes // workers), load.classes // workers  # as `assign` shares out classes of equal cost
-    shared = rates.shared or rates.alone
+    in_groups = rates.shared or rates.alone
     alone_steps = load.steps - load.shared_steps
     matching = alone_steps * rates.alone.seconds(most, load.real, load.synthetic)
-    matching += load.shared_steps * shared.seconds(most, load.real, load.synthetic)
-    slices, sent = load.slices or workers, traffic(load, cluster)
-    updating = rates.updating
+    matching += load.shared_steps * in_groups.seconds(most, load.real, load.synthetic)
+    sent = traffic(load, cluster)
+    updates = sum(load.updates.values())
+    parted = _updating(load, rates, workers), updates * cluster.all_reduce(sent.update, workers)
+    repeated = _updating(load, rates, 1), load.stretches * cluster.all_reduce(sent.theta, workers)
+    training, gradients = parted if sum(parted) <= sum(repeated) else repeated
     return Forecast(
         workers=workers,
         most=most,
         least=least,
         matching=matching,
-        training=sum(n * updating.seconds(b, slices, workers) for b, n in load.updates.items()) if updating else 0.0,
-        talking=_talking(load, cluster, sent, workers),
+        training=training,
+        shared=sum(parted),
+        everywhere=sum(repeated),
+        talking=gradients + _talking(load, cluster, sent, workers),
         drawing=load.networks * rates.draw,
         traffic=sent,
         memory=memory(load, rates, cluster, workers),
@@ -117,15 +134,22 @@ def traffic(load: Workload, cluster: Cluster) -> Traffic:
     return Traffic(
         cluster.sum_bytes(2 * load.statistic, load.groups) if load.shared_steps else 0,
         cluster.sum_bytes(load.parameters) if load.updates else 0,
+        0 if cluster.alike else 2 * FLOAT * load.parameters,
         max(load.updates, default=0) * load.image * (1 if load.real_updates else FLOAT),
     )
 
 
+def _updating(load: Workload, rates: Calibration, workers: int) -> float:
+    """Seconds of computing all updates of theta, on the worker with most slices."""
+    updating = rates.updating
+    return sum(n * updating.seconds(b, load.slices, workers) for b, n in load.updates.items()) if updating else 0.0
+
+
 def _talking(load: Workload, cluster: Cluster, sent: Traffic, workers: int) -> float:
-    """Real images are gathered ahead of need, so that nothing waits for them."""
-    each = cluster.all_reduce(sent.update, workers)
-    each += 0.0 if load.real_updates else cluster.all_reduce(sent.batch, workers)
-    return load.shared_steps * cluster.all_reduce(sent.shared_step, workers) + sum(load.updates.values()) * each
+    """All but gradients of theta. Real images are gathered ahead of need, so that nothing waits for them."""
+    statistics = load.shared_steps * cluster.all_reduce(sent.shared_step, workers)
+    gathered = 0 if load.real_updates else sum(load.updates.values())
+    return statistics + gathered * cluster.all_reduce(sent.batch, workers)
 
 
 def memory(load: Workload, rates: Calibration, cluster: Cluster, workers: int) -> dict[str, int]:
@@ -140,11 +164,11 @@ def memory(load: Workload, rates: Calibration, cluster: Cluster, workers: int) -
         STATISTICS: (FLOAT * 2 * load.statistic * most + sums) if load.groups else 0,
         MINIBATCHES: load.real * load.image * (2 * FLOAT + read_ahead.HELD),
         REAL: share(images, workers, 1) if cluster.resident else 0,
-        AT_ONCE: max(at_once(load, rates, workers).values()),
+        AT_ONCE: max(at_once(load, rates).values()),
     }
 
 
-def at_once(load: Workload, rates: Calibration, workers: int) -> dict[str, int]:
+def at_once(load: Workload, rates: Calibration) -> dict[str, int]:
     """Bytes of the three pieces that take turns: real images, synthetic ones, a slice of a training batch."""
     matched = load.microbatch or max(load.real, load.synthetic)
     found = {
@@ -152,7 +176,7 @@ def at_once(load: Workload, rates: Calibration, workers: int) -> dict[str, int]:
         "synthetic": rates.synthetic.bytes(min(load.synthetic, matched)),
     }
     if rates.training and load.updates:
-        found["training"] = rates.training.bytes(-(-max(load.updates) // (load.slices or workers)))
+        found["training"] = rates.training.bytes(-(-max(load.updates) // load.slices))
     return found
 
 

@@ -26,7 +26,7 @@ PUBLISHED = {
 """Classes, and training images of each on the average."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RandomImages:
     """Stands for an opened data set (:class:`dist_condense.data.ImageSet`); a class has the same random bytes
     wherever it is read.
@@ -87,7 +87,15 @@ def assumed(config: RunConfig, classes: int | None, per_class: int | None) -> Ra
         )
     facts = KNOWN[data.name].facts.with_channels(data.channels or KNOWN[data.name].facts.channels)
     names = tuple(ClassName(f"class {c}") for c in range(classes))
-    return RandomImages(names, data.size or facts.size, per_class, facts.channels, facts.mean, facts.std, facts.flip)
+    return RandomImages(
+        classes=names,
+        size=data.size or facts.size,
+        per_class=per_class,
+        channels=facts.channels,
+        mean=facts.mean,
+        std=facts.std,
+        flip=facts.flip,
+    )
 
 
 def _chosen(classes: Any) -> int | None:

@@ -10,7 +10,7 @@ from dist_condense.planning.workload import Workload
 from dist_condense.settings.config import RunConfig
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """All that is told."""
 

@@ -29,7 +29,7 @@ class OneOf(LocalCoordinator):
     size: int = 1
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Probe:
     """Every call is a step or an update of its own, after those before it."""
 
@@ -45,8 +45,8 @@ class Probe:
     def __post_init__(self) -> None:
         config, data = self.config, self.dataset
         self.labels = list(range(min(2, len(data.classes))))
-        exact = LocalCoordinator(bool(config.cluster.reproducible))
-        self._shard = assembly.shard_of(config, data, self.labels, exact, Placement(self.device))  # type: ignore[arg-type]
+        exact = LocalCoordinator(bool(config.compute.reproducible))
+        self._shard = assembly.shard_of(config, data, self.labels, coordinator=exact, placement=Placement(self.device))  # type: ignore[arg-type]
         self._trajectory = assembly.trajectory_of(config, data, self._shard)  # type: ignore[arg-type]
         self.recipe = self._shard.recipe
 

@@ -12,16 +12,18 @@ import numpy as np
 from scipy.optimize import nnls
 
 from dist_condense.settings.config import ConfigError
+from dist_condense.system import records
+from dist_condense.system.conversion import NonNegativeFloat
 
 
 @dataclass(frozen=True)
 class Matching:
     """Seconds of a matching step: ``step + classes * (each + real * real images + synthetic * synthetic images)``."""
 
-    step: float
-    each: float
-    real: float
-    synthetic: float
+    step: NonNegativeFloat
+    each: NonNegativeFloat
+    real: NonNegativeFloat
+    synthetic: NonNegativeFloat
 
     def seconds(self, classes: int, real: int, synthetic: int) -> float:
         """On a worker with so many classes; images per class."""
@@ -32,11 +34,11 @@ class Matching:
 class Updating:
     """Seconds of an update of theta on a worker that computes some slices of a batch."""
 
-    update: float
-    slice: float
-    batch: float
+    update: NonNegativeFloat
+    slice: NonNegativeFloat
+    batch: NonNegativeFloat
     """Per image of the batch: every worker augments all of it."""
-    own: float
+    own: NonNegativeFloat
     """Per image of the worker's slices."""
 
     def seconds(self, batch: int, slices: int, workers: int) -> float:
@@ -49,15 +51,15 @@ class Updating:
 class Peak:
     """Bytes of tensors alive at once: ``base + image * images that are in the network at once``."""
 
-    base: float
-    image: float
+    base: NonNegativeFloat
+    image: NonNegativeFloat
 
     def bytes(self, images: int) -> int:
         """At most."""
         return round(self.base + self.image * images)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Calibration:
     """One device with one network."""
 
@@ -72,7 +74,7 @@ class Calibration:
     """None: no groups of several classes."""
     updating: Updating | None
     """None: theta is not trained."""
-    draw: float
+    draw: NonNegativeFloat
     """Seconds that drawing a network takes."""
     real: Peak
     """Of the statistic of real images."""
@@ -80,7 +82,7 @@ class Calibration:
     """Of the gradient of synthetic ones."""
     training: Peak | None
     """Of an update, by the images of a slice."""
-    stated: float | None = None
+    stated: NonNegativeFloat | None = None
     """The rate that all others were brought in proportion to."""
 
     def scaled(self, rate: float) -> Calibration:
@@ -104,12 +106,9 @@ class Calibration:
 def read(file: Path, compared: dict[str, Any]) -> Calibration:
     """A calibration that was saved, of what is to be planned. Raises ConfigError with every difference."""
     try:
-        held = json.loads(file.read_text())
-        kinds: dict[str, Any] = {"alone": Matching, "shared": Matching, "updating": Updating}
-        kinds |= {"real": Peak, "synthetic": Peak, "training": Peak}
-        found = Calibration(**held | {k: kind(**held[k]) if held[k] else None for k, kind in kinds.items()})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError([f"--calibration: {file} is not one that plan saved ({error})"]) from error
+        found = records.read(Calibration, file)
+    except records.Unreadable as error:
+        raise ConfigError([f"--calibration: {error}; it is not one that plan saved"]) from error
     there, keys = found.compared, [*compared]
     differ = [
         f"{key} is {there.get(key)!r} there, {compared[key]!r} here" for key in keys if there.get(key) != compared[key]

@@ -48,6 +48,7 @@ def rows(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "condensation", f"{duration(found.seconds)}, without start and evaluation"
     yield "  matching", _share(found.matching, found)
     yield "  training theta", _share(found.training, found)
+    yield from _ways(found)
     yield "  drawing networks", _share(found.drawing, found)
     yield "  collectives", _share(found.talking, found)
     yield "a matching step and what follows it", f"{found.seconds / load.steps:.3g} s"
@@ -58,7 +59,7 @@ def rows(plan: Plan) -> Iterator[tuple[str, str]]:
         f"{found.least} to {found.most} (balance {load.classes / found.workers / found.most:.0%})",
     )
     yield "all-reduced per matching step", _bytes(found.traffic.shared_step)
-    yield "all-reduced per update of theta", _bytes(found.traffic.update)
+    yield "all-reduced per update of theta", _bytes(found.traffic.update if found.shared <= found.everywhere else 0)
     yield "images gathered for it", _bytes(found.traffic.batch)
     yield "memory per worker", gib(found.bytes) + ("" if plan.room is None else f" of {gib(plan.room)}")
     yield from ((f"  {name}", gib(size)) for name, size in found.memory.items() if size)
@@ -122,6 +123,13 @@ def _decoded(plan: Plan) -> Iterator[tuple[str, str]]:
     images, node = [count * load.image for count in load.counts], min(PER_NODE, workers)
     yield "real images, decoded", gib(sum(images))
     yield f"  on a node of {node} workers, for data.tier=ram", gib(share(images, workers, node))
+
+
+def _ways(found: Forecast) -> Iterator[tuple[str, str]]:
+    """What training theta takes with its collectives, both ways; the shorter is in the other rows."""
+    if found.workers > 1 and found.shared:
+        yield "    slices shared out among the workers", duration(found.shared)
+        yield "    all slices on every worker", duration(found.everywhere)
 
 
 def _share(part: float, found: Forecast) -> str:

@@ -1,20 +1,22 @@
-"""What a config asks for, in numbers that know neither device nor workers."""
+"""The work of a config, in numbers that know neither device nor workers."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 import torch
 
+from dist_condense.engine.slices import usual_slices
 from dist_condense.networks import batch_norms
 from dist_condense.settings import assembly
 from dist_condense.settings.config import ConfigError, RunConfig
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Workload:
     """The work of a whole run. A matching step matches every class once; an update is one SGD step of theta."""
 
@@ -33,6 +35,8 @@ class Workload:
     """Decoded synthetic images per class and step."""
     updates: dict[int, int]
     """Images of a batch to the number of such updates in the run."""
+    stretches: int
+    """Times that theta is trained or pre-trained."""
     real_updates: bool
     """Whether these are of real images."""
     image: int
@@ -47,14 +51,24 @@ class Workload:
     counts: tuple[int, ...]
     """Real images of each class."""
     microbatch: int
-    slices: int | None
-    """`cluster.slices`; None: as many as workers."""
+    slices: int
+    """Units that a training batch is cut into."""
     coupled: bool
     """By BatchNorm, so that a training batch cannot be cut."""
 
 
 def workload_of(config: RunConfig, dataset: Any) -> Workload:
-    """Count it. Raises ConfigError for a network that cannot be built."""
+    """Count it by the config's procedure. Raises ConfigError for one without a forecast, or a network that cannot be
+    built.
+    """
+    name = config.method.procedure
+    if name not in WORKLOADS:
+        raise ConfigError([f"method.procedure: {name} has no forecast; plan knows {', '.join(WORKLOADS)}"])
+    return WORKLOADS[name](config, dataset)
+
+
+def matching(config: RunConfig, dataset: Any) -> Workload:
+    """The work of Algorithm 1."""
     try:
         network = assembly.network_builder(config, dataset)(0).eval()
     except (ValueError, ImportError) as error:
@@ -78,6 +92,7 @@ def workload_of(config: RunConfig, dataset: Any) -> Workload:
         real=min(method.real_batch, max(dataset.counts)),
         synthetic=min(decoded(config, config.ipc), method.synthetic_limit),
         updates=dict(_updates(config, dataset)),
+        stretches=_trained(config) + _pretrained(config),
         real_updates=not on_set,
         image=image,
         pixels=config.ipc * image,
@@ -86,9 +101,13 @@ def workload_of(config: RunConfig, dataset: Any) -> Workload:
         statistic=sum(x.numel() for x in phi),
         counts=tuple(dataset.counts),
         microbatch=config.compute.microbatch,
-        slices=1 if batch_norms(network) else config.cluster.slices,
+        slices=1 if batch_norms(network) else config.compute.slices or usual_slices(network),
         coupled=bool(batch_norms(network)),
     )
+
+
+WORKLOADS: dict[str, Callable[[RunConfig, Any], Workload]] = {"matching": matching}
+"""By procedure; any other has no forecast."""
 
 
 def decoded(config: RunConfig, ipc: int) -> int:
@@ -105,22 +124,34 @@ def known_groups(config: RunConfig) -> RunConfig:
 
 def _groups(config: RunConfig, classes: int) -> int:
     known = known_groups(config)
-    partition = assembly.PARTITIONS[known.method.grouping.name](known, classes, lambda: torch.empty(0))
+    partition = assembly.partition_of(known, classes, lambda: torch.empty(0))
     return sum(len(group) > 1 for group in partition)
 
 
 def _updates(config: RunConfig, dataset: Any) -> Counter[int]:
     schedule, training, found = config.trajectory, config.training, Counter[int]()
-    stretches = schedule.networks * (schedule.matching_steps - 1)
-    passes = {"pretrained": schedule.networks, "pool": min(schedule.pool_size, schedule.networks)}
+    stretches = _trained(config)
     of_set = len(dataset.classes) * config.ipc * prod(assembly.grid(config))
     if training.source == "real":
         # A batch that ends a pass over all images may be smaller: counted as a whole one.
         found[min(training.batch, sum(dataset.counts))] += stretches * -(-training.images // training.batch)
     elif training.source == "synthetic":
         _add(found, of_set, training.batch, stretches * training.epochs)
-    _add(found, sum(dataset.counts), training.batch, passes.get(schedule.start, 0) * schedule.pretrain_epochs)
+    _add(found, sum(dataset.counts), training.batch, _pretrained(config) * schedule.pretrain_epochs)
     return +found
+
+
+def _trained(config: RunConfig) -> int:
+    """Stretches of training between matching steps."""
+    frozen = config.training.source == "frozen"
+    return 0 if frozen else config.trajectory.networks * (config.trajectory.matching_steps - 1)
+
+
+def _pretrained(config: RunConfig) -> int:
+    """Networks that are trained before they are matched."""
+    schedule = config.trajectory
+    networks = {"pretrained": schedule.networks, "pool": min(schedule.pool_size, schedule.networks)}
+    return networks.get(schedule.start, 0)
 
 
 def _add(found: Counter[int], images: int, batch: int, passes: int) -> None:

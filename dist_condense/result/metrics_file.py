@@ -1,4 +1,4 @@
-"""metrics.jsonl: a line of JSON for every ``log_every`` matching steps, each step once and in order."""
+"""metrics.jsonl: a line of JSON for every ``log_every`` units of the procedure, each once and in order."""
 
 from __future__ import annotations
 
@@ -8,32 +8,45 @@ from pathlib import Path
 from typing import Any
 
 from dist_condense.engine.errors import RunFailed
+from dist_condense.settings.run_folder import RunFolder
+from dist_condense.system import records
 from dist_condense.system.files import write_atomically
 
-METRICS = "metrics.jsonl"
-STEP, LOSS = "step", "loss"
+STEP, TIME, RATE = "step", "time", "steps_per_second"
+COMMON = (STEP, TIME, RATE, "waiting", "reduced_bytes")
 Entry = Mapping[str, Any]
-"""A line: time (Unix, in seconds), step (matching steps in all), network and its matching_step (both from 0), loss,
-steps_per_second, waiting (the share of the time in which a worker waited for images), reduced_bytes (handed to
-reductions since the line before, by all workers)."""
+"""A line: time (Unix, in seconds), step (units done in all), steps_per_second, waiting (the share of the time in which
+a worker waited for images), reduced_bytes (handed to reductions since the line before, by all workers); the procedure's
+counters, which are integers (matching: network and its matching_step, both from 0), and its measures, which are floats
+(matching: loss)."""
 BOM = b"\xef\xbb\xbf"
 
 
 def parsed(line: bytes) -> Entry | None:
-    """The entry of a line; None for one that is none: torn, not JSON, without a step."""
+    """The entry of a line; None for one that is none: torn, not JSON, without a step, not all numbers."""
     try:
-        entry = json.loads(line.removeprefix(BOM))
-    except (ValueError, RecursionError):
+        entry = records.parsed(line.removeprefix(BOM), RunFolder.metrics.name)
+    except records.Unreadable:
         return None
     if not isinstance(entry, dict) or type(entry.get(STEP)) is not int:
         return None
-    return entry if isinstance(entry.get(LOSS, 0.0), int | float) else None
+    return entry if all(isinstance(value, int | float) for value in entry.values()) else None
 
 
 def read(file: Path) -> list[Entry]:
     """The entries in the order of the file, which may not be there; other lines and a last one without its end are
     left out."""
     return [entry for _, entry in _lines(file) if entry is not None]
+
+
+def measures(entry: Entry) -> dict[str, float]:
+    """What the procedure measured."""
+    return {key: x for key, x in entry.items() if isinstance(x, float) and key not in COMMON}
+
+
+def counters(entry: Entry) -> dict[str, int]:
+    """What the procedure counts, which the step says as well."""
+    return {key: x for key, x in entry.items() if isinstance(x, int) and key not in COMMON}
 
 
 def append(file: Path, entry: Entry) -> None:

@@ -13,7 +13,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn
 
-from dist_condense.result.metrics_file import Entry, parsed
+from dist_condense.engine.procedure import Units
+from dist_condense.result.metrics_file import STEP, Entry, measures, parsed
 from dist_condense.system import terminal
 
 Callback = Callable[[Sequence[Entry]], None]
@@ -106,20 +107,15 @@ class Notes(Follower):
 
 
 class Progress:
-    """A bar on a terminal, else a plain line at most every ten seconds; a callback of :class:`Follower`.
-
-    :param networks: K of the run.
-    :param matching_steps: T, matching steps per network.
-    """
+    """A bar on a terminal, else a plain line at most every ten seconds; a callback of :class:`Follower`."""
 
     def __init__(
         self,
-        networks: int,
-        matching_steps: int,
+        units: Units,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.networks, self.matching_steps, self.clock = networks, matching_steps, clock
+        self.units, self.clock = units, clock
         self.console = console or terminal.console(stderr=True)
         self._rates: deque[float] = deque(maxlen=RATES)
         self._entry: Entry | None = None
@@ -130,7 +126,7 @@ class Progress:
     def __enter__(self) -> Progress:
         if self.console.is_terminal:
             bar = terminal.Bars(BarColumn(24), TextColumn("{task.description}", markup=False), console=self.console)
-            self._display = bar, bar.add_task("starting", total=self.networks * self.matching_steps)
+            self._display = bar, bar.add_task("starting", total=self.units.total)
             bar.start()
         return self
 
@@ -161,20 +157,18 @@ class Progress:
             self._shown, self._next = self._entry, self.clock() + PLAIN_EVERY
 
     def _line(self, entry: Entry) -> str:
-        return line(entry, self.networks, self.matching_steps, median(self._rates))
+        return line(entry, self.units, median(self._rates))
 
 
-def line(entry: Entry, networks: int, matching_steps: int, rate: float) -> str:
-    """``network 3/20, matching step 4/10, 2.5 steps/s, matching loss 81.2, 1 min 8 s left``.
+def line(entry: Entry, units: Units, rate: float) -> str:
+    """``network 3/20, matching step 4/10, 2.5 steps/s, loss 81.2, 1 min 8 s left``.
 
     :param rate: steps per second.
     """
-    left = networks * matching_steps - entry["step"]
+    left = units.total - entry[STEP]
     end = "done" if left <= 0 else f"{duration(left / rate)} left" if rate > 0 else "time left unknown"
-    return (
-        f"network {entry['network'] + 1}/{networks}, matching step {entry['matching_step'] + 1}/{matching_steps}, "
-        f"{rate:.3g} steps/s, matching loss {entry['loss']:.4g}, {end}"
-    )
+    measured = [f"{name} {value:.4g}" for name, value in measures(entry).items()]
+    return ", ".join([units.place(entry[STEP]), f"{rate:.3g} steps/s", *measured, end])
 
 
 def duration(seconds: float) -> str:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import base64
 import html
-import json
 import math
 import os
 import platform
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from statistics import fmean, stdev
@@ -20,17 +19,15 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from dist_condense.evaluation.rows import EVALUATION, read_csv
+from dist_condense.evaluation.rows import Row, read_csv
 from dist_condense.result import metrics_file
-from dist_condense.result.metrics_file import LOSS, METRICS, STEP
+from dist_condense.result.metrics_file import STEP, Entry, measures
 from dist_condense.result.preview import left_out
-from dist_condense.result.synthetic_set import CARD, PREVIEW, code_commit
-from dist_condense.system import terminal
+from dist_condense.result.synthetic_set import CARD, PREVIEW, code_commit, facts_of
+from dist_condense.settings.run_folder import RunFolder
+from dist_condense.system import records, terminal
 from dist_condense.system.credentials import masked
 from dist_condense.system.files import write_atomically
-
-Row = Mapping[str, Any]
-"""A row of evaluation.csv: set, protocol, architecture, seed, epochs, top1_last, top1_best (percent)."""
 
 PACKAGES = (
     "dist-condense",
@@ -50,7 +47,7 @@ POINTS = 400
 """Of the curve; more are averaged in bins."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Summary:
     """Top-1 of the last epoch over seeds, in percent."""
 
@@ -88,7 +85,7 @@ def summarise(rows: Sequence[Row]) -> list[Summary]:
     """One for each set, architecture, protocol and number of epochs, in the order of their first rows."""
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        groups.setdefault(tuple(str(row[name]) for name in KEY), []).append(row)
+        groups.setdefault(tuple(str(getattr(row, name)) for name in KEY), []).append(row)
     return [_summary(group) for group in groups.values()]
 
 
@@ -128,22 +125,21 @@ def write_report(folder: str | Path, latest: Sequence[Row] = (), title: str | No
     :param latest: rows of ``evaluation.csv`` whose groups stand first; the others are told to be of earlier calls.
     """
     folder = Path(folder)
-    card = json.loads(_text(folder / "synthetic_set" / CARD) or "{}")
-    environment_text = _text(folder / "environment.json")
-    rows = [asdict(row) for row in read_csv(folder / EVALUATION)]
-    losses = [(x[STEP], x[LOSS]) for x in metrics_file.read(folder / METRICS) if LOSS in x]
+    files = RunFolder(folder)
+    card = _record(files.synthetic_set / CARD)
+    rows = read_csv(files.evaluation)
     title = title or " · ".join(str(card[key]) for key in ("method", "dataset") if card.get(key)) or folder.name
     parts = [
         f"<header><h1>{escape(title)}</h1>{_facts(card)}</header>",
         _section("Top-1 on the real test set", _evaluation(summarise(rows), latest) if rows else ""),
-        _section("The synthetic set", _preview(folder / "synthetic_set" / PREVIEW, card)),
-        _section("Matching loss", curve(losses)),
-        _section("Configuration", _folded("config.yaml", masked(_text(folder / "config.yaml")))),
-        _section("Environment", _machine(json.loads(environment_text)) if environment_text else ""),
+        _section("The synthetic set", _preview(files.synthetic_set / PREVIEW, card)),
+        *_curves(metrics_file.read(files.metrics)),
+        _section("Configuration", _folded(files.config.name, masked(_text(files.config)))),
+        _section("Environment", _machine(_record(files.environment))),
     ]
     page = PAGE.format(title=escape(title), style=STYLE, body="\n".join(x for x in parts if x))
-    write_atomically(folder / "report.html", page.encode())
-    return folder / "report.html"
+    write_atomically(files.report, page.encode())
+    return files.report
 
 
 def escape(text: str) -> str:
@@ -151,13 +147,13 @@ def escape(text: str) -> str:
     return html.escape(terminal.printable(text, kept=terminal.LAYOUT))
 
 
-def curve(points: Sequence[tuple[float, float]]) -> str:
-    """An SVG of loss over steps; a logarithmic scale where the loss spans more than a factor of ten."""
+def curve(name: str, points: Sequence[tuple[float, float]]) -> str:
+    """An SVG of a measure over steps; a logarithmic scale where it spans more than a factor of ten."""
     points = _binned([(x, y) for x, y in points if math.isfinite(y)])
     if len(points) < 2:
         return ""
-    steps, losses = [x for x, _ in points], [y for _, y in points]
-    low, high = min(losses), max(losses)
+    steps, values = [x for x, _ in points], [y for _, y in points]
+    low, high = min(values), max(values)
     logarithmic = low > 0 and high / low > 10
     scale = math.log10 if logarithmic else float
     bottom, top = (scale(low), scale(high)) if high > low else (scale(low) - 0.5, scale(low) + 0.5)
@@ -181,7 +177,7 @@ def curve(points: Sequence[tuple[float, float]]) -> str:
         anchor = "end" if i == 4 else "middle"
         grid.append(f'<text x="{across(step):.1f}" y="{HEIGHT - 12}" text-anchor="{anchor}">{round(step):,}</text>')
     path = " ".join(f"{across(x):.1f},{down(scale(y)):.1f}" for x, y in points)
-    label = "Matching loss over matching steps" + (", logarithmic scale" if logarithmic else "")
+    label = f"{escape(name)} over steps" + (", logarithmic scale" if logarithmic else "")
     return (
         f'<figure><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(grid)}'
         f'<polyline class="curve" points="{path}"/></svg><figcaption>{label}</figcaption></figure>'
@@ -189,10 +185,16 @@ def curve(points: Sequence[tuple[float, float]]) -> str:
 
 
 def _summary(rows: Sequence[Row]) -> Summary:
-    best = [float(x["top1_best"]) for x in rows if x.get("top1_best") not in (None, "")]
-    values = tuple((str(x["seed"]), float(x["top1_last"])) for x in rows)
-    group, architecture, protocol, epochs = (str(rows[0][name]) for name in KEY)
-    return Summary(group, architecture, protocol, epochs, values, fmean(best) if len(best) == len(rows) else None)
+    best = [x.top1_best for x in rows if x.top1_best is not None]
+    group, architecture, protocol, epochs = (str(getattr(rows[0], name)) for name in KEY)
+    return Summary(
+        set=group,
+        architecture=architecture,
+        protocol=protocol,
+        epochs=epochs,
+        values=tuple((str(x.seed), x.top1_last) for x in rows),
+        best=fmean(best) if len(best) == len(rows) else None,
+    )
 
 
 def _evaluation(summaries: Sequence[Summary], latest: Sequence[Row]) -> str:
@@ -232,13 +234,21 @@ def _facts(card: Mapping[str, Any]) -> str:
         ("images per class", card["ipc"]),
         ("factor", card["factor"]),
         ("classes", len(card["classes"])),
-        ("networks", f"{card['networks_done']:,} / {card['networks_total']:,}"),
-        ("matching steps per network", f"{card['matching_steps']:,}"),
-        ("matching steps in all", f"{card['steps']:,}"),
+        *((name.replace("_", " "), value) for name, value in facts_of(card).items()),
+        ("steps", f"{card['steps']:,}"),
         ("seed", card["seed"]),
         ("state", state),
     ]
-    return "<dl>" + "".join(f"<div><dt>{k}</dt><dd>{escape(str(v))}</dd></div>" for k, v in facts) + "</dl>"
+    return "<dl>" + "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(str(v))}</dd></div>" for k, v in facts) + "</dl>"
+
+
+def _curves(entries: Sequence[Entry]) -> list[str]:
+    """A section of each measure."""
+    points: dict[str, list[tuple[float, float]]] = {}
+    for entry in entries:
+        for name, value in measures(entry).items():
+            points.setdefault(name, []).append((entry[STEP], value))
+    return [_section(name.capitalize(), curve(name, measured)) for name, measured in points.items()]
 
 
 def _preview(file: Path, card: Mapping[str, Any]) -> str:
@@ -257,6 +267,8 @@ def _preview(file: Path, card: Mapping[str, Any]) -> str:
 
 
 def _machine(values: Mapping[str, Any]) -> str:
+    if not values:
+        return ""
     rows = []
     for key, value in values.items():
         if isinstance(value, Mapping):
@@ -279,6 +291,10 @@ def _binned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     width = -(-len(points) // POINTS) or 1
     bins = [points[i : i + width] for i in range(0, len(points), width)]
     return [(fmean(x for x, _ in part), fmean(y for _, y in part)) for part in bins]
+
+
+def _record(file: Path) -> dict[str, Any]:
+    return records.read(dict[str, Any], file) if file.exists() else {}
 
 
 def _text(file: Path) -> str:

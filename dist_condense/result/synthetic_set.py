@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -26,24 +26,35 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
-import dist_condense
+from dist_condense import __version__
 from dist_condense.core.parameterisation import AXES, BOTH, Grid, MultiFormation, grid_of, pad, tile_size
 from dist_condense.data.normalise import ChannelStatistics
 from dist_condense.data.space import NORMALISED, UNIT, VALUES, Space
 from dist_condense.result.preview import sheet
+from dist_condense.settings.run_folder import RunFolder
+from dist_condense.system import conversion, records
+from dist_condense.system.conversion import NonNegative, Positive, Rule
 from dist_condense.system.files import flush, flush_names, sha256_of
+from dist_condense.system.records import Unreadable
 
 FORMAT = 1
 FORMAT_OF_VALUES = 2
 """Of sets that need one of the keys `LATER`, without which an earlier version would read them wrongly."""
 LATER = ("width", "axes", "bounds")
-NAME = "synthetic_set"
+FORMATS = f"{FORMAT} or {FORMAT_OF_VALUES}"
+"""That are read."""
 READABLE = 0o666
 """Bits of a file's mode; which of them are set is as for the folder, by the umask."""
 CARD, TENSORS, PREVIEW = "card.json", "synthetic_set.safetensors", "preview.png"
 VALUE_SPACES = (NORMALISED, UNIT, VALUES)
 PADDING_OF_BEFORE = (0.5,)
 HARD, SOFT = "hard", "soft"
+ValueSpace = Annotated[str, Rule(" or ".join(VALUE_SPACES), VALUE_SPACES.__contains__)]
+Axes = Annotated[str, Rule(" or ".join(AXES), AXES.__contains__)]
+Bounds = Annotated[
+    Sequence[float | None],
+    Rule("the least and the largest value, or null for either", lambda x: len(x) == 2 and (None in x or x[0] < x[1])),
+]
 LOADS = 100
 """Tries to load a set, each of which met a new one taking its place."""
 
@@ -76,39 +87,37 @@ class SyntheticSetError(RuntimeError):
 class CardClass:
     """A class; ``label`` is the number in the labels, ``wnid`` its WordNet id where the data set has them."""
 
-    label: int
+    label: NonNegative
     name: str
     wnid: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Card:
     """All that a stranger needs to use a set. :func:`write_set` fills in what stands below ``complete``."""
 
     method: str
     dataset: str
     classes: Sequence[CardClass]
-    ipc: int
+    ipc: Positive
     """Images held per class."""
-    channels: int
-    size: int
+    channels: Positive
+    size: Positive
     """Pixels of a side (of a column, where there is a ``width``), stored and decoded."""
-    value_space: str
+    value_space: ValueSpace
     """``normalised``: pixels are (x - mean) / std already; ``unit``: in [0, 1], ``values``: as real images are stored;
     normalise both after decoding."""
     mean: Sequence[float]
     std: Sequence[float]
-    factor: int
+    factor: Positive
     """An image holds factor x factor tiles, or factor along ``axes`` (1: it is the image)."""
     seed: int
-    networks_done: int
-    networks_total: int
-    matching_steps: int
-    """Per network."""
     steps: int
-    """Matching steps done, over all networks."""
+    """Units of the procedure done."""
     complete: bool
     """False while the run that makes the set goes on."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What the procedure adds, each a key of the file beside these: matching its networks and matching steps."""
     decoding: str = "uniform"
     """What training on the set uses, whatever condensation used."""
     images_per_class: int = 0
@@ -119,11 +128,11 @@ class Card:
     """One value, or one per channel, at the right and bottom where ``factor`` does not divide ``size``, as pixels are.
     Sets without it are of an earlier version, which padded 0.5 in either space.
     """
-    width: int | None = None
+    width: Positive | None = None
     """Pixels of a row, where images are not square."""
-    axes: str = BOTH
+    axes: Axes = BOTH
     """``both``, or the one along which an image holds tiles: ``height``, ``width``."""
-    bounds: Sequence[float | None] | None = None
+    bounds: Bounds | None = None
     """The least and the largest value of a real image, null: there is none; without it 0 and 1."""
     format_version: int = FORMAT
     sha256: str = ""
@@ -178,6 +187,14 @@ def form_of(space: Space, shape: tuple[int, int, int], parameterisation: MultiFo
     }
 
 
+@dataclass(frozen=True)
+class _Version:
+    """What the cards of all formats have."""
+
+    format_version: int
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
 def write_set(folder: str | Path, pixels: Tensor, labels: Tensor, card: Card) -> Card:
     """Write the set so that a whole one is there at every moment; returns the card as written.
 
@@ -225,20 +242,22 @@ def read_card(folder: str | Path) -> Card:
     if not file.exists():
         raise SyntheticSetError(f"no synthetic set at {folder}: {file} is missing")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        version = content.get("format_version")
-    except (ValueError, AttributeError) as error:
-        raise SyntheticSetError(f"{file} is not a card: {error}") from error
-    if version not in (FORMAT, FORMAT_OF_VALUES):
-        raise SyntheticSetError(
-            f"{file} has format version {version}, dist_condense {dist_condense.__version__} reads {FORMAT} and "
-            f"{FORMAT_OF_VALUES}; the set was written by {content.get('versions', {})}: use that version"
-        )
-    known = {x.name: content[x.name] for x in fields(Card) if x.name in content}
-    try:
-        return Card(**{**known, "classes": tuple(CardClass(**x) for x in known["classes"])})
-    except (KeyError, TypeError) as error:
-        raise SyntheticSetError(f"{file} is not a card of format {version}: {error}") from error
+        content = records.parsed(records.bytes_of(file), str(file))
+        version = records.made(_Version, content, str(file), spare=True)
+        if version.format_version in (FORMAT, FORMAT_OF_VALUES):
+            return replace(records.made(Card, content, str(file), spare=True), facts=facts_of(content))
+    except Unreadable as error:
+        raise SyntheticSetError(f"{error}; it is not a card of format {FORMATS}") from error
+    raise SyntheticSetError(
+        f"{file} has format version {version.format_version}, dist_condense {__version__} reads {FORMATS};"
+        f" the set was written by {conversion.shown(version.versions)}: use that version"
+    )
+
+
+def facts_of(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Of what card.json holds the keys that are the procedure's own."""
+    own = {x.name for x in fields(Card)}
+    return {key: value for key, value in content.items() if key not in own}
 
 
 class SyntheticDataset(Dataset[tuple[Tensor, int | Tensor]]):
@@ -345,7 +364,8 @@ def _write_beside(writing: Path, pixels: Tensor, labels: Tensor, card: Card) -> 
     (writing / TENSORS).chmod(writing.stat().st_mode & READABLE)  # safetensors makes it for its owner alone
     card = _filled(replace(card, labels=SOFT if soft else HARD), sha256_of(writing / TENSORS))
     _preview(images, _in_order(card) if soft else held, card).save(writing / PREVIEW)
-    (writing / CARD).write_text(json.dumps(_content_of(card), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(_content_of(card), indent=1, ensure_ascii=False)
+    (writing / CARD).write_text(f"{text}\n", encoding="utf-8")
     for file in (TENSORS, PREVIEW, CARD):
         flush(writing / file)
     flush_names(writing)
@@ -370,7 +390,8 @@ def _put_in_place(writing: Path, folder: Path) -> None:
 
 def _place(path: Path) -> Path:
     """The folder that holds the set of a path now: itself, in the folder of a run, or aside."""
-    folder = path / NAME if (path / NAME / CARD).exists() or _aside(path / NAME) else path
+    inside = RunFolder(path).synthetic_set
+    folder = inside if (inside / CARD).exists() or _aside(inside) else path
     return _aside(folder) or folder
 
 
@@ -382,7 +403,7 @@ def _aside(folder: Path) -> Path | None:
 
 def _open(folder: Path, verify: bool) -> SyntheticDataset:
     card, file = read_card(folder), folder / TENSORS
-    if not file.exists():
+    if not file.is_file():
         raise SyntheticSetError(f"{file} is missing; copy the whole folder of the set")
     if verify and (found := sha256_of(file)) != card.sha256:
         raise SyntheticSetError(
@@ -402,14 +423,7 @@ def _check_held(file: Path, card: Card) -> None:
     except SafetensorError as error:
         raise SyntheticSetError(f"{file}: it cannot be read ({error}). It was changed; copy the set again") from error
     of_labels = (*images[:1], len(card.classes)) if card.labels == SOFT else images[:1]
-    numbers = (card.ipc, card.channels, card.size, card.factor, *([card.width] if card.width is not None else []))
-    if any(type(number) is not int or number < 1 for number in numbers):
-        wrong = f"ipc, channels, size and factor are {numbers!r:.100}, which are no numbers from 1"
-    elif card.axes not in list(AXES) or card.value_space not in VALUE_SPACES:
-        wrong = f"axes and value_space are {card.axes!r:.30} and {card.value_space!r:.30}, which are not known"
-    elif card.bounds is not None and len(card.bounds) != 2:
-        wrong = f"bounds are {card.bounds!r:.100}, which are not two"
-    elif images != (len(card.classes) * card.ipc, *card.shape) or labels != of_labels:
+    if images != (len(card.classes) * card.ipc, *card.shape) or labels != of_labels:
         wrong = f"images are {list(images)} and labels {list(labels)}, not as many or as large as its card says"
     elif wrong := _wrong_factor(card):
         wrong += ": a tile has at least one pixel"
@@ -419,22 +433,23 @@ def _check_held(file: Path, card: Card) -> None:
 
 
 def _wrong_factor(card: Card) -> str:
-    """Of a card whose axes are known; empty where it is right."""
+    """Empty where it is right."""
     cut = [side for side, cut in zip(card.shape[1:], AXES.get(card.axes, (True, True)), strict=True) if cut]
     return "" if 1 <= card.factor <= min(cut) else f"factor {card.factor} is not in 1..{min(cut)}"
 
 
 def _content_of(card: Card) -> dict[str, Any]:
-    """As JSON holds it: later keys only where they say something."""
-    usual = {entry.name: entry.default for entry in fields(Card) if entry.name in LATER}
-    return {key: value for key, value in asdict(card).items() if key not in usual or value != usual[key]}
+    """As JSON holds it: the procedure's facts among the others, later keys only where they say something."""
+    left_out = {entry.name: entry.default for entry in fields(Card) if entry.name in LATER}
+    content = asdict(card)
+    return content.pop("facts") | {key: x for key, x in content.items() if key not in left_out or x != left_out[key]}
 
 
 def _content(file: Path) -> bytes | None:
     """None while it is not there."""
     try:
-        return file.read_bytes()
-    except OSError:
+        return records.bytes_of(file)
+    except Unreadable:
         return None
 
 
@@ -447,7 +462,7 @@ def _filled(card: Card, sha256: str) -> Card:
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         code_commit=code_commit(),
         versions={
-            "dist_condense": dist_condense.__version__,
+            "dist_condense": __version__,
             "torch": str(torch.__version__),
             "python": platform.python_version(),
         },

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from dist_condense.settings.run_folder import RunFolder
+from dist_condense.system import records
 
 
 def tags_of(folder: Path) -> dict[str, str]:
@@ -17,7 +19,8 @@ def tags_of(folder: Path) -> dict[str, str]:
     ``mlflow.*`` in columns of its own and leaves them out of comparisons.
     """
     config = stored_config(folder)
-    environment = _json(folder / "environment.json")
+    file = RunFolder(folder).environment
+    environment = records.read(dict[str, Any], file) if file.exists() else {}
     method, dataset, cluster = (config.get(group) or {} for group in ("method", "dataset", "cluster"))
     commit = environment.get("commit")
     found = {
@@ -40,7 +43,7 @@ def stored_config(folder: Path) -> dict[str, Any]:
     for one that is not resolved."""
     from dist_condense.settings import yaml_files  # which imports Hydra
 
-    file = folder / "config.yaml"
+    file = RunFolder(folder).config
     found = yaml_files.stored_values(file)
     if not found:
         raise ValueError(f"{file} holds no config")
@@ -53,7 +56,3 @@ def _host(environment: Mapping[str, Any]) -> str | None:
     if gpus:
         return ", ".join(f"{number} x {name}" for name, number in gpus.items())
     return f"{environment['cpus']} x {environment['cpu']}" if environment.get("cpu") else None
-
-
-def _json(file: Path) -> dict[str, Any]:
-    return dict(json.loads(file.read_text())) if file.exists() else {}

@@ -18,20 +18,24 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
-from dist_condense.evaluation.rows import EVALUATION, RowsError, read_csv
-from dist_condense.result import metrics_file, run_folder
-from dist_condense.result.metrics_file import METRICS, STEP, Entry
+from dist_condense.evaluation.rows import Row, RowsError, read_csv
+from dist_condense.result import metrics_file, trust
+from dist_condense.result.metrics_file import RATE, STEP, TIME, Entry, counters
+from dist_condense.result.synthetic_set import SyntheticSetError, read_card
 from dist_condense.result.tags import stored_config, tags_of
+from dist_condense.settings import run_folder
+from dist_condense.settings.run_folder import RunFolder
 from dist_condense.settings.tracking_address import SERVERS, VARIABLE, deleted, problems, resolve_uri, sqlite_file
-from dist_condense.system import terminal
+from dist_condense.system import records, terminal
+from dist_condense.system.conversion import Rule
 from dist_condense.system.credentials import address, masked, revealed
 from dist_condense.system.files import write_atomically
 
@@ -40,9 +44,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
-STATE = "tracking.json"
-ID = re.compile(r"[\w-]{1,100}", re.ASCII)
-"""Of a run on a server, and of an output folder."""
+Id = Annotated[str, Rule("1 to 100 letters, digits, _ or -", re.compile(r"[\w-]{1,100}", re.ASCII).fullmatch)]
+"""Of a run on a server, and of an output folder; part of a query, and of a path."""
 DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # with MLflow's own default one call to a dead server takes minutes
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -65,10 +68,7 @@ NOT_PARAMS = ("output", "tracking")  # two runs always differ in them, and never
 RESULTS = ("top1_last", "top1_best")  # of evaluation.csv; its other columns are params
 PROXIED = "mlflow-artifacts"
 """The scheme of files that a server takes itself."""
-TIME, IN_EVERY_ENTRY = "time", "loss"
-COUNTERS = ("network", "matching_step")  # the step says the same
-CONFIG = "config.yaml"
-ARTIFACTS = (CONFIG, "environment.json", EVALUATION, "report.html", "synthetic_set")
+ARTIFACTS = (RunFolder.config, RunFolder.environment, RunFolder.evaluation, RunFolder.report, RunFolder.synthetic_set)
 
 
 class TrackingError(RuntimeError):
@@ -84,7 +84,7 @@ def _metric_name(text: str) -> str:
     return re.sub(r"[^\w/.: -]", "_", text)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Address:
     """The run's place on a server, kept in ``tracking.json``."""
 
@@ -92,36 +92,33 @@ class Address:
     """Without a password."""
     experiment: str
     run_name: str
-    run_id: str | None = None
-    folder: str = field(default_factory=lambda: uuid4().hex)
+    run_id: Id | None = None
+    folder: Id = field(default_factory=lambda: uuid4().hex)
     """The output folder's own name on every server, by which a run is found whose making was not answered."""
 
     @classmethod
     def read(cls, folder: Path) -> Address | None:
         """What an earlier start left; None if there is nothing readable, or an id that no server gives."""
         try:
-            kept = json.loads((folder / STATE).read_text())
-            found = cls(**{x.name: kept[x.name] for x in fields(cls) if x.name in kept})
-        except (OSError, ValueError, TypeError, RecursionError):
+            return records.read(cls, RunFolder(folder).tracking, spare=True)
+        except records.Unreadable:
             return None
-        texts = all(isinstance(text, str) for text in (found.uri, found.experiment, found.run_name))
-        ids = (found.folder,) if found.run_id is None else (found.folder, found.run_id)  # part of a query, of a path
-        return found if texts and all(isinstance(x, str) and ID.fullmatch(x) for x in ids) else None
 
     def write(self, folder: Path) -> None:
         """Whole or not at all."""
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / STATE, (json.dumps(asdict(self), indent=1) + "\n").encode())
+        write_atomically(RunFolder(folder).tracking, (json.dumps(asdict(self), indent=1) + "\n").encode())
 
     @classmethod
-    def of(cls, folder: Path, uri: str, experiment: str, run_name: str, run_id: str | None = None) -> Address:
+    def of(cls, folder: Path, *, uri: str, experiment: str, run_name: str, run_id: str | None = None) -> Address:
         """The one of an earlier start where it names the same server and run, else a new one of the same folder."""
         earlier, shown = cls.read(folder), str(address(uri))
+        fresh = cls(uri=shown, experiment=experiment, run_name=run_name, run_id=run_id)
         if earlier is None:
-            return cls(shown, experiment, run_name, run_id)
+            return fresh
         if earlier.uri == shown and run_id in (None, earlier.run_id):
             return earlier
-        return cls(shown, experiment, run_name, run_id, earlier.folder)
+        return replace(fresh, folder=earlier.folder)
 
 
 class ServerRun:
@@ -165,21 +162,21 @@ class ServerRun:
         self._place = place
         client.update_run(self.run, status="RUNNING")
         self._params(self.run, {key: value for key, value in params.items() if key not in NOT_PARAMS})
-        history = client.get_metric_history(self.run, IN_EVERY_ENTRY)
+        history = client.get_metric_history(self.run, RATE)
         self._last_step = max((metric.step for metric in history), default=0)
 
     def _check_place(self, artifacts: str) -> None:
         """MLflow's client writes files wherever the server says, also on this machine. A database in the run's folder
         may name that folder, a server that is not trusted itself alone. Raises Refused for another place."""
         place = urlsplit(artifacts)
-        if not run_folder.is_inside(sqlite_file(self.uri), self.folder):
+        if not trust.is_inside(sqlite_file(self.uri), self.folder):
             if not self.trusted and (place.scheme != PROXIED or place.netloc):
                 raise Refused(
-                    f"{self.folder / CONFIG} alone names it, and it would have files written to "
+                    f"{RunFolder(self.folder).config} alone names it, and it would have files written to "
                     f"{masked(artifacts)[:200]} instead of keeping them itself ({PROXIED}:); if it is yours, give its "
                     f"address: replay --uri {self.uri}, evaluate tracking.uri={self.uri}, or {VARIABLE}"
                 )
-        elif place.scheme not in ("", "file") or not run_folder.is_inside(Path(unquote(place.path)), self.folder):
+        elif place.scheme not in ("", "file") or not trust.is_inside(Path(unquote(place.path)), self.folder):
             raise Refused(
                 f"the database keeps what it is sent at {artifacts}, which is not in {self.folder}; where the folder "
                 "was moved, move mlflow.db out of it, and a new one is made"
@@ -197,7 +194,7 @@ class ServerRun:
             self._last_step = entry[STEP]
         self._log(self.run, waiting)
 
-    def evaluations(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def evaluations(self, rows: Sequence[Row]) -> None:
         """A finished child for each row of evaluation.csv, known by its name, and means over seeds on the run itself.
 
         A mean is ``SET/ARCHITECTURE/PROTOCOL_N_epochs/top1``, its step the number of seeds; beside it ``top1_std``.
@@ -205,13 +202,12 @@ class ServerRun:
         """
         there, found = self._children(), defaultdict[str, list[float]](list)
         for row in rows:
-            metrics = {key: float(row[key]) for key in RESULTS if row.get(key) not in (None, "")}
-            params = {key: str(value) for key, value in row.items() if key not in RESULTS}
-            kind = [str(row[key]) for key in ("set", "architecture", "protocol", "epochs")]
-            name = f"{', '.join(kind)} epochs, seed {row['seed']}"
+            params = {key: str(value) for key, value in asdict(row).items() if key not in RESULTS}
+            metrics = {key: value for key in RESULTS if (value := getattr(row, key)) is not None}
+            kind = (row.set, row.architecture, row.protocol, row.epochs)
+            name = f"{', '.join(map(str, kind))} epochs, seed {row.seed}"
             self._child(there.get(name), name, params, metrics)
-            if RESULTS[0] in metrics:
-                found[_metric_name("{}/{}/{}_{}_epochs/top1".format(*kind))].append(metrics[RESULTS[0]])
+            found[_metric_name("{}/{}/{}_{}_epochs/top1".format(*kind))].append(row.top1_last)
         before = self.client.get_run(self.run).data.metrics
         means = [(key, fmean(values), len(values), None) for key, values in found.items()]
         means += [(f"{key}_std", stdev(values), len(values), None) for key, values in found.items() if len(values) > 1]
@@ -223,9 +219,9 @@ class ServerRun:
             raise Refused(told)
         if path.is_dir():
             self._store.log_artifacts(str(path), path.name)
-        elif path.name == CONFIG and path.exists():  # earlier versions stored passwords in it
+        elif path.name == RunFolder.config.name and path.exists():  # earlier versions stored passwords in it
             with TemporaryDirectory() as folder:
-                copy = Path(folder, CONFIG)
+                copy = Path(folder, path.name)
                 copy.write_text(masked(path.read_text(encoding="utf-8")), encoding="utf-8")
                 self._store.log_artifact(str(copy))
         elif path.exists():
@@ -246,11 +242,12 @@ class ServerRun:
 
     def everything(self) -> None:
         """All that lies in the folder now."""
-        self.metrics(metrics_file.read(self.folder / METRICS))
-        self.evaluations([asdict(row) for row in read_csv(self.folder / EVALUATION)])
-        for name in ARTIFACTS:
-            if (self.folder / name).exists():
-                self.artifacts(self.folder / name)
+        files = RunFolder(self.folder)
+        self.metrics(metrics_file.read(files.metrics))
+        self.evaluations(read_csv(files.evaluation))
+        for entry in ARTIFACTS:
+            if (path := self.folder / entry.name).exists():
+                self.artifacts(path)
 
     def end(self, status: str) -> None:
         """``FINISHED``, ``FAILED`` or ``KILLED``."""
@@ -350,7 +347,7 @@ class Tracker:
         :param trusted: of :class:`ServerRun`.
         """
         folder = Path(folder).expanduser().absolute()
-        place = Address.of(folder, uri, experiment, run_name, run_id)
+        place = Address.of(folder, uri=uri, experiment=experiment, run_name=run_name, run_id=run_id)
         tracker = cls(ServerRun(uri, place, folder, trusted), params, tags)
         tracker._put(tracker._begin)
         tracker._thread.start()
@@ -366,7 +363,7 @@ class Tracker:
         """The command, and what has to be given with it where the folder alone is not believed or has no password."""
         uri, folder = self._server.uri, self._server.folder
         command = f"dist-condense replay {shlex.quote(str(folder))}"
-        stored = revealed(uri) == uri and not any(run_folder.distrusted(uri, folder, ""))
+        stored = revealed(uri) == uri and not any(trust.distrusted(uri, folder, ""))
         return command if stored else f"{command} (and {VARIABLE}, set to the whole address)"
 
     @property
@@ -385,7 +382,7 @@ class Tracker:
         """A file or a folder in the run's folder."""
         self._put(lambda: self._server.artifacts(Path(path)))
 
-    def log_evaluations(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def log_evaluations(self, rows: Sequence[Row]) -> None:
         """All rows of evaluation.csv: the means are those of the rows given."""
         self._put(lambda: self._server.evaluations(rows))
 
@@ -459,28 +456,29 @@ def replay(
     """
     folder = Path(folder).expanduser().absolute()
     run_folder.check(folder)
-    if not (folder / CONFIG).exists():
-        raise TrackingError(f"{folder} is not the folder of a run: config.yaml is missing")
+    files = RunFolder(folder)
+    if not files.config.exists():
+        raise TrackingError(f"{folder} is not the folder of a run: {files.config.name} is missing")
     try:
         config = stored_config(folder)
     except ValueError as error:
         raise TrackingError(str(error)) from error
     tracking = config.get("tracking") or {}
     if not isinstance(tracking, dict) or not isinstance(tracking.get("uri"), str | None):
-        raise TrackingError(f"{folder / CONFIG}: tracking.uri is no address; give one, --uri")
-    if uri is None and (told := next(run_folder.distrusted(tracking.get("uri"), folder, "--uri "), None)):
+        raise TrackingError(f"{files.config}: tracking.uri is no address; give one, --uri")
+    if uri is None and (told := next(trust.distrusted(tracking.get("uri"), folder, "--uri "), None)):
         raise TrackingError(told)
     given = address(uri, bare=True) if uri else tracking.get("uri")
-    trusted = bool(uri) or run_folder.is_own(tracking.get("uri"))
+    trusted = bool(uri) or trust.is_own(tracking.get("uri"))
     uri = resolve_uri(given, folder)
     experiment = experiment or tracking.get("experiment") or "dist_condense"
     if told := next(problems(given, folder, experiment), None):
         raise TrackingError(told)
     try:
-        read_csv(folder / EVALUATION)
+        read_csv(files.evaluation)
     except RowsError as error:
         raise TrackingError(str(error)) from error
-    place = Address.of(folder, uri, experiment, run_name or folder.name)
+    place = Address.of(folder, uri=uri, experiment=experiment, run_name=run_name or folder.name)
     server = ServerRun(uri, place, folder, trusted)
     try:
         server.begin(config, {**tags_of(folder), "dist_condense.replayed": "true"})
@@ -492,8 +490,10 @@ def replay(
 
 
 def _is_complete(folder: Path) -> bool:
-    card = folder / "synthetic_set" / "card.json"
-    return card.exists() and bool(json.loads(card.read_text()).get("complete"))
+    try:
+        return read_card(RunFolder(folder).synthetic_set).complete
+    except SyntheticSetError:
+        return False
 
 
 def refusal(uri: str, experiment: str) -> str | None:
@@ -581,8 +581,8 @@ def _has_run(client: MlflowClient, run: str) -> bool:
 
 
 def _values(entry: Entry) -> list[tuple[str, float, int, float | None]]:
-    """(key, value, step, time) of the numbers of an entry."""
-    numbers = {key: value for key, value in entry.items() if isinstance(value, int | float) and key not in COUNTERS}
+    """(key, value, step, time) of the numbers of an entry but its counters."""
+    numbers = {key: value for key, value in entry.items() if key not in counters(entry)}
     at = numbers.pop(TIME, None)
     step = int(numbers.pop(STEP))
     return [(key, value, step, at) for key, value in numbers.items()]

@@ -1,4 +1,4 @@
-"""From the configuration to the parts of a method: every name of a config is looked up here, once."""
+"""From the configuration to the objects of a run: every name of a config is looked up here, in the tables of parts."""
 
 from __future__ import annotations
 
@@ -13,82 +13,43 @@ import torch
 from torch import nn
 
 from dist_condense import networks
-from dist_condense.core import grouping, randomness, start
-from dist_condense.core.augmentation import OPERATIONS, Strategy
+from dist_condense.core import randomness
+from dist_condense.core.augmentation import Strategy
 from dist_condense.core.distance import DISTANCES
 from dist_condense.core.grouping import Grouping, Partition
 from dist_condense.core.image_rule import ImageRule, Learnt
 from dist_condense.core.objective import Objective
 from dist_condense.core.parameterisation import BOTH, DECODINGS, Grid, MultiFormation, grid_of
-from dist_condense.core.statistic import SELECTIONS, Embedding, Gradient, Statistic
+from dist_condense.core.start import STARTS, Material, scores
+from dist_condense.core.statistic import PARAMETERS, STATISTICS, Statistic
 from dist_condense.data import ImageSet, Reading, open_dataset, to_values
 from dist_condense.data.normalise import ChannelStatistics
 from dist_condense.data.reading.read_ahead import ReadAhead
 from dist_condense.data.reading.source import ClassSource, NamedSource
 from dist_condense.data.space import Space
-from dist_condense.engine.batches import Batches, NoBatches, RealBatches, SyntheticBatches
-from dist_condense.engine.class_features import class_features, kmeans_partition
+from dist_condense.engine.batches import RealBatches, SyntheticBatches
+from dist_condense.engine.class_features import class_features
 from dist_condense.engine.coordinator import Coordinator, Placement
 from dist_condense.engine.matching.recipe import DRAWS, MatchingRecipe
 from dist_condense.engine.shard import ClassShard
 from dist_condense.engine.training import NetworkTrainer, TrainingRecipe
-from dist_condense.engine.trajectory import Fresh, Pool, Pretrained, Start, Trajectory
-from dist_condense.settings.config import AugmentationConfig, NetworkConfig, RunConfig, identity
+from dist_condense.engine.trajectory import Trajectory
+from dist_condense.settings.identity import identity
+from dist_condense.settings.parts import (
+    BATCHES,
+    NETWORK_STARTS,
+    PARTITIONS,
+    Classes,
+    Pretraining,
+    TrainingImages,
+)
+from dist_condense.settings.run_folder import Entry, RunFolder
+from dist_condense.settings.schema import AugmentationConfig, NetworkConfig, RunConfig
 from dist_condense.system.remote import join
 from dist_condense.system.storage import Storage, storage
 
 SAME_NETWORK = "network"
 """In evaluation.architectures: the network that condensed, perhaps with other options (`network:norm=batch`)."""
-
-STATISTICS: dict[str, Callable[[RunConfig], Statistic]] = {
-    "gradient": lambda config: Gradient(SELECTIONS[config.method.statistic.parameters]),
-    "embedding": lambda config: Embedding(),
-}
-
-Features = Callable[[], torch.Tensor]
-PARTITIONS: dict[str, Callable[[RunConfig, int, Features], Partition]] = {
-    "per_class": lambda config, classes, features: grouping.per_class(classes),
-    "pooled": lambda config, classes, features: grouping.pooled(classes),
-    "given": lambda config, classes, features: grouping.check_partition(config.method.grouping.groups, classes),
-    "random": lambda config, classes, features: grouping.random_partition(
-        classes, config.method.grouping.number, config.seed
-    ),
-    "kmeans": lambda config, classes, features: kmeans_partition(
-        features(), config.method.grouping.number, config.seed
-    ),
-}
-
-STARTS: dict[str, Callable[[RunConfig], int]] = {
-    "noise": lambda config: 0,
-    "real": lambda config: 1,
-    "mixed": lambda config: prod(grid(config)),
-}
-"""Real images that each learnt image starts from."""
-
-BATCHES: dict[str, Callable[[RunConfig, ImageSet, ClassShard], Batches]] = {
-    "frozen": lambda config, dataset, shard: NoBatches(),
-    "real": lambda config, dataset, shard: real_batches(config, dataset, shard),
-    "synthetic": lambda config, dataset, shard: SyntheticBatches(
-        config.seed,
-        len(dataset.classes),
-        config.ipc * prod(grid(config)),
-        shard,
-        shard.coordinator,
-        shard.placement,
-        shard.shape,
-        config.training.batch,
-        config.training.epochs,
-        soft=config.method.label_lr is not None,
-    ),
-}
-
-NETWORK_STARTS: dict[str, Callable[[RunConfig, Callable[[], RealBatches]], Start]] = {
-    "fresh": lambda config, real: Fresh(),
-    "pretrained": lambda config, real: Pretrained(config.trajectory.pretrain_epochs, real()),
-    "pool": lambda config, real: Pool(
-        config.trajectory.pool_size, config.trajectory.pretrain_epochs, real(), storage_of(config, "pool")
-    ),
-}
 
 
 def dataset_of(config: RunConfig) -> ImageSet:
@@ -162,9 +123,6 @@ def network_shape(dataset: ImageSet) -> dict[str, Any]:
 
 def strategy_of(config: AugmentationConfig, dataset: ImageSet) -> Strategy:
     """The augmentation, without flips where these change the label."""
-    unknown = sorted({*config.always, *config.one_of} - set(OPERATIONS))
-    if unknown:
-        raise ValueError(f"method.augmentation names {unknown}; known are {sorted(OPERATIONS)}")
     strategy = Strategy(tuple(config.always), tuple(config.one_of))
     return strategy if dataset.flip else strategy.without("flip")
 
@@ -173,12 +131,18 @@ def objective_of(config: RunConfig) -> Objective:
     """Statistic and distance."""
     compute = config.compute
     return Objective(
-        STATISTICS[config.method.statistic.name](config),
+        statistic_of(config),
         DISTANCES[config.method.distance],
-        compute.microbatch,
-        compute.autocast,
-        compute.compile,
+        microbatch=compute.microbatch,
+        autocast=compute.autocast,
+        compiled=compute.compile,
     )
+
+
+def statistic_of(config: RunConfig) -> Statistic:
+    """phi"""
+    chosen = config.method.statistic
+    return STATISTICS[chosen.name](PARAMETERS[chosen.parameters])
 
 
 def image_rule(config: RunConfig, dataset: ImageSet) -> ImageRule:
@@ -227,42 +191,51 @@ def grid(config: RunConfig) -> Grid:
 def parameterisation_of(config: RunConfig) -> MultiFormation:
     """f"""
     chosen = config.method.parameterisation
-    return MultiFormation(chosen.factor, DECODINGS[chosen.decoding], budget=chosen.budget, axes=chosen.axes or BOTH)
+    return MultiFormation(
+        chosen.factor,
+        DECODINGS[chosen.decoding],
+        budget=config.method.synthetic_limit,
+        axes=chosen.axes or BOTH,
+    )
 
 
 def start_of(config: RunConfig, dataset: ImageSet, source: ClassSource, label: int) -> Learnt:
     """What is learnt of a class, at the start."""
     learnt = {"pixels": start_pixels(config, dataset, source, label)}
     if config.method.label_lr is not None:
-        learnt["labels"] = start.scores(label, config.ipc, len(dataset.classes))
+        learnt["labels"] = scores(label, config.ipc, len(dataset.classes))
     return learnt
 
 
+def start_images(config: RunConfig) -> int:
+    """Real images of each class that its pixels start from."""
+    return config.ipc * STARTS[config.method.start].images(grid(config))
+
+
 def start_pixels(config: RunConfig, dataset: ImageSet, source: ClassSource, label: int) -> torch.Tensor:
-    """The pixels of one class at the start, ``[ipc, C, H, W]``.
+    """The pixels of one class at the start, ``[ipc, C, H, W]`` in the space of the method.
 
     Real images are drawn by (seed, class), as DC's and DSA's programs draw them at random; those of IDC and IDC-I take
     the first images of the class, which is a deviation.
     """
-    keyed, space = randomness.generator(config.seed, "start", label), space_of(config, dataset)
-    each = STARTS[config.method.start](config)
-    if each == 0:
-        return space.noise((config.ipc, *dataset.shape), keyed)
-    positions = torch.randperm(dataset.counts[label], generator=keyed)[: each * config.ipc]
-    values = to_values(source.get(label, positions).cpu())
-    return space.of(start.mixed_tiles(values, grid(config)) if each > 1 else values)
+    generator, space = randomness.generator(config.seed, "start", label), space_of(config, dataset)
+    real, needed = torch.empty(0, *dataset.shape), start_images(config)
+    if needed:
+        positions = torch.randperm(dataset.counts[label], generator=generator)[:needed]
+        real = space.of(to_values(source.get(label, positions).cpu()))
+    noise = partial(space.noise, (config.ipc, *dataset.shape), generator)
+    return STARTS[config.method.start].pixels(Material(grid(config), real, noise))
 
 
 def reading_of(config: RunConfig, device: torch.device | None = None) -> Reading:
     """How a worker reads its images; `auto` has been settled before."""
     data = config.data
     return Reading(
-        data.tier,
-        data.source,
-        data.threads or config.cluster.threads,
-        Path(data.cache) if data.cache else None,
-        data.verify,
-        device or torch.device("cpu"),
+        tier=data.tier,
+        threads=data.threads or config.compute.threads,
+        cache=Path(data.cache) if data.cache else None,
+        verify=data.verify,
+        device=device or torch.device("cpu"),
     )
 
 
@@ -277,12 +250,18 @@ def shard_of(
         network = network_builder(config, dataset)(randomness.key(config.seed, "feature network"))
         statistics = statistics_of(dataset)
         return class_features(
-            network, source, labels, dataset.counts, statistics, coordinator, placement, dataset.shape
+            network=network,
+            source=source,
+            labels=labels,
+            counts=dataset.counts,
+            statistics=statistics,
+            coordinator=coordinator,
+            placement=placement,
+            shape=dataset.shape,
         )
 
-    partition = PARTITIONS[config.method.grouping.name](config, len(dataset.classes), features)
     return ClassShard(
-        matching_recipe(config, dataset, partition),
+        matching_recipe(config, dataset, partition_of(config, len(dataset.classes), features)),
         ReadAhead(source, placement.device),
         coordinator,
         placement,
@@ -295,21 +274,44 @@ def shard_of(
     )
 
 
+def partition_of(config: RunConfig, classes: int, features: Callable[[], torch.Tensor]) -> Partition:
+    """Which classes are averaged together."""
+    chosen = config.method.grouping
+    given = Classes(count=classes, groups=chosen.number, given=chosen.groups, seed=config.seed, features=features)
+    return PARTITIONS[chosen.name](given)
+
+
 def real_batches(config: RunConfig, dataset: ImageSet, shard: ClassShard) -> RealBatches:
     """Global batches of real images."""
     return RealBatches(
-        config.seed,
-        dataset.counts,
-        shard.source.source,
-        shard.labels,
-        shard.space.statistics,
-        shard.coordinator.beside(),
-        shard.placement,
-        shard.shape,
-        config.training.batch,
-        config.training.images,
-        config.trajectory.matching_steps,
-        dataset.stored,
+        seed=config.seed,
+        counts=dataset.counts,
+        source=shard.source.source,
+        labels=shard.labels,
+        statistics=shard.space.statistics,
+        coordinator=shard.coordinator.beside(),
+        placement=shard.placement,
+        shape=shard.shape,
+        batch=config.training.batch,
+        amount=config.training.images,
+        matching_steps=config.trajectory.matching_steps,
+        stored=dataset.stored,
+    )
+
+
+def synthetic_batches(config: RunConfig, dataset: ImageSet, shard: ClassShard) -> SyntheticBatches:
+    """Global batches of the synthetic set, decoded."""
+    return SyntheticBatches(
+        seed=config.seed,
+        classes=len(dataset.classes),
+        per_class=config.ipc * prod(grid(config)),
+        shard=shard,
+        coordinator=shard.coordinator,
+        placement=shard.placement,
+        shape=shard.shape,
+        batch=config.training.batch,
+        epochs=config.training.epochs,
+        soft=config.method.label_lr is not None,
     )
 
 
@@ -318,32 +320,44 @@ def identity_of(config: RunConfig, dataset: ImageSet) -> dict[str, Any]:
     return {**identity(config), "data": dataset.train_split.digest()}
 
 
-def storage_of(config: RunConfig, part: str = "checkpoints") -> Storage:
-    """Where a run keeps its ``checkpoints``, and its ``pool`` of networks beside them."""
+def storage_of(config: RunConfig, part: Entry = RunFolder.checkpoints) -> Storage:
+    """Where a run keeps its checkpoints, and its pool of networks beside them."""
     place = config.tracking.checkpoints
-    return storage(join(place, part) if place else Path(config.output) / part)
+    return storage(join(place, part.name) if place else Path(config.output) / part.name)
 
 
 def trajectory_of(config: RunConfig, dataset: ImageSet, shard: ClassShard) -> Trajectory:
     """theta and how it moves."""
-    training, strategy = config.training, shard.recipe.strategy
+    training, schedule, strategy = config.training, config.trajectory, shard.recipe.strategy
     recipe = TrainingRecipe(
-        training.lr,
-        training.momentum,
-        training.weight_decay,
-        strategy.without("cutout") if training.cutmix else strategy,
-        training.cutmix,
+        lr=training.lr,
+        momentum=training.momentum,
+        weight_decay=training.weight_decay,
+        strategy=strategy.without("cutout") if training.cutmix else strategy,
+        cutmix=training.cutmix,
     )
     trainer = NetworkTrainer(
-        recipe,
-        shard.coordinator,
-        shard.placement,
-        config.seed,
-        config.cluster.slices or 1,
-        config.compute.autocast,
-        config.compute.compile,
+        recipe=recipe,
+        coordinator=shard.coordinator,
+        placement=shard.placement,
+        seed=config.seed,
+        slices=config.compute.slices or 1,
+        autocast=config.compute.autocast,
+        compiled=config.compute.compile,
     )
-    start_of = NETWORK_STARTS[config.trajectory.start](config, partial(real_batches, config, dataset, shard))
-    batches = BATCHES[training.source](config, dataset, shard)
-    steps = config.trajectory.matching_steps
-    return Trajectory(network_builder(config, dataset), trainer, batches, start_of, config.seed, steps)
+    real = partial(real_batches, config, dataset, shard)
+    synthetic = partial(synthetic_batches, config, dataset, shard)
+    pretraining = Pretraining(
+        epochs=schedule.pretrain_epochs,
+        pool_size=schedule.pool_size,
+        real=real,
+        store=partial(storage_of, config, RunFolder.pool),
+    )
+    return Trajectory(
+        build=network_builder(config, dataset),
+        trainer=trainer,
+        batches=BATCHES[training.source](TrainingImages(real=real, synthetic=synthetic)),
+        start=NETWORK_STARTS[schedule.start](pretraining),
+        seed=config.seed,
+        matching_steps=schedule.matching_steps,
+    )

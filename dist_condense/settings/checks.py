@@ -7,23 +7,26 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
-from math import isfinite, prod
 from pathlib import Path
 
 from dist_condense import networks
 from dist_condense.core.grouping import check_partition
 from dist_condense.core.parameterisation import AXES, BOTH
+from dist_condense.core.start import STARTS
+from dist_condense.core.statistic import STATISTICS
 from dist_condense.data import DataError, ImageSet, constants
 from dist_condense.data.catalogue import KNOWN, is_url
 from dist_condense.data.ffcv.extra import PACKAGE, SYSTEM
 from dist_condense.data.reading.split import NO_BETON
-from dist_condense.data.reading.tiers import FILES
+from dist_condense.data.reading.tiers import RAW
 from dist_condense.data.sets.listing import is_utf8
 from dist_condense.data.shards.manifest_reader import read_manifest
-from dist_condense.settings import assembly, names
-from dist_condense.settings.config import (
-    RunConfig,
-)
+from dist_condense.selection.table import SELECTIONS
+from dist_condense.settings import assembly
+from dist_condense.settings.keys import refused
+from dist_condense.settings.procedures import PROCEDURES
+from dist_condense.settings.schema import RunConfig
+from dist_condense.settings.values import some
 
 THETA = "network"
 """The key of the network that condenses."""
@@ -31,13 +34,7 @@ THETA = "network"
 
 def of_config(config: RunConfig) -> list[str]:
     """What is wrong whatever the machine and the data."""
-    return [
-        *names.unknown(config),
-        *_numbers(config),
-        *_learnt(config),
-        *_paths(config),
-        *_named_networks(config),
-    ]
+    return [*refused(config), *_together(config), *_learnt(config), *_paths(config), *_named_networks(config)]
 
 
 def of_data(config: RunConfig, dataset: ImageSet) -> list[str]:
@@ -53,46 +50,11 @@ def _paths(config: RunConfig) -> Iterator[str]:
             yield f"{key}: {place} is not UTF-8; rename the folder, or link to it under another name"
 
 
-def _numbers(config: RunConfig) -> Iterator[str]:
-    at_least: list[tuple[str, float | None, float]] = [
-        ("ipc", config.ipc, 1),
-        ("trajectory.networks", config.trajectory.networks, 1),
-        ("trajectory.matching_steps", config.trajectory.matching_steps, 1),
-        ("trajectory.pool_size", config.trajectory.pool_size, 1),
-        ("trajectory.pretrain_epochs", config.trajectory.pretrain_epochs, 0),
-        ("method.real_batch", config.method.real_batch, 1),
-        ("method.synthetic_limit", config.method.synthetic_limit, 1),
-        ("method.parameterisation.factor", config.method.parameterisation.factor, 1),
-        ("method.grouping.number", config.method.grouping.number, 1),
-        ("training.batch", config.training.batch, 1),
-        ("training.epochs", config.training.epochs, 0),
-        ("training.images", config.training.images, 0),
-        ("compute.microbatch", config.compute.microbatch, 0),
-        ("cluster.workers", config.cluster.workers, 0),
-        ("cluster.slices", config.cluster.slices, 1),
-        ("cluster.threads", config.cluster.threads, 1),
-        ("cluster.max_failures", config.cluster.max_failures, 0),
-        ("cluster.timeout", config.cluster.timeout, 1),
-        ("cluster.min_workers", config.cluster.min_workers, 1),
-        ("data.memory_budget", config.data.memory_budget, 0),
-        ("data.threads", config.data.threads, 1),
-        ("evaluation.seeds", config.evaluation.seeds, 1),
-        ("evaluation.epochs", config.evaluation.epochs, 0),
-        ("evaluation.whole_epochs", config.evaluation.whole_epochs, 1),
-        ("evaluation.threads", config.evaluation.threads, 1),
-        ("tracking.log_every", config.tracking.log_every, 1),
-        ("tracking.checkpoint_minutes", config.tracking.checkpoint_minutes, 0),
-        ("tracking.checkpoint_steps", config.tracking.checkpoint_steps, 1),
-        ("tracking.checkpoints_kept", config.tracking.checkpoints_kept, 1),
-    ]
-    for key, value, least in at_least:
-        if value is not None and value < least:
-            yield f"{key}: {value} is below {least}"
+def _together(config: RunConfig) -> Iterator[str]:
+    """Keys that do not go together."""
     for key, names_given in (("sets", config.evaluation.sets), ("architectures", config.evaluation.architectures)):
         if not names_given:
             yield f"evaluation.{key}: names none; name one, or set evaluation.epochs=0 for no evaluation"
-    if not 0 <= config.training.cutmix <= 1:
-        yield f"training.cutmix: {config.training.cutmix} is not a probability"
     budgets = {"synthetic": ("epochs", config.training.epochs), "real": ("images", config.training.images)}
     key, amount = budgets.get(config.training.source, ("", 1))
     if config.trajectory.matching_steps > 1 and amount == 0:
@@ -101,9 +63,7 @@ def _numbers(config: RunConfig) -> Iterator[str]:
 
 def _learnt(config: RunConfig) -> Iterator[str]:
     lr = config.method.label_lr
-    if lr is None or any(names.unknown(config)):
-        return
-    if not assembly.objective_of(config).phi.reads_labels:
+    if lr is not None and config.method.statistic.name in STATISTICS and not assembly.statistic_of(config).reads_labels:
         yield (
             f"method.label_lr: {lr}, but method.statistic.name={config.method.statistic.name} does not depend on the "
             "labels, so that they would never move; set label_lr=null, or another statistic"
@@ -121,14 +81,18 @@ def _data(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
     cut = [side for side, cut in zip(dataset.shape[1:], AXES.get(axes, ()), strict=False) if cut]
     if factor > min(cut, default=factor):
         yield f"method.parameterisation.factor: {factor} is larger than the images' side, {min(cut)}"
-    if method.start in assembly.STARTS and factor >= 1 and axes in AXES:
-        wanted = config.ipc * assembly.STARTS[method.start](config)
-        few = [f"{dataset.classes[c].name} ({n})" for c, n in enumerate(dataset.counts) if n < wanted]
+    if method.start in STARTS and axes in AXES:
+        needed = assembly.start_images(config)
+        few = [f"{dataset.classes[c].name} ({n})" for c, n in enumerate(dataset.counts) if n < needed]
         if few:
-            yield f"method.start: {method.start} needs {wanted} real images of each class; too few in {_some(few)}"
-    if "random" in config.evaluation.sets and config.ipc > min(dataset.counts):
-        yield f"evaluation.sets: a random set of ipc={config.ipc} needs as many images of each class; leave random out"
-    if config.data.source != FILES:
+            yield f"method.start: {method.start} needs {needed} real images of each class; too few in {some(few)}"
+    selected = [name for name in config.evaluation.sets if name in SELECTIONS]
+    if selected and config.ipc > min(dataset.counts):
+        named = ", ".join(selected)
+        yield f"evaluation.sets: a set of ipc={config.ipc} real images needs as many of each class; leave out {named}"
+    if config.method.procedure in PROCEDURES:
+        yield from PROCEDURES[config.method.procedure].problems(config, dataset)
+    if config.data.tier == RAW:
         yield from _beton(config, dataset)
     if method.grouping.number > classes:
         yield f"method.grouping.number: {method.grouping.number} groups of {classes} classes"
@@ -148,10 +112,6 @@ def _constants(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
     for key, values in (("mean", given.mean), ("std", given.std)):
         if values is not None and len(values) != dataset.channels:
             yield f"dataset.{key}: {len(values)} values for images of {dataset.channels} channels"
-        if values is not None and not all(map(isfinite, values)):
-            yield f"dataset.{key}: {values} is not finite"
-    if given.std is not None and min(given.std, default=1) <= 0:
-        yield f"dataset.std: {given.std} is not above 0"
     if given.mean is None and given.constants in KNOWN:
         try:
             constants.of_name(given.constants, dataset)
@@ -164,11 +124,11 @@ def _beton(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
     if root is None or not dataset.train_split.raw:
         yield NO_BETON
     elif is_url(root):
-        yield f"data.source: ffcv reads a local folder, not {root}; copy the beton to one, or set data.source=files"
+        yield f"data.tier: ffcv reads a local folder, not {root}; copy the beton to one, or set data.tier=auto"
     elif (size := read_manifest(str(Path(root).expanduser())).size) != dataset.size:
         yield f"dataset.size: the beton at {root} holds {size} px, not {dataset.size}; leave dataset.size out"
     if importlib.util.find_spec("ffcv") is None:
-        yield f"data.source: ffcv needs the package ffcv: `{SYSTEM}`, then `{PACKAGE}`"
+        yield f"data.tier: ffcv needs the package ffcv: `{SYSTEM}`, then `{PACKAGE}`"
 
 
 def _named_networks(config: RunConfig) -> Iterator[str]:
@@ -189,7 +149,10 @@ def _left_out(config: RunConfig) -> str:
 
 
 def _networks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
-    """Networks that have the right names and options, but do not suit the images or the method."""
+    """Networks that have the right names and options, but do not suit the images or the method; none is made whose
+    width or depth is out of range."""
+    if any(line.startswith(f"{THETA}.") for line in refused(config)):
+        return
     shape, made = assembly.network_shape(dataset), dict[str, networks.Network]()
 
     def sketch(text: str) -> None:
@@ -228,38 +191,25 @@ def _refusal(make: Callable[[str], object], config: RunConfig, text: str) -> str
 def _coupled(config: RunConfig, theta: networks.Network) -> Iterator[str]:
     """Where batch statistics and a part of the method do not go together."""
     if networks.batch_norms(theta):
-        statistic = assembly.STATISTICS.get(config.method.statistic.name)
-        if statistic is not None and statistic(config).batch_statistics:
+        if config.method.statistic.name in STATISTICS and assembly.statistic_of(config).batch_statistics:
             yield (
                 "network.norm: the embedding of a network with BatchNorm uses the statistics of the batch, which "
                 "couples all images and cannot be split over classes; choose network.norm=instance"
             )
-        if (config.cluster.slices or 1) > 1:
+        if (config.compute.slices or 1) > 1:
             yield (
-                f"cluster.slices: {config.cluster.slices}, but BatchNorm couples the images of a training batch, which "
-                "cannot be cut; set cluster.slices=1 or network.norm=instance"
+                f"compute.slices: {config.compute.slices}, but BatchNorm couples the images of a training batch, which "
+                "cannot be cut; set compute.slices=1 or network.norm=instance"
             )
 
 
 def remarks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
     """What a person should know, and what does not stop the run."""
     yield from dataset.notes
-    few = [f"{dataset.classes[c].name} ({n})" for c, n in enumerate(dataset.counts) if n < config.method.real_batch]
-    if few:
-        yield f"fewer real images than method.real_batch={config.method.real_batch}, each once a step: {_some(few)}"
-    tiles = prod(assembly.grid(config))
-    if 0 < assembly.STARTS[config.method.start](config) < tiles:
-        yield (
-            f"method.start: {config.method.start} with {tiles} tiles an image starts each tile from a part of one real "
-            "image; method.start=mixed makes each of a whole one"
-        )
+    yield from PROCEDURES[config.method.procedure].remarks(config, dataset)
     idle = config.cluster.workers - len(dataset.classes)
     if idle > 0:
         yield (
             f"{idle} of {config.cluster.workers} workers own no class and only help to train theta; "
             f"cluster.workers={len(dataset.classes)} is as fast in matching"
         )
-
-
-def _some(classes: list[str]) -> str:
-    return ", ".join(classes[:5]) + (f" and {len(classes) - 5} more" if len(classes) > 5 else "")

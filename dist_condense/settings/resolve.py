@@ -15,9 +15,10 @@ from dist_condense.data.constants import MEASURED, Constants, default, measured,
 from dist_condense.data.reading.read_ahead import HELD
 from dist_condense.data.reading.tiers import Choice, choose, share
 from dist_condense.engine.ahead import DEPTH as AHEAD
-from dist_condense.networks import batch_norms
+from dist_condense.engine.slices import usual_slices
 from dist_condense.settings import assembly
 from dist_condense.settings.config import ConfigError, RunConfig
+from dist_condense.settings.identity import translated
 from dist_condense.system import terminal
 from dist_condense.system.memory import machine_memory
 
@@ -27,8 +28,8 @@ class _Place:
     """Where a run computes."""
 
     device: str
-    threads: int
-    """CPU threads per worker."""
+    cores: int
+    """CPU cores per worker."""
     per_node: int
     """Workers on the fullest node."""
     memory: int
@@ -45,6 +46,7 @@ def resolved(config: RunConfig, dataset: ImageSet, earlier: Mapping[str, Any]) -
     :param earlier: what the run is known by from an earlier start (``config.identity``); empty for the first.
     :raises ConfigError: what the cluster does not have; training images whose mean and std cannot be measured.
     """
+    earlier = translated(earlier)
     config = with_channels(absolute_paths(config), earlier)
     if dataset.facts.own and config.dataset.channels is None:
         config = replace(config, dataset=replace(config.dataset, channels=dataset.channels))
@@ -52,19 +54,21 @@ def resolved(config: RunConfig, dataset: ImageSet, earlier: Mapping[str, Any]) -
     config = _normalised(config, dataset, earlier)
     place = _place(config)
     choices: dict[str, Any] = {
-        "slices": 1 if _couples(config, dataset) else max(1, config.cluster.workers),
-        "threads": place.threads,
+        "slices": usual_slices(assembly.network_builder(config, dataset)(0)),
+        "threads": 1,
         "reproducible": place.device == "cpu",
     }
-    choices |= {key: earlier[f"cluster.{key}"] for key in choices if f"cluster.{key}" in earlier}
+    choices |= {key: earlier[f"compute.{key}"] for key in choices if f"compute.{key}" in earlier}
     settled = {
-        key: choices[key] if getattr(config.cluster, key) is None else getattr(config.cluster, key) for key in choices
+        key: choices[key] if getattr(config.compute, key) is None else getattr(config.compute, key) for key in choices
     }
-    config = replace(config, cluster=replace(config.cluster, device=place.device, **settled))
+    cluster, compute = replace(config.cluster, device=place.device), replace(config.compute, **settled)
+    config = replace(config, cluster=cluster, compute=compute)
     if config.data.tier == "gpu" and place.device != "cuda":
         raise ConfigError([f"data.tier: gpu, but the run computes on {place.device}; leave it to auto, or set ram"])
     choice = _keeping(config, dataset, place)
-    return replace(config, data=replace(config.data, tier=choice.tier)), choice
+    threads = config.data.threads or place.cores
+    return replace(config, data=replace(config.data, tier=choice.tier, threads=threads)), choice
 
 
 def absolute_paths(config: RunConfig) -> RunConfig:
@@ -140,39 +144,49 @@ def _keeping(config: RunConfig, dataset: ImageSet, place: _Place) -> Choice:
     [image] = dataset.decoded_bytes([1])
     matched = min(config.method.real_batch, max(dataset.counts))
     ahead = per_node * image * (HELD * matched + AHEAD * min(config.training.batch, sum(dataset.counts)))
-    return choose(config.data.tier, decoded, encoded if split.files else None, budget, gpu, ahead)
+    return choose(
+        tier=config.data.tier,
+        decoded=decoded,
+        encoded=encoded if split.files else None,
+        budget=budget,
+        gpu_budget=gpu,
+        ahead=ahead,
+    )
+
+
+def machines() -> list[tuple[int, int, int]]:
+    """(CPU cores, GPUs, bytes of memory for workers; 0: not told) of each node of the Ray cluster, which is joined or
+    started.
+    """
+    from dist_condense.engine.ray.group import connect, nodes
+
+    connect()
+    return nodes()
 
 
 def _place(config: RunConfig) -> _Place:
     """By asking Ray where there are workers; refuses what the cluster does not have."""
-    cluster = config.cluster
+    cluster, given = config.cluster, config.compute.threads
     if cluster.workers == 0:
         device = cluster.device if cluster.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         return _Place(device, torch.get_num_threads(), 1, machine_memory())
-    from dist_condense.engine.ray.group import connect, nodes
-
-    connect()
-    machines = nodes()
-    cores, gpus, _ = (sum(column) for column in zip(*machines, strict=True))
+    there = machines()
+    cores, gpus, _ = (sum(column) for column in zip(*there, strict=True))
     key = "cluster.workers" if cluster.min_workers is None else "cluster.min_workers"
     least = cluster.min_workers or cluster.workers
     device = cluster.device if cluster.device != "auto" else "cuda" if gpus >= least else "cpu"
-    threads = max(1, cores // cluster.workers)
-    wanted = least * (cluster.threads or 1)
+    needed = least * (given or 1)
     problems = []
-    if wanted > cores:
+    if needed > cores:
         problems.append(
-            f"{key}: {least} workers of {cluster.threads or 1} threads need {wanted} cores, the cluster has {cores}; "
-            f"lower {key} or cluster.threads"
+            f"{key}: {least} workers of {given or 1} threads need {needed} cores, the cluster has {cores}; "
+            f"lower {key} or compute.threads"
         )
     if device == "cuda" and least > gpus:
         problems.append(f"{key}: {least} workers, one GPU each, but the cluster has {gpus}")
     if problems:
         raise ConfigError(problems)
-    fit = [gpu if device == "cuda" else core // (cluster.threads or threads) for core, gpu, _ in machines]
-    memory = [told for (_, _, told), workers in zip(machines, fit, strict=True) if workers and told]
-    return _Place(device, threads, min(cluster.workers, max(fit)), min(memory, default=machine_memory()))
-
-
-def _couples(config: RunConfig, dataset: ImageSet) -> bool:
-    return bool(batch_norms(assembly.network_builder(config, dataset)(0)))
+    fit = [gpu if device == "cuda" else core // (given or 1) for core, gpu, _ in there]
+    memory = [told for (_, _, told), workers in zip(there, fit, strict=True) if workers and told]
+    cores = max(1, cores // cluster.workers)
+    return _Place(device, cores, min(cluster.workers, max(fit)), min(memory, default=machine_memory()))

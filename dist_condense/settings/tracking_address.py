@@ -12,6 +12,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
+from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system.credentials import address, is_hidden, masked, revealed
 
 VARIABLE = "MLFLOW_TRACKING_URI"
@@ -30,7 +31,7 @@ def resolve_uri(configured: str | None, output: str | Path) -> str:
     if configured and (not is_hidden(configured) or variable != configured):
         uri = configured
     else:
-        uri = variable or _sqlite_uri(Path(output).expanduser().absolute() / "mlflow.db")
+        uri = variable or _sqlite_uri(RunFolder(Path(output).expanduser().absolute()).database)
     file = sqlite_file(uri)
     return address(uri if file is None else "?".join([_sqlite_uri(file), *revealed(uri).split("?")[1:]]))
 

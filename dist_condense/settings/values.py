@@ -7,7 +7,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from types import NoneType, UnionType
-from typing import Any, get_args, get_origin
+from typing import Any, Union, get_args, get_origin
 
 WORDS = {
     **dict.fromkeys(("true", "yes", "on", "y", "1"), True),
@@ -37,7 +37,7 @@ class Misfit(ValueError):
 
 def options(kind: Any) -> tuple[Any, ...]:
     """The types of a union; any other is its only one."""
-    return get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
 
 
 def takes_list(kind: Any) -> bool:
@@ -67,19 +67,19 @@ def converted(key: str, value: Any, kind: Any) -> Any:
     if value == MISSING:
         raise Misfit(f"{MISSING} stands for a value that has to be given, {key}=VALUE")
     if isinstance(value, str) and not value.strip():
-        raise Misfit(f"the value is empty; give {_said(kind)}")
+        raise Misfit(f"the value is empty; give {said(kind)}")
     if isinstance(value, str) and takes_list(kind) and "," in value:
         raise Misfit(_several(key, value, kind))
     for option in known:
         try:
             return _as(option, value)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             continue
     if isinstance(value, str) and "," in value:
         raise Misfit(_several(key, value, kind))
     if isinstance(value, str) and takes_list(kind):
         raise Misfit(f"{value!r} is no list; a list has brackets, {shlex.quote(f'{key}=[{value}]')}")
-    raise Misfit(f"{shown(value)} does not fit; expected {_said(kind)}")
+    raise Misfit(f"{shown(value)} does not fit; expected {said(kind)}")
 
 
 def check_text(value: Any) -> None:
@@ -101,18 +101,24 @@ def shown(value: Any) -> str:
     return json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
 
 
+def some(words: Sequence[str]) -> str:
+    """The first few of several for a person."""
+    return ", ".join(words[:5]) + (f" and {len(words) - 5} more" if len(words) > 5 else "")
+
+
 def _several(key: str, value: str, kind: Any) -> str:
-    meant = f"a list has brackets, {shlex.quote(f'{key}=[{value}]')}" if takes_list(kind) else f"expected {_said(kind)}"
+    meant = f"a list has brackets, {shlex.quote(f'{key}=[{value}]')}" if takes_list(kind) else f"expected {said(kind)}"
     return f"{value!r} is several values, which a run does not take; {meant}"
 
 
-def _said(kind: Any) -> str:
+def said(kind: Any) -> str:
+    """A type for a person: `int or null`."""
     names = ((option, "null" if option is NoneType else option.__name__) for option in options(kind))
     return " or ".join(str(option) if get_origin(option) else name for option, name in names)
 
 
 def _as(kind: Any, value: Any) -> Any:
-    """Raises ValueError or TypeError."""
+    """Raises ValueError, TypeError or, for an integer beyond floats, OverflowError."""
     if get_origin(kind) is list:
         if not isinstance(value, list | tuple):
             raise TypeError

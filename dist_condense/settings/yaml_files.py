@@ -26,6 +26,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from dist_condense.system.records import YAML_BYTES, Unreadable, bytes_of, document, text_of
 from dist_condense.system.terminal import printable
 
 ENDINGS = (".yaml", ".yml")
@@ -119,9 +120,18 @@ def checked(text: str) -> str:
 def parsed(text: str) -> Any:
     """A value of the command line: texts, None, lists and dicts of these. Raises Unusable where it is no YAML."""
     try:
-        return _plain(_spaced(yaml.load(text, _Texts)))
+        return _plain(_spaced(_loaded(text, _Texts)))
     except (yaml.YAMLError, ValueError) as error:
         raise Unusable(" ".join(str(getattr(error, "problem", None) or error).split())) from error
+
+
+def _loaded(text: str, kind: type[yaml.SafeLoader]) -> Any:
+    loader = kind(text)
+    try:
+        node = document(loader)
+        return None if node is None else loader.construct_document(node)
+    finally:
+        loader.dispose()
 
 
 def _plain(value: Any) -> Any:
@@ -149,7 +159,7 @@ def texts(file: Path, kind: type[_Texts] = _Texts) -> dict[str, Any]:
     try:
         text = _decoded(file)
         loader = kind(text)
-        node = loader.get_single_node()
+        node = document(loader)
         if node is None or node.tag == NULL:
             return {}
         _require(isinstance(node, yaml.MappingNode), node, SHAPE)
@@ -162,8 +172,8 @@ def texts(file: Path, kind: type[_Texts] = _Texts) -> dict[str, Any]:
         ) from error
     except yaml.MarkedYAMLError as error:
         raise Unusable(_placed(file, error)) from error
-    except OSError as error:
-        raise Unusable(f"{file} cannot be read: {error.strerror or error}") from error
+    except Unreadable as error:
+        raise Unusable(str(error)) from error
     except ValueError as error:  # not UTF-8, or a value that does not fit its tag
         raise Unusable(f"{file}: {error}") from error
     finally:
@@ -172,12 +182,7 @@ def texts(file: Path, kind: type[_Texts] = _Texts) -> dict[str, Any]:
 
 
 def _decoded(file: Path) -> str:
-    content = file.read_bytes()
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise Unusable(f"line {line}: this is not UTF-8; save the file in that encoding") from error
+    return text_of(bytes_of(file, YAML_BYTES), str(file))
 
 
 def _placed(file: Path, error: yaml.MarkedYAMLError) -> str:
@@ -215,7 +220,7 @@ def stored_values(file: Path) -> dict[str, Any]:
     """:func:`stored` as the plain values that YAML makes of it, which JSON can hold. Raises Unusable."""
     stored(file)
     try:
-        values = cast(dict[str, Any], _unescaped(yaml.safe_load(_decoded(file)) or {}))
+        values = cast(dict[str, Any], _unescaped(_loaded(_decoded(file), yaml.SafeLoader) or {}))
     except (yaml.YAMLError, ValueError) as error:  # a date that is none
         raise Unusable(f"{file} cannot be read: {' '.join(str(error).split())}") from error
     for key, value in _dotted(values):
@@ -311,8 +316,9 @@ class Places(SearchPathPlugin):
             search_path.append("dist_condense", Files.address(place))
 
 
-def composed(file: Path, shipped: Path, groups: Mapping[str, str]) -> dict[str, Any]:
-    """A config file with its defaults, nested, interpolations as they stand. Raises Unusable.
+def composed(file: Path, shipped: Path, groups: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """A config file with its defaults, nested, interpolations as they stand; and each group with the name of its file.
+    Raises Unusable.
 
     :param shipped: the folder of groups that are found besides those in the file's own.
     :param groups: instead of the file's own choices, by the name of the group.
@@ -322,8 +328,9 @@ def composed(file: Path, shipped: Path, groups: Mapping[str, str]) -> dict[str, 
     before = _PLACES.set((file, file.parent, shipped))
     try:
         with initialize(version_base="1.3", config_path=None, job_name="dist_condense"):
-            made = compose(PRIMARY, [f"{group}={_quoted(name)}" for group, name in groups.items()])
-        return cast(dict[str, Any], OmegaConf.to_container(made))
+            overrides = [f"{group}={_quoted(name)}" for group, name in groups.items()]
+            made = cast(dict[str, Any], OmegaConf.to_container(compose(PRIMARY, overrides, return_hydra_config=True)))
+        return made, made.pop("hydra")["runtime"]["choices"]
     except RecursionError as error:
         raise Unusable(f"{file}: its defaults, or those of a file that they name, lead to themselves") from error
     except (HydraException, OmegaConfBaseException) as error:
@@ -408,13 +415,13 @@ def dumped(values: Mapping[str, Any]) -> str:
 
     A file in which characters would be hidden has YAML's escapes instead, for all letters that are not ASCII.
     """
-    written = _escaped(values)
+    written = escaped(values)
     text = OmegaConf.to_yaml(OmegaConf.create(written))
     return text if printable(text, kept="\n") == text else yaml.safe_dump(written, sort_keys=False)
 
 
 def _unescaped(value: Any) -> Any:
-    """The counterpart of :func:`_escaped`."""
+    """The counterpart of :func:`escaped`."""
     if isinstance(value, Mapping):
         return {key: _unescaped(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -422,9 +429,10 @@ def _unescaped(value: Any) -> Any:
     return re.sub(r"(\\*)\1\\\$\{", r"\1${", value) if isinstance(value, str) else value
 
 
-def _escaped(value: Any) -> Any:
+def escaped(value: Any) -> Any:
+    """Values in whose texts ``${`` is meant as it stands."""
     if isinstance(value, Mapping):
-        return {key: _escaped(item) for key, item in value.items()}
+        return {key: escaped(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_escaped(item) for item in value]
+        return [escaped(item) for item in value]
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", str(value)) if isinstance(value, str) else value

@@ -1,8 +1,10 @@
-"""Local files: written whole or not at all, hashed, held open."""
+"""Local files: read where they are regular, written whole or not at all, hashed, held open."""
 
+import errno
 import hashlib
 import os
 import secrets
+import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -48,6 +50,24 @@ def begun(path: Path) -> BinaryIO:
 
 def _unfollowed(name: str, flags: int) -> int:
     return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+
+
+def read_regular(path: Path, limit: int | None = None) -> bytes:
+    """All bytes of a regular file, which a link may lead to. OSError for a folder, a named pipe or a device, which are
+    not read from, and for a file of more bytes than `limit`.
+    """
+    with open(path, "rb", opener=_unblocked) as stream:
+        status = os.fstat(stream.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        if limit is not None and status.st_size > limit:
+            raise OSError(errno.EFBIG, f"{status.st_size} bytes, expected at most {limit}", str(path))
+        return stream.read()
+
+
+def _unblocked(name: str, flags: int) -> int:
+    """Without waiting for a writer of a named pipe."""
+    return os.open(name, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def flush(path: Path) -> None:

@@ -18,6 +18,7 @@ from filelock import FileLock
 from dist_condense.system.credentials import address, is_hidden, masked, revealed
 from dist_condense.system.errors import DataError
 from dist_condense.system.files import stays_below
+from dist_condense.system.records import BYTES, bytes_of
 
 Result = TypeVar("Result")
 Sleep = Callable[[float], None]
@@ -84,13 +85,14 @@ def join(root: str, url: str) -> str:
 
 
 def read_bytes(url: str, sleep: Sleep = time.sleep) -> bytes:
-    """All bytes of a small file; DataError naming it when it is missing, forbidden or fails again and again."""
+    """All bytes of a small file, or one more than a record may have; DataError naming it when it is missing, forbidden
+    or fails again and again."""
 
     def read() -> bytes:
         if scheme(url) is None:
-            return Path(url).read_bytes()
+            return bytes_of(Path(url))
         with filesystem(url).open(revealed(url), "rb") as stream:
-            return bytes(stream.read())
+            return bytes(stream.read(BYTES + 1))
 
     return _retried(url, read, sleep)
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from dist_condense.system.credentials import revealed
 from dist_condense.system.errors import DataError
-from dist_condense.system.files import flush_names, stays_below, write_atomically
+from dist_condense.system.files import flush_names, read_regular, stays_below, write_atomically
 from dist_condense.system.remote import filesystem, join, persistent, scheme
 
 
@@ -53,7 +53,7 @@ class Folder:
 
     def read(self, name: str) -> bytes:
         """The file."""
-        return (self.path / entry(name)).read_bytes()
+        return read_regular(self.path / entry(name))
 
     def names(self) -> list[str]:
         """What lies in the folder."""

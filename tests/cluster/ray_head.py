@@ -47,6 +47,7 @@ def running(**more: str) -> Iterator[str]:
     command = [RAY, "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats", f"--temp-dir={folder}"]
     command += ["--node-ip-address=127.0.0.1", f"--port={port}", f"--dashboard-port={dashboard}"]
     command += [f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"]
+    command += ["--min-worker-port=0", "--max-worker-port=0"]  # any: another head may run beside it
     with (folder / "head.log").open("w") as log:
         env = environment(**more)
         head = subprocess.Popen(command, cwd="/tmp", env=env, stdout=log, stderr=log, start_new_session=True)

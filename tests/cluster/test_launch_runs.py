@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 import signal
@@ -12,21 +13,28 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
 
 from dist_condense import load_set
 from dist_condense.commands import cli
 from tests.cluster import ray_head
 from tests.cluster.ray_head import RAY, environment, wait
-from tests.cluster.test_ray_runs import saved
+from tests.cluster.test_ray_runs import rows, saved
 from tests.engine import cases
 from tests.strangers import planted
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.daemon("a Ray head with its job API, and Ray nodes")]
 
 ROOT = Path(__file__).parents[2]
 TOKEN = secrets.token_hex(32)
 SHORT = [*cases.TINY, *cases.CASES["dcc"], "evaluation.epochs=0"]
 ENDLESS = [*SHORT, "trajectory.networks=100000", "tracking.checkpoint_steps=1"]
+IMAGENET = [
+    *("dataset.classes=null", "dataset.size=32", "ipc=1", "method.parameterisation.factor=2", "method.real_batch=4"),
+    *("network.width=8", "trajectory.networks=1", "trajectory.matching_steps=2", "trajectory.pool_size=1"),
+    *("trajectory.pretrain_epochs=1", "training.images=64", "cluster.workers=2", "compute.threads=1"),
+    *("evaluation.epochs=1", "evaluation.seeds=1", "evaluation.architectures=[network]"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +50,9 @@ def script(name: str, *words: str, cwd: Path = ROOT, **more: str) -> subprocess.
     return subprocess.Popen(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def submit(cluster: str, output: Path, *overrides: str, token: str = TOKEN) -> subprocess.Popen[str]:
-    given = {pair.split("=", 1)[0]: pair for pair in (*overrides, "cluster.workers=2")}
-    more = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "DIST_CONDENSE_OUTPUT": str(output)}
-    return script("submit.sh", "--address", cluster, "configs/digits.yaml", *given.values(), **more)
+def submit(cluster: str, output: Path, *words: str, **more: str) -> subprocess.Popen[str]:
+    own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "DIST_CONDENSE_OUTPUT": str(output)}
+    return script("submit.sh", "--address", cluster, *words, **(own | more))
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
@@ -53,27 +60,44 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, told
 
 
-def test_a_submitted_run(cluster: str, tmp_path: Path) -> None:
-    code, told = finish(submit(cluster, tmp_path, *SHORT))
+def test_a_submitted_run_on_imagenet100(cluster: str, real_data: Path, tmp_path: Path) -> None:
+    root = str(real_data / "miniimagenet84")
+    code, told = finish(submit(cluster, tmp_path, "configs/imagenet100_idc.yaml", *IMAGENET, IMAGENET_ROOT=root))
+    output = tmp_path / "imagenet100_idc"
     assert code == 0, told
-    assert f"output {tmp_path}/digits" in told  # its log was followed, its environment handed on
-    assert len(load_set(tmp_path / "digits" / "synthetic_set")) == 20
+    assert f"output {output}" in told  # its log was followed, its environment handed on
+    found = load_set(output / "synthetic_set")
+    card = json.loads((output / "synthetic_set" / "card.json").read_text())
+    assert len(card["classes"]) == 100 and card["complete"] and card["factor"] == 2
+    assert all(entry["wnid"] for entry in card["classes"])
+    assert found.labels.bincount().tolist() == [4] * 100
+    assert found.batch(torch.arange(8)).shape == (8, 3, 32, 32)
+    assert [row["set"] for row in rows(output)] == ["condensed", "random"]
+    assert (output / "report.html").stat().st_size > 0
+
+
+def test_a_job_of_the_installed_package(cluster: str, tmp_path: Path) -> None:
+    """Nothing is uploaded: configs are those of the package."""
+    code, told = finish(submit(cluster, tmp_path, "--installed", "configs/imagenet100_idc.yaml", "--cfg", "ipc=7"))
+    assert code == 0 and "\nipc: 7\n" in told and "classes: imagenet100_idc" in told, told
 
 
 def test_a_wrong_token_is_refused(cluster: str, tmp_path: Path) -> None:
-    code, told = finish(submit(cluster, tmp_path, *SHORT, token="0" * 64))
+    code, told = finish(submit(cluster, tmp_path, "configs/digits.yaml", RAY_AUTH_TOKEN="0" * 64))
     assert (code, told.count("\n")) == (1, 1)
     assert told.startswith(f"submit.sh: {cluster} refused the token: set RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ")
 
 
-def test_a_job_that_fails(cluster: str, tmp_path: Path) -> None:
-    code, told = finish(submit(cluster, tmp_path, *SHORT, "ipc=none"))
-    assert code == 1 and "refused: " in told and re.search(r"submit.sh: job \S+: FAILED\n$", told), told
+def test_a_job_with_a_relative_output_fails(cluster: str, tmp_path: Path) -> None:
+    code, told = finish(submit(cluster, tmp_path, "configs/digits.yaml", "output=outputs/here"))
+    assert code == 1 and re.search(r"submit.sh: job \S+: FAILED\n$", told), told
+    assert "output: outputs/here is relative, and a submitted job's working directory is thrown away" in told
 
 
 def test_a_job_that_is_stopped(cluster: str, tmp_path: Path) -> None:
     """For which `ray job submit` exits 0."""
-    process = submit(cluster, tmp_path, *ENDLESS)
+    given = {pair.split("=", 1)[0]: pair for pair in (*ENDLESS, "cluster.workers=2")}
+    process = submit(cluster, tmp_path, "configs/digits.yaml", *given.values())
     wait(lambda: saved(tmp_path / "digits") >= 1 or process.poll() is not None, 240)
     assert process.poll() is None, finish(process)
     assert process.stdout

@@ -20,18 +20,20 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from dist_condense.commands import cli
-from dist_condense.engine.ray.metrics import COUNTERS, GAUGES
-from dist_condense.job.journal import METRICS
+from dist_condense.engine.ray.metrics import COUNTERS, GAUGES, MEASURES
+from dist_condense.settings.run_folder import RunFolder
 from tests.cluster.ray_head import environment
 from tests.cluster.test_ray_runs import finish
 from tests.conftest import ROOT
 from tests.deploy import test_dashboard
 from tests.engine import cases
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+METRICS = RunFolder.metrics.name
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.daemon("Ray's endpoints of metrics")]
 
 RANKS = ("0", "1")
-FIELDS = {f"ray_{name}": field for field, (name, _) in GAUGES.items()}
+FIELDS = {f"ray_{name}": field for field, (name, _) in (GAUGES | MEASURES).items()}
 FIELDS |= {f"ray_{name}_total": field for field, (name, _) in COUNTERS.items()}
 ON_A_GPU = {"ray_node_gpus_utilization", "ray_node_gram_used"}
 
@@ -76,7 +78,7 @@ def missing(samples: list[Sample]) -> set[str]:
 
 
 def exported(samples: list[Sample]) -> dict[str, dict[str, float]]:
-    """By rank and field of Measured."""
+    """By rank and field or measure of Measured."""
     found: dict[str, dict[str, float]] = {rank: {} for rank in RANKS}
     for sample in samples:
         if sample.name in FIELDS:

@@ -20,12 +20,12 @@ import torch
 
 from dist_condense.commands import cli
 from dist_condense.job.checkpoint import MANIFEST
-from dist_condense.job.journal import METRICS
+from dist_condense.settings.run_folder import RunFolder
 from tests.cluster.ray_head import RAY, environment, free_ports, wait
 from tests.cluster.test_ray_runs import below, finish, saved, start, steps_told
 from tests.engine import cases
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.daemon("Ray nodes that go and come")]
 
 HERE = "127.0.0.1"
 RUN = (
@@ -134,7 +134,8 @@ def test_a_node_that_is_warned_goes_and_another_comes(cluster: Cluster, tmp_path
 
 def last(folder: Path) -> dict[str, Any]:
     """The last line of metrics.jsonl."""
-    lines = (folder / METRICS).read_bytes().splitlines(keepends=True) if (folder / METRICS).exists() else []
+    file = RunFolder(folder).metrics
+    lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
     whole = [line for line in lines if line.endswith(b"\n")]
     return json.loads(whole[-1]) if whole else {"step": 0, "time": 0.0}
 

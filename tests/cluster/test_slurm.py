@@ -17,6 +17,7 @@ from tests.cluster.test_ray_runs import saved
 from tests.engine import cases
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark.append(pytest.mark.daemon("Slurm on two network namespaces"))
 
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
 LONG = ("trajectory.networks=25", "tracking.log_every=1", "tracking.checkpoint_steps=1", "evaluation.epochs=0")

@@ -14,6 +14,7 @@ from dist_condense.evaluation import evaluate
 from dist_condense.evaluation.rows import Row, append_csv, read_csv
 from dist_condense.job import checkpoint
 from dist_condense.job.claim import Claim
+from dist_condense.job.comparing import Comparison
 from dist_condense.job.job import Job
 from dist_condense.settings import config
 
@@ -53,7 +54,8 @@ def test_a_checkout_below_a_folder_of_any_name_starts(tmp_path):
     for name in ("dist_condense", "configs"):
         (checkout / name).symlink_to(Path(__file__).parents[2] / name)
     # The package finds its configs from where it really lies; only a copy would lie below the odd folder.
-    code = "import sys\nfrom pathlib import Path\nfrom dist_condense import cli, config\n"
+    code = "import sys\nfrom pathlib import Path\nfrom dist_condense.commands import cli\n"
+    code += "from dist_condense.settings import config\n"
     code += "config.PACKAGE = Path.cwd() / 'dist_condense'\nsys.exit(cli.main(sys.argv[1:]))"
     given = ["run", "configs/digits.yaml", "method=idc", "dataset.root=My Pictures (1)", "--cfg"]
     done = subprocess.run([sys.executable, "-c", code, *given], cwd=checkout, capture_output=True, text=True)
@@ -61,10 +63,13 @@ def test_a_checkout_below_a_folder_of_any_name_starts(tmp_path):
 
 
 def test_what_to_know_besides_a_refusal_is_a_note(tmp_path, capsys):
-    given = [f"output={tmp_path}/run", "cluster.workers=3", "ipc=0"]
-    assert cli.main(["run", "configs/digits.yaml", *given]) == 2
+    given = ["run", "configs/digits.yaml", f"output={tmp_path}/run", "cluster.workers=3"]
+    assert cli.main([*given, "cluster.timeout=0"]) == 2
     refused, note = capsys.readouterr().err.splitlines()
-    assert refused == "refused: ipc: 0 is below 1" and note.startswith("note: cluster.workers is not compared")
+    assert refused == "refused: cluster.timeout: 0.0 is not in the range 1 to 10000000"
+    assert note.startswith("note: cluster.workers is not compared")
+    assert cli.main([*given, "ipc=0"]) == 2
+    assert capsys.readouterr().err == "refused: ipc: 0 is not in the range 1 to 100000\n"
 
 
 def test_list_names_everything(capsys):
@@ -79,7 +84,7 @@ def test_list_names_everything(capsys):
 
 def test_list_starts_neither_ray_nor_mlflow():
     code = "import sys\nsys.modules['ray'] = sys.modules['mlflow'] = None\n"
-    code += "from dist_condense import cli\ncli.main(['list'])"
+    code += "from dist_condense.commands import cli\ncli.main(['list'])"
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True, capture_output=True)
 
 
@@ -120,12 +125,12 @@ def refusal(run, *overrides):
 def test_only_a_finished_run_is_evaluated_again(run, monkeypatch):
     assert "no synthetic set" in refusal(run) and "continues it" in refusal(run)
     write_card(run, complete=False)
-    assert "matching step 2 of 3 in all" in refusal(run)
+    assert "is not complete, but that of step 2" in refusal(run)
 
 
 def test_a_finished_run_takes_evaluation_keys_only(run, monkeypatch):
     write_card(run, complete=True)
-    assert "condense again" in refusal(run)  # a set without its checkpoint
+    assert "compute it again" in refusal(run)  # a set without its checkpoint
     newest = type("Newest", (), {"steps": 3})()
     monkeypatch.setattr(checkpoint, "newest", lambda store: newest)
     assert "ipc=2: a finished run takes only" in refusal(run, "ipc=2", "evaluation.seeds=2")
@@ -158,7 +163,7 @@ def test_the_report_has_the_rows_that_there_are_when_a_trial_fails(tmp_path, mon
     assert cli.main(["run", "configs/digits.yaml", *keys, *sets, *more]) == 0
     assert 'title="seed 0"' in (tmp_path / "report.html").read_text()
     (tmp_path / "report.html").unlink()
-    monkeypatch.setattr(Job, "_test_reading", gone)
+    monkeypatch.setattr(Comparison, "_test_reading", gone)
     assert cli.main(["run", "configs/digits.yaml", *keys, *sets, *more]) == cli.FAILED
     assert "failed: the test images are gone" in capfd.readouterr().err
     assert 'title="seed 1"' in (tmp_path / "report.html").read_text()
@@ -169,8 +174,21 @@ def gone(self):
 
 
 def test_the_table_has_earlier_rows_too(tmp_path, capfd):
-    first = [Row("condensed", "dc", "convnet", seed, 6, 60.0 + seed, 70.0) for seed in (0, 1)]
-    latest = [Row("random", "dc", "convnet", 0, 6, 20.0, 30.0)]
+    first = [
+        Row(
+            set="condensed",
+            protocol="dc",
+            architecture="convnet",
+            seed=seed,
+            epochs=6,
+            top1_last=60.0 + seed,
+            top1_best=70.0,
+        )
+        for seed in (0, 1)
+    ]
+    latest = [
+        Row(set="random", protocol="dc", architecture="convnet", seed=0, epochs=6, top1_last=20.0, top1_best=30.0)
+    ]
     append_csv(tmp_path / "evaluation.csv", [*first, *latest])
     run = SimpleNamespace(folder=tmp_path, claim=Claim.standing(tmp_path))
     Job._report(run, latest, SimpleNamespace(log_artifacts=lambda path: None))

@@ -17,7 +17,7 @@ from tests.planning.cases import RATES
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(file.stem for file in config.shipped().glob("*.yaml"))
 ROOTS = ("IMAGENET_ROOT", "IMAGENETTE_ROOT", "MINIIMAGENET_ROOT", "CIFAR10_ROOT", "CIFAR100_ROOT", "FASHION_MNIST_ROOT")
-SMALL = ["network.width=4", "network.depth=2", "method.real_batch=8", "cluster.threads=1"]
+SMALL = ["network.width=4", "network.depth=2", "method.real_batch=8", "compute.threads=1"]
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +69,8 @@ def test_the_table_is_for_people(rates, capsys):
         "4 workers",
         "classes per worker",
         "2 to 3 (balance 83%)",
+        "slices shared out among the workers",
+        "all slices on every worker",
         "all-reduced per matching step",
         "best number of workers:",
         "50,000 real images are assumed",
@@ -119,7 +121,7 @@ def test_rates_of_another_network_are_refused(rates, capsys):
 
 def test_a_plan_measures_here_and_starts_neither_ray_nor_mlflow(tmp_path):
     file, keys = tmp_path / "rates.json", ["trajectory.matching_steps=2", "training.epochs=1", *SMALL]
-    code = "import sys\nsys.modules['ray'] = sys.modules['mlflow'] = None\nfrom dist_condense import cli\n"
+    code = "import sys\nsys.modules['ray'] = sys.modules['mlflow'] = None\nfrom dist_condense.commands import cli\n"
     code += f"sys.exit(cli.main({['plan', 'configs/digits.yaml', *keys, '--json', f'--save={file}']}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

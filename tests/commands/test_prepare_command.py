@@ -1,4 +1,4 @@
-"""The command: what it prints, its exit codes, and the same shards by Ray."""
+"""The command: what it prints, its exit codes; the same shards by Ray: tests/cluster/test_ray_tasks.py."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from dist_condense.commands import cli, prepare_command
 from dist_condense.data.shards.manifest_reader import read_manifest
 from dist_condense.engine.ray import group
 from dist_condense.job.journal import RunFailed
-from tests.data.shards.shard_cases import prepared, tree, write_folder
+from tests.data.shards.shard_cases import write_folder
 
 
 def test_a_folder_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -135,21 +135,3 @@ def test_a_cluster_that_cannot_be_had(
     said = capsys.readouterr().err
     assert said.startswith("failed: RunFailed: Ray could not be joined") and "(leave out --ray)" in said
     assert not (tmp_path / "dest").exists()
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_ray_makes_the_same_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import ray
-
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    try:
-        source = write_folder(tmp_path / "source")
-        assert cli.main(["prepare", str(source), str(tmp_path / "ray"), "--size", "16", "--ray", "--workers", "2"]) == 0
-        prepared(source, tmp_path / "here", size=16)
-        assert tree(tmp_path / "ray") == tree(tmp_path / "here")
-        (source / "val" / "zebra" / "e.png").write_bytes(b"")
-        assert cli.main(["prepare", str(source), str(tmp_path / "bad"), "--ray"]) == 1
-    finally:
-        ray.shutdown()

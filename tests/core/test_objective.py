@@ -11,19 +11,11 @@ from dist_condense.core import augmentation, randomness
 from dist_condense.core.augmentation import OPERATIONS, Strategy
 from dist_condense.core.distance import DISTANCES
 from dist_condense.core.objective import Examples, Objective
-from dist_condense.core.statistic import SELECTIONS, Embedding, Gradient, Statistic
+from dist_condense.core.statistic import PARAMETERS, Embedding, Gradient, Statistic
 
-STATISTICS: dict[str, Statistic] = {name: Gradient(chosen) for name, chosen in SELECTIONS.items()}
+STATISTICS: dict[str, Statistic] = {name: Gradient(chosen) for name, chosen in PARAMETERS.items()}
 STATISTICS["embedding"] = Embedding()
 CLASSES = 3
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def theta(dtype: torch.dtype = torch.float64) -> nn.Module:
@@ -60,7 +52,7 @@ def test_two_passes_equal_double_backward(distance: str, statistic: str, microba
     phi, D, network = STATISTICS[statistic], DISTANCES[distance], theta()
     whole = Objective(phi, D)
     expected_loss, expected = matched(whole, network, examples(9, 1, "real"), examples(5, 1, "synthetic"))
-    loss, gradient = two_passes(Objective(phi, D, microbatch), network, 1)
+    loss, gradient = two_passes(Objective(phi, D, microbatch=microbatch), network, 1)
     torch.testing.assert_close(loss, expected_loss, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(gradient, expected, rtol=1e-8, atol=1e-10 * float(expected.abs().max()))
     assert expected.abs().max() > 0
@@ -71,7 +63,7 @@ def test_two_passes_equal_double_backward(distance: str, statistic: str, microba
 def test_pooled_two_passes_equal_one_graph(distance: str) -> None:
     phi, D, network = STATISTICS["matrices"], DISTANCES[distance], theta()
     leaves = [examples(5, c, "synthetic")["images"].requires_grad_() for c in range(CLASSES)]
-    chosen = [p for name, p in network.named_parameters() if SELECTIONS["matrices"](name, p)]
+    chosen = [p for name, p in network.named_parameters() if PARAMETERS["matrices"](name, p)]
 
     def mean_gradient(batches: list[Examples], graph: bool) -> list[Tensor]:
         losses = [nn.functional.cross_entropy(network(x["images"]), x["labels"]) for x in batches]
@@ -144,7 +136,9 @@ def test_compiled_equals_eager(microbatch: int) -> None:
     real, synthetic = examples(8, 1, "real", torch.float32), examples(4, 1, "synthetic", torch.float32)
     results = []
     for compiled in (False, True):
-        objective = Objective(STATISTICS["matrices"], DISTANCES["layerwise_cosine"], microbatch, compiled=compiled)
+        objective = Objective(
+            STATISTICS["matrices"], DISTANCES["layerwise_cosine"], microbatch=microbatch, compiled=compiled
+        )
         loss, v = objective.cotangent(objective.statistic(network, synthetic), objective.statistic(network, real))
         results.append((loss, objective.pull_back(network, synthetic, v)["images"]))
         results.append(matched(objective, network, real, synthetic))

@@ -13,11 +13,12 @@ import promql_parser
 import pytest
 from ray.dashboard.modules.reporter.reporter_agent import METRICS_GAUGES
 
-from dist_condense.engine.ray.metrics import COUNTERS, GAUGES, TAGS
+from dist_condense.engine.ray.metrics import COUNTERS, GAUGES, MEASURES, TAGS
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = json.loads((ROOT / "launch" / "grafana.json").read_text())
-OWN = {f"ray_{name}" for name, _ in GAUGES.values()} | {f"ray_{name}_total" for name, _ in COUNTERS.values()}
+OWN = {f"ray_{name}" for name, _ in (GAUGES | MEASURES).values()}
+OWN |= {f"ray_{name}_total" for name, _ in COUNTERS.values()}
 NODES = {f"ray_{name}" for name in METRICS_GAUGES}
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 

@@ -23,7 +23,7 @@ from dist_condense.commands import cli
 from tests.conftest import ROOT, absent
 from tests.engine import cases
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.daemon("an MLflow server on PostgreSQL, and Chromium")]
 
 SEEDS = 2
 TOP1 = "condensed/convnet:width_8:depth_2/dc_1_epochs/top1"

@@ -117,7 +117,7 @@ def command(root: str, output: Path, *more: str) -> list[str]:
         "trajectory.pretrain_epochs=1",
         "training.images=8",
         "training.batch=4",
-        "cluster.threads=1",
+        "compute.threads=1",
         "cluster.workers=0",
         "evaluation.sets=[random,condensed]",
         "evaluation.seeds=1",

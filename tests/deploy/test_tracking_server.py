@@ -18,11 +18,14 @@ from urllib.request import urlopen
 import pytest
 
 from dist_condense.commands import cli
-from dist_condense.job.journal import METRICS, Journal
+from dist_condense.job.journal import Journal
 from dist_condense.result import tracking
+from dist_condense.settings.run_folder import RunFolder
 from tests.engine import cases
 
-pytestmark = pytest.mark.slow
+METRICS = RunFolder.metrics.name
+
+pytestmark = [pytest.mark.slow, pytest.mark.daemon("an MLflow server that is killed and comes back")]
 
 STEPS, SEEDS = 6, 2
 
@@ -38,6 +41,9 @@ class Server:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
+        """Nothing where it runs already; a start takes 10 s."""
+        if self.process is not None:
+            return
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--backend-store-uri", f"sqlite:///{self.folder}/server.db", "--workers", "1"]
         command += ["--artifacts-destination", str(self.folder / "artifacts")]
@@ -70,10 +76,10 @@ def wait(condition: Callable[[], bool], told: Callable[[], str] = str) -> None:
         time.sleep(0.1)
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    (tmp_path / "server").mkdir()
-    made = Server(tmp_path / "server")
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Not started yet. One test leaves it to the next as it is."""
+    made = Server(tmp_path_factory.mktemp("server"))
     yield made
     made.kill()
 
@@ -87,6 +93,7 @@ def client(server: Server):
 def command(folder: Path, server: Server) -> int:
     """Condense and evaluate in this process."""
     own = ("cluster.workers=0", f"output={folder}", f"tracking.uri={server.uri}", "tracking.log_every=1")
+    own += (f"tracking.experiment={folder}",)
     evaluation = ("evaluation.epochs=1", f"evaluation.seeds={SEEDS}", "evaluation.sets=[condensed]")
     return cli.main(["run", "configs/digits.yaml", *cases.TINY, *cases.CASES["dc"], *own, *evaluation])
 
@@ -139,7 +146,7 @@ def everything_is_there_once(server: Server, folder: Path) -> None:
     assert found.data.params["method.name"] == "dc"
     artifacts = [x.path for x in client(server).list_artifacts(run)]
     assert {"report.html", "synthetic_set"} <= set(artifacts) and len(artifacts) == len(set(artifacts))
-    image = next((server.folder / "artifacts").rglob("synthetic_set.safetensors"))
+    image = next((server.folder / "artifacts").rglob(f"{run}/artifacts/**/synthetic_set.safetensors"))
     assert image.read_bytes() == (folder / "synthetic_set" / image.name).read_bytes()
 
 
@@ -151,6 +158,7 @@ def replay_twice(server: Server, folder: Path) -> None:
 
 def test_down_from_the_start(tmp_path: Path, server: Server, capfd: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
+    server.kill()
     assert command(folder, server) == 0
     told = capfd.readouterr().err
     assert told.count(f"dist-condense replay {folder}") == 2  # when it was noticed, and at the end

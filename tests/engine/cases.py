@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,18 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
+from dist_condense.engine import slices
 from dist_condense.engine.coordinator import Coordinator, LocalCoordinator, ProcessGroupCoordinator
 from dist_condense.job import checkpoint, preflight, worker
 from dist_condense.job.journal import Journal
-from dist_condense.settings import config
+from dist_condense.settings import config, resolve
 from dist_condense.settings.config import RunConfig
 from dist_condense.system.storage import Folder
 
 Make = Callable[[], Coordinator]
+CORES = 3
+"""Of the one machine that a group of workers is on: as many as the largest group, so that each count shares them out
+otherwise."""
 
 TINY = [
     "network.width=8",
@@ -29,9 +34,6 @@ TINY = [
     "method.real_batch=24",
     "trajectory.networks=2",
     "trajectory.matching_steps=3",
-    "cluster.slices=3",
-    "cluster.threads=1",
-    "cluster.reproducible=true",
     "cluster.device=cpu",
     "ipc=2",
     "tracking.log_every=2",
@@ -67,9 +69,11 @@ CASES: dict[str, list[str]] = {
         "trajectory.pool_size=2",
         "compute.microbatch=7",
     ],
-    "batch_norm": ["method=dcc", *ON_S, "network.norm=batch", "cluster.slices=1"],
+    "batch_norm": ["method=dcc", *ON_S, "network.norm=batch"],
     "soft_labels": ["method=dsa", *ON_S, "method.label_lr=0.1"],
     "two_classes": ["method=dcc", *ON_S, "dataset.classes=['3','8']"],
+    "random": ["method=random"],
+    "herding": ["method=herding", "method.selection.epochs=3", "method.selection.batch=200"],
 }
 REDUCED = ("dcc", "idc")
 """Cases in which workers need each other."""
@@ -81,10 +85,15 @@ def load(name: str, *more: str) -> RunConfig:
 
 
 def execute(run: RunConfig, coordinator: Coordinator) -> None:
-    """Condense in this process; ``run.output`` holds the checkpoint."""
-    preflight.check(run)
+    """Condense in this process, as on a first start; ``run.output`` holds the checkpoint."""
+    dataset, _ = preflight.check(run)
     Path(run.output).mkdir(parents=True, exist_ok=True)
-    worker.work(run, coordinator, torch.device("cpu"))
+    workers = coordinator.size if isinstance(coordinator, ProcessGroupCoordinator) else 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resolve, "machines", lambda: [(CORES, 0, 0)])
+        run = replace(run, cluster=replace(run.cluster, workers=workers))
+        settled, _ = resolve.resolved(run, dataset, {})
+    worker.work(settled, coordinator, torch.device("cpu"))
 
 
 def result(folder: Path) -> Tensor:
@@ -128,26 +137,38 @@ def first_steps(name: str, steps: int, folder: Path, *more: str) -> Tensor:
     return result(folder)
 
 
-def together(workers: int, jobs: dict[str, tuple[str, Make]], folder: Path, *more: str) -> dict[str, Tensor | str]:
-    """The sets of a gloo group; ``jobs`` gives case and coordinator by the name of the output.
+Jobs = dict[str, tuple[str, Make, *tuple[str, ...]]]
+"""Case, coordinator and overrides of its own by the name of the output."""
 
-    A job that fails gives the error's text instead. One group serves all jobs: starting processes is what costs.
-    """
+
+def together(workers: int, jobs: Jobs, folder: Path, *more: str) -> dict[str, Tensor | str]:
+    """The sets of a gloo group. A job that fails gives the error's text instead."""
+    return in_groups({workers: jobs}, {workers: folder}, *more)[workers]
+
+
+def in_groups(jobs: dict[int, Jobs], folders: dict[int, Path], *more: str) -> dict[int, dict[str, Tensor | str]]:
+    """The same of groups by their number of workers, one group after the other: starting processes is what costs."""
     with tempfile.TemporaryDirectory() as rendezvous:
-        mp.spawn(_enter, (workers, f"file://{rendezvous}/group", jobs, folder, more), nprocs=workers)
-    return {name: torch.load(folder / f"{name}.result") for name in jobs}
+        mp.spawn(_enter, (f"file://{rendezvous}/group", jobs, folders, more), nprocs=max(jobs))
+    return {
+        workers: {name: torch.load(folders[workers] / f"{name}.result") for name in own}
+        for workers, own in jobs.items()
+    }
 
 
-def _enter(
-    rank: int, workers: int, address: str, jobs: dict[str, tuple[str, Make]], folder: Path, more: tuple[str, ...]
-) -> None:
-    torch.set_num_threads(1)
+def _enter(rank: int, address: str, jobs: dict[int, Jobs], folders: dict[int, Path], more: tuple[str, ...]) -> None:
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    for workers, own in jobs.items():
+        if rank < workers:
+            _in_group(rank, workers, f"{address}{workers}", own, folders[workers], more)
+
+
+def _in_group(rank: int, workers: int, address: str, jobs: Jobs, folder: Path, more: tuple[str, ...]) -> None:
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=workers)
-    for name, (case, make) in jobs.items():
+    for name, (case, make, *own) in jobs.items():
         got: Any
         try:
-            run = load(case, f"output={folder / name}", *more)
+            run = load(case, f"output={folder / name}", *more, *own)
             Path(run.output).mkdir(parents=True, exist_ok=True)
             dist.barrier()
             execute(run, make())
@@ -158,6 +179,18 @@ def _enter(
         if rank == 0:
             torch.save(got, folder / f"{name}.result")
     dist.destroy_process_group()
+
+
+def shared() -> Coordinator:
+    """Slices of training batches stay shared out, whatever takes longer."""
+    slices.cheaper_everywhere = lambda timings, number: False
+    return ProcessGroupCoordinator()
+
+
+def everywhere() -> Coordinator:
+    """Every worker computes all slices once some updates were timed, whatever takes longer."""
+    slices.cheaper_everywhere = lambda timings, number: True
+    return ProcessGroupCoordinator()
 
 
 class Forgetful(ProcessGroupCoordinator):

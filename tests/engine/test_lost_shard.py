@@ -15,10 +15,13 @@ from dist_condense import load_set, run
 from dist_condense.commands import cli
 from dist_condense.data.shards import shards
 from dist_condense.job import checkpoint
-from dist_condense.job.journal import METRICS, Journal
+from dist_condense.job.journal import Journal
+from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system.storage import Folder
 from tests.data.shards import shard_cases
 from tests.engine import cases
+
+METRICS = RunFolder.metrics.name
 
 STEPS, DAMAGED_AFTER, CLASS = 6, 3, 1
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -36,7 +39,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(case: str, folder: Path, root: Path) -> int:
-    torch.set_num_threads(1)
     images = ("dataset.name=image_folder", f"dataset.root={root}", "data.tier=disk", "dataset.size=16", "ipc=1")
     real = ("method.real_batch=3", "training.images=8", "training.batch=4", "trajectory.pretrain_epochs=1")
     more = ("tracking.log_every=1", "tracking.checkpoint_steps=1", "tracking.uri=http://127.0.0.1:9")

@@ -40,8 +40,8 @@ def test_of_an_array_a_worker_keeps_its_classes(case: str, tmp_path: Path, monke
     journal = worker.assemble(cases.load(case, f"output={tmp_path}", "data.tier=ram"), SecondOfTwo(), Placement())
     gc.collect()
     assert [kept() for kept in whole] == [None, None]
-    held = journal.shard.source.source.source.images
-    assert sorted(held) == sorted(journal.shard.labels) and len(held) == 5
+    held = journal.procedure.shard.source.source.source.images
+    assert sorted(held) == sorted(journal.procedure.shard.labels) and len(held) == 5
     assert all(pixels.untyped_storage().nbytes() == pixels.nbytes for pixels in held.values())
 
 
@@ -50,7 +50,7 @@ def test_of_shards_a_worker_opens_its_classes(tier: str, tmp_path: Path) -> None
     root = tmp_path / "shards"
     prepared(write_folder(tmp_path / "images"), root, size=16)
     images = ("dataset.name=image_folder", f"dataset.root={root}", f"data.tier={tier}")
-    shard = worker.assemble(cases.load("dc", f"output={tmp_path}", *images), SecondOfTwo(), Placement()).shard
+    shard = worker.assemble(cases.load("dc", f"output={tmp_path}", *images), SecondOfTwo(), Placement()).procedure.shard
     source = shard.source.source.source
     assert list(source.labels if tier == "ram" else source.store.labels) == list(shard.labels) != [0, 1, 2]
     other = next(label for label in range(3) if label not in shard.labels)

@@ -47,7 +47,7 @@ def told(call: RollCall, error: RuntimeError) -> str:
 def test_who_does_not_come_is_named(store: dist.Store) -> None:
     come(store, 0)
     text = told(RollCall(HOSTS, 1, 40, step=12), RuntimeError(GLOO))
-    assert text.startswith("worker 2 on c (10.0.0.3) was lost after matching step 12: no answer")
+    assert text.startswith("worker 2 on c (10.0.0.3) was lost after step 12: no answer")
     assert "raise cluster.timeout=40 " in text
     assert text.endswith("(worker 1 on b (10.0.0.2) saw: Timed out waiting 40000ms for recv operation to complete)")
 
@@ -153,5 +153,5 @@ def test_a_process_that_hangs_is_found_in_time(tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory() as rendezvous, pytest.raises(mp.ProcessExitedException, match="SIGKILL"):
         mp.spawn(_enter, (f"file://{rendezvous}/group", tmp_path), nprocs=2)
     seconds, text = (tmp_path / "told").read_text().split(" ", 1)
-    assert text.startswith("worker 1 on host 1 was lost after matching step 3: no answer")
+    assert text.startswith("worker 1 on host 1 was lost after step 3: no answer")
     assert TIMEOUT <= float(seconds) < 60  # of the group's own timeout

@@ -1,56 +1,103 @@
-"""The same set, bit for bit, whatever the number of workers; and these tests can fail."""
+"""The same set, bit for bit, whatever the number of workers, with the defaults; and these tests can fail."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from dist_condense.engine.coordinator import ProcessGroupCoordinator
+from dist_condense.engine.coordinator import LocalCoordinator, Placement, ProcessGroupCoordinator
+from dist_condense.job.worker import assemble
+from dist_condense.result import metrics_file
+from dist_condense.result.metrics_file import METRICS
+from dist_condense.system.processor import on_threads
 from tests.engine import cases
 
-BROKEN = {"forgetful": cases.Forgetful, "averaging": cases.Averaging}
+WAYS: dict[str, cases.Make] = {"shared": cases.shared, "everywhere": cases.everywhere}
+"""Of computing the slices of a training batch; elsewhere time decides."""
+BROKEN: dict[str, cases.Make] = {"forgetful": cases.Forgetful, "averaging": cases.Averaging}
+WORKERS = (1, 2, 3)
+Found = dict[str, Tensor | str]
 
 
 @pytest.fixture(scope="module")
 def single(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
-    """Every case in one process, and where it started."""
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("single")
-    return {name: cases.alone(name, folder / name) for name in cases.CASES}
+    """Every case in one process that has several cores, and where it started."""
+    with on_threads(cases.CORES):
+        folder = tmp_path_factory.mktemp("single")
+        return {name: cases.alone(name, folder / name) for name in cases.CASES}
 
 
-@pytest.fixture(scope="module", params=[1, 2, 3])
-def group(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor | str]:
-    """Every case, and the broken ones, in a group of processes."""
-    jobs: dict[str, tuple[str, cases.Make]] = {name: (name, ProcessGroupCoordinator) for name in cases.CASES}
-    if request.param > 1:
-        jobs |= {f"{case}_{word}": (case, make) for case in cases.REDUCED for word, make in BROKEN.items()}
-    return cases.together(request.param, jobs, tmp_path_factory.mktemp(f"group{request.param}"))
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Of the runs of each group."""
+    return {workers: tmp_path_factory.mktemp(f"group{workers}") for workers in WORKERS}
 
 
+@pytest.fixture(scope="module")
+def groups(folders: dict[int, Path]) -> dict[int, Found]:
+    """Every case, both ways to take the slices, and the broken ones, in groups of processes."""
+    jobs: cases.Jobs = {name: (name, ProcessGroupCoordinator) for name in cases.CASES}
+    makes = BROKEN | WAYS
+    more: cases.Jobs = {f"{case}_{word}": (case, make) for case in cases.REDUCED for word, make in makes.items()}
+    return cases.in_groups({workers: jobs | (more if workers > 1 else {}) for workers in WORKERS}, folders)
+
+
+@pytest.mark.parametrize("workers", WORKERS)
 @pytest.mark.parametrize("name", cases.CASES)
-def test_group_equals_single_process(name: str, single: dict[str, Tensor], group: dict[str, Tensor | str]) -> None:
-    found = group[name]
+def test_group_equals_single_process(
+    name: str, workers: int, single: dict[str, Tensor], groups: dict[int, Found]
+) -> None:
+    found = groups[workers][name]
     assert isinstance(found, Tensor), found
     assert torch.equal(found, single[name])
 
 
-def test_broken_reductions_are_noticed(single: dict[str, Tensor], group: dict[str, Tensor | str]) -> None:
-    broken = {name: found for name, found in group.items() if name not in cases.CASES}
+@pytest.mark.parametrize("workers", WORKERS[1:])
+@pytest.mark.parametrize("case", cases.REDUCED)
+def test_whoever_computes_the_slices(
+    case: str, workers: int, single: dict[str, Tensor], groups: dict[int, Found], folders: dict[int, Path]
+) -> None:
+    """Fewer bytes are reduced where every worker computes them all; the set is the same."""
+    reduced = {}
+    for way in WAYS:
+        found = groups[workers][f"{case}_{way}"]
+        assert isinstance(found, Tensor) and torch.equal(found, single[case]), (way, found)
+        entries = metrics_file.read(folders[workers] / f"{case}_{way}" / METRICS)
+        reduced[way] = sum(entry["reduced_bytes"] for entry in entries)
+    assert 0 < reduced["everywhere"] < reduced["shared"]
+
+
+@pytest.mark.parametrize("workers", WORKERS[1:])
+def test_broken_reductions_are_noticed(workers: int, single: dict[str, Tensor], groups: dict[int, Found]) -> None:
+    broken = {name: found for name, found in groups[workers].items() if name.rpartition("_")[2] in BROKEN}
+    assert len(broken) == len(BROKEN) * len(cases.REDUCED)
     for name, found in broken.items():
         expected = single[name.rsplit("_", 1)[0]]
         assert isinstance(found, str) or not torch.equal(found, expected), name
         assert not isinstance(found, str) or "differs between workers" in found
 
 
+@pytest.mark.parametrize("case", cases.REDUCED)
+def test_workers_count_what_they_reduce(case: str, groups: dict[int, Found], folders: dict[int, Path]) -> None:
+    folder, workers = folders[2] / f"{case}_shared", range(2)
+    entries = _lines(folder / METRICS)
+    ranks = [[line for line in _lines(folder / "logs" / f"worker_{rank}.jsonl") if "loss" in line] for rank in workers]
+    for entry, *own in zip(entries, *ranks, strict=True):
+        assert [(line["step"], line["loss"]) for line in own] == [(entry["step"], entry["loss"])] * 2
+        assert entry["reduced_bytes"] == sum(line["reduced"] for line in own) > 0
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
 @pytest.mark.parametrize("name", cases.CASES)
 def test_the_set_moves(name: str, single: dict[str, Tensor], tmp_path: Path) -> None:
     run = cases.load(name, f"output={tmp_path}")
-    from dist_condense.engine.coordinator import LocalCoordinator, Placement
-    from dist_condense.job.worker import assemble
-
-    start = cases.learnt(assemble(run, LocalCoordinator(), Placement()).shard.state_dict())
+    start = cases.learnt(assemble(run, LocalCoordinator(), Placement()).procedure.state_dict())
     assert (single[name] - start).abs().max() >= 1e-2

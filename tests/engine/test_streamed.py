@@ -24,7 +24,7 @@ HOW = {
     "shards in ram": ["data.tier=ram"],
     "shards encoded in ram": ["data.tier=encoded"],
     "shards on disk": ["data.tier=disk", "data.threads=2"],
-    "beton": ["data.source=ffcv"],
+    "beton": ["data.tier=ffcv"],
 }
 
 
@@ -62,11 +62,6 @@ def resized(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     except DataError as error:
         absent(str(error))
     return prepared(folder, tmp_path_factory.mktemp("resized") / "shards", "--size", str(SIZE), "--ffcv")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture
@@ -110,10 +105,10 @@ def test_other_images_give_another_set(in_memory: list[str], resized: Path, tmp_
     assert not torch.equal(before, after)
 
 
-@pytest.mark.parametrize("how", ["data.tier=disk", pytest.param("data.source=ffcv", marks=pytest.mark.slow)])
-def test_two_workers_stream_their_own_classes(how: str, resized: Path, tmp_path: Path) -> None:
+def test_two_workers_stream_their_own_classes(resized: Path, tmp_path: Path) -> None:
     single = cases.alone("idc", tmp_path / "single", *on(resized, "data.tier=ram"))
-    jobs: dict[str, tuple[str, cases.Make]] = {"streamed": ("idc", ProcessGroupCoordinator)}
-    found = cases.together(2, jobs, tmp_path, *on(resized, how))
-    assert isinstance(found["streamed"], Tensor), found["streamed"]
-    assert torch.equal(found["streamed"], single)
+    hows = {"tier": "data.tier=disk", "ffcv": "data.tier=ffcv"}
+    jobs: cases.Jobs = {name: ("idc", ProcessGroupCoordinator, *on(resized, how)) for name, how in hows.items()}
+    for name, found in cases.together(2, jobs, tmp_path).items():
+        assert isinstance(found, Tensor), found
+        assert torch.equal(found, single), name

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from dist_condense.commands import cli
 from dist_condense.evaluation import evaluate
 from dist_condense.evaluation.evaluate import Trial
 from dist_condense.evaluation.rows import Row, read_csv
 from dist_condense.job import job
+from dist_condense.settings.run_folder import RunFolder
 from tests.engine import cases
 
 SEEDS = [0, 1, 2]
@@ -35,10 +35,8 @@ def command(folder: Path) -> int:
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
     folder = tmp_path_factory.mktemp("uninterrupted")
-    before = torch.get_num_threads()
     assert command(folder) == 0
-    torch.set_num_threads(before)
-    return read_csv(folder / job.EVALUATION)
+    return read_csv(folder / RunFolder.evaluation.name)
 
 
 def in_training(patch: pytest.MonkeyPatch) -> None:
@@ -51,7 +49,7 @@ def before_its_row_is_there(patch: pytest.MonkeyPatch) -> None:
     replaced: list[Path] = []
 
     def second(writing: Path, path: Path) -> bool:  # the tracker's thread replaces files of its own
-        if path.name != job.EVALUATION:
+        if path.name != RunFolder.evaluation.name:
             return False
         replaced.append(path)
         return len(replaced) == 2
@@ -90,7 +88,7 @@ def test_a_death_within_evaluation(
         death(patch)
         with pytest.raises(Death):
             command(tmp_path)
-    assert [row.seed for row in read_csv(tmp_path / job.EVALUATION)] == kept
+    assert [row.seed for row in read_csv(tmp_path / RunFolder.evaluation.name)] == kept
     trained, whole = [], evaluate.run_trial
 
     def run_trial(trial: Trial, *given: Any) -> Row:
@@ -100,6 +98,6 @@ def test_a_death_within_evaluation(
     monkeypatch.setattr(evaluate, "run_trial", run_trial)
     capfd.readouterr()
     assert command(tmp_path) == 0
-    assert "condensation is complete" in capfd.readouterr().err
+    assert "the set is complete after" in capfd.readouterr().err
     assert trained == [seed for seed in SEEDS if seed not in kept]
-    assert read_csv(tmp_path / job.EVALUATION) == uninterrupted
+    assert read_csv(tmp_path / RunFolder.evaluation.name) == uninterrupted

@@ -5,17 +5,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dist_condense.data.reading.source import MemorySource
 from dist_condense.evaluation import evaluate as module
-from dist_condense.evaluation.baselines import random_sets
 from dist_condense.evaluation.evaluate import TrainingSet, Trial, TrialFailed, evaluate, evaluate_set, trials
 from dist_condense.evaluation.rows import Row, append_csv, read_csv
 
-from .toy import evaluation, labelled
+from .toy import evaluation
 
 
 def row(**changes):
-    return replace(Row("a", "dc", "mlp", 0, 6, 12.3457, 90.1), **changes)
+    return replace(
+        Row(set="a", protocol="dc", architecture="mlp", seed=0, epochs=6, top1_last=12.3457, top1_best=90.1), **changes
+    )
 
 
 def test_trials_are_every_combination():
@@ -101,7 +101,9 @@ def test_epochs_of_the_row_know_the_network_and_the_factor():
 
 def test_a_trial_leaves_flips_to_the_data_set(monkeypatch):
     augmented = []
-    monkeypatch.setattr(module, "train_and_test", lambda *a, **more: augmented.append(a[5]) or pytest.fail("enough"))
+    monkeypatch.setattr(
+        module, "train_and_test", lambda *a, **more: augmented.append(more["protocol"]) or pytest.fail("enough")
+    )
     for flip in (True, False):
         with pytest.raises(pytest.fail.Exception):
             module.run_trial(Trial("bytes", "mlp", 0), evaluation(protocol="idc", flip=flip))
@@ -115,19 +117,3 @@ def test_trials_run_on_the_threads_that_are_asked_for(monkeypatch):
         module.in_process(trials(["bytes"], ["mlp"], [1, 0]), evaluation(), lambda row: None, threads=before + 1)
     module.in_process(trials(["bytes"], ["mlp"], [1]), evaluation(), lambda row: None)
     assert seen == [before + 1, before + 1, before] and torch.get_num_threads() == before
-
-
-def test_random_sets_are_keyed_by_seed_and_class():
-    train = labelled(8, 1)
-    source = MemorySource({0: train.images[:8], 1: train.images[8:]})
-    both = random_sets(source, [8, 8], 3, seeds=[5, 6])
-    assert both.labels.tolist() == [0, 0, 0, 1, 1, 1] * 2
-    first, second = both.images.split(6)
-    assert torch.equal(first, random_sets(source, [8, 8], 3, seeds=[5]).images)
-    assert torch.equal(second, random_sets(source, [8, 8], 3, seeds=[6]).images)
-    assert not torch.equal(first, second)
-    assert len(first.unique(dim=0)) == 6
-    drawn = TrainingSet(both.images, both.labels, draws=2)
-    assert torch.equal(drawn.draw(3).images, second)
-    with pytest.raises(ValueError, match=r"classes \[1\] have fewer images; lower ipc"):
-        random_sets(source, [8, 2], 3, seeds=[5])

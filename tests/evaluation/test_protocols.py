@@ -7,8 +7,8 @@ from torch import nn
 from dist_condense.data.normalise import ChannelStatistics
 from dist_condense.evaluation.protocols import PROTOCOLS, REPLACED, imagenet_epochs, one_drop, protocol, two_drops
 from dist_condense.evaluation.training import Course
-from dist_condense.settings import names
 from dist_condense.settings.config import from_dict
+from dist_condense.settings.keys import refused
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_a_protocol_of_before_is_told_what_to_use_now(name, now):
     assert now in PROTOCOLS
     with pytest.raises(ValueError, match=f"{name!r}: set it to one of dc, .* {now} does the same now"):
         protocol(name)
-    (said,) = names.unknown(from_dict({"evaluation.protocol": name}))
+    (said,) = refused(from_dict({"evaluation.protocol": name}))
     assert said.startswith(f"evaluation.protocol: {name!r} is not one of dc, ")
     assert said.endswith(f"; set {now} instead, which does the same now")
 
@@ -138,13 +138,13 @@ def test_momentum_at_a_drop(name, kept):
     network = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
     images = torch.randn(4, 1, 4, 4)
     course = Course(
-        network,
-        PROTOCOLS[name],
-        images.__getitem__,
-        torch.tensor([0, 1, 0, 1]),
-        ChannelStatistics((0.0,), (1.0,)),
-        0,
-        torch.device("cpu"),
+        network=network,
+        protocol=PROTOCOLS[name],
+        images=images.__getitem__,
+        labels=torch.tensor([0, 1, 0, 1]),
+        statistics=ChannelStatistics((0.0,), (1.0,)),
+        seed=0,
+        device=torch.device("cpu"),
     )
     course.run_epoch(0, 1.0)
     first = course.optimiser

@@ -8,7 +8,10 @@ import pytest
 
 from dist_condense.evaluation.rows import COLUMNS, Row, RowsError, append_csv, read_csv
 
-ROWS = [Row("random", "dc", "mlp", 0, 6, 12.5, 90.25), Row("condensed", "dc", "caf\u00e9", 1, 6, 0.0, None)]
+ROWS = [
+    Row(set="random", protocol="dc", architecture="mlp", seed=0, epochs=6, top1_last=12.5, top1_best=90.25),
+    Row(set="condensed", protocol="dc", architecture="caf\u00e9", seed=1, epochs=6, top1_last=0.0, top1_best=None),
+]
 
 
 @pytest.fixture

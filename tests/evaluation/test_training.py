@@ -14,14 +14,6 @@ from dist_condense.evaluation.training import train_and_test
 from .toy import STATISTICS, labelled
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def trained(seed=0, name="idc", epochs=4, images=None, **more):
     train = labelled(8, 1)
     chosen = TrainingSet(train.images if images is None else images, train.labels)
@@ -29,12 +21,12 @@ def trained(seed=0, name="idc", epochs=4, images=None, **more):
     score = train_and_test(
         chosen.batches(STATISTICS, "cpu"),
         train.labels,
-        labelled(20, 2),
-        STATISTICS,
-        network,
-        replace(PROTOCOLS[name], batch=4),
-        seed,
-        epochs,
+        test=labelled(20, 2),
+        statistics=STATISTICS,
+        network=network,
+        protocol=replace(PROTOCOLS[name], batch=4),
+        seed=seed,
+        epochs=epochs,
         **more,
     )
     return score, torch.cat([p.detach().flatten() for p in network.parameters()])
@@ -87,7 +79,16 @@ def test_layers_that_draw_by_themselves_are_keyed_too():
         train, protocol = labelled(8, 1), replace(PROTOCOLS["dc"], batch=4)
         images = TrainingSet(train.images, train.labels).batches(STATISTICS, "cpu")
         torch.set_rng_state(before)
-        train_and_test(images, train.labels, labelled(4, 2), STATISTICS, network, protocol, seed, 3)
+        train_and_test(
+            images,
+            train.labels,
+            test=labelled(4, 2),
+            statistics=STATISTICS,
+            network=network,
+            protocol=protocol,
+            seed=seed,
+            epochs=3,
+        )
         assert torch.equal(torch.get_rng_state(), before), "the caller's generator is as it was"
         return network[2].weight.detach()
 

@@ -179,11 +179,9 @@ def test_draws() -> None:
 def one_for_all(patch: pytest.MonkeyPatch) -> None:
     """The first image's magnitudes for the whole batch."""
     whole = Strategy.draw
-    fields = ("brightness", "saturation", "contrast", "warp", "cut")
 
     def draw(self: Strategy, n: int, size: tuple[int, int], generator: torch.Generator) -> Draw:
-        one = whole(self, 1, size, generator)
-        return Draw(*(getattr(one, f).repeat_interleave(n, 0) for f in fields))
+        return whole(self, 1, size, generator).mapped(lambda x: x.repeat_interleave(n, 0))
 
     patch.setattr(Strategy, "draw", draw)
 
@@ -195,7 +193,7 @@ def one_for_each(patch: pytest.MonkeyPatch) -> None:
 
     def draw(self: Strategy, n: int, size: tuple[int, int], generator: torch.Generator) -> Draw:
         each = [whole(self, 1, size, generator) for _ in range(n)]
-        return Draw(*(torch.cat([getattr(one, f) for one in each]) for f in fields))
+        return Draw(**{f: torch.cat([getattr(one, f) for one in each]) for f in fields})
 
     patch.setattr(Strategy, "draw", draw)
 

@@ -31,14 +31,6 @@ IMAGES, LABELS = batch(N, 4)
 TEST = photographs(60, 17), torch.randint(CLASSES, (60,), generator=drawn(18))
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 # --- what the papers' programs do ---------------------------------------------------------------------------------
 
 
@@ -159,7 +151,16 @@ def engine(rules: Rules, plant: Plant | None, changes: dict[str, Any]) -> Run:
         module = Float64(rules.batch_norm)
         test, statistics = LabelledImages(*TEST), ChannelStatistics(MEAN, STD)
         protocol = replace(protocol, **changes)
-        score = train_and_test(images, LABELS, test, statistics, module, protocol, 2, rules.epochs)
+        score = train_and_test(
+            images,
+            LABELS,
+            test=test,
+            statistics=statistics,
+            network=module,
+            protocol=protocol,
+            seed=2,
+            epochs=rules.epochs,
+        )
     return Run(recorded, score, theta_of(module), module.tested, asked, given)
 
 
@@ -389,7 +390,13 @@ def compare_course(course: tuple[str, int, int], **changes: Any) -> None:
         patch.setattr(training, "accuracy", lambda *rest: (tested.append(len(done)), 50.0)[1])
         module, nothing = nn.Linear(1, 1), LabelledImages(*TEST)
         score = train_and_test(
-            lambda rows: IMAGES[rows], labels, nothing, ChannelStatistics(MEAN, STD), module, protocol, 0
+            lambda rows: IMAGES[rows],
+            labels,
+            test=nothing,
+            statistics=ChannelStatistics(MEAN, STD),
+            network=module,
+            protocol=protocol,
+            seed=0,
         )
     assert score.epochs == epochs, f"E is {score.epochs}, not {epochs}"
     assert tuple(tested) == tests, f"tested after {tested}"

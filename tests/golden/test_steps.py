@@ -43,14 +43,6 @@ COUNTS = (20, 23, 19)
 IMAGES = {c: photographs(n, 99, c) for c, n in enumerate(COUNTS)}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def dataset(size: int = SIZE, classes: int = CLASSES) -> Any:
     """What the engine reads of a data set."""
     names = [SimpleNamespace(name=str(c), wnid=None) for c in range(classes)]
@@ -90,7 +82,7 @@ DCC = ["method=dcc", *DC[1:], "method.grouping.warmup_networks=1", "method.group
 DSAC = ["method=dsac", *DC[1:], "method.grouping.warmup_networks=1", "method.grouping.warmup_steps=1"]
 DM = ["method=dm", "training=frozen", "trajectory.networks=4", "trajectory.matching_steps=1"]
 IDC = ["method=idc", "training=real", "training.cutmix=0.6", "method.images.lr=20", "method.synthetic_limit=5"]
-BATCH_NORM = ["network.norm=batch", "cluster.slices=1"]
+BATCH_NORM = ["network.norm=batch", "compute.slices=1"]
 LARGE = 20 * IPC / 10 * (SIZE / 32) ** 2
 OF_DC, OF_IDC = (0.01, 0.0, 0.0), (0.01, 0.9, 5e-4)
 
@@ -121,7 +113,7 @@ CASES: dict[str, tuple[list[str], Method]] = {
 def composed(overrides: tuple[str, ...]) -> RunConfig:
     small = ["network.depth=2", f"network.width={WIDTH}", "network.activation=sigmoid", f"ipc={IPC}"]
     steps = [f"method.real_batch={REAL}", "trajectory.networks=2", "trajectory.matching_steps=3"]
-    here = ["cluster.slices=2", "cluster.device=cpu", "cluster.reproducible=true", "seed=3"]
+    here = ["compute.slices=2", "cluster.device=cpu", "compute.reproducible=true", "seed=3"]
     return config.load(str(config.shipped() / "digits.yaml"), [*small, *steps, *here, *overrides])
 
 

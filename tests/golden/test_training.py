@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dist_condense.core import augmentation, cutmix
-from dist_condense.core.augmentation import Draw, Strategy
+from dist_condense.core.augmentation import Strategy
 from dist_condense.core.cutmix import CutMix
 from dist_condense.engine.coordinator import LocalCoordinator, Placement
 from dist_condense.engine.training import NetworkTrainer, TrainingRecipe
@@ -30,14 +30,6 @@ DSA = Strategy(one_of=("color", "crop", "cutout", "flip", "scale", "rotate"))
 IDC = Strategy(always=("flip", "color"), one_of=("crop", "scale", "rotate"))
 SIZES = (7, 7, 5, 2)
 """Of the batches; the last ones are incomplete."""
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def trainer(recipe: TrainingRecipe, slices: int = 1) -> NetworkTrainer:
@@ -109,10 +101,7 @@ def test_layers_that_draw_by_themselves_are_keyed_by_slice() -> None:
 def of_one_draw(patch: pytest.MonkeyPatch) -> None:
     """All images of a batch are augmented as its first one."""
     whole = augmentation.apply
-    fields = ("brightness", "saturation", "contrast", "warp", "cut")
-    patch.setattr(
-        augmentation, "apply", lambda images, draw: whole(images, Draw(*(getattr(draw, f)[:1] for f in fields)))
-    )
+    patch.setattr(augmentation, "apply", lambda images, draw: whole(images, draw.mapped(lambda x: x[:1])))
 
 
 def drawn_weight(patch: pytest.MonkeyPatch) -> None:

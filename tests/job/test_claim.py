@@ -10,6 +10,7 @@ import pytest
 from dist_condense.engine.errors import RunFailed
 from dist_condense.job import claim as module
 from dist_condense.job.claim import Claim
+from dist_condense.settings.run_folder import RunFolder
 
 
 def test_the_earlier_start_writes_nothing_more(tmp_path: Path) -> None:
@@ -32,7 +33,7 @@ def test_a_folder_that_no_command_began_is_anybodys(tmp_path: Path) -> None:
 
 def test_a_link_in_place_of_the_lock_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / module.LOCK).symlink_to(tmp_path / "made")
+    (tmp_path / "run" / RunFolder.lock.name).symlink_to(tmp_path / "made")
     with pytest.raises(RunFailed, match=r"owner\.lock is a link"):
         Claim.new(tmp_path / "run").take()
     assert not (tmp_path / "made").exists()

@@ -24,8 +24,8 @@ BEFORE = """
 import contextlib, errno, io, json, os, subprocess, sys
 from pathlib import Path
 import torch
-from dist_condense import job, load_set, run
-from dist_condense.engine import checkpoint
+from dist_condense import load_set, run
+from dist_condense.job import checkpoint, exporting
 from dist_condense.job.journal import Journal, RunFailed
 from dist_condense.system.storage import Folder
 from dist_condense.evaluation.rows import Row, append_csv, read_csv
@@ -92,24 +92,25 @@ def failures(told: str) -> list[str]:
 
 FULL = """
 answers = {"first": failing(2)}
-held, write = the_set(), job.write_set
+held, write = the_set(), exporting.write_set
 
 def write_when_full(*given):
     fill()
     return write(*given)
 
-job.write_set = write_when_full
+exporting.write_set = write_when_full
 answers["full"] = command()
 answers["kept"] = torch.equal(the_set(), held)
 answers["steps"] = checkpoint.newest(Folder(OUT / "checkpoints")).steps
 answers["listing"] = listing()
 answers["still full"] = command()
-job.write_set = write
+exporting.write_set = write
 FILLER.unlink()
 answers["room"] = command()
 answers["complete"] = load_set(OUT).card.complete
 
-rows = [Row("condensed", "dc", "convnet3", i, 3, 50.0, 50.0) for i in range(2000)]
+key = {"set": "condensed", "protocol": "dc", "architecture": "convnet3", "epochs": 3}
+rows = [Row(**key, seed=i, top1_last=50.0, top1_best=50.0) for i in range(2000)]
 append_csv(OUT / "evaluation.csv", rows[:1])
 fill()
 try:

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from dist_condense.data.shards import shards, writer
-from dist_condense.job.job import TRAINING_SETS, Job
+from dist_condense.job.comparing import TRAINING_SETS
+from dist_condense.job.job import Job
 from dist_condense.settings.config import load
 from dist_condense.system.files import sha256_of
 from tests.data.shards.shard_cases import prepared, write_folder
@@ -51,14 +52,14 @@ def test_nothing_is_opened_to_prepare_a_run(root: Path, opened: list[str]) -> No
 
 
 def test_a_random_set_opens_the_shards_of_its_images(root: Path, opened: list[str]) -> None:
-    drawn = TRAINING_SETS["random"](job(root, "evaluation.seeds=1"))
+    drawn = TRAINING_SETS["random"](job(root, "evaluation.seeds=1").comparison)
     assert [name[:10] for name in opened] == ["train/0000", "train/0001", "train/0002"]  # one of four of each class
     assert len(drawn.images) == 3
 
 
 def test_the_whole_set_opens_every_training_shard_once(root: Path, opened: list[str]) -> None:
     run = job(root)
-    whole = TRAINING_SETS["whole"](run)
+    whole = TRAINING_SETS["whole"](run.comparison)
     assert sorted(opened) == sorted(f"train/{path.name}" for path in (root / "train").iterdir())
     memory = run.dataset.train()
     assert torch.equal(whole.images, torch.cat([memory.images[label] for label in range(3)]))
@@ -66,13 +67,13 @@ def test_the_whole_set_opens_every_training_shard_once(root: Path, opened: list[
 
 def test_a_random_set_is_that_of_the_images_in_memory(root: Path) -> None:
     run = job(root)
-    lazy = TRAINING_SETS["random"](run).images
-    run.__dict__["real"] = run.dataset.train()
-    assert torch.equal(lazy, TRAINING_SETS["random"](run).images)
+    lazy = TRAINING_SETS["random"](run.comparison).images
+    run.comparison.__dict__["real"] = run.dataset.train()
+    assert torch.equal(lazy, TRAINING_SETS["random"](run.comparison).images)
 
 
 def test_where_images_come_from_is_told_whatever_the_source(root: Path) -> None:
     run = job(root)
     assert run.images.startswith("tier disk: a node's share is")
-    by_ffcv = replace(run, config=replace(run.config, data=replace(run.config.data, source="ffcv")))
+    by_ffcv = replace(run, config=replace(run.config, data=replace(run.config.data, tier="ffcv")))
     assert by_ffcv.images.startswith(f"by FFCV: 0 MiB raw at {root}")

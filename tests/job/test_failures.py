@@ -20,14 +20,6 @@ from dist_condense.system.storage import Folder
 from tests.engine import cases
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def command(case: str, folder: Path, *more: str) -> int:
     """The whole command in this process, without evaluation; the last override of a key counts."""
     given = ["cluster.workers=0", "evaluation.epochs=0", f"output={folder}"]
@@ -155,7 +147,7 @@ class Perturbing(ProcessGroupCoordinator):
 def test_a_network_that_differs_is_detected(tmp_path: Path) -> None:
     found = cases.together(2, {"dc": ("dc", Perturbing)}, tmp_path)["dc"]
     assert isinstance(found, str)
-    assert "the network differs between workers after step 2: ranks [1] disagree with rank 0" in found
+    assert "the shared state differs between workers after step 2: ranks [1] disagree with rank 0" in found
 
 
 @pytest.mark.parametrize("bit", [0, 22, 31])
@@ -163,7 +155,7 @@ def test_a_checksum_notices_each_bit(bit: int, tmp_path: Path) -> None:
     from dist_condense.engine.coordinator import LocalCoordinator, Placement
     from dist_condense.job.worker import assemble
 
-    trajectory = assemble(cases.load("dc", f"output={tmp_path}"), LocalCoordinator(), Placement()).trajectory
+    trajectory = assemble(cases.load("dc", f"output={tmp_path}"), LocalCoordinator(), Placement()).procedure.trajectory
     before = trajectory.checksum()
     flat = next(trajectory.network.parameters()).data.view(torch.int32).view(-1)
     flat[3] ^= -(2**31) if bit == 31 else 1 << bit
@@ -228,7 +220,7 @@ REFUSALS: dict[str, tuple[list[str], list[str]]] = {
         ["ipd: unknown key", "did you mean network.width?", "trajectory.networks: 'many'", "ipc: 0", "'nois'"],
     ),
     "architectures": (["evaluation.architectures=[resnet19]", "network.name=convnot"], ["resnet19", "convnot"]),
-    "coupled images": (["network.norm=batch", "cluster.slices=3"], ["cluster.slices: 3", "BatchNorm"]),
+    "coupled images": (["network.norm=batch", "compute.slices=3"], ["compute.slices: 3", "BatchNorm"]),
     "coupled embedding": (["network.norm=batch", "method=dm", "training=frozen"], ["couples all images"]),
     "output in a file": (["output=ROOT/train/ant/0.png/run"], ["output"]),
     "output that is an address": (["output=s3://bucket/run"], ["output: s3://bucket/run"]),
@@ -264,19 +256,19 @@ def test_a_folder_of_another_config(tmp_path: Path, capfd: pytest.CaptureFixture
     assert command("dc", tmp_path, *short) == 0
     before = listing(tmp_path)
     capfd.readouterr()
-    assert command("dc", tmp_path, *short, "seed=1", "method.images.lr=0.2", "cluster.slices=2") == cli.REFUSED
+    assert command("dc", tmp_path, *short, "seed=1", "method.images.lr=0.2", "compute.slices=2") == cli.REFUSED
     told = capfd.readouterr().err
     for difference in (
         "seed: 0 there, 1 now",
         "method.images.lr: 0.1 there, 0.2 now",
-        "cluster.slices: 3 there, 2 now",
+        "compute.slices: 4 there, 2 now",
     ):
         assert difference in told
     assert listing(tmp_path) == before
     free = ("tracking.experiment=other", "tracking.log_every=1", "cluster.max_failures=1", "evaluation.seeds=1")
     evaluated = ("evaluation.epochs=1", "evaluation.sets=[condensed]")
     assert command("dc", tmp_path, *short, *free, *evaluated) == 0
-    assert "condensation is complete" in capfd.readouterr().err
+    assert "the set is complete after" in capfd.readouterr().err
     assert len((tmp_path / "evaluation.csv").read_text().splitlines()) == 2
 
 
@@ -287,7 +279,7 @@ def test_relative_root_and_output_continue(
     short = ("trajectory.networks=1", "trajectory.matching_steps=1", "method.real_batch=2", "ipc=1")
     for _ in range(2):
         assert command("dc", Path("run"), *short, *IMAGES, "dataset.root=photographs") == 0, capfd.readouterr().err
-    assert "condensation is complete" in capfd.readouterr().err
+    assert "the set is complete after" in capfd.readouterr().err
 
 
 def test_images_to_test_on_are_needed_for_evaluation_alone(

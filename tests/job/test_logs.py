@@ -17,9 +17,11 @@ from dist_condense import run
 from dist_condense.commands import cli
 from dist_condense.engine.coordinator import LocalCoordinator, ProcessGroupCoordinator
 from dist_condense.job import logs
-from dist_condense.job.claim import OWNER
-from dist_condense.job.journal import METRICS, Journal, RunFailed
+from dist_condense.job.journal import Journal, RunFailed
+from dist_condense.settings.run_folder import RunFolder
 from tests.engine import cases
+
+OWNER, METRICS = RunFolder.owner.name, RunFolder.metrics.name
 
 KEYS = {"time", "level", "run", "start", "rank", "host", "step", "logger", "message"}
 
@@ -73,7 +75,7 @@ def test_the_lines_of_a_worker_and_of_metrics_agree(twice: Path) -> None:
 
 def test_an_error_is_kept_with_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(self: Journal, done: int) -> None:
-        self.shard.coordinator.reached(done)
+        self.coordinator.reached(done)
         raise RunFailed("made to fail")
 
     monkeypatch.setattr(Journal, "after_step", failing)
@@ -100,17 +102,6 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
         raise KeyboardInterrupt
     assert logging.getLogger(logs.PACKAGE).handlers == before
     assert lines(tmp_path, "worker_0")[-1]["message"].startswith("ended by KeyboardInterrupt")
-
-
-@pytest.mark.slow
-def test_workers_count_what_they_reduce(tmp_path: Path) -> None:
-    cases.together(2, {case: (case, ProcessGroupCoordinator) for case in cases.REDUCED}, tmp_path)
-    for case in cases.REDUCED:
-        entries = [json.loads(line) for line in (tmp_path / case / METRICS).read_text().splitlines()]
-        ranks = [[line for line in lines(tmp_path / case, f"worker_{rank}") if "loss" in line] for rank in range(2)]
-        for entry, *own in zip(entries, *ranks, strict=True):
-            assert [(line["step"], line["loss"]) for line in own] == [(entry["step"], entry["loss"])] * 2
-            assert entry["reduced_bytes"] == sum(line["reduced"] for line in own) > 0
 
 
 def test_bytes_are_counted_on_all_lines(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from dist_condense.settings.config import RunConfig
 from tests.cluster.ray_head import environment
 from tests.conftest import ROOT
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.daemon("Ray worker groups")]
 
 SMALL = (
     "network.width=8",
@@ -35,8 +35,8 @@ SMALL = (
     "trajectory.networks=1",
     "trajectory.matching_steps=2",
     "trajectory.start=fresh",
-    "cluster.slices=2",
-    "cluster.threads=1",
+    "compute.slices=2",
+    "compute.threads=1",
     "evaluation.epochs=0",
 )
 CASES = {
@@ -67,21 +67,24 @@ def main(given: Sequence[str]) -> int:
     return run.main(given)
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_two_workers_on_prepared_shards(name: str, real_data: Path, tmp_path: Path) -> None:
-    classes, tier, store, budget = CASES[name]
-    config, shards, together = f"configs/{name}_idc.yaml", tmp_path / "shards", tmp_path / "together"
-    assert cli.main(["prepare", str(real_data / name), str(shards)]) == 0
-    given = [config, f"dataset.root={shards}", f"output={together}", "cluster.workers=2", *SMALL, budget]
-    command = [sys.executable, "-c", f"from tests.{Path(__file__).stem} import main; raise SystemExit(main({given}))"]
+def test_two_workers_on_prepared_shards(real_data: Path, tmp_path: Path) -> None:
+    """Both runs in one process, on one Ray."""
+    given = []
+    for name, (*_, budget) in CASES.items():
+        assert cli.main(["prepare", str(real_data / name), str(tmp_path / name)]) == 0
+        own = [f"dataset.root={tmp_path / name}", f"output={tmp_path / 'together' / name}", "cluster.workers=2", budget]
+        given.append([f"configs/{name}_idc.yaml", *SMALL, *own])
+    command = [sys.executable, "-c", f"from {__name__} import main; raise SystemExit(max(map(main, {given})))"]
     done = subprocess.run(command, cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
-    assert f"tier {tier}: a node's share is" in done.stderr
-    notes = [json.loads((together / f"note{rank}.json").read_text()) for rank in range(2)]
-    assert [(note["tier"], note["store"]) for note in notes] == [(tier, store)] * 2
-    assert [len(note["classes"]) for note in notes] == [classes // 2] * 2
-    assert sorted(notes[0]["classes"] + notes[1]["classes"]) == list(range(classes))
-    alone = [config, f"dataset.root={real_data / name}", f"output={tmp_path / 'alone'}", "cluster.workers=0"]
-    assert run.main([*alone, *SMALL, budget, "data.tier=ram"]) == 0
-    sets = [load_set(folder).parameters()[0] for folder in (together, tmp_path / "alone")]
-    assert torch.equal(*sets) and sets[0].isfinite().all() and len(sets[0]) == classes
+    for name, (classes, tier, store, budget) in CASES.items():
+        together, alone = tmp_path / "together" / name, tmp_path / "alone" / name
+        assert f"tier {tier}: a node's share is" in done.stderr
+        notes = [json.loads((together / f"note{rank}.json").read_text()) for rank in range(2)]
+        assert [(note["tier"], note["store"]) for note in notes] == [(tier, store)] * 2
+        assert [len(note["classes"]) for note in notes] == [classes // 2] * 2
+        assert sorted(notes[0]["classes"] + notes[1]["classes"]) == list(range(classes))
+        own = [f"dataset.root={real_data / name}", f"output={alone}", "cluster.workers=0", budget, "data.tier=ram"]
+        assert run.main([f"configs/{name}_idc.yaml", *SMALL, *own]) == 0
+        sets = [load_set(folder).parameters()[0] for folder in (together, alone)]
+        assert torch.equal(*sets) and sets[0].isfinite().all() and len(sets[0]) == classes

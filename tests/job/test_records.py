@@ -12,13 +12,15 @@ import pytest
 from dist_condense import run
 from dist_condense.commands import cli
 from dist_condense.evaluation import evaluate
-from dist_condense.evaluation.rows import EVALUATION, read_csv
-from dist_condense.job.claim import LOCK
+from dist_condense.evaluation.rows import read_csv
 from dist_condense.job.job import Job
-from dist_condense.job.journal import METRICS, TRACKING, Journal
+from dist_condense.job.journal import Journal
 from dist_condense.result import metrics_file
+from dist_condense.settings.run_folder import RunFolder
 from tests.engine import cases
 
+EVALUATION, LOCK = RunFolder.evaluation.name, RunFolder.lock.name
+METRICS, TRACKING = RunFolder.metrics.name, RunFolder.tracking.name
 STEPS = 6
 NOT_SHARED = ("logs", LOCK, TRACKING, "mlflow.db", "mlartifacts")
 
@@ -81,7 +83,7 @@ def dies_after(step: int) -> Callable[..., None]:
 AFTER_STEP = Journal.after_step
 MOMENTS = {
     "before its workers": (Job, "_workers", lambda self: True),
-    "after a step": (Journal, "_after_event", lambda self: self._steps == 3 and self.trajectory.updates == 0),
+    "after a step": (Journal, "_after_event", lambda self: self._steps == 3 and self.procedure.updates == 0),
     "before its set": (Job, "_export", lambda self: True),
     "between two networks": (evaluate, "run_trial", lambda trial, given: trial.seed == 1),
     "before its report": (Job, "_report", lambda *given: True),

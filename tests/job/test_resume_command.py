@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import random
+import select
 import signal
 import sqlite3
 import subprocess
@@ -21,12 +22,15 @@ from PIL import Image
 
 from dist_condense.commands import cli
 from dist_condense.job import checkpoint
-from dist_condense.job.claim import OWNER
 from dist_condense.job.job import Job
-from dist_condense.job.journal import METRICS, STOP, TRACKING, Journal, RunFailed
+from dist_condense.job.journal import Journal, RunFailed
+from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system.storage import Folder
 from tests.engine import cases
 from tests.job.test_failures import IMAGES, command
+
+OWNER, METRICS = RunFolder.owner.name, RunFolder.metrics.name
+STOP, TRACKING = RunFolder.stop.name, RunFolder.tracking.name
 
 ROOT = Path(__file__).parents[2]
 EVERY_STEP = "tracking.checkpoint_steps=1"
@@ -42,11 +46,16 @@ def reached(folder: Path) -> int:
     return max((int(path.parent.name[5:13]) for path in folder.glob("checkpoints/step_*/manifest.json")), default=0)
 
 
-def started(case: str, folder: Path, *more: str) -> subprocess.Popen[str]:
-    """The command in a process of its own, in-process condensation, no evaluation."""
+def arguments(case: str, folder: Path, *more: str) -> list[str]:
+    """In-process condensation, no evaluation."""
     given = ("cluster.workers=0", "evaluation.epochs=0", f"output={folder}")
     pairs = {pair.split("=", 1)[0]: pair for pair in (*cases.TINY, *cases.CASES[case], *given, *more)}
-    line = [sys.executable, "-m", "dist_condense.run", "configs/digits.yaml", *pairs.values()]
+    return ["configs/digits.yaml", *pairs.values()]
+
+
+def started(case: str, folder: Path, *more: str) -> subprocess.Popen[str]:
+    """The command in a process of its own."""
+    line = [sys.executable, "-m", "dist_condense.run", *arguments(case, folder, *more)]
     line = ["env", "--default-signal=INT", *line]  # although whoever runs the tests may ignore it
     return subprocess.Popen(line, cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
@@ -89,7 +98,7 @@ def test_a_path_begins_from_the_checkpoint_of_another_folder(
     assert command("dc", first, *SHORT) == 0
     assert torch.equal(cases.result(second), cases.result(first))
     assert command("dc", second, *given) == 0  # a retry of the same command
-    assert "condensation is complete" in capfd.readouterr().err
+    assert "the set is complete after" in capfd.readouterr().err
 
 
 def test_a_path_without_or_of_another_run_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -217,19 +226,47 @@ def test_a_run_that_nobody_stopped_is_not_said_to_be(
     assert "resuming after matching step 1 of 2" in capfd.readouterr().err
 
 
+FORKING = """
+import json, os, sys
+from dist_condense import run
+from dist_condense.commands import cli
+from dist_condense.job import job, worker
+from dist_condense.system import signals
+import mlflow.store.tracking.sqlalchemy_store
+for line in sys.stdin:
+    if (pid := os.fork()) == 0:
+        given = json.loads(line)
+        os._exit(signals.guarded(lambda: run.main(given)))
+    print(pid, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+"""Processes of the command that have imported all that takes seconds, one after the other: arguments in, pid and exit
+code out."""
+
+
 @pytest.mark.slow
 def test_twenty_deaths_at_random_times(tmp_path: Path) -> None:
     """SIGKILL of the process, 22 times: in a step, in training, in the write of a checkpoint, while it starts."""
     folder, keyed, at = tmp_path / "run", random.Random(20261121), []
-    for death in range(22):
-        process, before = started("idc", folder, *ENDLESS), reached(folder)
-        if death % 5 < 4:  # the others die while they start
-            wait(lambda p=process, b=before: reached(folder) > b or p.poll() is not None, 240)
-        time.sleep(keyed.uniform(0, 0.5))
-        assert process.poll() is None, process.communicate()[1]
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
-        at.append(reached(folder))
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", FORKING], cwd=ROOT, **pipes) as forking:
+        for death in range(22):
+            before = reached(folder)
+            if death % 5 == 4:  # it dies while it starts
+                process = started("idc", folder, *ENDLESS)
+                time.sleep(keyed.uniform(0, 0.5))
+                assert process.poll() is None, process.communicate()[1]
+                process.kill()
+                process.communicate()
+            else:
+                print(json.dumps(arguments("idc", folder, *ENDLESS)), file=forking.stdin, flush=True)
+                pid = int(forking.stdout.readline())
+                wait(lambda b=before: reached(folder) > b or bool(select.select([forking.stdout], [], [], 0)[0]), 240)
+                time.sleep(keyed.uniform(0, 0.5))
+                os.kill(pid, signal.SIGKILL)
+                assert int(forking.stdout.readline()) == -signal.SIGKILL, "the run ended by itself: see above"
+            at.append(reached(folder))
+        forking.stdin.close()
     assert at == sorted(at), "a checkpoint was lost"
     process = started("idc", folder, *ENDLESS)
     wait(lambda: reached(folder) > at[-1] or process.poll() is not None, 240)

@@ -13,6 +13,7 @@ LOAD = Workload(
     real=64,
     synthetic=16,
     updates={},
+    stretches=0,
     real_updates=True,
     image=100,
     pixels=400,
@@ -21,7 +22,7 @@ LOAD = Workload(
     statistic=900,
     counts=(50,) * 10,
     microbatch=0,
-    slices=None,
+    slices=4,
     coupled=False,
 )
 RATES = Calibration(
@@ -36,4 +37,4 @@ RATES = Calibration(
     synthetic=Peak(base=500, image=100),
     training=Peak(base=2000, image=20),
 )
-CLUSTER = Cluster("cpu", exact=True, bandwidth=1000.0, latency=0.5)
+CLUSTER = Cluster(device="cpu", exact=True, bandwidth=1000.0, latency=0.5)

@@ -32,7 +32,7 @@ def test_the_microbatch_that_is_told_fits(free):
 
 def test_the_slices_that_are_told_fit():
     (said,) = remedies(TRAINED, RATES, CLUSTER, 2, room(TRAINED, 3000))
-    value = int(re.search(r"cluster.slices=(\d+)", said)[1])
+    value = int(re.search(r"compute.slices=(\d+)", said)[1])
     assert value == 4 and "training theta" in said
     assert remedies(replace(TRAINED, slices=value), RATES, CLUSTER, 2, room(TRAINED, 3000)) == []
 

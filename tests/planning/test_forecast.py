@@ -24,7 +24,9 @@ from tests.planning.cases import CLUSTER, LOAD, RATES
 
 CLASS = 2 + 64 * 0.25 + 16 * 0.5
 SHARED = replace(LOAD, shared_steps=15, groups=2)
-TRAINED = replace(LOAD, updates={32: 6, 8: 2})
+TRAINED = replace(LOAD, updates={32: 6, 8: 2}, stretches=2)
+QUICK = replace(CLUSTER, bandwidth=1e6, latency=1e-3)
+"""Sharing slices is cheaper than computing all."""
 
 
 @pytest.mark.parametrize(("workers", "most", "least"), [(1, 10, 10), (3, 4, 3), (8, 2, 1), (10, 1, 1), (12, 1, 0)])
@@ -47,20 +49,33 @@ def test_shared_steps_have_rates_and_a_sum_of_their_own():
 
 
 @pytest.mark.parametrize(
-    ("slices", "workers", "share", "images"), [(None, 1, 1, 32), (None, 4, 1, 8), (4, 1, 4, 32), (4, 3, 2, 16)]
+    ("slices", "workers", "share", "images"), [(1, 1, 1, 32), (4, 4, 1, 8), (4, 1, 4, 32), (4, 3, 2, 16)]
 )
 def test_an_update_costs_the_batch_and_the_slices_of_a_worker(slices, workers, share, images):
     load = replace(LOAD, updates={32: 1}, slices=slices)
-    assert forecast(load, RATES, CLUSTER, workers).training == 1 + 2 * share + 0.5 * 32 + 0.25 * images
+    assert forecast(load, RATES, QUICK, workers).training == 1 + 2 * share + 0.5 * 32 + 0.25 * images
+
+
+def test_slices_are_shared_out_only_where_this_is_cheaper():
+    """On two workers: half of the slices and a sum, or all slices (on GPUs theta once per stretch, too)."""
+    own, every = 1 + 2 * 2 + 0.5 * 32 + 0.25 * 16, 1 + 2 * 4 + 0.5 * 32 + 0.25 * 32
+    load = replace(TRAINED, updates={32: 8})
+    for bandwidth, shares in ((1000.0, False), (2000.0, True)):
+        found = forecast(load, RATES, replace(CLUSTER, bandwidth=bandwidth), 2)
+        shared, everywhere = (8 * own, 8 * (0.5 + 8008 / bandwidth)), (8 * every, 0.0)
+        assert (found.shared, found.everywhere) == pytest.approx((sum(shared), sum(everywhere)))
+        assert (found.training, found.talking) == pytest.approx(shared if shares else everywhere)
+    on_gpus = forecast(load, RATES, replace(CLUSTER, device="cuda"), 2)
+    assert on_gpus.everywhere == pytest.approx(8 * every + 2 * (0.5 + 2 * 4 * 1000 / 1000))
 
 
 def test_gradients_are_summed_and_synthetic_images_waited_for():
     real, on_set = TRAINED, replace(TRAINED, real_updates=False)
     assert traffic(real, CLUSTER).update == 8 + 8 * 1000 and traffic(real, CLUSTER).batch == 32 * 100
     assert traffic(on_set, CLUSTER).batch == 4 * 32 * 100
-    gradient, images = 0.5 + 8008 / 1000, 0.5 + 4 * 32 * 100 / 1000
-    assert forecast(real, RATES, CLUSTER, 2).talking == pytest.approx(8 * gradient)
-    assert forecast(on_set, RATES, CLUSTER, 2).talking == pytest.approx(8 * (gradient + images))
+    gradient, images = 1e-3 + 8008 / 1e6, 1e-3 + 4 * 32 * 100 / 1e6
+    assert forecast(real, RATES, QUICK, 2).talking == pytest.approx(8 * gradient)
+    assert forecast(on_set, RATES, QUICK, 2).talking == pytest.approx(8 * (gradient + images))
 
 
 def test_memory_of_a_worker():
@@ -72,7 +87,7 @@ def test_memory_of_a_worker():
         STATISTICS: 4 * 2 * 900 * 4 + 2 * 2 * 900 * (4 + 8 + 8),
         MINIBATCHES: 64 * 100 * (4 + 4 + 7),
         REAL: 0,
-        AT_ONCE: 2000 + 11 * 20,  # a third of the batch, more than 64 real or 16 synthetic images
+        AT_ONCE: 2000 + 8 * 20,  # a fourth of the batch, more than 64 real or 16 synthetic images
     }
     assert memory(LOAD, RATES, replace(CLUSTER, resident=True), 3)[REAL] == 4 * 50 * 100
     assert memory(LOAD, RATES, CLUSTER, 3)[AT_ONCE] == 500 + 16 * 100
@@ -88,4 +103,5 @@ def test_the_best_number_of_workers_is_the_largest_that_is_efficient():
     assert best(LOAD, free, CLUSTER).workers == 10  # nothing but classes: one each
     assert efficiency(LOAD, free, CLUSTER, forecast(LOAD, free, CLUSTER, 8)) == 10 / 16  # two on one, one on six
     slow = replace(CLUSTER, bandwidth=1.0)
-    assert best(TRAINED, RATES, slow).workers == 1
+    assert best(replace(TRAINED, real_updates=False), RATES, slow).workers == 1
+    assert best(TRAINED, RATES, slow).workers == 5  # nothing is said: every worker computes all slices

@@ -18,14 +18,14 @@ def test_dc_with_one_step_never_trains_theta():
     found = counted("cifar10_dc")
     assert (found.classes, found.networks, found.steps, found.real, found.synthetic) == (10, 1000, 1000, 256, 1)
     assert (found.image, found.pixels, found.decoded, found.counts) == (3 * 32 * 32, 3 * 32 * 32, 0, (5000,) * 10)
-    assert (found.updates, found.shared_steps, found.groups, found.slices) == ({}, 0, 0, None)
+    assert (found.updates, found.shared_steps, found.groups, found.slices) == ({}, 0, 0, 4)
     assert found.parameters == 320010 and found.statistic == 320010 - 6 * 128 - 10 - 3 * 128  # no bias, no norm
 
 
 def test_dc_with_ten_steps_trains_on_the_set():
     found = counted("cifar10_dc", "ipc=30", "trajectory.matching_steps=10", "training.epochs=50")
     assert found.updates == {256: 1000 * 9 * 50, 44: 1000 * 9 * 50}  # 300 images: a batch and a rest
-    assert not found.real_updates and found.decoded == 30 * 3 * 32 * 32
+    assert not found.real_updates and found.decoded == 30 * 3 * 32 * 32 and found.stretches == 1000 * 9
 
 
 def test_dcc_shares_its_steps_after_the_warm_up():
@@ -45,6 +45,7 @@ def test_idc_on_imagenet_trains_on_real_images_and_a_pool():
     assert (found.classes, found.counts[0], found.synthetic, found.pixels) == (100, 1281, 90, 10 * 3 * 224**2)
     whole, rest = divmod(128100, 128)
     assert found.updates == {128: 500 * 99 * 4 + 10 * 5 * whole, rest: 10 * 5} and found.real_updates
+    assert found.stretches == 500 * 99 + 10
     assert counted("imagenet100_idc", "ipc=20").synthetic == 128  # of 180
     assert counted("imagenet1k_idc").classes == 1000
     (passes,) = {found.updates[64] for found in [counted("imagenet10_idc", images=640)]}
@@ -58,8 +59,9 @@ def test_small_classes_give_each_image_once():
 
 
 def test_batchnorm_keeps_a_batch_whole():
-    found = counted("cifar10_dc", "network.norm=batch", "cluster.slices=4")
+    found = counted("cifar10_dc", "network.norm=batch", "compute.slices=4")
     assert found.slices == 1 and found.coupled
+    assert counted("cifar10_dc", "compute.slices=6").slices == 6
 
 
 def test_a_network_that_cannot_be_built_is_refused():

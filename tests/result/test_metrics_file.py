@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from dist_condense.engine.errors import RunFailed
-from dist_condense.result import metrics_file
 from dist_condense.result.metrics_file import append, cut, problem, read
+from dist_condense.settings.run_folder import RunFolder
 
 
 def entry(step: int) -> dict[str, float]:
@@ -81,4 +81,4 @@ def test_a_file_that_is_right_is_left_alone(file: Path) -> None:
 
 def test_a_disk_that_does_not_take_a_line_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match=r"nowhere/metrics\.jsonl cannot be written"):
-        append(tmp_path / "nowhere" / metrics_file.METRICS, entry(1))
+        append(tmp_path / "nowhere" / RunFolder.metrics.name, entry(1))

@@ -5,6 +5,7 @@ import time
 import pytest
 from rich.console import Console
 
+from dist_condense.engine.procedure import Units
 from dist_condense.result.progress import Follower, Notes, Progress, duration, line
 
 
@@ -117,15 +118,15 @@ def test_a_callback_that_fails_does_not_stop_the_others(file, capsys):
     assert capsys.readouterr().err.count("ZeroDivisionError") == 1
 
 
+UNITS = Units({"network": 20, "matching step": 10})
+
+
 def test_the_line():
     assert (
-        line(an_entry(24), 20, 10, 2.5)
-        == "network 3/20, matching step 4/10, 2.5 steps/s, matching loss 81.25, 1 min 10 s left"
+        line(an_entry(24), UNITS, 2.5) == "network 3/20, matching step 4/10, 2.5 steps/s, loss 81.25, 1 min 10 s left"
     )
-    assert line(an_entry(200), 20, 10, 2.5).endswith(
-        "network 20/20, matching step 10/10, 2.5 steps/s, matching loss 81.25, done"
-    )
-    assert line(an_entry(1), 20, 10, 0.0).endswith("time left unknown")
+    assert line(an_entry(200), UNITS, 2.5).endswith("network 20/20, matching step 10/10, 2.5 steps/s, loss 81.25, done")
+    assert line(an_entry(1), UNITS, 0.0).endswith("time left unknown")
 
 
 @pytest.mark.parametrize(
@@ -138,7 +139,9 @@ def test_durations(seconds, words):
 
 def test_plain_lines_come_at_most_every_ten_seconds_and_the_last_always():
     now, out = [0.0], io.StringIO()
-    with Progress(2, 10, Console(file=out, width=20, soft_wrap=True), clock=lambda: now[0]) as progress:
+    with Progress(
+        Units({"network": 2, "matching step": 10}), Console(file=out, width=20, soft_wrap=True), clock=lambda: now[0]
+    ) as progress:
         for step in range(1, 21):
             progress([an_entry(step)])
             now[0] += 1.5
@@ -150,7 +153,7 @@ def test_plain_lines_come_at_most_every_ten_seconds_and_the_last_always():
 
 def test_nothing_is_printed_twice_or_without_entries():
     out = io.StringIO()
-    with Progress(1, 10, Console(file=out)) as progress:
+    with Progress(Units({"class": 10}), Console(file=out)) as progress:
         progress([])
         progress([an_entry(10)])
     assert len(out.getvalue().splitlines()) == 1
@@ -158,7 +161,9 @@ def test_nothing_is_printed_twice_or_without_entries():
 
 def test_a_terminal_gets_a_bar():
     out = io.StringIO()
-    with Progress(2, 10, Console(file=out, force_terminal=True, width=120)) as progress:
+    with Progress(
+        Units({"network": 2, "matching step": 10}), Console(file=out, force_terminal=True, width=120)
+    ) as progress:
         progress([an_entry(15)])
     assert "network 2/2, matching step 5/10" in out.getvalue()
     assert "━" in out.getvalue()

@@ -1,25 +1,32 @@
 import io
 import json
 import re
+from dataclasses import astuple, replace
 from html.parser import HTMLParser
 
 import pytest
 import torch
 from rich.console import Console
 
+from dist_condense.evaluation.rows import COLUMNS, Row
 from dist_condense.result.report import curve, environment, summarise, summary_table, write_report
 from dist_condense.result.synthetic_set import Card, CardClass, write_set
 
-COLUMNS = ("set", "protocol", "architecture", "seed", "epochs", "top1_last", "top1_best")
 ROWS = [
-    dict(zip(COLUMNS, row, strict=True))
+    Row(**dict(zip(COLUMNS, row, strict=True)))
     for row in (
         ("random", "dc", "convnet3", 0, 300, 60.0, 61.0),
         ("condensed", "dc", "convnet3", 0, 300, 84.0, 84.5),
         ("random", "dc", "convnet3", 1, 300, 64.0, 65.0),
-        ("condensed", "dc", "<b>net</b>", 0, 300, 84.0, ""),
+        ("condensed", "dc", "<b>net</b>", 0, 300, 84.0, None),
     )
 ]
+
+
+def line(row):
+    return ",".join("" if x is None else str(x) for x in astuple(row))
+
+
 VOID = {"meta", "img", "line", "polyline"}
 
 
@@ -49,8 +56,8 @@ class Page(HTMLParser):
 def run(tmp_path):
     card = Card(
         method="dc", dataset="digits", classes=(CardClass(0, "<b>"), CardClass(1, "one & two")), ipc=1, channels=1,
-        size=8, value_space="unit", mean=(0.3,), std=(0.3,), factor=1, seed=0, networks_done=5, networks_total=5,
-        matching_steps=10, steps=50, complete=True,
+        size=8, value_space="unit", mean=(0.3,), std=(0.3,), factor=1, seed=0, steps=50, complete=True,
+        facts={"networks_done": 5, "networks_total": 5, "matching_steps": 10},
     )  # fmt: skip
     write_set(tmp_path / "synthetic_set", torch.rand(2, 1, 8, 8), torch.arange(2), card)
     lines = [
@@ -59,7 +66,7 @@ def run(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
     (tmp_path / "config.yaml").write_text("name: <script>alert(1)</script>\ntracking: {uri: 'http://me:pw@host'}\n")
     (tmp_path / "environment.json").write_text(json.dumps(environment()))
-    csv = [",".join(COLUMNS), *(",".join(str(row[c]) for c in COLUMNS) for row in ROWS)]
+    csv = [",".join(COLUMNS), *(line(row) for row in ROWS)]
     (tmp_path / "evaluation.csv").write_text("\n".join(csv) + "\n")
     return tmp_path
 
@@ -74,7 +81,7 @@ def test_the_summary_is_by_set_and_architecture_with_the_sample_deviation():
 
 def test_the_table_of_the_terminal():
     out = io.StringIO()
-    rows = [{**row, "architecture": "net[bold]"} for row in ROWS]
+    rows = [replace(row, architecture="net[bold]") for row in ROWS]
     Console(file=out, width=100).print(summary_table(rows))
     lines = out.getvalue().splitlines()
     assert lines[0].split() == ["set", "architecture", "top-1", "mean", "±", "std", "(n)"]
@@ -98,13 +105,14 @@ def test_the_report_stands_alone_and_escapes_what_it_shows(run):
     assert "<polyline" in text
     assert "prefers-color-scheme: dark" in text
     assert "pw@" not in text
-    assert "<dt>matching steps per network</dt><dd>10</dd>" in text and "<dt>matching steps in all</dt><dd>50" in text
+    assert "<dt>matching steps</dt><dd>10</dd>" in text and "<dt>steps</dt><dd>50</dd>" in text
+    assert "<h2>Loss</h2>" in text and "loss over steps, logarithmic scale" in text and "matching_step" not in text
 
 
 def test_the_report_has_all_rows_and_those_of_the_last_call_first(run):
-    again = {**ROWS[1], "epochs": 30, "top1_last": 71.5}
+    again = replace(ROWS[1], epochs=30, top1_last=71.5)
     with (run / "evaluation.csv").open("a") as file:
-        file.write(",".join(str(again[c]) for c in COLUMNS) + "\n")
+        file.write(line(again) + "\n")
     text = write_report(run, [again]).read_text()
     page = Page(text)
     assert page.tags.count("b") == 4
@@ -118,7 +126,7 @@ def test_the_report_has_all_rows_and_those_of_the_last_call_first(run):
 def test_what_is_the_same_in_all_rows_is_no_column(run):
     assert "epochs</th>" not in write_report(run, ROWS).read_text()
     out = io.StringIO()
-    rows = [*ROWS[:2], {**ROWS[1], "epochs": 30}, {**ROWS[1], "protocol": "idc"}]
+    rows = [*ROWS[:2], replace(ROWS[1], epochs=30), replace(ROWS[1], protocol="idc")]
     Console(file=out, width=100).print(summary_table(rows))
     head, *lines = out.getvalue().splitlines()
     assert head.split()[:4] == ["set", "architecture", "protocol", "epochs"]
@@ -140,14 +148,14 @@ def test_a_report_of_an_empty_folder_is_a_page(tmp_path):
 
 
 def test_the_curve_stays_inside_and_is_thinned():
-    svg = curve([(s, 1000.0 / s) for s in range(1, 5001)])
+    svg = curve("loss", [(s, 1000.0 / s) for s in range(1, 5001)])
     points = [tuple(map(float, x.split(","))) for x in re.search(r'points="([^"]+)"', svg)[1].split()]
     assert len(points) <= 400
     assert all(0 <= x <= 760 and 0 <= y <= 260 for x, y in points)
     assert "logarithmic" in svg
-    assert "logarithmic" not in curve([(1, 5.0), (2, 4.0)])
-    assert "polyline" in curve([(1, 5.0), (2, 5.0)])
-    assert curve([]) == curve([(1, 1.0)]) == curve([(1, float("nan")), (2, 1.0)]) == ""
+    assert "logarithmic" not in curve("loss", [(1, 5.0), (2, 4.0)])
+    assert "polyline" in curve("loss", [(1, 5.0), (2, 5.0)])
+    assert curve("loss", []) == curve("loss", [(1, 1.0)]) == curve("loss", [(1, float("nan")), (2, 1.0)]) == ""
 
 
 def test_the_environment_can_be_written():

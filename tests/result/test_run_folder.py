@@ -14,11 +14,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
-import torch
 
 from dist_condense.commands import cli
-from dist_condense.result import run_folder, tracking
-from dist_condense.settings import config, yaml_files
+from dist_condense.result import tracking, trust
+from dist_condense.settings import config, run_folder, yaml_files
 from dist_condense.settings.config import ConfigError
 from dist_condense.settings.yaml_files import Unusable
 from dist_condense.system.errors import SHOWN
@@ -32,19 +31,17 @@ SECRET = "a-secret-of-this-machine"
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run, without its database."""
-    threads = torch.get_num_threads()
     folder = tmp_path_factory.mktemp("made") / "run"
     assert command("dc", folder, *SHORT) == 0
     (folder / "mlflow.db").unlink()
     shutil.rmtree(folder / "mlartifacts")
-    torch.set_num_threads(threads)
     return folder
 
 
 @pytest.fixture
 def theirs(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """It, sent by somebody; on a machine that has no login for any server, but a secret."""
-    for name in ("MLFLOW_TRACKING_URI", "NETRC", *run_folder.CREDENTIALS):
+    for name in ("MLFLOW_TRACKING_URI", "NETRC", *trust.CREDENTIALS):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "home").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -266,7 +263,9 @@ def test_the_folder_itself_and_what_lies_on_another_disk_may_be_links(theirs: Pa
 
 
 def test_a_link_that_was_put_there_meanwhile_is_not_sent(theirs: Path, outside: Path) -> None:
-    server = tracking.ServerRun("http://localhost:1", tracking.Address("", "", "", "r1"), theirs)
+    server = tracking.ServerRun(
+        "http://localhost:1", tracking.Address(uri="", experiment="", run_name="", run_id="r1"), theirs
+    )
     server._client = type("NoServer", (), {})()  # any call of it fails
     for entry in ("report.html", "synthetic_set/card.json"):
         put(theirs / entry, lambda path: path.symlink_to(outside))
@@ -385,7 +384,7 @@ def test_which_addresses_are_distrusted(
     uri: str | None, variable: str, told: str | None, theirs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, SECRET)
-    said = list(run_folder.distrusted(uri, theirs, "--uri "))
+    said = list(trust.distrusted(uri, theirs, "--uri "))
     assert told in said[0] if told else said == []
 
 
@@ -495,7 +494,7 @@ def test_a_server_that_the_user_names_may_share_a_folder_with_him(
     ],
 )
 def test_which_places_of_a_stranger_are_taken(place: str, taken: bool, theirs: Path) -> None:
-    held = tracking.Address("", "", "", "r1")
+    held = tracking.Address(uri="", experiment="", run_name="", run_id="r1")
     tracking.ServerRun("http://localhost:1", held, theirs)._check_place(place)
     server = tracking.ServerRun("http://localhost:1", held, theirs, trusted=False)
     if taken:

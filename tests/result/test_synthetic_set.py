@@ -50,11 +50,9 @@ def a_card(factor=1, size=9, channels=3, ipc=2, classes=3, value_space="unit"):
         ipc=ipc,
         **form_of(a_space(value_space, channels), (channels, size, size), MultiFormation(factor)),
         seed=1,
-        networks_done=3,
-        networks_total=20,
-        matching_steps=10,
         steps=30,
         complete=False,
+        facts={"networks_done": 3, "networks_total": 20, "matching_steps": 10},
     )
 
 
@@ -335,7 +333,7 @@ def test_a_tampered_file_is_refused(tmp_path):
     [
         (lambda f: (f / "card.json").unlink(), "card.json is missing"),
         (lambda f: (f / "synthetic_set.safetensors").unlink(), "safetensors is missing"),
-        (lambda f: (f / "card.json").write_text("{"), "is not a card"),
+        (lambda f: (f / "card.json").write_text("{"), "it is no JSON"),
         (lambda f: (f / "card.json").write_text('{"format_version": 3}'), "format version 3"),
         (lambda f: (f / "card.json").write_text('{"format_version": 1}'), "not a card of format 1"),
     ],
@@ -356,9 +354,11 @@ def test_what_cannot_be_read_says_what_and_where(tmp_path, spoil, message):
         ({"factor": 11000, "size": 11000}, r"images are \[6, 3, 9, 9\] .* not as many or as large as its card says"),
         ({"ipc": 2 * 10**9}, "not as many or as large"),
         ({"classes": []}, "not as many or as large"),
-        ({"factor": 0}, "ipc, channels, size and factor are .*, which are no numbers from 1"),
-        ({"factor": "9"}, "no numbers from 1"),
-        ({"size": 9.0}, "no numbers from 1"),
+        ({"factor": 0}, "factor: found 0, expected an integer from 1"),
+        ({"factor": "9"}, "factor: found '9', expected an integer"),
+        ({"size": 9.0}, "size: found 9.0, expected an integer"),
+        ({"value_space": "x"}, "value_space: found 'x', expected normalised or unit"),
+        ({"std": [0.5, None, 1]}, r"std\[1\]: found null, expected a finite number"),
     ],
 )
 def test_a_card_of_somebody_else_takes_no_more_memory_than_its_file(tmp_path, changed, message):

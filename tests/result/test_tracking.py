@@ -4,18 +4,21 @@ import sqlite3
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import asdict, astuple, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from dist_condense.evaluation.rows import COLUMNS, Row
 from dist_condense.result import tracking
 from dist_condense.result.tracking import Tracker, TrackingError, replay
 from dist_condense.settings.tracking_address import problems, resolve_uri
+from tests.result.test_synthetic_set import a_card
 
 CONFIG = {"seed": 0, "method": {"name": "dc", "images": {"lr": 0.1}}, "cluster": {"workers": 2}}
 ROWS = [
-    {"set": s, "protocol": "dc", "architecture": "convnet3", "seed": i, "epochs": 3, "top1_last": x, "top1_best": x + 1}
+    Row(set=s, protocol="dc", architecture="convnet3", seed=i, epochs=3, top1_last=x, top1_best=x + 1)
     for s, x in (("random", 60.0), ("condensed", 80.5))
     for i in range(2)
 ]
@@ -110,7 +113,7 @@ def test_a_resumed_run_goes_on_and_sends_nothing_twice(tmp_path, out, client):
     first.finish("KILLED")
     second = begin(out, params={**CONFIG, "cluster": {"workers": 1}, "later": 1})
     second.log_metrics(entries(10, 20, 30))
-    second.log_evaluations([{key: str(value) for key, value in row.items()} for row in ROWS])
+    second.log_evaluations(ROWS)
     second.finish()
     assert (first.offline, second.offline) == (None, None)
     assert second.run_id == first.run_id == json.loads((out / "tracking.json").read_text())["run_id"]
@@ -126,8 +129,8 @@ def test_other_epochs_and_protocols_are_kept_apart(out, client):
     first = begin(out)
     first.log_evaluations(ROWS)
     first.finish()
-    other = [{**ROWS[2], "epochs": 30, "top1_last": 90.0}, {**ROWS[2], "protocol": "idc", "top1_last": 70.0}]
-    other += [{**ROWS[2], "architecture": "convnet:depth=4:norm=batch", "top1_last": 65.0}]
+    other = [replace(ROWS[2], epochs=30, top1_last=90.0), replace(ROWS[2], protocol="idc", top1_last=70.0)]
+    other += [replace(ROWS[2], architecture="convnet:depth=4:norm=batch", top1_last=65.0)]
     second = begin(out)
     second.log_evaluations([*ROWS, *other])
     second.finish()
@@ -149,7 +152,7 @@ def test_other_epochs_and_protocols_are_kept_apart(out, client):
 
 def test_a_mean_has_its_standard_deviation_beside_it(out, client):
     tracker = begin(out)
-    tracker.log_evaluations([{**ROWS[0], "seed": seed, "top1_last": x} for seed, x in enumerate((70.0, 72.0, 77.0))])
+    tracker.log_evaluations([replace(ROWS[0], seed=seed, top1_last=x) for seed, x in enumerate((70.0, 72.0, 77.0))])
     tracker.finish()
     assert history(client(), tracker.run_id, "random/convnet3/dc_3_epochs/top1") == [(3, 73.0)]
     assert history(client(), tracker.run_id, "random/convnet3/dc_3_epochs/top1_std") == [(3, 13**0.5)]
@@ -305,10 +308,10 @@ LOST = [
 @pytest.mark.parametrize(("method", "at", "before"), LOST)
 def test_a_server_that_goes_away_at_any_call_gets_each_thing_once(out, client, monkeypatch, method, at, before):
     (out / "synthetic_set").mkdir()
-    (out / "synthetic_set" / "card.json").write_text('{"complete": true}')
+    (out / "synthetic_set" / "card.json").write_text(json.dumps(asdict(replace(a_card(), complete=True))))
     (out / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in entries(10, 20)))
-    header = ",".join(ROWS[0])
-    rows = "".join(",".join(map(str, row.values())) + "\n" for row in ROWS)
+    header = ",".join(COLUMNS)
+    rows = "".join(",".join(map(str, astuple(row))) + "\n" for row in ROWS)
     (out / "evaluation.csv").write_text(f"{header}\n{rows}")
     (out / "config.yaml").write_text("tracking: {experiment: x}\n")
 
@@ -336,9 +339,9 @@ def everything_is_there_once(client, run):
         assert len(history(client, run, key)) == 1
     children = {x.info.run_name: x for x in runs if x.info.run_id != run}
     for row in ROWS:
-        child = children[f"{row['set']}, convnet3, dc, 3 epochs, seed {row['seed']}"]
-        assert history(client, child.info.run_id, "top1_last") == [(0, row["top1_last"])]
-        assert child.data.params["seed"] == str(row["seed"])
+        child = children[f"{row.set}, convnet3, dc, 3 epochs, seed {row.seed}"]
+        assert history(client, child.info.run_id, "top1_last") == [(0, row.top1_last)]
+        assert child.data.params["seed"] == str(row.seed)
     assert [x.path for x in client.list_artifacts(run, "synthetic_set")] == ["synthetic_set/card.json"]
 
 

@@ -14,8 +14,12 @@ from dist_condense.data.shards.manifest import SPLITS, Beton, write_manifest
 from dist_condense.engine.ray import group
 from dist_condense.job import preflight
 from dist_condense.job.job import Job
-from dist_condense.settings import assembly, checks, config, names
+from dist_condense.settings import assembly, checks, config, values
 from dist_condense.settings.config import ConfigError, differences, from_dict, identity, load
+from dist_condense.settings.keys import KEYS, refused
+from dist_condense.settings.limits import OneOf, Range
+from dist_condense.settings.schema import ImagesConfig
+from dist_condense.system import records
 from tests.data.shards.shard_cases import prepared, write_folder
 
 NAMES = sorted(file.stem for file in config.shipped().glob("*.yaml"))
@@ -85,7 +89,7 @@ def test_every_shipped_config_loads(name):
     loaded = shipped(name)
     assert loaded.output == f"outputs/{name}"
     assert from_dict(config.to_dict(loaded)) == loaded
-    assert list(names.unknown(loaded)) == list(checks._numbers(loaded)) == []
+    assert checks.of_config(loaded) == []
 
 
 def test_every_published_config_has_its_budget_here():
@@ -170,10 +174,11 @@ def test_the_environment_names_roots_workers_and_output(monkeypatch):
 
 def test_a_config_elsewhere_finds_the_groups_and_its_own(tmp_path):
     (tmp_path / "method").mkdir()
-    (tmp_path / "method" / "mine.yaml").write_text("name: mine\nunit_space: true\ngrouping: {name: pooled}\n")
+    (tmp_path / "method" / "mine.yaml").write_text("unit_space: true\ngrouping: {name: pooled}\n")
     mine = tmp_path / "own.yaml"
     mine.write_text("defaults: [{method: idc}, {training: real}, _self_]\nipc: 3\n")
     assert load(str(mine)).method.parameterisation.factor == 2 and load(str(mine)).training.batch == 64
+    assert load(str(mine)).method.name == "idc" and load(str(mine), ["method.name=x"]).method.name == "x"
     own = load(str(mine), ["method=mine", "training=frozen"])
     assert (own.method.name, own.method.grouping.name, own.training.source, own.ipc) == ("mine", "pooled", "frozen", 3)
 
@@ -200,14 +205,43 @@ def test_a_list_without_brackets_is_told_how_to_be_written():
     ]
 
 
-@pytest.mark.parametrize(("key", "known"), [(key, known) for keys, known in names.CHOICES.values() for key in keys])
+TABLES = [(key.name, key.limit.names) for key in KEYS.values() if isinstance(key.limit, OneOf)]
+RANGES = [(key.name, key.limit) for key in KEYS.values() if isinstance(key.limit, Range)]
+
+
+@pytest.mark.parametrize(("key", "known"), TABLES)
 def test_names_of_the_table_are_taken_and_another_is_refused(key, known):
-    is_list = isinstance(functools.reduce(getattr, key.split("."), from_dict({})), list)
-    taken, refused = ([list(known)], ["nobody"]) if is_list else (list(known), "nobody")
+    is_list = values.takes_list(KEYS[key].kind)
+    taken, other = ([list(known)], ["nobody"]) if is_list else (list(known), "nobody")
     for value in taken:
-        assert list(names.unknown(from_dict({key: value}))) == []
-    said = list(names.unknown(from_dict({key: refused})))
-    assert said == [f"{key}: 'nobody' is not one of {', '.join(known)}"]
+        assert list(refused(from_dict({key: value}))) == []
+    assert list(refused(from_dict({key: other}))) == [f"{key}: 'nobody' is not one of {', '.join(known)}"]
+
+
+@pytest.mark.parametrize(("key", "limit"), RANGES)
+def test_numbers_of_the_range_are_taken_and_others_are_refused(key, limit):
+    is_list, is_float = values.takes_list(KEYS[key].kind), "float" in values.said(KEYS[key].kind)
+    step = 0.5 if is_float else 1
+    outside = [limit.least if limit.above else limit.least - step, limit.most if limit.below else limit.most + step]
+    outside += [float(text) for text in ("nan", "inf", "-inf") if is_float]
+    inside = [limit.least + (step if limit.above else 0), limit.most - (step if limit.below else 0)]
+    for value in inside:
+        assert list(refused(from_dict({key: [value] if is_list else value}))) == []
+    for value in outside:
+        made = from_dict({key: [value] if is_list else value})
+        shown = at(made, key)[0] if is_list else at(made, key)
+        assert list(refused(made)) == [f"{key}: {shown} is not in the range {limit}"]
+
+
+def test_every_number_has_a_range():
+    """But labels, which are compared with the classes."""
+    numbers = {key.name for key in KEYS.values() if {"int", "float"} & set(re.findall(r"\w+", values.said(key.kind)))}
+    assert numbers - {"method.grouping.groups"} == {key for key, _ in RANGES}
+
+
+def test_a_whole_number_beyond_all_floats_is_refused_by_its_type():
+    with pytest.raises(ConfigError, match=r"^training.lr: .* does not fit; expected float$"):
+        from_dict({"training.lr": 10**400})
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +264,7 @@ def test_the_imagenet_configs_need_only_a_root(name, classes, imagenet, tmp_path
         assert [entry.wnid for entry in dataset.classes] == list(SUBSETS[f"{name}_idc"])
 
 
-TEXT_KEYS = [key for key, kind, _ in config.documented() if kind in ("str", "str | None")]
+TEXT_KEYS = [key.name for key in KEYS.values() if values.said(key.kind) in ("str", "str or null")]
 ODD = [
     "My Pictures (1)",
     "20241126_001",
@@ -340,12 +374,12 @@ def test_a_text_of_the_environment_keeps_its_letters(monkeypatch, tmp_path):
         ("dataset.classes=[cat, no,'a,b']", ["cat", "no", "a,b"]),
         ("evaluation.architectures=[timm:x, convnet:depth=4]", ["timm:x", "convnet:depth=4"]),
         ("method.grouping.groups=[[0, 1], [2]]", [[0, 1], [2]]),
-        ("method.images={lr: 0.2, momentum: 0}", config.ImagesConfig(0.2, 0.0)),
-        ("method.images={lr:2e-1,momentum:0}", config.ImagesConfig(0.2, 0.0)),
+        ("method.images={lr: 0.2, momentum: 0}", ImagesConfig(lr=0.2, momentum=0.0)),
+        ("method.images={lr:2e-1,momentum:0}", ImagesConfig(lr=0.2, momentum=0.0)),
         ("++ipc='3'", 3),
         ("ipc=1_000", 1000),
-        ("cluster.threads=null", None),
-        ("cluster.reproducible=off", False),
+        ("compute.threads=null", None),
+        ("compute.reproducible=off", False),
         ("output=runs/${ipc}", "runs/1"),
     ],
 )
@@ -463,10 +497,10 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"is not a file; name one that ends in \.yaml"):
         load(str(tmp_path))
 
-    def refuse(self):
+    def refuse(path, limit):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(records, "read_regular", refuse)
     with pytest.raises(ConfigError, match=r"mine.yml cannot be read: Permission denied"):
         load(str(tmp_path / "mine.yml"))
 
@@ -505,8 +539,9 @@ def test_configs_and_groups_below_folders_of_any_name(tmp_path, monkeypatch):
     made = load(str(own))
     assert (made.ipc, made.method.name, load("configs/digits.yaml").method.name) == (6, "idc", "dc")
     for name in ("it's", "a\\", "a b,[c](d)", "é🎉", '"', "$a=%41{", "#:~*"):
-        (root / "configs" / "method" / f"{name}.yaml").write_text("name: own\n")
-        assert load("configs/digits.yaml", [f"method={name}"]).method.name == "own", name
+        (root / "configs" / "method" / f"{name}.yaml").write_text("start: real\n")
+        method = load("configs/digits.yaml", [f"method={name}"]).method
+        assert (method.name, method.start) == (name, "real")
     monkeypatch.chdir(root)
     with pytest.raises(ConfigError, match=r"Hydra cannot read a \$\{ in the name of the working directory"):
         load(str(own))
@@ -532,8 +567,8 @@ def test_the_cluster_is_looked_at_once_all_else_is_right(tmp_path, monkeypatch):
     monkeypatch.setattr(group, "nodes", lambda: [(1, 0, 0), (1, 0, 0)])
     given = [f"output={tmp_path}/run", "cluster.workers=3", "cluster.device=cuda"]
     with pytest.raises(ConfigError) as refused:
-        Job.prepare(shipped("digits", *given, "ipc=0", "method.distance=none"))
-    assert [line.split(":")[0] for line in refused.value.problems] == ["method.distance", "ipc"]
+        Job.prepare(shipped("digits", *given, "ipc=0", "cluster.timeout=0"))
+    assert [line.split(":")[0] for line in refused.value.problems] == ["ipc", "cluster.timeout"]
     assert "not compared with the cluster yet" in refused.value.notes[0] and looked == []
     with pytest.raises(ConfigError) as refused:
         Job.prepare(shipped("digits", *given))
@@ -547,7 +582,7 @@ def test_an_elastic_group_is_refused_only_below_its_least(tmp_path, monkeypatch)
     monkeypatch.setattr(group, "nodes", lambda: [(1, 0, 0), (1, 0, 0)])
     given = [f"output={tmp_path}/run", "cluster.workers=4"]
     job = Job.prepare(shipped("digits", *given, "cluster.min_workers=2"))
-    assert job.config.cluster.slices == 4  # of the whole group, so that the set does not depend on what there is now
+    assert job.config.compute.slices == 4  # of the whole group, so that the set does not depend on what there is now
     with pytest.raises(ConfigError, match=r"^cluster.min_workers: 3 workers of 1 threads need 3 cores"):
         Job.prepare(shipped("digits", *given, "cluster.min_workers=3"))
     with pytest.raises(ConfigError, match=r"^cluster.min_workers: 5 is above cluster.workers, 4"):
@@ -569,7 +604,7 @@ def beton(tmp_path):
     root = tmp_path / "shards"
     manifest = prepared(write_folder(tmp_path / "photographs"), root, size=24)
     write_manifest(root, replace(manifest, ffcv={split: Beton(f"{split}.beton", 1, 64 * "0") for split in SPLITS}))
-    return ["dataset.name=image_folder", f"dataset.root={root}", "data.source=ffcv", f"output={tmp_path}/run"]
+    return ["dataset.name=image_folder", f"dataset.root={root}", "data.tier=ffcv", f"output={tmp_path}/run"]
 
 
 def test_a_beton_of_another_size_is_refused_before_the_start(beton):
@@ -583,7 +618,7 @@ def test_a_beton_of_another_size_is_refused_before_the_start(beton):
 def test_a_beton_in_a_remote_store_is_refused_before_the_start(beton):
     opened = assembly.dataset_of(shipped("digits", *beton, "dataset.size=24"))
     there = shipped("digits", *beton, "dataset.root=s3://bucket/shards")
-    assert next(checks._beton(there, opened)).startswith("data.source: ffcv reads a local folder, not s3://bucket")
+    assert next(checks._beton(there, opened)).startswith("data.tier: ffcv reads a local folder, not s3://bucket")
 
 
 def test_a_relative_output_in_a_submitted_job_is_refused(tmp_path, monkeypatch):
@@ -601,5 +636,5 @@ def test_differences_are_those_that_change_the_result():
     assert differences(identity(old), identity(shipped("digits", *free))) == []
     changed = differences(identity(old), identity(shipped("digits", "seed=3", "method.images.lr=0.2", *free)))
     assert changed == ["seed: 0 there, 3 now", "method.images.lr: 0.1 there, 0.2 now"]
-    two, four = (identity(shipped("digits", f"cluster.slices={n}")) for n in (2, 4))
-    assert differences(two, four) == ["cluster.slices: 2 there, 4 now"]
+    two, four = (identity(shipped("digits", f"compute.slices={n}")) for n in (2, 4))
+    assert differences(two, four) == ["compute.slices: 2 there, 4 now"]

@@ -14,11 +14,14 @@ from dist_condense.data.shards import shards
 from dist_condense.engine.coordinator import LocalCoordinator, Placement
 from dist_condense.engine.ray import group
 from dist_condense.job import worker
-from dist_condense.job.job import TRAINING_SETS, Job
+from dist_condense.job.comparing import TRAINING_SETS
+from dist_condense.job.exporting import card
+from dist_condense.job.job import Job
 from dist_condense.result.synthetic_set import load_set, write_set
 from dist_condense.settings import assembly, config, resolve
 from dist_condense.settings.config import ConfigError
 from dist_condense.system.files import sha256_of
+from dist_condense.system.processor import on_threads
 from tests.data.shards.shard_cases import photograph, prepared, write_folder
 
 GIB = 2**30
@@ -81,7 +84,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return lambda *nodes: monkeypatch.setattr(group, "nodes", lambda: list(nodes))
 
 
-WORKERS = ("cluster.workers=3", "cluster.threads=1", "cluster.device=cpu")
+WORKERS = ("cluster.workers=3", "compute.threads=1", "cluster.device=cpu")
 
 
 def test_the_smallest_node_that_holds_workers_decides(job, cluster, monkeypatch):
@@ -117,7 +120,7 @@ def test_baselines_share_one_opening(job, folder, tmp_path, monkeypatch):
     ready = job("evaluation.seeds=2", root=tmp_path / "shards")
     monkeypatch.setattr(shards, "sha256_of", lambda path: hashed.append(path) or sha256_of(path))
     for name in ("random", "whole"):
-        TRAINING_SETS[name](ready)
+        TRAINING_SETS[name](ready.comparison)
     assert len(hashed) == len(set(hashed)) == 3
 
 
@@ -126,6 +129,43 @@ def test_no_more_is_read_ahead_than_a_class_has(job):
     given = ("method.real_batch=64", "training.batch=256")
     assert job(*given, f"data.memory_budget={(DECODED + ahead) / GIB!r}").config.data.tier == "ram"
     assert job(*given, f"data.memory_budget={(DECODED + ahead - 1) / GIB!r}").config.data.tier == "encoded"
+
+
+# --- slices and threads -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cores", [(1, 1), (6, 3)])
+def test_slices_and_threads_do_not_know_the_workers(job, cluster, cores):
+    cluster(*((n, 0, 80 * GIB) for n in cores))
+    alone = job().config
+    for workers in (1, 2):
+        found = job(f"cluster.workers={workers}", "cluster.device=cpu").config
+        assert (found.compute.slices, found.compute.threads, found.compute.reproducible) == (4, 1, True)
+        assert config.identity(found) == config.identity(alone)
+        assert found.data.threads == max(1, sum(cores) // workers)
+
+
+def test_a_batch_that_batchnorm_couples_is_one_slice(job):
+    assert job("network.norm=batch").config.compute.slices == 1
+
+
+def test_a_run_of_before_keeps_its_slices_and_threads(job):
+    """Those of a version whose defaults were the workers and the cores of the first start."""
+    first = job("compute.slices=3", "compute.threads=2")
+    first._write_start()
+    again = job().config.cluster
+    assert (again.slices, again.threads) == (3, 2)
+    with pytest.raises(ConfigError, match=r"compute.slices: 3 there, 4 now"):
+        job("compute.slices=4")
+
+
+def test_cores_that_do_not_compute_are_told(job):
+    told = "one of 3 cores computes: cluster.workers=3 uses them all and gives the same set"
+    with on_threads(3):
+        assert any(line.startswith(told) for line in job().remarks)
+        assert not any("cores" in line for line in job("compute.threads=2").remarks)
+    with on_threads(1):
+        assert not any("cores" in line for line in job().remarks)
 
 
 # --- mean and std -------------------------------------------------------------------------------------------------
@@ -160,9 +200,10 @@ def test_measured_once_and_stored_with_the_run(job, monkeypatch, capsys):
     monkeypatch.setattr(resolve, "measured", lambda *a: pytest.fail("measured again"))
     again = job(*MEASURED)
     assert (again.config, again.dataset.mean) == (first.config, mean)
-    shard = worker.assemble(again.config, LocalCoordinator(), Placement()).shard
+    shard = worker.assemble(again.config, LocalCoordinator(), Placement()).procedure.shard
     assert shard.space.statistics == assembly.statistics_of(again.dataset) == ChannelStatistics(mean, std)
-    assert (again._card(0).mean, again._card(0).std) == (mean, std)
+    described = card(again.config, again.dataset, again.outline, 0)
+    assert (described.mean, described.std) == (mean, std)
     with pytest.raises(ConfigError, match=r"dataset.constants: 'measured' there, 'cifar10' now"):
         job("dataset.constants=cifar10", "dataset.size=8")
     with pytest.raises(ConfigError, match=r"dataset.mean: \[.*\] there, \[0.5, 0.5, 0.5\] now"):
@@ -200,8 +241,8 @@ def test_a_group_of_dcc_is_measured_by_itself(tmp_path):
     [
         (["dataset.mean=[0.5,0.5,0.5]"], "dataset.mean, dataset.std: give both, or neither"),
         (["dataset.mean=[0.5]", "dataset.std=[1,1,1]"], "dataset.mean: 1 values for images of 3 channels"),
-        (["dataset.mean=[0,0,0]", "dataset.std=[1,0,1]"], "dataset.std: [1.0, 0.0, 1.0] is not above 0"),
-        (["dataset.mean=[0,0,nan]", "dataset.std=[1,1,1]"], "dataset.mean: [0.0, 0.0, nan] is not finite"),
+        (["dataset.mean=[0,0,0]", "dataset.std=[1,0,1]"], "dataset.std: 0.0 is not in the range above 0 to"),
+        (["dataset.mean=[0,0,nan]", "dataset.std=[1,1,1]"], "dataset.mean: nan is not in the range -1000000 to"),
         (["dataset.constants=mnist"], "dataset.constants: mnist has 1 channels, image_folder has 3; name one with as"),
         (["dataset.constants=measurd"], "dataset.constants: 'measurd' is not one of digits, mnist"),
     ],
@@ -226,13 +267,13 @@ def test_constants_that_cannot_be_are_refused(job, given, told):
 )
 def test_epochs_on_the_whole_set_are_the_protocols(job, given, epochs):
     ready = job("dataset.size=8", "evaluation.epochs=null", "evaluation.whole_epochs=null", *given)
-    assert TRAINING_SETS["whole"](ready).epochs == epochs
-    assert TRAINING_SETS["random"](ready).epochs == ready.config.evaluation.epochs
+    assert TRAINING_SETS["whole"](ready.comparison).epochs == epochs
+    assert TRAINING_SETS["random"](ready.comparison).epochs == ready.config.evaluation.epochs
 
 
 def test_networks_are_trained_on_the_threads_that_are_asked_for(job):
-    assert job("evaluation.threads=3", "cluster.threads=2")._runner().keywords == {"threads": 3}
-    assert job("cluster.threads=2")._runner().keywords == {"threads": 2}
+    assert job("evaluation.threads=3", "compute.threads=2").comparison._runner().keywords == {"threads": 3}
+    assert job("compute.threads=2").comparison._runner().keywords == {"threads": None}  # as many as this process has
 
 
 @pytest.mark.parametrize(
@@ -257,7 +298,8 @@ def test_matching_and_the_set_pad_the_same_grey(job, method, padding, tmp_path):
     recipe = assembly.matching_recipe(ready.config, ready.dataset, ((0,), (1,), (2,)))
     assert recipe.parameterisation.padding == pytest.approx(padding(ready.dataset), rel=1e-12)
     pixels = torch.rand(3, 3, 8, 8)
-    written = write_set(tmp_path / "set", pixels, torch.arange(3), ready._card(0))
+    described = card(ready.config, ready.dataset, ready.outline, 0)
+    written = write_set(tmp_path / "set", pixels, torch.arange(3), described)
     assert tuple(written.padding) == recipe.parameterisation.padding
     decoded = recipe.parameterisation.decode_for_training(pixels)
     seen = assembly.space_of(ready.config, ready.dataset).seen(decoded)

@@ -166,6 +166,7 @@ def test_a_cached_file_of_another_size_is_fetched_again(waited: list[float], tmp
 
 def test_a_missing_backend_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, url in {"s3fs": "s3://a/b", "gcsfs": "gs://a/b"}.items():
+        monkeypatch.delitem(_registry, scheme(url), raising=False)  # of another test
         monkeypatch.setitem(sys.modules, name, None)
         with pytest.raises(DataError, match=f"pip install {name}"):
             read_bytes(url)

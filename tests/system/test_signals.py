@@ -13,7 +13,7 @@ import pytest
 
 from dist_condense.evaluation import evaluate
 from dist_condense.evaluation.rows import read_csv
-from dist_condense.job.job import EVALUATION
+from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system import signals
 from tests.evaluation import test_deaths
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 ENDS = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "stopped by SIGTERM")}
 GUARDED = """
 import ctypes, signal, sys, time
-from dist_condense import signals
+from dist_condense.system import signals
 
 def ready():
     print("ready", flush=True)
@@ -162,4 +162,4 @@ def test_an_interrupted_evaluation_keeps_its_rows(
     assert test_deaths.command(tmp_path) == 143
     rest = "the set is complete; the same command trains the networks that have no row in evaluation.csv"
     assert capfd.readouterr().err.splitlines()[-1] == f"stopped by SIGTERM: {rest}"
-    assert [row.seed for row in read_csv(tmp_path / EVALUATION)] == [0]
+    assert [row.seed for row in read_csv(RunFolder(tmp_path).evaluation)] == [0]

@@ -26,9 +26,10 @@ from rich.text import Text
 from dist_condense.commands import cli
 from dist_condense.data.sets.listing import is_utf8
 from dist_condense.engine.errors import RunFailed
+from dist_condense.engine.procedure import Units
 from dist_condense.evaluation.evaluate import Trial, TrialFailed
 from dist_condense.evaluation.rows import Row, append_csv
-from dist_condense.job import job
+from dist_condense.job import comparing, job
 from dist_condense.job.claim import Claim
 from dist_condense.planning.calibrate import compared
 from dist_condense.planning.images import assumed
@@ -169,7 +170,7 @@ def test_texts_of_other_libraries(screen: Screen) -> None:
 
 def test_renderables_of_rich(screen: Screen) -> None:
     screen.begin()
-    row = asdict(Row(HOSTILE, "dc", HOSTILE, 0, 6, 1.0, 1.0))
+    row = asdict(Row(set=HOSTILE, protocol="dc", architecture=HOSTILE, seed=0, epochs=6, top1_last=1.0, top1_best=1.0))
     console = terminal.console(stderr=True)
     console.print(HOSTILE)
     console.print(Text(STEERING))
@@ -199,11 +200,13 @@ def test_passwords_of_addresses_are_masked(screen: Screen) -> None:
 
 def test_texts_are_printed_as_they_stand(capsys: pytest.CaptureFixture[str]) -> None:
     """rich would take [x] for markup and :smile: for emoji."""
-    row = asdict(Row("[/x]", "dc", "[red]a[/red]", 0, 6, 1.0, 1.0))
+    row = asdict(
+        Row(set="[/x]", protocol="dc", architecture="[red]a[/red]", seed=0, epochs=6, top1_last=1.0, top1_best=1.0)
+    )
     console = terminal.console()
     console.print("/a/[b]/c[/x] :smile: \\[d]")
     console.print(summary_table([row]))
-    with Progress(1, 1, console) as progress:
+    with Progress(Units({"class": 1}), console) as progress:
         progress._line = lambda entry: "[/x] :smile:"
         progress([{"step": 1, "steps_per_second": 1.0}])
     first, _, table, last = capsys.readouterr().out.splitlines()
@@ -288,11 +291,11 @@ def test_a_card(tmp_path: Path, screen: Screen) -> None:
 
 def test_rows_of_an_evaluation(tmp_path: Path, screen: Screen) -> None:
     screen.begin()
-    rows = [Row("condensed", "dc", HOSTILE, 0, 6, 60.0, 70.0)]
+    rows = [Row(set="condensed", protocol="dc", architecture=HOSTILE, seed=0, epochs=6, top1_last=60.0, top1_best=70.0)]
     append_csv(tmp_path / "evaluation.csv", rows)
     run = SimpleNamespace(folder=tmp_path, claim=Claim.standing(tmp_path))
     job.Job._report(run, rows, SimpleNamespace(log_artifacts=lambda path: None))
-    job._tell(rows[0])
+    comparing._tell(rows[0])
     (tmp_path / "evaluation.csv").write_text(f'"set{HOSTILE}",b\n1,2\n')
     keys = ["cluster.workers=0", f"output={tmp_path}"]
     assert cli.main(["run", "configs/digits.yaml", *keys]) == 2
@@ -405,7 +408,7 @@ FACTS = {
 
 def process(code: str, unread: str = "") -> subprocess.CompletedProcess[str]:
     """A guarded command; nobody reads the stream ``unread``."""
-    line = "import sys; from dist_condense import signals, terminal\n"
+    line = "import sys; from dist_condense.system import signals, terminal\n"
     line += f"def command():\n {code}\n return 0\nsys.exit(signals.guarded(command))"
     streams: dict[str, int] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     reading, writing = os.pipe()
@@ -448,8 +451,8 @@ NAMES = {"Console", "ArgumentParser", "StreamHandler", "print_exc", "print_excep
 STREAMS = {f"sys.{name}" for name in ("stdout", "stderr", "__stdout__", "__stderr__")}
 OF_RICH_ONLY_HERE = {"Progress", "Live", "Status", "print", "get_console", "markup", "track", "inspect"}
 EXCEPT = {
-    "terminal.py": "it is the place",
-    "signals.py": "in a signal handler it takes no lock: os.write, of words of its own and a signal's name",
+    "system/terminal.py": "it is the place",
+    "system/signals.py": "in a signal handler it takes no lock: os.write, of words of its own and a signal's name",
 }
 
 

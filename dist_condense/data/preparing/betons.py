@@ -14,11 +14,21 @@ from dist_condense.data.reading.decode import UNREADABLE, decode_bytes
 from dist_condense.data.reading.tiers import default_threads
 from dist_condense.data.shards.manifest import SPLITS, Beton, Manifest
 from dist_condense.data.shards.shards import ShardStore
+from dist_condense.system import records
 from dist_condense.system.errors import DataError
 from dist_condense.system.files import sha256_of, write_atomically
 
 Progress = Callable[[int, int, str], None]
 """(finished, in all, of what)"""
+
+
+@dataclass(frozen=True)
+class Done:
+    """The record of a file that is finished."""
+
+    digest: str
+    """Of the manifest whose shards it was made of."""
+    beton: Beton
 
 
 @dataclass(frozen=True)
@@ -59,13 +69,12 @@ def _recorded(dest: Path, manifest: Manifest, split: str) -> Beton | None:
     if not file.is_file():
         return None
     try:
-        held = json.loads(file.read_text())
-        beton, digest = Beton(**held["beton"]), held["digest"]
-    except (ValueError, TypeError, KeyError, RecursionError):
+        done = records.read(Done, file)
+    except records.Unreadable:
         return None
-    path = _beton_file(dest, split)
+    path, beton = _beton_file(dest, split), done.beton
     whole = beton.file == path.name and path.is_file() and path.stat().st_size == beton.bytes
-    return beton if whole and digest == manifest.digest else None
+    return beton if whole and done.digest == manifest.digest else None
 
 
 def _write(dest: Path, manifest: Manifest, split: str, progress: Progress) -> Beton:
@@ -76,8 +85,7 @@ def _write(dest: Path, manifest: Manifest, split: str, progress: Progress) -> Be
     told = partial(_tell, progress, total, f"images in {path.name}")
     write_beton(path, classes, manifest.channels, manifest.size, default_threads(), told)
     beton = Beton(path.name, path.stat().st_size, sha256_of(path))
-    record = {"digest": manifest.digest, "beton": asdict(beton)}
-    write_atomically(_record_file(dest, split), json.dumps(record).encode())
+    write_atomically(_record_file(dest, split), json.dumps(asdict(Done(manifest.digest, beton))).encode())
     return beton
 
 

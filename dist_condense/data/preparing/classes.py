@@ -13,6 +13,7 @@ from PIL import Image
 from dist_condense.data.reading.decode import crop, read_image, why_unreadable
 from dist_condense.data.shards.manifest import Shard, Skipped
 from dist_condense.data.shards.writer import ClassShardWriter, shard_name
+from dist_condense.system import records
 from dist_condense.system.errors import SHOWN, DataError
 from dist_condense.system.files import write_atomically
 
@@ -77,7 +78,7 @@ class Done:
     label: int
     shards: tuple[Shard, ...]
     skipped: tuple[Skipped, ...]
-    names: str
+    names: str = ""
     """Of the unit's images; see Unit."""
 
     @property
@@ -124,16 +125,14 @@ def read_record(unit: Unit) -> Done | None:
     if not file.is_file():
         return None
     try:
-        held = json.loads(file.read_text())
-        shards = tuple(Shard(**entry) for entry in held["shards"])
-        skipped = tuple(Skipped(**entry) for entry in held["skipped"])
-        done = Done(held["split"], held["label"], shards, skipped, held.get("names", ""))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        done = records.read(Done, file)
+    except records.Unreadable:
         return None
-    own = [f"{unit.split}/{shard_name(unit.label, number)}" for number in range(len(shards))]
-    if (done.split, done.label, [shard.url for shard in shards]) != (unit.split, unit.label, own):
+    own = [f"{unit.split}/{shard_name(unit.label, number)}" for number in range(len(done.shards))]
+    if (done.split, done.label, [shard.url for shard in done.shards]) != (unit.split, unit.label, own):
         return None
-    whole = all((path := unit.dest / shard.url).is_file() and path.stat().st_size == shard.bytes for shard in shards)
+    files = [(unit.dest / shard.url, shard.bytes) for shard in done.shards]
+    whole = all(path.is_file() and path.stat().st_size == size for path, size in files)
     same = done.names == unit.names and (unit.skip_bad or not done.skipped)
     return done if whole and same else None
 

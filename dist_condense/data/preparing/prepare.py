@@ -19,6 +19,7 @@ from dist_condense.data.preparing.sources import Source, in_words_of_the_command
 from dist_condense.data.preparing.tars import DATASET, MapUnordered, open_tars
 from dist_condense.data.shards.manifest import FILE, SPLITS, Made, Manifest, Skipped, write_manifest
 from dist_condense.data.shards.manifest_reader import read_manifest
+from dist_condense.system import records
 from dist_condense.system.credentials import address, masked
 from dist_condense.system.errors import DataError, listed
 from dist_condense.system.files import write_atomically
@@ -185,8 +186,7 @@ def finish(dest: Path, manifest: Manifest, ffcv: bool, progress: Progress) -> Ma
 def _begun(dest: Path) -> dict[str, Any]:
     """The options with which DEST was begun and not finished; empty for a new one."""
     record = dest / RECORDS / IDENTITY
-    begun: dict[str, Any] = json.loads(record.read_text()) if record.is_file() else {}
-    return begun
+    return records.read(dict[str, Any], record) if record.is_file() else {}
 
 
 def open_source(

@@ -14,7 +14,7 @@ from dist_condense.data.reading.decode import Form
 from dist_condense.data.reading.read_ahead import ReadAhead
 from dist_condense.data.reading.source import ClassSource
 from dist_condense.data.reading.store import ClassFolder, Store
-from dist_condense.data.reading.tiers import FILES, TIERS, DecodingSource, Reading
+from dist_condense.data.reading.tiers import RAW, TIERS, DecodingSource, Reading
 from dist_condense.system.errors import DataError
 
 
@@ -95,7 +95,7 @@ class StoredSplit:
 
     def open(self, labels: Sequence[int], reading: Reading) -> ClassSource:
         """By its tier, or the beton."""
-        if reading.source == FILES:
+        if reading.tier != RAW:
             return TIERS[reading.tier](self.open_store(labels, reading), self.form, reading)
         if self.open_raw is None:
             raise DataError([NO_BETON])
@@ -112,8 +112,8 @@ class StoredSplit:
 
 
 NO_BETON = (
-    "data.source: ffcv, but there is no beton at dataset.root; make one with `dist-condense prepare SOURCE DEST "
-    "--size N --ffcv`, or set data.source=files"
+    "data.tier: ffcv, but there is no beton at dataset.root; make one with `dist-condense prepare SOURCE DEST "
+    "--size N --ffcv`, or set data.tier=auto"
 )
 
 

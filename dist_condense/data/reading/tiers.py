@@ -20,8 +20,8 @@ from dist_condense.data.reading.store import RamStore, Store
 from dist_condense.system.errors import SHOWN, DataError
 
 AUTO = "auto"
-FILES = "files"
-SOURCES = (FILES, "ffcv")
+RAW = "ffcv"
+"""The tier that reads the beton of a prepared set, where one is."""
 MAX_THREADS = 32
 SHARES = 2
 """Tasks of each thread in a request, so that one that is held up does not hold up all."""
@@ -32,9 +32,7 @@ class Reading:
     """How images are read; none of it changes what is read."""
 
     tier: str = "ram"
-    """A name of TIERS."""
-    source: str = FILES
-    """`files`: as they lie; `ffcv`: the beton of a prepared set."""
+    """A name of TIERS, or RAW."""
     threads: int | None = None
     """That decode; None: one per core, at most 32."""
     cache: Path | None = None
@@ -148,7 +146,7 @@ def choose(
 ) -> Choice:
     """The fastest tier that fits, or the one that is forced.
 
-    :param tier: a name of TIERS, or `auto`.
+    :param tier: a name of TIERS, RAW, or `auto`.
     :param decoded: bytes of a node's share, decoded; ``encoded`` asks for those of its files, which can take time,
         None: there are none, and the images are held decoded.
     :param budget: bytes of memory per node; ``gpu_budget`` of the node's GPUs together (0 without).

@@ -10,7 +10,7 @@ from torch.nn import functional
 from dist_condense.data.image_set import ClassName, Facts, ImageSet
 from dist_condense.data.reading.source import LabelledImages, MemorySource
 from dist_condense.data.reading.split import NO_BETON
-from dist_condense.data.reading.tiers import FILES, Reading
+from dist_condense.data.reading.tiers import RAW, Reading
 from dist_condense.data.sets.request import Request, choose
 from dist_condense.system.errors import DataError
 
@@ -39,7 +39,7 @@ class ArraySplit:
 
     def open(self, labels: Sequence[int], reading: Reading) -> MemorySource:
         """Images [n, C, H, W] in the array's order. DataError when a beton is asked for."""
-        if reading.source != FILES:
+        if reading.tier == RAW:
             raise DataError([NO_BETON])
         chosen = {label: resize(_of_class(self.images, self.stored[label]), self.size) for label in labels}
         on_gpu = reading.tier == "gpu"

@@ -2,34 +2,38 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from dist_condense.data.image_set import ClassName
-from dist_condense.system.files import write_atomically
+from dist_condense.system.conversion import NonNegative, Positive, Rule, Sha256
+from dist_condense.system.files import stays_below, write_atomically
+from dist_condense.system.remote import entry_problem
 
 FILE = "manifest.json"
 FORMAT = "dist_condense class shards 1"
 SPLITS = ("train", "val")
-HASH = re.compile(r"[0-9a-f]{64}")
+PLACE = "a path below the manifest's folder, without '..'"
+Url = Annotated[str, Rule(f"{PLACE}, or s3://, gs://, https://", lambda url: entry_problem(url) is None)]
+Split = Annotated[str, Rule(" or ".join(SPLITS), SPLITS.__contains__)]
+Below = Annotated[str, Rule(PLACE, stays_below)]
 
 
 @dataclass(frozen=True)
 class Shard:
     """A tar of images of one class."""
 
-    url: str
+    url: Url
     """Relative to the manifest's folder, or s3://, gs://, https://."""
-    count: int
+    count: Positive
     """Images."""
-    bytes: int
+    bytes: Positive
     """Of the tar."""
-    image_bytes: int
+    image_bytes: Positive
     """Of the encoded images in it."""
-    sha256: str
+    sha256: Sha256
 
 
 @dataclass(frozen=True)
@@ -59,9 +63,9 @@ class Made:
 class Beton:
     """An FFCV file of one split."""
 
-    file: str
-    bytes: int
-    sha256: str
+    file: Below
+    bytes: NonNegative
+    sha256: Sha256
 
 
 @dataclass(frozen=True)
@@ -69,14 +73,14 @@ class Manifest:
     """Prepared class shards; a label is a position in `classes`."""
 
     classes: tuple[ClassName, ...]
-    size: int | None
+    size: Positive | None
     """Pixels of a side; None where files were kept as they are."""
-    channels: int
+    channels: Annotated[int, Rule("1 or 3", (1, 3).__contains__)]
     made: Made
-    splits: Mapping[str, tuple[tuple[Shard, ...], ...]]
+    splits: Mapping[Split, tuple[tuple[Shard, ...], ...]]
     """splits["train" or "val"][label] are the class's shards in order."""
     skipped: tuple[Skipped, ...] = ()
-    ffcv: Mapping[str, Beton] | None = None
+    ffcv: Mapping[Split, Beton] | None = None
     """By split."""
     upright: bool = False
     """Whether files that were kept as they are (size None) are to be turned by their EXIF orientation. Images of one

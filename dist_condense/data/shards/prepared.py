@@ -141,7 +141,7 @@ def _open_beton(
             [f"{root}: the beton holds {manifest.size} px, not dataset.size={size}; leave dataset.size out."]
         )
     if scheme(root) is not None:
-        raise DataError([f"{root}: FFCV reads from a local folder; copy the beton there, or set data.source=files."])
+        raise DataError([f"{root}: FFCV reads from a local folder; copy the beton there, or set data.tier=auto."])
     assert manifest.ffcv is not None
     beton = manifest.ffcv[split]
     path = Path(root) / beton.file

@@ -30,7 +30,7 @@ from dist_condense.engine.observer import Observer
 from dist_condense.engine.ray import join, start
 from dist_condense.engine.ray.metrics import RayMetrics
 from dist_condense.engine.ray.network import ADVICE, OnRaysNetwork
-from dist_condense.engine.roll_call import RESTARTS, TIMEOUT, RollCall, WorkerLost
+from dist_condense.engine.roll_call import TIMEOUT, RollCall, WorkerLost
 from dist_condense.system import terminal
 from dist_condense.system.credentials import masked
 
@@ -161,15 +161,16 @@ def nodes() -> list[tuple[int, int, int]]:
     return [(int(node.get("CPU", 0)), int(node.get("GPU", 0)), int(node.get("memory", 0))) for node in alive]
 
 
-def launch(work: Work, config: Any, group: Group, folder: Path) -> None:
+def launch(work: Work, config: Any, group: Group, folder: Path, restarts: Path) -> None:
     """Run ``work`` on every worker to its end.
 
-    :param folder: for Ray's own records and :data:`RESTARTS`; one that every node sees. Metrics bear its name.
+    :param folder: for Ray's own records; one that every node sees. Metrics bear its name.
+    :param restarts: the file that gets a line for each time that a group fails.
     :raises RunFailed: a worker failed or was lost for good; the message says which rank and why.
     """
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(group.timeout + LATER)  # taken from here, no other way
     try:
-        _aside(lambda: _trainer(work, config, group, folder).fit())
+        _aside(lambda: _trainer(work, config, group, folder, restarts).fit())
     except WorkerGroupError as error:
         raise RunFailed(_cause(error.worker_failures)) from error
     except TrainingFailedError as error:  # the group could not be placed or started
@@ -199,7 +200,7 @@ def _aside(call: Callable[[], object]) -> None:
         raise raised[0]
 
 
-def _trainer(work: Work, config: Any, group: Group, folder: Path) -> TorchTrainer:
+def _trainer(work: Work, config: Any, group: Group, folder: Path, restarts: Path) -> TorchTrainer:
     payload = {
         "work": work,
         "config": config,
@@ -224,7 +225,7 @@ def _trainer(work: Work, config: Any, group: Group, folder: Path) -> TorchTraine
             name="ray",
             storage_path=str(folder),
             failure_config=FailureConfig(max_failures=group.max_failures, controller_failure_limit=group.placings - 1),
-            callbacks=[Restarts(folder / RESTARTS)],
+            callbacks=[Restarts(restarts)],
         ),
     )
 

@@ -9,11 +9,12 @@ from ray.util.metrics import Counter, Gauge
 from dist_condense.engine.observer import Measured
 
 GAUGES = {
-    "step": ("dist_condense_step", "Matching steps done"),
-    "planned": ("dist_condense_steps_planned", "Matching steps of the whole run"),
-    "loss": ("dist_condense_matching_loss", "Matching loss of a step, summed over all classes"),
-    "steps_per_second": ("dist_condense_steps_per_second", "Matching steps per second since the line before"),
+    "step": ("dist_condense_step", "Steps done"),
+    "planned": ("dist_condense_steps_planned", "Steps of the whole run"),
+    "steps_per_second": ("dist_condense_steps_per_second", "Steps per second since the line before"),
 }
+MEASURES = {"loss": ("dist_condense_matching_loss", "Matching loss of a step, summed over all classes")}
+"""Measures that are exported under another name than their own."""
 COUNTERS = {
     "waited": ("dist_condense_waiting_seconds", "Seconds that this worker waited for images"),
     "reduced": ("dist_condense_reduced_bytes", "Bytes that this worker handed to reductions"),
@@ -26,14 +27,22 @@ class RayMetrics:
     """An Observer in a worker of Ray. Setting a number takes microseconds; Ray sends them on by itself."""
 
     def __init__(self, run: str, rank: int) -> None:
-        tags = {"run": run, "rank": str(rank)}
-        self.gauges = {field: Gauge(*told, TAGS).set_default_tags(tags) for field, told in GAUGES.items()}
-        self.counters = {field: Counter(*told, TAGS).set_default_tags(tags) for field, told in COUNTERS.items()}
+        self.tags = {"run": run, "rank": str(rank)}
+        self.gauges = {field: self._gauge(*told) for field, told in GAUGES.items()}
+        self.measures: dict[str, Gauge] = {}
+        self.counters = {field: Counter(*told, TAGS).set_default_tags(self.tags) for field, told in COUNTERS.items()}
 
     def __call__(self, measured: Measured) -> None:
         """Take what one line of metrics.jsonl says, and what this worker adds to it."""
         for field, gauge in self.gauges.items():
             gauge.set(getattr(measured, field))
+        for name, value in measured.measures.items():
+            if name not in self.measures:
+                self.measures[name] = self._gauge(*MEASURES.get(name, (f"dist_condense_{name}", f"{name}, of a step")))
+            self.measures[name].set(value)
         for field, counter in self.counters.items():
             if more := getattr(measured, field):  # Ray refuses a zero
                 counter.inc(more)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(name, text, TAGS).set_default_tags(self.tags)

@@ -60,11 +60,12 @@ def test_each_ticket_is_read_once_and_redeemed_once():
 
 
 def test_it_waits_only_for_what_is_not_there_yet():
-    ahead, indices = ReadAhead(Slow(0.2)), torch.tensor([0])
+    source = Slow(0.2)
+    ahead, indices = ReadAhead(source), torch.tensor([0])
     ahead.redeem(ahead.announce(0, indices))
     assert ahead.waited >= 0.15
     ticket = ahead.announce(1, indices)
-    time.sleep(0.8)
+    until(lambda: len(source.reads) == 2)
     before = ahead.waited
     ahead.redeem(ticket)
     assert ahead.waited - before < 0.1
@@ -74,7 +75,8 @@ def test_no_more_is_read_than_there_are_places_for():
     source = Slow()
     ahead = ReadAhead(source)
     tickets = [ahead.announce(0, torch.tensor([i])) for i in range(3 * DEPTH)]
-    time.sleep(0.3)
+    until(lambda: len(source.reads) == DEPTH)
+    time.sleep(0.1)  # in which it could read one more
     assert len(source.reads) == DEPTH
     assert [ahead.redeem(ticket).item() for ticket in tickets] == list(range(3 * DEPTH))
 
@@ -120,7 +122,7 @@ def test_closing_forgets_all_tickets():
     with ReadAhead(source) as ahead:
         for i in range(3 * DEPTH):
             ahead.announce(0, torch.tensor([i]))
-        time.sleep(0.2)
+        until(lambda: len(source.reads) >= DEPTH)
     assert DEPTH <= len(source.reads) <= DEPTH + 1  # the one that waited for a place may still be read
     assert set(threading.enumerate()) <= before
 

@@ -17,6 +17,8 @@ import pytest
 from tests.conftest import absent
 from tests.deploy.k8s.manifests import K8S, config_map, only, rendered
 
+pytestmark = pytest.mark.daemon("PostgreSQL")
+
 ROLE = (
     "SELECT rolsuper, rolcreatedb, rolcreaterole, rolreplication, rolbypassrls FROM pg_roles WHERE rolname = 'mlflow'"
 )

@@ -39,7 +39,7 @@ def test_the_workers_of_the_command_are_those_of_the_cluster(name: str) -> None:
     limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
     per_pod = int(limits.get("nvidia.com/gpu", 1))
     assert int(given["cluster.workers"]) == group["replicas"] * per_pod
-    assert int(given.get("cluster.threads", 1)) * per_pod <= int(limits["cpu"])
+    assert int(given.get("compute.threads", 1)) * per_pod <= int(limits["cpu"])
 
 
 @pytest.mark.parametrize(("name", "workers"), [("gpu", 8), ("kueue", 8), ("s3", 8), ("multinode-gpu", 64)])

@@ -129,7 +129,7 @@ def test_ctrl_c_stays_the_drivers_to_answer(
     monkeypatch.setattr(group, "_trainer", lambda *given: Trainer(raised))
     monkeypatch.setenv("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", "1")  # launch sets it
     with pytest.raises(RunFailed, match="no room") if raised else nullcontext():
-        group.launch(lambda *given: None, None, Group(2, 1, False, True), tmp_path)
+        group.launch(lambda *given: None, None, Group(2, 1, False, True), tmp_path, tmp_path / "restarts.log")
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def test_starting_ray_is_told_and_leaves_sigterm_alone(
     before, resolve = signal.getsignal(signal.SIGTERM), services.resolve_ip_for_localhost
     group.connect()
     assert signal.getsignal(signal.SIGTERM) is before
-    assert given["_temp_dir"] == "/short"
+    assert given["_temp_dir"] == "/short" and given["runtime_env"] == group.PROCESS
     assert given["_node_ip_address"] == given["at"] == "127.0.0.1" and services.resolve_ip_for_localhost is resolve
     assert given["cwd"] == group.CHECKOUT and Path.cwd() == tmp_path
     assert capsys.readouterr().err == "starting Ray on this machine\n"

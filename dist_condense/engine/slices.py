@@ -1,0 +1,116 @@
+"""Who computes the slices of a training batch: each worker its own, which are then summed, or every worker all of them.
+
+The addends are the same either way. In fixed point so are the bits of their sum, and time alone decides.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from dist_condense.engine.coordinator import Coordinator, LocalCoordinator
+from dist_condense.networks import batch_norms
+from dist_condense.system import processor
+
+SLICES = 4
+"""Slices of a training batch where the config does not say: a number that does not know the workers."""
+WARM_UP, MEASURED = 1, 5
+"""Updates before the timing (the first takes longer), and updates that are timed."""
+
+Timing = Sequence[float | None]
+"""Seconds of one slice (None: the worker computes none) and of the sum, waiting included, in one update."""
+
+
+def usual_slices(network: torch.nn.Module) -> int:
+    """:data:`SLICES`; 1 where BatchNorm couples the images of a batch, which then cannot be cut."""
+    return 1 if batch_norms(network) else SLICES
+
+
+def cheaper_everywhere(timings: Sequence[Sequence[Timing]], slices: int) -> bool:
+    """Whether a sum costs more than the slices that each worker would compute besides its own, in most updates.
+
+    Pure arithmetic over the timings of all workers, so that all decide alike. The slowest worker counts for a slice;
+    for a sum the fastest, which came last and waited for nobody.
+
+    :param timings: of every worker, by rank: one entry for each update timed.
+    """
+    more = slices - -(-slices // len(timings))
+    gains = [
+        min(summing for _, summing in update) - more * max(each for each, _ in update if each is not None)
+        for update in zip(*timings, strict=True)
+    ]
+    return median(gains) > 0
+
+
+@dataclass
+class Division:
+    """The slices of this worker, and their sum over all slices of a batch.
+
+    Slices are shared out at first (worker r computes each v with v % workers == r) and timed; then the workers agree,
+    by :func:`cheaper_everywhere`, whether to go on so or each to compute all, without a message. A single slice is
+    computed by every worker from the start.
+    """
+
+    coordinator: Coordinator
+    slices: int
+    everywhere: bool = field(init=False)
+    """Whether every worker computes all slices."""
+    _timings: list[Timing] = field(default_factory=list)
+    _updates: int = 0
+    _alike: bool | None = None
+    """Whether all workers compute the same bits; None: not asked yet."""
+
+    def __post_init__(self) -> None:
+        self.everywhere = 1 in (self.slices, self.coordinator.size)
+
+    def sum(self, batch: int, part: Callable[[int, slice], Tensor], total: Tensor) -> Tensor:
+        """Sum of ``part(v, rows)`` over the slices v of a batch.
+
+        :param part: gives a tensor ``[length]`` of the dtype of ``total``.
+        :param total: zeros ``[1, length]``.
+        """
+        cuts = [batch * v // self.slices for v in range(self.slices + 1)]
+        first, step = (0, 1) if self.everywhere else (self.coordinator.rank, self.coordinator.size)
+        own = [(v, slice(cuts[v], cuts[v + 1])) for v in range(first, self.slices, step) if cuts[v] < cuts[v + 1]]
+        began = time.perf_counter()
+        parts = [(0, part(v, rows)) for v, rows in own]
+        if self.everywhere:
+            return LocalCoordinator(self.coordinator.reproducible).sum(parts, total, terms=self.slices)[0]
+        timed = WARM_UP <= self._updates < WARM_UP + MEASURED
+        computed = self._now(parts[-1][1] if parts else total, timed)
+        result = self.coordinator.sum(parts, total, terms=self.slices)[0]
+        if timed:
+            summed = self._now(result, timed)
+            self._timings.append(((computed - began) / len(parts) if parts else None, summed - computed))
+        self._updates += 1
+        if self._updates == WARM_UP + MEASURED:
+            self.everywhere = cheaper_everywhere(self.coordinator.gather(self._timings), self.slices)
+        return result
+
+    def settle(self, tensors: Sequence[Tensor]) -> None:
+        """Give all workers the first one's values, in place, where they computed them alone and may differ in a bit.
+
+        :param tensors: of one floating type.
+        """
+        if not self.everywhere or self.coordinator.size == 1:
+            return
+        if self._alike is None:
+            kinds = self.coordinator.gather(processor.kind(tensors[0].device))
+            self._alike = None not in kinds and len(set(kinds)) == 1
+        if self._alike:
+            return
+        flat = torch.cat([x.flatten() for x in tensors])
+        sent = self.coordinator.fill(flat.view(torch.uint8) * (self.coordinator.rank == 0)).view(flat.dtype)
+        for x, values in zip(tensors, sent.split([x.numel() for x in tensors]), strict=True):
+            x.copy_(values.view_as(x))
+
+    @staticmethod
+    def _now(tensor: Tensor, timed: bool) -> float:
+        if timed:
+            tensor.flatten()[0].item()  # waits until the device has computed it
+        return time.perf_counter()

@@ -1,0 +1,128 @@
+"""Matching as a procedure: Algorithm 1 over a shard and a trajectory, in units of one matching step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, astuple, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dist_condense.condense import condense
+from dist_condense.engine.procedure import Kind, Problem, Record, Units
+from dist_condense.engine.shard import MOMENTUM, ClassShard
+from dist_condense.engine.trajectory import Trajectory, theta_tensors
+
+
+@dataclass(frozen=True)
+class MatchingOutline:
+    """K networks of T matching steps; what is learnt are the pixels of each class, and labels where these are.
+
+    :param names: of the classes, by label.
+    :param shapes: of what is learnt of a class, by name: ``pixels`` (ipc, C, h, w).
+    :param build: seed to a network theta.
+    """
+
+    _: KW_ONLY
+    networks: int
+    matching_steps: int
+    names: Sequence[str]
+    shapes: Mapping[str, tuple[int, ...]]
+    build: Callable[[int], nn.Module]
+
+    @property
+    def units(self) -> Units:
+        """K T matching steps."""
+        return Units({"network": self.networks, "matching step": self.matching_steps})
+
+    @property
+    def class_tensors(self) -> dict[str, Kind]:
+        """What is learnt, and the momentum of its SGD."""
+        kinds = {name: (torch.float32, shape) for name, shape in self.shapes.items()}
+        return kinds | {MOMENTUM[name]: kind for name, kind in kinds.items()}
+
+    @property
+    def shared_tensors(self) -> tuple[dict[str, Kind], dict[str, Kind]]:
+        """theta; the momentum of its optimiser, which is there once it has been updated."""
+        return theta_tensors(self.build(0))
+
+    def facts(self, done: int) -> dict[str, Any]:
+        """Networks done and in all, and matching steps per network."""
+        return {
+            "networks_done": done // self.matching_steps,
+            "networks_total": self.networks,
+            "matching_steps": self.matching_steps,
+        }
+
+    def synthetic_set(self, state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The learnt pixels, class after class; the classes as labels, or learnt probabilities ``[N, classes]``."""
+        learnt = {name: torch.cat([state[f"{name}.{c}"] for c in range(len(self.names))]) for name in self.shapes}
+        if "labels" in learnt:
+            return learnt["pixels"].float(), learnt["labels"].float().softmax(1)
+        ipc = self.shapes["pixels"][0]
+        return learnt["pixels"].float(), torch.arange(len(self.names)).repeat_interleave(ipc)
+
+
+@dataclass
+class Matching:
+    """The part of one worker."""
+
+    outline: MatchingOutline
+    shard: ClassShard
+    trajectory: Trajectory
+    stride: int = 1
+
+    @property
+    def labels(self) -> list[int]:
+        """The classes owned, ascending."""
+        return self.shard.labels
+
+    @property
+    def updates(self) -> int:
+        """Updates of theta on the way to the next matching step."""
+        return self.trajectory.updates
+
+    @property
+    def waited(self) -> float:
+        """Seconds spent waiting for images so far."""
+        return self.shard.source.waited + self.trajectory.batches.waited
+
+    def run(self, record: Record) -> None:
+        """Algorithm 1."""
+        condense(self.shard, self.trajectory, self.outline.networks, self.outline.matching_steps, record)
+
+    def after_updates(self, call: Callable[[], None]) -> None:
+        """After each update of theta."""
+        self.trajectory.after_update = call
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """``pixels.LABEL`` and ``buffer.LABEL`` of the owned classes."""
+        return self.shard.state_dict()
+
+    def shared_state_dict(self) -> dict[str, Tensor]:
+        """theta and its momentum."""
+        return self.trajectory.state_dict()
+
+    def load_state_dict(self, by_class: Mapping[str, Tensor], shared: Mapping[str, Tensor], updates: int) -> None:
+        """Continue from a stored state."""
+        self.shard.load_state_dict(by_class)
+        self.trajectory.load_state_dict(shared)
+        self.trajectory.updates = updates
+
+    def measures(self) -> dict[str, float]:
+        """The matching loss of the owned classes."""
+        return {"loss": float(sum(float(x) for x in self.shard.losses.values()))}
+
+    def problem(self, done: int) -> Problem | None:
+        """The first number that is not finite. Waits for the device."""
+        found = self.shard.first_not_finite(self.trajectory.network, done)
+        return None if found is None else (astuple(found), found.told(self.outline.matching_steps, self.outline.names))
+
+    def checksum(self) -> int:
+        """Of theta."""
+        return self.trajectory.checksum()
+
+    def close(self) -> None:
+        """End the threads that read ahead."""
+        self.shard.source.close()

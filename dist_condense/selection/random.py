@@ -1,0 +1,14 @@
+"""Random images, the baseline of every table."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from dist_condense.core import randomness
+from dist_condense.selection.candidates import Candidates
+
+
+def random(candidates: Candidates) -> Tensor:
+    """Draw without replacement, by (seed, draw, label)."""
+    key = randomness.key(candidates.seed, "random baseline", candidates.draw)
+    return randomness.permutation(len(candidates.features), key, "random set", candidates.label)[: candidates.ipc]

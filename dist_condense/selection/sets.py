@@ -1,0 +1,33 @@
+"""Sets that are chosen without a trained network, made where they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dist_condense.data.reading.source import ClassSource, LabelledImages
+from dist_condense.selection.candidates import Candidates
+from dist_condense.selection.table import Selection
+
+
+def real_sets(
+    selection: Selection, source: ClassSource, counts: Sequence[int], *, ipc: int, seed: int, draws: int = 1
+) -> LabelledImages:
+    """``draws`` sets of ``ipc`` real images of every class, one set after the other, each class after class; as stored.
+
+    :param source: of all classes; one that reads on demand reads only what is chosen.
+    :param counts: real images of each class.
+    :raises ValueError: a class has fewer images than ``ipc``.
+    """
+    if few := [label for label, count in enumerate(counts) if count < ipc]:
+        raise ValueError(f"real_sets: ipc is {ipc}, but classes {few} have fewer images; lower ipc.")
+
+    def chosen(label: int, count: int) -> Tensor:
+        """``[draws, ipc, C, H, W]``"""
+        every = (Candidates(label, features=torch.empty(count, 0), ipc=ipc, seed=seed, draw=d) for d in range(draws))
+        return torch.stack([source.get(label, selection.choose(own)) for own in every])
+
+    images = torch.stack([chosen(label, count) for label, count in enumerate(counts)], 1).flatten(0, 2)
+    return LabelledImages(images, torch.arange(len(counts)).repeat_interleave(ipc).repeat(draws))

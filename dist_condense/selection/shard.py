@@ -1,0 +1,75 @@
+"""The classes that one worker owns: the images that were chosen of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from dist_condense.data.normalise import to_values
+from dist_condense.data.reading.read_ahead import ReadAhead
+from dist_condense.data.space import Space
+from dist_condense.engine.class_features import embeddings
+from dist_condense.engine.coordinator import Placement
+from dist_condense.selection.candidates import Candidates
+from dist_condense.selection.table import Selection
+
+NOT_YET = -1
+"""Position of an image that is still to be chosen."""
+
+
+@dataclass
+class SelectionShard:
+    """What a worker knows of its own classes, ``labels``.
+
+    ``pixels[c]`` are the chosen images float32 ``[ipc, C, H, W]`` as pixels of the space (values: a byte b as b / 255,
+    floats as they are, so exactly the stored image), ``positions[c]`` int64 ``[ipc]`` their positions within class c;
+    zeros and -1 before the class is done.
+
+    :param counts: real images of every class, owned or not.
+    :param shape: (C, H, W)
+    """
+
+    selection: Selection
+    labels: Sequence[int]
+    _: KW_ONLY
+    seed: int
+    ipc: int
+    counts: Sequence[int]
+    source: ReadAhead
+    space: Space
+    placement: Placement
+    shape: tuple[int, int, int]
+    pixels: dict[int, Tensor] = field(init=False)
+    positions: dict[int, Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pixels = {c: torch.zeros(self.ipc, *self.shape) for c in self.labels}
+        self.positions = {c: torch.full((self.ipc,), NOT_YET) for c in self.labels}
+
+    def select(self, network: nn.Module, label: int) -> None:
+        """Choose the images of a class, where it is owned."""
+        if label not in self.pixels:
+            return
+        own = Candidates(label, features=self._features(network, label), ipc=self.ipc, seed=self.seed)
+        self.positions[label] = self.selection.choose(own)
+        images = self.source.redeem(self.source.announce(label, self.positions[label]))
+        self.pixels[label] = self.space.of(to_values(images.cpu()))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything that a restart needs, keyed by class and copied."""
+        kept = {"pixels": self.pixels, "positions": self.positions}
+        return {f"{name}.{c}": x.clone() for name, by_class in kept.items() for c, x in by_class.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """The state of the owned classes; entries of other classes are ignored."""
+        self.pixels = {c: state[f"pixels.{c}"] for c in self.labels}
+        self.positions = {c: state[f"positions.{c}"] for c in self.labels}
+
+    def _features(self, network: nn.Module, label: int) -> Tensor:
+        count = self.counts[label]
+        if not self.selection.features:
+            return torch.empty(count, 0)
+        return embeddings(network, self.source, label, count, self.space.statistics, self.placement)

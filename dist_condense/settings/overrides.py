@@ -1,0 +1,62 @@
+"""The ``key=value`` texts of a command line."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dist_condense.settings import values, yaml_files
+from dist_condense.settings.keys import KEYS, SECTIONS, leaves
+from dist_condense.settings.yaml_files import Unusable
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What the texts ask for."""
+
+    groups: dict[str, str]
+    """Group to the name of the file that is chosen."""
+    keys: dict[str, Any]
+    """Dotted keys with their values, as texts."""
+    problems: list[str]
+
+
+def parsed(overrides: Sequence[str]) -> Overrides:
+    """``key=value`` texts as groups, keys and a line for what is neither.
+
+    Each is cut at its first ``=``, and the type of its key says how the rest is read.
+    """
+    groups: dict[str, str] = {}
+    given: dict[str, Any] = {}
+    problems = []
+    for before, override in zip(["", *overrides], overrides, strict=False):
+        key, equals, text = override.lstrip("+").partition("=")
+        if key.startswith("~"):
+            problems.append(f"{override!r}: a key cannot be taken away; give another value, {key[1:]}=VALUE")
+        elif not equals or not key:
+            whole = f"; if it belongs to what stands before it: {shlex.quote(f'{before} {override}')}" if before else ""
+            problems.append(f"{override!r} is not key=value{whole}")
+        else:
+            try:
+                if key in SECTIONS and not text.lstrip().startswith("{"):
+                    groups[key] = yaml_files.checked(text)
+                else:
+                    given |= dict(leaves({key: _value(key, text)}))
+            except Unusable as error:
+                problems.append(f"{key}: {error}")
+    return Overrides(groups, given, problems)
+
+
+def _value(key: str, text: str) -> Any:
+    """Texts, None, a list or a dict of these. Raises Unusable."""
+    kind = KEYS[key].kind if key in KEYS else str
+    is_list = values.takes_list(kind) and text.lstrip().startswith("[")
+    if key not in SECTIONS and (values.takes_text(kind) or not text.strip()) and not is_list:
+        return None if text == "null" else yaml_files.checked(values.unquoted(text))
+    try:
+        return yaml_files.parsed(text)
+    except Unusable as error:
+        example = shlex.quote(f'{key}=["A","B"]' if is_list else f"{key}={{KEY: VALUE}}")
+        raise Unusable(f"{text!r} cannot be read: {error}; it is written {example}") from error

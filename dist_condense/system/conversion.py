@@ -1,0 +1,204 @@
+"""Plain values of JSON to dataclasses: the type of each field is what its value has to be.
+
+Types are int, float, str, bool, None, Any, their unions, Literal, lists, tuples of any length, dicts and dataclasses of
+these; ``Annotated[int, Rule(...)]`` is what a value has to be besides. A ``__post_init__`` refuses by ValueError.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import cache
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from dist_condense.system.credentials import masked
+
+SHOWN = 80
+"""Characters of a value that was found."""
+Reader = Callable[[Any], Any]
+"""Makes a value of one type; raises :class:`Misfit`."""
+_PLAIN_KEY = re.compile(r"[A-Za-z_][\w.-]{0,79}")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a value has to be besides its type: ``Annotated[int, Rule("an integer from 1", lambda x: x >= 1)]``."""
+
+    expected: str
+    holds: Callable[[Any], object]
+
+
+Positive = Annotated[int, Rule("an integer from 1", lambda x: x >= 1)]
+NonNegative = Annotated[int, Rule("an integer from 0", lambda x: x >= 0)]
+NonNegativeFloat = Annotated[float, Rule("a number from 0", lambda x: x >= 0)]
+Sha256 = Annotated[str, Rule("64 hex digits", re.compile(r"[0-9a-f]{64}").fullmatch)]
+
+
+class Misfit(Exception):
+    """A value that is refused: what was found and what is expected, and the path to it, which grows on the way out."""
+
+    def __init__(self, text: str, path: str = "") -> None:
+        super().__init__(text)
+        self.text, self.path = text, path
+
+    @classmethod
+    def of(cls, value: Any, expected: str) -> Misfit:
+        """With the value, shown."""
+        return cls(f"found {shown(value)}, expected {expected}")
+
+    def below(self, step: int | str) -> Misfit:
+        """The same, seen from the list or object that holds the value."""
+        is_plain = isinstance(step, str) and _PLAIN_KEY.fullmatch(step)
+        self.path = (f".{step}" if is_plain else f"[{shown(step)}]") + self.path
+        return self
+
+
+def shown(value: Any) -> str:
+    """A value for a message: short, and without secrets."""
+    if isinstance(value, list | dict):
+        return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value)}"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return masked(repr(value[:1000] if isinstance(value, str) else value))[:SHOWN]
+
+
+@cache
+def reader(kind: Any, spare: bool) -> Reader:
+    """That of a type, which is looked at once.
+
+    :param spare: whether keys that no field has are left out instead of refused.
+    """
+    origin, options = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _ruled(reader(options[0], spare), options[1:])
+    if origin in (Union, UnionType):
+        return _one_of([reader(option, spare) for option in options])
+    if origin is Literal:
+        holds = {(type(option), option) for option in options}.__contains__
+        return _value(" or ".join(map(shown, options)), lambda x: isinstance(x, str | int) and holds((type(x), x)))
+    if origin in (list, tuple, Sequence) and options[1:] in ((), (Ellipsis,)):
+        return _list(reader(options[0], spare), list if origin is list else tuple)
+    if origin in (dict, Mapping):
+        return _dict(reader(options[0], spare), reader(options[1], spare))
+    return _record(kind, spare) if is_dataclass(kind) else _PLAIN[kind]
+
+
+def _value(expected: str, holds: Callable[[Any], object], make: Reader = lambda value: value) -> Reader:
+    def read(value: Any) -> Any:
+        if not holds(value):
+            raise Misfit.of(value, expected)
+        return make(value)
+
+    return read
+
+
+def _ruled(inner: Reader, rules: Sequence[Rule]) -> Reader:
+    def read(value: Any) -> Any:
+        made = inner(value)
+        for rule in rules:
+            if not rule.holds(made):
+                raise Misfit.of(value, rule.expected)
+        return made
+
+    return read
+
+
+def _one_of(readers: Sequence[Reader]) -> Reader:
+    """Of several types; the message is that of the first, null apart."""
+    first, *others = sorted(readers, key=lambda option: option is _PLAIN[NoneType])
+
+    def read(value: Any) -> Any:
+        try:
+            return first(value)
+        except Misfit:
+            for other in others:
+                try:
+                    return other(value)
+                except Misfit:
+                    continue
+            raise
+
+    return read
+
+
+def _list(item: Reader, kind: type[list[Any]] | type[tuple[Any, ...]]) -> Reader:
+    def read(value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            raise Misfit.of(value, "a list")
+        done: list[Any] = []
+        try:
+            for x in value:
+                done.append(item(x))
+        except Misfit as error:
+            raise error.below(len(done)) from None
+        return done if kind is list else tuple(done)
+
+    return read
+
+
+def _dict(key: Reader, item: Reader) -> Reader:
+    def read(value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise Misfit.of(value, "an object")
+        done: dict[str, Any] = {}
+        name = ""
+        try:
+            for name, x in value.items():
+                done[key(name)] = item(x)
+        except Misfit as error:
+            raise error.below(name) from None
+        return done
+
+    return read
+
+
+def _record(kind: Any, spare: bool) -> Reader:
+    hints = get_type_hints(kind, include_extras=True)
+    known = {field.name: reader(hints[field.name], spare) for field in fields(kind) if field.init}
+    needed = [field.name for field in fields(kind) if field.default is MISSING and field.default_factory is MISSING]
+
+    def read(value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise Misfit.of(value, "an object")
+        for name in needed:
+            if name not in value:
+                raise Misfit("missing", f".{name}")
+        given: dict[str, Any] = {}
+        try:
+            for name, x in value.items():
+                if name in known:
+                    given[name] = known[name](x)
+                elif not spare:
+                    raise Misfit(f"unknown, expected one of {', '.join(known)}")
+        except Misfit as error:
+            raise error.below(name) from None
+        try:
+            return kind(**given)
+        except ValueError as error:
+            raise Misfit(str(error)) from error
+
+    return read
+
+
+def _any(value: Any) -> Any:
+    return _OF_JSON[type(value)](value)
+
+
+def _is_utf8(text: str) -> bool:
+    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+_PLAIN: dict[Any, Reader] = {
+    str: _value("text", lambda x: type(x) is str and _is_utf8(x)),
+    int: _value("an integer", lambda x: type(x) is int and -(2**63) <= x < 2**64),
+    float: _value("a finite number", lambda x: type(x) in (int, float) and abs(x) <= sys.float_info.max, float),
+    bool: _value("true or false", lambda x: type(x) is bool),
+    NoneType: _value("null", lambda x: x is None),
+    Any: _any,
+    object: lambda value: value,  # looked at later
+}
+_OF_JSON = {**_PLAIN, dict: _dict(_PLAIN[str], _any), list: _list(_any, list)}
+"""By the type of a value."""

@@ -16,6 +16,7 @@ from dist_condense.data import DataError, open_dataset
 from dist_condense.data.space import Space
 from dist_condense.engine.coordinator import LocalCoordinator
 from dist_condense.job import checkpoint, worker
+from dist_condense.job.exporting import card
 from dist_condense.job.job import Job
 from dist_condense.result.synthetic_set import SyntheticDataset, load_set
 from dist_condense.settings import assembly, config
@@ -52,7 +53,7 @@ def condensed(job: Job) -> Tensor:
     """The pixels ``[classes, ipc, 1, 16, 40]`` of a run, whose set is written."""
     job._write_start()
     worker.work(
-        job.config, LocalCoordinator(bool(job.config.cluster.reproducible)), torch.device("cpu"), claim=job.claim
+        job.config, LocalCoordinator(bool(job.config.compute.reproducible)), torch.device("cpu"), claim=job.claim
     )
     job._export()
     found = checkpoint.newest(Folder(job.folder / "checkpoints"))
@@ -112,7 +113,7 @@ def test_a_run_that_goes_on_reaches_the_same_bits(run: tuple[Job, Tensor], tmp_p
 
 
 def loaded(job: Job) -> SyntheticDataset:
-    return load_set(job.folder)
+    return load_set(job.files.synthetic_set)
 
 
 def test_the_card_says_all_and_the_set_is_what_training_saw(run: tuple[Job, Tensor]) -> None:
@@ -135,7 +136,7 @@ def test_the_card_says_all_and_the_set_is_what_training_saw(run: tuple[Job, Tens
 
 
 def test_networks_on_its_height_and_width_are_trained_and_tested(run: tuple[Job, Tensor]) -> None:
-    rows = {row.set: row for row in run[0]._trained()}
+    rows = {row.set: row for row in run[0].comparison.rows()}
     assert set(rows) == {"random", "condensed", "whole"}
     assert rows["whole"].top1_last > 60 and rows["condensed"].top1_last > 60  # by chance 33
 
@@ -152,8 +153,9 @@ def test_normalised_pixels_of_them_are_neither_bounded_nor_padded_by_another_val
     job = prepared(tmp_path / "dc", "method.unit_space=false", "method.start=noise")
     space = space_of(job)
     [mean], [std] = space.statistics.mean, space.statistics.std
-    assert job._card(0).padding == pytest.approx([-mean / std]) and job._card(0).value_space == "normalised"
-    assert job._card(0).bounds == (0.0, None)
+    described = card(job.config, job.dataset, job.outline, 0)
+    assert described.padding == pytest.approx([-mean / std]) and described.value_space == "normalised"
+    assert described.bounds == (0.0, None)
     pixels = torch.full((1, 1, 1, 1), -9.0)
     assert space.clamp_(pixels) is pixels and pixels.item() == -9
     assert space.of(space.statistics.denormalise(pixels)).item() == pytest.approx(-9)

@@ -14,7 +14,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from dist_condense.data.normalise import to_unit
+from dist_condense.data.normalise import to_values
 from dist_condense.engine.class_features import IMAGES
 from dist_condense.engine.coordinator import Coordinator, LocalCoordinator, ProcessGroupCoordinator
 from dist_condense.engine.errors import RunFailed
@@ -159,7 +159,7 @@ def test_a_set_is_of_stored_images_at_the_stored_positions(tmp_path: Path) -> No
     for c, count in enumerate(dataset.counts):
         raw = real.get(c, torch.arange(count))
         with torch.no_grad():
-            features = torch.cat([network.embed(statistics.normalise(to_unit(x))) for x in raw.split(IMAGES)])
+            features = torch.cat([network.embed(statistics.normalise(to_values(x))) for x in raw.split(IMAGES)])
         positions = herding(Candidates(c, features=features, ipc=2, seed=0))
         assert torch.equal(state[f"positions.{c}"], positions)
-        assert torch.equal(state[f"pixels.{c}"], to_unit(raw[positions]))
+        assert torch.equal(state[f"pixels.{c}"], to_values(raw[positions]))

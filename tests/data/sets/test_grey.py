@@ -149,7 +149,7 @@ def settings(root: Path, output: Path) -> dict[str, object]:
 def test_a_run_stores_its_channels_and_one_of_before_keeps_three(root: Path, tmp_path: Path) -> None:
     config = from_dict(settings(root, tmp_path / "run"))
     first = Job.prepare(config)
-    assert (first.config.dataset.channels, first.dataset.channels, len(first._card(0).mean)) == (1, 1, 1)
+    assert (first.config.dataset.channels, first.dataset.channels, len(first.dataset.mean)) == (1, 1, 1)
     first._write_start()
     photograph(1).save(root / "val" / "dog" / "d.png")  # no training image: the run goes on as it began
     assert Job.prepare(config).dataset.channels == 1

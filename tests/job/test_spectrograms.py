@@ -16,6 +16,7 @@ from dist_condense.data import DataError, open_dataset
 from dist_condense.data.space import Space
 from dist_condense.engine.coordinator import LocalCoordinator
 from dist_condense.job import checkpoint, worker
+from dist_condense.job.comparing import TRAINING_SETS
 from dist_condense.job.exporting import card
 from dist_condense.job.job import Job
 from dist_condense.result.synthetic_set import SyntheticDataset, load_set
@@ -56,10 +57,15 @@ def condensed(job: Job) -> Tensor:
         job.config, LocalCoordinator(bool(job.config.compute.reproducible)), torch.device("cpu"), claim=job.claim
     )
     job._export()
-    found = checkpoint.newest(Folder(job.folder / "checkpoints"))
-    assert found is not None
-    state = found.classes()
+    state = checkpoint_of(job)
     return torch.stack([state[f"pixels.{c}"] for c in range(len(spectrograms.NAMES))])
+
+
+def checkpoint_of(job: Job) -> dict[str, Tensor]:
+    """By class, of the newest."""
+    found = checkpoint.newest(Folder(job.files.checkpoints))
+    assert found is not None
+    return dict(found.classes())
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -139,6 +145,21 @@ def test_networks_on_its_height_and_width_are_trained_and_tested(run: tuple[Job,
     rows = {row.set: row for row in run[0].comparison.rows()}
     assert set(rows) == {"random", "condensed", "whole"}
     assert rows["whole"].top1_last > 60 and rows["condensed"].top1_last > 60  # by chance 33
+
+
+def test_selected_images_are_stored_values(tmp_path: Path) -> None:
+    """Of a network that is trained on all of them; the set's values are those of the data set, to the last bit."""
+    others = [key for key in KEYS if not key.startswith("method")]
+    keys = [*others, "method=herding", "method.selection={epochs: 2, batch: 16}", f"output={tmp_path}"]
+    job = Job.prepare(config.load("configs/digits.yaml", keys))
+    pixels, values = condensed(job), spectrograms.training_values().unflatten(0, (3, 20))
+    positions = checkpoint_of(job)
+    for c, own in enumerate(values):
+        assert torch.equal(pixels[c], own[positions[f"positions.{c}"]])
+    dataset = load_set(job.files.synthetic_set)
+    assert (dataset.card.value_space, dataset.card.bounds, dataset.card.factor) == ("values", (0.0, None), 1)
+    seen = TRAINING_SETS["condensed"](job.comparison).batches(assembly.statistics_of(job.dataset), "cpu")
+    assert torch.equal(seen(torch.arange(6)), job.dataset.space.statistics.normalise(pixels.flatten(0, 1)))
 
 
 def test_the_preview_is_wide_and_shows_the_loud_rows(run: tuple[Job, Tensor]) -> None:

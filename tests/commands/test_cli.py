@@ -17,6 +17,7 @@ from dist_condense.job.claim import Claim
 from dist_condense.job.comparing import Comparison
 from dist_condense.job.job import Job
 from dist_condense.settings import config
+from dist_condense.settings.run_folder import RunFolder
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from dist_condense.engine.errors import RunFailed
 from dist_condense.engine.procedure import Kind, Problem, Record, Units
 from dist_condense.job import checkpoint, journal
 from dist_condense.job.journal import Journal, Note
+from dist_condense.procedures import NAMES
 from dist_condense.result.synthetic_set import load_set, read_card
 from dist_condense.settings import procedures
 from dist_condense.settings.config import RunConfig, differences, identity
@@ -122,6 +123,7 @@ def abacus(config: RunConfig, dataset: Any, labels: list[int], coordinator: Coor
 
 @pytest.fixture(autouse=True)
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(NAMES, "abacus", "count")
     monkeypatch.setitem(procedures.PROCEDURES, "abacus", Maker(outline, abacus))
 
 

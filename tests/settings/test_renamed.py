@@ -37,7 +37,7 @@ def digits(*given: str) -> config.RunConfig:
 
 
 def test_a_new_name_is_a_key_and_an_old_one_is_not():
-    assert {entry.now for entry in RENAMED.values()} <= KEYS.keys()
+    assert {entry.name for entry in RENAMED.values()} <= KEYS.keys()
     assert not RENAMED.keys() & KEYS.keys()
 
 
@@ -46,7 +46,7 @@ def test_an_old_name_on_the_command_line_and_in_a_file(old, new, tmp_path, capsy
     made = digits(*old)
     told = capsys.readouterr().err
     assert made == digits(*new) and capsys.readouterr().err == ""
-    lines = [f"note: {key} is called {RENAMED[key].now} now" for key in RENAMED if key.split(".")[-1] in str(old)]
+    lines = [f"note: {key} is called {RENAMED[key].name} now" for key in RENAMED if key.split(".")[-1] in str(old)]
     assert [line.partition(";")[0] for line in told.splitlines()] == lines
     (tmp_path / "mine.yaml").write_text(config.to_yaml(digits(*new)))
     with (tmp_path / "old.yaml").open("w") as file:

@@ -41,7 +41,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
 
 def in_training(patch: pytest.MonkeyPatch) -> None:
     """Of the network of seed 1."""
-    _die_at(patch, evaluate, "train_and_test", lambda *given, seed, **more: seed == 1)
+    _die_at(patch, evaluate, "train_and_test", lambda *given, seed, **named: seed == 1)
 
 
 def before_its_row_is_there(patch: pytest.MonkeyPatch) -> None:

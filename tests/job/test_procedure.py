@@ -23,8 +23,6 @@ from dist_condense.procedures import NAMES
 from dist_condense.result.synthetic_set import load_set, read_card
 from dist_condense.settings import procedures
 from dist_condense.settings.config import RunConfig, differences, identity
-from dist_condense.settings.keys import KEYS
-from dist_condense.settings.limits import OneOf
 from dist_condense.settings.procedures import Maker
 from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system.storage import Folder
@@ -125,9 +123,7 @@ def abacus(config: RunConfig, dataset: Any, labels: list[int], coordinator: Coor
 
 @pytest.fixture(autouse=True)
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file in `procedures`, a line of `NAMES` and one of `PROCEDURES`."""
-    names = OneOf("procedures", (*NAMES, "abacus"))
-    monkeypatch.setitem(KEYS, "method.procedure", replace(KEYS["method.procedure"], limit=names))
+    monkeypatch.setitem(NAMES, "abacus", "count")
     monkeypatch.setitem(procedures.PROCEDURES, "abacus", Maker(outline, abacus))
 
 

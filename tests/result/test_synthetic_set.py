@@ -358,6 +358,12 @@ def test_what_cannot_be_read_says_what_and_where(tmp_path, spoil, message):
         ({"factor": "9"}, "factor: found '9', expected an integer"),
         ({"size": 9.0}, "size: found 9.0, expected an integer"),
         ({"value_space": "x"}, "value_space: found 'x', expected normalised or unit"),
+        ({"axes": "time"}, "axes: found 'time', expected both or height or width"),
+        ({"width": 11000}, r"images are \[6, 3, 9, 9\] .* not as many or as large as its card says"),
+        ({"width": 0}, "width: found 0, expected an integer from 1"),
+        ({"bounds": [0.0]}, "bounds: found a list of 1, expected the least and the largest value, or null for either"),
+        ({"bounds": [1.0, 0.0]}, "bounds: found a list of 2, expected the least and the largest"),
+        ({"bounds": ["0", None]}, r"bounds\[0\]: found '0', expected a finite number"),
         ({"std": [0.5, None, 1]}, r"std\[1\]: found null, expected a finite number"),
     ],
 )

@@ -172,9 +172,7 @@ def _in_group(rank: int, workers: int, address: str, jobs: Jobs, folder: Path, m
             run = load(case, f"output={folder / name}", *more, *own)
             Path(run.output).mkdir(parents=True, exist_ok=True)
             dist.barrier()
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(slices, "cheaper_everywhere", slices.cheaper_everywhere)  # a way of one job alone
-                execute(run, make())
+            execute(run, make())
             got = result(folder / name)
         except RuntimeError as error:
             got = str(error)

@@ -16,12 +16,12 @@ from dataclasses import KW_ONLY, asdict, dataclass
 from hashlib import sha256
 from typing import Any, TypeVar
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
 from dist_condense.engine.procedure import Kind
+from dist_condense.job import header
 from dist_condense.system import records
 from dist_condense.system.background import side_by_side
 from dist_condense.system.conversion import NonNegative, Sha256
@@ -40,13 +40,6 @@ NAME = re.compile(r"step_[0-9]{8,}_[0-9]{8,}")
 """Of a checkpoint's folder."""
 AT_ONCE = 8
 """Files written or read at the same time: each waits for a disk to sync, or for a store to answer."""
-HEAD = 2**16
-"""Bytes in which the header of a file is expected; a longer one is asked for again."""
-DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "BOOL": torch.bool,
-    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
-}  # fmt: skip
-"""By their names in a header."""
 Loaded = TypeVar("Loaded")
 
 
@@ -77,15 +70,6 @@ class State:
     """Version."""
     device: str
     """Type."""
-
-
-@dataclass(frozen=True)
-class Described:
-    """A tensor in the header of a file."""
-
-    dtype: str
-    shape: tuple[NonNegative, ...]
-    data_offsets: tuple[NonNegative, ...]
 
 
 class Damaged(ValueError):
@@ -136,7 +120,11 @@ class Checkpoint:
 
     def headers(self) -> dict[Entry, dict[str, Kind] | None]:
         """What all files hold by their first bytes, which nobody has verified; None for no header."""
-        return dict(zip(self.entries, side_by_side(self._header, self.entries, AT_ONCE), strict=True))
+
+        def kinds(entry: Entry) -> dict[str, Kind] | None:
+            return header.kinds(self.store, f"{self.name}/{entry.name}", entry.bytes)
+
+        return dict(zip(self.entries, side_by_side(kinds, self.entries, AT_ONCE), strict=True))
 
     def measure(self) -> None:
         """Compare the sizes of the files with the manifest's. Raises Damaged."""
@@ -172,22 +160,6 @@ class Checkpoint:
         except (SafetensorError, ValueError, TypeError, KeyError, RuntimeError) as error:
             words = " ".join(str(error).split())[:200]
             raise Damaged(f"{self.where(entry)} holds no tensors ({type(error).__name__}: {words})") from error
-
-    def _header(self, entry: Entry) -> dict[str, Kind] | None:
-        place, where = f"{self.name}/{entry.name}", self.where(entry)
-        try:
-            data = self.store.head(place, HEAD)
-            end = 8 + int.from_bytes(data[:8], "little")
-            if len(data) < end <= entry.bytes:
-                data = self.store.head(place, end)
-            content = records.made(dict[str, Any], records.parsed(data[8:end], where), where)
-            content.pop("__metadata__", None)
-            tensors = records.made(dict[str, Described], content, where)
-            return {name: (DTYPES[x.dtype], x.shape) for name, x in tensors.items()}
-        except Away:
-            raise
-        except (OSError, ValueError, KeyError):
-            return None
 
 
 def name_of(steps: int, updates: int) -> str:

@@ -55,8 +55,11 @@ def side_by_side(action: Callable[[Item], Result], items: Iterable[Item], thread
                 failures.append(error)
                 waiting.clear()
 
-    for thread in [Background("side by side", work, lambda: None) for _ in range(min(threads, count))]:
-        thread.join()
+    try:
+        for thread in [Background("side by side", work, lambda: None) for _ in range(min(threads, count))]:
+            thread.join()
+    finally:
+        waiting.clear()  # where the caller was interrupted
     if failures:
         raise failures[0]
     return [results[number] for number in range(count)]

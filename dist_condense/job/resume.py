@@ -66,11 +66,11 @@ def bring(config: RunConfig, chosen: Checkpoint | None) -> None:
     if chosen is None or str(chosen.store) == str(own):
         return
 
-    def copy(entry: Entry) -> None:
+    def put(entry: Entry) -> None:
         own.write(f"{chosen.name}/{entry.name}", chosen.bytes_of(entry))
 
     try:
-        side_by_side(copy, chosen.entries, AT_ONCE)
+        side_by_side(put, chosen.entries, AT_ONCE)
     except Damaged as error:
         advice = "give one of the checkpoints before it, by its folder"
         raise ConfigError([f"--resume={chosen.store}/{chosen.name}: {error}; {advice}"]) from error

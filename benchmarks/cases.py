@@ -71,7 +71,9 @@ def engine(settings: Settings, coordinator: Coordinator | None = None, dtype: to
     coordinator = coordinator or LocalCoordinator()
     config, placement = settings.config(), Placement(torch.device(settings.device), dtype)
     data = RandomImages(
-        tuple(ClassName(f"class {c}") for c in range(settings.classes)), settings.size, settings.per_class
+        classes=tuple(ClassName(f"class {c}") for c in range(settings.classes)),
+        size=settings.size,
+        per_class=settings.per_class,
     )
     labels = list(assign([1.0] * settings.classes, coordinator.size)[coordinator.rank])
     shard = assembly.shard_of(config, data, labels, coordinator, placement)  # type: ignore[arg-type]

@@ -121,7 +121,7 @@ def limits(limit: Limit | None) -> str:
 
 def renamed() -> str:
     """A line for each old key."""
-    return "".join(f"- `{old}`: `{entry.now}`\n" for old, entry in RENAMED.items())
+    return "".join(f"- `{old}`: `{entry.name}`\n" for old, entry in RENAMED.items())
 
 
 def groups() -> str:

@@ -413,9 +413,6 @@ def test_a_pickle_in_a_set_or_a_record_is_not_loaded(mark: Path, tmp_path: Path)
         std=(0.3,),
         factor=1,
         seed=0,
-        networks_done=1,
-        networks_total=1,
-        matching_steps=1,
         steps=1,
         complete=True,
     )

@@ -69,12 +69,12 @@ def _always(old: Any, values: Mapping[str, Any]) -> bool:
 class Renamed:
     """What an old key became.
 
-    :param now: the key that has its value.
+    :param name: the key that has its value.
     :param counts: whether the old value, among all values of that config, had an effect; else it is left out.
     :param prevails: over a value of the new key beside it; else both have to agree.
     """
 
-    now: str
+    name: str
     counts: Callable[[Any, Mapping[str, Any]], bool] = _always
     prevails: bool = False
 
@@ -103,14 +103,14 @@ def renamed(values: Mapping[str, Any], beside: Mapping[str, Any] | None = None) 
         before = found.pop(old)
         if not entry.counts(before, beside or values):
             continue
-        now = found.get(entry.now, before)
+        now = found.get(entry.name, before)
         if str(now) != str(before) and not entry.prevails:
-            problems.append(f"{old}: {before}, but {entry.now}, which has replaced it, is {now}; give that alone")
+            problems.append(f"{old}: {before}, but {entry.name}, which has replaced it, is {now}; give that alone")
         else:
-            found[entry.now] = before
+            found[entry.name] = before
     return found, problems
 
 
 def note(old: str) -> str:
     """A line for whoever uses an old name."""
-    return f"{old} is called {RENAMED[old].now} now; the old name works in this version only"
+    return f"{old} is called {RENAMED[old].name} now; the old name works in this version only"

@@ -98,7 +98,10 @@ def test_everything_wrong_is_refused_at_once(capsys):
     ("arguments", "words"),
     [
         (["--gpu-memory=80"], "--gpu-memory: give the number of GPUs"),
-        (["--calibration=nothing.json"], "nothing.json is not one that plan saved"),
+        (
+            ["--calibration=nothing.json"],
+            "nothing.json cannot be read: No such file or directory; it is not one that plan saved",
+        ),
         (["--calibration=nothing.json", "--save=other.json"], "--save: nothing is measured"),
         (["dataset.name=image_folder"], "--classes N --images-per-class M"),
         (["cluster.device=cuda"], "cluster.device: cuda, but torch sees no GPU here"),

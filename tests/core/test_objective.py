@@ -104,7 +104,7 @@ def test_a_gradient_by_differences() -> None:
 @pytest.mark.parametrize("microbatch", [0, 2])
 def test_a_gradient_of_labels_by_differences(microbatch: int) -> None:
     """Weights of the classes in the place of numbers: both gradients along a direction, by either way."""
-    objective, network = Objective(STATISTICS["matrices"], DISTANCES["sum_squared"], microbatch), theta()
+    objective, network = Objective(STATISTICS["matrices"], DISTANCES["sum_squared"], microbatch=microbatch), theta()
     real, h, b = examples(9, 1, "real"), 1e-5, None
     soft = examples(5, 1, "synthetic") | {"labels": torch.eye(CLASSES, dtype=torch.float64)[[0, 1, 1, 2, 1]] * 0.9}
     b = objective.statistic(network, real)

@@ -13,7 +13,7 @@ from torch import Tensor
 from dist_condense.engine.coordinator import LocalCoordinator, Placement, ProcessGroupCoordinator
 from dist_condense.job.worker import assemble
 from dist_condense.result import metrics_file
-from dist_condense.result.metrics_file import METRICS
+from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system.processor import on_threads
 from tests.engine import cases
 
@@ -67,7 +67,7 @@ def test_whoever_computes_the_slices(
     for way in WAYS:
         found = groups[workers][f"{case}_{way}"]
         assert isinstance(found, Tensor) and torch.equal(found, single[case]), (way, found)
-        entries = metrics_file.read(folders[workers] / f"{case}_{way}" / METRICS)
+        entries = metrics_file.read(RunFolder(folders[workers] / f"{case}_{way}").metrics)
         reduced[way] = sum(entry["reduced_bytes"] for entry in entries)
     assert 0 < reduced["everywhere"] < reduced["shared"]
 
@@ -85,7 +85,7 @@ def test_broken_reductions_are_noticed(workers: int, single: dict[str, Tensor], 
 @pytest.mark.parametrize("case", cases.REDUCED)
 def test_workers_count_what_they_reduce(case: str, groups: dict[int, Found], folders: dict[int, Path]) -> None:
     folder, workers = folders[2] / f"{case}_shared", range(2)
-    entries = _lines(folder / METRICS)
+    entries = _lines(RunFolder(folder).metrics)
     ranks = [[line for line in _lines(folder / "logs" / f"worker_{rank}.jsonl") if "loss" in line] for rank in workers]
     for entry, *own in zip(entries, *ranks, strict=True):
         assert [(line["step"], line["loss"]) for line in own] == [(entry["step"], entry["loss"])] * 2

@@ -13,7 +13,7 @@ from dist_condense.commands import cli
 from dist_condense.evaluation import evaluate
 from dist_condense.evaluation.evaluate import Trial
 from dist_condense.evaluation.rows import Row, read_csv
-from dist_condense.job import job
+from dist_condense.job import comparing
 from dist_condense.settings.run_folder import RunFolder
 from tests.engine import cases
 
@@ -41,7 +41,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
 
 def in_training(patch: pytest.MonkeyPatch) -> None:
     """Of the network of seed 1."""
-    _die_at(patch, evaluate, "train_and_test", lambda *given: given[6] == 1)
+    _die_at(patch, evaluate, "train_and_test", lambda *given, seed, **named: seed == 1)
 
 
 def before_its_row_is_there(patch: pytest.MonkeyPatch) -> None:
@@ -59,14 +59,14 @@ def before_its_row_is_there(patch: pytest.MonkeyPatch) -> None:
 
 def before_it_is_told(patch: pytest.MonkeyPatch) -> None:
     """The row of seed 1 is there."""
-    _die_at(patch, job, "_tell", lambda row: row.seed == 1)
+    _die_at(patch, comparing, "_tell", lambda row: row.seed == 1)
 
 
 def _die_at(patch: pytest.MonkeyPatch, where: Any, name: str, when: Callable[..., bool]) -> None:
     whole = getattr(where, name)
 
     def until(*given: Any, **named: Any) -> Any:
-        if when(*given):
+        if when(*given, **named):
             raise Death
         return whole(*given, **named)
 

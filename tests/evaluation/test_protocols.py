@@ -91,7 +91,7 @@ def test_the_whole_set_takes_300_epochs_with_idc():
         assert p.whole_epochs == (300 if name.startswith("idc") else None)
 
 
-FLIPPING = {"dsa", "dm", "idc", "idc_imagenet", "idc_imagenet100"}
+FLIPPING = {"dsa", "dm", "idc", "idc_mnist_factor2", "idc_imagenet", "idc_imagenet100"}
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)

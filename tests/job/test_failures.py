@@ -35,6 +35,7 @@ LARGE_PIXELS = (*OFTEN, "method.images.lr=1e30", "trajectory.networks=3", "traje
 """The first update is huge and finite; what the second network makes of it is not."""
 
 
+@pytest.mark.usefixtures("unlimited")
 def test_not_finite(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert command("dc", tmp_path, *LARGE_PIXELS) == cli.FAILED
     told = capfd.readouterr().err
@@ -50,6 +51,7 @@ def test_not_finite(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert not json.loads((tmp_path / "synthetic_set" / "card.json").read_text())["complete"]
 
 
+@pytest.mark.usefixtures("unlimited")
 def test_not_finite_before_the_first_checkpoint(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert command("dc", tmp_path, "method.images.lr=1e40") == cli.FAILED
     told = capfd.readouterr().err
@@ -68,6 +70,7 @@ def test_not_finite_before_the_first_checkpoint(tmp_path: Path, capfd: pytest.Ca
     ],
 )
 @pytest.mark.parametrize("log_every", [1, 3])
+@pytest.mark.usefixtures("unlimited")
 def test_theta_that_is_not_finite(
     case: str, since: str, log_every: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -78,6 +81,7 @@ def test_theta_that_is_not_finite(
     assert checkpoint.newest(Folder(tmp_path / "checkpoints")) is None
 
 
+@pytest.mark.usefixtures("unlimited")
 def test_a_run_goes_on_without_updates_that_are_not_finite(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert command("dc", tmp_path, *LARGE_PIXELS) == cli.FAILED
     stopped = checkpoint.newest(Folder(tmp_path / "checkpoints"))

@@ -18,11 +18,13 @@ from dist_condense.engine.coordinator import Coordinator, LocalCoordinator
 from dist_condense.engine.errors import RunFailed
 from dist_condense.engine.procedure import Kind, Problem, Record, Units
 from dist_condense.job import checkpoint, journal
-from dist_condense.job.journal import METRICS, Journal, Note
+from dist_condense.job.journal import Journal, Note
+from dist_condense.procedures import NAMES
 from dist_condense.result.synthetic_set import load_set, read_card
 from dist_condense.settings import procedures
 from dist_condense.settings.config import RunConfig, differences, identity
 from dist_condense.settings.procedures import Maker
+from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system.storage import Folder
 from tests.conftest import ROOT
 from tests.engine import cases
@@ -121,6 +123,7 @@ def abacus(config: RunConfig, dataset: Any, labels: list[int], coordinator: Coor
 
 @pytest.fixture(autouse=True)
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(NAMES, "abacus", "count")
     monkeypatch.setitem(procedures.PROCEDURES, "abacus", Maker(outline, abacus))
 
 
@@ -158,7 +161,7 @@ def test_a_death_after_every_unit_and_every_update(tmp_path: Path) -> None:
         cases.execute(run, LocalCoordinator())  # is complete
     assert places == sorted(set(places)) and len(places) == 6 * (BEADS + 1)
     assert tallies(tmp_path) == BY_HAND
-    entries = [json.loads(line) for line in (tmp_path / METRICS).read_text().splitlines()]
+    entries = [json.loads(line) for line in RunFolder(tmp_path).metrics.read_text().splitlines()]
     own = [{key: entry[key] for key in ("step", "round", "turn")} for entry in entries]
     assert own == [
         {"step": 2, "round": 0, "turn": 1},
@@ -233,7 +236,7 @@ def test_workers_meet_once_in_a_stride_however_slow_a_unit_is(
     monkeypatch.setattr(Journal, "_note", counted)
     monkeypatch.setattr(journal, "PACE", 0.0)  # fewer than one unit a second
     cases.execute(cases.load("dc", f"output={tmp_path}", *OVERRIDES), LocalCoordinator())
-    assert [json.loads(line)["step"] for line in (tmp_path / METRICS).read_text().splitlines()] == logged
+    assert [json.loads(line)["step"] for line in RunFolder(tmp_path).metrics.read_text().splitlines()] == logged
     assert len(noted) == meetings
 
 

@@ -39,7 +39,7 @@ def test_another_network_is_refused_with_every_difference(tmp_path):
 def test_what_is_no_file_of_rates_is_refused(tmp_path, text):
     if text is not None:
         (tmp_path / "rates.json").write_text(text)
-    with pytest.raises(ConfigError, match=r"rates.json is not one that plan saved"):
+    with pytest.raises(ConfigError, match=r"rates.json.*: .*; it is not one that plan saved"):
         read(tmp_path / "rates.json", {})
 
 

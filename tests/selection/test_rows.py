@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dist_condense import run
 from dist_condense.engine.training import NetworkTrainer
-from dist_condense.evaluation.rows import EVALUATION, read_csv
+from dist_condense.evaluation.rows import read_csv
 from dist_condense.job.comparing import TRAINING_SETS
 from dist_condense.job.job import Job
 from dist_condense.job.journal import Journal
@@ -22,6 +22,7 @@ from dist_condense.result.synthetic_set import load_set, read_card
 from dist_condense.selection.table import SELECTIONS
 from dist_condense.settings import config, selecting
 from dist_condense.settings.config import RunConfig
+from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system import terminal
 from tests.engine import cases
 
@@ -78,19 +79,19 @@ def images(folder: Path) -> Tensor:
 
 
 def test_rows_and_sets_are_there(made: Path) -> None:
-    assert [row.set for row in read_csv(made / "dc" / EVALUATION)] == ["random", "herding"]
+    assert [row.set for row in read_csv(RunFolder(made / "dc").evaluation)] == ["random", "herding"]
     (folder,) = selections(made)
     card = read_card(folder / "synthetic_set")
     assert (card.method, card.value_space, card.complete, card.steps) == ("herding", "unit", True, 10)
     assert (folder / "synthetic_set" / "preview.png").exists() and (folder / "report.html").exists()
-    assert not (folder / EVALUATION).exists()
+    assert not RunFolder(folder).evaluation.exists()
 
 
 def test_another_method_on_the_same_data_trains_no_network(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = updates(monkeypatch)
     assert command(made / "dm", "method=dm", "training=frozen", "method.augmentation.one_of=[color]") == 0
     assert done == [] and len(selections(made)) == 1
-    both = [{row.set: row.top1_last for row in read_csv(made / name / EVALUATION)} for name in ("dc", "dm")]
+    both = [{row.set: row.top1_last for row in read_csv(RunFolder(made / name).evaluation)} for name in ("dc", "dm")]
     assert both[0] == both[1]
 
 
@@ -198,7 +199,10 @@ def test_every_selection_has_a_method_file_that_names_it() -> None:
         (["method.selection.name=null"], "method.selection.name: name one of random, herding"),
         (["method.selection.name=farthest"], "'farthest' is not one of random, herding"),
         (["ipc=2000"], "ipc: 2000 real images of each class are selected, and there are fewer in 0 (143), 1 (146)"),
-        (["method.selection.batch=0", "method.selection.epochs=-1"], "method.selection.batch: 0 is below 1"),
+        (
+            ["method.selection.batch=0", "method.selection.epochs=-1"],
+            "method.selection.batch: 0 is not in the range",
+        ),
     ],
 )
 def test_what_makes_no_sense_with_a_selection_is_refused(given: list[str], said: str, tmp_path: Path) -> None:

@@ -138,6 +138,7 @@ def _enter(rank: int, folder: Path) -> None:
             dist.destroy_process_group()
 
 
+@pytest.mark.usefixtures("unlimited")
 def test_a_network_that_is_not_finite_chooses_nothing(tmp_path: Path) -> None:
     with pytest.raises(
         RunFailed, match=r"theta is not finite after training on the whole set; lower method\.selection"

@@ -37,7 +37,7 @@ def digits(*given: str) -> config.RunConfig:
 
 
 def test_a_new_name_is_a_key_and_an_old_one_is_not():
-    assert {entry.now for entry in RENAMED.values()} <= KEYS.keys()
+    assert {entry.name for entry in RENAMED.values()} <= KEYS.keys()
     assert not RENAMED.keys() & KEYS.keys()
 
 
@@ -46,7 +46,7 @@ def test_an_old_name_on_the_command_line_and_in_a_file(old, new, tmp_path, capsy
     made = digits(*old)
     told = capsys.readouterr().err
     assert made == digits(*new) and capsys.readouterr().err == ""
-    lines = [f"note: {key} is called {RENAMED[key].now} now" for key in RENAMED if key.split(".")[-1] in str(old)]
+    lines = [f"note: {key} is called {RENAMED[key].name} now" for key in RENAMED if key.split(".")[-1] in str(old)]
     assert [line.partition(";")[0] for line in told.splitlines()] == lines
     (tmp_path / "mine.yaml").write_text(config.to_yaml(digits(*new)))
     with (tmp_path / "old.yaml").open("w") as file:
@@ -100,9 +100,10 @@ def before(stored: dict) -> dict:
 
 
 def test_a_run_of_the_version_before_goes_on_to_the_same_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    whole = cases.alone("dc", tmp_path / "whole")
+    stated = ("compute.slices=3", "compute.threads=1", "compute.reproducible=true")
+    whole = cases.alone("dc", tmp_path / "whole", *stated)
     folder, store = tmp_path / "run", Folder(tmp_path / "run" / "checkpoints")
-    cases.first_steps("dc", 2, folder)
+    cases.first_steps("dc", 2, folder, *stated)
     found = checkpoint.newest(store)
     assert found is not None and found.steps == 2
     old = {
@@ -111,16 +112,17 @@ def test_a_run_of_the_version_before_goes_on_to_the_same_set(tmp_path: Path, cap
     }
     old["method.parameterisation.budget"] = 128
     checkpoint.commit(store, replace(found.state, identity=old), found.entries)
-    (folder / "config.yaml").write_text(yaml.safe_dump(before(config.to_dict(cases.load("dc", f"output={folder}")))))
+    (folder / "config.yaml").write_text(
+        yaml.safe_dump(before(config.to_dict(cases.load("dc", f"output={folder}", *stated))))
+    )
     capsys.readouterr()
 
-    open_again = [text for text in cases.TINY if not text.startswith("compute.")]
-    again = digits(*open_again, *cases.CASES["dc"], f"output={folder}", "cluster.workers=0")
+    again = digits(*cases.TINY, *cases.CASES["dc"], f"output={folder}", "cluster.workers=0")
     job = Job.prepare(again)
     assert job.start is not None and job.start.steps == 2
-    assert job.config.compute == cases.load("dc").compute
+    assert job.config.compute == cases.load("dc", *stated).compute
     assert "is called" not in capsys.readouterr().err  # nobody typed it
     worker.work(job.config, LocalCoordinator(), torch.device("cpu"))
     assert torch.equal(cases.result(folder), whole)
     with pytest.raises(ConfigError, match=r"compute.slices: 3 there, 2 now"):
-        Job.prepare(digits(*open_again, *cases.CASES["dc"], f"output={folder}", "cluster.slices=2"))
+        Job.prepare(digits(*cases.TINY, *cases.CASES["dc"], f"output={folder}", "cluster.slices=2"))

@@ -153,7 +153,7 @@ def test_a_run_of_before_keeps_its_slices_and_threads(job):
     """Those of a version whose defaults were the workers and the cores of the first start."""
     first = job("compute.slices=3", "compute.threads=2")
     first._write_start()
-    again = job().config.cluster
+    again = job().config.compute
     assert (again.slices, again.threads) == (3, 2)
     with pytest.raises(ConfigError, match=r"compute.slices: 3 there, 4 now"):
         job("compute.slices=4")

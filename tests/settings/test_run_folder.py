@@ -9,7 +9,7 @@ import dist_condense
 from dist_condense.settings.run_folder import Entry, RunFolder
 
 PACKAGE = Path(dist_condense.__file__).parent
-OTHER_MEANINGS = {"pool": {"engine/trajectory.py", "planning/workload.py", "settings/assembly.py"}}
+OTHER_MEANINGS = {"pool": {"engine/trajectory.py", "planning/workload.py", "settings/parts.py"}}
 """Names that are other words as well, and where."""
 
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,6 +38,7 @@ from dist_condense.result.progress import Notes, Progress
 from dist_condense.result.report import summary_table, write_report
 from dist_condense.result.synthetic_set import FORMAT
 from dist_condense.settings import config
+from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system import terminal
 from dist_condense.system.errors import DataError
 from dist_condense.system.terminal import printable
@@ -170,7 +171,7 @@ def test_texts_of_other_libraries(screen: Screen) -> None:
 
 def test_renderables_of_rich(screen: Screen) -> None:
     screen.begin()
-    row = asdict(Row(set=HOSTILE, protocol="dc", architecture=HOSTILE, seed=0, epochs=6, top1_last=1.0, top1_best=1.0))
+    row = Row(set=HOSTILE, protocol="dc", architecture=HOSTILE, seed=0, epochs=6, top1_last=1.0, top1_best=1.0)
     console = terminal.console(stderr=True)
     console.print(HOSTILE)
     console.print(Text(STEERING))
@@ -200,9 +201,7 @@ def test_passwords_of_addresses_are_masked(screen: Screen) -> None:
 
 def test_texts_are_printed_as_they_stand(capsys: pytest.CaptureFixture[str]) -> None:
     """rich would take [x] for markup and :smile: for emoji."""
-    row = asdict(
-        Row(set="[/x]", protocol="dc", architecture="[red]a[/red]", seed=0, epochs=6, top1_last=1.0, top1_best=1.0)
-    )
+    row = Row(set="[/x]", protocol="dc", architecture="[red]a[/red]", seed=0, epochs=6, top1_last=1.0, top1_best=1.0)
     console = terminal.console()
     console.print("/a/[b]/c[/x] :smile: \\[d]")
     console.print(summary_table([row]))
@@ -276,7 +275,7 @@ def test_a_manifest(hostile_folder: Path, tmp_path: Path, screen: Screen) -> Non
         (dest / "manifest.json").write_text(json.dumps(manifest | change))
         assert run() == 2
     assert screen.plain.count(TITLE) >= 4
-    for told in ("too few in cat", "stand for several: cat", "size is 'cat", "has the unknown key cat"):
+    for told in ("too few in cat", "stand for several: cat", "size: found 'cat", "unknown, expected one of classes"):
         assert told in screen.plain
 
 
@@ -293,7 +292,7 @@ def test_rows_of_an_evaluation(tmp_path: Path, screen: Screen) -> None:
     screen.begin()
     rows = [Row(set="condensed", protocol="dc", architecture=HOSTILE, seed=0, epochs=6, top1_last=60.0, top1_best=70.0)]
     append_csv(tmp_path / "evaluation.csv", rows)
-    run = SimpleNamespace(folder=tmp_path, claim=Claim.standing(tmp_path))
+    run = SimpleNamespace(folder=tmp_path, files=RunFolder(tmp_path), claim=Claim.standing(tmp_path))
     job.Job._report(run, rows, SimpleNamespace(log_artifacts=lambda path: None))
     comparing._tell(rows[0])
     (tmp_path / "evaluation.csv").write_text(f'"set{HOSTILE}",b\n1,2\n')

@@ -382,7 +382,7 @@ def pickles(mark: Path) -> list[bytes]:
 def test_a_pickle_in_a_checkpoint_is_not_loaded(mark: Path, tmp_path: Path) -> None:
     store, state = Folder(tmp_path), State(1, 0, {}, None, torch.__version__, "cpu")
     for data in pickles(mark):
-        names = (SHARED, "classes_0.safetensors", "classes_0.pt")
+        names = (SHARED, "class_0.safetensors", "class_0.pt")
         for name in names:
             store.write(f"{checkpoint.name_of(1, 0)}/{name}", data)
         checkpoint.commit(store, state, [entry_of(name, data, [0] * (name != SHARED)) for name in names])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 
@@ -13,9 +13,9 @@ from torch import Tensor
 from dist_condense.engine.coordinator import Coordinator
 from dist_condense.engine.errors import RunFailed
 from dist_condense.job import checkpoint
-from dist_condense.job.checkpoint import SHARED, Entry, State, entry_of, name_of
+from dist_condense.job.checkpoint import AT_ONCE, SHARED, Entry, State, class_file, entry_of, name_of
 from dist_condense.system import records
-from dist_condense.system.background import Background
+from dist_condense.system.background import Background, side_by_side
 from dist_condense.system.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -64,11 +64,13 @@ class CheckpointWriter:
             self.problem = f"the checkpoint of step {state.steps} was not finished ({type(error).__name__}: {error})"
 
     def _together(self, state: State, own: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> None:
-        files = {f"classes_{self.coordinator.rank}.safetensors": own} if own else {}
-        if self.coordinator.rank == 0:
-            files = {SHARED: shared, **files}
-        written: list[Entry] = []
-        problem = self._put(state, files, written)
+        folder = name_of(state.steps, state.updates)
+        try:
+            files = [*([(SHARED, shared)] if self.coordinator.rank == 0 else []), *_by_class(own)]
+            written = side_by_side(lambda file: self._written(folder, *file), files, AT_ONCE)
+            problem = None
+        except RunFailed as error:
+            written, problem = [], str(error)
         answers = self.coordinator.gather({"written": [asdict(entry) for entry in written], "problem": problem})
         problem = next((answer["problem"] for answer in answers if answer["problem"]), None)
         if problem is None and self.coordinator.rank == 0:
@@ -76,21 +78,15 @@ class CheckpointWriter:
             problem = self._commit(state, records.made(list[Entry], entries, "what the workers have written"))
         self.problem = next((text for text in self.coordinator.gather(problem) if text), None)
 
-    def _put(self, state: State, files: Mapping[str, Mapping[str, Tensor]], written: list[Entry]) -> str | None:
-        """The problem; what was written goes to the list."""
-        folder = name_of(state.steps, state.updates)
-        for name, tensors in files.items():
-            data = save(dict(tensors))
-            try:
-                with self.writing():
-                    self.store.write(f"{folder}/{name}", data)
-            except RunFailed as error:
-                return str(error)
-            except OSError as error:
-                return self._told(f"{self.store}/{folder}/{name}", error)
-            labels = {int(key.rsplit(".", 1)[1]) for key in tensors if name != SHARED}
-            written.append(entry_of(name, data, sorted(labels)))
-        return None
+    def _written(self, folder: str, name: str, tensors: Mapping[str, Tensor]) -> Entry:
+        """Write a file. Raises RunFailed."""
+        data = save(dict(tensors))
+        try:
+            with self.writing():
+                self.store.write(f"{folder}/{name}", data)
+        except OSError as error:
+            raise RunFailed(self._told(f"{self.store}/{folder}/{name}", error)) from error
+        return entry_of(name, data, sorted({_label(key) for key in tensors if name != SHARED}))
 
     def _commit(self, state: State, entries: list[Entry]) -> str | None:
         try:
@@ -109,3 +105,15 @@ class CheckpointWriter:
             f"rank {self.coordinator.rank} could not write the checkpoint {where}: {error}. "
             "Make room or repair the folder; the checkpoints before it are intact"
         )
+
+
+def _by_class(state: Mapping[str, Tensor]) -> Iterable[tuple[str, dict[str, Tensor]]]:
+    """The files of classes and what is in each, from the state by ``NAME.LABEL``."""
+    files: dict[str, dict[str, Tensor]] = {}
+    for key, x in state.items():
+        files.setdefault(class_file(_label(key)), {})[key] = x
+    return files.items()
+
+
+def _label(key: str) -> int:
+    return int(key.rsplit(".", 1)[1])

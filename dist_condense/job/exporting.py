@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from torch import Tensor
+
 from dist_condense.data import ImageSet
+from dist_condense.engine.errors import RunFailed
 from dist_condense.engine.procedure import Outline
 from dist_condense.job import checkpoint
 from dist_condense.job.claim import Claim
@@ -15,17 +18,28 @@ from dist_condense.settings.run_folder import RunFolder
 
 
 def export(config: RunConfig, dataset: ImageSet, outline: Outline, claim: Claim) -> int:
-    """Write the set of the newest checkpoint; the number of its units (0: no checkpoint yet, nothing is written).
+    """Write the set of the newest whole checkpoint; the number of its units (0: no checkpoint yet, nothing is written).
 
     :raises SyntheticSetError: the set cannot be written; one that was there is kept.
+    :raises RunFailed: no checkpoint is whole; the same.
     """
-    found = checkpoint.newest(assembly.storage_of(config))
-    if found is None:
+    store = assembly.storage_of(config)
+
+    def load(name: str) -> tuple[int, dict[str, Tensor]]:
+        found = checkpoint.opened(store, name)
+        return found.steps, found.classes()
+
+    try:
+        loaded = checkpoint.furthest(store, load)
+    except checkpoint.Damaged as error:
+        raise RunFailed(str(error)) from error
+    if loaded is None:
         return 0
-    images, labels = outline.synthetic_set(found.classes())
+    steps, state = loaded
+    images, labels = outline.synthetic_set(state)
     with claim.writing():
-        write_set(RunFolder(claim.folder).synthetic_set, images, labels, card(config, dataset, outline, found.steps))
-    return found.steps
+        write_set(RunFolder(claim.folder).synthetic_set, images, labels, card(config, dataset, outline, steps))
+    return steps
 
 
 def card(config: RunConfig, dataset: ImageSet, outline: Outline, done: int) -> Card:

@@ -172,6 +172,8 @@ class Job:
         """Export the last checkpoint of a failed run where the disk has room; a sentence about what is kept."""
         try:
             steps = self._export()
+        except RunFailed as error:
+            return f"no set is written: {error}"
         except (SyntheticSetError, OSError) as error:
             return f"{error}; {self.where_it_continues()}"
         if steps == 0:

@@ -11,17 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dist_condense.engine.coordinator import Coordinator
 from dist_condense.engine.errors import RunFailed
 from dist_condense.engine.observer import Measured, Observer, unobserved
 from dist_condense.engine.procedure import Procedure, Units
-from dist_condense.job import checkpoint
-from dist_condense.job.checkpoint import Checkpoint, State
+from dist_condense.job import checkpoint, contents
+from dist_condense.job.checkpoint import Damaged, State
 from dist_condense.job.checkpoint_writer import CheckpointWriter
 from dist_condense.job.claim import Claim
 from dist_condense.result import metrics_file
 from dist_condense.result.tracking import Address
+from dist_condense.settings.config import differences
 from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system import terminal
 from dist_condense.system.files import flush
@@ -63,6 +65,16 @@ class Note:
     """Whether a machine is to be taken away."""
     problem: str | None
     """Why nothing more may be written."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A worker's part of a checkpoint."""
+
+    at: State
+    by_class: dict[str, Tensor]
+    """Of its classes, by ``NAME.LABEL``."""
+    shared: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -127,14 +139,13 @@ class Journal:
 
     def resume(self) -> int:
         """Load the newest whole checkpoint if there is one; the number of units already done."""
-        found = self._found()
+        stored = self._stored()
         if self.group.rank == 0:
             with self.claim.writing():
-                metrics_file.cut(self.files.metrics, found.steps if found else 0)
-        if found is not None:
-            by_class, shared = found.classes(self.procedure.labels), found.shared()
-            self.procedure.load_state_dict(by_class, shared, found.state.updates)
-            self._steps = found.steps
+                metrics_file.cut(self.files.metrics, stored.at.steps if stored else 0)
+        if stored is not None:
+            self.procedure.load_state_dict(stored.by_class, stored.shared, stored.at.updates)
+            self._steps = stored.at.steps
         self.coordinator.reached(self._steps)
         self.procedure.after_updates(self._after_event)
         log.info("begins after %s %d", self.units.name, self._steps)
@@ -158,12 +169,38 @@ class Journal:
 
     # --- the parts ------------------------------------------------------------------------------------------------
 
-    def _found(self) -> Checkpoint | None:
-        """The newest checkpoint by rank 0's view, so that all workers load the same one."""
-        store = self.writer.store
-        own = checkpoint.newest(store, _tell) if self.group.rank == 0 else None
-        name = self.group.gather(own.name if own else None)[0]
-        return own or (checkpoint.opened(store, name) if name else None)
+    def _stored(self) -> Stored | None:
+        """This worker's part of the newest checkpoint that every worker finds whole; of those that rank 0 sees."""
+        store, is_first = self.writer.store, self.group.rank == 0
+        listed = self.group.gather(checkpoint.names(store) if is_first else [])[0]
+        try:
+            return checkpoint.furthest(store, self._together, _tell if is_first else log.warning, listed)
+        except Damaged as error:
+            raise RunFailed(str(error)) from error
+
+    def _together(self, name: str) -> Stored:
+        """This worker's part of a checkpoint. Raises FileNotFoundError and Damaged on all workers alike."""
+        stored, problem = None, None
+        try:
+            stored = self._loaded(name)
+        except FileNotFoundError:
+            problem = ""  # this worker sees no manifest
+        except Damaged as error:
+            problem = str(error)
+        problems = self.group.gather(problem)
+        if stored is not None and problems == [None] * len(problems):
+            return stored
+        if problems == [""] * len(problems):
+            raise FileNotFoundError(name)
+        unseen = f"{self.writer.store}/{name}/{checkpoint.MANIFEST} is not seen by all workers"
+        raise Damaged(next(filter(None, problems), unseen))
+
+    def _loaded(self, name: str) -> Stored:
+        found = checkpoint.opened(self.writer.store, name)
+        if changed := differences(found.state.identity, dict(self.identity)):
+            raise RunFailed(f"{self.writer.store}/{name} is of another run: {'; '.join(changed)}; remove it")
+        by_class, shared = contents.loaded(found, self.procedure.outline, self.procedure.labels)
+        return Stored(found.state, by_class, shared)
 
     def _strides(self, units: int) -> int:
         """So many units, rounded up to whole strides, after which all workers have computed equally many."""

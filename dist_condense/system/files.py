@@ -52,9 +52,9 @@ def _unfollowed(name: str, flags: int) -> int:
     return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
 
 
-def read_regular(path: Path, limit: int | None = None) -> bytes:
-    """All bytes of a regular file, which a link may lead to. OSError for a folder, a named pipe or a device, which are
-    not read from, and for a file of more bytes than `limit`.
+def read_regular(path: Path, limit: int | None = None, first: int = -1) -> bytes:
+    """All bytes of a regular file, which a link may lead to, or at most the `first` ones. OSError for a folder, a named
+    pipe or a device, which are not read from, and for a file of more bytes than `limit`.
     """
     with open(path, "rb", opener=_unblocked) as stream:
         status = os.fstat(stream.fileno())
@@ -62,7 +62,7 @@ def read_regular(path: Path, limit: int | None = None) -> bytes:
             raise OSError(errno.EINVAL, "not a regular file", str(path))
         if limit is not None and status.st_size > limit:
             raise OSError(errno.EFBIG, f"{status.st_size} bytes, expected at most {limit}", str(path))
-        return stream.read()
+        return stream.read(first)
 
 
 def _unblocked(name: str, flags: int) -> int:

@@ -28,8 +28,16 @@ class Storage(Protocol):
         """All bytes of an entry; FileNotFoundError when there is none."""
         ...
 
+    def head(self, name: str, count: int) -> bytes:
+        """The first bytes of an entry, at most so many; FileNotFoundError when there is none."""
+        ...
+
     def names(self) -> list[str]:
         """First parts of the names of all entries, sorted."""
+        ...
+
+    def sizes(self, name: str) -> dict[str, int]:
+        """Bytes of each entry directly below ``name/``, by the last part of its name; by one listing."""
         ...
 
     def remove(self, name: str) -> None:
@@ -55,9 +63,21 @@ class Folder:
         """The file."""
         return read_regular(self.path / entry(name))
 
+    def head(self, name: str, count: int) -> bytes:
+        """Its beginning."""
+        return read_regular(self.path / entry(name), first=count)
+
     def names(self) -> list[str]:
         """What lies in the folder."""
         return sorted(found.name for found in os.scandir(self.path)) if self.path.is_dir() else []
+
+    def sizes(self, name: str) -> dict[str, int]:
+        """Of all that lies in a folder; a link that leads nowhere is left out."""
+        folder, found = self.path / entry(name), dict[str, int]()
+        for file in os.scandir(folder) if folder.is_dir() else ():
+            with suppress(FileNotFoundError):
+                found[file.name] = file.stat().st_size
+        return found
 
     def remove(self, name: str) -> None:
         """File or folder."""
@@ -87,13 +107,24 @@ class Bucket:
         """One get."""
         return bytes(self._asked(entry(name), lambda store, place: store.cat_file(place)))
 
+    def head(self, name: str, count: int) -> bytes:
+        """One get of a range."""
+        return bytes(self._asked(entry(name), lambda store, place: store.cat_file(place, start=0, end=count)))
+
     def names(self) -> list[str]:
         """By listing; never from fsspec's cache. None in a bucket that is not there: the first write refuses it."""
+        return sorted(self._listed(""))
+
+    def sizes(self, name: str) -> dict[str, int]:
+        """By listing as well."""
+        return self._listed(entry(name))
+
+    def _listed(self, name: str) -> dict[str, int]:
         try:
-            paths = self._asked("", _listed)
+            found = self._asked(name, _listed)
         except FileNotFoundError:
-            return []
-        return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in paths)
+            return {}
+        return {each["name"].rstrip("/").rsplit("/", 1)[-1]: int(each.get("size") or 0) for each in found}
 
     def remove(self, name: str) -> None:
         """All below it."""
@@ -116,9 +147,9 @@ def entry(name: str) -> str:
     return name
 
 
-def _listed(store: Any, place: str) -> list[str]:
+def _listed(store: Any, place: str) -> list[dict[str, Any]]:
     store.invalidate_cache()
-    return list(store.ls(place, detail=False))
+    return list(store.ls(place, detail=True))
 
 
 def _removed(store: Any, place: str) -> None:

@@ -13,17 +13,21 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from safetensors.torch import save
 from torch import Tensor
 
 from dist_condense.engine import slices
 from dist_condense.engine.coordinator import Coordinator, LocalCoordinator, ProcessGroupCoordinator
+from dist_condense.engine.ownership import assign
 from dist_condense.job import checkpoint, preflight, worker
 from dist_condense.job.journal import Journal
 from dist_condense.settings import config, resolve
 from dist_condense.settings.config import RunConfig
-from dist_condense.system.storage import Folder
+from dist_condense.system.storage import Folder, Storage
 
 Make = Callable[[], Coordinator]
+VERSION_1 = "dist_condense checkpoint 1"
+"""Of checkpoints."""
 CORES = 3
 """Of the one machine that a group of workers is on: as many as the largest group, so that each count shares them out
 otherwise."""
@@ -114,6 +118,22 @@ def alone(name: str, folder: Path, *more: str) -> Tensor:
     """The set of one process."""
     execute(load(name, f"output={folder}", *more), LocalCoordinator())
     return result(folder)
+
+
+def as_version_1(store: Storage, workers: int) -> None:
+    """Write the checkpoints in a store as an earlier program did: a file of classes for each of so many workers."""
+    for name in checkpoint.names(store):
+        found = checkpoint.opened(store, name)
+        state, entries = found.classes(), [found.common]
+        owned = assign([1.0] * sum(len(entry.labels) for entry in found.entries), workers)
+        for rank, labels in enumerate(owned):
+            file = f"classes_{rank}.safetensors"
+            data = save({key: x for key, x in state.items() if int(key.rsplit(".", 1)[1]) in labels})
+            store.write(f"{name}/{file}", data)
+            entries.append(checkpoint.entry_of(file, data, labels))
+        for entry in found.holding():
+            store.remove(f"{name}/{entry.name}")
+        checkpoint.commit(store, found.state, entries, VERSION_1)
 
 
 class Enough(BaseException):

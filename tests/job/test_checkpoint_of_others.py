@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load, save
 from torch import Tensor, zeros
 
+from dist_condense import load_set
 from dist_condense.commands import cli
 from dist_condense.job import checkpoint
 from dist_condense.job.checkpoint import MANIFEST, SEAL, SHARED, Damaged
 from dist_condense.system.storage import Bucket, Folder, Storage
+from tests.engine import cases
 from tests.job.test_failures import command
 
 SHORT = ("trajectory.networks=1", "trajectory.matching_steps=2", "tracking.log_every=1", "tracking.checkpoint_steps=1")
@@ -76,22 +79,50 @@ def test_a_file_outside_is_not_written(
     assert (mine.parent / ".profile").read_text() == "mine" and not mine.exists()
 
 
-def test_what_a_run_itself_wrote_goes_on(theirs: Path, tmp_path: Path) -> None:
-    assert command("dc", tmp_path / "new", *SHORT, f"--resume={theirs}") == 0
+def test_a_checkpoint_of_version_1_is_copied_as_it_is_and_goes_on(theirs: Path, tmp_path: Path) -> None:
+    """And ends with the set of the run that wrote it."""
+    new = tmp_path / "new"
+    cases.as_version_1(Folder(theirs / "checkpoints"), 2)
+    held = {file.name: file.read_bytes() for file in (theirs / "checkpoints" / FIRST).iterdir()}
+    assert sorted(held) == ["classes_0.safetensors", "classes_1.safetensors", MANIFEST, SHARED]
+    assert command("dc", new, *SHORT, "tracking.checkpoints_kept=9", f"--resume={theirs}") == 0
+    assert {file.name: file.read_bytes() for file in (new / "checkpoints" / FIRST).iterdir()} == held
+    assert torch.equal(load_set(new).parameters()[0], load_set(theirs).parameters()[0])
+
+
+def test_a_damaged_one_is_refused_while_it_is_copied(
+    theirs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its size and headers are right; nothing is committed, so a good copy goes on in the same output."""
+    new, file = tmp_path / "new", theirs / "checkpoints" / FIRST / "class_3.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert command("dc", new, *SHORT, f"--resume={theirs}") == cli.REFUSED
+    (line,) = capfd.readouterr().err.splitlines()[-1:]
+    assert f"{file} is not what was written" in line and "give one of the checkpoints before it" in line
+    assert not list(new.glob("checkpoints/*/manifest.json")) and not (new / "config.yaml").exists()
+    file.write_bytes(whole)
+    assert command("dc", new, *SHORT, f"--resume={theirs}") == 0
+    assert "resuming after matching step 1 of 2" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
         *((renamed(1, name), f"names the file {name!r}") for name in (
-            "../x", "/etc/passwd", "a/classes_0.safetensors", "classes_0.safetensors/", "classes_0.safetensors\n",
-            "classes_\u0660.safetensors", "classes_00.safetensors", "classes_-1.safetensors", "SHARED.SAFETENSORS",
-            "shared.safetensors\0", "manifest.json", "", ".", "..", "..\\x",
+            "../x", "/etc/passwd", "a/class_0.safetensors", "class_0.safetensors/", "class_0.safetensors\n",
+            "class_\u0660.safetensors", "class_00.safetensors", "class_-1.safetensors", "SHARED.SAFETENSORS",
+            "classes_0.safetensors", "class_1000000000.safetensors", "shared.safetensors\0",
+            "manifest.json", "", ".", "..", "..\\x",
         )),
         (renamed(1, 7), "files[1].name: found 7, expected text"),
         (renamed(1, SHARED), f"names {SHARED} 2 times"),
-        (renamed(0, "classes_0.safetensors"), "names classes_0.safetensors 2 times"),
-        (renamed(0, "classes_1.safetensors"), f"does not name {SHARED}"),
+        (renamed(0, "class_0.safetensors"), "names class_0.safetensors 2 times"),
+        (renamed(0, "class_11.safetensors"), f"does not name {SHARED}"),
+        (renamed(1, "class_11.safetensors"), "class_11.safetensors has the labels [0]"),
+        *((labelled(labels), "class_0.safetensors has the labels [") for labels in ([1], [0, 0], [0, 10**9])),
+        (lambda content: content.update(format="dist_condense checkpoint 1"), "names the file 'class_0.safetensors'"),
+        *((lambda content, form=form: content.update(format=form), "its format is not") for form in ("x", None, [])),
         (lambda content: content["files"].clear(), f"does not name {SHARED}"),
         (lambda content: content.update(files="x"), "files: found 'x', expected a list"),
         *((labelled(labels), "files[1].labels[0]: found") for labels in (["0"], [True], [-1], [0.5])),
@@ -153,9 +184,10 @@ def test_a_storage_takes_only_names_below_it(
 
 def test_what_was_changed_is_refused_also_without_assertions(theirs: Path) -> None:
     """`python -O` leaves out every assert, and so what only happens in one."""
-    (theirs / "checkpoints" / FIRST / SHARED).write_bytes(b"EVIL")
+    file = theirs / "checkpoints" / FIRST / SHARED
+    file.write_bytes(b"EVIL" + file.read_bytes()[4:])
     code = "import sys; from dist_condense.job import checkpoint; from dist_condense.system import storage; "
-    code += "checkpoint.newest(storage.storage(sys.argv[1]))"
+    code += "checkpoint.newest(storage.storage(sys.argv[1])).shared()"
     done = subprocess.run([sys.executable, "-O", "-c", code, theirs / "checkpoints"], capture_output=True, text=True)
     assert done.returncode == 1 and "is not what was written" in done.stderr
 
@@ -163,7 +195,7 @@ def test_what_was_changed_is_refused_also_without_assertions(theirs: Path) -> No
 # --- what lies in the files -----------------------------------------------------------------------------------------
 
 
-OWN = "classes_0.safetensors"
+OWN = "class_3.safetensors"
 Tensors = dict[str, Tensor]
 
 
@@ -178,10 +210,22 @@ def sealed(folder: Path, name: str, data: bytes, labels: list[int]) -> None:
     forge(folder, put)
 
 
-def with_tensors(name: str, change: Callable[[Tensors], object], labels: range = range(10)) -> Callable[[Path], None]:
+def with_tensors(name: str, change: Callable[[Tensors], object]) -> Callable[[Path], None]:
     def attack(folder: Path) -> None:
         change(tensors := load((folder / name).read_bytes()))
-        sealed(folder, name, save(tensors), list(labels) if name == OWN else [])
+        sealed(folder, name, save(tensors), [3] if name == OWN else [])
+
+    return attack
+
+
+def with_header(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    return lambda folder: sealed(folder, OWN, change((folder / OWN).read_bytes()), [3])
+
+
+def of_version_1(change: Change) -> Callable[[Path], None]:
+    def attack(folder: Path) -> None:
+        cases.as_version_1(Folder(folder.parent), 2)
+        forge(folder, change)
 
     return attack
 
@@ -198,21 +242,25 @@ def deep(folder: Path) -> None:
 
 
 FORGED: dict[str, tuple[Callable[[Path], None], str]] = {
-    "no tensors": (lambda folder: sealed(folder, OWN, b"\xff" * 64, list(range(10))), f"{OWN} holds no tensors"),
-    "no theta": (lambda folder: sealed(folder, SHARED, b"", []), f"{SHARED} holds no tensors"),
-    "no momentum": (with_tensors(OWN, lambda x: x.pop("buffer.0")), f"{OWN}: buffer.0 is missing"),
-    "no pixels": (with_tensors(OWN, lambda x: x.pop("pixels.9")), f"{OWN}: pixels.9 is missing"),
+    "no tensors": (lambda folder: sealed(folder, OWN, b"\xff" * 64, [3]), f"{OWN}: it holds no tensors"),
+    "no theta": (lambda folder: sealed(folder, SHARED, b"", []), f"{SHARED}: it holds no tensors"),
+    "no momentum": (with_tensors(OWN, lambda x: x.pop("buffer.3")), f"{OWN}: buffer.3 is missing"),
+    "no pixels": (with_tensors(OWN, lambda x: x.pop("pixels.3")), f"{OWN}: pixels.3 is missing"),
+    "another": (with_tensors(OWN, lambda x: x.update({"pixels.4": x.pop("pixels.3")})), f"{OWN}: pixels.3 is missing"),
     "more": (with_tensors(OWN, lambda x: x.update(more=zeros(1))), f"{OWN}: 'more' is no tensor"),
-    "a side": (with_tensors(OWN, lambda x: x.update({"pixels.1": zeros(2, 1, 8, 1)})), "pixels.1 is float32 [2, 1, 8,"),
-    "a type": (with_tensors(OWN, lambda x: x.update({"pixels.1": x["pixels.1"].int()})), "pixels.1 is int32 [2, 1, 8"),
-    "far": (lambda folder: forge(folder, labelled([*range(10), 10**9])), f"{OWN}: class 1000000000 stands 1 times"),
-    "twice": (lambda folder: forge(folder, labelled([*range(10), 3])), f"{OWN}: class 3 stands 2 times"),
-    "few": (
-        with_tensors(OWN, lambda x: [x.pop(name) for name in ("pixels.9", "buffer.9")], range(9)),
-        f"{MANIFEST}: no file has class 9",
-    ),
-    "evil": (lambda folder: sealed(folder, "classes_7.safetensors", b"EVIL", []), "classes_7.safetensors has 0 labels"),
-    "evil 3": (lambda folder: sealed(folder, "classes_7.safetensors", b"EVIL", [3]), "holds no tensors"),
+    "a side": (with_tensors(OWN, lambda x: x.update({"pixels.3": zeros(2, 1, 8, 1)})), "pixels.3 is float32 [2, 1, 8,"),
+    "a type": (with_tensors(OWN, lambda x: x.update({"pixels.3": x["pixels.3"].int()})), "pixels.3 is int32 [2, 1, 8"),
+    "a long type": (with_header(lambda data: data.replace(b'"F32"', b'"F8_"')), f"{OWN}: it holds no tensors"),
+    "a cut": (with_header(lambda data: data[:-4]), f"{OWN}: it holds no tensors"),
+    "no end": (with_header(lambda data: b"\xff" * 8 + data[8:]), f"{OWN}: it holds no tensors"),
+    "far": (lambda folder: sealed(folder, "class_10.safetensors", b"", [10]), "class 10 stands 1 times"),
+    "twice": (lambda folder: forge(folder, labelled([0, 0])), "class_0.safetensors has the labels [0, 0]"),
+    "few": (lambda folder: forge(folder, lambda content: content["files"].pop(4)), f"{MANIFEST}: no file has class 3"),
+    "evil": (lambda folder: sealed(folder, "class_7.safetensors", b"EVIL", []), "class_7.safetensors has 0 labels"),
+    "evil 7": (lambda folder: sealed(folder, "class_7.safetensors", b"EVIL", [7]), "holds no tensors"),
+    "twice 1": (of_version_1(labelled([*range(0, 10, 2), 3])), "class 3 stands 2 times"),
+    "few 1": (of_version_1(labelled([0, 2, 4, 6])), f"{MANIFEST}: no file has class 8"),
+    "far 1": (of_version_1(labelled([*range(0, 10, 2), 10**9])), "class 1000000000 stands 1 times"),
     "labels": (lambda folder: forge(folder, lambda content: content["files"][0].update(labels=[0])), "has 1 labels"),
     "theta": (with_tensors(SHARED, lambda x: x.pop(next(iter(x)))), "is missing"),
     "more theta": (with_tensors(SHARED, lambda x: x.update({"momentum.99": zeros(1)})), "'momentum.99' is no tensor"),

@@ -14,8 +14,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dist_condense.engine.coordinator import ProcessGroupCoordinator
+from dist_condense.engine.errors import RunFailed
 from dist_condense.job import checkpoint, journal
-from dist_condense.job.checkpoint import MANIFEST, SHARED, Checkpoint, Damaged
+from dist_condense.job.checkpoint import MANIFEST, SHARED
 from dist_condense.job.checkpoint_writer import CheckpointWriter
 from dist_condense.job.journal import Journal
 from dist_condense.settings.run_folder import RunFolder
@@ -25,6 +26,8 @@ from tests.engine import cases
 METRICS, STOP = RunFolder.metrics.name, RunFolder.stop.name
 
 CASES = ("dcc", "idc", "idc_pooled_by_kmeans")
+OF_VERSION_1 = ("dc", "herding")
+"""Three workers go on from checkpoints as an earlier program wrote them."""
 ALWAYS = "tracking.checkpoint_minutes=0"
 EVERY_STEP = "tracking.checkpoint_steps=1"
 STEPS = [2, 4, 6]
@@ -79,6 +82,8 @@ def of_three(fallen: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     """Every case as three workers ended it."""
     folder = tmp_path_factory.mktemp("three")
     shutil.copytree(fallen, folder, dirs_exist_ok=True)
+    for name in OF_VERSION_1:
+        cases.as_version_1(Folder(folder / name / "checkpoints"), 2)
     return cases.together(3, {name: (name, ProcessGroupCoordinator) for name in cases.CASES}, folder)
 
 
@@ -109,12 +114,8 @@ def steps_in(metrics: Path) -> list[int]:
     return [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
 
 
-def found_in(folder: Path, told: list[str] | None = None) -> Checkpoint | None:
-    return checkpoint.newest(Folder(folder / "checkpoints"), (told if told is not None else []).append)
-
-
 def committed(folder: Path) -> tuple[int, int]:
-    found = found_in(folder)
+    found = checkpoint.newest(Folder(folder / "checkpoints"))
     return (found.state.steps, found.state.updates) if found else (0, 0)
 
 
@@ -202,7 +203,7 @@ def test_a_warning_saves_once_and_the_run_goes_on(uninterrupted: dict[str, Tenso
 # --- in the middle of a write -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("entry", [SHARED, "classes_0.safetensors", MANIFEST])
+@pytest.mark.parametrize("entry", [SHARED, "class_3.safetensors", MANIFEST])
 def test_a_death_within_the_write_of_a_checkpoint(
     entry: str, uninterrupted: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,7 +298,10 @@ def age(file: Path) -> None:
 @pytest.mark.parametrize(
     ("entry", "damage"),
     [
-        ("classes_0.safetensors", flip),
+        ("class_0.safetensors", flip),
+        ("class_9.safetensors", flip),
+        (SHARED, flip),
+        ("class_9.safetensors", Path.unlink),
         (SHARED, cut),
         (SHARED, Path.unlink),
         (MANIFEST, cut),
@@ -305,24 +309,40 @@ def age(file: Path) -> None:
     ],
 )
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
-    entry: str, damage: Callable[[Path], None], uninterrupted: dict[str, Tensor], tmp_path: Path
+    entry: str,
+    damage: Callable[[Path], None],
+    uninterrupted: dict[str, Tensor],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     assert die("dcc", tmp_path, after(4), EVERY_STEP)
     damage(tmp_path / "checkpoints" / "step_00000004_00000000" / entry)
-    told: list[str] = []
-    found = found_in(tmp_path, told)
-    assert found is not None and found.steps == 3
-    assert len(told) == 1 and f"step_00000004_00000000/{entry}" in told[0] and "step_00000003_00000000" in told[0]
+    capfd.readouterr()
     assert torch.equal(cases.alone("dcc", tmp_path), uninterrupted["dcc"])
+    notes = [line for line in capfd.readouterr().err.splitlines() if "is used instead" in line]
+    assert len(notes) == 1 and f"step_00000004_00000000/{entry}" in notes[0] and "; step_00000003_0" in notes[0]
     assert steps_in(tmp_path / METRICS) == STEPS
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_checkpoint_of_version_1_goes_on(
+    workers: int, fallen: Path, uninterrupted: dict[str, Tensor], tmp_path: Path
+) -> None:
+    """Three workers go on from some as well: :func:`of_three`."""
+    folder = shutil.copytree(fallen / "dcc", tmp_path / "dcc")
+    cases.as_version_1(Folder(folder / "checkpoints"), workers)
+    assert committed(folder) > (0, 0)
+    assert torch.equal(cases.alone("dcc", folder), uninterrupted["dcc"])
 
 
 def test_when_none_is_whole_nothing_starts_over_by_itself(tmp_path: Path) -> None:
     assert die("dcc", tmp_path, after(4), EVERY_STEP)
     for file in (tmp_path / "checkpoints").glob(f"*/{SHARED}"):
         flip(file)
-    with pytest.raises(Damaged, match=r"step_00000004.*step_00000003.*No checkpoint .* is whole; remove them"):
+    before = (tmp_path / METRICS).read_bytes()
+    with pytest.raises(RunFailed, match=r"step_00000004.*step_00000003.*No checkpoint .* is whole; remove them"):
         cases.alone("dcc", tmp_path)
+    assert (tmp_path / METRICS).read_bytes() == before
 
 
 def test_a_network_of_the_pool_that_is_damaged_is_trained_again(

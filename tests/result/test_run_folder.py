@@ -273,7 +273,7 @@ def test_a_link_that_was_put_there_meanwhile_is_not_sent(theirs: Path, outside: 
             server.artifacts(theirs / entry.split("/")[0])
 
 
-@pytest.mark.parametrize("entry", ["checkpoints/step_00000001_00000000/classes_0.safetensors", "metrics.jsonl"])
+@pytest.mark.parametrize("entry", ["checkpoints/step_00000001_00000000/class_0.safetensors", "metrics.jsonl"])
 def test_a_resumed_folder_leads_nowhere_either(
     entry: str, theirs: Path, outside: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

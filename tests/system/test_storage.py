@@ -40,8 +40,11 @@ def test_entries(store: Storage) -> None:
     store.write("a", b"00")
     assert store.names() == ["a", "b"]
     assert (store.read("a"), store.read("b/two")) == (b"00", b"22")
-    with pytest.raises(FileNotFoundError):
-        store.read("b/three")
+    assert (store.head("b/two", 1), store.head("b/two", 9)) == (b"2", b"22")
+    assert store.sizes("b") == {"one": 1, "two": 2} and store.sizes("c") == {}
+    for read in (store.read, lambda name: store.head(name, 1)):
+        with pytest.raises(FileNotFoundError):
+            read("b/three")
     store.remove("b")
     assert store.names() == ["a"]
     with pytest.raises(FileNotFoundError):
@@ -100,10 +103,11 @@ def test_a_start_tries_the_place_of_its_checkpoints(
 
 
 def test_a_manifest_that_an_earlier_version_wrote_is_read(tmp_path: Path) -> None:
-    """It also held the length of metrics.jsonl."""
+    """It also held the length of metrics.jsonl, and a file for each worker."""
     state = checkpoint.State(3, 0, {"seed": 0}, None, "2.15.0", "cpu")
-    files = [asdict(checkpoint.entry_of(checkpoint.SHARED, b""))]
-    content = {"format": checkpoint.FORMAT, **asdict(state), "metrics_bytes": 7, "files": files}
+    files = [checkpoint.entry_of(checkpoint.SHARED, b""), checkpoint.entry_of("classes_3.safetensors", b"", [3, 7])]
+    files = [asdict(file) for file in files]
+    content = {"format": "dist_condense checkpoint 1", **asdict(state), "metrics_bytes": 7, "files": files}
     sealed = json.dumps({**content, checkpoint.SEAL: checkpoint._seal(content)}).encode()
     Folder(tmp_path).write(f"{checkpoint.name_of(3, 0)}/{checkpoint.MANIFEST}", sealed)
     assert checkpoint.opened(Folder(tmp_path), checkpoint.name_of(3, 0)).state == state

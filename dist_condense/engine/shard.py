@@ -1,4 +1,4 @@
-"""The classes that one worker owns: what is learnt of them, its momentum, and the rules by which it moves."""
+"""The classes of one worker: learnt tensors, their momentum, and their update rules."""
 
 from __future__ import annotations
 

@@ -289,7 +289,7 @@ def _problems(name: str, form: str, state: State, entries: Sequence[Entry]) -> I
 
 
 def _seal(content: dict[str, Any]) -> str:
-    """The hash by which a manifest is known to be whole."""
+    """Hash of the content of a manifest, stored in it."""
     return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -232,7 +232,7 @@ class Journal:
         now, minutes = time.monotonic(), self.schedule.minutes
         return Note(
             due=scheduled or now - self._saved >= minutes * 60,
-            stop=(self.files.stop).exists(),
+            stop=self.files.stop.exists(),
             pause=self._pause_of(PACE * self._events / max(now - self._agreed, 1e-9)),
             warned=self.coordinator.warned(),
             problem=self._problem(),

@@ -34,7 +34,7 @@ from dist_condense.system.storage import Folder, Storage
 MANY = 20_000
 """Image files whose headers take long enough for a line that says so."""
 PROBE = "probe"
-"""A small entry, written and removed, by which a start knows that checkpoints can be."""
+"""A small entry that a start writes and removes, to test whether checkpoints can be written."""
 
 
 def check(config: RunConfig, known: Sequence[str] = ()) -> tuple[ImageSet, list[str]]:

@@ -184,7 +184,7 @@ def finish(dest: Path, manifest: Manifest, ffcv: bool, progress: Progress) -> Ma
 
 
 def _begun(dest: Path) -> dict[str, Any]:
-    """The options with which DEST was begun and not finished; empty for a new one."""
+    """The options that an unfinished DEST was started with; empty for a new one."""
     record = dest / RECORDS / IDENTITY
     return records.read(dict[str, Any], record) if record.is_file() else {}
 
@@ -230,7 +230,7 @@ def is_tars(source: str) -> bool:
 
 
 def refuse_others(dest: Path, held: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """DataError naming every option with which DEST was begun differently."""
+    """DataError naming every option that DEST was started with otherwise."""
     keys = [key for key in {**held, **wanted} if held.get(key) != wanted.get(key)]
     shown = [f"{key} was {_shown(held.get(key))}, now {_shown(wanted.get(key))}" for key in keys]
     if shown:

@@ -67,7 +67,7 @@ class ReadAhead:
         """
         began = time.perf_counter()
         future = self._open.pop(ticket)  # a ticket that is kept does not keep its images
-        if future.cancel():  # not begun, so that it may stand behind others in the line
+        if future.cancel():  # not started: it may be queued behind others
             arrival = self._read(ticket)
         else:
             self._places.release()  # before waiting: it may be the one that waits for a place

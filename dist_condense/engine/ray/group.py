@@ -156,7 +156,7 @@ def _not_connected(cluster: join.Cluster | None, error: Exception) -> str:
 
 
 def nodes() -> list[tuple[int, int, int]]:
-    """(CPU cores, GPUs, bytes of memory for workers; 0: not told) of each node of the cluster."""
+    """(CPU cores, GPUs, bytes of memory for workers; 0: not reported) of each node of the cluster."""
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return [(int(node.get("CPU", 0)), int(node.get("GPU", 0)), int(node.get("memory", 0))) for node in alive]
 

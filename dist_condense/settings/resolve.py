@@ -155,8 +155,8 @@ def _keeping(config: RunConfig, dataset: ImageSet, place: _Place) -> Choice:
 
 
 def machines() -> list[tuple[int, int, int]]:
-    """(CPU cores, GPUs, bytes of memory for workers; 0: not reported) of each node of the Ray cluster, which is joined or
-    started.
+    """(CPU cores, GPUs, bytes of memory for workers; 0: not reported) of each node of the Ray cluster, which is joined
+    or started.
     """
     from dist_condense.engine.ray.group import connect, nodes
 

@@ -1,4 +1,4 @@
-"""``python -m dist_condense COMMAND ...``, the same as ``dist-condense COMMAND ...``."""
+"""Command line ``python -m dist_condense COMMAND ...``, the same as ``dist-condense COMMAND ...``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dist_condense.system import signals
 
 
 def main() -> int:
-    """The exit code of the command that this process is for. Signals are answered from here on."""
+    """Run the command of this process, answer signals from now on, and return the exit code."""
     return signals.guarded(_command)
 
 

@@ -18,7 +18,7 @@ class Shard(Protocol):
 
 
 class Theta(Protocol):
-    """theta: the network now (:class:`dist_condense.engine.trajectory.Trajectory`)."""
+    """theta: the current network (:class:`dist_condense.engine.trajectory.Trajectory`)."""
 
     network: nn.Module
 
@@ -26,7 +26,7 @@ class Theta(Protocol):
 
 
 def condense(S: Shard, theta: Theta, K: int, T: int, record: Record) -> None:
-    """K networks; T matching steps per network; theta is drawn before the first and trained between them.
+    """Match K networks for T steps each; theta is drawn before the first step of a network and trained between steps.
 
     Continues after the steps that ``record`` has already seen. Every worker of a run calls this on its own shard.
     """

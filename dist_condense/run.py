@@ -9,7 +9,7 @@ from dist_condense.system import signals
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code. What takes time to import comes within, where signals are answered already."""
+    """Run the command and return its exit code. Slow imports come inside, where signals are answered already."""
     from dist_condense.commands import cli
 
     return cli.run(arguments)

@@ -1,4 +1,4 @@
-"""Selecting: a set of real images, chosen class by class; the same text on one process and on many nodes."""
+"""Selecting: a set of real images, selected class by class; the same text on one process and on many nodes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dist_condense.engine.procedure import Record
 
 
 class Shard(Protocol):
-    """S: the chosen images of the owned classes (:class:`dist_condense.selection.shard.SelectionShard`)."""
+    """S: the selected images of the owned classes (:class:`dist_condense.selection.shard.SelectionShard`)."""
 
     def select(self, network: nn.Module, label: int) -> None: ...
 
@@ -24,10 +24,10 @@ class Theta(Protocol):
 
 
 def select(S: Shard, theta: Theta, classes: int, record: Record) -> None:
-    """Train theta on the whole set, then choose images of one class after the other; a unit is one class.
+    """Train theta on all images, then select images of one class after the other; a unit is one class.
 
-    Continues after the units that ``record`` has already seen. Every worker of a run calls this on its own shard; a
-    class is the work of its owner, and the others go on to the next one at once.
+    Continues after the units that ``record`` has already seen. Every worker of a run calls this on its own shard; the
+    owner of a class selects its images, and the other workers continue with the next class at once.
     """
     for label in range(record.resume(), classes):
         if label == 0:

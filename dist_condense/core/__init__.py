@@ -1,1 +1,1 @@
-"""The methods' parts, on tensors only: no Ray, no files, no configuration."""
+"""Parts of the methods, as functions of tensors: no Ray, no files, no configuration."""

@@ -1,11 +1,11 @@
 """Differentiable siamese augmentation (DSA, Zhao and Bilen 2021) as one colour map, one affine warp and one mask.
 
-A :class:`Draw` holds every random parameter as a tensor; the operations that were not drawn stand at their neutral
-values, so applying it has no branch and no host synchronisation. Applying one draw to real and synthetic images
-makes it siamese by construction. Everything happens in normalised space, where padding and masks are 0.
+A :class:`Draw` holds every random parameter as a tensor; operations that were not drawn have neutral parameters, so
+applying a draw needs no branch and no host synchronisation. Applying one draw to real and synthetic images makes the
+augmentation siamese by construction. Everything happens in normalised space, where padding and masks are 0.
 
-Strengths are those of the published programs: brightness 1, saturation 2, contrast 0.5, crop 1/8, cutout 1/2,
-scale 1.2, rotation 15 degrees.
+Strengths are those of the published programs: brightness 1, saturation 2, contrast 0.5, crop 1/8, cutout 1/2, scale
+1.2, rotation 15 degrees.
 """
 
 from __future__ import annotations
@@ -23,32 +23,34 @@ CROP, CUTOUT, SCALE, DEGREES = 0.125, 0.5, 1.2, 15.0
 
 @dataclass(frozen=True, kw_only=True)
 class Draw:
-    """Parameters of n augmentations (n = 1: one for the whole batch), first dimension n."""
+    """Parameters of n augmentations, with n as first dimension (n = 1: one augmentation for the whole batch)."""
 
     brightness: Tensor
-    """``[n]``: added."""
+    """Offsets ``[n]`` that are added to all values."""
     saturation: Tensor
-    """``[n]``: factor around the mean over channels."""
+    """Factors ``[n]`` around the mean over channels."""
     contrast: Tensor
-    """``[n]``: factor around the mean over the image."""
+    """Factors ``[n]`` around the mean over the image."""
     warp: Tensor
-    """``[n, 2, 3]``: output to input coordinates, both in [-1, 1], as :func:`torch.nn.functional.affine_grid`."""
+    """Maps ``[n, 2, 3]`` from output to input coordinates, both in [-1, 1], as in
+    :func:`torch.nn.functional.affine_grid`.
+    """
     cut: Tensor
-    """``[n, 2, 2]`` int64: (rows, columns) x (from, to) set to 0; from == to: nothing."""
+    """Rectangles ``[n, 2, 2]`` int64 that are set to 0: (rows, columns) x (from, to); empty where from == to."""
 
     def to(
         self, device: torch.device, dtype: torch.dtype, move: Callable[[Tensor, torch.device], Tensor] = Tensor.to
     ) -> Draw:
-        """The draw on a device, each tensor taken there by ``move``."""
+        """Copy the draw to a device and convert its floating-point tensors; ``move`` copies each tensor."""
         return self.mapped(lambda x: move(x.to(dtype) if x.is_floating_point() else x, device))
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Draw:
-        """The draw with each tensor changed."""
+        """Return the draw with ``change`` applied to each tensor."""
         return Draw(**{f.name: change(getattr(self, f.name)) for f in fields(self)})
 
 
 def neutral(n: int) -> Draw:
-    """The draw that changes nothing."""
+    """Return the draw of n augmentations that change nothing."""
     zero, one = torch.zeros(n, dtype=torch.float64), torch.ones(n, dtype=torch.float64)
     return Draw(
         brightness=zero,
@@ -65,7 +67,7 @@ def apply(images: Tensor, draw: Draw) -> Tensor:
 
 
 def colour(images: Tensor, draw: Draw) -> Tensor:
-    """Brightness, then saturation, then contrast."""
+    """Change brightness, then saturation, then contrast."""
     brightness, saturation, contrast = (x.view(-1, 1, 1, 1) for x in (draw.brightness, draw.saturation, draw.contrast))
     images = images + brightness
     grey = images.mean(1, keepdim=True)
@@ -75,7 +77,7 @@ def colour(images: Tensor, draw: Draw) -> Tensor:
 
 
 def warp(images: Tensor, draw: Draw) -> Tensor:
-    """One bilinear sampling with zeros outside; flips and whole-pixel shifts are exact up to rounding."""
+    """Sample once bilinearly with zeros outside; flips and whole-pixel shifts are exact up to rounding."""
     matrices = draw.warp.expand(len(images), 2, 3)
     grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
@@ -98,7 +100,7 @@ def _inside(position: Tensor, interval: Tensor) -> Tensor:
 
 
 def set_colour(draw: Draw, brightness: Tensor, saturation: Tensor, contrast: Tensor) -> Draw:
-    """From u in [0, 1): brightness u - 0.5, saturation 2u, contrast u + 0.5."""
+    """Set brightness u - 0.5, saturation 2u and contrast u + 0.5, each from its own u in [0, 1)."""
     return replace(draw, brightness=brightness - 0.5, saturation=saturation * 2, contrast=contrast + 0.5)
 
 
@@ -117,7 +119,7 @@ def set_crop(draw: Draw, shift: Tensor, size: tuple[int, int]) -> Draw:
 
 
 def set_scale(draw: Draw, factors: Tensor) -> Draw:
-    """``factors`` ``[n, 2]`` = (sx, sy): the image shrinks where they are above 1."""
+    """Scale by ``factors`` ``[n, 2]`` = (sx, sy); factors above 1 shrink the image."""
     return replace(draw, warp=torch.cat([torch.diag_embed(factors), torch.zeros(len(factors), 2, 1)], 2))
 
 
@@ -129,7 +131,7 @@ def set_rotation(draw: Draw, radians: Tensor) -> Draw:
 
 
 def set_cutout(draw: Draw, offset: Tensor, size: tuple[int, int]) -> Draw:
-    """A square of half the side around ``offset`` (int ``[n, 2]``, rows and columns); it may pass the border."""
+    """Cut a square of half the side around ``offset`` (int ``[n, 2]``, rows and columns), clipped at the border."""
     side = torch.tensor([int(s * CUTOUT + 0.5) for s in size])
     start = offset - side // 2
     limit = torch.tensor(size)
@@ -137,17 +139,17 @@ def set_cutout(draw: Draw, offset: Tensor, size: tuple[int, int]) -> Draw:
 
 
 class Sampler:
-    """Uniform draws of n augmentations for images of ``size`` = (rows, columns) from one generator."""
+    """Uniform random numbers for n augmentations of images of ``size`` = (rows, columns), from one generator."""
 
     def __init__(self, n: int, size: tuple[int, int], generator: torch.Generator) -> None:
         self.n, self.size, self.generator = n, size, generator
 
     def uniform(self, *shape: int) -> Tensor:
-        """u in [0, 1), float64 ``[n, *shape]``."""
+        """Draw u in [0, 1), float64 ``[n, *shape]``."""
         return torch.rand(self.n, *shape, generator=self.generator, dtype=torch.float64)
 
     def integers(self, low: int, high: int) -> Tensor:
-        """int64 ``[n]`` in [low, high)."""
+        """Draw int64 ``[n]`` in [low, high)."""
         return torch.randint(low, high, (self.n,), generator=self.generator)
 
 
@@ -180,7 +182,7 @@ def draw_cutout(draw: Draw, sampler: Sampler) -> Draw:
 
 
 def _before_flip(earlier: Draw, later: Draw) -> Draw:
-    """Compose a warp after the one drawn before it (a flip): output -> flipped image -> image."""
+    """Compose a warp with the flip that was drawn before it: output -> flipped image -> image."""
     return replace(later, warp=earlier.warp[..., :2] @ later.warp)
 
 
@@ -198,10 +200,11 @@ OPERATIONS: Mapping[str, Operation] = {
 
 @dataclass(frozen=True)
 class Strategy:
-    """Operations that are always applied, and a list of which one is drawn per batch.
+    """Operations that are always applied, and operations of which one is drawn per batch.
 
-    DSA: ``one_of`` all of its list. IDC: ``always`` (flip), color, cutout; ``one_of`` those of crop, scale, rotate
-    that are listed. A product nobody published is another pair of lists. At most one warp is drawn besides the flip.
+    DSA: ``one_of`` has all operations. IDC: ``always`` has (flip), color and cutout; ``one_of`` has the listed ones of
+    crop, scale and rotate. Unpublished combinations are other pairs of lists. At most one warp is drawn besides the
+    flip.
     """
 
     always: tuple[str, ...] = ()
@@ -211,13 +214,13 @@ class Strategy:
         return bool(self.always or self.one_of)
 
     def without(self, *names: str) -> Strategy:
-        """The strategy less some operations (flip where it changes the label, cutout beside CutMix)."""
+        """Return the strategy without some operations (flip where it changes the label, cutout beside CutMix)."""
         return Strategy(
             tuple(x for x in self.always if x not in names), tuple(x for x in self.one_of if x not in names)
         )
 
     def draw(self, n: int, size: tuple[int, int], generator: torch.Generator) -> Draw:
-        """n draws of magnitudes; which of ``one_of`` is drawn once for all n."""
+        """Draw n sets of magnitudes; the operation of ``one_of`` is drawn once for all n."""
         sampler = Sampler(n, size, generator)
         which = int(torch.randint(len(self.one_of), (), generator=generator)) if self.one_of else 0
         chosen = (*self.always, *self.one_of[which : which + 1])

@@ -1,4 +1,4 @@
-"""CutMix (Yun et al. 2019): a box of every image is that of its partner in the batch, and so is a share of its loss."""
+"""CutMix (Yun et al. 2019): paste a box of another image of the batch into every image, and mix the losses by area."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class CutMix:
-    """One draw for a batch of n (Yun et al. 2019): the box of every image's partner is pasted into it."""
+    """One draw for a batch of n (Yun et al. 2019): a box that is pasted into every image from its partner."""
 
     partner: Tensor
-    """int64 ``[n]``: a permutation."""
+    """Partner of each image, int64 ``[n]``: a permutation."""
     box: tuple[int, int, int, int]
-    """rows from, to, columns from, to."""
+    """Rows from and to, columns from and to, the ends excluded."""
     weight: float
-    """Weight of an image's own label: 1 - area of the box; 1 where the draw left the batch as it is."""
+    """Weight of an image's own label: 1 - area of the box; 1 where the batch is unchanged."""
 
     def images(self, images: Tensor) -> Tensor:
-        """Mix ``[n, C, h, w]``."""
+        """Mix images ``[n, C, h, w]``."""
         top, bottom, left, right = self.box
         mixed = images.clone()
         mixed[:, :, top:bottom, left:right] = images[self.partner, :, top:bottom, left:right]
@@ -30,7 +30,7 @@ class CutMix:
 
 
 def cutmix_box(lam: float, centre: tuple[int, int], size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The box of side int(size * sqrt(1 - lam)) around ``centre`` (row, column), clipped at the border."""
+    """Return the box of side int(size * sqrt(1 - lam)) around ``centre`` (row, column), clipped at the border."""
     cut = [int(s * math.sqrt(1 - lam)) for s in size]
     bounds = [
         min(max(edge, 0), s)
@@ -41,13 +41,13 @@ def cutmix_box(lam: float, centre: tuple[int, int], size: tuple[int, int]) -> tu
 
 
 def mix(partner: Tensor, box: tuple[int, int, int, int], size: tuple[int, int]) -> CutMix:
-    """The draw with the true area of its box as weight."""
+    """Return the draw whose weight follows from the clipped area of its box."""
     area = (box[1] - box[0]) * (box[3] - box[2]) / (size[0] * size[1])
     return CutMix(partner, box, 1 - area)
 
 
 def draw_cutmix(probability: float, n: int, size: tuple[int, int], generator: torch.Generator) -> CutMix:
-    """With ``probability`` a box of area 1 - lam, lam ~ Beta(1, 1) = U(0, 1), else a draw that changes nothing."""
+    """Draw a box of area 1 - lam with ``probability``, lam ~ Beta(1, 1) = U(0, 1), else a draw that changes nothing."""
     happens, lam = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
     centre = [int(torch.randint(s, (), generator=generator)) for s in size]
     partner = torch.randperm(n, generator=generator)
@@ -56,7 +56,7 @@ def draw_cutmix(probability: float, n: int, size: tuple[int, int], generator: to
 
 
 def mixed_loss(logits: Tensor, own: Tensor, partner: Tensor, weight: float) -> Tensor:
-    """Cross-entropy of each image ``[n]``, weighted between its own label and its CutMix partner's.
+    """Return the cross-entropy of each image ``[n]``, weighted between its own label and that of its CutMix partner.
 
     :param own: int64 ``[n]``, or class probabilities ``[n, classes]``; ``partner`` likewise.
     """

@@ -1,7 +1,7 @@
-"""Groupings G: which classes are averaged before the distance is taken.
+"""Groupings G: the classes that are averaged before the distance is taken.
 
-A group of one class is matched alone (DC, IDC, DM); one group of all classes adds the contrastive signal of DCC
-(Lee et al. 2022, eq. 6); anything between is a partition of the classes.
+A group of one class is matched alone (DC, IDC, DM); one group of all classes adds the contrastive signal of DCC (Lee et
+al. 2022, eq. 6); every other partition of the classes is possible.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ Partition = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True)
 class Grouping:
-    """The partition in force at network k and matching step t.
+    """The partition of the classes at network k and matching step t.
 
-    While ``k < warmup_networks and t < warmup_steps`` (both from 0) every class stands alone: DCC's schedule, 250
-    and 10 in the published program.
+    While ``k < warmup_networks and t < warmup_steps`` (both from 0) every class is a group of its own: DCC's schedule,
+    250 and 10 in the published program.
     """
 
     partition: Partition
@@ -27,39 +27,39 @@ class Grouping:
     warmup_steps: int = 0
 
     def groups(self, k: int, t: int) -> Partition:
-        """The groups of step (k, t), each a tuple of labels in ascending order."""
+        """Return the groups of step (k, t), each a tuple of labels in ascending order."""
         warming = k < self.warmup_networks and t < self.warmup_steps
         return per_class(sum(map(len, self.partition))) if warming else self.partition
 
 
 def per_class(classes: int) -> Partition:
-    """Every class alone."""
+    """Return one group for each class."""
     return tuple((c,) for c in range(classes))
 
 
 def pooled(classes: int) -> Partition:
-    """All classes in one group."""
+    """Return one group of all classes."""
     return (tuple(range(classes)),)
 
 
 def random_partition(classes: int, groups: int, seed: int) -> Partition:
-    """``groups`` groups of nearly equal size, drawn once for the run."""
+    """Return ``groups`` groups of nearly equal size, drawn once for the run."""
     order = randomness.permutation(classes, seed, "partition").tolist()
     return canonical(order[g::groups] for g in range(groups))
 
 
 def from_labels(assignment: Sequence[int]) -> Partition:
-    """The partition in which classes with the same number are together (k-means, superclasses)."""
+    """Return the partition in which classes with the same number are in one group (k-means, superclasses)."""
     return canonical([c for c, g in enumerate(assignment) if g == group] for group in set(assignment))
 
 
 def canonical(groups: Iterable[Iterable[int]]) -> Partition:
-    """Sorted groups of sorted labels, empty groups left out."""
+    """Return sorted groups of sorted labels without empty groups."""
     return tuple(sorted(filter(None, (tuple(sorted(group)) for group in groups))))
 
 
 def check_partition(groups: Sequence[Sequence[int]], classes: int) -> Partition:
-    """The given superclasses as a partition.
+    """Return superclasses as a partition.
 
     :raises ValueError: a class is missing, repeated or unknown; the message names the labels.
     """

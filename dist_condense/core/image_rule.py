@@ -1,4 +1,4 @@
-"""How what is learnt of a class moves: SGD, with IDC's shared momentum buffer in closed form."""
+"""Update rule of the learnt tensors of a class: SGD, with IDC's shared momentum buffer in closed form."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 Learnt = dict[str, Tensor]
-"""Named tensors of a class: ``pixels`` ``[ipc, C, h, w]``; and ``labels`` ``[ipc, classes]``, scores whose softmax
-is the label of an image, where a method learns them. Their gradients and momentum have the same names.
+"""Named tensors of a class: ``pixels`` ``[ipc, C, h, w]``; and ``labels`` ``[ipc, classes]``, scores whose softmax is
+the label of an image, where a method learns them. Their gradients and momentum have the same names.
 """
 
 
@@ -18,11 +18,10 @@ is the label of an image, where a method learns them. Their gradients and moment
 class ImageRule:
     """SGD on one learnt tensor of one class.
 
-    :param shared_buffer: number of classes that share one momentum buffer which is stepped once per class, as IDC's
-        program does; what a class sees at its visits is SGD with momentum m**n and learning rate
-        lr * (1 - m**n) / (1 - m). 1: a buffer of its own (DC, DSA, DCC, DM). A deviation: where pixels are clamped and
-        at the very end, the program has not yet stepped the buffer for all classes, so that its last classes are up to
-        half a step behind.
+    :param shared_buffer: number of classes that share one momentum buffer. In IDC's program the buffer is stepped once
+        per class, so each class effectively sees SGD with momentum m**n and learning rate lr * (1 - m**n) / (1 - m). 1:
+        a buffer of its own (DC, DSA, DCC, DM). Deviation: where pixels are clamped and at the very end, the program has
+        not yet stepped the buffer for all classes, so that its last classes are up to half a step behind.
     """
 
     lr: float
@@ -30,18 +29,18 @@ class ImageRule:
     shared_buffer: int = 1
 
     def effective(self) -> tuple[float, float]:
-        """(learning rate, momentum) as one class sees them."""
+        """Return the (learning rate, momentum) that apply to one class."""
         m, n = self.momentum, self.shared_buffer
         return (self.lr * sum(m**i for i in range(n)), m**n)
 
 
 def update(rules: Mapping[str, ImageRule], learnt: Learnt, buffers: Learnt, gradients: Learnt, sound: Tensor) -> Tensor:
-    """One update of a class in place, left out as a whole where a part is not finite or ``sound`` is false: decided on
-    the device.
+    """Update a class in place. The whole update is skipped where any part is not finite or ``sound`` is false; this is
+    decided on the device.
 
     :param buffers: momentum.
-    :param sound: a truth value, whether what the gradients come from is finite.
-    :returns: whether the update was made.
+    :param sound: truth value, whether the tensors that the gradients come from are finite.
+    :returns: truth value, whether the update was made.
     """
     moved, made = {}, sound
     for name, rule in rules.items():

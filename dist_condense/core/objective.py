@@ -1,8 +1,8 @@
 """The one equation:  L(S, theta) = sum_G D( mean_{c in G} phi_c(A(f(S_c))), mean_{c in G} phi_c(A(B_c)) ).
 
-Two ways to its gradient, the same number:
+There are two ways to its gradient, which give the same number:
 
-* one double backward through a class (:meth:`Objective.match`), for a group that is one class;
+* one double backward through a class (:meth:`Objective.match`), for a group of one class;
 * two passes for any group, class and microbatch (:meth:`Objective.statistic`, :meth:`Objective.cotangent`,
   :meth:`Objective.pull_back`): with v = dD/d(statistic of S) held fixed, dL/dS = d/dS <phi(S), v>, so memory grows
   neither with the images nor with the classes nor with the workers.
@@ -20,8 +20,8 @@ from dist_condense.core.distance import Distance
 from dist_condense.core.statistic import Statistic
 
 Examples = dict[str, Tensor]
-"""What a network sees of a class: ``images`` ``[n, C, H, W]`` in its (normalised) space, and ``labels``, int64 ``[n]``
-or class probabilities ``[n, classes]``. Gradients are those of the floating-point tensors, by the same names.
+"""Inputs of a network for one class: ``images`` ``[n, C, H, W]`` in its (normalised) space, and ``labels``, int64
+``[n]`` or class probabilities ``[n, classes]``. Gradients of the floating-point tensors have the same names.
 """
 
 
@@ -29,8 +29,8 @@ or class probabilities ``[n, classes]``. Gradients are those of the floating-poi
 class Objective:
     """A statistic and a distance, evaluated class by class.
 
-    :param microbatch: at most this many images go through the network at once; 0: all of a class. Exact up to the
-        rounding of a sum, for networks that treat images independently.
+    :param microbatch: largest number of images in one pass through the network; 0: all images of a class. Exact up to
+        the rounding of a sum, for networks that treat images independently.
     :param autocast: run the network's forward in bfloat16 (``torch.autocast``); sums stay in float32.
     :param compiled: compile the two hot functions with ``torch.compile`` (the first call takes a minute).
     """
@@ -50,8 +50,10 @@ class Objective:
         object.__setattr__(self, "_inner", torch.compile(inner) if self.compiled else inner)
 
     def match(self, network: nn.Module, examples: Examples, b: Sequence[Tensor]) -> tuple[Tensor, Examples]:
-        """D of one class against the statistic ``b`` of its real images, and the gradient of the examples, by one
-        double backward.
+        """Return D of one class against the statistic ``b`` of its real images, and the gradient of D by example
+        tensor.
+
+        Uses one double backward.
         """
         variable, fixed = _variable(examples)
 
@@ -63,7 +65,7 @@ class Objective:
         return value, gradient
 
     def statistic(self, network: nn.Module, examples: Examples) -> list[Tensor]:
-        """phi of the class batch as detached tensors, summed over microbatches with their weights."""
+        """Return phi of the class batch as detached tensors, summed over microbatches with their weights."""
         with torch.no_grad():
             parts = [
                 [weight * layer for layer in self._value(network, part)]
@@ -72,12 +74,12 @@ class Objective:
         return parts[0] if len(parts) == 1 else [torch.stack(layer).sum(0) for layer in zip(*parts, strict=True)]
 
     def cotangent(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """D(a, b) and v = dD/da, from the statistics of a whole group."""
+        """Return D(a, b) and v = dD/da, from the statistics of a whole group."""
         gradient, value = torch.func.grad_and_value(lambda layers: self.distance(layers, b))(list(a))
         return value, list(gradient)
 
     def pull_back(self, network: nn.Module, examples: Examples, v: Sequence[Tensor]) -> Examples:
-        """The gradient of <phi(examples), v> with v held fixed, microbatch by microbatch."""
+        """Return the gradient of <phi(examples), v> with v held fixed, microbatch by microbatch."""
         with torch.no_grad():
             parts = []
             for weight, part in self._microbatches(examples):
@@ -100,7 +102,7 @@ class Objective:
         return torch.stack([(x * y).sum() for x, y in zip(layers, v, strict=True)]).sum()
 
     def _microbatches(self, examples: Examples) -> list[tuple[float, Examples]]:
-        """Each with its share of the examples."""
+        """Split the examples into microbatches, each with its fraction of all examples."""
         count = len(examples["images"])
         parts = [x.split(self.microbatch or count) for x in examples.values()]
         named = [dict(zip(examples, part, strict=True)) for part in zip(*parts, strict=True)]
@@ -108,6 +110,6 @@ class Objective:
 
 
 def _variable(examples: Examples) -> tuple[Examples, Examples]:
-    """The floating-point tensors, and the others."""
+    """Split examples into the floating-point tensors and the others."""
     variable = {name: x for name, x in examples.items() if x.is_floating_point()}
     return variable, {name: x for name, x in examples.items() if name not in variable}

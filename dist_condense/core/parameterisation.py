@@ -1,4 +1,4 @@
-"""Parameterisation f: how learnt pixels become the images a network sees (IDC, Kim et al. 2022, section 4).
+"""Parameterisation f: the map from learnt pixels to the images that a network sees (IDC, Kim et al. 2022, section 4).
 
 An image h x w with factor n holds n x n tiles of ceil(h/n) x ceil(w/n), or n along one of its axes; each is up-sampled
 bilinearly to h x w. Where n does not divide a side the image is first padded at the right and bottom.
@@ -18,22 +18,24 @@ Grid = tuple[int, int]
 """Rows and columns of tiles."""
 BOTH = "both"
 AXES: dict[str, tuple[bool, bool]] = {BOTH: (True, True), "height": (True, False), "width": (False, True)}
-"""Whether the height and the width of an image are cut."""
+"""Whether the height and the width of an image are cut into tiles."""
 
 
 def grid_of(factor: int, axes: str = BOTH) -> Grid:
-    """``factor`` tiles along each of the axes."""
+    """Return the grid with ``factor`` tiles along each of the axes."""
     rows, columns = (factor if cut else 1 for cut in AXES[axes])
     return rows, columns
 
 
 def tile_size(size: tuple[int, int], grid: Grid) -> tuple[int, int]:
-    """Height and width of a tile of an image of ``size``, rounded up."""
+    """Return the height and width of a tile of an image of ``size``, rounded up."""
     return -(-size[0] // grid[0]), -(-size[1] // grid[1])
 
 
 def pad(images: Tensor, size: tuple[int, int], padding: Sequence[float]) -> Tensor:
-    """``[..., C, h, w]`` to ``[..., C, *size]``: ``padding``, one value or one per channel, at the right and bottom."""
+    """Pad ``[..., C, h, w]`` at the right and bottom to ``[..., C, *size]`` with ``padding``, one value or one per
+    channel.
+    """
     grown = (0, size[1] - images.shape[-1], 0, size[0] - images.shape[-2])
     if not any(grown):
         return images
@@ -43,7 +45,9 @@ def pad(images: Tensor, size: tuple[int, int], padding: Sequence[float]) -> Tens
 
 
 def tiles(images: Tensor, grid: Grid, padding: Sequence[float]) -> Tensor:
-    """``[n, C, h, w]`` to ``[tiles * n, C, h, w]``: all images' first tile, then all second tiles, row by row."""
+    """Cut ``[n, C, h, w]`` into ``[tiles * n, C, h, w]``: the first tile of all images, then all second tiles, row by
+    row.
+    """
     size = (images.shape[-2], images.shape[-1])
     (rows, columns), (height, width) = grid, tile_size(size, grid)
     padded = pad(images, (rows * height, columns * width), padding)
@@ -53,7 +57,7 @@ def tiles(images: Tensor, grid: Grid, padding: Sequence[float]) -> Tensor:
 
 
 def uniform(images: Tensor, form: MultiFormation, factor: int) -> tuple[Tensor, Tensor]:
-    """Every image decoded with ``factor``; the second result is the source of each decoded image, int64."""
+    """Decode every image with ``factor``; also return the source image of each decoded image, int64."""
     sources, grid = torch.arange(len(images), device=images.device), grid_of(factor, form.axes)
     if grid == (1, 1):
         return images, sources
@@ -61,13 +65,13 @@ def uniform(images: Tensor, form: MultiFormation, factor: int) -> tuple[Tensor, 
 
 
 def multi(images: Tensor, form: MultiFormation, factor: int) -> tuple[Tensor, Tensor]:
-    """Factors 1 to ``factor``, concatenated."""
+    """Decode with factors 1 to ``factor`` and concatenate."""
     parts = [uniform(images, form, f) for f in range(1, factor + 1)]
     return torch.cat([x for x, _ in parts]), torch.cat([s for _, s in parts])
 
 
 def bounded(images: Tensor, form: MultiFormation, factor: int) -> tuple[Tensor, Tensor]:
-    """As many images as ``form.budget`` decoded images allow with the largest factor, and so on down to 1."""
+    """Decode as many images as ``form.budget`` decoded images allow with the largest factor, and so on down to 1."""
     parts, start = [], 0
     for f, count in bounded_plan(len(images), factor, form.budget, form.axes):
         decoded, sources = uniform(images[start : start + count], form, f)
@@ -77,7 +81,9 @@ def bounded(images: Tensor, form: MultiFormation, factor: int) -> tuple[Tensor, 
 
 
 def bounded_plan(images: int, factor: int, budget: int, axes: str = BOTH) -> list[tuple[int, int]]:
-    """(factor, number of images) of :func:`bounded`, from the largest factor down, empty parts left out."""
+    """Return (factor, number of images) of each part of :func:`bounded`, from the largest factor down, without empty
+    parts.
+    """
     plan, decoded, remaining = [], 0, images
     for f in range(factor, 1, -1):
         tiled = prod(grid_of(f, axes))
@@ -94,11 +100,11 @@ DECODINGS: dict[str, Decoding] = {"uniform": uniform, "multi": multi, "bounded":
 
 @dataclass(frozen=True)
 class MultiFormation:
-    """Multi-formation with ``factor`` >= 1 (1: pixels as they are).
+    """Multi-formation with ``factor`` >= 1 (1: pixels are used unchanged).
 
     :param decoding: one of :data:`DECODINGS`, used in condensation.
-    :param budget: decoded images per class that ``bounded`` may reach.
-    :param padding: as a pixel, see :func:`pad`.
+    :param budget: largest number of decoded images per class for ``bounded``.
+    :param padding: one value or one per channel, see :func:`pad`.
     :param axes: one of :data:`AXES`, along which an image is cut (time alone, of a spectrogram).
     """
 
@@ -111,18 +117,18 @@ class MultiFormation:
 
     @property
     def tiles(self) -> int:
-        """Of an image."""
+        """Number of tiles of an image."""
         return prod(grid_of(self.factor, self.axes))
 
     def decode(self, images: Tensor) -> Tensor:
-        """Images of one class ``[ipc, C, h, w]`` to decoded ones ``[m, C, h, w]`` for matching."""
+        """Decode images of one class ``[ipc, C, h, w]`` to ``[m, C, h, w]`` for matching."""
         return self.decoding(images, self, self.factor)[0]
 
     def sources(self, ipc: int) -> Tensor:
-        """The image that each decoded one of :meth:`decode` comes from, int64 ``[m]``."""
+        """Return the source image of each image that :meth:`decode` returns, int64 ``[m]``."""
         blank = torch.empty(ipc, 1, self.factor, self.factor)
         return self.decoding(blank, replace(self, padding=(0.0,)), self.factor)[1]
 
     def decode_for_training(self, images: Tensor) -> Tensor:
-        """The decoding that training on the set uses: uniform, ``[tiles * ipc, C, h, w]``."""
+        """Decode uniformly to ``[tiles * ipc, C, h, w]``, as training on the set does."""
         return uniform(images, self, self.factor)[0]

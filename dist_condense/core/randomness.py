@@ -1,8 +1,8 @@
-"""Every random draw is a function of a key, never of a worker, the clock or a global state.
+"""Keyed randomness: every draw is a function of a key, never of a worker, the clock or a global state.
 
-The published programs seed from the wall clock (DC, DSA, DCC) or once per process (IDC). Here a draw is keyed by
-(run seed, purpose, integers such as network k, step t, update u, class, epoch), so that any worker at any time,
-also after a restart, draws the same numbers.
+The published programs seed from the wall clock (DC, DSA, DCC) or once per process (IDC). Here a draw is keyed by (run
+seed, purpose, integers such as network k, step t, update u, class, epoch), so that any worker at any time, also after a
+restart, draws the same numbers.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ import torch
 
 
 def key(seed: int, purpose: str, *integers: int) -> int:
-    """A 63-bit integer from blake2b over (seed, purpose, integers); the order of the integers counts."""
+    """Return a 63-bit integer from blake2b over (seed, purpose, integers); the order of the integers counts."""
     message = purpose.encode() + b"\0" + struct.pack(f"<{len(integers) + 1}q", seed, *integers)
     return int.from_bytes(hashlib.blake2b(message, digest_size=8).digest(), "little") >> 1
 
 
 def generator(seed: int, purpose: str, *integers: int) -> torch.Generator:
-    """A CPU generator seeded by :func:`key`. Draws are made on the CPU so that every device sees the same ones."""
+    """Return a CPU generator seeded by :func:`key`. Draws are made on the CPU so that they are equal for every device.
+    """
     return torch.Generator().manual_seed(key(seed, purpose, *integers))
 
 
 @contextmanager
 def layers_keyed(device: torch.device, seed: int, purpose: str, *integers: int) -> Iterator[None]:
-    """While it is entered, layers that draw by themselves (dropout, blocks left out) draw by :func:`key`.
+    """Seed the draws of layers (dropout, stochastic depth) by :func:`key` inside the context.
 
-    They know torch's own generators alone: these are seeded and put back afterwards.
+    Such layers use torch's global generators, which are seeded on entry and restored on exit.
     """
     on_gpu = device.type == "cuda"
     with torch.random.fork_rng(devices=[device] if on_gpu else []):
@@ -42,19 +43,21 @@ def layers_keyed(device: torch.device, seed: int, purpose: str, *integers: int) 
 
 
 def permutation(count: int, seed: int, purpose: str, *integers: int) -> torch.Tensor:
-    """A keyed permutation of 0..count-1, int64 ``[count]``."""
+    """Return a keyed permutation of 0..count-1, int64 ``[count]``."""
     return torch.randperm(count, generator=generator(seed, purpose, *integers))
 
 
 def draw_without_replacement(count: int, wanted: int, seed: int, purpose: str, *integers: int) -> torch.Tensor:
-    """``wanted`` different indices below ``count``, int64; all of them, in random order, where there are fewer."""
+    """Draw ``wanted`` different indices below ``count``, int64; all of them in random order if ``count`` is smaller."""
     return permutation(count, seed, purpose, *integers, 0)[:wanted]  # 0: as runs of earlier versions drew
 
 
 def epoch_batch(count: int, batch: int, visit: int, seed: int, purpose: str, *integers: int) -> torch.Tensor:
-    """Batch number ``visit`` of a loader that permutes ``count`` items each epoch and drops the incomplete batch.
+    """Return batch number ``visit`` of a loader that permutes ``count`` items each epoch and drops the incomplete
+    batch.
 
-    A function of ``visit`` alone: there is no cursor to save. With ``count < batch`` a batch holds each item once.
+    The batch is a function of ``visit`` alone: there is no cursor to save. If ``count < batch``, every batch contains
+    each item once.
     """
     batch = min(batch, count)
     epoch, position = divmod(visit, count // batch)
@@ -65,8 +68,10 @@ def epoch_batch(count: int, batch: int, visit: int, seed: int, purpose: str, *in
 def endless_batches(
     count: int, batch: int, first: int, seed: int, purpose: str, *integers: int
 ) -> Iterator[torch.Tensor]:
-    """Batches ``first``, ``first + 1``, ... of a loader that permutes ``count`` items each epoch, keeps the incomplete
-    batch of an epoch and never restarts; int64 indices. What a batch holds is a function of its number alone.
+    """Yield batches ``first``, ``first + 1``, ... of a loader that permutes ``count`` items each epoch, keeps the
+    incomplete batch of an epoch and never restarts.
+
+    A batch, int64 indices, is a function of its number alone.
     """
     epoch, position = divmod(first, -(-count // batch))
     while True:

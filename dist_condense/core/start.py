@@ -1,6 +1,6 @@
-"""How what is learnt starts: pixels as noise, real images, or tiles of several real images; labels near one-hot.
+"""Initial values of the learnt tensors: pixels from noise, real images or tiles of real images; labels near one-hot.
 
-A way in which pixels start is one line of `STARTS`.
+Each way to start the pixels is one line of `STARTS`.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from torch import Tensor
 from dist_condense.core.parameterisation import Grid, tile_size
 
 SURE = 0.9
-"""Probability of an image's own class, where labels are learnt."""
+"""Initial probability of an image's own class, where labels are learnt."""
 
 
 def scores(label: int, ipc: int, classes: int) -> Tensor:
-    """``[ipc, classes]`` whose softmax is :data:`SURE` at the class, the rest spread evenly."""
+    """Return scores ``[ipc, classes]`` whose softmax is :data:`SURE` at the class and uniform elsewhere."""
     gap = math.log(SURE / (1 - SURE) * (classes - 1))
     return gap * torch.eye(classes)[[label] * ipc]
 
 
 def mixed_tiles(images: Tensor, grid: Grid) -> Tensor:
-    """``[n * tiles, C, h, w]`` real images to ``[n, C, h, w]`` whose tiles are these, shrunk by nearest neighbour.
+    """Combine ``[n * tiles, C, h, w]`` real images, shrunk by nearest neighbour, to the tiles of ``[n, C, h, w]``.
 
-    Image i holds the images i * tiles and following, row by row. Two deviations from IDC's program: it takes the
-    first images of the class, here the caller draws them by key; where the factor does not divide a side h, it
-    shrinks some to a pixel less, here all have the side ceil(h / factor) of a decoded tile, cut at the border.
+    Image i contains the images i * tiles and following, row by row. Two deviations from IDC's program: it takes the
+    first images of the class, here the caller draws them by key; where the factor does not divide a side h, it shrinks
+    some to a pixel less, here all have the side ceil(h / factor) of a decoded tile, cut at the border.
     """
     size = (images.shape[-2], images.shape[-1])
     small = F.interpolate(images, size=tile_size(size, grid), mode="nearest")
@@ -41,11 +41,11 @@ def mixed_tiles(images: Tensor, grid: Grid) -> Tensor:
 
 @dataclass(frozen=True)
 class Material:
-    """What the pixels of one class can start from.
+    """Inputs from which the pixels of one class can start.
 
     :param grid: rows and columns of the tiles of an image.
     :param real: real images of the class, ``[ipc * PixelStart.images(grid), C, h, w]``, as pixels.
-    :param noise: draws pixels, ``[ipc, C, h, w]``.
+    :param noise: function that draws pixels, ``[ipc, C, h, w]``.
     """
 
     grid: Grid
@@ -55,10 +55,10 @@ class Material:
 
 @dataclass(frozen=True)
 class PixelStart:
-    """A way to start.
+    """One way to initialise pixels.
 
-    :param images: the grid of tiles to the number of real images that one learnt image starts from.
-    :param pixels: the pixels of a class, ``[ipc, C, h, w]``.
+    :param images: function from the grid of tiles to the number of real images per learnt image.
+    :param pixels: function that returns the pixels of a class, ``[ipc, C, h, w]``.
     """
 
     images: Callable[[Grid], int]

@@ -1,9 +1,9 @@
-"""Statistics phi of a batch of one class, the second choice of the equation: what is matched.
+"""Statistics phi of a batch of one class: the quantity that is matched.
 
-``phi(network, images, labels)`` is a list of tensors, differentiable in ``images`` and not in the network, which
-is read and left as it is. ``images`` are ``[n, C, H, W]`` in normalised space; ``labels`` are int64 ``[n]``, or
-class probabilities ``[n, classes]``, in which phi is differentiable, too. Both statistics are means over the
-images, so microbatches add up with weights n_i / n.
+``phi(network, images, labels)`` is a list of tensors, differentiable in ``images`` and not in the network, which is not
+changed. ``images`` are ``[n, C, H, W]`` in normalised space; ``labels`` are int64 ``[n]``, or class probabilities ``[n,
+classes]``, in which phi is also differentiable. Both statistics are means over the images, so microbatches add up with
+weights n_i / n.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ PARAMETERS: dict[str, Parameters] = {
 
 
 class Statistic(Protocol):
-    """phi: a class batch to a list of tensors."""
+    """Map phi from a batch of one class to a list of tensors."""
 
     @property
     def batch_statistics(self) -> bool:
-        """Whether a BatchNorm layer would be read in training mode, which couples all images of a batch."""
+        """Whether BatchNorm layers must be in training mode, which couples all images of a batch."""
         ...
 
     @property
@@ -43,7 +43,7 @@ class Statistic(Protocol):
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]: ...
 
     def value(self, network: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]:
-        """The same numbers without a way back to the images, for real images."""
+        """Return the same numbers without a graph to the images, for real images."""
         ...
 
 
@@ -60,7 +60,10 @@ class Gradient:
         return list(torch.func.grad(_loss)(chosen, rest, network, images, labels).values())
 
     def value(self, network: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]:
-        """By an ordinary backward: a functional one also records itself, and rounds differently in the last bit."""
+        """Compute the gradient by an ordinary backward pass.
+
+        A functional gradient rounds differently in the last bit because it records its own graph.
+        """
         chosen, rest = self._parameters(network)
         chosen = {name: p.requires_grad_() for name, p in chosen.items()}
         with torch.enable_grad():
@@ -68,7 +71,7 @@ class Gradient:
         return list(torch.autograd.grad(loss, list(chosen.values())))
 
     def _parameters(self, network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Those that count and the others, detached."""
+        """Split the detached parameters into selected and other ones."""
         parameters = {name: p.detach() for name, p in network.named_parameters()}
         chosen = {name: p for name, p in parameters.items() if self.parameters(name, p)}
         return chosen, {name: p for name, p in parameters.items() if name not in chosen}
@@ -76,7 +79,7 @@ class Gradient:
 
 @dataclass(frozen=True)
 class Embedding:
-    """Mean feature before the classifier (DM eq. 5). One tensor of shape ``[features]``."""
+    """Mean feature before the classifier (DM eq. 5): one tensor ``[features]``."""
 
     batch_statistics: bool = True
     reads_labels: bool = False
@@ -92,7 +95,7 @@ STATISTICS: dict[str, Callable[[Parameters], Statistic]] = {
     "gradient": Gradient,
     "embedding": lambda parameters: Embedding(),
 }
-"""By the parameters that a gradient is taken of."""
+"""Statistics by name, as functions of the parameters with respect to which a gradient is taken."""
 
 
 def _loss(

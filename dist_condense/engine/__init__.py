@@ -1,1 +1,1 @@
-"""Class shards, what they say to each other, and the worker group that runs them."""
+"""Class shards, their communication, and the worker group that runs them."""

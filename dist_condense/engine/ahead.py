@@ -1,4 +1,4 @@
-"""Items of an iterator, made in the background before they are asked for."""
+"""Items of an iterator, made in the background before they are requested."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ DEPTH = 2
 
 
 class Ahead(Generic[Item]):
-    """Runs an iterator in a thread of its own, from now on, at most ``depth`` items ahead.
+    """Iterate in a separate thread, which starts immediately and stays at most ``depth`` items ahead.
 
-    An error of the iterator rises where its item would have come.
+    An error of the iterator is raised in place of the item.
     """
 
     def __init__(self, items: Iterator[Item], depth: int = DEPTH) -> None:
         self.waited = 0.0
-        """Seconds that the consumer has waited."""
+        """Seconds that the consumer has waited for items."""
         self._made: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue(depth)
         self._stopped = False
         Background("ahead", lambda: self._run(items), self._stop)

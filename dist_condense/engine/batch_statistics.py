@@ -2,8 +2,8 @@
 
 DC's program makes one forward in training mode over 16 real images of every class before each matching step, then
 matches in evaluation mode. In shards: layer by layer in the order of execution, every worker streams its own classes
-through the network, whose earlier layers already normalise with the statistics of the whole batch; per class the
-sums of x and x^2 are added exactly, so the result does not depend on who owns what. Costs one forward per layer.
+through the network, whose earlier layers already normalise with the statistics of the whole batch; per class the sums
+of x and x^2 are added exactly, so the result does not depend on the ownership of classes. Costs one forward per layer.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from dist_condense.networks import batch_norms
 def refresh_running_statistics(
     network: nn.Module, images: Callable[[], Mapping[int, Tensor]], classes: int, coordinator: Coordinator
 ) -> None:
-    """Move the running averages once (torch's momentum, 0.1) by the batch that all classes make together.
+    """Update the running averages once (torch's momentum, 0.1) by the batch that the images of all classes form.
 
-    :param images: gives ``{label: [n, C, h, w]}`` of the owned classes; not called for networks without BatchNorm.
+    :param images: returns ``{label: [n, C, h, w]}`` of the owned classes; not called for networks without BatchNorm.
     :param classes: number of classes over all workers.
     """
     layers = [cast(_BatchNorm, layer) for _, layer in batch_norms(network)]
@@ -54,7 +54,8 @@ def refresh_running_statistics(
 def _layer_sums(
     network: nn.Module, layer: _BatchNorm, own: Mapping[int, Tensor], classes: int, coordinator: Coordinator
 ) -> Tensor:
-    """float64 ``[2 * features + 1]``: sums of x, of x^2, and the count, at the input of a layer over all classes."""
+    """Return sums of x, of x^2 and the count at the input of a layer over all classes, float64 ``[2 * features + 1]``.
+    """
     parts: list[tuple[int, Tensor]] = []
 
     def collect(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -75,7 +76,7 @@ def _layer_sums(
 def _execution_order(
     network: nn.Module, layers: list[_BatchNorm], own: Mapping[int, Tensor], coordinator: Coordinator
 ) -> list[_BatchNorm]:
-    """The layers as a forward meets them; a worker without classes learns it from another."""
+    """Return the layers in the order of execution; a worker without classes receives it from another."""
     order: list[int] = []
     hooks = [layer.register_forward_pre_hook(lambda *_, i=i: order.append(i)) for i, layer in enumerate(layers)]
     try:

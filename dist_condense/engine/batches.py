@@ -1,6 +1,6 @@
-"""Global batches that train theta: the key says which images, the owners contribute theirs.
+"""Global batches that train theta: a key determines their images, and the owners of the classes contribute them.
 
-A batch does not know the workers: every worker ends up with the same rows, so that CutMix mixes the whole batch.
+A batch does not depend on the number of workers: every worker receives all rows, so that CutMix mixes the whole batch.
 """
 
 from __future__ import annotations
@@ -22,44 +22,45 @@ from dist_condense.engine.coordinator import Coordinator, Placement
 from dist_condense.system.transfer import Arrival, Transfer, to_device
 
 Batch = tuple[Tensor, Tensor]
-"""Images ``[B, C, H, W]`` in normalised space and labels, int64 ``[B]`` or class probabilities ``[B, classes]``; the
-same on every worker."""
+"""Images ``[B, C, H, W]`` in normalised space and labels, int64 ``[B]`` or class probabilities ``[B, classes]``; equal
+on all workers.
+"""
 Gathered = tuple[Arrival, Tensor]
-"""The same as stored, on their way to the device."""
+"""A batch of images as stored, in transfer to the device, and its labels."""
 Stretch = tuple[int, int, int]
 """Network k, step t, and the first batch."""
 
 
 class Batches(Protocol):
-    """A source of global batches for one stretch of training: that after matching step t of network k."""
+    """Source of global batches, for one segment of training at a time: the one after matching step t of network k."""
 
     waited: float
     """Seconds that training has waited for images to be read."""
 
     def announce(self, k: int, t: int) -> None:
-        """This stretch comes next; what can be done before, may begin."""
+        """Announce the next segment, so that preparing it can start."""
         ...
 
     def stretch(self, k: int, t: int, first: int = 0) -> Iterator[Batch]:
-        """All batches of the stretch but those before ``first``."""
+        """Yield the batches of the segment from number ``first`` on."""
         ...
 
 
 @dataclass
 class RealBatches:
-    """Real images of all classes, gathered from their owners ahead of need by a thread of its own.
+    """Real images of all classes, gathered from their owners ahead of need in a separate thread.
 
-    Stretches walk through shuffled passes over all images, each where the one before ended, as in IDC's program, whose
-    loader goes on from one call of ``train_epoch`` to the next. A stretch is b batches, and that of (k, t) is the
-    batches s b to (s + 1) b - 1 with s = k T + t, so that it can be had without those before it. (The program trains
-    theta after step T - 1, too; those batches are passed over here.) Deviations: its stretch counts images, so that
-    it takes one batch more where an incomplete one, at the end of a pass, leaves it below ``amount``, and it ends at
-    one pass at most; its pre-training goes through the same loader, :meth:`passes` are shuffled on their own; on
-    ImageNet-100 it drops the incomplete batches.
+    Segments follow each other through shuffled passes over all images, as in IDC's program, whose loader continues from
+    one call of ``train_epoch`` to the next. A segment is b batches, and that of (k, t) consists of the batches s b to
+    (s + 1) b - 1 with s = k T + t, so that it can be read without those before it. (The program trains theta after step
+    T - 1, too; those batches are skipped here.) Deviations: a segment of the program counts images, so that it has one
+    more batch where an incomplete one, at the end of a pass, leaves it below ``amount``, and it ends at one pass at
+    most; its pre-training uses the same loader, :meth:`passes` are shuffled separately; on ImageNet-100 it drops the
+    incomplete batches.
 
-    :param counts: real images of every class, also of those that others own.
-    :param coordinator: a line of its own (:meth:`Coordinator.beside`).
-    :param amount: images of one stretch; whole batches until reached (500 by 64: b = 8).
+    :param counts: real images of every class, owned or not.
+    :param coordinator: one with a process group of its own (:meth:`Coordinator.beside`).
+    :param amount: least number of images in a segment of whole batches (500 by 64: b = 8).
     :param matching_steps: T
     """
 
@@ -75,7 +76,7 @@ class RealBatches:
     amount: int
     matching_steps: int
     stored: torch.dtype = torch.uint8
-    """Of the images."""
+    """Dtype of the stored images."""
     waited: float = 0.0
     """Seconds that training has waited for images."""
     _coming: tuple[Stretch, Ahead[Gathered]] | None = None
@@ -84,18 +85,18 @@ class RealBatches:
         self._transfer = Transfer(self.placement.device)
 
     def announce(self, k: int, t: int) -> None:
-        """Begin to gather a stretch. Every worker announces the same ones."""
+        """Start to gather a segment. Every worker announces the same segments."""
         self._begin((k, t, 0))
 
     def stretch(self, k: int, t: int, first: int = 0) -> Iterator[Batch]:
-        """As many batches as ``amount`` needs; one that ends a pass may be smaller."""
+        """Yield the batches that reach ``amount``; the last batch of a pass may be smaller."""
         if self._coming is None or self._coming[0] != (k, t, first):
             self._begin((k, t, first))
         coming, self._coming = cast(tuple[Stretch, Ahead[Gathered]], self._coming), None
         return self._ready(coming[1])
 
     def passes(self, epochs: int, *key: int, first: int = 0) -> Iterator[Batch]:
-        """``epochs`` shuffled passes over all real images, the incomplete batch of a pass kept."""
+        """Yield ``epochs`` shuffled passes over all real images, with the incomplete batch of each pass."""
         self._drop()
         orders = (randomness.permutation(sum(self.counts), self.seed, "real passes", *key, e) for e in range(epochs))
         positions = (x for order in orders for x in order.split(self.batch))
@@ -110,15 +111,15 @@ class RealBatches:
         self._coming = stretch, Ahead(map(self._gather, islice(positions, length - first)))
 
     def _drop(self) -> None:
-        """Gather to its end what was announced and nobody wants: two threads must not share the line, and each
-        worker's has to say the same on it, so that none may stop where it stands.
+        """Drain a prefetch that is no longer needed: two threads must not use one process group, and every worker must
+        issue the same collectives.
         """
         if self._coming is not None:
             deque(self._coming[1], maxlen=0)
             self._coming = None
 
     def _gather(self, positions: Tensor) -> Gathered:
-        """In the thread that reads ahead."""
+        """Gather the images at these positions of the concatenated classes. Runs in the thread that reads ahead."""
         ends = torch.tensor(self.counts).cumsum(0)
         labels = torch.searchsorted(ends, positions, right=True)
         within = positions - (ends - torch.tensor(self.counts))[labels]
@@ -137,23 +138,23 @@ class RealBatches:
 
 
 class Pixels(Protocol):
-    """What :class:`SyntheticBatches` reads of a shard."""
+    """The part of a shard that :class:`SyntheticBatches` reads."""
 
     @property
     def labels(self) -> Sequence[int]: ...
 
     def training_images(self, label: int) -> Tensor:
-        """Decoded images of a class in normalised space ``[m, C, H, W]``."""
+        """Return the decoded images of a class in normalised space ``[m, C, H, W]``."""
         ...
 
     def training_labels(self, label: int) -> Tensor:
-        """Their learnt labels ``[m, classes]``; asked for where labels are learnt."""
+        """Return their learnt labels ``[m, classes]``; called only where labels are learnt."""
         ...
 
 
 @dataclass
 class SyntheticBatches:
-    """The synthetic images of all classes, ``epochs`` shuffled passes a stretch, incomplete batches kept.
+    """Synthetic images of all classes: ``epochs`` shuffled passes per segment, with incomplete batches.
 
     :param per_class: decoded images per class.
     :param soft: whether labels are learnt.
@@ -172,10 +173,10 @@ class SyntheticBatches:
     waited: float = 0.0
 
     def announce(self, k: int, t: int) -> None:
-        """Nothing can be done before the set is what it then will be."""
+        """Do nothing: the set is not known before its segment starts."""
 
     def stretch(self, k: int, t: int, first: int = 0) -> Iterator[Batch]:
-        """Passes over the set as it is now."""
+        """Yield shuffled passes over the current set."""
         decoded = {c: self.shard.training_images(c) for c in self.shard.labels}
         learnt = {c: self.shard.training_labels(c) for c in self.shard.labels if self.soft}
         count, seed = self.classes * self.per_class, self.seed
@@ -186,7 +187,9 @@ class SyntheticBatches:
             yield images, self._rows(positions, learnt, self.classes) if self.soft else labels
 
     def _rows(self, positions: Tensor, own: dict[int, Tensor], *shape: int) -> Tensor:
-        """``[B, *shape]``: rows of the classes' tensors ``[per_class, *shape]``, from the workers that have them."""
+        """Return rows ``[B, *shape]`` of the classes' tensors ``[per_class, *shape]``, each from the owner of its
+        class.
+        """
         labels, within = positions // self.per_class, positions % self.per_class
         device, dtype = self.placement.device, self.placement.dtype
         found = torch.zeros(len(positions), *shape, dtype=dtype, device=device)
@@ -197,7 +200,7 @@ class SyntheticBatches:
 
 
 class NoBatches:
-    """theta is not trained."""
+    """Batches of a theta that is not trained: none."""
 
     waited = 0.0
 

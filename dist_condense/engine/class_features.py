@@ -1,4 +1,4 @@
-"""Features of real images: of all images of a class, for selections; mean ones of classes, for groupings by k-means."""
+"""Features of real images: of all images of a class, for selections; means over classes, for groupings by k-means."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from dist_condense.data.reading.source import ClassSource
 from dist_condense.engine.coordinator import Coordinator, Placement
 
 IMAGES = 128
-"""Images through the network at once, and images of a class that its mean feature is taken of."""
+"""Images in one pass through the network, and largest number of images of a class in its mean feature."""
 
 
 @torch.no_grad()
 def embeddings(
     network: nn.Module, source: ReadAhead, label: int, count: int, statistics: ChannelStatistics, placement: Placement
 ) -> Tensor:
-    """Features of all ``count`` images of a class, ``[count, d]`` on the CPU, without augmentation.
+    """Return the features of all ``count`` images of a class, ``[count, d]`` on the CPU, without augmentation.
 
-    Images are streamed; the features of the one class are all that stays in memory.
+    Images are streamed; only the features of the one class stay in memory.
 
     :param network: in evaluation mode.
     """
@@ -49,7 +49,7 @@ def class_features(
     placement: Placement,
     shape: tuple[int, int, int],
 ) -> Tensor:
-    """Mean embedding ``[classes, features]`` of the first images of every class, the same on every worker."""
+    """Return the mean embedding ``[classes, features]`` of the first images of every class, equal on all workers."""
     network = network.to(placement.device, placement.dtype).eval()
     width = network.embed(torch.zeros(1, *shape, device=placement.device, dtype=placement.dtype)).shape[1]  # type: ignore[operator]
     means = torch.zeros(len(counts), width, dtype=placement.dtype, device=placement.device)
@@ -60,6 +60,6 @@ def class_features(
 
 
 def kmeans_partition(features: Tensor, number: int, seed: int) -> Partition:
-    """``number`` groups of classes whose mean features are near each other."""
+    """Cluster the classes into ``number`` groups by their mean features."""
     fitted = KMeans(number, random_state=seed % 2**32, n_init=10).fit(features.double().numpy())
     return from_labels(fitted.labels_.tolist())

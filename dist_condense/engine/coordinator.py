@@ -1,7 +1,7 @@
-"""What the class shards of a run say to each other.
+"""Communication between the class shards of a run.
 
-Every worker runs the same text; where the text needs the others it asks its Coordinator. On one process the
-communication is simply skipped, the arithmetic is the same.
+Every worker runs the same code, which calls its Coordinator where it needs the other workers. On one process the
+communication is simply skipped; the arithmetic is the same.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from dist_condense.engine.roll_call import RollCall
 
 
 class Traffic:
-    """Bytes that a worker has handed to reductions on all its lines, each the business of one thread."""
+    """Bytes that a worker has passed to reductions in all its process groups, each used by one thread."""
 
     def __init__(self) -> None:
         self.bytes = 0
         self._lock = threading.Lock()
 
     def add(self, tensor: Tensor) -> None:
-        """One more; its size is known without asking the device."""
+        """Count a tensor; its size is known without a device synchronisation."""
         with self._lock:
             self.bytes += tensor.nbytes
 
@@ -45,12 +45,12 @@ class Coordinator(ABC):
 
     reproducible: bool = True
     step: int | None = field(default=None, init=False)
-    """Units of the procedure done, where known: for messages."""
+    """Completed units of the procedure, where known: for messages."""
 
     @property
     @abstractmethod
     def rank(self) -> int:
-        """This worker's number, from 0."""
+        """Number of this worker, from 0."""
 
     @property
     @abstractmethod
@@ -63,26 +63,29 @@ class Coordinator(ABC):
 
     @abstractmethod
     def gather(self, value: Plain) -> list[Plain]:
-        """The values of all workers by rank, on every worker. Small ones only, of what JSON can hold."""
+        """Return the values of all workers by rank, on every worker. Values must be small and representable in JSON."""
 
     def reached(self, step: int) -> None:
-        """So many units of the procedure are done."""
+        """Report that ``step`` units of the procedure are complete."""
         self.step = step
 
     def reduced(self) -> int:
-        """Bytes that this worker has handed to reductions so far, on all lines."""
+        """Return the bytes that this worker has passed to reductions so far, in all process groups."""
         return 0
 
     def warned(self) -> bool:
-        """Whether this worker knows that its machine, or another's, is to be taken away soon."""
+        """Return whether this worker knows that its machine, or another worker's, will be taken away soon."""
         return False
 
     @abstractmethod
     def beside(self) -> Coordinator:
-        """A second line between the same workers, on CPUs, for a thread that reads ahead. All workers ask for it."""
+        """Return a second process group of the same workers, on CPUs, for a thread that reads ahead.
+
+        All workers must call it.
+        """
 
     def sum(self, parts: Sequence[Part], total: Tensor, terms: int) -> Tensor:
-        """Per-slot sums of all workers' parts, ``[slots, length]``: see :func:`exact_sum`."""
+        """Sum all workers' parts per slot, ``[slots, length]``: see :func:`exact_sum`."""
         if self.reproducible:
             return exact_sum(
                 parts,
@@ -98,13 +101,13 @@ class Coordinator(ABC):
         return result
 
     def fill(self, buffer: Tensor) -> Tensor:
-        """Each element from the one worker that set it; the others hold zeros there. In place, exact."""
+        """Combine buffers in place, exactly: each element is set by one worker and 0 on all others."""
         self.reduce(buffer, dist.ReduceOp.SUM)
         return buffer
 
 
 class LocalCoordinator(Coordinator):
-    """One process: nothing to say."""
+    """Coordinator of a single process, which needs no communication."""
 
     rank = 0
     size = 1
@@ -121,16 +124,17 @@ class LocalCoordinator(Coordinator):
 
 @dataclass
 class ProcessGroupCoordinator(Coordinator):
-    """A process group of torch.distributed, by default the one there is: NCCL between GPUs, gloo between CPUs.
+    """Coordinator over a process group of torch.distributed, by default the default group: NCCL for GPUs, gloo for
+    CPUs.
 
-    A collective raises WorkerLost where others do not answer, on gloo within the timeout of ``peers``. NCCL's run in
-    the background; the gloo line beside it is where their workers notice.
+    A collective raises WorkerLost where other workers do not answer, on gloo within the timeout of ``peers``. NCCL's
+    run in the background; their workers notice a loss in the gloo group beside.
     """
 
     group: dist.ProcessGroup | None = None
     peers: RollCall = field(default_factory=RollCall.begin)
     notice: Callable[[], bool] | None = None
-    """Whether a machine is to be taken away; asked about once a second."""
+    """Function that returns whether a machine will be taken away soon; called about once a second."""
     traffic: Traffic = field(default_factory=Traffic)
 
     @property
@@ -169,7 +173,7 @@ class ProcessGroupCoordinator(Coordinator):
 
 @dataclass(frozen=True)
 class Placement:
-    """Where and in which dtype a worker computes."""
+    """Device and dtype in which a worker computes."""
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32

@@ -1,8 +1,8 @@
-"""What ends a run."""
+"""Error that ends a run."""
 
 
 class RunFailed(RuntimeError):
-    """The run cannot go on; each text says where and what to change, or what is kept."""
+    """Error of a run that cannot continue; each text says where it occurred and what to change, or what is kept."""
 
     def __init__(self, *problems: str) -> None:
         super().__init__(*problems)

@@ -1,8 +1,8 @@
-"""Sums whose result does not depend on the order or the place of the addition.
+"""Sums that do not depend on the order or the worker of the additions.
 
-Each addend is converted to 64-bit fixed point with a scale that follows from the exact maximum over all addends,
-added as integers, and converted back. Integers add without rounding, so the sum is the same on one process and on
-many. The error is below 2**-60 of the largest addend times their number: less than that of a float32 sum.
+Each addend is converted to 64-bit fixed point with a scale that follows from the exact maximum over all addends, added
+as integers, and converted back. Integers add without rounding, so the sum is the same on one process and on many. The
+error is below 2**-60 of the largest addend times their number: less than that of a float32 sum.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def exact_sum(
     maximum: Callable[[Tensor], None],
     add: Callable[[Tensor], None],
 ) -> Tensor:
-    """Sum of the parts of all workers, per slot.
+    """Sum the parts of all workers per slot.
 
     :param parts: this worker's addends, each ``[length]`` of the dtype of ``total``.
     :param total: zeros ``[slots, length]``; gives shape, dtype and device.
@@ -44,7 +44,7 @@ def exact_sum(
 
 
 def largest_magnitude(parts: Iterable[Part], total: Tensor) -> Tensor:
-    """float64 ``[slots]``: largest absolute value of each slot's addends, inf where one is not finite."""
+    """Return the largest absolute value of each slot's addends, float64 ``[slots]``; inf where one is not finite."""
     largest = torch.zeros(len(total), dtype=torch.float64, device=total.device)
     for slot, part in parts:
         magnitude = part.abs().max().to(torch.float64)
@@ -53,15 +53,15 @@ def largest_magnitude(parts: Iterable[Part], total: Tensor) -> Tensor:
 
 
 def scale_exponent(largest: Tensor, terms: int) -> Tensor:
-    """s such that addends times 2**s are integers whose sum stays below 2**62."""
+    """Return s such that addends times 2**s are integers whose sum stays below 2**62."""
     return (62 - terms.bit_length() - torch.frexp(largest.nan_to_num(0, 0)).exponent).clamp(-1000, 1000)
 
 
 def to_fixed(part: Tensor, exponent: Tensor) -> Tensor:
-    """Round(part * 2**exponent) as int64; what is not finite becomes 0 (its slot is NaN in the end)."""
+    """Return round(part * 2**exponent) as int64; values that are not finite become 0 (their slot becomes NaN later)."""
     return (part.to(torch.float64) * power_of_two(exponent)).nan_to_num(0, 0, 0).round().to(torch.int64)
 
 
 def power_of_two(exponent: Tensor) -> Tensor:
-    """2**exponent in float64; torch.ldexp took the power in float32 for a while, which ends at 2**127."""
+    """Return 2**exponent in float64; some versions of torch.ldexp use float32, which ends at 2**127."""
     return torch.pow(2.0, exponent.to(torch.float64))

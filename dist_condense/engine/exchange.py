@@ -1,5 +1,7 @@
-"""Small values between workers as JSON. A worker's ports ask nobody who he is, so what arrives there is never code, as
-the pickles of torch's own exchange of objects are.
+"""Exchange of small values between workers as JSON.
+
+The ports of a worker have no authentication, so messages must never be executed as code, as the pickles of torch's own
+exchange of objects are.
 """
 
 from __future__ import annotations
@@ -14,17 +16,17 @@ from torch import Tensor
 from dist_condense.engine.errors import RunFailed
 
 LONGEST = 2**22
-"""Bytes of a value; the longest are what a worker wrote of a checkpoint, 150 for each of its classes."""
+"""Largest number of bytes of a value; the longest are lists of checkpoint files, 150 bytes per class of a worker."""
 STRANGE = "; is something else than this run connected to its workers' ports?"
 
 Plain = Any
-"""None, truth values, numbers, texts; lists and dictionaries (by text) of them. Floats arrive to the last bit."""
+"""None, booleans, numbers, strings; lists of them and dictionaries with string keys. Floats arrive to the last bit."""
 
 
 def all_gather(value: Plain, group: dist.ProcessGroup | None = None) -> list[Plain]:
-    """The values of all workers by rank, on every worker; tuples arrive as lists.
+    """Return the values of all workers by rank, on every worker; tuples arrive as lists.
 
-    :raises RunFailed: a worker's value is too long or none; on all workers alike.
+    :raises RunFailed: on all workers, if the value of one is too long or not JSON.
     """
     device = torch.device("cuda" if dist.get_backend(group) == "nccl" else "cpu")
     own = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
@@ -39,7 +41,7 @@ def all_gather(value: Plain, group: dist.ProcessGroup | None = None) -> list[Pla
 
 
 def _gathered(own: Tensor, group: dist.ProcessGroup | None) -> list[Tensor]:
-    """That of each worker, on the CPU."""
+    """Return the tensor of each worker, on the CPU."""
     every = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
     dist.all_gather(every, own, group=group)
     return [x.cpu() for x in every]

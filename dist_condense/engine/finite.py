@@ -1,4 +1,4 @@
-"""Numbers that stop being finite: noted on the device in every step, so that no step waits; read where losses are."""
+"""Detection of numbers that are not finite: recorded on the device without waiting, read together with the losses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class What(IntEnum):
-    """What was not finite; the cause stands before what follows from it."""
+    """Kind of a number that was not finite; causes precede their consequences."""
 
     NETWORK = 0
     STATISTIC = 1
@@ -29,7 +29,7 @@ NO_CLASS = -1
 
 @dataclass(frozen=True, order=True)
 class Finding:
-    """The first number that was not finite on one worker; the smallest of several is the cause."""
+    """The first number that was not finite on one worker; the smallest of several findings is the cause."""
 
     step: int
     """Matching steps before it, k T + t."""
@@ -40,7 +40,7 @@ class Finding:
     """Magnitude of the largest pixel on that worker."""
 
     def told(self, matching_steps: int, names: Sequence[str]) -> str:
-        """For a person, who counts from 1: where it was, and what to change."""
+        """Return a message with the location, counted from 1, and what to change."""
         k, t = divmod(self.step, matching_steps)
         place = f"network {k + 1}, matching step {t + 1}, rank {self.rank}"
         end = (
@@ -58,21 +58,21 @@ class Finding:
 
 @dataclass
 class FiniteWatch:
-    """The first matching step at which each thing was not finite, on the device."""
+    """First matching step at which each kind of number was not finite, on the device."""
 
     device: torch.device
     _first: dict[tuple[What, int], Tensor] = field(default_factory=dict)
-    """-1 where it always was."""
+    """Matching step by kind and class; -1 while all numbers are finite."""
 
     def note(self, what: What, label: int, finite: Tensor, step: int) -> None:
-        """``finite`` is a single truth value on the device."""
+        """Record whether numbers of this kind are finite: ``finite`` is a single boolean on the device."""
         before = self._first.get((what, label))
         if before is None:
             before = torch.full((), -1, device=self.device)
         self._first[what, label] = before.masked_fill(~finite & (before < 0), step)
 
     def first(self, rank: int, pixels: Iterable[Tensor]) -> Finding | None:
-        """What was noted first; waits for the device."""
+        """Return the first finding, if any; waits for the device."""
         if not self._first:
             return None
         steps = torch.stack(list(self._first.values())).tolist()
@@ -84,5 +84,5 @@ class FiniteWatch:
 
 
 def all_finite(tensors: Iterable[Tensor]) -> Tensor:
-    """Whether every number is finite; a truth value on the device."""
+    """Return whether every number is finite, as a boolean on the device."""
     return torch.cat([x.detach().flatten() for x in tensors if x.is_floating_point()]).isfinite().all()

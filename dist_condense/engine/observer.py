@@ -1,4 +1,4 @@
-"""Who watches a run is handed, on every worker, what was measured with each line of metrics.jsonl."""
+"""Callbacks that receive each worker's measurements with each entry of metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Measured:
-    """Of the run, the same on all workers but for the clock; and of one worker, since the line before."""
+    """Measurements of the run, equal on all workers but for the clock, and of one worker since the previous entry."""
 
     step: int
-    """Units done."""
+    """Units completed."""
     planned: int
     """Units of the whole run."""
     measures: Mapping[str, float]
-    """Of the last unit, added up over all workers; see :meth:`dist_condense.engine.procedure.Procedure.measures`."""
+    """Measures of the last unit, summed over workers; see :meth:`dist_condense.engine.procedure.Procedure.measures`."""
     seconds: float
     steps_per_second: float
     waited: float
     """Seconds that this worker waited for images."""
     reduced: int
-    """Bytes that this worker handed to reductions."""
+    """Bytes that this worker passed to reductions."""
 
 
 Observer = Callable[[Measured], None]
-"""Called between steps, in the thread that steps; it must neither wait nor raise."""
+"""Called between steps, in the thread that computes them; it must neither wait nor raise."""
 
 
 def unobserved(measured: Measured) -> None:
-    """Nobody watches."""
+    """Ignore the measurements."""

@@ -1,4 +1,4 @@
-"""Which worker owns which classes: a pure function of (costs, number of workers)."""
+"""Ownership of classes by workers: a pure function of (costs, number of workers)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 
 def assign(costs: Sequence[float], workers: int) -> tuple[tuple[int, ...], ...]:
-    """Longest-processing-time assignment: the labels of each worker, ascending.
+    """Assign classes to workers by longest processing time; return the labels of each worker, ascending.
 
-    Classes in falling cost go to the least loaded worker, ties to the lower rank; with more workers than classes
-    the last ones own none. 10 equal classes on 8 workers: 2, 2, 1, 1, 1, 1, 1, 1.
+    Classes in falling cost go to the least loaded worker, ties to the lower rank; with more workers than classes the
+    last workers own none. 10 equal classes on 8 workers: 2, 2, 1, 1, 1, 1, 1, 1.
     """
     loads = [0.0] * workers
     owned: list[list[int]] = [[] for _ in range(workers)]

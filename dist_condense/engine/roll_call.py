@@ -1,4 +1,4 @@
-"""Who does not answer any more: when a collective fails, the workers meet at the store of their process group."""
+"""Detection of lost workers: when a collective fails, the workers meet at the store of their process group."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ from dist_condense.engine.exchange import all_gather
 from dist_condense.system.background import Background
 
 TIMEOUT = 600.0
-"""Seconds that a collective waits, where nothing else is said."""
+"""Seconds that a collective waits by default."""
 SHORTEST, LONGEST = 2.0, 30.0
-"""Seconds that the workers wait for each other at the store: a twentieth of the timeout within these."""
+"""Limits of the seconds that the workers wait for each other at the store: a twentieth of the timeout within these."""
 LOOK_EVERY = 0.1
 BROKEN = re.compile(r"timed? ?out|connect|closed|reset|broken pipe|unreachable|no route|socket", re.IGNORECASE)
-"""Words of gloo, whose errors have no type of their own, where the reason is another worker or the network."""
+"""Words in errors of gloo, which have no type of their own, that point to another worker or the network."""
 
 
 class WorkerLost(RuntimeError):
-    """Workers do not answer any more; the message names them, their hosts, the step and the key to change."""
+    """Error for workers that no longer answer; the message names them, their hosts, the step and the key to change."""
 
 
 @dataclass
 class RollCall:
-    """What a worker knows of the others; shared by all lines between them.
+    """A worker's knowledge of the other workers; shared by all process groups between them.
 
-    :param hosts: the machine of each rank, for messages.
-    :param timeout: seconds that a collective waits for them.
+    :param hosts: host of each rank, for messages.
+    :param timeout: seconds that a collective waits for other workers.
     """
 
     hosts: Sequence[str]
     rank: int
     timeout: float = TIMEOUT
     step: int | None = None
-    """Matching steps done, where known."""
+    """Completed units of the procedure, where known."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _missing: list[int] | None = None
 
     @classmethod
     def begin(cls, timeout: float = TIMEOUT, host: str | None = None) -> RollCall:
-        """Of the default process group, whose timeout this is; every worker calls it.
+        """Create the roll call of the default process group, whose timeout this is; every worker calls it.
 
         :param host: name of this machine; the system's own by default.
         """
@@ -56,7 +56,7 @@ class RollCall:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Around a collective: an error that comes of another worker or of the network is told as WorkerLost."""
+        """Raise WorkerLost for an error of a collective in this context that another worker or the network caused."""
         try:
             yield
         except RunFailed:  # our own word
@@ -67,7 +67,7 @@ class RollCall:
             raise WorkerLost(self._told(error)) from error
 
     def missing(self) -> list[int]:
-        """Ranks that do not come to the store. Several threads may ask; the call is made once."""
+        """Return the ranks that do not come to the store. Several threads may call this; the roll is called once."""
         with self._lock:
             if self._missing is None:
                 present = self._present()
@@ -75,7 +75,10 @@ class RollCall:
             return self._missing
 
     def _present(self) -> set[int]:
-        """Who came. The store may be that of a process that hangs, and then it never answers: hence the thread."""
+        """Return the ranks that answer.
+
+        The store may belong to a process that hangs and then never answers, so a thread waits for it.
+        """
         window = min(max(self.timeout / 20, SHORTEST), LONGEST)
         everybody, here, answered = set(range(len(self.hosts))), {self.rank}, threading.Event()
         end = time.monotonic() + window
@@ -106,5 +109,5 @@ class RollCall:
 
 
 def _brief(text: str) -> str:
-    """Without gloo's source line and advice."""
+    """Remove gloo's source line and advice."""
     return re.sub(r"^\[[^]]*\] ", "", " ".join(text.split())).split(". This is typically")[0][:300]

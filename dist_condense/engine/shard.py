@@ -24,18 +24,18 @@ from dist_condense.engine.matching.view import View
 from dist_condense.networks import batch_norms
 
 MOMENTUM = {"pixels": "buffer", "labels": "labels_buffer"}
-"""Names of the momentum in a checkpoint, by the names of what moves."""
+"""Names of momentum tensors in a checkpoint, by the names of the learnt tensors."""
 
 
 @dataclass
 class ClassShard:
-    """State and steps of a worker's own classes.
+    """State and matching steps of a worker's own classes.
 
     :param counts: real images of every class, owned or not.
-    :param space: of the learnt pixels.
+    :param space: space of the learnt pixels.
     :param shape: (C, H, W) of an image.
-    :param start: the named tensors of each owned class at the start.
-    :param check_finite: whether :meth:`first_not_finite` reports; updates that are not finite are left out in any case.
+    :param start: initial named tensors of each owned class.
+    :param check_finite: whether :meth:`first_not_finite` reports; updates that are not finite are skipped in any case.
     """
 
     recipe: MatchingRecipe
@@ -50,12 +50,12 @@ class ClassShard:
     start: InitVar[Mapping[int, Learnt]]
     check_finite: bool = True
     labels: list[int] = field(init=False)
-    """The classes owned, ascending."""
+    """Owned classes, ascending."""
     learnt: Learnt = field(init=False)
-    """Of all owned classes, in their order: ``[classes, ...]``. Empty where none is owned."""
+    """Learnt tensors of all owned classes, in their order: ``[classes, ...]``. Empty where no class is owned."""
     momentum: Learnt = field(init=False)
     losses: dict[int, Tensor] = field(default_factory=dict, init=False)
-    """Of the last step: of each group whose first class is owned, by that class."""
+    """Losses of the last step: of each group whose first class is owned, by that class."""
 
     def __post_init__(self, start: Mapping[int, Learnt]) -> None:
         self._hold(start)
@@ -70,21 +70,21 @@ class ClassShard:
         self.watch = FiniteWatch(place.device)
 
     def learnt_of(self, label: int) -> Learnt:
-        """The named tensors of a class, in the memory of :attr:`learnt`."""
+        """Return the named tensors of a class, views of :attr:`learnt`."""
         return self._own[label]
 
     @property
     def pixels(self) -> dict[int, Tensor]:
-        """``[ipc, C, h, w]`` by class, in the memory of :attr:`learnt`."""
+        """Pixels ``[ipc, C, h, w]`` by class, views of :attr:`learnt`."""
         return {c: own["pixels"] for c, own in self._own.items()}
 
     def begin_network(self) -> None:
-        """Pixels that have bounds are clamped to them when a new network begins (IDC)."""
+        """Clamp pixels that have bounds to them, before the first step of a network (IDC)."""
         if self.labels:
             self.space.clamp_(self.learnt["pixels"])
 
     def match(self, network: nn.Module, k: int, t: int, visit: int) -> None:
-        """One matching step of Algorithm 1:  S <- S - lr_S dL/dS  for the owned classes.
+        """Take one matching step of Algorithm 1:  S <- S - lr_S dL/dS  for the owned classes.
 
         :param visit: number of matching steps before this one, k T + t.
         """
@@ -100,17 +100,17 @@ class ClassShard:
             self._update(c, found, visit)
 
     def training_images(self, label: int) -> Tensor:
-        """Decoded images of a class in normalised space, as training on the set sees them."""
+        """Return the decoded images of a class in normalised space, as training on the set sees them."""
         return self.view.for_training(self._own[label]["pixels"])
 
     def training_labels(self, label: int) -> Tensor:
-        """Their learnt labels, class probabilities ``[m, classes]``. KeyError where labels are not learnt."""
+        """Return their learnt labels, class probabilities ``[m, classes]``. KeyError where labels are not learnt."""
         return self.view.labels_for_training(self._own[label]["labels"])
 
     def first_not_finite(self, network: nn.Module, done: int) -> Finding | None:
-        """What is or was not finite first, theta as it is now included. Waits for the device.
+        """Return the first number that is or was not finite, in the current theta, too. Waits for the device.
 
-        :param done: matching steps done.
+        :param done: matching steps completed.
         """
         if not self.check_finite:
             return None
@@ -118,18 +118,18 @@ class ClassShard:
         return self.watch.first(self.coordinator.rank, self.pixels.values())
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything that a restart needs, as ``NAME.CLASS``, copied to the CPU."""
+        """Return all tensors that a restart needs, as ``NAME.CLASS``, copied to the CPU."""
         return {name: x.to("cpu", copy=True).contiguous() for name, x in self._state().items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """The state of the owned classes; entries of other classes are ignored."""
+        """Load the state of the owned classes; entries of other classes are ignored."""
         for name, x in self._state().items():
             x.copy_(state[name])
 
     # --- the parts --------------------------------------------------------------------------------------------------
 
     def _hold(self, start: Mapping[int, Learnt]) -> None:
-        """One tensor of each name for all classes, and views of it by class."""
+        """Store one tensor of each name for all classes, and views of it by class."""
         place, self.labels = self.placement, sorted(start)
         names = start[self.labels[0]] if start else ()
         whole = {name: torch.stack([start[c][name] for c in self.labels]) for name in names}
@@ -145,7 +145,7 @@ class ClassShard:
         return state | {f"{MOMENTUM[name]}.{c}": x for c, own in self._own_momentum.items() for name, x in own.items()}
 
     def _matched(self, network: nn.Module, groups: Sequence[tuple[int, ...]], inputs: Inputs) -> dict[int, Matched]:
-        """Of the owned classes."""
+        """Return the results of the owned classes."""
         alone = [group[0] for group in groups if len(group) == 1 and group[0] in self._own]
         matched = {c: self.alone(network, inputs.learnt[c], inputs.stored(c), inputs.drawn[c]) for c in alone}
         if several := [group for group in groups if len(group) > 1]:

@@ -1,6 +1,6 @@
-"""Who computes the slices of a training batch: each worker its own, which are then summed, or every worker all of them.
+"""Slices of a training batch: shared out to the workers and summed, or all computed by every worker.
 
-The addends are the same either way. In fixed point so are the bits of their sum, and time alone decides.
+The addends are the same either way. In fixed point so are the bits of their sum, so the choice depends on time alone.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from dist_condense.networks import batch_norms
 from dist_condense.system import processor
 
 SLICES = 4
-"""Slices of a training batch where the config does not say: a number that does not know the workers."""
+"""Default number of slices of a training batch, which does not depend on the number of workers."""
 WARM_UP, MEASURED = 1, 5
-"""Updates before the timing (the first takes longer), and updates that are timed."""
+"""Updates before the timing (the first takes longer), and timed updates."""
 
 Timing = Sequence[float | None]
-"""Seconds of one slice (None: the worker computes none) and of the sum, waiting included, in one update."""
+"""Seconds of one slice (None for a worker without a slice) and of the sum, including waiting, in one update."""
 
 
 def usual_slices(network: torch.nn.Module) -> int:
-    """:data:`SLICES`; 1 where BatchNorm couples the images of a batch, which then cannot be cut."""
+    """Return :data:`SLICES`; 1 where BatchNorm couples the images of a batch, which then cannot be cut."""
     return 1 if batch_norms(network) else SLICES
 
 
 def cheaper_everywhere(timings: Sequence[Sequence[Timing]], slices: int) -> bool:
-    """Whether a sum costs more than the slices that each worker would compute besides its own, in most updates.
+    """Return whether, in most updates, a sum costs more than the slices that each worker would compute besides its own.
 
-    Pure arithmetic over the timings of all workers, so that all decide alike. The slowest worker counts for a slice;
-    for a sum the fastest, which came last and waited for nobody.
+    A pure function of the timings of all workers, so that all decide alike. A slice is timed by the slowest worker; a
+    sum by the fastest, which arrived last and waited for none.
 
-    :param timings: of every worker, by rank: one entry for each update timed.
+    :param timings: of every worker, by rank: one entry for each timed update.
     """
     more = slices - -(-slices // len(timings))
     gains = [
@@ -49,11 +49,11 @@ def cheaper_everywhere(timings: Sequence[Sequence[Timing]], slices: int) -> bool
 
 @dataclass
 class Division:
-    """The slices of this worker, and their sum over all slices of a batch.
+    """Division of a batch into slices, and the sum over all slices.
 
     Slices are shared out at first (worker r computes each v with v % workers == r) and timed; then the workers agree,
-    by :func:`cheaper_everywhere`, whether to go on so or each to compute all, without a message. A single slice is
-    computed by every worker from the start.
+    by :func:`cheaper_everywhere`, whether to continue so or each to compute all, without communication. A single slice
+    is computed by every worker from the start.
     """
 
     coordinator: Coordinator
@@ -63,15 +63,15 @@ class Division:
     _timings: list[Timing] = field(default_factory=list)
     _updates: int = 0
     _alike: bool | None = None
-    """Whether all workers compute the same bits; None: not asked yet."""
+    """Whether all workers compute the same bits; None: not determined yet."""
 
     def __post_init__(self) -> None:
         self.everywhere = 1 in (self.slices, self.coordinator.size)
 
     def sum(self, batch: int, part: Callable[[int, slice], Tensor], total: Tensor) -> Tensor:
-        """Sum of ``part(v, rows)`` over the slices v of a batch.
+        """Sum ``part(v, rows)`` over the slices v of a batch.
 
-        :param part: gives a tensor ``[length]`` of the dtype of ``total``.
+        :param part: returns a tensor ``[length]`` of the dtype of ``total``.
         :param total: zeros ``[1, length]``.
         """
         cuts = [batch * v // self.slices for v in range(self.slices + 1)]
@@ -93,9 +93,9 @@ class Division:
         return result
 
     def settle(self, tensors: Sequence[Tensor]) -> None:
-        """Give all workers the first one's values, in place, where they computed them alone and may differ in a bit.
+        """Copy rank 0's values to all workers, in place, if they computed alone and may differ in a bit.
 
-        :param tensors: of one floating type.
+        :param tensors: tensors of one floating-point dtype.
         """
         if not self.everywhere or self.coordinator.size == 1:
             return

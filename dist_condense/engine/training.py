@@ -1,4 +1,4 @@
-"""Training theta on global batches, cut into slices that do not depend on the workers."""
+"""Training of theta on global batches, cut into slices that do not depend on the workers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dist_condense.system.transfer import to_device
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """How theta moves: SGD (lr, momentum, weight_decay), augmentation per image, CutMix with a probability."""
+    """Training of theta: SGD (lr, momentum, weight_decay), augmentation per image, CutMix with a probability."""
 
     lr: float
     momentum: float = 0.0
@@ -30,10 +30,10 @@ class TrainingRecipe:
 
 @dataclass(frozen=True)
 class NetworkTrainer:
-    """Trains theta; all workers hold the same theta before and after.
+    """Trainer of theta; theta is equal on all workers before and after.
 
     A batch is cut into ``slices`` units and gradients are summed over them. The result depends on ``slices``, not on
-    who computes them (:class:`Division`).
+    the workers that compute them (:class:`Division`).
     """
 
     recipe: TrainingRecipe
@@ -49,7 +49,7 @@ class NetworkTrainer:
         object.__setattr__(self, "division", Division(self.coordinator, self.slices))
 
     def optimiser(self, network: nn.Module) -> torch.optim.SGD:
-        """A fresh optimiser."""
+        """Return a new optimiser."""
         recipe = self.recipe
         return torch.optim.SGD(
             network.parameters(), recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
@@ -58,9 +58,9 @@ class NetworkTrainer:
     def train(
         self, network: nn.Module, optimiser: torch.optim.SGD, batches: Iterable[Batch], *key: int, first: int = 0
     ) -> Iterator[int]:
-        """One SGD step per batch, in training mode; yields after each how many are done.
+        """Take one SGD step per batch, in training mode; yield the number of completed steps after each.
 
-        :param first: how many were done before; ``batches`` begin after them.
+        :param first: steps completed before; ``batches`` starts after them.
         """
         network.train()
         forward = torch.compile(network) if self.compiled else network
@@ -110,7 +110,7 @@ class NetworkTrainer:
 
 
 def _held(network: nn.Module, optimiser: torch.optim.SGD) -> list[Tensor]:
-    """Weights, running statistics and momentum."""
+    """Return weights, running statistics and momentum."""
     momentum = [state.get("momentum_buffer") for state in optimiser.state.values()]
     tensors = [*network.state_dict().values(), *(x for x in momentum if x is not None)]
     return [x for x in tensors if x.is_floating_point()]

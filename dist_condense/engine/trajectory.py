@@ -22,7 +22,7 @@ from dist_condense.system.remote import Away
 from dist_condense.system.storage import Storage
 
 Build = Callable[[int], nn.Module]
-"""Seed to a network with freshly drawn weights."""
+"""Function from a seed to a network with newly drawn weights."""
 
 
 def _nothing() -> None:
@@ -30,14 +30,14 @@ def _nothing() -> None:
 
 
 class Start(Protocol):
-    """What theta is when network k begins."""
+    """Function that sets theta at the start of network k."""
 
     def __call__(self, trajectory: Trajectory, k: int) -> None: ...
 
 
 @dataclass
 class Trajectory:
-    """theta on this worker, the same on all.
+    """theta on this worker, equal on all workers.
 
     One module is kept and re-filled, so that compiled code and allocated memory serve all K networks.
     """
@@ -50,9 +50,9 @@ class Trajectory:
     matching_steps: int
     """T"""
     updates: int = 0
-    """Updates done on the way to the next matching step, by training or pre-training."""
+    """Updates since the last matching step, by training or pre-training."""
     after_update: Callable[[], None] = _nothing
-    """Told of each of them."""
+    """Callback after each update."""
     network: nn.Module = field(init=False)
     optimiser: torch.optim.SGD = field(init=False)
 
@@ -62,9 +62,9 @@ class Trajectory:
         self.optimiser = self.trainer.optimiser(self.network)
 
     def reach(self, k: int, t: int) -> None:
-        """theta of matching step (k, t): drawn for the first of network k, trained on after step t - 1 for the others.
+        """Set theta to that of matching step (k, t): newly drawn for t = 0, else trained on after step t - 1.
 
-        Where a checkpoint was taken within the training, it goes on after the update of the checkpoint.
+        After a checkpoint inside the training, it continues with the update after the checkpoint.
         """
         if t == 0:
             self.start(self, k)
@@ -75,7 +75,7 @@ class Trajectory:
             self.batches.announce(k, t)
 
     def train(self, batches: Callable[..., Iterable[Batch]], *key: int) -> None:
-        """Train theta on ``batches(first=...)``, after the updates done already."""
+        """Train theta on ``batches(first=...)``, after the updates that are complete already."""
         first = self.updates
         done = self.trainer.train(self.network, self.optimiser, batches(first=first), *key, first=first)
         for self.updates in done:
@@ -83,14 +83,14 @@ class Trajectory:
         self.updates = 0
 
     def draw(self, purpose: str, number: int) -> None:
-        """Newly drawn weights and a new optimiser, unless the training that follows has begun already."""
+        """Draw new weights and create a new optimiser, unless the training that follows has already started."""
         if self.updates:
             return
         self.network.load_state_dict(self.build(randomness.key(self.seed, purpose, number)).state_dict())
         self.optimiser = self.trainer.optimiser(self.network)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Weights, running statistics and momentum, copied to the CPU."""
+        """Return weights, running statistics and momentum, copied to the CPU."""
         state = {f"network.{name}": x for name, x in self.network.state_dict().items()}
         momentum = self.optimiser.state_dict()["state"]
         buffers = {f"momentum.{i}": s.get("momentum_buffer") for i, s in momentum.items()}
@@ -98,7 +98,7 @@ class Trajectory:
         return {name: x.detach().to("cpu", copy=True).contiguous() for name, x in state.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """The counterpart of :meth:`state_dict`."""
+        """Load the result of :meth:`state_dict`."""
         fill(self.network, _below("network.", state))
         self.optimiser = self.trainer.optimiser(self.network)
         place = self.trainer.placement
@@ -107,7 +107,7 @@ class Trajectory:
             self.optimiser.state[parameter]["momentum_buffer"] = x.to(place.device, place.dtype)
 
     def checksum(self) -> int:
-        """An integer that differs between workers whose theta differ in a bit."""
+        """Return an integer that differs between workers whose theta differs in a bit."""
         floats = [x for x in self.network.state_dict().values() if x.is_floating_point()]
         bits = torch.cat([x.flatten() for x in floats]).contiguous().view(torch.int32).to(torch.int64)
         weights = torch.arange(1, len(bits) + 1, device=bits.device)
@@ -135,9 +135,11 @@ class Pretrained:
 
 @dataclass(frozen=True)
 class Pool:
-    """One of ``size`` networks that were trained for ``epochs`` on the real data, with a fresh optimiser (IDC,
-    ImageNet-100). A network is trained when it is first drawn and kept in ``store``; one that is not whole there is
-    trained again, to the same bits.
+    """One of ``size`` networks that were trained for ``epochs`` on the real data, with a new optimiser (IDC,
+    ImageNet-100).
+
+    A network is trained when it is first drawn and kept in ``store``; a damaged or missing one is trained again, to the
+    same bits.
     """
 
     size: int
@@ -158,7 +160,7 @@ class Pool:
         trajectory.optimiser = trajectory.trainer.optimiser(trajectory.network)
 
     def _kept(self, coordinator: Coordinator, member: int) -> dict[str, Tensor] | None:
-        """The weights if all workers read them whole."""
+        """Return the stored weights if all workers read them without error."""
         try:
             name = f"network_{member}.safetensors"
             data, seal = self.store.read(name), self.store.read(f"{name}.sha256")
@@ -192,7 +194,7 @@ def fill(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def theta_tensors(network: nn.Module) -> tuple[dict[str, Kind], dict[str, Kind]]:
-    """What :meth:`Trajectory.state_dict` has: theta; and momentum, which is there once theta has been updated."""
+    """Return the tensors of :meth:`Trajectory.state_dict`: theta; and momentum, which exists after the first update."""
     theta = {f"network.{name}": kind_of(x) for name, x in network.state_dict().items()}
     return theta, {f"momentum.{i}": kind_of(x) for i, x in enumerate(network.parameters())}
 

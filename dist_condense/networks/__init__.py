@@ -1,7 +1,7 @@
-"""The catalogue of networks: `build("convnet:depth=4", channels=3, size=32, classes=10, seed=0)`.
+"""Catalogue of networks: `build("convnet:depth=4", channels=3, size=32, classes=10, seed=0)`.
 
-Each entry is called with channels, size, classes and its own options; it gives a `Network`. A text names an entry and
-carries options of it (see `text`).
+Each entry is a function of channels, size, classes and its own options that returns a `Network`. A text consists of the
+name of an entry and some of its options (see `text`).
 """
 
 from dist_condense.networks.base import Network

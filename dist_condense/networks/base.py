@@ -1,4 +1,4 @@
-"""What the networks share: `embed` and `forward`, the size of features, how weights start."""
+"""Common parts of the networks: `embed` and `forward`, feature sizes, and initialisation of weights."""
 
 import math
 from collections.abc import Callable
@@ -8,38 +8,38 @@ from torch import Tensor, nn
 
 
 class Network(nn.Module):
-    """A classifier in two steps: `embed` gives the features before the last layer, `classifier` logits."""
+    """A classifier in two steps: `embed` returns the features before the last layer, `classifier` the logits."""
 
     classifier: nn.Module
 
     def embed(self, x: Tensor) -> Tensor:
-        """Images [N, C, H, W] to features [N, F]."""
+        """Map images [N, C, H, W] to features [N, F]."""
         raise NotImplementedError(f"{type(self).__name__} must define embed(x) -> [N, F].")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images [N, C, H, W] to logits [N, classes]."""
+        """Map images [N, C, H, W] to logits [N, classes]."""
         logits: Tensor = self.classifier(self.embed(x))
         return logits
 
 
 Size = int | tuple[int, int]
-"""Pixels of a side of square images, or height and width."""
+"""Side of square images in pixels, or height and width."""
 
 
 def sides(size: Size) -> tuple[int, int]:
-    """Height and width."""
+    """Return height and width."""
     return (size, size) if isinstance(size, int) else size
 
 
 class SizeError(ValueError):
-    """Images of this size do not suit the network."""
+    """Error for images whose size does not suit a network."""
 
 
 def output_shape(module: nn.Module, channels: int, size: Size) -> torch.Size:
-    """Shape of the output for one image of `channels` x height x width, computed on the meta device.
+    """Return the shape of the output for one image of `channels` x height x width, computed on the meta device.
 
-    Nothing is calculated, no buffer moves and no random number is drawn. Raises what the module raises when
-    the image is too small for it.
+    Nothing is calculated, no buffer changes and no random number is drawn. Raises the module's own error if the image
+    is too small for it.
     """
     held = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     on_meta = {name: tensor.to("meta") for name, tensor in held.items()}
@@ -55,7 +55,7 @@ def output_shape(module: nn.Module, channels: int, size: Size) -> torch.Size:
 
 
 def check_size(module: nn.Module, channels: int, size: Size) -> torch.Size:
-    """`output_shape`, or a `SizeError` that says why the module cannot take the image."""
+    """Return `output_shape`; raise SizeError with the reason if the module cannot take the image."""
     try:
         return output_shape(module, channels, size)
     except (RuntimeError, ValueError, AssertionError) as error:
@@ -64,30 +64,30 @@ def check_size(module: nn.Module, channels: int, size: Size) -> torch.Size:
 
 
 def feature_count(features: nn.Module, channels: int, size: Size) -> int:
-    """Number of features F of one image once the output of `features` is flattened."""
+    """Return the number of features F of one image after the output of `features` is flattened."""
     return check_size(features, channels, size).numel()
 
 
 def first_padding(channels: int, otherwise: int) -> int:
-    """Padding of a first convolution: 2 more for ONE input channel, so that 28 becomes 32 (DC's programs)."""
+    """Return the padding of a first convolution: 2 more for ONE input channel, so 28 becomes 32 (DC's programs)."""
     return otherwise + 2 if channels == 1 else otherwise
 
 
 def global_average(x: Tensor) -> Tensor:
-    """Feature maps [N, C, H, W] to their means [N, C]."""
+    """Average feature maps [N, C, H, W] over their pixels to [N, C]."""
     return x.mean(dim=(2, 3))
 
 
 Start = Callable[[nn.Module], None]
-"""How the weights of a network start, once torch has made them."""
+"""Function that initialises the weights of a network, after torch's own initialisation."""
 
 
 def torch_start(network: nn.Module) -> None:
-    """Torch's default, as the layers were made: convolutions uniform with variance 1 / (3 k k in)."""
+    """Keep torch's default, which the layers already have: convolutions uniform with variance 1 / (3 k k in)."""
 
 
 def idc_start(network: nn.Module) -> None:
-    """IDC's start of residual networks: convolutions normal with mean 0 and variance 2 / (k k out).
+    """Initialise convolutions as IDC's residual networks: normal with mean 0 and variance 2 / (k k out).
 
     Norms stay at 1 and 0 and linear layers at torch's default.
     """

@@ -1,4 +1,4 @@
-"""Every network by name: its options, the network itself, and whether images suit it."""
+"""Networks by name: their options, how to build them, and whether images suit them."""
 
 import functools
 import inspect
@@ -45,22 +45,23 @@ NETWORKS: dict[str, Builder] = {
 }
 
 GIVEN = frozenset({"channels", "size", "classes", "name"})
-"""What the data set or the catalogue says, so no option."""
+"""Parameters that the data set or the catalogue sets, so they are no options."""
 SEEDS = 2**63
 LARGER = (16, 32, 64, 128, 224)
 """Sides that are tried where an image is too small."""
 SOME = 4
-"""Other networks that are named then."""
+"""Number of other networks that are suggested in that case."""
 
 
 def build(text: str, *, channels: int, size: Size, classes: int, seed: int, **options: object) -> Network:
-    """The network for images [N, channels, H, W] (`size`: H = W, or both), on the CPU, its weights drawn from `seed`.
+    """Build a network for images [N, channels, H, W] (`size`: H = W, or both), on the CPU, with weights drawn from
+    `seed`.
 
-    The same seed gives the same weights whatever the default device or the state of the generators, which are
-    left as they were; 0 <= seed < 2**63.
+    The same seed gives the same weights whatever the default device or the state of the generators, which are restored
+    afterwards; 0 <= seed < 2**63.
 
-    :param text: a name, and options of the network where wanted: `convnet:depth=4`.
-    :param options: more of them.
+    :param text: name of a network, optionally with options: `convnet:depth=4`.
+    :param options: further options.
     :raises ValueError: an unknown name, option or value, or images that are too small for it.
     :raises ImportError: a network of timm, without timm.
     """
@@ -77,7 +78,7 @@ def build(text: str, *, channels: int, size: Size, classes: int, seed: int, **op
 
 
 def sketch(text: str, *, channels: int, size: Size, classes: int, **options: object) -> Network:
-    """The network without weights (on the meta device), to ask what it is made of; refuses what `build` refuses."""
+    """Build the network without weights (on the meta device), to inspect its layers; raises the errors of `build`."""
     builder = _read(text, options)
     try:
         with torch.device("meta"):
@@ -87,9 +88,9 @@ def sketch(text: str, *, channels: int, size: Size, classes: int, **options: obj
 
 
 def check(text: str, installed: bool = True) -> None:
-    """Whether there is such a network with such options, as far as that does not depend on the images.
+    """Check that the network and its options exist, as far as that does not depend on the images.
 
-    :param installed: ask timm about a network of timm, too.
+    :param installed: also look up the names of timm's networks in timm.
     :raises ValueError: an unknown name, option or value.
     :raises ImportError: a network of timm, without timm.
     """
@@ -100,7 +101,7 @@ def check(text: str, installed: bool = True) -> None:
 
 
 def shortest(text: str) -> str:
-    """The same network without the options that have their default values. Raises ValueError as `check`."""
+    """Return the same network without options at their default values. Raises the errors of `check`."""
     name, given = split(text)
     parameters = _parameters(_builder(name))
     changed = {key: value for key, value in typed(given, parameters, name).items() if value != parameters[key].default}
@@ -108,23 +109,23 @@ def shortest(text: str) -> str:
 
 
 def names() -> list[str]:
-    """The networks of the catalogue; besides them there is `timm:NAME`."""
+    """Return the names of the catalogue, which do not include timm's networks (`timm:NAME`)."""
     return list(NETWORKS)
 
 
 def options(name: str) -> set[str]:
-    """The options that the network `name` accepts (width, depth, norm, ...)."""
+    """Return the options that the network `name` accepts (width, depth, norm, ...)."""
     return set(_parameters(_builder(name)))
 
 
 def batch_norms(network: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The layers that normalise over the batch, with their names: they couple the images of a batch."""
+    """Return the layers that normalise over the batch, with their names: they couple the images of a batch."""
     kind = nn.modules.batchnorm._BatchNorm
     return [(name, module) for name, module in network.named_modules() if isinstance(module, kind)]
 
 
 def _read(text: str, more: dict[str, object]) -> Builder:
-    """The builder with the options of the text, and with more."""
+    """Return the builder with the options of the text and further options bound."""
     name, own = split(text)
     builder = _builder(name)
     if twice := sorted(set(own) & set(more)):
@@ -151,7 +152,7 @@ def _made(builder: Builder, channels: int, size: Size, classes: int) -> Network:
 
 
 def _ways_out(text: str, more: dict[str, object], channels: int, size: Size, classes: int) -> str:
-    """What else would do for images that do not suit the network; each was tried."""
+    """Suggest alternatives for images that do not suit the network; each of them was tried."""
     takes = functools.partial(_takes, channels=channels, classes=classes)
     name, own = split(text)
     wanted = join(name, {**own, **more})

@@ -1,7 +1,7 @@
-"""The older networks of DC's cross-architecture table (Zhao et al. 2021): MLP, LeNet, AlexNet, VGG-11.
+"""Older networks of DC's cross-architecture table (Zhao et al. 2021): MLP, LeNet, AlexNet, VGG-11.
 
-All sizes are for images [N, channels, H, W]; torch's default initialisation. With one channel the first
-convolution pads 2 more, so 28 becomes 32.
+All sizes are for images [N, channels, H, W]; torch's default initialisation. With one channel the first convolution
+pads 2 more, so 28 becomes 32.
 """
 
 import math
@@ -16,7 +16,7 @@ VGG11_STAGES = ((1,), (2,), (4, 4), (8, 8), (8, 8))
 
 
 class FlatNetwork(Network):
-    """Layers one after the other, the flattened output of which is the embedding [N, F]."""
+    """Layers in sequence, whose flattened output is the embedding [N, F]."""
 
     def __init__(self, features: nn.Module, channels: int, classes: int, size: Size) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class FlatNetwork(Network):
         self.classifier = nn.Linear(feature_count(features, channels, size), classes)
 
     def embed(self, x: Tensor) -> Tensor:
-        """Images [N, C, H, W] to features [N, F]."""
+        """Map images [N, C, H, W] to features [N, F]."""
         features: Tensor = self.features(x)
         return features.flatten(start_dim=1)
 
@@ -39,7 +39,7 @@ class MLP(FlatNetwork):
 
 
 class LeNet(FlatNetwork):
-    """LeCun et al. 1998: two 5x5 convolutions (6, 16) with pooling, then linear layers of 120 and 84."""
+    """LeNet-5 (LeCun et al. 1998): two 5x5 convolutions (6, 16) with pooling, then linear layers of 120 and 84."""
 
     def __init__(self, channels: int, classes: int, size: Size) -> None:
         maps = nn.Sequential(
@@ -74,7 +74,7 @@ class AlexNet(FlatNetwork):
 
 
 class VGG11(FlatNetwork):
-    """Simonyan and Zisserman 2015, configuration A with norms: eight 3x3 convolutions in five stages.
+    """VGG-11 (Simonyan and Zisserman 2015, configuration A) with norms: eight 3x3 convolutions in five stages.
 
     One linear layer follows. DC's table uses the instance norm here.
     """

@@ -21,11 +21,11 @@ POOLINGS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "max": (lambda: nn.MaxPool2d(kernel_size=2, stride=2), 2),
     "avg": (lambda: nn.AvgPool2d(kernel_size=2, stride=2), 2),
 }
-"""The layer and the factor by which it shrinks a side."""
+"""Pooling layer, and the factor by which it shrinks a side."""
 
 
 class ConvNet(Network):
-    """`depth` blocks of 3x3 convolution, norm, activation, pooling, then one linear layer.
+    """`depth` blocks of 3x3 convolution, norm, activation and pooling, then one linear layer.
 
     Images [N, channels, H, W]; `size` is (H, W), or a number for both. With one channel the first convolution pads 3,
     so 28 becomes 32 and 64 becomes 68. Weights keep torch's default initialisation. Features: width * H * W after the
@@ -56,13 +56,13 @@ class ConvNet(Network):
         self.classifier = nn.Linear(width * prod(sizes[-1]), classes)
 
     def embed(self, x: Tensor) -> Tensor:
-        """Images [N, C, H, W] to features [N, F]."""
+        """Map images [N, C, H, W] to features [N, F]."""
         features: Tensor = self.features(x)
         return features.flatten(start_dim=1)
 
 
 def _sizes(channels: int, size: Size, depth: int, shrink: int) -> list[tuple[int, int]]:
-    """Height and width of the feature maps in each block, and after the last."""
+    """Return height and width of the feature maps in each block, and after the last."""
     padded = 2 * (first_padding(channels, 1) - 1)
     height, width = (side + padded for side in sides(size))
     if (first := min(height, width)) < shrink**depth:

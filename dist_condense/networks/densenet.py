@@ -1,8 +1,8 @@
 """IDC's DenseNet-121 for small images (Huang et al. 2017, "Densely Connected Convolutional Networks").
 
-Bottleneck layers, compression 0.5, a 3x3 stem without pooling whatever the size, growth 12 and torch's default start.
-The mean over all pixels before the last layer: the program pools 4 x 4, the same at 32 px.
-torchvision's, with growth 32 and ImageNet's stem, is another network: `torchvision_densenet121`.
+Bottleneck layers, compression 0.5, a 3x3 stem without pooling at every size, growth 12 and torch's default start. The
+mean over all pixels precedes the last layer; the program pools 4 x 4, which is equal at 32 px. torchvision's, with
+growth 32 and ImageNet's stem, is another network: `torchvision_densenet121`.
 """
 
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from dist_condense.networks.base import Network, Size, global_average
 from dist_condense.networks.norms import NORMS, ChannelNorm, Norm
 
 BOTTLENECK = 4
-"""The 1x1 convolution of a layer gives this many times the growth rate."""
+"""Output channels of the 1x1 convolution of a layer, in multiples of the growth rate."""
 
 
 class DenseLayer(nn.Module):
-    """Puts `growth` new feature maps before those it got: [N, inputs, H, W] to [N, growth + inputs, H, W]."""
+    """Layer that prepends `growth` new feature maps to its input: [N, inputs, H, W] to [N, growth + inputs, H, W]."""
 
     def __init__(self, inputs: int, growth: int, norm: ChannelNorm) -> None:
         super().__init__()
@@ -53,16 +53,16 @@ class DenseNet(Network):
         self.classifier = nn.Linear(count, classes)
 
     def embed(self, x: Tensor) -> Tensor:
-        """Images [N, C, H, W] to features [N, F], F = 384 for growth 12."""
+        """Map images [N, C, H, W] to features [N, F], F = 384 for growth 12."""
         return global_average(self.features(x))
 
 
 def _transition(count: int, norm: ChannelNorm) -> nn.Module:
-    """[N, count, H, W] to [N, count / 2, H / 2, W / 2]."""
+    """Return a layer from [N, count, H, W] to [N, count / 2, H / 2, W / 2]."""
     conv = nn.Conv2d(count, count // 2, kernel_size=1, bias=False)
     return nn.Sequential(norm(count), nn.ReLU(), conv, nn.AvgPool2d(2))
 
 
 def densenet121(channels: int, size: Size, classes: int, growth: int = 12, norm: Norm = "batch") -> DenseNet:
-    """DenseNet-121: blocks of 6, 12, 24 and 16 layers."""
+    """Build DenseNet-121: blocks of 6, 12, 24 and 16 layers."""
     return DenseNet(channels, classes, blocks=(6, 12, 24, 16), growth=growth, norm=norm)

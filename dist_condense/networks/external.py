@@ -15,9 +15,9 @@ RGB = 3
 
 
 class ExternalNetwork(Network):
-    """A network of another library: `backbone` gives the features [N, F], `classifier` is its own last layer.
+    """A network of another library: `backbone` returns the features [N, F], `classifier` is its own last layer.
 
-    Operations in place are switched off, because gradients of gradients are taken through the network.
+    In-place operations are switched off, because gradients of gradients are taken through the network.
     """
 
     def __init__(self, backbone: nn.Module, classifier: nn.Module) -> None:
@@ -29,13 +29,13 @@ class ExternalNetwork(Network):
                 setattr(module, "inplace", False)  # noqa: B010 (mypy knows no such attribute of a Module)
 
     def embed(self, x: Tensor) -> Tensor:
-        """Images [N, C, H, W] to features [N, F]."""
+        """Map images [N, C, H, W] to features [N, F]."""
         features: Tensor = self.backbone(x)
         return features
 
 
 def torchvision_resnet18(channels: int, size: Size, classes: int, norm: Norm = "batch") -> ExternalNetwork:
-    """torchvision's ResNet-18 (7x7 stem of stride 2 with pooling: made for 224 px), random weights."""
+    """Build torchvision's ResNet-18 with random weights (7x7 stem of stride 2 with pooling, made for 224 px)."""
     backbone = models.resnet18(weights=None, num_classes=classes, norm_layer=NORMS[norm])
     backbone.conv1 = _with_channels(backbone.conv1, channels)
     classifier, backbone.fc = backbone.fc, nn.Identity()
@@ -43,7 +43,7 @@ def torchvision_resnet18(channels: int, size: Size, classes: int, norm: Norm = "
 
 
 def torchvision_densenet121(channels: int, size: Size, classes: int) -> ExternalNetwork:
-    """torchvision's DenseNet-121 (growth 32, 7x7 stem of stride 2 with pooling), random weights."""
+    """Build torchvision's DenseNet-121 with random weights (growth 32, 7x7 stem of stride 2 with pooling)."""
     backbone = models.densenet121(weights=None, num_classes=classes)
     backbone.features.conv0 = _with_channels(backbone.features.conv0, channels)
     classifier, backbone.classifier = backbone.classifier, nn.Identity()
@@ -51,7 +51,7 @@ def torchvision_densenet121(channels: int, size: Size, classes: int) -> External
 
 
 def torchvision_efficientnet_b0(channels: int, size: Size, classes: int, norm: Norm = "batch") -> ExternalNetwork:
-    """torchvision's EfficientNet-B0, random weights; its classifier begins with dropout 0.2 in training."""
+    """Build torchvision's EfficientNet-B0 with random weights; its classifier has dropout 0.2 in training."""
     backbone = models.efficientnet_b0(weights=None, num_classes=classes, norm_layer=NORMS[norm])
     stem = backbone.features[0]
     assert isinstance(stem, nn.Sequential)
@@ -61,11 +61,12 @@ def torchvision_efficientnet_b0(channels: int, size: Size, classes: int, norm: N
 
 
 def efficientnet_b0(channels: int, size: Size, classes: int, norm: Norm = "batch") -> ExternalNetwork:
-    """EfficientNet-B0 (Tan and Le 2019) of IDC's ImageNet numbers: the function and start of efficientnet_pytorch 0.7.
+    """Build EfficientNet-B0 (Tan and Le 2019) as in IDC's ImageNet numbers: that of efficientnet_pytorch 0.7.
 
-    torchvision's layers, but BatchNorm with momentum 0.01 and epsilon 1e-3, `SamePadding` and torch's default start.
-    Dropout 0.2 before the last layer, whole blocks left out with probability rising to 0.2. (The package fixes the
-    padding at what suits 224 px; the same from 32 px on where the side is a multiple of 32.)
+    Consists of torchvision's layers, but BatchNorm has momentum 0.01 and epsilon 1e-3, padding is `SamePadding` and
+    weights have torch's default start. Dropout 0.2 precedes the last layer, and whole blocks are dropped with
+    probability rising to 0.2. (The package fixes the padding for 224 px; both are equal from 32 px on where the side is
+    a multiple of 32.)
     """
     network = torchvision_efficientnet_b0(channels, size, classes, norm)
     for module in list(network.modules()):
@@ -81,7 +82,7 @@ def efficientnet_b0(channels: int, size: Size, classes: int, norm: Norm = "batch
 class SamePadding(nn.Module):
     """TensorFlow's "same" padding before a strided convolution: a side h becomes ceil(h / stride) after it.
 
-    Zeros all around; where their number is odd, the odd one lies right and below.
+    Pads zeros on all sides; an odd one is added at the right and bottom.
     """
 
     def __init__(self, kernel: int, stride: int) -> None:
@@ -95,7 +96,7 @@ class SamePadding(nn.Module):
 
 
 def _same_padding(conv: nn.Module) -> nn.Module:
-    """The convolution; a strided one with `SamePadding` instead of its own."""
+    """Return the convolution; a strided one with `SamePadding` instead of its own padding."""
     assert isinstance(conv, nn.Conv2d)
     if conv.stride[0] == 1:
         return conv
@@ -104,7 +105,7 @@ def _same_padding(conv: nn.Module) -> nn.Module:
 
 
 def _with_channels(conv: nn.Module, channels: int) -> nn.Conv2d:
-    """The first convolution for other input channels, started as torchvision starts it (He, fan out)."""
+    """Return the first convolution for other input channels, initialised as in torchvision (He, fan out)."""
     assert isinstance(conv, nn.Conv2d)
     if channels == RGB:
         return conv
@@ -124,9 +125,9 @@ def timm_network(
     drop_rate: float | None = None,
     drop_path_rate: float | None = None,
 ) -> ExternalNetwork:
-    """The network `name` of timm with random weights.
+    """Build the network `name` of timm with random weights.
 
-    `img_size` is for those built for one size (vision transformers); options left None are timm's defaults.
+    `img_size` is for networks built for one size (vision transformers); options left None are timm's defaults.
     """
     timm = known_timm(name)
     options = {"img_size": img_size, "drop_rate": drop_rate, "drop_path_rate": drop_path_rate}
@@ -142,7 +143,7 @@ def timm_network(
 
 
 def known_timm(name: str) -> ModuleType:
-    """timm, which must be installed (else ImportError) and know `name` (else ValueError)."""
+    """Import timm and return it; raise ImportError if it is not installed, ValueError if it has no network `name`."""
     try:
         import timm
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Normalisation layers by name. All but the batch norm treat every image alone."""
+"""Normalisation layers by name. All but the batch norm treat every image independently."""
 
 from collections.abc import Callable
 from typing import Annotated
@@ -15,7 +15,7 @@ SizedNorm = Callable[[int, tuple[int, int]], nn.Module]
 
 
 class InstanceNorm(nn.Module):
-    """Each channel of each image to mean 0 and variance 1 over its pixels, then scaled and shifted.
+    """Normalise each channel of each image to mean 0 and variance 1 over its pixels, then scale and shift.
 
     DC's `GroupNorm(C, C)`: weight [C] starts at 1, bias [C] at 0. Input and output [N, C, H, W], H * W > 1.
     """
@@ -34,7 +34,7 @@ class InstanceNorm(nn.Module):
         return functional.group_norm(x, self.channels, self.weight, self.bias, EPSILON)
 
     def _fusable(self, x: Tensor) -> Tensor:
-        """The same in elementary operations, which a compiler fuses with their neighbours (1.3 times the speed)."""
+        """Compute the same in elementary operations, which a compiler fuses with adjacent ones (1.3 times faster)."""
         variance, mean = torch.var_mean(x, (2, 3), correction=0, keepdim=True)
         weight, bias = self.weight.view(1, -1, 1, 1), self.bias.view(1, -1, 1, 1)
         return (x - mean) * torch.rsqrt(variance + EPSILON) * weight + bias
@@ -57,7 +57,7 @@ def _group(channels: int) -> nn.Module:
 
 
 def _layer(channels: int, size: tuple[int, int]) -> nn.Module:
-    """Mean and variance over the whole image; weight and bias have one entry per element [C, H, W] (DC)."""
+    """Normalise over the whole image; weight and bias have one entry per element [C, H, W] (DC)."""
     return nn.LayerNorm([channels, *size])
 
 
@@ -67,7 +67,7 @@ NORMS: dict[str, ChannelNorm] = {
     "instance": InstanceNorm,
     "group": _group,
 }
-"""Norms that need only the number of channels: what every network here accepts."""
+"""Norms that need only the number of channels, which every network here accepts."""
 
 
 def _any_size(norm: ChannelNorm) -> SizedNorm:
@@ -75,8 +75,8 @@ def _any_size(norm: ChannelNorm) -> SizedNorm:
 
 
 SIZED_NORMS: dict[str, SizedNorm] = {name: _any_size(norm) for name, norm in NORMS.items()} | {"layer": _layer}
-"""Norms for networks that know the height and width of their feature maps (ConvNet): the above and the layer norm."""
+"""Norms for networks with known height and width of their feature maps (ConvNet): `NORMS` and the layer norm."""
 
 Norm = Annotated[str, NORMS]
-"""A name of `NORMS`, as an option of a network; refused by the catalogue where it is another."""
+"""A name of `NORMS`, as an option of a network; the catalogue refuses other names."""
 SizedNormName = Annotated[str, SIZED_NORMS]

@@ -1,10 +1,9 @@
-"""Residual networks (He et al. 2016, "Deep Residual Learning") as DC's and IDC's programs have them.
+"""Residual networks (He et al. 2016, "Deep Residual Learning") as in DC's and IDC's programs.
 
 Each is a stem, four stages of blocks, the mean over pixels and a linear layer. They differ in the stem, in how a block
-halves the maps (a stride, or average pooling), and in how the convolutions start. (DC's and IDC's CIFAR programs pool
-4 x 4 before the last layer, the same at 32 px.) All were compared with the logits of
-the published programs in float64, at sides from 32 to 224 px. torchvision's ResNet-18 is another network:
-`torchvision_resnet18`.
+halves the maps (a stride, or average pooling), and in how the convolutions start. (DC's and IDC's CIFAR programs pool 4
+x 4 before the last layer, which is equal at 32 px.) All were compared with the logits of the published programs in
+float64, at sides from 32 to 224 px. torchvision's ResNet-18 is another network: `torchvision_resnet18`.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,11 +15,11 @@ from dist_condense.networks.base import Network, Size, Start, global_average, id
 from dist_condense.networks.norms import NORMS, ChannelNorm, Norm
 
 SMALL_IMAGE, MIDDLE_IMAGE = 64, 128
-"""Largest sides of IDC's first two stems; larger images take the third."""
+"""Largest sides of IDC's first two stems; larger images use the third."""
 
 
 class Residual(nn.Module):
-    """ReLU of the sum of two paths, which give the same shape [N, C, H, W]."""
+    """ReLU of the sum of two paths with outputs of the same shape [N, C, H, W]."""
 
     def __init__(self, path: nn.Module, shortcut: nn.Module) -> None:
         super().__init__()
@@ -34,14 +33,14 @@ class Residual(nn.Module):
 
 
 Stem = Callable[[int, int, Size, ChannelNorm], list[nn.Module]]
-"""From (channels, width, size, norm): the first layers, up to the first block."""
+"""Function of (channels, width, size, norm) that returns the first layers, up to the first block."""
 Block = Callable[[int, int, int, ChannelNorm], Residual]
-"""From (inputs, outputs, shrink, norm): [N, inputs, H, W] to [N, outputs, H / shrink, W / shrink]."""
+"""Function of (inputs, outputs, shrink, norm): a block from [N, inputs, H, W] to [N, outputs, H/shrink, W/shrink]."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """What residual networks of one depth differ in."""
+    """Parts in which residual networks of one depth differ."""
 
     stem: Stem
     block: Block
@@ -78,12 +77,12 @@ class ResNet(Network):
         family.start(self)
 
     def embed(self, x: Tensor) -> Tensor:
-        """Images [N, C, H, W] to features [N, F]."""
+        """Map images [N, C, H, W] to features [N, F]."""
         return global_average(self.features(x))
 
 
 def strided_block(inputs: int, outputs: int, shrink: int, norm: ChannelNorm) -> Residual:
-    """Two 3x3 convolutions; the first, and the 1x1 of the shortcut, has the stride."""
+    """Return two 3x3 convolutions; the first, and the 1x1 of the shortcut, has the stride."""
     path = nn.Sequential(
         *[nn.Conv2d(inputs, outputs, kernel_size=3, stride=shrink, padding=1, bias=False), norm(outputs), nn.ReLU()],
         *[nn.Conv2d(outputs, outputs, kernel_size=3, padding=1, bias=False), norm(outputs)],
@@ -95,7 +94,9 @@ def strided_block(inputs: int, outputs: int, shrink: int, norm: ChannelNorm) -> 
 
 
 def pooled_block(inputs: int, outputs: int, shrink: int, norm: ChannelNorm) -> Residual:
-    """Two 3x3 convolutions, average pooling after the first ReLU; in the shortcut 1x1 convolution, pooling, norm."""
+    """Return two 3x3 convolutions, average pooling after the first ReLU; its shortcut is 1x1 convolution, pooling,
+    norm.
+    """
     path = nn.Sequential(
         *[nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False), norm(outputs), nn.ReLU()],
         nn.AvgPool2d(shrink) if shrink > 1 else nn.Identity(),
@@ -108,12 +109,15 @@ def pooled_block(inputs: int, outputs: int, shrink: int, norm: ChannelNorm) -> R
 
 
 def small_stem(channels: int, width: int, size: Size, norm: ChannelNorm) -> list[nn.Module]:
-    """3x3 convolution without pooling, whatever the size: the stem of the CIFAR networks."""
+    """Return a 3x3 convolution without pooling at every size: the stem of the CIFAR networks."""
     return [nn.Conv2d(channels, width, kernel_size=3, padding=1, bias=False), norm(width), nn.ReLU()]
 
 
 def strided_stem(channels: int, width: int, size: Size, norm: ChannelNorm) -> list[nn.Module]:
-    """IDC's for ResNet: up to 64 px `small_stem`; above with 3x3 max pooling; above 128 px 7x7 with stride 2 before."""
+    """Return IDC's stem for ResNet.
+
+    Up to 64 px it is `small_stem`; above, 3x3 max pooling follows; above 128 px the convolution is 7x7 with stride 2.
+    """
     kernel, stride = (7, 2) if max(sides(size)) > MIDDLE_IMAGE else (3, 1)
     conv = nn.Conv2d(channels, width, kernel_size=kernel, stride=stride, padding=kernel // 2, bias=False)
     pooling = [nn.MaxPool2d(kernel_size=3, stride=2, padding=1)] if max(sides(size)) > SMALL_IMAGE else []
@@ -121,7 +125,10 @@ def strided_stem(channels: int, width: int, size: Size, norm: ChannelNorm) -> li
 
 
 def pooled_stem(channels: int, width: int, size: Size, norm: ChannelNorm) -> list[nn.Module]:
-    """IDC's for ResNetAP: up to 64 px `small_stem`; above with 2x2 mean pooling; above 128 px 7x7 and 4x4 pooling."""
+    """Return IDC's stem for ResNetAP.
+
+    Up to 64 px it is `small_stem`; above, 2x2 mean pooling follows; above 128 px 7x7 convolution and 4x4 pooling.
+    """
     side = max(sides(size))
     kernel, shrink = (7, 4) if side > MIDDLE_IMAGE else (3, 2 if side > SMALL_IMAGE else 1)
     conv = nn.Conv2d(channels, width, kernel_size=kernel, padding=kernel // 2, bias=False)
@@ -135,34 +142,34 @@ IDC_IMAGENET = Family(strided_stem, strided_block, idc_start)
 IDC_POOLED = Family(pooled_stem, pooled_block, idc_start)
 
 RESNET10, RESNET18 = (1, 1, 1, 1), (2, 2, 2, 2)
-"""Blocks of each stage."""
+"""Number of blocks of each stage."""
 
 
 def resnet10_cifar(channels: int, size: Size, classes: int, width: int = 32, norm: Norm = "batch") -> ResNet:
-    """IDC's ResNet-10 for CIFAR; `width=64` is its network for SVHN."""
+    """Build IDC's ResNet-10 for CIFAR; `width=64` is its network for SVHN."""
     return ResNet(channels, classes, size, IDC_CIFAR, RESNET10, width, norm)
 
 
 def resnet18_cifar(channels: int, size: Size, classes: int, width: int = 64, norm: Norm = "batch") -> ResNet:
-    """DC's ResNet-18, with torch's default start; its cross-architecture table has `norm=instance`."""
+    """Build DC's ResNet-18, with torch's default start; its cross-architecture table has `norm=instance`."""
     return ResNet(channels, classes, size, DC_CIFAR, RESNET18, width, norm)
 
 
 def resnet10(channels: int, size: Size, classes: int, width: int = 64, norm: Norm = "batch") -> ResNet:
-    """IDC's ResNet-10 for all but CIFAR, the stem by the side of the images."""
+    """Build IDC's ResNet-10 for all data sets but CIFAR, with a stem by the side of the images."""
     return ResNet(channels, classes, size, IDC_IMAGENET, RESNET10, width, norm)
 
 
 def resnet18(channels: int, size: Size, classes: int, width: int = 64, norm: Norm = "batch") -> ResNet:
-    """IDC's ResNet-18 for all but CIFAR, the stem by the side of the images."""
+    """Build IDC's ResNet-18 for all data sets but CIFAR, with a stem by the side of the images."""
     return ResNet(channels, classes, size, IDC_IMAGENET, RESNET18, width, norm)
 
 
 def resnet10_ap(channels: int, size: Size, classes: int, width: int = 64, norm: Norm = "instance") -> ResNet:
-    """ResNetAP-10, IDC's network for ImageNet subsets."""
+    """Build ResNetAP-10, IDC's network for ImageNet subsets."""
     return ResNet(channels, classes, size, IDC_POOLED, RESNET10, width, norm)
 
 
 def resnet18_ap(channels: int, size: Size, classes: int, width: int = 64, norm: Norm = "instance") -> ResNet:
-    """ResNetAP-18."""
+    """Build ResNetAP-18."""
     return ResNet(channels, classes, size, IDC_POOLED, RESNET18, width, norm)

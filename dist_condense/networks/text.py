@@ -1,4 +1,4 @@
-"""Networks in words: `convnet:depth=4:width=64`, `timm:NAME:img_size=64`; and words to the types of options."""
+"""Networks as text: `convnet:depth=4:width=64`, `timm:NAME:img_size=64`; and conversion of options to their types."""
 
 import difflib
 from collections.abc import Collection, Mapping
@@ -7,12 +7,12 @@ from types import NoneType
 from typing import get_args, get_origin
 
 TIMM = "timm:"
-"""`timm:NAME` is the network NAME of timm."""
+"""Prefix of timm's networks: `timm:NAME` is the network NAME of timm."""
 IN_WORDS: dict[type, str] = {int: "a whole number from 1 on", float: "a number"}
 
 
 def split(text: str) -> tuple[str, dict[str, str]]:
-    """The name and the options of a network in words. Raises ValueError where an option is not `NAME=VALUE`."""
+    """Split a network as text into its name and options. Raises ValueError where an option is not `NAME=VALUE`."""
     first, *rest = text.split(":")
     if text.startswith(TIMM):
         first, *rest = TIMM + rest[0], *rest[1:]
@@ -30,14 +30,14 @@ def split(text: str) -> tuple[str, dict[str, str]]:
 
 
 def join(name: str, options: Mapping[str, object]) -> str:
-    """The inverse of `split`."""
+    """Join a name and options to a text: the inverse of `split`."""
     return ":".join([name, *(f"{key}={value}" for key, value in options.items())])
 
 
 def typed(given: Mapping[str, object], parameters: Mapping[str, Parameter], name: str) -> dict[str, object]:
-    """The options of the network `name`, words converted to the types of its parameters.
+    """Convert the options of the network `name` to the types of its parameters.
 
-    :raises ValueError: names each option that is unknown, and each value that its parameter does not take.
+    :raises ValueError: the message names each option that is unknown, and each value that its parameter does not take.
     """
     problems, converted = [], {}
     for key, value in given.items():
@@ -51,7 +51,7 @@ def typed(given: Mapping[str, object], parameters: Mapping[str, Parameter], name
 
 
 def closest(word: str, known: Collection[str]) -> str:
-    """A question for the known word nearest to this one, or nothing."""
+    """Return "did you mean ...?" with the known word nearest to this one, or an empty string."""
     matches = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f" (did you mean {matches[0]!r}?)" if matches else ""
 
@@ -73,7 +73,8 @@ def _value(key: str, value: object, parameters: Mapping[str, Parameter]) -> obje
 
 
 def _kind(annotation: object) -> tuple[type, Collection[str]]:
-    """int, float or str, and the words that are permitted (none: any), of `int | None`, `Annotated[str, WORDS]`, ..."""
+    """Return the type (int, float, str) and the permitted words (none: any) of `int | None`, `Annotated[str, WORDS]`.
+    """
     choices: Collection[str] = getattr(annotation, "__metadata__", ((),))[0]
     plain = getattr(annotation, "__origin__", annotation) if choices else annotation
     members = get_args(plain) if get_origin(plain) else (plain,)

@@ -1,3 +1,3 @@
-"""What a run can do from start to end, each a file; `settings.procedures` makes them of a config."""
+"""Procedures, one file each: computations of a run from start to end. `settings.procedures` builds them."""
 
 NAMES = {"matching": "learn images by matching statistics", "selecting": "choose real images"}

@@ -17,11 +17,11 @@ from dist_condense.engine.trajectory import Trajectory, theta_tensors
 
 @dataclass(frozen=True)
 class MatchingOutline:
-    """K networks of T matching steps; what is learnt are the pixels of each class, and labels where these are.
+    """K networks of T matching steps, which learn the pixels of each class and, in some methods, its labels.
 
-    :param names: of the classes, by label.
-    :param shapes: of what is learnt of a class, by name: ``pixels`` (ipc, C, h, w).
-    :param build: seed to a network theta.
+    :param names: names of the classes, by label.
+    :param shapes: shapes of the learnt tensors of a class, by name: ``pixels`` (ipc, C, h, w).
+    :param build: function from a seed to a network theta.
     """
 
     _: KW_ONLY
@@ -38,17 +38,17 @@ class MatchingOutline:
 
     @property
     def class_tensors(self) -> dict[str, Kind]:
-        """What is learnt, and the momentum of its SGD."""
+        """Learnt tensors, and the momentum of their SGD."""
         kinds = {name: (torch.float32, shape) for name, shape in self.shapes.items()}
         return kinds | {MOMENTUM[name]: kind for name, kind in kinds.items()}
 
     @property
     def shared_tensors(self) -> tuple[dict[str, Kind], dict[str, Kind]]:
-        """theta; the momentum of its optimiser, which is there once it has been updated."""
+        """Tensors of theta; and its momentum, which exists after the first update."""
         return theta_tensors(self.build(0))
 
     def facts(self, done: int) -> dict[str, Any]:
-        """Networks done and in all, and matching steps per network."""
+        """Return the networks completed and in all, and the matching steps per network."""
         return {
             "networks_done": done // self.matching_steps,
             "networks_total": self.networks,
@@ -56,7 +56,7 @@ class MatchingOutline:
         }
 
     def synthetic_set(self, state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The learnt pixels, class after class; the classes as labels, or learnt probabilities ``[N, classes]``."""
+        """Return the learnt pixels, class after class, with int64 labels or learnt probabilities ``[N, classes]``."""
         learnt = {name: torch.cat([state[f"{name}.{c}"] for c in range(len(self.names))]) for name in self.shapes}
         if "labels" in learnt:
             return learnt["pixels"].float(), learnt["labels"].float().softmax(1)
@@ -66,7 +66,7 @@ class MatchingOutline:
 
 @dataclass
 class Matching:
-    """The part of one worker."""
+    """Matching on one worker."""
 
     outline: MatchingOutline
     shard: ClassShard
@@ -75,12 +75,12 @@ class Matching:
 
     @property
     def labels(self) -> list[int]:
-        """The classes owned, ascending."""
+        """Owned classes, ascending."""
         return self.shard.labels
 
     @property
     def updates(self) -> int:
-        """Updates of theta on the way to the next matching step."""
+        """Updates of theta since the last matching step."""
         return self.trajectory.updates
 
     @property
@@ -89,19 +89,19 @@ class Matching:
         return self.shard.source.waited + self.trajectory.batches.waited
 
     def run(self, record: Record) -> None:
-        """Algorithm 1."""
+        """Run Algorithm 1."""
         condense(self.shard, self.trajectory, self.outline.networks, self.outline.matching_steps, record)
 
     def after_updates(self, call: Callable[[], None]) -> None:
-        """After each update of theta."""
+        """Register a callback for each update of theta."""
         self.trajectory.after_update = call
 
     def state_dict(self) -> dict[str, Tensor]:
-        """``pixels.LABEL`` and ``buffer.LABEL`` of the owned classes."""
+        """Return ``pixels.LABEL`` and ``buffer.LABEL`` of the owned classes."""
         return self.shard.state_dict()
 
     def shared_state_dict(self) -> dict[str, Tensor]:
-        """theta and its momentum."""
+        """Return theta and its momentum."""
         return self.trajectory.state_dict()
 
     def load_state_dict(self, by_class: Mapping[str, Tensor], shared: Mapping[str, Tensor], updates: int) -> None:
@@ -111,18 +111,18 @@ class Matching:
         self.trajectory.updates = updates
 
     def measures(self) -> dict[str, float]:
-        """The matching loss of the owned classes."""
+        """Return the matching loss of the owned classes."""
         return {"loss": float(sum(float(x) for x in self.shard.losses.values()))}
 
     def problem(self, done: int) -> Problem | None:
-        """The first number that is not finite. Waits for the device."""
+        """Return the first number that is not finite. Waits for the device."""
         found = self.shard.first_not_finite(self.trajectory.network, done)
         return None if found is None else (astuple(found), found.told(self.outline.matching_steps, self.outline.names))
 
     def checksum(self) -> int:
-        """Of theta."""
+        """Return the checksum of theta."""
         return self.trajectory.checksum()
 
     def close(self) -> None:
-        """End the threads that read ahead."""
+        """Stop the threads that read ahead."""
         self.shard.source.close()

@@ -1,4 +1,4 @@
-"""Selecting as a procedure: real images chosen class by class, in units of one class."""
+"""Selecting as a procedure: real images selected class by class, in units of one class."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from dist_condense.selection.shard import SelectionShard
 
 @dataclass(frozen=True)
 class SelectingOutline:
-    """One unit per class, in label order; the network is trained inside the first.
+    """One unit per class, in label order; the network is trained inside the first unit.
 
-    :param names: of the classes, by label.
-    :param shape: of the images of a class, ``(ipc, C, H, W)``.
-    :param build: seed to the network whose features are read; None for a selection that reads none.
+    :param names: names of the classes, by label.
+    :param shape: shape of the images of a class, ``(ipc, C, H, W)``.
+    :param build: function from a seed to the network whose features are read; None for a selection without features.
     """
 
     names: Sequence[str]
@@ -32,32 +32,32 @@ class SelectingOutline:
 
     @property
     def units(self) -> Units:
-        """The classes."""
+        """One unit per class."""
         return Units({"class": len(self.names)})
 
     @property
     def class_tensors(self) -> dict[str, Kind]:
-        """The chosen images, and their positions within the class."""
+        """Selected images, and their positions within the class."""
         return {"pixels": (torch.float32, self.shape), "positions": (torch.int64, self.shape[:1])}
 
     @property
     def shared_tensors(self) -> tuple[dict[str, Kind], dict[str, Kind]]:
-        """theta and its momentum, where there is a network."""
+        """Tensors of theta and of its momentum; none where there is no network."""
         return theta_tensors(self.build(0)) if self.build else ({}, {})
 
     def facts(self, done: int) -> dict[str, Any]:
-        """Nothing but what every card has."""
+        """Return no entry besides those of every card."""
         return {}
 
     def synthetic_set(self, state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The chosen images, class after class; zeros for a class that is not done."""
+        """Return the selected images, class after class; zeros for a class that is not complete."""
         labels = range(len(self.names))
         pixels = torch.cat([state[f"pixels.{c}"] for c in labels])
         return pixels, torch.arange(len(labels)).repeat_interleave(self.shape[0])
 
 
 class NoNetwork:
-    """theta of a selection that reads no features: nothing to train, store or compare."""
+    """Trajectory of a selection without features: nothing to train, store or compare."""
 
     network = nn.Module()
     batches: Batches = NoBatches()
@@ -80,7 +80,7 @@ class NoNetwork:
 
 @dataclass
 class Selecting:
-    """The part of one worker.
+    """Selecting on one worker.
 
     :param stride: number of workers, each of which works on a class of its own.
     """
@@ -93,12 +93,12 @@ class Selecting:
 
     @property
     def labels(self) -> list[int]:
-        """The classes owned, ascending."""
+        """Owned classes, ascending."""
         return list(self.shard.labels)
 
     @property
     def updates(self) -> int:
-        """Updates of theta in its training on the whole set."""
+        """Updates of theta in its training on all images."""
         return self.trajectory.updates
 
     @property
@@ -107,19 +107,19 @@ class Selecting:
         return self.shard.source.waited + self.trajectory.batches.waited
 
     def run(self, record: Record) -> None:
-        """Select class after class."""
+        """Select images class by class."""
         select(self.shard, self.trajectory, self.outline.units.total, record)
 
     def after_updates(self, call: Callable[[], None]) -> None:
-        """After each update of theta."""
+        """Register a callback for each update of theta."""
         self.trajectory.after_update = call
 
     def state_dict(self) -> dict[str, Tensor]:
-        """``pixels.LABEL`` and ``positions.LABEL`` of the owned classes."""
+        """Return ``pixels.LABEL`` and ``positions.LABEL`` of the owned classes."""
         return self.shard.state_dict()
 
     def shared_state_dict(self) -> dict[str, Tensor]:
-        """theta and its momentum."""
+        """Return theta and its momentum."""
         return self.trajectory.state_dict()
 
     def load_state_dict(self, by_class: Mapping[str, Tensor], shared: Mapping[str, Tensor], updates: int) -> None:
@@ -129,20 +129,20 @@ class Selecting:
         self.trajectory.updates = updates
 
     def measures(self) -> dict[str, float]:
-        """Nothing but what every procedure has."""
+        """Return no measurement besides those of every procedure."""
         return {}
 
     def problem(self, done: int) -> Problem | None:
-        """theta that is not finite, whose features would choose nothing sensible. Waits for the device."""
+        """Report a theta that is not finite, whose features would be meaningless. Waits for the device."""
         numbers = list(self.trajectory.network.state_dict().values())
         if not numbers or all_finite(numbers):
             return None
         return (done,), "theta is not finite after training on the whole set; lower method.selection.lr in a new output"
 
     def checksum(self) -> int | None:
-        """Of theta."""
+        """Return the checksum of theta."""
         return self.trajectory.checksum()
 
     def close(self) -> None:
-        """End the threads that read ahead."""
+        """Stop the threads that read ahead."""
         self.shard.source.close()

@@ -1,1 +1,1 @@
-"""Sets of real images: each selection chooses some images of every class, one class at a time."""
+"""Sets of real images: each selection method selects some images of every class, one class at a time."""

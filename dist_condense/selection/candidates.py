@@ -1,4 +1,4 @@
-"""The images of one class, from which a selection chooses."""
+"""Images of one class, from which a selection selects."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Candidates:
-    """Everything that a choice depends on; two equal ones give the same choice on every worker."""
+    """All inputs of a selection; equal inputs give the same selection on every worker."""
 
     label: int
     _: KW_ONLY
     features: Tensor
-    """``[N, d]`` on the CPU, one row per image of the class in the data set's order; d = 0 where none are needed."""
+    """Features ``[N, d]`` on the CPU, one row per image of the class in the data set's order; d = 0 if unused."""
     ipc: int
-    """Images to choose, at most N."""
+    """Number of images to select, at most N."""
     seed: int
-    """Of the run."""
+    """Seed of the run."""
     draw: int = 0
     """Number of the draw, for a selection that varies between draws."""
 
 
 Choose = Callable[[Candidates], Tensor]
-"""Positions within the class, int64 ``[ipc]``, all different."""
+"""Function that returns positions within the class, int64 ``[ipc]``, all different."""

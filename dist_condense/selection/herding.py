@@ -1,4 +1,4 @@
-"""Herding (Welling 2009): a few images whose mean feature follows that of their class."""
+"""Herding (Welling 2009): a few images whose mean feature follows the mean feature of their class."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ BLOCK = 1024
 
 
 def herding(candidates: Candidates) -> Tensor:
-    """Choose greedily the image x that minimises ``|| (k + 1) mu - sum of the k chosen - x ||``.
+    """Select greedily the image x that minimises ``|| (k + 1) mu - sum of the k selected - x ||``.
 
-    mu is the mean feature of the class. Each image is chosen at most once; of equally near ones the first is taken.
-    Sums and distances are float64. Memory is O(N d), the features of one class, and time O(ipc N d). The DeepCore
-    library takes the farthest image instead (argmax of the distance), which is another selection.
+    mu is the mean feature of the class. Each image is selected at most once; of equally near images the first is
+    selected. Sums and distances are float64. Memory is O(N d), the features of one class, and time O(ipc N d). The
+    DeepCore library takes the farthest image instead (argmax of the distance), which is another selection.
     """
     features, ipc = candidates.features, candidates.ipc
     mean = torch.stack([part.double().sum(0) for part in features.split(BLOCK)]).sum(0) / len(features)
@@ -31,5 +31,5 @@ def herding(candidates: Candidates) -> Tensor:
 
 
 def _squared_distances(features: Tensor, target: Tensor) -> Tensor:
-    """Of each row; computed row by row, so that equal rows have equal distances to the last bit."""
+    """Return the squared distance of each row, computed row by row, so that equal rows have bitwise equal distances."""
     return torch.cat([(target - part.double()).square().sum(1) for part in features.split(BLOCK)])

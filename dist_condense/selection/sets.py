@@ -1,4 +1,4 @@
-"""Sets that are chosen without a trained network, made where they are needed."""
+"""Sets selected without a trained network, made where they are needed."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from dist_condense.selection.table import Selection
 def real_sets(
     selection: Selection, source: ClassSource, counts: Sequence[int], *, ipc: int, seed: int, draws: int = 1
 ) -> LabelledImages:
-    """``draws`` sets of ``ipc`` real images of every class, one set after the other, each class after class; as stored.
+    """Return ``draws`` sets of ``ipc`` real images of every class as stored: one set after the other, sorted by class.
 
-    :param source: of all classes; one that reads on demand reads only what is chosen.
+    :param source: source of all classes; one that reads on demand reads only the selected images.
     :param counts: real images of each class.
     :raises ValueError: a class has fewer images than ``ipc``.
     """
@@ -25,7 +25,7 @@ def real_sets(
         raise ValueError(f"real_sets: ipc is {ipc}, but classes {few} have fewer images; lower ipc.")
 
     def chosen(label: int, count: int) -> Tensor:
-        """``[draws, ipc, C, H, W]``"""
+        """Return the images ``[draws, ipc, C, H, W]`` of a class."""
         every = (Candidates(label, features=torch.empty(count, 0), ipc=ipc, seed=seed, draw=d) for d in range(draws))
         return torch.stack([source.get(label, selection.choose(own)) for own in every])
 

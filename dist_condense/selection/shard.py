@@ -1,4 +1,4 @@
-"""The classes that one worker owns: the images that were chosen of each."""
+"""Classes that one worker owns, with the images selected of each."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from dist_condense.selection.candidates import Candidates
 from dist_condense.selection.table import Selection
 
 NOT_YET = -1
-"""Position of an image that is still to be chosen."""
+"""Position of an image that is not selected yet."""
 
 
 @dataclass
 class SelectionShard:
-    """What a worker knows of its own classes, ``labels``.
+    """Selected images of a worker's own classes, ``labels``.
 
-    ``pixels[c]`` are the chosen images float32 ``[ipc, C, H, W]`` as pixels of the space (values: a byte b as b / 255,
-    floats as they are, so exactly the stored image), ``positions[c]`` int64 ``[ipc]`` their positions within class c;
-    zeros and -1 before the class is done.
+    ``pixels[c]`` are the selected images float32 ``[ipc, C, H, W]`` as pixels of the space (values: a byte b as b /
+    255, floats as they are, so exactly the stored image), ``positions[c]`` int64 ``[ipc]`` their positions within class
+    c; zeros and -1 before the class is complete.
 
     :param counts: real images of every class, owned or not.
-    :param shape: (C, H, W)
+    :param shape: (C, H, W) of an image.
     """
 
     selection: Selection
@@ -50,7 +50,7 @@ class SelectionShard:
         self.positions = {c: torch.full((self.ipc,), NOT_YET) for c in self.labels}
 
     def select(self, network: nn.Module, label: int) -> None:
-        """Choose the images of a class, where it is owned."""
+        """Select the images of a class, if it is owned."""
         if label not in self.pixels:
             return
         own = Candidates(label, features=self._features(network, label), ipc=self.ipc, seed=self.seed)
@@ -59,12 +59,12 @@ class SelectionShard:
         self.pixels[label] = self.space.of(to_values(images.cpu()))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything that a restart needs, keyed by class and copied."""
+        """Return copies of all tensors that a restart needs, keyed by class."""
         kept = {"pixels": self.pixels, "positions": self.positions}
         return {f"{name}.{c}": x.clone() for name, by_class in kept.items() for c, x in by_class.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """The state of the owned classes; entries of other classes are ignored."""
+        """Load the state of the owned classes; entries of other classes are ignored."""
         self.pixels = {c: state[f"pixels.{c}"] for c in self.labels}
         self.positions = {c: state[f"positions.{c}"] for c in self.labels}
 

@@ -1,4 +1,4 @@
-"""Every selection by its name."""
+"""Selections by name."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from dist_condense.selection.random import random
 
 @dataclass(frozen=True)
 class Selection:
-    """A way to choose images of a class, and what it needs."""
+    """A selection method and its requirements."""
 
     choose: Choose
     features: bool = False
-    """Whether it reads features of a network that is trained on the whole set first."""
+    """Whether it reads features of a network that is first trained on all images."""
     varies: bool = False
     """Whether each evaluation network is trained on a new draw, as in the papers' rows."""
 

@@ -1,5 +1,5 @@
-"""A matching step taken apart: what is read, what is drawn, what the network sees, and one file per way to take it.
+"""Parts of a matching step: reads, draws, inputs of the network, and one file per way to take the step.
 
-Everything random is drawn and every image announced before the step, so that a step of a class is a function of
-tensors: (theta, what is learnt, stored bytes of the real minibatch, draws) -> (loss, gradient, what is finite).
+All random numbers are drawn and every image is announced before the step, so that a step of a class is a function of
+tensors: (theta, learnt tensors, stored bytes of the real minibatch, draws) -> (loss, gradient, finite or not).
 """

@@ -16,26 +16,26 @@ from dist_condense.engine.matching.view import View
 
 @dataclass(frozen=True)
 class Matched:
-    """The result of a matching step for one class; nothing of it is on the host."""
+    """Result of a matching step for one class, entirely on the device."""
 
     loss: Tensor
-    """Of the class's group, ``[]``."""
+    """Loss of the class's group, ``[]``."""
     gradient: Learnt
     finite: dict[What, Tensor]
-    """Truth values."""
+    """Booleans ``[]``, by kind of number."""
 
 
 class MatchAlone(Protocol):
-    """A way to take the step of a class that needs no other: a function of tensors."""
+    """A way to take the step of a class that is a group of its own: a function of tensors."""
 
     def __call__(self, network: nn.Module, learnt: Learnt, stored: Tensor, drawn: Drawn) -> Matched:
-        """``stored``: the real minibatch as stored, ``[n, C, H, W]``."""
+        """Return the result for a real minibatch as stored, ``[n, C, H, W]``."""
         ...
 
 
 @dataclass(frozen=True)
 class Whole:
-    """See :class:`MatchAlone`."""
+    """One double backward through all images of the class."""
 
     objective: Objective
     view: View

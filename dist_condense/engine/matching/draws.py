@@ -1,4 +1,4 @@
-"""All random choices of a matching step but its real images, made before it and put on the device."""
+"""Random choices of a matching step except its real images, made before the step and copied to the device."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from dist_condense.system.transfer import to_device
 
 @dataclass(frozen=True)
 class Drawn:
-    """The choices of one class at one step."""
+    """Random choices of one class at one step."""
 
     label: Tensor
-    """The class, int64 ``[1]``."""
+    """Label of the class, int64 ``[1]``."""
     augmentation: Draw | None
-    """One for all images of the class, real and synthetic; None: they are not augmented."""
+    """One draw for all images of the class, real and synthetic; None: no augmentation."""
     subset: Tensor | None
-    """Positions of the decoded images that take part, int64; None: all do."""
+    """Positions of the decoded images that take part, int64; None: all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Draws:
     """Draws by (seed, step, class).
 
     :param size: height and width of an image.
-    :param decoded: decoded images of a class; a subset is drawn where there are more than ``limit``.
+    :param decoded: decoded images of a class; a subset is drawn where they exceed ``limit``.
     """
 
     seed: int
@@ -45,7 +45,7 @@ class Draws:
     def of(
         cls, recipe: MatchingRecipe, seed: int, shape: tuple[int, int, int], ipc: int, placement: Placement
     ) -> Draws:
-        """The draws of a method for images of ``shape`` = (C, h, w), ``ipc`` of a class learnt."""
+        """Return the draws of a method for images of ``shape`` = (C, h, w), with ``ipc`` learnt images of a class."""
         return cls(
             seed=seed,
             strategy=recipe.strategy,
@@ -56,7 +56,7 @@ class Draws:
         )
 
     def draw(self, label: int, visit: int) -> Drawn:
-        """The draws of a class at matching step ``visit`` (k T + t)."""
+        """Return the draws of a class at matching step ``visit`` (k T + t)."""
         device, augmentation, subset = self.placement.device, None, None
         if self.strategy:
             keyed = randomness.generator(self.seed, "matching augmentation", visit, label)

@@ -12,22 +12,22 @@ from dist_condense.data.reading.read_ahead import ReadAhead, Ticket
 from dist_condense.engine.matching.recipe import MatchingRecipe
 
 Tickets = dict[int, Ticket]
-"""By class."""
+"""Tickets of reads, by class."""
 
 
 @dataclass(frozen=True)
 class Reads:
-    """The announced reads of one matching step."""
+    """Announced reads of one matching step."""
 
     visit: int
     statistics: Tickets
-    """Images that move the running averages of BatchNorm; none for other networks."""
+    """Reads of the images that update the running averages of BatchNorm; empty for other networks."""
     real: Tickets
 
 
 @dataclass
 class Minibatches:
-    """Announces the reads of every matching step during the step before it.
+    """Announces the reads of every matching step during the previous step.
 
     :param counts: real images of every class, owned or not.
     :param labels: the owned classes.
@@ -41,7 +41,7 @@ class Minibatches:
     _next: Reads | None = field(default=None, init=False)
 
     def of(self, visit: int, statistics: bool) -> Reads:
-        """The reads of matching step ``visit`` (k T + t), those of the step after it announced.
+        """Return the reads of matching step ``visit`` (k T + t), and announce those of the next step.
 
         :param statistics: whether the network has running averages.
         """

@@ -1,4 +1,4 @@
-"""The parts of a method that stand on the image side of a matching step."""
+"""Parts of a method that concern the images of a matching step."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ from dist_condense.core.objective import Objective
 from dist_condense.core.parameterisation import MultiFormation
 
 RealDraw = Callable[[int, int, int, int, int], Tensor]
-"""(count, batch, seed, class, visit) -> positions of the real minibatch within its class."""
+"""Function of (count, batch, seed, class, visit) that returns positions of the real minibatch within its class."""
 
 
 def fresh_draw(count: int, batch: int, seed: int, label: int, visit: int) -> Tensor:
-    """DC, DSA, DCC, DM: a fresh random draw at each step, without replacement within it; a class of fewer images than
-    ``batch`` gives each once (as in the program).
+    """Draw anew at each step, without replacement within the step (DC, DSA, DCC, DM).
+
+    A class with fewer images than ``batch`` gives each once (as in the program).
     """
     return randomness.draw_without_replacement(count, batch, seed, "real class batch", label, visit)
 
 
 def epoch_draw(count: int, batch: int, seed: int, label: int, visit: int) -> Tensor:
-    """IDC: passes over the class without replacement, the incomplete batch of a pass dropped; a class of fewer images
-    than ``batch`` gives each once (as in the program).
+    """Pass over the class without replacement; the incomplete batch of a pass is dropped (IDC).
+
+    A class with fewer images than ``batch`` gives each once (as in the program).
     """
     return randomness.epoch_batch(count, batch, visit, seed, "real class batch", label)
 
@@ -42,14 +44,14 @@ class MatchingRecipe:
     objective: Objective
     grouping: Grouping
     rules: Mapping[str, ImageRule]
-    """How each learnt tensor moves, by its name."""
+    """Update rule of each learnt tensor, by name."""
     _: KW_ONLY
     parameterisation: MultiFormation = field(default_factory=MultiFormation)
     strategy: Strategy = field(default_factory=Strategy)
     real_batch: int = 256
-    """Real images of a class in one step; all of a class that has fewer."""
+    """Largest number of real images of a class in one step."""
     real_draw: RealDraw = fresh_draw
     synthetic_limit: int = 128
-    """Decoded images of a class in one step; beyond it a random subset."""
+    """Largest number of decoded images of a class in one step; a random subset where there are more."""
     statistics_batch: int = 16
-    """Real images per class that move the running averages of BatchNorm before a step (DC)."""
+    """Real images per class that update the running averages of BatchNorm before a step (DC)."""

@@ -18,17 +18,17 @@ from dist_condense.engine.matching.two_passes import TwoPasses
 
 @dataclass(frozen=True)
 class Inputs:
-    """The owned classes at one step."""
+    """Inputs of one step for the owned classes."""
 
     learnt: Mapping[int, Learnt]
     drawn: Mapping[int, Drawn]
     stored: Callable[[int], Tensor]
-    """The real minibatch of a class as stored, ``[n, C, H, W]``; asked for once."""
+    """Function that returns the real minibatch of a class as stored, ``[n, C, H, W]``; called once per class."""
 
 
 @dataclass
 class Shared:
-    """Every worker calls it with the same groups, also one that owns no class of them.
+    """The matching step of groups. Every worker calls it with the same groups, even if it owns none of their classes.
 
     :param shape: (C, H, W) of an image.
     """
@@ -40,7 +40,7 @@ class Shared:
     _shapes: list[torch.Size] = field(default_factory=list)
 
     def __call__(self, network: nn.Module, groups: Sequence[Sequence[int]], inputs: Inputs) -> dict[int, Matched]:
-        """The owned classes of ``groups``, each with the loss of its group."""
+        """Return the results of the owned classes of ``groups``, each with the loss of its group."""
         group_of = {c: g for g, group in enumerate(groups) for c in group}
         owned = [c for c in inputs.learnt if c in group_of]
         parts = [(group_of[c], self._flat(network, c, inputs)) for c in owned]
@@ -58,7 +58,8 @@ class Shared:
         return matched
 
     def shapes(self, network: nn.Module) -> list[torch.Size]:
-        """Shapes of phi, by one zero image at the first step: a worker without classes takes part in the sum, too."""
+        """Return the shapes of phi, from one zero image at the first step: workers without classes join the sum, too.
+        """
         if not self._shapes:
             blank = torch.zeros(1, *self.shape, dtype=self.placement.dtype, device=self.placement.device)
             labels = torch.zeros(1, dtype=torch.int64, device=self.placement.device)

@@ -1,4 +1,4 @@
-"""A class by microbatches: its statistics first, then the pull-back of the distance's gradient at these."""
+"""A class by microbatches: its statistics first, then the pull-back of the distance's gradient with respect to them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dist_condense.engine.matching.view import View
 
 @dataclass(frozen=True)
 class TwoPasses:
-    """The two passes one by one, for groups; or both, for a class alone (:class:`MatchAlone`)."""
+    """The two passes separately, for groups; or both, for a class alone (:class:`MatchAlone`)."""
 
     objective: Objective
     view: View
@@ -30,12 +30,12 @@ class TwoPasses:
     def statistics(
         self, network: nn.Module, learnt: Learnt, stored: Tensor, drawn: Drawn
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """phi of the synthetic and of the real examples."""
+        """Return phi of the synthetic and of the real examples."""
         examples, _ = self.view.synthetic(learnt, drawn)
         a = self.objective.statistic(network, examples)
         return a, self.objective.statistic(network, self.view.real(stored, drawn))
 
     def pull_back(self, network: nn.Module, learnt: Learnt, drawn: Drawn, v: Sequence[Tensor]) -> Learnt:
-        """The gradient of <phi, v>, by name."""
+        """Return the gradient of <phi, v>, by name."""
         examples, back = self.view.synthetic(learnt, drawn)
         return back(self.objective.pull_back(network, examples, v))

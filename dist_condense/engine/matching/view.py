@@ -1,4 +1,4 @@
-"""What the network sees of a class: learnt and stored images, normalised, under one augmentation draw."""
+"""Inputs of the network for a class: learnt and stored images, normalised, under one augmentation draw."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ Back = Callable[[Examples], tuple[Learnt]]
 
 @dataclass(frozen=True)
 class View:
-    """From learnt tensors and from stored images to examples.
+    """Maps from learnt tensors and from stored images to examples.
 
-    :param sources: the learnt image that each decoded one comes from, int64 ``[m]`` on the device.
+    :param sources: the learnt image of each decoded image, int64 ``[m]`` on the device.
     :param normalised_pixels: whether pixels are normalised.
-    :param mean: of the values of real images, ``[C, 1, 1]`` on the device, in the dtype of the images.
-    :param std: likewise.
+    :param mean: mean of the values of real images, ``[C, 1, 1]`` on the device, in the dtype of the images.
+    :param std: their standard deviation, likewise.
     """
 
     parameterisation: MultiFormation
@@ -41,7 +41,7 @@ class View:
 
     @classmethod
     def of(cls, recipe: MatchingRecipe, ipc: int, space: Space, placement: Placement) -> View:
-        """The view of a method that learns ``ipc`` images of a class."""
+        """Return the view of a method that learns ``ipc`` images of a class."""
         mean, std = (
             torch.tensor(x, dtype=placement.dtype, device=placement.device)[:, None, None]
             for x in (space.statistics.mean, space.statistics.std)
@@ -50,16 +50,16 @@ class View:
         return cls(recipe.parameterisation, sources, space.normalised, mean=mean, std=std)
 
     def normalised(self, stored: Tensor) -> Tensor:
-        """Stored images, normalised."""
+        """Normalise stored images."""
         return (to_values(stored, self.mean.dtype) - self.mean) / self.std
 
     def real(self, stored: Tensor, drawn: Drawn) -> Examples:
-        """Examples of a minibatch as stored, ``[n, C, H, W]``."""
+        """Return the examples of a minibatch as stored, ``[n, C, H, W]``."""
         images = _augmented(self.normalised(stored), drawn)
         return {"images": images, "labels": drawn.label.expand(len(images))}
 
     def synthetic(self, learnt: Learnt, drawn: Drawn) -> tuple[Examples, Callable[[Examples], Learnt]]:
-        """Decoded examples, and the map from their gradient to that of the learnt tensors."""
+        """Return the decoded examples, and the map from their gradient to that of the learnt tensors."""
         seen, back = cast(tuple[Examples, Back], torch.func.vjp(lambda learnt: self._seen(learnt, drawn), learnt))
         examples = {name: x.detach() for name, x in seen.items()}
         if "labels" not in examples:
@@ -67,11 +67,11 @@ class View:
         return examples, lambda gradient: back(gradient)[0]
 
     def for_training(self, pixels: Tensor) -> Tensor:
-        """Decoded images in normalised space, as training on the set sees them."""
+        """Return the decoded images in normalised space, as training on the set sees them."""
         return self._shown(self.parameterisation.decode_for_training(pixels))
 
     def labels_for_training(self, scores: Tensor) -> Tensor:
-        """Their labels, where these are learnt: class probabilities ``[m, classes]``."""
+        """Return their labels, where these are learnt: class probabilities ``[m, classes]``."""
         return scores.softmax(1).repeat(self.parameterisation.tiles, 1)
 
     def _seen(self, learnt: Learnt, drawn: Drawn) -> Examples:
@@ -82,7 +82,7 @@ class View:
         return {"images": _augmented(self._shown(images), drawn), **labels}
 
     def _shown(self, images: Tensor) -> Tensor:
-        """Decoded images in normalised space."""
+        """Map decoded images to normalised space."""
         return images if self.normalised_pixels else (images - self.mean) / self.std
 
 

@@ -35,30 +35,31 @@ from dist_condense.system import terminal
 from dist_condense.system.credentials import masked
 
 Work = Callable[[Any, Coordinator, torch.device, Observer], None]
-"""What each worker executes: (config, coordinator, device, observer). A function of a module, so that it can travel."""
+"""Function of (config, coordinator, device, observer) that each worker executes; defined in a module, to be pickled."""
 
 PROCESS = {"env_vars": {"MALLOC_ARENA_MAX": "1", "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5"}}
-"""How Ray starts its processes for us. It runs our code in a thread, and glibc maps every block over 64 MiB that a
-thread's own arena asks for anew, whatever ``keep_freed_memory`` set: page faults took a third of a matching step.
-A group that failed waits for the goodbye of a worker that hangs, 30 s by default."""
+"""Environment of the processes that Ray starts. Ray runs our code in a thread, and glibc maps every block over 64 MiB
+of a thread's own arena anew, even with ``keep_freed_memory``: page faults took a third of a matching step. A failed
+group waits for a hanging worker to leave, 30 s by default.
+"""
 
 LATER = 60.0
-"""Seconds that Ray and NCCL, which end a worker and cannot say why, wait longer than the roll call."""
+"""Seconds that Ray and NCCL, which end a worker without a reason, wait longer than the roll call."""
 
 PLACING = 60.0
 """Seconds of each of Ray's attempts to place a group."""
 
 LOOKING = 20.0
-"""Seconds between two looks for room, where a group goes on with fewer workers: as often as Ray counts its nodes."""
+"""Seconds between two checks for room, where a group continues with fewer workers: as often as Ray counts its nodes."""
 
 LOOPBACK = "127.0.0.1"
-"""Where a Ray that is started here listens: nobody but this machine has to reach it."""
+"""Address of a Ray that is started here, which only this machine has to reach."""
 
 CHECKOUT = Path(__file__).parents[3]
-"""The folder that holds the package."""
+"""Folder that contains the package."""
 
 HANGING = "health check has been hanging"
-"""Ray's words on a worker whose process does not answer: how one that has no others is found."""
+"""Part of Ray's message on a worker whose process does not answer, to recognise one that has no other message."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,9 @@ class Group:
     """Size and resources of a worker group.
 
     :param threads: CPU cores reserved for each worker, and its threads.
-    :param max_failures: how often a lost group is started again; it continues from the newest checkpoint.
+    :param max_failures: number of restarts of a lost group, which continues from the newest checkpoint.
     :param timeout: seconds that workers wait for each other.
-    :param min_workers: go on with as few; None: only with ``workers``.
+    :param min_workers: least number of workers to continue with; None: ``workers``.
     """
 
     workers: int
@@ -81,19 +82,19 @@ class Group:
 
     @property
     def size(self) -> int | tuple[int, int]:
-        """As Ray Train takes it: fixed, or the least and the most."""
+        """Size as Ray Train takes it: fixed, or (least, most)."""
         return self.workers if self.min_workers is None else (self.min_workers, self.workers)
 
     @property
     def placings(self) -> int:
-        """Attempts to place the group, in all: ``timeout`` for each start. Ray by itself would try for ever."""
+        """Attempts to place the group, in all: ``timeout`` for each start. Ray by itself would retry for ever."""
         return (self.max_failures + 1) * math.ceil(self.timeout / PLACING)
 
 
 def connect() -> None:
     """Join the cluster of a submitted job, of RAY_ADDRESS or of `ray start`, else start Ray on this machine.
 
-    Says which, and leaves the process's answers to signals as they are. Raises RunFailed, within about a minute.
+    Prints which, and leaves the process's signal handlers unchanged. Raises RunFailed, within about a minute.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
@@ -119,7 +120,10 @@ def connect() -> None:
 
 @contextmanager
 def _sigterm_left_alone() -> Iterator[None]:
-    """Ray sets a handler that raises SystemExit wherever it is, also in a callback, which ends in a traceback."""
+    """Keep Ray from installing its SIGTERM handler.
+
+    That raises SystemExit wherever it is called, also in a callback, which ends in a traceback.
+    """
     before, ray_utils.set_sigterm_handler = ray_utils.set_sigterm_handler, lambda handler: None
     try:
         yield
@@ -129,8 +133,10 @@ def _sigterm_left_alone() -> Iterator[None]:
 
 @contextmanager
 def _found(cluster: join.Cluster | None) -> Iterator[None]:
-    """Ray would read the file of `ray start` once more, from a folder in which every user may put another. And for the
-    node that it starts here it would take an address that others reach, and listen on all there are, unless that stays.
+    """Make Ray join the given cluster, or start a node that listens on the loopback interface alone.
+
+    Ray would read the file of `ray start` once more, from a folder in which every user can replace it; and the node
+    that it starts would take an address that other machines reach, and listen on all interfaces.
     """
     before = services.find_bootstrap_address, services.resolve_ip_for_localhost
     services.find_bootstrap_address = lambda _: cluster and cluster.address
@@ -142,9 +148,11 @@ def _found(cluster: join.Cluster | None) -> Iterator[None]:
 
 
 def _trusted() -> Path:
-    """Where Ray is called from: it puts this folder first on the import path of all workers, before the standard
-    library, and the folder of a run's data or of somebody else may hold a ``random.py``. Ours is the checkout that the
-    package comes from; that of installed packages must not come first, so for these it is the root of the system.
+    """Return a safe working folder in which to call Ray.
+
+    Ray puts this folder first on the import path of all workers, before the standard library, and the folder of a run's
+    data or of another user may contain a ``random.py``. It is the checkout that the package comes from; the folder of
+    installed packages must not come first, so for these it is the root of the file system.
     """
     return CHECKOUT if (CHECKOUT / "pyproject.toml").is_file() else Path(CHECKOUT.anchor)
 
@@ -156,7 +164,7 @@ def _not_connected(cluster: join.Cluster | None, error: Exception) -> str:
 
 
 def nodes() -> list[tuple[int, int, int]]:
-    """(CPU cores, GPUs, bytes of memory for workers; 0: not reported) of each node of the cluster."""
+    """Return (CPU cores, GPUs, bytes of memory for workers; 0: not reported) of each node of the cluster."""
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return [(int(node.get("CPU", 0)), int(node.get("GPU", 0)), int(node.get("memory", 0))) for node in alive]
 
@@ -164,9 +172,9 @@ def nodes() -> list[tuple[int, int, int]]:
 def launch(work: Work, config: Any, group: Group, folder: Path, restarts: Path) -> None:
     """Run ``work`` on every worker to its end.
 
-    :param folder: for Ray's own records; one that every node sees. Metrics bear its name.
-    :param restarts: the file that gets a line for each time that a group fails.
-    :raises RunFailed: a worker failed or was lost for good; the message says which rank and why.
+    :param folder: for Ray's own records; on storage that every node sees. Metrics have its name.
+    :param restarts: file that gets a line for each failure of a group.
+    :raises RunFailed: a worker failed or was lost for good; the message names its rank and the reason.
     """
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(group.timeout + LATER)  # taken from here, no other way
     try:
@@ -181,9 +189,10 @@ def launch(work: Work, config: Any, group: Group, folder: Path, restarts: Path) 
 
 
 def _aside(call: Callable[[], object]) -> None:
-    """Wait for a call in another thread: Ray Train would take Ctrl-C over in the main one, and end the workers by it.
+    """Wait for a call in another thread: in the main thread Ray Train would take over Ctrl-C, and end the workers by
+    it.
 
-    Whatever the main thread answers a signal with happens at once; a daemon, so that it may also leave.
+    The main thread can answer a signal at once; the other is a daemon, so that the main thread may also leave.
     """
     raised: list[BaseException] = []
 
@@ -231,7 +240,7 @@ def _trainer(work: Work, config: Any, group: Group, folder: Path, restarts: Path
 
 
 def preempted() -> bool:
-    """In a worker: whether a node of the group is to be taken away soon. Free; Ray asks every 5 s for all workers.
+    """Return in a worker whether a node of the group will be taken away soon. Free: Ray asks every 5 s for all workers.
 
     Workers may learn it at different moments, so they have to agree on it. ``ray.train.get_preemption_info`` is a
     message between all of them through an actor, every time.
@@ -253,20 +262,20 @@ def _enter(payload: dict[str, Any]) -> None:
 
 
 class Restarts(UserCallback):
-    """Notes why a group failed; Ray calls it in a process of its own on the driver's node."""
+    """Records why a group failed; Ray calls it in a process of its own on the driver's node."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """A group has failed; whether it is started again is not known yet."""
+        """Append the cause of a group's failure; whether the group is restarted is not known yet."""
         cause = terminal.printable(masked(_cause(worker_exceptions)))
         with self.file.open("a") as file:
             file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {cause}\n")
 
 
 def _cause(failures: dict[int, Exception]) -> str:
-    """Our own word on what happened if a worker has one, else who was lost, else every worker's error."""
+    """Return our own message if a worker has one, else the lost workers, else every worker's error."""
     failures = dict(sorted(failures.items()))
     for rank, error in failures.items():
         if word := _word(error, RunFailed):
@@ -280,7 +289,7 @@ def _cause(failures: dict[int, Exception]) -> str:
 
 
 def _word(error: Exception, kind: type[Exception]) -> str:
-    """What an error of this kind says, which Ray brings as itself or within a text; empty for others."""
+    """Return the message of an error of this kind, which Ray passes on as itself or within a text; empty for others."""
     if isinstance(error, kind):
         return str(error)
     _, found, word = _innermost(error).rpartition(f"{kind.__name__}: ")
@@ -299,7 +308,7 @@ def _not_started(error: Exception) -> str:
 
 
 def _was_lost(error: Exception) -> bool:
-    """Whether the process of the worker is gone or hangs, rather than its code having raised."""
+    """Return whether the process of the worker is gone or hangs, rather than its code having raised."""
     failure = getattr(error, "health_check_failure", error)
     signs = ("actor is dead", "ActorDiedError", HANGING)
     return isinstance(failure, RayActorError) or any(sign in str(error) for sign in signs)
@@ -312,7 +321,7 @@ def _loss(error: Exception) -> str:
 
 
 def _where(error: Exception) -> str:
-    """The host, where Ray says it."""
+    """Return the host, where Ray reports it."""
     found = re.search(r"hostname='([^']*)'.*?node_ip='([^']*)'", str(error), re.DOTALL)
     return f" on {found[1]} ({found[2]})" if found else ""
 

@@ -1,4 +1,4 @@
-"""Which Ray cluster a run joins, and whether it answers: for one that does not, Ray waits 14 minutes without a word."""
+"""The Ray cluster that a run joins, and a check that it answers, for which Ray itself waits 14 silent minutes."""
 
 from __future__ import annotations
 
@@ -18,16 +18,15 @@ VARIABLE, CLIENT, LOCAL = "RAY_ADDRESS", "ray://", "local"
 ANSWERING = 30.0
 """Seconds in which a cluster has to answer; one that is just being started does."""
 SILENT, STRANGE, NO_TOKEN = ("UNAVAILABLE", "DEADLINE_EXCEEDED"), "UNIMPLEMENTED", "UNAUTHENTICATED"
-"""What gRPC calls it when nobody answers, or another program than Ray, or the token is not the cluster's; whatever
-else is Ray's to judge."""
+"""gRPC status for no answer, a program other than Ray, and another cluster's token; Ray handles all others."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster that exists, or is said to.
+    """A Ray cluster that exists, or that a variable or file names.
 
     :param address: host:port, or ray://host:port.
-    :param source: the variable or the file that says so.
+    :param source: the variable or the file with the address.
     :param remedy: what to do where it does not answer.
     """
 
@@ -39,7 +38,7 @@ class Cluster:
         return f"the Ray cluster at {self.address} ({self.source})"
 
     def answer(self, seconds: float = ANSWERING) -> None:
-        """Raises RunFailed where it does not within so many seconds."""
+        """Raise RunFailed unless the cluster answers within ``seconds``."""
         channel = init_grpc_channel(self.address.removeprefix(CLIENT), [("grpc.enable_http_proxy", 0)])
         try:
             NodeInfoGcsServiceStub(channel).CheckAlive(CheckAliveRequest(), timeout=seconds, wait_for_ready=True)
@@ -61,7 +60,10 @@ class Cluster:
 
 
 def found() -> Cluster | None:
-    """The cluster that ``ray.init()`` would join; None: it starts Ray here. Raises RunFailed for what is no address."""
+    """Return the cluster that ``ray.init()`` would join, or None where it starts Ray here.
+
+    Raises RunFailed if the address is malformed.
+    """
     given = os.environ.get(VARIABLE, "")
     source = f"{VARIABLE}={given}" if given else get_ray_address_file(None)
     remedy = (
@@ -79,10 +81,10 @@ def found() -> Cluster | None:
 
 
 def _left(file: str) -> str:
-    """The address that `ray start` left, or that no cluster is to be joined.
+    """Return the address that `ray start` left, or :data:`LOCAL` if there is none.
 
-    Ray lets every user put a file there, and whoever answers at its address gets this user's token and runs its code:
-    one of another user's is not read, which is said.
+    Every user can put a file there, and the program at its address would receive this user's token and run its code, so
+    another user's file is not read, which is reported.
     """
     try:
         with open(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)) as opened:

@@ -1,5 +1,6 @@
-"""What Prometheus sees of a run: every node of a Ray cluster exports it, with ``ray_`` before each name and ``_total``
-after each counter's.
+"""Metrics of a run for Prometheus, exported by every node of a Ray cluster.
+
+Ray puts ``ray_`` before each name and ``_total`` after each counter's.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ COUNTERS = {
     "waited": ("dist_condense_waiting_seconds", "Seconds that this worker waited for images"),
     "reduced": ("dist_condense_reduced_bytes", "Bytes that this worker handed to reductions"),
 }
-"""By the field of :class:`Measured`."""
+"""Names and descriptions of counters, by field of :class:`Measured`."""
 TAGS = ("run", "rank")
 
 
 class RayMetrics:
-    """An Observer in a worker of Ray. Setting a number takes microseconds; Ray sends them on by itself."""
+    """An Observer in a worker of Ray. Setting a number takes microseconds; Ray exports them by itself."""
 
     def __init__(self, run: str, rank: int) -> None:
         self.tags = {"run": run, "rank": str(rank)}
@@ -33,7 +34,7 @@ class RayMetrics:
         self.counters = {field: Counter(*told, TAGS).set_default_tags(self.tags) for field, told in COUNTERS.items()}
 
     def __call__(self, measured: Measured) -> None:
-        """Take what one line of metrics.jsonl says, and what this worker adds to it."""
+        """Export the numbers of one entry of metrics.jsonl, and this worker's own."""
         for field, gauge in self.gauges.items():
             gauge.set(getattr(measured, field))
         for name, value in measured.measures.items():

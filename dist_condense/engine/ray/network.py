@@ -22,8 +22,10 @@ ADVICE = (
 
 
 class OnRaysNetwork(TorchConfig):
-    """Gloo connects by the address that a host's own name stands for, which is 127.0.0.1 or 127.0.1.1 on many, and
-    then reaches nobody. Here it takes the interface of the node's address in Ray, unless GLOO_SOCKET_IFNAME is set.
+    """TorchConfig whose gloo uses the network interface of the node's address in Ray, unless GLOO_SOCKET_IFNAME is set.
+
+    By default gloo uses the address of the host's own name, which is 127.0.0.1 or 127.0.1.1 on many hosts and cannot be
+    reached from others.
     """
 
     @property
@@ -43,7 +45,7 @@ def _choose() -> None:
 
 
 def interface(address: str) -> str | None:
-    """The network interface of this machine that has an address (IPv4), if one has."""
+    """Return the network interface of this machine with this address (IPv4), if there is one."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         for _, name in socket.if_nameindex():
             with suppress(OSError):  # it has none

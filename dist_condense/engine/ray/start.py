@@ -1,5 +1,7 @@
-"""What Ray needs of this machine before it can start here: a short folder that it can write, and a token; both of this
-user alone, since whoever has one of them has the cluster."""
+"""Requirements for starting Ray on this machine: a short writable folder and a token.
+
+Both belong to this user alone, since either gives full access to the cluster.
+"""
 
 from __future__ import annotations
 
@@ -20,23 +22,25 @@ from dist_condense.system import terminal
 
 VARIABLE, TOKEN_FILE = "RAY_TMPDIR", "RAY_AUTH_TOKEN_PATH"
 LONGEST = 107 if sys.platform.startswith("linux") else 103
-"""Bytes of a socket's path, on every system."""
+"""Bytes of a socket's path, by system."""
 BELOW = "ray"
-"""Ray's folder in the one that it is given."""
+"""Name of Ray's folder inside the one that it is given."""
 SOCKET = "session_2026-11-26_20-37-05_612313_4194304/sockets/plasma_store"
-"""As Ray calls one below that, with the longest number of a process."""
+"""Path of a socket inside that folder, with the longest process number."""
 ROOM = 64 * 2**20
-"""Bytes for records and logs; with a full folder Ray waits a minute and a half and says that it was too slow."""
+"""Bytes for records and logs; with a full folder Ray waits a minute and a half and reports that it was too slow."""
 OURS = ("/tmp", "/var/tmp", "/dev/shm")
-"""Where a folder of our own may be."""
+"""Places for a temporary folder of our own."""
 
 
 def folder() -> str:
-    """Where Ray keeps sockets, logs and what it spills: below a folder that this user alone may enter, since Ray opens
-    its own to everyone. It is that of all runs of this user in RAY_TMPDIR, else in TMPDIR or /tmp; where that will not
-    do and none was asked for, one of this run alone, removed at the end.
+    """Return the folder where Ray keeps sockets, logs and spilled objects.
 
-    :raises RunFailed: RAY_TMPDIR will not do, or no folder does.
+    It is inside a folder that this user alone may enter, since Ray opens its own to all users: one for all runs of this
+    user in RAY_TMPDIR, else in TMPDIR or /tmp. If that is unsuitable and RAY_TMPDIR is not set, it is one for this run
+    alone, removed at the end.
+
+    :raises RunFailed: RAY_TMPDIR is unsuitable, or every folder is.
     """
     asked = os.environ.get(VARIABLE)
     parent = os.environ.get("TMPDIR", "/tmp") if asked is None else asked
@@ -54,8 +58,10 @@ def folder() -> str:
 
 
 def token() -> None:
-    """Before Ray starts here: its token lies in a file that this user alone can read. One in HOME is made where there
-    is none; a token for this run alone takes its place where HOME has none that will do.
+    """Prepare the token before Ray starts here: in a file that this user alone can read.
+
+    A token in HOME is created if there is none; if HOME cannot contain a suitable one, a token for this run alone
+    replaces it.
 
     :raises RunFailed: the file of RAY_AUTH_TOKEN_PATH is another user's.
     """
@@ -77,7 +83,7 @@ def token() -> None:
 
 
 def tighten_token() -> None:
-    """Before a cluster is joined: the file with its token, where it is this user's, is this user's alone."""
+    """Make the file with the token, if this user owns it, unreadable to others before a cluster is joined."""
     path, asked = _token_file()
     if path is not None:
         with suppress(NotOurs, OSError):
@@ -85,17 +91,18 @@ def tighten_token() -> None:
 
 
 def unguarded() -> str:
-    """What RAY_AUTH_MODE says where it asks for no token, as the end of a sentence about Ray's start; else empty."""
+    """Return a warning if RAY_AUTH_MODE asks for no token, to end a sentence about Ray's start; else an empty string.
+    """
     mode = os.environ.get("RAY_AUTH_MODE", "token")
     return "" if mode.lower() == "token" else f", for whoever reaches its ports (RAY_AUTH_MODE={mode})"
 
 
 class NotOurs(Exception):
-    """Why a file will not do for a secret, as the end of a sentence about it."""
+    """Reason why a file is unsuitable for a secret, as the end of a sentence about it."""
 
 
 def _token_file() -> tuple[str | None, bool]:
-    """Where Ray looks for its token, and whether the user named that file; None: not in a file."""
+    """Return Ray's token file, and whether the user named that file; None if the token is not in a file."""
     if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token" or os.environ.get("RAY_AUTH_TOKEN"):
         return None, False
     if given := os.environ.get(TOKEN_FILE):
@@ -104,7 +111,7 @@ def _token_file() -> tuple[str | None, bool]:
 
 
 def _make_token(path: str) -> None:
-    """A file of mode 0600 that is whole from the start, in a folder of mode 0700; one that is there stays."""
+    """Create a complete file of mode 0600 in a folder of mode 0700; keep an existing file."""
     folder = os.path.dirname(path)
     os.makedirs(folder, mode=0o700, exist_ok=True)
     found = os.stat(folder)
@@ -126,9 +133,9 @@ def _make_token(path: str) -> None:
 
 
 def _tighten(path: str, asked: bool) -> None:
-    """Leave a token's file to its owner, this user, and say so where it was not.
+    """Restrict a token's file to its owner, this user, and report it if the file was open.
 
-    :param asked: a person named it; else it is no link.
+    :param asked: whether the user named it; else links are refused.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | (0 if asked else os.O_NOFOLLOW))
@@ -176,7 +183,7 @@ def _remove(folder: str) -> None:
 
 
 def _problem(own: str) -> str | None:
-    """Why Ray cannot keep its files below this folder of ours, as the end of a sentence about the one it lies in."""
+    """Return why Ray cannot keep its files in this folder of ours, as the end of a sentence about the parent folder."""
     place, parent = os.path.join(own, BELOW), os.path.dirname(own)
     if not os.path.isabs(own):
         return "is not an absolute path"
@@ -199,7 +206,7 @@ def _problem(own: str) -> str | None:
 
 
 def _not_private(folder: str) -> str | None:
-    """Why others may enter a folder or put another in its place, as the end of a sentence about the one it lies in."""
+    """Return why others may enter or replace a folder, as the end of a sentence about the parent folder."""
     found, above = os.lstat(folder), os.stat(os.path.dirname(folder))
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
         return f"holds {os.path.basename(folder)}, which is not a folder of yours alone (mode 0700)"

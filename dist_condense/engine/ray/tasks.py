@@ -1,4 +1,4 @@
-"""A map over Ray tasks, for work that is handed one (preparing data)."""
+"""A map over Ray tasks, for functions that take one as an executor (preparing data)."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -14,7 +14,8 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class RayMap:
-    """Maps over tasks of one CPU core each, results as they come; tasks of a lost node are run again elsewhere.
+    """Map over tasks of one CPU core each; results arrive as they complete, and tasks of a lost node run again
+    elsewhere.
 
     :param workers: tasks at once.
     """
@@ -22,7 +23,7 @@ class RayMap:
     workers: int
 
     def __call__(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """The first error of a task is raised as itself."""
+        """Yield the results in the order of completion; the first error of a task is raised as itself."""
         task = ray.remote(num_cpus=1)(function)
         waiting = iter(items)
         running: list[Any] = [task.remote(item) for item in islice(waiting, self.workers)]

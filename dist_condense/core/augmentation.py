@@ -223,8 +223,8 @@ class Strategy:
         """Draw n sets of magnitudes; the operation of ``one_of`` is drawn once for all n."""
         sampler = Sampler(n, size, generator)
         which = int(torch.randint(len(self.one_of), (), generator=generator)) if self.one_of else 0
-        chosen = (*self.always, *self.one_of[which : which + 1])
+        drawn = (*self.always, *self.one_of[which : which + 1])
         draw = neutral(n)
-        for name in (name for name in OPERATIONS if name in chosen):
+        for name in (name for name in OPERATIONS if name in drawn):
             draw = OPERATIONS[name](draw, sampler)
         return draw

@@ -45,7 +45,9 @@ def sum_absolute(a: Layers, b: Layers) -> Tensor:
 
 
 def mean_absolute(a: Layers, b: Layers) -> Tensor:
-    """Average absolute differences over each row and sum over rows: "l1_mean" of IDC's program. A 1-D layer is one row.
+    """Average absolute differences over each row and sum over rows: "l1_mean" of IDC's program.
+
+    A layer of one dimension is one row.
     """
     return torch.stack([_rows(x - y).abs().mean(1).sum() for x, y in zip(a, b, strict=True)]).sum()
 

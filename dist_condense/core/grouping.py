@@ -68,6 +68,6 @@ def check_partition(groups: Sequence[Sequence[int]], classes: int) -> Partition:
     repeated = sorted({c for c in flat if flat.count(c) > 1})
     wrong = {"missing": missing, "unknown": unknown, "repeated": repeated}
     if any(wrong.values()):
-        told = ", ".join(f"{what} {labels}" for what, labels in wrong.items() if labels)
-        raise ValueError(f"method.grouping.groups must hold each of the {classes} classes once: {told}")
+        problems = ", ".join(f"{problem} {labels}" for problem, labels in wrong.items() if labels)
+        raise ValueError(f"method.grouping.groups must contain each of the {classes} classes once: {problems}")
     return canonical(groups)

@@ -34,15 +34,15 @@ class ImageRule:
         return (self.lr * sum(m**i for i in range(n)), m**n)
 
 
-def update(rules: Mapping[str, ImageRule], learnt: Learnt, buffers: Learnt, gradients: Learnt, sound: Tensor) -> Tensor:
-    """Update a class in place. The whole update is skipped where any part is not finite or ``sound`` is false; this is
+def update(rules: Mapping[str, ImageRule], learnt: Learnt, buffers: Learnt, gradients: Learnt, finite: Tensor) -> Tensor:
+    """Update a class in place. The whole update is skipped where any part is not finite or ``finite`` is false; this is
     decided on the device.
 
     :param buffers: momentum.
-    :param sound: truth value, whether the tensors that the gradients come from are finite.
+    :param finite: truth value, whether the tensors that the gradients come from are finite.
     :returns: truth value, whether the update was made.
     """
-    moved, made = {}, sound
+    moved, made = {}, finite
     for name, rule in rules.items():
         lr, momentum = rule.effective()
         moved[name] = momentum * buffers[name] + gradients[name]

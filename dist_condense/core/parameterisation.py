@@ -36,12 +36,12 @@ def pad(images: Tensor, size: tuple[int, int], padding: Sequence[float]) -> Tens
     """Pad ``[..., C, h, w]`` at the right and bottom to ``[..., C, *size]`` with ``padding``, one value or one per
     channel.
     """
-    grown = (0, size[1] - images.shape[-1], 0, size[0] - images.shape[-2])
-    if not any(grown):
+    margins = (0, size[1] - images.shape[-1], 0, size[0] - images.shape[-2])
+    if not any(margins):
         return images
-    outside = F.pad(torch.zeros_like(images[..., :1, :, :]), grown, value=1)
+    is_padding = F.pad(torch.zeros_like(images[..., :1, :, :]), margins, value=1)
     values = torch.tensor(padding, dtype=images.dtype, device=images.device)
-    return F.pad(images, grown) + outside * values[:, None, None]
+    return F.pad(images, margins) + is_padding * values[:, None, None]
 
 
 def tiles(images: Tensor, grid: Grid, padding: Sequence[float]) -> Tensor:

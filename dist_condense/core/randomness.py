@@ -22,8 +22,7 @@ def key(seed: int, purpose: str, *integers: int) -> int:
 
 
 def generator(seed: int, purpose: str, *integers: int) -> torch.Generator:
-    """Return a CPU generator seeded by :func:`key`. Draws are made on the CPU so that they are equal for every device.
-    """
+    """Return a CPU generator seeded by :func:`key`. Draws are made on the CPU so that all devices see the same."""
     return torch.Generator().manual_seed(key(seed, purpose, *integers))
 
 
@@ -47,9 +46,9 @@ def permutation(count: int, seed: int, purpose: str, *integers: int) -> torch.Te
     return torch.randperm(count, generator=generator(seed, purpose, *integers))
 
 
-def draw_without_replacement(count: int, wanted: int, seed: int, purpose: str, *integers: int) -> torch.Tensor:
-    """Draw ``wanted`` different indices below ``count``, int64; all of them in random order if ``count`` is smaller."""
-    return permutation(count, seed, purpose, *integers, 0)[:wanted]  # 0: as runs of earlier versions drew
+def draw_without_replacement(count: int, size: int, seed: int, purpose: str, *integers: int) -> torch.Tensor:
+    """Draw ``size`` different indices below ``count``, int64; all of them in random order if ``count`` is smaller."""
+    return permutation(count, seed, purpose, *integers, 0)[:size]  # 0: the key of earlier versions
 
 
 def epoch_batch(count: int, batch: int, visit: int, seed: int, purpose: str, *integers: int) -> torch.Tensor:

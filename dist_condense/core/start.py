@@ -35,8 +35,8 @@ def mixed_tiles(images: Tensor, grid: Grid) -> Tensor:
     """
     size = (images.shape[-2], images.shape[-1])
     small = F.interpolate(images, size=tile_size(size, grid), mode="nearest")
-    laid = small.unflatten(0, (-1, *grid)).permute(0, 3, 1, 4, 2, 5)  # n C row h column w
-    return laid.flatten(4, 5).flatten(2, 3)[..., : size[0], : size[1]].contiguous()
+    tiled = small.unflatten(0, (-1, *grid)).permute(0, 3, 1, 4, 2, 5)  # n C row h column w
+    return tiled.flatten(4, 5).flatten(2, 3)[..., : size[0], : size[1]].contiguous()
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class PixelStart:
 
 
 STARTS: dict[str, PixelStart] = {
-    "noise": PixelStart(lambda grid: 0, lambda given: given.noise()),
-    "real": PixelStart(lambda grid: 1, lambda given: given.real),
-    "mixed": PixelStart(prod, lambda given: mixed_tiles(given.real, given.grid)),
+    "noise": PixelStart(lambda grid: 0, lambda material: material.noise()),
+    "real": PixelStart(lambda grid: 1, lambda material: material.real),
+    "mixed": PixelStart(prod, lambda material: mixed_tiles(material.real, material.grid)),
 }

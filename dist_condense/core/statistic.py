@@ -56,25 +56,25 @@ class Gradient:
     reads_labels: bool = True
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]:
-        chosen, rest = self._parameters(network)
-        return list(torch.func.grad(_loss)(chosen, rest, network, images, labels).values())
+        selected, others = self._parameters(network)
+        return list(torch.func.grad(_loss)(selected, others, network, images, labels).values())
 
     def value(self, network: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]:
         """Compute the gradient by an ordinary backward pass.
 
         A functional gradient rounds differently in the last bit because it records its own graph.
         """
-        chosen, rest = self._parameters(network)
-        chosen = {name: p.requires_grad_() for name, p in chosen.items()}
+        selected, others = self._parameters(network)
+        selected = {name: p.requires_grad_() for name, p in selected.items()}
         with torch.enable_grad():
-            loss = _loss(chosen, rest, network, images, labels)
-        return list(torch.autograd.grad(loss, list(chosen.values())))
+            loss = _loss(selected, others, network, images, labels)
+        return list(torch.autograd.grad(loss, list(selected.values())))
 
     def _parameters(self, network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Split the detached parameters into selected and other ones."""
         parameters = {name: p.detach() for name, p in network.named_parameters()}
-        chosen = {name: p for name, p in parameters.items() if self.parameters(name, p)}
-        return chosen, {name: p for name, p in parameters.items() if name not in chosen}
+        selected = {name: p for name, p in parameters.items() if self.parameters(name, p)}
+        return selected, {name: p for name, p in parameters.items() if name not in selected}
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ STATISTICS: dict[str, Callable[[Parameters], Statistic]] = {
 
 
 def _loss(
-    chosen: dict[str, Tensor], rest: dict[str, Tensor], network: nn.Module, images: Tensor, labels: Tensor
+    selected: dict[str, Tensor], others: dict[str, Tensor], network: nn.Module, images: Tensor, labels: Tensor
 ) -> Tensor:
-    logits = torch.func.functional_call(network, {**rest, **chosen}, (images,))
+    logits = torch.func.functional_call(network, {**others, **selected}, (images,))
     return F.cross_entropy(logits, labels)

@@ -54,8 +54,7 @@ def refresh_running_statistics(
 def _layer_sums(
     network: nn.Module, layer: _BatchNorm, own: Mapping[int, Tensor], classes: int, coordinator: Coordinator
 ) -> Tensor:
-    """Return sums of x, of x^2 and the count at the input of a layer over all classes, float64 ``[2 * features + 1]``.
-    """
+    """Return sums of x, of x^2 and the count at a layer's input over all classes, float64 ``[2 * features + 1]``."""
     parts: list[tuple[int, Tensor]] = []
 
     def collect(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

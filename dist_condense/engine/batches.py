@@ -187,9 +187,7 @@ class SyntheticBatches:
             yield images, self._rows(positions, learnt, self.classes) if self.soft else labels
 
     def _rows(self, positions: Tensor, own: dict[int, Tensor], *shape: int) -> Tensor:
-        """Return rows ``[B, *shape]`` of the classes' tensors ``[per_class, *shape]``, each from the owner of its
-        class.
-        """
+        """Return rows ``[B, *shape]`` of the classes' tensors ``[per_class, *shape]``, each from its class's owner."""
         labels, within = positions // self.per_class, positions % self.per_class
         device, dtype = self.placement.device, self.placement.dtype
         found = torch.zeros(len(positions), *shape, dtype=dtype, device=device)

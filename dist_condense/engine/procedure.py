@@ -42,8 +42,9 @@ class Units:
         return list(self.levels)[-1]
 
     def counters(self, done: int) -> dict[str, int]:
-        """Return the index of the last of ``done`` units on each level, from 0; keys as in metrics.jsonl:
-        ``matching_step``.
+        """Return the index of the last of ``done`` units on each level, from 0, by key of metrics.jsonl.
+
+        Keys have underscores: ``matching_step``.
         """
         rest, found = done - 1, list[int]()
         for size in reversed(self.levels.values()):

@@ -41,8 +41,8 @@ def output_shape(module: nn.Module, channels: int, size: Size) -> torch.Size:
     Nothing is calculated, no buffer changes and no random number is drawn. Raises the module's own error if the image
     is too small for it.
     """
-    held = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    on_meta = {name: tensor.to("meta") for name, tensor in held.items()}
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    on_meta = {name: tensor.to("meta") for name, tensor in tensors.items()}
     image = torch.zeros(1, channels, *sides(size), device="meta")
     training = module.training
     module.eval()

@@ -83,7 +83,7 @@ def sketch(text: str, *, channels: int, size: Size, classes: int, **options: obj
     try:
         with torch.device("meta"):
             return _made(builder, channels, size, classes)
-    except Exception:  # some of timm's calculate while they are built; and `build` has the better words
+    except Exception:  # some networks of timm compute while they are built; `build` has the better messages
         return build(text, channels=channels, size=size, classes=classes, seed=0, **options)
 
 
@@ -129,7 +129,7 @@ def _read(text: str, more: dict[str, object]) -> Builder:
     name, own = split(text)
     builder = _builder(name)
     if twice := sorted(set(own) & set(more)):
-        raise ValueError(f"{text}: {', '.join(twice)} given twice, in the name and as an option of its own")
+        raise ValueError(f"{text}: {', '.join(twice)} given twice, in the name and as a separate option")
     return functools.partial(builder, **typed({**own, **more}, _parameters(builder), name))
 
 
@@ -155,14 +155,14 @@ def _ways_out(text: str, more: dict[str, object], channels: int, size: Size, cla
     """Suggest alternatives for images that do not suit the network; each of them was tried."""
     takes = functools.partial(_takes, channels=channels, classes=classes)
     name, own = split(text)
-    wanted = join(name, {**own, **more})
-    larger = (side for side in LARGER if side > max(sides(size)) and takes(wanted, side))
+    same = join(name, {**own, **more})
+    larger = (side for side in LARGER if side > max(sides(size)) and takes(same, side))
     ways = [f"dataset.size={side}" for side in islice(larger, 1)]
     if "img_size" in options(name) and isinstance(size, int):
         ways += [f"img_size={size}"] if takes(join(name, {**own, **more, "img_size": size}), size) else []
     others = list(islice((other for other in names() if other != name and takes(other, size)), SOME))
     ways += [f"another network ({', '.join(others)})"] if others else []
-    return f"; what does: {', or '.join(ways)}" if ways else ""
+    return f"; use {', or '.join(ways)}" if ways else ""
 
 
 def _takes(text: str, size: Size, *, channels: int, classes: int) -> bool:

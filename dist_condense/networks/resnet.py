@@ -8,6 +8,7 @@ float64, at sides from 32 to 224 px. torchvision's ResNet-18 is another network:
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -55,11 +56,12 @@ class ResNet(Network):
 
     def __init__(
         self,
+        family: Family,
+        blocks: Sequence[int],
+        *,
         channels: int,
         classes: int,
         size: Size,
-        family: Family,
-        blocks: Sequence[int],
         width: int,
         norm: Norm,
     ) -> None:
@@ -94,8 +96,9 @@ def strided_block(inputs: int, outputs: int, shrink: int, norm: ChannelNorm) -> 
 
 
 def pooled_block(inputs: int, outputs: int, shrink: int, norm: ChannelNorm) -> Residual:
-    """Return two 3x3 convolutions, average pooling after the first ReLU; its shortcut is 1x1 convolution, pooling,
-    norm.
+    """Return two 3x3 convolutions with average pooling after the first ReLU.
+
+    The shortcut is a 1x1 convolution, pooling and a norm.
     """
     path = nn.Sequential(
         *[nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False), norm(outputs), nn.ReLU()],
@@ -144,32 +147,20 @@ IDC_POOLED = Family(pooled_stem, pooled_block, idc_start)
 RESNET10, RESNET18 = (1, 1, 1, 1), (2, 2, 2, 2)
 """Number of blocks of each stage."""
 
+resnet10_cifar = partial(ResNet, IDC_CIFAR, RESNET10, width=32, norm="batch")
+"""IDC's ResNet-10 for CIFAR; `width=64` is its network for SVHN."""
 
-def resnet10_cifar(channels: int, size: Size, classes: int, width: int = 32, norm: Norm = "batch") -> ResNet:
-    """Build IDC's ResNet-10 for CIFAR; `width=64` is its network for SVHN."""
-    return ResNet(channels, classes, size, IDC_CIFAR, RESNET10, width, norm)
+resnet18_cifar = partial(ResNet, DC_CIFAR, RESNET18, width=64, norm="batch")
+"""DC's ResNet-18, with torch's default start; its cross-architecture table has `norm=instance`."""
 
+resnet10 = partial(ResNet, IDC_IMAGENET, RESNET10, width=64, norm="batch")
+"""IDC's ResNet-10 for all data sets but CIFAR, with a stem by the side of the images."""
 
-def resnet18_cifar(channels: int, size: Size, classes: int, width: int = 64, norm: Norm = "batch") -> ResNet:
-    """Build DC's ResNet-18, with torch's default start; its cross-architecture table has `norm=instance`."""
-    return ResNet(channels, classes, size, DC_CIFAR, RESNET18, width, norm)
+resnet18 = partial(ResNet, IDC_IMAGENET, RESNET18, width=64, norm="batch")
+"""IDC's ResNet-18 for all data sets but CIFAR, with a stem by the side of the images."""
 
+resnet10_ap = partial(ResNet, IDC_POOLED, RESNET10, width=64, norm="instance")
+"""ResNetAP-10, IDC's network for ImageNet subsets."""
 
-def resnet10(channels: int, size: Size, classes: int, width: int = 64, norm: Norm = "batch") -> ResNet:
-    """Build IDC's ResNet-10 for all data sets but CIFAR, with a stem by the side of the images."""
-    return ResNet(channels, classes, size, IDC_IMAGENET, RESNET10, width, norm)
-
-
-def resnet18(channels: int, size: Size, classes: int, width: int = 64, norm: Norm = "batch") -> ResNet:
-    """Build IDC's ResNet-18 for all data sets but CIFAR, with a stem by the side of the images."""
-    return ResNet(channels, classes, size, IDC_IMAGENET, RESNET18, width, norm)
-
-
-def resnet10_ap(channels: int, size: Size, classes: int, width: int = 64, norm: Norm = "instance") -> ResNet:
-    """Build ResNetAP-10, IDC's network for ImageNet subsets."""
-    return ResNet(channels, classes, size, IDC_POOLED, RESNET10, width, norm)
-
-
-def resnet18_ap(channels: int, size: Size, classes: int, width: int = 64, norm: Norm = "instance") -> ResNet:
-    """Build ResNetAP-18."""
-    return ResNet(channels, classes, size, IDC_POOLED, RESNET18, width, norm)
+resnet18_ap = partial(ResNet, IDC_POOLED, RESNET18, width=64, norm="instance")
+"""ResNetAP-18."""

@@ -8,7 +8,7 @@ from typing import get_args, get_origin
 
 TIMM = "timm:"
 """Prefix of timm's networks: `timm:NAME` is the network NAME of timm."""
-IN_WORDS: dict[type, str] = {int: "a whole number from 1 on", float: "a number"}
+IN_WORDS: dict[type, str] = {int: "a whole number of at least 1", float: "a number"}
 
 
 def split(text: str) -> tuple[str, dict[str, str]]:
@@ -21,7 +21,7 @@ def split(text: str) -> tuple[str, dict[str, str]]:
         key, equals, value = part.partition("=")
         if not (key and equals and value):
             raise ValueError(
-                f"{part!r} in {text!r} is no option; options are NAME=VALUE, as in convnet:depth=4:width=64"
+                f"{part!r} in {text!r} is not an option; options are NAME=VALUE, as in convnet:depth=4:width=64"
             )
         if key in options:
             raise ValueError(f"{text!r} gives {key} twice")
@@ -73,7 +73,7 @@ def _value(key: str, value: object, parameters: Mapping[str, Parameter]) -> obje
 
 
 def _kind(annotation: object) -> tuple[type, Collection[str]]:
-    """Return the type (int, float, str) and the permitted words (none: any) of `int | None`, `Annotated[str, WORDS]`.
+    """Return the type (int, float, str) and permitted words (none: any) of `int | None`, `Annotated[str, WORDS]`, ...
     """
     choices: Collection[str] = getattr(annotation, "__metadata__", ((),))[0]
     plain = getattr(annotation, "__origin__", annotation) if choices else annotation

@@ -69,7 +69,7 @@ def test_without_an_evaluation_its_networks_are_only_spelt(tmp_path: Path, monke
 def test_a_resnet_on_the_digits_has_ways_out_that_work(tmp_path: Path) -> None:
     asked = {"network__name": "resnet10_ap", "network__depth": None}
     (said,) = problems(digits(tmp_path, **asked))
-    ways = re.search(r"what does: dataset.size=(\d+), or another network \((.*)\)$", said)
+    ways = re.search(r"use dataset.size=(\d+), or another network \((.*)\)$", said)
     assert ways
     dataset, _ = preflight.check(digits(tmp_path, **asked, dataset__size=int(ways[1])))
     assert dataset.size == int(ways[1]) == 16

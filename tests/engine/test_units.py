@@ -312,7 +312,7 @@ def test_warm_up_is_per_class() -> None:
     ],
 )
 def test_partitions_that_are_none(groups: list[list[int]], told: str) -> None:
-    with pytest.raises(ValueError, match=f"method.grouping.groups must hold each of the 3 classes once: {told}"):
+    with pytest.raises(ValueError, match=f"method.grouping.groups must contain each of the 3 classes once: {told}"):
         grouping.check_partition(groups, 3)
 
 

@@ -161,9 +161,9 @@ def test_convnet_too_deep() -> None:
 @pytest.mark.parametrize("name", ["lenet", "alexnet", "vgg11", "resnet10_ap", "densenet121"])
 def test_too_small_an_image_is_refused_with_ways_out_that_work(name: str) -> None:
     """resnet10_ap halves 7 px to 1 x 1, whose normalised value is always 0."""
-    with pytest.raises(ValueError, match=r"images of 3 x 7 x 7 do not suit it .*; what does: ") as refused:
+    with pytest.raises(ValueError, match=r"images of 3 x 7 x 7 do not suit it .*; use ") as refused:
         networks.build(name, channels=3, size=7, classes=5, seed=0)
-    ways = re.search(r"what does: dataset.size=(\d+), or another network \((.*)\)$", str(refused.value))
+    ways = re.search(r"use dataset.size=(\d+), or another network \((.*)\)$", str(refused.value))
     assert ways
     networks.build(name, channels=3, size=int(ways[1]), classes=5, seed=0)
     for other in ways[2].split(", "):
@@ -278,13 +278,13 @@ def test_the_shortest_text_has_no_defaults() -> None:
     ("text", "said"),
     [
         ("convnet:deep=4", r"convnet: it has no option 'deep' \(did you mean 'depth'\?\); its options are: activation"),
-        ("convnet:depth=four", "convnet: depth is 'four'; give a whole number from 1 on"),
-        ("convnet:depth=0", "depth is '0'; give a whole number from 1 on"),
+        ("convnet:depth=four", "convnet: depth is 'four'; give a whole number of at least 1"),
+        ("convnet:depth=0", "depth is '0'; give a whole number of at least 1"),
         ("convnet:width=0:depth=x", "width is '0'.*; depth is 'x'"),
         ("resnet18:norm=layer", "resnet18: norm is 'layer'; set it to one of none, batch, instance, group"),
         ("lenet:width=3", "lenet: it has no option 'width'; its options are: none"),
-        ("resnet18_cifar:instance", "'instance' in 'resnet18_cifar:instance' is no option; options are NAME=VALUE"),
-        ("convnet:depth=", "'depth=' in .* is no option"),
+        ("resnet18_cifar:instance", "'instance' in 'resnet18_cifar:instance' is not an option; options are NAME=VALUE"),
+        ("convnet:depth=", "'depth=' in .* is not an option"),
         ("convnet:depth=2:depth=3", "gives depth twice"),
         ("resnet19:norm=batch", "no network 'resnet19'"),
         ("timm:resnet18:drop_rate=much", "drop_rate is 'much'; give a number"),

@@ -58,7 +58,9 @@ class Shared:
         return matched
 
     def shapes(self, network: nn.Module) -> list[torch.Size]:
-        """Return the shapes of phi, from one zero image at the first step: workers without classes join the sum, too.
+        """Return the shapes of phi, from one zero image at the first step.
+
+        A worker without classes needs them, too, because it takes part in the sum.
         """
         if not self._shapes:
             blank = torch.zeros(1, *self.shape, dtype=self.placement.dtype, device=self.placement.device)

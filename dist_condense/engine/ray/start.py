@@ -91,8 +91,7 @@ def tighten_token() -> None:
 
 
 def unguarded() -> str:
-    """Return a warning if RAY_AUTH_MODE asks for no token, to end a sentence about Ray's start; else an empty string.
-    """
+    """Return a warning if RAY_AUTH_MODE asks for no token, to end a sentence about Ray's start; else an empty text."""
     mode = os.environ.get("RAY_AUTH_MODE", "token")
     return "" if mode.lower() == "token" else f", for whoever reaches its ports (RAY_AUTH_MODE={mode})"
 

@@ -34,7 +34,9 @@ class ImageRule:
         return (self.lr * sum(m**i for i in range(n)), m**n)
 
 
-def update(rules: Mapping[str, ImageRule], learnt: Learnt, buffers: Learnt, gradients: Learnt, finite: Tensor) -> Tensor:
+def update(
+    rules: Mapping[str, ImageRule], learnt: Learnt, buffers: Learnt, *, gradients: Learnt, finite: Tensor
+) -> Tensor:
     """Update a class in place. The whole update is skipped where any part is not finite or ``finite`` is false; this is
     decided on the device.
 

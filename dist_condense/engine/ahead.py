@@ -23,15 +23,15 @@ class Ahead(Generic[Item]):
     def __init__(self, items: Iterator[Item], depth: int = DEPTH) -> None:
         self.waited = 0.0
         """Seconds that the consumer has waited for items."""
-        self._made: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue(depth)
+        self._ready: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue(depth)
         self._stopped = False
         Background("ahead", lambda: self._run(items), self._stop)
 
     def __iter__(self) -> Iterator[Item]:
         while True:
-            began = time.perf_counter()
-            item, error = self._made.get()
-            self.waited += time.perf_counter() - began
+            started = time.perf_counter()
+            item, error = self._ready.get()
+            self.waited += time.perf_counter() - started
             if isinstance(error, StopIteration):
                 return
             if error is not None:
@@ -43,13 +43,13 @@ class Ahead(Generic[Item]):
             for item in items:
                 if self._stopped:
                     return
-                self._made.put((item, None))
-            self._made.put((None, StopIteration()))
+                self._ready.put((item, None))
+            self._ready.put((None, StopIteration()))
         except BaseException as error:
-            self._made.put((None, error))
+            self._ready.put((None, error))
 
     def _stop(self) -> None:
         self._stopped = True
-        with suppress(queue.Empty):  # a place for the item that waits for one
+        with suppress(queue.Empty):  # makes room for the producer, which may be blocked
             while True:
-                self._made.get_nowait()
+                self._ready.get_nowait()

@@ -36,7 +36,7 @@ def refresh_running_statistics(
     before = {id(layer): (layer.running_mean.clone(), layer.running_var.clone()) for layer in layers}  # type: ignore[union-attr]
     corrected = {}
     for layer in _execution_order(network, layers, own, coordinator):
-        sums = _layer_sums(network, layer, own, classes, coordinator)
+        sums = _layer_sums(network, layer, own, classes=classes, coordinator=coordinator)
         features = layer.num_features
         mean, square = sums[:features] / sums[-1], sums[features:-1] / sums[-1]
         variance = square - mean**2
@@ -52,7 +52,7 @@ def refresh_running_statistics(
 
 
 def _layer_sums(
-    network: nn.Module, layer: _BatchNorm, own: Mapping[int, Tensor], classes: int, coordinator: Coordinator
+    network: nn.Module, layer: _BatchNorm, own: Mapping[int, Tensor], *, classes: int, coordinator: Coordinator
 ) -> Tensor:
     """Return sums of x, of x^2 and the count at a layer's input over all classes, float64 ``[2 * features + 1]``."""
     parts: list[tuple[int, Tensor]] = []

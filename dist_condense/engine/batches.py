@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Protocol, cast
 
@@ -27,7 +27,7 @@ on all workers.
 """
 Gathered = tuple[Arrival, Tensor]
 """A batch of images as stored, in transfer to the device, and its labels."""
-Stretch = tuple[int, int, int]
+Segment = tuple[int, int, int]
 """Network k, step t, and the first batch."""
 
 
@@ -41,12 +41,12 @@ class Batches(Protocol):
         """Announce the next segment, so that preparing it can start."""
         ...
 
-    def stretch(self, k: int, t: int, first: int = 0) -> Iterator[Batch]:
+    def segment(self, k: int, t: int, first: int = 0) -> Iterator[Batch]:
         """Yield the batches of the segment from number ``first`` on."""
         ...
 
 
-@dataclass
+@dataclass(kw_only=True)
 class RealBatches:
     """Real images of all classes, gathered from their owners ahead of need in a separate thread.
 
@@ -77,23 +77,23 @@ class RealBatches:
     matching_steps: int
     stored: torch.dtype = torch.uint8
     """Dtype of the stored images."""
-    waited: float = 0.0
+    waited: float = field(default=0.0, init=False)
     """Seconds that training has waited for images."""
-    _coming: tuple[Stretch, Ahead[Gathered]] | None = None
+    _prefetch: tuple[Segment, Ahead[Gathered]] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self._transfer = Transfer(self.placement.device)
 
     def announce(self, k: int, t: int) -> None:
         """Start to gather a segment. Every worker announces the same segments."""
-        self._begin((k, t, 0))
+        self._start((k, t, 0))
 
-    def stretch(self, k: int, t: int, first: int = 0) -> Iterator[Batch]:
+    def segment(self, k: int, t: int, first: int = 0) -> Iterator[Batch]:
         """Yield the batches that reach ``amount``; the last batch of a pass may be smaller."""
-        if self._coming is None or self._coming[0] != (k, t, first):
-            self._begin((k, t, first))
-        coming, self._coming = cast(tuple[Stretch, Ahead[Gathered]], self._coming), None
-        return self._ready(coming[1])
+        if self._prefetch is None or self._prefetch[0] != (k, t, first):
+            self._start((k, t, first))
+        (_, batches), self._prefetch = cast(tuple[Segment, Ahead[Gathered]], self._prefetch), None
+        return self._ready(batches)
 
     def passes(self, epochs: int, *key: int, first: int = 0) -> Iterator[Batch]:
         """Yield ``epochs`` shuffled passes over all real images, with the incomplete batch of each pass."""
@@ -102,21 +102,21 @@ class RealBatches:
         positions = (x for order in orders for x in order.split(self.batch))
         return self._ready(Ahead(map(self._gather, islice(positions, first, None))))
 
-    def _begin(self, stretch: Stretch) -> None:
+    def _start(self, segment: Segment) -> None:
         self._drop()
-        k, t, first = stretch
+        k, t, first = segment
         length = -(-self.amount // self.batch)
         start = (k * self.matching_steps + t) * length + first
         positions = randomness.endless_batches(sum(self.counts), self.batch, start, self.seed, "real stretches")
-        self._coming = stretch, Ahead(map(self._gather, islice(positions, length - first)))
+        self._prefetch = segment, Ahead(map(self._gather, islice(positions, length - first)))
 
     def _drop(self) -> None:
         """Drain a prefetch that is no longer needed: two threads must not use one process group, and every worker must
         issue the same collectives.
         """
-        if self._coming is not None:
-            deque(self._coming[1], maxlen=0)
-            self._coming = None
+        if self._prefetch is not None:
+            deque(self._prefetch[1], maxlen=0)
+            self._prefetch = None
 
     def _gather(self, positions: Tensor) -> Gathered:
         """Gather the images at these positions of the concatenated classes. Runs in the thread that reads ahead."""
@@ -125,16 +125,16 @@ class RealBatches:
         within = positions - (ends - torch.tensor(self.counts))[labels]
         images = torch.zeros(len(positions), *self.shape, dtype=self.stored)
         own = [(c, rows) for c in self.labels if len(rows := (labels == c).nonzero().flatten())]
-        found = get_many(self.source, [(c, within[rows]) for c, rows in own])
-        for (_, rows), part in zip(own, found, strict=True):
+        parts = get_many(self.source, [(c, within[rows]) for c, rows in own])
+        for (_, rows), part in zip(own, parts, strict=True):
             images[rows] = part.cpu()
         return self._transfer.begin(self.coordinator.fill(images)), labels
 
-    def _ready(self, coming: Ahead[Gathered]) -> Iterator[Batch]:
-        for arrival, labels in coming:
+    def _ready(self, batches: Ahead[Gathered]) -> Iterator[Batch]:
+        for arrival, labels in batches:
             images = to_values(arrival.received(), self.placement.dtype)
             yield self.statistics.normalise(images), to_device(labels, self.placement.device)
-        self.waited += coming.waited
+        self.waited += batches.waited
 
 
 class Pixels(Protocol):
@@ -152,7 +152,7 @@ class Pixels(Protocol):
         ...
 
 
-@dataclass
+@dataclass(kw_only=True)
 class SyntheticBatches:
     """Synthetic images of all classes: ``epochs`` shuffled passes per segment, with incomplete batches.
 
@@ -170,12 +170,12 @@ class SyntheticBatches:
     batch: int
     epochs: int
     soft: bool = False
-    waited: float = 0.0
+    waited: float = field(default=0.0, init=False)
 
     def announce(self, k: int, t: int) -> None:
         """Do nothing: the set is not known before its segment starts."""
 
-    def stretch(self, k: int, t: int, first: int = 0) -> Iterator[Batch]:
+    def segment(self, k: int, t: int, first: int = 0) -> Iterator[Batch]:
         """Yield shuffled passes over the current set."""
         decoded = {c: self.shard.training_images(c) for c in self.shard.labels}
         learnt = {c: self.shard.training_labels(c) for c in self.shard.labels if self.soft}
@@ -190,11 +190,11 @@ class SyntheticBatches:
         """Return rows ``[B, *shape]`` of the classes' tensors ``[per_class, *shape]``, each from its class's owner."""
         labels, within = positions // self.per_class, positions % self.per_class
         device, dtype = self.placement.device, self.placement.dtype
-        found = torch.zeros(len(positions), *shape, dtype=dtype, device=device)
+        batch = torch.zeros(len(positions), *shape, dtype=dtype, device=device)
         for c, of_class in own.items():
             rows = (labels == c).nonzero().flatten()
-            found[to_device(rows, device)] = of_class[to_device(within[rows], device)]
-        return self.coordinator.fill(found)
+            batch[to_device(rows, device)] = of_class[to_device(within[rows], device)]
+        return self.coordinator.fill(batch)
 
 
 class NoBatches:
@@ -203,8 +203,7 @@ class NoBatches:
     waited = 0.0
 
     def announce(self, k: int, t: int) -> None:
-        """Nothing."""
+        pass
 
-    def stretch(self, k: int, t: int, first: int = 0) -> Iterator[Batch]:
-        """Nothing."""
+    def segment(self, k: int, t: int, first: int = 0) -> Iterator[Batch]:
         return iter(())

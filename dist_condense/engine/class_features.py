@@ -20,7 +20,13 @@ IMAGES = 128
 
 @torch.no_grad()
 def embeddings(
-    network: nn.Module, source: ReadAhead, label: int, count: int, statistics: ChannelStatistics, placement: Placement
+    network: nn.Module,
+    source: ReadAhead,
+    label: int,
+    count: int,
+    *,
+    statistics: ChannelStatistics,
+    placement: Placement,
 ) -> Tensor:
     """Return the features of all ``count`` images of a class, ``[count, d]`` on the CPU, without augmentation.
 
@@ -43,6 +49,7 @@ def class_features(
     network: nn.Module,
     source: ClassSource,
     labels: Sequence[int],
+    *,
     counts: Sequence[int],
     statistics: ChannelStatistics,
     coordinator: Coordinator,

@@ -91,8 +91,8 @@ class Coordinator(ABC):
                 parts,
                 total,
                 terms,
-                lambda x: self.reduce(x, dist.ReduceOp.MAX),
-                lambda x: self.reduce(x, dist.ReduceOp.SUM),
+                maximum=lambda x: self.reduce(x, dist.ReduceOp.MAX),
+                add=lambda x: self.reduce(x, dist.ReduceOp.SUM),
             )
         result = total.clone()
         for slot, part in parts:
@@ -132,7 +132,7 @@ class ProcessGroupCoordinator(Coordinator):
     """
 
     group: dist.ProcessGroup | None = None
-    peers: RollCall = field(default_factory=RollCall.begin)
+    peers: RollCall = field(default_factory=RollCall.create)
     notice: Callable[[], bool] | None = None
     """Function that returns whether a machine will be taken away soon; called about once a second."""
     traffic: Traffic = field(default_factory=Traffic)

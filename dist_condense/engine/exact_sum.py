@@ -20,6 +20,7 @@ def exact_sum(
     parts: Sequence[Part],
     total: Tensor,
     terms: int,
+    *,
     maximum: Callable[[Tensor], None],
     add: Callable[[Tensor], None],
 ) -> Tensor:

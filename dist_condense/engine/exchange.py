@@ -17,7 +17,7 @@ from dist_condense.engine.errors import RunFailed
 
 LONGEST = 2**22
 """Largest number of bytes of a value; the longest are lists of checkpoint files, 150 bytes per class of a worker."""
-STRANGE = "; is something else than this run connected to its workers' ports?"
+STRANGE = "; check whether another program is connected to the workers' ports"
 
 Plain = Any
 """None, booleans, numbers, strings; lists of them and dictionaries with string keys. Floats arrive to the last bit."""
@@ -33,7 +33,7 @@ def all_gather(value: Plain, group: dist.ProcessGroup | None = None) -> list[Pla
     sizes = [int(x) for x in _gathered(torch.tensor([len(own)]).to(device), group)]
     for rank, size in enumerate(sizes):
         if not 0 < size <= LONGEST:
-            raise RunFailed(f"worker {rank} sends {size} bytes where 1 to {LONGEST} may be{STRANGE}")
+            raise RunFailed(f"worker {rank} sent a message of {size} bytes, which must have 1 to {LONGEST}{STRANGE}")
     padded = torch.zeros(max(sizes), dtype=torch.uint8)
     padded[: len(own)] = own
     texts = _gathered(padded.to(device), group)
@@ -42,13 +42,13 @@ def all_gather(value: Plain, group: dist.ProcessGroup | None = None) -> list[Pla
 
 def _gathered(own: Tensor, group: dist.ProcessGroup | None) -> list[Tensor]:
     """Return the tensor of each worker, on the CPU."""
-    every = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
-    dist.all_gather(every, own, group=group)
-    return [x.cpu() for x in every]
+    tensors = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(tensors, own, group=group)
+    return [x.cpu() for x in tensors]
 
 
 def _value(rank: int, text: Tensor) -> Plain:
     try:
         return json.loads(text.numpy().tobytes())
     except (ValueError, RecursionError) as error:
-        raise RunFailed(f"worker {rank} sends what is no value ({type(error).__name__}){STRANGE}") from error
+        raise RunFailed(f"worker {rank} sent a message that is not JSON ({type(error).__name__}){STRANGE}") from error

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 
-class What(IntEnum):
+class Quantity(IntEnum):
     """Kind of a number that was not finite; causes precede their consequences."""
 
     NETWORK = 0
@@ -20,39 +20,39 @@ class What(IntEnum):
 
 
 WORDS = {
-    What.STATISTIC: "the statistic of its images",
-    What.LOSS: "a statistic or the matching loss",
-    What.UPDATE: "the update of its pixels",
+    Quantity.STATISTIC: "the statistic of its images",
+    Quantity.LOSS: "a statistic or the matching loss",
+    Quantity.UPDATE: "the update of its pixels",
 }
 NO_CLASS = -1
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, kw_only=True)
 class Finding:
     """The first number that was not finite on one worker; the smallest of several findings is the cause."""
 
     step: int
     """Matching steps before it, k T + t."""
-    what: What
+    quantity: Quantity
     label: int
     rank: int
     largest: float
     """Magnitude of the largest pixel on that worker."""
 
-    def told(self, matching_steps: int, names: Sequence[str]) -> str:
+    def message(self, matching_steps: int, names: Sequence[str]) -> str:
         """Return a message with the location, counted from 1, and what to change."""
         k, t = divmod(self.step, matching_steps)
-        place = f"network {k + 1}, matching step {t + 1}, rank {self.rank}"
-        end = (
-            f"Pixels keep their last finite values, the largest is {self.largest:.3g}; such updates are left out and "
-            "the run goes on with training.check_finite=false"
+        where = f"network {k + 1}, matching step {t + 1}, rank {self.rank}"
+        advice = (
+            f"Pixels keep their last finite values, the largest is {self.largest:.3g}; set "
+            "training.check_finite=false to skip such updates and continue"
         )
-        if self.what is What.NETWORK:
-            since = f"the training after matching step {t}" if t else "its start"
-            return f"theta is not finite since {since}: {place}. Lower training.lr in a new output. {end}"
+        if self.quantity is Quantity.NETWORK:
+            start = f"the training after matching step {t}" if t else "its start"
+            return f"theta is not finite since {start}: {where}. Lower training.lr in a new output. {advice}"
         return (
-            f"{WORDS[self.what]} is not finite: class {self.label} ({names[self.label]}), {place}. "
-            f"Lower method.images.lr, or training.lr if theta has grown, in a new output. {end}"
+            f"{WORDS[self.quantity]} is not finite: class {self.label} ({names[self.label]}), {where}. "
+            f"Lower method.images.lr, or training.lr if theta has grown, in a new output. {advice}"
         )
 
 
@@ -61,15 +61,15 @@ class FiniteWatch:
     """First matching step at which each kind of number was not finite, on the device."""
 
     device: torch.device
-    _first: dict[tuple[What, int], Tensor] = field(default_factory=dict)
+    _first: dict[tuple[Quantity, int], Tensor] = field(default_factory=dict)
     """Matching step by kind and class; -1 while all numbers are finite."""
 
-    def note(self, what: What, label: int, finite: Tensor, step: int) -> None:
+    def note(self, quantity: Quantity, label: int, finite: Tensor, step: int) -> None:
         """Record whether numbers of this kind are finite: ``finite`` is a single boolean on the device."""
-        before = self._first.get((what, label))
+        before = self._first.get((quantity, label))
         if before is None:
             before = torch.full((), -1, device=self.device)
-        self._first[what, label] = before.masked_fill(~finite & (before < 0), step)
+        self._first[quantity, label] = before.masked_fill(~finite & (before < 0), step)
 
     def first(self, rank: int, pixels: Iterable[Tensor]) -> Finding | None:
         """Return the first finding, if any; waits for the device."""
@@ -80,7 +80,8 @@ class FiniteWatch:
         if not bad:
             return None
         largest = max((float(x.abs().max()) for x in pixels), default=0.0)
-        return Finding(*min(bad), rank, largest)
+        step, quantity, label = min(bad)
+        return Finding(step=step, quantity=quantity, label=label, rank=rank, largest=largest)
 
 
 def all_finite(tensors: Iterable[Tensor]) -> Tensor:

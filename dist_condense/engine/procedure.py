@@ -46,11 +46,11 @@ class Units:
 
         Keys have underscores: ``matching_step``.
         """
-        rest, found = done - 1, list[int]()
+        remaining, indices = done - 1, list[int]()
         for size in reversed(self.levels.values()):
-            rest, index = divmod(rest, size)
-            found.insert(0, index)
-        return {name.replace(" ", "_"): index for name, index in zip(self.levels, found, strict=True)}
+            remaining, index = divmod(remaining, size)
+            indices.insert(0, index)
+        return {name.replace(" ", "_"): index for name, index in zip(self.levels, indices, strict=True)}
 
     def place(self, done: int) -> str:
         """Describe the last of ``done`` units for a person: ``network 3/20, matching step 4/10``."""

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import _get_default_store
@@ -40,6 +40,7 @@ class RollCall:
 
     hosts: Sequence[str]
     rank: int
+    _: KW_ONLY
     timeout: float = TIMEOUT
     step: int | None = None
     """Completed units of the procedure, where known."""
@@ -47,24 +48,24 @@ class RollCall:
     _missing: list[int] | None = None
 
     @classmethod
-    def begin(cls, timeout: float = TIMEOUT, host: str | None = None) -> RollCall:
+    def create(cls, timeout: float = TIMEOUT, host: str | None = None) -> RollCall:
         """Create the roll call of the default process group, whose timeout this is; every worker calls it.
 
         :param host: name of this machine; the system's own by default.
         """
-        return cls(all_gather(host or socket.gethostname()), dist.get_rank(), timeout)
+        return cls(all_gather(host or socket.gethostname()), dist.get_rank(), timeout=timeout)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Raise WorkerLost for an error of a collective in this context that another worker or the network caused."""
         try:
             yield
-        except RunFailed:  # our own word
+        except RunFailed:  # our own message
             raise
         except RuntimeError as error:
             if not isinstance(error, dist.DistError) and not BROKEN.search(str(error)):
                 raise
-            raise WorkerLost(self._told(error)) from error
+            raise WorkerLost(self._message(error)) from error
 
     def missing(self) -> list[int]:
         """Return the ranks that do not come to the store. Several threads may call this; the roll is called once."""
@@ -80,22 +81,22 @@ class RollCall:
         The store may belong to a process that hangs and then never answers, so a thread waits for it.
         """
         window = min(max(self.timeout / 20, SHORTEST), LONGEST)
-        everybody, here, answered = set(range(len(self.hosts))), {self.rank}, threading.Event()
+        ranks, present, answered = set(range(len(self.hosts))), {self.rank}, threading.Event()
         end = time.monotonic() + window
 
         def meet() -> None:
             store = dist.PrefixStore("roll_call", _get_default_store())
             with suppress(RuntimeError):  # the store's process is gone
-                store.set(str(self.rank), "here")
-                while here != everybody and time.monotonic() < end:
-                    here.update(rank for rank in everybody - here if store.check([str(rank)]))
+                store.set(str(self.rank), "present")
+                while present != ranks and time.monotonic() < end:
+                    present.update(rank for rank in ranks - present if store.check([str(rank)]))
                     answered.set()
                     time.sleep(LOOK_EVERY)
 
         Background("roll call", meet, lambda: None).join(window + SHORTEST)
-        return set(here) if answered.is_set() or self.rank == 0 else everybody - {0}  # the store is in rank 0's process
+        return set(present) if answered.is_set() or self.rank == 0 else ranks - {0}  # the store is in rank 0's process
 
-    def _told(self, error: RuntimeError) -> str:
+    def _message(self, error: RuntimeError) -> str:
         when = "" if self.step is None else f" after step {self.step}"
         seen = f"(worker {self.rank} on {self.hosts[self.rank]} saw: {_brief(str(error))})"
         if not (missing := self.missing()):

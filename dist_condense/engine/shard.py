@@ -13,7 +13,7 @@ from dist_condense.data.reading.read_ahead import ReadAhead
 from dist_condense.data.space import Space
 from dist_condense.engine.batch_statistics import refresh_running_statistics
 from dist_condense.engine.coordinator import Coordinator, Placement
-from dist_condense.engine.finite import NO_CLASS, Finding, FiniteWatch, What, all_finite
+from dist_condense.engine.finite import NO_CLASS, Finding, FiniteWatch, Quantity, all_finite
 from dist_condense.engine.matching.alone import MatchAlone, Matched, Whole
 from dist_condense.engine.matching.draws import Draws
 from dist_condense.engine.matching.minibatches import Minibatches, Reads
@@ -58,15 +58,17 @@ class ClassShard:
     """Losses of the last step: of each group whose first class is owned, by that class."""
 
     def __post_init__(self, start: Mapping[int, Learnt]) -> None:
-        self._hold(start)
+        self._allocate(start)
         recipe, place, objective = self.recipe, self.placement, self.recipe.objective
         ipc = len(self.pixels[self.labels[0]]) if start else 1
         self.view = View.of(recipe, ipc, self.space, place)
-        self.minibatches = Minibatches(self.source, recipe, self.seed, self.counts, self.labels)
-        self.draws = Draws.of(recipe, self.seed, self.shape, ipc, place)
+        self.minibatches = Minibatches(
+            source=self.source, recipe=recipe, seed=self.seed, counts=self.counts, labels=self.labels
+        )
+        self.draws = Draws.of(recipe, seed=self.seed, shape=self.shape, ipc=ipc, placement=place)
         passes = TwoPasses(objective, self.view)
         self.alone: MatchAlone = passes if objective.microbatch else Whole(objective, self.view)
-        self.shared = Shared(passes, self.coordinator, self.shape, place)
+        self.shared = Shared(passes, self.coordinator, shape=self.shape, placement=place)
         self.watch = FiniteWatch(place.device)
 
     def learnt_of(self, label: int) -> Learnt:
@@ -96,8 +98,8 @@ class ClassShard:
         groups = self.recipe.grouping.groups(k, t)
         matched = self._matched(network, groups, inputs)
         self.losses = {group[0]: matched[group[0]].loss for group in groups if group[0] in matched}
-        for c, found in matched.items():
-            self._update(c, found, visit)
+        for c, result in matched.items():
+            self._update(c, result, visit)
 
     def training_images(self, label: int) -> Tensor:
         """Return the decoded images of a class in normalised space, as training on the set sees them."""
@@ -128,7 +130,7 @@ class ClassShard:
 
     # --- the parts --------------------------------------------------------------------------------------------------
 
-    def _hold(self, start: Mapping[int, Learnt]) -> None:
+    def _allocate(self, start: Mapping[int, Learnt]) -> None:
         """Store one tensor of each name for all classes, and views of it by class."""
         place, self.labels = self.placement, sorted(start)
         names = start[self.labels[0]] if start else ()
@@ -153,14 +155,16 @@ class ClassShard:
         return matched
 
     def _update(self, c: int, matched: Matched, visit: int) -> None:
-        for what, finite in matched.finite.items():
-            self.watch.note(what, c, finite, visit)
+        for quantity, finite in matched.finite.items():
+            self.watch.note(quantity, c, finite, visit)
         own, momentum = self._own[c], self._own_momentum[c]
-        made = update(self.recipe.rules, own, momentum, matched.gradient, matched.finite[What.LOSS])
-        self.watch.note(What.UPDATE, c, made, visit)
+        made = update(
+            self.recipe.rules, own, momentum, gradients=matched.gradient, finite=matched.finite[Quantity.LOSS]
+        )
+        self.watch.note(Quantity.UPDATE, c, made, visit)
 
     def _for_statistics(self, reads: Reads) -> dict[int, Tensor]:
         return {c: self.view.normalised(self.source.redeem(ticket)) for c, ticket in reads.statistics.items()}
 
     def _note_network(self, network: nn.Module, visit: int) -> None:
-        self.watch.note(What.NETWORK, NO_CLASS, all_finite(network.state_dict().values()), visit)
+        self.watch.note(Quantity.NETWORK, NO_CLASS, all_finite(network.state_dict().values()), visit)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from statistics import median
 
 import torch
@@ -39,9 +39,9 @@ def cheaper_everywhere(timings: Sequence[Sequence[Timing]], slices: int) -> bool
 
     :param timings: of every worker, by rank: one entry for each timed update.
     """
-    more = slices - -(-slices // len(timings))
+    additional = slices - -(-slices // len(timings))
     gains = [
-        min(summing for _, summing in update) - more * max(each for each, _ in update if each is not None)
+        min(summing for _, summing in update) - additional * max(each for each, _ in update if each is not None)
         for update in zip(*timings, strict=True)
     ]
     return median(gains) > 0
@@ -58,11 +58,12 @@ class Division:
 
     coordinator: Coordinator
     slices: int
+    _: KW_ONLY
     everywhere: bool = field(init=False)
     """Whether every worker computes all slices."""
     _timings: list[Timing] = field(default_factory=list)
     _updates: int = 0
-    _alike: bool | None = None
+    _identical: bool | None = None
     """Whether all workers compute the same bits; None: not determined yet."""
 
     def __post_init__(self) -> None:
@@ -77,7 +78,7 @@ class Division:
         cuts = [batch * v // self.slices for v in range(self.slices + 1)]
         first, step = (0, 1) if self.everywhere else (self.coordinator.rank, self.coordinator.size)
         own = [(v, slice(cuts[v], cuts[v + 1])) for v in range(first, self.slices, step) if cuts[v] < cuts[v + 1]]
-        began = time.perf_counter()
+        started = time.perf_counter()
         parts = [(0, part(v, rows)) for v, rows in own]
         if self.everywhere:
             return LocalCoordinator(self.coordinator.reproducible).sum(parts, total, terms=self.slices)[0]
@@ -86,23 +87,23 @@ class Division:
         result = self.coordinator.sum(parts, total, terms=self.slices)[0]
         if timed:
             summed = self._now(result, timed)
-            self._timings.append(((computed - began) / len(parts) if parts else None, summed - computed))
+            self._timings.append(((computed - started) / len(parts) if parts else None, summed - computed))
         self._updates += 1
         if self._updates == WARM_UP + MEASURED:
             self.everywhere = cheaper_everywhere(self.coordinator.gather(self._timings), self.slices)
         return result
 
-    def settle(self, tensors: Sequence[Tensor]) -> None:
+    def synchronise(self, tensors: Sequence[Tensor]) -> None:
         """Copy rank 0's values to all workers, in place, if they computed alone and may differ in a bit.
 
         :param tensors: tensors of one floating-point dtype.
         """
         if not self.everywhere or self.coordinator.size == 1:
             return
-        if self._alike is None:
+        if self._identical is None:
             kinds = self.coordinator.gather(processor.kind(tensors[0].device))
-            self._alike = None not in kinds and len(set(kinds)) == 1
-        if self._alike:
+            self._identical = None not in kinds and len(set(kinds)) == 1
+        if self._identical:
             return
         flat = torch.cat([x.flatten() for x in tensors])
         sent = self.coordinator.fill(flat.view(torch.uint8) * (self.coordinator.rank == 0)).view(flat.dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from dist_condense.engine.slices import Division
 from dist_condense.system.transfer import to_device
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingRecipe:
     """Training of theta: SGD (lr, momentum, weight_decay), augmentation per image, CutMix with a probability."""
 
@@ -39,6 +39,7 @@ class NetworkTrainer:
     recipe: TrainingRecipe
     coordinator: Coordinator
     placement: Placement
+    _: KW_ONLY
     seed: int
     slices: int
     autocast: bool = False
@@ -52,7 +53,7 @@ class NetworkTrainer:
         """Return a new optimiser."""
         recipe = self.recipe
         return torch.optim.SGD(
-            network.parameters(), recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+            network.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
         )
 
     def train(
@@ -66,10 +67,10 @@ class NetworkTrainer:
         forward = torch.compile(network) if self.compiled else network
         for u, (images, labels) in enumerate(batches, first):
             images, mix = self._augment(images, *key, u)
-            self._gradients(network, forward, images, labels, mix, *key, u)
+            self._gradients(network, forward, (images, labels), mix, *key, u)
             optimiser.step()
             yield u + 1
-        self.division.settle(_held(network, optimiser))
+        self.division.synchronise(_state(network, optimiser))
         network.eval()
 
     def _augment(self, images: Tensor, *key: int) -> tuple[Tensor, CutMix]:
@@ -86,14 +87,12 @@ class NetworkTrainer:
         self,
         network: nn.Module,
         forward: Callable[[Tensor], Tensor],
-        images: Tensor,
-        labels: Tensor,
+        batch: Batch,
         mix: CutMix,
         *key: int,
     ) -> None:
-        parameters = list(network.parameters())
-        partner_labels = labels[mix.partner]
-        device = images.device
+        images, labels = batch
+        parameters, partner_labels, device = list(network.parameters()), labels[mix.partner], images.device
 
         def gradient(v: int, rows: slice) -> Tensor:
             keyed = randomness.layers_keyed(device, self.seed, "training layers", *key, v)
@@ -109,7 +108,7 @@ class NetworkTrainer:
             p.grad = g.view_as(p)
 
 
-def _held(network: nn.Module, optimiser: torch.optim.SGD) -> list[Tensor]:
+def _state(network: nn.Module, optimiser: torch.optim.SGD) -> list[Tensor]:
     """Return weights, running statistics and momentum."""
     momentum = [state.get("momentum_buffer") for state in optimiser.state.values()]
     tensors = [*network.state_dict().values(), *(x for x in momentum if x is not None)]

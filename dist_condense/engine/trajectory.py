@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from hashlib import sha256
 from typing import Protocol
@@ -26,7 +26,7 @@ Build = Callable[[int], nn.Module]
 
 
 def _nothing() -> None:
-    """Nobody wants to be told."""
+    pass
 
 
 class Start(Protocol):
@@ -46,6 +46,7 @@ class Trajectory:
     trainer: NetworkTrainer
     batches: Batches
     start: Start
+    _: KW_ONLY
     seed: int
     matching_steps: int
     """T"""
@@ -69,7 +70,7 @@ class Trajectory:
         if t == 0:
             self.start(self, k)
         else:
-            self.train(partial(self.batches.stretch, k, t - 1), k, t - 1)
+            self.train(partial(self.batches.segment, k, t - 1), k, t - 1)
         self.network.eval()
         if t + 1 < self.matching_steps:
             self.batches.announce(k, t)
@@ -189,7 +190,7 @@ def fill(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
         reason = " ".join(str(error).split())[:200]
         raise RunFailed(
             f"the stored weights of theta are not those of this network ({reason}): another version of this package "
-            "began the run; finish it with that version, or give another output"
+            "started the run; finish it with that version, or give another output"
         ) from error
 
 

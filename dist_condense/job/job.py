@@ -190,13 +190,13 @@ class Job:
         from dist_condense.engine.ray.group import Group, launch
 
         group = Group(
-            cluster.workers,
-            compute.threads or 1,
-            cluster.device == "cuda",
-            bool(compute.reproducible),
-            cluster.max_failures,
-            cluster.timeout,
-            cluster.min_workers,
+            workers=cluster.workers,
+            threads=compute.threads or 1,
+            gpu=cluster.device == "cuda",
+            reproducible=bool(compute.reproducible),
+            max_failures=cluster.max_failures,
+            timeout=cluster.timeout,
+            min_workers=cluster.min_workers,
         )
         launch(functools.partial(worker.work, claim=self.claim), self.config, group, self.folder, self.files.restarts)
 

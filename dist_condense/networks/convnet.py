@@ -37,6 +37,7 @@ class ConvNet(Network):
         channels: int,
         classes: int,
         size: Size,
+        *,
         width: int = 128,
         depth: int = 3,
         norm: SizedNormName = "instance",

@@ -121,6 +121,7 @@ def timm_network(
     channels: int,
     size: Size,
     classes: int,
+    *,
     img_size: int | None = None,
     drop_rate: float | None = None,
     drop_path_rate: float | None = None,

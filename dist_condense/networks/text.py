@@ -73,8 +73,7 @@ def _value(key: str, value: object, parameters: Mapping[str, Parameter]) -> obje
 
 
 def _kind(annotation: object) -> tuple[type, Collection[str]]:
-    """Return the type (int, float, str) and permitted words (none: any) of `int | None`, `Annotated[str, WORDS]`, ...
-    """
+    """Return the type (int, float, str) and the permitted words (none: any) of an annotation such as `int | None`."""
     choices: Collection[str] = getattr(annotation, "__metadata__", ((),))[0]
     plain = getattr(annotation, "__origin__", annotation) if choices else annotation
     members = get_args(plain) if get_origin(plain) else (plain,)

@@ -13,6 +13,7 @@ from dist_condense.condense import condense
 from dist_condense.engine.procedure import Kind, Problem, Record, Units
 from dist_condense.engine.shard import MOMENTUM, ClassShard
 from dist_condense.engine.trajectory import Trajectory, theta_tensors
+from dist_condense.procedures.base import ShardProcedure
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,8 @@ class MatchingOutline:
         return learnt["pixels"].float(), torch.arange(len(self.names)).repeat_interleave(ipc)
 
 
-@dataclass
-class Matching:
+@dataclass(kw_only=True)
+class Matching(ShardProcedure):
     """Matching on one worker."""
 
     outline: MatchingOutline
@@ -73,42 +74,9 @@ class Matching:
     trajectory: Trajectory
     stride: int = 1
 
-    @property
-    def labels(self) -> list[int]:
-        """Owned classes, ascending."""
-        return self.shard.labels
-
-    @property
-    def updates(self) -> int:
-        """Updates of theta since the last matching step."""
-        return self.trajectory.updates
-
-    @property
-    def waited(self) -> float:
-        """Seconds spent waiting for images so far."""
-        return self.shard.source.waited + self.trajectory.batches.waited
-
     def run(self, record: Record) -> None:
         """Run Algorithm 1."""
-        condense(self.shard, self.trajectory, self.outline.networks, self.outline.matching_steps, record)
-
-    def after_updates(self, call: Callable[[], None]) -> None:
-        """Register a callback for each update of theta."""
-        self.trajectory.after_update = call
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return ``pixels.LABEL`` and ``buffer.LABEL`` of the owned classes."""
-        return self.shard.state_dict()
-
-    def shared_state_dict(self) -> dict[str, Tensor]:
-        """Return theta and its momentum."""
-        return self.trajectory.state_dict()
-
-    def load_state_dict(self, by_class: Mapping[str, Tensor], shared: Mapping[str, Tensor], updates: int) -> None:
-        """Continue from a stored state."""
-        self.shard.load_state_dict(by_class)
-        self.trajectory.load_state_dict(shared)
-        self.trajectory.updates = updates
+        condense(self.shard, self.trajectory, self.outline.networks, self.outline.matching_steps, record=record)
 
     def measures(self) -> dict[str, float]:
         """Return the matching loss of the owned classes."""
@@ -116,13 +84,7 @@ class Matching:
 
     def problem(self, done: int) -> Problem | None:
         """Return the first number that is not finite. Waits for the device."""
-        found = self.shard.first_not_finite(self.trajectory.network, done)
-        return None if found is None else (astuple(found), found.told(self.outline.matching_steps, self.outline.names))
-
-    def checksum(self) -> int:
-        """Return the checksum of theta."""
-        return self.trajectory.checksum()
-
-    def close(self) -> None:
-        """Stop the threads that read ahead."""
-        self.shard.source.close()
+        finding = self.shard.first_not_finite(self.trajectory.network, done)
+        if finding is None:
+            return None
+        return astuple(finding), finding.message(self.outline.matching_steps, self.outline.names)

@@ -33,7 +33,7 @@ class SelectionShard:
     """
 
     selection: Selection
-    labels: Sequence[int]
+    labels: list[int]
     _: KW_ONLY
     seed: int
     ipc: int
@@ -72,4 +72,6 @@ class SelectionShard:
         count = self.counts[label]
         if not self.selection.features:
             return torch.empty(count, 0)
-        return embeddings(network, self.source, label, count, self.space.statistics, self.placement)
+        return embeddings(
+            network, self.source, label, count, statistics=self.space.statistics, placement=self.placement
+        )

@@ -32,7 +32,9 @@ def matching(
 ) -> Matching:
     """One worker's shard and trajectory."""
     shard = shard_of(config, dataset, labels, coordinator, placement)
-    return Matching(matching_outline(config, dataset), shard, trajectory_of(config, dataset, shard))
+    return Matching(
+        outline=matching_outline(config, dataset), shard=shard, trajectory=trajectory_of(config, dataset, shard)
+    )
 
 
 def matching_remarks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:

@@ -15,7 +15,8 @@ from dist_condense.engine.batches import RealBatches
 from dist_condense.engine.coordinator import Coordinator, Placement
 from dist_condense.engine.training import NetworkTrainer, TrainingRecipe
 from dist_condense.engine.trajectory import Pretrained, Trajectory
-from dist_condense.procedures.selecting import NoNetwork, Selecting, SelectingOutline
+from dist_condense.procedures.base import NoNetwork
+from dist_condense.procedures.selecting import Selecting, SelectingOutline
 from dist_condense.selection.shard import SelectionShard
 from dist_condense.selection.table import SELECTIONS, Selection
 from dist_condense.settings import assembly, yaml_files
@@ -58,37 +59,39 @@ def selecting(
         shape=planned.shape[1:],
     )
     theta = _trajectory(config, dataset, shard, coordinator) if planned.build else NoNetwork()
-    return Selecting(planned, shard, theta, stride=coordinator.size)
+    return Selecting(outline=planned, shard=shard, trajectory=theta, stride=coordinator.size)
 
 
 def _trajectory(config: RunConfig, dataset: ImageSet, shard: SelectionShard, coordinator: Coordinator) -> Trajectory:
     """One network, trained by `method.selection` on all real images."""
     chosen, strategy = config.method.selection, assembly.strategy_of(config.method.augmentation, dataset)
     trainer = NetworkTrainer(
-        TrainingRecipe(chosen.lr, chosen.momentum, chosen.weight_decay, strategy),
+        TrainingRecipe(
+            lr=chosen.lr, momentum=chosen.momentum, weight_decay=chosen.weight_decay, strategy=strategy
+        ),
         coordinator,
         shard.placement,
-        config.seed,
-        config.compute.slices or 1,
-        config.compute.autocast,
-        config.compute.compile,
+        seed=config.seed,
+        slices=config.compute.slices or 1,
+        autocast=config.compute.autocast,
+        compiled=config.compute.compile,
     )
     real = RealBatches(
-        config.seed,
-        dataset.counts,
-        shard.source.source,
-        shard.labels,
-        shard.space.statistics,
-        coordinator.beside(),
-        shard.placement,
-        shard.shape,
-        chosen.batch,
+        seed=config.seed,
+        counts=dataset.counts,
+        source=shard.source.source,
+        labels=shard.labels,
+        statistics=shard.space.statistics,
+        coordinator=coordinator.beside(),
+        placement=shard.placement,
+        shape=shard.shape,
+        batch=chosen.batch,
         amount=0,
         matching_steps=1,
         stored=dataset.stored,
     )
     build = assembly.network_builder(config, dataset)
-    return Trajectory(build, trainer, real, Pretrained(chosen.epochs, real), config.seed, matching_steps=1)
+    return Trajectory(build, trainer, real, Pretrained(chosen.epochs, real), seed=config.seed, matching_steps=1)
 
 
 # --- for the rows of an evaluation --------------------------------------------------------------------------------

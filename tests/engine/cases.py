@@ -51,7 +51,7 @@ CASES: dict[str, list[str]] = {
     "idc": [
         "method=idc",
         "training=real",
-        "training.images=1300",  # 7 of the 8 batches of a pass, so that a stretch crosses its end
+        "training.images=1300",  # 7 of the 8 batches of a pass, so that a segment crosses its end
         "training.batch=200",
         "training.cutmix=0.7",
         "method.images.lr=20",

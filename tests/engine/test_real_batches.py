@@ -22,17 +22,17 @@ def batches(labels: range = range(3)) -> RealBatches:
         x += torch.arange(COUNTS[c], dtype=torch.uint8)[:, None, None, None]
     one = (0.0,), (1.0,)
     return RealBatches(
-        3,
-        COUNTS,
-        MemorySource(images),
-        labels,
-        ChannelStatistics(*one),
-        LocalCoordinator(),
-        Placement(),
-        (1, 2, 2),
-        4,
-        10,
-        T,
+        seed=3,
+        counts=COUNTS,
+        source=MemorySource(images),
+        labels=labels,
+        statistics=ChannelStatistics(*one),
+        coordinator=LocalCoordinator(),
+        placement=Placement(),
+        shape=(1, 2, 2),
+        batch=4,
+        amount=10,
+        matching_steps=T,
     )
 
 
@@ -47,17 +47,17 @@ def same(first: list[Batch], second: list[Batch]) -> bool:
 
 
 def test_a_stretch_is_the_same_announced_or_not():
-    plain = list(batches().stretch(2, 1))
+    plain = list(batches().segment(2, 1))
     announced = batches()
     announced.announce(2, 1)
-    assert same(list(announced.stretch(2, 1)), plain)
+    assert same(list(announced.segment(2, 1)), plain)
     assert [len(labels) for _, labels in plain] == [4, 4, 1]  # three batches for 10 images; this one ends a pass
 
 
 def test_stretches_walk_through_shuffled_passes():
-    """21 images in batches of 4: the sixth of a pass holds one image; three batches are a stretch."""
+    """21 images in batches of 4: the sixth of a pass holds one image; three batches are a segment."""
     real, every = batches(), [10 * c + i for c in range(3) for i in range(COUNTS[c])]
-    walk = [batch for k in range(K) for t in range(T) for batch in shown(list(real.stretch(k, t)))]
+    walk = [batch for k in range(K) for t in range(T) for batch in shown(list(real.segment(k, t)))]
     passes = []
     while walk:
         one, walk = walk[:6], walk[6:]
@@ -72,16 +72,16 @@ def test_stretches_walk_through_shuffled_passes():
 @pytest.mark.parametrize(("k", "t"), [(0, 0), (0, 1), (1, 2), (2, 2)])
 def test_a_stretch_needs_none_before_it(k, t):
     real = batches()
-    walk = {(i, j): list(real.stretch(i, j)) for i in range(K) for j in range(T)}
-    assert same(list(batches().stretch(k, t)), walk[k, t])
-    for first in range(4):  # as after a checkpoint within the stretch
-        assert same(list(batches().stretch(k, t, first=first)), walk[k, t][first:])
+    walk = {(i, j): list(real.segment(i, j)) for i in range(K) for j in range(T)}
+    assert same(list(batches().segment(k, t)), walk[k, t])
+    for first in range(4):  # as after a checkpoint within the segment
+        assert same(list(batches().segment(k, t, first=first)), walk[k, t][first:])
 
 
 def test_fewer_images_than_a_batch_make_a_batch_of_all():
     real = batches()
     real.batch, real.amount = 50, 101
-    assert [sorted(batch) for batch in shown(list(real.stretch(1, 1)))] == [
+    assert [sorted(batch) for batch in shown(list(real.segment(1, 1)))] == [
         [*range(5), *range(10, 19), *range(20, 27)]
     ] * 3
 
@@ -89,8 +89,8 @@ def test_fewer_images_than_a_batch_make_a_batch_of_all():
 def test_another_stretch_than_the_announced_one_is_not_mixed_up():
     announced = batches()
     announced.announce(0, 0)
-    assert same(list(announced.stretch(2, 1)), list(batches().stretch(2, 1)))
-    assert not same(list(announced.stretch(0, 0)), list(batches().stretch(2, 1)))
+    assert same(list(announced.segment(2, 1)), list(batches().segment(2, 1)))
+    assert not same(list(announced.segment(0, 0)), list(batches().segment(2, 1)))
 
 
 class Line(LocalCoordinator):
@@ -105,7 +105,7 @@ class Line(LocalCoordinator):
         self.said.append(threading.current_thread())
 
 
-@pytest.mark.parametrize("following", [lambda real: real.stretch(2, 1), lambda real: real.passes(1, 0)])
+@pytest.mark.parametrize("following", [lambda real: real.segment(2, 1), lambda real: real.passes(1, 0)])
 def test_one_thread_at_a_time_speaks_on_the_line(following):
     announced = batches()
     announced.coordinator = line = Line()
@@ -137,11 +137,11 @@ class Together(MemorySource):
 def test_a_batch_is_asked_for_at_once():
     together = batches()
     together.source = Together(together.source.images)
-    assert same(list(together.stretch(2, 1)), list(batches().stretch(2, 1)))
+    assert same(list(together.segment(2, 1)), list(batches().segment(2, 1)))
 
 
 def test_an_error_of_reading_reaches_training():
     broken = batches(range(3))
     broken.source = MemorySource({0: torch.zeros(5, 1, 2, 2, dtype=torch.uint8)})
     with pytest.raises(KeyError, match="not held here"):
-        list(broken.stretch(0, 0))
+        list(broken.segment(0, 0))

@@ -46,14 +46,14 @@ def told(call: RollCall, error: RuntimeError) -> str:
 
 def test_who_does_not_come_is_named(store: dist.Store) -> None:
     come(store, 0)
-    text = told(RollCall(HOSTS, 1, 40, step=12), RuntimeError(GLOO))
+    text = told(RollCall(HOSTS, 1, timeout=40, step=12), RuntimeError(GLOO))
     assert text.startswith("worker 2 on c (10.0.0.3) was lost after step 12: no answer")
     assert "raise cluster.timeout=40 " in text
     assert text.endswith("(worker 1 on b (10.0.0.2) saw: Timed out waiting 40000ms for recv operation to complete)")
 
 
 def test_several_are_named(store: dist.Store) -> None:
-    text = told(RollCall(HOSTS, 2, 40), dist.DistNetworkError("no words that are known"))
+    text = told(RollCall(HOSTS, 2, timeout=40), dist.DistNetworkError("no words that are known"))
     assert text.startswith(f"worker 0 on {HOSTS[0]}, worker 1 on {HOSTS[1]} were lost: no answer")
 
 
@@ -62,13 +62,15 @@ def test_who_comes_late_is_waited_for(store: dist.Store) -> None:
     late = threading.Timer(0.5, come, (store, 2))
     late.start()
     began = time.monotonic()
-    assert "although all of them still answer" in told(RollCall(HOSTS, 1, 1000), RuntimeError("Connection closed"))
+    assert "although all of them still answer" in told(
+        RollCall(HOSTS, 1, timeout=1000), RuntimeError("Connection closed")
+    )
     assert time.monotonic() - began < 20  # of the 30 s for those who never come
 
 
 def test_the_call_is_made_once(store: dist.Store) -> None:
     """All lines between the workers share it, and their threads may fail at the same time."""
-    call, found = RollCall(HOSTS, 0, 40), []
+    call, found = RollCall(HOSTS, 0, timeout=40), []
     threads = [threading.Thread(target=lambda: found.append(call.missing())) for _ in range(3)]
     for thread in threads:
         thread.start()
@@ -88,7 +90,7 @@ def test_a_store_that_hangs_is_in_the_process_of_rank_0(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(roll_call, "_get_default_store", Hanging)
     monkeypatch.setattr(dist, "PrefixStore", lambda prefix, store: store)
-    assert RollCall(HOSTS, 1, 1).missing() == [0]
+    assert RollCall(HOSTS, 1, timeout=1).missing() == [0]
     release.set()
 
 
@@ -107,10 +109,10 @@ def _exchange_values(line: ProcessGroupCoordinator, rank: int, folder: Path) -> 
     """Whatever JSON holds arrives as it was; what rank 1 sends like torch's all_gather_object, is not unpickled."""
     floats, texts = [0.1 + 0.2, 5e-324, float("inf")], ["", "ü" * 1000]
     assert line.gather({"floats": floats, "text": texts[rank]}) == [{"floats": floats, "text": x} for x in texts]
-    with pytest.raises(RunFailed, match=f"worker 1 sends {LONGEST + 3} bytes"):
+    with pytest.raises(RunFailed, match=f"worker 1 sent a message of {LONGEST + 3} bytes"):
         line.gather("x" * (LONGEST + 1) if rank else None)
     if rank == 0:
-        with pytest.raises(RunFailed, match="worker 1 sends what is no value"):
+        with pytest.raises(RunFailed, match="worker 1 sent a message that is not JSON"):
             line.gather("x" * 100)
     else:
         data = pickle.dumps(Command(folder / "mark"))
@@ -133,7 +135,7 @@ class Command:
 def _enter(rank: int, address: str, folder: Path) -> None:
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2, timeout=timedelta(seconds=60))
-    coordinator = ProcessGroupCoordinator(peers=RollCall.begin(TIMEOUT, f"host {rank}"))
+    coordinator = ProcessGroupCoordinator(peers=RollCall.create(TIMEOUT, f"host {rank}"))
     beside = coordinator.beside()
     coordinator.reached(3)
     assert beside.gather(rank) == [0, 1]

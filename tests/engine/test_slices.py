@@ -81,7 +81,7 @@ def test_workers_that_differ_in_a_bit_settle_on_the_first_ones(alike: bool, monk
 
     def work(coordinator: Coordinator) -> None:
         own = [x + coordinator.rank for x in first] if coordinator.rank else [x.clone() for x in first]
-        Division(coordinator, 1).settle(own)
+        Division(coordinator, 1).synchronise(own)
         same = all(torch.equal(x.view(torch.int32), y.view(torch.int32)) for x, y in zip(own, first, strict=True))
         assert same == (coordinator.rank == 0 or not alike)
 
@@ -91,7 +91,7 @@ def test_workers_that_differ_in_a_bit_settle_on_the_first_ones(alike: bool, monk
 def test_nothing_is_settled_where_slices_are_shared_out() -> None:
     def work(coordinator: Coordinator) -> None:
         own = [torch.full((3,), float(coordinator.rank))]
-        Division(coordinator, 4).settle(own)
+        Division(coordinator, 4).synchronise(own)
         assert own[0].eq(coordinator.rank).all()
 
     on_threads(2, work)

@@ -93,7 +93,7 @@ def nothing(x: Tensor) -> None:
 
 
 def summed(parts: list[Part], like: Tensor, slots: int = 1, terms: int = 12) -> Tensor:
-    return exact_sum(parts, like.new_zeros(slots, like.shape[-1]), terms, nothing, nothing)
+    return exact_sum(parts, like.new_zeros(slots, like.shape[-1]), terms, maximum=nothing, add=nothing)
 
 
 def addends(dtype: torch.dtype, spread: float = 3.0, seed: int = 0) -> Tensor:
@@ -318,23 +318,25 @@ def test_partitions_that_are_none(groups: list[list[int]], told: str) -> None:
 
 # --- the pixel update ---------------------------------------------------------------------------------------------
 
-SOUND = torch.tensor(True)
+FINITE = torch.tensor(True)
 
 
-def step(rule: ImageRule, pixels: Tensor, buffer: Tensor, gradient: Tensor, sound: Tensor = SOUND) -> Tensor:
-    return update({"pixels": rule}, {"pixels": pixels}, {"pixels": buffer}, {"pixels": gradient}, sound)
+def step(rule: ImageRule, pixels: Tensor, buffer: Tensor, gradient: Tensor, finite: Tensor = FINITE) -> Tensor:
+    return update(
+        {"pixels": rule}, {"pixels": pixels}, {"pixels": buffer}, gradients={"pixels": gradient}, finite=finite
+    )
 
 
 def test_a_part_that_is_not_finite_leaves_the_whole_class_as_it_is() -> None:
     rules = {"pixels": ImageRule(0.1, 0.5), "labels": ImageRule(0.1, 0.0)}
     learnt, momentum, gradients = ({"pixels": torch.ones(2, 3), "labels": torch.ones(2)} for _ in range(3))
-    assert update(rules, learnt, momentum, gradients, SOUND)
+    assert update(rules, learnt, momentum, gradients=gradients, finite=FINITE)
     assert torch.equal(learnt["pixels"], torch.full((2, 3), 0.85)) and torch.equal(
         learnt["labels"], torch.full((2,), 0.9)
     )
     gradients["labels"][1] = torch.nan
     before = {name: x.clone() for name, x in (learnt | {f"of {name}": x for name, x in momentum.items()}).items()}
-    assert not update(rules, learnt, momentum, gradients, SOUND)
+    assert not update(rules, learnt, momentum, gradients=gradients, finite=FINITE)
     after = learnt | {f"of {name}": x for name, x in momentum.items()}
     assert all(torch.equal(x, before[name]) for name, x in after.items())
 
@@ -349,9 +351,9 @@ def test_an_update_that_is_not_finite_changes_nothing(value: float) -> None:
     assert torch.equal(pixels, before[0]) and torch.equal(buffer, before[1])
 
 
-def test_a_gradient_of_what_is_not_sound_changes_nothing() -> None:
+def test_a_gradient_of_numbers_that_are_not_finite_changes_nothing() -> None:
     pixels, buffer = torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)
-    assert not step(ImageRule(0.1, 0.5), pixels, buffer, torch.ones(1, 1, 2, 2), ~SOUND)
+    assert not step(ImageRule(0.1, 0.5), pixels, buffer, torch.ones(1, 1, 2, 2), ~FINITE)
     assert not pixels.any() and not buffer.any()
 
 
@@ -417,5 +419,5 @@ def test_networks_without_batch_norm_load_no_images() -> None:
 def test_weights_of_another_version_are_refused_by_name() -> None:
     network = networks.build("convnet:width=4:depth=1", channels=1, size=8, classes=2, seed=0)
     renamed = {name.replace("features.0", "conv"): x for name, x in network.state_dict().items()}
-    with pytest.raises(RunFailed, match=r"not those of this network .*another version of this package began the run"):
+    with pytest.raises(RunFailed, match=r"not those of this network .*another version of this package started the run"):
         fill(network, renamed)

@@ -270,7 +270,7 @@ class ByHand:
         """IDC: on real images with CutMix. Else two passes over the set by batches of four, an incomplete one kept."""
         drawn, augmented = self.run.drawn, self.method.augmented
         if self.method.idc:
-            for images, labels in Given().stretch(k, t):
+            for images, labels in Given().segment(k, t):
                 images = drawn.augmentation(len(labels))(images)
                 by_hand.update(self.theta, optimiser, images, labels, drawn.cutmix(0.6, len(labels)))
             return
@@ -403,10 +403,10 @@ def theta_sees_the_start(patch: pytest.MonkeyPatch) -> None:
 
 
 def incomplete_batches_are_dropped(patch: pytest.MonkeyPatch) -> None:
-    whole = SyntheticBatches.stretch
+    whole = SyntheticBatches.segment
     patch.setattr(
         SyntheticBatches,
-        "stretch",
+        "segment",
         lambda self, *key, first=0: (b for b in whole(self, *key, first=first) if len(b[1]) == self.batch),
     )
 
@@ -492,11 +492,11 @@ def biased_variance(patch: pytest.MonkeyPatch) -> None:
     """The averages take the variance that divides by n."""
     whole = batch_statistics._layer_sums
 
-    def sums(*rest: Any) -> Tensor:
-        found = whole(*rest)
-        mean, square, n = found[:WIDTH] / found[-1], found[WIDTH:-1] / found[-1], found[-1]
+    def sums(*rest: Any, **named: Any) -> Tensor:
+        unbiased = whole(*rest, **named)
+        mean, square, n = unbiased[:WIDTH] / unbiased[-1], unbiased[WIDTH:-1] / unbiased[-1], unbiased[-1]
         smaller = mean**2 + (square - mean**2) * (n - 1) / n
-        return torch.cat([found[:WIDTH], smaller * n, found[-1:]])
+        return torch.cat([unbiased[:WIDTH], smaller * n, unbiased[-1:]])
 
     patch.setattr(batch_statistics, "_layer_sums", sums)
 

@@ -28,6 +28,7 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 
 DSA = Strategy(one_of=("color", "crop", "cutout", "flip", "scale", "rotate"))
 IDC = Strategy(always=("flip", "color"), one_of=("crop", "scale", "rotate"))
+RECIPE = TrainingRecipe(lr=0.3, momentum=0.9, weight_decay=0.05)
 SIZES = (7, 7, 5, 2)
 """Of the batches; the last ones are incomplete."""
 
@@ -39,13 +40,13 @@ def trainer(recipe: TrainingRecipe, slices: int = 1) -> NetworkTrainer:
 # --- batches ------------------------------------------------------------------------------------------------------
 
 CASES = {
-    "plain (DC)": (TrainingRecipe(0.5), 1),
-    "momentum and weight decay": (TrainingRecipe(0.3, 0.9, 0.05), 1),
-    "three slices": (TrainingRecipe(0.3, 0.9, 0.05), 3),
-    "more slices than images": (TrainingRecipe(0.3, 0.9, 0.05), 6),
-    "augmentation (DSA)": (TrainingRecipe(0.5, strategy=DSA), 1),
-    "CutMix": (TrainingRecipe(0.3, 0.9, 0.05, cutmix=1.0), 1),
-    "augmentation and CutMix (IDC), two slices": (TrainingRecipe(0.3, 0.9, 0.05, IDC, 0.6), 2),
+    "plain (DC)": (TrainingRecipe(lr=0.5), 1),
+    "momentum and weight decay": (RECIPE, 1),
+    "three slices": (RECIPE, 3),
+    "more slices than images": (RECIPE, 6),
+    "augmentation (DSA)": (TrainingRecipe(lr=0.5, strategy=DSA), 1),
+    "CutMix": (replace(RECIPE, cutmix=1.0), 1),
+    "augmentation and CutMix (IDC), two slices": (replace(RECIPE, strategy=IDC, cutmix=0.6), 2),
 }
 
 
@@ -90,7 +91,7 @@ def test_layers_that_draw_by_themselves_are_keyed_by_slice() -> None:
             parameter.data.fill_(0.1)
         images = torch.randn(6, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
         torch.manual_seed(state)
-        engine = trainer(TrainingRecipe(0.3), slices=2)
+        engine = trainer(TrainingRecipe(lr=0.3), slices=2)
         for _ in engine.train(network, engine.optimiser(network), [(images, labels)] * 2, 0, 1):
             pass
         return network[2].weight.detach()
@@ -196,7 +197,6 @@ def test_another_recipe_is_noticed(name: str) -> None:
 # --- what theta starts from, and how it goes on ---------------------------------------------------------------------
 
 K, T, EPOCHS, MEMBERS = 4, 3, 2, 2
-RECIPE = TrainingRecipe(0.3, 0.9, 0.05)
 STARTS: dict[str, Callable[[Path], Start]] = {
     "fresh": lambda folder: Fresh(),
     "pretrained": lambda folder: Pretrained(EPOCHS, Given()),
@@ -264,7 +264,7 @@ def compare_networks(kind: str, folder: Path, plant: Plant | None = None) -> Non
             pretrain(theta, optimiser, k)
         for t in range(3):
             if t > 0:
-                for images, labels in Given().stretch(k, t - 1):
+                for images, labels in Given().segment(k, t - 1):
                     by_hand.update(theta, optimiser, images, labels)
             agree(next(seen), flat(theta), torch.zeros(()), f"theta of k {k}, t {t}", tolerance=1e-12)
     assert next(built, None) is None, "the engine drew more networks"
@@ -322,7 +322,7 @@ def trained_before_the_first_step(patch: pytest.MonkeyPatch) -> None:
 
     def call(start: Fresh, trajectory: Trajectory, k: int) -> None:
         whole(start, trajectory, k)
-        trajectory.train(lambda first: Given().stretch(k, 0), k, 0)
+        trajectory.train(lambda first: Given().segment(k, 0), k, 0)
 
     patch.setattr(Fresh, "__call__", call)
 

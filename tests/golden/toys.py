@@ -44,7 +44,7 @@ class Given:
     def announce(self, *key: int) -> None:
         """Nothing to read."""
 
-    def stretch(self, *key: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def segment(self, *key: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Two batches after a matching step."""
         return iter([batch(7, *key, 0), batch(5, *key, 1)][first:])
 

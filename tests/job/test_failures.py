@@ -12,7 +12,7 @@ from PIL import Image
 from dist_condense import load_set, run
 from dist_condense.commands import cli
 from dist_condense.engine.coordinator import ProcessGroupCoordinator
-from dist_condense.engine.finite import Finding, FiniteWatch, What, all_finite
+from dist_condense.engine.finite import Finding, FiniteWatch, Quantity, all_finite
 from dist_condense.engine.shard import ClassShard
 from dist_condense.engine.trajectory import Trajectory
 from dist_condense.job import checkpoint
@@ -125,10 +125,12 @@ def test_noting_does_not_wait_for_the_device(monkeypatch: pytest.MonkeyPatch) ->
         for name in ("item", "tolist", "__bool__", "__int__", "__float__", "__index__", "cpu", "numpy"):
             patch.setattr(torch.Tensor, name, lambda *_: pytest.fail("waits"))
         for step, finite in enumerate((~bad, bad, ~bad, bad)):
-            watch.note(What.LOSS, 3, finite, step)
-            watch.note(What.UPDATE, 2, ~bad if step < 1 else finite, step)
+            watch.note(Quantity.LOSS, 3, finite, step)
+            watch.note(Quantity.UPDATE, 2, ~bad if step < 1 else finite, step)
         finite = all_finite([torch.ones(3), torch.tensor([1, 2]), torch.tensor([1.0, torch.inf])])
-    assert watch.first(4, [torch.tensor([-3.0, 2.0])]) == Finding(1, What.LOSS, 3, 4, 3.0)
+    assert watch.first(4, [torch.tensor([-3.0, 2.0])]) == Finding(
+        step=1, quantity=Quantity.LOSS, label=3, rank=4, largest=3.0
+    )
     assert not finite
 
 

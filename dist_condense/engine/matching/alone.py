@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dist_condense.core.image_rule import Learnt
 from dist_condense.core.objective import Objective
-from dist_condense.engine.finite import What
+from dist_condense.engine.finite import Quantity
 from dist_condense.engine.matching.draws import Drawn
 from dist_condense.engine.matching.view import View
 
@@ -21,7 +21,7 @@ class Matched:
     loss: Tensor
     """Loss of the class's group, ``[]``."""
     gradient: Learnt
-    finite: dict[What, Tensor]
+    finite: dict[Quantity, Tensor]
     """Booleans ``[]``, by kind of number."""
 
 
@@ -44,4 +44,4 @@ class Whole:
         b = self.objective.statistic(network, self.view.real(stored, drawn))
         examples, back = self.view.synthetic(learnt, drawn)
         loss, gradient = self.objective.match(network, examples, b)
-        return Matched(loss, back(gradient), {What.LOSS: loss.isfinite()})
+        return Matched(loss, back(gradient), {Quantity.LOSS: loss.isfinite()})

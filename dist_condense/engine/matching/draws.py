@@ -43,7 +43,7 @@ class Draws:
 
     @classmethod
     def of(
-        cls, recipe: MatchingRecipe, seed: int, shape: tuple[int, int, int], ipc: int, placement: Placement
+        cls, recipe: MatchingRecipe, *, seed: int, shape: tuple[int, int, int], ipc: int, placement: Placement
     ) -> Draws:
         """Return the draws of a method for images of ``shape`` = (C, h, w), with ``ipc`` learnt images of a class."""
         return cls(

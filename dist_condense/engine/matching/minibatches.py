@@ -25,7 +25,7 @@ class Reads:
     real: Tickets
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Minibatches:
     """Announces the reads of every matching step during the previous step.
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from dist_condense.core.image_rule import Learnt
 from dist_condense.engine.coordinator import Coordinator, Placement
-from dist_condense.engine.finite import What
+from dist_condense.engine.finite import Quantity
 from dist_condense.engine.matching.alone import Matched
 from dist_condense.engine.matching.draws import Drawn
 from dist_condense.engine.matching.two_passes import TwoPasses
@@ -35,9 +35,10 @@ class Shared:
 
     passes: TwoPasses
     coordinator: Coordinator
+    _: KW_ONLY
     shape: tuple[int, int, int]
     placement: Placement
-    _shapes: list[torch.Size] = field(default_factory=list)
+    _shapes: list[torch.Size] = field(default_factory=list, init=False)
 
     def __call__(self, network: nn.Module, groups: Sequence[Sequence[int]], inputs: Inputs) -> dict[int, Matched]:
         """Return the results of the owned classes of ``groups``, each with the loss of its group."""
@@ -54,7 +55,8 @@ class Shared:
             loss, cotangent = distances[g]
             v = [x / len(groups[g]) for x in cotangent]
             gradient = self.passes.pull_back(network, inputs.learnt[c], inputs.drawn[c], v)
-            matched[c] = Matched(loss, gradient, {What.STATISTIC: flat.isfinite().all(), What.LOSS: loss.isfinite()})
+            finite = {Quantity.STATISTIC: flat.isfinite().all(), Quantity.LOSS: loss.isfinite()}
+            matched[c] = Matched(loss, gradient, finite)
         return matched
 
     def shapes(self, network: nn.Module) -> list[torch.Size]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dist_condense.core.image_rule import Learnt
 from dist_condense.core.objective import Objective
-from dist_condense.engine.finite import What
+from dist_condense.engine.finite import Quantity
 from dist_condense.engine.matching.alone import Matched
 from dist_condense.engine.matching.draws import Drawn
 from dist_condense.engine.matching.view import View
@@ -25,7 +25,7 @@ class TwoPasses:
     def __call__(self, network: nn.Module, learnt: Learnt, stored: Tensor, drawn: Drawn) -> Matched:
         a, b = self.statistics(network, learnt, stored, drawn)
         loss, v = self.objective.cotangent(a, b)
-        return Matched(loss, self.pull_back(network, learnt, drawn, v), {What.LOSS: loss.isfinite()})
+        return Matched(loss, self.pull_back(network, learnt, drawn, v), {Quantity.LOSS: loss.isfinite()})
 
     def statistics(
         self, network: nn.Module, learnt: Learnt, stored: Tensor, drawn: Drawn

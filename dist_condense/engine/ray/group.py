@@ -62,7 +62,7 @@ HANGING = "health check has been hanging"
 """Part of Ray's message on a worker whose process does not answer, to recognise one that has no other message."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Group:
     """Size and resources of a worker group.
 
@@ -99,27 +99,27 @@ def connect() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune: no boxes between our own lines
-    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C is the driver's to answer
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # the driver answers Ctrl-C
     if ray.is_initialized():
         return
-    cluster, where = join.found(), dict[str, Any]()
+    cluster, options = join.find_cluster(), dict[str, Any]()
     if cluster is None:
-        where = {"_temp_dir": start.folder(), "_node_ip_address": LOOPBACK}
+        options = {"_temp_dir": start.folder(), "_node_ip_address": LOOPBACK}
         start.token()
         terminal.say(f"starting Ray on this machine{start.unguarded()}")
     else:
         start.tighten_token()
         terminal.say(f"joining {cluster}")
-        cluster.answer()
+        cluster.check_alive()
     try:
-        with _sigterm_left_alone(), _found(cluster), chdir(_trusted()):
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env=PROCESS, **where)
-    except Exception as error:  # Ray raises plain ones, as when an overloaded machine starts its processes too slowly
+        with _sigterm_unchanged(), _bootstrap(cluster), chdir(_safe_folder()):
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env=PROCESS, **options)
+    except Exception as error:  # Ray raises plain ones, also if an overloaded machine starts its processes too slowly
         raise RunFailed(_not_connected(cluster, error)) from error
 
 
 @contextmanager
-def _sigterm_left_alone() -> Iterator[None]:
+def _sigterm_unchanged() -> Iterator[None]:
     """Keep Ray from installing its SIGTERM handler.
 
     That raises SystemExit wherever it is called, also in a callback, which ends in a traceback.
@@ -132,7 +132,7 @@ def _sigterm_left_alone() -> Iterator[None]:
 
 
 @contextmanager
-def _found(cluster: join.Cluster | None) -> Iterator[None]:
+def _bootstrap(cluster: join.Cluster | None) -> Iterator[None]:
     """Make Ray join the given cluster, or start a node that listens on the loopback interface alone.
 
     Ray would read the file of `ray start` once more, from a folder in which every user can replace it; and the node
@@ -147,7 +147,7 @@ def _found(cluster: join.Cluster | None) -> Iterator[None]:
         services.find_bootstrap_address, services.resolve_ip_for_localhost = before
 
 
-def _trusted() -> Path:
+def _safe_folder() -> Path:
     """Return a safe working folder in which to call Ray.
 
     Ray puts this folder first on the import path of all workers, before the standard library, and the folder of a run's
@@ -176,19 +176,26 @@ def launch(work: Work, config: Any, group: Group, folder: Path, restarts: Path) 
     :param restarts: file that gets a line for each failure of a group.
     :raises RunFailed: a worker failed or was lost for good; the message names its rank and the reason.
     """
-    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(group.timeout + LATER)  # taken from here, no other way
+    payload = {
+        "work": work,
+        "config": config,
+        "run": folder.name,
+        "reproducible": group.reproducible,
+        "timeout": group.timeout,
+    }
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(group.timeout + LATER)  # Ray reads it from here alone
     try:
-        _aside(lambda: _trainer(work, config, group, folder, restarts).fit())
+        _in_thread(lambda: _trainer(payload, group, folder, restarts).fit())
     except WorkerGroupError as error:
         raise RunFailed(_cause(error.worker_failures)) from error
     except TrainingFailedError as error:  # the group could not be placed or started
         raise RunFailed(_not_started(error)) from error
-    except RayError as error:  # a process of Ray's own, which no group restarts
+    except RayError as error:  # one of Ray's own processes, which no group restarts
         reason = _innermost(error)[:300]
-        raise RunFailed(f"Ray itself failed ({reason}); its logs lie in its session's folder; try again") from error
+        raise RunFailed(f"Ray itself failed ({reason}); its logs are in its session's folder; try again") from error
 
 
-def _aside(call: Callable[[], object]) -> None:
+def _in_thread(call: Callable[[], object]) -> None:
     """Wait for a call in another thread: in the main thread Ray Train would take over Ctrl-C, and end the workers by
     it.
 
@@ -209,14 +216,7 @@ def _aside(call: Callable[[], object]) -> None:
         raise raised[0]
 
 
-def _trainer(work: Work, config: Any, group: Group, folder: Path, restarts: Path) -> TorchTrainer:
-    payload = {
-        "work": work,
-        "config": config,
-        "run": folder.name,
-        "reproducible": group.reproducible,
-        "timeout": group.timeout,
-    }
+def _trainer(payload: dict[str, Any], group: Group, folder: Path, restarts: Path) -> TorchTrainer:
     return TorchTrainer(
         _enter,
         train_loop_config=payload,
@@ -256,7 +256,7 @@ def preempted() -> bool:
 
 def _enter(payload: dict[str, Any]) -> None:
     host = f"{socket.gethostname()} ({ray.util.get_node_ip_address()})"
-    peers = RollCall.begin(payload["timeout"], host)
+    peers = RollCall.create(payload["timeout"], host)
     coordinator = ProcessGroupCoordinator(payload["reproducible"], peers=peers, notice=preempted)
     payload["work"](payload["config"], coordinator, get_device(), RayMetrics(payload["run"], coordinator.rank))
 
@@ -278,30 +278,30 @@ def _cause(failures: dict[int, Exception]) -> str:
     """Return our own message if a worker has one, else the lost workers, else every worker's error."""
     failures = dict(sorted(failures.items()))
     for rank, error in failures.items():
-        if word := _word(error, RunFailed):
-            return f"worker {rank}: {word}"
+        if message := _message(error, RunFailed):
+            return f"worker {rank}: {message}"
     if lost := [rank for rank, error in failures.items() if _was_lost(error)]:
         return "; ".join(f"worker {rank}{_where(failures[rank])} was lost: {_loss(failures[rank])}" for rank in lost)
     for error in failures.values():
-        if word := _word(error, WorkerLost):
-            return word
+        if message := _message(error, WorkerLost):
+            return message
     return "; ".join(f"worker {rank}: {_innermost(error)}" for rank, error in failures.items())
 
 
-def _word(error: Exception, kind: type[Exception]) -> str:
+def _message(error: Exception, kind: type[Exception]) -> str:
     """Return the message of an error of this kind, which Ray passes on as itself or within a text; empty for others."""
     if isinstance(error, kind):
         return str(error)
-    _, found, word = _innermost(error).rpartition(f"{kind.__name__}: ")
-    return word if found else ""
+    _, separator, message = _innermost(error).rpartition(f"{kind.__name__}: ")
+    return message if separator else ""
 
 
 def _not_started(error: Exception) -> str:
     text = str(error)
     if "startup timed out" in text:
         return (
-            "the cluster has no room for the worker group any more, and had none for cluster.timeout: bring the node "
-            "back and give the same command again, or go on with fewer workers by cluster.min_workers"
+            "the cluster has no room for the worker group any more, and had none for cluster.timeout: restore the "
+            "node and run the same command again, or continue with fewer workers by cluster.min_workers"
         )
     advice = f". {ADVICE}" if "gloo" in text.lower() or "DistNetworkError" in text else ""
     return f"Ray could not run the worker group: {_innermost(error)}{advice}"
@@ -322,10 +322,10 @@ def _loss(error: Exception) -> str:
 
 def _where(error: Exception) -> str:
     """Return the host, where Ray reports it."""
-    found = re.search(r"hostname='([^']*)'.*?node_ip='([^']*)'", str(error), re.DOTALL)
-    return f" on {found[1]} ({found[2]})" if found else ""
+    host = re.search(r"hostname='([^']*)'.*?node_ip='([^']*)'", str(error), re.DOTALL)
+    return f" on {host[1]} ({host[2]})" if host else ""
 
 
 def _innermost(error: Exception) -> str:
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return masked(lines[-1]) if lines else type(error).__name__  # here, since others cut it
+    return masked(lines[-1]) if lines else type(error).__name__  # masked here, since callers truncate it

@@ -37,7 +37,7 @@ class Cluster:
     def __str__(self) -> str:
         return f"the Ray cluster at {self.address} ({self.source})"
 
-    def answer(self, seconds: float = ANSWERING) -> None:
+    def check_alive(self, seconds: float = ANSWERING) -> None:
         """Raise RunFailed unless the cluster answers within ``seconds``."""
         channel = init_grpc_channel(self.address.removeprefix(CLIENT), [("grpc.enable_http_proxy", 0)])
         try:
@@ -52,35 +52,35 @@ class Cluster:
         name = getattr(getattr(error, "code", lambda: None)(), "name", "")
         if name in SILENT:
             return f"did not answer within {seconds:.0f} s"
-        if name == STRANGE and not self.address.startswith(CLIENT):  # the client's server knows other calls
-            return "is none: another program answers there"
-        if name == NO_TOKEN and "RAY_AUTH_MODE" in os.environ:  # else Ray looks for a token by itself
-            return "takes another token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, to its own"
+        if name == STRANGE and not self.address.startswith(CLIENT):  # the client's server has other calls
+            return "is not a Ray cluster: another program answers at this address"
+        if name == NO_TOKEN and "RAY_AUTH_MODE" in os.environ:  # else Ray finds a token by itself
+            return "has another token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, to its own"
         return None
 
 
-def found() -> Cluster | None:
+def find_cluster() -> Cluster | None:
     """Return the cluster that ``ray.init()`` would join, or None where it starts Ray here.
 
     Raises RunFailed if the address is malformed.
     """
-    given = os.environ.get(VARIABLE, "")
-    source = f"{VARIABLE}={given}" if given else get_ray_address_file(None)
+    variable = os.environ.get(VARIABLE, "")
+    source = f"{VARIABLE}={variable}" if variable else get_ray_address_file(None)
     remedy = (
         f"unset {VARIABLE} to start Ray on this machine, or start that cluster"
-        if given
+        if variable
         else f"delete {source}, left by an ended `ray start`, to start Ray on this machine, or start that cluster"
     )
-    if given.startswith(CLIENT):
-        return Cluster(given, source, remedy)
+    if variable.startswith(CLIENT):
+        return Cluster(variable, source, remedy)
     try:
-        address = canonicalize_bootstrap_address(given or _left(source))
-    except Exception as error:  # plain ones, of several kinds
-        raise RunFailed(f"{source}: {_no_address(given, error)}; {remedy}") from error
+        address = canonicalize_bootstrap_address(variable or _stored_address(source))
+    except Exception as error:  # Ray raises plain exceptions of several kinds
+        raise RunFailed(f"{source}: {_no_address(variable, error)}; {remedy}") from error
     return None if address is None else Cluster(address, source, remedy)
 
 
-def _left(file: str) -> str:
+def _stored_address(file: str) -> str:
     """Return the address that `ray start` left, or :data:`LOCAL` if there is none.
 
     Every user can put a file there, and the program at its address would receive this user's token and run its code, so
@@ -92,15 +92,15 @@ def _left(file: str) -> str:
                 return opened.read().strip()
     except FileNotFoundError:
         return LOCAL
-    except OSError:  # a link, or closed to us
+    except OSError:  # a link, or unreadable
         pass
     terminal.say(f"{file} is not yours: the cluster that it names is not joined")
     return LOCAL
 
 
-def _no_address(given: str, error: Exception) -> str:
-    if "://" in given:
+def _no_address(variable: str, error: Exception) -> str:
+    if "://" in variable:
         return "the address of a cluster is host:port, and that of the job API is for launch/submit.sh alone"
-    if given == "auto":
+    if variable == "auto":
         return "no Ray runs on this machine"
     return f"the address of a cluster is host:port ({error})"

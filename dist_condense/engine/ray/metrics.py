@@ -12,13 +12,13 @@ from dist_condense.engine.observer import Measured
 GAUGES = {
     "step": ("dist_condense_step", "Steps done"),
     "planned": ("dist_condense_steps_planned", "Steps of the whole run"),
-    "steps_per_second": ("dist_condense_steps_per_second", "Steps per second since the line before"),
+    "steps_per_second": ("dist_condense_steps_per_second", "Steps per second since the previous entry"),
 }
 MEASURES = {"loss": ("dist_condense_matching_loss", "Matching loss of a step, summed over all classes")}
 """Measures that are exported under another name than their own."""
 COUNTERS = {
     "waited": ("dist_condense_waiting_seconds", "Seconds that this worker waited for images"),
-    "reduced": ("dist_condense_reduced_bytes", "Bytes that this worker handed to reductions"),
+    "reduced": ("dist_condense_reduced_bytes", "Bytes that this worker passed to reductions"),
 }
 """Names and descriptions of counters, by field of :class:`Measured`."""
 TAGS = ("run", "rank")
@@ -29,9 +29,9 @@ class RayMetrics:
 
     def __init__(self, run: str, rank: int) -> None:
         self.tags = {"run": run, "rank": str(rank)}
-        self.gauges = {field: self._gauge(*told) for field, told in GAUGES.items()}
+        self.gauges = {field: self._gauge(*names) for field, names in GAUGES.items()}
         self.measures: dict[str, Gauge] = {}
-        self.counters = {field: Counter(*told, TAGS).set_default_tags(self.tags) for field, told in COUNTERS.items()}
+        self.counters = {field: Counter(*names, TAGS).set_default_tags(self.tags) for field, names in COUNTERS.items()}
 
     def __call__(self, measured: Measured) -> None:
         """Export the numbers of one entry of metrics.jsonl, and this worker's own."""

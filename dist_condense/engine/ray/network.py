@@ -35,11 +35,11 @@ class OnRaysNetwork(TorchConfig):
 
 class _Backend(TorchConfig().backend_cls):  # type: ignore[misc]
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
-        worker_group.execute(_choose)
+        worker_group.execute(_set_interface)
         super().on_start(worker_group, backend_config)
 
 
-def _choose() -> None:
+def _set_interface() -> None:
     if name := interface(ray.util.get_node_ip_address()):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
 

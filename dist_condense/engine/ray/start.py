@@ -23,13 +23,13 @@ from dist_condense.system import terminal
 VARIABLE, TOKEN_FILE = "RAY_TMPDIR", "RAY_AUTH_TOKEN_PATH"
 LONGEST = 107 if sys.platform.startswith("linux") else 103
 """Bytes of a socket's path, by system."""
-BELOW = "ray"
+SUBFOLDER = "ray"
 """Name of Ray's folder inside the one that it is given."""
 SOCKET = "session_2026-11-26_20-37-05_612313_4194304/sockets/plasma_store"
 """Path of a socket inside that folder, with the longest process number."""
 ROOM = 64 * 2**20
 """Bytes for records and logs; with a full folder Ray waits a minute and a half and reports that it was too slow."""
-OURS = ("/tmp", "/var/tmp", "/dev/shm")
+FALLBACKS = ("/tmp", "/var/tmp", "/dev/shm")
 """Places for a temporary folder of our own."""
 
 
@@ -42,19 +42,19 @@ def folder() -> str:
 
     :raises RunFailed: RAY_TMPDIR is unsuitable, or every folder is.
     """
-    asked = os.environ.get(VARIABLE)
-    parent = os.environ.get("TMPDIR", "/tmp") if asked is None else asked
+    requested = os.environ.get(VARIABLE)
+    parent = os.environ.get("TMPDIR", "/tmp") if requested is None else requested
     own = os.path.join(parent, f"dc_{os.geteuid()}")
     problem = _problem(own)
     if problem is None:
-        return os.path.join(own, BELOW)
-    if asked is not None:
+        return os.path.join(own, SUBFOLDER)
+    if requested is not None:
         advice = f"unset {VARIABLE}, or set it to a short path of a folder that you can write, such as /tmp"
-        raise RunFailed(f"Ray cannot start: {VARIABLE}={asked} {problem}; {advice}")
-    if (once := _our_own()) is not None:
-        return once
+        raise RunFailed(f"Ray cannot start: {VARIABLE}={requested} {problem}; {advice}")
+    if (temporary := _temporary_folder()) is not None:
+        return temporary
     advice = f"set {VARIABLE} to a short path of a folder that you can write"
-    raise RunFailed(f"Ray cannot start: {parent} {problem}, and none of {', '.join(OURS)} will do; {advice}")
+    raise RunFailed(f"Ray cannot start: {parent} {problem}, and none of {', '.join(FALLBACKS)} is suitable; {advice}")
 
 
 def token() -> None:
@@ -65,38 +65,38 @@ def token() -> None:
 
     :raises RunFailed: the file of RAY_AUTH_TOKEN_PATH is another user's.
     """
-    path, asked = _token_file()
+    path, named = _token_file()
     if path is None:
         return
     try:
-        if not asked:
+        if not named:
             _make_token(path)
-        _tighten(path, asked)
-    except NotOurs as error:
-        if asked:
+        _tighten(path, named)
+    except UnsafeFile as error:
+        if named:
             raise RunFailed(f"Ray cannot start: {TOKEN_FILE}={path} {error}; set it to a file of your own") from None
         terminal.say(f"{path} {error}: Ray has a token for this run alone")
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    except OSError:  # it cannot be read, nor made; Ray names the one that was asked for
-        if not asked:
+    except OSError:  # it cannot be read or created; Ray reports a file that the user named
+        if not named:
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def tighten_token() -> None:
     """Make the file with the token, if this user owns it, unreadable to others before a cluster is joined."""
-    path, asked = _token_file()
+    path, named = _token_file()
     if path is not None:
-        with suppress(NotOurs, OSError):
-            _tighten(path, asked)
+        with suppress(UnsafeFile, OSError):
+            _tighten(path, named)
 
 
 def unguarded() -> str:
     """Return a warning if RAY_AUTH_MODE asks for no token, to end a sentence about Ray's start; else an empty text."""
     mode = os.environ.get("RAY_AUTH_MODE", "token")
-    return "" if mode.lower() == "token" else f", for whoever reaches its ports (RAY_AUTH_MODE={mode})"
+    return "" if mode.lower() == "token" else f", open to every user who reaches its ports (RAY_AUTH_MODE={mode})"
 
 
-class NotOurs(Exception):
+class UnsafeFile(Exception):
     """Reason why a file is unsuitable for a secret, as the end of a sentence about it."""
 
 
@@ -113,65 +113,65 @@ def _make_token(path: str) -> None:
     """Create a complete file of mode 0600 in a folder of mode 0700; keep an existing file."""
     folder = os.path.dirname(path)
     os.makedirs(folder, mode=0o700, exist_ok=True)
-    found = os.stat(folder)
-    if found.st_uid != os.geteuid():
-        raise NotOurs("lies in another user's folder")
-    if found.st_mode & 0o022:
+    status = os.stat(folder)
+    if status.st_uid != os.geteuid():
+        raise UnsafeFile("is in another user's folder")
+    if status.st_mode & 0o022:
         os.chmod(folder, 0o700)
-        _say_closed(folder, found)
+        _report_closed(folder, status)
     if os.path.lexists(path):
         return
     descriptor, made = tempfile.mkstemp(dir=folder)
     try:
         with open(descriptor, "w") as file:
             file.write(secrets.token_hex(32))
-        with suppress(FileExistsError):  # two runs that start at once have the token of the first
+        with suppress(FileExistsError):  # two runs that start at once use the token of the first
             os.link(made, path)
     finally:
         os.unlink(made)
 
 
-def _tighten(path: str, asked: bool) -> None:
+def _tighten(path: str, named: bool) -> None:
     """Restrict a token's file to its owner, this user, and report it if the file was open.
 
-    :param asked: whether the user named it; else links are refused.
+    :param named: whether the user named it; else links are refused.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | (0 if asked else os.O_NOFOLLOW))
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | (0 if named else os.O_NOFOLLOW))
     except OSError as error:
-        if error.errno == errno.ELOOP and not asked:
-            raise NotOurs("is a link") from error
+        if error.errno == errno.ELOOP and not named:
+            raise UnsafeFile("is a link") from error
         raise
     try:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise NotOurs("is no file")
-        if found.st_uid != os.geteuid():
-            raise NotOurs("is another user's")
-        if found.st_mode & 0o077:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise UnsafeFile("is not a regular file")
+        if status.st_uid != os.geteuid():
+            raise UnsafeFile("is another user's")
+        if status.st_mode & 0o077:
             try:
                 os.fchmod(descriptor, 0o600)
             except OSError as error:
-                raise NotOurs(f"is open to other users and stays so ({error.strerror})") from error
-            _say_closed(path, found)
+                raise UnsafeFile(f"is open to other users and stays so ({error.strerror})") from error
+            _report_closed(path, status)
     finally:
         os.close(descriptor)
 
 
-def _say_closed(path: str, before: os.stat_result) -> None:
-    said = f"{path} was open to other users (mode {before.st_mode & 0o777:03o}) and is yours alone now"
-    terminal.say(f"{said}; delete it for a new token if one may have used it")
+def _report_closed(path: str, before: os.stat_result) -> None:
+    change = f"{path} was open to other users (mode {before.st_mode & 0o777:03o}) and is yours alone now"
+    terminal.say(f"{change}; delete it for a new token if one of them may have used it")
 
 
-def _our_own() -> str | None:
-    for place in OURS:
+def _temporary_folder() -> str | None:
+    for parent in FALLBACKS:
         try:
-            made = tempfile.mkdtemp(prefix="dc_", dir=place)
+            made = tempfile.mkdtemp(prefix="dc_", dir=parent)
         except OSError:
             continue
         if _problem(made) is None:
             atexit.register(_remove, made)
-            return os.path.join(made, BELOW)
+            return os.path.join(made, SUBFOLDER)
         shutil.rmtree(made, ignore_errors=True)
     return None
 
@@ -183,32 +183,32 @@ def _remove(folder: str) -> None:
 
 def _problem(own: str) -> str | None:
     """Return why Ray cannot keep its files in this folder of ours, as the end of a sentence about the parent folder."""
-    place, parent = os.path.join(own, BELOW), os.path.dirname(own)
+    folder, parent = os.path.join(own, SUBFOLDER), os.path.dirname(own)
     if not os.path.isabs(own):
         return "is not an absolute path"
-    if (length := len(os.fsencode(os.path.join(place, SOCKET)))) > LONGEST:
-        return f"is too long: the path of a socket below it has {length} bytes, {LONGEST} are the most"
+    if (length := len(os.fsencode(os.path.join(folder, SOCKET)))) > LONGEST:
+        return f"is too long: the path of a socket below it has {length} bytes, at most {LONGEST} are possible"
     try:
         os.makedirs(parent, exist_ok=True)
         with suppress(FileExistsError):
             os.mkdir(own, 0o700)
-        if (why := _not_private(own)) is not None:
-            return why
-        os.makedirs(place, exist_ok=True)
-        with tempfile.TemporaryFile(dir=place) as file:
+        if (problem := _not_private(own)) is not None:
+            return problem
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"x")
     except OSError as error:
         return f"cannot be written ({error.strerror or error})"
-    if (free := shutil.disk_usage(place).free) < ROOM:
-        return f"has {free / 2**20:.0f} MiB free, {ROOM / 2**20:.0f} are the least"
+    if (free := shutil.disk_usage(folder).free) < ROOM:
+        return f"has {free / 2**20:.0f} MiB free, at least {ROOM / 2**20:.0f} are needed"
     return None
 
 
 def _not_private(folder: str) -> str | None:
     """Return why others may enter or replace a folder, as the end of a sentence about the parent folder."""
-    found, above = os.lstat(folder), os.stat(os.path.dirname(folder))
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-        return f"holds {os.path.basename(folder)}, which is not a folder of yours alone (mode 0700)"
+    own, above = os.lstat(folder), os.stat(os.path.dirname(folder))
+    if not stat.S_ISDIR(own.st_mode) or own.st_uid != os.geteuid() or own.st_mode & 0o077:
+        return f"contains {os.path.basename(folder)}, which is not a folder of yours alone (mode 0700)"
     if above.st_mode & 0o022 and not above.st_mode & stat.S_ISVTX:
-        return f"lets other users replace what lies in it (mode {above.st_mode & 0o777:03o})"
+        return f"lets other users replace its contents (mode {above.st_mode & 0o777:03o})"
     return None

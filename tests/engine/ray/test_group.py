@@ -29,14 +29,14 @@ from dist_condense.job.journal import RunFailed
 
 
 def test_a_group_is_fixed_or_elastic() -> None:
-    assert Group(4, 1, False, True).size == 4
-    assert Group(4, 1, False, True, min_workers=2).size == (2, 4)
+    assert Group(workers=4, threads=1, gpu=False, reproducible=True).size == 4
+    assert Group(workers=4, threads=1, gpu=False, reproducible=True, min_workers=2).size == (2, 4)
 
 
 def test_a_group_that_cannot_be_placed_is_given_up() -> None:
     """Each attempt takes Ray 60 s; by itself it would try for ever."""
-    assert Group(4, 1, False, True, timeout=600).placings == 10
-    assert Group(4, 1, False, True, timeout=90, max_failures=2).placings == 6
+    assert Group(workers=4, threads=1, gpu=False, reproducible=True, timeout=600).placings == 10
+    assert Group(workers=4, threads=1, gpu=False, reproducible=True, timeout=90, max_failures=2).placings == 6
 
 
 def failed(error: Exception) -> Exception:
@@ -129,7 +129,13 @@ def test_ctrl_c_stays_the_drivers_to_answer(
     monkeypatch.setattr(group, "_trainer", lambda *given: Trainer(raised))
     monkeypatch.setenv("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", "1")  # launch sets it
     with pytest.raises(RunFailed, match="no room") if raised else nullcontext():
-        group.launch(lambda *given: None, None, Group(2, 1, False, True), tmp_path, tmp_path / "restarts.log")
+        group.launch(
+            lambda *given: None,
+            None,
+            Group(workers=2, threads=1, gpu=False, reproducible=True),
+            tmp_path,
+            tmp_path / "restarts.log",
+        )
 
 
 @pytest.fixture
@@ -159,7 +165,7 @@ def test_starting_ray_is_told_and_leaves_sigterm_alone(
         given.update(options, at=services.resolve_ip_for_localhost("127.0.0.1"), cwd=Path.cwd())
         ray_utils.set_sigterm_handler(lambda number, frame: None)  # as Ray does
 
-    unconnected.setattr(group.join, "found", lambda: None)
+    unconnected.setattr(group.join, "find_cluster", lambda: None)
     unconnected.setattr(group.ray, "init", init)
     unconnected.chdir(tmp_path)
     before, resolve = signal.getsignal(signal.SIGTERM), services.resolve_ip_for_localhost
@@ -177,8 +183,8 @@ def test_the_folder_of_somebody_else_is_not_on_the_workers_path(
 ) -> None:
     """Ray adds the one that it is called in, for a cluster that is joined too; site-packages must not come first."""
     called: list[Path] = []
-    unconnected.setattr(group.join, "found", lambda: Cluster("10.0.0.2:6379", "", ""))
-    unconnected.setattr(Cluster, "answer", lambda self: None)
+    unconnected.setattr(group.join, "find_cluster", lambda: Cluster("10.0.0.2:6379", "", ""))
+    unconnected.setattr(Cluster, "check_alive", lambda self: None)
     unconnected.setattr(group.ray, "init", lambda **options: called.append(Path.cwd()))
     unconnected.setattr(group, "CHECKOUT", tmp_path / "site" if installed else group.CHECKOUT)
     unconnected.chdir(tmp_path)
@@ -202,8 +208,8 @@ def test_a_cluster_that_is_joined_is_told_and_named_when_it_fails(
         raise RuntimeError("Traceback\nno raylet")
 
     cluster = Cluster("10.0.0.2:6379", "RAY_ADDRESS=head:6379", "unset it")
-    unconnected.setattr(Cluster, "answer", lambda self: None)
-    unconnected.setattr(group.join, "found", lambda: cluster)
+    unconnected.setattr(Cluster, "check_alive", lambda self: None)
+    unconnected.setattr(group.join, "find_cluster", lambda: cluster)
     unconnected.setattr(group.ray, "init", init)
     with pytest.raises(RunFailed) as refused:
         group.connect()

@@ -17,7 +17,7 @@ from ray.core.generated.gcs_service_pb2_grpc import (
     add_NodeInfoGcsServiceServicer_to_server,
 )
 
-from dist_condense.engine.ray.join import Cluster, found
+from dist_condense.engine.ray.join import Cluster, find_cluster
 from dist_condense.job.journal import RunFailed
 
 UNSET = "unset RAY_ADDRESS to start Ray on this machine, or start that cluster"
@@ -36,20 +36,20 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_ray_is_started_here(address: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     if address is not None:
         monkeypatch.setenv("RAY_ADDRESS", address)
-    assert found() is None
+    assert find_cluster() is None
 
 
 @pytest.mark.parametrize("address", ["10.0.0.2:6379", "head.invalid:6379", "ray://10.0.0.2:10001"])
 def test_the_variable_comes_first(address: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "ray_current_cluster").write_text("10.0.0.3:6379")
     monkeypatch.setenv("RAY_ADDRESS", address)
-    assert found() == Cluster(address, f"RAY_ADDRESS={address}", UNSET)
+    assert find_cluster() == Cluster(address, f"RAY_ADDRESS={address}", UNSET)
 
 
 def test_the_file_of_ray_start(folder: Path) -> None:
     file = folder / "ray_current_cluster"
     file.write_text("10.0.0.3:6379\n")
-    cluster = found()
+    cluster = find_cluster()
     assert cluster is not None and (cluster.address, cluster.source) == ("10.0.0.3:6379", str(file))
     assert cluster.remedy.startswith(f"delete {file}, left by an ended `ray start`, to start Ray on this machine, or")
 
@@ -67,7 +67,7 @@ def test_a_cluster_that_another_user_names_is_not_joined(
         monkeypatch.setattr(os, "geteuid", lambda: 4711)
         with suppress(PermissionError):  # root's own would do
             os.chown(file, 65534, -1)
-    assert found() is None
+    assert find_cluster() is None
     assert capsys.readouterr().err == f"{file} is not yours: the cluster that it names is not joined\n"
 
 
@@ -81,7 +81,7 @@ def test_a_cluster_that_another_user_names_is_not_joined(
 def test_what_is_no_address_is_refused(address: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(RunFailed) as refused:
-        found()
+        find_cluster()
     assert str(refused.value).startswith(f"RAY_ADDRESS={address}: ") and why in str(refused.value)
     assert str(refused.value).endswith(UNSET)
 
@@ -89,7 +89,7 @@ def test_what_is_no_address_is_refused(address: str, why: str, monkeypatch: pyte
 def test_an_empty_file_is_named(folder: Path) -> None:
     (folder / "ray_current_cluster").touch()
     with pytest.raises(RunFailed, match=f"^{folder}/ray_current_cluster: the address .*; delete {folder}/ray_cur"):
-        found()
+        find_cluster()
 
 
 # --- whether it answers -------------------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ def alive() -> object:
 )
 def test_a_cluster_that_is_gone_is_named(server: Callable, why: str) -> None:
     with server() as port, pytest.raises(RunFailed) as refused:
-        Cluster(f"127.0.0.1:{port}", "RAY_ADDRESS=x", "unset it").answer(1)
+        Cluster(f"127.0.0.1:{port}", "RAY_ADDRESS=x", "unset it").check_alive(1)
     assert str(refused.value).startswith(f"the Ray cluster at 127.0.0.1:{port} (RAY_ADDRESS=x) ")
     assert why in str(refused.value) and str(refused.value).endswith("; unset it")
 
@@ -152,4 +152,4 @@ def test_a_cluster_that_is_gone_is_named(server: Callable, why: str) -> None:
 @pytest.mark.parametrize(("server", "prefix"), [(alive, ""), (strange, "ray://")])
 def test_a_cluster_that_answers(server: Callable, prefix: str) -> None:
     with server() as port:
-        Cluster(f"{prefix}127.0.0.1:{port}", "RAY_ADDRESS=x", "unset it").answer(10)
+        Cluster(f"{prefix}127.0.0.1:{port}", "RAY_ADDRESS=x", "unset it").check_alive(10)

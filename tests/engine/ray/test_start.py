@@ -24,7 +24,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     """A folder whose own path counts for nothing; ours are made in it."""
     made = tmp_path_factory.mktemp("p")
     monkeypatch.setattr(start, "LONGEST", 107 + len(str(made)) - len("/tmp"))
-    monkeypatch.setattr(start, "OURS", (str(made / "missing"), str(made)))
+    monkeypatch.setattr(start, "FALLBACKS", (str(made / "missing"), str(made)))
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     monkeypatch.delenv("TMPDIR", raising=False)
     return made
@@ -73,7 +73,7 @@ def test_a_planted_folder_is_not_taken(how: str, place: Path, monkeypatch: pytes
     monkeypatch.setenv("TMPDIR", str(place))
     assert (taken := start.folder()) and not taken.startswith(f"{own}/") and mode(Path(taken).parent) == 0o700
     monkeypatch.setenv("RAY_TMPDIR", str(place))
-    with pytest.raises(RunFailed, match=f"holds {own.name}, which is not a folder of yours alone"):
+    with pytest.raises(RunFailed, match=f"contains {own.name}, which is not a folder of yours alone"):
         start.folder()
 
 
@@ -82,7 +82,7 @@ def test_nor_is_another_users(place: Path, monkeypatch: pytest.MonkeyPatch) -> N
     own.mkdir(mode=0o700)
     monkeypatch.setattr(os, "geteuid", lambda: 4711)
     monkeypatch.setenv("RAY_TMPDIR", str(place))
-    with pytest.raises(RunFailed, match="holds dc_4711, which is not a folder of yours alone"):
+    with pytest.raises(RunFailed, match="contains dc_4711, which is not a folder of yours alone"):
         start.folder()
 
 
@@ -90,7 +90,7 @@ def test_a_place_where_it_could_be_exchanged_is_refused(place: Path, monkeypatch
     (shared := place / "s").mkdir()
     shared.chmod(0o777)
     monkeypatch.setenv("RAY_TMPDIR", str(shared))
-    with pytest.raises(RunFailed, match=r"lets other users replace what lies in it \(mode 777\)"):
+    with pytest.raises(RunFailed, match=r"lets other users replace its contents \(mode 777\)"):
         start.folder()
 
 
@@ -106,7 +106,7 @@ def test_a_folder_that_was_asked_for_is_named(place: Path, monkeypatch: pytest.M
 def test_a_full_one_is_named(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_TMPDIR", str(place))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(2**30, 2**30 - 2**20, 2**20))
-    with pytest.raises(RunFailed, match="has 1 MiB free, 64 are the least"):
+    with pytest.raises(RunFailed, match="has 1 MiB free, at least 64 are needed"):
         start.folder()
 
 
@@ -120,8 +120,8 @@ def test_a_folder_of_our_own_where_none_was_asked_for(place: Path, monkeypatch: 
 
 def test_no_folder_at_all(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(place / LONG))
-    monkeypatch.setattr(start, "OURS", (str(place / "missing"),))
-    with pytest.raises(RunFailed, match=r"is too long.*, and none of .*missing will do; set RAY_TMPDIR to a short"):
+    monkeypatch.setattr(start, "FALLBACKS", (str(place / "missing"),))
+    with pytest.raises(RunFailed, match=r"is too long.*, and none of .*missing is suitable; set RAY_TMPDIR to a short"):
         start.folder()
 
 
@@ -184,7 +184,7 @@ def test_another_users_is_not_used(
     monkeypatch.setattr(os, "geteuid", lambda: 4711)
     start.token()
     assert len(os.environ["RAY_AUTH_TOKEN"]) == 64 and mode(file) == 0o644
-    assert capsys.readouterr().err == f"{file} lies in another user's folder: Ray has a token for this run alone\n"
+    assert capsys.readouterr().err == f"{file} is in another user's folder: Ray has a token for this run alone\n"
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe"])
@@ -196,7 +196,7 @@ def test_nor_what_is_no_file(kind: str, home: Path, capsys: pytest.CaptureFixtur
     file.symlink_to(secret) if kind == "link" else os.mkfifo(file)
     start.token()
     assert len(os.environ["RAY_AUTH_TOKEN"]) == 64 and mode(secret) == 0o644
-    told = "a link" if kind == "link" else "no file"
+    told = "a link" if kind == "link" else "not a regular file"
     assert capsys.readouterr().err == f"{file} is {told}: Ray has a token for this run alone\n"
 
 
@@ -226,7 +226,7 @@ def test_one_that_cannot_be_closed_is_not_used(home: Path, monkeypatch: pytest.M
 def test_ray_without_a_token_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert start.unguarded() == ""
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    assert start.unguarded() == ", for whoever reaches its ports (RAY_AUTH_MODE=disabled)"
+    assert start.unguarded() == ", open to every user who reaches its ports (RAY_AUTH_MODE=disabled)"
 
 
 def test_a_home_that_cannot_be_written_needs_none(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from dist_condense.job import header
 from dist_condense.system import records
 from dist_condense.system.background import side_by_side
 from dist_condense.system.conversion import NonNegative, Sha256
-from dist_condense.system.remote import Away
+from dist_condense.system.remote import Unreachable
 from dist_condense.system.storage import Storage
 
 FORMAT = "dist_condense checkpoint 2"
@@ -113,7 +113,7 @@ class Checkpoint:
     def read(self, entries: Iterable[Entry]) -> dict[Entry, dict[str, Tensor]]:
         """The tensors of files, each of which is read and hashed once.
 
-        :raises Damaged: one is not what was written, or no safetensors; Away when the store does not answer.
+        :raises Damaged: one is not what was written, or no safetensors; Unreachable when the store does not answer.
         """
         given = list(entries)
         return dict(zip(given, side_by_side(self._tensors, given, AT_ONCE), strict=True))
@@ -138,7 +138,7 @@ class Checkpoint:
         """Those of a file, verified. Raises Damaged."""
         try:
             data = self.store.read(f"{self.name}/{entry.name}")
-        except Away:
+        except Unreachable:
             raise
         except OSError as error:
             raise Damaged(f"{self.where(entry)} cannot be read ({error})") from error

@@ -11,7 +11,7 @@ import torch
 from dist_condense.engine.procedure import Kind
 from dist_condense.system import records
 from dist_condense.system.conversion import NonNegative
-from dist_condense.system.remote import Away
+from dist_condense.system.remote import Unreachable
 from dist_condense.system.storage import Storage
 
 FIRST = 2**16
@@ -35,7 +35,7 @@ class Described:
 
 def kinds(store: Storage, name: str, size: int) -> dict[str, Kind] | None:
     """Type and shape of each tensor, which nobody has verified; None where the first bytes are no header of a file of
-    this size, or cannot be read. Raises Away.
+    this size, or cannot be read. Raises Unreachable.
 
     :param size: bytes of the file.
     """
@@ -49,7 +49,7 @@ def kinds(store: Storage, name: str, size: int) -> dict[str, Kind] | None:
         tensors = records.made(dict[str, Described], content, name)
         _check(list(tensors.values()), size - start)
         return {name: (DTYPES[x.dtype], x.shape) for name, x in tensors.items()}
-    except Away:
+    except Unreachable:
         raise
     except (OSError, ValueError, KeyError):
         return None

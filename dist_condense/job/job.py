@@ -105,7 +105,7 @@ class Job:
 
     def run(self) -> None:
         """Condense, evaluate, report; a finished part is not done again. Raises RunFailed."""
-        signals.begun()
+        signals.writing_starts()
         self._write_start()
         with logs.kept(self.folder, self.claim.start, logger=__name__):
             self._run()

@@ -40,7 +40,7 @@ def work(
     :param claim: of the start that this worker belongs to; None: of the one that owns the folder.
     :raises RunFailed: also for data that is gone and a disk that is full or cannot be written.
     """
-    claim = claim or Claim.standing(Path(config.output))
+    claim = claim or Claim.present(Path(config.output))
     try:
         with logs.kept(claim.folder, claim.start, coordinator), on_threads(config.compute.threads):
             _work(config, coordinator, device, observe, claim)
@@ -75,7 +75,7 @@ def assemble(
     labels = list(assign(costs, coordinator.size)[coordinator.rank])
     procedure = procedures.procedure_of(config, dataset, labels, coordinator, placement)
     tracking = config.tracking
-    claim, store = claim or Claim.standing(Path(config.output)), assembly.storage_of(config)
+    claim, store = claim or Claim.present(Path(config.output)), assembly.storage_of(config)
     return Journal(
         claim=claim,
         procedure=procedure,

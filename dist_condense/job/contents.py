@@ -42,7 +42,7 @@ def problems(stored: Checkpoint, outline: Outline, classes: int) -> Iterator[str
     for entry in stored.entries:
         for label in entry.labels:
             if label >= classes or times[label] > 1:
-                yield f"{entry.name}: class {label} occurs {times[label]} times; this run has classes 0 to {classes - 1}"
+                yield f"{entry.name}: class {label} occurs {times[label]} times; the run has classes 0 to {classes - 1}"
     if missing := sorted(set(range(classes)) - set(times)):
         yield f"{MANIFEST}: no file contains class {missing[0]}"
     for entry, kinds in stored.headers().items():

@@ -21,6 +21,7 @@ from dist_condense import load_set
 from dist_condense.commands import cli
 from dist_condense.job import checkpoint
 from dist_condense.job.checkpoint import MANIFEST, SEAL, SHARED, Damaged
+from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system.storage import Bucket, Folder, Storage
 from tests.engine import cases
 from tests.job.test_failures import command
@@ -99,11 +100,32 @@ def test_a_damaged_one_is_refused_while_it_is_copied(
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     assert command("dc", new, *SHORT, f"--resume={theirs}") == cli.REFUSED
     (line,) = capfd.readouterr().err.splitlines()[-1:]
-    assert f"{file} is damaged" in line and "give one of the checkpoints before it" in line
+    assert f"{file} is damaged" in line and "No checkpoint in" in line
     assert not list(new.glob("checkpoints/*/manifest.json")) and not (new / "config.yaml").exists()
     file.write_bytes(whole)
     assert command("dc", new, *SHORT, f"--resume={theirs}") == 0
     assert "resuming after matching step 1 of 2" in capfd.readouterr().err
+
+
+def test_a_damaged_newest_one_is_skipped_while_it_is_copied(
+    theirs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The one before it is copied instead, if it belongs to the run; one that is given by its folder is refused."""
+    new, other, file = tmp_path / "new", tmp_path / "other", theirs / "checkpoints" / SECOND / "class_3.safetensors"
+    assert command("dc", theirs, *SHORT) == 0
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert command("dc", new, *SHORT, f"--resume={file.parent}") == cli.REFUSED
+    assert f"{file} is damaged" in (line := capfd.readouterr().err) and "give an earlier checkpoint" in line
+    assert command("dc", new, *SHORT, f"--resume={theirs}") == 0
+    reported = capfd.readouterr().err
+    assert f"note: {file} is damaged" in reported and f"; {FIRST} is used instead" in reported
+    assert "resuming after matching step 1 of 2" in reported
+    assert [json.loads(line)["step"] for line in RunFolder(new).metrics.read_text().splitlines()] == [1, 2]
+    assert torch.equal(load_set(new).parameters()[0], load_set(theirs).parameters()[0])
+    forge(theirs / "checkpoints" / FIRST, lambda content: content["identity"].update(seed=7))
+    assert command("dc", other, *SHORT, f"--resume={theirs}") == cli.REFUSED
+    assert f"{FIRST} belongs to another run" in capfd.readouterr().err and not RunFolder(other).config.exists()
 
 
 @pytest.mark.parametrize(
@@ -175,7 +197,7 @@ def test_a_storage_takes_only_names_below_it(
     """The last defence."""
     (tmp_path / "place").mkdir()
     monkeypatch.chdir(tmp_path / "place")
-    monkeypatch.setattr(Bucket, "_asked", lambda *given: pytest.fail("the store was asked"))
+    monkeypatch.setattr(Bucket, "_request", lambda *given: pytest.fail("the store was asked"))
     for action in (lambda: store.write(name, b"x"), lambda: store.read(name), lambda: store.remove(name)):
         with pytest.raises(OSError, match="not the name of an entry"):
             action()
@@ -247,7 +269,7 @@ FORGED: dict[str, tuple[Callable[[Path], None], str]] = {
     "no momentum": (with_tensors(OWN, lambda x: x.pop("buffer.3")), f"{OWN}: buffer.3 is missing"),
     "no pixels": (with_tensors(OWN, lambda x: x.pop("pixels.3")), f"{OWN}: pixels.3 is missing"),
     "another": (with_tensors(OWN, lambda x: x.update({"pixels.4": x.pop("pixels.3")})), f"{OWN}: pixels.3 is missing"),
-    "more": (with_tensors(OWN, lambda x: x.update(more=zeros(1))), f"{OWN}: 'more' is not one of its tensors"),
+    "more": (with_tensors(OWN, lambda x: x.update(more=zeros(1))), f"{OWN}: 'more' is not a tensor of it"),
     "a side": (with_tensors(OWN, lambda x: x.update({"pixels.3": zeros(2, 1, 8, 1)})), "pixels.3 is float32 [2, 1, 8,"),
     "a type": (with_tensors(OWN, lambda x: x.update({"pixels.3": x["pixels.3"].int()})), "pixels.3 is int32 [2, 1, 8"),
     "a long type": (with_header(lambda data: data.replace(b'"F32"', b'"F8_"')), f"{OWN}: it contains no tensors"),

@@ -229,7 +229,7 @@ def test_a_manifest_that_not_all_see_is_passed_over(tmp_path: Path, monkeypatch:
     assert len(parts) == 2 and late
     store.remove(f"{checkpoint.name_of(1, 0)}")
     late.clear()
-    with pytest.raises(RunFailed, match=rf"{MANIFEST} is not seen by all workers"):
+    with pytest.raises(RunFailed, match=rf"{MANIFEST} is not visible to all workers"):
         resumed(store, 4, 2, tmp_path)
 
 
@@ -239,7 +239,7 @@ def test_a_checkpoint_of_another_run_is_not_fallen_back_to(tmp_path: Path) -> No
     state = State(steps=1, updates=0, identity={"seed": 7}, tracking_run=None, torch=torch.__version__, device="cpu")
     checkpoint.commit(store, state, found.entries)
     flipped(store, 2, SHARED)
-    with pytest.raises(RunFailed, match=r"step_00000001_00000000 is of another run: seed: 7 there, 3 now"):
+    with pytest.raises(RunFailed, match=r"step_00000001_00000000 belongs to another run: seed: 7 there, 3 now"):
         resumed(store, 4, 2, tmp_path)
 
 

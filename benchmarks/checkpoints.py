@@ -44,7 +44,7 @@ def main() -> None:
 def _once(held: dict[str, torch.Tensor], folder: Path, number: int) -> tuple[float, float, float]:
     """Seconds of copying, until the commit, and by which the work beside it took longer."""
     writer = CheckpointWriter(Folder(folder), LocalCoordinator(), kept=1)
-    state = State(number, 0, {}, None, torch.__version__, "cpu")
+    state = State(steps=number, updates=0, identity={}, tracking_run=None, torch=torch.__version__, device="cpu")
     pace = min(_work(1) for _ in range(5))
     began = time.perf_counter()
     own = {name: x.to("cpu", copy=True) for name, x in held.items()}

@@ -380,7 +380,10 @@ def pickles(mark: Path) -> list[bytes]:
 
 
 def test_a_pickle_in_a_checkpoint_is_not_loaded(mark: Path, tmp_path: Path) -> None:
-    store, state = Folder(tmp_path), State(1, 0, {}, None, torch.__version__, "cpu")
+    store, state = (
+        Folder(tmp_path),
+        State(steps=1, updates=0, identity={}, tracking_run=None, torch=torch.__version__, device="cpu"),
+    )
     for data in pickles(mark):
         names = (SHARED, "class_0.safetensors", "class_0.pt")
         for name in names:

@@ -93,7 +93,7 @@ def replay(options: argparse.Namespace) -> int:
     folder = run_folder(options.output)
     from dist_condense.result import tracking
 
-    signals.begun()
+    signals.writing_starts()
     try:
         terminal.out(tracking.replay(folder, options.uri, options.experiment))
     except tracking.TrackingError as error:
@@ -238,7 +238,7 @@ def _executed(config: RunConfig, resume: str = "auto", trusted: bool = True) -> 
         try:
             job.run()
         except KeyboardInterrupt as asked:
-            terminal.say(f"{signals.told(asked)}: {job.where_it_continues()}")
+            terminal.say(f"{signals.description(asked)}: {job.where_it_continues()}")
             return signals.exit_code(asked)
     except Terminated as stopped:
         terminal.say(str(stopped))

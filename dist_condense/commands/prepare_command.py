@@ -78,7 +78,7 @@ def prepare(given: argparse.Namespace) -> int:
     try:
         return _prepared(given)
     except KeyboardInterrupt as asked:
-        terminal.say(f"{signals.told(asked)}: the same command continues")
+        terminal.say(f"{signals.description(asked)}: the same command continues")
         return signals.exit_code(asked)
     except _machine_errors(given.ray) as error:
         terminal.say(f"failed: {_machine_failed(error)}")
@@ -109,7 +109,7 @@ def _prepared(given: argparse.Namespace) -> int:
         return _told("refused", error, REFUSED)
     for note in () if isinstance(planned, Manifest) else planned.source.notes:
         terminal.out(f"note: {note}")
-    signals.begun()
+    signals.writing_starts()
     try:
         with reporting(console) as report:
             made = planned if isinstance(planned, Manifest) else planned.run(mapping, report)

@@ -18,7 +18,7 @@ from dist_condense.engine.coordinator import Coordinator
 from dist_condense.engine.errors import RunFailed
 from dist_condense.engine.procedure import Kind, kind_of
 from dist_condense.engine.training import NetworkTrainer
-from dist_condense.system.remote import Away
+from dist_condense.system.remote import Unreachable
 from dist_condense.system.storage import Storage
 
 Build = Callable[[int], nn.Module]
@@ -165,7 +165,7 @@ class Pool:
         try:
             name = f"network_{member}.safetensors"
             data, seal = self.store.read(name), self.store.read(f"{name}.sha256")
-        except Away:  # training them again would cost more than a restart
+        except Unreachable:  # training them again would cost more than a restart
             raise
         except OSError:
             data, seal = b"", b""

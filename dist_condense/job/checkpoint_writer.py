@@ -1,11 +1,11 @@
-"""Writing checkpoints in the background, while the next steps are computed."""
+"""Writing of checkpoints in the background while the next steps are computed."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import KW_ONLY, asdict, dataclass, field
 
 from safetensors.torch import save
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from dist_condense.engine.coordinator import Coordinator
 from dist_condense.engine.errors import RunFailed
 from dist_condense.job import checkpoint
-from dist_condense.job.checkpoint import AT_ONCE, SHARED, Entry, State, class_file, entry_of, name_of
+from dist_condense.job.checkpoint import AT_ONCE, SHARED, FileEntry, State, class_file, entry_of, name_of
 from dist_condense.system import records
 from dist_condense.system.background import Background, side_by_side
 from dist_condense.system.storage import Storage
@@ -23,44 +23,45 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class CheckpointWriter:
-    """One checkpoint at a time, by all workers together.
+    """Writes checkpoints, one at a time, on all workers together.
 
-    :param coordinator: a line of its own (:meth:`Coordinator.beside`): its thread speaks while others compute.
-    :param kept: newest checkpoints that stay.
-    :param writing: entered around each write; raises RunFailed where this start of the run may not write any more.
+    :param coordinator: a separate process group (:meth:`Coordinator.beside`), used by the writing thread only.
+    :param kept: number of newest checkpoints to keep.
+    :param writing: context of each write; raises RunFailed if this start of the run may no longer write.
     """
 
     store: Storage
     coordinator: Coordinator
+    _: KW_ONLY
     kept: int = 2
     writing: Callable[[], AbstractContextManager[None]] = nullcontext
     problem: str | None = None
-    """Why the last one could not be written; the same text on all workers."""
+    """Reason why the last checkpoint could not be written, equal on all workers; None if it was."""
     _thread: Background | None = field(default=None, init=False)
 
     def begin(self, state: State, own: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> None:
-        """Write these tensors, which nobody changes any more; waits for the checkpoint before.
+        """Start to write a checkpoint once the previous one is complete; the tensors must not change any more.
 
         :param own: state of the owned classes, by ``NAME.LABEL``.
-        :param shared: of rank 0; the others' is not looked at.
+        :param shared: the shared state; ignored on ranks other than 0.
         """
         self.wait()
         self._thread = Background("checkpoint", lambda: self._write(state, own, shared), lambda: None)
 
     @property
     def busy(self) -> bool:
-        """Whether one is being written."""
+        """Whether a checkpoint is being written."""
         return self._thread is not None and self._thread.is_alive()
 
     def wait(self, seconds: float | None = None) -> None:
-        """Until it is committed, or ``problem`` says why not; at most so long."""
+        """Wait until the checkpoint is committed or ``problem`` is set, for at most ``seconds``."""
         if self._thread is not None:
             self._thread.join(seconds)
 
     def _write(self, state: State, own: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> None:
         try:
             self._together(state, own, shared)
-        except Exception as error:  # the line broke: others are gone, which stepping will tell of
+        except Exception as error:  # the process group broke; the next step will report the lost workers
             self.problem = f"the checkpoint of step {state.steps} was not finished ({type(error).__name__}: {error})"
 
     def _together(self, state: State, own: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> None:
@@ -71,24 +72,24 @@ class CheckpointWriter:
             problem = None
         except RunFailed as error:
             written, problem = [], str(error)
-        answers = self.coordinator.gather({"written": [asdict(entry) for entry in written], "problem": problem})
-        problem = next((answer["problem"] for answer in answers if answer["problem"]), None)
+        reports = self.coordinator.gather({"written": [asdict(entry) for entry in written], "problem": problem})
+        problem = next((report["problem"] for report in reports if report["problem"]), None)
         if problem is None and self.coordinator.rank == 0:
-            entries = [entry for answer in answers for entry in answer["written"]]
-            problem = self._commit(state, records.made(list[Entry], entries, "what the workers have written"))
+            entries = [entry for report in reports for entry in report["written"]]
+            problem = self._commit(state, records.made(list[FileEntry], entries, "files of the workers"))
         self.problem = next((text for text in self.coordinator.gather(problem) if text), None)
 
-    def _written(self, folder: str, name: str, tensors: Mapping[str, Tensor]) -> Entry:
-        """Write a file. Raises RunFailed."""
+    def _written(self, folder: str, name: str, tensors: Mapping[str, Tensor]) -> FileEntry:
+        """Write a file and return its entry. Raises RunFailed."""
         data = save(dict(tensors))
         try:
             with self.writing():
                 self.store.write(f"{folder}/{name}", data)
         except OSError as error:
-            raise RunFailed(self._told(f"{self.store}/{folder}/{name}", error)) from error
+            raise RunFailed(self._failure(f"{self.store}/{folder}/{name}", error)) from error
         return entry_of(name, data, sorted({_label(key) for key in tensors if name != SHARED}))
 
-    def _commit(self, state: State, entries: list[Entry]) -> str | None:
+    def _commit(self, state: State, entries: list[FileEntry]) -> str | None:
         try:
             with self.writing():
                 checkpoint.commit(self.store, state, entries)
@@ -97,18 +98,18 @@ class CheckpointWriter:
         except RunFailed as error:
             return str(error)
         except OSError as error:
-            return self._told(f"{self.store}/{name_of(state.steps, state.updates)}", error)
+            return self._failure(f"{self.store}/{name_of(state.steps, state.updates)}", error)
         return None
 
-    def _told(self, where: str, error: OSError) -> str:
+    def _failure(self, where: str, error: OSError) -> str:
         return (
             f"rank {self.coordinator.rank} could not write the checkpoint {where}: {error}. "
-            "Make room or repair the folder; the checkpoints before it are intact"
+            "Make room or repair the folder; the earlier checkpoints are intact"
         )
 
 
 def _by_class(state: Mapping[str, Tensor]) -> Iterable[tuple[str, dict[str, Tensor]]]:
-    """The files of classes and what is in each, from the state by ``NAME.LABEL``."""
+    """Group the state by ``NAME.LABEL`` into (file name, tensors), one file per class."""
     files: dict[str, dict[str, Tensor]] = {}
     for key, x in state.items():
         files.setdefault(class_file(_label(key)), {})[key] = x

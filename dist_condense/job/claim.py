@@ -1,4 +1,4 @@
-"""Which start of a run may write in its folder: the newest one. An earlier start writes nothing more."""
+"""Ownership of a run's folder: only the newest start of a run may write to it."""
 
 from __future__ import annotations
 
@@ -19,35 +19,36 @@ from dist_condense.system import terminal
 from dist_condense.system.files import write_atomically
 
 PATIENCE, LOOK = 60.0, 0.05
-"""Seconds that a new start waits for the writes of an earlier one, and between two looks."""
+"""Seconds for which a new start waits for writes of an earlier one, and between two checks."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """The claim of one start to the run's folder, the same in its driver and in all its workers.
+    """The claim of one start to the run's folder, equal in its driver and all its workers.
 
-    Every write to a shared record is made within :meth:`writing`, which holds a shared lock and compares the owner
-    inside it. A new start first names itself the owner and then waits for the exclusive lock, so afterwards no write of
-    an earlier start is under way, and none can begin. On a file system without locks the owner alone is compared.
+    Every write to a shared record is made within :meth:`writing`, which takes a shared lock and then compares the
+    owner. A new start first writes itself as the owner and then waits for the exclusive lock, so that afterwards no
+    write of an earlier start is in progress, and none can start. On a file system without locks only the owner is
+    compared.
     """
 
     folder: Path
     owner: str
-    """Host, process and a random number."""
+    """Host, process and a random number of the start."""
 
     @classmethod
     def new(cls, folder: Path) -> Claim:
-        """That of this process, not yet taken."""
+        """Create the claim of this process, which does not own the folder yet."""
         return cls(folder, f"{socket.gethostname()}, process {os.getpid()}, {uuid.uuid4().hex[:8]}")
 
     @classmethod
-    def standing(cls, folder: Path) -> Claim:
-        """That of the start which owns the folder now; its owner is empty where no command began the run."""
+    def present(cls, folder: Path) -> Claim:
+        """Return the claim of the start that owns the folder now; its owner is empty if no command started the run."""
         return cls(folder, _owner(folder))
 
     @property
     def start(self) -> str:
-        """The owner in short, for logs."""
+        """Short form of the owner for logs."""
         return self.owner.rpartition(", ")[2]
 
     @property
@@ -56,28 +57,28 @@ class Claim:
         return _owner(self.folder) != self.owner
 
     def take(self) -> None:
-        """Own the folder, which is made where it is missing. Returns when no earlier start writes in it any more."""
+        """Create the folder if necessary and own it; return once no earlier start writes to it any more."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(RunFolder(self.folder).owner, self.owner.encode())
         deadline = time.monotonic() + PATIENCE
         while not self._is_quiet():
             if time.monotonic() > deadline:
-                held = f"an earlier start has held {RunFolder(self.folder).lock} for {PATIENCE:.0f} s"
-                terminal.say(f"note: {held}; this one goes on without waiting for it")
+                locked = f"an earlier start has locked {RunFolder(self.folder).lock} for {PATIENCE:.0f} s"
+                terminal.say(f"note: {locked}; this one continues without waiting for it")
                 return
             time.sleep(LOOK)
 
     def check(self) -> None:
-        """Raises RunFailed where another start owns the folder."""
+        """Check that this start owns the folder. Raises RunFailed otherwise."""
         if self.lost:
-            now = _owner(self.folder) or "nobody"
+            now = _owner(self.folder) or "no owner"
             raise RunFailed(
                 f"another start of this run has taken over {self.folder} ({now}); this one writes nothing more"
             )
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """While it is entered no other start begins to write. Raises RunFailed where one has taken the folder over."""
+        """Keep other starts from taking over the folder within the context. Raises RunFailed if one already has."""
         lock = _opened(RunFolder(self.folder).lock)
         try:
             _flock(lock, fcntl.LOCK_SH)
@@ -100,17 +101,17 @@ def _owner(folder: Path) -> str:
 
 
 def _opened(file: Path) -> int | None:
-    """None on a disk that is full or read-only: the write itself will say so. RunFailed for a link."""
+    """Open the lock file; None on a full or read-only disk, which later writes report. Raises RunFailed for a link."""
     try:
         return os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise RunFailed(f"{file} is a link, which nothing here has made; remove it") from error
+            raise RunFailed(f"{file} is a link, which this program does not create; remove it") from error
         return None
 
 
 def _flock(lock: int | None, how: int) -> bool:
-    """False where another process holds it and ``how`` does not wait; True also where there are no locks."""
+    """Lock a file; False if another process has locked it and ``how`` does not wait, True without lock support."""
     try:
         if lock is not None:
             fcntl.flock(lock, how)

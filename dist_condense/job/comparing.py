@@ -1,4 +1,4 @@
-"""The networks that are trained on a run's own set and on those it is compared with: the rows of evaluation.csv."""
+"""Evaluation of a run's synthetic set and of the sets it is compared with: the rows of evaluation.csv."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Comparison:
-    """The sets of one evaluation.
+    """The evaluation of a run: networks trained on its own set and on other sets.
 
-    :param config: resolved.
-    :param budget: bytes that the decoded test images may take.
-    :param run: runs another config to its end, for a set that takes a run of its own.
+    :param config: resolved config of the run.
+    :param budget: bytes available for the decoded test images.
+    :param run: runs another config to its end, for a set that is made by a separate run.
     """
 
     config: RunConfig
@@ -45,30 +45,34 @@ class Comparison:
     run: Callable[[RunConfig], None]
 
     def rows(self) -> list[Row]:
-        """A row for each network of the config; those in the file are not trained again. Raises TrialFailed."""
-        chosen = self.config.evaluation
-        architectures = list(dict.fromkeys(assembly.architecture(self.config, text) for text in chosen.architectures))
+        """Train the networks of the config that have no row yet, and return all rows. Raises TrialFailed."""
+        options = self.config.evaluation
+        architectures = list(dict.fromkeys(assembly.architecture(self.config, text) for text in options.architectures))
         evaluation = Evaluation(
-            sets={name: TRAINING_SETS[name](self) for name in chosen.sets},
+            sets={name: TRAINING_SETS[name](self) for name in options.sets},
             test=self.dataset.test(self._test_reading()),
             statistics=assembly.statistics_of(self.dataset),
             classes=len(self.dataset.classes),
-            protocol=chosen.protocol,
+            protocol=options.protocol,
             flip=self.dataset.flip,
             device=self.config.cluster.device,
         )
-        wanted = trials(chosen.sets, architectures, range(chosen.seeds))
         return evaluate(
-            wanted, evaluation, RunFolder(self.claim.folder).evaluation, _tell, self._runner(), self.claim.writing
+            trials(options.sets, architectures, range(options.seeds)),
+            evaluation,
+            RunFolder(self.claim.folder).evaluation,
+            _tell,
+            runner=self._runner(),
+            writing=self.claim.writing,
         )
 
     @functools.cached_property
     def real(self) -> ClassSource:
-        """All training images, for the sets made of them; only the shards of what is read are hashed, or fetched."""
+        """Training images for the sets of real images; only the shards that are read are hashed or fetched."""
         return self.dataset.train_split.on_demand(assembly.reading_of(self.config))
 
     def _test_reading(self) -> Reading:
-        """Decoded where this fits the node's budget, else streamed in each test."""
+        """Return how to read test images: decoded in memory if the budget suffices, otherwise streamed in each test."""
         fits = sum(self.dataset.decoded_bytes(self.dataset.test_split.counts)) <= self.budget
         return replace(assembly.reading_of(self.config), tier="ram" if fits else "disk")
 
@@ -83,7 +87,7 @@ class Comparison:
 
 
 def _selected(name: str, of: Comparison) -> TrainingSet:
-    """Real images: drawn here, or selected by a run of their own, which is done once for all runs on the same data."""
+    """Return a set of real images, drawn here or selected by a separate run, shared by all runs on the same data."""
     selection, config = SELECTIONS[name], of.config
     if selection.features:
         own = selecting.run_of_its_own(config, of.dataset, name)
@@ -98,21 +102,20 @@ def _selected(name: str, of: Comparison) -> TrainingSet:
 
 
 def _condensed(of: Comparison) -> TrainingSet:
-    """The run's own set, whatever its procedure."""
     return _set(of.claim.folder, of.config.evaluation.epochs)
 
 
 def _set(folder: Path, epochs: int | None) -> TrainingSet:
-    """The set of the run in a folder."""
+    """Load the synthetic set of the run in a folder."""
     loaded = load_set(RunFolder(folder).synthetic_set)
     images = loaded.batch(torch.arange(len(loaded)))
     return TrainingSet(images, loaded.labels, epochs=epochs, tiles=loaded.card.decoded_per_image)
 
 
 def _whole(of: Comparison) -> TrainingSet:
-    counts, chosen = of.dataset.counts, of.config.evaluation
+    counts, options = of.dataset.counts, of.config.evaluation
     images = torch.cat([of.real.get(label, torch.arange(count)) for label, count in enumerate(counts)])
-    epochs = chosen.whole_epochs or chosen.epochs or protocol(chosen.protocol).whole_epochs
+    epochs = options.whole_epochs or options.epochs or protocol(options.protocol).whole_epochs
     labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
     return TrainingSet(images, labels, epochs=epochs, stored=True)
 

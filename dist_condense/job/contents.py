@@ -1,4 +1,4 @@
-"""Comparison of a checkpoint's tensors with those of a run: by headers before a start, and while they are loaded."""
+"""Comparison of a checkpoint's tensors with those of a run, by headers before a start and again while loading."""
 
 from __future__ import annotations
 
@@ -8,57 +8,59 @@ from collections.abc import Iterator, Mapping, Sequence
 from torch import Tensor
 
 from dist_condense.engine.procedure import Kind, Outline, kind_of
-from dist_condense.job.checkpoint import MANIFEST, SHARED, Checkpoint, Damaged, Entry
+from dist_condense.job.checkpoint import MANIFEST, SHARED, Checkpoint, Damaged, FileEntry
 
 Kinds = Mapping[str, Kind]
 
 
-def loaded(found: Checkpoint, outline: Outline, labels: Sequence[int]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The part of the worker that owns these classes: their state by ``NAME.LABEL``, and the shared state. No other
-    file of a class is read, and none twice.
+def loaded(stored: Checkpoint, outline: Outline, labels: Sequence[int]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Load the part of the worker that owns these classes: their state by ``NAME.LABEL``, and the shared state.
 
-    :raises Damaged: a file is not what was written, or has other tensors than those of this run.
+    Only the files of these classes are read, each once.
+
+    :raises Damaged: a file differs from its entry, or its tensors differ from those of this run.
     """
     by_class, shared = dict[str, Tensor](), dict[str, Tensor]()
-    entries = found.holding(labels)
+    entries = stored.entries_of(labels)
     if missing := sorted(set(labels) - {c for entry in entries for c in entry.labels}):
-        raise Damaged(f"{found.store}/{found.name}/{MANIFEST}: no file has class {missing[0]}")
-    for entry, tensors in found.read([*entries, found.common]).items():
+        raise Damaged(f"{stored.store}/{stored.name}/{MANIFEST}: no file contains class {missing[0]}")
+    for entry, tensors in stored.read([*entries, stored.common]).items():
         if problem := next(_unlike({name: kind_of(x) for name, x in tensors.items()}, entry, outline), None):
-            raise Damaged(f"{found.where(entry)}: {problem}")
+            raise Damaged(f"{stored.where(entry)}: {problem}")
         (shared if entry.name == SHARED else by_class).update(tensors)
     return by_class, shared
 
 
-def problems(found: Checkpoint, outline: Outline, classes: int) -> Iterator[str]:
-    """The file and a sentence about it, for all that a checkpoint holds and this run's would not, or lacks; by the
-    manifest and the headers. A file that is damaged is none: who loads it passes over the checkpoint.
+def problems(stored: Checkpoint, outline: Outline, classes: int) -> Iterator[str]:
+    """Yield ``FILE: problem`` for all differences between a checkpoint's tensors and those of this run.
 
-    :param classes: number of classes; labels are below it.
+    Only the manifest and the headers are compared. Damaged files are omitted, since loading skips such a checkpoint.
+
+    :param classes: number of classes.
     """
-    times = Counter(c for entry in found.entries for c in entry.labels)
-    for entry in found.entries:
+    times = Counter(c for entry in stored.entries for c in entry.labels)
+    for entry in stored.entries:
         for label in entry.labels:
             if label >= classes or times[label] > 1:
-                yield f"{entry.name}: class {label} stands {times[label]} times, and this run has 0 to {classes - 1}"
+                yield f"{entry.name}: class {label} occurs {times[label]} times; the run has classes 0 to {classes - 1}"
     if missing := sorted(set(range(classes)) - set(times)):
-        yield f"{MANIFEST}: no file has class {missing[0]}"
-    for entry, kinds in found.headers().items():
-        problem = "it holds no tensors" if kinds is None else next(_unlike(kinds, entry, outline), None)
-        if problem and _is_whole(found, entry):
+        yield f"{MANIFEST}: no file contains class {missing[0]}"
+    for entry, kinds in stored.headers().items():
+        problem = "it contains no tensors" if kinds is None else next(_unlike(kinds, entry, outline), None)
+        if problem and _is_intact(stored, entry):
             yield f"{entry.name}: {problem}"
 
 
-def _is_whole(found: Checkpoint, entry: Entry) -> bool:
+def _is_intact(stored: Checkpoint, entry: FileEntry) -> bool:
     try:
-        found.bytes_of(entry)
+        stored.bytes_of(entry)
     except Damaged:
         return False
     return True
 
 
-def _unlike(kinds: Kinds, entry: Entry, outline: Outline) -> Iterator[str]:
-    """Sentences about the tensors of a file that are missing, or others than a run's."""
+def _unlike(kinds: Kinds, entry: FileEntry, outline: Outline) -> Iterator[str]:
+    """Yield a sentence for each tensor of a file that is missing, unknown, or of an unexpected type or shape."""
     if entry.name == SHARED:
         needed, optional = outline.shared_tensors
     else:
@@ -70,7 +72,7 @@ def _unlike(kinds: Kinds, entry: Entry, outline: Outline) -> Iterator[str]:
     yield from (f"{name} is missing" for name in needed if name not in kinds)
     for name, kind in kinds.items():
         if name not in allowed:
-            yield f"{name!r:.80} is no tensor of it"
+            yield f"{name!r:.80} is not a tensor of it"
         elif kind != allowed[name]:
             yield f"{name} is {_words(kind)} and must be {_words(allowed[name])}"
 

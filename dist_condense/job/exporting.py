@@ -1,4 +1,4 @@
-"""From the newest checkpoint of a run to its synthetic set."""
+"""Export of the newest checkpoint of a run as its synthetic set."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from dist_condense.settings.run_folder import RunFolder
 
 
 def export(config: RunConfig, dataset: ImageSet, outline: Outline, claim: Claim) -> int:
-    """Write the set of the newest whole checkpoint; the number of its units (0: no checkpoint yet, nothing is written).
+    """Write the set of the newest intact checkpoint and return its number of units; 0 if there is no checkpoint yet.
 
-    :raises SyntheticSetError: the set cannot be written; one that was there is kept.
-    :raises RunFailed: no checkpoint is whole; the same.
+    :raises SyntheticSetError: the set cannot be written; an existing set is kept.
+    :raises RunFailed: no checkpoint is intact; an existing set is kept.
     """
     store = assembly.storage_of(config)
 
     def load(name: str) -> tuple[int, dict[str, Tensor]]:
-        found = checkpoint.opened(store, name)
-        return found.steps, found.classes()
+        stored = checkpoint.opened(store, name)
+        return stored.steps, stored.classes()
 
     try:
         loaded = checkpoint.furthest(store, load)
@@ -43,7 +43,7 @@ def export(config: RunConfig, dataset: ImageSet, outline: Outline, claim: Claim)
 
 
 def card(config: RunConfig, dataset: ImageSet, outline: Outline, done: int) -> Card:
-    """The card of the set after ``done`` units."""
+    """Return the card of the set after ``done`` units."""
     return Card(
         method=config.method.name,
         dataset=dataset.family,
@@ -58,7 +58,7 @@ def card(config: RunConfig, dataset: ImageSet, outline: Outline, done: int) -> C
 
 
 def has_complete_set(folder: Path) -> bool:
-    """Whether the run in a folder has ended with its set."""
+    """Return whether a folder contains the complete synthetic set of its run."""
     try:
         return read_card(RunFolder(folder).synthetic_set).complete
     except SyntheticSetError:

@@ -1,4 +1,4 @@
-"""One run in the driver, from its config to its report: check, compute on the workers, export, evaluate, report."""
+"""One run in the driver: check, compute on the workers, export, evaluate and report."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -46,39 +46,42 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """A checked, resolved run.
+    """A checked run with a resolved config.
 
-    ``config`` has absolute paths and no open choice (slices, threads, device) left.
+    ``config`` has absolute paths and definite values for slices, threads and device.
     """
 
     config: RunConfig
     dataset: ImageSet
+    _: KW_ONLY
     remarks: list[str]
     keeping: Choice
     """Where the workers keep the real images."""
     start: Checkpoint | None = None
-    """What the run continues from."""
+    """Checkpoint that the run continues from."""
+    how: str = resume.AUTO
+    """The option ``--resume``, see :func:`dist_condense.job.resume.select`."""
     trusted: bool = True
-    """Whether its user says where MLflow is, and not a folder of a run alone."""
+    """Whether the user gave the address of MLflow, rather than an untrusted run folder."""
 
     @property
     def folder(self) -> Path:
-        """The run's folder."""
+        """Folder of the run."""
         return Path(self.config.output)
 
     @property
     def files(self) -> RunFolder:
-        """The files in it."""
+        """Files of the run."""
         return RunFolder(self.folder)
 
     @functools.cached_property
     def claim(self) -> Claim:
-        """The claim of this start to the folder; shared records are written under it."""
+        """Claim of this start to the folder; shared records are written under it."""
         return Claim.new(self.folder)
 
     @property
     def images(self) -> str:
-        """Where the workers read the real images, in words."""
+        """Description of where the workers read the real images."""
         if self.config.data.tier != RAW:
             return str(self.keeping)
         raw = gib(sum(self.dataset.decoded_bytes(self.dataset.counts)))
@@ -86,13 +89,14 @@ class Job:
 
     @classmethod
     def prepare(cls, config: RunConfig, how: str = resume.AUTO) -> Job:
-        """Check and resolve; nothing is started or written before everything is right (ConfigError).
+        """Check and resolve a run without starting or writing anything.
 
-        :param how: see :func:`dist_condense.job.resume.found`.
+        :param how: the option ``--resume``, see :func:`dist_condense.job.resume.select`.
+        :raises ConfigError: with every problem.
         """
-        dataset, remarks = preflight.check(config)  # as given: a submitted job may not have a relative output
+        dataset, remarks = preflight.check(config)  # before paths change: a submitted job needs an absolute output
         config = absolute_paths(config)
-        start = resume.found(config, how)
+        start = resume.select(config, how)
         outline = procedures.outline_of(config, dataset)
         preflight.ask(config, start is not None and start.steps == outline.units.total)
         if start is None:
@@ -100,62 +104,62 @@ class Job:
         config, keeping = resolved(config, dataset, start.state.identity if start else preflight.earlier(config))
         dataset = assembly.settled(config, dataset)
         resume.check(config, dataset, start)
-        remarks += [*_idle_cores(config), *_other_machine(start, config)]
-        return cls(config, dataset, remarks, keeping, start)
+        remarks += preflight.remarks(config, start and start.state)
+        return cls(config, dataset, remarks=remarks, keeping=keeping, start=start, how=how)
 
     def run(self) -> None:
-        """Condense, evaluate, report; a finished part is not done again. Raises RunFailed."""
-        signals.begun()
-        self._write_start()
+        """Condense, evaluate and report; completed parts are not repeated. Raises RunFailed."""
+        signals.writing_starts()
+        start = self._write_start()
         with logs.kept(self.folder, self.claim.start, logger=__name__):
-            self._run()
+            self._run(start)
         self._say_where()
 
-    def _run(self) -> None:
-        log.info("begins; the run's folder is %s", self.folder)
+    def _run(self, start: Checkpoint | None) -> None:
+        log.info("starts; the run's folder is %s", self.folder)
         tracker = self._tracker()
         status: str | None = "FAILED"
         try:
-            self._condense(tracker)
+            self._condense(tracker, start)
             rows = self._evaluate(tracker)
             self._report(rows, tracker)
             status = "FINISHED"
         finally:
-            tracker.finish(None if self.claim.lost else status)  # the run on the server is the new owner's
+            tracker.finish(None if self.claim.lost else status)  # a new owner continues the run on the server
             if tracker.remedy is not None:
                 terminal.say(f"tracking is not complete; {tracker.remedy}")
 
     @functools.cached_property
     def outline(self) -> Outline:
-        """The outline of the procedure."""
+        """Outline of the procedure."""
         return procedures.outline_of(self.config, self.dataset)
 
     def _after(self, done: int) -> str:
-        """``matching step 3 of 20``."""
+        """Describe the progress after ``done`` units, as ``matching step 3 of 20``."""
         return f"{self.outline.units.name} {done} of {self.outline.units.total}"
 
     def where_it_continues(self) -> str:
-        """What the same command would do now."""
+        """Describe what the same command would do now."""
         try:
-            found = checkpoint.newest(assembly.storage_of(self.config))
-        except OSError:  # a store that is away
+            newest = checkpoint.newest(assembly.storage_of(self.config))
+        except OSError:  # an unreachable store
             return "the same command continues from the newest checkpoint once the store answers"
-        if found is None:
+        if newest is None:
             return "no checkpoint was due yet (tracking.checkpoint_minutes), so the same command starts over"
-        if found.steps == self.outline.units.total and has_complete_set(self.folder):
+        if newest.steps == self.outline.units.total and has_complete_set(self.folder):
             rows = RunFolder.evaluation.name
             return f"the set is complete; the same command trains the networks that have no row in {rows}"
-        return f"the same command continues after {self.outline.units.name} {found.steps}"
+        return f"the same command continues after {self.outline.units.name} {newest.steps}"
 
     # --- condensation ---------------------------------------------------------------------------------------------
 
-    def _condense(self, tracker: Tracker) -> None:
-        found, units = self.start, self.outline.units
-        if found and found.steps == units.total and has_complete_set(self.folder):
+    def _condense(self, tracker: Tracker, start: Checkpoint | None) -> None:
+        units = self.outline.units
+        if start and start.steps == units.total and has_complete_set(self.folder):
             terminal.say(f"the set is complete after {units.name} {units.total}; {self.files.synthetic_set} is kept")
             return
-        if found:
-            terminal.say(f"resuming after {self._after(found.steps)} in all")
+        if start:
+            terminal.say(f"resuming after {self._after(start.steps)} in all")
         try:
             with self._following(tracker), Stop(self.folder) as stop:
                 self._workers()
@@ -169,7 +173,7 @@ class Job:
         tracker.log_artifacts(self.files.synthetic_set)
 
     def _kept(self) -> str:
-        """Export the last checkpoint of a failed run where the disk has room; a sentence about what is kept."""
+        """Export the last checkpoint of a failed run if possible, and return a sentence about the set that is kept."""
         try:
             steps = self._export()
         except RunFailed as error:
@@ -198,22 +202,23 @@ class Job:
             timeout=cluster.timeout,
             min_workers=cluster.min_workers,
         )
-        launch(functools.partial(worker.work, claim=self.claim), self.config, group, self.folder, self.files.restarts)
+        work = functools.partial(worker.work, claim=self.claim)
+        launch(work, self.config, group, folder=self.folder, restarts=self.files.restarts)
 
     @contextmanager
     def _following(self, tracker: Tracker) -> Iterator[None]:
-        """Follow metrics.jsonl for progress and MLflow, and the notes on restarts of the worker group."""
+        """Follow metrics.jsonl for progress and MLflow, and the restarts of the worker group, within the context."""
 
         def send(entries: Sequence[Entry]) -> None:
-            if not self.claim.lost:  # looked at after the lines were read, so all of them are this start's
+            if not self.claim.lost:  # checked after the entries were read, so all of them are of this start
                 tracker.log_metrics(entries)
 
         with Progress(self.outline.units) as progress:
             metrics = self.files.metrics
-            # What an earlier start left beyond its checkpoint is done again; a person would take its lines for now.
+            # What an earlier start logged after its checkpoint is repeated; it would be mistaken for progress.
             followers = [Follower(metrics, send), Follower(metrics, progress, skip=True)]
             if self.config.cluster.max_failures:
-                followers.append(Notes(self.files.restarts, _tell_failure))
+                followers.append(Notes(self.files.restarts, _report_failure))
             for follower in followers:
                 follower.start()
             try:
@@ -223,7 +228,7 @@ class Job:
                     follower.stop()
 
     def _export(self) -> int:
-        """Write the set of the newest checkpoint; the number of its units."""
+        """Write the set of the newest checkpoint and return its number of units."""
         return export(self.config, self.dataset, self.outline, self.claim)
 
     # --- evaluation -----------------------------------------------------------------------------------------------
@@ -233,7 +238,7 @@ class Job:
             return []
         try:
             rows = self.comparison.rows()
-        except Exception as error:  # the data may be gone as well
+        except Exception as error:  # including missing data
             self._report(self._evaluated(tracker), tracker)
             if not isinstance(error, TrialFailed):
                 raise
@@ -244,7 +249,7 @@ class Job:
         return rows
 
     def _evaluated(self, tracker: Tracker) -> list[Row]:
-        """Send all rows of evaluation.csv to the tracker, also those of earlier calls."""
+        """Send all rows of evaluation.csv, including those of earlier starts, to the tracker and return them."""
         self.claim.check()
         rows = read_csv(self.files.evaluation)
         tracker.log_evaluations(rows)
@@ -252,40 +257,41 @@ class Job:
 
     @functools.cached_property
     def comparison(self) -> Comparison:
-        """The sets that networks are trained on."""
+        """Evaluation of the run's set and of the sets it is compared with."""
         budget = self.keeping.budget
         return Comparison(self.config, self.dataset, claim=self.claim, budget=budget, run=self._run_another)
 
     def _run_another(self, config: RunConfig) -> None:
         replace(Job.prepare(config), trusted=self.trusted).run()
 
-    # --- what a person reads --------------------------------------------------------------------------------------
+    # --- output and tracking ---------------------------------------------------------------------------------------
 
-    def _write_start(self) -> None:
+    def _write_start(self) -> Checkpoint | None:
+        """Take the folder, write its first files, and return the checkpoint that the run continues from."""
         self.claim.take()
         machine = (json.dumps(environment(), indent=1) + "\n").encode()
         with self.claim.writing():
-            resume.bring(self.config, self.start)
+            start = resume.bring(self.config, self.dataset, self.start, self.how)
             write_atomically(self.files.config, to_yaml(self.config).encode())
             write_atomically(self.files.environment, machine)
         for remark in self.remarks:
             terminal.say(f"note: {remark}")
         terminal.say(f"images   {self.images}")
+        return start
 
     def _tracker(self) -> Tracker:
         uri = resolve_uri(self.config.tracking.uri, self.folder)
-        terminal.say(f"output {self.folder}", f"tracking {uri}")
+        terminal.say(f"output   {self.folder}", f"tracking {uri}")
+        is_own = self.start is not None and self.start.store == assembly.storage_of(self.config)
         return Tracker.start(
-            uri,
-            self.config.tracking.experiment,
-            self.folder.name,
-            to_dict(self.config),
-            tags_of(self.folder),
-            self.folder,
-            self.start.state.tracking_run
-            if self.start and self.start.store == assembly.storage_of(self.config)
-            else None,
-            self.trusted,
+            uri=uri,
+            experiment=self.config.tracking.experiment,
+            run_name=self.folder.name,
+            params=to_dict(self.config),
+            tags=tags_of(self.folder),
+            folder=self.folder,
+            run_id=self.start.state.tracking_run if self.start and is_own else None,
+            trusted=self.trusted,
         )
 
     def _report(self, rows: list[Row], tracker: Tracker) -> None:
@@ -306,37 +312,16 @@ class Job:
         terminal.say(f"compare  {uri if served else shlex.join(command)}")
 
 
-def _idle_cores(config: RunConfig) -> Iterator[str]:
-    cluster, cores = config.cluster, torch.get_num_threads()
-    if (cluster.workers, cluster.device, config.compute.threads) == (0, "cpu", 1) and cores > 1:
-        yield (
-            f"one of {cores} cores computes: cluster.workers={cores} uses them all and gives the same set, "
-            f"compute.threads={cores} one with other last bits"
-        )
-
-
-def _other_machine(start: Checkpoint | None, config: RunConfig) -> Iterator[str]:
-    if start is None:
-        return
-    state = start.state
-    if (state.torch, state.device) != (torch.__version__, config.cluster.device):
-        yield (
-            f"the run was begun with torch {state.torch} on {state.device} and goes on with torch {torch.__version__} "
-            f"on {config.cluster.device}: the set will not be the same to the last bit"
-        )
-
-
 def _unfinished(stop: Stop, reached: str) -> Exception:
-    """Why the run ends here, as far as the driver knows."""
+    """Return the exception for a run that ended early: requested, or with a lost checkpoint."""
     if stop.by is not None:
-        told = f"stopped by {stop.by} after {reached}; the same command continues"
-        return Terminated(told, stop.number)
+        return Terminated(f"stopped by {stop.by} after {reached}; the same command continues", stop.number)
     return RunFailed(
-        f"the workers have ended and nobody asked them to, but the newest whole checkpoint is that of "
-        f"{reached}: a later one was lost or damaged; the same command continues from there"
+        f"the workers have ended without a request to stop, but the newest intact checkpoint is that of {reached}: "
+        "a later one was lost or damaged; the same command continues from there"
     )
 
 
-def _tell_failure(line: str) -> None:
+def _report_failure(line: str) -> None:
     terminal.say(f"the worker group failed: {line}")
     log.warning("the worker group failed: %s", line)

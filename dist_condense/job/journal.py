@@ -1,4 +1,4 @@
-"""What a run writes while it goes: metrics.jsonl (the truth) and checkpoints. Beside the procedure, never in it."""
+"""The records of a running procedure: metrics.jsonl and checkpoints, written between its units."""
 
 from __future__ import annotations
 
@@ -11,40 +11,37 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from dist_condense.engine.coordinator import Coordinator
 from dist_condense.engine.errors import RunFailed
 from dist_condense.engine.observer import Measured, Observer, unobserved
 from dist_condense.engine.procedure import Procedure, Units
-from dist_condense.job import checkpoint, contents
-from dist_condense.job.checkpoint import Damaged, State
+from dist_condense.job.checkpoint import State
 from dist_condense.job.checkpoint_writer import CheckpointWriter
 from dist_condense.job.claim import Claim
+from dist_condense.job.restoring import Restoring
 from dist_condense.result import metrics_file
 from dist_condense.result.tracking import Address
-from dist_condense.settings.config import differences
 from dist_condense.settings.run_folder import RunFolder
-from dist_condense.system import terminal
 from dist_condense.system.files import flush
 
 PACE = 1.0
-"""Seconds between two agreements of the workers: so late a request to stop is seen."""
+"""Seconds between two meetings of the workers: the maximum delay of a request to stop."""
 LINE = "%(steps_per_second).3g steps/s, waited %(waited).3g s, reduced %(reduced)d bytes"
 log = logging.getLogger(__name__)
 
 
 class Stopped(Exception):
-    """The run was asked to stop, and has saved its state."""
+    """Signals that the run was asked to stop and has saved its state."""
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """How often something is written.
+class Intervals:
+    """Intervals at which metrics and checkpoints are written.
 
-    :param log_every: units between two lines of metrics.jsonl.
-    :param steps: units between two checkpoints; None: by time alone.
-    :param minutes: at most so long between two checkpoints.
+    :param log_every: units between two entries of metrics.jsonl.
+    :param steps: units between two checkpoints; None: by time only.
+    :param minutes: maximum time between two checkpoints; 0: a checkpoint after every unit and update.
     """
 
     log_every: int = 10
@@ -54,55 +51,48 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Note:
-    """A worker's report to the others when they meet; rank 0's clock and view of the folder decide."""
+    """A worker's report to the others at a meeting; rank 0's clock and view of the folder decide."""
 
+    _: KW_ONLY
     due: bool
     """Whether a checkpoint is due."""
     stop: bool
+    """Whether the run is asked to stop."""
     pause: int
-    """Units and updates until the next meeting."""
+    """Number of units and updates until the next meeting."""
     warned: bool
-    """Whether a machine is to be taken away."""
+    """Whether a machine is about to be withdrawn."""
     problem: str | None
-    """Why nothing more may be written."""
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A worker's part of a checkpoint."""
-
-    at: State
-    by_class: dict[str, Tensor]
-    """Of its classes, by ``NAME.LABEL``."""
-    shared: dict[str, Tensor]
+    """Reason why nothing more may be written; None if there is none."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A worker's counters when the last line of metrics.jsonl was written."""
+    """A worker's counters at the latest entry of metrics.jsonl."""
 
     seconds: float = 0.0
-    """Of a monotonic clock."""
+    """Time of a monotonic clock."""
     step: int = 0
+    """Number of completed units."""
     waited: float = 0.0
     """Seconds spent waiting for images."""
     reduced: int = 0
-    """Bytes reduced between workers."""
+    """Bytes contributed to reductions."""
 
 
 @dataclass
 class Journal:
-    """Called by every worker after each unit of the procedure and after each update inside one.
+    """The record of a run, called by every worker after each unit of the procedure and each update inside one.
 
-    Every ``log_every`` units the workers compare notes; about once a second they agree whether to save and whether to
-    stop, so that all do it at the same place.
+    Every ``log_every`` units the workers add up their measurements; about once a second they meet and agree whether to
+    save and whether to stop, so that all do it at the same point.
 
-    :param claim: of this start to ``folder``; every write there is made under it.
-    :param identity: all that changes the result, see :class:`State`.
-    :param coordinator: the procedure's; it is given the number of units done, and asked for warnings.
-    :param group: a coordinator of the journal's own between the same workers.
+    :param claim: claim of this start to the run's folder, under which everything is written.
+    :param identity: everything that determines the result, see :class:`State`.
+    :param coordinator: coordinator of the procedure; it receives the number of units and reports warnings.
+    :param group: separate coordinator of the same workers, used by the journal only.
     :param device: type of the device that computes.
-    :param observe: called with each line of metrics.jsonl, on every worker.
+    :param observe: called with the measurements of each entry of metrics.jsonl, on every worker.
     """
 
     _: KW_ONLY
@@ -113,103 +103,72 @@ class Journal:
     group: Coordinator
     writer: CheckpointWriter
     device: str
-    schedule: Schedule = field(default_factory=Schedule)
+    intervals: Intervals = field(default_factory=Intervals)
     observe: Observer = unobserved
     _steps: int = 0
     _logged: Mark = Mark()
-    """At the last line."""
+    """Counters at the latest entry."""
     _saved: float = 0.0
-    _agreed: float = 0.0
+    """Time of the latest checkpoint."""
+    _met: float = 0.0
+    """Time of the latest meeting."""
     _events: int = 0
-    """Units and updates since the workers met last."""
+    """Number of units and updates since the latest meeting."""
     _pause: int = 1
-    """Events until they meet again."""
+    """Number of units and updates between the latest meeting and the next one."""
     _warned: bool = False
-    """Whether a machine is to be taken away; the first warning makes the workers save."""
+    """Whether a machine is about to be withdrawn; the first warning makes the workers save."""
 
     @property
     def files(self) -> RunFolder:
-        """The run's folder."""
+        """Files of the run."""
         return RunFolder(self.claim.folder)
 
     @property
     def units(self) -> Units:
-        """The units of the procedure."""
+        """Units of the procedure."""
         return self.procedure.outline.units
 
     def resume(self) -> int:
-        """Load the newest whole checkpoint if there is one; the number of units already done."""
-        stored = self._stored()
+        """Load the newest intact checkpoint, if there is one, and return the number of completed units."""
+        stored = Restoring(self.writer.store, self.group, self.procedure, self.identity).newest()
         if self.group.rank == 0:
             with self.claim.writing():
-                metrics_file.cut(self.files.metrics, stored.at.steps if stored else 0)
+                metrics_file.cut(self.files.metrics, stored.metadata.steps if stored else 0)
         if stored is not None:
-            self.procedure.load_state_dict(stored.by_class, stored.shared, stored.at.updates)
-            self._steps = stored.at.steps
+            self.procedure.load_state_dict(stored.by_class, stored.shared, stored.metadata.updates)
+            self._steps = stored.metadata.steps
         self.coordinator.reached(self._steps)
         self.procedure.after_updates(self._after_event)
-        log.info("begins after %s %d", self.units.name, self._steps)
+        log.info("starts after %s %d", self.units.name, self._steps)
         now = time.monotonic()
-        self._logged, self._saved, self._agreed, self._pause = self._mark(self._steps), now, now, self._pause_of(0)
+        self._logged, self._saved, self._met, self._pause = self._mark(self._steps), now, now, self._pause_of(0)
         return self._steps
 
     def after_step(self, done: int) -> None:
-        """Note that ``done`` units are complete."""
+        """Record that ``done`` units are complete: log, meet the other workers, and save if it is due."""
         self._steps = done
         self.coordinator.reached(done)
-        if done % self._strides(self.schedule.log_every) == 0 or done == self.units.total:
+        if done % self._strides(self.intervals.log_every) == 0 or done == self.units.total:
             self._log(done)
         self._after_event()
 
     def finish(self) -> None:
-        """Wait for the last checkpoint. Raises RunFailed if it could not be written."""
+        """Wait for the latest checkpoint. Raises RunFailed if it could not be written."""
         self.writer.wait()
         if self.writer.problem:
             raise RunFailed(self.writer.problem)
 
     # --- the parts ------------------------------------------------------------------------------------------------
 
-    def _stored(self) -> Stored | None:
-        """This worker's part of the newest checkpoint that every worker finds whole; of those that rank 0 sees."""
-        store, is_first = self.writer.store, self.group.rank == 0
-        listed = self.group.gather(checkpoint.names(store) if is_first else [])[0]
-        try:
-            return checkpoint.furthest(store, self._together, _tell if is_first else log.warning, listed)
-        except Damaged as error:
-            raise RunFailed(str(error)) from error
-
-    def _together(self, name: str) -> Stored:
-        """This worker's part of a checkpoint. Raises FileNotFoundError and Damaged on all workers alike."""
-        stored, problem = None, None
-        try:
-            stored = self._loaded(name)
-        except FileNotFoundError:
-            problem = ""  # this worker sees no manifest
-        except Damaged as error:
-            problem = str(error)
-        problems = self.group.gather(problem)
-        if stored is not None and problems == [None] * len(problems):
-            return stored
-        if problems == [""] * len(problems):
-            raise FileNotFoundError(name)
-        unseen = f"{self.writer.store}/{name}/{checkpoint.MANIFEST} is not seen by all workers"
-        raise Damaged(next(filter(None, problems), unseen))
-
-    def _loaded(self, name: str) -> Stored:
-        found = checkpoint.opened(self.writer.store, name)
-        if changed := differences(found.state.identity, dict(self.identity)):
-            raise RunFailed(f"{self.writer.store}/{name} is of another run: {'; '.join(changed)}; remove it")
-        by_class, shared = contents.loaded(found, self.procedure.outline, self.procedure.labels)
-        return Stored(found.state, by_class, shared)
-
     def _strides(self, units: int) -> int:
-        """So many units, rounded up to whole strides, after which all workers have computed equally many."""
+        """Round ``units`` up to a multiple of the stride, after which all workers have computed equally many."""
         return -(-units // self.procedure.stride) * self.procedure.stride
 
     def _after_event(self) -> None:
-        """Count a unit, or an update inside one; meet the other workers where it is time to."""
+        """Count a unit, or an update inside one, and meet the other workers if it is time to."""
         self._events += 1
-        stepped, every = self.procedure.updates == 0, self.schedule.steps
+        stepped, every = self.procedure.updates == 0, self.intervals.steps
         scheduled = stepped and (self._steps == self.units.total or (every is not None and self._steps % every == 0))
         if self._events < self._pause and not scheduled:
             return
@@ -218,9 +177,9 @@ class Journal:
             raise RunFailed(problems[0])
         first, warned = notes[0], any(note.warned for note in notes)
         if warned and not self._warned:
-            log.warning("a machine is to be taken away: saving")
+            log.warning("a machine is about to be withdrawn: saving")
         save, self._warned = first.due or first.stop or (warned and not self._warned), warned
-        self._agreed, self._events, self._pause = time.monotonic(), 0, first.pause
+        self._met, self._events, self._pause = time.monotonic(), 0, first.pause
         if save:
             self._save()
         if first.stop:
@@ -229,21 +188,21 @@ class Journal:
             raise Stopped
 
     def _note(self, scheduled: bool) -> Note:
-        now, minutes = time.monotonic(), self.schedule.minutes
+        now, minutes = time.monotonic(), self.intervals.minutes
         return Note(
             due=scheduled or now - self._saved >= minutes * 60,
             stop=self.files.stop.exists(),
-            pause=self._pause_of(PACE * self._events / max(now - self._agreed, 1e-9)),
+            pause=self._pause_of(PACE * self._events / max(now - self._met, 1e-9)),
             warned=self.coordinator.warned(),
             problem=self._problem(),
         )
 
     def _pause_of(self, events: float) -> int:
-        """Events until the next meeting, at the present pace of so many a second."""
-        return self._strides(1 + int(events)) if self.schedule.minutes else 1
+        """Return the number of events until the next meeting, from the number expected in its interval."""
+        return self._strides(1 + int(events)) if self.intervals.minutes else 1
 
     def _problem(self) -> str | None:
-        """A reason to stop on all workers before anything more is written."""
+        """Return a reason to stop on all workers before anything more is written; None if there is none."""
         try:
             self.claim.check()
         except RunFailed as error:
@@ -254,7 +213,7 @@ class Journal:
         self._refuse_problem()
         metrics, updates = self.files.metrics, self.procedure.updates
         if self.group.rank == 0 and metrics.exists():
-            flush(metrics)  # a checkpoint that outlives a power cut has its lines
+            flush(metrics)  # the entries before a checkpoint must survive a power cut as it does
         state = State(
             steps=self._steps,
             updates=updates,
@@ -263,7 +222,7 @@ class Journal:
             torch=torch.__version__,
             device=self.device,
         )
-        log.info("saves after %s %d and update %d", self.units.name, self._steps, updates)
+        log.info("saving after %s %d and update %d", self.units.name, self._steps, updates)
         shared = self.procedure.shared_state_dict() if self.group.rank == 0 else {}
         self.writer.begin(state, self.procedure.state_dict(), shared)
         self._saved = time.monotonic()
@@ -272,17 +231,17 @@ class Journal:
         self._compare_shared(done)
         self._refuse_problem()
         own = self._measured(done)
-        everyone = [Measured(**measured) for measured in self.group.gather(asdict(own))]
-        measured = replace(own, measures=_added([each.measures for each in everyone]))
+        all_measured = [Measured(**measured) for measured in self.group.gather(asdict(own))]
+        measured = replace(own, measures=_added([each.measures for each in all_measured]))
         if self.group.rank == 0:
             entry = {
                 "step": done,
-                "time": time.time(),  # shown, by MLflow; nothing is measured by it
+                "time": time.time(),  # shown by MLflow, not used for measurements
                 **self.units.counters(done),
                 **measured.measures,
                 "steps_per_second": measured.steps_per_second,
-                "waiting": max(each.waited for each in everyone) / measured.seconds,
-                "reduced_bytes": sum(each.reduced for each in everyone),
+                "waiting": max(each.waited for each in all_measured) / measured.seconds,
+                "reduced_bytes": sum(each.reduced for each in all_measured),
             }
             with self.claim.writing():
                 metrics_file.append(self.files.metrics, entry)
@@ -292,7 +251,7 @@ class Journal:
         self.observe(measured)
 
     def _measured(self, done: int) -> Measured:
-        """The measurements of this worker since the last line."""
+        """Return the measurements of this worker since the latest entry."""
         before, self._logged = self._logged, self._mark(done)
         seconds = self._logged.seconds - before.seconds
         return Measured(
@@ -324,16 +283,11 @@ class Journal:
 
 
 def _added(measures: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Sums over workers, by name."""
+    """Return the sums over workers, by name."""
     return {name: sum(each[name] for each in measures if name in each) for name in chain.from_iterable(measures)}
 
 
 def _tracking_run(folder: Path) -> str | None:
-    """None until the server has answered."""
+    """Return the identifier of the run on the MLflow server; None before the server has answered."""
     address = Address.read(folder)
     return address.run_id if address else None
-
-
-def _tell(text: str) -> None:
-    log.warning(text)
-    terminal.say(f"note: {text}")

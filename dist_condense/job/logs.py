@@ -1,4 +1,4 @@
-"""What a worker and the driver do, as lines of JSON for machines to read; a person is told on the terminal."""
+"""Log files of the workers and the driver in JSON lines, for programs; people are informed on the terminal."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ PACKAGE = "dist_condense"
 
 @dataclass
 class Lines(logging.Formatter):
-    """A record as one line: when, how grave, of which run and start of it, where, at which step, what.
+    """Formats a log record as one line: time, level, run and start, rank and host, step, logger and message.
 
-    What a message was made of (``log.info("%(loss).4g", {"loss": x})``) stands beside it; a traceback is ``error``.
+    The arguments of a message (``log.info("%(loss).4g", {"loss": x})``) are added by name, a traceback as ``error``.
 
-    :param start: which start of the run this is.
-    :param worker: knows rank and step; None in the driver.
+    :param start: identifier of this start of the run.
+    :param worker: source of rank and step; None in the driver.
     """
 
     run: str
@@ -57,19 +57,19 @@ class Lines(logging.Formatter):
 
 class _File(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:
-        """A disk that is full: the run tells it by what it cannot do without, and a log is not that."""
+        """Ignore a full disk: the run reports it for files that it needs, and can do without a log."""
 
 
 @contextmanager
 def kept(folder: Path, start: str, worker: Coordinator | None = None, logger: str = PACKAGE) -> Iterator[None]:
-    """In ``folder/logs``, what ``logger`` and those below it say while it is entered, and the error that ends it.
+    """Write the messages of ``logger`` within the context, and the error that ends it, to ``folder/logs``.
 
-    :param folder: of the run, and named like it.
+    :param folder: folder of the run, whose name is the name of the run.
     """
     name = "driver" if worker is None else f"worker_{worker.rank}"
-    place = RunFolder(folder).logs
-    place.mkdir(parents=True, exist_ok=True)
-    file, log = _File(place / f"{name}.jsonl"), logging.getLogger(logger)
+    logs = RunFolder(folder).logs
+    logs.mkdir(parents=True, exist_ok=True)
+    file, log = _File(logs / f"{name}.jsonl"), logging.getLogger(logger)
     file.setFormatter(Lines(folder.name, start, worker))
     log.addHandler(file)
     log.setLevel(logging.INFO)
@@ -82,5 +82,5 @@ def kept(folder: Path, start: str, worker: Coordinator | None = None, logger: st
         log.info("ended")
     finally:
         log.removeHandler(file)
-        with suppress(OSError):  # what a full disk did not take
+        with suppress(OSError):  # a full disk
             file.close()

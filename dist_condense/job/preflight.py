@@ -1,4 +1,4 @@
-"""Checks of a start before it changes anything: config and data, this machine, its disks, stores and servers."""
+"""Checks before a start changes anything: config and data, this machine, its disks, stores and servers."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from dist_condense.data import DataError, ImageSet
 from dist_condense.data.catalogue import is_url
 from dist_condense.data.reading.headers import check_headers
 from dist_condense.evaluation.rows import RowsError, read_csv
+from dist_condense.job.checkpoint import State
 from dist_condense.result import tracking
 from dist_condense.selection.table import SELECTIONS
 from dist_condense.settings import assembly, checks, resolve, run_folder, selecting, tracking_address
@@ -32,63 +33,62 @@ from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system.storage import Folder, Storage
 
 MANY = 20_000
-"""Image files whose headers take long enough for a line that says so."""
+"""Number of image files from which reading their headers is announced."""
 PROBE = "probe"
-"""A small entry that a start writes and removes, to test whether checkpoints can be written."""
+"""Name of a small entry that is written and removed to test whether checkpoints can be written."""
 
 
 def check(config: RunConfig, known: Sequence[str] = ()) -> tuple[ImageSet, list[str]]:
-    """The opened data set, and remarks that do not stop the run. Ray is not started: what the cluster has is compared
-    by ``resolve.resolved``, once all else is right.
+    """Open the data set; return it with remarks that do not stop the run.
 
-    :param known: problems that reading the configuration found.
-    :raises ConfigError: with every problem found.
+    Ray is not started: ``resolve.resolved`` compares the config with the cluster after all other checks.
+
+    :param known: problems found while the config was read.
+    :raises ConfigError: with every problem.
     """
-    run_folder.check(Path(config.output).expanduser())  # before anything in it is read
+    run_folder.check(Path(config.output).expanduser())  # before any file in it is read
     unknown = not_stored(config)
     problems = [*known, *unknown, *checks.of_config(config), *_output(config), *_tracking(config), *_here(config)]
     dataset = None
     try:
-        dataset = None if unknown else assembly.dataset_of(_as_begun(config))
+        dataset = None if unknown else assembly.dataset_of(_as_started(config))
     except DataError as error:
         problems += error.problems
     if dataset is not None:
         problems += checks.of_data(config, dataset)
     if problems or dataset is None:
-        raise ConfigError(problems, notes=list(_not_looked_at(config, problems)))
+        raise ConfigError(problems, notes=list(_unchecked(config, problems)))
     return dataset, list(checks.remarks(config, dataset))
 
 
 def headers(config: RunConfig, dataset: ImageSet, say: Callable[[str], None]) -> None:
-    """Read the headers of the image files that the run will need, which takes longer than all other checks.
+    """Check the headers of the image files that the run needs; this takes longer than all other checks.
 
-    :raises ConfigError: with one problem, for all files that are broken.
+    :raises ConfigError: with one problem that lists all broken files.
     """
     if not config.data.verify:
         return
     evaluated = config.evaluation.epochs != 0
     folders = [*dataset.train_split.unread, *(dataset.test_split.unread if evaluated else ())]
     if (files := sum(len(entry.files) for entry in folders)) >= MANY:
-        say(f"reading the headers of {files:,} image files before the start (data.verify=false leaves this out)")
+        say(f"reading the headers of {files:,} image files before the start (data.verify=false skips this)")
     if problem := check_headers(folders):
         raise ConfigError([f"dataset.root: {problem}"])
 
 
 def ask(config: RunConfig, complete: bool) -> None:
-    """What only others know: whether the disk or the store takes what a run writes, and the tracking server the run.
+    """Check that the disk, the store of checkpoints and the tracking server accept this run; nothing remains written.
 
-    Nothing stays written.
-
-    :param complete: whether the last checkpoint is there; such a run writes none.
-    :raises ConfigError: with every problem found.
+    :param complete: whether the last checkpoint exists, so that the run writes none.
+    :raises ConfigError: with every problem.
     """
-    places: dict[str, Storage] = {"output": Folder(Path(config.output))}
+    stores: dict[str, Storage] = {"output": Folder(Path(config.output))}
     if config.tracking.checkpoints and not complete:
-        places["tracking.checkpoints"] = assembly.storage_of(config)
-    problems = [f"{key}: {told}" for key, place in places.items() if (told := _refuses_writes(place))]
+        stores["tracking.checkpoints"] = assembly.storage_of(config)
+    problems = [f"{key}: {problem}" for key, store in stores.items() if (problem := _write_problem(store))]
     uri = tracking_address.resolve_uri(config.tracking.uri, config.output)
-    if told := tracking.refusal(uri, config.tracking.experiment):
-        problems.append(f"tracking: {uri}: {told}")
+    if problem := tracking.refusal(uri, config.tracking.experiment):
+        problems.append(f"tracking: {uri}: {problem}")
     if problems:
         raise ConfigError(problems)
 
@@ -101,16 +101,34 @@ def _here(config: RunConfig) -> Iterator[str]:
         yield "cluster.device: cuda, but torch sees no GPU here; set cluster.device=cpu"
 
 
-def _not_looked_at(config: RunConfig, problems: Sequence[str]) -> Iterator[str]:
-    """A note beside problems of the cluster's keys, to which others may be added."""
+def remarks(config: RunConfig, stored: State | None) -> Iterator[str]:
+    """Yield remarks on a resolved config that do not stop the run: idle cores, and a change of torch or device.
+
+    :param stored: metadata of the checkpoint that the run continues from.
+    """
+    cluster, cores = config.cluster, torch.get_num_threads()
+    if (cluster.workers, cluster.device, config.compute.threads) == (0, "cpu", 1) and cores > 1:
+        yield (
+            f"only one of {cores} cores is used: cluster.workers={cores} uses them all and gives the same set; "
+            f"compute.threads={cores} does so with other last bits"
+        )
+    if stored is not None and (stored.torch, stored.device) != (torch.__version__, cluster.device):
+        yield (
+            f"the run was started with torch {stored.torch} on {stored.device} and continues with torch "
+            f"{torch.__version__} on {cluster.device}: the set will differ in its last bits"
+        )
+
+
+def _unchecked(config: RunConfig, problems: Sequence[str]) -> Iterator[str]:
+    """Yield a note that further problems of the cluster's keys may follow, if there are any yet."""
     if config.cluster.workers > 0 and any(problem.startswith("cluster.") for problem in problems):
-        yield "cluster.workers is not compared with the cluster yet; Ray is only started when all else is right"
+        yield "cluster.workers is not compared with the cluster yet; Ray is started after all other checks"
 
 
 def _output(config: RunConfig) -> Iterator[str]:
     if in_submitted_job() and not Path(config.output).is_absolute():
         yield (
-            f"output: {config.output} is relative, and a submitted job's working directory is thrown away; "
+            f"output: {config.output} is relative, and a submitted job's working directory is deleted; "
             "give an absolute path that all nodes see (output=..., or DIST_CONDENSE_OUTPUT in the job's environment)"
         )
         return
@@ -118,7 +136,7 @@ def _output(config: RunConfig) -> Iterator[str]:
         yield f"output: {config.output} is not a path; give a local or shared folder"
         return
     if config.data.cache and is_url(config.data.cache):
-        yield f"data.cache: {config.data.cache} is an address; give a folder, which each node has for itself"
+        yield f"data.cache: {config.data.cache} is an address; give a local folder of each node"
     if config.tracking.checkpoints:
         try:
             assembly.storage_of(config)
@@ -132,12 +150,12 @@ def _output(config: RunConfig) -> Iterator[str]:
         except ConfigError as error:
             changed = error.problems
         if changed:
-            yield f"output: {folder} holds another run; give another output, or restore: {'; '.join(changed)}"
+            yield f"output: {folder} contains another run; give another output, or restore: {'; '.join(changed)}"
     if not (parent := _existing_parent(folder)).is_dir() or not os.access(parent, os.W_OK):
         yield f"output: {folder} cannot be written"
     named = [name for name in config.evaluation.sets if name in SELECTIONS and SELECTIONS[name].features]
     if named and config.evaluation.epochs != 0 and not os.access(_existing_parent(selecting.place(config)), os.W_OK):
-        yield f"evaluation.sets: {selecting.place(config)}, where {', '.join(named)} is made, cannot be written"
+        yield f"evaluation.sets: {selecting.place(config)}, the folder for {', '.join(named)}, cannot be written"
     try:
         read_csv(RunFolder(folder).evaluation)
     except RowsError as error:
@@ -145,36 +163,34 @@ def _output(config: RunConfig) -> Iterator[str]:
 
 
 def _tracking(config: RunConfig) -> Iterator[str]:
-    given = config.tracking
-    yield from tracking_address.problems(given.uri, config.output, given.experiment)
+    yield from tracking_address.problems(config.tracking.uri, config.output, config.tracking.experiment)
 
 
-def _refuses_writes(store: Storage) -> str | None:
-    """Why nothing can be written there; a folder that is not there yet is not made, the one that would hold it is
-    asked."""
+def _write_problem(store: Storage) -> str | None:
+    """Return why a store cannot be written, if so; for a missing folder its nearest existing parent is tested."""
     try:
         if isinstance(store, Folder):
-            with TemporaryFile(dir=_existing_parent(store.path)) as file:  # has no name
+            with TemporaryFile(dir=_existing_parent(store.path)) as file:  # without a name
                 file.write(bytes(4096))
                 file.flush()
                 os.fsync(file.fileno())
         else:
             store.write(PROBE, b"")
             store.remove(PROBE)
-    except Exception as error:  # every store has its own kinds
-        return f"{store} cannot be written ({type(error).__name__}: {error}); mend that or give another place"
+    except Exception as error:  # each kind of store raises its own
+        return f"{store} cannot be written ({type(error).__name__}: {error}); repair it, or give another location"
     return None
 
 
 def earlier(config: RunConfig) -> dict[str, Any]:
-    """What the run in the output folder is known by; empty where there is none."""
+    """Return the identity of the run in the output folder; empty if there is none."""
     existing = RunFolder(Path(config.output).expanduser()).config
     return identity(read(existing)) if existing.exists() else {}
 
 
-def _as_begun(config: RunConfig) -> RunConfig:
-    """With the channels of the run in the output folder; what is wrong with that is for ``_output`` to say."""
-    with suppress(ConfigError):
+def _as_started(config: RunConfig) -> RunConfig:
+    """Return the config with the channels of the run in the output folder, if there is one."""
+    with suppress(ConfigError):  # reported by _output
         return resolve.with_channels(config, earlier(config))
     return config
 

@@ -1,4 +1,4 @@
-"""Sets of real images for the rows of an evaluation, made by a run of their own and shared between runs."""
+"""Locks for sets of real images that a separate run selects and several runs share in their evaluations."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from dist_condense.system import terminal
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """While it is entered no other process makes the selection in ``folder``; waits for one that does.
+    """Exclude other processes from the selection in ``folder`` within the context; wait for one that is working on it.
 
-    A process that dies leaves the folder free, and what it has stored there to be continued.
+    The lock of a process that dies is released, and its stored state can be continued.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{folder}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        terminal.say(f"note: another run makes {folder}; waiting for it")
+        terminal.say(f"note: another run is making {folder}; waiting for it")
         lock.acquire()
     except NotImplementedError:  # a file system without locks
         terminal.say(f"note: {folder.parent} has no locks: let no other run make {folder.name} at the same time")

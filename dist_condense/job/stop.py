@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM at the driver: the workers are asked to save at one step and stop."""
+"""Handling of Ctrl-C and SIGTERM in the driver: it asks the workers to save at the same step and stop."""
 
 from __future__ import annotations
 
@@ -11,32 +11,31 @@ from dist_condense.system import signals
 
 
 class Terminated(Exception):
-    """The run was stopped on request and has saved its state; the message says where.
+    """Signals that the run was stopped on request and has saved its state; the message says at which step.
 
-    :param number: the signal that asked, SIGTERM where it was another request.
+    :param number: the signal that requested it; SIGTERM for any other request.
     """
 
-    def __init__(self, told: str, number: int = signal.SIGTERM) -> None:
-        super().__init__(told)
+    def __init__(self, message: str, number: int = signal.SIGTERM) -> None:
+        super().__init__(message)
         self.exit_code = 128 + number
 
 
 class Stop:
-    """While it is entered, Ctrl-C and SIGTERM leave a file in the run's folder, for which the workers look about once
-    a second.
+    """Context in which Ctrl-C and SIGTERM create a file in the run's folder, which the workers check once a second.
 
-    A file, since the workers may be on other nodes, and what a signal handler can do without harm.
+    A file reaches workers on other nodes, and a signal handler can create it safely.
     """
 
     def __init__(self, folder: Path) -> None:
         self.file = RunFolder(folder).stop
         self.by: str | None = None
-        """Who asked, where somebody did: a signal, or whoever made the file."""
+        """Source of the request, a signal or the file; None if there was none."""
         self.number = signal.SIGTERM
-        """The signal that asked first."""
+        """First signal that requested the stop."""
 
     def __enter__(self) -> Stop:
-        self._forget()
+        self._remove_request()
         self._before = {number: signal.getsignal(number) for number in signals.ENDING}
         for number, before in self._before.items():
             if before is not signal.SIG_IGN:
@@ -50,10 +49,10 @@ class Stop:
             signal.signal(number, before)
         if self.by is None and self.file.exists():
             self.by = f"a request ({self.file})"
-        self._forget()
+        self._remove_request()
 
-    def _forget(self) -> None:
-        if self.file.exists():  # else nothing is written, also where nothing can be
+    def _remove_request(self) -> None:
+        if self.file.exists():  # a read-only folder is not written to
             self.file.unlink()
 
     def _asked(self, number: int, frame: FrameType | None) -> None:
@@ -61,5 +60,5 @@ class Stop:
         if self.by is None:
             self.number = signal.Signals(number)
             self.by = self.number.name
-            again = "; Ctrl-C once more leaves at once" if number == signal.SIGINT else ""
+            again = "; press Ctrl-C again to end at once" if number == signal.SIGINT else ""
             signals.say(f"stopping by {self.by}: the workers save at their next step{again}")

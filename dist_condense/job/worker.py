@@ -1,4 +1,4 @@
-"""The code of one worker: the same on a Ray worker and in the driver's own process."""
+"""The program of one worker, identical on a Ray worker and in the driver's own process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dist_condense.engine.ownership import assign
 from dist_condense.job import logs
 from dist_condense.job.checkpoint_writer import CheckpointWriter
 from dist_condense.job.claim import Claim
-from dist_condense.job.journal import Journal, Schedule, Stopped
+from dist_condense.job.journal import Intervals, Journal, Stopped
 from dist_condense.settings import assembly, procedures
 from dist_condense.settings.config import RunConfig
 from dist_condense.system.memory import keep_freed_memory
@@ -24,7 +24,7 @@ from dist_condense.system.processor import on_threads
 
 log = logging.getLogger(__name__)
 GRACE = 30.0
-"""Seconds that a failing worker gives its last checkpoint; when others are gone it cannot be finished."""
+"""Seconds for which a failing worker waits for its last checkpoint, which cannot complete without the others."""
 
 
 def work(
@@ -32,15 +32,15 @@ def work(
     coordinator: Coordinator,
     device: torch.device,
     observe: Observer = unobserved,
+    *,
     claim: Claim | None = None,
 ) -> None:
-    """Compute this worker's classes to the end, or until all are asked to stop, continuing from the newest
-    checkpoint.
+    """Compute this worker's classes from the newest checkpoint to the end, or until the run is asked to stop.
 
-    :param claim: of the start that this worker belongs to; None: of the one that owns the folder.
-    :raises RunFailed: also for data that is gone and a disk that is full or cannot be written.
+    :param claim: claim of the start that this worker belongs to; None: of the start that owns the folder.
+    :raises RunFailed: the run failed; also for missing data and a full or read-only disk.
     """
-    claim = claim or Claim.standing(Path(config.output))
+    claim = claim or Claim.present(Path(config.output))
     try:
         with logs.kept(claim.folder, claim.start, coordinator), on_threads(config.compute.threads):
             _work(config, coordinator, device, observe, claim)
@@ -52,13 +52,13 @@ def work(
 
 def _work(config: RunConfig, coordinator: Coordinator, device: torch.device, observe: Observer, claim: Claim) -> None:
     keep_freed_memory()
-    journal = assemble(config, coordinator, Placement(device), observe, claim)
+    journal = assemble(config, coordinator, Placement(device), observe=observe, claim=claim)
     log.info("one of %d, on %s, owns classes %s", coordinator.size, device, journal.procedure.labels)
     with closing(journal.procedure), suppress(Stopped):
         try:
             journal.procedure.run(journal)
         except BaseException:
-            journal.writer.wait(GRACE)  # the checkpoint that is being written is the last good one
+            journal.writer.wait(GRACE)  # the checkpoint in progress is the last good one
             raise
 
 
@@ -66,24 +66,25 @@ def assemble(
     config: RunConfig,
     coordinator: Coordinator,
     placement: Placement,
+    *,
     observe: Observer = unobserved,
     claim: Claim | None = None,
 ) -> Journal:
-    """Procedure and journal of one worker."""
+    """Build the procedure and the journal of one worker."""
     dataset = assembly.dataset_of(config)
     costs = [1.0] * len(dataset.classes)  # every class has the same batch in every step
     labels = list(assign(costs, coordinator.size)[coordinator.rank])
     procedure = procedures.procedure_of(config, dataset, labels, coordinator, placement)
     tracking = config.tracking
-    claim, store = claim or Claim.standing(Path(config.output)), assembly.storage_of(config)
+    claim, store = claim or Claim.present(Path(config.output)), assembly.storage_of(config)
     return Journal(
         claim=claim,
         procedure=procedure,
         identity=assembly.identity_of(config, dataset),
         coordinator=coordinator,
         group=coordinator.beside(),
-        writer=CheckpointWriter(store, coordinator.beside(), tracking.checkpoints_kept, claim.writing),
-        schedule=Schedule(tracking.log_every, tracking.checkpoint_steps, tracking.checkpoint_minutes),
+        writer=CheckpointWriter(store, coordinator.beside(), kept=tracking.checkpoints_kept, writing=claim.writing),
+        intervals=Intervals(tracking.log_every, tracking.checkpoint_steps, tracking.checkpoint_minutes),
         device=placement.device.type,
         observe=observe,
     )

@@ -1,4 +1,4 @@
-"""Threads that work ahead and are gone before Python is."""
+"""Background threads that end before the interpreter shuts down."""
 
 import atexit
 import time
@@ -11,18 +11,18 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 GRACE = 10.0
-"""Seconds that the end of the process waits for its threads: one may be inside a collective that nobody answers."""
+"""Seconds for which the end of the process waits for its threads: one may block in a collective without peers."""
 
 
 class Background(Thread):
-    """A thread that need not be ended by hand: the end of the process calls ``stop`` and waits for it.
+    """A started thread that the end of the process stops and joins.
 
-    A bare daemon will not do. One that comes back from C++ while Python shuts down is unwound through torch's frames,
-    and the process, whatever it had achieved, dies of SIGABRT ("terminate called without an active exception").
-    A plain thread will not do either: left with something to do, it keeps the process from ending.
+    A plain daemon thread that returns from C++ while Python shuts down is unwound through torch's frames, and the
+    process dies of SIGABRT ("terminate called without an active exception"). A thread that is no daemon would keep
+    the process alive until its work is done.
 
-    :param run: what the thread does.
-    :param stop: called by another thread; makes ``run`` return soon.
+    :param run: the work of the thread.
+    :param stop: makes ``run`` return soon; called from another thread.
     """
 
     def __init__(self, name: str, run: Callable[[], None], stop: Callable[[], None]) -> None:
@@ -36,30 +36,30 @@ _started: WeakSet[Background] = WeakSet()
 
 
 def side_by_side(action: Callable[[Item], Result], items: Iterable[Item], threads: int) -> list[Result]:
-    """The results of an action on each item, in order, by so many threads at once.
+    """Apply an action to each item on up to ``threads`` threads; return the results in order.
 
-    After a failure no other item is begun; those under way are waited for, and the first failure is raised.
+    After a failure no further item is started; those in progress are completed, and the first failure is raised.
     """
-    waiting, lock = list(enumerate(items))[::-1], Lock()
-    count, results, failures = len(waiting), dict[int, Result](), list[BaseException]()
+    pending, lock = list(enumerate(items))[::-1], Lock()
+    count, results, failures = len(pending), dict[int, Result](), list[BaseException]()
 
     def work() -> None:
         while True:
             with lock:
-                if not waiting:
+                if not pending:
                     return
-                number, item = waiting.pop()
+                number, item = pending.pop()
             try:
                 results[number] = action(item)
             except BaseException as error:
                 failures.append(error)
-                waiting.clear()
+                pending.clear()
 
     try:
         for thread in [Background("side by side", work, lambda: None) for _ in range(min(threads, count))]:
             thread.join()
     finally:
-        waiting.clear()  # where the caller was interrupted
+        pending.clear()  # if the caller was interrupted
     if failures:
         raise failures[0]
     return [results[number] for number in range(count)]
@@ -67,7 +67,7 @@ def side_by_side(action: Callable[[Item], Result], items: Iterable[Item], thread
 
 @atexit.register
 def _end_all() -> None:
-    """Before the interpreter shuts down: functions registered here run while threads still can."""
+    """Stop and join all threads; functions registered with atexit run while threads still can."""
     alive = [thread for thread in _started if thread.is_alive()]
     for thread in alive:
         thread.stop()

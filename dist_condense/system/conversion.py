@@ -1,7 +1,7 @@
-"""Plain values of JSON to dataclasses: the type of each field is what its value has to be.
+"""Conversion of plain JSON values to dataclasses, checked against the types of the fields.
 
 Types are int, float, str, bool, None, Any, their unions, Literal, lists, tuples of any length, dicts and dataclasses of
-these; ``Annotated[int, Rule(...)]`` is what a value has to be besides. A ``__post_init__`` refuses by ValueError.
+these; ``Annotated[int, Rule(...)]`` adds a condition. A ``__post_init__`` refuses a value by raising ValueError.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from dist_condense.system.credentials import masked
 
 SHOWN = 80
-"""Characters of a value that was found."""
+"""Maximum number of characters of a value in a message."""
 Reader = Callable[[Any], Any]
-"""Makes a value of one type; raises :class:`Misfit`."""
+"""Convert a plain value to one type; raises :class:`Mismatch`."""
 _PLAIN_KEY = re.compile(r"[A-Za-z_][\w.-]{0,79}")
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What a value has to be besides its type: ``Annotated[int, Rule("an integer from 1", lambda x: x >= 1)]``."""
+    """A condition on a value besides its type: ``Annotated[int, Rule("an integer from 1", lambda x: x >= 1)]``."""
 
     expected: str
     holds: Callable[[Any], object]
@@ -37,27 +37,27 @@ NonNegativeFloat = Annotated[float, Rule("a number from 0", lambda x: x >= 0)]
 Sha256 = Annotated[str, Rule("64 hex digits", re.compile(r"[0-9a-f]{64}").fullmatch)]
 
 
-class Misfit(Exception):
-    """A value that is refused: what was found and what is expected, and the path to it, which grows on the way out."""
+class Mismatch(Exception):
+    """A refused value: a text with the value and the expectation, and the path to it, extended by each outer reader."""
 
     def __init__(self, text: str, path: str = "") -> None:
         super().__init__(text)
         self.text, self.path = text, path
 
     @classmethod
-    def of(cls, value: Any, expected: str) -> Misfit:
-        """With the value, shown."""
+    def of(cls, value: Any, expected: str) -> Mismatch:
+        """Create the error from the refused value."""
         return cls(f"found {shown(value)}, expected {expected}")
 
-    def below(self, step: int | str) -> Misfit:
-        """The same, seen from the list or object that holds the value."""
+    def below(self, step: int | str) -> Mismatch:
+        """Prepend the key or index of the value in its list or object to the path."""
         is_plain = isinstance(step, str) and _PLAIN_KEY.fullmatch(step)
         self.path = (f".{step}" if is_plain else f"[{shown(step)}]") + self.path
         return self
 
 
 def shown(value: Any) -> str:
-    """A value for a message: short, and without secrets."""
+    """Format a value for a message, shortened and without secrets."""
     if isinstance(value, list | dict):
         return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value)}"
     if value is None or isinstance(value, bool):
@@ -67,9 +67,9 @@ def shown(value: Any) -> str:
 
 @cache
 def reader(kind: Any, spare: bool) -> Reader:
-    """That of a type, which is looked at once.
+    """Return the reader of a type; each type is analysed once.
 
-    :param spare: whether keys that no field has are left out instead of refused.
+    :param spare: whether keys without a field are ignored instead of refused.
     """
     origin, options = get_origin(kind), get_args(kind)
     if origin is Annotated:
@@ -89,7 +89,7 @@ def reader(kind: Any, spare: bool) -> Reader:
 def _value(expected: str, holds: Callable[[Any], object], make: Reader = lambda value: value) -> Reader:
     def read(value: Any) -> Any:
         if not holds(value):
-            raise Misfit.of(value, expected)
+            raise Mismatch.of(value, expected)
         return make(value)
 
     return read
@@ -100,24 +100,24 @@ def _ruled(inner: Reader, rules: Sequence[Rule]) -> Reader:
         made = inner(value)
         for rule in rules:
             if not rule.holds(made):
-                raise Misfit.of(value, rule.expected)
+                raise Mismatch.of(value, rule.expected)
         return made
 
     return read
 
 
 def _one_of(readers: Sequence[Reader]) -> Reader:
-    """Of several types; the message is that of the first, null apart."""
+    """Return a reader that accepts any of several types; its errors are those of the first type that is not null."""
     first, *others = sorted(readers, key=lambda option: option is _PLAIN[NoneType])
 
     def read(value: Any) -> Any:
         try:
             return first(value)
-        except Misfit:
+        except Mismatch:
             for other in others:
                 try:
                     return other(value)
-                except Misfit:
+                except Mismatch:
                     continue
             raise
 
@@ -127,12 +127,12 @@ def _one_of(readers: Sequence[Reader]) -> Reader:
 def _list(item: Reader, kind: type[list[Any]] | type[tuple[Any, ...]]) -> Reader:
     def read(value: Any) -> Any:
         if not isinstance(value, list | tuple):
-            raise Misfit.of(value, "a list")
+            raise Mismatch.of(value, "a list")
         done: list[Any] = []
         try:
             for x in value:
                 done.append(item(x))
-        except Misfit as error:
+        except Mismatch as error:
             raise error.below(len(done)) from None
         return done if kind is list else tuple(done)
 
@@ -142,13 +142,13 @@ def _list(item: Reader, kind: type[list[Any]] | type[tuple[Any, ...]]) -> Reader
 def _dict(key: Reader, item: Reader) -> Reader:
     def read(value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
-            raise Misfit.of(value, "an object")
+            raise Mismatch.of(value, "an object")
         done: dict[str, Any] = {}
         name = ""
         try:
             for name, x in value.items():
                 done[key(name)] = item(x)
-        except Misfit as error:
+        except Mismatch as error:
             raise error.below(name) from None
         return done
 
@@ -162,23 +162,23 @@ def _record(kind: Any, spare: bool) -> Reader:
 
     def read(value: Any) -> Any:
         if not isinstance(value, dict):
-            raise Misfit.of(value, "an object")
+            raise Mismatch.of(value, "an object")
         for name in needed:
             if name not in value:
-                raise Misfit("missing", f".{name}")
+                raise Mismatch("missing", f".{name}")
         given: dict[str, Any] = {}
         try:
             for name, x in value.items():
                 if name in known:
                     given[name] = known[name](x)
                 elif not spare:
-                    raise Misfit(f"unknown, expected one of {', '.join(known)}")
-        except Misfit as error:
+                    raise Mismatch(f"unknown, expected one of {', '.join(known)}")
+        except Mismatch as error:
             raise error.below(name) from None
         try:
             return kind(**given)
         except ValueError as error:
-            raise Misfit(str(error)) from error
+            raise Mismatch(str(error)) from error
 
     return read
 
@@ -198,7 +198,7 @@ _PLAIN: dict[Any, Reader] = {
     bool: _value("true or false", lambda x: type(x) is bool),
     NoneType: _value("null", lambda x: x is None),
     Any: _any,
-    object: lambda value: value,  # looked at later
+    object: lambda value: value,  # checked later
 }
 _OF_JSON = {**_PLAIN, dict: _dict(_PLAIN[str], _any), list: _list(_any, list)}
-"""By the type of a value."""
+"""Readers of arbitrary JSON, by the type of the value."""

@@ -1,7 +1,7 @@
-"""Secrets in addresses: kept apart where an address is read, masked wherever a text is written.
+"""Secrets in addresses: separated when an address is read, masked whenever a text is written.
 
-An :class:`Address` is its masked text, so that every file, log and message that it reaches is without the secret; only
-code that opens a connection asks for the whole. Texts of other libraries go through :func:`masked`.
+An :class:`Address` is its masked text, so that no file, log or message contains the secret; only code that opens a
+connection asks for the full address. Texts of other libraries pass through :func:`masked`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 HIDDEN = "***"
 USERS_ARE_SHOWN = {"postgresql", "postgres", "mysql", "mariadb", "mssql", "oracle"}
-"""Schemes, without their drivers, whose user is a name; elsewhere a token often stands in its place."""
+"""Schemes, without their drivers, with plain user names; in other schemes the user is often a token."""
 FILES = {"sqlite", "file"}
-"""Schemes of files: a word after `?` is part of a path, or an option, but no secret."""
+"""Schemes of files: a word after `?` is part of the path or an option, never a secret."""
 HARMLESS = {
     *("user", "username", "uid", "encoding", "client_encoding", "sslcert", "version"),
     *("host", "port", "dbname", "database", "schema", "driver", "charset", "collation", "region", "versionid"),
@@ -28,7 +28,7 @@ HARMLESS = {
     *("mode", "cache", "uri", "immutable", "nolock", "vfs", "psow"),
     *("isolation_level", "detect_types", "check_same_thread", "cached_statements"),
 }
-"""Parameters of a query, in lower case, that are shown where their values are plain; all others are masked."""
+"""Query parameters, in lower case, whose plain values are shown; all other values are masked."""
 VARIABLES = (
     "MLFLOW_TRACKING_PASSWORD",
     "MLFLOW_TRACKING_TOKEN",
@@ -37,17 +37,17 @@ VARIABLES = (
     "AWS_SESSION_TOKEN",
     "RAY_AUTH_TOKEN",
 )
-"""Of the environment, whose values are secrets."""
+"""Environment variables whose values are secrets."""
 SHORTEST, SHORTEST_OTHER = 4, 8
-"""Letters from which a secret is masked wherever it occurs; of a parameter that is not named like one."""
+"""Minimum lengths of a secret that is masked everywhere: in general, and for a parameter without a secret name."""
 KNOWN_AT_MOST = 256
-"""Secrets that are looked for as such; the first ones, since a manifest may have many signed addresses."""
+"""Maximum number of secrets that are searched for in texts; a manifest may have many signed addresses."""
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*\Z")
 _SCHEME_AT_MOST = 32
 _HALF = re.compile(r"(?<![\w+.-])(?:https?|ftp|s3|gs|(?:postgres|mysql|mariadb|mssql|oracle)[\w+]{0,24})(?::/(?!/)|//)")
-"""The beginning of an address that lost a slash or its colon, as when it was taken for a path."""
+"""Start of an address that lost a slash or its colon, for example because it was treated as a path."""
 BUCKETS = {"s3", "gs"}
-"""Schemes of stores, whose names of objects may have `@`."""
+"""Schemes of object stores, whose object names may contain `@`."""
 _USER = re.compile(r"[\w.%+~-]*")
 _PORT = re.compile(r"\d{0,5}|port", re.IGNORECASE)
 _IPV6 = re.compile(r"\A\[[0-9A-Fa-f:.]*\]")
@@ -58,7 +58,7 @@ _ROUTE = re.compile(r"/[\w/.-]*")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _SECRET_NAME = re.compile(r"secret|passw|pwd|token|key|\bsig\b|signature|credential|auth", re.IGNORECASE)
 _BESIDE = re.compile(r"""["'`<>,;(){}|\[\]](?=[A-Za-z][A-Za-z0-9+.-]{0,31}://)""")
-"""What parts two addresses that no space parts."""
+"""A separator between two addresses without a space."""
 _CLOSING = "'\"`>)]},.;:!"
 _ENCODED = re.compile(r"%3A%2F%2F(\S*)", re.IGNORECASE)
 _PARAMETER = re.compile(r"([?&;#])([\w.%\[\]-]{1,64})=([^\s&]+)")
@@ -79,35 +79,34 @@ _lock = threading.Lock()
 
 
 class Address(str):
-    """The masked text of an address that holds a secret; equal to another by that text.
+    """The masked text of an address with a secret; two addresses are equal if their masked texts are.
 
-    It stays one through copies, ``dataclasses.asdict`` and pickle. Whatever is made from it by methods of str is an
-    ordinary, masked text.
+    Copies, ``dataclasses.asdict`` and pickle preserve the secret; results of str methods are ordinary, masked texts.
     """
 
-    _whole: str
+    _full: str
     _bare: bool
 
-    def __new__(cls, whole: str, bare: bool = False) -> Address:
-        shown, secrets = _split(whole, bare)
+    def __new__(cls, full: str, bare: bool = False) -> Address:
+        shown, secrets = _split(full, bare)
         made = super().__new__(cls, shown)
-        made._whole, made._bare = whole, bare
+        made._full, made._bare = full, bare
         _remember(secrets)
         return made
 
     @property
     def revealed(self) -> str:
-        """With its secret: for those alone who open a connection."""
-        return self._whole
+        """The address with its secret, only for opening a connection."""
+        return self._full
 
     def __reduce__(self) -> tuple[type[Address], tuple[str, bool]]:
-        return Address, (self._whole, self._bare)
+        return Address, (self._full, self._bare)
 
 
 def address(text: str, bare: bool = False) -> str:
-    """An :class:`Address` where a text, which is one address or path as a whole, holds a secret; else as it is.
+    """Return an :class:`Address` for an address that contains a secret; any other address or path unchanged.
 
-    :param bare: whether `user:password@host` is an address whose scheme was forgotten, and not a path.
+    :param bare: whether `user:password@host` is an address without its scheme rather than a path.
     """
     if isinstance(text, Address) or _split(text, bare)[0] == text:
         return text
@@ -115,23 +114,24 @@ def address(text: str, bare: bool = False) -> str:
 
 
 def is_half(text: str) -> bool:
-    """Whether it is meant as an address and lacks a slash or the colon, so that it would be taken for a path."""
+    """Return whether a text is an address without a slash or its colon, which would be treated as a path."""
     return _HALF.match(text) is not None
 
 
 def revealed(text: str) -> str:
-    """The whole of an Address, and every other text as it is."""
+    """Return an :class:`Address` with its secret, and any other text unchanged."""
     return text.revealed if isinstance(text, Address) else text
 
 
 def is_hidden(text: str) -> bool:
-    """Whether this is what was stored of an address, whose secret has to be given again."""
+    """Return whether a text is the stored, masked form of an address, whose secret must be supplied again."""
     return not isinstance(text, Address) and HIDDEN in text and ("://" in text or text.startswith(f"{HIDDEN}@"))
 
 
 def masked(text: str) -> str:
-    """A text in which there may be addresses, without the secrets that this process knows and without all that looks
-    like one: when in doubt it is masked. In time linear in the text; masking before a text is cut is the caller's.
+    """Mask the secrets in a text: those known to this process, and everything that resembles one.
+
+    Takes time linear in the length of the text. A text must be masked before it is shortened.
     """
     _remember([value for name in VARIABLES if (value := os.environ.get(name))], always=True)
     for form in _forms:
@@ -146,20 +146,20 @@ def masked(text: str) -> str:
 
 
 def _split(text: str, bare: bool = False) -> tuple[str, list[str]]:
-    """An address without its secrets, and these."""
+    """Split an address into its masked text and its secrets."""
     before, slashes, rest = text.partition("://")
     if not slashes:
         return _without_scheme(text) if bare else (text, [])
-    found = _SCHEME.search(before[-_SCHEME_AT_MOST:])
-    scheme = found[0].partition("+")[0].lower() if found else ""
+    match = _SCHEME.search(before[-_SCHEME_AT_MOST:])
+    scheme = match[0].partition("+")[0].lower() if match else ""
     user, place, secrets = _userinfo(rest, scheme in USERS_ARE_SHOWN, _is_token(scheme, rest, bare))
     start = min((at for sign in "?#" if (at := place.find(sign)) >= 0), default=len(place))
-    query, more = _query(place[start:], scheme in FILES)
-    return f"{before}://{user}{place[:start]}{query}", [*secrets, *more]
+    query, others = _query(place[start:], scheme in FILES)
+    return f"{before}://{user}{place[:start]}{query}", [*secrets, *others]
 
 
 def _without_scheme(text: str) -> tuple[str, list[str]]:
-    """`user:password@host` or `token@host` that was meant as an address; a path stays."""
+    """Split `user:password@host` or `token@host` without a scheme; a path is unchanged and has no secrets."""
     userinfo, at, host = text.rpartition("@")
     if not at or text.startswith(("/", "~", ".")) or _DRIVE.match(text):
         return text, []
@@ -167,7 +167,7 @@ def _without_scheme(text: str) -> tuple[str, list[str]]:
 
 
 def _is_token(scheme: str, rest: str, bare: bool) -> bool:
-    """Whether all before an `@` of what looks like a path is a token, or follows a third slash."""
+    """Return whether everything before the last `@` is a token, although it resembles a host and a path."""
     host = rest.partition("/")[0]
     if scheme in FILES | BUCKETS or "@" not in re.split(r"[?#]", rest, maxsplit=1)[0]:
         return False
@@ -175,12 +175,12 @@ def _is_token(scheme: str, rest: str, bare: bool) -> bool:
 
 
 def _userinfo(rest: str, shows_user: bool, has_any: bool) -> tuple[str, str, list[str]]:
-    """(what is shown of it, with `@`; what follows; its secrets).
+    """Split an address after its scheme into (masked user information with `@`, remainder, secrets).
 
-    A password may hold every sign, also those that end it for one parser and not for another. So where the first part
-    has `:` or `@`, all until the last `@` is taken for it.
+    A password may contain any character, including those at which only some parsers end it. So if the first part has
+    `:` or `@`, everything before the last `@` is user information.
 
-    :param has_any: whether it is also without these.
+    :param has_any: whether there is user information even without these characters.
     """
     front, (userinfo, at, place) = rest.partition("/")[0], rest.rpartition("@")
     if at and ("@" in front or ":" in front or has_any):
@@ -190,7 +190,7 @@ def _userinfo(rest: str, shows_user: bool, has_any: bool) -> tuple[str, str, lis
         shown = f"{user}:{HIDDEN}" if shows_user and _USER.fullmatch(user) else HIDDEN
         return f"{shown}@", place, _secrets_of(userinfo)
     user, colon, port = _IPV6.sub("", front).partition(":")
-    if colon and not _PORT.fullmatch(port):  # cut off before its `@`, or mistyped
+    if colon and not _PORT.fullmatch(port):  # truncated before its `@`, or mistyped
         return f"{user}:{HIDDEN}" if shows_user and _USER.fullmatch(user) else HIDDEN, "", _secrets_of(rest)
     return "", rest, []
 
@@ -203,7 +203,7 @@ def _secrets_of(userinfo: str) -> list[str]:
 
 
 def _query(text: str, is_file: bool) -> tuple[str, list[str]]:
-    """`?name=value&...#fragment` with its values masked, and these."""
+    """Split `?name=value&...#fragment` into its text with masked values and the secrets."""
     parts, secrets = re.split(r"([?&;#])", text), []
     for index in range(2, len(parts), 2):
         sign, part = parts[index - 1], parts[index]
@@ -228,12 +228,12 @@ def _is_harmless(name: str, value: str) -> bool:
 
 
 def _of_addresses(text: str) -> Iterator[str]:
-    """The parts of a text, its addresses masked."""
+    """Yield the parts of a text with its addresses masked."""
     done = 0
     while (slashes := text.find("://", done)) >= 0:
         start = max(done, slashes - _SCHEME_AT_MOST)
-        found = _SCHEME.search(text, start, slashes)
-        start = found.start() if found else slashes
+        match = _SCHEME.search(text, start, slashes)
+        start = match.start() if match else slashes
         end = _end(text, slashes)
         yield text[done:start]
         last = start
@@ -248,8 +248,8 @@ def _of_addresses(text: str) -> Iterator[str]:
 
 def _of_half(word: str) -> str:
     at = word.rfind("@")
-    found = _HALF.search(word) if at >= 0 else None
-    return f"{word[: found.end()]}{HIDDEN}{word[at:]}" if found and found.end() < at else word
+    match = _HALF.search(word) if at >= 0 else None
+    return f"{word[: match.end()]}{HIDDEN}{word[at:]}" if match and match.end() < at else word
 
 
 _SPACE = re.compile(r"\s|\Z")
@@ -257,7 +257,7 @@ _WORDS = re.compile(r"(\s+)")
 
 
 def _end(text: str, slashes: int) -> int:
-    """Where the word ends; beyond a space where a password seems to have one."""
+    """Return the end of the word with an address, beyond a space if its password seems to contain one."""
     space = _SPACE.search(text, slashes)
     end = space.start() if space else len(text)
     slashes = text.rfind("://", slashes, end)
@@ -270,36 +270,39 @@ def _end(text: str, slashes: int) -> int:
 
 
 def _closed(piece: str) -> str:
-    """An address, with the signs of the text that follow it."""
+    """Mask an address and keep the closing punctuation of the text after it."""
     whole = piece.rstrip(_CLOSING)
     return _split(whole)[0] + piece[len(whole) :]
 
 
-def _encoded(found: re.Match[str]) -> str:
-    """An address that is percent-encoded as a whole."""
-    at = found[1].rfind("%40")
-    shown = f"{HIDDEN}{found[1][at:]}" if at >= 0 else found[1]
+def _encoded(match: re.Match[str]) -> str:
+    """Mask an address that is entirely percent-encoded."""
+    at = match[1].rfind("%40")
+    shown = f"{HIDDEN}{match[1][at:]}" if at >= 0 else match[1]
     query = shown.upper().find("%3F")
-    return found[0][:9] + (shown if query < 0 else f"{shown[: query + 3]}{HIDDEN}")
+    return match[0][:9] + (shown if query < 0 else f"{shown[: query + 3]}{HIDDEN}")
 
 
-def _parameter(found: re.Match[str]) -> str:
-    sign, name, value = found.groups()
+def _parameter(match: re.Match[str]) -> str:
+    sign, name, value = match.groups()
     whole = value.rstrip(_CLOSING)
-    return found[0] if _is_harmless(name, whole) else f"{sign}{name}={HIDDEN}{value[len(whole) :]}"
+    return match[0] if _is_harmless(name, whole) else f"{sign}{name}={HIDDEN}{value[len(whole) :]}"
 
 
-def _assigned(found: re.Match[str]) -> str:
-    whole = found[2].rstrip(_CLOSING)
-    opening = found[2][0] if found[2][0] in "'\"" else ""
-    return f"{found[1]}{opening}{HIDDEN}{found[2][len(whole) :]}" if whole else found[0]
+def _assigned(match: re.Match[str]) -> str:
+    whole = match[2].rstrip(_CLOSING)
+    opening = match[2][0] if match[2][0] in "'\"" else ""
+    return f"{match[1]}{opening}{HIDDEN}{match[2][len(whole) :]}" if whole else match[0]
 
 
-# --- what this process knows --------------------------------------------------------------------------------------
+# --- secrets of this process --------------------------------------------------------------------------------------
 
 
 def _remember(secrets: list[str], always: bool = False) -> None:
-    """:param always: also beyond :data:`KNOWN_AT_MOST`."""
+    """Add secrets to those masked in every text.
+
+    :param always: add them even beyond :data:`KNOWN_AT_MOST`.
+    """
     global _forms
     new = [secret for secret in secrets if len(secret) >= SHORTEST and secret.strip("*") and secret not in _known]
     if not new:
@@ -311,7 +314,7 @@ def _remember(secrets: list[str], always: bool = False) -> None:
 
 
 def _written(secret: str) -> Iterator[str]:
-    """The forms in which libraries print it, and its parts: who reads an address otherwise names one as the port."""
+    """Yield the forms in which libraries print a secret, and its parts, which some parsers report as the port."""
     for text in {secret, unquote(secret), unquote_plus(secret)}:
         forms = (text, quote(text), quote(text, ""), quote_plus(text), repr(text)[1:-1], json.dumps(text)[1:-1])
         parts = _PARTS.split(text)

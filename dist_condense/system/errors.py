@@ -1,18 +1,18 @@
-"""The one error of this package: everything that is wrong with a data set, told at once."""
+"""The error for problems with data, which lists all of them at once."""
 
 from collections.abc import Sequence
 
 from dist_condense.system.credentials import masked
 
 SHOWN = 10
-"""Names listed in one message before the rest becomes a count."""
+"""Maximum number of names in one message; the others are counted."""
 
 
 class DataError(ValueError):
-    """What is wrong with the data, where, and what to change; one text per problem in `problems`."""
+    """Problems with data; each text in ``problems`` says what is wrong, where, and what to change."""
 
     def __init__(self, problems: Sequence[str]) -> None:
-        self.problems: list[str] = [masked(problem) for problem in problems]  # Ray writes them into logs of its own
+        self.problems: list[str] = [masked(problem) for problem in problems]  # Ray logs them as they are
         super().__init__(self.problems)  # the arguments, so that the error survives pickling between processes
 
     def __str__(self) -> str:
@@ -20,6 +20,6 @@ class DataError(ValueError):
 
 
 def listed(names: Sequence[str]) -> str:
-    """`a, b, c`, cut after ten names: `a, ..., j and 90 more`."""
+    """Join names as ``a, b, c``; after ten names the others are counted: ``a, ..., j and 90 more``."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more

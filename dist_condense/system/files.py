@@ -1,4 +1,4 @@
-"""Local files: read where they are regular, written whole or not at all, hashed, held open."""
+"""Local files: reading of regular files, atomic writes, hashes, and open descriptors."""
 
 import errno
 import hashlib
@@ -11,18 +11,17 @@ from typing import BinaryIO
 
 
 def stays_below(name: str) -> bool:
-    """Whether a relative path with ``/``, of a file that others may have made, leads to no place but below its
-    folder."""
+    """Return whether an untrusted relative path with ``/`` stays below its folder."""
     return not ({"", ".", ".."} & set(name.split("/")) or "\\" in name or "\0" in name)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that, whenever the process ends, it holds either all of `data` or what it held before.
+    """Write a file so that it contains either all of ``data`` or its old content, whenever the process ends.
 
-    A link of its name is replaced. Where it fails (a full disk), what was begun is removed, and the OSError names the
-    file.
+    A link of that name is replaced. On failure (a full disk) the temporary file is removed, and the OSError names
+    ``path``.
     """
-    stream = begun(path)
+    stream = temporary_beside(path)
     writing = Path(stream.name)
     try:
         with stream:
@@ -33,15 +32,13 @@ def write_atomically(path: Path, data: bytes) -> None:
     except BaseException as error:
         with suppress(OSError):
             writing.unlink()
-        if isinstance(error, OSError):  # that of a write names no file, that of a rename two
+        if isinstance(error, OSError):  # of a write: without a file name; of a rename: with two
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 
-def begun(path: Path) -> BinaryIO:
-    """A new file beside `path`, ``.NAME.RANDOM.tmp``, that is to take its name. Never what somebody else has put there,
-    such as a link to a file of ours.
-    """
+def temporary_beside(path: Path) -> BinaryIO:
+    """Create ``.NAME.RANDOM.tmp`` beside ``path``, to be renamed to it; never an existing file or a link."""
     try:
         return open(path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp"), "xb", opener=_unfollowed)
     except OSError as error:
@@ -53,8 +50,9 @@ def _unfollowed(name: str, flags: int) -> int:
 
 
 def read_regular(path: Path, limit: int | None = None, first: int = -1) -> bytes:
-    """All bytes of a regular file, which a link may lead to, or at most the `first` ones. OSError for a folder, a named
-    pipe or a device, which are not read from, and for a file of more bytes than `limit`.
+    """Read a regular file, also through a link: all its bytes, or at most the ``first`` ones.
+
+    Raises OSError for a folder, a named pipe or a device, and for a file of more than ``limit`` bytes.
     """
     with open(path, "rb", opener=_unblocked) as stream:
         status = os.fstat(stream.fileno())
@@ -66,12 +64,12 @@ def read_regular(path: Path, limit: int | None = None, first: int = -1) -> bytes
 
 
 def _unblocked(name: str, flags: int) -> int:
-    """Without waiting for a writer of a named pipe."""
+    """Open without waiting for the writer of a named pipe."""
     return os.open(name, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def flush(path: Path) -> None:
-    """To the disk, so that a power cut after a rename does not leave an empty file."""
+    """Flush a file to the disk, so that a power cut after a rename does not leave an empty file."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -80,19 +78,19 @@ def flush(path: Path) -> None:
 
 
 def flush_names(folder: Path) -> None:
-    """What a folder holds, where its file system can."""
+    """Flush the names in a folder to the disk, if its file system supports it."""
     with suppress(OSError):
         flush(folder)
 
 
 def sha256_of(path: Path) -> str:
-    """The hash of a file's bytes, in hex."""
+    """Return the SHA-256 of a file as hex digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 class Descriptor:
-    """A file open for os.pread; closed when nobody refers to it any more."""
+    """A file opened for ``os.pread``; closed with the last reference to this object."""
 
     def __init__(self, path: Path) -> None:
         self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

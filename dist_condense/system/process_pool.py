@@ -1,4 +1,4 @@
-"""Processes of this machine for work that is handed a map."""
+"""A map over processes of this machine."""
 
 import multiprocessing
 import os
@@ -16,24 +16,24 @@ from dist_condense.system import terminal
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 WAITING = 2
-"""Items handed over ahead of each process; they are pickled, so not all at once."""
+"""Items submitted per process at a time; they are pickled, so not all at once."""
 SAFE_PATH = "PYTHONSAFEPATH"
 
 
 @dataclass(frozen=True)
 class LocalMap:
-    """Maps over processes, results as they come; one worker is this process itself."""
+    """A map over processes that yields results as they complete; a single worker runs in this process."""
 
     workers: int
 
     def __call__(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """The first error ends it, after what runs has ended."""
+        """Yield the result of each item; the first error is raised once the running items have ended."""
         if self.workers == 1:
             yield from map(function, items)
             return
         context = multiprocessing.get_context("spawn")
-        with _nothing_from_here():  # it starts a process that keeps count of semaphores
-            executor = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_begin)
+        with _safe_import_path():  # it starts the tracker process of semaphores
+            executor = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_initialise)
         try:
             yield from _bounded(executor, function, iter(items), WAITING * self.workers)
         finally:
@@ -44,7 +44,7 @@ def _bounded(
     executor: ProcessPoolExecutor, function: Callable[[Item], Result], items: Iterator[Item], ahead: int
 ) -> Iterator[Result]:
     def submitted(number: int) -> set[Future[Result]]:
-        with _interrupts_held(), _nothing_from_here():
+        with _interrupts_blocked(), _safe_import_path():
             return {executor.submit(function, item) for item in islice(items, number)}
 
     running = submitted(ahead)
@@ -56,10 +56,8 @@ def _bounded(
 
 
 @contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Processes that are started within never see Ctrl-C, not even before their first line: it is the parent's to
-    answer, which it does afterwards.
-    """
+def _interrupts_blocked() -> Iterator[None]:
+    """Block SIGINT in processes started within the context from their start; the parent handles it afterwards."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
@@ -68,9 +66,10 @@ def _interrupts_held() -> Iterator[None]:
 
 
 @contextmanager
-def _nothing_from_here() -> Iterator[None]:
-    """Processes that are started within import nothing from the folder that this one was called in, which may be that
-    of somebody else: they begin as ``python -c`` does, which looks there first.
+def _safe_import_path() -> Iterator[None]:
+    """Keep the working directory, which may be untrusted, off the import path of processes started within the context.
+
+    They start like ``python -c``, which searches it first.
     """
     before = os.environ.get(SAFE_PATH)
     os.environ[SAFE_PATH] = "1"
@@ -83,12 +82,9 @@ def _nothing_from_here() -> Iterator[None]:
             os.environ[SAFE_PATH] = before
 
 
-def _begin() -> None:
-    """Texts of others do not steer this process's terminal either. A killed parent cannot stop its workers; they would
-    wait for it for ever.
-    """
+def _initialise() -> None:
     terminal.guard()
-    threading.Thread(target=_watch_parent, daemon=True).start()
+    threading.Thread(target=_watch_parent, daemon=True).start()  # a killed parent cannot stop its workers
 
 
 def _watch_parent() -> None:

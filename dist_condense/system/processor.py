@@ -1,4 +1,4 @@
-"""What the last bits of a number depend on besides the program."""
+"""Properties of the processor that the last bits of a result depend on: its kind and the number of threads."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 
 FACTS = ("vendor_id", "cpu family", "model", "model name", "stepping", "cache size", "flags")
-"""Lines of /proc/cpuinfo by which libraries choose their kernels and how they cut the work."""
+"""Lines of /proc/cpuinfo by which libraries select their kernels and partition the work."""
 
 
 def kind(device: torch.device) -> str | None:
-    """A text that is the same on two machines where the same program gives the same bits; None: not known, as on GPUs,
-    whose kernels may add in any order.
+    """Return a text that is equal on machines where the same program computes the same bits.
+
+    None if that is unknown, as on GPUs, whose kernels may add in any order.
     """
     if device.type != "cpu":
         return None
@@ -27,7 +28,10 @@ def kind(device: torch.device) -> str | None:
 
 @contextmanager
 def on_threads(threads: int | None) -> Iterator[None]:
-    """Compute with so many CPU threads meanwhile; None: with as many as before. They change the last bits of sums."""
+    """Set the number of CPU threads of torch within the context; None keeps the present number.
+
+    The number of threads changes the last bits of sums.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:

@@ -1,4 +1,4 @@
-"""Bytes from where they lie: a plain path, or s3://, gs:// and https:// by fsspec. No other scheme is ever opened."""
+"""Reading of plain paths and, through fsspec, of s3://, gs:// and https://; no other scheme is ever opened."""
 
 import os
 import re
@@ -24,9 +24,9 @@ Result = TypeVar("Result")
 Sleep = Callable[[float], None]
 
 BACKENDS = {"s3": "s3fs", "gs": "gcsfs", "https": "aiohttp"}
-"""The schemes that are opened, and the package with which fsspec reads each."""
+"""Supported schemes, and the package that fsspec needs for each."""
 TRIES, FIRST_DELAY = 5, 1.0
-"""Delays double: 1, 2, 4, 8 seconds."""
+"""Number of attempts, and seconds before the second one; delays double: 1, 2, 4, 8 s."""
 CHUNK = 8 * 2**20
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ImportError, ValueError)
@@ -34,37 +34,36 @@ _BUSY = (408, 429)
 
 
 async def _https_only(request: Any, handler: Callable[[Any], Awaitable[Any]]) -> Any:
-    """Passes a request on, also one that a redirect asks for: what came over http could be anybody's."""
+    """Refuse a request, including a redirect, that is not https, since its answer could be forged."""
     if request.url.scheme != "https":
         raise PermissionError(f"the store redirects to {request.url}, which is not https")
     return await handler(request)
 
 
 _OPTIONS: dict[str, dict[str, Any]] = {"https": {"client_kwargs": {"middlewares": (_https_only,)}}}
-"""Of fsspec's file systems."""
+"""Options of fsspec's file systems, by scheme."""
 
 
-class Torn(OSError):
-    """A transfer that ended before all bytes were there."""
-
-
-class Away(OSError):
-    """A store that does not answer: nothing is known of what it holds."""
+class Unreachable(OSError):
+    """Error for a store that does not answer, so that its content is unknown."""
 
 
 def scheme(url: str) -> str | None:
-    """None for a plain path, else s3, gs or https; DataError for everything else (pipe:, file:, chains with ::)."""
-    found = _SCHEME.match(url)
-    if found is None:
+    """Return s3, gs or https, or None for a plain path.
+
+    Raises DataError for everything else (pipe:, file:, chains with ::).
+    """
+    match = _SCHEME.match(url)
+    if match is None:
         return None
-    if found[1] in BACKENDS and url.startswith(f"{found[1]}://") and "::" not in url:
-        return found[1]
+    if match[1] in BACKENDS and url.startswith(f"{match[1]}://") and "::" not in url:
+        return match[1]
     known = ", ".join(f"{name}://" for name in BACKENDS)
     raise DataError([f"'{url}' is not opened: give a plain path, or one of {known}."])
 
 
 def entry_problem(url: str) -> str | None:
-    """What is wrong with an address inside a manifest: it stays below the manifest's folder, or names a store."""
+    """Return the problem of an address in a manifest, which must stay below its folder or name a store; else None."""
     try:
         if scheme(url) is not None:
             return None
@@ -76,8 +75,10 @@ def entry_problem(url: str) -> str | None:
 
 
 def join(root: str, url: str) -> str:
-    """The address of an entry below a folder or its url, whose secrets it keeps; an entry with a url of its own has
-    that alone. A query, such as an access token, stays behind the path."""
+    """Return the address of an entry below a folder or url, with its secrets; a complete url is returned unchanged.
+
+    A query of an https url, such as an access token, remains after the path.
+    """
     if scheme(url) is not None:
         return url
     folder, mark, query = revealed(root).partition("?") if scheme(root) == "https" else (revealed(root), "", "")
@@ -85,8 +86,10 @@ def join(root: str, url: str) -> str:
 
 
 def read_bytes(url: str, sleep: Sleep = time.sleep) -> bytes:
-    """All bytes of a small file, or one more than a record may have; DataError naming it when it is missing, forbidden
-    or fails again and again."""
+    """Read a small file: all its bytes, or one more than the limit of a record.
+
+    Raises DataError with the url for a file that is missing, forbidden, or not readable in any attempt.
+    """
 
     def read() -> bytes:
         if scheme(url) is None:
@@ -98,12 +101,12 @@ def read_bytes(url: str, sleep: Sleep = time.sleep) -> bytes:
 
 
 def fetch(url: str, folder: Path, size: int, sha256: str, sleep: Sleep = time.sleep) -> Path:
-    """The local copy of a remote file in this node's cache; downloaded once, by one of the processes that ask.
+    """Return the local copy of a remote file in this node's cache, downloaded once by one of the calling processes.
 
-    It is named by its hash and a tar, whatever the url says: in no folder does that name mean anything to a program.
-    Raises DataError when it is missing, forbidden, not `size` bytes long, or has another hash: then nothing is kept.
+    It is named ``HASH-NAME.tar`` whatever the url, a name without a meaning for any program. Raises DataError for a
+    file that is missing, forbidden, not ``size`` bytes long, or has another hash; no copy remains then.
     """
-    scheme(url)  # refuses before anything is written
+    scheme(url)  # refuses an address before anything is written
     name = re.sub(r"[^A-Za-z0-9._-]", "_", url.split("?")[0].rsplit("/", 1)[-1]).removesuffix(".tar")
     target = folder / f"{sha256[:16]}-{name}.tar"
     if _is_whole(target, size):
@@ -118,26 +121,29 @@ def fetch(url: str, folder: Path, size: int, sha256: str, sleep: Sleep = time.sl
 
 
 def own_cache() -> Path:
-    """This user's folder under that for temporary files; DataError where anybody else has made it or may write."""
+    """Create this user's folder in the folder for temporary files, if it is missing, and return it.
+
+    Raises DataError if it is owned by, or writable for, another user.
+    """
     folder = Path(tempfile.gettempdir()) / f"dist_condense-{os.getuid()}"
     with _writing(folder):
         folder.mkdir(mode=0o700, exist_ok=True)
-        held = folder.lstat()
-    if not stat.S_ISDIR(held.st_mode) or held.st_uid != os.getuid():
+        status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         raise DataError([f"{folder}: it is no folder of yours. Set data.cache to one on this machine."])
-    if held.st_mode & 0o022:
-        raise DataError([f"{folder}: other users may put files into it (mode {held.st_mode & 0o777:03o}). Remove it."])
+    if status.st_mode & 0o022:
+        raise DataError([f"{folder}: other users may write to it (mode {status.st_mode & 0o777:03o}). Remove it."])
     return folder
 
 
 @contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """What this machine refuses is told at once: it is not the store's fault and does not pass."""
+    """Convert errors of local writes to DataErrors, which are not retried: they are permanent."""
     try:
         yield
     except OSError as error:
-        told = f"{folder}: remote shards cannot be kept here ({error})."
-        raise DataError([f"{told} Make room, or set data.cache to another folder of this machine."]) from error
+        problem = f"{folder}: remote shards cannot be stored here ({error})."
+        raise DataError([f"{problem} Make room, or set data.cache to another folder of this machine."]) from error
 
 
 def _is_whole(target: Path, size: int) -> bool:
@@ -157,7 +163,7 @@ def _download(url: str, target: Path, size: int, sha256: str) -> None:
 
 
 def _copy(url: str, part: Path, size: int) -> str:
-    """The hash of what was copied; never more than one chunk beyond `size`."""
+    """Copy a remote file, at most one chunk beyond ``size``, and return its SHA-256 as hex digits."""
     digest, got = new_hash(), 0
     with filesystem(url).open(revealed(url), "rb") as stream, _created(part) as copy:
         while got <= size and (chunk := stream.read(CHUNK)):
@@ -168,25 +174,28 @@ def _copy(url: str, part: Path, size: int) -> str:
     if got > size:
         raise DataError([f"{url}: it is longer than the {size} bytes of the manifest. Upload the file again."])
     if got < size:
-        raise Torn(f"torn download: {got} of {size} bytes arrived")
+        raise OSError(f"incomplete download: {got} of {size} bytes arrived")
     return digest.hexdigest()
 
 
 def _created(part: Path) -> FileIO:
-    """A new file, never what a link of this name points to; not buffered, so that closing it writes nothing."""
+    """Create a file, never through a link of its name; unbuffered, so that closing it writes nothing."""
     with _writing(part.parent):
         part.unlink(missing_ok=True)
         return FileIO(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "w")
 
 
 def _write(copy: FileIO, chunk: bytes) -> None:
-    rest = memoryview(chunk)
-    while rest:
-        rest = rest[copy.write(rest) :]
+    remaining = memoryview(chunk)
+    while remaining:
+        remaining = remaining[copy.write(remaining) :]
 
 
 def filesystem(url: str) -> Any:
-    """What reads this url. DataError where its package is missing, or its password is not known any more."""
+    """Return fsspec's file system for a url.
+
+    Raises DataError if its package is missing, or its password was masked and is not available.
+    """
     if is_hidden(url):
         raise DataError([f"{url}: its password is not stored; give the whole address again."])
     kind = scheme(url) or "file"
@@ -198,26 +207,26 @@ def filesystem(url: str) -> Any:
 
 
 def persistent(url: str, action: Callable[[], Result], sleep: Sleep = time.sleep) -> Result:
-    """The result of an action on a store; transient errors are retried, 15 s in all.
+    """Return the result of an action on a store; transient errors are retried after delays of 15 s in total.
 
-    :raises Away: the store did not answer in any attempt.
-    :raises FileNotFoundError: there is no such object, or no such bucket.
-    :raises PermissionError: the store does not allow it.
-    :raises OSError: any other refusal. All four name the url and the reason.
+    :raises Unreachable: the store did not answer in any attempt.
+    :raises FileNotFoundError: the object or bucket does not exist.
+    :raises PermissionError: the store denies the action.
+    :raises OSError: any other refusal. All four messages contain the url and the reason.
     """
     try:
         return _tried(action, sleep)
     except _GivenUp as reason:
         text = masked(f"{url}: {type(reason.last).__name__}: {reason.last}")
         if not reason.permanent:
-            raise Away(f"{text} (tried {TRIES} times)") from None  # a traceback would show the whole url
+            raise Unreachable(f"{text} (tried {TRIES} times)") from None  # a traceback would show the whole url
         kinds = (FileNotFoundError, PermissionError)
         kind = next((kind for kind in kinds if isinstance(reason.last, kind)), OSError)
         raise kind(text) from None
 
 
 class _GivenUp(Exception):
-    """An action failed, for good or in every attempt."""
+    """The last error of an action that failed permanently or in every attempt."""
 
     def __init__(self, last: BaseException, permanent: bool) -> None:
         super().__init__(str(last))
@@ -225,7 +234,7 @@ class _GivenUp(Exception):
 
 
 def _tried(action: Callable[[], Result], sleep: Sleep) -> Result:
-    """The result of the action, transient errors retried. Raises _GivenUp, and DataError as the action does."""
+    """Return the result of an action, retried after transient errors. Raises _GivenUp, and the action's DataError."""
     for attempt in range(TRIES):
         if attempt:
             sleep(FIRST_DELAY * 2 ** (attempt - 1))
@@ -241,24 +250,24 @@ def _tried(action: Callable[[], Result], sleep: Sleep) -> Result:
 
 
 def _retried(url: str, action: Callable[[], Result], sleep: Sleep) -> Result:
-    """The same for reading: what is given up becomes a DataError."""
+    """Return the result of a read, retried as in :func:`_tried`; raises DataError if it fails."""
     try:
         return _tried(action, sleep)
     except _GivenUp as reason:
         last = masked(f"{type(reason.last).__name__}: {reason.last}")
         if reason.permanent:
             raise DataError([f"{url}: it cannot be read ({last})."]) from None  # a traceback would show the whole url
-        told = f"{url}: reading failed {TRIES} times, the last time with {last}."
-        raise DataError([f"{told} Check the network and the store, then run the same command again."]) from None
+        problem = f"{url}: reading failed {TRIES} times, the last time with {last}."
+        raise DataError([f"{problem} Check the network and the store, then run the same command again."]) from None
 
 
 def _innermost(error: BaseException) -> BaseException:
-    """fsspec says "not found" of whatever happened, and keeps that as the cause."""
+    """Return the original cause of an error; fsspec wraps any failure in "not found"."""
     return error if error.__cause__ is None else _innermost(error.__cause__)
 
 
 def _is_permanent(error: BaseException) -> bool:
     status = getattr(error, "status", None) or getattr(error, "code", None)
     refused = isinstance(status, int) and 400 <= status < 500 and status not in _BUSY
-    no_key = "Credentials" in type(error).__name__  # botocore's and google.auth's, whose packages may not be there
+    no_key = "Credentials" in type(error).__name__  # botocore's and google.auth's, which may not be installed
     return refused or no_key or isinstance(error, _PERMANENT)

@@ -1,4 +1,4 @@
-"""Where checkpoints are kept: a folder that all nodes see, or an object store. An entry is whole or not there."""
+"""Storage of checkpoints: a folder shared by all nodes, or an object store; entries are written atomically."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from dist_condense.system.remote import filesystem, join, persistent, scheme
 
 
 class Storage(Protocol):
-    """Named bytes; names are relative paths with ``/`` (:func:`entry`). Failures are OSErrors that name the entry."""
+    """Named entries of bytes; a name is a relative path with ``/``. Failures are OSErrors with the entry's name."""
 
     def write(self, name: str, data: bytes) -> None:
-        """Make or replace an entry, as a whole; it survives a power cut once this returns."""
+        """Create or replace an entry atomically; it survives a power cut once this returns."""
         ...
 
     def read(self, name: str) -> bytes:
-        """All bytes of an entry; FileNotFoundError when there is none."""
+        """Read all bytes of an entry. Raises FileNotFoundError if it is missing."""
         ...
 
     def head(self, name: str, count: int) -> bytes:
-        """The first bytes of an entry, at most so many; FileNotFoundError when there is none."""
+        """Read at most the first ``count`` bytes of an entry. Raises FileNotFoundError if it is missing."""
         ...
 
     def names(self) -> list[str]:
-        """First parts of the names of all entries, sorted."""
+        """Return the distinct first parts of all entry names, sorted."""
         ...
 
     def sizes(self, name: str) -> dict[str, int]:
-        """Bytes of each entry directly below ``name/``, by the last part of its name; by one listing."""
+        """Return the bytes of each entry directly below ``name/``, by the last part of its name, from one listing."""
         ...
 
     def remove(self, name: str) -> None:
-        """The entry, or all entries below ``name/``; nothing when there are none."""
+        """Remove the entry, or all entries below ``name/``, if there are any."""
         ...
 
 
@@ -52,36 +52,36 @@ class Folder:
     path: Path
 
     def write(self, name: str, data: bytes) -> None:
-        """Aside, synced, renamed; the folder synced too, since a rename is an entry in it."""
-        target = self.path / entry(name)
+        """Write and sync a temporary file and rename it; the folders are synced too, since they contain the name."""
+        target = self.path / checked(name)
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(target, data)
         for folder in (target.parent, target.parent.parent):
             flush_names(folder)
 
     def read(self, name: str) -> bytes:
-        """The file."""
-        return read_regular(self.path / entry(name))
+        """Read a file."""
+        return read_regular(self.path / checked(name))
 
     def head(self, name: str, count: int) -> bytes:
-        """Its beginning."""
-        return read_regular(self.path / entry(name), first=count)
+        """Read the first bytes of a file."""
+        return read_regular(self.path / checked(name), first=count)
 
     def names(self) -> list[str]:
-        """What lies in the folder."""
-        return sorted(found.name for found in os.scandir(self.path)) if self.path.is_dir() else []
+        """Return the names of all files and folders, sorted."""
+        return sorted(os.listdir(self.path)) if self.path.is_dir() else []
 
     def sizes(self, name: str) -> dict[str, int]:
-        """Of all that lies in a folder; a link that leads nowhere is left out."""
-        folder, found = self.path / entry(name), dict[str, int]()
+        """Return the size in bytes of each file in a folder, without broken links."""
+        folder, sizes = self.path / checked(name), dict[str, int]()
         for file in os.scandir(folder) if folder.is_dir() else ():
             with suppress(FileNotFoundError):
-                found[file.name] = file.stat().st_size
-        return found
+                sizes[file.name] = file.stat().st_size
+        return sizes
 
     def remove(self, name: str) -> None:
-        """File or folder."""
-        target = self.path / entry(name)
+        """Remove a file or a folder."""
+        target = self.path / checked(name)
         if target.is_dir():
             shutil.rmtree(target, ignore_errors=True)
         else:
@@ -93,73 +93,74 @@ class Folder:
 
 @dataclass(frozen=True)
 class Bucket:
-    """Below an url of s3:// or gs://, by fsspec; a put is whole by itself there. A store that is away for some
-    seconds is waited for.
+    """An object store below a url of s3:// or gs://, by fsspec.
+
+    A PUT is atomic; requests are retried while the store does not answer (:func:`persistent`).
     """
 
     url: str
 
     def write(self, name: str, data: bytes) -> None:
-        """One put."""
-        self._asked(entry(name), lambda store, place: store.pipe_file(place, data))
+        """Write an object in one PUT request."""
+        self._request(checked(name), lambda store, url: store.pipe_file(url, data))
 
     def read(self, name: str) -> bytes:
-        """One get."""
-        return bytes(self._asked(entry(name), lambda store, place: store.cat_file(place)))
+        """Read an object in one GET request."""
+        return bytes(self._request(checked(name), lambda store, url: store.cat_file(url)))
 
     def head(self, name: str, count: int) -> bytes:
-        """One get of a range."""
-        return bytes(self._asked(entry(name), lambda store, place: store.cat_file(place, start=0, end=count)))
+        """Read the first bytes of an object in one GET request with a range."""
+        return bytes(self._request(checked(name), lambda store, url: store.cat_file(url, start=0, end=count)))
 
     def names(self) -> list[str]:
-        """By listing; never from fsspec's cache. None in a bucket that is not there: the first write refuses it."""
+        """List the objects, never from fsspec's cache; none for a missing bucket, which the first write reports."""
         return sorted(self._listed(""))
 
     def sizes(self, name: str) -> dict[str, int]:
-        """By listing as well."""
-        return self._listed(entry(name))
+        """Return the size in bytes of each object directly below ``name/``, from one listing."""
+        return self._listed(checked(name))
 
     def _listed(self, name: str) -> dict[str, int]:
         try:
-            found = self._asked(name, _listed)
+            objects = self._request(name, _listed)
         except FileNotFoundError:
             return {}
-        return {each["name"].rstrip("/").rsplit("/", 1)[-1]: int(each.get("size") or 0) for each in found}
+        return {each["name"].rstrip("/").rsplit("/", 1)[-1]: int(each.get("size") or 0) for each in objects}
 
     def remove(self, name: str) -> None:
-        """All below it."""
+        """Remove all objects below ``name``."""
         with suppress(FileNotFoundError):
-            self._asked(entry(name), _removed)
+            self._request(checked(name), _removed)
 
-    def _asked(self, name: str, action: Callable[[Any, str], Any]) -> Any:
-        """The result of an action on (the store, the entry's address). Failures name the address."""
-        place = join(self.url, name) if name else self.url
-        return persistent(place, lambda: action(filesystem(self.url), revealed(place).rstrip("/")))
+    def _request(self, name: str, action: Callable[[Any, str], Any]) -> Any:
+        """Return the result of an action on (file system, address of the entry); failures contain the address."""
+        url = join(self.url, name) if name else self.url
+        return persistent(url, lambda: action(filesystem(self.url), revealed(url).rstrip("/")))
 
     def __str__(self) -> str:
         return self.url
 
 
-def entry(name: str) -> str:
-    """A name that stays below the place of its storage; OSError for every other."""
+def checked(name: str) -> str:
+    """Return ``name`` if it stays inside its storage location. Raises OSError otherwise."""
     if not stays_below(name):
         raise OSError(errno.EINVAL, "not the name of an entry", name)
     return name
 
 
-def _listed(store: Any, place: str) -> list[dict[str, Any]]:
+def _listed(store: Any, url: str) -> list[dict[str, Any]]:
     store.invalidate_cache()
-    return list(store.ls(place, detail=True))
+    return list(store.ls(url, detail=True))
 
 
-def _removed(store: Any, place: str) -> None:
-    if store.exists(place):
-        store.rm(place, recursive=True)
+def _removed(store: Any, url: str) -> None:
+    if store.exists(url):
+        store.rm(url, recursive=True)
 
 
-def storage(place: str | Path) -> Storage:
-    """By its address: an url is a bucket, all else is a path. DataError for one that cannot be written to."""
-    found = scheme(str(place))
-    if found == "https":
-        raise DataError([f"'{place}' cannot be written to: give a path, s3:// or gs://."])
-    return Folder(Path(place)) if isinstance(place, Path) or found is None else Bucket(place)
+def storage(location: str | Path) -> Storage:
+    """Return the storage at a path or url. Raises DataError for a url that cannot be written to."""
+    kind = scheme(str(location))
+    if kind == "https":
+        raise DataError([f"'{location}' cannot be written to: give a path, s3:// or gs://."])
+    return Folder(Path(location)) if isinstance(location, Path) or kind is None else Bucket(location)

@@ -1,7 +1,7 @@
-"""All text that a command writes for a person, made so that no text of somebody else steers the terminal.
+"""Output of commands for people, in which untrusted text cannot control the terminal.
 
-Names of folders, classes and tar members, configs, cards, tables of results and texts of servers come from others.
-Raw, they could set the window's title, write the clipboard, erase a line, reverse what follows, or fake a line of ours.
+Names of folders, classes and tar members, configs, cards, tables of results and messages of servers are untrusted.
+Unescaped, they could set the window's title, write to the clipboard, erase a line, reverse text, or forge a line.
 """
 
 from __future__ import annotations
@@ -25,69 +25,70 @@ from rich.text import Text
 from dist_condense.system.credentials import masked
 
 HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
-"""Unicode's categories of control characters, of formats (direction, zero width, tags), of halves of a surrogate pair,
-and of the separators of lines and paragraphs."""
+"""Unicode categories that are escaped: control characters, formats (direction, zero width, tags), surrogates, and the
+separators of lines and paragraphs."""
 JOINERS = "\u200c\u200d"
-"""They join or part letters of Persian and Hindi words and the parts of an emoji."""
+"""Characters that join or separate letters of Persian and Hindi words and the parts of an emoji."""
 LAYOUT = "\n\t"
 UNREAD = 128 + signal.SIGPIPE
-"""Exit code of a command whose stdout is closed, as the shell reports it for ``yes | head -1``."""
+"""Exit code of a command whose stdout was closed by its reader, as the shell reports for ``yes | head -1``."""
 COLOURS_OFF = "\x1b[0m"
-"""Written by itself when Python ends, by colorama, which Ray brings; no colour is on."""
+"""Text that colorama, a dependency of Ray, writes at exit, although no colour is set."""
 _NOT_PLAIN = re.compile("[^ -~]")
 
 
 def printable(text: str, kept: str = "") -> str:
-    r"""A text as one line, in which hidden characters are written ``\x1b``, ``\n``, ``\u202e``, and bytes that are not
-    UTF-8 ``\xe9``. Letters of all scripts and emoji stay.
+    r"""Escape hidden characters, as ``\x1b``, ``\n`` or ``\u202e``, and bytes that are not UTF-8, as ``\xe9``.
 
-    :param kept: characters that stay as well.
+    Letters of all scripts and emoji are unchanged.
+
+    :param kept: other characters that are not escaped.
     """
     if text.isprintable():
         return text
-    return _NOT_PLAIN.sub(lambda found: found[0] if found[0] in kept else _visible(found), text)
+    return _NOT_PLAIN.sub(lambda match: match[0] if match[0] in kept else _visible(match), text)
 
 
-def _visible(found: re.Match[str]) -> str:
-    char = found[0]
-    if category(char) not in HIDDEN or (char in JOINERS and _joins(found)):
+def _visible(match: re.Match[str]) -> str:
+    char = match[0]
+    if category(char) not in HIDDEN or (char in JOINERS and _joins(match)):
         return char
     if char == "\x7f":
-        return r"\u007f"  # the one that JSON leaves as it is, which has no \x
-    return ascii(char)[1:-1].replace(r"\udc", r"\x")  # how Python reads bytes that are not UTF-8
+        return r"\u007f"  # JSON leaves it unescaped, and has no \x
+    return ascii(char)[1:-1].replace(r"\udc", r"\x")  # how Python decodes bytes that are not UTF-8
 
 
-def _joins(found: re.Match[str]) -> bool:
-    """Whether both neighbours are letters, marks or symbols of a script that has joiners."""
-    neighbours = (found.string[max(0, found.start() - 1) : found.start()], found.string[found.end() : found.end() + 1])
+def _joins(match: re.Match[str]) -> bool:
+    """Return whether both neighbours are letters, marks or symbols outside ASCII, which joiners may connect."""
+    neighbours = (match.string[max(0, match.start() - 1) : match.start()], match.string[match.end() : match.end() + 1])
     return all(char > "\x7f" and category(char)[0] in "LMS" for char in neighbours)
 
 
 def _shown(text: str, kept: str = "") -> str:
-    """What is written: without passwords of addresses, and printable."""
+    """Mask secrets and escape hidden characters."""
     return printable(masked(text), kept)
 
 
 def say(*lines: str) -> None:
-    """To stderr, what a person should know; each text is one line, whatever is in it."""
+    """Print notes to stderr; each text becomes exactly one line."""
     print("\n".join(map(_shown, lines)), file=sys.stderr, flush=True)
 
 
 def out(*lines: str) -> None:
-    """To stdout, what the command was asked for; each text is one line, whatever is in it."""
+    """Print results of the command to stdout; each text becomes exactly one line."""
     print("\n".join(map(_shown, lines)), flush=True)
 
 
 def lines_of(error: BaseException) -> list[str]:
-    """The problems of an error that lists them, else its text as the only one."""
+    """Return the problems that an error lists, or its text as the only one."""
     return list(getattr(error, "problems", [])) or [str(error)]
 
 
 class Parser(argparse.ArgumentParser):
-    """Repeats what it refuses on one line."""
+    """An argument parser that reports refused arguments safely, on one line."""
 
     def error(self, message: str) -> NoReturn:
-        """End with exit code 2."""
+        """Print the message and exit with code 2."""
         super().error(_shown(message))
 
 
@@ -95,40 +96,38 @@ class Parser(argparse.ArgumentParser):
 
 
 class _Console(Console):
-    """Only rich itself colours and moves the cursor; a text, wherever it stands in what is printed, does not."""
+    """A rich console on which only rich itself, and no printed text, can control the terminal."""
 
-    @property  # type: ignore[misc]  # nobody sets it
+    @property  # type: ignore[misc]  # the setter is not needed
     def file(self) -> IO[str]:
-        """The stream itself, to which rich may write what it makes."""
-        found = super().file
-        return found.stream if isinstance(found, _Guarded) else found
+        """The unguarded stream, since rich's own output is trusted."""
+        file = super().file
+        return file.stream if isinstance(file, _Guarded) else file
 
-    def render_str(self, text: str, **how: Any) -> Text:
-        """Before it is measured and laid out."""
-        return super().render_str(_shown(text), **how)
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Escape a string before rich measures it."""
+        return super().render_str(_shown(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Texts that were made elsewhere (rich's ``Text``)."""
+        """Escape the text in rendered objects, such as rich's ``Text``."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(_shown(segment.text, LAYOUT), segment.style)
 
     def on_broken_pipe(self) -> None:
-        """Instead of rich's own exit code."""
+        """End with this module's exit code instead of rich's."""
         _unread(self.file)
 
 
 def console(stderr: bool = False) -> Console:
-    """Prints every text as it stands: paths, class names and other libraries' words have brackets and colons, which
-    are neither markup nor emoji.
-    """
+    """Return a console without markup and emoji codes, because paths and class names contain brackets and colons."""
     return _Console(stderr=stderr, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
 class Bars(Progress):
-    """rich's bars. What is written meanwhile stands above them; rich would take colours and links from it."""
+    """Progress bars of rich; other output appears above them, escaped, whereas rich alone would interpret it."""
 
     def start(self) -> None:
-        """Begin to draw."""
+        """Start to draw, and guard the streams that rich installs."""
         super().start()
         _guard_streams()
 
@@ -137,7 +136,7 @@ class Bars(Progress):
 
 
 class _Guarded:
-    """A stream of texts in lines, whoever writes them: print(), warnings, logging, argparse, tracebacks."""
+    """A text stream that escapes everything written to it: by print(), warnings, logging, argparse, tracebacks."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -146,36 +145,36 @@ class _Guarded:
         return getattr(self.stream, name)
 
     def write(self, text: str) -> int:
-        """All of it."""
+        """Write a text, escaped; return the number of its characters."""
         if text == COLOURS_OFF:
             return len(text)
         with _ended_where_unread(self.stream):
             self.stream.write(_shown(text, LAYOUT))
             if "\n" in text:
-                self.stream.flush()  # at Python's own end a reader that has left would be an error
+                self.stream.flush()  # at exit a closed reader would be an error
         return len(text)
 
     def writelines(self, texts: Iterable[str]) -> None:
-        """As they are, one after the other."""
+        """Write several texts."""
         for text in texts:
             self.write(text)
 
     def flush(self) -> None:
-        """Now."""
+        """Flush the stream."""
         with _ended_where_unread(self.stream):
             self.stream.flush()
 
 
 def guard() -> None:
-    """From here on no text that this process writes steers the terminal, also none of another library.
+    """Guard stdout and stderr: from now on no text of this process, or of a library, can control the terminal.
 
-    What reads stdout may close it: then the command ends (:data:`UNREAD`). Without a reader of stderr it goes on.
-    Not guarded: what libraries in C write to the file descriptor, and processes that are started.
+    If the reader of stdout closes it, the command ends with :data:`UNREAD`; without a reader of stderr it continues.
+    Direct writes of C libraries to the file descriptors and child processes are not guarded.
     """
-    os.environ["PYTHON_COLORS"] = "0"  # since 3.13 Python colours tracebacks, which would be shown as escapes
+    os.environ["PYTHON_COLORS"] = "0"  # Python 3.13 colours tracebacks, which would appear as escapes
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a name that the encoding lacks must not end a command
+            stream.reconfigure(errors="backslashreplace")  # a character outside the encoding must not end a command
     _guard_streams()
 
 
@@ -195,7 +194,7 @@ def _ended_where_unread(stream: IO[str]) -> Iterator[None]:
 
 
 def _unread(stream: IO[str]) -> None:
-    """Nobody reads a stream any more: what is written to it from now on is lost without an error."""
+    """Discard further output to a stream without a reader; for stdout, end the command."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     if stream.fileno() == 1:
         raise SystemExit(UNREAD)

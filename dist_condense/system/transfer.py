@@ -1,4 +1,4 @@
-"""Bytes on their way to the device that computes."""
+"""Copies of image batches to the device that computes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import torch
 
 
 def uploads(source: torch.device, target: torch.device) -> bool:
-    """Whether bytes go to the worker's GPU from elsewhere; it has one, called `cuda` or by its number."""
+    """Return whether a copy goes from host memory to the worker's GPU (``cuda``, with or without a number)."""
     return target.type == "cuda" and source.type != "cuda"
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """There, for work on the current stream; the host does not wait, as it does for pageable memory."""
+    """Copy a tensor to a device for work on the current stream, from pinned memory so that the host does not wait."""
     if not uploads(tensor.device, device):
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
@@ -21,9 +21,10 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Arrival:
-    """Images, and the copy that may still be under way to them.
+    """Images whose copy to the device may still be in progress.
 
-    :param pinned: what is copied from, kept until the copy is done.
+    :param copied: recorded after the copy; None if there is nothing to wait for.
+    :param pinned: the source of the copy, kept until it is complete.
     """
 
     images: torch.Tensor
@@ -31,7 +32,7 @@ class Arrival:
     pinned: torch.Tensor | None = None
 
     def received(self) -> torch.Tensor:
-        """The images, safe to use on the current stream."""
+        """Return the images, safe to use on the current stream."""
         if self.copied is not None:
             stream = torch.cuda.current_stream(self.images.device)
             stream.wait_event(self.copied)
@@ -40,19 +41,19 @@ class Arrival:
 
 
 class Transfer:
-    """Copies to one device: to a GPU from pinned memory, on a stream of its own; elsewhere there is nothing to do."""
+    """Copies to one device: asynchronous for a GPU, from pinned memory on a separate stream; otherwise immediate."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def begin(self, images: torch.Tensor) -> Arrival:
-        """Start the copy; called from the thread that read the images."""
+        """Start a copy, in the thread that read the images."""
         if self._stream is None or not uploads(images.device, self.device):
             return Arrival(images.to(self.device))
         with torch.cuda.stream(self._stream):
             pinned = images.pin_memory()
-            there = pinned.to(self.device, non_blocking=True)
+            on_device = pinned.to(self.device, non_blocking=True)
             copied = torch.cuda.Event()
             copied.record(self._stream)
-        return Arrival(there, copied, pinned)
+        return Arrival(on_device, copied, pinned)

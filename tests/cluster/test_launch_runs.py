@@ -65,7 +65,7 @@ def test_a_submitted_run_on_imagenet100(cluster: str, real_data: Path, tmp_path:
     code, told = finish(submit(cluster, tmp_path, "configs/imagenet100_idc.yaml", *IMAGENET, IMAGENET_ROOT=root))
     output = tmp_path / "imagenet100_idc"
     assert code == 0, told
-    assert f"output {output}" in told  # its log was followed, its environment handed on
+    assert f"output   {output}" in told  # its log was followed, its environment handed on
     found = load_set(output / "synthetic_set")
     card = json.loads((output / "synthetic_set" / "card.json").read_text())
     assert len(card["classes"]) == 100 and card["complete"] and card["factor"] == 2
@@ -91,7 +91,7 @@ def test_a_wrong_token_is_refused(cluster: str, tmp_path: Path) -> None:
 def test_a_job_with_a_relative_output_fails(cluster: str, tmp_path: Path) -> None:
     code, told = finish(submit(cluster, tmp_path, "configs/digits.yaml", "output=outputs/here"))
     assert code == 1 and re.search(r"submit.sh: job \S+: FAILED\n$", told), told
-    assert "output: outputs/here is relative, and a submitted job's working directory is thrown away" in told
+    assert "output: outputs/here is relative, and a submitted job's working directory is deleted" in told
 
 
 def test_a_job_that_is_stopped(cluster: str, tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ def test_the_table_has_earlier_rows_too(tmp_path, capfd):
         Row(set="random", protocol="dc", architecture="convnet", seed=0, epochs=6, top1_last=20.0, top1_best=30.0)
     ]
     append_csv(tmp_path / "evaluation.csv", [*first, *latest])
-    run = SimpleNamespace(folder=tmp_path, files=RunFolder(tmp_path), claim=Claim.standing(tmp_path))
+    run = SimpleNamespace(folder=tmp_path, files=RunFolder(tmp_path), claim=Claim.present(tmp_path))
     Job._report(run, latest, SimpleNamespace(log_artifacts=lambda path: None))
     lines = [" ".join(line.split()) for line in capfd.readouterr().err.splitlines()]
     assert lines[1:] == ["random convnet 20.0 (1)", "condensed convnet 60.5 ± 0.7 (2)"]

@@ -131,7 +131,7 @@ def as_version_1(store: Storage, workers: int) -> None:
             data = save({key: x for key, x in state.items() if int(key.rsplit(".", 1)[1]) in labels})
             store.write(f"{name}/{file}", data)
             entries.append(checkpoint.entry_of(file, data, labels))
-        for entry in found.holding():
+        for entry in found.entries_of():
             store.remove(f"{name}/{entry.name}")
         checkpoint.commit(store, found.state, entries, VERSION_1)
 

@@ -21,6 +21,7 @@ from dist_condense import load_set
 from dist_condense.commands import cli
 from dist_condense.job import checkpoint
 from dist_condense.job.checkpoint import MANIFEST, SEAL, SHARED, Damaged
+from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system.storage import Bucket, Folder, Storage
 from tests.engine import cases
 from tests.job.test_failures import command
@@ -75,7 +76,7 @@ def test_a_file_outside_is_not_written(
     forge(held, lambda content: content["files"].append({**vars(entry), "labels": []}))
     assert command("dc", mine, *SHORT, f"--resume={theirs / place}") == cli.REFUSED
     told = capfd.readouterr().err
-    assert f"{held / MANIFEST} is damaged: it names the file '{outside}', and no checkpoint has" in told
+    assert f"{held / MANIFEST} is damaged: it names the file '{outside}', which no checkpoint contains" in told
     assert (mine.parent / ".profile").read_text() == "mine" and not mine.exists()
 
 
@@ -99,11 +100,32 @@ def test_a_damaged_one_is_refused_while_it_is_copied(
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     assert command("dc", new, *SHORT, f"--resume={theirs}") == cli.REFUSED
     (line,) = capfd.readouterr().err.splitlines()[-1:]
-    assert f"{file} is not what was written" in line and "give one of the checkpoints before it" in line
+    assert f"{file} is damaged" in line and "No checkpoint in" in line
     assert not list(new.glob("checkpoints/*/manifest.json")) and not (new / "config.yaml").exists()
     file.write_bytes(whole)
     assert command("dc", new, *SHORT, f"--resume={theirs}") == 0
     assert "resuming after matching step 1 of 2" in capfd.readouterr().err
+
+
+def test_a_damaged_newest_one_is_skipped_while_it_is_copied(
+    theirs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The one before it is copied instead, if it belongs to the run; one that is given by its folder is refused."""
+    new, other, file = tmp_path / "new", tmp_path / "other", theirs / "checkpoints" / SECOND / "class_3.safetensors"
+    assert command("dc", theirs, *SHORT) == 0
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert command("dc", new, *SHORT, f"--resume={file.parent}") == cli.REFUSED
+    assert f"{file} is damaged" in (line := capfd.readouterr().err) and "give an earlier checkpoint" in line
+    assert command("dc", new, *SHORT, f"--resume={theirs}") == 0
+    reported = capfd.readouterr().err
+    assert f"note: {file} is damaged" in reported and f"; {FIRST} is used instead" in reported
+    assert "resuming after matching step 1 of 2" in reported
+    assert [json.loads(line)["step"] for line in RunFolder(new).metrics.read_text().splitlines()] == [1, 2]
+    assert torch.equal(load_set(new).parameters()[0], load_set(theirs).parameters()[0])
+    forge(theirs / "checkpoints" / FIRST, lambda content: content["identity"].update(seed=7))
+    assert command("dc", other, *SHORT, f"--resume={theirs}") == cli.REFUSED
+    assert f"{FIRST} belongs to another run" in capfd.readouterr().err and not RunFolder(other).config.exists()
 
 
 @pytest.mark.parametrize(
@@ -175,7 +197,7 @@ def test_a_storage_takes_only_names_below_it(
     """The last defence."""
     (tmp_path / "place").mkdir()
     monkeypatch.chdir(tmp_path / "place")
-    monkeypatch.setattr(Bucket, "_asked", lambda *given: pytest.fail("the store was asked"))
+    monkeypatch.setattr(Bucket, "_request", lambda *given: pytest.fail("the store was asked"))
     for action in (lambda: store.write(name, b"x"), lambda: store.read(name), lambda: store.remove(name)):
         with pytest.raises(OSError, match="not the name of an entry"):
             action()
@@ -189,7 +211,7 @@ def test_what_was_changed_is_refused_also_without_assertions(theirs: Path) -> No
     code = "import sys; from dist_condense.job import checkpoint; from dist_condense.system import storage; "
     code += "checkpoint.newest(storage.storage(sys.argv[1])).shared()"
     done = subprocess.run([sys.executable, "-O", "-c", code, theirs / "checkpoints"], capture_output=True, text=True)
-    assert done.returncode == 1 and "is not what was written" in done.stderr
+    assert done.returncode == 1 and "is damaged" in done.stderr
 
 
 # --- what lies in the files -----------------------------------------------------------------------------------------
@@ -242,28 +264,31 @@ def deep(folder: Path) -> None:
 
 
 FORGED: dict[str, tuple[Callable[[Path], None], str]] = {
-    "no tensors": (lambda folder: sealed(folder, OWN, b"\xff" * 64, [3]), f"{OWN}: it holds no tensors"),
-    "no theta": (lambda folder: sealed(folder, SHARED, b"", []), f"{SHARED}: it holds no tensors"),
+    "no tensors": (lambda folder: sealed(folder, OWN, b"\xff" * 64, [3]), f"{OWN}: it contains no tensors"),
+    "no theta": (lambda folder: sealed(folder, SHARED, b"", []), f"{SHARED}: it contains no tensors"),
     "no momentum": (with_tensors(OWN, lambda x: x.pop("buffer.3")), f"{OWN}: buffer.3 is missing"),
     "no pixels": (with_tensors(OWN, lambda x: x.pop("pixels.3")), f"{OWN}: pixels.3 is missing"),
     "another": (with_tensors(OWN, lambda x: x.update({"pixels.4": x.pop("pixels.3")})), f"{OWN}: pixels.3 is missing"),
-    "more": (with_tensors(OWN, lambda x: x.update(more=zeros(1))), f"{OWN}: 'more' is no tensor"),
+    "more": (with_tensors(OWN, lambda x: x.update(more=zeros(1))), f"{OWN}: 'more' is not a tensor of it"),
     "a side": (with_tensors(OWN, lambda x: x.update({"pixels.3": zeros(2, 1, 8, 1)})), "pixels.3 is float32 [2, 1, 8,"),
     "a type": (with_tensors(OWN, lambda x: x.update({"pixels.3": x["pixels.3"].int()})), "pixels.3 is int32 [2, 1, 8"),
-    "a long type": (with_header(lambda data: data.replace(b'"F32"', b'"F8_"')), f"{OWN}: it holds no tensors"),
-    "a cut": (with_header(lambda data: data[:-4]), f"{OWN}: it holds no tensors"),
-    "no end": (with_header(lambda data: b"\xff" * 8 + data[8:]), f"{OWN}: it holds no tensors"),
-    "far": (lambda folder: sealed(folder, "class_10.safetensors", b"", [10]), "class 10 stands 1 times"),
+    "a long type": (with_header(lambda data: data.replace(b'"F32"', b'"F8_"')), f"{OWN}: it contains no tensors"),
+    "a cut": (with_header(lambda data: data[:-4]), f"{OWN}: it contains no tensors"),
+    "no end": (with_header(lambda data: b"\xff" * 8 + data[8:]), f"{OWN}: it contains no tensors"),
+    "far": (lambda folder: sealed(folder, "class_10.safetensors", b"", [10]), "class 10 occurs 1 times"),
     "twice": (lambda folder: forge(folder, labelled([0, 0])), "class_0.safetensors has the labels [0, 0]"),
-    "few": (lambda folder: forge(folder, lambda content: content["files"].pop(4)), f"{MANIFEST}: no file has class 3"),
+    "few": (lambda folder: forge(folder, lambda content: content["files"].pop(4)), "no file contains class 3"),
     "evil": (lambda folder: sealed(folder, "class_7.safetensors", b"EVIL", []), "class_7.safetensors has 0 labels"),
-    "evil 7": (lambda folder: sealed(folder, "class_7.safetensors", b"EVIL", [7]), "holds no tensors"),
-    "twice 1": (of_version_1(labelled([*range(0, 10, 2), 3])), "class 3 stands 2 times"),
-    "few 1": (of_version_1(labelled([0, 2, 4, 6])), f"{MANIFEST}: no file has class 8"),
-    "far 1": (of_version_1(labelled([*range(0, 10, 2), 10**9])), "class 1000000000 stands 1 times"),
+    "evil 7": (lambda folder: sealed(folder, "class_7.safetensors", b"EVIL", [7]), "contains no tensors"),
+    "twice 1": (of_version_1(labelled([*range(0, 10, 2), 3])), "class 3 occurs 2 times"),
+    "few 1": (of_version_1(labelled([0, 2, 4, 6])), f"{MANIFEST}: no file contains class 8"),
+    "far 1": (of_version_1(labelled([*range(0, 10, 2), 10**9])), "class 1000000000 occurs 1 times"),
     "labels": (lambda folder: forge(folder, lambda content: content["files"][0].update(labels=[0])), "has 1 labels"),
     "theta": (with_tensors(SHARED, lambda x: x.pop(next(iter(x)))), "is missing"),
-    "more theta": (with_tensors(SHARED, lambda x: x.update({"momentum.99": zeros(1)})), "'momentum.99' is no tensor"),
+    "more theta": (
+        with_tensors(SHARED, lambda x: x.update({"momentum.99": zeros(1)})),
+        "'momentum.99' is not a tensor",
+    ),
     "a weight": (with_tensors(SHARED, lambda x: x.update({next(iter(x)): zeros(1)})), "is float32 [1] and must be"),
     "depth": (deep, "is damaged"),
 }

@@ -97,7 +97,11 @@ def store_of(classes: int, *steps: int) -> Memory:
     store = Memory()
     writer = CheckpointWriter(store, LocalCoordinator(), kept=9)
     for done in steps:
-        writer.begin(State(done, 0, IDENTITY, None, torch.__version__, "cpu"), state_of(classes, done), THETA)
+        writer.begin(
+            State(steps=done, updates=0, identity=IDENTITY, tracking_run=None, torch=torch.__version__, device="cpu"),
+            state_of(classes, done),
+            THETA,
+        )
         writer.wait()
         assert writer.problem is None
     store.reads.clear()
@@ -130,7 +134,7 @@ def resumed(store: Memory, classes: int, workers: int, folder: Path) -> list[Par
     def begin(rank: int) -> int:
         group = InThreads(rank, values, barrier)
         return Journal(
-            claim=Claim.standing(folder),
+            claim=Claim.present(folder),
             procedure=cast(Any, parts[rank]),
             identity=IDENTITY,
             coordinator=group,
@@ -225,17 +229,17 @@ def test_a_manifest_that_not_all_see_is_passed_over(tmp_path: Path, monkeypatch:
     assert len(parts) == 2 and late
     store.remove(f"{checkpoint.name_of(1, 0)}")
     late.clear()
-    with pytest.raises(RunFailed, match=rf"{MANIFEST} is not seen by all workers"):
+    with pytest.raises(RunFailed, match=rf"{MANIFEST} is not visible to all workers"):
         resumed(store, 4, 2, tmp_path)
 
 
 def test_a_checkpoint_of_another_run_is_not_fallen_back_to(tmp_path: Path) -> None:
     store = store_of(4, 1, 2)
     found = checkpoint.opened(store, checkpoint.name_of(1, 0))
-    state = State(1, 0, {"seed": 7}, None, torch.__version__, "cpu")
+    state = State(steps=1, updates=0, identity={"seed": 7}, tracking_run=None, torch=torch.__version__, device="cpu")
     checkpoint.commit(store, state, found.entries)
     flipped(store, 2, SHARED)
-    with pytest.raises(RunFailed, match=r"step_00000001_00000000 is of another run: seed: 7 there, 3 now"):
+    with pytest.raises(RunFailed, match=r"step_00000001_00000000 belongs to another run: seed: 7 there, 3 now"):
         resumed(store, 4, 2, tmp_path)
 
 

@@ -19,7 +19,7 @@ def test_the_earlier_start_writes_nothing_more(tmp_path: Path) -> None:
     with first.writing(), first.writing():  # also on two threads: the lines of metrics and a checkpoint
         (tmp_path / "record").write_text("first")
     second.take()
-    assert first.lost and not second.lost and Claim.standing(tmp_path) == second
+    assert first.lost and not second.lost and Claim.present(tmp_path) == second
     with pytest.raises(RunFailed, match=rf"taken over {tmp_path} \({second.owner}\)"), first.writing():
         (tmp_path / "record").write_text("first again")
     with second.writing():
@@ -27,7 +27,7 @@ def test_the_earlier_start_writes_nothing_more(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_no_command_began_is_anybodys(tmp_path: Path) -> None:
-    with Claim.standing(tmp_path).writing():
+    with Claim.present(tmp_path).writing():
         pass
 
 
@@ -72,7 +72,7 @@ def test_one_that_hangs_while_it_writes_is_not_waited_for_for_ever(
     first.take()
     with first.writing():
         second.take()
-    assert "this one goes on without waiting for it" in capfd.readouterr().err and first.lost
+    assert "this one continues without waiting for it" in capfd.readouterr().err and first.lost
 
 
 def test_where_there_are_no_locks_the_owner_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

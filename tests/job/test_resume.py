@@ -340,7 +340,7 @@ def test_when_none_is_whole_nothing_starts_over_by_itself(tmp_path: Path) -> Non
     for file in (tmp_path / "checkpoints").glob(f"*/{SHARED}"):
         flip(file)
     before = (tmp_path / METRICS).read_bytes()
-    with pytest.raises(RunFailed, match=r"step_00000004.*step_00000003.*No checkpoint .* is whole; remove them"):
+    with pytest.raises(RunFailed, match=r"step_00000004.*step_00000003.*No checkpoint .* is intact; remove them"):
         cases.alone("dcc", tmp_path)
     assert (tmp_path / METRICS).read_bytes() == before
 

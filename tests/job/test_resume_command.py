@@ -106,7 +106,7 @@ def test_a_path_without_or_of_another_run_is_refused(tmp_path: Path, capfd: pyte
     assert "there is no checkpoint; give a run's folder" in capfd.readouterr().err
     assert command("dc", tmp_path / "first", *SHORT) == 0
     assert command("dc", tmp_path / "new", *SHORT, "seed=4", f"--resume={tmp_path / 'first'}") == cli.REFUSED
-    assert "is of another run" in (told := capfd.readouterr().err) and "seed: 0 there, 4 now" in told
+    assert "belongs to another run" in (told := capfd.readouterr().err) and "seed: 0 there, 4 now" in told
     assert not (tmp_path / "new").exists()
 
 
@@ -123,7 +123,7 @@ def test_other_data_are_refused_and_moved_data_are_not(tmp_path: Path, capfd: py
     image.rename(image.with_name("other.png"))
     capfd.readouterr()
     assert command("dc", tmp_path / "run", *short, f"dataset.root={tmp_path / 'moved'}") == cli.REFUSED
-    assert "is of another run" in (told := capfd.readouterr().err) and "data: '" in told
+    assert "belongs to another run" in (told := capfd.readouterr().err) and "data: '" in told
 
 
 def test_a_checkpoint_knows_its_machine_and_its_tracker(
@@ -137,8 +137,8 @@ def test_a_checkpoint_knows_its_machine_and_its_tracker(
     (tmp_path / TRACKING).unlink()
     capfd.readouterr()
     assert command("dc", tmp_path, *SHORT) == 0
-    now = f"goes on with torch {torch.__version__} on cpu: the set will not be the same to the last bit"
-    assert f"the run was begun with torch 1.2.3 on cpu and {now}" in " ".join(capfd.readouterr().err.split())
+    now = f"continues with torch {torch.__version__} on cpu: the set will differ in its last bits"
+    assert f"the run was started with torch 1.2.3 on cpu and {now}" in " ".join(capfd.readouterr().err.split())
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as db:
         assert list(db.execute("SELECT count(*) FROM runs")) == [(1,)]
 
@@ -220,7 +220,7 @@ def test_a_run_that_nobody_stopped_is_not_said_to_be(
     around_the_workers(monkeypatch, after=lambda: last.write_bytes(b""))
     assert command("dc", tmp_path, *SHORT) == cli.FAILED
     told = capfd.readouterr().err
-    assert "nobody asked them to, but the newest whole checkpoint is that of matching step 1 of 2" in told
+    assert "without a request to stop, but the newest intact checkpoint is that of matching step 1 of 2" in told
     monkeypatch.undo()
     assert command("dc", tmp_path, *SHORT) == 0
     assert "resuming after matching step 1 of 2" in capfd.readouterr().err

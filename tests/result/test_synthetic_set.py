@@ -333,7 +333,7 @@ def test_a_tampered_file_is_refused(tmp_path):
     [
         (lambda f: (f / "card.json").unlink(), "card.json is missing"),
         (lambda f: (f / "synthetic_set.safetensors").unlink(), "safetensors is missing"),
-        (lambda f: (f / "card.json").write_text("{"), "it is no JSON"),
+        (lambda f: (f / "card.json").write_text("{"), "it is not JSON"),
         (lambda f: (f / "card.json").write_text('{"format_version": 3}'), "format version 3"),
         (lambda f: (f / "card.json").write_text('{"format_version": 1}'), "not a card of format 1"),
     ],

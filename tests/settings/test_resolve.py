@@ -160,7 +160,7 @@ def test_a_run_of_before_keeps_its_slices_and_threads(job):
 
 
 def test_cores_that_do_not_compute_are_told(job):
-    told = "one of 3 cores computes: cluster.workers=3 uses them all and gives the same set"
+    told = "only one of 3 cores is used: cluster.workers=3 uses them all and gives the same set"
     with on_threads(3):
         assert any(line.startswith(told) for line in job().remarks)
         assert not any("cores" in line for line in job("compute.threads=2").remarks)

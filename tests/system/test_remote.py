@@ -88,7 +88,7 @@ def test_permanent_errors_are_told_at_once(waited: list[float], tmp_path: Path, 
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [(CONTENT[:-1], "torn download: 4999 of 5000 bytes"), (CONTENT + b"!", "longer"), (b"S" + CONTENT[1:], "sha256")],
+    [(CONTENT[:-1], "incomplete download: 4999 of 5000 bytes"), (CONTENT + b"!", "longer"), (b"S" + CONTENT[1:], "sha256")],
 )
 def test_what_is_not_the_manifests_file_is_not_kept(
     waited: list[float], tmp_path: Path, content: bytes, told: str
@@ -134,7 +134,7 @@ def test_a_cache_that_anybody_else_made_is_refused(tmp_path: Path, monkeypatch: 
         own_cache()
     folder.unlink()
     own_cache().chmod(0o777)
-    with pytest.raises(DataError, match=rf"{folder}: other users may put files into it \(mode 777\)\. Remove it"):
+    with pytest.raises(DataError, match=rf"{folder}: other users may write to it \(mode 777\)\. Remove it"):
         own_cache()
     uid = os.getuid() + 1
     (tmp_path / f"dist_condense-{uid}").mkdir()

@@ -39,8 +39,8 @@ def in_foreign_code():
     ready()
     lib.pthread_mutex_lock(mutex)  # never comes back, whatever the signal
 
-def begun(then):
-    signals.begun()
+def writing(then):
+    signals.writing_starts()
     return then()
 
 def deaf():
@@ -97,23 +97,23 @@ def test_before_it_has_begun_a_command_ends_at_once(where: str, number: signal.S
 @pytest.mark.parametrize("number", ENDS)
 def test_after_that_it_is_interrupted(number: signal.Signals) -> None:
     code, told = ENDS[number]
-    assert ended(guarded("begun(waiting)"), number) == (code, f"{told}\n")
+    assert ended(guarded("writing(waiting)"), number) == (code, f"{told}\n")
 
 
 @pytest.mark.parametrize("where", ["deaf", "in_foreign_code"])
 @pytest.mark.parametrize("first", ENDS)
 def test_a_second_ctrl_c_leaves_at_once(where: str, first: signal.Signals) -> None:
-    process = guarded(f"begun({where})")
+    process = guarded(f"writing({where})")
     process.send_signal(first)
     while process.poll() is None:  # signals that come too fast are one
         time.sleep(2 * signals.ONE_PRESS)
         process.send_signal(signal.SIGINT)
     _, told = process.communicate()
-    assert (process.returncode, told) == (130, "left at once; the same command continues from what was saved\n")
+    assert (process.returncode, told) == (130, "ended at once; the same command continues from the last saved state\n")
 
 
 def test_one_ctrl_c_that_comes_twice_is_one() -> None:
-    process = guarded("[setattr(signals, 'ONE_PRESS', 600), begun(deaf)]")
+    process = guarded("[setattr(signals, 'ONE_PRESS', 600), writing(deaf)]")
     assert process.stdout is not None
     for _ in range(2):
         process.send_signal(signal.SIGINT)

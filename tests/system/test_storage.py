@@ -104,7 +104,7 @@ def test_a_start_tries_the_place_of_its_checkpoints(
 
 def test_a_manifest_that_an_earlier_version_wrote_is_read(tmp_path: Path) -> None:
     """It also held the length of metrics.jsonl, and a file for each worker."""
-    state = checkpoint.State(3, 0, {"seed": 0}, None, "2.15.0", "cpu")
+    state = checkpoint.State(steps=3, updates=0, identity={"seed": 0}, tracking_run=None, torch="2.15.0", device="cpu")
     files = [checkpoint.entry_of(checkpoint.SHARED, b""), checkpoint.entry_of("classes_3.safetensors", b"", [3, 7])]
     files = [asdict(file) for file in files]
     content = {"format": "dist_condense checkpoint 1", **asdict(state), "metrics_bytes": 7, "files": files}

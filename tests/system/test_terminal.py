@@ -292,7 +292,7 @@ def test_rows_of_an_evaluation(tmp_path: Path, screen: Screen) -> None:
     screen.begin()
     rows = [Row(set="condensed", protocol="dc", architecture=HOSTILE, seed=0, epochs=6, top1_last=60.0, top1_best=70.0)]
     append_csv(tmp_path / "evaluation.csv", rows)
-    run = SimpleNamespace(folder=tmp_path, files=RunFolder(tmp_path), claim=Claim.standing(tmp_path))
+    run = SimpleNamespace(folder=tmp_path, files=RunFolder(tmp_path), claim=Claim.present(tmp_path))
     job.Job._report(run, rows, SimpleNamespace(log_artifacts=lambda path: None))
     comparing._tell(rows[0])
     (tmp_path / "evaluation.csv").write_text(f'"set{HOSTILE}",b\n1,2\n')

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import IO
 
 from dist_condense.data.shards.manifest import Shard
-from dist_condense.system.files import begun
+from dist_condense.system.files import temporary_beside
 
 os.environ["WDS_SECURE"] = "1"  # webdataset reads it when it is imported: no commands, no pickles, for whoever uses it
 import webdataset
@@ -37,7 +37,7 @@ class _Part:
     """A shard while it is written; it gets its name when it is whole."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.stream = path, begun(path)
+        self.path, self.stream = path, temporary_beside(path)
         self.writing = Path(self.stream.name)
         self.hashing = _Hashing(self.stream)
         self.tar = webdataset.TarWriter(self.hashing, encoder=False, mtime=0, compress=False)

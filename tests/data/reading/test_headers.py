@@ -117,7 +117,7 @@ def test_many_files_are_announced(root: Path, monkeypatch: pytest.MonkeyPatch) -
     preflight.headers(config, opened, said.append)
     monkeypatch.setattr(preflight, "MANY", 12)
     preflight.headers(config, opened, said.append)
-    assert said == ["reading the headers of 12 image files before the start (data.verify=false leaves this out)"]
+    assert said == ["reading the headers of 12 image files before the start (data.verify=false skips this)"]
 
 
 def worked(prepared_job: job.Job) -> None:

@@ -27,12 +27,15 @@ from dist_condense.job.claim import Claim
 from dist_condense.job.comparing import Comparison
 from dist_condense.job.exporting import export, has_complete_set
 from dist_condense.job.stop import Stop, Terminated
-from dist_condense.result.metrics_file import Entry
-from dist_condense.result.progress import Follower, Notes, Progress
-from dist_condense.result.report import environment, summary_table, write_report
-from dist_condense.result.synthetic_set import PREVIEW, SyntheticSetError
-from dist_condense.result.tags import tags_of
-from dist_condense.result.tracking import Tracker
+from dist_condense.result.card import SyntheticSetError
+from dist_condense.result.environment import environment
+from dist_condense.result.metrics_file import MetricsEntry
+from dist_condense.result.progress import Follower, Notes, ProgressDisplay
+from dist_condense.result.report import write_report
+from dist_condense.result.summary import summary_table
+from dist_condense.result.synthetic_set import PREVIEW
+from dist_condense.result.tracking.tags import tags_of
+from dist_condense.result.tracking.tracker import Tracker
 from dist_condense.settings import assembly, procedures
 from dist_condense.settings.config import RunConfig, to_dict, to_yaml
 from dist_condense.settings.resolve import absolute_paths, resolved
@@ -204,11 +207,11 @@ class Job:
     def _following(self, tracker: Tracker) -> Iterator[None]:
         """Follow metrics.jsonl for progress and MLflow, and the notes on restarts of the worker group."""
 
-        def send(entries: Sequence[Entry]) -> None:
+        def send(entries: Sequence[MetricsEntry]) -> None:
             if not self.claim.lost:  # looked at after the lines were read, so all of them are this start's
                 tracker.log_metrics(entries)
 
-        with Progress(self.outline.units) as progress:
+        with ProgressDisplay(self.outline.units) as progress:
             metrics = self.files.metrics
             # What an earlier start left beyond its checkpoint is done again; a person would take its lines for now.
             followers = [Follower(metrics, send), Follower(metrics, progress, skip=True)]
@@ -275,17 +278,17 @@ class Job:
     def _tracker(self) -> Tracker:
         uri = resolve_uri(self.config.tracking.uri, self.folder)
         terminal.say(f"output {self.folder}", f"tracking {uri}")
+        start = self.start
+        is_own = start is not None and start.store == assembly.storage_of(self.config)
         return Tracker.start(
             uri,
-            self.config.tracking.experiment,
-            self.folder.name,
-            to_dict(self.config),
-            tags_of(self.folder),
-            self.folder,
-            self.start.state.tracking_run
-            if self.start and self.start.store == assembly.storage_of(self.config)
-            else None,
-            self.trusted,
+            experiment=self.config.tracking.experiment,
+            run_name=self.folder.name,
+            params=to_dict(self.config),
+            tags=tags_of(self.folder),
+            folder=self.folder,
+            run_id=start.state.tracking_run if start and is_own else None,
+            trusted=self.trusted,
         )
 
     def _report(self, rows: list[Row], tracker: Tracker) -> None:

@@ -22,7 +22,7 @@ from dist_condense.job.checkpoint import Damaged, State
 from dist_condense.job.checkpoint_writer import CheckpointWriter
 from dist_condense.job.claim import Claim
 from dist_condense.result import metrics_file
-from dist_condense.result.tracking import Address
+from dist_condense.result.tracking.server_run import RunAddress
 from dist_condense.settings.config import differences
 from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system import terminal
@@ -330,7 +330,7 @@ def _added(measures: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def _tracking_run(folder: Path) -> str | None:
     """None until the server has answered."""
-    address = Address.read(folder)
+    address = RunAddress.read(folder)
     return address.run_id if address else None
 
 

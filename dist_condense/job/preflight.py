@@ -16,7 +16,7 @@ from dist_condense.data import DataError, ImageSet
 from dist_condense.data.catalogue import is_url
 from dist_condense.data.reading.headers import check_headers
 from dist_condense.evaluation.rows import RowsError, read_csv
-from dist_condense.result import tracking
+from dist_condense.result.tracking.server import refusal
 from dist_condense.selection.table import SELECTIONS
 from dist_condense.settings import assembly, checks, resolve, run_folder, selecting, tracking_address
 from dist_condense.settings.config import (
@@ -87,7 +87,7 @@ def ask(config: RunConfig, complete: bool) -> None:
         places["tracking.checkpoints"] = assembly.storage_of(config)
     problems = [f"{key}: {told}" for key, place in places.items() if (told := _refuses_writes(place))]
     uri = tracking_address.resolve_uri(config.tracking.uri, config.output)
-    if told := tracking.refusal(uri, config.tracking.experiment):
+    if told := refusal(uri, config.tracking.experiment):
         problems.append(f"tracking: {uri}: {told}")
     if problems:
         raise ConfigError(problems)

@@ -21,8 +21,8 @@ WALL_CLOCKS = ("time", "time_ns", "localtime", "gmtime", "ctime", "now", "utcnow
 SHOWN = {
     "job/journal.py": ["time"],  # the time axis of MLflow
     "engine/ray/group.py": ["now"],  # of lines in restarts.log
-    "result/tracking.py": ["time"],  # the same axis, where a line has none
-    "result/synthetic_set.py": ["now"],  # card.json's date
+    "result/tracking/server_run.py": ["time"],  # the same axis, where a line has none
+    "result/card.py": ["now"],  # card.json's date
 }
 
 

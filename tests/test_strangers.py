@@ -35,12 +35,9 @@ from dist_condense.evaluation.rows import RowsError, read_csv
 from dist_condense.job import checkpoint
 from dist_condense.job.checkpoint import SHARED, Damaged, State, entry_of
 from dist_condense.result import metrics_file
+from dist_condense.result.card import Card, CardClass, SyntheticSetError, read_card
 from dist_condense.result.synthetic_set import (
-    Card,
-    CardClass,
-    SyntheticSetError,
     load_set,
-    read_card,
     sha256_of,
     write_set,
 )

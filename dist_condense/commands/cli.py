@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dist_condense.commands import prepare_command
-from dist_condense.result.trust import distrusted, is_own
+from dist_condense.result.tracking.trust import distrusted, is_own
 from dist_condense.settings.config import ConfigError, RunConfig, load, not_stored, read, to_yaml
 from dist_condense.settings.run_folder import RunFolder, check
 from dist_condense.system import signals, terminal
@@ -91,12 +91,13 @@ def show(options: argparse.Namespace) -> int:
 def replay(options: argparse.Namespace) -> int:
     """Send a run's folder to MLflow, without what was sent before."""
     folder = run_folder(options.output)
-    from dist_condense.result import tracking
+    from dist_condense.result.tracking.replay import replay as send
+    from dist_condense.result.tracking.server import TrackingError
 
     signals.writing_starts()
     try:
-        terminal.out(tracking.replay(folder, options.uri, options.experiment))
-    except tracking.TrackingError as error:
+        terminal.out(send(folder, options.uri, options.experiment))
+    except TrackingError as error:
         terminal.say(f"failed: {error}")
         return FAILED
     return 0
@@ -122,7 +123,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 
 def run_folder(path: str) -> Path:
     """The folder of a run, given as itself or as its synthetic set. Raises ConfigError."""
-    from dist_condense.result.synthetic_set import CARD
+    from dist_condense.result.card import CARD
 
     if not path.strip():
         raise ConfigError(["the folder of the run is an empty text"])
@@ -155,7 +156,7 @@ def _names_server(overrides: Sequence[str]) -> bool:
 
 def _not_evaluable(config: RunConfig) -> Iterator[str]:
     from dist_condense.job import checkpoint
-    from dist_condense.result.synthetic_set import SyntheticSetError, read_card
+    from dist_condense.result.card import SyntheticSetError, read_card
     from dist_condense.settings import assembly
 
     files = RunFolder(Path(config.output))
@@ -231,7 +232,7 @@ def _executed(config: RunConfig, resume: str = "auto", trusted: bool = True) -> 
     from dist_condense.job.job import Job
     from dist_condense.job.journal import RunFailed
     from dist_condense.job.stop import Terminated
-    from dist_condense.result.synthetic_set import SyntheticSetError
+    from dist_condense.result.card import SyntheticSetError
 
     try:
         job = replace(Job.prepare(config, resume), trusted=trusted)

@@ -11,7 +11,8 @@ from dist_condense.engine.errors import RunFailed
 from dist_condense.engine.procedure import Outline
 from dist_condense.job import checkpoint
 from dist_condense.job.claim import Claim
-from dist_condense.result.synthetic_set import Card, CardClass, SyntheticSetError, form_of, read_card, write_set
+from dist_condense.result.card import Card, CardClass, SyntheticSetError, form_of, read_card
+from dist_condense.result.synthetic_set import write_set
 from dist_condense.settings import assembly
 from dist_condense.settings.config import RunConfig
 from dist_condense.settings.run_folder import RunFolder

@@ -27,12 +27,15 @@ from dist_condense.job.claim import Claim
 from dist_condense.job.comparing import Comparison
 from dist_condense.job.exporting import export, has_complete_set
 from dist_condense.job.stop import Stop, Terminated
-from dist_condense.result.metrics_file import Entry
-from dist_condense.result.progress import Follower, Notes, Progress
-from dist_condense.result.report import environment, summary_table, write_report
-from dist_condense.result.synthetic_set import PREVIEW, SyntheticSetError
-from dist_condense.result.tags import tags_of
-from dist_condense.result.tracking import Tracker
+from dist_condense.result.card import SyntheticSetError
+from dist_condense.result.environment import environment
+from dist_condense.result.metrics_file import MetricsEntry
+from dist_condense.result.progress import Follower, Notes, ProgressDisplay
+from dist_condense.result.report import write_report
+from dist_condense.result.summary import summary_table
+from dist_condense.result.synthetic_set import PREVIEW
+from dist_condense.result.tracking.tags import tags_of
+from dist_condense.result.tracking.tracker import Tracker
 from dist_condense.settings import assembly, procedures
 from dist_condense.settings.config import RunConfig, to_dict, to_yaml
 from dist_condense.settings.resolve import absolute_paths, resolved
@@ -209,11 +212,11 @@ class Job:
     def _following(self, tracker: Tracker) -> Iterator[None]:
         """Follow metrics.jsonl for progress and MLflow, and the restarts of the worker group, within the context."""
 
-        def send(entries: Sequence[Entry]) -> None:
+        def send(entries: Sequence[MetricsEntry]) -> None:
             if not self.claim.lost:  # checked after the entries were read, so all of them are of this start
                 tracker.log_metrics(entries)
 
-        with Progress(self.outline.units) as progress:
+        with ProgressDisplay(self.outline.units) as progress:
             metrics = self.files.metrics
             # What an earlier start logged after its checkpoint is repeated; it would be mistaken for progress.
             followers = [Follower(metrics, send), Follower(metrics, progress, skip=True)]

@@ -21,7 +21,7 @@ from dist_condense.job.checkpoint_writer import CheckpointWriter
 from dist_condense.job.claim import Claim
 from dist_condense.job.restoring import Restoring
 from dist_condense.result import metrics_file
-from dist_condense.result.tracking import Address
+from dist_condense.result.tracking.server_run import RunAddress
 from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system.files import flush
 
@@ -289,5 +289,5 @@ def _added(measures: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def _tracking_run(folder: Path) -> str | None:
     """Return the identifier of the run on the MLflow server; None before the server has answered."""
-    address = Address.read(folder)
+    address = RunAddress.read(folder)
     return address.run_id if address else None

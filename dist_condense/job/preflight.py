@@ -17,7 +17,7 @@ from dist_condense.data.catalogue import is_url
 from dist_condense.data.reading.headers import check_headers
 from dist_condense.evaluation.rows import RowsError, read_csv
 from dist_condense.job.checkpoint import State
-from dist_condense.result import tracking
+from dist_condense.result.tracking.server import refusal
 from dist_condense.selection.table import SELECTIONS
 from dist_condense.settings import assembly, checks, resolve, run_folder, selecting, tracking_address
 from dist_condense.settings.config import (
@@ -87,7 +87,7 @@ def ask(config: RunConfig, complete: bool) -> None:
         stores["tracking.checkpoints"] = assembly.storage_of(config)
     problems = [f"{key}: {problem}" for key, store in stores.items() if (problem := _write_problem(store))]
     uri = tracking_address.resolve_uri(config.tracking.uri, config.output)
-    if problem := tracking.refusal(uri, config.tracking.experiment):
+    if problem := refusal(uri, config.tracking.experiment):
         problems.append(f"tracking: {uri}: {problem}")
     if problems:
         raise ConfigError(problems)

@@ -1,4 +1,4 @@
-"""metrics.jsonl: a line of JSON for every ``log_every`` units of the procedure, each once and in order."""
+"""metrics.jsonl: a line of JSON for every ``log_every`` units of the procedure, one per step and in order."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ from dist_condense.system.files import write_atomically
 
 STEP, TIME, RATE = "step", "time", "steps_per_second"
 COMMON = (STEP, TIME, RATE, "waiting", "reduced_bytes")
-Entry = Mapping[str, Any]
-"""A line: time (Unix, in seconds), step (units done in all), steps_per_second, waiting (the share of the time in which
-a worker waited for images), reduced_bytes (handed to reductions since the line before, by all workers); the procedure's
-counters, which are integers (matching: network and its matching_step, both from 0), and its measures, which are floats
-(matching: loss)."""
+MetricsEntry = Mapping[str, Any]
+"""Content of a line.
+
+``step``: units completed since the first start; ``time``: seconds since 1970; ``steps_per_second``; ``waiting``: the
+share of time, 0 to 1, that a worker waited for images; ``reduced_bytes``: bytes that all workers passed to reductions
+since the previous line. In addition the procedure's counters, which are integers (matching: ``network`` and its
+``matching_step``, both from 0), and its measures, which are floats (matching: ``loss``).
+"""
 BOM = b"\xef\xbb\xbf"
 
 
-def parsed(line: bytes) -> Entry | None:
-    """The entry of a line; None for one that is none: torn, not JSON, without a step, not all numbers."""
+def parsed(line: bytes) -> MetricsEntry | None:
+    """Parse a line; None if it is truncated, not JSON, lacks a step, or has a value that is not a number."""
     try:
         entry = records.parsed(line.removeprefix(BOM), RunFolder.metrics.name)
     except records.Unreadable:
@@ -33,33 +36,35 @@ def parsed(line: bytes) -> Entry | None:
     return entry if all(isinstance(value, int | float) for value in entry.values()) else None
 
 
-def read(file: Path) -> list[Entry]:
-    """The entries in the order of the file, which may not be there; other lines and a last one without its end are
-    left out."""
+def read(file: Path) -> list[MetricsEntry]:
+    """Read all entries in the order of the file; empty if there is no file.
+
+    Invalid lines, and a last line without its line end, are skipped.
+    """
     return [entry for _, entry in _lines(file) if entry is not None]
 
 
-def measures(entry: Entry) -> dict[str, float]:
-    """What the procedure measured."""
+def measures(entry: MetricsEntry) -> dict[str, float]:
+    """Return the measures of the procedure."""
     return {key: x for key, x in entry.items() if isinstance(x, float) and key not in COMMON}
 
 
-def counters(entry: Entry) -> dict[str, int]:
-    """What the procedure counts, which the step says as well."""
+def counters(entry: MetricsEntry) -> dict[str, int]:
+    """Return the counters of the procedure, which follow from the step."""
     return {key: x for key, x in entry.items() if isinstance(x, int) and key not in COMMON}
 
 
-def append(file: Path, entry: Entry) -> None:
-    """Add a line. Raises RunFailed naming the file."""
+def append(file: Path, entry: MetricsEntry) -> None:
+    """Append a line. Raises RunFailed, which names the file."""
     try:
         with file.open("a") as stream:
             stream.write(json.dumps(entry) + "\n")
-    except OSError as error:  # that of a write names no file
+    except OSError as error:  # of a write, which does not name the file
         raise RunFailed(f"{file} cannot be written ({error}); make room or repair it") from error
 
 
 def cut(file: Path, steps: int) -> None:
-    """Keep the entries until ``steps``, each step once and in order; a file that is so already is left alone."""
+    """Remove entries after step ``steps``, repeated steps and invalid lines; an unchanged file is not written."""
     kept = {entry[STEP]: line for line, entry in _lines(file) if entry is not None and entry[STEP] <= steps}
     content = b"".join(kept[step] + b"\n" for step in sorted(kept))
     if file.exists() and file.read_bytes() != content:
@@ -67,8 +72,10 @@ def cut(file: Path, steps: int) -> None:
 
 
 def problem(file: Path, steps: int) -> str | None:
-    """Why the lines until ``steps`` cannot be kept: the first one among them that is no entry. What was being written
-    when a machine died comes after them."""
+    """Describe the first invalid line before the last entry up to step ``steps``; None if all are valid.
+
+    Later lines may be invalid: a crash truncates what was being written.
+    """
     lines = list(_lines(file))
     last = max((i for i, (_, entry) in enumerate(lines) if entry is not None and entry[STEP] <= steps), default=-1)
     for number, (_, entry) in enumerate(lines[:last], start=1):
@@ -77,8 +84,8 @@ def problem(file: Path, steps: int) -> str | None:
     return None
 
 
-def _lines(file: Path) -> Iterator[tuple[bytes, Entry | None]]:
-    """Whole lines without their ends, and their entries."""
+def _lines(file: Path) -> Iterator[tuple[bytes, MetricsEntry | None]]:
+    """Yield complete lines without their ends, and their entries."""
     content = file.read_bytes() if file.exists() else b""
     for line in content.splitlines(keepends=True):
         if line.endswith((b"\n", b"\r")):

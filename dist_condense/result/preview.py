@@ -1,4 +1,4 @@
-"""preview.png: the held images of a synthetic set on one sheet, for people."""
+"""preview.png: the stored images of a synthetic set on one sheet."""
 
 from __future__ import annotations
 
@@ -11,27 +11,31 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 CLASSES, COLUMNS, STRIP = 100, 10, 20
-"""At most so many classes and images of each; more classes than STRIP stand in blocks side by side."""
+"""Largest number of classes and of images per class on a sheet; number of classes above which they are arranged in
+blocks side by side."""
 GAP, BLOCK_GAP = 2, 10
+"""Pixels between images, and between blocks."""
 SIDES, WIDTH, WIDEST = (64, 128), 960, 3200
-"""Pixels: small images are enlarged to these sides so that the sheet is about WIDTH wide; large ones are reduced
-where it would be wider than WIDEST."""
+"""Sides to which small images are enlarged so that a sheet is about WIDTH wide, and the width above which large images
+are reduced; pixels."""
 CAPTION = 16
-"""Pixels: the height of its letters."""
+"""Height of the caption's letters in pixels."""
 ASPECTS = (0.8, 3.0)
-"""Width by height of a sheet that is not a strip."""
+"""Least and largest ratio of width to height of a sheet that is not a narrow strip."""
 
 
-def sheet(held: Callable[[int], Tensor], classes: int, ipc: int) -> Image.Image:
-    """A row per class; one image per class, or many classes, fill a sheet that is not a strip. In label order, from
-    left to right and then down. What is not shown is said below it.
+def sheet(images_of: Callable[[int], Tensor], classes: int, ipc: int) -> Image.Image:
+    """Draw the classes in label order, from left to right and then down.
 
-    :param held: the images ``[ipc, C, H, W]`` of class 0, 1, ..., asked for one class at a time; in [0, 1].
+    Each class is a row. Classes share rows where there are many of them, or one image per class, so that the sheet is
+    not a narrow strip. A caption states what is omitted.
+
+    :param images_of: returns the images ``[ipc, C, H, W]`` of class 0, 1, ..., in [0, 1]; called once per class.
     """
     caption = left_out(classes, ipc)
     classes, ipc = min(classes, CLASSES), min(ipc, COLUMNS)
     blocks, between = blocks_of(classes, ipc), BLOCK_GAP if ipc > 1 else 0
-    cells = torch.cat([_resized(held(c)[:ipc], ipc * blocks) for c in range(classes)])
+    cells = torch.cat([_resized(images_of(c)[:ipc], ipc * blocks) for c in range(classes)])
     cells = F.pad((cells * 255).round(), (0, GAP, 0, GAP), value=255).unflatten(0, (classes, ipc))
     cells = cells.permute(0, 2, 3, 1, 4).flatten(3)  # [classes, C, height, width] of a class
     cells = F.pad(cells, (0, between), value=255)
@@ -43,7 +47,7 @@ def sheet(held: Callable[[int], Tensor], classes: int, ipc: int) -> Image.Image:
 
 
 def left_out(classes: int, ipc: int) -> str:
-    """``first 100 of 1,000 classes, first 10 of 50 images of each class`` where a sheet shows no more; else empty."""
+    """Return what a sheet omits, ``first 100 of 1,000 classes, first 10 of 50 images of each class``; else empty."""
     parts = [
         f"first {CLASSES:,} of {classes:,} classes" if classes > CLASSES else "",
         f"first {COLUMNS:,} of {ipc:,} images of each class" if ipc > COLUMNS else "",
@@ -52,7 +56,10 @@ def left_out(classes: int, ipc: int) -> str:
 
 
 def blocks_of(classes: int, ipc: int) -> int:
-    """How many classes stand side by side: one, unless that makes a strip; then a full, nearly square sheet."""
+    """Return the number of classes side by side: one, unless the sheet would be a narrow strip.
+
+    Then the number that fills the sheet and makes it most nearly square.
+    """
     if ipc > 1 and classes <= STRIP:
         return 1
 
@@ -66,15 +73,15 @@ def blocks_of(classes: int, ipc: int) -> int:
 def _captioned(picture: Image.Image, text: str) -> Image.Image:
     sheet = Image.new(picture.mode, (picture.width, picture.height + 2 * CAPTION), "white")
     sheet.paste(picture)
-    place = (GAP, picture.height + CAPTION // 2)
-    ImageDraw.Draw(sheet).text(place, text, fill="black", font=ImageFont.load_default(CAPTION))
+    position = (GAP, picture.height + CAPTION // 2)
+    ImageDraw.Draw(sheet).text(position, text, fill="black", font=ImageFont.load_default(CAPTION))
     return sheet
 
 
 def _resized(images: Tensor, columns: int) -> Tensor:
-    """By a whole factor: enlarged without blur, or averaged."""
+    """Resize by an integer factor: enlarge by repeating pixels, or reduce by averaging."""
     size = max(images.shape[-2:])
-    wanted = min(max(WIDTH // columns, SIDES[0]), SIDES[1])
-    if size <= wanted:
-        return images.repeat_interleave(wanted // size, -1).repeat_interleave(wanted // size, -2)
+    target = min(max(WIDTH // columns, SIDES[0]), SIDES[1])
+    if size <= target:
+        return images.repeat_interleave(target // size, -1).repeat_interleave(target // size, -2)
     return F.avg_pool2d(images, min(*images.shape[-2:], math.ceil(columns * size / WIDEST)))

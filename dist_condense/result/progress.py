@@ -1,4 +1,4 @@
-"""What a person sees of a run: metrics.jsonl, followed from the driver."""
+"""Progress of a run on the terminal: the driver follows metrics.jsonl, which the workers write."""
 
 from __future__ import annotations
 
@@ -14,24 +14,27 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn
 
 from dist_condense.engine.procedure import Units
-from dist_condense.result.metrics_file import STEP, Entry, measures, parsed
+from dist_condense.result.metrics_file import RATE, STEP, MetricsEntry, measures, parsed
 from dist_condense.system import terminal
 
-Callback = Callable[[Sequence[Entry]], None]
+Callback = Callable[[Sequence[MetricsEntry]], None]
 
 INTERVAL = 0.5
+"""Seconds between two looks at a followed file."""
 PLAIN_EVERY = 10.0
+"""Least number of seconds between two lines where there is no terminal."""
 RATES = 10
-"""Entries whose median rate the time left is told from."""
+"""Number of recent entries used to estimate the remaining time, by their median rate."""
 
 
 class Follower(threading.Thread):
-    """Hands the lines of a file that grows to ``callbacks``, each once and in order.
+    """Thread that passes new entries of a metrics file to ``callbacks``, each once and in order.
 
-    The file may be made later, and a resumed run cuts it back to its checkpoint: it is then read again from its
-    start, and only lines that were not handed over before are.
+    The file may be created later. A resumed run cuts it back to its checkpoint: the follower then reads it from the
+    start and passes on only lines that are new.
 
-    :param skip: lines that stand there now count as handed over.
+    :param interval: seconds between two looks at the file.
+    :param skip: treat lines that are already in the file as passed on.
     """
 
     def __init__(self, file: str | Path, *callbacks: Callback, interval: float = INTERVAL, skip: bool = False) -> None:
@@ -39,75 +42,78 @@ class Follower(threading.Thread):
         self.file, self.callbacks, self.interval = Path(file), list(callbacks), interval
         self._end = threading.Event()
         self._offset, self._last = 0, b""
-        self._handed: dict[int, bytes] = {}
-        """The line of each step."""
+        self._seen: dict[int, bytes] = {}
+        """Line of each step."""
         if skip:
-            self._new()
+            self._new_entries()
 
     def run(self) -> None:
-        """Until :meth:`stop`, and once more after it."""
+        """Follow the file until :meth:`stop`, and look at it once more after that."""
         while not self._end.wait(self.interval):
             self._poll()
         self._poll()
 
     def stop(self, timeout: float = 30.0) -> None:
-        """Hand over what is left and end."""
+        """Pass on the remaining entries and end, waiting at most ``timeout`` seconds."""
         self._end.set()
         self.join(timeout)
 
     def _poll(self) -> None:
-        new = self._new()
-        if not new:
+        entries = self._new_entries()
+        if not entries:
             return
         for callback in list(self.callbacks):
             try:
-                callback(new)
-            except Exception as error:  # who watches must not stop the others
+                callback(entries)
+            except Exception as error:  # of one callback must not stop the others
                 self.callbacks.remove(callback)
-                terminal.say(f"progress: {type(error).__name__}: {error}; no longer told")
+                terminal.say(f"progress: {type(error).__name__}: {error}; no longer reported")
 
-    def _new(self) -> list[Entry]:
-        new: list[Entry] = []
-        for line in self._lines():
+    def _new_entries(self) -> list[MetricsEntry]:
+        entries: list[MetricsEntry] = []
+        for line in self._new_lines():
             entry = parsed(line)
-            if entry is not None and self._handed.get(entry["step"]) != line:
-                self._handed[entry["step"]] = line
-                new.append(entry)
-        return new
+            if entry is not None and self._seen.get(entry[STEP]) != line:
+                self._seen[entry[STEP]] = line
+                entries.append(entry)
+        return entries
 
-    def _lines(self) -> list[bytes]:
-        """Whole lines since the last call; a last line without its end waits."""
+    def _new_lines(self) -> list[bytes]:
+        """Return complete lines since the last call; a last line without its line end is left for the next one."""
         try:
             with self.file.open("rb") as stream:
                 stream.seek(max(0, self._offset - len(self._last)))
-                if stream.read(len(self._last)) != self._last:  # cut, or written anew
+                if stream.read(len(self._last)) != self._last:  # the file was cut or rewritten
                     self._offset, self._last = 0, b""
                 stream.seek(self._offset)
                 content = stream.read()
         except OSError:
             return []
-        whole = content[: content.rfind(b"\n") + 1]
-        lines = whole.splitlines(keepends=True)
+        complete = content[: content.rfind(b"\n") + 1]
+        lines = complete.splitlines(keepends=True)
         if lines:
-            self._offset, self._last = self._offset + len(whole), lines[-1]
+            self._offset, self._last = self._offset + len(complete), lines[-1]
         return lines
 
 
 class Notes(Follower):
-    """Hands the lines that come to a file of plain text to ``tell``; what stood there before is left out."""
+    """Thread that passes new lines of a text file to ``report``; lines that are already in it are skipped."""
 
-    def __init__(self, file: str | Path, tell: Callable[[str], None], interval: float = INTERVAL) -> None:
+    def __init__(self, file: str | Path, report: Callable[[str], None], interval: float = INTERVAL) -> None:
         super().__init__(file, interval=interval)
-        self.tell = tell
+        self.report = report
         self._offset = self.file.stat().st_size if self.file.exists() else 0
 
     def _poll(self) -> None:
-        for line in self._lines():
-            self.tell(line.decode(errors="replace").rstrip())
+        for line in self._new_lines():
+            self.report(line.decode(errors="replace").rstrip())
 
 
-class Progress:
-    """A bar on a terminal, else a plain line at most every ten seconds; a callback of :class:`Follower`."""
+class ProgressDisplay:
+    """Callback of :class:`Follower` that draws a bar on a terminal, and elsewhere prints a line every ten seconds.
+
+    :param clock: returns seconds; only differences are used.
+    """
 
     def __init__(
         self,
@@ -118,12 +124,12 @@ class Progress:
         self.units, self.clock = units, clock
         self.console = console or terminal.console(stderr=True)
         self._rates: deque[float] = deque(maxlen=RATES)
-        self._entry: Entry | None = None
-        self._shown: Entry | None = None
-        self._next = float("-inf")
+        self._entry: MetricsEntry | None = None
+        self._printed: MetricsEntry | None = None
+        self._next_print = float("-inf")
         self._display: tuple[terminal.Bars, TaskID] | None = None
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressDisplay:
         if self.console.is_terminal:
             bar = terminal.Bars(BarColumn(24), TextColumn("{task.description}", markup=False), console=self.console)
             self._display = bar, bar.add_task("starting", total=self.units.total)
@@ -135,47 +141,47 @@ class Progress:
     ) -> None:
         if self._display is not None:
             self._display[0].stop()
-        elif self._entry is not self._shown:
+        elif self._entry is not self._printed:
             self._print()
 
-    def __call__(self, entries: Sequence[Entry]) -> None:
-        """Take new entries."""
+    def __call__(self, entries: Sequence[MetricsEntry]) -> None:
+        """Show the last of new entries."""
         for entry in entries:
             self._entry = entry
-            self._rates.append(entry["steps_per_second"])
+            self._rates.append(entry[RATE])
         if self._entry is None:
             return
         if self._display is not None:
             bar, task = self._display
-            bar.update(task, completed=self._entry["step"], description=self._line(self._entry))
-        elif self.clock() >= self._next:
+            bar.update(task, completed=self._entry[STEP], description=self._line(self._entry))
+        elif self.clock() >= self._next_print:
             self._print()
 
     def _print(self) -> None:
         if self._entry is not None:
             self.console.print(self._line(self._entry))
-            self._shown, self._next = self._entry, self.clock() + PLAIN_EVERY
+            self._printed, self._next_print = self._entry, self.clock() + PLAIN_EVERY
 
-    def _line(self, entry: Entry) -> str:
+    def _line(self, entry: MetricsEntry) -> str:
         return line(entry, self.units, median(self._rates))
 
 
-def line(entry: Entry, units: Units, rate: float) -> str:
-    """``network 3/20, matching step 4/10, 2.5 steps/s, loss 81.2, 1 min 8 s left``.
+def line(entry: MetricsEntry, units: Units, rate: float) -> str:
+    """Return ``network 3/20, matching step 4/10, 2.5 steps/s, loss 81.2, 1 min 8 s left``.
 
-    :param rate: steps per second.
+    :param rate: steps per second, from which the remaining time is estimated.
     """
     left = units.total - entry[STEP]
     end = "done" if left <= 0 else f"{duration(left / rate)} left" if rate > 0 else "time left unknown"
-    measured = [f"{name} {value:.4g}" for name, value in measures(entry).items()]
-    return ", ".join([units.place(entry[STEP]), f"{rate:.3g} steps/s", *measured, end])
+    values = [f"{name} {value:.4g}" for name, value in measures(entry).items()]
+    return ", ".join([units.place(entry[STEP]), f"{rate:.3g} steps/s", *values, end])
 
 
 def duration(seconds: float) -> str:
-    """``45 s``, ``3 min 5 s``, ``2 h 4 min``, ``3 d 4 h``."""
+    """Return a duration in its two largest units: ``45 s``, ``3 min 5 s``, ``2 h 4 min``, ``3 d 4 h``."""
     whole = max(0, round(seconds))
     for size, unit, smaller, small_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
         if whole >= size:
-            rest = whole % size // smaller
-            return f"{whole // size} {unit}" + (f" {rest} {small_unit}" if rest else "")
+            remainder = whole % size // smaller
+            return f"{whole // size} {unit}" + (f" {remainder} {small_unit}" if remainder else "")
     return f"{whole} s"

@@ -142,6 +142,16 @@ def test_the_context_is_the_package(tmp_path: Path) -> None:
     assert ignored("a/b/.c", ["**/.*"]) and ignored(".c", ["**/.*"]) and not ignored("a/b", ["b", "*.b", "a/*/b"])
 
 
+def test_files_of_the_package_that_are_no_code_are_in_the_image_and_in_a_wheel(tmp_path: Path) -> None:
+    package = ROOT / "dist_condense"
+    data = {path for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert package / "result" / "report.html" in data
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    assert data <= {path for pattern in patterns["dist_condense"] for path in package.glob(pattern)}
+    sent = context(tmp_path)
+    assert [path for path in data if not (sent / path.relative_to(ROOT)).is_file()] == []
+
+
 @pytest.mark.parametrize("name", PLANTED)
 def test_what_lies_in_a_checkout_is_not_in_the_context(name: str) -> None:
     assert ignored(name, RULES)

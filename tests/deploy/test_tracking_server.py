@@ -19,7 +19,7 @@ import pytest
 
 from dist_condense.commands import cli
 from dist_condense.job.journal import Journal
-from dist_condense.result import tracking
+from dist_condense.result.tracking import tracker
 from dist_condense.settings.run_folder import RunFolder
 from tests.engine import cases
 
@@ -188,11 +188,11 @@ def test_down_in_the_middle_and_back_again(
     tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
-    monkeypatch.setattr(tracking, "PAUSE", 0.5)
+    monkeypatch.setattr(tracker, "PAUSE", 0.5)
     server.start()
-    noticed, give_up = threading.Event(), tracking.Tracker._give_up
+    noticed, give_up = threading.Event(), tracker.Tracker._go_offline
 
-    def noticing(self: tracking.Tracker, error: Exception) -> None:
+    def noticing(self: tracker.Tracker, error: Exception) -> None:
         give_up(self, error)
         noticed.set()
 
@@ -200,7 +200,7 @@ def test_down_in_the_middle_and_back_again(
         wait(noticed.is_set)
         server.start()
 
-    monkeypatch.setattr(tracking.Tracker, "_give_up", noticing)
+    monkeypatch.setattr(tracker.Tracker, "_go_offline", noticing)
     between_steps(monkeypatch, {2: kill_when_delivered(folder, server, 2), 4: back})
     assert command(folder, server) == 0
     told = capfd.readouterr().err

@@ -20,7 +20,8 @@ from dist_condense.engine.procedure import Kind, Problem, Record, Units
 from dist_condense.job import checkpoint, journal
 from dist_condense.job.journal import Journal, Note
 from dist_condense.procedures import NAMES
-from dist_condense.result.synthetic_set import load_set, read_card
+from dist_condense.result.card import read_card
+from dist_condense.result.synthetic_set import load_set
 from dist_condense.settings import procedures
 from dist_condense.settings.config import RunConfig, differences, identity
 from dist_condense.settings.procedures import Maker

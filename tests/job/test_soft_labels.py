@@ -21,7 +21,8 @@ from dist_condense.evaluation.evaluate import Evaluation, TrainingSet, Trial, ru
 from dist_condense.evaluation.protocols import protocol
 from dist_condense.evaluation.rows import read_csv
 from dist_condense.job import checkpoint
-from dist_condense.result.synthetic_set import SyntheticSetError, read_card, write_set
+from dist_condense.result.card import SyntheticSetError, read_card
+from dist_condense.result.synthetic_set import write_set
 from dist_condense.settings import checks
 from dist_condense.system.storage import Folder
 from tests.engine import cases

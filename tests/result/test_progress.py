@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from dist_condense.engine.procedure import Units
-from dist_condense.result.progress import Follower, Notes, Progress, duration, line
+from dist_condense.result.progress import Follower, Notes, ProgressDisplay, duration, line
 
 
 def an_entry(step, matching_steps=10, rate=2.0, loss=81.25):
@@ -139,7 +139,7 @@ def test_durations(seconds, words):
 
 def test_plain_lines_come_at_most_every_ten_seconds_and_the_last_always():
     now, out = [0.0], io.StringIO()
-    with Progress(
+    with ProgressDisplay(
         Units({"network": 2, "matching step": 10}), Console(file=out, width=20, soft_wrap=True), clock=lambda: now[0]
     ) as progress:
         for step in range(1, 21):
@@ -153,7 +153,7 @@ def test_plain_lines_come_at_most_every_ten_seconds_and_the_last_always():
 
 def test_nothing_is_printed_twice_or_without_entries():
     out = io.StringIO()
-    with Progress(Units({"class": 10}), Console(file=out)) as progress:
+    with ProgressDisplay(Units({"class": 10}), Console(file=out)) as progress:
         progress([])
         progress([an_entry(10)])
     assert len(out.getvalue().splitlines()) == 1
@@ -161,7 +161,7 @@ def test_nothing_is_printed_twice_or_without_entries():
 
 def test_a_terminal_gets_a_bar():
     out = io.StringIO()
-    with Progress(
+    with ProgressDisplay(
         Units({"network": 2, "matching step": 10}), Console(file=out, force_terminal=True, width=120)
     ) as progress:
         progress([an_entry(15)])

@@ -16,7 +16,11 @@ from pathlib import Path
 import pytest
 
 from dist_condense.commands import cli
-from dist_condense.result import tracking, trust
+from dist_condense.result.tracking import server as mlflow_server
+from dist_condense.result.tracking import trust
+from dist_condense.result.tracking.replay import replay as send
+from dist_condense.result.tracking.server import Refused, TrackingError
+from dist_condense.result.tracking.server_run import RunAddress, ServerRun
 from dist_condense.settings import config, run_folder, yaml_files
 from dist_condense.settings.config import ConfigError
 from dist_condense.settings.yaml_files import Unusable
@@ -263,13 +267,11 @@ def test_the_folder_itself_and_what_lies_on_another_disk_may_be_links(theirs: Pa
 
 
 def test_a_link_that_was_put_there_meanwhile_is_not_sent(theirs: Path, outside: Path) -> None:
-    server = tracking.ServerRun(
-        "http://localhost:1", tracking.Address(uri="", experiment="", run_name="", run_id="r1"), theirs
-    )
+    server = ServerRun("http://localhost:1", RunAddress(uri="", experiment="", run_name="", run_id="r1"), theirs)
     server._client = type("NoServer", (), {})()  # any call of it fails
     for entry in ("report.html", "synthetic_set/card.json"):
         put(theirs / entry, lambda path: path.symlink_to(outside))
-        with pytest.raises(tracking.Refused, match="is a link"):
+        with pytest.raises(Refused, match="is a link"):
             server.artifacts(theirs / entry.split("/")[0])
 
 
@@ -366,17 +368,17 @@ def test_an_address_that_the_user_names_is_trusted(
 @pytest.mark.parametrize(
     ("uri", "variable", "told"),
     [
-        ("postgresql+psycopg://host/mlflow", "NO_LOGIN", "a database is sent logins of this machine"),
-        ("postgresql://host/mlflow?passfile=/home/me/.pgpass", "NO_LOGIN", "a database is sent logins of this machine"),
-        ("mysql://host/mlflow", "NO_LOGIN", "a database is sent logins of this machine"),
-        ("mssql+pyodbc://host/mlflow", "NO_LOGIN", "a database is sent logins of this machine"),
+        ("postgresql+psycopg://host/mlflow", "NO_LOGIN", "a database gets logins of this machine"),
+        ("postgresql://host/mlflow?passfile=/home/me/.pgpass", "NO_LOGIN", "a database gets logins of this machine"),
+        ("mysql://host/mlflow", "NO_LOGIN", "a database gets logins of this machine"),
+        ("mssql+pyodbc://host/mlflow", "NO_LOGIN", "a database gets logins of this machine"),
         ("https://host", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_USERNAME would be sent there"),
         ("HTTPS://host", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_TOKEN would be sent there"),
         ("http://host", "PGPASSWORD", None),
         ("databricks", "MLFLOW_TRACKING_TOKEN", None),
-        ("sqlite:////elsewhere/mlflow.db", "PGPASSWORD", "lies outside of the folder"),
-        ("sqlite:///file:/elsewhere/mlflow.db?uri=true", "PGPASSWORD", "lies outside of the folder"),
-        ("file:///elsewhere", "PGPASSWORD", "lies outside of the folder"),
+        ("sqlite:////elsewhere/mlflow.db", "PGPASSWORD", "is outside of the folder"),
+        ("sqlite:///file:/elsewhere/mlflow.db?uri=true", "PGPASSWORD", "is outside of the folder"),
+        ("file:///elsewhere", "PGPASSWORD", "is outside of the folder"),
         (None, "MLFLOW_TRACKING_TOKEN", None),
     ],
 )
@@ -395,7 +397,7 @@ def test_no_file_is_made_where_a_folder_says(
     """The attack: a database called as a file that a shell reads."""
     changed(theirs, "uri: null", f"uri: sqlite:///{tmp_path / 'home' / '.zshenv'}")
     assert given(theirs) in (cli.REFUSED, cli.FAILED)
-    assert "lies outside of the folder" in capfd.readouterr().err and list((tmp_path / "home").iterdir()) == []
+    assert "is outside of the folder" in capfd.readouterr().err and list((tmp_path / "home").iterdir()) == []
 
 
 def test_a_database_in_the_folder_keeps_nothing_outside(
@@ -406,9 +408,7 @@ def test_a_database_in_the_folder_keeps_nothing_outside(
     with closing(sqlite3.connect(theirs / "mlflow.db")) as database, database:
         database.execute("UPDATE runs SET artifact_uri = ?", ((tmp_path / "home").as_uri(),))
     assert replay(theirs) == cli.FAILED
-    assert (
-        f"keeps what it is sent at {(tmp_path / 'home').as_uri()}, which is not in {theirs}" in capfd.readouterr().err
-    )
+    assert f"stores files at {(tmp_path / 'home').as_uri()}, which is not in {theirs}" in capfd.readouterr().err
     assert list((tmp_path / "home").iterdir()) == []
 
 
@@ -433,7 +433,7 @@ def chosen(database: Path, theirs: Path, tmp_path: Path, monkeypatch: pytest.Mon
     with closing(sqlite3.connect(file)) as opened, opened:
         opened.execute("UPDATE experiments SET artifact_location = ?", ((tmp_path / "home").as_uri(),))
     client = MlflowClient(f"sqlite:///{file}")
-    monkeypatch.setattr(tracking, "_connect", lambda uri: client)
+    monkeypatch.setattr(mlflow_server, "connect", lambda uri: client)
     return uri
 
 
@@ -452,7 +452,7 @@ def test_the_server_of_a_stranger_writes_no_files_here(
 
 def test_it_is_not_asked_twice_where_files_go(chosen: str, theirs: Path, tmp_path: Path) -> None:
     """The attack: at first it would keep them itself."""
-    client = tracking._connect(chosen)
+    client = mlflow_server.connect(chosen)
     get_run = client.get_run
 
     def lying(run: str) -> object:
@@ -494,22 +494,22 @@ def test_a_server_that_the_user_names_may_share_a_folder_with_him(
     ],
 )
 def test_which_places_of_a_stranger_are_taken(place: str, taken: bool, theirs: Path) -> None:
-    held = tracking.Address(uri="", experiment="", run_name="", run_id="r1")
-    tracking.ServerRun("http://localhost:1", held, theirs)._check_place(place)
-    server = tracking.ServerRun("http://localhost:1", held, theirs, trusted=False)
+    held = RunAddress(uri="", experiment="", run_name="", run_id="r1")
+    ServerRun("http://localhost:1", held, theirs)._check_artifact_uri(place)
+    server = ServerRun("http://localhost:1", held, theirs, trusted=False)
     if taken:
-        server._check_place(place)
+        server._check_artifact_uri(place)
     else:
-        with pytest.raises(tracking.Refused, match="alone names it"):
-            server._check_place(place)
+        with pytest.raises(Refused, match="alone names it"):
+            server._check_artifact_uri(place)
 
 
 def test_ids_that_no_server_gives_are_not_asked_for(theirs: Path) -> None:
     held = json.loads((theirs / "tracking.json").read_text())
-    assert tracking.Address.read(theirs) is not None
+    assert RunAddress.read(theirs) is not None
     for forged in ({"run_id": "../x"}, {"folder": "x' OR '1' = '1"}, {"folder": 7}, {"uri": None}, {"run_id": "a\n"}):
         (theirs / "tracking.json").write_text(json.dumps({**held, **forged}))
-        assert tracking.Address.read(theirs) is None
+        assert RunAddress.read(theirs) is None
 
 
 def test_checkpoints_elsewhere_are_read_and_kept(theirs: Path, tmp_path: Path) -> None:
@@ -527,5 +527,5 @@ def test_checkpoints_elsewhere_are_read_and_kept(theirs: Path, tmp_path: Path) -
 @pytest.mark.parametrize("given", ["5", "{uri: 5}", "{uri: [a]}"])
 def test_an_address_that_is_none_is_one_line(given: str, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(f"ipc: 1\ntracking: {given}\n")
-    with pytest.raises(tracking.TrackingError, match=r"config\.yaml: tracking\.uri is no address"):
-        tracking.replay(tmp_path)
+    with pytest.raises(TrackingError, match=r"config\.yaml: tracking\.uri is no address"):
+        send(tmp_path)

@@ -24,17 +24,10 @@ import dist_condense
 from dist_condense.core.parameterisation import MultiFormation, uniform
 from dist_condense.data.normalise import ChannelStatistics, normalise
 from dist_condense.data.space import Space
+from dist_condense.result import card as cards
 from dist_condense.result import synthetic_set
-from dist_condense.result.synthetic_set import (
-    TENSORS,
-    Card,
-    CardClass,
-    SyntheticSetError,
-    form_of,
-    load_set,
-    read_card,
-    write_set,
-)
+from dist_condense.result.card import Card, CardClass, SyntheticSetError, form_of, read_card
+from dist_condense.result.synthetic_set import TENSORS, load_set, write_set
 
 
 def a_space(value_space, channels):
@@ -251,7 +244,7 @@ def test_a_reader_meets_one_whole_set_while_it_is_replaced(tmp_path, verify):
 
 
 def test_a_writer_killed_at_any_time_leaves_a_whole_set(tmp_path, monkeypatch):
-    monkeypatch.setattr(synthetic_set, "code_commit", lambda: None)
+    monkeypatch.setattr(cards, "code_commit", lambda: None)
     card = replace(a_card(size=40), steps=0)
     sets = [a_set(card, seed) for seed in range(2)]
 
@@ -308,7 +301,7 @@ def test_a_write_that_fails_leaves_the_last_set_and_nothing_else(tmp_path, monke
 
     monkeypatch.setattr(*((Path, "rename") if call == "rename" else (synthetic_set, call)), failing)
     with pytest.raises(
-        SyntheticSetError, match=r"/s: the set is not written \(.*No space left.*\); one that was there"
+        SyntheticSetError, match=r"/s: the set is not written \(.*No space left.*\); an earlier one is kept"
     ):
         write_set(tmp_path / "s", a_set(card, seed=1)[0], labels, card)
     assert [x.name for x in tmp_path.iterdir()] == ["s"]
@@ -428,8 +421,9 @@ def test_the_preview_is_the_clipped_set_by_label(tmp_path):
 def test_load_set_stands_at_the_top_and_nothing_beside_it_imports_the_cluster():
     code = (
         "import sys, dist_condense\n"
-        "from dist_condense.result import progress, report, tracking\n"
+        "from dist_condense.result import progress, report\n"
+        "from dist_condense.result.tracking import replay, tracker\n"
         "dist_condense.load_set\n"
-        "assert not {'ray', 'mlflow', 'hydra'} & set(sys.modules)"
+        "assert not {'ray', 'mlflow', 'hydra', 'matplotlib'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

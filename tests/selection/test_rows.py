@@ -18,7 +18,8 @@ from dist_condense.job.comparing import TRAINING_SETS
 from dist_condense.job.job import Job
 from dist_condense.job.journal import Journal
 from dist_condense.job.selections import alone
-from dist_condense.result.synthetic_set import load_set, read_card
+from dist_condense.result.card import read_card
+from dist_condense.result.synthetic_set import load_set
 from dist_condense.selection.table import SELECTIONS
 from dist_condense.settings import config, selecting
 from dist_condense.settings.config import RunConfig

@@ -141,7 +141,7 @@ def test_a_file_that_is_no_database_or_cannot_be_made_is_refused(tmp_path: Path)
 
 
 def test_an_experiment_that_is_deleted_in_a_file_is_named(tmp_path: Path) -> None:
-    """The columns are MLflow's: tests/result/test_tracking.py asks the real ones."""
+    """The columns are MLflow's: tests/result/tracking/test_tracker.py asks the real ones."""
     file = tmp_path / "a%b.db"
     with closing(sqlite3.connect(file)) as database, database:
         database.execute("CREATE TABLE experiments (experiment_id INTEGER, name TEXT, lifecycle_stage TEXT)")

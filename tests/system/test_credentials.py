@@ -28,7 +28,7 @@ from dist_condense.data import DataError
 from dist_condense.data.shards.manifest import FILE
 from dist_condense.data.shards.manifest_reader import read_manifest
 from dist_condense.job import logs
-from dist_condense.result import tracking
+from dist_condense.result.tracking import replay, server
 from dist_condense.settings.config import ConfigError, from_dict, read, to_yaml
 from dist_condense.system import credentials, remote, terminal
 from dist_condense.system.credentials import HIDDEN, KNOWN_AT_MOST, Address, address, is_hidden, masked, revealed
@@ -311,7 +311,7 @@ def test_a_traceback_shows_no_url_of_a_store(reading: Callable[..., object]) -> 
 
 @pytest.mark.parametrize("length", range(150, 230, 7))
 def test_a_reason_is_masked_before_it_is_cut(length: int) -> None:
-    reason = tracking._reason(ValueError(f"{'x' * length} http://me:unknown-{PLANTED * 9}@host is away"))
+    reason = server.reason(ValueError(f"{'x' * length} http://me:unknown-{PLANTED * 9}@host is away"))
     assert PLANTED[:3] not in reason and "unkn" not in reason
 
 
@@ -393,7 +393,7 @@ def test_what_an_earlier_version_stored_is_sent_without_secrets(tmp_path: Path) 
     store = tmp_path / "server"
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text(f"ipc: 1\ndataset:\n  root: https://user:{PLANTED}@host/set\n")
-    tracking.replay(tmp_path / "run", f"sqlite:///{store}/mlflow.db")
+    replay.replay(tmp_path / "run", f"sqlite:///{store}/mlflow.db")
     (sent,) = store.rglob("config.yaml")
     assert "https://***@host/set" in sent.read_text()
     assert [path for path, content in tree(store).items() if PLANTED.encode() in content] == []

@@ -33,10 +33,11 @@ from dist_condense.job import comparing, job
 from dist_condense.job.claim import Claim
 from dist_condense.planning.calibrate import compared
 from dist_condense.planning.images import assumed
-from dist_condense.result import tracking
-from dist_condense.result.progress import Notes, Progress
-from dist_condense.result.report import summary_table, write_report
-from dist_condense.result.synthetic_set import FORMAT
+from dist_condense.result.card import FORMAT
+from dist_condense.result.progress import Notes, ProgressDisplay
+from dist_condense.result.report import write_report
+from dist_condense.result.summary import summary_table
+from dist_condense.result.tracking import replay, server, tracker
 from dist_condense.settings import config
 from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system import terminal
@@ -205,7 +206,7 @@ def test_texts_are_printed_as_they_stand(capsys: pytest.CaptureFixture[str]) -> 
     console = terminal.console()
     console.print("/a/[b]/c[/x] :smile: \\[d]")
     console.print(summary_table([row]))
-    with Progress(Units({"class": 1}), console) as progress:
+    with ProgressDisplay(Units({"class": 1}), console) as progress:
         progress._line = lambda entry: "[/x] :smile:"
         progress([{"step": 1, "steps_per_second": 1.0}])
     first, _, table, last = capsys.readouterr().out.splitlines()
@@ -314,15 +315,15 @@ def test_a_server(tmp_path: Path, screen: Screen, monkeypatch: pytest.MonkeyPatc
     def refuse(*given: object) -> None:
         raise Says(HOSTILE)
 
-    monkeypatch.setattr(tracking, "_listens", lambda uri: True)
-    monkeypatch.setattr(tracking, "_connect", refuse)
+    monkeypatch.setattr(server, "_listens", lambda uri: True)
+    monkeypatch.setattr(server, "connect", refuse)
     folder, keys = tmp_path / "run", ["cluster.workers=0", f"output={tmp_path}/run", "tracking.uri=http://host"]
     assert cli.main(["run", "configs/digits.yaml", *keys]) == 2
     folder.mkdir()
     (folder / "config.yaml").write_text(config.to_yaml(config.load("configs/digits.yaml", keys)))
     assert cli.main(["replay", str(folder)]) == 1
-    tracking.Tracker.start("http://host", "x", "y", {}, {}, folder).finish()
-    monkeypatch.setattr(tracking, "replay", lambda *given: HOSTILE)  # the id of the run
+    tracker.Tracker.start("http://host", experiment="x", run_name="y", params={}, tags={}, folder=folder).finish()
+    monkeypatch.setattr(replay, "replay", lambda *given: HOSTILE)  # the id of the run
     assert cli.main(["replay", str(folder)]) == 0
     assert screen.text.count(TITLE) == 4
 
@@ -398,7 +399,8 @@ def test_a_page_of_a_hostile_card(tmp_path: Path) -> None:
 
 FACTS = {
     "complete": True, "ipc": 1, "factor": 1, "classes": [], "networks_done": 1, "networks_total": 1,
-    "matching_steps": 1, "steps": 1, "seed": 0,
+    "matching_steps": 1, "steps": 1, "seed": 0, "channels": 1, "size": 8, "value_space": "unit",
+    "mean": [0.5], "std": [0.5], "format_version": FORMAT,
 }  # fmt: skip
 
 

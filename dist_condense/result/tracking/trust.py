@@ -1,4 +1,4 @@
-"""Addresses of MLflow in a run's folder that somebody else can have made: which are used before their user says so."""
+"""Trust in MLflow addresses of a run's folder, which other people may have made: not all are used unasked."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ CREDENTIALS = (
     "MLFLOW_TRACKING_TOKEN",
     "MLFLOW_TRACKING_AUTH",
 )
-"""Variables that MLflow sends to whatever server an address names."""
+"""Environment variables that MLflow sends to any server."""
 LOGIN = "~/.mlflow/credentials"
-"""The file that it sends likewise."""
+"""File whose login MLflow sends to any server."""
 
 
 def distrusted(uri: str | None, folder: Path, remedy: str) -> Iterator[str]:
-    """Why an address of MLflow that only the folder's config.yaml names is not used before its user says so: a login of
-    this machine would be sent there, a database would say where files go, or a file outside of the folder be written.
+    """Yield the reason why an address that only the folder's config.yaml names is not used without confirmation.
 
-    :param uri: of config.yaml; None: it names none.
-    :param remedy: how to say so, to which the address is appended.
+    A server would get a login of this machine, a database would decide where files are written, and any other address
+    is a file outside the folder.
+
+    :param uri: the address in config.yaml; None if it has none.
+    :param remedy: how the user confirms the address, which is appended.
     """
     if uri is None or is_own(uri) or is_inside(sqlite_file(uri), folder):
         return
@@ -36,9 +38,9 @@ def distrusted(uri: str | None, folder: Path, remedy: str) -> Iterator[str]:
             return
         reason = f"{', '.join(logins)} would be sent there"
     elif kind in DATABASE_SERVERS:
-        reason = "a database is sent logins of this machine, and says where on it files are written"
+        reason = "a database gets logins of this machine, and decides where on it files are written"
     else:
-        reason = "it lies outside of the folder"
+        reason = "it is outside of the folder"
     yield (
         f"tracking.uri: {uri} is named by {RunFolder(folder).config} alone, and {reason}; if it is yours, give "
         f"{remedy}{uri}, or {VARIABLE}"
@@ -46,18 +48,25 @@ def distrusted(uri: str | None, folder: Path, remedy: str) -> Iterator[str]:
 
 
 def is_own(uri: str | None) -> bool:
-    """Whether an address of a folder's config.yaml leads where this machine's user says, too: none is named,
-    :data:`VARIABLE` names the same, or it means the Databricks of the user's own settings."""
+    """Return whether an address of a folder's config.yaml needs no trust in the folder.
+
+    That is so if it is None, equal to :data:`VARIABLE`, or Databricks, which the user's own settings locate.
+    """
     return uri is None or _kind(uri) == CLOUD or address(uri) == address(os.environ.get(VARIABLE, ""))
 
 
+def is_inside(path: Path | None, folder: Path) -> bool:
+    """Return whether a path is in a folder once links are resolved; False for None."""
+    return path is not None and path.resolve().is_relative_to(folder.resolve())
+
+
 def _kind(uri: str) -> str:
-    """The scheme, without a driver."""
+    """Return the scheme without a driver."""
     return uri.partition(":")[0].partition("+")[0].lower()
 
 
 def _logins(uri: str) -> Iterator[str]:
-    """The names of those that MLflow, and requests below it, would send to a server by themselves."""
+    """Yield the names of logins that MLflow, or requests below it, would send to a server."""
     from requests.utils import get_netrc_auth
 
     yield from (name for name in CREDENTIALS if os.environ.get(name))
@@ -65,8 +74,3 @@ def _logins(uri: str) -> Iterator[str]:
         yield LOGIN
     if get_netrc_auth(uri) is not None:
         yield os.environ.get("NETRC", "~/.netrc")
-
-
-def is_inside(path: Path | None, folder: Path) -> bool:
-    """Whether a path, links followed, lies in a folder."""
-    return path is not None and path.resolve().is_relative_to(folder.resolve())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dist_condense.result.tags import tags_of
+from dist_condense.result.tracking.tags import tags_of
 
 CONFIG = "{method: {name: dm}, dataset: {name: digits}, ipc: 10, cluster: {workers: 8, device: cuda}}"
 H100 = "NVIDIA H100 80GB HBM3, 81559 MiB, 570.1"

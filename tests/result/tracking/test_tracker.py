@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 
 from dist_condense.evaluation.rows import COLUMNS, Row
-from dist_condense.result import tracking
-from dist_condense.result.tracking import Tracker, TrackingError, replay
+from dist_condense.result.tracking import server
+from dist_condense.result.tracking import tracker as trackers
+from dist_condense.result.tracking.replay import replay
+from dist_condense.result.tracking.server import TrackingError
+from dist_condense.result.tracking.tracker import Tracker
 from dist_condense.settings.tracking_address import problems, resolve_uri
 from tests.result.test_synthetic_set import a_card
 
@@ -222,8 +225,8 @@ def test_an_unreachable_server_costs_one_line_and_no_time(tmp_path, capfd):
 
 
 def test_a_server_that_does_not_keep_up_is_given_up_and_a_late_one_waited_for_so_long(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(tracking, "WAITING", 3)
-    monkeypatch.setattr(tracking, "_connect", lambda uri: time.sleep(2))
+    monkeypatch.setattr(trackers, "QUEUE_LENGTH", 3)
+    monkeypatch.setattr(server, "connect", lambda uri: time.sleep(2))
     tracker = begin(tmp_path / "out")
     for _ in range(9):
         tracker.log_metrics(entries(1))
@@ -317,7 +320,7 @@ def test_a_server_that_goes_away_at_any_call_gets_each_thing_once(out, client, m
 
     with monkeypatch.context() as patch:
         one_that_fails(patch, method, at, before)
-        patch.setattr(tracking, "PAUSE", 0.0)
+        patch.setattr(trackers, "PAUSE", 0.0)
         tracker = begin(out)
         tracker.log_metrics(entries(10, 20))
         tracker.log_evaluations(ROWS)
@@ -347,7 +350,7 @@ def everything_is_there_once(client, run):
 
 def test_a_server_that_is_away_is_left_alone_for_a_while(tmp_path, monkeypatch, capfd):
     asked = []
-    monkeypatch.setattr(tracking, "_connect", lambda uri: asked.append(uri) or 1 / 0)
+    monkeypatch.setattr(server, "connect", lambda uri: asked.append(uri) or 1 / 0)
     tracker = begin(tmp_path / "out")
     for step in range(50):
         tracker.log_metrics(entries(step + 1))
@@ -371,7 +374,7 @@ def test_what_is_not_there_is_told_and_the_run_stays_online(tmp_path, out, capfd
     tracker.log_artifacts(tmp_path / "nothing")
     tracker.finish()
     assert tracker.offline is None
-    assert "nothing is not there" in capfd.readouterr().err
+    assert "nothing does not exist" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["a b", "q?x", "50%20", "e#f"])
@@ -397,7 +400,7 @@ def test_a_deleted_experiment_is_no_outage(out, client, capfd):
     tracker.finish()
     assert tracker.refused and tracker.run_id is None
     told = capfd.readouterr().err
-    assert "refuses the run, which goes on: the experiment 'x' is deleted there; restore it" in told
+    assert "refuses the run, which continues: the experiment 'x' is deleted there; restore it" in told
     assert "not reachable" not in told and len(told.splitlines()) == 1
     assert "give tracking.experiment another" in tracker.remedy and "then bring it up to date" in tracker.remedy
     (out / "config.yaml").write_text("tracking: {experiment: x}\n")
@@ -450,14 +453,14 @@ def test_a_server_says_before_the_run_that_it_will_not_take_it(monkeypatch, stat
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     body = answer if isinstance(answer, str) else json.dumps(answer)
     with web_server(status, body.encode()) as uri:
-        found = tracking.refusal(uri, "x")
+        found = server.refusal(uri, "x")
     assert found is None if told is None else told in found
 
 
 def test_a_server_that_is_away_is_not_waited_for(monkeypatch):
-    monkeypatch.setattr(tracking, "_connect", lambda uri: pytest.fail("asked"))
-    assert tracking.refusal("http://127.0.0.1:9", "x") is None
-    assert tracking.refusal("sqlite:////tmp/x.db", "x") is None
+    monkeypatch.setattr(server, "connect", lambda uri: pytest.fail("asked"))
+    assert server.refusal("http://127.0.0.1:9", "x") is None
+    assert server.refusal("sqlite:////tmp/x.db", "x") is None
 
 
 def test_damaged_rows_are_named_before_the_server_is_asked(tmp_path):

@@ -1,4 +1,4 @@
-"""What a run is found by on a server that a team shares: its tags, from what lies in the run's folder."""
+"""Tags of a run on a server that a team shares, made from the files in the run's folder."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from dist_condense.system import records
 
 
 def tags_of(folder: Path) -> dict[str, str]:
-    """Method, data, ipc, workers and device by config.yaml, host and commit by environment.json; USER sent it.
+    """Return the tags by which a team finds a condensation: method, data, ipc, workers, device, host, commit and user.
 
-    Only a condensation has them, not the evaluations below it, so that a search by them finds whole runs. MLflow shows
-    ``mlflow.*`` in columns of its own and leaves them out of comparisons.
+    They are read from config.yaml and environment.json; the user is the environment's USER. Child runs of evaluations
+    lack them, so that a search returns whole runs. MLflow shows ``mlflow.*`` in columns of its own and omits them from
+    comparisons.
     """
     config = stored_config(folder)
     file = RunFolder(folder).environment
     environment = records.read(dict[str, Any], file) if file.exists() else {}
     method, dataset, cluster = (config.get(group) or {} for group in ("method", "dataset", "cluster"))
     commit = environment.get("commit")
-    found = {
+    tags = {
         "method": method.get("name"),
         "dataset": dataset.get("name"),
         "ipc": config.get("ipc"),
@@ -35,23 +36,25 @@ def tags_of(folder: Path) -> dict[str, str]:
         "mlflow.source.git.commit": commit,
         "mlflow.user": os.environ.get("USER"),
     }
-    return {key: str(value) for key, value in found.items() if value is not None}
+    return {key: str(value) for key, value in tags.items() if value is not None}
 
 
 def stored_config(folder: Path) -> dict[str, Any]:
-    """A run's config.yaml as plain values, also of another version. Raises ValueError, in one line, for no config and
-    for one that is not resolved."""
+    """Read a run's config.yaml, also of another version, as plain values.
+
+    Raises ValueError, in one line, if the file is empty or its config is not resolved.
+    """
     from dist_condense.settings import yaml_files  # which imports Hydra
 
     file = RunFolder(folder).config
-    found = yaml_files.stored_values(file)
-    if not found:
-        raise ValueError(f"{file} holds no config")
-    return found
+    values = yaml_files.stored_values(file)
+    if not values:
+        raise ValueError(f"{file} contains no config")
+    return values
 
 
 def _host(environment: Mapping[str, Any]) -> str | None:
-    """``8 x NVIDIA H100 80GB HBM3``, else ``2 x AMD EPYC``, of the driver's machine."""
+    """Return the driver's GPUs, ``8 x NVIDIA H100 80GB HBM3``, or without any its CPUs, ``2 x AMD EPYC``."""
     gpus = Counter(device.split(",")[0] for device in environment.get("devices", ()))
     if gpus:
         return ", ".join(f"{number} x {name}" for name, number in gpus.items())

@@ -1,0 +1,234 @@
+"""card.json of a synthetic set: what its tensors mean and how to use them, and the checked reading of it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
+from math import prod
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor
+
+from dist_condense import __version__
+from dist_condense.core.parameterisation import AXES, BOTH, Grid, MultiFormation, grid_of
+from dist_condense.data.normalise import ChannelStatistics
+from dist_condense.data.space import NORMALISED, UNIT, VALUES, Space
+from dist_condense.result.environment import code_commit
+from dist_condense.system import conversion, records
+from dist_condense.system.conversion import NonNegative, Positive, Rule
+from dist_condense.system.records import Unreadable
+
+CARD = "card.json"
+FORMAT, FORMAT_OF_VALUES = 1, 2
+"""Format versions that are read and written. The second is for sets with one of the keys :data:`LATER`, which an
+earlier version of the program would ignore and so decode the set wrongly."""
+FORMATS = f"{FORMAT} or {FORMAT_OF_VALUES}"
+LATER = ("width", "axes", "bounds")
+VALUE_SPACES = (NORMALISED, UNIT, VALUES)
+FIRST_PADDING = (0.5,)
+"""Padding of sets of an earlier version, whose cards do not state it."""
+HARD, SOFT = "hard", "soft"
+ValueSpace = Annotated[str, Rule(" or ".join(VALUE_SPACES), VALUE_SPACES.__contains__)]
+Axes = Annotated[str, Rule(" or ".join(AXES), AXES.__contains__)]
+Bounds = Annotated[
+    Sequence[float | None],
+    Rule("the least and the largest value, or null for either", lambda x: len(x) == 2 and (None in x or x[0] < x[1])),
+]
+
+WITH_PACKAGE = """\
+from dist_condense import load_set
+dataset = load_set("synthetic_set")  # a torch Dataset of (image float32 [C, H, W], label), ready for training"""
+
+BY_HAND = """\
+import json, torch, torch.nn.functional as F
+from safetensors.torch import load_file
+card, stored = json.load(open("card.json")), load_file("synthetic_set.safetensors")
+n, h, w, axes = card["factor"], card["size"], card.get("width", card["size"]), card.get("axes", "both")
+m, n = 1 if axes == "width" else n, 1 if axes == "height" else n  # an image consists of m x n tiles, row by row
+s, t = -(-h // m), -(-w // n)  # a tile's height and width; where m or n does not divide, right and bottom are padded
+x = F.pad(stored["images"], (0, t * n - w, 0, s * m - h))
+x[:, :, h:] = x[:, :, :, w:] = torch.tensor(card["padding"])[:, None, None]
+x = torch.cat([x[:, :, r * s : r * s + s, c * t : c * t + t] for r in range(m) for c in range(n)])
+x = F.interpolate(x, size=(h, w), mode="bilinear", align_corners=False)  # all first tiles, then all second tiles
+y = torch.cat([stored["labels"]] * (m * n))
+if card["value_space"] != "normalised":  # values of images ("unit": in [0, 1]), not clipped: normalise after decoding
+    mean, std = (torch.tensor(card[k])[:, None, None] for k in ("mean", "std"))
+    x = (x - mean) / std  # x, y: what training uses"""
+
+
+class SyntheticSetError(RuntimeError):
+    """A synthetic set that cannot be written or read; the message states the reason, the file and what to do."""
+
+
+@dataclass(frozen=True)
+class CardClass:
+    """A class: its number in the labels, its name, and its WordNet id where the data set has one."""
+
+    label: NonNegative
+    name: str
+    wnid: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """Description of a synthetic set, sufficient to use it. :meth:`filled` sets the fields from ``format_version``."""
+
+    method: str
+    dataset: str
+    classes: Sequence[CardClass]
+    ipc: Positive
+    """Number of stored images per class."""
+    channels: Positive
+    size: Positive
+    """Height of an image in pixels, stored and decoded; also its width, unless ``width`` is set."""
+    value_space: ValueSpace
+    """Space of the pixels. ``normalised``: (x - mean) / std; ``unit``: in [0, 1], and ``values``: as real images are
+    stored, both to be normalised after decoding."""
+    mean: Sequence[float]
+    std: Sequence[float]
+    factor: Positive
+    """Number of tiles of an image along each of ``axes``; 1: the image itself."""
+    seed: int
+    steps: int
+    """Number of completed units of the procedure."""
+    complete: bool
+    """Whether the run that writes the set has finished condensing."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Facts of the procedure, keys of card.json beside the others; for matching, numbers of networks and of matching
+    steps."""
+    decoding: str = "uniform"
+    """Decoding for training on the set, which may differ from that of condensation."""
+    images_per_class: int = 0
+    """Number of decoded images per class."""
+    labels: str = HARD
+    """``hard``: class numbers; ``soft``: probabilities ``[N, classes]``, in the order of ``classes``."""
+    padding: Sequence[float] = FIRST_PADDING
+    """Pixel value, one or one per channel, of the right and bottom margin where ``factor`` does not divide a side."""
+    width: Positive | None = None
+    """Width of an image in pixels; None: equal to ``size``."""
+    axes: Axes = BOTH
+    """``both``, or the single axis along which an image is tiled: ``height`` or ``width``."""
+    bounds: Bounds | None = None
+    """Least and largest value of a real image, None where there is no bound; None: 0 and 1."""
+    format_version: int = FORMAT
+    sha256: str = ""
+    """SHA-256 of the safetensors file."""
+    created: str = ""
+    """Time of writing in UTC, ISO 8601."""
+    code_commit: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    how_to_load: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Lines of Python that load the set, with this package and without it."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape (C, H, W) of an image."""
+        return self.channels, self.size, self.width or self.size
+
+    @property
+    def grid(self) -> Grid:
+        """Rows and columns of tiles of an image."""
+        return grid_of(self.factor, self.axes)
+
+    @property
+    def decoded_per_image(self) -> int:
+        """Number of decoded images in each stored image: ``factor`` squared, or ``factor`` where one axis is tiled."""
+        return prod(self.grid)
+
+    @property
+    def space(self) -> Space:
+        """Space of the pixels, with a default padding: the card states the padding as pixels."""
+        statistics = ChannelStatistics(tuple(self.mean), tuple(self.std))
+        lower, upper = self.bounds or (0.0, 1.0)
+        return Space(statistics, lower, upper, normalised=self.value_space == NORMALISED)
+
+    @property
+    def class_of_each_image(self) -> Tensor:
+        """Labels of the stored images in the order of the classes, int64 ``[N]``."""
+        return torch.tensor([entry.label for entry in self.classes]).repeat_interleave(self.ipc)
+
+    @property
+    def factor_problem(self) -> str:
+        """Reason why ``factor`` is impossible for the images' size; empty if it is possible."""
+        tiled = [side for side, cut in zip(self.shape[1:], AXES.get(self.axes, (True, True)), strict=True) if cut]
+        return "" if 1 <= self.factor <= min(tiled) else f"factor {self.factor} is not in 1..{min(tiled)}"
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """Content of card.json: facts beside the fields, and keys of :data:`LATER` only where they are not default."""
+        defaults = {entry.name: entry.default for entry in fields(Card) if entry.name in LATER}
+        content = asdict(self)
+        return content.pop("facts") | {k: x for k, x in content.items() if k not in defaults or x != defaults[k]}
+
+    def filled(self, sha256: str) -> Card:
+        """Return the card with the fields that describe the written files, and instructions for loading."""
+        return replace(
+            self,
+            format_version=FORMAT_OF_VALUES if set(LATER) & self.content.keys() else FORMAT,
+            images_per_class=self.ipc * self.decoded_per_image,
+            sha256=sha256,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            code_commit=code_commit(),
+            versions={
+                "dist_condense": __version__,
+                "torch": str(torch.__version__),
+                "python": platform.python_version(),
+            },
+            how_to_load={"with_dist_condense": WITH_PACKAGE.splitlines(), "by_hand": BY_HAND.splitlines()},
+        )
+
+
+def form_of(space: Space, shape: tuple[int, int, int], parameterisation: MultiFormation) -> dict[str, Any]:
+    """Return the fields of a card that describe the tensors.
+
+    :param shape: (C, H, W) of an image.
+    """
+    channels, height, width = shape
+    return {
+        "channels": channels,
+        "size": height,
+        "width": None if width == height else width,
+        "value_space": space.name,
+        "bounds": None if space.bounds == (0.0, 1.0) else space.bounds,
+        "mean": space.statistics.mean,
+        "std": space.statistics.std,
+        "padding": space.pixel_padding,
+        "factor": parameterisation.factor,
+        "axes": parameterisation.axes,
+    }
+
+
+@dataclass(frozen=True)
+class _Version:
+    """Fields of the cards of all formats."""
+
+    format_version: int
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_card(folder: str | Path) -> Card:
+    """Read the card of a set. Raises SyntheticSetError if it is missing, invalid or of an unknown format."""
+    file = Path(folder) / CARD
+    if not file.exists():
+        raise SyntheticSetError(f"no synthetic set at {folder}: {file} is missing")
+    try:
+        content = records.parsed(records.bytes_of(file), str(file))
+        version = records.made(_Version, content, str(file), spare=True)
+        if version.format_version in (FORMAT, FORMAT_OF_VALUES):
+            return replace(records.made(Card, content, str(file), spare=True), facts=facts_of(content))
+    except Unreadable as error:
+        raise SyntheticSetError(f"{error}; it is not a card of format {FORMATS}") from error
+    raise SyntheticSetError(
+        f"{file} has format version {version.format_version}, dist_condense {__version__} reads {FORMATS};"
+        f" the set was written by {conversion.shown(version.versions)}: use that version"
+    )
+
+
+def facts_of(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of card.json that are facts of the procedure, not fields of :class:`Card`."""
+    own = {x.name for x in fields(Card)}
+    return {key: value for key, value in content.items() if key not in own}

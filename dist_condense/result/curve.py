@@ -1,0 +1,90 @@
+"""Chart of a measure over the steps of a run, as an SVG element for report.html."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+WIDTH, HEIGHT = 760, 260
+"""Size of the chart in CSS pixels, one per point of matplotlib."""
+POINTS = 400
+"""Largest number of points of a curve; more are averaged in bins."""
+LARGEST = 1e40
+"""Magnitude above which points are omitted, and 1 / LARGEST the least value on a logarithmic scale: axes and their
+labels fail near the limits of a float. A float32, as measures are, is smaller."""
+LOGARITHMIC_FROM = 10
+"""Ratio of the largest to the least value above which the scale is logarithmic."""
+COLOURS = {"accent": "#2f6f8f", "quiet": "#6b7078", "rule": "#e3e0da"}
+"""Variables of the page's style sheet, and their values in light mode."""
+
+Point = tuple[float, float]
+"""A step and a value."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A chart of a measure over steps."""
+
+    label: str
+    svg: str
+
+
+def curve(name: str, points: Sequence[Point]) -> Curve | None:
+    """Draw a measure over steps, on a logarithmic scale if its values span more than a factor of ten.
+
+    The same points give the same bytes. Values that are not finite, or above :data:`LARGEST`, are omitted; None if
+    fewer than two are left.
+
+    :raises ImportError: without matplotlib, which is imported here because that takes a second.
+    """
+    points = _binned([point for point in points if all(abs(x) <= LARGEST for x in point)])
+    if len(points) < 2:
+        return None
+    values = [value for _, value in points]
+    is_logarithmic = min(values) > 1 / LARGEST and max(values) / min(values) > LOGARITHMIC_FROM
+    svg = _svg(points, is_logarithmic)
+    for variable, colour in COLOURS.items():  # the page has other colours in dark mode
+        svg = svg.replace(colour, f"var(--{variable})")
+    return Curve(f"{name} over steps" + (", logarithmic scale" if is_logarithmic else ""), svg)
+
+
+def _svg(points: Sequence[Point], is_logarithmic: bool) -> str:
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # a home folder without room for its cache is no problem
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # a matplotlibrc of the user would change the chart
+        matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "dist_condense", "font.size": 12})
+        figure = Figure((WIDTH / 72, HEIGHT / 72), layout="constrained", facecolor="none")
+        axes = figure.add_subplot(facecolor="none")
+        axes.plot(*zip(*points, strict=True), color=COLOURS["accent"], linewidth=1.8)
+        axes.grid(axis="y", color=COLOURS["rule"])
+        axes.tick_params(which="both", length=0, labelcolor=COLOURS["quiet"])
+        axes.spines[:].set_visible(False)
+        axes.margins(x=0)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        if is_logarithmic:
+            values = [value for _, value in points]
+            are_near = max(values) / min(values) < 100
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if are_near else (1,)))
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        stream = io.StringIO()
+        FigureCanvasSVG(figure).print_svg(stream, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    text = stream.getvalue()
+    return text[text.index("<svg") :]  # without the XML declaration
+
+
+def _binned(points: Sequence[Point]) -> list[Point]:
+    """Average consecutive points so that at most :data:`POINTS` remain."""
+    width = -(-len(points) // POINTS) or 1
+    bins = [points[i : i + width] for i in range(0, len(points), width)]
+    return [(fmean(step for step, _ in part), fmean(value for _, value in part)) for part in bins]

@@ -1,0 +1,88 @@
+"""Summary of evaluation.csv: top-1 accuracy over seeds, as data and as a table for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from rich.table import Table
+from rich.text import Text
+
+from dist_condense.evaluation.rows import Row
+from dist_condense.system import terminal
+
+KEY = ("set", "architecture", "protocol", "epochs")
+"""Columns that are equal in the rows of a summary, which differ in their seeds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """Top-1 accuracy in percent after the last epoch, of networks that differ in their seeds."""
+
+    set: str
+    architecture: str
+    protocol: str
+    epochs: str
+    values: tuple[tuple[str, float], ...]
+    """Seed and top-1 of each network."""
+    best: float | None
+    """Mean over seeds of the best test evaluation; None if one was not recorded."""
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """Values of the columns :data:`KEY`."""
+        return self.set, self.architecture, self.protocol, self.epochs
+
+    @property
+    def mean(self) -> float:
+        """Mean over seeds."""
+        return fmean(x for _, x in self.values)
+
+    @property
+    def std(self) -> float | None:
+        """Sample standard deviation (n - 1) over seeds; None for one seed."""
+        return stdev(x for _, x in self.values) if len(self.values) > 1 else None
+
+    @property
+    def text(self) -> str:
+        """Mean and standard deviation: ``62.1 ± 1.3``, or ``62.1`` for one seed."""
+        return f"{self.mean:.1f}" + ("" if self.std is None else f" ± {self.std:.1f}")
+
+
+def summarise(rows: Sequence[Row]) -> list[Summary]:
+    """Summarise rows by set, architecture, protocol and number of epochs, in the order of their first rows."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(str(getattr(row, name)) for name in KEY), []).append(row)
+    return [_summary(group) for group in groups.values()]
+
+
+def differing(summaries: Sequence[Summary]) -> list[str]:
+    """Return the names, of protocol and epochs, of those columns in which summaries differ."""
+    return [name for name in ("protocol", "epochs") if len({getattr(x, name) for x in summaries}) > 1]
+
+
+def summary_table(rows: Sequence[Row]) -> Table:
+    """Return a table for the terminal, with columns for protocol and epochs where they differ."""
+    summaries = summarise(rows)
+    columns = ["set", "architecture", *differing(summaries)]
+    table = Table(*columns, box=None, pad_edge=False)
+    table.add_column("top-1 mean ± std (n)", justify="right")
+    for x in summaries:
+        texts = (Text(terminal.printable(str(getattr(x, name)))) for name in columns)
+        table.add_row(*texts, f"{x.text} ({len(x.values)})")
+    return table
+
+
+def _summary(rows: Sequence[Row]) -> Summary:
+    best = [x.top1_best for x in rows if x.top1_best is not None]
+    first = rows[0]
+    return Summary(
+        set=first.set,
+        architecture=first.architecture,
+        protocol=first.protocol,
+        epochs=str(first.epochs),
+        values=tuple((str(x.seed), x.top1_last) for x in rows),
+        best=fmean(best) if len(best) == len(rows) else None,
+    )

@@ -1,0 +1,71 @@
+"""Replay: send the folder of a run to MLflow after the run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dist_condense.evaluation.rows import RowsError, read_csv
+from dist_condense.result.card import SyntheticSetError, read_card
+from dist_condense.result.tracking import server, trust
+from dist_condense.result.tracking.server import TrackingError
+from dist_condense.result.tracking.server_run import RunAddress, ServerRun
+from dist_condense.result.tracking.tags import stored_config, tags_of
+from dist_condense.settings import run_folder
+from dist_condense.settings.run_folder import RunFolder
+from dist_condense.settings.tracking_address import problems, resolve_uri
+from dist_condense.system.credentials import address
+
+
+def replay(
+    folder: str | Path, uri: str | None = None, experiment: str | None = None, run_name: str | None = None
+) -> str:
+    """Send a run's config, metrics, evaluations, set and report to MLflow, and return the run's id.
+
+    Data that the server already has is not sent again.
+
+    :param uri: the server; None: that of the run's config or of ``MLFLOW_TRACKING_URI``.
+    :param experiment: None: that of the run's config.
+    :param run_name: None: the folder's name.
+    :raises TrackingError: if the folder is not that of a run, or the server is not trusted, refuses or fails.
+    :raises ConfigError: if the folder contains links, pipes or devices.
+    """
+    folder = Path(folder).expanduser().absolute()
+    run_folder.check(folder)
+    files = RunFolder(folder)
+    if not files.config.exists():
+        raise TrackingError(f"{folder} is not the folder of a run: {files.config.name} is missing")
+    try:
+        config = stored_config(folder)
+    except ValueError as error:
+        raise TrackingError(str(error)) from error
+    tracking = config.get("tracking") or {}
+    if not isinstance(tracking, dict) or not isinstance(tracking.get("uri"), str | None):
+        raise TrackingError(f"{files.config}: tracking.uri is no address; give one, --uri")
+    if uri is None and (problem := next(trust.distrusted(tracking.get("uri"), folder, "--uri "), None)):
+        raise TrackingError(problem)
+    configured = address(uri, bare=True) if uri else tracking.get("uri")
+    trusted = bool(uri) or trust.is_own(tracking.get("uri"))
+    uri = resolve_uri(configured, folder)
+    experiment = experiment or tracking.get("experiment") or "dist_condense"
+    if problem := next(problems(configured, folder, experiment), None):
+        raise TrackingError(problem)
+    try:
+        read_csv(files.evaluation)
+    except RowsError as error:
+        raise TrackingError(str(error)) from error
+    run_address = RunAddress.of(folder, uri=uri, experiment=experiment, run_name=run_name or folder.name)
+    run = ServerRun(uri, run_address, folder, trusted)
+    try:
+        run.start(config, {**tags_of(folder), "dist_condense.replayed": "true"})
+        run.log_everything()
+        run.finish("FINISHED" if _is_complete(folder) else "FAILED")
+    except Exception as error:  # of the server, the network or the artifact store, of any class
+        raise TrackingError(f"replay of {folder} to {uri} was not complete: {server.reason(error)}") from error
+    return run.id
+
+
+def _is_complete(folder: Path) -> bool:
+    try:
+        return read_card(RunFolder(folder).synthetic_set).complete
+    except SyntheticSetError:
+        return False

@@ -1,0 +1,146 @@
+"""Connections to MLflow: clients, experiments, and what an error of a server means."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from dist_condense.settings.tracking_address import SERVERS, deleted, sqlite_file
+from dist_condense.system.credentials import masked, revealed
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+DEFAULTS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # with MLflow's own default one call to a dead server takes minutes
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines for every child run
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+"""Environment variables of MLflow that are set unless the user sets them."""
+ANSWER_TIMEOUT = 15.0
+"""Seconds that a run waits, before it starts, for the server's answer about the experiment."""
+TRANSIENT = (408, 429)
+"""HTTP status codes of the 400s that are not refusals: request timeout, too many requests."""
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # the experiment opens with its table of runs
+
+
+class TrackingError(RuntimeError):
+    """A run that cannot be sent to MLflow; the message states the reason."""
+
+
+class Refused(TrackingError):
+    """A run that a reachable server does not accept; the message states what to change."""
+
+
+def connect(uri: str) -> MlflowClient:
+    """Return a client that retries little and prints nothing; the folder of a sqlite file is created."""
+    for key, value in DEFAULTS.items():
+        os.environ.setdefault(key, value)
+    from mlflow import MlflowClient
+
+    # progress of database migrations, and tracebacks of errors that are reported in one line
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a line for every retry
+    if (file := sqlite_file(uri)) is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    return MlflowClient(revealed(uri))
+
+
+def refusal(uri: str, experiment: str) -> str | None:
+    """Return the reason why a server does not accept runs in an experiment.
+
+    None if it accepts them or does not answer within :data:`ANSWER_TIMEOUT`, and for databases.
+    """
+    if not _listens(uri):
+        return None
+    refusals: list[str] = []
+
+    def ask() -> None:
+        try:
+            _active_experiment(connect(uri), uri, experiment)
+        except Exception as error:  # of the server or the network, of any class
+            if is_refusal(error):
+                refusals.append(reason(error))
+
+    thread = threading.Thread(target=ask, name="tracking", daemon=True)
+    thread.start()
+    thread.join(ANSWER_TIMEOUT)
+    return refusals[0] if refusals else None
+
+
+def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
+    """Return the id of an experiment, which is created where there is none. Raises Refused for a deleted one."""
+    existing = _active_experiment(client, uri, name)
+    if existing is not None:
+        return existing
+    # A server knows where its files go; for sqlite MLflow would use the working directory, which a job loses
+    location = None
+    if (file := sqlite_file(uri)) is not None:
+        location = (file.parent / "mlartifacts").as_uri()
+    try:
+        return str(client.create_experiment(name, artifact_location=location, tags=KIND))
+    except Exception:
+        existing = _active_experiment(client, uri, name)  # another run may have created it since
+        if existing is None:
+            raise
+        return existing
+
+
+def has_run(client: MlflowClient, run: str) -> bool:
+    """Return whether a run exists and is not deleted; raises MLflow's error where the server does not answer."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return bool(client.get_run(run).info.lifecycle_stage == "active")
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
+
+
+def is_refusal(error: Exception) -> bool:
+    """Return whether the server, or this machine's MLflow, rejects the request; other errors may be temporary."""
+    if isinstance(error, Refused | ImportError):  # ImportError: the driver of a database is missing
+        return True
+    status = getattr(error, "get_http_status_code", int)()  # of MLflow's exceptions
+    return 400 <= status < 500 and status not in TRANSIENT
+
+
+def reason(error: Exception) -> str:
+    """Describe an error in one short line without secrets: of chained connection errors, the innermost."""
+    text = masked(" ".join(str(error).split()))  # before it is shortened
+    if isinstance(error, Refused | TimeoutError) and text:
+        return text
+    for known in ("Connection refused", "timed out", "Name or service not known", "Network is unreachable"):
+        if known in text:
+            return known
+    return f"{type(error).__name__}: {text[:200]}"
+
+
+def _listens(uri: str) -> bool:
+    """Check that a server accepts connections, because MLflow would retry for half a minute."""
+    parts = urlsplit(revealed(uri))
+    if parts.scheme not in SERVERS or parts.hostname is None:
+        return False
+    port = parts.port or socket.getservbyname(parts.scheme)
+    try:
+        socket.create_connection((parts.hostname, port), timeout=ANSWER_TIMEOUT / 3).close()
+    except OSError:
+        return False
+    return True
+
+
+def _active_experiment(client: MlflowClient, uri: str, name: str) -> str | None:
+    """Return the id of an experiment, None if it does not exist. Raises Refused if it is deleted."""
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        return None
+    if experiment.lifecycle_stage == "deleted":
+        raise Refused(deleted(name, str(experiment.experiment_id), uri))
+    return str(experiment.experiment_id)

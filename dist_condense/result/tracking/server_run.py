@@ -1,0 +1,301 @@
+"""A run on an MLflow server, kept equal to the run's folder. Data that the server already has is never sent twice."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from statistics import fmean, stdev
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import unquote, urlsplit
+from uuid import uuid4
+
+from dist_condense.evaluation.rows import Row, read_csv
+from dist_condense.result import metrics_file
+from dist_condense.result.metrics_file import RATE, STEP, TIME, MetricsEntry, counters
+from dist_condense.result.tracking import server, trust
+from dist_condense.result.tracking.server import Refused, TrackingError
+from dist_condense.settings import run_folder
+from dist_condense.settings.run_folder import RunFolder
+from dist_condense.settings.tracking_address import VARIABLE, sqlite_file
+from dist_condense.system import records, terminal
+from dist_condense.system.conversion import Rule
+from dist_condense.system.credentials import address, masked, revealed
+from dist_condense.system.files import write_atomically
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
+
+Id = Annotated[str, Rule("1 to 100 letters, digits, _ or -", re.compile(r"[\w-]{1,100}", re.ASCII).fullmatch)]
+"""Id of a run on a server, or of an output folder; safe in a query and in a path."""
+METRICS_PER_CALL, PARAMS_PER_CALL, PARAM_LENGTH = 1000, 100, 6000  # limits of MLflow's log_batch
+PARENT, FOLDER = "mlflow.parentRunId", "dist_condense.folder"
+NOT_PARAMS = ("output", "tracking")  # they differ between any two runs and explain no difference
+RESULTS = ("top1_last", "top1_best")  # columns of evaluation.csv that are metrics; the others are params
+PROXIED = "mlflow-artifacts"
+"""Scheme of artifact locations that the server itself stores."""
+ARTIFACTS = (RunFolder.config, RunFolder.environment, RunFolder.evaluation, RunFolder.report, RunFolder.synthetic_set)
+
+Value = tuple[str, float, int, float | None]
+"""Key, value, step and time (seconds since 1970; None: now) of a metric."""
+
+
+@dataclass(kw_only=True)
+class RunAddress:
+    """Location of a run on a server, stored in ``tracking.json``."""
+
+    uri: str
+    """Address of the server, without its password."""
+    experiment: str
+    run_name: str
+    run_id: Id | None = None
+    folder: Id = field(default_factory=lambda: uuid4().hex)
+    """Id of the output folder, a tag of its run on every server: it finds a run whose creation was not confirmed."""
+
+    @classmethod
+    def read(cls, folder: Path) -> RunAddress | None:
+        """Read the address that an earlier start stored; None if it is missing, unreadable or has an impossible id."""
+        try:
+            return records.read(cls, RunFolder(folder).tracking, spare=True)
+        except records.Unreadable:
+            return None
+
+    def write(self, folder: Path) -> None:
+        """Write ``tracking.json`` atomically."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(RunFolder(folder).tracking, (json.dumps(asdict(self), indent=1) + "\n").encode())
+
+    @classmethod
+    def of(cls, folder: Path, *, uri: str, experiment: str, run_name: str, run_id: str | None = None) -> RunAddress:
+        """Return the stored address if it names the same server and run, else a new one with the folder's id."""
+        earlier, shown = cls.read(folder), str(address(uri))
+        fresh = cls(uri=shown, experiment=experiment, run_name=run_name, run_id=run_id)
+        if earlier is None:
+            return fresh
+        if earlier.uri == shown and run_id in (None, earlier.run_id):
+            return earlier
+        return replace(fresh, folder=earlier.folder)
+
+
+class ServerRun:
+    """A run on an MLflow server. Methods raise the errors of the server, the network or the artifact store.
+
+    Any method may be repeated: the server is asked what it has, and only the difference is sent.
+
+    :param trusted: whether the user names the server, and not only the config.yaml of the folder. From a server that
+        is not trusted no path, store or other server is accepted as a location of files.
+    """
+
+    def __init__(self, uri: str, run_address: RunAddress, folder: Path, trusted: bool = True) -> None:
+        self.uri, self.address, self.folder, self.trusted = address(uri), run_address, folder, trusted
+        self._client: MlflowClient | None = None
+        self._artifact_uri: str | None = None
+        self._last_step = 0
+
+    @property
+    def client(self) -> MlflowClient:
+        """Client of the server, connected by :meth:`start`."""
+        if self._client is None:
+            raise TrackingError("not connected")
+        return self._client
+
+    @property
+    def id(self) -> str:
+        """Id of the run, known after :meth:`start`."""
+        if self.address.run_id is None:
+            raise TrackingError("no run")
+        return self.address.run_id
+
+    def start(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+        """Create the run or continue it; a continued run keeps its params."""
+        self.address.write(self.folder)
+        self._client = client = server.connect(self.uri)
+        if self.address.run_id is not None and not server.has_run(client, self.address.run_id):
+            self.address.run_id = None
+        if self.address.run_id is None:
+            self.address.run_id = self._existing_run() or self._new_run(tags)
+            self.address.write(self.folder)
+        artifact_uri = str(client.get_run(self.id).info.artifact_uri)
+        self._check_artifact_uri(artifact_uri)
+        self._artifact_uri = artifact_uri
+        client.update_run(self.id, status="RUNNING")
+        self._log_params(self.id, {key: value for key, value in params.items() if key not in NOT_PARAMS})
+        history = client.get_metric_history(self.id, RATE)
+        self._last_step = max((metric.step for metric in history), default=0)
+
+    def finish(self, status: str) -> None:
+        """End the run with the status ``FINISHED``, ``FAILED`` or ``KILLED``."""
+        self.client.set_terminated(self.id, status)
+
+    def log_everything(self) -> None:
+        """Log all that the folder contains."""
+        files = RunFolder(self.folder)
+        self.log_metrics(metrics_file.read(files.metrics))
+        self.log_evaluations(read_csv(files.evaluation))
+        for entry in ARTIFACTS:
+            if (path := self.folder / entry.name).exists():
+                self.log_artifacts(path)
+
+    def log_metrics(self, entries: Iterable[MetricsEntry]) -> None:
+        """Log entries of metrics.jsonl in order, each in a single call, which the server accepts as a whole or not."""
+        batch: list[Value] = []
+        for entry in [x for x in entries if x[STEP] > self._last_step]:
+            values = _values(entry)
+            if len(batch) + len(values) > METRICS_PER_CALL:
+                self._log_values(self.id, batch)
+                batch = []
+            batch += values
+            self._last_step = entry[STEP]
+        self._log_values(self.id, batch)
+
+    def log_evaluations(self, rows: Sequence[Row]) -> None:
+        """Log a finished child run for each row of evaluation.csv, identified by its name, and means over seeds.
+
+        A mean is the metric ``SET/ARCHITECTURE/PROTOCOL_N_epochs/top1`` of the run itself, with the number of seeds as
+        its step; beside it is ``top1_std``. MLflow forbids ``=`` in names of metrics: ``convnet:depth=4`` becomes
+        ``convnet:depth_4``.
+        """
+        children, groups = self._children(), defaultdict[str, list[float]](list)
+        for row in rows:
+            params = {key: str(value) for key, value in asdict(row).items() if key not in RESULTS}
+            metrics = {key: value for key in RESULTS if (value := getattr(row, key)) is not None}
+            group = (row.set, row.architecture, row.protocol, row.epochs)
+            name = f"{', '.join(map(str, group))} epochs, seed {row.seed}"
+            self._log_child(children.get(name), name, params, metrics)
+            groups[_metric_name("{}/{}/{}_{}_epochs/top1".format(*group))].append(row.top1_last)
+        before = self.client.get_run(self.id).data.metrics
+        means = [(key, fmean(values), len(values), None) for key, values in groups.items()]
+        means += [(f"{key}_std", stdev(values), len(values), None) for key, values in groups.items() if len(values) > 1]
+        self._log_values(self.id, [mean for mean in means if before.get(mean[0]) != mean[1]])
+
+    def log_artifacts(self, path: Path) -> None:
+        """Log a file, or a folder under its own name, in place of the server's copy. Raises Refused for links."""
+        if problem := next(run_folder.strange(path), None):
+            raise Refused(problem)
+        if path.is_dir():
+            self._artifacts.log_artifacts(str(path), path.name)
+        elif path.name == RunFolder.config.name and path.exists():  # earlier versions stored passwords in it
+            with TemporaryDirectory() as folder:
+                copy = Path(folder, path.name)
+                copy.write_text(masked(path.read_text(encoding="utf-8")), encoding="utf-8")
+                self._artifacts.log_artifact(str(copy))
+        elif path.exists():
+            self._artifacts.log_artifact(str(path))
+        else:  # no fault of the server, so no exception
+            terminal.say(f"not sent to MLflow: {path} does not exist")
+
+    def _check_artifact_uri(self, artifacts: str) -> None:
+        """Check that artifacts are stored in an acceptable location; raises Refused for any other.
+
+        MLflow's client writes files wherever the server says, also on this machine. Acceptable are: for a database in
+        the run's folder, that folder; for a server that is not trusted, the server itself.
+        """
+        parts = urlsplit(artifacts)
+        if not trust.is_inside(sqlite_file(self.uri), self.folder):
+            if not self.trusted and (parts.scheme != PROXIED or parts.netloc):
+                raise Refused(
+                    f"{RunFolder(self.folder).config} alone names it, and it would have files written to "
+                    f"{masked(artifacts)[:200]} instead of storing them itself ({PROXIED}:); if it is yours, give its "
+                    f"address: replay --uri {self.uri}, evaluate tracking.uri={self.uri}, or {VARIABLE}"
+                )
+        elif parts.scheme not in ("", "file") or not trust.is_inside(Path(unquote(parts.path)), self.folder):
+            raise Refused(
+                f"the database stores files at {artifacts}, which is not in {self.folder}; if the folder was moved, "
+                "move mlflow.db out of it, and a new one is created"
+            )
+
+    @property
+    def _artifacts(self) -> ArtifactRepository:
+        """Artifact location that :meth:`start` has checked; MLflow's client would ask the server for it again."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+        from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
+
+        if self._artifact_uri is None:
+            raise TrackingError("not connected")
+        uri = revealed(self.uri)
+        return get_artifact_repository(add_databricks_profile_info_to_artifact_uri(self._artifact_uri, uri), uri)
+
+    def _existing_run(self) -> str | None:
+        """Return the run of this folder if its creation was not confirmed, or if another server was used since."""
+        experiment = server.experiment_id(self.client, self.uri, self.address.experiment)
+        runs = self.client.search_runs([experiment], f"tags.`{FOLDER}` = '{self.address.folder}'", max_results=1)
+        return str(runs[0].info.run_id) if runs else None
+
+    def _new_run(self, tags: Mapping[str, str]) -> str:
+        experiment = server.experiment_id(self.client, self.uri, self.address.experiment)
+        tags = {**tags, FOLDER: self.address.folder}
+        return str(self.client.create_run(experiment, run_name=self.address.run_name, tags=tags).info.run_id)
+
+    def _children(self) -> dict[str, Run]:
+        """Return the child runs by name."""
+        experiment, token = self.client.get_run(self.id).info.experiment_id, None
+        children: dict[str, Run] = {}
+        while True:
+            page = self.client.search_runs([experiment], f"tags.`{PARENT}` = '{self.id}'", page_token=token)
+            children |= {str(child.info.run_name): child for child in page}
+            token = page.token
+            if not token:
+                return children
+
+    def _log_child(self, child: Run | None, name: str, params: Mapping[str, str], metrics: Mapping[str, float]) -> None:
+        """Create a child run, or complete one that was interrupted by an outage of the server."""
+        if child is not None and child.info.status == "FINISHED":
+            return
+        logged = child.data.metrics if child is not None else {}
+        if child is None:
+            experiment = self.client.get_run(self.id).info.experiment_id
+            tags = {"dist_condense.kind": "evaluation", PARENT: self.id}
+            child = self.client.create_run(experiment, run_name=name, tags=tags)
+        run = str(child.info.run_id)
+        self._log_params(run, params)
+        self._log_values(run, [(key, value, 0, None) for key, value in metrics.items() if key not in logged])
+        self.client.set_terminated(run, "FINISHED")
+
+    def _log_params(self, run: str, params: Mapping[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        logged = self.client.get_run(run).data.params
+        new = [Param(key, masked(text)[:PARAM_LENGTH]) for key, text in _flat(params) if key not in logged]
+        for start in range(0, len(new), PARAMS_PER_CALL):
+            self.client.log_batch(run, params=new[start : start + PARAMS_PER_CALL])
+
+    def _log_values(self, run: str, values: Sequence[Value]) -> None:
+        from mlflow.entities import Metric
+
+        now = time.time()  # for MLflow's time axis; nothing depends on it
+        metrics = [
+            Metric(key, float(value), int((now if at is None else at) * 1000), step) for key, value, step, at in values
+        ]
+        if metrics:
+            self.client.log_batch(run, metrics=metrics)
+
+
+def _metric_name(text: str) -> str:
+    """Replace characters that MLflow forbids in a metric's name with ``_``."""
+    return re.sub(r"[^\w/.: -]", "_", text)
+
+
+def _values(entry: MetricsEntry) -> list[Value]:
+    """Return all numbers of an entry except its counters."""
+    numbers = {key: value for key, value in entry.items() if key not in counters(entry)}
+    at = numbers.pop(TIME, None)
+    step = int(numbers.pop(STEP))
+    return [(key, value, step, at) for key, value in numbers.items()]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Flatten ``{"a": {"b": 1, "c": ["d", "e"]}}`` to ``[("a.b", "1"), ("a.c", "d, e")]``, without unset values."""
+    items: list[tuple[str, str]] = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            items += _flat(value, f"{prefix}{key}.")
+        elif value is not None and value != []:
+            items.append((f"{prefix}{key}", ", ".join(map(str, value)) if isinstance(value, list) else str(value)))
+    return items

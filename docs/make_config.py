@@ -102,7 +102,7 @@ def page() -> str:
     meanings = docstrings(ast.parse(Path(schema.__file__).read_text()))
     for name, key in KEYS.items():
         section = name.split(".")[0] if "." in name else ""
-        cells = (f"`{name}`", values.said(key.kind) + limits(key.limit), f"`{plain(key.default)}`", meanings[name])
+        cells = (f"`{name}`", values.type_name(key.kind) + limits(key.limit), f"`{plain(key.default)}`", meanings[name])
         rows.setdefault(section, []).append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n")
     tables = [title(section, meanings) + HEAD + "".join(lines) for section, lines in rows.items()]
     return INTRODUCTION.format(groups=groups(), renamed=renamed()) + "\n".join(tables)

@@ -54,7 +54,7 @@ class DatasetConfig:
     """Height and width of an image in pixels; null: the data set's own (224 for image folders, the prepared size for
     shards)."""
     classes: str | list[str] | None = None
-    """Classes to condense: a named subset (`imagenet100_idc`), a list of class names in label order, or null for all."""
+    """Classes to condense: a named subset (`imagenet100_idc`), a list of class names in label order; null: all."""
     channels: Annotated[int, Range(1, 3)] | None = None
     """Number of channels, 1 (grey) or 3; for `image_folder` only. Null: 1 if the headers of all files say grey, else 3;
     determined and stored at the first start."""
@@ -159,9 +159,9 @@ class GroupingConfig:
     groups: list[list[int]] = field(default_factory=list)
     """Labels of each group of `given`; every class occurs once."""
     warmup_networks: Amount = 0
-    """Number of networks at whose first `warmup_steps` steps classes are matched one by one (DCC: 250)."""
+    """Number of first networks whose first `warmup_steps` matching steps are per class (DCC: 250)."""
     warmup_steps: Amount = 0
-    """Number of matching steps of such a network, see `warmup_networks` (DCC: 10)."""
+    """Number of matching steps per class of each of `warmup_networks` (DCC: 10)."""
 
 
 @dataclass(kw_only=True)

@@ -215,7 +215,8 @@ class MethodConfig:
     """Procedure of the whole run: `matching`, Algorithm 1; or `selecting` real images, by `selection`."""
     unit_space: bool = False
     """Whether learnt pixels are image values ([0, 1]; float images: as stored), clamped to their bounds before each
-    network (IDC); otherwise they are normalised values, never clamped (DC). `selecting` stores image values always."""
+    network (IDC); otherwise they are normalised values, never clamped (DC). Selected images are always
+    stored as image values."""
     start: Annotated[str, OneOf("starts of the pixels", STARTS)] = "noise"
     """Initial pixels: `noise`, `real` images, or `mixed` (each tile a whole real image)."""
     parameterisation: ParameterisationConfig = field(default_factory=ParameterisationConfig)

@@ -610,7 +610,7 @@ def beton(tmp_path):
 def test_a_beton_of_another_size_is_refused_before_the_start(beton):
     with pytest.raises(ConfigError) as refused:
         Job.prepare(shipped("digits", *beton, "dataset.size=32"))
-    assert any("holds 24 px, not 32; leave dataset.size out" in line for line in refused.value.problems)
+    assert any("has 24 px, not 32; omit dataset.size" in line for line in refused.value.problems)
     same = shipped("digits", *beton, "dataset.size=24")
     assert not any("dataset.size" in line for line in checks._beton(same, assembly.dataset_of(same)))
 

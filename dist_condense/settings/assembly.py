@@ -242,8 +242,7 @@ def reading_of(config: RunConfig, device: torch.device | None = None) -> Reading
 def shard_of(
     config: RunConfig, dataset: ImageSet, labels: list[int], coordinator: Coordinator, placement: Placement
 ) -> ClassShard:
-    """Return the shard of one worker: the initial state of its classes, and their images, read by the keys of ``data``.
-    """
+    """Return the shard of one worker: its classes in their initial state, with a source of their real images."""
     names = [c.name for c in dataset.classes]
     source = NamedSource(dataset.train(labels, reading_of(config, placement.device)), names)
 

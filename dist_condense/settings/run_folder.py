@@ -100,8 +100,7 @@ def problems(folder: Path) -> Iterator[str]:
 
 
 def strange(path: Path) -> Iterator[str]:
-    """Yield a line if an entry is neither file nor folder, and for all such entries in a folder; no link is followed.
-    """
+    """Yield a line for an entry, or each entry of a folder, that is neither file nor folder. No link is followed."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:

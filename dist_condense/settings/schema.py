@@ -5,7 +5,7 @@ Checks, ``dist-condense list`` and docs/config.md are generated from this module
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 from dist_condense.core.augmentation import OPERATIONS
@@ -23,7 +23,7 @@ from dist_condense.settings.limits import COUNT, OneOf, Range
 from dist_condense.settings.parts import BATCHES, NETWORK_STARTS, PARTITIONS
 
 SETS = (*SELECTIONS, "condensed", "whole")
-DEVICES = ("auto", "cpu", "cuda")
+AUTO_DEVICE, CPU, CUDA = DEVICES = ("auto", "cpu", "cuda")
 
 Seed = Annotated[int, Range(-(2**63), 2**63 - 1)]
 Count = Annotated[int, Range(1, COUNT)]
@@ -326,6 +326,15 @@ class ClusterConfig:
     min_workers: Annotated[int, Range(1, 100_000)] | None = None
     """Smallest number of workers with which the run continues after nodes are lost; it grows to `workers` again when
     there is room. Null: always `workers`."""
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether workers compute on GPUs; false while the device is ``auto``."""
+        return self.device == CUDA
+
+    def settled(self, gpus: bool) -> ClusterConfig:
+        """Replace ``auto`` by ``cuda`` if there are GPUs for all workers, else by ``cpu``."""
+        return self if self.device != AUTO_DEVICE else replace(self, device=CUDA if gpus else CPU)
 
 
 @dataclass(kw_only=True)

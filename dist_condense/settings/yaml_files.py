@@ -107,8 +107,7 @@ def _require(holds: bool, node: yaml.Node, problem: str) -> None:
 
 
 def checked(text: str) -> str:
-    """Return a text after checking that every ``${`` starts an interpolation or is escaped, ``\\${``. Raises Unusable.
-    """
+    """Return a text whose every ``${`` starts an interpolation or is escaped, ``\\${``. Raises Unusable otherwise."""
     try:
         if "${" in text:
             OmegaConf.create([text])
@@ -119,8 +118,7 @@ def checked(text: str) -> str:
 
 
 def parsed(text: str) -> Any:
-    """Parse a value of the command line to text, None, or lists and dicts of these. Raises Unusable for invalid YAML.
-    """
+    """Parse a value of the command line to text, None, or lists and dicts of these. Raises Unusable if not YAML."""
     try:
         return _plain(_spaced(_loaded(text, _Texts)))
     except (yaml.YAMLError, ValueError) as error:

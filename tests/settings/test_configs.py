@@ -235,7 +235,9 @@ def test_numbers_of_the_range_are_taken_and_others_are_refused(key, limit):
 
 def test_every_number_has_a_range():
     """But labels, which are compared with the classes."""
-    numbers = {key.name for key in KEYS.values() if {"int", "float"} & set(re.findall(r"\w+", values.type_name(key.kind)))}
+    numbers = {
+        key.name for key in KEYS.values() if {"int", "float"} & set(re.findall(r"\w+", values.type_name(key.kind)))
+    }
     assert numbers - {"method.grouping.groups"} == {key for key, _ in RANGES}
 
 

@@ -59,7 +59,12 @@ class Comparison:
         )
         wanted = trials(chosen.sets, architectures, range(chosen.seeds))
         return evaluate(
-            wanted, evaluation, RunFolder(self.claim.folder).evaluation, _tell, self._runner(), self.claim.writing
+            wanted,
+            evaluation,
+            RunFolder(self.claim.folder).evaluation,
+            on_result=_tell,
+            runner=self._runner(),
+            writing=self.claim.writing,
         )
 
     @functools.cached_property

@@ -27,6 +27,8 @@ class Score:
     """Accuracy after the last epoch, which is reported."""
     top1_best: float
     """Best accuracy of the protocol's test evaluations, thus selected on the test set."""
+    epochs: int
+    """Epochs E (the published DC runs one more)."""
 
 
 def train_and_test(
@@ -67,7 +69,7 @@ def train_and_test(
         course.run_epoch(epoch, protocol.schedule(epoch, epochs))
         if epoch + 1 in tested_after:
             scores.append(accuracy(network, test, statistics, device))
-    return Score(scores[-1], max(scores))
+    return Score(scores[-1], max(scores), epochs)
 
 
 class Course:

@@ -1,4 +1,4 @@
-"""Training networks from scratch on a set and testing them: protocols, trials, a sweep over a cluster.
+"""Training of networks from scratch on a set, and their test: protocols, trials, and a sweep over a cluster.
 
-`evaluate` runs in this process; only `sweep` knows Ray, and it is not imported from here.
+`evaluate` runs in this process; only `sweep` imports Ray, and it is not imported here.
 """

@@ -1,4 +1,4 @@
-"""What an evaluation does to a training batch: the siamese operations of the core with magnitudes per image."""
+"""Augmentation of the training batches of an evaluation: the operations of the core, with magnitudes per image."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from dist_condense.system.transfer import to_device
 
 
 class Augmentation(typing.Protocol):
-    """Images ``[N, C, h, w]`` in normalised space to augmented ones; every draw comes from the generator."""
+    """Augmentation of images ``[N, C, h, w]`` in normalised space; every draw comes from the generator."""
 
     def __call__(self, images: Tensor, generator: torch.Generator, statistics: ChannelStatistics) -> Tensor: ...
 
     def without_flip(self) -> Augmentation:
-        """The same for images that do not keep their label when they are flipped."""
+        """Return the same augmentation without flips, for images whose label a flip would change."""
         ...
 
 
 @dataclass(frozen=True)
 class Nothing:
-    """Images as they are."""
+    """No augmentation."""
 
     def __call__(self, images: Tensor, generator: torch.Generator, statistics: ChannelStatistics) -> Tensor:
         return images
 
     def without_flip(self) -> Nothing:
-        """Itself."""
+        """Return this augmentation, which never flips."""
         return self
 
 
 @dataclass(frozen=True)
 class ByStrategy:
-    """A strategy of DSA or IDC: magnitudes per image, which of ``one_of`` once per batch."""
+    """Strategy of DSA or IDC, with magnitudes per image and one draw of ``one_of`` per batch."""
 
     strategy: Strategy
 
@@ -48,5 +48,5 @@ class ByStrategy:
         return augmentation.apply(images, draw.to(images.device, images.dtype, to_device))
 
     def without_flip(self) -> ByStrategy:
-        """Of the other operations."""
+        """Return the strategy of the other operations."""
         return ByStrategy(self.strategy.without("flip"))

@@ -1,9 +1,9 @@
-"""DC's augmentation of an evaluation: every image gets one operation of a list (published for MNIST and BatchNorm).
+"""DC's augmentation in evaluations: one operation of a list per image (published for MNIST and for BatchNorm).
 
-As in the program (``utils.augment``), with two deviations: one bilinear warp stands for its nearest-neighbour
-scaling and for scipy's cubic spline of rotations, and a scaled image is centred exactly, not to whole pixels.
-Everything happens in normalised space. The program fills what a crop or a rotation uncovers with the mean of the
-batch per channel (rotations: over all channels, the same where there is one), and what a scaling uncovers with 0.
+As in the published program (``utils.augment``), with two deviations: one bilinear warp replaces its nearest-neighbour
+scaling and the cubic spline of its rotations, and a scaled image is centred exactly, not to whole pixels. Everything is
+computed in normalised space. The program fills pixels outside a cropped or rotated image with the mean of the batch per
+channel (rotations: over all channels, equal if there is one), and those outside a scaled image with 0.
 """
 
 from __future__ import annotations
@@ -25,37 +25,37 @@ CROP, SCALE, DEGREES, NOISE = 4, 0.2, 45, 0.001
 
 @dataclass(frozen=True)
 class Change:
-    """What one operation does to each of n images."""
+    """The effect of one operation on each of n images."""
 
     warp: Tensor
-    """``[n, 2, 3]`` float64, as in :class:`dist_condense.core.augmentation.Draw`."""
+    """Affine maps, ``[n, 2, 3]`` float64, as in :class:`dist_condense.core.augmentation.Draw`."""
     fill: float
-    """What is uncovered, as a multiple of the mean of the batch."""
+    """Value of pixels outside the image, as a multiple of the mean of the batch."""
     noise: float
-    """Standard deviation of the noise that is added."""
+    """Standard deviation of the added noise."""
 
 
 def crop(sampler: Sampler) -> Change:
-    """A window at 0..7 (rows, columns) of the image padded by 4: shifts from -4 to +3."""
+    """Crop windows at offsets 0..7 of the images padded by 4: shifts of rows and columns from -4 to +3."""
     shift = torch.stack([sampler.integers(-CROP, CROP) for _ in sampler.size], 1)
     return Change(set_crop(neutral(sampler.n), shift, sampler.size).warp, 1, 0)
 
 
 def scale(sampler: Sampler) -> Change:
-    """Width and height to int(u * size) pixels each, u in [0.8, 1.2), about the centre."""
+    """Scale width and height to int(u * size) pixels each, u in [0.8, 1.2), about the centre."""
     size = torch.tensor([sampler.size[1], sampler.size[0]], dtype=torch.float64)
     pixels = ((1 - SCALE + 2 * SCALE * sampler.uniform(2)) * size).floor()
     return Change(set_scale(neutral(sampler.n), size / pixels).warp, 0, 0)
 
 
 def rotate(sampler: Sampler) -> Change:
-    """By whole degrees from -45 to 44."""
+    """Rotate by whole degrees from -45 to 44."""
     radians = sampler.integers(-DEGREES, DEGREES).double() * (math.pi / 180)
     return Change(set_rotation(neutral(sampler.n), radians).warp, 1, 0)
 
 
 def noise(sampler: Sampler) -> Change:
-    """Gaussian noise of 0.001."""
+    """Add Gaussian noise of standard deviation 0.001."""
     return Change(neutral(sampler.n).warp, 0, NOISE)
 
 
@@ -69,7 +69,7 @@ OPERATIONS: Mapping[str, Callable[[Sampler], Change]] = {
 
 @dataclass(frozen=True)
 class OnePerImage:
-    """Each image gets one of the named operations, each as likely as the others."""
+    """One of the named operations per image, drawn uniformly."""
 
     operations: tuple[str, ...]
 
@@ -85,12 +85,12 @@ class OnePerImage:
         return warped(images, warp, fill * images.mean((0, 2, 3), keepdim=True)) + strength * white
 
     def without_flip(self) -> OnePerImage:
-        """Itself: none of the operations flips."""
+        """Return this augmentation, none of whose operations flips."""
         return self
 
 
 def warped(images: Tensor, warp: Tensor, fill: Tensor) -> Tensor:
-    """Warp ``[n, C, h, w]`` by ``[n, 2, 3]``; ``fill`` ``[n, C, 1, 1]`` stands where no image is."""
+    """Warp ``[n, C, h, w]`` by ``[n, 2, 3]``; pixels outside an image get the value ``fill`` ``[n, C, 1, 1]``."""
     draw = replace(neutral(len(images)), warp=warp).to(images.device, images.dtype, to_device)
     return augmentation.warp(images - fill, draw) + fill
 

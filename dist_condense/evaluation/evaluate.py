@@ -1,4 +1,4 @@
-"""Trials: one network from scratch per (set, architecture, seed), in this process."""
+"""Trials of an evaluation, one network trained from scratch per (set, architecture, seed), in this process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dist_condense.system.processor import on_threads
 
 @dataclass(frozen=True)
 class Trial:
-    """One network to train: on a set, of an architecture (a text of `networks`: `convnet:depth=4`), from a seed."""
+    """A network to train: the set, the architecture (a text of `networks`: `convnet:depth=4`) and the seed."""
 
     set: str
     architecture: str
@@ -30,7 +30,7 @@ class Trial:
 
 
 class TrialFailed(RuntimeError):
-    """Some trials did not finish; the rows of the others have been handed over."""
+    """Error of an evaluation in which some trials did not finish; the rows of the others have been passed on."""
 
     def __init__(self, *problems: str) -> None:
         super().__init__(*problems)
@@ -41,46 +41,46 @@ class TrialFailed(RuntimeError):
 
     @classmethod
     def of(cls, reasons: Mapping[Trial, str], total: int) -> TrialFailed:
-        """Names each that has no row, and why; a reason that several share is told once."""
+        """Return the error for trials with their reasons; trials with equal reasons share a line."""
         names: dict[str, list[str]] = {}
-        for trial, why in reasons.items():
-            names.setdefault(why, []).append(f"{trial.set} / {trial.architecture} / seed {trial.seed}")
-        lines = [f"{', '.join(failed)}: {why}" for why, failed in names.items()]
+        for trial, reason in reasons.items():
+            names.setdefault(reason, []).append(f"{trial.set} / {trial.architecture} / seed {trial.seed}")
+        lines = [f"{', '.join(failed)}: {reason}" for reason, failed in names.items()]
         return cls(f"{len(reasons)} of {total} trials failed:", *lines)
 
 
 def trials(sets: Iterable[str], architectures: Iterable[str], seeds: Iterable[int]) -> list[Trial]:
-    """Every combination, sets outermost."""
+    """Return a trial for every combination, sets outermost."""
     architectures, seeds = list(architectures), list(seeds)
     return [Trial(s, a, seed) for s in sets for a in architectures for seed in seeds]
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingSet:
-    """Images ``[N, C, h, w]``, decoded: bytes, or floats, normalised unless ``stored``; labels int64 ``[N]``, or class
-    probabilities ``[N, classes]``.
+    """A set to train on: decoded images ``[N, C, h, w]``, bytes or floats, and labels, int64 ``[N]`` or class
+    probabilities ``[N, classes]``. Floats are normalised unless ``stored``.
     """
 
     images: Tensor
     labels: Tensor
     _: KW_ONLY
     epochs: int | None = None
-    """E; None: the protocol's own."""
+    """Epochs E; None: the protocol's."""
     draws: int = 1
-    """Sets of equal size that stand one after the other; seed s trains on draw s (random sets: a new one each)."""
+    """Number of consecutive sets of equal size; seed s trains on set s (random selections: a new draw per seed)."""
     tiles: int = 1
-    """Images that each learnt one was decoded to."""
+    """Number of images to which each learnt image was decoded."""
     stored: bool = False
-    """Whether floats are values as a data set stores them."""
+    """Whether floats are values as stored by a data set, not normalised ones."""
 
     def draw(self, seed: int) -> TrainingSet:
-        """The set that a seed trains on."""
+        """Return the set on which a seed trains."""
         size = len(self.labels) // self.draws
         rows = slice(seed % self.draws * size, (seed % self.draws + 1) * size)
         return replace(self, images=self.images[rows], labels=self.labels[rows], draws=1)
 
     def batches(self, statistics: ChannelStatistics, device: str) -> Images:
-        """Positions to images in normalised space on the device, one batch at a time."""
+        """Return a function from positions to images in normalised space on the device."""
         if self.images.is_floating_point() and not self.stored:
             return lambda positions: self.images[positions].to(device)
         return lambda positions: statistics.normalise(to_values(self.images[positions].to(device)))
@@ -88,32 +88,32 @@ class TrainingSet:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Evaluation:
-    """What all trials share."""
+    """The arguments that all trials share."""
 
     sets: Mapping[str, TrainingSet]
     test: TestImages
     statistics: ChannelStatistics
     classes: int
     protocol: str
-    """One of `protocols.PROTOCOLS`."""
+    """Name of one of `protocols.PROTOCOLS`."""
     flip: bool = True
-    """Whether a flipped image keeps its label; where it does not, no augmentation flips."""
+    """Whether a flipped image keeps its label; otherwise no augmentation flips."""
     device: str = "cpu"
 
     def key(self, trial: Trial) -> Key:
-        """What the row of this trial is found by."""
-        chosen = self.sets[trial.set].draw(trial.seed)
-        epochs = chosen.epochs
+        """Return the key of the row of a trial."""
+        drawn = self.sets[trial.set].draw(trial.seed)
+        epochs = drawn.epochs
         if epochs is None:
-            epochs = protocol(self.protocol).epochs_for(chosen.labels, trial.architecture, chosen.tiles)
+            epochs = protocol(self.protocol).epochs_for(drawn.labels, trial.architecture, drawn.tiles)
         return Key(trial.set, protocol=self.protocol, architecture=trial.architecture, seed=trial.seed, epochs=epochs)
 
 
 def run_trial(trial: Trial, evaluation: Evaluation) -> Row:
-    """Train and test one network. A seed starts the same network on every set, so sets are compared in pairs."""
+    """Train and test one network. Equal seeds start from the same weights on every set, for paired comparisons."""
     keep_freed_memory()
-    chosen = evaluation.sets[trial.set].draw(trial.seed)
-    channels, height, width = chosen.images.shape[1:]
+    drawn = evaluation.sets[trial.set].draw(trial.seed)
+    channels, height, width = drawn.images.shape[1:]
     network = networks.build(
         trial.architecture,
         channels=channels,
@@ -123,8 +123,8 @@ def run_trial(trial: Trial, evaluation: Evaluation) -> Row:
     )
     key = evaluation.key(trial)
     score = train_and_test(
-        chosen.batches(evaluation.statistics, evaluation.device),
-        chosen.labels,
+        drawn.batches(evaluation.statistics, evaluation.device),
+        drawn.labels,
         test=evaluation.test,
         statistics=evaluation.statistics,
         network=network,
@@ -137,15 +137,15 @@ def run_trial(trial: Trial, evaluation: Evaluation) -> Row:
 
 
 Runner = Callable[[Sequence[Trial], Evaluation, Callable[[Row], None]], object]
-"""Runs trials and hands over each row when it is there."""
+"""Function that runs trials and calls back with each row when its trial has finished."""
 
 
 def in_process(
     todo: Sequence[Trial], evaluation: Evaluation, on_result: Callable[[Row], None], threads: int | None = None
 ) -> None:
-    """One trial after the other. Raises TrialFailed after the last one, naming each that failed.
+    """Run trials one after the other. Raises TrialFailed after the last one if some failed.
 
-    :param threads: of torch on the CPU meanwhile; None: as they are.
+    :param threads: torch's number of CPU threads for the trials; None: unchanged.
     """
     reasons: dict[Trial, str] = {}
     with on_threads(threads):
@@ -161,36 +161,38 @@ def in_process(
 
 
 def evaluate(
-    wanted: Sequence[Trial],
+    requested: Sequence[Trial],
     evaluation: Evaluation,
     path: Path | None = None,
+    *,
     on_result: Callable[[Row], None] | None = None,
     runner: Runner = in_process,
     writing: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> list[Row]:
-    """The rows of the wanted trials, in their order. Rows that ``path`` (evaluation.csv) holds are not run again.
+    """Return the rows of the requested trials, in order; trials that have a row in ``path`` are not run again.
 
-    A row is known by set, protocol, architecture, seed and epochs: after a set has changed, give it another name or
+    A row is identified by set, protocol, architecture, seed and epochs, so a set that has changed needs another name or
     another file.
 
-    :param on_result: told of each new row, after it is in the file.
+    :param path: evaluation.csv, to which new rows are added; None: no file.
+    :param on_result: called with each new row, after it is in the file.
     :param runner: `in_process`, or `sweep.sweep` with its resources bound.
-    :param writing: entered around each write of the file; raises where this process may not write any more.
+    :param writing: context of each write of the file; raises if this process may no longer write.
     """
     done = {row.key: row for row in (read_csv(path) if path else [])}
 
     def keep(row: Row) -> None:
-        if path:  # first, so that a row that could not be written does not count as done
+        if path:  # first, because a row that could not be written does not count as done
             with writing():
                 append_csv(path, [row])
         done[row.key] = row
         if on_result:
             on_result(row)
 
-    todo = [trial for trial in wanted if evaluation.key(trial) not in done]
+    todo = [trial for trial in requested if evaluation.key(trial) not in done]
     if todo:
         runner(todo, evaluation, keep)
-    return [done[evaluation.key(trial)] for trial in wanted]
+    return [done[evaluation.key(trial)] for trial in requested]
 
 
 def evaluate_set(
@@ -200,5 +202,5 @@ def evaluate_set(
     seeds: Iterable[int],
     path: Path | None = None,
 ) -> list[Row]:
-    """One set over architectures x seeds in this process, without Ray."""
+    """Evaluate one set on all architectures and seeds in this process, without Ray; return the rows."""
     return evaluate(trials([name], architectures, seeds), evaluation, path)

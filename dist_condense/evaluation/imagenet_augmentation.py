@@ -1,8 +1,8 @@
 """IDC's augmentation on ImageNet: random resized crop, flip, colour jitter, PCA lighting (AlexNet's).
 
-In [0, 1], on a whole batch, magnitudes per image, never clamped (as published). Two deviations: the order of the
-three jitters is drawn once per batch, not per image; and a crop is one bilinear sampling, so at its border it reads
-up to half a pixel outside the crop instead of repeating the crop's own edge.
+Computed in [0, 1] on a whole batch, with magnitudes per image, and never clamped (as published). Two deviations: the
+order of the three jitters is drawn once per batch, not per image; and a crop is sampled bilinearly once, so its border
+reads up to half a pixel outside the crop instead of repeating the edge.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from dist_condense.data.normalise import ChannelStatistics, denormalise
 LUMA = (0.299, 0.587, 0.114)
 EIGENVALUES = (0.2175, 0.0188, 0.0045)
 EIGENVECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
-"""Of the colours of ImageNet; rows are red, green, blue, columns belong to the eigenvalues."""
+"""Principal components of the colours of ImageNet: rows are red, green, blue; a column belongs to each eigenvalue."""
 ATTEMPTS = 10
-"""Crops drawn per image before the whole image is taken (torchvision's RandomResizedCrop)."""
+"""Crops drawn per image before the whole image is used (as in torchvision's RandomResizedCrop)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImagenetAugmentation:
-    """The published strengths."""
+    """IDC's augmentation on ImageNet, with the published strengths as defaults."""
 
     area: tuple[float, float] = (0.5, 1.0)
-    """Part of the image that a crop holds."""
+    """Range of a crop's area, as a fraction of the image."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    """Width over height of a crop, uniform in its logarithm."""
+    """Range of width over height of a crop, uniform in the logarithm."""
     jitter: float = 0.4
-    """Brightness, contrast and saturation each by a factor in [1 - jitter, 1 + jitter)."""
+    """Brightness, contrast and saturation are each scaled by a factor in [1 - jitter, 1 + jitter)."""
     lighting: float = 0.1
-    """Standard deviation along the principal colours."""
+    """Standard deviation along the principal components of the colours."""
     flip: bool = True
-    """Whether half of the images are mirrored."""
+    """Whether half of the images are flipped horizontally."""
 
     def __call__(self, images: Tensor, generator: torch.Generator, statistics: ChannelStatistics) -> Tensor:
         n, size = len(images), (images.shape[-2], images.shape[-1])
@@ -52,11 +52,11 @@ class ImagenetAugmentation:
         return statistics.normalise(images)
 
     def without_flip(self) -> ImagenetAugmentation:
-        """Nothing is mirrored."""
+        """Return the same augmentation without flips."""
         return replace(self, flip=False)
 
     def boxes(self, n: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
-        """n crops, float64 ``[n, 4]``: top, left, height, width in whole pixels."""
+        """Draw n crops, float64 ``[n, 4]``: top, left, height and width in whole pixels."""
         u = torch.rand(4, n, ATTEMPTS, generator=generator, dtype=torch.float64)
         area = _between(self.area, u[0]) * size[0] * size[1]
         ratio = _between((math.log(self.ratio[0]), math.log(self.ratio[1])), u[1]).exp()
@@ -69,7 +69,7 @@ class ImagenetAugmentation:
 
 
 def crop_and_flip(images: Tensor, boxes: Tensor, flipped: Tensor) -> Tensor:
-    """Crops ``[n, 4]`` (top, left, height, width) stretched to the whole image; mirrored where ``flipped [n]``."""
+    """Resize crops ``[n, 4]`` (top, left, height, width) to the whole image, flipped horizontally if ``flipped [n]``."""
     size = torch.tensor(images.shape[-2:], dtype=boxes.dtype)
     extent = boxes[:, 2:] / size
     centre = (2 * boxes[:, :2] + boxes[:, 2:]) / size - 1
@@ -81,17 +81,17 @@ def crop_and_flip(images: Tensor, boxes: Tensor, flipped: Tensor) -> Tensor:
 
 
 def brighten(images: Tensor, factor: Tensor) -> Tensor:
-    """Towards or away from black; factor ``[n, 1, 1, 1]``."""
+    """Scale the brightness by ``factor`` ``[n, 1, 1, 1]``."""
     return images * factor
 
 
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """Around the mean luma of each image."""
+    """Scale the contrast around the mean luma of each image by ``factor`` ``[n, 1, 1, 1]``."""
     return torch.lerp(grey(images).mean((2, 3), keepdim=True).expand_as(images), images, factor)
 
 
 def saturate(images: Tensor, factor: Tensor) -> Tensor:
-    """Around the luma of each pixel."""
+    """Scale the saturation around the luma of each pixel by ``factor`` ``[n, 1, 1, 1]``."""
     return torch.lerp(grey(images).expand_as(images), images, factor)
 
 
@@ -99,13 +99,13 @@ JITTERS: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (brighten, contrast, s
 
 
 def light(images: Tensor, alpha: Tensor) -> Tensor:
-    """Add the principal colours times alpha ``[n, 3]`` and their eigenvalues."""
+    """Add the principal components of the colours, scaled by ``alpha`` ``[n, 3]`` and the eigenvalues."""
     colours = (alpha * torch.tensor(EIGENVALUES)) @ torch.tensor(EIGENVECTORS).T
     return images + colours.to(images)[:, :, None, None]
 
 
 def grey(images: Tensor) -> Tensor:
-    """Luma ``[n, 1, h, w]`` of RGB."""
+    """Return the luma ``[n, 1, h, w]`` of RGB images."""
     return (images * torch.tensor(LUMA).to(images).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 

@@ -1,7 +1,7 @@
-"""How the papers train a network on a set before they test it. A protocol is added by a line of `PROTOCOLS`.
+"""Protocols by which the papers train networks on a set before testing them, one line of `PROTOCOLS` each.
 
-Set by reading the published programs. The last epoch is what we report; IDC's papers report the best of four test
-evaluations, which stands beside it under its own name.
+The values are those of the published programs. Results are reported after the last epoch; the best of four test
+evaluations, which IDC's papers report, is stored as well, under its own name.
 """
 
 from __future__ import annotations
@@ -17,60 +17,61 @@ from dist_condense.evaluation.dc_augmentation import OnePerImage
 from dist_condense.evaluation.imagenet_augmentation import ImagenetAugmentation
 
 EpochRule = Callable[[int, int], int]
-"""(decoded images per class, classes) to the epochs E of a protocol."""
+"""Function from (decoded images per class, classes) to the epochs E of a protocol."""
 Schedule = Callable[[int, int], float]
-"""(epoch from 0, E) to the factor of the learning rate in that epoch."""
+"""Function from (epoch from 0, E) to the factor of the learning rate in that epoch."""
 
 
 @dataclass(frozen=True)
 class Fewer:
-    """Epochs of one network on sets that are large enough."""
+    """Smaller number of epochs of one network on large sets."""
 
     epochs: int
-    """E"""
+    """Epochs E."""
     ipc: int
-    """From so many learnt images per class on."""
+    """Least number of learnt images per class of such a set."""
     tiles: int
-    """And from so many tiles of each on."""
+    """Least number of tiles per learnt image of such a set."""
 
 
 def thousand(per_class: int, classes: int) -> int:
-    """1000, whatever the set."""
+    """Return 1000 epochs for any set."""
     return 1000
 
 
 def three_hundred(per_class: int, classes: int) -> int:
-    """300, whatever the set."""
+    """Return 300 epochs for any set."""
     return 300
 
 
 IMAGENET_EPOCHS = ((1, 3000), (10, 2000), (50, 1500), (200, 1000), (500, 500))
-"""(decoded images per class at most, epochs); beyond the last line 300."""
+"""Pairs (largest number of decoded images per class, epochs); 300 epochs for larger sets."""
 
 
 def imagenet_epochs(per_class: int, classes: int) -> int:
-    """IDC's ``ipc_epoch``. 100 classes: two thirds, down to a multiple of 100 (no other count is treated so).
+    """Return the epochs of IDC's ``ipc_epoch``; for exactly 100 classes two thirds, rounded down to a multiple of 100.
 
-    The published bounded multi-formation counts at most 128 per class here: hand the epochs in for such a set.
+    Deviation: with bounded multi-formation the published program counts at most 128 images per class here, so pass the
+    epochs explicitly for such a set.
     """
     epochs = next((epochs for most, epochs in IMAGENET_EPOCHS if per_class <= most), 300)
     return epochs * 2 // 3 // 100 * 100 if classes == 100 else epochs
 
 
 def one_drop(epoch: int, epochs: int) -> float:
-    """DC: a tenth once epoch E//2 + 1 (from 0) is over."""
+    """Return the factor of DC: 1 up to epoch E//2 + 1 (from 0), then 0.1."""
     return 1.0 if epoch <= epochs // 2 + 1 else 0.1
 
 
 def two_drops(epoch: int, epochs: int) -> float:
-    """IDC: a fifth from epoch 2E//3 on, a twenty-fifth from 5E//6 on."""
+    """Return the factor of IDC: 1, from epoch 2E//3 on 0.2, from 5E//6 on 0.04."""
     drops = (epoch >= 2 * epochs // 3) + (epoch >= 5 * epochs // 6)
     return float(0.2**drops)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """SGD on the cross-entropy, shuffled, the incomplete batch of an epoch kept."""
+    """Training by SGD on the cross-entropy, in shuffled epochs that keep their incomplete batch."""
 
     lr: float
     """Learning rate."""
@@ -81,30 +82,31 @@ class Protocol:
     batch: int
     """Images per update."""
     epochs: EpochRule
-    """E, unless the caller gives it."""
+    """Default number of epochs E."""
     schedule: Schedule
-    """The learning rate over the epochs."""
+    """Factor of the learning rate over the epochs."""
     reset_momentum: bool = False
-    """A drop of the learning rate starts a new optimiser."""
+    """Whether a drop of the learning rate starts a new optimiser."""
     extra_epochs: int = 0
-    """Epochs beyond E that the published program runs; E counts for the schedule and in tables."""
+    """Epochs beyond E that the published program runs; the schedule and tables use E."""
     augmentation: Augmentation = field(default_factory=Nothing)
-    """Per batch, in normalised space."""
+    """Augmentation of each batch, in normalised space."""
     cutmix: float = 0.0
     """Probability of CutMix per batch, after the augmentation."""
     evaluations: int = 1
-    """Test evaluations, evenly spread, the last one at the end."""
+    """Number of test evaluations, evenly spaced, the last one at the end."""
     fewer: Mapping[str, Fewer] = field(default_factory=dict)
-    """Exceptions of :attr:`epochs` by the name of a network, without its options."""
+    """Exceptions to :attr:`epochs` by the name of a network, without its options."""
     whole_epochs: int | None = None
-    """E on the whole training set; None: as on any other."""
+    """Epochs E on the whole training set; None: as on other sets."""
 
     def epochs_for(self, labels: Tensor, architecture: str = "", tiles: int = 1) -> int:
-        """E of a set with these labels, ``[N]`` or class probabilities ``[N, classes]``, from its mean count of
-        decoded images per class.
+        """Return the epochs E for a set with these labels, ``[N]`` or class probabilities ``[N, classes]``.
 
-        :param architecture: a network's name, perhaps with options after a colon.
-        :param tiles: decoded images of a learnt one.
+        They depend on the mean number of decoded images per class.
+
+        :param architecture: name of a network, possibly with options after a colon.
+        :param tiles: number of decoded images per learnt image.
         """
         classes = labels.shape[1] if labels.ndim == 2 else len(labels.unique())
         per_class = len(labels) // classes
@@ -157,21 +159,21 @@ PROTOCOLS: Mapping[str, Protocol] = {
     "idc_imagenet": _IMAGENET,
     "idc_imagenet100": replace(_IMAGENET, lr=0.1, weight_decay=1e-4, batch=128),
 }
-"""`dc_mnist` and `dc_batchnorm`: DC on MNIST, and into a ConvNet with BatchNorm. IDC's exceptions, both without CutMix:
-`idc_mnist_factor2`, MNIST with a factor above 1 (colour, one of crop, scale, rotate); `idc_svhn_ipc1`, SVHN with ipc 1
-and factor 1 (colour, the same list, cutout). Flips are left out of each where the data set says so, as its program does
-for MNIST and SVHN by name."""
+"""Protocols by name. `dc_mnist` and `dc_batchnorm`: DC on MNIST, and with a ConvNet with BatchNorm. IDC's exceptions,
+both without CutMix: `idc_mnist_factor2`, MNIST with a factor above 1 (colour, one of crop, scale, rotate);
+`idc_svhn_ipc1`, SVHN with ipc 1 and factor 1 (colour, the same list, cutout). Every protocol omits flips if they change
+the labels of the data set, as IDC's program does for MNIST and SVHN by name."""
 REPLACED: Mapping[str, str] = {"dsa_noflip": "dsa", "idc_noflip": "idc"}
-"""Names of an earlier version, which did not look at the data set."""
+"""Replacements of the names of an earlier version, in which flips were part of the name."""
 
 
 def protocol(name: str, flip: bool = True) -> Protocol:
-    """The protocol of this name, or a ValueError that lists them.
+    """Return the protocol of this name. Raises ValueError, with all names, if there is none.
 
-    :param flip: whether the data set's images keep their label when they are flipped; else nothing flips them.
+    :param flip: whether flipped images keep their label; otherwise the protocol does not flip.
     """
     if name not in PROTOCOLS:
         now = f" {REPLACED[name]} does the same now." if name in REPLACED else ""
         raise ValueError(f"evaluation.protocol is {name!r}: set it to one of {', '.join(PROTOCOLS)}.{now}")
-    found = PROTOCOLS[name]
-    return found if flip else replace(found, augmentation=found.augmentation.without_flip())
+    published = PROTOCOLS[name]
+    return published if flip else replace(published, augmentation=published.augmentation.without_flip())

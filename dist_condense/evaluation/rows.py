@@ -1,4 +1,4 @@
-"""evaluation.csv: one row per trained network, appended as it finishes, so that an evaluation resumes."""
+"""Rows of evaluation.csv, one per trained network, appended as it finishes so that an evaluation can resume."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dist_condense.system.files import write_atomically
 
 
 class Key(NamedTuple):
-    """What makes two rows the same trial."""
+    """Identity of a trial: rows with equal keys are of the same trial."""
 
     set: str
     protocol: str
@@ -32,27 +32,27 @@ class Row:
     architecture: str
     seed: int
     epochs: int
-    """E."""
+    """Epochs E."""
     top1_last: float
-    """Percent."""
+    """Top-1 accuracy after the last epoch, in percent."""
     top1_best: float | None
-    """Percent, chosen on the test set; None: not recorded."""
+    """Best top-1 accuracy, in percent, selected on the test set; None: not recorded."""
 
     @property
     def key(self) -> Key:
-        """The trial."""
+        """Identity of the trial."""
         return Key(*(getattr(self, name) for name in Key._fields))
 
 
 class RowsError(ValueError):
-    """A file that does not hold rows; the message says where and what to do."""
+    """A file that does not contain rows; the message says where, and what to do."""
 
 
 COLUMNS = tuple(field.name for field in fields(Row))
 
 
 def append_csv(path: Path, rows: Iterable[Row]) -> None:
-    """Add rows; the file is replaced in one step, so that it is whole at any time. One writer at a time."""
+    """Append rows, replacing the file atomically so that it is complete at any time. One writer at a time."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -62,9 +62,9 @@ def append_csv(path: Path, rows: Iterable[Row]) -> None:
 
 
 def read_csv(path: Path) -> list[Row]:
-    """The rows of a file, whatever the order of its columns and its line ends; none where there is no file.
+    """Read the rows of a file, with columns in any order and any line ends; none if the file does not exist.
 
-    Raises RowsError, with file, line and what to do, for anything that :func:`append_csv` could not keep.
+    Raises RowsError, with file, line and what to do, for anything that :func:`append_csv` could not preserve.
     """
     if not path.exists():
         return []

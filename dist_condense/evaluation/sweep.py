@@ -1,10 +1,10 @@
-"""Trials on a Ray cluster, one Ray Tune trial each; the only file of this package that knows Ray.
+"""Trials on a Ray cluster, one Ray Tune trial each; the only file of this package that imports Ray.
 
-Tune only places and runs them: no scheduler, no search, no stopping on test results. Images travel once, as numpy
-arrays in the object store, which the trials of a node read without copying.
+Tune only places and runs the trials: no scheduler, no search, no stopping on test results. Images are sent once, as
+numpy arrays in the object store, which the trials of a node read without copying.
 
-Trials inherit the environment of their node. Tune would give them AWS keys of the driver's besides, as part of each
-trial's runtime_env, which stands in command lines, logs and the dashboard; it is kept from that.
+Trials inherit the environment of their node. Tune is prevented from adding the driver's AWS keys to the runtime_env of
+each trial, which is visible in command lines, logs and the dashboard.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ def sweep(
     cpus_per_trial: int = 1,
     gpus_per_trial: float = 0,
 ) -> list[Row]:
-    """Run every trial and hand over its row as soon as it is there, in this process; then the rows in order.
+    """Run every trial and return the rows in order.
 
-    :param folder: where Tune keeps its records; with several nodes, one that all of them see.
+    :param on_result: called in this process with each row as soon as its trial has finished.
+    :param folder: folder of Tune's records, shared by all nodes.
     :param gpus_per_trial: a fraction lets trials share a GPU but does not divide its memory.
-    :raises TrialFailed: after all others have finished, naming each that has no row, and why.
+    :raises TrialFailed: some trials have no row; raised after all others have finished, with the reasons.
     """
     connect()
     class_cache.ENV_VARS_TO_PROPAGATE.clear()
@@ -48,7 +49,7 @@ def sweep(
     results = tune.Tuner(
         tune.with_resources(function, {"cpu": cpus_per_trial, "gpu": gpus_per_trial}),
         param_space={"trial": tune.grid_search(list(range(len(trials))))},
-        tune_config=tune.TuneConfig(reuse_actors=True),  # a new process takes 10 s, and trials share no state
+        tune_config=tune.TuneConfig(reuse_actors=True),  # a new process takes 10 s, and trials keep no state
         run_config=tune.RunConfig(
             storage_path=str(folder.absolute()),
             failure_config=tune.FailureConfig(max_failures=0),
@@ -61,7 +62,7 @@ def sweep(
 
 
 class Delivery(tune.Callback):
-    """Hands over rows in the driver as trials report them, so that a finished one is never lost."""
+    """Tune callback that passes on each row in the driver when its trial reports it, so that no result is lost."""
 
     def __init__(self, on_result: Callable[[Row], None]) -> None:
         self.on_result = on_result
@@ -70,32 +71,32 @@ class Delivery(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Called by Tune."""
+        """Pass on the row of a trial; called by Tune."""
         row = Row(**result["row"])
-        self.on_result(row)  # Tune takes its error for the trial's: then there is no row
+        self.on_result(row)  # Tune attributes an error of this call to the trial, which then has no row
         self.rows[trial.config["trial"]] = row
 
     def __reduce__(self) -> tuple[type[Delivery], tuple[Callable[[Row], None]]]:
-        # Tune pickles its callbacks with its records; what on_result holds (files, clients) need not allow that.
+        # Tune pickles its callbacks with its records; files and clients of on_result need not be picklable.
         return Delivery, (_ignore,)
 
 
 def _ignore(row: Row) -> None:
-    """For a Delivery that is only kept in Tune's records."""
+    """Ignore a row; the callback of a Delivery that is only stored in Tune's records."""
 
 
 def _run(config: dict[str, Any], trials: list[Trial], evaluation: Evaluation, threads: int) -> None:
-    """In the worker."""
+    """Run one trial in a worker and report its row."""
     torch.set_num_threads(threads)
     row = run_trial(trials[config["trial"]], _exchange(evaluation, _to_tensor))
     tune.report({"row": asdict(row)})
 
 
 def _exchange(evaluation: Evaluation, convert: Callable[[Any], Any]) -> Evaluation:
-    """The same evaluation with every array converted."""
+    """Return the evaluation with every array converted."""
     sets = {
-        name: replace(chosen, images=convert(chosen.images), labels=convert(chosen.labels))
-        for name, chosen in evaluation.sets.items()
+        name: replace(each, images=convert(each.images), labels=convert(each.labels))
+        for name, each in evaluation.sets.items()
     }
     return replace(evaluation, sets=sets, test=evaluation.test.mapped(convert))
 
@@ -105,13 +106,13 @@ def _to_numpy(tensor: torch.Tensor) -> Any:
 
 
 def _to_tensor(array: Any) -> torch.Tensor:
-    with warnings.catch_warnings():  # the object store is read-only, and nothing here writes to it
+    with warnings.catch_warnings():  # the object store is read-only, and no code here writes to it
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return torch.from_numpy(array)
 
 
 def _check(trials: Sequence[Trial], rows: dict[int, Row], results: Any) -> None:
-    """fit() raises neither for failed trials nor for those that an interrupt left out."""
+    """Raise TrialFailed if trials have no row; fit() raises neither for failed trials nor for those not started."""
     errors = {i: result.error for i, result in enumerate(results) if result.error}
     missing = {trial: _last_line(errors.get(i)) for i, trial in enumerate(trials) if i not in rows}
     if missing:

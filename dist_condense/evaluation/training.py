@@ -1,8 +1,7 @@
-"""Training one network on a set and testing it. The numbers are a function of the seed, on one type of device."""
+"""Training of one network on a set, and its test. On one type of device the results are a function of the seed."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,9 +14,8 @@ from dist_condense.data.reading.source import TestImages
 from dist_condense.evaluation.protocols import Protocol
 
 Images = Callable[[Tensor], Tensor]
-"""Positions int64 ``[B]`` (CPU) to images ``[B, C, h, w]`` in normalised space; so a large set stays as stored."""
-Progress = Callable[[int, int], None]
-"""Told the epochs done and the epochs to do, after each epoch."""
+"""Function from positions int64 ``[B]`` (CPU) to images ``[B, C, h, w]`` in normalised space, so that a large set can
+stay as stored."""
 TEST_CHUNK = 256
 
 
@@ -26,13 +24,11 @@ class Score:
     """Top-1 accuracy on the test set, percent, to four decimals."""
 
     top1_last: float
-    """After the last epoch: what we report."""
+    """Accuracy after the last epoch, which is reported."""
     top1_best: float
-    """Best of the protocol's test evaluations: chosen on the test set."""
+    """Best accuracy of the protocol's test evaluations, thus selected on the test set."""
     epochs: int
-    """E (the published DC runs one more)."""
-    seconds: float
-    """Of training and testing, by the wall clock."""
+    """Epochs E (the published DC runs one more)."""
 
 
 def train_and_test(
@@ -46,14 +42,13 @@ def train_and_test(
     seed: int,
     epochs: int | None = None,
     device: torch.device | str = "cpu",
-    progress: Progress | None = None,
 ) -> Score:
-    """Train ``network`` (changed in place) on images with ``labels``, int64 ``[N]`` or class
-    probabilities ``[N, classes]``; every draw is keyed by ``seed``.
+    """Train ``network`` in place on images with ``labels``, and test it. Every draw is keyed by ``seed``.
 
-    :param epochs: E; None: the protocol's own for these labels.
+    :param labels: int64 ``[N]`` or class probabilities ``[N, classes]``.
+    :param epochs: epochs E; None: the protocol's for these labels.
+    :raises ValueError: there are fewer epochs than 1.
     """
-    began = time.perf_counter()
     epochs = protocol.epochs_for(labels) if epochs is None else epochs
     if epochs < 1:
         raise ValueError(f"train_and_test: {epochs} epochs; give at least 1, or None for the protocol's own.")
@@ -74,13 +69,11 @@ def train_and_test(
         course.run_epoch(epoch, protocol.schedule(epoch, epochs))
         if epoch + 1 in tested_after:
             scores.append(accuracy(network, test, statistics, device))
-        if progress is not None:
-            progress(epoch + 1, total)
-    return Score(scores[-1], max(scores), epochs, time.perf_counter() - began)
+    return Score(scores[-1], max(scores), epochs)
 
 
 class Course:
-    """The epochs of one network."""
+    """Training of one network, epoch by epoch."""
 
     def __init__(
         self,
@@ -99,7 +92,7 @@ class Course:
         self.optimiser = self._new_optimiser()
 
     def run_epoch(self, epoch: int, factor: float) -> None:
-        """One shuffled pass in training mode at ``factor`` times the learning rate."""
+        """Run one shuffled pass in training mode at ``factor`` times the learning rate."""
         self._set_factor(factor)
         self.network.train()
         order = randomness.permutation(len(self.labels), self.seed, "evaluation order", epoch)
@@ -141,7 +134,7 @@ class Course:
 def accuracy(
     network: nn.Module, test: TestImages, statistics: ChannelStatistics, device: torch.device | str = "cpu"
 ) -> float:
-    """Top-1 in percent, evaluation mode, each image once; test images stay as stored but for the chunk at hand."""
+    """Return the top-1 accuracy in percent, in evaluation mode; test images are normalised chunk by chunk."""
     network.eval()
     correct = torch.zeros((), dtype=torch.int64, device=device)
     for images, labels in test.chunks(TEST_CHUNK):

@@ -61,7 +61,7 @@ class Comparison:
             trials(options.sets, architectures, range(options.seeds)),
             evaluation,
             RunFolder(self.claim.folder).evaluation,
-            _tell,
+            on_result=_tell,
             runner=self._runner(),
             writing=self.claim.writing,
         )

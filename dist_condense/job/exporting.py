@@ -13,7 +13,7 @@ from dist_condense.job import checkpoint
 from dist_condense.job.claim import Claim
 from dist_condense.result.card import Card, CardClass, SyntheticSetError, form_of, read_card
 from dist_condense.result.synthetic_set import write_set
-from dist_condense.settings import assembly
+from dist_condense.settings import assembly, procedures
 from dist_condense.settings.config import RunConfig
 from dist_condense.settings.run_folder import RunFolder
 
@@ -45,12 +45,13 @@ def export(config: RunConfig, dataset: ImageSet, outline: Outline, claim: Claim)
 
 def card(config: RunConfig, dataset: ImageSet, outline: Outline, done: int) -> Card:
     """Return the card of the set after ``done`` units."""
+    space, parameterisation = procedures.form_of(config, dataset)
     return Card(
         method=config.method.name,
         dataset=dataset.family,
         classes=[CardClass(label, c.name, c.wnid) for label, c in enumerate(dataset.classes)],
         ipc=config.ipc,
-        **form_of(assembly.space_of(config, dataset), dataset.shape, assembly.parameterisation_of(config)),
+        **form_of(space, dataset.shape, parameterisation),
         seed=config.seed,
         steps=done,
         complete=done == outline.units.total,

@@ -1,4 +1,4 @@
-"""From the configuration to the objects of a run: every name of a config is looked up here, in the tables of parts."""
+"""Construction of the objects of a run from its configuration, by the tables of parts."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ from dist_condense.system.remote import join
 from dist_condense.system.storage import Storage, storage
 
 SAME_NETWORK = "network"
-"""In evaluation.architectures: the network that condensed, perhaps with other options (`network:norm=batch`)."""
+"""Name of the condensing network in evaluation.architectures, possibly with other options (`network:norm=batch`)."""
 
 
 def dataset_of(config: RunConfig) -> ImageSet:
-    """The data set, opened and not decoded, with the constants that the config states; without evaluation it needs no
-    test images. Raises DataError.
+    """Open the data set without decoding it, with the channels, mean and std of the config. Without an evaluation no
+    test images are needed. Raises DataError.
     """
     data = config.dataset
     opened = open_dataset(
@@ -71,8 +71,8 @@ def dataset_of(config: RunConfig) -> ImageSet:
 
 
 def settled(config: RunConfig, dataset: ImageSet) -> ImageSet:
-    """The data set with the channels, mean and std of the config; with its own while these are not settled
-    (``resolve``)."""
+    """Return the data set with the channels, mean and std of the config, or its own while these are null (see
+    ``resolve``)."""
     if config.dataset.channels not in (None, dataset.channels):
         return dataset_of(config)
     mean, std = config.dataset.mean, config.dataset.std
@@ -80,28 +80,28 @@ def settled(config: RunConfig, dataset: ImageSet) -> ImageSet:
 
 
 def statistics_of(dataset: ImageSet) -> ChannelStatistics:
-    """Mean and std of the data set."""
+    """Return mean and std of the data set."""
     return dataset.space.statistics
 
 
 def space_of(config: RunConfig, dataset: ImageSet) -> Space:
-    """The space of the learnt pixels."""
+    """Return the value space of the learnt pixels."""
     return dataset.space.when_normalised(not config.method.unit_space)
 
 
 def network_options(config: NetworkConfig) -> dict[str, Any]:
-    """The options that were given."""
+    """Return the options of the network that are not null."""
     options = {name: getattr(config, name) for name in ("width", "depth", "norm", "activation", "pooling")}
     return {name: value for name, value in options.items() if value is not None}
 
 
 def network_text(config: NetworkConfig) -> str:
-    """The network with the options that were given, in words."""
+    """Return the name of the network with its options: ``convnet:depth=4``."""
     return networks.join(config.name, network_options(config))
 
 
 def architecture(config: RunConfig, text: str) -> str:
-    """What an entry of evaluation.architectures stands for; raises ValueError where this cannot be read."""
+    """Return the network that an entry of evaluation.architectures names. Raises ValueError if it cannot be parsed."""
     if text.partition(":")[0] != SAME_NETWORK:
         return text
     name, own = networks.split(network_text(config.network))
@@ -109,26 +109,26 @@ def architecture(config: RunConfig, text: str) -> str:
 
 
 def network_builder(config: RunConfig, dataset: ImageSet) -> Callable[[int], nn.Module]:
-    """Seed to a fresh theta; keeps nothing of the data set, which may be a large array, alive."""
+    """Return a function from a seed to a new theta, without a reference to the data set, which may be a large array."""
     text, shape = network_text(config.network), network_shape(dataset)
     return lambda seed: networks.build(text, seed=seed, **shape)
 
 
 def network_shape(dataset: ImageSet) -> dict[str, Any]:
-    """What a network must know of the data."""
+    """Return the arguments of a network that depend on the data set."""
     channels, height, width = dataset.shape
     size = height if height == width else (height, width)
     return {"channels": channels, "size": size, "classes": len(dataset.classes)}
 
 
 def strategy_of(config: AugmentationConfig, dataset: ImageSet) -> Strategy:
-    """The augmentation, without flips where these change the label."""
+    """Return the augmentation, without flips if they change the label."""
     strategy = Strategy(tuple(config.always), tuple(config.one_of))
     return strategy if dataset.flip else strategy.without("flip")
 
 
 def objective_of(config: RunConfig) -> Objective:
-    """Statistic and distance."""
+    """Return the objective: statistic and distance."""
     compute = config.compute
     return Objective(
         statistic_of(config),
@@ -140,13 +140,13 @@ def objective_of(config: RunConfig) -> Objective:
 
 
 def statistic_of(config: RunConfig) -> Statistic:
-    """phi"""
-    chosen = config.method.statistic
-    return STATISTICS[chosen.name](PARAMETERS[chosen.parameters])
+    """Return the statistic phi."""
+    statistic = config.method.statistic
+    return STATISTICS[statistic.name](PARAMETERS[statistic.parameters])
 
 
 def image_rule(config: RunConfig, dataset: ImageSet) -> ImageRule:
-    """SGD on pixels, its learning rate scaled as IDC's program does where references are given."""
+    """Return SGD on pixels, with the learning rate scaled as in IDC's program if a reference is set."""
     images, lr = config.method.images, config.method.images.lr
     if images.reference_ipc:
         lr *= config.ipc / images.reference_ipc
@@ -156,19 +156,19 @@ def image_rule(config: RunConfig, dataset: ImageSet) -> ImageRule:
 
 
 def rules_of(config: RunConfig, dataset: ImageSet) -> dict[str, ImageRule]:
-    """How each learnt tensor moves."""
+    """Return the update rule of each learnt tensor."""
     rules, lr = {"pixels": image_rule(config, dataset)}, config.method.label_lr
     return rules if lr is None else {**rules, "labels": ImageRule(lr, config.method.images.momentum)}
 
 
 def learnt_shapes(config: RunConfig, dataset: ImageSet) -> dict[str, tuple[int, ...]]:
-    """Shapes of what is learnt of a class."""
+    """Return the shapes of the learnt tensors of a class."""
     labels = {} if config.method.label_lr is None else {"labels": (config.ipc, len(dataset.classes))}
     return {"pixels": (config.ipc, *dataset.shape), **labels}
 
 
 def matching_recipe(config: RunConfig, dataset: ImageSet, partition: Partition) -> MatchingRecipe:
-    """All image-side parts."""
+    """Return the parts of the method that concern images."""
     method = config.method
     return MatchingRecipe(
         objective=objective_of(config),
@@ -183,24 +183,24 @@ def matching_recipe(config: RunConfig, dataset: ImageSet, partition: Partition) 
 
 
 def grid(config: RunConfig) -> Grid:
-    """Rows and columns of the tiles of an image."""
-    chosen = config.method.parameterisation
-    return grid_of(chosen.factor, chosen.axes or BOTH)
+    """Return the rows and columns of tiles in an image."""
+    parameterisation = config.method.parameterisation
+    return grid_of(parameterisation.factor, parameterisation.axes or BOTH)
 
 
 def parameterisation_of(config: RunConfig) -> MultiFormation:
-    """f"""
-    chosen = config.method.parameterisation
+    """Return the parameterisation f."""
+    parameterisation = config.method.parameterisation
     return MultiFormation(
-        chosen.factor,
-        DECODINGS[chosen.decoding],
+        parameterisation.factor,
+        DECODINGS[parameterisation.decoding],
         budget=config.method.synthetic_limit,
-        axes=chosen.axes or BOTH,
+        axes=parameterisation.axes or BOTH,
     )
 
 
 def start_of(config: RunConfig, dataset: ImageSet, source: ClassSource, label: int) -> Learnt:
-    """What is learnt of a class, at the start."""
+    """Return the initial learnt tensors of a class."""
     learnt = {"pixels": start_pixels(config, dataset, source, label)}
     if config.method.label_lr is not None:
         learnt["labels"] = scores(label, config.ipc, len(dataset.classes))
@@ -208,15 +208,15 @@ def start_of(config: RunConfig, dataset: ImageSet, source: ClassSource, label: i
 
 
 def start_images(config: RunConfig) -> int:
-    """Real images of each class that its pixels start from."""
+    """Return the number of real images from which the pixels of a class start."""
     return config.ipc * STARTS[config.method.start].images(grid(config))
 
 
 def start_pixels(config: RunConfig, dataset: ImageSet, source: ClassSource, label: int) -> torch.Tensor:
-    """The pixels of one class at the start, ``[ipc, C, H, W]`` in the space of the method.
+    """Return the initial pixels of one class, ``[ipc, C, H, W]`` in the space of the method.
 
-    Real images are drawn by (seed, class), as DC's and DSA's programs draw them at random; those of IDC and IDC-I take
-    the first images of the class, which is a deviation.
+    Real images are drawn at random by (seed, class), as in DC's and DSA's programs. Deviation: the programs of IDC and
+    IDC-I take the first images of the class.
     """
     generator, space = randomness.generator(config.seed, "start", label), space_of(config, dataset)
     real, needed = torch.empty(0, *dataset.shape), start_images(config)
@@ -228,7 +228,7 @@ def start_pixels(config: RunConfig, dataset: ImageSet, source: ClassSource, labe
 
 
 def reading_of(config: RunConfig, device: torch.device | None = None) -> Reading:
-    """How a worker reads its images; `auto` has been settled before."""
+    """Return how a worker reads its images; ``data.tier`` must not be ``auto`` any more."""
     data = config.data
     return Reading(
         tier=data.tier,
@@ -242,19 +242,17 @@ def reading_of(config: RunConfig, device: torch.device | None = None) -> Reading
 def shard_of(
     config: RunConfig, dataset: ImageSet, labels: list[int], coordinator: Coordinator, placement: Placement
 ) -> ClassShard:
-    """The classes of one worker at their start, their images read as `data` says."""
+    """Return the shard of one worker: its classes in their initial state, with a source of their real images."""
     names = [c.name for c in dataset.classes]
     source = NamedSource(dataset.train(labels, reading_of(config, placement.device)), names)
 
     def features() -> torch.Tensor:
-        network = network_builder(config, dataset)(randomness.key(config.seed, "feature network"))
-        statistics = statistics_of(dataset)
         return class_features(
-            network=network,
+            network=network_builder(config, dataset)(randomness.key(config.seed, "feature network")),
             source=source,
             labels=labels,
             counts=dataset.counts,
-            statistics=statistics,
+            statistics=statistics_of(dataset),
             coordinator=coordinator,
             placement=placement,
             shape=dataset.shape,
@@ -275,14 +273,18 @@ def shard_of(
 
 
 def partition_of(config: RunConfig, classes: int, features: Callable[[], torch.Tensor]) -> Partition:
-    """Which classes are averaged together."""
-    chosen = config.method.grouping
-    given = Classes(count=classes, groups=chosen.number, given=chosen.groups, seed=config.seed, features=features)
-    return PARTITIONS[chosen.name](given)
+    """Return the partition of the classes into groups whose statistics are averaged.
+
+    :param features: computes mean features ``[classes, features]``; called only if the partition depends on them.
+    """
+    grouping = config.method.grouping
+    return PARTITIONS[grouping.name].partition(
+        Classes(count=classes, groups=grouping.number, listed=grouping.groups, seed=config.seed, features=features)
+    )
 
 
 def real_batches(config: RunConfig, dataset: ImageSet, shard: ClassShard) -> RealBatches:
-    """Global batches of real images."""
+    """Return global batches of real images."""
     return RealBatches(
         seed=config.seed,
         counts=dataset.counts,
@@ -300,7 +302,7 @@ def real_batches(config: RunConfig, dataset: ImageSet, shard: ClassShard) -> Rea
 
 
 def synthetic_batches(config: RunConfig, dataset: ImageSet, shard: ClassShard) -> SyntheticBatches:
-    """Global batches of the synthetic set, decoded."""
+    """Return global batches of decoded synthetic images."""
     return SyntheticBatches(
         seed=config.seed,
         classes=len(dataset.classes),
@@ -316,18 +318,33 @@ def synthetic_batches(config: RunConfig, dataset: ImageSet, shard: ClassShard) -
 
 
 def identity_of(config: RunConfig, dataset: ImageSet) -> dict[str, Any]:
-    """All that changes the set: the config's keys, and ``data``, the digest of the training images."""
+    """Return everything that changes the set: keys of the config, and ``data``, the digest of the training images."""
     return {**identity(config), "data": dataset.train_split.digest()}
 
 
 def storage_of(config: RunConfig, part: Entry = RunFolder.checkpoints) -> Storage:
-    """Where a run keeps its checkpoints, and its pool of networks beside them."""
-    place = config.tracking.checkpoints
-    return storage(join(place, part.name) if place else Path(config.output) / part.name)
+    """Return the storage of a run's checkpoints, or of its pool of networks."""
+    location = config.tracking.checkpoints
+    return storage(join(location, part.name) if location else Path(config.output) / part.name)
+
+
+def trainer_of(
+    config: RunConfig, recipe: TrainingRecipe, coordinator: Coordinator, placement: Placement
+) -> NetworkTrainer:
+    """Return a trainer of theta with the precision and the slices of ``compute``."""
+    return NetworkTrainer(
+        recipe=recipe,
+        coordinator=coordinator,
+        placement=placement,
+        seed=config.seed,
+        slices=config.compute.slices or 1,
+        autocast=config.compute.autocast,
+        compiled=config.compute.compile,
+    )
 
 
 def trajectory_of(config: RunConfig, dataset: ImageSet, shard: ClassShard) -> Trajectory:
-    """theta and how it moves."""
+    """Return the trajectory: the initialisation of theta and its training."""
     training, schedule, strategy = config.training, config.trajectory, shard.recipe.strategy
     recipe = TrainingRecipe(
         lr=training.lr,
@@ -335,15 +352,6 @@ def trajectory_of(config: RunConfig, dataset: ImageSet, shard: ClassShard) -> Tr
         weight_decay=training.weight_decay,
         strategy=strategy.without("cutout") if training.cutmix else strategy,
         cutmix=training.cutmix,
-    )
-    trainer = NetworkTrainer(
-        recipe=recipe,
-        coordinator=shard.coordinator,
-        placement=shard.placement,
-        seed=config.seed,
-        slices=config.compute.slices or 1,
-        autocast=config.compute.autocast,
-        compiled=config.compute.compile,
     )
     real = partial(real_batches, config, dataset, shard)
     synthetic = partial(synthetic_batches, config, dataset, shard)
@@ -355,9 +363,9 @@ def trajectory_of(config: RunConfig, dataset: ImageSet, shard: ClassShard) -> Tr
     )
     return Trajectory(
         build=network_builder(config, dataset),
-        trainer=trainer,
-        batches=BATCHES[training.source](TrainingImages(real=real, synthetic=synthetic)),
-        start=NETWORK_STARTS[schedule.start](pretraining),
+        trainer=trainer_of(config, recipe, shard.coordinator, shard.placement),
+        batches=BATCHES[training.source].batches(TrainingImages(real=real, synthetic=synthetic)),
+        start=NETWORK_STARTS[schedule.start].make(pretraining),
         seed=config.seed,
         matching_steps=schedule.matching_steps,
     )

@@ -1,7 +1,7 @@
-"""The configuration of a run: from files and ``key=value`` texts to a typed RunConfig, and back to text.
+"""Conversion of config files and ``key=value`` texts to a typed RunConfig, and back to text.
 
-A config file names its parts (``defaults: [method: idc, training: real, _self_]``) and states its budget; every key of
-schema.py can also be given on the command line as ``key=value``. How files are read stands in yaml_files.py.
+A config file names its parts (``defaults: [method: idc, training: real, _self_]``) and sets other keys; every key of
+schema.py can also be set on the command line as ``key=value``. Files are read by yaml_files.py.
 """
 
 from __future__ import annotations
@@ -41,48 +41,51 @@ __all__ = [
 PACKAGE = Path(__file__).resolve().parents[1]
 GROUPS = ("method", "training")
 PATHS = ("output", "dataset.root", "data.cache", "tracking.checkpoints")
-"""Keys in which `~` is the home of whoever starts the run; `sqlite:///~/` in tracking.uri likewise."""
+"""Keys in which `~` is the home directory of the user who starts the run; so is `sqlite:///~/` in tracking.uri."""
 ADDRESSES = ("tracking.uri", "tracking.checkpoints", "dataset.root", "data.cache")
-"""Keys whose values may be addresses with a password or a token in them, which no file of a run holds."""
+"""Keys whose values may be addresses with a password or a token, which is not written to any file of a run."""
 WHOLE_PATHS = ("output", "dataset.root")
-"""Those that ``checks`` looks at, with the folders above them, for letters that no file of a run can hold."""
+"""Keys that ``checks`` tests for UTF-8, with the folders above them."""
 
 
 def load(path: str, given: Sequence[str] = ()) -> RunConfig:
-    """Compose a config file, its groups and ``key=value`` overrides into a checked RunConfig.
+    """Compose a config file, its groups and ``key=value`` overrides into a RunConfig.
 
-    :raises ConfigError: file not found (names the places looked in), unknown keys, wrong types; all at once.
+    :raises ConfigError: the file was not found (with the paths tried), unknown keys, wrong types; all together.
     """
     file = find(path)
-    read_here = overrides.parsed(given)
+    command = overrides.parsed(given)
     try:
-        nested, chosen = yaml_files.composed(file, shipped(), read_here.groups)
+        nested, files = yaml_files.composed(file, shipped(), command.groups)
     except Unusable as error:
-        raise ConfigError([*read_here.problems, str(error)]) from error
+        raise ConfigError([*command.problems, str(error)]) from error
     composed = dict(leaves(nested))
-    if "method" in chosen:
-        composed.setdefault("method.name", yaml_files.escaped(chosen["method"]))
-    _say_renamed([*composed, *read_here.keys])
-    return _layered(composed, read_here.keys, read_here.problems)
+    if "method" in files:
+        composed.setdefault("method.name", yaml_files.escaped(files["method"]))
+    _say_renamed([*composed, *command.keys])
+    return _layered(composed, command.keys, command.problems)
 
 
 def read(path: Path, given: Sequence[str] = ()) -> RunConfig:
-    """A resolved config as a run wrote it, with overrides; these alone may have interpolations. Nothing else is
-    composed. Raises ConfigError, also for what :func:`yaml_files.stored` refuses."""
-    read_here = overrides.parsed(given)
-    unused = [f"{group}: a run's config has no groups; give {group}.KEY=VALUE" for group in read_here.groups]
-    problems = [*read_here.problems, *unused]
+    """Read the resolved config of a run, with overrides, which alone may contain interpolations.
+
+    No other file is composed. Raises ConfigError, also for files that :func:`yaml_files.stored` refuses.
+    """
+    command = overrides.parsed(given)
+    unused = [f"{group}: a run's config has no groups; give {group}.KEY=VALUE" for group in command.groups]
+    problems = [*command.problems, *unused]
     try:
         stored = dict(leaves(yaml_files.stored(path)))
     except Unusable as error:
         raise ConfigError([*problems, str(error)]) from error
-    _say_renamed(read_here.keys)
-    return _layered(stored, read_here.keys, problems)
+    _say_renamed(command.keys)
+    return _layered(stored, command.keys, problems)
 
 
 def from_dict(given: Mapping[str, Any]) -> RunConfig:
-    """A RunConfig from plain values or their texts, nested or dotted; unknown keys and wrong types are refused all at
-    once (ConfigError).
+    """Return a RunConfig of plain values or their texts, nested or dotted.
+
+    :raises ConfigError: unknown keys and wrong types, all together.
     """
     config = RunConfig()
     named, problems = keys.renamed(dict(leaves(given)))
@@ -94,9 +97,9 @@ def from_dict(given: Mapping[str, Any]) -> RunConfig:
             section = keys.value(config, ".".join(sections)) if sections else config
             if key not in WHOLE_PATHS:
                 values.check_text(value)
-            found = _at_home(key, values.converted(key, value, KEYS[key].kind))
-            is_address = key in ADDRESSES and isinstance(found, str)
-            setattr(section, name, address(found, bare=key not in PATHS) if is_address else found)
+            typed = _at_home(key, values.converted(key, value, KEYS[key].kind))
+            is_address = key in ADDRESSES and isinstance(typed, str)
+            setattr(section, name, address(typed, bare=key not in PATHS) if is_address else typed)
         except Misfit as error:
             problems.append(f"{key}: {error}")
     if problems:
@@ -105,17 +108,17 @@ def from_dict(given: Mapping[str, Any]) -> RunConfig:
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:
-    """Plain values."""
+    """Return the config as nested plain values."""
     return asdict(config)
 
 
 def to_yaml(config: RunConfig) -> str:
-    """The resolved config as text that :func:`load` and :func:`read` accept; without the secrets of addresses."""
+    """Return the config as YAML that :func:`load` and :func:`read` accept, without the secrets of addresses."""
     return yaml_files.dumped(to_dict(config))
 
 
 def find(path: str) -> Path:
-    """The config file: as given (from the working directory), then beside the package."""
+    """Find a config file: first by its path, then beside the package. Raises ConfigError."""
     places = list(dict.fromkeys([Path(os.path.expanduser(path)).absolute(), PACKAGE / path, PACKAGE.parent / path]))
     for place in places:
         if os.path.isfile(place):
@@ -128,14 +131,14 @@ def find(path: str) -> Path:
 
 
 def shipped() -> Path:
-    """The folder of the shipped configs: in the package, or beside it in a checkout."""
+    """Return the folder of the shipped configs: in the package, or beside it in a checkout."""
     inside = PACKAGE / "configs"
     return inside if inside.is_dir() else PACKAGE.parent / "configs"
 
 
 def not_stored(config: RunConfig) -> list[str]:
-    """A line for each data set or store whose address was stored without its secret, so that nothing can be opened;
-    ``tracking_address.problems`` has that of the tracking server.
+    """Return a line for each data set or checkpoint store that cannot be opened because its address was stored without
+    its secret; ``tracking_address.problems`` does so for the tracking server.
     """
     places = {"dataset.root": config.dataset.root, "tracking.checkpoints": config.tracking.checkpoints}
     return [
@@ -146,13 +149,13 @@ def not_stored(config: RunConfig) -> list[str]:
 
 
 def in_submitted_job() -> bool:
-    """Whether this is the driver of a `ray job submit`, whose working directory is thrown away."""
+    """Return whether this is the driver of a `ray job submit`, whose working directory is temporary."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
 def _layered(below: Mapping[str, Any], above: Mapping[str, Any], problems: Sequence[str]) -> RunConfig:
-    """:func:`from_dict` of dotted keys, ``above`` before ``below``, whose interpolations are not resolved yet. Either
-    may use old names; a problem names the interpolation that its value came from.
+    """Resolve interpolations and old names in two layers of dotted keys, ``above`` taking precedence, and call
+    :func:`from_dict`. A problem is reported with the interpolation that gave its value.
     """
     kept = {key: text for key, text in below.items() if key not in above}
     texts = {**kept, **above}
@@ -181,7 +184,7 @@ def _say_renamed(given: Sequence[str] | Mapping[str, Any]) -> None:
 
 
 def _at_home(key: str, value: Any) -> Any:
-    """A path without `~`. Raises Misfit where there is nobody of that name, and for half an address."""
+    """Expand `~` in a path. Raises Misfit for an unknown user and for an incomplete address."""
     if isinstance(value, str) and key in PATHS and is_half(value):
         raise Misfit(
             f"{masked(value)!r} lacks a slash or the colon of an address, SCHEME://; a folder of that name is ./..."
@@ -197,6 +200,6 @@ def _at_home(key: str, value: Any) -> Any:
 
 def _unknown(key: str, value: Any) -> str:
     if key in SECTIONS:
-        return f"{value!r} is no key of this group, nor a file that the config's defaults choose; give {key}.KEY=VALUE"
+        return f"{value!r} is neither a key of this section nor a file of the config's defaults; give {key}.KEY=VALUE"
     close = difflib.get_close_matches(key, KEYS, 1, 0.6)
     return "unknown key" + (f"; did you mean {close[0]}?" if close else "; see docs/config.md")

@@ -1,4 +1,4 @@
-"""The keys that a run is known by: those that change its result."""
+"""The identity of a run: the keys that change its result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FREE = (
     "dataset.download",
     "training.check_finite",
 )
-"""Keys that do not change the set; other data under dataset.root are known by their digest."""
+"""Prefixes of keys that do not change the set. Data under dataset.root are identified by their digest."""
 SETTLED = (
     "compute.slices",
     "compute.threads",
@@ -27,22 +27,23 @@ SETTLED = (
     "dataset.mean",
     "dataset.std",
 )
-"""Keys that do, and stay as the first start chose them."""
+"""Keys that change the set, and keep the value of the first start."""
 
 
 def identity(config: RunConfig) -> dict[str, Any]:
-    """Every key that changes the result, dotted, with its value; open choices once they are settled.
+    """Return the values of all keys that change the result, by dotted name.
 
-    Left out are where and how the same is computed, read, tracked and evaluated, and where the data lie.
+    Keys that are still null although the first start replaces them (:data:`SETTLED`) are omitted, and so are the keys
+    of computing, reading, tracking and evaluating (:data:`FREE`).
     """
     values = {key: value(config, key) for key in KEYS if not key.startswith(FREE)}
     return {key: item for key, item in values.items() if key not in SETTLED or item is not None}
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Keys that differ between two identities, one line each; settled keys count once both sides state them.
+    """Return a line for each key that differs between two identities; a settled key counts if both contain it.
 
-    :param old: perhaps of an earlier version: its names are translated, and a key that it lacks has its default.
+    :param old: may be of an earlier version: old names are translated, and missing keys have their default.
     """
     before, contradictions = renamed(old)
     defaults = {key: entry.default for key, entry in KEYS.items() if key not in SETTLED}
@@ -52,5 +53,5 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def translated(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """An identity, perhaps of an earlier version, under the names of this one."""
+    """Return an identity, possibly of an earlier version, under the current names."""
     return renamed(stored)[0]

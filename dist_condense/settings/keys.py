@@ -1,4 +1,4 @@
-"""All keys by their dotted names, from the dataclasses of the schema; and the old names of those that were renamed."""
+"""All keys by their dotted names, from the dataclasses of the schema, and the old names of renamed keys."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dist_condense.settings.schema import RunConfig
 
 @dataclass(frozen=True)
 class Key:
-    """One key: its type without metadata, its default, and the values that it accepts, where these are limited."""
+    """A key: its type without metadata, its default, and the limit of its values, if any."""
 
     name: str
     kind: Any
@@ -32,18 +32,18 @@ def _keys(section: Any, prefix: str = "") -> Iterator[Key]:
 
 
 KEYS: dict[str, Key] = {key.name: key for key in _keys(RunConfig())}
-"""In the order of the schema."""
+"""Every key by its dotted name, in the order of the schema."""
 SECTIONS: set[str] = {name[:dot] for name in KEYS for dot, sign in enumerate(name) if sign == "."}
-"""Dotted names of groups of keys."""
+"""Dotted names of all sections: ``method``, ``method.images``."""
 
 
 def value(config: RunConfig, key: str) -> Any:
-    """The value of a key by its dotted name."""
+    """Return the value of a key by its dotted name."""
     return functools.reduce(getattr, key.split("."), config)
 
 
 def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested values by dotted names; an empty group stays one."""
+    """Yield nested values by dotted names; an empty section is yielded as a dict."""
     for key, item in values.items():
         if isinstance(item, dict) and (item or not prefix):
             yield from leaves(item, f"{prefix}{key}.")
@@ -52,10 +52,10 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def refused(config: RunConfig) -> Iterator[str]:
-    """A line for each value outside its key's range or table."""
+    """Yield a line for each value outside its key's range or table."""
     for key in KEYS.values():
         if key.limit is not None:
-            yield from (f"{key.name}: {said}" for said in refusals(value(config, key.name), key.limit))
+            yield from (f"{key.name}: {reason}" for reason in refusals(value(config, key.name), key.limit))
 
 
 # --- old names, for one version -----------------------------------------------------------------------------------
@@ -67,11 +67,11 @@ def _always(old: Any, values: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True)
 class Renamed:
-    """What an old key became.
+    """The replacement of an old key.
 
-    :param name: the key that has its value.
-    :param counts: whether the old value, among all values of that config, had an effect; else it is left out.
-    :param prevails: over a value of the new key beside it; else both have to agree.
+    :param name: the new name.
+    :param counts: whether an old value had an effect, given all values of that config; otherwise it is dropped.
+    :param prevails: whether the old value wins over that of the new key; otherwise both must agree.
     """
 
     name: str
@@ -88,29 +88,29 @@ RENAMED: dict[str, Renamed] = {
         "method.synthetic_limit", lambda old, values: values.get("method.parameterisation.decoding") == "bounded"
     ),
 }
-"""Old name: what it became. The stored configs and checkpoints of runs that were started before have the old names."""
+"""Replacements by old name. Configs and checkpoints stored by earlier versions contain the old names."""
 
 
 def renamed(values: Mapping[str, Any], beside: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], list[str]]:
-    """Dotted values under the new names, and a line for each old key that contradicts the new one.
+    """Return dotted values under the new names, and a line for each old key that contradicts the new one.
 
-    :param beside: all values of the config, where ``values`` are some of them.
+    :param beside: all values of the config, if ``values`` are only some of them.
     """
-    found, problems = dict(values), []
+    current, problems = dict(values), []
     for old, entry in RENAMED.items():
         if old not in values:
             continue
-        before = found.pop(old)
+        before = current.pop(old)
         if not entry.counts(before, beside or values):
             continue
-        now = found.get(entry.name, before)
+        now = current.get(entry.name, before)
         if str(now) != str(before) and not entry.prevails:
-            problems.append(f"{old}: {before}, but {entry.name}, which has replaced it, is {now}; give that alone")
+            problems.append(f"{old}: {before}, but {entry.name}, which replaces it, is {now}; give {entry.name} only")
         else:
-            found[entry.name] = before
-    return found, problems
+            current[entry.name] = before
+    return current, problems
 
 
 def note(old: str) -> str:
-    """A line for whoever uses an old name."""
+    """Return the line that is printed when an old name is used."""
     return f"{old} is called {RENAMED[old].name} now; the old name works in this version only"

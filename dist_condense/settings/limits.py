@@ -1,4 +1,4 @@
-"""The values that a key accepts, as metadata of its type: ``Annotated[int, Range(1, 100)]``."""
+"""Limits of a key's values, as metadata of its type: ``Annotated[int, Range(1, 100)]``."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any, get_args
 
 COUNT = 10**9
-"""Most of anything that is counted."""
+"""Upper limit of keys that count something."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """Finite numbers from ``least`` to ``most``; ``above`` and ``below`` leave that end itself out."""
+    """Finite numbers from ``least`` to ``most``; ``above`` excludes the lower end, ``below`` the upper."""
 
     least: float
     most: float
@@ -23,7 +23,7 @@ class Range:
         return f"{'above ' * self.above}{self.least} to {'below ' * self.below}{self.most}"
 
     def refusal(self, value: float) -> str | None:
-        """Why a number is refused; None where it is inside."""
+        """Return why a number is refused; None if it is in the range."""
         is_inside = self.least <= value <= self.most  # false for NaN
         is_end = (self.above and value == self.least) or (self.below and value == self.most)
         return None if is_inside and not is_end else f"{value} is not in the range {self}"
@@ -33,8 +33,8 @@ class Range:
 class OneOf:
     """Names of a table.
 
-    :param title: the kind of thing that they name, in the plural, for ``dist-condense list``.
-    :param replaced: names of an earlier version, each with the one that does the same now.
+    :param title: heading of the table in ``dist-condense list``, in the plural.
+    :param replaced: names of an earlier version, each with its replacement.
     """
 
     title: str
@@ -45,7 +45,7 @@ class OneOf:
         return f"one of {', '.join(self.names)}"
 
     def refusal(self, value: str) -> str | None:
-        """Why a name is refused; None where it is in the table."""
+        """Return why a name is refused; None if it is in the table."""
         now = self.replaced.get(value)
         hint = f"; set {now} instead, which does the same now" if now else ""
         return None if value in self.names else f"{value!r} is not {self}{hint}"
@@ -55,13 +55,13 @@ Limit = Range | OneOf
 
 
 def limit_of(kind: Any) -> Limit | None:
-    """The limit in an annotated type, also of the items of a list and of one type of a union."""
-    found = (x for x in (*getattr(kind, "__metadata__", ()), *map(limit_of, get_args(kind))) if isinstance(x, Limit))
-    return next(found, None)
+    """Return the limit in an annotated type, a list of it, or a union with it; None if there is none."""
+    nested = (*getattr(kind, "__metadata__", ()), *map(limit_of, get_args(kind)))
+    return next((x for x in nested if isinstance(x, Limit)), None)
 
 
 def refusals(value: Any, limit: Limit) -> Iterator[str]:
-    """Why a value is refused, or each item of a list; null is never refused."""
+    """Yield why a value, or an item of a list, is refused; null never is."""
     for item in value if isinstance(value, list) else [value]:
-        if item is not None and (said := limit.refusal(item)):
-            yield said
+        if item is not None and (reason := limit.refusal(item)):
+            yield reason

@@ -1,4 +1,4 @@
-"""Every name that a config can use, as ``dist-condense list`` shows them."""
+"""All names that a config can use, in the tables of ``dist-condense list``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TIMM_NAMES = f"{networks.TIMM}NAME"
 
 
 def listed() -> Iterator[tuple[str, Collection[str]]]:
-    """Titles and names: of files, data sets and networks, then those in the schema, each with its keys."""
+    """Yield the title and names of each table: files, data sets, networks, then those of the schema with their keys."""
     yield "shipped configs", [f"configs/{name}.yaml" for name in _stems(shipped())]
     yield "data sets (dataset.name)", data_names()
     yield "named classes (dataset.classes)", SUBSETS

@@ -1,4 +1,4 @@
-"""The ``key=value`` texts of a command line."""
+"""Parsing of the ``key=value`` texts of a command line."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from dist_condense.settings.yaml_files import Unusable
 
 @dataclass(frozen=True)
 class Overrides:
-    """What the texts ask for."""
+    """Parsed ``key=value`` texts."""
 
     groups: dict[str, str]
-    """Group to the name of the file that is chosen."""
+    """Name of the selected file, by group."""
     keys: dict[str, Any]
-    """Dotted keys with their values, as texts."""
+    """Values, as texts, by dotted key."""
     problems: list[str]
 
 
 def parsed(overrides: Sequence[str]) -> Overrides:
-    """``key=value`` texts as groups, keys and a line for what is neither.
+    """Parse ``key=value`` texts into groups, keys and a line for each text that is neither.
 
-    Each is cut at its first ``=``, and the type of its key says how the rest is read.
+    Each text is split at its first ``=``, and the value is parsed by the type of the key.
     """
     groups: dict[str, str] = {}
     given: dict[str, Any] = {}
@@ -34,9 +34,9 @@ def parsed(overrides: Sequence[str]) -> Overrides:
     for before, override in zip(["", *overrides], overrides, strict=False):
         key, equals, text = override.lstrip("+").partition("=")
         if key.startswith("~"):
-            problems.append(f"{override!r}: a key cannot be taken away; give another value, {key[1:]}=VALUE")
+            problems.append(f"{override!r}: a key cannot be removed; give another value, {key[1:]}=VALUE")
         elif not equals or not key:
-            whole = f"; if it belongs to what stands before it: {shlex.quote(f'{before} {override}')}" if before else ""
+            whole = f"; if it belongs to the text before it: {shlex.quote(f'{before} {override}')}" if before else ""
             problems.append(f"{override!r} is not key=value{whole}")
         else:
             try:
@@ -50,7 +50,7 @@ def parsed(overrides: Sequence[str]) -> Overrides:
 
 
 def _value(key: str, text: str) -> Any:
-    """Texts, None, a list or a dict of these. Raises Unusable."""
+    """Parse a value to text, None, or a list or dict of these. Raises Unusable."""
     kind = KEYS[key].kind if key in KEYS else str
     is_list = values.takes_list(kind) and text.lstrip().startswith("[")
     if key not in SECTIONS and (values.takes_text(kind) or not text.strip()) and not is_list:
@@ -59,4 +59,4 @@ def _value(key: str, text: str) -> Any:
         return yaml_files.parsed(text)
     except Unusable as error:
         example = shlex.quote(f'{key}=["A","B"]' if is_list else f"{key}={{KEY: VALUE}}")
-        raise Unusable(f"{text!r} cannot be read: {error}; it is written {example}") from error
+        raise Unusable(f"{text!r} cannot be read: {error}; write it as {example}") from error

@@ -1,13 +1,13 @@
 """Tables of the parts that need the engine; those of distances, statistics, starts of pixels and others are in core.
 
-A part is added by a line of its table, whose name a config can use from then on. Each line takes what all parts of
-its kind may need as one argument.
+A part is one line of its table, under the name that configs use. Checks and estimates read the facts of the line, never
+the name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 
@@ -21,56 +21,98 @@ from dist_condense.system.storage import Storage
 
 @dataclass(frozen=True, kw_only=True)
 class Classes:
-    """The classes that are divided into groups."""
+    """The classes to divide into groups."""
 
     count: int
     groups: int
-    """Number of groups that are asked for."""
-    given: Sequence[Sequence[int]]
-    """Labels of each group, where a config states them."""
+    """Requested number of groups."""
+    listed: Sequence[Sequence[int]]
+    """Labels of each group, if the config lists them."""
     seed: int
     features: Callable[[], torch.Tensor]
     """Computes the mean features ``[classes, features]``."""
 
 
-PARTITIONS: dict[str, Callable[[Classes], Partition]] = {
-    "per_class": lambda classes: grouping.per_class(classes.count),
-    "pooled": lambda classes: grouping.pooled(classes.count),
-    "given": lambda classes: grouping.check_partition(classes.given, classes.count),
-    "random": lambda classes: grouping.random_partition(classes.count, classes.groups, classes.seed),
-    "kmeans": lambda classes: kmeans_partition(classes.features(), classes.groups, classes.seed),
+@dataclass(frozen=True)
+class Partitioner:
+    """A way to divide the classes into groups."""
+
+    partition: Callable[[Classes], Partition]
+    _: KW_ONLY
+    listed: bool = False
+    """Whether ``method.grouping.groups`` must list the groups."""
+    planned_as: str | None = None
+    """Name of the partitioner that replaces it in estimates, if its groups depend on features of real images."""
+
+
+PARTITIONS: dict[str, Partitioner] = {
+    "per_class": Partitioner(lambda classes: grouping.per_class(classes.count)),
+    "pooled": Partitioner(lambda classes: grouping.pooled(classes.count)),
+    "given": Partitioner(lambda classes: grouping.check_partition(classes.listed, classes.count), listed=True),
+    "random": Partitioner(lambda classes: grouping.random_partition(classes.count, classes.groups, classes.seed)),
+    "kmeans": Partitioner(
+        lambda classes: kmeans_partition(classes.features(), classes.groups, classes.seed), planned_as="random"
+    ),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pretraining:
-    """Training of a network before it is matched on."""
+    """Training of a network before it is matched."""
 
     epochs: int
     pool_size: int
     real: Callable[[], RealBatches]
     """Opens the real images."""
     store: Callable[[], Storage]
-    """Opens the place where a pool is kept."""
+    """Opens the storage of the pool."""
 
 
-NETWORK_STARTS: dict[str, Callable[[Pretraining], Start]] = {
-    "fresh": lambda training: Fresh(),
-    "pretrained": lambda training: Pretrained(training.epochs, training.real()),
-    "pool": lambda training: Pool(training.pool_size, training.epochs, training.real(), training.store()),
+@dataclass(frozen=True)
+class NetworkStart:
+    """A way to initialise the K networks."""
+
+    make: Callable[[Pretraining], Start]
+    _: KW_ONLY
+    pretrains: bool = False
+    """Whether networks are trained on real images first."""
+    shares: bool = False
+    """Whether the K networks come from a pool, of which each member is pretrained once."""
+
+
+NETWORK_STARTS: dict[str, NetworkStart] = {
+    "fresh": NetworkStart(lambda training: Fresh()),
+    "pretrained": NetworkStart(lambda training: Pretrained(training.epochs, training.real()), pretrains=True),
+    "pool": NetworkStart(
+        lambda training: Pool(training.pool_size, training.epochs, training.real(), training.store()),
+        pretrains=True,
+        shares=True,
+    ),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingImages:
-    """Images that theta can be trained on, opened by a call."""
+    """Images on which theta can be trained, opened by a call."""
 
     real: Callable[[], RealBatches]
     synthetic: Callable[[], SyntheticBatches]
 
 
-BATCHES: dict[str, Callable[[TrainingImages], Batches]] = {
-    "frozen": lambda images: NoBatches(),
-    "real": lambda images: images.real(),
-    "synthetic": lambda images: images.synthetic(),
+@dataclass(frozen=True)
+class TrainingSource:
+    """The images on which theta is trained between matching steps."""
+
+    batches: Callable[[TrainingImages], Batches]
+    _: KW_ONLY
+    budget: str | None = None
+    """Key of ``training`` that sets the amount of training after each matching step; None: theta is not trained."""
+    on_set: bool = False
+    """Whether the images are the synthetic set."""
+
+
+BATCHES: dict[str, TrainingSource] = {
+    "frozen": TrainingSource(lambda images: NoBatches()),
+    "real": TrainingSource(lambda images: images.real(), budget="images"),
+    "synthetic": TrainingSource(lambda images: images.synthetic(), budget="epochs", on_set=True),
 }

@@ -1,4 +1,4 @@
-"""The open choices of a config, settled once: where it computes, and in which units."""
+"""Replacement of null and ``auto`` values of a config by the run's first start, the data set and the machines."""
 
 from __future__ import annotations
 
@@ -19,32 +19,34 @@ from dist_condense.engine.slices import usual_slices
 from dist_condense.settings import assembly
 from dist_condense.settings.config import ConfigError, RunConfig
 from dist_condense.settings.identity import translated
+from dist_condense.settings.schema import ClusterConfig
 from dist_condense.system import terminal
 from dist_condense.system.memory import machine_memory
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a run computes."""
+    """The machines of a run."""
 
-    device: str
+    cluster: ClusterConfig
+    """Keys of the cluster, with the device settled."""
     cores: int
     """CPU cores per worker."""
     per_node: int
-    """Workers on the fullest node."""
+    """Number of workers on the fullest node."""
     memory: int
-    """Bytes of the smallest node that can hold a worker."""
+    """Bytes of the smallest node on which a worker fits."""
 
 
 def resolved(config: RunConfig, dataset: ImageSet, earlier: Mapping[str, Any]) -> tuple[RunConfig, Choice]:
-    """Absolute paths, and the open choices settled, of the cluster, of channels, mean and std: as the run's first start
-    did, else from here.
+    """Replace the null and ``auto`` values of device, numerics, channels, mean, std and tier, and make paths absolute.
 
-    Also where images are kept, and the bytes that this was chosen by. Starts Ray where there are workers, so
-    :func:`dist_condense.job.preflight.check` comes first.
+    Values of the run's first start are kept; others follow from the data set and the machines. Also return the tier of
+    the real images with the sizes by which it was selected. Starts Ray if there are workers, so
+    :func:`dist_condense.job.preflight.check` must come first.
 
-    :param earlier: what the run is known by from an earlier start (``config.identity``); empty for the first.
-    :raises ConfigError: what the cluster does not have; training images whose mean and std cannot be measured.
+    :param earlier: identity of the run's earlier start (``config.identity``); empty for the first start.
+    :raises ConfigError: the cluster lacks cores or GPUs; mean and std of the training images cannot be measured.
     """
     earlier = translated(earlier)
     config = with_channels(absolute_paths(config), earlier)
@@ -56,34 +58,34 @@ def resolved(config: RunConfig, dataset: ImageSet, earlier: Mapping[str, Any]) -
     choices: dict[str, Any] = {
         "slices": usual_slices(assembly.network_builder(config, dataset)(0)),
         "threads": 1,
-        "reproducible": place.device == "cpu",
+        "reproducible": not place.cluster.on_gpu,
     }
     choices |= {key: earlier[f"compute.{key}"] for key in choices if f"compute.{key}" in earlier}
     settled = {
         key: choices[key] if getattr(config.compute, key) is None else getattr(config.compute, key) for key in choices
     }
-    cluster, compute = replace(config.cluster, device=place.device), replace(config.compute, **settled)
-    config = replace(config, cluster=cluster, compute=compute)
-    if config.data.tier == "gpu" and place.device != "cuda":
-        raise ConfigError([f"data.tier: gpu, but the run computes on {place.device}; leave it to auto, or set ram"])
-    choice = _keeping(config, dataset, place)
+    config = replace(config, cluster=place.cluster, compute=replace(config.compute, **settled))
+    if config.data.tier == "gpu" and not place.cluster.on_gpu:
+        raise ConfigError(["data.tier: gpu, but the run computes on CPUs; leave it to auto, or set ram"])
+    choice = _tier(config, dataset, place)
     threads = config.data.threads or place.cores
     return replace(config, data=replace(config.data, tier=choice.tier, threads=threads)), choice
 
 
 def absolute_paths(config: RunConfig) -> RunConfig:
-    """Paths from the driver's working directory, as a run's folder states them; urls stay."""
-    root, kept = config.dataset.root, config.tracking.checkpoints
+    """Make paths absolute from the working directory of the driver; urls stay."""
+    root, checkpoints = config.dataset.root, config.tracking.checkpoints
     return replace(
         config,
         output=_absolute(config.output),
         dataset=replace(config.dataset, root=_absolute(root) if root else root),
-        tracking=replace(config.tracking, checkpoints=_absolute(kept) if kept else kept),
+        tracking=replace(config.tracking, checkpoints=_absolute(checkpoints) if checkpoints else checkpoints),
     )
 
 
 def with_channels(config: RunConfig, earlier: Mapping[str, Any]) -> RunConfig:
-    """Channels as an earlier start settled them; of a version that did not, those of the catalogue (3 for folders)."""
+    """Set ``dataset.channels`` as in an earlier start; one of a version without this key used the catalogue's (3 for
+    folders)."""
     known = KNOWN.get(config.dataset.name)
     if not earlier or known is None or not known.facts.own or config.dataset.channels is not None:
         return config
@@ -92,12 +94,12 @@ def with_channels(config: RunConfig, earlier: Mapping[str, Any]) -> RunConfig:
 
 
 def _normalised(config: RunConfig, dataset: ImageSet, earlier: Mapping[str, Any]) -> RunConfig:
-    """Mean and std settled: as given, as the first start did, else by `dataset.constants`."""
+    """Set mean and std: as given, as in the first start, else by ``dataset.constants``."""
     if config.dataset.mean is not None:
         return config
     if "dataset.mean" in earlier:
         mean, std = earlier["dataset.mean"], earlier["dataset.std"]
-    elif earlier:  # of a version that did not state them: they were the data set's own
+    elif earlier:  # a version without these keys used the data set's own
         mean, std = dataset.mean, dataset.std
     else:
         mean, std = _constants(config, dataset)
@@ -105,13 +107,13 @@ def _normalised(config: RunConfig, dataset: ImageSet, earlier: Mapping[str, Any]
 
 
 def _constants(config: RunConfig, dataset: ImageSet) -> Constants:
-    """What `dataset.constants` asks for; measuring reads every training image."""
+    """Return mean and std by ``dataset.constants``; measuring them reads every training image."""
     name = config.dataset.constants or default(dataset, config.dataset.classes)
     try:
         if name != MEASURED:
             return of_name(name, dataset)
         images = f"{sum(dataset.counts)} training images"
-        terminal.say(f"note: mean and std are measured on {images}, once; dataset.mean and dataset.std set others")
+        terminal.say(f"note: mean and std are measured on {images}, once; dataset.mean and dataset.std set other ones")
         source = dataset.train_split.on_demand(assembly.reading_of(config))
         mean, std = measured(source, dataset.counts, dataset.channels)
         terminal.say(f"note: mean {_shown(mean)}, std {_shown(std)}")
@@ -128,8 +130,8 @@ def _absolute(path: str) -> str:
     return path if is_url(path) else str(Path(path).expanduser().absolute())
 
 
-def _keeping(config: RunConfig, dataset: ImageSet, place: _Place) -> Choice:
-    """The tier, by what the fullest node would hold, against what the smallest one has."""
+def _tier(config: RunConfig, dataset: ImageSet, place: _Place) -> Choice:
+    """Select the tier by the images of the fullest node and the memory of the smallest."""
     workers, per_node, split = config.cluster.workers, place.per_node, dataset.train_split
 
     def encoded() -> int:
@@ -138,9 +140,9 @@ def _keeping(config: RunConfig, dataset: ImageSet, place: _Place) -> Choice:
     decoded = share(dataset.decoded_bytes(dataset.counts), workers, per_node)
     given = config.data.memory_budget
     budget = int(given * 2**30) if given is not None else place.memory // 2
-    # The driver of a cluster may have no GPU and must not touch one, so there the tier gpu is by request only.
-    here = config.cluster.device == "cuda" and workers == 0
-    gpu = torch.cuda.get_device_properties(0).total_memory // 5 if here else 0
+    # The driver of a cluster may have no GPU and must not use one, so with workers the tier gpu is by request only.
+    is_here = config.cluster.on_gpu and workers == 0
+    gpu = torch.cuda.get_device_properties(0).total_memory // 5 if is_here else 0
     [image] = dataset.decoded_bytes([1])
     matched = min(config.method.real_batch, max(dataset.counts))
     ahead = per_node * image * (HELD * matched + AHEAD * min(config.training.batch, sum(dataset.counts)))
@@ -155,9 +157,7 @@ def _keeping(config: RunConfig, dataset: ImageSet, place: _Place) -> Choice:
 
 
 def machines() -> list[tuple[int, int, int]]:
-    """(CPU cores, GPUs, bytes of memory for workers; 0: not reported) of each node of the Ray cluster, which is joined
-    or started.
-    """
+    """Join or start Ray; return (CPU cores, GPUs, bytes of memory for workers, 0: not reported) of each node."""
     from dist_condense.engine.ray.group import connect, nodes
 
     connect()
@@ -165,28 +165,27 @@ def machines() -> list[tuple[int, int, int]]:
 
 
 def _place(config: RunConfig) -> _Place:
-    """By asking Ray where there are workers; refuses what the cluster does not have."""
-    cluster, given = config.cluster, config.compute.threads
+    """Return the machines of a run, from Ray if there are workers. Raises ConfigError if cores or GPUs are lacking."""
+    cluster, threads = config.cluster, config.compute.threads or 1
     if cluster.workers == 0:
-        device = cluster.device if cluster.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        return _Place(device, torch.get_num_threads(), 1, machine_memory())
-    there = machines()
-    cores, gpus, _ = (sum(column) for column in zip(*there, strict=True))
+        return _Place(cluster.settled(torch.cuda.is_available()), torch.get_num_threads(), 1, machine_memory())
+    nodes = machines()
+    cores, gpus, _ = (sum(column) for column in zip(*nodes, strict=True))
     key = "cluster.workers" if cluster.min_workers is None else "cluster.min_workers"
     least = cluster.min_workers or cluster.workers
-    device = cluster.device if cluster.device != "auto" else "cuda" if gpus >= least else "cpu"
-    needed = least * (given or 1)
+    cluster = cluster.settled(gpus >= least)
+    needed = least * threads
     problems = []
     if needed > cores:
         problems.append(
-            f"{key}: {least} workers of {given or 1} threads need {needed} cores, the cluster has {cores}; "
+            f"{key}: {least} workers of {threads} threads need {needed} cores, the cluster has {cores}; "
             f"lower {key} or compute.threads"
         )
-    if device == "cuda" and least > gpus:
+    if cluster.on_gpu and least > gpus:
         problems.append(f"{key}: {least} workers, one GPU each, but the cluster has {gpus}")
     if problems:
         raise ConfigError(problems)
-    fit = [gpu if device == "cuda" else core // (given or 1) for core, gpu, _ in there]
-    memory = [told for (_, _, told), workers in zip(there, fit, strict=True) if workers and told]
+    fit = [gpu if cluster.on_gpu else core // threads for core, gpu, _ in nodes]
+    memory = [size for (_, _, size), workers in zip(nodes, fit, strict=True) if workers and size]
     cores = max(1, cores // cluster.workers)
-    return _Place(device, cores, min(cluster.workers, max(fit)), min(memory, default=machine_memory()))
+    return _Place(cluster, cores, min(cluster.workers, max(fit)), min(memory, default=machine_memory()))

@@ -1,7 +1,7 @@
-"""A run's folder: every file of it, named once; and whether all in it is plain, since somebody else can have made it.
+"""The files of a run's folder, each named once, and the check that an untrusted folder contains only plain files.
 
-What a run writes is plain files and folders. Everything in such a folder is read, replaced, appended to or sent to a
-server under its name, so a link would be followed by all of that, and a named pipe would never end.
+Everything in a run's folder is read, replaced, appended to or uploaded by name. A link in it would be followed, and
+reading a named pipe would never end, so only files and folders are accepted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ KINDS = {stat.S_ISFIFO: "a named pipe", stat.S_ISSOCK: "a socket", stat.S_ISCHR:
 
 @dataclass(frozen=True)
 class Entry:
-    """A file or folder of a run: of a :class:`RunFolder` its path, of the class itself its name."""
+    """A file or folder of a run: its path on a :class:`RunFolder`, itself with its name on the class."""
 
     name: str
 
@@ -39,58 +39,58 @@ class Entry:
 class RunFolder:
     """The folder of a run.
 
-    :param path: may be a link to a folder; nothing of it needs to be there.
+    :param path: may be a link to a folder; need not exist.
     """
 
     path: Path
 
     config = Entry("config.yaml")
-    """Resolved; with it the folder is that of a run."""
+    """Resolved config, by which a folder is recognised as that of a run."""
     environment = Entry("environment.json")
-    """Versions, devices, commit."""
+    """Versions, devices and commit."""
     metrics = Entry("metrics.jsonl")
-    """A line for every ``log_every`` matching steps, each step once and in order."""
+    """Measurements, one line per ``tracking.log_every`` units, each unit once and in order."""
     checkpoints = Entry("checkpoints")
-    """Unless ``tracking.checkpoints`` names another place; see :mod:`dist_condense.job.checkpoint`."""
+    """Checkpoints (:mod:`dist_condense.job.checkpoint`), unless ``tracking.checkpoints`` names another location."""
     pool = Entry("pool")
-    """Of pretrained networks, beside the checkpoints."""
+    """Pool of pretrained networks, beside the checkpoints."""
     synthetic_set = Entry("synthetic_set")
-    """See :mod:`dist_condense.result.synthetic_set`."""
+    """The synthetic set (:mod:`dist_condense.result.synthetic_set`)."""
     evaluation = Entry("evaluation.csv")
-    """A row per trained network."""
+    """Results of the evaluation, one row per trained network."""
     report = Entry("report.html")
     tracking = Entry("tracking.json")
-    """The run's place on a server of MLflow."""
+    """Identifier of the run on the MLflow server."""
     database = Entry("mlflow.db")
-    """MLflow's own, where no server is named."""
+    """MLflow's database if no server is configured."""
     stop = Entry("stop")
-    """Asks the workers to save and stop."""
+    """Marker that asks the workers to save and stop."""
     restarts = Entry("restarts.log")
-    """Why worker groups failed, a line each."""
+    """Reasons of worker group failures, one line each."""
     logs = Entry("logs")
-    """What driver and workers do, as JSON lines."""
+    """Logs of driver and workers, as JSON lines."""
     sweep = Entry("sweep")
     """Ray Tune's records of the evaluation."""
     owner = Entry("owner")
-    """The start that may write."""
+    """Identifier of the start that may write."""
     lock = Entry(".owner.lock")
-    """Shared by all writes of a start."""
+    """Lock file that a start holds while it writes."""
 
 
 MAY_LEAD = (RunFolder.checkpoints.name, RunFolder.pool.name)
-"""Entries that may be links to folders, as to a disk for large files."""
+"""Entries that may be links to folders, for example on a disk for large files."""
 
 
 def check(folder: Path) -> None:
-    """Refuse a run's folder in which something is no plain file and no folder. The folder itself may be a link, and
-    those of :data:`MAY_LEAD`. Raises ConfigError, with a line for each."""
-    if found := list(problems(folder)):
-        rest = [f"... and {len(found) - SHOWN} more in {folder}"] if len(found) > SHOWN else []
-        raise ConfigError(found[:SHOWN] + rest)
+    """Check that a run's folder contains only plain files and folders. The folder itself and :data:`MAY_LEAD` may be
+    links to folders. Raises ConfigError with a line for each other entry."""
+    if refused := list(problems(folder)):
+        more = [f"... and {len(refused) - SHOWN} more in {folder}"] if len(refused) > SHOWN else []
+        raise ConfigError(refused[:SHOWN] + more)
 
 
 def problems(folder: Path) -> Iterator[str]:
-    """A line for each entry that :func:`check` refuses; none where there is no folder."""
+    """Yield a line for each entry that :func:`check` refuses; none if the folder does not exist."""
     if folder.is_dir():
         for path in _listed(folder):
             if path.name in MAY_LEAD and path.is_symlink() and path.is_dir():
@@ -100,35 +100,38 @@ def problems(folder: Path) -> Iterator[str]:
 
 
 def strange(path: Path) -> Iterator[str]:
-    """The same for one entry and, where that is a folder, all that lies in it. Nothing is followed."""
+    """Yield a line for an entry, or each entry of a folder, that is neither file nor folder. No link is followed."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
         return
     if stat.S_ISLNK(mode):
         yield (
-            f"{path} is a link, to {os.readlink(path)}, and not followed: of a run's folder only "
-            f"{' and '.join(MAY_LEAD)} may be links, to folders; put there what it leads to, or remove it"
+            f"{path} is a link, to {os.readlink(path)}, and not followed: in a run's folder only "
+            f"{' and '.join(MAY_LEAD)} may be links, to folders; replace it by its target, or remove it"
         )
     elif stat.S_ISDIR(mode):
         yield from problems_below(path)
     elif not stat.S_ISREG(mode):
         kind = next((name for is_kind, name in KINDS.items() if is_kind(mode)), "neither file nor folder")
-        yield f"{path} is {kind}, and not opened: a run's folder has files and folders alone; remove it"
+        yield f"{path} is {kind}, and not opened: a run's folder contains only files and folders; remove it"
 
 
 def problems_below(folder: Path) -> Iterator[str]:
-    """Of all that lies in a folder."""
+    """Yield the lines of :func:`strange` for all entries of a folder."""
     for path in _listed(folder):
         yield from strange(path)
 
 
 def _listed(folder: Path) -> list[Path]:
-    """What lies in a folder; nothing in one that this user may not enter, and could open nothing in, or that an earlier
-    start, which still goes on, has just removed."""
+    """Return the sorted entries of a folder.
+
+    Empty if this user may not enter it, and so cannot open anything in it, or if an earlier start that is still running
+    has just removed it.
+    """
     try:
         return sorted(folder.iterdir()) if os.access(folder, os.X_OK) else []
     except FileNotFoundError:
         return []
     except PermissionError as error:
-        raise ConfigError([f"{folder} cannot be looked through for links; allow yourself to read it"]) from error
+        raise ConfigError([f"{folder} cannot be searched for links; allow yourself to read it"]) from error

@@ -1,11 +1,11 @@
-"""The keys of a configuration: typed, each with the values that it accepts and a docstring under it.
+"""The keys of a configuration, each with its type, accepted values and documentation.
 
-Checks, ``dist-condense list`` and docs/config.md are made from what stands here.
+Checks, ``dist-condense list`` and docs/config.md are generated from this module.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 from dist_condense.core.augmentation import OPERATIONS
@@ -23,7 +23,7 @@ from dist_condense.settings.limits import COUNT, OneOf, Range
 from dist_condense.settings.parts import BATCHES, NETWORK_STARTS, PARTITIONS
 
 SETS = (*SELECTIONS, "condensed", "whole")
-DEVICES = ("auto", "cpu", "cuda")
+AUTO_DEVICE, CPU, CUDA = DEVICES = ("auto", "cpu", "cuda")
 
 Seed = Annotated[int, Range(-(2**63), 2**63 - 1)]
 Count = Annotated[int, Range(1, COUNT)]
@@ -43,120 +43,125 @@ Operation = Annotated[str, OneOf("augmentation operations", OPERATIONS)]
 
 @dataclass(kw_only=True)
 class DatasetConfig:
-    """What is condensed."""
+    """The data set to condense."""
 
     name: str = "digits"
-    """One of `dist-condense list`; `image_folder` or `imagenet` for any folder of class folders."""
+    """Name of the data set, see `dist-condense list`; `image_folder` or `imagenet` for any folder of class folders."""
     root: str | None = None
-    """Its folder; shipped configs take it from an environment variable such as `IMAGENET_ROOT`. A password in a url is
-    used and never stored."""
+    """Folder or url of the data set; shipped configs read an environment variable such as `IMAGENET_ROOT`. A password
+    in a url is used but never stored."""
     size: Side | None = None
-    """Pixels of a side; null: the data set's own (224 for image folders, what they were prepared with for shards)."""
+    """Height and width of an image in pixels; null: the data set's own (224 for image folders, the prepared size for
+    shards)."""
     classes: str | list[str] | None = None
-    """A named subset (`imagenet100_idc`), a list of class names in label order, or null for all."""
+    """Classes to condense: a named subset (`imagenet100_idc`), a list of class names in label order; null: all."""
     channels: Annotated[int, Range(1, 3)] | None = None
-    """1 (grey) or 3, of `image_folder` alone; null: 1 where all files are grey by their headers, settled and stored at
-    the first start."""
-    constants: Annotated[str, OneOf("whose mean and std", constants.names())] | None = None
-    """Whose mean and std normalise the images: null, the paper's, else `measured` (`image_folder`, unless
-    all its classes are WordNet ids, so ImageNet's; DCC's six groups of ImageNet); another data set's, by its name (IDC
-    and DCC take `cifar10` for CIFAR-100); `measured`, of the training images, once."""
+    """Number of channels, 1 (grey) or 3; for `image_folder` only. Null: 1 if the headers of all files say grey, else 3;
+    determined and stored at the first start."""
+    constants: Annotated[str, OneOf("sources of mean and std", constants.names())] | None = None
+    """Source of the mean and std that normalise the images: the name of a data set (IDC and DCC use those of `cifar10`
+    for CIFAR-100), or `measured`, computed once from the training images. Null: the data set's published values; or
+    `measured` where there are none (DCC's six groups of ImageNet; `image_folder`, except that ImageNet's are used if
+    all classes are WordNet ids)."""
     mean: list[Mean] | None = None
-    """Per channel, of their values (bytes as [0, 1]); null: by `constants`, settled and stored at the first start."""
+    """Mean of each channel, in stored values (bytes scaled to [0, 1]); null: given by `constants`, and stored at the
+    first start."""
     std: list[Spread] | None = None
-    """See `mean`."""
+    """Standard deviation of each channel, like `mean`."""
     download: bool = False
-    """Let torchvision fetch the data set into `root`."""
+    """Whether torchvision may download the data set into `root`."""
     orientation: bool | None = None
-    """Turn image files by their EXIF orientation; null: `image_folder` yes, the papers' data sets no, as their programs
-    and torchvision (`false`). Images that `prepare --size` wrote are what they became then."""
+    """Whether image files are rotated by their EXIF orientation. Null: true for `image_folder`, false for the papers'
+    data sets, as in torchvision and the published programs. Images written by `prepare --size` stay as prepared."""
 
 
 @dataclass(kw_only=True)
 class DataConfig:
-    """How its images are read and kept. Changing it does not change the set."""
+    """How real images are read and cached. These keys do not change the set."""
 
-    tier: Annotated[str, OneOf("where real images are kept", (AUTO, *TIERS, RAW))] = "auto"
-    """`gpu` (decoded), `ram` (decoded), `encoded` (in RAM), `disk`; `auto`: the first of these that fits; `ffcv`: the
-    beton of a prepared set, which the system's page cache keeps."""
+    tier: Annotated[str, OneOf("storage tiers of real images", (AUTO, *TIERS, RAW))] = "auto"
+    """Storage of the real images: `gpu` (decoded), `ram` (decoded), `encoded` (in RAM), `disk`; `auto`: the first of
+    these that fits; `ffcv`: the beton of a prepared data set, cached by the operating system."""
     memory_budget: Annotated[float, Range(0, 1_000_000)] | None = None
     """GiB per node that `auto` may fill; null: half of the smallest node's memory."""
     threads: Threads | None = None
-    """Threads per worker that decode; null: the cores shared out among the workers."""
+    """Decoding threads per worker; null: the cores of the cluster divided by the workers."""
     cache: str | None = None
-    """Each node's folder for remote shards; null: dist_condense-UID, this user's own, among its temporary files."""
+    """Folder on each node that caches remote shards; null: dist_condense-UID in the directory for temporary files."""
     verify: bool = True
-    """Compare the hash of each shard with the manifest when a run opens it; of image files in folders, read all headers
-    before a run's first start."""
+    """Whether to compare the hash of each shard with the manifest when it is opened and, for folders of image files, to
+    read all headers before the first start."""
 
 
 @dataclass(kw_only=True)
 class NetworkConfig:
-    """The network theta that statistics are taken with. Null options are the network's own defaults."""
+    """The network theta that computes the statistics. An option that is null has the network's own default."""
 
     name: str = "convnet"
-    """One of `dist-condense list`, or `timm:NAME`; options can follow here, too: `timm:NAME:img_size=64`."""
+    """Name of the network, see `dist-condense list`, or `timm:NAME`; options may follow: `timm:NAME:img_size=64`."""
     width: Annotated[int, Range(1, 8192)] | None = None
-    """Channels of the first stage."""
+    """Number of channels of the first stage."""
     depth: Annotated[int, Range(1, 100)] | None = None
-    """Blocks of the ConvNet."""
+    """Number of blocks of a ConvNet."""
     norm: str | None = None
-    """`instance`, `batch`, `group`, `layer` or `none`."""
+    """Normalisation layers: `instance`, `batch`, `group`, `layer` or `none`."""
     activation: str | None = None
-    """`relu`, `leaky`, `swish` or `sigmoid` (ConvNet)."""
+    """Activation of a ConvNet: `relu`, `leaky`, `swish` or `sigmoid`."""
     pooling: str | None = None
-    """`avg`, `max` or `none` (ConvNet)."""
+    """Pooling of a ConvNet: `avg`, `max` or `none`."""
 
 
 @dataclass(kw_only=True)
 class AugmentationConfig:
     """Differentiable siamese augmentation.
 
-    `flip` is left out by itself where it changes the label (digits, MNIST, SVHN).
+    `flip` is omitted automatically where it changes the label (digits, MNIST, SVHN).
     """
 
     always: list[Operation] = field(default_factory=list)
-    """Applied each time (IDC: color, cutout)."""
+    """Operations applied at every step (IDC: color, cutout)."""
     one_of: list[Operation] = field(default_factory=list)
-    """One of these is drawn per class and step (DSA: all of its list)."""
+    """Operations of which one is drawn per class and step (DSA: all of its list)."""
 
 
 @dataclass(kw_only=True)
 class ParameterisationConfig:
-    """How learnt pixels become images."""
+    """Parameterisation f, which decodes learnt pixels to images."""
 
     factor: Annotated[int, Range(1, 1000)] = 1
-    """Multi-formation factor n: an image holds n x n tiles, or n along `axes`. 1: plain pixels."""
+    """Multi-formation factor n: each image consists of n x n tiles, or of n along `axes`. 1: plain pixels."""
     axes: Annotated[str, OneOf("axes of multi-formation", AXES)] | None = None
-    """Along which axis an image is cut into tiles: `height`, `width` (IDC on speech: time), or null, along both."""
+    """Axis along which an image is cut into tiles: `height`, `width` (IDC on speech: time), or null for both."""
     decoding: Annotated[str, OneOf("decodings", DECODINGS)] = "uniform"
-    """In matching: `uniform`, `multi` (factors 1..n) or `bounded`. Training on the set is always uniform."""
+    """Decoding for matching: `uniform`, `multi` (factors 1..n) or `bounded`. Training on the set always uses
+    `uniform`."""
 
 
 @dataclass(kw_only=True)
 class StatisticConfig:
-    """What is matched."""
+    """Statistic phi, which is matched."""
 
     name: Annotated[str, OneOf("statistics", STATISTICS)] = "gradient"
-    """`gradient` of the mean cross-entropy, or the mean `embedding`."""
-    parameters: Annotated[str, OneOf("parameters that the gradient is taken of", PARAMETERS)] = "matrices"
-    """Which parameters the gradient is taken of: `matrices` (no bias, no norm), `convolutions`, `all`."""
+    """Statistic of a class: the `gradient` of the mean cross-entropy, or the mean `embedding`."""
+    parameters: Annotated[str, OneOf("parameters of the matched gradient", PARAMETERS)] = "matrices"
+    """Parameters whose gradient is matched: `matrices` (no bias, no norm), `convolutions` or `all`."""
 
 
 @dataclass(kw_only=True)
 class GroupingConfig:
-    """Which classes are averaged before the distance."""
+    """Grouping G, the classes whose statistics are averaged before the distance."""
 
     name: Annotated[str, OneOf("groupings", PARTITIONS)] = "per_class"
-    """`per_class`, `pooled`, `given` (by `groups`), `random` or `kmeans` (into `number` groups)."""
+    """Partition of the classes: `per_class`, `pooled`, `given` (by `groups`), `random` or `kmeans` (into `number`
+    groups)."""
     number: Count = 1
-    """Groups of `random` and `kmeans`."""
+    """Number of groups of `random` and `kmeans`."""
     groups: list[list[int]] = field(default_factory=list)
-    """Labels of each group for `given`; every class once."""
+    """Labels of each group of `given`; every class occurs once."""
     warmup_networks: Amount = 0
-    """Per class while k < this and t < `warmup_steps` (DCC: 250)."""
+    """Number of first networks whose first `warmup_steps` matching steps are per class (DCC: 250)."""
     warmup_steps: Amount = 0
-    """See `warmup_networks` (DCC: 10)."""
+    """Number of matching steps per class of each of `warmup_networks` (DCC: 10)."""
 
 
 @dataclass(kw_only=True)
@@ -164,104 +169,113 @@ class ImagesConfig:
     """SGD on the learnt pixels."""
 
     lr: Rate = 0.1
-    """Learning rate; at `reference_ipc` and `reference_size` where these are given."""
+    """Learning rate of the pixels; at `reference_ipc` and `reference_size` if these are set."""
     momentum: Momentum = 0.5
-    """Momentum."""
+    """Momentum of the pixels."""
     shared_buffer: bool = False
-    """IDC: one momentum buffer over all classes, stepped once per class, which makes momentum nearly inert."""
+    """Whether all classes share one momentum buffer, updated once per class as in IDC's program, which makes momentum
+    nearly ineffective."""
     reference_ipc: Count | None = None
-    """Scale lr by ipc / this (IDC: 10)."""
+    """Number of images per class to which `lr` refers: it is scaled by ipc / reference_ipc (IDC: 10). Null: no
+    scaling."""
     reference_size: Side | None = None
-    """Scale lr by (size / this) squared (IDC: 28 MNIST, 224 ImageNet, else 32)."""
+    """Image size to which `lr` refers: it is scaled by (size / reference_size) squared (IDC: 28 for MNIST, 224 for
+    ImageNet, else 32). Null: no scaling."""
 
 
 @dataclass(kw_only=True)
 class SelectionConfig:
-    """Which real images `method.procedure: selecting` chooses. Of the other keys of `method` it reads `augmentation`,
-    for the training of the network; `trajectory` and `training` are not read."""
+    """Selection of real images, for `method.procedure: selecting`. It also reads `method.augmentation`, for training
+    the network, but no other key of `method`, `trajectory` or `training`."""
 
     name: Annotated[str, OneOf("selections of real images", SELECTIONS)] | None = None
-    """One of `dist-condense list`."""
+    """Name of the selection, see `dist-condense list`."""
     epochs: Amount = 20
-    """Passes over the whole training set by which the network is trained whose features are read, if any are."""
+    """Number of passes over the whole training set that train the network whose features are read, if the selection
+    reads any."""
     lr: Rate = 0.01
-    """Learning rate of that training, constant."""
+    """Constant learning rate of this network."""
     momentum: Momentum = 0.9
-    """Its momentum."""
+    """Momentum of this network."""
     weight_decay: Decay = 5e-4
-    """Its weight decay."""
+    """Weight decay of this network."""
     batch: Batch = 256
-    """Its images per update."""
+    """Images per update of this network."""
 
 
 @dataclass(kw_only=True)
 class MethodConfig:
-    """The parts of a method; a group: dc, dsa, dcc, dsac, dm, idc_i, idc, or one that selects real images. Any product
-    of parts is a method."""
+    """The parts of a method, set together by `method=` dc, dsa, dcc, dsac, dm, idc_i, idc, random or herding. Any
+    combination of parts is a method."""
 
     name: str = "dc"
-    """For tables and tracking only; that of the group file `method/NAME.yaml`, where one is chosen and states none."""
+    """Name of the method in tables and tracking only; by default that of the group file `method/NAME.yaml`, if one is
+    used."""
     procedure: Annotated[str, OneOf("procedures", NAMES)] = "matching"
-    """What a run does from start to end: `matching`, Algorithm 1; or `selecting` real images, by `selection`."""
+    """Procedure of the whole run: `matching`, Algorithm 1; or `selecting` real images, by `selection`."""
     unit_space: bool = False
-    """Learn values of images ([0, 1]; those of float images as stored), clamped to their bounds when a network begins
-    (IDC); else normalised values, never clamped (DC)."""
+    """Whether learnt pixels are image values ([0, 1]; float images: as stored), clamped to their bounds before each
+    network (IDC); otherwise they are normalised values, never clamped (DC). Selected images are always
+    stored as image values."""
     start: Annotated[str, OneOf("starts of the pixels", STARTS)] = "noise"
-    """Pixels start from `noise`, `real` images, or `mixed` (each tile a whole real image)."""
+    """Initial pixels: `noise`, `real` images, or `mixed` (each tile a whole real image)."""
     parameterisation: ParameterisationConfig = field(default_factory=ParameterisationConfig)
-    """f"""
+    """Parameterisation f."""
     statistic: StatisticConfig = field(default_factory=StatisticConfig)
-    """phi"""
+    """Statistic phi."""
     grouping: GroupingConfig = field(default_factory=GroupingConfig)
-    """G"""
+    """Grouping G."""
     distance: Annotated[str, OneOf("distances", DISTANCES)] = "layerwise_cosine"
-    """D, between the statistics of synthetic and of real images."""
+    """Distance D between the statistics of synthetic and of real images."""
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
-    """A; the same draw on real and synthetic images of a class."""
+    """Augmentation A, with the same draw for the real and the synthetic images of a class."""
     images: ImagesConfig = field(default_factory=ImagesConfig)
-    """How pixels move."""
+    """SGD on the pixels."""
     label_lr: Rate | None = None
-    """Learn a label of each image, too: class probabilities, the softmax of scores that move by SGD with this learning
-    rate and the momentum of `images`. They start at 0.9 for the class. Null: labels are the classes."""
+    """Learning rate of soft labels: the class probabilities of each image are then learnt as the softmax of scores, by
+    SGD with the momentum of `images`; the class starts at 0.9. Null: hard labels."""
     real_batch: Batch = 256
-    """Real images per class and matching step; a class with fewer gives each of them once."""
+    """Number of real images per class and matching step; all of them, each once, if a class has fewer."""
     real_draw: Annotated[str, OneOf("draws of real images", DRAWS)] = "fresh"
-    """`fresh` random draw each step (DC), or `epochs` over the class, incomplete batch dropped (IDC)."""
+    """Draw of real images: `fresh`, random at each step (DC), or `epochs`, passes over the class without their
+    incomplete batch (IDC)."""
     synthetic_limit: Count = 128
-    """Decoded images per class and matching step (IDC: 128): `bounded` decodes with smaller factors to stay within it;
-    else a random subset of so many is matched."""
+    """Largest number of decoded images per class and matching step (IDC: 128). The `bounded` decoding keeps it by
+    smaller factors; the others match a random subset of this size."""
     selection: SelectionConfig = field(default_factory=SelectionConfig)
-    """What is selected instead, without matching."""
+    """Selection of real images, without matching."""
 
 
 @dataclass(kw_only=True)
 class TrajectoryConfig:
-    """How many networks, and how each starts."""
+    """The number of networks and their initialisation."""
 
     networks: Count = 1000
-    """K, networks that the set is matched on one after the other."""
+    """Number of networks K, on which the set is matched one after the other."""
     matching_steps: Count = 1
-    """T, matching steps per network."""
+    """Number of matching steps T per network."""
     start: Annotated[str, OneOf("starts of a network", NETWORK_STARTS)] = "fresh"
-    """`fresh`, `pretrained` (`pretrain_epochs` on real data now) or `pool` (one of `pool_size` such networks)."""
+    """Initialisation of each network: `fresh` (random), `pretrained` (for `pretrain_epochs` on real images) or `pool`
+    (one of `pool_size` networks pretrained before)."""
     pretrain_epochs: Amount = 0
-    """Passes over the real data (IDC: ImageNet-10 10, ImageNet-100 5)."""
+    """Number of pretraining passes over the real images (IDC: 10 for ImageNet-10, 5 for ImageNet-100)."""
     pool_size: Annotated[int, Range(1, 10_000)] = 10
-    """Networks in the pool."""
+    """Number of networks in the pool."""
 
 
 @dataclass(kw_only=True)
 class TrainingConfig:
-    """How theta moves after each matching step but the last; a group: synthetic, real, frozen."""
+    """Training of theta after each matching step except the last, set together by `training=` synthetic, real or
+    frozen."""
 
     source: Annotated[str, OneOf("training of theta", BATCHES)] = "synthetic"
-    """Trained on the `synthetic` set, on `real` images, or `frozen`."""
+    """Training images of theta: the `synthetic` set or `real` images; `frozen`: no training."""
     epochs: Amount = 0
-    """Passes over the synthetic set after each matching step."""
+    """Number of passes over the synthetic set after each matching step."""
     images: Amount = 0
-    """Real images after each matching step; whole batches until reached, walking through shuffled passes."""
+    """Number of real images after each matching step, rounded up to whole batches of shuffled passes."""
     batch: Batch = 256
-    """Images per update; for `real` also that of pretraining."""
+    """Images per update, also of pretraining."""
     lr: Rate = 0.01
     """Learning rate of theta."""
     momentum: Momentum = 0.0
@@ -269,72 +283,82 @@ class TrainingConfig:
     weight_decay: Decay = 0.0
     """Weight decay of theta."""
     cutmix: Probability = 0.0
-    """Probability of CutMix per batch. Cutout is left out of the augmentation where it is above 0 (IDC)."""
+    """Probability of CutMix per batch. If it is above 0, cutout is omitted from the augmentation (IDC)."""
     check_finite: bool = True
-    """Stop, before anything is stored, where theta, a statistic, a loss or an update of pixels is not finite. false: go
-    on and leave such updates out; pixels stay finite, and rest while theta is not."""
+    """Whether to stop, before anything is stored, when theta, a statistic, a loss or a pixel update is not finite.
+    False: continue without such updates; pixels stay finite and are not updated while theta is not finite."""
 
 
 @dataclass(kw_only=True)
 class ComputeConfig:
-    """How the numbers are computed. These keys change the last bits of the result, so they belong to the run: where one
-    is null, the first start settles it."""
+    """Precision, memory and numerics. These keys change the last bits of the result, so they are fixed for a run: the
+    first start replaces null by a value and stores it."""
 
     autocast: bool = False
-    """Networks in bfloat16; sums stay in float32."""
+    """Whether networks compute in bfloat16; sums stay in float32."""
     compile: bool = False
-    """torch.compile the hot functions: up to a minute at the start, then faster (benchmarks/ has notes)."""
+    """Whether to use torch.compile: up to a minute at the start, then faster (see benchmarks/)."""
     microbatch: Amount = 0
-    """At most this many images through the network at once, by the two-pass form; 0: all of a class."""
+    """Largest number of images in the network at once, in matching by two passes; 0: all images of a class."""
     slices: Annotated[int, Range(1, 10_000)] | None = None
-    """Units that a training batch is cut into, whose gradients are summed; null: 4 (1 with BatchNorm)."""
+    """Number of slices of a training batch, whose gradients are summed; null: 4 (1 with BatchNorm)."""
     threads: Threads | None = None
-    """CPU threads that a worker computes with; null: 1. Another number gives other last bits, more workers do not."""
+    """CPU threads of each worker's computations; null: 1. Another number changes the last bits; the number of workers
+    does not."""
     reproducible: bool | None = None
-    """Sums that do not depend on the number of workers; null: on CPUs yes, on GPUs no."""
+    """Whether sums are independent of the number of workers; null: true on CPUs, false on GPUs."""
 
 
 @dataclass(kw_only=True)
 class ClusterConfig:
-    """Where a run computes. The set does not depend on it."""
+    """The workers of a run. These keys do not change the set."""
 
     workers: Workers = 0
-    """Ray workers, one per GPU or per `compute.threads` cores, with the same set; 0: in this process, without Ray."""
+    """Number of Ray workers, one per GPU or per `compute.threads` cores; 0: compute in this process, without Ray."""
     device: Annotated[str, OneOf("devices", DEVICES)] = "auto"
-    """`cpu`, `cuda`, or `auto`: cuda where there is one."""
+    """Device of the workers: `cpu`, `cuda`, or `auto`, cuda if available."""
     max_failures: Amount = 0
-    """How often a worker group that failed is started again, from the newest checkpoint. A machine that goes when its
-    preemption notice said is not counted; one that goes sooner is."""
+    """Number of times that a failed worker group is restarted from the newest checkpoint. Nodes that leave at the time
+    of their preemption notice are not counted; nodes that leave earlier are."""
     timeout: Annotated[float, Range(1, 10_000_000)] = 600.0
-    """Seconds that workers wait for each other; one that is silent longer hangs, and ends the group. Above the longest
-    thing that a worker does by itself: opening its data, compiling."""
+    """Seconds after which a worker that does not answer the others is considered hung, and its group fails. Set it
+    above the longest work of a single worker, such as opening its data or compiling."""
     min_workers: Annotated[int, Range(1, 100_000)] | None = None
-    """Go on with as few as this where nodes are lost, and with up to `workers` again once there is room; null: only
-    with `workers`."""
+    """Smallest number of workers with which the run continues after nodes are lost; it grows to `workers` again when
+    there is room. Null: always `workers`."""
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether workers compute on GPUs; false while the device is ``auto``."""
+        return self.device == CUDA
+
+    def settled(self, gpus: bool) -> ClusterConfig:
+        """Replace ``auto`` by ``cuda`` if there are GPUs for all workers, else by ``cpu``."""
+        return self if self.device != AUTO_DEVICE else replace(self, device=CUDA if gpus else CPU)
 
 
 @dataclass(kw_only=True)
 class EvaluationConfig:
-    """Networks trained from scratch on the result."""
+    """Networks trained from scratch on the set and tested."""
 
     sets: list[Annotated[str, OneOf("evaluation sets", SETS)]] = field(default_factory=lambda: ["condensed"])
-    """Any of `condensed`, `whole` (the real training set), and selections of as many real images by name, see
-    `dist-condense list`. One that is left to chance is drawn anew for each network; one that needs a trained network is
-    made once, by a run of its own, in `selections/` beside the output, where all runs on the same data find it."""
+    """Training sets to compare: `condensed`, `whole` (all real training images), and selections of ipc real images per
+    class (see `dist-condense list`). A random selection is drawn anew for each network; one that needs a trained
+    network is computed once, by a separate run in `selections/` beside the output, shared by all runs on the same
+    data."""
     protocol: Annotated[str, OneOf("evaluation protocols", PROTOCOLS, REPLACED)] = "dc"
-    """How they are trained. Its flips are left out by themselves where they change the label."""
+    """Training protocol of a paper. Its flips are omitted automatically where they change the label."""
     architectures: list[str] = field(default_factory=lambda: ["network"])
-    """Networks by name; `network` is the one that condensed, with its options. Any can carry options of its own, after
-    colons: `resnet18_cifar:norm=instance`, `convnet:depth=4:width=64`, `timm:NAME:img_size=64`, `network:norm=batch`.
-    """
+    """Networks to train; `network` is the condensing network with its options. Options follow after colons:
+    `resnet18_cifar:norm=instance`, `convnet:depth=4:width=64`, `timm:NAME:img_size=64`, `network:norm=batch`."""
     seeds: Annotated[int, Range(1, 100_000)] = 3
-    """Networks per set and architecture."""
+    """Number of networks per set and architecture."""
     epochs: Amount | None = None
-    """Null: the protocol's own; 0: no evaluation, for which a folder needs no test images."""
+    """Training epochs; null: the protocol's; 0: no evaluation, so that no test images are needed."""
     whole_epochs: Count | None = None
-    """Epochs on the whole training set; null: as `epochs`, then the protocol's own (IDC: 300)."""
+    """Training epochs on `whole`; null: as `epochs`, then the protocol's (IDC: 300)."""
     threads: Threads | None = None
-    """CPU cores per network that is trained; null: 1 on Ray, all in this process."""
+    """CPU cores per trained network; null: 1 on Ray, otherwise all."""
 
 
 @dataclass(kw_only=True)
@@ -342,49 +366,40 @@ class TrackingConfig:
     """MLflow, metrics and checkpoints."""
 
     uri: str | None = None
-    """MLflow server; null: MLFLOW_TRACKING_URI, else sqlite under the output. A password in it is used, never stored;
-    better give it by MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."""
+    """Address of the MLflow server; null: MLFLOW_TRACKING_URI, else a sqlite file in the output. A password in it is
+    used but never stored; prefer MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."""
     experiment: str = "dist_condense"
-    """MLflow experiment."""
+    """Name of the MLflow experiment."""
     log_every: Count = 10
-    """Steps (of matching; classes selected) between two lines of metrics.jsonl, and two comparisons of the workers."""
+    """Units (matching steps, or selected classes) between two lines of metrics.jsonl, at which workers are also
+    compared."""
     checkpoint_minutes: Annotated[float, Range(0, 1_000_000)] = 5.0
-    """Longest time between two checkpoints, also within the training of theta; 0: after every update."""
+    """Longest time between two checkpoints, also while theta is trained; 0: a checkpoint after every update."""
     checkpoint_steps: Count | None = None
-    """Steps between two checkpoints; null: by time alone."""
+    """Units between two checkpoints; null: by time only."""
     checkpoints_kept: Count = 2
-    """Newest checkpoints that stay."""
+    """Number of newest checkpoints that are kept."""
     checkpoints: str | None = None
-    """Where `checkpoints/` and `pool/` are kept: a folder, or a url s3:// or gs://; null: in the output."""
+    """Folder or url (s3://, gs://) that contains `checkpoints/` and `pool/`; null: the output."""
 
 
 @dataclass(kw_only=True)
 class RunConfig:
-    """A whole run."""
+    """The configuration of a whole run."""
 
     seed: Seed = 0
-    """Keys every random draw."""
+    """Seed of every random draw."""
     output: str = "outputs/run"
-    """The run's folder; the same command on it continues."""
+    """Folder of the run; the same command on it continues the run."""
     ipc: Annotated[int, Range(1, 100_000)] = 1
-    """Synthetic images per class."""
+    """Number of synthetic images per class."""
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
-    """What is condensed."""
     data: DataConfig = field(default_factory=DataConfig)
-    """How it is read."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
-    """theta"""
     method: MethodConfig = field(default_factory=MethodConfig)
-    """What is matched, and how."""
     trajectory: TrajectoryConfig = field(default_factory=TrajectoryConfig)
-    """K, T and how theta starts."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    """How theta moves."""
     compute: ComputeConfig = field(default_factory=ComputeConfig)
-    """Precision and memory."""
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
-    """Workers."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    """Networks trained on the result."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
-    """What is written meanwhile."""

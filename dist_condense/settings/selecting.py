@@ -1,4 +1,4 @@
-"""From the configuration to a selection, and to the run that makes one for the rows of an evaluation."""
+"""Construction of a selection from the configuration, and of the separate run that makes one for an evaluation."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
+from dist_condense.core.parameterisation import MultiFormation
 from dist_condense.data import ImageSet
 from dist_condense.data.reading.read_ahead import ReadAhead
 from dist_condense.data.reading.source import NamedSource
+from dist_condense.data.space import Space
 from dist_condense.engine.batches import RealBatches
 from dist_condense.engine.coordinator import Coordinator, Placement
-from dist_condense.engine.training import NetworkTrainer, TrainingRecipe
+from dist_condense.engine.training import TrainingRecipe
 from dist_condense.engine.trajectory import Pretrained, Trajectory
 from dist_condense.procedures.base import NoNetwork
 from dist_condense.procedures.selecting import Selecting, SelectingOutline
@@ -28,12 +30,12 @@ FOLDER = "selections"
 
 
 def selection_of(config: RunConfig) -> Selection:
-    """The selection that the config names."""
+    """Return the selection that the config names."""
     return SELECTIONS[config.method.selection.name or ""]
 
 
 def outline(config: RunConfig, dataset: ImageSet) -> SelectingOutline:
-    """The classes, and the shapes of what a selection stores."""
+    """Return the classes, and the shapes of the tensors that a selection stores."""
     return SelectingOutline(
         names=[c.name for c in dataset.classes],
         shape=(config.ipc, *dataset.shape),
@@ -41,11 +43,16 @@ def outline(config: RunConfig, dataset: ImageSet) -> SelectingOutline:
     )
 
 
+def form(config: RunConfig, dataset: ImageSet) -> tuple[Space, MultiFormation]:
+    """Return the value space of real images as stored, and the parameterisation of whole images."""
+    return dataset.space.when_normalised(False), MultiFormation()
+
+
 def selecting(
     config: RunConfig, dataset: ImageSet, labels: list[int], coordinator: Coordinator, placement: Placement
 ) -> Selecting:
-    """One worker's classes, and the network that it trains with the others."""
-    planned = outline(config, dataset)
+    """Return the part of one worker: its classes, and the network that all workers train together."""
+    planned, (space, _) = outline(config, dataset), form(config, dataset)
     source = dataset.train(labels, assembly.reading_of(config, placement.device))
     shard = SelectionShard(
         selection_of(config),
@@ -54,7 +61,7 @@ def selecting(
         ipc=config.ipc,
         counts=dataset.counts,
         source=ReadAhead(NamedSource(source, planned.names), placement.device),
-        space=assembly.space_of(config, dataset),
+        space=space,
         placement=placement,
         shape=planned.shape[1:],
     )
@@ -63,18 +70,13 @@ def selecting(
 
 
 def _trajectory(config: RunConfig, dataset: ImageSet, shard: SelectionShard, coordinator: Coordinator) -> Trajectory:
-    """One network, trained by `method.selection` on all real images."""
-    chosen, strategy = config.method.selection, assembly.strategy_of(config.method.augmentation, dataset)
-    trainer = NetworkTrainer(
-        TrainingRecipe(
-            lr=chosen.lr, momentum=chosen.momentum, weight_decay=chosen.weight_decay, strategy=strategy
-        ),
-        coordinator,
-        shard.placement,
-        seed=config.seed,
-        slices=config.compute.slices or 1,
-        autocast=config.compute.autocast,
-        compiled=config.compute.compile,
+    """Return one network, trained by ``method.selection`` on all real images."""
+    training = config.method.selection
+    recipe = TrainingRecipe(
+        lr=training.lr,
+        momentum=training.momentum,
+        weight_decay=training.weight_decay,
+        strategy=assembly.strategy_of(config.method.augmentation, dataset),
     )
     real = RealBatches(
         seed=config.seed,
@@ -85,29 +87,48 @@ def _trajectory(config: RunConfig, dataset: ImageSet, shard: SelectionShard, coo
         coordinator=coordinator.beside(),
         placement=shard.placement,
         shape=shard.shape,
-        batch=chosen.batch,
+        batch=training.batch,
         amount=0,
         matching_steps=1,
         stored=dataset.stored,
     )
-    build = assembly.network_builder(config, dataset)
-    return Trajectory(build, trainer, real, Pretrained(chosen.epochs, real), seed=config.seed, matching_steps=1)
+    return Trajectory(
+        build=assembly.network_builder(config, dataset),
+        trainer=assembly.trainer_of(config, recipe, coordinator, shard.placement),
+        batches=real,
+        start=Pretrained(training.epochs, real),
+        seed=config.seed,
+        matching_steps=1,
+    )
+
+
+def problems(config: RunConfig) -> Iterator[str]:
+    """Yield a line if no selection is named."""
+    if config.method.selection.name is None:
+        yield f"method.selection.name: name one of {', '.join(SELECTIONS)}"
+
+
+def data_problems(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
+    """Yield a line if a class has fewer images than are selected."""
+    if config.ipc > min(dataset.counts):
+        few = [f"{c.name} ({n})" for c, n in zip(dataset.classes, dataset.counts, strict=True) if n < config.ipc]
+        yield f"ipc: {config.ipc} real images of each class are selected, and there are fewer in {some(few)}"
 
 
 # --- for the rows of an evaluation --------------------------------------------------------------------------------
 
 
 def place(config: RunConfig) -> Path:
-    """Where the selections are that runs share, beside the output of this one."""
+    """Return the folder of the selections that runs share, beside the output of this run."""
     return Path(config.output).expanduser().absolute().parent / FOLDER
 
 
 def run_of_its_own(config: RunConfig, dataset: ImageSet, name: str) -> RunConfig:
-    """The run that makes the set of a selection for the evaluation of another run.
+    """Return the config of the separate run that makes a selection for the evaluation of a run.
 
-    It has that run's data, network, ipc, seed and cluster, and the shipped file ``method/NAME.yaml``; nothing of that
-    run's own method. So all runs on the same data share it, by a folder beside theirs that is named by everything that
-    changes the set, the digest of the training images included.
+    It has the data, network, ipc, seed and cluster of that run, and the method of the shipped file
+    ``method/NAME.yaml``. Its folder is named by a digest of everything that changes the set, including the training
+    images, so all runs on the same data share it.
 
     :param config: resolved, of the run that is evaluated.
     """
@@ -115,30 +136,14 @@ def run_of_its_own(config: RunConfig, dataset: ImageSet, name: str) -> RunConfig
     own = RunConfig(
         seed=config.seed,
         ipc=config.ipc,
-        dataset=replace(config.dataset, constants=None),  # settled: mean and std
+        dataset=replace(config.dataset, constants=None),  # already replaced by mean and std
         data=config.data,
         network=config.network,
         method=from_dict({"method": yaml_files.texts(file)}).method,
-        compute=replace(config.compute, microbatch=0),  # of matching alone
+        compute=replace(config.compute, microbatch=0),  # of matching only
         cluster=config.cluster,
         evaluation=EvaluationConfig(epochs=0),
         tracking=replace(config.tracking, checkpoints=None),
     )
     known = json.dumps(assembly.identity_of(own, dataset), sort_keys=True)
     return replace(own, output=str(place(config) / f"{name}-{sha256(known.encode()).hexdigest()[:16]}"))
-
-
-def problems(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
-    """Reasons why images of this data set cannot be selected as the config says."""
-    if config.method.selection.name is None:
-        yield f"method.selection.name: name one of {', '.join(SELECTIONS)}"
-    if config.ipc > min(dataset.counts):
-        few = [f"{c.name} ({n})" for c, n in zip(dataset.classes, dataset.counts, strict=True) if n < config.ipc]
-        yield f"ipc: {config.ipc} real images of each class are selected, and there are fewer in {some(few)}"
-    if config.method.parameterisation.factor > 1:
-        yield (
-            f"method.parameterisation.factor: {config.method.parameterisation.factor}, but selected images are real "
-            "ones, stored whole; set method.parameterisation.factor=1"
-        )
-    if not config.method.unit_space:
-        yield "method.unit_space: false, but selected images are stored as they are; set true"

@@ -1,4 +1,4 @@
-"""Addresses of MLflow: the one of a run, and what can be said of it without a network and without MLflow."""
+"""The MLflow address of a run, and the checks of it that need neither a network nor MLflow."""
 
 from __future__ import annotations
 
@@ -18,15 +18,18 @@ from dist_condense.system.credentials import address, is_hidden, masked, reveale
 VARIABLE = "MLFLOW_TRACKING_URI"
 SQLITE = re.compile(r"sqlite(\+\w+)?:///(?P<path>[^?]*)(\?(?P<query>.*))?", re.DOTALL)
 SQLITE_OPTIONS = {"timeout", "isolation_level", "detect_types", "check_same_thread", "cached_statements", "uri"}
-"""Of SQLAlchemy's address; after ``uri=true`` also SQLite's own: those are left alone."""
+"""Options of SQLAlchemy's addresses; after ``uri=true`` SQLite's own options follow, which are not checked."""
 SERVERS, DATABASE_SERVERS, CLOUD = ("http", "https"), ("postgresql", "mysql", "mssql"), "databricks"
 DATABASES = (*DATABASE_SERVERS, "sqlite")
 CLOUD_CREDENTIALS = ("DATABRICKS_HOST", "DATABRICKS_CONFIG_PROFILE", "DATABRICKS_CONFIG_FILE", "DATABRICKS_TOKEN")
 
 
 def resolve_uri(configured: str | None, output: str | Path) -> str:
-    """The configured URI, else MLFLOW_TRACKING_URI, else sqlite under the output folder; of a sqlite file the path
-    is absolute. One that was stored without its password is that of the variable, where they differ by it alone."""
+    """Return the configured URI, else MLFLOW_TRACKING_URI, else a sqlite file in the output folder.
+
+    Paths of sqlite files become absolute. A configured URI that was stored without its password is replaced by that of
+    the variable if they are otherwise equal.
+    """
     variable = address(os.environ.get(VARIABLE, ""), bare=True)
     if configured and (not is_hidden(configured) or variable != configured):
         uri = configured
@@ -37,28 +40,28 @@ def resolve_uri(configured: str | None, output: str | Path) -> str:
 
 
 def sqlite_file(uri: str) -> Path | None:
-    """The file of a sqlite address, absolute; None for every other address and for SQLite's own ``file:`` ones."""
-    found = SQLITE.fullmatch(revealed(uri))
-    if found is None or found["path"] in ("", ":memory:") or found["path"].startswith("file:"):
+    """Return the absolute path of a sqlite address; None for other addresses and for SQLite's own ``file:`` form."""
+    match = SQLITE.fullmatch(revealed(uri))
+    if match is None or match["path"] in ("", ":memory:") or match["path"].startswith("file:"):
         return None
-    return Path(os.path.expanduser(unquote(found["path"]))).absolute()
+    return Path(os.path.expanduser(unquote(match["path"]))).absolute()
 
 
 def problems(configured: str | None, output: str | Path, experiment: str) -> Iterator[str]:
-    """Why an address can never work: a line that names the key. Nothing is written and no server is asked.
+    """Yield a line, with the key, if the address can never work. Writes nothing and contacts no server.
 
-    :param experiment: its name; one that is deleted in a sqlite file takes no runs.
+    :param experiment: name of the experiment; a sqlite file in which it is deleted is refused.
     """
     uri = resolve_uri(configured, output)
     key = "tracking.uri" if configured else VARIABLE if os.environ.get(VARIABLE) else "output"
     if is_hidden(uri):
         yield f"{key}: {uri}: its password is not stored; give it again, as {key}=... or by {VARIABLE}"
-    elif (told := _of_scheme(revealed(uri)) or _of_sqlite(revealed(uri), experiment)) is not None:
-        yield masked(f"{key}: {uri}: {told}")
+    elif (problem := _scheme_problem(revealed(uri)) or _sqlite_problem(revealed(uri), experiment)) is not None:
+        yield masked(f"{key}: {uri}: {problem}")
 
 
 def deleted(experiment: str, number: str, uri: str) -> str:
-    """What to do about an experiment that is deleted on a server."""
+    """Return the message for an experiment that is deleted on the server."""
     restore = f"{VARIABLE}={shlex.quote(uri)} mlflow experiments restore --experiment-id {number}"
     return (
         f"the experiment {experiment!r} is deleted there; restore it (`{restore}`) or give tracking.experiment another"
@@ -66,25 +69,27 @@ def deleted(experiment: str, number: str, uri: str) -> str:
 
 
 def _sqlite_uri(file: Path) -> str:
-    """SQLAlchemy ends the path at ``?`` and decodes ``%``; all else it takes as it stands. A quoted path comes with
-    the driver's name, since for the plain scheme MLflow makes a folder of the quoted name."""
+    """Return the sqlite address of a file, with ``?`` and ``%`` quoted, as SQLAlchemy requires.
+
+    A quoted path needs the driver's name, because for the plain scheme MLflow creates a folder of the quoted name.
+    """
     quoted = str(file).replace("%", "%25").replace("?", "%3F")
     return f"sqlite{'' if quoted == str(file) else '+pysqlite'}:///{quoted}"
 
 
-def _of_scheme(uri: str) -> str | None:
+def _scheme_problem(uri: str) -> str | None:
     scheme, colon, rest = uri.partition(":")
     kind = scheme.partition("+")[0].lower()
     if re.fullmatch(r"[\w.-]+:\d+(/.*)?", uri):
         return f"has no scheme; give http://{uri}"
     if kind == CLOUD:
-        return _of_cloud()
+        return _cloud_problem()
     if not colon or "/" in scheme or kind == "file":
         if os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() in ("true", "1"):
             return None
-        return "a folder, which MLflow does not write to any more; give sqlite:////PATH/mlflow.db or a server"
+        return "a folder, which MLflow no longer writes to; give sqlite:////PATH/mlflow.db or a server"
     if kind in SERVERS:
-        return _of_server(uri)
+        return _server_problem(uri)
     plugins = {point.name for point in entry_points(group="mlflow.tracking_store")}
     if kind in DATABASES or scheme in plugins:
         return None if rest.startswith("//") else f"incomplete; give {scheme}://..."
@@ -92,17 +97,17 @@ def _of_scheme(uri: str) -> str | None:
     return f"the scheme {scheme} is not one of {known}"
 
 
-def _of_server(uri: str) -> str | None:
+def _server_problem(uri: str) -> str | None:
     try:
         parts = urlsplit(uri)
         if parts.hostname and (parts.port is None or parts.port):
             return None
-    except ValueError:  # whose text has a part of the password
-        return "not an address; give http://HOST:PORT, and signs of a user or a password as %2F"
+    except ValueError:  # its text may contain a part of the password
+        return "not an address; give http://HOST:PORT, and special characters of a user or a password as %2F"
     return "names no host; give http://HOST:PORT"
 
 
-def _of_cloud() -> str | None:
+def _cloud_problem() -> str | None:
     if any(os.environ.get(name) for name in CLOUD_CREDENTIALS) or (Path.home() / ".databrickscfg").is_file():
         return None
     return (
@@ -110,24 +115,24 @@ def _of_cloud() -> str | None:
     )
 
 
-def _of_sqlite(uri: str, experiment: str) -> str | None:
-    found = SQLITE.fullmatch(uri)
-    if found is None:
+def _sqlite_problem(uri: str, experiment: str) -> str | None:
+    match = SQLITE.fullmatch(uri)
+    if match is None:
         return "names no file; give sqlite:////PATH/mlflow.db" if uri.startswith("sqlite") else None
-    query = found["query"]
+    query = match["query"]
     if query is not None and not {part.partition("=")[0] for part in query.split("&")} & SQLITE_OPTIONS:
-        meant = _sqlite_uri(Path("?".join([unquote(found["path"]), query])).absolute())
-        return f"what follows ? are options, not a path; for a path with ? give {meant}"
+        quoted = _sqlite_uri(Path("?".join([unquote(match["path"]), query])).absolute())
+        return f"the text after ? is options, not a path; for a path with ? give {quoted}"
     file = sqlite_file(uri)
     if file is None:
-        return None if found["path"].startswith("file:") else "kept in memory alone; give sqlite:////PATH/mlflow.db"
-    return _of_file(file, experiment)
+        return None if match["path"].startswith("file:") else "in memory only; give sqlite:////PATH/mlflow.db"
+    return _file_problem(file, experiment)
 
 
-def _of_file(file: Path, experiment: str) -> str | None:
+def _file_problem(file: Path, experiment: str) -> str | None:
     if not file.exists():
         parent = next(path for path in file.parents if path.exists())
-        return None if parent.is_dir() and os.access(parent, os.W_OK) else f"the file cannot be made in {parent}"
+        return None if parent.is_dir() and os.access(parent, os.W_OK) else f"the file cannot be created in {parent}"
     if not file.is_file():
         return "not a file"
     if not os.access(file, os.R_OK | os.W_OK):

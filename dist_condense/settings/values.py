@@ -1,4 +1,4 @@
-"""From the texts of files and command lines to values, by the type that a key has."""
+"""Conversion of the texts of files and command lines to values, by the type of their key."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ WORDS = {
     **dict.fromkeys(("false", "no", "off", "n", "0"), False),
 }
 _SURROGATE = re.compile("[\ud800-\udfff]")
-"""What Python reads a byte as that is no UTF-8."""
+"""Characters that stand for bytes that are not UTF-8."""
 MISSING = "???"
-"""Hydra's mark in a file for a value that the command line has to give."""
+"""Hydra's placeholder in a file for a value that the command line must provide."""
 
 
 class ConfigError(ValueError):
-    """Everything that is wrong with a configuration, found before anything starts.
+    """All problems of a configuration, found before anything starts.
 
-    :param rest: the RunConfig without what is wrong, where there is one, so that it can be checked as well.
-    :param notes: what to know besides.
+    :param rest: the RunConfig without the refused values, if there is one, so that it can be checked as well.
+    :param notes: lines to print besides the problems.
     """
 
     def __init__(self, problems: Sequence[str], rest: Any = None, notes: Sequence[str] = ()) -> None:
@@ -32,34 +32,35 @@ class ConfigError(ValueError):
 
 
 class Misfit(ValueError):
-    """A value that a type does not allow; the message says why and follows the key."""
+    """A value that the type of its key does not allow; the message gives the reason and is printed after the key."""
 
 
 def options(kind: Any) -> tuple[Any, ...]:
-    """The types of a union; any other is its only one."""
+    """Return the types of a union, or the only type."""
     return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
 
 
 def takes_list(kind: Any) -> bool:
-    """Whether a value may be a list."""
+    """Return whether values of this type may be lists."""
     return any(get_origin(option) is list for option in options(kind))
 
 
 def takes_text(kind: Any) -> bool:
-    """Whether a value may be a text as it stands."""
+    """Return whether values of this type may be arbitrary text."""
     return str in options(kind)
 
 
 def unquoted(text: str) -> str:
-    """Without the quotation marks that surround the whole of it."""
+    """Remove quotation marks that surround the whole text."""
     is_quoted = len(text) >= 2 and text[0] == text[-1] and text[0] in "'\"" and text[0] not in text[1:-1]
     return text[1:-1] if is_quoted else text
 
 
 def converted(key: str, value: Any, kind: Any) -> Any:
-    """``value`` in the type of a key: texts become numbers and booleans, and nothing becomes a text.
+    """Convert ``value`` to the type of a key: texts become numbers and booleans; other values never become text.
 
-    :raises Misfit: where it does not fit; ``key`` is for the message.
+    :param key: the name of the key, for the message.
+    :raises Misfit: the value does not fit.
     """
     known = options(kind)
     if value is None and NoneType in known:
@@ -67,7 +68,7 @@ def converted(key: str, value: Any, kind: Any) -> Any:
     if value == MISSING:
         raise Misfit(f"{MISSING} stands for a value that has to be given, {key}=VALUE")
     if isinstance(value, str) and not value.strip():
-        raise Misfit(f"the value is empty; give {said(kind)}")
+        raise Misfit(f"the value is empty; give {type_name(kind)}")
     if isinstance(value, str) and takes_list(kind) and "," in value:
         raise Misfit(_several(key, value, kind))
     for option in known:
@@ -79,13 +80,13 @@ def converted(key: str, value: Any, kind: Any) -> Any:
         raise Misfit(_several(key, value, kind))
     if isinstance(value, str) and takes_list(kind):
         raise Misfit(f"{value!r} is no list; a list has brackets, {shlex.quote(f'{key}=[{value}]')}")
-    raise Misfit(f"{shown(value)} does not fit; expected {said(kind)}")
+    raise Misfit(f"{shown(value)} does not fit; expected {type_name(kind)}")
 
 
 def check_text(value: Any) -> None:
-    """Raises Misfit for texts that are no UTF-8, which the files of a run cannot hold."""
+    """Check that all texts are UTF-8, as the files of a run are. Raises Misfit."""
     if wrong := [text for text in _texts(value) if _SURROGATE.search(text)]:
-        raise Misfit(f"{wrong[0]!a} is not UTF-8, as the files are that a run writes; rename it, or link to it")
+        raise Misfit(f"{wrong[0]!a} is not UTF-8, which the files of a run require; rename it, or link to it")
 
 
 def _texts(value: Any) -> list[str]:
@@ -95,30 +96,30 @@ def _texts(value: Any) -> list[str]:
 
 
 def shown(value: Any) -> str:
-    """A value for a person."""
+    """Format a value for messages."""
     if isinstance(value, list):
         return f"[{', '.join(item if isinstance(item, str) and item.strip() else shown(item) for item in value)}]"
     return json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
 
 
 def some(words: Sequence[str]) -> str:
-    """The first few of several for a person."""
+    """Join the first five texts, and say how many more there are."""
     return ", ".join(words[:5]) + (f" and {len(words) - 5} more" if len(words) > 5 else "")
 
 
 def _several(key: str, value: str, kind: Any) -> str:
-    meant = f"a list has brackets, {shlex.quote(f'{key}=[{value}]')}" if takes_list(kind) else f"expected {said(kind)}"
-    return f"{value!r} is several values, which a run does not take; {meant}"
+    as_list = f"a list has brackets, {shlex.quote(f'{key}=[{value}]')}"
+    return f"{value!r} is several values; {as_list if takes_list(kind) else f'expected {type_name(kind)}'}"
 
 
-def said(kind: Any) -> str:
-    """A type for a person: `int or null`."""
+def type_name(kind: Any) -> str:
+    """Format a type for messages: ``int or null``."""
     names = ((option, "null" if option is NoneType else option.__name__) for option in options(kind))
     return " or ".join(str(option) if get_origin(option) else name for option, name in names)
 
 
 def _as(kind: Any, value: Any) -> Any:
-    """Raises ValueError, TypeError or, for an integer beyond floats, OverflowError."""
+    """Convert a value to one type. Raises ValueError, TypeError or, for an integer beyond floats, OverflowError."""
     if get_origin(kind) is list:
         if not isinstance(value, list | tuple):
             raise TypeError

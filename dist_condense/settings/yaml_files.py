@@ -1,8 +1,8 @@
-"""Config files as nested dicts of texts: Hydra composes files and groups, OmegaConf resolves ``${...}``. The only
-import of both.
+"""Reading of config files as nested dicts of texts: Hydra composes files and groups, OmegaConf resolves ``${...}``.
+The only import of both.
 
-Every scalar stays the text that stands in the file, so that the type of its key alone decides what it is:
-``20241126_001`` is a name, and ``no`` can be a class. No path and no text of a user goes through Hydra's grammar.
+Every scalar stays the text of the file, so that only the type of its key decides its value: ``20241126_001`` is a name,
+and ``no`` can be a class. No path and no text of a user is parsed by Hydra's grammar.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ from dist_condense.system.terminal import printable
 
 ENDINGS = (".yaml", ".yml")
 PRIMARY = "the config"
-"""What Hydra calls the file of the command line, whose own name may have any letters."""
-SHAPE = "a config is made of keys with their values, `ipc: 10`"
+"""Hydra's name for the file of the command line, whose own name may contain any characters."""
+SHAPE = "a config consists of keys and values, `ipc: 10`"
 STR, NULL, MERGE = (f"tag:yaml.org,2002:{name}" for name in ("str", "null", "merge"))
-_PLACES: ContextVar[tuple[Path, ...]] = ContextVar("places", default=())
+_LOCATIONS: ContextVar[tuple[Path, ...]] = ContextVar("locations", default=())
 RESOLVED = "the config of a run is resolved and has no ${...}, no defaults and no anchors"
 _REAL = re.compile(r"(?<!\\)(\\\\)*\$\{")
-"""An interpolation: of the backslashes before it, each two stand for one."""
+"""An interpolation that is not escaped: an even number of backslashes before it."""
 _VARIABLE = re.compile(r"\$\{oc\.env:\s*([^,}\s]+)\s*(,\s*(?:''|\"\")?\s*\})?")
-
-
 _SCALARS = (str, int, float, type(None))
-"""bool is an int."""
+"""Types of scalars that JSON can represent (bool is an int)."""
 
 
 class Unusable(ValueError):
-    """Files or texts that are no config; the message is one line."""
+    """A file or text that is not a config; the message is one line."""
 
 
 # --- YAML whose scalars stay texts --------------------------------------------------------------------------------
 
 
 class _Texts(yaml.SafeLoader):
-    """Only ``null``, ``~`` or nothing, without quotes and as the value of a key, is None; all else is text."""
+    """YAML loader that reads every scalar as text, except that an unquoted ``null``, ``~`` or empty value of a key is
+    None.
+    """
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
         first: [(tag, pattern) for tag, pattern in known if tag in (NULL, MERGE)]
@@ -75,7 +75,7 @@ class _Texts(yaml.SafeLoader):
         known: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
-                _require(key.value not in known, key, f"the key {key.value!r} stands here for the second time")
+                _require(key.value not in known, key, f"the key {key.value!r} is here a second time")
                 known.add(key.value)
         return cast(dict[str, Any], super().construct_mapping(node, deep))
 
@@ -87,7 +87,7 @@ class _Texts(yaml.SafeLoader):
 
 
 class _Resolved(_Texts):
-    """Without anchors, few of which can stand for more than fits any memory."""
+    """Loader that refuses anchors, because a few of them can expand to more than any memory holds."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -107,18 +107,18 @@ def _require(holds: bool, node: yaml.Node, problem: str) -> None:
 
 
 def checked(text: str) -> str:
-    """A text in which every ``${`` begins an interpolation, or is written ``\\${``. Raises Unusable."""
+    """Return a text whose every ``${`` starts an interpolation or is escaped, ``\\${``. Raises Unusable otherwise."""
     try:
         if "${" in text:
             OmegaConf.create([text])
     except OmegaConfBaseException as error:
-        meant = "is no interpolation, as ${oc.env:NAME} would be; write \\${ where these two signs are meant"
-        raise Unusable(f"{text!r} {meant}") from error
+        hint = "is no interpolation, as ${oc.env:NAME} would be; write \\${ for literal text"
+        raise Unusable(f"{text!r} {hint}") from error
     return text
 
 
 def parsed(text: str) -> Any:
-    """A value of the command line: texts, None, lists and dicts of these. Raises Unusable where it is no YAML."""
+    """Parse a value of the command line to text, None, or lists and dicts of these. Raises Unusable if not YAML."""
     try:
         return _plain(_spaced(_loaded(text, _Texts)))
     except (yaml.YAMLError, ValueError) as error:
@@ -135,7 +135,10 @@ def _loaded(text: str, kind: type[yaml.SafeLoader]) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A value that OmegaConf can hold: an explicit tag and an anchor can make others. Raises Unusable."""
+    """Return a value after checking that OmegaConf accepts it; explicit tags and anchors can produce others.
+
+    Raises Unusable.
+    """
     try:
         OmegaConf.create([value])
     except OmegaConfBaseException as error:
@@ -146,7 +149,7 @@ def _plain(value: Any) -> Any:
 
 
 def _spaced(value: Any) -> Any:
-    """``{lr:0.1}`` is meant as ``{lr: 0.1}``."""
+    """Read ``{lr:0.1}`` as ``{lr: 0.1}``."""
     if not isinstance(value, dict):
         return value
     pairs = ((key.split(":", 1) if item is None and ":" in key else (key, item)) for key, item in value.items())
@@ -154,7 +157,7 @@ def _spaced(value: Any) -> Any:
 
 
 def texts(file: Path, kind: type[_Texts] = _Texts) -> dict[str, Any]:
-    """The keys of a file, nested, ``defaults`` among them. Raises Unusable, with the line where there is one."""
+    """Return the keys of a file, nested, including ``defaults``. Raises Unusable, with the line if known."""
     loader = None
     try:
         text = _decoded(file)
@@ -168,7 +171,7 @@ def texts(file: Path, kind: type[_Texts] = _Texts) -> dict[str, Any]:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise Unusable(
-            f"{file}, line {line}: a sign that no text has (U+{error.character:04X}); is it UTF-8?"
+            f"{file}, line {line}: a character that text cannot contain (U+{error.character:04X}); is it UTF-8?"
         ) from error
     except yaml.MarkedYAMLError as error:
         raise Unusable(_placed(file, error)) from error
@@ -188,14 +191,14 @@ def _decoded(file: Path) -> str:
 def _placed(file: Path, error: yaml.MarkedYAMLError) -> str:
     mark, context = error.problem_mark or error.context_mark, error.context or ""
     since = f" from line {error.context_mark.line + 1}" if context and error.context_mark else ""
-    problem = "a tab stands here; indent by spaces" if "'\\t'" in error.problem else error.problem
+    problem = "a tab is here; indent by spaces" if "'\\t'" in error.problem else error.problem
     return f"{file}, line {mark.line + 1}: " + " ".join(f"{context}{since}{context and ': '}{problem}".split())
 
 
 def _check_defaults(node: yaml.MappingNode) -> None:
-    """A list of names, and of groups with a name each."""
+    """Check that ``defaults`` is a list of names, and of groups with one name each."""
     for value in (value for key, value in node.value if key.value == "defaults"):
-        shape = "defaults is a list, `- method: dc` below each other, then `- _self_`"
+        shape = "defaults is a list, a line `- method: dc` for each group, then `- _self_`"
         _require(isinstance(value, yaml.SequenceNode), value, shape)
         for item in value.value:
             is_group = isinstance(item, yaml.MappingNode) and len(item.value) == 1
@@ -203,36 +206,42 @@ def _check_defaults(node: yaml.MappingNode) -> None:
 
 
 def stored(file: Path) -> dict[str, Any]:
-    """The same of a config that a run has written. It is resolved, so it has no defaults, no anchors, and ``${`` only
-    as ``\\${``: who sends one that has must not learn of a variable of this machine. Raises Unusable."""
+    """Return the keys of a config that was written by a run, nested.
+
+    Such a file is resolved: it has no defaults, no anchors, and ``${`` only as ``\\${``. Other files are refused, so
+    that the sender of an untrusted file cannot read environment variables of this machine. Raises Unusable.
+    """
     values = texts(file, _Resolved)
     if "defaults" in values:
         raise Unusable(f"{file}: defaults: {RESOLVED}; remove the key")
     for key, value in _dotted(values):
         if "${" in key:
-            raise Unusable(f"{file}: the key {key!r:.80}: {RESOLVED}, nor in a key; remove it")
+            raise Unusable(f"{file}: the key {key!r:.80}: {RESOLVED}, in keys neither; remove it")
         if any(_REAL.search(text) for text in _all_texts(value)):
             raise Unusable(f"{file}: {key}: {RESOLVED}, and {value!r:.80} is one; give the value, or write \\${{")
     return values
 
 
 def stored_values(file: Path) -> dict[str, Any]:
-    """:func:`stored` as the plain values that YAML makes of it, which JSON can hold. Raises Unusable."""
+    """Return the config that :func:`stored` reads with values typed by YAML, which JSON can represent.
+
+    Raises Unusable.
+    """
     stored(file)
     try:
         values = cast(dict[str, Any], _unescaped(_loaded(_decoded(file), yaml.SafeLoader) or {}))
-    except (yaml.YAMLError, ValueError) as error:  # a date that is none
+    except (yaml.YAMLError, ValueError) as error:  # such as an impossible date
         raise Unusable(f"{file} cannot be read: {' '.join(str(error).split())}") from error
     for key, value in _dotted(values):
         for other in _others(value):
-            raise Unusable(f"{file}: {key}: {other!r:.80} is no text, number or list; write it in quotation marks")
+            raise Unusable(f"{file}: {key}: {other!r:.80} is no text, number or list; quote it")
     for other in _others(values):
-        raise Unusable(f"{file}: the key {other!r:.80} is no text; write it in quotation marks")
+        raise Unusable(f"{file}: the key {other!r:.80} is no text; quote it")
     return values
 
 
 def _others(value: Any) -> Iterator[Any]:
-    """Values and keys of dicts that JSON cannot hold."""
+    """Yield values, and keys of dicts, that JSON cannot represent."""
     if isinstance(value, list | dict):
         for item in (*value, *value.values()) if isinstance(value, dict) else value:
             yield from _others(item)
@@ -252,43 +261,43 @@ def _dotted(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 class Files(ConfigSource):
-    """A folder of config files and groups; or a single file, which is then called PRIMARY."""
+    """Hydra's source of configs: a folder of config files and groups, or a single file, which is named PRIMARY."""
 
     def __init__(self, provider: str, path: str) -> None:
         super().__init__(provider, path)
-        self.place = os.fsdecode(unquote_to_bytes(self.path))
+        self.location = os.fsdecode(unquote_to_bytes(self.path))
 
     @staticmethod
     def scheme() -> str:
-        """Of the addresses that :meth:`address` makes."""
+        """Return the scheme of the addresses of :meth:`address`."""
         return "dist-condense"
 
     @staticmethod
-    def address(place: Path) -> str:
-        """A path without the signs that mean something to Hydra or OmegaConf."""
-        return f"{Files.scheme()}://{quote(os.fsencode(place))}"
+    def address(location: Path) -> str:
+        """Quote a path so that it has no characters that are special to Hydra or OmegaConf."""
+        return f"{Files.scheme()}://{quote(os.fsencode(location))}"
 
     def available(self) -> bool:
-        """Whether it is there."""
-        return os.path.exists(self.place)
+        """Return whether the folder or file exists."""
+        return os.path.exists(self.location)
 
     def is_group(self, config_path: str) -> bool:
-        """Whether it is a folder."""
-        return os.path.isdir(os.path.join(self.place, config_path))
+        """Return whether ``config_path`` is a folder."""
+        return os.path.isdir(os.path.join(self.location, config_path))
 
     def is_config(self, config_path: str) -> bool:
-        """Whether it is a file."""
+        """Return whether ``config_path`` is a config file."""
         return self._file(config_path) is not None
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """Raises Unusable."""
+        """Read a config file and its ``@package`` header. Raises Unusable."""
         file = self._file(config_path)
         assert file is not None  # Hydra asks is_config first
         values = texts(file)
         if config_path == PRIMARY and not values:
             raise Unusable(f"{file} is empty; {SHAPE}")
         if "hydra" in values:
-            raise Unusable(f"{file}: hydra: unknown key; Hydra itself has nothing to set here")
+            raise Unusable(f"{file}: hydra: unknown key; Hydra's own settings are not used")
         if config_path == PRIMARY and "_self_" not in values.get("defaults", ["_self_"]):
             values["defaults"].append("_self_")  # as Hydra does, with a warning
         package = re.match(r"(?:\s*#.*\n)*?\s*#\s*@package\s+(\S+)", _decoded(file))
@@ -296,66 +305,67 @@ class Files(ConfigSource):
         return ConfigResult(self.provider, self.full_path(), OmegaConf.create(values), header)
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
-        """Names of the configs in a group."""
-        names = os.listdir(os.path.join(self.place, config_path))
+        """Return the names of the configs in a group."""
+        names = os.listdir(os.path.join(self.location, config_path))
         return sorted({os.path.splitext(name)[0] for name in names if name.endswith(ENDINGS)})
 
     def _file(self, config_path: str) -> Path | None:
-        if os.path.isfile(self.place):
-            return Path(self.place) if config_path == PRIMARY else None
-        files = (os.path.join(self.place, config_path) + ending for ending in ENDINGS)
+        if os.path.isfile(self.location):
+            return Path(self.location) if config_path == PRIMARY else None
+        files = (os.path.join(self.location, config_path) + ending for ending in ENDINGS)
         return next((Path(file) for file in files if os.path.isfile(file)), None)
 
 
-class Places(SearchPathPlugin):
-    """Where Hydra looks while :func:`composed` runs."""
+class Locations(SearchPathPlugin):
+    """Hydra's search path while :func:`composed` runs."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Append them."""
-        for place in _PLACES.get():
-            search_path.append("dist_condense", Files.address(place))
+        """Append the locations to the search path."""
+        for location in _LOCATIONS.get():
+            search_path.append("dist_condense", Files.address(location))
 
 
 def composed(file: Path, shipped: Path, groups: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """A config file with its defaults, nested, interpolations as they stand; and each group with the name of its file.
-    Raises Unusable.
+    """Compose a config file with its defaults. Raises Unusable.
 
-    :param shipped: the folder of groups that are found besides those in the file's own.
-    :param groups: instead of the file's own choices, by the name of the group.
+    Return the nested keys, with interpolations unresolved, and the name of the selected file of each group.
+
+    :param shipped: folder of groups that is searched after the folder of the file.
+    :param groups: names of files, by group, that replace the defaults of the file.
     """
-    for plugin in (Files, Places):
+    for plugin in (Files, Locations):
         Plugins.instance().register(plugin)
-    before = _PLACES.set((file, file.parent, shipped))
+    before = _LOCATIONS.set((file, file.parent, shipped))
     try:
         with initialize(version_base="1.3", config_path=None, job_name="dist_condense"):
             overrides = [f"{group}={_quoted(name)}" for group, name in groups.items()]
-            made = cast(dict[str, Any], OmegaConf.to_container(compose(PRIMARY, overrides, return_hydra_config=True)))
-        return made, made.pop("hydra")["runtime"]["choices"]
+            keys = cast(dict[str, Any], OmegaConf.to_container(compose(PRIMARY, overrides, return_hydra_config=True)))
+        return keys, keys.pop("hydra")["runtime"]["choices"]
     except RecursionError as error:
-        raise Unusable(f"{file}: its defaults, or those of a file that they name, lead to themselves") from error
+        raise Unusable(f"{file}: its defaults, or those of a file that they name, refer to themselves") from error
     except (HydraException, OmegaConfBaseException) as error:
         raise Unusable(_last_words(error, file, groups)) from error
     finally:
-        _PLACES.reset(before)
+        _LOCATIONS.reset(before)
 
 
 def _quoted(name: str) -> str:
-    """A text in Hydra's grammar: backslashes count only before a quotation mark."""
-    return "'" + re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), name) + "'"
+    """Quote a text for Hydra's grammar, in which backslashes are special only before a quotation mark."""
+    return "'" + re.sub(r"(\\*)('|\Z)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), name) + "'"
 
 
 def _last_words(error: BaseException, file: Path, groups: Mapping[str, str]) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        choose = f"; choose one of {', '.join(error.options)}" if error.options else ""
-        return f"{error.missing_cfg_file} is not there{choose or f', and the defaults of {file} name it'}"
+        select = f"; choose one of {', '.join(error.options)}" if error.options else ""
+        return f"{error.missing_cfg_file} was not found{select or f', but the defaults of {file} name it'}"
     words = " ".join(str(error).split())
     if "hydra.runtime.cwd" in words:
         return f"{os.getcwd()}: Hydra cannot read a ${{ in the name of the working directory; start from another"
     for group in groups:
         if re.search(f"Could not override '{group}'|Key '{group}' is not in struct", words):
-            return f"{group}: the defaults of {file} choose no {group} that could be replaced; give {group}.KEY=VALUE"
+            return f"{group}: the defaults of {file} name no {group} to replace; give {group}.KEY=VALUE"
     return f"{file}: {words}"
 
 
@@ -363,7 +373,7 @@ def _last_words(error: BaseException, file: Path, groups: Mapping[str, str]) -> 
 
 
 def resolved(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Dotted keys with ``${...}`` replaced, and a line for each that could not be, which is left out."""
+    """Return dotted keys with ``${...}`` replaced, and a line for each that could not be resolved, which is omitted."""
     root = OmegaConf.create(_nested(values))
     done: dict[str, Any] = {}
     problems = []
@@ -374,8 +384,8 @@ def resolved(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
             problems.append(f"{key}: the variable {empty[0]} is set, but empty; unset it, or give it a value")
         else:
             try:
-                found = OmegaConf.select(root, key)
-                done[key] = OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
+                item = OmegaConf.select(root, key)
+                done[key] = OmegaConf.to_container(item, resolve=True) if OmegaConf.is_config(item) else item
             except OmegaConfBaseException as error:
                 words = re.sub(r"^\w+ raised while resolving interpolation: |\"", "", str(error).splitlines()[0])
                 problems.append(f"{key}: {words}")
@@ -404,16 +414,16 @@ def _all_texts(value: Any) -> Iterator[str]:
 
 
 def _empty_variables(text: str) -> Iterator[str]:
-    """Variables that are set to nothing, which hardly anybody wants; a default of '' says that it is wanted."""
-    for name, wants_nothing in _VARIABLE.findall(text):
-        if not wants_nothing and os.environ.get(name, "set").strip() == "":
+    """Yield the environment variables of a text that are set but empty, unless their default is empty as well."""
+    for name, allows_empty in _VARIABLE.findall(text):
+        if not allows_empty and os.environ.get(name, "set").strip() == "":
             yield name
 
 
 def dumped(values: Mapping[str, Any]) -> str:
-    """Nested values as a file from which :func:`composed` and :func:`resolved` give them again.
+    """Return nested values as the text of a file from which :func:`composed` and :func:`resolved` restore them.
 
-    A file in which characters would be hidden has YAML's escapes instead, for all letters that are not ASCII.
+    If the text would contain invisible characters, all characters outside ASCII are written as YAML escapes.
     """
     written = escaped(values)
     text = OmegaConf.to_yaml(OmegaConf.create(written))
@@ -421,7 +431,7 @@ def dumped(values: Mapping[str, Any]) -> str:
 
 
 def _unescaped(value: Any) -> Any:
-    """The counterpart of :func:`escaped`."""
+    """Invert :func:`escaped`."""
     if isinstance(value, Mapping):
         return {key: _unescaped(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -430,7 +440,7 @@ def _unescaped(value: Any) -> Any:
 
 
 def escaped(value: Any) -> Any:
-    """Values in whose texts ``${`` is meant as it stands."""
+    """Escape ``${`` in all texts of a value, so that it is taken literally."""
     if isinstance(value, Mapping):
         return {key: escaped(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -72,7 +72,7 @@ def test_a_failed_trial_is_named_after_the_others_were_delivered_and_no_key_is_w
     path = tmp_path / "evaluation.csv"
     runner = functools.partial(sweep, folder=tmp_path / "tune")
     with pytest.raises(TrialFailed, match=r"1 of 3 .*\nbytes / lenet:wings=2 / seed 7: .*no option 'wings'"):
-        evaluate(wanted, shared, path, hear, runner)
+        evaluate(wanted, shared, path, on_result=hear, runner=runner)
     assert shown + holding(PLANTED, tmp_path, session) == []
     assert heard == read_csv(path) == [run_trial(trial, shared) for trial in wanted[1:]]
 

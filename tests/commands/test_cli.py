@@ -210,7 +210,7 @@ NOT_TEXT = "caf\udce9"  # as Python reads a byte that is no UTF-8
         ),
         (["evaluation.sets=[]"], "evaluation.sets: names none; name one, or set evaluation.epochs=0"),
         (["evaluation.architectures=[]"], "evaluation.architectures: names none"),
-        (["network.name=resnet18_cifar"], "leave out what the config gives: network.depth=null"),
+        (["network.name=resnet18_cifar"], "unset options that the config sets: network.depth=null"),
     ],
 )
 def test_what_would_fail_at_the_end_is_refused_at_the_start(given, told, capsys, tmp_path):

@@ -79,7 +79,7 @@ def test_a_row_that_could_not_be_written_is_not_done(tmp_path, monkeypatch):
 def test_a_row_is_kept_although_a_later_trial_fails(tmp_path):
     path, heard = tmp_path / "evaluation.csv", []
     with pytest.raises(TrialFailed, match=r"bytes / mlpp / seed 0: .*no network 'mlpp'"):
-        evaluate(trials(["bytes"], ["mlp", "mlpp"], [0]), evaluation(), path, heard.append)
+        evaluate(trials(["bytes"], ["mlp", "mlpp"], [0]), evaluation(), path, on_result=heard.append)
     assert [r.architecture for r in read_csv(path)] == ["mlp"]
     assert heard == read_csv(path)
 

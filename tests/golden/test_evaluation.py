@@ -299,11 +299,11 @@ def gradients_add_up(patch: pytest.MonkeyPatch) -> None:
 
 
 def best_is_reported(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(training, "Score", lambda last, best, epochs, seconds: Score(best, best, epochs, seconds))
+    patch.setattr(training, "Score", lambda last, best, epochs: Score(best, best, epochs))
 
 
 def last_is_the_best(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(training, "Score", lambda last, best, epochs, seconds: Score(last, last, epochs, seconds))
+    patch.setattr(training, "Score", lambda last, best, epochs: Score(last, last, epochs))
 
 
 def raw_test_images(patch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from dist_condense.commands import cli
 from dist_condense.engine.coordinator import Coordinator
 from dist_condense.engine.observer import Observer
 from dist_condense.job import worker
-from dist_condense.settings import procedures
+from dist_condense.settings import assembly
 from dist_condense.settings.config import RunConfig
 from tests.cluster.ray_head import environment
 from tests.conftest import ROOT
@@ -48,16 +48,16 @@ CASES = {
 
 def noting(config: RunConfig, coordinator: Coordinator, device: torch.device, observe: Observer, **more: Any) -> None:
     """What a worker executes, and a note of where its images come from; in the worker's process."""
-    shard_of = procedures.shard_of
+    shard_of = assembly.shard_of
 
-    def noted(*given: Any) -> Any:
-        shard = shard_of(*given)
+    def noted(*given: Any, **named: Any) -> Any:
+        shard = shard_of(*given, **named)
         store = shard.source.source.source.store  # below those that read ahead and name classes
         note = {"tier": config.data.tier, "store": type(store).__name__, "classes": list(store.labels)}
         (Path(config.output) / f"note{coordinator.rank}.json").write_text(json.dumps(note))
         return shard
 
-    procedures.shard_of = noted
+    assembly.shard_of = noted
     worker.work(config, coordinator, device, observe, **more)
 
 

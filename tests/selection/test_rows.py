@@ -14,6 +14,7 @@ from torch import Tensor
 from dist_condense import run
 from dist_condense.engine.training import NetworkTrainer
 from dist_condense.evaluation.rows import read_csv
+from dist_condense.job import exporting
 from dist_condense.job.comparing import TRAINING_SETS
 from dist_condense.job.job import Job
 from dist_condense.job.journal import Journal
@@ -195,8 +196,6 @@ def test_every_selection_has_a_method_file_that_names_it() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (["method.parameterisation.factor=2"], "method.parameterisation.factor: 2, but selected images are real"),
-        (["method.unit_space=false"], "method.unit_space: false"),
         (["method.selection.name=null"], "method.selection.name: name one of random, herding"),
         (["method.selection.name=farthest"], "'farthest' is not one of random, herding"),
         (["ipc=2000"], "ipc: 2000 real images of each class are selected, and there are fewer in 0 (143), 1 (146)"),
@@ -210,3 +209,10 @@ def test_what_makes_no_sense_with_a_selection_is_refused(given: list[str], said:
     with pytest.raises(config.ConfigError) as refused:
         prepared(tmp_path, "method=herding", *given)
     assert said in str(refused.value)
+
+
+def test_keys_of_matching_do_not_concern_a_selection(tmp_path: Path) -> None:
+    keys = ["method.unit_space=false", "method.parameterisation.factor=9", "method.start=mixed", "training.epochs=0"]
+    job = prepared(tmp_path, "method=herding", "trajectory.matching_steps=2", *keys)
+    card = exporting.card(job.config, job.dataset, job.outline, 0)
+    assert (card.factor, card.value_space) == (1, "unit")

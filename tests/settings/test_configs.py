@@ -198,7 +198,7 @@ def test_everything_wrong_is_reported_at_once():
 def test_a_list_without_brackets_is_told_how_to_be_written():
     with pytest.raises(ConfigError) as refused:
         shipped("digits", "dataset.classes=a,b", "+evaluation.sets=random,whole", "ipc=2")
-    several = "is several values, which a run does not take; a list has brackets,"
+    several = "is several values; a list has brackets,"
     assert refused.value.problems == [
         f"dataset.classes: 'a,b' {several} 'dataset.classes=[a,b]'",
         f"evaluation.sets: 'random,whole' {several} 'evaluation.sets=[random,whole]'",
@@ -220,7 +220,7 @@ def test_names_of_the_table_are_taken_and_another_is_refused(key, known):
 
 @pytest.mark.parametrize(("key", "limit"), RANGES)
 def test_numbers_of_the_range_are_taken_and_others_are_refused(key, limit):
-    is_list, is_float = values.takes_list(KEYS[key].kind), "float" in values.said(KEYS[key].kind)
+    is_list, is_float = values.takes_list(KEYS[key].kind), "float" in values.type_name(KEYS[key].kind)
     step = 0.5 if is_float else 1
     outside = [limit.least if limit.above else limit.least - step, limit.most if limit.below else limit.most + step]
     outside += [float(text) for text in ("nan", "inf", "-inf") if is_float]
@@ -235,7 +235,9 @@ def test_numbers_of_the_range_are_taken_and_others_are_refused(key, limit):
 
 def test_every_number_has_a_range():
     """But labels, which are compared with the classes."""
-    numbers = {key.name for key in KEYS.values() if {"int", "float"} & set(re.findall(r"\w+", values.said(key.kind)))}
+    numbers = {
+        key.name for key in KEYS.values() if {"int", "float"} & set(re.findall(r"\w+", values.type_name(key.kind)))
+    }
     assert numbers - {"method.grouping.groups"} == {key for key, _ in RANGES}
 
 
@@ -264,7 +266,7 @@ def test_the_imagenet_configs_need_only_a_root(name, classes, imagenet, tmp_path
         assert [entry.wnid for entry in dataset.classes] == list(SUBSETS[f"{name}_idc"])
 
 
-TEXT_KEYS = [key.name for key in KEYS.values() if values.said(key.kind) in ("str", "str or null")]
+TEXT_KEYS = [key.name for key in KEYS.values() if values.type_name(key.kind) in ("str", "str or null")]
 ODD = [
     "My Pictures (1)",
     "20241126_001",
@@ -404,20 +406,20 @@ def test_the_home_is_the_one_of_whoever_starts(monkeypatch):
         (["output=null"], "output: null does not fit; expected str"),
         (["output=???"], "output: ??? stands for a value that has to be given, output=VALUE"),
         (["ipc="], "ipc: the value is empty; give int"),
-        (["ipc=1,2"], "ipc: '1,2' is several values, which a run does not take; expected int"),
+        (["ipc=1,2"], "ipc: '1,2' is several values; expected int"),
         (["ipc"], "'ipc' is not key=value"),
-        (["~ipc"], "'~ipc': a key cannot be taken away; give another value, ipc=VALUE"),
-        (["dataset.root=My", "Pictures"], "if it belongs to what stands before it: 'dataset.root=My Pictures'"),
+        (["~ipc"], "'~ipc': a key cannot be removed; give another value, ipc=VALUE"),
+        (["dataset.root=My", "Pictures"], "if it belongs to the text before it: 'dataset.root=My Pictures'"),
         (["evaluation.sets=random"], "'random' is no list; a list has brackets, 'evaluation.sets=[random]'"),
-        (["dataset.classes=[@a"], """; it is written 'dataset.classes=["A","B"]'"""),
+        (["dataset.classes=[@a"], """; write it as 'dataset.classes=["A","B"]'"""),
         (["dataset.classes=[&a [*a]]"], "cannot be read: an anchor leads to itself"),
         (["ipc=!!int x"], "cannot be read: invalid literal for int"),
         (["dataset.classes=[a: b]"], "dataset.classes: [{'a': 'b'}] does not fit; expected str or list[str] or null"),
-        (["method.images={lr: 1"], "; it is written 'method.images={KEY: VALUE}'"),
+        (["method.images={lr: 1"], "; write it as 'method.images={KEY: VALUE}'"),
         (["method.images=1"], "give method.images.KEY=VALUE"),
         (["dataset=cifar10"], "give dataset.KEY=VALUE"),
         (["data=cifar10"], "data: the defaults of "),
-        (["output=a${b"], "output: 'a${b' is no interpolation, as ${oc.env:NAME} would be; write \\${ where"),
+        (["output=a${b"], "output: 'a${b' is no interpolation, as ${oc.env:NAME} would be; write \\${ for"),
         (["output=${oc.env:NO_SUCH_NAME}"], "output: Environment variable 'NO_SUCH_NAME' not found"),
         (["output=${ipd}"], "output: Interpolation key 'ipd' not found"),
         (["a b=1"], "a b: unknown key"),
@@ -454,24 +456,24 @@ def test_a_wrong_value_of_the_environment_is_told_with_the_variable(monkeypatch)
 @pytest.mark.parametrize(
     ("content", "line"),
     [
-        (b"ipc: 1\n\tseed: 1\n", "line 2: .*a tab stands here; indent by spaces"),
-        (b"ipc: 1\nseed: 2\nipc: 3\n", "line 3: the key 'ipc' stands here for the second time"),
+        (b"ipc: 1\n\tseed: 1\n", "line 2: .*a tab is here; indent by spaces"),
+        (b"ipc: 1\nseed: 2\nipc: 3\n", "line 3: the key 'ipc' is here a second time"),
         (b"ipc: 1\ndataset: {name: digits\n", "line 3: while parsing a flow mapping from line 2: expected ',' or '}'"),
         ("ipc: 1\n".encode("utf-16"), "line 1: this is not UTF-8; save the file in that encoding"),
-        ("ipc: 1\n".encode("utf-16-le"), "line 1: a sign that no text has"),
+        ("ipc: 1\n".encode("utf-16-le"), "line 1: a character that text cannot contain"),
         ("ipc: 1\noutput: é\n".encode("latin-1"), "line 2: this is not UTF-8; save the file in that encoding"),
         (b"ipc: 1\ndefaults:\n  method: dc\n", "line 3: defaults is a list"),
         (b"defaults: [{method: dc, training: real}]\n", "line 1: defaults is a list"),
-        (b"# a list\n- ipc: 1\n", "line 2: a config is made of keys with their values"),
-        (b"# nothing\n", "is empty; a config is made of keys"),
+        (b"# a list\n- ipc: 1\n", "line 2: a config consists of keys and values"),
+        (b"# nothing\n", "is empty; a config consists of keys"),
         (b"ipc: 1\n---\nipc: 2\n", "line 2: .*found another document"),
         (b"output: !!python/object/apply:os.system [ls]\n", "line 1: could not determine a constructor"),
         (b"ipc: !!int x\n", "invalid literal"),
         (b"ipc: 1\noutput: a${b\n", r"line 2: 'a\$\{b' is no interpolation"),
-        (b"defaults: [mine]\n", "lead to themselves"),
+        (b"defaults: [mine]\n", "refer to themselves"),
         (b"method: &x {images: *x}\n", "an anchor leads to itself"),
         (b"output: !!set {a}\n", "not a supported primitive type"),
-        (b"defaults: [other]\n", "other is not there, and the defaults of .*mine.yaml name it"),
+        (b"defaults: [other]\n", "other was not found, but the defaults of .*mine.yaml name it"),
         (b"hydra: {run: {dir: x}}\n", "hydra: unknown key"),
     ],
 )
@@ -610,7 +612,7 @@ def beton(tmp_path):
 def test_a_beton_of_another_size_is_refused_before_the_start(beton):
     with pytest.raises(ConfigError) as refused:
         Job.prepare(shipped("digits", *beton, "dataset.size=32"))
-    assert any("holds 24 px, not 32; leave dataset.size out" in line for line in refused.value.problems)
+    assert any("has 24 px, not 32; omit dataset.size" in line for line in refused.value.problems)
     same = shipped("digits", *beton, "dataset.size=24")
     assert not any("dataset.size" in line for line in checks._beton(same, assembly.dataset_of(same)))
 

@@ -71,7 +71,7 @@ def test_what_is_typed_comes_before_what_a_file_says_under_either_name(tmp_path)
     [
         (
             {"cluster.slices": 2, "compute.slices": 3},
-            "cluster.slices: 2, but compute.slices, which has replaced it, is 3; give that alone",
+            "cluster.slices: 2, but compute.slices, which replaces it, is 3; give compute.slices only",
         ),
         (
             {
@@ -79,8 +79,8 @@ def test_what_is_typed_comes_before_what_a_file_says_under_either_name(tmp_path)
                 "method.parameterisation.budget": 64,
                 "method.synthetic_limit": 128,
             },
-            "method.parameterisation.budget: 64, but method.synthetic_limit, which has replaced it, is 128; "
-            "give that alone",
+            "method.parameterisation.budget: 64, but method.synthetic_limit, which replaces it, is 128; "
+            "give method.synthetic_limit only",
         ),
     ],
 )

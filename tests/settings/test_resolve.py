@@ -283,7 +283,7 @@ def test_networks_are_trained_on_the_threads_that_are_asked_for(job):
 def test_tiles_that_start_from_a_part_of_an_image_are_told(job, given, told):
     start, factor = given
     remarks = job("method=idc", f"method.start={start}", f"method.parameterisation.factor={factor}").remarks
-    assert told == any("method.start=mixed makes" in line for line in remarks)
+    assert told == any("method.start=mixed starts" in line for line in remarks)
 
 
 @pytest.mark.parametrize(

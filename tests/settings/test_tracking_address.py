@@ -65,13 +65,13 @@ def test_a_relative_database_is_that_of_this_folder(tmp_path: Path, monkeypatch:
         ("http://", "names no host"),
         ("http://host:port", "not an address"),
         ("ftp://host/x", "the scheme ftp is not one of databricks, http, https, "),
-        ("file:///tmp/mlruns", "a folder, which MLflow does not write to any more"),
-        ("./mlruns", "a folder, which MLflow does not write to any more"),
-        ("mlruns", "a folder, which MLflow does not write to any more"),
+        ("file:///tmp/mlruns", "a folder, which MLflow no longer writes to"),
+        ("./mlruns", "a folder, which MLflow no longer writes to"),
+        ("mlruns", "a folder, which MLflow no longer writes to"),
         ("postgresql:mlflow", "incomplete; give postgresql://"),
         ("sqlite:", "incomplete; give sqlite://"),
         ("sqlite://", "names no file; give sqlite:////PATH/mlflow.db"),
-        ("sqlite:///:memory:", "kept in memory alone"),
+        ("sqlite:///:memory:", "in memory only"),
         ("sqlite:////a/b?c/mlflow.db", "for a path with ? give sqlite+pysqlite:////a/b%3Fc/mlflow.db"),
         ("databricks", "there are no credentials for Databricks"),
         ("databricks://profile", "there are no credentials for Databricks"),
@@ -135,7 +135,7 @@ def test_a_file_that_is_no_database_or_cannot_be_made_is_refused(tmp_path: Path)
     (tmp_path / "empty").touch()
     assert "file is not a database; move the file away" in told(f"sqlite:///{tmp_path}/text")[0]
     assert "not a file" in told(f"sqlite:///{tmp_path}")[0]
-    assert f"cannot be made in {tmp_path}/text" in told(f"sqlite:///{tmp_path}/text/below/mlflow.db")[0]
+    assert f"cannot be created in {tmp_path}/text" in told(f"sqlite:///{tmp_path}/text/below/mlflow.db")[0]
     assert told(f"sqlite:///{tmp_path}/empty") == told(f"sqlite:///{tmp_path}/new/mlflow.db") == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "text"]
 

@@ -1,0 +1,100 @@
+"""Construction of matching from the configuration, and the checks of its keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+
+from dist_condense.core.grouping import check_partition
+from dist_condense.core.parameterisation import AXES, BOTH, MultiFormation
+from dist_condense.core.start import STARTS
+from dist_condense.core.statistic import STATISTICS
+from dist_condense.data import ImageSet
+from dist_condense.data.space import Space
+from dist_condense.engine.coordinator import Coordinator, Placement
+from dist_condense.procedures.matching import Matching, MatchingOutline
+from dist_condense.settings import assembly
+from dist_condense.settings.config import RunConfig
+from dist_condense.settings.parts import BATCHES, PARTITIONS
+from dist_condense.settings.values import some
+
+
+def outline(config: RunConfig, dataset: ImageSet) -> MatchingOutline:
+    """Return K, T and the shapes of the tensors that matching stores."""
+    return MatchingOutline(
+        networks=config.trajectory.networks,
+        matching_steps=config.trajectory.matching_steps,
+        names=[c.name for c in dataset.classes],
+        shapes=assembly.learnt_shapes(config, dataset),
+        build=assembly.network_builder(config, dataset),
+    )
+
+
+def matching(
+    config: RunConfig, dataset: ImageSet, labels: list[int], coordinator: Coordinator, placement: Placement
+) -> Matching:
+    """Return the shard and the trajectory of one worker."""
+    shard = assembly.shard_of(config, dataset, labels, coordinator=coordinator, placement=placement)
+    trajectory = assembly.trajectory_of(config, dataset, shard)
+    return Matching(outline=outline(config, dataset), shard=shard, trajectory=trajectory)
+
+
+def form(config: RunConfig, dataset: ImageSet) -> tuple[Space, MultiFormation]:
+    """Return the value space of the learnt pixels, and the parameterisation that decodes them."""
+    return assembly.space_of(config, dataset), assembly.parameterisation_of(config)
+
+
+def problems(config: RunConfig) -> Iterator[str]:
+    """Yield a line for each reason why the config cannot be matched on any data set."""
+    method, source = config.method, BATCHES.get(config.training.source)
+    budget = source and source.budget
+    if config.trajectory.matching_steps > 1 and budget and getattr(config.training, budget) == 0:
+        yield f"training.{budget}: state how much theta is trained after each matching step (the papers: by ipc)"
+    is_known = method.statistic.name in STATISTICS
+    if method.label_lr is not None and is_known and not assembly.statistic_of(config).reads_labels:
+        yield (
+            f"method.label_lr: {method.label_lr}, but method.statistic.name={method.statistic.name} does not depend on "
+            "labels, so they would never change; set label_lr=null, or another statistic"
+        )
+
+
+def data_problems(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
+    """Yield a line for each reason why the config cannot be matched on this data set."""
+    method = config.method
+    factor, axes = method.parameterisation.factor, method.parameterisation.axes or BOTH
+    cut = [side for side, is_cut in zip(dataset.shape[1:], AXES.get(axes, ()), strict=False) if is_cut]
+    if factor > min(cut, default=factor):
+        yield f"method.parameterisation.factor: {factor} is larger than the images' side, {min(cut)}"
+    if method.start in STARTS and axes in AXES:
+        needed = assembly.start_images(config)
+        few = [f"{dataset.classes[c].name} ({n})" for c, n in enumerate(dataset.counts) if n < needed]
+        if few:
+            yield f"method.start: {method.start} needs {needed} real images of each class; too few in {some(few)}"
+    yield from _grouping(config, len(dataset.classes))
+
+
+def _grouping(config: RunConfig, classes: int) -> Iterator[str]:
+    grouping = config.method.grouping
+    partitioner = PARTITIONS.get(grouping.name)
+    if grouping.number > classes:
+        yield f"method.grouping.number: {grouping.number} groups of {classes} classes"
+    if grouping.groups:
+        try:
+            check_partition(grouping.groups, classes)
+        except ValueError as error:
+            yield str(error)
+    elif partitioner is not None and partitioner.listed:
+        yield "method.grouping.groups: list the labels of each group, or select another method.grouping.name"
+
+
+def remarks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
+    """Yield a line about small classes, and one about tiles that start from parts of images."""
+    few = [f"{dataset.classes[c].name} ({n})" for c, n in enumerate(dataset.counts) if n < config.method.real_batch]
+    if few:
+        yield f"fewer real images than method.real_batch={config.method.real_batch}, each once a step: {some(few)}"
+    tiles = prod(assembly.grid(config))
+    if 0 < assembly.start_images(config) < config.ipc * tiles:
+        yield (
+            f"method.start: {config.method.start} with {tiles} tiles per image starts each tile from a part of one "
+            "real image; method.start=mixed starts each from a whole one"
+        )

@@ -1,4 +1,4 @@
-"""The data sets by name."""
+"""Catalogue of data sets by name."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ __all__ = ["KNOWN", "ClassName", "ImageSet", "is_url", "names", "open_dataset"]
 
 @dataclass(frozen=True)
 class Known:
-    """A data set of the catalogue."""
+    """An entry of the catalogue."""
 
     facts: Facts
     open: Callable[[Request], ImageSet]
-    """Opens what lies at the root, unless it is prepared class shards."""
+    """Function that opens the root, unless it contains prepared class shards."""
 
 
 KNOWN: dict[str, Known] = {
@@ -30,16 +30,16 @@ KNOWN: dict[str, Known] = {
     "imagenet": Known(IMAGENET, open_imagenet),
     "image_folder": Known(IMAGE_FOLDER, open_image_folder),
 }
-"""A data set is added by a line here."""
+"""All data sets; a new one is a line here."""
 
 
 def names() -> tuple[str, ...]:
-    """The names that open_dataset knows."""
+    """Return the names that open_dataset accepts."""
     return tuple(KNOWN)
 
 
 def is_url(root: str | Path) -> bool:
-    """Whether a root lies in a remote store (s3://, gs://, https://)."""
+    """Return whether a root is the url of a remote store (s3://, gs://, https://)."""
     return "://" in str(root)
 
 
@@ -56,12 +56,14 @@ def open_dataset(
 ) -> ImageSet:
     """Open a data set without decoding it.
 
-    `root` is its folder (None for digits), or the folder or url of its prepared class shards, which any data set can
-    have; `size` pixels of a side (None: the data set's own); `classes` a named subset of ImageNet (see subsets.py) or
-    class names, in label order (None: all of them); `download` lets torchvision fetch it; `orientation` turns image
-    files by their EXIF orientation (None: see Facts); without `test` a folder needs no test images; `channels` of an
-    image folder, 1 (grey) or 3 (None: grey where all its files are, by their headers, or as they were prepared). Raises
-    DataError with every problem found.
+    :param root: its folder (None for digits), or the folder or url of its prepared class shards.
+    :param size: pixels of a side (None: the data set's own).
+    :param classes: a named subset of ImageNet (see subsets.py), or class names in label order (None: all).
+    :param download: whether torchvision may download the files.
+    :param orientation: whether image files are rotated by their EXIF orientation (None: see Facts).
+    :param test: whether test images are required.
+    :param channels: of an image folder, 1 (grey) or 3 (None: as it was prepared, or grey where all headers are grey).
+    :raises DataError: with every problem that was detected.
     """
     if name not in KNOWN:
         raise DataError([f"dataset.name is '{name}', which is not known; choose one of {', '.join(KNOWN)}."])
@@ -69,10 +71,17 @@ def open_dataset(
     if channels not in (None, *((1, 3) if facts.own else (facts.channels,))):
         text = "give 1 (grey) or 3" if facts.own else f"{name} has {facts.channels}; leave it out"
         raise DataError([f"dataset.channels is {channels}; {text}."])
-    if isinstance(root, str) and is_url(root):
-        return open_prepared(root, Request(name, None, size, classes, download, orientation, test, channels), facts)
-    folder = None if root is None else Path(root).expanduser()
-    request = Request(name, folder, size, classes, download, orientation, test, channels)
-    if folder is not None and has_manifest(folder):
-        return open_prepared(str(folder), request, facts)
+    url = isinstance(root, str) and is_url(root)
+    request = Request(
+        name=name,
+        root=None if root is None or url else Path(root).expanduser(),
+        size=size,
+        classes=classes,
+        download=download,
+        orientation=orientation,
+        test=test,
+        channels=channels,
+    )
+    if url or (request.root is not None and has_manifest(request.root)):
+        return open_prepared(str(root if url else request.root), request, facts)
     return KNOWN[name].open(request)

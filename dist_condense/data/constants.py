@@ -1,4 +1,4 @@
-"""Mean and std that normalise images: those of a data set of the catalogue, or measured on the training images."""
+"""Mean and std that normalise images: those of a catalogue data set, or measured on the training images."""
 
 from __future__ import annotations
 
@@ -18,22 +18,24 @@ from dist_condense.system.errors import DataError
 MEASURED = "measured"
 LEVELS = 256
 CHUNK = 256
-"""Images read at once."""
+"""Number of images read at once."""
 
 Constants = tuple[tuple[float, ...], tuple[float, ...]]
-"""Mean and std per channel, of the values of images (bytes as [0, 1])."""
+"""Mean and std per channel of image values (bytes scaled to [0, 1])."""
 
 
 def names() -> tuple[str, ...]:
-    """What `dataset.constants` can be."""
+    """Return the values that `dataset.constants` accepts."""
     return (*KNOWN, MEASURED)
 
 
 def default(dataset: ImageSet, classes: object) -> str | None:
-    """What stands for null where `dataset.classes` is this: a paper's constants where its data set is meant.
+    """Return the value of `dataset.constants` that null stands for: None (the data set's own), or MEASURED.
 
-    Measured are images of the user's own, but for RGB images whose classes are all WordNet ids, which are ImageNet's;
-    and named subsets that were measured in their paper.
+    The user's own images are measured, except RGB images whose classes are all WordNet ids, which take ImageNet's
+    constants. Named subsets that were measured in their paper are measured, too.
+
+    :param classes: the value of `dataset.classes`.
     """
     imagenet = dataset.channels == IMAGENET.channels and all(entry.wnid for entry in dataset.classes)
     own = dataset.facts.own and not imagenet
@@ -41,7 +43,10 @@ def default(dataset: ImageSet, classes: object) -> str | None:
 
 
 def of_name(name: str | None, dataset: ImageSet) -> Constants:
-    """Those of a data set of the catalogue; the opened one's own for None. DataError for another number of channels."""
+    """Return the constants of a catalogue data set, or the opened data set's own for None.
+
+    Raises DataError where the numbers of channels differ.
+    """
     if name is None:
         return dataset.mean, dataset.std
     facts = KNOWN[name].facts
@@ -52,30 +57,32 @@ def of_name(name: str | None, dataset: ImageSet) -> Constants:
 
 
 def measured(source: ClassSource, counts: Sequence[int], channels: int) -> Constants:
-    """Of all images of classes 0, 1, ... of a source; std is that of the population, sqrt(E[x^2] - E[x]^2).
+    """Measure mean and population std, sqrt(E[x^2] - E[x]^2), of all images of classes 0, 1, ... of a source.
 
-    Of bytes from integer counts of every value, so that neither order nor threads matter; of floats by sums in float64,
-    in two passes. Raises DataError for images that cannot be read, and for a channel of one value.
+    Bytes are counted by value, in integers, so that neither order nor threads change the result. Floats are summed in
+    float64, in two passes. Raises DataError for unreadable images, and for a channel with a single value.
+
+    :param counts: number of images of each class.
     """
 
     def chunks() -> Iterator[torch.Tensor]:
-        """[C, values of some images]"""
+        """Yield the values of a few images at a time, [C, n * H * W]."""
         for label, count in enumerate(counts):
             for positions in torch.arange(count).split(CHUNK):
                 yield source.get(label, positions).cpu().transpose(0, 1).flatten(1)
 
     if next(chunks()).is_floating_point():
         return _of_floats(chunks)
-    seen = torch.zeros(channels, LEVELS, dtype=torch.int64)
+    histograms = torch.zeros(channels, LEVELS, dtype=torch.int64)
     for chunk in chunks():
         for channel, values in enumerate(chunk):
-            seen[channel] += torch.bincount(values, minlength=LEVELS)
-    return _moments(seen.tolist())
+            histograms[channel] += torch.bincount(values, minlength=LEVELS)
+    return _moments(histograms.tolist())
 
 
 def _of_floats(chunks: Callable[[], Iterator[torch.Tensor]]) -> Constants:
     def average(of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        parts = [of(chunk.double().numpy()).sum(1) for chunk in chunks()]  # by numpy: on one thread
+        parts = [of(chunk.double().numpy()).sum(1) for chunk in chunks()]  # numpy sums on one thread
         return np.array([fsum(column) for column in zip(*parts, strict=True)]) / number
 
     number = sum(chunk.shape[1] for chunk in chunks())
@@ -90,7 +97,7 @@ def _of_floats(chunks: Callable[[], Iterator[torch.Tensor]]) -> Constants:
 
 def _unusable(channel: int) -> DataError:
     text = f"dataset.constants: {MEASURED}, but channel {channel} of the training images has one value everywhere"
-    return DataError([f"{text}, or one that is not finite; give dataset.mean and dataset.std"])
+    return DataError([f"{text}, or a value that is not finite; give dataset.mean and dataset.std"])
 
 
 def _moments(histograms: list[list[int]]) -> Constants:

@@ -1,8 +1,8 @@
-"""A data set that has been opened: what is known of it, and how to read it class by class."""
+"""An opened data set: its facts, its classes, and its images class by class."""
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 
 import torch
@@ -20,109 +20,109 @@ TEST_CHUNK = 256
 
 @dataclass(frozen=True)
 class ClassName:
-    """A class: its name, and its WordNet id where the data set has them."""
+    """Name of a class, and its WordNet id where the data set has them."""
 
     name: str
     wnid: str | None = None
 
 
 def ambiguous(classes: Sequence[ClassName]) -> list[str]:
-    """Names and WordNet ids that stand for more than one of the classes."""
-    times = Counter(key for entry in classes for key in {entry.name, entry.wnid} if key is not None)
-    return [key for key, found in times.items() if found > 1]
+    """Return the names and WordNet ids that more than one of the classes has."""
+    counts = Counter(key for entry in classes for key in {entry.name, entry.wnid} if key is not None)
+    return [key for key, count in counts.items() if count > 1]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What is known of a data set before it is read."""
+    """Facts about a data set that are known before it is read."""
 
     channels: int
     size: int
-    """Pixels of a side, unless the caller asks for another size."""
+    """Default number of pixels of a side."""
     mean: tuple[float, ...]
-    """Per channel, of the values of training images (bytes as [0, 1])."""
+    """Mean per channel of the values of training images (bytes scaled to [0, 1])."""
     std: tuple[float, ...]
+    """Standard deviation per channel of the same values."""
     flip: bool
     """Whether a horizontally flipped image keeps its label (digits do not)."""
     family: str
-    """For the card of a synthetic set."""
+    """Short description of the images, for the card of a synthetic set."""
     upright: bool = False
-    """Whether image files are turned by their EXIF orientation, unless the caller asks otherwise. The published
-    programs do not, so that a data set of theirs is as they saw it.
+    """Whether image files are rotated by their EXIF orientation by default. The published programs do not rotate, so
+    the papers' data sets stay as those programs read them.
     """
     own: bool = False
     """Whether the images are the user's own: their files decide the channels, and mean and std are measured at the
-    first start (``constants``). Those here are the ones of runs of earlier versions, and of a plan without the images.
+    first start (``constants``). The values given here serve runs of earlier versions, and plans without images.
     """
-
-    _: KW_ONLY
     width: int | None = None
-    """Pixels of a row where images are not square; `size` is then that of a column, and no other can be asked for."""
+    """Pixels of a row where images are not square; `size` is then the height, and dataset.size must be omitted."""
     floats: bool = False
     """Whether images are stored as float32 values instead of bytes."""
     lower: float | None = 0.0
-    """The least value that an image can have; None: there is no bound."""
+    """Lower bound of image values; None where there is no bound."""
     upper: float | None = 1.0
-    """The largest, likewise."""
+    """Upper bound of image values; None where there is no bound."""
     padding: float = 0.5
-    """The value that multi-formation pads."""
+    """Value that multi-formation pads with."""
 
     def with_channels(self, channels: int) -> "Facts":
-        """Of grey (1) or RGB (3) images of the user's own."""
+        """Return the facts for grey (1) or RGB (3) images; a change averages mean and std over the channels."""
         if channels == self.channels:
             return self
         mean, std = (sum(values) / len(values) for values in (self.mean, self.std))
         return replace(self, channels=channels, mean=(mean,) * channels, std=(std,) * channels)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ImageSet:
     """An opened data set; a label is a position in `classes`."""
 
     name: str
     facts: Facts = field(repr=False)
     size: int
-    """Pixels of a side, of a column where images are not square."""
+    """Height of an image in pixels; also its width, unless `facts.width` is set."""
     classes: tuple[ClassName, ...]
     train_split: Split = field(repr=False, compare=False)
     test_split: Split = field(repr=False, compare=False)
     notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
-    """What was read and what was passed over, for the person who starts a run."""
+    """Messages on the files that were read and ignored, printed when a run starts."""
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Training images of each class, known without decoding them."""
+        """Number of training images of each class, known without decoding them."""
         return self.train_split.counts
 
     @property
     def channels(self) -> int:
-        """1 (grey) or 3 (RGB)."""
+        """Number of channels: 1 (grey) or 3 (RGB)."""
         return self.facts.channels
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of an image."""
+        """Shape (C, H, W) of an image."""
         return self.channels, self.size, self.facts.width or self.size
 
     @property
     def stored(self) -> torch.dtype:
-        """How images are stored: uint8 or float32."""
+        """Data type of stored images: uint8 or float32."""
         return torch.float32 if self.facts.floats else torch.uint8
 
     @property
     def space(self) -> Space:
-        """What their values mean."""
+        """Space of image values: their bounds, padding, mean and std."""
         facts = self.facts
-        return Space(ChannelStatistics(facts.mean, facts.std), facts.lower, facts.upper, facts.padding)
+        statistics = ChannelStatistics(facts.mean, facts.std)
+        return Space(statistics, lower=facts.lower, upper=facts.upper, padding=facts.padding)
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """Per channel, of the values of training images."""
+        """Mean per channel of the values of training images."""
         return self.facts.mean
 
     @property
     def std(self) -> tuple[float, ...]:
-        """Per channel, of the values of training images."""
+        """Standard deviation per channel of the values of training images."""
         return self.facts.std
 
     @property
@@ -132,36 +132,37 @@ class ImageSet:
 
     @property
     def family(self) -> str:
-        """Free text for the card of a synthetic set."""
+        """Short description of the images, for the card of a synthetic set."""
         return self.facts.family
 
     def normalised_by(self, mean: Sequence[float], std: Sequence[float]) -> "ImageSet":
-        """The same with other constants, one value per channel each."""
+        """Return the data set with another mean and std, each with one value per channel."""
         return replace(self, facts=replace(self.facts, mean=tuple(mean), std=tuple(std)))
 
     def decoded_bytes(self, counts: Sequence[int]) -> list[int]:
-        """Bytes of so many images of each class, decoded."""
+        """Return the decoded bytes of each class that has `counts[label]` images."""
         return [count * prod(self.shape) * self.stored.itemsize for count in counts]
 
     def train(self, labels: Sequence[int] | None = None, reading: Reading = DECODED_NOW) -> ClassSource:
-        """The training images of these classes (of all when None) and of no others.
+        """Open the training images of these classes (all for None) and of no others.
 
-        :param reading: by default they are all decoded now, and the source is a MemorySource.
-        Raises DataError naming the files that cannot be read, ValueError for a label outside the classes.
+        Raises DataError naming unreadable files, ValueError for a label outside the classes.
+
+        :param reading: by default all images are decoded now, and the source is a MemorySource.
         """
-        chosen = range(len(self.classes)) if labels is None else labels
-        outside = [label for label in chosen if not 0 <= label < len(self.classes)]
+        selected = range(len(self.classes)) if labels is None else labels
+        outside = [label for label in selected if not 0 <= label < len(self.classes)]
         if outside:
             raise ValueError(f"ImageSet.train: {self.name} has labels 0..{len(self.classes) - 1}, not {outside}.")
-        return self.train_split.open(chosen, reading)
+        return self.train_split.open(selected, reading)
 
     def test(self, reading: Reading = DECODED_NOW) -> TestImages:
-        """The test images, class after class: decoded now, or read in each pass where the tier is another.
+        """Open the test images, class after class: decoded now in tier `ram`, else read anew in each pass.
 
-        Raises DataError naming the files that cannot be read, and where the set was opened without test images.
+        Raises DataError naming unreadable files, and for a data set that was opened without test images.
         """
         if not self.test_split.counts:
-            raise DataError([f"{self.name}: it was opened without its test images; open it with test=True."])
+            raise DataError([f"{self.name} was opened without its test images; open it with test=True."])
         streamed = StreamedImages(self.test_split, reading)
         if reading.tier != DECODED_NOW.tier:
             return streamed

@@ -1,4 +1,4 @@
-"""Between stored images, their values and normalised values, on any device."""
+"""Conversions between stored images, image values and normalised values, on any device."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import torch
 
 STORED = (torch.uint8, torch.float32)
-"""How images are stored: bytes, or floats."""
+"""Data types of stored images: bytes, or floats."""
 
 
 def to_values(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Stored images [...] to their values in `dtype`, same shape and device: bytes to [0, 1], floats as they are.
+    """Convert stored images [...] to values in `dtype`: bytes are scaled to [0, 1], floats keep their value.
 
-    Contiguous however the images lie, as convolutions differ in the last bits between layouts. Raises ValueError for
-    another dtype.
+    The result has the images' shape and device. It is always contiguous, because convolutions differ in the last bits
+    between memory layouts. Raises ValueError for images of another dtype than uint8 and float32.
     """
     if images.dtype not in STORED:
         raise ValueError(f"to_values: images are {images.dtype}, expected uint8 (0..255) or float32.")
@@ -22,17 +22,17 @@ def to_values(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch
 
 
 def normalise(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """(x - mean) / std per channel; x [..., C, H, W], mean and std of length C."""
+    """Return (x - mean) / std per channel for x [..., C, H, W], with mean and std of length C."""
     return (images - _per_channel(mean, images)) / _per_channel(std, images)
 
 
 def denormalise(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """The inverse of normalise: x * std + mean, not clipped; x [..., C, H, W]."""
+    """Return x * std + mean per channel, not clipped, for x [..., C, H, W]: the inverse of normalise."""
     return images * _per_channel(std, images) + _per_channel(mean, images)
 
 
 def _per_channel(values: Sequence[float], images: torch.Tensor) -> torch.Tensor:
-    """[C, 1, 1] like the images; one value is one channel, never broadcast over several."""
+    """Return a tensor [C, 1, 1] with the images' dtype and device; raise ValueError unless they have C channels."""
     if images.ndim < 3 or images.shape[-3] != len(values):
         raise ValueError(
             f"normalise: images {list(images.shape)} need [..., C, H, W] with C = {len(values)}, "
@@ -49,9 +49,9 @@ class ChannelStatistics:
     std: tuple[float, ...]
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
-        """Values to normalised ones, [..., C, H, W]."""
+        """Convert image values [..., C, H, W] to normalised values."""
         return normalise(images, self.mean, self.std)
 
     def denormalise(self, images: torch.Tensor) -> torch.Tensor:
-        """The inverse."""
+        """Convert normalised values [..., C, H, W] to image values, not clipped."""
         return denormalise(images, self.mean, self.std)

@@ -1,8 +1,8 @@
-"""What values mean: those of stored and of learnt images, their bounds, and what the network sees of them."""
+"""Spaces of pixel values: bounds, padding, and the mapping between image values, learnt pixels and network inputs."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,26 +10,27 @@ from torch import Tensor
 from dist_condense.data.normalise import ChannelStatistics
 
 NORMALISED, UNIT, VALUES = "normalised", "unit", "values"
-"""Names of spaces in a card: pixels are normalised; values in [0, 1]; values with other bounds, or none."""
+"""Names of spaces in a card: normalised pixels; values in [0, 1]; values with other bounds, or none."""
 SPREAD = 2
-"""Standard deviations from the mean, shown as black and white where there is no bound."""
+"""Distance from the mean, in standard deviations, of the black and white levels of a preview without bounds."""
 
 
 @dataclass(frozen=True)
 class Space:
-    """The space of learnt pixels: values of images (bytes as [0, 1], floats as they are), or these normalised.
+    """Space of learnt pixels: image values (bytes scaled to [0, 1], floats unchanged), or normalised values.
 
-    The network always sees normalised values.
+    Networks always receive normalised values.
 
     :param statistics: mean and std per channel of the values of real images.
-    :param lower: the least value that an image can have; None: there is none.
-    :param upper: the largest, likewise.
-    :param padding: value of what multi-formation pads.
-    :param normalised: whether pixels are normalised values, (x - mean) / std, which are never clamped (DC); else they
-        are values, clamped to the bounds when a network begins (IDC).
+    :param lower: lower bound of image values; None where there is no bound.
+    :param upper: upper bound of image values; None where there is no bound.
+    :param padding: image value that multi-formation pads with.
+    :param normalised: whether pixels are normalised values, (x - mean) / std, which are never clamped (DC); otherwise
+        they are image values, clamped to the bounds at the start of each network (IDC).
     """
 
     statistics: ChannelStatistics
+    _: KW_ONLY
     lower: float | None = 0.0
     upper: float | None = 1.0
     padding: float = 0.5
@@ -37,39 +38,40 @@ class Space:
 
     @property
     def name(self) -> str:
-        """For a card."""
+        """Name of the space in a card."""
         return NORMALISED if self.normalised else UNIT if self.bounds == (0.0, 1.0) else VALUES
 
     @property
     def bounds(self) -> tuple[float | None, float | None]:
-        """Of values: the least and the largest."""
+        """Lower and upper bound of image values."""
         return self.lower, self.upper
 
     @property
     def pixel_padding(self) -> tuple[float, ...]:
-        """The padding as a pixel: one value, or one per channel."""
+        """Padding in pixel space: one value for all channels, or one per channel."""
         if not self.normalised:
             return (self.padding,)
         return tuple((self.padding - m) / s for m, s in zip(self.statistics.mean, self.statistics.std, strict=True))
 
     def of(self, values: Tensor) -> Tensor:
-        """Values ``[..., C, H, W]`` to pixels."""
+        """Convert image values ``[..., C, H, W]`` to pixels."""
         return self.statistics.normalise(values) if self.normalised else values
 
     def seen(self, pixels: Tensor) -> Tensor:
-        """Pixels ``[..., C, H, W]`` to what the network sees."""
+        """Convert pixels ``[..., C, H, W]`` to normalised values, the input of networks."""
         return pixels if self.normalised else self.statistics.normalise(pixels)
 
     def clamp_(self, pixels: Tensor) -> Tensor:
-        """Pixels within the bounds, in place; normalised ones stay as they are."""
+        """Clamp pixels to the bounds in place; normalised pixels are not changed."""
         bounded = not self.normalised and self.bounds != (None, None)
         return pixels.clamp_(self.lower, self.upper) if bounded else pixels
 
     def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """Pixels ``[n, C, H, W]`` to start from.
+        """Draw random pixels ``[n, C, H, W]`` to start from.
 
-        N(0, 1) where they are normalised (DC). Else values: a normal number over the middle half of the bounds, clamped
-        (clamp(N/4 + 0.5, 0, 1) of IDC); without both bounds with the mean and std of real images.
+        Normalised pixels are N(0, 1) (DC). Image values are normal around the middle of the bounds, with a quarter of
+        their distance as std, clamped (IDC: clamp(N/4 + 0.5, 0, 1)); without both bounds they have the mean and std of
+        real images.
         """
         normal = torch.randn(shape, generator=generator)
         if self.normalised:
@@ -79,7 +81,10 @@ class Space:
         return self.clamp_(normal * ((self.upper - self.lower) / 4) + (self.lower + self.upper) / 2)
 
     def shown(self, pixels: Tensor) -> Tensor:
-        """Pixels as [0, 1] for people, clipped: the lower bound is black and the upper white; see :data:`SPREAD`."""
+        """Convert pixels to [0, 1] for display: the lower bound is black, the upper white, values outside are clipped.
+
+        Where a bound is missing, a level :data:`SPREAD` standard deviations from the mean takes its place.
+        """
         values = self.statistics.denormalise(pixels) if self.normalised else pixels
         if self.bounds == (0.0, 1.0):
             return values.clamp(0, 1)
@@ -91,5 +96,5 @@ class Space:
         return ((values - low) / (high - low)).clamp(0, 1)
 
     def when_normalised(self, normalised: bool = True) -> Space:
-        """The same values, with pixels normalised or not."""
+        """Return the space of the same image values with normalised, or not normalised, pixels."""
         return replace(self, normalised=normalised)

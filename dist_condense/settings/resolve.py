@@ -13,7 +13,7 @@ from dist_condense.data import DataError, ImageSet
 from dist_condense.data.catalogue import KNOWN, is_url
 from dist_condense.data.constants import MEASURED, Constants, default, measured, of_name
 from dist_condense.data.reading.read_ahead import HELD
-from dist_condense.data.reading.tiers import Choice, choose, share
+from dist_condense.data.reading.tiers import Choice, select_tier, share
 from dist_condense.engine.ahead import DEPTH as AHEAD
 from dist_condense.engine.slices import usual_slices
 from dist_condense.settings import assembly
@@ -146,7 +146,7 @@ def _tier(config: RunConfig, dataset: ImageSet, place: _Place) -> Choice:
     [image] = dataset.decoded_bytes([1])
     matched = min(config.method.real_batch, max(dataset.counts))
     ahead = per_node * image * (HELD * matched + AHEAD * min(config.training.batch, sum(dataset.counts)))
-    return choose(
+    return select_tier(
         tier=config.data.tier,
         decoded=decoded,
         encoded=encoded if split.files else None,

@@ -23,3 +23,8 @@ def listed(names: Sequence[str]) -> str:
     """Join names as ``a, b, c``; after ten names the others are counted: ``a, ..., j and 90 more``."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
+
+
+def shortened(problems: list[str], others: str) -> list[str]:
+    """Return the first ten problems, and a line on the number of the others: `... and 90 more <others>.`"""
+    return [*problems[:SHOWN], *([f"... and {len(problems) - SHOWN} more {others}."] if len(problems) > SHOWN else [])]

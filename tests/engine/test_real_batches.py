@@ -143,5 +143,5 @@ def test_a_batch_is_asked_for_at_once():
 def test_an_error_of_reading_reaches_training():
     broken = batches(range(3))
     broken.source = MemorySource({0: torch.zeros(5, 1, 2, 2, dtype=torch.uint8)})
-    with pytest.raises(KeyError, match="not held here"):
+    with pytest.raises(KeyError, match="was not opened"):
         list(broken.segment(0, 0))

@@ -208,7 +208,7 @@ def test_floats_of_one_value_or_not_finite_are_not_measured(monkeypatch: pytest.
     odd = spectrograms.made(20, 1)
     odd.images[0, 0, 0, 0] = torch.inf
     monkeypatch.setattr(spectrograms, "made", lambda per_class, seed: odd)
-    with pytest.raises(ConfigError, match=r"channel 0 .* has one value everywhere, or one that is not finite"):
+    with pytest.raises(ConfigError, match=r"channel 0 .* has one value everywhere, or a value that is not finite"):
         prepared(tmp_path / "run")
     with pytest.raises(DataError, match=r"dataset\.channels is 2"):
         open_dataset("spectrograms", None, channels=2)

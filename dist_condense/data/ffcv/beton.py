@@ -1,4 +1,4 @@
-"""FFCV's beton files: raw pixels of all classes in one file on disk, class after class, read as a ClassSource."""
+"""ClassSource for FFCV's beton files: the raw pixels of all classes in one file, class after class."""
 
 import threading
 from collections.abc import Sequence
@@ -10,20 +10,16 @@ import torch
 
 from dist_condense.data.ffcv.extra import load_ffcv
 from dist_condense.data.ffcv.file import LABEL, check_beton
-from dist_condense.data.ffcv.writer import ClassImages, write_beton
-
-__all__ = ["BetonSource", "ClassImages", "write_beton"]
-
 
 class BetonSource:
-    """A ClassSource that reads a beton file through FFCV: nothing is held in memory but the system's page cache.
+    """A ClassSource that reads a beton file through FFCV; its only memory is the system's page cache.
 
-    The file is checked when this is made, and again where it is unpickled. The process's one Loader is made by the
-    first `get` (1 to 15 s: numba compiles). Several threads may call `get`; they are served one after the other.
+    The file is checked by the constructor, also when an instance is unpickled. The first `get` makes the only Loader
+    (1 to 15 s, because numba compiles). Concurrent calls of `get` are served one after the other.
     """
 
     def __init__(self, path: Path, counts: Sequence[int], channels: int, size: int) -> None:
-        """`counts`: images per class in label order. DataError unless the file holds just these images, whole."""
+        """Check that the file contains exactly `counts[label]` images of each label; raise DataError otherwise."""
         self.path, self.counts = path, tuple(counts)
         self._shape = (channels, size, size)
         check_beton(path, counts, channels, size)
@@ -34,28 +30,23 @@ class BetonSource:
     def __reduce__(self) -> tuple[type["BetonSource"], tuple[Path, tuple[int, ...], int, int]]:
         return BetonSource, (self.path, self.counts, *self._shape[:2])
 
-    def count(self, label: int) -> int:
-        """Number of images of this class; KeyError for a class that the file does not have."""
+    def get(self, label: int, indices: torch.Tensor) -> torch.Tensor:
+        """Read the images of a class at these positions (int64 [n], repeats allowed): uint8 [n, C, H, W].
+
+        Raises KeyError for a class that the file does not contain, IndexError for a position outside the class.
+        """
         if not 0 <= label < len(self.counts):
             raise KeyError(f"{self.path}: there is no class {label}, only 0..{len(self.counts) - 1}.")
-        return self.counts[label]
-
-    def get(self, label: int, indices: torch.Tensor) -> torch.Tensor:
-        """The stored images at these positions (int64 [n], repeats allowed), in their order: uint8 [n, C, H, W].
-
-        KeyError for a class that the file does not have, IndexError for a position outside the class.
-        """
-        outside = indices[(indices < 0) | (indices >= self.count(label))]
+        count = self.counts[label]
+        outside = indices[(indices < 0) | (indices >= count)]
         if len(outside):
-            raise IndexError(
-                f"{self.path}: class {label} has positions 0..{self.count(label) - 1}, not {outside[:10].tolist()}."
-            )
+            raise IndexError(f"{self.path}: class {label} has positions 0..{count - 1}, not {outside[:10].tolist()}.")
         if len(indices) == 0:
             return torch.empty(0, *self._shape, dtype=torch.uint8)
         return self._read(indices.numpy() + self._starts[label])
 
     def _read(self, records: np.ndarray) -> torch.Tensor:
-        """One pass of the Loader with all records (int64 [n]) as its only batch, whose memory is made for this pass."""
+        """Read all records (int64 [n]) as the only batch of one pass, which allocates its own memory."""
         with self._lock:
             if self._loader is None:
                 self._loader = _open_loader(self.path)
@@ -73,7 +64,7 @@ def _open_loader(path: Path) -> Any:
         batch_size=1,
         num_workers=1,
         order=ffcv.loader.OrderOption.SEQUENTIAL,
-        seed=0,  # otherwise drawn from numpy's global generator
+        seed=0,  # the default draws from numpy's global generator
         indices=np.zeros(1, dtype=np.int64),
         pipelines={LABEL: None},
         drop_last=False,

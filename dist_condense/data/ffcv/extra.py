@@ -1,4 +1,4 @@
-"""FFCV, an extra: imported when it is first needed, and kept from changing the process around it."""
+"""Import of FFCV, an optional dependency, without its side effects on the process."""
 
 from types import ModuleType
 
@@ -7,17 +7,17 @@ import torch
 from dist_condense.system.errors import DataError
 
 SYSTEM = "apt-get install --no-install-recommends g++ python3-dev libopencv-dev libturbojpeg0-dev pkg-config"
-"""FFCV is compiled when it is installed; this is what that needs on Debian and Ubuntu."""
+"""Command that installs the build dependencies of FFCV on Debian and Ubuntu, where pip compiles it."""
 PACKAGE = "pip install ffcv"
-"""By the name that its authors hold: this package is in no index, where somebody else may take its name."""
+"""Command that installs FFCV by its own name: this package is in no index, where its name could be squatted."""
 
 
 def load_ffcv() -> ModuleType:
-    """The module ffcv; DataError with the two commands that install it where it cannot be imported.
+    """Import ffcv, which takes seconds the first time; raise DataError with installation commands if that fails.
 
-    The first import takes seconds. Importing FFCV sets torch's number of threads to 1, and so does every pass over a
-    Loader (to another number); since that number decides the last bits of a convolution, it is left as it was, for
-    good. Nor does a Loader make CUDA streams, which would open a context on device 0 from the reading thread.
+    Importing FFCV, and every pass over a Loader, would set torch's number of threads, which changes the last bits of
+    convolutions: here the number stays unchanged. Loaders make no CUDA streams, which would open a context on device 0
+    from the reading thread.
     """
     threads = torch.get_num_threads()
     try:
@@ -26,7 +26,7 @@ def load_ffcv() -> ModuleType:
         import ffcv.memory_allocator
         import ffcv.pipeline.compiler
     except ImportError as reason:
-        text = f"FFCV cannot be imported ({reason}). Install it once torch is there, with `{SYSTEM}` and `{PACKAGE}`."
+        text = f"FFCV cannot be imported ({reason}). Install it after torch, with `{SYSTEM}` and `{PACKAGE}`."
         raise DataError([text]) from reason
     finally:
         torch.set_num_threads(threads)
@@ -37,4 +37,4 @@ def load_ffcv() -> ModuleType:
 
 
 def _leave_threads(_: int) -> None:
-    """What FFCV calls instead of numba's and torch's set_num_threads."""
+    """Replace FFCV's setter of numba's and torch's number of threads by a function that does nothing."""

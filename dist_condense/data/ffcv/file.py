@@ -1,4 +1,4 @@
-"""What a beton file of this package holds, and whether one does."""
+"""Layout of this package's beton files, and the check of a file against it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,12 +10,12 @@ from dist_condense.data.ffcv.extra import load_ffcv
 from dist_condense.system.errors import DataError
 
 IMAGE, LABEL = "image", "label"
-"""The fields of a record: uint8 [C, size, size] as FFCV's NDArrayField (its image field is RGB only), an integer."""
+"""Fields of a record: uint8 [C, size, size] as FFCV's NDArrayField (its image field is RGB only), and an integer."""
 AGAIN = "Prepare the data again with --ffcv."
 
 
 def check_beton(path: Path, counts: Sequence[int], channels: int, size: int) -> None:
-    """DataError unless the file is whole and holds counts[label] images [channels, size, size] of every label."""
+    """Raise DataError unless the file is complete and has counts[label] images [channels, size, size] per label."""
     ffcv = load_ffcv()
     if not path.is_file():
         raise DataError([f"{path}: there is no such file. {AGAIN}"])
@@ -26,14 +26,14 @@ def check_beton(path: Path, counts: Sequence[int], channels: int, size: int) -> 
     except (KeyError, TypeError, ValueError) as reason:
         raise DataError([f"{path}: its fields cannot be read ({reason!r}). {AGAIN}"]) from reason
     if reader.field_names != [IMAGE, LABEL] or not isinstance(reader.handlers[IMAGE], ffcv.fields.NDArrayField):
-        raise DataError([f"{path}: not written by this package, its fields are {reader.field_names}. {AGAIN}"])
+        raise DataError([f"{path}: not written by this package; its fields are {reader.field_names}. {AGAIN}"])
     problems = _differences(reader, counts, (channels, size, size))
     if problems:
         raise DataError([f"{path}: {problem} {AGAIN}" for problem in problems])
 
 
 def _torn(ffcv: Any, path: Path) -> bool:
-    """Whether the file is not laid out as header, whole pages, and a table with one entry per record."""
+    """Return whether the file is anything but a header, whole pages, and a table with one entry per record."""
     header = np.fromfile(path, dtype=ffcv.types.HeaderType, count=1)
     if len(header) == 0 or header[0]["version"] != ffcv.types.CURRENT_VERSION or header[0]["page_size"] == 0:
         return True
@@ -42,10 +42,10 @@ def _torn(ffcv: Any, path: Path) -> bool:
 
 
 def _differences(reader: Any, counts: Sequence[int], shape: tuple[int, int, int]) -> list[str]:
-    """What the file's tables say against what is expected of it."""
-    found = tuple(int(side) for side in reader.handlers[IMAGE].shape)
-    if found != shape or reader.handlers[IMAGE].dtype != np.uint8:
-        return [f"images are {reader.handlers[IMAGE].dtype} {list(found)}, expected uint8 {list(shape)}."]
+    """Compare the file's tables with the expected images; return the problems."""
+    stored_shape, dtype = tuple(int(side) for side in reader.handlers[IMAGE].shape), reader.handlers[IMAGE].dtype
+    if stored_shape != shape or dtype != np.uint8:
+        return [f"images are {dtype} {list(stored_shape)}, expected uint8 {list(shape)}."]
     pointers, labels = (reader.metadata[name] for name in reader.metadata.dtype.names)
     if not np.array_equal(labels, np.repeat(np.arange(len(counts)), counts)):
         stored = np.bincount(labels[labels >= 0]).tolist()

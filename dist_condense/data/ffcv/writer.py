@@ -1,4 +1,4 @@
-"""Writes the file that beton.py reads."""
+"""Writer of beton files."""
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -18,42 +18,44 @@ from dist_condense.system.errors import DataError
 from dist_condense.system.files import flush
 
 PAGE = 8 << 20
-"""Bytes of a page of the file, FFCV's default; no image is cut by a page's end. Raised to hold one larger image."""
+"""Minimum bytes of a page of the file, FFCV's default: pages never split an image, and grow to fit a larger one."""
 AHEAD = 16
 """Images read ahead of writing, per thread."""
 UNFINISHED = ".new"
-"""Behind the name of the folder, closed to others, in which a file is being written."""
+"""Suffix of the private temporary folder of an unfinished file."""
 
-Record = tuple[np.ndarray, int]
-"""uint8 [C, size, size] and its label."""
+LabelledPixels = tuple[np.ndarray, int]
+"""An image, uint8 [C, size, size], and its label."""
 
 
-class ClassImages(Protocol):
-    """The images of one class by position, such as a tensor uint8 [n, C, size, size]; asked by several threads."""
+class PixelSequence(Protocol):
+    """Decoded images of one class by position, such as a tensor uint8 [n, C, size, size]; read by several threads."""
 
-    def __len__(self) -> int:
-        """Number of images."""
-        ...
+    def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> torch.Tensor:
-        """The image at this position, uint8 [C, size, size]."""
+        """Return the image at this position, uint8 [C, size, size]."""
         ...
 
 
 def write_beton(
     path: Path,
-    classes: Sequence[ClassImages],
+    classes: Sequence[PixelSequence],
+    *,
     channels: int,
     size: int,
     workers: int,
-    told: Callable[[int], None] = lambda images: None,
+    report: Callable[[int], None] = lambda images: None,
 ) -> None:
-    """Write all images, raw and class after class, in place of the file at `path`, which is whole at any time.
+    """Write all images, raw and class after class, and then replace the file at `path` atomically.
 
-    `workers` threads read the images and one writes them, so the bytes of the file do not depend on their number.
-    (FFCV's own writing processes wait for ever once one of them has failed, as at an image that cannot be read.)
-    `told` hears how many are written so far. Raises DataError for images of another form, and what reading an image
-    raises; `path` is then as it was.
+    One thread writes, so that the bytes of the file do not depend on the number of reading threads. (FFCV's own writing
+    processes hang for ever once one of them has failed, for instance at an unreadable image.)
+
+    :param workers: number of threads that read images.
+    :param report: called with the number of images written so far.
+    :raises DataError: for images of another shape or dtype; errors of reading an image are raised as they are. `path`
+        is then unchanged.
     """
     counts = [len(images) for images in classes]
     if sum(counts) == 0:
@@ -67,7 +69,7 @@ def write_beton(
     writer = ffcv.writer.DatasetWriter(str(unfinished), fields, page_size=page, num_workers=1)
     writer.num_samples = sum(counts)
     try:
-        _write(ffcv, writer, _records(classes, shape, workers, told))
+        _write(ffcv, writer, _records(classes, shape, workers, report))
         check_beton(unfinished, counts, channels, size)  # a full disk can cut a write short without an error
         flush(unfinished)
         unfinished.replace(path)
@@ -75,16 +77,22 @@ def write_beton(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _write(ffcv: Any, writer: Any, records: Iterator[Record]) -> None:
-    """What FFCV's writing process does, here; and its header and tables."""
+def _write(ffcv: Any, writer: Any, records: Iterator[LabelledPixels]) -> None:
+    """Write records, header and tables as FFCV's writing process does, in this process."""
     metadata = np.zeros(writer.num_samples, dtype=writer.metadata_type)
     writer.prepare()
     try:
         allocator = ffcv.memory_allocator.MemoryAllocator(writer.fname, writer.data_region_start, writer.page_size)
         with allocator:
             for position, record in enumerate(records):
-                names, fields = metadata.dtype.names, writer.fields
-                ffcv.writer.handle_sample(record, position, names, metadata, allocator, fields)
+                ffcv.writer.handle_sample(
+                    sample=record,
+                    dest_ix=position,
+                    field_names=metadata.dtype.names,
+                    metadata=metadata,
+                    allocator=allocator,
+                    fields=writer.fields,
+                )
         writer.metadata_sm.buf[:] = metadata.tobytes()
         writer.finalize(allocator.allocations)
     finally:
@@ -93,13 +101,13 @@ def _write(ffcv: Any, writer: Any, records: Iterator[Record]) -> None:
 
 
 def _records(
-    classes: Sequence[ClassImages], shape: tuple[int, int, int], workers: int, told: Callable[[int], None]
-) -> Iterator[Record]:
-    """All images with their labels, in the file's order, read by `workers` threads."""
+    classes: Sequence[PixelSequence], shape: tuple[int, int, int], workers: int, report: Callable[[int], None]
+) -> Iterator[LabelledPixels]:
+    """Yield all images with their labels, in the file's order, read by `workers` threads."""
     written = 0
 
-    def read(place: tuple[int, int]) -> Record:
-        label, index = place
+    def read(position: tuple[int, int]) -> LabelledPixels:
+        label, index = position
         pixels = classes[label][index]
         if pixels.dtype is not torch.uint8 or tuple(pixels.shape) != shape:
             form = f"{pixels.dtype} {list(pixels.shape)}"
@@ -108,9 +116,9 @@ def _records(
             )
         return pixels.numpy(), label
 
-    places = ((label, index) for label, images in enumerate(classes) for index in range(len(images)))
+    positions = ((label, index) for label, images in enumerate(classes) for index in range(len(images)))
     with ThreadPoolExecutor(workers) as pool:
-        while block := list(islice(places, AHEAD * workers)):
+        while block := list(islice(positions, AHEAD * workers)):
             yield from pool.map(read, block)
             written += len(block)
-            told(written)
+            report(written)

@@ -1,4 +1,4 @@
-"""An encoded image to bytes: shorter side resized, centre cropped, as torchvision does it."""
+"""Decoding of image files to uint8 tensors: shorter side resized and centre cropped, as by torchvision."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,9 +18,9 @@ from torchvision.transforms.functional import resize as resize_shorter_side
 from dist_condense.data.reading.modes import check_mode, to_bytes
 
 MODE_OF = {1: "L", 3: "RGB"}
-"""Pillow's mode for a number of channels."""
+"""Pillow mode by number of channels."""
 SUFFIX_OF = {"JPEG": "jpg", "PNG": "png", "PPM": "ppm", "BMP": "bmp", "TIFF": "tif", "WEBP": "webp", "GIF": "gif"}
-"""The formats that are read, whatever a file's name says, and their suffix; others of Pillow's start programs (EPS)."""
+"""Suffix of each supported format; a file's own suffix is ignored. Some other formats of Pillow run programs (EPS)."""
 UNREADABLE = (
     OSError,
     SyntaxError,
@@ -29,8 +29,8 @@ UNREADABLE = (
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
-"""What reading a file that is no whole image raises."""
-TURNS = {
+"""Exceptions that Pillow raises for a file that is not a complete image."""
+ROTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -39,40 +39,43 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""From an EXIF orientation (EXIF 2.3, section 4.6.4) to the upright image; 1 is upright, 5 to 8 swap the sides."""
+"""Rotation or flip that makes the image upright, by EXIF orientation (EXIF 2.3, section 4.6.4); 1 is upright, 5 to 8
+swap width and height.
+"""
 APP1 = b"\xff\xe1"
-"""The marker of a JPEG's segment that holds EXIF or XMP. In compressed data, 0xFF is never followed by 0xE1."""
+"""Marker of a JPEG segment with EXIF or XMP. In compressed data, 0xFF is never followed by 0xE1."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """What encoded images become: uint8 [channels, size, size]."""
+    """Form of decoded images: uint8 [channels, size, size]."""
 
     channels: int
     size: int
     upright: bool = False
-    """Whether they are turned by their EXIF orientation before they are resized."""
+    """Whether images are rotated by their EXIF orientation before they are resized."""
 
     @property
     def key(self) -> tuple[int | str, ...]:
-        """For digests; images that are not turned keep those of before there was `upright`."""
+        """Values for digests; without `upright`, the same as before that field was added."""
         return self.channels, self.size, *(["upright"] if self.upright else [])
 
 
 class Decoded(NamedTuple):
-    """An image read whole, and what is known of its file."""
+    """A decoded image of original size, and facts about its file."""
 
     image: Image.Image
-    """Grey or RGB."""
+    """Grey (L) or RGB."""
     suffix: str
-    turned: bool
-    """Whether its pixels were turned by its EXIF orientation."""
+    """Suffix of its format."""
+    rotated: bool
+    """Whether its pixels were rotated or flipped by its EXIF orientation."""
 
 
 def decode_bytes(data: bytes, channels: int, size: int, upright: bool = False) -> torch.Tensor:
-    """An encoded image as Resize(size) and CenterCrop(size) give it: uint8 [C, size, size].
+    """Decode an image and apply Resize(size) and CenterCrop(size): uint8 [C, size, size].
 
-    Modes become grey or RGB as :func:`dist_condense.data.reading.modes.to_bytes` says. Raises one of UNREADABLE.
+    Modes are converted to grey or RGB by :func:`dist_condense.data.reading.modes.to_bytes`. Raises one of UNREADABLE.
 
     :param upright: see :class:`Form`.
     """
@@ -82,21 +85,24 @@ def decode_bytes(data: bytes, channels: int, size: int, upright: bool = False) -
 
 
 def decode_into(pixels: np.ndarray, data: bytes, upright: bool = False) -> None:
-    """The same into uint8 [size, size, C].
+    """Decode an image like :func:`decode_bytes` into an array, uint8 [size, size, C].
 
-    A plain JPEG of just this size goes straight to its place by libjpeg-turbo. That is what Pillow asks, too, so the
-    bytes are the same, in 0.4 of the time. All else, and all that is damaged or has to be turned, is Pillow's.
+    A plain JPEG of exactly this size is decoded in place by libjpeg-turbo, which Pillow uses too: the bytes are the
+    same, in 0.4 of the time. All other files, damaged and rotated ones included, are decoded by Pillow.
     """
-    if not _straight(pixels, data, upright):
+    if not _decoded_in_place(pixels, data, upright):
         size, _, channels = pixels.shape
         pixels[:] = crop(read_image(BytesIO(data), channels, upright).image, size).permute(1, 2, 0).numpy()
 
 
-def _straight(pixels: np.ndarray, data: bytes, upright: bool) -> bool:
-    """Whether it was such a JPEG; three channels, as grey and CMYK have a way of their own in Pillow."""
+def _decoded_in_place(pixels: np.ndarray, data: bytes, upright: bool) -> bool:
+    """Decode a plain JPEG with three channels into `pixels`; return False for any other file.
+
+    Grey and CMYK are excluded, because Pillow decodes them differently.
+    """
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
-        if (height, width, 3) != pixels.shape or space != "YCbCr" or (upright and _is_turned(data)):
+        if (height, width, 3) != pixels.shape or space != "YCbCr" or (upright and _needs_rotation(data)):
             return False
         _refuse_bomb(width, height)
         simplejpeg.decode_jpeg(data, buffer=pixels)
@@ -105,23 +111,23 @@ def _straight(pixels: np.ndarray, data: bytes, upright: bool) -> bool:
     return True
 
 
-def _is_turned(data: bytes) -> bool:
-    """Whether a JPEG has to be turned; its segments are only read where there is one for EXIF or XMP."""
+def _needs_rotation(data: bytes) -> bool:
+    """Return whether a JPEG's EXIF orientation is not upright; a file without EXIF and XMP is not parsed."""
     if APP1 not in data:
         return False
     try:
         with opened(BytesIO(data)) as image:
-            return _orientation(image) in TURNS
+            return _orientation(image) in ROTATIONS
     except UNREADABLE:
-        return True  # so that Pillow says what is wrong
+        return True  # so that Pillow reports the problem
 
 
 @contextmanager
 def opened(file: str | Path | BytesIO) -> Iterator[Image.Image]:
-    """The image by its header; its pixels are read when they are asked for.
+    """Open an image by its header; its pixels are read on first use.
 
-    Raises one of UNREADABLE, also for more pixels than Pillow's limit (Image.MAX_IMAGE_PIXELS) and for modes that are
-    refused (UnknownRange).
+    Raises one of UNREADABLE, also for more pixels than Pillow's limit (Image.MAX_IMAGE_PIXELS) and for refused modes
+    (UnknownRange).
     """
     with Image.open(file, formats=tuple(SUFFIX_OF)) as image:
         _refuse_bomb(image.width, image.height)
@@ -130,39 +136,38 @@ def opened(file: str | Path | BytesIO) -> Iterator[Image.Image]:
 
 
 def read_image(file: Path | BytesIO, channels: int, upright: bool = False) -> Decoded:
-    """The whole image, grey or RGB. Raises as :func:`opened` does.
+    """Decode the whole image in grey or RGB. Raises the errors of :func:`opened`.
 
-    :param upright: turned by its EXIF orientation. Pillow itself turns TIFFs, always.
+    :param upright: whether to rotate it by its EXIF orientation. Pillow itself always rotates TIFFs.
     """
     with opened(file) as image:
-        suffix = SUFFIX_OF.get(image.format or "", "jpg")  # Pillow calls a JPEG with more pictures behind it MPO
+        suffix = SUFFIX_OF.get(image.format or "", "jpg")  # Pillow names a JPEG that contains more pictures MPO
         pixels = to_bytes(image, MODE_OF[channels])
-        turn = TURNS.get(_orientation(image)) if upright else None
-        return Decoded(pixels if turn is None else pixels.transpose(turn), suffix, turn is not None)
+        rotation = ROTATIONS.get(_orientation(image)) if upright else None
+        return Decoded(pixels if rotation is None else pixels.transpose(rotation), suffix, rotation is not None)
 
 
 def _orientation(image: Image.Image) -> int:
-    """In EXIF or XMP; of PNGs, which may have it behind the pixels, once those are read."""
+    """Return the orientation in EXIF or XMP, 1 by default. PNGs may store it behind the pixels: read those first."""
     try:
-        found = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # Pillow raises anything on EXIF that is damaged; the image itself may be whole
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # Pillow raises any exception for damaged EXIF; the image itself may be intact
         return 1
-    return found if isinstance(found, int) else 1
+    return orientation if isinstance(orientation, int) else 1
 
 
 def why_unreadable(error: Exception) -> str:
-    """What an error of reading says, for a message that names the file."""
-    if isinstance(error, UnidentifiedImageError):  # its text holds a memory address
+    """Return the reason of a decoding error, for a message that names the file."""
+    if isinstance(error, UnidentifiedImageError):  # its text contains a memory address
         return f"no image in a known format ({', '.join(SUFFIX_OF)})"
     kind, text = type(error).__name__, getattr(error, "strerror", None) or str(error)
     return (text if text and isinstance(error, UNREADABLE) else f"{kind}: {text}")[:300]
 
 
 def crop(image: Image.Image, size: int) -> torch.Tensor:
-    """torchvision's Resize(size) and CenterCrop(size), on Pillow: uint8 [C, size, size].
+    """Apply torchvision's Resize(size) and CenterCrop(size) to a Pillow image: uint8 [C, size, size].
 
-    Raises DecompressionBombError for a strip that would have more pixels than Pillow's limit once its shorter side is
-    resized.
+    Raises DecompressionBombError for a strip that would exceed Pillow's limit of pixels after resizing.
     """
     shorter, longer = sorted(image.size)
     _refuse_bomb(size, size * longer // shorter)

@@ -1,4 +1,4 @@
-"""The headers of image files, read before a run starts: they show most broken files, at a small part of the cost."""
+"""Checks of image headers before a run starts: they detect most broken files at a small part of the decoding cost."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,22 +12,22 @@ from dist_condense.data.reading.modes import is_grey
 from dist_condense.data.reading.store import READING_THREADS, ClassFolder
 
 SHOWN = 5
-"""Files named in the one message."""
+"""Number of files named in the message."""
 BLOCK = 64
-"""Files of one task."""
+"""Number of files in a task."""
 AHEAD = 4
-"""Tasks of each thread handed over at once: there may be millions of files."""
-Found = TypeVar("Found")
+"""Tasks submitted at once per thread: there may be millions of files."""
+Result = TypeVar("Result")
 Item = TypeVar("Item")
 
 
 def check_headers(folders: Sequence[ClassFolder]) -> str | None:
-    """One text that names the first broken files and the number of the others; None where all headers are right.
+    """Return a message with the first broken files and the number of the others, or None where all headers are valid.
 
-    Broken: in no format that is read, truncated within the header, more pixels than Pillow's limit, a mode that is
-    refused, or a file that cannot be opened. A file that is truncated behind its header is found by decoding alone.
+    Broken means: no supported format, truncated within the header, more pixels than Pillow's limit, a refused mode, or
+    a file that cannot be opened. Only decoding detects a file that is truncated behind its header.
     """
-    broken = [problem for found in _in_blocks(_broken_of, paths(folders)) for problem in found]
+    broken = [problem for block in _in_blocks(_broken_of, paths(folders)) for problem in block]
     if not broken:
         return None
     first, others = "; ".join(broken[:SHOWN]), len(broken) - SHOWN
@@ -39,28 +39,28 @@ def check_headers(folders: Sequence[ClassFolder]) -> str | None:
 
 
 def channels_of(files: Iterable[Item], read: Callable[[Item], str | BytesIO]) -> int:
-    """3 where the header of any file says that it has colours, else 1; broken files do not count.
+    """Return 3 where the header of any file declares colours, else 1; broken files are ignored.
 
-    Ends at the first such file. The pixels are not looked at: grey ones stored as RGB count as coloured.
+    Stops at the first coloured file. Pixels are not inspected: grey pixels stored as RGB count as coloured.
 
-    :param read: from a file to its path or its bytes.
+    :param read: function from a file to its path or its bytes.
     """
     remaining = iter(files)
 
     def coloured(some: Iterable[Item]) -> bool:
         return any(_has_colour(read(file)) for file in some)
 
-    # One after the other as long as the first may decide.
+    # The first block is read without threads, as it is likely to decide.
     return 3 if coloured(islice(remaining, BLOCK)) or any(_in_blocks(coloured, remaining)) else 1
 
 
 def paths(folders: Sequence[ClassFolder]) -> Iterator[str]:
-    """Of all files, in the order of the folders."""
+    """Yield the paths of all files in the order of the folders."""
     return (os.path.join(entry.folder, name) for entry in folders for name in entry.files)
 
 
-def _in_blocks(function: Callable[[list[Item]], Found], items: Iterator[Item]) -> Iterator[Found]:
-    """Of each block of items, in their order."""
+def _in_blocks(function: Callable[[list[Item]], Result], items: Iterator[Item]) -> Iterator[Result]:
+    """Apply a function to blocks of items on threads; yield its results in the order of the items."""
     with ThreadPoolExecutor(READING_THREADS) as pool:
         while blocks := [block for _ in range(AHEAD * READING_THREADS) if (block := list(islice(items, BLOCK)))]:
             yield from pool.map(function, blocks)
@@ -72,19 +72,19 @@ def _has_colour(file: str | BytesIO) -> bool:
             return not is_grey(image)
     except MemoryError:
         raise
-    except Exception:  # Pillow's readers raise anything; `check_headers` and decoding name the file
+    except Exception:  # Pillow raises any exception; `check_headers` and decoding name the file
         return False
 
 
 def _broken_of(paths: list[str]) -> list[str]:
-    return [f"{path} ({reason})" for path in paths if (reason := _what_is_wrong(path))]
+    return [f"{path} ({reason})" for path in paths if (reason := _problem(path))]
 
 
-def _what_is_wrong(path: str) -> str | None:
+def _problem(path: str) -> str | None:
     try:
         with opened(path):
             return None
     except MemoryError:
         raise
-    except Exception as error:  # Pillow's readers raise anything on bytes that are no image
+    except Exception as error:  # Pillow raises any exception for bytes that are no image
         return why_unreadable(error)

@@ -1,4 +1,4 @@
-"""Pillow's modes: each is converted to 8-bit grey or RGB on purpose, or refused."""
+"""Conversion of Pillow's modes to 8-bit grey or RGB; every other mode is refused."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,22 +8,25 @@ from PIL import Image
 
 MAX_16 = 65535
 SCALED_FORMATS = ("PNG", "PPM")
-"""Formats whose mode I holds values of 16 bits: PNG in older versions of Pillow; PPM, which Pillow scales to them."""
+"""Formats whose mode I has 16-bit values: PNG in older versions of Pillow, and PPM, which Pillow scales to 16 bits."""
 PHOTOMETRIC, BITS, SAMPLE_FORMAT = 262, 258, 339
 """TIFF tags (TIFF 6.0, sections 8 and 19)."""
 WHITE_IS_ZERO, UNSIGNED = 0, 1
 
 
 class UnknownRange(ValueError):
-    """Values of an image that no file says the range of, so that neither black nor white is known."""
+    """Refusal of an image whose file does not define the range of its values, so that black and white are unknown."""
 
 
 Convert = Callable[[Image.Image], Image.Image]
-"""To a mode from which Pillow's own conversion to L and RGB is right."""
+"""Conversion to a mode that Pillow converts correctly to L and RGB."""
 
 
 def check_mode(image: Image.Image) -> None:
-    """By the header alone; raises UnknownRange: mode F, 32-bit or signed values, and modes that Pillow may add."""
+    """Check an image's mode by its header alone.
+
+    Raises UnknownRange for mode F, 32-bit or signed values, and modes that are not listed in MODES.
+    """
     unsigned = set(_tags(image).get(SAMPLE_FORMAT, ())) <= {UNSIGNED}
     deep = image.mode == "I" and image.format not in SCALED_FORMATS
     if image.mode not in MODES or deep or not unsigned:
@@ -33,7 +36,7 @@ def check_mode(image: Image.Image) -> None:
 
 
 def is_grey(image: Image.Image) -> bool:
-    """By the header alone, whatever colours the pixels have; of a palette, by its colours."""
+    """Return whether the header declares an image without colours; a palette is grey if all its colours are."""
     if image.mode != "P" or image.palette is None:
         return image.mode in GREY
     colours, step = bytes(image.palette.palette), len(image.palette.rawmode or image.palette.mode)
@@ -41,16 +44,16 @@ def is_grey(image: Image.Image) -> bool:
 
 
 def to_bytes(image: Image.Image, mode: str) -> Image.Image:
-    """The image in mode L or RGB.
+    """Convert an image to mode L or RGB.
 
-    As torchvision's loader converts it, which is Pillow's ``convert``: alpha is dropped and the colour below it kept,
-    colour becomes grey by ITU-R 601-2, of 16-bit colour Pillow keeps the upper byte. Different are grey images of more
-    than 8 bits, which Pillow clips at 255: here 0 .. 2^bits - 1 becomes 0 .. 255, rounded; and modes that Pillow
-    converts to one of the two only. Raises UnknownRange; what reading the file raises.
+    This is Pillow's ``convert``, as in torchvision's loader: alpha is dropped and the colour below it kept, colours
+    become grey by ITU-R 601-2, and Pillow keeps the upper byte of 16-bit colours. There are two deviations: grey images
+    of more than 8 bits, which Pillow clips at 255, are scaled from 0 .. 2^bits - 1 to 0 .. 255 and rounded; modes that
+    Pillow converts to only one of the two pass through another mode. Raises UnknownRange, and errors of reading.
     """
     check_mode(image)
     image.load()
-    image.info.pop("transparency", None)  # of a palette: Pillow would look for a colour that means it, and warn
+    image.info.pop("transparency", None)  # for a palette, Pillow would search its transparent colour and warn
     return MODES[image.mode](image).convert(mode)
 
 
@@ -63,7 +66,7 @@ def _through(mode: str) -> Convert:
 
 
 def _scaled(image: Image.Image) -> Image.Image:
-    """Grey of up to 16 bits to mode L. Pillow leaves such a TIFF whose white is 0 as it is stored."""
+    """Scale grey of up to 16 bits to mode L. A TIFF whose white is 0 is inverted here, as Pillow does not do it."""
     tags = _tags(image)
     white = 2 ** tags[BITS][0] - 1 if BITS in tags else MAX_16
     values = np.asarray(image).astype(np.uint32)
@@ -73,7 +76,7 @@ def _scaled(image: Image.Image) -> Image.Image:
 
 
 def _tags(image: Image.Image) -> Any:
-    """Of a TIFF; empty for other formats."""
+    """Return the tags of a TIFF; empty for other formats."""
     return getattr(image, "tag_v2", {})
 
 
@@ -85,6 +88,6 @@ MODES: dict[str, Convert] = {
     "LAB": _through("RGB"),
     **dict.fromkeys(("I", "I;16", "I;16L", "I;16B", "I;16N"), _scaled),
 }
-"""Those that are converted; all others are refused."""
+"""Conversion of each supported mode; all other modes are refused."""
 GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
-"""Those without colour."""
+"""Modes without colour."""

@@ -1,4 +1,4 @@
-"""Images that will be needed, read and decoded before they are."""
+"""Reading and decoding of announced images in the background, before they are used."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from dist_condense.system.background import Background
 from dist_condense.system.transfer import Arrival, Transfer
 
 DEPTH = 4
-"""Minibatches that wait, read, to be redeemed."""
+"""Maximum number of minibatches that are read and not yet redeemed."""
 READERS = 2
-"""Minibatches read at once: threads that have no more to decode of one begin with the next."""
+"""Minibatches read at once: idle decoding threads start with the next one."""
 HELD = DEPTH + READERS + 1
-"""Minibatches that take memory: besides those that wait, the one in use, and what a reader's heap keeps of its last."""
+"""Minibatches that occupy memory: those of DEPTH, the one in use, and the last of each reader, kept by its heap."""
 
 
 @dataclass(frozen=True, eq=False)
 class Ticket:
-    """Images that were announced; to be redeemed once, or forgotten."""
+    """Announced images of one class; to be redeemed once, or forgotten."""
 
     label: int
     indices: torch.Tensor
     """Positions in the class, int64 ``[n]``."""
 
 
-Request = tuple[Ticket, Future[Arrival]]
+_Announced = tuple[Ticket, Future[Arrival]]
 
 
 class ReadAhead:
-    """Reads announced images of a source by background threads, in the order of the announcements.
+    """Reads announced images of a source on background threads, in the order of the announcements.
 
-    They are copied to the device, at most ``DEPTH`` minibatches before they are redeemed: so much memory this takes,
-    whatever was announced. A source that decodes has threads of its own. Close it where the process goes on.
+    Images are copied to the device. At most ``DEPTH`` minibatches wait for their redemption, which bounds the memory.
+    A source that decodes has threads of its own. Close an instance that is no longer used.
     """
 
     def __init__(self, source: ClassSource, device: torch.device | None = None) -> None:
@@ -46,43 +46,44 @@ class ReadAhead:
         self.waited = 0.0
         """Seconds that :meth:`redeem` has waited."""
         self._open: dict[Ticket, Future[Arrival]] = {}
-        self._line: SimpleQueue[Request | None] = SimpleQueue()
-        self._places = Semaphore(DEPTH)
-        self._turn = Lock()
+        self._queue: SimpleQueue[_Announced | None] = SimpleQueue()
+        self._free = Semaphore(DEPTH)
+        self._next_lock = Lock()
         self._threads: list[Background] = []
         self._transfer = Transfer(device or torch.device("cpu"))
 
     def announce(self, label: int, indices: torch.Tensor) -> Ticket:
-        """A ticket for these images of a class (int64 [n]); they are read when there is a place."""
+        """Queue the images of a class at these positions (int64 [n]) for reading; return their ticket."""
         if not self._threads:
             self._threads = [Background("read ahead", self._serve, self._end) for _ in range(READERS)]
         ticket, future = Ticket(label, indices), Future[Arrival]()
         self._open[ticket] = future
-        self._line.put((ticket, future))
+        self._queue.put((ticket, future))
         return ticket
 
     def redeem(self, ticket: Ticket) -> torch.Tensor:
-        """The images of a ticket, [n, C, H, W] on the device. Errors of reading rise here; KeyError for a ticket
-        that was redeemed or forgotten.
+        """Return the images of a ticket, [n, C, H, W] on the device, once they are read.
+
+        Raises errors of reading, and KeyError for a ticket that was redeemed or forgotten.
         """
-        began = time.perf_counter()
-        future = self._open.pop(ticket)  # a ticket that is kept does not keep its images
+        start = time.perf_counter()
+        future = self._open.pop(ticket)  # so that a kept ticket does not keep its images
         if future.cancel():  # not started: it may be queued behind others
             arrival = self._read(ticket)
         else:
-            self._places.release()  # before waiting: it may be the one that waits for a place
+            self._free.release()  # before waiting, as this ticket's own reader may be blocked in `_next`
             arrival = future.result()
         images = arrival.received()
-        self.waited += time.perf_counter() - began
+        self.waited += time.perf_counter() - start
         return images
 
     def forget(self, ticket: Ticket) -> None:
-        """Give its place to another."""
+        """Discard a ticket and release its memory for another one."""
         if not self._open.pop(ticket).cancel():
-            self._places.release()
+            self._free.release()
 
     def close(self) -> None:
-        """Forget all tickets, and end the threads."""
+        """Discard all tickets and stop the threads."""
         self._end()
         for thread in self._threads:
             thread.join()
@@ -90,7 +91,7 @@ class ReadAhead:
 
     def _end(self) -> None:
         for _ in self._threads:
-            self._line.put(None)
+            self._queue.put(None)
         for ticket in list(self._open):
             self.forget(ticket)
 
@@ -101,9 +102,9 @@ class ReadAhead:
         self.close()
 
     def _serve(self) -> None:
-        while request := self._next():
-            self._answer(*request)
-            del request  # else its images stay in memory until the next one has a place
+        while announced := self._next():
+            self._answer(*announced)
+            del announced  # otherwise its images would stay in memory until the next ticket is served
 
     def _answer(self, ticket: Ticket, future: Future[Arrival]) -> None:
         try:
@@ -111,13 +112,16 @@ class ReadAhead:
         except BaseException as error:
             future.set_exception(error)
 
-    def _next(self) -> Request | None:
-        """The first in the line that is still open, once it has a place: only one waits for a place."""
-        with self._turn:
-            while request := self._line.get():
-                if request[1].set_running_or_notify_cancel():
-                    self._places.acquire()
-                    return request
+    def _next(self) -> _Announced | None:
+        """Return the first open ticket of the queue once memory is free for it; None after :meth:`close`.
+
+        Only one thread at a time waits here, so that tickets are served in order.
+        """
+        with self._next_lock:
+            while announced := self._queue.get():
+                if announced[1].set_running_or_notify_cancel():
+                    self._free.acquire()
+                    return announced
             return None
 
     def _read(self, ticket: Ticket) -> Arrival:

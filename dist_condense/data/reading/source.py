@@ -1,4 +1,4 @@
-"""Where the real images of a class come from."""
+"""Sources of the real images of single classes, and of labelled test images."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,69 +10,63 @@ from dist_condense.data.normalise import STORED
 from dist_condense.system.errors import DataError
 from dist_condense.system.transfer import to_device
 
-Wanted = tuple[int, torch.Tensor]
-"""A class, and positions in it (int64 [n])."""
+ClassPositions = tuple[int, torch.Tensor]
+"""A class label, and positions in this class (int64 [n])."""
 
 
 class ClassSource(Protocol):
     """Images of single classes, by position.
 
-    Positions run from 0 to count - 1 in the data set's fixed order, so that what a position names does not
-    depend on who asks or when. A source that reads several classes faster than one after the other is a
-    ManyClasses, too; ask any source for several by :func:`get_many`.
+    Positions start at 0 and follow the data set's fixed order, so that a position identifies an image, independently
+    of the process and the time of a call. A source that reads several classes faster together than one after the other
+    also implements ManyClasses; call :func:`get_many` for any source.
     """
 
-    def count(self, label: int) -> int:
-        """Number of images of this class."""
-        ...
-
     def get(self, label: int, indices: torch.Tensor) -> torch.Tensor:
-        """Images of this class at these positions (int64 [n]): [n, C, H, W] of bytes or
-        float32, where they are kept."""
+        """Return the images of a class at these positions (int64 [n]): [n, C, H, W] of uint8 or float32.
+
+        They are on the device where the source keeps its images.
+        """
         ...
 
 
 @runtime_checkable
 class ManyClasses(Protocol):
-    """What a ClassSource may be besides."""
+    """Optional ability of a ClassSource to read several classes together."""
 
-    def get_many(self, wanted: Sequence[Wanted]) -> list[torch.Tensor]:
-        """What get gives for each, in their order."""
+    def get_many(self, requests: Sequence[ClassPositions]) -> list[torch.Tensor]:
+        """Return the result of :meth:`ClassSource.get` for each request, in their order."""
         ...
 
 
-def get_many(source: ClassSource, wanted: Sequence[Wanted]) -> list[torch.Tensor]:
-    """The images of each request, in their order: read together where the source can, else one after the other."""
+def get_many(source: ClassSource, requests: Sequence[ClassPositions]) -> list[torch.Tensor]:
+    """Return the images of each request, in their order: read together if the source supports it."""
     if isinstance(source, ManyClasses):
-        return source.get_many(wanted)
-    return [source.get(label, indices) for label, indices in wanted]
+        return source.get_many(requests)
+    return [source.get(label, indices) for label, indices in requests]
 
 
 @dataclass(frozen=True, eq=False)
 class NamedSource:
-    """A ClassSource whose errors name the class, too."""
+    """A ClassSource whose errors include the name of the class."""
 
     source: ClassSource
     names: Sequence[str]
 
-    def count(self, label: int) -> int:
-        """Number of images of this class."""
-        return self.source.count(label)
-
     def get(self, label: int, indices: torch.Tensor) -> torch.Tensor:
-        """See ClassSource."""
+        """Return images as specified by ClassSource; a DataError names the class."""
         try:
             return self.source.get(label, indices)
         except DataError as error:
             where = f"class {label} ({self.names[label]})"
             raise DataError([f"{where}: {problem}" for problem in error.problems]) from error
 
-    def get_many(self, wanted: Sequence[Wanted]) -> list[torch.Tensor]:
-        """Together; after an error one after the other, to find its class."""
+    def get_many(self, requests: Sequence[ClassPositions]) -> list[torch.Tensor]:
+        """Read all requests together; after an error one after the other, to identify its class."""
         try:
-            return get_many(self.source, wanted)
+            return get_many(self.source, requests)
         except DataError:
-            return [self.get(label, indices) for label, indices in wanted]
+            return [self.get(label, indices) for label, indices in requests]
 
 
 class TestImages(Protocol):
@@ -80,21 +74,21 @@ class TestImages(Protocol):
 
     @property
     def labels(self) -> torch.Tensor:
-        """int64 [N]"""
+        """Labels of all images, int64 [N]."""
         ...
 
     def chunks(self, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """([n, C, H, W] as stored, int64 [n]) with n = size but for the last."""
+        """Yield stored images [n, C, H, W] and labels int64 [n], with n = size except for the last chunk."""
         ...
 
     def mapped(self, convert: Callable[[Any], Any]) -> "TestImages":
-        """The same with its arrays of images converted, for a journey between processes."""
+        """Return a copy whose image arrays are converted, for the transfer between processes."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledImages:
-    """Images [N, C, H, W], of bytes or float32, with their labels int64 [N]."""
+    """Images [N, C, H, W] of uint8 or float32, with their labels int64 [N]; an implementation of TestImages."""
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -104,17 +98,17 @@ class LabelledImages:
             raise ValueError(f"LabelledImages: {len(self.images)} images but {len(self.labels)} labels.")
 
     def chunks(self, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """In order; see TestImages."""
+        """Yield images and labels in chunks of `size`; the last chunk may be smaller."""
         return zip(self.images.split(size), self.labels.split(size), strict=True)
 
     def mapped(self, convert: Callable[[Any], Any]) -> "LabelledImages":
-        """See TestImages."""
+        """Return a copy whose images and labels are converted."""
         return LabelledImages(convert(self.images), convert(self.labels))
 
 
 @dataclass(frozen=True, eq=False)
 class MemorySource:
-    """A ClassSource that holds its classes in memory: images[label] is [n, C, H, W] of bytes or float32."""
+    """A ClassSource that keeps its classes in memory: images[label] is [n, C, H, W] of uint8 or float32."""
 
     images: Mapping[int, torch.Tensor]
 
@@ -128,26 +122,19 @@ class MemorySource:
 
     @property
     def labels(self) -> tuple[int, ...]:
-        """The classes held here."""
+        """Labels of the classes in memory."""
         return tuple(self.images)
 
-    def count(self, label: int) -> int:
-        """Number of images of this class; KeyError for a class that is not held here."""
-        return len(self._held(label))
-
     def get(self, label: int, indices: torch.Tensor) -> torch.Tensor:
-        """Copies of the images at these positions, [n, C, H, W]; KeyError for a class not held here."""
-        held = self._held(label)
-        if held.device.type != "cpu":
-            return held.index_select(0, to_device(indices, held.device))
-        # By numpy: it keeps the layout, and its blocks are of one size. Those of torch are cut to an alignment, so that
-        # a freed one is too small for the next, and the process grows by each.
-        return torch.from_numpy(held.numpy()[indices.numpy()])
-
-    def _held(self, label: int) -> torch.Tensor:
+        """Return copies of the images at these positions, [n, C, H, W]; KeyError for a class not in memory."""
         if label not in self.images:
             raise KeyError(
-                f"MemorySource: class {label} is not held here, only {sorted(self.images)}; "
+                f"MemorySource: class {label} was not opened, only {sorted(self.images)}; "
                 f"add it to the labels given to ImageSet.train()."
             )
-        return self.images[label]
+        images = self.images[label]
+        if images.device.type != "cpu":
+            return images.index_select(0, to_device(indices, images.device))
+        # numpy keeps the memory layout and allocates blocks of one size. torch cuts its blocks to an alignment: a freed
+        # block is then too small for the next request, and the process grows with each.
+        return torch.from_numpy(images.numpy()[indices.numpy()])

@@ -1,4 +1,4 @@
-"""One split of a data set, opened and not decoded: the images of its classes by label."""
+"""Splits of a data set (training or test images), opened but not decoded: the images of each class by label."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from dist_condense.system.errors import DataError
 
 
 class Split(Protocol):
-    """What an ImageSet is made of, twice."""
+    """Images of one split of an ImageSet, in classes."""
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Images of each class, known without decoding them."""
+        """Number of images of each class, known without decoding them."""
         ...
 
     @property
@@ -32,50 +32,53 @@ class Split(Protocol):
         ...
 
     def open(self, labels: Sequence[int], reading: Reading) -> ClassSource:
-        """The images of these classes and of no others. Raises DataError naming the files that cannot be read."""
+        """Open the images of these classes and of no others. Raises DataError naming unreadable files."""
         ...
 
     def on_demand(self, reading: Reading) -> ClassSource:
-        """The images of all classes, from their files; nothing is opened before it is asked for."""
+        """Return a source of all classes that opens files only when their images are read."""
         ...
 
     @property
     def files(self) -> bool:
-        """Whether there are files to read from; else the images are held decoded, whatever the tier."""
+        """Whether there are files to read from; otherwise images stay decoded in memory, whatever the tier."""
         ...
 
     def encoded_bytes(self) -> list[int]:
-        """Bytes of each class's files, where there are files."""
+        """Return the bytes of each class's files; empty where there are no files."""
         ...
 
     @property
     def unread(self) -> tuple[ClassFolder, ...]:
-        """Image files that nobody has decoded yet; those in prepared shards were."""
+        """Image files that have never been decoded; empty for prepared shards, which `prepare` decoded."""
         ...
 
     def digest(self) -> str:
-        """By which other images are known, in hex; see the functions that make one for what it sees."""
+        """Return a hash in hex that changes with the images; each implementation states the changes it detects."""
         ...
 
 
 class OpenStore(Protocol):
-    """Opens the store of some classes; travels between processes."""
+    """Picklable function that opens the store of some classes."""
 
     def __call__(self, labels: Sequence[int], reading: Reading, now: bool = True) -> Store:
-        """`now`: whether all is opened, and what is wrong with it told, before it is read."""
+        """Open a store of these classes.
+
+        :param now: whether all files are opened and their problems raised at once; otherwise on first use.
+        """
         ...
 
 
 OpenRaw = Callable[[Sequence[int]], ClassSource]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StoredSplit:
-    """Encoded images in a store.
+    """A split whose encoded images are in a store.
 
-    :param sizes: encoded bytes of each class.
-    :param digest: see :meth:`Split.digest`.
-    :param open_raw: opens the beton that was prepared beside them, if there is one.
+    :param sizes: function that returns the encoded bytes of each class.
+    :param digest: implementation of :meth:`Split.digest`.
+    :param open_raw: function that opens the beton beside the images; None where there is none.
     :param unread: see :attr:`Split.unread`.
     """
 
@@ -94,7 +97,7 @@ class StoredSplit:
         return self.open_raw is not None
 
     def open(self, labels: Sequence[int], reading: Reading) -> ClassSource:
-        """By its tier, or the beton."""
+        """Open these classes in the tier of `reading`, or the beton; DataError where a beton is missing."""
         if reading.tier != RAW:
             return TIERS[reading.tier](self.open_store(labels, reading), self.form, reading)
         if self.open_raw is None:
@@ -102,12 +105,12 @@ class StoredSplit:
         return self.open_raw(labels)
 
     def on_demand(self, reading: Reading) -> ClassSource:
-        """Decoded as they are read."""
+        """Return a source of all classes that opens and decodes files when their images are read."""
         store = self.open_store(range(len(self.counts)), reading, now=False)
         return DecodingSource(store, self.form, reading.threads)
 
     def encoded_bytes(self) -> list[int]:
-        """By asking the store."""
+        """Return the bytes of each class's files."""
         return self.sizes()
 
 
@@ -119,18 +122,18 @@ NO_BETON = (
 
 @dataclass(frozen=True, eq=False)
 class StreamedImages:
-    """Test images that are read when they are asked for; in the order of their classes."""
+    """Test images that are read anew in each pass, in the order of their classes."""
 
     split: Split
     reading: Reading
 
     @cached_property
     def labels(self) -> torch.Tensor:
-        """int64 [N]"""
+        """Labels of all images, int64 [N]."""
         return torch.arange(len(self.split.counts)).repeat_interleave(torch.tensor(self.split.counts))
 
     def chunks(self, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """One pass, the next chunk read while one is used; chunks may span classes."""
+        """Yield images and labels of one pass, reading the next chunk ahead; chunks may span classes."""
         within = torch.cat([torch.arange(count) for count in self.split.counts])
         chunks = zip(self.labels.split(size), within.split(size), strict=True)
         with ReadAhead(self._source) as ahead:
@@ -139,12 +142,12 @@ class StreamedImages:
                 yield torch.cat([ahead.redeem(ticket) for ticket in tickets]), labels
 
     def mapped(self, convert: Callable[[Any], Any]) -> StreamedImages:
-        """Nothing of it is an array."""
+        """Return these images unchanged, as they contain no array."""
         return self
 
     @cached_property
     def _source(self) -> ClassSource:
-        """Opened by the first pass in each process: shards are hashed and indexed then."""
+        """Source of all classes; the first pass in each process opens it, which hashes and indexes shards."""
         return self.split.open(range(len(self.split.counts)), self.reading)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -152,6 +155,6 @@ class StreamedImages:
 
 
 def _requests(labels: torch.Tensor, within: torch.Tensor) -> list[tuple[int, torch.Tensor]]:
-    """The parts of a chunk by class, in order; labels ascend."""
+    """Split a chunk by class, in order; labels must ascend."""
     classes, counts = labels.unique_consecutive(return_counts=True)
     return list(zip(classes.tolist(), within.split(counts.tolist()), strict=True))

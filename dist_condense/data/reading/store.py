@@ -1,4 +1,4 @@
-"""Encoded images of single classes, as they lie in folders, in shards or in memory."""
+"""Stores of encoded images by class: in folders, in shards or in memory."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -9,40 +9,40 @@ from pathlib import Path
 from typing import Protocol
 
 READING_THREADS = 16
-"""Files that are read at once into memory: a network file system answers each late."""
+"""Files read into memory at once, because a network file system answers slowly."""
 
 
 class Store(Protocol):
-    """Encoded images by class and position; read from several threads at once.
+    """Encoded images by class and position, readable from several threads at once.
 
     Positions run from 0 to count - 1 in the data set's fixed order.
     """
 
     @property
     def labels(self) -> tuple[int, ...]:
-        """The classes that can be read here."""
+        """Labels of the classes in the store."""
         ...
 
     def count(self, label: int) -> int:
-        """Images of this class."""
+        """Return the number of images of a class."""
         ...
 
     def encoded_bytes(self, label: int) -> int:
-        """Bytes of this class's files together."""
+        """Return the total bytes of a class's files."""
         ...
 
     def read(self, label: int, index: int) -> bytes:
-        """The file of one image. Raises OSError."""
+        """Return the file of one image. Raises OSError, or DataError for a damaged shard."""
         ...
 
     def where(self, label: int, index: int) -> str:
-        """The name of that file, for messages."""
+        """Return the name of that file, for messages."""
         ...
 
 
 @dataclass(frozen=True)
 class ClassFolder:
-    """The files of one class: their folder and sorted names (names, not paths: ImageNet has 1.3 million)."""
+    """Files of one class: their folder and their sorted names below it (paths of ImageNet's 1.3 million are larger)."""
 
     folder: Path
     files: tuple[str, ...]
@@ -50,30 +50,30 @@ class ClassFolder:
 
 @dataclass(frozen=True)
 class FolderStore:
-    """One folder per class."""
+    """A Store with one folder per class."""
 
     folders: Mapping[int, ClassFolder]
 
     @property
     def labels(self) -> tuple[int, ...]:
-        """The classes given."""
+        """Labels of the classes in the store."""
         return tuple(self.folders)
 
     def count(self, label: int) -> int:
-        """Files of this class."""
+        """Return the number of files of a class."""
         return len(self.folders[label].files)
 
     def encoded_bytes(self, label: int) -> int:
-        """By one stat per file, which a network file system answers slowly."""
+        """Return the total bytes of a class's files, by one stat per file, which is slow on a network file system."""
         folder = self.folders[label]
         return sum(os.stat(folder.folder / name).st_size for name in folder.files)
 
     def read(self, label: int, index: int) -> bytes:
-        """The file."""
+        """Return the file of one image. Raises OSError."""
         return self._path(label, index).read_bytes()
 
     def where(self, label: int, index: int) -> str:
-        """Its path."""
+        """Return the path of that file."""
         return str(self._path(label, index))
 
     def _path(self, label: int, index: int) -> Path:
@@ -82,7 +82,7 @@ class FolderStore:
 
 
 class RamStore:
-    """A copy of another store's files in memory."""
+    """A Store with a copy of another store's files in memory."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -93,17 +93,17 @@ class RamStore:
         self.labels = store.labels
 
     def count(self, label: int) -> int:
-        """Files of this class."""
+        """Return the number of files of a class."""
         return len(self._files[label])
 
     def encoded_bytes(self, label: int) -> int:
-        """Bytes held."""
+        """Return the total bytes of a class's files."""
         return sum(map(len, self._files[label]))
 
     def read(self, label: int, index: int) -> bytes:
-        """The copy."""
+        """Return the file of one image."""
         return self._files[label][index]
 
     def where(self, label: int, index: int) -> str:
-        """Where it was copied from."""
+        """Return the name of the original file."""
         return self._store.where(label, index)

@@ -1,6 +1,6 @@
-"""Where the images of a worker's classes are kept while it runs: on the GPU, decoded, encoded, or on disk.
+"""Tiers of image storage during a run: on the GPU, decoded in memory, encoded in memory, or on disk.
 
-The images that a source gives are the same in every tier; only their cost differs.
+A source returns the same images in every tier; only the cost differs.
 """
 
 from __future__ import annotations
@@ -8,93 +8,85 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from dist_condense.data.reading.decode import Form, decode_into, why_unreadable
-from dist_condense.data.reading.source import ClassSource, MemorySource, Wanted
+from dist_condense.data.reading.source import ClassPositions, ClassSource, MemorySource
 from dist_condense.data.reading.store import RamStore, Store
-from dist_condense.system.errors import SHOWN, DataError
+from dist_condense.system.errors import DataError, shortened
 
 AUTO = "auto"
 RAW = "ffcv"
-"""The tier that reads the beton of a prepared set, where one is."""
+"""Name of the tier that reads the beton of a prepared data set."""
 MAX_THREADS = 32
 SHARES = 2
-"""Tasks of each thread in a request, so that one that is held up does not hold up all."""
+"""Tasks per thread of a request, so that a delayed task does not delay the others."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How images are read; none of it changes what is read."""
+    """Options of reading images; none of them changes the images."""
 
     tier: str = "ram"
     """A name of TIERS, or RAW."""
+    _: KW_ONLY
     threads: int | None = None
-    """That decode; None: one per core, at most 32."""
+    """Number of decoding threads; None: one per core, at most 32."""
     cache: Path | None = None
-    """Folder of this node for shards that lie elsewhere."""
+    """Folder on this node for copies of remote shards."""
     verify: bool = True
-    """Compare each shard's hash with the manifest when it is opened."""
+    """Whether each shard's hash is compared with the manifest when it is opened."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    """For the tier `gpu`."""
+    """Device of the images in tier `gpu`."""
 
 
 class DecodingSource:
-    """A ClassSource that decodes on demand, on threads (the decoders release the lock)."""
+    """A ClassSource that decodes on demand, on threads (the decoders release the interpreter lock)."""
 
     def __init__(self, store: Store, form: Form, threads: int | None = None) -> None:
         self.store, self.form = store, form
         self._threads = threads or default_threads()
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
 
-    def count(self, label: int) -> int:
-        """Images of this class."""
-        return self.store.count(label)
-
     def get(self, label: int, indices: torch.Tensor) -> torch.Tensor:
-        """Decoded images in the order of ``indices``, uint8 [n, C, size, size]; DataError names bad files.
+        """Decode the images at these positions, in their order: uint8 [n, C, size, size].
 
-        The tar that is gone or cut is named alone.
+        Raises DataError that names all unreadable files, or only the tar if that is missing or truncated.
         """
         return self.get_many([(label, indices)])[0]
 
-    def get_many(self, wanted: Sequence[Wanted]) -> list[torch.Tensor]:
-        """The same for several classes; no thread waits for a class to be done."""
-        places = [(label, index) for label, indices in wanted for index in indices.tolist()]
+    def get_many(self, requests: Sequence[ClassPositions]) -> list[torch.Tensor]:
+        """Decode the images of several classes together, so that no thread waits for the end of a class."""
+        positions = [(label, index) for label, indices in requests for index in indices.tolist()]
         # An array, as threads may not write to a tensor that was made in inference mode.
-        images = np.empty((len(places), self.form.size, self.form.size, self.form.channels), dtype=np.uint8)
+        images = np.empty((len(positions), self.form.size, self.form.size, self.form.channels), dtype=np.uint8)
 
-        def fill(row: int, place: tuple[int, int]) -> str | None:
-            label, index = place
+        def fill(row: int, position: tuple[int, int]) -> str | None:
+            label, index = position
             try:
                 decode_into(images[row], self.store.read(label, index), self.form.upright)
-            except (DataError, MemoryError):  # the shard, not this image: the first word on it is enough
+            except (DataError, MemoryError):  # a problem of the shard or machine, not of this image
                 raise
-            except Exception as error:  # Pillow's decoders raise anything on bytes that are no image
+            except Exception as error:  # Pillow raises any exception for bytes that are no image
                 where = self.store.where(label, index)
                 return f"{where}: the image cannot be read ({why_unreadable(error)}). Replace or remove it."
             return None
 
         def fill_some(first: int) -> list[str]:
-            """Every so many-th row: a task for each image made it an eighth slower."""
-            rows = range(first, len(places), step)
-            return [problem for row in rows if (problem := fill(row, places[row]))]
+            # Rows in strides: one task per image was slower by an eighth.
+            rows = range(first, len(positions), stride)
+            return [problem for row in rows if (problem := fill(row, positions[row]))]
 
-        step = SHARES * self._threads
-        problems = [problem for found in self._pool.map(fill_some, range(step)) for problem in found]
+        stride = SHARES * self._threads
+        problems = list(chain.from_iterable(self._pool.map(fill_some, range(stride))))
         if problems:
-            rest = [f"... and {len(problems) - SHOWN} more files."] if len(problems) > SHOWN else []
-            raise DataError(problems[:SHOWN] + rest)
-        return list(torch.from_numpy(images).permute(0, 3, 1, 2).split([len(indices) for _, indices in wanted]))
-
-    def decoded(self) -> MemorySource:
-        """All images of all its classes, decoded."""
-        labels = self.store.labels
-        return MemorySource({c: self.get(c, torch.arange(self.count(c))) for c in labels})
+            raise DataError(shortened(problems, "files"))
+        return list(torch.from_numpy(images).permute(0, 3, 1, 2).split([len(indices) for _, indices in requests]))
 
 
 def _disk(store: Store, form: Form, reading: Reading) -> ClassSource:
@@ -105,14 +97,15 @@ def _encoded(store: Store, form: Form, reading: Reading) -> ClassSource:
     return DecodingSource(RamStore(store), form, reading.threads)
 
 
-def _ram(store: Store, form: Form, reading: Reading) -> ClassSource:
-    return DecodingSource(store, form, reading.threads).decoded()
-
-
 def _gpu(store: Store, form: Form, reading: Reading) -> ClassSource:
     decoding = DecodingSource(store, form, reading.threads)
-    whole = {c: decoding.get(c, torch.arange(store.count(c))).to(reading.device) for c in store.labels}
-    return MemorySource(whole)
+    return MemorySource(
+        {c: decoding.get(c, torch.arange(store.count(c))).to(reading.device) for c in store.labels}
+    )
+
+
+def _ram(store: Store, form: Form, reading: Reading) -> ClassSource:
+    return _gpu(store, form, replace(reading, device=torch.device("cpu")))
 
 
 TIERS: dict[str, Callable[[Store, Form, Reading], ClassSource]] = {
@@ -121,14 +114,14 @@ TIERS: dict[str, Callable[[Store, Form, Reading], ClassSource]] = {
     "encoded": _encoded,
     "disk": _disk,
 }
-"""From the fastest to the one that needs no memory. (store, form, reading) -> source."""
+"""Function that opens a source in each tier; from the fastest to the one that needs no memory."""
 DECODED = ("gpu", "ram")
-"""Tiers that need no decoding while the run goes."""
+"""Tiers that need no decoding during the run."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A tier, and the bytes it was chosen by: those of one node's share of the images."""
+    """A selected tier, and the bytes of one node's share of the images that decided it."""
 
     tier: str
     decoded: int
@@ -141,16 +134,18 @@ class Choice:
         return f"tier {self.tier}: a node's share is {sizes}; budget {gib(self.budget)} per node (data.memory_budget)"
 
 
-def choose(
-    tier: str, decoded: int, encoded: Callable[[], int] | None, budget: int, gpu_budget: int, ahead: int = 0
+def select_tier(
+    tier: str, *, decoded: int, encoded: Callable[[], int] | None, budget: int, gpu_budget: int, ahead: int = 0
 ) -> Choice:
-    """The fastest tier that fits, or the one that is forced.
+    """Select the fastest tier that fits in memory, or the requested one.
 
     :param tier: a name of TIERS, RAW, or `auto`.
-    :param decoded: bytes of a node's share, decoded; ``encoded`` asks for those of its files, which can take time,
-        None: there are none, and the images are held decoded.
-    :param budget: bytes of memory per node; ``gpu_budget`` of the node's GPUs together (0 without).
-    :param ahead: bytes of the minibatches that are read ahead in memory, whatever the tier.
+    :param decoded: bytes of a node's share of the images, decoded.
+    :param encoded: function that returns the bytes of their files, which can take time; None where there are no files
+        and images stay decoded.
+    :param budget: bytes of memory per node.
+    :param gpu_budget: bytes of memory of all GPUs of a node; 0 without GPUs.
+    :param ahead: bytes of memory for minibatches that are read ahead, in every tier.
     """
     if tier != AUTO:
         return Choice(tier if encoded or tier in DECODED else "ram", decoded, None, budget)
@@ -163,18 +158,18 @@ def choose(
 
 
 def share(bytes_by_class: Sequence[int], workers: int, per_node: int) -> int:
-    """Bytes of the classes on the fullest node: at most ``per_node`` of ``workers`` equal shares, rounded up."""
+    """Return the bytes of the classes on the fullest node: `per_node` of `workers` equal shares, rounded up."""
     workers = max(1, workers)
     classes = -(-len(bytes_by_class) // workers) * min(per_node, workers)
     return sum(sorted(bytes_by_class, reverse=True)[:classes])
 
 
 def default_threads() -> int:
-    """One per core."""
+    """Return the number of cores, at most MAX_THREADS."""
     cpu_count: Callable[[], int | None] = getattr(os, "process_cpu_count", os.cpu_count)  # the former from Python 3.13
     return min(cpu_count() or 1, MAX_THREADS)
 
 
 def gib(size: int) -> str:
-    """`1.5 GiB`, or MiB below one."""
+    """Format bytes as `1.5 GiB`, or in MiB below one GiB."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dist_condense.data.ffcv.beton import write_beton
+from dist_condense.data.ffcv.writer import write_beton
 from dist_condense.data.preparing import betons
 from dist_condense.data.preparing.prepare import PrepareOptions, prepare
 from dist_condense.data.shards.manifest import Manifest
@@ -34,13 +34,13 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The files that are begun; ctrl-c comes after half of one that is called so."""
     names: list[str] = []
 
-    def write(path: Path, *given: object) -> None:
+    def write(path: Path, *given: object, **options: object) -> None:
         names.append(path.name)
         if path.with_suffix(".stop").exists():
             path.with_name(f".{path.name}.x.new").mkdir()
             (path.with_name(f".{path.name}.x.new") / path.name).write_bytes(b"half")
             raise KeyboardInterrupt
-        write_beton(path, *given)
+        write_beton(path, *given, **options)
 
     monkeypatch.setattr(betons, "write_beton", write)
     return names

@@ -40,7 +40,7 @@ def test_only_the_asked_classes_are_held() -> None:
     source = open_dataset("digits", None).train([3])
     picked = source.get(3, torch.tensor([5, 0]))
     assert torch.equal(picked, source.images[3][[5, 0]])
-    with pytest.raises(KeyError, match="class 4 is not held here"):
+    with pytest.raises(KeyError, match="class 4 was not opened"):
         source.get(4, torch.tensor([0]))
     with pytest.raises(ValueError, match=r"labels 0\.\.9"):
         open_dataset("digits", None).train([10])

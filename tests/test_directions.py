@@ -1,4 +1,4 @@
-"""Who may import whom: the table below is the one in the design, and nothing else enforces it.
+"""Permitted imports between rooms: the table below is that of the design, and only this test enforces it.
 
 A room is the first name below dist_condense: a folder (`core`) or a file (`condense`).
 """
@@ -50,7 +50,7 @@ LAZY = {"timm", "ffcv"}  # extras: imported inside the function that needs them
 
 
 def imports(file: str, source: str) -> Iterator[tuple[str, bool]]:
-    """Each imported dotted name, and whether that happens when the file is imported."""
+    """Yield each imported dotted name, and whether it is imported when the file is."""
     here = ("dist_condense", *Path(file).parts[:-1])
     tree = ast.parse(source)
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
@@ -156,7 +156,7 @@ def test_what_the_design_allows_is_not_reported(file, source):
 
 
 def arrows(files: Iterable[str]) -> dict[str, set[str]]:
-    """Which rooms each room imports; `__init__`, `__main__` and `__version__` are no rooms."""
+    """Return the rooms that each room imports; `__init__`, `__main__` and `__version__` are no rooms."""
     found: dict[str, set[str]] = {}
     rooms = {Path(file).parts[0].removesuffix(".py") for file in files}
     for file in files:
@@ -171,7 +171,7 @@ def arrows(files: Iterable[str]) -> dict[str, set[str]]:
 
 
 def circles(rooms: dict[str, set[str]]) -> set[str]:
-    """Rooms that are left when those that import no other are taken away, again and again."""
+    """Return the rooms that remain after repeatedly removing those that import no other."""
     left = dict(rooms)
     while ends := {room for room, others in left.items() if not others & left.keys()}:
         left = {room: others for room, others in left.items() if room not in ends}

@@ -1,4 +1,4 @@
-"""What only a GPU can show: the same step there as on the CPU, twice the same bits, and no wait for the host."""
+"""Properties that only a GPU can show: the step of the CPU, equal bits in repeated runs, and no wait for the host."""
 
 from __future__ import annotations
 

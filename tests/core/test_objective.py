@@ -32,7 +32,7 @@ def examples(count: int, c: int, what: str, dtype: torch.dtype = torch.float64) 
 
 
 def matched(objective: Objective, network: nn.Module, real: Examples, synthetic: Examples) -> tuple[Tensor, Tensor]:
-    """Loss and gradient of the images."""
+    """Return the loss and the gradient of the images."""
     loss, gradient = objective.match(network, synthetic, objective.statistic(network, real))
     return loss, gradient["images"]
 
@@ -91,7 +91,7 @@ def test_pooled_two_passes_equal_one_graph(distance: str) -> None:
 
 
 def test_a_gradient_by_differences() -> None:
-    """Independent of autograd: the loss along a direction."""
+    """Compare with differences of the loss along a direction, independent of autograd."""
     objective, network = Objective(STATISTICS["convolutions"], DISTANCES["sum_squared"]), theta()
     real, synthetic = examples(9, 1, "real"), examples(5, 1, "synthetic")
     _, gradient = matched(objective, network, real, synthetic)
@@ -103,7 +103,7 @@ def test_a_gradient_by_differences() -> None:
 
 @pytest.mark.parametrize("microbatch", [0, 2])
 def test_a_gradient_of_labels_by_differences(microbatch: int) -> None:
-    """Weights of the classes in the place of numbers: both gradients along a direction, by either way."""
+    """With class probabilities as labels: both gradients along a direction, by either way."""
     objective, network = Objective(STATISTICS["matrices"], DISTANCES["sum_squared"], microbatch=microbatch), theta()
     real, h, b = examples(9, 1, "real"), 1e-5, None
     soft = examples(5, 1, "synthetic") | {"labels": torch.eye(CLASSES, dtype=torch.float64)[[0, 1, 1, 2, 1]] * 0.9}
@@ -155,7 +155,7 @@ EVERYTHING = Strategy(always=("flip", "color", "cutout"), one_of=("crop", "scale
 
 @pytest.mark.parametrize("name", [*OPERATIONS, "all"])
 def test_one_draw_is_one_function(name: str) -> None:
-    """An image is changed in the same way wherever it stands: alone, or among others."""
+    """An image is changed in the same way alone and at every position in a batch."""
     strategy = EVERYTHING if name == "all" else Strategy((name,))
     drawn = strategy.draw(1, (8, 8), randomness.generator(0, "test", 1)).to(torch.device("cpu"), torch.float64)
     real, synthetic = examples(6, 0, "real")["images"], examples(3, 0, "synthetic")["images"]

@@ -18,7 +18,7 @@ MEAN, STD = (0.2, 0.5, 0.7), (0.1, 0.25, 0.3)
 
 
 def by_hand(images: Tensor, factor: int, padding: Sequence[float]) -> Tensor:
-    """Tile after tile, pixel after pixel: what lies outside of the image is the padding."""
+    """Decode tile by tile and pixel by pixel; pixels outside of the image are the padding."""
     number, channels, side = images.shape[:3]
     small = (side + factor - 1) // factor
     decoded = []

@@ -1,4 +1,4 @@
-"""A shard that goes away while a run reads it: told with file and class, and made good by putting it back."""
+"""A shard that disappears while a run reads it: reported with file and class, and repaired by restoring it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three classes of four images in class shards."""
+    """Write three classes of four images as class shards."""
     folder = tmp_path_factory.mktemp("shards")
     shard_cases.prepared(shard_cases.write_folder(folder / "images"), folder / "shards", size=16)
     return folder / "shards"

@@ -1,4 +1,4 @@
-"""A worker holds the images of its own classes and no others, whatever they are read from."""
+"""A worker stores only the images of its own classes, for every kind of source."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TIERS = ("ram", "encoded", "disk")
 
 
 class SecondOfTwo(LocalCoordinator):
-    """A worker that asks nobody."""
+    """Coordinator of the second of two workers, without communication."""
 
     rank, size = 1, 2
 

@@ -1,4 +1,4 @@
-"""Global batches of real images are the same announced or not, and whoever owns the classes."""
+"""Global batches of real images do not depend on announcements or on the ownership of classes."""
 
 import threading
 import time
@@ -37,7 +37,7 @@ def batches(labels: range = range(3)) -> RealBatches:
 
 
 def shown(walk: list[Batch]) -> list[list[int]]:
-    """The images of each batch: 10 c + i for image i of class c."""
+    """Return the images of each batch: 10 c + i for image i of class c."""
     return [(images[:, 0, 0, 0] * 255).round().long().tolist() for images, _ in walk]
 
 
@@ -55,7 +55,7 @@ def test_a_stretch_is_the_same_announced_or_not():
 
 
 def test_stretches_walk_through_shuffled_passes():
-    """21 images in batches of 4: the sixth of a pass holds one image; three batches are a segment."""
+    """21 images in batches of 4: the sixth of a pass contains one image; a segment has three batches."""
     real, every = batches(), [10 * c + i for c in range(3) for i in range(COUNTS[c])]
     walk = [batch for k in range(K) for t in range(T) for batch in shown(list(real.segment(k, t)))]
     passes = []
@@ -94,7 +94,7 @@ def test_another_stretch_than_the_announced_one_is_not_mixed_up():
 
 
 class Line(LocalCoordinator):
-    """Notes which thread speaks."""
+    """Coordinator that records which thread calls it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ def test_a_pass_has_every_image_once():
 
 
 class Together(MemorySource):
-    """Gives several classes at once, and only so."""
+    """Source that must be asked for several classes at once."""
 
     def get_many(self, wanted: list[tuple[int, torch.Tensor]]) -> list[torch.Tensor]:
         return [super(Together, self).get(*one) for one in wanted]

@@ -69,7 +69,7 @@ def test_who_comes_late_is_waited_for(store: dist.Store) -> None:
 
 
 def test_the_call_is_made_once(store: dist.Store) -> None:
-    """All lines between the workers share it, and their threads may fail at the same time."""
+    """All process groups share one roll call, and their threads may fail at the same time."""
     call, found = RollCall(HOSTS, 0, timeout=40), []
     threads = [threading.Thread(target=lambda: found.append(call.missing())) for _ in range(3)]
     for thread in threads:
@@ -106,7 +106,7 @@ TIMEOUT = 6.0
 
 
 def _exchange_values(line: ProcessGroupCoordinator, rank: int, folder: Path) -> None:
-    """Whatever JSON holds arrives as it was; what rank 1 sends like torch's all_gather_object, is not unpickled."""
+    """JSON values arrive unchanged; a pickle sent by rank 1, as torch's all_gather_object would, is not unpickled."""
     floats, texts = [0.1 + 0.2, 5e-324, float("inf")], ["", "ü" * 1000]
     assert line.gather({"floats": floats, "text": texts[rank]}) == [{"floats": floats, "text": x} for x in texts]
     with pytest.raises(RunFailed, match=f"worker 1 sent a message of {LONGEST + 3} bytes"):
@@ -123,7 +123,7 @@ def _exchange_values(line: ProcessGroupCoordinator, rank: int, folder: Path) -> 
 
 
 class Command:
-    """Makes a folder where it is unpickled."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark

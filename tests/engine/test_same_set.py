@@ -1,4 +1,4 @@
-"""The same set, bit for bit, whatever the number of workers, with the defaults; and these tests can fail."""
+"""The set is equal, bit for bit, for any number of workers, with the defaults; and these tests can fail."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Found = dict[str, Tensor | str]
 
 @pytest.fixture(scope="module")
 def single(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
-    """Every case in one process that has several cores, and where it started."""
+    """Run every case in one process with several cores, and return the sets."""
     with on_threads(cases.CORES):
         folder = tmp_path_factory.mktemp("single")
         return {name: cases.alone(name, folder / name) for name in cases.CASES}
@@ -34,13 +34,13 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """Of the runs of each group."""
+    """Return the folders of the runs of each group."""
     return {workers: tmp_path_factory.mktemp(f"group{workers}") for workers in WORKERS}
 
 
 @pytest.fixture(scope="module")
 def groups(folders: dict[int, Path]) -> dict[int, Found]:
-    """Every case, both ways to take the slices, and the broken ones, in groups of processes."""
+    """Run every case in groups of processes, with both ways to divide the slices, and the broken cases."""
     jobs: cases.Jobs = {name: (name, ProcessGroupCoordinator) for name in cases.CASES}
     makes = BROKEN | WAYS
     more: cases.Jobs = {f"{case}_{word}": (case, make) for case in cases.REDUCED for word, make in makes.items()}
@@ -62,7 +62,7 @@ def test_group_equals_single_process(
 def test_whoever_computes_the_slices(
     case: str, workers: int, single: dict[str, Tensor], groups: dict[int, Found], folders: dict[int, Path]
 ) -> None:
-    """Fewer bytes are reduced where every worker computes them all; the set is the same."""
+    """The set is equal, and fewer bytes are reduced where every worker computes all slices."""
     reduced = {}
     for way in WAYS:
         found = groups[workers][f"{case}_{way}"]

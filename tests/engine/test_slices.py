@@ -1,4 +1,4 @@
-"""Who computes the slices of a training batch: all workers decide alike, and hold the same theta afterwards."""
+"""Division of the slices of a training batch: all workers decide alike, and have the same theta afterwards."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_the_decision(timings: list[list[tuple[float | None, float]]], number: i
 def test_the_sum_does_not_depend_on_who_computes_what(
     workers: int, everywhere: bool, batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also of a batch that is smaller than the number of slices."""
+    """The same holds for a batch that is smaller than the number of slices."""
     monkeypatch.setattr(slices, "cheaper_everywhere", lambda timings, number: everywhere)
     computed: dict[int, list[list[int]]] = {rank: [] for rank in range(workers)}
 

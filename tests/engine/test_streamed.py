@@ -1,4 +1,4 @@
-"""The same set, bit for bit, wherever its images are read from: memory, shards in every tier, a beton."""
+"""The set is equal, bit for bit, for every source of its images: memory, shards in every tier, a beton."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HOW = {
 
 
 def prepared(source: Path, dest: Path, *options: str) -> Path:
-    """A few classes of real photographs as class shards."""
+    """Prepare a few classes of real photographs as class shards."""
     assert cli.main(["prepare", str(source), str(dest), "--classes", ",".join(first_classes(source)), *options]) == 0
     return dest
 
@@ -39,7 +39,7 @@ def first_classes(folder: Path) -> list[str]:
 
 
 def on(root: Path, *more: str) -> list[str]:
-    """The keys of a small run on the images at a root."""
+    """Return the keys of a small run on the images at a root."""
     return ["dataset.name=imagenet", f"dataset.root={root}", *SMALL, *more]
 
 
@@ -50,13 +50,13 @@ def folder(real_data: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def kept(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards of the files as they are."""
+    """Prepare shards of the unchanged files."""
     return prepared(folder, tmp_path_factory.mktemp("kept") / "shards")
 
 
 @pytest.fixture(scope="module")
 def resized(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards of resized images, and a beton where FFCV is."""
+    """Prepare shards of resized images, and a beton where FFCV is installed."""
     try:
         load_ffcv()
     except DataError as error:
@@ -66,7 +66,7 @@ def resized(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def in_memory(folder: Path) -> list[str]:
-    """The keys of a small run on the original files, decoded into memory."""
+    """Return the keys of a small run on the original files, decoded into memory."""
     return on(folder, "data.tier=ram", f"dataset.classes=[{','.join(first_classes(folder))}]")
 
 

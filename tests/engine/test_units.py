@@ -1,4 +1,4 @@
-"""The engine's parts on their own: sums, ownership, draws, groupings, the pixel update, running statistics."""
+"""The engine's parts in isolation: sums, ownership, draws, groupings, the pixel update, running statistics."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from dist_condense.engine.trajectory import fill
 
 @dataclass
 class Meeting:
-    """Where the threads of :class:`ThreadCoordinator` meet."""
+    """Meeting point of the threads of :class:`ThreadCoordinator`."""
 
     workers: int
     values: list[object] = field(init=False)
@@ -45,7 +45,7 @@ class Meeting:
 
 
 class ThreadCoordinator(Coordinator):
-    """A worker that is a thread of this process."""
+    """Coordinator of a worker that is a thread of this process."""
 
     rank, size = 0, 0  # set below
 
@@ -89,7 +89,7 @@ def on_threads(workers: int, work: Callable[[Coordinator], None]) -> None:
 
 
 def nothing(x: Tensor) -> None:
-    """No other worker."""
+    """Reduce over a single worker."""
 
 
 def summed(parts: list[Part], like: Tensor, slots: int = 1, terms: int = 12) -> Tensor:
@@ -97,7 +97,7 @@ def summed(parts: list[Part], like: Tensor, slots: int = 1, terms: int = 12) -> 
 
 
 def addends(dtype: torch.dtype, spread: float = 3.0, seed: int = 0) -> Tensor:
-    """``[12, 1000]`` over many orders of magnitude."""
+    """Return ``[12, 1000]`` over many orders of magnitude."""
     drawn = torch.Generator().manual_seed(seed)
     values = torch.randn(12, 1000, generator=drawn, dtype=torch.float64)
     return (values * 10 ** (spread * torch.randn(12, 1000, generator=drawn, dtype=torch.float64))).to(dtype)
@@ -131,7 +131,7 @@ def test_partition_does_not_matter(workers: int) -> None:
 
 
 class OnOneDevice(TorchDispatchMode):
-    """Fails where a tensor is not on the device; those of `meta` have no numbers that the host could read."""
+    """Fails where a tensor is on another device; tensors on `meta` have no values that the host could read."""
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = function(*args, **(kwargs or {}))

@@ -1,7 +1,7 @@
-"""What the engine drew, in the order in which it did, for a loop that is written by hand.
+"""Draws of the engine, in their order, for a loop that is written by hand.
 
-A keyed draw is not what is compared; it is written down where it comes out of the public functions of ``core``, and
-handed out once. A loop that asks for a draw that was not made, or leaves some, is another loop.
+The keys of draws are not compared: a draw is recorded where a public function of ``core`` returns it, and handed out
+once. A loop that requests a draw that was not made, or leaves some, is another loop.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PERMUTATIONS = ("synthetic passes", "synthetic subset")
 
 
 class Recorded:
-    """Draws of each kind, first come first served."""
+    """Draws of each kind, in the order of their recording."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.kept: defaultdict[str, deque[Any]] = defaultdict(deque)
@@ -30,28 +30,28 @@ class Recorded:
         self._watch(patch)
 
     def next(self, kind: str) -> Any:
-        """The next draw of a kind."""
+        """Return the next draw of a kind."""
         assert self.kept[kind], f"the engine drew no more {kind}"
         return self.kept[kind].popleft()
 
     def forget(self) -> None:
-        """What was drawn until now."""
+        """Discard all draws until now."""
         self.kept.clear()
 
     def augmentation(self, count: int, kind: str = "training") -> Augmentation:
-        """Of a training batch of ``count``, each image by itself; ``matching``: one for a class."""
+        """Return the augmentation of a training batch of ``count``, one per image; ``matching``: one for a class."""
         found = self.next(f"{kind} augmentation")
         assert len(found.brightness) == count, "as many augmentations as images"
         return found
 
     def cutmix(self, probability: float, count: int) -> tuple[Tensor, Box]:
-        """Partners and box of a training batch of ``count``."""
+        """Return partners and box of a training batch of ``count``."""
         asked, n, partner, box = self.next("CutMix")
         assert (asked, n) == (probability, count), f"CutMix with probability {asked} on {n} images"
         return partner, box
 
     def nothing_is_left(self) -> None:
-        """Every draw was asked for."""
+        """Check that every draw was requested."""
         left = {kind: len(draws) for kind, draws in self.kept.items() if draws}
         assert left == {}, f"the engine drew more: {left}"
 
@@ -96,7 +96,7 @@ class Recorded:
 
 
 def agree(ours: Tensor, by_hand: Tensor, start: Tensor, what: str, tolerance: float = 1e-10) -> None:
-    """Equal to a part in 1e10 of the way that was gone from ``start``."""
+    """Check that both are equal to a part in 1e10 of the distance from ``start``."""
     assert ours.dtype == by_hand.dtype == torch.float64, f"{what}: {ours.dtype}, {by_hand.dtype}"
     way, error = float((by_hand - start).abs().max()), float((ours - by_hand).abs().max())
     assert way > 0, f"{what} did not move"

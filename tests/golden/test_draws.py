@@ -1,6 +1,6 @@
-"""What is drawn for the training of theta: CutMix's boxes, and an augmentation for each image of one operation.
+"""Draws for the training of theta: CutMix's boxes, and an augmentation for each image by one operation.
 
-The expected frequencies are counted over all boxes there are; 4,000 draws lie within four standard deviations of them.
+The expected frequencies are counted over all possible boxes; 4,000 draws are within four standard deviations of them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SIDE, DRAWS = 8, 4000
 
 
 def boxes() -> dict[tuple[int, int, int, int], float]:
-    """Every box of an 8 x 8 image with its probability: lam ~ U(0, 1), side int(8 sqrt(1 - lam)), centre uniform."""
+    """Return the probability of every box of an 8 x 8 image: lam ~ U(0, 1), side int(8 sqrt(1 - lam)), any centre."""
     found: dict[tuple[int, int, int, int], float] = {}
     for side in range(SIDE):
         # side <= 8 sqrt(1 - lam) < side + 1  <=>  lam lies in an interval of length ((side + 1)^2 - side^2) / 64
@@ -36,7 +36,7 @@ def boxes() -> dict[tuple[int, int, int, int], float]:
 
 
 def compare_boxes(plant: Plant | None = None) -> None:
-    """Frequencies of what boxes are like, and the weight of an image's own label: 1 - the true area."""
+    """Compare the frequencies of properties of boxes, and the weight of an image's own label: 1 - the true area."""
     expected = boxes()
     assert sum(expected.values()) == pytest.approx(1)
     keyed, drawn = torch.Generator().manual_seed(1), []
@@ -73,7 +73,7 @@ def test_boxes() -> None:
 
 
 def side_by(power: float) -> Plant:
-    """The side as another power of 1 - lam."""
+    """Plant a side that is another power of 1 - lam."""
     whole = cutmix.cutmix_box
     return lambda patch: patch.setattr(
         cutmix, "cutmix_box", lambda lam, *rest: whole(1 - (1 - lam) ** (2 * power), *rest)
@@ -122,7 +122,7 @@ IDENTITY = torch.tensor([[1.0, 0, 0], [0, 1, 0]], dtype=torch.float64)
 
 
 def operation(draw: Draw, i: int) -> str:
-    """What image i gets; DSA's operations are told from their parameters."""
+    """Return the operation of image i; DSA's operations are recognised by their parameters."""
     warp, cut = draw.warp[i], draw.cut[i]
     if (draw.brightness[i], draw.saturation[i], draw.contrast[i]) != (0, 1, 1):
         return "color"
@@ -135,7 +135,7 @@ def operation(draw: Draw, i: int) -> str:
 
 
 def compare_draws(plant: Plant | None = None) -> None:
-    """DSA: one of six operations for a batch, each as likely, its magnitudes drawn for every image."""
+    """Check DSA's draws: one of six operations per batch, equally likely, its magnitudes drawn for every image."""
     keyed, seen = torch.Generator().manual_seed(2), {}
     strategy = Strategy(one_of=("color", "crop", "cutout", "flip", "scale", "rotate"))
     values: dict[str, list[Tensor]] = {"color": [], "crop": [], "scale": [], "rotate": []}
@@ -177,7 +177,7 @@ def test_draws() -> None:
 
 
 def one_for_all(patch: pytest.MonkeyPatch) -> None:
-    """The first image's magnitudes for the whole batch."""
+    """Plant the first image's magnitudes for the whole batch."""
     whole = Strategy.draw
 
     def draw(self: Strategy, n: int, size: tuple[int, int], generator: torch.Generator) -> Draw:
@@ -187,7 +187,7 @@ def one_for_all(patch: pytest.MonkeyPatch) -> None:
 
 
 def one_for_each(patch: pytest.MonkeyPatch) -> None:
-    """Which operation is drawn for every image."""
+    """Plant a separate operation for every image."""
     whole = Strategy.draw
     fields = ("brightness", "saturation", "contrast", "warp", "cut")
 

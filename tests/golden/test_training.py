@@ -1,4 +1,4 @@
-"""Training of theta equals a loop by hand in float64: SGD, augmentation, CutMix, slices; and what theta starts from."""
+"""Training of theta equals a loop by hand in float64: SGD, augmentation, CutMix, slices; and the start of theta."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ CASES = {
 def compare_batches(
     case: str, plant: Plant | None = None, change: Callable[[Any], Any] = lambda recipe: recipe
 ) -> None:
-    """The engine against the loop by hand, on a case; both errors are planted in the engine alone."""
+    """Compare the engine with the loop by hand on a case; both errors are planted in the engine alone."""
     recipe, slices = CASES[case]
     batches = [batch(n, u) for u, n in enumerate(SIZES)]
     with pytest.MonkeyPatch.context() as patch:
@@ -81,7 +81,7 @@ def test_batches(case: str) -> None:
 
 
 def test_layers_that_draw_by_themselves_are_keyed_by_slice() -> None:
-    """Whatever torch's own generator has drawn before."""
+    """The draws do not depend on earlier draws of torch's own generator."""
 
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
 
@@ -100,13 +100,13 @@ def test_layers_that_draw_by_themselves_are_keyed_by_slice() -> None:
 
 
 def of_one_draw(patch: pytest.MonkeyPatch) -> None:
-    """All images of a batch are augmented as its first one."""
+    """Augment all images of a batch like its first one."""
     whole = augmentation.apply
     patch.setattr(augmentation, "apply", lambda images, draw: whole(images, draw.mapped(lambda x: x[:1])))
 
 
 def drawn_weight(patch: pytest.MonkeyPatch) -> None:
-    """The loss is weighted by the square that was drawn, not by what of it lies inside the image."""
+    """Weight the loss by the square that was drawn, not by its part inside the image."""
 
     def mix(partner: Tensor, box: tuple[int, int, int, int], size: tuple[int, int]) -> CutMix:
         side = max(box[1] - box[0], box[3] - box[2])
@@ -120,7 +120,7 @@ def own_label_alone(patch: pytest.MonkeyPatch) -> None:
 
 
 def cutmix_first(patch: pytest.MonkeyPatch) -> None:
-    """CutMix before the augmentation: the augmentation is put off until the box is pasted."""
+    """Apply CutMix before the augmentation, which is delayed until the box is pasted."""
     whole, put_off = augmentation.apply, []
     paste = CutMix.images
     patch.setattr(augmentation, "apply", lambda images, draw: (put_off.append(draw), images)[1])
@@ -234,7 +234,7 @@ def engine_networks(kind: str, folder: Path, plant: Plant | None) -> tuple[Netwo
 
 
 def compare_networks(kind: str, folder: Path, plant: Plant | None = None) -> None:
-    """theta of every matching step; it is trained between them, not after the last."""
+    """Compare theta of every matching step; it is trained between them, not after the last."""
     found, drawn = engine_networks(kind, folder, plant)
     built, seen, members = iter(found.built), iter(found.seen), {}
 
@@ -278,7 +278,7 @@ def test_networks(kind: str, tmp_path: Path) -> None:
 
 
 def momentum_is_lost(patch: pytest.MonkeyPatch) -> None:
-    """After the pre-training."""
+    """Reset the momentum after the pre-training."""
     whole = Pretrained.__call__
 
     def call(start: Pretrained, trajectory: Trajectory, k: int) -> None:
@@ -289,7 +289,7 @@ def momentum_is_lost(patch: pytest.MonkeyPatch) -> None:
 
 
 def momentum_is_kept(patch: pytest.MonkeyPatch) -> None:
-    """A network of the pool goes on with the momentum of its training, or of the network before."""
+    """Continue a network of the pool with the momentum of its training, or of the previous network."""
     whole = Pool.__call__
 
     def call(start: Pool, trajectory: Trajectory, k: int) -> None:
@@ -313,7 +313,7 @@ def one_optimiser_for_all(patch: pytest.MonkeyPatch) -> None:
 
 
 def weights_stay(patch: pytest.MonkeyPatch) -> None:
-    """The next network goes on with the last one's weights."""
+    """Continue the next network with the last one's weights."""
     patch.setattr(torch.nn.Sequential, "load_state_dict", lambda self, state: None)
 
 
@@ -328,7 +328,7 @@ def trained_before_the_first_step(patch: pytest.MonkeyPatch) -> None:
 
 
 def members_move(patch: pytest.MonkeyPatch) -> None:
-    """What stands in the pool is not what was trained."""
+    """Store other weights in the pool than were trained."""
     whole = Pool._kept
 
     def kept(pool: Pool, *rest: Any) -> Any:
@@ -357,7 +357,7 @@ def test_an_error_planted_in_the_start_is_noticed(name: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("kind", ["pretrained", "pool"])
 def test_another_number_of_epochs_is_noticed(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both starts hand the number on that they were given."""
+    """Both starts pass on their number of epochs."""
     monkeypatch.setitem(STARTS, "pretrained", lambda folder: Pretrained(EPOCHS - 1, Given()))
     monkeypatch.setitem(STARTS, "pool", lambda folder: Pool(MEMBERS, EPOCHS - 1, Given(), Folder(folder)))
     with pytest.raises(AssertionError):

@@ -1,4 +1,4 @@
-"""The catalogue: every network builds, is drawn from its seed alone, and treats images as its norm says."""
+"""Every network of the catalogue builds, is drawn from its seed alone, and treats images as its norm requires."""
 
 import re
 import sys
@@ -41,7 +41,7 @@ def tiny(name: str, channels: int = 3, size: int = 32, seed: int = 0, **options:
 
 
 def per_image(name: str) -> dict[str, Any]:
-    """The option for a norm of each image alone, where the network has norms."""
+    """Return the option for a norm of each image alone, where the network has norms."""
     return {"norm": "instance"} if name in WITH_NORM else {}
 
 

@@ -1,4 +1,4 @@
-"""Which images each selection chooses of a class."""
+"""Images that each selection selects from a class."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def candidates(features: Tensor, ipc: int = 3, *, label: int = 0, draw: int = 0)
 
 
 def by_definition(features: Tensor, ipc: int) -> list[int]:
-    """Herding as the formula says it, one image at a time, in Python's own floats."""
+    """Compute herding by its formula, one image at a time, in Python floats."""
     rows = features.tolist()
     mean = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
     chosen: list[int] = []
@@ -48,7 +48,7 @@ def test_the_mean_of_all_is_reached_and_each_image_is_chosen_once() -> None:
 
 
 def test_of_equal_images_the_first_is_chosen_also_across_blocks() -> None:
-    """Equal rows at odd places have equal distances, whatever the block and the length of its rows."""
+    """Equal rows have equal distances at every position, for any block size and row length."""
     row = torch.randn(1, 37, generator=torch.Generator().manual_seed(1))
     features = row.expand(2 * BLOCK + 1, 37).clone()
     features[:5] += 3

@@ -33,12 +33,12 @@ EVERY_UNIT = ("dataset.classes=['0','1','2','3','4']", "tracking.checkpoint_step
 
 
 class Killed(BaseException):
-    """In place of a power cut; nobody catches it."""
+    """Stands for a power cut; not caught."""
 
 
 @dataclass
 class Work:
-    """What this process has done in all its starts."""
+    """Work of this process in all its starts."""
 
     chosen: list[int] = field(default_factory=list)
     """Labels of the classes whose images were chosen."""
@@ -104,8 +104,9 @@ def test_killed_after_every_unit_one_process_repeats_none(
 
 @pytest.fixture(scope="module")
 def groups(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """By the number of workers, what a group leaves and has done; starting processes is what costs, so one after the
-    other has the same ones.
+    """Return results and work by number of workers.
+
+    All tests share the groups, which run one after the other: starting processes is the main cost.
     """
     folder = tmp_path_factory.mktemp("groups")
     mp.spawn(_enter, (folder,), nprocs=3)
@@ -148,7 +149,7 @@ def test_a_network_that_is_not_finite_chooses_nothing(tmp_path: Path) -> None:
 
 
 def test_a_set_is_of_stored_images_at_the_stored_positions(tmp_path: Path) -> None:
-    """float32 in [0, 1] that are the bytes of the data set, exactly; chosen by features of the stored network."""
+    """Images are float32 in [0, 1] and exactly the data set's bytes; features of the stored network select them."""
     run = cases.load("herding", f"output={tmp_path}")
     cases.execute(run, LocalCoordinator())
     found, dataset = checkpoint.newest(Folder(tmp_path / "checkpoints")), assembly.dataset_of(run)

@@ -96,13 +96,13 @@ WORDS = {
 def described_by(stem: str, parameters: list[Tensor]) -> tuple[str, dict[str, object]]:
     """Return the catalogue's name and the options of the network in the file `stem`."""
     _, kind, *words = stem.split("_")
-    found: dict[str, object] = {"width": parameters[0].shape[0]}
+    options: dict[str, object] = {"width": parameters[0].shape[0]}
     for word in words:
-        found |= WORDS.get(word, {})
+        options |= WORDS.get(word, {})
     name = CATALOGUE[kind]
     if "depth" in networks.options(name):
-        found["depth"] = sum(parameter.dim() == 4 for parameter in parameters)
-    return name, found
+        options["depth"] = sum(parameter.dim() == 4 for parameter in parameters)
+    return name, options
 
 
 def load_parameters(network: networks.Network, parameters: list[Tensor]) -> None:
@@ -266,5 +266,5 @@ def test_idc_image_update(reference_dir: Path) -> None:
     for step, gradient in enumerate(gradients):
         np.testing.assert_allclose(pixels, seen[step], rtol=1e-5, atol=2e-6)
         for c in range(classes):  # every class has a buffer of its own
-            of_class = ({"pixels": x[c]} for x in (pixels, buffer, gradient))
-            update({"pixels": rule}, *of_class, torch.tensor(True))
+            learnt, buffers, gradients_of_c = ({"pixels": x[c]} for x in (pixels, buffer, gradient))
+            update({"pixels": rule}, learnt, buffers, gradients=gradients_of_c, finite=torch.tensor(True))

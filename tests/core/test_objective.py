@@ -13,7 +13,7 @@ from dist_condense.core.distance import DISTANCES
 from dist_condense.core.objective import Examples, Objective
 from dist_condense.core.statistic import PARAMETERS, Embedding, Gradient, Statistic
 
-STATISTICS: dict[str, Statistic] = {name: Gradient(chosen) for name, chosen in PARAMETERS.items()}
+STATISTICS: dict[str, Statistic] = {name: Gradient(selected) for name, selected in PARAMETERS.items()}
 STATISTICS["embedding"] = Embedding()
 CLASSES = 3
 
@@ -63,11 +63,11 @@ def test_two_passes_equal_double_backward(distance: str, statistic: str, microba
 def test_pooled_two_passes_equal_one_graph(distance: str) -> None:
     phi, D, network = STATISTICS["matrices"], DISTANCES[distance], theta()
     leaves = [examples(5, c, "synthetic")["images"].requires_grad_() for c in range(CLASSES)]
-    chosen = [p for name, p in network.named_parameters() if PARAMETERS["matrices"](name, p)]
+    selected = [p for name, p in network.named_parameters() if PARAMETERS["matrices"](name, p)]
 
     def mean_gradient(batches: list[Examples], graph: bool) -> list[Tensor]:
         losses = [nn.functional.cross_entropy(network(x["images"]), x["labels"]) for x in batches]
-        each = [torch.autograd.grad(loss, chosen, create_graph=graph) for loss in losses]
+        each = [torch.autograd.grad(loss, selected, create_graph=graph) for loss in losses]
         return [torch.stack(layer).mean(0) for layer in zip(*each, strict=True)]
 
     real = mean_gradient([examples(9, c, "real") for c in range(CLASSES)], graph=False)
@@ -192,7 +192,7 @@ def test_one_of_draws_each_of_its_list_and_one_at_a_time() -> None:
     for i in range(60):
         drawn = Strategy(one_of=("color", "rotate", "cutout")).draw(1, (8, 8), randomness.generator(0, "test", i))
         changed = ("color" * bool(drawn.saturation != 1), "rotate" * (not torch.equal(drawn.warp[0], identity)))
-        told = [*filter(None, (*changed, "cutout" * bool(drawn.cut.any())))]
-        assert len(told) == 1
-        seen.update(told)
+        names = [*filter(None, (*changed, "cutout" * bool(drawn.cut.any())))]
+        assert len(names) == 1
+        seen.update(names)
     assert seen == {"color", "rotate", "cutout"}

@@ -102,9 +102,9 @@ def execute(run: RunConfig, coordinator: Coordinator) -> None:
 
 def result(folder: Path) -> Tensor:
     """Return :func:`learnt` of the newest checkpoint."""
-    found = checkpoint.newest(Folder(folder / "checkpoints"))
-    assert found is not None
-    return learnt(found.classes())
+    newest = checkpoint.newest(Folder(folder / "checkpoints"))
+    assert newest is not None
+    return learnt(newest.classes())
 
 
 def learnt(state: Mapping[str, Tensor]) -> Tensor:
@@ -123,17 +123,17 @@ def alone(name: str, folder: Path, *more: str) -> Tensor:
 def as_version_1(store: Storage, workers: int) -> None:
     """Write the checkpoints in a store in the format of version 1: a file of classes for each of ``workers``."""
     for name in checkpoint.names(store):
-        found = checkpoint.opened(store, name)
-        state, entries = found.classes(), [found.common]
-        owned = assign([1.0] * sum(len(entry.labels) for entry in found.entries), workers)
+        opened = checkpoint.opened(store, name)
+        state, entries = opened.classes(), [opened.common]
+        owned = assign([1.0] * sum(len(entry.labels) for entry in opened.entries), workers)
         for rank, labels in enumerate(owned):
             file = f"classes_{rank}.safetensors"
             data = save({key: x for key, x in state.items() if int(key.rsplit(".", 1)[1]) in labels})
             store.write(f"{name}/{file}", data)
             entries.append(checkpoint.entry_of(file, data, labels))
-        for entry in found.holding():
+        for entry in opened.holding():
             store.remove(f"{name}/{entry.name}")
-        checkpoint.commit(store, found.state, entries, VERSION_1)
+        checkpoint.commit(store, opened.state, entries, VERSION_1)
 
 
 class Enough(BaseException):

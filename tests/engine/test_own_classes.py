@@ -40,9 +40,9 @@ def test_of_an_array_a_worker_keeps_its_classes(case: str, tmp_path: Path, monke
     journal = worker.assemble(cases.load(case, f"output={tmp_path}", "data.tier=ram"), SecondOfTwo(), Placement())
     gc.collect()
     assert [kept() for kept in whole] == [None, None]
-    held = journal.procedure.shard.source.source.source.images
-    assert sorted(held) == sorted(journal.procedure.shard.labels) and len(held) == 5
-    assert all(pixels.untyped_storage().nbytes() == pixels.nbytes for pixels in held.values())
+    images = journal.procedure.shard.source.source.source.images
+    assert sorted(images) == sorted(journal.procedure.shard.labels) and len(images) == 5
+    assert all(pixels.untyped_storage().nbytes() == pixels.nbytes for pixels in images.values())
 
 
 @pytest.mark.parametrize("tier", TIERS)

@@ -54,7 +54,7 @@ def test_a_stretch_is_the_same_announced_or_not():
     assert [len(labels) for _, labels in plain] == [4, 4, 1]  # three batches for 10 images; this one ends a pass
 
 
-def test_stretches_walk_through_shuffled_passes():
+def test_segments_walk_through_shuffled_passes():
     """21 images in batches of 4: the sixth of a pass contains one image; a segment has three batches."""
     real, every = batches(), [10 * c + i for c in range(3) for i in range(COUNTS[c])]
     walk = [batch for k in range(K) for t in range(T) for batch in shown(list(real.segment(k, t)))]
@@ -98,11 +98,11 @@ class Line(LocalCoordinator):
 
     def __init__(self) -> None:
         super().__init__()
-        self.said: list[threading.Thread] = []
+        self.threads: list[threading.Thread] = []
 
     def reduce(self, tensor: torch.Tensor, operation: object) -> None:
         time.sleep(0.02)  # so that two threads would speak in turns
-        self.said.append(threading.current_thread())
+        self.threads.append(threading.current_thread())
 
 
 @pytest.mark.parametrize("following", [lambda real: real.segment(2, 1), lambda real: real.passes(1, 0)])
@@ -111,7 +111,8 @@ def test_one_thread_at_a_time_speaks_on_the_line(following):
     announced.coordinator = line = Line()
     announced.announce(0, 0)
     assert same(list(following(announced)), list(following(batches())))
-    assert [len(list(said)) for _, said in groupby(line.said)] == [3, len(line.said) - 3]  # the announced one first
+    calls = [len(list(threads)) for _, threads in groupby(line.threads)]
+    assert calls == [3, len(line.threads) - 3]  # the announced segment first
 
 
 def test_images_and_labels_belong_together():
@@ -127,8 +128,8 @@ def test_a_pass_has_every_image_once():
 class Together(MemorySource):
     """Source that must be asked for several classes at once."""
 
-    def get_many(self, wanted: list[tuple[int, torch.Tensor]]) -> list[torch.Tensor]:
-        return [super(Together, self).get(*one) for one in wanted]
+    def get_many(self, requests: list[tuple[int, torch.Tensor]]) -> list[torch.Tensor]:
+        return [super(Together, self).get(*one) for one in requests]
 
     def get(self, label: int, indices: torch.Tensor) -> torch.Tensor:
         raise AssertionError("class after class")

@@ -52,9 +52,9 @@ def groups(folders: dict[int, Path]) -> dict[int, Found]:
 def test_group_equals_single_process(
     name: str, workers: int, single: dict[str, Tensor], groups: dict[int, Found]
 ) -> None:
-    found = groups[workers][name]
-    assert isinstance(found, Tensor), found
-    assert torch.equal(found, single[name])
+    result = groups[workers][name]
+    assert isinstance(result, Tensor), result
+    assert torch.equal(result, single[name])
 
 
 @pytest.mark.parametrize("workers", WORKERS[1:])
@@ -65,8 +65,8 @@ def test_whoever_computes_the_slices(
     """The set is equal, and fewer bytes are reduced where every worker computes all slices."""
     reduced = {}
     for way in WAYS:
-        found = groups[workers][f"{case}_{way}"]
-        assert isinstance(found, Tensor) and torch.equal(found, single[case]), (way, found)
+        result = groups[workers][f"{case}_{way}"]
+        assert isinstance(result, Tensor) and torch.equal(result, single[case]), (way, result)
         entries = metrics_file.read(RunFolder(folders[workers] / f"{case}_{way}").metrics)
         reduced[way] = sum(entry["reduced_bytes"] for entry in entries)
     assert 0 < reduced["everywhere"] < reduced["shared"]
@@ -74,12 +74,12 @@ def test_whoever_computes_the_slices(
 
 @pytest.mark.parametrize("workers", WORKERS[1:])
 def test_broken_reductions_are_noticed(workers: int, single: dict[str, Tensor], groups: dict[int, Found]) -> None:
-    broken = {name: found for name, found in groups[workers].items() if name.rpartition("_")[2] in BROKEN}
+    broken = {name: result for name, result in groups[workers].items() if name.rpartition("_")[2] in BROKEN}
     assert len(broken) == len(BROKEN) * len(cases.REDUCED)
-    for name, found in broken.items():
+    for name, result in broken.items():
         expected = single[name.rsplit("_", 1)[0]]
-        assert isinstance(found, str) or not torch.equal(found, expected), name
-        assert not isinstance(found, str) or "differs between workers" in found
+        assert isinstance(result, str) or not torch.equal(result, expected), name
+        assert not isinstance(result, str) or "differs between workers" in result
 
 
 @pytest.mark.parametrize("case", cases.REDUCED)

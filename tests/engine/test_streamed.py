@@ -91,11 +91,11 @@ def test_shards_in_a_remote_store_equal_the_folder(
 
 @pytest.mark.parametrize("case", ["dc", "batch_norm", "idc"])
 def test_every_way_to_read_gives_the_same_set(case: str, resized: Path, tmp_path: Path) -> None:
-    found: dict[str, Tensor] = {
+    result: dict[str, Tensor] = {
         name: cases.alone(case, tmp_path / name.replace(" ", "_"), *on(resized, *how)) for name, how in HOW.items()
     }
-    first = found["shards in ram"]
-    assert [name for name, pixels in found.items() if not torch.equal(pixels, first)] == []
+    first = result["shards in ram"]
+    assert [name for name, pixels in result.items() if not torch.equal(pixels, first)] == []
 
 
 def test_other_images_give_another_set(in_memory: list[str], resized: Path, tmp_path: Path) -> None:
@@ -109,6 +109,6 @@ def test_two_workers_stream_their_own_classes(resized: Path, tmp_path: Path) -> 
     single = cases.alone("idc", tmp_path / "single", *on(resized, "data.tier=ram"))
     hows = {"tier": "data.tier=disk", "ffcv": "data.tier=ffcv"}
     jobs: cases.Jobs = {name: ("idc", ProcessGroupCoordinator, *on(resized, how)) for name, how in hows.items()}
-    for name, found in cases.together(2, jobs, tmp_path).items():
-        assert isinstance(found, Tensor), found
-        assert torch.equal(found, single), name
+    for name, result in cases.together(2, jobs, tmp_path).items():
+        assert isinstance(result, Tensor), result
+        assert torch.equal(result, single), name

@@ -160,10 +160,10 @@ def gradients(
 ) -> list[Tensor]:
     """Return the gradient of a class's mean cross-entropy by the parameters with these numbers of dimensions."""
     leaves = [p.clone().requires_grad_() for p in theta]
-    chosen = [p for p in leaves if p.ndim in dimensions]
+    selected = [p for p in leaves if p.ndim in dimensions]
     labels = torch.full((len(images),), label)
     loss = cross_entropy(logits(leaves, images, averages), labels).mean()
-    return list(torch.autograd.grad(loss, chosen, create_graph=graph))
+    return list(torch.autograd.grad(loss, selected, create_graph=graph))
 
 
 def mean_of(statistics: list[list[Tensor]]) -> list[Tensor]:

@@ -40,9 +40,9 @@ class Recorded:
 
     def augmentation(self, count: int, kind: str = "training") -> Augmentation:
         """Return the augmentation of a training batch of ``count``, one per image; ``matching``: one for a class."""
-        found = self.next(f"{kind} augmentation")
-        assert len(found.brightness) == count, "as many augmentations as images"
-        return found
+        result = self.next(f"{kind} augmentation")
+        assert len(result.brightness) == count, "as many augmentations as images"
+        return result
 
     def cutmix(self, probability: float, count: int) -> tuple[Tensor, Box]:
         """Return partners and box of a training batch of ``count``."""
@@ -64,30 +64,30 @@ class Recorded:
         )
 
         def watched_permutation(count: int, seed: int, purpose: str, *integers: int) -> Tensor:
-            found = permutation(count, seed, purpose, *integers)
+            result = permutation(count, seed, purpose, *integers)
             if purpose in PERMUTATIONS:
-                self.kept[purpose].append(found)
-            return found
+                self.kept[purpose].append(result)
+            return result
 
         def watched_key(seed: int, purpose: str, *integers: int) -> int:
-            found = key(seed, purpose, *integers)
+            result = key(seed, purpose, *integers)
             if purpose == "pool":
-                self.kept[purpose].append(found)
-            return found
+                self.kept[purpose].append(result)
+            return result
 
         def watched_draw(strategy: Strategy, n: int, size: tuple[int, int], generator: torch.Generator) -> Any:
-            found = draw(strategy, n, size, generator)
+            result = draw(strategy, n, size, generator)
             if generator.initial_seed() not in self._known:  # a second look at the images of a class draws the same
                 self._known.add(generator.initial_seed())
-                numbers = (found.brightness, found.saturation, found.contrast, found.warp, found.cut)
+                numbers = (result.brightness, result.saturation, result.contrast, result.warp, result.cut)
                 kind = "matching" if n == 1 else "training"
                 self.kept[f"{kind} augmentation"].append(Augmentation(*(x.tolist() for x in numbers)))
-            return found
+            return result
 
         def watched_mix(probability: float, n: int, size: tuple[int, int], generator: torch.Generator) -> Any:
-            found = mix(probability, n, size, generator)
-            self.kept["CutMix"].append((probability, n, found.partner, found.box))
-            return found
+            result = mix(probability, n, size, generator)
+            self.kept["CutMix"].append((probability, n, result.partner, result.box))
+            return result
 
         patch.setattr(randomness, "permutation", watched_permutation)
         patch.setattr(randomness, "key", watched_key)

@@ -23,16 +23,16 @@ SIDE, DRAWS = 8, 4000
 
 def boxes() -> dict[tuple[int, int, int, int], float]:
     """Return the probability of every box of an 8 x 8 image: lam ~ U(0, 1), side int(8 sqrt(1 - lam)), any centre."""
-    found: dict[tuple[int, int, int, int], float] = {}
+    chances: dict[tuple[int, int, int, int], float] = {}
     for side in range(SIDE):
-        # side <= 8 sqrt(1 - lam) < side + 1  <=>  lam lies in an interval of length ((side + 1)^2 - side^2) / 64
+        # side <= 8 sqrt(1 - lam) < side + 1  <=>  lam is in an interval of length ((side + 1)^2 - side^2) / 64
         chance = ((side + 1) ** 2 - side**2) / SIDE**2
         for row in range(SIDE):
             for column in range(SIDE):
                 edges = [c + sign * (side // 2) for c in (row, column) for sign in (-1, 1)]
                 box = tuple(min(max(edge, 0), SIDE) for edge in edges)
-                found[box] = found.get(box, 0) + chance / SIDE**2
-    return found
+                chances[box] = chances.get(box, 0) + chance / SIDE**2
+    return chances
 
 
 def compare_boxes(plant: Plant | None = None) -> None:
@@ -62,8 +62,8 @@ def compare_boxes(plant: Plant | None = None) -> None:
         chances.append((0.5, feature((0, 0, 0, 0))))
         mean = sum(chance * x for chance, x in chances)
         deviation = math.sqrt(sum(chance * (x - mean) ** 2 for chance, x in chances) / DRAWS)
-        found = sum(feature(box) for box, _ in drawn) / DRAWS
-        assert abs(found - mean) < 4 * deviation, f"{name}: {found:.3f}, not {mean:.3f}"
+        measured = sum(feature(box) for box, _ in drawn) / DRAWS
+        assert abs(measured - mean) < 4 * deviation, f"{name}: {measured:.3f}, not {mean:.3f}"
     own = sum(int((partner == torch.arange(6)).sum()) for _, partner in drawn) / DRAWS
     assert abs(own - 1) < 4 / math.sqrt(DRAWS), "a permutation leaves one place as it is, in the mean"
 
@@ -156,11 +156,11 @@ def compare_draws(plant: Plant | None = None) -> None:
     for kind in ("color", "crop", "cutout", "flip", "scale", "rotate"):
         assert abs(seen.get(kind, 0) / TIMES - 1 / 6) < 4 * math.sqrt(5 / 36 / TIMES), f"{kind}: {seen.get(kind, 0)}"
     for kind, (low, high) in LIMITS.items():
-        found = torch.cat(values[kind])
+        measured = torch.cat(values[kind])
         width = high - low
-        assert low - 1e-9 <= found.min() < low + width / 20, f"{kind} from {found.min():.3f}"
-        assert high - width / 20 < found.max() <= high + 1e-9, f"{kind} to {found.max():.3f}"
-        assert abs(found.mean() - (low + high) / 2) < 0.4 * width / math.sqrt(len(found)) * 4, f"{kind}: {found.mean()}"
+        assert low - 1e-9 <= measured.min() < low + width / 20, f"{kind} from {measured.min():.3f}"
+        assert high - width / 20 < measured.max() <= high + 1e-9, f"{kind} to {measured.max():.3f}"
+        assert abs(measured.mean() - (low + high) / 2) < 0.4 * width / math.sqrt(len(measured)) * 4, kind
 
 
 MAGNITUDES: dict[str, Callable[[Draw], Tensor]] = {

@@ -167,30 +167,30 @@ def engine(run: RunConfig, labels: Sequence[int], patch: pytest.MonkeyPatch, pla
     S = assembly.shard_of(run, data, list(labels), LocalCoordinator(), Placement(dtype=torch.float64))
     theta = assembly.trajectory_of(run, data, S)
     drawn.forget()  # those of the start
-    found = Run({c: x.clone() for c, x in S.pixels.items()}, drawn)
+    result = Run({c: x.clone() for c, x in S.pixels.items()}, drawn)
     if run.training.source == "real":
         theta.batches = Given()
     build, redeem = theta.build, S.source.redeem
 
     def built(seed: int) -> Any:
         network = build(seed)
-        found.built.append(theta_of(network))
+        result.built.append(theta_of(network))
         return network
 
     def asked(ticket: Ticket) -> Tensor:
-        found.asked[ticket.label].append(ticket.indices)
+        result.asked[ticket.label].append(ticket.indices)
         return redeem(ticket)
 
     theta.build, S.source.redeem = built, asked  # type: ignore[method-assign]
     record = SimpleNamespace(
         resume=lambda: 0,
-        after_step=lambda done: found.losses.append(float(sum(S.losses.values()))),
+        after_step=lambda done: result.losses.append(float(sum(S.losses.values()))),
         finish=lambda: None,
     )
     with S.source:
         condense(S, theta, run.trajectory.networks, run.trajectory.matching_steps, record)
-    found.pixels, found.theta = S.pixels, theta_of(theta.network)
-    return found
+    result.pixels, result.theta = S.pixels, theta_of(theta.network)
+    return result
 
 
 # --- by hand ------------------------------------------------------------------------------------------------------

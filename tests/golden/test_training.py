@@ -194,7 +194,7 @@ def test_another_recipe_is_noticed(name: str) -> None:
         compare_batches(case, change=lambda recipe: replace(recipe, **changed))
 
 
-# --- what theta starts from, and how it goes on ---------------------------------------------------------------------
+# --- the start of theta, and its training ---------------------------------------------------------------------------
 
 K, T, EPOCHS, MEMBERS = 4, 3, 2, 2
 STARTS: dict[str, Callable[[Path], Start]] = {
@@ -213,12 +213,12 @@ class Networks:
 
 
 def engine_networks(kind: str, folder: Path, plant: Plant | None) -> tuple[Networks, Recorded]:
-    found, begun = Networks([], []), False
+    result, started = Networks([], []), False
 
     def build(seed: int) -> torch.nn.Module:
         made = network(seed)
-        if begun:
-            found.built.append(theta_of(made))
+        if started:
+            result.built.append(theta_of(made))
         return made
 
     with pytest.MonkeyPatch.context() as patch:
@@ -226,17 +226,17 @@ def engine_networks(kind: str, folder: Path, plant: Plant | None) -> tuple[Netwo
         if plant:
             plant(patch)
         trajectory = Trajectory(build, trainer(RECIPE), Given(), STARTS[kind](folder), seed=5, matching_steps=T)
-        begun = True
+        started = True
         for step in range(K * T):
             trajectory.reach(*divmod(step, T))
-            found.seen.append(flat(theta_of(trajectory.network)))
-    return found, drawn
+            result.seen.append(flat(theta_of(trajectory.network)))
+    return result, drawn
 
 
 def compare_networks(kind: str, folder: Path, plant: Plant | None = None) -> None:
     """Compare theta of every matching step; it is trained between them, not after the last."""
-    found, drawn = engine_networks(kind, folder, plant)
-    built, seen, members = iter(found.built), iter(found.seen), {}
+    result, drawn = engine_networks(kind, folder, plant)
+    built, seen, members = iter(result.built), iter(result.seen), {}
 
     def fresh_optimiser() -> SGD:
         return SGD(RECIPE.lr, RECIPE.momentum, RECIPE.weight_decay)
@@ -332,8 +332,8 @@ def members_move(patch: pytest.MonkeyPatch) -> None:
     whole = Pool._kept
 
     def kept(pool: Pool, *rest: Any) -> Any:
-        found = whole(pool, *rest)
-        return found and {name: x * 0.999 for name, x in found.items()}
+        result = whole(pool, *rest)
+        return result and {name: x * 0.999 for name, x in result.items()}
 
     patch.setattr(Pool, "_kept", kept)
 
@@ -342,7 +342,7 @@ START_PLANTS: dict[str, tuple[str, Plant]] = {
     "momentum of the pre-training is lost": ("pretrained", momentum_is_lost),
     "momentum from the pool": ("pool", momentum_is_kept),
     "momentum of the network before": ("fresh", one_optimiser_for_all),
-    "the network before goes on": ("fresh", weights_stay),
+    "the previous network continues": ("fresh", weights_stay),
     "trained before the first step": ("fresh", trained_before_the_first_step),
     "other weights in the pool": ("pool", members_move),
 }

@@ -275,7 +275,7 @@ def test_the_shortest_text_has_no_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("convnet:deep=4", r"convnet: it has no option 'deep' \(did you mean 'depth'\?\); its options are: activation"),
         ("convnet:depth=four", "convnet: depth is 'four'; give a whole number of at least 1"),
@@ -291,10 +291,10 @@ def test_the_shortest_text_has_no_defaults() -> None:
         ("timm:", "no network ''"),
     ],
 )
-def test_a_text_that_means_nothing_is_refused_without_data(text: str, said: str) -> None:
+def test_a_text_that_means_nothing_is_refused_without_data(text: str, message: str) -> None:
     if text.startswith("timm:"):
         pytest.importorskip("timm")
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         networks.check(text)
 
 

@@ -22,12 +22,12 @@ def by_definition(features: Tensor, ipc: int) -> list[int]:
     """Compute herding by its formula, one image at a time, in Python floats."""
     rows = features.tolist()
     mean = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
-    chosen: list[int] = []
+    selected: list[int] = []
     for k in range(ipc):
-        target = [(k + 1) * m - sum(rows[i][j] for i in chosen) for j, m in enumerate(mean)]
-        left = [i for i in range(len(rows)) if i not in chosen]
-        chosen.append(min(left, key=lambda i: sum((t - x) ** 2 for t, x in zip(target, rows[i], strict=True))))
-    return chosen
+        target = [(k + 1) * m - sum(rows[i][j] for i in selected) for j, m in enumerate(mean)]
+        left = [i for i in range(len(rows)) if i not in selected]
+        selected.append(min(left, key=lambda i: sum((t - x) ** 2 for t, x in zip(target, rows[i], strict=True))))
+    return selected
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -64,8 +64,8 @@ def test_a_greedy_choice_begins_with_the_smaller_one() -> None:
 def test_random_is_keyed_by_draw_and_class_as_the_published_rows_here_were() -> None:
     none = torch.empty(50, 0)
     choose = SELECTIONS["random"].choose
-    found = {(c, d): choose(candidates(none, 5, label=c, draw=d)).tolist() for c in (0, 1) for d in (0, 1)}
+    draws = {(c, d): choose(candidates(none, 5, label=c, draw=d)).tolist() for c in (0, 1) for d in (0, 1)}
     key = randomness.key(7, "random baseline", 1)
-    assert found[0, 1] == randomness.permutation(50, key, "random set", 0)[:5].tolist()
-    assert all(a != b for a, b in itertools.combinations(found.values(), 2))
-    assert all(len(set(positions)) == 5 for positions in found.values())
+    assert draws[0, 1] == randomness.permutation(50, key, "random set", 0)[:5].tolist()
+    assert all(a != b for a, b in itertools.combinations(draws.values(), 2))
+    assert all(len(set(positions)) == 5 for positions in draws.values())

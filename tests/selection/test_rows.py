@@ -138,11 +138,11 @@ def test_two_runs_at_once_wait_for_each_other(made: Path, tmp_path: Path, monkey
             assert waits.wait(60)
             shutil.copytree(done, tmp_path / selecting.FOLDER / done.name)
 
-    def said(text: str) -> None:
+    def say(text: str) -> None:
         assert text.endswith("waiting for it")
         waits.set()
 
-    monkeypatch.setattr(terminal, "say", said)
+    monkeypatch.setattr(terminal, "say", say)
     thread = threading.Thread(target=first)
     thread.start()
     assert entered.wait(60)
@@ -192,7 +192,7 @@ def test_every_selection_has_a_method_file_that_names_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         (["method.parameterisation.factor=2"], "method.parameterisation.factor: 2, but selected images are real"),
         (["method.unit_space=false"], "method.unit_space: false"),
@@ -205,7 +205,7 @@ def test_every_selection_has_a_method_file_that_names_it() -> None:
         ),
     ],
 )
-def test_what_makes_no_sense_with_a_selection_is_refused(given: list[str], said: str, tmp_path: Path) -> None:
+def test_what_makes_no_sense_with_a_selection_is_refused(given: list[str], message: str, tmp_path: Path) -> None:
     with pytest.raises(config.ConfigError) as refused:
         prepared(tmp_path, "method=herding", *given)
-    assert said in str(refused.value)
+    assert message in str(refused.value)

@@ -196,8 +196,8 @@ def test_nor_what_is_no_file(kind: str, home: Path, capsys: pytest.CaptureFixtur
     file.symlink_to(secret) if kind == "link" else os.mkfifo(file)
     start.token()
     assert len(os.environ["RAY_AUTH_TOKEN"]) == 64 and mode(secret) == 0o644
-    told = "a link" if kind == "link" else "not a regular file"
-    assert capsys.readouterr().err == f"{file} is {told}: Ray has a token for this run alone\n"
+    reason = "a link" if kind == "link" else "not a regular file"
+    assert capsys.readouterr().err == f"{file} is {reason}: Ray has a token for this run alone\n"
 
 
 def test_another_users_that_was_asked_for_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

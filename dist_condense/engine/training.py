@@ -66,8 +66,9 @@ class NetworkTrainer:
         network.train()
         forward = torch.compile(network) if self.compiled else network
         for u, (images, labels) in enumerate(batches, first):
-            images, mix = self._augment(images, *key, u)
-            self._gradients(network, forward, (images, labels), mix, *key, u)
+            update = (*key, u)
+            images, mix = self._augment(images, *update)
+            self._gradients(network, forward, (images, labels), mix, *update)
             optimiser.step()
             yield u + 1
         self.division.synchronise(_state(network, optimiser))

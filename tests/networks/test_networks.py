@@ -131,23 +131,6 @@ def test_convnet_of_the_paper() -> None:
     assert grey.embed(images(1, 1, 28)).shape == (1, 128 * 4 * 4)
 
 
-def test_unknown_network() -> None:
-    with pytest.raises(ValueError, match=r"did you mean 'resnet10_ap'.*convnet, resnet10_ap"):
-        networks.build("resnet10ap", channels=3, size=32, classes=5, seed=0)
-
-
-def test_unknown_option() -> None:
-    with pytest.raises(ValueError, match=r"no option 'dept'.*did you mean 'depth'.*activation, depth, norm"):
-        tiny("convnet", dept=3)
-
-
-@pytest.mark.parametrize(("key", "value"), [("norm", "batchnorm"), ("activation", "gelu"), ("pooling", "mean")])
-def test_unknown_part(key: str, value: str) -> None:
-    changed: dict[str, Any] = {key: value}
-    with pytest.raises(ValueError, match=f"convnet: {key} is '{value}'.*set it to one of"):
-        tiny("convnet", **changed)
-
-
 def test_options_of_a_network() -> None:
     assert networks.options("resnet10_ap") == {"width", "norm"}
     assert networks.options("lenet") == set()
@@ -286,7 +269,9 @@ def test_the_shortest_text_has_no_defaults() -> None:
         ("resnet18_cifar:instance", "'instance' in 'resnet18_cifar:instance' is not an option; options are NAME=VALUE"),
         ("convnet:depth=", "'depth=' in .* is not an option"),
         ("convnet:depth=2:depth=3", "gives depth twice"),
-        ("resnet19:norm=batch", "no network 'resnet19'"),
+        ("resnet10ap", r"no network 'resnet10ap' \(did you mean 'resnet10_ap'\?\); there are convnet, resnet10_ap"),
+        ("convnet:activation=gelu", "convnet: activation is 'gelu'.*set it to one of"),
+        ("convnet:pooling=mean", "convnet: pooling is 'mean'.*set it to one of"),
         ("timm:resnet18:drop_rate=much", "drop_rate is 'much'; give a number"),
         ("timm:", "no network ''"),
     ],

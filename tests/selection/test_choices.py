@@ -63,8 +63,8 @@ def test_a_greedy_choice_begins_with_the_smaller_one() -> None:
 
 def test_random_is_keyed_by_draw_and_class_as_the_published_rows_here_were() -> None:
     none = torch.empty(50, 0)
-    choose = SELECTIONS["random"].choose
-    draws = {(c, d): choose(candidates(none, 5, label=c, draw=d)).tolist() for c in (0, 1) for d in (0, 1)}
+    select = SELECTIONS["random"].select
+    draws = {(c, d): select(candidates(none, 5, label=c, draw=d)).tolist() for c in (0, 1) for d in (0, 1)}
     key = randomness.key(7, "random baseline", 1)
     assert draws[0, 1] == randomness.permutation(50, key, "random set", 0)[:5].tolist()
     assert all(a != b for a, b in itertools.combinations(draws.values(), 2))

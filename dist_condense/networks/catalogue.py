@@ -111,7 +111,7 @@ def shortest(text: str) -> str:
 
 
 def names() -> list[str]:
-    """Return the names of the catalogue, which do not include timm's networks (`timm:NAME`)."""
+    """Return the names in the catalogue, without timm's networks (`timm:NAME`)."""
     return list(NETWORKS)
 
 

@@ -1,4 +1,4 @@
-"""Common part of the procedures of one worker: a shard of its classes beside a trajectory of theta."""
+"""Base class of the procedures: a shard of a worker's classes, and a trajectory of theta."""
 
 from __future__ import annotations
 

@@ -18,7 +18,8 @@ from dist_condense.procedures.base import ShardProcedure
 
 @dataclass(frozen=True)
 class MatchingOutline:
-    """K networks of T matching steps, which learn the pixels of each class and, in some methods, its labels.
+    """Outline of matching: K networks of T matching steps, which learn the pixels of each class and possibly its
+    labels.
 
     :param names: names of the classes, by label.
     :param shapes: shapes of the learnt tensors of a class, by name: ``pixels`` (ipc, C, h, w).
@@ -49,7 +50,7 @@ class MatchingOutline:
         return theta_tensors(self.build(0))
 
     def facts(self, done: int) -> dict[str, Any]:
-        """Return the networks completed and in all, and the matching steps per network."""
+        """Return the number of completed networks and of all networks, and the matching steps per network."""
         return {
             "networks_done": done // self.matching_steps,
             "networks_total": self.networks,

@@ -1,4 +1,4 @@
-"""Sets selected without a trained network, made where they are needed."""
+"""Sets of real images selected without a trained network, made where they are needed."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class Reads:
 
 @dataclass(kw_only=True)
 class Minibatches:
-    """Announces the reads of every matching step during the previous step.
+    """Reads of a worker's classes, which are announced during the previous matching step.
 
     :param counts: real images of every class, owned or not.
     :param labels: the owned classes.

@@ -1,4 +1,4 @@
-"""Parts of a method that concern the images of a matching step."""
+"""Choices of a method that concern the images of a matching step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dist_condense.core.parameterisation import MultiFormation
 
 
 class RealDraw(Protocol):
-    """Way to draw the positions of a real minibatch within its class of ``count`` images."""
+    """Function that draws the positions of a real minibatch within its class of ``count`` images."""
 
     def __call__(self, count: int, batch: int, *, seed: int, label: int, visit: int) -> Tensor: ...
 
@@ -43,7 +43,7 @@ DRAWS: dict[str, RealDraw] = {"fresh": fresh_draw, "epochs": epoch_draw}
 
 @dataclass(frozen=True)
 class MatchingRecipe:
-    """A method's choices for the images."""
+    """Choices of a method that concern the images: objective, grouping, update rules, decoding, batches."""
 
     objective: Objective
     grouping: Grouping

@@ -106,8 +106,7 @@ class ClassShard:
         return self.view.for_training(self._own[label]["pixels"])
 
     def training_labels(self, label: int) -> Tensor:
-        """Return the learnt labels of these images, probabilities ``[m, classes]``. KeyError if labels are not learnt.
-        """
+        """Return the learnt labels of these images, probabilities ``[m, classes]``; KeyError where none are learnt."""
         return self.view.labels_for_training(self._own[label]["labels"])
 
     def first_not_finite(self, network: nn.Module, done: int) -> Finding | None:

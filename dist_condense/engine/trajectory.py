@@ -25,10 +25,6 @@ Build = Callable[[int], nn.Module]
 """Function from a seed to a network with newly drawn weights."""
 
 
-def _nothing() -> None:
-    pass
-
-
 class Start(Protocol):
     """Function that sets theta at the start of network k."""
 
@@ -52,7 +48,7 @@ class Trajectory:
     """Number T of matching steps per network."""
     updates: int = 0
     """Updates since the last matching step, by training or pre-training."""
-    after_update: Callable[[], None] = _nothing
+    after_update: Callable[[], None] = field(default=lambda: None)
     """Callback after each update."""
     network: nn.Module = field(init=False)
     optimiser: torch.optim.SGD = field(init=False)

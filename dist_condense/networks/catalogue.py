@@ -74,9 +74,8 @@ def build(text: str, *, channels: int, size: Size, classes: int, seed: int, **op
         try:
             return _made(builder, channels, size, classes)
         except SizeError as error:
-            raise SizeError(
-                f"{text}: {error}{_alternatives(text, options, size, channels=channels, classes=classes)}"
-            ) from error
+            alternatives = _alternatives(text, options, size, channels=channels, classes=classes)
+            raise SizeError(f"{text}: {error}{alternatives}") from error
 
 
 def sketch(text: str, *, channels: int, size: Size, classes: int, **options: object) -> Network:

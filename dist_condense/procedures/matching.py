@@ -35,7 +35,6 @@ class MatchingOutline:
 
     @property
     def units(self) -> Units:
-        """K T matching steps."""
         return Units({"network": self.networks, "matching step": self.matching_steps})
 
     @property
@@ -76,7 +75,6 @@ class Matching(ShardProcedure):
     stride: int = 1
 
     def run(self, record: Record) -> None:
-        """Run Algorithm 1."""
         condense(self.shard, self.trajectory, self.outline.networks, self.outline.matching_steps, record=record)
 
     def measures(self) -> dict[str, float]:

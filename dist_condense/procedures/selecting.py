@@ -32,7 +32,6 @@ class SelectingOutline:
 
     @property
     def units(self) -> Units:
-        """One unit per class."""
         return Units({"class": len(self.names)})
 
     @property
@@ -46,7 +45,6 @@ class SelectingOutline:
         return theta_tensors(self.build(0)) if self.build else ({}, {})
 
     def facts(self, done: int) -> dict[str, Any]:
-        """Return an empty dictionary: this procedure adds nothing to the set's card."""
         return {}
 
     def synthetic_set(self, state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -69,11 +67,9 @@ class Selecting(ShardProcedure):
     stride: int
 
     def run(self, record: Record) -> None:
-        """Select images class by class."""
         select(self.shard, self.trajectory, self.outline.units.total, record)
 
     def measures(self) -> dict[str, float]:
-        """Return an empty dictionary: this procedure has no measurements of its own."""
         return {}
 
     def problem(self, done: int) -> Problem | None:

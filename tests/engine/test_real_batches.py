@@ -46,7 +46,7 @@ def same(first: list[Batch], second: list[Batch]) -> bool:
     return all(torch.equal(a, b) for one, other in pairs for a, b in zip(one, other, strict=True))
 
 
-def test_a_stretch_is_the_same_announced_or_not():
+def test_a_segment_is_the_same_announced_or_not():
     plain = list(batches().segment(2, 1))
     announced = batches()
     announced.announce(2, 1)
@@ -70,7 +70,7 @@ def test_segments_walk_through_shuffled_passes():
 
 
 @pytest.mark.parametrize(("k", "t"), [(0, 0), (0, 1), (1, 2), (2, 2)])
-def test_a_stretch_needs_none_before_it(k, t):
+def test_a_segment_needs_none_before_it(k, t):
     real = batches()
     walk = {(i, j): list(real.segment(i, j)) for i in range(K) for j in range(T)}
     assert same(list(batches().segment(k, t)), walk[k, t])
@@ -86,7 +86,7 @@ def test_fewer_images_than_a_batch_make_a_batch_of_all():
     ] * 3
 
 
-def test_another_stretch_than_the_announced_one_is_not_mixed_up():
+def test_another_segment_than_the_announced_one_is_not_mixed_up():
     announced = batches()
     announced.announce(0, 0)
     assert same(list(announced.segment(2, 1)), list(batches().segment(2, 1)))

@@ -20,7 +20,7 @@ SHARED = ROOT.parent / "shared"
 
 
 def pytest_configure() -> None:
-    """Ctrl-C is answered also where a shell started the tests in the background, which ignores it for them."""
+    """Restore the answer to Ctrl-C, which a shell that starts the tests in the background disables."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -30,7 +30,7 @@ RERUNS = 2
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The marker ``daemon(reason)`` alone has a test run again: one that fails by itself fails at once."""
+    """Rerun only tests with the marker ``daemon(reason)``; all others fail at their first failure."""
     for item in items:
         if item.get_closest_marker("daemon"):
             item.add_marker(pytest.mark.flaky(reruns=RERUNS))
@@ -48,14 +48,14 @@ torch.set_num_threads(1)
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """As fixtures of modules have it: no number depends on the cores of the machine."""
+    """Compute with one thread, so that no number depends on the cores of the machine."""
     yield
     torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
-    """A test that fails leaves no run, and no Ray, which ends with it, to the tests after it."""
+    """Stop the run and the Ray that a failed test leaves, before the next test."""
     yield
     while started:
         with started.pop() as process:
@@ -64,20 +64,20 @@ def nothing_is_left() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def nothing_is_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The passwords of one test are words in another."""
+    """Forget the passwords of the previous test, which may be words in another."""
     monkeypatch.setattr(credentials, "_known", {})
     monkeypatch.setattr(credentials, "_forms", ())
 
 
 @pytest.fixture
 def unlimited(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Learning rates may be out of their range: the surest way to numbers that are not finite."""
+    """Permit learning rates out of their range, the surest way to numbers that are not finite."""
     monkeypatch.setattr(checks, "refused", lambda config: iter(()))
 
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of unpacked real data: DATA_DIR, else ../shared/data unpacked once into .cache/data."""
+    """Return the folder of unpacked real data: DATA_DIR, else ../shared/data unpacked once into .cache/data."""
     given = os.environ.get("DATA_DIR")
     if given:
         return Path(given) if Path(given).is_dir() else absent(f"DATA_DIR={given} is not a folder")
@@ -92,13 +92,13 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def reference_dir() -> Path:
-    """The folder of reference numbers: REFERENCE_DIR, else ../shared/reference."""
+    """Return the folder of reference numbers: REFERENCE_DIR, else ../shared/reference."""
     folder = Path(os.environ.get("REFERENCE_DIR") or SHARED / "reference")
     return folder if folder.is_dir() else absent(f"no reference numbers: {folder}; set REFERENCE_DIR")
 
 
 @pytest.fixture(scope="session")
 def crds_dir() -> Path:
-    """The folder of KubeRay's CRDs: CRDS_DIR, else ../shared/crds."""
+    """Return the folder of KubeRay's CRDs: CRDS_DIR, else ../shared/crds."""
     folder = Path(os.environ.get("CRDS_DIR") or SHARED / "crds")
     return folder if folder.is_dir() else absent(f"no CRDs of KubeRay: {folder}; set CRDS_DIR")

@@ -1,4 +1,4 @@
-"""A data set like no other: float "spectrograms" [1, 16, 40] with values from 0 up, loud in rows of their class."""
+"""An unusual data set: float "spectrograms" [1, 16, 40] with values from 0 up, loud in rows of their class."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FACTS = Facts(
 
 
 def made(per_class: int, seed: int) -> LabelledImages:
-    """Exponential noise, ten times as loud in five rows of each class."""
+    """Return exponential noise, ten times as loud in five rows of each class."""
     noise = torch.rand(len(NAMES), per_class, *SHAPE, generator=torch.Generator().manual_seed(seed))
     values = -torch.log1p(-noise)
     for label, of_class in enumerate(values):
@@ -39,15 +39,15 @@ def made(per_class: int, seed: int) -> LabelledImages:
 
 
 def opened(request: Request) -> ImageSet:
-    """What the catalogue calls."""
+    """Open the data set for the catalogue."""
     return from_arrays(request, FACTS, made(20, 1), made(10, 2), NAMES)
 
 
 def known(patch: pytest.MonkeyPatch) -> None:
-    """The line of the catalogue by which a data set is added."""
+    """Add the data set to the catalogue, as one line does."""
     patch.setitem(catalogue.KNOWN, "spectrograms", catalogue.Known(FACTS, opened))
 
 
 def training_values() -> Tensor:
-    """[N, 1, 16, 40]"""
+    """Return the training images [N, 1, 16, 40]."""
     return made(20, 1).images

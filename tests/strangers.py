@@ -1,4 +1,4 @@
-"""What somebody else leaves in a folder of his for those who call a command there."""
+"""Malicious modules that another user could leave in a folder where a command is run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MODULES = (
 
 
 def planted(folder: Path) -> Path:
-    """A new folder with modules of his. Each would write the file that is returned."""
+    """Create a folder with such modules; each would write the returned file."""
     folder.mkdir()
     for name in MODULES:
         (folder / f"{name}.py").write_text(f"open({str(folder / 'mark')!r}, 'a').write(__file__)\n")

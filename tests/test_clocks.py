@@ -1,4 +1,4 @@
-"""Nothing depends on the time of day: only what a person or MLflow is shown has it."""
+"""Only texts for a person or MLflow depend on the time of day."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SHOWN = {
 
 
 def wall_clocks(source: str) -> Iterator[str]:
-    """Attributes by which the time of day is asked for, as in `time.time` and `datetime.now`."""
+    """Return the attributes that read the time of day, such as `time.time` and `datetime.now`."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Attribute) and node.attr in WALL_CLOCKS:
             yield node.attr
@@ -36,8 +36,8 @@ def wall_clocks(source: str) -> Iterator[str]:
 
 
 def test_the_time_of_day_is_asked_for_where_it_is_shown_alone() -> None:
-    found = {str(file.relative_to(PACKAGE)): list(wall_clocks(file.read_text())) for file in PACKAGE.rglob("*.py")}
-    assert {file: asked for file, asked in found.items() if asked} == SHOWN
+    result = {str(file.relative_to(PACKAGE)): list(wall_clocks(file.read_text())) for file in PACKAGE.rglob("*.py")}
+    assert {file: asked for file, asked in result.items() if asked} == SHOWN
 
 
 def test_the_walk_finds_clocks() -> None:
@@ -48,7 +48,7 @@ def test_the_walk_finds_clocks() -> None:
 
 
 def test_a_clock_that_jumps_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Years forwards and backwards at every call: no checkpoint is written early, no rate is negative, no bit moves."""
+    """Clock jumps of years at every call: no checkpoint is written early, no rate is negative, no bit changes."""
     expected = cases.alone("idc", tmp_path / "steady")
     calls: list[float] = []
     real = time.time
@@ -58,8 +58,8 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path: Path, monkeypatch: pytest.
         return calls[-1]
 
     monkeypatch.setattr(time, "time", jumping)
-    found = cases.alone("idc", tmp_path / "jumping")
-    assert torch.equal(found, expected)
+    result = cases.alone("idc", tmp_path / "jumping")
+    assert torch.equal(result, expected)
     assert len(list((tmp_path / "jumping" / "checkpoints").glob("step_*"))) == 1
     entries = [json.loads(line) for line in (tmp_path / "jumping" / METRICS).read_text().splitlines()]
     assert all(0 < entry["steps_per_second"] < 1e6 and 0 <= entry["waiting"] <= 1 for entry in entries)

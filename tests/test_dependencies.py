@@ -1,4 +1,4 @@
-"""Every package that is imported is declared, with a lower bound where an older one would break or be unsafe."""
+"""Every imported package is declared, with a lower bound where an older version would break or be unsafe."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ def name_of(requirement: str) -> str:
 
 
 def imported(folder: str) -> set[str]:
-    """Top-level modules, without those of Python and of this repository."""
-    found = set()
+    """Return top-level modules, without those of Python and of this repository."""
+    modules = set()
     for file in (ROOT / folder).rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Import):
-                found |= {alias.name for alias in node.names}
+                modules |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-                found.add(node.module)
+                modules.add(node.module)
     own = {"dist_condense", "tests", "benchmarks"}
-    return {module.split(".")[0] for module in found} - set(sys.stdlib_module_names) - own
+    return {module.split(".")[0] for module in modules} - set(sys.stdlib_module_names) - own
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_the_package_a_store_needs_has_an_extra() -> None:
 
 
 def test_direct_dependencies_have_a_lower_bound_and_a_tested_version() -> None:
-    """But for what only developers install."""
+    """Packages for developers only are excepted."""
     pinned = {name_of(line) for line in Path(ROOT / "constraints.txt").read_text().splitlines() if line[:1] not in "#"}
     shipped = [*PROJECT["dependencies"], *(r for name, extra in EXTRAS.items() if name != "dev" for r in extra)]
     for requirement in shipped:
@@ -78,9 +78,9 @@ def test_direct_dependencies_have_a_lower_bound_and_a_tested_version() -> None:
 
 
 def refused(text: str) -> list[str]:
-    """The lines that have pip take a version that nobody tested, or this package from an index, where it is not."""
-    told = [line for line in text.splitlines() if re.search(r"\bpip3? (install|wheel|download)\b", line)]
-    return [line for line in told if not TESTED.search(line) or OURS.search(line)]
+    """Return the lines with which pip installs an untested version, or this package from an index that lacks it."""
+    commands = [line for line in text.splitlines() if re.search(r"\bpip3? (install|wheel|download)\b", line)]
+    return [line for line in commands if not TESTED.search(line) or OURS.search(line)]
 
 
 TESTED = re.compile(r"(-c|--constraint)[ =]\S*constraints\.txt")
@@ -88,10 +88,10 @@ OURS = re.compile(r"(?i)[\s'\"]dist[-_]condense(\[|\W*$)")
 
 
 def test_pip_is_told_to_take_the_tested_versions() -> None:
-    """In what people copy; the Dockerfile has tests of its own, and messages name one package each."""
+    """Covers commands that users copy; the Dockerfile has its own tests, and messages name one package each."""
     files = [ROOT / "README.md", ROOT / "Makefile", ROOT / ".ci" / "run", ROOT / "k8s" / "README.md"]
     files += [*(ROOT / "docs").glob("*.md"), *(path for path in (ROOT / "launch").iterdir() if path.suffix != ".json")]
-    assert {file.name: found for file in files if (found := refused(file.read_text()))} == {}
+    assert {file.name: commands for file in files if (commands := refused(file.read_text()))} == {}
     assert not [file for file in (ROOT / "dist_condense").rglob("*.py") if OURS.search(_installs(file.read_text()))]
 
 

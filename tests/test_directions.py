@@ -1,4 +1,4 @@
-"""Who may import whom: the table below is the one in the design, and nothing else enforces it.
+"""Permitted imports between rooms: the table below is that of the design, and only this test enforces it.
 
 A room is the first name below dist_condense: a folder (`core`) or a file (`condense`).
 """
@@ -50,7 +50,7 @@ LAZY = {"timm", "ffcv"}  # extras: imported inside the function that needs them
 
 
 def imports(file: str, source: str) -> Iterator[tuple[str, bool]]:
-    """Each imported dotted name, and whether that happens when the file is imported."""
+    """Yield each imported dotted name, and whether it is imported when the file is."""
     here = ("dist_condense", *Path(file).parts[:-1])
     tree = ast.parse(source)
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
@@ -70,28 +70,28 @@ def imports(file: str, source: str) -> Iterator[tuple[str, bool]]:
 
 def violations(file: str, source: str) -> list[str]:
     room = Path(file).parts[0].removesuffix(".py")
-    found = []
+    problems = []
     for name, eager in imports(file, source):
         top, *rest = name.split(".")
         if top == "dist_condense":
             other = rest[0] if rest else "__init__"
             allowed = MAY_IMPORT.get(room)
             if other == "run":
-                found.append(f"{name}: run is the command, nothing imports it")
+                problems.append(f"{name}: run is the command, nothing imports it")
             elif other != room and allowed is not None and other not in allowed:
-                found.append(f"{name}: {room} may import only {sorted(allowed | {room})}")
+                problems.append(f"{name}: {room} may import only {sorted(allowed | {room})}")
             elif other in MUST_NOT_IMPORT.get(room, ()):
-                found.append(f"{name}: {room} must not import {other}")
+                problems.append(f"{name}: {room} must not import {other}")
             elif room == "condense" and rest[:2] == ["engine", "ray"]:
-                found.append(f"{name}: condense knows the protocols of engine, not Ray")
+                problems.append(f"{name}: condense knows the protocols of engine, not Ray")
         elif top not in sys.stdlib_module_names:
             if top not in PACKAGES.get(room, {top}):
-                found.append(f"{name}: {room} may import only {sorted(PACKAGES[room])}")
+                problems.append(f"{name}: {room} may import only {sorted(PACKAGES[room])}")
             if not any(fnmatch(file, pattern) for pattern in ONLY_IN.get(top, ["*"])):
-                found.append(f"{name}: only in {ONLY_IN[top]}")
+                problems.append(f"{name}: only in {ONLY_IN[top]}")
             if top in LAZY and eager:
-                found.append(f"{name}: an extra, import it inside the function that needs it")
-    return found
+                problems.append(f"{name}: an extra, import it inside the function that needs it")
+    return problems
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -156,8 +156,8 @@ def test_what_the_design_allows_is_not_reported(file, source):
 
 
 def arrows(files: Iterable[str]) -> dict[str, set[str]]:
-    """Which rooms each room imports; `__init__`, `__main__` and `__version__` are no rooms."""
-    found: dict[str, set[str]] = {}
+    """Return the rooms that each room imports; `__init__`, `__main__` and `__version__` are no rooms."""
+    imported: dict[str, set[str]] = {}
     rooms = {Path(file).parts[0].removesuffix(".py") for file in files}
     for file in files:
         room = Path(file).parts[0].removesuffix(".py")
@@ -166,12 +166,12 @@ def arrows(files: Iterable[str]) -> dict[str, set[str]]:
             for name, _ in imports(file, (PACKAGE / file).read_text())
             if name.startswith("dist_condense.")
         }
-        found.setdefault(room, set()).update((names & rooms) - {room, "__init__", "__main__"})
-    return found
+        imported.setdefault(room, set()).update((names & rooms) - {room, "__init__", "__main__"})
+    return imported
 
 
 def circles(rooms: dict[str, set[str]]) -> set[str]:
-    """Rooms that are left when those that import no other are taken away, again and again."""
+    """Return the rooms that remain after repeatedly removing those that import no other."""
     left = dict(rooms)
     while ends := {room for room, others in left.items() if not others & left.keys()}:
         left = {room: others for room, others in left.items() if room not in ends}

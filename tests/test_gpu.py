@@ -1,4 +1,4 @@
-"""What only a GPU can show: the same step there as on the CPU, twice the same bits, and no wait for the host."""
+"""Properties that only a GPU can show: the step of the CPU, equal bits in repeated runs, and no wait for the host."""
 
 from __future__ import annotations
 
@@ -92,16 +92,16 @@ def test_images_read_ahead_arrive_whole() -> None:
 def test_the_tier_gpu_gives_the_images_that_memory_gives() -> None:
     digits = open_dataset("digits", None, size=32)
     there = digits.train([3], Reading("gpu", device=torch.device("cuda")))
-    wanted = torch.tensor([5, 0, 5])
-    assert there.get(3, wanted).is_cuda
-    assert torch.equal(there.get(3, wanted).cpu(), digits.train([3]).get(3, wanted))
+    indices = torch.tensor([5, 0, 5])
+    assert there.get(3, indices).is_cuda
+    assert torch.equal(there.get(3, indices).cpu(), digits.train([3]).get(3, indices))
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:0"])
 def test_images_on_the_gpu_are_read_ahead_as_they_are(name: str) -> None:
     digits, device = open_dataset("digits", None, size=32), torch.device(name)
-    wanted = torch.tensor([5, 0, 5])
+    indices = torch.tensor([5, 0, 5])
     with ReadAhead(digits.train([3], Reading("gpu", device=device)), device) as ahead:
-        images = ahead.redeem(ahead.announce(3, wanted))
+        images = ahead.redeem(ahead.announce(3, indices))
         assert images.is_cuda
-        assert torch.equal(images.cpu(), digits.train([3]).get(3, wanted))
+        assert torch.equal(images.cpu(), digits.train([3]).get(3, indices))

@@ -1,4 +1,4 @@
-"""Ours == the published programs' numbers, for every array of the reference folder (REFERENCE_DIR).
+"""Our numbers equal those of the published programs, for every array of the reference folder (REFERENCE_DIR).
 
 Networks, objectives, decoding, augmentations, CutMix, the image update. Shapes and parameters are read from the arrays,
 the kinds of norm, activation and pooling from the files' names, so a folder of the same form with other numbers is
@@ -59,7 +59,10 @@ def tensor(array: np.ndarray) -> Tensor:
 
 
 def close_by_image(ours: Tensor, theirs: np.ndarray) -> None:
-    """All images agree to 5e-4 of their norm, but for one in ten in which a ReLU on zero may flip (measured: 1e-6)."""
+    """Check that images agree to 5e-4 of their norm, except one in ten where a ReLU on zero may flip.
+
+    Measured: 1e-6.
+    """
     a, b = ours.double().flatten(0, 1).flatten(1), tensor(theirs).double().flatten(0, 1).flatten(1)
     error = (a - b).norm(dim=1) / b.norm(dim=1)
     assert error.quantile(0.9) <= 5e-4, error
@@ -91,19 +94,19 @@ WORDS = {
 
 
 def described_by(stem: str, parameters: list[Tensor]) -> tuple[str, dict[str, object]]:
-    """The catalogue's name and the options of the network in the file `stem`."""
+    """Return the catalogue's name and the options of the network in the file `stem`."""
     _, kind, *words = stem.split("_")
-    found: dict[str, object] = {"width": parameters[0].shape[0]}
+    options: dict[str, object] = {"width": parameters[0].shape[0]}
     for word in words:
-        found |= WORDS.get(word, {})
+        options |= WORDS.get(word, {})
     name = CATALOGUE[kind]
     if "depth" in networks.options(name):
-        found["depth"] = sum(parameter.dim() == 4 for parameter in parameters)
-    return name, found
+        options["depth"] = sum(parameter.dim() == 4 for parameter in parameters)
+    return name, options
 
 
 def load_parameters(network: networks.Network, parameters: list[Tensor]) -> None:
-    """Copies the stored parameters in their order."""
+    """Copy the stored parameters in their order."""
     own = list(network.parameters())
     assert [p.shape for p in own] == [p.shape for p in parameters]
     with torch.no_grad():
@@ -129,7 +132,7 @@ def test_networks(reference_dir: Path) -> None:
 
 
 class Recorded:
-    """A shard whose augmentation, decoding and normalisation are the identity, over given real images."""
+    """A shard whose augmentation, decoding and normalisation are the identity, over recorded real images."""
 
     def __init__(self, data: Arrays, objective: Objective, pooled: bool, dtype: torch.dtype) -> None:
         self.real, self.synthetic = tensor(data["real"]), tensor(data["syn"])
@@ -160,11 +163,11 @@ class Recorded:
         object.__setattr__(self.shard.view, "normalised", lambda stored: stored.to(dtype))
 
     def get(self, label: int, indices: Tensor) -> Tensor:
-        """Real images as they were recorded."""
+        """Return real images as they were recorded."""
         return self.real[label][indices]
 
     def step(self) -> tuple[float, Tensor]:
-        """Loss and image gradient of one matching step with lr 1."""
+        """Return the loss and image gradient of one matching step with lr 1."""
         self.shard.match(self.network, 0, 0, 0)
         after = torch.stack(list(self.shard.pixels.values()))
         return float(sum(self.shard.losses.values())), self.synthetic.to(after.dtype) - after
@@ -263,5 +266,5 @@ def test_idc_image_update(reference_dir: Path) -> None:
     for step, gradient in enumerate(gradients):
         np.testing.assert_allclose(pixels, seen[step], rtol=1e-5, atol=2e-6)
         for c in range(classes):  # every class has a buffer of its own
-            of_class = ({"pixels": x[c]} for x in (pixels, buffer, gradient))
-            update({"pixels": rule}, *of_class, torch.tensor(True))
+            learnt, buffers, gradients_of_c = ({"pixels": x[c]} for x in (pixels, buffer, gradient))
+            update({"pixels": rule}, learnt, buffers, gradients=gradients_of_c, finite=torch.tensor(True))

@@ -17,7 +17,7 @@ ROW = re.compile(r"(?m)^\| `(tests/\S+\.py)` \| (.+) \|$")
 
 
 def marked() -> Iterator[tuple[str, str]]:
-    """(file, reason) of every marker."""
+    """Return (file, reason) of every marker."""
     for file in sorted((ROOT / "tests").rglob("test_*.py")):
         if file.name != "test_reruns.py":
             yield from ((str(file.relative_to(ROOT)), reason) for reason in MARKER.findall(file.read_text()))

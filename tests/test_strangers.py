@@ -1,4 +1,4 @@
-"""What others give is data: an attack of each kind, of which nothing is executed, opened, fetched or sent on.
+"""Untrusted files are data: attacks of each kind, of which nothing is executed, opened, fetched or sent on.
 
 Tars are in data/shards/test_tars.py, addresses in system/test_remote.py and data/shards/test_manifest.py.
 """
@@ -89,7 +89,7 @@ EXCEPTIONS = {
 
 
 def executing(source: str) -> Iterator[str]:
-    """What of EXECUTING, KEYWORDS and METHODS a module names, whatever it calls it."""
+    """Return the names from EXECUTING, KEYWORDS and METHODS that a module uses, also under other names."""
     tree = ast.parse(source)
     known = dict(zip(BUILTINS, BUILTINS, strict=True))
     for node in ast.walk(tree):
@@ -187,7 +187,7 @@ CONFIGS = [
 
 @pytest.fixture
 def mark(tmp_path: Path) -> Iterator[Path]:
-    """A folder that an attack would make."""
+    """Return a folder that an attack would create."""
     yield tmp_path / "mark"
     assert not (tmp_path / "mark").exists()
 
@@ -286,14 +286,14 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png(*chunks: bytes, width: int = 8, height: int = 8) -> bytes:
-    """A PNG of grey zeros with further chunks before its pixels."""
+    """Return a PNG of grey zeros with additional chunks before its pixels."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
     pixels = chunk(b"IDAT", zlib.compress(bytes(9 * 8)))
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + pixels + chunk(b"IEND", b"")
 
 
 def of_pillow() -> dict[str, bytes]:
-    """A picture in each format that Pillow can both write and read."""
+    """Return a picture in each format that Pillow can both write and read."""
     Image.init()
     made = {}
     for form in sorted(set(Image.SAVE) & set(Image.OPEN)):
@@ -370,7 +370,7 @@ def test_a_small_file_takes_little_memory(data: bytes) -> None:
 
 
 def pickles(mark: Path) -> list[bytes]:
-    """As pickle and as torch write them, each of which would make the mark."""
+    """Return pickles by pickle and by torch, each of which would create the mark."""
     file = io.BytesIO()
     torch.save(Command(mark), file)
     return [pickle.dumps(Command(mark)), file.getvalue()]

@@ -57,7 +57,7 @@ class Gradient:
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]:
         selected, others = self._parameters(network)
-        return list(torch.func.grad(_loss)(selected, others, network, images, labels).values())
+        return list(torch.func.grad(_loss)(selected, others, network, images=images, labels=labels).values())
 
     def value(self, network: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]:
         """Compute the gradient by an ordinary backward pass.
@@ -67,7 +67,7 @@ class Gradient:
         selected, others = self._parameters(network)
         selected = {name: p.requires_grad_() for name, p in selected.items()}
         with torch.enable_grad():
-            loss = _loss(selected, others, network, images, labels)
+            loss = _loss(selected, others, network, images=images, labels=labels)
         return list(torch.autograd.grad(loss, list(selected.values())))
 
     def _parameters(self, network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -99,7 +99,7 @@ STATISTICS: dict[str, Callable[[Parameters], Statistic]] = {
 
 
 def _loss(
-    selected: dict[str, Tensor], others: dict[str, Tensor], network: nn.Module, images: Tensor, labels: Tensor
+    selected: dict[str, Tensor], others: dict[str, Tensor], network: nn.Module, *, images: Tensor, labels: Tensor
 ) -> Tensor:
     logits = torch.func.functional_call(network, {**others, **selected}, (images,))
     return F.cross_entropy(logits, labels)

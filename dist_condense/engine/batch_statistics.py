@@ -75,7 +75,7 @@ def _layer_sums(
 def _execution_order(
     network: nn.Module, layers: list[_BatchNorm], own: Mapping[int, Tensor], coordinator: Coordinator
 ) -> list[_BatchNorm]:
-    """Return the layers in the order of execution; a worker without classes receives it from another."""
+    """Return the layers in the order of execution; a worker without classes receives the order from another."""
     order: list[int] = []
     hooks = [layer.register_forward_pre_hook(lambda *_, i=i: order.append(i)) for i, layer in enumerate(layers)]
     try:

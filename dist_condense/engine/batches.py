@@ -32,7 +32,7 @@ Segment = tuple[int, int, int]
 
 
 class Batches(Protocol):
-    """Source of global batches, for one segment of training at a time: the one after matching step t of network k."""
+    """Source of global batches for one segment of training at a time, that after matching step t of network k."""
 
     waited: float
     """Seconds that training has waited for images to be read."""
@@ -89,7 +89,7 @@ class RealBatches:
         self._start((k, t, 0))
 
     def segment(self, k: int, t: int, first: int = 0) -> Iterator[Batch]:
-        """Yield the batches that reach ``amount``; the last batch of a pass may be smaller."""
+        """Yield the batches that reach ``amount``, from number ``first`` on; the last of a pass may be smaller."""
         if self._prefetch is None or self._prefetch[0] != (k, t, first):
             self._start((k, t, first))
         (_, batches), self._prefetch = cast(tuple[Segment, Ahead[Gathered]], self._prefetch), None
@@ -148,7 +148,7 @@ class Pixels(Protocol):
         ...
 
     def training_labels(self, label: int) -> Tensor:
-        """Return their learnt labels ``[m, classes]``; called only where labels are learnt."""
+        """Return the learnt labels of these images ``[m, classes]``; called only where labels are learnt."""
         ...
 
 
@@ -198,7 +198,7 @@ class SyntheticBatches:
 
 
 class NoBatches:
-    """Batches of a theta that is not trained: none."""
+    """Empty source, for a theta that is not trained."""
 
     waited = 0.0
 

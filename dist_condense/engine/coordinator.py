@@ -23,7 +23,7 @@ from dist_condense.engine.roll_call import RollCall
 
 
 class Traffic:
-    """Bytes that a worker has passed to reductions in all its process groups, each used by one thread."""
+    """Counter of the bytes that a worker has passed to reductions, in all its process groups and threads."""
 
     def __init__(self) -> None:
         self.bytes = 0
@@ -79,7 +79,7 @@ class Coordinator(ABC):
 
     @abstractmethod
     def beside(self) -> Coordinator:
-        """Return a second process group of the same workers, on CPUs, for a thread that reads ahead.
+        """Return a coordinator with a second process group of the same workers, on CPUs, for a thread that reads ahead.
 
         All workers must call it.
         """
@@ -124,11 +124,10 @@ class LocalCoordinator(Coordinator):
 
 @dataclass
 class ProcessGroupCoordinator(Coordinator):
-    """Coordinator over a process group of torch.distributed, by default the default group: NCCL for GPUs, gloo for
-    CPUs.
+    """Coordinator over a process group of torch.distributed, by default the default group: NCCL on GPUs, gloo on CPUs.
 
     A collective raises WorkerLost where other workers do not answer, on gloo within the timeout of ``peers``. NCCL's
-    run in the background; their workers notice a loss in the gloo group beside.
+    run in the background; their workers notice a loss in the gloo group of :meth:`beside`.
     """
 
     group: dist.ProcessGroup | None = None

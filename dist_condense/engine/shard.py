@@ -106,11 +106,12 @@ class ClassShard:
         return self.view.for_training(self._own[label]["pixels"])
 
     def training_labels(self, label: int) -> Tensor:
-        """Return their learnt labels, class probabilities ``[m, classes]``. KeyError where labels are not learnt."""
+        """Return the learnt labels of these images, probabilities ``[m, classes]``; KeyError where none are learnt."""
         return self.view.labels_for_training(self._own[label]["labels"])
 
     def first_not_finite(self, network: nn.Module, done: int) -> Finding | None:
-        """Return the first number that is or was not finite, in the current theta, too. Waits for the device.
+        """Return the first number that is or was not finite, including those of the current theta. Waits for the
+        device.
 
         :param done: matching steps completed.
         """

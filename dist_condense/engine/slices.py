@@ -1,4 +1,4 @@
-"""Slices of a training batch: shared out to the workers and summed, or all computed by every worker.
+"""Division of a training batch into slices, which are shared out and summed, or all computed by every worker.
 
 The addends are the same either way. In fixed point so are the bits of their sum, so the choice depends on time alone.
 """

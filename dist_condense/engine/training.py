@@ -19,7 +19,7 @@ from dist_condense.system.transfer import to_device
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRecipe:
-    """Training of theta: SGD (lr, momentum, weight_decay), augmentation per image, CutMix with a probability."""
+    """Hyperparameters of theta's training: SGD, augmentation per image, and CutMix with probability ``cutmix``."""
 
     lr: float
     momentum: float = 0.0
@@ -30,7 +30,7 @@ class TrainingRecipe:
 
 @dataclass(frozen=True)
 class NetworkTrainer:
-    """Trainer of theta; theta is equal on all workers before and after.
+    """Trainer of theta, which is equal on all workers before and after the training.
 
     A batch is cut into ``slices`` units and gradients are summed over them. The result depends on ``slices``, not on
     the workers that compute them (:class:`Division`).
@@ -66,8 +66,9 @@ class NetworkTrainer:
         network.train()
         forward = torch.compile(network) if self.compiled else network
         for u, (images, labels) in enumerate(batches, first):
-            images, mix = self._augment(images, *key, u)
-            self._gradients(network, forward, (images, labels), mix, *key, u)
+            update = (*key, u)
+            images, mix = self._augment(images, *update)
+            self._gradients(network, forward, (images, labels), mix, *update)
             optimiser.step()
             yield u + 1
         self.division.synchronise(_state(network, optimiser))

@@ -1,4 +1,4 @@
-"""The trajectory of theta: how the K networks start and how each moves between matching steps."""
+"""Trajectory of theta: initialisation of the K networks, and their training between matching steps."""
 
 from __future__ import annotations
 
@@ -25,10 +25,6 @@ Build = Callable[[int], nn.Module]
 """Function from a seed to a network with newly drawn weights."""
 
 
-def _nothing() -> None:
-    pass
-
-
 class Start(Protocol):
     """Function that sets theta at the start of network k."""
 
@@ -37,7 +33,7 @@ class Start(Protocol):
 
 @dataclass
 class Trajectory:
-    """theta on this worker, equal on all workers.
+    """The current network theta and its optimiser, equal on all workers.
 
     One module is kept and re-filled, so that compiled code and allocated memory serve all K networks.
     """
@@ -49,10 +45,10 @@ class Trajectory:
     _: KW_ONLY
     seed: int
     matching_steps: int
-    """T"""
+    """Number T of matching steps per network."""
     updates: int = 0
     """Updates since the last matching step, by training or pre-training."""
-    after_update: Callable[[], None] = _nothing
+    after_update: Callable[[], None] = field(default=lambda: None)
     """Callback after each update."""
     network: nn.Module = field(init=False)
     optimiser: torch.optim.SGD = field(init=False)
@@ -116,7 +112,7 @@ class Trajectory:
 
 
 class Fresh:
-    """A newly drawn network (DC, DSA, DCC, DM)."""
+    """Start from a newly drawn network (DC, DSA, DCC, DM)."""
 
     def __call__(self, trajectory: Trajectory, k: int) -> None:
         trajectory.draw("network", k)
@@ -124,7 +120,7 @@ class Fresh:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A newly drawn network, trained for ``epochs`` on the real data; its momentum is kept (IDC, ImageNet-10)."""
+    """Start from a new network, trained for ``epochs`` on the real data; its momentum is kept (IDC, ImageNet-10)."""
 
     epochs: int
     real: RealBatches
@@ -136,11 +132,10 @@ class Pretrained:
 
 @dataclass(frozen=True)
 class Pool:
-    """One of ``size`` networks that were trained for ``epochs`` on the real data, with a new optimiser (IDC,
-    ImageNet-100).
+    """Start from one of ``size`` networks that were trained for ``epochs`` on the real data (IDC, ImageNet-100).
 
-    A network is trained when it is first drawn and kept in ``store``; a damaged or missing one is trained again, to the
-    same bits.
+    The optimiser is new. A network is trained when it is first drawn and kept in ``store``; a damaged or missing one is
+    trained again, to the same bits.
     """
 
     size: int

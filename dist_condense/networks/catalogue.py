@@ -74,7 +74,8 @@ def build(text: str, *, channels: int, size: Size, classes: int, seed: int, **op
         try:
             return _made(builder, channels, size, classes)
         except SizeError as error:
-            raise SizeError(f"{text}: {error}{_ways_out(text, options, channels, size, classes)}") from error
+            alternatives = _alternatives(text, options, size, channels=channels, classes=classes)
+            raise SizeError(f"{text}: {error}{alternatives}") from error
 
 
 def sketch(text: str, *, channels: int, size: Size, classes: int, **options: object) -> Network:
@@ -109,7 +110,7 @@ def shortest(text: str) -> str:
 
 
 def names() -> list[str]:
-    """Return the names of the catalogue, which do not include timm's networks (`timm:NAME`)."""
+    """Return the names in the catalogue, without timm's networks (`timm:NAME`)."""
     return list(NETWORKS)
 
 
@@ -151,7 +152,7 @@ def _made(builder: Builder, channels: int, size: Size, classes: int) -> Network:
     return network
 
 
-def _ways_out(text: str, more: dict[str, object], channels: int, size: Size, classes: int) -> str:
+def _alternatives(text: str, more: dict[str, object], size: Size, *, channels: int, classes: int) -> str:
     """Suggest alternatives for images that do not suit the network; each of them was tried."""
     takes = functools.partial(_takes, channels=channels, classes=classes)
     name, own = split(text)

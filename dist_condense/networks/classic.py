@@ -24,7 +24,6 @@ class FlatNetwork(Network):
         self.classifier = nn.Linear(feature_count(features, channels, size), classes)
 
     def embed(self, x: Tensor) -> Tensor:
-        """Map images [N, C, H, W] to features [N, F]."""
         features: Tensor = self.features(x)
         return features.flatten(start_dim=1)
 

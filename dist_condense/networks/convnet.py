@@ -57,7 +57,6 @@ class ConvNet(Network):
         self.classifier = nn.Linear(width * prod(sizes[-1]), classes)
 
     def embed(self, x: Tensor) -> Tensor:
-        """Map images [N, C, H, W] to features [N, F]."""
         features: Tensor = self.features(x)
         return features.flatten(start_dim=1)
 

@@ -29,7 +29,6 @@ class ExternalNetwork(Network):
                 setattr(module, "inplace", False)  # noqa: B010 (mypy knows no such attribute of a Module)
 
     def embed(self, x: Tensor) -> Tensor:
-        """Map images [N, C, H, W] to features [N, F]."""
         features: Tensor = self.backbone(x)
         return features
 
@@ -111,7 +110,7 @@ def _with_channels(conv: nn.Module, channels: int) -> nn.Conv2d:
         return conv
     kernel, stride, padding = conv.kernel_size[0], conv.stride[0], conv.padding[0]
     assert isinstance(padding, int)
-    new = nn.Conv2d(channels, conv.out_channels, kernel, stride, padding, bias=conv.bias is not None)
+    new = nn.Conv2d(channels, conv.out_channels, kernel, stride=stride, padding=padding, bias=conv.bias is not None)
     nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
     return new
 

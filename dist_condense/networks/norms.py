@@ -31,7 +31,7 @@ class InstanceNorm(nn.Module):
             raise ValueError("instance norm got feature maps of 1 x 1 pixel, whose normalised value is always 0")
         if torch.compiler.is_compiling():
             return self._fusable(x)
-        return functional.group_norm(x, self.channels, self.weight, self.bias, EPSILON)
+        return functional.group_norm(x, self.channels, weight=self.weight, bias=self.bias, eps=EPSILON)
 
     def _fusable(self, x: Tensor) -> Tensor:
         """Compute the same in elementary operations, which a compiler fuses with adjacent ones (1.3 times faster)."""

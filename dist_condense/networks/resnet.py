@@ -79,7 +79,6 @@ class ResNet(Network):
         family.start(self)
 
     def embed(self, x: Tensor) -> Tensor:
-        """Map images [N, C, H, W] to features [N, F]."""
         return global_average(self.features(x))
 
 

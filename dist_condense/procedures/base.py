@@ -1,4 +1,4 @@
-"""Common part of the procedures of one worker: a shard of its classes beside a trajectory of theta."""
+"""Base class of the procedures: a shard of a worker's classes, and a trajectory of theta."""
 
 from __future__ import annotations
 
@@ -36,48 +36,39 @@ class NoNetwork:
 
 @dataclass(kw_only=True)
 class ShardProcedure:
-    """Procedure whose state by class is a shard, and whose shared state is theta."""
+    """A :class:`dist_condense.engine.procedure.Procedure` on a shard of classes and a trajectory of theta."""
 
     shard: ClassShard | SelectionShard
     trajectory: Trajectory | NoNetwork
 
     @property
     def labels(self) -> list[int]:
-        """Owned classes, ascending."""
         return self.shard.labels
 
     @property
     def updates(self) -> int:
-        """Updates of theta inside the current unit."""
         return self.trajectory.updates
 
     @property
     def waited(self) -> float:
-        """Seconds spent waiting for images so far."""
         return self.shard.source.waited + self.trajectory.batches.waited
 
     def after_updates(self, call: Callable[[], None]) -> None:
-        """Call ``call`` after each update of theta."""
         self.trajectory.after_update = call
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the state of the owned classes, by ``NAME.LABEL``, copied to the CPU."""
         return self.shard.state_dict()
 
     def shared_state_dict(self) -> dict[str, Tensor]:
-        """Return theta and its momentum, copied to the CPU."""
         return self.trajectory.state_dict()
 
     def load_state_dict(self, by_class: Mapping[str, Tensor], shared: Mapping[str, Tensor], updates: int) -> None:
-        """Continue from a stored state; entries of other workers' classes are ignored."""
         self.shard.load_state_dict(by_class)
         self.trajectory.load_state_dict(shared)
         self.trajectory.updates = updates
 
     def checksum(self) -> int | None:
-        """Return the checksum of theta; None without a network."""
         return self.trajectory.checksum()
 
     def close(self) -> None:
-        """Stop the threads that read ahead."""
         self.shard.source.close()

@@ -18,7 +18,8 @@ from dist_condense.procedures.base import ShardProcedure
 
 @dataclass(frozen=True)
 class MatchingOutline:
-    """K networks of T matching steps, which learn the pixels of each class and, in some methods, its labels.
+    """Outline of matching: K networks of T matching steps, which learn the pixels of each class and possibly its
+    labels.
 
     :param names: names of the classes, by label.
     :param shapes: shapes of the learnt tensors of a class, by name: ``pixels`` (ipc, C, h, w).
@@ -34,7 +35,6 @@ class MatchingOutline:
 
     @property
     def units(self) -> Units:
-        """K T matching steps."""
         return Units({"network": self.networks, "matching step": self.matching_steps})
 
     @property
@@ -49,7 +49,7 @@ class MatchingOutline:
         return theta_tensors(self.build(0))
 
     def facts(self, done: int) -> dict[str, Any]:
-        """Return the networks completed and in all, and the matching steps per network."""
+        """Return the number of completed networks and of all networks, and the matching steps per network."""
         return {
             "networks_done": done // self.matching_steps,
             "networks_total": self.networks,
@@ -75,7 +75,6 @@ class Matching(ShardProcedure):
     stride: int = 1
 
     def run(self, record: Record) -> None:
-        """Run Algorithm 1."""
         condense(self.shard, self.trajectory, self.outline.networks, self.outline.matching_steps, record=record)
 
     def measures(self) -> dict[str, float]:

@@ -19,7 +19,7 @@ from dist_condense.selection.shard import SelectionShard
 
 @dataclass(frozen=True)
 class SelectingOutline:
-    """One unit per class, in label order; the network is trained inside the first unit.
+    """Outline of selecting: one unit per class, in label order; the network is trained inside the first unit.
 
     :param names: names of the classes, by label.
     :param shape: shape of the images of a class, ``(ipc, C, H, W)``.
@@ -32,7 +32,6 @@ class SelectingOutline:
 
     @property
     def units(self) -> Units:
-        """One unit per class."""
         return Units({"class": len(self.names)})
 
     @property
@@ -46,7 +45,6 @@ class SelectingOutline:
         return theta_tensors(self.build(0)) if self.build else ({}, {})
 
     def facts(self, done: int) -> dict[str, Any]:
-        """Return no entry besides those of every card."""
         return {}
 
     def synthetic_set(self, state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -69,11 +67,9 @@ class Selecting(ShardProcedure):
     stride: int
 
     def run(self, record: Record) -> None:
-        """Select images class by class."""
         select(self.shard, self.trajectory, self.outline.units.total, record)
 
     def measures(self) -> dict[str, float]:
-        """Return no measurement besides those of every procedure."""
         return {}
 
     def problem(self, done: int) -> Problem | None:

@@ -24,5 +24,5 @@ class Candidates:
     """Number of the draw, for a selection that varies between draws."""
 
 
-Choose = Callable[[Candidates], Tensor]
+Select = Callable[[Candidates], Tensor]
 """Function that returns positions within the class, int64 ``[ipc]``, all different."""

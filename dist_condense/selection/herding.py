@@ -21,13 +21,13 @@ def herding(candidates: Candidates) -> Tensor:
     features, ipc = candidates.features, candidates.ipc
     mean = torch.stack([part.double().sum(0) for part in features.split(BLOCK)]).sum(0) / len(features)
     target, taken = mean.clone(), torch.zeros(len(features), dtype=torch.bool)
-    chosen = []
+    selected = []
     for _ in range(ipc):
         nearest = int(_squared_distances(features, target).masked_fill(taken, torch.inf).argmin())
-        chosen.append(nearest)
+        selected.append(nearest)
         taken[nearest] = True
         target += mean - features[nearest].double()
-    return torch.tensor(chosen)
+    return torch.tensor(selected)
 
 
 def _squared_distances(features: Tensor, target: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Sets selected without a trained network, made where they are needed."""
+"""Sets of real images selected without a trained network, made where they are needed."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def real_sets(
     if few := [label for label, count in enumerate(counts) if count < ipc]:
         raise ValueError(f"real_sets: ipc is {ipc}, but classes {few} have fewer images; lower ipc.")
 
-    def chosen(label: int, count: int) -> Tensor:
+    def selected(label: int, count: int) -> Tensor:
         """Return the images ``[draws, ipc, C, H, W]`` of a class."""
         every = (Candidates(label, features=torch.empty(count, 0), ipc=ipc, seed=seed, draw=d) for d in range(draws))
-        return torch.stack([source.get(label, selection.choose(own)) for own in every])
+        return torch.stack([source.get(label, selection.select(own)) for own in every])
 
-    images = torch.stack([chosen(label, count) for label, count in enumerate(counts)], 1).flatten(0, 2)
+    images = torch.stack([selected(label, count) for label, count in enumerate(counts)], 1).flatten(0, 2)
     return LabelledImages(images, torch.arange(len(counts)).repeat_interleave(ipc).repeat(draws))

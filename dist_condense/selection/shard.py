@@ -54,7 +54,7 @@ class SelectionShard:
         if label not in self.pixels:
             return
         own = Candidates(label, features=self._features(network, label), ipc=self.ipc, seed=self.seed)
-        self.positions[label] = self.selection.choose(own)
+        self.positions[label] = self.selection.select(own)
         images = self.source.redeem(self.source.announce(label, self.positions[label]))
         self.pixels[label] = self.space.of(to_values(images.cpu()))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dist_condense.selection.candidates import Choose
+from dist_condense.selection.candidates import Select
 from dist_condense.selection.herding import herding
 from dist_condense.selection.random import random
 
@@ -13,7 +13,7 @@ from dist_condense.selection.random import random
 class Selection:
     """A selection method and its requirements."""
 
-    choose: Choose
+    select: Select
     features: bool = False
     """Whether it reads features of a network that is first trained on all images."""
     varies: bool = False

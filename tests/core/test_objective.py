@@ -13,7 +13,7 @@ from dist_condense.core.distance import DISTANCES
 from dist_condense.core.objective import Examples, Objective
 from dist_condense.core.statistic import PARAMETERS, Embedding, Gradient, Statistic
 
-STATISTICS: dict[str, Statistic] = {name: Gradient(chosen) for name, chosen in PARAMETERS.items()}
+STATISTICS: dict[str, Statistic] = {name: Gradient(selected) for name, selected in PARAMETERS.items()}
 STATISTICS["embedding"] = Embedding()
 CLASSES = 3
 
@@ -32,7 +32,7 @@ def examples(count: int, c: int, what: str, dtype: torch.dtype = torch.float64) 
 
 
 def matched(objective: Objective, network: nn.Module, real: Examples, synthetic: Examples) -> tuple[Tensor, Tensor]:
-    """Loss and gradient of the images."""
+    """Return the loss and the gradient of the images."""
     loss, gradient = objective.match(network, synthetic, objective.statistic(network, real))
     return loss, gradient["images"]
 
@@ -63,11 +63,11 @@ def test_two_passes_equal_double_backward(distance: str, statistic: str, microba
 def test_pooled_two_passes_equal_one_graph(distance: str) -> None:
     phi, D, network = STATISTICS["matrices"], DISTANCES[distance], theta()
     leaves = [examples(5, c, "synthetic")["images"].requires_grad_() for c in range(CLASSES)]
-    chosen = [p for name, p in network.named_parameters() if PARAMETERS["matrices"](name, p)]
+    selected = [p for name, p in network.named_parameters() if PARAMETERS["matrices"](name, p)]
 
     def mean_gradient(batches: list[Examples], graph: bool) -> list[Tensor]:
         losses = [nn.functional.cross_entropy(network(x["images"]), x["labels"]) for x in batches]
-        each = [torch.autograd.grad(loss, chosen, create_graph=graph) for loss in losses]
+        each = [torch.autograd.grad(loss, selected, create_graph=graph) for loss in losses]
         return [torch.stack(layer).mean(0) for layer in zip(*each, strict=True)]
 
     real = mean_gradient([examples(9, c, "real") for c in range(CLASSES)], graph=False)
@@ -91,7 +91,7 @@ def test_pooled_two_passes_equal_one_graph(distance: str) -> None:
 
 
 def test_a_gradient_by_differences() -> None:
-    """Independent of autograd: the loss along a direction."""
+    """Compare with differences of the loss along a direction, independent of autograd."""
     objective, network = Objective(STATISTICS["convolutions"], DISTANCES["sum_squared"]), theta()
     real, synthetic = examples(9, 1, "real"), examples(5, 1, "synthetic")
     _, gradient = matched(objective, network, real, synthetic)
@@ -103,7 +103,7 @@ def test_a_gradient_by_differences() -> None:
 
 @pytest.mark.parametrize("microbatch", [0, 2])
 def test_a_gradient_of_labels_by_differences(microbatch: int) -> None:
-    """Weights of the classes in the place of numbers: both gradients along a direction, by either way."""
+    """With class probabilities as labels: both gradients along a direction, by either way."""
     objective, network = Objective(STATISTICS["matrices"], DISTANCES["sum_squared"], microbatch=microbatch), theta()
     real, h, b = examples(9, 1, "real"), 1e-5, None
     soft = examples(5, 1, "synthetic") | {"labels": torch.eye(CLASSES, dtype=torch.float64)[[0, 1, 1, 2, 1]] * 0.9}
@@ -155,7 +155,7 @@ EVERYTHING = Strategy(always=("flip", "color", "cutout"), one_of=("crop", "scale
 
 @pytest.mark.parametrize("name", [*OPERATIONS, "all"])
 def test_one_draw_is_one_function(name: str) -> None:
-    """An image is changed in the same way wherever it stands: alone, or among others."""
+    """An image is changed in the same way alone and at every position in a batch."""
     strategy = EVERYTHING if name == "all" else Strategy((name,))
     drawn = strategy.draw(1, (8, 8), randomness.generator(0, "test", 1)).to(torch.device("cpu"), torch.float64)
     real, synthetic = examples(6, 0, "real")["images"], examples(3, 0, "synthetic")["images"]
@@ -192,7 +192,7 @@ def test_one_of_draws_each_of_its_list_and_one_at_a_time() -> None:
     for i in range(60):
         drawn = Strategy(one_of=("color", "rotate", "cutout")).draw(1, (8, 8), randomness.generator(0, "test", i))
         changed = ("color" * bool(drawn.saturation != 1), "rotate" * (not torch.equal(drawn.warp[0], identity)))
-        told = [*filter(None, (*changed, "cutout" * bool(drawn.cut.any())))]
-        assert len(told) == 1
-        seen.update(told)
+        names = [*filter(None, (*changed, "cutout" * bool(drawn.cut.any())))]
+        assert len(names) == 1
+        seen.update(names)
     assert seen == {"color", "rotate", "cutout"}

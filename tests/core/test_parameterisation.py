@@ -18,7 +18,7 @@ MEAN, STD = (0.2, 0.5, 0.7), (0.1, 0.25, 0.3)
 
 
 def by_hand(images: Tensor, factor: int, padding: Sequence[float]) -> Tensor:
-    """Tile after tile, pixel after pixel: what lies outside of the image is the padding."""
+    """Decode tile by tile and pixel by pixel; pixels outside of the image are the padding."""
     number, channels, side = images.shape[:3]
     small = (side + factor - 1) // factor
     decoded = []
@@ -50,13 +50,13 @@ def test_tiles_along_one_axis_of_images_that_are_not_square(axes: str, decoded: 
     images = torch.rand(2, 1, 5, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
     form = MultiFormation(3, decoding, budget=12, padding=(0.0,), axes=axes)
     tall, wide = 3 if axes != "width" else 1, 3 if axes != "height" else 1
-    found = form.decode_for_training(images)
-    assert len(found) == 2 * form.tiles == 2 * decoded
+    result = form.decode_for_training(images)
+    assert len(result) == 2 * form.tiles == 2 * decoded
     height, width = -(-5 // tall), -(-11 // wide)
     padded = F.pad(images, (0, width * wide - 11, 0, height * tall - 5))
     cut = [padded[..., y * height :, x * width :][..., :height, :width] for y in range(tall) for x in range(wide)]
     expected = F.interpolate(torch.cat(cut), size=(5, 11), mode="bilinear", align_corners=False)
-    assert torch.equal(found, expected)
+    assert torch.equal(result, expected)
     sources = form.sources(2)
     assert len(form.decode(images)) == len(sources)
     ones = form.decode(images.new_tensor([1.0, 2.0])[:, None, None, None].expand(-1, 1, 6, 12))
@@ -70,8 +70,8 @@ def test_decoding_normalised_pixels_is_normalising_decoded_ones(decoding) -> Non
     space = Space(ChannelStatistics(MEAN, STD))
     form = MultiFormation(3, decoding, budget=20, padding=space.pixel_padding)
     normalised = replace(form, padding=space.when_normalised().pixel_padding)
-    found = normalised.decode((images - mean) / std)
-    torch.testing.assert_close(found * std + mean, form.decode(images), rtol=0, atol=1e-14)
+    result = normalised.decode((images - mean) / std)
+    torch.testing.assert_close(result * std + mean, form.decode(images), rtol=0, atol=1e-14)
 
 
 def test_a_gradient_goes_to_the_image_and_not_into_the_padding() -> None:

@@ -1,4 +1,4 @@
-"""Small runs of every kind of method on the digits, and the ways to execute them."""
+"""Small runs of every kind of method on the digits, and ways to execute them."""
 
 from __future__ import annotations
 
@@ -84,12 +84,12 @@ REDUCED = ("dcc", "idc")
 
 
 def load(name: str, *more: str) -> RunConfig:
-    """The config of a case."""
+    """Load the config of a case."""
     return config.load("configs/digits.yaml", [*TINY, *CASES[name], *more])
 
 
 def execute(run: RunConfig, coordinator: Coordinator) -> None:
-    """Condense in this process, as on a first start; ``run.output`` holds the checkpoint."""
+    """Condense in this process, as on a first start; ``run.output`` contains the checkpoint."""
     dataset, _ = preflight.check(run)
     Path(run.output).mkdir(parents=True, exist_ok=True)
     workers = coordinator.size if isinstance(coordinator, ProcessGroupCoordinator) else 0
@@ -101,47 +101,47 @@ def execute(run: RunConfig, coordinator: Coordinator) -> None:
 
 
 def result(folder: Path) -> Tensor:
-    """See :func:`learnt`, of the newest checkpoint."""
-    found = checkpoint.newest(Folder(folder / "checkpoints"))
-    assert found is not None
-    return learnt(found.classes())
+    """Return :func:`learnt` of the newest checkpoint."""
+    newest = checkpoint.newest(Folder(folder / "checkpoints"))
+    assert newest is not None
+    return learnt(newest.classes())
 
 
 def learnt(state: Mapping[str, Tensor]) -> Tensor:
-    """Pixels, and labels where these are learnt, of all classes in a state: ``[classes, values]``."""
+    """Return pixels, and labels where these are learnt, of all classes in a state: ``[classes, values]``."""
     names = [name for name in ("pixels", "labels") if f"{name}.0" in state]
     classes = range(sum(name.startswith("pixels") for name in state))
     return torch.stack([torch.cat([state[f"{name}.{c}"].flatten() for name in names]) for c in classes])
 
 
 def alone(name: str, folder: Path, *more: str) -> Tensor:
-    """The set of one process."""
+    """Return the set of a single process."""
     execute(load(name, f"output={folder}", *more), LocalCoordinator())
     return result(folder)
 
 
 def as_version_1(store: Storage, workers: int) -> None:
-    """Write the checkpoints in a store as an earlier program did: a file of classes for each of so many workers."""
+    """Write the checkpoints in a store in the format of version 1: a file of classes for each of ``workers``."""
     for name in checkpoint.names(store):
-        found = checkpoint.opened(store, name)
-        state, entries = found.classes(), [found.common]
-        owned = assign([1.0] * sum(len(entry.labels) for entry in found.entries), workers)
+        opened = checkpoint.opened(store, name)
+        state, entries = opened.classes(), [opened.common]
+        owned = assign([1.0] * sum(len(entry.labels) for entry in opened.entries), workers)
         for rank, labels in enumerate(owned):
             file = f"classes_{rank}.safetensors"
             data = save({key: x for key, x in state.items() if int(key.rsplit(".", 1)[1]) in labels})
             store.write(f"{name}/{file}", data)
             entries.append(checkpoint.entry_of(file, data, labels))
-        for entry in found.entries_of():
+        for entry in opened.entries_of():
             store.remove(f"{name}/{entry.name}")
-        checkpoint.commit(store, found.state, entries, VERSION_1)
+        checkpoint.commit(store, opened.state, entries, VERSION_1)
 
 
 class Enough(BaseException):
-    """Ends a run, which nobody catches."""
+    """Exception that ends a run and is not caught."""
 
 
 def first_steps(name: str, steps: int, folder: Path, *more: str) -> Tensor:
-    """The set of one process after so many matching steps of a run that has more."""
+    """Return the set of a single process after the first ``steps`` matching steps of a longer run."""
     whole = Journal.after_step
 
     def after_step(self: Journal, done: int) -> None:
@@ -162,12 +162,12 @@ Jobs = dict[str, tuple[str, Make, *tuple[str, ...]]]
 
 
 def together(workers: int, jobs: Jobs, folder: Path, *more: str) -> dict[str, Tensor | str]:
-    """The sets of a gloo group. A job that fails gives the error's text instead."""
+    """Return the sets of a gloo group, or the text of the error for a job that fails."""
     return in_groups({workers: jobs}, {workers: folder}, *more)[workers]
 
 
 def in_groups(jobs: dict[int, Jobs], folders: dict[int, Path], *more: str) -> dict[int, dict[str, Tensor | str]]:
-    """The same of groups by their number of workers, one group after the other: starting processes is what costs."""
+    """Return :func:`together` by number of workers, one group after the other: starting processes is the main cost."""
     with tempfile.TemporaryDirectory() as rendezvous:
         mp.spawn(_enter, (f"file://{rendezvous}/group", jobs, folders, more), nprocs=max(jobs))
     return {
@@ -206,19 +206,19 @@ BY_TIME = slices.cheaper_everywhere
 
 
 def shared() -> Coordinator:
-    """Slices of training batches stay shared out, whatever takes longer."""
+    """Keep the slices of training batches shared out, regardless of the timing."""
     slices.cheaper_everywhere = lambda timings, number: False
     return ProcessGroupCoordinator()
 
 
 def everywhere() -> Coordinator:
-    """Every worker computes all slices once some updates were timed, whatever takes longer."""
+    """Compute all slices on every worker after the timed updates, regardless of the timing."""
     slices.cheaper_everywhere = lambda timings, number: True
     return ProcessGroupCoordinator()
 
 
 class Forgetful(ProcessGroupCoordinator):
-    """Leaves out the one reduction of fixed-point sums."""
+    """Omits the reduction of fixed-point sums."""
 
     def reduce(self, tensor: Tensor, operation: Any) -> None:
         if tensor.dtype != torch.int64:
@@ -226,7 +226,7 @@ class Forgetful(ProcessGroupCoordinator):
 
 
 class Averaging(ProcessGroupCoordinator):
-    """Averages over workers where sums are asked for."""
+    """Averages over workers instead of summing."""
 
     def reduce(self, tensor: Tensor, operation: Any) -> None:
         super().reduce(tensor, operation)

@@ -1,4 +1,4 @@
-"""Items made in the background come in order, and so do errors."""
+"""Items made in the background, and errors, arrive in order."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A shard that goes away while a run reads it: told with file and class, and made good by putting it back."""
+"""A shard that disappears while a run reads it: reported with file and class, and repaired by restoring it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three classes of four images in class shards."""
+    """Write three classes of four images as class shards."""
     folder = tmp_path_factory.mktemp("shards")
     shard_cases.prepared(shard_cases.write_folder(folder / "images"), folder / "shards", size=16)
     return folder / "shards"
@@ -64,7 +64,7 @@ def test_a_shard_that_goes_away_and_comes_back(
 ) -> None:
     assert command(case, tmp_path / "whole", root) == 0, capfd.readouterr().err
     monkeypatch.setattr(shards, "OPEN_FILES", 1)  # one that is open stays readable after its name is gone
-    shard, (break_it, told) = root / "train" / f"{CLASS:04d}-000.tar", DAMAGES[damage]
+    shard, (break_it, reason) = root / "train" / f"{CLASS:04d}-000.tar", DAMAGES[damage]
     content, after_step = shard.read_bytes(), Journal.after_step
 
     def breaking(self: Journal, done: int) -> None:
@@ -78,12 +78,12 @@ def test_a_shard_that_goes_away_and_comes_back(
             assert command(case, tmp_path / "broken", root) == cli.FAILED
     finally:
         shard.write_bytes(content)
-    said = capfd.readouterr().err
-    (line,) = [line for line in said.splitlines() if line.startswith("failed: ")]
-    assert f"class {CLASS} ({shard_cases.CLASSES[CLASS]}): {shard}: {told}" in line and line.count(".tar") <= 2
+    output = capfd.readouterr().err
+    (line,) = [line for line in output.splitlines() if line.startswith("failed: ")]
+    assert f"class {CLASS} ({shard_cases.CLASSES[CLASS]}): {shard}: {reason}" in line and line.count(".tar") <= 2
     kept = checkpoint.newest(Folder(tmp_path / "broken" / "checkpoints"))
     assert kept is not None and DAMAGED_AFTER <= kept.steps < STEPS
-    assert f"the set of matching step {kept.steps} is kept" in said
+    assert f"the set of matching step {kept.steps} is kept" in output
     assert torch.equal(pixels(tmp_path / "broken"), torch.cat([kept.classes()[f"pixels.{c}"] for c in range(3)]))
     assert command(case, tmp_path / "broken", root) == 0
     assert f"resuming after matching step {kept.steps} of {STEPS}" in capfd.readouterr().err

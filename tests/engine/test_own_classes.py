@@ -1,4 +1,4 @@
-"""A worker holds the images of its own classes and no others, whatever they are read from."""
+"""A worker stores only the images of its own classes, for every kind of source."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TIERS = ("ram", "encoded", "disk")
 
 
 class SecondOfTwo(LocalCoordinator):
-    """A worker that asks nobody."""
+    """Coordinator of the second of two workers, without communication."""
 
     rank, size = 1, 2
 
@@ -40,9 +40,9 @@ def test_of_an_array_a_worker_keeps_its_classes(case: str, tmp_path: Path, monke
     journal = worker.assemble(cases.load(case, f"output={tmp_path}", "data.tier=ram"), SecondOfTwo(), Placement())
     gc.collect()
     assert [kept() for kept in whole] == [None, None]
-    held = journal.procedure.shard.source.source.source.images
-    assert sorted(held) == sorted(journal.procedure.shard.labels) and len(held) == 5
-    assert all(pixels.untyped_storage().nbytes() == pixels.nbytes for pixels in held.values())
+    images = journal.procedure.shard.source.source.source.images
+    assert sorted(images) == sorted(journal.procedure.shard.labels) and len(images) == 5
+    assert all(pixels.untyped_storage().nbytes() == pixels.nbytes for pixels in images.values())
 
 
 @pytest.mark.parametrize("tier", TIERS)

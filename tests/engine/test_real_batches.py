@@ -1,4 +1,4 @@
-"""Global batches of real images are the same announced or not, and whoever owns the classes."""
+"""Global batches of real images do not depend on announcements or on the ownership of classes."""
 
 import threading
 import time
@@ -37,7 +37,7 @@ def batches(labels: range = range(3)) -> RealBatches:
 
 
 def shown(walk: list[Batch]) -> list[list[int]]:
-    """The images of each batch: 10 c + i for image i of class c."""
+    """Return the images of each batch: 10 c + i for image i of class c."""
     return [(images[:, 0, 0, 0] * 255).round().long().tolist() for images, _ in walk]
 
 
@@ -46,7 +46,7 @@ def same(first: list[Batch], second: list[Batch]) -> bool:
     return all(torch.equal(a, b) for one, other in pairs for a, b in zip(one, other, strict=True))
 
 
-def test_a_stretch_is_the_same_announced_or_not():
+def test_a_segment_is_the_same_announced_or_not():
     plain = list(batches().segment(2, 1))
     announced = batches()
     announced.announce(2, 1)
@@ -54,8 +54,8 @@ def test_a_stretch_is_the_same_announced_or_not():
     assert [len(labels) for _, labels in plain] == [4, 4, 1]  # three batches for 10 images; this one ends a pass
 
 
-def test_stretches_walk_through_shuffled_passes():
-    """21 images in batches of 4: the sixth of a pass holds one image; three batches are a segment."""
+def test_segments_walk_through_shuffled_passes():
+    """21 images in batches of 4: the sixth of a pass contains one image; a segment has three batches."""
     real, every = batches(), [10 * c + i for c in range(3) for i in range(COUNTS[c])]
     walk = [batch for k in range(K) for t in range(T) for batch in shown(list(real.segment(k, t)))]
     passes = []
@@ -70,7 +70,7 @@ def test_stretches_walk_through_shuffled_passes():
 
 
 @pytest.mark.parametrize(("k", "t"), [(0, 0), (0, 1), (1, 2), (2, 2)])
-def test_a_stretch_needs_none_before_it(k, t):
+def test_a_segment_needs_none_before_it(k, t):
     real = batches()
     walk = {(i, j): list(real.segment(i, j)) for i in range(K) for j in range(T)}
     assert same(list(batches().segment(k, t)), walk[k, t])
@@ -86,7 +86,7 @@ def test_fewer_images_than_a_batch_make_a_batch_of_all():
     ] * 3
 
 
-def test_another_stretch_than_the_announced_one_is_not_mixed_up():
+def test_another_segment_than_the_announced_one_is_not_mixed_up():
     announced = batches()
     announced.announce(0, 0)
     assert same(list(announced.segment(2, 1)), list(batches().segment(2, 1)))
@@ -94,15 +94,15 @@ def test_another_stretch_than_the_announced_one_is_not_mixed_up():
 
 
 class Line(LocalCoordinator):
-    """Notes which thread speaks."""
+    """Coordinator that records which thread calls it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.said: list[threading.Thread] = []
+        self.threads: list[threading.Thread] = []
 
     def reduce(self, tensor: torch.Tensor, operation: object) -> None:
         time.sleep(0.02)  # so that two threads would speak in turns
-        self.said.append(threading.current_thread())
+        self.threads.append(threading.current_thread())
 
 
 @pytest.mark.parametrize("following", [lambda real: real.segment(2, 1), lambda real: real.passes(1, 0)])
@@ -111,7 +111,8 @@ def test_one_thread_at_a_time_speaks_on_the_line(following):
     announced.coordinator = line = Line()
     announced.announce(0, 0)
     assert same(list(following(announced)), list(following(batches())))
-    assert [len(list(said)) for _, said in groupby(line.said)] == [3, len(line.said) - 3]  # the announced one first
+    calls = [len(list(threads)) for _, threads in groupby(line.threads)]
+    assert calls == [3, len(line.threads) - 3]  # the announced segment first
 
 
 def test_images_and_labels_belong_together():
@@ -125,10 +126,10 @@ def test_a_pass_has_every_image_once():
 
 
 class Together(MemorySource):
-    """Gives several classes at once, and only so."""
+    """Source that must be asked for several classes at once."""
 
-    def get_many(self, wanted: list[tuple[int, torch.Tensor]]) -> list[torch.Tensor]:
-        return [super(Together, self).get(*one) for one in wanted]
+    def get_many(self, requests: list[tuple[int, torch.Tensor]]) -> list[torch.Tensor]:
+        return [super(Together, self).get(*one) for one in requests]
 
     def get(self, label: int, indices: torch.Tensor) -> torch.Tensor:
         raise AssertionError("class after class")

@@ -38,7 +38,7 @@ def come(store: dist.Store, rank: int) -> None:
     dist.PrefixStore("roll_call", store).set(str(rank), "here")
 
 
-def told(call: RollCall, error: RuntimeError) -> str:
+def message(call: RollCall, error: RuntimeError) -> str:
     with pytest.raises(WorkerLost) as lost, call.watching():
         raise error
     return str(lost.value)
@@ -46,14 +46,14 @@ def told(call: RollCall, error: RuntimeError) -> str:
 
 def test_who_does_not_come_is_named(store: dist.Store) -> None:
     come(store, 0)
-    text = told(RollCall(HOSTS, 1, timeout=40, step=12), RuntimeError(GLOO))
+    text = message(RollCall(HOSTS, 1, timeout=40, step=12), RuntimeError(GLOO))
     assert text.startswith("worker 2 on c (10.0.0.3) was lost after step 12: no answer")
     assert "raise cluster.timeout=40 " in text
     assert text.endswith("(worker 1 on b (10.0.0.2) saw: Timed out waiting 40000ms for recv operation to complete)")
 
 
 def test_several_are_named(store: dist.Store) -> None:
-    text = told(RollCall(HOSTS, 2, timeout=40), dist.DistNetworkError("no words that are known"))
+    text = message(RollCall(HOSTS, 2, timeout=40), dist.DistNetworkError("no words that are known"))
     assert text.startswith(f"worker 0 on {HOSTS[0]}, worker 1 on {HOSTS[1]} were lost: no answer")
 
 
@@ -61,23 +61,23 @@ def test_who_comes_late_is_waited_for(store: dist.Store) -> None:
     come(store, 0)
     late = threading.Timer(0.5, come, (store, 2))
     late.start()
-    began = time.monotonic()
-    assert "although all of them still answer" in told(
+    started = time.monotonic()
+    assert "although all of them still answer" in message(
         RollCall(HOSTS, 1, timeout=1000), RuntimeError("Connection closed")
     )
-    assert time.monotonic() - began < 20  # of the 30 s for those who never come
+    assert time.monotonic() - started < 20  # of the 30 s for those who never come
 
 
 def test_the_call_is_made_once(store: dist.Store) -> None:
-    """All lines between the workers share it, and their threads may fail at the same time."""
-    call, found = RollCall(HOSTS, 0, timeout=40), []
-    threads = [threading.Thread(target=lambda: found.append(call.missing())) for _ in range(3)]
+    """All process groups share one roll call, and their threads may fail at the same time."""
+    call, missing = RollCall(HOSTS, 0, timeout=40), []
+    threads = [threading.Thread(target=lambda: missing.append(call.missing())) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     come(store, 1)
-    assert [*found, call.missing()] == [[1, 2]] * 4
+    assert [*missing, call.missing()] == [[1, 2]] * 4
 
 
 def test_a_store_that_hangs_is_in_the_process_of_rank_0(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +106,7 @@ TIMEOUT = 6.0
 
 
 def _exchange_values(line: ProcessGroupCoordinator, rank: int, folder: Path) -> None:
-    """Whatever JSON holds arrives as it was; what rank 1 sends like torch's all_gather_object, is not unpickled."""
+    """JSON values arrive unchanged; a pickle sent by rank 1, as torch's all_gather_object would, is not unpickled."""
     floats, texts = [0.1 + 0.2, 5e-324, float("inf")], ["", "ü" * 1000]
     assert line.gather({"floats": floats, "text": texts[rank]}) == [{"floats": floats, "text": x} for x in texts]
     with pytest.raises(RunFailed, match=f"worker 1 sent a message of {LONGEST + 3} bytes"):
@@ -123,7 +123,7 @@ def _exchange_values(line: ProcessGroupCoordinator, rank: int, folder: Path) -> 
 
 
 class Command:
-    """Makes a folder where it is unpickled."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -143,17 +143,17 @@ def _enter(rank: int, address: str, folder: Path) -> None:
     if rank == 1:
         (folder / "pid").write_text(str(os.getpid()))
         os.kill(os.getpid(), signal.SIGSTOP)
-    began = time.monotonic()
+    started = time.monotonic()
     try:
         beside.reduce(torch.ones(3), dist.ReduceOp.SUM)
     except WorkerLost as lost:
-        (folder / "told").write_text(f"{time.monotonic() - began} {lost}")
+        (folder / "message").write_text(f"{time.monotonic() - started} {lost}")
     os.kill(int((folder / "pid").read_text()), signal.SIGKILL)
 
 
 def test_a_process_that_hangs_is_found_in_time(tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory() as rendezvous, pytest.raises(mp.ProcessExitedException, match="SIGKILL"):
         mp.spawn(_enter, (f"file://{rendezvous}/group", tmp_path), nprocs=2)
-    seconds, text = (tmp_path / "told").read_text().split(" ", 1)
+    seconds, text = (tmp_path / "message").read_text().split(" ", 1)
     assert text.startswith("worker 1 on host 1 was lost after step 3: no answer")
     assert TIMEOUT <= float(seconds) < 60  # of the group's own timeout

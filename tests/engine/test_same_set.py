@@ -1,4 +1,4 @@
-"""The same set, bit for bit, whatever the number of workers, with the defaults; and these tests can fail."""
+"""The set is equal, bit for bit, for any number of workers, with the defaults; and these tests can fail."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Found = dict[str, Tensor | str]
 
 @pytest.fixture(scope="module")
 def single(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
-    """Every case in one process that has several cores, and where it started."""
+    """Run every case in one process with several cores, and return the sets."""
     with on_threads(cases.CORES):
         folder = tmp_path_factory.mktemp("single")
         return {name: cases.alone(name, folder / name) for name in cases.CASES}
@@ -34,13 +34,13 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """Of the runs of each group."""
+    """Return the folders of the runs of each group."""
     return {workers: tmp_path_factory.mktemp(f"group{workers}") for workers in WORKERS}
 
 
 @pytest.fixture(scope="module")
 def groups(folders: dict[int, Path]) -> dict[int, Found]:
-    """Every case, both ways to take the slices, and the broken ones, in groups of processes."""
+    """Run every case in groups of processes, with both ways to divide the slices, and the broken cases."""
     jobs: cases.Jobs = {name: (name, ProcessGroupCoordinator) for name in cases.CASES}
     makes = BROKEN | WAYS
     more: cases.Jobs = {f"{case}_{word}": (case, make) for case in cases.REDUCED for word, make in makes.items()}
@@ -52,9 +52,9 @@ def groups(folders: dict[int, Path]) -> dict[int, Found]:
 def test_group_equals_single_process(
     name: str, workers: int, single: dict[str, Tensor], groups: dict[int, Found]
 ) -> None:
-    found = groups[workers][name]
-    assert isinstance(found, Tensor), found
-    assert torch.equal(found, single[name])
+    result = groups[workers][name]
+    assert isinstance(result, Tensor), result
+    assert torch.equal(result, single[name])
 
 
 @pytest.mark.parametrize("workers", WORKERS[1:])
@@ -62,11 +62,11 @@ def test_group_equals_single_process(
 def test_whoever_computes_the_slices(
     case: str, workers: int, single: dict[str, Tensor], groups: dict[int, Found], folders: dict[int, Path]
 ) -> None:
-    """Fewer bytes are reduced where every worker computes them all; the set is the same."""
+    """The set is equal, and fewer bytes are reduced where every worker computes all slices."""
     reduced = {}
     for way in WAYS:
-        found = groups[workers][f"{case}_{way}"]
-        assert isinstance(found, Tensor) and torch.equal(found, single[case]), (way, found)
+        result = groups[workers][f"{case}_{way}"]
+        assert isinstance(result, Tensor) and torch.equal(result, single[case]), (way, result)
         entries = metrics_file.read(RunFolder(folders[workers] / f"{case}_{way}").metrics)
         reduced[way] = sum(entry["reduced_bytes"] for entry in entries)
     assert 0 < reduced["everywhere"] < reduced["shared"]
@@ -74,12 +74,12 @@ def test_whoever_computes_the_slices(
 
 @pytest.mark.parametrize("workers", WORKERS[1:])
 def test_broken_reductions_are_noticed(workers: int, single: dict[str, Tensor], groups: dict[int, Found]) -> None:
-    broken = {name: found for name, found in groups[workers].items() if name.rpartition("_")[2] in BROKEN}
+    broken = {name: result for name, result in groups[workers].items() if name.rpartition("_")[2] in BROKEN}
     assert len(broken) == len(BROKEN) * len(cases.REDUCED)
-    for name, found in broken.items():
+    for name, result in broken.items():
         expected = single[name.rsplit("_", 1)[0]]
-        assert isinstance(found, str) or not torch.equal(found, expected), name
-        assert not isinstance(found, str) or "differs between workers" in found
+        assert isinstance(result, str) or not torch.equal(result, expected), name
+        assert not isinstance(result, str) or "differs between workers" in result
 
 
 @pytest.mark.parametrize("case", cases.REDUCED)

@@ -1,4 +1,4 @@
-"""Who computes the slices of a training batch: all workers decide alike, and hold the same theta afterwards."""
+"""Division of the slices of a training batch: all workers decide alike, and have the same theta afterwards."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_the_decision(timings: list[list[tuple[float | None, float]]], number: i
 def test_the_sum_does_not_depend_on_who_computes_what(
     workers: int, everywhere: bool, batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also of a batch that is smaller than the number of slices."""
+    """The same holds for a batch that is smaller than the number of slices."""
     monkeypatch.setattr(slices, "cheaper_everywhere", lambda timings, number: everywhere)
     computed: dict[int, list[list[int]]] = {rank: [] for rank in range(workers)}
 
@@ -55,8 +55,8 @@ def test_the_sum_does_not_depend_on_who_computes_what(
     expected = updates(Division(LocalCoordinator(), 4), [])
 
     def work(coordinator: Coordinator) -> None:
-        found = updates(Division(coordinator, 4), computed[coordinator.rank])
-        assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
+        result = updates(Division(coordinator, 4), computed[coordinator.rank])
+        assert all(torch.equal(x, y) for x, y in zip(result, expected, strict=True))
 
     on_threads(workers, work)
     own = [v for v in range(4) if batch * v // 4 < batch * (v + 1) // 4]
@@ -74,16 +74,16 @@ def test_a_single_slice_is_computed_by_all_from_the_start() -> None:
     on_threads(3, work)
 
 
-@pytest.mark.parametrize("alike", [False, True])
-def test_workers_that_differ_in_a_bit_settle_on_the_first_ones(alike: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processor, "kind", lambda device: "one" if alike else None)
+@pytest.mark.parametrize("equal", [False, True])
+def test_workers_that_differ_in_a_bit_settle_on_the_first_ones(equal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processor, "kind", lambda device: "one" if equal else None)
     first = torch.tensor([-0.0, torch.nan, 1e-45, 3.0]), torch.ones(2, 2)
 
     def work(coordinator: Coordinator) -> None:
         own = [x + coordinator.rank for x in first] if coordinator.rank else [x.clone() for x in first]
         Division(coordinator, 1).synchronise(own)
         same = all(torch.equal(x.view(torch.int32), y.view(torch.int32)) for x, y in zip(own, first, strict=True))
-        assert same == (coordinator.rank == 0 or not alike)
+        assert same == (coordinator.rank == 0 or not equal)
 
     on_threads(2, work)
 

@@ -1,4 +1,4 @@
-"""The same set, bit for bit, wherever its images are read from: memory, shards in every tier, a beton."""
+"""The set is equal, bit for bit, for every source of its images: memory, shards in every tier, a beton."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HOW = {
 
 
 def prepared(source: Path, dest: Path, *options: str) -> Path:
-    """A few classes of real photographs as class shards."""
+    """Prepare a few classes of real photographs as class shards."""
     assert cli.main(["prepare", str(source), str(dest), "--classes", ",".join(first_classes(source)), *options]) == 0
     return dest
 
@@ -39,7 +39,7 @@ def first_classes(folder: Path) -> list[str]:
 
 
 def on(root: Path, *more: str) -> list[str]:
-    """The keys of a small run on the images at a root."""
+    """Return the keys of a small run on the images at a root."""
     return ["dataset.name=imagenet", f"dataset.root={root}", *SMALL, *more]
 
 
@@ -50,13 +50,13 @@ def folder(real_data: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def kept(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards of the files as they are."""
+    """Prepare shards of the unchanged files."""
     return prepared(folder, tmp_path_factory.mktemp("kept") / "shards")
 
 
 @pytest.fixture(scope="module")
 def resized(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards of resized images, and a beton where FFCV is."""
+    """Prepare shards of resized images, and a beton where FFCV is installed."""
     try:
         load_ffcv()
     except DataError as error:
@@ -66,7 +66,7 @@ def resized(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def in_memory(folder: Path) -> list[str]:
-    """The keys of a small run on the original files, decoded into memory."""
+    """Return the keys of a small run on the original files, decoded into memory."""
     return on(folder, "data.tier=ram", f"dataset.classes=[{','.join(first_classes(folder))}]")
 
 
@@ -91,11 +91,11 @@ def test_shards_in_a_remote_store_equal_the_folder(
 
 @pytest.mark.parametrize("case", ["dc", "batch_norm", "idc"])
 def test_every_way_to_read_gives_the_same_set(case: str, resized: Path, tmp_path: Path) -> None:
-    found: dict[str, Tensor] = {
+    result: dict[str, Tensor] = {
         name: cases.alone(case, tmp_path / name.replace(" ", "_"), *on(resized, *how)) for name, how in HOW.items()
     }
-    first = found["shards in ram"]
-    assert [name for name, pixels in found.items() if not torch.equal(pixels, first)] == []
+    first = result["shards in ram"]
+    assert [name for name, pixels in result.items() if not torch.equal(pixels, first)] == []
 
 
 def test_other_images_give_another_set(in_memory: list[str], resized: Path, tmp_path: Path) -> None:
@@ -109,6 +109,6 @@ def test_two_workers_stream_their_own_classes(resized: Path, tmp_path: Path) -> 
     single = cases.alone("idc", tmp_path / "single", *on(resized, "data.tier=ram"))
     hows = {"tier": "data.tier=disk", "ffcv": "data.tier=ffcv"}
     jobs: cases.Jobs = {name: ("idc", ProcessGroupCoordinator, *on(resized, how)) for name, how in hows.items()}
-    for name, found in cases.together(2, jobs, tmp_path).items():
-        assert isinstance(found, Tensor), found
-        assert torch.equal(found, single), name
+    for name, result in cases.together(2, jobs, tmp_path).items():
+        assert isinstance(result, Tensor), result
+        assert torch.equal(result, single), name

@@ -1,4 +1,4 @@
-"""The engine's parts on their own: sums, ownership, draws, groupings, the pixel update, running statistics."""
+"""The engine's parts in isolation: sums, ownership, draws, groupings, the pixel update, running statistics."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from dist_condense.engine.trajectory import fill
 
 @dataclass
 class Meeting:
-    """Where the threads of :class:`ThreadCoordinator` meet."""
+    """Meeting point of the threads of :class:`ThreadCoordinator`."""
 
     workers: int
     values: list[object] = field(init=False)
@@ -45,7 +45,7 @@ class Meeting:
 
 
 class ThreadCoordinator(Coordinator):
-    """A worker that is a thread of this process."""
+    """Coordinator of a worker that is a thread of this process."""
 
     rank, size = 0, 0  # set below
 
@@ -89,7 +89,7 @@ def on_threads(workers: int, work: Callable[[Coordinator], None]) -> None:
 
 
 def nothing(x: Tensor) -> None:
-    """No other worker."""
+    """Reduce over a single worker."""
 
 
 def summed(parts: list[Part], like: Tensor, slots: int = 1, terms: int = 12) -> Tensor:
@@ -97,7 +97,7 @@ def summed(parts: list[Part], like: Tensor, slots: int = 1, terms: int = 12) -> 
 
 
 def addends(dtype: torch.dtype, spread: float = 3.0, seed: int = 0) -> Tensor:
-    """``[12, 1000]`` over many orders of magnitude."""
+    """Return ``[12, 1000]`` over many orders of magnitude."""
     drawn = torch.Generator().manual_seed(seed)
     values = torch.randn(12, 1000, generator=drawn, dtype=torch.float64)
     return (values * 10 ** (spread * torch.randn(12, 1000, generator=drawn, dtype=torch.float64))).to(dtype)
@@ -115,7 +115,7 @@ def test_order_does_not_matter(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("workers", [2, 3, 5])
 def test_partition_does_not_matter(workers: int) -> None:
-    x, found = addends(torch.float32), {}
+    x, outcomes = addends(torch.float32), {}
     slots = [c % 3 for c in range(12)]
     expected = summed([(slots[c], x[c]) for c in range(12)], x, slots=3)
 
@@ -124,14 +124,14 @@ def test_partition_does_not_matter(workers: int) -> None:
         parts = [(slots[c], x[c]) for c in own] + (
             [(slots[c], x[c]) for c in (11, 10)] if coordinator.rank == 1 else []
         )
-        found[coordinator.rank] = coordinator.sum(parts, x.new_zeros(3, 1000), terms=12)
+        outcomes[coordinator.rank] = coordinator.sum(parts, x.new_zeros(3, 1000), terms=12)
 
     on_threads(workers, work)
-    assert all(torch.equal(result, expected) for result in found.values())
+    assert all(torch.equal(result, expected) for result in outcomes.values())
 
 
 class OnOneDevice(TorchDispatchMode):
-    """Fails where a tensor is not on the device; those of `meta` have no numbers that the host could read."""
+    """Fails where a tensor is on another device; tensors on `meta` have no values that the host could read."""
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = function(*args, **(kwargs or {}))
@@ -149,14 +149,14 @@ def test_a_sum_never_leaves_the_device() -> None:
 
 
 def test_worker_without_parts() -> None:
-    x, found = addends(torch.float32), {}
+    x, outcomes = addends(torch.float32), {}
 
     def work(coordinator: Coordinator) -> None:
         parts = [(0, row) for row in x] if coordinator.rank == 1 else []
-        found[coordinator.rank] = coordinator.sum(parts, x.new_zeros(1, 1000), terms=12)
+        outcomes[coordinator.rank] = coordinator.sum(parts, x.new_zeros(1, 1000), terms=12)
 
     on_threads(2, work)
-    assert torch.equal(found[0], found[1]) and torch.equal(found[0], summed([(0, row) for row in x], x))
+    assert torch.equal(outcomes[0], outcomes[1]) and torch.equal(outcomes[0], summed([(0, row) for row in x], x))
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-12, 1.0, 1e20])
@@ -190,14 +190,14 @@ def test_zeros_and_nothing() -> None:
 @pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan")])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_what_is_not_finite_makes_its_slot_nan_everywhere(value: float, workers: int) -> None:
-    bad, good, found = torch.tensor([1.0, value, 2.0]), torch.tensor([1.0, 2.0, 3.0]), {}
+    bad, good, outcomes = torch.tensor([1.0, value, 2.0]), torch.tensor([1.0, 2.0, 3.0]), {}
 
     def work(coordinator: Coordinator) -> None:
         parts = [(0, bad), (1, good)] if coordinator.rank == 0 else [(1, good)]
-        found[coordinator.rank] = coordinator.sum(parts, torch.zeros(2, 3), terms=2)
+        outcomes[coordinator.rank] = coordinator.sum(parts, torch.zeros(2, 3), terms=2)
 
     on_threads(workers, work)
-    for result in found.values():
+    for result in outcomes.values():
         assert result[0].isnan().all()
         assert torch.equal(result[1], workers * good)
 
@@ -267,16 +267,14 @@ def test_epochs_cover_the_class_without_repeats() -> None:
 
 
 @pytest.mark.parametrize("draw", DRAWS.values())
-def test_a_real_batch_of_a_small_class_holds_each_image_once(draw: RealDraw) -> None:
-    assert all(sorted(draw(5, 24, 0, 1, visit).tolist()) == list(range(5)) for visit in range(4))
-
-
-def test_too_few_images_are_each_taken_once() -> None:
+def test_too_few_images_are_each_taken_once(draw: RealDraw) -> None:
     """As in the programs: DC's draw is the head of a permutation, IDC's batch is min(images, batch)."""
-    visits = [randomness.epoch_batch(5, 12, visit, 0, "purpose").tolist() for visit in range(20)]
-    visits += [randomness.draw_without_replacement(5, 12, 0, "purpose", visit).tolist() for visit in range(20)]
+    visits = [draw(5, 12, seed=0, label=1, visit=visit).tolist() for visit in range(20)]
     assert all(sorted(batch) == list(range(5)) for batch in visits)
-    assert len({tuple(batch) for batch in visits}) > 10  # in another order each
+    assert len({tuple(batch) for batch in visits}) > 10  # in different orders
+
+
+def test_a_draw_without_replacement_repeats_no_image() -> None:
     drawn = randomness.draw_without_replacement(12, 5, 0, "purpose").tolist()
     assert len(set(drawn)) == 5 and set(drawn) <= set(range(12))
 
@@ -303,7 +301,7 @@ def test_warm_up_is_per_class() -> None:
 
 
 @pytest.mark.parametrize(
-    ("groups", "told"),
+    ("groups", "problem"),
     [
         ([[0, 1]], r"missing \[2\]"),
         ([[0, 1], [2, 3]], r"unknown \[3\]"),
@@ -311,8 +309,8 @@ def test_warm_up_is_per_class() -> None:
         ([[0, 0], [7]], r"missing \[1, 2\], unknown \[7\], repeated \[0\]"),
     ],
 )
-def test_partitions_that_are_none(groups: list[list[int]], told: str) -> None:
-    with pytest.raises(ValueError, match=f"method.grouping.groups must contain each of the 3 classes once: {told}"):
+def test_partitions_that_are_none(groups: list[list[int]], problem: str) -> None:
+    with pytest.raises(ValueError, match=f"method.grouping.groups must contain each of the 3 classes once: {problem}"):
         grouping.check_partition(groups, 3)
 
 
@@ -395,20 +393,20 @@ def test_running_statistics_equal_one_forward_in_train_mode(shards: list[list[in
     images, expected = class_images(), batch_norm_network().train()
     for _ in range(2):  # the second time from averages that have moved
         expected(torch.cat(list(images.values())))
-    found = [batch_norm_network() for _ in shards]
+    outcomes = [batch_norm_network() for _ in shards]
 
     def work(coordinator: Coordinator) -> None:
         own = {c: images[c] for c in shards[coordinator.rank]}
         for _ in range(2):
-            refresh_running_statistics(found[coordinator.rank], lambda: own, 3, coordinator)
+            refresh_running_statistics(outcomes[coordinator.rank], lambda: own, 3, coordinator)
 
     on_threads(len(shards), work) if len(shards) > 1 else work(LocalCoordinator())
     reference = dict(expected.named_buffers())
-    for network in found:
+    for network in outcomes:
         for name, buffer in network.named_buffers():
             if "running" in name:
                 torch.testing.assert_close(buffer, reference[name], rtol=1e-10, atol=1e-12)
-                assert torch.equal(buffer, dict(found[0].named_buffers())[name])
+                assert torch.equal(buffer, dict(outcomes[0].named_buffers())[name])
 
 
 def test_networks_without_batch_norm_load_no_images() -> None:

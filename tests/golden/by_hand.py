@@ -1,6 +1,6 @@
-"""The methods' formulas in plain torch, written from the papers: nothing here comes from dist_condense.
+"""The methods' formulas in plain torch, written from the papers, without dist_condense.
 
-theta is a list of tensors, as ``parameters()`` of a ConvNet gives them: for each block the weight and bias of its
+theta is a list of tensors, in the order of a ConvNet's ``parameters()``: for each block the weight and bias of its
 convolution and of its norm, then the weight and bias of the linear layer.
 """
 
@@ -18,12 +18,12 @@ Averages = list[tuple[Tensor, Tensor]]
 
 
 def fresh_averages(theta: Theta) -> Averages:
-    """Mean 0 and variance 1 in each block."""
+    """Return mean 0 and variance 1 for each block."""
     return [(torch.zeros_like(bias), torch.ones_like(bias)) for bias in theta[1:-2:4]]
 
 
 def features(theta: Theta, x: Tensor, averages: Averages | None = None, training: bool = False) -> Tensor:
-    """ConvNet with sigmoid and average pooling; instance norm, or BatchNorm where there are ``averages``."""
+    """Compute a ConvNet with sigmoid and average pooling; instance norm, or BatchNorm where ``averages`` are given."""
     for b in range(len(theta) // 4):
         weight, bias, scale, shift = (p for p in theta[4 * b : 4 * b + 4])
         x = F.conv2d(x, weight, bias, padding=1)
@@ -35,7 +35,7 @@ def features(theta: Theta, x: Tensor, averages: Averages | None = None, training
 
 
 def moments(x: Tensor, average: tuple[Tensor, Tensor] | None, training: bool) -> tuple[Tensor, Tensor]:
-    """Mean and variance that a norm uses; a BatchNorm in training moves its averages by 0.1, the variance unbiased."""
+    """Return the mean and variance of a norm; BatchNorm in training moves its averages by 0.1, variance unbiased."""
     if average is None:
         mean = x.mean((2, 3), keepdim=True)
         return mean, (x - mean).square().mean((2, 3), keepdim=True)
@@ -50,17 +50,16 @@ def moments(x: Tensor, average: tuple[Tensor, Tensor] | None, training: bool) ->
 
 
 def logits(theta: Theta, x: Tensor, averages: Averages | None = None, training: bool = False) -> Tensor:
-    """The ConvNet's."""
     return features(theta, x, averages, training) @ theta[-2].T + theta[-1]
 
 
 def cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
-    """Of each image, ``[n]``."""
+    """Return the cross-entropy of each image, ``[n]``."""
     return scores.exp().sum(1).log() - scores[torch.arange(len(labels)), labels]
 
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """[0, 1] to normalised space, channel by channel."""
+    """Map [0, 1] to normalised space, channel by channel."""
     channels = [(images[:, c] - m) / s for c, (m, s) in enumerate(zip(mean, std, strict=True))]
     return torch.stack(channels, 1)
 
@@ -96,7 +95,7 @@ def update(
     mix: tuple[Tensor, Box] | None = None,
     averages: Averages | None = None,
 ) -> None:
-    """One step on the mean cross-entropy of a batch; with CutMix (partners, box) weighted by the box's true area."""
+    """Take a step on the mean cross-entropy of a batch; with CutMix (partners, box) weighted by the box's true area."""
     leaves = [p.clone().requires_grad_() for p in theta]
     if mix is None:
         loss = cross_entropy(logits(leaves, images, averages, training=True), labels)
@@ -116,7 +115,7 @@ def update(
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Numbers of one augmentation for each of n images, or of one for all."""
+    """Parameters of one augmentation for each of n images, or of one for all."""
 
     brightness: list[float]
     saturation: list[float]
@@ -145,7 +144,7 @@ class Augmentation:
 
 
 def tiles(images: Tensor, factor: int) -> Tensor:
-    """Multi-formation: all images' first tile, then all second tiles; the factor divides the side."""
+    """Cut images for multi-formation: all images' first tile, then all second tiles; the factor divides the side."""
     side = images.shape[-1]
     small = side // factor
     cuts = [slice(i * small, (i + 1) * small) for i in range(factor)]
@@ -159,21 +158,21 @@ def tiles(images: Tensor, factor: int) -> Tensor:
 def gradients(
     theta: Theta, images: Tensor, label: int, dimensions: tuple[int, ...], averages: Averages | None, graph: bool
 ) -> list[Tensor]:
-    """Gradient of a class's mean cross-entropy by the parameters with so many dimensions."""
+    """Return the gradient of a class's mean cross-entropy by the parameters with these numbers of dimensions."""
     leaves = [p.clone().requires_grad_() for p in theta]
-    chosen = [p for p in leaves if p.ndim in dimensions]
+    selected = [p for p in leaves if p.ndim in dimensions]
     labels = torch.full((len(images),), label)
     loss = cross_entropy(logits(leaves, images, averages), labels).mean()
-    return list(torch.autograd.grad(loss, chosen, create_graph=graph))
+    return list(torch.autograd.grad(loss, selected, create_graph=graph))
 
 
 def mean_of(statistics: list[list[Tensor]]) -> list[Tensor]:
-    """Of the classes of a group, layer by layer."""
+    """Average the statistics of the classes of a group, layer by layer."""
     return [sum(layers[1:], layers[0]) / len(layers) for layers in zip(*statistics, strict=True)]
 
 
 def layerwise_cosine(a: list[Tensor], b: list[Tensor]) -> Tensor:
-    """Sum over layers and over their rows, the output channels, of 1 - <a, b> / (|a| |b| + 1e-6)."""
+    """Sum 1 - <a, b> / (|a| |b| + 1e-6) over layers and over their rows, the output channels."""
     total = torch.zeros((), dtype=torch.float64)
     for x, y in zip(a, b, strict=True):
         u, v = x.reshape(len(x), -1), y.reshape(len(y), -1)
@@ -183,10 +182,10 @@ def layerwise_cosine(a: list[Tensor], b: list[Tensor]) -> Tensor:
 
 
 def sum_squared(a: list[Tensor], b: list[Tensor]) -> Tensor:
-    """Sum over everything of (a - b)^2."""
+    """Sum (a - b)^2 over everything."""
     return torch.stack([(x - y).pow(2).sum() for x, y in zip(a, b, strict=True)]).sum()
 
 
 def sum_absolute(a: list[Tensor], b: list[Tensor]) -> Tensor:
-    """Sum over everything of |a - b|."""
+    """Sum |a - b| over everything."""
     return torch.stack([(x - y).abs().sum() for x, y in zip(a, b, strict=True)]).sum()

@@ -1,7 +1,7 @@
-"""What the engine drew, in the order in which it did, for a loop that is written by hand.
+"""Draws of the engine, in their order, for a loop that is written by hand.
 
-A keyed draw is not what is compared; it is written down where it comes out of the public functions of ``core``, and
-handed out once. A loop that asks for a draw that was not made, or leaves some, is another loop.
+The keys of draws are not compared: a draw is recorded where a public function of ``core`` returns it, and handed out
+once. A loop that requests a draw that was not made, or leaves some, is another loop.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PERMUTATIONS = ("synthetic passes", "synthetic subset")
 
 
 class Recorded:
-    """Draws of each kind, first come first served."""
+    """Draws of each kind, in the order of their recording."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.kept: defaultdict[str, deque[Any]] = defaultdict(deque)
@@ -30,28 +30,28 @@ class Recorded:
         self._watch(patch)
 
     def next(self, kind: str) -> Any:
-        """The next draw of a kind."""
+        """Return the next draw of a kind."""
         assert self.kept[kind], f"the engine drew no more {kind}"
         return self.kept[kind].popleft()
 
     def forget(self) -> None:
-        """What was drawn until now."""
+        """Discard all draws until now."""
         self.kept.clear()
 
     def augmentation(self, count: int, kind: str = "training") -> Augmentation:
-        """Of a training batch of ``count``, each image by itself; ``matching``: one for a class."""
-        found = self.next(f"{kind} augmentation")
-        assert len(found.brightness) == count, "as many augmentations as images"
-        return found
+        """Return the augmentation of a training batch of ``count``, one per image; ``matching``: one for a class."""
+        result = self.next(f"{kind} augmentation")
+        assert len(result.brightness) == count, "as many augmentations as images"
+        return result
 
     def cutmix(self, probability: float, count: int) -> tuple[Tensor, Box]:
-        """Partners and box of a training batch of ``count``."""
+        """Return partners and box of a training batch of ``count``."""
         asked, n, partner, box = self.next("CutMix")
         assert (asked, n) == (probability, count), f"CutMix with probability {asked} on {n} images"
         return partner, box
 
     def nothing_is_left(self) -> None:
-        """Every draw was asked for."""
+        """Check that every draw was requested."""
         left = {kind: len(draws) for kind, draws in self.kept.items() if draws}
         assert left == {}, f"the engine drew more: {left}"
 
@@ -64,30 +64,30 @@ class Recorded:
         )
 
         def watched_permutation(count: int, seed: int, purpose: str, *integers: int) -> Tensor:
-            found = permutation(count, seed, purpose, *integers)
+            result = permutation(count, seed, purpose, *integers)
             if purpose in PERMUTATIONS:
-                self.kept[purpose].append(found)
-            return found
+                self.kept[purpose].append(result)
+            return result
 
         def watched_key(seed: int, purpose: str, *integers: int) -> int:
-            found = key(seed, purpose, *integers)
+            result = key(seed, purpose, *integers)
             if purpose == "pool":
-                self.kept[purpose].append(found)
-            return found
+                self.kept[purpose].append(result)
+            return result
 
         def watched_draw(strategy: Strategy, n: int, size: tuple[int, int], generator: torch.Generator) -> Any:
-            found = draw(strategy, n, size, generator)
+            result = draw(strategy, n, size, generator)
             if generator.initial_seed() not in self._known:  # a second look at the images of a class draws the same
                 self._known.add(generator.initial_seed())
-                numbers = (found.brightness, found.saturation, found.contrast, found.warp, found.cut)
+                numbers = (result.brightness, result.saturation, result.contrast, result.warp, result.cut)
                 kind = "matching" if n == 1 else "training"
                 self.kept[f"{kind} augmentation"].append(Augmentation(*(x.tolist() for x in numbers)))
-            return found
+            return result
 
         def watched_mix(probability: float, n: int, size: tuple[int, int], generator: torch.Generator) -> Any:
-            found = mix(probability, n, size, generator)
-            self.kept["CutMix"].append((probability, n, found.partner, found.box))
-            return found
+            result = mix(probability, n, size, generator)
+            self.kept["CutMix"].append((probability, n, result.partner, result.box))
+            return result
 
         patch.setattr(randomness, "permutation", watched_permutation)
         patch.setattr(randomness, "key", watched_key)
@@ -96,7 +96,7 @@ class Recorded:
 
 
 def agree(ours: Tensor, by_hand: Tensor, start: Tensor, what: str, tolerance: float = 1e-10) -> None:
-    """Equal to a part in 1e10 of the way that was gone from ``start``."""
+    """Check that both are equal to a part in 1e10 of the distance from ``start``."""
     assert ours.dtype == by_hand.dtype == torch.float64, f"{what}: {ours.dtype}, {by_hand.dtype}"
     way, error = float((by_hand - start).abs().max()), float((ours - by_hand).abs().max())
     assert way > 0, f"{what} did not move"

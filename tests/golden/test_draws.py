@@ -1,6 +1,6 @@
-"""What is drawn for the training of theta: CutMix's boxes, and an augmentation for each image of one operation.
+"""Draws for the training of theta: CutMix's boxes, and an augmentation for each image by one operation.
 
-The expected frequencies are counted over all boxes there are; 4,000 draws lie within four standard deviations of them.
+The expected frequencies are counted over all possible boxes; 4,000 draws are within four standard deviations of them.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ SIDE, DRAWS = 8, 4000
 
 
 def boxes() -> dict[tuple[int, int, int, int], float]:
-    """Every box of an 8 x 8 image with its probability: lam ~ U(0, 1), side int(8 sqrt(1 - lam)), centre uniform."""
-    found: dict[tuple[int, int, int, int], float] = {}
+    """Return the probability of every box of an 8 x 8 image: lam ~ U(0, 1), side int(8 sqrt(1 - lam)), any centre."""
+    chances: dict[tuple[int, int, int, int], float] = {}
     for side in range(SIDE):
-        # side <= 8 sqrt(1 - lam) < side + 1  <=>  lam lies in an interval of length ((side + 1)^2 - side^2) / 64
+        # side <= 8 sqrt(1 - lam) < side + 1  <=>  lam is in an interval of length ((side + 1)^2 - side^2) / 64
         chance = ((side + 1) ** 2 - side**2) / SIDE**2
         for row in range(SIDE):
             for column in range(SIDE):
                 edges = [c + sign * (side // 2) for c in (row, column) for sign in (-1, 1)]
                 box = tuple(min(max(edge, 0), SIDE) for edge in edges)
-                found[box] = found.get(box, 0) + chance / SIDE**2
-    return found
+                chances[box] = chances.get(box, 0) + chance / SIDE**2
+    return chances
 
 
 def compare_boxes(plant: Plant | None = None) -> None:
-    """Frequencies of what boxes are like, and the weight of an image's own label: 1 - the true area."""
+    """Compare the frequencies of properties of boxes, and the weight of an image's own label: 1 - the true area."""
     expected = boxes()
     assert sum(expected.values()) == pytest.approx(1)
     keyed, drawn = torch.Generator().manual_seed(1), []
@@ -62,8 +62,8 @@ def compare_boxes(plant: Plant | None = None) -> None:
         chances.append((0.5, feature((0, 0, 0, 0))))
         mean = sum(chance * x for chance, x in chances)
         deviation = math.sqrt(sum(chance * (x - mean) ** 2 for chance, x in chances) / DRAWS)
-        found = sum(feature(box) for box, _ in drawn) / DRAWS
-        assert abs(found - mean) < 4 * deviation, f"{name}: {found:.3f}, not {mean:.3f}"
+        measured = sum(feature(box) for box, _ in drawn) / DRAWS
+        assert abs(measured - mean) < 4 * deviation, f"{name}: {measured:.3f}, not {mean:.3f}"
     own = sum(int((partner == torch.arange(6)).sum()) for _, partner in drawn) / DRAWS
     assert abs(own - 1) < 4 / math.sqrt(DRAWS), "a permutation leaves one place as it is, in the mean"
 
@@ -73,7 +73,7 @@ def test_boxes() -> None:
 
 
 def side_by(power: float) -> Plant:
-    """The side as another power of 1 - lam."""
+    """Plant a side that is another power of 1 - lam."""
     whole = cutmix.cutmix_box
     return lambda patch: patch.setattr(
         cutmix, "cutmix_box", lambda lam, *rest: whole(1 - (1 - lam) ** (2 * power), *rest)
@@ -122,7 +122,7 @@ IDENTITY = torch.tensor([[1.0, 0, 0], [0, 1, 0]], dtype=torch.float64)
 
 
 def operation(draw: Draw, i: int) -> str:
-    """What image i gets; DSA's operations are told from their parameters."""
+    """Return the operation of image i; DSA's operations are recognised by their parameters."""
     warp, cut = draw.warp[i], draw.cut[i]
     if (draw.brightness[i], draw.saturation[i], draw.contrast[i]) != (0, 1, 1):
         return "color"
@@ -135,7 +135,7 @@ def operation(draw: Draw, i: int) -> str:
 
 
 def compare_draws(plant: Plant | None = None) -> None:
-    """DSA: one of six operations for a batch, each as likely, its magnitudes drawn for every image."""
+    """Check DSA's draws: one of six operations per batch, equally likely, its magnitudes drawn for every image."""
     keyed, seen = torch.Generator().manual_seed(2), {}
     strategy = Strategy(one_of=("color", "crop", "cutout", "flip", "scale", "rotate"))
     values: dict[str, list[Tensor]] = {"color": [], "crop": [], "scale": [], "rotate": []}
@@ -156,11 +156,11 @@ def compare_draws(plant: Plant | None = None) -> None:
     for kind in ("color", "crop", "cutout", "flip", "scale", "rotate"):
         assert abs(seen.get(kind, 0) / TIMES - 1 / 6) < 4 * math.sqrt(5 / 36 / TIMES), f"{kind}: {seen.get(kind, 0)}"
     for kind, (low, high) in LIMITS.items():
-        found = torch.cat(values[kind])
+        measured = torch.cat(values[kind])
         width = high - low
-        assert low - 1e-9 <= found.min() < low + width / 20, f"{kind} from {found.min():.3f}"
-        assert high - width / 20 < found.max() <= high + 1e-9, f"{kind} to {found.max():.3f}"
-        assert abs(found.mean() - (low + high) / 2) < 0.4 * width / math.sqrt(len(found)) * 4, f"{kind}: {found.mean()}"
+        assert low - 1e-9 <= measured.min() < low + width / 20, f"{kind} from {measured.min():.3f}"
+        assert high - width / 20 < measured.max() <= high + 1e-9, f"{kind} to {measured.max():.3f}"
+        assert abs(measured.mean() - (low + high) / 2) < 0.4 * width / math.sqrt(len(measured)) * 4, kind
 
 
 MAGNITUDES: dict[str, Callable[[Draw], Tensor]] = {
@@ -177,7 +177,7 @@ def test_draws() -> None:
 
 
 def one_for_all(patch: pytest.MonkeyPatch) -> None:
-    """The first image's magnitudes for the whole batch."""
+    """Plant the first image's magnitudes for the whole batch."""
     whole = Strategy.draw
 
     def draw(self: Strategy, n: int, size: tuple[int, int], generator: torch.Generator) -> Draw:
@@ -187,7 +187,7 @@ def one_for_all(patch: pytest.MonkeyPatch) -> None:
 
 
 def one_for_each(patch: pytest.MonkeyPatch) -> None:
-    """Which operation is drawn for every image."""
+    """Plant a separate operation for every image."""
     whole = Strategy.draw
     fields = ("brightness", "saturation", "contrast", "warp", "cut")
 

@@ -35,13 +35,13 @@ TEST = photographs(60, 17), torch.randint(CLASSES, (60,), generator=drawn(18))
 
 
 def rate_of_dc(lr: float, epoch: int, epochs: int) -> tuple[float, bool]:
-    """A tenth once epoch E//2 + 1 (from 0) is over, with a new optimiser."""
+    """Return a tenth of the rate after epoch E//2 + 1 (from 0), with a new optimiser."""
     last = epochs // 2 + 1
     return (lr, False) if epoch <= last else (lr / 10, epoch == last + 1)
 
 
 def rate_of_idc(lr: float, epoch: int, epochs: int) -> tuple[float, bool]:
-    """A fifth from two thirds on, a twenty-fifth from five sixths on, with the same optimiser."""
+    """Return a fifth of the rate from two thirds on, a twenty-fifth from five sixths on, with the same optimiser."""
     if epoch < 2 * epochs // 3:
         return lr, False
     return (lr / 5 if epoch < 5 * epochs // 6 else lr / 25), False
@@ -49,7 +49,7 @@ def rate_of_idc(lr: float, epoch: int, epochs: int) -> tuple[float, bool]:
 
 @dataclass(frozen=True)
 class Rules:
-    """How one network is trained and tested."""
+    """Rules by which one network is trained and tested."""
 
     protocol: str
     """Of the engine."""
@@ -93,7 +93,7 @@ CASES: dict[str, Rules] = {
 
 
 class Float64(nn.Module):
-    """Takes the test images in float64, too, and keeps what it says of them."""
+    """Evaluates the test images in float64, too, and stores the logits."""
 
     def __init__(self, batch_norm: bool) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class Float64(nn.Module):
 
 @dataclass
 class Run:
-    """What the engine did, and drew."""
+    """Results of the engine, and its draws."""
 
     drawn: Recorded
     score: Score
@@ -168,7 +168,7 @@ def engine(rules: Rules, plant: Plant | None, changes: dict[str, Any]) -> Run:
 
 
 def by_the_rules(rules: Rules, run: Run) -> tuple[Theta, list[Tensor]]:
-    """theta at the end, and logits of the test images in each test."""
+    """Return theta at the end, and logits of the test images in each test."""
     theta, optimiser = theta_of(Float64(rules.batch_norm)), SGD(rules.lr, 0.9, rules.decay)
     averages: Averages | None = by_hand.fresh_averages(theta) if rules.batch_norm else None
     asked, given, tested, orders = iter(run.asked), iter(run.given), [], set()
@@ -200,13 +200,13 @@ def by_the_rules(rules: Rules, run: Run) -> tuple[Theta, list[Tensor]]:
 
 
 def top1(logits: Tensor) -> float:
-    """Percent of the test images whose class has the largest logit, to four decimals."""
+    """Return the percentage of test images whose class has the largest logit, to four decimals."""
     right = sum(int(row.argmax()) == label for row, label in zip(logits, TEST[1].tolist(), strict=True))
     return round(100 * right / len(logits), 4)
 
 
 def compare(case: str, plant: Plant | None = None, **changes: Any) -> Score:
-    """theta and scores of the engine and by hand; an error is planted in the engine alone."""
+    """Compare theta and scores of the engine and by hand; an error is planted in the engine alone."""
     rules = CASES[case]
     run = engine(rules, plant, changes)
     theta, tested = by_the_rules(rules, run)
@@ -227,7 +227,7 @@ def test_evaluation(case: str) -> None:
 
 
 def test_the_last_is_not_the_best() -> None:
-    """The two are told apart here, so that each is checked."""
+    """The two differ here, so that each is checked."""
     score = compare("idc, quick")
     assert score.top1_last < score.top1_best
 
@@ -274,7 +274,7 @@ def permuted(change: Callable[[Tensor], Tensor]) -> Plant:
 
 
 def drawn_weight(patch: pytest.MonkeyPatch) -> None:
-    """The loss is weighted by a square of the box's longer side: a box at the border is smaller."""
+    """Plant weights by a square of the box's longer side: a box at the border is smaller."""
 
     def mix(partner: Tensor, box: tuple[int, int, int, int], size: tuple[int, int]) -> CutMix:
         return CutMix(partner, box, 1 - max(box[1] - box[0], box[3] - box[2]) ** 2 / (size[0] * size[1]))
@@ -380,7 +380,7 @@ COURSES: dict[tuple[str, int, int], tuple[int, int, Callable[..., tuple[float, b
 
 
 def compare_course(course: tuple[str, int, int], **changes: Any) -> None:
-    """Epochs, learning rates and tests of a published length; nothing is trained."""
+    """Compare epochs, learning rates and tests of a published length; nothing is trained."""
     name, per_class, classes = course
     epochs, runs, rate, tests = COURSES[course]
     protocol: Protocol = replace(PROTOCOLS[name], **changes)

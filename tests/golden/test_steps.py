@@ -1,6 +1,6 @@
 """Several matching steps and networks equal Algorithm 1 written out in float64: DC, DSA, DCC, DM, IDC and BatchNorm.
 
-The engine is assembled from the shipped methods; what the loop by hand does stands here in the papers' numbers.
+The engine is assembled from the shipped methods; the loop by hand has the papers' numbers in this file.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ IMAGES = {c: photographs(n, 99, c) for c, n in enumerate(COUNTS)}
 
 
 def dataset(size: int = SIZE, classes: int = CLASSES) -> Any:
-    """What the engine reads of a data set."""
+    """Return a data set as the engine reads it."""
     names = [SimpleNamespace(name=str(c), wnid=None) for c in range(classes)]
     facts = {"channels": CHANNELS, "mean": MEAN, "std": STD, "flip": True, "counts": COUNTS}
     facts |= {"shape": (CHANNELS, size, size), "space": Space(ChannelStatistics(MEAN, STD)), "stored": torch.uint8}
@@ -118,7 +118,7 @@ def composed(overrides: tuple[str, ...]) -> RunConfig:
 
 
 def loaded(overrides: Sequence[str], changes: dict[str, Any]) -> RunConfig:
-    """A config, with some keys changed afterwards."""
+    """Load a config, with some keys changed afterwards."""
 
     def with_key(part: Any, names: list[str], value: Any) -> Any:
         name, *rest = names
@@ -135,7 +135,7 @@ def loaded(overrides: Sequence[str], changes: dict[str, Any]) -> RunConfig:
 
 @dataclass
 class Run:
-    """What the engine did: the set before and after, losses of the steps, theta at the end; and what it drew."""
+    """Results of the engine (the set before and after, losses of the steps, final theta), and its draws."""
 
     start: dict[int, Tensor]
     drawn: Recorded
@@ -147,12 +147,12 @@ class Run:
     theta: Theta = field(default_factory=list)
 
     def network(self) -> Theta:
-        """The next one that was drawn."""
+        """Return the next network that was drawn."""
         assert self.built, "the engine drew fewer networks"
         return self.built.popleft()
 
     def real(self, label: int, count: int) -> Tensor:
-        """The next minibatch of a class as a network sees it: no image twice."""
+        """Return the next minibatch of a class as a network sees it: no image twice."""
         assert self.asked[label], f"the engine read no more images of class {label}"
         positions = self.asked[label].popleft()
         assert len(set(positions.tolist())) == count, f"{len(positions)} images of class {label}, not {count}"
@@ -167,30 +167,30 @@ def engine(run: RunConfig, labels: Sequence[int], patch: pytest.MonkeyPatch, pla
     S = assembly.shard_of(run, data, list(labels), LocalCoordinator(), Placement(dtype=torch.float64))
     theta = assembly.trajectory_of(run, data, S)
     drawn.forget()  # those of the start
-    found = Run({c: x.clone() for c, x in S.pixels.items()}, drawn)
+    result = Run({c: x.clone() for c, x in S.pixels.items()}, drawn)
     if run.training.source == "real":
         theta.batches = Given()
     build, redeem = theta.build, S.source.redeem
 
     def built(seed: int) -> Any:
         network = build(seed)
-        found.built.append(theta_of(network))
+        result.built.append(theta_of(network))
         return network
 
     def asked(ticket: Ticket) -> Tensor:
-        found.asked[ticket.label].append(ticket.indices)
+        result.asked[ticket.label].append(ticket.indices)
         return redeem(ticket)
 
     theta.build, S.source.redeem = built, asked  # type: ignore[method-assign]
     record = SimpleNamespace(
         resume=lambda: 0,
-        after_step=lambda done: found.losses.append(float(sum(S.losses.values()))),
+        after_step=lambda done: result.losses.append(float(sum(S.losses.values()))),
         finish=lambda: None,
     )
     with S.source:
         condense(S, theta, run.trajectory.networks, run.trajectory.matching_steps, record)
-    found.pixels, found.theta = S.pixels, theta_of(theta.network)
-    return found
+    result.pixels, result.theta = S.pixels, theta_of(theta.network)
+    return result
 
 
 # --- by hand ------------------------------------------------------------------------------------------------------
@@ -198,7 +198,7 @@ def engine(run: RunConfig, labels: Sequence[int], patch: pytest.MonkeyPatch, pla
 
 @dataclass
 class ByHand:
-    """Algorithm 1 on what the engine drew."""
+    """Algorithm 1 with the engine's draws."""
 
     method: Method
     run: Run
@@ -246,7 +246,7 @@ class ByHand:
         self.losses.append(loss)
 
     def shown(self, pixels: Tensor) -> Tensor:
-        """Pixels of a class as images in normalised space; IDC: at most five of the tiles."""
+        """Return the pixels of a class as images in normalised space; IDC: at most five of the tiles."""
         if not self.method.idc:
             return pixels
         order = self.run.drawn.next("synthetic subset")
@@ -259,15 +259,20 @@ class ByHand:
         return by_hand.gradients(self.theta, images, label, self.method.dimensions, self.averages, graph=True)
 
     def move(self, c: int, gradient: Tensor) -> None:
-        """SGD with momentum 0.5. IDC's optimiser holds all classes and steps once for each of the run's: between two
-        visits a class moves on by its momentum alone. (The program clamps and ends amid these steps, we after them.)
+        """Take a step of SGD with momentum 0.5.
+
+        IDC's optimiser contains all classes and steps once for each of the run's: between two visits a class moves on
+        by its momentum alone. (The program clamps and ends amid these steps, we after them.)
         """
         for visit in range(CLASSES if self.method.idc else 1):
             self.buffer[c] = 0.5 * self.buffer[c] + (gradient if visit == 0 else 0)
             self.S[c] = self.S[c] - self.method.lr * self.buffer[c]
 
     def train(self, k: int, t: int, optimiser: SGD) -> None:
-        """IDC: on real images with CutMix. Else two passes over the set by batches of four, an incomplete one kept."""
+        """Train on real images with CutMix (IDC), else on two passes over the set by batches of four.
+
+        An incomplete batch is kept.
+        """
         drawn, augmented = self.run.drawn, self.method.augmented
         if self.method.idc:
             for images, labels in Given().segment(k, t):
@@ -286,7 +291,7 @@ class ByHand:
 
 
 def compare(case: str, plant: Plant | None = None, **changes: Any) -> None:
-    """Set, losses and theta of the engine and by hand; an error is planted in the engine alone."""
+    """Compare set, losses and theta of the engine and by hand; an error is planted in the engine alone."""
     overrides, method = CASES[case]
     with pytest.MonkeyPatch.context() as patch:
         run = engine(loaded(overrides, changes), method.classes, patch, plant)
@@ -308,7 +313,7 @@ def test_steps(case: str) -> None:
 
 @pytest.mark.parametrize("case", ["dc", "dcc", "idc", "batch norm"])
 def test_steps_of_a_shallow_network(case: str) -> None:
-    """What the errors below are planted in."""
+    """The errors below are planted in these cases."""
     compare(case, **SHALLOW)
 
 
@@ -369,7 +374,7 @@ def clamped_in_normalised_space(patch: pytest.MonkeyPatch) -> None:
 
 
 def pixels_forget_their_momentum(patch: pytest.MonkeyPatch) -> None:
-    """With each new network."""
+    """Reset the momentum with each new network."""
     patch.setattr(ClassShard, "begin_network", lambda self: self.momentum["pixels"].zero_())
 
 
@@ -391,7 +396,7 @@ def rule_of_this_run(effective: Callable[[float, float, int], tuple[float, float
 
 
 def theta_sees_the_start(patch: pytest.MonkeyPatch) -> None:
-    """It is trained on the set as it was at the start."""
+    """Train theta on the set as it was at the start."""
     kept: dict[int, Tensor] = {}
     whole, begin = ClassShard.training_images, ClassShard.begin_network
     patch.setattr(
@@ -416,13 +421,13 @@ def theta_rests(patch: pytest.MonkeyPatch) -> None:
 
 
 def the_network_goes_on(patch: pytest.MonkeyPatch) -> None:
-    """No new one is drawn after the first."""
+    """Draw no new network after the first."""
     whole = Trajectory.draw
     patch.setattr(Trajectory, "draw", lambda self, purpose, k: whole(self, purpose, k) if k == 0 else None)
 
 
 def drawn_and_not_used(patch: pytest.MonkeyPatch) -> None:
-    """The first network stays, whatever is drawn."""
+    """Keep the first network, although others are drawn."""
     whole = Trajectory.draw
 
     def draw(self: Trajectory, purpose: str, k: int) -> None:
@@ -435,13 +440,13 @@ def drawn_and_not_used(patch: pytest.MonkeyPatch) -> None:
 
 
 def real_images_as_they_are(patch: pytest.MonkeyPatch) -> None:
-    """Only the synthetic ones are augmented."""
+    """Augment only the synthetic images."""
     whole = augmentation.apply
     patch.setattr(augmentation, "apply", lambda x, draw: x if len(x) == REAL else whole(x, draw))
 
 
 def sum_over_the_group(patch: pytest.MonkeyPatch) -> None:
-    """Not its mean: the loss of a pooled group is that of the sums."""
+    """Sum over the group instead of averaging."""
     whole = LocalCoordinator.sum
     patch.setattr(LocalCoordinator, "sum", lambda c, parts, total, terms: whole(c, parts, total, terms) * terms)
 
@@ -459,7 +464,7 @@ def no_refresh(patch: pytest.MonkeyPatch) -> None:
 
 
 def refreshed(**options: Any) -> Plant:
-    """The refresh with a BatchNorm of other options, or a changed batch."""
+    """Refresh with a BatchNorm of other options, or a changed batch."""
 
     def plant(patch: pytest.MonkeyPatch) -> None:
         whole = batch_statistics.refresh_running_statistics
@@ -478,7 +483,7 @@ def refreshed(**options: Any) -> Plant:
 
 
 def class_after_class(patch: pytest.MonkeyPatch) -> None:
-    """The averages move once for each class, by its own images."""
+    """Move the averages once for each class, by its own images."""
     whole = batch_statistics.refresh_running_statistics
 
     def refresh(network: torch.nn.Module, images: Any, classes: int, coordinator: Any) -> None:
@@ -489,7 +494,7 @@ def class_after_class(patch: pytest.MonkeyPatch) -> None:
 
 
 def biased_variance(patch: pytest.MonkeyPatch) -> None:
-    """The averages take the variance that divides by n."""
+    """Use the variance that divides by n for the averages."""
     whole = batch_statistics._layer_sums
 
     def sums(*rest: Any, **named: Any) -> Tensor:
@@ -544,7 +549,7 @@ def test_a_planted_error_is_noticed(name: str) -> None:
 
 
 def compare_schedule(method: str) -> None:
-    """DCC: per class while k < 250 and t < 10, else pooled."""
+    """Check DCC's schedule: per class while k < 250 and t < 10, else pooled."""
     run = loaded([f"method={method}", *DC[1:]], {})
     schedule = assembly.matching_recipe(run, dataset(), grouping.pooled(CLASSES)).grouping
     for k in (0, 1, 249, 250, 251, 999):
@@ -554,7 +559,7 @@ def compare_schedule(method: str) -> None:
 
 
 def pixel_lr(base: float, ipc: int, size: int, reference: int) -> float:
-    """IDC's: base * (ipc / 10) * (size / reference)^2."""
+    """Return IDC's learning rate: base * (ipc / 10) * (size / reference)^2."""
     return base * (ipc / 10) * (size / reference) * (size / reference)
 
 
@@ -578,7 +583,7 @@ RATES: dict[str, tuple[str, list[str], int, float]] = {  # config, overrides, si
 
 
 def compare_rate(name: str) -> None:
-    """The learning rate of the pixels in a shipped config."""
+    """Check the learning rate of the pixels in a shipped config."""
     file, overrides, size, expected = RATES[name]
     run = config.load(str(config.shipped() / f"{file}.yaml"), overrides)
     assert assembly.image_rule(run, dataset(size)).lr == pytest.approx(expected, rel=1e-12)
@@ -590,7 +595,7 @@ def test_rate(name: str) -> None:
 
 
 def scaled_by(ipc: bool, power: int) -> Plant:
-    """The rule with other powers of the two ratios."""
+    """Plant the rule with other powers of the two ratios."""
 
     def plant(patch: pytest.MonkeyPatch) -> None:
         def rule(run: RunConfig, data: Any) -> ImageRule:

@@ -1,4 +1,4 @@
-"""Training of theta equals a loop by hand in float64: SGD, augmentation, CutMix, slices; and what theta starts from."""
+"""Training of theta equals a loop by hand in float64: SGD, augmentation, CutMix, slices; and the start of theta."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ CASES = {
 def compare_batches(
     case: str, plant: Plant | None = None, change: Callable[[Any], Any] = lambda recipe: recipe
 ) -> None:
-    """The engine against the loop by hand, on a case; both errors are planted in the engine alone."""
+    """Compare the engine with the loop by hand on a case; both errors are planted in the engine alone."""
     recipe, slices = CASES[case]
     batches = [batch(n, u) for u, n in enumerate(SIZES)]
     with pytest.MonkeyPatch.context() as patch:
@@ -81,7 +81,7 @@ def test_batches(case: str) -> None:
 
 
 def test_layers_that_draw_by_themselves_are_keyed_by_slice() -> None:
-    """Whatever torch's own generator has drawn before."""
+    """The draws do not depend on earlier draws of torch's own generator."""
 
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
 
@@ -100,13 +100,13 @@ def test_layers_that_draw_by_themselves_are_keyed_by_slice() -> None:
 
 
 def of_one_draw(patch: pytest.MonkeyPatch) -> None:
-    """All images of a batch are augmented as its first one."""
+    """Augment all images of a batch like its first one."""
     whole = augmentation.apply
     patch.setattr(augmentation, "apply", lambda images, draw: whole(images, draw.mapped(lambda x: x[:1])))
 
 
 def drawn_weight(patch: pytest.MonkeyPatch) -> None:
-    """The loss is weighted by the square that was drawn, not by what of it lies inside the image."""
+    """Weight the loss by the square that was drawn, not by its part inside the image."""
 
     def mix(partner: Tensor, box: tuple[int, int, int, int], size: tuple[int, int]) -> CutMix:
         side = max(box[1] - box[0], box[3] - box[2])
@@ -120,7 +120,7 @@ def own_label_alone(patch: pytest.MonkeyPatch) -> None:
 
 
 def cutmix_first(patch: pytest.MonkeyPatch) -> None:
-    """CutMix before the augmentation: the augmentation is put off until the box is pasted."""
+    """Apply CutMix before the augmentation, which is delayed until the box is pasted."""
     whole, put_off = augmentation.apply, []
     paste = CutMix.images
     patch.setattr(augmentation, "apply", lambda images, draw: (put_off.append(draw), images)[1])
@@ -194,7 +194,7 @@ def test_another_recipe_is_noticed(name: str) -> None:
         compare_batches(case, change=lambda recipe: replace(recipe, **changed))
 
 
-# --- what theta starts from, and how it goes on ---------------------------------------------------------------------
+# --- the start of theta, and its training ---------------------------------------------------------------------------
 
 K, T, EPOCHS, MEMBERS = 4, 3, 2, 2
 STARTS: dict[str, Callable[[Path], Start]] = {
@@ -213,12 +213,12 @@ class Networks:
 
 
 def engine_networks(kind: str, folder: Path, plant: Plant | None) -> tuple[Networks, Recorded]:
-    found, begun = Networks([], []), False
+    result, started = Networks([], []), False
 
     def build(seed: int) -> torch.nn.Module:
         made = network(seed)
-        if begun:
-            found.built.append(theta_of(made))
+        if started:
+            result.built.append(theta_of(made))
         return made
 
     with pytest.MonkeyPatch.context() as patch:
@@ -226,17 +226,17 @@ def engine_networks(kind: str, folder: Path, plant: Plant | None) -> tuple[Netwo
         if plant:
             plant(patch)
         trajectory = Trajectory(build, trainer(RECIPE), Given(), STARTS[kind](folder), seed=5, matching_steps=T)
-        begun = True
+        started = True
         for step in range(K * T):
             trajectory.reach(*divmod(step, T))
-            found.seen.append(flat(theta_of(trajectory.network)))
-    return found, drawn
+            result.seen.append(flat(theta_of(trajectory.network)))
+    return result, drawn
 
 
 def compare_networks(kind: str, folder: Path, plant: Plant | None = None) -> None:
-    """theta of every matching step; it is trained between them, not after the last."""
-    found, drawn = engine_networks(kind, folder, plant)
-    built, seen, members = iter(found.built), iter(found.seen), {}
+    """Compare theta of every matching step; it is trained between them, not after the last."""
+    result, drawn = engine_networks(kind, folder, plant)
+    built, seen, members = iter(result.built), iter(result.seen), {}
 
     def fresh_optimiser() -> SGD:
         return SGD(RECIPE.lr, RECIPE.momentum, RECIPE.weight_decay)
@@ -278,7 +278,7 @@ def test_networks(kind: str, tmp_path: Path) -> None:
 
 
 def momentum_is_lost(patch: pytest.MonkeyPatch) -> None:
-    """After the pre-training."""
+    """Reset the momentum after the pre-training."""
     whole = Pretrained.__call__
 
     def call(start: Pretrained, trajectory: Trajectory, k: int) -> None:
@@ -289,7 +289,7 @@ def momentum_is_lost(patch: pytest.MonkeyPatch) -> None:
 
 
 def momentum_is_kept(patch: pytest.MonkeyPatch) -> None:
-    """A network of the pool goes on with the momentum of its training, or of the network before."""
+    """Continue a network of the pool with the momentum of its training, or of the previous network."""
     whole = Pool.__call__
 
     def call(start: Pool, trajectory: Trajectory, k: int) -> None:
@@ -313,7 +313,7 @@ def one_optimiser_for_all(patch: pytest.MonkeyPatch) -> None:
 
 
 def weights_stay(patch: pytest.MonkeyPatch) -> None:
-    """The next network goes on with the last one's weights."""
+    """Continue the next network with the last one's weights."""
     patch.setattr(torch.nn.Sequential, "load_state_dict", lambda self, state: None)
 
 
@@ -328,12 +328,12 @@ def trained_before_the_first_step(patch: pytest.MonkeyPatch) -> None:
 
 
 def members_move(patch: pytest.MonkeyPatch) -> None:
-    """What stands in the pool is not what was trained."""
+    """Store other weights in the pool than were trained."""
     whole = Pool._kept
 
     def kept(pool: Pool, *rest: Any) -> Any:
-        found = whole(pool, *rest)
-        return found and {name: x * 0.999 for name, x in found.items()}
+        result = whole(pool, *rest)
+        return result and {name: x * 0.999 for name, x in result.items()}
 
     patch.setattr(Pool, "_kept", kept)
 
@@ -342,7 +342,7 @@ START_PLANTS: dict[str, tuple[str, Plant]] = {
     "momentum of the pre-training is lost": ("pretrained", momentum_is_lost),
     "momentum from the pool": ("pool", momentum_is_kept),
     "momentum of the network before": ("fresh", one_optimiser_for_all),
-    "the network before goes on": ("fresh", weights_stay),
+    "the previous network continues": ("fresh", weights_stay),
     "trained before the first step": ("fresh", trained_before_the_first_step),
     "other weights in the pool": ("pool", members_move),
 }
@@ -357,7 +357,7 @@ def test_an_error_planted_in_the_start_is_noticed(name: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("kind", ["pretrained", "pool"])
 def test_another_number_of_epochs_is_noticed(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both starts hand the number on that they were given."""
+    """Both starts pass on their number of epochs."""
     monkeypatch.setitem(STARTS, "pretrained", lambda folder: Pretrained(EPOCHS - 1, Given()))
     monkeypatch.setitem(STARTS, "pool", lambda folder: Pool(MEMBERS, EPOCHS - 1, Given(), Folder(folder)))
     with pytest.raises(AssertionError):

@@ -1,4 +1,4 @@
-"""Small images, networks and batches, the same for the engine and for the loop by hand."""
+"""Small images, networks and batches, equal for the engine and for the loop by hand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MEAN, STD = (0.5, 0.4, 0.6), (0.25, 0.3, 0.2)
 
 
 def drawn(*key: int) -> torch.Generator:
-    """A generator of the tests' own."""
+    """Return a generator of the tests' own."""
     number = 7
     for part in key:
         number = (number * 1009 + part + 3) % 2**31
@@ -22,17 +22,17 @@ def drawn(*key: int) -> torch.Generator:
 
 
 def photographs(count: int, *key: int) -> Tensor:
-    """uint8 ``[count, 3, 8, 8]``, black and white among the values."""
+    """Return uint8 ``[count, 3, 8, 8]``, black and white among the values."""
     return torch.randint(-40, 296, (count, CHANNELS, SIZE, SIZE), generator=drawn(*key)).clamp(0, 255).to(torch.uint8)
 
 
 def seen(images: Tensor) -> Tensor:
-    """Bytes as a network sees them, float64."""
+    """Return bytes as a network sees them, float64."""
     return normalise(images.double() / 255, MEAN, STD)
 
 
 def batch(count: int, *key: int) -> tuple[Tensor, Tensor]:
-    """Images in normalised space, and labels."""
+    """Return images in normalised space, and labels."""
     return seen(photographs(count, *key)), torch.randint(CLASSES, (count,), generator=drawn(*key, 1))
 
 
@@ -45,16 +45,16 @@ class Given:
         """Nothing to read."""
 
     def segment(self, *key: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Two batches after a matching step."""
+        """Yield two batches after a matching step."""
         return iter([batch(7, *key, 0), batch(5, *key, 1)][first:])
 
     def passes(self, epochs: int, *key: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Two batches an epoch."""
+        """Yield two batches an epoch."""
         return iter([batch(n, *key, e, n) for e in range(epochs) for n in (7, 4)][first:])
 
 
 def network(seed: int) -> nn.Module:
-    """A ConvNet of two blocks with instance norm, sigmoid and average pooling, float64."""
+    """Build a ConvNet of two blocks with instance norm, sigmoid and average pooling, float64."""
     layers: list[nn.Module] = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % 2**31)
@@ -66,10 +66,10 @@ def network(seed: int) -> nn.Module:
 
 
 def theta_of(module: nn.Module) -> Theta:
-    """A copy of its parameters, float64."""
+    """Return a copy of the parameters, float64."""
     return [p.detach().double().clone() for p in module.parameters()]
 
 
 def flat(theta: Theta) -> Tensor:
-    """One vector."""
+    """Concatenate to one vector."""
     return torch.cat([p.flatten() for p in theta])

@@ -1,7 +1,8 @@
-"""Logits and starts of the papers' networks against small loops in float64, which know only the weights, in order.
+"""Logits and initial weights of the papers' networks against small loops in float64 that read only the weights, in
+order.
 
-Each loop is written from the papers and from what the published programs compute; a planted error (another stride,
-pooling, padding, epsilon or start) is shown to be seen.
+Each loop is written from the papers and from the behaviour of the published programs; a planted error (another stride,
+pooling, padding, epsilon or start) is shown to be noticed.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ CLASSES = 5
 
 
 def prepared(text: str, size: int) -> networks.Network:
-    """Norms and biases away from 1 and 0, running variances small enough for epsilon to count."""
+    """Build a network with norms and biases away from 1 and 0, and running variances for which epsilon matters."""
     network = networks.build(text, channels=3, size=size, classes=CLASSES, seed=1).double().eval()
     keyed = torch.Generator().manual_seed(2)
     with torch.no_grad():
@@ -41,7 +42,7 @@ def differs(a: Tensor, b: Tensor) -> bool:
 
 
 def instance(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """(x - mean) / sqrt(variance + 1e-5) over the pixels of a channel, scaled and shifted."""
+    """Return (x - mean) / sqrt(variance + 1e-5) over the pixels of a channel, scaled and shifted."""
     centred = x - x.mean(dim=(2, 3), keepdim=True)
     scale = (centred.square().mean(dim=(2, 3), keepdim=True) + 1e-5).rsqrt()
     return centred * scale * weight.view(1, -1, 1, 1) + bias.view(1, -1, 1, 1)
@@ -62,7 +63,7 @@ POOLS: dict[str, Callable[[Tensor], Tensor]] = {
 def residual_network(
     network: nn.Module, x: Tensor, depth: int, kernel: int, stride: int, pool: str, pooled: bool, step: int = 2
 ) -> Tensor:
-    """Stem, four stages of `depth` blocks, mean, linear layer; a stage halves by a stride or by average pooling."""
+    """Compute stem, four stages of `depth` blocks, mean, linear layer; a stage halves by stride or average pooling."""
     weights: Iterator[Tensor] = iter(network.parameters())
     first = next(weights)
     assert first.shape[-1] == kernel
@@ -109,7 +110,7 @@ def test_residual_networks(name: str, size: int, formula: dict[str, Any]) -> Non
 
 
 def dense_network(network: nn.Module, x: Tensor, blocks: tuple[int, ...], pool: int = 2) -> Tensor:
-    """3x3 convolution; in each layer norm, ReLU, 1x1, norm, ReLU, 3x3, whose maps come first; transitions."""
+    """Compute a 3x3 convolution, layers of norm, ReLU, 1x1, norm, ReLU, 3x3, whose maps come first, and transitions."""
     weights = iter(network.parameters())
     x = conv(x, next(weights))
     for block, depth in enumerate(blocks):
@@ -136,7 +137,7 @@ STAGES = [(1, 3, 1, 1), (6, 3, 2, 2), (6, 5, 2, 2), (6, 3, 2, 3), (6, 5, 1, 3), 
 
 
 def efficient_network(network: nn.Module, x: Tensor, epsilon: float = 1e-3, odd_one_last: bool = True) -> Tensor:
-    """Tan and Le's table 1 with the norms' running averages: inverted bottlenecks with squeeze and excitation."""
+    """Compute Tan and Le's table 1, inverted bottlenecks with squeeze and excitation, with the norms' averages."""
     weights = iter(network.parameters())
     buffers = (value for name, value in network.named_buffers() if not name.endswith("num_batches_tracked"))
 

@@ -1,4 +1,4 @@
-"""Which images each selection chooses of a class."""
+"""Images that each selection selects from a class."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def candidates(features: Tensor, ipc: int = 3, *, label: int = 0, draw: int = 0)
 
 
 def by_definition(features: Tensor, ipc: int) -> list[int]:
-    """Herding as the formula says it, one image at a time, in Python's own floats."""
+    """Compute herding by its formula, one image at a time, in Python floats."""
     rows = features.tolist()
     mean = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
-    chosen: list[int] = []
+    selected: list[int] = []
     for k in range(ipc):
-        target = [(k + 1) * m - sum(rows[i][j] for i in chosen) for j, m in enumerate(mean)]
-        left = [i for i in range(len(rows)) if i not in chosen]
-        chosen.append(min(left, key=lambda i: sum((t - x) ** 2 for t, x in zip(target, rows[i], strict=True))))
-    return chosen
+        target = [(k + 1) * m - sum(rows[i][j] for i in selected) for j, m in enumerate(mean)]
+        left = [i for i in range(len(rows)) if i not in selected]
+        selected.append(min(left, key=lambda i: sum((t - x) ** 2 for t, x in zip(target, rows[i], strict=True))))
+    return selected
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -48,7 +48,7 @@ def test_the_mean_of_all_is_reached_and_each_image_is_chosen_once() -> None:
 
 
 def test_of_equal_images_the_first_is_chosen_also_across_blocks() -> None:
-    """Equal rows at odd places have equal distances, whatever the block and the length of its rows."""
+    """Equal rows have equal distances at every position, for any block size and row length."""
     row = torch.randn(1, 37, generator=torch.Generator().manual_seed(1))
     features = row.expand(2 * BLOCK + 1, 37).clone()
     features[:5] += 3
@@ -63,9 +63,9 @@ def test_a_greedy_choice_begins_with_the_smaller_one() -> None:
 
 def test_random_is_keyed_by_draw_and_class_as_the_published_rows_here_were() -> None:
     none = torch.empty(50, 0)
-    choose = SELECTIONS["random"].choose
-    found = {(c, d): choose(candidates(none, 5, label=c, draw=d)).tolist() for c in (0, 1) for d in (0, 1)}
+    select = SELECTIONS["random"].select
+    draws = {(c, d): select(candidates(none, 5, label=c, draw=d)).tolist() for c in (0, 1) for d in (0, 1)}
     key = randomness.key(7, "random baseline", 1)
-    assert found[0, 1] == randomness.permutation(50, key, "random set", 0)[:5].tolist()
-    assert all(a != b for a, b in itertools.combinations(found.values(), 2))
-    assert all(len(set(positions)) == 5 for positions in found.values())
+    assert draws[0, 1] == randomness.permutation(50, key, "random set", 0)[:5].tolist()
+    assert all(a != b for a, b in itertools.combinations(draws.values(), 2))
+    assert all(len(set(positions)) == 5 for positions in draws.values())

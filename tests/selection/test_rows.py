@@ -1,4 +1,4 @@
-"""Selections as rows of an evaluation: a run of their own, made once for all runs on the same data."""
+"""Selections as rows of an evaluation: separate runs, made once for all runs on the same data."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FEW = ("trajectory.networks=1", "trajectory.matching_steps=1", "method.real_batc
 
 @pytest.fixture(autouse=True)
 def no_second_try(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a server that is away: it takes MLflow seconds."""
+    """Disable retries for an unreachable server, which take MLflow seconds."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 
 
@@ -51,7 +51,7 @@ def prepared(folder: Path, *more: str) -> Job:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of DC whose evaluation has rows of both selections, and what that leaves beside it."""
+    """Run DC with evaluation rows of both selections; return the run and the selections beside it."""
     torch.set_num_threads(1)
     parent = tmp_path_factory.mktemp("outputs")
     with pytest.MonkeyPatch.context() as patch:
@@ -65,7 +65,7 @@ def selections(parent: Path) -> list[Path]:
 
 
 def updates(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Grows by one with every update of a network."""
+    """Return a list that grows with every update of a network."""
     done, gradients = list[int](), NetworkTrainer._gradients
 
     def counted(self: NetworkTrainer, *given: object) -> None:
@@ -107,7 +107,7 @@ def test_the_row_is_that_of_a_run_of_the_method(made: Path, tmp_path: Path) -> N
 
 def test_what_an_earlier_run_began_is_continued(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Killed(BaseException):
-        """In place of a power cut."""
+        """Stands for a power cut."""
 
     whole = Journal.after_step
 
@@ -129,7 +129,7 @@ def test_what_an_earlier_run_began_is_continued(made: Path, tmp_path: Path, monk
 
 
 def test_two_runs_at_once_wait_for_each_other(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second one waits until the first has the set in place, and then makes none itself."""
+    """The second run waits until the first has stored the set, and then makes none itself."""
     comparison = prepared(tmp_path / "dc").comparison
     (done,) = selections(made)
     entered, waits = threading.Event(), threading.Event()
@@ -140,11 +140,11 @@ def test_two_runs_at_once_wait_for_each_other(made: Path, tmp_path: Path, monkey
             assert waits.wait(60)
             shutil.copytree(done, tmp_path / selecting.FOLDER / done.name)
 
-    def said(text: str) -> None:
+    def say(text: str) -> None:
         assert text.endswith("waiting for it")
         waits.set()
 
-    monkeypatch.setattr(terminal, "say", said)
+    monkeypatch.setattr(terminal, "say", say)
     thread = threading.Thread(target=first)
     thread.start()
     assert entered.wait(60)
@@ -194,7 +194,7 @@ def test_every_selection_has_a_method_file_that_names_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         (["method.selection.name=null"], "method.selection.name: name one of random, herding"),
         (["method.selection.name=farthest"], "'farthest' is not one of random, herding"),
@@ -205,10 +205,10 @@ def test_every_selection_has_a_method_file_that_names_it() -> None:
         ),
     ],
 )
-def test_what_makes_no_sense_with_a_selection_is_refused(given: list[str], said: str, tmp_path: Path) -> None:
+def test_what_makes_no_sense_with_a_selection_is_refused(given: list[str], message: str, tmp_path: Path) -> None:
     with pytest.raises(config.ConfigError) as refused:
         prepared(tmp_path, "method=herding", *given)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
 
 
 def test_keys_of_matching_do_not_concern_a_selection(tmp_path: Path) -> None:

@@ -33,14 +33,14 @@ EVERY_UNIT = ("dataset.classes=['0','1','2','3','4']", "tracking.checkpoint_step
 
 
 class Killed(BaseException):
-    """In place of a power cut; nobody catches it."""
+    """Stands for a power cut; not caught."""
 
 
 @dataclass
 class Work:
-    """What this process has done in all its starts."""
+    """Work of this process in all its starts."""
 
-    chosen: list[int] = field(default_factory=list)
+    selected: list[int] = field(default_factory=list)
     """Labels of the classes whose images were chosen."""
     trained: int = 0
     """Updates of theta."""
@@ -51,7 +51,7 @@ def counted() -> Iterator[Work]:
     work, select, gradients = Work(), SelectionShard.select, NetworkTrainer._gradients
 
     def selecting(self: SelectionShard, network: nn.Module, label: int) -> None:
-        work.chosen += [label] * (label in self.labels)
+        work.selected += [label] * (label in self.labels)
         select(self, network, label)
 
     def training(self: NetworkTrainer, *given: object) -> None:
@@ -104,8 +104,9 @@ def test_killed_after_every_unit_one_process_repeats_none(
 
 @pytest.fixture(scope="module")
 def groups(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """By the number of workers, what a group leaves and has done; starting processes is what costs, so one after the
-    other has the same ones.
+    """Return results and work by number of workers.
+
+    All tests share the groups, which run one after the other: starting processes is the main cost.
     """
     folder = tmp_path_factory.mktemp("groups")
     mp.spawn(_enter, (folder,), nprocs=3)
@@ -117,7 +118,7 @@ def test_killed_after_every_unit_a_group_repeats_none(
     workers: int, groups: Path, uninterrupted: dict[str, Tensor]
 ) -> None:
     everyone: list[Work] = torch.load(groups / f"{workers}.work", weights_only=False)
-    assert [work.chosen for work in everyone] == [list(range(rank, UNITS, workers)) for rank in range(workers)]
+    assert [work.selected for work in everyone] == [list(range(rank, UNITS, workers)) for rank in range(workers)]
     assert {work.trained for work in everyone} == {UPDATES["herding"]}
     assert torch.equal(cases.result(groups / str(workers)), uninterrupted["herding"])
 
@@ -148,14 +149,14 @@ def test_a_network_that_is_not_finite_chooses_nothing(tmp_path: Path) -> None:
 
 
 def test_a_set_is_of_stored_images_at_the_stored_positions(tmp_path: Path) -> None:
-    """float32 in [0, 1] that are the bytes of the data set, exactly; chosen by features of the stored network."""
+    """Images are float32 in [0, 1] and exactly the data set's bytes; features of the stored network select them."""
     run = cases.load("herding", f"output={tmp_path}")
     cases.execute(run, LocalCoordinator())
-    found, dataset = checkpoint.newest(Folder(tmp_path / "checkpoints")), assembly.dataset_of(run)
-    assert found is not None
-    state, real, statistics = found.classes(), dataset.train(), assembly.statistics_of(dataset)
+    newest, dataset = checkpoint.newest(Folder(tmp_path / "checkpoints")), assembly.dataset_of(run)
+    assert newest is not None
+    state, real, statistics = newest.classes(), dataset.train(), assembly.statistics_of(dataset)
     network = assembly.network_builder(run, dataset)(0).eval()
-    weights = {name: x for name, x in found.shared().items() if name.startswith("network.")}
+    weights = {name: x for name, x in newest.shared().items() if name.startswith("network.")}
     network.load_state_dict({name.removeprefix("network."): x for name, x in weights.items()})
     for c, count in enumerate(dataset.counts):
         raw = real.get(c, torch.arange(count))

@@ -1,4 +1,4 @@
-"""Sets that are chosen where they are needed, one after the other."""
+"""Sets that are selected where they are needed, one after the other."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RANDOM = SELECTIONS["random"]
 
 @pytest.fixture
 def source() -> MemorySource:
-    """Two classes of eight images, all different."""
+    """Return two classes of eight different images."""
     images = torch.arange(16, dtype=torch.uint8).view(16, 1, 1, 1).expand(16, 1, 2, 2).clone()
     return MemorySource({0: images[:8], 1: images[8:]})
 

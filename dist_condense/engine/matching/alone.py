@@ -1,4 +1,4 @@
-"""A class that is a group of its own, by one double backward through the whole class."""
+"""Matching step of a class that is a group of its own, by one double backward through all its images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Matched:
 
 
 class MatchAlone(Protocol):
-    """A way to take the step of a class that is a group of its own: a function of tensors."""
+    """A way to take the matching step of a class that is a group of its own: a function of tensors."""
 
     def __call__(self, network: nn.Module, learnt: Learnt, stored: Tensor, drawn: Drawn) -> Matched:
         """Return the result for a real minibatch as stored, ``[n, C, H, W]``."""
@@ -35,7 +35,7 @@ class MatchAlone(Protocol):
 
 @dataclass(frozen=True)
 class Whole:
-    """One double backward through all images of the class."""
+    """Matching step by one double backward through all images of the class."""
 
     objective: Objective
     view: View

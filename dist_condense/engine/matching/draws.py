@@ -28,7 +28,7 @@ class Drawn:
 
 @dataclass(frozen=True, kw_only=True)
 class Draws:
-    """Draws by (seed, step, class).
+    """Source of a worker's random choices, keyed by (seed, step, class).
 
     :param size: height and width of an image.
     :param decoded: decoded images of a class; a subset is drawn where they exceed ``limit``.
@@ -45,7 +45,7 @@ class Draws:
     def of(
         cls, recipe: MatchingRecipe, *, seed: int, shape: tuple[int, int, int], ipc: int, placement: Placement
     ) -> Draws:
-        """Return the draws of a method for images of ``shape`` = (C, h, w), with ``ipc`` learnt images of a class."""
+        """Return the source for a method and images of ``shape`` = (C, h, w), with ``ipc`` learnt images of a class."""
         return cls(
             seed=seed,
             strategy=recipe.strategy,
@@ -56,7 +56,7 @@ class Draws:
         )
 
     def draw(self, label: int, visit: int) -> Drawn:
-        """Return the draws of a class at matching step ``visit`` (k T + t)."""
+        """Draw the random choices of a class at matching step ``visit`` (k T + t)."""
         device, augmentation, subset = self.placement.device, None, None
         if self.strategy:
             keyed = randomness.generator(self.seed, "matching augmentation", visit, label)

@@ -27,7 +27,7 @@ class Reads:
 
 @dataclass(kw_only=True)
 class Minibatches:
-    """Announces the reads of every matching step during the previous step.
+    """Reads of a worker's classes, which are announced during the previous matching step.
 
     :param counts: real images of every class, owned or not.
     :param labels: the owned classes.
@@ -58,7 +58,7 @@ class Minibatches:
         return Reads(visit, first, {c: self.source.announce(c, self._positions(c, visit)) for c in self.labels})
 
     def _positions(self, c: int, visit: int) -> Tensor:
-        return self.recipe.real_draw(self.counts[c], self.recipe.real_batch, self.seed, c, visit)
+        return self.recipe.real_draw(self.counts[c], self.recipe.real_batch, seed=self.seed, label=c, visit=visit)
 
     def _for_statistics(self, c: int, visit: int) -> Tensor:
         batch = self.recipe.statistics_batch

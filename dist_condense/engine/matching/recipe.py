@@ -1,9 +1,10 @@
-"""Parts of a method that concern the images of a matching step."""
+"""Choices of a method that concern the images of a matching step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
+from typing import Protocol
 
 from torch import Tensor
 
@@ -14,11 +15,14 @@ from dist_condense.core.image_rule import ImageRule
 from dist_condense.core.objective import Objective
 from dist_condense.core.parameterisation import MultiFormation
 
-RealDraw = Callable[[int, int, int, int, int], Tensor]
-"""Function of (count, batch, seed, class, visit) that returns positions of the real minibatch within its class."""
+
+class RealDraw(Protocol):
+    """Function that draws the positions of a real minibatch within its class of ``count`` images."""
+
+    def __call__(self, count: int, batch: int, *, seed: int, label: int, visit: int) -> Tensor: ...
 
 
-def fresh_draw(count: int, batch: int, seed: int, label: int, visit: int) -> Tensor:
+def fresh_draw(count: int, batch: int, *, seed: int, label: int, visit: int) -> Tensor:
     """Draw anew at each step, without replacement within the step (DC, DSA, DCC, DM).
 
     A class with fewer images than ``batch`` gives each once (as in the program).
@@ -26,7 +30,7 @@ def fresh_draw(count: int, batch: int, seed: int, label: int, visit: int) -> Ten
     return randomness.draw_without_replacement(count, batch, seed, "real class batch", label, visit)
 
 
-def epoch_draw(count: int, batch: int, seed: int, label: int, visit: int) -> Tensor:
+def epoch_draw(count: int, batch: int, *, seed: int, label: int, visit: int) -> Tensor:
     """Pass over the class without replacement; the incomplete batch of a pass is dropped (IDC).
 
     A class with fewer images than ``batch`` gives each once (as in the program).
@@ -39,7 +43,7 @@ DRAWS: dict[str, RealDraw] = {"fresh": fresh_draw, "epochs": epoch_draw}
 
 @dataclass(frozen=True)
 class MatchingRecipe:
-    """A method's choices for the images."""
+    """Choices of a method that concern the images: objective, grouping, update rules, decoding, batches."""
 
     objective: Objective
     grouping: Grouping

@@ -1,4 +1,4 @@
-"""Groups of classes that may span workers: two passes around ONE reduction of the sums of all groups."""
+"""Matching step of groups that may span workers: two passes around ONE reduction of the sums of all groups."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Inputs:
 
 @dataclass
 class Shared:
-    """The matching step of groups. Every worker calls it with the same groups, even if it owns none of their classes.
+    """Matching step of groups. Every worker calls it with the same groups, even if it owns none of their classes.
 
     :param shape: (C, H, W) of an image.
     """

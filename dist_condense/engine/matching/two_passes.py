@@ -1,4 +1,4 @@
-"""A class by microbatches: its statistics first, then the pull-back of the distance's gradient with respect to them."""
+"""Matching step in two passes over microbatches: statistics, then the pull-back of the distance's gradient."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dist_condense.engine.matching.view import View
 
 @dataclass(frozen=True)
 class TwoPasses:
-    """The two passes separately, for groups; or both, for a class alone (:class:`MatchAlone`)."""
+    """The two passes: separately for groups, or together for a class that is a group of its own."""
 
     objective: Objective
     view: View
@@ -36,6 +36,6 @@ class TwoPasses:
         return a, self.objective.statistic(network, self.view.real(stored, drawn))
 
     def pull_back(self, network: nn.Module, learnt: Learnt, drawn: Drawn, v: Sequence[Tensor]) -> Learnt:
-        """Return the gradient of <phi, v>, by name."""
+        """Return the gradient of <phi, v> with respect to the learnt tensors, by name."""
         examples, back = self.view.synthetic(learnt, drawn)
         return back(self.objective.pull_back(network, examples, v))

@@ -24,7 +24,7 @@ Back = Callable[[Examples], tuple[Learnt]]
 
 @dataclass(frozen=True)
 class View:
-    """Maps from learnt tensors and from stored images to examples.
+    """Maps from learnt tensors and from stored images to examples, the inputs of the network.
 
     :param sources: the learnt image of each decoded image, int64 ``[m]`` on the device.
     :param normalised_pixels: whether pixels are normalised.
@@ -71,7 +71,7 @@ class View:
         return self._shown(self.parameterisation.decode_for_training(pixels))
 
     def labels_for_training(self, scores: Tensor) -> Tensor:
-        """Return their labels, where these are learnt: class probabilities ``[m, classes]``."""
+        """Return the labels of these images, where labels are learnt: class probabilities ``[m, classes]``."""
         return scores.softmax(1).repeat(self.parameterisation.tiles, 1)
 
     def _seen(self, learnt: Learnt, drawn: Drawn) -> Examples:

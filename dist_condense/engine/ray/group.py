@@ -87,7 +87,7 @@ class Group:
 
     @property
     def placings(self) -> int:
-        """Attempts to place the group, in all: ``timeout`` for each start. Ray by itself would retry for ever."""
+        """Number of attempts to place the group, ``timeout`` for each start. Ray by itself would retry for ever."""
         return (self.max_failures + 1) * math.ceil(self.timeout / PLACING)
 
 
@@ -122,7 +122,7 @@ def connect() -> None:
 def _sigterm_unchanged() -> Iterator[None]:
     """Keep Ray from installing its SIGTERM handler.
 
-    That raises SystemExit wherever it is called, also in a callback, which ends in a traceback.
+    The handler raises SystemExit wherever it is called, also in a callback, which ends in a traceback.
     """
     before, ray_utils.set_sigterm_handler = ray_utils.set_sigterm_handler, lambda handler: None
     try:
@@ -196,8 +196,7 @@ def launch(work: Work, config: Any, group: Group, folder: Path, restarts: Path) 
 
 
 def _in_thread(call: Callable[[], object]) -> None:
-    """Wait for a call in another thread: in the main thread Ray Train would take over Ctrl-C, and end the workers by
-    it.
+    """Run ``call`` in another thread and wait, because in the main thread Ray Train would take over Ctrl-C.
 
     The main thread can answer a signal at once; the other is a daemon, so that the main thread may also leave.
     """
@@ -240,7 +239,7 @@ def _trainer(payload: dict[str, Any], group: Group, folder: Path, restarts: Path
 
 
 def preempted() -> bool:
-    """Return in a worker whether a node of the group will be taken away soon. Free: Ray asks every 5 s for all workers.
+    """Return whether a node of this worker's group will be taken away soon. Free: Ray asks every 5 s for all workers.
 
     Workers may learn it at different moments, so they have to agree on it. ``ray.train.get_preemption_info`` is a
     message between all of them through an actor, every time.

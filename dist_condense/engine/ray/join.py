@@ -1,4 +1,4 @@
-"""The Ray cluster that a run joins, and a check that it answers, for which Ray itself waits 14 silent minutes."""
+"""Selection of the Ray cluster that a run joins, and a check that it answers; Ray itself waits 14 minutes silently."""
 
 from __future__ import annotations
 

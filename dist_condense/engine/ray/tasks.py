@@ -14,10 +14,9 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class RayMap:
-    """Map over tasks of one CPU core each; results arrive as they complete, and tasks of a lost node run again
-    elsewhere.
+    """Parallel map over tasks of one CPU core each; tasks of a lost node run again elsewhere.
 
-    :param workers: tasks at once.
+    :param workers: number of tasks that run at once.
     """
 
     workers: int

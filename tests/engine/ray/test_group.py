@@ -1,4 +1,4 @@
-"""What Ray is told, and what it tells, without starting it."""
+"""Arguments for Ray and messages from Ray, without starting it."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def test_a_group_is_fixed_or_elastic() -> None:
 
 
 def test_a_group_that_cannot_be_placed_is_given_up() -> None:
-    """Each attempt takes Ray 60 s; by itself it would try for ever."""
+    """Each attempt takes Ray 60 s; by itself it would retry for ever."""
     assert Group(workers=4, threads=1, gpu=False, reproducible=True, timeout=600).placings == 10
     assert Group(workers=4, threads=1, gpu=False, reproducible=True, timeout=90, max_failures=2).placings == 6
 
 
 def failed(error: Exception) -> Exception:
-    """As Ray brings it from another process: its text, with what came before."""
+    """Return the error as Ray passes it on from another process: its text after earlier lines."""
     return RuntimeError(f"Traceback\n  File\n{type(error).__name__}: {error}")
 
 
@@ -87,7 +87,7 @@ def test_the_interface_of_an_address() -> None:
 
 @dataclass
 class Context:
-    """What :func:`preempted` reads of a worker's."""
+    """The part of a worker's context that :func:`preempted` reads."""
 
     preemption_context: PreemptionContext = field(default_factory=PreemptionContext)
 
@@ -111,7 +111,7 @@ def test_nobody_is_preempted_outside_of_ray() -> None:
 
 
 class Trainer:
-    """Ray Train v2 sets a handler of its own for Ctrl-C, which ends the workers, where it is in the main thread."""
+    """Stand-in for Ray Train's trainer, which installs a handler for Ctrl-C, ending the workers, in the main thread."""
 
     def __init__(self, raised: Exception | None = None) -> None:
         self.raised = raised
@@ -140,7 +140,7 @@ def test_ctrl_c_stays_the_drivers_to_answer(
 
 @pytest.fixture
 def unconnected(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """No Ray, and none that is started."""
+    """Patch Ray so that none is connected or started."""
     for name in (
         "RAY_USAGE_STATS_ENABLED",
         "RAY_TRAIN_V2_ENABLED",
@@ -181,7 +181,7 @@ def test_starting_ray_is_told_and_leaves_sigterm_alone(
 def test_the_folder_of_somebody_else_is_not_on_the_workers_path(
     installed: bool, unconnected: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Ray adds the one that it is called in, for a cluster that is joined too; site-packages must not come first."""
+    """Ray adds its working folder, also for a cluster that is joined; site-packages must not come first."""
     called: list[Path] = []
     unconnected.setattr(group.join, "find_cluster", lambda: Cluster("10.0.0.2:6379", "", ""))
     unconnected.setattr(Cluster, "check_alive", lambda self: None)
@@ -193,7 +193,7 @@ def test_the_folder_of_somebody_else_is_not_on_the_workers_path(
 
 
 def test_ray_train_writes_no_key_down(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it copies stands in the runtime_env of each worker, which everyone can read (Tune: tests/evaluation)."""
+    """A copied variable would be in every worker's runtime_env, which everyone can read (Tune: tests/evaluation)."""
     for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "MLFLOW_TRACKING_PASSWORD", "RAY_AUTH_TOKEN"):
         monkeypatch.setenv(name, "planted")
     assert "planted" not in get_env_vars_to_propagate().values()

@@ -1,4 +1,4 @@
-"""Which cluster Ray would join, and one that does not answer: without starting Ray."""
+"""The cluster that Ray would join, and clusters that do not answer, without starting Ray."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ UNSET = "unset RAY_ADDRESS to start Ray on this machine, or start that cluster"
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Ray's, empty."""
+    """Return Ray's folder, empty."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     (tmp_path / "ray").mkdir()
@@ -97,7 +97,7 @@ def test_an_empty_file_is_named(folder: Path) -> None:
 
 @contextmanager
 def silent() -> Iterator[int]:
-    """Takes connections and says nothing."""
+    """Serve a port that accepts connections and never answers."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
@@ -106,14 +106,14 @@ def silent() -> Iterator[int]:
 
 @contextmanager
 def dead() -> Iterator[int]:
-    """Of a cluster that has ended: nobody listens."""
+    """Bind a port without listening, as of a cluster that has ended."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield bound.getsockname()[1]
 
 
 class Alive(NodeInfoGcsServiceServicer):
-    """The head of a cluster, as far as it is asked."""
+    """The service of a cluster's head that the check calls."""
 
     def CheckAlive(self, request: object, context: object) -> CheckAliveReply:
         return CheckAliveReply()

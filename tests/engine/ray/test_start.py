@@ -1,4 +1,4 @@
-"""The folder and the token that Ray starts with, without starting it."""
+"""The folder and the token with which Ray starts, without starting it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Usage = namedtuple("Usage", "total used free")
 
 @pytest.fixture
 def place(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder whose own path counts for nothing; ours are made in it."""
+    """Return a folder whose own path counts as empty; our folders are made in it."""
     made = tmp_path_factory.mktemp("p")
     monkeypatch.setattr(start, "LONGEST", 107 + len(str(made)) - len("/tmp"))
     monkeypatch.setattr(start, "FALLBACKS", (str(made / "missing"), str(made)))
@@ -57,7 +57,7 @@ def test_a_folder_of_this_user_alone_in_the_one_that_ray_would_take(
 
 
 def planted(own: Path, how: str) -> None:
-    """What another user put there first."""
+    """Create what another user could have put there first."""
     if how == "open":
         own.mkdir()
         own.chmod(0o777)
@@ -154,7 +154,7 @@ def test_the_token_in_a_home_is_its_owners_alone(home: Path, no_umask: None) -> 
 
 
 def token_file(home: Path, asked: bool, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """One that every user may read, as Ray itself would have made it, in a folder that every user may write."""
+    """Create a token file as Ray itself would, readable for every user, in a folder that every user may write."""
     file = home / ".ray" / "auth_token"
     file.parent.mkdir()
     file.write_text("known")
@@ -196,8 +196,8 @@ def test_nor_what_is_no_file(kind: str, home: Path, capsys: pytest.CaptureFixtur
     file.symlink_to(secret) if kind == "link" else os.mkfifo(file)
     start.token()
     assert len(os.environ["RAY_AUTH_TOKEN"]) == 64 and mode(secret) == 0o644
-    told = "a link" if kind == "link" else "not a regular file"
-    assert capsys.readouterr().err == f"{file} is {told}: Ray has a token for this run alone\n"
+    reason = "a link" if kind == "link" else "not a regular file"
+    assert capsys.readouterr().err == f"{file} is {reason}: Ray has a token for this run alone\n"
 
 
 def test_another_users_that_was_asked_for_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,7 +126,7 @@ def refusal(run, *overrides):
 def test_only_a_finished_run_is_evaluated_again(run, monkeypatch):
     assert "no synthetic set" in refusal(run) and "continues it" in refusal(run)
     write_card(run, complete=False)
-    assert "is not complete, but that of step 2" in refusal(run)
+    assert "is incomplete (step 2)" in refusal(run)
 
 
 def test_a_finished_run_takes_evaluation_keys_only(run, monkeypatch):

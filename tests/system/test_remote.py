@@ -88,7 +88,7 @@ def test_permanent_errors_are_told_at_once(waited: list[float], tmp_path: Path, 
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [(CONTENT[:-1], "incomplete download: 4999 of 5000 bytes"), (CONTENT + b"!", "longer"), (b"S" + CONTENT[1:], "sha256")],
+    [(CONTENT[:-1], "incomplete download: 4999 of 5000"), (CONTENT + b"!", "longer"), (b"S" + CONTENT[1:], "sha256")],
 )
 def test_what_is_not_the_manifests_file_is_not_kept(
     waited: list[float], tmp_path: Path, content: bytes, told: str

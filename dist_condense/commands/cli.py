@@ -72,7 +72,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def plan(arguments: Sequence[str] | None = None) -> int:
-    """Estimate the needs of a run. Exit code: 0 planned, 1 it does not fit, 2 refused."""
+    """Estimate the time and memory of a run and print them. Exit code: 0 planned, 1 it does not fit, 2 refused."""
     from dist_condense.commands import plan_command
 
     options = plan_command.parser().parse_intermixed_args(arguments)
@@ -248,9 +248,9 @@ def _executed(config: RunConfig, resume: str = "auto", trusted: bool = True) -> 
         job = replace(Job.prepare(config, resume), trusted=trusted)
         try:
             job.run()
-        except KeyboardInterrupt as asked:
-            terminal.say(f"{signals.description(asked)}: {job.where_it_continues()}")
-            return signals.exit_code(asked)
+        except KeyboardInterrupt as interrupt:
+            terminal.say(f"{signals.description(interrupt)}: {job.where_it_continues()}")
+            return signals.exit_code(interrupt)
     except Terminated as stopped:
         terminal.say(str(stopped))
         return stopped.exit_code

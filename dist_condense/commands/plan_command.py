@@ -99,7 +99,7 @@ def planned(options: argparse.Namespace, config: RunConfig) -> Plan:
         size=dataset.size,
         data_here=data_here,
         room=room,
-        problems=remedies(load, measured, cluster, workers, room) if room is not None else [],
+        problems=remedies(load, measured, cluster, workers=workers, room=room) if room is not None else [],
     )
 
 

@@ -22,7 +22,7 @@ from dist_condense.data.sets.subsets import SUBSETS
 from dist_condense.data.shards.manifest import SPLITS, Manifest
 from dist_condense.settings.values import converted
 from dist_condense.settings.yaml_files import parsed
-from dist_condense.system import signals, terminal
+from dist_condense.system import records, signals, terminal
 from dist_condense.system.errors import DataError
 from dist_condense.system.process_pool import LocalMap
 
@@ -93,9 +93,9 @@ def prepare(options: argparse.Namespace) -> int:
     """
     try:
         return _prepared(options)
-    except KeyboardInterrupt as asked:
-        terminal.say(f"{signals.description(asked)}: the same command continues")
-        return signals.exit_code(asked)
+    except KeyboardInterrupt as interrupt:
+        terminal.say(f"{signals.description(interrupt)}: the same command continues")
+        return signals.exit_code(interrupt)
     except _machine_errors(options.ray) as error:
         terminal.say(f"failed: {_machine_failure(error)}")
         return FAILED
@@ -204,14 +204,10 @@ def _class_names(options: argparse.Namespace) -> tuple[str, ...] | None:
     """Read class names, one per line, in UTF-8 with or without a byte order mark."""
     if options.class_names is None:
         return None
-    try:
-        names = tuple(options.class_names.read_text(encoding="utf-8-sig").splitlines())
-    except UnicodeDecodeError as reason:
-        raise DataError(
-            [f"--class-names: {options.class_names} is not UTF-8 ({reason}). Save it as UTF-8."]
-        ) from reason
+    where = f"--class-names: {options.class_names}"
+    names = tuple(records.text_of(options.class_names.read_bytes(), where).splitlines())
     if empty := [number for number, name in enumerate(names, 1) if not name.strip()]:
-        raise DataError([f"--class-names: {options.class_names}, line {empty[0]}: the class name is empty."])
+        raise DataError([f"{where}, line {empty[0]}: the class name is empty."])
     return names
 
 

@@ -61,7 +61,7 @@ class Comparison:
             trials(options.sets, architectures, range(options.seeds)),
             evaluation,
             RunFolder(self.claim.folder).evaluation,
-            _tell,
+            _report,
             runner=self._runner(),
             writing=self.claim.writing,
         )
@@ -127,7 +127,7 @@ TRAINING_SETS: dict[str, Callable[[Comparison], TrainingSet]] = {
 }
 
 
-def _tell(row: Row) -> None:
+def _report(row: Row) -> None:
     text = f"{row.set}, {row.architecture}, seed {row.seed}: top-1 {row.top1_last:.2f}"
     terminal.say(text)
     log.info(text)

@@ -98,7 +98,7 @@ class Job:
         config = absolute_paths(config)
         start = resume.select(config, how)
         outline = procedures.outline_of(config, dataset)
-        preflight.ask(config, start is not None and start.steps == outline.units.total)
+        preflight.probe(config, start is not None and start.steps == outline.units.total)
         if start is None:
             preflight.headers(config, dataset, terminal.say)
         config, keeping = resolved(config, dataset, start.state.identity if start else preflight.earlier(config))
@@ -271,7 +271,7 @@ class Job:
         self.claim.take()
         machine = (json.dumps(environment(), indent=1) + "\n").encode()
         with self.claim.writing():
-            start = resume.bring(self.config, self.dataset, self.start, self.how)
+            start = resume.copy(self.config, self.dataset, self.start, self.how)
             write_atomically(self.files.config, to_yaml(self.config).encode())
             write_atomically(self.files.environment, machine)
         for remark in self.remarks:

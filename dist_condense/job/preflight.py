@@ -76,7 +76,7 @@ def headers(config: RunConfig, dataset: ImageSet, say: Callable[[str], None]) ->
         raise ConfigError([f"dataset.root: {problem}"])
 
 
-def ask(config: RunConfig, complete: bool) -> None:
+def probe(config: RunConfig, complete: bool) -> None:
     """Check that the disk, the store of checkpoints and the tracking server accept this run; nothing remains written.
 
     :param complete: whether the last checkpoint exists, so that the run writes none.

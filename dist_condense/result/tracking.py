@@ -100,7 +100,7 @@ class Address:
     def read(cls, folder: Path) -> Address | None:
         """What an earlier start left; None if there is nothing readable, or an id that no server gives."""
         try:
-            return records.read(cls, RunFolder(folder).tracking, spare=True)
+            return records.read(cls, RunFolder(folder).tracking, ignore_unknown=True)
         except records.Unreadable:
             return None
 

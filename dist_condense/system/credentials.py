@@ -114,7 +114,7 @@ def address(text: str, bare: bool = False) -> str:
 
 
 def is_half(text: str) -> bool:
-    """Return whether a text is an address without a slash or its colon, which would be treated as a path."""
+    """Return whether a text is an address that lacks its colon or a slash, and would be treated as a path."""
     return _HALF.match(text) is not None
 
 
@@ -167,7 +167,7 @@ def _without_scheme(text: str) -> tuple[str, list[str]]:
 
 
 def _is_token(scheme: str, rest: str, bare: bool) -> bool:
-    """Return whether everything before the last `@` is a token, although it resembles a host and a path."""
+    """Return whether the text before the last `@` is a token rather than a host and a path."""
     host = rest.partition("/")[0]
     if scheme in FILES | BUCKETS or "@" not in re.split(r"[?#]", rest, maxsplit=1)[0]:
         return False

@@ -77,7 +77,7 @@ def test_names_in_another_encoding(tmp_path: Path, capsys: pytest.CaptureFixture
     names.write_bytes(b"caf\xe9\n")
     options = ["--val", "v.tar", "--class-names", str(names)]
     assert cli.main(["prepare", "t.tar", str(tmp_path / "dest"), *options]) == 2
-    assert f"--class-names: {names} is not UTF-8" in capsys.readouterr().err
+    assert f"--class-names: {names}, line 1: this is not UTF-8" in capsys.readouterr().err
     for split in ("train", "val"):
         (source / split / "zebra").rename(source / split / os.fsdecode(b"caf\xe9"))
     assert cli.main(["prepare", str(source), str(tmp_path / "dest")]) == 2

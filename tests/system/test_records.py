@@ -60,7 +60,7 @@ def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
     file.write_bytes(b"\xef\xbb\xbf" + json.dumps(plain(), ensure_ascii=False).encode())
     assert read(Whole, file) == WHOLE
     assert isinstance(made(float, 3, ""), float) and made(Whole, {**plain(), "rate": 1}, "").rate == 1.0
-    assert made(Whole, {**plain(), "new": 1}, "", spare=True) == WHOLE
+    assert made(Whole, {**plain(), "new": 1}, "", ignore_unknown=True) == WHOLE
 
 
 Change = Callable[[dict[str, Any]], object]

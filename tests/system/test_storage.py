@@ -90,7 +90,7 @@ def test_a_start_tries_the_place_of_its_checkpoints(
     memory: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = cases.load("dc", f"output={tmp_path / 'run'}", "tracking.checkpoints=s3://bucket/run")
-    preflight.ask(run, 0)
+    preflight.probe(run, 0)
     assert Bucket("s3://bucket/run/checkpoints").names() == [] and list(tmp_path.iterdir()) == []
 
     def forbidden(*given: object) -> None:
@@ -98,8 +98,8 @@ def test_a_start_tries_the_place_of_its_checkpoints(
 
     monkeypatch.setattr(Bucket, "write", forbidden)
     with pytest.raises(ConfigError, match=r"tracking\.checkpoints: s3://bucket/run/checkpoints cannot .*AccessDenied"):
-        preflight.ask(run, 0)
-    preflight.ask(run, 6)  # complete: nothing more is written there
+        preflight.probe(run, 0)
+    preflight.probe(run, 6)  # complete: nothing more is written there
 
 
 def test_a_manifest_that_an_earlier_version_wrote_is_read(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ class Job:
         config, keeping = resolved(config, dataset, start.state.identity if start else preflight.earlier(config))
         dataset = assembly.settled(config, dataset)
         resume.check(config, dataset, start)
-        remarks += preflight.remarks(config, start and start.state)
+        remarks += preflight.remarks(config, start.state if start else None)
         return cls(config, dataset, remarks=remarks, keeping=keeping, start=start, how=how)
 
     def run(self) -> None:

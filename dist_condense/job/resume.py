@@ -49,8 +49,8 @@ def check(config: RunConfig, dataset: ImageSet, start: Checkpoint | None) -> Non
         return
     changed = differences(start.state.identity, assembly.identity_of(config, dataset))
     if changed:
-        problem = f"{start.store}/{start.name} belongs to another run"
-        raise ConfigError([f"{problem}; give another output, or restore: {'; '.join(changed)}"])
+        advice = f"give another output, or restore: {'; '.join(changed)}"
+        raise ConfigError([f"{start.store}/{start.name} belongs to another run; {advice}"])
     outline = procedures.outline_of(config, dataset)
     if other := next(contents.problems(start, outline, len(dataset.classes)), None):
         advice = "it is not a checkpoint of this run; give another one, or remove it"

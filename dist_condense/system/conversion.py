@@ -25,7 +25,7 @@ _PLAIN_KEY = re.compile(r"[A-Za-z_][\w.-]{0,79}")
 
 @dataclass(frozen=True)
 class Rule:
-    """A condition on a value besides its type, as in ``Annotated[int, Rule("an integer from 1", lambda x: x >= 1)]``."""
+    """A condition on a value besides its type: ``Annotated[int, Rule("an integer from 1", lambda x: x >= 1)]``."""
 
     expected: str
     holds: Callable[[Any], object]

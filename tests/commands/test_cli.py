@@ -1,4 +1,4 @@
-"""The commands answer --help, list what there is, and refuse in one line."""
+"""The commands print help, list all names, and refuse in one line."""
 
 import json
 import subprocess
@@ -103,7 +103,7 @@ def test_what_is_no_run_is_refused(command, tmp_path, capsys):
 
 @pytest.fixture
 def run(tmp_path):
-    """A run's folder, made elsewhere and moved, without a set."""
+    """Create the folder of a run without a set that was made elsewhere and moved."""
     made = config.from_dict({"output": "/elsewhere", "trajectory": {"networks": 3}, "evaluation": {"seeds": 5}})
     (tmp_path / "config.yaml").write_text(config.to_yaml(made))
     return tmp_path

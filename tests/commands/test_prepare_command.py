@@ -1,4 +1,4 @@
-"""The command: what it prints, its exit codes; the same shards by Ray: tests/cluster/test_ray_tasks.py."""
+"""Output and exit codes of `dist-condense prepare`; tests/cluster/test_ray_tasks.py tests it on Ray."""
 
 import os
 import re

@@ -110,20 +110,11 @@ def replay(options: argparse.Namespace) -> int:
     return 0
 
 
-def prepare(options: argparse.Namespace) -> int:
-    """Convert a data set to shards of one class each and a manifest; the same command continues.
-
-    Exit code: 0 done, 1 failed (finished classes are kept), 2 refused before anything was written, 130 interrupted by
-    Ctrl-C, 143 stopped by SIGTERM.
-    """
-    return prepare_command.prepare(options)
-
-
 WITH_OVERRIDES: dict[str, Callable[[Sequence[str] | None], int]] = {"run": run, "plan": plan}
 """Commands that take a config and ``key=value`` arguments in any order."""
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
-    "prepare": prepare,
+    "prepare": prepare_command.prepare,
     "evaluate": evaluate,
     "list": show,
     "replay": replay,

@@ -87,9 +87,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def prepare(options: argparse.Namespace) -> int:
-    """Execute the command; return its exit code.
+    """Convert a data set to shards of one class each and a manifest; the same command continues.
 
-    0 done, 1 failed, 2 refused before anything was written, 130 interrupted by Ctrl-C, 143 stopped by SIGTERM.
+    Exit code: 0 done, 1 failed (finished classes are kept), 2 refused before anything was written, 130 interrupted by
+    Ctrl-C, 143 stopped by SIGTERM.
     """
     try:
         return _prepared(options)

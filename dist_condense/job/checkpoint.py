@@ -97,13 +97,9 @@ class Checkpoint:
         """Load the state of all classes, by ``NAME.LABEL``. Raises as :meth:`read`."""
         return {name: x for tensors in self.read(self.entries_of()).values() for name, x in tensors.items()}
 
-    def shared(self) -> dict[str, Tensor]:
-        """Load the state that is equal on all workers. Raises as :meth:`read`."""
-        return self.read([self.common])[self.common]
-
     @property
     def common(self) -> FileEntry:
-        """Entry of the file with the shared state."""
+        """Entry of the file with the state that is equal on all workers."""
         return next(entry for entry in self.entries if entry.name == SHARED)
 
     def entries_of(self, labels: Iterable[int] | None = None) -> list[FileEntry]:

@@ -66,12 +66,10 @@ class Job:
 
     @property
     def folder(self) -> Path:
-        """Folder of the run."""
         return Path(self.config.output)
 
     @property
     def files(self) -> RunFolder:
-        """Files of the run."""
         return RunFolder(self.folder)
 
     @functools.cached_property
@@ -131,7 +129,6 @@ class Job:
 
     @functools.cached_property
     def outline(self) -> Outline:
-        """Outline of the procedure."""
         return procedures.outline_of(self.config, self.dataset)
 
     def _after(self, done: int) -> str:
@@ -228,7 +225,6 @@ class Job:
                     follower.stop()
 
     def _export(self) -> int:
-        """Write the set of the newest checkpoint and return its number of units."""
         return export(self.config, self.dataset, self.outline, self.claim)
 
     # --- evaluation -----------------------------------------------------------------------------------------------

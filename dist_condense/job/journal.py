@@ -121,12 +121,10 @@ class Journal:
 
     @property
     def files(self) -> RunFolder:
-        """Files of the run."""
         return RunFolder(self.claim.folder)
 
     @property
     def units(self) -> Units:
-        """Units of the procedure."""
         return self.procedure.outline.units
 
     def resume(self) -> int:

@@ -62,7 +62,7 @@ class AbacusOutline:
 
 @dataclass
 class Abacus:
-    """A procedure that adds beads one by one in each turn, and then their number, times the turn, to each class's tally.
+    """A procedure that adds beads one by one in each turn, then adds their number, times the turn, to each tally.
 
     It reports a problem of class 7 once its tally exceeds ``most``.
     """

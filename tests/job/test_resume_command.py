@@ -23,7 +23,6 @@ from PIL import Image
 from dist_condense.commands import cli
 from dist_condense.job import checkpoint
 from dist_condense.job.job import Job
-from dist_condense.job.journal import Journal, RunFailed
 from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system.storage import Folder
 from tests.engine import cases
@@ -141,22 +140,6 @@ def test_a_checkpoint_knows_its_machine_and_its_tracker(
     assert f"the run was started with torch 1.2.3 on cpu and {now}" in " ".join(capfd.readouterr().err.split())
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as db:
         assert list(db.execute("SELECT count(*) FROM runs")) == [(1,)]
-
-
-def test_two_starts_on_one_folder_do_not_write_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    after = Journal.after_step
-
-    def take_over(self: Journal, done: int) -> None:
-        if done == 2:
-            (tmp_path / OWNER).write_text("host, process 7, b")
-        after(self, done)
-
-    monkeypatch.setattr(Journal, "after_step", take_over)
-    (tmp_path / OWNER).write_text("host, process 6, a")
-    with pytest.raises(RunFailed, match=r"another start of this run has taken over .*process 7"):
-        cases.alone("dc", tmp_path, EVERY_STEP)
-    found = checkpoint.newest(Folder(tmp_path / "checkpoints"))
-    assert found is not None and found.steps == 1
 
 
 # --- signals ------------------------------------------------------------------------------------------------------

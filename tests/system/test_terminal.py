@@ -294,7 +294,7 @@ def test_rows_of_an_evaluation(tmp_path: Path, screen: Screen) -> None:
     append_csv(tmp_path / "evaluation.csv", rows)
     run = SimpleNamespace(folder=tmp_path, files=RunFolder(tmp_path), claim=Claim.present(tmp_path))
     job.Job._report(run, rows, SimpleNamespace(log_artifacts=lambda path: None))
-    comparing._tell(rows[0])
+    comparing._report(rows[0])
     (tmp_path / "evaluation.csv").write_text(f'"set{HOSTILE}",b\n1,2\n')
     keys = ["cluster.workers=0", f"output={tmp_path}"]
     assert cli.main(["run", "configs/digits.yaml", *keys]) == 2

@@ -35,28 +35,28 @@ SOURCE_HELP = (
 )
 
 
-def given_text(text: str) -> str:
+def nonempty(text: str) -> str:
     """Expand ``~`` in an argument that must not be empty."""
     if not text.strip():
         raise argparse.ArgumentTypeError("it is empty")
     return os.path.expanduser(text)
 
 
-def place(text: str) -> Path:
+def local_path(text: str) -> Path:
     """Convert an argument to a path, which must be UTF-8 like the manifest, and not an address."""
     if not is_utf8(text):
-        raise argparse.ArgumentTypeError(
-            f"{given_text(text)} is not UTF-8; rename it, or link to it under another name"
-        )
+        raise argparse.ArgumentTypeError(f"{nonempty(text)} is not UTF-8; rename it, or link to it under another name")
     if is_url(text):
         raise argparse.ArgumentTypeError(f"{text} is an address; give a local folder, and upload it afterwards")
-    return Path(given_text(text))
+    return Path(nonempty(text))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
-    parser.add_argument("source", metavar="SOURCE", type=given_text, help=SOURCE_HELP)
-    parser.add_argument("dest", metavar="DEST", type=place, help="the output folder; the same command continues in it")
+    parser.add_argument("source", metavar="SOURCE", type=nonempty, help=SOURCE_HELP)
+    parser.add_argument(
+        "dest", metavar="DEST", type=local_path, help="the output folder; the same command continues in it"
+    )
     parser.add_argument("--val", metavar="PATTERN", help="for tars: pattern of the tars with validation images")
     parser.add_argument(
         "--size",
@@ -69,7 +69,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--classes", metavar="SUBSET|a,b,c", help="a named subset, or class names in the order of labels"
     )
     parser.add_argument(
-        "--class-names", type=place, metavar="FILE", help="for tars: file with the name of label n in line n (from 0)"
+        "--class-names",
+        type=local_path,
+        metavar="FILE",
+        help="for tars: file with the name of label n in line n (from 0)",
     )
     parser.add_argument(
         "--orientation",

@@ -166,17 +166,17 @@ def _record(kind: Any, ignore_unknown: bool) -> Reader:
         for name in needed:
             if name not in value:
                 raise Mismatch("missing", f".{name}")
-        given: dict[str, Any] = {}
+        arguments: dict[str, Any] = {}
         try:
             for name, x in value.items():
                 if name in known:
-                    given[name] = known[name](x)
+                    arguments[name] = known[name](x)
                 elif not ignore_unknown:
                     raise Mismatch(f"unknown, expected one of {', '.join(known)}")
         except Mismatch as error:
             raise error.below(name) from None
         try:
-            return kind(**given)
+            return kind(**arguments)
         except ValueError as error:
             raise Mismatch(str(error)) from error
 

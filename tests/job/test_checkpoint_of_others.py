@@ -209,7 +209,7 @@ def test_what_was_changed_is_refused_also_without_assertions(theirs: Path) -> No
     file = theirs / "checkpoints" / FIRST / SHARED
     file.write_bytes(b"EVIL" + file.read_bytes()[4:])
     code = "import sys; from dist_condense.job import checkpoint; from dist_condense.system import storage; "
-    code += "checkpoint.newest(storage.storage(sys.argv[1])).classes()"
+    code += "stored = checkpoint.newest(storage.storage(sys.argv[1])); stored.read([stored.common])"
     done = subprocess.run([sys.executable, "-O", "-c", code, theirs / "checkpoints"], capture_output=True, text=True)
     assert done.returncode == 1 and "is damaged" in done.stderr
 

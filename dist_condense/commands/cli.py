@@ -1,6 +1,6 @@
-"""The other commands under one name: ``dist-condense run | prepare | plan | evaluate | list | replay``.
+"""The command line: ``dist-condense run | prepare | plan | evaluate | list | replay``.
 
-Heavy imports stand inside the commands, so that ``--help`` and ``list`` start neither Ray nor MLflow.
+Slow imports are made inside the commands, so that ``--help`` and ``list`` import neither Ray nor MLflow.
 """
 
 from __future__ import annotations
@@ -22,34 +22,42 @@ from dist_condense.system import signals, terminal
 
 REFUSED, FAILED, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 CHANGEABLE = ("evaluation.", "cluster.", "data.", "tracking.", "dataset.root")
-"""What a finished run may be evaluated with; all else belongs to the condensed set."""
+"""Keys that may change when a finished run is evaluated; all others determined its set."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0 done, 1 failed, 2 refused before anything started."""
-    given = list(sys.argv[1:] if argv is None else argv)
+    """Execute a command and return its exit code: 0 done, 1 failed, 2 refused before anything started."""
     parser = _parser()
-    options, rest = parser.parse_known_args(given)
+    options, others = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
     if options.command in WITH_OVERRIDES:
-        return WITH_OVERRIDES[options.command](rest)
-    if rest:
-        parser.error(f"unknown: {' '.join(rest)}; see dist-condense {options.command} --help")
+        return WITH_OVERRIDES[options.command](others)
+    if others:
+        parser.error(f"unknown: {' '.join(others)}; see dist-condense {options.command} --help")
     return _refusing(lambda: COMMANDS[options.command](options))
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Condense, evaluate, track and report. Exit code: 0 done, 1 the run failed (the last good set is kept), 2 refused
-    before anything started, 130 stopped by Ctrl-C, 143 by SIGTERM, with its state saved.
+    """Execute ``dist-condense run`` and return its exit code.
+
+    0 done, 1 the run failed (the last good set is kept), 2 refused before anything started, 130 stopped by Ctrl-C and
+    143 by SIGTERM, with its state saved.
     """
-    parser = terminal.Parser(prog="dist-condense run", description="Condense a data set, evaluate and report.")
-    parser.add_argument("config", help="a yaml file, or a shipped one such as configs/digits.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="see docs/config.md")
-    parser.add_argument("--cfg", action="store_true", help="print the resolved config and stop")
+    parser = terminal.Parser(
+        prog="dist-condense run",
+        description="Condense a data set, evaluate the result, and write a report. The same command continues a run "
+        "that was stopped. Exit code: 0 done, 1 the run failed (the last good set is kept), 2 refused before anything "
+        "started, 130 stopped by Ctrl-C and 143 by SIGTERM, with its state saved.",
+    )
+    parser.add_argument("config", help="a YAML file, or a shipped one such as configs/digits.yaml")
+    overrides = "overrides of the config; docs/config.md lists all keys"
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=overrides)
+    parser.add_argument("--cfg", action="store_true", help="print the resolved config and exit")
     parser.add_argument(
         "--resume",
         default="auto",
         metavar="auto|never|PATH",
-        help="auto: continue what is in the output; never: refuse to; PATH: begin from a checkpoint of another folder",
+        help="auto (default): continue the run in the output folder; never: refuse a folder with checkpoints; "
+        "PATH: start from the newest checkpoint of another run's folder, or from the given checkpoint",
     )
     options = parser.parse_intermixed_args(arguments)
     return _refusing(lambda: _run(options))
@@ -64,7 +72,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def plan(arguments: Sequence[str] | None = None) -> int:
-    """Tell what a run will need before it starts. Exit code: 0 planned, 1 it does not fit, 2 refused."""
+    """Estimate the time and memory of a run and print them. Exit code: 0 planned, 1 it does not fit, 2 refused."""
     from dist_condense.commands import plan_command
 
     options = plan_command.parser().parse_intermixed_args(arguments)
@@ -72,7 +80,7 @@ def plan(arguments: Sequence[str] | None = None) -> int:
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    """Train networks on the set of a finished run; rows that evaluation.csv has already are not done again."""
+    """Train networks on the set of a finished run; networks with a row in evaluation.csv are skipped."""
     folder = run_folder(options.output)
     check(folder)
     config = finished(folder, options.overrides)
@@ -80,7 +88,7 @@ def evaluate(options: argparse.Namespace) -> int:
 
 
 def show(options: argparse.Namespace) -> int:
-    """Every name that a config can use."""
+    """List every name that a config can use."""
     from dist_condense.settings import names
 
     for title, known in names.listed():
@@ -89,7 +97,7 @@ def show(options: argparse.Namespace) -> int:
 
 
 def replay(options: argparse.Namespace) -> int:
-    """Send a run's folder to MLflow, without what was sent before."""
+    """Send a run's records to MLflow; those sent before are skipped."""
     folder = run_folder(options.output)
     from dist_condense.result.tracking.replay import replay as send
     from dist_condense.result.tracking.server import TrackingError
@@ -103,18 +111,11 @@ def replay(options: argparse.Namespace) -> int:
     return 0
 
 
-def prepare(options: argparse.Namespace) -> int:
-    """Turn a data set into shards of one class each and a manifest, once; the same command continues. Exit code: 0
-    done, 1 failed (finished classes are kept), 2 refused before anything was written, 130 interrupted.
-    """
-    return prepare_command.prepare(options)
-
-
 WITH_OVERRIDES: dict[str, Callable[[Sequence[str] | None], int]] = {"run": run, "plan": plan}
-"""Commands of a config, with key=value anywhere."""
+"""Commands that take a config and ``key=value`` arguments in any order."""
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
-    "prepare": prepare,
+    "prepare": prepare_command.prepare,
     "evaluate": evaluate,
     "list": show,
     "replay": replay,
@@ -122,24 +123,23 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 
 
 def run_folder(path: str) -> Path:
-    """The folder of a run, given as itself or as its synthetic set. Raises ConfigError."""
+    """Return the folder of a run from its path or that of its synthetic set. Raises ConfigError."""
     from dist_condense.result.card import CARD
 
     if not path.strip():
-        raise ConfigError(["the folder of the run is an empty text"])
+        raise ConfigError(["the folder of the run is empty; give a path"])
     folder = Path(os.path.expanduser(path)).absolute()
-    places = [folder, folder.parent] if (folder / CARD).is_file() else [folder]
-    for place in places:
-        if RunFolder(place).config.is_file():
-            return place
+    for candidate in [folder, folder.parent] if (folder / CARD).is_file() else [folder]:
+        if RunFolder(candidate).config.is_file():
+            return candidate
     raise ConfigError([f"{folder} is not the folder of a run: {RunFolder.config.name} is missing"])
 
 
 def finished(folder: Path, overrides: Sequence[str]) -> RunConfig:
-    """The config of a run whose set is complete, with other evaluation keys. Raises ConfigError."""
-    fixed = [given for given in overrides if not given.lstrip("+").startswith(CHANGEABLE)]
+    """Return the config of a run whose set is complete, with overrides for its evaluation. Raises ConfigError."""
+    fixed = [pair for pair in overrides if not pair.lstrip("+").startswith(CHANGEABLE)]
     if fixed:
-        raise ConfigError([f"{given}: a finished run takes only {', '.join(CHANGEABLE)} keys" for given in fixed])
+        raise ConfigError([f"{pair}: a finished run takes only {', '.join(CHANGEABLE)} keys" for pair in fixed])
     config = replace(read(RunFolder(folder).config, overrides), output=str(folder))
     problems = list(_not_evaluable(config))
     if not _names_server(overrides):
@@ -150,8 +150,8 @@ def finished(folder: Path, overrides: Sequence[str]) -> RunConfig:
 
 
 def _names_server(overrides: Sequence[str]) -> bool:
-    """Whether the user says where MLflow is."""
-    return any(given.lstrip("+").startswith("tracking.uri=") for given in overrides)
+    """Return whether the user gives the address of MLflow."""
+    return any(pair.lstrip("+").startswith("tracking.uri=") for pair in overrides)
 
 
 def _not_evaluable(config: RunConfig) -> Iterator[str]:
@@ -167,16 +167,16 @@ def _not_evaluable(config: RunConfig) -> Iterator[str]:
         yield f"{error}; {continues}"
         return
     if not card.complete:
-        yield f"the set in {files.path} is not complete, but that of step {card.steps}; {continues}"
-    if not_stored(config):  # refused with all else that is wrong, by checks
+        yield f"the set in {files.path} is incomplete (step {card.steps}); {continues}"
+    if not_stored(config):  # refused later, with all other problems
         return
     try:
-        found = checkpoint.newest(assembly.storage_of(config))
+        newest = checkpoint.newest(assembly.storage_of(config))
     except checkpoint.Damaged as error:
         yield str(error)
         return
-    if card.complete and (found is None or found.steps != card.steps):
-        yield f"{files.checkpoints} lacks the last step, so the run would compute it again; restore it"
+    if card.complete and (newest is None or newest.steps != card.steps):
+        yield f"{files.checkpoints} lacks the last step, which the run would compute again; restore it"
     if config.evaluation.epochs == 0:
         yield "evaluation.epochs: 0 means no evaluation; give evaluation.epochs=null for the protocol's own"
 
@@ -185,14 +185,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = terminal.Parser(prog="dist-condense", description="Dataset condensation on Ray.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("run", add_help=False, help="condense, evaluate and report; the same command continues")
-    commands.add_parser("plan", add_help=False, help="what a run will need, before it starts")
-    prepare_command.add_arguments(_command(commands, "prepare", "a data set into class shards", takes_run=False))
+    commands.add_parser("plan", add_help=False, help="estimate time and memory of a run before it starts")
+    prepare_command.add_arguments(_command(commands, "prepare", "convert a data set to class shards", takes_run=False))
     again = _command(commands, "evaluate", "train networks on the set of a finished run")
-    again.add_argument("overrides", nargs="*", metavar="key=value", help=f"keys of {', '.join(CHANGEABLE)}")
-    _command(commands, "list", "every name that a config can use", takes_run=False)
-    sends = _command(commands, "replay", "send a run's folder to MLflow")
-    sends.add_argument("--uri", help="the server; by default as the run's config or MLFLOW_TRACKING_URI says")
-    sends.add_argument("--experiment", help="by default the run's own")
+    again.add_argument(
+        "overrides", nargs="*", metavar="key=value", help=f"config keys that start with one of {', '.join(CHANGEABLE)}"
+    )
+    _command(commands, "list", "list every name that a config can use", takes_run=False)
+    sends = _command(commands, "replay", "send a run's records to MLflow")
+    sends.add_argument("--uri", help="address of the server (default: that of the run's config or MLFLOW_TRACKING_URI)")
+    sends.add_argument("--experiment", help="name of the experiment (default: that of the run)")
     return parser
 
 
@@ -206,7 +208,7 @@ def _command(
 
 
 def _refusing(action: Callable[[], int]) -> int:
-    """A configuration that cannot be run ends with all its problems and no traceback."""
+    """Execute an action; print the problems of a refused configuration instead of a traceback."""
     try:
         return action()
     except ConfigError as error:
@@ -215,7 +217,7 @@ def _refusing(action: Callable[[], int]) -> int:
 
 
 def _loaded(path: str, overrides: Sequence[str]) -> RunConfig:
-    """The config; unknown keys and wrong types are told together with what else is wrong."""
+    """Load a config; unknown keys and wrong types are reported together with all other problems."""
     try:
         return load(path, overrides)
     except ConfigError as error:
@@ -238,13 +240,13 @@ def _executed(config: RunConfig, resume: str = "auto", trusted: bool = True) -> 
         job = replace(Job.prepare(config, resume), trusted=trusted)
         try:
             job.run()
-        except KeyboardInterrupt as asked:
-            terminal.say(f"{signals.description(asked)}: {job.where_it_continues()}")
-            return signals.exit_code(asked)
+        except KeyboardInterrupt as interrupt:
+            terminal.say(f"{signals.description(interrupt)}: {job.where_it_continues()}")
+            return signals.exit_code(interrupt)
     except Terminated as stopped:
         terminal.say(str(stopped))
         return stopped.exit_code
-    except (RunFailed, DataError, RowsError, SyntheticSetError, OSError) as error:  # OSError names its file
+    except (RunFailed, DataError, RowsError, SyntheticSetError, OSError) as error:  # an OSError contains its file name
         first, *others = terminal.lines_of(error)
         terminal.say(f"failed: {first}", *others)
         return FAILED

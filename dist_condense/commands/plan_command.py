@@ -1,4 +1,4 @@
-"""``dist-condense plan``: options, and the order of things; what is shown is made in tables.py."""
+"""``dist-condense plan``: its options and the estimation; the output is formatted in planning/tables.py."""
 
 from __future__ import annotations
 
@@ -30,59 +30,62 @@ GIB = 2**30
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options of the command."""
+    """Return the parser of the command's options."""
     made = terminal.Parser(
         prog="dist-condense plan",
-        description="Memory, bytes, hours and the best number of workers of a run before it starts: from a few steps "
-        "of its network timed here, or rates measured elsewhere. Exit code: 0 planned, 1 it does not fit, 2 refused.",
+        description="Estimate memory, traffic, time and the best number of workers of a run before it starts, from a "
+        "few steps of its network timed on this machine or from rates measured elsewhere. Exit code: 0 planned, 1 it "
+        "does not fit, 2 refused.",
     )
     add = made.add_argument
-    add("config", help="a yaml file, or a shipped one such as configs/digits.yaml")
-    add("overrides", nargs="*", metavar="key=value", help="see docs/config.md")
-    add("--gpus", type=int, metavar="N", help="plan for N GPUs, a worker each, instead of cluster.workers")
-    add("--gpu-memory", type=float, metavar="GIB", help="of each; without it nothing is said to fit")
-    add("--calibration", type=Path, metavar="FILE", help="rates that --save wrote, perhaps on another machine")
-    add("--save", type=Path, metavar="FILE", help="write the rates measured here")
-    add("--rate", type=float, metavar="N", help="real images per second and worker, all else in proportion")
-    add("--bandwidth", type=float, default=1.0, metavar="GIB/S", help="between workers, of each (default: 1)")
-    add("--classes", type=int, metavar="N", help="plan for N classes, without looking for the data")
-    add("--images-per-class", type=int, metavar="N", help="real ones, likewise")
-    add("--json", action="store_true", help="for programs")
+    add("config", help="a YAML file, or a shipped one such as configs/digits.yaml")
+    add("overrides", nargs="*", metavar="key=value", help="overrides of the config; docs/config.md lists all keys")
+    add("--gpus", type=int, metavar="N", help="plan for N GPUs with one worker each, instead of cluster.workers")
+    add("--gpu-memory", type=float, metavar="GIB", help="memory of each GPU; needed to check whether the run fits")
+    add("--calibration", type=Path, metavar="FILE", help="rates written by --save, possibly on another machine")
+    add("--save", type=Path, metavar="FILE", help="write the rates measured on this machine")
+    add("--rate", type=float, metavar="N", help="real images per second and worker; scales all measured rates")
+    add("--bandwidth", type=float, default=1.0, metavar="GIB/S", help="network bandwidth of each worker (default: 1)")
+    add("--classes", type=int, metavar="N", help="plan for N classes without opening the data set")
+    add("--images-per-class", type=int, metavar="N", help="plan for N real images per class, likewise")
+    add("--json", action="store_true", help="print the plan as JSON")
     return made
 
 
-def plan(given: argparse.Namespace, config: RunConfig) -> int:
-    """Exit code: 0 planned, 1 it does not fit."""
-    made = planned(given, config)
-    if given.json:
+def plan(options: argparse.Namespace, config: RunConfig) -> int:
+    """Print the plan of a run. Return the exit code: 0 planned, 1 it does not fit."""
+    made = planned(options, config)
+    if options.json:
         terminal.out(*json.dumps(tables.as_json(made), indent=1).split("\n"))
     else:
         tables.show(made)
     return DOES_NOT_FIT if made.problems else 0
 
 
-def planned(given: argparse.Namespace, config: RunConfig) -> Plan:
-    """Raises ConfigError with every problem found."""
-    problems = [*_refused(given), *checks.of_config(config)]
+def planned(options: argparse.Namespace, config: RunConfig) -> Plan:
+    """Estimate the plan of a run. Raises ConfigError with every problem."""
+    problems = [*_refused(options), *checks.of_config(config)]
     try:
-        dataset, data_here = _dataset(config, given)
+        dataset, data_here = _dataset(config, options)
     except ConfigError as error:
         raise ConfigError([*problems, *error.problems]) from error
     if problems:
         raise ConfigError(problems)
     for note in dataset.notes if data_here else ():
         terminal.say(f"note: {note}")
-    config, kind = _settled(config, given.gpus), "cuda" if given.gpus else None
+    config, kind = _settled(config, options.gpus), "cuda" if options.gpus else None
     load = workload_of(config, dataset)
-    measured = _rates(given, config, dataset, load)
+    measured = _rates(options, config, dataset, load)
     workers, kind = max(1, config.cluster.workers), kind or measured.kind
     cluster = Cluster(
         device=kind,
         exact=_exact(config, kind),
-        bandwidth=given.bandwidth * GIB,
+        bandwidth=options.bandwidth * GIB,
         resident=_resident(config, load, kind, workers),
     )
-    room = int(given.gpu_memory * GIB) if given.gpu_memory else machine_memory() // workers if kind == "cpu" else None
+    room = (
+        int(options.gpu_memory * GIB) if options.gpu_memory else machine_memory() // workers if kind == "cpu" else None
+    )
     return Plan(
         config=config,
         load=load,
@@ -90,32 +93,32 @@ def planned(given: argparse.Namespace, config: RunConfig) -> Plan:
         cluster=cluster,
         chosen=forecast(load, measured, cluster, workers),
         others=[
-            (found, efficiency(load, measured, cluster, found)) for found in _others(load, measured, cluster, workers)
+            (other, efficiency(load, measured, cluster, other)) for other in _others(load, measured, cluster, workers)
         ],
         best=best(load, measured, cluster),
         size=dataset.size,
         data_here=data_here,
         room=room,
-        problems=remedies(load, measured, cluster, workers, room) if room is not None else [],
+        problems=remedies(load, measured, cluster, workers=workers, room=room) if room is not None else [],
     )
 
 
-def _refused(given: argparse.Namespace) -> Iterator[str]:
+def _refused(options: argparse.Namespace) -> Iterator[str]:
     least = {"gpus": 1, "classes": 1, "images_per_class": 1}
-    for name, value in vars(given).items():
+    for name, value in vars(options).items():
         option = f"--{name.replace('_', '-')}"
         if name in least and value is not None and value < least[name]:
             yield f"{option}: {value} is below {least[name]}"
         if name in ("gpu_memory", "rate", "bandwidth") and value is not None and not value > 0:
             yield f"{option}: {value} is not above 0"
-    if given.gpu_memory is not None and given.gpus is None:
-        yield "--gpu-memory: give the number of GPUs, too (--gpus)"
-    if given.save is not None and given.calibration is not None:
+    if options.gpu_memory is not None and options.gpus is None:
+        yield "--gpu-memory: give the number of GPUs as well (--gpus)"
+    if options.save is not None and options.calibration is not None:
         yield "--save: nothing is measured where --calibration gives the rates"
 
 
 def _settled(config: RunConfig, gpus: int | None) -> RunConfig:
-    """The open choices, as a run would settle them on this machine, or on so many GPUs."""
+    """Resolve the device and the workers as a run would on this machine, or for a number of GPUs."""
     cluster = config.cluster
     workers = gpus or cluster.workers
     device = cluster.device if cluster.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
@@ -123,48 +126,48 @@ def _settled(config: RunConfig, gpus: int | None) -> RunConfig:
 
 
 def _exact(config: RunConfig, kind: str) -> bool:
-    given = config.compute.reproducible
-    return kind == "cpu" if given is None else given
+    requested = config.compute.reproducible
+    return kind == "cpu" if requested is None else requested
 
 
-def _dataset(config: RunConfig, given: argparse.Namespace) -> tuple[Any, bool]:
-    """Opened where it is at hand, and whether it is."""
-    if given.classes is None and given.images_per_class is None:
+def _dataset(config: RunConfig, options: argparse.Namespace) -> tuple[Any, bool]:
+    """Return the data set, opened if it is available and otherwise assumed, and whether it is available."""
+    if options.classes is None and options.images_per_class is None:
         try:
             return assembly.dataset_of(config), True
         except DataError as error:
             if config.dataset.root is not None:
                 raise ConfigError(error.problems) from error
-    return assumed(config, given.classes, given.images_per_class), False
+    return assumed(config, options.classes, options.images_per_class), False
 
 
-def _rates(given: argparse.Namespace, config: RunConfig, dataset: Any, load: Workload) -> Calibration:
-    if given.calibration is not None:
-        measured = rates.read(given.calibration, calibrate.compared(config, dataset))
+def _rates(options: argparse.Namespace, config: RunConfig, dataset: Any, load: Workload) -> Calibration:
+    if options.calibration is not None:
+        measured = rates.read(options.calibration, calibrate.compared(config, dataset))
     else:
         if config.cluster.device == "cuda" and not torch.cuda.is_available():
             raise ConfigError(["cluster.device: cuda, but torch sees no GPU here; give --calibration, or set cpu"])
         terminal.say("timing steps of the config's network here: minutes on CPUs")
         compute = replace(config.compute, reproducible=_exact(config, config.cluster.device))
         measured = calibrate.calibrate(replace(config, compute=compute), dataset, load)
-    if given.save is not None:
-        measured.write(given.save)
+    if options.save is not None:
+        measured.write(options.save)
     if problems := list(rates.lacking(measured, load.shared_steps > 0, bool(load.updates))):
         raise ConfigError(problems)
-    return measured if given.rate is None else measured.scaled(given.rate)
+    return measured if options.rate is None else measured.scaled(options.rate)
 
 
 def _resident(config: RunConfig, load: Workload, kind: str, workers: int) -> bool:
     if kind == "cuda":
         return config.data.tier == "gpu"
-    given = config.data.memory_budget
-    budget = machine_memory() // 2 if given is None else int(given * GIB)
+    limit = config.data.memory_budget
+    budget = machine_memory() // 2 if limit is None else int(limit * GIB)
     fits = share([count * load.image for count in load.counts], workers, workers) <= budget
     return config.data.tier == "ram" or (config.data.tier == AUTO and fits)
 
 
 def _others(load: Workload, measured: Calibration, cluster: Cluster, workers: int) -> Iterator[Forecast]:
-    """Powers of two up to one worker per class, and those asked for."""
+    """Yield forecasts for powers of two up to one worker per class, the requested number and the best number."""
     powers = (2**n for n in range(load.classes.bit_length()))
     for number in sorted({*powers, load.classes, workers, best(load, measured, cluster).workers}):
         yield forecast(load, measured, cluster, number)

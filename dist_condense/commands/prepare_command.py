@@ -1,4 +1,4 @@
-"""``dist-condense prepare``: options, progress and the last line; the work is in data/preparing/prepare.py."""
+"""``dist-condense prepare``: its options, progress and summary; the work is in data/preparing/prepare.py."""
 
 from __future__ import annotations
 
@@ -22,71 +22,91 @@ from dist_condense.data.sets.subsets import SUBSETS
 from dist_condense.data.shards.manifest import SPLITS, Manifest
 from dist_condense.settings.values import converted
 from dist_condense.settings.yaml_files import parsed
-from dist_condense.system import signals, terminal
+from dist_condense.system import records, signals, terminal
 from dist_condense.system.errors import DataError
 from dist_condense.system.process_pool import LocalMap
 
 REFUSED, FAILED = 2, 1
 PLAIN_EVERY = 10.0
-"""Seconds between lines where there is no terminal."""
+"""Seconds between progress lines without a terminal."""
 SOURCE_HELP = (
     "a folder with train/<class>/ and val/<class>/ (or test/); or WebDataset tars of mixed classes as a quoted"
     " pattern, 'train-{0000..0146}.tar', with --val; or NAME:ROOT of a known data set, cifar10:/data"
 )
 
 
-def given_text(text: str) -> str:
-    """What is not empty; `~` is home."""
+def nonempty(text: str) -> str:
+    """Expand ``~`` in an argument that must not be empty."""
     if not text.strip():
         raise argparse.ArgumentTypeError("it is empty")
     return os.path.expanduser(text)
 
 
-def place(text: str) -> Path:
-    """A path, which has to be UTF-8 as the manifest is."""
+def local_path(text: str) -> Path:
+    """Convert an argument to a path, which must be UTF-8 like the manifest, and not an address."""
     if not is_utf8(text):
-        raise argparse.ArgumentTypeError(
-            f"{given_text(text)} is not UTF-8; rename it, or link to it under another name"
-        )
+        raise argparse.ArgumentTypeError(f"{nonempty(text)} is not UTF-8; rename it, or link to it under another name")
     if is_url(text):
-        raise argparse.ArgumentTypeError(f"{text} is an address; give a folder, and upload it afterwards")
-    return Path(given_text(text))
+        raise argparse.ArgumentTypeError(f"{text} is an address; give a local folder, and upload it afterwards")
+    return Path(nonempty(text))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command."""
-    parser.add_argument("source", metavar="SOURCE", type=given_text, help=SOURCE_HELP)
-    parser.add_argument("dest", metavar="DEST", type=place, help="a new folder; the same command continues")
-    parser.add_argument("--val", metavar="PATTERN", help="the tars of the validation images")
-    parser.add_argument("--size", type=int, metavar="N", help="pixels of a side; without it files are kept as they are")
-    parser.add_argument("--png", action="store_true", help="write resized images without loss instead of as JPEG")
-    parser.add_argument("--classes", metavar="SUBSET|a,b,c", help="a named subset, or classes in label order")
-    parser.add_argument("--class-names", type=place, metavar="FILE", help="for tars: line n (from 0) names label n")
+    """Add the options of the command."""
+    parser.add_argument("source", metavar="SOURCE", type=nonempty, help=SOURCE_HELP)
+    parser.add_argument(
+        "dest", metavar="DEST", type=local_path, help="the output folder; the same command continues in it"
+    )
+    parser.add_argument("--val", metavar="PATTERN", help="for tars: pattern of the tars with validation images")
+    parser.add_argument(
+        "--size",
+        type=int,
+        metavar="N",
+        help="side of the resized images in pixels; by default files are copied unchanged",
+    )
+    parser.add_argument("--png", action="store_true", help="write resized images as PNG, without loss, instead of JPEG")
+    parser.add_argument(
+        "--classes", metavar="SUBSET|a,b,c", help="a named subset, or class names in the order of labels"
+    )
+    parser.add_argument(
+        "--class-names",
+        type=local_path,
+        metavar="FILE",
+        help="for tars: file with the name of label n in line n (from 0)",
+    )
     parser.add_argument(
         "--orientation",
         action=argparse.BooleanOptionalAction,
-        help="turn images as their EXIF orientation says; by default all but those of imagenet:ROOT and the like",
+        help="rotate images by their EXIF orientation; by default for all but known data sets such as imagenet:ROOT",
     )
-    parser.add_argument("--skip-bad", action="store_true", help="leave out images that cannot be read")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes, or tasks with --ray")
-    parser.add_argument("--ray", action="store_true", help="on a Ray cluster; all nodes must see SOURCE and DEST")
+    parser.add_argument("--skip-bad", action="store_true", help="skip images that cannot be read")
+    parser.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="number of processes, or of tasks with --ray"
+    )
+    parser.add_argument(
+        "--ray", action="store_true", help="use a Ray cluster; SOURCE and DEST must be visible to all nodes"
+    )
     parser.add_argument("--ffcv", action="store_true", help="also write FFCV files; needs --size")
 
 
-def prepare(given: argparse.Namespace) -> int:
-    """Exit code: 0 done, 1 failed, 2 refused before anything was written, 130 interrupted, 143 stopped by SIGTERM."""
+def prepare(options: argparse.Namespace) -> int:
+    """Convert a data set to shards of one class each and a manifest; the same command continues.
+
+    Exit code: 0 done, 1 failed (finished classes are kept), 2 refused before anything was written, 130 interrupted by
+    Ctrl-C, 143 stopped by SIGTERM.
+    """
     try:
-        return _prepared(given)
-    except KeyboardInterrupt as asked:
-        terminal.say(f"{signals.description(asked)}: the same command continues")
-        return signals.exit_code(asked)
-    except _machine_errors(given.ray) as error:
-        terminal.say(f"failed: {_machine_failed(error)}")
+        return _prepared(options)
+    except KeyboardInterrupt as interrupt:
+        terminal.say(f"{signals.description(interrupt)}: the same command continues")
+        return signals.exit_code(interrupt)
+    except _machine_errors(options.ray) as error:
+        terminal.say(f"failed: {_machine_failure(error)}")
         return FAILED
 
 
 def _machine_errors(ray: bool) -> tuple[type[Exception], ...]:
-    """What the source and the options are not to blame for: processes that were killed, a cluster that fails."""
+    """Return the errors that neither the source nor the options cause: killed processes, a failed cluster."""
     if not ray:
         return (BrokenProcessPool, MemoryError)
     from dist_condense.commands.ray_errors import RAY_ERRORS
@@ -94,36 +114,36 @@ def _machine_errors(ray: bool) -> tuple[type[Exception], ...]:
     return (MemoryError, *RAY_ERRORS)
 
 
-def _machine_failed(error: Exception) -> str:
+def _machine_failure(error: Exception) -> str:
     text = str(error).strip().split("\n")[0].rstrip(".").replace("by cluster.workers=0", "(leave out --ray)")
-    told = "; ".join([f"{type(error).__name__}: {text}", *getattr(error, "__notes__", [])])
-    return f"{told}. The same command continues; with fewer --workers it needs less memory."
+    problem = "; ".join([f"{type(error).__name__}: {text}", *getattr(error, "__notes__", [])])
+    return f"{problem}. The same command continues; with fewer --workers it needs less memory."
 
 
-def _prepared(given: argparse.Namespace) -> int:
-    console, began = terminal.console(), time.monotonic()
+def _prepared(options: argparse.Namespace) -> int:
+    console, start = terminal.console(), time.monotonic()
     try:
-        mapping = _mapping(given)
-        planned = plan(given.source, given.dest, _options(given), mapping, given.ffcv)
+        mapping = _mapping(options)
+        planned = plan(options.source, options.dest, _prepare_options(options), mapping, ffcv=options.ffcv)
     except (DataError, OSError) as error:
-        return _told("refused", error, REFUSED)
+        return _reported("refused", error, REFUSED)
     for note in () if isinstance(planned, Manifest) else planned.source.notes:
         terminal.out(f"note: {note}")
     signals.writing_starts()
     try:
         with reporting(console) as report:
             made = planned if isinstance(planned, Manifest) else planned.run(mapping, report)
-            manifest = finish(given.dest, made, given.ffcv, report)
+            manifest = finish(options.dest, made, options.ffcv, report)
     except (DataError, OSError) as error:
-        return _told("failed", error, FAILED)
-    done = "is complete already" if manifest is planned else f"made in {time.monotonic() - began:.0f} s"
+        return _reported("failed", error, FAILED)
+    done = "is complete already" if manifest is planned else f"made in {time.monotonic() - start:.0f} s"
     first, *others = summary(manifest)
-    terminal.out(f"{given.dest} {done}: {first}", *others)
+    terminal.out(f"{options.dest} {done}: {first}", *others)
     return 0
 
 
 def summary(manifest: Manifest) -> list[str]:
-    """Lines on classes, images, bytes, and what was left out."""
+    """Return lines with the numbers of classes, images and bytes, and one for each skipped image."""
     images = ", ".join(f"{sum(manifest.counts(split)):,} {split}" for split in SPLITS)
     size = sum(sum(manifest.image_bytes(split)) for split in SPLITS) / 2**20
     lines = [f"{len(manifest.classes)} classes; images: {images}; {size:,.1f} MiB of images"]
@@ -133,7 +153,7 @@ def summary(manifest: Manifest) -> list[str]:
 
 @contextmanager
 def reporting(console: Console) -> Iterator[Report]:
-    """A bar for each kind of work on a terminal, else a line every ten seconds."""
+    """Show a progress bar for each kind of work on a terminal, otherwise a line every ten seconds."""
     if not console.is_terminal:
         yield _plain(console)
         return
@@ -160,48 +180,53 @@ def _plain(console: Console) -> Report:
     return report
 
 
-def _options(given: argparse.Namespace) -> PrepareOptions:
-    classes, names = _classes(given), _class_names(given)
-    return PrepareOptions(given.val, given.size, given.png, classes, names, given.orientation, given.skip_bad)
+def _prepare_options(options: argparse.Namespace) -> PrepareOptions:
+    return PrepareOptions(
+        val=options.val,
+        size=options.size,
+        png=options.png,
+        classes=_classes(options),
+        class_names=_class_names(options),
+        orientation=options.orientation,
+        skip_bad=options.skip_bad,
+    )
 
 
-def _classes(given: argparse.Namespace) -> str | tuple[str, ...] | None:
-    """A subset, or names: texts as they stand, with or without the brackets that dataset.classes has."""
-    text = given.classes
+def _classes(options: argparse.Namespace) -> str | tuple[str, ...] | None:
+    """Return the named subset, or the class names as given, with or without the brackets of dataset.classes."""
+    text = options.classes
     if text is None or text in SUBSETS:
         return text
     try:
         names = parsed(text) if text.startswith("[") else [name.strip() for name in text.split(",")]
         return tuple(converted("--classes", names, list[str]))
     except ValueError as error:
-        raise DataError([f"--classes: {text!r} is no list of names, a,b or '[\"a, b\",c]': {error}"]) from error
+        raise DataError([f"--classes: {text!r} is not a list of names, a,b or '[\"a, b\",c]': {error}"]) from error
 
 
-def _class_names(given: argparse.Namespace) -> tuple[str, ...] | None:
-    """A name a line, whatever the machine's own encoding; a mark of the order of bytes is no part of the first."""
-    if given.class_names is None:
+def _class_names(options: argparse.Namespace) -> tuple[str, ...] | None:
+    """Read class names, one per line, in UTF-8 with or without a byte order mark."""
+    if options.class_names is None:
         return None
-    try:
-        names = tuple(given.class_names.read_text(encoding="utf-8-sig").splitlines())
-    except UnicodeDecodeError as reason:
-        raise DataError([f"--class-names: {given.class_names} is no UTF-8 ({reason}). Save it as UTF-8."]) from reason
+    where = f"--class-names: {options.class_names}"
+    names = tuple(records.text_of(options.class_names.read_bytes(), where).splitlines())
     if empty := [number for number, name in enumerate(names, 1) if not name.strip()]:
-        raise DataError([f"--class-names: {given.class_names}, line {empty[0]}: the name of a class is empty."])
+        raise DataError([f"{where}, line {empty[0]}: the class name is empty."])
     return names
 
 
-def _mapping(given: argparse.Namespace) -> MapUnordered:
-    if given.workers < 1:
-        raise DataError([f"--workers is {given.workers}; give processes at once, at least 1."])
-    if not given.ray:
-        return LocalMap(given.workers)
+def _mapping(options: argparse.Namespace) -> MapUnordered:
+    if options.workers < 1:
+        raise DataError([f"--workers is {options.workers}; give a number of processes, at least 1."])
+    if not options.ray:
+        return LocalMap(options.workers)
     from dist_condense.engine.ray.group import connect
     from dist_condense.engine.ray.tasks import RayMap
 
     connect()
-    return RayMap(given.workers)
+    return RayMap(options.workers)
 
 
-def _told(how: str, error: Exception, code: int) -> int:
-    terminal.say(*(f"{how}: {problem}" for problem in terminal.lines_of(error)))
+def _reported(outcome: str, error: Exception, code: int) -> int:
+    terminal.say(*(f"{outcome}: {problem}" for problem in terminal.lines_of(error)))
     return code

@@ -1,4 +1,4 @@
-"""What is raised when Ray, or a process of its, fails: for commands that work over Ray without knowing it."""
+"""Errors of Ray and its processes, for commands that may use Ray without importing it."""
 
 from ray.exceptions import RayError
 

@@ -97,13 +97,9 @@ class Checkpoint:
         """Load the state of all classes, by ``NAME.LABEL``. Raises as :meth:`read`."""
         return {name: x for tensors in self.read(self.entries_of()).values() for name, x in tensors.items()}
 
-    def shared(self) -> dict[str, Tensor]:
-        """Load the state that is equal on all workers. Raises as :meth:`read`."""
-        return self.read([self.common])[self.common]
-
     @property
     def common(self) -> FileEntry:
-        """FileEntry of the file with the shared state."""
+        """Entry of the file with the state that is equal on all workers."""
         return next(entry for entry in self.entries if entry.name == SHARED)
 
     def entries_of(self, labels: Iterable[int] | None = None) -> list[FileEntry]:
@@ -201,9 +197,9 @@ def names(store: Storage) -> list[str]:
     return [name for name in store.names() if NAME.fullmatch(name)]
 
 
-def newest(store: Storage, tell: Callable[[str], None] = lambda text: None) -> Checkpoint | None:
+def newest(store: Storage, report: Callable[[str], None] = lambda text: None) -> Checkpoint | None:
     """Return the newest committed checkpoint whose manifest and file sizes are intact; see :func:`furthest`."""
-    return furthest(store, lambda name: measured(store, name), tell)
+    return furthest(store, lambda name: measured(store, name), report)
 
 
 def measured(store: Storage, name: str) -> Checkpoint:
@@ -216,13 +212,13 @@ def measured(store: Storage, name: str) -> Checkpoint:
 def furthest(
     store: Storage,
     load: Callable[[str], Loaded],
-    tell: Callable[[str], None] = lambda text: None,
+    report: Callable[[str], None] = lambda text: None,
     listed: Sequence[str] | None = None,
 ) -> Loaded | None:
     """Load the newest intact checkpoint and return the result of ``load``; None if none was ever committed.
 
     :param load: loads a checkpoint by name; raises FileNotFoundError for an uncommitted one, and Damaged.
-    :param tell: called with a sentence for each damaged checkpoint that is skipped.
+    :param report: called with a sentence for each damaged checkpoint that is skipped.
     :param listed: the names to select from, ordered by progress; by default all in the store.
     :raises Damaged: checkpoints were committed, but none is intact: starting over would hide the loss.
     """
@@ -236,7 +232,7 @@ def furthest(
             damaged.append(str(error))
             continue
         for text in damaged:
-            tell(f"{text}; {name} is used instead")
+            report(f"{text}; {name} is used instead")
         return result
     if damaged:
         raise Damaged(f"{'; '.join(damaged)}. No checkpoint in {store} is intact; remove them all to start over")

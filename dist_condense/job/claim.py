@@ -57,7 +57,7 @@ class Claim:
         return _owner(self.folder) != self.owner
 
     def take(self) -> None:
-        """Create the folder if necessary and own it; return once no earlier start writes to it any more."""
+        """Take ownership of the folder, created if it is missing; return once no earlier start writes to it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(RunFolder(self.folder).owner, self.owner.encode())
         deadline = time.monotonic() + PATIENCE

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
 from dist_condense.data import ClassSource, ImageSet, Reading
 from dist_condense.evaluation.evaluate import Evaluation, Runner, TrainingSet, evaluate, in_process, trials
@@ -16,7 +18,6 @@ from dist_condense.evaluation.protocols import protocol
 from dist_condense.evaluation.rows import Row
 from dist_condense.job.claim import Claim
 from dist_condense.job.exporting import has_complete_set
-from dist_condense.job.selections import alone
 from dist_condense.result.synthetic_set import load_set
 from dist_condense.selection.sets import real_sets
 from dist_condense.selection.table import SELECTIONS
@@ -61,7 +62,7 @@ class Comparison:
             trials(options.sets, architectures, range(options.seeds)),
             evaluation,
             RunFolder(self.claim.folder).evaluation,
-            on_result=_tell,
+            on_result=_report,
             runner=self._runner(),
             writing=self.claim.writing,
         )
@@ -101,6 +102,27 @@ def _selected(name: str, of: Comparison) -> TrainingSet:
     return TrainingSet(drawn.images, drawn.labels, epochs=config.evaluation.epochs, draws=draws, stored=True)
 
 
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Exclude other processes from the selection in ``folder`` within the context; wait for one that is working on it.
+
+    The lock of a process that dies is released, and its stored state can be continued.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{folder}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        terminal.say(f"note: another run is making {folder}; waiting for it")
+        lock.acquire()
+    except NotImplementedError:  # a file system without locks
+        terminal.say(f"note: {folder.parent} has no locks: let no other run make {folder.name} at the same time")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _condensed(of: Comparison) -> TrainingSet:
     return _set(of.claim.folder, of.config.evaluation.epochs)
 
@@ -127,7 +149,7 @@ TRAINING_SETS: dict[str, Callable[[Comparison], TrainingSet]] = {
 }
 
 
-def _tell(row: Row) -> None:
+def _report(row: Row) -> None:
     text = f"{row.set}, {row.architecture}, seed {row.seed}: top-1 {row.top1_last:.2f}"
     terminal.say(text)
     log.info(text)

@@ -69,12 +69,10 @@ class Job:
 
     @property
     def folder(self) -> Path:
-        """Folder of the run."""
         return Path(self.config.output)
 
     @property
     def files(self) -> RunFolder:
-        """Files of the run."""
         return RunFolder(self.folder)
 
     @functools.cached_property
@@ -101,13 +99,13 @@ class Job:
         config = absolute_paths(config)
         start = resume.select(config, how)
         outline = procedures.outline_of(config, dataset)
-        preflight.ask(config, start is not None and start.steps == outline.units.total)
+        preflight.probe(config, start is not None and start.steps == outline.units.total)
         if start is None:
             preflight.headers(config, dataset, terminal.say)
         config, keeping = resolved(config, dataset, start.state.identity if start else preflight.earlier(config))
         dataset = assembly.settled(config, dataset)
         resume.check(config, dataset, start)
-        remarks += preflight.remarks(config, start and start.state)
+        remarks += preflight.remarks(config, start.state if start else None)
         return cls(config, dataset, remarks=remarks, keeping=keeping, start=start, how=how)
 
     def run(self) -> None:
@@ -134,7 +132,6 @@ class Job:
 
     @functools.cached_property
     def outline(self) -> Outline:
-        """Outline of the procedure."""
         return procedures.outline_of(self.config, self.dataset)
 
     def _after(self, done: int) -> str:
@@ -231,7 +228,6 @@ class Job:
                     follower.stop()
 
     def _export(self) -> int:
-        """Write the set of the newest checkpoint and return its number of units."""
         return export(self.config, self.dataset, self.outline, self.claim)
 
     # --- evaluation -----------------------------------------------------------------------------------------------
@@ -274,7 +270,7 @@ class Job:
         self.claim.take()
         machine = (json.dumps(environment(), indent=1) + "\n").encode()
         with self.claim.writing():
-            start = resume.bring(self.config, self.dataset, self.start, self.how)
+            start = resume.copy(self.config, self.dataset, self.start, self.how)
             write_atomically(self.files.config, to_yaml(self.config).encode())
             write_atomically(self.files.environment, machine)
         for remark in self.remarks:

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 class Stopped(Exception):
-    """Signals that the run was asked to stop and has saved its state."""
+    """Raised when the run was asked to stop and has saved its state."""
 
 
 @dataclass(frozen=True)
@@ -121,12 +121,10 @@ class Journal:
 
     @property
     def files(self) -> RunFolder:
-        """Files of the run."""
         return RunFolder(self.claim.folder)
 
     @property
     def units(self) -> Units:
-        """Units of the procedure."""
         return self.procedure.outline.units
 
     def resume(self) -> int:
@@ -198,7 +196,10 @@ class Journal:
         )
 
     def _pause_of(self, events: float) -> int:
-        """Return the number of events until the next meeting, from the number expected in its interval."""
+        """Return the number of units and updates until the next meeting.
+
+        :param events: the number expected within :data:`PACE`.
+        """
         return self._strides(1 + int(events)) if self.intervals.minutes else 1
 
     def _problem(self) -> str | None:

@@ -47,8 +47,9 @@ def check(config: RunConfig, known: Sequence[str] = ()) -> tuple[ImageSet, list[
     :raises ConfigError: with every problem.
     """
     run_folder.check(Path(config.output).expanduser())  # before any file in it is read
-    unknown = not_stored(config)
-    problems = [*known, *unknown, *checks.of_config(config), *_output(config), *_tracking(config), *_here(config)]
+    unknown, tracker = not_stored(config), config.tracking
+    problems = [*known, *unknown, *checks.of_config(config), *_output(config)]
+    problems += [*tracking_address.problems(tracker.uri, config.output, tracker.experiment), *_here(config)]
     dataset = None
     try:
         dataset = None if unknown else assembly.dataset_of(_as_started(config))
@@ -76,7 +77,7 @@ def headers(config: RunConfig, dataset: ImageSet, say: Callable[[str], None]) ->
         raise ConfigError([f"dataset.root: {problem}"])
 
 
-def ask(config: RunConfig, complete: bool) -> None:
+def probe(config: RunConfig, complete: bool) -> None:
     """Check that the disk, the store of checkpoints and the tracking server accept this run; nothing remains written.
 
     :param complete: whether the last checkpoint exists, so that the run writes none.
@@ -160,10 +161,6 @@ def _output(config: RunConfig) -> Iterator[str]:
         read_csv(RunFolder(folder).evaluation)
     except RowsError as error:
         yield f"output: {error}"
-
-
-def _tracking(config: RunConfig) -> Iterator[str]:
-    yield from tracking_address.problems(config.tracking.uri, config.output, config.tracking.experiment)
 
 
 def _write_problem(store: Storage) -> str | None:

@@ -49,8 +49,8 @@ def check(config: RunConfig, dataset: ImageSet, start: Checkpoint | None) -> Non
         return
     changed = differences(start.state.identity, assembly.identity_of(config, dataset))
     if changed:
-        problem = f"{start.store}/{start.name} belongs to another run"
-        raise ConfigError([f"{problem}; give another output, or restore: {'; '.join(changed)}"])
+        advice = f"give another output, or restore: {'; '.join(changed)}"
+        raise ConfigError([f"{start.store}/{start.name} belongs to another run; {advice}"])
     outline = procedures.outline_of(config, dataset)
     if other := next(contents.problems(start, outline, len(dataset.classes)), None):
         advice = "it is not a checkpoint of this run; give another one, or remove it"
@@ -62,7 +62,7 @@ def check(config: RunConfig, dataset: ImageSet, start: Checkpoint | None) -> Non
         raise ConfigError([problem])
 
 
-def bring(config: RunConfig, dataset: ImageSet, start: Checkpoint | None, how: str = AUTO) -> Checkpoint | None:
+def copy(config: RunConfig, dataset: ImageSet, start: Checkpoint | None, how: str = AUTO) -> Checkpoint | None:
     """Copy a checkpoint of another folder, with its entries of metrics.jsonl, to this run; return the copied one.
 
     Each file is verified while it is copied. If ``how`` is a folder of several checkpoints, damaged ones are skipped.
@@ -76,7 +76,7 @@ def bring(config: RunConfig, dataset: ImageSet, start: Checkpoint | None, how: s
         source = start if name == start.name else checkpoint.measured(start.store, name)
         if source is not start:
             check(config, dataset, source)
-        _copy(config, source)
+        _copy_one(config, source)
         return source
 
     is_named = checkpoint.NAME.fullmatch(_parts(how)[1])
@@ -88,7 +88,7 @@ def bring(config: RunConfig, dataset: ImageSet, start: Checkpoint | None, how: s
         raise ConfigError([f"--resume={how}: {error}{advice}"]) from error
 
 
-def _copy(config: RunConfig, source: Checkpoint) -> None:
+def _copy_one(config: RunConfig, source: Checkpoint) -> None:
     """Copy a checkpoint to this run and commit it. Raises Damaged; then nothing of it remains."""
     own = assembly.storage_of(config)
 
@@ -102,9 +102,9 @@ def _copy(config: RunConfig, source: Checkpoint) -> None:
         raise
     checkpoint.commit(own, source.state, source.entries, source.format)
     if (metrics := _metrics_of(config, source)) is not None:
-        copy = RunFolder(Path(config.output)).metrics
-        copy.write_bytes(metrics.read_bytes())
-        metrics_file.cut(copy, source.steps)
+        own_metrics = RunFolder(Path(config.output)).metrics
+        own_metrics.write_bytes(metrics.read_bytes())
+        metrics_file.cut(own_metrics, source.steps)
 
 
 def _metrics_of(config: RunConfig, start: Checkpoint) -> Path | None:

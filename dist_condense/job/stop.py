@@ -11,7 +11,7 @@ from dist_condense.system import signals
 
 
 class Terminated(Exception):
-    """Signals that the run was stopped on request and has saved its state; the message says at which step.
+    """Raised when the run was stopped on request and has saved its state; the message says at which step.
 
     :param number: the signal that requested it; SIGTERM for any other request.
     """
@@ -39,7 +39,7 @@ class Stop:
         self._before = {number: signal.getsignal(number) for number in signals.ENDING}
         for number, before in self._before.items():
             if before is not signal.SIG_IGN:
-                signal.signal(number, self._asked)
+                signal.signal(number, self._request)
         return self
 
     def __exit__(
@@ -55,7 +55,7 @@ class Stop:
         if self.file.exists():  # a read-only folder is not written to
             self.file.unlink()
 
-    def _asked(self, number: int, frame: FrameType | None) -> None:
+    def _request(self, number: int, frame: FrameType | None) -> None:
         self.file.touch()
         if self.by is None:
             self.number = signal.Signals(number)

@@ -43,14 +43,16 @@ def work(
     claim = claim or Claim.present(Path(config.output))
     try:
         with logs.kept(claim.folder, claim.start, coordinator), on_threads(config.compute.threads):
-            _work(config, coordinator, device, observe, claim)
+            _work(config, coordinator, device, observe=observe, claim=claim)
     except DataError as error:
         raise RunFailed("; ".join(error.problems)) from error
     except OSError as error:
         raise RunFailed(str(error)) from error
 
 
-def _work(config: RunConfig, coordinator: Coordinator, device: torch.device, observe: Observer, claim: Claim) -> None:
+def _work(
+    config: RunConfig, coordinator: Coordinator, device: torch.device, *, observe: Observer, claim: Claim
+) -> None:
     keep_freed_memory()
     journal = assemble(config, coordinator, Placement(device), observe=observe, claim=claim)
     log.info("one of %d, on %s, owns classes %s", coordinator.size, device, journal.procedure.labels)
@@ -74,7 +76,7 @@ def assemble(
     dataset = assembly.dataset_of(config)
     costs = [1.0] * len(dataset.classes)  # every class has the same batch in every step
     labels = list(assign(costs, coordinator.size)[coordinator.rank])
-    procedure = procedures.procedure_of(config, dataset, labels, coordinator, placement)
+    procedure = procedures.procedure_of(config, dataset, labels, coordinator=coordinator, placement=placement)
     tracking = config.tracking
     claim, store = claim or Claim.present(Path(config.output)), assembly.storage_of(config)
     return Journal(

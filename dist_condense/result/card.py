@@ -217,9 +217,9 @@ def read_card(folder: str | Path) -> Card:
         raise SyntheticSetError(f"no synthetic set at {folder}: {file} is missing")
     try:
         content = records.parsed(records.bytes_of(file), str(file))
-        version = records.made(_Version, content, str(file), spare=True)
+        version = records.made(_Version, content, str(file), ignore_unknown=True)
         if version.format_version in (FORMAT, FORMAT_OF_VALUES):
-            return replace(records.made(Card, content, str(file), spare=True), facts=facts_of(content))
+            return replace(records.made(Card, content, str(file), ignore_unknown=True), facts=facts_of(content))
     except Unreadable as error:
         raise SyntheticSetError(f"{error}; it is not a card of format {FORMATS}") from error
     raise SyntheticSetError(

@@ -15,11 +15,11 @@ GRACE = 10.0
 
 
 class Background(Thread):
-    """A started thread that the end of the process stops and joins.
+    """A thread that starts at once, and is stopped and joined at the end of the process.
 
     A plain daemon thread that returns from C++ while Python shuts down is unwound through torch's frames, and the
-    process dies of SIGABRT ("terminate called without an active exception"). A thread that is no daemon would keep
-    the process alive until its work is done.
+    process dies of SIGABRT ("terminate called without an active exception"). An ordinary thread would keep the
+    process alive until its work is done.
 
     :param run: the work of the thread.
     :param stop: makes ``run`` return soon; called from another thread.

@@ -38,7 +38,7 @@ Sha256 = Annotated[str, Rule("64 hex digits", re.compile(r"[0-9a-f]{64}").fullma
 
 
 class Mismatch(Exception):
-    """A refused value: a text with the value and the expectation, and the path to it, extended by each outer reader."""
+    """Error for a refused value: a text with the value and the expectation, and the path to the value."""
 
     def __init__(self, text: str, path: str = "") -> None:
         super().__init__(text)
@@ -66,24 +66,24 @@ def shown(value: Any) -> str:
 
 
 @cache
-def reader(kind: Any, spare: bool) -> Reader:
+def reader(kind: Any, ignore_unknown: bool) -> Reader:
     """Return the reader of a type; each type is analysed once.
 
-    :param spare: whether keys without a field are ignored instead of refused.
+    :param ignore_unknown: whether keys without a field are ignored instead of refused.
     """
     origin, options = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        return _ruled(reader(options[0], spare), options[1:])
+        return _ruled(reader(options[0], ignore_unknown), options[1:])
     if origin in (Union, UnionType):
-        return _one_of([reader(option, spare) for option in options])
+        return _one_of([reader(option, ignore_unknown) for option in options])
     if origin is Literal:
         holds = {(type(option), option) for option in options}.__contains__
         return _value(" or ".join(map(shown, options)), lambda x: isinstance(x, str | int) and holds((type(x), x)))
     if origin in (list, tuple, Sequence) and options[1:] in ((), (Ellipsis,)):
-        return _list(reader(options[0], spare), list if origin is list else tuple)
+        return _list(reader(options[0], ignore_unknown), list if origin is list else tuple)
     if origin in (dict, Mapping):
-        return _dict(reader(options[0], spare), reader(options[1], spare))
-    return _record(kind, spare) if is_dataclass(kind) else _PLAIN[kind]
+        return _dict(reader(options[0], ignore_unknown), reader(options[1], ignore_unknown))
+    return _record(kind, ignore_unknown) if is_dataclass(kind) else _PLAIN[kind]
 
 
 def _value(expected: str, holds: Callable[[Any], object], make: Reader = lambda value: value) -> Reader:
@@ -155,9 +155,9 @@ def _dict(key: Reader, item: Reader) -> Reader:
     return read
 
 
-def _record(kind: Any, spare: bool) -> Reader:
+def _record(kind: Any, ignore_unknown: bool) -> Reader:
     hints = get_type_hints(kind, include_extras=True)
-    known = {field.name: reader(hints[field.name], spare) for field in fields(kind) if field.init}
+    known = {field.name: reader(hints[field.name], ignore_unknown) for field in fields(kind) if field.init}
     needed = [field.name for field in fields(kind) if field.default is MISSING and field.default_factory is MISSING]
 
     def read(value: Any) -> Any:
@@ -166,17 +166,17 @@ def _record(kind: Any, spare: bool) -> Reader:
         for name in needed:
             if name not in value:
                 raise Mismatch("missing", f".{name}")
-        given: dict[str, Any] = {}
+        arguments: dict[str, Any] = {}
         try:
             for name, x in value.items():
                 if name in known:
-                    given[name] = known[name](x)
-                elif not spare:
+                    arguments[name] = known[name](x)
+                elif not ignore_unknown:
                     raise Mismatch(f"unknown, expected one of {', '.join(known)}")
         except Mismatch as error:
             raise error.below(name) from None
         try:
-            return kind(**given)
+            return kind(**arguments)
         except ValueError as error:
             raise Mismatch(str(error)) from error
 

@@ -114,7 +114,7 @@ def address(text: str, bare: bool = False) -> str:
 
 
 def is_half(text: str) -> bool:
-    """Return whether a text is an address without a slash or its colon, which would be treated as a path."""
+    """Return whether a text is an address that lacks its colon or a slash, and would be treated as a path."""
     return _HALF.match(text) is not None
 
 
@@ -147,15 +147,15 @@ def masked(text: str) -> str:
 
 def _split(text: str, bare: bool = False) -> tuple[str, list[str]]:
     """Split an address into its masked text and its secrets."""
-    before, slashes, rest = text.partition("://")
+    before, slashes, remainder = text.partition("://")
     if not slashes:
         return _without_scheme(text) if bare else (text, [])
     match = _SCHEME.search(before[-_SCHEME_AT_MOST:])
     scheme = match[0].partition("+")[0].lower() if match else ""
-    user, place, secrets = _userinfo(rest, scheme in USERS_ARE_SHOWN, _is_token(scheme, rest, bare))
-    start = min((at for sign in "?#" if (at := place.find(sign)) >= 0), default=len(place))
-    query, others = _query(place[start:], scheme in FILES)
-    return f"{before}://{user}{place[:start]}{query}", [*secrets, *others]
+    user, location, secrets = _userinfo(remainder, scheme in USERS_ARE_SHOWN, _is_token(scheme, remainder, bare))
+    start = min((at for sign in "?#" if (at := location.find(sign)) >= 0), default=len(location))
+    query, others = _query(location[start:], scheme in FILES)
+    return f"{before}://{user}{location[:start]}{query}", [*secrets, *others]
 
 
 def _without_scheme(text: str) -> tuple[str, list[str]]:
@@ -166,15 +166,15 @@ def _without_scheme(text: str) -> tuple[str, list[str]]:
     return f"{HIDDEN}@{host}", _secrets_of(userinfo)
 
 
-def _is_token(scheme: str, rest: str, bare: bool) -> bool:
-    """Return whether everything before the last `@` is a token, although it resembles a host and a path."""
-    host = rest.partition("/")[0]
-    if scheme in FILES | BUCKETS or "@" not in re.split(r"[?#]", rest, maxsplit=1)[0]:
+def _is_token(scheme: str, remainder: str, bare: bool) -> bool:
+    """Return whether the text before the last `@` is a token rather than a host and a path."""
+    host = remainder.partition("/")[0]
+    if scheme in FILES | BUCKETS or "@" not in re.split(r"[?#]", remainder, maxsplit=1)[0]:
         return False
     return bare or not host or (scheme not in USERS_ARE_SHOWN and "." not in host and host != "localhost")
 
 
-def _userinfo(rest: str, shows_user: bool, has_any: bool) -> tuple[str, str, list[str]]:
+def _userinfo(remainder: str, shows_user: bool, has_any: bool) -> tuple[str, str, list[str]]:
     """Split an address after its scheme into (masked user information with `@`, remainder, secrets).
 
     A password may contain any character, including those at which only some parsers end it. So if the first part has
@@ -182,17 +182,17 @@ def _userinfo(rest: str, shows_user: bool, has_any: bool) -> tuple[str, str, lis
 
     :param has_any: whether there is user information even without these characters.
     """
-    front, (userinfo, at, place) = rest.partition("/")[0], rest.rpartition("@")
+    front, (userinfo, at, location) = remainder.partition("/")[0], remainder.rpartition("@")
     if at and ("@" in front or ":" in front or has_any):
         user, colon, _ = userinfo.partition(":")
         if not userinfo or (shows_user and not colon and _USER.fullmatch(user)):
-            return f"{userinfo}@", place, []
+            return f"{userinfo}@", location, []
         shown = f"{user}:{HIDDEN}" if shows_user and _USER.fullmatch(user) else HIDDEN
-        return f"{shown}@", place, _secrets_of(userinfo)
+        return f"{shown}@", location, _secrets_of(userinfo)
     user, colon, port = _IPV6.sub("", front).partition(":")
     if colon and not _PORT.fullmatch(port):  # truncated before its `@`, or mistyped
-        return f"{user}:{HIDDEN}" if shows_user and _USER.fullmatch(user) else HIDDEN, "", _secrets_of(rest)
-    return "", rest, []
+        return f"{user}:{HIDDEN}" if shows_user and _USER.fullmatch(user) else HIDDEN, "", _secrets_of(remainder)
+    return "", remainder, []
 
 
 def _secrets_of(userinfo: str) -> list[str]:

@@ -9,7 +9,7 @@ SHOWN = 10
 
 
 class DataError(ValueError):
-    """Problems with data; each text in ``problems`` says what is wrong, where, and what to change."""
+    """Error with a list of problems; each text in ``problems`` says what is wrong, where, and what to change."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems: list[str] = [masked(problem) for problem in problems]  # Ray logs them as they are

@@ -16,7 +16,7 @@ def stays_below(name: str) -> bool:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that it contains either all of ``data`` or its old content, whenever the process ends.
+    """Write a file so that it contains either all of ``data`` or its old content, even if the process is killed.
 
     A link of that name is replaced. On failure (a full disk) the temporary file is removed, and the OSError names
     ``path``.

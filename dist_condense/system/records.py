@@ -40,14 +40,14 @@ class Unreadable(DataError):
         return Unreadable, (self.problems[0],)
 
 
-def read(kind: type[Value], file: Path, spare: bool = False) -> Value:
+def read(kind: type[Value], file: Path, ignore_unknown: bool = False) -> Value:
     """Read a JSON record in UTF-8 from a regular file.
 
     :param kind: a dataclass, or a type of plain values such as ``dict[str, Any]``.
-    :param spare: whether keys without a field are ignored instead of refused.
+    :param ignore_unknown: whether keys without a field are ignored instead of refused.
     :raises Unreadable: also for a file that is missing, too large, or a folder, named pipe or device.
     """
-    return made(kind, parsed(bytes_of(file), str(file)), str(file), spare)
+    return made(kind, parsed(bytes_of(file), str(file)), str(file), ignore_unknown)
 
 
 def bytes_of(file: Path, limit: int = BYTES) -> bytes:
@@ -88,10 +88,10 @@ def parsed(data: bytes, where: str) -> Any:
         raise Unreadable(f"{where}: it is not JSON ({error})") from error
 
 
-def made(kind: type[Value], value: Any, where: str, spare: bool = False) -> Value:
+def made(kind: type[Value], value: Any, where: str, ignore_unknown: bool = False) -> Value:
     """Convert a plain value to ``kind``, as :func:`read` does. Raises Unreadable."""
     try:
-        return cast(Value, reader(cast(Any, kind), spare)(value))
+        return cast(Value, reader(cast(Any, kind), ignore_unknown)(value))
     except Mismatch as error:
         raise Unreadable(": ".join(filter(None, (where, error.path.lstrip("."), error.text)))) from error
 

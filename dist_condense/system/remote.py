@@ -242,7 +242,7 @@ def _tried(action: Callable[[], Result], sleep: Sleep) -> Result:
             return action()
         except DataError:
             raise
-        except Exception as error:  # every store has its own kinds
+        except Exception as error:  # each store raises its own kinds
             last = _innermost(error)
             if permanent := next((e for e in (last, error) if _is_permanent(e)), None):
                 raise _GivenUp(permanent, True) from error

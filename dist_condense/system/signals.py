@@ -23,21 +23,21 @@ SHOW_CURSOR = "\x1b[?25h"
 
 
 class Interrupted(KeyboardInterrupt):
-    """Request to end the command; not an error, and caught only by the command itself."""
+    """Request to end the command; it is not an error, and only the command itself catches it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
 
 
-def exit_code(asked: KeyboardInterrupt) -> int:
+def exit_code(interrupt: KeyboardInterrupt) -> int:
     """Return the exit code after a signal: 130 for Ctrl-C, 143 for SIGTERM."""
-    return 128 + getattr(asked, "number", signal.SIGINT)
+    return 128 + getattr(interrupt, "number", signal.SIGINT)
 
 
-def description(asked: KeyboardInterrupt) -> str:
+def description(interrupt: KeyboardInterrupt) -> str:
     """Describe the signal for a line to the user."""
-    return _description(getattr(asked, "number", signal.SIGINT))
+    return _description(getattr(interrupt, "number", signal.SIGINT))
 
 
 def writing_starts() -> None:
@@ -49,7 +49,7 @@ def guarded(command: Callable[[], int]) -> int:
     """Run a command with handled signals and return its exit code; the handlers remain, as the process ends with it."""
     for number in ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup and a script's `&` request
-            signal.signal(number, _asked)
+            signal.signal(number, _handle)
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
@@ -59,9 +59,9 @@ def guarded(command: Callable[[], int]) -> int:
     terminal.guard()
     try:
         return command()
-    except KeyboardInterrupt as asked:  # outside the handlers of the command itself
-        say(description(asked))
-        return exit_code(asked)
+    except KeyboardInterrupt as interrupt:  # outside the handlers of the command itself
+        say(description(interrupt))
+        return exit_code(interrupt)
 
 
 def say(line: str) -> None:
@@ -78,7 +78,7 @@ _state = _State()
 _leaving = threading.RLock()
 
 
-def _asked(number: int, frame: FrameType | None) -> None:
+def _handle(number: int, frame: FrameType | None) -> None:
     """Handle a signal in the main thread, as soon as it runs Python again."""
     if not _state.writing:
         _leave(number, f"{_description(number)} before anything was written")

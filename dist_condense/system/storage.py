@@ -60,15 +60,12 @@ class Folder:
             flush_names(folder)
 
     def read(self, name: str) -> bytes:
-        """Read a file."""
         return read_regular(self.path / checked(name))
 
     def head(self, name: str, count: int) -> bytes:
-        """Read the first bytes of a file."""
         return read_regular(self.path / checked(name), first=count)
 
     def names(self) -> list[str]:
-        """Return the names of all files and folders, sorted."""
         return sorted(os.listdir(self.path)) if self.path.is_dir() else []
 
     def sizes(self, name: str) -> dict[str, int]:
@@ -80,7 +77,6 @@ class Folder:
         return sizes
 
     def remove(self, name: str) -> None:
-        """Remove a file or a folder."""
         target = self.path / checked(name)
         if target.is_dir():
             shutil.rmtree(target, ignore_errors=True)
@@ -117,7 +113,6 @@ class Bucket:
         return sorted(self._listed(""))
 
     def sizes(self, name: str) -> dict[str, int]:
-        """Return the size in bytes of each object directly below ``name/``, from one listing."""
         return self._listed(checked(name))
 
     def _listed(self, name: str) -> dict[str, int]:
@@ -128,7 +123,6 @@ class Bucket:
         return {each["name"].rstrip("/").rsplit("/", 1)[-1]: int(each.get("size") or 0) for each in objects}
 
     def remove(self, name: str) -> None:
-        """Remove all objects below ``name``."""
         with suppress(FileNotFoundError):
             self._request(checked(name), _removed)
 

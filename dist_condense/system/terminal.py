@@ -155,12 +155,10 @@ class _Guarded:
         return len(text)
 
     def writelines(self, texts: Iterable[str]) -> None:
-        """Write several texts."""
         for text in texts:
             self.write(text)
 
     def flush(self) -> None:
-        """Flush the stream."""
         with _ended_where_unread(self.stream):
             self.stream.flush()
 

@@ -1,4 +1,4 @@
-"""The commands answer --help, list what there is, and refuse in one line."""
+"""The commands print help, list all names, and refuse in one line."""
 
 import json
 import subprocess
@@ -103,7 +103,7 @@ def test_what_is_no_run_is_refused(command, tmp_path, capsys):
 
 @pytest.fixture
 def run(tmp_path):
-    """A run's folder, made elsewhere and moved, without a set."""
+    """Create the folder of a run without a set that was made elsewhere and moved."""
     made = config.from_dict({"output": "/elsewhere", "trajectory": {"networks": 3}, "evaluation": {"seeds": 5}})
     (tmp_path / "config.yaml").write_text(config.to_yaml(made))
     return tmp_path
@@ -126,12 +126,12 @@ def refusal(run, *overrides):
 def test_only_a_finished_run_is_evaluated_again(run, monkeypatch):
     assert "no synthetic set" in refusal(run) and "continues it" in refusal(run)
     write_card(run, complete=False)
-    assert "is not complete, but that of step 2" in refusal(run)
+    assert "is incomplete (step 2)" in refusal(run)
 
 
 def test_a_finished_run_takes_evaluation_keys_only(run, monkeypatch):
     write_card(run, complete=True)
-    assert "compute it again" in refusal(run)  # a set without its checkpoint
+    assert "compute again" in refusal(run)  # a set without its checkpoint
     newest = type("Newest", (), {"steps": 3})()
     monkeypatch.setattr(checkpoint, "newest", lambda store: newest)
     assert "ipc=2: a finished run takes only" in refusal(run, "ipc=2", "evaluation.seeds=2")

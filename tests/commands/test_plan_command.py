@@ -1,4 +1,4 @@
-"""`dist-condense plan`: every shipped config plans without its data; what is wrong is refused at once."""
+"""`dist-condense plan`: every shipped config is planned without its data; all problems are refused at once."""
 
 import json
 import subprocess
@@ -28,7 +28,7 @@ def no_data(monkeypatch):
 
 @pytest.fixture
 def rates(tmp_path):
-    """A file of made-up rates for a config."""
+    """Return a function that writes invented rates for a config and returns the option with the file."""
 
     def write(path, *keys):
         loaded = config.load(path, keys)
@@ -136,7 +136,7 @@ def test_a_plan_measures_here_and_starts_neither_ray_nor_mlflow(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["dc", "dcc"])
 def test_a_run_takes_about_what_was_planned(method, tmp_path, capsys):
-    """Within 5 times, so that a busy machine cannot fail it; benchmarks/plan.py measures how near it is."""
+    """The limit is a factor of 5, so that a busy machine passes; benchmarks/plan.py measures the accuracy."""
     keys = [f"method={method}", "method.grouping.warmup_networks=0", "training.epochs=2", "cluster.workers=0"]
     keys += ["trajectory.networks=8", "trajectory.matching_steps=3", "tracking.log_every=6", *SMALL]
     run = ["evaluation.epochs=0", f"output={tmp_path}/run", "tracking.uri=http://127.0.0.1:9", "ipc=3"]

@@ -1,4 +1,4 @@
-"""The command: what it prints, its exit codes; the same shards by Ray: tests/cluster/test_ray_tasks.py."""
+"""Output and exit codes of `dist-condense prepare`; tests/cluster/test_ray_tasks.py tests it on Ray."""
 
 import os
 import re
@@ -46,9 +46,9 @@ def test_a_folder_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
         (["digits:", "--classes", "1,ten"], "not there: ten.*Name others in --classes"),
         (["digits:", "--size", "0"], "--size is 0"),
         (["digits:", "--class-names", "/nowhere"], "/nowhere"),
-        (["digits:", "--classes", "[1,ten"], r"--classes: '\[1,ten' is no list of names"),
-        (["digits:", "--classes", "1,,2"], "--classes: '1,,2' is no list of names"),
-        (["digits:", "--workers", "0"], "--workers is 0; give processes at once, at least 1"),
+        (["digits:", "--classes", "[1,ten"], r"--classes: '\[1,ten' is not a list of names"),
+        (["digits:", "--classes", "1,,2"], "--classes: '1,,2' is not a list of names"),
+        (["digits:", "--workers", "0"], "--workers is 0; give a number of processes, at least 1"),
         (["cifar11:/x"], "'cifar11:/x' is no folder, and 'cifar11' no data set; choose one of digits, .*cifar10"),
         (["digits:", "--classes", "imagenet10"], "Or is the named subset imagenet10_idc meant"),
     ],
@@ -77,7 +77,7 @@ def test_names_in_another_encoding(tmp_path: Path, capsys: pytest.CaptureFixture
     names.write_bytes(b"caf\xe9\n")
     options = ["--val", "v.tar", "--class-names", str(names)]
     assert cli.main(["prepare", "t.tar", str(tmp_path / "dest"), *options]) == 2
-    assert f"--class-names: {names} is no UTF-8" in capsys.readouterr().err
+    assert f"--class-names: {names}, line 1: this is not UTF-8" in capsys.readouterr().err
     for split in ("train", "val"):
         (source / split / "zebra").rename(source / split / os.fsdecode(b"caf\xe9"))
     assert cli.main(["prepare", str(source), str(tmp_path / "dest")]) == 2

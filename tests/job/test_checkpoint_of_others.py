@@ -1,4 +1,4 @@
-"""A checkpoint that somebody else made names files; none of them is one outside, and none is believed."""
+"""Untrusted checkpoints: their manifests cannot name files outside, and nothing in them is used unverified."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Change = Callable[[dict[str, Any]], object]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that was stopped after its first matching step."""
+    """Run one matching step of two and return the folder."""
     folder = tmp_path_factory.mktemp("made") / "run"
     assert command("dc", folder, *SHORT) == 0
     shutil.rmtree(folder / "checkpoints" / SECOND)
@@ -46,7 +46,7 @@ def theirs(made: Path, tmp_path: Path) -> Path:
 
 
 def forge(folder: Path, change: Change) -> None:
-    """Change a manifest as somebody would who knows how it is sealed."""
+    """Change a manifest and seal it again."""
     file = folder / MANIFEST
     content = json.loads(file.read_text())
     change(content)
@@ -66,8 +66,8 @@ def labelled(labels: object) -> Change:
 def test_a_file_outside_is_not_written(
     place: str, theirs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The attack: `--resume=PATH` with a manifest whose name leads from their folder to their text, and from the
-    victim's to the victim's file."""
+    """The attack: `--resume=PATH` with a file name that leads from the foreign folder to a prepared text, and from the
+    victim's folder to the victim's own file."""
     outside, mine, held = "../../../.profile", tmp_path / "home" / "run", theirs / "checkpoints" / FIRST
     (theirs.parent / ".profile").write_bytes(b"theirs")
     mine.parent.mkdir()
@@ -81,7 +81,7 @@ def test_a_file_outside_is_not_written(
 
 
 def test_a_checkpoint_of_version_1_is_copied_as_it_is_and_goes_on(theirs: Path, tmp_path: Path) -> None:
-    """And ends with the set of the run that wrote it."""
+    """The new run ends with the set of the run that wrote it."""
     new = tmp_path / "new"
     cases.as_version_1(Folder(theirs / "checkpoints"), 2)
     held = {file.name: file.read_bytes() for file in (theirs / "checkpoints" / FIRST).iterdir()}
@@ -94,7 +94,7 @@ def test_a_checkpoint_of_version_1_is_copied_as_it_is_and_goes_on(theirs: Path, 
 def test_a_damaged_one_is_refused_while_it_is_copied(
     theirs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Its size and headers are right; nothing is committed, so a good copy goes on in the same output."""
+    """Its sizes and headers are right; nothing is committed, so an intact copy continues in the same output."""
     new, file = tmp_path / "new", theirs / "checkpoints" / FIRST / "class_3.safetensors"
     whole = file.read_bytes()
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
@@ -110,7 +110,7 @@ def test_a_damaged_one_is_refused_while_it_is_copied(
 def test_a_damaged_newest_one_is_skipped_while_it_is_copied(
     theirs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The one before it is copied instead, if it belongs to the run; one that is given by its folder is refused."""
+    """The one before it is copied instead if it belongs to the run; a damaged one that was named is refused."""
     new, other, file = tmp_path / "new", tmp_path / "other", theirs / "checkpoints" / SECOND / "class_3.safetensors"
     assert command("dc", theirs, *SHORT) == 0
     whole = file.read_bytes()
@@ -194,7 +194,7 @@ def test_only_folders_of_a_checkpoints_name_are_checkpoints(theirs: Path) -> Non
 def test_a_storage_takes_only_names_below_it(
     store: Storage, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last defence."""
+    """Storages check names even if all other checks failed."""
     (tmp_path / "place").mkdir()
     monkeypatch.chdir(tmp_path / "place")
     monkeypatch.setattr(Bucket, "_request", lambda *given: pytest.fail("the store was asked"))
@@ -205,11 +205,11 @@ def test_a_storage_takes_only_names_below_it(
 
 
 def test_what_was_changed_is_refused_also_without_assertions(theirs: Path) -> None:
-    """`python -O` leaves out every assert, and so what only happens in one."""
+    """`python -O` removes every assert, so no check may depend on one."""
     file = theirs / "checkpoints" / FIRST / SHARED
     file.write_bytes(b"EVIL" + file.read_bytes()[4:])
     code = "import sys; from dist_condense.job import checkpoint; from dist_condense.system import storage; "
-    code += "checkpoint.newest(storage.storage(sys.argv[1])).shared()"
+    code += "stored = checkpoint.newest(storage.storage(sys.argv[1])); stored.read([stored.common])"
     done = subprocess.run([sys.executable, "-O", "-c", code, theirs / "checkpoints"], capture_output=True, text=True)
     assert done.returncode == 1 and "is damaged" in done.stderr
 
@@ -222,7 +222,7 @@ Tensors = dict[str, Tensor]
 
 
 def sealed(folder: Path, name: str, data: bytes, labels: list[int]) -> None:
-    """Write a file, with the size and hash that make it whole."""
+    """Write a file with the matching size and hash in the manifest."""
     (folder / name).write_bytes(data)
     entry = {**vars(checkpoint.entry_of(name, data)), "labels": labels}
 
@@ -299,8 +299,7 @@ FORGED: dict[str, tuple[Callable[[Path], None], str]] = {
 def test_a_sealed_checkpoint_with_other_content_is_refused_and_not_copied(
     attack: Callable[[Path], None], told: str, theirs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The attack: size, hash and seal are right. Such a one ended in a traceback once it was copied into the output;
-    in the output itself it is refused too."""
+    """The attack: size, hash and seal are right, but not the tensors; in the output itself it is refused as well."""
     attack(held := theirs / "checkpoints" / FIRST)
     for output, more in ((tmp_path / "new", (f"--resume={theirs}",)), (theirs, ())):
         assert command("dc", output, *SHORT, *more) == cli.REFUSED

@@ -1,4 +1,4 @@
-"""A checkpoint of 1,000 classes on one worker goes on on 64: each byte of a class is read once, by its worker."""
+"""A checkpoint of 1,000 classes on one worker continues on 64: each class is read once, by its worker."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ THETA = {"network.weight": torch.arange(50.0)}
 
 @dataclass
 class Memory:
-    """A storage that counts whole reads, by the last part of the name, and the bytes of beginnings."""
+    """A storage that counts complete reads, by the last part of the name, and the bytes of partial ones."""
 
     entries: dict[str, bytes] = field(default_factory=dict)
     reads: Counter[str] = field(default_factory=Counter)
@@ -68,7 +68,7 @@ class Memory:
 
 
 class InThreads(LocalCoordinator):
-    """One of several workers, each a thread."""
+    """The coordinator of one of several workers, each a thread."""
 
     def __init__(self, rank: int, values: list[Any], barrier: Barrier) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ def outline(classes: int) -> Any:
 
 
 def store_of(classes: int, *steps: int) -> Memory:
-    """Checkpoints that one worker wrote."""
+    """Write checkpoints of these steps by one worker."""
     store = Memory()
     writer = CheckpointWriter(store, LocalCoordinator(), kept=9)
     for done in steps:
@@ -110,7 +110,7 @@ def store_of(classes: int, *steps: int) -> Memory:
 
 @dataclass
 class Part:
-    """As much of a procedure as is resumed."""
+    """The part of a procedure that resuming uses."""
 
     outline: Any
     labels: list[int]
@@ -127,7 +127,7 @@ class Part:
 
 
 def resumed(store: Memory, classes: int, workers: int, folder: Path) -> list[Part]:
-    """The parts of so many workers, which began together; all after the same number of steps, which the state says."""
+    """Resume on several workers at the same time; check that all continue from the same step and return their parts."""
     values, barrier, owned = [None] * workers, Barrier(workers), assign([1.0] * classes, workers)
     parts = [Part(outline(classes), list(labels)) for labels in owned]
 
@@ -210,12 +210,13 @@ def test_one_worker_finds_damage_and_all_take_the_checkpoint_before(
     flipped(store, 2, "class_5.safetensors")
     resumed(store, 7, 3, tmp_path)
     notes = capfd.readouterr().err.splitlines()
-    assert [note.split("is not")[0].rsplit("/", 1)[1] for note in notes] == [f"class_{c}.safetensors " for c in (4, 5)]
+    names = [note.split(" is damaged")[0].rsplit("/", 1)[1] for note in notes]
+    assert names == [f"class_{c}.safetensors" for c in (4, 5)]
     assert all(note.endswith("; step_00000001_00000000 is used instead") for note in notes)
 
 
 def test_a_manifest_that_not_all_see_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a file system that is late; that nobody sees it is another thing: it was never committed."""
+    """This happens on a delayed file system; a manifest that no worker sees was never committed."""
     store, opened, late = store_of(4, 1, 2), checkpoint.opened, list[str]()
 
     def seen(*given: Any) -> checkpoint.Checkpoint:

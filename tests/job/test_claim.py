@@ -1,4 +1,4 @@
-"""A start that takes a folder over waits for what is being written there, and nothing is written after it."""
+"""A start that takes over a folder waits for writes in progress, and no earlier start writes afterwards."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A disk that is full or read-only: one clear line, and all that was there before stays whole.
+"""A full or read-only disk: one clear line, and all earlier files stay intact.
 
-Root writes where modes forbid it, so the disks are real ones: a small tmpfs in a mount namespace of its own, which
-goes with the process.
+Root may write regardless of modes, so the disks are real: a small tmpfs in a separate mount namespace, which ends
+with the process.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def fill():
 
 @pytest.fixture
 def on_a_disk(tmp_path: Path):
-    """Runs Python with a small disk of its own at its first argument; what it prints last, as JSON."""
+    """Return a function that runs Python with a small disk at its first argument and parses its last line as JSON."""
     if subprocess.run([*UNSHARE, "mount", "-t", "tmpfs", "tmpfs", tmp_path], capture_output=True).returncode != 0:
         pytest.skip("mounting in a namespace of its own is not allowed here")
     own = {"cluster.workers": "0", "evaluation.epochs": "0", "tracking.uri": "http://127.0.0.1:9"}

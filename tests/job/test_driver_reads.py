@@ -1,4 +1,4 @@
-"""The driver opens what it reads and no more: shards are hashed, or fetched from a store, when an image is read."""
+"""The driver opens only the shards that it reads: they are hashed, or fetched, when an image is read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.data.shards.shard_cases import prepared, write_folder
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Three classes of four images, each in a shard of its own."""
+    """Prepare three classes of four images, one shard each."""
     monkeypatch.setattr(writer.ClassShardWriter.__init__, "__defaults__", (1,))
     prepared(write_folder(tmp_path / "images"), tmp_path / "shards", size=16)
     return tmp_path / "shards"
@@ -26,7 +26,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Shards in the order in which they are hashed."""
+    """Return the list of shards in the order in which they are hashed."""
     names: list[str] = []
     monkeypatch.setattr(
         shards, "sha256_of", lambda path: names.append(f"{path.parent.name}/{path.name}") or sha256_of(path)

@@ -1,4 +1,4 @@
-"""What stops a run, what a person is told, and that nothing is lost."""
+"""Failures of a run: the messages, and that nothing is lost."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.engine import cases
 
 
 def command(case: str, folder: Path, *more: str) -> int:
-    """The whole command in this process, without evaluation; the last override of a key counts."""
+    """Execute the whole command in this process, without evaluation; the last override of a key is used."""
     given = ["cluster.workers=0", "evaluation.epochs=0", f"output={folder}"]
     overrides = {pair.split("=", 1)[0]: pair for pair in (*cases.TINY, *cases.CASES[case], *given, *more)}
     return run.main(["configs/digits.yaml", *overrides.values()])
@@ -74,7 +74,7 @@ def test_not_finite_before_the_first_checkpoint(tmp_path: Path, capfd: pytest.Ca
 def test_theta_that_is_not_finite(
     case: str, since: str, log_every: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Whether it is seen when it is trained or when it is matched, the place is the same and nothing is stored."""
+    """The same place is reported whether training or matching detects it, and nothing is stored."""
     keys = ("training.lr=1e30", f"tracking.log_every={log_every}")
     assert command(case, tmp_path, *keys) == cli.FAILED
     assert f"theta is not finite since {since}. Lower training.lr" in capfd.readouterr().err
@@ -96,7 +96,7 @@ def test_a_run_goes_on_without_updates_that_are_not_finite(tmp_path: Path, capfd
 
 
 class Spoiling(ProcessGroupCoordinator):
-    """The pixels of class 7 become huge on the worker that owns it, before the third matching step."""
+    """A coordinator that makes the pixels of class 7 huge on its owner before the third matching step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class Spoiling(ProcessGroupCoordinator):
 
 
 def test_the_class_in_a_shared_group_and_its_worker_are_named(tmp_path: Path) -> None:
-    """All classes of the group lose their gradient; only one of them is to blame."""
+    """All classes of the group lose their gradient, but only one of them caused it."""
     warm = ("method.grouping.warmup_networks=0",)
     told = cases.together(2, {"dcc": ("dcc", Spoiling)}, tmp_path, *warm)["dcc"]
     assert isinstance(told, str)
@@ -135,7 +135,7 @@ def test_noting_does_not_wait_for_the_device(monkeypatch: pytest.MonkeyPatch) ->
 
 
 class Perturbing(ProcessGroupCoordinator):
-    """Rank 1 adds the least bit to one weight when a network begins."""
+    """A coordinator whose rank 1 changes the last bit of one weight when a network starts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -173,7 +173,7 @@ def test_a_checksum_notices_each_bit(bit: int, tmp_path: Path) -> None:
 
 @pytest.fixture
 def photographs(tmp_path: Path) -> Path:
-    """Three classes of two images."""
+    """Create a folder of three classes with two images each."""
     root = tmp_path / "photographs"
     for split in ("train", "val"):
         for name in ("ant", "bee", "cat"):

@@ -1,4 +1,4 @@
-"""Logs of a run that machines can read: JSON, each line with its run, rank and step; and no run is lost to them."""
+"""Logs of a run in JSON lines with run, rank and step, which never make a run fail."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def lines(folder: Path, name: str) -> list[dict[str, Any]]:
 
 
 def command(folder: Path) -> int:
-    """Two steps to a line, six in all, in this process."""
+    """Execute six steps with an entry every two steps, in this process."""
     given = [*cases.TINY, *cases.CASES["dc"], "cluster.workers=0", "evaluation.epochs=0", f"output={folder}"]
     return run.main(["configs/digits.yaml", *given])
 
 
 @pytest.fixture(scope="module")
 def twice(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run whose command was given again when it was complete."""
+    """Return the folder of a run whose command was repeated after its end."""
     folder = tmp_path_factory.mktemp("runs") / "first_try"
     assert command(folder) == 0
     before = (folder / OWNER).read_text()

@@ -1,5 +1,5 @@
-"""The shipped configs on prepared shards of real photographs, two Ray workers: each reads its own classes from the
-tier that the budget leaves, and ends with the set that one process makes of the folder in memory.
+"""The shipped configs on prepared shards of real photographs with two Ray workers: each reads its own classes from the
+tier that fits the budget, and the set equals that of one process with the folder in memory.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ CASES = {
 
 
 def noting(config: RunConfig, coordinator: Coordinator, device: torch.device, observe: Observer, **more: Any) -> None:
-    """What a worker executes, and a note of where its images come from; in the worker's process."""
+    """Execute a worker, and write a note with the source of its images, in the worker's process."""
     shard_of = assembly.shard_of
 
     def noted(*given: Any, **named: Any) -> Any:
@@ -62,13 +62,13 @@ def noting(config: RunConfig, coordinator: Coordinator, device: torch.device, ob
 
 
 def main(given: Sequence[str]) -> int:
-    """The command, whose workers take notes."""
+    """Execute the command with workers that write notes."""
     worker.work = noting
     return run.main(given)
 
 
 def test_two_workers_on_prepared_shards(real_data: Path, tmp_path: Path) -> None:
-    """Both runs in one process, on one Ray."""
+    """Both runs share one process and one Ray."""
     given = []
     for name, (*_, budget) in CASES.items():
         assert cli.main(["prepare", str(real_data / name), str(tmp_path / name)]) == 0

@@ -1,4 +1,4 @@
-"""A third procedure, made up here, runs as any other: what surrounds a method knows units, state and measures alone."""
+"""A third procedure, defined here, runs like any other: job and result know only units, state and measures."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ EVERY_EVENT = "tracking.checkpoint_minutes=0"
 
 @dataclass(frozen=True)
 class AbacusOutline:
-    """Two rounds of three turns."""
+    """The outline of two rounds of three turns."""
 
     classes: int
     shape: tuple[int, ...]
@@ -63,8 +63,10 @@ class AbacusOutline:
 
 @dataclass
 class Abacus:
-    """In each turn beads are added one by one, then each class owned adds their number, times the turn, to its tally;
-    class 7 is stuck once its tally exceeds ``most``."""
+    """A procedure that adds beads one by one in each turn, then adds their number, times the turn, to each tally.
+
+    It reports a problem of class 7 once its tally exceeds ``most``.
+    """
 
     outline: AbacusOutline
     labels: list[int]
@@ -141,7 +143,7 @@ BY_HAND = [sum(unit * BEADS * unit + c for unit in range(1, 7)) for c in range(1
 
 
 class Death(BaseException):
-    """In place of a power cut; nobody catches it."""
+    """Stands for a power cut; no code catches it."""
 
 
 def test_a_death_after_every_unit_and_every_update(tmp_path: Path) -> None:
@@ -223,7 +225,7 @@ def test_plan_has_no_forecast_of_it(capsys: pytest.CaptureFixture[str]) -> None:
 def test_workers_meet_once_in_a_stride_however_slow_a_unit_is(
     stride: int, logged: list[int], meetings: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker with nothing to do in a unit goes on to its own."""
+    """A worker without work in a unit continues with its own units."""
     noted, note = list[int](), Journal._note
 
     def counted(self: Journal, scheduled: bool) -> Note:
@@ -256,7 +258,7 @@ WORDS = {"K", "T", "networks", "matching_steps", "matching_step", "networks_done
 
 
 def named(source: str) -> set[str]:
-    """Names, attributes, keys and whole texts of a module, but not its docstrings and comments."""
+    """Yield names, attributes, keys and complete strings of a module, without docstrings and comments."""
     tree, found = ast.parse(source), set[str]()
     for node in ast.walk(tree):
         match node:

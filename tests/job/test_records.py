@@ -1,4 +1,4 @@
-"""A run's records, whoever else writes in its folder: two starts of one command, and files that were changed."""
+"""Records of a run while other processes write to its folder: two starts of one command, and modified files."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ NOT_SHARED = ("logs", LOCK, TRACKING, "mlflow.db", "mlartifacts")
 
 @pytest.fixture(autouse=True)
 def no_second_try(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a server that is away: it takes MLflow seconds."""
+    """Disable MLflow's retries of an unreachable server, which take seconds."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 
 
 def command(folder: Path, *more: str) -> int:
-    """A small run with two evaluations, in this process."""
+    """Execute a small run with two evaluations in this process."""
     given = ("tracking.log_every=1", "tracking.checkpoint_steps=1", "tracking.uri=http://127.0.0.1:9")
     evaluation = ("evaluation.sets=[condensed]", "evaluation.seeds=2", "evaluation.epochs=1")
     own = ("method.real_batch=8", "ipc=1", "cluster.workers=0", f"output={folder}")
@@ -41,7 +41,7 @@ def command(folder: Path, *more: str) -> int:
 
 
 def records(folder: Path) -> dict[str, bytes]:
-    """What starts share, as it stands."""
+    """Return the content of the records that all starts share."""
     files = (path for path in folder.rglob("*") if path.is_file())
     named = {str(path.relative_to(folder)): path for path in files}
     return {name: path.read_bytes() for name, path in named.items() if name.split("/")[0] not in NOT_SHARED}
@@ -52,13 +52,13 @@ def steps_in(folder: Path) -> list[int]:
 
 
 class Enough(BaseException):
-    """Ends the second start where nobody catches it, like SIGKILL."""
+    """Ends the second start like SIGKILL; no code catches it."""
 
 
 def at_first_call(
     patch: pytest.MonkeyPatch, owner: object, name: str, when: Callable[..., bool], act: Callable
 ) -> None:
-    """Before the first call of a method for which ``when`` holds, and as it was while acting."""
+    """Execute ``act``, with the method restored, before the first call of the method for which ``when`` is true."""
     whole, done = getattr(owner, name), []
 
     def method(*given, **named):
@@ -94,7 +94,7 @@ MOMENTS = {
 def test_the_earlier_of_two_starts_writes_nothing_more(
     moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The second one is begun, and runs to its end, while the first stands still at a moment of its life."""
+    """The second start runs to its end while the first is suspended at one of several points."""
     left: list[dict[str, bytes]] = []
 
     def second() -> None:
@@ -113,7 +113,7 @@ def test_the_earlier_of_two_starts_writes_nothing_more(
 
 
 def test_a_second_start_that_is_killed_leaves_whole_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has gone back to the first one's checkpoint and is at another step when it dies."""
+    """It has returned to the first start's checkpoint and is at another step when it dies."""
 
     def second() -> None:
         with monkeypatch.context() as patch:

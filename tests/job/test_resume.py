@@ -1,4 +1,4 @@
-"""A run that was stopped and started again ends with the bits of one that was never stopped."""
+"""A run that was stopped and continued ends with the same bits as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ LOGGED = {"random": [2, 4, 6, 8, 10], "herding": [2, 4, 6, 8, 10]}
 
 
 class Death(BaseException):
-    """In place of a power cut; nobody catches it."""
+    """Stands for a power cut; no code catches it."""
 
 
 class Fallen(RuntimeError):
-    """The same where the other worker's test needs an answer."""
+    """The failure of a worker whose peers must be notified."""
 
 
 class Falling(ProcessGroupCoordinator):
-    """Both workers fall over at their 40th reduction, where there are so many in the middle of training theta, and at
-    the latest after the fourth unit."""
+    """A coordinator that fails on both workers at their 40th reduction, which may be within the training of theta, and
+    at the latest after the fourth unit."""
 
     left = 40
 
@@ -70,7 +70,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]
 
 @pytest.fixture(scope="module")
 def fallen(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every case, by its name, as two workers left it that fell over."""
+    """Folders of all cases, by name, after both of their two workers failed."""
     folder = tmp_path_factory.mktemp("fallen")
     found = cases.together(2, {name: (name, Falling) for name in cases.CASES}, folder, ALWAYS)
     assert found == dict.fromkeys(cases.CASES, "fallen")
@@ -79,7 +79,7 @@ def fallen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def of_three(fallen: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor | str]:
-    """Every case as three workers ended it."""
+    """Folders of all cases, completed by three workers."""
     folder = tmp_path_factory.mktemp("three")
     shutil.copytree(fallen, folder, dirs_exist_ok=True)
     for name in OF_VERSION_1:
@@ -88,7 +88,7 @@ def of_three(fallen: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 
 def die(name: str, folder: Path, when: Callable[[Journal], bool], *more: str) -> bool:
-    """Run until ``when`` says so after a matching step or an update of theta; whether it came to that."""
+    """Run until ``when`` is true after a matching step or an update of theta; return whether that happened."""
     whole = Journal._after_event
 
     def until(self: Journal) -> None:
@@ -126,7 +126,7 @@ def committed(folder: Path) -> tuple[int, int]:
 def test_a_death_after_every_single_step_and_update(
     name: str, uninterrupted: dict[str, Tensor], tmp_path: Path
 ) -> None:
-    """More than twenty deaths for one set; within pre-training, training and the pool of networks."""
+    """One set takes more than twenty deaths, within pre-training, training and the pool of networks."""
     deaths, places = 0, set()
 
     def at_once(run: Journal) -> bool:
@@ -181,7 +181,7 @@ def test_a_request_to_stop_is_met_at_one_step(uninterrupted: dict[str, Tensor], 
 
 
 class Warned(cases.LocalCoordinator):
-    """Hears of the end of its machine after a while."""
+    """A coordinator that is warned of the end of its machine after a while."""
 
     asked = 0
 
@@ -251,7 +251,7 @@ def test_a_checkpoint_that_cannot_be_written_stops_the_run_and_leaves_the_one_be
 def test_stepping_goes_on_while_a_checkpoint_is_written(
     uninterrupted: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The write of step 1 ends when step 2 is done: what is written is what was held, not what is."""
+    """The write of step 1 ends after step 2: the state of step 1 is written, not the present one."""
     stepped, written = threading.Event(), []
     write, step = CheckpointWriter._together, Journal.after_step
 
@@ -328,7 +328,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
 def test_a_checkpoint_of_version_1_goes_on(
     workers: int, fallen: Path, uninterrupted: dict[str, Tensor], tmp_path: Path
 ) -> None:
-    """Three workers go on from some as well: :func:`of_three`."""
+    """Three workers continue from some of these as well, see :func:`of_three`."""
     folder = shutil.copytree(fallen / "dcc", tmp_path / "dcc")
     cases.as_version_1(Folder(folder / "checkpoints"), workers)
     assert committed(folder) > (0, 0)

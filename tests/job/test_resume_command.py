@@ -1,4 +1,4 @@
-"""--resume, other data, SIGTERM and SIGKILL: the command as a user or a scheduler meets it."""
+"""--resume, other data, SIGTERM and SIGKILL, as a user or a scheduler experiences the command."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from PIL import Image
 from dist_condense.commands import cli
 from dist_condense.job import checkpoint
 from dist_condense.job.job import Job
-from dist_condense.job.journal import Journal, RunFailed
 from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system.storage import Folder
 from tests.engine import cases
@@ -47,14 +46,14 @@ def reached(folder: Path) -> int:
 
 
 def arguments(case: str, folder: Path, *more: str) -> list[str]:
-    """In-process condensation, no evaluation."""
+    """Return the arguments of a condensation in this process without evaluation."""
     given = ("cluster.workers=0", "evaluation.epochs=0", f"output={folder}")
     pairs = {pair.split("=", 1)[0]: pair for pair in (*cases.TINY, *cases.CASES[case], *given, *more)}
     return ["configs/digits.yaml", *pairs.values()]
 
 
 def started(case: str, folder: Path, *more: str) -> subprocess.Popen[str]:
-    """The command in a process of its own."""
+    """Start the command in a separate process."""
     line = [sys.executable, "-m", "dist_condense.run", *arguments(case, folder, *more)]
     line = ["env", "--default-signal=INT", *line]  # although whoever runs the tests may ignore it
     return subprocess.Popen(line, cwd=ROOT, stderr=subprocess.PIPE, text=True)
@@ -68,7 +67,7 @@ def wait(condition: Callable[[], bool], seconds: float = 120) -> None:
 
 
 def run_id(folder: Path) -> str | None:
-    """None until MLflow has answered."""
+    """Return the identifier of the MLflow run; None before the server has answered."""
     return json.loads((folder / TRACKING).read_text())["run_id"] if (folder / TRACKING).exists() else None
 
 
@@ -143,22 +142,6 @@ def test_a_checkpoint_knows_its_machine_and_its_tracker(
         assert list(db.execute("SELECT count(*) FROM runs")) == [(1,)]
 
 
-def test_two_starts_on_one_folder_do_not_write_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    after = Journal.after_step
-
-    def take_over(self: Journal, done: int) -> None:
-        if done == 2:
-            (tmp_path / OWNER).write_text("host, process 7, b")
-        after(self, done)
-
-    monkeypatch.setattr(Journal, "after_step", take_over)
-    (tmp_path / OWNER).write_text("host, process 6, a")
-    with pytest.raises(RunFailed, match=r"another start of this run has taken over .*process 7"):
-        cases.alone("dc", tmp_path, EVERY_STEP)
-    found = checkpoint.newest(Folder(tmp_path / "checkpoints"))
-    assert found is not None and found.steps == 1
-
-
 # --- signals ------------------------------------------------------------------------------------------------------
 
 
@@ -182,7 +165,7 @@ def test_a_signal_saves_and_stops(number: signal.Signals, code: int, tmp_path: P
 def test_a_signal_in_the_last_step_is_heard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Nothing comes after it, though all steps are done."""
+    """Nothing is executed after it, although all steps are complete."""
     around_the_workers(monkeypatch, after=lambda: signal.raise_signal(signal.SIGINT))
     assert command("dc", tmp_path, *SHORT, "evaluation.epochs=1") == cli.INTERRUPTED
     assert "stopped by SIGINT after matching step 2 of 2; the same command continues" in capfd.readouterr().err
@@ -192,7 +175,7 @@ def test_a_signal_in_the_last_step_is_heard(
 def around_the_workers(
     patch: pytest.MonkeyPatch, before: Callable[[], object] = lambda: None, after: Callable[[], object] = lambda: None
 ) -> None:
-    """What happens to the folder while the driver only waits."""
+    """Execute functions before and after the workers, while the driver waits."""
     whole = Job._workers
 
     def workers(self: Job) -> None:
@@ -246,7 +229,7 @@ code out."""
 
 @pytest.mark.slow
 def test_twenty_deaths_at_random_times(tmp_path: Path) -> None:
-    """SIGKILL of the process, 22 times: in a step, in training, in the write of a checkpoint, while it starts."""
+    """The process is killed 22 times: in a step, in training, during the write of a checkpoint, and while it starts."""
     folder, keyed, at = tmp_path / "run", random.Random(20261121), []
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", FORKING], cwd=ROOT, **pipes) as forking:

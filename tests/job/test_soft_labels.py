@@ -1,4 +1,4 @@
-"""A label of each image is learnt beside its pixels: state, set, card, preview, load_set and evaluation carry it.
+"""A soft label per image is learnt with its pixels and reaches state, set, card, preview, load_set and evaluation.
 
 Shards (1, 2 and 3 workers) and resumption are shown by the case `soft_labels` of tests/engine/cases.py.
 """
@@ -59,7 +59,7 @@ def test_the_set_has_the_labels_as_they_were_learnt(folder: Path) -> None:
 
 
 def test_evaluation_trains_on_them(folder: Path) -> None:
-    """With CutMix; where each image teaches the class after its own, the network learns that."""
+    """With CutMix, a network learns the next class if each label is that of the next class."""
     (row,) = read_csv(folder / "evaluation.csv")
     assert row.set == "condensed" and 0 <= row.top1_last <= 100
     dataset, digits = load_set(folder), open_dataset("digits", None, size=8)
@@ -92,7 +92,7 @@ def test_the_snippet_of_the_card_decodes_soft_labels(folder: Path, monkeypatch: 
 
 
 def test_tiles_share_the_label_of_their_image(folder: Path, tmp_path: Path) -> None:
-    """Four tiles of each image: all first tiles, then all second ones."""
+    """Each image has four tiles, stored as all first tiles, then all second ones."""
     pixels, labels = load_set(folder).parameters()
     write_set(tmp_path / "s", pixels, labels, replace(read_card(folder / "synthetic_set"), factor=2))
     assert torch.equal(load_set(tmp_path / "s").labels, labels.repeat(4, 1))

@@ -1,4 +1,4 @@
-"""Float images that are not square and without upper bound are condensed, cut along time alone, shard to preview."""
+"""Float images that are not square and have no upper bound are condensed in tiles along time only, to the preview."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def prepared(folder: Path, *more: str, how: str = "auto") -> Job:
 
 
 def condensed(job: Job) -> Tensor:
-    """The pixels ``[classes, ipc, 1, 16, 40]`` of a run, whose set is written."""
+    """Execute a run, write its set, and return the pixels ``[classes, ipc, 1, 16, 40]``."""
     job._write_start()
     worker.work(
         job.config, LocalCoordinator(bool(job.config.compute.reproducible)), torch.device("cpu"), claim=job.claim
@@ -62,7 +62,7 @@ def condensed(job: Job) -> Tensor:
 
 
 def checkpoint_of(job: Job) -> dict[str, Tensor]:
-    """By class, of the newest."""
+    """Return the state of the newest checkpoint by ``NAME.LABEL``."""
     found = checkpoint.newest(Folder(job.files.checkpoints))
     assert found is not None
     return dict(found.classes())
@@ -148,7 +148,7 @@ def test_networks_on_its_height_and_width_are_trained_and_tested(run: tuple[Job,
 
 
 def test_selected_images_are_stored_values(tmp_path: Path) -> None:
-    """Of a network that is trained on all of them; the set's values are those of the data set, to the last bit."""
+    """Images selected by a trained network have exactly the values of the data set."""
     others = [key for key in KEYS if not key.startswith("method")]
     keys = [*others, "method=herding", "method.selection={epochs: 2, batch: 16}", f"output={tmp_path}"]
     job = Job.prepare(config.load("configs/digits.yaml", keys))

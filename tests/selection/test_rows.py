@@ -15,10 +15,9 @@ from dist_condense import run
 from dist_condense.engine.training import NetworkTrainer
 from dist_condense.evaluation.rows import read_csv
 from dist_condense.job import exporting
-from dist_condense.job.comparing import TRAINING_SETS
+from dist_condense.job.comparing import TRAINING_SETS, alone
 from dist_condense.job.job import Job
 from dist_condense.job.journal import Journal
-from dist_condense.job.selections import alone
 from dist_condense.result.card import read_card
 from dist_condense.result.synthetic_set import load_set
 from dist_condense.selection.table import SELECTIONS

@@ -1,4 +1,4 @@
-"""Passwords and tokens in addresses reach no file, no terminal and no server but the one that they are for."""
+"""Passwords and tokens in addresses reach no file, no terminal and no server except their own."""
 
 from __future__ import annotations
 
@@ -83,16 +83,10 @@ BARE = {
 """Without a scheme, or with half of it."""
 HARMLESS = (
     *("http://host:5000", "http://[::1]:5000/x", "http://HOST:PORT", "http://host:5000/#/experiments/1/runs/a0"),
-    *(
-        "s3://bucket/imagenet@64",
-        "https://host.org/data@v2/x",
-        "sqlite:////data/a@b/mlflow.db",
-        "https://host/a.tar?versionId=3",
-        "databricks://profile",
-    ),
-    *("postgresql://mlflow@/mlflow?host=/srv/postgres&port=5432", "sqlite:////a/b?c/mlflow.db", "databricks"),
-    *("sqlite:////tmp/x.db?timeout=30", "sqlite:///file:/tmp/x.db?mode=rwc&uri=true", "a@b.org"),
-    *("/data/imagenet", "/data/a:b@c", "a:b@c/d", "C:\\data\\a@b", "~/a:b@c", "outputs/run:1"),
+    *("s3://bucket/imagenet@64", "https://host.org/data@v2/x", "sqlite:////data/a@b/mlflow.db", "databricks://profile"),
+    *("https://host/a.tar?versionId=3", "postgresql://mlflow@/mlflow?host=/srv/postgres&port=5432", "databricks"),
+    *("sqlite:////a/b?c/mlflow.db", "sqlite:////tmp/x.db?timeout=30", "sqlite:///file:/tmp/x.db?mode=rwc&uri=true"),
+    *("a@b.org", "/data/imagenet", "/data/a:b@c", "a:b@c/d", "C:\\data\\a@b", "~/a:b@c", "outputs/run:1"),
 )
 
 
@@ -189,36 +183,9 @@ def test_random_passwords_are_in_no_sink() -> None:
 
 
 HOSTILE = (
-    *(
-        "a",
-        "a://",
-        "?a=",
-        "://",
-        "a:",
-        "@",
-        "a@",
-        "?",
-        "&aaaa",
-        "http://a:a@",
-        "http://u:p ",
-        "http://u:p@h,",
-        "[",
-        "%",
-    ),
-    *(
-        ",a",
-        "%3A%2F%2F",
-        "password=",
-        "authorization:",
-        "bearer ",
-        "?;",
-        "'\"",
-        " ",
-        "\"password'   ",
-        "#",
-        "=;",
-        "-a+",
-    ),
+    *("a", "a://", "?a=", "://", "a:", "@", "a@", "?", "&aaaa", "http://a:a@", "http://u:p ", "http://u:p@h,", "["),
+    *("%", ",a", "%3A%2F%2F", "password=", "authorization:", "bearer ", "?;", "'\"", " ", "\"password'   ", "#", "=;"),
+    "-a+",
 )
 
 
@@ -234,7 +201,7 @@ def test_masking_takes_linear_time(part: str) -> None:
     "half", ["http:/me:pl4nted@host/x", "https//pl4nted@host", "postgresql+psycopg:/me:pl4nted@h/d"]
 )
 def test_an_address_that_lost_a_slash_is_masked_and_no_path(half: str, tmp_path: Path) -> None:
-    """As whoever takes it for a path prints it."""
+    """Code that treats it as a path prints it masked."""
     assert PLANTED not in masked(f"refused: {tmp_path}/{half} is not there, {half!r} neither")
     for key in ("dataset.root", "data.cache", "tracking.checkpoints", "output"):
         with pytest.raises(ConfigError, match=f"{key}: .* lacks a slash") as refused:
@@ -297,7 +264,7 @@ def test_logs_and_the_terminal_are_masked(capsys: pytest.CaptureFixture[str], tm
 
 @pytest.mark.parametrize("reading", [remote.persistent, remote._retried])
 def test_a_traceback_shows_no_url_of_a_store(reading: Callable[..., object]) -> None:
-    """Ray writes those of workers into its own logs."""
+    """Ray writes the tracebacks of workers to its own logs."""
     kept = address(f"https://host/a.tar?X-Amz-Signature={PLANTED}")
 
     def refused() -> None:
@@ -319,7 +286,7 @@ def test_a_reason_is_masked_before_it_is_cut(length: int) -> None:
 
 
 class Private(http.server.SimpleHTTPRequestHandler):
-    """Files for whoever knows the password."""
+    """A server of files behind a password."""
 
     def send_head(self) -> io.BytesIO | Any:
         wanted = base64.b64encode(f"user:{PLANTED}".encode()).decode()
@@ -334,7 +301,7 @@ class Private(http.server.SimpleHTTPRequestHandler):
 
 @contextmanager
 def private_shards(folder: Path) -> Iterator[str]:
-    """The host:port of prepared shards of three classes."""
+    """Serve prepared shards of three classes; yield host:port."""
     for position, name in enumerate(CLASSES):
         for split, count in (("train", 6), ("val", 2)):
             (folder / "source" / split / name).mkdir(parents=True)
@@ -348,7 +315,7 @@ def private_shards(folder: Path) -> Iterator[str]:
 def test_a_run_leaves_no_secret_anywhere(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Shards behind a password, a tracking server that is away; then the set is evaluated and replayed."""
+    """Shards behind a password and an unreachable tracking server; the set is then evaluated and replayed."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     output, cache = tmp_path / "output", f"data.cache={tmp_path / 'cache'}"
     with private_shards(tmp_path) as place:

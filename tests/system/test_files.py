@@ -1,4 +1,4 @@
-"""Files are written aside, where somebody else may write too."""
+"""Files are written atomically in folders where other users may write as well."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The processes of a map, started in the folder of somebody else."""
+"""The processes of a map import nothing from an untrusted working directory."""
 
 from __future__ import annotations
 

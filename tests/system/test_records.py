@@ -1,5 +1,5 @@
-"""A record is what its dataclass says, or one line that names the file, the path, what was found and what is expected;
-and nothing but the one reader parses JSON or YAML of others."""
+"""A record has the types of its dataclass, or is refused in one line with the file, path, value and expectation;
+no other function parses untrusted JSON or YAML."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
     file.write_bytes(b"\xef\xbb\xbf" + json.dumps(plain(), ensure_ascii=False).encode())
     assert read(Whole, file) == WHOLE
     assert isinstance(made(float, 3, ""), float) and made(Whole, {**plain(), "rate": 1}, "").rate == 1.0
-    assert made(Whole, {**plain(), "new": 1}, "", spare=True) == WHOLE
+    assert made(Whole, {**plain(), "new": 1}, "", ignore_unknown=True) == WHOLE
 
 
 Change = Callable[[dict[str, Any]], object]
@@ -145,7 +145,7 @@ def test_brackets_within_texts_do_not_count() -> None:
 
 
 def test_only_regular_files_are_read(tmp_path: Path) -> None:
-    """None of these waits, and none is read to its end."""
+    """None of these blocks, and none is read to its end."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("/dev/zero")
     (tmp_path / "loop").symlink_to("loop")
@@ -188,7 +188,7 @@ def test_an_ordinary_yaml_document_is_composed() -> None:
 
 
 def test_whatever_is_changed_at_random_is_read_or_one_line() -> None:
-    """Bytes of a valid record, changed, cut and doubled; the seed is fixed."""
+    """Bytes of a valid record are changed, removed and repeated, with a fixed seed."""
     draw, whole = random.Random(0), json.dumps(plain()).encode()
     for _ in range(2000):
         data = bytearray(whole)
@@ -221,7 +221,7 @@ EXCEPTIONS = {
 
 
 def parsing(source: str) -> Iterator[str]:
-    """Functions that parse JSON or YAML, however a module calls them."""
+    """Return the functions that parse JSON or YAML in a module, by whatever name it imports them."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             if node.attr in PARSING.get(node.value.id, ()) or node.attr in METHODS:

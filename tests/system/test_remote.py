@@ -1,4 +1,4 @@
-"""Stores that fail: transient errors are waited out, permanent ones told at once, torn downloads never kept."""
+"""Stores that fail: transient errors are retried, permanent ones reported at once, incomplete downloads never kept."""
 
 import hashlib
 import http.server
@@ -25,7 +25,7 @@ HASH = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Store(AbstractFileSystem):
-    """A bucket of one file, which first raises what `failures` holds."""
+    """A bucket of one file, which first raises the errors in ``failures``."""
 
     protocol = "s3"
     cachable = False
@@ -43,7 +43,7 @@ class Store(AbstractFileSystem):
 
 
 class Answer(Exception):
-    """An error of a client library that is no OSError."""
+    """An error of a client library that is not an OSError."""
 
     def __init__(self, status: int) -> None:
         super().__init__(f"HTTP {status}")
@@ -52,7 +52,7 @@ class Answer(Exception):
 
 @pytest.fixture
 def waited(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The store under s3://, working; the delays that were asked for."""
+    """Serve a working store under s3://; return the list of delays that it requests."""
     monkeypatch.setitem(_registry, "s3", Store)
     for name, value in {"failures": [], "content": CONTENT, "opened": 0}.items():
         monkeypatch.setattr(Store, name, value)
@@ -88,7 +88,7 @@ def test_permanent_errors_are_told_at_once(waited: list[float], tmp_path: Path, 
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [(CONTENT[:-1], "incomplete download: 4999 of 5000 bytes"), (CONTENT + b"!", "longer"), (b"S" + CONTENT[1:], "sha256")],
+    [(CONTENT[:-1], "incomplete download: 4999 of 5000"), (CONTENT + b"!", "longer"), (b"S" + CONTENT[1:], "sha256")],
 )
 def test_what_is_not_the_manifests_file_is_not_kept(
     waited: list[float], tmp_path: Path, content: bytes, told: str
@@ -197,13 +197,13 @@ def test_other_schemes_are_never_opened(url: str, tmp_path: Path) -> None:
 
 @pytest.fixture
 def redirecting(tmp_path: Path) -> Iterator[str]:
-    """A store under https that serves CONTENT at /a.tar; /away leads there over http, /here over https."""
+    """Serve CONTENT over https at /a.tar; /away redirects there over http, /here over https."""
     with https(Redirects, tmp_path) as place:
         yield place
 
 
 class Redirects(http.server.BaseHTTPRequestHandler):
-    """See redirecting; whoever believes http is answered in TLS, which is an error of another kind."""
+    """The handler of ``redirecting``; a client that follows http receives TLS, an error of another kind."""
 
     def do_GET(self) -> None:
         place = self.headers["Host"]

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM at every stage of a command: the exit code, one line, and what is saved."""
+"""Ctrl-C and SIGTERM at every stage of a command: the exit code, one line, and the saved state."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ IGNORED = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
 
 
 def started(*words: str) -> subprocess.Popen[str]:
-    """This Python; Ctrl-C works although whoever runs the tests may ignore it."""
+    """Start Python with the default handling of Ctrl-C, even if the test process ignores it."""
     line = ["env", "--default-signal=INT", sys.executable, *words]
     running.append(subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
     return running[-1]
@@ -67,7 +67,7 @@ running: list[subprocess.Popen[str]] = []
 
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
-    """Of a test that fails."""
+    """End the processes of failed tests."""
     yield
     while running:
         with running.pop() as process:
@@ -75,7 +75,7 @@ def nothing_is_left() -> Iterator[None]:
 
 
 def guarded(command: str) -> subprocess.Popen[str]:
-    """A command that waits."""
+    """Start a guarded command and wait until it is ready."""
     process = started("-c", GUARDED.replace("{command}", command))
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     return process
@@ -121,7 +121,7 @@ def test_one_ctrl_c_that_comes_twice_is_one() -> None:
 
 
 def test_an_ignored_ctrl_c_stays_ignored() -> None:
-    """As nohup starts a command, and a script what it puts into the background."""
+    """Like a command under nohup, or in the background of a script."""
     process = started("-c", IGNORED + GUARDED.replace("{command}", "waiting()"))
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
@@ -150,7 +150,7 @@ def wait(condition: Callable[[], bool], seconds: float = 120) -> None:
 def test_an_interrupted_evaluation_keeps_its_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """And ends with the signal's code; that the same command trains the others is tests/evaluation/test_deaths.py's."""
+    """It ends with the signal's code; tests/evaluation/test_deaths.py shows that the same command trains the others."""
     whole = evaluate.run_trial
 
     def second(trial: evaluate.Trial, evaluation: evaluate.Evaluation) -> object:

@@ -1,4 +1,4 @@
-"""An entry of a storage is whole or not there, in a folder and in a bucket."""
+"""An entry of a storage is complete or absent, in a folder and in a bucket."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, memory: None) -> Stora
 
 @pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """fsspec's own store in memory in place of S3."""
+    """Replace S3 by fsspec's store in memory."""
     files = fsspec.filesystem("memory")
     files.store.clear()
     files.pseudo_dirs[:] = [""]
@@ -90,7 +90,7 @@ def test_a_start_tries_the_place_of_its_checkpoints(
     memory: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = cases.load("dc", f"output={tmp_path / 'run'}", "tracking.checkpoints=s3://bucket/run")
-    preflight.ask(run, 0)
+    preflight.probe(run, 0)
     assert Bucket("s3://bucket/run/checkpoints").names() == [] and list(tmp_path.iterdir()) == []
 
     def forbidden(*given: object) -> None:
@@ -98,12 +98,12 @@ def test_a_start_tries_the_place_of_its_checkpoints(
 
     monkeypatch.setattr(Bucket, "write", forbidden)
     with pytest.raises(ConfigError, match=r"tracking\.checkpoints: s3://bucket/run/checkpoints cannot .*AccessDenied"):
-        preflight.ask(run, 0)
-    preflight.ask(run, 6)  # complete: nothing more is written there
+        preflight.probe(run, 0)
+    preflight.probe(run, 6)  # complete: nothing more is written there
 
 
 def test_a_manifest_that_an_earlier_version_wrote_is_read(tmp_path: Path) -> None:
-    """It also held the length of metrics.jsonl, and a file for each worker."""
+    """It contained the length of metrics.jsonl as well, and a file for each worker."""
     state = checkpoint.State(steps=3, updates=0, identity={"seed": 0}, tracking_run=None, torch="2.15.0", device="cpu")
     files = [checkpoint.entry_of(checkpoint.SHARED, b""), checkpoint.entry_of("classes_3.safetensors", b"", [3, 7])]
     files = [asdict(file) for file in files]

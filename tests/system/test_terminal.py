@@ -1,4 +1,4 @@
-"""What reaches a terminal: texts of users and of other libraries as they stand, and none of them steers it."""
+"""Texts of users and other libraries appear unchanged on a terminal, and none of them can control it."""
 
 from __future__ import annotations
 
@@ -106,13 +106,13 @@ def test_is_utf8() -> None:
 
 
 class Screen:
-    """Both streams of a guarded process, as bytes."""
+    """The output of both streams of a guarded process."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.bytes, self.monkeypatch = io.BytesIO(), monkeypatch
 
     def begin(self) -> None:
-        """In the test itself: pytest has streams of its own for each of its stages."""
+        """Replace the streams within the test, since pytest replaces them for each stage."""
         self.streams = [io.TextIOWrapper(self.bytes, "utf-8", write_through=True) for _ in range(2)]
         for name, stream in zip(("stdout", "stderr"), self.streams, strict=True):
             self.monkeypatch.setattr(sys, name, stream)
@@ -121,18 +121,18 @@ class Screen:
 
     @property
     def text(self) -> str:
-        """All of it, as it goes to a terminal."""
+        """The whole output, as a terminal receives it."""
         return self.bytes.getvalue().decode()
 
     @property
     def plain(self) -> str:
-        """Without what rich may write."""
+        """The output without the escape sequences of rich."""
         return OF_RICH.sub("", self.text)
 
 
 @pytest.fixture(params=["a file", "a terminal"])
 def screen(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Screen]:
-    """At the end there is nothing of the attacker on it but letters, by which the name can be recognised."""
+    """Check at the end that only printable characters of the attacker's text were written."""
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "500")
     if request.param == "a terminal":
@@ -154,7 +154,7 @@ def test_lines(screen: Screen) -> None:
 
 
 def test_texts_of_other_libraries(screen: Screen) -> None:
-    """Uncaught errors, warnings, logging, print(): their own line ends stay."""
+    """Uncaught errors, warnings, logging and print() keep their line ends."""
     screen.begin()
     print(STEERING)
     sys.stdout.write("\x1b[0m")
@@ -201,7 +201,7 @@ def test_passwords_of_addresses_are_masked(screen: Screen) -> None:
 
 
 def test_texts_are_printed_as_they_stand(capsys: pytest.CaptureFixture[str]) -> None:
-    """rich would take [x] for markup and :smile: for emoji."""
+    """rich would interpret [x] as markup and :smile: as an emoji."""
     row = Row(set="[/x]", protocol="dc", architecture="[red]a[/red]", seed=0, epochs=6, top1_last=1.0, top1_best=1.0)
     console = terminal.console()
     console.print("/a/[b]/c[/x] :smile: \\[d]")
@@ -219,7 +219,7 @@ def test_texts_are_printed_as_they_stand(capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.fixture
 def hostile_folder(tmp_path: Path) -> Path:
-    """An image folder of two classes; one image cannot be read."""
+    """Create an image folder of two classes, one image of which cannot be read."""
     root = tmp_path / "images"
     for split, name in ((split, name) for split in ("train", "val") for name in (HOSTILE, f"dog{HOSTILE}")):
         (root / split / name).mkdir(parents=True)
@@ -295,7 +295,7 @@ def test_rows_of_an_evaluation(tmp_path: Path, screen: Screen) -> None:
     append_csv(tmp_path / "evaluation.csv", rows)
     run = SimpleNamespace(folder=tmp_path, files=RunFolder(tmp_path), claim=Claim.present(tmp_path))
     job.Job._report(run, rows, SimpleNamespace(log_artifacts=lambda path: None))
-    comparing._tell(rows[0])
+    comparing._report(rows[0])
     (tmp_path / "evaluation.csv").write_text(f'"set{HOSTILE}",b\n1,2\n')
     keys = ["cluster.workers=0", f"output={tmp_path}"]
     assert cli.main(["run", "configs/digits.yaml", *keys]) == 2
@@ -360,7 +360,7 @@ def test_why_a_group_was_started_again(tmp_path: Path, screen: Screen) -> None:
 
 
 def test_what_programs_read(tmp_path: Path, screen: Screen) -> None:
-    """YAML and JSON have escapes of their own, so that what is read is what was meant."""
+    """YAML and JSON have their own escapes, so that a program reads the original text."""
     screen.begin()
     keys = [f"dataset.root={HOSTILE}", "cluster.workers=0"]
     assert cli.main(["run", "configs/digits.yaml", *keys, "--cfg"]) == 0
@@ -408,7 +408,7 @@ FACTS = {
 
 
 def process(code: str, unread: str = "") -> subprocess.CompletedProcess[str]:
-    """A guarded command; nobody reads the stream ``unread``."""
+    """Run a guarded command; the stream ``unread`` has no reader."""
     line = "import sys; from dist_condense.system import signals, terminal\n"
     line += f"def command():\n {code}\n return 0\nsys.exit(signals.guarded(command))"
     streams: dict[str, int] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -458,7 +458,7 @@ EXCEPT = {
 
 
 def writing(source: str) -> list[str]:
-    """What writes for a person by another way, and what takes somebody else's text for markup."""
+    """Yield calls that write to the terminal in another way or interpret untrusted text as markup."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call):

@@ -1,4 +1,4 @@
-"""What is copied to a GPU, and how; the copies themselves are in tests/test_gpu.py."""
+"""Decisions about copies to a GPU; tests/test_gpu.py makes real copies."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def test_only_what_is_elsewhere_goes_to_the_gpu(source, target, expected):
 
 
 class Told:
-    """A tensor on the CPU that tells what is done to it."""
+    """A tensor on the CPU that records the calls made on it."""
 
     device = torch.device("cpu")
 

@@ -63,7 +63,7 @@ class RunAddress:
     def read(cls, folder: Path) -> RunAddress | None:
         """Read the address that an earlier start stored; None if it is missing, unreadable or has an impossible id."""
         try:
-            return records.read(cls, RunFolder(folder).tracking, spare=True)
+            return records.read(cls, RunFolder(folder).tracking, ignore_unknown=True)
         except records.Unreadable:
             return None
 

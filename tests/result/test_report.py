@@ -142,11 +142,11 @@ def test_the_same_folder_gives_the_same_bytes(run, monkeypatch):
 
 def test_no_mark_of_direction_reaches_the_page(run):
     card = run / "synthetic_set" / "card.json"
-    card.write_text(json.dumps({**json.loads(card.read_text()), "method": "a\u202eb", "hidden\u2066": "c\u202ed"}))
+    card.write_text(json.dumps({**json.loads(card.read_text()), "method": "a\u202e", "hidden\u2066": "c\u202ed"}))
     (run / "environment.json").write_text(json.dumps({"os\u202e": ["\u202e"], "packages": {"x\u202e": "\u202e"}}))
     with (run / "metrics.jsonl").open("a") as file:
         file.writelines(json.dumps({"step": s, '\u202eq"<b>': 1.0}) + "\n" for s in (51, 52))
-    text = write_report(run, title="t\u202e").read_text()
+    text = write_report(run).read_text()
     assert text.count(r"\u202e") == 10 and r"<dt>hidden\u2066</dt>" in text
     assert "\u202e" not in text and "\u2066" not in text
     assert 'aria-label="\\u202eq&#34;&lt;b&gt; over steps"' in text

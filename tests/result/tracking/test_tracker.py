@@ -54,7 +54,7 @@ def entries(*steps):
 
 
 def begin(folder, uri=None, **change):
-    given = {"experiment": "x", "run_name": "dc", "params": CONFIG, "tags": {"kind": "condensation"}, **change}
+    given = {"experiment": "x", "params": CONFIG, "tags": {"kind": "condensation"}, **change}
     return Tracker.start(uri or resolve_uri(None, folder), folder=folder, **given)
 
 
@@ -94,7 +94,7 @@ def test_a_run_and_its_children_are_in_the_database_under_the_output(tmp_path, c
 
     run = client().get_run(tracker.run_id)
     assert run.info.status == "FINISHED"
-    assert run.info.run_name == "dc"
+    assert run.info.run_name == "out"
     assert run.data.params["method.images.lr"] == "0.1"
     assert run.data.tags["kind"] == "condensation"
     assert run.data.metrics["condensed/convnet3/dc_3_epochs/top1"] == 80.5

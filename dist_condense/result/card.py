@@ -75,7 +75,7 @@ class CardClass:
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """Description of a synthetic set, sufficient to use it. :meth:`filled` sets ``format_version`` and all fields below."""
+    """Description of a synthetic set, sufficient to use it; :meth:`filled` sets ``format_version`` and later fields."""
 
     method: str
     dataset: str
@@ -159,7 +159,7 @@ class Card:
 
     @property
     def content(self) -> dict[str, Any]:
-        """Content of card.json: the facts beside the fields, and of the keys :data:`LATER` those without their default."""
+        """Content of card.json: the facts beside the fields, and the keys :data:`LATER` where they are not default."""
         defaults = {entry.name: entry.default for entry in fields(Card) if entry.name in LATER}
         content = asdict(self)
         return content.pop("facts") | {k: x for k, x in content.items() if k not in defaults or x != defaults[k]}

@@ -285,7 +285,6 @@ class Job:
         return Tracker.start(
             uri=uri,
             experiment=self.config.tracking.experiment,
-            run_name=self.folder.name,
             params=to_dict(self.config),
             tags=tags_of(self.folder),
             folder=self.folder,

@@ -1,4 +1,4 @@
-"""card.json of a synthetic set: what its tensors mean and how to use them, and the checked reading of it."""
+"""card.json of a synthetic set: the meaning and the use of its tensors, and a checked reader."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class CardClass:
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """Description of a synthetic set, sufficient to use it. :meth:`filled` sets the fields from ``format_version``."""
+    """Description of a synthetic set, sufficient to use it; :meth:`filled` sets ``format_version`` and later fields."""
 
     method: str
     dataset: str
@@ -113,7 +113,7 @@ class Card:
     axes: Axes = BOTH
     """``both``, or the single axis along which an image is tiled: ``height`` or ``width``."""
     bounds: Bounds | None = None
-    """Least and largest value of a real image, None where there is no bound; None: 0 and 1."""
+    """Least and largest value of a real image, either of them None where there is no bound. Not set: 0 and 1."""
     format_version: int = FORMAT
     sha256: str = ""
     """SHA-256 of the safetensors file."""
@@ -141,7 +141,7 @@ class Card:
 
     @property
     def space(self) -> Space:
-        """Space of the pixels, with a default padding: the card states the padding as pixels."""
+        """Space of the pixels, without its padding, which the card states as pixel values."""
         statistics = ChannelStatistics(tuple(self.mean), tuple(self.std))
         lower, upper = self.bounds or (0.0, 1.0)
         return Space(statistics, lower, upper, normalised=self.value_space == NORMALISED)
@@ -159,7 +159,7 @@ class Card:
 
     @property
     def content(self) -> dict[str, Any]:
-        """Content of card.json: facts beside the fields, and keys of :data:`LATER` only where they are not default."""
+        """Content of card.json: the facts beside the fields, and the keys :data:`LATER` where they are not default."""
         defaults = {entry.name: entry.default for entry in fields(Card) if entry.name in LATER}
         content = asdict(self)
         return content.pop("facts") | {k: x for k, x in content.items() if k not in defaults or x != defaults[k]}

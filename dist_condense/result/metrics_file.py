@@ -45,17 +45,17 @@ def read(file: Path) -> list[MetricsEntry]:
 
 
 def measures(entry: MetricsEntry) -> dict[str, float]:
-    """Return the measures of the procedure."""
+    """Return the procedure's measures, which are floats."""
     return {key: x for key, x in entry.items() if isinstance(x, float) and key not in COMMON}
 
 
 def counters(entry: MetricsEntry) -> dict[str, int]:
-    """Return the counters of the procedure, which follow from the step."""
+    """Return the procedure's counters, which are integers and follow from the step."""
     return {key: x for key, x in entry.items() if isinstance(x, int) and key not in COMMON}
 
 
 def append(file: Path, entry: MetricsEntry) -> None:
-    """Append a line. Raises RunFailed, which names the file."""
+    """Append a line. Raises RunFailed, which names the file, if the disk refuses it."""
     try:
         with file.open("a") as stream:
             stream.write(json.dumps(entry) + "\n")
@@ -64,7 +64,7 @@ def append(file: Path, entry: MetricsEntry) -> None:
 
 
 def cut(file: Path, steps: int) -> None:
-    """Remove entries after step ``steps``, repeated steps and invalid lines; an unchanged file is not written."""
+    """Remove entries after step ``steps``, repeated steps and invalid lines; a file without any is left untouched."""
     kept = {entry[STEP]: line for line, entry in _lines(file) if entry is not None and entry[STEP] <= steps}
     content = b"".join(kept[step] + b"\n" for step in sorted(kept))
     if file.exists() and file.read_bytes() != content:

@@ -47,7 +47,8 @@ def sheet(images_of: Callable[[int], Tensor], classes: int, ipc: int) -> Image.I
 
 
 def left_out(classes: int, ipc: int) -> str:
-    """Return what a sheet omits, ``first 100 of 1,000 classes, first 10 of 50 images of each class``; else empty."""
+    """Return the caption of a sheet that omits images, ``first 100 of 1,000 classes, first 10 of 50 images of each
+    class``; empty for a sheet that shows everything."""
     parts = [
         f"first {CLASSES:,} of {classes:,} classes" if classes > CLASSES else "",
         f"first {COLUMNS:,} of {ipc:,} images of each class" if ipc > COLUMNS else "",
@@ -56,10 +57,8 @@ def left_out(classes: int, ipc: int) -> str:
 
 
 def blocks_of(classes: int, ipc: int) -> int:
-    """Return the number of classes side by side: one, unless the sheet would be a narrow strip.
-
-    Then the number that fills the sheet and makes it most nearly square.
-    """
+    """Return the number of classes in a row: one, or if that gives a narrow strip, the number that leaves the fewest
+    cells empty and the sheet most nearly square."""
     if ipc > 1 and classes <= STRIP:
         return 1
 

@@ -20,7 +20,7 @@ from dist_condense.system import terminal
 Callback = Callable[[Sequence[MetricsEntry]], None]
 
 INTERVAL = 0.5
-"""Seconds between two looks at a followed file."""
+"""Seconds between two checks of a followed file."""
 PLAIN_EVERY = 10.0
 """Least number of seconds between two lines where there is no terminal."""
 RATES = 10
@@ -33,7 +33,7 @@ class Follower(threading.Thread):
     The file may be created later. A resumed run cuts it back to its checkpoint: the follower then reads it from the
     start and passes on only lines that are new.
 
-    :param interval: seconds between two looks at the file.
+    :param interval: seconds between two checks of the file.
     :param skip: treat lines that are already in the file as passed on.
     """
 
@@ -48,7 +48,7 @@ class Follower(threading.Thread):
             self._new_entries()
 
     def run(self) -> None:
-        """Follow the file until :meth:`stop`, and look at it once more after that."""
+        """Follow the file until :meth:`stop`, with a last check after that."""
         while not self._end.wait(self.interval):
             self._poll()
         self._poll()

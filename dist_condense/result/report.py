@@ -28,21 +28,19 @@ TEMPLATE = "report.html"
 NO_CURVES = "No charts: matplotlib is not installed where the report was written."
 
 
-def write_report(folder: str | Path, latest: Sequence[Row] = (), title: str | None = None) -> Path:
+def write_report(folder: str | Path, latest: Sequence[Row] = ()) -> Path:
     """Write ``folder/report.html`` from the files in the folder, without those that are missing; return its path.
 
     :param latest: rows of ``evaluation.csv`` whose groups come first; the others are marked as those of earlier calls.
-    :param title: None: the method and the data set, or the folder's name where there is no set.
     """
     files = RunFolder(Path(folder))
     card = _card(files.synthetic_set)
-    default = " · ".join(filter(None, (card.method, card.dataset))) if card else ""
     try:
         curves, no_curves = _curves(metrics_file.read(files.metrics)), ""
     except ImportError:
         curves, no_curves = {}, NO_CURVES
     page = _template().render(
-        title=title or default or files.path.name,
+        title=f"{card.method} · {card.dataset}" if card else files.path.name,
         facts=_facts(card) if card else {},
         results=_results(read_csv(files.evaluation), latest),
         preview=_preview(files.synthetic_set / PREVIEW, card),
@@ -56,7 +54,7 @@ def write_report(folder: str | Path, latest: Sequence[Row] = (), title: str | No
 
 
 def _template() -> Any:
-    """Return the template, in which every value is escaped and its invisible characters are made visible."""
+    """Return the template, which escapes every value and makes its invisible characters visible."""
     environment = Environment(
         autoescape=True, finalize=_printable, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -64,7 +62,10 @@ def _template() -> Any:
 
 
 def _printable(value: Any) -> Any:
-    """Make a value printable, unless the template marks it as safe: direction marks would reverse the text after it."""
+    """Make invisible characters of a value visible, unless the template marks it as safe.
+
+    Among them are direction marks, which would reverse the text after them.
+    """
     return value if hasattr(value, "__html__") else terminal.printable(str(value), kept=terminal.LAYOUT)
 
 

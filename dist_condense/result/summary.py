@@ -31,7 +31,7 @@ class Summary:
 
     @property
     def key(self) -> tuple[str, str, str, str]:
-        """Values of the columns :data:`KEY`."""
+        """Values of the columns in :data:`KEY`."""
         return self.set, self.architecture, self.protocol, self.epochs
 
     @property
@@ -59,7 +59,7 @@ def summarise(rows: Sequence[Row]) -> list[Summary]:
 
 
 def differing(summaries: Sequence[Summary]) -> list[str]:
-    """Return the names, of protocol and epochs, of those columns in which summaries differ."""
+    """Return which of the columns protocol and epochs differ between summaries."""
     return [name for name in ("protocol", "epochs") if len({getattr(x, name) for x in summaries}) > 1]
 
 

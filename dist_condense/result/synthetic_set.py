@@ -192,7 +192,7 @@ def _replace(folder: Path, new: Path) -> None:
 
 
 def _current(path: Path) -> Path:
-    """Return the folder that now contains the set of a path: the path, one in the run's folder, or a previous set."""
+    """Return the folder that now contains a set: `path`, its ``synthetic_set/``, or the previous set beside either."""
     inside = RunFolder(path).synthetic_set
     folder = inside if (inside / CARD).exists() or _previous(inside) else path
     return _previous(folder) or folder

@@ -270,9 +270,9 @@ def named(source: str) -> set[str]:
 
 
 SHARED = [*(ROOT / "dist_condense" / "job").glob("*.py")]
-SHARED += [
-    ROOT / "dist_condense" / "result" / f"{name}.py" for name in ("progress", "metrics_file", "report", "tracking")
-]
+RESULT = ROOT / "dist_condense" / "result"
+SHARED += [RESULT / f"{name}.py" for name in ("progress", "metrics_file", "report", "curve")]
+SHARED += (RESULT / "tracking").glob("*.py")
 
 
 @pytest.mark.parametrize("file", SHARED, ids=lambda file: file.name)

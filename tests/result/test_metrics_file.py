@@ -1,4 +1,4 @@
-"""metrics.jsonl is read whatever happened to it, and cut back to whole entries, each once and in order."""
+"""A damaged metrics.jsonl is still read, and is cut back to complete entries, each once and in order."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def test_what_is_no_entry_is_named_where_it_would_be_kept(other: str, file: Path
     text = f"{line(1)}{other}\n{line(2)}{line(3)}"
     file.write_bytes(text.encode(errors="surrogateescape"))
     assert read(file) == [entry(1), entry(2), entry(3)]
-    told = problem(file, 2)
-    assert told is not None and told.startswith(f"{file}, line 2: ") and "move the file away" in told
-    assert problem(file, 1) is None  # it is cut away
+    message = problem(file, 2)
+    assert message is not None and message.startswith(f"{file}, line 2: ") and "move the file away" in message
+    assert problem(file, 1) is None  # the invalid line is removed
 
 
 def test_another_editors_file_is_read(file: Path) -> None:

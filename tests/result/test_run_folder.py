@@ -1,4 +1,4 @@
-"""A run's folder that somebody else made: it leads nowhere else, and nothing of this machine goes where it says."""
+"""Untrusted run folders: they lead nowhere else, and do not decide where data of this machine is sent."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def theirs(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """It, sent by somebody; on a machine that has no login for any server, but a secret."""
+    """A copy of it from an untrusted source, on a machine with a secret and without a login for any server."""
     for name in ("MLFLOW_TRACKING_URI", "NETRC", *trust.CREDENTIALS):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "home").mkdir()
@@ -54,7 +54,7 @@ def theirs(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def changed(folder: Path, old: str, new: str) -> None:
-    """Of its config.yaml."""
+    """Replace a text in its config.yaml."""
     file = folder / "config.yaml"
     assert old in file.read_text()
     file.write_text(file.read_text().replace(old, new))
@@ -84,13 +84,13 @@ def all_bytes(folder: Path) -> bytes:
 def test_a_variable_of_this_machine_is_not_put_into_a_config(
     given: Callable[[Path], int], text: str, theirs: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The attack: the name of the experiment is a secret of whoever evaluates, and goes to a server."""
+    """The attack: the name of the experiment is a secret of the user, and is sent to a server."""
     changed(theirs, "experiment: dist_condense", f"experiment: {text}")
     answer = given(theirs)
     assert SECRET.encode() not in all_bytes(theirs)
-    told = capfd.readouterr().err
-    assert f"{theirs / 'config.yaml'}: tracking.experiment: the config of a run is resolved" in told
-    assert answer in (cli.REFUSED, cli.FAILED) and SECRET not in told and not (theirs / "mlflow.db").exists()
+    message = capfd.readouterr().err
+    assert f"{theirs / 'config.yaml'}: tracking.experiment: the config of a run is resolved" in message
+    assert answer in (cli.REFUSED, cli.FAILED) and SECRET not in message and not (theirs / "mlflow.db").exists()
 
 
 @pytest.mark.parametrize("given", [evaluate, replay, rerun])
@@ -139,8 +139,8 @@ def test_a_key_is_no_interpolation_either(tmp_path: Path) -> None:
 def test_what_json_cannot_hold_is_named(text: str, theirs: Path, capfd: pytest.CaptureFixture[str]) -> None:
     changed(theirs, "experiment: dist_condense", f"experiment: {text}")
     assert replay(theirs) == cli.FAILED
-    assert f"{theirs / 'config.yaml'}: tracking.experiment: " in (told := capfd.readouterr().err)
-    assert "is no text, number or list" in told and told.count("\n") == 1
+    assert f"{theirs / 'config.yaml'}: tracking.experiment: " in (message := capfd.readouterr().err)
+    assert "is no text, number or list" in message and message.count("\n") == 1
 
 
 def test_nor_can_a_key_be_such_a_value(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ ENTRIES = [
 
 
 def put(path: Path, make: Callable[[Path], object]) -> None:
-    """Something else in the place of an entry."""
+    """Replace an entry by something else."""
     if path.is_dir():
         shutil.rmtree(path)
     path.unlink(missing_ok=True)
@@ -196,7 +196,7 @@ def outside(tmp_path: Path) -> Path:
 def test_a_link_is_not_followed(
     given: Callable[[Path], int], entry: str, theirs: Path, outside: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The attacks: `replay` sends what it leads to, `evaluate` and `run` write there, or take it for their own."""
+    """The attacks: `replay` sends the target of the link, `evaluate` and `run` write to it or read it."""
     path = theirs / entry
     kept = Path(shutil.copytree(path, outside.parent / "folder")) if path.is_dir() else outside
     if entry == "config.yaml":  # with what it needs to be taken
@@ -205,9 +205,9 @@ def test_a_link_is_not_followed(
     put(path, lambda path: path.symlink_to(kept))
     answer = given(theirs)
     assert outside.stat().st_ctime_ns == before and SECRET.encode() not in all_bytes(theirs / "mlartifacts")
-    told = capfd.readouterr().err
-    assert f"{path} is a link, to {kept}, and not followed" in told and told.count("is a link") == 1
-    assert answer == cli.REFUSED and not (theirs / "mlartifacts").exists() and SECRET not in told
+    message = capfd.readouterr().err
+    assert f"{path} is a link, to {kept}, and not followed" in message and message.count("is a link") == 1
+    assert answer == cli.REFUSED and not (theirs / "mlartifacts").exists() and SECRET not in message
 
 
 @pytest.mark.parametrize("given", [evaluate, replay, rerun])
@@ -231,11 +231,11 @@ def test_what_an_earlier_start_removes_meanwhile_is_not_missed(theirs: Path, mon
     listed = run_folder._listed
 
     def gone(folder: Path) -> list[Path]:
-        found = listed(folder)
+        paths = listed(folder)
         if folder == theirs:
             shutil.rmtree(theirs / "logs")
             (theirs / "metrics.jsonl").unlink()
-        return found
+        return paths
 
     monkeypatch.setattr(run_folder, "_listed", gone)
     run_folder.check(theirs)
@@ -272,7 +272,7 @@ def test_a_link_that_was_put_there_meanwhile_is_not_sent(theirs: Path, outside: 
     for entry in ("report.html", "synthetic_set/card.json"):
         put(theirs / entry, lambda path: path.symlink_to(outside))
         with pytest.raises(Refused, match="is a link"):
-            server.artifacts(theirs / entry.split("/")[0])
+            server.log_artifacts(theirs / entry.split("/")[0])
 
 
 @pytest.mark.parametrize("entry", ["checkpoints/step_00000001_00000000/class_0.safetensors", "metrics.jsonl"])
@@ -291,7 +291,7 @@ def test_a_resumed_folder_leads_nowhere_either(
 
 
 class Heard(HTTPServer):
-    """A server of the attacker; what it was sent."""
+    """Server of the attacker, which records the logins that it gets."""
 
     def __init__(self) -> None:
         self.logins: list[str | None] = []
@@ -346,9 +346,12 @@ def test_a_login_is_not_sent_to_the_server_of_a_stranger(
         monkeypatch.setenv(login, SECRET)
     answer = given(theirs)
     assert server.logins == []
-    told, how = capfd.readouterr().err, "--uri " if given is replay else "tracking.uri="
-    assert f"{uri} is named by {theirs / 'config.yaml'} alone, and " in told and f"{login} would be sent there" in told
-    assert f"if it is yours, give {how}{uri}" in told and answer in (cli.REFUSED, cli.FAILED)
+    message, how = capfd.readouterr().err, "--uri " if given is replay else "tracking.uri="
+    assert (
+        f"{uri} is named by {theirs / 'config.yaml'} alone, and " in message
+        and f"{login} would be sent there" in message
+    )
+    assert f"if it is yours, give {how}{uri}" in message and answer in (cli.REFUSED, cli.FAILED)
 
 
 def test_an_address_that_the_user_names_is_trusted(
@@ -366,7 +369,7 @@ def test_an_address_that_the_user_names_is_trusted(
 
 
 @pytest.mark.parametrize(
-    ("uri", "variable", "told"),
+    ("uri", "variable", "message"),
     [
         ("postgresql+psycopg://host/mlflow", "NO_LOGIN", "a database gets logins of this machine"),
         ("postgresql://host/mlflow?passfile=/home/me/.pgpass", "NO_LOGIN", "a database gets logins of this machine"),
@@ -383,11 +386,11 @@ def test_an_address_that_the_user_names_is_trusted(
     ],
 )
 def test_which_addresses_are_distrusted(
-    uri: str | None, variable: str, told: str | None, theirs: Path, monkeypatch: pytest.MonkeyPatch
+    uri: str | None, variable: str, message: str | None, theirs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, SECRET)
-    said = list(trust.distrusted(uri, theirs, "--uri "))
-    assert told in said[0] if told else said == []
+    reasons = list(trust.distrusted(uri, theirs, "--uri "))
+    assert message in reasons[0] if message else reasons == []
 
 
 @pytest.mark.parametrize("given", [evaluate, replay])
@@ -403,7 +406,7 @@ def test_no_file_is_made_where_a_folder_says(
 def test_a_database_in_the_folder_keeps_nothing_outside(
     theirs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The attack: it says that files of the run go to another folder of the victim."""
+    """The attack: it stores files of the run in another folder of the victim."""
     assert replay(theirs) == 0
     with closing(sqlite3.connect(theirs / "mlflow.db")) as database, database:
         database.execute("UPDATE runs SET artifact_uri = ?", ((tmp_path / "home").as_uri(),))
@@ -414,7 +417,7 @@ def test_a_database_in_the_folder_keeps_nothing_outside(
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a server."""
+    """Database of a server."""
     from mlflow import MlflowClient
 
     file = tmp_path_factory.mktemp("server") / "server.db"
@@ -423,8 +426,8 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def chosen(database: Path, theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The address, in the folder's config.yaml, of a server that has what it is sent written in the user's home."""
+def server_uri(database: Path, theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Address, in the folder's config.yaml, of a server that lets its client write files to the user's home."""
     from mlflow import MlflowClient
 
     uri = "http://127.0.0.1:1"
@@ -439,26 +442,28 @@ def chosen(database: Path, theirs: Path, tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("given", [evaluate, replay])
 def test_the_server_of_a_stranger_writes_no_files_here(
-    given: Callable[..., int], chosen: str, theirs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    given: Callable[..., int], server_uri: str, theirs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The attack: the client of MLflow writes wherever the server says, also in a folder of this machine."""
     answer = given(theirs)
     assert list((tmp_path / "home").iterdir()) == []
-    told = capfd.readouterr().err
-    assert f"{theirs / 'config.yaml'} alone names it, and it would have files written to file://{tmp_path}/home" in told
-    assert f"replay --uri {chosen}, evaluate tracking.uri={chosen}, or MLFLOW_TRACKING_URI" in told
-    assert answer == (cli.FAILED if given is replay else 0)  # an evaluation goes on without its server
+    message = capfd.readouterr().err
+    assert (
+        f"{theirs / 'config.yaml'} alone names it, and it would have files written to file://{tmp_path}/home" in message
+    )
+    assert f"replay --uri {server_uri}, evaluate tracking.uri={server_uri}, or MLFLOW_TRACKING_URI" in message
+    assert answer == (cli.FAILED if given is replay else 0)  # an evaluation continues without its server
 
 
-def test_it_is_not_asked_twice_where_files_go(chosen: str, theirs: Path, tmp_path: Path) -> None:
-    """The attack: at first it would keep them itself."""
-    client = mlflow_server.connect(chosen)
+def test_it_is_not_asked_twice_where_files_go(server_uri: str, theirs: Path, tmp_path: Path) -> None:
+    """The attack: the first answer is that the server stores files itself."""
+    client = mlflow_server.connect(server_uri)
     get_run = client.get_run
 
     def lying(run: str) -> object:
-        found = get_run(run)
-        found.info._artifact_uri = "mlflow-artifacts:/1/a"
-        return found
+        answer = get_run(run)
+        answer.info._artifact_uri = "mlflow-artifacts:/1/a"
+        return answer
 
     client.get_run = lying
     assert replay(theirs) == cli.FAILED
@@ -467,14 +472,14 @@ def test_it_is_not_asked_twice_where_files_go(chosen: str, theirs: Path, tmp_pat
 
 @pytest.mark.parametrize("how", ["--uri", "variable", "override"])
 def test_a_server_that_the_user_names_may_share_a_folder_with_him(
-    how: str, chosen: str, theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    how: str, server_uri: str, theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if how == "variable":
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", chosen)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server_uri)
     if how == "override":
-        assert evaluate(theirs, f"tracking.uri={chosen}") == 0
+        assert evaluate(theirs, f"tracking.uri={server_uri}") == 0
     else:
-        assert replay(theirs, *(("--uri", chosen) if how == "--uri" else ())) == 0
+        assert replay(theirs, *(("--uri", server_uri) if how == "--uri" else ())) == 0
     assert list((tmp_path / "home").rglob("report.html"))
 
 
@@ -494,9 +499,9 @@ def test_a_server_that_the_user_names_may_share_a_folder_with_him(
     ],
 )
 def test_which_places_of_a_stranger_are_taken(place: str, taken: bool, theirs: Path) -> None:
-    held = RunAddress(uri="", experiment="", run_name="", run_id="r1")
-    ServerRun("http://localhost:1", held, theirs)._check_artifact_uri(place)
-    server = ServerRun("http://localhost:1", held, theirs, trusted=False)
+    run_address = RunAddress(uri="", experiment="", run_name="", run_id="r1")
+    ServerRun("http://localhost:1", run_address, theirs)._check_artifact_uri(place)
+    server = ServerRun("http://localhost:1", run_address, theirs, trusted=False)
     if taken:
         server._check_artifact_uri(place)
     else:
@@ -505,10 +510,10 @@ def test_which_places_of_a_stranger_are_taken(place: str, taken: bool, theirs: P
 
 
 def test_ids_that_no_server_gives_are_not_asked_for(theirs: Path) -> None:
-    held = json.loads((theirs / "tracking.json").read_text())
+    stored = json.loads((theirs / "tracking.json").read_text())
     assert RunAddress.read(theirs) is not None
     for forged in ({"run_id": "../x"}, {"folder": "x' OR '1' = '1"}, {"folder": 7}, {"uri": None}, {"run_id": "a\n"}):
-        (theirs / "tracking.json").write_text(json.dumps({**held, **forged}))
+        (theirs / "tracking.json").write_text(json.dumps({**stored, **forged}))
         assert RunAddress.read(theirs) is None
 
 

@@ -97,20 +97,20 @@ def test_the_snippets_of_the_card_give_what_training_uses(tmp_path, value_space,
     write_set(tmp_path / "synthetic_set", pixels, labels, card)
     images, decoded_labels = expected(pixels, labels, card)
     snippets = json.loads((tmp_path / "synthetic_set" / "card.json").read_text())["how_to_load"]
-    found = {}
+    names = {}
     before = Path.cwd()
     try:
         os.chdir(tmp_path / "synthetic_set")
         by_hand = "\n".join(snippets["by_hand"]).replace("json.load(open(", "json.loads(read(")  # a closed file
-        found["read"] = lambda path: Path(path).read_text()
-        exec(by_hand, found)
+        names["read"] = lambda path: Path(path).read_text()
+        exec(by_hand, names)
         os.chdir(tmp_path)
-        exec("\n".join(snippets["with_dist_condense"]), found)
+        exec("\n".join(snippets["with_dist_condense"]), names)
     finally:
         os.chdir(before)
-    assert torch.equal(found["x"], images)
-    assert torch.equal(found["y"], decoded_labels)
-    assert torch.equal(found["dataset"].batch(torch.arange(len(images))), images)
+    assert torch.equal(names["x"], images)
+    assert torch.equal(names["y"], decoded_labels)
+    assert torch.equal(names["dataset"].batch(torch.arange(len(images))), images)
 
 
 def test_a_set_of_before_the_padding_was_stated_is_padded_as_it_was_learnt(tmp_path):
@@ -222,15 +222,15 @@ def test_a_reader_meets_one_whole_set_while_it_is_replaced(tmp_path, verify):
     write_set(tmp_path / "s", *sets[0], card)
     done = threading.Event()
 
-    def read(met):
+    def read(steps):
         while not done.is_set():
             loaded = load_set(tmp_path / "s", verify)
             assert torch.equal(loaded.parameters()[0], sets[loaded.card.steps % 2][0])
-            met.add(loaded.card.steps)
+            steps.add(loaded.card.steps)
 
     with ThreadPoolExecutor(2) as pool:
         seen = [set(), set()]
-        readers = [pool.submit(read, met) for met in seen]
+        readers = [pool.submit(read, steps) for steps in seen]
         try:
             for step in itertools.count(1):
                 write_set(tmp_path / "s", *sets[step % 2], replace(card, steps=step))
@@ -259,9 +259,9 @@ def test_a_writer_killed_at_any_time_leaves_a_whole_set(tmp_path, monkeypatch):
         finally:
             os._exit(1)
 
-    began = time.monotonic()
+    started = time.monotonic()
     write(0)
-    took, random, cut_short, last = time.monotonic() - began, Random(0), 0, 0
+    took, random, cut_short, last = time.monotonic() - started, Random(0), 0, 0
     for kill in itertools.count(1):
         writer = os.fork() or write_on(last + 1)
         time.sleep(random.uniform(0.0, 3 * took) * (1 + kill // 6))  # longer where the machine has become slower

@@ -322,7 +322,7 @@ def test_a_server(tmp_path: Path, screen: Screen, monkeypatch: pytest.MonkeyPatc
     folder.mkdir()
     (folder / "config.yaml").write_text(config.to_yaml(config.load("configs/digits.yaml", keys)))
     assert cli.main(["replay", str(folder)]) == 1
-    tracker.Tracker.start("http://host", experiment="x", run_name="y", params={}, tags={}, folder=folder).finish()
+    tracker.Tracker.start("http://host", experiment="x", params={}, tags={}, folder=folder).finish()
     monkeypatch.setattr(replay, "replay", lambda *given: HOSTILE)  # the id of the run
     assert cli.main(["replay", str(folder)]) == 0
     assert screen.text.count(TITLE) == 4

@@ -16,16 +16,13 @@ from dist_condense.settings.tracking_address import problems, resolve_uri
 from dist_condense.system.credentials import address
 
 
-def replay(
-    folder: str | Path, uri: str | None = None, experiment: str | None = None, run_name: str | None = None
-) -> str:
+def replay(folder: str | Path, uri: str | None = None, experiment: str | None = None) -> str:
     """Send a run's config, metrics, evaluations, set and report to MLflow, and return the run's id.
 
     Data that the server already has is not sent again.
 
     :param uri: the server; None: that of the run's config or of ``MLFLOW_TRACKING_URI``.
     :param experiment: None: that of the run's config.
-    :param run_name: None: the folder's name.
     :raises TrackingError: if the folder is not that of a run, or the server is not trusted, refuses or fails.
     :raises ConfigError: if the folder contains links, pipes or devices.
     """
@@ -53,7 +50,7 @@ def replay(
         read_csv(files.evaluation)
     except RowsError as error:
         raise TrackingError(str(error)) from error
-    run_address = RunAddress.of(folder, uri=uri, experiment=experiment, run_name=run_name or folder.name)
+    run_address = RunAddress.of(folder, uri=uri, experiment=experiment)
     run = ServerRun(uri, run_address, folder, trusted)
     try:
         run.start(config, {**tags_of(folder), "dist_condense.replayed": "true"})

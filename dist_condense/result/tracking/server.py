@@ -1,4 +1,4 @@
-"""Connections to MLflow: clients, experiments, and what an error of a server means."""
+"""Connections to MLflow: clients, experiments, and the classification of errors."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Refused(TrackingError):
 
 
 def connect(uri: str) -> MlflowClient:
-    """Return a client that retries little and prints nothing; the folder of a sqlite file is created."""
+    """Return a client with few retries and no output of its own; the folder of a sqlite file is created."""
     for key, value in DEFAULTS.items():
         os.environ.setdefault(key, value)
     from mlflow import MlflowClient
@@ -75,7 +75,7 @@ def refusal(uri: str, experiment: str) -> str | None:
 
 
 def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
-    """Return the id of an experiment, which is created where there is none. Raises Refused for a deleted one."""
+    """Return the id of an experiment, creating it if necessary. Raises Refused for a deleted one."""
     existing = _active_experiment(client, uri, name)
     if existing is not None:
         return existing

@@ -1,4 +1,4 @@
-"""A run on an MLflow server, kept equal to the run's folder. Data that the server already has is never sent twice."""
+"""A run on an MLflow server as a copy of the run's folder; data that the server already has is not sent again."""
 
 from __future__ import annotations
 
@@ -73,10 +73,10 @@ class RunAddress:
         write_atomically(RunFolder(folder).tracking, (json.dumps(asdict(self), indent=1) + "\n").encode())
 
     @classmethod
-    def of(cls, folder: Path, *, uri: str, experiment: str, run_name: str, run_id: str | None = None) -> RunAddress:
+    def of(cls, folder: Path, *, uri: str, experiment: str, run_id: str | None = None) -> RunAddress:
         """Return the stored address if it names the same server and run, else a new one with the folder's id."""
         earlier, shown = cls.read(folder), str(address(uri))
-        fresh = cls(uri=shown, experiment=experiment, run_name=run_name, run_id=run_id)
+        fresh = cls(uri=shown, experiment=experiment, run_name=folder.name, run_id=run_id)
         if earlier is None:
             return fresh
         if earlier.uri == shown and run_id in (None, earlier.run_id):

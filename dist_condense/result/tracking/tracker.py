@@ -1,4 +1,4 @@
-"""The tracker of a run: MLflow in a background thread that never delays or fails the run.
+"""Tracker of a run: a background thread that sends it to MLflow and never delays or fails it.
 
 The files in the run's folder are the record, and MLflow gets a copy. After an error the tracker is offline: it prints
 one line, the run continues, and after a pause the server is tried again and gets everything it missed.
@@ -51,7 +51,6 @@ class Tracker:
         uri: str,
         *,
         experiment: str,
-        run_name: str,
         params: Mapping[str, Any],
         tags: Mapping[str, str],
         folder: str | Path,
@@ -61,12 +60,12 @@ class Tracker:
         """Create the run, or continue the one that ``folder/tracking.json`` names on the same server.
 
         :param params: nested or flat; a resumed run keeps the values of its first start.
-        :param folder: the run's output folder, local or shared.
+        :param folder: the run's output folder, local or shared; the run has its name.
         :param run_id: replaces the id in ``tracking.json``.
         :param trusted: see :class:`ServerRun`.
         """
         folder = Path(folder).expanduser().absolute()
-        run_address = RunAddress.of(folder, uri=uri, experiment=experiment, run_name=run_name, run_id=run_id)
+        run_address = RunAddress.of(folder, uri=uri, experiment=experiment, run_id=run_id)
         tracker = cls(ServerRun(uri, run_address, folder, trusted), params, tags)
         tracker._put(tracker._start_run)
         tracker._thread.start()

@@ -1,4 +1,4 @@
-"""Trust in MLflow addresses of a run's folder, which other people may have made: not all are used unasked."""
+"""Trust in the MLflow addresses of untrusted run folders: some are used only after the user confirms them."""
 
 from __future__ import annotations
 

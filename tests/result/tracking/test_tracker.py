@@ -29,9 +29,9 @@ ROWS = [
 
 @pytest.fixture(scope="module")
 def empty_database(tmp_path_factory):
-    """Tables only: making them takes MLflow about 3 seconds."""
+    """Database with tables and no rows, which MLflow takes 3 seconds to create."""
     folder = tmp_path_factory.mktemp("empty")
-    tracker = begin(folder, uri=f"sqlite:///{folder}/mlflow.db")
+    tracker = start(folder, uri=f"sqlite:///{folder}/mlflow.db")
     tracker.finish()
     with sqlite3.connect(folder / "mlflow.db") as db:
         for table in ("params", "tags", "runs", "experiment_tags", "experiments"):
@@ -53,8 +53,8 @@ def entries(*steps):
     ]
 
 
-def begin(folder, uri=None, **change):
-    given = {"experiment": "x", "run_name": "dc", "params": CONFIG, "tags": {"kind": "condensation"}, **change}
+def start(folder, uri=None, **change):
+    given = {"experiment": "x", "params": CONFIG, "tags": {"kind": "condensation"}, **change}
     return Tracker.start(uri or resolve_uri(None, folder), folder=folder, **given)
 
 
@@ -83,18 +83,18 @@ def test_a_run_and_its_children_are_in_the_database_under_the_output(tmp_path, c
     out = tmp_path / "out"
     (out / "synthetic_set").mkdir(parents=True)
     (out / "synthetic_set" / "card.json").write_text("{}")
-    began = time.monotonic()
-    tracker = begin(out)
+    started = time.monotonic()
+    tracker = start(out)
     tracker.log_metrics(entries(10, 20))
     tracker.log_artifacts(out / "synthetic_set")
     tracker.log_evaluations(ROWS)
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - started < 0.5
     tracker.finish()
     assert tracker.offline is None
 
     run = client().get_run(tracker.run_id)
     assert run.info.status == "FINISHED"
-    assert run.info.run_name == "dc"
+    assert run.info.run_name == "out"
     assert run.data.params["method.images.lr"] == "0.1"
     assert run.data.tags["kind"] == "condensation"
     assert run.data.metrics["condensed/convnet3/dc_3_epochs/top1"] == 80.5
@@ -109,12 +109,12 @@ def test_a_run_and_its_children_are_in_the_database_under_the_output(tmp_path, c
     assert captured.out + captured.err == ""
 
 
-def test_a_resumed_run_goes_on_and_sends_nothing_twice(tmp_path, out, client):
-    first = begin(out)
+def test_a_resumed_run_continues_and_sends_nothing_twice(tmp_path, out, client):
+    first = start(out)
     first.log_metrics(entries(10, 20))
     first.log_evaluations(ROWS[:1])
     first.finish("KILLED")
-    second = begin(out, params={**CONFIG, "cluster": {"workers": 1}, "later": 1})
+    second = start(out, params={**CONFIG, "cluster": {"workers": 1}, "later": 1})
     second.log_metrics(entries(10, 20, 30))
     second.log_evaluations(ROWS)
     second.finish()
@@ -129,12 +129,12 @@ def test_a_resumed_run_goes_on_and_sends_nothing_twice(tmp_path, out, client):
 
 
 def test_other_epochs_and_protocols_are_kept_apart(out, client):
-    first = begin(out)
+    first = start(out)
     first.log_evaluations(ROWS)
     first.finish()
     other = [replace(ROWS[2], epochs=30, top1_last=90.0), replace(ROWS[2], protocol="idc", top1_last=70.0)]
     other += [replace(ROWS[2], architecture="convnet:depth=4:norm=batch", top1_last=65.0)]
-    second = begin(out)
+    second = start(out)
     second.log_evaluations([*ROWS, *other])
     second.finish()
     assert (first.offline, second.offline) == (None, None)
@@ -154,7 +154,7 @@ def test_other_epochs_and_protocols_are_kept_apart(out, client):
 
 
 def test_a_mean_has_its_standard_deviation_beside_it(out, client):
-    tracker = begin(out)
+    tracker = start(out)
     tracker.log_evaluations([replace(ROWS[0], seed=seed, top1_last=x) for seed, x in enumerate((70.0, 72.0, 77.0))])
     tracker.finish()
     assert history(client(), tracker.run_id, "random/convnet3/dc_3_epochs/top1") == [(3, 73.0)]
@@ -164,7 +164,7 @@ def test_a_mean_has_its_standard_deviation_beside_it(out, client):
 def test_params_are_what_two_runs_are_compared_by(out, client):
     always_other = {"output": "/a", "tracking": {"uri": "x"}}
     given = {"evaluation": {"sets": ["random", "whole"]}, "dataset": {"root": None, "classes": []}, "training": {}}
-    tracker = begin(out, params={**always_other, **given, **CONFIG})
+    tracker = start(out, params={**always_other, **given, **CONFIG})
     tracker.finish()
     assert client().get_run(tracker.run_id).data.params == {
         "evaluation.sets": "random, whole",
@@ -176,7 +176,7 @@ def test_params_are_what_two_runs_are_compared_by(out, client):
 
 
 def test_the_step_of_a_metric_is_not_sent_as_a_metric(out, client):
-    tracker = begin(out)
+    tracker = start(out)
     tracker.log_metrics(entries(10))
     tracker.finish()
     assert set(client().get_run(tracker.run_id).data.metrics) == {"loss", "steps_per_second"}
@@ -185,17 +185,17 @@ def test_the_step_of_a_metric_is_not_sent_as_a_metric(out, client):
 def test_another_server_or_a_lost_database_gets_everything(tmp_path, out, client):
     from mlflow import MlflowClient
 
-    first = begin(out)
+    first = start(out)
     first.log_metrics(entries(10))
     first.finish()
-    other = begin(out, uri=f"sqlite:///{tmp_path}/other/mlflow.db")
+    other = start(out, uri=f"sqlite:///{tmp_path}/other/mlflow.db")
     other.log_metrics(entries(10, 20))
     other.finish()
     assert other.offline is None
     assert other.run_id != first.run_id
     state = json.loads((out / "tracking.json").read_text())
     (out / "tracking.json").write_text(json.dumps({**state, "run_id": "0" * 32, "folder": "another"}))
-    again = begin(out, uri=f"sqlite:///{tmp_path}/other/mlflow.db")
+    again = start(out, uri=f"sqlite:///{tmp_path}/other/mlflow.db")
     again.log_metrics(entries(10, 20))
     again.finish()
     assert again.offline is None
@@ -205,15 +205,15 @@ def test_another_server_or_a_lost_database_gets_everything(tmp_path, out, client
 
 
 def test_an_unreachable_server_costs_one_line_and_no_time(tmp_path, capfd):
-    began = time.monotonic()
-    tracker = begin(tmp_path / "out", uri="http://user:secret@127.0.0.1:9")
+    started = time.monotonic()
+    tracker = start(tmp_path / "out", uri="http://user:secret@127.0.0.1:9")
     for step in range(3):
         tracker.log_metrics(entries(step + 1))
     tracker.log_evaluations(ROWS)
     tracker.log_artifacts(tmp_path)
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - started < 0.5
     tracker.finish()
-    assert time.monotonic() - began < 25
+    assert time.monotonic() - started < 25
     assert "refused" in tracker.offline
     captured = capfd.readouterr()
     lines = captured.err.splitlines()
@@ -224,16 +224,16 @@ def test_an_unreachable_server_costs_one_line_and_no_time(tmp_path, capfd):
     assert captured.out == ""
 
 
-def test_a_server_that_does_not_keep_up_is_given_up_and_a_late_one_waited_for_so_long(tmp_path, monkeypatch, capfd):
+def test_a_slow_server_takes_the_tracker_offline_and_delays_its_end_only_by_the_timeout(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(trackers, "QUEUE_LENGTH", 3)
     monkeypatch.setattr(server, "connect", lambda uri: time.sleep(2))
-    tracker = begin(tmp_path / "out")
+    tracker = start(tmp_path / "out")
     for _ in range(9):
         tracker.log_metrics(entries(1))
     assert "wait" in tracker.offline
-    began = time.monotonic()
+    started = time.monotonic()
     tracker.finish(timeout=0.2)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - started < 1
     assert len(capfd.readouterr().err.splitlines()) == 1
 
 
@@ -247,16 +247,16 @@ def test_a_folder_is_replayed_once(tmp_path, out, client):
     )
     run = replay(out)
     assert replay(out) == run
-    found = client().get_run(run)
-    assert found.data.params["seed"] == "3"
-    assert (found.data.tags["method"], found.data.tags["dist_condense.replayed"]) == ("dc", "true")
-    assert client().get_experiment(found.info.experiment_id).name == "digits"
+    sent = client().get_run(run)
+    assert sent.data.params["seed"] == "3"
+    assert (sent.data.tags["method"], sent.data.tags["dist_condense.replayed"]) == ("dc", "true")
+    assert client().get_experiment(sent.info.experiment_id).name == "digits"
     assert history(client(), run) == [(10, 10.0), (20, 5.0)]
-    children = client().search_runs([found.info.experiment_id], f"tags.mlflow.parentRunId = '{run}'")
+    children = client().search_runs([sent.info.experiment_id], f"tags.mlflow.parentRunId = '{run}'")
     assert [x.data.metrics for x in children] == [{"top1_last": 60.5}]
 
 
-def test_a_replay_that_fails_says_so(tmp_path):
+def test_a_failed_replay_is_an_error(tmp_path):
     with pytest.raises(TrackingError, match=r"config\.yaml is missing"):
         replay(tmp_path)
     (tmp_path / "config.yaml").write_text("seed: 3\n")
@@ -274,8 +274,8 @@ def test_a_return_to_the_first_server_makes_no_second_run(tmp_path, out, client)
     assert history(client(), run) == [(10, 10.0), (20, 5.0)]
 
 
-def one_that_fails(monkeypatch, method, at, before):
-    """A server that goes away at a call: before it does what it is asked, or after, so that only its answer is lost."""
+def fail(monkeypatch, method, at, before):
+    """Let call number `at` of a client's method fail before the server acts, or after, so that its answer is lost."""
     from mlflow import MlflowClient
 
     real, calls = getattr(MlflowClient, method), []
@@ -309,7 +309,7 @@ LOST = [
 
 
 @pytest.mark.parametrize(("method", "at", "before"), LOST)
-def test_a_server_that_goes_away_at_any_call_gets_each_thing_once(out, client, monkeypatch, method, at, before):
+def test_a_server_that_fails_at_any_call_gets_each_thing_once(out, client, monkeypatch, method, at, before):
     (out / "synthetic_set").mkdir()
     (out / "synthetic_set" / "card.json").write_text(json.dumps(asdict(replace(a_card(), complete=True))))
     (out / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in entries(10, 20)))
@@ -319,22 +319,21 @@ def test_a_server_that_goes_away_at_any_call_gets_each_thing_once(out, client, m
     (out / "config.yaml").write_text("tracking: {experiment: x}\n")
 
     with monkeypatch.context() as patch:
-        one_that_fails(patch, method, at, before)
+        fail(patch, method, at, before)
         patch.setattr(trackers, "PAUSE", 0.0)
-        tracker = begin(out)
+        tracker = start(out)
         tracker.log_metrics(entries(10, 20))
         tracker.log_evaluations(ROWS)
         tracker.log_artifacts(out / "synthetic_set")
         tracker.finish()
     assert tracker.offline is None
-    everything_is_there_once(client(), tracker.run_id)
+    everything_is_sent_once(client(), tracker.run_id)
     assert replay(out) == tracker.run_id
-    everything_is_there_once(client(), tracker.run_id)
+    everything_is_sent_once(client(), tracker.run_id)
 
 
-def everything_is_there_once(client, run):
-    found = client.get_run(run)
-    runs = client.search_runs([found.info.experiment_id])
+def everything_is_sent_once(client, run):
+    runs = client.search_runs([client.get_run(run).info.experiment_id])
     assert len(runs) == 1 + len(ROWS)
     assert {x.info.status for x in runs} == {"FINISHED"}
     assert history(client, run) == [(10, 10.0), (20, 5.0)]
@@ -348,10 +347,10 @@ def everything_is_there_once(client, run):
     assert [x.path for x in client.list_artifacts(run, "synthetic_set")] == ["synthetic_set/card.json"]
 
 
-def test_a_server_that_is_away_is_left_alone_for_a_while(tmp_path, monkeypatch, capfd):
+def test_an_unavailable_server_is_not_asked_again_at_once(tmp_path, monkeypatch, capfd):
     asked = []
     monkeypatch.setattr(server, "connect", lambda uri: asked.append(uri) or 1 / 0)
-    tracker = begin(tmp_path / "out")
+    tracker = start(tmp_path / "out")
     for step in range(50):
         tracker.log_metrics(entries(step + 1))
     tracker.finish()
@@ -361,16 +360,16 @@ def test_a_server_that_is_away_is_left_alone_for_a_while(tmp_path, monkeypatch, 
 
 
 def test_times_of_metrics_are_those_of_their_lines(out, client):
-    tracker = begin(out)
+    tracker = start(out)
     tracker.log_metrics([{**entry, "time": 1e9 + entry["step"]} for entry in entries(10, 20)])
     tracker.finish()
-    found = client().get_metric_history(tracker.run_id, "loss")
-    assert [(m.step, m.timestamp) for m in found] == [(10, 1_000_000_010_000), (20, 1_000_000_020_000)]
+    metrics = client().get_metric_history(tracker.run_id, "loss")
+    assert [(m.step, m.timestamp) for m in metrics] == [(10, 1_000_000_010_000), (20, 1_000_000_020_000)]
     assert client().get_metric_history(tracker.run_id, "time") == []
 
 
-def test_what_is_not_there_is_told_and_the_run_stays_online(tmp_path, out, capfd):
-    tracker = begin(out)
+def test_a_missing_file_is_reported_and_the_run_stays_online(tmp_path, out, capfd):
+    tracker = start(out)
     tracker.log_artifacts(tmp_path / "nothing")
     tracker.finish()
     assert tracker.offline is None
@@ -378,11 +377,11 @@ def test_what_is_not_there_is_told_and_the_run_stays_online(tmp_path, out, capfd
 
 
 @pytest.mark.parametrize("name", ["a b", "q?x", "50%20", "e#f"])
-def test_a_folder_of_any_name_holds_its_database_and_nothing_lies_beside_it(tmp_path, out, name):
+def test_a_folder_of_any_name_contains_its_database_and_nothing_is_beside_it(tmp_path, out, name):
     from mlflow import MlflowClient
 
     folder = out.rename(tmp_path / name)
-    tracker = begin(folder)
+    tracker = start(folder)
     tracker.log_metrics(entries(10))
     tracker.log_evaluations([])
     tracker.finish()
@@ -396,12 +395,12 @@ def test_a_deleted_experiment_is_no_outage(out, client, capfd):
     client().delete_experiment(number)
     (line,) = problems(None, out, "x")
     assert f"restore --experiment-id {number}" in line
-    tracker = begin(out)
+    tracker = start(out)
     tracker.finish()
     assert tracker.refused and tracker.run_id is None
-    told = capfd.readouterr().err
-    assert "refuses the run, which continues: the experiment 'x' is deleted there; restore it" in told
-    assert "not reachable" not in told and len(told.splitlines()) == 1
+    message = capfd.readouterr().err
+    assert "refuses the run, which continues: the experiment 'x' is deleted there; restore it" in message
+    assert "not reachable" not in message and len(message.splitlines()) == 1
     assert "give tracking.experiment another" in tracker.remedy and "then bring it up to date" in tracker.remedy
     (out / "config.yaml").write_text("tracking: {experiment: x}\n")
     with pytest.raises(TrackingError, match=r"experiment 'x' is deleted there; restore it \(`MLFLOW_TRACKING_URI="):
@@ -412,7 +411,7 @@ def test_a_deleted_experiment_is_no_outage(out, client, capfd):
 
 @contextmanager
 def web_server(status, body):
-    """Answers everything with this."""
+    """Serve one answer to all requests; yield the address."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -439,7 +438,7 @@ DELETED = {"experiment": {"experiment_id": "7", "name": "x", "lifecycle_stage": 
 
 
 @pytest.mark.parametrize(
-    ("status", "answer", "told"),
+    ("status", "answer", "expected"),
     [
         (200, DELETED, "the experiment 'x' is deleted there; restore it (`MLFLOW_TRACKING_URI=http://"),
         (200, {"experiment": {**DELETED["experiment"], "lifecycle_stage": "active"}}, None),
@@ -449,15 +448,15 @@ DELETED = {"experiment": {"experiment_id": "7", "name": "x", "lifecycle_stage": 
         (503, "busy", None),
     ],
 )
-def test_a_server_says_before_the_run_that_it_will_not_take_it(monkeypatch, status, answer, told):
+def test_a_refusal_is_known_before_the_run(monkeypatch, status, answer, expected):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     body = answer if isinstance(answer, str) else json.dumps(answer)
     with web_server(status, body.encode()) as uri:
-        found = server.refusal(uri, "x")
-    assert found is None if told is None else told in found
+        refusal = server.refusal(uri, "x")
+    assert refusal is None if expected is None else expected in refusal
 
 
-def test_a_server_that_is_away_is_not_waited_for(monkeypatch):
+def test_an_unavailable_server_does_not_delay_the_start(monkeypatch):
     monkeypatch.setattr(server, "connect", lambda uri: pytest.fail("asked"))
     assert server.refusal("http://127.0.0.1:9", "x") is None
     assert server.refusal("sqlite:////tmp/x.db", "x") is None

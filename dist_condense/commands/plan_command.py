@@ -22,6 +22,7 @@ from dist_condense.planning.rates import Calibration
 from dist_condense.planning.workload import Workload, workload_of
 from dist_condense.settings import assembly, checks
 from dist_condense.settings.config import ConfigError, RunConfig
+from dist_condense.settings.procedures import outline_of
 from dist_condense.system import terminal
 from dist_condense.system.memory import machine_memory
 
@@ -85,6 +86,7 @@ def planned(given: argparse.Namespace, config: RunConfig) -> Plan:
     room = int(given.gpu_memory * GIB) if given.gpu_memory else machine_memory() // workers if kind == "cpu" else None
     return Plan(
         config=config,
+        units=outline_of(config, dataset).units,
         load=load,
         rates=measured,
         cluster=cluster,
@@ -118,8 +120,7 @@ def _settled(config: RunConfig, gpus: int | None) -> RunConfig:
     """The open choices, as a run would settle them on this machine, or on so many GPUs."""
     cluster = config.cluster
     workers = gpus or cluster.workers
-    device = cluster.device if cluster.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    return replace(config, cluster=replace(cluster, workers=workers, device=device))
+    return replace(config, cluster=replace(cluster.settled(torch.cuda.is_available()), workers=workers))
 
 
 def _exact(config: RunConfig, kind: str) -> bool:
@@ -142,14 +143,15 @@ def _rates(given: argparse.Namespace, config: RunConfig, dataset: Any, load: Wor
     if given.calibration is not None:
         measured = rates.read(given.calibration, calibrate.compared(config, dataset))
     else:
-        if config.cluster.device == "cuda" and not torch.cuda.is_available():
+        if config.cluster.on_gpu and not torch.cuda.is_available():
             raise ConfigError(["cluster.device: cuda, but torch sees no GPU here; give --calibration, or set cpu"])
-        terminal.say("timing steps of the config's network here: minutes on CPUs")
+        if load.computes:
+            terminal.say("timing steps of the config's network here: minutes on CPUs")
         compute = replace(config.compute, reproducible=_exact(config, config.cluster.device))
         measured = calibrate.calibrate(replace(config, compute=compute), dataset, load)
     if given.save is not None:
         measured.write(given.save)
-    if problems := list(rates.lacking(measured, load.shared_steps > 0, bool(load.updates))):
+    if problems := list(rates.lacking(measured, load)):
         raise ConfigError(problems)
     return measured if given.rate is None else measured.scaled(given.rate)
 

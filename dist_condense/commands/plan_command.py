@@ -90,7 +90,7 @@ def planned(given: argparse.Namespace, config: RunConfig) -> Plan:
         load=load,
         rates=measured,
         cluster=cluster,
-        chosen=forecast(load, measured, cluster, workers),
+        forecast=forecast(load, measured, cluster, workers),
         others=[
             (found, efficiency(load, measured, cluster, found)) for found in _others(load, measured, cluster, workers)
         ],

@@ -108,12 +108,12 @@ class Forecast:
 
 
 def forecast(load: Workload, rates: Calibration, cluster: Cluster, workers: int) -> Forecast:
-    """Estimate a run on ``workers`` workers by the one with the most classes."""
+    """Estimate a run on ``workers`` workers, which is limited by the one with the most classes."""
     most, least = -(-load.classes // workers), load.classes // workers  # as `assign` divides classes of equal cost
     sent = traffic(load, cluster)
     updates = sum(load.updates.values())
     divided = _updating(load, rates, workers), updates * cluster.all_reduce(sent.update, workers)
-    repeated = _updating(load, rates, 1), load.stretches * cluster.all_reduce(sent.theta, workers)
+    repeated = _updating(load, rates, 1), load.segments * cluster.all_reduce(sent.theta, workers)
     training, gradients = divided if sum(divided) <= sum(repeated) else repeated
     return Forecast(
         workers=workers,
@@ -192,7 +192,7 @@ def at_once(load: Workload, rates: Calibration) -> dict[str, int]:
 
 
 def efficiency(load: Workload, rates: Calibration, cluster: Cluster, on: Forecast) -> float:
-    """Return the time of a single worker as a fraction of the time of all workers of a forecast."""
+    """Return the time of a single worker as a fraction of the summed time of the workers of a forecast."""
     return forecast(load, rates, cluster, 1).seconds / (on.workers * on.seconds) if on.seconds else 1.0
 
 

@@ -42,7 +42,7 @@ class PeakBytes(TorchDispatchMode):
 
 
 def peak(use: Callable[[int], object], counts: Sequence[int] = (4, 8)) -> Peak:
-    """Return the line through the peaks of ``use`` at two numbers of images."""
+    """Fit a line through the peak bytes of ``use`` at two numbers of images."""
     few, many = counts
     low, high = (_bytes(use, n) for n in counts)
     image = (high - low) / (many - few)

@@ -13,14 +13,14 @@ from dist_condense.settings.config import RunConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Estimates for a run, and everything from which they follow."""
+    """Estimates for a run, with the work, rates and cluster on which they are based."""
 
     config: RunConfig
     units: Units
     load: Workload
     rates: Calibration
     cluster: Cluster
-    chosen: Forecast
+    forecast: Forecast
     others: list[tuple[Forecast, float]]
     """Forecasts for other numbers of workers, with their efficiency."""
     best: Forecast

@@ -23,7 +23,7 @@ from dist_condense.settings.config import RunConfig
 
 
 @dataclass
-class OneOf(LocalCoordinator):
+class FirstWorker(LocalCoordinator):
     """The first of ``size`` workers, without the others: its computations without communication."""
 
     size: int = 1
@@ -59,7 +59,7 @@ class Probe:
 
     def update(self, batch: int, slices: int, workers: int) -> None:
         """Compute an update of theta as the first of ``workers`` does."""
-        coordinator = OneOf(self._shard.coordinator.reproducible, workers)
+        coordinator = FirstWorker(self._shard.coordinator.reproducible, workers)
         self._train(batch, replace(self._trajectory.trainer, coordinator=coordinator, slices=slices))
 
     def slice(self, images: int) -> None:
@@ -95,7 +95,7 @@ class Probe:
         return {"images": batch, "labels": labels}
 
     def _batch(self, images: int) -> Batch:
-        """Return a batch of random bytes, normalised."""
+        """Return a batch of random images, normalised like stored bytes."""
         raw = torch.randint(256, (images, *self._shard.shape), dtype=torch.uint8).to(self.device)
         labels = torch.arange(images, device=self.device) % len(self.dataset.classes)
         return self._shard.space.statistics.normalise(to_values(raw)), labels

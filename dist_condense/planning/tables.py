@@ -32,7 +32,7 @@ def show(plan: Plan) -> None:
     )
     if load.computes:
         terminal.out(f"rates: {plan.rates.device}")
-    facts = Table("", f"{plan.chosen.workers} {_workers(plan)}", box=None, show_edge=False)
+    facts = Table("", f"{plan.forecast.workers} {_workers(plan)}", box=None, show_edge=False)
     for name, value in rows(plan):
         facts.add_row(name, value)
     console.print(facts)
@@ -44,49 +44,49 @@ def show(plan: Plan) -> None:
 
 def rows(plan: Plan) -> Iterator[tuple[str, str]]:
     """Yield the name and the value of each row of the table."""
-    chosen, load = plan.chosen, plan.load
+    forecast, load = plan.forecast, plan.load
     if load.computes:
         yield from _times(plan)
     yield (
         "classes per worker",
-        f"{chosen.least} to {chosen.most} (balance {load.classes / chosen.workers / chosen.most:.0%})",
+        f"{forecast.least} to {forecast.most} (balance {load.classes / forecast.workers / forecast.most:.0%})",
     )
     if load.steps:
-        yield "all-reduced per matching step", _bytes(chosen.traffic.shared_step)
+        yield "all-reduced per matching step", _bytes(forecast.traffic.shared_step)
     if load.computes:
-        divided = chosen.shared <= chosen.everywhere
-        yield "all-reduced per update of theta", _bytes(chosen.traffic.update if divided else 0)
-        yield "images gathered per update", _bytes(chosen.traffic.batch)
-    yield "memory per worker", gib(chosen.bytes) + ("" if plan.room is None else f" of {gib(plan.room)}")
-    yield from ((f"  {name}", gib(size)) for name, size in chosen.memory.items() if size)
+        divided = forecast.shared <= forecast.everywhere
+        yield "all-reduced per update of theta", _bytes(forecast.traffic.update if divided else 0)
+        yield "images gathered per update", _bytes(forecast.traffic.batch)
+    yield "memory per worker", gib(forecast.bytes) + ("" if plan.room is None else f" of {gib(plan.room)}")
+    yield from ((f"  {name}", gib(size)) for name, size in forecast.memory.items() if size)
     if load.computes:
         yield "real images to read, per worker", f"{_read(plan):,.0f} a second"
     yield from _decoded(plan)
 
 
 def _times(plan: Plan) -> Iterator[tuple[str, str]]:
-    chosen, load = plan.chosen, plan.load
-    yield "time", f"{duration(chosen.seconds)}, without start and evaluation"
+    forecast, load = plan.forecast, plan.load
+    yield "time", f"{duration(forecast.seconds)}, without start and evaluation"
     if load.steps:
-        yield "  matching", _share(chosen.matching, chosen)
-    yield "  training theta", _share(chosen.training, chosen)
-    yield from _ways(chosen)
-    yield "  drawing networks", _share(chosen.drawing, chosen)
-    yield "  collectives", _share(chosen.talking, chosen)
+        yield "  matching", _share(forecast.matching, forecast)
+    yield "  training theta", _share(forecast.training, forecast)
+    yield from _ways(forecast)
+    yield "  drawing networks", _share(forecast.drawing, forecast)
+    yield "  collectives", _share(forecast.talking, forecast)
     if load.steps:
-        yield "a matching step and the training after it", f"{chosen.seconds / load.steps:.3g} s"
-    yield f"{_unit(plan)} in all", _hours(chosen.device_hours)
-    yield f"{_unit(plan)} per class", f"{chosen.device_hours / load.classes:.3g}"
+        yield "a matching step and the training after it", f"{forecast.seconds / load.steps:.3g} s"
+    yield f"{_unit(plan)} in all", _hours(forecast.device_hours)
+    yield f"{_unit(plan)} per class", f"{forecast.device_hours / load.classes:.3g}"
 
 
 def remarks(plan: Plan) -> Iterator[str]:
     """Yield lines about memory, workers and the limits of the estimate."""
-    chosen, load = plan.chosen, plan.load
+    forecast, load = plan.forecast, plan.load
     yield from (f"does not fit: {problem}" for problem in plan.problems)
     if plan.room is not None and not plan.problems:
         yield "fits"
-    if chosen.workers > load.classes:
-        idle = chosen.workers - load.classes
+    if forecast.workers > load.classes:
+        idle = forecast.workers - load.classes
         yield f"{idle} workers own no class" + (" and only help to train theta" if load.updates else "")
     if load.unestimated:
         purpose = "for features and for the set" if load.networks else "for the set; no network is trained"
@@ -105,7 +105,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
     others = [_numbers(each, computes) | {"efficiency": efficiency} for each, efficiency in plan.others if computes]
     basis = {"workload": asdict(plan.load), "rates": asdict(plan.rates), "cluster": asdict(plan.cluster)}
     return basis | {
-        "chosen": _numbers(plan.chosen, computes),
+        "chosen": _numbers(plan.forecast, computes),
         "others": others,
         "best_workers": plan.best.workers if computes else None,
         "room": plan.room,
@@ -122,7 +122,7 @@ def _numbers(forecast: Forecast, computes: bool) -> dict[str, Any]:
 def _numbers_of_workers(plan: Plan) -> Table:
     table = Table("workers", "classes each", "time", _unit(plan), "efficiency", box=None, show_edge=False)
     for each, efficiency in plan.others:
-        mark = " <" if each.workers == plan.chosen.workers else ""
+        mark = " <" if each.workers == plan.forecast.workers else ""
         classes = f"{each.least} to {each.most}" if each.least < each.most else f"{each.most}"
         hours, percent = _hours(each.device_hours), f"{efficiency:.0%}"
         table.add_row(f"{each.workers}{mark}", classes, duration(each.seconds), hours, percent)
@@ -131,31 +131,31 @@ def _numbers_of_workers(plan: Plan) -> Table:
 
 def _read(plan: Plan) -> float:
     """Return the real images per second that the source of a worker must deliver."""
-    chosen, load = plan.chosen, plan.load
+    forecast, load = plan.forecast, plan.load
     trained = sum(size * count for size, count in load.updates.items()) if load.real_updates else 0
-    return (load.steps * chosen.most * load.real + trained / chosen.workers) / chosen.seconds
+    return (load.steps * forecast.most * load.real + trained / forecast.workers) / forecast.seconds
 
 
 def _decoded(plan: Plan) -> Iterator[tuple[str, str]]:
-    load, workers = plan.load, plan.chosen.workers
+    load, workers = plan.load, plan.forecast.workers
     images, node = [count * load.image for count in load.counts], min(PER_NODE, workers)
     yield "real images, decoded", gib(sum(images))
     yield f"  on a node of {node} workers, for data.tier=ram", gib(share(images, workers, node))
 
 
-def _ways(chosen: Forecast) -> Iterator[tuple[str, str]]:
+def _ways(forecast: Forecast) -> Iterator[tuple[str, str]]:
     """Yield the time of training theta with its collectives, both ways; the other rows use the shorter time."""
-    if chosen.workers > 1 and chosen.shared:
-        yield "    slices divided among the workers", duration(chosen.shared)
-        yield "    all slices on every worker", duration(chosen.everywhere)
+    if forecast.workers > 1 and forecast.shared:
+        yield "    slices divided among the workers", duration(forecast.shared)
+        yield "    all slices on every worker", duration(forecast.everywhere)
 
 
 def _units(units: Units) -> str:
     return " x ".join(f"{size:,} {name}{'es' if name.endswith('s') else 's'}" for name, size in units.levels.items())
 
 
-def _share(part: float, chosen: Forecast) -> str:
-    return f"{duration(part)} ({part / chosen.seconds:.0%})"
+def _share(part: float, forecast: Forecast) -> str:
+    return f"{duration(part)} ({part / forecast.seconds:.0%})"
 
 
 def _hours(number: float) -> str:
@@ -172,4 +172,4 @@ def _unit(plan: Plan) -> str:
 
 def _workers(plan: Plan) -> str:
     kind = "GPU" if plan.cluster.on_gpu else "worker"
-    return kind if plan.chosen.workers == 1 else f"{kind}s"
+    return kind if plan.forecast.workers == 1 else f"{kind}s"

@@ -1,4 +1,4 @@
-"""Amount of work of a config, in numbers that depend neither on the device nor on the workers."""
+"""Work of a run, counted from its config in numbers that depend neither on the device nor on the workers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Workload:
     """Number of updates of the run by the images of their batch."""
     batch_key: str = "training.batch"
     """Config key of the batch."""
-    stretches: int
+    segments: int
     """Number of times that theta is trained or pretrained."""
     real_updates: bool = True
     """Whether theta is trained on real images."""
@@ -101,7 +101,7 @@ def matching(config: RunConfig, dataset: Any) -> Workload:
         real=min(method.real_batch, max(dataset.counts)),
         synthetic=min(decoded(config, config.ipc), method.synthetic_limit),
         updates=dict(_updates(config, dataset)),
-        stretches=_trained(config) + _pretrained(config),
+        segments=_trained(config) + _pretrained(config),
         real_updates=not on_set,
         image=image,
         pixels=3 * config.ipc * image,
@@ -127,7 +127,7 @@ def selection(config: RunConfig, dataset: Any) -> Workload:
         networks=1 if build else 0,
         updates=dict(updates),
         batch_key="method.selection.batch",
-        stretches=1 if build else 0,
+        segments=1 if build else 0,
         image=image,
         pixels=config.ipc * image,
         parameters=_parameters(network),
@@ -176,12 +176,12 @@ def _slices(config: RunConfig, network: nn.Module) -> int:
 
 def _updates(config: RunConfig, dataset: Any) -> Counter[int]:
     schedule, training, updates = config.trajectory, config.training, Counter[int]()
-    stretches, images = _trained(config), sum(dataset.counts)
+    segments, images = _trained(config), sum(dataset.counts)
     if BATCHES[training.source].on_set:
         of_set = len(dataset.classes) * config.ipc * prod(assembly.grid(config))
-        _add(updates, of_set, training.batch, stretches * training.epochs)
+        _add(updates, of_set, training.batch, segments * training.epochs)
     else:  # an incomplete batch, at the end of a pass over all images, is counted as a complete one
-        updates[min(training.batch, images)] += stretches * -(-training.images // training.batch)
+        updates[min(training.batch, images)] += segments * -(-training.images // training.batch)
     _add(updates, images, training.batch, _pretrained(config) * schedule.pretrain_epochs)
     return +updates
 

@@ -24,7 +24,7 @@ from tests.planning.cases import CLUSTER, LOAD, RATES
 
 CLASS = 2 + 64 * 0.25 + 16 * 0.5
 SHARED = replace(LOAD, shared_steps=15, groups=2)
-TRAINED = replace(LOAD, updates={32: 6, 8: 2}, stretches=2)
+TRAINED = replace(LOAD, updates={32: 6, 8: 2}, segments=2)
 QUICK = replace(CLUSTER, bandwidth=1e6, latency=1e-3)
 """Sharing slices is cheaper than computing all."""
 
@@ -100,7 +100,7 @@ def test_a_run_without_matching_takes_the_time_of_its_updates_alone():
     assert (found.matching, found.drawing) == (0, 3)
     assert found == forecast(load, RATES, QUICK, 2)  # rates of matching change nothing
     assert found.training == forecast(TRAINED, RATES, QUICK, 2).training > 0
-    nothing = replace(load, networks=0, updates={}, stretches=0)
+    nothing = replace(load, networks=0, updates={}, segments=0)
     assert forecast(nothing, RATES, QUICK, 2).seconds == 0 and memory(nothing, RATES, QUICK, 2)[AT_ONCE] == 0
 
 

@@ -140,10 +140,10 @@ def measure(name: str, only: list[int] | None = None) -> Iterator[Row]:
         for number, keys in enumerate(series.runs):
             if only is None or number in only:
                 found = _planned(series, keys, "--calibration", str(rates))
-                predicted = found.chosen.seconds / found.load.steps
+                predicted = found.forecast.seconds / found.load.steps
                 seconds, resident = _run(series, keys, Path(place, str(number)))
                 alone = resident if ALONE in keys else None
-                yield Row(name, keys, predicted, seconds, found.chosen.bytes, alone)
+                yield Row(name, keys, predicted, seconds, found.forecast.bytes, alone)
 
 
 def _planned(series: Series, keys: Keys, *options: str) -> Plan:

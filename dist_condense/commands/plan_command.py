@@ -22,6 +22,7 @@ from dist_condense.planning.rates import Calibration
 from dist_condense.planning.workload import Workload, workload_of
 from dist_condense.settings import assembly, checks
 from dist_condense.settings.config import ConfigError, RunConfig
+from dist_condense.settings.procedures import outline_of
 from dist_condense.system import terminal
 from dist_condense.system.memory import machine_memory
 
@@ -88,10 +89,11 @@ def planned(options: argparse.Namespace, config: RunConfig) -> Plan:
     )
     return Plan(
         config=config,
+        units=outline_of(config, dataset).units,
         load=load,
         rates=measured,
         cluster=cluster,
-        chosen=forecast(load, measured, cluster, workers),
+        forecast=forecast(load, measured, cluster, workers),
         others=[
             (other, efficiency(load, measured, cluster, other)) for other in _others(load, measured, cluster, workers)
         ],
@@ -121,8 +123,7 @@ def _settled(config: RunConfig, gpus: int | None) -> RunConfig:
     """Resolve the device and the workers as a run would on this machine, or for a number of GPUs."""
     cluster = config.cluster
     workers = gpus or cluster.workers
-    device = cluster.device if cluster.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    return replace(config, cluster=replace(cluster, workers=workers, device=device))
+    return replace(config, cluster=replace(cluster.settled(torch.cuda.is_available()), workers=workers))
 
 
 def _exact(config: RunConfig, kind: str) -> bool:
@@ -145,14 +146,15 @@ def _rates(options: argparse.Namespace, config: RunConfig, dataset: Any, load: W
     if options.calibration is not None:
         measured = rates.read(options.calibration, calibrate.compared(config, dataset))
     else:
-        if config.cluster.device == "cuda" and not torch.cuda.is_available():
+        if config.cluster.on_gpu and not torch.cuda.is_available():
             raise ConfigError(["cluster.device: cuda, but torch sees no GPU here; give --calibration, or set cpu"])
-        terminal.say("timing steps of the config's network here: minutes on CPUs")
+        if load.computes:
+            terminal.say("timing steps of the config's network here: minutes on CPUs")
         compute = replace(config.compute, reproducible=_exact(config, config.cluster.device))
         measured = calibrate.calibrate(replace(config, compute=compute), dataset, load)
     if options.save is not None:
         measured.write(options.save)
-    if problems := list(rates.lacking(measured, load.shared_steps > 0, bool(load.updates))):
+    if problems := list(rates.lacking(measured, load)):
         raise ConfigError(problems)
     return measured if options.rate is None else measured.scaled(options.rate)
 

@@ -1,1 +1,1 @@
-"""What a run will cost, told before it starts: the work in numbers, the rates of a device, and what follows of them."""
+"""Estimates of a run's cost before it starts, from the amount of its work and the measured rates of a device."""

@@ -1,4 +1,4 @@
-"""A few matching steps and updates of the config's own network on the device at hand: timed, their memory counted."""
+"""Measurement of rates: a few matching steps and updates of the config's network, timed on this machine."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ from dist_condense.planning.rates import Calibration, Matching, Updating, fitted
 from dist_condense.planning.workload import Workload, decoded, known_groups
 from dist_condense.settings import assembly
 from dist_condense.settings.config import RunConfig
+from dist_condense.settings.schema import CUDA
 from dist_condense.system.memory import keep_freed_memory
 
 ROUNDS, MOST_ROUNDS, WINDOW = 3, 30, 5.0
-"""Timings of each piece, the median counts: more than the least while all together take less seconds than the window.
-They take turns, so that a disturbance meets all of them."""
+"""Least and largest number of timings of each piece, and the seconds in which all timings should end. The pieces take
+turns, so that a disturbance affects all of them, and the median of each counts."""
 LONGEST = 2.0
-"""Seconds that a piece may take: beyond them fewer images are timed, and the rest follows in proportion."""
+"""Largest number of seconds of a piece; a longer one is timed with fewer images, and scaled in proportion."""
 FEW = 4
-"""Images that the search for that number begins with, and learnt images of a class that are timed at least."""
+"""First number of images in the search for one that is not too long; least number of learnt images that are timed."""
 
 
 def calibrate(config: RunConfig, dataset: Any, load: Workload) -> Calibration:
-    """As one worker computes it, on ``cluster.device`` with ``compute.threads``. A minute or two on CPUs.
+    """Measure one worker on ``cluster.device`` with ``compute.threads``; takes a minute or two on CPUs.
 
-    :param config: without open choices of the cluster.
+    :param config: its device must not be ``auto`` any more.
     """
     keep_freed_memory()
     torch.set_num_threads(config.compute.threads or 1)
@@ -43,32 +44,32 @@ def calibrate(config: RunConfig, dataset: Any, load: Workload) -> Calibration:
         trajectory=replace(config.trajectory, start="fresh"),
         training=replace(config.training, source="frozen"),
     )
-    held = max(2 * config.method.real_batch, assembly.start_images(made))
-    probe = Probe(config=made, dataset=like(dataset, held), device=torch.device(config.cluster.device))
+    images = max(2 * config.method.real_batch, assembly.start_images(made))
+    probe = Probe(config=made, dataset=like(dataset, images), device=torch.device(config.cluster.device))
     alone, grouping = Grouping(per_class(load.classes)), replace(probe.recipe.grouping, warmup_networks=0)
     return Calibration(
-        device=_told(probe.device),
+        device=_description(probe.device),
         kind=probe.device.type,
         compared=compared(config, dataset),
-        alone=_matching(probe, alone, made, load),
+        alone=_matching(probe, alone, made, load) if load.steps else None,
         shared=_matching(probe, grouping, made, load) if load.shared_steps else None,
         updating=_updating(probe, load) if load.updates else None,
         draw=_medians({0: probe.draw}, probe.device)[0],
-        real=peak(probe.real),
-        synthetic=peak(probe.double_backward),
+        real=peak(probe.real) if load.steps else None,
+        synthetic=peak(probe.double_backward) if load.steps else None,
         training=peak(probe.slice) if load.updates else None,
     )
 
 
 def compared(config: RunConfig, dataset: Any) -> dict[str, Any]:
-    """What rates hold for: another ipc, batch, microbatch, K, T, other classes and workers are reckoned with."""
+    """Return the keys that must be equal where rates are used; other keys (ipc, batches, classes, K, T) may differ."""
     method = config.method
-    chosen: dict[str, Any] = {
+    sections: dict[str, Any] = {
         "network": config.network,
         "augmentation": method.augmentation,
         "statistic": method.statistic,
     }
-    keys = {f"{part}.{key}": value for part, section in chosen.items() for key, value in asdict(section).items()}
+    keys = {f"{part}.{key}": value for part, section in sections.items() for key, value in asdict(section).items()}
     compute = {"compute.autocast": config.compute.autocast, "compute.compile": config.compute.compile}
     shape = {"dataset.size": dataset.size, "channels": dataset.channels, "distance": method.distance}
     return keys | compute | shape
@@ -101,12 +102,12 @@ def _updating(probe: Probe, load: Workload) -> Updating:
     return Updating(*fitted(rows, list(times.values())))
 
 
-def _affordable(step: Callable[[int], Callable[[], None]], wanted: int, probe: Probe) -> int:
-    """The largest number of images up to ``wanted``, by doubling, that does not take too long."""
-    images = min(FEW, wanted)
+def _affordable(step: Callable[[int], Callable[[], None]], most: int, probe: Probe) -> int:
+    """Return the largest number of images up to ``most``, by doubling, that does not take too long."""
+    images = min(FEW, most)
     step(images)()  # the first of all takes longer
-    while images < wanted and _seconds(step(images), probe.device) < LONGEST / 2:
-        images = min(wanted, 2 * images)
+    while images < most and _seconds(step(images), probe.device) < LONGEST / 2:
+        images = min(most, 2 * images)
     return images
 
 
@@ -122,16 +123,14 @@ def _medians(pieces: dict[Any, Callable[[], None]], device: torch.device) -> dic
 
 
 def _seconds(piece: Callable[[], None], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    began = time.perf_counter()
+    wait = torch.cuda.synchronize if device.type == CUDA else lambda: None
+    wait()
+    start = time.perf_counter()
     piece()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
+    wait()
+    return time.perf_counter() - start
 
 
-def _told(device: torch.device) -> str:
-    if device.type == "cuda":
-        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
-    return f"{torch.get_num_threads()} threads of a {platform.machine()} CPU, torch {torch.__version__}"
+def _description(device: torch.device) -> str:
+    threads = f"{torch.get_num_threads()} threads of a {platform.machine()} CPU"
+    return f"{torch.cuda.get_device_name() if device.type == CUDA else threads}, torch {torch.__version__}"

@@ -1,4 +1,4 @@
-"""What does not fit into a worker's memory, and which key to change: pure functions."""
+"""Parts of a run that do not fit into a worker's memory, and which key to change: pure functions."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ LESS = {
     PIXELS: "more workers (cluster.workers) or a lower ipc",
     STATISTICS: "more workers (cluster.workers) or fewer groups (method.grouping)",
     MINIBATCHES: "a lower method.real_batch",
-    REAL: "data.tier=ram where this is a GPU's memory, else data.tier=encoded or disk; or more workers",
+    REAL: "data.tier=ram if this is a GPU's memory, else data.tier=encoded or disk; or more workers",
 }
-"""What makes each smaller."""
+"""Change that reduces each part of the memory."""
 
 
 def remedies(load: Workload, rates: Calibration, cluster: Cluster, workers: int, room: int) -> list[str]:
-    """What to change so that ``room`` bytes are enough for a worker; empty where they are."""
-    held = memory(load, rates, cluster, workers)
-    images = held.pop(AT_ONCE)
-    free = room - sum(held.values())
+    """Return what to change so that a worker needs at most ``room`` bytes; empty if it does not need more."""
+    parts = memory(load, rates, cluster, workers)
+    images = parts.pop(AT_ONCE)
+    free = room - sum(parts.values())
     if images <= free:
         return []
     if free <= 0:
-        largest = max(held, key=held.__getitem__)
+        largest = max(parts, key=parts.__getitem__)
         return [
-            f"{gib(sum(held.values()))} are held before an image goes through the network, {gib(held[largest])} of "
-            f"them: {largest}. Choose {LESS[largest]}"
+            f"{gib(sum(parts.values()))} are needed besides the images in the network, {gib(parts[largest])} of "
+            f"them for: {largest}. Use {LESS[largest]}"
         ]
     return [*_matching(load, rates, free), *_training(load, rates, free)]
 
@@ -53,8 +53,9 @@ def _matching(load: Workload, rates: Calibration, free: int) -> Iterator[str]:
         pieces = at_once(replace(load, microbatch=microbatch), rates)
         return max(pieces["real"], pieces["synthetic"]) <= free
 
-    if not fits(load.microbatch):
-        yield _told("matching", free, "compute.microbatch", _halved(max(load.real, load.synthetic), fits))
+    if load.steps and not fits(load.microbatch):
+        most = max(load.real, load.synthetic)
+        yield _remedy("matching", free, key="compute.microbatch", value=_halved(most, fits))
 
 
 def _training(load: Workload, rates: Calibration, free: int) -> Iterator[str]:
@@ -63,21 +64,21 @@ def _training(load: Workload, rates: Calibration, free: int) -> Iterator[str]:
         return
     batch = max(load.updates)
     images = _halved(batch, lambda n: training.bytes(n) <= free)
-    key, value = ("training.batch", images) if load.coupled else ("compute.slices", images and -(-batch // images))
-    yield _told("training theta", free, key, value)
+    key, value = (load.batch_key, images) if load.coupled else ("compute.slices", images and -(-batch // images))
+    yield _remedy("training theta", free, key=key, value=value)
 
 
 def _halved(images: int, fits: Callable[[int], bool]) -> int:
-    """The first of images / 2, / 4, ... that fits; 0: not even one."""
+    """Return the first of images / 2, / 4, ... that fits; 0 if not even one image does."""
     while images and not fits(images):
         images //= 2
     return images
 
 
-def _told(what: str, free: int, key: str, value: int) -> str:
+def _remedy(part: str, free: int, *, key: str, value: int) -> str:
     if value:
-        return f"{what} needs more than the {gib(free)} that are left for images: set {key}={value}"
+        return f"{part} needs more than the {gib(free)} that are left for images: set {key}={value}"
     return (
-        f"{what} needs more than the {gib(free)} that are left for images even one by one: "
+        f"{part} needs more than the {gib(free)} that are left for images even one by one: "
         "set compute.autocast=true, or lower dataset.size or network.width"
     )

@@ -1,4 +1,4 @@
-"""Images that stand for a data set: what they cost does not depend on what they show, nor on whether they are here."""
+"""Random images in place of a data set, at the same cost, so that planning needs no data."""
 
 from __future__ import annotations
 
@@ -23,25 +23,23 @@ PUBLISHED = {
     "cifar100": (100, 500),
     "imagenet": (1000, 1281),
 }
-"""Classes, and training images of each on the average."""
+"""Number of classes and average number of training images per class of published data sets."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RandomImages:
-    """Stands for an opened data set (:class:`dist_condense.data.ImageSet`); a class has the same random bytes
-    wherever it is read.
-    """
+    """Random bytes, keyed by class, with the interface of a data set (:class:`dist_condense.data.ImageSet`)."""
 
     classes: tuple[ClassName, ...]
     size: int
     per_class: int
-    """Images held of each class that is read."""
+    """Images of each class."""
     channels: int = 3
     mean: tuple[float, ...] = (0.49, 0.48, 0.45)
     std: tuple[float, ...] = (0.25, 0.24, 0.26)
     flip: bool = True
     width: int | None = None
-    """Pixels of a row, where that is another number than `size`."""
+    """Width of an image in pixels, if it differs from the height `size`."""
     counts: tuple[int, ...] = field(init=False)
     stored = torch.uint8
 
@@ -50,40 +48,40 @@ class RandomImages:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of an image."""
+        """Shape (C, H, W) of an image."""
         return self.channels, self.size, self.width or self.size
 
     @property
     def space(self) -> Space:
-        """Of bytes."""
+        """Value space of bytes."""
         return Space(ChannelStatistics(self.mean, self.std))
 
     def train(self, labels: Sequence[int], reading: object) -> MemorySource:
-        """Uniform bytes, keyed by class."""
+        """Return uniform bytes, keyed by class."""
         shape = (self.per_class, *self.shape)
         keyed = {c: torch.Generator().manual_seed(c) for c in labels}
         return MemorySource({c: torch.randint(256, shape, generator=g, dtype=torch.uint8) for c, g in keyed.items()})
 
 
 def like(dataset: Any, per_class: int) -> RandomImages:
-    """Random images of the shape of a data set."""
+    """Return random images of the shape of a data set."""
     facts = {name: getattr(dataset, name) for name in ("classes", "size", "channels", "mean", "std", "flip")}
     return RandomImages(per_class=per_class, width=dataset.shape[2], **facts)
 
 
 def assumed(config: RunConfig, classes: int | None, per_class: int | None) -> RandomImages:
-    """The data set of a config as it is published, or as it is told, where it is not at hand.
+    """Return random images for the published data set of a config, or for the given numbers of classes and images.
 
-    :raises ConfigError: nobody knows how many classes or images there are.
+    :raises ConfigError: the number of classes or images is neither published nor given.
     """
     data = config.dataset
     if data.name not in KNOWN:
         raise ConfigError([f"dataset.name: {data.name!r} is not one of {', '.join(KNOWN)}"])
     usual_classes, usual_images = PUBLISHED.get(data.name, (None, None))
-    classes, per_class = classes or _chosen(data.classes) or usual_classes, per_class or usual_images
+    classes, per_class = classes or _named(data.classes) or usual_classes, per_class or usual_images
     if classes is None or per_class is None:
         raise ConfigError(
-            [f"dataset.root: no images of {data.name} are at hand; set it, or give --classes N --images-per-class M"]
+            [f"dataset.root: there are no images of {data.name}; set it, or give --classes N --images-per-class M"]
         )
     facts = KNOWN[data.name].facts.with_channels(data.channels or KNOWN[data.name].facts.channels)
     names = tuple(ClassName(f"class {c}") for c in range(classes))
@@ -98,8 +96,8 @@ def assumed(config: RunConfig, classes: int | None, per_class: int | None) -> Ra
     )
 
 
-def _chosen(classes: Any) -> int | None:
-    """How many classes `dataset.classes` names."""
+def _named(classes: Any) -> int | None:
+    """Return the number of classes that ``dataset.classes`` names; None if it names none."""
     if isinstance(classes, str):
         if classes not in SUBSETS:
             raise ConfigError([f"dataset.classes: {classes!r} is not one of {', '.join(SUBSETS)}"])

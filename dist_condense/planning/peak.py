@@ -1,4 +1,4 @@
-"""How many bytes of tensors are alive at once: the same on every device, and without one."""
+"""Peak number of bytes of live tensors, counted without measuring a device."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from dist_condense.planning.rates import Peak
 
 
 class PeakBytes(TorchDispatchMode):
-    """Counts storages of the tensors that operations within make, until they are freed; not what a kernel needs while
-    it runs.
-    """
+    """Context that counts the bytes of tensors created in it until they are freed, without the workspace of kernels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,9 +23,9 @@ class PeakBytes(TorchDispatchMode):
         self._alive: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        tree_map_only(Tensor, self._count, made)
-        return made
+        result = func(*args, **(kwargs or {}))
+        tree_map_only(Tensor, self._count, result)
+        return result
 
     def _count(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
@@ -44,7 +42,7 @@ class PeakBytes(TorchDispatchMode):
 
 
 def peak(use: Callable[[int], object], counts: Sequence[int] = (4, 8)) -> Peak:
-    """The line through the peaks at two numbers of images."""
+    """Fit a line through the peak bytes of ``use`` at two numbers of images."""
     few, many = counts
     low, high = (_bytes(use, n) for n in counts)
     image = (high - low) / (many - few)

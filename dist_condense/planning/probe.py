@@ -1,4 +1,4 @@
-"""A worker with two classes of random images, as a run assembles it, whose pieces can be asked for one by one."""
+"""A worker with two classes of random images, assembled as in a run, whose steps can be run one by one."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from dist_condense.settings.config import RunConfig
 
 
 @dataclass
-class OneOf(LocalCoordinator):
-    """The first of several workers, the others left out: what it computes, without what they say to each other."""
+class FirstWorker(LocalCoordinator):
+    """The first of ``size`` workers, without the others: its computations without communication."""
 
     size: int = 1
 
 
 @dataclass(kw_only=True)
 class Probe:
-    """Every call is a step or an update of its own, after those before it."""
+    """A worker to time; every call computes another step or update."""
 
     config: RunConfig
     dataset: RandomImages
@@ -51,31 +51,31 @@ class Probe:
         self.recipe = self._shard.recipe
 
     def match(self, grouping: Grouping, classes: int, real: int, ipc: int) -> Callable[[], None]:
-        """Matching steps on some of the classes and images, one for each call of the result."""
+        """Return a function that computes a matching step on some of the classes and images."""
         start = {c: {"pixels": self._shard.pixels[c][:ipc]} for c in self.labels[:classes]}
         recipe = replace(self.recipe, grouping=grouping, real_batch=real)
         shard, visits = replace(self._shard, recipe=recipe, start=start), itertools.count()
         return lambda: shard.match(self._trajectory.network, 0, 0, next(visits))
 
     def update(self, batch: int, slices: int, workers: int) -> None:
-        """An update of theta, as the first of ``workers`` computes it."""
-        coordinator = OneOf(self._shard.coordinator.reproducible, workers)
+        """Compute an update of theta as the first of ``workers`` does."""
+        coordinator = FirstWorker(self._shard.coordinator.reproducible, workers)
         self._train(batch, replace(self._trajectory.trainer, coordinator=coordinator, slices=slices))
 
     def slice(self, images: int) -> None:
-        """The same of one slice, not compiled, so that its memory can be seen."""
+        """Compute an update of theta in one slice, not compiled, so that its memory can be counted."""
         self._train(images, replace(self._trajectory.trainer, slices=1, compiled=False))
 
     def draw(self) -> None:
-        """A new theta."""
+        """Draw a new theta."""
         self._trajectory.draw("network", next(self._count))
 
     def real(self, images: int) -> None:
-        """The statistic of real images, all at once."""
+        """Compute the statistic of real images, all at once."""
         self._objective.statistic(self._trajectory.network, self._examples(images))
 
     def double_backward(self, images: int) -> None:
-        """The gradient of synthetic images by one double backward, which takes more memory than two passes."""
+        """Compute the gradient of synthetic images by one double backward, which needs more memory than two passes."""
         network, examples = self._trajectory.network, self._examples(images)
         b = self._objective.statistic(network, {name: x[:1] for name, x in examples.items()})
         self._objective.match(network, examples, b)
@@ -87,7 +87,7 @@ class Probe:
 
     @property
     def _objective(self) -> Objective:
-        """In one piece and not compiled, so that its memory can be seen."""
+        """The objective without microbatches and not compiled, so that its memory can be counted."""
         return replace(self.recipe.objective, microbatch=0, compiled=False)
 
     def _examples(self, images: int) -> Examples:
@@ -95,7 +95,7 @@ class Probe:
         return {"images": batch, "labels": labels}
 
     def _batch(self, images: int) -> Batch:
-        """As it comes out of bytes."""
+        """Return a batch of random images, normalised like stored bytes."""
         raw = torch.randint(256, (images, *self._shard.shape), dtype=torch.uint8).to(self.device)
         labels = torch.arange(images, device=self.device) % len(self.dataset.classes)
         return self._shard.space.statistics.normalise(to_values(raw)), labels

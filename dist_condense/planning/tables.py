@@ -1,4 +1,4 @@
-"""A plan as a person reads it, and as a program does."""
+"""Formats of a plan: tables for the terminal, and JSON for programs."""
 
 from __future__ import annotations
 
@@ -9,131 +9,153 @@ from typing import Any
 from rich.table import Table
 
 from dist_condense.data.reading.tiers import gib, share
+from dist_condense.engine.procedure import Units
 from dist_condense.planning.forecast import ENOUGH, Forecast
 from dist_condense.planning.plan import Plan
 from dist_condense.result.progress import duration
 from dist_condense.system import terminal
 
 PER_NODE = 8
-"""Workers of a node at most, for what its RAM has to hold."""
+"""Largest number of workers on a node, for the estimate of its RAM."""
 
 NO_GPU = "no GPU was measured: the times are a CPU's. Give --rate, or --calibration that --save wrote on a GPU machine"
-STATED = (
-    "of the GPU only the stated rate is known; time to launch kernels, which small images are bound by, is not in it"
-)
+STATED = "only the stated rate of the GPU is known; the time to launch kernels, which limits small images, is not in it"
 
 
 def show(plan: Plan) -> None:
-    """On the terminal."""
+    """Print a plan on the terminal."""
     console = terminal.console()
     config, load = plan.config, plan.load
     terminal.out(
         f"{config.method.name} on {config.dataset.name}: {load.classes} classes, {config.ipc} images each, "
-        f"{plan.size} px, {config.network.name}; "
-        f"{load.networks:,} networks x {load.steps // load.networks} matching steps"
+        f"{plan.size} px, {config.network.name}; units: {_units(plan.units)}"
     )
-    terminal.out(f"rates: {plan.rates.device}")
-    facts = Table("", f"{plan.chosen.workers} {_workers(plan)}", box=None, show_edge=False)
+    if load.computes:
+        terminal.out(f"rates: {plan.rates.device}")
+    facts = Table("", f"{plan.forecast.workers} {_workers(plan)}", box=None, show_edge=False)
     for name, value in rows(plan):
         facts.add_row(name, value)
     console.print(facts)
-    console.print(_choice(plan))
+    if load.computes:
+        console.print(_numbers_of_workers(plan))
     for remark in remarks(plan):
         terminal.out(f"- {remark}")
 
 
 def rows(plan: Plan) -> Iterator[tuple[str, str]]:
-    """Name and value."""
-    found, load = plan.chosen, plan.load
-    yield "condensation", f"{duration(found.seconds)}, without start and evaluation"
-    yield "  matching", _share(found.matching, found)
-    yield "  training theta", _share(found.training, found)
-    yield from _ways(found)
-    yield "  drawing networks", _share(found.drawing, found)
-    yield "  collectives", _share(found.talking, found)
-    yield "a matching step and what follows it", f"{found.seconds / load.steps:.3g} s"
-    yield f"{_unit(plan)} in all", _hours(found.device_hours)
-    yield f"{_unit(plan)} per class", f"{found.device_hours / load.classes:.3g}"
+    """Yield the name and the value of each row of the table."""
+    forecast, load = plan.forecast, plan.load
+    if load.computes:
+        yield from _times(plan)
     yield (
         "classes per worker",
-        f"{found.least} to {found.most} (balance {load.classes / found.workers / found.most:.0%})",
+        f"{forecast.least} to {forecast.most} (balance {load.classes / forecast.workers / forecast.most:.0%})",
     )
-    yield "all-reduced per matching step", _bytes(found.traffic.shared_step)
-    yield "all-reduced per update of theta", _bytes(found.traffic.update if found.shared <= found.everywhere else 0)
-    yield "images gathered for it", _bytes(found.traffic.batch)
-    yield "memory per worker", gib(found.bytes) + ("" if plan.room is None else f" of {gib(plan.room)}")
-    yield from ((f"  {name}", gib(size)) for name, size in found.memory.items() if size)
-    yield "real images to read, per worker", f"{_read(plan):,.0f} a second"
+    if load.steps:
+        yield "all-reduced per matching step", _bytes(forecast.traffic.shared_step)
+    if load.computes:
+        divided = forecast.shared <= forecast.everywhere
+        yield "all-reduced per update of theta", _bytes(forecast.traffic.update if divided else 0)
+        yield "images gathered per update", _bytes(forecast.traffic.batch)
+    yield "memory per worker", gib(forecast.bytes) + ("" if plan.room is None else f" of {gib(plan.room)}")
+    yield from ((f"  {name}", gib(size)) for name, size in forecast.memory.items() if size)
+    if load.computes:
+        yield "real images to read, per worker", f"{_read(plan):,.0f} a second"
     yield from _decoded(plan)
 
 
+def _times(plan: Plan) -> Iterator[tuple[str, str]]:
+    forecast, load = plan.forecast, plan.load
+    yield "time", f"{duration(forecast.seconds)}, without start and evaluation"
+    if load.steps:
+        yield "  matching", _share(forecast.matching, forecast)
+    yield "  training theta", _share(forecast.training, forecast)
+    yield from _ways(forecast)
+    yield "  drawing networks", _share(forecast.drawing, forecast)
+    yield "  collectives", _share(forecast.talking, forecast)
+    if load.steps:
+        yield "a matching step and the training after it", f"{forecast.seconds / load.steps:.3g} s"
+    yield f"{_unit(plan)} in all", _hours(forecast.device_hours)
+    yield f"{_unit(plan)} per class", f"{forecast.device_hours / load.classes:.3g}"
+
+
 def remarks(plan: Plan) -> Iterator[str]:
-    """What to know of it, and to do."""
-    found, load = plan.chosen, plan.load
+    """Yield lines about memory, workers and the limits of the estimate."""
+    forecast, load = plan.forecast, plan.load
     yield from (f"does not fit: {problem}" for problem in plan.problems)
     if plan.room is not None and not plan.problems:
         yield "fits"
-    if found.workers > load.classes:
-        yield f"{found.workers - load.classes} workers own no class and only help to train theta"
-    yield f"best number of workers: {plan.best.workers}, the most of whose time {ENOUGH:.0%} is well spent"
-    if plan.cluster.device == "cuda" and plan.rates.kind == "cpu":
-        yield NO_GPU if plan.rates.stated is None else STATED
+    if forecast.workers > load.classes:
+        idle = forecast.workers - load.classes
+        yield f"{idle} workers own no class" + (" and only help to train theta" if load.updates else "")
+    if load.unestimated:
+        purpose = "for features and for the set" if load.networks else "for the set; no network is trained"
+        yield f"not estimated: the time of reading {load.unestimated:,} real images {purpose}"
+    if load.computes:
+        yield f"best number of workers: {plan.best.workers}, the largest with an efficiency of {ENOUGH:.0%}"
+        if plan.cluster.on_gpu and not plan.rates.on_gpu:
+            yield NO_GPU if plan.rates.stated is None else STATED
     if not plan.data_here:
-        yield f"the data were not looked at: {sum(load.counts):,} real images are assumed"
+        yield f"the data set was not opened: {sum(load.counts):,} real images are assumed"
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
-    """Bytes and seconds."""
-    others = [_numbers(found) | {"efficiency": efficiency} for found, efficiency in plan.others]
-    kept = {"workload": asdict(plan.load), "rates": asdict(plan.rates), "cluster": asdict(plan.cluster)}
-    return kept | {
-        "chosen": _numbers(plan.chosen),
+    """Return a plan in bytes and seconds; times that are not estimated are None."""
+    computes = plan.load.computes
+    others = [_numbers(each, computes) | {"efficiency": efficiency} for each, efficiency in plan.others if computes]
+    basis = {"workload": asdict(plan.load), "rates": asdict(plan.rates), "cluster": asdict(plan.cluster)}
+    return basis | {
+        "chosen": _numbers(plan.forecast, computes),
         "others": others,
-        "best_workers": plan.best.workers,
+        "best_workers": plan.best.workers if computes else None,
         "room": plan.room,
         "does_not_fit": plan.problems,
         "remarks": list(remarks(plan)),
     }
 
 
-def _numbers(found: Forecast) -> dict[str, Any]:
-    told = ("seconds", "device_hours", "bytes")
-    return asdict(found) | {name: getattr(found, name) for name in told}
+def _numbers(forecast: Forecast, computes: bool) -> dict[str, Any]:
+    times = {name: getattr(forecast, name) if computes else None for name in ("seconds", "device_hours")}
+    return asdict(forecast) | times | {"bytes": forecast.bytes}
 
 
-def _choice(plan: Plan) -> Table:
+def _numbers_of_workers(plan: Plan) -> Table:
     table = Table("workers", "classes each", "time", _unit(plan), "efficiency", box=None, show_edge=False)
-    for found, efficiency in plan.others:
-        mark = " <" if found.workers == plan.chosen.workers else ""
-        each = f"{found.least} to {found.most}" if found.least < found.most else f"{found.most}"
-        hours = _hours(found.device_hours)
-        table.add_row(f"{found.workers}{mark}", each, duration(found.seconds), hours, f"{efficiency:.0%}")
+    for each, efficiency in plan.others:
+        mark = " <" if each.workers == plan.forecast.workers else ""
+        classes = f"{each.least} to {each.most}" if each.least < each.most else f"{each.most}"
+        hours, percent = _hours(each.device_hours), f"{efficiency:.0%}"
+        table.add_row(f"{each.workers}{mark}", classes, duration(each.seconds), hours, percent)
     return table
 
 
 def _read(plan: Plan) -> float:
-    """Real images a second that a worker's source has to give."""
-    found, load = plan.chosen, plan.load
+    """Return the real images per second that the source of a worker must deliver."""
+    forecast, load = plan.forecast, plan.load
     trained = sum(size * count for size, count in load.updates.items()) if load.real_updates else 0
-    return (load.steps * found.most * load.real + trained / found.workers) / found.seconds
+    return (load.steps * forecast.most * load.real + trained / forecast.workers) / forecast.seconds
 
 
 def _decoded(plan: Plan) -> Iterator[tuple[str, str]]:
-    load, workers = plan.load, plan.chosen.workers
+    load, workers = plan.load, plan.forecast.workers
     images, node = [count * load.image for count in load.counts], min(PER_NODE, workers)
     yield "real images, decoded", gib(sum(images))
     yield f"  on a node of {node} workers, for data.tier=ram", gib(share(images, workers, node))
 
 
-def _ways(found: Forecast) -> Iterator[tuple[str, str]]:
-    """What training theta takes with its collectives, both ways; the shorter is in the other rows."""
-    if found.workers > 1 and found.shared:
-        yield "    slices shared out among the workers", duration(found.shared)
-        yield "    all slices on every worker", duration(found.everywhere)
+def _ways(forecast: Forecast) -> Iterator[tuple[str, str]]:
+    """Yield the time of training theta with its collectives, both ways; the other rows use the shorter time."""
+    if forecast.workers > 1 and forecast.shared:
+        yield "    slices divided among the workers", duration(forecast.shared)
+        yield "    all slices on every worker", duration(forecast.everywhere)
 
 
-def _share(part: float, found: Forecast) -> str:
-    return f"{duration(part)} ({part / found.seconds:.0%})"
+def _units(units: Units) -> str:
+    return " x ".join(f"{size:,} {name}{'es' if name.endswith('s') else 's'}" for name, size in units.levels.items())
+
+
+def _share(part: float, forecast: Forecast) -> str:
+    return f"{duration(part)} ({part / forecast.seconds:.0%})"
 
 
 def _hours(number: float) -> str:
@@ -145,9 +167,9 @@ def _bytes(size: int) -> str:
 
 
 def _unit(plan: Plan) -> str:
-    return "GPU hours" if plan.cluster.device == "cuda" else "worker hours"
+    return "GPU hours" if plan.cluster.on_gpu else "worker hours"
 
 
 def _workers(plan: Plan) -> str:
-    kind = "GPU" if plan.cluster.device == "cuda" else "worker"
-    return kind if plan.chosen.workers == 1 else f"{kind}s"
+    kind = "GPU" if plan.cluster.on_gpu else "worker"
+    return kind if plan.forecast.workers == 1 else f"{kind}s"

@@ -1,4 +1,4 @@
-"""The work of a config, in numbers that know neither device nor workers."""
+"""Work of a run, counted from its config in numbers that depend neither on the device nor on the workers."""
 
 from __future__ import annotations
 
@@ -9,70 +9,79 @@ from math import prod
 from typing import Any
 
 import torch
+from torch import nn
 
 from dist_condense.engine.slices import usual_slices
 from dist_condense.networks import batch_norms
-from dist_condense.settings import assembly
+from dist_condense.settings import assembly, selecting
 from dist_condense.settings.config import ConfigError, RunConfig
+from dist_condense.settings.parts import BATCHES, NETWORK_STARTS, PARTITIONS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """The work of a whole run. A matching step matches every class once; an update is one SGD step of theta."""
+    """Work of a whole run. A matching step matches every class once; an update is one SGD step of theta."""
 
     classes: int
     networks: int
-    """K"""
-    steps: int
-    """K T"""
-    shared_steps: int
-    """Those of them in which classes are averaged before the distance."""
-    groups: int
-    """Groups of several classes in a shared step."""
-    real: int
-    """Real images per class and step, of the largest class."""
-    synthetic: int
-    """Decoded synthetic images per class and step."""
+    """Number of networks that are drawn; K in matching."""
+    steps: int = 0
+    """Number of matching steps K T; 0 without matching."""
+    shared_steps: int = 0
+    """Number of matching steps in which classes are averaged before the distance."""
+    groups: int = 0
+    """Number of groups of several classes in a shared step."""
+    real: int = 0
+    """Real images per class and matching step, of the largest class."""
+    synthetic: int = 0
+    """Decoded synthetic images per class and matching step."""
     updates: dict[int, int]
-    """Images of a batch to the number of such updates in the run."""
-    stretches: int
-    """Times that theta is trained or pre-trained."""
-    real_updates: bool
-    """Whether these are of real images."""
+    """Number of updates of the run by the images of their batch."""
+    batch_key: str = "training.batch"
+    """Config key of the batch."""
+    segments: int
+    """Number of times that theta is trained or pretrained."""
+    real_updates: bool = True
+    """Whether theta is trained on real images."""
     image: int
-    """Values of one image."""
+    """Values per image."""
     pixels: int
-    """Learnt values per class."""
-    decoded: int
-    """Values per class of the images that theta is trained on; 0: of real ones."""
+    """Values per class that are stored for its images, with their gradient and momentum."""
+    decoded: int = 0
+    """Decoded values per class on which theta is trained; 0 if it is trained on real images."""
     parameters: int
-    statistic: int
+    statistic: int = 0
     """Values of phi."""
     counts: tuple[int, ...]
     """Real images of each class."""
-    microbatch: int
+    unestimated: int = 0
+    """Real images that are read besides matching and training, the time of which is not estimated."""
+    microbatch: int = 0
     slices: int
-    """Units that a training batch is cut into."""
+    """Slices of a training batch."""
     coupled: bool
-    """By BatchNorm, so that a training batch cannot be cut."""
+    """Whether BatchNorm couples the images of a training batch, which then has one slice."""
+
+    @property
+    def computes(self) -> bool:
+        """Whether a network is matched or trained, so that there are times to estimate."""
+        return self.steps > 0 or bool(self.updates)
 
 
 def workload_of(config: RunConfig, dataset: Any) -> Workload:
-    """Count it by the config's procedure. Raises ConfigError for one without a forecast, or a network that cannot be
-    built.
+    """Count the work of the config's procedure.
+
+    :raises ConfigError: the procedure has no estimate, or its network cannot be built.
     """
     name = config.method.procedure
     if name not in WORKLOADS:
-        raise ConfigError([f"method.procedure: {name} has no forecast; plan knows {', '.join(WORKLOADS)}"])
+        raise ConfigError([f"method.procedure: {name} has no estimate; plan knows {', '.join(WORKLOADS)}"])
     return WORKLOADS[name](config, dataset)
 
 
 def matching(config: RunConfig, dataset: Any) -> Workload:
-    """The work of Algorithm 1."""
-    try:
-        network = assembly.network_builder(config, dataset)(0).eval()
-    except (ValueError, ImportError) as error:
-        raise ConfigError([f"network: {error}"]) from error
+    """Count the work of Algorithm 1."""
+    network = _built(assembly.network_builder(config, dataset))
     image, tiles = prod(dataset.shape), prod(assembly.grid(config))
     schedule, method = config.trajectory, config.method
     groups = _groups(config, len(dataset.classes))
@@ -82,7 +91,7 @@ def matching(config: RunConfig, dataset: Any) -> Workload:
     steps = schedule.networks * schedule.matching_steps
     blank = torch.zeros(1, *dataset.shape)
     phi = assembly.objective_of(config).phi.value(network, blank, torch.zeros(1, dtype=torch.int64))
-    on_set = config.training.source == "synthetic" and schedule.matching_steps > 1
+    on_set = BATCHES[config.training.source].on_set and schedule.matching_steps > 1
     return Workload(
         classes=len(dataset.classes),
         networks=schedule.networks,
@@ -92,69 +101,105 @@ def matching(config: RunConfig, dataset: Any) -> Workload:
         real=min(method.real_batch, max(dataset.counts)),
         synthetic=min(decoded(config, config.ipc), method.synthetic_limit),
         updates=dict(_updates(config, dataset)),
-        stretches=_trained(config) + _pretrained(config),
+        segments=_trained(config) + _pretrained(config),
         real_updates=not on_set,
         image=image,
-        pixels=config.ipc * image,
+        pixels=3 * config.ipc * image,
         decoded=config.ipc * tiles * image if on_set else 0,
-        parameters=sum(p.numel() for p in network.parameters()),
+        parameters=_parameters(network),
         statistic=sum(x.numel() for x in phi),
         counts=tuple(dataset.counts),
         microbatch=config.compute.microbatch,
-        slices=1 if batch_norms(network) else config.compute.slices or usual_slices(network),
+        slices=_slices(config, network),
         coupled=bool(batch_norms(network)),
     )
 
 
-WORKLOADS: dict[str, Callable[[RunConfig, Any], Workload]] = {"matching": matching}
-"""By procedure; any other has no forecast."""
+def selection(config: RunConfig, dataset: Any) -> Workload:
+    """Count the work of a selection: the training of its network, if it has one, and the images that it reads."""
+    build, training = selecting.outline(config, dataset).build, config.method.selection
+    network = _built(build) if build else nn.Module()
+    image, images, updates = prod(dataset.shape), sum(dataset.counts), Counter[int]()
+    if build:
+        _add(updates, images, training.batch, training.epochs)
+    return Workload(
+        classes=len(dataset.classes),
+        networks=1 if build else 0,
+        updates=dict(updates),
+        batch_key="method.selection.batch",
+        segments=1 if build else 0,
+        image=image,
+        pixels=config.ipc * image,
+        parameters=_parameters(network),
+        counts=tuple(dataset.counts),
+        unestimated=len(dataset.classes) * config.ipc + (images if build else 0),
+        slices=_slices(config, network),
+        coupled=bool(batch_norms(network)),
+    )
+
+
+WORKLOADS: dict[str, Callable[[RunConfig, Any], Workload]] = {"matching": matching, "selecting": selection}
+"""Functions that count the work, by procedure."""
 
 
 def decoded(config: RunConfig, ipc: int) -> int:
-    """Images that so many learnt ones of a class become in matching."""
+    """Return the number of images to which ``ipc`` learnt images of a class are decoded in matching."""
     return len(assembly.parameterisation_of(config).sources(ipc))
 
 
 def known_groups(config: RunConfig) -> RunConfig:
-    """The same, but for groups that are only known once features are: random ones, as many."""
-    if config.method.grouping.name != "kmeans":
-        return config
-    return replace(config, method=replace(config.method, grouping=replace(config.method.grouping, name="random")))
+    """Return the config with a partition that needs no features of real images, into as many groups."""
+    grouping = config.method.grouping
+    name = PARTITIONS[grouping.name].planned_as or grouping.name
+    return replace(config, method=replace(config.method, grouping=replace(grouping, name=name)))
 
 
 def _groups(config: RunConfig, classes: int) -> int:
-    known = known_groups(config)
-    partition = assembly.partition_of(known, classes, lambda: torch.empty(0))
+    partition = assembly.partition_of(known_groups(config), classes, lambda: torch.empty(0))
     return sum(len(group) > 1 for group in partition)
 
 
+def _built(build: Callable[[int], nn.Module]) -> nn.Module:
+    try:
+        return build(0).eval()
+    except (ValueError, ImportError) as error:
+        raise ConfigError([f"network: {error}"]) from error
+
+
+def _parameters(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+def _slices(config: RunConfig, network: nn.Module) -> int:
+    return 1 if batch_norms(network) else config.compute.slices or usual_slices(network)
+
+
 def _updates(config: RunConfig, dataset: Any) -> Counter[int]:
-    schedule, training, found = config.trajectory, config.training, Counter[int]()
-    stretches = _trained(config)
-    of_set = len(dataset.classes) * config.ipc * prod(assembly.grid(config))
-    if training.source == "real":
-        # A batch that ends a pass over all images may be smaller: counted as a whole one.
-        found[min(training.batch, sum(dataset.counts))] += stretches * -(-training.images // training.batch)
-    elif training.source == "synthetic":
-        _add(found, of_set, training.batch, stretches * training.epochs)
-    _add(found, sum(dataset.counts), training.batch, _pretrained(config) * schedule.pretrain_epochs)
-    return +found
+    schedule, training, updates = config.trajectory, config.training, Counter[int]()
+    segments, images = _trained(config), sum(dataset.counts)
+    if BATCHES[training.source].on_set:
+        of_set = len(dataset.classes) * config.ipc * prod(assembly.grid(config))
+        _add(updates, of_set, training.batch, segments * training.epochs)
+    else:  # an incomplete batch, at the end of a pass over all images, is counted as a complete one
+        updates[min(training.batch, images)] += segments * -(-training.images // training.batch)
+    _add(updates, images, training.batch, _pretrained(config) * schedule.pretrain_epochs)
+    return +updates
 
 
 def _trained(config: RunConfig) -> int:
-    """Stretches of training between matching steps."""
-    frozen = config.training.source == "frozen"
-    return 0 if frozen else config.trajectory.networks * (config.trajectory.matching_steps - 1)
+    """Return the number of times that theta is trained between matching steps."""
+    is_trained = BATCHES[config.training.source].budget is not None
+    return config.trajectory.networks * (config.trajectory.matching_steps - 1) if is_trained else 0
 
 
 def _pretrained(config: RunConfig) -> int:
-    """Networks that are trained before they are matched."""
-    schedule = config.trajectory
-    networks = {"pretrained": schedule.networks, "pool": min(schedule.pool_size, schedule.networks)}
-    return networks.get(schedule.start, 0)
+    """Return the number of networks that are pretrained."""
+    schedule, start = config.trajectory, NETWORK_STARTS[config.trajectory.start]
+    most = min(schedule.pool_size, schedule.networks) if start.shares else schedule.networks
+    return most if start.pretrains else 0
 
 
-def _add(found: Counter[int], images: int, batch: int, passes: int) -> None:
-    """Passes over so many images, the incomplete batch kept."""
-    found[batch] += passes * (images // batch)
-    found[images % batch] += passes if images % batch else 0
+def _add(updates: Counter[int], images: int, batch: int, passes: int) -> None:
+    """Add the updates of passes over ``images`` images that keep their incomplete batch."""
+    updates[batch] += passes * (images // batch)
+    updates[images % batch] += passes if images % batch else 0

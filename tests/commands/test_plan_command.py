@@ -64,12 +64,12 @@ def test_the_table_is_for_people(rates, capsys):
     path = "configs/cifar10_dcc.yaml"
     code, out, _ = told(capsys, path, rates(path), "--rate=100", "cluster.workers=4", "ipc=2")
     for words in (
-        "dcc on cifar10: 10 classes, 2 images each, 32 px, convnet; 1,000 networks x 10 matching steps",
+        "dcc on cifar10: 10 classes, 2 images each, 32 px, convnet; units: 1,000 networks x 10 matching steps",
         "stated: 100 real images/s",
         "4 workers",
         "classes per worker",
         "2 to 3 (balance 83%)",
-        "slices shared out among the workers",
+        "slices divided among the workers",
         "all slices on every worker",
         "all-reduced per matching step",
         "best number of workers:",
@@ -77,6 +77,17 @@ def test_the_table_is_for_people(rates, capsys):
     ):
         assert words in out
     assert code == 0
+
+
+def test_a_selection_has_the_time_of_its_training_or_none(rates, capsys):
+    path = "configs/cifar10_dc.yaml"
+    code, out, _ = told(capsys, path, rates(path, "method=herding"), "method=herding", "ipc=50", "cluster.workers=2")
+    assert code == 0 and "training theta" in out and "matching" not in out and "units: 10 classes" in out
+    assert "not estimated: the time of reading 50,500 real images for features and for the set" in out
+    code, out, _ = told(capsys, path, rates(path, "method=random"), "method=random", "ipc=50", "--json")
+    made = json.loads(out)
+    assert code == 0 and made["chosen"]["seconds"] is None and made["others"] == []
+    assert any("reading 500 real images for the set; no network is trained" in line for line in made["remarks"])
 
 
 def test_what_does_not_fit_is_told_with_the_key(rates, capsys):

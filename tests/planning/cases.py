@@ -1,4 +1,4 @@
-"""Work and rates with numbers that can be reckoned by hand."""
+"""Work and rates with numbers for which estimates can be computed by hand."""
 
 from dist_condense.planning.forecast import Cluster
 from dist_condense.planning.rates import Calibration, Matching, Peak, Updating
@@ -13,10 +13,10 @@ LOAD = Workload(
     real=64,
     synthetic=16,
     updates={},
-    stretches=0,
+    segments=0,
     real_updates=True,
     image=100,
-    pixels=400,
+    pixels=1200,
     decoded=0,
     parameters=1000,
     statistic=900,

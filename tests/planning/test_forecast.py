@@ -24,7 +24,7 @@ from tests.planning.cases import CLUSTER, LOAD, RATES
 
 CLASS = 2 + 64 * 0.25 + 16 * 0.5
 SHARED = replace(LOAD, shared_steps=15, groups=2)
-TRAINED = replace(LOAD, updates={32: 6, 8: 2}, stretches=2)
+TRAINED = replace(LOAD, updates={32: 6, 8: 2}, segments=2)
 QUICK = replace(CLUSTER, bandwidth=1e6, latency=1e-3)
 """Sharing slices is cheaper than computing all."""
 
@@ -83,7 +83,7 @@ def test_memory_of_a_worker():
     assert held.pop("the process") == HELD["cpu"]
     assert held == {
         NETWORK: 3 * 4 * 1000,
-        PIXELS: 3 * 4 * 4 * 400 + 4 * 4 * 800,  # four classes
+        PIXELS: 4 * 4 * (1200 + 800),  # four classes
         STATISTICS: 4 * 2 * 900 * 4 + 2 * 2 * 900 * (4 + 8 + 8),
         MINIBATCHES: 64 * 100 * (4 + 4 + 7),
         REAL: 0,
@@ -92,6 +92,16 @@ def test_memory_of_a_worker():
     assert memory(LOAD, RATES, replace(CLUSTER, resident=True), 3)[REAL] == 4 * 50 * 100
     assert memory(LOAD, RATES, CLUSTER, 3)[AT_ONCE] == 500 + 16 * 100
     assert memory(replace(LOAD, microbatch=4), RATES, CLUSTER, 3)[AT_ONCE] == 1000 + 4 * 10
+
+
+def test_a_run_without_matching_takes_the_time_of_its_updates_alone():
+    load = replace(TRAINED, networks=1, steps=0, real=0, synthetic=0)
+    found = forecast(load, replace(RATES, alone=None, shared=None, real=None, synthetic=None), QUICK, 2)
+    assert (found.matching, found.drawing) == (0, 3)
+    assert found == forecast(load, RATES, QUICK, 2)  # rates of matching change nothing
+    assert found.training == forecast(TRAINED, RATES, QUICK, 2).training > 0
+    nothing = replace(load, networks=0, updates={}, segments=0)
+    assert forecast(nothing, RATES, QUICK, 2).seconds == 0 and memory(nothing, RATES, QUICK, 2)[AT_ONCE] == 0
 
 
 def test_the_best_number_of_workers_is_the_largest_that_is_efficient():

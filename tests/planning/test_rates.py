@@ -8,7 +8,7 @@ import torch
 from dist_condense.planning.peak import PeakBytes, peak
 from dist_condense.planning.rates import fitted, lacking, read
 from dist_condense.settings.config import ConfigError
-from tests.planning.cases import RATES
+from tests.planning.cases import LOAD, RATES
 
 
 def test_rates_are_found_again():
@@ -50,12 +50,15 @@ def test_a_stated_rate_scales_all_that_is_computed():
     assert replace(RATES, shared=None).scaled(40.0).shared is None
     with pytest.raises(ConfigError, match="measure again"):
         replace(RATES, alone=replace(RATES.alone, real=0.0)).scaled(40.0)
+    with pytest.raises(ConfigError, match="--rate: needs rates of matching"):
+        replace(RATES, alone=None).scaled(40.0)
 
 
 def test_what_was_not_measured_is_told():
-    less = replace(RATES, shared=None, updating=None)
-    assert list(lacking(RATES, True, True)) == list(lacking(less, False, False)) == []
-    assert ["grouping" in line or "matching_steps" in line for line in lacking(less, True, True)] == [True, True]
+    less, work = replace(RATES, alone=None, shared=None, updating=None), replace(LOAD, shared_steps=1, updates={8: 1})
+    assert list(lacking(RATES, work)) == list(lacking(less, replace(LOAD, steps=0))) == []
+    words = ("without matching;", "method.grouping", "matching_steps")
+    assert [word in line for word, line in zip(words, lacking(less, work), strict=True)] == [True] * 3
 
 
 def test_the_peak_counts_what_is_alive_at_once():

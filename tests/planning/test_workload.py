@@ -17,7 +17,7 @@ def counted(name, *keys, classes=None, images=None):
 def test_dc_with_one_step_never_trains_theta():
     found = counted("cifar10_dc")
     assert (found.classes, found.networks, found.steps, found.real, found.synthetic) == (10, 1000, 1000, 256, 1)
-    assert (found.image, found.pixels, found.decoded, found.counts) == (3 * 32 * 32, 3 * 32 * 32, 0, (5000,) * 10)
+    assert (found.image, found.pixels, found.decoded, found.counts) == (3 * 32 * 32, 3 * 3 * 32 * 32, 0, (5000,) * 10)
     assert (found.updates, found.shared_steps, found.groups, found.slices) == ({}, 0, 0, 4)
     assert found.parameters == 320010 and found.statistic == 320010 - 6 * 128 - 10 - 3 * 128  # no bias, no norm
 
@@ -25,7 +25,7 @@ def test_dc_with_one_step_never_trains_theta():
 def test_dc_with_ten_steps_trains_on_the_set():
     found = counted("cifar10_dc", "ipc=30", "trajectory.matching_steps=10", "training.epochs=50")
     assert found.updates == {256: 1000 * 9 * 50, 44: 1000 * 9 * 50}  # 300 images: a batch and a rest
-    assert not found.real_updates and found.decoded == 30 * 3 * 32 * 32 and found.stretches == 1000 * 9
+    assert not found.real_updates and found.decoded == 30 * 3 * 32 * 32 and found.segments == 1000 * 9
 
 
 def test_dcc_shares_its_steps_after_the_warm_up():
@@ -42,10 +42,10 @@ def test_groups_whose_members_are_not_known(name):
 
 def test_idc_on_imagenet_trains_on_real_images_and_a_pool():
     found = counted("imagenet100_idc")
-    assert (found.classes, found.counts[0], found.synthetic, found.pixels) == (100, 1281, 90, 10 * 3 * 224**2)
+    assert (found.classes, found.counts[0], found.synthetic, found.pixels) == (100, 1281, 90, 3 * 10 * 3 * 224**2)
     whole, rest = divmod(128100, 128)
     assert found.updates == {128: 500 * 99 * 4 + 10 * 5 * whole, rest: 10 * 5} and found.real_updates
-    assert found.stretches == 500 * 99 + 10
+    assert found.segments == 500 * 99 + 10
     assert counted("imagenet100_idc", "ipc=20").synthetic == 128  # of 180
     assert counted("imagenet1k_idc").classes == 1000
     (passes,) = {found.updates[64] for found in [counted("imagenet10_idc", images=640)]}
@@ -73,6 +73,19 @@ def test_a_network_that_cannot_be_built_is_refused():
 def test_decoded_images(decoding, images):
     keys = ["method=idc", "method.parameterisation.factor=3", f"method.parameterisation.decoding={decoding}"]
     assert decoded(load("configs/digits.yaml", keys), 5) == images
+
+
+def test_a_selection_with_features_trains_one_network_and_reads_all_images():
+    found = counted("cifar10_dc", "method=herding", "ipc=50")
+    assert (found.networks, found.steps, found.real, found.segments) == (1, 0, 0, 1)
+    assert found.updates == {256: 20 * 195, 80: 20} and found.real_updates  # 50,000 images: 195 batches and 80
+    assert (found.parameters, found.pixels, found.unestimated) == (320010, 50 * 3 * 32 * 32, 50_000 + 500)
+
+
+def test_a_selection_without_features_computes_nothing():
+    found = counted("cifar10_dc", "method=random", "ipc=50")
+    assert not found.computes and (found.updates, found.parameters, found.networks) == ({}, 0, 0)
+    assert found.unestimated == 500
 
 
 def test_what_nobody_knows_of_the_data_is_asked_for():

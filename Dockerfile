@@ -1,12 +1,13 @@
 # docker build --target gpu -t dist-condense:0.1.0 .
 # docker build --target cpu -t dist-condense:0.1.0-cpu --secret id=pip,src=pip.conf .
-# pip.conf names an index of torch's CPU wheels ([global], extra-index-url); a secret, since build arguments stay
-# readable in the history of an image and an address may hold a password. Without it the cpu image has torch's ordinary
-# wheel, which also runs on a CPU and is gigabytes larger.
+# pip.conf names an index of torch's CPU wheels ([global], extra-index-url). It is a secret because build arguments stay
+# readable in the history of an image and an address may contain a password. Without it the cpu image gets torch's
+# ordinary wheel, which also runs on a CPU and is gigabytes larger.
 
-# The digest is the multi-platform index's. For another version: docker buildx imagetools inspect python:VERSION
+# The digest is that of the multi-platform index. For another version: docker buildx imagetools inspect python:VERSION
 FROM python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d AS base
-# Every pip, also in images made from this one, takes the tested versions; newer pips ask the second name for builds.
+# Every pip, also in derived images, takes the tested versions; newer versions of pip read the second variable for
+# builds.
 COPY constraints.txt /etc/constraints.txt
 ENV PIP_CONSTRAINT=/etc/constraints.txt \
     PIP_BUILD_CONSTRAINT=/etc/constraints.txt \
@@ -42,7 +43,7 @@ HEALTHCHECK --interval=5m --timeout=60s --start-period=60s CMD ["dist-condense",
 CMD ["dist-condense", "--help"]
 
 FROM base AS gpu
-# g++ is what torch.compile calls; libgl1 and libglib2.0-0 are opencv-python's, the others ffcv's.
+# torch.compile calls g++; opencv-python needs libgl1 and libglib2.0-0, ffcv the others.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends \

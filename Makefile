@@ -1,7 +1,7 @@
-# `make` prints the targets. Everything runs in .venv, which is made on first use.
+# `make` prints the targets. Everything runs in .venv, which is created on first use.
 PYTHON ?= python3
 BIN := .venv/bin
-# Tests run in so many processes at a time, each with one thread; those of a file share fixtures and stay together.
+# Number of test processes, each with one thread. The tests of a file share fixtures and run in one process.
 PROCESSES ?= 2
 PYTEST = $(BIN)/python -m pytest
 TOGETHER = OMP_NUM_THREADS=1 $(PYTEST) -n $(PROCESSES) --dist loadfile
@@ -16,11 +16,11 @@ export GIT_PYTHON_REFRESH ?= quiet
 help:  ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
-# What pip builds, it builds with the tested setuptools; newer pips ask the second name.
+# pip also builds with the tested setuptools; newer versions of pip read the second variable.
 .venv/.installed install-ffcv: export PIP_CONSTRAINT = constraints.txt
 .venv/.installed install-ffcv: export PIP_BUILD_CONSTRAINT = constraints.txt
 
-install: .venv/.installed  ## make .venv with the tested versions
+install: .venv/.installed  ## create .venv with the tested versions
 
 .venv/.installed: pyproject.toml constraints.txt
 	@echo "Installing into .venv: about 3 minutes and 7 GB the first time."
@@ -28,27 +28,27 @@ install: .venv/.installed  ## make .venv with the tested versions
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-install-ffcv: .venv/.installed  ## add the extra ffcv to .venv; first the system packages of docs/data.md
+install-ffcv: .venv/.installed  ## add the extra ffcv to .venv; docs/data.md lists the system packages it needs
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ffcv]'
 
 quickstart: .venv/.installed  ## condense the digits on this machine and evaluate the set
 	$(BIN)/python -P -m dist_condense.run configs/digits.yaml
 
-test: .venv/.installed  ## the tests that take seconds; PROCESSES=2 at a time
+test: .venv/.installed  ## run the tests that take seconds, PROCESSES=2 at a time
 	$(TOGETHER) -m "not slow and not gpu"
 
-test-slow: .venv/.installed  ## the tests that take minutes; PROCESSES=2 at a time
-	$(TOGETHER) --no-loadscope-reorder -m "slow and not gpu" --durations=20  # the longest files come first
+test-slow: .venv/.installed  ## run the tests that take minutes, PROCESSES=2 at a time
+	$(TOGETHER) --no-loadscope-reorder -m "slow and not gpu" --durations=20  # starts the longest files first
 
-test-gpu: .venv/.installed  ## the tests that need a CUDA device
+test-gpu: .venv/.installed  ## run the tests that need a CUDA device
 	$(PYTEST) -m gpu
 
-lint: .venv/.installed  ## ruff, its formatter, mypy and shellcheck
+lint: .venv/.installed  ## run ruff, its formatter, mypy and shellcheck
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/shellcheck .ci/run launch/*.sh k8s/base/postgres/*.sh
 
-clean:  ## remove caches; keeps .venv, outputs and .cache
+clean:  ## remove caches, but not .venv, outputs and .cache
 	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
 #
-# One run on this machine, by several Ray workers:
+# Start one run on this machine, on several Ray workers:
 #
-#   launch/local.sh --workers 2 CONFIG [key=value ...]             Ray lives as long as the run
+#   launch/local.sh --workers 2 CONFIG [key=value ...]             Ray ends with the run
 #   launch/local.sh --workers 2 --nodes 2 CONFIG [key=value ...]   on a cluster of several nodes, made for the run
 #
-# The nodes share the cores and GPUs out (compute.threads cores a worker must fit in one), and take connections with a
-# token of this start alone. What is started here is ended here, and no other Ray.
-# Exit code: that of the run. SIGTERM and Ctrl-C reach it. PYTHON: the package's (.venv/bin/python).
+# The cores and GPUs of the machine are divided among the nodes; a worker needs compute.threads cores of one node. The
+# nodes accept connections only with a token made for this start. At the end the script ends its own Ray and no other.
+# Exit code: that of the run. SIGTERM and Ctrl-C are passed to the run.
+# PYTHON: the Python of the package (default .venv/bin/python).
 set -euo pipefail
 
 fail() { echo "local.sh: $*" >&2; exit 1; }
-usage() { sed -n 's/^#$//p; s/^# //p' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '2,/^[^#]/{s/^#$//p; s/^# //p}' "${BASH_SOURCE[0]}"; }
 
 workers=1 nodes=0
 while [[ ${1:-} == --* ]]; do
@@ -26,11 +27,11 @@ done
 python=${PYTHON:-$(dirname "${BASH_SOURCE[0]}")/../.venv/bin/python}
 [[ -x $python ]] || fail "no Python at $python: run make install, or set PYTHON"
 export RAY_USAGE_STATS_ENABLED=0
-export PYTHONSAFEPATH=1 # nothing is imported from the folder that this is called in
-set -m # what is started has a process group of its own: Ctrl-C reaches the run alone, through this script
+export PYTHONSAFEPATH=1 # import nothing from the current folder
+set -m # children get their own process groups, so that Ctrl-C reaches only the run, through this script
 
 started=()
-node() { # OPTION...: a node, until this script ends
+node() { # OPTION...: start a node, which runs until this script ends
     "${python%/*}/ray" start --block --disable-usage-stats --node-ip-address=127.0.0.1 \
         --dashboard-agent-listen-port=0 --num-cpus=$((cores > 0 ? cores : 1)) --num-gpus="$gpus" "$@" \
         >"$folder/node-${#started[@]}.log" 2>&1 &
@@ -46,7 +47,7 @@ end() {
 if ((nodes > 0)); then
     cores=$(($(nproc) / nodes)) gpus=0
     if command -v nvidia-smi >/dev/null; then gpus=$(($(nvidia-smi --list-gpus | wc -l) / nodes)); fi
-    folder=$(mktemp -d /tmp/ray_XXXXXX) # closed to other users; Ray opens its own folder, below it, to everyone
+    folder=$(mktemp -d /tmp/ray_XXXXXX) # closed to other users, because Ray opens its own folder in it to everyone
     trap end EXIT
     RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
     export RAY_AUTH_MODE=token RAY_AUTH_TOKEN

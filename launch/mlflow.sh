@@ -1,24 +1,26 @@
 #!/usr/bin/env bash
-# A team's MLflow on one machine: PostgreSQL and `mlflow server` over one folder, until Ctrl-C. See docs/mlflow.md.
+# Run a team's MLflow on one machine: PostgreSQL and `mlflow server` in one folder, until Ctrl-C. See docs/mlflow.md.
 set -euo pipefail
 
 usage() {
     cat <<'END'
 usage: launch/mlflow.sh FOLDER [--host HOST] [--port PORT] [OPTION OF mlflow server ...]
 
-Starts PostgreSQL on FOLDER/postgres (made at the first start) and `mlflow server` with it and FOLDER/artifacts. Prints
-the URI for tracking.uri once the server answers; Ctrl-C or SIGTERM ends both. The same command goes on with what is
-there. PostgreSQL can be reached through a socket in its own folder alone, and by its user alone; FOLDER is one that no
-other user can write.
+Starts PostgreSQL with its data in FOLDER/postgres (made at the first start) and `mlflow server` with its artifacts in
+FOLDER/artifacts. Prints the URI for tracking.uri once the server answers. Ctrl-C or SIGTERM ends both; the same command
+continues with the same data. Only the user that runs PostgreSQL can reach it, through a socket in its own folder. No
+other user may be able to write to FOLDER.
 
-  --host HOST    the address that the server listens on (127.0.0.1)
-  --port PORT    (5000)
-  PYTHON         a python with the extra mlflow-server (.venv/bin/python beside launch/, else python3)
-  POSTGRES_BIN   the folder of initdb and pg_ctl (from PATH, else the newest in /usr/lib/postgresql)
-  POSTGRES_USER  who runs PostgreSQL if you are root, which it refuses (postgres)
+  --host HOST    address of the server (default 127.0.0.1)
+  --port PORT    port of the server (default 5000)
 
-For a team: --host 0.0.0.0 --allowed-hosts NAME:PORT. Whoever reaches the port can change and delete runs; docs/mlflow.md
-has more.
+environment:
+  PYTHON         Python with the extra mlflow-server (default .venv/bin/python beside launch/, else python3)
+  POSTGRES_BIN   folder of initdb and pg_ctl (default from PATH, else the newest in /usr/lib/postgresql)
+  POSTGRES_USER  user of PostgreSQL when the script runs as root, which PostgreSQL refuses (default postgres)
+
+For a team: --host 0.0.0.0 --allowed-hosts NAME:PORT. Anyone who reaches the port can change and delete runs; see
+docs/mlflow.md.
 END
 }
 
@@ -31,22 +33,22 @@ while (($#)); do
         --host) host=${2:?--host needs an address}; shift ;;
         --port) port=${2:?--port needs a number}; shift ;;
         -*) options=("$@"); break ;;
-        *) [[ -z $folder ]] || fail "two folders: '$folder' and '$1'"; folder=$1 ;;
+        *) [[ -z $folder ]] || fail "two folders given: '$folder' and '$1'"; folder=$1 ;;
     esac
     shift
 done
 [[ -n $folder ]] || { usage >&2; exit 2; }
 
-umask 077 # what is made here is for its owner alone
+umask 077 # new files are accessible to their owner only
 if [[ ! -d $folder ]]; then
     mkdir -p "$folder"
-    [[ $(id -u) != 0 ]] || chmod 711 "$folder" # PostgreSQL's user has to pass
+    [[ $(id -u) != 0 ]] || chmod 711 "$folder" # PostgreSQL's user must be able to enter
 fi
 folder=$(cd "$folder" && pwd -P)
 [[ -O $folder && -z $(find "$folder" -maxdepth 0 -perm /022) ]] \
-    || fail "other users can put files into $folder: choose another, or make it yours alone (chmod go-w)"
+    || fail "other users can put files into $folder: give another folder, or remove their write access (chmod go-w)"
 
-export PYTHONSAFEPATH=1 # nothing is imported from the folder that this is called in
+export PYTHONSAFEPATH=1 # import nothing from the current folder
 python=${PYTHON:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/.venv/bin/python}
 [[ -x $python ]] || python=python3
 "$python" -c 'import mlflow, psycopg' || fail "$python lacks mlflow or psycopg: pip install -c constraints.txt '.[mlflow-server]'"
@@ -59,13 +61,14 @@ fi
 mkdir -p "$folder/artifacts"
 data=$folder/postgres
 exec 9>"$folder/lock"
-flock -n 9 || fail "$folder is in use; 'fuser -v $folder/lock' names by whom"
-! (: <>"/dev/tcp/$host/$port") 2>/dev/null || fail "port $port is taken: choose another --port"
+flock -n 9 || fail "$folder is in use; 'fuser -v $folder/lock' names the process"
+! (: <>"/dev/tcp/$host/$port") 2>/dev/null || fail "port $port is in use: give another --port"
 
 as_owner=()
 if [[ $(id -u) == 0 ]]; then
     as_owner=(runuser -u "${POSTGRES_USER:-postgres}" --)
-    "${as_owner[@]}" test -x "$folder" || fail "user ${POSTGRES_USER:-postgres} may not enter $folder: choose another"
+    "${as_owner[@]}" test -x "$folder" \
+        || fail "user ${POSTGRES_USER:-postgres} may not enter $folder: give another folder"
 fi
 postgres() {
     (cd / && "${as_owner[@]}" "$POSTGRES_BIN/$1" "${@:2}") 9>&- >>"$folder/postgres.log" 2>&1 \
@@ -80,7 +83,7 @@ finish() {
 }
 
 if [[ ! -d $data ]]; then
-    new=$data.new # whole or not at all
+    new=$data.new # renamed when complete
     rm -rf "$new"
     mkdir "$new"
     [[ $(id -u) != 0 ]] || chown "${POSTGRES_USER:-postgres}" "$new"
@@ -90,7 +93,7 @@ fi
 trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
-# restart: one that a killed start left behind is ended first
+# restart also ends a server that a killed start left running
 own="-c listen_addresses='' -c unix_socket_directories='$data' -c unix_socket_permissions=0700"
 postgres pg_ctl -D "$data" -w -o "$own" restart
 (postgres psql -h "$data" -U mlflow -d mlflow -c '') 2>/dev/null || postgres createdb -h "$data" -U mlflow mlflow

@@ -55,6 +55,7 @@ def sh(*words: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
 def test_a_script_answers_and_refuses(script: Path) -> None:
     helped, refused = sh(script, "--help"), sh(script)
     assert helped.returncode == 0 and f"launch/{script.name}" in helped.stdout and not helped.stderr
+    assert "shellcheck" not in helped.stdout
     assert refused.returncode == 2, refused.stderr
 
 
@@ -162,7 +163,7 @@ def test_submit_sh_hands_no_password_to_a_command_line(given: str, secret: str, 
     words, environment = ([f"{given}={secret}"], {}) if "." in given else ([], {given: secret})
     done = sh("launch/submit.sh", "configs/digits.yaml", *words, RAY="false", **environment)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
-    assert done.stderr.startswith(f"submit.sh: {given} may hold a password") and "s3cr3t" not in done.stderr
+    assert done.stderr.startswith(f"submit.sh: {given} may contain a password") and "s3cr3t" not in done.stderr
     assert "no job API answers" in sh("launch/submit.sh", "x", RAY="false", MLFLOW_TRACKING_URI="http://m:5000").stderr
 
 
@@ -294,7 +295,7 @@ def config(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
 def test_what_is_missing_is_named(cloud: str, tmp_path: Path) -> None:
     done = up(cloud, tmp_path, GPU_NODES="", SHARED="x; rm -rf /")
     assert done.returncode == 2
-    assert done.stderr == f"up.sh: set GPU_NODES SHARED, as the head of launch/{cloud}.yaml says\n"
+    assert done.stderr == f"up.sh: set GPU_NODES SHARED; the comments at the top of launch/{cloud}.yaml describe them\n"
 
 
 @clouds
@@ -311,7 +312,7 @@ def test_what_git_does_not_track_is_not_uploaded(cloud: str, tmp_path: Path) -> 
 def test_without_a_clone_nothing_is_uploaded(tmp_path: Path) -> None:
     done = up("aws", tmp_path, GIT_DIR=str(tmp_path / "none"))
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.endswith("could not be copied to outputs/upload: run it in a clone\n")
+    assert done.stderr.endswith("could not be copied to outputs/upload: run this in a clone\n")
 
 
 def test_what_it_writes_is_readable_by_nobody_else(tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ def test_the_comparison_page_says_it_without_editing(team: Team, compared: dict[
 def test_a_folder_or_a_port_in_use_is_refused(team: Team, tmp_path: Path) -> None:
     other = Team(tmp_path)
     other.port = team.port
-    for second, told in ((team.script(), f"{team.folder} is in use"), (other.script(), f"port {team.port} is taken")):
+    for second, told in ((team.script(), f"{team.folder} is in use"), (other.script(), f"port {team.port} is in use")):
         assert told in second.communicate()[1]
         assert second.returncode == 2
 

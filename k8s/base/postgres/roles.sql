@@ -1,4 +1,4 @@
--- As often as you like. \getenv: no list of processes shows the password.
+-- Can be run repeatedly. \getenv keeps the password out of the list of processes.
 \set ON_ERROR_STOP on
 \getenv password MLFLOW_PASSWORD
 SELECT 'CREATE ROLE mlflow' WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'mlflow') \gexec

@@ -1,21 +1,22 @@
 #!/usr/bin/env bash
-# PostgreSQL for MLflow. At every start, before anybody can connect: the role mlflow, what it may, and the password that
-# the Secret has now. The superuser, named like the user that runs this, has no password and no way in by the network.
+# PostgreSQL for MLflow. Every start sets the role mlflow, its rights and the current password of the Secret before it
+# accepts connections. The superuser, named like the user that runs this script, has no password and cannot connect
+# through the network.
 set -euo pipefail
 : "${MLFLOW_PASSWORD:?is empty: it is the key password of the Secret mlflow-database}"
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 if [[ ! -s $PGDATA/PG_VERSION ]]; then
-    rm -rf "$PGDATA.new" # whole or not at all
+    rm -rf "$PGDATA.new" # renamed when complete
     initdb --pgdata="$PGDATA.new" --encoding=UTF8 --locale=C.UTF-8 --auth=reject
     mv -T "$PGDATA.new" "$PGDATA"
 fi
 chmod 0700 "$PGDATA" # fsGroup widens it, which PostgreSQL refuses
 
-# Reached from here alone; a statement that fails is not logged, since one of them has the password.
+# Only this script can connect. Failed statements are not logged, because one of them contains the password.
 alone="-c listen_addresses='' -c unix_socket_directories='$TMPDIR' -c unix_socket_permissions=0700"
 alone+=" -c hba_file='$here/pg_hba.conf' -c log_min_error_statement=panic"
-trap 'exit 130' INT # without one, bash as PID 1 ignores it
+trap 'exit 130' INT # without a trap, bash as PID 1 ignores the signal
 trap 'exit 143' TERM
 trap 'pg_ctl --mode=fast stop' EXIT
 pg_ctl --wait --timeout=240 --options="$alone" start

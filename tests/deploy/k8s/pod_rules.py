@@ -1,4 +1,4 @@
-"""What is asked of every pod: restricted pod security, stated resources, a versioned image, no secret in the open."""
+"""Rules for every pod: restricted pod security, explicit resources, pinned images, existing references, no plain secrets."""
 
 from __future__ import annotations
 
@@ -20,38 +20,39 @@ SECRETS = {
     "mlflow": {"mlflow-database", "s3-mlflow"},
     "postgres": {"mlflow-database"},
 }
-"""By component: what its pod may see, each made by the README's commands."""
-YOURS = {"raw"}
-"""Claims that are not made here."""
+"""Secrets that a component may read; commands of k8s/README.md make them."""
+YOURS = ("PersistentVolumeClaim", "raw")
+"""The claim that the user provides."""
 
+SECURITY = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
+"""The security context of every container."""
 VOLUMES = {"configMap", "emptyDir", "persistentVolumeClaim"}
-"""The others show a path of the node, a secret or a token as a file, or what a driver of the node likes."""
+"""Other kinds show a path of the node, a secret or a token as a file, or depend on a driver of the node."""
 
 
 def problems(manifests: list[Manifest]) -> Iterator[str]:
-    """One line for each rule that is broken."""
-    made = {(m["kind"], m["metadata"]["name"]) for m in manifests}
-    made |= {("volume", v["metadata"]["name"]) for m in manifests for v in _of(m, "volumeClaimTemplates")}
-    for name, pod in pods(manifests):
-        spec = pod["spec"]
-        if spec.get("serviceAccountName") != pod["metadata"]["labels"][COMPONENT]:
-            yield f"{name}: serviceAccountName: one for each role, named like its component"
-        yield from (f"{name}: {told}" for told in [*_secrets(pod), *_pod(spec), *_written(spec), *_made(spec, made)])
-
-
-def _of(manifest: Manifest, key: str) -> list[Any]:
-    return manifest.get("spec", {}).get(key, [])
+    """Yield a line for each broken rule."""
+    existing = {(m["kind"], m["metadata"]["name"]) for m in manifests} | {YOURS}
+    for manifest in manifests:
+        claims = manifest.get("spec", {}).get("volumeClaimTemplates", [])
+        templates = {claim["metadata"]["name"] for claim in claims}
+        for name, pod in pods([manifest]):
+            checks = (_pod(pod), _secrets(pod), _written(pod["spec"]), _references(pod["spec"], existing, templates))
+            yield from (f"{name}: {problem}" for check in checks for problem in check)
 
 
 def _containers(spec: dict[str, Any]) -> list[dict[str, Any]]:
     return [*spec["containers"], *spec.get("initContainers", [])]
 
 
-def _pod(spec: dict[str, Any]) -> Iterator[str]:
+def _pod(pod: Manifest) -> Iterator[str]:
+    spec, component = pod["spec"], pod["metadata"]["labels"][COMPONENT]
+    if spec.get("serviceAccountName") != component:
+        yield f"serviceAccountName: {component}, one for each role"
     if spec.get("automountServiceAccountToken") is not False:
-        yield "automountServiceAccountToken: false, nobody here talks to the API server"
+        yield "automountServiceAccountToken: false; no pod here uses the API server"
     if spec.get("enableServiceLinks") is not False:
-        yield "enableServiceLinks: false; a Service `mlflow` would set MLFLOW_PORT"
+        yield "enableServiceLinks: false; links of the Service `mlflow` would set MLFLOW_PORT"
     security = spec.get("securityContext", {})
     if not (security.get("runAsNonRoot") and security.get("runAsUser")):
         yield "securityContext: runAsNonRoot and runAsUser"
@@ -59,53 +60,48 @@ def _pod(spec: dict[str, Any]) -> Iterator[str]:
         yield "securityContext.seccompProfile: RuntimeDefault"
     yield from (f"{key}: shares the node's" for key in ("hostNetwork", "hostPID", "hostIPC") if spec.get(key))
     for container in _containers(spec):
-        yield from (f"{container['name']}: {told}" for told in _container(container))
+        yield from (f"{container['name']}: {problem}" for problem in _container(container))
 
 
 def _container(container: dict[str, Any]) -> Iterator[str]:
-    security, resources = container.get("securityContext", {}), container.get("resources", {})
-    if security.get("allowPrivilegeEscalation") is not False or security.get("privileged"):
-        yield "securityContext.allowPrivilegeEscalation: false"
-    if security.get("capabilities") != {"drop": ["ALL"]}:
-        yield "securityContext.capabilities: drop ALL, add none"
-    if security.get("readOnlyRootFilesystem") is not True:
-        yield "securityContext.readOnlyRootFilesystem: true; what is written has a volume"
+    resources, image = container.get("resources", {}), container["image"]
+    if container.get("securityContext") != SECURITY:
+        yield f"securityContext: {SECURITY}"
     if not {"cpu", "memory", "ephemeral-storage"} <= set(resources.get("requests", {})):
         yield "resources.requests: cpu, memory and ephemeral-storage"
     if resources.get("requests") != resources.get("limits"):
         yield "resources: requests and limits differ"
-    yield from _image(container["image"])
+    if image not in OURS and "@sha256:" not in image:
+        yield f"image {image}: neither version {VERSION} of the package nor pinned by digest"
     for entry in container.get("env", []):
         if "value" in entry and (SECRET.search(entry["name"]) or re.search(r"://[^/]*:[^/]*@", entry["value"])):
-            yield f"env.{entry['name']}: a secret in the open; use secretKeyRef"
+            yield f"env.{entry['name']}: a secret in plain text; use secretKeyRef"
 
 
 def _secrets(pod: Manifest) -> Iterator[str]:
     component, containers = pod["metadata"]["labels"][COMPONENT], _containers(pod["spec"])
-    seen = {entry["secretRef"]["name"] for c in containers for entry in c.get("envFrom", []) if "secretRef" in entry}
+    names = {entry["secretRef"]["name"] for c in containers for entry in c.get("envFrom", []) if "secretRef" in entry}
     sources = [entry.get("valueFrom", {}) for c in containers for entry in c.get("env", [])]
-    seen |= {source["secretKeyRef"]["name"] for source in sources if "secretKeyRef" in source}
-    yield from (f"Secret {name}: not for {component}" for name in sorted(seen - SECRETS.get(component, set())))
+    names |= {source["secretKeyRef"]["name"] for source in sources if "secretKeyRef" in source}
+    yield from (f"Secret {name}: not for {component}" for name in sorted(names - SECRETS.get(component, set())))
 
 
 def _written(spec: dict[str, Any]) -> Iterator[str]:
-    """Folders of the node's disk: bounded, together within what the pod asks for, and where programs write."""
+    """Check that emptyDirs are bounded, fit the pod's ephemeral storage together, and include /tmp as HOME and TMPDIR."""
     folders = {volume["name"]: volume["emptyDir"] for volume in spec.get("volumes", []) if "emptyDir" in volume}
     yield from (f"volume {name}: give emptyDir.sizeLimit" for name, of in folders.items() if "sizeLimit" not in of)
-    asked = [c.get("resources", {}).get("limits", {}).get("ephemeral-storage", "0") for c in spec["containers"]]
-    held = [of.get("sizeLimit", "0") for of in folders.values()]
-    if sum(map(_bytes, held)) >= sum(map(_bytes, asked)):
-        yield f"ephemeral-storage: {' + '.join(asked)} has no room for volumes of {' + '.join(held)} and the logs"
+    yield from (
+        f"volume {name}: emptyDir.medium takes the container's memory" for name, of in folders.items() if "medium" in of
+    )
+    limits = [c.get("resources", {}).get("limits", {}).get("ephemeral-storage", "0") for c in spec["containers"]]
+    sizes = [of.get("sizeLimit", "0") for of in folders.values()]
+    if sum(map(_bytes, sizes)) >= sum(map(_bytes, limits)):
+        yield f"ephemeral-storage: {' + '.join(limits)} has no room for volumes of {' + '.join(sizes)} and the logs"
     for container in _containers(spec):
         mounted = {m["mountPath"] for m in container.get("volumeMounts", []) if m["name"] in folders}
-        given = {entry["name"]: entry.get("value") for entry in container.get("env", [])}
-        yield from (
-            f"{container['name']}: {name} is {given.get(name)}: name an emptyDir that is mounted"
-            for name in ("HOME", "TMPDIR")
-            if given.get(name) not in mounted
-        )
-        if "/tmp" not in mounted:
-            yield f"{container['name']}: mount an emptyDir on /tmp"
+        variables = {entry["name"]: entry.get("value") for entry in container.get("env", [])}
+        if "/tmp" not in mounted or not variables.get("HOME") == variables.get("TMPDIR") == "/tmp":
+            yield f"{container['name']}: HOME and TMPDIR are /tmp, an emptyDir; the root file system is read-only"
 
 
 def _bytes(quantity: str) -> int:
@@ -113,32 +109,20 @@ def _bytes(quantity: str) -> int:
     return int(number) * {None: 1, "Mi": 2**20, "Gi": 2**30}[unit]
 
 
-def _image(image: str) -> Iterator[str]:
-    name, _, tag = image.rpartition("/")[2].partition(":")
-    if "@sha256:" in image:
-        return
-    if not re.search(r"\d", tag):
-        yield f"image {image}: name a version"
-    if name == "dist-condense" and image not in OURS:
-        yield f"image {image}: the package is {VERSION}"
-
-
-def _made(spec: dict[str, Any], made: set[tuple[str, str]]) -> Iterator[str]:
-    account, volumes = spec.get("serviceAccountName"), spec.get("volumes", [])
-    if ("ServiceAccount", account) not in made:
-        yield f"there is no ServiceAccount {account}"
-    names = {volume["name"] for volume in volumes} | {name for kind, name in made if kind == "volume"}
+def _references(spec: dict[str, Any], existing: set[tuple[str, str]], templates: set[str]) -> Iterator[str]:
+    """Check that accounts, claims, ConfigMaps and volumes exist; volumes are of the allowed kinds."""
+    volumes = spec.get("volumes", [])
+    names = [("ServiceAccount", spec.get("serviceAccountName"))]
+    names += [
+        ("PersistentVolumeClaim", v["persistentVolumeClaim"]["claimName"])
+        for v in volumes
+        if "persistentVolumeClaim" in v
+    ]
+    names += [("ConfigMap", v["configMap"]["name"]) for v in volumes if "configMap" in v]
+    yield from (f"there is no {kind} {name}" for kind, name in names if (kind, name) not in existing)
+    known = {volume["name"] for volume in volumes} | templates
+    mounts = [mount["name"] for container in _containers(spec) for mount in container.get("volumeMounts", [])]
+    yield from (f"there is no volume {mount}" for mount in mounts if mount not in known)
     for volume in volumes:
-        claim = volume.get("persistentVolumeClaim", {}).get("claimName")
-        if claim and claim not in YOURS and ("PersistentVolumeClaim", claim) not in made:
-            yield f"volume {volume['name']}: there is no claim {claim}"
-        config = volume.get("configMap", {}).get("name")
-        if config and ("ConfigMap", config) not in made:
-            yield f"volume {volume['name']}: there is no ConfigMap {config}"
         if not set(volume) - {"name"} <= VOLUMES:
-            yield f"volume {volume['name']}: not of a kind that belongs here ({', '.join(sorted(VOLUMES))})"
-        if "medium" in volume.get("emptyDir", {}):
-            yield f"volume {volume['name']}: emptyDir.medium takes the container's memory"
-    for container in _containers(spec):
-        mounts = [mount["name"] for mount in container.get("volumeMounts", [])]
-        yield from (f"{container['name']}: there is no volume {mount}" for mount in mounts if mount not in names)
+            yield f"volume {volume['name']}: only {', '.join(sorted(VOLUMES))}"

@@ -1,9 +1,10 @@
-"""Who can reach what, by the rendered NetworkPolicies: exactly the table of k8s/README.md."""
+"""The connections that the rendered NetworkPolicies allow: exactly the table of k8s/README.md."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ ALL_PORTS = "every port"
 
 @dataclass(frozen=True)
 class Party:
-    """A pod of ours, or somebody else."""
+    """A pod, here or in another namespace, or an address."""
 
     namespace: str
     labels: tuple[tuple[str, str], ...] = ()
@@ -40,6 +41,7 @@ OTHERS = {
     "DNS": Party("kube-system", (("k8s-app", "kube-dns"),)),
     "DNS of the node": Party("", address="169.254.20.10"),
     "another pod": Party("default", ((NAME, "dist-condense"), (COMPONENT, "head"))),
+    "another pod of kuberay-operator": Party("kuberay-operator", ((NAME, "debug"),)),
     "another pod of monitoring": Party("monitoring", ((NAME, "grafana"),)),
     "another pod of kube-system": Party("kube-system", (("k8s-app", "metrics-server"),)),
     "metadata": Party("", address="169.254.169.254"),
@@ -50,7 +52,7 @@ OTHERS = {
 
 def parties(manifests: list[Manifest]) -> dict[str, Party]:
     labels = [pod["metadata"]["labels"] for _, pod in pods(manifests)]
-    return {of[COMPONENT]: Party("dist-condense", tuple(of.items())) for of in labels} | OTHERS
+    return {own[COMPONENT]: Party("dist-condense", tuple(own.items())) for own in labels} | OTHERS
 
 
 def selected(selector: dict[str, Any], labels: dict[str, str]) -> bool:
@@ -74,30 +76,30 @@ def is_peer(peer: dict[str, Any], party: Party) -> bool:
             and not any(within(party.address, cidr) for cidr in block.get("except", []))
         )
     if "namespaceSelector" in peer:
-        here = party.namespace != "" and selected(peer["namespaceSelector"], {NAMESPACE: party.namespace})
+        inside = party.namespace != "" and selected(peer["namespaceSelector"], {NAMESPACE: party.namespace})
     else:
-        here = party.ours
-    return here and selected(peer.get("podSelector", {}), dict(party.labels))
+        inside = party.ours
+    return inside and selected(peer.get("podSelector", {}), dict(party.labels))
 
 
 def permitted(policies: list[dict[str, Any]], way: str, party: Party, peer: Party, port: int) -> bool:
-    """Of one side: by any policy that selects it; whatever is not ours is free."""
+    """Return whether any policy that selects `party` allows `way` ("Ingress", "Egress"); other parties are free."""
     if not party.ours:
         return True
     mine = [p for p in policies if way in p["policyTypes"] and selected(p["podSelector"], dict(party.labels))]
     side = {"Ingress": "from", "Egress": "to"}[way]
     return not mine or any(
-        any(is_peer(entry, peer) for entry in rule[side])
-        and ("ports" not in rule or port in [entry["port"] for entry in rule["ports"]])
+        (not rule.get(side) or any(is_peer(entry, peer) for entry in rule[side]))
+        and (not rule.get("ports") or port in [entry["port"] for entry in rule["ports"]])
         for policy in mine
         for rule in policy.get(way.lower(), [])
     )
 
 
 def reached(manifests: list[Manifest]) -> set[tuple[str, str, str]]:
-    """(who, whom, on what): all that is open."""
+    """Return every open connection: (who, whom, on what)."""
     policies = [manifest["spec"] for manifest in manifests if manifest["kind"] == "NetworkPolicy"]
-    known, found = parties(manifests), set()
+    known, connections = parties(manifests), set()
     for source, a in known.items():
         for target, b in known.items():
             if not (a.ours or b.ours):
@@ -107,9 +109,9 @@ def reached(manifests: list[Manifest]) -> set[tuple[str, str, str]]:
                 for port in PORTS
                 if permitted(policies, "Egress", a, b, port) and permitted(policies, "Ingress", b, a, port)
             ]
-            told = [ALL_PORTS] if len(open_ports) == len(PORTS) else [PORTS[port] for port in open_ports]
-            found |= {(source, target, port) for port in told}
-    return found
+            names = [ALL_PORTS] if len(open_ports) == len(PORTS) else [PORTS[port] for port in open_ports]
+            connections |= {(source, target, name) for name in names}
+    return connections
 
 
 def table(readme: str) -> set[tuple[str, str, str]]:
@@ -122,26 +124,60 @@ def table(readme: str) -> set[tuple[str, str, str]]:
 def test_the_table_of_the_readme_is_what_the_policies_allow(name: str) -> None:
     manifests = rendered(name)
     known = set(parties(manifests))
-    told = {row for row in table((K8S / "README.md").read_text()) if row[0] in known and row[1] in known}
+    rows = {row for row in table((K8S / "README.md").read_text()) if row[0] in known and row[1] in known}
     if name != "s3":
-        told = {row for row in told if row[1] != "the store"}
-    assert reached(manifests) == told
+        rows = {row for row in rows if row[1] != "the store"}
+    assert reached(manifests) == rows
 
 
 def test_the_operator_is_where_the_readme_installs_it() -> None:
-    (told,) = re.findall(
+    (namespace,) = re.findall(
         r"helm install (?:\S|[ ]|\\\n)* --namespace (\S+) --create-namespace", (K8S / "README.md").read_text()
     )
     peers = only(rendered("base"), "NetworkPolicy", "job-api")["spec"]["ingress"][0]["from"]
-    assert [x["namespaceSelector"]["matchLabels"] for x in peers if "namespaceSelector" in x] == [{NAMESPACE: told}]
+    assert [x["namespaceSelector"]["matchLabels"] for x in peers if "namespaceSelector" in x] == [
+        {NAMESPACE: namespace}
+    ]
 
 
-def test_a_policy_that_is_gone_or_too_wide_is_noticed() -> None:
+def rule(manifests: list[Manifest], policy: str, side: str = "ingress") -> dict[str, Any]:
+    return only(manifests, "NetworkPolicy", policy)["spec"][side][0]
+
+
+PLANTS: dict[str, tuple[Callable[[list[Manifest]], object], set[tuple[str, str, str]]]] = {
+    "no denial": (
+        lambda m: m.remove(only(m, "NetworkPolicy", "nothing-else")),
+        {("another pod", "submitter", ALL_PORTS)},
+    ),
+    "any pod of ours": (
+        lambda m: (
+            rule(m, "mlflow").update({"from": [{"podSelector": {}}]}),
+            only(m, "NetworkPolicy", "tracking")["spec"].update(podSelector={}),
+        ),
+        {("worker", "mlflow", "MLflow"), ("postgres", "mlflow", "MLflow")},
+    ),
+    "no peer": (lambda m: rule(m, "job-api").pop("from"), {("the world", "head", "job API")}),
+    "any namespace": (
+        lambda m: rule(m, "job-api")["from"][-1].update(namespaceSelector={}),
+        {("one that calls itself operator", "head", "job API")},
+    ),
+    "any pod of a namespace": (
+        lambda m: rule(m, "job-api")["from"][-1].pop("podSelector"),
+        {("another pod of kuberay-operator", "head", "job API")},
+    ),
+    "no port of ingress": (lambda m: rule(m, "job-api").pop("ports"), {("operator", "head", ALL_PORTS)}),
+    "no port of egress": (lambda m: rule(m, "names", "egress").pop("ports"), {("mlflow", "DNS", ALL_PORTS)}),
+    "any address": (
+        lambda m: rule(m, "names", "egress")["to"][-1]["ipBlock"].update(cidr="0.0.0.0/0"),
+        {("head", "the world", "names"), ("head", "metadata", "names")},
+    ),
+}
+
+
+@pytest.mark.parametrize("plant", PLANTS)
+def test_a_policy_that_is_missing_or_too_wide_opens_a_connection(plant: str) -> None:
     manifests = rendered("gpu")
     before = reached(manifests)
-    manifests.remove(only(manifests, "NetworkPolicy", "nothing-else"))
-    assert ("another pod", "submitter", ALL_PORTS) in reached(manifests) - before
-    manifests = rendered("gpu")
-    only(manifests, "NetworkPolicy", "mlflow")["spec"]["ingress"][0]["from"] = [{"podSelector": {}}]
-    only(manifests, "NetworkPolicy", "tracking")["spec"]["podSelector"] = {}
-    assert {("worker", "mlflow", "MLflow"), ("postgres", "mlflow", "MLflow")} <= reached(manifests) - before
+    change, connections = PLANTS[plant]
+    change(manifests)
+    assert connections <= reached(manifests) - before

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 
 from dist_condense.data.catalogue import is_url
-from dist_condense.data.preparing.betons import Progress as Report
+from dist_condense.data.preparing.betons import ReportProgress as Report
 from dist_condense.data.preparing.prepare import PrepareOptions, finish, plan
 from dist_condense.data.preparing.tars import MapUnordered
 from dist_condense.data.sets.listing import is_utf8
@@ -104,7 +104,7 @@ def _prepared(given: argparse.Namespace) -> int:
     console, began = terminal.console(), time.monotonic()
     try:
         mapping = _mapping(given)
-        planned = plan(given.source, given.dest, _options(given), mapping, given.ffcv)
+        planned = plan(given.source, given.dest, _options(given), map_unordered=mapping, ffcv=given.ffcv)
     except (DataError, OSError) as error:
         return _told("refused", error, REFUSED)
     for note in () if isinstance(planned, Manifest) else planned.source.notes:
@@ -162,7 +162,15 @@ def _plain(console: Console) -> Report:
 
 def _options(given: argparse.Namespace) -> PrepareOptions:
     classes, names = _classes(given), _class_names(given)
-    return PrepareOptions(given.val, given.size, given.png, classes, names, given.orientation, given.skip_bad)
+    return PrepareOptions(
+        val=given.val,
+        size=given.size,
+        png=given.png,
+        classes=classes,
+        class_names=names,
+        orientation=given.orientation,
+        skip_bad=given.skip_bad,
+    )
 
 
 def _classes(given: argparse.Namespace) -> str | tuple[str, ...] | None:

@@ -11,6 +11,7 @@ import torch
 from dist_condense.data.ffcv.extra import load_ffcv
 from dist_condense.data.ffcv.file import LABEL, check_beton
 
+
 class BetonSource:
     """A ClassSource that reads a beton file through FFCV; its only memory is the system's page cache.
 

@@ -92,7 +92,7 @@ class ReadAhead:
     def _end(self) -> None:
         for _ in self._threads:
             self._queue.put(None)
-        for ticket in list(self._open):
+        for ticket in reversed(list(self._open)):  # the last first, so that the memory it frees starts no other
             self.forget(ticket)
 
     def __enter__(self) -> ReadAhead:

@@ -99,9 +99,7 @@ def _encoded(store: Store, form: Form, reading: Reading) -> ClassSource:
 
 def _gpu(store: Store, form: Form, reading: Reading) -> ClassSource:
     decoding = DecodingSource(store, form, reading.threads)
-    return MemorySource(
-        {c: decoding.get(c, torch.arange(store.count(c))).to(reading.device) for c in store.labels}
-    )
+    return MemorySource({c: decoding.get(c, torch.arange(store.count(c))).to(reading.device) for c in store.labels})
 
 
 def _ram(store: Store, form: Form, reading: Reading) -> ClassSource:

@@ -76,7 +76,7 @@ def engine(settings: Settings, coordinator: Coordinator | None = None, dtype: to
         per_class=settings.per_class,
     )
     labels = list(assign([1.0] * settings.classes, coordinator.size)[coordinator.rank])
-    shard = assembly.shard_of(config, data, labels, coordinator, placement)  # type: ignore[arg-type]
+    shard = assembly.shard_of(config, data, labels, coordinator=coordinator, placement=placement)  # type: ignore[arg-type]
     trajectory = assembly.trajectory_of(config, data, shard)  # type: ignore[arg-type]
     return Engine(shard, trajectory)
 

@@ -164,7 +164,7 @@ class Card:
         """Of the pixels, but for its padding, which the card has as a pixel."""
         statistics = ChannelStatistics(tuple(self.mean), tuple(self.std))
         lower, upper = self.bounds or (0.0, 1.0)
-        return Space(statistics, lower, upper, normalised=self.value_space == NORMALISED)
+        return Space(statistics, lower=lower, upper=upper, normalised=self.value_space == NORMALISED)
 
 
 def form_of(space: Space, shape: tuple[int, int, int], parameterisation: MultiFormation) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class ShardFormat:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassTask:
-    """Arguments of preparing one class of one split."""
+    """Task of preparing one class of one split."""
 
     dest: Path
     split: str

@@ -14,12 +14,12 @@ Finished = TypeVar("Finished")
 
 
 def write_record(file: Path, record: Any) -> None:
-    """Write a dataclass as JSON, atomically."""
+    """Write a record, a dataclass, as JSON, atomically."""
     write_atomically(file, json.dumps(asdict(record)).encode())
 
 
 def read_record(kind: type[Finished], file: Path) -> Finished | None:
-    """Read a record of the dataclass `kind`; None for a missing file, and for one that was not written as this kind."""
+    """Read a record of the dataclass `kind`; None for a missing file, and for a file that is no such record."""
     try:
         return records.read(kind, file)
     except records.Unreadable:

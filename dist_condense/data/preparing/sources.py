@@ -115,7 +115,7 @@ def open_catalogued(
 ) -> Source:
     """Open a data set of the catalogue, or class folders as `image_folder`; DataError with all problems.
 
-    A relative root is resolved in this process, also if other processes read the images.
+    A relative root is resolved against the working directory of this process, even if other processes read the images.
     """
     path = root if root is None or is_url(root) else Path(root).expanduser().absolute()
     opened = open_dataset(name, path, size=size, classes=classes, orientation=orientation, channels=channels)

@@ -28,10 +28,7 @@ _WNID_KEY = re.compile(r"(?:.*/)?(n\d{8})[_\d]")
 
 
 class MapUnordered(Protocol):
-    """Function that applies another one to items, on one machine or many, and yields results in order of completion.
-
-    Errors are raised.
-    """
+    """Parallel map over items, on one machine or several; yields results in order of completion and raises errors."""
 
     def __call__(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]: ...
 

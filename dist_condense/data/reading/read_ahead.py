@@ -24,7 +24,7 @@ HELD = DEPTH + READERS + 1
 
 @dataclass(frozen=True, eq=False)
 class Ticket:
-    """Announced images of one class; to be redeemed once, or forgotten."""
+    """Handle of announced images of one class, to be redeemed once or forgotten."""
 
     label: int
     indices: torch.Tensor

@@ -14,7 +14,7 @@ ANNOTATIONS, IMAGES = "val_annotations.txt", "images"
 
 
 def is_annotated(split: Path, entries: Entries) -> bool:
-    """Return whether a split has this layout; images that were sorted into class folders do not."""
+    """Return whether a split has this layout, which it loses when its images are sorted into class folders."""
     return entries.folders == [IMAGES] and (split / ANNOTATIONS).is_file()
 
 
@@ -47,7 +47,7 @@ def read(split: Path, classes: Sequence[str]) -> tuple[tuple[ClassFolder, ...], 
 
 
 def _annotations(file: Path) -> tuple[dict[str, str], list[str]]:
-    """Read the class of each image; return the problems of the file, too."""
+    """Read the class of each image from the annotations; return it with the problems of the file."""
     class_of: dict[str, str] = {}
     invalid: list[str] = []
     for number, line in enumerate(file.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):

@@ -38,7 +38,7 @@ class ArraySplit:
     unread = ()
 
     def open(self, labels: Sequence[int], reading: Reading) -> MemorySource:
-        """Return these classes, resized, in the array's order. DataError for tier `ffcv`, as there is no beton."""
+        """Return a source of these classes, resized, in the array's order; DataError for tier `ffcv`."""
         if reading.tier == RAW:
             raise DataError([NO_BETON])
         stored, labels_of = self.images.images, self.images.labels

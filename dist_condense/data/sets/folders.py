@@ -252,5 +252,5 @@ def _dangling(split: Path, names: Sequence[str]) -> list[str]:
 
 
 def class_name(folder: str) -> ClassName:
-    """Return the class of a folder's name, which may be a WordNet id."""
+    """Return the class of a folder, whose name may be a WordNet id."""
     return ClassName(folder, folder if _WNID.fullmatch(folder) else None)

@@ -48,7 +48,7 @@ class Entries:
 
 
 def entries_of(folder: Path | str) -> Entries:
-    """List one folder by one scan, without a stat per file except for links. Raises OSError."""
+    """List one folder by a single scan, without a stat per file except for links. Raises OSError."""
     listing = Entries()
     with os.scandir(folder) as entries:
         for entry in entries:

@@ -45,11 +45,11 @@ class Request:
         return None if self.classes is None else tuple(self.classes)
 
     def problems(self) -> list[str]:
-        """Check the size and the list of classes, independently of the files."""
+        """Return problems of the size and of the list of classes, independently of the files."""
         return self._size_problems() + self._list_problems()
 
     def root_problems(self) -> list[str]:
-        """Check the folder; with download it may be missing."""
+        """Return problems of the folder; with download it may be missing."""
         variable = VARIABLES.get(self.name, "an environment variable that they name")
         remedy = f"Set dataset.root to its folder (shipped configs read it from {variable})."
         if self.root is None:
@@ -99,6 +99,6 @@ def select_classes(
 
 
 def _subset_hint(names: Sequence[str]) -> str:
-    """Return a question if a single name resembles that of a subset."""
+    """Return a hint if the only name resembles that of a subset; otherwise an empty text."""
     close = get_close_matches(names[0], SUBSETS, 1) if len(names) == 1 else []
     return f" Or is the named subset {close[0]} meant?" if close else ""

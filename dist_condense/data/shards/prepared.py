@@ -29,7 +29,7 @@ def has_manifest(root: Path) -> bool:
 
 
 def open_prepared(root: str, request: Request, facts: Facts) -> ImageSet:
-    """Open the requested classes, named by name or WordNet id. Raises DataError with all problems.
+    """Open the requested classes, given by name or WordNet id. Raises DataError with all problems.
 
     :param root: the folder or url of the manifest.
     """
@@ -134,7 +134,7 @@ class BetonClasses:
 def _open_beton(
     root: str, manifest: Manifest, split: str, labels: Sequence[int], *, stored: tuple[int, ...], size: int
 ) -> BetonClasses:
-    """Open all classes, whatever the labels, because they are in one file."""
+    """Open the beton, with all of its classes: `labels` is ignored, because they are in one file."""
     from dist_condense.data.ffcv.beton import BetonSource
 
     if manifest.size != size:

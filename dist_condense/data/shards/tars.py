@@ -102,7 +102,7 @@ def read_labels(path: Path, samples: list[Sample]) -> list[int]:
 
 
 class _Scan:
-    """One pass over the headers of a tar."""
+    """State of one pass over the headers of a tar: samples, ignored members and problems."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.ignored = path, Ignored()
@@ -180,7 +180,7 @@ class _Scan:
         )
 
     def _unambiguous(self, members: dict[str, tarfile.TarInfo]) -> tarfile.TarInfo | None:
-        """Return the member whose suffix has no dot, else the only one; None if there is no or no single candidate."""
+        """Return the only member whose suffix has no dot, else the only member; None for none and for several."""
         plain = [info for suffix, info in members.items() if "." not in suffix]
         candidates = plain or list(members.values())
         if len(candidates) != 1:

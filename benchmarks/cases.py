@@ -1,4 +1,4 @@
-"""What is timed: the engine's matching step on random images, and the loop of the papers beside it."""
+"""Cases of the benchmarks: the engine's matching step on random images, and the plain loop of the papers."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from dist_condense.settings import assembly
 from dist_condense.settings.config import RunConfig, load
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
-    """One benchmark run."""
+    """Settings of one benchmark run."""
 
     method: str = "dc"
     real: int = 256
@@ -36,38 +36,38 @@ class Settings:
     product: int = 2048
     repeat: int = 3
     threads: int = 0
-    """0: torch's own choice."""
+    """Number of CPU threads; 0: torch's default."""
     device: str = "cpu"
     overrides: tuple[str, ...] = ()
 
     def config(self) -> RunConfig:
-        """The run's configuration."""
-        given = [f"method={self.method}", f"training={'real' if self.method.startswith('idc') else 'synthetic'}"]
-        given += [f"ipc={self.ipc}", "trajectory.matching_steps=10", "training.images=512"]
-        given += [f"network.width={self.width}", f"network.depth={self.depth}", f"method.real_batch={self.real}"]
-        return load("configs/digits.yaml", [*given, *self.overrides])
+        """Compose the run's configuration."""
+        keys = [f"method={self.method}", f"training={'real' if self.method.startswith('idc') else 'synthetic'}"]
+        keys += [f"ipc={self.ipc}", "trajectory.matching_steps=10", "training.images=512"]
+        keys += [f"network.width={self.width}", f"network.depth={self.depth}", f"method.real_batch={self.real}"]
+        return load("configs/digits.yaml", [*keys, *self.overrides])
 
 
 @dataclass
 class Engine:
-    """A shard and its network, as a worker holds them."""
+    """A worker's shard and network."""
 
     shard: ClassShard
     trajectory: Trajectory
     visit: int = 0
 
     def match(self) -> None:
-        """One matching step, never of DCC's warm-up."""
+        """Take one matching step, outside DCC's warm-up."""
         self.shard.match(self.trajectory.network, 250, 0, self.visit)
         self.visit += 1
 
     def train(self) -> None:
-        """What follows a matching step."""
+        """Train the network as after a matching step."""
         self.trajectory.reach(0, self.visit)
 
 
 def engine(settings: Settings, coordinator: Coordinator | None = None, dtype: torch.dtype = torch.float32) -> Engine:
-    """The engine of this process on its classes."""
+    """Assemble the engine of this process for its own classes."""
     coordinator = coordinator or LocalCoordinator()
     config, placement = settings.config(), Placement(torch.device(settings.device), dtype)
     data = RandomImages(
@@ -76,16 +76,17 @@ def engine(settings: Settings, coordinator: Coordinator | None = None, dtype: to
         per_class=settings.per_class,
     )
     labels = list(assign([1.0] * settings.classes, coordinator.size)[coordinator.rank])
-    shard = assembly.shard_of(config, data, labels, coordinator, placement)  # type: ignore[arg-type]
+    shard = assembly.shard_of(config, data, labels, coordinator=coordinator, placement=placement)  # type: ignore[arg-type]
     trajectory = assembly.trajectory_of(config, data, shard)  # type: ignore[arg-type]
     return Engine(shard, trajectory)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class PlainLoop:
-    """The loop of DC's and DCC's programs: autograd over all parameters, one backward for all classes.
+    """Loop of DC's and DCC's programs: autograd over all parameters, and one backward pass for all classes.
 
-    Real images are normalised float tensors, indexed at each step, as in these programs. Only plain pixels.
+    Real images are normalised float tensors, indexed at each step, as in these programs. Learnt images are plain
+    pixels, without parameterisation or augmentation.
     """
 
     network: nn.Module
@@ -101,7 +102,7 @@ class PlainLoop:
         self.optimiser = torch.optim.SGD([self.pixels], self.lr, momentum=self.momentum)
 
     def match(self) -> None:
-        """One matching step."""
+        """Take one matching step."""
         pairs = [self._gradients(c) for c in self.images]
         if self.pooled:
             sides = [[side[i] for side in pairs] for i in range(2)]
@@ -123,13 +124,19 @@ class PlainLoop:
 
 
 def plain_loop(settings: Settings, like: Engine) -> PlainLoop:
-    """The plain loop on the network and images of an engine that owns all classes."""
+    """Make a plain loop with the network and images of an engine that owns all classes."""
     shard = like.shard
     every = torch.arange(settings.per_class)
     images = {c: shard.source.source.get(c, every).to(settings.device) / 255 for c in shard.labels}
     normalised = {c: shard.space.statistics.normalise(x) for c, x in images.items()}
     pixels = torch.cat([shard.pixels[c] for c in shard.labels])
-    return PlainLoop(like.trajectory.network, normalised, pixels, settings.real, settings.method == "dcc")
+    return PlainLoop(
+        network=like.trajectory.network,
+        images=normalised,
+        pixels=pixels,
+        real=settings.real,
+        pooled=settings.method == "dcc",
+    )
 
 
 def _matching_loss(a: list[Tensor], b: list[Tensor]) -> Tensor:
@@ -142,7 +149,7 @@ def _matching_loss(a: list[Tensor], b: list[Tensor]) -> Tensor:
 
 
 def seconds(functions: Mapping[str, Callable[[], object]], settings: Settings, warm: int = 1) -> dict[str, list[float]]:
-    """Times of each function; they take turns, so that a disturbance meets all of them."""
+    """Measure the seconds of each function, `settings.repeat` times; they alternate, to share disturbances."""
     for function in functions.values():
         for _ in range(warm):
             function()
@@ -166,11 +173,11 @@ def _nothing() -> None:
     pass
 
 
-def middle(times: dict[str, list[float]]) -> dict[str, float]:
-    """Medians."""
+def medians(times: dict[str, list[float]]) -> dict[str, float]:
+    """Return the median time of each function."""
     return {name: median(x) for name, x in times.items()}
 
 
 def with_overrides(settings: Settings, *overrides: str) -> Settings:
-    """More configuration keys."""
+    """Return the settings with further configuration keys."""
     return replace(settings, overrides=(*settings.overrides, *overrides))

@@ -1,11 +1,11 @@
-"""What `dist-condense plan` predicts against what runs take, with other ipc, classes and workers than were calibrated.
+"""Predictions of `dist-condense plan` against measured runs, with other ipc, classes and workers than calibrated.
 
     python -m benchmarks.plan digits              # one series; prints a line per run
     DATA_DIR=/data python -m benchmarks.plan cifar10_dcc --json outputs/plan_dcc.json
 
-DATA_DIR holds cifar10/, imagenette224/ and miniimagenet84/ as class folders. The seconds per step are those between
-two lines of metrics.jsonl: without start, with all else that a run does. A worker has one thread, everywhere. Runs on
-two workers are longer: on a machine of two cores Ray's own start takes from them for the first half minute.
+DATA_DIR contains cifar10/, imagenette224/ and miniimagenet84/ as class folders. Seconds per step are measured between
+two lines of metrics.jsonl: they exclude the start and include everything else. Every worker has one thread. Runs on two
+workers are longer, because on a machine with two cores Ray's own start slows the first half minute.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Keys = list[str]
 
 @dataclass(frozen=True)
 class Series:
-    """One calibration and the runs that are predicted from it."""
+    """A calibration and the runs that are predicted from it."""
 
     config: str
     keys: Keys
@@ -39,12 +39,12 @@ class Series:
 
 
 def folder(name: str, *keys: str) -> Keys:
-    """The keys of a data set in DATA_DIR."""
+    """Return the keys of a data set in DATA_DIR."""
     return [f"dataset.root={os.environ.get('DATA_DIR', '.cache/data')}/{name}", *keys]
 
 
 def budget(networks: int, steps: int) -> Keys:
-    """Two lines of metrics.jsonl at least, each after whole networks."""
+    """Return the keys of a run with at least two lines of metrics.jsonl, each after complete networks."""
     every = max(1, networks // 3) * steps
     return [f"trajectory.networks={networks}", f"trajectory.matching_steps={steps}", f"tracking.log_every={every}"]
 
@@ -106,23 +106,24 @@ SERIES = {
 }
 
 
-@dataclass(frozen=True)
-class Row:
-    """One run."""
+@dataclass(frozen=True, kw_only=True)
+class PredictedRun:
+    """Prediction and measurement of one run."""
 
     series: str
     keys: Keys
     predicted: float
-    """Seconds per matching step with what follows it."""
+    """Predicted seconds per matching step, with the network's training after it."""
     measured: float
+    """Measured seconds per matching step."""
     bytes: int
-    """Of a worker."""
+    """Predicted memory of a worker."""
     resident: int | None
-    """Most bytes that the process had in memory; None where it is the driver of others."""
+    """Measured peak memory of the process in bytes; None for the driver of separate workers."""
 
     @property
     def error(self) -> float:
-        """Of the prediction."""
+        """Relative error of the predicted time."""
         return self.predicted / self.measured - 1
 
     def __str__(self) -> str:
@@ -131,24 +132,29 @@ class Row:
         return f"{self.series:20} {self.predicted:8.4f} {self.measured:8.4f} s {self.error:+6.1%} {memory:20} {keys}"
 
 
-def measure(name: str, only: list[int] | None = None) -> Iterator[Row]:
-    """Calibrate once; predict and run."""
+def measure(name: str, only: list[int] | None = None) -> Iterator[PredictedRun]:
+    """Calibrate a series once, then predict and measure its runs."""
     series = SERIES[name]
-    with tempfile.TemporaryDirectory() as place:
-        rates = Path(place, "rates.json")
+    with tempfile.TemporaryDirectory() as folder:
+        rates = Path(folder, "rates.json")
         _planned(series, series.calibrated, "--save", str(rates))
         for number, keys in enumerate(series.runs):
             if only is None or number in only:
-                found = _planned(series, keys, "--calibration", str(rates))
-                predicted = found.forecast.seconds / found.load.steps
-                seconds, resident = _run(series, keys, Path(place, str(number)))
-                alone = resident if ALONE in keys else None
-                yield Row(name, keys, predicted, seconds, found.forecast.bytes, alone)
+                plan = _planned(series, keys, "--calibration", str(rates))
+                seconds, resident = _run(series, keys, Path(folder, str(number)))
+                yield PredictedRun(
+                    series=name,
+                    keys=keys,
+                    predicted=plan.forecast.seconds / plan.load.steps,
+                    measured=seconds,
+                    bytes=plan.forecast.bytes,
+                    resident=resident if ALONE in keys else None,
+                )
 
 
 def _planned(series: Series, keys: Keys, *options: str) -> Plan:
-    given = parser().parse_args([series.config, *options])
-    return planned(given, load(series.config, [*series.keys, *keys, *FIXED]))
+    arguments = parser().parse_args([series.config, *options])
+    return planned(arguments, load(series.config, [*series.keys, *keys, *FIXED]))
 
 
 def _run(series: Series, keys: Keys, output: Path) -> tuple[float, int]:
@@ -177,18 +183,18 @@ def _run(series: Series, keys: Keys, output: Path) -> tuple[float, int]:
 
 
 def main() -> None:
-    """Print, and write."""
-    line = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    line.add_argument("series", choices=SERIES)
-    line.add_argument("--runs", type=int, nargs="*", help="only these of its runs, from 0")
-    line.add_argument("--json", type=Path)
-    given = line.parse_args()
+    """Measure and print run by run, and write the rows as JSON if requested."""
+    command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    command.add_argument("series", choices=SERIES)
+    command.add_argument("--runs", type=int, nargs="*", help="numbers of the runs to measure, from 0; default: all")
+    command.add_argument("--json", type=Path)
+    arguments = command.parse_args()
     rows = []
-    for row in measure(given.series, given.runs):
+    for row in measure(arguments.series, arguments.runs):
         print(row, flush=True)
         rows.append(asdict(row) | {"error": row.error})
-    if given.json:
-        given.json.write_text(json.dumps(rows, indent=1) + "\n")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Time of one matching step: its parts, against the plain loop, precisions, compiled, and on two workers.
+"""Time of one matching step: its parts, comparison with the plain loop, precision, compilation, and two workers.
 
     python -m benchmarks.step                        # CIFAR-10 shapes, ConvNet-3, DC, ipc 1, 256 real images
     python -m benchmarks.step --method idc --sections parts,scaling --json outputs/step.json
     python -m benchmarks.step --device cuda
     python -m benchmarks.step method.real_batch=128  # further keys of docs/config.md
 
-Images are random bytes: no data is needed. Every section runs in a fresh process.
+Images are random bytes, so that no data set is needed. Every section runs in a process of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import platform
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import KW_ONLY, asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,34 +27,34 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.cases import Engine, Settings, engine, middle, plain_loop, seconds, with_overrides
+from benchmarks.cases import Engine, Settings, engine, medians, plain_loop, seconds, with_overrides
 from dist_condense.engine.coordinator import LocalCoordinator, ProcessGroupCoordinator
 from dist_condense.system.memory import keep_freed_memory
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table."""
+    """A row of the table."""
 
     section: str
     name: str
     value: float
     unit: str
+    _: KW_ONLY
     low: float | None = None
-    """The least of the repeated measurements, where ``value`` is their median."""
+    """Minimum of the repeated measurements, where ``value`` is their median."""
 
 
 def time_rows(section: str, times: dict[str, list[float]]) -> list[Row]:
-    """Medians and minima in milliseconds."""
-    low = {name: min(x) for name, x in times.items()}
-    return [Row(section, name, 1e3 * x, "ms", 1e3 * low[name]) for name, x in middle(times).items()]
+    """Return rows with medians and minima in milliseconds."""
+    return [Row(section, name, 1e3 * x, "ms", low=1e3 * min(times[name])) for name, x in medians(times).items()]
 
 
 # --- sections -----------------------------------------------------------------------------------------------------
 
 
 def parts(settings: Settings) -> list[Row]:
-    """One step and what it is made of, of all classes together; GFLOP/s against a matrix product."""
+    """Measure a step and its parts for all classes together, and its GFLOP/s against a matrix product."""
     run = engine(settings)
     square = torch.randn(settings.product, settings.product, device=settings.device)
     pieces = _pieces(run, settings)
@@ -68,8 +69,8 @@ def parts(settings: Settings) -> list[Row]:
     )
     with FlopCounterMode(display=False) as counter:
         pieces["real statistic"]()
-    rate = counter.get_total_flops() / middle(times)["real statistic"] / 1e9
-    peak = 2 * settings.product**3 / middle(times)["matrix product"] / 1e9
+    rate = counter.get_total_flops() / medians(times)["real statistic"] / 1e9
+    peak = 2 * settings.product**3 / medians(times)["matrix product"] / 1e9
     rates = {"real statistic": rate, f"matrix product {settings.product}": peak}
     rows = [Row("parts", name, x, "GFLOP/s") for name, x in rates.items()]
     return [*time_rows("parts", times), *rows, Row("parts", "statistic of the product", 100 * rate / peak, "%")]
@@ -105,31 +106,31 @@ def _pieces(run: Engine, settings: Settings) -> dict[str, Callable[[], object]]:
 
 
 def plain(settings: Settings) -> list[Row]:
-    """Engine against the loop of the papers, per class (no sums) and pooled (reproducible and ordinary sums)."""
+    """Compare the engine with the plain loop, per class (no sums) and pooled (reproducible and ordinary sums)."""
     rows = []
     for method in ("dc", "dcc"):
-        chosen = replace(settings, method=method)
-        runs = {f"{method} engine": engine(chosen).match}
+        case = replace(settings, method=method)
+        runs = {f"{method} engine": engine(case).match}
         if method == "dcc":
-            runs |= {"dcc engine, ordinary sums": engine(chosen, LocalCoordinator(False)).match}
-        runs |= {f"{method} plain loop": plain_loop(chosen, engine(chosen)).match}
+            runs |= {"dcc engine, ordinary sums": engine(case, LocalCoordinator(False)).match}
+        runs |= {f"{method} plain loop": plain_loop(case, engine(case)).match}
         times = seconds(runs, settings)
         rows += time_rows("plain", times)
         for name in list(runs)[:-1]:
-            for how, of in (("median", middle(times)), ("least", {k: min(x) for k, x in times.items()})):
+            for measure, of in (("median", medians(times)), ("least", {k: min(x) for k, x in times.items()})):
                 slower = 100 * (of[name] / of[f"{method} plain loop"] - 1)
-                rows.append(Row("plain", f"{name} slower, {how}", slower, "%"))
+                rows.append(Row("plain", f"{name} slower, {measure}", slower, "%"))
     return rows
 
 
 def precision(settings: Settings) -> list[Row]:
-    """Error of the image gradient of two classes against float64, and the time of a step in bfloat16."""
+    """Measure the error of two classes' image gradient against float64, and the time of a step in bfloat16."""
     few = replace(settings, classes=2)
-    truth = _gradient(engine(few, dtype=torch.float64))
+    reference = _gradient(engine(few, dtype=torch.float64))
     half = with_overrides(few, "compute.autocast=true")
     rows = []
-    for name, chosen in (("float32", few), ("bf16 autocast", half)):
-        error, cosine = _compare(_gradient(engine(chosen)), truth)
+    for name, case in (("float32", few), ("bf16 autocast", half)):
+        error, cosine = _compare(_gradient(engine(case)), reference)
         rows.append(Row("precision", f"{name}: relative gradient error", error, ""))
         rows.append(Row("precision", f"{name}: cosine", cosine, ""))
     runs = {"two classes, float32": engine(few).match, "two classes, bf16 autocast": engine(half).match}
@@ -146,13 +147,14 @@ def _gradient(run: Engine) -> Tensor:
     return torch.cat([g.flatten() for g in gradients]).double()
 
 
-def _compare(found: Tensor, truth: Tensor) -> tuple[float, float]:
-    cosine = torch.nn.functional.cosine_similarity(found, truth, dim=0)
-    return float((found - truth).norm() / truth.norm()), float(cosine)
+def _compare(gradient: Tensor, reference: Tensor) -> tuple[float, float]:
+    """Return the relative error and the cosine similarity of two gradients."""
+    cosine = torch.nn.functional.cosine_similarity(gradient, reference, dim=0)
+    return float((gradient - reference).norm() / reference.norm()), float(cosine)
 
 
 def compiled(settings: Settings) -> list[Row]:
-    """A step by torch.compile, in float32 and in bfloat16, after two steps that compile and warm up."""
+    """Measure a step with torch.compile, in float32 and in bfloat16, after two steps that compile and warm up."""
     rows = []
     for name, keys in (("float32", []), ("bf16 autocast", ["compute.autocast=true"])):
         run = engine(with_overrides(settings, "compute.compile=true", *keys))
@@ -161,17 +163,17 @@ def compiled(settings: Settings) -> list[Row]:
 
 
 def freed_memory_kept(settings: Settings) -> list[Row]:
-    """A step as the workers run it."""
+    """Measure a step with the allocator settings of workers, which keep freed memory."""
     return time_rows("memory", seconds({"freed memory kept": engine(settings).match}, settings))
 
 
 def freed_memory_returned(settings: Settings) -> list[Row]:
-    """A step with the allocator as it is by default."""
+    """Measure a step with the allocator's default settings."""
     return time_rows("memory", seconds({"freed memory returned": engine(settings).match}, settings))
 
 
 def scaling(settings: Settings) -> list[Row]:
-    """Step and training of the same classes on 1 and on 2 workers, each of one thread."""
+    """Measure step and training of the same classes on 1 and on 2 workers with one thread each."""
     rows = []
     one, two = (_on_workers(replace(settings, threads=1), n) for n in (1, 2))
     for name, least in (("median", False), ("least", True)):
@@ -184,15 +186,15 @@ def scaling(settings: Settings) -> list[Row]:
 
 def _on_workers(settings: Settings, workers: int) -> list[list[float]]:
     with tempfile.TemporaryDirectory() as folder, _processes(workers) as pool:
-        meeting = Path(folder, "meeting").as_uri()
-        running = [pool.submit(_worker, settings, rank, workers, meeting) for rank in range(workers)]
-        return [x.result() for x in running]
+        rendezvous = Path(folder, "rendezvous").as_uri()
+        run = partial(_worker, settings, workers=workers, rendezvous=rendezvous)
+        return list(pool.map(run, range(workers)))
 
 
-def _worker(settings: Settings, rank: int, workers: int, meeting: str) -> list[float]:
+def _worker(settings: Settings, rank: int, *, workers: int, rendezvous: str) -> list[float]:
     prepare(settings)
     backend = "nccl" if settings.device == "cuda" else "gloo"
-    dist.init_process_group(backend, init_method=meeting, rank=rank, world_size=workers)
+    dist.init_process_group(backend, init_method=rendezvous, rank=rank, world_size=workers)
     run = engine(settings, ProcessGroupCoordinator())
 
     def step() -> None:
@@ -231,7 +233,7 @@ QUICK_SECTIONS = ["parts", "plain", "precision"]
 
 
 def prepare(settings: Settings, keep: bool = True) -> None:
-    """Threads and allocator of this process."""
+    """Set the threads and the allocator of this process."""
     if keep:
         keep_freed_memory()
     if settings.threads:
@@ -239,16 +241,18 @@ def prepare(settings: Settings, keep: bool = True) -> None:
 
 
 def run_section(function: Section, settings: Settings) -> list[Row]:
-    """In this process."""
+    """Run a function of a section in this process."""
     prepare(settings, function is not freed_memory_returned)
     return function(settings)
 
 
 def measure(settings: Settings, names: Sequence[str]) -> list[Row]:
-    """All sections, each function in a process of its own."""
+    """Run and print these sections, each function in a process of its own."""
     rows = []
     for function in (f for name in names for f in SECTIONS[name]):
-        new = scaling(settings) if function is scaling else _alone(function, settings)  # scaling starts its workers
+        new = (
+            scaling(settings) if function is scaling else _alone(function, settings)
+        )  # scaling starts processes itself
         print(table(new), flush=True)
         rows += new
     return rows
@@ -263,22 +267,22 @@ def _processes(n: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(n, mp_context=torch.multiprocessing.get_context("spawn"))
 
 
-def machine(settings: Settings) -> dict[str, Any]:
-    """What the numbers depend on."""
-    gpu = {"gpu": torch.cuda.get_device_name()} if settings.device == "cuda" else {}
+def machine(device: str) -> dict[str, Any]:
+    """Describe the hardware and software on which the numbers depend."""
+    gpu = {"gpu": torch.cuda.get_device_name()} if device == "cuda" else {}
     versions = {"torch": torch.__version__, "python": platform.python_version()}
     return {**versions, "cpu": torch.backends.cpu.get_cpu_capability(), "cores": os.cpu_count(), **gpu}
 
 
 def table(rows: Sequence[Row]) -> str:
-    """For people."""
+    """Format rows as lines of text."""
     lines = [f"{r.section:10} {r.name:40} {r.value:12.5g} {r.unit:8}" for r in rows]
     least = [f" (least {r.low:.5g})" if r.low else "" for r in rows]
     return "\n".join((line + low).rstrip() for line, low in zip(lines, least, strict=True))
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="further keys of the configuration")
     parser.add_argument("--method", default="dc", help="default: dc")
@@ -293,24 +297,24 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def settings_of(given: argparse.Namespace) -> Settings:
-    """Settings with the defaults of the method."""
-    idc = given.method.startswith("idc")
-    sizes = {name: getattr(given, name) for name in ("classes", "size", "width", "depth", "repeat", "threads")}
-    sizes |= {"real": given.real or (64 if idc else 256), "ipc": given.ipc or (10 if idc else 1)}
-    sizes |= {**QUICK, "threads": 1} if given.quick else {}
-    return Settings(given.method, **sizes, device=given.device, overrides=tuple(given.overrides))
+def settings_of(arguments: argparse.Namespace) -> Settings:
+    """Make the settings, with the defaults of the method."""
+    idc = arguments.method.startswith("idc")
+    sizes = {name: getattr(arguments, name) for name in ("classes", "size", "width", "depth", "repeat", "threads")}
+    sizes |= {"real": arguments.real or (64 if idc else 256), "ipc": arguments.ipc or (10 if idc else 1)}
+    sizes |= QUICK if arguments.quick else {}
+    return Settings(method=arguments.method, **sizes, device=arguments.device, overrides=tuple(arguments.overrides))
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Measure and print, section by section; write."""
-    given = parse(words)
-    settings = settings_of(given)
-    default = QUICK_SECTIONS if given.quick else list(SECTIONS)
-    rows = measure(settings, given.sections.split(",") if given.sections else default)
-    if given.json:
-        result = {"machine": machine(settings), "settings": asdict(settings), "rows": [asdict(r) for r in rows]}
-        given.json.write_text(json.dumps(result, indent=1) + "\n")
+    """Measure and print section by section, and write the rows as JSON if requested."""
+    arguments = parse(words)
+    settings = settings_of(arguments)
+    default = QUICK_SECTIONS if arguments.quick else list(SECTIONS)
+    rows = measure(settings, arguments.sections.split(",") if arguments.sections else default)
+    if arguments.json:
+        result = {"machine": machine(settings.device), "settings": asdict(settings), "rows": [asdict(r) for r in rows]}
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

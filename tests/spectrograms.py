@@ -40,7 +40,7 @@ def made(per_class: int, seed: int) -> LabelledImages:
 
 def opened(request: Request) -> ImageSet:
     """Open the data set for the catalogue."""
-    return from_arrays(request, FACTS, made(20, 1), made(10, 2), NAMES)
+    return from_arrays(request, FACTS, train=made(20, 1), test=made(10, 2), names=NAMES)
 
 
 def known(patch: pytest.MonkeyPatch) -> None:

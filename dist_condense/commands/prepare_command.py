@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 
 from dist_condense.data.catalogue import is_url
-from dist_condense.data.preparing.betons import Progress as Report
+from dist_condense.data.preparing.betons import ReportProgress as Report
 from dist_condense.data.preparing.prepare import PrepareOptions, finish, plan
 from dist_condense.data.preparing.tars import MapUnordered
 from dist_condense.data.sets.listing import is_utf8
@@ -124,7 +124,9 @@ def _prepared(options: argparse.Namespace) -> int:
     console, start = terminal.console(), time.monotonic()
     try:
         mapping = _mapping(options)
-        planned = plan(options.source, options.dest, _prepare_options(options), mapping, ffcv=options.ffcv)
+        planned = plan(
+            options.source, options.dest, _prepare_options(options), map_unordered=mapping, ffcv=options.ffcv
+        )
     except (DataError, OSError) as error:
         return _reported("refused", error, REFUSED)
     for note in () if isinstance(planned, Manifest) else planned.source.notes:

@@ -17,7 +17,7 @@ __all__ = ["KNOWN", "ClassName", "ImageSet", "is_url", "names", "open_dataset"]
 
 @dataclass(frozen=True)
 class Known:
-    """An entry of the catalogue."""
+    """Catalogue entry of a data set."""
 
     facts: Facts
     open: Callable[[Request], ImageSet]

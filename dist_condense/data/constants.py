@@ -30,7 +30,7 @@ def names() -> tuple[str, ...]:
 
 
 def default(dataset: ImageSet, classes: object) -> str | None:
-    """Return the value of `dataset.constants` that null stands for: None (the data set's own), or MEASURED.
+    """Return the default of `dataset.constants`: None for the data set's own mean and std, or MEASURED.
 
     The user's own images are measured, except RGB images whose classes are all WordNet ids, which take ImageNet's
     constants. Named subsets that were measured in their paper are measured, too.
@@ -57,12 +57,12 @@ def of_name(name: str | None, dataset: ImageSet) -> Constants:
 
 
 def measured(source: ClassSource, counts: Sequence[int], channels: int) -> Constants:
-    """Measure mean and population std, sqrt(E[x^2] - E[x]^2), of all images of classes 0, 1, ... of a source.
+    """Measure mean and population std, sqrt(E[x^2] - E[x]^2), per channel over all images of a source.
 
     Bytes are counted by value, in integers, so that neither order nor threads change the result. Floats are summed in
     float64, in two passes. Raises DataError for unreadable images, and for a channel with a single value.
 
-    :param counts: number of images of each class.
+    :param counts: number of images of classes 0, 1, ...
     """
 
     def chunks() -> Iterator[torch.Tensor]:

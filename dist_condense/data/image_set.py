@@ -1,4 +1,4 @@
-"""An opened data set: its facts, its classes, and its images class by class."""
+"""ImageSet, an opened data set: its facts, its classes, and its images by class."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -140,7 +140,7 @@ class ImageSet:
         return replace(self, facts=replace(self.facts, mean=tuple(mean), std=tuple(std)))
 
     def decoded_bytes(self, counts: Sequence[int]) -> list[int]:
-        """Return the decoded bytes of each class that has `counts[label]` images."""
+        """Return the bytes of `counts[c]` decoded images for each class c."""
         return [count * prod(self.shape) * self.stored.itemsize for count in counts]
 
     def train(self, labels: Sequence[int] | None = None, reading: Reading = DECODED_NOW) -> ClassSource:
@@ -157,7 +157,7 @@ class ImageSet:
         return self.train_split.open(selected, reading)
 
     def test(self, reading: Reading = DECODED_NOW) -> TestImages:
-        """Open the test images, class after class: decoded now in tier `ram`, else read anew in each pass.
+        """Open the test images, class after class: tier `ram` decodes them now, all others read them in each pass.
 
         Raises DataError naming unreadable files, and for a data set that was opened without test images.
         """

@@ -144,7 +144,7 @@ class Card:
         """Space of the pixels, without its padding, which the card states as pixel values."""
         statistics = ChannelStatistics(tuple(self.mean), tuple(self.std))
         lower, upper = self.bounds or (0.0, 1.0)
-        return Space(statistics, lower, upper, normalised=self.value_space == NORMALISED)
+        return Space(statistics, lower=lower, upper=upper, normalised=self.value_space == NORMALISED)
 
     @property
     def class_of_each_image(self) -> Tensor:

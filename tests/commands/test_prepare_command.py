@@ -43,7 +43,7 @@ def test_a_folder_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
         (["/nowhere", "--png"], "--png .* needs --size"),
         (["/nowhere", "--val", "v.tar"], "--val and --class-names are for tars"),
         (["/nowhere/{0..3}.tar", "--val", "v.tar"], "4 of the 4 tars"),
-        (["digits:", "--classes", "1,ten"], "not there: ten.*Name others in --classes"),
+        (["digits:", "--classes", "1,ten"], "do not exist: ten.*Name others in --classes"),
         (["digits:", "--size", "0"], "--size is 0"),
         (["digits:", "--class-names", "/nowhere"], "/nowhere"),
         (["digits:", "--classes", "[1,ten"], r"--classes: '\[1,ten' is not a list of names"),
@@ -66,7 +66,7 @@ def test_what_was_passed_over_is_told_first_and_once(tmp_path: Path, capsys: pyt
         (source / "train" / "zebra" / name).touch()
     assert cli.main(["prepare", str(source), str(tmp_path / "dest")]) == 0
     lines = capsys.readouterr().out.splitlines()
-    note = f"note: {source}/train: 12 images of 3 classes; passed over: 2 .avif, 1 hidden"
+    note = f"note: {source}/train: 12 images of 3 classes; ignored: 2 .avif, 1 hidden"
     assert lines[:2] == [note, f"note: {source}/val: 3 images of 3 classes"]
     assert cli.main(["prepare", str(source), str(tmp_path / "dest")]) == 0
     assert "note:" not in capsys.readouterr().out
@@ -119,7 +119,7 @@ def test_a_worker_that_was_killed(
     for kind, ray in (("BrokenProcessPool", []), ("WorkerCrashedError", ["--ray"]), ("MemoryError", ["--ray"])):
         assert cli.main(["prepare", str(source), str(tmp_path / kind), *ray]) == 1
         said = capsys.readouterr().err
-        assert re.match(rf"failed: {kind}: .*; at work or next were train/n00000002\. The same command continues", said)
+        assert re.match(rf"failed: {kind}: .*; in progress or next: train/n00000002\. The same command continues", said)
     monkeypatch.undo()
     assert cli.main(["prepare", str(source), str(tmp_path / "MemoryError")]) == 0
 

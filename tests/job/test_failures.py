@@ -297,7 +297,7 @@ def test_images_to_test_on_are_needed_for_evaluation_alone(
     given = (*short, *IMAGES, f"dataset.root={photographs}")
     assert command("dc", tmp_path / "run", *given) == 0
     told = capfd.readouterr().err
-    assert f"note: {photographs}/train: 6 images of 3 classes; passed over: 1 .txt" in " ".join(told.split())
+    assert f"note: {photographs}/train: 6 images of 3 classes; ignored: 1 .txt" in " ".join(told.split())
     before = listing(tmp_path / "run" / "synthetic_set")
     assert cli.main(["evaluate", str(tmp_path / "run"), "evaluation.epochs=1"]) == cli.REFUSED
     told = capfd.readouterr().err

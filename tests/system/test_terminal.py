@@ -243,7 +243,7 @@ def test_prepare(hostile_folder: Path, tmp_path: Path, screen: Screen) -> None:
     with pytest.raises(SystemExit):
         cli.main(["prepare", str(hostile_folder), f"{tmp_path}/{HOSTILE}\udce9"])
     plain = screen.plain
-    assert "the image cannot be read" in plain and "skipped: train cat" in plain and "not there: xcat" in plain
+    assert "the image cannot be read" in plain and "skipped: train cat" in plain and "do not exist: xcat" in plain
     assert r"\xe9 is not UTF-8" in plain
 
 

@@ -11,8 +11,9 @@ import torch
 from dist_condense.data.ffcv.extra import load_ffcv
 from dist_condense.data.ffcv.file import LABEL, check_beton
 
+
 class BetonSource:
-    """A ClassSource that reads a beton file through FFCV; its only memory is the system's page cache.
+    """A ClassSource that reads a beton file through FFCV; images are cached only by the operating system.
 
     The file is checked by the constructor, also when an instance is unpickled. The first `get` makes the only Loader
     (1 to 15 s, because numba compiles). Concurrent calls of `get` are served one after the other.
@@ -46,7 +47,7 @@ class BetonSource:
         return self._read(indices.numpy() + self._starts[label])
 
     def _read(self, records: np.ndarray) -> torch.Tensor:
-        """Read all records (int64 [n]) as the only batch of one pass, which allocates its own memory."""
+        """Read these records (int64 [n]) as the single batch of one pass, into newly allocated memory."""
         with self._lock:
             if self._loader is None:
                 self._loader = _open_loader(self.path)

@@ -37,4 +37,4 @@ def load_ffcv() -> ModuleType:
 
 
 def _leave_threads(_: int) -> None:
-    """Replace FFCV's setter of numba's and torch's number of threads by a function that does nothing."""
+    """Do nothing, in place of FFCV's function that sets numba's and torch's number of threads."""

@@ -19,7 +19,7 @@ def check_beton(path: Path, counts: Sequence[int], channels: int, size: int) -> 
     ffcv = load_ffcv()
     if not path.is_file():
         raise DataError([f"{path}: there is no such file. {AGAIN}"])
-    if _torn(ffcv, path):
+    if _damaged(ffcv, path):
         raise DataError([f"{path}: not a whole beton file of FFCV. {AGAIN}"])
     try:
         reader = ffcv.reader.Reader(str(path))
@@ -32,8 +32,8 @@ def check_beton(path: Path, counts: Sequence[int], channels: int, size: int) -> 
         raise DataError([f"{path}: {problem} {AGAIN}" for problem in problems])
 
 
-def _torn(ffcv: Any, path: Path) -> bool:
-    """Return whether the file is anything but a header, whole pages, and a table with one entry per record."""
+def _damaged(ffcv: Any, path: Path) -> bool:
+    """Return whether the file deviates from FFCV's layout: header, whole pages, table with an entry per record."""
     header = np.fromfile(path, dtype=ffcv.types.HeaderType, count=1)
     if len(header) == 0 or header[0]["version"] != ffcv.types.CURRENT_VERSION or header[0]["page_size"] == 0:
         return True

@@ -1,39 +1,36 @@
-"""FFCV files of prepared shards: the same pixels as the shards give, in the same order."""
+"""FFCV files of prepared shards: the decoded pixels of the shards, in the same order."""
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from dist_condense.data.ffcv.beton import write_beton
-from dist_condense.data.preparing.classes import RECORDS
+from dist_condense.data.ffcv.writer import write_beton
+from dist_condense.data.preparing.finished import RECORDS, read_record, write_record
 from dist_condense.data.reading.decode import UNREADABLE, decode_bytes
 from dist_condense.data.reading.tiers import default_threads
 from dist_condense.data.shards.manifest import SPLITS, Beton, Manifest
 from dist_condense.data.shards.shards import ShardStore
-from dist_condense.system import records
 from dist_condense.system.errors import DataError
-from dist_condense.system.files import sha256_of, write_atomically
+from dist_condense.system.files import sha256_of
 
-Progress = Callable[[int, int, str], None]
-"""(finished, in all, of what)"""
+ReportProgress = Callable[[int, int, str], None]
+"""Callback that receives the number of finished items, their total, and their name."""
 
 
 @dataclass(frozen=True)
-class Done:
-    """The record of a file that is finished."""
+class FinishedBeton:
+    """Record of a finished FFCV file."""
 
     digest: str
-    """Of the manifest whose shards it was made of."""
+    """Digest of the manifest of its shards."""
     beton: Beton
 
 
 @dataclass(frozen=True)
 class DecodedClass:
-    """The images of one class of a store, decoded one by one."""
+    """Images of one class of a store, decoded when they are indexed."""
 
     store: ShardStore
     label: int
@@ -44,7 +41,7 @@ class DecodedClass:
         return self.store.count(self.label)
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        """uint8 [C, size, size]; DataError naming an image that cannot be read."""
+        """Decode the image at this position: uint8 [C, size, size]; DataError names an unreadable image."""
         try:
             return decode_bytes(self.store.read(self.label, index), self.channels, self.size)
         except UNREADABLE as reason:
@@ -53,44 +50,41 @@ class DecodedClass:
             ) from reason
 
 
-def write_betons(dest: Path, manifest: Manifest, progress: Progress) -> dict[str, Beton]:
+def write_betons(dest: Path, manifest: Manifest, report: ReportProgress) -> dict[str, Beton]:
     """Write one file for each split of the shards in `dest`, whose images have one size (``manifest.size``).
 
-    A file that an earlier start finished is kept; its record says so.
+    A file that an earlier start finished is kept, according to its record.
     """
     (dest / RECORDS).mkdir(exist_ok=True)
-    return {split: _recorded(dest, manifest, split) or _write(dest, manifest, split, progress) for split in SPLITS}
+    return {split: _recorded(dest, manifest, split) or _write(dest, manifest, split, report) for split in SPLITS}
 
 
 def _recorded(dest: Path, manifest: Manifest, split: str) -> Beton | None:
-    """What was written before; None if it is not finished, its size changed, the shards are others now, or the record
-    is none that this module writes."""
-    file = _record_file(dest, split)
-    if not file.is_file():
+    """Return the file of an earlier start; None if it is unfinished, its size changed, or the shards changed."""
+    finished = read_record(FinishedBeton, _record_file(dest, split))
+    if finished is None:
         return None
-    try:
-        done = records.read(Done, file)
-    except records.Unreadable:
-        return None
-    path, beton = _beton_file(dest, split), done.beton
-    whole = beton.file == path.name and path.is_file() and path.stat().st_size == beton.bytes
-    return beton if whole and done.digest == manifest.digest else None
+    path, beton = _beton_file(dest, split), finished.beton
+    intact = beton.file == path.name and path.is_file() and path.stat().st_size == beton.bytes
+    return beton if intact and finished.digest == manifest.digest else None
 
 
-def _write(dest: Path, manifest: Manifest, split: str, progress: Progress) -> Beton:
+def _write(dest: Path, manifest: Manifest, split: str, report: ReportProgress) -> Beton:
     assert manifest.size is not None
     store = ShardStore(str(dest), manifest, split, range(len(manifest.classes))).opened()
     classes = [DecodedClass(store, label, manifest.channels, manifest.size) for label in store.labels]
     path, total = _beton_file(dest, split), sum(manifest.counts(split))
-    told = partial(_tell, progress, total, f"images in {path.name}")
-    write_beton(path, classes, manifest.channels, manifest.size, default_threads(), told)
+    write_beton(
+        path,
+        classes,
+        channels=manifest.channels,
+        size=manifest.size,
+        workers=default_threads(),
+        report=lambda written: report(written, total, f"images in {path.name}"),
+    )
     beton = Beton(path.name, path.stat().st_size, sha256_of(path))
-    write_atomically(_record_file(dest, split), json.dumps(asdict(Done(manifest.digest, beton))).encode())
+    write_record(_record_file(dest, split), FinishedBeton(manifest.digest, beton))
     return beton
-
-
-def _tell(progress: Progress, total: int, what: str, written: int) -> None:
-    progress(written, total, what)
 
 
 def _beton_file(dest: Path, split: str) -> Path:

@@ -1,4 +1,4 @@
-"""What can be prepared: class folders and catalogue data sets. (Mixed tars: prepare_tars.py.)"""
+"""Sources of images to prepare: class folders and catalogue data sets (tars of mixed classes are in tars.py)."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from PIL import Image
 
 from dist_condense.data.catalogue import is_url, open_dataset
 from dist_condense.data.image_set import ClassName
-from dist_condense.data.preparing.classes import ClassImages, encode
+from dist_condense.data.preparing.classes import EncodedImages, encode
 from dist_condense.data.reading.split import StoredSplit
 from dist_condense.data.reading.store import Store
 from dist_condense.data.reading.tiers import Reading
@@ -25,30 +25,30 @@ CLI_WORDS = {
     "dataset.orientation": "--orientation",
     "null for": "none for",
 }
-"""What the keys of a run's config are called in this command."""
+"""Arguments of this command by the corresponding words of a run's config."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Source:
-    """A data set as the units need it; a label is a position in `classes`."""
+    """A data set to prepare; a label is a position in `classes`."""
 
     dataset: str
-    """The catalogue's name whose constants hold."""
+    """Name in the catalogue whose facts apply."""
     classes: tuple[ClassName, ...]
     channels: int
     size: int | None
-    """Pixels of a side of what `images` gives, where all are of one size."""
-    images: Callable[[str, int], ClassImages]
-    """(train or val, label) -> the class's images."""
+    """Pixels of a side, if all images of the source have one size."""
+    images: Callable[[str, int], EncodedImages]
+    """Function that returns the images of a split (train or val) and label."""
     upright: bool = False
-    """Whether they are to be turned by their EXIF orientation."""
+    """Whether images are rotated by their EXIF orientation."""
     notes: tuple[str, ...] = ()
-    """What was read and what was passed over."""
+    """Messages on the files that were read and ignored."""
 
 
 @dataclass(frozen=True)
 class StoredImages:
-    """The files of one class in a store."""
+    """EncodedImages of one class in a store."""
 
     store: Store
     label: int
@@ -57,32 +57,32 @@ class StoredImages:
         return self.store.count(self.label)
 
     def stem(self, index: int) -> str:
-        """The file's name without suffix."""
+        """Return the file's name without its suffix."""
         return Path(self.where(index)).stem
 
     def where(self, index: int) -> str:
-        """The file's path."""
+        """Return the file's path."""
         return self.store.where(self.label, index)
 
     def read(self, index: int) -> bytes:
-        """The file's bytes."""
+        """Return the file's bytes."""
         return self.store.read(self.label, index)
 
 
 @dataclass(frozen=True)
 class ShardImages(StoredImages):
-    """The images of one class that was prepared before."""
+    """EncodedImages of one class in shards that were prepared before."""
 
     store: ShardStore
 
     def stem(self, index: int) -> str:
-        """The name that it had then: without its position, which it is given again."""
+        """Return the original name, without the position that an earlier preparation added."""
         return re.sub(r"^\d{6,}_", "", Path(self.store.member(self.label, index)).stem)
 
 
 @dataclass(frozen=True, eq=False)
 class ArrayImages:
-    """Decoded images uint8 [n, C, H, W] of a class, encoded as PNG: no pixel changes."""
+    """EncodedImages of a class in an array uint8 [n, C, H, W], encoded as PNG without loss."""
 
     pixels: np.ndarray
     class_name: str
@@ -91,15 +91,15 @@ class ArrayImages:
         return len(self.pixels)
 
     def stem(self, index: int) -> str:
-        """The position in the class."""
+        """Return the position in the class."""
         return str(index)
 
     def where(self, index: int) -> str:
-        """Class and position."""
+        """Return class and position."""
         return f"class {self.class_name}, image {index}"
 
     def read(self, index: int) -> bytes:
-        """The image as PNG."""
+        """Return the image as PNG."""
         image = self.pixels[index]
         return encode(Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)), png=True)[0]
 
@@ -107,37 +107,44 @@ class ArrayImages:
 def open_catalogued(
     name: str,
     root: str | None,
+    *,
     size: int | None,
     classes: str | Sequence[str] | None,
     orientation: bool | None = None,
     channels: int | None = None,
 ) -> Source:
-    """A data set of the catalogue, or class folders as `image_folder`; DataError with all that is wrong.
+    """Open a data set of the catalogue, or class folders as `image_folder`; DataError with all problems.
 
-    A relative root is that of this process, wherever the images are read.
+    A relative root is resolved against the working directory of this process, even if other processes read the images.
     """
-    place = root if root is None or is_url(root) else Path(root).expanduser().absolute()
-    opened = open_dataset(name, place, size=size, classes=classes, orientation=orientation, channels=channels)
+    path = root if root is None or is_url(root) else Path(root).expanduser().absolute()
+    opened = open_dataset(name, path, size=size, classes=classes, orientation=orientation, channels=channels)
     if opened.facts.floats or opened.facts.width:
         raise DataError([f"{name}: no image file holds its images, which are floats or not square; use it as it is."])
     splits = {"train": opened.train_split, "val": opened.test_split}
 
-    def images(split: str, label: int) -> ClassImages:
-        chosen = splits[split]
-        if isinstance(chosen, StoredSplit):
-            store = chosen.open_store([label], Reading(), now=False)
+    def images(name: str, label: int) -> EncodedImages:
+        split = splits[name]
+        if isinstance(split, StoredSplit):
+            store = split.open_store([label], Reading(), now=False)
             return ShardImages(store, label) if isinstance(store, ShardStore) else StoredImages(store, label)
-        pixels = chosen.open([label], Reading()).get(label, torch.arange(chosen.counts[label]))
+        pixels = split.open([label], Reading()).get(label, torch.arange(split.counts[label]))
         return ArrayImages(pixels.numpy(), opened.classes[label].name)
 
-    size, upright = opened.size, False
-    if isinstance(opened.train_split, StoredSplit):
-        size, upright = None, opened.train_split.form.upright
-    return Source(name, opened.classes, opened.channels, size, images, upright, opened.notes)
+    stored = opened.train_split if isinstance(opened.train_split, StoredSplit) else None
+    return Source(
+        dataset=name,
+        classes=opened.classes,
+        channels=opened.channels,
+        size=None if stored else opened.size,
+        images=images,
+        upright=stored is not None and stored.form.upright,
+        notes=opened.notes,
+    )
 
 
-def in_words_of_the_command(problem: str) -> str:
-    """A problem without the keys of a run's config."""
+def for_command_line(problem: str) -> str:
+    """Rephrase a problem for the command line, without the keys of a run's config."""
     for key, word in CLI_WORDS.items():
         problem = problem.replace(key, word)
     return problem

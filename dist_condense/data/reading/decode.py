@@ -48,7 +48,7 @@ APP1 = b"\xff\xe1"
 
 @dataclass(frozen=True)
 class Form:
-    """Form of decoded images: uint8 [channels, size, size]."""
+    """Shape and orientation of decoded images, uint8 [channels, size, size]."""
 
     channels: int
     size: int
@@ -57,12 +57,12 @@ class Form:
 
     @property
     def key(self) -> tuple[int | str, ...]:
-        """Values for digests; without `upright`, the same as before that field was added."""
+        """Values that enter digests; without `upright` they are those of versions that did not have this field."""
         return self.channels, self.size, *(["upright"] if self.upright else [])
 
 
 class Decoded(NamedTuple):
-    """A decoded image of original size, and facts about its file."""
+    """A decoded image in its original size, with facts about its file."""
 
     image: Image.Image
     """Grey (L) or RGB."""
@@ -148,7 +148,7 @@ def read_image(file: Path | BytesIO, channels: int, upright: bool = False) -> De
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return the orientation in EXIF or XMP, 1 by default. PNGs may store it behind the pixels: read those first."""
+    """Return the orientation in EXIF or XMP, 1 by default. Read pixels first: PNGs may store it behind them."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # Pillow raises any exception for damaged EXIF; the image itself may be intact

@@ -24,7 +24,7 @@ HELD = DEPTH + READERS + 1
 
 @dataclass(frozen=True, eq=False)
 class Ticket:
-    """Announced images of one class; to be redeemed once, or forgotten."""
+    """Handle of announced images of one class, to be redeemed once or forgotten."""
 
     label: int
     indices: torch.Tensor
@@ -92,7 +92,7 @@ class ReadAhead:
     def _end(self) -> None:
         for _ in self._threads:
             self._queue.put(None)
-        for ticket in list(self._open):
+        for ticket in reversed(list(self._open)):  # the last first, so that the memory it frees starts no other
             self.forget(ticket)
 
     def __enter__(self) -> ReadAhead:

@@ -32,7 +32,7 @@ class ClassSource(Protocol):
 
 @runtime_checkable
 class ManyClasses(Protocol):
-    """Optional ability of a ClassSource to read several classes together."""
+    """Optional protocol of a ClassSource that reads several classes together."""
 
     def get_many(self, requests: Sequence[ClassPositions]) -> list[torch.Tensor]:
         """Return the result of :meth:`ClassSource.get` for each request, in their order."""

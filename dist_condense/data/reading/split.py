@@ -19,7 +19,7 @@ from dist_condense.system.errors import DataError
 
 
 class Split(Protocol):
-    """Images of one split of an ImageSet, in classes."""
+    """Protocol of one split of an ImageSet: its images by class."""
 
     @property
     def counts(self) -> tuple[int, ...]:

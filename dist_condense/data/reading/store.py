@@ -13,7 +13,7 @@ READING_THREADS = 16
 
 
 class Store(Protocol):
-    """Encoded images by class and position, readable from several threads at once.
+    """Protocol of encoded images by class and position, readable from several threads at once.
 
     Positions run from 0 to count - 1 in the data set's fixed order.
     """
@@ -42,7 +42,10 @@ class Store(Protocol):
 
 @dataclass(frozen=True)
 class ClassFolder:
-    """Files of one class: their folder and their sorted names below it (paths of ImageNet's 1.3 million are larger)."""
+    """Files of one class: their folder, and their sorted names below it.
+
+    Names need less memory than paths: ImageNet has 1.3 million.
+    """
 
     folder: Path
     files: tuple[str, ...]

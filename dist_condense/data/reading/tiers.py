@@ -99,9 +99,7 @@ def _encoded(store: Store, form: Form, reading: Reading) -> ClassSource:
 
 def _gpu(store: Store, form: Form, reading: Reading) -> ClassSource:
     decoding = DecodingSource(store, form, reading.threads)
-    return MemorySource(
-        {c: decoding.get(c, torch.arange(store.count(c))).to(reading.device) for c in store.labels}
-    )
+    return MemorySource({c: decoding.get(c, torch.arange(store.count(c))).to(reading.device) for c in store.labels})
 
 
 def _ram(store: Store, form: Form, reading: Reading) -> ClassSource:
@@ -158,7 +156,7 @@ def select_tier(
 
 
 def share(bytes_by_class: Sequence[int], workers: int, per_node: int) -> int:
-    """Return the bytes of the classes on the fullest node: `per_node` of `workers` equal shares, rounded up."""
+    """Return the most bytes that one node can own: the largest classes in `per_node` of `workers` equal shares."""
     workers = max(1, workers)
     classes = -(-len(bytes_by_class) // workers) * min(per_node, workers)
     return sum(sorted(bytes_by_class, reverse=True)[:classes])

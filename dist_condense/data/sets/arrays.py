@@ -1,4 +1,4 @@
-"""Data sets that are read whole into memory: handwritten digits, and torchvision's files."""
+"""Data sets that are arrays in memory: handwritten digits, and torchvision's files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,25 +11,25 @@ from dist_condense.data.image_set import ClassName, Facts, ImageSet
 from dist_condense.data.reading.source import LabelledImages, MemorySource
 from dist_condense.data.reading.split import NO_BETON
 from dist_condense.data.reading.tiers import RAW, Reading
-from dist_condense.data.sets.request import Request, choose
+from dist_condense.data.sets.request import Request, select_classes
 from dist_condense.system.errors import DataError
 
 CHUNK = 256
-"""Images resized at once: 256 at 3 x 224 x 224 are 154 MB of float32."""
+"""Number of images resized at once: 256 at 3 x 224 x 224 are 154 MB of float32."""
 
 
 @dataclass(frozen=True, eq=False)
 class ArraySplit:
-    """Classes of one array; `stored[label]` is the class's label in it. Always decoded, whatever the tier."""
+    """A split whose images are one array; `stored[label]` is the class's label in it. Decoded in every tier."""
 
     images: LabelledImages
     stored: tuple[int, ...]
     size: int | None
-    """Pixels of a side that images are resized to; None: they stay as they are."""
+    """Pixels of a side after resizing; None where images are not resized."""
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Images of each class."""
+        """Number of images of each class."""
         per_class = torch.bincount(self.images.labels, minlength=max(self.stored) + 1).tolist()
         return tuple(per_class[index] for index in self.stored)
 
@@ -38,34 +38,35 @@ class ArraySplit:
     unread = ()
 
     def open(self, labels: Sequence[int], reading: Reading) -> MemorySource:
-        """Images [n, C, H, W] in the array's order. DataError when a beton is asked for."""
+        """Return a source of these classes, resized, in the array's order; DataError for tier `ffcv`."""
         if reading.tier == RAW:
             raise DataError([NO_BETON])
-        chosen = {label: resize(_of_class(self.images, self.stored[label]), self.size) for label in labels}
+        stored, labels_of = self.images.images, self.images.labels
+        images = {label: resize(stored[labels_of == self.stored[label]], self.size) for label in labels}
         on_gpu = reading.tier == "gpu"
-        return MemorySource({label: x.to(reading.device) if on_gpu else x for label, x in chosen.items()})
+        return MemorySource({label: x.to(reading.device) if on_gpu else x for label, x in images.items()})
 
     def on_demand(self, reading: Reading) -> MemorySource:
-        """They are in memory anyway."""
+        """Return a source of all classes, in memory."""
         return self.open(range(len(self.stored)), Reading())
 
     def encoded_bytes(self) -> list[int]:
-        """There are no files."""
+        """Return an empty list, as there are no files."""
         return []
 
     def digest(self) -> str:
-        """Over all pixels and labels."""
-        found = sha256(repr((self.stored, self.size)).encode())
+        """Return a hash of all pixels, labels, selected classes and the size."""
+        digest = sha256(repr((self.stored, self.size)).encode())
         for tensor in (self.images.images, self.images.labels):
-            found.update(tensor.contiguous().numpy().data)
-        return found.hexdigest()
+            digest.update(tensor.contiguous().numpy().data)
+        return digest.hexdigest()
 
 
 def from_arrays(
-    request: Request, facts: Facts, train: LabelledImages, test: LabelledImages, names: tuple[str, ...]
+    request: Request, facts: Facts, *, train: LabelledImages, test: LabelledImages, names: tuple[str, ...]
 ) -> ImageSet:
-    """The ImageSet over two arrays whose label i is the class names[i]; DataError with all that is wrong."""
-    stored, missing = choose(request.wanted(), names, request.name)
+    """Make the requested ImageSet of two arrays, in which class names[i] has label i; DataError with all problems."""
+    stored, missing = select_classes(request.class_names(), names, request.name)
     problems = request.problems() + missing
     if facts.width and request.size is not None:
         problems.append(f"{request.name}: its images are {facts.size} x {facts.width}; leave dataset.size out.")
@@ -84,10 +85,10 @@ def from_arrays(
 
 
 def resize(images: torch.Tensor, size: int | None) -> torch.Tensor:
-    """Square images [n, C, s, s] -> [n, C, size, size]: bilinear, antialiased; bytes are rounded."""
-    if size in (None, images.shape[-1]):
+    """Resize square images [n, C, s, s] to [n, C, size, size]: bilinear, antialiased; bytes are rounded."""
+    if size is None or size == images.shape[-1]:
         return images
-    return torch.cat([_resize_chunk(chunk, size or 0) for chunk in torch.split(images, CHUNK)])
+    return torch.cat([_resize_chunk(chunk, size) for chunk in torch.split(images, CHUNK)])
 
 
 def _resize_chunk(images: torch.Tensor, size: int) -> torch.Tensor:
@@ -95,7 +96,3 @@ def _resize_chunk(images: torch.Tensor, size: int) -> torch.Tensor:
     if images.is_floating_point():
         return pixels
     return pixels.round_().clamp_(0, 255).to(torch.uint8)
-
-
-def _of_class(stored: LabelledImages, label: int) -> torch.Tensor:
-    return stored.images[stored.labels == label]

@@ -17,24 +17,24 @@ DIGITS = Facts(
     family="handwritten digits (UCI, scikit-learn)",
 )
 LEVELS = 16
-"""Values are 0..16 in the file."""
+"""Largest stored value; values are 0..16."""
 TEST_EVERY = 5
-"""The last of every five images of a class is a test image."""
+"""Stride of test images: the last of every five images of a class is a test image."""
 
 
 def open_digits(request: Request) -> ImageSet:
-    """The digits with their fixed split; `root` and `download` are not used."""
+    """Open the digits with their fixed split; `root` and `download` are not used."""
     bunch = load_digits()
     images = torch.from_numpy(bunch.images * 255 / LEVELS).round().to(torch.uint8)[:, None]
     labels = torch.from_numpy(bunch.target).long()
     held_out = _rank_in_class(labels) % TEST_EVERY == TEST_EVERY - 1
     train = LabelledImages(images[~held_out], labels[~held_out])
     test = LabelledImages(images[held_out], labels[held_out])
-    return from_arrays(request, DIGITS, train, test, tuple(str(digit) for digit in range(10)))
+    return from_arrays(request, DIGITS, train=train, test=test, names=tuple(str(digit) for digit in range(10)))
 
 
 def _rank_in_class(labels: torch.Tensor) -> torch.Tensor:
-    """For every image the number of earlier images of its class, int64 [N]."""
+    """Return, for every image, the number of earlier images of its class, int64 [N]."""
     rank = torch.empty_like(labels)
     for label in range(10):
         members = (labels == label).nonzero().flatten()

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -18,44 +18,50 @@ from dist_condense.data.sets import annotated
 from dist_condense.data.sets.listing import (
     ENDINGS,
     Entries,
-    PassedOver,
+    Ignored,
     class_files,
-    counted,
     entries_of,
-    not_text,
-    told,
+    formatted,
+    listing_note,
+    non_utf8_names,
 )
-from dist_condense.data.sets.request import Request, choose
+from dist_condense.data.sets.request import Request, select_classes
 from dist_condense.system.errors import DataError, listed
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-IMAGENET = Facts(3, 224, IMAGENET_MEAN, IMAGENET_STD, True, "ImageNet photographs")
-IMAGE_FOLDER = Facts(3, 224, IMAGENET_MEAN, IMAGENET_STD, True, "photographs in class folders", True, own=True)
+IMAGENET = Facts(
+    channels=3,
+    size=224,
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+    flip=True,
+    family="ImageNet photographs",
+)
+IMAGE_FOLDER = replace(IMAGENET, family="photographs in class folders", upright=True, own=True)
 TEST_FOLDERS = ("val", "test")
-"""The first of these that exists holds the test images."""
+"""Folder names of test images; the first that exists is used."""
 _WNID = re.compile(r"n\d{8}")
 
 
 def has_folder_layout(root: Path) -> bool:
-    """Whether the root is an ImageFolder."""
+    """Return whether the root is an ImageFolder."""
     return (root / "train").is_dir()
 
 
 def open_imagenet(request: Request) -> ImageSet:
-    """ImageNet, or some of its classes, as its users have it on disk."""
+    """Open ImageNet, or some of its classes, in ImageFolder layout."""
     return open_folder(request, IMAGENET)
 
 
 def open_image_folder(request: Request) -> ImageSet:
-    """Any folder of photographs, grey where all files are."""
+    """Open any folder of photographs; it is grey where all of its files are."""
     return open_folder(request, IMAGE_FOLDER)
 
 
 def open_folder(request: Request, facts: Facts) -> ImageSet:
-    """List the folders of the wanted classes (all, in alphabetical order, when none are named).
+    """List the folders of the requested classes (all, in alphabetical order, when none are named).
 
-    Raises DataError with all that is wrong: the root, missing splits, missing classes, empty class folders, names that
-    are no UTF-8. `notes` of the result say what was read and what was passed over.
+    Raises DataError with all problems: the root, missing splits, missing classes, empty class folders, names that are
+    not UTF-8. `notes` of the result report the files that were read and ignored.
     """
     train_split, test_split = _list_splits(request)
     problems = [*request.problems(), *train_split.problems, *test_split.problems]
@@ -78,9 +84,14 @@ def open_folder(request: Request, facts: Facts) -> ImageSet:
 
 
 def _split(folders: tuple[ClassFolder, ...], form: Form) -> StoredSplit:
-    counts = tuple(len(entry.files) for entry in folders)
-    opened, sizes, digest = partial(_store, folders), partial(_sizes, folders), partial(_digest, folders, form)
-    return StoredSplit(counts, form, opened, sizes, digest, unread=folders)
+    return StoredSplit(
+        counts=tuple(len(entry.files) for entry in folders),
+        form=form,
+        open_store=partial(_store, folders),
+        sizes=partial(_sizes, folders),
+        digest=partial(_digest, folders, form),
+        unread=folders,
+    )
 
 
 def _store(folders: tuple[ClassFolder, ...], labels: Sequence[int], reading: Reading, now: bool = True) -> FolderStore:
@@ -93,8 +104,10 @@ def _sizes(folders: tuple[ClassFolder, ...]) -> list[int]:
 
 
 def _digest(folders: tuple[ClassFolder, ...], form: Form) -> str:
-    """Over the names of classes and files, not what is in them: a file that was replaced under its name is not seen
-    (ImageNet's folders have 1.3 million files; prepared shards are known by their hashes).
+    """Return a hash of the names of classes and files, not of their content.
+
+    A file that was replaced under its name is not detected, because ImageNet's folders have 1.3 million files; prepared
+    shards are identified by the hashes of their content.
     """
     listing = [(entry.folder.name, entry.files) for entry in folders]
     return sha256(repr((listing, *form.key)).encode()).hexdigest()
@@ -102,7 +115,7 @@ def _digest(folders: tuple[ClassFolder, ...], form: Form) -> str:
 
 @dataclass(frozen=True)
 class _Listed:
-    """The class folders of one split, what is wrong with them, and what there is to say of them."""
+    """Class folders of one split, their problems, and notes for the user."""
 
     classes: tuple[ClassFolder, ...] = ()
     problems: Sequence[str] = ()
@@ -110,7 +123,7 @@ class _Listed:
 
 
 def _list_splits(request: Request) -> tuple[_Listed, _Listed]:
-    """The two splits; the second is empty where no test images are wanted."""
+    """List the training and the test split; the latter is empty where test images are not requested."""
     problems = request.root_problems()
     if problems or request.root is None:
         return _Listed(problems=problems), _Listed()
@@ -118,19 +131,19 @@ def _list_splits(request: Request) -> tuple[_Listed, _Listed]:
     if train_root is None:
         train = _Listed(problems=_no_split(request, ("train",)))
     else:
-        train = _guarded(_list_train, train_root, request.wanted())
+        train = _guarded(_list_train, train_root, request.class_names())
     if not request.test:
         return train, _Listed()
     if test_root is None:
         return train, _Listed(problems=_no_split(request, TEST_FOLDERS))
     if not train.classes:
         return train, _Listed()
-    return train, _guarded(_list_test, test_root, train.classes, request.wanted() is None)
+    return train, _guarded(_list_test, test_root, train.classes, request.class_names() is None)
 
 
-def _guarded(listing: Callable[..., _Listed], split: Path, *given: object) -> _Listed:
+def _guarded(listing: Callable[..., _Listed], split: Path, *arguments: object) -> _Listed:
     try:
-        return listing(split, *given)
+        return listing(split, *arguments)
     except OSError as reason:
         return _Listed(problems=[f"{split}: a folder in it cannot be listed ({reason}); make it readable."])
 
@@ -152,24 +165,24 @@ def _no_split(request: Request, candidates: Sequence[str]) -> list[str]:
     ]
 
 
-def _list_train(split: Path, wanted: Sequence[str] | None) -> _Listed:
-    """The wanted classes in that order; without a list all, sorted by name as torchvision does."""
+def _list_train(split: Path, requested: Sequence[str] | None) -> _Listed:
+    """List the requested classes in that order, or all for None, sorted by name as in torchvision."""
     entries = entries_of(split)
-    dangling = [name for name in entries.dangling if wanted is None or name in wanted]
+    dangling = [name for name in entries.dangling if requested is None or name in requested]
     problems = _dangling(split, dangling)
     if not entries.folders:
         return _Listed(problems=problems or [_flat(split, entries)])
-    names = None if wanted is None else [name for name in wanted if name not in dangling]
-    positions, missing = choose(names, entries.folders, str(split))
-    chosen = [entries.folders[index] for index in positions]
-    found, empty, note = _read_classes(split, chosen, entries)
-    return _Listed(found, [*problems, *missing, *not_text(chosen, str(split)), *empty], [note])
+    names = None if requested is None else [name for name in requested if name not in dangling]
+    positions, missing = select_classes(names, entries.folders, str(split))
+    selected = [entries.folders[index] for index in positions]
+    folders, empty, note = _read_classes(split, selected, entries)
+    return _Listed(folders, [*problems, *missing, *non_utf8_names(selected, str(split)), *empty], [note])
 
 
 def _list_test(split: Path, train: Sequence[ClassFolder], every: bool) -> _Listed:
-    """The folders of the training classes in their order.
+    """List the folders of the training classes in their order.
 
-    :param every: whether all of the training classes are used, so that others here are worth a note.
+    :param every: whether all training classes are used, so that a note names further classes of the test split.
     """
     names = [entry.folder.name for entry in train]
     entries = entries_of(split)
@@ -178,33 +191,32 @@ def _list_test(split: Path, train: Sequence[ClassFolder], every: bool) -> _Liste
     dangling = [name for name in entries.dangling if name in names]
     if not entries.folders:
         return _Listed(problems=_dangling(split, dangling) or [_flat(split, entries)])
-    there = set(entries.folders)
-    missing = [name for name in names if name not in there and name not in dangling]
-    found, empty, note = _read_classes(split, [name for name in names if name in there], entries)
-    others = sorted(there - set(names)) if every else []
+    present = set(entries.folders)
+    missing = [name for name in names if name not in present and name not in dangling]
+    folders, empty, note = _read_classes(split, [name for name in names if name in present], entries)
+    others = sorted(present - set(names)) if every else []
     extra = [f"{split}: classes that train does not have are not used: {listed(others)}"] if others else []
-    return _Listed(
-        found, [*_dangling(split, dangling), *_missing(split, missing, len(names), entries), *empty], [note, *extra]
-    )
+    problems = [*_dangling(split, dangling), *_missing(split, missing, len(names), entries), *empty]
+    return _Listed(folders, problems, [note, *extra])
 
 
 def _read_classes(
     split: Path, names: Sequence[str], entries: Entries
 ) -> tuple[tuple[ClassFolder, ...], list[str], str]:
-    """The class folders, a problem where some hold no image, and the note on all."""
-    passed = PassedOver(entries.passed)
+    """List the files of these classes; return their folders, a problem where some have no image, and a note."""
+    ignored = Ignored(entries.ignored)
     if entries.images:
-        passed["images beside the class folders"] += len(entries.images)
-    found, empty = [], []
+        ignored["images beside the class folders"] += len(entries.images)
+    folders, empty = [], []
     for name in names:
-        entry, without = class_files(split / name, split)
-        found.append(entry)
-        passed.update(without)
-        if not entry.files:
-            empty.append(f"{entry.folder} (it holds {counted(without) or 'nothing'})")
-    below = sum("/" in name for entry in found for name in entry.files)
-    note = told(str(split), sum(len(entry.files) for entry in found), len(found), passed, below)
-    return tuple(found), _empty(empty), note
+        folder, others = class_files(split / name, split)
+        folders.append(folder)
+        ignored.update(others)
+        if not folder.files:
+            empty.append(f"{folder.folder} (it holds {formatted(others) or 'nothing'})")
+    files = [name for folder in folders for name in folder.files]
+    note = listing_note(str(split), len(files), len(folders), ignored, below=sum("/" in name for name in files))
+    return tuple(folders), _empty(empty), note
 
 
 def _empty(folders: Sequence[str]) -> list[str]:
@@ -240,5 +252,5 @@ def _dangling(split: Path, names: Sequence[str]) -> list[str]:
 
 
 def class_name(folder: str) -> ClassName:
-    """The name of a class folder, which may be a WordNet id."""
+    """Return the class of a folder, whose name may be a WordNet id."""
     return ClassName(folder, folder if _WNID.fullmatch(folder) else None)

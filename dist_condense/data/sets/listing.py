@@ -1,4 +1,4 @@
-"""The files below a folder by their names alone: which are read as images, and how many are passed over and why."""
+"""Listing of image files by their names alone, and counts of the ignored files by reason."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ ENDINGS = (
     *("jpg", "jpeg", "jpe", "jfif", "mpo", "png", "apng", "bmp", "tif", "tiff", "webp", "gif"),
     *("ppm", "pgm", "pbm", "pnm", "pfm"),
 )
-"""Of files that are read as images: all that Pillow knows for the formats of ``decode.SUFFIX_OF``. torchvision's
-ImageFolder reads jpg, jpeg, png, ppm, bmp, pgm, tif, tiff and webp of them.
+"""Endings of image files: all that Pillow knows for the formats of ``decode.SUFFIX_OF``. Of these, torchvision's
+ImageFolder reads jpg, jpeg, png, ppm, bmp, pgm, tif, tiff and webp.
 """
 SUFFIXES = tuple(f".{ending}" for ending in ENDINGS)
 HIDDEN, DANGLING, SPECIAL = "hidden", "links that lead nowhere", "special files"
@@ -26,78 +26,77 @@ LOOP, OTHER = "links to a folder above", "with no or another ending"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _ENDING = re.compile(r".+(\.[a-z0-9]{1,8})", re.DOTALL)
 
-PassedOver = Counter[str]
-"""How many entries were passed over, by reason; the reason of a file that is no image is its ending."""
+Ignored = Counter[str]
+"""Number of ignored entries by reason; the reason of a file that is no image is its ending."""
 
 
 @dataclass
 class Entries:
-    """What a folder holds, names sorted."""
+    """Sorted names of a folder's entries by kind."""
 
     folders: list[str] = field(default_factory=list)
     images: list[str] = field(default_factory=list)
     dangling: list[str] = field(default_factory=list)
-    """Links that lead nowhere, whose names are not those of images."""
-    passed: PassedOver = field(default_factory=PassedOver)
+    """Broken links whose names are not those of images."""
+    ignored: Ignored = field(default_factory=Ignored)
 
     def __str__(self) -> str:
-        """For a message: `the folders a, b, 5 images, 3 .txt`; `nothing`."""
+        """Format for a message: `the folders a, b, 5 images, 3 .txt`, or `nothing`."""
         folders = [f"the folders {listed(self.folders)}"] if self.folders else []
         images = [f"{len(self.images):,} images"] if self.images else []
-        return ", ".join([*folders, *images, *([counted(self.passed)] if self.passed else [])]) or "nothing"
+        return ", ".join([*folders, *images, *([formatted(self.ignored)] if self.ignored else [])]) or "nothing"
 
 
 def entries_of(folder: Path | str) -> Entries:
-    """One folder, by one scan without a stat per file (links apart). Raises OSError where it cannot be listed."""
-    found = Entries()
+    """List one folder by a single scan, without a stat per file except for links. Raises OSError."""
+    listing = Entries()
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
-                found.passed[HIDDEN] += 1
+                listing.ignored[HIDDEN] += 1
             elif _is(entry.is_dir):
-                found.folders.append(entry.name)
+                listing.folders.append(entry.name)
             elif not _is(entry.is_file):
-                found.passed[DANGLING if entry.is_symlink() else SPECIAL] += 1
+                listing.ignored[DANGLING if entry.is_symlink() else SPECIAL] += 1
                 if entry.is_symlink() and not is_image(entry.name):
-                    found.dangling.append(entry.name)
+                    listing.dangling.append(entry.name)
             elif is_image(entry.name):
-                found.images.append(entry.name)
+                listing.images.append(entry.name)
             else:
-                found.passed[ending(entry.name)] += 1
-    for names in (found.folders, found.images, found.dangling):
+                listing.ignored[ending(entry.name)] += 1
+    for names in (listing.folders, listing.images, listing.dangling):
         names.sort()
-    return found
+    return listing
 
 
-def class_files(folder: Path, split: Path) -> tuple[ClassFolder, PassedOver]:
-    """The images of a class folder and of all folders below it, links followed, in the order of torchvision's
-    ImageFolder: folder after folder by its path, in each by name.
+def class_files(folder: Path, split: Path) -> tuple[ClassFolder, Ignored]:
+    """List the images of a class folder and of all folders below it, following links.
 
-    A link to a folder that it lies in is not followed (torchvision follows it 40 times). Raises OSError for a folder
-    that cannot be listed.
+    The order is that of torchvision's ImageFolder: folders by path, then files by name. A link to a folder that
+    contains it is not followed (torchvision follows it 40 times). Raises OSError for an unreadable folder.
 
-    :param split: the folder that the class folder lies in.
+    :param split: the parent of the class folder.
     """
-    passed = PassedOver()
-    found = sorted(_walk(folder, split, passed))
-    return ClassFolder(folder, tuple(f"{below}{name}" for _, below, names in found for name in names)), passed
+    ignored = Ignored()
+    folders = sorted(_walk(folder, split, ignored))
+    return ClassFolder(folder, tuple(f"{prefix}{name}" for _, prefix, names in folders for name in names)), ignored
 
 
-def _walk(folder: Path, split: Path, passed: PassedOver) -> Iterator[tuple[str, str, list[str]]]:
-    """(path of a folder below the class's, the same as a prefix of names, its images)."""
+def _walk(folder: Path, split: Path, ignored: Ignored) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield each folder's path below the class folder, the same as a prefix of names, and its images."""
     waiting = [("", frozenset({_identity(split)}))]
     while waiting:
-        path, above = waiting.pop()
-        place = os.path.join(folder, path)
-        here = _identity(place)
-        if here in above:
-            passed[LOOP] += 1
+        path, parents = waiting.pop()
+        current = os.path.join(folder, path)
+        identity = _identity(current)
+        if identity in parents:
+            ignored[LOOP] += 1
             continue
-        found = entries_of(place)
-        passed.update(found.passed)
+        listing = entries_of(current)
+        ignored.update(listing.ignored)
         prefix = f"{path}/" if path else ""
-        yield path, prefix, found.images
-        waiting += [(f"{prefix}{name}", above | {here}) for name in found.folders]
+        yield path, prefix, listing.images
+        waiting += [(f"{prefix}{name}", parents | {identity}) for name in listing.folders]
 
 
 def _identity(folder: Path | str) -> tuple[int, int]:
@@ -105,28 +104,28 @@ def _identity(folder: Path | str) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _is(asked: Callable[[], bool]) -> bool:
-    """Whether an entry is a file, or a folder; a link that leads in a circle is neither."""
+def _is(test: Callable[[], bool]) -> bool:
+    """Return the result of an entry's is_file or is_dir; False for a circular link."""
     try:
-        return asked()
+        return test()
     except OSError:
         return False
 
 
 def is_image(name: str) -> bool:
-    """By its ending."""
+    """Return whether a file's name has the ending of an image."""
     return name.lower().endswith(SUFFIXES)
 
 
 def ending(name: str) -> str:
-    """The reason to pass over a file that is no image."""
-    found = _ENDING.fullmatch(name.lower())
-    return found[1] if found else OTHER
+    """Return the ending of a file that is no image, such as `.txt`, as the reason to ignore it."""
+    match = _ENDING.fullmatch(name.lower())
+    return match[1] if match else OTHER
 
 
-def counted(passed: PassedOver) -> str:
-    """`12 .avif, 3 .txt, 1 hidden`: the largest first, files by at most five endings."""
-    ordered = sorted(passed.items(), key=lambda entry: (-entry[1], entry[0]))
+def formatted(ignored: Ignored) -> str:
+    """Format counts as `12 .avif, 3 .txt, 1 hidden`: the largest first, at most five endings by name."""
+    ordered = sorted(ignored.items(), key=lambda entry: (-entry[1], entry[0]))
     endings = [reason for reason, _ in ordered if reason.startswith(".")]
     shown = Counter[str]()
     for reason, number in ordered:
@@ -134,20 +133,23 @@ def counted(passed: PassedOver) -> str:
     return ", ".join(f"{number:,} {reason}" for reason, number in shown.items())
 
 
-def told(what: str, images: int, classes: int, passed: PassedOver, below: int = 0) -> str:
-    """The note on a split: what is read (`below`: how many from folders below their class's) and passed over."""
-    deep = f" ({below:,} in folders below their class's)" if below else ""
-    rest = f"; passed over: {counted(passed)}" if passed else ""
-    return f"{what}: {images:,} images of {classes:,} classes{deep}{rest}"
+def listing_note(where: str, images: int, classes: int, ignored: Ignored, *, below: int = 0) -> str:
+    """Format the note on a split: its images, classes and ignored files.
+
+    :param below: number of images in folders below those of their classes.
+    """
+    nested = f" ({below:,} in folders below their class's)" if below else ""
+    others = f"; ignored: {formatted(ignored)}" if ignored else ""
+    return f"{where}: {images:,} images of {classes:,} classes{nested}{others}"
 
 
-def not_text(names: Sequence[str], where: str) -> list[str]:
-    """A problem if some names of classes are no UTF-8, as the files that a run writes are."""
-    wrong = [printable(name) for name in names if not is_utf8(name)]
+def non_utf8_names(names: Sequence[str], where: str) -> list[str]:
+    """Return a problem if names of classes are not UTF-8, the encoding of a run's files."""
+    invalid = [printable(name) for name in names if not is_utf8(name)]
     remedy = "Rename them in every split (mv; convmv for many)."
-    return [f"{where}: {len(wrong)} names of classes are not UTF-8: {listed(wrong)}. {remedy}"] if wrong else []
+    return [f"{where}: {len(invalid)} names of classes are not UTF-8: {listed(invalid)}. {remedy}"] if invalid else []
 
 
 def is_utf8(name: str) -> bool:
-    """Whether a file can hold a name; Python reads other bytes in names of files as halves of surrogate pairs."""
+    """Return whether a file's name is UTF-8; Python decodes other bytes as lone surrogates."""
     return not _SURROGATE.search(name)

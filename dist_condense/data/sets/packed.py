@@ -1,4 +1,4 @@
-"""Data sets that torchvision reads from their original files, with the published programs' constants."""
+"""Data sets that torchvision reads from their original files, with the constants of the published programs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from dist_condense.data.sets.folders import has_folder_layout, open_folder
 from dist_condense.data.sets.request import Request
 from dist_condense.system.errors import DataError
 
-Loaded = tuple[LabelledImages, tuple[str, ...]]
+LoadedSplit = tuple[LabelledImages, tuple[str, ...]]
 """One split in the files' order, and the name of every label."""
-Load = Callable[[str, bool, bool], Loaded]
-"""(root, whether the training split, whether to download) -> one split."""
+Load = Callable[[str, bool, bool], LoadedSplit]
+"""Function of root, whether to load the training split, and whether to download, that returns one split."""
 
-# Mean and std as in DC (Zhao et al. 2021); IDC and DCC take those of CIFAR-10 for CIFAR-100 (dataset.constants).
+# Mean and std as in DC (Zhao et al. 2021); IDC and DCC use those of CIFAR-10 for CIFAR-100 (dataset.constants).
 _CIFAR10_MEAN, _CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 _CIFAR100_MEAN, _CIFAR100_STD = (0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)
 _SVHN_MEAN, _SVHN_STD = (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)
@@ -27,15 +27,15 @@ _SVHN_MEAN, _SVHN_STD = (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)
 
 @dataclass(frozen=True)
 class Packed:
-    """A data set of torchvision; calling it opens it. A root in ImageFolder layout is read as such."""
+    """A data set of torchvision, opened by a call; a root in ImageFolder layout is read as an ImageFolder."""
 
     facts: Facts
     load: Load
     folder: str
-    """What torchvision looks for under the root; a root that is this folder itself is accepted too."""
+    """Name that torchvision expects below the root; a root that is this folder itself is accepted, too."""
 
     def __call__(self, request: Request) -> ImageSet:
-        """Open the files, or the ImageFolder, at the root; DataError with all that is wrong."""
+        """Open the files, or the ImageFolder, at the root; DataError with all problems."""
         problems = request.root_problems()
         if problems or request.root is None:
             raise DataError(request.problems() + problems)
@@ -44,9 +44,9 @@ class Packed:
         root = request.root.parent if request.root.name == self.folder else request.root
         train, names = self._split(request, root, train=True)
         test, _ = self._split(request, root, train=False)
-        return from_arrays(request, self.facts, train, test, names)
+        return from_arrays(request, self.facts, train=train, test=test, names=names)
 
-    def _split(self, request: Request, root: Path, train: bool) -> Loaded:
+    def _split(self, request: Request, root: Path, train: bool) -> LoadedSplit:
         try:
             return self.load(str(root), train, request.download)
         except (RuntimeError, OSError) as reason:  # torchvision: not found, corrupt; urllib: no network
@@ -58,7 +58,7 @@ class Packed:
 
 
 def _load_mnist(kind: type[datasets.MNIST]) -> Load:
-    def load(root: str, train: bool, download: bool) -> Loaded:
+    def load(root: str, train: bool, download: bool) -> LoadedSplit:
         data = kind(root, train=train, download=download)
         names = tuple(name.split(" - ")[0] for name in kind.classes)  # MNIST writes "0 - zero"
         return LabelledImages(data.data[:, None], data.targets.long()), names
@@ -67,7 +67,7 @@ def _load_mnist(kind: type[datasets.MNIST]) -> Load:
 
 
 def _load_cifar(kind: type[datasets.CIFAR10]) -> Load:
-    def load(root: str, train: bool, download: bool) -> Loaded:
+    def load(root: str, train: bool, download: bool) -> LoadedSplit:
         data = kind(root, train=train, download=download)
         images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
         return LabelledImages(images, torch.tensor(data.targets)), tuple(data.classes)
@@ -75,7 +75,7 @@ def _load_cifar(kind: type[datasets.CIFAR10]) -> Load:
     return load
 
 
-def _load_svhn(root: str, train: bool, download: bool) -> Loaded:
+def _load_svhn(root: str, train: bool, download: bool) -> LoadedSplit:
     data = datasets.SVHN(root, split="train" if train else "test", download=download)
     labelled = LabelledImages(torch.from_numpy(data.data), torch.from_numpy(data.labels).long())
     return labelled, tuple(str(digit) for digit in range(10))
@@ -83,27 +83,29 @@ def _load_svhn(root: str, train: bool, download: bool) -> Loaded:
 
 PACKED: dict[str, Packed] = {
     "mnist": Packed(
-        Facts(1, 28, (0.1307,), (0.3081,), False, "MNIST handwritten digits"),
+        Facts(channels=1, size=28, mean=(0.1307,), std=(0.3081,), flip=False, family="MNIST handwritten digits"),
         _load_mnist(datasets.MNIST),
         "MNIST",
     ),
     "fashion_mnist": Packed(
-        Facts(1, 28, (0.2861,), (0.3530,), True, "FashionMNIST articles of clothing"),
+        Facts(
+            channels=1, size=28, mean=(0.2861,), std=(0.3530,), flip=True, family="FashionMNIST articles of clothing"
+        ),
         _load_mnist(datasets.FashionMNIST),
         "FashionMNIST",
     ),
     "svhn": Packed(
-        Facts(3, 32, _SVHN_MEAN, _SVHN_STD, False, "SVHN street view house numbers"),
+        Facts(channels=3, size=32, mean=_SVHN_MEAN, std=_SVHN_STD, flip=False, family="SVHN street view house numbers"),
         _load_svhn,
         "train_32x32.mat",
     ),
     "cifar10": Packed(
-        Facts(3, 32, _CIFAR10_MEAN, _CIFAR10_STD, True, "CIFAR-10 objects"),
+        Facts(channels=3, size=32, mean=_CIFAR10_MEAN, std=_CIFAR10_STD, flip=True, family="CIFAR-10 objects"),
         _load_cifar(datasets.CIFAR10),
         "cifar-10-batches-py",
     ),
     "cifar100": Packed(
-        Facts(3, 32, _CIFAR100_MEAN, _CIFAR100_STD, True, "CIFAR-100 objects"),
+        Facts(channels=3, size=32, mean=_CIFAR100_MEAN, std=_CIFAR100_STD, flip=True, family="CIFAR-100 objects"),
         _load_cifar(datasets.CIFAR100),
         "cifar-100-python",
     ),

@@ -1,4 +1,4 @@
-"""What the caller asked for, and what is wrong with it."""
+"""The arguments of open_dataset, and checks that do not depend on the kind of data set."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ VARIABLES = {
     "fashion_mnist": "FASHION_MNIST_ROOT",
     "imagenet": "IMAGENET_ROOT",
 }
-"""Of the environment, by the data set that one stands for."""
+"""Environment variable of a data set's root, by its name."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Request:
-    """The arguments of open_dataset; its `*_problems` return texts, so that all can be told at once."""
+    """The arguments of open_dataset; its checks return messages, so that all problems can be reported at once."""
 
     name: str
     root: Path | None
@@ -28,28 +28,28 @@ class Request:
     classes: str | Sequence[str] | None
     download: bool
     orientation: bool | None = None
-    """Whether image files are turned by their EXIF orientation; None: see :class:`Facts`."""
+    """Whether image files are rotated by their EXIF orientation; None: see :class:`Facts`."""
     test: bool = True
-    """Whether test images are needed; else a folder may be without them."""
+    """Whether test images are required."""
     channels: int | None = None
-    """Of images of the user's own; None: as their files decide."""
+    """Number of channels of the user's own images; None: decided by their files."""
 
-    def upright(self, usual: bool) -> bool:
-        """Whether image files are turned by their EXIF orientation: `usual`, unless the caller asks otherwise."""
-        return usual if self.orientation is None else self.orientation
+    def upright(self, default: bool) -> bool:
+        """Return whether image files are rotated by their EXIF orientation."""
+        return default if self.orientation is None else self.orientation
 
-    def wanted(self) -> tuple[str, ...] | None:
-        """Class names in label order; None for all of them (also when the subset's name is unknown)."""
+    def class_names(self) -> tuple[str, ...] | None:
+        """Return the requested classes in label order; None for all of them (also when a subset is unknown)."""
         if isinstance(self.classes, str):
             return SUBSETS.get(self.classes)
         return None if self.classes is None else tuple(self.classes)
 
     def problems(self) -> list[str]:
-        """What is wrong whatever the disk holds: the size, and the list of classes in itself."""
+        """Return problems of the size and of the list of classes, independently of the files."""
         return self._size_problems() + self._list_problems()
 
     def root_problems(self) -> list[str]:
-        """What is wrong with the folder; with download, one that does not exist yet is right."""
+        """Return problems of the folder; with download it may be missing."""
         variable = VARIABLES.get(self.name, "an environment variable that they name")
         remedy = f"Set dataset.root to its folder (shipped configs read it from {variable})."
         if self.root is None:
@@ -70,30 +70,35 @@ class Request:
                 f"{where} is '{self.classes}', which is no named subset ({', '.join(SUBSETS)}). "
                 f"Class names are given as a list, [a,b]."
             ]
-        names = self.wanted()
+        names = self.class_names()
         if names is None:
             return []
-        twice = [name for name, times in Counter(names).items() if times > 1]
+        twice = [name for name, count in Counter(names).items() if count > 1]
         empty = [] if names else [f"{where} is an empty list; name classes, or leave it out for all of them."]
         return empty + ([f"{where} names these more than once: {listed(twice)}."] if twice else [])
 
 
-def choose(wanted: Sequence[str] | None, available: Sequence[str], where: str) -> tuple[tuple[int, ...], list[str]]:
-    """Positions in `available` of the wanted names in order (None: all); a problem if some are missing."""
+def select_classes(
+    requested: Sequence[str] | None, available: Sequence[str], where: str
+) -> tuple[tuple[int, ...], list[str]]:
+    """Return the positions in `available` of the requested names (None: all), and a problem if some are missing.
+
+    :param where: source of the available names, for the message.
+    """
     position = {name: index for index, name in enumerate(available)}
-    names = available if wanted is None else wanted
+    names = available if requested is None else requested
     missing = [name for name in names if name not in position]
-    found = tuple(position[name] for name in names if name in position)
+    positions = tuple(position[name] for name in names if name in position)
     if not missing:
-        return found, []
-    count = f"{len(missing)} of the {len(names)} classes that are wanted"
-    remedy = "Name others in dataset.classes, or give null for all." if wanted is not None else ""
-    there = f"There are {listed(available)}." if available else "There are none at all."
-    told = f"{where}: {count} are not there: {listed(missing)}. {there} {remedy}"
-    return found, [f"{told.strip()}{_meant(names)}"]
+        return positions, []
+    count = f"{len(missing)} of the {len(names)} requested classes"
+    remedy = "Name others in dataset.classes, or give null for all." if requested is not None else ""
+    existing = f"There are {listed(available)}." if available else "There are none at all."
+    problem = f"{where}: {count} do not exist: {listed(missing)}. {existing} {remedy}"
+    return positions, [f"{problem.strip()}{_subset_hint(names)}"]
 
 
-def _meant(names: Sequence[str]) -> str:
-    """A single name may be meant as that of a subset."""
+def _subset_hint(names: Sequence[str]) -> str:
+    """Return a hint if the only name resembles that of a subset; otherwise an empty text."""
     close = get_close_matches(names[0], SUBSETS, 1) if len(names) == 1 else []
     return f" Or is the named subset {close[0]} meant?" if close else ""

@@ -1,4 +1,4 @@
-"""Named lists of ImageNet classes; the order of a list is the order of its labels.
+"""Named subsets of ImageNet's classes in label order.
 
 imagenet100_idc and its first ten, imagenet10_idc: Kim et al. 2022 (IDC).
 dcc_*: the fine-grained groups of Lee et al. 2022 (DCC).
@@ -20,7 +20,7 @@ n03837869 n03494278 n04136333 n03794056 n03492542 n02018207 n04067472 n03930630 
 n04229816 n02100583 n03642806 n04336792 n03259280 n02116738 n02108089 n03424325 n01855672 n02090622
 """
 
-# One line per class: WordNet id, then the name for the reader.
+# One line per class: WordNet id, and a name for readers.
 _DCC = {
     "dcc_automobile": """
         n02814533 beach_wagon
@@ -149,4 +149,4 @@ SUBSETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """WordNet ids of each named subset, in label order."""
 
 MEASURED_SUBSETS = frozenset(_DCC)
-"""Those whose images DCC normalises by the subset's own mean and std, which have to be measured."""
+"""Subsets that DCC normalises by their own mean and std, which have to be measured."""

@@ -1,4 +1,4 @@
-"""manifest.json of prepared class shards: what there is and how it was made. Written last: with it, all is there."""
+"""manifest.json of prepared class shards: their content and origin. It is written last and marks a complete folder."""
 
 import hashlib
 import json
@@ -15,24 +15,24 @@ from dist_condense.system.remote import entry_problem
 FILE = "manifest.json"
 FORMAT = "dist_condense class shards 1"
 SPLITS = ("train", "val")
-PLACE = "a path below the manifest's folder, without '..'"
-Url = Annotated[str, Rule(f"{PLACE}, or s3://, gs://, https://", lambda url: entry_problem(url) is None)]
-Split = Annotated[str, Rule(" or ".join(SPLITS), SPLITS.__contains__)]
-Below = Annotated[str, Rule(PLACE, stays_below)]
+LOCAL_PATH = "a path below the manifest's folder, without '..'"
+Url = Annotated[str, Rule(f"{LOCAL_PATH}, or s3://, gs://, https://", lambda url: entry_problem(url) is None)]
+SplitName = Annotated[str, Rule(" or ".join(SPLITS), SPLITS.__contains__)]
+Below = Annotated[str, Rule(LOCAL_PATH, stays_below)]
 
 
-@dataclass(frozen=True)
-class Shard:
-    """A tar of images of one class."""
+@dataclass(frozen=True, kw_only=True)
+class ShardFile:
+    """Manifest entry of a tar with images of one class."""
 
     url: Url
-    """Relative to the manifest's folder, or s3://, gs://, https://."""
+    """Path relative to the manifest's folder, or an address s3://, gs://, https://."""
     count: Positive
-    """Images."""
+    """Number of images."""
     bytes: Positive
-    """Of the tar."""
+    """Bytes of the tar."""
     image_bytes: Positive
-    """Of the encoded images in it."""
+    """Bytes of the encoded images in it."""
     sha256: Sha256
 
 
@@ -43,20 +43,20 @@ class Skipped:
     split: str
     class_name: str
     name: str
-    """Where it lay: the file's path, or `tar: member`."""
+    """Path of the file, or `tar: member`."""
     reason: str
 
 
 @dataclass(frozen=True)
 class Made:
-    """How the shards were made; not part of the digest, so that a copy made elsewhere is the same data."""
+    """Origin of the shards; not part of the digest, so that equal images of another origin are the same data."""
 
     source: str
     dataset: str
-    """The name in the catalogue whose constants (mean, flip, ...) hold for these images."""
+    """Name in the catalogue whose facts (mean, flip, ...) apply to these images."""
     options: dict[str, Any]
     version: str
-    """Of this package."""
+    """Version of this package."""
 
 
 @dataclass(frozen=True)
@@ -68,46 +68,46 @@ class Beton:
     sha256: Sha256
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """Prepared class shards; a label is a position in `classes`."""
 
     classes: tuple[ClassName, ...]
     size: Positive | None
-    """Pixels of a side; None where files were kept as they are."""
+    """Pixels of a side; None for files of the original size."""
     channels: Annotated[int, Rule("1 or 3", (1, 3).__contains__)]
     made: Made
-    splits: Mapping[Split, tuple[tuple[Shard, ...], ...]]
-    """splits["train" or "val"][label] are the class's shards in order."""
+    splits: Mapping[SplitName, tuple[tuple[ShardFile, ...], ...]]
+    """Shards of each class in order: splits["train" or "val"][label]."""
     skipped: tuple[Skipped, ...] = ()
-    ffcv: Mapping[Split, Beton] | None = None
-    """By split."""
+    ffcv: Mapping[SplitName, Beton] | None = None
+    """FFCV file of each split."""
     upright: bool = False
-    """Whether files that were kept as they are (size None) are to be turned by their EXIF orientation. Images of one
-    size were, or were not, when they were written.
+    """Whether runs rotate files of the original size (size None) by their EXIF orientation. Resized images were already
+    rotated, or not, when they were written.
     """
 
     def counts(self, split: str) -> tuple[int, ...]:
-        """Images of each class."""
+        """Return the number of images of each class."""
         return tuple(sum(shard.count for shard in shards) for shards in self.splits[split])
 
     def image_bytes(self, split: str) -> tuple[int, ...]:
-        """Encoded bytes of each class's images."""
+        """Return the encoded bytes of each class's images."""
         return tuple(sum(shard.image_bytes for shard in shards) for shards in self.splits[split])
 
     @property
     def digest(self) -> str:
-        """sha256 over what the images are: the canonical JSON without `made`, `skipped` and `ffcv`."""
+        """Identity of the images: the sha256 of the canonical JSON without `made`, `skipped` and `ffcv`."""
         content = {key: value for key, value in as_json(self).items() if key not in ("made", "skipped", "ffcv")}
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def as_json(manifest: Manifest) -> dict[str, Any]:
-    """The manifest as JSON holds it."""
-    made: dict[str, Any] = json.loads(json.dumps(asdict(manifest)))
-    return {"format": FORMAT, **made}
+    """Return the manifest as plain values of JSON."""
+    content: dict[str, Any] = json.loads(json.dumps(asdict(manifest)))
+    return {"format": FORMAT, **content}
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write folder/manifest.json, atomically."""
+    """Write folder/manifest.json atomically."""
     write_atomically(folder / FILE, (json.dumps(as_json(manifest), indent=1) + "\n").encode())

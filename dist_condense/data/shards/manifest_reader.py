@@ -1,10 +1,10 @@
-"""Reading manifest.json: nothing in it is believed before it was checked."""
+"""Checked reader of manifest.json, which is an untrusted file."""
 
 from collections.abc import Iterator
 from dataclasses import replace
 
 from dist_condense.data.image_set import ambiguous
-from dist_condense.data.shards.manifest import FILE, FORMAT, SPLITS, Manifest, Shard
+from dist_condense.data.shards.manifest import FILE, FORMAT, SPLITS, Manifest, ShardFile
 from dist_condense.system import conversion, records
 from dist_condense.system.credentials import address
 from dist_condense.system.errors import DataError, listed
@@ -12,10 +12,10 @@ from dist_condense.system.remote import join, read_bytes
 
 
 def read_manifest(root: str) -> Manifest:
-    """The manifest in a folder, or below a url s3://, gs://, https://.
+    """Read the manifest of a folder, or of a url s3://, gs://, https://.
 
-    Raises DataError with the file and the first key that is wrong: another format, missing or unknown keys, other types
-    or numbers out of range, names of several classes, addresses outside the folder or of another scheme.
+    Raises DataError with the file and the first invalid key: another format, missing or unknown keys, wrong types or
+    numbers out of range, a name of several classes, addresses outside the folder or of another scheme.
     """
     file = join(root, FILE)
     content = records.made(dict[str, object], records.parsed(read_bytes(file), file), file)
@@ -27,12 +27,12 @@ def read_manifest(root: str) -> Manifest:
     if problem := next(_problems(manifest), None):
         raise DataError([f"{file}: {problem}"])
     splits = {split: tuple(tuple(map(_masked, shards)) for shards in manifest.splits[split]) for split in SPLITS}
-    made = replace(manifest.made, source=address(manifest.made.source))  # stored whole by an earlier version
+    made = replace(manifest.made, source=address(manifest.made.source))  # earlier versions stored passwords, too
     return replace(manifest, made=made, splits=splits)
 
 
 def _problems(manifest: Manifest) -> Iterator[str]:
-    """Of values that fit their types one by one, but not each other."""
+    """Yield problems of values that are valid one by one but inconsistent with each other."""
     if not manifest.classes:
         yield "classes: found none"
     if twice := ambiguous(manifest.classes):
@@ -46,6 +46,6 @@ def _problems(manifest: Manifest) -> Iterator[str]:
             yield f"splits.{split}[{manifest.splits[split].index(())}]: found no shard; every class needs images"
 
 
-def _masked(shard: Shard) -> Shard:
+def _masked(shard: ShardFile) -> ShardFile:
     url = address(shard.url)
     return shard if url == shard.url else replace(shard, url=url)

@@ -1,9 +1,9 @@
-"""Prepared class shards (`dist-condense prepare`) as a data set: streamed, or from the beton beside them."""
+"""Data sets of prepared class shards (`dist-condense prepare`), read from the shards or from the beton beside them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -13,10 +13,10 @@ import torch
 from dist_condense.data.image_set import ClassName, Facts, ImageSet
 from dist_condense.data.reading.decode import Form
 from dist_condense.data.reading.source import ClassSource
-from dist_condense.data.reading.split import OpenRaw, StoredSplit
+from dist_condense.data.reading.split import StoredSplit
 from dist_condense.data.reading.tiers import Reading
-from dist_condense.data.sets.request import Request, choose
-from dist_condense.data.shards.manifest import FILE, Manifest
+from dist_condense.data.sets.request import Request, select_classes
+from dist_condense.data.shards.manifest import FILE, SPLITS, Manifest
 from dist_condense.data.shards.manifest_reader import read_manifest
 from dist_condense.data.shards.shards import ShardStore
 from dist_condense.system.errors import DataError
@@ -24,17 +24,17 @@ from dist_condense.system.remote import scheme
 
 
 def has_manifest(root: Path) -> bool:
-    """Whether prepared shards lie in a folder."""
+    """Return whether a folder contains prepared shards."""
     return (root / FILE).is_file()
 
 
 def open_prepared(root: str, request: Request, facts: Facts) -> ImageSet:
-    """The wanted classes, by name or WordNet id. DataError with all that is wrong.
+    """Open the requested classes, given by name or WordNet id. Raises DataError with all problems.
 
     :param root: the folder or url of the manifest.
     """
     manifest = read_manifest(root)
-    stored, problems = _choose(root, request, manifest)
+    stored, problems = _stored_classes(root, request, manifest)
     problems = request.problems() + problems
     if facts.own and request.channels in (None, manifest.channels):
         facts = facts.with_channels(manifest.channels)
@@ -57,12 +57,20 @@ def open_prepared(root: str, request: Request, facts: Facts) -> ImageSet:
         raise DataError(problems)
     size = request.size or manifest.size or facts.size
     form = Form(facts.channels, size, request.upright(manifest.upright))
-    train, test = (_split(root, manifest, name, stored, form) for name in ("train", "val"))
+    train, test = (_split(root, manifest, name, stored=stored, form=form) for name in SPLITS)
     classes = tuple(manifest.classes[i] for i in stored)
     notes = _notes(root, manifest, classes)
     if manifest.size is not None and size > manifest.size:
         notes = (*notes, f"{root}/{FILE}: images were prepared with {manifest.size} px and are enlarged to {size} px")
-    return ImageSet(request.name, facts, size, classes, train, test, notes)
+    return ImageSet(
+        name=request.name,
+        facts=facts,
+        size=size,
+        classes=classes,
+        train_split=train,
+        test_split=test,
+        notes=notes,
+    )
 
 
 def _notes(root: str, manifest: Manifest, classes: Sequence[ClassName]) -> tuple[str, ...]:
@@ -71,27 +79,29 @@ def _notes(root: str, manifest: Manifest, classes: Sequence[ClassName]) -> tuple
     return (f"{root}/{FILE}: {skipped:,} images were left out by --skip-bad; it names them",) if skipped else ()
 
 
-def _choose(root: str, request: Request, manifest: Manifest) -> tuple[tuple[int, ...], list[str]]:
+def _stored_classes(root: str, request: Request, manifest: Manifest) -> tuple[tuple[int, ...], list[str]]:
+    """Return the manifest's labels of the requested classes, and a problem if some are missing."""
     by_wnid = {entry.wnid: entry.name for entry in manifest.classes if entry.wnid}
-    wanted = request.wanted()
-    names = None if wanted is None else [by_wnid.get(name, name) for name in wanted]
-    return choose(names, [entry.name for entry in manifest.classes], f"{root}/{FILE}")
+    requested = request.class_names()
+    names = None if requested is None else [by_wnid.get(name, name) for name in requested]
+    return select_classes(names, [entry.name for entry in manifest.classes], f"{root}/{FILE}")
 
 
-def _split(root: str, manifest: Manifest, name: str, stored: tuple[int, ...], form: Form) -> StoredSplit:
-    counts, encoded = manifest.counts(name), manifest.image_bytes(name)
+def _split(root: str, manifest: Manifest, name: str, *, stored: tuple[int, ...], form: Form) -> StoredSplit:
+    selected = _selected(manifest, stored)
+    raw = partial(_open_beton, root, manifest, name, stored=stored, size=form.size)
     return StoredSplit(
-        counts=tuple(counts[i] for i in stored),
+        counts=selected.counts(name),
         form=form,
-        open_store=partial(_open_store, root, _chosen(manifest, stored), name),
-        sizes=partial(list, [encoded[i] for i in stored]),
-        digest=partial(_digest, _chosen(manifest, stored), name, form),
-        open_raw=_raw(root, manifest, name, stored, form.size),
+        open_store=partial(_open_store, root, selected, name),
+        sizes=partial(list, selected.image_bytes(name)),
+        digest=partial(_digest, selected, name, form),
+        open_raw=None if manifest.ffcv is None else raw,
     )
 
 
-def _chosen(manifest: Manifest, stored: tuple[int, ...]) -> Manifest:
-    """The manifest of these classes alone, so that its labels are ours."""
+def _selected(manifest: Manifest, stored: tuple[int, ...]) -> Manifest:
+    """Return the manifest of these classes alone, whose labels are those of the opened data set."""
     splits = {name: tuple(shards[i] for i in stored) for name, shards in manifest.splits.items()}
     return replace(manifest, classes=tuple(manifest.classes[i] for i in stored), splits=splits)
 
@@ -99,41 +109,32 @@ def _chosen(manifest: Manifest, stored: tuple[int, ...]) -> Manifest:
 def _open_store(
     root: str, manifest: Manifest, split: str, labels: Sequence[int], reading: Reading, now: bool = True
 ) -> ShardStore:
-    store = ShardStore(root, manifest, split, labels, reading.cache, reading.verify)
+    store = ShardStore(root, manifest, split, labels, cache=reading.cache, verify=reading.verify)
     return store.opened() if now else store
 
 
 def _digest(manifest: Manifest, split: str, form: Form) -> str:
-    """Over the hashes of the shards: the images themselves, wherever they lie."""
+    """Return a hash of the shards' hashes, which identifies the images independently of their location."""
     shards = [[(shard.count, shard.sha256) for shard in entry] for entry in manifest.splits[split]]
     return sha256(repr((shards, *form.key)).encode()).hexdigest()
 
 
+@dataclass(frozen=True, eq=False)
 class BetonClasses:
-    """Some classes of a beton under labels of their own."""
+    """A ClassSource of some classes of a beton; `stored[label]` is the class's label in the file."""
 
-    def __init__(self, source: ClassSource, stored: Sequence[int]) -> None:
-        self._source, self._stored = source, stored
-
-    def count(self, label: int) -> int:
-        """Images of this class."""
-        return self._source.count(self._stored[label])
+    source: ClassSource
+    stored: Sequence[int]
 
     def get(self, label: int, indices: torch.Tensor) -> torch.Tensor:
-        """See ClassSource."""
-        return self._source.get(self._stored[label], indices)
-
-
-def _raw(root: str, manifest: Manifest, split: str, stored: tuple[int, ...], size: int) -> OpenRaw | None:
-    if manifest.ffcv is None:
-        return None
-    return partial(_open_beton, root, manifest, split, stored, size)
+        """Read the images of a class at these positions (int64 [n]): uint8 [n, C, H, W]."""
+        return self.source.get(self.stored[label], indices)
 
 
 def _open_beton(
-    root: str, manifest: Manifest, split: str, stored: tuple[int, ...], size: int, labels: Sequence[int]
+    root: str, manifest: Manifest, split: str, labels: Sequence[int], *, stored: tuple[int, ...], size: int
 ) -> BetonClasses:
-    """All classes are in one file, so `labels` opens no less."""
+    """Open the beton, with all of its classes: `labels` is ignored, because they are in one file."""
     from dist_condense.data.ffcv.beton import BetonSource
 
     if manifest.size != size:

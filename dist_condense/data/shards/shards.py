@@ -1,4 +1,4 @@
-"""Prepared class shards, opened: the encoded images of chosen classes by position."""
+"""Store of prepared class shards: the encoded images of selected classes by position."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, chain
 from os import pread
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from dist_condense.data.shards.manifest import Manifest, Shard
+from dist_condense.data.shards.manifest import Manifest, ShardFile
 from dist_condense.data.shards.tars import index_tar
-from dist_condense.system.errors import SHOWN, DataError
+from dist_condense.system.errors import DataError, shortened
 from dist_condense.system.files import Descriptor, sha256_of
 from dist_condense.system.remote import fetch, join, own_cache, scheme
 
 OPEN_FILES = 64
-"""Tars that a store holds open; the one not used for longest is closed first."""
+"""Number of tars that a store keeps open; the least recently used one is closed first."""
 OPENING_THREADS = 8
-"""Shards fetched, hashed and indexed at once."""
+"""Number of shards downloaded, hashed and indexed at once."""
 
 
 @dataclass(frozen=True)
@@ -34,33 +34,33 @@ class _Tar:
 
 
 class _Lazy:
-    """A shard that is fetched, hashed and indexed once, by the first who needs it; anew where it is unpickled."""
+    """A shard that is downloaded, hashed and indexed once, on its first use, and again after unpickling."""
 
-    def __init__(self, root: str, shard: Shard, cache: Path | None, verify: bool) -> None:
-        self._given = (root, shard, cache, verify)
+    def __init__(self, root: str, shard: ShardFile, cache: Path | None, verify: bool) -> None:
+        self._arguments = (root, shard, cache, verify)
         self._lock = Lock()
         self._tar: _Tar | None = None
 
     def opened(self) -> _Tar:
-        """DataError where it is missing or is not what the manifest says."""
+        """Open the shard on the first call; DataError where it is missing or contradicts the manifest."""
         with self._lock:
             if self._tar is None:
-                self._tar = _open(*self._given)
+                self._tar = _open(*self._arguments)
             return self._tar
 
-    def __reduce__(self) -> tuple[type[_Lazy], tuple[str, Shard, Path | None, bool]]:
-        return _Lazy, self._given
+    def __reduce__(self) -> tuple[type[_Lazy], tuple[str, ShardFile, Path | None, bool]]:
+        return _Lazy, self._arguments
 
 
 @dataclass(frozen=True)
 class _Class:
     shards: tuple[_Lazy, ...]
     ends: tuple[int, ...]
-    """Images up to and with each shard."""
+    """Cumulative numbers of images up to the end of each shard."""
     image_bytes: int
 
     def find(self, index: int) -> tuple[_Tar, int]:
-        """The tar that holds the image at this position, opened, and its position there."""
+        """Return the opened tar of the image at this position of the class, and its position in the tar."""
         if not 0 <= index < self.ends[-1]:
             raise IndexError(f"ShardStore: position {index} of a class of {self.ends[-1]} images.")
         number = bisect_right(self.ends, index)
@@ -68,14 +68,15 @@ class _Class:
 
 
 class ShardStore:
-    """Encoded images of the chosen classes of one split; reads from any number of threads, can be pickled.
+    """Encoded images of selected classes of one split, readable from several threads; can be pickled.
 
-    A shard is opened (fetched, compared with the manifest, indexed) when the first of its images is read.
+    A shard is opened (downloaded, compared with the manifest, indexed) when the first of its images is read.
 
     :param root: folder of the manifest, or its url.
     :param labels: positions in manifest.classes.
-    :param cache: where remote shards are kept on this node; None: in this user's folder under that for temporary files.
-    :param verify: whether a shard is hashed when it is opened; size and count always are compared.
+    :param cache: folder on this node for copies of remote shards; None: a private folder below the temporary one.
+    :param verify: whether a shard is hashed when it is opened; size and number of images are always compared.
+    :raises ValueError: for a label outside the manifest.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class ShardStore:
         manifest: Manifest,
         split: str,
         labels: Sequence[int],
+        *,
         cache: Path | None = None,
         verify: bool = True,
     ) -> None:
@@ -96,7 +98,7 @@ class ShardStore:
         self._open_caches()
 
     def opened(self) -> ShardStore:
-        """The same with all its shards open; DataError naming every one that is missing or unlike the manifest."""
+        """Open all shards and return the store; DataError names all that are missing or contradict the manifest."""
         _open_all(shard for entry in self._classes.values() for shard in entry.shards)
         return self
 
@@ -104,18 +106,18 @@ class ShardStore:
         self._descriptor, self._names = lru_cache(OPEN_FILES)(Descriptor), lru_cache(1)(_names)
 
     def count(self, label: int) -> int:
-        """Images of this class; KeyError for one that was not chosen."""
+        """Return the number of images of a class; KeyError for a class that was not selected."""
         return self._classes[label].ends[-1]
 
     def encoded_bytes(self, label: int) -> int:
-        """Bytes of all encoded images of this class."""
+        """Return the total bytes of a class's encoded images."""
         return self._classes[label].image_bytes
 
     def read(self, label: int, index: int) -> bytes:
-        """The encoded image at this position of the class.
+        """Return the encoded image at this position of the class.
 
-        Raises DataError when the file is gone, ends before it or is not what the manifest says, IndexError and
-        KeyError for what is not there.
+        Raises DataError for a shard that is missing, truncated or contradicts the manifest, KeyError for a class that
+        was not selected, IndexError for a position outside the class.
         """
         tar, position = self._classes[label].find(index)
         try:
@@ -128,11 +130,11 @@ class ShardStore:
         return data
 
     def where(self, label: int, index: int) -> str:
-        """`file.tar: member`, for messages."""
+        """Return `file.tar: member` for messages."""
         return f"{self._classes[label].find(index)[0].path}: {self.member(label, index)}"
 
     def member(self, label: int, index: int) -> str:
-        """The image's name in its tar; the tar's headers are read again, once for all of its images in order."""
+        """Return the image's name in its tar, whose headers are read again, once for all its images in order."""
         tar, position = self._classes[label].find(index)
         try:
             return self._names(tar.path)[position]
@@ -148,7 +150,7 @@ class ShardStore:
 
 
 def _open_all(shards: Iterable[_Lazy]) -> None:
-    """DataError with the problems of all of them."""
+    """Open all shards; DataError with all of their problems."""
 
     def problems_of(shard: _Lazy) -> list[str]:
         try:
@@ -158,13 +160,12 @@ def _open_all(shards: Iterable[_Lazy]) -> None:
         return []
 
     with ThreadPoolExecutor(OPENING_THREADS) as pool:
-        problems = [problem for found in pool.map(problems_of, shards) for problem in found]
+        problems = list(chain.from_iterable(pool.map(problems_of, shards)))
     if problems:
-        rest = [f"... and {len(problems) - SHOWN} more shards."] if len(problems) > SHOWN else []
-        raise DataError(problems[:SHOWN] + rest)
+        raise DataError(shortened(problems, "shards"))
 
 
-def _open(root: str, shard: Shard, cache: Path | None, verify: bool) -> _Tar:
+def _open(root: str, shard: ShardFile, cache: Path | None, verify: bool) -> _Tar:
     path = _local(root, shard, cache)
     try:
         return _indexed(path, shard, verify)
@@ -172,7 +173,7 @@ def _open(root: str, shard: Shard, cache: Path | None, verify: bool) -> _Tar:
         raise DataError([f"{path}: the shard cannot be read ({reason}). Prepare or copy the data again."]) from reason
 
 
-def _indexed(path: Path, shard: Shard, verify: bool) -> _Tar:
+def _indexed(path: Path, shard: ShardFile, verify: bool) -> _Tar:
     if not path.is_file():
         raise DataError([f"{path}: the shard is missing. Prepare or copy the data again."])
     size = path.stat().st_size
@@ -194,18 +195,18 @@ def _names(path: Path) -> tuple[str, ...]:
     return tuple(sample.member for sample in index_tar(path))
 
 
-def _local(root: str, shard: Shard, cache: Path | None) -> Path:
+def _local(root: str, shard: ShardFile, cache: Path | None) -> Path:
     url = join(root, shard.url)
     if scheme(url) is None:
         return Path(url)
     return fetch(url, cache or own_cache(), shard.bytes, shard.sha256)
 
 
-def _unlike(path: Path, what: str) -> DataError:
-    return DataError([f"{path}: it {what}. Delete it, then prepare, copy or download it again."])
+def _unlike(path: Path, difference: str) -> DataError:
+    return DataError([f"{path}: it {difference}. Delete it, then prepare, copy or download it again."])
 
 
-def _class_of(root: str, shards: Sequence[Shard], cache: Path | None, verify: bool) -> _Class:
+def _class_of(root: str, shards: Sequence[ShardFile], cache: Path | None, verify: bool) -> _Class:
     return _Class(
         tuple(_Lazy(root, shard, cache, verify) for shard in shards),
         tuple(accumulate(shard.count for shard in shards)),

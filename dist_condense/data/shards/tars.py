@@ -1,9 +1,9 @@
-"""What a local, uncompressed tar of samples holds, by its headers alone.
+"""Index of the samples in a local, uncompressed tar, by its headers alone.
 
-A sample is a run of members that share a key, as WebDataset has it: the name up to the first dot of its last part. What
-follows that dot says what a member is, in any case of letters: `jpg` (png, ...) is the image and `cls` the label; where
-a sample has none that is called just so, the one whose last part is (`a.crop.jpg`), as WebDataset's decoders take it.
-All other members are passed over and never read.
+A sample is a sequence of members that share a key, as in WebDataset: the name up to the first dot of its last part. The
+rest of the name, the suffix, decides the kind of a member, in any case of letters: `jpg` (png, ...) is the image and
+`cls` the label. Where no member has exactly such a suffix, the only one whose suffix ends with it (`a.crop.jpg`) is
+used, as by WebDataset's decoders. All other members are ignored and never read.
 """
 
 import re
@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from dist_condense.data.sets.listing import ENDINGS, HIDDEN, PassedOver, ending
-from dist_condense.system.errors import SHOWN, DataError, listed
+from dist_condense.data.sets.listing import ENDINGS, HIDDEN, Ignored, ending
+from dist_condense.system.errors import SHOWN, DataError, listed, shortened
 
 IMAGE, LABEL = "image", "cls"
 MAX_MEMBER = 64 * 2**20
 MAX_LABEL_BYTES = 12
 MAX_EXTENDED = 2**16
-"""Bytes of a header that precedes a member's own (a long name, pax)."""
+"""Maximum bytes of a header before a member's own (a long name, pax)."""
 BLOCK = 512
 _EXTENDED = (
     tarfile.GNUTYPE_LONGNAME,
@@ -31,27 +31,28 @@ _EXTENDED = (
 )
 _KEYED = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)")
 _META = re.compile(r"__[^/]*__(/.*)?", re.DOTALL)
-"""Members that WebDataset keeps for itself."""
+"""Names of WebDataset's own metadata members."""
 METADATA, FURTHER = "of WebDataset's metadata", "further images or labels of a sample"
 
 Draft = dict[str, dict[str, tarfile.TarInfo]]
-"""Of a sample: the members that are an image, and those that are a label, by what follows the key."""
+"""Members of a sample by kind (IMAGE or LABEL) and suffix."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sample:
     """An image in a tar; offsets and lengths are bytes of the tar."""
 
     key: str
     member: str
+    """Name of the image's member."""
     offset: int
     length: int
     label: tuple[int, int] | None
-    """Offset and length of its `.cls` member."""
+    """Offset and length of the `.cls` member; None where there is none."""
 
 
 class _Header(tarfile.TarInfo):
-    """A header as tarfile has it, which however reads an extended one into memory whatever its size."""
+    """A tarfile header that refuses large extended headers, which tarfile reads into memory."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -62,38 +63,28 @@ class _Header(tarfile.TarInfo):
 
 
 def index_tar(path: Path) -> list[Sample]:
-    """The samples of a tar in order; see :func:`scan_tar`."""
+    """Return the samples of a tar in order; see :func:`scan_tar` for errors."""
     return scan_tar(path)[0]
 
 
-def scan_tar(path: Path) -> tuple[list[Sample], PassedOver]:
-    """The samples of a tar in order, and what was passed over.
+def scan_tar(path: Path) -> tuple[list[Sample], Ignored]:
+    """Return the samples of a tar in order, and counts of its ignored members.
 
-    Raises DataError naming file and member: truncated or no tar, members that are no regular files (folders are
-    passed over), are larger than 64 MiB or have no name, an absolute one or `..`, keys that come twice, samples in
-    which it is open which image or label is meant, labels without image.
+    Raises DataError naming file and member: a file that is truncated or no tar; members that are not regular files
+    (folders are ignored), exceed 64 MiB, have no name, an absolute name or `..`; repeated keys; samples with ambiguous
+    images or labels; labels without image.
     """
-    drafts: dict[str, Draft] = {}
-    passed = PassedOver()
-    problems: list[str] = []
-    last = None
-    for info in _headers(path, problems):
-        what = _member_problem(info)
-        if what is None and not info.isdir():
-            key, suffix = key_and_suffix(info.name)
-            what = _add(drafts, last, key, suffix, info, passed)
-            last = key or last
-        if what:
-            problems.append(f"{path}: {info.name!r:.200} {what}")
-    samples = [_sample(path, key, draft, passed, problems) for key, draft in drafts.items()]
-    if problems:
-        more = len(problems) - SHOWN
-        raise DataError(problems[:SHOWN] + ([f"... and {more} more problems in {path}."] if more > 0 else []))
-    return [sample for sample in samples if sample is not None], passed
+    scan = _Scan(path)
+    for info in scan.headers():
+        scan.add(info)
+    samples = scan.samples()
+    if scan.problems:
+        raise DataError(shortened(scan.problems, f"problems in {path}"))
+    return samples, scan.ignored
 
 
 def read_labels(path: Path, samples: list[Sample]) -> list[int]:
-    """The number in each sample's `.cls`; DataError naming the samples that have none."""
+    """Read the number in each sample's `.cls`; DataError names the samples without one."""
     problems: list[str] = []
     labels = []
     with path.open("rb") as stream:
@@ -110,26 +101,97 @@ def read_labels(path: Path, samples: list[Sample]) -> list[int]:
     return labels
 
 
-def _headers(path: Path, problems: list[str]) -> Iterator[tarfile.TarInfo]:
-    """Every header; what is wrong with the tar as such ends it."""
-    end, last = 0, "its start"
-    try:
-        with tarfile.open(path, "r:", tarinfo=_Header) as tar:
-            while (info := tar.next()) is not None:
-                if info.size < 0:
-                    raise tarfile.TarError(f"{info.name!r:.200} has a negative size")
-                end = info.offset_data + (-(-info.size // BLOCK) * BLOCK if info.isreg() else 0)
-                last = repr(info.name)
-                yield info
-        _check_end(path, end)
-    except (tarfile.TarError, OSError, ValueError, EOFError, RecursionError) as reason:
-        problems.append(
-            f"{path}: no whole, uncompressed tar, from {last:.200} on ({reason}). Copy or make the file again."
+class _Scan:
+    """State of one pass over the headers of a tar: samples, ignored members and problems."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.ignored = path, Ignored()
+        self.problems: list[str] = []
+        self._drafts: dict[str, Draft] = {}
+        self._last_key: str | None = None
+
+    def headers(self) -> Iterator[tarfile.TarInfo]:
+        """Yield every header; a damaged tar ends the iteration with a problem."""
+        end, last = 0, "its start"
+        try:
+            with tarfile.open(self.path, "r:", tarinfo=_Header) as tar:
+                while (info := tar.next()) is not None:
+                    if info.size < 0:
+                        raise tarfile.TarError(f"{info.name!r:.200} has a negative size")
+                    end = info.offset_data + (-(-info.size // BLOCK) * BLOCK if info.isreg() else 0)
+                    last = repr(info.name)
+                    yield info
+            _check_end(self.path, end)
+        except (tarfile.TarError, OSError, ValueError, EOFError, RecursionError) as reason:
+            self.problems.append(
+                f"{self.path}: no whole, uncompressed tar, from {last:.200} on ({reason}). Copy or make the file again."
+            )
+
+    def add(self, info: tarfile.TarInfo) -> None:
+        """Add a member to its sample, or count it as ignored; invalid members become problems."""
+        problem = _member_problem(info)
+        if problem is None and not info.isdir():
+            key, suffix = key_and_suffix(info.name)
+            problem = self._assign(key, suffix, info)
+            self._last_key = key or self._last_key
+        if problem:
+            self.problems.append(f"{self.path}: {info.name!r:.200} {problem}")
+
+    def samples(self) -> list[Sample]:
+        """Return the valid samples in order; the others become problems."""
+        samples = [self._sample(key, draft) for key, draft in self._drafts.items()]
+        return [sample for sample in samples if sample is not None]
+
+    def _assign(self, key: str | None, suffix: str, info: tarfile.TarInfo) -> str | None:
+        """Add a valid member to its sample; return the problem if its key is repeated."""
+        final = suffix.rsplit(".", 1)[-1]
+        kind = IMAGE if final in ENDINGS else LABEL if final == LABEL else None
+        if key is None or kind is None:
+            base = info.name.rsplit("/", 1)[-1]
+            hidden = HIDDEN if base.startswith(".") else ending(base)
+            self.ignored[METADATA if _META.fullmatch(info.name) else hidden] += 1
+            return None
+        draft = self._drafts.setdefault(key, {IMAGE: {}, LABEL: {}})
+        second = suffix in draft[kind] or ("." not in suffix and any("." not in other for other in draft[kind]))
+        if second or (key != self._last_key and any(draft.values())):
+            return "has a key that comes twice; every sample needs its own."
+        draft[kind][suffix] = info
+        return None
+
+    def _sample(self, key: str, draft: Draft) -> Sample | None:
+        image, label = (self._unambiguous(draft[kind]) for kind in (IMAGE, LABEL))
+        for members, member in ((draft[IMAGE], image), (draft[LABEL], label)):
+            if len(members) > 1 and member is None:
+                names = listed([info.name for info in members.values()])
+                self.problems.append(
+                    f"{self.path}: {key!r:.200} is the key of {names:.300}, as a key ends at the first dot; "
+                    f"give each sample a key of its own, without dots."
+                )
+                return None
+        if image is None:
+            self.problems.append(f"{self.path}: {key!r:.200} has a label but no image ({', '.join(ENDINGS)}).")
+            return None
+        return Sample(
+            key=key,
+            member=image.name,
+            offset=image.offset_data,
+            length=image.size,
+            label=None if label is None else (label.offset_data, label.size),
         )
+
+    def _unambiguous(self, members: dict[str, tarfile.TarInfo]) -> tarfile.TarInfo | None:
+        """Return the only member whose suffix has no dot, else the only member; None for none and for several."""
+        plain = [info for suffix, info in members.items() if "." not in suffix]
+        candidates = plain or list(members.values())
+        if len(candidates) != 1:
+            return None
+        if len(members) > 1:
+            self.ignored[FURTHER] += len(members) - 1
+        return candidates[0]
 
 
 def _check_end(path: Path, end: int) -> None:
-    """tarfile takes a torn or foreign header for the end; only zeros, one block at least, are the end."""
+    """Check that only zeros follow, at least one block: tarfile takes a truncated or invalid header for the end."""
     with path.open("rb") as stream:
         stream.seek(end)
         if len(block := stream.read(BLOCK)) < BLOCK:
@@ -155,56 +217,9 @@ def _member_problem(info: tarfile.TarInfo) -> str | None:
 
 
 def key_and_suffix(name: str) -> tuple[str | None, str]:
-    """What a member belongs to and what it is in lower case, by WebDataset's rule; no key for what it passes over.
+    """Split a member's name into key and lower-case suffix by WebDataset's rule; (None, "") for ignored members.
 
-    Hidden files (`d/.a.jpg`) have none, where WebDataset makes one sample `d/` of them.
+    Hidden files (`d/.a.jpg`) have no key, whereas WebDataset combines them into one sample `d/`.
     """
-    found = None if _META.fullmatch(name) else _KEYED.fullmatch(name)
-    return (found[1], found[2].lower()) if found else (None, "")
-
-
-def _add(
-    drafts: dict[str, Draft], last: str | None, key: str | None, suffix: str, info: tarfile.TarInfo, passed: PassedOver
-) -> str | None:
-    """Put the member to its sample; what is wrong with that."""
-    final = suffix.rsplit(".", 1)[-1]
-    kind = IMAGE if final in ENDINGS else LABEL if final == LABEL else None
-    if key is None or kind is None:
-        base = info.name.rsplit("/", 1)[-1]
-        passed[METADATA if _META.fullmatch(info.name) else HIDDEN if base.startswith(".") else ending(base)] += 1
-        return None
-    draft = drafts.setdefault(key, {IMAGE: {}, LABEL: {}})
-    second = suffix in draft[kind] or ("." not in suffix and any("." not in other for other in draft[kind]))
-    if second or (key != last and any(draft.values())):
-        return "has a key that comes twice; every sample needs its own."
-    draft[kind][suffix] = info
-    return None
-
-
-def _sample(path: Path, key: str, draft: Draft, passed: PassedOver, problems: list[str]) -> Sample | None:
-    """The sample of a draft; None where it has a problem."""
-    image, label = (_meant(draft[kind], passed) for kind in (IMAGE, LABEL))
-    for members, meant in ((draft[IMAGE], image), (draft[LABEL], label)):
-        if len(members) > 1 and meant is None:
-            names = listed([info.name for info in members.values()])
-            problems.append(
-                f"{path}: {key!r:.200} is the key of {names:.300}, as a key ends at the first dot; "
-                f"give each sample a key of its own, without dots."
-            )
-            return None
-    if image is None:
-        problems.append(f"{path}: {key!r:.200} has a label but no image ({', '.join(ENDINGS)}).")
-        return None
-    where = None if label is None else (label.offset_data, label.size)
-    return Sample(key, image.name, image.offset_data, image.size, where)
-
-
-def _meant(members: dict[str, tarfile.TarInfo], passed: PassedOver) -> tarfile.TarInfo | None:
-    """The member whose suffix has no dot, else the only one; None where there is none, or it is open which."""
-    plain = [info for suffix, info in members.items() if "." not in suffix]
-    candidates = plain or list(members.values())
-    if len(candidates) != 1:
-        return None
-    if len(members) > 1:
-        passed[FURTHER] += len(members) - 1
-    return candidates[0]
+    match = None if _META.fullmatch(name) else _KEYED.fullmatch(name)
+    return (match[1], match[2].lower()) if match else (None, "")

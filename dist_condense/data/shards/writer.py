@@ -1,4 +1,4 @@
-"""Writing the shards of one class: tars that WebDataset reads, the same bytes for the same images."""
+"""Writer of one class's shards: tars in WebDataset's layout, with equal bytes for equal images."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from dist_condense.data.shards.manifest import Shard
+from dist_condense.data.shards.manifest import ShardFile
 from dist_condense.system.files import temporary_beside
 
-os.environ["WDS_SECURE"] = "1"  # webdataset reads it when it is imported: no commands, no pickles, for whoever uses it
+os.environ["WDS_SECURE"] = "1"  # webdataset reads it at import, and then refuses commands and pickles in the process
 import webdataset
 
 PART_BYTES = 256 * 2**20
-"""Image bytes after which a class continues in its next shard."""
+"""Maximum image bytes of a shard; the class continues in the next one."""
 STEM_LENGTH = 60
-"""Letters kept of a file's name; a tar header has room for 100."""
+"""Maximum letters of a file's name in a key; a tar header has room for 100."""
 
 
 class _Hashing:
-    """A file that is only written to, with the hash and number of its bytes."""
+    """A writable file that counts and hashes its bytes."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self.stream, self.digest, self.size = stream, hashlib.sha256(), 0
@@ -34,7 +34,7 @@ class _Hashing:
 
 
 class _Part:
-    """A shard while it is written; it gets its name when it is whole."""
+    """An unfinished shard, which is renamed to its final name when it is complete."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.stream = path, temporary_beside(path)
@@ -48,14 +48,19 @@ class _Part:
         self.count += 1
         self.image_bytes += len(image)
 
-    def close(self) -> Shard:
+    def close(self) -> ShardFile:
         self.tar.close()
         self.stream.flush()
         os.fsync(self.stream.fileno())
         self.stream.close()
         os.replace(self.writing, self.path)
-        url = f"{self.path.parent.name}/{self.path.name}"
-        return Shard(url, self.count, self.hashing.size, self.image_bytes, self.hashing.digest.hexdigest())
+        return ShardFile(
+            url=f"{self.path.parent.name}/{self.path.name}",
+            count=self.count,
+            bytes=self.hashing.size,
+            image_bytes=self.image_bytes,
+            sha256=self.hashing.digest.hexdigest(),
+        )
 
     def abort(self) -> None:
         self.tar.close()
@@ -64,20 +69,20 @@ class _Part:
 
 
 class ClassShardWriter:
-    """The shards folder/<split>/<label>-<part>.tar of one class; `shards` is complete after the with block.
+    """Writer of the shards folder/<split>/<label>-<part>.tar of one class; `shards` is complete after the with block.
 
-    Members are `<position>_<stem>.<suffix>` and its `.cls`; times and owners are fixed. What was begun when an error
-    comes is removed.
+    Members are `<position>_<stem>.<suffix>` and its `.cls`; times and owners are fixed. After an error the unfinished
+    shard is removed.
     """
 
     def __init__(self, folder: Path, split: str, label: int, part_bytes: int = PART_BYTES) -> None:
         self.folder, self.label, self.part_bytes = folder / split, label, part_bytes
-        self.shards: list[Shard] = []
+        self.shards: list[ShardFile] = []
         self._position = 0
         self._part: _Part | None = None
 
     def add(self, stem: str, suffix: str, image: bytes) -> None:
-        """Append an encoded image; `stem` is cleaned to letters that a tar's key may have."""
+        """Append an encoded image; characters of `stem` that a key may not contain are replaced."""
         if self._part is not None and self._part.image_bytes + len(image) > self.part_bytes:
             self._finish()
         if self._part is None:
@@ -102,10 +107,10 @@ class ClassShardWriter:
 
 
 def shard_name(label: int, number: int) -> str:
-    """Of the file of a class's shard, counted from 0."""
+    """Return the file name of a class's shard with this number, from 0."""
     return f"{label:04d}-{number:03d}.tar"
 
 
 def clean(stem: str) -> str:
-    """Letters, digits, - and _; the rest becomes _ (a dot would end the key)."""
+    """Replace all characters except ASCII letters, digits, - and _ by _ (a dot would end the key), and shorten."""
     return re.sub(r"[^A-Za-z0-9_-]+", "_", stem)[:STEM_LENGTH]

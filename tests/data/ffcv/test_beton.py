@@ -213,4 +213,6 @@ def test_without_the_extra_the_two_commands_are_told(monkeypatch: pytest.MonkeyP
     for part in ("libopencv-dev libturbojpeg0-dev pkg-config", "pip install ffcv", "after torch"):
         assert part in str(caught.value)
     with pytest.raises(DataError, match="FFCV cannot be imported"):
-        write_beton(tmp_path / "any.beton", [torch.zeros(1, 3, 12, 12, dtype=torch.uint8)], channels=3, size=12, workers=1)
+        write_beton(
+            tmp_path / "any.beton", [torch.zeros(1, 3, 12, 12, dtype=torch.uint8)], channels=3, size=12, workers=1
+        )

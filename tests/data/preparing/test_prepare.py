@@ -155,7 +155,13 @@ def test_one_corrupt_image_stops_and_finished_classes_are_kept(source: Path, tmp
 def finished(source: Path, dest: Path) -> list[int]:
     """Prepare; how many units were finished after each that was worked on."""
     told_of: list[int] = []
-    prepare(str(source), dest, PrepareOptions(), HERE, lambda done, total, unit: told_of.append(done))
+    prepare(
+        str(source),
+        dest,
+        PrepareOptions(),
+        map_unordered=HERE,
+        report=lambda done, total, unit: told_of.append(done),
+    )
     return told_of
 
 
@@ -357,7 +363,8 @@ def test_interrupted_while_workers_start_it_says_one_line(real_data: Path, tmp_p
 @pytest.mark.slow  # starts two processes, as the test above does
 def test_the_same_bytes_whatever_the_number_of_workers(source: Path, tmp_path: Path) -> None:
     prepared(source, tmp_path / "one", size=16)
-    prepare(str(source), tmp_path / "two", PrepareOptions(size=16), LocalMap(2), lambda finished, total, what: None)
+    two = LocalMap(2)
+    prepare(str(source), tmp_path / "two", PrepareOptions(size=16), map_unordered=two, report=lambda *what: None)
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
 
 
@@ -418,7 +425,7 @@ def test_what_is_passed_over_in_tars_is_counted(tmp_path: Path) -> None:
     options = PrepareOptions(val=folder["val"])
     source = open_source(folder["source"], options, HERE)
     assert source.notes == (
-        f"{folder['source']}: 2 images of 1 classes; passed over: 2 .json",
+        f"{folder['source']}: 2 images of 1 classes; ignored: 2 .json",
         f"{folder['val']}: 2 images of 2 classes",
     )
     with pytest.raises(DataError, match=r"--class-names: 1 names of classes are not UTF-8: caf\\xe9"):
@@ -437,7 +444,7 @@ def test_relative_paths_are_those_of_the_command(tmp_path: Path, monkeypatch: py
     given = write_mixed(Path("tars"))
     for source, options in (("source", PrepareOptions()), (given["source"], PrepareOptions(val=given["val"]))):
         dest = Path(f"dest of {source[:4]}")
-        manifest = prepare(source, dest, options, elsewhere, lambda finished, total, what: None)
+        manifest = prepare(source, dest, options, map_unordered=elsewhere, report=lambda *what: None)
         assert manifest.made.source == source  # as it was given, so that the same command finds its own folder
         assert prepared(source, dest, val=options.val) == manifest
 
@@ -453,8 +460,8 @@ def test_what_is_wrong_with_tars_is_told_before_anything_is_written(tmp_path: Pa
         (lacking["source"], {"val": lacking["val"]}, "1 classes have no validation image: 7"),
         (given["source"], {"val": given["val"], "class_names": ("a", "b")}, "2 names, but .* label 7"),
         (given["source"], {"val": given["val"], "class_names": ("a",) * 8}, "several labels: a"),
-        (given["source"], {"val": given["val"], "classes": ("7", "8")}, "not there: 8.* Name others in --classes"),
-        (given["source"], {"val": given["val"], "classes": "imagenet10_idc"}, "10 of the 10 classes"),
+        (given["source"], {"val": given["val"], "classes": ("7", "8")}, "do not exist: 8.* Name others in --classes"),
+        (given["source"], {"val": given["val"], "classes": "imagenet10_idc"}, "10 of the 10 requested classes"),
     ]
     for source, options, told in wrong:
         with pytest.raises(DataError, match=told):

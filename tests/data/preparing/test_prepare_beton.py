@@ -26,7 +26,7 @@ def source(tmp_path: Path) -> Path:
 def prepared(source: Path, dest: Path, told: Told | None = None) -> Manifest:
     heard: Told = [] if told is None else told
     options = PrepareOptions(size=16)
-    return prepare(str(source), dest, options, HERE, lambda *what: heard.append(what), ffcv=True)
+    return prepare(str(source), dest, options, map_unordered=HERE, report=lambda *what: heard.append(what), ffcv=True)
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_a_file_that_is_finished_is_not_written_again(source: Path, tmp_path: Pa
     dest = tmp_path / "dest"
     prepared(source, tmp_path / "whole")
     assert written == ["train.beton", "val.beton"]
-    shards = prepare(str(source), dest, PrepareOptions(size=16), HERE, lambda *what: None)
+    shards = prepare(str(source), dest, PrepareOptions(size=16), map_unordered=HERE, report=lambda *what: None)
     (dest / "val.stop").touch()
     with pytest.raises(KeyboardInterrupt):
         prepared(source, dest)
@@ -71,12 +71,12 @@ def test_a_file_that_is_finished_is_not_written_again(source: Path, tmp_path: Pa
 
 def test_a_file_left_half_written_goes_with_the_next_start(source: Path, tmp_path: Path, written: list[str]) -> None:
     dest = tmp_path / "dest"
-    prepare(str(source), dest, PrepareOptions(size=16), HERE, lambda *what: None)
+    prepare(str(source), dest, PrepareOptions(size=16), map_unordered=HERE, report=lambda *what: None)
     (dest / "train.stop").touch()
     with pytest.raises(KeyboardInterrupt):
         prepared(source, dest)
     assert (dest / ".train.beton.x.new").exists()
-    prepare(str(source), dest, PrepareOptions(size=16), HERE, lambda *what: None)
+    prepare(str(source), dest, PrepareOptions(size=16), map_unordered=HERE, report=lambda *what: None)
     assert not (dest / ".train.beton.x.new").exists()
 
 
@@ -85,7 +85,7 @@ def test_a_record_that_does_not_hold_is_not_believed(
     source: Path, tmp_path: Path, written: list[str], change: str
 ) -> None:
     dest = tmp_path / "dest"
-    prepare(str(source), dest, PrepareOptions(size=16), HERE, lambda *what: None)
+    prepare(str(source), dest, PrepareOptions(size=16), map_unordered=HERE, report=lambda *what: None)
     (dest / "val.stop").touch()
     with pytest.raises(KeyboardInterrupt):
         prepared(source, dest)

@@ -20,9 +20,6 @@ class Slow:
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds, self.reads, self.threads = seconds, [], set()
 
-    def count(self, label: int) -> int:
-        return 10
-
     def get(self, label: int, indices: torch.Tensor) -> torch.Tensor:
         time.sleep(self.seconds)
         self.reads.append((label, indices.tolist()))

@@ -19,7 +19,7 @@ def test_split_shapes_and_counts() -> None:
     digits = open_dataset("digits", None)
     source, test = digits.train(), digits.test()
     assert (digits.channels, digits.size, digits.flip) == (1, 8, False)
-    assert digits.counts == tuple(source.count(label) for label in range(10))
+    assert digits.counts == tuple(len(source.images[label]) for label in range(10))
     assert sum(digits.counts) + len(test.labels) == 1797
     assert test.images.shape[1:] == (1, 8, 8)
     assert test.images.dtype is torch.uint8
@@ -60,7 +60,7 @@ def test_all_problems_at_once() -> None:
     with pytest.raises(DataError) as caught:
         open_dataset("digits", None, size=0, classes=["1", "1", "ten"])
     assert len(caught.value.problems) == 3
-    for part in ("dataset.size is 0", "more than once: 1", "not there: ten"):
+    for part in ("dataset.size is 0", "more than once: 1", "do not exist: ten"):
         assert part in str(caught.value)
     assert pickle.loads(pickle.dumps(caught.value)).problems == caught.value.problems
 

@@ -106,13 +106,13 @@ def test_prepared_shards_are_as_their_manifest_says(root: Path, tmp_path: Path, 
 
 def test_preparing_goes_on_with_the_channels_that_it_began_with(root: Path, tmp_path: Path) -> None:
     dest, options = tmp_path / "dest", preparing.PrepareOptions(size=16)
-    planned = preparing.plan(str(root), dest, options, map)  # type: ignore[arg-type]
-    assert isinstance(planned, preparing.Plan)
+    planned = preparing.plan(str(root), dest, options, map_unordered=map)  # type: ignore[arg-type]
+    assert isinstance(planned, preparing.Preparation)
     record = dest / preparing.RECORDS / preparing.IDENTITY
     record.parent.mkdir(parents=True)
-    record.write_text(json.dumps(planned._wanted))
+    record.write_text(json.dumps(planned._options))
     assert prepared(root, tmp_path / "other", size=16).channels == planned.source.channels == 1
-    record.write_text(json.dumps({k: v for k, v in planned._wanted.items() if k != "channels"}))  # of a version before
+    record.write_text(json.dumps({k: v for k, v in planned._options.items() if k != "channels"}))  # of a version before
     assert prepared(root, dest, size=16).channels == 3
 
 

@@ -12,7 +12,7 @@ from dist_condense.data import DataError, open_dataset
 from dist_condense.data.reading.decode import SUFFIX_OF
 from dist_condense.data.reading.store import FolderStore
 from dist_condense.data.sets import listing
-from dist_condense.data.sets.listing import SUFFIXES, class_files, counted
+from dist_condense.data.sets.listing import SUFFIXES, class_files, formatted
 from tests.data.shards.shard_cases import photograph
 
 LATIN = os.fsdecode(b"caf\xe9")
@@ -78,16 +78,16 @@ def test_one_note_per_split_counts_what_is_read_and_passed_over(tmp_path: Path) 
     (root / "train" / "b" / "gone.jpg").symlink_to(root / "nowhere")
     os.mkfifo(root / "train" / "b" / "pipe.jpg")  # opening it would wait for ever
     assert open_dataset("image_folder", root).notes == (
-        f"{root}/train: 3 images of 2 classes (1 in folders below their class's); passed over: 2 .avif, 2 hidden, "
+        f"{root}/train: 3 images of 2 classes (1 in folders below their class's); ignored: 2 .avif, 2 hidden, "
         f"1 images beside the class folders, 1 links that lead nowhere, 1 special files, 1 with no or another ending",
-        f"{root}/val: 2 images of 2 classes; passed over: 1 .txt",
+        f"{root}/val: 2 images of 2 classes; ignored: 1 .txt",
         f"{root}/val: classes that train does not have are not used: c",
     )
     assert len(open_dataset("image_folder", root, classes=["b", "a"]).notes) == 2
 
 
 def test_many_endings_become_a_count() -> None:
-    assert counted(Counter({f".{name}": 9 - at for at, name in enumerate("abcdefg")})) == (
+    assert formatted(Counter({f".{name}": 9 - at for at, name in enumerate("abcdefg")})) == (
         "9 .a, 8 .b, 7 .c, 6 .d, 5 .e, 7 with no or another ending"
     )
 
@@ -223,14 +223,14 @@ def test_what_can_be_wrong_with_annotations(tmp_path: Path) -> None:
     assert "names no image of 1 of train's classes: n00000002" in refused(root)
     opened = open_dataset("image_folder", root, classes=["n00000001"])
     assert opened.notes[1].endswith(
-        "1 images of 1 classes; passed over: 2 images that val_annotations.txt does not name, 1 images of other classes"
+        "1 images of 1 classes; ignored: 2 images that val_annotations.txt does not name, 1 images of other classes"
     )
 
 
 def test_sorted_images_beside_their_annotations_are_folders(tmp_path: Path) -> None:
     make(two(tmp_path), "val/val_annotations.txt", "val/images/1.jpg")
     assert open_dataset("image_folder", tmp_path).notes[1:] == (
-        f"{tmp_path}/val: 2 images of 2 classes; passed over: 1 .txt",
+        f"{tmp_path}/val: 2 images of 2 classes; ignored: 1 .txt",
         f"{tmp_path}/val: classes that train does not have are not used: images",
     )
 

@@ -232,7 +232,14 @@ def test_tars_are_ones_own(tmp_path: Path, orientation: bool | None) -> None:
 def test_a_beton_holds_the_turned_images(root: Path, tmp_path: Path) -> None:
     if importlib.util.find_spec("ffcv") is None:
         absent("FFCV is not installed: make install-ffcv")
-    prepare(str(root), tmp_path / "dest", PrepareOptions(size=12, png=True), HERE, lambda *what: None, ffcv=True)
+    prepare(
+        str(root),
+        tmp_path / "dest",
+        PrepareOptions(size=12, png=True),
+        map_unordered=HERE,
+        report=lambda *what: None,
+        ffcv=True,
+    )
     source = open_dataset("image_folder", tmp_path / "dest").train([1], Reading("ffcv"))
     assert shows(source.get(1, EIGHT).contiguous(), True)
 

@@ -37,7 +37,9 @@ def write_folder(root: Path) -> Path:
 
 def prepared(source: Path | str, dest: Path, **options: object) -> Manifest:
     """prepare() in this process, without telling anyone."""
-    return prepare(str(source), dest, PrepareOptions(**options), HERE, lambda finished, total, what: None)
+    return prepare(
+        str(source), dest, PrepareOptions(**options), map_unordered=HERE, report=lambda finished, total, what: None
+    )
 
 
 def tree(folder: Path) -> dict[str, bytes]:

@@ -156,7 +156,8 @@ def test_a_set_is_of_stored_images_at_the_stored_positions(tmp_path: Path) -> No
     assert newest is not None
     state, real, statistics = newest.classes(), dataset.train(), assembly.statistics_of(dataset)
     network = assembly.network_builder(run, dataset)(0).eval()
-    weights = {name: x for name, x in newest.read([newest.common])[newest.common].items() if name.startswith("network.")}
+    shared = newest.read([newest.common])[newest.common]
+    weights = {name: x for name, x in shared.items() if name.startswith("network.")}
     network.load_state_dict({name.removeprefix("network."): x for name, x in weights.items()})
     for c, count in enumerate(dataset.counts):
         raw = real.get(c, torch.arange(count))

@@ -30,8 +30,7 @@ PAUSE = 60.0
 
 
 class Tracker:
-    """A run on an MLflow server, updated from a background thread. Every method but :meth:`finish` returns at once, and
-    none raises."""
+    """A run on an MLflow server, updated in the background: no method raises, and only :meth:`finish` waits."""
 
     offline: str | None = None
     """Reason why the run is not being sent; None while the server accepts it."""

@@ -9,6 +9,7 @@ import torch
 
 from dist_condense.evaluation.rows import COLUMNS, Row
 from dist_condense.result.card import Card, CardClass
+from dist_condense.result.curve import COLOURS
 from dist_condense.result.environment import environment
 from dist_condense.result.report import NO_CURVES, write_report
 from dist_condense.result.summary import summarise
@@ -89,7 +90,7 @@ def test_the_report_is_a_single_file_and_escapes_its_content(run):
     assert 'title="seed 1">64.0' in text
     assert "data:image/png;base64," in text
     assert text.count("<svg ") == 1 and text.count("role=img aria-label=") == 1
-    assert "prefers-color-scheme: dark" in text
+    assert "prefers-color-scheme: dark" in text and all(f"--{name}: {x};" in text for name, x in COLOURS.items())
     assert "pw@" not in text
     assert "<dt>matching steps</dt><dd>10</dd>" in text and "<dt>steps</dt><dd>50</dd>" in text
     assert "<h2>Loss</h2>" in text and "loss over steps, logarithmic scale" in text and "matching_step" not in text

@@ -157,7 +157,7 @@ class Tracker:
         if reported:
             return
         if self.refused:
-            problem = f"refuses the run, which continues: {self.offline}; then"
+            problem = f"refuses the run, which continues: {self.offline}; then replay with"
         else:
-            problem = f"is not reachable ({self.offline}): the run continues; later"
-        terminal.say(f"MLflow at {self._run.uri} {problem} replay with: {self.how_to_replay}")
+            problem = f"is not reachable ({self.offline}): the run continues; replay later with"
+        terminal.say(f"MLflow at {self._run.uri} {problem}: {self.how_to_replay}")

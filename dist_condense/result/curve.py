@@ -52,7 +52,7 @@ def curve(name: str, points: Sequence[Point]) -> Curve | None:
 
 
 def _svg(points: Sequence[Point], is_logarithmic: bool) -> str:
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # a home folder without room for its cache is no problem
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # of a home folder where it cannot cache its fonts
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -72,9 +72,9 @@ def _svg(points: Sequence[Point], is_logarithmic: bool) -> str:
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         if is_logarithmic:
             values = [value for _, value in points]
-            are_near = max(values) / min(values) < 100
+            few_decades = max(values) / min(values) < 1000
             axes.set_yscale("log")
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if are_near else (1,)))
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few_decades else (1,)))
             axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             axes.yaxis.set_minor_formatter(NullFormatter())
         stream = io.StringIO()

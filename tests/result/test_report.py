@@ -2,16 +2,19 @@ import json
 import sys
 from dataclasses import astuple, replace
 from html.parser import HTMLParser
+from unicodedata import category
 
 import pytest
 import torch
 
 from dist_condense.evaluation.rows import COLUMNS, Row
 from dist_condense.result.card import Card, CardClass
+from dist_condense.result.curve import COLOURS
 from dist_condense.result.environment import environment
 from dist_condense.result.report import NO_CURVES, write_report
 from dist_condense.result.summary import summarise
 from dist_condense.result.synthetic_set import write_set
+from dist_condense.system import terminal
 
 ROWS = [
     Row(**dict(zip(COLUMNS, row, strict=True)))
@@ -87,7 +90,7 @@ def test_the_report_is_a_single_file_and_escapes_its_content(run):
     assert 'title="seed 1">64.0' in text
     assert "data:image/png;base64," in text
     assert text.count("<svg ") == 1 and text.count("role=img aria-label=") == 1
-    assert "prefers-color-scheme: dark" in text
+    assert "prefers-color-scheme: dark" in text and all(f"--{name}: {x};" in text for name, x in COLOURS.items())
     assert "pw@" not in text
     assert "<dt>matching steps</dt><dd>10</dd>" in text and "<dt>steps</dt><dd>50</dd>" in text
     assert "<h2>Loss</h2>" in text and "loss over steps, logarithmic scale" in text and "matching_step" not in text
@@ -140,15 +143,15 @@ def test_the_same_folder_gives_the_same_bytes(run, monkeypatch):
         assert matplotlib.rcParams["font.size"] == 30
 
 
-def test_no_mark_of_direction_reaches_the_page(run):
+def test_no_direction_mark_or_control_character_reaches_the_page(run):
     card = run / "synthetic_set" / "card.json"
-    card.write_text(json.dumps({**json.loads(card.read_text()), "method": "a\u202e", "hidden\u2066": "c\u202ed"}))
+    card.write_text(json.dumps({**json.loads(card.read_text()), "method": "a\u202e", "hidden\u2066": "c\u202e\x1b[2J"}))
     (run / "environment.json").write_text(json.dumps({"os\u202e": ["\u202e"], "packages": {"x\u202e": "\u202e"}}))
     with (run / "metrics.jsonl").open("a") as file:
         file.writelines(json.dumps({"step": s, '\u202eq"<b>': 1.0}) + "\n" for s in (51, 52))
     text = write_report(run).read_text()
     assert text.count(r"\u202e") == 10 and r"<dt>hidden\u2066</dt>" in text
-    assert "\u202e" not in text and "\u2066" not in text
+    assert [x for x in text if category(x) in terminal.HIDDEN and x != "\n"] == []
     assert 'aria-label="\\u202eq&#34;&lt;b&gt; over steps"' in text
 
 

@@ -35,7 +35,6 @@ from dist_condense.planning.calibrate import compared
 from dist_condense.planning.images import assumed
 from dist_condense.result.card import FORMAT
 from dist_condense.result.progress import Notes, ProgressDisplay
-from dist_condense.result.report import write_report
 from dist_condense.result.summary import summary_table
 from dist_condense.result.tracking import replay, server, tracker
 from dist_condense.settings import config
@@ -387,21 +386,6 @@ def test_a_config_with_marks_that_yaml_would_leave_plain_can_be_read_again(tmp_p
     (tmp_path / "config.yaml").write_text(text)
     read = config.read(tmp_path / "config.yaml")
     assert (read.dataset.root, read.tracking.experiment) == ("猫\u202etac", "1e3")
-
-
-def test_a_page_of_a_hostile_card(tmp_path: Path) -> None:
-    (tmp_path / "synthetic_set").mkdir()
-    (tmp_path / "synthetic_set" / "card.json").write_text(json.dumps({"method": HOSTILE, "dataset": "<b>"} | FACTS))
-    page = write_report(tmp_path).read_text()
-    assert f"cat{SHOWN}" in page and "&lt;b&gt;" in page
-    assert [x for x in page if category(x) in terminal.HIDDEN and x != "\n"] == []
-
-
-FACTS = {
-    "complete": True, "ipc": 1, "factor": 1, "classes": [], "networks_done": 1, "networks_total": 1,
-    "matching_steps": 1, "steps": 1, "seed": 0, "channels": 1, "size": 8, "value_space": "unit",
-    "mean": [0.5], "std": [0.5], "format_version": FORMAT,
-}  # fmt: skip
 
 
 # --- processes ----------------------------------------------------------------------------------------------------

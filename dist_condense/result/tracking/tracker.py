@@ -30,8 +30,7 @@ PAUSE = 60.0
 
 
 class Tracker:
-    """A run on an MLflow server, updated from a background thread. Every method but :meth:`finish` returns at once, and
-    none raises."""
+    """A run on an MLflow server, updated in the background: no method raises, and only :meth:`finish` waits."""
 
     offline: str | None = None
     """Reason why the run is not being sent; None while the server accepts it."""
@@ -158,7 +157,7 @@ class Tracker:
         if reported:
             return
         if self.refused:
-            problem = f"refuses the run, which continues: {self.offline}; then"
+            problem = f"refuses the run, which continues: {self.offline}; then replay with"
         else:
-            problem = f"is not reachable ({self.offline}): the run continues; later"
-        terminal.say(f"MLflow at {self._run.uri} {problem} replay with: {self.how_to_replay}")
+            problem = f"is not reachable ({self.offline}): the run continues; replay later with"
+        terminal.say(f"MLflow at {self._run.uri} {problem}: {self.how_to_replay}")

@@ -1,4 +1,4 @@
-"""Tasks and actors on one Ray that this process starts: trials of the evaluation, preparing, memory of workers."""
+"""Tasks and actors on a Ray that this process starts: trials of the evaluation, preparing, memory of workers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PLANTED = f"planted-{secrets.token_hex(16)}"
 
 @pytest.fixture(scope="module", autouse=True)
 def session() -> Iterator[Path]:
-    """The folder of a Ray of one core, with the processes that every run has."""
+    """The folder of a Ray of one core, with the processes of every run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("AWS_SECRET_ACCESS_KEY", PLANTED)
@@ -46,7 +46,7 @@ def session() -> Iterator[Path]:
 
 
 def holding(key: str, *folders: Path) -> list[str]:
-    """Where others than the owner of the processes could read a key: reports on actors, command lines, files."""
+    """Return the places where other users could read a key: reports on actors, command lines, files."""
     text = key.encode()
     records = state._connect_and_get_accessor().get_actor_table(None, None)
     found = [f"actor {number} of {len(records)}" for number, record in enumerate(records) if text in record]
@@ -96,7 +96,7 @@ PAGES = 2**25 * 4 // 4096
 
 
 def faults_in_a_thread() -> int:
-    """Page faults of ten blocks, in a thread, as Ray Train and Tune run us."""
+    """Count the page faults of ten blocks in a thread, as Ray Train and Tune run a worker."""
     found: list[Any] = []
 
     def count() -> None:

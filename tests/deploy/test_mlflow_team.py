@@ -1,4 +1,4 @@
-"""launch/mlflow.sh as a team has it: a real server on PostgreSQL; two methods compared by REST and in a browser."""
+"""A team's server by launch/mlflow.sh, on a real PostgreSQL; two methods compared by REST and in a browser."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ DIFFER = {
 
 
 class Team:
-    """launch/mlflow.sh on one folder and port, however often it is started."""
+    """launch/mlflow.sh on one folder and port, which can be started repeatedly."""
 
     def __init__(self, folder: Path) -> None:
         with socket.socket() as free:
@@ -50,7 +50,7 @@ class Team:
         self.folder, self.uri = folder, f"http://127.0.0.1:{self.port}"
 
     def script(self) -> subprocess.Popen[str]:
-        """In a group of its own, as a shell does; Ctrl-C works although whoever runs the tests may ignore it."""
+        """Start the script in its own process group, as a shell does, with SIGINT enabled."""
         command = ["env", "--default-signal=INT", str(ROOT / "launch" / "mlflow.sh"), str(self.folder)]
         command += ["--port", str(self.port), "--workers", "1"]
         own = {**os.environ, "PYTHON": sys.executable}
@@ -63,7 +63,7 @@ class Team:
         assert first == f"tracking.uri={self.uri}\n", self.process.communicate()
 
     def stop(self) -> int:
-        """As Ctrl-C does; the exit code."""
+        """Stop the script as Ctrl-C does and return the exit code."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGINT)
         self.process.communicate()
@@ -99,7 +99,7 @@ def team() -> Iterator[Team]:
 
 @pytest.fixture(scope="module")
 def compared(team: Team, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The folders of two methods' runs."""
+    """The run folders of two methods."""
     folders = {}
     for method, own in METHODS.items():
         folders[method] = tmp_path_factory.mktemp("runs") / f"digits_{method}"
@@ -159,7 +159,7 @@ def seeds(team: Team, run: dict[str, Any]) -> list[float]:
 
 
 def test_the_comparison_page_says_it_without_editing(team: Team, compared: dict[str, Path], browser: Any) -> None:
-    """Drawn at once: a metric over what differs; top-1 in a row of both. One click leaves the rows that differ."""
+    """The page shows the params that differ and the top-1 of both runs without an edit; one click hides equal rows."""
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
 
@@ -189,8 +189,11 @@ def test_the_comparison_page_says_it_without_editing(team: Team, compared: dict[
 def test_a_folder_or_a_port_in_use_is_refused(team: Team, tmp_path: Path) -> None:
     other = Team(tmp_path)
     other.port = team.port
-    for second, told in ((team.script(), f"{team.folder} is in use"), (other.script(), f"port {team.port} is in use")):
-        assert told in second.communicate()[1]
+    for second, message in (
+        (team.script(), f"{team.folder} is in use"),
+        (other.script(), f"port {team.port} is in use"),
+    ):
+        assert message in second.communicate()[1]
         assert second.returncode == 2
 
 

@@ -264,14 +264,6 @@ def up(cloud: str, folder: Path, **more: str) -> subprocess.CompletedProcess[str
     return sh(folder / "launch" / "up.sh", cloud, "--yes", **asked)
 
 
-def test_the_token_is_its_owners_alone(tmp_path: Path) -> None:
-    (token := tmp_path / ".ray" / "auth_token").parent.mkdir()
-    token.touch()
-    token.chmod(0o644)
-    assert up("aws", tmp_path, HOME=str(tmp_path)).returncode == 0
-    assert token.stat().st_mode & 0o777 == 0o600
-
-
 def filled(cloud: str, folder: Path) -> dict[str, Any]:
     """Return the config that `ray up` receives."""
     done = up(cloud, folder)

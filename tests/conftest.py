@@ -1,4 +1,4 @@
-"""Fixtures of all tests: data outside the repository, a clean state after each test, reruns of tests with daemons."""
+"""Fixtures for data that is not part of the repository: real images, and reference numbers."""
 
 import os
 import signal
@@ -20,24 +20,24 @@ SHARED = ROOT.parent / "shared"
 
 
 def pytest_configure() -> None:
-    """Enable Ctrl-C where a shell started the tests in the background with SIGINT ignored."""
+    """Ctrl-C is answered also where a shell started the tests in the background, which ignores it for them."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 RERUNS = 2
-"""Number of times that a test which waits for a daemon may run again."""
+"""How often a test that waits for a daemon may be run again."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let only tests with the marker ``daemon(reason)`` run again after a failure."""
+    """The marker ``daemon(reason)`` alone has a test run again: one that fails by itself fails at once."""
     for item in items:
         if item.get_closest_marker("daemon"):
             item.add_marker(pytest.mark.flaky(reruns=RERUNS))
 
 
 def absent(what: str) -> NoReturn:
-    """Skip on a developer's machine; fail in CI, where a skip would hide an untested part."""
+    """Skip on a developer's machine; fail in CI, where a silent skip would hide that nothing was tested."""
     if os.environ.get("CI") == "true":
         pytest.fail(what)
     pytest.skip(what)
@@ -48,14 +48,14 @@ torch.set_num_threads(1)
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Restore one thread after each test, so that no number depends on the cores of the machine."""
+    """As fixtures of modules have it: no number depends on the cores of the machine."""
     yield
     torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
-    """Kill the commands that a failed test left running, and with them their Ray."""
+    """A test that fails leaves no run, and no Ray, which ends with it, to the tests after it."""
     yield
     while started:
         with started.pop() as process:
@@ -64,14 +64,14 @@ def nothing_is_left() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def nothing_is_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forget the passwords of other tests, which may be ordinary words in this one."""
+    """The passwords of one test are words in another."""
     monkeypatch.setattr(credentials, "_known", {})
     monkeypatch.setattr(credentials, "_forms", ())
 
 
 @pytest.fixture
 def unlimited(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Accept learning rates out of their range, the surest way to numbers that are not finite."""
+    """Learning rates may be out of their range: the surest way to numbers that are not finite."""
     monkeypatch.setattr(checks, "refused", lambda config: iter(()))
 
 

@@ -1,4 +1,4 @@
-"""A data set of float "spectrograms" [1, 16, 40] with values from 0 up, loud in the rows of their class."""
+"""A data set like no other: float "spectrograms" [1, 16, 40] with values from 0 up, loud in rows of their class."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FACTS = Facts(
 
 
 def made(per_class: int, seed: int) -> LabelledImages:
-    """Return exponential noise that is ten times as loud in five rows of each class."""
+    """Exponential noise, ten times as loud in five rows of each class."""
     noise = torch.rand(len(NAMES), per_class, *SHAPE, generator=torch.Generator().manual_seed(seed))
     values = -torch.log1p(-noise)
     for label, of_class in enumerate(values):
@@ -39,12 +39,12 @@ def made(per_class: int, seed: int) -> LabelledImages:
 
 
 def opened(request: Request) -> ImageSet:
-    """Open the data set, as the catalogue does."""
+    """What the catalogue calls."""
     return from_arrays(request, FACTS, made(20, 1), made(10, 2), NAMES)
 
 
 def known(patch: pytest.MonkeyPatch) -> None:
-    """Return the catalogue's line of the data set."""
+    """The line of the catalogue by which a data set is added."""
     patch.setitem(catalogue.KNOWN, "spectrograms", catalogue.Known(FACTS, opened))
 
 

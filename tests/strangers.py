@@ -1,4 +1,4 @@
-"""Modules that another user plants in a folder for users who start a command there."""
+"""What somebody else leaves in a folder of his for those who call a command there."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ MODULES = (
     *("random", "json", "socket", "tempfile", "multiprocessing"),
     *("pyarrow", "fsspec", "torch", "ray", "mlflow", "dist_condense"),
 )
-"""Names of modules that commands and their child processes import."""
+"""Names of modules that commands, and processes that they start, import."""
 
 
 def planted(folder: Path) -> Path:
-    """Make a folder with planted modules and return the file that each of them would write."""
+    """A new folder with modules of his. Each would write the file that is returned."""
     folder.mkdir()
     for name in MODULES:
         (folder / f"{name}.py").write_text(f"open({str(folder / 'mark')!r}, 'a').write(__file__)\n")

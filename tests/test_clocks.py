@@ -1,4 +1,4 @@
-"""Nothing depends on the time of day, which is only shown to users and to MLflow."""
+"""Nothing depends on the time of day: only what a person or MLflow is shown has it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SHOWN = {
 
 
 def wall_clocks(source: str) -> Iterator[str]:
-    """Yield the attributes that read the time of day, such as `time.time` and `datetime.now`."""
+    """Attributes by which the time of day is asked for, as in `time.time` and `datetime.now`."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Attribute) and node.attr in WALL_CLOCKS:
             yield node.attr
@@ -48,7 +48,7 @@ def test_the_walk_finds_clocks() -> None:
 
 
 def test_a_clock_that_jumps_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The clock jumps by years at every call: no checkpoint is early, no rate is negative, no bit changes."""
+    """Years forwards and backwards at every call: no checkpoint is written early, no rate is negative, no bit moves."""
     expected = cases.alone("idc", tmp_path / "steady")
     calls: list[float] = []
     real = time.time

@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 OPTIONAL = [requirement for name in ("ffcv", "timm") for requirement in EXTRAS[name]]
-"""Packages that are imported only where a feature needs them."""
+"""Imported by the package where somebody asks for them."""
 
 DISTRIBUTIONS = {
     "grpc": "grpcio",
@@ -24,7 +24,7 @@ DISTRIBUTIONS = {
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",
 }
-"""Distributions of modules with another name."""
+"""Of modules that are named otherwise than what installs them."""
 
 
 def name_of(requirement: str) -> str:
@@ -32,7 +32,7 @@ def name_of(requirement: str) -> str:
 
 
 def imported(folder: str) -> set[str]:
-    """Return the top-level modules that are imported, without those of Python and of this repository."""
+    """Top-level modules, without those of Python and of this repository."""
     found = set()
     for file in (ROOT / folder).rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
@@ -68,7 +68,7 @@ def test_the_package_a_store_needs_has_an_extra() -> None:
 
 
 def test_direct_dependencies_have_a_lower_bound_and_a_tested_version() -> None:
-    """Developers' requirements need no lower bound."""
+    """But for what only developers install."""
     pinned = {name_of(line) for line in Path(ROOT / "constraints.txt").read_text().splitlines() if line[:1] not in "#"}
     shipped = [*PROJECT["dependencies"], *(r for name, extra in EXTRAS.items() if name != "dev" for r in extra)]
     for requirement in shipped:
@@ -78,7 +78,7 @@ def test_direct_dependencies_have_a_lower_bound_and_a_tested_version() -> None:
 
 
 def refused(text: str) -> list[str]:
-    """Return the lines in which pip may take an untested version, or this package from an index, where it is not."""
+    """The lines that have pip take a version that nobody tested, or this package from an index, where it is not."""
     told = [line for line in text.splitlines() if re.search(r"\bpip3? (install|wheel|download)\b", line)]
     return [line for line in told if not TESTED.search(line) or OURS.search(line)]
 
@@ -88,7 +88,7 @@ OURS = re.compile(r"(?i)[\s'\"]dist[-_]condense(\[|\W*$)")
 
 
 def test_pip_is_told_to_take_the_tested_versions() -> None:
-    """Commands that users copy; the Dockerfile has its own tests, and messages name one package each."""
+    """In what people copy; the Dockerfile has tests of its own, and messages name one package each."""
     files = [ROOT / "README.md", ROOT / "Makefile", ROOT / ".ci" / "run", ROOT / "k8s" / "README.md"]
     files += [*(ROOT / "docs").glob("*.md"), *(path for path in (ROOT / "launch").iterdir() if path.suffix != ".json")]
     assert {file.name: found for file in files if (found := refused(file.read_text()))} == {}

@@ -1,4 +1,4 @@
-"""Directions of imports between the rooms of the package, by the table of the design.
+"""Who may import whom: the table below is the one in the design, and nothing else enforces it.
 
 A room is the first name below dist_condense: a folder (`core`) or a file (`condense`).
 """
@@ -35,7 +35,7 @@ MAY_IMPORT = {
 }
 MUST_NOT_IMPORT = {"job": {"commands", "planning"}}
 AT_THE_TOP = 6
-"""Most modules outside the rooms, besides `__init__` and `__main__`."""
+"""Modules that may lie loose in the package, besides `__init__` and `__main__`."""
 # room: the packages besides the standard library
 TENSORS = {"torch", "torchvision", "numpy"}
 PACKAGES = {"core": TENSORS, "networks": TENSORS | {"timm"}}
@@ -50,7 +50,7 @@ LAZY = {"timm", "ffcv"}  # extras: imported inside the function that needs them
 
 
 def imports(file: str, source: str) -> Iterator[tuple[str, bool]]:
-    """Yield each imported dotted name, and whether it is imported together with the file."""
+    """Each imported dotted name, and whether that happens when the file is imported."""
     here = ("dist_condense", *Path(file).parts[:-1])
     tree = ast.parse(source)
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
@@ -156,7 +156,7 @@ def test_what_the_design_allows_is_not_reported(file, source):
 
 
 def arrows(files: Iterable[str]) -> dict[str, set[str]]:
-    """Return the rooms that each room imports; `__init__`, `__main__` and `__version__` are not rooms."""
+    """Which rooms each room imports; `__init__`, `__main__` and `__version__` are no rooms."""
     found: dict[str, set[str]] = {}
     rooms = {Path(file).parts[0].removesuffix(".py") for file in files}
     for file in files:
@@ -171,7 +171,7 @@ def arrows(files: Iterable[str]) -> dict[str, set[str]]:
 
 
 def circles(rooms: dict[str, set[str]]) -> set[str]:
-    """Return the rooms that remain after repeatedly removing those that import no other room."""
+    """Rooms that are left when those that import no other are taken away, again and again."""
     left = dict(rooms)
     while ends := {room for room, others in left.items() if not others & left.keys()}:
         left = {room: others for room, others in left.items() if room not in ends}
@@ -183,9 +183,9 @@ def test_no_circle_between_rooms():
     assert circles(arrows(FILES)) == set()
 
 
-def test_few_modules_are_outside_the_rooms():
-    outside = [file for file in FILES if "/" not in file and not file.startswith("__")]
-    assert len(outside) <= AT_THE_TOP, outside
+def test_few_modules_lie_loose():
+    loose = [file for file in FILES if "/" not in file and not file.startswith("__")]
+    assert len(loose) <= AT_THE_TOP, loose
 
 
 def test_the_rooms_work_without_ray_mlflow_and_hydra():
@@ -197,8 +197,8 @@ def test_the_rooms_work_without_ray_mlflow_and_hydra():
 
 
 def test_the_package_is_a_plain_folder_so_that_an_editable_install_is_a_path():
-    """With a mapping of folders, setuptools installs an import hook. A clone named dist_condense in the working
-    directory would hide it as a namespace package.
+    """With a mapping of folders setuptools installs an import hook, which a clone named dist_condense in the working
+    directory hides as a namespace package.
     """
     setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     assert setuptools["package-dir"] == {"": "."}

@@ -1,4 +1,4 @@
-"""Tests on a GPU: the step of the CPU, the same bits twice, and no wait for the host."""
+"""What only a GPU can show: the same step there as on the CPU, twice the same bits, and no wait for the host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Comparison with the published programs' numbers, for every array of the reference folder (REFERENCE_DIR).
+"""Ours == the published programs' numbers, for every array of the reference folder (REFERENCE_DIR).
 
 Networks, objectives, decoding, augmentations, CutMix, the image update. Shapes and parameters are read from the arrays,
 the kinds of norm, activation and pooling from the files' names, so a folder of the same form with other numbers is
@@ -59,7 +59,7 @@ def tensor(array: np.ndarray) -> Tensor:
 
 
 def close_by_image(ours: Tensor, theirs: np.ndarray) -> None:
-    """Check images to 5e-4 of their norm, except one in ten in which a ReLU at zero may flip (measured: 1e-6)."""
+    """All images agree to 5e-4 of their norm, but for one in ten in which a ReLU on zero may flip (measured: 1e-6)."""
     a, b = ours.double().flatten(0, 1).flatten(1), tensor(theirs).double().flatten(0, 1).flatten(1)
     error = (a - b).norm(dim=1) / b.norm(dim=1)
     assert error.quantile(0.9) <= 5e-4, error
@@ -91,7 +91,7 @@ WORDS = {
 
 
 def described_by(stem: str, parameters: list[Tensor]) -> tuple[str, dict[str, object]]:
-    """Return the catalogue's name and the options of the network in the file `stem`."""
+    """The catalogue's name and the options of the network in the file `stem`."""
     _, kind, *words = stem.split("_")
     found: dict[str, object] = {"width": parameters[0].shape[0]}
     for word in words:
@@ -103,7 +103,7 @@ def described_by(stem: str, parameters: list[Tensor]) -> tuple[str, dict[str, ob
 
 
 def load_parameters(network: networks.Network, parameters: list[Tensor]) -> None:
-    """Copy the stored parameters in their order."""
+    """Copies the stored parameters in their order."""
     own = list(network.parameters())
     assert [p.shape for p in own] == [p.shape for p in parameters]
     with torch.no_grad():
@@ -160,11 +160,11 @@ class Recorded:
         object.__setattr__(self.shard.view, "normalised", lambda stored: stored.to(dtype))
 
     def get(self, label: int, indices: Tensor) -> Tensor:
-        """Return the recorded real images."""
+        """Real images as they were recorded."""
         return self.real[label][indices]
 
     def step(self) -> tuple[float, Tensor]:
-        """Return the loss and the image gradient of one matching step with lr 1."""
+        """Loss and image gradient of one matching step with lr 1."""
         self.shard.match(self.network, 0, 0, 0)
         after = torch.stack(list(self.shard.pixels.values()))
         return float(sum(self.shard.losses.values())), self.synthetic.to(after.dtype) - after

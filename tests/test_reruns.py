@@ -1,4 +1,4 @@
-"""Tests that may run again have the marker ``daemon`` and are listed in docs/testing.md with the same reason."""
+"""Tests that may run again: those with the marker ``daemon``, each listed in docs/testing.md with its reason."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROW = re.compile(r"(?m)^\| `(tests/\S+\.py)` \| (.+) \|$")
 
 
 def marked() -> Iterator[tuple[str, str]]:
-    """Yield (file, reason) of every marker."""
+    """(file, reason) of every marker."""
     for file in sorted((ROOT / "tests").rglob("test_*.py")):
         if file.name != "test_reruns.py":
             yield from ((str(file.relative_to(ROOT)), reason) for reason in MARKER.findall(file.read_text()))

@@ -1,4 +1,4 @@
-"""Untrusted files are data: from an attack of each kind nothing is executed, opened, fetched or sent.
+"""What others give is data: an attack of each kind, of which nothing is executed, opened, fetched or sent on.
 
 Tars are in data/shards/test_tars.py, addresses in system/test_remote.py and data/shards/test_manifest.py.
 """
@@ -84,7 +84,7 @@ EXECUTING = {
     *("mlflow.pyfunc", "mlflow.pytorch", "mlflow.artifacts", "mlflow.projects"),
 }
 KEYWORDS = {"shell", "allow_pickle", "trust_remote_code", "weights_only"}
-"""Arguments that no call in the package has, with any value."""
+"""Arguments that are given nowhere, whatever their value."""
 METHODS = {"extractall", "extract", "load_pickle", "download_artifacts"}
 EXCEPTIONS = {
     "memory.py ctypes": "calls the C library's malloc settings by name",
@@ -92,7 +92,7 @@ EXCEPTIONS = {
 
 
 def executing(source: str) -> Iterator[str]:
-    """Yield the entries of EXECUTING, KEYWORDS and METHODS that a module uses, under any alias."""
+    """What of EXECUTING, KEYWORDS and METHODS a module names, whatever it calls it."""
     tree = ast.parse(source)
     known = dict(zip(BUILTINS, BUILTINS, strict=True))
     for node in ast.walk(tree):
@@ -190,7 +190,7 @@ CONFIGS = [
 
 @pytest.fixture
 def mark(tmp_path: Path) -> Iterator[Path]:
-    """A folder that an attack would create."""
+    """A folder that an attack would make."""
     yield tmp_path / "mark"
     assert not (tmp_path / "mark").exists()
 
@@ -289,14 +289,14 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png(*chunks: bytes, width: int = 8, height: int = 8) -> bytes:
-    """Return a PNG of grey zeros with further chunks before its pixels."""
+    """A PNG of grey zeros with further chunks before its pixels."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
     pixels = chunk(b"IDAT", zlib.compress(bytes(9 * 8)))
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + pixels + chunk(b"IEND", b"")
 
 
 def of_pillow() -> dict[str, bytes]:
-    """Return a picture in each format that Pillow can both write and read."""
+    """A picture in each format that Pillow can both write and read."""
     Image.init()
     made = {}
     for form in sorted(set(Image.SAVE) & set(Image.OPEN)):
@@ -342,7 +342,7 @@ def test_only_the_formats_of_the_table_are_read(monkeypatch: pytest.MonkeyPatch)
 
 
 TEXT = zlib.compress(bytes(40 * 2**20), 9)
-"""A decompression bomb: 40 MiB in 40 kB."""
+"""40 MiB in 40 kB."""
 BOMBS = {
     "pixels of a PNG": png(width=60_000, height=60_000),
     "pixels of a PPM": b"P6 60000 60000 255\n\0\0\0",
@@ -373,7 +373,7 @@ def test_a_small_file_takes_little_memory(data: bytes) -> None:
 
 
 def pickles(mark: Path) -> list[bytes]:
-    """Return files as pickle and torch write them; loading either would create the mark."""
+    """As pickle and as torch write them, each of which would make the mark."""
     file = io.BytesIO()
     torch.save(Command(mark), file)
     return [pickle.dumps(Command(mark)), file.getvalue()]

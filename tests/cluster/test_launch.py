@@ -193,8 +193,8 @@ def tracked(*patterns: str) -> set[str]:
 def test_an_upload_is_the_package_and_runs(tmp_path: Path) -> None:
     """.rayignore names every folder of the package; Ray follows the link dist_condense/configs."""
     configs = tracked("configs/*.yaml")
-    files = tracked("dist_condense/*.py") | configs | {f"dist_condense/{name}" for name in configs}
-    assert {*files, "dist_condense/py.typed", "pyproject.toml"} <= uploaded(ROOT, tmp_path / "it")
+    wanted = tracked("dist_condense/*.py") | configs | {f"dist_condense/{name}" for name in configs}
+    assert {*wanted, "dist_condense/py.typed", "pyproject.toml"} <= uploaded(ROOT, tmp_path / "it")
     main = "runpy.run_module('dist_condense.run', run_name='__main__')"
     script = f"import dist_condense, runpy; print(dist_condense.__file__); {main}"
     command = [sys.executable, "-c", script, "configs/digits.yaml", "--cfg"]

@@ -56,16 +56,16 @@ def submit(cluster: str, output: Path, *words: str, **more: str) -> subprocess.P
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    log, _ = process.communicate(timeout=300)
-    return process.returncode, log
+    told, _ = process.communicate(timeout=300)
+    return process.returncode, told
 
 
 def test_a_submitted_run_on_imagenet100(cluster: str, real_data: Path, tmp_path: Path) -> None:
     root = str(real_data / "miniimagenet84")
-    code, log = finish(submit(cluster, tmp_path, "configs/imagenet100_idc.yaml", *IMAGENET, IMAGENET_ROOT=root))
+    code, told = finish(submit(cluster, tmp_path, "configs/imagenet100_idc.yaml", *IMAGENET, IMAGENET_ROOT=root))
     output = tmp_path / "imagenet100_idc"
-    assert code == 0, log
-    assert f"output {output}" in log  # its log was followed, its environment passed on
+    assert code == 0, told
+    assert f"output {output}" in told  # its log was followed, its environment handed on
     found = load_set(output / "synthetic_set")
     card = json.loads((output / "synthetic_set" / "card.json").read_text())
     assert len(card["classes"]) == 100 and card["complete"] and card["factor"] == 2
@@ -78,20 +78,20 @@ def test_a_submitted_run_on_imagenet100(cluster: str, real_data: Path, tmp_path:
 
 def test_a_job_of_the_installed_package(cluster: str, tmp_path: Path) -> None:
     """Nothing is uploaded; the configs are those of the package."""
-    code, log = finish(submit(cluster, tmp_path, "--installed", "configs/imagenet100_idc.yaml", "--cfg", "ipc=7"))
-    assert code == 0 and "\nipc: 7\n" in log and "classes: imagenet100_idc" in log, log
+    code, told = finish(submit(cluster, tmp_path, "--installed", "configs/imagenet100_idc.yaml", "--cfg", "ipc=7"))
+    assert code == 0 and "\nipc: 7\n" in told and "classes: imagenet100_idc" in told, told
 
 
 def test_a_wrong_token_is_refused(cluster: str, tmp_path: Path) -> None:
-    code, log = finish(submit(cluster, tmp_path, "configs/digits.yaml", RAY_AUTH_TOKEN="0" * 64))
-    assert (code, log.count("\n")) == (1, 1)
-    assert log.startswith(f"submit.sh: {cluster} refused the token: set RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ")
+    code, told = finish(submit(cluster, tmp_path, "configs/digits.yaml", RAY_AUTH_TOKEN="0" * 64))
+    assert (code, told.count("\n")) == (1, 1)
+    assert told.startswith(f"submit.sh: {cluster} refused the token: set RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ")
 
 
 def test_a_job_with_a_relative_output_fails(cluster: str, tmp_path: Path) -> None:
-    code, log = finish(submit(cluster, tmp_path, "configs/digits.yaml", "output=outputs/here"))
-    assert code == 1 and re.search(r"submit.sh: job \S+: FAILED\n$", log), log
-    assert "output: outputs/here is relative, and a submitted job's working directory is thrown away" in log
+    code, told = finish(submit(cluster, tmp_path, "configs/digits.yaml", "output=outputs/here"))
+    assert code == 1 and re.search(r"submit.sh: job \S+: FAILED\n$", told), told
+    assert "output: outputs/here is relative, and a submitted job's working directory is thrown away" in told
 
 
 def test_a_job_that_is_stopped(cluster: str, tmp_path: Path) -> None:
@@ -106,8 +106,8 @@ def test_a_job_that_is_stopped(cluster: str, tmp_path: Path) -> None:
     )
     env = environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=TOKEN)
     subprocess.run([RAY, "job", "stop", "--address", cluster, job], env=env, check=True, capture_output=True)
-    code, log = finish(process)
-    assert code == 1 and log.endswith(f"submit.sh: job {job}: STOPPED\n"), log
+    code, told = finish(process)
+    assert code == 1 and told.endswith(f"submit.sh: job {job}: STOPPED\n"), told
 
 
 def test_several_nodes_on_this_machine(tmp_path: Path) -> None:
@@ -115,16 +115,16 @@ def test_several_nodes_on_this_machine(tmp_path: Path) -> None:
     words = [*SHORT, "trajectory.networks=15", "tracking.checkpoint_steps=1"]
     given = {pair.split("=", 1)[0]: pair for pair in (*words, f"output={tmp_path}")}
     command = ("local.sh", "--workers", "2", "--nodes", "2", "configs/digits.yaml", *given.values())
-    mark = planted(tmp_path / "other")
-    process = script(*command, cwd=tmp_path / "other", MARK=str(tmp_path))
+    mark = planted(tmp_path / "his")
+    process = script(*command, cwd=tmp_path / "his", MARK=str(tmp_path))
     wait(lambda: saved(tmp_path) >= 1 or process.poll() is not None, 240)
     assert process.poll() is None, finish(process)
     process.send_signal(signal.SIGTERM)
-    code, log = finish(process)
-    assert code == cli.TERMINATED and "stopped by SIGTERM after matching step" in log, log
+    code, told = finish(process)
+    assert code == cli.TERMINATED and "stopped by SIGTERM after matching step" in told, told
     assert not mark.exists(), mark.read_text()
-    code, log = finish(script(*command, MARK=str(tmp_path)))
-    assert code == 0 and "resuming after matching step" in log, log
+    code, told = finish(script(*command, MARK=str(tmp_path)))
+    assert code == 0 and "resuming after matching step" in told, told
     wait(lambda: not marked(str(tmp_path)), 60)
 
 

@@ -1,4 +1,4 @@
-"""Networks of condensation and of evaluation are checked before anything starts."""
+"""Networks of the condensation and of the evaluation are looked at before anything starts."""
 
 import re
 import sys
@@ -16,7 +16,7 @@ from tests.evaluation.toy import evaluation
 
 
 def digits(tmp_path: Path, **changes: object) -> RunConfig:
-    """Return the shipped config of the digits (8 x 8, one channel) with changed keys (`__` for the dot)."""
+    """The shipped config of the digits (8 x 8, one channel), with dotted keys changed (`__` for the dot)."""
     config = load("configs/digits.yaml", [f"output={tmp_path}/run", "cluster.workers=0"])
     for key, value in changes.items():
         *section, name = key.split("__")

@@ -45,14 +45,14 @@ class Host:
     """Id of the first process, outside."""
     space: str = "none"
 
-    def begin(self) -> None:
+    def start_first(self) -> None:
         """Wait until the namespaces exist."""
         pid, deadline = self.process.pid, time.monotonic() + 30
         children = Path(f"/proc/{pid}/task/{pid}/children")
-        while not (found := children.read_text().split()) or _name(found[0]) != FIRST[0]:
+        while not (ids := children.read_text().split()) or _name(ids[0]) != FIRST[0]:
             assert self.process.poll() is None and time.monotonic() < deadline, "no namespaces"
             time.sleep(0.05)
-        self.first, self.space = int(found[0]), os.readlink(f"/proc/{found[0]}/ns/pid")
+        self.first, self.space = int(ids[0]), os.readlink(f"/proc/{ids[0]}/ns/pid")
 
     def command(self, *words: str | Path) -> list[str]:
         """Return the command that runs ``words`` on this host, in the repository."""
@@ -122,7 +122,7 @@ def linked(folder: Path) -> Iterator[tuple[Host, Host]]:
 
 
 def _furnish(host: Host, folder: Path) -> None:
-    host.begin()
+    host.start_first()
     folder.mkdir()
     names = folder / "hosts"
     names.write_text(f"127.0.0.1 localhost\n127.0.1.1 {host.name}\n")

@@ -130,9 +130,9 @@ def test_several_nodes_on_this_machine(tmp_path: Path) -> None:
 
 def marked(word: str) -> list[str]:
     """Return the processes that have MARK in their environment."""
-    found = []
+    pids = []
     for environ in Path("/proc").glob("[0-9]*/environ"):
         with suppress(OSError):  # it has ended
             if f"MARK={word}".encode() in environ.read_bytes():
-                found.append(environ.parent.name)
-    return found
+                pids.append(environ.parent.name)
+    return pids

@@ -25,7 +25,7 @@ pytestmark.append(pytest.mark.daemon("Ray worker groups and trials"))
 
 FEW_CLASSES = "dataset.classes=['1','3','5','8']"
 RUN = (
-    *("trajectory.networks=100000", FEW_CLASSES),  # it ends when it is asked to
+    *("trajectory.networks=100000", FEW_CLASSES),  # ends only on request
     *("tracking.log_every=1", "tracking.checkpoint_minutes=0.02", "evaluation.epochs=0"),
 )
 

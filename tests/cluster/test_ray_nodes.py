@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.daemon("Ray nodes t
 
 HERE = "127.0.0.1"
 RUN = (
-    *("trajectory.networks=100000", "dataset.classes=['1','3','5','8']"),  # it ends when it is asked to
+    *("trajectory.networks=100000", "dataset.classes=['1','3','5','8']"),  # ends only on request
     *("tracking.log_every=1", "tracking.checkpoint_minutes=60", "evaluation.epochs=0"),
     *("cluster.min_workers=1", "cluster.max_failures=1"),
 )
@@ -114,7 +114,7 @@ def test_a_node_that_is_warned_goes_and_another_comes(cluster: Cluster, tmp_path
     until(lambda: saved(folder))
     (warned,) = folder.glob("checkpoints/*")
     assert workers(folder) == 2
-    until(lambda: last(folder)["step"] > saved(folder))  # they go on until it goes
+    until(lambda: last(folder)["step"] > saved(folder))  # they continue until it leaves
     before = below(cluster.head.process.pid)
     going.lose()
     until(lambda: set(below(cluster.head.process.pid)) - set(before))
@@ -148,5 +148,5 @@ def writes_on(folder: Path) -> Callable[[], bool]:
 
 def workers(folder: Path) -> int:
     """Return the number of workers of the last group that started."""
-    began = re.findall(r"one of (\d+), on", (RunFolder(folder).logs / "worker_0.jsonl").read_text())
-    return int(began[-1])
+    groups = re.findall(r"one of (\d+), on", (RunFolder(folder).logs / "worker_0.jsonl").read_text())
+    return int(groups[-1])

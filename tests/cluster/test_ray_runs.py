@@ -37,7 +37,7 @@ def start(workers: int, folder: Path, *more: str, cwd: Path = ROOT, **env: str) 
     given = (*cases.TINY, *cases.CASES["dcc"], f"cluster.workers={workers}", f"output={folder}", *more)
     overrides = {pair.split("=", 1)[0]: pair for pair in given}
     command = [sys.executable, "-P", "-m", "dist_condense.run", f"{ROOT}/configs/digits.yaml", *overrides.values()]
-    command = ["env", "--default-signal=INT", *command]  # although whoever runs the tests may ignore it
+    command = ["env", "--default-signal=INT", *command]  # even where the tests ignore it
     pipe, env = subprocess.PIPE, environment(**env)
     started.append(subprocess.Popen(command, cwd=cwd, env=env, stderr=pipe, text=True, start_new_session=True))
     return started[-1]
@@ -55,7 +55,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return sorted(csv.DictReader(file), key=lambda row: (row["set"], row["seed"]))
 
 
-# --- the same set, and all that stands in a run's folder ----------------------------------------------------------
+# --- the same set, and the rest of a run folder ----------------------------------------------------------------------
 
 
 def test_two_workers_equal_one_process(tmp_path: Path) -> None:
@@ -82,8 +82,8 @@ def test_two_workers_equal_one_process(tmp_path: Path) -> None:
 
 def selection(outputs: Path) -> Path:
     """Return the folder of the run that made the only selection of these outputs."""
-    (found,) = (path for path in (outputs / "selections").iterdir() if path.is_dir())
-    return found
+    (folder,) = (path for path in (outputs / "selections").iterdir() if path.is_dir())
+    return folder
 
 
 def _check_card(folder: Path) -> None:
@@ -136,9 +136,9 @@ def saved(folder: Path) -> int:
 
 def train_workers(driver: int, number: int = 2) -> list[int]:
     """Return Ray Train's workers below a process of this test, and no others of the machine."""
-    found = below(driver)
-    assert len(found) == number, found
-    return found
+    workers = below(driver)
+    assert len(workers) == number, workers
+    return workers
 
 
 def below(driver: int, of: str = "RayTrainWorker") -> list[int]:

@@ -25,16 +25,16 @@ class Stage:
 
 def stages(text: str) -> dict[str, Stage]:
     """Return the stages by name, in order, with continued lines joined."""
-    found: dict[str, Stage] = {}
+    parsed: dict[str, Stage] = {}
     plain = re.sub(r"(?m)^\s*#.*\n", "", text)
     for line in filter(None, re.sub(r"\\\n\s*", " ", plain).splitlines()):
         word, argument = line.split(None, 1)
         if word == "FROM":
             base, _, name = argument.split()
-            found[name] = Stage(name, base)
+            parsed[name] = Stage(name, base)
         else:
-            found[name].steps.append((word, argument))
-    return found
+            parsed[name].steps.append((word, argument))
+    return parsed
 
 
 def lineage(known: dict[str, Stage], name: str) -> list[Stage]:

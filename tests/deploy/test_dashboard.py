@@ -48,18 +48,18 @@ def read(dashboard: dict[str, Any]) -> list[tuple[str, set[str]]]:
 
 def problems(dashboard: dict[str, Any]) -> list[str]:
     """Return a line for each fault of the dashboard."""
-    found = [f"{name} is not exported" for name, _ in read(dashboard) if name not in OWN | NODES]
-    found += [f"{name} has no {labels}" for name, labels in read(dashboard) if name in OWN and labels - {*TAGS}]
+    faults = [f"{name} is not exported" for name, _ in read(dashboard) if name not in OWN | NODES]
+    faults += [f"{name} has no {labels}" for name, labels in read(dashboard) if name in OWN and labels - {*TAGS}]
     panels = dashboard["panels"]
     if len({panel["id"] for panel in panels}) < len(panels):
-        found.append("two panels have one id")
+        faults.append("two panels have one id")
     cells = [cell for panel in panels for cell in _cells(panel["gridPos"])]
     if len(set(cells)) < len(cells) or any(x >= 24 for x, _ in cells):
-        found.append("panels overlap, or are outside the page")
+        faults.append("panels overlap, or are outside the page")
     for panel in panels:
         if any(part["datasource"] != SOURCE for part in (panel, *panel["targets"])):
-            found.append(f"{panel['title']}: the data source is not the variable")
-    return found
+            faults.append(f"{panel['title']}: the data source is not the variable")
+    return faults
 
 
 def _cells(at: dict[str, int]) -> Iterator[tuple[int, int]]:

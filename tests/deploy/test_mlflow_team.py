@@ -131,21 +131,21 @@ def pairs(run: dict[str, Any], kind: str) -> dict[str, Any]:
 
 
 def by_method(team: Team) -> dict[str, dict[str, Any]]:
-    found = team.runs("tags.dataset = 'digits' AND tags.ipc = '2'")
-    assert len(found) == len(METHODS)  # the children below them have no such tags
-    return {pairs(run, "tags")["method"]: run for run in found}
+    runs = team.runs("tags.dataset = 'digits' AND tags.ipc = '2'")
+    assert len(runs) == len(METHODS)  # the children below them have no such tags
+    return {pairs(run, "tags")["method"]: run for run in runs}
 
 
 def test_a_search_by_tags_finds_both_and_they_differ_by_the_parts_of_their_methods(
     team: Team, compared: dict[str, Path]
 ) -> None:
-    found = by_method(team)
-    assert {method: run["info"]["run_name"] for method, run in found.items()} == {x: f"digits_{x}" for x in METHODS}
-    params = {method: pairs(run, "params") for method, run in found.items()}
+    runs = by_method(team)
+    assert {method: run["info"]["run_name"] for method, run in runs.items()} == {x: f"digits_{x}" for x in METHODS}
+    params = {method: pairs(run, "params") for method, run in runs.items()}
     keys = params["dcc"].keys() | params["dm"].keys()
     differ = {key for key in keys if params["dcc"].get(key) != params["dm"].get(key)}
     assert {key: {m: params[m][key] for m in METHODS if key in params[m]} for key in differ} == DIFFER
-    for run in found.values():
+    for run in runs.values():
         tags = pairs(run, "tags")
         assert (tags["workers"], tags["device"]) == ("0", "cpu") and " x " in tags["host"] and len(tags["commit"]) == 12
         top1, metrics = seeds(team, run), pairs(run, "metrics")
@@ -163,8 +163,8 @@ def test_the_comparison_page_says_it_without_editing(team: Team, compared: dict[
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
 
-    found = by_method(team)
-    ids, experiments = [x["info"]["run_id"] for x in found.values()], [found["dm"]["info"]["experiment_id"]]
+    runs = by_method(team)
+    ids, experiments = [x["info"]["run_id"] for x in runs.values()], [runs["dm"]["info"]["experiment_id"]]
     browser.get(f"{team.uri}/#/compare-runs?runs={quote(json.dumps(ids))}&experiments={quote(json.dumps(experiments))}")
 
     def shown(*texts: str, without: str = "no such text") -> None:
@@ -174,11 +174,11 @@ def test_the_comparison_page_says_it_without_editing(team: Team, compared: dict[
 
         WebDriverWait(browser, 180).until(there)
 
-    top1 = [f"{pairs(run, 'metrics')[TOP1]:.4g}" for run in found.values()]
-    shown(*(run["info"]["run_name"] for run in found.values()), *top1, TOP1, f"{TOP1}_std", "network.width")
+    top1 = [f"{pairs(run, 'metrics')[TOP1]:.4g}" for run in runs.values()]
+    shown(*(run["info"]["run_name"] for run in runs.values()), *top1, TOP1, f"{TOP1}_std", "network.width")
     plot = browser.find_element(By.CSS_SELECTOR, ".js-plotly-plot").text
     assert all(name in plot for name in list(DIFFER)[:3]), plot
-    drawn = {name for run in found.values() for name in pairs(run, "metrics")}
+    drawn = {name for run in runs.values() for name in pairs(run, "metrics")}
     assert any(name in plot for name in drawn), plot  # which of them follows the order of the server's rows
     browser.find_element(By.CSS_SELECTOR, "[aria-label='Parameters - Show diff only']").click()
     shown(*DIFFER, without="network.width")

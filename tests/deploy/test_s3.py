@@ -74,7 +74,7 @@ def store(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     for item in client.list_objects_v2(Bucket=BUCKET).get("Contents", []):
         client.delete_object(Bucket=BUCKET, Key=item["Key"])
     monkeypatch.setattr(server, "client", client, raising=False)
-    S3FileSystem.clear_instance_cache()  # fsspec keeps one client per process, with the keys that it began with
+    S3FileSystem.clear_instance_cache()  # fsspec keeps one client per process, with its first keys
     return server
 
 
@@ -192,7 +192,7 @@ def test_a_server_that_stays_away_ends_the_run_which_continues_once_it_is_back(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     dies.back = lambda: None
-    given = command(str(work / "shards"), work / "away", f"tracking.checkpoints=s3://{BUCKET}/run")
+    given = command(str(work / "shards"), work / "outage", f"tracking.checkpoints=s3://{BUCKET}/run")
     assert run.main(given) == 1
     assert {1.0, 2.0, 4.0, 8.0} == set(dies.waited)
     log = capsys.readouterr().err
@@ -202,7 +202,7 @@ def test_a_server_that_stays_away_ends_the_run_which_continues_once_it_is_back(
     assert "failed: s3://bucket/run/checkpoints: EndpointConnectionError" in capsys.readouterr().err
     store.start()
     assert run.main(given) == 0
-    assert torch.equal(pixels(work / "away"), local)
+    assert torch.equal(pixels(work / "outage"), local)
 
 
 def test_what_the_store_refuses_is_refused_at_the_start(
@@ -214,7 +214,7 @@ def test_what_the_store_refuses_is_refused_at_the_start(
     log = "refused: tracking.checkpoints: s3://missing/run/checkpoints cannot be written (FileNotFoundError: "
     assert log in capsys.readouterr().err
     upload(store, work / "shards", "set")
-    with nobody_is_let_in(store):
+    with every_key_refused(store):
         assert run.main(command(f"s3://{BUCKET}/set", work / "refused")) == 2
         assert f"s3://{BUCKET}/set/manifest.json: it cannot be read (PermissionError" in capsys.readouterr().err
         with pytest.raises(PermissionError, match=r"s3://bucket/run/checkpoints/a: PermissionError"):
@@ -223,7 +223,7 @@ def test_what_the_store_refuses_is_refused_at_the_start(
 
 
 @contextmanager
-def nobody_is_let_in(store: Server) -> Iterator[None]:
+def every_key_refused(store: Server) -> Iterator[None]:
     """Make the server check keys and accept none."""
     for count in (b"0", b"inf"):
         url, kind = f"http://{HOST}:{store.port}/moto-api/reset-auth", {"Content-Type": "text/plain"}

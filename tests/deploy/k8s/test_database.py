@@ -75,7 +75,7 @@ class Database:
         self.process.send_signal(signal.SIGINT)
         return self.process.communicate()[0]
 
-    def says(self, sql: str, password: str, user: str = "mlflow", database: str = "mlflow") -> str:
+    def query(self, sql: str, password: str, user: str = "mlflow", database: str = "mlflow") -> str:
         """Return the answer to `sql` through the network, or the error."""
         where = f"host=127.0.0.1 port={self.port} user={user} dbname={database}"
         return self._psql(where, sql, PGPASSWORD=password)
@@ -120,7 +120,7 @@ def test_a_volume_that_is_empty_or_of_the_group_starts(database: Database) -> No
     database.stop()
     data.chmod(0o2770)
     database.start("first")
-    assert database.says("SELECT 1", "first") == "1"
+    assert database.query("SELECT 1", "first") == "1"
 
 
 def test_the_probes_ask_by_the_network_and_log_nothing(database: Database) -> None:
@@ -158,12 +158,12 @@ def test_mlflow_owns_its_database_and_nothing_else_and_its_password_changes_with
     first = "it's \\ first"
     database.start(first)
     assert database.inside(ROLE) == "f|f|f|f|f" and database.inside(OWNER) == "mlflow"
-    assert database.says("CREATE TABLE kept (x int); INSERT INTO kept VALUES (7)", first).endswith("INSERT 0 1")
-    assert "pg_execute_server_program" in database.says("COPY kept FROM PROGRAM 'echo 1'", first)
-    assert "permission denied for table pg_authid" in database.says("SELECT rolpassword FROM pg_authid", first)
-    assert "ERROR" in database.says("CREATE ROLE more SUPERUSER", first)
-    assert "no pg_hba.conf entry" in database.says("SELECT 1", first, database="postgres")
-    assert "no pg_hba.conf entry" in database.says("SELECT 1", first, user="postgres")
+    assert database.query("CREATE TABLE kept (x int); INSERT INTO kept VALUES (7)", first).endswith("INSERT 0 1")
+    assert "pg_execute_server_program" in database.query("COPY kept FROM PROGRAM 'echo 1'", first)
+    assert "permission denied for table pg_authid" in database.query("SELECT rolpassword FROM pg_authid", first)
+    assert "ERROR" in database.query("CREATE ROLE more SUPERUSER", first)
+    assert "no pg_hba.conf entry" in database.query("SELECT 1", first, database="postgres")
+    assert "no pg_hba.conf entry" in database.query("SELECT 1", first, user="postgres")
     stored = "SELECT rolpassword LIKE 'SCRAM-SHA-256$%' FROM pg_authid WHERE rolname = 'mlflow'"
     assert database.inside(stored) == "t"
     database.inside("ALTER ROLE mlflow SUPERUSER CREATEDB")  # additional rights do not survive a start
@@ -171,5 +171,5 @@ def test_mlflow_owns_its_database_and_nothing_else_and_its_password_changes_with
 
     database.start("second")
     assert database.inside(ROLE) == "f|f|f|f|f"
-    assert database.says("SELECT x FROM kept", "second") == "7"
-    assert "password authentication failed" in database.says("SELECT x FROM kept", first)
+    assert database.query("SELECT x FROM kept", "second") == "7"
+    assert "password authentication failed" in database.query("SELECT x FROM kept", first)

@@ -1,4 +1,4 @@
-"""Hosts on one machine: namespaces with addresses, names, processes and temporary folders of their own, on one link."""
+"""Two hosts on one machine: linked namespaces with their own addresses, names, processes and temporary folders."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 NAMESPACES = ["unshare", "--mount", "--uts", "--pid", "--net", "--fork", "--mount-proc", "--kill-child"]
 LONGEST = 1800
-"""Seconds after which a host ends by itself, should nobody be left to end it."""
+"""Seconds after which a host ends by itself if the tests are killed."""
 FIRST = ["bash", "-c", f"for _ in {{1..{LONGEST}}}; do sleep 1; done"]
-"""A host's first process: it sleeps, and buries what others leave behind, as an init does."""
+"""The first process of a host: it sleeps, and reaps orphans, as an init does."""
 
 
 def not_allowed() -> str | None:
-    """Why there can be no such hosts here."""
+    """Return why such hosts are impossible here, or None."""
     missing = [tool for tool in ("unshare", "nsenter", "ip", "mount") if shutil.which(tool) is None]
     if missing:
         return f"{', '.join(missing)} not installed (Debian: util-linux, iproute2)"
@@ -33,52 +33,52 @@ def not_allowed() -> str | None:
 
 @dataclass
 class Host:
-    """A machine; all its processes end with the first.
+    """A host; all its processes end with its first.
 
-    :param process: holds the namespaces; outside of them.
+    :param process: the process, outside the namespaces, that keeps them.
     """
 
     name: str
     address: str
     process: subprocess.Popen[bytes]
     first: int = 0
-    """The first process, as seen from outside."""
+    """Id of the first process, outside."""
     space: str = "none"
 
-    def begin(self) -> None:
-        """Wait for the namespaces."""
+    def start_first(self) -> None:
+        """Wait until the namespaces exist."""
         pid, deadline = self.process.pid, time.monotonic() + 30
         children = Path(f"/proc/{pid}/task/{pid}/children")
-        while not (found := children.read_text().split()) or _name(found[0]) != FIRST[0]:
+        while not (ids := children.read_text().split()) or _name(ids[0]) != FIRST[0]:
             assert self.process.poll() is None and time.monotonic() < deadline, "no namespaces"
             time.sleep(0.05)
-        self.first, self.space = int(found[0]), os.readlink(f"/proc/{found[0]}/ns/pid")
+        self.first, self.space = int(ids[0]), os.readlink(f"/proc/{ids[0]}/ns/pid")
 
     def command(self, *words: str | Path) -> list[str]:
-        """To be run from outside; in it, ``words`` in the repository."""
+        """Return the command that runs ``words`` on this host, in the repository."""
         return ["nsenter", "--target", str(self.first), "--all", f"--wdns={ROOT}", *map(str, words)]
 
     def run(self, *words: str | Path, env: Mapping[str, str] | None = None) -> str:
-        """What it printed; an error of the command is one here."""
+        """Run a command to its end and return its output; fail if it fails."""
         done = subprocess.run(self.command(*words), env=env, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, f"{words} on {self.name}: {done.stdout}{done.stderr}"
         return done.stdout
 
     def start(self, *words: str | Path, **options: Any) -> subprocess.Popen[str]:
-        """A process on this host."""
+        """Start a process on this host."""
         return subprocess.Popen(self.command(*words), text=True, **options)
 
     def pids(self) -> list[int]:
-        """Its processes, as seen from outside."""
-        found = []
+        """Return its processes, by their ids outside."""
+        pids = []
         for space in Path("/proc").glob("[0-9]*/ns/pid"):
             with suppress(OSError):  # it has ended
                 if os.readlink(space) == self.space:
-                    found.append(int(space.parts[2]))
-        return found
+                    pids.append(int(space.parts[2]))
+        return pids
 
     def lose_all(self) -> None:
-        """Its processes die at once, but for the first."""
+        """Kill all processes except the first."""
         assert self.space != os.readlink("/proc/self/ns/pid")
         for pid in self.pids():
             if pid != self.first:
@@ -86,7 +86,7 @@ class Host:
                     os.kill(pid, signal.SIGKILL)
 
     def end(self) -> None:
-        """End the host and all that runs on it, which the kernel does once the first process is gone."""
+        """End the host; the kernel ends its processes with the first."""
         self.process.kill()
         self.process.wait(30)
         deadline = time.monotonic() + 30
@@ -97,11 +97,11 @@ class Host:
 
 @contextmanager
 def linked(folder: Path) -> Iterator[tuple[Host, Host]]:
-    """Two hosts, each with one interface, eth0, to the other; nothing of them is left afterwards.
+    """Yield two hosts, linked by their interfaces eth0, and remove them afterwards.
 
-    As on Debian, a host's own name stands for a loopback address.
+    As on Debian, the name of a host resolves to a loopback address on that host.
 
-    :param folder: for what lies in /tmp/ray on each.
+    :param folder: contains the hosts' /tmp/ray.
     """
     hosts: list[Host] = []
     try:
@@ -109,7 +109,7 @@ def linked(folder: Path) -> Iterator[tuple[Host, Host]]:
             hosts.append(Host(name, address, subprocess.Popen([*NAMESPACES, *FIRST])))
             _furnish(hosts[-1], folder / name)
         a, b = hosts
-        inside = ["nsenter", "--target", str(a.first), "--net"]  # only the network: the other's process id is ours
+        inside = ["nsenter", "--target", str(a.first), "--net"]  # only the network: b.first is an id outside the hosts
         link = ["ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", str(b.first)]
         subprocess.run([*inside, *link], check=True)
         for host in hosts:
@@ -122,13 +122,13 @@ def linked(folder: Path) -> Iterator[tuple[Host, Host]]:
 
 
 def _furnish(host: Host, folder: Path) -> None:
-    host.begin()
+    host.start_first()
     folder.mkdir()
     names = folder / "hosts"
     names.write_text(f"127.0.0.1 localhost\n127.0.1.1 {host.name}\n")
     host.run("hostname", host.name)
     host.run("mount", "--bind", names, "/etc/hosts")
-    Path("/tmp/ray").mkdir(exist_ok=True)  # Ray's own place: a socket's path has at most 107 characters
+    Path("/tmp/ray").mkdir(exist_ok=True)  # Ray's own folder: a socket's path has at most 107 characters
     host.run("mount", "--bind", folder, "/tmp/ray")
     host.run("ip", "link", "set", "lo", "up")
 

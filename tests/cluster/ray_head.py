@@ -1,4 +1,4 @@
-"""A Ray head of its own, with its job API, that ends with the test: nothing calls `ray stop`."""
+"""A Ray head with its job API, which ends with the test without `ray stop`."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ RAY = Path(sys.executable).with_name("ray")
 
 
 started: list[subprocess.Popen[str]] = []
-"""Commands of the test that runs, which conftest ends with it."""
+"""Commands of the current test, which conftest ends with it."""
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This one, with the package's Python first and no other cluster in it."""
+    """Return the environment, with the package's Python first and without variables of Ray."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     path = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
     quiet = {"RAY_USAGE_STATS_ENABLED": "0", "MLFLOW_DISABLE_TELEMETRY": "true", "RAY_AUTH_MODE": "disabled"}
@@ -38,7 +38,7 @@ def wait(condition: Callable[[], object], seconds: float) -> None:
 
 @contextmanager
 def running(**more: str) -> Iterator[str]:
-    """The address of its job API, on 2 cores.
+    """Start a head of 2 cores and yield the address of its job API.
 
     :param more: environment of the head.
     """
@@ -47,7 +47,7 @@ def running(**more: str) -> Iterator[str]:
     command = [RAY, "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats", f"--temp-dir={folder}"]
     command += ["--node-ip-address=127.0.0.1", f"--port={port}", f"--dashboard-port={dashboard}"]
     command += [f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"]
-    command += ["--min-worker-port=0", "--max-worker-port=0"]  # any: another head may run beside it
+    command += ["--min-worker-port=0", "--max-worker-port=0"]  # any port: another head may run at the same time
     with (folder / "head.log").open("w") as log:
         env = environment(**more)
         head = subprocess.Popen(command, cwd="/tmp", env=env, stdout=log, stderr=log, start_new_session=True)
@@ -56,7 +56,7 @@ def running(**more: str) -> Iterator[str]:
         assert head.poll() is None, (folder / "head.log").read_text()
         yield f"http://127.0.0.1:{dashboard}"
     finally:
-        head.send_signal(signal.SIGTERM)  # `--block` ends what it has started
+        head.send_signal(signal.SIGTERM)  # with `--block` it ends its child processes
         try:
             head.wait(30)
         except subprocess.TimeoutExpired:

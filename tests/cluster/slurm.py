@@ -1,4 +1,4 @@
-"""A Slurm cluster of two hosts on one machine: its real daemons, in the namespaces of tests/cluster/hosts.py."""
+"""A Slurm cluster of two hosts on one machine: real daemons in the namespaces of tests/cluster/hosts.py."""
 
 from __future__ import annotations
 
@@ -39,37 +39,37 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 
 def not_allowed() -> str | None:
-    """Why there can be no such cluster here."""
+    """Return why such a cluster is impossible here, or None."""
     missing = [program for program in PROGRAMS if shutil.which(program) is None]
     return f"{', '.join(missing)} not installed (Debian: slurm-wlm)" if missing else hosts.not_allowed()
 
 
 @dataclass
 class Slurm:
-    """The cluster, as seen from its first host."""
+    """The cluster, used from its first host."""
 
     head: Host
     folder: Path
 
     def run(self, *words: str | Path, env: dict[str, str] | None = None) -> str:
-        """A command of Slurm's."""
+        """Run a Slurm command."""
         return self.head.run(*words, env={**(env or os.environ), "SLURM_CONF": str(self.folder / "slurm.conf")})
 
     def job(self, number: str) -> dict[str, str]:
-        """What Slurm knows of a job: JobState, ExitCode, Restarts, ..."""
-        told = self.run("scontrol", "--oneliner", "show", "job", number).split()
-        return dict(pair.split("=", 1) for pair in told if "=" in pair)
+        """Return the fields of a job: JobState, ExitCode, Restarts, ..."""
+        fields = self.run("scontrol", "--oneliner", "show", "job", number).split()
+        return dict(field.split("=", 1) for field in fields if "=" in field)
 
 
 @contextmanager
 def cluster(folder: Path) -> Iterator[Slurm]:
-    """Two nodes of one core each; all of it ends with the hosts."""
+    """Yield a cluster of two nodes with one core each; its daemons end with the hosts."""
     with hosts.linked(folder) as (a, b):
         (folder / "slurm.conf").write_text(CONFIG.format(folder=folder, a=a, b=b))
         (folder / "state").mkdir()
         for host in (a, b):
             (folder / f"spool-{host.name}").mkdir()
-        _begin(a, b, folder)
+        _start(a, b, folder)
         slurm = Slurm(a, folder)
         deadline = time.monotonic() + 120
         while slurm.run("sinfo", "--noheader", "--format=%T %D").split() != ["idle", "2"]:
@@ -78,7 +78,7 @@ def cluster(folder: Path) -> Iterator[Slurm]:
         yield slurm
 
 
-def _begin(a: Host, b: Host, folder: Path) -> None:
+def _start(a: Host, b: Host, folder: Path) -> None:
     key = folder / "munge.key"
     key.write_bytes(os.urandom(128))
     key.chmod(0o600)

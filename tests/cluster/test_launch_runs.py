@@ -39,7 +39,7 @@ IMAGENET = [
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
-    """The address of the job API; nothing is answered without TOKEN."""
+    """The address of a job API that requires TOKEN."""
     with ray_head.running(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=TOKEN) as address:
         yield address
 
@@ -77,7 +77,7 @@ def test_a_submitted_run_on_imagenet100(cluster: str, real_data: Path, tmp_path:
 
 
 def test_a_job_of_the_installed_package(cluster: str, tmp_path: Path) -> None:
-    """Nothing is uploaded: configs are those of the package."""
+    """Nothing is uploaded; the configs are those of the package."""
     code, told = finish(submit(cluster, tmp_path, "--installed", "configs/imagenet100_idc.yaml", "--cfg", "ipc=7"))
     assert code == 0 and "\nipc: 7\n" in told and "classes: imagenet100_idc" in told, told
 
@@ -95,7 +95,7 @@ def test_a_job_with_a_relative_output_fails(cluster: str, tmp_path: Path) -> Non
 
 
 def test_a_job_that_is_stopped(cluster: str, tmp_path: Path) -> None:
-    """For which `ray job submit` exits 0."""
+    """`ray job submit` exits 0 for such a job."""
     given = {pair.split("=", 1)[0]: pair for pair in (*ENDLESS, "cluster.workers=2")}
     process = submit(cluster, tmp_path, "configs/digits.yaml", *given.values())
     wait(lambda: saved(tmp_path / "digits") >= 1 or process.poll() is not None, 240)
@@ -111,7 +111,7 @@ def test_a_job_that_is_stopped(cluster: str, tmp_path: Path) -> None:
 
 
 def test_several_nodes_on_this_machine(tmp_path: Path) -> None:
-    """Two, of a core each where there are two. SIGTERM reaches the run; the same command continues; no Ray is left."""
+    """SIGTERM reaches the run on two nodes; the same command continues; no process of Ray is left."""
     words = [*SHORT, "trajectory.networks=15", "tracking.checkpoint_steps=1"]
     given = {pair.split("=", 1)[0]: pair for pair in (*words, f"output={tmp_path}")}
     command = ("local.sh", "--workers", "2", "--nodes", "2", "configs/digits.yaml", *given.values())
@@ -129,10 +129,10 @@ def test_several_nodes_on_this_machine(tmp_path: Path) -> None:
 
 
 def marked(word: str) -> list[str]:
-    """Processes that have MARK in their environment."""
-    found = []
+    """Return the processes that have MARK in their environment."""
+    pids = []
     for environ in Path("/proc").glob("[0-9]*/environ"):
         with suppress(OSError):  # it has ended
             if f"MARK={word}".encode() in environ.read_bytes():
-                found.append(environ.parent.name)
-    return found
+                pids.append(environ.parent.name)
+    return pids

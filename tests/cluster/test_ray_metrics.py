@@ -1,4 +1,4 @@
-"""What Prometheus gets of a run on Ray, from the endpoints that Ray names while it goes on."""
+"""Metrics of a running run on Ray, as Prometheus receives them from Ray's endpoints."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.engine import cases
 
 METRICS = RunFolder.metrics.name
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.daemon("Ray's endpoints of metrics")]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.daemon("Ray's metrics endpoints")]
 
 RANKS = ("0", "1")
 FIELDS = {f"ray_{name}": field for field, (name, _) in (GAUGES | MEASURES).items()}
@@ -40,7 +40,7 @@ ON_A_GPU = {"ray_node_gpus_utilization", "ray_node_gram_used"}
 
 @pytest.fixture
 def ray_folder() -> Iterator[Path]:
-    """Of Ray's sessions. Short: a socket's path has at most 107 characters."""
+    """A folder of Ray's sessions; short, because a socket's path has at most 107 characters."""
     folder = Path(tempfile.mkdtemp(prefix="ray_", dir="/tmp"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
@@ -48,7 +48,7 @@ def ray_folder() -> Iterator[Path]:
 
 @pytest.fixture
 def run(ray_folder: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """One without an end, on two workers."""
+    """A run without an end, on two workers."""
     endless = ["trajectory.networks=10000", "tracking.log_every=1", "evaluation.epochs=0"]
     given = [*cases.TINY, *cases.CASES["dcc"], "cluster.workers=2", f"output={tmp_path / 'a_run'}", *endless]
     command = [sys.executable, "-m", "dist_condense.run", "configs/digits.yaml"]
@@ -60,42 +60,42 @@ def run(ray_folder: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def scraped(ray_folder: Path) -> list[Sample]:
-    """All samples of all endpoints that Ray's file names; none while one does not answer."""
-    found: list[Sample] = []
+    """Return all samples of the endpoints in Ray's file; none until every endpoint answers."""
+    samples: list[Sample] = []
     with suppress(OSError, ValueError, StopIteration):
         for group in json.loads(next(ray_folder.glob("dc_*/ray/prom_metrics_*.json")).read_text()):
             for target in group["targets"]:
                 with urllib.request.urlopen(f"http://{target}/metrics", timeout=10) as answer:
                     families = text_string_to_metric_families(answer.read().decode())
-                    found += [sample for family in families for sample in family.samples]
-    return found
+                    samples += [sample for family in families for sample in family.samples]
+    return samples
 
 
 def missing(samples: list[Sample]) -> set[str]:
-    """What the dashboard asks for and no sample is."""
+    """Return the metrics of the dashboard without a sample."""
     asked = [x for x in test_dashboard.read(test_dashboard.DASHBOARD) if x[0] not in ON_A_GPU]
     return {name for name, labels in asked if not any(s.name == name and labels <= s.labels.keys() for s in samples)}
 
 
 def exported(samples: list[Sample]) -> dict[str, dict[str, float]]:
-    """By rank and field or measure of Measured."""
-    found: dict[str, dict[str, float]] = {rank: {} for rank in RANKS}
+    """Return the exported values by rank and field or measure of Measured."""
+    values: dict[str, dict[str, float]] = {rank: {} for rank in RANKS}
     for sample in samples:
         if sample.name in FIELDS:
             assert sample.labels["run"] == "a_run"
-            found[sample.labels["rank"]][FIELDS[sample.name]] = sample.value
-    return found
+            values[sample.labels["rank"]][FIELDS[sample.name]] = sample.value
+    return values
 
 
 def written(folder: Path, rank: str, step: float | None) -> dict[str, float]:
-    """The same by metrics.jsonl and the worker's log, until a step."""
+    """Return the same values from metrics.jsonl and the worker's log, up to a step."""
     entry = next((line for line in whole_lines(folder / METRICS) if line["step"] == step), None)
-    told = [line for line in whole_lines(folder / "logs" / f"worker_{rank}.jsonl") if "loss" in line]
-    if entry is None or step not in [line["step"] for line in told]:
+    lines = [line for line in whole_lines(folder / "logs" / f"worker_{rank}.jsonl") if "loss" in line]
+    if entry is None or step not in [line["step"] for line in lines]:
         return {}
-    told = [line for line in told if line["step"] <= step]
-    own_clock = {"steps_per_second": entry["steps_per_second"] if rank == "0" else told[-1]["steps_per_second"]}
-    counted = {field: sum(line[field] for line in told) for field in COUNTERS}
+    lines = [line for line in lines if line["step"] <= step]
+    own_clock = {"steps_per_second": entry["steps_per_second"] if rank == "0" else lines[-1]["steps_per_second"]}
+    counted = {field: sum(line[field] for line in lines) for field in COUNTERS}
     return {"step": step, "planned": 30000, "loss": entry["loss"], **own_clock, **counted}
 
 
@@ -105,17 +105,19 @@ def whole_lines(file: Path) -> list[dict[str, Any]]:
 
 
 def test_prometheus_gets_what_metrics_jsonl_says(run: subprocess.Popen[str], ray_folder: Path, tmp_path: Path) -> None:
-    """Ray collects at any time, also between two numbers of one step: until it did so between two steps."""
+    """Ray collects at any time, so a collection within a step is repeated until one falls between two steps."""
     deadline, samples, differ = time.monotonic() + 300, [], list(RANKS)
     while run.poll() is None and (differ or missing(samples)) and time.monotonic() < deadline:
         time.sleep(0.3)
         samples = scraped(ray_folder)
-        found = exported(samples)
-        expected = {rank: written(tmp_path / "a_run", rank, found[rank].get("step")) for rank in RANKS}
-        differ = [rank for rank in RANKS if not found[rank] or found[rank] != pytest.approx(expected[rank], rel=1e-12)]
+        measured = exported(samples)
+        expected = {rank: written(tmp_path / "a_run", rank, measured[rank].get("step")) for rank in RANKS}
+        differ = [
+            rank for rank in RANKS if not measured[rank] or measured[rank] != pytest.approx(expected[rank], rel=1e-12)
+        ]
     assert run.poll() is None, finish(run)
     assert missing(samples) == set()
-    assert not differ, (found, expected)
-    assert all(found[rank]["reduced"] > 0 and found[rank]["waited"] > 0 for rank in RANKS)
+    assert not differ, (measured, expected)
+    assert all(measured[rank]["reduced"] > 0 and measured[rank]["waited"] > 0 for rank in RANKS)
     run.send_signal(signal.SIGTERM)
     finish(run, cli.TERMINATED)

@@ -1,4 +1,4 @@
-"""A cluster of two nodes on one machine: one goes, of which the run is warned, and another comes."""
+"""A cluster of two nodes on one machine: one leaves after a notice, and another joins."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ import torch
 from dist_condense.commands import cli
 from dist_condense.settings.run_folder import RunFolder
 from tests.cluster.ray_head import RAY, environment, free_ports, wait
-from tests.cluster.test_ray_runs import below, finish, saved, start, steps_told
+from tests.cluster.test_ray_runs import below, finish, logged_steps, saved, start
 from tests.engine import cases
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.daemon("Ray nodes that go and come")]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.daemon("Ray nodes that leave and join")]
 
 HERE = "127.0.0.1"
 RUN = (
-    *("trajectory.networks=100000", "dataset.classes=['1','3','5','8']"),  # it ends when it is asked to
+    *("trajectory.networks=100000", "dataset.classes=['1','3','5','8']"),  # ends only on request
     *("tracking.log_every=1", "tracking.checkpoint_minutes=60", "evaluation.epochs=0"),
     *("cluster.min_workers=1", "cluster.max_failures=1"),
 )
@@ -44,7 +44,7 @@ print(client.drain_node(node.hex(), DRAIN_NODE_REASON_PREEMPTION, "for a test", 
 
 
 class Node:
-    """A Ray node of one core on this machine, with processes of its own."""
+    """A Ray node of one core on this machine, with its own processes."""
 
     def __init__(self, folder: Path, name: str, *how: str) -> None:
         self.log = folder / f"{name}.log"
@@ -57,7 +57,7 @@ class Node:
         assert self.process.poll() is None, self.log.read_text()
 
     def lose(self) -> None:
-        """All of it dies at once."""
+        """Kill all processes of the node at once."""
         for pid in (self.process.pid, *below(self.process.pid, "")):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -65,7 +65,7 @@ class Node:
 
 
 class Cluster:
-    """A head, on which the driver runs, and nodes that come and go."""
+    """A head with the driver, and nodes that join and leave."""
 
     def __init__(self, folder: Path) -> None:
         port = free_ports(1)[0]
@@ -76,7 +76,7 @@ class Cluster:
         return self._new(f"--address={self.address}")
 
     def warn(self) -> None:
-        """As a cloud does that will take the machine which is not the head."""
+        """Send the notice of a cloud that will preempt the machine other than the head."""
         command = [sys.executable, "-c", DRAIN, self.address]
         done = subprocess.run(command, cwd="/tmp", env=environment(), capture_output=True, text=True, timeout=120)
         assert done.stdout.startswith("(True"), done.stdout + done.stderr
@@ -99,7 +99,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 def test_a_node_that_is_warned_goes_and_another_comes(cluster: Cluster, tmp_path: Path) -> None:
-    """All save at one step when they are warned; one goes on from there, and two, when there is a node again."""
+    """All workers save at one step after the notice; one continues from there, and two once a node joins."""
     folder, going = tmp_path / "run", cluster.add()
     placing = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10"}  # Ray counts a node that is gone for up to 40 s
     process = start(2, folder, *RUN, RAY_ADDRESS=cluster.address, **placing)
@@ -114,7 +114,7 @@ def test_a_node_that_is_warned_goes_and_another_comes(cluster: Cluster, tmp_path
     until(lambda: saved(folder))
     (warned,) = folder.glob("checkpoints/*")
     assert workers(folder) == 2
-    until(lambda: last(folder)["step"] > saved(folder))  # they go on until it goes
+    until(lambda: last(folder)["step"] > saved(folder))  # they continue until it leaves
     before = below(cluster.head.process.pid)
     going.lose()
     until(lambda: set(below(cluster.head.process.pid)) - set(before))
@@ -129,11 +129,11 @@ def test_a_node_that_is_warned_goes_and_another_comes(cluster: Cluster, tmp_path
     assert newest > warned and workers(folder) == 2
     expected = cases.first_steps("dcc", saved(folder), tmp_path / "alone", *RUN)
     assert torch.equal(cases.result(folder), expected)
-    assert steps_told(folder) == list(range(1, saved(folder) + 1))
+    assert logged_steps(folder) == list(range(1, saved(folder) + 1))
 
 
 def last(folder: Path) -> dict[str, Any]:
-    """The last line of metrics.jsonl."""
+    """Return the last line of metrics.jsonl."""
     file = RunFolder(folder).metrics
     lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
     whole = [line for line in lines if line.endswith(b"\n")]
@@ -141,12 +141,12 @@ def last(folder: Path) -> dict[str, Any]:
 
 
 def writes_on(folder: Path) -> Callable[[], bool]:
-    """Whether a line has been written since now."""
+    """Return a condition that is true once a new line is written."""
     since = time.time()
     return lambda: last(folder)["time"] > since
 
 
 def workers(folder: Path) -> int:
-    """How many there were in the last group that began."""
-    began = re.findall(r"one of (\d+), on", (RunFolder(folder).logs / "worker_0.jsonl").read_text())
-    return int(began[-1])
+    """Return the number of workers of the last group that started."""
+    groups = re.findall(r"one of (\d+), on", (RunFolder(folder).logs / "worker_0.jsonl").read_text())
+    return int(groups[-1])

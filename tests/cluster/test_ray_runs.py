@@ -1,7 +1,7 @@
 """The whole command on Ray: the set of one process, and a worker that hangs.
 
-Each test pays 20 s or more for starting Ray. Runtimes end with the processes that are started here; nothing calls
-`ray stop`, which would end every Ray of the machine.
+Starting Ray takes each test 20 s or more. Runtimes end with the processes started here; nothing calls `ray stop`, which
+would end every Ray of the machine.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ LONG = ("trajectory.networks=50", "tracking.log_every=1", "tracking.checkpoint_s
 
 
 def start(workers: int, folder: Path, *more: str, cwd: Path = ROOT, **env: str) -> subprocess.Popen[str]:
-    """The command on the dcc case; the last override of a key counts."""
+    """Start the command on the dcc case; the last override of a key counts."""
     given = (*cases.TINY, *cases.CASES["dcc"], f"cluster.workers={workers}", f"output={folder}", *more)
     overrides = {pair.split("=", 1)[0]: pair for pair in given}
     command = [sys.executable, "-P", "-m", "dist_condense.run", f"{ROOT}/configs/digits.yaml", *overrides.values()]
-    command = ["env", "--default-signal=INT", *command]  # although whoever runs the tests may ignore it
+    command = ["env", "--default-signal=INT", *command]  # even where the tests ignore it
     pipe, env = subprocess.PIPE, environment(**env)
     started.append(subprocess.Popen(command, cwd=cwd, env=env, stderr=pipe, text=True, start_new_session=True))
     return started[-1]
 
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> str:
-    """What it told."""
-    _, told = process.communicate(timeout=300)
-    assert process.returncode == code, told
-    return told
+    """Wait for the end of the command and return its output."""
+    _, log = process.communicate(timeout=300)
+    assert process.returncode == code, log
+    return log
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -55,14 +55,14 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return sorted(csv.DictReader(file), key=lambda row: (row["set"], row["seed"]))
 
 
-# --- the same set, and all that stands in a run's folder ----------------------------------------------------------
+# --- the same set, and the rest of a run folder ----------------------------------------------------------------------
 
 
 def test_two_workers_equal_one_process(tmp_path: Path) -> None:
     evaluation = ("evaluation.epochs=3", "evaluation.seeds=2", "evaluation.sets=[random,condensed,herding]")
     alone, together = tmp_path / "one" / "alone", tmp_path / "two" / "together"
-    mark = planted(tmp_path / "his")
-    for process in (start(0, alone, *evaluation), start(2, together, *evaluation, cwd=tmp_path / "his")):
+    mark = planted(tmp_path / "other")
+    for process in (start(0, alone, *evaluation), start(2, together, *evaluation, cwd=tmp_path / "other")):
         finish(process)
     assert not mark.exists(), mark.read_text()
     assert torch.equal(cases.result(alone), cases.result(together))
@@ -81,9 +81,9 @@ def test_two_workers_equal_one_process(tmp_path: Path) -> None:
 
 
 def selection(outputs: Path) -> Path:
-    """The folder of the run that made the one selection of these outputs."""
-    (found,) = (path for path in (outputs / "selections").iterdir() if path.is_dir())
-    return found
+    """Return the folder of the run that made the only selection of these outputs."""
+    (folder,) = (path for path in (outputs / "selections").iterdir() if path.is_dir())
+    return folder
 
 
 def _check_card(folder: Path) -> None:
@@ -107,7 +107,7 @@ def _check_tracking(folder: Path) -> None:
 
 
 def test_a_worker_that_hangs(tmp_path: Path) -> None:
-    """It is found in time and named, and the group heals."""
+    """It is detected in time and named, and the group starts again."""
     together, timeout = tmp_path / "together", 15
     process = start(2, together, *LONG, f"cluster.timeout={timeout}", "cluster.max_failures=1")
     wait(lambda: saved(together) >= 5 or process.poll() is not None, 240)
@@ -115,34 +115,34 @@ def test_a_worker_that_hangs(tmp_path: Path) -> None:
     hanging = train_workers(process.pid)[0]
     os.kill(hanging, signal.SIGSTOP)
     wait(RunFolder(together).restarts.exists, 240)
-    told = finish(process)
-    named = re.search(r"worker group failed: .* worker (\d) on .* was lost after step \d+: no answer", told)
-    seen = re.search(rf"raise cluster.timeout={timeout} \(worker (\d) on ", told)
-    assert named and seen and named.group(1) != seen.group(1), told
-    assert told.count("worker group failed") == 1
+    log = finish(process)
+    named = re.search(r"worker group failed: .* worker (\d) on .* was lost after step \d+: no answer", log)
+    seen = re.search(rf"raise cluster.timeout={timeout} \(worker (\d) on ", log)
+    assert named and seen and named.group(1) != seen.group(1), log
+    assert log.count("worker group failed") == 1
     assert not Path(f"/proc/{hanging}").exists()
     assert torch.equal(cases.result(together), cases.alone("dcc", tmp_path / "alone", *LONG))
-    assert steps_told(together) == list(range(1, 151))
+    assert logged_steps(together) == list(range(1, 151))
 
 
-def steps_told(folder: Path) -> list[int]:
+def logged_steps(folder: Path) -> list[int]:
     return [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def saved(folder: Path) -> int:
-    """Steps of the newest committed checkpoint; by name, since older ones go while the run goes on."""
+    """Return the steps of the newest committed checkpoint, by its name, since a running run removes older ones."""
     return max((int(path.parent.name[5:13]) for path in folder.glob("checkpoints/step_*/manifest.json")), default=0)
 
 
 def train_workers(driver: int, number: int = 2) -> list[int]:
-    """Ray Train's workers below a process that we started, and no others of the machine."""
-    found = below(driver)
-    assert len(found) == number, found
-    return found
+    """Return Ray Train's workers below a process of this test, and no others of the machine."""
+    workers = below(driver)
+    assert len(workers) == number, workers
+    return workers
 
 
 def below(driver: int, of: str = "RayTrainWorker") -> list[int]:
-    """As many of them as there are now; or others whose titles have ``of`` in them."""
+    """Return the current workers, or other processes whose titles contain ``of``."""
     parents, titles = {}, {}
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:

@@ -1,4 +1,4 @@
-"""Tasks and actors on one Ray that this process starts: trials of the evaluation, preparing, memory of workers."""
+"""Tasks and actors on a Ray that this process starts: trials of the evaluation, preparing, memory of workers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PLANTED = f"planted-{secrets.token_hex(16)}"
 
 @pytest.fixture(scope="module", autouse=True)
 def session() -> Iterator[Path]:
-    """The folder of a Ray of one core, with the processes that every run has."""
+    """The folder of a Ray of one core, with the processes of every run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("AWS_SECRET_ACCESS_KEY", PLANTED)
@@ -46,14 +46,14 @@ def session() -> Iterator[Path]:
 
 
 def holding(key: str, *folders: Path) -> list[str]:
-    """Where others than the owner of the processes could read a key: reports on actors, command lines, files."""
+    """Return the places where other users could read a key: reports on actors, command lines, files."""
     text = key.encode()
     records = state._connect_and_get_accessor().get_actor_table(None, None)
-    found = [f"actor {number} of {len(records)}" for number, record in enumerate(records) if text in record]
+    places = [f"actor {number} of {len(records)}" for number, record in enumerate(records) if text in record]
     for file in [*Path("/proc").glob("[0-9]*/cmdline"), *(path for folder in folders for path in folder.rglob("*"))]:
         with suppress(OSError):  # it has ended, or is a socket
-            found += [str(file)] if file.is_file() and text in file.read_bytes() else []
-    return found
+            places += [str(file)] if file.is_file() and text in file.read_bytes() else []
+    return places
 
 
 def test_a_failed_trial_is_named_after_the_others_were_delivered_and_no_key_is_written_down(
@@ -64,7 +64,7 @@ def test_a_failed_trial_is_named_after_the_others_were_delivered_and_no_key_is_w
     shown: list[str] = []
 
     def hear(row: Row) -> None:
-        with lock:  # what it holds cannot be pickled, and need not be
+        with lock:  # its content cannot be pickled, and need not be
             heard.append(row)
         shown.extend(holding(PLANTED, tmp_path, session))  # while the trials' processes are there
 
@@ -96,20 +96,20 @@ PAGES = 2**25 * 4 // 4096
 
 
 def faults_in_a_thread() -> int:
-    """Page faults of ten blocks, in a thread, as Ray Train and Tune run us."""
-    found: list[Any] = []
+    """Count the page faults of ten blocks in a thread, as Ray Train and Tune run a worker."""
+    counts: list[Any] = []
 
     def count() -> None:
         keep_freed_memory()
         for i in range(12):
             torch.zeros(2**25)
             if i in (1, 11):
-                found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+                counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
 
     thread = threading.Thread(target=count)
     thread.start()
     thread.join()
-    return found[1] - found[0]
+    return counts[1] - counts[0]
 
 
 def test_a_thread_of_a_worker_keeps_freed_memory() -> None:

@@ -48,7 +48,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
 
 
 def submit(cluster: Slurm, folder: Path, *overrides: str) -> str:
-    """The number of the job; its log is in the folder."""
+    """Submit a job and return its number; its log is in the folder."""
     given = {pair.split("=", 1)[0]: pair for pair in (*RUN, f"output={folder / 'run'}", *overrides)}
     command = ["sbatch", "--parsable", "--nodes=2", f"--output={folder}/log", "launch/slurm.sh", "configs/digits.yaml"]
     env = environment(DIST_CONDENSE_OUTPUT=str(folder), GLOO_SOCKET_IFNAME="eth0")
@@ -81,7 +81,7 @@ def test_a_run_that_is_refused_fails_the_job(cluster: Slurm, tmp_path: Path) -> 
 
 
 def test_a_ray_that_does_not_start_fails_the_job(cluster: Slurm, tmp_path: Path) -> None:
-    """`ray symmetric-run` itself exits 0 then."""
+    """`ray symmetric-run` itself exits 0 in this case."""
     with cluster.head.start(sys.executable, "-c", IN_THE_WAY, tmp_path / "bound") as process:
         wait(lambda: (tmp_path / "bound").exists(), 120)
         done = ended(cluster, submit(cluster, tmp_path))

@@ -1,4 +1,4 @@
-"""Two hosts for real: the link of a run across both is cut; the same command goes on, to the set of one process."""
+"""A run across two hosts whose link is cut; the same command continues to the set of one process."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def join_as_node(host: Host, head: Host) -> None:
 
 
 def start(host: Host, folder: Path, *more: str) -> subprocess.Popen[str]:
-    """The command on the dcc case, with a worker on each host; the last override of a key counts."""
+    """Start the command on the dcc case with a worker on each host; the last override of a key counts."""
     given = (*cases.TINY, *cases.CASES["dcc"], f"output={folder}", "cluster.workers=2", f"cluster.timeout={TIMEOUT}")
     overrides = {pair.split("=", 1)[0]: pair for pair in (*given, *more)}
     command = [sys.executable, "-m", "dist_condense.run", "configs/digits.yaml", *overrides.values()]
@@ -61,27 +61,27 @@ def start(host: Host, folder: Path, *more: str) -> subprocess.Popen[str]:
 
 
 def test_a_cut_link(pair: tuple[Host, Host], tmp_path: Path) -> None:
-    """The run ends and says why; the same command goes on from there."""
+    """The run ends and reports the reason; the same command continues from there."""
     a, b = pair
     folder = tmp_path / "run"
     process = running(a, folder)
     b.run("ip", "link", "set", "eth0", "down")
-    told = finish(process, 1)
-    named = re.search(r"failed: worker \d on (\S+ \S+) was lost after step \d+: no answer", told)
-    assert named and named.group(1) == f"{b.name} ({b.address})", told
-    assert f"raise cluster.timeout={TIMEOUT} (worker " in told and "the same command continues from there" in told
+    log = finish(process, 1)
+    named = re.search(r"failed: worker \d on (\S+ \S+) was lost after step \d+: no answer", log)
+    assert named and named.group(1) == f"{b.name} ({b.address})", log
+    assert f"raise cluster.timeout={TIMEOUT} (worker " in log and "the same command continues from there" in log
     b.run("ip", "link", "set", "eth0", "up")
     b.lose_all()  # Ray may have given it up already
     join_as_node(b, a)
     process = running(a, folder)
     (folder / STOP).touch()  # a signal would end nsenter, and not what it has started
-    told = finish(process, cli.TERMINATED)
-    assert re.search(r"resuming after matching step \d+ of 300000", told)
+    log = finish(process, cli.TERMINATED)
+    assert re.search(r"resuming after matching step \d+ of 300000", log)
     assert torch.equal(cases.result(folder), cases.first_steps("dcc", saved(folder), tmp_path / "alone", *ENDLESS))
 
 
 def running(host: Host, folder: Path) -> subprocess.Popen[str]:
-    """The command, when some of its steps are saved."""
+    """Start the command and return it once some of its steps are saved."""
     before, process = saved(folder), start(host, folder, *ENDLESS)
     wait(lambda: saved(folder) >= before + 5 or process.poll() is not None, 240)
     assert process.poll() is None, finish(process)

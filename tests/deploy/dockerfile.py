@@ -1,4 +1,4 @@
-"""A Dockerfile as a list, and its steps replayed by hand where no builder can have its base image."""
+"""A parsed Dockerfile, and its steps as a shell script for machines without a builder or the base image."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from pathlib import Path
 
 @dataclass
 class Stage:
-    """What stands between one FROM and the next."""
+    """One stage of a Dockerfile: the instructions from a FROM to the next."""
 
     name: str
     base: str
     steps: list[tuple[str, str]] = field(default_factory=list)
 
     def all(self, word: str) -> list[str]:
-        """The arguments of every such instruction."""
+        """Return the arguments of every instruction `word`."""
         return [argument for given, argument in self.steps if given == word]
 
 
 def stages(text: str) -> dict[str, Stage]:
-    """By name, in order; instructions that are written over several lines as one."""
-    found: dict[str, Stage] = {}
+    """Return the stages by name, in order, with continued lines joined."""
+    parsed: dict[str, Stage] = {}
     plain = re.sub(r"(?m)^\s*#.*\n", "", text)
     for line in filter(None, re.sub(r"\\\n\s*", " ", plain).splitlines()):
         word, argument = line.split(None, 1)
         if word == "FROM":
             base, _, name = argument.split()
-            found[name] = Stage(name, base)
+            parsed[name] = Stage(name, base)
         else:
-            found[name].steps.append((word, argument))
-    return found
+            parsed[name].steps.append((word, argument))
+    return parsed
 
 
 def lineage(known: dict[str, Stage], name: str) -> list[Stage]:
-    """A stage and what it is built on, that first."""
+    """Return a stage and the stages it is built on, base first."""
     stage = known[name]
     return [*(lineage(known, stage.base) if stage.base in known else []), stage]
 
 
 def script(known: dict[str, Stage], target: str, context: Path) -> Iterator[str]:
-    """Shell that does the steps in the folder $ROOT, as they follow, and defines `as_user` for what comes after.
+    """Return a shell script that runs the steps in order in the folder $ROOT and defines `as_user` for later commands.
 
-    What a step mounts of another stage lies in that folder already, and no secret is given.
+    Mounts from other stages are already in that folder, and no secret is passed.
     """
     home, environment = "/", []
     for stage in lineage(known, target):
@@ -71,5 +71,5 @@ def script(known: dict[str, Stage], target: str, context: Path) -> Iterator[str]
 
 
 def command(argument: str) -> str:
-    """Of CMD or HEALTHCHECK, in the form of a list."""
+    """Parse the argument of CMD or HEALTHCHECK in the form of a list."""
     return shlex.join(json.loads(argument[argument.index("[") :]))

@@ -1,4 +1,4 @@
-"""The Grafana dashboard: what it asks Prometheus for is what a run exports, and the docs say the same."""
+"""The Grafana dashboard queries only metrics that a run exports and the docs list."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 
 
 def expressions(dashboard: dict[str, Any]) -> list[str]:
-    """With Grafana's own variables filled in as Grafana does."""
+    """Return every expression, with Grafana's own variables replaced by values."""
     asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     values = {"$run": "run|another", "$window": "5m"}
-    return [re.sub(r"\$\w+", lambda found: values[found[0]], expression) for expression in asked]
+    return [re.sub(r"\$\w+", lambda match: values[match[0]], expression) for expression in asked]
 
 
 def selectors(node: Any) -> Iterator[tuple[str, set[str]]]:
-    """(metric, labels that it is chosen by) of everything an expression reads."""
+    """Yield (metric, labels that select it) of every metric in an expression."""
     if isinstance(node, promql_parser.VectorSelector):
         yield node.name, {matcher.name for matcher in node.matchers.matchers}
     for part in ("lhs", "rhs", "expr", "vector_selector"):
@@ -42,24 +42,24 @@ def selectors(node: Any) -> Iterator[tuple[str, set[str]]]:
 
 
 def read(dashboard: dict[str, Any]) -> list[tuple[str, set[str]]]:
-    """Metrics and labels of the whole dashboard."""
-    return [found for text in expressions(dashboard) for found in selectors(promql_parser.parse(text))]
+    """Return the metrics and labels of the whole dashboard."""
+    return [selector for text in expressions(dashboard) for selector in selectors(promql_parser.parse(text))]
 
 
 def problems(dashboard: dict[str, Any]) -> list[str]:
-    """What is wrong with it."""
-    found = [f"{name} is not exported" for name, _ in read(dashboard) if name not in OWN | NODES]
-    found += [f"{name} has no {labels}" for name, labels in read(dashboard) if name in OWN and labels - {*TAGS}]
+    """Return a line for each fault of the dashboard."""
+    faults = [f"{name} is not exported" for name, _ in read(dashboard) if name not in OWN | NODES]
+    faults += [f"{name} has no {labels}" for name, labels in read(dashboard) if name in OWN and labels - {*TAGS}]
     panels = dashboard["panels"]
     if len({panel["id"] for panel in panels}) < len(panels):
-        found.append("two panels have one id")
+        faults.append("two panels have one id")
     cells = [cell for panel in panels for cell in _cells(panel["gridPos"])]
     if len(set(cells)) < len(cells) or any(x >= 24 for x, _ in cells):
-        found.append("panels overlap, or stand beside the page")
+        faults.append("panels overlap, or are outside the page")
     for panel in panels:
         if any(part["datasource"] != SOURCE for part in (panel, *panel["targets"])):
-            found.append(f"{panel['title']}: the data source is not the variable")
-    return found
+            faults.append(f"{panel['title']}: the data source is not the variable")
+    return faults
 
 
 def _cells(at: dict[str, int]) -> Iterator[tuple[int, int]]:
@@ -79,22 +79,22 @@ def test_the_dashboard_is_whole() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "said"),
+    ("path", "value", "message"),
     [
         (("targets", 0, "expr"), "rate(ray_dist_condense_waiting_total[5m])", "is not exported"),
         (("targets", 0, "expr"), 'ray_dist_condense_step{worker="1"}', "has no"),
         (("targets", 0, "datasource", "uid"), "P1809F7CD0C75ACF3", "data source"),
-        (("gridPos", "x"), 20, "beside the page"),
+        (("gridPos", "x"), 20, "outside the page"),
         (("id",), 2, "one id"),
     ],
 )
-def test_a_planted_mistake_is_found(path: tuple[Any, ...], value: Any, said: str) -> None:
+def test_a_planted_mistake_is_found(path: tuple[Any, ...], value: Any, message: str) -> None:
     planted = copy.deepcopy(DASHBOARD)
     place = planted["panels"][0]
     for key in path[:-1]:
         place = place[key]
     place[path[-1]] = value
-    assert any(said in problem for problem in problems(planted))
+    assert any(message in problem for problem in problems(planted))
 
 
 def test_an_expression_that_prometheus_would_refuse_is_refused() -> None:
@@ -105,5 +105,5 @@ def test_an_expression_that_prometheus_would_refuse_is_refused() -> None:
 
 
 def test_the_docs_have_each_metric() -> None:
-    told = re.findall(r"^\| `(ray_dist_condense_\w+)` \|", (ROOT / "docs" / "observability.md").read_text(), re.M)
-    assert len(told) == len(OWN) and set(told) == OWN
+    documented = re.findall(r"^\| `(ray_dist_condense_\w+)` \|", (ROOT / "docs" / "observability.md").read_text(), re.M)
+    assert len(documented) == len(OWN) and set(documented) == OWN

@@ -1,4 +1,4 @@
-"""The Dockerfile: linted; and replayed step by step in an overlay of this machine, as no base image can be had here."""
+"""The Dockerfile, linted, and replayed step by step in an overlay of this machine, since no base image is available."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ SECRET = "--mount=type=secret,id=pip,target=/etc/pip.conf,required=false "
 
 
 def faults(text: str) -> list[str]:
-    """What a reviewer of images would refuse."""
+    """Return the faults of a Dockerfile that a reviewer would refuse."""
     known = stages(text)
     everything = [step for stage in known.values() for step in stage.steps]
     base = dict(item.split("=", 1) for line in known["base"].all("ENV") for item in line.split())
@@ -57,7 +57,7 @@ def faults(text: str) -> list[str]:
         argument for word, argument in everything if word == "RUN" and re.search(r"\bpip (install|wheel)\b", argument)
     ]
     outer = {stage.base for stage in known.values()} - set(known)
-    found = {
+    faults = {
         "a base without a digest": any(not re.fullmatch(r"\S+:[\w.-]+@sha256:[0-9a-f]{64}", each) for each in outer),
         "pip without constraints": not constrained or "constraints.txt /etc/constraints.txt" not in copied,
         "an index in the history": any(
@@ -68,7 +68,7 @@ def faults(text: str) -> list[str]:
         "build tools": any("apt-get" in line for stage in lineage(known, "cpu") for line in stage.all("RUN")),
         "programs that change the user": not any("-perm /6000" in line for line in known["base"].all("RUN")),
     }
-    return [what for what, is_so in found.items() if is_so]
+    return [fault for fault, present in faults.items() if present]
 
 
 def test_the_images_are_as_a_reviewer_wants_them() -> None:
@@ -105,12 +105,12 @@ def test_the_extras_and_system_packages_are_those_of_the_project() -> None:
     extras = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
     (build, _), install = STAGES["ffcv"].all("RUN"), STAGES["gpu"].all("RUN")[-1]
     assert set(re.search(r"whl\)\[(.*?)\]", install).group(1).split(",")) == extras - {"dev"}
-    wanted = set(extra.SYSTEM.split()) - {"python3-dev"}  # the base brings its own headers
-    assert {package for package in wanted if "-dev" in package or package == "g++"} <= set(build.split())
+    packages = set(extra.SYSTEM.split()) - {"python3-dev"}  # the base brings its own headers
+    assert {package for package in packages if "-dev" in package or package == "g++"} <= set(build.split())
 
 
 def context(folder: Path) -> Path:
-    """What `docker build` would send: the files that git tracks or would, less those of .dockerignore."""
+    """Return the files that `docker build` would send: all except those of .gitignore and .dockerignore."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
     )
@@ -122,14 +122,14 @@ def context(folder: Path) -> Path:
 
 
 def ignored(name: str, rules: list[str]) -> bool:
-    """By the last rule that fits the file or a folder that it is in; `*` stays within a folder, `**/` is any number."""
+    """Apply the last rule that matches the file or one of its folders; `*` stays in a folder, `**/` is any depth."""
     places = [name, *map(str, Path(name).parents)][:-1]
-    told = False
+    result = False
     for rule in rules:
-        pattern = re.sub(r"\\\*\\\*/|\\\*", lambda found: GLOBS[found[0]], re.escape(rule.lstrip("!")))
+        pattern = re.sub(r"\\\*\\\*/|\\\*", lambda match: GLOBS[match[0]], re.escape(rule.lstrip("!")))
         if any(re.fullmatch(pattern, place) for place in places):
-            told = not rule.startswith("!")
-    return told
+            result = not rule.startswith("!")
+    return result
 
 
 GLOBS = {r"\*\*/": "(?:.*/)?", r"\*": "[^/]*"}
@@ -180,7 +180,7 @@ as_user 'python -c "import dist_condense as d; print(d.__file__)"; dist-condense
 
 @pytest.mark.slow
 def test_the_steps_build_an_image_that_works(tmp_path: Path) -> None:
-    """In an overlay of this machine, whose Python stands for the base's: what is there is not installed again."""
+    """This machine's Python replaces that of the base image, so installed packages are not installed again."""
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         absent("replaying the Dockerfile needs root, apt-get and overlay mounts")
     (work := tmp_path / "work").mkdir()

@@ -1,4 +1,4 @@
-"""launch/mlflow.sh as a team has it: a real server on PostgreSQL; two methods compared by REST and in a browser."""
+"""A team's server by launch/mlflow.sh, on a real PostgreSQL; two methods compared by REST and in a browser."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ DIFFER = {
 
 
 class Team:
-    """launch/mlflow.sh on one folder and port, however often it is started."""
+    """launch/mlflow.sh on one folder and port, which can be started repeatedly."""
 
     def __init__(self, folder: Path) -> None:
         with socket.socket() as free:
@@ -50,7 +50,7 @@ class Team:
         self.folder, self.uri = folder, f"http://127.0.0.1:{self.port}"
 
     def script(self) -> subprocess.Popen[str]:
-        """In a group of its own, as a shell does; Ctrl-C works although whoever runs the tests may ignore it."""
+        """Start the script in its own process group, as a shell does, with SIGINT enabled."""
         command = ["env", "--default-signal=INT", str(ROOT / "launch" / "mlflow.sh"), str(self.folder)]
         command += ["--port", str(self.port), "--workers", "1"]
         own = {**os.environ, "PYTHON": sys.executable}
@@ -63,7 +63,7 @@ class Team:
         assert first == f"tracking.uri={self.uri}\n", self.process.communicate()
 
     def stop(self) -> int:
-        """As Ctrl-C does; the exit code."""
+        """Stop the script as Ctrl-C does and return the exit code."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGINT)
         self.process.communicate()
@@ -99,7 +99,7 @@ def team() -> Iterator[Team]:
 
 @pytest.fixture(scope="module")
 def compared(team: Team, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The folders of two methods' runs."""
+    """The run folders of two methods."""
     folders = {}
     for method, own in METHODS.items():
         folders[method] = tmp_path_factory.mktemp("runs") / f"digits_{method}"
@@ -131,21 +131,21 @@ def pairs(run: dict[str, Any], kind: str) -> dict[str, Any]:
 
 
 def by_method(team: Team) -> dict[str, dict[str, Any]]:
-    found = team.runs("tags.dataset = 'digits' AND tags.ipc = '2'")
-    assert len(found) == len(METHODS)  # the children below them have no such tags
-    return {pairs(run, "tags")["method"]: run for run in found}
+    runs = team.runs("tags.dataset = 'digits' AND tags.ipc = '2'")
+    assert len(runs) == len(METHODS)  # the children below them have no such tags
+    return {pairs(run, "tags")["method"]: run for run in runs}
 
 
 def test_a_search_by_tags_finds_both_and_they_differ_by_the_parts_of_their_methods(
     team: Team, compared: dict[str, Path]
 ) -> None:
-    found = by_method(team)
-    assert {method: run["info"]["run_name"] for method, run in found.items()} == {x: f"digits_{x}" for x in METHODS}
-    params = {method: pairs(run, "params") for method, run in found.items()}
+    runs = by_method(team)
+    assert {method: run["info"]["run_name"] for method, run in runs.items()} == {x: f"digits_{x}" for x in METHODS}
+    params = {method: pairs(run, "params") for method, run in runs.items()}
     keys = params["dcc"].keys() | params["dm"].keys()
     differ = {key for key in keys if params["dcc"].get(key) != params["dm"].get(key)}
     assert {key: {m: params[m][key] for m in METHODS if key in params[m]} for key in differ} == DIFFER
-    for run in found.values():
+    for run in runs.values():
         tags = pairs(run, "tags")
         assert (tags["workers"], tags["device"]) == ("0", "cpu") and " x " in tags["host"] and len(tags["commit"]) == 12
         top1, metrics = seeds(team, run), pairs(run, "metrics")
@@ -159,12 +159,12 @@ def seeds(team: Team, run: dict[str, Any]) -> list[float]:
 
 
 def test_the_comparison_page_says_it_without_editing(team: Team, compared: dict[str, Path], browser: Any) -> None:
-    """Drawn at once: a metric over what differs; top-1 in a row of both. One click leaves the rows that differ."""
+    """The page shows the params that differ and the top-1 of both runs without an edit; one click hides equal rows."""
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
 
-    found = by_method(team)
-    ids, experiments = [x["info"]["run_id"] for x in found.values()], [found["dm"]["info"]["experiment_id"]]
+    runs = by_method(team)
+    ids, experiments = [x["info"]["run_id"] for x in runs.values()], [runs["dm"]["info"]["experiment_id"]]
     browser.get(f"{team.uri}/#/compare-runs?runs={quote(json.dumps(ids))}&experiments={quote(json.dumps(experiments))}")
 
     def shown(*texts: str, without: str = "no such text") -> None:
@@ -174,11 +174,11 @@ def test_the_comparison_page_says_it_without_editing(team: Team, compared: dict[
 
         WebDriverWait(browser, 180).until(there)
 
-    top1 = [f"{pairs(run, 'metrics')[TOP1]:.4g}" for run in found.values()]
-    shown(*(run["info"]["run_name"] for run in found.values()), *top1, TOP1, f"{TOP1}_std", "network.width")
+    top1 = [f"{pairs(run, 'metrics')[TOP1]:.4g}" for run in runs.values()]
+    shown(*(run["info"]["run_name"] for run in runs.values()), *top1, TOP1, f"{TOP1}_std", "network.width")
     plot = browser.find_element(By.CSS_SELECTOR, ".js-plotly-plot").text
     assert all(name in plot for name in list(DIFFER)[:3]), plot
-    drawn = {name for run in found.values() for name in pairs(run, "metrics")}
+    drawn = {name for run in runs.values() for name in pairs(run, "metrics")}
     assert any(name in plot for name in drawn), plot  # which of them follows the order of the server's rows
     browser.find_element(By.CSS_SELECTOR, "[aria-label='Parameters - Show diff only']").click()
     shown(*DIFFER, without="network.width")
@@ -189,8 +189,11 @@ def test_the_comparison_page_says_it_without_editing(team: Team, compared: dict[
 def test_a_folder_or_a_port_in_use_is_refused(team: Team, tmp_path: Path) -> None:
     other = Team(tmp_path)
     other.port = team.port
-    for second, told in ((team.script(), f"{team.folder} is in use"), (other.script(), f"port {team.port} is in use")):
-        assert told in second.communicate()[1]
+    for second, message in (
+        (team.script(), f"{team.folder} is in use"),
+        (other.script(), f"port {team.port} is in use"),
+    ):
+        assert message in second.communicate()[1]
         assert second.returncode == 2
 
 

@@ -1,5 +1,5 @@
 """A run on an object store over HTTP (s3fs against moto's server on loopback): read shards, write checkpoints and the
-pool, resume; a wrong key, a missing bucket, and a server that dies and comes back.
+pool, resume; a wrong key, a missing bucket, and a server that is killed and restarted.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ POOL = Bucket(f"s3://{BUCKET}/run/pool")
 
 
 class Server:
-    """A store that can be taken away; its objects outlive it."""
+    """A store that can be stopped and keeps its objects."""
 
     def __init__(self) -> None:
         self.port = 0
@@ -58,7 +58,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def store(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
-    """An empty bucket at the server, found by the environment as a user sets it."""
+    """An empty bucket on the server, with the address in the environment variables of a user."""
     server.start()
     environment = {
         "AWS_ACCESS_KEY_ID": "key",
@@ -74,7 +74,7 @@ def store(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     for item in client.list_objects_v2(Bucket=BUCKET).get("Contents", []):
         client.delete_object(Bucket=BUCKET, Key=item["Key"])
     monkeypatch.setattr(server, "client", client, raising=False)
-    S3FileSystem.clear_instance_cache()  # fsspec keeps one client per process, with the keys that it began with
+    S3FileSystem.clear_instance_cache()  # fsspec keeps one client per process, with its first keys
     return server
 
 
@@ -160,7 +160,7 @@ def test_a_run_on_a_store_ends_with_the_set_of_local_files_and_resumes(
 
 @pytest.fixture
 def dies(store: Server, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """The server is stopped before the first checkpoint is committed; `back` is called in place of waiting."""
+    """Stop the server before the first checkpoint is committed; `back` is called in place of waiting."""
     state = SimpleNamespace(waited=[], back=store.start)
     write, stop = Bucket.write, [store.stop]
 
@@ -192,17 +192,17 @@ def test_a_server_that_stays_away_ends_the_run_which_continues_once_it_is_back(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     dies.back = lambda: None
-    given = command(str(work / "shards"), work / "away", f"tracking.checkpoints=s3://{BUCKET}/run")
+    given = command(str(work / "shards"), work / "outage", f"tracking.checkpoints=s3://{BUCKET}/run")
     assert run.main(given) == 1
     assert {1.0, 2.0, 4.0, 8.0} == set(dies.waited)
-    told = capsys.readouterr().err
-    assert "Traceback" not in told and "s3://bucket/run/" in told and "EndpointConnectionError" in told
-    assert "continues from the newest checkpoint once the store answers" in told
+    log = capsys.readouterr().err
+    assert "Traceback" not in log and "s3://bucket/run/" in log and "EndpointConnectionError" in log
+    assert "continues from the newest checkpoint once the store answers" in log
     assert run.main(given) == 1  # it is not taken for a damaged or an empty store
     assert "failed: s3://bucket/run/checkpoints: EndpointConnectionError" in capsys.readouterr().err
     store.start()
     assert run.main(given) == 0
-    assert torch.equal(pixels(work / "away"), local)
+    assert torch.equal(pixels(work / "outage"), local)
 
 
 def test_what_the_store_refuses_is_refused_at_the_start(
@@ -211,10 +211,10 @@ def test_what_the_store_refuses_is_refused_at_the_start(
     assert run.main(command("s3://missing/set", work / "refused")) == 2
     assert "s3://missing/set/manifest.json: it cannot be read (FileNotFoundError" in capsys.readouterr().err
     assert run.main(command(str(work / "shards"), work / "refused", "tracking.checkpoints=s3://missing/run")) == 2
-    told = "refused: tracking.checkpoints: s3://missing/run/checkpoints cannot be written (FileNotFoundError: "
-    assert told in capsys.readouterr().err
+    log = "refused: tracking.checkpoints: s3://missing/run/checkpoints cannot be written (FileNotFoundError: "
+    assert log in capsys.readouterr().err
     upload(store, work / "shards", "set")
-    with nobody_is_let_in(store):
+    with every_key_refused(store):
         assert run.main(command(f"s3://{BUCKET}/set", work / "refused")) == 2
         assert f"s3://{BUCKET}/set/manifest.json: it cannot be read (PermissionError" in capsys.readouterr().err
         with pytest.raises(PermissionError, match=r"s3://bucket/run/checkpoints/a: PermissionError"):
@@ -223,8 +223,8 @@ def test_what_the_store_refuses_is_refused_at_the_start(
 
 
 @contextmanager
-def nobody_is_let_in(store: Server) -> Iterator[None]:
-    """The server checks keys, and knows none."""
+def every_key_refused(store: Server) -> Iterator[None]:
+    """Make the server check keys and accept none."""
     for count in (b"0", b"inf"):
         url, kind = f"http://{HOST}:{store.port}/moto-api/reset-auth", {"Content-Type": "text/plain"}
         urllib.request.urlopen(urllib.request.Request(url, count, kind, method="POST")).close()

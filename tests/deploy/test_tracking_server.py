@@ -1,4 +1,4 @@
-"""A real MLflow server that is not there yet, is killed in the middle and comes back; on loopback, with sqlite."""
+"""A real MLflow server that starts late, is killed during a run and is restarted; on loopback, with sqlite."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STEPS, SEEDS = 6, 2
 
 
 class Server:
-    """`mlflow server` on one port and one database, however often it is started."""
+    """`mlflow server` on one port and one database, which can be started repeatedly."""
 
     def __init__(self, folder: Path) -> None:
         with socket.socket() as free:
@@ -41,7 +41,7 @@ class Server:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Nothing where it runs already; a start takes 10 s."""
+        """Start the server if it does not run; a start takes 10 s."""
         if self.process is not None:
             return
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
@@ -55,7 +55,7 @@ class Server:
         wait(self.answers, (self.folder / "server.log").read_text)
 
     def kill(self) -> None:
-        """As a power cut would, with the processes that it has started."""
+        """Kill the server and its child processes, as a power cut would."""
         if self.process is not None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
@@ -69,16 +69,16 @@ class Server:
             return False
 
 
-def wait(condition: Callable[[], bool], told: Callable[[], str] = str) -> None:
+def wait(condition: Callable[[], bool], message: Callable[[], str] = str) -> None:
     deadline = time.monotonic() + 120
     while not condition():
-        assert time.monotonic() < deadline, told()
+        assert time.monotonic() < deadline, message()
         time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Not started yet. One test leaves it to the next as it is."""
+    """The server, not started yet. Each test leaves it to the next in its state."""
     made = Server(tmp_path_factory.mktemp("server"))
     yield made
     made.kill()
@@ -131,8 +131,8 @@ def lines(folder: Path) -> list[int]:
 
 def everything_is_there_once(server: Server, folder: Path) -> None:
     run = json.loads((folder / "tracking.json").read_text())["run_id"]
-    found = client(server).get_run(run)
-    runs = client(server).search_runs([found.info.experiment_id])
+    stored = client(server).get_run(run)
+    runs = client(server).search_runs([stored.info.experiment_id])
     assert {x.info.status for x in runs} == {"FINISHED"} and len(runs) == 1 + SEEDS
     for key in ("loss", "steps_per_second", "waiting"):
         assert steps(server, run, key) == list(range(1, STEPS + 1)), key
@@ -143,7 +143,7 @@ def everything_is_there_once(server: Server, folder: Path) -> None:
     assert sorted(x.data.params["seed"] for x in children) == [str(seed) for seed in range(SEEDS)]
     assert all(x.data.tags["mlflow.parentRunId"] == run for x in children)
     assert [steps(server, x.info.run_id, "top1_last") for x in children] == [[0]] * SEEDS
-    assert found.data.params["method.name"] == "dc"
+    assert stored.data.params["method.name"] == "dc"
     artifacts = [x.path for x in client(server).list_artifacts(run)]
     assert {"report.html", "synthetic_set"} <= set(artifacts) and len(artifacts) == len(set(artifacts))
     image = next((server.folder / "artifacts").rglob(f"{run}/artifacts/**/synthetic_set.safetensors"))
@@ -160,8 +160,8 @@ def test_down_from_the_start(tmp_path: Path, server: Server, capfd: pytest.Captu
     folder = tmp_path / "run"
     server.kill()
     assert command(folder, server) == 0
-    told = capfd.readouterr().err
-    assert told.count(f"dist-condense replay {folder}") == 2  # when it was noticed, and at the end
+    log = capfd.readouterr().err
+    assert log.count(f"dist-condense replay {folder}") == 2  # when it was noticed, and at the end
     assert lines(folder) == list(range(1, STEPS + 1))
     assert cli.main(["replay", str(folder)]) == cli.FAILED
     assert "Connection refused" in capfd.readouterr().err
@@ -203,8 +203,8 @@ def test_down_in_the_middle_and_back_again(
     monkeypatch.setattr(tracker.Tracker, "_go_offline", noticing)
     between_steps(monkeypatch, {2: kill_when_delivered(folder, server, 2), 4: back})
     assert command(folder, server) == 0
-    told = capfd.readouterr().err
-    assert "answers again and has what it missed" in told and "bring it up to date" not in told
+    log = capfd.readouterr().err
+    assert "answers again and has what it missed" in log and "bring it up to date" not in log
     assert lines(folder) == list(range(1, STEPS + 1))
     everything_is_there_once(server, folder)
     replay_twice(server, folder)

@@ -1,4 +1,4 @@
-"""The manifests as `kubectl apply -k` would send them, and the pods in them."""
+"""The manifests as `kubectl apply -k` would send them, and their pods."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TEMPLATES = ("Deployment", "StatefulSet", "Job")
 
 
 def rendered(name: str) -> list[Manifest]:
-    """Of an overlay, or of `base`; a new copy each time."""
+    """Return a new copy of the manifests of an overlay, or of `base`."""
     return json.loads(_rendered(name))
 
 
@@ -34,19 +34,19 @@ def _rendered(name: str) -> str:
 
 
 def only(manifests: list[Manifest], kind: str, name: str | None = None) -> Manifest:
-    """The one of a kind, or of a kind and name."""
-    (found,) = (m for m in manifests if m["kind"] == kind and name in (None, m["metadata"]["name"]))
-    return found
+    """Return the only manifest of a kind, or of a kind and name."""
+    (match,) = (m for m in manifests if m["kind"] == kind and name in (None, m["metadata"]["name"]))
+    return match
 
 
 def config_map(manifests: list[Manifest], name: str) -> Manifest:
-    """By the name before kustomize's hash."""
-    (found,) = (m for m in manifests if m["kind"] == "ConfigMap" and m["metadata"]["name"].rpartition("-")[0] == name)
-    return found
+    """Return a ConfigMap by its name without kustomize's hash."""
+    (match,) = (m for m in manifests if m["kind"] == "ConfigMap" and m["metadata"]["name"].rpartition("-")[0] == name)
+    return match
 
 
 def pods(manifests: list[Manifest]) -> Iterator[tuple[str, Manifest]]:
-    """(kind/name of its owner and what it is there, pod template) of each."""
+    """Yield (kind/name of the owner and role, pod template) of each pod."""
     for manifest in manifests:
         owner = f"{manifest['kind']}/{manifest['metadata']['name']}"
         if manifest["kind"] in TEMPLATES:
@@ -61,6 +61,6 @@ def pods(manifests: list[Manifest]) -> Iterator[tuple[str, Manifest]]:
 
 
 def head(manifests: list[Manifest]) -> Manifest:
-    """The container that the entrypoint runs in."""
+    """Return the container that runs the entrypoint."""
     cluster = only(manifests, "RayJob")["spec"]["rayClusterSpec"]
     return cluster["headGroupSpec"]["template"]["spec"]["containers"][0]

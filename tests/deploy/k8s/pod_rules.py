@@ -1,4 +1,4 @@
-"""Rules for every pod: restricted pod security, explicit resources, pinned images, existing references, no plain secrets."""
+"""Rules for every pod: restricted security, explicit resources, pinned images, existing references, hidden secrets."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _secrets(pod: Manifest) -> Iterator[str]:
 
 
 def _written(spec: dict[str, Any]) -> Iterator[str]:
-    """Check that emptyDirs are bounded, fit the pod's ephemeral storage together, and include /tmp as HOME and TMPDIR."""
+    """Check that emptyDirs are bounded, fit the pod's ephemeral storage, and include /tmp as HOME and TMPDIR."""
     folders = {volume["name"]: volume["emptyDir"] for volume in spec.get("volumes", []) if "emptyDir" in volume}
     yield from (f"volume {name}: give emptyDir.sizeLimit" for name, of in folders.items() if "sizeLimit" not in of)
     yield from (
@@ -110,7 +110,7 @@ def _bytes(quantity: str) -> int:
 
 
 def _references(spec: dict[str, Any], existing: set[tuple[str, str]], templates: set[str]) -> Iterator[str]:
-    """Check that accounts, claims, ConfigMaps and volumes exist; volumes are of the allowed kinds."""
+    """Check that accounts, claims, ConfigMaps and volumes exist, and that volumes are of an allowed kind."""
     volumes = spec.get("volumes", [])
     names = [("ServiceAccount", spec.get("serviceAccountName"))]
     names += [

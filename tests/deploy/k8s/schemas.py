@@ -1,4 +1,4 @@
-"""Manifests against their schemas, closed: a key that the schema does not name is an error, as a typo should be."""
+"""Validation of manifests by closed schemas: a key that is not in the schema, such as a typo, is an error."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ OPEN = "x-kubernetes-preserve-unknown-fields"
 
 
 def problems(manifest: Manifest, crds: Path) -> Iterator[str]:
-    """One line for each thing that the API server would refuse or drop."""
+    """Yield a line for each key or value that the API server would refuse or drop."""
     name = f"{manifest.get('kind')}/{manifest.get('metadata', {}).get('name')}"
     if str(manifest.get("apiVersion")).startswith("ray.io/"):
-        yield from (f"{name}: {told}" for told in _of_ray(manifest, crds))
+        yield from (f"{name}: {problem}" for problem in _of_ray(manifest, crds))
         metadata = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": manifest.get("metadata")}
-        yield from (f"{name}: {told}" for told in _of_kubernetes(metadata))  # a CRD says nothing of it
+        yield from (f"{name}: {problem}" for problem in _of_kubernetes(metadata))  # a CRD has no schema of metadata
     else:
-        yield from (f"{name}: {told}" for told in _of_kubernetes(manifest))
+        yield from (f"{name}: {problem}" for problem in _of_kubernetes(manifest))
 
 
 def _of_kubernetes(manifest: Manifest) -> Iterator[str]:
@@ -49,23 +49,23 @@ def _of_ray(manifest: Manifest, crds: Path) -> Iterator[str]:
 
 @functools.cache
 def _validators(crds: Path) -> dict[tuple[str, str], jsonschema.Draft202012Validator]:
-    found = {}
+    validators = {}
     for file in crds.glob("*.yaml"):
         spec = yaml.load(file.read_text(), yaml.CSafeLoader)["spec"]
         for version in spec["versions"]:
             schema = closed(version["schema"]["openAPIV3Schema"])
-            schema["properties"]["metadata"] = {"type": "object"}  # checked by itself
-            found[spec["names"]["kind"], version["name"]] = jsonschema.Draft202012Validator(schema)
-    return found
+            schema["properties"]["metadata"] = {"type": "object"}  # checked separately
+            validators[spec["names"]["kind"], version["name"]] = jsonschema.Draft202012Validator(schema)
+    return validators
 
 
 def closed(schema: Any) -> Any:
-    """Without keys that the schema does not name, unless it says that it takes any."""
+    """Return a copy of the schema that allows no additional keys, except where it preserves unknown ones."""
     if isinstance(schema, list):
         return [closed(entry) for entry in schema]
     if not isinstance(schema, dict):
         return schema
-    made = {key: closed(value) for key, value in schema.items()}
+    copied = {key: closed(value) for key, value in schema.items()}
     if schema.get("type") == "object" and not schema.get(OPEN):
-        made.setdefault("additionalProperties", False)
-    return made
+        copied.setdefault("additionalProperties", False)
+    return copied

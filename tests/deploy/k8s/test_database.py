@@ -1,4 +1,4 @@
-"""The scripts of the rendered ConfigMap on a real PostgreSQL: what MLflow's role may, how its password changes."""
+"""The scripts of the rendered ConfigMap on a real PostgreSQL: rights and password of MLflow's role."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import absent
-from tests.deploy.k8s.manifests import K8S, config_map, only, rendered
+from tests.deploy.k8s.manifests import config_map, only, rendered
 
 pytestmark = pytest.mark.daemon("PostgreSQL")
 
@@ -26,7 +25,7 @@ OWNER = "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = 'mlflow
 
 
 class Database:
-    """The container `postgres` with folders of this machine for its volumes; PostgreSQL refuses root."""
+    """The container `postgres` with folders of this machine as its volumes, run by the user `postgres`, not by root."""
 
     def __init__(self, folder: Path, programs: Path) -> None:
         self.folder = folder
@@ -51,7 +50,7 @@ class Database:
         return next((text.replace(a, b) for a, b in self.mounts.items() if text.startswith(a)), text)
 
     def start(self, password: str) -> None:
-        """Until it answers; with the words of the manifest, on this machine's own address and a port of its own."""
+        """Start the manifest's command on a free port of 127.0.0.1 and wait until it answers."""
         given = {entry["name"]: self.here(entry["value"]) for entry in self.container["env"] if "value" in entry}
         (secret,) = (entry["name"] for entry in self.container["env"] if "valueFrom" in entry)
         own = ["listen_addresses=127.0.0.1", f"port={self.port}", f"unix_socket_directories={self.folder / 'socket'}"]
@@ -65,23 +64,24 @@ class Database:
             cwd="/",
             **self.user,
         )
-        told = []
-        while sum("ready to accept connections" in line for line in told) < 2:  # the one for the roles, then this one
-            told.append(self.process.stdout.readline())
-            assert told[-1], "".join(told)
+        log = []
+        # the first message is of the server that sets roles
+        while sum("ready to accept connections" in line for line in log) < 2:
+            log.append(self.process.stdout.readline())
+            assert log[-1], "".join(log)
 
     def stop(self) -> str:
-        """What it logged."""
+        """Stop the server and return its log."""
         self.process.send_signal(signal.SIGINT)
         return self.process.communicate()[0]
 
-    def says(self, sql: str, password: str, user: str = "mlflow", database: str = "mlflow") -> str:
-        """To MLflow, by the network; what it answers, or why it does not."""
+    def query(self, sql: str, password: str, user: str = "mlflow", database: str = "mlflow") -> str:
+        """Return the answer to `sql` through the network, or the error."""
         where = f"host=127.0.0.1 port={self.port} user={user} dbname={database}"
         return self._psql(where, sql, PGPASSWORD=password)
 
     def inside(self, sql: str) -> str:
-        """To whoever is in the pod."""
+        """Return the answer to `sql` through the socket in the pod."""
         return self._psql(f"host={self.folder / 'socket'} port={self.port} dbname=postgres", sql)
 
     def _psql(self, where: str, sql: str, **given: str) -> str:
@@ -98,12 +98,12 @@ class Database:
 
 @pytest.fixture
 def database() -> Iterator[Database]:
-    found = shutil.which("initdb") or max(Path("/usr/lib/postgresql").glob("*/bin/initdb"), default=None)
-    if not found:
+    initdb = shutil.which("initdb") or max(Path("/usr/lib/postgresql").glob("*/bin/initdb"), default=None)
+    if not initdb:
         absent("no PostgreSQL: apt-get install postgresql")
-    folder = Path(tempfile.mkdtemp(prefix="postgres-"))  # of a name that fits a socket
+    folder = Path(tempfile.mkdtemp(prefix="postgres-"))  # short enough for a socket
     folder.chmod(0o755)
-    made = Database(folder, Path(os.path.realpath(found)).parent)
+    made = Database(folder, Path(os.path.realpath(initdb)).parent)
     yield made
     if made.process.poll() is None:
         made.stop()
@@ -111,7 +111,7 @@ def database() -> Iterator[Database]:
 
 
 def test_a_volume_that_is_empty_or_of_the_group_starts(database: Database) -> None:
-    """What fsGroup leaves: a folder that was made and nothing in it, later one that the group may write."""
+    """fsGroup leaves an empty folder at first, and later one with write access for the group."""
     data = Path(database.here("/var/lib/postgresql/data/pgdata"))
     data.mkdir()
     if os.getuid() == 0:
@@ -120,7 +120,7 @@ def test_a_volume_that_is_empty_or_of_the_group_starts(database: Database) -> No
     database.stop()
     data.chmod(0o2770)
     database.start("first")
-    assert database.says("SELECT 1", "first") == "1"
+    assert database.query("SELECT 1", "first") == "1"
 
 
 def test_the_probes_ask_by_the_network_and_log_nothing(database: Database) -> None:
@@ -144,7 +144,7 @@ def test_another_user_of_the_machine_does_not_get_in_by_the_socket(database: Dat
 
 
 def test_a_database_whose_superuser_is_mlflow_is_refused_with_what_to_do(database: Database) -> None:
-    """That of an earlier version."""
+    """An earlier version of the manifests made such a database."""
     data = database.here("/var/lib/postgresql/data/pgdata")
     words = ["initdb", "--pgdata", data, "--username=mlflow", "--no-sync"]
     subprocess.run(words, env=database.path, capture_output=True, cwd="/", check=True, **database.user)
@@ -154,28 +154,22 @@ def test_a_database_whose_superuser_is_mlflow_is_refused_with_what_to_do(databas
     assert database.process.returncode == 1 and not (Path(data) / "postmaster.pid").exists()
 
 
-def test_shellcheck_has_nothing_to_say() -> None:
-    script = K8S / "base" / "postgres" / "start.sh"
-    done = subprocess.run([Path(sys.executable).with_name("shellcheck"), script], capture_output=True, text=True)
-    assert (done.stdout, done.returncode) == ("", 0)
-
-
 def test_mlflow_owns_its_database_and_nothing_else_and_its_password_changes_with_the_secret(database: Database) -> None:
     first = "it's \\ first"
     database.start(first)
     assert database.inside(ROLE) == "f|f|f|f|f" and database.inside(OWNER) == "mlflow"
-    assert database.says("CREATE TABLE kept (x int); INSERT INTO kept VALUES (7)", first).endswith("INSERT 0 1")
-    assert "pg_execute_server_program" in database.says("COPY kept FROM PROGRAM 'echo 1'", first)
-    assert "permission denied for table pg_authid" in database.says("SELECT rolpassword FROM pg_authid", first)
-    assert "ERROR" in database.says("CREATE ROLE more SUPERUSER", first)
-    assert "no pg_hba.conf entry" in database.says("SELECT 1", first, database="postgres")
-    assert "no pg_hba.conf entry" in database.says("SELECT 1", first, user="postgres")
+    assert database.query("CREATE TABLE kept (x int); INSERT INTO kept VALUES (7)", first).endswith("INSERT 0 1")
+    assert "pg_execute_server_program" in database.query("COPY kept FROM PROGRAM 'echo 1'", first)
+    assert "permission denied for table pg_authid" in database.query("SELECT rolpassword FROM pg_authid", first)
+    assert "ERROR" in database.query("CREATE ROLE more SUPERUSER", first)
+    assert "no pg_hba.conf entry" in database.query("SELECT 1", first, database="postgres")
+    assert "no pg_hba.conf entry" in database.query("SELECT 1", first, user="postgres")
     stored = "SELECT rolpassword LIKE 'SCRAM-SHA-256$%' FROM pg_authid WHERE rolname = 'mlflow'"
     assert database.inside(stored) == "t"
-    database.inside("ALTER ROLE mlflow SUPERUSER CREATEDB")  # what somebody gave it does not outlive a start
+    database.inside("ALTER ROLE mlflow SUPERUSER CREATEDB")  # additional rights do not survive a start
     assert first not in database.stop()
 
     database.start("second")
     assert database.inside(ROLE) == "f|f|f|f|f"
-    assert database.says("SELECT x FROM kept", "second") == "7"
-    assert "password authentication failed" in database.says("SELECT x FROM kept", first)
+    assert database.query("SELECT x FROM kept", "second") == "7"
+    assert "password authentication failed" in database.query("SELECT x FROM kept", first)

@@ -1,4 +1,4 @@
-"""The words of the rendered manifests, executed here: paths of mounted volumes stand for folders of this machine."""
+"""Commands of the rendered manifests, executed here with folders of this machine as mounted volumes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.daemon("a Ray worker group, and an M
 
 
 class Pod:
-    """A container's volumes as folders below one."""
+    """A container whose volumes are sub-folders of one folder."""
 
     def __init__(self, container: Manifest, folder: Path) -> None:
         self.container, self.folder = container, folder
@@ -33,13 +33,13 @@ class Pod:
             (folder / mount["name"]).mkdir()
 
     def here(self, words: str) -> str:
-        """Paths in the container to paths here."""
+        """Replace paths in the container by paths on this machine."""
         places = {mount["mountPath"]: str(self.folder / mount["name"]) for mount in self.container["volumeMounts"]}
         paths = "|".join(map(re.escape, sorted(places, key=len, reverse=True)))
-        return re.sub(rf"({paths})(?![\w.-])", lambda found: places[found[0]], words)  # one of them is /tmp
+        return re.sub(rf"({paths})(?![\w.-])", lambda match: places[match[0]], words)  # one of them is /tmp
 
     def start(self, words: str, **instead: str) -> subprocess.Popen[str]:
-        """With the environment that the manifest gives; MLflow is not here, so the run keeps its own."""
+        """Start a command with the environment of the manifest, except MLflow's address."""
         given = {
             entry["name"]: self.here(entry["value"]) for entry in self.container.get("env", []) if "value" in entry
         }
@@ -71,7 +71,7 @@ def smoke(tmp_path: Path) -> Pod:
 
 @pytest.fixture
 def started() -> Iterator[list[subprocess.Popen[str]]]:
-    """What is killed in any case, and with it the Ray that it has started."""
+    """Processes that are killed after the test, together with the Ray that they started."""
     processes: list[subprocess.Popen[str]] = []
     yield processes
     for process in processes:
@@ -81,7 +81,7 @@ def started() -> Iterator[list[subprocess.Popen[str]]]:
 
 @pytest.mark.ray
 def test_the_same_words_again_find_the_finished_run(smoke: Pod, started: list[subprocess.Popen[str]]) -> None:
-    """Words that go on after a death: tests/cluster/test_ray_deaths.py."""
+    """tests/cluster/test_ray_deaths.py continues after kills."""
     words = only(rendered("cpu-smoke"), "RayJob")["spec"]["entrypoint"]
     output = smoke.folder / "output" / "digits"
     started.append(smoke.start(words))
@@ -100,9 +100,9 @@ def test_the_same_words_again_find_the_finished_run(smoke: Pod, started: list[su
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    _, told = process.communicate(timeout=400)
-    assert process.returncode == 0, told
-    return told
+    _, log = process.communicate(timeout=400)
+    assert process.returncode == 0, log
+    return log
 
 
 def test_prepare_makes_what_the_gpu_overlay_reads(tmp_path: Path, started: list[subprocess.Popen[str]]) -> None:
@@ -144,7 +144,7 @@ def test_mlflow_answers_the_kubelet_and_those_it_knows(tmp_path: Path, started: 
 
 
 def answer(port: int, path: str, host: str) -> int | None:
-    """The status, or None where nobody listens yet."""
+    """Return the HTTP status, or None before the server listens."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         connection.request("GET", path, headers={"Host": host})

@@ -1,4 +1,4 @@
-"""Every rendered manifest against its closed schema and the rules; nothing needs a cluster."""
+"""Every rendered manifest, checked by its closed schema and the rules, without a cluster."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ RUNS = sorted(set(OVERLAYS) - {"prepare"})
 def test_every_manifest_is_valid(name: str, crds_dir: Path) -> None:
     manifests = rendered(name)
     assert len(manifests) > 10
-    assert [told for manifest in manifests for told in schemas.problems(manifest, crds_dir)] == []
+    assert [problem for manifest in manifests for problem in schemas.problems(manifest, crds_dir)] == []
     assert list(rules.problems(manifests)) == []
 
 
 def test_the_overlays_are_those_of_the_readme() -> None:
-    told = (K8S / "README.md").read_text()
-    assert sorted(set(re.findall(r"overlays/([a-z0-9-]+)", told))) == OVERLAYS
+    readme = (K8S / "README.md").read_text()
+    assert sorted(set(re.findall(r"overlays/([a-z0-9-]+)", readme))) == OVERLAYS
 
 
 # --- the run --------------------------------------------------------------------------------------------------------
@@ -53,7 +53,7 @@ def test_gpu_overlays_have_what_they_promise(name: str, workers: int) -> None:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_the_config_and_its_overrides_are_accepted(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the ConfigMap, as the head sees it: every key is known."""
+    """The config of the ConfigMap, as the head reads it, has only known keys."""
     manifests = rendered(name)
     entrypoint = only(manifests, "RayJob")["spec"]["entrypoint"].split()
     assert entrypoint[:3] == ["python", "-m", "dist_condense.run"]
@@ -64,7 +64,7 @@ def test_the_config_and_its_overrides_are_accepted(name: str, tmp_path: Path, mo
         monkeypatch.setenv(entry["name"], entry["value"])
     loaded = config.load(str(tmp_path / path.name), entrypoint[4:])
     assert loaded.output == f"{_mount(manifests, 'output')}/{Path(loaded.output).name}"
-    assert loaded.tracking.uri is None  # MLFLOW_TRACKING_URI says where
+    assert loaded.tracking.uri is None  # MLFLOW_TRACKING_URI has the address
 
 
 def _mount(manifests: list, volume: str) -> str:
@@ -73,10 +73,10 @@ def _mount(manifests: list, volume: str) -> str:
 
 
 def test_the_config_map_is_the_folder_configs() -> None:
-    found = config_map(rendered("base"), "configs")
-    assert found["data"] == {file.name: file.read_text() for file in (ROOT / "configs").glob("*.yaml")}
+    configs = config_map(rendered("base"), "configs")
+    assert configs["data"] == {file.name: file.read_text() for file in (ROOT / "configs").glob("*.yaml")}
     volumes = only(rendered("base"), "RayJob")["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["volumes"]
-    assert {"name": "configs", "configMap": {"name": found["metadata"]["name"]}} in volumes
+    assert {"name": "configs", "configMap": {"name": configs["metadata"]["name"]}} in volumes
 
 
 def test_what_is_prepared_is_what_is_read() -> None:
@@ -92,7 +92,7 @@ def test_what_is_prepared_is_what_is_read() -> None:
 
 @pytest.mark.parametrize("name", ["base", *OVERLAYS])
 def test_every_node_can_write_the_output(name: str) -> None:
-    """But for kind, whose own storage has one mode and which has one node."""
+    """Exception: kind has one node, and its storage one mode."""
     modes = only(rendered(name), "PersistentVolumeClaim", "output")["spec"]["accessModes"]
     assert modes == (["ReadWriteOnce"] if name == "cpu-smoke" else ["ReadWriteMany"])
     if name in RUNS:
@@ -110,5 +110,5 @@ def test_the_secrets_that_the_readme_asks_for_are_all() -> None:
     named = set()
     for name in OVERLAYS:
         named |= set(re.findall(r"'secret(?:KeyRef|Ref)': \{[^}]*'name': '([^']+)'", str(rendered(name))))
-    told = set(re.findall(r"create secret generic (\S+)", (K8S / "README.md").read_text()))
-    assert named == told == set().union(*pod_rules.SECRETS.values())
+    documented = set(re.findall(r"create secret generic (\S+)", (K8S / "README.md").read_text()))
+    assert named == documented == set().union(*pod_rules.SECRETS.values())

@@ -104,7 +104,7 @@ PLANTS: dict[str, Callable[[list[Manifest]], object]] = {
     "replicas, minReplicas and maxReplicas differ": lambda m: group(m).update(maxReplicas=9),
     "num-cpus '0'": lambda m: cluster(m)["headGroupSpec"].update(rayStartParams={}),
     "backoffLimit: give a positive number": lambda m: job(m).pop("backoffLimit"),
-    "preRunningDeadlineSeconds: give a positive number": lambda m: job(m).update(preRunningDeadlineSeconds=0),
+    "preRunningDeadlineSeconds: give a positive number": lambda m: job(m).pop("preRunningDeadlineSeconds"),
     "submitterPodTemplate: the default one": lambda m: job(m).pop("submitterPodTemplate"),
     "entrypoint: a shell would change it": lambda m: job(m).update(entrypoint="python -m x; y=$HOME"),
     "the dashboard is for ClusterIP only": lambda m: cluster(m)["headGroupSpec"].update(serviceType="NodePort"),

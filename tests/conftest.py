@@ -26,7 +26,7 @@ def pytest_configure() -> None:
 
 
 RERUNS = 2
-"""How often a test that waits for a daemon may be run again."""
+"""Number of times that a test that waits for a daemon may be rerun."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 OPTIONAL = [requirement for name in ("ffcv", "timm") for requirement in EXTRAS[name]]
-"""Imported by the package where somebody asks for them."""
+"""Packages that are imported only where a user asks for them."""
 
 DISTRIBUTIONS = {
     "grpc": "grpcio",
@@ -24,7 +24,7 @@ DISTRIBUTIONS = {
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",
 }
-"""Of modules that are named otherwise than what installs them."""
+"""Distributions of modules with another name."""
 
 
 def name_of(requirement: str) -> str:

@@ -35,7 +35,7 @@ MAY_IMPORT = {
 }
 MUST_NOT_IMPORT = {"job": {"commands", "planning"}}
 AT_THE_TOP = 6
-"""Modules that may lie loose in the package, besides `__init__` and `__main__`."""
+"""Modules permitted at the top of the package, besides `__init__` and `__main__`."""
 # room: the packages besides the standard library
 TENSORS = {"torch", "torchvision", "numpy"}
 PACKAGES = {"core": TENSORS, "networks": TENSORS | {"timm"}}

@@ -81,7 +81,7 @@ EXECUTING = {
     *("mlflow.pyfunc", "mlflow.pytorch", "mlflow.artifacts", "mlflow.projects"),
 }
 KEYWORDS = {"shell", "allow_pickle", "trust_remote_code", "weights_only"}
-"""Arguments that are given nowhere, whatever their value."""
+"""Arguments that are never passed, with any value."""
 METHODS = {"extractall", "extract", "load_pickle", "download_artifacts"}
 EXCEPTIONS = {
     "memory.py ctypes": "calls the C library's malloc settings by name",
@@ -339,7 +339,7 @@ def test_only_the_formats_of_the_table_are_read(monkeypatch: pytest.MonkeyPatch)
 
 
 TEXT = zlib.compress(bytes(40 * 2**20), 9)
-"""40 MiB in 40 kB."""
+"""40 MiB of zeros, compressed to 40 kB."""
 BOMBS = {
     "pixels of a PNG": png(width=60_000, height=60_000),
     "pixels of a PPM": b"P6 60000 60000 255\n\0\0\0",

@@ -28,7 +28,7 @@ on all workers.
 Gathered = tuple[Arrival, Tensor]
 """A batch of images as stored, in transfer to the device, and its labels."""
 Segment = tuple[int, int, int]
-"""Network k, step t, and the first batch."""
+"""A segment of training: network k, step t, and the number of its first batch."""
 
 
 class Batches(Protocol):

@@ -15,7 +15,7 @@ class Selection:
 
     select: Select
     features: bool = False
-    """Whether it reads features of a network that is first trained on all images."""
+    """Whether the selection reads features of a network that is first trained on all images."""
     varies: bool = False
     """Whether each evaluation network is trained on a new draw, as in the papers' rows."""
 

@@ -27,10 +27,9 @@ from dist_condense.system.storage import Folder, Storage
 
 Make = Callable[[], Coordinator]
 VERSION_1 = "dist_condense checkpoint 1"
-"""Of checkpoints."""
+"""Version of checkpoints."""
 CORES = 3
-"""Of the one machine that a group of workers is on: as many as the largest group, so that each count shares them out
-otherwise."""
+"""Cores of the single machine of a group: as many as the largest group, so that each count divides them differently."""
 
 TINY = [
     "network.width=8",
@@ -80,7 +79,7 @@ CASES: dict[str, list[str]] = {
     "herding": ["method=herding", "method.selection.epochs=3", "method.selection.batch=200"],
 }
 REDUCED = ("dcc", "idc")
-"""Cases in which workers need each other."""
+"""Cases in which workers communicate."""
 
 
 def load(name: str, *more: str) -> RunConfig:
@@ -158,7 +157,7 @@ def first_steps(name: str, steps: int, folder: Path, *more: str) -> Tensor:
 
 
 Jobs = dict[str, tuple[str, Make, *tuple[str, ...]]]
-"""Case, coordinator and overrides of its own by the name of the output."""
+"""Case, coordinator and its own overrides, by name of the output."""
 
 
 def together(workers: int, jobs: Jobs, folder: Path, *more: str) -> dict[str, Tensor | str]:

@@ -18,7 +18,7 @@ from dist_condense.system.processor import on_threads
 from tests.engine import cases
 
 WAYS: dict[str, cases.Make] = {"shared": cases.shared, "everywhere": cases.everywhere}
-"""Of computing the slices of a training batch; elsewhere time decides."""
+"""Ways to compute the slices of a training batch; in a run the timing decides."""
 BROKEN: dict[str, cases.Make] = {"forgetful": cases.Forgetful, "averaging": cases.Averaging}
 WORKERS = (1, 2, 3)
 Found = dict[str, Tensor | str]

@@ -84,7 +84,7 @@ class SGD:
 
 
 Box = tuple[int, int, int, int]
-"""Rows from, to, columns from, to."""
+"""Rows from and to, columns from and to."""
 
 
 def update(
@@ -121,9 +121,9 @@ class Augmentation:
     saturation: list[float]
     contrast: list[float]
     warp: list[list[list[float]]]
-    """Output to input coordinates in [-1, 1]."""
+    """Map from output to input coordinates in [-1, 1]."""
     cut: list[list[list[int]]]
-    """Rows from, to; columns from, to."""
+    """Rows from and to; columns from and to."""
 
     def __call__(self, images: Tensor) -> Tensor:
         n = len(self.brightness)

@@ -52,19 +52,19 @@ class Rules:
     """Rules by which one network is trained and tested."""
 
     protocol: str
-    """Of the engine."""
+    """Protocol of the engine."""
     epochs: int
     runs: int
-    """Epochs that are run."""
+    """Number of epochs."""
     rate: Callable[[float, int, int], tuple[float, bool]]
     tests: tuple[int, ...]
-    """Epochs after which it is tested."""
+    """Epochs after which the network is tested."""
     lr: float = 0.01
     decay: float = 5e-4
     augmented: bool = False
     cutmix: float = 0.0
     other_augmentation: bool = False
-    """Not of DSA's operations: what it gives is taken as it is."""
+    """Whether the augmentation is not one of DSA's operations: its results are taken from the engine."""
     batch_norm: bool = False
 
 
@@ -122,7 +122,7 @@ class Run:
     asked: list[list[int]] = field(default_factory=list)
     """Positions of the batches."""
     given: list[Tensor] = field(default_factory=list)
-    """What another augmentation gave."""
+    """Results of another augmentation."""
 
 
 def engine(rules: Rules, plant: Plant | None, changes: dict[str, Any]) -> Run:

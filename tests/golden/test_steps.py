@@ -38,7 +38,7 @@ from tests.golden.toys import CHANNELS, CLASSES, MEAN, SIZE, STD, WIDTH, Given, 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
 IPC, REAL = 2, 6
-"""Synthetic images, and real ones of a step, of each class."""
+"""Synthetic images of each class, and real images of each class in a step."""
 COUNTS = (20, 23, 19)
 IMAGES = {c: photographs(n, 99, c) for c, n in enumerate(COUNTS)}
 
@@ -61,12 +61,12 @@ class Method:
     networks: int
     steps: int
     lr: float
-    """Of the pixels."""
+    """Learning rate of the pixels."""
     theta: tuple[float, float, float]
     """lr, momentum and weight decay of theta."""
     distance: Callable[[list[Tensor], list[Tensor]], Tensor] = by_hand.layerwise_cosine
     dimensions: tuple[int, ...] = (2, 4)
-    """Parameters whose gradient is matched; none: the mean feature is."""
+    """Numbers of dimensions of the parameters whose gradient is matched; none: the mean feature is matched."""
     alone: Callable[[int, int], bool] = lambda k, t: True
     """Whether every class is matched alone in step (k, t)."""
     augmented: bool = False
@@ -74,7 +74,7 @@ class Method:
     idc: bool = False
     """Pixels in [0, 1], one momentum buffer for all classes, four tiles, theta trained on real images with CutMix."""
     classes: Sequence[int] = range(CLASSES)
-    """Those that the worker owns."""
+    """Classes that the worker owns."""
 
 
 DC = ["method=dc", "training=synthetic", "training.epochs=2", "training.batch=4"]
@@ -320,7 +320,7 @@ def test_steps_of_a_shallow_network(case: str) -> None:
 # --- it can fail --------------------------------------------------------------------------------------------------
 
 SHALLOW = {"network.depth": 1}
-"""Half the time."""
+"""Shallow network, which takes half the time."""
 CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
     "pixels without momentum": ("dc", {"method.images.momentum": 0.0}),
     "other lr of pixels": ("dc", {"method.images.lr": 0.1001}),

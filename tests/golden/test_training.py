@@ -30,7 +30,7 @@ DSA = Strategy(one_of=("color", "crop", "cutout", "flip", "scale", "rotate"))
 IDC = Strategy(always=("flip", "color"), one_of=("crop", "scale", "rotate"))
 RECIPE = TrainingRecipe(lr=0.3, momentum=0.9, weight_decay=0.05)
 SIZES = (7, 7, 5, 2)
-"""Of the batches; the last ones are incomplete."""
+"""Sizes of the batches; the last ones are incomplete."""
 
 
 def trainer(recipe: TrainingRecipe, slices: int = 1) -> NetworkTrainer:

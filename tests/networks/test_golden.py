@@ -133,7 +133,7 @@ def test_densenet() -> None:
 
 
 STAGES = [(1, 3, 1, 1), (6, 3, 2, 2), (6, 5, 2, 2), (6, 3, 2, 3), (6, 5, 1, 3), (6, 5, 2, 4), (6, 3, 1, 1)]
-"""Of EfficientNet-B0: expansion, side of the kernel, stride, blocks."""
+"""Stages of EfficientNet-B0: expansion, side of the kernel, stride, blocks."""
 
 
 def efficient_network(network: nn.Module, x: Tensor, epsilon: float = 1e-3, odd_one_last: bool = True) -> Tensor:

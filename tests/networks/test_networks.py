@@ -29,7 +29,7 @@ TINY: dict[str, dict[str, object]] = {
     "torchvision_efficientnet_b0": {},
 }
 EFFICIENT = ["efficientnet_b0", "torchvision_efficientnet_b0"]
-"""Random in training, and without pixels to normalise an image alone with."""
+"""Networks that are random in training, and whose last maps have too few pixels to normalise an image alone."""
 IMAGES = [(1, 28), (3, 32), (3, 64)]
 SMALLEST = {"torchvision_densenet121": 32}
 OF_TORCHVISION = [*EFFICIENT, "torchvision_resnet18", "torchvision_densenet121"]

@@ -41,7 +41,7 @@ class Work:
     """Work of this process in all its starts."""
 
     selected: list[int] = field(default_factory=list)
-    """Labels of the classes whose images were chosen."""
+    """Labels of the classes whose images were selected."""
     trained: int = 0
     """Updates of theta."""
 
@@ -90,7 +90,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]
 
 
 UPDATES = {"random": 0, "herding": 12}
-"""Of theta: three passes of four batches."""
+"""Updates of theta: three passes of four batches."""
 
 
 @pytest.mark.parametrize("name", UPDATES)

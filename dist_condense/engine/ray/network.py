@@ -13,7 +13,7 @@ import ray
 from ray.train.torch import TorchConfig
 
 ADDRESS_OF_INTERFACE = 0x8915
-"""SIOCGIFADDR of Linux."""
+"""Linux's ioctl request SIOCGIFADDR, which returns the address of an interface."""
 
 ADVICE = (
     "Workers on several hosts must reach each other: set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME, wherever Ray is "

@@ -1,4 +1,4 @@
-"""Images are turned as their EXIF orientation says, by every reader or by none."""
+"""Images are rotated by their EXIF orientation, by every reader or by none."""
 
 import importlib.util
 from collections.abc import Callable
@@ -64,7 +64,7 @@ def written(pixels: np.ndarray, kind: str, orientation: int | None, **options: o
 
 
 def lying(orientation: int, kind: str = "PNG", **options: object) -> bytes:
-    """A file whose picture is upright only when it is turned."""
+    """Return a file whose picture is upright only after rotation."""
     return written(STORED[orientation](picture()), kind, orientation, **options)
 
 
@@ -141,7 +141,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def shows(images: torch.Tensor, upright: bool) -> bool:
-    """Whether these are the eight images, turned or as they are stored."""
+    """Return whether these are the eight images, rotated or as they are stored."""
     turned = [picture()] * 8 if upright else [STORED[o](picture()) for o in ALL]
     expected = [decode_bytes(written(pixels, "PNG", None), 3, images.shape[-1]) for pixels in turned]
     return torch.equal(images, torch.stack(expected))
@@ -202,7 +202,7 @@ def files(manifest: Manifest, dest: Path) -> list[bytes]:
     return [store.read(0, index) for index in range(store.count(0))]
 
 
-def test_images_that_have_the_size_are_turned_too_and_none_lies_about_it(tmp_path: Path) -> None:
+def test_images_that_have_the_size_are_rotated_too_and_lose_their_tag(tmp_path: Path) -> None:
     for split in ("train", "val"):
         (tmp_path / "mine" / split / "a").mkdir(parents=True)
         for orientation in ALL:

@@ -1,4 +1,4 @@
-"""Small data sets to prepare, and tars with whatever a test wants in them."""
+"""Small data sets to prepare, and tars of given members."""
 
 import io
 import tarfile
@@ -22,7 +22,7 @@ def photograph(seed: int, mode: str = "RGB", width: int = 40, height: int = 40) 
 
 
 def write_folder(root: Path) -> Path:
-    """Three classes of four training images (grey, CMYK, not square, 24 pixels) and one of the second split."""
+    """Write three classes of four training images (grey, CMYK, not square, 24 pixels) and one validation image."""
     for position, name in enumerate(CLASSES):
         train, val = root / "train" / name, root / "val" / name
         train.mkdir(parents=True)
@@ -36,19 +36,19 @@ def write_folder(root: Path) -> Path:
 
 
 def prepared(source: Path | str, dest: Path, **options: object) -> Manifest:
-    """prepare() in this process, without telling anyone."""
+    """Prepare in this process, without reports of progress."""
     return prepare(
         str(source), dest, PrepareOptions(**options), map_unordered=HERE, report=lambda finished, total, what: None
     )
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """All files below a folder."""
+    """Return the content of all files below a folder, by path."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def write_tar(path: Path, members: list[tuple[str, bytes] | tarfile.TarInfo]) -> Path:
-    """A tar of (name, content), or of headers without content."""
+    """Write a tar of (name, content) pairs, or of headers without content."""
     with tarfile.open(path, "w") as tar:
         for member in members:
             if isinstance(member, tarfile.TarInfo):

@@ -20,7 +20,7 @@ from PIL import Image
 
 from dist_condense.data import DataError, open_dataset
 from dist_condense.data.preparing import classes
-from dist_condense.data.preparing.prepare import PrepareOptions, open_source, prepare
+from dist_condense.data.preparing.prepare import PrepareOptions, open_source
 from dist_condense.data.reading.decode import decode_bytes
 from dist_condense.data.reading.store import FolderStore
 from dist_condense.data.shards import shards
@@ -155,13 +155,7 @@ def test_one_corrupt_image_stops_and_finished_classes_are_kept(source: Path, tmp
 def finished(source: Path, dest: Path) -> list[int]:
     """Prepare; return the reported numbers of finished classes."""
     counts: list[int] = []
-    prepare(
-        str(source),
-        dest,
-        PrepareOptions(),
-        map_unordered=HERE,
-        report=lambda done, total, unit: counts.append(done),
-    )
+    prepared(source, dest, report=lambda done, total, unit: counts.append(done))
     return counts
 
 
@@ -363,8 +357,7 @@ def test_interrupted_while_workers_start_it_prints_one_line(real_data: Path, tmp
 @pytest.mark.slow  # starts two processes, as the test above does
 def test_the_same_bytes_whatever_the_number_of_workers(source: Path, tmp_path: Path) -> None:
     prepared(source, tmp_path / "one", size=16)
-    two = LocalMap(2)
-    prepare(str(source), tmp_path / "two", PrepareOptions(size=16), map_unordered=two, report=lambda *what: None)
+    prepared(source, tmp_path / "two", size=16, mapping=LocalMap(2))
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
 
 
@@ -442,11 +435,11 @@ def test_relative_paths_are_those_of_the_command(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     write_folder(Path("source"))
     given = write_mixed(Path("tars"))
-    for source, options in (("source", PrepareOptions()), (given["source"], PrepareOptions(val=given["val"]))):
+    for source, options in (("source", {}), (given["source"], {"val": given["val"]})):
         dest = Path(f"dest of {source[:4]}")
-        manifest = prepare(source, dest, options, map_unordered=elsewhere, report=lambda *what: None)
+        manifest = prepared(source, dest, mapping=elsewhere, **options)
         assert manifest.made.source == source  # as it was given, so that the same command finds its own folder
-        assert prepared(source, dest, val=options.val) == manifest
+        assert prepared(source, dest, **options) == manifest
 
 
 def test_problems_of_tars_are_reported_before_anything_is_written(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ import pytest
 
 from dist_condense.data.ffcv.writer import write_beton
 from dist_condense.data.preparing import betons
-from dist_condense.data.preparing.prepare import PrepareOptions, prepare
 from dist_condense.data.shards.manifest import Manifest
 from tests.conftest import absent
-from tests.data.shards.shard_cases import HERE, tree, write_folder
+from tests.data.shards import shard_cases
+from tests.data.shards.shard_cases import tree, write_folder
 
 Reports = list[tuple[int, int, str]]
 
@@ -25,10 +25,7 @@ def source(tmp_path: Path) -> Path:
 
 def prepared(source: Path, dest: Path, reports: Reports | None = None) -> Manifest:
     received: Reports = [] if reports is None else reports
-    options = PrepareOptions(size=16)
-    return prepare(
-        str(source), dest, options, map_unordered=HERE, report=lambda *what: received.append(what), ffcv=True
-    )
+    return shard_cases.prepared(source, dest, size=16, ffcv=True, report=lambda *what: received.append(what))
 
 
 @pytest.fixture
@@ -59,7 +56,7 @@ def test_a_file_that_is_finished_is_not_written_again(source: Path, tmp_path: Pa
     dest = tmp_path / "dest"
     prepared(source, tmp_path / "whole")
     assert written == ["train.beton", "val.beton"]
-    shards = prepare(str(source), dest, PrepareOptions(size=16), map_unordered=HERE, report=lambda *what: None)
+    shards = shard_cases.prepared(source, dest, size=16)
     (dest / "val.stop").touch()
     with pytest.raises(KeyboardInterrupt):
         prepared(source, dest)
@@ -73,12 +70,12 @@ def test_a_file_that_is_finished_is_not_written_again(source: Path, tmp_path: Pa
 
 def test_a_file_left_half_written_goes_with_the_next_start(source: Path, tmp_path: Path, written: list[str]) -> None:
     dest = tmp_path / "dest"
-    prepare(str(source), dest, PrepareOptions(size=16), map_unordered=HERE, report=lambda *what: None)
+    shard_cases.prepared(source, dest, size=16)
     (dest / "train.stop").touch()
     with pytest.raises(KeyboardInterrupt):
         prepared(source, dest)
     assert (dest / ".train.beton.x.new").exists()
-    prepare(str(source), dest, PrepareOptions(size=16), map_unordered=HERE, report=lambda *what: None)
+    shard_cases.prepared(source, dest, size=16)
     assert not (dest / ".train.beton.x.new").exists()
 
 
@@ -87,7 +84,7 @@ def test_a_record_that_does_not_hold_is_not_believed(
     source: Path, tmp_path: Path, written: list[str], change: str
 ) -> None:
     dest = tmp_path / "dest"
-    prepare(str(source), dest, PrepareOptions(size=16), map_unordered=HERE, report=lambda *what: None)
+    shard_cases.prepared(source, dest, size=16)
     (dest / "val.stop").touch()
     with pytest.raises(KeyboardInterrupt):
         prepared(source, dest)

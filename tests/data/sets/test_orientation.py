@@ -11,7 +11,6 @@ import torch
 from PIL import ExifTags, Image
 
 from dist_condense.data import DataError, Reading, open_dataset
-from dist_condense.data.preparing.prepare import PrepareOptions, prepare
 from dist_condense.data.preparing.tars import DATASET
 from dist_condense.data.reading import decode
 from dist_condense.data.reading.decode import decode_bytes, read_image
@@ -20,7 +19,7 @@ from dist_condense.data.reading.tiers import TIERS
 from dist_condense.data.shards.manifest import Manifest
 from dist_condense.data.shards.shards import ShardStore
 from tests.conftest import absent
-from tests.data.shards.shard_cases import HERE, prepared, write_tar
+from tests.data.shards.shard_cases import prepared, write_tar
 
 Turn = Callable[[np.ndarray], np.ndarray]
 
@@ -232,14 +231,7 @@ def test_tars_are_ones_own(tmp_path: Path, orientation: bool | None) -> None:
 def test_a_beton_holds_the_turned_images(root: Path, tmp_path: Path) -> None:
     if importlib.util.find_spec("ffcv") is None:
         absent("FFCV is not installed: make install-ffcv")
-    prepare(
-        str(root),
-        tmp_path / "dest",
-        PrepareOptions(size=12, png=True),
-        map_unordered=HERE,
-        report=lambda *what: None,
-        ffcv=True,
-    )
+    prepared(root, tmp_path / "dest", size=12, png=True, ffcv=True)
     source = open_dataset("image_folder", tmp_path / "dest").train([1], Reading("ffcv"))
     assert shows(source.get(1, EIGHT).contiguous(), True)
 

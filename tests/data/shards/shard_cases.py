@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dist_condense.data.preparing.prepare import PrepareOptions, prepare
+from dist_condense.data.preparing.betons import ReportProgress
+from dist_condense.data.preparing.prepare import Preparation, PrepareOptions, finish, plan
+from dist_condense.data.preparing.tars import MapUnordered
 from dist_condense.data.shards.manifest import Manifest
 from dist_condense.system.process_pool import LocalMap
 
@@ -35,11 +37,23 @@ def write_folder(root: Path) -> Path:
     return root
 
 
-def prepared(source: Path | str, dest: Path, **options: object) -> Manifest:
-    """Prepare in this process, without reports of progress."""
-    return prepare(
-        str(source), dest, PrepareOptions(**options), map_unordered=HERE, report=lambda finished, total, what: None
-    )
+def unreported(finished: int, total: int, what: str) -> None:
+    """Ignore a report of progress."""
+
+
+def prepared(
+    source: Path | str,
+    dest: Path,
+    *,
+    mapping: MapUnordered = HERE,
+    report: ReportProgress = unreported,
+    ffcv: bool = False,
+    **options: object,
+) -> Manifest:
+    """Prepare as the command does; by default in this process and without reports of progress."""
+    planned = plan(str(source), dest, PrepareOptions(**options), map_unordered=mapping, ffcv=ffcv)
+    manifest = planned.run(mapping, report) if isinstance(planned, Preparation) else planned
+    return finish(dest, manifest, ffcv, report)
 
 
 def tree(folder: Path) -> dict[str, bytes]:

@@ -71,10 +71,10 @@ def open_dataset(
     if channels not in (None, *((1, 3) if facts.own else (facts.channels,))):
         text = "give 1 (grey) or 3" if facts.own else f"{name} has {facts.channels}; leave it out"
         raise DataError([f"dataset.channels is {channels}; {text}."])
-    url = isinstance(root, str) and is_url(root)
+    url = root if isinstance(root, str) and is_url(root) else None
     request = Request(
         name=name,
-        root=None if root is None or url else Path(root).expanduser(),
+        root=None if root is None or url is not None else Path(root).expanduser(),
         size=size,
         classes=classes,
         download=download,
@@ -82,6 +82,8 @@ def open_dataset(
         test=test,
         channels=channels,
     )
-    if url or (request.root is not None and has_manifest(request.root)):
-        return open_prepared(str(root if url else request.root), request, facts)
+    if url is not None:
+        return open_prepared(url, request, facts)  # not str(url), which would hide its password
+    if request.root is not None and has_manifest(request.root):
+        return open_prepared(str(request.root), request, facts)
     return KNOWN[name].open(request)

@@ -1,4 +1,4 @@
-"""A server under https on this machine, with a certificate that fsspec takes while it lives."""
+"""A local https server whose certificate fsspec accepts while the server runs."""
 
 import datetime
 import http.server
@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 def https(
     handler: type[http.server.BaseHTTPRequestHandler] | partial[http.server.BaseHTTPRequestHandler], folder: Path
 ) -> Iterator[str]:
-    """Its host:port. The certificate lies in the folder."""
+    """Start a server and yield its host:port; its certificate is in the folder."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(_certificate(folder))
@@ -38,7 +38,7 @@ def https(
 
 
 def _certificate(folder: Path) -> Path:
-    """A key and its own certificate in one file."""
+    """Write a key and its self-signed certificate into one file."""
     key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
     now = datetime.datetime.now(datetime.UTC)
     builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + datetime.timedelta(days=1))

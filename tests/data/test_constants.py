@@ -1,4 +1,4 @@
-"""Mean and std: measured exactly, whatever the order and the form of the data; or another data set's."""
+"""Mean and std: measured exactly for every order and type of the data, or taken from another data set."""
 
 from math import sqrt
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.data.shards.shard_cases import CLASSES, prepared, write_folder
 
 
 def by_hand(images: list[Tensor], channel: int) -> tuple[float, float]:
-    """Mean and std of one channel in [0, 1], value after value."""
+    """Compute mean and std of one channel in [0, 1], value by value."""
     values = [value / 255 for class_images in images for value in class_images[:, channel].flatten().tolist()]
     mean = sum(values) / len(values)
     return mean, sqrt(sum((value - mean) ** 2 for value in values) / len(values))
@@ -72,7 +72,7 @@ def test_those_of_another_data_set() -> None:
 
 
 def test_the_published_ones_of_cifar() -> None:
-    """DC's program; IDC's and DCC's take the first for both."""
+    """DC's program has both; IDC's and DCC's use those of CIFAR-10 for both."""
     ten, hundred = KNOWN["cifar10"].facts, KNOWN["cifar100"].facts
     assert (ten.mean, ten.std) == ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
     assert (hundred.mean, hundred.std) == ((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762))

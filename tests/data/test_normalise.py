@@ -1,4 +1,4 @@
-"""Bytes, [0, 1] and normalised pixels."""
+"""Conversions between bytes, values in [0, 1] and normalised pixels."""
 
 import pytest
 import torch
@@ -16,9 +16,9 @@ def test_values_are_exact_at_the_ends() -> None:
 
 def test_values_are_contiguous_however_the_bytes_lie() -> None:
     bytes_ = torch.randint(256, (2, 3, 4, 5), dtype=torch.uint8)
-    found = to_values(bytes_.to(memory_format=torch.channels_last))
-    assert found.is_contiguous()
-    assert torch.equal(found, to_values(bytes_))
+    values = to_values(bytes_.to(memory_format=torch.channels_last))
+    assert values.is_contiguous()
+    assert torch.equal(values, to_values(bytes_))
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 4), (2, 3, 4, 4), (5, 2, 3, 4, 4)])

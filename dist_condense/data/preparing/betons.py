@@ -41,7 +41,7 @@ class DecodedClass:
         return self.store.count(self.label)
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        """Decode the image at this position: uint8 [C, size, size]; DataError names an unreadable image."""
+        """Decode the image at this position: uint8 [C, size, size]. Raises DataError naming an unreadable image."""
         try:
             return decode_bytes(self.store.read(self.label, index), self.channels, self.size)
         except UNREADABLE as reason:

@@ -133,31 +133,15 @@ class Preparation:
         )
 
 
-def prepare(
-    source: str,
-    dest: Path,
-    options: PrepareOptions,
-    *,
-    map_unordered: MapUnordered,
-    report: ReportProgress,
-    ffcv: bool = False,
-) -> Manifest:
-    """Write the shards of all classes and, last, dest/manifest.json; a complete DEST is not changed.
-
-    :param source: a root with train/ and val/, a brace pattern of tars, or NAME:ROOT of the catalogue.
-    :param ffcv: whether missing FFCV files are written, too.
-    :raises DataError: for invalid arguments, before anything is written; later for unreadable images, when all finished
-        classes are kept.
-    """
-    planned = plan(source, dest, options, map_unordered=map_unordered, ffcv=ffcv)
-    manifest = planned.run(map_unordered, report) if isinstance(planned, Preparation) else planned
-    return finish(dest, manifest, ffcv, report)
-
-
 def plan(
     source: str, dest: Path, options: PrepareOptions, *, map_unordered: MapUnordered, ffcv: bool = False
 ) -> Preparation | Manifest:
-    """Open the source, or return the manifest of a complete DEST; DataError with all problems. Nothing is written."""
+    """Open the source, or return the manifest of a complete DEST. Nothing is written.
+
+    :param source: a root with train/ and val/, a brace pattern of tars, or NAME:ROOT of the catalogue.
+    :param ffcv: whether FFCV files are requested.
+    :raises DataError: with all problems of the arguments.
+    """
     source = address(source)
     problems = _problems(source, options, ffcv)
     if problems:
@@ -204,7 +188,7 @@ def _recorded_options(dest: Path) -> dict[str, Any]:
 def open_source(
     source: str, options: PrepareOptions, map_unordered: MapUnordered, recorded: Mapping[str, Any] | None = None
 ) -> Source:
-    """Open the data set that SOURCE names; DataError with all problems, phrased for the command line.
+    """Open the data set that SOURCE names. Raises DataError with all problems, phrased for the command line.
 
     :param recorded: options of an earlier start, whose number of channels is kept.
     """
@@ -238,7 +222,7 @@ def _channels(name: str, recorded: Mapping[str, Any] | None) -> int | None:
 
 
 def names_a_data_set(source: str) -> bool:
-    """Return whether SOURCE is NAME:ROOT rather than a folder or a url; DataError for an unknown NAME."""
+    """Return whether SOURCE is NAME:ROOT rather than a folder or a url. Raises DataError for an unknown NAME."""
     name, colon, _ = source.partition(":")
     if not colon or is_url(source) or Path(source).exists():
         return False

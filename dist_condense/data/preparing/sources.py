@@ -57,15 +57,12 @@ class StoredImages:
         return self.store.count(self.label)
 
     def stem(self, index: int) -> str:
-        """Return the file's name without its suffix."""
         return Path(self.where(index)).stem
 
     def where(self, index: int) -> str:
-        """Return the file's path."""
         return self.store.where(self.label, index)
 
     def read(self, index: int) -> bytes:
-        """Return the file's bytes."""
         return self.store.read(self.label, index)
 
 
@@ -91,15 +88,12 @@ class ArrayImages:
         return len(self.pixels)
 
     def stem(self, index: int) -> str:
-        """Return the position in the class."""
         return str(index)
 
     def where(self, index: int) -> str:
-        """Return class and position."""
         return f"class {self.class_name}, image {index}"
 
     def read(self, index: int) -> bytes:
-        """Return the image as PNG."""
         image = self.pixels[index]
         return encode(Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)), png=True)[0]
 
@@ -113,7 +107,7 @@ def open_catalogued(
     orientation: bool | None = None,
     channels: int | None = None,
 ) -> Source:
-    """Open a data set of the catalogue, or class folders as `image_folder`; DataError with all problems.
+    """Open a data set of the catalogue, or class folders as `image_folder`. Raises DataError with all problems.
 
     A relative root is resolved against the working directory of this process, even if other processes read the images.
     """

@@ -45,16 +45,13 @@ class TarImages:
         return len(self.entries)
 
     def stem(self, index: int) -> str:
-        """Return the last part of the sample's key."""
         return self.entries[index][1].key.rsplit("/", 1)[-1]
 
     def where(self, index: int) -> str:
-        """Return tar and member."""
         tar, sample = self.entries[index]
         return f"{self.tars[tar]}: {sample.member}"
 
     def read(self, index: int) -> bytes:
-        """Return the member's bytes."""
         tar, sample = self.entries[index]
         with open(self.tars[tar], "rb") as stream:
             stream.seek(sample.offset)
@@ -65,7 +62,7 @@ ByLabel = Mapping[int, TarImages]
 
 
 def expand(pattern: str) -> tuple[str, ...]:
-    """Return the tars of a brace pattern in order, as absolute paths; DataError for missing and remote files."""
+    """Return the tars of a brace pattern in order, as absolute paths. Raises DataError for missing and remote files."""
     try:
         tars = tuple(braceexpand(pattern))
     except ValueError as reason:
@@ -161,7 +158,7 @@ def _by_label(pattern: str, map_unordered: MapUnordered, notes: list[str]) -> By
 
 
 def _names(train: ByLabel, numbers: Sequence[int], class_names: Sequence[str] | None) -> list[ClassName]:
-    """Return one name per number; DataError for a list that is too short, and for repeated names."""
+    """Return one name per number. Raises DataError for a list that is too short, and for repeated names."""
     if class_names is not None and numbers[-1] >= len(class_names):
         raise DataError([f"--class-names has {len(class_names)} names, but the tars have the label {numbers[-1]}."])
     wnids = [_wnid(train[number]) for number in numbers]

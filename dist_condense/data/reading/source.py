@@ -126,7 +126,7 @@ class MemorySource:
         return tuple(self.images)
 
     def get(self, label: int, indices: torch.Tensor) -> torch.Tensor:
-        """Return copies of the images at these positions, [n, C, H, W]; KeyError for a class not in memory."""
+        """Return copies of the images at these positions, [n, C, H, W]. Raises KeyError for a class not in memory."""
         if label not in self.images:
             raise KeyError(
                 f"MemorySource: class {label} was not opened, only {sorted(self.images)}; "

@@ -93,11 +93,10 @@ class StoredSplit:
 
     @property
     def raw(self) -> bool:
-        """Whether there is a beton."""
         return self.open_raw is not None
 
     def open(self, labels: Sequence[int], reading: Reading) -> ClassSource:
-        """Open these classes in the tier of `reading`, or the beton; DataError where a beton is missing."""
+        """Open these classes in the tier of `reading`, or the beton. Raises DataError where a beton is missing."""
         if reading.tier != RAW:
             return TIERS[reading.tier](self.open_store(labels, reading), self.form, reading)
         if self.open_raw is None:
@@ -110,7 +109,6 @@ class StoredSplit:
         return DecodingSource(store, self.form, reading.threads)
 
     def encoded_bytes(self) -> list[int]:
-        """Return the bytes of each class's files."""
         return self.sizes()
 
 

@@ -59,11 +59,9 @@ class FolderStore:
 
     @property
     def labels(self) -> tuple[int, ...]:
-        """Labels of the classes in the store."""
         return tuple(self.folders)
 
     def count(self, label: int) -> int:
-        """Return the number of files of a class."""
         return len(self.folders[label].files)
 
     def encoded_bytes(self, label: int) -> int:
@@ -72,11 +70,9 @@ class FolderStore:
         return sum(os.stat(folder.folder / name).st_size for name in folder.files)
 
     def read(self, label: int, index: int) -> bytes:
-        """Return the file of one image. Raises OSError."""
         return self._path(label, index).read_bytes()
 
     def where(self, label: int, index: int) -> str:
-        """Return the path of that file."""
         return str(self._path(label, index))
 
     def _path(self, label: int, index: int) -> Path:
@@ -96,17 +92,13 @@ class RamStore:
         self.labels = store.labels
 
     def count(self, label: int) -> int:
-        """Return the number of files of a class."""
         return len(self._files[label])
 
     def encoded_bytes(self, label: int) -> int:
-        """Return the total bytes of a class's files."""
         return sum(map(len, self._files[label]))
 
     def read(self, label: int, index: int) -> bytes:
-        """Return the file of one image."""
         return self._files[label][index]
 
     def where(self, label: int, index: int) -> str:
-        """Return the name of the original file."""
         return self._store.where(label, index)

@@ -29,7 +29,6 @@ class ArraySplit:
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Number of images of each class."""
         per_class = torch.bincount(self.images.labels, minlength=max(self.stored) + 1).tolist()
         return tuple(per_class[index] for index in self.stored)
 
@@ -38,7 +37,7 @@ class ArraySplit:
     unread = ()
 
     def open(self, labels: Sequence[int], reading: Reading) -> MemorySource:
-        """Return a source of these classes, resized, in the array's order; DataError for tier `ffcv`."""
+        """Return a source of these classes, resized, in the array's order. Raises DataError for tier `ffcv`."""
         if reading.tier == RAW:
             raise DataError([NO_BETON])
         stored, labels_of = self.images.images, self.images.labels
@@ -47,11 +46,9 @@ class ArraySplit:
         return MemorySource({label: x.to(reading.device) if on_gpu else x for label, x in images.items()})
 
     def on_demand(self, reading: Reading) -> MemorySource:
-        """Return a source of all classes, in memory."""
         return self.open(range(len(self.stored)), Reading())
 
     def encoded_bytes(self) -> list[int]:
-        """Return an empty list, as there are no files."""
         return []
 
     def digest(self) -> str:
@@ -65,7 +62,7 @@ class ArraySplit:
 def from_arrays(
     request: Request, facts: Facts, *, train: LabelledImages, test: LabelledImages, names: tuple[str, ...]
 ) -> ImageSet:
-    """Make the requested ImageSet of two arrays, in which class names[i] has label i; DataError with all problems."""
+    """Make an ImageSet of two arrays, in which class names[i] has label i. Raises DataError with all problems."""
     stored, missing = select_classes(request.class_names(), names, request.name)
     problems = request.problems() + missing
     if facts.width and request.size is not None:

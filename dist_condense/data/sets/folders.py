@@ -42,11 +42,6 @@ TEST_FOLDERS = ("val", "test")
 _WNID = re.compile(r"n\d{8}")
 
 
-def has_folder_layout(root: Path) -> bool:
-    """Return whether the root is an ImageFolder."""
-    return (root / "train").is_dir()
-
-
 def open_imagenet(request: Request) -> ImageSet:
     """Open ImageNet, or some of its classes, in ImageFolder layout."""
     return open_folder(request, IMAGENET)

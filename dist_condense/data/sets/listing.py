@@ -83,7 +83,7 @@ def class_files(folder: Path, split: Path) -> tuple[ClassFolder, Ignored]:
 
 
 def _walk(folder: Path, split: Path, ignored: Ignored) -> Iterator[tuple[str, str, list[str]]]:
-    """Yield each folder's path below the class folder, the same as a prefix of names, and its images."""
+    """Yield each folder's path below the class folder, that path as a prefix of file names, and its images."""
     waiting = [("", frozenset({_identity(split)}))]
     while waiting:
         path, parents = waiting.pop()

@@ -10,7 +10,7 @@ from torchvision import datasets
 from dist_condense.data.image_set import Facts, ImageSet
 from dist_condense.data.reading.source import LabelledImages
 from dist_condense.data.sets.arrays import from_arrays
-from dist_condense.data.sets.folders import has_folder_layout, open_folder
+from dist_condense.data.sets.folders import open_folder
 from dist_condense.data.sets.request import Request
 from dist_condense.system.errors import DataError
 
@@ -35,11 +35,11 @@ class Packed:
     """Name that torchvision expects below the root; a root that is this folder itself is accepted, too."""
 
     def __call__(self, request: Request) -> ImageSet:
-        """Open the files, or the ImageFolder, at the root; DataError with all problems."""
+        """Open the files, or the ImageFolder, at the root. Raises DataError with all problems."""
         problems = request.root_problems()
         if problems or request.root is None:
             raise DataError(request.problems() + problems)
-        if has_folder_layout(request.root):
+        if (request.root / "train").is_dir():
             return open_folder(request, self.facts)
         root = request.root.parent if request.root.name == self.folder else request.root
         train, names = self._split(request, root, train=True)

@@ -127,7 +127,6 @@ class BetonClasses:
     stored: Sequence[int]
 
     def get(self, label: int, indices: torch.Tensor) -> torch.Tensor:
-        """Read the images of a class at these positions (int64 [n]): uint8 [n, C, H, W]."""
         return self.source.get(self.stored[label], indices)
 
 

@@ -42,7 +42,7 @@ class _Lazy:
         self._tar: _Tar | None = None
 
     def opened(self) -> _Tar:
-        """Open the shard on the first call; DataError where it is missing or contradicts the manifest."""
+        """Open the shard on the first call. Raises DataError where it is missing or contradicts the manifest."""
         with self._lock:
             if self._tar is None:
                 self._tar = _open(*self._arguments)
@@ -68,7 +68,7 @@ class _Class:
 
 
 class ShardStore:
-    """Encoded images of selected classes of one split, readable from several threads; can be pickled.
+    """A Store of selected classes of one split; can be pickled. Other classes raise KeyError.
 
     A shard is opened (downloaded, compared with the manifest, indexed) when the first of its images is read.
 
@@ -93,12 +93,19 @@ class ShardStore:
         outside = [label for label in self.labels if not 0 <= label < len(manifest.classes)]
         if outside:
             raise ValueError(f"ShardStore: the manifest has labels 0..{len(manifest.classes) - 1}, not {outside}.")
-        entries = manifest.splits[split]
-        self._classes = {label: _class_of(root, entries[label], cache, verify) for label in self.labels}
+        self._classes = {
+            label: _Class(
+                shards=tuple(_Lazy(root, shard, cache, verify) for shard in shards),
+                ends=tuple(accumulate(shard.count for shard in shards)),
+                image_bytes=sum(shard.image_bytes for shard in shards),
+            )
+            for label in self.labels
+            for shards in [manifest.splits[split][label]]
+        }
         self._open_caches()
 
     def opened(self) -> ShardStore:
-        """Open all shards and return the store; DataError names all that are missing or contradict the manifest."""
+        """Open all shards and return self. Raises DataError naming all that are missing or contradict the manifest."""
         _open_all(shard for entry in self._classes.values() for shard in entry.shards)
         return self
 
@@ -106,18 +113,16 @@ class ShardStore:
         self._descriptor, self._names = lru_cache(OPEN_FILES)(Descriptor), lru_cache(1)(_names)
 
     def count(self, label: int) -> int:
-        """Return the number of images of a class; KeyError for a class that was not selected."""
         return self._classes[label].ends[-1]
 
     def encoded_bytes(self, label: int) -> int:
-        """Return the total bytes of a class's encoded images."""
         return self._classes[label].image_bytes
 
     def read(self, label: int, index: int) -> bytes:
         """Return the encoded image at this position of the class.
 
-        Raises DataError for a shard that is missing, truncated or contradicts the manifest, KeyError for a class that
-        was not selected, IndexError for a position outside the class.
+        Raises DataError for a shard that is missing, truncated or contradicts the manifest, IndexError for a position
+        outside the class.
         """
         tar, position = self._classes[label].find(index)
         try:
@@ -150,7 +155,7 @@ class ShardStore:
 
 
 def _open_all(shards: Iterable[_Lazy]) -> None:
-    """Open all shards; DataError with all of their problems."""
+    """Open all shards. Raises DataError with all of their problems."""
 
     def problems_of(shard: _Lazy) -> list[str]:
         try:
@@ -204,11 +209,3 @@ def _local(root: str, shard: ShardFile, cache: Path | None) -> Path:
 
 def _unlike(path: Path, difference: str) -> DataError:
     return DataError([f"{path}: it {difference}. Delete it, then prepare, copy or download it again."])
-
-
-def _class_of(root: str, shards: Sequence[ShardFile], cache: Path | None, verify: bool) -> _Class:
-    return _Class(
-        tuple(_Lazy(root, shard, cache, verify) for shard in shards),
-        tuple(accumulate(shard.count for shard in shards)),
-        sum(shard.image_bytes for shard in shards),
-    )

@@ -84,7 +84,7 @@ def scan_tar(path: Path) -> tuple[list[Sample], Ignored]:
 
 
 def read_labels(path: Path, samples: list[Sample]) -> list[int]:
-    """Read the number in each sample's `.cls`; DataError names the samples without one."""
+    """Read the number in each sample's `.cls`. Raises DataError naming the samples without one."""
     problems: list[str] = []
     labels = []
     with path.open("rb") as stream:

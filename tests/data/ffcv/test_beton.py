@@ -1,4 +1,4 @@
-"""FFCV's beton files: what is read back is what was written, to the byte."""
+"""FFCV's beton files: images read back equal the written ones, byte for byte."""
 
 import importlib.util
 import pickle
@@ -43,7 +43,7 @@ def written(path: Path, memory: MemorySource, workers: int = 2) -> BetonSource:
 
 
 def assert_same(beton: BetonSource, memory: MemorySource, seed: int, requests: int = 12) -> None:
-    """Random requests of 0 to 70 images, with repeats."""
+    """Compare random requests of 0 to 70 images, with repeats."""
     generator = torch.Generator().manual_seed(seed)
     labels = [label for label in memory.labels if len(memory.images[label])]
     for _ in range(requests):
@@ -136,7 +136,7 @@ def test_outside_the_file(
 
 
 @pytest.mark.parametrize(
-    ("counts", "channels", "size", "told"),
+    ("counts", "channels", "size", "message"),
     [
         ((5, 0, 130, 4), 3, 12, "images per class"),
         ((5, 130, 0, 3), 3, 12, "images per class"),
@@ -145,9 +145,9 @@ def test_outside_the_file(
     ],
 )
 def test_other_images_than_expected(
-    small: tuple[BetonSource, MemorySource], counts: tuple[int, ...], channels: int, size: int, told: str
+    small: tuple[BetonSource, MemorySource], counts: tuple[int, ...], channels: int, size: int, message: str
 ) -> None:
-    with pytest.raises(DataError, match=rf"small\.beton: .*{told}.*--ffcv"):
+    with pytest.raises(DataError, match=rf"small\.beton: .*{message}.*--ffcv"):
         BetonSource(small[0].path, counts, channels, size)
 
 
@@ -162,11 +162,11 @@ def test_a_torn_file_is_refused(small: tuple[BetonSource, MemorySource], tmp_pat
 def test_damaged_tables_are_refused(small: tuple[BetonSource, MemorySource], tmp_path: Path) -> None:
     whole = small[0].path.read_bytes()
     damaged = tmp_path / "damaged.beton"
-    for position, told in ((-12, "table of images is damaged"), (30, "not written by this package")):
+    for position, message in ((-12, "table of images is damaged"), (30, "not written by this package")):
         content = bytearray(whole)
         content[position] ^= 1
         damaged.write_bytes(content)
-        with pytest.raises(DataError, match=told):
+        with pytest.raises(DataError, match=message):
             BetonSource(damaged, COUNTS, 3, 12)
 
 
@@ -179,7 +179,7 @@ def test_files_that_are_no_beton(ffcv: None, tmp_path: Path) -> None:
 
 
 class Unreadable:
-    """Three images of which the last cannot be read."""
+    """Three images; the last is unreadable."""
 
     def __len__(self) -> int:
         return 3
@@ -194,19 +194,19 @@ def test_a_failed_write_leaves_the_file_as_it_was(small: tuple[BetonSource, Memo
     path = tmp_path / "kept.beton"
     written(path, small[1])
     before = path.read_bytes()
-    for classes, told in (
+    for classes, message in (
         ([Unreadable()], r"c\.jpg"),
         ([torch.zeros(2, 3, 12, 12)], r"Image 0 of class 0 is torch\.float32"),
         ([small[1].images[0], torch.zeros(1, 3, 8, 8, dtype=torch.uint8)], r"Image 0 of class 1 .* \[3, 8, 8\]"),
         ([small[1].images[1]], "no image to write"),
     ):
-        with pytest.raises(DataError, match=told):
+        with pytest.raises(DataError, match=message):
             write_beton(path, classes, channels=3, size=12, workers=2)
         assert list(tmp_path.iterdir()) == [path]
         assert path.read_bytes() == before
 
 
-def test_without_the_extra_the_two_commands_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_the_extra_the_two_commands_are_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "ffcv", None)
     with pytest.raises(DataError) as caught:
         BetonSource(tmp_path / "any.beton", COUNTS, 3, 12)

@@ -1,4 +1,4 @@
-"""Prepared shards hold the source's images: byte for byte where they are kept, pixel for pixel where they are not."""
+"""Prepared shards contain the source's images: unchanged files byte for byte, all others pixel for pixel."""
 
 import errno
 import json
@@ -20,7 +20,7 @@ from PIL import Image
 
 from dist_condense.data import DataError, open_dataset
 from dist_condense.data.preparing import classes
-from dist_condense.data.preparing.prepare import PrepareOptions, open_source, prepare
+from dist_condense.data.preparing.prepare import PrepareOptions, open_source
 from dist_condense.data.reading.decode import decode_bytes
 from dist_condense.data.reading.store import FolderStore
 from dist_condense.data.shards import shards
@@ -95,13 +95,13 @@ def test_catalogue_data_sets_become_png(tmp_path: Path) -> None:
 
 def test_a_data_set_of_torchvision_becomes_png(real_data: Path, tmp_path: Path) -> None:
     manifest = prepared(f"fashion_mnist:{real_data}", tmp_path / "dest", classes=("Bag",))
-    held = open_dataset("fashion_mnist", real_data, classes=["Bag"])
+    bags = open_dataset("fashion_mnist", real_data, classes=["Bag"])
     assert (manifest.made.dataset, manifest.size, manifest.counts("train")) == ("fashion_mnist", 28, (6000,))
-    assert torch.equal(pixels(read(tmp_path / "dest", manifest, "val", 0), 1, 28), held.test().images)
+    assert torch.equal(pixels(read(tmp_path / "dest", manifest, "val", 0), 1, 28), bags.test().images)
 
 
 class Command:
-    """Writes a file where it is unpickled."""
+    """Object that writes a file when it is unpickled."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -140,10 +140,10 @@ def test_one_corrupt_image_stops_and_finished_classes_are_kept(source: Path, tmp
         (source / "train" / CLASSES[1] / name).write_bytes(content)
     with pytest.raises(DataError) as caught:
         prepared(source, tmp_path / "dest")
-    told = caught.value.problems
-    assert f"{CLASSES[1]}/a.jpg: the image cannot be read" in told[0]
-    assert f"{CLASSES[1]}/c.png: the image cannot be read" in told[1]
-    assert "--skip-bad" in told[2]
+    problems = caught.value.problems
+    assert f"{CLASSES[1]}/a.jpg: the image cannot be read" in problems[0]
+    assert f"{CLASSES[1]}/c.png: the image cannot be read" in problems[1]
+    assert "--skip-bad" in problems[2]
     assert [path.name for path in (tmp_path / "dest" / "train").iterdir()] == ["0000-000.tar"]
     (source / "train" / CLASSES[1] / "a.jpg").write_bytes(good)
     photograph(9).save(source / "train" / CLASSES[1] / "c.png")
@@ -153,16 +153,10 @@ def test_one_corrupt_image_stops_and_finished_classes_are_kept(source: Path, tmp
 
 
 def finished(source: Path, dest: Path) -> list[int]:
-    """Prepare; how many units were finished after each that was worked on."""
-    told_of: list[int] = []
-    prepare(
-        str(source),
-        dest,
-        PrepareOptions(),
-        map_unordered=HERE,
-        report=lambda done, total, unit: told_of.append(done),
-    )
-    return told_of
+    """Prepare; return the reported numbers of finished classes."""
+    counts: list[int] = []
+    prepared(source, dest, report=lambda done, total, unit: counts.append(done))
+    return counts
 
 
 def test_a_class_whose_files_were_exchanged_is_done_again(source: Path, tmp_path: Path) -> None:
@@ -196,16 +190,16 @@ def test_a_record_that_names_other_files_is_not_believed(
     with pytest.raises(DataError, match="cannot be read"):
         prepared(source, dest)
     record = dest / ".preparing" / "train-0000.json"
-    held = json.loads(record.read_text())
-    shard = held["shards"][0]
+    stored = json.loads(record.read_text())
+    shard = stored["shards"][0]
     (dest.parent / "outside.tar").write_bytes((dest / shard["url"]).read_bytes())
     if forged is None:
         record.write_text("[" * 100_000)
     elif "url" in forged:
         size = (dest / str(forged["url"])).stat().st_size
-        record.write_text(json.dumps({**held, "shards": [{**shard, **forged, "bytes": size}]}))
+        record.write_text(json.dumps({**stored, "shards": [{**shard, **forged, "bytes": size}]}))
     else:
-        record.write_text(json.dumps({**held, **forged}))
+        record.write_text(json.dumps({**stored, **forged}))
     photograph(1).save(source / "val" / "zebra" / "e.png")
     manifest = prepared(source, dest)
     assert [shard.url for shard in manifest.splits["train"][0]] == ["train/0000-000.tar"]
@@ -227,7 +221,7 @@ def test_bad_images_are_left_out_on_request(source: Path, tmp_path: Path, monkey
     (source / "train" / "zebra" / "a.jpg").write_bytes(b"no image")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40 * 40)  # c.png has 61 x 33
     manifest = prepared(source, tmp_path / "dest", skip_bad=True)
-    few, none = (open_dataset("image_folder", tmp_path / "dest", classes=chosen) for chosen in (["zebra"], None))
+    few, none = (open_dataset("image_folder", tmp_path / "dest", classes=selected) for selected in (["zebra"], None))
     assert [opened.notes for opened in (few, none)] == [
         (f"{tmp_path}/dest/manifest.json: {number} images were left out by --skip-bad; it names them",)
         for number in (2, 4)
@@ -262,7 +256,7 @@ def test_prepared_shards_are_a_source_and_indexed_twice_each(
 
 
 @pytest.mark.parametrize(
-    ("place", "error", "told"),
+    ("place", "error", "message"),
     [
         ("read", OSError(errno.ESTALE, "Stale file handle"), "Stale file handle"),
         ("read", MemoryError(), "too little memory"),
@@ -272,16 +266,16 @@ def test_prepared_shards_are_a_source_and_indexed_twice_each(
     ],
 )
 def test_what_the_machine_is_to_blame_for_is_never_skipped(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, error: Exception, told: str
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, error: Exception, message: str
 ) -> None:
     def fail(*given: object) -> None:
         raise error
 
     where = {"read": (FolderStore, "read"), "decode": (classes, "read_image")}[place]
     monkeypatch.setattr(*where, fail)
-    with pytest.raises(type(error) if not isinstance(error, OSError) else DataError, match=told) as caught:
+    with pytest.raises(type(error) if not isinstance(error, OSError) else DataError, match=message) as caught:
         prepared(source, tmp_path / "dest", skip_bad=True)
-    assert "gone" in told or f"{CLASSES[0]}/a.jpg" in str(caught.value)
+    assert "gone" in message or f"{CLASSES[0]}/a.jpg" in str(caught.value)
 
 
 def test_programs_are_not_started_for_an_image(source: Path, tmp_path: Path) -> None:
@@ -310,7 +304,7 @@ def test_other_options_are_refused_and_a_complete_folder_is_left_alone(source: P
 
 
 def start(source: Path, dest: Path, workers: int) -> subprocess.Popen[str]:
-    """The command at 64 pixels, in a process, and a group of processes, of its own."""
+    """Start the command at 64 pixels in a process and a process group of its own."""
     command = [sys.executable, "-m", "dist_condense.commands.cli", "prepare", str(source), str(dest), "--size", "64"]
     command += ["--workers", str(workers)]
     return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
@@ -323,22 +317,22 @@ def test_killed_in_the_middle_the_same_command_continues(real_data: Path, tmp_pa
         while not list(records.glob("train-*.json")) and process.poll() is None:
             time.sleep(0.002)
         process.kill()
-        _, told = process.communicate()  # ends when the workers have ended too: they hold the pipe
+        _, message = process.communicate()  # ends when the workers have ended too: they hold the pipe
     kept = [json.loads(file.read_text())["label"] for file in records.glob("train-*.json")]
-    assert process.returncode == -signal.SIGKILL and 0 < len(kept) < 100, told
+    assert process.returncode == -signal.SIGKILL and 0 < len(kept) < 100, message
     assert not (dest / "manifest.json").exists()
     shards = [dest / "train" / f"{label:04d}-000.tar" for label in kept]
     written = [shard.stat().st_mtime_ns for shard in shards]
     with start(source, dest, workers=1) as process:
-        _, told = process.communicate()
-    assert process.returncode == 0, told
+        _, message = process.communicate()
+    assert process.returncode == 0, message
     assert [shard.stat().st_mtime_ns for shard in shards] == written
     prepared(source, tmp_path / "whole", size=64)
     assert tree(dest) == tree(tmp_path / "whole")
 
 
 def importing(process: subprocess.Popen[str]) -> bool:
-    """Whether a worker of it is at importing torch, which takes a second or more."""
+    """Return whether a worker of the process is importing torch, which takes a second or more."""
     below = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     return any("spawn_main" in proc(child, "cmdline") and "libtorch" in proc(child, "maps") for child in below)
 
@@ -351,20 +345,19 @@ def proc(pid: str, what: str) -> str:
 
 
 @pytest.mark.slow  # starts three processes
-def test_interrupted_while_workers_start_it_says_one_line(real_data: Path, tmp_path: Path) -> None:
+def test_interrupted_while_workers_start_it_prints_one_line(real_data: Path, tmp_path: Path) -> None:
     with start(real_data / "miniimagenet84", tmp_path / "dest", workers=2) as process:
         while process.poll() is None and not importing(process):
             time.sleep(0.002)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to all of them
-        _, told = process.communicate()
-    assert (process.returncode, told) == (130, "interrupted: the same command continues\n")
+        _, message = process.communicate()
+    assert (process.returncode, message) == (130, "interrupted: the same command continues\n")
 
 
 @pytest.mark.slow  # starts two processes, as the test above does
 def test_the_same_bytes_whatever_the_number_of_workers(source: Path, tmp_path: Path) -> None:
     prepared(source, tmp_path / "one", size=16)
-    two = LocalMap(2)
-    prepare(str(source), tmp_path / "two", PrepareOptions(size=16), map_unordered=two, report=lambda *what: None)
+    prepared(source, tmp_path / "two", size=16, mapping=LocalMap(2))
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
 
 
@@ -377,8 +370,8 @@ def test_tars_of_mixed_classes_with_real_photographs(real_data: Path, tmp_path: 
             places = [(label, files[wnid][2 * part + half]) for half in range(2) for label, wnid in enumerate(wnids)]
             members = [((file.name, file.read_bytes()), (f"{file.stem}.cls", b"%d" % label)) for label, file in places]
             write_tar(tmp_path / f"{split}-{part:04d}.tar", [member for pair in members for member in pair])
-    chosen = (wnids[3], "dog")
-    options = {"classes": chosen, "class_names": ("fish", "dog", "player", "saw")}
+    selected = (wnids[3], "dog")
+    options = {"classes": selected, "class_names": ("fish", "dog", "player", "saw")}
     val = f"{tmp_path}/val-{{0000..0002}}.tar"
     manifest = prepared(f"{tmp_path}/train-{{0000..0002}}.tar", tmp_path / "dest", val=val, **options)
     assert [(entry.name, entry.wnid) for entry in manifest.classes] == [("saw", wnids[3]), ("dog", wnids[1])]
@@ -395,7 +388,7 @@ def jpeg(seed: int) -> bytes:
 
 
 def write_mixed(folder: Path, val_labels: tuple[int, ...] = (3, 7)) -> dict[str, str]:
-    """Two training tars of classes 3 (one WordNet id) and 7 (several), and one of the second split."""
+    """Write two training tars of classes 3 (one WordNet id) and 7 (several), and one validation tar."""
     folder.mkdir(exist_ok=True)
     for part in range(2):
         first = [(f"x/n00000003_{part}.JPG", jpeg(part)), (f"x/n00000003_{part}.cls", b"3")]
@@ -417,7 +410,7 @@ def test_names_of_labels_in_tars(tmp_path: Path) -> None:
     assert [(entry.name, entry.wnid) for entry in named.classes] == [("d", "n00000003"), ("h", None)]
 
 
-def test_what_is_passed_over_in_tars_is_counted(tmp_path: Path) -> None:
+def test_ignored_members_of_tars_are_counted(tmp_path: Path) -> None:
     folder = write_mixed(tmp_path / "tars")
     for part in range(2):
         members = [(f"{part}.a.jpg", jpeg(part)), (f"{part}.a.cls", b"3"), (f"{part}.json", b"{}")]
@@ -442,14 +435,14 @@ def test_relative_paths_are_those_of_the_command(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     write_folder(Path("source"))
     given = write_mixed(Path("tars"))
-    for source, options in (("source", PrepareOptions()), (given["source"], PrepareOptions(val=given["val"]))):
+    for source, options in (("source", {}), (given["source"], {"val": given["val"]})):
         dest = Path(f"dest of {source[:4]}")
-        manifest = prepare(source, dest, options, map_unordered=elsewhere, report=lambda *what: None)
+        manifest = prepared(source, dest, mapping=elsewhere, **options)
         assert manifest.made.source == source  # as it was given, so that the same command finds its own folder
-        assert prepared(source, dest, val=options.val) == manifest
+        assert prepared(source, dest, **options) == manifest
 
 
-def test_what_is_wrong_with_tars_is_told_before_anything_is_written(tmp_path: Path) -> None:
+def test_problems_of_tars_are_reported_before_anything_is_written(tmp_path: Path) -> None:
     given = write_mixed(tmp_path / "tars")
     lacking = write_mixed(tmp_path / "lacking", val_labels=(3,))
     wrong = [
@@ -463,7 +456,7 @@ def test_what_is_wrong_with_tars_is_told_before_anything_is_written(tmp_path: Pa
         (given["source"], {"val": given["val"], "classes": ("7", "8")}, "do not exist: 8.* Name others in --classes"),
         (given["source"], {"val": given["val"], "classes": "imagenet10_idc"}, "10 of the 10 requested classes"),
     ]
-    for source, options, told in wrong:
-        with pytest.raises(DataError, match=told):
+    for source, options, message in wrong:
+        with pytest.raises(DataError, match=message):
             prepared(source, tmp_path / "dest", **options)
     assert not (tmp_path / "dest").exists()

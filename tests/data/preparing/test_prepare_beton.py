@@ -1,4 +1,4 @@
-"""FFCV files beside the shards: told as they grow, and never written twice."""
+"""FFCV files beside the shards: their progress is reported, and a finished one is never written again."""
 
 import importlib.util
 import json
@@ -8,12 +8,12 @@ import pytest
 
 from dist_condense.data.ffcv.writer import write_beton
 from dist_condense.data.preparing import betons
-from dist_condense.data.preparing.prepare import PrepareOptions, prepare
 from dist_condense.data.shards.manifest import Manifest
 from tests.conftest import absent
-from tests.data.shards.shard_cases import HERE, tree, write_folder
+from tests.data.shards import shard_cases
+from tests.data.shards.shard_cases import tree, write_folder
 
-Told = list[tuple[int, int, str]]
+Reports = list[tuple[int, int, str]]
 
 
 @pytest.fixture
@@ -23,15 +23,14 @@ def source(tmp_path: Path) -> Path:
     return write_folder(tmp_path / "source")
 
 
-def prepared(source: Path, dest: Path, told: Told | None = None) -> Manifest:
-    heard: Told = [] if told is None else told
-    options = PrepareOptions(size=16)
-    return prepare(str(source), dest, options, map_unordered=HERE, report=lambda *what: heard.append(what), ffcv=True)
+def prepared(source: Path, dest: Path, reports: Reports | None = None) -> Manifest:
+    received: Reports = [] if reports is None else reports
+    return shard_cases.prepared(source, dest, size=16, ffcv=True, report=lambda *what: received.append(what))
 
 
 @pytest.fixture
 def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The files that are begun; ctrl-c comes after half of one that is called so."""
+    """Names of started files; one with a `.stop` file beside it is interrupted when it is half written."""
     names: list[str] = []
 
     def write(path: Path, *given: object, **options: object) -> None:
@@ -47,9 +46,9 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_images_are_counted_file_by_file(source: Path, tmp_path: Path) -> None:
-    told: Told = []
-    prepared(source, tmp_path / "dest", told)
-    betons = [entry for entry in told if "beton" in entry[2]]
+    reports: Reports = []
+    prepared(source, tmp_path / "dest", reports)
+    betons = [entry for entry in reports if "beton" in entry[2]]
     assert betons == [(12, 12, "images in train.beton"), (3, 3, "images in val.beton")]
 
 
@@ -57,7 +56,7 @@ def test_a_file_that_is_finished_is_not_written_again(source: Path, tmp_path: Pa
     dest = tmp_path / "dest"
     prepared(source, tmp_path / "whole")
     assert written == ["train.beton", "val.beton"]
-    shards = prepare(str(source), dest, PrepareOptions(size=16), map_unordered=HERE, report=lambda *what: None)
+    shards = shard_cases.prepared(source, dest, size=16)
     (dest / "val.stop").touch()
     with pytest.raises(KeyboardInterrupt):
         prepared(source, dest)
@@ -71,12 +70,12 @@ def test_a_file_that_is_finished_is_not_written_again(source: Path, tmp_path: Pa
 
 def test_a_file_left_half_written_goes_with_the_next_start(source: Path, tmp_path: Path, written: list[str]) -> None:
     dest = tmp_path / "dest"
-    prepare(str(source), dest, PrepareOptions(size=16), map_unordered=HERE, report=lambda *what: None)
+    shard_cases.prepared(source, dest, size=16)
     (dest / "train.stop").touch()
     with pytest.raises(KeyboardInterrupt):
         prepared(source, dest)
     assert (dest / ".train.beton.x.new").exists()
-    prepare(str(source), dest, PrepareOptions(size=16), map_unordered=HERE, report=lambda *what: None)
+    shard_cases.prepared(source, dest, size=16)
     assert not (dest / ".train.beton.x.new").exists()
 
 
@@ -85,7 +84,7 @@ def test_a_record_that_does_not_hold_is_not_believed(
     source: Path, tmp_path: Path, written: list[str], change: str
 ) -> None:
     dest = tmp_path / "dest"
-    prepare(str(source), dest, PrepareOptions(size=16), map_unordered=HERE, report=lambda *what: None)
+    shard_cases.prepared(source, dest, size=16)
     (dest / "val.stop").touch()
     with pytest.raises(KeyboardInterrupt):
         prepared(source, dest)
@@ -97,8 +96,8 @@ def test_a_record_that_does_not_hold_is_not_believed(
         record.write_text(json.dumps({**json.loads(record.read_text()), "digest": "0" * 64}))
     elif change == "file":
         (tmp_path / "outside").write_bytes((dest / "train.beton").read_bytes())
-        held = json.loads(record.read_text())
-        record.write_text(json.dumps({**held, "beton": {**held["beton"], "file": "../outside"}}))
+        stored = json.loads(record.read_text())
+        record.write_text(json.dumps({**stored, "beton": {**stored["beton"], "file": "../outside"}}))
     else:
         record.unlink()
     prepared(source, dest)

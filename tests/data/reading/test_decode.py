@@ -1,4 +1,4 @@
-"""Decoding straight to its place gives Pillow's bytes, and leaves to Pillow what is not plain."""
+"""Decoding in place gives Pillow's bytes, and leaves all files but plain JPEGs to Pillow."""
 
 from io import BytesIO
 from pathlib import Path
@@ -76,9 +76,9 @@ def test_a_damaged_file_is_refused_in_the_words_of_pillow(kept: int) -> None:
     data = written(picture(), quality=95)[:kept]
     with pytest.raises(UNREADABLE) as expected:
         by_pillow(data, 3, 40)
-    with pytest.raises(UNREADABLE) as found:
+    with pytest.raises(UNREADABLE) as caught:
         decode_bytes(data, 3, 40)
-    assert type(found.value) is type(expected.value)
+    assert type(caught.value) is type(expected.value)
 
 
 def test_the_limit_of_pixels_holds(monkeypatch: pytest.MonkeyPatch) -> None:

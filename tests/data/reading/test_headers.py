@@ -25,7 +25,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def settings(root: Path, output: Path, **more: object) -> dict[str, object]:
-    """A run of two steps."""
+    """Return the config of a run of two steps."""
     return {
         "output": str(output),
         "dataset": {"name": "image_folder", "root": str(root), "size": 16, "classes": ["zebra", CLASSES[0]]},
@@ -60,21 +60,21 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize(("change", "reason"), BREAKS.values(), ids=BREAKS)
 def test_what_a_header_shows(root: Path, change: Callable[[Path], object], reason: str) -> None:
-    told = broken_by(change, root)
-    assert told is not None
-    assert told.startswith(f"1 image file cannot be read: {root}/train/zebra/a.jpg (")
-    assert reason in told
-    assert told.count("a.jpg") == 1
-    assert "\n" not in told
+    message = broken_by(change, root)
+    assert message is not None
+    assert message.startswith(f"1 image file cannot be read: {root}/train/zebra/a.jpg (")
+    assert reason in message
+    assert message.count("a.jpg") == 1
+    assert "\n" not in message
 
 
 def test_more_pixels_than_the_limit_and_whole_files(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = open_dataset("image_folder", root)
     assert check_headers([*opened.train_split.unread, *opened.test_split.unread]) is None
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40 * 40)  # c.png has 61 x 33
-    told = check_headers(opened.train_split.unread) or ""
-    assert told.startswith("3 image files cannot be read: ")
-    assert "c.png (" in told and "pixels" in told
+    message = check_headers(opened.train_split.unread) or ""
+    assert message.startswith("3 image files cannot be read: ")
+    assert "c.png (" in message and "pixels" in message
 
 
 def test_the_first_are_named_in_order_and_the_others_counted(tmp_path: Path) -> None:
@@ -84,13 +84,13 @@ def test_the_first_are_named_in_order_and_the_others_counted(tmp_path: Path) -> 
     photograph(0).save(tmp_path / "whole.png")
     for name in set(names) - set(names[::1000]):
         (tmp_path / name).hardlink_to(tmp_path / "whole.png")
-    told = check_headers([ClassFolder(tmp_path, tuple(names))]) or ""
-    assert told.startswith(f"9 image files cannot be read: {tmp_path}/0000.png (no image")
-    assert "4000.png" in told
-    assert "5000.png" not in told
+    message = check_headers([ClassFolder(tmp_path, tuple(names))]) or ""
+    assert message.startswith(f"9 image files cannot be read: {tmp_path}/0000.png (no image")
+    assert "4000.png" in message
+    assert "5000.png" not in message
     assert (
         "; and 4 more. Replace or remove them, or leave them out by `dist-condense prepare SOURCE DEST --skip-bad`."
-        in told
+        in message
     )
 
 
@@ -112,21 +112,21 @@ def test_a_run_is_refused_before_it_writes_anything(root: Path, tmp_path: Path) 
 
 
 def test_many_files_are_announced(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
+    messages: list[str] = []
     config, opened = from_dict(settings(root, root / "run")), open_dataset("image_folder", root)
-    preflight.headers(config, opened, said.append)
+    preflight.headers(config, opened, messages.append)
     monkeypatch.setattr(preflight, "MANY", 12)
-    preflight.headers(config, opened, said.append)
-    assert said == ["reading the headers of 12 image files before the start (data.verify=false skips this)"]
+    preflight.headers(config, opened, messages.append)
+    assert messages == ["reading the headers of 12 image files before the start (data.verify=false skips this)"]
 
 
 def worked(prepared_job: job.Job) -> None:
-    """What the worker of a run in this process does."""
+    """Run the worker of a job in this process."""
     prepared_job.folder.mkdir()
     worker.work(prepared_job.config, LocalCoordinator(False), torch.device("cpu"))
 
 
-def test_prepared_shards_and_a_run_that_goes_on_are_not_read_again(
+def test_prepared_shards_and_a_resumed_run_are_not_read_again(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared(root, tmp_path / "dest")
@@ -157,10 +157,10 @@ def test_what_only_decoding_shows_ends_the_run_with_the_name_once(root: Path, tm
     assert "\n" not in str(caught.value)
 
 
-def test_a_reason_that_trials_share_is_told_once() -> None:
+def test_a_reason_that_trials_share_is_reported_once() -> None:
     reasons = {Trial("condensed", "mlp", seed): "e.png cannot be read" for seed in range(3)}
-    told = str(TrialFailed.of({**reasons, Trial("random", "mlp", 0): "another"}, 5)).splitlines()
-    assert told == [
+    message = str(TrialFailed.of({**reasons, Trial("random", "mlp", 0): "another"}, 5)).splitlines()
+    assert message == [
         "4 of 5 trials failed:",
         "condensed / mlp / seed 0, condensed / mlp / seed 1, condensed / mlp / seed 2: e.png cannot be read",
         "random / mlp / seed 0: another",
@@ -172,11 +172,11 @@ def test_prepare_names_a_broken_image_once(root: Path, tmp_path: Path, capsys: p
         for file in ("a.jpg", "c.png"):
             (root / "train" / name / file).write_bytes(b"no image")
     assert main(["prepare", str(root), str(tmp_path / "dest")]) == 1
-    told = capsys.readouterr().err
-    assert (told.count("a.jpg"), told.count("c.png")) == (1, 1)
+    message = capsys.readouterr().err
+    assert (message.count("a.jpg"), message.count("c.png")) == (1, 1)
     for number in range(10):
         (root / "train" / CLASSES[0] / f"d{number}.jpg").write_bytes(b"no image")
     assert main(["prepare", str(root), str(tmp_path / "dest")]) == 1
-    told = capsys.readouterr().err
-    assert told.count("the image cannot be read") == 10
-    assert told.count("failed: ... and 2 more of this class.") == 1
+    message = capsys.readouterr().err
+    assert message.count("the image cannot be read") == 10
+    assert message.count("failed: ... and 2 more of this class.") == 1

@@ -1,4 +1,4 @@
-"""Every mode that Pillow knows gives the picture that the same image saved with 8 bits gives, or is refused by name."""
+"""Every mode of Pillow gives the picture of the same image with 8 bits, or is refused by name."""
 
 import struct
 from io import BytesIO
@@ -62,13 +62,13 @@ REFUSED = {"F"}
 
 
 def truth(pixels: np.ndarray, channels: int) -> np.ndarray:
-    """By Pillow's own conversion between 8-bit grey and colour."""
+    """Return the expected picture by Pillow's own conversion between 8-bit grey and colour."""
     return np.asarray(Image.fromarray(pixels).convert("L" if channels == 1 else "RGB")).reshape(SIDE, SIDE, channels)
 
 
-def is_near(found: np.ndarray, pixels: np.ndarray, channels: int, off: int) -> bool:
+def is_near(result: np.ndarray, pixels: np.ndarray, channels: int, off: int) -> bool:
     expected = truth(pixels, channels).astype(int)
-    return bool(np.abs(found.reshape(expected.shape).astype(int) - expected).max() <= off)
+    return bool(np.abs(result.reshape(expected.shape).astype(int) - expected).max() <= off)
 
 
 def written(made: Image.Image, kind: str, **options: object) -> bytes:
@@ -78,7 +78,7 @@ def written(made: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def tiff(pixels: np.ndarray, bits: int, photometric: int = 1, kind: int = 1, order: str = "<") -> bytes:
-    """An uncompressed grey TIFF; ``kind`` as its tag SampleFormat has it: unsigned, signed, float."""
+    """Return an uncompressed grey TIFF; ``kind`` is its tag SampleFormat: 1 unsigned, 2 signed, 3 float."""
     tags = [(256, SIDE), (257, SIDE), (258, bits), (259, 1), (262, photometric), (273, 8 + 2 + 10 * 12 + 4)]
     tags += [(277, 1), (278, SIDE), (279, pixels.nbytes), (339, kind)]
     entries = b"".join(struct.pack(f"{order}HHI", tag, 4, 1) + struct.pack(f"{order}I", value) for tag, value in tags)
@@ -87,7 +87,7 @@ def tiff(pixels: np.ndarray, bits: int, photometric: int = 1, kind: int = 1, ord
 
 
 def twelve_bits(values: np.ndarray) -> np.ndarray:
-    """Two values in three bytes."""
+    """Pack two values into three bytes."""
     first, second = values.reshape(-1, 2).astype(int).T
     return np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], -1).astype(np.uint8)
 
@@ -112,9 +112,9 @@ def test_a_mode_gives_its_8_bit_truth(mode: str, channels: int) -> None:
     assert made.mode == mode
     if mode == "I":
         made.format = "PPM"
-    found = to_bytes(made, "L" if channels == 1 else "RGB")
-    assert found.mode == ("L" if channels == 1 else "RGB")
-    assert is_near(np.asarray(found), pixels, channels, off)
+    result = to_bytes(made, "L" if channels == 1 else "RGB")
+    assert result.mode == ("L" if channels == 1 else "RGB")
+    assert is_near(np.asarray(result), pixels, channels, off)
 
 
 SAVED = {
@@ -132,8 +132,8 @@ SAVED = {
 def test_a_file_gives_its_8_bit_truth(kind: str, mode: str, channels: int) -> None:
     made, pixels, off = CASES[mode]
     data = written(made, kind, **({"lossless": True, "exact": True} if kind == "WEBP" else {}))
-    found = decode_bytes(data, channels, SIDE).permute(1, 2, 0).numpy()
-    assert is_near(found, pixels, channels, off)
+    result = decode_bytes(data, channels, SIDE).permute(1, 2, 0).numpy()
+    assert is_near(result, pixels, channels, off)
 
 
 DEEP_TIFFS = {
@@ -178,7 +178,7 @@ def test_values_of_an_unknown_range_are_refused(data: bytes) -> None:
 
 @pytest.fixture
 def deep(tmp_path: Path) -> Path:
-    """A folder whose training images have 16 bits, each the same picture as its twin with 8."""
+    """Return a folder whose training images exist with 16 bits and, as the same pictures, with 8."""
     root = write_folder(tmp_path / "deep")
     for name in CLASSES:
         for file in (root / "train" / name).iterdir():

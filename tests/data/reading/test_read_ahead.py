@@ -1,4 +1,4 @@
-"""A ticket is redeemed for what the source gives; only the waiting differs."""
+"""Redeeming a ticket returns the images of the source; only the waiting time differs."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ from dist_condense.system.errors import DataError
 
 
 class Slow:
-    """A source that takes its time, and counts."""
+    """A slow source that counts its reads."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds, self.reads, self.threads = seconds, [], set()
@@ -43,7 +43,7 @@ def test_a_ticket_gives_what_the_source_gives():
 
 
 def test_each_ticket_is_read_once_and_redeemed_once():
-    """Also two of the same images."""
+    """Two tickets may have the same images."""
     source = Slow()
     ahead = ReadAhead(source)
     tickets = [ahead.announce(1, torch.tensor([0])) for _ in range(2)]

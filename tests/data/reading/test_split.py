@@ -1,4 +1,4 @@
-"""Streamed test images are opened once, however often they are read."""
+"""Streamed test images are opened once for any number of passes."""
 
 import pickle
 

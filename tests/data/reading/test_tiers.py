@@ -1,4 +1,4 @@
-"""The same images in every tier, and which tier is chosen."""
+"""Equal images in every tier, and the selection of a tier."""
 
 import threading
 from io import BytesIO
@@ -36,23 +36,23 @@ def in_memory(photographs: ImageSet) -> MemorySource:
 def test_every_tier_gives_the_images_that_memory_gives(photographs, in_memory, tier):
     source = photographs.train([0, 2], Reading(tier))
     for label in (2, 0):
-        wanted = torch.tensor([3, 19, 0, 3, 7])
-        assert torch.equal(source.get(label, wanted), in_memory.get(label, wanted))
+        requests = torch.tensor([3, 19, 0, 3, 7])
+        assert torch.equal(source.get(label, requests), in_memory.get(label, requests))
     assert source.get(0, torch.tensor([], dtype=torch.int64)).shape == (0, 3, 48, 48)
 
 
 @pytest.mark.parametrize("tier", TIERS)
 def test_several_classes_at_once_are_those_one_by_one(photographs, tier):
     source = photographs.train(None, Reading(tier))
-    wanted = [(2, torch.tensor([3, 19, 3])), (0, torch.tensor([], dtype=torch.int64)), (1, torch.tensor([7]))]
-    found = get_many(source, wanted)
-    assert len(found) == len(wanted)
-    assert all(torch.equal(images, source.get(*one)) for images, one in zip(found, wanted, strict=True))
+    requests = [(2, torch.tensor([3, 19, 3])), (0, torch.tensor([], dtype=torch.int64)), (1, torch.tensor([7]))]
+    results = get_many(source, requests)
+    assert len(results) == len(requests)
+    assert all(torch.equal(images, source.get(*one)) for images, one in zip(results, requests, strict=True))
     assert get_many(source, []) == []
 
 
 class Meeting:
-    """A store that gives its images only when all are read at once."""
+    """A store that returns its images only when all are read at once."""
 
     def __init__(self, classes: int, per_class: int = 1) -> None:
         self.labels, self.per_class = range(classes), per_class
@@ -76,8 +76,8 @@ def test_no_class_waits_for_another():
 
 def test_no_file_waits_for_another_on_its_way_to_memory():
     store = Meeting(1, per_class=4)
-    held = RamStore(store)
-    assert [held.read(0, index) for index in range(4)] == [store.image] * 4
+    copied = RamStore(store)
+    assert [copied.read(0, index) for index in range(4)] == [store.image] * 4
 
 
 @pytest.mark.parametrize("tier", TIERS)
@@ -88,9 +88,9 @@ def test_only_the_classes_asked_for_are_read(photographs, tier):
 
 @pytest.mark.parametrize("chunk", [7, 256])
 def test_streamed_test_images_are_those_in_memory_each_once(photographs, chunk):
-    held, streamed = photographs.test(), photographs.test(Reading("disk"))
-    assert torch.equal(held.labels, streamed.labels)
-    pairs = list(zip(held.chunks(chunk), streamed.chunks(chunk), strict=True))
+    copied, streamed = photographs.test(), photographs.test(Reading("disk"))
+    assert torch.equal(copied.labels, streamed.labels)
+    pairs = list(zip(copied.chunks(chunk), streamed.chunks(chunk), strict=True))
     assert sum(len(labels) for (_, labels), _ in pairs) == 15
     for (images, labels), (streamed_images, streamed_labels) in pairs:
         assert torch.equal(images, streamed_images)
@@ -132,7 +132,7 @@ def test_a_strip_that_would_fill_the_memory_once_resized_is_named(
     ("decoded", "encoded", "gpu", "expected"),
     [(10, 1, 10, "gpu"), (10, 1, 0, "ram"), (11, 10, 0, "encoded"), (11, 11, 0, "disk"), (11, 1, 11, "gpu")],
 )
-def test_the_fastest_tier_that_fits_is_chosen(decoded, encoded, gpu, expected):
+def test_the_fastest_tier_that_fits_is_selected(decoded, encoded, gpu, expected):
     sizes = {"decoded": decoded * GIB, "encoded": lambda: encoded * GIB, "budget": 10 * GIB, "gpu_budget": gpu * GIB}
     assert select_tier("auto", **sizes).tier == expected
 
@@ -145,7 +145,7 @@ def test_what_is_read_ahead_counts():
 
 def test_a_forced_tier_asks_for_nothing():
     def ask() -> int:
-        raise AssertionError("sizes of files were asked for")
+        raise AssertionError("sizes of files were requested")
 
     choice = select_tier("disk", decoded=5 * GIB, encoded=ask, budget=GIB, gpu_budget=0)
     assert choice.tier == "disk"
@@ -153,10 +153,10 @@ def test_a_forced_tier_asks_for_nothing():
 
 
 @pytest.mark.parametrize(
-    ("asked", "gpu", "told"), [("auto", 0, "ram"), ("auto", 5, "gpu"), ("disk", 0, "ram"), ("gpu", 0, "gpu")]
+    ("tier", "gpu", "expected"), [("auto", 0, "ram"), ("auto", 5, "gpu"), ("disk", 0, "ram"), ("gpu", 0, "gpu")]
 )
-def test_images_without_files_stay_decoded_in_memory(asked, gpu, told):
-    assert select_tier(asked, decoded=5, encoded=None, budget=1, gpu_budget=gpu).tier == told
+def test_images_without_files_stay_decoded_in_memory(tier, gpu, expected):
+    assert select_tier(tier, decoded=5, encoded=None, budget=1, gpu_budget=gpu).tier == expected
 
 
 @pytest.mark.parametrize(

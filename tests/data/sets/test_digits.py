@@ -1,4 +1,4 @@
-"""The digits: the set that every machine has."""
+"""The digits, a data set that needs no download."""
 
 import pickle
 
@@ -27,7 +27,7 @@ def test_split_shapes_and_counts() -> None:
     assert test.images.max() == 255
 
 
-def test_chosen_classes_are_labelled_in_the_given_order() -> None:
+def test_selected_classes_are_labelled_in_the_given_order() -> None:
     every, some = open_dataset("digits", None), open_dataset("digits", None, classes=["7", "2"])
     assert [entry.name for entry in some.classes] == ["7", "2"]
     assert some.counts == (every.counts[7], every.counts[2])
@@ -36,7 +36,7 @@ def test_chosen_classes_are_labelled_in_the_given_order() -> None:
     assert torch.equal(some.test().images[some.test().labels == 0], expected.images[expected.labels == 7])
 
 
-def test_only_the_asked_classes_are_held() -> None:
+def test_only_the_requested_classes_are_opened() -> None:
     source = open_dataset("digits", None).train([3])
     picked = source.get(3, torch.tensor([5, 0]))
     assert torch.equal(picked, source.images[3][[5, 0]])

@@ -1,4 +1,4 @@
-"""Images of the user's own are grey where all files are: by their headers, by the manifest, or as the run began."""
+"""The user's own images are grey where all files are: by their headers, the manifest, or the run's first start."""
 
 import json
 from collections.abc import Callable
@@ -104,7 +104,7 @@ def test_prepared_shards_are_as_their_manifest_says(root: Path, tmp_path: Path, 
     assert open_dataset("image_folder", tmp_path / "dest", size=16).train().images[0].shape == (3, 3, 16, 16)
 
 
-def test_preparing_goes_on_with_the_channels_that_it_began_with(root: Path, tmp_path: Path) -> None:
+def test_preparing_continues_with_the_channels_of_its_first_start(root: Path, tmp_path: Path) -> None:
     dest, options = tmp_path / "dest", preparing.PrepareOptions(size=16)
     planned = preparing.plan(str(root), dest, options, map_unordered=map)  # type: ignore[arg-type]
     assert isinstance(planned, preparing.Preparation)
@@ -126,12 +126,12 @@ def test_tars_by_their_headers(root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"), [("digits", "digits has 1; leave it out"), ("image_folder", "give 1 (grey)")]
+    ("name", "message"), [("digits", "digits has 1; leave it out"), ("image_folder", "give 1 (grey)")]
 )
-def test_other_channels_are_refused(root: Path, name: str, told: str) -> None:
+def test_other_channels_are_refused(root: Path, name: str, message: str) -> None:
     with pytest.raises(DataError) as refused:
         open_dataset(name, root, channels=2)
-    assert told in refused.value.problems[0]
+    assert message in refused.value.problems[0]
 
 
 def settings(root: Path, output: Path) -> dict[str, object]:
@@ -169,6 +169,6 @@ def test_a_run_stores_its_channels_and_one_of_before_keeps_three(root: Path, tmp
 
 def test_a_plan_without_the_images_takes_the_channels_that_are_given() -> None:
     config = from_dict({"dataset": {"name": "image_folder", "channels": 1}})
-    told = assumed(config, 2, 3)
-    assert told.train([0], None).images[0].shape == (3, 1, 224, 224)
-    assert len(told.mean) == len(told.std) == 1
+    images = assumed(config, 2, 3)
+    assert images.train([0], None).images[0].shape == (3, 1, 224, 224)
+    assert len(images.mean) == len(images.std) == 1

@@ -1,4 +1,4 @@
-"""ImageFolders made on the spot, with what real ones hold: grey, CMYK, not square, empty, corrupt."""
+"""Generated ImageFolders with the contents of real ones: grey, CMYK, not square, empty, corrupt."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def as_torchvision(path: Path, size: int) -> torch.Tensor:
-    """uint8 [3, size, size]."""
+    """Decode by torchvision's loader and transforms: uint8 [3, size, size]."""
     crop = transforms.Compose([transforms.Resize(size), transforms.CenterCrop(size), transforms.PILToTensor()])
     pixels: torch.Tensor = crop(Image.open(path).convert("RGB"))
     return pixels
@@ -92,7 +92,7 @@ def test_corrupt_files_are_named_together(root: Path) -> None:
     assert "c.png" in caught.value.problems[1]
 
 
-def test_empty_and_missing_classes_are_told_at_once(root: Path) -> None:
+def test_empty_and_missing_classes_are_reported_at_once(root: Path) -> None:
     (root / "train" / "empty").mkdir()
     (root / "val" / "empty").mkdir()
     (root / "val" / "zebra" / "d.png").unlink()
@@ -126,7 +126,7 @@ def test_a_missing_root_names_key_and_variable(name: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "imagenet"])
-def test_a_root_without_the_data_says_what_it_should_hold(name: str, tmp_path: Path) -> None:
+def test_a_root_without_the_data_is_refused_with_the_expected_layout(name: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"train/<class>/.*"):
         open_dataset(name, tmp_path)
 

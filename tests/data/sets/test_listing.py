@@ -1,4 +1,4 @@
-"""What is found on a user's disk: read in torchvision's order, or counted among what is passed over; never lost."""
+"""Every file on a user's disk is read in torchvision's order, or counted as ignored."""
 
 import os
 from collections import Counter
@@ -20,7 +20,7 @@ LATIN = os.fsdecode(b"caf\xe9")
 
 
 def make(root: Path, *files: str) -> Path:
-    """Empty files, and the folders above them."""
+    """Make empty files and their parent folders."""
     for file in files:
         (root / file).parent.mkdir(parents=True, exist_ok=True)
         (root / file).touch()
@@ -28,7 +28,7 @@ def make(root: Path, *files: str) -> Path:
 
 
 def two(root: Path, *files: str) -> Path:
-    """Two classes of one image in each split, and more files."""
+    """Make two classes with one image in each split, and further files."""
     return make(root, *(f"{split}/{name}/1.jpg" for split in ("train", "val") for name in "ab"), *files)
 
 
@@ -39,10 +39,10 @@ def refused(root: Path, **options: object) -> str:
 
 
 def paths(root: Path, split: str = "train") -> list[tuple[str, int]]:
-    """Every image and its label, as a run reads them."""
+    """Return every image and its label, as a run reads them."""
     opened = open_dataset("image_folder", root, size=8)
-    chosen = opened.train_split if split == "train" else opened.test_split
-    store = chosen.open_store(range(len(opened.classes)), None)
+    selected = opened.train_split if split == "train" else opened.test_split
+    store = selected.open_store(range(len(opened.classes)), None)
     return [(store.where(label, index), label) for label in store.labels for index in range(store.count(label))]
 
 
@@ -70,7 +70,7 @@ def test_images_come_in_the_order_of_torchvision(tmp_path: Path) -> None:
     assert len(paths(root)) == 14
 
 
-def test_one_note_per_split_counts_what_is_read_and_passed_over(tmp_path: Path) -> None:
+def test_one_note_per_split_counts_read_and_ignored_files(tmp_path: Path) -> None:
     root = two(
         tmp_path, "train/a/x.avif", "train/a/y.AVIF", "train/b/.z.jpg", "train/b/no", "train/1.jpg", "val/a/n.txt"
     )
@@ -99,9 +99,9 @@ def test_links_in_a_circle_end(tmp_path: Path) -> None:
     (root / "train" / "a" / "here").symlink_to(".")
     (root / "train" / "a" / "b").symlink_to(root / "train" / "b")
     (root / "train" / "b" / "a").symlink_to(root / "train" / "a")
-    found, passed = class_files(root / "train" / "a", root / "train")
-    assert found.files == ("1.jpg", "b/1.jpg")
-    assert passed == {listing.LOOP: 3, listing.DANGLING: 1}
+    folder, ignored = class_files(root / "train" / "a", root / "train")
+    assert folder.files == ("1.jpg", "b/1.jpg")
+    assert ignored == {listing.LOOP: 3, listing.DANGLING: 1}
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -168,7 +168,7 @@ def test_class_names_that_are_no_utf8_are_refused_at_the_start(tmp_path: Path) -
     assert open_dataset("image_folder", root, classes=["a", "b"]).counts == (2, 1)  # files may be called so
 
 
-def test_without_test_images_where_none_are_wanted(tmp_path: Path) -> None:
+def test_without_test_images_where_none_are_required(tmp_path: Path) -> None:
     root = two(tmp_path)
     (root / "val").rename(root / "validation")
     opened = open_dataset("image_folder", root, test=False)
@@ -216,9 +216,9 @@ def test_what_can_be_wrong_with_annotations(tmp_path: Path) -> None:
     make(root, "val/images/unnamed.JPEG")
     text = (root / "val" / "val_annotations.txt").read_text()
     (root / "val" / "val_annotations.txt").write_text(text + "no tab\nval_0.JPEG\tn00000001\nval_9.JPEG\tn9\n")
-    told = refused(root)
-    assert "val_annotations.txt: these lines cannot be used: 6, 7." in told
-    assert f"{root}/val/images lacks 1 images that val_annotations.txt names: val_3.JPEG" in told
+    message = refused(root)
+    assert "val_annotations.txt: these lines cannot be used: 6, 7." in message
+    assert f"{root}/val/images lacks 1 images that val_annotations.txt names: val_3.JPEG" in message
     (root / "val" / "val_annotations.txt").write_text("val_1.JPEG\tn00000001\nval_2.JPEG\tn9\n")
     assert "names no image of 1 of train's classes: n00000002" in refused(root)
     opened = open_dataset("image_folder", root, classes=["n00000001"])
@@ -237,7 +237,7 @@ def test_sorted_images_beside_their_annotations_are_folders(tmp_path: Path) -> N
 
 def test_names_with_subfolders_are_read(tmp_path: Path) -> None:
     photograph(0).save(make(tmp_path, "train/a/sub/x") / "train" / "a" / "sub" / "1.jpg")
-    found, _ = class_files(tmp_path / "train" / "a", tmp_path / "train")
-    store = FolderStore({0: found})
+    folder, _ = class_files(tmp_path / "train" / "a", tmp_path / "train")
+    store = FolderStore({0: folder})
     assert store.read(0, 0) == (tmp_path / "train" / "a" / "sub" / "1.jpg").read_bytes()
     assert store.encoded_bytes(0) == len(store.read(0, 0))

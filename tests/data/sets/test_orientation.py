@@ -1,4 +1,4 @@
-"""Images are turned as their EXIF orientation says, by every reader or by none."""
+"""Images are rotated by their EXIF orientation, by every reader or by none."""
 
 import importlib.util
 from collections.abc import Callable
@@ -11,7 +11,6 @@ import torch
 from PIL import ExifTags, Image
 
 from dist_condense.data import DataError, Reading, open_dataset
-from dist_condense.data.preparing.prepare import PrepareOptions, prepare
 from dist_condense.data.preparing.tars import DATASET
 from dist_condense.data.reading import decode
 from dist_condense.data.reading.decode import decode_bytes, read_image
@@ -20,7 +19,7 @@ from dist_condense.data.reading.tiers import TIERS
 from dist_condense.data.shards.manifest import Manifest
 from dist_condense.data.shards.shards import ShardStore
 from tests.conftest import absent
-from tests.data.shards.shard_cases import HERE, prepared, write_tar
+from tests.data.shards.shard_cases import prepared, write_tar
 
 Turn = Callable[[np.ndarray], np.ndarray]
 
@@ -64,7 +63,7 @@ def written(pixels: np.ndarray, kind: str, orientation: int | None, **options: o
 
 
 def lying(orientation: int, kind: str = "PNG", **options: object) -> bytes:
-    """A file whose picture is upright only when it is turned."""
+    """Return a file whose picture is upright only after rotation."""
     return written(STORED[orientation](picture()), kind, orientation, **options)
 
 
@@ -141,7 +140,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def shows(images: torch.Tensor, upright: bool) -> bool:
-    """Whether these are the eight images, turned or as they are stored."""
+    """Return whether these are the eight images, rotated or as they are stored."""
     turned = [picture()] * 8 if upright else [STORED[o](picture()) for o in ALL]
     expected = [decode_bytes(written(pixels, "PNG", None), 3, images.shape[-1]) for pixels in turned]
     return torch.equal(images, torch.stack(expected))
@@ -202,7 +201,7 @@ def files(manifest: Manifest, dest: Path) -> list[bytes]:
     return [store.read(0, index) for index in range(store.count(0))]
 
 
-def test_images_that_have_the_size_are_turned_too_and_none_lies_about_it(tmp_path: Path) -> None:
+def test_images_that_have_the_size_are_rotated_too_and_lose_their_tag(tmp_path: Path) -> None:
     for split in ("train", "val"):
         (tmp_path / "mine" / split / "a").mkdir(parents=True)
         for orientation in ALL:
@@ -232,14 +231,7 @@ def test_tars_are_ones_own(tmp_path: Path, orientation: bool | None) -> None:
 def test_a_beton_holds_the_turned_images(root: Path, tmp_path: Path) -> None:
     if importlib.util.find_spec("ffcv") is None:
         absent("FFCV is not installed: make install-ffcv")
-    prepare(
-        str(root),
-        tmp_path / "dest",
-        PrepareOptions(size=12, png=True),
-        map_unordered=HERE,
-        report=lambda *what: None,
-        ffcv=True,
-    )
+    prepared(root, tmp_path / "dest", size=12, png=True, ffcv=True)
     source = open_dataset("image_folder", tmp_path / "dest").train([1], Reading("ffcv"))
     assert shows(source.get(1, EIGHT).contiguous(), True)
 

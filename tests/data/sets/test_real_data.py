@@ -1,4 +1,4 @@
-"""The files that users have on their disks."""
+"""Data sets in their original files."""
 
 from pathlib import Path
 

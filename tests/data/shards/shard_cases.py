@@ -1,4 +1,4 @@
-"""Small data sets to prepare, and tars with whatever a test wants in them."""
+"""Small data sets to prepare, and tars of given members."""
 
 import io
 import tarfile
@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dist_condense.data.preparing.prepare import PrepareOptions, prepare
+from dist_condense.data.preparing.betons import ReportProgress
+from dist_condense.data.preparing.prepare import Preparation, PrepareOptions, finish, plan
+from dist_condense.data.preparing.tars import MapUnordered
 from dist_condense.data.shards.manifest import Manifest
 from dist_condense.system.process_pool import LocalMap
 
@@ -22,7 +24,7 @@ def photograph(seed: int, mode: str = "RGB", width: int = 40, height: int = 40) 
 
 
 def write_folder(root: Path) -> Path:
-    """Three classes of four training images (grey, CMYK, not square, 24 pixels) and one of the second split."""
+    """Write three classes of four training images (grey, CMYK, not square, 24 pixels) and one validation image."""
     for position, name in enumerate(CLASSES):
         train, val = root / "train" / name, root / "val" / name
         train.mkdir(parents=True)
@@ -35,20 +37,32 @@ def write_folder(root: Path) -> Path:
     return root
 
 
-def prepared(source: Path | str, dest: Path, **options: object) -> Manifest:
-    """prepare() in this process, without telling anyone."""
-    return prepare(
-        str(source), dest, PrepareOptions(**options), map_unordered=HERE, report=lambda finished, total, what: None
-    )
+def unreported(finished: int, total: int, what: str) -> None:
+    """Ignore a report of progress."""
+
+
+def prepared(
+    source: Path | str,
+    dest: Path,
+    *,
+    mapping: MapUnordered = HERE,
+    report: ReportProgress = unreported,
+    ffcv: bool = False,
+    **options: object,
+) -> Manifest:
+    """Prepare as the command does; by default in this process and without reports of progress."""
+    planned = plan(str(source), dest, PrepareOptions(**options), map_unordered=mapping, ffcv=ffcv)
+    manifest = planned.run(mapping, report) if isinstance(planned, Preparation) else planned
+    return finish(dest, manifest, ffcv, report)
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """All files below a folder."""
+    """Return the content of all files below a folder, by path."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def write_tar(path: Path, members: list[tuple[str, bytes] | tarfile.TarInfo]) -> Path:
-    """A tar of (name, content), or of headers without content."""
+    """Write a tar of (name, content) pairs, or of headers without content."""
     with tarfile.open(path, "w") as tar:
         for member in members:
             if isinstance(member, tarfile.TarInfo):

@@ -1,4 +1,4 @@
-"""A manifest is read as it was written, or refused with the file and the key that is wrong."""
+"""A manifest is read as it was written, or refused with the file and the invalid key."""
 
 import json
 import time
@@ -54,7 +54,7 @@ Change = Callable[[dict[str, Any]], object]
 
 
 def at(key: str, value: object) -> Change:
-    """Set the first train shard's key."""
+    """Return a change that sets a key of the first training shard."""
     return lambda content: content["splits"]["train"][0][0].update({key: value})
 
 
@@ -95,14 +95,14 @@ CHANGES: list[tuple[Change, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("change", "told"), CHANGES)
-def test_what_is_wrong_is_told_with_file_and_key(tmp_path: Path, change: Change, told: str) -> None:
+@pytest.mark.parametrize(("change", "message"), CHANGES)
+def test_problems_are_reported_with_file_and_key(tmp_path: Path, change: Change, message: str) -> None:
     write_manifest(tmp_path, MANIFEST)
     file = tmp_path / "manifest.json"
     content = json.loads(file.read_text())
     change(content)
     file.write_text(json.dumps(content))
-    with pytest.raises(DataError, match=rf"{file}: .*{told}"):
+    with pytest.raises(DataError, match=rf"{file}: .*{message}"):
         read_manifest(str(tmp_path))
 
 
@@ -115,7 +115,7 @@ def test_what_is_no_manifest_at_all(tmp_path: Path, text: str) -> None:
 
 
 def test_many_classes_are_read_in_linear_time(tmp_path: Path) -> None:
-    """Ten times as many take ten times as long: quadratic work would take a hundred times."""
+    """Ten times as many classes take about ten times as long; quadratic work would take a hundred times."""
     seconds = []
     for classes in (300, 3000):
         shards = tuple((shard(f"train/{index:06d}-000.tar", 3),) for index in range(classes))

@@ -1,4 +1,4 @@
-"""The store gives the bytes of the tars, and refuses shards that are not those of the manifest."""
+"""The store returns the bytes of the tars, and refuses shards that contradict the manifest."""
 
 import errno
 import os
@@ -31,7 +31,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(source: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
-    """Prepared once, not to be changed."""
+    """Prepared folder and manifest, shared by all tests and not to be changed."""
     dest = tmp_path_factory.mktemp("prepared") / "dest"
     return dest, prepared(source, dest)
 
@@ -44,7 +44,7 @@ def read_all(store: ShardStore, label: int) -> list[bytes]:
     return [store.read(label, index) for index in range(store.count(label))]
 
 
-def test_chosen_classes_by_position(source: Path, whole: tuple[Path, Manifest]) -> None:
+def test_selected_classes_by_position(source: Path, whole: tuple[Path, Manifest]) -> None:
     store = ShardStore(str(whole[0]), whole[1], "train", [2, 0])
     assert store.labels == (2, 0)
     assert (read_all(store, 2), read_all(store, 0)) == (files(source, 2), files(source, 0))
@@ -74,9 +74,9 @@ def test_few_files_open_and_many_threads(
     before = len(os.listdir("/proc/self/fd"))
     with ThreadPoolExecutor(8) as pool:
         places = [(label, index) for _ in range(50) for index in range(4) for label in range(3)]
-        found = list(pool.map(lambda place: store.read(*place), places))
+        results = list(pool.map(lambda place: store.read(*place), places))
     expected = [files(source, label) for label in range(3)]
-    assert found == [expected[label][index] for label, index in places]
+    assert results == [expected[label][index] for label, index in places]
     assert len(os.listdir("/proc/self/fd")) <= before + 1
 
 
@@ -108,7 +108,7 @@ def test_a_shard_is_opened_once_and_by_the_first_who_reads_it(
 
 
 def flip(path: Path) -> None:
-    """Another byte in the middle of the first image."""
+    """Change a byte in the middle of the first image."""
     content = bytearray(path.read_bytes())
     content[512 * 3 + 20] ^= 1
     path.write_bytes(content)
@@ -121,17 +121,17 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("told", DAMAGES)
-def test_damaged_shards_are_named(whole: tuple[Path, Manifest], tmp_path: Path, told: str) -> None:
+@pytest.mark.parametrize("message", DAMAGES)
+def test_damaged_shards_are_named(whole: tuple[Path, Manifest], tmp_path: Path, message: str) -> None:
     dest = Path(shutil.copytree(whole[0], tmp_path / "copy"))
     for name in ("0000-000.tar", "0002-000.tar"):
-        DAMAGES[told](dest / "train" / name)
+        DAMAGES[message](dest / "train" / name)
     store = ShardStore(str(dest), whole[1], "train", [0, 1, 2])
     with pytest.raises(DataError) as caught:
         store.opened()
     assert len(caught.value.problems) == 2
     for _ in range(2):
-        with pytest.raises(DataError, match=rf"0002-000\.tar: .*{told}"):
+        with pytest.raises(DataError, match=rf"0002-000\.tar: .*{message}"):
             store.read(2, 0)
     assert len(read_all(store, 1)) == 4
     assert ShardStore(str(dest), whole[1], "train", [1]).opened().count(1) == 4
@@ -146,13 +146,13 @@ def test_another_count_and_a_file_cut_later(whole: tuple[Path, Manifest], tmp_pa
     store = ShardStore(str(dest), whole[1], "train", [0, 1], verify=False).opened()
     os.truncate(dest / "train" / "0000-000.tar", 700)
     (dest / "train" / "0001-000.tar").unlink()
-    for label, told in ((0, "it ends before image 3"), (1, "it cannot be read any more")):
-        with pytest.raises(DataError, match=rf"000{label}-000\.tar: {told}"):
+    for label, message in ((0, "it ends before image 3"), (1, "it cannot be read any more")):
+        with pytest.raises(DataError, match=rf"000{label}-000\.tar: {message}"):
             store.read(label, 3)
 
 
 class Bucket(AbstractFileSystem):
-    """The prepared folder under s3://bucket."""
+    """File system with the prepared folder as s3://bucket."""
 
     protocol = "s3"
     cachable = False

@@ -1,4 +1,4 @@
-"""The index of a tar equals its content and what WebDataset reads; all that is torn or hostile is refused by name."""
+"""The index of a tar agrees with its content and with WebDataset; damaged and hostile tars are refused by name."""
 
 import io
 import random
@@ -25,7 +25,7 @@ from tests.data.shards.shard_cases import special, write_tar
 GOOD = [("d/a.jpg", b"one"), ("d/a.cls", b"7"), ("b.png", b"x" * 1000), ("b.cls", b"12\n")]
 
 
-def test_offsets_lengths_labels_and_what_is_passed_over(tmp_path: Path) -> None:
+def test_offsets_lengths_labels_and_ignored_members(tmp_path: Path) -> None:
     others = [
         ("b.pyd", b"import os"),
         ("b.pickle", b"cos"),

@@ -275,8 +275,13 @@ def test_a_manifest(hostile_folder: Path, tmp_path: Path, screen: Screen) -> Non
         (dest / "manifest.json").write_text(json.dumps(manifest | change))
         assert run() == 2
     assert screen.plain.count(TITLE) >= 4
-    for told in ("too few in cat", "stand for several: cat", "size: found 'cat", "unknown, expected one of classes"):
-        assert told in screen.plain
+    for reported in (
+        "too few in cat",
+        "stand for several: cat",
+        "size: found 'cat",
+        "unknown, expected one of classes",
+    ):
+        assert reported in screen.plain
 
 
 def test_a_card(tmp_path: Path, screen: Screen) -> None:

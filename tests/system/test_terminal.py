@@ -357,7 +357,7 @@ def test_why_a_group_was_started_again(tmp_path: Path, screen: Screen) -> None:
     from dist_condense.engine.ray.group import Restarts
 
     file = tmp_path / "restarts"
-    notes = Notes(file, job._tell_failure)
+    notes = Notes(file, job._report_failure)
     Restarts(file).after_exception(None, {0: RunFailed(HOSTILE)})
     notes._poll()
     assert len(file.read_text().splitlines()) == 1 and screen.text.startswith("the worker group failed: ")

@@ -43,7 +43,7 @@ def nonempty(text: str) -> str:
 
 
 def local_path(text: str) -> Path:
-    """Convert an argument to a path, which must be UTF-8 like the manifest, and not an address."""
+    """Convert an argument to a path; it must be UTF-8, like the manifest, and not an address."""
     if not is_utf8(text):
         raise argparse.ArgumentTypeError(f"{nonempty(text)} is not UTF-8; rename it, or link to it under another name")
     if is_url(text):

@@ -163,7 +163,7 @@ def name_of(steps: int, updates: int) -> str:
 
 
 def class_file(label: int) -> str:
-    """Return the file name of a class."""
+    """Return the name of the file with the state of a class."""
     return f"class_{label}.safetensors"
 
 

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class CheckpointWriter:
-    """Writes checkpoints, one at a time, on all workers together.
+    """A writer of checkpoints, one at a time, on all workers together.
 
     :param coordinator: a separate process group (:meth:`Coordinator.beside`), used by the writing thread only.
     :param kept: number of newest checkpoints to keep.

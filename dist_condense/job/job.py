@@ -90,7 +90,7 @@ class Job:
 
     @classmethod
     def prepare(cls, config: RunConfig, how: str = resume.AUTO) -> Job:
-        """Check and resolve a run without starting or writing anything.
+        """Check and resolve a config, and return its job; nothing is started or written.
 
         :param how: the option ``--resume``, see :func:`dist_condense.job.resume.select`.
         :raises ConfigError: with every problem.

@@ -19,7 +19,7 @@ from dist_condense.engine.procedure import Procedure, Units
 from dist_condense.job.checkpoint import State
 from dist_condense.job.checkpoint_writer import CheckpointWriter
 from dist_condense.job.claim import Claim
-from dist_condense.job.restoring import Restoring
+from dist_condense.job.restoring import Loader
 from dist_condense.result import metrics_file
 from dist_condense.result.tracking.server_run import RunAddress
 from dist_condense.settings.run_folder import RunFolder
@@ -51,7 +51,7 @@ class Intervals:
 
 @dataclass(frozen=True)
 class Note:
-    """A worker's report to the others at a meeting; rank 0's clock and view of the folder decide."""
+    """A worker's report when the workers agree on saving and stopping; rank 0's clock and view of the folder decide."""
 
     _: KW_ONLY
     due: bool
@@ -129,7 +129,7 @@ class Journal:
 
     def resume(self) -> int:
         """Load the newest intact checkpoint, if there is one, and return the number of completed units."""
-        stored = Restoring(self.writer.store, self.group, self.procedure, self.identity).newest()
+        stored = Loader(self.writer.store, self.group, self.procedure, self.identity).newest()
         if self.group.rank == 0:
             with self.claim.writing():
                 metrics_file.cut(self.files.metrics, stored.metadata.steps if stored else 0)

@@ -20,7 +20,7 @@ PACKAGE = "dist_condense"
 
 @dataclass
 class Lines(logging.Formatter):
-    """Formats a log record as one line: time, level, run and start, rank and host, step, logger and message.
+    """A formatter of log records as one JSON line: time, level, run and start, rank and host, step, logger and message.
 
     The arguments of a message (``log.info("%(loss).4g", {"loss": x})``) are added by name, a traceback as ``error``.
 
@@ -62,7 +62,7 @@ class _File(logging.FileHandler):
 
 @contextmanager
 def kept(folder: Path, start: str, worker: Coordinator | None = None, logger: str = PACKAGE) -> Iterator[None]:
-    """Write the messages of ``logger`` within the context, and the error that ends it, to ``folder/logs``.
+    """Log to ``folder/logs`` within the context: the messages of ``logger``, and the error that ends the context.
 
     :param folder: folder of the run, whose name is the name of the run.
     """

@@ -32,8 +32,8 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Restoring:
-    """Loads a worker's part of the newest checkpoint that every worker finds intact.
+class Loader:
+    """A loader of a worker's part of the newest checkpoint that every worker finds intact.
 
     :param group: process group of the workers, all of which load at the same time.
     :param identity: everything that determines the result of this run, see :class:`State`.

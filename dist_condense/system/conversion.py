@@ -19,7 +19,7 @@ from dist_condense.system.credentials import masked
 SHOWN = 80
 """Maximum number of characters of a value in a message."""
 Reader = Callable[[Any], Any]
-"""Convert a plain value to one type; raises :class:`Mismatch`."""
+"""Function that converts a plain value to one type; raises :class:`Mismatch`."""
 _PLAIN_KEY = re.compile(r"[A-Za-z_][\w.-]{0,79}")
 
 

@@ -48,7 +48,7 @@ class Transfer:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def begin(self, images: torch.Tensor) -> Arrival:
-        """Start a copy, in the thread that read the images."""
+        """Start a copy and return it; called in the thread that read the images."""
         if self._stream is None or not uploads(images.device, self.device):
             return Arrival(images.to(self.device))
         with torch.cuda.stream(self._stream):

@@ -155,9 +155,9 @@ def test_the_report_has_the_rows_that_there_are_when_a_trial_fails(tmp_path, mon
     with monkeypatch.context() as patch:
         patch.setattr(evaluate, "run_trial", first_fails)
         assert cli.main(["run", "configs/digits.yaml", *keys, *sets, *more]) == cli.FAILED
-    told = capfd.readouterr().err
-    assert "failed: evaluation: 1 of 2 trials failed:" in told
-    assert "condensed / convnet:width=4:depth=2 / seed 0: RuntimeError: out of memory" in told
+    reported = capfd.readouterr().err
+    assert "failed: evaluation: 1 of 2 trials failed:" in reported
+    assert "condensed / convnet:width=4:depth=2 / seed 0: RuntimeError: out of memory" in reported
     (row,) = read_csv(tmp_path / "evaluation.csv")
     report = (tmp_path / "report.html").read_text()
     assert row.seed == 1 and 'title="seed 1"' in report and 'title="seed 0"' not in report
@@ -201,7 +201,7 @@ NOT_TEXT = "caf\udce9"  # as Python reads a byte that is no UTF-8
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "reported"),
     [
         ([f"method.name={NOT_TEXT}"], r"method.name: 'caf\udce9' is not UTF-8"),
         (
@@ -213,9 +213,9 @@ NOT_TEXT = "caf\udce9"  # as Python reads a byte that is no UTF-8
         (["network.name=resnet18_cifar"], "unset options that the config sets: network.depth=null"),
     ],
 )
-def test_what_would_fail_at_the_end_is_refused_at_the_start(given, told, capsys, tmp_path):
+def test_what_would_fail_at_the_end_is_refused_at_the_start(given, reported, capsys, tmp_path):
     assert cli.main(["run", "configs/digits.yaml", "cluster.workers=0", f"output={tmp_path / 'run'}", *given]) == 2
-    assert told in capsys.readouterr().err
+    assert reported in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
@@ -242,5 +242,5 @@ def test_an_empty_text_is_no_folder(arguments, capsys, monkeypatch, tmp_path):
 def test_replay_of_what_is_no_config_is_one_line(content, tmp_path, capsys):
     (tmp_path / "config.yaml").write_bytes(content)
     assert cli.main(["replay", str(tmp_path)]) == 1
-    told = capsys.readouterr().err
-    assert told.startswith(f"failed: {tmp_path}/config.yaml") and told.count("\n") == 1
+    reported = capsys.readouterr().err
+    assert reported.startswith(f"failed: {tmp_path}/config.yaml") and reported.count("\n") == 1

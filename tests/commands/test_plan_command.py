@@ -39,7 +39,7 @@ def rates(tmp_path):
     return write
 
 
-def told(capsys, *arguments):
+def reported(capsys, *arguments):
     code = cli.main(["plan", *arguments])
     said = capsys.readouterr()
     return code, said.out, said.err
@@ -49,7 +49,7 @@ def told(capsys, *arguments):
 def test_every_shipped_config_plans_without_its_data(name, rates, capsys):
     path = f"configs/{name}.yaml"
     folder = ["--classes=100", "--images-per-class=50"] if "imagenette" in name or "mini" in name else []
-    code, out, _ = told(capsys, path, rates(path), "--gpus=8", "--gpu-memory=80", "--json", *folder)
+    code, out, _ = reported(capsys, path, rates(path), "--gpus=8", "--gpu-memory=80", "--json", *folder)
     made = json.loads(out)
     assert code == 0 and made["does_not_fit"] == [] and made["room"] == 80 * 2**30
     assert made["chosen"]["workers"] == 8 and made["cluster"] == {
@@ -62,7 +62,7 @@ def test_every_shipped_config_plans_without_its_data(name, rates, capsys):
 
 def test_the_table_is_for_people(rates, capsys):
     path = "configs/cifar10_dcc.yaml"
-    code, out, _ = told(capsys, path, rates(path), "--rate=100", "cluster.workers=4", "ipc=2")
+    code, out, _ = reported(capsys, path, rates(path), "--rate=100", "cluster.workers=4", "ipc=2")
     for words in (
         "dcc on cifar10: 10 classes, 2 images each, 32 px, convnet; units: 1,000 networks x 10 matching steps",
         "stated: 100 real images/s",
@@ -92,14 +92,14 @@ def test_a_selection_has_the_time_of_its_training_or_none(rates, capsys):
 
 def test_what_does_not_fit_is_told_with_the_key(rates, capsys):
     path = "configs/cifar10_dc.yaml"
-    code, out, _ = told(capsys, path, rates(path), "--gpus=20", "--gpu-memory=1")
+    code, out, _ = reported(capsys, path, rates(path), "--gpus=20", "--gpu-memory=1")
     assert code == 1 and "does not fit: " in out and "the process" in out
     assert "10 workers own no class" in out
 
 
 def test_everything_wrong_is_refused_at_once(capsys):
     wrong = ["--gpus=0", "--gpu-memory=-1", "--rate=0", "--bandwidth=nan", "--classes=0", "ipc=0"]
-    code, out, err = told(capsys, "configs/digits.yaml", *wrong)
+    code, out, err = reported(capsys, "configs/digits.yaml", *wrong)
     assert code == 2 and out == ""
     for name in ("--gpus: 0", "--gpu-memory: -1", "--rate: 0", "--bandwidth: nan", "--classes: 0", "ipc: 0"):
         assert f"refused: {name}" in err
@@ -123,13 +123,13 @@ def test_everything_wrong_is_refused_at_once(capsys):
 )
 def test_what_is_refused(arguments, words, capsys, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    code, _, err = told(capsys, "configs/digits.yaml", *arguments)
+    code, _, err = reported(capsys, "configs/digits.yaml", *arguments)
     assert code == 2 and words in err
 
 
 def test_rates_of_another_network_are_refused(rates, capsys):
     given = rates("configs/digits.yaml")
-    code, _, err = told(capsys, "configs/digits.yaml", given, "network.width=8")
+    code, _, err = reported(capsys, "configs/digits.yaml", given, "network.width=8")
     assert code == 2 and "network.width is 32 there, 8 here" in err
 
 

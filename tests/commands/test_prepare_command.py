@@ -36,7 +36,7 @@ def test_a_folder_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "reported"),
     [
         (["/nowhere"], "/nowhere is not a folder. Set SOURCE to its folder"),
         (["/nowhere", "--ffcv"], "--ffcv needs --size"),
@@ -53,10 +53,10 @@ def test_a_folder_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
         (["digits:", "--classes", "imagenet10"], "Or is the named subset imagenet10_idc meant"),
     ],
 )
-def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str) -> None:
+def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], reported: str) -> None:
     assert cli.main(["prepare", arguments[0], str(tmp_path / "dest"), *arguments[1:]]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("refused: ") and re.search(told, said)
+    assert said.startswith("refused: ") and re.search(reported, said)
     assert not (tmp_path / "dest").exists()
 
 

@@ -59,7 +59,7 @@ def before_its_row_is_there(patch: pytest.MonkeyPatch) -> None:
 
 def before_it_is_told(patch: pytest.MonkeyPatch) -> None:
     """The row of seed 1 is there."""
-    _die_at(patch, comparing, "_tell", lambda row: row.seed == 1)
+    _die_at(patch, comparing, "_report", lambda row: row.seed == 1)
 
 
 def _die_at(patch: pytest.MonkeyPatch, where: Any, name: str, when: Callable[..., bool]) -> None:

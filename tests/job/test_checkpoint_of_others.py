@@ -75,8 +75,8 @@ def test_a_file_outside_is_not_written(
     entry = checkpoint.entry_of(outside, b"theirs")
     forge(held, lambda content: content["files"].append({**vars(entry), "labels": []}))
     assert command("dc", mine, *SHORT, f"--resume={theirs / place}") == cli.REFUSED
-    told = capfd.readouterr().err
-    assert f"{held / MANIFEST} is damaged: it names the file '{outside}', which no checkpoint contains" in told
+    reported = capfd.readouterr().err
+    assert f"{held / MANIFEST} is damaged: it names the file '{outside}', which no checkpoint contains" in reported
     assert (mine.parent / ".profile").read_text() == "mine" and not mine.exists()
 
 
@@ -129,7 +129,7 @@ def test_a_damaged_newest_one_is_skipped_while_it_is_copied(
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "reported"),
     [
         *((renamed(1, name), f"names the file {name!r}") for name in (
             "../x", "/etc/passwd", "a/class_0.safetensors", "class_0.safetensors/", "class_0.safetensors\n",
@@ -165,11 +165,11 @@ def test_a_damaged_newest_one_is_skipped_while_it_is_copied(
         (lambda content: content.update(command="x"), "command: unknown"),
     ],
 )  # fmt: skip
-def test_a_manifest_that_no_run_writes_is_damaged(change: Change, told: str, theirs: Path) -> None:
+def test_a_manifest_that_no_run_writes_is_damaged(change: Change, reported: str, theirs: Path) -> None:
     store = Folder(theirs / "checkpoints")
     assert checkpoint.opened(store, FIRST).steps == 1
     forge(store.path / FIRST, change)
-    with pytest.raises(Damaged, match=re.escape(told)):
+    with pytest.raises(Damaged, match=re.escape(reported)):
         checkpoint.opened(store, FIRST)
 
 
@@ -295,14 +295,14 @@ FORGED: dict[str, tuple[Callable[[Path], None], str]] = {
 """By the name of the attack: what it does to a checkpoint's folder, and what is reported."""
 
 
-@pytest.mark.parametrize(("attack", "told"), FORGED.values(), ids=FORGED)
+@pytest.mark.parametrize(("attack", "reported"), FORGED.values(), ids=FORGED)
 def test_a_sealed_checkpoint_with_other_content_is_refused_and_not_copied(
-    attack: Callable[[Path], None], told: str, theirs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    attack: Callable[[Path], None], reported: str, theirs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The attack: size, hash and seal are right, but not the tensors; in the output itself it is refused as well."""
     attack(held := theirs / "checkpoints" / FIRST)
     for output, more in ((tmp_path / "new", (f"--resume={theirs}",)), (theirs, ())):
         assert command("dc", output, *SHORT, *more) == cli.REFUSED
         line = capfd.readouterr().err
-        assert told in line and str(held) in line and line.count("\n") == 1
+        assert reported in line and str(held) in line and line.count("\n") == 1
     assert not (tmp_path / "new").exists()

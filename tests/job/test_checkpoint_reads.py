@@ -245,15 +245,15 @@ def test_a_checkpoint_of_another_run_is_not_fallen_back_to(tmp_path: Path) -> No
 
 
 def test_a_failed_write_begins_no_other(tmp_path: Path) -> None:
-    begun = list[int]()
+    started = list[int]()
 
     def action(item: int) -> int:
-        begun.append(item)
+        started.append(item)
         if item == 1:
             raise OSError("full")
         return item
 
     with pytest.raises(OSError, match="full"):
         side_by_side(action, range(100), 1)
-    assert begun == [0, 1]
+    assert started == [0, 1]
     assert side_by_side(lambda x: x * x, range(100), 8) == [x * x for x in range(100)]

@@ -34,9 +34,9 @@ DISK, OVERRIDES = Path(sys.argv[1]), sys.argv[2:]
 OUT = DISK / "run"
 
 def command(folder=OUT):
-    with contextlib.redirect_stderr(io.StringIO()) as told:
+    with contextlib.redirect_stderr(io.StringIO()) as reported:
         code = run.main(["configs/digits.yaml", *OVERRIDES, f"output={folder}"])
-    return code, told.getvalue()
+    return code, reported.getvalue()
 
 def failing(at):
     whole = Journal.after_step
@@ -86,8 +86,8 @@ def on_a_disk(tmp_path: Path):
     return execute
 
 
-def failures(told: str) -> list[str]:
-    return [line for line in told.splitlines() if line.startswith("failed: ")]
+def failures(reported: str) -> list[str]:
+    return [line for line in reported.splitlines() if line.startswith("failed: ")]
 
 
 FULL = """
@@ -126,21 +126,21 @@ print(json.dumps(answers))
 
 def test_a_full_disk(on_a_disk) -> None:
     found = on_a_disk(FULL)
-    code, told = found["first"]
-    assert code == cli.FAILED and "made to fail" in told and "the set of matching step 2 is kept" in told
-    code, told = found["full"]
-    (failed,) = failures(told)
+    code, reported = found["first"]
+    assert code == cli.FAILED and "made to fail" in reported and "the set of matching step 2 is kept" in reported
+    code, reported = found["full"]
+    (failed,) = failures(reported)
     assert code == cli.FAILED and "synthetic_set: the set is not written" in failed and "No space left" in failed
     assert found["kept"] and found["steps"] == 6
     assert not [name for name in found["listing"] if "writing" in name or name.endswith(".tmp")], found["listing"]
-    code, told = found["still full"]
-    (refused,) = told.splitlines()
+    code, reported = found["still full"]
+    (refused,) = reported.splitlines()
     assert code == cli.REFUSED and "/run cannot be written (OSError: [Errno 28] No space left on device" in refused
     assert found["room"][0] == 0, found["room"][1]
     assert found["complete"]
     assert found["rows"] == [True, True]
-    code, told = found["no report"]
-    assert code == cli.REFUSED and len(told.splitlines()) == 1 and "No space left on device" in told
+    code, reported = found["no report"]
+    assert code == cli.REFUSED and len(reported.splitlines()) == 1 and "No space left on device" in reported
     assert found["report"]
 
 
@@ -160,9 +160,9 @@ def test_a_read_only_disk(on_a_disk) -> None:
     found = on_a_disk(READ_ONLY)
     assert found["first"][0] == cli.FAILED
     for name, folder in (("again", "run"), ("other", "other")):
-        code, told = found[name]
+        code, reported = found[name]
         assert code == cli.REFUSED
-        (line,) = told.splitlines()
+        (line,) = reported.splitlines()
         assert line.startswith("refused: output: ") and line.endswith(f"/{folder} cannot be written")
     assert found["kept"]
     assert found["writable"][0] == 0, found["writable"][1]
@@ -188,9 +188,9 @@ print(json.dumps(answers))
 
 def test_a_disk_that_turns_read_only(on_a_disk) -> None:
     found = on_a_disk(TURNED_READ_ONLY)
-    code, told = found["turned"]
-    (failed,) = failures(told)
+    code, reported = found["turned"]
+    (failed,) = failures(reported)
     assert code == cli.FAILED and "Read-only file system" in failed
-    assert "the same command continues after matching step 2" in told
-    code, told = found["after"]
-    assert code == 0 and "resuming after matching step 2 of 6" in told
+    assert "the same command continues after matching step 2" in reported
+    code, reported = found["after"]
+    assert code == 0 and "resuming after matching step 2 of 6" in reported

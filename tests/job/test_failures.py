@@ -38,11 +38,12 @@ LARGE_PIXELS = (*OFTEN, "method.images.lr=1e30", "trajectory.networks=3", "traje
 @pytest.mark.usefixtures("unlimited")
 def test_not_finite(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert command("dc", tmp_path, *LARGE_PIXELS) == cli.FAILED
-    told = capfd.readouterr().err
+    reported = capfd.readouterr().err
     assert (
-        "statistic or the matching loss is not finite: class 0 (0), network 2, matching step 1, rank 0. Lower" in told
+        "statistic or the matching loss is not finite: class 0 (0), network 2, matching step 1, rank 0. Lower"
+        in reported
     )
-    assert f"the set of matching step 1 is kept in {tmp_path / 'synthetic_set'}" in told
+    assert f"the set of matching step 1 is kept in {tmp_path / 'synthetic_set'}" in reported
     kept = checkpoint.newest(Folder(tmp_path / "checkpoints"))
     assert kept is not None and kept.steps == 1
     assert all(x.isfinite().all() for x in kept.classes().values())
@@ -54,10 +55,10 @@ def test_not_finite(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.usefixtures("unlimited")
 def test_not_finite_before_the_first_checkpoint(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert command("dc", tmp_path, "method.images.lr=1e40") == cli.FAILED
-    told = capfd.readouterr().err
+    reported = capfd.readouterr().err
     assert (
-        "the update of its pixels is not finite: class 0 (0), network 1, matching step 1, " in told
-        and "no set was finished before" in told
+        "the update of its pixels is not finite: class 0 (0), network 1, matching step 1, " in reported
+        and "no set was finished before" in reported
     )
     assert not (tmp_path / "synthetic_set").exists() and checkpoint.newest(Folder(tmp_path / "checkpoints")) is None
 
@@ -113,10 +114,10 @@ class Spoiling(ProcessGroupCoordinator):
 def test_the_class_in_a_shared_group_and_its_worker_are_named(tmp_path: Path) -> None:
     """All classes of the group lose their gradient, but only one of them caused it."""
     warm = ("method.grouping.warmup_networks=0",)
-    told = cases.together(2, {"dcc": ("dcc", Spoiling)}, tmp_path, *warm)["dcc"]
-    assert isinstance(told, str)
+    reported = cases.together(2, {"dcc": ("dcc", Spoiling)}, tmp_path, *warm)["dcc"]
+    assert isinstance(reported, str)
     place = "the statistic of its images is not finite: class 7 (7), network 1, matching step 3, rank 1"
-    assert place in told and "the largest is 1e+38" in told
+    assert place in reported and "the largest is 1e+38" in reported
 
 
 def test_noting_does_not_wait_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,9 +242,9 @@ def test_refused_with_every_problem_and_nothing_written(
     before = listing(tmp_path)
     given = [pair.replace("ROOT", str(photographs)) for pair in overrides]
     assert command("dc", tmp_path / "run", *given) == cli.REFUSED
-    told = capfd.readouterr().err
-    assert all(part in told for part in expected), told
-    assert all(line.startswith("refused: ") for line in told.splitlines()), told
+    reported = capfd.readouterr().err
+    assert all(part in reported for part in expected), reported
+    assert all(line.startswith("refused: ") for line in reported.splitlines()), reported
     assert listing(tmp_path) == before
 
 
@@ -252,8 +253,8 @@ def test_empty_class_folder(photographs: Path, tmp_path: Path, capfd: pytest.Cap
         image.unlink()
     before = listing(tmp_path)
     assert command("dc", tmp_path / "run", *IMAGES, f"dataset.root={photographs}", "ipc=0") == cli.REFUSED
-    told = capfd.readouterr().err
-    assert "bee" in told and "ipc: 0" in told
+    reported = capfd.readouterr().err
+    assert "bee" in reported and "ipc: 0" in reported
     assert listing(tmp_path) == before
 
 
@@ -263,13 +264,13 @@ def test_a_folder_of_another_config(tmp_path: Path, capfd: pytest.CaptureFixture
     before = listing(tmp_path)
     capfd.readouterr()
     assert command("dc", tmp_path, *short, "seed=1", "method.images.lr=0.2", "compute.slices=2") == cli.REFUSED
-    told = capfd.readouterr().err
+    reported = capfd.readouterr().err
     for difference in (
         "seed: 0 there, 1 now",
         "method.images.lr: 0.1 there, 0.2 now",
         "compute.slices: 4 there, 2 now",
     ):
-        assert difference in told
+        assert difference in reported
     assert listing(tmp_path) == before
     free = ("tracking.experiment=other", "tracking.log_every=1", "cluster.max_failures=1", "evaluation.seeds=1")
     evaluated = ("evaluation.epochs=1", "evaluation.sets=[condensed]")
@@ -296,23 +297,26 @@ def test_images_to_test_on_are_needed_for_evaluation_alone(
     short = ("trajectory.networks=1", "trajectory.matching_steps=1", "method.real_batch=2", "ipc=1")
     given = (*short, *IMAGES, f"dataset.root={photographs}")
     assert command("dc", tmp_path / "run", *given) == 0
-    told = capfd.readouterr().err
-    assert f"note: {photographs}/train: 6 images of 3 classes; ignored: 1 .txt" in " ".join(told.split())
+    reported = capfd.readouterr().err
+    assert f"note: {photographs}/train: 6 images of 3 classes; ignored: 1 .txt" in " ".join(reported.split())
     before = listing(tmp_path / "run" / "synthetic_set")
     assert cli.main(["evaluate", str(tmp_path / "run"), "evaluation.epochs=1"]) == cli.REFUSED
-    told = capfd.readouterr().err
-    assert told.count("\n") == 1 and "photographs has no folder val or test (it holds the folders train, valid" in told
+    reported = capfd.readouterr().err
+    assert (
+        reported.count("\n") == 1
+        and "photographs has no folder val or test (it holds the folders train, valid" in reported
+    )
     assert listing(tmp_path / "run" / "synthetic_set") == before
     assert command("dc", tmp_path / "other", *given, "evaluation.epochs=1") == cli.REFUSED
 
 
-# --- told, and carried on -----------------------------------------------------------------------------------------
+# --- reported, and carried on -----------------------------------------------------------------------------------------
 
 
 def test_fewer_images_than_a_batch_and_no_tracking_server(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     few = ("method.real_batch=400", "trajectory.networks=1", "trajectory.matching_steps=1")
     assert command("dc", tmp_path, *few, "tracking.uri=http://127.0.0.1:9") == 0
-    told = capfd.readouterr().err
-    assert "fewer real images than method.real_batch=400, each once a step: " in told
-    assert f"replay later with: dist-condense replay {tmp_path}" in told
+    reported = capfd.readouterr().err
+    assert "fewer real images than method.real_batch=400, each once a step: " in reported
+    assert f"replay later with: dist-condense replay {tmp_path}" in reported
     assert len(load_set(tmp_path / "synthetic_set")) == 20

@@ -65,9 +65,9 @@ def test_each_start_is_told_apart(twice: Path) -> None:
 
 def test_the_lines_of_a_worker_and_of_metrics_agree(twice: Path) -> None:
     entries = [json.loads(line) for line in (twice / METRICS).read_text().splitlines()]
-    told = [line for line in lines(twice, "worker_0") if "loss" in line]
-    assert [line["step"] for line in told] == [2, 4, 6]
-    for entry, line in zip(entries, told, strict=True):
+    reported = [line for line in lines(twice, "worker_0") if "loss" in line]
+    assert [line["step"] for line in reported] == [2, 4, 6]
+    for entry, line in zip(entries, reported, strict=True):
         assert all(line[key] == entry[key] for key in ("step", "loss", "steps_per_second"))
         assert entry["waiting"] == line["waited"] / line["seconds"]
         assert entry["reduced_bytes"] == line["reduced"] == 0 and line["planned"] == 6
@@ -92,8 +92,8 @@ def test_a_log_that_cannot_be_written_is_not_worth_a_run(
     whole, opened = logs._File, []
     monkeypatch.setattr(logs, "_File", lambda path: opened.append(path.name) or whole("/dev/full"))
     assert command(tmp_path) == 0 and sorted(opened) == ["driver.jsonl", "worker_0.jsonl"]
-    told = capfd.readouterr().err
-    assert "No space" not in told and "Traceback" not in told
+    reported = capfd.readouterr().err
+    assert "No space" not in reported and "Traceback" not in reported
 
 
 def test_nothing_is_left_behind(tmp_path: Path) -> None:

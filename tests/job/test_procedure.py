@@ -187,13 +187,13 @@ def test_the_command_stops_resumes_exports_and_reports(
     with monkeypatch.context() as patch:
         patch.setattr(Journal, "after_step", fails)
         assert command("dc", tmp_path, *given) == cli.FAILED
-    told = capfd.readouterr().err
-    assert "round 2/2, turn 1/3" in told and "the set of turn 4 is kept" in told
+    reported = capfd.readouterr().err
+    assert "round 2/2, turn 1/3" in reported and "the set of turn 4 is kept" in reported
     card = read_card(tmp_path / "synthetic_set")
     assert (card.steps, card.complete, card.facts) == (4, False, {"rounds_done": 1})
     assert command("dc", tmp_path, *given) == 0
-    told = capfd.readouterr().err
-    assert "resuming after turn 4 of 6 in all" in told and f"weight {sum(BY_HAND)}, done" in told
+    reported = capfd.readouterr().err
+    assert "resuming after turn 4 of 6 in all" in reported and f"weight {sum(BY_HAND)}, done" in reported
     images, labels = load_set(tmp_path).parameters()
     assert (
         images[labels == 3].unique() == torch.tensor(BY_HAND[3] / 1000)

@@ -104,9 +104,11 @@ def test_the_earlier_of_two_starts_writes_nothing_more(
 
     at_first_call(monkeypatch, *MOMENTS[moment], second)
     assert command(tmp_path) == cli.FAILED
-    told = capfd.readouterr().err
-    assert told.count("another start of this run has taken over") == 1 and "this one writes nothing more" in told
-    assert "the set of matching step" not in told and "failed: another start" in told
+    reported = capfd.readouterr().err
+    assert (
+        reported.count("another start of this run has taken over") == 1 and "this one writes nothing more" in reported
+    )
+    assert "the set of matching step" not in reported and "failed: another start" in reported
     assert records(tmp_path) == left[0]
     assert steps_in(tmp_path) == list(range(1, STEPS + 1))
     assert [row.seed for row in read_csv(tmp_path / EVALUATION)] == [0, 1]
@@ -174,6 +176,6 @@ def test_checkpoints_that_cannot_be_written_are_refused_at_the_start(
 ) -> None:
     (tmp_path / "file").write_text("")
     assert command(tmp_path / "run", f"tracking.checkpoints={tmp_path / 'file' / 'below'}") == cli.REFUSED
-    told = capfd.readouterr().err
-    assert f"refused: tracking.checkpoints: {tmp_path}/file/below/checkpoints cannot be written" in told
+    reported = capfd.readouterr().err
+    assert f"refused: tracking.checkpoints: {tmp_path}/file/below/checkpoints cannot be written" in reported
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]

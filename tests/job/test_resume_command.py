@@ -105,7 +105,7 @@ def test_a_path_without_or_of_another_run_is_refused(tmp_path: Path, capfd: pyte
     assert "there is no checkpoint; give a run's folder" in capfd.readouterr().err
     assert command("dc", tmp_path / "first", *SHORT) == 0
     assert command("dc", tmp_path / "new", *SHORT, "seed=4", f"--resume={tmp_path / 'first'}") == cli.REFUSED
-    assert "belongs to another run" in (told := capfd.readouterr().err) and "seed: 0 there, 4 now" in told
+    assert "belongs to another run" in (reported := capfd.readouterr().err) and "seed: 0 there, 4 now" in reported
     assert not (tmp_path / "new").exists()
 
 
@@ -122,7 +122,7 @@ def test_other_data_are_refused_and_moved_data_are_not(tmp_path: Path, capfd: py
     image.rename(image.with_name("other.png"))
     capfd.readouterr()
     assert command("dc", tmp_path / "run", *short, f"dataset.root={tmp_path / 'moved'}") == cli.REFUSED
-    assert "belongs to another run" in (told := capfd.readouterr().err) and "data: '" in told
+    assert "belongs to another run" in (reported := capfd.readouterr().err) and "data: '" in reported
 
 
 def test_a_checkpoint_knows_its_machine_and_its_tracker(
@@ -151,12 +151,12 @@ def test_a_signal_saves_and_stops(number: signal.Signals, code: int, tmp_path: P
     process = started("idc", tmp_path / "run", *rarely)
     wait(lambda: (tmp_path / "run" / METRICS).exists() and len(steps_in(tmp_path / "run")) > 2)
     process.send_signal(number)
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == code == 128 + number, told
+    _, reported = process.communicate(timeout=60)
+    assert process.returncode == code == 128 + number, reported
     found = checkpoint.newest(Folder(tmp_path / "run" / "checkpoints"))
     assert found is not None and 2 < found.steps < 30
-    assert told.count(f"stopping by {number.name}: the workers save at their next step") == 1
-    assert f"stopped by {number.name} after matching step {found.steps} of 30; the same command continues" in told
+    assert reported.count(f"stopping by {number.name}: the workers save at their next step") == 1
+    assert f"stopped by {number.name} after matching step {found.steps} of 30; the same command continues" in reported
     assert json.loads((tmp_path / "run" / "synthetic_set" / "card.json").read_text())["steps"] == found.steps
     assert torch.equal(cases.alone("idc", tmp_path / "run", *rarely), cases.alone("idc", tmp_path / "whole", *rarely))
     assert steps_in(tmp_path / "run") == list(range(1, 31))
@@ -202,8 +202,8 @@ def test_a_run_that_nobody_stopped_is_not_said_to_be(
     last = tmp_path / "checkpoints" / "step_00000002_00000000" / "class_3.safetensors"
     around_the_workers(monkeypatch, after=lambda: last.write_bytes(b""))
     assert command("dc", tmp_path, *SHORT) == cli.FAILED
-    told = capfd.readouterr().err
-    assert "without a request to stop, but the newest intact checkpoint is that of matching step 1 of 2" in told
+    reported = capfd.readouterr().err
+    assert "without a request to stop, but the newest intact checkpoint is that of matching step 1 of 2" in reported
     monkeypatch.undo()
     assert command("dc", tmp_path, *SHORT) == 0
     assert "resuming after matching step 1 of 2" in capfd.readouterr().err
@@ -254,8 +254,8 @@ def test_twenty_deaths_at_random_times(tmp_path: Path) -> None:
     process = started("idc", folder, *ENDLESS)
     wait(lambda: reached(folder) > at[-1] or process.poll() is not None, 240)
     process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=240)
-    assert process.returncode == cli.TERMINATED, told
+    _, reported = process.communicate(timeout=240)
+    assert process.returncode == cli.TERMINATED, reported
     steps = reached(folder)
     assert torch.equal(cases.result(folder), cases.first_steps("idc", steps, tmp_path / "whole", *ENDLESS))
     assert steps_in(folder) == list(range(1, steps + 1))

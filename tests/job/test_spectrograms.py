@@ -125,8 +125,8 @@ def loaded(job: Job) -> SyntheticDataset:
 def test_the_card_says_all_and_the_set_is_what_training_saw(run: tuple[Job, Tensor]) -> None:
     job, pixels = run
     content = json.loads((job.folder / "synthetic_set" / "card.json").read_text())
-    told = {"format_version": 2, "value_space": "values", "bounds": [0.0, None], "padding": [0.0], "axes": "width"}
-    assert {**content, **told, "size": 16, "width": 40, "factor": 3, "images_per_class": 6} == content
+    reported = {"format_version": 2, "value_space": "values", "bounds": [0.0, None], "padding": [0.0], "axes": "width"}
+    assert {**content, **reported, "size": 16, "width": 40, "factor": 3, "images_per_class": 6} == content
     dataset, form = loaded(job), assembly.matching_recipe(job.config, job.dataset, ((0,), (1,), (2,))).parameterisation
     every = uniform(pixels.flatten(0, 1), form, 3)[0]
     seen = dataset.batch(torch.arange(len(dataset)))
@@ -183,7 +183,7 @@ def test_normalised_pixels_of_them_are_neither_bounded_nor_padded_by_another_val
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "reported"),
     [
         (["dataset.size=8"], "spectrograms: its images are 16 x 40; leave dataset.size out"),
         (
@@ -198,10 +198,10 @@ def test_normalised_pixels_of_them_are_neither_bounded_nor_padded_by_another_val
         (["network.depth=6"], "depth 6 halves images of side 20 (dataset.size 16) to nothing: set depth to 4"),
     ],
 )
-def test_what_does_not_fit_is_refused(tmp_path: Path, more: list[str], told: str) -> None:
+def test_what_does_not_fit_is_refused(tmp_path: Path, more: list[str], reported: str) -> None:
     with pytest.raises(ConfigError) as refused:
         prepared(tmp_path / "run", *more)
-    assert any(told in problem for problem in refused.value.problems), refused.value.problems
+    assert any(reported in problem for problem in refused.value.problems), refused.value.problems
 
 
 def test_floats_of_one_value_or_not_finite_are_not_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

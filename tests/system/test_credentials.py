@@ -323,9 +323,9 @@ def test_a_run_leaves_no_secret_anywhere(
         tracked = f"tracking.uri=http://user:{PLANTED}@127.0.0.1:9"
         assert run.main([*command(root, output), tracked, cache]) == 0
         assert cli.main(["evaluate", str(output), "evaluation.seeds=2"]) == 2
-        told = capfd.readouterr()
-        assert "tracking.uri: http://***@127.0.0.1:9: its password is not stored" in told.err
-        assert f"dataset.root: https://***@{place}: its password is not stored" in told.err
+        reported = capfd.readouterr()
+        assert "tracking.uri: http://***@127.0.0.1:9: its password is not stored" in reported.err
+        assert f"dataset.root: https://***@{place}: its password is not stored" in reported.err
         again = ["evaluate", str(output), "evaluation.seeds=2", "tracking.uri=null", cache]
         stored = "tracking.checkpoints=s3://***@bucket/x"
         assert cli.main([*again, f"dataset.root={root}", stored]) == 2
@@ -336,7 +336,7 @@ def test_a_run_leaves_no_secret_anywhere(
         assert cli.main(["replay", str(output), "--uri", f"user:{PLANTED}@127.0.0.1:9"]) == 1
     said = capfd.readouterr()
     assert "Unauthorized" in said.err and "refused" in said.err
-    everything = {**tree(output), **tree(tmp_path / "cache"), "said": f"{told}{said}".encode()}
+    everything = {**tree(output), **tree(tmp_path / "cache"), "said": f"{reported}{said}".encode()}
     names = "".join(everything).encode()
     assert {"config.yaml", "report.html", "tracking.json", "logs/driver.jsonl"} < set(everything)
     assert [name for name, content in everything.items() if PLANTED.encode() in content + names] == []

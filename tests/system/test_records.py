@@ -108,8 +108,8 @@ def test_what_does_not_fit_is_one_line_with_its_path(change: Change, line: str, 
     file.write_text(json.dumps(content))
     with pytest.raises(Unreadable) as caught:
         read(Whole, file)
-    told = str(caught.value)
-    assert told.startswith(f"{file}: {line}") and told.isprintable() and len(told) < len(str(file)) + 250
+    reported = str(caught.value)
+    assert reported.startswith(f"{file}: {line}") and reported.isprintable() and len(reported) < len(str(file)) + 250
 
 
 @pytest.mark.parametrize(
@@ -196,12 +196,12 @@ def test_whatever_is_changed_at_random_is_read_or_one_line() -> None:
             first, last = sorted(draw.randrange(len(data) + 1) for _ in range(2))
             piece = draw.choice([b"", bytes([draw.randrange(256)]), data[first:last], b"null", b"[", b"1e999", b"NaN"])
             data[first : draw.choice([first, first + 1, last])] = piece
-        told = "x"
+        reported = "x"
         try:
             made(Whole, parsed(bytes(data), "x"), "x")
         except Unreadable as error:
-            told = str(error)
-        assert told.isprintable() and told.startswith("x")
+            reported = str(error)
+        assert reported.isprintable() and reported.startswith("x")
 
 
 # --- nothing else parses ---------------------------------------------------------------------------------------------

@@ -87,14 +87,14 @@ def test_permanent_errors_are_told_at_once(waited: list[float], tmp_path: Path, 
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "reported"),
     [(CONTENT[:-1], "incomplete download: 4999 of 5000"), (CONTENT + b"!", "longer"), (b"S" + CONTENT[1:], "sha256")],
 )
 def test_what_is_not_the_manifests_file_is_not_kept(
-    waited: list[float], tmp_path: Path, content: bytes, told: str
+    waited: list[float], tmp_path: Path, content: bytes, reported: str
 ) -> None:
     Store.content = content
-    with pytest.raises(DataError, match=rf"s3://bucket/a\.tar: .*{told}"):
+    with pytest.raises(DataError, match=rf"s3://bucket/a\.tar: .*{reported}"):
         fetch(URL, tmp_path, len(CONTENT), HASH, waited.append)
     assert [path for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
 

@@ -83,21 +83,21 @@ def guarded(command: str) -> subprocess.Popen[str]:
 
 def ended(process: subprocess.Popen[str], number: signal.Signals) -> tuple[int, str]:
     process.send_signal(number)
-    _, told = process.communicate(timeout=60)
-    return process.returncode, told
+    _, reported = process.communicate(timeout=60)
+    return process.returncode, reported
 
 
 @pytest.mark.parametrize("number", ENDS)
 @pytest.mark.parametrize("where", ["waiting()", "in_foreign_code()"])
 def test_before_it_has_begun_a_command_ends_at_once(where: str, number: signal.Signals) -> None:
-    code, told = ENDS[number]
-    assert ended(guarded(where), number) == (code, f"{told} before anything was written\n")
+    code, reported = ENDS[number]
+    assert ended(guarded(where), number) == (code, f"{reported} before anything was written\n")
 
 
 @pytest.mark.parametrize("number", ENDS)
 def test_after_that_it_is_interrupted(number: signal.Signals) -> None:
-    code, told = ENDS[number]
-    assert ended(guarded("writing(waiting)"), number) == (code, f"{told}\n")
+    code, reported = ENDS[number]
+    assert ended(guarded("writing(waiting)"), number) == (code, f"{reported}\n")
 
 
 @pytest.mark.parametrize("where", ["deaf", "in_foreign_code"])
@@ -108,8 +108,11 @@ def test_a_second_ctrl_c_leaves_at_once(where: str, first: signal.Signals) -> No
     while process.poll() is None:  # signals that come too fast are one
         time.sleep(2 * signals.ONE_PRESS)
         process.send_signal(signal.SIGINT)
-    _, told = process.communicate()
-    assert (process.returncode, told) == (130, "ended at once; the same command continues from the last saved state\n")
+    _, reported = process.communicate()
+    assert (process.returncode, reported) == (
+        130,
+        "ended at once; the same command continues from the last saved state\n",
+    )
 
 
 def test_one_ctrl_c_that_comes_twice_is_one() -> None:
@@ -133,8 +136,8 @@ def test_an_ignored_ctrl_c_stays_ignored() -> None:
 def test_while_a_command_imports(command: str, number: signal.Signals) -> None:
     process = started("-m", *command.split(), "configs/digits.yaml", "--cfg")
     wait(lambda: "libtorch" in Path(f"/proc/{process.pid}/maps").read_text())
-    code, told = ENDS[number]
-    assert ended(process, number) == (code, f"{told} before anything was written\n")
+    code, reported = ENDS[number]
+    assert ended(process, number) == (code, f"{reported} before anything was written\n")
 
 
 def wait(condition: Callable[[], bool], seconds: float = 120) -> None:

@@ -80,9 +80,9 @@ def test_a_run_that_keeps_its_checkpoints_in_a_bucket_continues(memory: None, tm
     assert not (tmp_path / "a" / "checkpoints").exists() and not (tmp_path / "a" / "pool").exists()
 
 
-@pytest.mark.parametrize(("given", "told"), [("ftp://x", "is not opened"), ("https://x", "cannot be written to")])
-def test_other_addresses_are_refused(given: str, told: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=rf"tracking\.checkpoints: '{given}(/checkpoints)?' {told}"):
+@pytest.mark.parametrize(("given", "reported"), [("ftp://x", "is not opened"), ("https://x", "cannot be written to")])
+def test_other_addresses_are_refused(given: str, reported: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=rf"tracking\.checkpoints: '{given}(/checkpoints)?' {reported}"):
         cases.execute(cases.load("dc", f"output={tmp_path}", f"tracking.checkpoints={given}"), cases.LocalCoordinator())
 
 

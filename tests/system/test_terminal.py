@@ -275,8 +275,13 @@ def test_a_manifest(hostile_folder: Path, tmp_path: Path, screen: Screen) -> Non
         (dest / "manifest.json").write_text(json.dumps(manifest | change))
         assert run() == 2
     assert screen.plain.count(TITLE) >= 4
-    for told in ("too few in cat", "stand for several: cat", "size: found 'cat", "unknown, expected one of classes"):
-        assert told in screen.plain
+    for reported in (
+        "too few in cat",
+        "stand for several: cat",
+        "size: found 'cat",
+        "unknown, expected one of classes",
+    ):
+        assert reported in screen.plain
 
 
 def test_a_card(tmp_path: Path, screen: Screen) -> None:
@@ -352,7 +357,7 @@ def test_why_a_group_was_started_again(tmp_path: Path, screen: Screen) -> None:
     from dist_condense.engine.ray.group import Restarts
 
     file = tmp_path / "restarts"
-    notes = Notes(file, job._tell_failure)
+    notes = Notes(file, job._report_failure)
     Restarts(file).after_exception(None, {0: RunFailed(HOSTILE)})
     notes._poll()
     assert len(file.read_text().splitlines()) == 1 and screen.text.startswith("the worker group failed: ")

@@ -40,8 +40,8 @@ class Told:
 
 @pytest.mark.parametrize(("device", "done"), [("cuda", ["pinned", ("cuda", True)]), ("cpu", [("cpu", False)])])
 def test_the_host_does_not_wait_for_a_copy_to_the_gpu(device, done):
-    told = to_device(Told(), torch.device(device))
-    assert told.done == done
+    reported = to_device(Told(), torch.device(device))
+    assert reported.done == done
 
 
 def test_what_is_there_is_not_copied():

@@ -20,7 +20,7 @@ from dist_condense.settings.values import some
 
 
 def outline(config: RunConfig, dataset: ImageSet) -> MatchingOutline:
-    """Return K, T and the shapes of the tensors that matching stores."""
+    """Return the outline of matching: K, T and the shapes of its stored tensors."""
     return MatchingOutline(
         networks=config.trajectory.networks,
         matching_steps=config.trajectory.matching_steps,

@@ -153,7 +153,7 @@ def test_a_set_is_of_stored_images_at_the_stored_positions(tmp_path: Path) -> No
     cases.execute(run, LocalCoordinator())
     found, dataset = checkpoint.newest(Folder(tmp_path / "checkpoints")), assembly.dataset_of(run)
     assert found is not None
-    state, real, statistics = found.classes(), dataset.train(), assembly.statistics_of(dataset)
+    state, real, statistics = found.classes(), dataset.train(), dataset.space.statistics
     network = assembly.network_builder(run, dataset)(0).eval()
     weights = {name: x for name, x in found.shared().items() if name.startswith("network.")}
     network.load_state_dict({name.removeprefix("network."): x for name, x in weights.items()})

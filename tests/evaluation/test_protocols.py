@@ -110,7 +110,7 @@ def test_nothing_flips_where_the_data_set_does_not(name):
 
 
 def test_idcs_exceptions_are_those_of_its_program():
-    """As in `misc/reproduce.py`: MNIST with factor > 1 uses color_crop_scale_rotate; SVHN, ipc 1, factor 1 uses cutout."""
+    """As in `misc/reproduce.py`: color_crop_scale_rotate for MNIST, factor > 1; cutout for SVHN, ipc 1, factor 1."""
     mnist, svhn = protocol("idc_mnist_factor2", flip=False), protocol("idc_svhn_ipc1", flip=False)
     for p, always in ((mnist, {"color"}), (svhn, {"color", "cutout"})):
         assert (set(p.augmentation.strategy.always), p.cutmix) == (always, 0)

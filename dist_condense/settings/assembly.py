@@ -193,6 +193,11 @@ def parameterisation_of(config: RunConfig) -> MultiFormation:
     )
 
 
+def learnt_form(config: RunConfig, dataset: ImageSet) -> tuple[Space, MultiFormation]:
+    """Return the value space of the learnt pixels, and the parameterisation that decodes them."""
+    return space_of(config, dataset), parameterisation_of(config)
+
+
 def start_of(config: RunConfig, dataset: ImageSet, source: ClassSource, label: int) -> Learnt:
     """Return the initial learnt tensors of a class."""
     learnt = {"pixels": start_pixels(config, dataset, source, label)}

@@ -69,7 +69,7 @@ class ImagenetAugmentation:
 
 
 def crop_and_flip(images: Tensor, boxes: Tensor, flipped: Tensor) -> Tensor:
-    """Resize crops ``[n, 4]`` (top, left, height, width) to the whole image, flipped horizontally if ``flipped [n]``."""
+    """Resize crops ``[n, 4]`` (top, left, height, width) to the image size, and mirror those with ``flipped [n]``."""
     size = torch.tensor(images.shape[-2:], dtype=boxes.dtype)
     extent = boxes[:, 2:] / size
     centre = (2 * boxes[:, :2] + boxes[:, 2:]) / size - 1

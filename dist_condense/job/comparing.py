@@ -52,7 +52,7 @@ class Comparison:
         evaluation = Evaluation(
             sets={name: TRAINING_SETS[name](self) for name in options.sets},
             test=self.dataset.test(self._test_reading()),
-            statistics=assembly.statistics_of(self.dataset),
+            statistics=self.dataset.space.statistics,
             classes=len(self.dataset.classes),
             protocol=options.protocol,
             flip=self.dataset.flip,

@@ -23,7 +23,6 @@ from dist_condense.core.parameterisation import BOTH, DECODINGS, Grid, MultiForm
 from dist_condense.core.start import STARTS, Material, scores
 from dist_condense.core.statistic import PARAMETERS, STATISTICS, Statistic
 from dist_condense.data import ImageSet, Reading, open_dataset, to_values
-from dist_condense.data.normalise import ChannelStatistics
 from dist_condense.data.reading.read_ahead import ReadAhead
 from dist_condense.data.reading.source import ClassSource, NamedSource
 from dist_condense.data.space import Space
@@ -77,11 +76,6 @@ def settled(config: RunConfig, dataset: ImageSet) -> ImageSet:
         return dataset_of(config)
     mean, std = config.dataset.mean, config.dataset.std
     return dataset if mean is None or std is None else dataset.normalised_by(mean, std)
-
-
-def statistics_of(dataset: ImageSet) -> ChannelStatistics:
-    """Return mean and std of the data set."""
-    return dataset.space.statistics
 
 
 def space_of(config: RunConfig, dataset: ImageSet) -> Space:
@@ -199,6 +193,11 @@ def parameterisation_of(config: RunConfig) -> MultiFormation:
     )
 
 
+def learnt_form(config: RunConfig, dataset: ImageSet) -> tuple[Space, MultiFormation]:
+    """Return the value space of the learnt pixels, and the parameterisation that decodes them."""
+    return space_of(config, dataset), parameterisation_of(config)
+
+
 def start_of(config: RunConfig, dataset: ImageSet, source: ClassSource, label: int) -> Learnt:
     """Return the initial learnt tensors of a class."""
     learnt = {"pixels": start_pixels(config, dataset, source, label)}
@@ -252,7 +251,7 @@ def shard_of(
             source=source,
             labels=labels,
             counts=dataset.counts,
-            statistics=statistics_of(dataset),
+            statistics=dataset.space.statistics,
             coordinator=coordinator,
             placement=placement,
             shape=dataset.shape,

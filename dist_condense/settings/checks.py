@@ -72,15 +72,15 @@ def _data(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
 
 
 def _constants(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
-    given = config.dataset
-    if (given.mean is None) != (given.std is None):
+    section = config.dataset
+    if (section.mean is None) != (section.std is None):
         yield "dataset.mean, dataset.std: give both, or neither"
-    for key, values in (("mean", given.mean), ("std", given.std)):
+    for key, values in (("mean", section.mean), ("std", section.std)):
         if values is not None and len(values) != dataset.channels:
             yield f"dataset.{key}: {len(values)} values for images of {dataset.channels} channels"
-    if given.mean is None and given.constants in KNOWN:
+    if section.mean is None and section.constants in KNOWN:
         try:
-            constants.of_name(given.constants, dataset)
+            constants.of_name(section.constants, dataset)
         except DataError as error:
             yield from error.problems
 
@@ -148,7 +148,7 @@ def _built_networks(config: RunConfig) -> list[tuple[str, str]]:
 
 
 def _refusal(make: Callable[[str], object], config: RunConfig, text: str) -> str:
-    """Return why a network cannot be made; empty if it can."""
+    """Return the reason why a network cannot be built; empty if it can."""
     try:
         make(assembly.architecture(config, text))
     except (ValueError, ImportError) as error:

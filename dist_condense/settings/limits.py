@@ -23,7 +23,7 @@ class Range:
         return f"{'above ' * self.above}{self.least} to {'below ' * self.below}{self.most}"
 
     def refusal(self, value: float) -> str | None:
-        """Return why a number is refused; None if it is in the range."""
+        """Return the reason to refuse a number; None if it is in the range."""
         is_inside = self.least <= value <= self.most  # false for NaN
         is_end = (self.above and value == self.least) or (self.below and value == self.most)
         return None if is_inside and not is_end else f"{value} is not in the range {self}"
@@ -45,7 +45,7 @@ class OneOf:
         return f"one of {', '.join(self.names)}"
 
     def refusal(self, value: str) -> str | None:
-        """Return why a name is refused; None if it is in the table."""
+        """Return the reason to refuse a name; None if it is in the table."""
         now = self.replaced.get(value)
         hint = f"; set {now} instead, which does the same now" if now else ""
         return None if value in self.names else f"{value!r} is not {self}{hint}"
@@ -61,7 +61,7 @@ def limit_of(kind: Any) -> Limit | None:
 
 
 def refusals(value: Any, limit: Limit) -> Iterator[str]:
-    """Yield why a value, or an item of a list, is refused; null never is."""
+    """Yield the reason to refuse a value, or for each refused item of a list; null is never refused."""
     for item in value if isinstance(value, list) else [value]:
         if item is not None and (reason := limit.refusal(item)):
             yield reason

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from math import prod
 
 from dist_condense.core.grouping import check_partition
-from dist_condense.core.parameterisation import AXES, BOTH, MultiFormation
+from dist_condense.core.parameterisation import AXES, BOTH
 from dist_condense.core.start import STARTS
 from dist_condense.core.statistic import STATISTICS
 from dist_condense.data import ImageSet
-from dist_condense.data.space import Space
 from dist_condense.engine.coordinator import Coordinator, Placement
 from dist_condense.procedures.matching import Matching, MatchingOutline
 from dist_condense.settings import assembly
@@ -20,7 +19,7 @@ from dist_condense.settings.values import some
 
 
 def outline(config: RunConfig, dataset: ImageSet) -> MatchingOutline:
-    """Return K, T and the shapes of the tensors that matching stores."""
+    """Return the outline of matching: K, T and the shapes of its stored tensors."""
     return MatchingOutline(
         networks=config.trajectory.networks,
         matching_steps=config.trajectory.matching_steps,
@@ -39,11 +38,6 @@ def matching(
     return Matching(outline=outline(config, dataset), shard=shard, trajectory=trajectory)
 
 
-def form(config: RunConfig, dataset: ImageSet) -> tuple[Space, MultiFormation]:
-    """Return the value space of the learnt pixels, and the parameterisation that decodes them."""
-    return assembly.space_of(config, dataset), assembly.parameterisation_of(config)
-
-
 def problems(config: RunConfig) -> Iterator[str]:
     """Yield a line for each reason why the config cannot be matched on any data set."""
     method, source = config.method, BATCHES.get(config.training.source)
@@ -54,7 +48,7 @@ def problems(config: RunConfig) -> Iterator[str]:
     if method.label_lr is not None and is_known and not assembly.statistic_of(config).reads_labels:
         yield (
             f"method.label_lr: {method.label_lr}, but method.statistic.name={method.statistic.name} does not depend on "
-            "labels, so they would never change; set label_lr=null, or another statistic"
+            "the labels, so they would never change; set label_lr=null, or another statistic"
         )
 
 

@@ -29,7 +29,7 @@ def parsed(overrides: Sequence[str]) -> Overrides:
     Each text is split at its first ``=``, and the value is parsed by the type of the key.
     """
     groups: dict[str, str] = {}
-    given: dict[str, Any] = {}
+    keys: dict[str, Any] = {}
     problems = []
     for before, override in zip(["", *overrides], overrides, strict=False):
         key, equals, text = override.lstrip("+").partition("=")
@@ -43,10 +43,10 @@ def parsed(overrides: Sequence[str]) -> Overrides:
                 if key in SECTIONS and not text.lstrip().startswith("{"):
                     groups[key] = yaml_files.checked(text)
                 else:
-                    given |= dict(leaves({key: _value(key, text)}))
+                    keys |= dict(leaves({key: _value(key, text)}))
             except Unusable as error:
                 problems.append(f"{key}: {error}")
-    return Overrides(groups, given, problems)
+    return Overrides(groups, keys, problems)
 
 
 def _value(key: str, text: str) -> Any:

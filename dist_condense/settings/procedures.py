@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Protocol
 
 from dist_condense.core.parameterisation import MultiFormation
@@ -11,7 +11,7 @@ from dist_condense.data import ImageSet
 from dist_condense.data.space import Space
 from dist_condense.engine.coordinator import Coordinator, Placement
 from dist_condense.engine.procedure import Outline, Procedure
-from dist_condense.settings import matching, selecting
+from dist_condense.settings import assembly, matching, selecting
 from dist_condense.settings.config import RunConfig
 
 
@@ -26,17 +26,18 @@ class Worker(Protocol):
 Lines = Callable[[RunConfig, ImageSet], Iterator[str]]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Maker:
     """The functions that make a procedure from a config."""
 
     outline: Callable[[RunConfig, ImageSet], Outline]
     worker: Worker
-    form: Callable[[RunConfig, ImageSet], tuple[Space, MultiFormation]]
-    """Value space of the stored images, and how they are decoded."""
-    problems: Callable[[RunConfig], Iterator[str]]
+    _: KW_ONLY
+    form: Callable[[RunConfig, ImageSet], tuple[Space, MultiFormation]] = assembly.learnt_form
+    """Returns the value space of the stored images, and the parameterisation that decodes them."""
+    problems: Callable[[RunConfig], Iterator[str]] = lambda config: iter(())
     """Yields a line for each reason why it cannot run on any data set."""
-    data_problems: Lines
+    data_problems: Lines = lambda config, dataset: iter(())
     """Yields a line for each reason why it cannot run on this data set."""
     remarks: Lines = lambda config, dataset: iter(())
     """Yields a line for each remark that does not stop the run."""
@@ -44,16 +45,15 @@ class Maker:
 
 PROCEDURES = {
     "matching": Maker(
-        outline=matching.outline,
-        worker=matching.matching,
-        form=matching.form,
+        matching.outline,
+        matching.matching,
         problems=matching.problems,
         data_problems=matching.data_problems,
         remarks=matching.remarks,
     ),
     "selecting": Maker(
-        outline=selecting.outline,
-        worker=selecting.selecting,
+        selecting.outline,
+        selecting.selecting,
         form=selecting.form,
         problems=selecting.problems,
         data_problems=selecting.data_problems,

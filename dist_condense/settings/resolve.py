@@ -138,8 +138,8 @@ def _tier(config: RunConfig, dataset: ImageSet, place: _Place) -> Choice:
         return share(split.encoded_bytes(), workers, per_node)
 
     decoded = share(dataset.decoded_bytes(dataset.counts), workers, per_node)
-    given = config.data.memory_budget
-    budget = int(given * 2**30) if given is not None else place.memory // 2
+    gibibytes = config.data.memory_budget
+    budget = int(gibibytes * 2**30) if gibibytes is not None else place.memory // 2
     # The driver of a cluster may have no GPU and must not use one, so with workers the tier gpu is by request only.
     is_here = config.cluster.on_gpu and workers == 0
     gpu = torch.cuda.get_device_properties(0).total_memory // 5 if is_here else 0
@@ -157,7 +157,7 @@ def _tier(config: RunConfig, dataset: ImageSet, place: _Place) -> Choice:
 
 
 def machines() -> list[tuple[int, int, int]]:
-    """Join or start Ray; return (CPU cores, GPUs, bytes of memory for workers, 0: not reported) of each node."""
+    """Join or start Ray; return (CPU cores, GPUs, bytes for workers) of each node, 0 bytes if not reported."""
     from dist_condense.engine.ray.group import connect, nodes
 
     connect()

@@ -185,8 +185,8 @@ class ImagesConfig:
 
 @dataclass(kw_only=True)
 class SelectionConfig:
-    """Selection of real images, for `method.procedure: selecting`. It also reads `method.augmentation`, for training
-    the network, but no other key of `method`, `trajectory` or `training`."""
+    """Selection of real images, for `method.procedure: selecting`. Besides these keys, it reads `method.augmentation`,
+    for training the network, but no other key of `method`, `trajectory` or `training`."""
 
     name: Annotated[str, OneOf("selections of real images", SELECTIONS)] | None = None
     """Name of the selection, see `dist-condense list`."""

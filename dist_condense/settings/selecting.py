@@ -35,7 +35,7 @@ def selection_of(config: RunConfig) -> Selection:
 
 
 def outline(config: RunConfig, dataset: ImageSet) -> SelectingOutline:
-    """Return the classes, and the shapes of the tensors that a selection stores."""
+    """Return the outline of a selection: its classes and the shapes of its stored tensors."""
     return SelectingOutline(
         names=[c.name for c in dataset.classes],
         shape=(config.ipc, *dataset.shape),

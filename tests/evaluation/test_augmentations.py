@@ -1,4 +1,4 @@
-"""Augmentations of an evaluation: shapes, neutral draws, keyed draws, and what each operation does."""
+"""Augmentations of an evaluation: shapes, neutral draws, keyed draws, and the effect of each operation."""
 
 import math
 
@@ -73,7 +73,7 @@ def test_dc_scale_and_rotation_stay_in_range():
 
 @pytest.mark.parametrize(("name", "filled"), [("crop", 1), ("scale", 0), ("rotate", 1)])
 def test_dc_fills_what_is_uncovered(name, filled):
-    """By the mean of the batch; a scaling by 0."""
+    """The fill is the mean of the batch, or 0 for a scaling."""
     white = torch.ones(200, 1, 28, 28)
     corners = dc.OnePerImage((name,))(white, generator(2), None)[:, 0, 0, 0]
     assert corners.min() == pytest.approx(filled, abs=1e-5)

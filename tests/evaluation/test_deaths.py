@@ -1,4 +1,4 @@
-"""A run that dies within its evaluation: the same command trains the networks that are missing, and no other."""
+"""After a run dies in its evaluation, the same command trains only the missing networks."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ SEEDS = [0, 1, 2]
 
 
 class Death(BaseException):
-    """In place of a power cut; nobody catches it."""
+    """Exception in place of a power cut, which no code catches."""
 
 
 def command(folder: Path) -> int:
-    """A small run with an evaluation, in this process."""
+    """Run a small evaluation in this process."""
     evaluation = ("evaluation.sets=[condensed]", f"evaluation.seeds={len(SEEDS)}", "evaluation.epochs=2")
     given = (*cases.TINY, *cases.CASES["dc"], "trajectory.networks=1", "trajectory.matching_steps=2", *evaluation)
     overrides = {pair.split("=", 1)[0]: pair for pair in (*given, "cluster.workers=0", f"output={folder}")}
@@ -40,12 +40,12 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
 
 
 def in_training(patch: pytest.MonkeyPatch) -> None:
-    """Of the network of seed 1."""
+    """Die in the training of seed 1."""
     _die_at(patch, evaluate, "train_and_test", lambda *given, seed, **named: seed == 1)
 
 
 def before_its_row_is_there(patch: pytest.MonkeyPatch) -> None:
-    """The second row lies beside evaluation.csv, and was not moved to its place."""
+    """Die when the second row is in a temporary file that has not replaced evaluation.csv."""
     replaced: list[Path] = []
 
     def second(writing: Path, path: Path) -> bool:  # the tracker's thread replaces files of its own
@@ -58,7 +58,7 @@ def before_its_row_is_there(patch: pytest.MonkeyPatch) -> None:
 
 
 def before_it_is_told(patch: pytest.MonkeyPatch) -> None:
-    """The row of seed 1 is there."""
+    """Die after the row of seed 1 is written."""
     _die_at(patch, comparing, "_report", lambda row: row.seed == 1)
 
 

@@ -1,4 +1,4 @@
-"""Trials, rows and what is not run twice."""
+"""Trials, their rows, and trials that are not run twice."""
 
 from dataclasses import replace
 

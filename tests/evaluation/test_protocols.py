@@ -1,4 +1,4 @@
-"""The numbers of the published protocols."""
+"""Values of the published protocols."""
 
 import pytest
 import torch
@@ -96,7 +96,7 @@ FLIPPING = {"dsa", "dm", "idc", "idc_mnist_factor2", "idc_imagenet", "idc_imagen
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_nothing_flips_where_the_data_set_does_not(name):
-    """Bright on the left, dark on the right: nothing but a flip turns that around."""
+    """Images bright on the left and dark on the right, which only a flip reverses."""
     images = torch.ones(20, 3, 16, 16)
     images[..., 8:] = -1
 
@@ -110,7 +110,7 @@ def test_nothing_flips_where_the_data_set_does_not(name):
 
 
 def test_idcs_exceptions_are_those_of_its_program():
-    """`misc/reproduce.py`: MNIST with factor > 1 color_crop_scale_rotate, SVHN with ipc 1 and factor 1 with cutout."""
+    """As in `misc/reproduce.py`: color_crop_scale_rotate for MNIST, factor > 1; cutout for SVHN, ipc 1, factor 1."""
     mnist, svhn = protocol("idc_mnist_factor2", flip=False), protocol("idc_svhn_ipc1", flip=False)
     for p, always in ((mnist, {"color"}), (svhn, {"color", "cutout"})):
         assert (set(p.augmentation.strategy.always), p.cutmix) == (always, 0)
@@ -134,7 +134,7 @@ def test_an_unknown_protocol_lists_the_known_ones():
 
 @pytest.mark.parametrize(("name", "kept"), [("dc", False), ("idc", True)])
 def test_momentum_at_a_drop(name, kept):
-    """DC starts a new optimiser, IDC keeps its own; both take the lower learning rate."""
+    """DC starts a new optimiser and IDC keeps it; both use the lower learning rate."""
     network = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
     images = torch.randn(4, 1, 4, 4)
     course = Course(

@@ -1,4 +1,4 @@
-"""evaluation.csv as other programs leave it: read where it can be, else named by file and line."""
+"""evaluation.csv written by other programs: it is read, or refused with file and line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of the sweep on Ray that cannot be kept; the sweep itself: tests/cluster/test_ray_tasks.py."""
+"""Rows of the Ray sweep that cannot be stored; the sweep itself is tested in tests/cluster/test_ray_tasks.py."""
 
 from types import SimpleNamespace
 
@@ -8,7 +8,7 @@ from dist_condense.evaluation.sweep import Delivery
 
 
 def test_a_row_that_nobody_could_keep_is_missing():
-    """Tune takes an error of its callbacks for one of the trial and goes on."""
+    """Tune attributes an error of its callbacks to the trial, and continues."""
     row = {"set": "a", "protocol": "dc", "architecture": "mlp", "seed": 0, "epochs": 1, "top1_last": 1, "top1_best": 1}
     delivery = Delivery(lambda row: 1 / 0)
     with pytest.raises(ZeroDivisionError):

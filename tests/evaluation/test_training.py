@@ -1,4 +1,4 @@
-"""One network on one set."""
+"""Training of one network on one set."""
 
 from dataclasses import replace
 
@@ -73,7 +73,7 @@ def test_no_epochs_are_refused():
 
 
 def test_layers_that_draw_by_themselves_are_keyed_too():
-    """Dropout knows torch's own generator alone, whose state is that of whatever ran before."""
+    """Dropout uses torch's global generator, whose state depends on earlier code."""
 
     def weights(seed, state):
         torch.manual_seed(state)

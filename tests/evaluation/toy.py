@@ -1,4 +1,4 @@
-"""A set that a linear layer tells apart: class 0 is bright on the left, class 1 on the right."""
+"""A linearly separable set: class 0 is bright on the left, class 1 on the right."""
 
 import torch
 

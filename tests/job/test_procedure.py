@@ -215,10 +215,10 @@ def test_what_must_not_be_stored_stops_it(tmp_path: Path) -> None:
     assert found is not None and found.steps == 2
 
 
-def test_plan_has_no_forecast_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_has_no_estimate_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["plan", "configs/digits.yaml", "method.procedure=abacus"]) == cli.REFUSED
     (line,) = capsys.readouterr().err.splitlines()
-    assert line == "refused: method.procedure: abacus has no forecast; plan knows matching"
+    assert line == "refused: method.procedure: abacus has no estimate; plan knows matching, selecting"
 
 
 @pytest.mark.parametrize(("stride", "logged", "meetings"), [(1, [2, 4, 6], 18), (3, [3, 6], 6), (4, [4, 6], 5)])
@@ -232,8 +232,8 @@ def test_workers_meet_once_in_a_stride_however_slow_a_unit_is(
         noted.append(self._steps)
         return note(self, scheduled)
 
-    def slow(*given: Any) -> Abacus:
-        return replace(abacus(*given), stride=stride)
+    def slow(*given: Any, **named: Any) -> Abacus:
+        return replace(abacus(*given, **named), stride=stride)
 
     monkeypatch.setitem(procedures.PROCEDURES, "abacus", Maker(outline, slow))
     monkeypatch.setattr(Journal, "_note", counted)

@@ -158,7 +158,7 @@ def test_selected_images_are_stored_values(tmp_path: Path) -> None:
         assert torch.equal(pixels[c], own[positions[f"positions.{c}"]])
     dataset = load_set(job.files.synthetic_set)
     assert (dataset.card.value_space, dataset.card.bounds, dataset.card.factor) == ("values", (0.0, None), 1)
-    seen = TRAINING_SETS["condensed"](job.comparison).batches(assembly.statistics_of(job.dataset), "cpu")
+    seen = TRAINING_SETS["condensed"](job.comparison).batches(job.dataset.space.statistics, "cpu")
     assert torch.equal(seen(torch.arange(6)), job.dataset.space.statistics.normalise(pixels.flatten(0, 1)))
 
 

@@ -1,4 +1,4 @@
-"""What does not fit is told with the key to change, and fits once it is changed."""
+"""For work that does not fit, a key is named, and with its new value the work fits."""
 
 import re
 from dataclasses import replace
@@ -13,7 +13,7 @@ TRAINED = replace(LOAD, updates={128: 10}, slices=1)
 
 
 def room(load, extra):
-    """Bytes for all but the images in the network, and so many for these."""
+    """Return the bytes of everything but the images in the network, plus ``extra`` bytes for these."""
     held = memory(load, RATES, CLUSTER, 2)
     return sum(held.values()) - held["images in the network at once"] + extra
 

@@ -26,7 +26,7 @@ CLASS = 2 + 64 * 0.25 + 16 * 0.5
 SHARED = replace(LOAD, shared_steps=15, groups=2)
 TRAINED = replace(LOAD, updates={32: 6, 8: 2}, segments=2)
 QUICK = replace(CLUSTER, bandwidth=1e6, latency=1e-3)
-"""Sharing slices is cheaper than computing all."""
+"""Cluster on which dividing the slices is cheaper than computing all of them."""
 
 
 @pytest.mark.parametrize(("workers", "most", "least"), [(1, 10, 10), (3, 4, 3), (8, 2, 1), (10, 1, 1), (12, 1, 0)])
@@ -57,7 +57,7 @@ def test_an_update_costs_the_batch_and_the_slices_of_a_worker(slices, workers, s
 
 
 def test_slices_are_shared_out_only_where_this_is_cheaper():
-    """On two workers: half of the slices and a sum, or all slices (on GPUs theta once per stretch, too)."""
+    """On two workers: half of the slices and a sum, or all slices (and on GPUs theta once per segment of training)."""
     own, every = 1 + 2 * 2 + 0.5 * 32 + 0.25 * 16, 1 + 2 * 4 + 0.5 * 32 + 0.25 * 32
     load = replace(TRAINED, updates={32: 8})
     for bandwidth, shares in ((1000.0, False), (2000.0, True)):

@@ -1,4 +1,4 @@
-"""Rates are found again exactly, kept in a file, and refused for something else than was measured."""
+"""Rates are recovered exactly, stored in a file, and refused for another config than the measured one."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The work of the shipped configs, counted."""
+"""Counted work of the shipped configs."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""docs/config.md says what the dataclasses say."""
+"""docs/config.md agrees with the dataclasses of the schema."""
 
 import runpy
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The shipped configs state the published budgets; a wrong config is refused with everything that is wrong."""
+"""The shipped configs have the published budgets; a wrong config is refused with all of its problems."""
 
 import functools
 import re
@@ -127,7 +127,7 @@ def test_the_pixels_move_as_published(name):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("cifar")])
 def test_cifar_100_is_normalised_as_each_program_does_it(name):
-    """IDC's and DCC's take the constants of CIFAR-10, DC's, DSA's and DM's those of CIFAR-100."""
+    """IDC and DCC use the constants of CIFAR-10; DC, DSA and DM those of CIFAR-100."""
     borrowed = name in ("cifar100_dcc", "cifar100_dsac", "cifar100_idc", "cifar100_idc_i")
     assert shipped(name).dataset.constants == ("cifar10" if borrowed else None)
 
@@ -148,7 +148,7 @@ def test_networks_start_as_published():
 
 @pytest.mark.parametrize("name", [name for name in BUDGETS if BUDGETS[name][0][3]])
 def test_the_header_gives_the_other_budgets(name):
-    """The `ipc 10: key=value ...` lines are right and load."""
+    """The lines `ipc 10: key=value ...` of the header are correct and load."""
     stated = dict(re.findall(r"^# ipc (\d+): (.*)$", "\n".join(header(name)), re.MULTILINE))
     assert set(stated) == {"10", "50"}
     for ipc, overrides in stated.items():
@@ -234,7 +234,7 @@ def test_numbers_of_the_range_are_taken_and_others_are_refused(key, limit):
 
 
 def test_every_number_has_a_range():
-    """But labels, which are compared with the classes."""
+    """Except for labels, which are compared with the classes."""
     numbers = {
         key.name for key in KEYS.values() if {"int", "float"} & set(re.findall(r"\w+", values.type_name(key.kind)))
     }
@@ -248,7 +248,7 @@ def test_a_whole_number_beyond_all_floats_is_refused_by_its_type():
 
 @pytest.fixture(scope="module")
 def imagenet(tmp_path_factory):
-    """A hundred of its classes by name, with as many files as ten images of nine parts begin from."""
+    """A folder of 100 classes of ImageNet, with the 90 files from which ten images of nine tiles start."""
     root = tmp_path_factory.mktemp("imagenet")
     for wnid in SUBSETS["imagenet100_idc"]:
         for split, number in (("train", 90), ("val", 1)):
@@ -313,11 +313,11 @@ ODD = [
     "\\${a}",
     "a\\\\${b}c${",
 ]
-"""Texts that YAML, Hydra's grammar or OmegaConf take for something else."""
+"""Texts that YAML, Hydra's grammar or OmegaConf would interpret."""
 
 
 def literally(text):
-    """As a person writes it on the command line or in a file where `${` is meant."""
+    """Write a text for the command line or a file so that `${` is taken literally."""
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
 
 
@@ -531,7 +531,7 @@ FOLDERS = [
 
 
 def test_configs_and_groups_below_folders_of_any_name(tmp_path, monkeypatch):
-    """And called by such names themselves; the shipped ones too, as below a checkout in such a folder."""
+    """The files themselves have such names as well, and so do the folders of the shipped configs."""
     root = tmp_path.joinpath(*FOLDERS)
     shutil.copytree(config.PACKAGE.parent / "configs", root / "configs")
     own = root / "configs" / f"{''.join(FOLDERS)}.yaml"

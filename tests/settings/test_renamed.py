@@ -1,4 +1,4 @@
-"""Old names of keys mean the new ones: typed, in files, and in what a run of the version before has stored."""
+"""Old names of keys stand for the new ones: on the command line, in files, and in the files of earlier versions."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -92,7 +92,7 @@ def test_both_names_with_different_values_are_refused(given, line):
 
 
 def before(stored: dict) -> dict:
-    """A stored config of the version before."""
+    """Return a stored config under the old names."""
     stored["cluster"] |= {key: stored["compute"].pop(key) for key in MOVED}
     stored["data"]["source"] = "files"
     stored["method"]["parameterisation"]["budget"] = 128

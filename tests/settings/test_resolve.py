@@ -1,4 +1,4 @@
-"""Where the images of a run are kept: chosen by what its nodes have, and told."""
+"""Resolved values of a config: the tier of real images by the memory of the nodes, devices, constants and threads."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +29,7 @@ IMAGE = 3 * 224**2
 DECODED = 12 * IMAGE
 """The three classes of four images."""
 AHEAD = (7 * 1 + 2 * 1) * IMAGE
-"""Minibatches of one image that are read ahead to be matched, and of one to be trained on."""
+"""Bytes of the minibatches that are read ahead, of one image each, for matching and for training."""
 
 Prepare = Callable[..., Job]
 
@@ -79,7 +79,7 @@ def test_without_a_budget_half_of_this_machine(job, monkeypatch):
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Sets the nodes that there are: (cores, GPUs, memory)."""
+    """Set the nodes of the cluster: (cores, GPUs, memory)."""
     monkeypatch.setattr(group, "connect", lambda: None)
     return lambda *nodes: monkeypatch.setattr(group, "nodes", lambda: list(nodes))
 
@@ -150,7 +150,7 @@ def test_a_batch_that_batchnorm_couples_is_one_slice(job):
 
 
 def test_a_run_of_before_keeps_its_slices_and_threads(job):
-    """Those of a version whose defaults were the workers and the cores of the first start."""
+    """An earlier version derived them from the workers and the cores of the first start."""
     first = job("compute.slices=3", "compute.threads=2")
     first._write_start()
     again = job().config.compute
@@ -201,7 +201,7 @@ def test_measured_once_and_stored_with_the_run(job, monkeypatch, capsys):
     again = job(*MEASURED)
     assert (again.config, again.dataset.mean) == (first.config, mean)
     shard = worker.assemble(again.config, LocalCoordinator(), Placement()).procedure.shard
-    assert shard.space.statistics == assembly.statistics_of(again.dataset) == ChannelStatistics(mean, std)
+    assert shard.space.statistics == again.dataset.space.statistics == ChannelStatistics(mean, std)
     described = card(again.config, again.dataset, again.outline, 0)
     assert (described.mean, described.std) == (mean, std)
     with pytest.raises(ConfigError, match=r"dataset.constants: 'measured' there, 'cifar10' now"):
@@ -211,7 +211,7 @@ def test_measured_once_and_stored_with_the_run(job, monkeypatch, capsys):
 
 
 def test_a_run_of_before_goes_on_with_its_own_constants(job, monkeypatch):
-    """It stated none; also one of a group that is measured by itself now."""
+    """Its config has none, even for a group whose constants are now measured."""
     ready = job()
     ready._write_start()
     file = ready.folder / "config.yaml"

@@ -1,4 +1,4 @@
-"""Every file of a run has its name in one place."""
+"""The name of every file of a run is in one place."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dist_condense.settings.run_folder import Entry, RunFolder
 
 PACKAGE = Path(dist_condense.__file__).parent
 OTHER_MEANINGS = {"pool": {"engine/trajectory.py", "planning/workload.py", "settings/parts.py"}}
-"""Names that are other words as well, and where."""
+"""Names that are also used with another meaning, and the files that do so."""
 
 
 def test_a_name_and_a_path() -> None:

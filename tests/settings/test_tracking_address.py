@@ -1,4 +1,4 @@
-"""Addresses of MLflow: quoted where they hold odd letters, refused where they can never work."""
+"""Addresses of MLflow: special characters are quoted, and addresses that can never work are refused."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_uri_is_the_configured_one_then_the_environment_then_the_output(
 
 @pytest.mark.parametrize("name", ["a b", "c%20d", "50%", "q?x", "e#f", "u'\u00fc&;[1]"])
 def test_the_path_of_a_database_may_hold_any_letter(name: str, tmp_path: Path) -> None:
-    """As SQLAlchemy reads it, which MLflow asks."""
+    """Checked by SQLAlchemy, which MLflow uses."""
     from sqlalchemy.engine import make_url
 
     uri = resolve_uri(None, tmp_path / name)
@@ -141,7 +141,7 @@ def test_a_file_that_is_no_database_or_cannot_be_made_is_refused(tmp_path: Path)
 
 
 def test_an_experiment_that_is_deleted_in_a_file_is_named(tmp_path: Path) -> None:
-    """The columns are MLflow's: tests/result/tracking/test_tracker.py asks the real ones."""
+    """The columns are MLflow's; tests/result/tracking/test_tracker.py uses a real database."""
     file = tmp_path / "a%b.db"
     with closing(sqlite3.connect(file)) as database, database:
         database.execute("CREATE TABLE experiments (experiment_id INTEGER, name TEXT, lifecycle_stage TEXT)")

@@ -81,7 +81,8 @@ def test_the_table_is_for_people(rates, capsys):
 
 def test_a_selection_has_the_time_of_its_training_or_none(rates, capsys):
     path = "configs/cifar10_dc.yaml"
-    code, out, _ = reported(capsys, path, rates(path, "method=herding"), "method=herding", "ipc=50", "cluster.workers=2")
+    keys = ["method=herding", "ipc=50", "cluster.workers=2"]
+    code, out, _ = reported(capsys, path, rates(path, "method=herding"), *keys)
     assert code == 0 and "training theta" in out and "matching" not in out and "units: 10 classes" in out
     assert "not estimated: the time of reading 50,500 real images for features and for the set" in out
     code, out, _ = reported(capsys, path, rates(path, "method=random"), "method=random", "ipc=50", "--json")

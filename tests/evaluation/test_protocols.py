@@ -1,11 +1,11 @@
-"""Values of the published protocols."""
+"""Values of the published protocols; their schedules are compared in tests/golden/test_evaluation.py."""
 
 import pytest
 import torch
 from torch import nn
 
 from dist_condense.data.normalise import ChannelStatistics
-from dist_condense.evaluation.protocols import PROTOCOLS, REPLACED, imagenet_epochs, one_drop, protocol, two_drops
+from dist_condense.evaluation.protocols import PROTOCOLS, REPLACED, imagenet_epochs, protocol
 from dist_condense.evaluation.training import Course
 from dist_condense.settings.config import from_dict
 from dist_condense.settings.keys import refused
@@ -29,16 +29,6 @@ from dist_condense.settings.keys import refused
 )
 def test_epochs_on_imagenet(per_class, ten, hundred):
     assert (imagenet_epochs(per_class, 10), imagenet_epochs(per_class, 100)) == (ten, hundred)
-
-
-def test_dc_drops_after_epoch_151_of_301():
-    factors = [one_drop(epoch, 300) for epoch in range(300 + PROTOCOLS["dc"].extra_epochs)]
-    assert factors == [1.0] * 152 + [0.1] * 149
-
-
-def test_idc_drops_at_two_thirds_and_five_sixths():
-    factors = [two_drops(epoch, 1000) for epoch in range(1000)]
-    assert factors == pytest.approx([1.0] * 666 + [0.2] * 167 + [0.04] * 167)
 
 
 @pytest.mark.parametrize(

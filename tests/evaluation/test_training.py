@@ -7,10 +7,9 @@ import torch
 
 from dist_condense import networks
 from dist_condense.data.normalise import to_values
-from dist_condense.evaluation import training
 from dist_condense.evaluation.evaluate import TrainingSet
 from dist_condense.evaluation.protocols import PROTOCOLS
-from dist_condense.evaluation.training import Course, Score, train_and_test
+from dist_condense.evaluation.training import Score, train_and_test
 
 from .toy import STATISTICS, labelled
 
@@ -49,22 +48,6 @@ def test_a_separable_set_is_learnt():
 def test_bytes_and_normalised_floats_give_the_same_network():
     floats = STATISTICS.normalise(to_values(labelled(8, 1).images))
     assert torch.equal(trained()[1], trained(images=floats)[1])
-
-
-@pytest.mark.parametrize(("name", "ran", "tests"), [("dc", 9, [9]), ("idc", 8, [2, 4, 6, 8])])
-def test_epochs_run_and_tests_made(name, ran, tests, monkeypatch):
-    done, tested_after = [], []
-    results, run_epoch = iter([50.0, 90.0, 70.0, 60.0]), Course.run_epoch
-
-    def counted(course, epoch, factor):
-        run_epoch(course, epoch, factor)
-        done.append(epoch)
-
-    monkeypatch.setattr(Course, "run_epoch", counted)
-    monkeypatch.setattr(training, "accuracy", lambda *given: (tested_after.append(len(done)), next(results))[1])
-    score, _ = trained(name=name, epochs=8)
-    assert done == list(range(ran)) and tested_after == tests
-    assert (score.top1_last, score.top1_best) == ((50.0, 50.0) if len(tests) == 1 else (60.0, 90.0))
 
 
 def test_no_epochs_are_refused():

@@ -28,6 +28,11 @@ def test_dc_with_ten_steps_trains_on_the_set():
     assert not found.real_updates and found.decoded == 30 * 3 * 32 * 32 and found.segments == 1000 * 9
 
 
+def test_a_frozen_theta_is_never_updated():
+    found = counted("cifar10_dm", "trajectory.matching_steps=3", "training.images=100", "training.epochs=1")
+    assert (found.updates, found.segments, found.real_updates, found.decoded) == ({}, 0, True, 0)
+
+
 def test_dcc_shares_its_steps_after_the_warm_up():
     found = counted("cifar10_dcc")
     assert (found.steps, found.shared_steps, found.groups) == (10000, 10000 - 250 * 10, 1)

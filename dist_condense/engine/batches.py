@@ -137,7 +137,7 @@ class RealBatches:
         self.waited += batches.waited
 
 
-class Pixels(Protocol):
+class ImageShard(Protocol):
     """The part of a shard that :class:`SyntheticBatches` reads."""
 
     @property
@@ -163,7 +163,7 @@ class SyntheticBatches:
     seed: int
     classes: int
     per_class: int
-    shard: Pixels
+    shard: ImageShard
     coordinator: Coordinator
     placement: Placement
     shape: tuple[int, int, int]

@@ -25,7 +25,7 @@ Build = Callable[[int], nn.Module]
 """Function from a seed to a network with newly drawn weights."""
 
 
-class Start(Protocol):
+class NetworkStart(Protocol):
     """Function that sets theta at the start of network k."""
 
     def __call__(self, trajectory: Trajectory, k: int) -> None: ...
@@ -41,7 +41,7 @@ class Trajectory:
     build: Build
     trainer: NetworkTrainer
     batches: Batches
-    start: Start
+    start: NetworkStart
     _: KW_ONLY
     seed: int
     matching_steps: int

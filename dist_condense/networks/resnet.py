@@ -12,7 +12,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from dist_condense.networks.base import Network, Size, Start, global_average, idc_start, sides, torch_start
+from dist_condense.networks.base import Network, Size, WeightStart, global_average, idc_start, sides, torch_start
 from dist_condense.networks.norms import NORMS, ChannelNorm, Norm
 
 SMALL_IMAGE, MIDDLE_IMAGE = 64, 128
@@ -45,7 +45,7 @@ class Family:
 
     stem: Stem
     block: Block
-    start: Start
+    start: WeightStart
 
 
 class ResNet(Network):

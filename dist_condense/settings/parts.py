@@ -15,7 +15,7 @@ from dist_condense.core import grouping
 from dist_condense.core.grouping import Partition
 from dist_condense.engine.batches import Batches, NoBatches, RealBatches, SyntheticBatches
 from dist_condense.engine.class_features import kmeans_partition
-from dist_condense.engine.trajectory import Fresh, Pool, Pretrained, Start
+from dist_condense.engine.trajectory import Fresh, NetworkStart, Pool, Pretrained
 from dist_condense.system.storage import Storage
 
 
@@ -54,7 +54,7 @@ class Pretraining:
     """Opens the place where a pool is kept."""
 
 
-NETWORK_STARTS: dict[str, Callable[[Pretraining], Start]] = {
+NETWORK_STARTS: dict[str, Callable[[Pretraining], NetworkStart]] = {
     "fresh": lambda training: Fresh(),
     "pretrained": lambda training: Pretrained(training.epochs, training.real()),
     "pool": lambda training: Pool(training.pool_size, training.epochs, training.real(), training.store()),

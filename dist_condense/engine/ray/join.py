@@ -22,7 +22,7 @@ SILENT, STRANGE, NO_TOKEN = ("UNAVAILABLE", "DEADLINE_EXCEEDED"), "UNIMPLEMENTED
 
 
 @dataclass(frozen=True)
-class Cluster:
+class RayCluster:
     """A Ray cluster that exists, or that a variable or file names.
 
     :param address: host:port, or ray://host:port.
@@ -59,7 +59,7 @@ class Cluster:
         return None
 
 
-def find_cluster() -> Cluster | None:
+def find_cluster() -> RayCluster | None:
     """Return the cluster that ``ray.init()`` would join, or None where it starts Ray here.
 
     Raises RunFailed if the address is malformed.
@@ -72,12 +72,12 @@ def find_cluster() -> Cluster | None:
         else f"delete {source}, left by an ended `ray start`, to start Ray on this machine, or start that cluster"
     )
     if variable.startswith(CLIENT):
-        return Cluster(variable, source, remedy)
+        return RayCluster(variable, source, remedy)
     try:
         address = canonicalize_bootstrap_address(variable or _stored_address(source))
     except Exception as error:  # Ray raises plain exceptions of several kinds
         raise RunFailed(f"{source}: {_no_address(variable, error)}; {remedy}") from error
-    return None if address is None else Cluster(address, source, remedy)
+    return None if address is None else RayCluster(address, source, remedy)
 
 
 def _stored_address(file: str) -> str:

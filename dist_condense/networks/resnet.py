@@ -41,7 +41,7 @@ Block = Callable[[int, int, int, ChannelNorm], Residual]
 
 @dataclass(frozen=True)
 class Family:
-    """Parts in which residual networks of one depth differ."""
+    """Parts in which residual networks of equal depth differ: stem, blocks and initial weights."""
 
     stem: Stem
     block: Block

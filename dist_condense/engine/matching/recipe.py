@@ -43,7 +43,7 @@ DRAWS: dict[str, RealDraw] = {"fresh": fresh_draw, "epochs": epoch_draw}
 
 @dataclass(frozen=True)
 class MatchingRecipe:
-    """Choices of a method that concern the images: objective, grouping, update rules, decoding, batches."""
+    """Choices of a method for the images: objective, grouping, update rules, decoding, augmentation and batches."""
 
     objective: Objective
     grouping: Grouping

@@ -23,7 +23,7 @@ SILENT, STRANGE, NO_TOKEN = ("UNAVAILABLE", "DEADLINE_EXCEEDED"), "UNIMPLEMENTED
 
 @dataclass(frozen=True)
 class RayCluster:
-    """A Ray cluster that exists, or that a variable or file names.
+    """Address of a Ray cluster that exists, or that a variable or file names.
 
     :param address: host:port, or ray://host:port.
     :param source: the variable or the file with the address.

@@ -111,10 +111,7 @@ def set_flip(draw: Draw, flipped: Tensor) -> Draw:
 
 
 def set_crop(draw: Draw, shift: Tensor, size: tuple[int, int]) -> Draw:
-    """Set the warp to a shift by whole pixels: out[i, j] = x[i + shift[0], j + shift[1]].
-
-    :param shift: int ``[n, 2]`` (rows, columns).
-    """
+    """Set the warp to a shift by whole pixels: out[i, j] = x[i + shift[0], j + shift[1]]; shift int ``[n, 2]``."""
     columns = shift[:, 1].to(draw.warp.dtype) * 2 / size[1]
     rows = shift[:, 0].to(draw.warp.dtype) * 2 / size[0]
     identity = torch.eye(2, dtype=draw.warp.dtype).expand(len(shift), 2, 2)
@@ -134,9 +131,7 @@ def set_rotation(draw: Draw, radians: Tensor) -> Draw:
 
 
 def set_cutout(draw: Draw, offset: Tensor, size: tuple[int, int]) -> Draw:
-    """Set the cut to a square of half the side around ``offset`` (int ``[n, 2]``, rows and columns), clipped at the
-    border.
-    """
+    """Set the cut to a square of half the side around ``offset`` (int ``[n, 2]``), clipped at the border."""
     side = torch.tensor([int(s * CUTOUT + 0.5) for s in size])
     start = offset - side // 2
     limit = torch.tensor(size)

@@ -190,10 +190,7 @@ def fill(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def theta_tensors(network: nn.Module) -> tuple[dict[str, Kind], dict[str, Kind]]:
-    """Return dtype and shape of the tensors in :meth:`Trajectory.state_dict`: of theta, and of its momentum.
-
-    The momentum exists after the first update.
-    """
+    """Return dtype and shape of the tensors of theta, and of its momentum, which exists after the first update."""
     theta = {f"network.{name}": kind_of(x) for name, x in network.state_dict().items()}
     return theta, {f"momentum.{i}": kind_of(x) for i, x in enumerate(network.parameters())}
 

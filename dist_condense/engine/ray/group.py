@@ -120,10 +120,7 @@ def connect() -> None:
 
 @contextmanager
 def _sigterm_unchanged() -> Iterator[None]:
-    """Keep Ray from installing its SIGTERM handler.
-
-    The handler raises SystemExit wherever it is called, also in a callback, which ends in a traceback.
-    """
+    """Keep Ray from installing its SIGTERM handler, which raises SystemExit anywhere and ends in a traceback."""
     before, ray_utils.set_sigterm_handler = ray_utils.set_sigterm_handler, lambda handler: None
     try:
         yield

@@ -60,10 +60,7 @@ class RayCluster:
 
 
 def find_cluster() -> RayCluster | None:
-    """Return the cluster that ``ray.init()`` would join, or None where it starts Ray here.
-
-    Raises RunFailed if the address is malformed.
-    """
+    """Return the cluster that ``ray.init()`` would join, None for a new one. Raises RunFailed for a bad address."""
     variable = os.environ.get(VARIABLE, "")
     source = f"{VARIABLE}={variable}" if variable else get_ray_address_file(None)
     remedy = (

@@ -79,7 +79,7 @@ class Coordinator(ABC):
 
     @abstractmethod
     def beside(self) -> Coordinator:
-        """Return a coordinator with a process group of its own on CPUs, for a reading thread; all workers must call it."""
+        """Return a coordinator with a process group of its own on CPUs, for a reading thread. All workers call it."""
 
     def sum(self, parts: Sequence[Part], total: Tensor, terms: int) -> Tensor:
         """Sum all workers' parts per slot, ``[slots, length]``: see :func:`exact_sum`."""

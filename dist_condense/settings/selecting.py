@@ -66,9 +66,7 @@ def _trajectory(config: RunConfig, dataset: ImageSet, shard: SelectionShard, coo
     """One network, trained by `method.selection` on all real images."""
     chosen, strategy = config.method.selection, assembly.strategy_of(config.method.augmentation, dataset)
     trainer = NetworkTrainer(
-        TrainingRecipe(
-            lr=chosen.lr, momentum=chosen.momentum, weight_decay=chosen.weight_decay, strategy=strategy
-        ),
+        TrainingRecipe(lr=chosen.lr, momentum=chosen.momentum, weight_decay=chosen.weight_decay, strategy=strategy),
         coordinator,
         shard.placement,
         seed=config.seed,

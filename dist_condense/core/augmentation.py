@@ -84,7 +84,7 @@ def warp(images: Tensor, draw: Draw) -> Tensor:
 
 
 def mask(images: Tensor, draw: Draw) -> Tensor:
-    """Set the cut rectangle to 0."""
+    """Set the cut rectangle of each image to 0."""
     height, width = images.shape[-2:]
     rows = _inside(torch.arange(height, device=images.device), draw.cut[:, 0])
     columns = _inside(torch.arange(width, device=images.device), draw.cut[:, 1])
@@ -100,18 +100,18 @@ def _inside(position: Tensor, interval: Tensor) -> Tensor:
 
 
 def set_colour(draw: Draw, brightness: Tensor, saturation: Tensor, contrast: Tensor) -> Draw:
-    """Set brightness u - 0.5, saturation 2u and contrast u + 0.5, each from its own u in [0, 1)."""
+    """Set brightness to u - 0.5, saturation to 2u and contrast to u + 0.5, each for its own u in [0, 1)."""
     return replace(draw, brightness=brightness - 0.5, saturation=saturation * 2, contrast=contrast + 0.5)
 
 
 def set_flip(draw: Draw, flipped: Tensor) -> Draw:
-    """Mirror left and right where ``flipped`` (bool ``[n]``); before any other warp."""
+    """Add a mirroring of left and right where ``flipped`` (bool ``[n]``), before any other warp."""
     mirror = torch.diag(torch.tensor([-1.0, 1.0], dtype=draw.warp.dtype))
     return replace(draw, warp=torch.where(flipped.view(-1, 1, 1), mirror @ draw.warp, draw.warp))
 
 
 def set_crop(draw: Draw, shift: Tensor, size: tuple[int, int]) -> Draw:
-    """Shift by whole pixels: out[i, j] = x[i + shift[0], j + shift[1]]; shift int ``[n, 2]`` (rows, columns)."""
+    """Set the warp to a shift by whole pixels: out[i, j] = x[i + shift[0], j + shift[1]]; shift int ``[n, 2]``."""
     columns = shift[:, 1].to(draw.warp.dtype) * 2 / size[1]
     rows = shift[:, 0].to(draw.warp.dtype) * 2 / size[0]
     identity = torch.eye(2, dtype=draw.warp.dtype).expand(len(shift), 2, 2)
@@ -119,19 +119,19 @@ def set_crop(draw: Draw, shift: Tensor, size: tuple[int, int]) -> Draw:
 
 
 def set_scale(draw: Draw, factors: Tensor) -> Draw:
-    """Scale by ``factors`` ``[n, 2]`` = (sx, sy); factors above 1 shrink the image."""
+    """Set the warp to a scaling by ``factors`` ``[n, 2]`` = (sx, sy); factors above 1 shrink the image."""
     return replace(draw, warp=torch.cat([torch.diag_embed(factors), torch.zeros(len(factors), 2, 1)], 2))
 
 
 def set_rotation(draw: Draw, radians: Tensor) -> Draw:
-    """Rotate by ``radians`` ``[n]``."""
+    """Set the warp to a rotation by ``radians`` ``[n]``."""
     cos, sin, zero = radians.cos(), radians.sin(), torch.zeros_like(radians)
     rows = torch.stack([cos, -sin, zero, sin, cos, zero], 1)
     return replace(draw, warp=rows.view(-1, 2, 3))
 
 
 def set_cutout(draw: Draw, offset: Tensor, size: tuple[int, int]) -> Draw:
-    """Cut a square of half the side around ``offset`` (int ``[n, 2]``, rows and columns), clipped at the border."""
+    """Set the cut to a square of half the side around ``offset`` (int ``[n, 2]``), clipped at the border."""
     side = torch.tensor([int(s * CUTOUT + 0.5) for s in size])
     start = offset - side // 2
     limit = torch.tensor(size)

@@ -45,10 +45,7 @@ def sum_absolute(a: Layers, b: Layers) -> Tensor:
 
 
 def mean_absolute(a: Layers, b: Layers) -> Tensor:
-    """Average absolute differences over each row and sum over rows: "l1_mean" of IDC's program.
-
-    A layer of one dimension is one row.
-    """
+    """Average absolute differences per row and sum: "l1_mean" of IDC's program. A 1-D layer is one row."""
     return torch.stack([_rows(x - y).abs().mean(1).sum() for x, y in zip(a, b, strict=True)]).sum()
 
 

@@ -50,11 +50,7 @@ class Objective:
         object.__setattr__(self, "_inner", torch.compile(inner) if self.compiled else inner)
 
     def match(self, network: nn.Module, examples: Examples, b: Sequence[Tensor]) -> tuple[Tensor, Examples]:
-        """Return D of one class against the statistic ``b`` of its real images, and the gradient of D by example
-        tensor.
-
-        Uses one double backward.
-        """
+        """Return D of a class against the statistic ``b`` of its real images and dD/dexamples, by double backward."""
         variable, fixed = _variable(examples)
 
         def loss(variable: Examples) -> Tensor:

@@ -33,9 +33,7 @@ def tile_size(size: tuple[int, int], grid: Grid) -> tuple[int, int]:
 
 
 def pad(images: Tensor, size: tuple[int, int], padding: Sequence[float]) -> Tensor:
-    """Pad ``[..., C, h, w]`` at the right and bottom to ``[..., C, *size]`` with ``padding``, one value or one per
-    channel.
-    """
+    """Pad ``[..., C, h, w]`` at the right and bottom to ``[..., C, *size]`` with one value or one per channel."""
     margins = (0, size[1] - images.shape[-1], 0, size[0] - images.shape[-2])
     if not any(margins):
         return images
@@ -45,9 +43,7 @@ def pad(images: Tensor, size: tuple[int, int], padding: Sequence[float]) -> Tens
 
 
 def tiles(images: Tensor, grid: Grid, padding: Sequence[float]) -> Tensor:
-    """Cut ``[n, C, h, w]`` into ``[tiles * n, C, h, w]``: the first tile of all images, then all second tiles, row by
-    row.
-    """
+    """Cut ``[n, C, h, w]`` into ``[tiles * n, C, h, w]``: first tiles of all images, then second ones, row by row."""
     size = (images.shape[-2], images.shape[-1])
     (rows, columns), (height, width) = grid, tile_size(size, grid)
     padded = pad(images, (rows * height, columns * width), padding)
@@ -81,9 +77,7 @@ def bounded(images: Tensor, form: MultiFormation, factor: int) -> tuple[Tensor, 
 
 
 def bounded_plan(images: int, factor: int, budget: int, axes: str = BOTH) -> list[tuple[int, int]]:
-    """Return (factor, number of images) of each part of :func:`bounded`, from the largest factor down, without empty
-    parts.
-    """
+    """Return (factor, number of images) of the non-empty parts of :func:`bounded`, from the largest factor down."""
     plan, decoded, remaining = [], 0, images
     for f in range(factor, 1, -1):
         tiled = prod(grid_of(f, axes))

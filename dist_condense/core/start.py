@@ -1,7 +1,4 @@
-"""Initial values of the learnt tensors: pixels from noise, real images or tiles of real images; labels near one-hot.
-
-Each way to start the pixels is one line of `STARTS`.
-"""
+"""Initial values of the learnt tensors: pixels from noise, real images or tiles of real images; labels near one-hot."""
 
 from __future__ import annotations
 

@@ -15,10 +15,7 @@ DEPTH = 2
 
 
 class Ahead(Generic[Item]):
-    """Iterate in a separate thread, which starts immediately and stays at most ``depth`` items ahead.
-
-    An error of the iterator is raised in place of the item.
-    """
+    """Iterate in a separate thread from now on, at most ``depth`` items ahead; errors are raised in place of items."""
 
     def __init__(self, items: Iterator[Item], depth: int = DEPTH) -> None:
         self.waited = 0.0

@@ -85,7 +85,7 @@ class RealBatches:
         self._transfer = Transfer(self.placement.device)
 
     def announce(self, k: int, t: int) -> None:
-        """Start to gather a segment. Every worker announces the same segments."""
+        """Start to gather a segment in the background. Every worker must announce the same segments."""
         self._start((k, t, 0))
 
     def segment(self, k: int, t: int, first: int = 0) -> Iterator[Batch]:
@@ -137,7 +137,7 @@ class RealBatches:
         self.waited += batches.waited
 
 
-class Pixels(Protocol):
+class ImageShard(Protocol):
     """The part of a shard that :class:`SyntheticBatches` reads."""
 
     @property
@@ -163,7 +163,7 @@ class SyntheticBatches:
     seed: int
     classes: int
     per_class: int
-    shard: Pixels
+    shard: ImageShard
     coordinator: Coordinator
     placement: Placement
     shape: tuple[int, int, int]

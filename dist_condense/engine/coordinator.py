@@ -22,7 +22,7 @@ from dist_condense.engine.exchange import Plain, all_gather
 from dist_condense.engine.roll_call import RollCall
 
 
-class Traffic:
+class ReducedBytes:
     """Counter of the bytes that a worker has passed to reductions, in all its process groups and threads."""
 
     def __init__(self) -> None:
@@ -79,10 +79,7 @@ class Coordinator(ABC):
 
     @abstractmethod
     def beside(self) -> Coordinator:
-        """Return a coordinator with a second process group of the same workers, on CPUs, for a thread that reads ahead.
-
-        All workers must call it.
-        """
+        """Return a coordinator with a process group of its own on CPUs, for a reading thread. All workers call it."""
 
     def sum(self, parts: Sequence[Part], total: Tensor, terms: int) -> Tensor:
         """Sum all workers' parts per slot, ``[slots, length]``: see :func:`exact_sum`."""
@@ -134,7 +131,7 @@ class ProcessGroupCoordinator(Coordinator):
     peers: RollCall = field(default_factory=RollCall.create)
     notice: Callable[[], bool] | None = None
     """Function that returns whether a machine will be taken away soon; called about once a second."""
-    traffic: Traffic = field(default_factory=Traffic)
+    counter: ReducedBytes = field(default_factory=ReducedBytes)
 
     @property
     def rank(self) -> int:
@@ -145,7 +142,7 @@ class ProcessGroupCoordinator(Coordinator):
         return dist.get_world_size()
 
     def reduce(self, tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> None:
-        self.traffic.add(tensor)
+        self.counter.add(tensor)
         with self.peers.watching():
             dist.all_reduce(tensor, operation, group=self.group)
 
@@ -158,7 +155,7 @@ class ProcessGroupCoordinator(Coordinator):
         self.peers.step = step
 
     def reduced(self) -> int:
-        return self.traffic.bytes
+        return self.counter.bytes
 
     def warned(self) -> bool:
         return self.notice is not None and self.notice()
@@ -167,7 +164,7 @@ class ProcessGroupCoordinator(Coordinator):
         timeout = timedelta(seconds=self.peers.timeout)
         with self.peers.watching():
             group = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=timeout))
-        return ProcessGroupCoordinator(self.reproducible, group, self.peers, traffic=self.traffic)
+        return ProcessGroupCoordinator(self.reproducible, group, self.peers, counter=self.counter)
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ class Finding:
 
 @dataclass
 class FiniteWatch:
-    """First matching step at which each kind of number was not finite, on the device."""
+    """Recorder, on the device, of the first matching step at which each kind of number was not finite."""
 
     device: torch.device
     _first: dict[tuple[Quantity, int], Tensor] = field(default_factory=dict)

@@ -42,10 +42,7 @@ class Units:
         return list(self.levels)[-1]
 
     def counters(self, done: int) -> dict[str, int]:
-        """Return the index of the last of ``done`` units on each level, from 0, by key of metrics.jsonl.
-
-        Keys have underscores: ``matching_step``.
-        """
+        """Return the index of the last of ``done`` units on each level, from 0, by key of metrics.jsonl."""
         remaining, indices = done - 1, list[int]()
         for size in reversed(self.levels.values()):
             remaining, index = divmod(remaining, size)
@@ -108,9 +105,10 @@ class Procedure(Protocol):
 
     @property
     def stride(self) -> int:
-        """Number of units that workers compute in parallel: 1 where all take part in every unit, the number of workers
-        where each unit belongs to one worker. The workers meet for a log or a timed checkpoint at most once per
-        ``stride`` units.
+        """Number of units that workers compute in parallel: 1 where all take part in every unit, else the number of
+        workers.
+
+        The workers meet for a log or a timed checkpoint at most once per ``stride`` units.
         """
 
     @property

@@ -76,10 +76,7 @@ class RollCall:
             return self._missing
 
     def _present(self) -> set[int]:
-        """Return the ranks that answer.
-
-        The store may belong to a process that hangs and then never answers, so a thread waits for it.
-        """
+        """Return the ranks that answer; asked in a thread, because the store's process may hang and never answer."""
         window = min(max(self.timeout / 20, SHORTEST), LONGEST)
         ranks, present, answered = set(range(len(self.hosts))), {self.rank}, threading.Event()
         end = time.monotonic() + window

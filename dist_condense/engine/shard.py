@@ -110,8 +110,7 @@ class ClassShard:
         return self.view.labels_for_training(self._own[label]["labels"])
 
     def first_not_finite(self, network: nn.Module, done: int) -> Finding | None:
-        """Return the first number that is or was not finite, including those of the current theta. Waits for the
-        device.
+        """Return the first number that is or was not finite, also in the current theta. Waits for the device.
 
         :param done: matching steps completed.
         """

@@ -25,7 +25,7 @@ Build = Callable[[int], nn.Module]
 """Function from a seed to a network with newly drawn weights."""
 
 
-class Start(Protocol):
+class NetworkStart(Protocol):
     """Function that sets theta at the start of network k."""
 
     def __call__(self, trajectory: Trajectory, k: int) -> None: ...
@@ -41,7 +41,7 @@ class Trajectory:
     build: Build
     trainer: NetworkTrainer
     batches: Batches
-    start: Start
+    start: NetworkStart
     _: KW_ONLY
     seed: int
     matching_steps: int
@@ -190,7 +190,7 @@ def fill(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def theta_tensors(network: nn.Module) -> tuple[dict[str, Kind], dict[str, Kind]]:
-    """Return the tensors of :meth:`Trajectory.state_dict`: theta; and momentum, which exists after the first update."""
+    """Return dtype and shape of the tensors of theta, and of its momentum, which exists after the first update."""
     theta = {f"network.{name}": kind_of(x) for name, x in network.state_dict().items()}
     return theta, {f"momentum.{i}": kind_of(x) for i, x in enumerate(network.parameters())}
 

@@ -78,7 +78,7 @@ def global_average(x: Tensor) -> Tensor:
     return x.mean(dim=(2, 3))
 
 
-Start = Callable[[nn.Module], None]
+WeightStart = Callable[[nn.Module], None]
 """Function that initialises the weights of a network, after torch's own initialisation."""
 
 

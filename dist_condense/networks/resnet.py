@@ -12,7 +12,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from dist_condense.networks.base import Network, Size, Start, global_average, idc_start, sides, torch_start
+from dist_condense.networks.base import Network, Size, WeightStart, global_average, idc_start, sides, torch_start
 from dist_condense.networks.norms import NORMS, ChannelNorm, Norm
 
 SMALL_IMAGE, MIDDLE_IMAGE = 64, 128
@@ -41,11 +41,11 @@ Block = Callable[[int, int, int, ChannelNorm], Residual]
 
 @dataclass(frozen=True)
 class Family:
-    """Parts in which residual networks of one depth differ."""
+    """Parts in which residual networks of equal depth differ: stem, blocks and initial weights."""
 
     stem: Stem
     block: Block
-    start: Start
+    start: WeightStart
 
 
 class ResNet(Network):
@@ -95,10 +95,7 @@ def strided_block(inputs: int, outputs: int, shrink: int, norm: ChannelNorm) -> 
 
 
 def pooled_block(inputs: int, outputs: int, shrink: int, norm: ChannelNorm) -> Residual:
-    """Return two 3x3 convolutions with average pooling after the first ReLU.
-
-    The shortcut is a 1x1 convolution, pooling and a norm.
-    """
+    """Return two 3x3 convolutions, pooling after the first ReLU; the shortcut is 1x1 convolution, pooling, norm."""
     path = nn.Sequential(
         *[nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False), norm(outputs), nn.ReLU()],
         nn.AvgPool2d(shrink) if shrink > 1 else nn.Identity(),
@@ -116,10 +113,7 @@ def small_stem(channels: int, width: int, size: Size, norm: ChannelNorm) -> list
 
 
 def strided_stem(channels: int, width: int, size: Size, norm: ChannelNorm) -> list[nn.Module]:
-    """Return IDC's stem for ResNet.
-
-    Up to 64 px it is `small_stem`; above, 3x3 max pooling follows; above 128 px the convolution is 7x7 with stride 2.
-    """
+    """Return IDC's stem for ResNet: `small_stem`, above 64 px with max pooling, above 128 px also 7x7 with stride 2."""
     kernel, stride = (7, 2) if max(sides(size)) > MIDDLE_IMAGE else (3, 1)
     conv = nn.Conv2d(channels, width, kernel_size=kernel, stride=stride, padding=kernel // 2, bias=False)
     pooling = [nn.MaxPool2d(kernel_size=3, stride=2, padding=1)] if max(sides(size)) > SMALL_IMAGE else []
@@ -127,10 +121,7 @@ def strided_stem(channels: int, width: int, size: Size, norm: ChannelNorm) -> li
 
 
 def pooled_stem(channels: int, width: int, size: Size, norm: ChannelNorm) -> list[nn.Module]:
-    """Return IDC's stem for ResNetAP.
-
-    Up to 64 px it is `small_stem`; above, 2x2 mean pooling follows; above 128 px 7x7 convolution and 4x4 pooling.
-    """
+    """Return IDC's stem for ResNetAP: `small_stem`, above 64 px with 2x2 mean pooling, above 128 px 7x7 with 4x4."""
     side = max(sides(size))
     kernel, shrink = (7, 4) if side > MIDDLE_IMAGE else (3, 2 if side > SMALL_IMAGE else 1)
     conv = nn.Conv2d(channels, width, kernel_size=kernel, padding=kernel // 2, bias=False)

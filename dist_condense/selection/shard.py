@@ -59,7 +59,7 @@ class SelectionShard:
         self.pixels[label] = self.space.of(to_values(images.cpu()))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return copies of all tensors that a restart needs, keyed by class."""
+        """Return copies of all tensors that a restart needs, as ``NAME.CLASS``."""
         kept = {"pixels": self.pixels, "positions": self.positions}
         return {f"{name}.{c}": x.clone() for name, by_class in kept.items() for c, x in by_class.items()}
 

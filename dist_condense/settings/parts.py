@@ -15,7 +15,7 @@ from dist_condense.core import grouping
 from dist_condense.core.grouping import Partition
 from dist_condense.engine.batches import Batches, NoBatches, RealBatches, SyntheticBatches
 from dist_condense.engine.class_features import kmeans_partition
-from dist_condense.engine.trajectory import Fresh, Pool, Pretrained, Start
+from dist_condense.engine.trajectory import Fresh, NetworkStart, Pool, Pretrained
 from dist_condense.system.storage import Storage
 
 
@@ -69,10 +69,10 @@ class Pretraining:
 
 
 @dataclass(frozen=True)
-class NetworkStart:
+class StartChoice:
     """A way to initialise the K networks."""
 
-    make: Callable[[Pretraining], Start]
+    make: Callable[[Pretraining], NetworkStart]
     _: KW_ONLY
     pretrains: bool = False
     """Whether networks are trained on real images first."""
@@ -80,10 +80,10 @@ class NetworkStart:
     """Whether the K networks come from a pool, of which each member is pretrained once."""
 
 
-NETWORK_STARTS: dict[str, NetworkStart] = {
-    "fresh": NetworkStart(lambda training: Fresh()),
-    "pretrained": NetworkStart(lambda training: Pretrained(training.epochs, training.real()), pretrains=True),
-    "pool": NetworkStart(
+NETWORK_STARTS: dict[str, StartChoice] = {
+    "fresh": StartChoice(lambda training: Fresh()),
+    "pretrained": StartChoice(lambda training: Pretrained(training.epochs, training.real()), pretrains=True),
+    "pool": StartChoice(
         lambda training: Pool(training.pool_size, training.epochs, training.real(), training.store()),
         pretrains=True,
         shares=True,

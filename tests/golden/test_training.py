@@ -17,7 +17,7 @@ from dist_condense.core.augmentation import Strategy
 from dist_condense.core.cutmix import CutMix
 from dist_condense.engine.coordinator import LocalCoordinator, Placement
 from dist_condense.engine.training import NetworkTrainer, TrainingRecipe
-from dist_condense.engine.trajectory import Fresh, Pool, Pretrained, Start, Trajectory
+from dist_condense.engine.trajectory import Fresh, NetworkStart, Pool, Pretrained, Trajectory
 from dist_condense.system.storage import Folder
 from tests.golden import by_hand
 from tests.golden.by_hand import SGD
@@ -197,7 +197,7 @@ def test_another_recipe_is_noticed(name: str) -> None:
 # --- the start of theta, and its training ---------------------------------------------------------------------------
 
 K, T, EPOCHS, MEMBERS = 4, 3, 2, 2
-STARTS: dict[str, Callable[[Path], Start]] = {
+STARTS: dict[str, Callable[[Path], NetworkStart]] = {
     "fresh": lambda folder: Fresh(),
     "pretrained": lambda folder: Pretrained(EPOCHS, Given()),
     "pool": lambda folder: Pool(MEMBERS, EPOCHS, Given(), Folder(folder)),

@@ -23,18 +23,12 @@ class RealDraw(Protocol):
 
 
 def fresh_draw(count: int, batch: int, *, seed: int, label: int, visit: int) -> Tensor:
-    """Draw anew at each step, without replacement within the step (DC, DSA, DCC, DM).
-
-    A class with fewer images than ``batch`` gives each once (as in the program).
-    """
+    """Draw without replacement at each step (DC, DSA, DCC, DM); as there, a smaller class gives each image once."""
     return randomness.draw_without_replacement(count, batch, seed, "real class batch", label, visit)
 
 
 def epoch_draw(count: int, batch: int, *, seed: int, label: int, visit: int) -> Tensor:
-    """Pass over the class without replacement; the incomplete batch of a pass is dropped (IDC).
-
-    A class with fewer images than ``batch`` gives each once (as in the program).
-    """
+    """Pass over the class, dropping incomplete batches (IDC); as there, a smaller class gives each image once."""
     return randomness.epoch_batch(count, batch, visit, seed, "real class batch", label)
 
 
@@ -43,7 +37,7 @@ DRAWS: dict[str, RealDraw] = {"fresh": fresh_draw, "epochs": epoch_draw}
 
 @dataclass(frozen=True)
 class MatchingRecipe:
-    """Choices of a method that concern the images: objective, grouping, update rules, decoding, batches."""
+    """Choices of a method for the images: objective, grouping, update rules, decoding, augmentation and batches."""
 
     objective: Objective
     grouping: Grouping

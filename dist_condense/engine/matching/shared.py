@@ -60,10 +60,7 @@ class Shared:
         return matched
 
     def shapes(self, network: nn.Module) -> list[torch.Size]:
-        """Return the shapes of phi, from one zero image at the first step.
-
-        A worker without classes needs them, too, because it takes part in the sum.
-        """
+        """Return the shapes of phi, from one zero image at the first step; workers without classes need them, too."""
         if not self._shapes:
             blank = torch.zeros(1, *self.shape, dtype=self.placement.dtype, device=self.placement.device)
             labels = torch.zeros(1, dtype=torch.int64, device=self.placement.device)

@@ -120,10 +120,7 @@ def connect() -> None:
 
 @contextmanager
 def _sigterm_unchanged() -> Iterator[None]:
-    """Keep Ray from installing its SIGTERM handler.
-
-    The handler raises SystemExit wherever it is called, also in a callback, which ends in a traceback.
-    """
+    """Keep Ray from installing its SIGTERM handler, which raises SystemExit anywhere and ends in a traceback."""
     before, ray_utils.set_sigterm_handler = ray_utils.set_sigterm_handler, lambda handler: None
     try:
         yield
@@ -132,7 +129,7 @@ def _sigterm_unchanged() -> Iterator[None]:
 
 
 @contextmanager
-def _bootstrap(cluster: join.Cluster | None) -> Iterator[None]:
+def _bootstrap(cluster: join.RayCluster | None) -> Iterator[None]:
     """Make Ray join the given cluster, or start a node that listens on the loopback interface alone.
 
     Ray would read the file of `ray start` once more, from a folder in which every user can replace it; and the node
@@ -157,7 +154,7 @@ def _safe_folder() -> Path:
     return CHECKOUT if (CHECKOUT / "pyproject.toml").is_file() else Path(CHECKOUT.anchor)
 
 
-def _not_connected(cluster: join.Cluster | None, error: Exception) -> str:
+def _not_connected(cluster: join.RayCluster | None, error: Exception) -> str:
     if cluster is not None:
         return f"{cluster} could not be joined: {_innermost(error)}; {cluster.remedy}"
     return f"Ray could not be started: {_innermost(error)} Try again, or run without Ray by cluster.workers=0"

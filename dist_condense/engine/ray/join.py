@@ -22,8 +22,8 @@ SILENT, STRANGE, NO_TOKEN = ("UNAVAILABLE", "DEADLINE_EXCEEDED"), "UNIMPLEMENTED
 
 
 @dataclass(frozen=True)
-class Cluster:
-    """A Ray cluster that exists, or that a variable or file names.
+class RayCluster:
+    """Address of a Ray cluster that exists, or that a variable or file names.
 
     :param address: host:port, or ray://host:port.
     :param source: the variable or the file with the address.
@@ -59,11 +59,8 @@ class Cluster:
         return None
 
 
-def find_cluster() -> Cluster | None:
-    """Return the cluster that ``ray.init()`` would join, or None where it starts Ray here.
-
-    Raises RunFailed if the address is malformed.
-    """
+def find_cluster() -> RayCluster | None:
+    """Return the cluster that ``ray.init()`` would join, None for a new one. Raises RunFailed for a bad address."""
     variable = os.environ.get(VARIABLE, "")
     source = f"{VARIABLE}={variable}" if variable else get_ray_address_file(None)
     remedy = (
@@ -72,12 +69,12 @@ def find_cluster() -> Cluster | None:
         else f"delete {source}, left by an ended `ray start`, to start Ray on this machine, or start that cluster"
     )
     if variable.startswith(CLIENT):
-        return Cluster(variable, source, remedy)
+        return RayCluster(variable, source, remedy)
     try:
         address = canonicalize_bootstrap_address(variable or _stored_address(source))
     except Exception as error:  # Ray raises plain exceptions of several kinds
         raise RunFailed(f"{source}: {_no_address(variable, error)}; {remedy}") from error
-    return None if address is None else Cluster(address, source, remedy)
+    return None if address is None else RayCluster(address, source, remedy)
 
 
 def _stored_address(file: str) -> str:

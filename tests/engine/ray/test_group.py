@@ -22,7 +22,7 @@ from ray.train.v2.api.exceptions import ControllerError
 
 from dist_condense.engine.ray import group
 from dist_condense.engine.ray.group import Group, _cause, _not_started, preempted
-from dist_condense.engine.ray.join import Cluster
+from dist_condense.engine.ray.join import RayCluster
 from dist_condense.engine.ray.network import ADVICE, interface
 from dist_condense.engine.roll_call import WorkerLost
 from dist_condense.job.journal import RunFailed
@@ -183,8 +183,8 @@ def test_the_folder_of_somebody_else_is_not_on_the_workers_path(
 ) -> None:
     """Ray adds its working folder, also for a cluster that is joined; site-packages must not come first."""
     called: list[Path] = []
-    unconnected.setattr(group.join, "find_cluster", lambda: Cluster("10.0.0.2:6379", "", ""))
-    unconnected.setattr(Cluster, "check_alive", lambda self: None)
+    unconnected.setattr(group.join, "find_cluster", lambda: RayCluster("10.0.0.2:6379", "", ""))
+    unconnected.setattr(RayCluster, "check_alive", lambda self: None)
     unconnected.setattr(group.ray, "init", lambda **options: called.append(Path.cwd()))
     unconnected.setattr(group, "CHECKOUT", tmp_path / "site" if installed else group.CHECKOUT)
     unconnected.chdir(tmp_path)
@@ -207,8 +207,8 @@ def test_a_cluster_that_is_joined_is_told_and_named_when_it_fails(
         assert services.find_bootstrap_address(None) == "10.0.0.2:6379"  # whatever the file says by now
         raise RuntimeError("Traceback\nno raylet")
 
-    cluster = Cluster("10.0.0.2:6379", "RAY_ADDRESS=head:6379", "unset it")
-    unconnected.setattr(Cluster, "check_alive", lambda self: None)
+    cluster = RayCluster("10.0.0.2:6379", "RAY_ADDRESS=head:6379", "unset it")
+    unconnected.setattr(RayCluster, "check_alive", lambda self: None)
     unconnected.setattr(group.join, "find_cluster", lambda: cluster)
     unconnected.setattr(group.ray, "init", init)
     with pytest.raises(RunFailed) as refused:

@@ -17,7 +17,7 @@ from ray.core.generated.gcs_service_pb2_grpc import (
     add_NodeInfoGcsServiceServicer_to_server,
 )
 
-from dist_condense.engine.ray.join import Cluster, find_cluster
+from dist_condense.engine.ray.join import RayCluster, find_cluster
 from dist_condense.job.journal import RunFailed
 
 UNSET = "unset RAY_ADDRESS to start Ray on this machine, or start that cluster"
@@ -43,7 +43,7 @@ def test_ray_is_started_here(address: str | None, monkeypatch: pytest.MonkeyPatc
 def test_the_variable_comes_first(address: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "ray_current_cluster").write_text("10.0.0.3:6379")
     monkeypatch.setenv("RAY_ADDRESS", address)
-    assert find_cluster() == Cluster(address, f"RAY_ADDRESS={address}", UNSET)
+    assert find_cluster() == RayCluster(address, f"RAY_ADDRESS={address}", UNSET)
 
 
 def test_the_file_of_ray_start(folder: Path) -> None:
@@ -144,7 +144,7 @@ def alive() -> object:
 )
 def test_a_cluster_that_is_gone_is_named(server: Callable, why: str) -> None:
     with server() as port, pytest.raises(RunFailed) as refused:
-        Cluster(f"127.0.0.1:{port}", "RAY_ADDRESS=x", "unset it").check_alive(1)
+        RayCluster(f"127.0.0.1:{port}", "RAY_ADDRESS=x", "unset it").check_alive(1)
     assert str(refused.value).startswith(f"the Ray cluster at 127.0.0.1:{port} (RAY_ADDRESS=x) ")
     assert why in str(refused.value) and str(refused.value).endswith("; unset it")
 
@@ -152,4 +152,4 @@ def test_a_cluster_that_is_gone_is_named(server: Callable, why: str) -> None:
 @pytest.mark.parametrize(("server", "prefix"), [(alive, ""), (strange, "ray://")])
 def test_a_cluster_that_answers(server: Callable, prefix: str) -> None:
     with server() as port:
-        Cluster(f"{prefix}127.0.0.1:{port}", "RAY_ADDRESS=x", "unset it").check_alive(10)
+        RayCluster(f"{prefix}127.0.0.1:{port}", "RAY_ADDRESS=x", "unset it").check_alive(10)

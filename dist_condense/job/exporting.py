@@ -46,7 +46,7 @@ def card(config: RunConfig, dataset: ImageSet, outline: Outline, done: int) -> C
     """The card of the set after ``done`` units."""
     return Card(
         method=config.method.name,
-        dataset=dataset.family,
+        dataset=dataset.facts.family,
         classes=[CardClass(label, c.name, c.wnid) for label, c in enumerate(dataset.classes)],
         ipc=config.ipc,
         **form_of(assembly.space_of(config, dataset), dataset.shape, assembly.parameterisation_of(config)),

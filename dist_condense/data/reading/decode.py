@@ -148,7 +148,7 @@ def read_image(file: Path | BytesIO, channels: int, upright: bool = False) -> De
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return the orientation in EXIF or XMP, 1 by default. The pixels of a PNG, which may precede it, must be read before."""
+    """Return the orientation in EXIF or XMP, 1 by default; to be called after the pixels of a PNG are read."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # Pillow raises any exception for damaged EXIF; the image itself may be intact

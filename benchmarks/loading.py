@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from benchmarks.step import Row, machine, table
+from benchmarks.step import Measurement, machine, table
 from dist_condense.data import ImageSet, Reading, open_dataset
 from dist_condense.data.reading.decode import decode_into
 from dist_condense.data.reading.read_ahead import DEPTH, HELD, ReadAhead, Ticket
@@ -63,7 +63,7 @@ class LoadingSettings:
         return open_dataset("image_folder", self.prepared, size=self.size)
 
 
-def rates(settings: LoadingSettings) -> list[Row]:
+def rates(settings: LoadingSettings) -> list[Measurement]:
     """Measure images per second; the ways of reading alternate, ``repeat`` times."""
     keep_freed_memory()
     torch.set_num_threads(settings.threads)
@@ -81,16 +81,16 @@ def rates(settings: LoadingSettings) -> list[Row]:
             start = time.perf_counter()
             images = way()
             measured[name].append(images / (time.perf_counter() - start))
-    rows = [Row("rates", name, median(x), "images/s", low=min(x)) for name, x in measured.items()]
+    rows = [Measurement("rates", name, median(x), "images/s", low=min(x)) for name, x in measured.items()]
     ceiling = median(measured["decoder alone"])
     shares = [f"shards, tier {tier}" for tier in ("disk", "encoded")]
-    rows += [Row("rates", f"{name} / decoder", median(measured[name]) / ceiling, "") for name in shares]
+    rows += [Measurement("rates", f"{name} / decoder", median(measured[name]) / ceiling, "") for name in shares]
     copied = H200_IMAGES / median(measured["shards, tier ram"])
     waiting = max(0.0, copied - H200_STEP)
     return [
         *rows,
-        Row("rates", "H200 step's images, tier ram", 1e3 * copied, "ms"),
-        Row("rates", "waiting of such a step, read ahead", 100 * waiting / H200_STEP, "%"),
+        Measurement("rates", "H200 step's images, tier ram", 1e3 * copied, "ms"),
+        Measurement("rates", "waiting of such a step, read ahead", 100 * waiting / H200_STEP, "%"),
     ]
 
 
@@ -158,12 +158,12 @@ def _plan(counts: Sequence[int], settings: LoadingSettings) -> Iterator[tuple[in
         yield label, torch.randint(counts[label], (settings.batch,))
 
 
-def waiting(settings: LoadingSettings) -> list[Row]:
+def waiting(settings: LoadingSettings) -> list[Measurement]:
     """Measure the share of matching steps' time spent waiting for images, by tier."""
     return [row for tier in ("ram", "encoded", "disk") for row in _alone(_waiting, settings, tier)]
 
 
-def _waiting(settings: LoadingSettings, tier: str) -> list[Row]:
+def _waiting(settings: LoadingSettings, tier: str) -> list[Measurement]:
     keep_freed_memory()
     torch.set_num_threads(settings.threads)
     keys = [f"dataset.root={settings.prepared}", f"data.tier={tier}", "trajectory.start=fresh", "output=unused"]
@@ -178,17 +178,17 @@ def _waiting(settings: LoadingSettings, tier: str) -> list[Row]:
     share = 100 * (matching.shard.source.waited - before) / spent
     step = 1e3 * spent / settings.repeat
     return [
-        Row("waiting", f"matching step, tier {tier}", step, "ms"),
-        Row("waiting", f"of it waiting, {tier}", share, "%"),
+        Measurement("waiting", f"matching step, tier {tier}", step, "ms"),
+        Measurement("waiting", f"of it waiting, {tier}", share, "%"),
     ]
 
 
-def memory(settings: LoadingSettings) -> list[Row]:
+def memory(settings: LoadingSettings) -> list[Measurement]:
     """Measure the memory growth of a process that reads minibatches, against the budget of its tier."""
     return [row for tier in ("ram", "encoded", "disk") for row in _alone(_memory, settings, tier)]
 
 
-def _memory(settings: LoadingSettings, tier: str) -> list[Row]:
+def _memory(settings: LoadingSettings, tier: str) -> list[Measurement]:
     keep_freed_memory()
     dataset = settings.opened()
     _decoder(replace(settings, requests=1))()  # the budget does not include the memory of decoding itself
@@ -203,9 +203,9 @@ def _memory(settings: LoadingSettings, tier: str) -> list[Row]:
     }
     budget = stored[tier] + HELD * settings.batch * 3 * settings.size**2
     return [
-        Row("memory", f"tier {tier}: budget", budget / 2**20, "MiB"),
-        Row("memory", f"tier {tier}: growth at the peak", grown / 2**20, "MiB"),
-        Row("memory", f"tier {tier}: growth / budget", 100 * grown / budget, "%"),
+        Measurement("memory", f"tier {tier}: budget", budget / 2**20, "MiB"),
+        Measurement("memory", f"tier {tier}: growth at the peak", grown / 2**20, "MiB"),
+        Measurement("memory", f"tier {tier}: growth / budget", 100 * grown / budget, "%"),
     ]
 
 
@@ -215,7 +215,9 @@ def _status(key: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
 
 
-def _alone(function: Callable[[LoadingSettings, str], list[Row]], settings: LoadingSettings, tier: str) -> list[Row]:
+def _alone(
+    function: Callable[[LoadingSettings, str], list[Measurement]], settings: LoadingSettings, tier: str
+) -> list[Measurement]:
     with ProcessPoolExecutor(1, mp_context=torch.multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, settings, tier).result()
 

@@ -33,7 +33,7 @@ from dist_condense.system.memory import keep_freed_memory
 
 
 @dataclass(frozen=True)
-class Row:
+class Measurement:
     """A row of the table."""
 
     section: str
@@ -45,15 +45,15 @@ class Row:
     """Minimum of the repeated measurements, where ``value`` is their median."""
 
 
-def time_rows(section: str, times: dict[str, list[float]]) -> list[Row]:
+def time_rows(section: str, times: dict[str, list[float]]) -> list[Measurement]:
     """Return rows with medians and minima in milliseconds."""
-    return [Row(section, name, 1e3 * x, "ms", low=1e3 * min(times[name])) for name, x in medians(times).items()]
+    return [Measurement(section, name, 1e3 * x, "ms", low=1e3 * min(times[name])) for name, x in medians(times).items()]
 
 
 # --- sections -----------------------------------------------------------------------------------------------------
 
 
-def parts(settings: Settings) -> list[Row]:
+def parts(settings: Settings) -> list[Measurement]:
     """Measure a step and its parts for all classes together, and its GFLOP/s against a matrix product."""
     run = engine(settings)
     square = torch.randn(settings.product, settings.product, device=settings.device)
@@ -72,8 +72,8 @@ def parts(settings: Settings) -> list[Row]:
     rate = counter.get_total_flops() / medians(times)["real statistic"] / 1e9
     peak = 2 * settings.product**3 / medians(times)["matrix product"] / 1e9
     rates = {"real statistic": rate, f"matrix product {settings.product}": peak}
-    rows = [Row("parts", name, x, "GFLOP/s") for name, x in rates.items()]
-    return [*time_rows("parts", times), *rows, Row("parts", "statistic of the product", 100 * rate / peak, "%")]
+    rows = [Measurement("parts", name, x, "GFLOP/s") for name, x in rates.items()]
+    return [*time_rows("parts", times), *rows, Measurement("parts", "statistic of the product", 100 * rate / peak, "%")]
 
 
 def _pieces(run: Engine, settings: Settings) -> dict[str, Callable[[], object]]:
@@ -105,7 +105,7 @@ def _pieces(run: Engine, settings: Settings) -> dict[str, Callable[[], object]]:
     return whole | {name: lambda s=s: s.sum(flat, total, len(flat)) for name, s in sums.items()}
 
 
-def plain(settings: Settings) -> list[Row]:
+def plain(settings: Settings) -> list[Measurement]:
     """Compare the engine with the plain loop, per class (no sums) and pooled (reproducible and ordinary sums)."""
     rows = []
     for method in ("dc", "dcc"):
@@ -119,11 +119,11 @@ def plain(settings: Settings) -> list[Row]:
         for name in list(runs)[:-1]:
             for measure, of in (("median", medians(times)), ("least", {k: min(x) for k, x in times.items()})):
                 slower = 100 * (of[name] / of[f"{method} plain loop"] - 1)
-                rows.append(Row("plain", f"{name} slower, {measure}", slower, "%"))
+                rows.append(Measurement("plain", f"{name} slower, {measure}", slower, "%"))
     return rows
 
 
-def precision(settings: Settings) -> list[Row]:
+def precision(settings: Settings) -> list[Measurement]:
     """Measure the error of two classes' image gradient against float64, and the time of a step in bfloat16."""
     few = replace(settings, classes=2)
     reference = _gradient(engine(few, dtype=torch.float64))
@@ -131,8 +131,8 @@ def precision(settings: Settings) -> list[Row]:
     rows = []
     for name, case in (("float32", few), ("bf16 autocast", half)):
         error, cosine = _compare(_gradient(engine(case)), reference)
-        rows.append(Row("precision", f"{name}: relative gradient error", error, ""))
-        rows.append(Row("precision", f"{name}: cosine", cosine, ""))
+        rows.append(Measurement("precision", f"{name}: relative gradient error", error, ""))
+        rows.append(Measurement("precision", f"{name}: cosine", cosine, ""))
     runs = {"two classes, float32": engine(few).match, "two classes, bf16 autocast": engine(half).match}
     times = seconds(runs, settings)
     return [*rows, *time_rows("precision", times)]
@@ -153,7 +153,7 @@ def _compare(gradient: Tensor, reference: Tensor) -> tuple[float, float]:
     return float((gradient - reference).norm() / reference.norm()), float(cosine)
 
 
-def compiled(settings: Settings) -> list[Row]:
+def compiled(settings: Settings) -> list[Measurement]:
     """Measure a step with torch.compile, in float32 and in bfloat16, after two steps that compile and warm up."""
     rows = []
     for name, keys in (("float32", []), ("bf16 autocast", ["compute.autocast=true"])):
@@ -162,25 +162,25 @@ def compiled(settings: Settings) -> list[Row]:
     return rows
 
 
-def freed_memory_kept(settings: Settings) -> list[Row]:
+def freed_memory_kept(settings: Settings) -> list[Measurement]:
     """Measure a step with the allocator settings of workers, which keep freed memory."""
     return time_rows("memory", seconds({"freed memory kept": engine(settings).match}, settings))
 
 
-def freed_memory_returned(settings: Settings) -> list[Row]:
+def freed_memory_returned(settings: Settings) -> list[Measurement]:
     """Measure a step with the allocator's default settings."""
     return time_rows("memory", seconds({"freed memory returned": engine(settings).match}, settings))
 
 
-def scaling(settings: Settings) -> list[Row]:
+def scaling(settings: Settings) -> list[Measurement]:
     """Measure step and training of the same classes on 1 and on 2 workers with one thread each."""
     rows = []
     one, two = (_on_workers(replace(settings, threads=1), n) for n in (1, 2))
     for name, least in (("median", False), ("least", True)):
         slowest = [max(min(x) if least else sorted(x)[len(x) // 2] for x in workers) for workers in (one, two)]
         for n, t in zip((1, 2), slowest, strict=True):
-            rows.append(Row("scaling", f"{n} of one thread, {name}", 1e3 * t, "ms"))
-        rows.append(Row("scaling", f"speed-up, {name}", slowest[0] / slowest[1], "x"))
+            rows.append(Measurement("scaling", f"{n} of one thread, {name}", 1e3 * t, "ms"))
+        rows.append(Measurement("scaling", f"speed-up, {name}", slowest[0] / slowest[1], "x"))
     return rows
 
 
@@ -209,7 +209,7 @@ def _worker(settings: Settings, rank: int, *, workers: int, rendezvous: str) -> 
 
 # --- the command --------------------------------------------------------------------------------------------------
 
-Section = Callable[[Settings], list[Row]]
+Section = Callable[[Settings], list[Measurement]]
 SECTIONS: dict[str, tuple[Section, ...]] = {
     "parts": (parts,),
     "plain": (plain,),
@@ -240,13 +240,13 @@ def prepare(settings: Settings, keep: bool = True) -> None:
         torch.set_num_threads(settings.threads)
 
 
-def run_section(function: Section, settings: Settings) -> list[Row]:
+def run_section(function: Section, settings: Settings) -> list[Measurement]:
     """Run a function of a section in this process."""
     prepare(settings, function is not freed_memory_returned)
     return function(settings)
 
 
-def measure(settings: Settings, names: Sequence[str]) -> list[Row]:
+def measure(settings: Settings, names: Sequence[str]) -> list[Measurement]:
     """Run and print these sections, each function in a process of its own."""
     rows = []
     for function in (f for name in names for f in SECTIONS[name]):
@@ -258,7 +258,7 @@ def measure(settings: Settings, names: Sequence[str]) -> list[Row]:
     return rows
 
 
-def _alone(function: Section, settings: Settings) -> list[Row]:
+def _alone(function: Section, settings: Settings) -> list[Measurement]:
     with _processes(1) as pool:
         return pool.submit(run_section, function, settings).result()
 
@@ -274,7 +274,7 @@ def machine(device: str) -> dict[str, Any]:
     return {**versions, "cpu": torch.backends.cpu.get_cpu_capability(), "cores": os.cpu_count(), **gpu}
 
 
-def table(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[Measurement]) -> str:
     """Format rows as lines of text."""
     lines = [f"{r.section:10} {r.name:40} {r.value:12.5g} {r.unit:8}" for r in rows]
     least = [f" (least {r.low:.5g})" if r.low else "" for r in rows]

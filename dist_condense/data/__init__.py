@@ -2,7 +2,7 @@
 
 from dist_condense.data.catalogue import names, open_dataset
 from dist_condense.data.image_set import ClassName, ImageSet
-from dist_condense.data.normalise import denormalise, normalise, to_values
+from dist_condense.data.normalise import ChannelStatistics, to_values
 from dist_condense.data.reading.source import ClassSource, LabelledImages, MemorySource
 from dist_condense.data.reading.tiers import Reading
 from dist_condense.data.sets.subsets import SUBSETS
@@ -10,6 +10,7 @@ from dist_condense.system.errors import DataError
 
 __all__ = [
     "SUBSETS",
+    "ChannelStatistics",
     "ClassName",
     "ClassSource",
     "DataError",
@@ -17,9 +18,7 @@ __all__ = [
     "LabelledImages",
     "MemorySource",
     "Reading",
-    "denormalise",
     "names",
-    "normalise",
     "open_dataset",
     "to_values",
 ]

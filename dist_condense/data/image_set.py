@@ -130,11 +130,6 @@ class ImageSet:
         """Whether a horizontally flipped image keeps its label."""
         return self.facts.flip
 
-    @property
-    def family(self) -> str:
-        """Short description of the images, for the card of a synthetic set."""
-        return self.facts.family
-
     def normalised_by(self, mean: Sequence[float], std: Sequence[float]) -> "ImageSet":
         """Return the data set with another mean and std, each with one value per channel."""
         return replace(self, facts=replace(self.facts, mean=tuple(mean), std=tuple(std)))

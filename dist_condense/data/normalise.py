@@ -21,14 +21,20 @@ def to_values(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch
     return values if images.is_floating_point() else values.div_(255)
 
 
-def normalise(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """Return (x - mean) / std per channel for x [..., C, H, W], with mean and std of length C."""
-    return (images - _per_channel(mean, images)) / _per_channel(std, images)
+@dataclass(frozen=True)
+class ChannelStatistics:
+    """Mean and std per channel of the values of real training images."""
 
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
-def denormalise(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """Return x * std + mean per channel, not clipped, for x [..., C, H, W]: the inverse of normalise."""
-    return images * _per_channel(std, images) + _per_channel(mean, images)
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        """Convert image values [..., C, H, W] to normalised values, (x - mean) / std."""
+        return (images - _per_channel(self.mean, images)) / _per_channel(self.std, images)
+
+    def denormalise(self, images: torch.Tensor) -> torch.Tensor:
+        """Convert normalised values [..., C, H, W] to image values, x * std + mean, not clipped."""
+        return images * _per_channel(self.std, images) + _per_channel(self.mean, images)
 
 
 def _per_channel(values: Sequence[float], images: torch.Tensor) -> torch.Tensor:
@@ -39,19 +45,3 @@ def _per_channel(values: Sequence[float], images: torch.Tensor) -> torch.Tensor:
             f"the length of mean and std."
         )
     return torch.tensor(values, dtype=images.dtype, device=images.device)[:, None, None]
-
-
-@dataclass(frozen=True)
-class ChannelStatistics:
-    """Mean and std per channel of the values of real training images."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def normalise(self, images: torch.Tensor) -> torch.Tensor:
-        """Convert image values [..., C, H, W] to normalised values."""
-        return normalise(images, self.mean, self.std)
-
-    def denormalise(self, images: torch.Tensor) -> torch.Tensor:
-        """Convert normalised values [..., C, H, W] to image values, not clipped."""
-        return denormalise(images, self.mean, self.std)

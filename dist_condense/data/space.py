@@ -96,5 +96,5 @@ class Space:
         return ((values - low) / (high - low)).clamp(0, 1)
 
     def when_normalised(self, normalised: bool = True) -> Space:
-        """Return the space of the same image values with normalised, or not normalised, pixels."""
+        """Return the same space of image values with normalised, or unnormalised, pixels."""
         return replace(self, normalised=normalised)

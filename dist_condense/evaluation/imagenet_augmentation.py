@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dist_condense.data.normalise import ChannelStatistics, denormalise
+from dist_condense.data.normalise import ChannelStatistics
 
 LUMA = (0.299, 0.587, 0.114)
 EIGENVALUES = (0.2175, 0.0188, 0.0045)
@@ -42,7 +42,7 @@ class ImagenetAugmentation:
 
     def __call__(self, images: Tensor, generator: torch.Generator, statistics: ChannelStatistics) -> Tensor:
         n, size = len(images), (images.shape[-2], images.shape[-1])
-        images = denormalise(images, statistics.mean, statistics.std)
+        images = statistics.denormalise(images)
         boxes = self.boxes(n, size, generator)
         images = crop_and_flip(images, boxes, (torch.rand(n, generator=generator) < 0.5) & self.flip)
         factors = 1 + self.jitter * (2 * torch.rand(len(JITTERS), n, generator=generator) - 1)

@@ -48,7 +48,7 @@ def card(config: RunConfig, dataset: ImageSet, outline: Outline, done: int) -> C
     space, parameterisation = procedures.form_of(config, dataset)
     return Card(
         method=config.method.name,
-        dataset=dataset.family,
+        dataset=dataset.facts.family,
         classes=[CardClass(label, c.name, c.wnid) for label, c in enumerate(dataset.classes)],
         ipc=config.ipc,
         **form_of(space, dataset.shape, parameterisation),

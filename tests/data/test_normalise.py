@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from dist_condense.data import denormalise, normalise, to_values
+from dist_condense.data import ChannelStatistics, to_values
 
-MEAN, STD = (0.1, 0.2, 0.3), (0.5, 0.25, 2.0)
+STATISTICS = ChannelStatistics(mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 2.0))
 
 
 def test_values_are_exact_at_the_ends() -> None:
@@ -24,12 +24,12 @@ def test_values_are_contiguous_however_the_bytes_lie() -> None:
 @pytest.mark.parametrize("shape", [(3, 4, 4), (2, 3, 4, 4), (5, 2, 3, 4, 4)])
 def test_denormalise_inverts_normalise(shape: tuple[int, ...]) -> None:
     unit = torch.rand(shape, dtype=torch.float64)
-    normalised = normalise(unit, MEAN, STD)
+    normalised = STATISTICS.normalise(unit)
     assert normalised.dtype is torch.float64
     assert torch.allclose(normalised[..., 1, :, :], (unit[..., 1, :, :] - 0.2) / 0.25)
-    assert torch.allclose(denormalise(normalised, MEAN, STD), unit)
+    assert torch.allclose(STATISTICS.denormalise(normalised), unit)
 
 
 def test_one_value_is_one_channel() -> None:
     with pytest.raises(ValueError, match="C = 1"):
-        normalise(torch.rand(2, 3, 4, 4), (0.1,), (0.3,))
+        ChannelStatistics((0.1,), (0.3,)).normalise(torch.rand(2, 3, 4, 4))

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 
 import dist_condense
 from dist_condense.core.parameterisation import MultiFormation, uniform
-from dist_condense.data.normalise import ChannelStatistics, normalise
+from dist_condense.data.normalise import ChannelStatistics
 from dist_condense.data.space import Space
 from dist_condense.result import card as cards
 from dist_condense.result import synthetic_set
@@ -58,7 +58,9 @@ def a_set(card, seed=0):
 def expected(pixels, labels, card):
     grey = (0.5,) if card.value_space == "unit" else [(0.5 - m) / s for m, s in zip(card.mean, card.std, strict=True)]
     decoded, sources = uniform(pixels, MultiFormation(padding=tuple(grey)), card.factor)
-    return normalise(decoded, card.mean, card.std) if card.value_space == "unit" else decoded, labels[sources]
+    if card.value_space == "unit":
+        decoded = ChannelStatistics(tuple(card.mean), tuple(card.std)).normalise(decoded)
+    return decoded, labels[sources]
 
 
 def test_loaded_is_written_bitwise_and_unclipped(tmp_path):

@@ -53,7 +53,7 @@ class DecodedClass:
 def write_betons(dest: Path, manifest: Manifest, report: ReportProgress) -> dict[str, Beton]:
     """Write one file for each split of the shards in `dest`, whose images have one size (``manifest.size``).
 
-    A file that an earlier start finished is kept, according to its record.
+    A file of an earlier start is kept if its record matches the shards.
     """
     (dest / RECORDS).mkdir(exist_ok=True)
     return {split: _recorded(dest, manifest, split) or _write(dest, manifest, split, report) for split in SPLITS}

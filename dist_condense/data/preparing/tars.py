@@ -124,9 +124,9 @@ def open_tars(
 
 
 def index_labelled(item: tuple[int, str]) -> tuple[int, list[tuple[int, Sample]] | list[str], Ignored]:
-    """Index one tar of (position, path).
+    """Index one tar, given as (position, path).
 
-    Returns its position, the (label, sample) of every sample or the problems, and counts of ignored members.
+    Returns its position, the (label, sample) pairs or the problems, and the counts of ignored members.
     """
     position, tar = item
     try:
@@ -158,7 +158,7 @@ def _by_label(pattern: str, map_unordered: MapUnordered, notes: list[str]) -> By
 
 
 def _names(train: ByLabel, numbers: Sequence[int], class_names: Sequence[str] | None) -> list[ClassName]:
-    """Return one name per number. Raises DataError for a list that is too short, and for repeated names."""
+    """Return one name per number. Raises DataError for too few `class_names`, and for repeated names."""
     if class_names is not None and numbers[-1] >= len(class_names):
         raise DataError([f"--class-names has {len(class_names)} names, but the tars have the label {numbers[-1]}."])
     wnids = [_wnid(train[number]) for number in numbers]

@@ -57,7 +57,7 @@ class Form:
 
     @property
     def key(self) -> tuple[int | str, ...]:
-        """Values that enter digests; without `upright` they are those of versions that did not have this field."""
+        """Values to hash into digests; a false `upright` is omitted, to keep the digests of earlier versions."""
         return self.channels, self.size, *(["upright"] if self.upright else [])
 
 
@@ -148,7 +148,7 @@ def read_image(file: Path | BytesIO, channels: int, upright: bool = False) -> De
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return the orientation in EXIF or XMP, 1 by default. Read pixels first: PNGs may store it behind them."""
+    """Return the orientation in EXIF or XMP, 1 by default; to be called after the pixels of a PNG are read."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # Pillow raises any exception for damaged EXIF; the image itself may be intact

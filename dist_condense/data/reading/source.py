@@ -88,7 +88,7 @@ class TestImages(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class LabelledImages:
-    """Images [N, C, H, W] of uint8 or float32, with their labels int64 [N]; an implementation of TestImages."""
+    """Images [N, C, H, W] of uint8 or float32 in memory, with their labels int64 [N]; implements TestImages."""
 
     images: torch.Tensor
     labels: torch.Tensor

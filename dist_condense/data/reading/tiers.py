@@ -156,7 +156,11 @@ def select_tier(
 
 
 def share(bytes_by_class: Sequence[int], workers: int, per_node: int) -> int:
-    """Return the most bytes that one node can own: the largest classes in `per_node` of `workers` equal shares."""
+    """Return the largest number of bytes that one node can own if each of `workers` owns an equal number of classes.
+
+    :param bytes_by_class: bytes of each class; the largest are counted.
+    :param per_node: maximum number of workers on a node.
+    """
     workers = max(1, workers)
     classes = -(-len(bytes_by_class) // workers) * min(per_node, workers)
     return sum(sorted(bytes_by_class, reverse=True)[:classes])

@@ -243,7 +243,7 @@ def _missing(split: Path, names: Sequence[str], of: int, entries: Entries) -> li
 def _dangling(split: Path, names: Sequence[str]) -> list[str]:
     links = [f"{name} -> {os.readlink(split / name)}" for name in names]
     remedy = "Mend or remove the links."
-    return [f"{split}: class folders are links that lead nowhere: {listed(links)}. {remedy}"] if links else []
+    return [f"{split}: class folders are broken links: {listed(links)}. {remedy}"] if links else []
 
 
 def class_name(folder: str) -> ClassName:

@@ -21,7 +21,7 @@ ENDINGS = (
 ImageFolder reads jpg, jpeg, png, ppm, bmp, pgm, tif, tiff and webp.
 """
 SUFFIXES = tuple(f".{ending}" for ending in ENDINGS)
-HIDDEN, DANGLING, SPECIAL = "hidden", "links that lead nowhere", "special files"
+HIDDEN, DANGLING, SPECIAL = "hidden", "broken links", "special files"
 LOOP, OTHER = "links to a folder above", "with no or another ending"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _ENDING = re.compile(r".+(\.[a-z0-9]{1,8})", re.DOTALL)

@@ -180,7 +180,7 @@ class _Scan:
         )
 
     def _unambiguous(self, members: dict[str, tarfile.TarInfo]) -> tarfile.TarInfo | None:
-        """Return the only member whose suffix has no dot, else the only member; None for none and for several."""
+        """Return the member whose suffix has no dot, or else the only member; None without a single one."""
         plain = [info for suffix, info in members.items() if "." not in suffix]
         candidates = plain or list(members.values())
         if len(candidates) != 1:

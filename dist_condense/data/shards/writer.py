@@ -112,5 +112,5 @@ def shard_name(label: int, number: int) -> str:
 
 
 def clean(stem: str) -> str:
-    """Replace all characters except ASCII letters, digits, - and _ by _ (a dot would end the key), and shorten."""
+    """Replace characters except ASCII letters, digits, - and _ by _ (a dot would end a key); limit the length."""
     return re.sub(r"[^A-Za-z0-9_-]+", "_", stem)[:STEM_LENGTH]

@@ -2,21 +2,15 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torchvision import transforms
 
 from dist_condense.data import DataError, open_dataset
+from tests.data.shards.shard_cases import photograph
 
 WNIDS = ("n00000001", "n00000002", "zebra")
-
-
-def photograph(seed: int, mode: str = "RGB", width: int = 40, height: int = 40) -> Image.Image:
-    """A blurred random image."""
-    noise = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), dtype=np.uint8)
-    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
 
 
 @pytest.fixture

@@ -79,7 +79,7 @@ def test_one_note_per_split_counts_read_and_ignored_files(tmp_path: Path) -> Non
     os.mkfifo(root / "train" / "b" / "pipe.jpg")  # opening it would wait for ever
     assert open_dataset("image_folder", root).notes == (
         f"{root}/train: 3 images of 2 classes (1 in folders below their class's); ignored: 2 .avif, 2 hidden, "
-        f"1 images beside the class folders, 1 links that lead nowhere, 1 special files, 1 with no or another ending",
+        f"1 broken links, 1 images beside the class folders, 1 special files, 1 with no or another ending",
         f"{root}/val: 2 images of 2 classes; ignored: 1 .txt",
         f"{root}/val: classes that train does not have are not used: c",
     )
@@ -122,7 +122,7 @@ def test_a_class_link_that_leads_nowhere_is_named(tmp_path: Path, split: str) ->
     (root / split / "c" / "1.jpg").unlink()
     (root / split / "c").rmdir()
     (root / split / "c").symlink_to("/gone")
-    assert refused(root) == f"{root}/{split}: class folders are links that lead nowhere: c -> /gone. " + (
+    assert refused(root) == f"{root}/{split}: class folders are broken links: c -> /gone. " + (
         "Mend or remove the links."
     )
     assert open_dataset("image_folder", root, classes=["b", "a"]).counts == (1, 1)

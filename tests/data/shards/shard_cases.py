@@ -18,7 +18,7 @@ HERE = LocalMap(1)
 
 
 def photograph(seed: int, mode: str = "RGB", width: int = 40, height: int = 40) -> Image.Image:
-    """A blurred random image."""
+    """Return a blurred random image."""
     noise = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), dtype=np.uint8)
     return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
 

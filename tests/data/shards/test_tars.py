@@ -90,14 +90,14 @@ def test_the_samples_are_those_of_webdataset(tmp_path: Path) -> None:
         *[("d/é.x.y.WebP", b"4"), ("d/é.cls", b"4")],
     ]
     path = write_tar(tmp_path / "dotted.tar", members)
-    samples, passed = scan_tar(path)
+    samples, ignored = scan_tar(path)
     content = path.read_bytes()
     ours = {entry.key: content[entry.offset : entry.offset + entry.length] for entry in samples}
     theirs = {entry["__key__"]: entry for entry in webdataset.WebDataset(str(path), shardshuffle=False)}
     assert list(ours) == list(theirs) == ["dog", "d.e/cat", "b", "d/é"]
     assert list(ours.values()) == [theirs["dog"]["1.jpg"], *(theirs[k]["jpg"] for k in ("d.e/cat", "b")), b"4"]
     assert read_labels(path, samples) == [1, 2, 3, 4]
-    assert passed == {".json": 1, FURTHER: 1, "hidden": 1, METADATA: 1, "with no or another ending": 1}
+    assert ignored == {".json": 1, FURTHER: 1, "hidden": 1, METADATA: 1, "with no or another ending": 1}
 
 
 def test_images_that_share_a_key_are_refused(tmp_path: Path) -> None:

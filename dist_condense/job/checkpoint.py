@@ -124,14 +124,6 @@ class Checkpoint:
 
         return dict(zip(self.entries, side_by_side(kinds, self.entries, AT_ONCE), strict=True))
 
-    def measure(self) -> None:
-        """Compare the sizes of the files with the manifest. Raises Damaged."""
-        sizes = self.store.sizes(self.name)
-        for entry in self.entries:
-            if (size := sizes.get(entry.name)) != entry.bytes:
-                problem = "it is missing" if size is None else f"it has {size} bytes instead of {entry.bytes}"
-                raise Damaged(f"{self.where(entry)} is damaged: {problem}")
-
     def bytes_of(self, entry: FileEntry) -> bytes:
         """Read and verify a file. Raises Damaged, and Unreachable if the store does not answer."""
         try:
@@ -203,9 +195,12 @@ def newest(store: Storage, report: Callable[[str], None] = lambda text: None) ->
 
 
 def measured(store: Storage, name: str) -> Checkpoint:
-    """Open a checkpoint and check the sizes of its files. Raises as :func:`opened`."""
-    result = opened(store, name)
-    result.measure()
+    """Open a checkpoint and compare the sizes of its files with the manifest. Raises as :func:`opened`."""
+    result, sizes = opened(store, name), store.sizes(name)
+    for entry in result.entries:
+        if (size := sizes.get(entry.name)) != entry.bytes:
+            problem = "it is missing" if size is None else f"it has {size} bytes instead of {entry.bytes}"
+            raise Damaged(f"{result.where(entry)} is damaged: {problem}")
     return result
 
 

@@ -25,7 +25,7 @@ RAW = "ffcv"
 """Name of the tier that reads the beton of a prepared data set."""
 MAX_THREADS = 32
 SHARES = 2
-"""Tasks per thread of a request, so that a delayed task does not delay the others."""
+"""Number of tasks per thread into which a request is divided, so that a delayed task does not delay the others."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Reading:
     """Options of reading images; none of them changes the images."""
 
     tier: str = "ram"
-    """A name of TIERS, or RAW."""
+    """A key of TIERS, or RAW."""
     _: KW_ONLY
     threads: int | None = None
     """Number of decoding threads; None: one per core, at most 32."""
@@ -46,7 +46,7 @@ class Reading:
 
 
 class DecodingSource:
-    """A ClassSource that decodes on demand, on threads (the decoders release the interpreter lock)."""
+    """A ClassSource that decodes images on demand, on several threads (decoders release the interpreter lock)."""
 
     def __init__(self, store: Store, form: Form, threads: int | None = None) -> None:
         self.store, self.form = store, form
@@ -54,9 +54,9 @@ class DecodingSource:
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
 
     def get(self, label: int, indices: torch.Tensor) -> torch.Tensor:
-        """Decode the images at these positions, in their order: uint8 [n, C, size, size].
+        """Decode the images at these positions, in this order: uint8 [n, C, size, size].
 
-        Raises DataError that names all unreadable files, or only the tar if that is missing or truncated.
+        Raises DataError naming all unreadable files, or only the tar if it is missing or truncated.
         """
         return self.get_many([(label, indices)])[0]
 
@@ -112,19 +112,22 @@ TIERS: dict[str, Callable[[Store, Form, Reading], ClassSource]] = {
     "encoded": _encoded,
     "disk": _disk,
 }
-"""Function that opens a source in each tier; from the fastest to the one that needs no memory."""
+"""Function that opens a source, by tier: from the fastest tier to the one that keeps no images in memory."""
 DECODED = ("gpu", "ram")
 """Tiers that need no decoding during the run."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A selected tier, and the bytes of one node's share of the images that decided it."""
+    """A selected tier, and the numbers of bytes on which the selection was based."""
 
     tier: str
     decoded: int
+    """Bytes of a node's share of the images, decoded."""
     encoded: int | None
+    """Bytes of the same images, encoded; None if the selection did not depend on it."""
     budget: int
+    """Bytes of memory per node."""
 
     def __str__(self) -> str:
         encoded = "" if self.encoded is None else f", {gib(self.encoded)} encoded"
@@ -135,15 +138,15 @@ class Choice:
 def select_tier(
     tier: str, *, decoded: int, encoded: Callable[[], int] | None, budget: int, gpu_budget: int, ahead: int = 0
 ) -> Choice:
-    """Select the fastest tier that fits in memory, or the requested one.
+    """Select the fastest tier that fits in memory (`auto`), or the requested tier.
 
-    :param tier: a name of TIERS, RAW, or `auto`.
+    :param tier: a key of TIERS, RAW, or `auto`.
     :param decoded: bytes of a node's share of the images, decoded.
-    :param encoded: function that returns the bytes of their files, which can take time; None where there are no files
-        and images stay decoded.
+    :param encoded: function that returns the bytes of the same images' files, which can take time; None if there are no
+        files, so that images stay decoded whatever tier is requested.
     :param budget: bytes of memory per node.
     :param gpu_budget: bytes of memory of all GPUs of a node; 0 without GPUs.
-    :param ahead: bytes of memory for minibatches that are read ahead, in every tier.
+    :param ahead: bytes of memory for minibatches that are read ahead, needed in every tier.
     """
     if tier != AUTO:
         return Choice(tier if encoded or tier in DECODED else "ram", decoded, None, budget)
@@ -156,7 +159,11 @@ def select_tier(
 
 
 def share(bytes_by_class: Sequence[int], workers: int, per_node: int) -> int:
-    """Return the most bytes that one node can own: the largest classes in `per_node` of `workers` equal shares."""
+    """Return the maximum bytes of the classes that one node can own.
+
+    Classes are divided equally among `workers`, of which `per_node` are on the same node. The result is the sum of the
+    largest classes that they can own together.
+    """
     workers = max(1, workers)
     classes = -(-len(bytes_by_class) // workers) * min(per_node, workers)
     return sum(sorted(bytes_by_class, reverse=True)[:classes])

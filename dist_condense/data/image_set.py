@@ -20,7 +20,7 @@ TEST_CHUNK = 256
 
 @dataclass(frozen=True)
 class ClassName:
-    """Name of a class, and its WordNet id where the data set has them."""
+    """Name of a class, and its WordNet id (None if it has none)."""
 
     name: str
     wnid: str | None = None
@@ -175,7 +175,7 @@ class ImageSet:
         if reading.tier != DECODED_NOW.tier:
             return streamed
         images = torch.empty(len(streamed.labels), *self.shape, dtype=self.stored)
-        one_pass = StreamedImages(self.test_split, replace(reading, tier="disk"))  # so that none is in memory twice
+        one_pass = StreamedImages(self.test_split, replace(reading, tier="disk"))  # no image is in memory twice
         for rows, (chunk, _) in zip(images.split(TEST_CHUNK), one_pass.chunks(TEST_CHUNK), strict=True):
             rows.copy_(chunk)
         return LabelledImages(images, streamed.labels)

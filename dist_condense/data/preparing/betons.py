@@ -60,7 +60,10 @@ def write_betons(dest: Path, manifest: Manifest, report: ReportProgress) -> dict
 
 
 def _recorded(dest: Path, manifest: Manifest, split: str) -> Beton | None:
-    """Return the FFCV file that an earlier command finished; None if its record, size or shards do not match."""
+    """Return the entry of the FFCV file that an earlier command finished.
+
+    Returns None if there is no record, the file is missing or has another size, or the shards have changed.
+    """
     finished = read_record(FinishedBeton, _record_file(dest, split))
     if finished is None:
         return None

@@ -159,7 +159,7 @@ def plan(
     if linked := [name for name in (RECORDS, *SPLITS) if (dest / name).is_symlink()]:
         raise DataError([f"{dest / linked[0]} is a link, through which nothing is written; give the folder itself."])
     identity = {"source": str(source), **json.loads(json.dumps(asdict(options)))}
-    del identity["skip_bad"]  # may change from one start to the next
+    del identity["skip_bad"]  # may differ when the command is repeated
     if (dest / FILE).exists():
         existing = read_manifest(str(dest))
         check_options(dest, {"source": existing.made.source, **existing.made.options}, identity)

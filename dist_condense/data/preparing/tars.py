@@ -42,7 +42,7 @@ class TarImages:
 
     tars: tuple[str, ...]
     entries: tuple[tuple[int, Sample], ...]
-    """(position in `tars`, sample) of each image."""
+    """For each image, the position of its tar in `tars`, and its sample."""
 
     def __len__(self) -> int:
         return len(self.entries)

@@ -45,7 +45,7 @@ ROTATIONS = {
 swap width and height.
 """
 APP1 = b"\xff\xe1"
-"""Marker of a JPEG segment with EXIF or XMP. In compressed data, 0xFF is never followed by 0xE1."""
+"""Marker of a JPEG segment with EXIF or XMP; these bytes never occur in compressed data."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def read_image(file: Path | BytesIO, channels: int, upright: bool = False) -> De
     :param upright: whether to rotate the image by its EXIF orientation. Pillow itself always rotates TIFFs.
     """
     with opened(file) as image:
-        suffix = SUFFIX_OF.get(image.format or "", "jpg")  # Pillow names a JPEG that contains more pictures MPO
+        suffix = SUFFIX_OF.get(image.format or "", "jpg")  # Pillow calls a JPEG with several pictures MPO
         pixels = to_bytes(image, MODE_OF[channels])
         rotation = ROTATIONS.get(_orientation(image)) if upright else None
         return Decoded(pixels if rotation is None else pixels.transpose(rotation), suffix, rotation is not None)

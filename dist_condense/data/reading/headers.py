@@ -41,8 +41,8 @@ def check_headers(folders: Sequence[ClassFolder]) -> str | None:
 def channels_of(files: Iterable[Item], read: Callable[[Item], str | BytesIO]) -> int:
     """Return 3 if the header of any file declares colours, otherwise 1; broken files are ignored.
 
-    No more files are submitted for reading after a coloured file is found. Pixels are not inspected: grey pixels stored
-    as RGB count as coloured.
+    Reading stops soon after a coloured file is found. Pixels are not inspected: grey pixels stored as RGB count as
+    coloured.
 
     :param read: function that returns the path or the bytes of a file.
     """
@@ -51,7 +51,7 @@ def channels_of(files: Iterable[Item], read: Callable[[Item], str | BytesIO]) ->
     def coloured(some: Iterable[Item]) -> bool:
         return any(_has_colour(read(file)) for file in some)
 
-    # The first block is read without threads, as it is likely to decide.
+    # The first block is read without threads, because it usually decides.
     return 3 if coloured(islice(remaining, BLOCK)) or any(_in_blocks(coloured, remaining)) else 1
 
 

@@ -73,7 +73,7 @@ class ReadAhead:
         if future.cancel():  # not started: it may be queued behind others
             arrival = self._read(ticket)
         else:
-            self._free.release()  # before waiting, as this ticket's own reader may be blocked in `_next`
+            self._free.release()  # before waiting: this ticket's own reader may be blocked in `_next`
             arrival = future.result()
         images = arrival.received()
         self.waited += time.perf_counter() - start
@@ -94,7 +94,7 @@ class ReadAhead:
     def _end(self) -> None:
         for _ in self._threads:
             self._queue.put(None)
-        for ticket in reversed(list(self._open)):  # the last first, so that the memory it frees starts no other
+        for ticket in reversed(list(self._open)):  # last first, so that freed memory does not start another
             self.forget(ticket)
 
     def __enter__(self) -> ReadAhead:

@@ -136,5 +136,5 @@ class MemorySource:
         if images.device.type != "cpu":
             return images.index_select(0, to_device(indices, images.device))
         # numpy keeps the memory layout and allocates blocks of one size. torch cuts its blocks to an alignment: a freed
-        # block is then too small for the next request, and the process grows with each.
+        # block is then too small for the next request, and the memory of the process grows with each.
         return torch.from_numpy(images.numpy()[indices.numpy()])

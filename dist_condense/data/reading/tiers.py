@@ -40,7 +40,7 @@ class Reading:
     cache: Path | None = None
     """Folder on this node for copies of remote shards."""
     verify: bool = True
-    """Whether each shard's hash is compared with the manifest when it is opened."""
+    """Whether the hash of each shard is compared with the manifest when the shard is opened."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     """Device of the images in tier `gpu`."""
 
@@ -63,7 +63,7 @@ class DecodingSource:
     def get_many(self, requests: Sequence[ClassPositions]) -> list[torch.Tensor]:
         """Decode the images of several classes together, so that no thread waits for the end of a class."""
         positions = [(label, index) for label, indices in requests for index in indices.tolist()]
-        # An array, as threads may not write to a tensor that was made in inference mode.
+        # An array, because threads may not write to a tensor that was made in inference mode.
         images = np.empty((len(positions), self.form.size, self.form.size, self.form.channels), dtype=np.uint8)
 
         def fill(row: int, position: tuple[int, int]) -> str | None:
@@ -161,8 +161,8 @@ def select_tier(
 def share(bytes_by_class: Sequence[int], workers: int, per_node: int) -> int:
     """Return the maximum bytes of the classes that one node can own.
 
-    Classes are divided equally among `workers`, of which `per_node` are on the same node. The result is the sum of the
-    largest classes that they can own together.
+    Classes are divided equally among `workers`, of which `per_node` are on a node. The maximum is reached if these
+    workers own the largest classes.
     """
     workers = max(1, workers)
     classes = -(-len(bytes_by_class) // workers) * min(per_node, workers)

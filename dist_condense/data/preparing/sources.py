@@ -25,7 +25,7 @@ CLI_WORDS = {
     "dataset.orientation": "--orientation",
     "null for": "none for",
 }
-"""Words of the command line that replace the words of a run's config in messages."""
+"""Words of the command line that replace those of a run's config in messages, by the word in the config."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -78,11 +78,11 @@ class Decoded(NamedTuple):
 
 
 def decode_bytes(data: bytes, channels: int, size: int, upright: bool = False) -> torch.Tensor:
-    """Decode an image and apply Resize(size) and CenterCrop(size): uint8 [C, size, size].
+    """Decode an image, apply Resize(size) and CenterCrop(size), and return a tensor uint8 [C, size, size].
 
     Modes are converted to grey or RGB by :func:`dist_condense.data.reading.modes.to_bytes`. Raises one of UNREADABLE.
 
-    :param upright: see :class:`Form`.
+    :param upright: whether the image is rotated by its EXIF orientation before it is resized.
     """
     pixels = np.empty((size, size, channels), dtype=np.uint8)
     decode_into(pixels, data, upright)

@@ -68,7 +68,7 @@ class ArraySplit:
 def from_arrays(
     request: Request, facts: Facts, *, train: LabelledImages, test: LabelledImages, names: tuple[str, ...]
 ) -> ImageSet:
-    """Make an ImageSet of training and test images in arrays; class names[i] has label i in both arrays.
+    """Make an ImageSet from arrays of training and test images, in both of which class names[i] has label i.
 
     Raises DataError with all problems.
     """

@@ -23,8 +23,7 @@ def is_annotated(split: Path, entries: Entries) -> bool:
 
 
 def read(split: Path, classes: Sequence[str]) -> tuple[tuple[ClassFolder, ...], list[str], list[str]]:
-    """List the images of these classes; return a ClassFolder per class (in the order of `classes`), problems, and
-    notes.
+    """List the images of these classes; return a ClassFolder per class (in the order of `classes`), problems and notes.
 
     The images of a class are sorted by name. Problems are lines other than `file<tab>class`, files with two classes,
     missing files, and classes without images. Raises OSError.

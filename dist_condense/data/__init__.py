@@ -1,4 +1,4 @@
-"""Data sets, read class by class: images, labels and normalisation constants. Independent of condensation methods."""
+"""Data sets, read class by class: images, labels and normalisation constants; independent of condensation methods."""
 
 from dist_condense.data.catalogue import names, open_dataset
 from dist_condense.data.image_set import ClassName, ImageSet

@@ -30,7 +30,7 @@ KNOWN: dict[str, Known] = {
     "imagenet": Known(IMAGENET, open_imagenet),
     "image_folder": Known(IMAGE_FOLDER, open_image_folder),
 }
-"""All data sets; a new one is a line here."""
+"""All data sets by name; a new data set is added here."""
 
 
 def names() -> tuple[str, ...]:
@@ -54,15 +54,17 @@ def open_dataset(
     test: bool = True,
     channels: int | None = None,
 ) -> ImageSet:
-    """Open a data set without decoding it.
+    """Open a data set without decoding its images.
 
-    :param root: its folder (None for digits), or the folder or url of its prepared class shards.
-    :param size: pixels of a side (None: the data set's own).
+    :param root: folder of the data set (None for digits), or the folder or url of its prepared class shards.
+    :param size: height and width of images in pixels (None: the data set's own).
     :param classes: a named subset of ImageNet (see subsets.py), or class names in label order (None: all).
     :param download: whether torchvision may download the files.
-    :param orientation: whether image files are rotated by their EXIF orientation (None: see Facts).
+    :param orientation: whether image files are rotated by their EXIF orientation (None: the default of the data set or
+        of its shards).
     :param test: whether test images are required.
-    :param channels: of an image folder, 1 (grey) or 3 (None: as it was prepared, or grey where all headers are grey).
+    :param channels: number of channels of an image folder, 1 (grey) or 3 (None: as prepared, or 1 if all headers are
+        grey).
     :raises DataError: with every problem that was detected.
     """
     if name not in KNOWN:

@@ -1,4 +1,4 @@
-"""Mean and std that normalise images: those of a catalogue data set, or measured on the training images."""
+"""Mean and std for normalising images: taken from a catalogue data set, or measured on the training images."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def names() -> tuple[str, ...]:
 def default(dataset: ImageSet, classes: object) -> str | None:
     """Return the default of `dataset.constants`: None for the data set's own mean and std, or MEASURED.
 
-    The user's own images are measured, except RGB images whose classes are all WordNet ids, which take ImageNet's
-    constants. Named subsets that were measured in their paper are measured, too.
+    MEASURED is the default for named subsets whose paper measured mean and std, and for the user's own images. The
+    user's RGB images whose classes are all WordNet ids are an exception: they use ImageNet's constants.
 
     :param classes: the value of `dataset.classes`.
     """
@@ -43,9 +43,9 @@ def default(dataset: ImageSet, classes: object) -> str | None:
 
 
 def of_name(name: str | None, dataset: ImageSet) -> Constants:
-    """Return the constants of a catalogue data set, or the opened data set's own for None.
+    """Return the constants of the catalogue data set `name`; for None, those of the opened data set.
 
-    Raises DataError where the numbers of channels differ.
+    Raises DataError if the two data sets differ in their number of channels.
     """
     if name is None:
         return dataset.mean, dataset.std
@@ -59,14 +59,15 @@ def of_name(name: str | None, dataset: ImageSet) -> Constants:
 def measured(source: ClassSource, counts: Sequence[int], channels: int) -> Constants:
     """Measure mean and population std, sqrt(E[x^2] - E[x]^2), per channel over all images of a source.
 
-    Bytes are counted by value, in integers, so that neither order nor threads change the result. Floats are summed in
-    float64, in two passes. Raises DataError for unreadable images, and for a channel with a single value.
+    For uint8 images, the occurrences of each value are counted as integers, so that neither the order of images nor the
+    number of threads changes the result. float32 images are summed in float64, first for the mean and then for the std.
+    Raises DataError for unreadable images, and for a channel that is constant or has a value that is not finite.
 
-    :param counts: number of images of classes 0, 1, ...
+    :param counts: number of images of each class, by label.
     """
 
     def chunks() -> Iterator[torch.Tensor]:
-        """Yield the values of a few images at a time, [C, n * H * W]."""
+        """Yield the stored values of at most CHUNK images at a time, [C, n * H * W]."""
         for label, count in enumerate(counts):
             for positions in torch.arange(count).split(CHUNK):
                 yield source.get(label, positions).cpu().transpose(0, 1).flatten(1)

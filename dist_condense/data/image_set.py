@@ -20,14 +20,14 @@ TEST_CHUNK = 256
 
 @dataclass(frozen=True)
 class ClassName:
-    """Name of a class, and its WordNet id where the data set has them."""
+    """Name of a class, and its WordNet id (None if it has none)."""
 
     name: str
     wnid: str | None = None
 
 
 def ambiguous(classes: Sequence[ClassName]) -> list[str]:
-    """Return the names and WordNet ids that more than one of the classes has."""
+    """Return the names and WordNet ids that several of the classes share."""
     counts = Counter(key for entry in classes for key in {entry.name, entry.wnid} if key is not None)
     return [key for key, count in counts.items() if count > 1]
 
@@ -38,25 +38,28 @@ class Facts:
 
     channels: int
     size: int
-    """Default number of pixels of a side."""
+    """Default height in pixels; also the default width, unless `width` is set."""
     mean: tuple[float, ...]
     """Mean per channel of the values of training images (bytes scaled to [0, 1])."""
     std: tuple[float, ...]
-    """Standard deviation per channel of the same values."""
+    """Standard deviation per channel of the values of training images."""
     flip: bool
-    """Whether a horizontally flipped image keeps its label (digits do not)."""
+    """Whether a horizontally flipped image keeps its label (a digit does not)."""
     family: str
     """Short description of the images, for the card of a synthetic set."""
     upright: bool = False
-    """Whether image files are rotated by their EXIF orientation by default. The published programs do not rotate, so
-    the papers' data sets stay as those programs read them.
+    """Whether image files are rotated by their EXIF orientation by default. False for the papers' data sets, because
+    the authors' programs read them without rotation.
     """
     own: bool = False
-    """Whether the images are the user's own: their files decide the channels, and mean and std are measured at the
-    first start (``constants``). The values given here serve runs of earlier versions, and plans without images.
+    """Whether the images are the user's own. Their files then determine the number of channels, and mean and std are
+    measured when a run is first started (``constants``). The constants given here serve runs of earlier versions, and
+    plans that are made without images.
     """
     width: int | None = None
-    """Pixels of a row where images are not square; `size` is then the height, and dataset.size must be omitted."""
+    """Width in pixels if images are not square (None: square). `size` is then the height, and dataset.size must be
+    omitted.
+    """
     floats: bool = False
     """Whether images are stored as float32 values instead of bytes."""
     lower: float | None = 0.0
@@ -64,10 +67,13 @@ class Facts:
     upper: float | None = 1.0
     """Upper bound of image values; None where there is no bound."""
     padding: float = 0.5
-    """Value that multi-formation pads with."""
+    """Image value that multi-formation uses as padding."""
 
     def with_channels(self, channels: int) -> "Facts":
-        """Return the facts for grey (1) or RGB (3) images; a change averages mean and std over the channels."""
+        """Return the facts for grey (1) or RGB (3) images.
+
+        If the number of channels changes, mean and std are averaged over the channels.
+        """
         if channels == self.channels:
             return self
         mean, std = (sum(values) / len(values) for values in (self.mean, self.std))
@@ -86,7 +92,7 @@ class ImageSet:
     train_split: Split = field(repr=False, compare=False)
     test_split: Split = field(repr=False, compare=False)
     notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
-    """Messages on the files that were read and ignored, printed when a run starts."""
+    """Messages that report which files were read and which were ignored, printed when a run starts."""
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -135,15 +141,16 @@ class ImageSet:
         return replace(self, facts=replace(self.facts, mean=tuple(mean), std=tuple(std)))
 
     def decoded_bytes(self, counts: Sequence[int]) -> list[int]:
-        """Return the bytes of `counts[c]` decoded images for each class c."""
+        """Return, for each class c, the size in bytes of `counts[c]` decoded images."""
         return [count * prod(self.shape) * self.stored.itemsize for count in counts]
 
     def train(self, labels: Sequence[int] | None = None, reading: Reading = DECODED_NOW) -> ClassSource:
-        """Open the training images of these classes (all for None) and of no others.
+        """Open the training images of the classes `labels` only (None: all classes).
 
         Raises DataError naming unreadable files, ValueError for a label outside the classes.
 
-        :param reading: by default all images are decoded now, and the source is a MemorySource.
+        :param reading: options of reading; by default, all images are decoded immediately and the source is a
+            MemorySource.
         """
         selected = range(len(self.classes)) if labels is None else labels
         outside = [label for label in selected if not 0 <= label < len(self.classes)]
@@ -152,9 +159,10 @@ class ImageSet:
         return self.train_split.open(selected, reading)
 
     def test(self, reading: Reading = DECODED_NOW) -> TestImages:
-        """Open the test images, class after class: tier `ram` decodes them now, all others read them in each pass.
+        """Open the test images, ordered by class.
 
-        Raises DataError naming unreadable files, and for a data set that was opened without test images.
+        Tier `ram` decodes them immediately; with any other tier, each pass reads them again. Raises DataError naming
+        unreadable files, and for a data set that was opened without test images.
         """
         if not self.test_split.counts:
             raise DataError([f"{self.name} was opened without its test images; open it with test=True."])
@@ -162,7 +170,7 @@ class ImageSet:
         if reading.tier != DECODED_NOW.tier:
             return streamed
         images = torch.empty(len(streamed.labels), *self.shape, dtype=self.stored)
-        one_pass = StreamedImages(self.test_split, replace(reading, tier="disk"))  # so that none is in memory twice
+        one_pass = StreamedImages(self.test_split, replace(reading, tier="disk"))  # no image is in memory twice
         for rows, (chunk, _) in zip(images.split(TEST_CHUNK), one_pass.chunks(TEST_CHUNK), strict=True):
             rows.copy_(chunk)
         return LabelledImages(images, streamed.labels)

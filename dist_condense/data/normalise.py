@@ -10,10 +10,10 @@ STORED = (torch.uint8, torch.float32)
 
 
 def to_values(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Convert stored images [...] to values in `dtype`: bytes are scaled to [0, 1], floats keep their value.
+    """Convert stored images of any shape to values in `dtype`: bytes are scaled to [0, 1], floats keep their value.
 
     The result has the images' shape and device. It is always contiguous, because convolutions differ in the last bits
-    between memory layouts. Raises ValueError for images of another dtype than uint8 and float32.
+    between memory layouts. Raises ValueError for images whose dtype is neither uint8 nor float32.
     """
     if images.dtype not in STORED:
         raise ValueError(f"to_values: images are {images.dtype}, expected uint8 (0..255) or float32.")
@@ -38,7 +38,10 @@ class ChannelStatistics:
 
 
 def _per_channel(values: Sequence[float], images: torch.Tensor) -> torch.Tensor:
-    """Return a tensor [C, 1, 1] with the images' dtype and device; raise ValueError unless they have C channels."""
+    """Return `values` as a tensor [C, 1, 1] of the images' dtype and device.
+
+    Raises ValueError unless the images are [..., C, H, W] with C = len(values).
+    """
     if images.ndim < 3 or images.shape[-3] != len(values):
         raise ValueError(
             f"normalise: images {list(images.shape)} need [..., C, H, W] with C = {len(values)}, "

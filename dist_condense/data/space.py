@@ -10,9 +10,12 @@ from torch import Tensor
 from dist_condense.data.normalise import ChannelStatistics
 
 NORMALISED, UNIT, VALUES = "normalised", "unit", "values"
-"""Names of spaces in a card: normalised pixels; values in [0, 1]; values with other bounds, or none."""
+"""Names of spaces in a card: normalised pixels; image values in [0, 1]; image values with other bounds or without
+bounds.
+"""
 SPREAD = 2
-"""Distance from the mean, in standard deviations, of the black and white levels of a preview without bounds."""
+"""Distance of the black and white levels from the mean, in standard deviations, in previews of images without bounds.
+"""
 
 
 @dataclass(frozen=True)
@@ -22,11 +25,11 @@ class Space:
     Networks always receive normalised values.
 
     :param statistics: mean and std per channel of the values of real images.
-    :param lower: lower bound of image values; None where there is no bound.
-    :param upper: upper bound of image values; None where there is no bound.
-    :param padding: image value that multi-formation pads with.
+    :param lower: lower bound of image values; None if there is no bound.
+    :param upper: upper bound of image values; None if there is no bound.
+    :param padding: image value that multi-formation uses as padding.
     :param normalised: whether pixels are normalised values, (x - mean) / std, which are never clamped (DC); otherwise
-        they are image values, clamped to the bounds at the start of each network (IDC).
+        they are image values, which are clamped to the bounds at the start of each network (IDC).
     """
 
     statistics: ChannelStatistics
@@ -38,17 +41,17 @@ class Space:
 
     @property
     def name(self) -> str:
-        """Name of the space in a card."""
+        """Name of the space in a card: NORMALISED, UNIT or VALUES."""
         return NORMALISED if self.normalised else UNIT if self.bounds == (0.0, 1.0) else VALUES
 
     @property
     def bounds(self) -> tuple[float | None, float | None]:
-        """Lower and upper bound of image values."""
+        """Lower and upper bound of image values; None for a missing bound."""
         return self.lower, self.upper
 
     @property
     def pixel_padding(self) -> tuple[float, ...]:
-        """Padding in pixel space: one value for all channels, or one per channel."""
+        """Padding value in pixel space: one for all channels, or one per channel."""
         if not self.normalised:
             return (self.padding,)
         return tuple((self.padding - m) / s for m, s in zip(self.statistics.mean, self.statistics.std, strict=True))
@@ -62,16 +65,16 @@ class Space:
         return pixels if self.normalised else self.statistics.normalise(pixels)
 
     def clamp_(self, pixels: Tensor) -> Tensor:
-        """Clamp pixels to the bounds in place; normalised pixels are not changed."""
+        """Clamp pixels to the bounds in place and return them; normalised pixels are not changed."""
         bounded = not self.normalised and self.bounds != (None, None)
         return pixels.clamp_(self.lower, self.upper) if bounded else pixels
 
     def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """Draw random pixels ``[n, C, H, W]`` to start from.
+        """Draw random initial pixels ``[n, C, H, W]``.
 
-        Normalised pixels are N(0, 1) (DC). Image values are normal around the middle of the bounds, with a quarter of
-        their distance as std, clamped (IDC: clamp(N/4 + 0.5, 0, 1)); without both bounds they have the mean and std of
-        real images.
+        Normalised pixels are drawn from N(0, 1) (DC). Image values are drawn from a normal distribution and clamped;
+        its mean is the midpoint of the bounds and its std a quarter of their distance (IDC: clamp(z / 4 + 0.5, 0, 1)
+        with z from N(0, 1)). If a bound is missing, the distribution has the mean and std of real images instead.
         """
         normal = torch.randn(shape, generator=generator)
         if self.normalised:
@@ -81,9 +84,10 @@ class Space:
         return self.clamp_(normal * ((self.upper - self.lower) / 4) + (self.lower + self.upper) / 2)
 
     def shown(self, pixels: Tensor) -> Tensor:
-        """Convert pixels to [0, 1] for display: the lower bound is black, the upper white, values outside are clipped.
+        """Convert pixels to [0, 1] for display: the lower bound is black, the upper bound is white.
 
-        Where a bound is missing, a level :data:`SPREAD` standard deviations from the mean takes its place.
+        Values outside the bounds are clipped. A missing lower bound is replaced by the smallest (mean - SPREAD * std)
+        of all channels, a missing upper bound by the largest (mean + SPREAD * std).
         """
         values = self.statistics.denormalise(pixels) if self.normalised else pixels
         if self.bounds == (0.0, 1.0):
@@ -96,5 +100,5 @@ class Space:
         return ((values - low) / (high - low)).clamp(0, 1)
 
     def when_normalised(self, normalised: bool = True) -> Space:
-        """Return the same space of image values with normalised, or unnormalised, pixels."""
+        """Return the same space with pixels that are normalised values (True) or image values (False)."""
         return replace(self, normalised=normalised)

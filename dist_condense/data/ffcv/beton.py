@@ -1,4 +1,4 @@
-"""ClassSource for FFCV's beton files: the raw pixels of all classes in one file, class after class."""
+"""ClassSource for FFCV's beton files, each of which contains the raw pixels of all classes, class after class."""
 
 import threading
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ from dist_condense.data.ffcv.file import LABEL, check_beton
 class BetonSource:
     """A ClassSource that reads a beton file through FFCV; images are cached only by the operating system.
 
-    The file is checked by the constructor, also when an instance is unpickled. The first `get` makes the only Loader
-    (1 to 15 s, because numba compiles). Concurrent calls of `get` are served one after the other.
+    The constructor checks the file; unpickling checks it again. The first `get` creates the Loader, which takes up to
+    15 seconds because numba compiles. Concurrent calls of `get` are served one after the other.
     """
 
     def __init__(self, path: Path, counts: Sequence[int], channels: int, size: int) -> None:
@@ -32,7 +32,7 @@ class BetonSource:
         return BetonSource, (self.path, self.counts, *self._shape[:2])
 
     def get(self, label: int, indices: torch.Tensor) -> torch.Tensor:
-        """Read the images of a class at these positions (int64 [n], repeats allowed): uint8 [n, C, H, W].
+        """Read the images of a class at these positions (int64 [n], repeats allowed) as uint8 [n, C, H, W].
 
         Raises KeyError for a class that the file does not contain, IndexError for a position outside the class.
         """
@@ -47,7 +47,7 @@ class BetonSource:
         return self._read(indices.numpy() + self._starts[label])
 
     def _read(self, records: np.ndarray) -> torch.Tensor:
-        """Read these records (int64 [n]) as the single batch of one pass, into newly allocated memory."""
+        """Read the images at these positions in the file (int64 [n]) as one batch, into newly allocated memory."""
         with self._lock:
             if self._loader is None:
                 self._loader = _open_loader(self.path)

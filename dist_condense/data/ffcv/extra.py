@@ -9,15 +9,17 @@ from dist_condense.system.errors import DataError
 SYSTEM = "apt-get install --no-install-recommends g++ python3-dev libopencv-dev libturbojpeg0-dev pkg-config"
 """Command that installs the build dependencies of FFCV on Debian and Ubuntu, where pip compiles it."""
 PACKAGE = "pip install ffcv"
-"""Command that installs FFCV by its own name: this package is in no index, where its name could be squatted."""
+"""Command that installs FFCV directly. An extra of this package would not be safe: the package is in no index, so
+anybody could register its name there.
+"""
 
 
 def load_ffcv() -> ModuleType:
     """Import ffcv, which takes seconds the first time; raise DataError with installation commands if that fails.
 
-    Importing FFCV, and every pass over a Loader, would set torch's number of threads, which changes the last bits of
-    convolutions: here the number stays unchanged. Loaders make no CUDA streams, which would open a context on device 0
-    from the reading thread.
+    FFCV would set torch's number of threads when it is imported and in every pass over a Loader, which changes the last
+    bits of convolutions. This function prevents that. It also stops Loaders from creating CUDA streams, which would
+    open a context on device 0 from the reading thread.
     """
     threads = torch.get_num_threads()
     try:
@@ -37,4 +39,4 @@ def load_ffcv() -> ModuleType:
 
 
 def _leave_threads(_: int) -> None:
-    """Do nothing, in place of FFCV's function that sets numba's and torch's number of threads."""
+    """Do nothing; replaces FFCV's function that sets numba's and torch's number of threads."""

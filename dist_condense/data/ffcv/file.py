@@ -10,12 +10,14 @@ from dist_condense.data.ffcv.extra import load_ffcv
 from dist_condense.system.errors import DataError
 
 IMAGE, LABEL = "image", "label"
-"""Fields of a record: uint8 [C, size, size] as FFCV's NDArrayField (its image field is RGB only), and an integer."""
+"""Fields of a record: uint8 [C, size, size] as an NDArrayField, because FFCV's image field supports only RGB; and an
+integer.
+"""
 AGAIN = "Prepare the data again with --ffcv."
 
 
 def check_beton(path: Path, counts: Sequence[int], channels: int, size: int) -> None:
-    """Raise DataError unless the file is complete and has counts[label] images [channels, size, size] per label."""
+    """Raise DataError unless the file is complete and has counts[label] images [channels, size, size] of each label."""
     ffcv = load_ffcv()
     if not path.is_file():
         raise DataError([f"{path}: there is no such file. {AGAIN}"])
@@ -33,7 +35,7 @@ def check_beton(path: Path, counts: Sequence[int], channels: int, size: int) -> 
 
 
 def _damaged(ffcv: Any, path: Path) -> bool:
-    """Return whether the file deviates from FFCV's layout: header, whole pages, table with an entry per record."""
+    """Return whether the file violates FFCV's layout: a header, whole pages, and a table with one entry per record."""
     header = np.fromfile(path, dtype=ffcv.types.HeaderType, count=1)
     if len(header) == 0 or header[0]["version"] != ffcv.types.CURRENT_VERSION or header[0]["page_size"] == 0:
         return True
@@ -42,7 +44,7 @@ def _damaged(ffcv: Any, path: Path) -> bool:
 
 
 def _differences(reader: Any, counts: Sequence[int], shape: tuple[int, int, int]) -> list[str]:
-    """Compare the file's tables with the expected images; return the problems."""
+    """Return messages on the differences between the file's tables and the expected images."""
     stored_shape, dtype = tuple(int(side) for side in reader.handlers[IMAGE].shape), reader.handlers[IMAGE].dtype
     if stored_shape != shape or dtype != np.uint8:
         return [f"images are {dtype} {list(stored_shape)}, expected uint8 {list(shape)}."]

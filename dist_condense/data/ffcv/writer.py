@@ -1,4 +1,4 @@
-"""Writer of beton files."""
+"""Writer of FFCV's beton files."""
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -18,9 +18,10 @@ from dist_condense.system.errors import DataError
 from dist_condense.system.files import flush
 
 PAGE = 8 << 20
-"""Minimum bytes of a page of the file, FFCV's default: pages never split an image, and grow to fit a larger one."""
+"""Minimum size of a page in bytes, FFCV's default. A page never splits an image; pages are larger if an image needs it.
+"""
 AHEAD = 16
-"""Images read ahead of writing, per thread."""
+"""Number of images per thread that are read ahead of writing."""
 UNFINISHED = ".new"
 """Suffix of the private temporary folder of an unfinished file."""
 
@@ -29,7 +30,10 @@ LabelledPixels = tuple[np.ndarray, int]
 
 
 class PixelSequence(Protocol):
-    """Decoded images of one class by position, such as a tensor uint8 [n, C, size, size]; read by several threads."""
+    """Decoded images of one class by position, for example a tensor uint8 [n, C, size, size].
+
+    Several threads call :meth:`__getitem__` concurrently.
+    """
 
     def __len__(self) -> int: ...
 
@@ -47,15 +51,15 @@ def write_beton(
     workers: int,
     report: Callable[[int], None] = lambda images: None,
 ) -> None:
-    """Write all images, raw and class after class, and then replace the file at `path` atomically.
+    """Write all images uncompressed, class after class, to a new file that then replaces `path` atomically.
 
     One thread writes, so that the bytes of the file do not depend on the number of reading threads. (FFCV's own writing
     processes hang for ever once one of them has failed, for instance at an unreadable image.)
 
     :param workers: number of threads that read images.
     :param report: called with the number of images written so far.
-    :raises DataError: for images of another shape or dtype; errors of reading an image are raised as they are. `path`
-        is then unchanged.
+    :raises DataError: if there are no images, or an image has another shape or dtype. Errors of reading an image are
+        raised unchanged. After any error, the file at `path` is unchanged.
     """
     counts = [len(images) for images in classes]
     if sum(counts) == 0:
@@ -78,7 +82,7 @@ def write_beton(
 
 
 def _write(ffcv: Any, writer: Any, records: Iterator[LabelledPixels]) -> None:
-    """Write records, header and tables as FFCV's writing process does, in this process."""
+    """Write the records, header and tables in this process, in the same way as FFCV's own writing process."""
     metadata = np.zeros(writer.num_samples, dtype=writer.metadata_type)
     writer.prepare()
     try:
@@ -103,7 +107,7 @@ def _write(ffcv: Any, writer: Any, records: Iterator[LabelledPixels]) -> None:
 def _records(
     classes: Sequence[PixelSequence], shape: tuple[int, int, int], workers: int, report: Callable[[int], None]
 ) -> Iterator[LabelledPixels]:
-    """Yield all images with their labels, in the file's order, read by `workers` threads."""
+    """Yield all images with their labels in the file's order, read by `workers` threads."""
     written = 0
 
     def read(position: tuple[int, int]) -> LabelledPixels:

@@ -1,4 +1,4 @@
-"""FFCV files of prepared shards: the decoded pixels of the shards, in the same order."""
+"""FFCV files of prepared shards: the decoded pixels of the shards' images, in the same order."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,13 +24,13 @@ class FinishedBeton:
     """Record of a finished FFCV file."""
 
     digest: str
-    """Digest of the manifest of its shards."""
+    """Digest of the manifest whose shards were decoded."""
     beton: Beton
 
 
 @dataclass(frozen=True)
 class DecodedClass:
-    """Images of one class of a store, decoded when they are indexed."""
+    """Images of one class in a store, decoded when they are indexed."""
 
     store: ShardStore
     label: int
@@ -41,7 +41,7 @@ class DecodedClass:
         return self.store.count(self.label)
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        """Decode the image at this position: uint8 [C, size, size]. Raises DataError naming an unreadable image."""
+        """Decode the image at this position to uint8 [C, size, size]. Raises DataError naming an unreadable image."""
         try:
             return decode_bytes(self.store.read(self.label, index), self.channels, self.size)
         except UNREADABLE as reason:
@@ -51,16 +51,19 @@ class DecodedClass:
 
 
 def write_betons(dest: Path, manifest: Manifest, report: ReportProgress) -> dict[str, Beton]:
-    """Write one file for each split of the shards in `dest`, whose images have one size (``manifest.size``).
+    """Write one FFCV file per split of the shards in `dest`, and return the files' entries by split.
 
-    A file of an earlier start is kept if its record matches the shards.
+    Images have the size ``manifest.size``. A file is kept if an earlier command finished it, according to its record.
     """
     (dest / RECORDS).mkdir(exist_ok=True)
     return {split: _recorded(dest, manifest, split) or _write(dest, manifest, split, report) for split in SPLITS}
 
 
 def _recorded(dest: Path, manifest: Manifest, split: str) -> Beton | None:
-    """Return the file of an earlier start; None if it is unfinished, its size changed, or the shards changed."""
+    """Return the entry of the FFCV file that an earlier command finished.
+
+    Returns None if there is no record, the file is missing or has another size, or the shards have changed.
+    """
     finished = read_record(FinishedBeton, _record_file(dest, split))
     if finished is None:
         return None

@@ -1,4 +1,4 @@
-"""Preparation of one class of one split: its images are written into shards, and then a record of them."""
+"""Preparation of one class of one split: its images are written into shards, then a record is written."""
 
 import hashlib
 import json
@@ -29,21 +29,24 @@ class EncodedImages(Protocol):
         ...
 
     def where(self, index: int) -> str:
-        """Return the image's name and file, for messages."""
+        """Return the image's location, such as its path, for messages."""
         ...
 
     def read(self, index: int) -> bytes:
-        """Return the file's bytes. Raises OSError."""
+        """Return the bytes of the encoded image. Raises OSError."""
         ...
 
 
 @dataclass(frozen=True)
 class ShardFormat:
-    """Format of images in shards: 1 or 3 channels, `size` pixels of a side as JPEG or PNG (None: unchanged files)."""
+    """Format of the images in shards."""
 
     channels: int
+    """Number of channels: 1 (grey) or 3 (RGB)."""
     size: int | None
+    """Height and width in pixels; None if image files are stored unchanged."""
     png: bool
+    """Whether resized images are encoded as PNG instead of JPEG."""
     upright: bool = False
     """Whether resized images are rotated by their EXIF orientation."""
 
@@ -81,14 +84,14 @@ class FinishedClass:
     shards: tuple[ShardFile, ...]
     skipped: tuple[Skipped, ...]
     names: str = ""
-    """Hash of the images' names; see ClassTask."""
+    """Hash of the images' names; see :attr:`ClassTask.names`."""
 
 
 def prepare_class(task: ClassTask) -> FinishedClass:
-    """Write the class's shards, then its record.
+    """Write the shards of a class and then its record, and return the record.
 
-    Raises DataError naming the images that cannot be decoded, unless they are skipped, and for a class without images;
-    DataError and MemoryError for files that the machine cannot read, which are never skipped.
+    Raises DataError naming the images that cannot be decoded (unless ``task.skip_bad``), and for a class without
+    readable images. Files that the machine cannot read are never skipped: they raise DataError, or MemoryError.
     """
     skipped: list[Skipped] = []
     problems: list[str] = []
@@ -118,9 +121,11 @@ def prepare_class(task: ClassTask) -> FinishedClass:
 
 
 def finished_class(task: ClassTask) -> FinishedClass | None:
-    """Return the record of an earlier start; None if the class is unfinished, or a shard's size or a name changed.
+    """Return the record of a class that an earlier command finished, or None if the class must be prepared.
 
-    A record that names other files than those of :func:`prepare_class` is ignored, too, and these files are not read.
+    A class must be prepared if it has no record, if the size of a shard or the names of the images changed, or if
+    images were skipped and ``task.skip_bad`` is now false. A record with other file names than those that
+    :func:`prepare_class` writes is ignored, and the files that it names are not opened.
     """
     finished = read_record(FinishedClass, task.record_file)
     if finished is None:
@@ -135,7 +140,7 @@ def finished_class(task: ClassTask) -> FinishedClass | None:
 
 
 def _images(task: ClassTask) -> Iterator[tuple[int, tuple[bytes, str] | str]]:
-    """Yield the position of each image, and its (bytes, suffix) or the reason why it is unreadable."""
+    """Yield each image's position, with its (bytes, suffix) or the reason why it is unreadable."""
     for index in range(len(task.images)):
         try:
             yield index, _image(task.images.read(index), task.form)
@@ -146,7 +151,7 @@ def _images(task: ClassTask) -> Iterator[tuple[int, tuple[bytes, str] | str]]:
 
 
 def _image(data: bytes, form: ShardFormat) -> tuple[bytes, str] | str:
-    """Return :func:`encoded`, or the reason why the image is unreadable; errors of the machine are raised."""
+    """Return the result of :func:`encoded`, or the reason why the image is unreadable; raise errors of the machine."""
     try:
         return encoded(data, form)
     except MemoryError:
@@ -158,9 +163,9 @@ def _image(data: bytes, form: ShardFormat) -> tuple[bytes, str] | str:
 
 
 def encoded(data: bytes, form: ShardFormat) -> tuple[bytes, str]:
-    """Return the bytes and suffix of an image in a shard. Every image is decoded once, to detect damaged files.
+    """Return an image's bytes and suffix in a shard. Every image is decoded once, to detect damaged files.
 
-    Bytes are unchanged if no size is requested, or if the image is upright and already has this size.
+    The bytes are unchanged if no size is requested, or if the image already has this size and needs no rotation.
     """
     image, suffix, rotated = read_image(BytesIO(data), form.channels, form.upright)
     if form.size is None or (image.size == (form.size, form.size) and not rotated):

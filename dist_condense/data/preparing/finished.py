@@ -1,4 +1,4 @@
-"""Records of finished work below DEST, from which an interrupted command continues."""
+"""Records of finished work in the folder DEST, which let an interrupted command continue."""
 
 import json
 from dataclasses import asdict
@@ -9,17 +9,17 @@ from dist_condense.system import records
 from dist_condense.system.files import write_atomically
 
 RECORDS = ".preparing"
-"""Folder of records below DEST; removed when the manifest is written."""
+"""Name of the folder of records in DEST; the folder is removed when the manifest is written."""
 Finished = TypeVar("Finished")
 
 
 def write_record(file: Path, record: Any) -> None:
-    """Write a record, a dataclass, as JSON, atomically."""
+    """Write an instance of a dataclass as a JSON file, atomically."""
     write_atomically(file, json.dumps(asdict(record)).encode())
 
 
 def read_record(kind: type[Finished], file: Path) -> Finished | None:
-    """Read a record of the dataclass `kind`; None for a missing file, and for a file that is no such record."""
+    """Read a record of the dataclass `kind`; return None if the file is missing or contains no such record."""
     try:
         return records.read(kind, file)
     except records.Unreadable:

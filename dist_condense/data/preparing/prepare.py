@@ -1,4 +1,4 @@
-"""Preparation of any source as class shards with a manifest; an interrupted command continues when it is repeated."""
+"""Preparation of any source as class shards with a manifest. Repeating an interrupted command continues its work."""
 
 import importlib.util
 import json
@@ -33,18 +33,21 @@ SHOWN_LETTERS = 200
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareOptions:
-    """Options that determine the images in DEST; a change of any but skip_bad requires another DEST."""
+    """Options that determine the images in the folder DEST.
+
+    A change of any option except `skip_bad` requires another DEST.
+    """
 
     val: str | None = None
-    """Brace pattern of the validation tars; for tars only."""
+    """Brace pattern of the validation tars; only for a source of tars."""
     size: int | None = None
-    """Pixels of a side; None keeps every file byte for byte."""
+    """Height and width in pixels; None keeps every file byte for byte."""
     png: bool = False
-    """Whether resized images are written as PNG, without loss, instead of JPEG."""
+    """Whether resized images are written as PNG (lossless) instead of JPEG."""
     classes: str | tuple[str, ...] | None = None
-    """A named subset, or names in label order (for tars also WordNet ids); None for all."""
+    """A named subset, or class names in label order (WordNet ids are accepted for tars, too); None for all classes."""
     class_names: tuple[str, ...] | None = None
-    """Class names by label in the tars; for tars only."""
+    """Class names, indexed by the labels in the tars; only for a source of tars."""
     orientation: bool | None = None
     """Whether images are rotated by their EXIF orientation; None: the data set's default (see Facts.upright)."""
     skip_bad: bool = False
@@ -53,17 +56,17 @@ class PrepareOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Preparation:
-    """An opened source with its destination; nothing is written before :meth:`run`."""
+    """An opened source and its destination folder; nothing is written before :meth:`run`."""
 
     dest: Path
     identity: Mapping[str, Any]
-    """Source and those options that DEST is bound to, as plain values of JSON."""
+    """Source and options that must not change for the same DEST, as plain JSON values."""
     source: Source
     form: ShardFormat
     skip_bad: bool
 
     def check(self) -> None:
-        """Raise DataError if DEST contains files of other options or of another program."""
+        """Raise DataError if DEST was prepared with other options, or contains files of another program."""
         if recorded := _recorded_options(self.dest):
             default = {"channels": KNOWN[self.source.dataset].facts.channels}  # earlier versions did not record it
             check_options(self.dest, default | recorded, self._options)
@@ -71,7 +74,10 @@ class Preparation:
             raise DataError([f"{self.dest} holds files that this command did not make; give an empty or new folder."])
 
     def run(self, map_unordered: MapUnordered, report: ReportProgress) -> Manifest:
-        """Prepare all unfinished classes. Raises DataError naming unreadable images; finished classes are kept."""
+        """Prepare all unfinished classes, and return the manifest.
+
+        Raises DataError naming unreadable images; the classes that were finished before are kept.
+        """
         self.check()
         for name in (RECORDS, *SPLITS):
             (self.dest / name).mkdir(parents=True, exist_ok=True)
@@ -100,7 +106,11 @@ class Preparation:
         }
 
     def _tasks(self, kept: list[FinishedClass], running: dict[tuple[str, int], str]) -> Iterator[ClassTask]:
-        """Yield the tasks of unfinished classes, adding their names to `running`; add other records to `kept`."""
+        """Yield the tasks of unfinished classes; meanwhile, update `kept` and `running`.
+
+        The records of finished classes are appended to `kept`, and the names of unfinished classes are added to
+        `running`.
+        """
         for split in SPLITS:
             for label, entry in enumerate(self.source.classes):
                 task = ClassTask(
@@ -136,9 +146,9 @@ class Preparation:
 def plan(
     source: str, dest: Path, options: PrepareOptions, *, map_unordered: MapUnordered, ffcv: bool = False
 ) -> Preparation | Manifest:
-    """Open the source, or return the manifest of a complete DEST. Nothing is written.
+    """Open the source, or return the manifest if DEST is complete. Nothing is written.
 
-    :param source: a root with train/ and val/, a brace pattern of tars, or NAME:ROOT of the catalogue.
+    :param source: a folder with train/ and val/, a brace pattern of tars, or NAME:ROOT, where NAME is in the catalogue.
     :param ffcv: whether FFCV files are requested.
     :raises DataError: with all problems of the arguments.
     """
@@ -149,7 +159,7 @@ def plan(
     if linked := [name for name in (RECORDS, *SPLITS) if (dest / name).is_symlink()]:
         raise DataError([f"{dest / linked[0]} is a link, through which nothing is written; give the folder itself."])
     identity = {"source": str(source), **json.loads(json.dumps(asdict(options)))}
-    del identity["skip_bad"]  # may change from one start to the next
+    del identity["skip_bad"]  # may differ when the command is repeated
     if (dest / FILE).exists():
         existing = read_manifest(str(dest))
         check_options(dest, {"source": existing.made.source, **existing.made.options}, identity)
@@ -162,7 +172,10 @@ def plan(
 
 
 def finish(dest: Path, manifest: Manifest, ffcv: bool, report: ReportProgress) -> Manifest:
-    """Write the requested FFCV files, then the manifest if it is new; remove records and unfinished files."""
+    """Write the requested FFCV files and a new or changed manifest; remove records and unfinished files.
+
+    Returns the manifest, which includes the FFCV files.
+    """
     unchanged = (dest / FILE).exists() and manifest == read_manifest(str(dest))
     if ffcv and manifest.ffcv is None:
         manifest = replace(manifest, ffcv=write_betons(dest, manifest, report))
@@ -180,7 +193,7 @@ def finish(dest: Path, manifest: Manifest, ffcv: bool, report: ReportProgress) -
 
 
 def _recorded_options(dest: Path) -> dict[str, Any]:
-    """Return the options of the earlier starts of an unfinished DEST; empty for a new one."""
+    """Return the options that were recorded in an unfinished DEST; empty for a new DEST."""
     record = dest / RECORDS / IDENTITY
     return records.read(dict[str, Any], record) if record.is_file() else {}
 
@@ -188,9 +201,11 @@ def _recorded_options(dest: Path) -> dict[str, Any]:
 def open_source(
     source: str, options: PrepareOptions, map_unordered: MapUnordered, recorded: Mapping[str, Any] | None = None
 ) -> Source:
-    """Open the data set that SOURCE names. Raises DataError with all problems, phrased for the command line.
+    """Open the data set that the argument SOURCE specifies.
 
-    :param recorded: options of an earlier start, whose number of channels is kept.
+    Raises DataError with all problems, phrased for the command line.
+
+    :param recorded: options recorded by an earlier command, whose number of channels is kept.
     """
     try:
         if is_tars(source):
@@ -232,12 +247,12 @@ def names_a_data_set(source: str) -> bool:
 
 
 def is_tars(source: str) -> bool:
-    """Return whether SOURCE is a pattern of tars."""
+    """Return whether SOURCE is a path or brace pattern of tars."""
     return source.rstrip("}").endswith(".tar")
 
 
 def check_options(dest: Path, recorded: Mapping[str, Any], requested: Mapping[str, Any]) -> None:
-    """Raise DataError naming every option that differs from those of the earlier starts of DEST."""
+    """Raise DataError naming every requested option that differs from those recorded for DEST."""
     keys = [key for key in {**recorded, **requested} if recorded.get(key) != requested.get(key)]
     changes = [f"{key} was {_shown(recorded.get(key))}, now {_shown(requested.get(key))}" for key in keys]
     if changes:

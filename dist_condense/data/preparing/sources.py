@@ -25,7 +25,7 @@ CLI_WORDS = {
     "dataset.orientation": "--orientation",
     "null for": "none for",
 }
-"""Arguments of this command by the corresponding words of a run's config."""
+"""Words of the command line that replace those of a run's config in messages, by the word in the config."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,17 +33,17 @@ class Source:
     """A data set to prepare; a label is a position in `classes`."""
 
     dataset: str
-    """Name in the catalogue whose facts apply."""
+    """Name of the catalogue data set whose facts apply."""
     classes: tuple[ClassName, ...]
     channels: int
     size: int | None
-    """Pixels of a side, if all images of the source have one size."""
+    """Height and width in pixels if all images of the source have one size; otherwise None."""
     images: Callable[[str, int], EncodedImages]
-    """Function that returns the images of a split (train or val) and label."""
+    """Function (split, label) that returns the images of a class; the split is train or val."""
     upright: bool = False
     """Whether images are rotated by their EXIF orientation."""
     notes: tuple[str, ...] = ()
-    """Messages on the files that were read and ignored."""
+    """Messages that report which files were read and which were ignored."""
 
 
 @dataclass(frozen=True)
@@ -68,18 +68,18 @@ class StoredImages:
 
 @dataclass(frozen=True)
 class ShardImages(StoredImages):
-    """EncodedImages of one class in shards that were prepared before."""
+    """EncodedImages of one class in previously prepared shards."""
 
     store: ShardStore
 
     def stem(self, index: int) -> str:
-        """Return the original name, without the position that an earlier preparation added."""
+        """Return the original name, without the position that the earlier preparation prepended."""
         return re.sub(r"^\d{6,}_", "", Path(self.store.member(self.label, index)).stem)
 
 
 @dataclass(frozen=True, eq=False)
 class ArrayImages:
-    """EncodedImages of a class in an array uint8 [n, C, H, W], encoded as PNG without loss."""
+    """EncodedImages of one class in an array uint8 [n, C, H, W]; each image is encoded as PNG, without loss."""
 
     pixels: np.ndarray
     class_name: str
@@ -107,9 +107,10 @@ def open_catalogued(
     orientation: bool | None = None,
     channels: int | None = None,
 ) -> Source:
-    """Open a data set of the catalogue, or class folders as `image_folder`. Raises DataError with all problems.
+    """Open a catalogue data set as a source; class folders have the name `image_folder`. Arguments as in open_dataset.
 
     A relative root is resolved against the working directory of this process, even if other processes read the images.
+    Raises DataError with all problems, and for images that are floats or not square.
     """
     path = root if root is None or is_url(root) else Path(root).expanduser().absolute()
     opened = open_dataset(name, path, size=size, classes=classes, orientation=orientation, channels=channels)

@@ -1,4 +1,4 @@
-"""WebDataset tars of mixed classes as a source: one pass over all headers, then images by their offset."""
+"""WebDataset tars of mixed classes as a source: all headers are read in one pass, then each image at its offset."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,23 +23,26 @@ from dist_condense.system.remote import scheme
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 DATASET = "image_folder"
-"""Name in the catalogue whose facts apply to tars: they are photographs, too."""
+"""Name of the catalogue data set whose facts apply to tars, because its images are photographs, too."""
 _WNID_KEY = re.compile(r"(?:.*/)?(n\d{8})[_\d]")
 
 
 class MapUnordered(Protocol):
-    """Parallel map over items, on one machine or several; yields results in order of completion and raises errors."""
+    """Protocol of a parallel map on one or several machines.
+
+    Results are yielded in order of completion; errors of the function are raised.
+    """
 
     def __call__(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]: ...
 
 
 @dataclass(frozen=True)
 class TarImages:
-    """EncodedImages of a class that is distributed over several tars."""
+    """EncodedImages of one class that is distributed over several tars."""
 
     tars: tuple[str, ...]
     entries: tuple[tuple[int, Sample], ...]
-    """Position of the tar, and sample, of each image."""
+    """For each image, the position of its tar in `tars`, and its sample."""
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -62,7 +65,7 @@ ByLabel = Mapping[int, TarImages]
 
 
 def expand(pattern: str) -> tuple[str, ...]:
-    """Return the tars of a brace pattern in order, as absolute paths. Raises DataError for missing and remote files."""
+    """Return the tars of a brace pattern in order, as absolute paths. Raises DataError for missing or remote files."""
     try:
         tars = tuple(braceexpand(pattern))
     except ValueError as reason:
@@ -85,12 +88,13 @@ def open_tars(
     map_unordered: MapUnordered,
     channels: int | None = None,
 ) -> Source:
-    """Index tars given by brace patterns. Raises DataError with all problems.
+    """Index the training and validation tars, given by brace patterns, as a source. Raises DataError with all problems.
 
-    :param classes: classes to prepare, in the order of their new labels; the tars' labels are the numbers in `.cls`.
-    :param class_names: class_names[number] is the name of a class; None: the WordNet id at the start of all keys of the
-        class, or its number if there is none.
-    :param channels: 1 or 3; None: decided by the headers of the images.
+    :param classes: a named subset, or names or WordNet ids of the classes to prepare; their order determines the new
+        labels (None: all classes, ordered by the number in `.cls`, which is the label in the tars).
+    :param class_names: class names, indexed by the number in `.cls` (None: each class is named by the WordNet id with
+        which all of its keys start, or by its number if there is none).
+    :param channels: 1 or 3 (None: determined from the headers of the images).
     """
     if val is None:
         raise DataError(["--val is missing: give the pattern of the tars with the validation images."])
@@ -126,7 +130,7 @@ def open_tars(
 def index_labelled(item: tuple[int, str]) -> tuple[int, list[tuple[int, Sample]] | list[str], Ignored]:
     """Index one tar, given as (position, path).
 
-    Returns its position, the (label, sample) pairs or the problems, and the counts of ignored members.
+    Returns the position; the (label, sample) of every sample, or the problems; and the counts of ignored members.
     """
     position, tar = item
     try:
@@ -137,7 +141,7 @@ def index_labelled(item: tuple[int, str]) -> tuple[int, list[tuple[int, Sample]]
 
 
 def _by_label(pattern: str, map_unordered: MapUnordered, notes: list[str]) -> ByLabel:
-    """Return the images of every label in the order of the tars, and append a note on them to `notes`."""
+    """Return the images of each label, in the order of the tars; append a note on them to `notes`."""
     tars = expand(pattern)
     entries: dict[int, list[tuple[int, Sample]]] = {}
     problems: list[str] = []
@@ -158,7 +162,10 @@ def _by_label(pattern: str, map_unordered: MapUnordered, notes: list[str]) -> By
 
 
 def _names(train: ByLabel, numbers: Sequence[int], class_names: Sequence[str] | None) -> list[ClassName]:
-    """Return one name per number. Raises DataError for too few `class_names`, and for repeated names."""
+    """Return the class name of each number in `.cls`.
+
+    Raises DataError if `class_names` is too short, or if names are repeated or not UTF-8.
+    """
     if class_names is not None and numbers[-1] >= len(class_names):
         raise DataError([f"--class-names has {len(class_names)} names, but the tars have the label {numbers[-1]}."])
     wnids = [_wnid(train[number]) for number in numbers]
@@ -175,14 +182,18 @@ def _names(train: ByLabel, numbers: Sequence[int], class_names: Sequence[str] | 
 
 
 def _wnid(images: TarImages) -> str | None:
-    """Return the WordNet id at the start of all keys, if there is only one."""
+    """Return the WordNet id with which all keys of a class start; None if there is no such id, or more than one."""
     matches = [_WNID_KEY.match(sample.key) for _, sample in images.entries]
     wnids = {match[1] if match else None for match in matches}
     return wnids.pop() if len(wnids) == 1 else None
 
 
 def _selected(names: Sequence[ClassName], classes: str | Sequence[str] | None, where: str) -> tuple[int, ...]:
-    """Return the positions of the requested names or WordNet ids, in their order."""
+    """Return the positions of the requested classes in `names`, in the requested order.
+
+    Classes are requested by name or WordNet id. Raises DataError for an unknown subset, and for missing or repeated
+    classes.
+    """
     if isinstance(classes, str) and classes not in SUBSETS:
         raise DataError([f"--classes is '{classes}', which is no named subset ({', '.join(SUBSETS)})."])
     by_wnid = {entry.wnid: entry.name for entry in names if entry.wnid is not None}

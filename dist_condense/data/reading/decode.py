@@ -1,4 +1,4 @@
-"""Decoding of image files to uint8 tensors: shorter side resized and centre cropped, as by torchvision."""
+"""Decoding of image files to uint8 tensors, with torchvision's Resize (of the shorter side) and CenterCrop."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +20,9 @@ from dist_condense.data.reading.modes import check_mode, to_bytes
 MODE_OF = {1: "L", 3: "RGB"}
 """Pillow mode by number of channels."""
 SUFFIX_OF = {"JPEG": "jpg", "PNG": "png", "PPM": "ppm", "BMP": "bmp", "TIFF": "tif", "WEBP": "webp", "GIF": "gif"}
-"""Suffix of each supported format; a file's own suffix is ignored. Some other formats of Pillow run programs (EPS)."""
+"""Suffix of each supported format; a file's own suffix is ignored. Other formats are refused, because Pillow runs
+programs to decode some of them (EPS).
+"""
 UNREADABLE = (
     OSError,
     SyntaxError,
@@ -43,7 +45,7 @@ ROTATIONS = {
 swap width and height.
 """
 APP1 = b"\xff\xe1"
-"""Marker of a JPEG segment with EXIF or XMP. In compressed data, 0xFF is never followed by 0xE1."""
+"""Marker of a JPEG segment with EXIF or XMP; these bytes never occur in compressed data."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,10 @@ class Form:
 
     @property
     def key(self) -> tuple[int | str, ...]:
-        """Values to hash into digests; a false `upright` is omitted, to keep the digests of earlier versions."""
+        """Values that become part of digests.
+
+        `upright` is only included if it is true, so that digests of versions without this field remain valid.
+        """
         return self.channels, self.size, *(["upright"] if self.upright else [])
 
 
@@ -65,19 +70,19 @@ class Decoded(NamedTuple):
     """A decoded image in its original size, with facts about its file."""
 
     image: Image.Image
-    """Grey (L) or RGB."""
+    """Image in mode L (grey) or RGB."""
     suffix: str
-    """Suffix of its format."""
+    """Suffix of the file's format, such as `jpg`."""
     rotated: bool
-    """Whether its pixels were rotated or flipped by its EXIF orientation."""
+    """Whether the pixels were rotated or flipped according to the EXIF orientation."""
 
 
 def decode_bytes(data: bytes, channels: int, size: int, upright: bool = False) -> torch.Tensor:
-    """Decode an image and apply Resize(size) and CenterCrop(size): uint8 [C, size, size].
+    """Decode an image, apply Resize(size) and CenterCrop(size), and return a tensor uint8 [C, size, size].
 
     Modes are converted to grey or RGB by :func:`dist_condense.data.reading.modes.to_bytes`. Raises one of UNREADABLE.
 
-    :param upright: see :class:`Form`.
+    :param upright: whether the image is rotated by its EXIF orientation before it is resized.
     """
     pixels = np.empty((size, size, channels), dtype=np.uint8)
     decode_into(pixels, data, upright)
@@ -87,8 +92,9 @@ def decode_bytes(data: bytes, channels: int, size: int, upright: bool = False) -
 def decode_into(pixels: np.ndarray, data: bytes, upright: bool = False) -> None:
     """Decode an image like :func:`decode_bytes` into an array, uint8 [size, size, C].
 
-    A plain JPEG of exactly this size is decoded in place by libjpeg-turbo, which Pillow uses too: the bytes are the
-    same, in 0.4 of the time. All other files, damaged and rotated ones included, are decoded by Pillow.
+    A plain JPEG of exactly this size is decoded in place by libjpeg-turbo, in 0.4 of Pillow's time. Pillow uses the
+    same library, so the pixels are identical. All other files, including damaged and rotated ones, are decoded by
+    Pillow.
     """
     if not _decoded_in_place(pixels, data, upright):
         size, _, channels = pixels.shape
@@ -98,7 +104,7 @@ def decode_into(pixels: np.ndarray, data: bytes, upright: bool = False) -> None:
 def _decoded_in_place(pixels: np.ndarray, data: bytes, upright: bool) -> bool:
     """Decode a plain JPEG with three channels into `pixels`; return False for any other file.
 
-    Grey and CMYK are excluded, because Pillow decodes them differently.
+    Grey and CMYK JPEGs are excluded, because Pillow decodes them differently.
     """
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
@@ -112,7 +118,10 @@ def _decoded_in_place(pixels: np.ndarray, data: bytes, upright: bool) -> bool:
 
 
 def _needs_rotation(data: bytes) -> bool:
-    """Return whether a JPEG's EXIF orientation is not upright; a file without EXIF and XMP is not parsed."""
+    """Return whether a JPEG must be rotated according to its EXIF orientation; also True for an unreadable file.
+
+    A file that contains neither EXIF nor XMP is not parsed.
+    """
     if APP1 not in data:
         return False
     try:
@@ -124,10 +133,10 @@ def _needs_rotation(data: bytes) -> bool:
 
 @contextmanager
 def opened(file: str | Path | BytesIO) -> Iterator[Image.Image]:
-    """Open an image by its header; its pixels are read on first use.
+    """Open an image and read its header; pixels are read on first use.
 
-    Raises one of UNREADABLE, also for more pixels than Pillow's limit (Image.MAX_IMAGE_PIXELS) and for refused modes
-    (UnknownRange).
+    Raises one of UNREADABLE. These include errors for images with more pixels than Pillow's limit
+    (Image.MAX_IMAGE_PIXELS) and for modes that are refused (UnknownRange).
     """
     with Image.open(file, formats=tuple(SUFFIX_OF)) as image:
         _refuse_bomb(image.width, image.height)
@@ -136,19 +145,22 @@ def opened(file: str | Path | BytesIO) -> Iterator[Image.Image]:
 
 
 def read_image(file: Path | BytesIO, channels: int, upright: bool = False) -> Decoded:
-    """Decode the whole image in grey or RGB. Raises the errors of :func:`opened`.
+    """Decode a whole image, in its original size, to grey (1 channel) or RGB (3). Raises the errors of :func:`opened`.
 
-    :param upright: whether to rotate it by its EXIF orientation. Pillow itself always rotates TIFFs.
+    :param upright: whether to rotate the image by its EXIF orientation. Pillow itself always rotates TIFFs.
     """
     with opened(file) as image:
-        suffix = SUFFIX_OF.get(image.format or "", "jpg")  # Pillow names a JPEG that contains more pictures MPO
+        suffix = SUFFIX_OF.get(image.format or "", "jpg")  # Pillow calls a JPEG with several pictures MPO
         pixels = to_bytes(image, MODE_OF[channels])
         rotation = ROTATIONS.get(_orientation(image)) if upright else None
         return Decoded(pixels if rotation is None else pixels.transpose(rotation), suffix, rotation is not None)
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return the orientation in EXIF or XMP, 1 by default; to be called after the pixels of a PNG are read."""
+    """Return the orientation stored in EXIF or XMP; 1 if there is none.
+
+    The pixels must be read before, because a PNG may store its orientation after them.
+    """
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # Pillow raises any exception for damaged EXIF; the image itself may be intact
@@ -157,7 +169,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def why_unreadable(error: Exception) -> str:
-    """Return the reason of a decoding error, for a message that names the file."""
+    """Describe a decoding error in a few words, for a message that names the file."""
     if isinstance(error, UnidentifiedImageError):  # its text contains a memory address
         return f"no image in a known format ({', '.join(SUFFIX_OF)})"
     kind, text = type(error).__name__, getattr(error, "strerror", None) or str(error)
@@ -165,9 +177,10 @@ def why_unreadable(error: Exception) -> str:
 
 
 def crop(image: Image.Image, size: int) -> torch.Tensor:
-    """Apply torchvision's Resize(size) and CenterCrop(size) to a Pillow image: uint8 [C, size, size].
+    """Apply torchvision's Resize(size) and CenterCrop(size) to a Pillow image, and return uint8 [C, size, size].
 
-    Raises DecompressionBombError for a strip that would exceed Pillow's limit of pixels after resizing.
+    Raises DecompressionBombError for an image so elongated that it would exceed Pillow's limit of pixels after
+    resizing.
     """
     shorter, longer = sorted(image.size)
     _refuse_bomb(size, size * longer // shorter)

@@ -1,4 +1,4 @@
-"""Checks of image headers before a run starts: they detect most broken files at a small part of the decoding cost."""
+"""Checks of image headers before a run starts, which detect most broken files at a fraction of the cost of decoding."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,16 +16,16 @@ SHOWN = 5
 BLOCK = 64
 """Number of files in a task."""
 AHEAD = 4
-"""Tasks submitted at once per thread: there may be millions of files."""
+"""Number of tasks submitted at once per thread, which is limited because there may be millions of files."""
 Result = TypeVar("Result")
 Item = TypeVar("Item")
 
 
 def check_headers(folders: Sequence[ClassFolder]) -> str | None:
-    """Return a message with the first broken files and the number of the others, or None where all headers are valid.
+    """Return a message that names the first broken files and counts the others, or None if all headers are valid.
 
-    Broken means: no supported format, truncated within the header, more pixels than Pillow's limit, a refused mode, or
-    a file that cannot be opened. Only decoding detects a file that is truncated behind its header.
+    A file is broken if it cannot be opened, has an unsupported format or mode, is truncated within the header, or has
+    more pixels than Pillow's limit. Only decoding detects a file that is truncated after the header.
     """
     broken = [problem for block in _in_blocks(_broken_of, paths(folders)) for problem in block]
     if not broken:
@@ -39,18 +39,19 @@ def check_headers(folders: Sequence[ClassFolder]) -> str | None:
 
 
 def channels_of(files: Iterable[Item], read: Callable[[Item], str | BytesIO]) -> int:
-    """Return 3 where the header of any file declares colours, else 1; broken files are ignored.
+    """Return 3 if the header of any file declares colours, otherwise 1; broken files are ignored.
 
-    Stops at the first coloured file. Pixels are not inspected: grey pixels stored as RGB count as coloured.
+    Reading stops soon after a coloured file is found. Pixels are not inspected: grey pixels stored as RGB count as
+    coloured.
 
-    :param read: function from a file to its path or its bytes.
+    :param read: function that returns the path or the bytes of a file.
     """
     remaining = iter(files)
 
     def coloured(some: Iterable[Item]) -> bool:
         return any(_has_colour(read(file)) for file in some)
 
-    # The first block is read without threads, as it is likely to decide.
+    # The first block is read without threads, because it usually decides.
     return 3 if coloured(islice(remaining, BLOCK)) or any(_in_blocks(coloured, remaining)) else 1
 
 
@@ -60,7 +61,7 @@ def paths(folders: Sequence[ClassFolder]) -> Iterator[str]:
 
 
 def _in_blocks(function: Callable[[list[Item]], Result], items: Iterator[Item]) -> Iterator[Result]:
-    """Apply a function to blocks of items on threads; yield its results in the order of the items."""
+    """Apply a function to blocks of items on several threads; yield the results in the order of the items."""
     with ThreadPoolExecutor(READING_THREADS) as pool:
         while blocks := [block for _ in range(AHEAD * READING_THREADS) if (block := list(islice(items, BLOCK)))]:
             yield from pool.map(function, blocks)

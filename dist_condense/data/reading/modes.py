@@ -1,4 +1,4 @@
-"""Conversion of Pillow's modes to 8-bit grey or RGB; every other mode is refused."""
+"""Conversion of images from Pillow's modes to 8-bit grey or RGB; unsupported modes are refused."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ WHITE_IS_ZERO, UNSIGNED = 0, 1
 
 
 class UnknownRange(ValueError):
-    """Refusal of an image whose file does not define the range of its values, so that black and white are unknown."""
+    """Error for an image whose file does not define the range of its values, so that black and white are unknown."""
 
 
 Convert = Callable[[Image.Image], Image.Image]
@@ -36,7 +36,7 @@ def check_mode(image: Image.Image) -> None:
 
 
 def is_grey(image: Image.Image) -> bool:
-    """Return whether the header declares an image without colours; a palette is grey if all its colours are."""
+    """Return whether the header declares a grey image; one with a palette is grey if all colours of the palette are."""
     if image.mode != "P" or image.palette is None:
         return image.mode in GREY
     colours, step = bytes(image.palette.palette), len(image.palette.rawmode or image.palette.mode)
@@ -46,10 +46,15 @@ def is_grey(image: Image.Image) -> bool:
 def to_bytes(image: Image.Image, mode: str) -> Image.Image:
     """Convert an image to mode L or RGB.
 
-    This is Pillow's ``convert``, as in torchvision's loader: alpha is dropped and the colour below it kept, colours
-    become grey by ITU-R 601-2, and Pillow keeps the upper byte of 16-bit colours. There are two deviations: grey images
-    of more than 8 bits, which Pillow clips at 255, are scaled from 0 .. 2^bits - 1 to 0 .. 255 and rounded; modes that
-    Pillow converts to only one of the two pass through another mode. Raises UnknownRange, and errors of reading.
+    The conversion is Pillow's ``convert``, as in torchvision's loader: alpha is dropped and the colour below it is
+    kept, colours become grey by ITU-R 601-2, and only the upper byte of 16-bit colours is kept. There are two
+    deviations:
+
+    - Grey images of more than 8 bits are scaled from 0 .. 2^bits - 1 to 0 .. 255 and rounded; Pillow would clip them at
+      255.
+    - Modes that Pillow converts to only one of L and RGB are first converted to an intermediate mode.
+
+    Raises UnknownRange, and errors of reading the pixels.
     """
     check_mode(image)
     image.load()
@@ -66,7 +71,10 @@ def _through(mode: str) -> Convert:
 
 
 def _scaled(image: Image.Image) -> Image.Image:
-    """Scale grey of up to 16 bits to mode L. A TIFF whose white is 0 is inverted here, as Pillow does not do it."""
+    """Scale a grey image of up to 16 bits to mode L.
+
+    A TIFF in which 0 means white is inverted here, because Pillow does not invert it.
+    """
     tags = _tags(image)
     white = 2 ** tags[BITS][0] - 1 if BITS in tags else MAX_16
     values = np.asarray(image).astype(np.uint32)
@@ -76,7 +84,7 @@ def _scaled(image: Image.Image) -> Image.Image:
 
 
 def _tags(image: Image.Image) -> Any:
-    """Return the tags of a TIFF; empty for other formats."""
+    """Return the tags of a TIFF image; empty for other formats."""
     return getattr(image, "tag_v2", {})
 
 

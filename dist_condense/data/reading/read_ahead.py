@@ -17,9 +17,11 @@ from dist_condense.system.transfer import Arrival, Transfer
 DEPTH = 4
 """Maximum number of minibatches that are read and not yet redeemed."""
 READERS = 2
-"""Minibatches read at once: idle decoding threads start with the next one."""
+"""Number of minibatches read at once, so that decoding threads that are idle can start with the next minibatch."""
 HELD = DEPTH + READERS + 1
-"""Minibatches that occupy memory: those of DEPTH, the one in use, and the last of each reader, kept by its heap."""
+"""Maximum number of minibatches that occupy memory: DEPTH, the one in use, and the last one of each reader, whose
+memory the reader's heap keeps.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,16 +37,16 @@ _Announced = tuple[Ticket, Future[Arrival]]
 
 
 class ReadAhead:
-    """Reads announced images of a source on background threads, in the order of the announcements.
+    """Reader of announced images of a source, on background threads and in the order of the announcements.
 
-    Images are copied to the device. At most ``DEPTH`` minibatches wait for their redemption, which bounds the memory.
-    A source that decodes has threads of its own. Close an instance that is no longer used.
+    Images are copied to the device. At most ``DEPTH`` minibatches that were read wait to be redeemed, which limits the
+    memory. These threads are in addition to the decoding threads of a source. Close an instance that is no longer used.
     """
 
     def __init__(self, source: ClassSource, device: torch.device | None = None) -> None:
         self.source = source
         self.waited = 0.0
-        """Seconds that :meth:`redeem` has waited."""
+        """Total time in seconds that :meth:`redeem` has waited."""
         self._open: dict[Ticket, Future[Arrival]] = {}
         self._queue: SimpleQueue[_Announced | None] = SimpleQueue()
         self._free = Semaphore(DEPTH)
@@ -71,7 +73,7 @@ class ReadAhead:
         if future.cancel():  # not started: it may be queued behind others
             arrival = self._read(ticket)
         else:
-            self._free.release()  # before waiting, as this ticket's own reader may be blocked in `_next`
+            self._free.release()  # before waiting: this ticket's own reader may be blocked in `_next`
             arrival = future.result()
         images = arrival.received()
         self.waited += time.perf_counter() - start
@@ -92,7 +94,7 @@ class ReadAhead:
     def _end(self) -> None:
         for _ in self._threads:
             self._queue.put(None)
-        for ticket in reversed(list(self._open)):  # the last first, so that the memory it frees starts no other
+        for ticket in reversed(list(self._open)):  # last first, so that freed memory does not start another
             self.forget(ticket)
 
     def __enter__(self) -> ReadAhead:
@@ -113,7 +115,7 @@ class ReadAhead:
             future.set_exception(error)
 
     def _next(self) -> _Announced | None:
-        """Return the first open ticket of the queue once memory is free for it; None after :meth:`close`.
+        """Return the first open ticket of the queue, once there is memory for its images; None after :meth:`close`.
 
         Only one thread at a time waits here, so that tickets are served in order.
         """

@@ -15,17 +15,17 @@ ClassPositions = tuple[int, torch.Tensor]
 
 
 class ClassSource(Protocol):
-    """Images of single classes, by position.
+    """Protocol of a source of real images, read by class and position.
 
-    Positions start at 0 and follow the data set's fixed order, so that a position identifies an image, independently
-    of the process and the time of a call. A source that reads several classes faster together than one after the other
-    also implements ManyClasses; call :func:`get_many` for any source.
+    Positions start at 0 and follow the data set's fixed order: a position identifies the same image in every process
+    and at any time. A source that is faster when it reads several classes together implements :class:`ManyClasses` as
+    well; :func:`get_many` works with any source.
     """
 
     def get(self, label: int, indices: torch.Tensor) -> torch.Tensor:
         """Return the images of a class at these positions (int64 [n]): [n, C, H, W] of uint8 or float32.
 
-        They are on the device where the source keeps its images.
+        The result is on the device where the source keeps its images.
         """
         ...
 
@@ -35,12 +35,12 @@ class ManyClasses(Protocol):
     """Optional protocol of a ClassSource that reads several classes together."""
 
     def get_many(self, requests: Sequence[ClassPositions]) -> list[torch.Tensor]:
-        """Return the result of :meth:`ClassSource.get` for each request, in their order."""
+        """Return the result of :meth:`ClassSource.get` for each request, in the order of the requests."""
         ...
 
 
 def get_many(source: ClassSource, requests: Sequence[ClassPositions]) -> list[torch.Tensor]:
-    """Return the images of each request, in their order: read together if the source supports it."""
+    """Return the images of each request, in the order of the requests; read together if the source supports it."""
     if isinstance(source, ManyClasses):
         return source.get_many(requests)
     return [source.get(label, indices) for label, indices in requests]
@@ -62,7 +62,7 @@ class NamedSource:
             raise DataError([f"{where}: {problem}" for problem in error.problems]) from error
 
     def get_many(self, requests: Sequence[ClassPositions]) -> list[torch.Tensor]:
-        """Read all requests together; after an error one after the other, to identify its class."""
+        """Read all requests together; after a DataError, read them one by one, to name the class that caused it."""
         try:
             return get_many(self.source, requests)
         except DataError:
@@ -70,7 +70,7 @@ class NamedSource:
 
 
 class TestImages(Protocol):
-    """Test images in a fixed order; read once per evaluation, chunk by chunk."""
+    """Protocol of test images in a fixed order, which are read once per evaluation in chunks."""
 
     @property
     def labels(self) -> torch.Tensor:
@@ -82,7 +82,7 @@ class TestImages(Protocol):
         ...
 
     def mapped(self, convert: Callable[[Any], Any]) -> "TestImages":
-        """Return a copy whose image arrays are converted, for the transfer between processes."""
+        """Return a copy in which `convert` was applied to each array of images, for transfer between processes."""
         ...
 
 
@@ -102,7 +102,7 @@ class LabelledImages:
         return zip(self.images.split(size), self.labels.split(size), strict=True)
 
     def mapped(self, convert: Callable[[Any], Any]) -> "LabelledImages":
-        """Return a copy whose images and labels are converted."""
+        """Return a copy in which `convert` was applied to the images and to the labels."""
         return LabelledImages(convert(self.images), convert(self.labels))
 
 
@@ -136,5 +136,5 @@ class MemorySource:
         if images.device.type != "cpu":
             return images.index_select(0, to_device(indices, images.device))
         # numpy keeps the memory layout and allocates blocks of one size. torch cuts its blocks to an alignment: a freed
-        # block is then too small for the next request, and the process grows with each.
+        # block is then too small for the next request, and the memory of the process grows with each.
         return torch.from_numpy(images.numpy()[indices.numpy()])

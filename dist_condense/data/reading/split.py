@@ -28,11 +28,11 @@ class Split(Protocol):
 
     @property
     def raw(self) -> bool:
-        """Whether there is a beton to read from."""
+        """Whether a beton (an FFCV file of raw pixels) is available."""
         ...
 
     def open(self, labels: Sequence[int], reading: Reading) -> ClassSource:
-        """Open the images of these classes and of no others. Raises DataError naming unreadable files."""
+        """Open the images of the classes `labels` only. Raises DataError naming unreadable files."""
         ...
 
     def on_demand(self, reading: Reading) -> ClassSource:
@@ -41,16 +41,16 @@ class Split(Protocol):
 
     @property
     def files(self) -> bool:
-        """Whether there are files to read from; otherwise images stay decoded in memory, whatever the tier."""
+        """Whether images are read from files; if not, they are kept decoded in memory in every tier."""
         ...
 
     def encoded_bytes(self) -> list[int]:
-        """Return the bytes of each class's files; empty where there are no files."""
+        """Return the total size in bytes of each class's files; empty if images are not read from files."""
         ...
 
     @property
     def unread(self) -> tuple[ClassFolder, ...]:
-        """Image files that have never been decoded; empty for prepared shards, which `prepare` decoded."""
+        """Image files that have never been decoded, by class; empty for prepared shards, which `prepare` decoded."""
         ...
 
     def digest(self) -> str:
@@ -59,12 +59,13 @@ class Split(Protocol):
 
 
 class OpenStore(Protocol):
-    """Picklable function that opens the store of some classes."""
+    """Protocol of a picklable function that opens a store of selected classes."""
 
     def __call__(self, labels: Sequence[int], reading: Reading, now: bool = True) -> Store:
         """Open a store of these classes.
 
-        :param now: whether all files are opened and their problems raised at once; otherwise on first use.
+        :param now: whether to open all files and raise their problems immediately; otherwise each file is opened on
+            first use.
         """
         ...
 
@@ -78,7 +79,7 @@ class StoredSplit:
 
     :param sizes: function that returns the encoded bytes of each class.
     :param digest: implementation of :meth:`Split.digest`.
-    :param open_raw: function that opens the beton beside the images; None where there is none.
+    :param open_raw: function that opens the beton in the same folder as the images; None if there is none.
     :param unread: see :attr:`Split.unread`.
     """
 
@@ -96,7 +97,10 @@ class StoredSplit:
         return self.open_raw is not None
 
     def open(self, labels: Sequence[int], reading: Reading) -> ClassSource:
-        """Open these classes in the tier of `reading`, or the beton. Raises DataError where a beton is missing."""
+        """Open these classes in the tier of `reading`; tier `ffcv` opens the beton.
+
+        Raises DataError naming unreadable files, or if the beton is missing.
+        """
         if reading.tier != RAW:
             return TIERS[reading.tier](self.open_store(labels, reading), self.form, reading)
         if self.open_raw is None:
@@ -120,7 +124,7 @@ NO_BETON = (
 
 @dataclass(frozen=True, eq=False)
 class StreamedImages:
-    """Test images that are read anew in each pass, in the order of their classes."""
+    """Test images that are read again in each pass, in the order of their classes."""
 
     split: Split
     reading: Reading
@@ -131,7 +135,10 @@ class StreamedImages:
         return torch.arange(len(self.split.counts)).repeat_interleave(torch.tensor(self.split.counts))
 
     def chunks(self, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield images and labels of one pass, reading the next chunk ahead; chunks may span classes."""
+        """Yield the images and labels of one pass in chunks of `size`, reading one chunk ahead.
+
+        A chunk may span several classes.
+        """
         within = torch.cat([torch.arange(count) for count in self.split.counts])
         chunks = zip(self.labels.split(size), within.split(size), strict=True)
         with ReadAhead(self._source) as ahead:
@@ -140,12 +147,12 @@ class StreamedImages:
                 yield torch.cat([ahead.redeem(ticket) for ticket in tickets]), labels
 
     def mapped(self, convert: Callable[[Any], Any]) -> StreamedImages:
-        """Return these images unchanged, as they contain no array."""
+        """Return this instance unchanged, because it contains no array."""
         return self
 
     @cached_property
     def _source(self) -> ClassSource:
-        """Source of all classes; the first pass in each process opens it, which hashes and indexes shards."""
+        """Source of all classes; the first pass in each process opens the source, which hashes and indexes shards."""
         return self.split.open(range(len(self.split.counts)), self.reading)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -153,6 +160,6 @@ class StreamedImages:
 
 
 def _requests(labels: torch.Tensor, within: torch.Tensor) -> list[tuple[int, torch.Tensor]]:
-    """Split a chunk by class, in order; labels must ascend."""
+    """Split a chunk into one (label, positions in the class) for each of its classes; labels must ascend."""
     classes, counts = labels.unique_consecutive(return_counts=True)
     return list(zip(classes.tolist(), within.split(counts.tolist()), strict=True))

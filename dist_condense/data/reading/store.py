@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 READING_THREADS = 16
-"""Files read into memory at once, because a network file system answers slowly."""
+"""Number of files read into memory at once; several, because a network file system responds slowly."""
 
 
 class Store(Protocol):
@@ -32,19 +32,19 @@ class Store(Protocol):
         ...
 
     def read(self, label: int, index: int) -> bytes:
-        """Return the file of one image. Raises OSError, or DataError for a damaged shard."""
+        """Return the encoded bytes of one image. Raises OSError, or DataError for a damaged shard."""
         ...
 
     def where(self, label: int, index: int) -> str:
-        """Return the name of that file, for messages."""
+        """Return the location of an image, such as its path, for messages."""
         ...
 
 
 @dataclass(frozen=True)
 class ClassFolder:
-    """Files of one class: their folder, and their sorted names below it.
+    """Files of one class: their folder, and their sorted names relative to it.
 
-    Names need less memory than paths: ImageNet has 1.3 million.
+    Names are stored instead of paths because they need less memory: ImageNet has 1.3 million files.
     """
 
     folder: Path
@@ -65,7 +65,10 @@ class FolderStore:
         return len(self.folders[label].files)
 
     def encoded_bytes(self, label: int) -> int:
-        """Return the total bytes of a class's files, by one stat per file, which is slow on a network file system."""
+        """Return the total size in bytes of a class's files.
+
+        This needs one stat per file, which is slow on a network file system.
+        """
         folder = self.folders[label]
         return sum(os.stat(folder.folder / name).st_size for name in folder.files)
 
@@ -81,7 +84,7 @@ class FolderStore:
 
 
 class RamStore:
-    """A Store with a copy of another store's files in memory."""
+    """A Store that keeps a copy of another store's files in memory."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

@@ -25,7 +25,7 @@ RAW = "ffcv"
 """Name of the tier that reads the beton of a prepared data set."""
 MAX_THREADS = 32
 SHARES = 2
-"""Tasks per thread of a request, so that a delayed task does not delay the others."""
+"""Number of tasks per thread into which a request is divided, so that a delayed task does not delay the others."""
 
 
 @dataclass(frozen=True)
@@ -33,20 +33,20 @@ class Reading:
     """Options of reading images; none of them changes the images."""
 
     tier: str = "ram"
-    """A name of TIERS, or RAW."""
+    """A key of TIERS, or RAW."""
     _: KW_ONLY
     threads: int | None = None
     """Number of decoding threads; None: one per core, at most 32."""
     cache: Path | None = None
     """Folder on this node for copies of remote shards."""
     verify: bool = True
-    """Whether each shard's hash is compared with the manifest when it is opened."""
+    """Whether the hash of each shard is compared with the manifest when the shard is opened."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     """Device of the images in tier `gpu`."""
 
 
 class DecodingSource:
-    """A ClassSource that decodes on demand, on threads (the decoders release the interpreter lock)."""
+    """A ClassSource that decodes images on demand, on several threads (decoders release the interpreter lock)."""
 
     def __init__(self, store: Store, form: Form, threads: int | None = None) -> None:
         self.store, self.form = store, form
@@ -54,16 +54,16 @@ class DecodingSource:
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
 
     def get(self, label: int, indices: torch.Tensor) -> torch.Tensor:
-        """Decode the images at these positions, in their order: uint8 [n, C, size, size].
+        """Decode the images at these positions, in this order: uint8 [n, C, size, size].
 
-        Raises DataError that names all unreadable files, or only the tar if that is missing or truncated.
+        Raises DataError naming all unreadable files, or only the tar if it is missing or truncated.
         """
         return self.get_many([(label, indices)])[0]
 
     def get_many(self, requests: Sequence[ClassPositions]) -> list[torch.Tensor]:
         """Decode the images of several classes together, so that no thread waits for the end of a class."""
         positions = [(label, index) for label, indices in requests for index in indices.tolist()]
-        # An array, as threads may not write to a tensor that was made in inference mode.
+        # An array, because threads may not write to a tensor that was made in inference mode.
         images = np.empty((len(positions), self.form.size, self.form.size, self.form.channels), dtype=np.uint8)
 
         def fill(row: int, position: tuple[int, int]) -> str | None:
@@ -112,19 +112,22 @@ TIERS: dict[str, Callable[[Store, Form, Reading], ClassSource]] = {
     "encoded": _encoded,
     "disk": _disk,
 }
-"""Function that opens a source in each tier; from the fastest to the one that needs no memory."""
+"""Function that opens a source, by tier: from the fastest tier to the one that keeps no images in memory."""
 DECODED = ("gpu", "ram")
 """Tiers that need no decoding during the run."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A selected tier, and the bytes of one node's share of the images that decided it."""
+    """A selected tier, and the numbers of bytes on which the selection was based."""
 
     tier: str
     decoded: int
+    """Bytes of a node's share of the images, decoded."""
     encoded: int | None
+    """Bytes of the same images, encoded; None if the selection did not depend on it."""
     budget: int
+    """Bytes of memory per node."""
 
     def __str__(self) -> str:
         encoded = "" if self.encoded is None else f", {gib(self.encoded)} encoded"
@@ -135,15 +138,15 @@ class Choice:
 def select_tier(
     tier: str, *, decoded: int, encoded: Callable[[], int] | None, budget: int, gpu_budget: int, ahead: int = 0
 ) -> Choice:
-    """Select the fastest tier that fits in memory, or the requested one.
+    """Select the fastest tier that fits in memory (`auto`), or the requested tier.
 
-    :param tier: a name of TIERS, RAW, or `auto`.
+    :param tier: a key of TIERS, RAW, or `auto`.
     :param decoded: bytes of a node's share of the images, decoded.
-    :param encoded: function that returns the bytes of their files, which can take time; None where there are no files
-        and images stay decoded.
+    :param encoded: function that returns the bytes of the same images' files, which can take time; None if there are no
+        files, so that images stay decoded whatever tier is requested.
     :param budget: bytes of memory per node.
     :param gpu_budget: bytes of memory of all GPUs of a node; 0 without GPUs.
-    :param ahead: bytes of memory for minibatches that are read ahead, in every tier.
+    :param ahead: bytes of memory for minibatches that are read ahead, needed in every tier.
     """
     if tier != AUTO:
         return Choice(tier if encoded or tier in DECODED else "ram", decoded, None, budget)
@@ -156,10 +159,10 @@ def select_tier(
 
 
 def share(bytes_by_class: Sequence[int], workers: int, per_node: int) -> int:
-    """Return the largest number of bytes that one node can own if each of `workers` owns an equal number of classes.
+    """Return the maximum bytes of the classes that one node can own.
 
-    :param bytes_by_class: bytes of each class; the largest are counted.
-    :param per_node: maximum number of workers on a node.
+    Classes are divided equally among `workers`, of which `per_node` are on a node. The maximum is reached if these
+    workers own the largest classes.
     """
     workers = max(1, workers)
     classes = -(-len(bytes_by_class) // workers) * min(per_node, workers)

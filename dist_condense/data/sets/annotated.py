@@ -1,6 +1,7 @@
-"""Test images in one folder with their classes in a file: the layout of Tiny-ImageNet's val/.
+"""Test images in one folder, with their classes in a file: the layout of Tiny-ImageNet's val/.
 
-val/images/val_0.JPEG ...      val/val_annotations.txt: val_0.JPEG<tab>n03444034<tab>0<tab>32<tab>44<tab>62 ...
+The images are val/images/val_0.JPEG, ...; the lines of val/val_annotations.txt are like
+`val_0.JPEG<tab>n03444034<tab>0<tab>32<tab>44<tab>62`.
 """
 
 from collections.abc import Sequence
@@ -14,15 +15,18 @@ ANNOTATIONS, IMAGES = "val_annotations.txt", "images"
 
 
 def is_annotated(split: Path, entries: Entries) -> bool:
-    """Return whether a split has this layout, which it loses when its images are sorted into class folders."""
+    """Return whether a split's folder has Tiny-ImageNet's layout.
+
+    A folder whose images were sorted into class folders no longer has this layout.
+    """
     return entries.folders == [IMAGES] and (split / ANNOTATIONS).is_file()
 
 
 def read(split: Path, classes: Sequence[str]) -> tuple[tuple[ClassFolder, ...], list[str], list[str]]:
-    """List the images of these classes, in their order and sorted by name; return them with problems and notes.
+    """List the images of these classes; return a ClassFolder per class (in the order of `classes`), problems and notes.
 
-    Problems are lines other than `file<tab>class`, a file with two classes, missing files, and classes without images.
-    Raises OSError.
+    The images of a class are sorted by name. Problems are lines other than `file<tab>class`, files with two classes,
+    missing files, and classes without images. Raises OSError.
     """
     class_of, problems = _annotations(split / ANNOTATIONS)
     folder, ignored = class_files(split / IMAGES, split)
@@ -47,7 +51,7 @@ def read(split: Path, classes: Sequence[str]) -> tuple[tuple[ClassFolder, ...], 
 
 
 def _annotations(file: Path) -> tuple[dict[str, str], list[str]]:
-    """Read the class of each image from the annotations; return it with the problems of the file."""
+    """Read the annotations; return the class of each file name, and the problems of the annotations."""
     class_of: dict[str, str] = {}
     invalid: list[str] = []
     for number, line in enumerate(file.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):

@@ -20,12 +20,15 @@ CHUNK = 256
 
 @dataclass(frozen=True, eq=False)
 class ArraySplit:
-    """A split whose images are one array; `stored[label]` is the class's label in it. Decoded in every tier."""
+    """A split whose images are one array, decoded in every tier.
+
+    `stored[label]` is the label that the array has for the class `label` of the split.
+    """
 
     images: LabelledImages
     stored: tuple[int, ...]
     size: int | None
-    """Pixels of a side after resizing; None where images are not resized."""
+    """Height and width in pixels after resizing; None if images are not resized."""
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -37,7 +40,10 @@ class ArraySplit:
     unread = ()
 
     def open(self, labels: Sequence[int], reading: Reading) -> MemorySource:
-        """Return a source of these classes, resized, in the array's order. Raises DataError for tier `ffcv`."""
+        """Return a source of the resized images of these classes, in the array's order.
+
+        Raises DataError for tier `ffcv`.
+        """
         if reading.tier == RAW:
             raise DataError([NO_BETON])
         stored, labels_of = self.images.images, self.images.labels
@@ -52,7 +58,7 @@ class ArraySplit:
         return []
 
     def digest(self) -> str:
-        """Return a hash of all pixels, labels, selected classes and the size."""
+        """Return a hash of all pixels and labels, the selected classes, and the image size."""
         digest = sha256(repr((self.stored, self.size)).encode())
         for tensor in (self.images.images, self.images.labels):
             digest.update(tensor.contiguous().numpy().data)
@@ -62,7 +68,10 @@ class ArraySplit:
 def from_arrays(
     request: Request, facts: Facts, *, train: LabelledImages, test: LabelledImages, names: tuple[str, ...]
 ) -> ImageSet:
-    """Make an ImageSet of two arrays, in which class names[i] has label i. Raises DataError with all problems."""
+    """Make an ImageSet from arrays of training and test images, in both of which class names[i] has label i.
+
+    Raises DataError with all problems.
+    """
     stored, missing = select_classes(request.class_names(), names, request.name)
     problems = request.problems() + missing
     if facts.width and request.size is not None:
@@ -82,7 +91,10 @@ def from_arrays(
 
 
 def resize(images: torch.Tensor, size: int | None) -> torch.Tensor:
-    """Resize square images [n, C, s, s] to [n, C, size, size]: bilinear, antialiased; bytes are rounded."""
+    """Resize square images [n, C, s, s] to [n, C, size, size], bilinear and antialiased; uint8 values are rounded.
+
+    With size None, the images are returned unchanged, and need not be square.
+    """
     if size is None or size == images.shape[-1]:
         return images
     return torch.cat([_resize_chunk(chunk, size) for chunk in torch.split(images, CHUNK)])

@@ -48,15 +48,19 @@ def open_imagenet(request: Request) -> ImageSet:
 
 
 def open_image_folder(request: Request) -> ImageSet:
-    """Open any folder of photographs; it is grey where all of its files are."""
+    """Open any folder of photographs.
+
+    If the number of channels is not requested, images are grey if all files are grey, and RGB otherwise.
+    """
     return open_folder(request, IMAGE_FOLDER)
 
 
 def open_folder(request: Request, facts: Facts) -> ImageSet:
-    """List the folders of the requested classes (all, in alphabetical order, when none are named).
+    """Open a data set in ImageFolder layout by listing the folders of the requested classes.
 
-    Raises DataError with all problems: the root, missing splits, missing classes, empty class folders, names that are
-    not UTF-8. `notes` of the result report the files that were read and ignored.
+    All classes, in alphabetical order, are used if none are requested. Raises DataError with all problems: an invalid
+    root, missing splits, missing classes, empty class folders, and names that are not UTF-8. The `notes` of the result
+    report which files were read and which were ignored.
     """
     train_split, test_split = _list_splits(request)
     problems = [*request.problems(), *train_split.problems, *test_split.problems]
@@ -99,10 +103,10 @@ def _sizes(folders: tuple[ClassFolder, ...]) -> list[int]:
 
 
 def _digest(folders: tuple[ClassFolder, ...], form: Form) -> str:
-    """Return a hash of the names of classes and files, not of their content.
+    """Return a hash of `form` and of the names of classes and files, but not of file contents.
 
-    A file that was replaced under its name is not detected, because ImageNet's folders have 1.3 million files; prepared
-    shards are identified by the hashes of their content.
+    Contents are not hashed because ImageNet has 1.3 million files; a file that was replaced under the same name is
+    therefore not detected. Prepared shards are identified by the hashes of their content.
     """
     listing = [(entry.folder.name, entry.files) for entry in folders]
     return sha256(repr((listing, *form.key)).encode()).hexdigest()
@@ -118,7 +122,7 @@ class _Listed:
 
 
 def _list_splits(request: Request) -> tuple[_Listed, _Listed]:
-    """List the training and the test split; the latter is empty where test images are not requested."""
+    """List the training split and the test split; the test split is empty if test images are not requested."""
     problems = request.root_problems()
     if problems or request.root is None:
         return _Listed(problems=problems), _Listed()
@@ -161,7 +165,7 @@ def _no_split(request: Request, candidates: Sequence[str]) -> list[str]:
 
 
 def _list_train(split: Path, requested: Sequence[str] | None) -> _Listed:
-    """List the requested classes in that order, or all for None, sorted by name as in torchvision."""
+    """List the requested classes in the requested order, or all classes (None), sorted by name as in torchvision."""
     entries = entries_of(split)
     dangling = [name for name in entries.dangling if requested is None or name in requested]
     problems = _dangling(split, dangling)
@@ -175,9 +179,9 @@ def _list_train(split: Path, requested: Sequence[str] | None) -> _Listed:
 
 
 def _list_test(split: Path, train: Sequence[ClassFolder], every: bool) -> _Listed:
-    """List the folders of the training classes in their order.
+    """List the test images of the training classes, in the order of `train`.
 
-    :param every: whether all training classes are used, so that a note names further classes of the test split.
+    :param every: whether all training classes are used; if so, a note names test classes that do not occur in training.
     """
     names = [entry.folder.name for entry in train]
     entries = entries_of(split)
@@ -198,7 +202,7 @@ def _list_test(split: Path, train: Sequence[ClassFolder], every: bool) -> _Liste
 def _read_classes(
     split: Path, names: Sequence[str], entries: Entries
 ) -> tuple[tuple[ClassFolder, ...], list[str], str]:
-    """List the files of these classes; return their folders, a problem where some have no image, and a note."""
+    """List the files of these classes; return their folders, a problem if classes have no image, and a note."""
     ignored = Ignored(entries.ignored)
     if entries.images:
         ignored["images beside the class folders"] += len(entries.images)
@@ -247,5 +251,5 @@ def _dangling(split: Path, names: Sequence[str]) -> list[str]:
 
 
 def class_name(folder: str) -> ClassName:
-    """Return the class of a folder, whose name may be a WordNet id."""
+    """Return the ClassName of a folder; the folder's name is its WordNet id, too, if it has that form."""
     return ClassName(folder, folder if _WNID.fullmatch(folder) else None)

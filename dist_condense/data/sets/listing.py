@@ -37,7 +37,7 @@ class Entries:
     folders: list[str] = field(default_factory=list)
     images: list[str] = field(default_factory=list)
     dangling: list[str] = field(default_factory=list)
-    """Broken links whose names are not those of images."""
+    """Broken links whose names do not have the ending of an image."""
     ignored: Ignored = field(default_factory=Ignored)
 
     def __str__(self) -> str:
@@ -48,7 +48,7 @@ class Entries:
 
 
 def entries_of(folder: Path | str) -> Entries:
-    """List one folder by a single scan, without a stat per file except for links. Raises OSError."""
+    """List the entries of one folder in a single scan; only links need a stat call. Raises OSError."""
     listing = Entries()
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -70,10 +70,10 @@ def entries_of(folder: Path | str) -> Entries:
 
 
 def class_files(folder: Path, split: Path) -> tuple[ClassFolder, Ignored]:
-    """List the images of a class folder and of all folders below it, following links.
+    """List the images of a class folder and of all folders below it, following links; count ignored files by reason.
 
     The order is that of torchvision's ImageFolder: folders by path, then files by name. A link to a folder that
-    contains it is not followed (torchvision follows it 40 times). Raises OSError for an unreadable folder.
+    contains the link is not followed (torchvision follows it 40 times). Raises OSError for an unreadable folder.
 
     :param split: the parent of the class folder.
     """
@@ -83,7 +83,10 @@ def class_files(folder: Path, split: Path) -> tuple[ClassFolder, Ignored]:
 
 
 def _walk(folder: Path, split: Path, ignored: Ignored) -> Iterator[tuple[str, str, list[str]]]:
-    """Yield each folder's path below the class folder, that path as a prefix of file names, and its images."""
+    """Yield each folder's path relative to the class folder, the prefix of its file names, and its images.
+
+    The prefix is the path with a slash, or empty for the class folder itself.
+    """
     waiting = [("", frozenset({_identity(split)}))]
     while waiting:
         path, parents = waiting.pop()
@@ -105,7 +108,7 @@ def _identity(folder: Path | str) -> tuple[int, int]:
 
 
 def _is(test: Callable[[], bool]) -> bool:
-    """Return the result of an entry's is_file or is_dir; False for a circular link."""
+    """Call `is_file` or `is_dir` of an entry; return False for a circular link."""
     try:
         return test()
     except OSError:
@@ -113,18 +116,21 @@ def _is(test: Callable[[], bool]) -> bool:
 
 
 def is_image(name: str) -> bool:
-    """Return whether a file's name has the ending of an image."""
+    """Return whether a file name has the ending of an image format."""
     return name.lower().endswith(SUFFIXES)
 
 
 def ending(name: str) -> str:
-    """Return the ending of a file that is no image, such as `.txt`, as the reason to ignore it."""
+    """Return the reason to ignore a file that is not an image: its ending, such as `.txt`, or OTHER."""
     match = _ENDING.fullmatch(name.lower())
     return match[1] if match else OTHER
 
 
 def formatted(ignored: Ignored) -> str:
-    """Format counts as `12 .avif, 3 .txt, 1 hidden`: the largest first, at most five endings by name."""
+    """Format counts like `12 .avif, 3 .txt, 1 hidden`, largest first.
+
+    At most five endings are named; the rest are summed.
+    """
     ordered = sorted(ignored.items(), key=lambda entry: (-entry[1], entry[0]))
     endings = [reason for reason, _ in ordered if reason.startswith(".")]
     shown = Counter[str]()
@@ -136,7 +142,7 @@ def formatted(ignored: Ignored) -> str:
 def listing_note(where: str, images: int, classes: int, ignored: Ignored, *, below: int = 0) -> str:
     """Format the note on a split: its images, classes and ignored files.
 
-    :param below: number of images in folders below those of their classes.
+    :param below: number of images in subfolders of the class folders.
     """
     nested = f" ({below:,} in folders below their class's)" if below else ""
     others = f"; ignored: {formatted(ignored)}" if ignored else ""
@@ -144,7 +150,7 @@ def listing_note(where: str, images: int, classes: int, ignored: Ignored, *, bel
 
 
 def non_utf8_names(names: Sequence[str], where: str) -> list[str]:
-    """Return a problem if names of classes are not UTF-8, the encoding of a run's files."""
+    """Return a problem if class names are not UTF-8, the encoding of a run's files; otherwise an empty list."""
     invalid = [printable(name) for name in names if not is_utf8(name)]
     remedy = "Rename them in every split (mv; convmv for many)."
     return [f"{where}: {len(invalid)} names of classes are not UTF-8: {listed(invalid)}. {remedy}"] if invalid else []

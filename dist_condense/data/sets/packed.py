@@ -1,4 +1,4 @@
-"""Data sets that torchvision reads from their original files, with the constants of the published programs."""
+"""Data sets that torchvision reads from their original files, with mean and std of the authors' programs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from dist_condense.system.errors import DataError
 LoadedSplit = tuple[LabelledImages, tuple[str, ...]]
 """One split in the files' order, and the name of every label."""
 Load = Callable[[str, bool, bool], LoadedSplit]
-"""Function of root, whether to load the training split, and whether to download, that returns one split."""
+"""Function (root, train, download) that returns the training split, or the test split if `train` is false."""
 
 # Mean and std as in DC (Zhao et al. 2021); IDC and DCC use those of CIFAR-10 for CIFAR-100 (dataset.constants).
 _CIFAR10_MEAN, _CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -27,15 +27,17 @@ _SVHN_MEAN, _SVHN_STD = (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)
 
 @dataclass(frozen=True)
 class Packed:
-    """A data set of torchvision, opened by a call; a root in ImageFolder layout is read as an ImageFolder."""
+    """A data set of torchvision, opened by a call; a root in ImageFolder layout is read as class folders instead."""
 
     facts: Facts
     load: Load
     folder: str
-    """Name that torchvision expects below the root; a root that is this folder itself is accepted, too."""
+    """Name of the folder or file that torchvision expects in the root. The path of that folder itself is accepted as a
+    root, too.
+    """
 
     def __call__(self, request: Request) -> ImageSet:
-        """Open the files, or the ImageFolder, at the root. Raises DataError with all problems."""
+        """Open torchvision's files, or the class folders, in the root. Raises DataError with all problems."""
         problems = request.root_problems()
         if problems or request.root is None:
             raise DataError(request.problems() + problems)

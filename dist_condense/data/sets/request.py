@@ -15,7 +15,7 @@ VARIABLES = {
     "fashion_mnist": "FASHION_MNIST_ROOT",
     "imagenet": "IMAGENET_ROOT",
 }
-"""Environment variable of a data set's root, by its name."""
+"""Environment variable from which shipped configs read a data set's root, by the name of the data set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,28 +28,28 @@ class Request:
     classes: str | Sequence[str] | None
     download: bool
     orientation: bool | None = None
-    """Whether image files are rotated by their EXIF orientation; None: see :class:`Facts`."""
+    """Whether image files are rotated by their EXIF orientation; None for the data set's default."""
     test: bool = True
     """Whether test images are required."""
     channels: int | None = None
     """Number of channels of the user's own images; None: decided by their files."""
 
     def upright(self, default: bool) -> bool:
-        """Return whether image files are rotated by their EXIF orientation."""
+        """Return whether to rotate image files by their EXIF orientation: `orientation`, or `default` if it is None."""
         return default if self.orientation is None else self.orientation
 
     def class_names(self) -> tuple[str, ...] | None:
-        """Return the requested classes in label order; None for all of them (also when a subset is unknown)."""
+        """Return the requested classes in label order; None if all are requested, and for an unknown subset."""
         if isinstance(self.classes, str):
             return SUBSETS.get(self.classes)
         return None if self.classes is None else tuple(self.classes)
 
     def problems(self) -> list[str]:
-        """Return problems of the size and of the list of classes, independently of the files."""
+        """Return the problems of size and classes that can be detected without the files."""
         return self._size_problems() + self._list_problems()
 
     def root_problems(self) -> list[str]:
-        """Return problems of the folder; with download it may be missing."""
+        """Return the problems of the root folder, which may be missing if download is requested."""
         variable = VARIABLES.get(self.name, "an environment variable that they name")
         remedy = f"Set dataset.root to its folder (shipped configs read it from {variable})."
         if self.root is None:
@@ -81,7 +81,7 @@ class Request:
 def select_classes(
     requested: Sequence[str] | None, available: Sequence[str], where: str
 ) -> tuple[tuple[int, ...], list[str]]:
-    """Return the positions in `available` of the requested names (None: all), and a problem if some are missing.
+    """Return the positions in `available` of the requested names (None: all), and a problem if names are missing.
 
     :param where: source of the available names, for the message.
     """
@@ -99,6 +99,6 @@ def select_classes(
 
 
 def _subset_hint(names: Sequence[str]) -> str:
-    """Return a hint if the only name resembles that of a subset; otherwise an empty text."""
+    """Return a hint if there is a single name and it resembles that of a subset; otherwise an empty text."""
     close = get_close_matches(names[0], SUBSETS, 1) if len(names) == 1 else []
     return f" Or is the named subset {close[0]} meant?" if close else ""

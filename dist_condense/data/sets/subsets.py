@@ -1,6 +1,6 @@
 """Named subsets of ImageNet's classes in label order.
 
-imagenet100_idc and its first ten, imagenet10_idc: Kim et al. 2022 (IDC).
+imagenet100_idc, and imagenet10_idc (its first ten classes): Kim et al. 2022 (IDC).
 dcc_*: the fine-grained groups of Lee et al. 2022 (DCC).
 """
 
@@ -149,4 +149,4 @@ SUBSETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """WordNet ids of each named subset, in label order."""
 
 MEASURED_SUBSETS = frozenset(_DCC)
-"""Subsets that DCC normalises by their own mean and std, which have to be measured."""
+"""Subsets that DCC normalises by mean and std of their own images, which have to be measured."""

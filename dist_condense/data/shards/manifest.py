@@ -1,4 +1,4 @@
-"""manifest.json of prepared class shards: their content and origin. It is written last and marks a complete folder."""
+"""manifest.json of prepared class shards: their content and origin. It is written last, to mark a complete folder."""
 
 import hashlib
 import json
@@ -30,9 +30,9 @@ class ShardFile:
     count: Positive
     """Number of images."""
     bytes: Positive
-    """Bytes of the tar."""
+    """Size of the tar in bytes."""
     image_bytes: Positive
-    """Bytes of the encoded images in it."""
+    """Total size in bytes of the encoded images in the tar."""
     sha256: Sha256
 
 
@@ -49,11 +49,11 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Made:
-    """Origin of the shards; not part of the digest, so that equal images of another origin are the same data."""
+    """Origin of the shards. The digest excludes it, so that equal images of different origin are the same data."""
 
     source: str
     dataset: str
-    """Name in the catalogue whose facts (mean, flip, ...) apply to these images."""
+    """Name of the catalogue data set whose facts (mean, flip, ...) apply to these images."""
     options: dict[str, Any]
     version: str
     """Version of this package."""
@@ -61,7 +61,7 @@ class Made:
 
 @dataclass(frozen=True)
 class Beton:
-    """An FFCV file of one split."""
+    """Manifest entry of the FFCV file of one split."""
 
     file: Below
     bytes: NonNegative
@@ -70,11 +70,11 @@ class Beton:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """Prepared class shards; a label is a position in `classes`."""
+    """Description of prepared class shards; a label is a position in `classes`."""
 
     classes: tuple[ClassName, ...]
     size: Positive | None
-    """Pixels of a side; None for files of the original size."""
+    """Height and width in pixels; None for files of the original size."""
     channels: Annotated[int, Rule("1 or 3", (1, 3).__contains__)]
     made: Made
     splits: Mapping[SplitName, tuple[tuple[ShardFile, ...], ...]]
@@ -83,16 +83,16 @@ class Manifest:
     ffcv: Mapping[SplitName, Beton] | None = None
     """FFCV file of each split."""
     upright: bool = False
-    """Whether runs rotate files of the original size (size None) by their EXIF orientation. Resized images were already
-    rotated, or not, when they were written.
+    """Whether runs rotate files of the original size (size None) by their EXIF orientation. For resized images, this
+    was decided when they were written.
     """
 
     def counts(self, split: str) -> tuple[int, ...]:
-        """Return the number of images of each class."""
+        """Return the number of images of each class in a split."""
         return tuple(sum(shard.count for shard in shards) for shards in self.splits[split])
 
     def image_bytes(self, split: str) -> tuple[int, ...]:
-        """Return the encoded bytes of each class's images."""
+        """Return the total bytes of each class's encoded images in a split."""
         return tuple(sum(shard.image_bytes for shard in shards) for shards in self.splits[split])
 
     @property
@@ -103,7 +103,7 @@ class Manifest:
 
 
 def as_json(manifest: Manifest) -> dict[str, Any]:
-    """Return the manifest as plain values of JSON."""
+    """Return the manifest as plain JSON values, with the format's name."""
     content: dict[str, Any] = json.loads(json.dumps(asdict(manifest)))
     return {"format": FORMAT, **content}
 

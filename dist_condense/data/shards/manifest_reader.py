@@ -1,4 +1,4 @@
-"""Checked reader of manifest.json, which is an untrusted file."""
+"""Reader of manifest.json, which is checked because the file is untrusted."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,10 +12,11 @@ from dist_condense.system.remote import join, read_bytes
 
 
 def read_manifest(root: str) -> Manifest:
-    """Read the manifest of a folder, or of a url s3://, gs://, https://.
+    """Read the manifest of a folder, or of a url (s3://, gs://, https://).
 
-    Raises DataError with the file and the first invalid key: another format, missing or unknown keys, wrong types or
-    numbers out of range, a name of several classes, addresses outside the folder or of another scheme.
+    Raises DataError with the file and the first invalid key. A manifest is invalid if it has another format, keys are
+    missing or unknown, types are wrong, numbers are out of range, classes share a name, or an address is outside the
+    folder or has another scheme.
     """
     file = join(root, FILE)
     content = records.made(dict[str, object], records.parsed(read_bytes(file), file), file)

@@ -29,7 +29,7 @@ def has_manifest(root: Path) -> bool:
 
 
 def open_prepared(root: str, request: Request, facts: Facts) -> ImageSet:
-    """Open the requested classes, given by name or WordNet id. Raises DataError with all problems.
+    """Open prepared class shards; classes are requested by name or WordNet id. Raises DataError with all problems.
 
     :param root: the folder or url of the manifest.
     """
@@ -101,7 +101,7 @@ def _split(root: str, manifest: Manifest, name: str, *, stored: tuple[int, ...],
 
 
 def _selected(manifest: Manifest, stored: tuple[int, ...]) -> Manifest:
-    """Return the manifest of these classes alone, whose labels are those of the opened data set."""
+    """Return a manifest of only the classes `stored`, in this order; its labels are those of the opened data set."""
     splits = {name: tuple(shards[i] for i in stored) for name, shards in manifest.splits.items()}
     return replace(manifest, classes=tuple(manifest.classes[i] for i in stored), splits=splits)
 
@@ -114,14 +114,14 @@ def _open_store(
 
 
 def _digest(manifest: Manifest, split: str, form: Form) -> str:
-    """Return a hash of the shards' hashes, which identifies the images independently of their location."""
+    """Return a hash of `form` and the shards' hashes, which identifies the images independently of their location."""
     shards = [[(shard.count, shard.sha256) for shard in entry] for entry in manifest.splits[split]]
     return sha256(repr((shards, *form.key)).encode()).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
 class BetonClasses:
-    """A ClassSource of some classes of a beton; `stored[label]` is the class's label in the file."""
+    """A ClassSource of selected classes of a beton; `stored[label]` is the label of a class in the file."""
 
     source: ClassSource
     stored: Sequence[int]
@@ -133,7 +133,10 @@ class BetonClasses:
 def _open_beton(
     root: str, manifest: Manifest, split: str, labels: Sequence[int], *, stored: tuple[int, ...], size: int
 ) -> BetonClasses:
-    """Open the beton, with all of its classes: `labels` is ignored, because they are in one file."""
+    """Open the beton of a split; `labels` is ignored, because one file contains all classes.
+
+    Raises DataError if the beton is remote, or if its image size or file size is not the expected one.
+    """
     from dist_condense.data.ffcv.beton import BetonSource
 
     if manifest.size != size:

@@ -34,7 +34,7 @@ class _Tar:
 
 
 class _Lazy:
-    """A shard that is downloaded, hashed and indexed once, on its first use, and again after unpickling."""
+    """A shard that is downloaded, hashed and indexed only once, on first use, and again after unpickling."""
 
     def __init__(self, root: str, shard: ShardFile, cache: Path | None, verify: bool) -> None:
         self._arguments = (root, shard, cache, verify)
@@ -42,7 +42,7 @@ class _Lazy:
         self._tar: _Tar | None = None
 
     def opened(self) -> _Tar:
-        """Open the shard on the first call. Raises DataError where it is missing or contradicts the manifest."""
+        """Return the shard; the first call opens it. Raises DataError if it is missing or contradicts the manifest."""
         with self._lock:
             if self._tar is None:
                 self._tar = _open(*self._arguments)
@@ -60,7 +60,10 @@ class _Class:
     image_bytes: int
 
     def find(self, index: int) -> tuple[_Tar, int]:
-        """Return the opened tar of the image at this position of the class, and its position in the tar."""
+        """Return the opened tar that contains the image at this position of the class, and its position in that tar.
+
+        Raises IndexError for a position outside the class.
+        """
         if not 0 <= index < self.ends[-1]:
             raise IndexError(f"ShardStore: position {index} of a class of {self.ends[-1]} images.")
         number = bisect_right(self.ends, index)
@@ -68,14 +71,14 @@ class _Class:
 
 
 class ShardStore:
-    """A Store of selected classes of one split; can be pickled. Other classes raise KeyError.
+    """A picklable Store of selected classes of one split, which raises KeyError for other classes.
 
     A shard is opened (downloaded, compared with the manifest, indexed) when the first of its images is read.
 
     :param root: folder of the manifest, or its url.
     :param labels: positions in manifest.classes.
-    :param cache: folder on this node for copies of remote shards; None: a private folder below the temporary one.
-    :param verify: whether a shard is hashed when it is opened; size and number of images are always compared.
+    :param cache: folder on this node for copies of remote shards; None: this user's private folder for temporary files.
+    :param verify: whether a shard is hashed when it is opened; its size and number of images are always compared.
     :raises ValueError: for a label outside the manifest.
     """
 
@@ -105,7 +108,10 @@ class ShardStore:
         self._open_caches()
 
     def opened(self) -> ShardStore:
-        """Open all shards and return self. Raises DataError naming all that are missing or contradict the manifest."""
+        """Open all shards and return self.
+
+        Raises DataError naming all shards that are missing or contradict the manifest.
+        """
         _open_all(shard for entry in self._classes.values() for shard in entry.shards)
         return self
 
@@ -121,7 +127,7 @@ class ShardStore:
     def read(self, label: int, index: int) -> bytes:
         """Return the encoded image at this position of the class.
 
-        Raises DataError for a shard that is missing, truncated or contradicts the manifest, IndexError for a position
+        Raises DataError if the shard is missing, truncated or contradicts the manifest, IndexError for a position
         outside the class.
         """
         tar, position = self._classes[label].find(index)
@@ -139,7 +145,11 @@ class ShardStore:
         return f"{self._classes[label].find(index)[0].path}: {self.member(label, index)}"
 
     def member(self, label: int, index: int) -> str:
-        """Return the image's name in its tar, whose headers are read again, once for all its images in order."""
+        """Return the name of an image's member in its tar.
+
+        Names are not stored: the headers of the tar are read again, but only once for consecutive images of the same
+        tar.
+        """
         tar, position = self._classes[label].find(index)
         try:
             return self._names(tar.path)[position]

@@ -1,9 +1,10 @@
-"""Index of the samples in a local, uncompressed tar, by its headers alone.
+"""Index of the samples in a local, uncompressed tar, of which only the headers are read.
 
-A sample is a sequence of members that share a key, as in WebDataset: the name up to the first dot of its last part. The
-rest of the name, the suffix, decides the kind of a member, in any case of letters: `jpg` (png, ...) is the image and
-`cls` the label. Where no member has exactly such a suffix, the only one whose suffix ends with it (`a.crop.jpg`) is
-used, as by WebDataset's decoders. All other members are ignored and never read.
+As in WebDataset, a sample is a sequence of members that share a key. The key is a member's name up to the first dot of
+the last part of its path, and the suffix is the rest of the name. The suffix, in upper or lower case, determines the
+kind of a member: `jpg` (png, ...) is the image and `cls` the label. If no member has exactly such a suffix, the only
+member whose suffix ends with one (`a.crop.jpg`) is used, as in WebDataset's decoders. All other members are ignored and
+never read.
 """
 
 import re
@@ -20,7 +21,7 @@ IMAGE, LABEL = "image", "cls"
 MAX_MEMBER = 64 * 2**20
 MAX_LABEL_BYTES = 12
 MAX_EXTENDED = 2**16
-"""Maximum bytes of a header before a member's own (a long name, pax)."""
+"""Maximum size in bytes of an extended header (a long name, pax), which precedes a member's own header."""
 BLOCK = 512
 _EXTENDED = (
     tarfile.GNUTYPE_LONGNAME,
@@ -40,11 +41,11 @@ Draft = dict[str, dict[str, tarfile.TarInfo]]
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """An image in a tar; offsets and lengths are bytes of the tar."""
+    """An image in a tar; offsets and lengths are in bytes."""
 
     key: str
     member: str
-    """Name of the image's member."""
+    """Name of the member that contains the image."""
     offset: int
     length: int
     label: tuple[int, int] | None
@@ -52,7 +53,7 @@ class Sample:
 
 
 class _Header(tarfile.TarInfo):
-    """A tarfile header that refuses large extended headers, which tarfile reads into memory."""
+    """A tar header that refuses large extended headers, because tarfile reads these into memory."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -70,9 +71,12 @@ def index_tar(path: Path) -> list[Sample]:
 def scan_tar(path: Path) -> tuple[list[Sample], Ignored]:
     """Return the samples of a tar in order, and counts of its ignored members.
 
-    Raises DataError naming file and member: a file that is truncated or no tar; members that are not regular files
-    (folders are ignored), exceed 64 MiB, have no name, an absolute name or `..`; repeated keys; samples with ambiguous
-    images or labels; labels without image.
+    Raises DataError naming the file and the member for
+
+    - a file that is truncated or not a tar;
+    - members that are not regular files (except folders, which are ignored), exceed 64 MiB, have no name, or have a
+      name that is absolute or contains `..`;
+    - repeated keys, samples with ambiguous images or labels, and labels without an image.
     """
     scan = _Scan(path)
     for info in scan.headers():
@@ -84,7 +88,7 @@ def scan_tar(path: Path) -> tuple[list[Sample], Ignored]:
 
 
 def read_labels(path: Path, samples: list[Sample]) -> list[int]:
-    """Read the number in each sample's `.cls`. Raises DataError naming the samples without one."""
+    """Read the label of each sample, a number in its `.cls` member. Raises DataError naming samples without a label."""
     problems: list[str] = []
     labels = []
     with path.open("rb") as stream:
@@ -111,7 +115,7 @@ class _Scan:
         self._last_key: str | None = None
 
     def headers(self) -> Iterator[tarfile.TarInfo]:
-        """Yield every header; a damaged tar ends the iteration with a problem."""
+        """Yield every header; a damaged tar ends the iteration and adds a problem."""
         end, last = 0, "its start"
         try:
             with tarfile.open(self.path, "r:", tarinfo=_Header) as tar:
@@ -128,7 +132,7 @@ class _Scan:
             )
 
     def add(self, info: tarfile.TarInfo) -> None:
-        """Add a member to its sample, or count it as ignored; invalid members become problems."""
+        """Add a member to its sample, or count it as ignored; an invalid member adds a problem."""
         problem = _member_problem(info)
         if problem is None and not info.isdir():
             key, suffix = key_and_suffix(info.name)
@@ -138,12 +142,12 @@ class _Scan:
             self.problems.append(f"{self.path}: {info.name!r:.200} {problem}")
 
     def samples(self) -> list[Sample]:
-        """Return the valid samples in order; the others become problems."""
+        """Return the valid samples in order; every other sample adds a problem."""
         samples = [self._sample(key, draft) for key, draft in self._drafts.items()]
         return [sample for sample in samples if sample is not None]
 
     def _assign(self, key: str | None, suffix: str, info: tarfile.TarInfo) -> str | None:
-        """Add a valid member to its sample; return the problem if its key is repeated."""
+        """Add a valid member to its sample, or count it as ignored; return a problem if its key is repeated."""
         final = suffix.rsplit(".", 1)[-1]
         kind = IMAGE if final in ENDINGS else LABEL if final == LABEL else None
         if key is None or kind is None:
@@ -180,7 +184,10 @@ class _Scan:
         )
 
     def _unambiguous(self, members: dict[str, tarfile.TarInfo]) -> tarfile.TarInfo | None:
-        """Return the member whose suffix has no dot, or else the only member; None without a single one."""
+        """Return the only member whose suffix has no dot; if all suffixes have dots, return the only member.
+
+        Returns None if there is no member or no unique one. Further members are counted as ignored.
+        """
         plain = [info for suffix, info in members.items() if "." not in suffix]
         candidates = plain or list(members.values())
         if len(candidates) != 1:
@@ -191,7 +198,10 @@ class _Scan:
 
 
 def _check_end(path: Path, end: int) -> None:
-    """Check that only zeros follow, at least one block: tarfile takes a truncated or invalid header for the end."""
+    """Check that only zeros, at least one block of them, follow the last member, which ends at the byte `end`.
+
+    tarfile mistakes a truncated or invalid header for the end of the tar. Raises tarfile.TarError.
+    """
     with path.open("rb") as stream:
         stream.seek(end)
         if len(block := stream.read(BLOCK)) < BLOCK:

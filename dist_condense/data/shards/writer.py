@@ -16,9 +16,9 @@ os.environ["WDS_SECURE"] = "1"  # webdataset reads it at import, and then refuse
 import webdataset
 
 PART_BYTES = 256 * 2**20
-"""Maximum image bytes of a shard; the class continues in the next one."""
+"""Maximum image bytes of a shard; further images of the class are written into the next shard."""
 STEM_LENGTH = 60
-"""Maximum letters of a file's name in a key; a tar header has room for 100."""
+"""Maximum number of characters of a file's name in a key; a tar header has room for 100."""
 
 
 class _Hashing:
@@ -69,10 +69,10 @@ class _Part:
 
 
 class ClassShardWriter:
-    """Writer of the shards folder/<split>/<label>-<part>.tar of one class; `shards` is complete after the with block.
+    """Context manager that writes the shards folder/<split>/<label>-<part>.tar of one class.
 
-    Members are `<position>_<stem>.<suffix>` and its `.cls`; times and owners are fixed. After an error the unfinished
-    shard is removed.
+    `shards` is complete after the with block. The members of an image are `<position>_<stem>.<suffix>` and
+    `<position>_<stem>.cls`; their times and owners are fixed. After an error, the unfinished shard is removed.
     """
 
     def __init__(self, folder: Path, split: str, label: int, part_bytes: int = PART_BYTES) -> None:
@@ -82,7 +82,7 @@ class ClassShardWriter:
         self._part: _Part | None = None
 
     def add(self, stem: str, suffix: str, image: bytes) -> None:
-        """Append an encoded image; characters of `stem` that a key may not contain are replaced."""
+        """Append an encoded image; characters of `stem` that are invalid in a key are replaced."""
         if self._part is not None and self._part.image_bytes + len(image) > self.part_bytes:
             self._finish()
         if self._part is None:
@@ -107,10 +107,10 @@ class ClassShardWriter:
 
 
 def shard_name(label: int, number: int) -> str:
-    """Return the file name of a class's shard with this number, from 0."""
+    """Return the file name of a class's shard; `number` counts the shards of the class from 0."""
     return f"{label:04d}-{number:03d}.tar"
 
 
 def clean(stem: str) -> str:
-    """Replace characters except ASCII letters, digits, - and _ by _ (a dot would end a key); limit the length."""
+    """Replace characters other than ASCII letters, digits, - and _ by _ (a dot would end the key), and shorten."""
     return re.sub(r"[^A-Za-z0-9_-]+", "_", stem)[:STEM_LENGTH]

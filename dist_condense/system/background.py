@@ -69,7 +69,7 @@ def side_by_side(action: Callable[[Item], Result], items: Iterable[Item], thread
 def _end_all() -> None:
     """Stop and join all background threads.
 
-    Registered with atexit, because such functions are called while daemon threads still run.
+    Registered with atexit, because atexit functions are called while daemon threads still run.
     """
     alive = [thread for thread in _started if thread.is_alive()]
     for thread in alive:

@@ -1,4 +1,4 @@
-"""Secrets in addresses, which are separated when an address is read and masked in every text that is written.
+"""Handling of secrets in addresses: a secret is separated when an address is read, and masked in every written text.
 
 The text of an :class:`Address` is masked, so that no file, log or message contains the secret; only code that opens a
 connection requests the full address. Secrets in texts of other libraries are masked by :func:`masked`.
@@ -28,7 +28,7 @@ HARMLESS = {
     *("mode", "cache", "uri", "immutable", "nolock", "vfs", "psow"),
     *("isolation_level", "detect_types", "check_same_thread", "cached_statements"),
 }
-"""Query parameters, in lower case, whose values are shown if they have only plain characters; others are masked."""
+"""Query parameters, in lower case, whose values are shown if all characters are plain; other values are masked."""
 VARIABLES = (
     "MLFLOW_TRACKING_PASSWORD",
     "MLFLOW_TRACKING_TOKEN",
@@ -49,7 +49,7 @@ _SCHEME_AT_MOST = 32
 _HALF = re.compile(r"(?<![\w+.-])(?:https?|ftp|s3|gs|(?:postgres|mysql|mariadb|mssql|oracle)[\w+]{0,24})(?::/(?!/)|//)")
 """Pattern of the start of an address that lost a slash or its colon, for example because it was treated as a path."""
 BUCKETS = {"s3", "gs"}
-"""Schemes of object stores, whose object names may contain `@`."""
+"""URL schemes of object stores, whose object names may contain `@`."""
 _USER = re.compile(r"[\w.%+~-]*")
 _PORT = re.compile(r"\d{0,5}|port", re.IGNORECASE)
 _IPV6 = re.compile(r"\A\[[0-9A-Fa-f:.]*\]")
@@ -116,7 +116,7 @@ def address(text: str, bare: bool = False) -> str:
 
 
 def is_half(text: str) -> bool:
-    """Return whether a text starts like an address without its colon or a slash, which would be treated as a path."""
+    """Return whether a text starts like an address that lacks its colon or a slash; it would be treated as a path."""
     return _HALF.match(text) is not None
 
 

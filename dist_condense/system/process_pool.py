@@ -62,7 +62,7 @@ def _bounded(
 def _interrupts_blocked() -> Iterator[None]:
     """Block SIGINT within the context, so that processes started in it are never interrupted by Ctrl-C.
 
-    This process handles a SIGINT that arrives meanwhile once the context ends.
+    A SIGINT that arrives within the context is handled by this process afterwards.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:

@@ -1,7 +1,7 @@
 """Reading of untrusted JSON and YAML, within limits of size and checked against the types of dataclasses.
 
 ``read(Card, file)`` returns a Card whose every value has the type of its field, or raises :class:`Unreadable` with a
-line that names the file, the path inside it, the value and the expectation. No content of a file is trusted before.
+line that names the file, the path inside it, the value and the expectation. A file's content is not trusted before.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NO_MARK = bytes(set(range(256)) - {*_STEPS, ord(",")})
 
 
 class Unreadable(DataError):
-    """Error for an unusable file or record; its line names the file, the path inside it and the expectation."""
+    """Error for an unusable file or record; its one-line message names the file, the path in it and the expectation."""
 
     def __init__(self, line: str) -> None:
         super().__init__([line])
@@ -90,7 +90,7 @@ def parsed(data: bytes, where: str) -> Any:
         return json.loads(text_of(data, where), object_pairs_hook=_object)
     except Unreadable:
         raise
-    except ValueError as error:  # also an integer of thousands of digits
+    except ValueError as error:  # also raised for an integer of thousands of digits
         raise Unreadable(f"{where}: it is not JSON ({error})") from error
 
 

@@ -80,7 +80,7 @@ def entry_problem(url: str) -> str | None:
 def join(root: str, url: str) -> str:
     """Return the address of the entry ``url`` below the folder or url ``root``; a complete ``url`` is unchanged.
 
-    Secrets of ``root`` are kept. Its query, such as an access token of an https url, is appended after the path.
+    Secrets of ``root`` are kept. The query of an https root, such as an access token, stays at the end.
     """
     if scheme(url) is not None:
         return url

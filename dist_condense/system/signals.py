@@ -64,7 +64,7 @@ def guarded(command: Callable[[], int]) -> int:
     terminal.guard()
     try:
         return command()
-    except KeyboardInterrupt as interrupt:  # outside the handlers of the command itself
+    except KeyboardInterrupt as interrupt:  # raised where the command itself does not handle it
         say(description(interrupt))
         return exit_code(interrupt)
 
@@ -110,7 +110,7 @@ def _watch(reading: int) -> None:
 
 
 def _leave(number: int, line: str) -> NoReturn:
-    """Print a line and end the process at once; child processes notice this and end, like after a kill."""
+    """Print a line and end the process at once; child processes notice this and end, as they do after SIGKILL."""
     _leaving.acquire()  # blocks for ever if the other thread ends the process
     say(line)
     os._exit(128 + number)

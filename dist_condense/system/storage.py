@@ -20,7 +20,7 @@ from dist_condense.system.remote import filesystem, join, persistent, scheme
 class Storage(Protocol):
     """Store of named byte strings, called entries.
 
-    A name is a relative path with ``/`` as separator. All methods raise OSError with the entry's name on failure.
+    The name of an entry is a relative path with ``/`` as separator. On failure, methods raise OSError with the name.
     """
 
     def write(self, name: str, data: bytes) -> None:

@@ -101,7 +101,7 @@ class _Console(Console):
 
     @property  # type: ignore[misc]  # the setter is not needed
     def file(self) -> IO[str]:
-        """The unguarded stream, since rich's own output is trusted."""
+        """Unguarded stream of the console, because rich's own output is trusted."""
         file = super().file
         return file.stream if isinstance(file, _Guarded) else file
 
@@ -115,12 +115,12 @@ class _Console(Console):
             yield segment if segment.control else Segment(_shown(segment.text, LAYOUT), segment.style)
 
     def on_broken_pipe(self) -> None:
-        """End the command with the exit code :data:`UNREAD` instead of rich's."""
+        """End the command with the exit code :data:`UNREAD` instead of rich's exit code."""
         _unread(self.file)
 
 
 def console(stderr: bool = False) -> Console:
-    """Return a console that interprets no markup or emoji codes, since paths and class names have brackets and colons.
+    """Return a console that ignores markup and emoji codes, because paths and class names contain brackets and colons.
 
     :param stderr: whether it prints to stderr instead of stdout.
     """
@@ -155,7 +155,7 @@ class _Guarded:
         with _ended_where_unread(self.stream):
             self.stream.write(_shown(text, LAYOUT))
             if "\n" in text:
-                self.stream.flush()  # at exit a closed reader would be an error
+                self.stream.flush()  # a reader that has closed the stream would be an error at exit
         return len(text)
 
     def writelines(self, texts: Iterable[str]) -> None:

@@ -13,7 +13,10 @@ def uploads(source: torch.device, target: torch.device) -> bool:
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Copy a tensor to a device on the current stream; from pinned memory to a GPU, so that the host does not wait."""
+    """Copy a tensor to a device on the current stream.
+
+    A copy to a GPU goes through pinned memory, so that the host does not wait.
+    """
     if not uploads(tensor.device, device):
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)

@@ -12,12 +12,12 @@ BLOCK = 1024
 
 
 def herding(candidates: Candidates) -> Tensor:
-    """Select ``ipc`` images greedily; after k of them, select x that minimises ``|| (k + 1) mu - sum of k - x ||``.
+    """Select images greedily; after k images, the next one minimises ``||(k + 1) mu - s - x||``.
 
-    Here mu is the mean feature of the class, x the feature of an image, and "sum of k" the sum of the k selected
-    features. Each image is selected at most once, and the first of equally near images is selected. Sums and distances
-    are float64. Memory is O(N d), the features of one class, and time O(ipc N d). The DeepCore library selects the
-    farthest image (argmax of the distance) instead, which gives another selection.
+    Here mu is the mean feature of the class, s the sum of the k selected features, and x the feature of the image. Each
+    image is selected at most once, and the first of equally near images is selected. Sums and distances are float64.
+    Memory is O(N d), the features of one class, and time O(ipc N d). The DeepCore library selects the farthest image
+    instead (argmax of the distance), which gives another selection.
     """
     features, ipc = candidates.features, candidates.ipc
     mean = torch.stack([part.double().sum(0) for part in features.split(BLOCK)]).sum(0) / len(features)

@@ -47,11 +47,11 @@ class MatchingOutline:
 
     @property
     def shared_tensors(self) -> tuple[dict[str, Kind], dict[str, Kind]]:
-        """Tensors of theta, which are required, and its momentum, which is optional until the first update."""
+        """Tensors of theta, which are required, and of its momentum, which exist only after the first update."""
         return theta_tensors(self.build(0))
 
     def facts(self, done: int) -> dict[str, Any]:
-        """Return the numbers of completed networks, of all networks, and of matching steps per network."""
+        """Return card entries: numbers of completed networks, of all networks and of matching steps per network."""
         return {
             "networks_done": done // self.matching_steps,
             "networks_total": self.networks,
@@ -82,7 +82,7 @@ class Matching(ShardProcedure):
         condense(self.shard, self.trajectory, self.outline.networks, self.outline.matching_steps, record=record)
 
     def measures(self) -> dict[str, float]:
-        """Return the matching loss summed over the owned classes, as ``loss``."""
+        """Return the matching loss, summed over the owned classes, under the key ``loss``."""
         return {"loss": float(sum(float(x) for x in self.shard.losses.values()))}
 
     def problem(self, done: int) -> Problem | None:

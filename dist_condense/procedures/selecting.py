@@ -41,7 +41,7 @@ class SelectingOutline:
 
     @property
     def shared_tensors(self) -> tuple[dict[str, Kind], dict[str, Kind]]:
-        """Tensors of theta and its momentum, as required and optional ones; none without a network."""
+        """Required tensors, of theta, and optional tensors, of its momentum; both are empty without a network."""
         return theta_tensors(self.build(0)) if self.build else ({}, {})
 
     def facts(self, done: int) -> dict[str, Any]:

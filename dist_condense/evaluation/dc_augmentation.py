@@ -5,7 +5,7 @@ The operations follow the authors' program (``utils.augment``) and are computed 
 - One bilinear warp replaces the program's nearest-neighbour scaling and its rotation by a cubic spline.
 - A scaled image is centred exactly, not to whole pixels.
 - Pixels outside a rotated image are filled with the mean of the batch per channel; the program takes the mean over all
-  channels, which is equal if there is one channel.
+  channels, which is the same for images of one channel.
 
 As in the program, pixels outside a cropped image are filled with the mean of the batch per channel, and pixels outside
 a scaled image with 0.

@@ -1,4 +1,4 @@
-"""Trials of an evaluation in this process; a trial trains one network from scratch per (set, architecture, seed)."""
+"""Trials of an evaluation, run in this process; each trains one network from scratch on one set, with one seed."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class TrainingSet:
     labels: Tensor
     _: KW_ONLY
     epochs: int | None = None
-    """Number of epochs E; None for the protocol's."""
+    """Number of epochs E; None for the protocol's number."""
     draws: int = 1
     """Number of consecutive sets of equal size in ``images``; seed s trains on set s modulo ``draws``.
 
@@ -85,7 +85,7 @@ class TrainingSet:
     """Whether floats are values as stored in a data set, rather than normalised values."""
 
     def draw(self, seed: int) -> TrainingSet:
-        """Return the set that is used for ``seed``, one of the ``draws`` sets."""
+        """Return the training set for ``seed``, which is one of the ``draws`` sets."""
         size = len(self.labels) // self.draws
         rows = slice(seed % self.draws * size, (seed % self.draws + 1) * size)
         return replace(self, images=self.images[rows], labels=self.labels[rows], draws=1)
@@ -117,7 +117,7 @@ class Evaluation:
     device: str = "cpu"
 
     def key(self, trial: Trial) -> Key:
-        """Return the key of a trial's row; its epochs are the set's, or by default the protocol's."""
+        """Return the key of a trial's row, with the epochs of the training set or, if it has none, of the protocol."""
         drawn = self.sets[trial.set].draw(trial.seed)
         epochs = drawn.epochs
         if epochs is None:

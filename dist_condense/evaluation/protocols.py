@@ -51,8 +51,9 @@ IMAGENET_EPOCHS = ((1, 3000), (10, 2000), (50, 1500), (200, 1000), (500, 500))
 def imagenet_epochs(per_class: int, classes: int) -> int:
     """Return the number of epochs E of IDC's ``ipc_epoch``, by :data:`IMAGENET_EPOCHS`.
 
-    For exactly 100 classes it is two thirds, rounded down to a multiple of 100. Deviation: with bounded multi-formation
-    the authors' program counts at most 128 images per class here, so pass the epochs explicitly for such a set.
+    For exactly 100 classes it is two thirds of the table's number, rounded down to a multiple of 100. Deviation: with
+    bounded multi-formation the authors' program counts at most 128 images per class here, so pass the epochs explicitly
+    for such a set.
     """
     epochs = next((epochs for most, epochs in IMAGENET_EPOCHS if per_class <= most), 300)
     return epochs * 2 // 3 // 100 * 100 if classes == 100 else epochs
@@ -172,7 +173,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
 Every protocol omits flips if they change the labels of the data set; IDC's program does so for MNIST and SVHN by name.
 """
 REPLACED: Mapping[str, str] = {"dsa_noflip": "dsa", "idc_noflip": "idc"}
-"""Present names of protocols, by their names in an earlier version, which stated whether they flip."""
+"""Present name of each protocol that had another name in an earlier version, in which flips were part of the name."""
 
 
 def protocol(name: str, flip: bool = True) -> Protocol:

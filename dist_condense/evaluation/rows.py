@@ -1,4 +1,4 @@
-"""Rows of evaluation.csv, one per trained network; each is appended at once, so that an evaluation can resume."""
+"""Rows of evaluation.csv, one per trained network, appended when it finishes so that an evaluation can resume."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ COLUMNS = tuple(field.name for field in fields(Row))
 
 
 def append_csv(path: Path, rows: Iterable[Row]) -> None:
-    """Append rows by replacing the file atomically, so that it is complete at any time.
+    """Append rows by replacing the file atomically, so that its content is complete at any time.
 
     Only one process may write to the file at a time.
     """
@@ -68,7 +68,7 @@ def read_csv(path: Path) -> list[Row]:
     """Read the rows of a file; return no rows if the file does not exist.
 
     The columns may have any order, and lines any ending. Raises RowsError, with file, line and remedy, for any content
-    that :func:`append_csv` could not preserve.
+    that would be lost when :func:`append_csv` rewrites the file.
     """
     if not path.exists():
         return []

@@ -1,4 +1,4 @@
-"""Evaluation on a Ray cluster, with one Ray Tune trial per trial; the only file of this package that imports Ray.
+"""Evaluation on a Ray cluster, with one Ray Tune trial per network; the only file of this package that imports Ray.
 
 Tune only places and runs the trials, without scheduler, search, or stopping on test results. Images are sent once, as
 numpy arrays in the object store, which the trials of a node read without copying.
@@ -63,9 +63,9 @@ def sweep(
 
 
 class Delivery(tune.Callback):
-    """Tune callback that passes each row to ``on_result`` in the driver as soon as its trial reports it.
+    """Tune callback that passes each row to ``on_result`` as soon as its trial reports it, so that no result is lost.
 
-    So no result is lost if the sweep ends early.
+    It runs in the driver.
     """
 
     def __init__(self, on_result: Callable[[Row], None]) -> None:

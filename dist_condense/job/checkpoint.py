@@ -75,7 +75,7 @@ class State:
 
 
 class Damaged(ValueError):
-    """Error for a checkpoint with an invalid manifest, or with a file that differs from it; names the damaged file."""
+    """Error for a checkpoint with an invalid manifest or a file that differs from it; the message names the file."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,9 @@ def names(store: Storage) -> list[str]:
 def newest(store: Storage, report: Callable[[str], None] = lambda text: None) -> Checkpoint | None:
     """Return the newest committed checkpoint whose manifest and file sizes are intact.
 
-    Damaged checkpoints are skipped, and None is returned or Damaged raised, as by :func:`furthest`.
+    Damaged checkpoints are skipped. Returns None if no checkpoint was committed; raises Damaged if none is intact.
+
+    :param report: called with a sentence for each damaged checkpoint that is skipped.
     """
     return furthest(store, lambda name: measured(store, name), report)
 

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class CheckpointWriter:
-    """Writer of checkpoints in a background thread; all workers write one checkpoint together at a time.
+    """Writer of checkpoints in a background thread; all workers write each checkpoint together, one at a time.
 
     :param coordinator: separate process group (:meth:`Coordinator.beside`), used by the writing thread only.
     :param kept: number of newest checkpoints to keep.

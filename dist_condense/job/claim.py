@@ -34,7 +34,7 @@ class Claim:
 
     folder: Path
     owner: str
-    """Identifier of the start: host, process number and a random number."""
+    """Identifier of the start: host, process id and a random number."""
 
     @classmethod
     def new(cls, folder: Path) -> Claim:
@@ -81,7 +81,7 @@ class Claim:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold the folder's lock within the context, so that a new start waits for the context before it writes.
+        """Hold the folder's lock within the context, so that a new start waits for its end before writing.
 
         Raises RunFailed if another start already owns the folder.
         """
@@ -139,4 +139,4 @@ def _flock(lock: int | None, how: int) -> bool:
 
 def _close(lock: int | None) -> None:
     if lock is not None:
-        os.close(lock)  # unlocks
+        os.close(lock)  # releases the lock

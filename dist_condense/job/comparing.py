@@ -1,4 +1,4 @@
-"""Evaluation of a run's synthetic set and of the sets for comparison, with the results in evaluation.csv."""
+"""Evaluation of a run's synthetic set, and of other sets for comparison; the results are in evaluation.csv."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Comparison:
-    """Evaluation of a run, which trains networks on its own set and on other sets for comparison.
+    """Evaluation of a run, in which networks are trained on the run's set and on other sets for comparison.
 
     :param config: resolved config of the run.
     :param claim: claim of this start to the run's folder.
@@ -92,10 +92,10 @@ class Comparison:
 
 
 def _selected(name: str, of: Comparison) -> TrainingSet:
-    """Return the set of real images selected by the method ``name``.
+    """Return the set of real images that the selection ``name`` selects.
 
-    A selection with features is made by a separate run, whose result all runs on the same data share; other selections
-    are made here.
+    A selection with features is made by a separate run, whose result all runs on the same data share. Other selections
+    are made in this process.
     """
     selection, config = SELECTIONS[name], of.config
     if selection.features:
@@ -138,7 +138,7 @@ def _condensed(of: Comparison) -> TrainingSet:
 def _set(folder: Path, epochs: int | None) -> TrainingSet:
     """Load the synthetic set of the run in ``folder`` as a training set.
 
-    :param epochs: number of epochs of the training; None for the protocol's.
+    :param epochs: number of epochs of the training; None for the protocol's number.
     """
     loaded = load_set(RunFolder(folder).synthetic_set)
     images = loaded.batch(torch.arange(len(loaded)))

@@ -1,4 +1,4 @@
-"""Comparison of a checkpoint's tensors with a run's, by their headers before a start and again during loading."""
+"""Comparison of a checkpoint's tensors with those that a run expects, by header before a start and while loading."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _is_intact(stored: Checkpoint, entry: FileEntry) -> bool:
 
 
 def _unlike(kinds: Kinds, entry: FileEntry, outline: Outline) -> Iterator[str]:
-    """Yield a problem for each tensor of a file that is missing, unknown, or of an unexpected type or shape."""
+    """Yield a problem for each tensor that is missing from a file, unknown, or of an unexpected type or shape."""
     if entry.name == SHARED:
         needed, optional = outline.shared_tensors
     else:

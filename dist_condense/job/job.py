@@ -60,7 +60,7 @@ class Job:
     _: KW_ONLY
     remarks: list[str]
     keeping: Choice
-    """Where the workers keep the real images."""
+    """Tier in which the workers keep the real images, and its memory budget."""
     start: Checkpoint | None = None
     """Checkpoint that the run continues from."""
     how: str = resume.AUTO

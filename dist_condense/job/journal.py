@@ -53,7 +53,7 @@ class Intervals:
 class Note:
     """Report of a worker in a meeting, where the workers agree whether to save and stop.
 
-    The values of rank 0, from its clock and its view of the folder, decide ``due``, ``stop`` and ``pause``.
+    For ``due``, ``stop`` and ``pause``, rank 0 decides by its own clock and its view of the folder.
     """
 
     _: KW_ONLY
@@ -164,13 +164,13 @@ class Journal:
     # --- the parts ------------------------------------------------------------------------------------------------
 
     def _strides(self, units: int) -> int:
-        """Round ``units`` up to a multiple of the procedure's stride, where all workers have computed equally many."""
+        """Round ``units`` up to a multiple of the procedure's stride, where all workers have completed equally many."""
         return -(-units // self.procedure.stride) * self.procedure.stride
 
     def _after_event(self) -> None:
         """Count a completed unit, or update inside a unit, and meet the other workers if a meeting is due.
 
-        Saves if the meeting decides to. Raises Stopped after a request to stop, RunFailed if a worker has a problem.
+        Saves if the workers agree to. Raises Stopped after a request to stop, and RunFailed if a worker has a problem.
         """
         self._events += 1
         stepped, every = self.procedure.updates == 0, self.intervals.steps

@@ -67,7 +67,7 @@ class _File(logging.FileHandler):
 
 @contextmanager
 def kept(folder: Path, start: str, worker: Coordinator | None = None, logger: str = PACKAGE) -> Iterator[None]:
-    """Within the context, log the messages of ``logger`` to a file in ``folder/logs``, and an error that ends it.
+    """Log to a file in ``folder/logs`` within the context: messages of ``logger``, and an error that ends the context.
 
     :param folder: folder of the run, whose name is the name of the run.
     :param start: identifier of this start of the run.
@@ -90,5 +90,5 @@ def kept(folder: Path, start: str, worker: Coordinator | None = None, logger: st
         log.info("ended")
     finally:
         log.removeHandler(file)
-        with suppress(OSError):  # a full disk
+        with suppress(OSError):  # for example a full disk
             file.close()

@@ -1,4 +1,4 @@
-"""Checks before a run changes anything: of its config and data, and of this machine, its disks, stores and servers."""
+"""Checks of config, data, this machine, disks, stores and servers, before a run changes anything."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def _write_problem(store: Storage) -> str | None:
     """Return why a store cannot be written to, or None; for a missing folder, test its nearest existing parent."""
     try:
         if isinstance(store, Folder):
-            with TemporaryFile(dir=_existing_parent(store.path)) as file:  # without a name
+            with TemporaryFile(dir=_existing_parent(store.path)) as file:  # it has no name in the folder
                 file.write(bytes(4096))
                 file.flush()
                 os.fsync(file.fileno())
@@ -181,7 +181,7 @@ def _write_problem(store: Storage) -> str | None:
 
 
 def earlier(config: RunConfig) -> dict[str, Any]:
-    """Return the identity of the run that the output folder contains; empty if it contains no run."""
+    """Return the identity of the run in the output folder, by key of its config; empty if there is no run."""
     existing = RunFolder(Path(config.output).expanduser()).config
     return identity(read(existing)) if existing.exists() else {}
 

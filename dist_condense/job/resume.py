@@ -66,7 +66,7 @@ def check(config: RunConfig, dataset: ImageSet, start: Checkpoint | None) -> Non
 
 
 def copy(config: RunConfig, dataset: ImageSet, start: Checkpoint | None, how: str = AUTO) -> Checkpoint | None:
-    """Copy a checkpoint of another folder, with its entries of metrics.jsonl, to this run, and return it.
+    """Copy a checkpoint of another folder, with its entries of metrics.jsonl, to this run; return this checkpoint.
 
     A checkpoint of this run, or None, is returned unchanged. Each file is verified while it is copied. If ``how`` is a
     folder of several checkpoints, damaged ones are skipped.

@@ -1,4 +1,4 @@
-"""Handling of Ctrl-C and SIGTERM in the driver, which requests the workers to save at the same step and stop."""
+"""Handling of Ctrl-C and SIGTERM in the driver, where a signal makes all workers save at the same step and stop."""
 
 from __future__ import annotations
 

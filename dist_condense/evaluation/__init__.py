@@ -1,4 +1,4 @@
-"""Training of networks from scratch on a set, and their test: protocols, trials, and a sweep over a cluster.
+"""Evaluation of a set, on which networks are trained from scratch and then tested: protocols, trials and a sweep.
 
-`evaluate` runs in this process; only `sweep` imports Ray, and it is not imported here.
+`evaluate` runs the trials in this process, `sweep` on a cluster; only `sweep`, not imported here, imports Ray.
 """

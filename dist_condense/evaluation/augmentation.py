@@ -1,4 +1,4 @@
-"""Augmentation of the training batches of an evaluation: the operations of the core, with magnitudes per image."""
+"""Augmentation of training batches in evaluations, by the operations of the core with separate magnitudes per image."""
 
 from __future__ import annotations
 
@@ -15,30 +15,33 @@ from dist_condense.system.transfer import to_device
 
 
 class Augmentation(typing.Protocol):
-    """Augmentation of images ``[N, C, h, w]`` in normalised space; every draw comes from the generator."""
+    """Augmentation of images ``[N, C, h, w]`` in normalised space; the generator determines every random draw."""
 
     def __call__(self, images: Tensor, generator: torch.Generator, statistics: ChannelStatistics) -> Tensor: ...
 
     def without_flip(self) -> Augmentation:
-        """Return the same augmentation without flips, for images whose label a flip would change."""
+        """Return the same augmentation without flips, for data sets in which a flip may change the label."""
         ...
 
 
 @dataclass(frozen=True)
 class Nothing:
-    """No augmentation."""
+    """Augmentation that leaves images unchanged."""
 
     def __call__(self, images: Tensor, generator: torch.Generator, statistics: ChannelStatistics) -> Tensor:
         return images
 
     def without_flip(self) -> Nothing:
-        """Return this augmentation, which never flips."""
+        """Return this augmentation itself, because it never flips."""
         return self
 
 
 @dataclass(frozen=True)
 class ByStrategy:
-    """Strategy of DSA or IDC, with magnitudes per image and one draw of ``one_of`` per batch."""
+    """Augmentation by a strategy of DSA or IDC, with separate magnitudes per image.
+
+    The operation of ``one_of`` is drawn once per batch.
+    """
 
     strategy: Strategy
 
@@ -48,5 +51,5 @@ class ByStrategy:
         return augmentation.apply(images, draw.to(images.device, images.dtype, to_device))
 
     def without_flip(self) -> ByStrategy:
-        """Return the strategy of the other operations."""
+        """Return the augmentation by the same strategy without its flip."""
         return ByStrategy(self.strategy.without("flip"))

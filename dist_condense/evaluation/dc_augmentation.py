@@ -1,9 +1,14 @@
-"""DC's augmentation in evaluations: one operation of a list per image (published for MNIST and for BatchNorm).
+"""DC's augmentation in evaluations: one operation of a list per image (used by DC on MNIST and with BatchNorm).
 
-As in the published program (``utils.augment``), with two deviations: one bilinear warp replaces its nearest-neighbour
-scaling and the cubic spline of its rotations, and a scaled image is centred exactly, not to whole pixels. Everything is
-computed in normalised space. The program fills pixels outside a cropped or rotated image with the mean of the batch per
-channel (rotations: over all channels, equal if there is one), and those outside a scaled image with 0.
+The operations follow the authors' program (``utils.augment``) and are computed in normalised space. Deviations:
+
+- One bilinear warp replaces the program's nearest-neighbour scaling and its rotation by a cubic spline.
+- A scaled image is centred exactly, not to whole pixels.
+- Pixels outside a rotated image are filled with the mean of the batch per channel; the program takes the mean over all
+  channels, which is the same for images of one channel.
+
+As in the program, pixels outside a cropped image are filled with the mean of the batch per channel, and pixels outside
+a scaled image with 0.
 """
 
 from __future__ import annotations
@@ -25,31 +30,33 @@ CROP, SCALE, DEGREES, NOISE = 4, 0.2, 45, 0.001
 
 @dataclass(frozen=True)
 class Change:
-    """The effect of one operation on each of n images."""
+    """Effect of one operation on each of n images."""
 
     warp: Tensor
-    """Affine maps, ``[n, 2, 3]`` float64, as in :class:`dist_condense.core.augmentation.Draw`."""
+    """Affine maps from output to input coordinates, ``[n, 2, 3]`` float64, as in
+    :class:`dist_condense.core.augmentation.Draw`.
+    """
     fill: float
-    """Value of pixels outside the image, as a multiple of the mean of the batch."""
+    """Value of pixels outside the image, as a multiple of the mean of the batch per channel."""
     noise: float
     """Standard deviation of the added noise."""
 
 
 def crop(sampler: Sampler) -> Change:
-    """Crop windows at offsets 0..7 of the images padded by 4: shifts of rows and columns from -4 to +3."""
+    """Crop the images, padded by 4 pixels, at offsets 0 to 7, which shifts rows and columns by -4 to +3 pixels."""
     shift = torch.stack([sampler.integers(-CROP, CROP) for _ in sampler.size], 1)
     return Change(set_crop(neutral(sampler.n), shift, sampler.size).warp, 1, 0)
 
 
 def scale(sampler: Sampler) -> Change:
-    """Scale width and height to int(u * size) pixels each, u in [0.8, 1.2), about the centre."""
+    """Scale width and height about the centre, each to int(u * size) pixels with its own u uniform in [0.8, 1.2)."""
     size = torch.tensor([sampler.size[1], sampler.size[0]], dtype=torch.float64)
     pixels = ((1 - SCALE + 2 * SCALE * sampler.uniform(2)) * size).floor()
     return Change(set_scale(neutral(sampler.n), size / pixels).warp, 0, 0)
 
 
 def rotate(sampler: Sampler) -> Change:
-    """Rotate by whole degrees from -45 to 44."""
+    """Rotate each image by a whole number of degrees from -45 to 44."""
     radians = sampler.integers(-DEGREES, DEGREES).double() * (math.pi / 180)
     return Change(set_rotation(neutral(sampler.n), radians).warp, 1, 0)
 
@@ -69,7 +76,10 @@ OPERATIONS: Mapping[str, Callable[[Sampler], Change]] = {
 
 @dataclass(frozen=True)
 class OnePerImage:
-    """One of the named operations per image, drawn uniformly."""
+    """Augmentation that applies one of the named operations, drawn uniformly, to each image.
+
+    :param operations: keys of :data:`OPERATIONS`.
+    """
 
     operations: tuple[str, ...]
 
@@ -85,12 +95,15 @@ class OnePerImage:
         return warped(images, warp, fill * images.mean((0, 2, 3), keepdim=True)) + strength * white
 
     def without_flip(self) -> OnePerImage:
-        """Return this augmentation, none of whose operations flips."""
+        """Return this augmentation itself, because none of its operations flips."""
         return self
 
 
 def warped(images: Tensor, warp: Tensor, fill: Tensor) -> Tensor:
-    """Warp ``[n, C, h, w]`` by ``[n, 2, 3]``; pixels outside an image get the value ``fill`` ``[n, C, 1, 1]``."""
+    """Warp images ``[n, C, h, w]`` by affine maps ``[n, 2, 3]``.
+
+    :param fill: value of pixels outside each image, ``[n, C, 1, 1]``.
+    """
     draw = replace(neutral(len(images)), warp=warp).to(images.device, images.dtype, to_device)
     return augmentation.warp(images - fill, draw) + fill
 

@@ -1,4 +1,4 @@
-"""Trials of an evaluation, one network trained from scratch per (set, architecture, seed), in this process."""
+"""Trials of an evaluation, run in this process; each trains one network from scratch on one set, with one seed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ from dist_condense.system.processor import on_threads
 
 @dataclass(frozen=True)
 class Trial:
-    """A network to train: the set, the architecture (a text of `networks`: `convnet:depth=4`) and the seed."""
+    """Network to train: name of the set, architecture and seed.
+
+    :param architecture: name of a network, possibly with options, such as ``convnet:depth=4``.
+    """
 
     set: str
     architecture: str
@@ -30,7 +33,7 @@ class Trial:
 
 
 class TrialFailed(RuntimeError):
-    """Error of an evaluation in which some trials did not finish; the rows of the others have been passed on."""
+    """Error of an evaluation in which some trials failed; the rows of the other trials have been reported."""
 
     def __init__(self, *problems: str) -> None:
         super().__init__(*problems)
@@ -41,7 +44,10 @@ class TrialFailed(RuntimeError):
 
     @classmethod
     def of(cls, reasons: Mapping[Trial, str], total: int) -> TrialFailed:
-        """Return the error for trials with their reasons; trials with equal reasons share a line."""
+        """Return the error for failed trials with their reasons; trials with equal reasons share a line.
+
+        :param total: number of trials, including those that did not fail.
+        """
         names: dict[str, list[str]] = {}
         for trial, reason in reasons.items():
             names.setdefault(reason, []).append(f"{trial.set} / {trial.architecture} / seed {trial.seed}")
@@ -50,37 +56,42 @@ class TrialFailed(RuntimeError):
 
 
 def trials(sets: Iterable[str], architectures: Iterable[str], seeds: Iterable[int]) -> list[Trial]:
-    """Return a trial for every combination, sets outermost."""
+    """Return a trial for every combination, ordered by set, then architecture, then seed."""
     architectures, seeds = list(architectures), list(seeds)
     return [Trial(s, a, seed) for s in sets for a in architectures for seed in seeds]
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingSet:
-    """A set to train on: decoded images ``[N, C, h, w]``, bytes or floats, and labels, int64 ``[N]`` or class
-    probabilities ``[N, classes]``. Floats are normalised unless ``stored``.
+    """Training set of an evaluation.
+
+    :param images: decoded images ``[N, C, h, w]``, bytes or floats; floats are normalised values unless ``stored``.
+    :param labels: int64 ``[N]`` or class probabilities ``[N, classes]``.
     """
 
     images: Tensor
     labels: Tensor
     _: KW_ONLY
     epochs: int | None = None
-    """Epochs E; None: the protocol's."""
+    """Number of epochs E; None for the protocol's number."""
     draws: int = 1
-    """Number of consecutive sets of equal size; seed s trains on set s (random selections: a new draw per seed)."""
+    """Number of consecutive sets of equal size in ``images``; seed s trains on set s modulo ``draws``.
+
+    Random selections thus have a new draw per seed.
+    """
     tiles: int = 1
-    """Number of images to which each learnt image was decoded."""
+    """Number of decoded images per learnt image."""
     stored: bool = False
-    """Whether floats are values as stored by a data set, not normalised ones."""
+    """Whether floats are values as stored in a data set, rather than normalised values."""
 
     def draw(self, seed: int) -> TrainingSet:
-        """Return the set on which a seed trains."""
+        """Return the training set for ``seed``, which is one of the ``draws`` sets."""
         size = len(self.labels) // self.draws
         rows = slice(seed % self.draws * size, (seed % self.draws + 1) * size)
         return replace(self, images=self.images[rows], labels=self.labels[rows], draws=1)
 
     def batches(self, statistics: ChannelStatistics, device: str) -> Images:
-        """Return a function from positions to images in normalised space on the device."""
+        """Return a function from positions ``[B]`` to images ``[B, C, h, w]`` in normalised space on ``device``."""
         if self.images.is_floating_point() and not self.stored:
             return lambda positions: self.images[positions].to(device)
         return lambda positions: statistics.normalise(to_values(self.images[positions].to(device)))
@@ -88,20 +99,25 @@ class TrainingSet:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Evaluation:
-    """The arguments that all trials share."""
+    """Arguments that all trials of an evaluation share.
+
+    :param sets: training sets by name.
+    :param statistics: channel statistics by which images are normalised.
+    :param classes: number of classes.
+    """
 
     sets: Mapping[str, TrainingSet]
     test: TestImages
     statistics: ChannelStatistics
     classes: int
     protocol: str
-    """Name of one of `protocols.PROTOCOLS`."""
+    """Key of :data:`dist_condense.evaluation.protocols.PROTOCOLS`."""
     flip: bool = True
-    """Whether a flipped image keeps its label; otherwise no augmentation flips."""
+    """Whether a flipped image keeps its label; if not, no augmentation flips."""
     device: str = "cpu"
 
     def key(self, trial: Trial) -> Key:
-        """Return the key of the row of a trial."""
+        """Return the key of a trial's row, with the epochs of the training set or, if it has none, of the protocol."""
         drawn = self.sets[trial.set].draw(trial.seed)
         epochs = drawn.epochs
         if epochs is None:
@@ -110,7 +126,10 @@ class Evaluation:
 
 
 def run_trial(trial: Trial, evaluation: Evaluation) -> Row:
-    """Train and test one network. Equal seeds start from the same weights on every set, for paired comparisons."""
+    """Train and test the network of a trial, and return its row.
+
+    Networks with equal seeds start from the same weights on every set, for paired comparisons.
+    """
     keep_freed_memory()
     drawn = evaluation.sets[trial.set].draw(trial.seed)
     channels, height, width = drawn.images.shape[1:]
@@ -137,15 +156,16 @@ def run_trial(trial: Trial, evaluation: Evaluation) -> Row:
 
 
 Runner = Callable[[Sequence[Trial], Evaluation, Callable[[Row], None]], object]
-"""Function that runs trials and calls back with each row when its trial has finished."""
+"""Function that runs trials, and calls its third argument with the row of each trial that has finished."""
 
 
 def in_process(
     todo: Sequence[Trial], evaluation: Evaluation, on_result: Callable[[Row], None], threads: int | None = None
 ) -> None:
-    """Run trials one after the other. Raises TrialFailed after the last one if some failed.
+    """Run trials one after the other. Raises TrialFailed after the last trial if some failed.
 
-    :param threads: torch's number of CPU threads for the trials; None: unchanged.
+    :param on_result: called with the row of each trial that has finished.
+    :param threads: torch's number of CPU threads during the trials; None leaves it unchanged.
     """
     reasons: dict[Trial, str] = {}
     with on_threads(threads):
@@ -174,10 +194,11 @@ def evaluate(
     A row is identified by set, protocol, architecture, seed and epochs, so a set that has changed needs another name or
     another file.
 
-    :param path: evaluation.csv, to which new rows are added; None: no file.
-    :param on_result: called with each new row, after it is in the file.
-    :param runner: `in_process`, or `sweep.sweep` with its resources bound.
-    :param writing: context of each write of the file; raises if this process may no longer write.
+    :param path: path of evaluation.csv, to which new rows are appended; None for no file.
+    :param on_result: called with each new row, once it is in the file.
+    :param runner: `in_process`, or `sweep.sweep` with bound resources.
+    :param writing: function that returns the context for each write to the file; it raises if this process may no
+        longer write.
     """
     done = {row.key: row for row in (read_csv(path) if path else [])}
 

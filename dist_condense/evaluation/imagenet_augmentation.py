@@ -1,8 +1,11 @@
-"""IDC's augmentation on ImageNet: random resized crop, flip, colour jitter, PCA lighting (AlexNet's).
+"""IDC's augmentation on ImageNet: random resized crop, flip, colour jitter, and the PCA lighting of AlexNet.
 
-Computed in [0, 1] on a whole batch, with magnitudes per image, and never clamped (as published). Two deviations: the
-order of the three jitters is drawn once per batch, not per image; and a crop is sampled bilinearly once, so its border
-reads up to half a pixel outside the crop instead of repeating the edge.
+It is computed on a whole batch of images with values in [0, 1], with separate magnitudes per image; as in the authors'
+program, results are not clamped. Deviations from the program:
+
+- The order of the three jitters is drawn once per batch, not per image.
+- A crop is sampled bilinearly from the image in one step, so its border reads up to half a pixel outside the crop
+  instead of repeating the edge.
 """
 
 from __future__ import annotations
@@ -20,9 +23,9 @@ from dist_condense.data.normalise import ChannelStatistics
 LUMA = (0.299, 0.587, 0.114)
 EIGENVALUES = (0.2175, 0.0188, 0.0045)
 EIGENVECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
-"""Principal components of the colours of ImageNet: rows are red, green, blue; a column belongs to each eigenvalue."""
+"""Principal components of ImageNet's colours, one column per eigenvalue; the rows are red, green and blue."""
 ATTEMPTS = 10
-"""Crops drawn per image before the whole image is used (as in torchvision's RandomResizedCrop)."""
+"""Number of crops drawn per image; if none fits, the whole image is used, as in torchvision's RandomResizedCrop."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,13 +35,13 @@ class ImagenetAugmentation:
     area: tuple[float, float] = (0.5, 1.0)
     """Range of a crop's area, as a fraction of the image."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    """Range of width over height of a crop, uniform in the logarithm."""
+    """Range of a crop's ratio of width to height, whose logarithm is uniform."""
     jitter: float = 0.4
-    """Brightness, contrast and saturation are each scaled by a factor in [1 - jitter, 1 + jitter)."""
+    """Strength j: brightness, contrast and saturation are each scaled by a factor in [1 - j, 1 + j)."""
     lighting: float = 0.1
-    """Standard deviation along the principal components of the colours."""
+    """Standard deviation of the coefficients of the principal components, in units of the eigenvalues."""
     flip: bool = True
-    """Whether half of the images are flipped horizontally."""
+    """Whether each image is flipped horizontally with probability 1/2."""
 
     def __call__(self, images: Tensor, generator: torch.Generator, statistics: ChannelStatistics) -> Tensor:
         n, size = len(images), (images.shape[-2], images.shape[-1])
@@ -56,7 +59,10 @@ class ImagenetAugmentation:
         return replace(self, flip=False)
 
     def boxes(self, n: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
-        """Draw n crops, float64 ``[n, 4]``: top, left, height and width in whole pixels."""
+        """Draw one crop for each of n images: top, left, height and width in whole pixels, float64 ``[n, 4]``.
+
+        :param size: (height, width) of an image.
+        """
         u = torch.rand(4, n, ATTEMPTS, generator=generator, dtype=torch.float64)
         area = _between(self.area, u[0]) * size[0] * size[1]
         ratio = _between((math.log(self.ratio[0]), math.log(self.ratio[1])), u[1]).exp()
@@ -69,7 +75,11 @@ class ImagenetAugmentation:
 
 
 def crop_and_flip(images: Tensor, boxes: Tensor, flipped: Tensor) -> Tensor:
-    """Resize crops ``[n, 4]`` (top, left, height, width) to the image size, and mirror those with ``flipped [n]``."""
+    """Resize a crop of each image to the image size, and mirror it horizontally where ``flipped`` is true.
+
+    :param boxes: crops ``[n, 4]``: top, left, height and width in pixels.
+    :param flipped: bool ``[n]``.
+    """
     size = torch.tensor(images.shape[-2:], dtype=boxes.dtype)
     extent = boxes[:, 2:] / size
     centre = (2 * boxes[:, :2] + boxes[:, 2:]) / size - 1
@@ -81,7 +91,7 @@ def crop_and_flip(images: Tensor, boxes: Tensor, flipped: Tensor) -> Tensor:
 
 
 def brighten(images: Tensor, factor: Tensor) -> Tensor:
-    """Scale the brightness by ``factor`` ``[n, 1, 1, 1]``."""
+    """Scale the brightness of each image by ``factor`` ``[n, 1, 1, 1]``."""
     return images * factor
 
 
@@ -99,7 +109,7 @@ JITTERS: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (brighten, contrast, s
 
 
 def light(images: Tensor, alpha: Tensor) -> Tensor:
-    """Add the principal components of the colours, scaled by ``alpha`` ``[n, 3]`` and the eigenvalues."""
+    """Add the principal components of ImageNet's colours, scaled by ``alpha`` ``[n, 3]`` times the eigenvalues."""
     colours = (alpha * torch.tensor(EIGENVALUES)) @ torch.tensor(EIGENVECTORS).T
     return images + colours.to(images)[:, :, None, None]
 

@@ -1,7 +1,7 @@
 """Protocols by which the papers train networks on a set before testing them, one line of `PROTOCOLS` each.
 
-The values are those of the published programs. Results are reported after the last epoch; the best of four test
-evaluations, which IDC's papers report, is stored as well, under its own name.
+The values are those of the authors' programs. The reported result is the accuracy after the last epoch; the best of
+four test evaluations, which IDC's papers report, is stored as well, as ``top1_best``.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from dist_condense.evaluation.dc_augmentation import OnePerImage
 from dist_condense.evaluation.imagenet_augmentation import ImagenetAugmentation
 
 EpochRule = Callable[[int, int], int]
-"""Function from (decoded images per class, classes) to the epochs E of a protocol."""
+"""Function from (number of decoded images per class, number of classes) to the number of epochs E of a protocol."""
 Schedule = Callable[[int, int], float]
-"""Function from (epoch from 0, E) to the factor of the learning rate in that epoch."""
+"""Function from (epoch, counted from 0; number of epochs E) to the factor of the learning rate in that epoch."""
 
 
 @dataclass(frozen=True)
 class Fewer:
-    """Smaller number of epochs of one network on large sets."""
+    """Smaller number of epochs, which a protocol uses for one network on large sets."""
 
     epochs: int
-    """Epochs E."""
+    """Number of epochs E."""
     ipc: int
-    """Least number of learnt images per class of such a set."""
+    """Minimum number of learnt images per class of such a set."""
     tiles: int
-    """Least number of tiles per learnt image of such a set."""
+    """Minimum number of decoded images per learnt image of such a set."""
 
 
 def thousand(per_class: int, classes: int) -> int:
@@ -45,66 +45,69 @@ def three_hundred(per_class: int, classes: int) -> int:
 
 
 IMAGENET_EPOCHS = ((1, 3000), (10, 2000), (50, 1500), (200, 1000), (500, 500))
-"""Pairs (largest number of decoded images per class, epochs); 300 epochs for larger sets."""
+"""Pairs (maximum number of decoded images per class, number of epochs); larger sets have 300 epochs."""
 
 
 def imagenet_epochs(per_class: int, classes: int) -> int:
-    """Return the epochs of IDC's ``ipc_epoch``; for exactly 100 classes two thirds, rounded down to a multiple of 100.
+    """Return the number of epochs E of IDC's ``ipc_epoch``, by :data:`IMAGENET_EPOCHS`.
 
-    Deviation: with bounded multi-formation the published program counts at most 128 images per class here, so pass the
-    epochs explicitly for such a set.
+    For exactly 100 classes it is two thirds of the table's number, rounded down to a multiple of 100. Deviation: with
+    bounded multi-formation the authors' program counts at most 128 images per class here, so pass the epochs explicitly
+    for such a set.
     """
     epochs = next((epochs for most, epochs in IMAGENET_EPOCHS if per_class <= most), 300)
     return epochs * 2 // 3 // 100 * 100 if classes == 100 else epochs
 
 
 def one_drop(epoch: int, epochs: int) -> float:
-    """Return the factor of DC: 1 up to epoch E//2 + 1 (from 0), then 0.1."""
+    """Return the factor of DC's learning rate: 1 up to epoch E//2 + 1 (counted from 0, E = ``epochs``), then 0.1."""
     return 1.0 if epoch <= epochs // 2 + 1 else 0.1
 
 
 def two_drops(epoch: int, epochs: int) -> float:
-    """Return the factor of IDC: 1, from epoch 2E//3 on 0.2, from 5E//6 on 0.04."""
+    """Return the factor of IDC's learning rate: 1, then 0.2 from epoch 2E//3, and 0.04 from epoch 5E//6.
+
+    Epochs are counted from 0, and E = ``epochs``.
+    """
     drops = (epoch >= 2 * epochs // 3) + (epoch >= 5 * epochs // 6)
     return float(0.2**drops)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """Training by SGD on the cross-entropy, in shuffled epochs that keep their incomplete batch."""
+    """Training by SGD on the cross-entropy, in shuffled epochs that include the incomplete last batch."""
 
     lr: float
-    """Learning rate."""
+    """Initial learning rate."""
     momentum: float
-    """Momentum."""
+    """Momentum of SGD."""
     weight_decay: float
-    """Weight decay, of all parameters."""
+    """Weight decay, applied to all parameters."""
     batch: int
-    """Images per update."""
+    """Number of images per update."""
     epochs: EpochRule
     """Default number of epochs E."""
     schedule: Schedule
-    """Factor of the learning rate over the epochs."""
+    """Factor of the learning rate in each epoch."""
     reset_momentum: bool = False
-    """Whether a drop of the learning rate starts a new optimiser."""
+    """Whether the optimiser is created anew when the learning rate changes, which resets its momentum."""
     extra_epochs: int = 0
-    """Epochs beyond E that the published program runs; the schedule and tables use E."""
+    """Number of epochs that the authors' program runs in addition to E; the schedule and tables use E."""
     augmentation: Augmentation = field(default_factory=Nothing)
     """Augmentation of each batch, in normalised space."""
     cutmix: float = 0.0
-    """Probability of CutMix per batch, after the augmentation."""
+    """Probability that CutMix is applied to a batch, after the augmentation."""
     evaluations: int = 1
-    """Number of test evaluations, evenly spaced, the last one at the end."""
+    """Number of test evaluations, evenly spaced over the epochs; the last one follows the last epoch."""
     fewer: Mapping[str, Fewer] = field(default_factory=dict)
-    """Exceptions to :attr:`epochs` by the name of a network, without its options."""
+    """Exceptions to :attr:`epochs`, by the name of a network without its options."""
     whole_epochs: int | None = None
-    """Epochs E on the whole training set; None: as on other sets."""
+    """Number of epochs E on the whole training set; None if it follows from :attr:`epochs`, as for other sets."""
 
     def epochs_for(self, labels: Tensor, architecture: str = "", tiles: int = 1) -> int:
-        """Return the epochs E for a set with these labels, ``[N]`` or class probabilities ``[N, classes]``.
+        """Return the number of epochs E for a set, which depends on its mean number of decoded images per class.
 
-        They depend on the mean number of decoded images per class.
-
+        :param labels: labels of the decoded images, ``[N]`` or class probabilities ``[N, classes]``.
         :param architecture: name of a network, possibly with options after a colon.
         :param tiles: number of decoded images per learnt image.
         """
@@ -159,18 +162,24 @@ PROTOCOLS: Mapping[str, Protocol] = {
     "idc_imagenet": _IMAGENET,
     "idc_imagenet100": replace(_IMAGENET, lr=0.1, weight_decay=1e-4, batch=128),
 }
-"""Protocols by name. `dc_mnist` and `dc_batchnorm`: DC on MNIST, and with a ConvNet with BatchNorm. IDC's exceptions,
-both without CutMix: `idc_mnist_factor2`, MNIST with a factor above 1 (colour, one of crop, scale, rotate);
-`idc_svhn_ipc1`, SVHN with ipc 1 and factor 1 (colour, the same list, cutout). Every protocol omits flips if they change
-the labels of the data set, as IDC's program does for MNIST and SVHN by name."""
+"""Protocols by name.
+
+- `dc_mnist` and `dc_batchnorm`: DC on MNIST, and DC with a ConvNet with BatchNorm.
+- `idc_mnist_factor2`: IDC on MNIST with a factor above 1, without CutMix. Augmentation: colour, and one of crop, scale
+  and rotate.
+- `idc_svhn_ipc1`: IDC on SVHN with ipc 1 and factor 1, without CutMix. Augmentation: colour, cutout, and one of crop,
+  scale and rotate.
+
+Every protocol omits flips if they change the labels of the data set; IDC's program does so for MNIST and SVHN by name.
+"""
 REPLACED: Mapping[str, str] = {"dsa_noflip": "dsa", "idc_noflip": "idc"}
-"""Replacements of the names of an earlier version, in which flips were part of the name."""
+"""Present name of each protocol that had another name in an earlier version, in which flips were part of the name."""
 
 
 def protocol(name: str, flip: bool = True) -> Protocol:
-    """Return the protocol of this name. Raises ValueError, with all names, if there is none.
+    """Return the protocol of this name. Raises ValueError, which lists all names, if there is none.
 
-    :param flip: whether flipped images keep their label; otherwise the protocol does not flip.
+    :param flip: whether flipped images keep their label; if not, the returned protocol does not flip.
     """
     if name not in PROTOCOLS:
         now = f" {REPLACED[name]} does the same now." if name in REPLACED else ""

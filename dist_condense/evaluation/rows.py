@@ -1,4 +1,4 @@
-"""Rows of evaluation.csv, one per trained network, appended as it finishes so that an evaluation can resume."""
+"""Rows of evaluation.csv, one per trained network, appended when it finishes so that an evaluation can resume."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dist_condense.system.files import write_atomically
 
 
 class Key(NamedTuple):
-    """Identity of a trial: rows with equal keys are of the same trial."""
+    """Identity of a trial; rows with equal keys belong to the same trial."""
 
     set: str
     protocol: str
@@ -25,18 +25,18 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A network trained on a set and tested; the columns of evaluation.csv, in this order."""
+    """Result of a network trained on a set and tested; the fields are the columns of evaluation.csv, in order."""
 
     set: str
     protocol: str
     architecture: str
     seed: int
     epochs: int
-    """Epochs E."""
+    """Number of epochs E."""
     top1_last: float
     """Top-1 accuracy after the last epoch, in percent."""
     top1_best: float | None
-    """Best top-1 accuracy, in percent, selected on the test set; None: not recorded."""
+    """Best top-1 accuracy of several test evaluations, in percent, selected on the test set; None if not recorded."""
 
     @property
     def key(self) -> Key:
@@ -45,14 +45,17 @@ class Row:
 
 
 class RowsError(ValueError):
-    """A file that does not contain rows; the message says where, and what to do."""
+    """Error for a file whose content is not rows of an evaluation; the message states the line and the remedy."""
 
 
 COLUMNS = tuple(field.name for field in fields(Row))
 
 
 def append_csv(path: Path, rows: Iterable[Row]) -> None:
-    """Append rows, replacing the file atomically so that it is complete at any time. One writer at a time."""
+    """Append rows by replacing the file atomically, so that its content is complete at any time.
+
+    Only one process may write to the file at a time.
+    """
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -62,9 +65,10 @@ def append_csv(path: Path, rows: Iterable[Row]) -> None:
 
 
 def read_csv(path: Path) -> list[Row]:
-    """Read the rows of a file, with columns in any order and any line ends; none if the file does not exist.
+    """Read the rows of a file; return no rows if the file does not exist.
 
-    Raises RowsError, with file, line and what to do, for anything that :func:`append_csv` could not preserve.
+    The columns may have any order, and lines any ending. Raises RowsError, with file, line and remedy, for any content
+    that would be lost when :func:`append_csv` rewrites the file.
     """
     if not path.exists():
         return []

@@ -1,10 +1,10 @@
-"""Trials on a Ray cluster, one Ray Tune trial each; the only file of this package that imports Ray.
+"""Evaluation on a Ray cluster, with one Ray Tune trial per network; the only file of this package that imports Ray.
 
-Tune only places and runs the trials: no scheduler, no search, no stopping on test results. Images are sent once, as
+Tune only places and runs the trials, without scheduler, search, or stopping on test results. Images are sent once, as
 numpy arrays in the object store, which the trials of a node read without copying.
 
 Trials inherit the environment of their node. Tune is prevented from adding the driver's AWS keys to the runtime_env of
-each trial, which is visible in command lines, logs and the dashboard.
+each trial, because a runtime_env is visible in command lines, logs and the dashboard.
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ def sweep(
     cpus_per_trial: int = 1,
     gpus_per_trial: float = 0,
 ) -> list[Row]:
-    """Run every trial and return the rows in order.
+    """Run every trial on the cluster and return the rows, in the order of the trials.
 
     :param on_result: called in this process with each row as soon as its trial has finished.
-    :param folder: folder of Tune's records, shared by all nodes.
-    :param gpus_per_trial: a fraction lets trials share a GPU but does not divide its memory.
-    :raises TrialFailed: some trials have no row; raised after all others have finished, with the reasons.
+    :param folder: folder for Tune's records, shared by all nodes.
+    :param cpus_per_trial: CPUs that are reserved for a trial, and torch's number of threads in it.
+    :param gpus_per_trial: GPUs that are reserved for a trial; a fraction shares a GPU without dividing its memory.
+    :raises TrialFailed: some trials have no row; raised, with the reasons, after all other trials have finished.
     """
     connect()
     class_cache.ENV_VARS_TO_PROPAGATE.clear()
@@ -62,7 +63,10 @@ def sweep(
 
 
 class Delivery(tune.Callback):
-    """Tune callback that passes on each row in the driver when its trial reports it, so that no result is lost."""
+    """Tune callback that passes each row to ``on_result`` as soon as its trial reports it, so that no result is lost.
+
+    It runs in the driver.
+    """
 
     def __init__(self, on_result: Callable[[Row], None]) -> None:
         self.on_result = on_result
@@ -71,7 +75,7 @@ class Delivery(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Pass on the row of a trial; called by Tune."""
+        """Pass the row of a trial to ``on_result``; called by Tune."""
         row = Row(**result["row"])
         self.on_result(row)  # Tune attributes an error of this call to the trial, which then has no row
         self.rows[trial.config["trial"]] = row
@@ -82,18 +86,21 @@ class Delivery(tune.Callback):
 
 
 def _ignore(row: Row) -> None:
-    """Ignore a row; the callback of a Delivery that is only stored in Tune's records."""
+    """Ignore a row; replaces ``on_result`` in the copy of a Delivery that Tune stores in its records."""
 
 
 def _run(config: dict[str, Any], trials: list[Trial], evaluation: Evaluation, threads: int) -> None:
-    """Run one trial in a worker and report its row."""
+    """Run one trial in a process of the cluster and report its row to Tune.
+
+    :param config: Tune's parameters; ``trial`` is the index of the trial.
+    """
     torch.set_num_threads(threads)
     row = run_trial(trials[config["trial"]], _exchange(evaluation, _to_tensor))
     tune.report({"row": asdict(row)})
 
 
 def _exchange(evaluation: Evaluation, convert: Callable[[Any], Any]) -> Evaluation:
-    """Return the evaluation with every array converted."""
+    """Return the evaluation with ``convert`` applied to all images and labels."""
     sets = {
         name: replace(each, images=convert(each.images), labels=convert(each.labels))
         for name, each in evaluation.sets.items()
@@ -112,7 +119,7 @@ def _to_tensor(array: Any) -> torch.Tensor:
 
 
 def _check(trials: Sequence[Trial], rows: dict[int, Row], results: Any) -> None:
-    """Raise TrialFailed if trials have no row; fit() raises neither for failed trials nor for those not started."""
+    """Raise TrialFailed if trials have no row, because Tune's fit() raises for neither failed nor unstarted trials."""
     errors = {i: result.error for i, result in enumerate(results) if result.error}
     missing = {trial: _last_line(errors.get(i)) for i, trial in enumerate(trials) if i not in rows}
     if missing:

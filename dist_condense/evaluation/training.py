@@ -1,4 +1,4 @@
-"""Training of one network on a set, and its test. On one type of device the results are a function of the seed."""
+"""Training of one network on a set, and its test; on one type of device, the seed determines the result."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ from dist_condense.data.reading.source import TestImages
 from dist_condense.evaluation.protocols import Protocol
 
 Images = Callable[[Tensor], Tensor]
-"""Function from positions int64 ``[B]`` (CPU) to images ``[B, C, h, w]`` in normalised space, so that a large set can
-stay as stored."""
+"""Function from positions, int64 ``[B]`` on the CPU, to images ``[B, C, h, w]`` in normalised space.
+
+A large set can thus stay in its stored form, and is normalised batch by batch.
+"""
 TEST_CHUNK = 256
 
 
 @dataclass(frozen=True)
 class Score:
-    """Top-1 accuracy on the test set, percent, to four decimals."""
+    """Top-1 accuracies on the test set in percent, rounded to four decimals."""
 
     top1_last: float
-    """Accuracy after the last epoch, which is reported."""
+    """Accuracy after the last epoch; this is the reported result."""
     top1_best: float
-    """Best accuracy of the protocol's test evaluations, thus selected on the test set."""
+    """Best accuracy of the protocol's test evaluations, which is therefore selected on the test set."""
     epochs: int
-    """Epochs E (the published DC runs one more)."""
+    """Number of epochs E, without the protocol's extra epochs."""
 
 
 def train_and_test(
@@ -43,11 +45,14 @@ def train_and_test(
     epochs: int | None = None,
     device: torch.device | str = "cpu",
 ) -> Score:
-    """Train ``network`` in place on images with ``labels``, and test it. Every draw is keyed by ``seed``.
+    """Train ``network`` in place on ``images`` with ``labels``, and test it; ``seed`` determines all random draws.
 
+    :param images: function from positions to normalised training images.
     :param labels: int64 ``[N]`` or class probabilities ``[N, classes]``.
-    :param epochs: epochs E; None: the protocol's for these labels.
-    :raises ValueError: there are fewer epochs than 1.
+    :param test: test images with their labels.
+    :param statistics: channel statistics by which test images are normalised.
+    :param epochs: number of epochs E; None for the protocol's number for these labels.
+    :raises ValueError: ``epochs`` is below 1.
     """
     epochs = protocol.epochs_for(labels) if epochs is None else epochs
     if epochs < 1:
@@ -92,7 +97,7 @@ class Course:
         self.optimiser = self._new_optimiser()
 
     def run_epoch(self, epoch: int, factor: float) -> None:
-        """Run one shuffled pass in training mode at ``factor`` times the learning rate."""
+        """Train for one shuffled epoch, at ``factor`` times the protocol's learning rate."""
         self._set_factor(factor)
         self.network.train()
         order = randomness.permutation(len(self.labels), self.seed, "evaluation order", epoch)
@@ -134,7 +139,10 @@ class Course:
 def accuracy(
     network: nn.Module, test: TestImages, statistics: ChannelStatistics, device: torch.device | str = "cpu"
 ) -> float:
-    """Return the top-1 accuracy in percent, in evaluation mode; test images are normalised chunk by chunk."""
+    """Return the top-1 accuracy of a network in evaluation mode, in percent, rounded to four decimals.
+
+    Test images are normalised chunk by chunk.
+    """
     network.eval()
     correct = torch.zeros((), dtype=torch.int64, device=device)
     for images, labels in test.chunks(TEST_CHUNK):

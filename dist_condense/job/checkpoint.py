@@ -1,9 +1,10 @@
-"""Checkpoints keyed by class, not by worker; a checkpoint exists once its manifest, the last file, is written.
+"""Checkpoints, stored by class rather than by worker; a checkpoint exists once its last file, the manifest, is written.
 
-``step_00000120_00000000/`` (units of the procedure, then updates inside the next one) contains ``class_C.safetensors``
-(the state of class C), ``shared.safetensors`` (state that is equal on all workers) and ``manifest.json`` with the size
-and hash of each. A file is verified while it is loaded, by the worker that needs it; to select a checkpoint, its
-manifest and the sizes of its files suffice. In version 1 a file contained all classes of one worker.
+The folder ``step_00000120_00000000/`` is named by the number of completed units of the procedure and of completed
+updates inside the next unit. It contains ``class_C.safetensors`` (the state of class C) for each class,
+``shared.safetensors`` (state that is equal on all workers) and ``manifest.json`` with the size and hash of each file. A
+file is verified when a worker loads it; to select a checkpoint, its manifest and the sizes of its files suffice. In
+version 1 of the format, a file contained all classes of one worker.
 """
 
 from __future__ import annotations
@@ -33,38 +34,38 @@ FILES = {
     FORMAT: re.compile(r"class_(0|[1-9][0-9]{0,8})\.safetensors"),
     "dist_condense checkpoint 1": re.compile(r"classes_(0|[1-9][0-9]{0,8})\.safetensors"),
 }
-"""Names of files with classes, by format: one file per class, or per worker in version 1."""
+"""Patterns of the names of class files, by format: one file per class, or per worker in version 1."""
 MANIFEST, SHARED = "manifest.json", "shared.safetensors"
 SEAL = "sha256"
 NAME = re.compile(r"step_[0-9]{8,}_[0-9]{8,}")
-"""Name of a checkpoint's folder."""
+"""Pattern of the name of a checkpoint's folder."""
 AT_ONCE = 8
-"""Number of files written or read concurrently: each waits for a disk to sync or a store to answer."""
+"""Number of files written or read concurrently, because each waits for a disk to sync or a store to answer."""
 Loaded = TypeVar("Loaded")
 
 
 @dataclass(frozen=True)
 class FileEntry:
-    """The entry of a file in a checkpoint's manifest."""
+    """Entry of a file in a checkpoint's manifest: name, size in bytes, SHA-256 and classes."""
 
     name: str
     bytes: NonNegative
     sha256: Sha256
     labels: tuple[NonNegative, ...] = ()
-    """Classes in the file; none in the shared file."""
+    """Classes whose state is in the file; none for the shared file."""
 
 
 @dataclass(frozen=True)
 class State:
-    """The metadata of a checkpoint, stored in its manifest."""
+    """Metadata of a checkpoint, stored in its manifest."""
 
     _: KW_ONLY
     steps: NonNegative
     """Number of completed units of the procedure."""
     updates: NonNegative
-    """Number of completed updates inside the next unit (training or pre-training of theta)."""
+    """Number of completed updates inside the next unit, in training or pre-training of theta."""
     identity: dict[str, Any]
-    """Everything that determines the result: ``config`` by dotted key, and the digest of the ``data``."""
+    """All that determines the result: values of the config, by dotted key, and ``data``, a digest of the data."""
     tracking_run: str | None
     """Identifier of the run on the MLflow server; None before the server has answered."""
     torch: str
@@ -74,12 +75,12 @@ class State:
 
 
 class Damaged(ValueError):
-    """Error for a checkpoint whose files differ from its manifest, or whose manifest is invalid; it names the file."""
+    """Error for a checkpoint with an invalid manifest or a file that differs from it; the message names the file."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A committed checkpoint."""
+    """Committed checkpoint, opened by its manifest; its files are read on request."""
 
     _: KW_ONLY
     store: Storage
@@ -94,7 +95,7 @@ class Checkpoint:
         return self.state.steps
 
     def classes(self) -> dict[str, Tensor]:
-        """Load the state of all classes, by ``NAME.LABEL``. Raises as :meth:`read`."""
+        """Load the state of all classes, by ``NAME.LABEL``. Raises the errors of :meth:`read`."""
         return {name: x for tensors in self.read(self.entries_of()).values() for name, x in tensors.items()}
 
     @property
@@ -103,12 +104,12 @@ class Checkpoint:
         return next(entry for entry in self.entries if entry.name == SHARED)
 
     def entries_of(self, labels: Iterable[int] | None = None) -> list[FileEntry]:
-        """Return the entries of the files that contain these classes, by default all classes."""
+        """Return the entries of the files that contain any of these classes; by default, of all class files."""
         selected = None if labels is None else set(labels)
         return [e for e in self.entries if (e.labels if selected is None else selected & set(e.labels))]
 
     def read(self, entries: Iterable[FileEntry]) -> dict[FileEntry, dict[str, Tensor]]:
-        """Load the tensors of files; each file is read and hashed once.
+        """Load the tensors of these files, by entry and name; each file is read and hashed once.
 
         :raises Damaged: a file differs from its entry, or is not in safetensors format.
         :raises Unreachable: the store does not answer.
@@ -117,15 +118,27 @@ class Checkpoint:
         return dict(zip(files, side_by_side(self._tensors, files, AT_ONCE), strict=True))
 
     def headers(self) -> dict[FileEntry, dict[str, Kind] | None]:
-        """Read the types and shapes in the headers of all files, unverified; None for a file without a valid header."""
+        """Read types and shapes of tensors from the unverified headers of all files; None for an invalid header."""
 
         def kinds(entry: FileEntry) -> dict[str, Kind] | None:
             return header.kinds(self.store, f"{self.name}/{entry.name}", entry.bytes)
 
         return dict(zip(self.entries, side_by_side(kinds, self.entries, AT_ONCE), strict=True))
 
+    def measure(self) -> None:
+        """Check that every file exists and has the size in the manifest. Raises Damaged otherwise."""
+        sizes = self.store.sizes(self.name)
+        for entry in self.entries:
+            if (size := sizes.get(entry.name)) != entry.bytes:
+                problem = "it is missing" if size is None else f"it has {size} bytes instead of {entry.bytes}"
+                raise Damaged(f"{self.where(entry)} is damaged: {problem}")
+
     def bytes_of(self, entry: FileEntry) -> bytes:
-        """Read and verify a file. Raises Damaged, and Unreachable if the store does not answer."""
+        """Read a file and verify its size and hash.
+
+        :raises Damaged: the file cannot be read, or differs from its entry.
+        :raises Unreachable: the store does not answer.
+        """
         try:
             data = self.store.read(f"{self.name}/{entry.name}")
         except Unreachable:
@@ -137,11 +150,11 @@ class Checkpoint:
         return data
 
     def where(self, entry: FileEntry) -> str:
-        """Return the address of a file for messages."""
+        """Return the address of a file, for messages."""
         return f"{self.store}/{self.name}/{entry.name}"
 
     def _tensors(self, entry: FileEntry) -> dict[str, Tensor]:
-        data = self.bytes_of(entry)  # whose hash may be forged as well
+        data = self.bytes_of(entry)  # untrusted: its hash may be forged as well
         try:
             return load(data)
         except (SafetensorError, ValueError, TypeError, KeyError, RuntimeError) as error:
@@ -150,7 +163,7 @@ class Checkpoint:
 
 
 def name_of(steps: int, updates: int) -> str:
-    """Return the folder name of a checkpoint; names sort by progress."""
+    """Return the name of a checkpoint's folder; sorting by name sorts by progress."""
     return f"step_{steps:08d}_{updates:08d}"
 
 
@@ -160,14 +173,14 @@ def class_file(label: int) -> str:
 
 
 def entry_of(name: str, data: bytes, labels: Iterable[int] = ()) -> FileEntry:
-    """Return the manifest's entry of a file with these bytes and classes."""
+    """Return the manifest entry for a file with these bytes and classes."""
     return FileEntry(name, len(data), sha256(data).hexdigest(), tuple(labels))
 
 
 def commit(store: Storage, state: State, entries: Iterable[FileEntry], form: str = FORMAT) -> None:
-    """Write the manifest after all files; this commits the checkpoint.
+    """Commit a checkpoint by writing its manifest; all its other files must be written before.
 
-    :param form: format, a key of :data:`FILES`.
+    :param form: format of the checkpoint, a key of :data:`FILES`.
     """
     content = {"format": form, **asdict(state), "files": [asdict(entry) for entry in entries]}
     data = json.dumps({**content, SEAL: _seal(content)}, indent=1).encode()
@@ -175,7 +188,7 @@ def commit(store: Storage, state: State, entries: Iterable[FileEntry], form: str
 
 
 def prune(store: Storage, kept: int) -> None:
-    """Remove all but the newest ``kept`` committed checkpoints, and uncommitted ones older than the newest."""
+    """Remove all but the newest ``kept`` committed checkpoints, and uncommitted ones that are older than the newest."""
     every = names(store)
     committed = [name for name in every if _is_committed(store, name)]
     for name in every:
@@ -190,17 +203,23 @@ def names(store: Storage) -> list[str]:
 
 
 def newest(store: Storage, report: Callable[[str], None] = lambda text: None) -> Checkpoint | None:
-    """Return the newest committed checkpoint whose manifest and file sizes are intact; see :func:`furthest`."""
+    """Return the newest committed checkpoint whose manifest and file sizes are intact.
+
+    Damaged checkpoints are skipped. Returns None if no checkpoint was committed; raises Damaged if none is intact.
+
+    :param report: called with a sentence for each damaged checkpoint that is skipped.
+    """
     return furthest(store, lambda name: measured(store, name), report)
 
 
 def measured(store: Storage, name: str) -> Checkpoint:
-    """Open a checkpoint and compare the sizes of its files with the manifest. Raises as :func:`opened`."""
-    result, sizes = opened(store, name), store.sizes(name)
-    for entry in result.entries:
-        if (size := sizes.get(entry.name)) != entry.bytes:
-            problem = "it is missing" if size is None else f"it has {size} bytes instead of {entry.bytes}"
-            raise Damaged(f"{result.where(entry)} is damaged: {problem}")
+    """Open a checkpoint and check the sizes of its files.
+
+    :raises FileNotFoundError: the checkpoint is uncommitted.
+    :raises Damaged: its manifest is invalid, or a file is missing or has another size.
+    """
+    result = opened(store, name)
+    result.measure()
     return result
 
 
@@ -210,12 +229,13 @@ def furthest(
     report: Callable[[str], None] = lambda text: None,
     listed: Sequence[str] | None = None,
 ) -> Loaded | None:
-    """Load the newest intact checkpoint and return the result of ``load``; None if none was ever committed.
+    """Load the newest intact checkpoint and return the result of ``load``; None if there is no committed checkpoint.
 
-    :param load: loads a checkpoint by name; raises FileNotFoundError for an uncommitted one, and Damaged.
+    :param load: function that loads a checkpoint by name. It raises FileNotFoundError for an uncommitted checkpoint and
+        Damaged for a damaged one.
     :param report: called with a sentence for each damaged checkpoint that is skipped.
-    :param listed: the names to select from, ordered by progress; by default all in the store.
-    :raises Damaged: checkpoints were committed, but none is intact: starting over would hide the loss.
+    :param listed: names of the checkpoints to try, ordered by progress; by default all in the store.
+    :raises Damaged: there are committed checkpoints, but none is intact; starting over would hide the loss.
     """
     damaged = []
     for name in reversed(names(store) if listed is None else listed):
@@ -235,11 +255,11 @@ def furthest(
 
 
 def opened(store: Storage, name: str) -> Checkpoint:
-    """Open a checkpoint by its manifest alone, which is untrusted: even its seal may be forged.
+    """Open a checkpoint by reading only its manifest, which is untrusted, because even its hash may be forged.
 
     :raises FileNotFoundError: the checkpoint is uncommitted.
-    :raises Damaged: unknown format, keys or types, file names that
-        :class:`dist_condense.job.checkpoint_writer.CheckpointWriter` does not write, or a folder name that does not
+    :raises Damaged: the manifest was modified; it has an unknown format, key or type, or names a file that
+        :class:`dist_condense.job.checkpoint_writer.CheckpointWriter` does not write; or the folder's name does not
         match the progress.
     """
     data, where = store.read(f"{name}/{MANIFEST}"), f"{store}/{name}/{MANIFEST} is damaged"
@@ -261,7 +281,7 @@ def opened(store: Storage, name: str) -> Checkpoint:
 
 
 def _problems(name: str, form: str, state: State, entries: Sequence[FileEntry]) -> Iterator[str]:
-    """Yield problems of a manifest whose values have the right types but do not describe a checkpoint of this name."""
+    """Yield the problems of a manifest whose values have the right types: name of the folder, file names and labels."""
     if name != name_of(state.steps, state.updates):
         yield f"it is that of {name_of(state.steps, state.updates)}; restore the name of the folder"
     times = Counter(entry.name for entry in entries)
@@ -280,7 +300,7 @@ def _problems(name: str, form: str, state: State, entries: Sequence[FileEntry]) 
 
 
 def _seal(content: dict[str, Any]) -> str:
-    """Return the hash of a manifest's content, which is stored in the manifest."""
+    """Return the hash of a manifest's content; it is stored in the manifest itself."""
     return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

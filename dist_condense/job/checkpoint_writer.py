@@ -23,11 +23,12 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class CheckpointWriter:
-    """A writer of checkpoints, one at a time, on all workers together.
+    """Writer of checkpoints in a background thread; all workers write each checkpoint together, one at a time.
 
-    :param coordinator: a separate process group (:meth:`Coordinator.beside`), used by the writing thread only.
+    :param coordinator: separate process group (:meth:`Coordinator.beside`), used by the writing thread only.
     :param kept: number of newest checkpoints to keep.
-    :param writing: context of each write; raises RunFailed if this start of the run may no longer write.
+    :param writing: function that returns the context for each write; it raises RunFailed if this process may no longer
+        write to the run's folder.
     """
 
     store: Storage
@@ -36,14 +37,14 @@ class CheckpointWriter:
     kept: int = 2
     writing: Callable[[], AbstractContextManager[None]] = nullcontext
     problem: str | None = None
-    """Reason why the last checkpoint could not be written, equal on all workers; None if it was."""
+    """Reason why the last checkpoint could not be written, equal on all workers; None if it was written."""
     _thread: Background | None = field(default=None, init=False)
 
     def begin(self, state: State, own: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> None:
-        """Start to write a checkpoint once the previous one is complete; the tensors must not change any more.
+        """Wait for the previous checkpoint, then start to write one; the caller must not change the tensors afterwards.
 
         :param own: state of the owned classes, by ``NAME.LABEL``.
-        :param shared: the shared state; ignored on ranks other than 0.
+        :param shared: state that is equal on all workers; ignored on ranks other than 0.
         """
         self.wait()
         self._thread = Background("checkpoint", lambda: self._write(state, own, shared), lambda: None)
@@ -54,7 +55,7 @@ class CheckpointWriter:
         return self._thread is not None and self._thread.is_alive()
 
     def wait(self, seconds: float | None = None) -> None:
-        """Wait until the checkpoint is committed or ``problem`` is set, for at most ``seconds``."""
+        """Wait until the checkpoint in progress is committed or ``problem`` is set, for at most ``seconds``."""
         if self._thread is not None:
             self._thread.join(seconds)
 
@@ -80,7 +81,7 @@ class CheckpointWriter:
         self.problem = next((text for text in self.coordinator.gather(problem) if text), None)
 
     def _written(self, folder: str, name: str, tensors: Mapping[str, Tensor]) -> FileEntry:
-        """Write a file and return its entry. Raises RunFailed."""
+        """Write a file and return its manifest entry. Raises RunFailed if it cannot be written."""
         data = save(dict(tensors))
         try:
             with self.writing():
@@ -109,7 +110,7 @@ class CheckpointWriter:
 
 
 def _by_class(state: Mapping[str, Tensor]) -> Iterable[tuple[str, dict[str, Tensor]]]:
-    """Group the state by ``NAME.LABEL`` into (file name, tensors), one file per class."""
+    """Group tensors, named ``NAME.LABEL``, into pairs (file name, tensors), with one file per class."""
     files: dict[str, dict[str, Tensor]] = {}
     for key, x in state.items():
         files.setdefault(class_file(_label(key)), {})[key] = x

@@ -19,26 +19,26 @@ from dist_condense.system import terminal
 from dist_condense.system.files import write_atomically
 
 PATIENCE, LOOK = 60.0, 0.05
-"""Seconds for which a new start waits for writes of an earlier one, and between two checks."""
+"""Maximum number of seconds that a new start waits for writes of an earlier start, and seconds between two checks."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """The claim of one start to the run's folder, equal in its driver and all its workers.
+    """Claim of one start of a run to the run's folder, equal in its driver and all its workers.
 
-    Every write to a shared record is made within :meth:`writing`, which takes a shared lock and then compares the
-    owner. A new start first writes itself as the owner and then waits for the exclusive lock, so that afterwards no
-    write of an earlier start is in progress, and none can start. On a file system without locks only the owner is
-    compared.
+    A start is one execution of the command that runs or resumes the run. Every write to a shared record is made within
+    :meth:`writing`, which takes a shared lock and then compares the owner. A new start first writes itself as the owner
+    and then waits for the exclusive lock, so that afterwards no write of an earlier start is in progress, and none can
+    begin. On a file system without locks, only the owner is compared.
     """
 
     folder: Path
     owner: str
-    """Host, process and a random number of the start."""
+    """Identifier of the start: host, process id and a random number."""
 
     @classmethod
     def new(cls, folder: Path) -> Claim:
-        """Create the claim of this process, which does not own the folder yet."""
+        """Create a claim of this process, which owns the folder only after :meth:`take`."""
         return cls(folder, f"{socket.gethostname()}, process {os.getpid()}, {uuid.uuid4().hex[:8]}")
 
     @classmethod
@@ -48,7 +48,7 @@ class Claim:
 
     @property
     def start(self) -> str:
-        """Short form of the owner for logs."""
+        """Short identifier of the start for logs: the random number in ``owner``."""
         return self.owner.rpartition(", ")[2]
 
     @property
@@ -57,7 +57,10 @@ class Claim:
         return _owner(self.folder) != self.owner
 
     def take(self) -> None:
-        """Take ownership of the folder, created if it is missing; return once no earlier start writes to it."""
+        """Take ownership of the folder (created if it is missing), and wait until no earlier start writes to it.
+
+        After :data:`PATIENCE` seconds, print a note and return without waiting longer.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(RunFolder(self.folder).owner, self.owner.encode())
         deadline = time.monotonic() + PATIENCE
@@ -78,7 +81,10 @@ class Claim:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Keep other starts from taking over the folder within the context. Raises RunFailed if one already has."""
+        """Hold the folder's lock within the context, so that a new start waits for its end before writing.
+
+        Raises RunFailed if another start already owns the folder.
+        """
         lock = _opened(RunFolder(self.folder).lock)
         try:
             _flock(lock, fcntl.LOCK_SH)
@@ -101,7 +107,10 @@ def _owner(folder: Path) -> str:
 
 
 def _opened(file: Path) -> int | None:
-    """Open the lock file; None on a full or read-only disk, which later writes report. Raises RunFailed for a link."""
+    """Open the lock file; return None on a full or read-only disk, because later writes report it.
+
+    Raises RunFailed if the file is a link.
+    """
     try:
         return os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     except OSError as error:
@@ -111,7 +120,13 @@ def _opened(file: Path) -> int | None:
 
 
 def _flock(lock: int | None, how: int) -> bool:
-    """Lock a file; False if another process has locked it and ``how`` does not wait, True without lock support."""
+    """Lock a file; return False if another process has locked it and ``how`` does not wait.
+
+    Returns True if the file system does not support locks.
+
+    :param lock: descriptor of the open file; None to lock nothing.
+    :param how: operation of :func:`fcntl.flock`.
+    """
     try:
         if lock is not None:
             fcntl.flock(lock, how)
@@ -124,4 +139,4 @@ def _flock(lock: int | None, how: int) -> bool:
 
 def _close(lock: int | None) -> None:
     if lock is not None:
-        os.close(lock)  # unlocks
+        os.close(lock)  # releases the lock

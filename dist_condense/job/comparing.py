@@ -1,4 +1,4 @@
-"""Evaluation of a run's synthetic set and of the sets it is compared with: the rows of evaluation.csv."""
+"""Evaluation of a run's synthetic set, and of other sets for comparison; the results are in evaluation.csv."""
 
 from __future__ import annotations
 
@@ -31,11 +31,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Comparison:
-    """The evaluation of a run: networks trained on its own set and on other sets.
+    """Evaluation of a run, in which networks are trained on the run's set and on other sets for comparison.
 
     :param config: resolved config of the run.
-    :param budget: bytes available for the decoded test images.
-    :param run: runs another config to its end, for a set that is made by a separate run.
+    :param claim: claim of this start to the run's folder.
+    :param budget: memory available for the decoded test images, in bytes.
+    :param run: function that runs another config to its end, for a set that a separate run creates.
     """
 
     config: RunConfig
@@ -46,7 +47,10 @@ class Comparison:
     run: Callable[[RunConfig], None]
 
     def rows(self) -> list[Row]:
-        """Train the networks of the config that have no row yet, and return all rows. Raises TrialFailed."""
+        """Train the networks of the config that have no row in evaluation.csv yet, and return the rows of all networks.
+
+        Raises TrialFailed if some trials failed.
+        """
         options = self.config.evaluation
         architectures = list(dict.fromkeys(assembly.architecture(self.config, text) for text in options.architectures))
         evaluation = Evaluation(
@@ -69,11 +73,11 @@ class Comparison:
 
     @functools.cached_property
     def real(self) -> ClassSource:
-        """Training images for the sets of real images; only the shards that are read are hashed or fetched."""
+        """Source of the training images for sets of real images; hashes or fetches only the shards that are read."""
         return self.dataset.train_split.on_demand(assembly.reading_of(self.config))
 
     def _test_reading(self) -> Reading:
-        """Return how to read test images: decoded in memory if the budget suffices, otherwise streamed in each test."""
+        """Return how to read test images: decoded in memory if the budget suffices, else streamed in each test."""
         fits = sum(self.dataset.decoded_bytes(self.dataset.test_split.counts)) <= self.budget
         return replace(assembly.reading_of(self.config), tier="ram" if fits else "disk")
 
@@ -88,7 +92,11 @@ class Comparison:
 
 
 def _selected(name: str, of: Comparison) -> TrainingSet:
-    """Return a set of real images, drawn here or selected by a separate run, shared by all runs on the same data."""
+    """Return the set of real images that the selection ``name`` selects.
+
+    A selection with features is made by a separate run, whose result all runs on the same data share. Other selections
+    are made in this process.
+    """
     selection, config = SELECTIONS[name], of.config
     if selection.features:
         own = selecting.run_of_its_own(config, of.dataset, name)
@@ -104,9 +112,9 @@ def _selected(name: str, of: Comparison) -> TrainingSet:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Exclude other processes from the selection in ``folder`` within the context; wait for one that is working on it.
+    """Allow only this process to make the selection in ``folder`` within the context; first wait for any other process.
 
-    The lock of a process that dies is released, and its stored state can be continued.
+    If a process dies, its lock is released, and the next process can continue from the stored state.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{folder}.lock")
@@ -128,7 +136,10 @@ def _condensed(of: Comparison) -> TrainingSet:
 
 
 def _set(folder: Path, epochs: int | None) -> TrainingSet:
-    """Load the synthetic set of the run in a folder."""
+    """Load the synthetic set of the run in ``folder`` as a training set.
+
+    :param epochs: number of epochs of the training; None for the protocol's number.
+    """
     loaded = load_set(RunFolder(folder).synthetic_set)
     images = loaded.batch(torch.arange(len(loaded)))
     return TrainingSet(images, loaded.labels, epochs=epochs, tiles=loaded.card.decoded_per_image)

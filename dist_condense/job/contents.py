@@ -1,4 +1,4 @@
-"""Comparison of a checkpoint's tensors with those of a run, by headers before a start and again while loading."""
+"""Comparison of a checkpoint's tensors with those that a run expects, by header before a start and while loading."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ Kinds = Mapping[str, Kind]
 
 
 def loaded(stored: Checkpoint, outline: Outline, labels: Sequence[int]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Load the part of the worker that owns these classes: their state by ``NAME.LABEL``, and the shared state.
+    """Load the state of a worker's classes, by ``NAME.LABEL``, and the shared state.
 
-    Only the files of these classes are read, each once.
+    Only the files that contain these classes or the shared state are read, each once.
 
-    :raises Damaged: a file differs from its entry, or its tensors differ from those of this run.
+    :param labels: classes that the worker owns.
+    :raises Damaged: a file differs from its entry, or the names, types or shapes of its tensors do not fit the run.
     """
     by_class, shared = dict[str, Tensor](), dict[str, Tensor]()
     entries = stored.entries_of(labels)
@@ -32,11 +33,11 @@ def loaded(stored: Checkpoint, outline: Outline, labels: Sequence[int]) -> tuple
 
 
 def problems(stored: Checkpoint, outline: Outline, classes: int) -> Iterator[str]:
-    """Yield ``FILE: problem`` for all differences between a checkpoint's tensors and those of this run.
+    """Yield ``FILE: problem`` for each file whose classes or tensors do not fit the run.
 
-    Only the manifest and the headers are compared. Damaged files are omitted, since loading skips such a checkpoint.
+    Only the manifest and the headers are compared. Damaged files are omitted, because loading skips their checkpoint.
 
-    :param classes: number of classes.
+    :param classes: number of classes of the run.
     """
     times = Counter(c for entry in stored.entries for c in entry.labels)
     for entry in stored.entries:
@@ -60,7 +61,7 @@ def _is_intact(stored: Checkpoint, entry: FileEntry) -> bool:
 
 
 def _unlike(kinds: Kinds, entry: FileEntry, outline: Outline) -> Iterator[str]:
-    """Yield a sentence for each tensor of a file that is missing, unknown, or of an unexpected type or shape."""
+    """Yield a problem for each tensor that is missing from a file, unknown, or of an unexpected type or shape."""
     if entry.name == SHARED:
         needed, optional = outline.shared_tensors
     else:

@@ -19,10 +19,13 @@ from dist_condense.settings.run_folder import RunFolder
 
 
 def export(config: RunConfig, dataset: ImageSet, outline: Outline, claim: Claim) -> int:
-    """Write the set of the newest intact checkpoint and return its number of units; 0 if there is no checkpoint yet.
+    """Write the synthetic set of the newest intact checkpoint to the run's folder.
 
-    :raises SyntheticSetError: the set cannot be written; an existing set is kept.
-    :raises RunFailed: no checkpoint is intact; an existing set is kept.
+    Returns the number of completed units of the checkpoint, or 0 if there is no checkpoint yet. If an error is raised,
+    an existing set is kept.
+
+    :raises SyntheticSetError: the set cannot be written.
+    :raises RunFailed: checkpoints exist, but none is intact; or another start of the run owns the folder.
     """
     store = assembly.storage_of(config)
 
@@ -44,7 +47,7 @@ def export(config: RunConfig, dataset: ImageSet, outline: Outline, claim: Claim)
 
 
 def card(config: RunConfig, dataset: ImageSet, outline: Outline, done: int) -> Card:
-    """Return the card of the set after ``done`` units."""
+    """Return the card of a run's synthetic set after ``done`` units."""
     space, parameterisation = procedures.form_of(config, dataset)
     return Card(
         method=config.method.name,

@@ -1,4 +1,4 @@
-"""The header of a safetensors file: types and shapes of its tensors, from its first bytes alone."""
+"""Header of a safetensors file, which gives the types and shapes of its tensors from its first bytes alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dist_condense.system.remote import Unreachable
 from dist_condense.system.storage import Storage
 
 FIRST = 2**16
-"""Bytes read at first; a longer header takes a second request."""
+"""Number of bytes in the first request; a longer header takes a second request."""
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "BOOL": torch.bool,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
@@ -25,18 +25,19 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class Described:
-    """The entry of a tensor in a header."""
+    """Entry of a tensor in a header: dtype, shape and location of its bytes."""
 
     dtype: str
     shape: tuple[NonNegative, ...]
     data_offsets: tuple[NonNegative, ...]
-    """Offsets of its first byte and of the byte after its last, from the end of the header."""
+    """Offsets of the tensor's first byte and of the byte after its last byte, from the end of the header."""
 
 
 def kinds(store: Storage, name: str, size: int) -> dict[str, Kind] | None:
-    """Read the unverified type and shape of each tensor; None without a valid header or if it cannot be read.
+    """Read the type and shape of each tensor, by name, without verifying the file; None if its header is unreadable or
+    invalid.
 
-    :param size: bytes of the file.
+    :param size: size of the file in bytes, as in the manifest.
     :raises Unreachable: the store does not answer.
     """
     try:
@@ -56,7 +57,7 @@ def kinds(store: Storage, name: str, size: int) -> dict[str, Kind] | None:
 
 
 def _check(tensors: list[Described], size: int) -> None:
-    """Check that the tensors fill the ``size`` bytes without gaps. Raises ValueError otherwise."""
+    """Check that the tensors fill the ``size`` bytes after the header without gaps. Raises ValueError otherwise."""
     at = 0
     for x in sorted(tensors, key=lambda x: x.data_offsets):
         start, at = at, at + prod(x.shape) * DTYPES[x.dtype].itemsize

@@ -1,4 +1,4 @@
-"""One run in the driver: check, compute on the workers, export, evaluate and report."""
+"""Execution of one run by the driver: check, compute on the workers, export, evaluate and report."""
 
 from __future__ import annotations
 
@@ -49,9 +49,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """A checked run with a resolved config.
+    """Run whose config is checked and resolved.
 
-    ``config`` has absolute paths and definite values for slices, threads and device.
+    :param config: config with absolute paths and definite values for slices, threads and device.
+    :param remarks: notes for the user that do not stop the run.
     """
 
     config: RunConfig
@@ -59,13 +60,13 @@ class Job:
     _: KW_ONLY
     remarks: list[str]
     keeping: Choice
-    """Where the workers keep the real images."""
+    """Tier in which the workers keep the real images, and its memory budget."""
     start: Checkpoint | None = None
     """Checkpoint that the run continues from."""
     how: str = resume.AUTO
-    """The option ``--resume``, see :func:`dist_condense.job.resume.select`."""
+    """Value of the option ``--resume``, see :func:`dist_condense.job.resume.select`."""
     trusted: bool = True
-    """Whether the user gave the address of MLflow, rather than an untrusted run folder."""
+    """Whether the address of MLflow comes from the user, rather than from an untrusted run folder."""
 
     @property
     def folder(self) -> Path:
@@ -77,12 +78,12 @@ class Job:
 
     @functools.cached_property
     def claim(self) -> Claim:
-        """Claim of this start to the folder; shared records are written under it."""
+        """Claim of this start to the run's folder, under which shared records are written."""
         return Claim.new(self.folder)
 
     @property
     def images(self) -> str:
-        """Description of where the workers read the real images."""
+        """Description of where the workers read the real images, for the user."""
         if self.config.data.tier != RAW:
             return str(self.keeping)
         raw = gib(sum(self.dataset.decoded_bytes(self.dataset.counts)))
@@ -90,10 +91,10 @@ class Job:
 
     @classmethod
     def prepare(cls, config: RunConfig, how: str = resume.AUTO) -> Job:
-        """Check and resolve a config, and return its job; nothing is started or written.
+        """Check and resolve a config, and return its job; no computation is started, and nothing is written.
 
-        :param how: the option ``--resume``, see :func:`dist_condense.job.resume.select`.
-        :raises ConfigError: with every problem.
+        :param how: value of the option ``--resume``, see :func:`dist_condense.job.resume.select`.
+        :raises ConfigError: the config has problems, all of which are listed.
         """
         dataset, remarks = preflight.check(config)  # before paths change: a submitted job needs an absolute output
         config = absolute_paths(config)
@@ -109,7 +110,7 @@ class Job:
         return cls(config, dataset, remarks=remarks, keeping=keeping, start=start, how=how)
 
     def run(self) -> None:
-        """Condense, evaluate and report; completed parts are not repeated. Raises RunFailed."""
+        """Condense, evaluate and report; completed parts are not repeated. Raises RunFailed if the run fails."""
         signals.writing_starts()
         start = self._write_start()
         with logs.kept(self.folder, self.claim.start, logger=__name__):
@@ -135,11 +136,11 @@ class Job:
         return procedures.outline_of(self.config, self.dataset)
 
     def _after(self, done: int) -> str:
-        """Describe the progress after ``done`` units, as ``matching step 3 of 20``."""
+        """Describe the progress after ``done`` units, for example ``matching step 3 of 20``."""
         return f"{self.outline.units.name} {done} of {self.outline.units.total}"
 
     def where_it_continues(self) -> str:
-        """Describe what the same command would do now."""
+        """Describe where the same command would continue the run now, for a message."""
         try:
             newest = checkpoint.newest(assembly.storage_of(self.config))
         except OSError:  # an unreachable store
@@ -173,7 +174,7 @@ class Job:
         tracker.log_artifacts(self.files.synthetic_set)
 
     def _kept(self) -> str:
-        """Export the last checkpoint of a failed run if possible, and return a sentence about the set that is kept."""
+        """Export the last checkpoint of a failed run if possible, and return a sentence about the resulting set."""
         try:
             steps = self._export()
         except RunFailed as error:
@@ -207,7 +208,10 @@ class Job:
 
     @contextmanager
     def _following(self, tracker: Tracker) -> Iterator[None]:
-        """Follow metrics.jsonl for progress and MLflow, and the restarts of the worker group, within the context."""
+        """Report progress within the context.
+
+        New entries of metrics.jsonl are displayed and sent to MLflow; failures of the worker group are printed.
+        """
 
         def send(entries: Sequence[MetricsEntry]) -> None:
             if not self.claim.lost:  # checked after the entries were read, so all of them are of this start
@@ -215,7 +219,7 @@ class Job:
 
         with ProgressDisplay(self.outline.units) as progress:
             metrics = self.files.metrics
-            # What an earlier start logged after its checkpoint is repeated; it would be mistaken for progress.
+            # The display skips entries of an earlier start: those after its checkpoint are repeated, and no progress.
             followers = [Follower(metrics, send), Follower(metrics, progress, skip=True)]
             if self.config.cluster.max_failures:
                 followers.append(Notes(self.files.restarts, _report_failure))
@@ -248,7 +252,7 @@ class Job:
         return rows
 
     def _evaluated(self, tracker: Tracker) -> list[Row]:
-        """Send all rows of evaluation.csv, including those of earlier starts, to the tracker and return them."""
+        """Send all rows of evaluation.csv, including rows of earlier starts, to the tracker, and return them."""
         self.claim.check()
         rows = read_csv(self.files.evaluation)
         tracker.log_evaluations(rows)
@@ -256,7 +260,7 @@ class Job:
 
     @functools.cached_property
     def comparison(self) -> Comparison:
-        """Evaluation of the run's set and of the sets it is compared with."""
+        """Evaluation of the run's set and of the sets for comparison."""
         budget = self.keeping.budget
         return Comparison(self.config, self.dataset, claim=self.claim, budget=budget, run=self._run_another)
 
@@ -266,7 +270,7 @@ class Job:
     # --- output and tracking ---------------------------------------------------------------------------------------
 
     def _write_start(self) -> Checkpoint | None:
-        """Take the folder, write its first files, and return the checkpoint that the run continues from."""
+        """Take the folder over, write its first files, and return the checkpoint from which the run continues."""
         self.claim.take()
         machine = (json.dumps(environment(), indent=1) + "\n").encode()
         with self.claim.writing():
@@ -311,7 +315,10 @@ class Job:
 
 
 def _unfinished(stop: Stop, reached: str) -> Exception:
-    """Return the exception for a run that ended early: requested, or with a lost checkpoint."""
+    """Return the exception for a run that ended early, because of a request to stop or a lost checkpoint.
+
+    :param reached: progress of the newest intact checkpoint.
+    """
     if stop.by is not None:
         return Terminated(f"stopped by {stop.by} after {reached}; the same command continues", stop.number)
     return RunFailed(

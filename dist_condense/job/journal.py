@@ -1,4 +1,4 @@
-"""The records of a running procedure: metrics.jsonl and checkpoints, written between its units."""
+"""Records of a running procedure, metrics.jsonl and checkpoints, which are written between its units."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system.files import flush
 
 PACE = 1.0
-"""Seconds between two meetings of the workers: the maximum delay of a request to stop."""
+"""Approximate seconds between two meetings of the workers, and thus the maximum delay of a request to stop."""
 LINE = "%(steps_per_second).3g steps/s, waited %(waited).3g s, reduced %(reduced)d bytes"
 log = logging.getLogger(__name__)
 
 
 class Stopped(Exception):
-    """Raised when the run was asked to stop and has saved its state."""
+    """Exception that ends the procedure after a request to stop, once the state is saved."""
 
 
 @dataclass(frozen=True)
 class Intervals:
     """Intervals at which metrics and checkpoints are written.
 
-    :param log_every: units between two entries of metrics.jsonl.
-    :param steps: units between two checkpoints; None: by time only.
-    :param minutes: maximum time between two checkpoints; 0: a checkpoint after every unit and update.
+    :param log_every: number of units between two entries of metrics.jsonl.
+    :param steps: number of units between two checkpoints; None for checkpoints by time only.
+    :param minutes: maximum number of minutes between two checkpoints; 0 for one after every unit and update.
     """
 
     log_every: int = 10
@@ -51,13 +51,16 @@ class Intervals:
 
 @dataclass(frozen=True)
 class Note:
-    """A worker's report when the workers agree on saving and stopping; rank 0's clock and view of the folder decide."""
+    """Report of a worker in a meeting, where the workers agree whether to save and stop.
+
+    For ``due``, ``stop`` and ``pause``, rank 0 decides by its own clock and its view of the folder.
+    """
 
     _: KW_ONLY
     due: bool
     """Whether a checkpoint is due."""
     stop: bool
-    """Whether the run is asked to stop."""
+    """Whether a stop of the run is requested."""
     pause: int
     """Number of units and updates until the next meeting."""
     warned: bool
@@ -68,31 +71,32 @@ class Note:
 
 @dataclass(frozen=True)
 class Mark:
-    """A worker's counters at the latest entry of metrics.jsonl."""
+    """Counters of a worker at the latest entry of metrics.jsonl."""
 
     seconds: float = 0.0
-    """Time of a monotonic clock."""
+    """Time on a monotonic clock, in seconds."""
     step: int = 0
     """Number of completed units."""
     waited: float = 0.0
-    """Seconds spent waiting for images."""
+    """Seconds spent waiting for images so far."""
     reduced: int = 0
-    """Bytes contributed to reductions."""
+    """Number of bytes that the worker has contributed to reductions so far."""
 
 
 @dataclass
 class Journal:
-    """The record of a run, called by every worker after each unit of the procedure and each update inside one.
+    """Record of a run, called by every worker after each unit of the procedure and each update inside a unit.
 
-    Every ``log_every`` units the workers add up their measurements; about once a second they meet and agree whether to
-    save and whether to stop, so that all do it at the same point.
+    Every ``log_every`` units the workers sum their measurements. About once a second they meet and agree whether to
+    save and whether to stop, so that all workers do so at the same point.
 
     :param claim: claim of this start to the run's folder, under which everything is written.
     :param identity: everything that determines the result, see :class:`State`.
-    :param coordinator: coordinator of the procedure; it receives the number of units and reports warnings.
+    :param coordinator: coordinator of the procedure, which receives the number of completed units and warns before a
+        machine is withdrawn.
     :param group: separate coordinator of the same workers, used by the journal only.
-    :param device: type of the device that computes.
-    :param observe: called with the measurements of each entry of metrics.jsonl, on every worker.
+    :param device: type of the compute device.
+    :param observe: called on every worker with the measurements of each entry of metrics.jsonl.
     """
 
     _: KW_ONLY
@@ -107,11 +111,11 @@ class Journal:
     observe: Observer = unobserved
     _steps: int = 0
     _logged: Mark = Mark()
-    """Counters at the latest entry."""
+    """Counters at the latest entry of metrics.jsonl."""
     _saved: float = 0.0
-    """Time of the latest checkpoint."""
+    """Time of the latest checkpoint, on a monotonic clock."""
     _met: float = 0.0
-    """Time of the latest meeting."""
+    """Time of the latest meeting, on a monotonic clock."""
     _events: int = 0
     """Number of units and updates since the latest meeting."""
     _pause: int = 1
@@ -144,7 +148,7 @@ class Journal:
         return self._steps
 
     def after_step(self, done: int) -> None:
-        """Record that ``done`` units are complete: log, meet the other workers, and save if it is due."""
+        """Record that ``done`` units are complete; log them, meet the other workers and save if that is due."""
         self._steps = done
         self.coordinator.reached(done)
         if done % self._strides(self.intervals.log_every) == 0 or done == self.units.total:
@@ -152,7 +156,7 @@ class Journal:
         self._after_event()
 
     def finish(self) -> None:
-        """Wait for the latest checkpoint. Raises RunFailed if it could not be written."""
+        """Wait until the latest checkpoint is written. Raises RunFailed if that failed."""
         self.writer.wait()
         if self.writer.problem:
             raise RunFailed(self.writer.problem)
@@ -160,11 +164,14 @@ class Journal:
     # --- the parts ------------------------------------------------------------------------------------------------
 
     def _strides(self, units: int) -> int:
-        """Round ``units`` up to a multiple of the stride, after which all workers have computed equally many."""
+        """Round ``units`` up to a multiple of the procedure's stride, where all workers have completed equally many."""
         return -(-units // self.procedure.stride) * self.procedure.stride
 
     def _after_event(self) -> None:
-        """Count a unit, or an update inside one, and meet the other workers if it is time to."""
+        """Count a completed unit, or update inside a unit, and meet the other workers if a meeting is due.
+
+        Saves if the workers agree to. Raises Stopped after a request to stop, and RunFailed if a worker has a problem.
+        """
         self._events += 1
         stepped, every = self.procedure.updates == 0, self.intervals.steps
         scheduled = stepped and (self._steps == self.units.total or (every is not None and self._steps % every == 0))
@@ -198,12 +205,12 @@ class Journal:
     def _pause_of(self, events: float) -> int:
         """Return the number of units and updates until the next meeting.
 
-        :param events: the number expected within :data:`PACE`.
+        :param events: expected number of units and updates within :data:`PACE` seconds.
         """
         return self._strides(1 + int(events)) if self.intervals.minutes else 1
 
     def _problem(self) -> str | None:
-        """Return a reason to stop on all workers before anything more is written; None if there is none."""
+        """Return a reason why all workers must stop before they write anything more; None if there is none."""
         try:
             self.claim.check()
         except RunFailed as error:
@@ -214,7 +221,7 @@ class Journal:
         self._refuse_problem()
         metrics, updates = self.files.metrics, self.procedure.updates
         if self.group.rank == 0 and metrics.exists():
-            flush(metrics)  # the entries before a checkpoint must survive a power cut as it does
+            flush(metrics)  # entries before a checkpoint must survive a power cut, like the checkpoint itself
         state = State(
             steps=self._steps,
             updates=updates,
@@ -252,7 +259,7 @@ class Journal:
         self.observe(measured)
 
     def _measured(self, done: int) -> Measured:
-        """Return the measurements of this worker since the latest entry."""
+        """Return this worker's measurements since the latest entry of metrics.jsonl, and start the next interval."""
         before, self._logged = self._logged, self._mark(done)
         seconds = self._logged.seconds - before.seconds
         return Measured(
@@ -284,7 +291,7 @@ class Journal:
 
 
 def _added(measures: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return the sums over workers, by name."""
+    """Return the sum of each measure over all workers, by name."""
     return {name: sum(each[name] for each in measures if name in each) for name in chain.from_iterable(measures)}
 
 

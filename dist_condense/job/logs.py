@@ -1,4 +1,4 @@
-"""Log files of the workers and the driver in JSON lines, for programs; people are informed on the terminal."""
+"""Log files of the workers and the driver, as JSON lines for programs; people are informed on the terminal."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ PACKAGE = "dist_condense"
 
 @dataclass
 class Lines(logging.Formatter):
-    """A formatter of log records as one JSON line: time, level, run and start, rank and host, step, logger and message.
+    """Formatter that writes a log record as one JSON line.
 
-    The arguments of a message (``log.info("%(loss).4g", {"loss": x})``) are added by name, a traceback as ``error``.
+    Its keys are time, level, run, start, rank, host, step, logger and message. Named arguments of a message, as in
+    ``log.info("%(loss).4g", {"loss": x})``, are added by name, and a traceback as ``error``.
 
+    :param run: name of the run.
     :param start: identifier of this start of the run.
-    :param worker: source of rank and step; None in the driver.
+    :param worker: coordinator that provides rank and step; None in the driver.
     """
 
     run: str
@@ -57,14 +59,20 @@ class Lines(logging.Formatter):
 
 class _File(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:
-        """Ignore a full disk: the run reports it for files that it needs, and can do without a log."""
+        """Ignore a failed write, for example on a full disk, because a run can continue without its log.
+
+        The run reports a full disk when it writes a file that it needs.
+        """
 
 
 @contextmanager
 def kept(folder: Path, start: str, worker: Coordinator | None = None, logger: str = PACKAGE) -> Iterator[None]:
-    """Log to ``folder/logs`` within the context: the messages of ``logger``, and the error that ends the context.
+    """Log to a file in ``folder/logs`` within the context: messages of ``logger``, and an error that ends the context.
 
     :param folder: folder of the run, whose name is the name of the run.
+    :param start: identifier of this start of the run.
+    :param worker: coordinator of the worker; None in the driver.
+    :param logger: name of the logger.
     """
     name = "driver" if worker is None else f"worker_{worker.rank}"
     logs = RunFolder(folder).logs
@@ -82,5 +90,5 @@ def kept(folder: Path, start: str, worker: Coordinator | None = None, logger: st
         log.info("ended")
     finally:
         log.removeHandler(file)
-        with suppress(OSError):  # a full disk
+        with suppress(OSError):  # for example a full disk
             file.close()

@@ -1,4 +1,4 @@
-"""Checks before a start changes anything: config and data, this machine, its disks, stores and servers."""
+"""Checks of config, data, this machine, disks, stores and servers, before a run changes anything."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system.storage import Folder, Storage
 
 MANY = 20_000
-"""Number of image files from which reading their headers is announced."""
+"""Minimum number of image files for which the user is informed that their headers are being read."""
 PROBE = "probe"
 """Name of a small entry that is written and removed to test whether checkpoints can be written."""
 
 
 def check(config: RunConfig, known: Sequence[str] = ()) -> tuple[ImageSet, list[str]]:
-    """Open the data set; return it with remarks that do not stop the run.
+    """Check a config and open its data set; return the data set, and remarks that do not stop the run.
 
-    Ray is not started: ``resolve.resolved`` compares the config with the cluster after all other checks.
+    Ray is not started, because ``resolve.resolved`` compares the config with the cluster after all other checks.
 
-    :param known: problems found while the config was read.
-    :raises ConfigError: with every problem.
+    :param known: problems that were found when the config was read.
+    :raises ConfigError: the config has problems, all of which are listed.
     """
     run_folder.check(Path(config.output).expanduser())  # before any file in it is read
     unknown, tracker = not_stored(config), config.tracking
@@ -63,9 +63,10 @@ def check(config: RunConfig, known: Sequence[str] = ()) -> tuple[ImageSet, list[
 
 
 def headers(config: RunConfig, dataset: ImageSet, say: Callable[[str], None]) -> None:
-    """Check the headers of the image files that the run needs; this takes longer than all other checks.
+    """Check the headers of the image files that the run needs, which takes longer than all other checks.
 
-    :raises ConfigError: with one problem that lists all broken files.
+    :param say: called with a line for the user if there are many files.
+    :raises ConfigError: some files are broken; one problem lists all of them.
     """
     if not config.data.verify:
         return
@@ -80,8 +81,8 @@ def headers(config: RunConfig, dataset: ImageSet, say: Callable[[str], None]) ->
 def probe(config: RunConfig, complete: bool) -> None:
     """Check that the disk, the store of checkpoints and the tracking server accept this run; nothing remains written.
 
-    :param complete: whether the last checkpoint exists, so that the run writes none.
-    :raises ConfigError: with every problem.
+    :param complete: whether the last checkpoint exists already, so that the run writes no checkpoint.
+    :raises ConfigError: one of them does not accept the run; every problem is listed.
     """
     stores: dict[str, Storage] = {"output": Folder(Path(config.output))}
     if config.tracking.checkpoints and not complete:
@@ -105,7 +106,7 @@ def _here(config: RunConfig) -> Iterator[str]:
 def remarks(config: RunConfig, stored: State | None) -> Iterator[str]:
     """Yield remarks on a resolved config that do not stop the run: idle cores, and a change of torch or device.
 
-    :param stored: metadata of the checkpoint that the run continues from.
+    :param stored: metadata of the checkpoint that the run continues from; None for a new run.
     """
     cluster, cores = config.cluster, torch.get_num_threads()
     if (cluster.workers, cluster.device, config.compute.threads) == (0, "cpu", 1) and cores > 1:
@@ -121,7 +122,7 @@ def remarks(config: RunConfig, stored: State | None) -> Iterator[str]:
 
 
 def _unchecked(config: RunConfig, problems: Sequence[str]) -> Iterator[str]:
-    """Yield a note that further problems of the cluster's keys may follow, if there are any yet."""
+    """Yield a note that ``cluster.workers`` is not compared with the cluster yet, if cluster keys have problems."""
     if config.cluster.workers > 0 and any(problem.startswith("cluster.") for problem in problems):
         yield "cluster.workers is not compared with the cluster yet; Ray is started after all other checks"
 
@@ -164,10 +165,10 @@ def _output(config: RunConfig) -> Iterator[str]:
 
 
 def _write_problem(store: Storage) -> str | None:
-    """Return why a store cannot be written, if so; for a missing folder its nearest existing parent is tested."""
+    """Return why a store cannot be written to, or None; for a missing folder, test its nearest existing parent."""
     try:
         if isinstance(store, Folder):
-            with TemporaryFile(dir=_existing_parent(store.path)) as file:  # without a name
+            with TemporaryFile(dir=_existing_parent(store.path)) as file:  # it has no name in the folder
                 file.write(bytes(4096))
                 file.flush()
                 os.fsync(file.fileno())
@@ -180,13 +181,13 @@ def _write_problem(store: Storage) -> str | None:
 
 
 def earlier(config: RunConfig) -> dict[str, Any]:
-    """Return the identity of the run in the output folder; empty if there is none."""
+    """Return the identity of the run in the output folder, by key of its config; empty if there is no run."""
     existing = RunFolder(Path(config.output).expanduser()).config
     return identity(read(existing)) if existing.exists() else {}
 
 
 def _as_started(config: RunConfig) -> RunConfig:
-    """Return the config with the channels of the run in the output folder, if there is one."""
+    """Return the config with ``dataset.channels`` of the run in the output folder, if there is one."""
     with suppress(ConfigError):  # reported by _output
         return resolve.with_channels(config, earlier(config))
     return config

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Stored:
-    """A worker's part of a checkpoint."""
+    """Part of a checkpoint that one worker needs: metadata, state of its classes, and shared state."""
 
     metadata: State
     by_class: dict[str, Tensor]
@@ -33,9 +33,10 @@ class Stored:
 
 @dataclass(frozen=True)
 class Loader:
-    """A loader of a worker's part of the newest checkpoint that every worker finds intact.
+    """Loader of the newest checkpoint whose files all workers find intact; each worker loads its own part.
 
-    :param group: process group of the workers, all of which load at the same time.
+    :param group: coordinator of the workers, all of which load at the same time.
+    :param procedure: procedure whose outline and owned classes determine what is loaded.
     :param identity: everything that determines the result of this run, see :class:`State`.
     """
 
@@ -45,7 +46,7 @@ class Loader:
     identity: Mapping[str, Any]
 
     def newest(self) -> Stored | None:
-        """Load the newest checkpoint, of those that rank 0 lists; None if there is none.
+        """Load the newest intact checkpoint among those that rank 0 lists; None if none was committed.
 
         :raises RunFailed: no checkpoint is intact, or one belongs to another run.
         """
@@ -57,7 +58,7 @@ class Loader:
             raise RunFailed(str(error)) from error
 
     def _together(self, name: str) -> Stored:
-        """Load a checkpoint. Raises FileNotFoundError or Damaged on all workers, even if only one of them fails."""
+        """Load a checkpoint. Raises FileNotFoundError or Damaged on all workers, even if only one worker fails."""
         stored, problem = None, None
         try:
             stored = self._loaded(name)

@@ -1,4 +1,4 @@
-"""Selection of the checkpoint that a start of a run continues from: its own, none, or that of another folder."""
+"""Selection of the checkpoint from which a run continues: its own, none, or a checkpoint in another folder."""
 
 from __future__ import annotations
 
@@ -22,11 +22,14 @@ AUTO, NEVER = "auto", "never"
 
 
 def select(config: RunConfig, how: str = AUTO) -> Checkpoint | None:
-    """Return the checkpoint that a start of this run continues from; None to start from the beginning.
+    """Return the checkpoint from which the run continues; None if it starts from the beginning.
 
-    :param how: the option ``--resume``: ``auto`` for the run's own newest checkpoint; ``never``; or the path of a run's
-        folder, of its checkpoints or of one of them.
-    :raises ConfigError: ``never`` in a folder with checkpoints, a path without any, or no checkpoint that is intact.
+    If ``how`` is a path but the run has its own checkpoint, its own newest checkpoint is returned.
+
+    :param how: value of the option ``--resume``: ``auto`` for the run's own newest checkpoint, ``never`` for none, or
+        the path or url of a run's folder, of its folder of checkpoints, or of one checkpoint.
+    :raises ConfigError: ``how`` is ``never`` but the run has checkpoints, ``how`` is a path without a checkpoint, or no
+        checkpoint is intact.
     """
     own = assembly.storage_of(config)
     if how == NEVER and checkpoint.names(own):
@@ -43,7 +46,7 @@ def select(config: RunConfig, how: str = AUTO) -> Checkpoint | None:
 def check(config: RunConfig, dataset: ImageSet, start: Checkpoint | None) -> None:
     """Check that a checkpoint and its metrics.jsonl belong to this run, by config, data and tensors.
 
-    :raises ConfigError: with every difference.
+    :raises ConfigError: config or data differ, with all differences; or a file does not fit the run.
     """
     if start is None:
         return
@@ -63,11 +66,14 @@ def check(config: RunConfig, dataset: ImageSet, start: Checkpoint | None) -> Non
 
 
 def copy(config: RunConfig, dataset: ImageSet, start: Checkpoint | None, how: str = AUTO) -> Checkpoint | None:
-    """Copy a checkpoint of another folder, with its entries of metrics.jsonl, to this run; return the copied one.
+    """Copy a checkpoint of another folder, with its entries of metrics.jsonl, to this run; return this checkpoint.
 
-    Each file is verified while it is copied. If ``how`` is a folder of several checkpoints, damaged ones are skipped.
+    A checkpoint of this run, or None, is returned unchanged. Each file is verified while it is copied. If ``how`` is a
+    folder of several checkpoints, damaged ones are skipped.
 
-    :raises ConfigError: the given checkpoint, or every one in the given folder, is damaged; nothing is committed then.
+    :param how: value of the option ``--resume``, see :func:`select`.
+    :raises ConfigError: the given checkpoint, or every checkpoint in the given folder, is damaged; nothing is
+        committed in this case.
     """
     if start is None or str(start.store) == str(assembly.storage_of(config)):
         return start
@@ -89,7 +95,7 @@ def copy(config: RunConfig, dataset: ImageSet, start: Checkpoint | None, how: st
 
 
 def _copy_one(config: RunConfig, source: Checkpoint) -> None:
-    """Copy a checkpoint to this run and commit it. Raises Damaged; then nothing of it remains."""
+    """Copy a checkpoint to this run and commit it. If it is damaged, remove the partial copy and raise Damaged."""
     own = assembly.storage_of(config)
 
     def put(entry: FileEntry) -> None:
@@ -108,7 +114,7 @@ def _copy_one(config: RunConfig, source: Checkpoint) -> None:
 
 
 def _metrics_of(config: RunConfig, start: Checkpoint) -> Path | None:
-    """Return the metrics.jsonl of a checkpoint's run, if the file exists and is local."""
+    """Return the path of metrics.jsonl of a checkpoint's run; None if the file does not exist or is not local."""
     if str(start.store) == str(assembly.storage_of(config)):
         metrics = RunFolder(Path(config.output)).metrics
     elif isinstance(start.store, Folder):
@@ -119,7 +125,10 @@ def _metrics_of(config: RunConfig, start: Checkpoint) -> Path | None:
 
 
 def _at(path: str) -> Checkpoint | None:
-    """Return the checkpoint at the path or url of a run's folder, of its checkpoints, or of one of them."""
+    """Return the checkpoint at a path or url; None if there is none.
+
+    :param path: path or url of a run's folder, of its folder of checkpoints, or of one checkpoint.
+    """
     if scheme(path) is None:
         run_folder.check(Path(path))
     parent, name = _parts(path)
@@ -132,7 +141,7 @@ def _at(path: str) -> Checkpoint | None:
 
 
 def _parts(path: str) -> tuple[str, str]:
-    """Split a path or url, with its secret, into its parent and its last part."""
+    """Split a path or url into its parent, with the secret of a url, and its last component."""
     parent, _, name = revealed(path).rstrip("/").rpartition("/")
     return parent, name
 

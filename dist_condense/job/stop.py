@@ -1,4 +1,4 @@
-"""Handling of Ctrl-C and SIGTERM in the driver: it asks the workers to save at the same step and stop."""
+"""Handling of Ctrl-C and SIGTERM in the driver, where a signal makes all workers save at the same step and stop."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from dist_condense.system import signals
 
 
 class Terminated(Exception):
-    """Raised when the run was stopped on request and has saved its state; the message says at which step.
+    """Exception for a run that was stopped on request after saving its state; the message states the step.
 
-    :param number: the signal that requested it; SIGTERM for any other request.
+    :param number: number of the signal that requested the stop; SIGTERM for any other request.
     """
 
     def __init__(self, message: str, number: int = signal.SIGTERM) -> None:
@@ -22,17 +22,17 @@ class Terminated(Exception):
 
 
 class Stop:
-    """Context in which Ctrl-C and SIGTERM create a file in the run's folder, which the workers check once a second.
+    """Context in which Ctrl-C and SIGTERM create a file in the run's folder; workers look for it about once a second.
 
-    A file reaches workers on other nodes, and a signal handler can create it safely.
+    A file is used because workers on other nodes can see it, and a signal handler can create it safely.
     """
 
     def __init__(self, folder: Path) -> None:
         self.file = RunFolder(folder).stop
         self.by: str | None = None
-        """Source of the request, a signal or the file; None if there was none."""
+        """Source of the request to stop, a signal or the file; None without a request."""
         self.number = signal.SIGTERM
-        """First signal that requested the stop."""
+        """First signal that requested the stop; SIGTERM if there was none."""
 
     def __enter__(self) -> Stop:
         self._remove_request()

@@ -1,4 +1,4 @@
-"""The program of one worker, identical on a Ray worker and in the driver's own process."""
+"""Computation of one worker, identical in a Ray worker and in the driver's own process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from dist_condense.system.processor import on_threads
 
 log = logging.getLogger(__name__)
 GRACE = 30.0
-"""Seconds for which a failing worker waits for its last checkpoint, which cannot complete without the others."""
+"""Seconds that a failing worker waits for its last checkpoint, which cannot complete without the other workers."""
 
 
 def work(
@@ -35,10 +35,11 @@ def work(
     *,
     claim: Claim | None = None,
 ) -> None:
-    """Compute this worker's classes from the newest checkpoint to the end, or until the run is asked to stop.
+    """Compute this worker's classes from the newest checkpoint to the end, or until a stop of the run is requested.
 
-    :param claim: claim of the start that this worker belongs to; None: of the start that owns the folder.
-    :raises RunFailed: the run failed; also for missing data and a full or read-only disk.
+    :param observe: called with the measurements of each entry of metrics.jsonl.
+    :param claim: claim of the start that this worker belongs to; by default, of the start that owns the folder.
+    :raises RunFailed: the run failed, for example because data are missing or a disk is full or read-only.
     """
     claim = claim or Claim.present(Path(config.output))
     try:
@@ -72,7 +73,7 @@ def assemble(
     observe: Observer = unobserved,
     claim: Claim | None = None,
 ) -> Journal:
-    """Build the procedure and the journal of one worker."""
+    """Build the procedure and the journal of one worker; return the journal, which contains the procedure."""
     dataset = assembly.dataset_of(config)
     costs = [1.0] * len(dataset.classes)  # every class has the same batch in every step
     labels = list(assign(costs, coordinator.size)[coordinator.rank])

@@ -1,3 +1,3 @@
-"""Procedures, one file each: computations of a run from start to end. `settings.procedures` builds them."""
+"""Procedures, one file each. A procedure is the complete computation of a run; `settings.procedures` builds it."""
 
 NAMES = {"matching": "learn images by matching statistics", "selecting": "choose real images"}

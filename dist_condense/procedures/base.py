@@ -1,4 +1,4 @@
-"""Base class of the procedures: a shard of a worker's classes, and a trajectory of theta."""
+"""Base class of the procedures, which combine a shard of a worker's classes with a trajectory of theta."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dist_condense.selection.shard import SelectionShard
 
 
 class NoNetwork:
-    """Trajectory of a procedure without a network: nothing to train, store or compare."""
+    """Trajectory of a procedure without a network, which has nothing to train, store or compare."""
 
     network = nn.Module()
     batches: Batches = NoBatches()
@@ -36,7 +36,7 @@ class NoNetwork:
 
 @dataclass(kw_only=True)
 class ShardProcedure:
-    """A :class:`dist_condense.engine.procedure.Procedure` on a shard of classes and a trajectory of theta."""
+    """Base of a :class:`dist_condense.engine.procedure.Procedure` on a shard of classes and a trajectory of theta."""
 
     shard: ClassShard | SelectionShard
     trajectory: Trajectory | NoNetwork

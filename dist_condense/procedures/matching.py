@@ -18,11 +18,13 @@ from dist_condense.procedures.base import ShardProcedure
 
 @dataclass(frozen=True)
 class MatchingOutline:
-    """Outline of matching: K networks of T matching steps, which learn the pixels of each class and possibly its
-    labels.
+    """Outline of matching, which learns the pixels of each class, and possibly labels, in K networks of T matching
+    steps.
 
+    :param networks: number K of networks.
+    :param matching_steps: number T of matching steps per network.
     :param names: names of the classes, by label.
-    :param shapes: shapes of the learnt tensors of a class, by name: ``pixels`` (ipc, C, h, w).
+    :param shapes: shapes of the learnt tensors of one class, by name; ``pixels`` is (ipc, C, h, w).
     :param build: function from a seed to a network theta.
     """
 
@@ -39,17 +41,17 @@ class MatchingOutline:
 
     @property
     def class_tensors(self) -> dict[str, Kind]:
-        """Learnt tensors, and the momentum of their SGD."""
+        """Learnt tensors of one class and their SGD momentum, by name."""
         kinds = {name: (torch.float32, shape) for name, shape in self.shapes.items()}
         return kinds | {MOMENTUM[name]: kind for name, kind in kinds.items()}
 
     @property
     def shared_tensors(self) -> tuple[dict[str, Kind], dict[str, Kind]]:
-        """Tensors of theta; and its momentum, which exists after the first update."""
+        """Tensors of theta, which are required, and of its momentum, which exist only after the first update."""
         return theta_tensors(self.build(0))
 
     def facts(self, done: int) -> dict[str, Any]:
-        """Return the number of completed networks and of all networks, and the matching steps per network."""
+        """Return card entries: numbers of completed networks, of all networks and of matching steps per network."""
         return {
             "networks_done": done // self.matching_steps,
             "networks_total": self.networks,
@@ -57,7 +59,9 @@ class MatchingOutline:
         }
 
     def synthetic_set(self, state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the learnt pixels, class after class, with int64 labels or learnt probabilities ``[N, classes]``."""
+        """Return the learnt pixels ``[N, C, h, w]``, class after class, and their labels, int64 ``[N]`` or learnt
+        probabilities ``[N, classes]``.
+        """
         learnt = {name: torch.cat([state[f"{name}.{c}"] for c in range(len(self.names))]) for name in self.shapes}
         if "labels" in learnt:
             return learnt["pixels"].float(), learnt["labels"].float().softmax(1)
@@ -67,7 +71,7 @@ class MatchingOutline:
 
 @dataclass(kw_only=True)
 class Matching(ShardProcedure):
-    """Matching on one worker."""
+    """Matching procedure on one worker."""
 
     outline: MatchingOutline
     shard: ClassShard
@@ -78,11 +82,11 @@ class Matching(ShardProcedure):
         condense(self.shard, self.trajectory, self.outline.networks, self.outline.matching_steps, record=record)
 
     def measures(self) -> dict[str, float]:
-        """Return the matching loss of the owned classes."""
+        """Return the matching loss, summed over the owned classes, under the key ``loss``."""
         return {"loss": float(sum(float(x) for x in self.shard.losses.values()))}
 
     def problem(self, done: int) -> Problem | None:
-        """Return the first number that is not finite. Waits for the device."""
+        """Report the first number that is not finite, if there is one. Waits for the device."""
         finding = self.shard.first_not_finite(self.trajectory.network, done)
         if finding is None:
             return None

@@ -19,11 +19,11 @@ from dist_condense.selection.shard import SelectionShard
 
 @dataclass(frozen=True)
 class SelectingOutline:
-    """Outline of selecting: one unit per class, in label order; the network is trained inside the first unit.
+    """Outline of selecting, which has one unit per class, in label order; a network is trained within the first unit.
 
     :param names: names of the classes, by label.
-    :param shape: shape of the images of a class, ``(ipc, C, H, W)``.
-    :param build: function from a seed to the network whose features are read; None for a selection without features.
+    :param shape: shape of the selected images of one class, ``(ipc, C, H, W)``.
+    :param build: function from a seed to the network that computes features; None for a selection without features.
     """
 
     names: Sequence[str]
@@ -36,19 +36,22 @@ class SelectingOutline:
 
     @property
     def class_tensors(self) -> dict[str, Kind]:
-        """Selected images, and their positions within the class."""
+        """Selected images of one class, and their positions within the class."""
         return {"pixels": (torch.float32, self.shape), "positions": (torch.int64, self.shape[:1])}
 
     @property
     def shared_tensors(self) -> tuple[dict[str, Kind], dict[str, Kind]]:
-        """Tensors of theta and of its momentum; none where there is no network."""
+        """Required tensors, of theta, and optional tensors, of its momentum; both are empty without a network."""
         return theta_tensors(self.build(0)) if self.build else ({}, {})
 
     def facts(self, done: int) -> dict[str, Any]:
         return {}
 
     def synthetic_set(self, state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the selected images, class after class; zeros for a class that is not complete."""
+        """Return the selected images ``[N, C, H, W]``, class after class, and their labels, int64 ``[N]``.
+
+        The images of a class that is not selected yet are zeros.
+        """
         labels = range(len(self.names))
         pixels = torch.cat([state[f"pixels.{c}"] for c in labels])
         return pixels, torch.arange(len(labels)).repeat_interleave(self.shape[0])
@@ -56,9 +59,9 @@ class SelectingOutline:
 
 @dataclass(kw_only=True)
 class Selecting(ShardProcedure):
-    """Selecting on one worker.
+    """Selecting procedure on one worker.
 
-    :param stride: number of workers, each of which works on a class of its own.
+    :param stride: number of workers, which select different classes in parallel.
     """
 
     outline: SelectingOutline
@@ -73,7 +76,7 @@ class Selecting(ShardProcedure):
         return {}
 
     def problem(self, done: int) -> Problem | None:
-        """Report a theta that is not finite, whose features would be meaningless. Waits for the device."""
+        """Report a theta that is not finite, because its features would be meaningless. Waits for the device."""
         numbers = list(self.trajectory.network.state_dict().values())
         if not numbers or all_finite(numbers):
             return None

@@ -1,1 +1,1 @@
-"""Sets of real images: each selection method selects some images of every class, one class at a time."""
+"""Selection of real images: each method selects ``ipc`` images of every class, one class at a time."""

@@ -1,4 +1,4 @@
-"""Images of one class, from which a selection selects."""
+"""Inputs of a selection: the images of one class from which it selects."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Candidates:
-    """All inputs of a selection; equal inputs give the same selection on every worker."""
+    """All inputs of a selection from one class; equal inputs give the same selection on every worker."""
 
     label: int
     _: KW_ONLY
@@ -21,8 +21,8 @@ class Candidates:
     seed: int
     """Seed of the run."""
     draw: int = 0
-    """Number of the draw, for a selection that varies between draws."""
+    """Index of the draw, from 0; only a selection that varies between draws depends on it."""
 
 
 Select = Callable[[Candidates], Tensor]
-"""Function that returns positions within the class, int64 ``[ipc]``, all different."""
+"""Function that returns the positions of the selected images within the class, int64 ``[ipc]``, without duplicates."""

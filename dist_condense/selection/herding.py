@@ -1,4 +1,4 @@
-"""Herding (Welling 2009): a few images whose mean feature follows the mean feature of their class."""
+"""Herding (Welling 2009): selection of a few images whose mean feature approximates the mean feature of their class."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from torch import Tensor
 from dist_condense.selection.candidates import Candidates
 
 BLOCK = 1024
-"""Images whose distances are computed at once, so that no second copy of the features in float64 is made."""
+"""Number of images converted to float64 at once, so that no float64 copy of all features is made."""
 
 
 def herding(candidates: Candidates) -> Tensor:
-    """Select greedily the image x that minimises ``|| (k + 1) mu - sum of the k selected - x ||``.
+    """Select images greedily; after k images, the next one minimises ``||(k + 1) mu - s - x||``.
 
-    mu is the mean feature of the class. Each image is selected at most once; of equally near images the first is
-    selected. Sums and distances are float64. Memory is O(N d), the features of one class, and time O(ipc N d). The
-    DeepCore library takes the farthest image instead (argmax of the distance), which is another selection.
+    Here mu is the mean feature of the class, s the sum of the k selected features, and x the feature of the image. Each
+    image is selected at most once, and the first of equally near images is selected. Sums and distances are float64.
+    Memory is O(N d), the features of one class, and time O(ipc N d). The DeepCore library selects the farthest image
+    instead (argmax of the distance), which gives another selection.
     """
     features, ipc = candidates.features, candidates.ipc
     mean = torch.stack([part.double().sum(0) for part in features.split(BLOCK)]).sum(0) / len(features)
@@ -31,5 +32,5 @@ def herding(candidates: Candidates) -> Tensor:
 
 
 def _squared_distances(features: Tensor, target: Tensor) -> Tensor:
-    """Return the squared distance of each row, computed row by row, so that equal rows have bitwise equal distances."""
+    """Return the squared distance ``[N]`` of each row to ``target``; equal rows have bitwise equal distances."""
     return torch.cat([(target - part.double()).square().sum(1) for part in features.split(BLOCK)])

@@ -1,4 +1,4 @@
-"""Random images, the baseline of every table."""
+"""Random selection of images, the baseline of every table in the papers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from dist_condense.selection.candidates import Candidates
 
 
 def random(candidates: Candidates) -> Tensor:
-    """Draw without replacement, by (seed, draw, label)."""
+    """Draw images without replacement; the seed, the draw and the label determine the result."""
     key = randomness.key(candidates.seed, "random baseline", candidates.draw)
     return randomness.permutation(len(candidates.features), key, "random set", candidates.label)[: candidates.ipc]

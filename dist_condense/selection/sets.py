@@ -1,4 +1,4 @@
-"""Sets of real images selected without a trained network, made where they are needed."""
+"""Sets of real images that are selected without a trained network, in the process that needs them."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from dist_condense.selection.table import Selection
 def real_sets(
     selection: Selection, source: ClassSource, counts: Sequence[int], *, ipc: int, seed: int, draws: int = 1
 ) -> LabelledImages:
-    """Return ``draws`` sets of ``ipc`` real images of every class as stored: one set after the other, sorted by class.
+    """Return ``draws`` consecutive sets of ``ipc`` real images per class, as stored; each set is sorted by class.
 
-    :param source: source of all classes; one that reads on demand reads only the selected images.
-    :param counts: real images of each class.
+    :param source: source of all classes; a source that reads on demand reads only the selected images.
+    :param counts: number of real images of each class.
     :raises ValueError: a class has fewer images than ``ipc``.
     """
     if few := [label for label, count in enumerate(counts) if count < ipc]:
         raise ValueError(f"real_sets: ipc is {ipc}, but classes {few} have fewer images; lower ipc.")
 
     def selected(label: int, count: int) -> Tensor:
-        """Return the images ``[draws, ipc, C, H, W]`` of a class."""
+        """Return the selected images ``[draws, ipc, C, H, W]`` of a class."""
         every = (Candidates(label, features=torch.empty(count, 0), ipc=ipc, seed=seed, draw=d) for d in range(draws))
         return torch.stack([source.get(label, selection.select(own)) for own in every])
 

@@ -1,4 +1,4 @@
-"""Classes that one worker owns, with the images selected of each."""
+"""State of a selection on one worker: the images selected from the classes that it owns."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from dist_condense.selection.candidates import Candidates
 from dist_condense.selection.table import Selection
 
 NOT_YET = -1
-"""Position of an image that is not selected yet."""
+"""Placeholder for the position of an image that is not selected yet."""
 
 
 @dataclass
 class SelectionShard:
-    """Selected images of a worker's own classes, ``labels``.
+    """Selected images of the classes ``labels``, which the worker owns.
 
-    ``pixels[c]`` are the selected images float32 ``[ipc, C, H, W]`` as pixels of the space (values: a byte b as b /
-    255, floats as they are, so exactly the stored image), ``positions[c]`` int64 ``[ipc]`` their positions within class
-    c; zeros and -1 before the class is complete.
+    ``pixels[c]`` contains the selected images of class c as pixels of ``space``, float32 ``[ipc, C, H, W]``; in a space
+    of image values (bytes divided by 255, floats unchanged) these are exactly the stored images. ``positions[c]``
+    contains their positions within the class, int64 ``[ipc]``. Until class c is complete, these are 0 and -1.
 
-    :param counts: real images of every class, owned or not.
+    :param counts: number of real images of every class, owned or not.
     :param shape: (C, H, W) of an image.
     """
 
@@ -50,7 +50,7 @@ class SelectionShard:
         self.positions = {c: torch.full((self.ipc,), NOT_YET) for c in self.labels}
 
     def select(self, network: nn.Module, label: int) -> None:
-        """Select the images of a class, if it is owned."""
+        """Select the images of class ``label``; do nothing if another worker owns it."""
         if label not in self.pixels:
             return
         own = Candidates(label, features=self._features(network, label), ipc=self.ipc, seed=self.seed)
@@ -59,7 +59,7 @@ class SelectionShard:
         self.pixels[label] = self.space.of(to_values(images.cpu()))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return copies of all tensors that a restart needs, as ``NAME.CLASS``."""
+        """Return copies of the images and positions of all owned classes, by ``NAME.LABEL``."""
         kept = {"pixels": self.pixels, "positions": self.positions}
         return {f"{name}.{c}": x.clone() for name, by_class in kept.items() for c, x in by_class.items()}
 

@@ -1,4 +1,4 @@
-"""Selections by name."""
+"""Table of the selection methods, by name."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Selection:
 
     select: Select
     features: bool = False
-    """Whether the selection reads features of a network that is first trained on all images."""
+    """Whether the selection needs features, for which a network is first trained on all images."""
     varies: bool = False
-    """Whether each evaluation network is trained on a new draw, as in the papers' rows."""
+    """Whether each evaluation network is trained on a new draw of images, as in the papers' results."""
 
 
 SELECTIONS = {"random": Selection(random, varies=True), "herding": Selection(herding, features=True)}

@@ -11,18 +11,18 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 GRACE = 10.0
-"""Seconds for which the end of the process waits for its threads: one may block in a collective without peers."""
+"""Seconds that a process waits for its threads at exit, because one may block in a collective without peers."""
 
 
 class Background(Thread):
-    """A thread that starts at once, and is stopped and joined at the end of the process.
+    """Thread that starts at once, and is stopped and joined when the process exits.
 
-    A plain daemon thread that returns from C++ while Python shuts down is unwound through torch's frames, and the
-    process dies of SIGABRT ("terminate called without an active exception"). An ordinary thread would keep the
+    A plain daemon thread that returns from C++ while Python shuts down is unwound through torch's frames, which aborts
+    the process with SIGABRT ("terminate called without an active exception"). An ordinary thread would keep the
     process alive until its work is done.
 
-    :param run: the work of the thread.
-    :param stop: makes ``run`` return soon; called from another thread.
+    :param run: work of the thread.
+    :param stop: function that makes ``run`` return soon; called from another thread.
     """
 
     def __init__(self, name: str, run: Callable[[], None], stop: Callable[[], None]) -> None:
@@ -36,9 +36,9 @@ _started: WeakSet[Background] = WeakSet()
 
 
 def side_by_side(action: Callable[[Item], Result], items: Iterable[Item], threads: int) -> list[Result]:
-    """Apply an action to each item on up to ``threads`` threads; return the results in order.
+    """Apply an action to each item on up to ``threads`` threads; return the results in the order of the items.
 
-    After a failure no further item is started; those in progress are completed, and the first failure is raised.
+    After a failure no further item is started; items in progress are completed, and the first failure is raised.
     """
     pending, lock = list(enumerate(items))[::-1], Lock()
     count, results, failures = len(pending), dict[int, Result](), list[BaseException]()
@@ -67,7 +67,10 @@ def side_by_side(action: Callable[[Item], Result], items: Iterable[Item], thread
 
 @atexit.register
 def _end_all() -> None:
-    """Stop and join all threads; functions registered with atexit run while threads still can."""
+    """Stop and join all background threads.
+
+    Registered with atexit, because atexit functions are called while daemon threads still run.
+    """
     alive = [thread for thread in _started if thread.is_alive()]
     for thread in alive:
         thread.stop()

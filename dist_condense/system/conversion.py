@@ -1,7 +1,8 @@
 """Conversion of plain JSON values to dataclasses, checked against the types of the fields.
 
-Types are int, float, str, bool, None, Any, their unions, Literal, lists, tuples of any length, dicts and dataclasses of
-these; ``Annotated[int, Rule(...)]`` adds a condition. A ``__post_init__`` refuses a value by raising ValueError.
+The supported types are int, float, str, bool, None, Any, Literal, and unions, lists, tuples of any length, dicts and
+dataclasses of supported types. ``Annotated[int, Rule(...)]`` adds a condition, and ``__post_init__`` of a dataclass
+refuses a value by raising ValueError.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _PLAIN_KEY = re.compile(r"[A-Za-z_][\w.-]{0,79}")
 
 @dataclass(frozen=True)
 class Rule:
-    """A condition on a value besides its type: ``Annotated[int, Rule("an integer from 1", lambda x: x >= 1)]``."""
+    """Condition on a value in addition to its type: ``Annotated[int, Rule("an integer from 1", lambda x: x >= 1)]``."""
 
     expected: str
     holds: Callable[[Any], object]
@@ -38,7 +39,7 @@ Sha256 = Annotated[str, Rule("64 hex digits", re.compile(r"[0-9a-f]{64}").fullma
 
 
 class Mismatch(Exception):
-    """Error for a refused value: a text with the value and the expectation, and the path to the value."""
+    """Error for a refused value; ``text`` states the value and the expectation, ``path`` is the path to the value."""
 
     def __init__(self, text: str, path: str = "") -> None:
         super().__init__(text)
@@ -46,11 +47,11 @@ class Mismatch(Exception):
 
     @classmethod
     def of(cls, value: Any, expected: str) -> Mismatch:
-        """Create the error from the refused value."""
+        """Create the error from a refused value and a description of the accepted values."""
         return cls(f"found {shown(value)}, expected {expected}")
 
     def below(self, step: int | str) -> Mismatch:
-        """Prepend the key or index of the value in its list or object to the path."""
+        """Prepend an object key or a list index to the path, and return the error itself."""
         is_plain = isinstance(step, str) and _PLAIN_KEY.fullmatch(step)
         self.path = (f".{step}" if is_plain else f"[{shown(step)}]") + self.path
         return self
@@ -67,7 +68,7 @@ def shown(value: Any) -> str:
 
 @cache
 def reader(kind: Any, ignore_unknown: bool) -> Reader:
-    """Return the reader of a type; each type is analysed once.
+    """Return the function that converts a plain value to the type ``kind``; it is created once per type.
 
     :param ignore_unknown: whether keys without a field are ignored instead of refused.
     """
@@ -107,7 +108,10 @@ def _ruled(inner: Reader, rules: Sequence[Rule]) -> Reader:
 
 
 def _one_of(readers: Sequence[Reader]) -> Reader:
-    """Return a reader that accepts any of several types; its errors are those of the first type that is not null."""
+    """Return a reader that accepts any of several types.
+
+    If none accepts a value, the error of the first type other than null is raised.
+    """
     first, *others = sorted(readers, key=lambda option: option is _PLAIN[NoneType])
 
     def read(value: Any) -> Any:
@@ -201,4 +205,4 @@ _PLAIN: dict[Any, Reader] = {
     object: lambda value: value,  # checked later
 }
 _OF_JSON = {**_PLAIN, dict: _dict(_PLAIN[str], _any), list: _list(_any, list)}
-"""Readers of arbitrary JSON, by the type of the value."""
+"""Readers of arbitrary JSON values, by the Python type of the value."""

@@ -1,7 +1,7 @@
-"""Secrets in addresses: separated when an address is read, masked whenever a text is written.
+"""Handling of secrets in addresses: a secret is separated when an address is read, and masked in every written text.
 
-An :class:`Address` is its masked text, so that no file, log or message contains the secret; only code that opens a
-connection asks for the full address. Texts of other libraries pass through :func:`masked`.
+The text of an :class:`Address` is masked, so that no file, log or message contains the secret; only code that opens a
+connection requests the full address. Secrets in texts of other libraries are masked by :func:`masked`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 HIDDEN = "***"
 USERS_ARE_SHOWN = {"postgresql", "postgres", "mysql", "mariadb", "mssql", "oracle"}
-"""Schemes, without their drivers, with plain user names; in other schemes the user is often a token."""
+"""URL schemes, without the driver after `+`, whose user names are shown; in other schemes the user is often a token."""
 FILES = {"sqlite", "file"}
-"""Schemes of files: a word after `?` is part of the path or an option, never a secret."""
+"""URL schemes of files, in which a word after `?` is part of the path or an option and never a secret."""
 HARMLESS = {
     *("user", "username", "uid", "encoding", "client_encoding", "sslcert", "version"),
     *("host", "port", "dbname", "database", "schema", "driver", "charset", "collation", "region", "versionid"),
@@ -28,7 +28,7 @@ HARMLESS = {
     *("mode", "cache", "uri", "immutable", "nolock", "vfs", "psow"),
     *("isolation_level", "detect_types", "check_same_thread", "cached_statements"),
 }
-"""Query parameters, in lower case, whose plain values are shown; all other values are masked."""
+"""Query parameters, in lower case, whose values are shown if all characters are plain; other values are masked."""
 VARIABLES = (
     "MLFLOW_TRACKING_PASSWORD",
     "MLFLOW_TRACKING_TOKEN",
@@ -39,26 +39,28 @@ VARIABLES = (
 )
 """Environment variables whose values are secrets."""
 SHORTEST, SHORTEST_OTHER = 4, 8
-"""Minimum lengths of a secret that is masked everywhere: in general, and for a parameter without a secret name."""
+"""Minimum lengths of a secret that is masked in every text: in general, and for the value of a query parameter whose
+name does not suggest a secret."""
 KNOWN_AT_MOST = 256
-"""Maximum number of secrets that are searched for in texts; a manifest may have many signed addresses."""
+"""Maximum number of secrets that are remembered and masked in every text, since a manifest may have many signed
+addresses."""
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*\Z")
 _SCHEME_AT_MOST = 32
 _HALF = re.compile(r"(?<![\w+.-])(?:https?|ftp|s3|gs|(?:postgres|mysql|mariadb|mssql|oracle)[\w+]{0,24})(?::/(?!/)|//)")
-"""Start of an address that lost a slash or its colon, for example because it was treated as a path."""
+"""Pattern of the start of an address that lost a slash or its colon, for example because it was treated as a path."""
 BUCKETS = {"s3", "gs"}
-"""Schemes of object stores, whose object names may contain `@`."""
+"""URL schemes of object stores, whose object names may contain `@`."""
 _USER = re.compile(r"[\w.%+~-]*")
 _PORT = re.compile(r"\d{0,5}|port", re.IGNORECASE)
 _IPV6 = re.compile(r"\A\[[0-9A-Fa-f:.]*\]")
 _PLAIN = re.compile(r"[\w ./+:,~-]*")
 _NAME = re.compile(r"[\w.%\[\]-]{1,64}")
 _ROUTE = re.compile(r"/[\w/.-]*")
-"""A fragment of a web page: MLflow's `#/experiments/1`."""
+"""Pattern of a URL fragment that addresses a page and contains no secret, such as MLflow's `#/experiments/1`."""
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _SECRET_NAME = re.compile(r"secret|passw|pwd|token|key|\bsig\b|signature|credential|auth", re.IGNORECASE)
 _BESIDE = re.compile(r"""["'`<>,;(){}|\[\]](?=[A-Za-z][A-Za-z0-9+.-]{0,31}://)""")
-"""A separator between two addresses without a space."""
+"""Pattern of a character that separates two addresses without a space."""
 _CLOSING = "'\"`>)]},.;:!"
 _ENCODED = re.compile(r"%3A%2F%2F(\S*)", re.IGNORECASE)
 _PARAMETER = re.compile(r"([?&;#])([\w.%\[\]-]{1,64})=([^\s&]+)")
@@ -79,9 +81,9 @@ _lock = threading.Lock()
 
 
 class Address(str):
-    """The masked text of an address with a secret; two addresses are equal if their masked texts are.
+    """Masked text of an address that contains a secret; two addresses are equal if their masked texts are equal.
 
-    Copies, ``dataclasses.asdict`` and pickle preserve the secret; results of str methods are ordinary, masked texts.
+    Copies, ``dataclasses.asdict`` and pickle preserve the secret; str methods return ordinary, masked strings.
     """
 
     _full: str
@@ -96,7 +98,7 @@ class Address(str):
 
     @property
     def revealed(self) -> str:
-        """The address with its secret, only for opening a connection."""
+        """Full address with its secret, to be used only for opening a connection."""
         return self._full
 
     def __reduce__(self) -> tuple[type[Address], tuple[str, bool]]:
@@ -104,9 +106,9 @@ class Address(str):
 
 
 def address(text: str, bare: bool = False) -> str:
-    """Return an :class:`Address` for an address that contains a secret; any other address or path unchanged.
+    """Return an :class:`Address` if the text is an address with a secret; return any other text unchanged.
 
-    :param bare: whether `user:password@host` is an address without its scheme rather than a path.
+    :param bare: whether a text such as `user:password@host` is an address without its scheme rather than a path.
     """
     if isinstance(text, Address) or _split(text, bare)[0] == text:
         return text
@@ -114,24 +116,25 @@ def address(text: str, bare: bool = False) -> str:
 
 
 def is_half(text: str) -> bool:
-    """Return whether a text is an address that lacks its colon or a slash, and would be treated as a path."""
+    """Return whether a text starts like an address that lacks its colon or a slash; it would be treated as a path."""
     return _HALF.match(text) is not None
 
 
 def revealed(text: str) -> str:
-    """Return an :class:`Address` with its secret, and any other text unchanged."""
+    """Return the full address with its secret for an :class:`Address`; return any other text unchanged."""
     return text.revealed if isinstance(text, Address) else text
 
 
 def is_hidden(text: str) -> bool:
-    """Return whether a text is the stored, masked form of an address, whose secret must be supplied again."""
+    """Return whether a text is a masked address that was read from a file; its secret must be supplied again."""
     return not isinstance(text, Address) and HIDDEN in text and ("://" in text or text.startswith(f"{HIDDEN}@"))
 
 
 def masked(text: str) -> str:
-    """Mask the secrets in a text: those known to this process, and everything that resembles one.
+    """Mask the secrets in a text: those known to this process, and everything that resembles a secret.
 
-    Takes time linear in the length of the text. A text must be masked before it is shortened.
+    The time is linear in the length of the text. Mask a text before shortening it, because part of a secret may not be
+    recognised.
     """
     _remember([value for name in VARIABLES if (value := os.environ.get(name))], always=True)
     for form in _forms:
@@ -159,7 +162,7 @@ def _split(text: str, bare: bool = False) -> tuple[str, list[str]]:
 
 
 def _without_scheme(text: str) -> tuple[str, list[str]]:
-    """Split `user:password@host` or `token@host` without a scheme; a path is unchanged and has no secrets."""
+    """Split `user:password@host` or `token@host` into masked text and secrets; a path is unchanged, without secrets."""
     userinfo, at, host = text.rpartition("@")
     if not at or text.startswith(("/", "~", ".")) or _DRIVE.match(text):
         return text, []
@@ -177,10 +180,11 @@ def _is_token(scheme: str, remainder: str, bare: bool) -> bool:
 def _userinfo(remainder: str, shows_user: bool, has_any: bool) -> tuple[str, str, list[str]]:
     """Split an address after its scheme into (masked user information with `@`, remainder, secrets).
 
-    A password may contain any character, including those at which only some parsers end it. So if the first part has
-    `:` or `@`, everything before the last `@` is user information.
+    A password may contain any character, including characters at which only some parsers end it. Therefore, if the part
+    before the first `/` contains `:` or `@`, everything before the last `@` of the address is user information.
 
-    :param has_any: whether there is user information even without these characters.
+    :param shows_user: whether a plain user name is not masked.
+    :param has_any: whether everything before the last `@` is user information even without these characters.
     """
     front, (userinfo, at, location) = remainder.partition("/")[0], remainder.rpartition("@")
     if at and ("@" in front or ":" in front or has_any):
@@ -203,7 +207,7 @@ def _secrets_of(userinfo: str) -> list[str]:
 
 
 def _query(text: str, is_file: bool) -> tuple[str, list[str]]:
-    """Split `?name=value&...#fragment` into its text with masked values and the secrets."""
+    """Split `?name=value&...#fragment` into (text with masked values, secrets)."""
     parts, secrets = re.split(r"([?&;#])", text), []
     for index in range(2, len(parts), 2):
         sign, part = parts[index - 1], parts[index]
@@ -228,7 +232,7 @@ def _is_harmless(name: str, value: str) -> bool:
 
 
 def _of_addresses(text: str) -> Iterator[str]:
-    """Yield the parts of a text with its addresses masked."""
+    """Mask the addresses in a text, and yield its parts in order."""
     done = 0
     while (slashes := text.find("://", done)) >= 0:
         start = max(done, slashes - _SCHEME_AT_MOST)
@@ -257,7 +261,10 @@ _WORDS = re.compile(r"(\s+)")
 
 
 def _end(text: str, slashes: int) -> int:
-    """Return the end of the word with an address, beyond a space if its password seems to contain one."""
+    """Return the end of the word that contains an address, or a later end if its password seems to contain a space.
+
+    :param slashes: index of the address's `://`.
+    """
     space = _SPACE.search(text, slashes)
     end = space.start() if space else len(text)
     slashes = text.rfind("://", slashes, end)
@@ -270,7 +277,7 @@ def _end(text: str, slashes: int) -> int:
 
 
 def _closed(piece: str) -> str:
-    """Mask an address and keep the closing punctuation of the text after it."""
+    """Mask an address, without the closing punctuation at its end, which belongs to the surrounding text."""
     whole = piece.rstrip(_CLOSING)
     return _split(whole)[0] + piece[len(whole) :]
 
@@ -299,9 +306,9 @@ def _assigned(match: re.Match[str]) -> str:
 
 
 def _remember(secrets: list[str], always: bool = False) -> None:
-    """Add secrets to those masked in every text.
+    """Add secrets to the remembered ones, which are masked in every text.
 
-    :param always: add them even beyond :data:`KNOWN_AT_MOST`.
+    :param always: whether they are added even beyond :data:`KNOWN_AT_MOST`.
     """
     global _forms
     new = [secret for secret in secrets if len(secret) >= SHORTEST and secret.strip("*") and secret not in _known]
@@ -314,7 +321,7 @@ def _remember(secrets: list[str], always: bool = False) -> None:
 
 
 def _written(secret: str) -> Iterator[str]:
-    """Yield the forms in which libraries print a secret, and its parts, which some parsers report as the port."""
+    """Yield the forms in which libraries print a secret, and its parts, because some parsers report one as the port."""
     for text in {secret, unquote(secret), unquote_plus(secret)}:
         forms = (text, quote(text), quote(text, ""), quote_plus(text), repr(text)[1:-1], json.dumps(text)[1:-1])
         parts = _PARTS.split(text)

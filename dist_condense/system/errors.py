@@ -1,4 +1,4 @@
-"""The error for problems with data, which lists all of them at once."""
+"""Error that reports all problems with the data at once, and functions that shorten lists in messages."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ class DataError(ValueError):
     """Error with a list of problems; each text in ``problems`` says what is wrong, where, and what to change."""
 
     def __init__(self, problems: Sequence[str]) -> None:
-        self.problems: list[str] = [masked(problem) for problem in problems]  # Ray logs them as they are
+        self.problems: list[str] = [masked(problem) for problem in problems]  # Ray logs the arguments unmasked
         super().__init__(self.problems)  # the arguments, so that the error survives pickling between processes
 
     def __str__(self) -> str:
@@ -26,5 +26,5 @@ def listed(names: Sequence[str]) -> str:
 
 
 def shortened(problems: list[str], others: str) -> list[str]:
-    """Return the first ten problems, and a line on the number of the others: `... and 90 more <others>.`"""
+    """Return at most the first ten problems, then a line that counts the others: `... and 90 more <others>.`"""
     return [*problems[:SHOWN], *([f"... and {len(problems) - SHOWN} more {others}."] if len(problems) > SHOWN else [])]

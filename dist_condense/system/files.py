@@ -11,15 +11,15 @@ from typing import BinaryIO
 
 
 def stays_below(name: str) -> bool:
-    """Return whether an untrusted relative path with ``/`` stays below its folder."""
+    """Return whether an untrusted relative path with ``/`` as separator stays below its folder."""
     return not ({"", ".", ".."} & set(name.split("/")) or "\\" in name or "\0" in name)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that it contains either all of ``data`` or its old content, even if the process is killed.
 
-    A link of that name is replaced. On failure (a full disk) the temporary file is removed, and the OSError names
-    ``path``.
+    A symbolic link at ``path`` is replaced, not followed. On failure, for example on a full disk, the temporary file is
+    removed, and the OSError names ``path``.
     """
     stream = temporary_beside(path)
     writing = Path(stream.name)
@@ -32,13 +32,16 @@ def write_atomically(path: Path, data: bytes) -> None:
     except BaseException as error:
         with suppress(OSError):
             writing.unlink()
-        if isinstance(error, OSError):  # of a write: without a file name; of a rename: with two
+        if isinstance(error, OSError):  # a failed write has no file name, a failed rename has two
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 
 def temporary_beside(path: Path) -> BinaryIO:
-    """Create ``.NAME.RANDOM.tmp`` beside ``path``, to be renamed to it; never an existing file or a link."""
+    """Create and open ``.NAME.RANDOM.tmp`` beside ``path``, which the caller renames to ``path``.
+
+    Raises OSError, with ``path`` as its file, rather than opening an existing file or a link.
+    """
     try:
         return open(path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp"), "xb", opener=_unfollowed)
     except OSError as error:
@@ -50,9 +53,11 @@ def _unfollowed(name: str, flags: int) -> int:
 
 
 def read_regular(path: Path, limit: int | None = None, first: int = -1) -> bytes:
-    """Read a regular file, also through a link: all its bytes, or at most the ``first`` ones.
+    """Read all bytes of a regular file, or at most the first ``first`` bytes; links are followed.
 
     Raises OSError for a folder, a named pipe or a device, and for a file of more than ``limit`` bytes.
+
+    :param first: number of bytes; -1 for all.
     """
     with open(path, "rb", opener=_unblocked) as stream:
         status = os.fstat(stream.fileno())
@@ -64,7 +69,7 @@ def read_regular(path: Path, limit: int | None = None, first: int = -1) -> bytes
 
 
 def _unblocked(name: str, flags: int) -> int:
-    """Open without waiting for the writer of a named pipe."""
+    """Open a file without blocking, because a named pipe would wait for its writer."""
     return os.open(name, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
@@ -78,7 +83,7 @@ def flush(path: Path) -> None:
 
 
 def flush_names(folder: Path) -> None:
-    """Flush the names in a folder to the disk, if its file system supports it."""
+    """Flush the directory entries of a folder to the disk, if its file system supports it."""
     with suppress(OSError):
         flush(folder)
 
@@ -90,7 +95,7 @@ def sha256_of(path: Path) -> str:
 
 
 class Descriptor:
-    """A file opened for ``os.pread``; closed with the last reference to this object."""
+    """File descriptor for ``os.pread``, closed when the last reference to this object is gone."""
 
     def __init__(self, path: Path) -> None:
         self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

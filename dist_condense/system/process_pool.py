@@ -1,4 +1,4 @@
-"""A map over processes of this machine."""
+"""Parallel map over processes on this machine."""
 
 import multiprocessing
 import os
@@ -16,23 +16,26 @@ from dist_condense.system import terminal
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 WAITING = 2
-"""Items submitted per process at a time; they are pickled, so not all at once."""
+"""Number of items submitted per process at a time, because submitting all items would pickle all at once."""
 SAFE_PATH = "PYTHONSAFEPATH"
 
 
 @dataclass(frozen=True)
 class LocalMap:
-    """A map over processes that yields results as they complete; a single worker runs in this process."""
+    """Parallel map over ``workers`` processes; with one worker, the function runs in this process."""
 
     workers: int
 
     def __call__(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """Yield the result of each item; the first error is raised once the running items have ended."""
+        """Yield the result of each item, in order of completion.
+
+        The first error is raised once the running items have ended.
+        """
         if self.workers == 1:
             yield from map(function, items)
             return
         context = multiprocessing.get_context("spawn")
-        with _safe_import_path():  # it starts the tracker process of semaphores
+        with _safe_import_path():  # the executor starts a process that tracks semaphores
             executor = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_initialise)
         try:
             yield from _bounded(executor, function, iter(items), WAITING * self.workers)
@@ -57,7 +60,10 @@ def _bounded(
 
 @contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """Block SIGINT in processes started within the context from their start; the parent handles it afterwards."""
+    """Block SIGINT within the context, so that processes started in it are never interrupted by Ctrl-C.
+
+    A SIGINT that arrives within the context is handled by this process afterwards.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
@@ -69,7 +75,7 @@ def _interrupts_blocked() -> Iterator[None]:
 def _safe_import_path() -> Iterator[None]:
     """Keep the working directory, which may be untrusted, off the import path of processes started within the context.
 
-    They start like ``python -c``, which searches it first.
+    Such a process starts like ``python -c``, which searches the working directory first.
     """
     before = os.environ.get(SAFE_PATH)
     os.environ[SAFE_PATH] = "1"

@@ -1,4 +1,4 @@
-"""Properties of the processor that the last bits of a result depend on: its kind and the number of threads."""
+"""Properties of the processor that determine the last bits of a result: its kind and the number of threads."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 
 FACTS = ("vendor_id", "cpu family", "model", "model name", "stepping", "cache size", "flags")
-"""Lines of /proc/cpuinfo by which libraries select their kernels and partition the work."""
+"""Keys of /proc/cpuinfo whose values determine which kernels libraries select and how they partition the work."""
 
 
 def kind(device: torch.device) -> str | None:
-    """Return a text that is equal on machines where the same program computes the same bits.
+    """Return a description of the processor, equal on machines where the same code computes the same bits.
 
-    None if that is unknown, as on GPUs, whose kernels may add in any order.
+    Returns None for devices other than CPUs, because GPU kernels, for example, may add in any order.
     """
     if device.type != "cpu":
         return None
@@ -28,9 +28,9 @@ def kind(device: torch.device) -> str | None:
 
 @contextmanager
 def on_threads(threads: int | None) -> Iterator[None]:
-    """Set the number of CPU threads of torch within the context; None keeps the present number.
+    """Set torch's number of CPU threads within the context; None leaves it unchanged.
 
-    The number of threads changes the last bits of sums.
+    The last bits of sums depend on the number of threads.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)

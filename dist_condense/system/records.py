@@ -1,7 +1,7 @@
-"""Reading of untrusted JSON and YAML, with limits and checked against the types of dataclasses.
+"""Reading of untrusted JSON and YAML, within limits of size and checked against the types of dataclasses.
 
-``read(Card, file)`` returns a Card whose every value has the type of its field, or raises :class:`Unreadable` with one
-line: the file, the path inside it, the value and the expectation. No content of a file is trusted before that.
+``read(Card, file)`` returns a Card whose every value has the type of its field, or raises :class:`Unreadable` with a
+line that names the file, the path inside it, the value and the expectation. A file's content is not trusted before.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from dist_condense.system.errors import DataError
 from dist_condense.system.files import read_regular
 
 BYTES, VALUES, DEPTH = 64 * 2**20, 4_000_000, 16
-"""Limits of one record: its bytes, its values (including lists and objects), and the depth of lists and objects.
-Enough for a manifest of 100,000 classes; the values take less than 1 GiB of memory."""
+"""Limits of one record: number of bytes, number of values (lists and objects count as well), and depth of nesting.
+They suffice for a manifest of 100,000 classes; the values take less than 1 GiB of memory."""
 YAML_BYTES, YAML_VALUES = 2**19, 100_000
-"""Limits of a YAML file: its bytes, and its values after the expansion of aliases."""
+"""Limits of a YAML file: number of bytes, and number of values after the expansion of aliases."""
 Value = TypeVar("Value")
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
@@ -31,7 +31,7 @@ _NO_MARK = bytes(set(range(256)) - {*_STEPS, ord(",")})
 
 
 class Unreadable(DataError):
-    """A file or record that cannot be used; one line with the file, the path inside it and the expectation."""
+    """Error for an unusable file or record; its one-line message names the file, the path in it and the expectation."""
 
     def __init__(self, line: str) -> None:
         super().__init__([line])
@@ -45,13 +45,13 @@ def read(kind: type[Value], file: Path, ignore_unknown: bool = False) -> Value:
 
     :param kind: a dataclass, or a type of plain values such as ``dict[str, Any]``.
     :param ignore_unknown: whether keys without a field are ignored instead of refused.
-    :raises Unreadable: also for a file that is missing, too large, or a folder, named pipe or device.
+    :raises Unreadable: the content does not match ``kind``, or the file is missing, too large or not a regular file.
     """
     return made(kind, parsed(bytes_of(file), str(file)), str(file), ignore_unknown)
 
 
 def bytes_of(file: Path, limit: int = BYTES) -> bytes:
-    """Read a regular file of at most ``limit`` bytes. Raises Unreadable."""
+    """Read a regular file of at most ``limit`` bytes. Raises Unreadable if that is impossible."""
     try:
         return read_regular(file, limit)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
@@ -59,7 +59,12 @@ def bytes_of(file: Path, limit: int = BYTES) -> bytes:
 
 
 def text_of(data: bytes, where: str) -> str:
-    """Decode UTF-8, with or without a byte order mark. Raises Unreadable with the number of the line."""
+    """Decode UTF-8, with or without a byte order mark.
+
+    Raises Unreadable with the number of the first line that is not UTF-8.
+
+    :param where: name of the text in messages.
+    """
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -68,9 +73,10 @@ def text_of(data: bytes, where: str) -> str:
 
 
 def parsed(data: bytes, where: str) -> Any:
-    """Parse a JSON text to a plain value for :func:`made`; numbers may still be infinite. Raises Unreadable.
+    """Parse a JSON text to a plain value, whose types :func:`made` checks; numbers may still be infinite.
 
     :param where: name of the text in messages.
+    :raises Unreadable: the text exceeds a limit, is not JSON, or repeats a key in an object.
     """
     if len(data) > BYTES:
         raise Unreadable(f"{where}: it has more than {BYTES} bytes")
@@ -84,12 +90,16 @@ def parsed(data: bytes, where: str) -> Any:
         return json.loads(text_of(data, where), object_pairs_hook=_object)
     except Unreadable:
         raise
-    except ValueError as error:  # also an integer of thousands of digits
+    except ValueError as error:  # also raised for an integer of thousands of digits
         raise Unreadable(f"{where}: it is not JSON ({error})") from error
 
 
 def made(kind: type[Value], value: Any, where: str, ignore_unknown: bool = False) -> Value:
-    """Convert a plain value to ``kind``, as :func:`read` does. Raises Unreadable."""
+    """Convert a plain value to the type ``kind``, with the checks of :func:`read`.
+
+    :param where: name of the value in messages.
+    :raises Unreadable: the value does not match ``kind``.
+    """
     try:
         return cast(Value, reader(cast(Any, kind), ignore_unknown)(value))
     except Mismatch as error:
@@ -97,9 +107,10 @@ def made(kind: type[Value], value: Any, where: str, ignore_unknown: bool = False
 
 
 def document(loader: yaml.SafeLoader) -> yaml.Node | None:
-    """Return the root node of a YAML text within the limits of depth and values.
+    """Parse a YAML text and return its root node; None for an empty text.
 
-    Aliases count as their expansion. Raises YAMLError with the line.
+    Raises YAMLError, with the line, if the text exceeds :data:`DEPTH` or :data:`YAML_VALUES`, where an alias counts as
+    its expansion, or if an anchor contains itself.
     """
     deep = f"nested more than {DEPTH} deep"
     try:

@@ -1,4 +1,4 @@
-"""Reading of plain paths and, through fsspec, of s3://, gs:// and https://; no other scheme is ever opened."""
+"""Reading of plain paths and, through fsspec, of s3://, gs:// and https:// urls; no other scheme is ever opened."""
 
 import os
 import re
@@ -34,7 +34,7 @@ _BUSY = (408, 429)
 
 
 async def _https_only(request: Any, handler: Callable[[Any], Awaitable[Any]]) -> Any:
-    """Refuse a request, including a redirect, that is not https, since its answer could be forged."""
+    """Refuse a request or redirect that is not https, because its answer could be forged."""
     if request.url.scheme != "https":
         raise PermissionError(f"the store redirects to {request.url}, which is not https")
     return await handler(request)
@@ -63,7 +63,10 @@ def scheme(url: str) -> str | None:
 
 
 def entry_problem(url: str) -> str | None:
-    """Return the problem of an address in a manifest, which must stay below its folder or name a store; else None."""
+    """Return what is wrong with an address in a manifest, or None.
+
+    An address must be a relative path that stays below the manifest's folder, or a url of a supported scheme.
+    """
     try:
         if scheme(url) is not None:
             return None
@@ -75,9 +78,9 @@ def entry_problem(url: str) -> str | None:
 
 
 def join(root: str, url: str) -> str:
-    """Return the address of an entry below a folder or url, with its secrets; a complete url is returned unchanged.
+    """Return the address of the entry ``url`` below the folder or url ``root``; a complete ``url`` is unchanged.
 
-    A query of an https url, such as an access token, remains after the path.
+    Secrets of ``root`` are kept. The query of an https root, such as an access token, stays at the end.
     """
     if scheme(url) is not None:
         return url
@@ -86,9 +89,10 @@ def join(root: str, url: str) -> str:
 
 
 def read_bytes(url: str, sleep: Sleep = time.sleep) -> bytes:
-    """Read a small file: all its bytes, or one more than the limit of a record.
+    """Read all bytes of a file of at most :data:`BYTES` bytes.
 
-    Raises DataError with the url for a file that is missing, forbidden, or not readable in any attempt.
+    A larger remote file is cut one byte after the limit. Raises DataError with the url for a file that is missing or
+    forbidden, for a larger local file, and if every attempt fails.
     """
 
     def read() -> bytes:
@@ -103,8 +107,8 @@ def read_bytes(url: str, sleep: Sleep = time.sleep) -> bytes:
 def fetch(url: str, folder: Path, size: int, sha256: str, sleep: Sleep = time.sleep) -> Path:
     """Return the local copy of a remote file in this node's cache, downloaded once by one of the calling processes.
 
-    It is named ``HASH-NAME.tar`` whatever the url, a name without a meaning for any program. Raises DataError for a
-    file that is missing, forbidden, not ``size`` bytes long, or has another hash; no copy remains then.
+    The copy is named ``HASH-NAME.tar`` whatever the url's ending, so that no program interprets the name. Raises
+    DataError, and leaves no copy, if the file is missing or forbidden, or differs from ``size`` (bytes) or ``sha256``.
     """
     scheme(url)  # refuses an address before anything is written
     name = re.sub(r"[^A-Za-z0-9._-]", "_", url.split("?")[0].rsplit("/", 1)[-1]).removesuffix(".tar")
@@ -121,9 +125,9 @@ def fetch(url: str, folder: Path, size: int, sha256: str, sleep: Sleep = time.sl
 
 
 def own_cache() -> Path:
-    """Create this user's folder in the folder for temporary files, if it is missing, and return it.
+    """Return this user's cache folder in the system's temporary folder; create it if it is missing.
 
-    Raises DataError if it is owned by, or writable for, another user.
+    Raises DataError if another user owns it or may write to it.
     """
     folder = Path(tempfile.gettempdir()) / f"dist_condense-{os.getuid()}"
     with _writing(folder):
@@ -138,7 +142,7 @@ def own_cache() -> Path:
 
 @contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """Convert errors of local writes to DataErrors, which are not retried: they are permanent."""
+    """Convert an OSError of a local write to a DataError, which is not retried because the failure is permanent."""
     try:
         yield
     except OSError as error:
@@ -163,7 +167,10 @@ def _download(url: str, target: Path, size: int, sha256: str) -> None:
 
 
 def _copy(url: str, part: Path, size: int) -> str:
-    """Copy a remote file, at most one chunk beyond ``size``, and return its SHA-256 as hex digits."""
+    """Copy a remote file to ``part`` and return its SHA-256 as hex digits.
+
+    At most one chunk beyond ``size`` bytes is read. Raises DataError if the file is longer, OSError if it is shorter.
+    """
     digest, got = new_hash(), 0
     with filesystem(url).open(revealed(url), "rb") as stream, _created(part) as copy:
         while got <= size and (chunk := stream.read(CHUNK)):
@@ -179,7 +186,7 @@ def _copy(url: str, part: Path, size: int) -> str:
 
 
 def _created(part: Path) -> FileIO:
-    """Create a file, never through a link of its name; unbuffered, so that closing it writes nothing."""
+    """Create a file in place of any file or link of this name; it is unbuffered, so that closing it writes nothing."""
     with _writing(part.parent):
         part.unlink(missing_ok=True)
         return FileIO(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "w")
@@ -194,7 +201,7 @@ def _write(copy: FileIO, chunk: bytes) -> None:
 def filesystem(url: str) -> Any:
     """Return fsspec's file system for a url.
 
-    Raises DataError if its package is missing, or its password was masked and is not available.
+    Raises DataError if the package for its scheme is missing, or if the url is masked, so that its secret is unknown.
     """
     if is_hidden(url):
         raise DataError([f"{url}: its password is not stored; give the whole address again."])
@@ -207,12 +214,14 @@ def filesystem(url: str) -> Any:
 
 
 def persistent(url: str, action: Callable[[], Result], sleep: Sleep = time.sleep) -> Result:
-    """Return the result of an action on a store; transient errors are retried after delays of 15 s in total.
+    """Run an action on a store and return its result; after transient errors, retry with delays of 15 s in total.
+
+    The messages of all errors contain the url and the reason.
 
     :raises Unreachable: the store did not answer in any attempt.
     :raises FileNotFoundError: the object or bucket does not exist.
     :raises PermissionError: the store denies the action.
-    :raises OSError: any other refusal. All four messages contain the url and the reason.
+    :raises OSError: the store refuses the action for another reason.
     """
     try:
         return _tried(action, sleep)
@@ -226,7 +235,7 @@ def persistent(url: str, action: Callable[[], Result], sleep: Sleep = time.sleep
 
 
 class _GivenUp(Exception):
-    """The last error of an action that failed permanently or in every attempt."""
+    """Error that carries the last error of an action that failed permanently or in every attempt."""
 
     def __init__(self, last: BaseException, permanent: bool) -> None:
         super().__init__(str(last))
@@ -234,7 +243,10 @@ class _GivenUp(Exception):
 
 
 def _tried(action: Callable[[], Result], sleep: Sleep) -> Result:
-    """Return the result of an action, retried after transient errors. Raises _GivenUp, and the action's DataError."""
+    """Run an action and return its result; retry it after transient errors.
+
+    Raises _GivenUp after a permanent error or the last attempt. A DataError of the action is raised unchanged.
+    """
     for attempt in range(TRIES):
         if attempt:
             sleep(FIRST_DELAY * 2 ** (attempt - 1))
@@ -250,7 +262,7 @@ def _tried(action: Callable[[], Result], sleep: Sleep) -> Result:
 
 
 def _retried(url: str, action: Callable[[], Result], sleep: Sleep) -> Result:
-    """Return the result of a read, retried as in :func:`_tried`; raises DataError if it fails."""
+    """Run a read with the retries of :func:`_tried` and return its result. Raises DataError if it fails."""
     try:
         return _tried(action, sleep)
     except _GivenUp as reason:
@@ -262,7 +274,7 @@ def _retried(url: str, action: Callable[[], Result], sleep: Sleep) -> Result:
 
 
 def _innermost(error: BaseException) -> BaseException:
-    """Return the original cause of an error; fsspec wraps any failure in "not found"."""
+    """Return the original cause of an error, because fsspec wraps every failure in "not found"."""
     return error if error.__cause__ is None else _innermost(error.__cause__)
 
 

@@ -1,4 +1,4 @@
-"""Storage of checkpoints: a folder shared by all nodes, or an object store; entries are written atomically."""
+"""Storage of checkpoints in a folder shared by all nodes or in an object store; entries are written atomically."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from dist_condense.system.remote import filesystem, join, persistent, scheme
 
 
 class Storage(Protocol):
-    """Named entries of bytes; a name is a relative path with ``/``. Failures are OSErrors with the entry's name."""
+    """Store of named byte strings, called entries.
+
+    The name of an entry is a relative path with ``/`` as separator. On failure, methods raise OSError with the name.
+    """
 
     def write(self, name: str, data: bytes) -> None:
         """Create or replace an entry atomically; it survives a power cut once this returns."""
@@ -33,26 +36,29 @@ class Storage(Protocol):
         ...
 
     def names(self) -> list[str]:
-        """Return the distinct first parts of all entry names, sorted."""
+        """Return the first path components of all entry names, sorted and without duplicates."""
         ...
 
     def sizes(self, name: str) -> dict[str, int]:
-        """Return the bytes of each entry directly below ``name/``, by the last part of its name, from one listing."""
+        """Return the sizes in bytes of the entries directly below ``name/``, by the last component of their names.
+
+        The store is listed only once.
+        """
         ...
 
     def remove(self, name: str) -> None:
-        """Remove the entry, or all entries below ``name/``, if there are any."""
+        """Remove the entry ``name``, or all entries below ``name/``; do nothing if there are none."""
         ...
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A local or shared folder."""
+    """Storage in a local or shared folder."""
 
     path: Path
 
     def write(self, name: str, data: bytes) -> None:
-        """Write and sync a temporary file and rename it; the folders are synced too, since they contain the name."""
+        """Write and sync a temporary file, rename it, and sync the folders whose directory entries change."""
         target = self.path / checked(name)
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(target, data)
@@ -69,7 +75,7 @@ class Folder:
         return sorted(os.listdir(self.path)) if self.path.is_dir() else []
 
     def sizes(self, name: str) -> dict[str, int]:
-        """Return the size in bytes of each file in a folder, without broken links."""
+        """Return the size in bytes of each file in a folder; broken links are omitted."""
         folder, sizes = self.path / checked(name), dict[str, int]()
         for file in os.scandir(folder) if folder.is_dir() else ():
             with suppress(FileNotFoundError):
@@ -89,9 +95,9 @@ class Folder:
 
 @dataclass(frozen=True)
 class Bucket:
-    """An object store below a url of s3:// or gs://, by fsspec.
+    """Storage in an object store, below an s3:// or gs:// url, through fsspec.
 
-    A PUT is atomic; requests are retried while the store does not answer (:func:`persistent`).
+    A PUT request is atomic; :func:`persistent` retries requests while the store does not answer.
     """
 
     url: str
@@ -105,11 +111,11 @@ class Bucket:
         return bytes(self._request(checked(name), lambda store, url: store.cat_file(url)))
 
     def head(self, name: str, count: int) -> bytes:
-        """Read the first bytes of an object in one GET request with a range."""
+        """Read at most the first ``count`` bytes of an object in one GET request with a range."""
         return bytes(self._request(checked(name), lambda store, url: store.cat_file(url, start=0, end=count)))
 
     def names(self) -> list[str]:
-        """List the objects, never from fsspec's cache; none for a missing bucket, which the first write reports."""
+        """List the objects without fsspec's cache; a missing bucket has none, and is reported by the first write."""
         return sorted(self._listed(""))
 
     def sizes(self, name: str) -> dict[str, int]:
@@ -127,7 +133,10 @@ class Bucket:
             self._request(checked(name), _removed)
 
     def _request(self, name: str, action: Callable[[Any, str], Any]) -> Any:
-        """Return the result of an action on (file system, address of the entry); failures contain the address."""
+        """Call ``action`` with the file system and the full address of an entry, and return its result.
+
+        Transient errors are retried; messages of errors contain the masked address.
+        """
         url = join(self.url, name) if name else self.url
         return persistent(url, lambda: action(filesystem(self.url), revealed(url).rstrip("/")))
 

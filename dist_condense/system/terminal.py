@@ -25,24 +25,25 @@ from rich.text import Text
 from dist_condense.system.credentials import masked
 
 HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
-"""Unicode categories that are escaped: control characters, formats (direction, zero width, tags), surrogates, and the
-separators of lines and paragraphs."""
+"""Unicode categories that are escaped: control characters, format characters (direction, zero width, tags), surrogates,
+and the separators of lines and paragraphs."""
 JOINERS = "\u200c\u200d"
-"""Characters that join or separate letters of Persian and Hindi words and the parts of an emoji."""
+"""Zero-width characters that join or separate letters of Persian and Hindi words and the parts of an emoji."""
 LAYOUT = "\n\t"
 UNREAD = 128 + signal.SIGPIPE
 """Exit code of a command whose stdout was closed by its reader, as the shell reports for ``yes | head -1``."""
 COLOURS_OFF = "\x1b[0m"
-"""Text that colorama, a dependency of Ray, writes at exit, although no colour is set."""
+"""Text that is discarded: colorama, a dependency of Ray, writes it at exit although no colour is set."""
 _NOT_PLAIN = re.compile("[^ -~]")
 
 
 def printable(text: str, kept: str = "") -> str:
-    r"""Escape hidden characters, as ``\x1b``, ``\n`` or ``\u202e``, and bytes that are not UTF-8, as ``\xe9``.
+    r"""Replace hidden characters by escapes such as ``\x1b``, ``\n`` or ``\u202e``, and bytes that are not UTF-8 by
+    ``\xe9``.
 
     Letters of all scripts and emoji are unchanged.
 
-    :param kept: other characters that are not escaped.
+    :param kept: hidden characters that are not escaped.
     """
     if text.isprintable():
         return text
@@ -59,7 +60,7 @@ def _visible(match: re.Match[str]) -> str:
 
 
 def _joins(match: re.Match[str]) -> bool:
-    """Return whether both neighbours are letters, marks or symbols outside ASCII, which joiners may connect."""
+    """Return whether both neighbours of a joiner are non-ASCII letters, marks or symbols, which it may connect."""
     neighbours = (match.string[max(0, match.start() - 1) : match.start()], match.string[match.end() : match.end() + 1])
     return all(char > "\x7f" and category(char)[0] in "LMS" for char in neighbours)
 
@@ -70,22 +71,22 @@ def _shown(text: str, kept: str = "") -> str:
 
 
 def say(*lines: str) -> None:
-    """Print notes to stderr; each text becomes exactly one line."""
+    """Print notes to stderr, escaped; each argument becomes exactly one line."""
     print("\n".join(map(_shown, lines)), file=sys.stderr, flush=True)
 
 
 def out(*lines: str) -> None:
-    """Print results of the command to stdout; each text becomes exactly one line."""
+    """Print results of the command to stdout, escaped; each argument becomes exactly one line."""
     print("\n".join(map(_shown, lines)), flush=True)
 
 
 def lines_of(error: BaseException) -> list[str]:
-    """Return the problems that an error lists, or its text as the only one."""
+    """Return the list ``problems`` of an error, or its text as the only line if it has no such list."""
     return list(getattr(error, "problems", [])) or [str(error)]
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that reports refused arguments safely, on one line."""
+    """Argument parser that reports refused arguments on one line, with secrets masked and hidden characters escaped."""
 
     def error(self, message: str) -> NoReturn:
         """Print the message and exit with code 2."""
@@ -100,7 +101,7 @@ class _Console(Console):
 
     @property  # type: ignore[misc]  # the setter is not needed
     def file(self) -> IO[str]:
-        """The unguarded stream, since rich's own output is trusted."""
+        """Unguarded stream of the console, because rich's own output is trusted."""
         file = super().file
         return file.stream if isinstance(file, _Guarded) else file
 
@@ -114,20 +115,23 @@ class _Console(Console):
             yield segment if segment.control else Segment(_shown(segment.text, LAYOUT), segment.style)
 
     def on_broken_pipe(self) -> None:
-        """End with this module's exit code instead of rich's."""
+        """End the command with the exit code :data:`UNREAD` instead of rich's exit code."""
         _unread(self.file)
 
 
 def console(stderr: bool = False) -> Console:
-    """Return a console without markup and emoji codes, because paths and class names contain brackets and colons."""
+    """Return a console that ignores markup and emoji codes, because paths and class names contain brackets and colons.
+
+    :param stderr: whether it prints to stderr instead of stdout.
+    """
     return _Console(stderr=stderr, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
 class Bars(Progress):
-    """Progress bars of rich; other output appears above them, escaped, whereas rich alone would interpret it."""
+    """Progress bars of rich that escape other output, which appears above them; plain rich would interpret it."""
 
     def start(self) -> None:
-        """Start to draw, and guard the streams that rich installs."""
+        """Start drawing, and guard the streams that rich installs."""
         super().start()
         _guard_streams()
 
@@ -136,7 +140,7 @@ class Bars(Progress):
 
 
 class _Guarded:
-    """A text stream that escapes everything written to it: by print(), warnings, logging, argparse, tracebacks."""
+    """Text stream that escapes everything that print(), warnings, logging, argparse and tracebacks write to it."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -145,13 +149,13 @@ class _Guarded:
         return getattr(self.stream, name)
 
     def write(self, text: str) -> int:
-        """Write a text, escaped; return the number of its characters."""
+        """Write the escaped text, and return the number of characters before escaping."""
         if text == COLOURS_OFF:
             return len(text)
         with _ended_where_unread(self.stream):
             self.stream.write(_shown(text, LAYOUT))
             if "\n" in text:
-                self.stream.flush()  # at exit a closed reader would be an error
+                self.stream.flush()  # a reader that has closed the stream would be an error at exit
         return len(text)
 
     def writelines(self, texts: Iterable[str]) -> None:
@@ -164,10 +168,10 @@ class _Guarded:
 
 
 def guard() -> None:
-    """Guard stdout and stderr: from now on no text of this process, or of a library, can control the terminal.
+    """Guard stdout and stderr, so that no text of this process or of a library can control the terminal.
 
     If the reader of stdout closes it, the command ends with :data:`UNREAD`; without a reader of stderr it continues.
-    Direct writes of C libraries to the file descriptors and child processes are not guarded.
+    Child processes, and C libraries that write directly to the file descriptors, are not guarded.
     """
     os.environ["PYTHON_COLORS"] = "0"  # Python 3.13 colours tracebacks, which would appear as escapes
     for stream in (sys.stdout, sys.stderr):
@@ -192,7 +196,7 @@ def _ended_where_unread(stream: IO[str]) -> Iterator[None]:
 
 
 def _unread(stream: IO[str]) -> None:
-    """Discard further output to a stream without a reader; for stdout, end the command."""
+    """Discard further output to a stream whose reader closed it; for stdout, end the command with :data:`UNREAD`."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     if stream.fileno() == 1:
         raise SystemExit(UNREAD)

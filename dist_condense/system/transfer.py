@@ -1,4 +1,4 @@
-"""Copies of image batches to the device that computes."""
+"""Copying of image batches to the compute device."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ import torch
 
 
 def uploads(source: torch.device, target: torch.device) -> bool:
-    """Return whether a copy goes from host memory to the worker's GPU (``cuda``, with or without a number)."""
+    """Return whether a copy goes from host memory to a GPU (``cuda``, with or without a number)."""
     return target.type == "cuda" and source.type != "cuda"
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Copy a tensor to a device for work on the current stream, from pinned memory so that the host does not wait."""
+    """Copy a tensor to a device on the current stream.
+
+    A copy to a GPU goes through pinned memory, so that the host does not wait.
+    """
     if not uploads(tensor.device, device):
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
@@ -23,8 +26,9 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 class Arrival:
     """Images whose copy to the device may still be in progress.
 
-    :param copied: recorded after the copy; None if there is nothing to wait for.
-    :param pinned: the source of the copy, kept until it is complete.
+    :param images: images on the device.
+    :param copied: event recorded after the copy; None if there is nothing to wait for.
+    :param pinned: source of the copy, kept in memory while the copy is in progress.
     """
 
     images: torch.Tensor
@@ -32,7 +36,7 @@ class Arrival:
     pinned: torch.Tensor | None = None
 
     def received(self) -> torch.Tensor:
-        """Return the images, safe to use on the current stream."""
+        """Return the images, after making the current stream wait for their copy."""
         if self.copied is not None:
             stream = torch.cuda.current_stream(self.images.device)
             stream.wait_event(self.copied)
@@ -41,14 +45,16 @@ class Arrival:
 
 
 class Transfer:
-    """Copies to one device: asynchronous for a GPU, from pinned memory on a separate stream; otherwise immediate."""
+    """Copier of images to one device: asynchronous for a GPU, on a separate stream and from pinned memory; otherwise
+    immediate.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def begin(self, images: torch.Tensor) -> Arrival:
-        """Start a copy and return it; called in the thread that read the images."""
+        """Start to copy images and return the pending copy; called in the thread that read the images."""
         if self._stream is None or not uploads(images.device, self.device):
             return Arrival(images.to(self.device))
         with torch.cuda.stream(self._stream):

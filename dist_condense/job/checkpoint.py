@@ -125,14 +125,6 @@ class Checkpoint:
 
         return dict(zip(self.entries, side_by_side(kinds, self.entries, AT_ONCE), strict=True))
 
-    def measure(self) -> None:
-        """Check that every file exists and has the size in the manifest. Raises Damaged otherwise."""
-        sizes = self.store.sizes(self.name)
-        for entry in self.entries:
-            if (size := sizes.get(entry.name)) != entry.bytes:
-                problem = "it is missing" if size is None else f"it has {size} bytes instead of {entry.bytes}"
-                raise Damaged(f"{self.where(entry)} is damaged: {problem}")
-
     def bytes_of(self, entry: FileEntry) -> bytes:
         """Read a file and verify its size and hash.
 
@@ -218,8 +210,11 @@ def measured(store: Storage, name: str) -> Checkpoint:
     :raises FileNotFoundError: the checkpoint is uncommitted.
     :raises Damaged: its manifest is invalid, or a file is missing or has another size.
     """
-    result = opened(store, name)
-    result.measure()
+    result, sizes = opened(store, name), store.sizes(name)
+    for entry in result.entries:
+        if (size := sizes.get(entry.name)) != entry.bytes:
+            problem = "it is missing" if size is None else f"it has {size} bytes instead of {entry.bytes}"
+            raise Damaged(f"{result.where(entry)} is damaged: {problem}")
     return result
 
 

@@ -77,7 +77,7 @@ def _value(key: str, value: object, parameters: Mapping[str, Parameter]) -> obje
 
 
 def _kind(annotation: object) -> tuple[type, Collection[str]]:
-    """Return the type (int, float or str) of an annotation such as `int | None`, and its permitted words (empty: all)."""
+    """Return an annotation's type (int, float or str; int for `int | None`) and its permitted words (empty: all)."""
     choices: Collection[str] = getattr(annotation, "__metadata__", ((),))[0]
     plain = getattr(annotation, "__origin__", annotation) if choices else annotation
     members = get_args(plain) if get_origin(plain) else (plain,)

@@ -134,7 +134,7 @@ def set_scale(draw: Draw, factors: Tensor) -> Draw:
 
 
 def set_rotation(draw: Draw, radians: Tensor) -> Draw:
-    """Rotate by ``radians`` ``[n]``."""
+    """Rotate images by ``radians`` ``[n]``."""
     cos, sin, zero = radians.cos(), radians.sin(), torch.zeros_like(radians)
     rows = torch.stack([cos, -sin, zero, sin, cos, zero], 1)
     return replace(draw, warp=rows.view(-1, 2, 3))

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 Parameters = Callable[[str, Tensor], bool]
 
 PARAMETERS: dict[str, Parameters] = {
-    # DC, DSA, DCC: bias and norm give 0 in the layerwise cosine; not computing them gives the same number.
+    # DC, DSA, DCC: biases and norms contribute 0 to the layerwise cosine, so omitting them changes nothing.
     "matrices": lambda name, parameter: parameter.ndim >= 2,
-    # IDC: neither bias and norm nor the classifier.
+    # IDC: without biases, norms and the classifier.
     "convolutions": lambda name, parameter: parameter.ndim == 4,
     "all": lambda name, parameter: True,
 }

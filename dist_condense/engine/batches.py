@@ -33,7 +33,7 @@ Segment = tuple[int, int, int]
 
 
 class Batches(Protocol):
-    """Source of the global batches of training segments; segment (k, t) follows matching step t of network k."""
+    """Source of global batches in segments of training; segment (k, t) follows matching step t of network k."""
 
     waited: float
     """Seconds that training has waited for images to be read."""

@@ -101,7 +101,10 @@ class Coordinator(ABC):
         return result
 
     def fill(self, buffer: Tensor) -> Tensor:
-        """Combine the workers' buffers in place and exactly: each element is set on one worker and 0 on all others."""
+        """Combine the workers' buffers in place, without rounding, and return the result.
+
+        Each element must be set on one worker and be 0 on all others.
+        """
         self.reduce(buffer, dist.ReduceOp.SUM)
         return buffer
 

@@ -54,7 +54,7 @@ def largest_magnitude(parts: Iterable[Part], total: Tensor) -> Tensor:
 
 
 def scale_exponent(largest: Tensor, terms: int) -> Tensor:
-    """Return, per slot, the exponent s for which the sum of ``terms`` addends times 2**s stays below 2**62."""
+    """Return, per slot, an exponent s such that the sum of ``terms`` addends times 2**s stays below 2**62."""
     return (62 - terms.bit_length() - torch.frexp(largest.nan_to_num(0, 0)).exponent).clamp(-1000, 1000)
 
 

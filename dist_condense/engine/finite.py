@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 class Quantity(IntEnum):
-    """Kind of a number that was not finite, ordered so that causes precede their consequences."""
+    """Kinds of numbers that may not be finite, ordered so that causes precede their consequences."""
 
     NETWORK = 0
     STATISTIC = 1
@@ -68,7 +68,7 @@ class Finding:
 
 @dataclass
 class FiniteWatch:
-    """Record, on the device, of the first matching step at which each kind of number was not finite."""
+    """On-device record of the first matching step at which each kind of number was not finite."""
 
     device: torch.device
     _first: dict[tuple[Quantity, int], Tensor] = field(default_factory=dict)

@@ -9,7 +9,8 @@ def assign(costs: Sequence[float], workers: int) -> tuple[tuple[int, ...], ...]:
     """Assign classes to workers by the longest-processing-time rule; return the labels of each worker, ascending.
 
     In order of falling cost, each class goes to the least loaded worker; the lower rank wins a tie. With more workers
-    than classes, the last workers own none. 10 classes of equal cost on 8 workers give 2, 2, 1, 1, 1, 1, 1, 1.
+    than classes, the last workers own none. For example, 8 workers own 2, 2, 1, 1, 1, 1, 1, 1 of 10 classes of equal
+    cost.
     """
     loads = [0.0] * workers
     owned: list[list[int]] = [[] for _ in range(workers)]

@@ -1,4 +1,4 @@
-"""Interface between a method and a run; the journal, the driver, cards and progress know no more of a computation.
+"""Interface between a method and a run: the only part of a computation that journal, driver, cards and progress know.
 
 A procedure is counted in units, each of which is complete on all workers before it is stored. A unit may contain
 updates; the state can also be stored after each of these. The :class:`Outline` of a procedure is known before a worker
@@ -67,8 +67,9 @@ class Outline(Protocol):
 
     @property
     def class_tensors(self) -> dict[str, Kind]:
-        """Dtypes and shapes of one class's state, by name; a checkpoint contains each tensor as ``NAME.LABEL`` for
-        every class.
+        """Dtypes and shapes of one class's state, by name.
+
+        A checkpoint contains each of these tensors as ``NAME.LABEL`` for every class.
         """
 
     @property
@@ -161,8 +162,9 @@ class Procedure(Protocol):
         """
 
     def checksum(self) -> int | None:
-        """Return an integer that differs between workers whose shared state differs in a bit; None without shared
-        state.
+        """Return a checksum of the shared state, or None if there is no shared state.
+
+        It differs between workers whose shared state differs in a bit.
         """
 
     def close(self) -> None:

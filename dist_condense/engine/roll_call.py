@@ -71,7 +71,7 @@ class RollCall:
     def missing(self) -> list[int]:
         """Return the ranks that do not report to the store.
 
-        Several threads may call this; the workers are called only once.
+        Several threads may call this; the check is made only once.
         """
         with self._lock:
             if self._missing is None:

@@ -1,4 +1,4 @@
-"""Training of theta on global batches, cut into slices that do not depend on the workers."""
+"""Training of theta on global batches, cut into slices that do not depend on the number of workers."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class TrainingRecipe:
 class NetworkTrainer:
     """Trainer of theta, which is equal on all workers before and after the training.
 
-    A batch is cut into ``slices`` slices, over which gradients are summed. The result depends on the number of slices,
-    not on the workers that compute them (:class:`Division`).
+    A batch is cut into slices, over which gradients are summed. The result depends on the number of slices, not on the
+    workers that compute them (:class:`Division`).
     """
 
     recipe: TrainingRecipe

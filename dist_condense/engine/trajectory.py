@@ -83,7 +83,7 @@ class Trajectory:
         self.updates = 0
 
     def draw(self, purpose: str, number: int) -> None:
-        """Draw new weights by (purpose, number) and create a new optimiser, unless training has already started."""
+        """Draw new weights, keyed by (purpose, number), with a new optimiser, unless training has already started."""
         if self.updates:
             return
         self.network.load_state_dict(self.build(randomness.key(self.seed, purpose, number)).state_dict())
@@ -157,7 +157,7 @@ class Pool:
             trajectory.train(partial(self.real.passes, self.epochs, -1, member), -1, member)
             self._keep(trajectory, member)
         else:
-            trajectory.updates = 0  # of a training that another start has finished since the checkpoint
+            trajectory.updates = 0  # of a training that another launch has finished since the checkpoint
             fill(trajectory.network, weights)
         trajectory.optimiser = trajectory.trainer.optimiser(trajectory.network)
 

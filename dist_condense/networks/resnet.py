@@ -154,7 +154,7 @@ IDC_IMAGENET = Family(strided_stem, strided_block, idc_start)
 IDC_POOLED = Family(pooled_stem, pooled_block, idc_start)
 
 RESNET10, RESNET18 = (1, 1, 1, 1), (2, 2, 2, 2)
-"""Number of blocks of each stage."""
+"""Number of blocks in each of the four stages."""
 
 resnet10_cifar = partial(ResNet, IDC_CIFAR, RESNET10, width=32, norm="batch")
 """IDC's ResNet-10 for CIFAR; with `width=64`, IDC's network for SVHN."""

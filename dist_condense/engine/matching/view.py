@@ -50,7 +50,7 @@ class View:
         return cls(recipe.parameterisation, sources, space.normalised, mean=mean, std=std)
 
     def normalised(self, stored: Tensor) -> Tensor:
-        """Normalise stored images."""
+        """Convert stored images to values and normalise them."""
         return (to_values(stored, self.mean.dtype) - self.mean) / self.std
 
     def real(self, stored: Tensor, drawn: Drawn) -> Examples:
@@ -59,7 +59,10 @@ class View:
         return {"images": images, "labels": drawn.label.expand(len(images))}
 
     def synthetic(self, learnt: Learnt, drawn: Drawn) -> tuple[Examples, Callable[[Examples], Learnt]]:
-        """Return the synthetic examples, and the function that maps a gradient by examples to one by learnt tensors."""
+        """Return the synthetic examples and their pull-back.
+
+        The pull-back maps a gradient with respect to the examples to the gradient with respect to the learnt tensors.
+        """
         seen, back = cast(tuple[Examples, Back], torch.func.vjp(lambda learnt: self._seen(learnt, drawn), learnt))
         examples = {name: x.detach() for name, x in seen.items()}
         if "labels" not in examples:

@@ -68,7 +68,7 @@ HANGING = "health check has been hanging"
 class Group:
     """Size and resources of a worker group.
 
-    :param threads: number of CPU cores reserved for each worker, and of its threads.
+    :param threads: number of CPU cores reserved for each worker, which is also its number of threads.
     :param max_failures: maximum number of restarts of a failed group, each from the newest checkpoint.
     :param timeout: seconds that workers wait for each other.
     :param min_workers: minimum number of workers with which to continue; None: ``workers``.
@@ -89,9 +89,9 @@ class Group:
 
     @property
     def placings(self) -> int:
-        """Maximum number of attempts to place the group: attempts for ``timeout`` seconds, for each start.
+        """Maximum number of attempts to place the group.
 
-        Ray by itself would retry forever.
+        Each start may make as many attempts as take ``timeout`` seconds; Ray by itself would retry forever.
         """
         return (self.max_failures + 1) * math.ceil(self.timeout / PLACING)
 
@@ -120,7 +120,7 @@ def connect() -> None:
     try:
         with _sigterm_unchanged(), _bootstrap(cluster), chdir(_safe_folder()):
             ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env=PROCESS, **options)
-    except Exception as error:  # Ray raises plain ones, also if an overloaded machine starts its processes too slowly
+    except Exception as error:  # Ray raises plain ones, even if an overloaded machine starts its processes too slowly
         raise RunFailed(_not_connected(cluster, error)) from error
 
 
@@ -191,7 +191,7 @@ def launch(work: Work, config: Any, group: Group, folder: Path, restarts: Path) 
         "reproducible": group.reproducible,
         "timeout": group.timeout,
     }
-    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(group.timeout + LATER)  # Ray reads it from here alone
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(group.timeout + LATER)  # Ray reads it only here
     try:
         _in_thread(lambda: _trainer(payload, group, folder, restarts).fit())
     except WorkerGroupError as error:
@@ -206,7 +206,7 @@ def launch(work: Work, config: Any, group: Group, folder: Path, restarts: Path) 
 def _in_thread(call: Callable[[], object]) -> None:
     """Run ``call`` in another thread and wait for it, because Ray Train would take over Ctrl-C in the main thread.
 
-    The main thread can then answer a signal at once, and may leave, because the other thread is a daemon.
+    The main thread can then answer a signal at once, and may exit, because the other thread is a daemon.
     """
     raised: list[BaseException] = []
 
@@ -283,7 +283,9 @@ class Restarts(UserCallback):
 
 
 def _cause(failures: dict[int, Exception]) -> str:
-    """Return the cause of a group's failure: a RunFailed of a worker, else the lost workers, else the errors of all."""
+    """Return the cause of a group's failure: a worker's RunFailed, else lost workers, else a WorkerLost, else all
+    errors.
+    """
     failures = dict(sorted(failures.items()))
     for rank, error in failures.items():
         if message := _message(error, RunFailed):

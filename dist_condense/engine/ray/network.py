@@ -45,10 +45,10 @@ def _set_interface() -> None:
 
 
 def interface(address: str) -> str | None:
-    """Return the name of this machine's network interface with an IPv4 address, or None if there is none."""
+    """Return the name of this machine's network interface that has the given IPv4 address, or None."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         for _, name in socket.if_nameindex():
-            with suppress(OSError):  # it has none
+            with suppress(OSError):  # this interface has no address
                 request = fcntl.ioctl(any_socket, ADDRESS_OF_INTERFACE, struct.pack("256s", name.encode()))
                 if socket.inet_ntoa(request[20:24]) == address:
                     return name

@@ -1,4 +1,4 @@
-"""Parallel map over Ray tasks, for functions that take a map as their executor (preparing data)."""
+"""Parallel map over Ray tasks, for functions that take a map as their executor (preparation of data)."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass

@@ -75,8 +75,9 @@ def multi(images: Tensor, form: MultiFormation, factor: int) -> tuple[Tensor, Te
 def bounded(images: Tensor, form: MultiFormation, factor: int) -> tuple[Tensor, Tensor]:
     """Decode each image once, with as large a factor as a total of ``form.budget`` decoded images allows.
 
-    As many images as possible are decoded with ``factor``, then as many as possible with the next smaller factor, down
-    to 1. Returns the same as :func:`uniform`.
+    Each factor from ``factor`` down to 2 decodes as many images as fit into what is left of the budget after one
+    decoded image is reserved for every image not decoded yet; factor 1 decodes the rest. Returns the same as
+    :func:`uniform`.
     """
     parts, start = [], 0
     for f, count in bounded_plan(len(images), factor, form.budget, form.axes):

@@ -98,7 +98,7 @@ def unguarded() -> str:
 
 
 class UnsafeFile(Exception):
-    """Error for a file that is unsuitable for a secret; its text completes a sentence that starts with the file's path."""
+    """Error for a file that is unsuitable for a secret; its text continues a sentence that starts with the path."""
 
 
 def _token_file() -> tuple[str | None, bool]:

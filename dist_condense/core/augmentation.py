@@ -218,7 +218,7 @@ class Strategy:
 
     DSA: ``one_of`` contains all operations. IDC: ``always`` contains color, cutout and, optionally, flip; ``one_of``
     contains the listed ones of crop, scale and rotate. Other pairs of lists give combinations that are not published.
-    At most one warp is drawn besides the flip.
+    At most one warp is supported besides the flip.
     """
 
     always: tuple[str, ...] = ()

@@ -9,7 +9,10 @@ from dist_condense.system import signals
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code. Slow imports come inside, where signals are answered already."""
+    """Run the command and return its exit code.
+
+    Slow imports are inside this function, where signals are already answered.
+    """
     from dist_condense.commands import cli
 
     return cli.run(arguments)

@@ -1,4 +1,4 @@
-"""Selecting: a set of real images, selected class by class; the same text on one process and on many nodes."""
+"""Selection of real images, class by class; the same code runs on one process and on many nodes."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Parts of the methods, as functions of tensors: no Ray, no files, no configuration."""
+"""Building blocks of the methods as functions of tensors; they use neither Ray nor files nor the configuration."""

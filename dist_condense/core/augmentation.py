@@ -2,10 +2,10 @@
 
 A :class:`Draw` holds every random parameter as a tensor; operations that were not drawn have neutral parameters, so
 applying a draw needs no branch and no host synchronisation. Applying one draw to real and synthetic images makes the
-augmentation siamese by construction. Everything happens in normalised space, where padding and masks are 0.
+augmentation siamese by construction. All operations act in normalised space, where padding and masks are 0.
 
-Strengths are those of the published programs: brightness 1, saturation 2, contrast 0.5, crop 1/8, cutout 1/2, scale
-1.2, rotation 15 degrees.
+Strengths are those of the authors' programs: brightness 1, saturation 2, contrast 0.5, crop 1/8, cutout 1/2, scale 1.2,
+rotation 15 degrees.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CROP, CUTOUT, SCALE, DEGREES = 0.125, 0.5, 1.2, 15.0
 
 @dataclass(frozen=True, kw_only=True)
 class Draw:
-    """Parameters of n augmentations, with n as first dimension (n = 1: one augmentation for the whole batch)."""
+    """Parameters of n augmentations, one for each image, or one for the whole batch (n = 1)."""
 
     brightness: Tensor
     """Offsets ``[n]`` that are added to all values."""
@@ -62,12 +62,12 @@ def neutral(n: int) -> Draw:
 
 
 def apply(images: Tensor, draw: Draw) -> Tensor:
-    """Augment ``[N, C, h, w]`` by a draw of n = 1 or n = N."""
+    """Augment images ``[N, C, h, w]`` by a draw of n = 1 or n = N augmentations: colour, then warp, then mask."""
     return mask(warp(colour(images, draw), draw), draw)
 
 
 def colour(images: Tensor, draw: Draw) -> Tensor:
-    """Change brightness, then saturation, then contrast."""
+    """Change the brightness, then the saturation, then the contrast of images."""
     brightness, saturation, contrast = (x.view(-1, 1, 1, 1) for x in (draw.brightness, draw.saturation, draw.contrast))
     images = images + brightness
     grey = images.mean(1, keepdim=True)
@@ -77,14 +77,17 @@ def colour(images: Tensor, draw: Draw) -> Tensor:
 
 
 def warp(images: Tensor, draw: Draw) -> Tensor:
-    """Sample once bilinearly with zeros outside; flips and whole-pixel shifts are exact up to rounding."""
+    """Apply the draw's affine maps to images by one bilinear sampling, with zeros outside.
+
+    Flips and shifts by whole pixels are exact up to rounding.
+    """
     matrices = draw.warp.expand(len(images), 2, 3)
     grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 def mask(images: Tensor, draw: Draw) -> Tensor:
-    """Set the cut rectangle of each image to 0."""
+    """Set the pixels in each image's cut rectangle to 0."""
     height, width = images.shape[-2:]
     rows = _inside(torch.arange(height, device=images.device), draw.cut[:, 0])
     columns = _inside(torch.arange(width, device=images.device), draw.cut[:, 1])
@@ -100,18 +103,25 @@ def _inside(position: Tensor, interval: Tensor) -> Tensor:
 
 
 def set_colour(draw: Draw, brightness: Tensor, saturation: Tensor, contrast: Tensor) -> Draw:
-    """Set brightness to u - 0.5, saturation to 2u and contrast to u + 0.5, each for its own u in [0, 1)."""
+    """Set brightness to u - 0.5, saturation to 2u and contrast to u + 0.5.
+
+    Each argument is its own u in [0, 1), ``[n]``.
+    """
     return replace(draw, brightness=brightness - 0.5, saturation=saturation * 2, contrast=contrast + 0.5)
 
 
 def set_flip(draw: Draw, flipped: Tensor) -> Draw:
-    """Add a mirroring of left and right where ``flipped`` (bool ``[n]``), before any other warp."""
+    """Mirror images left to right where ``flipped`` (bool ``[n]``) is true, before any other warp."""
     mirror = torch.diag(torch.tensor([-1.0, 1.0], dtype=draw.warp.dtype))
     return replace(draw, warp=torch.where(flipped.view(-1, 1, 1), mirror @ draw.warp, draw.warp))
 
 
 def set_crop(draw: Draw, shift: Tensor, size: tuple[int, int]) -> Draw:
-    """Set the warp to a shift by whole pixels: out[i, j] = x[i + shift[0], j + shift[1]]; shift int ``[n, 2]``."""
+    """Shift images by whole pixels: out[i, j] = x[i + shift[0], j + shift[1]].
+
+    :param shift: rows and columns of each shift, int ``[n, 2]``.
+    :param size: height and width of the images.
+    """
     columns = shift[:, 1].to(draw.warp.dtype) * 2 / size[1]
     rows = shift[:, 0].to(draw.warp.dtype) * 2 / size[0]
     identity = torch.eye(2, dtype=draw.warp.dtype).expand(len(shift), 2, 2)
@@ -124,14 +134,18 @@ def set_scale(draw: Draw, factors: Tensor) -> Draw:
 
 
 def set_rotation(draw: Draw, radians: Tensor) -> Draw:
-    """Set the warp to a rotation by ``radians`` ``[n]``."""
+    """Rotate images by ``radians`` ``[n]``."""
     cos, sin, zero = radians.cos(), radians.sin(), torch.zeros_like(radians)
     rows = torch.stack([cos, -sin, zero, sin, cos, zero], 1)
     return replace(draw, warp=rows.view(-1, 2, 3))
 
 
 def set_cutout(draw: Draw, offset: Tensor, size: tuple[int, int]) -> Draw:
-    """Set the cut to a square of half the side around ``offset`` (int ``[n, 2]``), clipped at the border."""
+    """Cut out a rectangle of half the height and half the width, clipped at the border.
+
+    :param offset: row and column of each rectangle's centre, int ``[n, 2]``.
+    :param size: height and width of the images.
+    """
     side = torch.tensor([int(s * CUTOUT + 0.5) for s in size])
     start = offset - side // 2
     limit = torch.tensor(size)
@@ -139,17 +153,17 @@ def set_cutout(draw: Draw, offset: Tensor, size: tuple[int, int]) -> Draw:
 
 
 class Sampler:
-    """Uniform random numbers for n augmentations of images of ``size`` = (rows, columns), from one generator."""
+    """Source of uniform random numbers for n augmentations of images of ``size`` = (rows, columns)."""
 
     def __init__(self, n: int, size: tuple[int, int], generator: torch.Generator) -> None:
         self.n, self.size, self.generator = n, size, generator
 
     def uniform(self, *shape: int) -> Tensor:
-        """Draw u in [0, 1), float64 ``[n, *shape]``."""
+        """Draw numbers in [0, 1), float64 ``[n, *shape]``."""
         return torch.rand(self.n, *shape, generator=self.generator, dtype=torch.float64)
 
     def integers(self, low: int, high: int) -> Tensor:
-        """Draw int64 ``[n]`` in [low, high)."""
+        """Draw n integers in [low, high), int64 ``[n]``."""
         return torch.randint(low, high, (self.n,), generator=self.generator)
 
 
@@ -182,7 +196,7 @@ def draw_cutout(draw: Draw, sampler: Sampler) -> Draw:
 
 
 def _before_flip(earlier: Draw, later: Draw) -> Draw:
-    """Compose a warp with the flip that was drawn before it: output -> flipped image -> image."""
+    """Compose the warp of ``later`` with the flip of ``earlier``: output -> flipped image -> image."""
     return replace(later, warp=earlier.warp[..., :2] @ later.warp)
 
 
@@ -202,9 +216,9 @@ OPERATIONS: Mapping[str, Operation] = {
 class Strategy:
     """Operations that are always applied, and operations of which one is drawn per batch.
 
-    DSA: ``one_of`` has all operations. IDC: ``always`` has (flip), color and cutout; ``one_of`` has the listed ones of
-    crop, scale and rotate. Unpublished combinations are other pairs of lists. At most one warp is drawn besides the
-    flip.
+    DSA: ``one_of`` contains all operations. IDC: ``always`` contains color, cutout and, optionally, flip; ``one_of``
+    contains the listed ones of crop, scale and rotate. Other pairs of lists give combinations that are not published.
+    At most one warp is supported besides the flip.
     """
 
     always: tuple[str, ...] = ()
@@ -214,13 +228,16 @@ class Strategy:
         return bool(self.always or self.one_of)
 
     def without(self, *names: str) -> Strategy:
-        """Return the strategy without some operations (flip where it changes the label, cutout beside CutMix)."""
+        """Return the strategy without the operations ``names``.
+
+        For example, flip is removed where it changes the label, and cutout where CutMix is used.
+        """
         return Strategy(
             tuple(x for x in self.always if x not in names), tuple(x for x in self.one_of if x not in names)
         )
 
     def draw(self, n: int, size: tuple[int, int], generator: torch.Generator) -> Draw:
-        """Draw n sets of magnitudes; the operation of ``one_of`` is drawn once for all n."""
+        """Draw n augmentations of images of ``size``; the operation of ``one_of`` is the same for all n."""
         sampler = Sampler(n, size, generator)
         which = int(torch.randint(len(self.one_of), (), generator=generator)) if self.one_of else 0
         drawn = (*self.always, *self.one_of[which : which + 1])

@@ -12,17 +12,17 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class CutMix:
-    """One draw for a batch of n (Yun et al. 2019): a box that is pasted into every image from its partner."""
+    """CutMix draw for a batch of n images (Yun et al. 2019): into each image, a box of its partner image is pasted."""
 
     partner: Tensor
-    """Partner of each image, int64 ``[n]``: a permutation."""
+    """Index of each image's partner, int64 ``[n]``: a permutation."""
     box: tuple[int, int, int, int]
-    """Rows from and to, columns from and to, the ends excluded."""
+    """Bounds of the box in pixels: (top, bottom, left, right); bottom and right are excluded."""
     weight: float
-    """Weight of an image's own label: 1 - area of the box; 1 where the batch is unchanged."""
+    """Weight of an image's own label: 1 minus the fraction of the image in the box; 1 for an unchanged batch."""
 
     def images(self, images: Tensor) -> Tensor:
-        """Mix images ``[n, C, h, w]``."""
+        """Return images ``[n, C, h, w]`` with the box of each image's partner pasted in."""
         top, bottom, left, right = self.box
         mixed = images.clone()
         mixed[:, :, top:bottom, left:right] = images[self.partner, :, top:bottom, left:right]
@@ -30,7 +30,7 @@ class CutMix:
 
 
 def cutmix_box(lam: float, centre: tuple[int, int], size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Return the box of side int(size * sqrt(1 - lam)) around ``centre`` (row, column), clipped at the border."""
+    """Return the box around ``centre`` (row, column) with sides int(size * sqrt(1 - lam)), clipped at the border."""
     cut = [int(s * math.sqrt(1 - lam)) for s in size]
     bounds = [
         min(max(edge, 0), s)
@@ -41,13 +41,16 @@ def cutmix_box(lam: float, centre: tuple[int, int], size: tuple[int, int]) -> tu
 
 
 def mix(partner: Tensor, box: tuple[int, int, int, int], size: tuple[int, int]) -> CutMix:
-    """Return the draw whose weight follows from the clipped area of its box."""
+    """Return the CutMix draw of these partners and this box in images of ``size``."""
     area = (box[1] - box[0]) * (box[3] - box[2]) / (size[0] * size[1])
     return CutMix(partner, box, 1 - area)
 
 
 def draw_cutmix(probability: float, n: int, size: tuple[int, int], generator: torch.Generator) -> CutMix:
-    """Draw a box of area 1 - lam with ``probability``, lam ~ Beta(1, 1) = U(0, 1), else a draw that changes nothing."""
+    """Draw a CutMix for n images with ``probability``, else return a draw that changes nothing.
+
+    The box has the area fraction 1 - lam before it is clipped, with lam ~ Beta(1, 1) = U(0, 1).
+    """
     happens, lam = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
     centre = [int(torch.randint(s, (), generator=generator)) for s in size]
     partner = torch.randperm(n, generator=generator)
@@ -58,7 +61,9 @@ def draw_cutmix(probability: float, n: int, size: tuple[int, int], generator: to
 def mixed_loss(logits: Tensor, own: Tensor, partner: Tensor, weight: float) -> Tensor:
     """Return the cross-entropy of each image ``[n]``, weighted between its own label and that of its CutMix partner.
 
-    :param own: int64 ``[n]``, or class probabilities ``[n, classes]``; ``partner`` likewise.
+    :param own: own labels, int64 ``[n]`` or class probabilities ``[n, classes]``.
+    :param partner: labels of the partners, in the same form.
+    :param weight: weight of the own labels, in [0, 1].
     """
     loss = F.cross_entropy(logits, own, reduction="none")
     if weight == 1:

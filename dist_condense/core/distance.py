@@ -1,7 +1,7 @@
-"""Distances between two statistics, each a list of tensors (one per layer): those of DC, DCC and IDC.
+"""Distances of DC, DCC, DM and IDC between two statistics, each a list of tensors (one per layer).
 
-``a`` belongs to the synthetic images, ``b`` to the real ones. A layer of shape ``[rows, ...]`` is read as a matrix with
-one row per output channel. Every distance returns a scalar.
+``a`` is the statistic of the synthetic images, ``b`` that of the real ones. A layer of shape ``[rows, ...]`` is read as
+a matrix with one row per output channel. Every distance returns a scalar.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Distance = Callable[[Layers, Layers], Tensor]
 
 
 def layerwise_cosine(a: Layers, b: Layers) -> Tensor:
-    """Sum 1 - <a,b>/(|a||b| + 1e-6) over rows and over layers of >= 2 dimensions: DC eq. 7-8, "cos" of IDC's program.
+    """Sum 1 - <a,b>/(|a||b| + 1e-6) over rows and over layers of >= 2 dimensions (DC eq. 7-8; "cos" in IDC's program).
 
     Layers of one dimension (bias, norm) contribute 0, as in DC's program.
     """
@@ -29,23 +29,26 @@ def _cosine_rows(a: Tensor, b: Tensor) -> Tensor:
 
 
 def flat_cosine(a: Layers, b: Layers) -> Tensor:
-    """Return 1 - cosine of all layers as one vector: "cos" of DC's program."""
+    """Return 1 - cosine of all layers, concatenated to one vector ("cos" in DC's program)."""
     x, y = _flat(a), _flat(b)
     return 1 - (x * y).sum() / (x.norm() * y.norm() + 1e-6)
 
 
 def sum_squared(a: Layers, b: Layers) -> Tensor:
-    """Sum the squared differences, without a mean: "mse" of DC's and IDC's programs, and DM eq. 5."""
+    """Sum the squared differences, without a mean ("mse" in DC's and IDC's programs; DM eq. 5)."""
     return torch.stack([(x - y).square().sum() for x, y in zip(a, b, strict=True)]).sum()
 
 
 def sum_absolute(a: Layers, b: Layers) -> Tensor:
-    """Sum the absolute differences: "l1" of IDC's program."""
+    """Sum the absolute differences ("l1" in IDC's program)."""
     return torch.stack([(x - y).abs().sum() for x, y in zip(a, b, strict=True)]).sum()
 
 
 def mean_absolute(a: Layers, b: Layers) -> Tensor:
-    """Average absolute differences per row and sum: "l1_mean" of IDC's program. A 1-D layer is one row."""
+    """Average the absolute differences over each row and sum over rows ("l1_mean" in IDC's program).
+
+    A layer of one dimension is treated as one row.
+    """
     return torch.stack([_rows(x - y).abs().mean(1).sum() for x, y in zip(a, b, strict=True)]).sum()
 
 

@@ -1,4 +1,4 @@
-"""Groupings G: the classes that are averaged before the distance is taken.
+"""Groupings G: partitions of the classes into groups, whose statistics are averaged before the distance is taken.
 
 A group of one class is matched alone (DC, IDC, DM); one group of all classes adds the contrastive signal of DCC (Lee et
 al. 2022, eq. 6); every other partition of the classes is possible.
@@ -16,10 +16,10 @@ Partition = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True)
 class Grouping:
-    """The partition of the classes at network k and matching step t.
+    """Partition of the classes, with a warm-up in which every class is a group of its own.
 
-    While ``k < warmup_networks and t < warmup_steps`` (both from 0) every class is a group of its own: DCC's schedule,
-    250 and 10 in the published program.
+    The warm-up applies at network k and matching step t (both from 0) if ``k < warmup_networks and t < warmup_steps``.
+    This is DCC's schedule, with 250 networks and 10 steps in the authors' program.
     """
 
     partition: Partition
@@ -27,7 +27,7 @@ class Grouping:
     warmup_steps: int = 0
 
     def groups(self, k: int, t: int) -> Partition:
-        """Return the groups of step (k, t), each a tuple of labels in ascending order."""
+        """Return the groups at network k and matching step t, each a tuple of labels in ascending order."""
         warming = k < self.warmup_networks and t < self.warmup_steps
         return per_class(sum(map(len, self.partition))) if warming else self.partition
 
@@ -43,23 +43,26 @@ def pooled(classes: int) -> Partition:
 
 
 def random_partition(classes: int, groups: int, seed: int) -> Partition:
-    """Return ``groups`` groups of nearly equal size, drawn once for the run."""
+    """Draw a partition into ``groups`` groups of nearly equal size by the run's seed."""
     order = randomness.permutation(classes, seed, "partition").tolist()
     return canonical(order[g::groups] for g in range(groups))
 
 
 def from_labels(assignment: Sequence[int]) -> Partition:
-    """Return the partition in which classes with the same number are in one group (k-means, superclasses)."""
+    """Return the partition in which classes with equal group numbers are in one group (k-means, superclasses).
+
+    :param assignment: group number of each class.
+    """
     return canonical([c for c, g in enumerate(assignment) if g == group] for group in set(assignment))
 
 
 def canonical(groups: Iterable[Iterable[int]]) -> Partition:
-    """Return sorted groups of sorted labels without empty groups."""
+    """Return the groups as sorted tuples in sorted order, without empty groups."""
     return tuple(sorted(filter(None, (tuple(sorted(group)) for group in groups))))
 
 
 def check_partition(groups: Sequence[Sequence[int]], classes: int) -> Partition:
-    """Return superclasses as a partition.
+    """Check that the groups contain every class once, and return them as a partition.
 
     :raises ValueError: a class is missing, repeated or unknown; the message names the labels.
     """

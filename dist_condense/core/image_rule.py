@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 Learnt = dict[str, Tensor]
-"""Named tensors of a class: ``pixels`` ``[ipc, C, h, w]``; and ``labels`` ``[ipc, classes]``, scores whose softmax is
-the label of an image, where a method learns them. Their gradients and momentum have the same names.
+"""Learnt tensors of a class by name: ``pixels`` ``[ipc, C, h, w]`` and, where labels are learnt, ``labels`` ``[ipc,
+classes]``: scores whose softmax is an image's label. Gradients and momentum use the same names.
 """
 
 
@@ -18,10 +18,11 @@ the label of an image, where a method learns them. Their gradients and momentum 
 class ImageRule:
     """SGD on one learnt tensor of one class.
 
-    :param shared_buffer: number of classes that share one momentum buffer. In IDC's program the buffer is stepped once
-        per class, so each class effectively sees SGD with momentum m**n and learning rate lr * (1 - m**n) / (1 - m). 1:
-        a buffer of its own (DC, DSA, DCC, DM). Deviation: where pixels are clamped and at the very end, the program has
-        not yet stepped the buffer for all classes, so that its last classes are up to half a step behind.
+    :param shared_buffer: number n of classes that share one momentum buffer; 1: every class has its own (DC, DSA, DCC,
+        DM). IDC's program steps the shared buffer once per class, so each class effectively sees SGD with momentum m**n
+        and learning rate lr * (1 - m**n) / (1 - m), where m is ``momentum``. Deviation: where pixels are clamped and at
+        the very end, the program has not yet stepped the buffer for all classes, so its last classes are up to half a
+        step behind.
     """
 
     lr: float
@@ -29,7 +30,7 @@ class ImageRule:
     shared_buffer: int = 1
 
     def effective(self) -> tuple[float, float]:
-        """Return the (learning rate, momentum) that apply to one class."""
+        """Return the effective (learning rate, momentum) of one class."""
         m, n = self.momentum, self.shared_buffer
         return (self.lr * sum(m**i for i in range(n)), m**n)
 
@@ -37,12 +38,14 @@ class ImageRule:
 def update(
     rules: Mapping[str, ImageRule], learnt: Learnt, buffers: Learnt, *, gradients: Learnt, finite: Tensor
 ) -> Tensor:
-    """Update a class in place. The whole update is skipped where any part is not finite or ``finite`` is false; this is
-    decided on the device.
+    """Update the learnt tensors of a class and their momentum in place, unless a number is not finite.
 
-    :param buffers: momentum.
-    :param finite: truth value, whether the tensors that the gradients come from are finite.
-    :returns: truth value, whether the update was made.
+    The whole update is skipped if any new value is not finite or ``finite`` is false; the device decides this, so the
+    host does not wait.
+
+    :param buffers: momentum by name.
+    :param finite: boolean tensor, whether the tensors from which the gradients are computed are finite.
+    :returns: boolean tensor, whether the update was made.
     """
     moved, made = {}, finite
     for name, rule in rules.items():

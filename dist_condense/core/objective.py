@@ -1,6 +1,7 @@
-"""The one equation:  L(S, theta) = sum_G D( mean_{c in G} phi_c(A(f(S_c))), mean_{c in G} phi_c(A(B_c)) ).
+"""Matching loss:  L(S, theta) = sum_G D( mean_{c in G} phi_c(A(f(S_c))), mean_{c in G} phi_c(A(B_c)) ).
 
-There are two ways to its gradient, which give the same number:
+G is a group of classes c, D the distance, phi the statistic, A the augmentation and f the parameterisation; S_c are the
+learnt pixels of a class and B_c its real minibatch. The gradient can be computed in two ways with the same result:
 
 * one double backward through a class (:meth:`Objective.match`), for a group of one class;
 * two passes for any group, class and microbatch (:meth:`Objective.statistic`, :meth:`Objective.cotangent`,
@@ -29,10 +30,11 @@ Examples = dict[str, Tensor]
 class Objective:
     """A statistic and a distance, evaluated class by class.
 
-    :param microbatch: largest number of images in one pass through the network; 0: all images of a class. Exact up to
-        the rounding of a sum, for networks that treat images independently.
+    :param microbatch: largest number of images in one pass through the network; 0: all images of a class. The result is
+        equal up to the rounding of a sum if the network treats images independently.
     :param autocast: run the network's forward in bfloat16 (``torch.autocast``); sums stay in float32.
-    :param compiled: compile the two hot functions with ``torch.compile`` (the first call takes a minute).
+    :param compiled: compile the functions of :meth:`statistic` and :meth:`pull_back` with ``torch.compile`` (the first
+        call takes a minute).
     """
 
     phi: Statistic
@@ -50,18 +52,23 @@ class Objective:
         object.__setattr__(self, "_inner", torch.compile(inner) if self.compiled else inner)
 
     def match(self, network: nn.Module, examples: Examples, b: Sequence[Tensor]) -> tuple[Tensor, Examples]:
-        """Return D of a class against the statistic ``b`` of its real images and dD/dexamples, by double backward."""
+        """Return the matching distance of one class and its gradient, by one double backward.
+
+        :param b: statistic of the real images.
+        :returns: distance D between the statistic of ``examples`` and ``b``, and the gradient of D with respect to the
+            floating-point examples, by name.
+        """
         variable, fixed = _variable(examples)
 
         def loss(variable: Examples) -> Tensor:
             return self.distance(self._raw_phi(network, fixed | variable), b)
 
-        with torch.no_grad():  # functional transforms see through it; theta gets no graph
+        with torch.no_grad():  # torch.func differentiates nevertheless; theta gets no graph
             gradient, value = torch.func.grad_and_value(loss)(variable)
         return value, gradient
 
     def statistic(self, network: nn.Module, examples: Examples) -> list[Tensor]:
-        """Return phi of the class batch as detached tensors, summed over microbatches with their weights."""
+        """Return phi of the examples as detached tensors: the mean over microbatches, weighted by their sizes."""
         with torch.no_grad():
             parts = [
                 [weight * layer for layer in self._value(network, part)]
@@ -70,12 +77,15 @@ class Objective:
         return parts[0] if len(parts) == 1 else [torch.stack(layer).sum(0) for layer in zip(*parts, strict=True)]
 
     def cotangent(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Return D(a, b) and v = dD/da, from the statistics of a whole group."""
+        """Return D(a, b) and v = dD/da for the statistics of a whole group: ``a`` synthetic, ``b`` real."""
         gradient, value = torch.func.grad_and_value(lambda layers: self.distance(layers, b))(list(a))
         return value, list(gradient)
 
     def pull_back(self, network: nn.Module, examples: Examples, v: Sequence[Tensor]) -> Examples:
-        """Return the gradient of <phi(examples), v> with v held fixed, microbatch by microbatch."""
+        """Return the gradient of <phi(examples), v> with respect to the floating-point examples, with v held fixed.
+
+        The gradient is computed microbatch by microbatch and returned by name.
+        """
         with torch.no_grad():
             parts = []
             for weight, part in self._microbatches(examples):
@@ -98,7 +108,7 @@ class Objective:
         return torch.stack([(x * y).sum() for x, y in zip(layers, v, strict=True)]).sum()
 
     def _microbatches(self, examples: Examples) -> list[tuple[float, Examples]]:
-        """Split the examples into microbatches, each with its fraction of all examples."""
+        """Split the examples into microbatches; return each with its fraction of all examples."""
         count = len(examples["images"])
         parts = [x.split(self.microbatch or count) for x in examples.values()]
         named = [dict(zip(examples, part, strict=True)) for part in zip(*parts, strict=True)]
@@ -106,6 +116,6 @@ class Objective:
 
 
 def _variable(examples: Examples) -> tuple[Examples, Examples]:
-    """Split examples into the floating-point tensors and the others."""
+    """Split examples into the floating-point tensors, which are differentiated, and the other tensors."""
     variable = {name: x for name, x in examples.items() if x.is_floating_point()}
     return variable, {name: x for name, x in examples.items() if name not in variable}

@@ -1,7 +1,7 @@
 """Parameterisation f: the map from learnt pixels to the images that a network sees (IDC, Kim et al. 2022, section 4).
 
-An image h x w with factor n holds n x n tiles of ceil(h/n) x ceil(w/n), or n along one of its axes; each is up-sampled
-bilinearly to h x w. Where n does not divide a side the image is first padded at the right and bottom.
+An image h x w with factor n contains n x n tiles of ceil(h/n) x ceil(w/n), or n tiles along one of its axes; each tile
+is up-sampled bilinearly to h x w. If n does not divide a side, the image is first padded at the right and bottom.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ Grid = tuple[int, int]
 """Rows and columns of tiles."""
 BOTH = "both"
 AXES: dict[str, tuple[bool, bool]] = {BOTH: (True, True), "height": (True, False), "width": (False, True)}
-"""Whether the height and the width of an image are cut into tiles."""
+"""Choices of axes; for each, whether the height and whether the width of an image is cut into tiles."""
 
 
 def grid_of(factor: int, axes: str = BOTH) -> Grid:
-    """Return the grid with ``factor`` tiles along each of the axes."""
+    """Return the grid with ``factor`` tiles along each of ``axes``, a key of :data:`AXES`."""
     rows, columns = (factor if cut else 1 for cut in AXES[axes])
     return rows, columns
 
@@ -33,7 +33,10 @@ def tile_size(size: tuple[int, int], grid: Grid) -> tuple[int, int]:
 
 
 def pad(images: Tensor, size: tuple[int, int], padding: Sequence[float]) -> Tensor:
-    """Pad ``[..., C, h, w]`` at the right and bottom to ``[..., C, *size]`` with one value or one per channel."""
+    """Pad images ``[..., C, h, w]`` at the right and bottom to ``[..., C, *size]``.
+
+    :param padding: one value, or one value per channel.
+    """
     margins = (0, size[1] - images.shape[-1], 0, size[0] - images.shape[-2])
     if not any(margins):
         return images
@@ -43,7 +46,10 @@ def pad(images: Tensor, size: tuple[int, int], padding: Sequence[float]) -> Tens
 
 
 def tiles(images: Tensor, grid: Grid, padding: Sequence[float]) -> Tensor:
-    """Cut ``[n, C, h, w]`` into ``[tiles * n, C, h, w]``: first tiles of all images, then second ones, row by row."""
+    """Cut images ``[n, C, h, w]`` into tiles, each up-sampled to h x w: ``[tiles * n, C, h, w]``.
+
+    The first tiles of all images precede all second tiles, and so on; the tiles of an image are numbered row by row.
+    """
     size = (images.shape[-2], images.shape[-1])
     (rows, columns), (height, width) = grid, tile_size(size, grid)
     padded = pad(images, (rows * height, columns * width), padding)
@@ -53,7 +59,7 @@ def tiles(images: Tensor, grid: Grid, padding: Sequence[float]) -> Tensor:
 
 
 def uniform(images: Tensor, form: MultiFormation, factor: int) -> tuple[Tensor, Tensor]:
-    """Decode every image with ``factor``; also return the source image of each decoded image, int64."""
+    """Decode every image with ``factor``; return the decoded images and the index of each one's source image, int64."""
     sources, grid = torch.arange(len(images), device=images.device), grid_of(factor, form.axes)
     if grid == (1, 1):
         return images, sources
@@ -61,13 +67,18 @@ def uniform(images: Tensor, form: MultiFormation, factor: int) -> tuple[Tensor, 
 
 
 def multi(images: Tensor, form: MultiFormation, factor: int) -> tuple[Tensor, Tensor]:
-    """Decode with factors 1 to ``factor`` and concatenate."""
+    """Decode every image with each factor from 1 to ``factor``; return the same as :func:`uniform`."""
     parts = [uniform(images, form, f) for f in range(1, factor + 1)]
     return torch.cat([x for x, _ in parts]), torch.cat([s for _, s in parts])
 
 
 def bounded(images: Tensor, form: MultiFormation, factor: int) -> tuple[Tensor, Tensor]:
-    """Decode as many images as ``form.budget`` decoded images allow with the largest factor, and so on down to 1."""
+    """Decode each image once, with as large a factor as a total of ``form.budget`` decoded images allows.
+
+    Each factor from ``factor`` down to 2 decodes as many images as fit into what is left of the budget after one
+    decoded image is reserved for every image not decoded yet; factor 1 decodes the rest. Returns the same as
+    :func:`uniform`.
+    """
     parts, start = [], 0
     for f, count in bounded_plan(len(images), factor, form.budget, form.axes):
         decoded, sources = uniform(images[start : start + count], form, f)
@@ -77,7 +88,7 @@ def bounded(images: Tensor, form: MultiFormation, factor: int) -> tuple[Tensor, 
 
 
 def bounded_plan(images: int, factor: int, budget: int, axes: str = BOTH) -> list[tuple[int, int]]:
-    """Return (factor, number of images) of the non-empty parts of :func:`bounded`, from the largest factor down."""
+    """Return the (factor, number of images) of each non-empty part of :func:`bounded`, the largest factor first."""
     plan, decoded, remaining = [], 0, images
     for f in range(factor, 1, -1):
         tiled = prod(grid_of(f, axes))
@@ -96,10 +107,10 @@ DECODINGS: dict[str, Decoding] = {"uniform": uniform, "multi": multi, "bounded":
 class MultiFormation:
     """Multi-formation with ``factor`` >= 1 (1: pixels are used unchanged).
 
-    :param decoding: one of :data:`DECODINGS`, used in condensation.
-    :param budget: largest number of decoded images per class for ``bounded``.
-    :param padding: one value or one per channel, see :func:`pad`.
-    :param axes: one of :data:`AXES`, along which an image is cut (time alone, of a spectrogram).
+    :param decoding: decoding during condensation, one of :data:`DECODINGS`.
+    :param budget: maximum number of decoded images per class, for ``bounded``.
+    :param padding: one value or one value per channel, see :func:`pad`.
+    :param axes: key of :data:`AXES`: the axes along which an image is cut (only time, for a spectrogram).
     """
 
     factor: int = 1
@@ -111,18 +122,18 @@ class MultiFormation:
 
     @property
     def tiles(self) -> int:
-        """Number of tiles of an image."""
+        """Number of tiles in each image."""
         return prod(grid_of(self.factor, self.axes))
 
     def decode(self, images: Tensor) -> Tensor:
-        """Decode images of one class ``[ipc, C, h, w]`` to ``[m, C, h, w]`` for matching."""
+        """Decode the ``ipc`` images of one class ``[ipc, C, h, w]`` to m images ``[m, C, h, w]`` for matching."""
         return self.decoding(images, self, self.factor)[0]
 
     def sources(self, ipc: int) -> Tensor:
-        """Return the source image of each image that :meth:`decode` returns, int64 ``[m]``."""
+        """Return the index of the source image of each image that :meth:`decode` returns, int64 ``[m]``."""
         blank = torch.empty(ipc, 1, self.factor, self.factor)
         return self.decoding(blank, replace(self, padding=(0.0,)), self.factor)[1]
 
     def decode_for_training(self, images: Tensor) -> Tensor:
-        """Decode uniformly to ``[tiles * ipc, C, h, w]``, as training on the set does."""
+        """Decode images with :func:`uniform` to ``[tiles * ipc, C, h, w]``, as training on the synthetic set does."""
         return uniform(images, self, self.factor)[0]

@@ -1,8 +1,8 @@
 """Keyed randomness: every draw is a function of a key, never of a worker, the clock or a global state.
 
-The published programs seed from the wall clock (DC, DSA, DCC) or once per process (IDC). Here a draw is keyed by (run
-seed, purpose, integers such as network k, step t, update u, class, epoch), so that any worker at any time, also after a
-restart, draws the same numbers.
+The authors' programs seed from the wall clock (DC, DSA, DCC) or once per process (IDC). Here a draw is keyed by (run
+seed, purpose, integers such as network k, step t, update u, class, epoch), so that any worker draws the same numbers at
+any time, even after a restart.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ import torch
 
 
 def key(seed: int, purpose: str, *integers: int) -> int:
-    """Return a 63-bit integer from blake2b over (seed, purpose, integers); the order of the integers counts."""
+    """Return a 63-bit integer from blake2b over (seed, purpose, integers); the order of the integers matters."""
     message = purpose.encode() + b"\0" + struct.pack(f"<{len(integers) + 1}q", seed, *integers)
     return int.from_bytes(hashlib.blake2b(message, digest_size=8).digest(), "little") >> 1
 
 
 def generator(seed: int, purpose: str, *integers: int) -> torch.Generator:
-    """Return a CPU generator seeded by :func:`key`. Draws are made on the CPU so that all devices see the same."""
+    """Return a CPU generator seeded by :func:`key`.
+
+    Numbers are drawn on the CPU so that they are the same for all devices.
+    """
     return torch.Generator().manual_seed(key(seed, purpose, *integers))
 
 
@@ -48,15 +51,14 @@ def permutation(count: int, seed: int, purpose: str, *integers: int) -> torch.Te
 
 def draw_without_replacement(count: int, size: int, seed: int, purpose: str, *integers: int) -> torch.Tensor:
     """Draw ``size`` different indices below ``count``, int64; all of them in random order if ``count`` is smaller."""
-    return permutation(count, seed, purpose, *integers, 0)[:size]  # 0: the key of earlier versions
+    return permutation(count, seed, purpose, *integers, 0)[:size]  # the 0 keeps the draws of earlier versions
 
 
 def epoch_batch(count: int, batch: int, visit: int, seed: int, purpose: str, *integers: int) -> torch.Tensor:
-    """Return batch number ``visit`` of a loader that permutes ``count`` items each epoch and drops the incomplete
-    batch.
+    """Return batch number ``visit`` of a loader that permutes ``count`` items each epoch and drops incomplete batches.
 
-    The batch is a function of ``visit`` alone: there is no cursor to save. If ``count < batch``, every batch contains
-    each item once.
+    The batch is computed from ``visit`` and the key alone, so there is no cursor to save. If ``count < batch``, every
+    batch contains each item once.
     """
     batch = min(batch, count)
     epoch, position = divmod(visit, count // batch)
@@ -67,10 +69,9 @@ def epoch_batch(count: int, batch: int, visit: int, seed: int, purpose: str, *in
 def endless_batches(
     count: int, batch: int, first: int, seed: int, purpose: str, *integers: int
 ) -> Iterator[torch.Tensor]:
-    """Yield batches ``first``, ``first + 1``, ... of a loader that permutes ``count`` items each epoch, keeps the
-    incomplete batch of an epoch and never restarts.
+    """Yield the batches from number ``first`` on of an endless loader that permutes ``count`` items each epoch.
 
-    A batch, int64 indices, is a function of its number alone.
+    The incomplete batch of an epoch is kept. A batch, int64 indices, is computed from its number and the key alone.
     """
     epoch, position = divmod(first, -(-count // batch))
     while True:

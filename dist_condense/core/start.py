@@ -1,4 +1,7 @@
-"""Initial values of the learnt tensors: pixels from noise, real images or tiles of real images; labels near one-hot."""
+"""Initial values of the learnt tensors: pixels from noise, real images or tiles of real images; labels near one-hot.
+
+Each way to initialise the pixels is one entry of `STARTS`.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +21,19 @@ SURE = 0.9
 
 
 def scores(label: int, ipc: int, classes: int) -> Tensor:
-    """Return scores ``[ipc, classes]`` whose softmax is :data:`SURE` at the class and uniform elsewhere."""
+    """Return scores ``[ipc, classes]`` whose softmax is :data:`SURE` at class ``label`` and uniform over the others."""
     gap = math.log(SURE / (1 - SURE) * (classes - 1))
     return gap * torch.eye(classes)[[label] * ipc]
 
 
 def mixed_tiles(images: Tensor, grid: Grid) -> Tensor:
-    """Combine ``[n * tiles, C, h, w]`` real images, shrunk by nearest neighbour, to the tiles of ``[n, C, h, w]``.
+    """Combine real images ``[n * tiles, C, h, w]``, shrunk by nearest neighbour, into n tiled images ``[n, C, h, w]``.
 
-    Image i contains the images i * tiles and following, row by row. Two deviations from IDC's program: it takes the
-    first images of the class, here the caller draws them by key; where the factor does not divide a side h, it shrinks
-    some to a pixel less, here all have the side ceil(h / factor) of a decoded tile, cut at the border.
+    Image i contains the real images from number i * tiles on, row by row. Deviations from IDC's program:
+
+    * The program takes the first images of the class; here the caller draws them by key.
+    * If the factor does not divide a side h, the program shrinks some images to one pixel less; here all have the side
+      ceil(h / factor) of a decoded tile, and the last are cut at the border.
     """
     size = (images.shape[-2], images.shape[-1])
     small = F.interpolate(images, size=tile_size(size, grid), mode="nearest")
@@ -38,10 +43,10 @@ def mixed_tiles(images: Tensor, grid: Grid) -> Tensor:
 
 @dataclass(frozen=True)
 class Material:
-    """Inputs from which the pixels of one class can start.
+    """Inputs for the initial pixels of one class.
 
     :param grid: rows and columns of the tiles of an image.
-    :param real: real images of the class, ``[ipc * PixelStart.images(grid), C, h, w]``, as pixels.
+    :param real: real images of the class in the space of the pixels, ``[ipc * PixelStart.images(grid), C, h, w]``.
     :param noise: function that draws pixels, ``[ipc, C, h, w]``.
     """
 
@@ -55,7 +60,7 @@ class PixelStart:
     """One way to initialise pixels.
 
     :param images: function from the grid of tiles to the number of real images per learnt image.
-    :param pixels: function that returns the pixels of a class, ``[ipc, C, h, w]``.
+    :param pixels: function that returns the initial pixels of a class, ``[ipc, C, h, w]``.
     """
 
     images: Callable[[Grid], int]

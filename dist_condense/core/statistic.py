@@ -1,9 +1,9 @@
 """Statistics phi of a batch of one class: the quantity that is matched.
 
-``phi(network, images, labels)`` is a list of tensors, differentiable in ``images`` and not in the network, which is not
-changed. ``images`` are ``[n, C, H, W]`` in normalised space; ``labels`` are int64 ``[n]``, or class probabilities ``[n,
-classes]``, in which phi is also differentiable. Both statistics are means over the images, so microbatches add up with
-weights n_i / n.
+``phi(network, images, labels)`` returns a list of tensors that is differentiable in ``images`` but not in the network,
+which is not changed. ``images`` are ``[n, C, H, W]`` in normalised space; ``labels`` are int64 ``[n]``, or class
+probabilities ``[n, classes]``, in which phi is differentiable, too. Each statistic is a mean over the images, so phi of
+a batch is the sum of its microbatches' phi with weights n_i / n.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from torch import Tensor, nn
 Parameters = Callable[[str, Tensor], bool]
 
 PARAMETERS: dict[str, Parameters] = {
-    # DC, DSA, DCC: bias and norm give 0 in the layerwise cosine; not computing them gives the same number.
+    # DC, DSA, DCC: biases and norms contribute 0 to the layerwise cosine, so omitting them changes nothing.
     "matrices": lambda name, parameter: parameter.ndim >= 2,
-    # IDC: neither bias and norm nor the classifier.
+    # IDC: without biases, norms and the classifier.
     "convolutions": lambda name, parameter: parameter.ndim == 4,
     "all": lambda name, parameter: True,
 }
 
 
 class Statistic(Protocol):
-    """Map phi from a batch of one class to a list of tensors."""
+    """Statistic phi: a map from a batch of one class to a list of tensors."""
 
     @property
     def batch_statistics(self) -> bool:
@@ -37,13 +37,13 @@ class Statistic(Protocol):
 
     @property
     def reads_labels(self) -> bool:
-        """Whether phi depends on the labels, so that these can be learnt."""
+        """Whether phi depends on the labels, so that labels can be learnt."""
         ...
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]: ...
 
     def value(self, network: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]:
-        """Return the same numbers without a graph to the images, for real images."""
+        """Return phi without a graph to the images, for real images."""
         ...
 
 
@@ -71,7 +71,7 @@ class Gradient:
         return list(torch.autograd.grad(loss, list(selected.values())))
 
     def _parameters(self, network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Split the detached parameters into selected and other ones."""
+        """Return the detached parameters by name: the selected and the other ones."""
         parameters = {name: p.detach() for name, p in network.named_parameters()}
         selected = {name: p for name, p in parameters.items() if self.parameters(name, p)}
         return selected, {name: p for name, p in parameters.items() if name not in selected}
@@ -95,7 +95,7 @@ STATISTICS: dict[str, Callable[[Parameters], Statistic]] = {
     "gradient": Gradient,
     "embedding": lambda parameters: Embedding(),
 }
-"""Statistics by name, as functions of the parameters with respect to which a gradient is taken."""
+"""Constructors of the statistics by name; their argument selects the parameters for a gradient."""
 
 
 def _loss(

@@ -1,1 +1,1 @@
-"""Class shards, their communication, and the worker group that runs them."""
+"""Execution of a run: class shards, their communication, and the worker group that runs them."""

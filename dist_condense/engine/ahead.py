@@ -1,4 +1,4 @@
-"""Items of an iterator, made in the background before they are requested."""
+"""Iterator whose items are computed in the background before they are requested."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ DEPTH = 2
 
 
 class Ahead(Generic[Item]):
-    """Iterate in a separate thread from now on, at most ``depth`` items ahead; errors are raised in place of items."""
+    """Iterable over ``items``, which a separate thread computes, at most ``depth`` items ahead.
+
+    The thread starts immediately. An error of the iterator is raised in place of its item.
+    """
 
     def __init__(self, items: Iterator[Item], depth: int = DEPTH) -> None:
         self.waited = 0.0

@@ -1,9 +1,10 @@
-"""Running averages of BatchNorm from images that are spread over workers, by streamed sums.
+"""Running averages of BatchNorm, computed from images that are spread over workers.
 
-DC's program makes one forward in training mode over 16 real images of every class before each matching step, then
-matches in evaluation mode. In shards: layer by layer in the order of execution, every worker streams its own classes
-through the network, whose earlier layers already normalise with the statistics of the whole batch; per class the sums
-of x and x^2 are added exactly, so the result does not depend on the ownership of classes. Costs one forward per layer.
+Before each matching step, DC's program makes one forward in training mode over 16 real images of every class; it then
+matches in evaluation mode. Here, the layers are processed one by one in the order of execution. For each layer, every
+worker streams the images of its own classes through the network, in which the earlier layers already normalise with the
+statistics of the whole batch. The sums of x and x^2 per class are added exactly, so the result does not depend on which
+worker owns a class. This costs one forward per layer.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ from dist_condense.networks import batch_norms
 def refresh_running_statistics(
     network: nn.Module, images: Callable[[], Mapping[int, Tensor]], classes: int, coordinator: Coordinator
 ) -> None:
-    """Update the running averages once (torch's momentum, 0.1) by the batch that the images of all classes form.
+    """Update the running averages once by the batch that consists of the images of all classes.
 
-    :param images: returns ``{label: [n, C, h, w]}`` of the owned classes; not called for networks without BatchNorm.
+    The momentum is that of each layer (torch's default: 0.1).
+
+    :param images: function that returns ``{label: [n, C, h, w]}`` for the owned classes; not called without BatchNorm.
     :param classes: number of classes over all workers.
     """
     layers = [cast(_BatchNorm, layer) for _, layer in batch_norms(network)]
@@ -54,7 +57,10 @@ def refresh_running_statistics(
 def _layer_sums(
     network: nn.Module, layer: _BatchNorm, own: Mapping[int, Tensor], *, classes: int, coordinator: Coordinator
 ) -> Tensor:
-    """Return sums of x, of x^2 and the count at a layer's input over all classes, float64 ``[2 * features + 1]``."""
+    """Return the sums of a layer's input and of its square, and the count, over all classes.
+
+    The result is float64 ``[2 * features + 1]``.
+    """
     parts: list[tuple[int, Tensor]] = []
 
     def collect(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

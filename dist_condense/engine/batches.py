@@ -1,6 +1,7 @@
-"""Global batches that train theta: a key determines their images, and the owners of the classes contribute them.
+"""Global batches for the training of theta.
 
-A batch does not depend on the number of workers: every worker receives all rows, so that CutMix mixes the whole batch.
+A key determines the images of a batch, and the owner of each class contributes its images. A batch does not depend on
+the number of workers: every worker receives all rows, so that CutMix mixes the whole batch.
 """
 
 from __future__ import annotations
@@ -26,42 +27,47 @@ Batch = tuple[Tensor, Tensor]
 on all workers.
 """
 Gathered = tuple[Arrival, Tensor]
-"""A batch of images as stored, in transfer to the device, and its labels."""
+"""Images of a batch as stored, whose transfer to the device has started, and their labels."""
 Segment = tuple[int, int, int]
-"""A segment of training: network k, step t, and the number of its first batch."""
+"""Segment of training to read: network k, matching step t, and the number of its first batch to read."""
 
 
 class Batches(Protocol):
-    """Source of global batches for one segment of training at a time, that after matching step t of network k."""
+    """Source of global batches in segments of training; segment (k, t) follows matching step t of network k."""
 
     waited: float
     """Seconds that training has waited for images to be read."""
 
     def announce(self, k: int, t: int) -> None:
-        """Announce the next segment, so that preparing it can start."""
+        """Announce that segment (k, t) is next, so that its preparation can start."""
         ...
 
     def segment(self, k: int, t: int, first: int = 0) -> Iterator[Batch]:
-        """Yield the batches of the segment from number ``first`` on."""
+        """Yield the batches of segment (k, t), from number ``first`` on."""
         ...
 
 
 @dataclass(kw_only=True)
 class RealBatches:
-    """Real images of all classes, gathered from their owners ahead of need in a separate thread.
+    """Batches of real images of all classes, which a separate thread gathers from their owners ahead of need.
 
-    Segments follow each other through shuffled passes over all images, as in IDC's program, whose loader continues from
-    one call of ``train_epoch`` to the next. A segment is b batches, and that of (k, t) consists of the batches s b to
-    (s + 1) b - 1 with s = k T + t, so that it can be read without those before it. (The program trains theta after step
-    T - 1, too; those batches are skipped here.) Deviations: a segment of the program counts images, so that it has one
-    more batch where an incomplete one, at the end of a pass, leaves it below ``amount``, and it ends at one pass at
-    most; its pre-training uses the same loader, :meth:`passes` are shuffled separately; on ImageNet-100 it drops the
-    incomplete batches.
+    Segment (k, t) follows matching step t of network k. As in IDC's program, whose loader continues from one call of
+    ``train_epoch`` to the next, the segments follow each other through shuffled passes over all images. Let T be
+    ``matching_steps``, s = k T + t, and b = ceil(``amount`` / ``batch``). Then segment (k, t) consists of the batches s
+    b to (s + 1) b - 1 of these passes, so it can be read without the segments before it. (The authors' program trains
+    theta after step T - 1, too; here, those batches are skipped.)
 
-    :param counts: real images of every class, owned or not.
-    :param coordinator: one with a process group of its own (:meth:`Coordinator.beside`).
-    :param amount: least number of images in a segment of whole batches (500 by 64: b = 8).
-    :param matching_steps: T
+    Deviations from the authors' program:
+
+    * Here, a segment has b batches. In the program, a segment ends once it has ``amount`` images, or after one pass; if
+      it contains an incomplete batch, at the end of a pass, it may therefore have b + 1 batches.
+    * Here, :meth:`passes` are shuffled separately. In the program, pre-training uses the same loader as the segments.
+    * Here, incomplete batches are always kept. On ImageNet-100, the program drops them.
+
+    :param counts: number of real images of every class, owned or not.
+    :param coordinator: coordinator with a process group of its own (:meth:`Coordinator.beside`).
+    :param amount: minimum number of images in a segment of complete batches; 500 with batches of 64 gives b = 8.
+    :param matching_steps: number T of matching steps per network.
     """
 
     seed: int
@@ -85,18 +91,22 @@ class RealBatches:
         self._transfer = Transfer(self.placement.device)
 
     def announce(self, k: int, t: int) -> None:
-        """Start to gather a segment in the background. Every worker must announce the same segments."""
+        """Start to gather the images of segment (k, t). Every worker must announce the same segments."""
         self._start((k, t, 0))
 
     def segment(self, k: int, t: int, first: int = 0) -> Iterator[Batch]:
-        """Yield the batches that reach ``amount``, from number ``first`` on; the last of a pass may be smaller."""
+        """Yield the batches of segment (k, t), from number ``first`` on; the last batch of a pass may be smaller."""
         if self._prefetch is None or self._prefetch[0] != (k, t, first):
             self._start((k, t, first))
         (_, batches), self._prefetch = cast(tuple[Segment, Ahead[Gathered]], self._prefetch), None
         return self._ready(batches)
 
     def passes(self, epochs: int, *key: int, first: int = 0) -> Iterator[Batch]:
-        """Yield ``epochs`` shuffled passes over all real images, with the incomplete batch of each pass."""
+        """Yield the batches of ``epochs`` shuffled passes over all real images, including the incomplete ones.
+
+        :param key: integers that, with the seed, determine the shuffles.
+        :param first: number of batches to skip, counted over all passes.
+        """
         self._drop()
         orders = (randomness.permutation(sum(self.counts), self.seed, "real passes", *key, e) for e in range(epochs))
         positions = (x for order in orders for x in order.split(self.batch))
@@ -111,15 +121,17 @@ class RealBatches:
         self._prefetch = segment, Ahead(map(self._gather, islice(positions, length - first)))
 
     def _drop(self) -> None:
-        """Drain a prefetch that is no longer needed: two threads must not use one process group, and every worker must
-        issue the same collectives.
+        """Drain a prefetch that is no longer needed.
+
+        It cannot be abandoned, because two threads must not use one process group and every worker must issue the same
+        collectives.
         """
         if self._prefetch is not None:
             deque(self._prefetch[1], maxlen=0)
             self._prefetch = None
 
     def _gather(self, positions: Tensor) -> Gathered:
-        """Gather the images at these positions of the concatenated classes. Runs in the thread that reads ahead."""
+        """Gather the images at these positions in the concatenation of all classes, in the thread that reads ahead."""
         ends = torch.tensor(self.counts).cumsum(0)
         labels = torch.searchsorted(ends, positions, right=True)
         within = positions - (ends - torch.tensor(self.counts))[labels]
@@ -138,7 +150,7 @@ class RealBatches:
 
 
 class ImageShard(Protocol):
-    """The part of a shard that :class:`SyntheticBatches` reads."""
+    """Interface of a shard to :class:`SyntheticBatches`."""
 
     @property
     def labels(self) -> Sequence[int]: ...
@@ -148,15 +160,15 @@ class ImageShard(Protocol):
         ...
 
     def training_labels(self, label: int) -> Tensor:
-        """Return the learnt labels of these images ``[m, classes]``; called only where labels are learnt."""
+        """Return the learnt labels of a class's decoded images ``[m, classes]``; called only if labels are learnt."""
         ...
 
 
 @dataclass(kw_only=True)
 class SyntheticBatches:
-    """Synthetic images of all classes: ``epochs`` shuffled passes per segment, with incomplete batches.
+    """Batches of synthetic images of all classes: ``epochs`` shuffled passes per segment. Incomplete batches are kept.
 
-    :param per_class: decoded images per class.
+    :param per_class: number of decoded images per class.
     :param soft: whether labels are learnt.
     """
 
@@ -173,10 +185,10 @@ class SyntheticBatches:
     waited: float = field(default=0.0, init=False)
 
     def announce(self, k: int, t: int) -> None:
-        """Do nothing: the set is not known before its segment starts."""
+        """Do nothing, because the synthetic images are not known before their segment starts."""
 
     def segment(self, k: int, t: int, first: int = 0) -> Iterator[Batch]:
-        """Yield shuffled passes over the current set."""
+        """Yield the batches of shuffled passes over the current synthetic images, from number ``first`` on."""
         decoded = {c: self.shard.training_images(c) for c in self.shard.labels}
         learnt = {c: self.shard.training_labels(c) for c in self.shard.labels if self.soft}
         count, seed = self.classes * self.per_class, self.seed
@@ -187,7 +199,10 @@ class SyntheticBatches:
             yield images, self._rows(positions, learnt, self.classes) if self.soft else labels
 
     def _rows(self, positions: Tensor, own: dict[int, Tensor], *shape: int) -> Tensor:
-        """Return rows ``[B, *shape]`` of the classes' tensors ``[per_class, *shape]``, each from its class's owner."""
+        """Return the rows ``[B, *shape]`` at these positions in the concatenation of all classes, from their owners.
+
+        :param own: tensors ``[per_class, *shape]`` of the owned classes.
+        """
         labels, within = positions // self.per_class, positions % self.per_class
         device, dtype = self.placement.device, self.placement.dtype
         batch = torch.zeros(len(positions), *shape, dtype=dtype, device=device)

@@ -1,4 +1,4 @@
-"""Features of real images: of all images of a class, for selections; means over classes, for groupings by k-means."""
+"""Features of real images: of each image of a class for selections, and class means for groupings by k-means."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dist_condense.data.reading.source import ClassSource
 from dist_condense.engine.coordinator import Coordinator, Placement
 
 IMAGES = 128
-"""Images in one pass through the network, and largest number of images of a class in its mean feature."""
+"""Number of images in one pass through the network, and maximum number of images in the mean feature of a class."""
 
 
 @torch.no_grad()
@@ -30,9 +30,9 @@ def embeddings(
 ) -> Tensor:
     """Return the features of all ``count`` images of a class, ``[count, d]`` on the CPU, without augmentation.
 
-    Images are streamed; only the features of the one class stay in memory.
+    Images are streamed; only the features of this class stay in memory.
 
-    :param network: in evaluation mode.
+    :param network: network in evaluation mode.
     """
     tickets = [source.announce(label, positions) for positions in torch.arange(count).split(IMAGES)]
     return torch.cat([_embed(network, source.redeem(x), statistics, placement).cpu() for x in tickets])
@@ -56,7 +56,10 @@ def class_features(
     placement: Placement,
     shape: tuple[int, int, int],
 ) -> Tensor:
-    """Return the mean embedding ``[classes, features]`` of the first images of every class, equal on all workers."""
+    """Return the mean embedding of every class, ``[classes, features]`` on the CPU, equal on all workers.
+
+    The mean is taken over the first images of a class, at most :data:`IMAGES`.
+    """
     network = network.to(placement.device, placement.dtype).eval()
     width = network.embed(torch.zeros(1, *shape, device=placement.device, dtype=placement.dtype)).shape[1]  # type: ignore[operator]
     means = torch.zeros(len(counts), width, dtype=placement.dtype, device=placement.device)

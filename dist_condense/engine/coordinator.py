@@ -1,7 +1,7 @@
 """Communication between the class shards of a run.
 
-Every worker runs the same code, which calls its Coordinator where it needs the other workers. On one process the
-communication is simply skipped; the arithmetic is the same.
+Every worker runs the same code, which calls its Coordinator where it needs the other workers. With a single process,
+the communication is skipped; the arithmetic is the same.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ class ReducedBytes:
         self._lock = threading.Lock()
 
     def add(self, tensor: Tensor) -> None:
-        """Count a tensor; its size is known without a device synchronisation."""
+        """Add the bytes of a tensor, without a device synchronisation."""
         with self._lock:
             self.bytes += tensor.nbytes
 
 
 @dataclass
 class Coordinator(ABC):
-    """Collectives of a run; every worker calls the same ones in the same order.
+    """Interface to the collectives of a run; every worker must call the same collectives in the same order.
 
-    :param reproducible: sum in fixed point, so that the result does not depend on the number of workers; else an
-        ordinary all-reduce.
+    :param reproducible: whether sums are taken in fixed point, so that they do not depend on the number of workers;
+        otherwise, they are ordinary all-reduces.
     """
 
     reproducible: bool = True
     step: int | None = field(default=None, init=False)
-    """Completed units of the procedure, where known: for messages."""
+    """Number of completed units of the procedure, for messages; None if unknown."""
 
     @property
     @abstractmethod
     def rank(self) -> int:
-        """Number of this worker, from 0."""
+        """Rank of this worker, from 0."""
 
     @property
     @abstractmethod
@@ -59,7 +59,7 @@ class Coordinator(ABC):
 
     @abstractmethod
     def reduce(self, tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> None:
-        """All-reduce in place."""
+        """All-reduce a tensor in place."""
 
     @abstractmethod
     def gather(self, value: Plain) -> list[Plain]:
@@ -74,15 +74,18 @@ class Coordinator(ABC):
         return 0
 
     def warned(self) -> bool:
-        """Return whether this worker knows that its machine, or another worker's, will be taken away soon."""
+        """Return whether this worker has been warned that its machine, or another worker's, will be preempted soon."""
         return False
 
     @abstractmethod
     def beside(self) -> Coordinator:
-        """Return a coordinator with a process group of its own on CPUs, for a reading thread. All workers call it."""
+        """Return a coordinator over a second process group of the same workers, on CPUs, for a thread that reads ahead.
+
+        All workers must call this method.
+        """
 
     def sum(self, parts: Sequence[Part], total: Tensor, terms: int) -> Tensor:
-        """Sum all workers' parts per slot, ``[slots, length]``: see :func:`exact_sum`."""
+        """Return the sums of all workers' parts per slot, ``[slots, length]``; parameters as for :func:`exact_sum`."""
         if self.reproducible:
             return exact_sum(
                 parts,
@@ -98,7 +101,10 @@ class Coordinator(ABC):
         return result
 
     def fill(self, buffer: Tensor) -> Tensor:
-        """Combine buffers in place, exactly: each element is set by one worker and 0 on all others."""
+        """Combine the workers' buffers in place, without rounding, and return the result.
+
+        Each element must be set on one worker and be 0 on all others.
+        """
         self.reduce(buffer, dist.ReduceOp.SUM)
         return buffer
 
@@ -123,14 +129,14 @@ class LocalCoordinator(Coordinator):
 class ProcessGroupCoordinator(Coordinator):
     """Coordinator over a process group of torch.distributed, by default the default group: NCCL on GPUs, gloo on CPUs.
 
-    A collective raises WorkerLost where other workers do not answer, on gloo within the timeout of ``peers``. NCCL's
-    run in the background; their workers notice a loss in the gloo group of :meth:`beside`.
+    On gloo, a collective raises WorkerLost if another worker does not answer within the timeout of ``peers``. NCCL
+    collectives run in the background, so the loss of a worker is noticed in the gloo group of :meth:`beside`.
     """
 
     group: dist.ProcessGroup | None = None
     peers: RollCall = field(default_factory=RollCall.create)
     notice: Callable[[], bool] | None = None
-    """Function that returns whether a machine will be taken away soon; called about once a second."""
+    """Function that returns whether a machine of the run will be preempted soon; called about once a second."""
     counter: ReducedBytes = field(default_factory=ReducedBytes)
 
     @property
@@ -169,7 +175,7 @@ class ProcessGroupCoordinator(Coordinator):
 
 @dataclass(frozen=True)
 class Placement:
-    """Device and dtype in which a worker computes."""
+    """Device and floating-point dtype with which a worker computes."""
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32

@@ -1,8 +1,8 @@
-"""Error that ends a run."""
+"""The error that ends a run."""
 
 
 class RunFailed(RuntimeError):
-    """Error of a run that cannot continue; each text says where it occurred and what to change, or what is kept."""
+    """Error of a run that cannot continue; each problem says where it occurred, and what to change or what is kept."""
 
     def __init__(self, *problems: str) -> None:
         super().__init__(*problems)

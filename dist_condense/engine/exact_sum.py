@@ -1,8 +1,8 @@
-"""Sums that do not depend on the order or the worker of the additions.
+"""Sums that depend neither on the order of the additions nor on the workers that perform them.
 
 Each addend is converted to 64-bit fixed point with a scale that follows from the exact maximum over all addends, added
-as integers, and converted back. Integers add without rounding, so the sum is the same on one process and on many. The
-error is below 2**-60 of the largest addend times their number: less than that of a float32 sum.
+as an integer, and converted back. Integers add without rounding, so the sum is the same on one process and on many. The
+error is below 2**-60 times the largest addend times the number of addends, which is less than that of a float32 sum.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 Part = tuple[int, Tensor]
-"""A slot and a flat tensor to be added to it."""
+"""Index of a slot, and a flat tensor to be added to that slot."""
 
 
 def exact_sum(
@@ -24,11 +24,11 @@ def exact_sum(
     maximum: Callable[[Tensor], None],
     add: Callable[[Tensor], None],
 ) -> Tensor:
-    """Sum the parts of all workers per slot.
+    """Return the sums of all workers' parts per slot.
 
     :param parts: this worker's addends, each ``[length]`` of the dtype of ``total``.
-    :param total: zeros ``[slots, length]``; gives shape, dtype and device.
-    :param terms: upper bound of the number of addends per slot over all workers, the same on each.
+    :param total: zeros ``[slots, length]``; determines shape, dtype and device of the result.
+    :param terms: upper bound of the number of addends per slot over all workers, equal on all workers.
     :param maximum: all-reduces a float64 tensor in place by its maximum.
     :param add: all-reduces an int64 tensor in place by its sum.
     :returns: ``[slots, length]``; NaN in slots where an addend is not finite.
@@ -45,7 +45,7 @@ def exact_sum(
 
 
 def largest_magnitude(parts: Iterable[Part], total: Tensor) -> Tensor:
-    """Return the largest absolute value of each slot's addends, float64 ``[slots]``; inf where one is not finite."""
+    """Return the largest absolute value among each slot's addends, float64 ``[slots]``; inf if one is not finite."""
     largest = torch.zeros(len(total), dtype=torch.float64, device=total.device)
     for slot, part in parts:
         magnitude = part.abs().max().to(torch.float64)
@@ -54,7 +54,7 @@ def largest_magnitude(parts: Iterable[Part], total: Tensor) -> Tensor:
 
 
 def scale_exponent(largest: Tensor, terms: int) -> Tensor:
-    """Return s such that addends times 2**s are integers whose sum stays below 2**62."""
+    """Return, per slot, an exponent s such that the sum of ``terms`` addends times 2**s stays below 2**62."""
     return (62 - terms.bit_length() - torch.frexp(largest.nan_to_num(0, 0)).exponent).clamp(-1000, 1000)
 
 
@@ -64,5 +64,5 @@ def to_fixed(part: Tensor, exponent: Tensor) -> Tensor:
 
 
 def power_of_two(exponent: Tensor) -> Tensor:
-    """Return 2**exponent in float64; some versions of torch.ldexp use float32, which ends at 2**127."""
+    """Return 2**exponent in float64; some versions of torch.ldexp use float32, which overflows above 2**127."""
     return torch.pow(2.0, exponent.to(torch.float64))

@@ -1,7 +1,7 @@
 """Exchange of small values between workers as JSON.
 
-The ports of a worker have no authentication, so messages must never be executed as code, as the pickles of torch's own
-exchange of objects are.
+The ports of a worker have no authentication, so messages must not be able to execute code, unlike the pickles in
+torch's own exchange of objects.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from torch import Tensor
 from dist_condense.engine.errors import RunFailed
 
 LONGEST = 2**22
-"""Largest number of bytes of a value; the longest are lists of checkpoint files, 150 bytes per class of a worker."""
+"""Maximum size of a value in bytes; the largest values list checkpoint files, 150 bytes per class of a worker."""
 STRANGE = "; check whether another program is connected to the workers' ports"
 
 Plain = Any
-"""None, booleans, numbers, strings; lists of them and dictionaries with string keys. Floats arrive to the last bit."""
+"""None, booleans, numbers and strings; lists of these, and dictionaries with string keys. Floats arrive unchanged."""
 
 
 def all_gather(value: Plain, group: dist.ProcessGroup | None = None) -> list[Plain]:
     """Return the values of all workers by rank, on every worker; tuples arrive as lists.
 
-    :raises RunFailed: on all workers, if the value of one is too long or not JSON.
+    :raises RunFailed: on all workers, if a worker's message is too long or not JSON.
     """
     device = torch.device("cuda" if dist.get_backend(group) == "nccl" else "cpu")
     own = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
@@ -41,7 +41,7 @@ def all_gather(value: Plain, group: dist.ProcessGroup | None = None) -> list[Pla
 
 
 def _gathered(own: Tensor, group: dist.ProcessGroup | None) -> list[Tensor]:
-    """Return the tensor of each worker, on the CPU."""
+    """Return the tensors of all workers by rank, on the CPU."""
     tensors = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
     dist.all_gather(tensors, own, group=group)
     return [x.cpu() for x in tensors]

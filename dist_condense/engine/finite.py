@@ -1,4 +1,7 @@
-"""Detection of numbers that are not finite: recorded on the device without waiting, read together with the losses."""
+"""Detection of numbers that are not finite.
+
+Findings are recorded on the device without waiting, and read together with the losses.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from torch import Tensor
 
 
 class Quantity(IntEnum):
-    """Kind of a number that was not finite; causes precede their consequences."""
+    """Kinds of numbers that may not be finite, ordered so that causes precede their consequences."""
 
     NETWORK = 0
     STATISTIC = 1
@@ -29,10 +32,13 @@ NO_CLASS = -1
 
 @dataclass(frozen=True, order=True, kw_only=True)
 class Finding:
-    """The first number that was not finite on one worker; the smallest of several findings is the cause."""
+    """First number on one worker that was not finite.
+
+    Findings are ordered; the smallest of several workers' findings is the cause.
+    """
 
     step: int
-    """Matching steps before it, k T + t."""
+    """Index of the matching step, counted over all networks: k T + t for step t of the T steps of network k."""
     quantity: Quantity
     label: int
     rank: int
@@ -40,7 +46,11 @@ class Finding:
     """Magnitude of the largest pixel on that worker."""
 
     def message(self, matching_steps: int, names: Sequence[str]) -> str:
-        """Return a message with the location, counted from 1, and what to change."""
+        """Return a message that says where the number occurred and what to change.
+
+        :param matching_steps: number T of matching steps per network.
+        :param names: names of the classes, by label.
+        """
         k, t = divmod(self.step, matching_steps)
         where = f"network {k + 1}, matching step {t + 1}, rank {self.rank}"
         advice = (
@@ -58,21 +68,27 @@ class Finding:
 
 @dataclass
 class FiniteWatch:
-    """Recorder, on the device, of the first matching step at which each kind of number was not finite."""
+    """On-device record of the first matching step at which each kind of number was not finite."""
 
     device: torch.device
     _first: dict[tuple[Quantity, int], Tensor] = field(default_factory=dict)
     """Matching step by kind and class; -1 while all numbers are finite."""
 
     def note(self, quantity: Quantity, label: int, finite: Tensor, step: int) -> None:
-        """Record whether numbers of this kind are finite: ``finite`` is a single boolean on the device."""
+        """Record whether a class's numbers of one kind are finite at matching step ``step``.
+
+        :param finite: single boolean on the device.
+        """
         before = self._first.get((quantity, label))
         if before is None:
             before = torch.full((), -1, device=self.device)
         self._first[quantity, label] = before.masked_fill(~finite & (before < 0), step)
 
     def first(self, rank: int, pixels: Iterable[Tensor]) -> Finding | None:
-        """Return the first finding, if any; waits for the device."""
+        """Return the first finding, or None if all numbers were finite; waits for the device.
+
+        :param pixels: pixels of this worker, for the magnitude of the largest.
+        """
         if not self._first:
             return None
         steps = torch.stack(list(self._first.values())).tolist()

@@ -8,24 +8,28 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """Measurements of the run, equal on all workers but for the clock, and of one worker since the previous entry."""
+    """Measurements that accompany one entry of metrics.jsonl.
+
+    Measurements of the run are equal on all workers, except for times; those of one worker cover the time since the
+    previous entry.
+    """
 
     step: int
-    """Units completed."""
+    """Number of completed units."""
     planned: int
-    """Units of the whole run."""
+    """Number of units of the whole run."""
     measures: Mapping[str, float]
     """Measures of the last unit, summed over workers; see :meth:`dist_condense.engine.procedure.Procedure.measures`."""
     seconds: float
     steps_per_second: float
     waited: float
-    """Seconds that this worker waited for images."""
+    """Seconds that this worker waited for images since the previous entry."""
     reduced: int
-    """Bytes that this worker passed to reductions."""
+    """Bytes that this worker passed to reductions since the previous entry."""
 
 
 Observer = Callable[[Measured], None]
-"""Called between steps, in the thread that computes them; it must neither wait nor raise."""
+"""Function that is called between units, in the thread that computes them; it must neither wait nor raise."""
 
 
 def unobserved(measured: Measured) -> None:

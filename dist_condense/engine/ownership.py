@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 
 def assign(costs: Sequence[float], workers: int) -> tuple[tuple[int, ...], ...]:
-    """Assign classes to workers by longest processing time; return the labels of each worker, ascending.
+    """Assign classes to workers by the longest-processing-time rule; return the labels of each worker, ascending.
 
-    Classes in falling cost go to the least loaded worker, ties to the lower rank; with more workers than classes the
-    last workers own none. 10 equal classes on 8 workers: 2, 2, 1, 1, 1, 1, 1, 1.
+    In order of falling cost, each class goes to the least loaded worker; the lower rank wins a tie. With more workers
+    than classes, the last workers own none. For example, 8 workers own 2, 2, 1, 1, 1, 1, 1, 1 of 10 classes of equal
+    cost.
     """
     loads = [0.0] * workers
     owned: list[list[int]] = [[] for _ in range(workers)]

@@ -1,7 +1,8 @@
-"""Interface between a method and a run: all that the journal, the driver, cards and progress know of a computation.
+"""Interface between a method and a run: the only part of a computation that journal, driver, cards and progress know.
 
-A procedure is counted in units, each complete on all workers before it is stored; a unit may contain updates, after
-each of which its state can be stored as well. Its :class:`Outline` is known before a worker starts.
+A procedure is counted in units, each of which is complete on all workers before it is stored. A unit may contain
+updates; the state can also be stored after each of these. The :class:`Outline` of a procedure is known before a worker
+starts.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def kind_of(tensor: Tensor) -> Kind:
 
 @dataclass(frozen=True)
 class Units:
-    """Units of a run, counted on levels from the outermost inwards: ``{"network": K, "matching step": T}``."""
+    """Units of a run, counted in nested levels, the outermost first: ``{"network": K, "matching step": T}``."""
 
     levels: dict[str, int]
 
@@ -38,11 +39,14 @@ class Units:
 
     @property
     def name(self) -> str:
-        """Name of one unit."""
+        """Singular noun for a unit, as shown in progress and logs: the innermost level, e.g. ``matching step``."""
         return list(self.levels)[-1]
 
     def counters(self, done: int) -> dict[str, int]:
-        """Return the index of the last of ``done`` units on each level, from 0, by key of metrics.jsonl."""
+        """Return the index, from 0, of the last of ``done`` units on each level.
+
+        The keys are those of metrics.jsonl, with underscores: ``matching_step``.
+        """
         remaining, indices = done - 1, list[int]()
         for size in reversed(self.levels.values()):
             remaining, index = divmod(remaining, size)
@@ -50,7 +54,7 @@ class Units:
         return {name.replace(" ", "_"): index for name, index in zip(self.levels, indices, strict=True)}
 
     def place(self, done: int) -> str:
-        """Describe the last of ``done`` units for a person: ``network 3/20, matching step 4/10``."""
+        """Describe the last of ``done`` units for users, as in ``network 3/20, matching step 4/10``."""
         reached = zip(self.levels.items(), self.counters(done).values(), strict=True)
         return ", ".join(f"{name} {index + 1}/{size}" for (name, size), index in reached)
 
@@ -63,25 +67,30 @@ class Outline(Protocol):
 
     @property
     def class_tensors(self) -> dict[str, Kind]:
-        """State of one class, by name; a checkpoint stores each as ``NAME.LABEL`` for every class."""
+        """Dtypes and shapes of one class's state, by name.
+
+        A checkpoint contains each of these tensors as ``NAME.LABEL`` for every class.
+        """
 
     @property
     def shared_tensors(self) -> tuple[dict[str, Kind], dict[str, Kind]]:
-        """State that is equal on all workers, by name: the required and the optional tensors of a checkpoint."""
+        """Dtypes and shapes of the state that is equal on all workers, by name: required tensors, optional tensors."""
 
     def facts(self, done: int) -> dict[str, Any]:
-        """Return the entries that this procedure adds to the set's card after ``done`` units."""
+        """Return the entries that this procedure adds to the card of the synthetic set after ``done`` units."""
 
     def synthetic_set(self, state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return images ``[N, C, h, w]`` float32, in the value space of the card, and labels, int64 ``[N]`` or class
+        """Return the images and labels of the synthetic set.
+
+        Images are float32 ``[N, C, h, w]``, in the value space of the card; labels are int64 ``[N]`` or class
         probabilities ``[N, classes]``.
 
-        :param state: state of all classes, by ``NAME.LABEL``.
+        :param state: state tensors of all classes, by ``NAME.LABEL``.
         """
 
 
 class Record(Protocol):
-    """Callbacks between units (:class:`dist_condense.job.journal.Journal`)."""
+    """Callbacks of a procedure between units, implemented by :class:`dist_condense.job.journal.Journal`."""
 
     def resume(self) -> int:
         """Load the stored state and return the number of completed units."""
@@ -101,29 +110,32 @@ class Procedure(Protocol):
 
     @property
     def labels(self) -> list[int]:
-        """Owned classes, ascending."""
+        """Labels of the owned classes, ascending."""
 
     @property
     def stride(self) -> int:
-        """Number of units that workers compute in parallel: 1 where all take part in every unit, else the number of
-        workers.
+        """Number of units that workers compute in parallel.
 
-        The workers meet for a log or a timed checkpoint at most once per ``stride`` units.
+        It is 1 if all workers take part in every unit, and the number of workers if each unit belongs to one worker.
+        The workers meet for a log entry or a timed checkpoint at most once per ``stride`` units.
         """
 
     @property
     def updates(self) -> int:
-        """Updates completed inside the current unit; 0 between units."""
+        """Number of updates completed inside the current unit; 0 between units."""
 
     @property
     def waited(self) -> float:
         """Seconds spent waiting for images so far."""
 
     def run(self, record: Record) -> None:
-        """Compute all units from ``record.resume()`` on, call ``record.after_step`` after each, and finish."""
+        """Compute all remaining units, from ``record.resume()`` on.
+
+        Calls ``record.after_step`` after each unit, and ``record.finish`` at the end.
+        """
 
     def after_updates(self, call: Callable[[], None]) -> None:
-        """Call ``call`` after each update inside a unit, on all workers after the same ones."""
+        """Register a callback for every update inside a unit; all workers call it after the same updates."""
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the state of the owned classes, by ``NAME.LABEL``, copied to the CPU."""
@@ -132,16 +144,28 @@ class Procedure(Protocol):
         """Return the state that is equal on all workers, copied to the CPU."""
 
     def load_state_dict(self, by_class: Mapping[str, Tensor], shared: Mapping[str, Tensor], updates: int) -> None:
-        """Continue from a stored state; entries of other workers' classes are ignored."""
+        """Continue from a stored state; entries of other workers' classes are ignored.
+
+        :param updates: number of updates completed inside the current unit.
+        """
 
     def measures(self) -> dict[str, float]:
-        """Return measurements of the last unit by key of metrics.jsonl, as floats. They are summed over all workers."""
+        """Return this worker's measures of the last unit, by key of metrics.jsonl.
+
+        An entry of metrics.jsonl contains their sums over all workers.
+        """
 
     def problem(self, done: int) -> Problem | None:
-        """Return why this worker's state after ``done`` units must not be stored, if a number of it is not finite."""
+        """Return a problem if a number in this worker's state after ``done`` units is not finite, else None.
+
+        A state with a problem must not be stored.
+        """
 
     def checksum(self) -> int | None:
-        """Return an integer that differs between workers whose shared state differs in a bit; None if there is none."""
+        """Return a checksum of the shared state, or None if there is no shared state.
+
+        It differs between workers whose shared state differs in a bit.
+        """
 
     def close(self) -> None:
         """Release threads and files."""

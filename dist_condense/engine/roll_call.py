@@ -1,4 +1,4 @@
-"""Detection of lost workers: when a collective fails, the workers meet at the store of their process group."""
+"""Detection of lost workers: when a collective fails, the other workers report to the store of their process group."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from dist_condense.engine.exchange import all_gather
 from dist_condense.system.background import Background
 
 TIMEOUT = 600.0
-"""Seconds that a collective waits by default."""
+"""Seconds that a collective waits for other workers by default."""
 SHORTEST, LONGEST = 2.0, 30.0
-"""Limits of the seconds that the workers wait for each other at the store: a twentieth of the timeout within these."""
+"""Limits, in seconds, of the time in which workers must report to the store; it is a twentieth of the timeout."""
 LOOK_EVERY = 0.1
 BROKEN = re.compile(r"timed? ?out|connect|closed|reset|broken pipe|unreachable|no route|socket", re.IGNORECASE)
-"""Words in errors of gloo, which have no type of their own, that point to another worker or the network."""
+"""Words in gloo's errors, which have no type of their own, that point to another worker or the network as the cause."""
 
 
 class WorkerLost(RuntimeError):
@@ -32,7 +32,7 @@ class WorkerLost(RuntimeError):
 
 @dataclass
 class RollCall:
-    """A worker's knowledge of the other workers; shared by all process groups between them.
+    """Check of which workers still answer, shared by all process groups of a worker.
 
     :param hosts: host of each rank, for messages.
     :param timeout: seconds that a collective waits for other workers.
@@ -43,21 +43,22 @@ class RollCall:
     _: KW_ONLY
     timeout: float = TIMEOUT
     step: int | None = None
-    """Completed units of the procedure, where known."""
+    """Number of completed units of the procedure; None if unknown."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _missing: list[int] | None = None
 
     @classmethod
     def create(cls, timeout: float = TIMEOUT, host: str | None = None) -> RollCall:
-        """Create the roll call of the default process group, whose timeout this is; every worker calls it.
+        """Create the roll call of the default process group; every worker must call this.
 
-        :param host: name of this machine; the system's own by default.
+        :param timeout: timeout of that process group in seconds.
+        :param host: name of this machine; by default, the system's host name.
         """
         return cls(all_gather(host or socket.gethostname()), dist.get_rank(), timeout=timeout)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Raise WorkerLost for an error of a collective in this context that another worker or the network caused."""
+        """Replace an error of a collective in this context by WorkerLost if another worker or the network caused it."""
         try:
             yield
         except RunFailed:  # our own message
@@ -68,7 +69,10 @@ class RollCall:
             raise WorkerLost(self._message(error)) from error
 
     def missing(self) -> list[int]:
-        """Return the ranks that do not come to the store. Several threads may call this; the roll is called once."""
+        """Return the ranks that do not report to the store.
+
+        Several threads may call this; the check is made only once.
+        """
         with self._lock:
             if self._missing is None:
                 present = self._present()
@@ -76,7 +80,10 @@ class RollCall:
             return self._missing
 
     def _present(self) -> set[int]:
-        """Return the ranks that answer; asked in a thread, because the store's process may hang and never answer."""
+        """Return the ranks that report to the store.
+
+        A separate thread talks to the store, because a store whose process hangs never answers.
+        """
         window = min(max(self.timeout / 20, SHORTEST), LONGEST)
         ranks, present, answered = set(range(len(self.hosts))), {self.rank}, threading.Event()
         end = time.monotonic() + window
@@ -107,5 +114,5 @@ class RollCall:
 
 
 def _brief(text: str) -> str:
-    """Remove gloo's source line and advice."""
+    """Return an error text of gloo without its source line and advice, at most 300 characters."""
     return re.sub(r"^\[[^]]*\] ", "", " ".join(text.split())).split(". This is typically")[0][:300]

@@ -24,17 +24,17 @@ from dist_condense.engine.matching.view import View
 from dist_condense.networks import batch_norms
 
 MOMENTUM = {"pixels": "buffer", "labels": "labels_buffer"}
-"""Names of momentum tensors in a checkpoint, by the names of the learnt tensors."""
+"""Names of momentum tensors in a checkpoint, by the name of the learnt tensor."""
 
 
 @dataclass
 class ClassShard:
     """State and matching steps of a worker's own classes.
 
-    :param counts: real images of every class, owned or not.
+    :param counts: number of real images of every class, owned or not.
     :param space: space of the learnt pixels.
     :param shape: (C, H, W) of an image.
-    :param start: initial named tensors of each owned class.
+    :param start: initial learnt tensors of each owned class, by name.
     :param check_finite: whether :meth:`first_not_finite` reports; updates that are not finite are skipped in any case.
     """
 
@@ -52,10 +52,10 @@ class ClassShard:
     labels: list[int] = field(init=False)
     """Owned classes, ascending."""
     learnt: Learnt = field(init=False)
-    """Learnt tensors of all owned classes, in their order: ``[classes, ...]``. Empty where no class is owned."""
+    """Learnt tensors by name, each ``[classes, ...]`` for the owned classes in order; empty if no class is owned."""
     momentum: Learnt = field(init=False)
     losses: dict[int, Tensor] = field(default_factory=dict, init=False)
-    """Losses of the last step: of each group whose first class is owned, by that class."""
+    """Loss of the last step of each group whose first class is owned, by the label of that class."""
 
     def __post_init__(self, start: Mapping[int, Learnt]) -> None:
         self._allocate(start)
@@ -72,23 +72,25 @@ class ClassShard:
         self.watch = FiniteWatch(place.device)
 
     def learnt_of(self, label: int) -> Learnt:
-        """Return the named tensors of a class, views of :attr:`learnt`."""
+        """Return the learnt tensors of a class by name, as views of :attr:`learnt`."""
         return self._own[label]
 
     @property
     def pixels(self) -> dict[int, Tensor]:
-        """Pixels ``[ipc, C, h, w]`` by class, views of :attr:`learnt`."""
+        """Pixels ``[ipc, C, h, w]`` by class, as views of :attr:`learnt`."""
         return {c: own["pixels"] for c, own in self._own.items()}
 
     def begin_network(self) -> None:
-        """Clamp pixels that have bounds to them, before the first step of a network (IDC)."""
+        """Clamp the pixels to their bounds, if the space has any, before the first matching step of a network (IDC)."""
         if self.labels:
             self.space.clamp_(self.learnt["pixels"])
 
     def match(self, network: nn.Module, k: int, t: int, visit: int) -> None:
         """Take one matching step of Algorithm 1:  S <- S - lr_S dL/dS  for the owned classes.
 
-        :param visit: number of matching steps before this one, k T + t.
+        :param k: network, from 0.
+        :param t: matching step of this network, from 0.
+        :param visit: number of matching steps before this one, over all networks.
         """
         reads = self.minibatches.of(visit, statistics=bool(batch_norms(network)))
         drawn = {c: self.draws.draw(c, visit) for c in self.labels}
@@ -102,17 +104,22 @@ class ClassShard:
             self._update(c, result, visit)
 
     def training_images(self, label: int) -> Tensor:
-        """Return the decoded images of a class in normalised space, as training on the set sees them."""
+        """Return a class's decoded images ``[m, C, H, W]`` in normalised space, for training on the synthetic set."""
         return self.view.for_training(self._own[label]["pixels"])
 
     def training_labels(self, label: int) -> Tensor:
-        """Return the learnt labels of these images, probabilities ``[m, classes]``; KeyError where none are learnt."""
+        """Return the learnt labels of a class's decoded images, probabilities ``[m, classes]``.
+
+        Raises KeyError if labels are not learnt.
+        """
         return self.view.labels_for_training(self._own[label]["labels"])
 
     def first_not_finite(self, network: nn.Module, done: int) -> Finding | None:
-        """Return the first number that is or was not finite, also in the current theta. Waits for the device.
+        """Return the first finding of a number that is or was not finite, including those of the current theta.
 
-        :param done: matching steps completed.
+        Returns None if there is none, or without ``check_finite``. Waits for the device.
+
+        :param done: number of completed matching steps.
         """
         if not self.check_finite:
             return None
@@ -120,7 +127,7 @@ class ClassShard:
         return self.watch.first(self.coordinator.rank, self.pixels.values())
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return all tensors that a restart needs, as ``NAME.CLASS``, copied to the CPU."""
+        """Return all tensors that a restart needs, by ``NAME.LABEL``, copied to the CPU."""
         return {name: x.to("cpu", copy=True).contiguous() for name, x in self._state().items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -131,7 +138,7 @@ class ClassShard:
     # --- the parts --------------------------------------------------------------------------------------------------
 
     def _allocate(self, start: Mapping[int, Learnt]) -> None:
-        """Store one tensor of each name for all classes, and views of it by class."""
+        """Allocate one tensor per name for all owned classes, and create its views by class."""
         place, self.labels = self.placement, sorted(start)
         names = start[self.labels[0]] if start else ()
         whole = {name: torch.stack([start[c][name] for c in self.labels]) for name in names}
@@ -147,7 +154,7 @@ class ClassShard:
         return state | {f"{MOMENTUM[name]}.{c}": x for c, own in self._own_momentum.items() for name, x in own.items()}
 
     def _matched(self, network: nn.Module, groups: Sequence[tuple[int, ...]], inputs: Inputs) -> dict[int, Matched]:
-        """Return the results of the owned classes."""
+        """Return the results of the matching step for the owned classes, by label."""
         alone = [group[0] for group in groups if len(group) == 1 and group[0] in self._own]
         matched = {c: self.alone(network, inputs.learnt[c], inputs.stored(c), inputs.drawn[c]) for c in alone}
         if several := [group for group in groups if len(group) > 1]:

@@ -1,6 +1,7 @@
-"""Division of a training batch into slices, which are shared out and summed, or all computed by every worker.
+"""Division of a training batch into slices, which are distributed and summed, or all computed by every worker.
 
-The addends are the same either way. In fixed point so are the bits of their sum, so the choice depends on time alone.
+The addends are the same either way. In fixed point, the bits of their sum are the same, too, so the choice depends on
+time alone.
 """
 
 from __future__ import annotations
@@ -20,24 +21,27 @@ from dist_condense.system import processor
 SLICES = 4
 """Default number of slices of a training batch, which does not depend on the number of workers."""
 WARM_UP, MEASURED = 1, 5
-"""Updates before the timing (the first takes longer), and timed updates."""
+"""Number of updates before the timing (the first update takes longer), and number of timed updates."""
 
 Timing = Sequence[float | None]
 """Seconds of one slice (None for a worker without a slice) and of the sum, including waiting, in one update."""
 
 
 def usual_slices(network: torch.nn.Module) -> int:
-    """Return :data:`SLICES`; 1 where BatchNorm couples the images of a batch, which then cannot be cut."""
+    """Return the usual number of slices: :data:`SLICES`, or 1 if BatchNorm couples the images of a batch."""
     return 1 if batch_norms(network) else SLICES
 
 
 def cheaper_everywhere(timings: Sequence[Sequence[Timing]], slices: int) -> bool:
-    """Return whether, in most updates, a sum costs more than the slices that each worker would compute besides its own.
+    """Return whether it is faster to compute all slices on every worker than to distribute and sum them.
 
-    A pure function of the timings of all workers, so that all decide alike. A slice is timed by the slowest worker; a
-    sum by the fastest, which arrived last and waited for none.
+    This is so if, in most updates, the sum takes longer than the slices that a worker would compute in addition to its
+    own. The time of a slice is that of the slowest worker; the time of the sum is that of the fastest, which arrived
+    last and waited for none. The result depends only on the timings of all workers, so that all workers make the same
+    decision.
 
-    :param timings: of every worker, by rank: one entry for each timed update.
+    :param timings: timings of every worker, by rank: one for each timed update.
+    :param slices: number of slices of a batch.
     """
     additional = slices - -(-slices // len(timings))
     gains = [
@@ -51,9 +55,9 @@ def cheaper_everywhere(timings: Sequence[Sequence[Timing]], slices: int) -> bool
 class Division:
     """Division of a batch into slices, and the sum over all slices.
 
-    Slices are shared out at first (worker r computes each v with v % workers == r) and timed; then the workers agree,
-    by :func:`cheaper_everywhere`, whether to continue so or each to compute all, without communication. A single slice
-    is computed by every worker from the start.
+    At first, the slices are distributed (worker r computes each slice v with v % workers == r) and timed. Then the
+    workers decide by :func:`cheaper_everywhere` whether to continue so, or whether each computes all slices, without
+    communication. A single slice is computed by every worker from the start.
     """
 
     coordinator: Coordinator
@@ -70,7 +74,7 @@ class Division:
         self.everywhere = 1 in (self.slices, self.coordinator.size)
 
     def sum(self, batch: int, part: Callable[[int, slice], Tensor], total: Tensor) -> Tensor:
-        """Sum ``part(v, rows)`` over the slices v of a batch.
+        """Return the sum of ``part(v, rows)`` over the slices v of a batch of ``batch`` images.
 
         :param part: returns a tensor ``[length]`` of the dtype of ``total``.
         :param total: zeros ``[1, length]``.
@@ -94,7 +98,7 @@ class Division:
         return result
 
     def synchronise(self, tensors: Sequence[Tensor]) -> None:
-        """Copy rank 0's values to all workers, in place, if they computed alone and may differ in a bit.
+        """Copy rank 0's values to all workers, in place, if the workers computed alone and may differ in a bit.
 
         :param tensors: tensors of one floating-point dtype.
         """

@@ -1,4 +1,4 @@
-"""Training of theta on global batches, cut into slices that do not depend on the workers."""
+"""Training of theta on global batches, cut into slices that do not depend on the number of workers."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class TrainingRecipe:
 class NetworkTrainer:
     """Trainer of theta, which is equal on all workers before and after the training.
 
-    A batch is cut into ``slices`` units and gradients are summed over them. The result depends on ``slices``, not on
-    the workers that compute them (:class:`Division`).
+    A batch is cut into slices, over which gradients are summed. The result depends on the number of slices, not on the
+    workers that compute them (:class:`Division`).
     """
 
     recipe: TrainingRecipe
@@ -50,7 +50,7 @@ class NetworkTrainer:
         object.__setattr__(self, "division", Division(self.coordinator, self.slices))
 
     def optimiser(self, network: nn.Module) -> torch.optim.SGD:
-        """Return a new optimiser."""
+        """Return a new SGD optimiser for the network."""
         recipe = self.recipe
         return torch.optim.SGD(
             network.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
@@ -61,7 +61,8 @@ class NetworkTrainer:
     ) -> Iterator[int]:
         """Take one SGD step per batch, in training mode; yield the number of completed steps after each.
 
-        :param first: steps completed before; ``batches`` starts after them.
+        :param key: integers that, with the seed and the step, determine the random numbers.
+        :param first: number of steps completed before; ``batches`` starts after them.
         """
         network.train()
         forward = torch.compile(network) if self.compiled else network
@@ -110,7 +111,7 @@ class NetworkTrainer:
 
 
 def _state(network: nn.Module, optimiser: torch.optim.SGD) -> list[Tensor]:
-    """Return weights, running statistics and momentum."""
+    """Return the floating-point weights, running statistics and momentum."""
     momentum = [state.get("momentum_buffer") for state in optimiser.state.values()]
     tensors = [*network.state_dict().values(), *(x for x in momentum if x is not None)]
     return [x for x in tensors if x.is_floating_point()]

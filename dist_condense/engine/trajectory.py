@@ -26,7 +26,7 @@ Build = Callable[[int], nn.Module]
 
 
 class NetworkStart(Protocol):
-    """Function that sets theta at the start of network k."""
+    """Function that initialises theta for network k."""
 
     def __call__(self, trajectory: Trajectory, k: int) -> None: ...
 
@@ -47,7 +47,7 @@ class Trajectory:
     matching_steps: int
     """Number T of matching steps per network."""
     updates: int = 0
-    """Updates since the last matching step, by training or pre-training."""
+    """Number of updates of training or pre-training since the last matching step."""
     after_update: Callable[[], None] = field(default=lambda: None)
     """Callback after each update."""
     network: nn.Module = field(init=False)
@@ -59,9 +59,9 @@ class Trajectory:
         self.optimiser = self.trainer.optimiser(self.network)
 
     def reach(self, k: int, t: int) -> None:
-        """Set theta to that of matching step (k, t): newly drawn for t = 0, else trained on after step t - 1.
+        """Bring theta to matching step t of network k: initialise it for t = 0, else train it after step t - 1.
 
-        After a checkpoint inside the training, it continues with the update after the checkpoint.
+        If the run continues from a checkpoint inside this training, the training continues with the update after it.
         """
         if t == 0:
             self.start(self, k)
@@ -72,7 +72,10 @@ class Trajectory:
             self.batches.announce(k, t)
 
     def train(self, batches: Callable[..., Iterable[Batch]], *key: int) -> None:
-        """Train theta on ``batches(first=...)``, after the updates that are complete already."""
+        """Train theta on ``batches(first=n)``, where n updates of this training are already complete.
+
+        :param key: integers that, with the seed and the update, determine the random numbers.
+        """
         first = self.updates
         done = self.trainer.train(self.network, self.optimiser, batches(first=first), *key, first=first)
         for self.updates in done:
@@ -80,14 +83,14 @@ class Trajectory:
         self.updates = 0
 
     def draw(self, purpose: str, number: int) -> None:
-        """Draw new weights and create a new optimiser, unless the training that follows has already started."""
+        """Draw new weights, keyed by (purpose, number), with a new optimiser, unless training has already started."""
         if self.updates:
             return
         self.network.load_state_dict(self.build(randomness.key(self.seed, purpose, number)).state_dict())
         self.optimiser = self.trainer.optimiser(self.network)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return weights, running statistics and momentum, copied to the CPU."""
+        """Return weights, running statistics and momentum by name, copied to the CPU."""
         state = {f"network.{name}": x for name, x in self.network.state_dict().items()}
         momentum = self.optimiser.state_dict()["state"]
         buffers = {f"momentum.{i}": s.get("momentum_buffer") for i, s in momentum.items()}
@@ -112,7 +115,7 @@ class Trajectory:
 
 
 class Fresh:
-    """Start from a newly drawn network (DC, DSA, DCC, DM)."""
+    """Initialisation with newly drawn weights (DC, DSA, DCC, DM)."""
 
     def __call__(self, trajectory: Trajectory, k: int) -> None:
         trajectory.draw("network", k)
@@ -120,7 +123,10 @@ class Fresh:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """Start from a new network, trained for ``epochs`` on the real data; its momentum is kept (IDC, ImageNet-10)."""
+    """Initialisation with new weights, then trained for ``epochs`` on the real data (IDC, ImageNet-10).
+
+    The optimiser keeps its momentum after this training.
+    """
 
     epochs: int
     real: RealBatches
@@ -132,10 +138,10 @@ class Pretrained:
 
 @dataclass(frozen=True)
 class Pool:
-    """Start from one of ``size`` networks that were trained for ``epochs`` on the real data (IDC, ImageNet-100).
+    """Initialisation with one of ``size`` networks, each trained for ``epochs`` on the real data (IDC, ImageNet-100).
 
-    The optimiser is new. A network is trained when it is first drawn and kept in ``store``; a damaged or missing one is
-    trained again, to the same bits.
+    The optimiser is new. A network is trained when it is first drawn and then kept in ``store``; if its file is damaged
+    or missing, it is trained again, to the same bits.
     """
 
     size: int
@@ -151,12 +157,12 @@ class Pool:
             trajectory.train(partial(self.real.passes, self.epochs, -1, member), -1, member)
             self._keep(trajectory, member)
         else:
-            trajectory.updates = 0  # of a training that another start has finished since the checkpoint
+            trajectory.updates = 0  # of a training that another launch has finished since the checkpoint
             fill(trajectory.network, weights)
         trajectory.optimiser = trajectory.trainer.optimiser(trajectory.network)
 
     def _kept(self, coordinator: Coordinator, member: int) -> dict[str, Tensor] | None:
-        """Return the stored weights if all workers read them without error."""
+        """Return the stored weights if all workers read them without error, else None."""
         try:
             name = f"network_{member}.safetensors"
             data, seal = self.store.read(name), self.store.read(f"{name}.sha256")
@@ -178,7 +184,10 @@ class Pool:
 
 
 def fill(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Load stored weights. Raises RunFailed where another version of this package built the network otherwise."""
+    """Load stored weights into the network.
+
+    Raises RunFailed if they do not suit it, because another version of this package stored them.
+    """
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
@@ -190,7 +199,10 @@ def fill(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def theta_tensors(network: nn.Module) -> tuple[dict[str, Kind], dict[str, Kind]]:
-    """Return dtype and shape of the tensors of theta, and of its momentum, which exists after the first update."""
+    """Return the dtypes and shapes of the tensors of :meth:`Trajectory.state_dict`, by name: (theta, momentum).
+
+    Momentum exists after the first update.
+    """
     theta = {f"network.{name}": kind_of(x) for name, x in network.state_dict().items()}
     return theta, {f"momentum.{i}": kind_of(x) for i, x in enumerate(network.parameters())}
 

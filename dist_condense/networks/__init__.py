@@ -1,7 +1,7 @@
 """Catalogue of networks: `build("convnet:depth=4", channels=3, size=32, classes=10, seed=0)`.
 
-Each entry is a function of channels, size, classes and its own options that returns a `Network`. A text consists of the
-name of an entry and some of its options (see `text`).
+Each entry is a function of channels, size, classes and its own options that returns a `Network`. A network is named by
+a text: the name of an entry and, optionally, some of its options (see `text`).
 """
 
 from dist_condense.networks.base import Network

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class Network(nn.Module):
-    """A classifier in two steps: `embed` returns the features before the last layer, `classifier` the logits."""
+    """Classifier in two steps: `embed` returns the features before the last layer, `classifier` maps them to logits."""
 
     classifier: nn.Module
 
@@ -36,10 +36,10 @@ class SizeError(ValueError):
 
 
 def output_shape(module: nn.Module, channels: int, size: Size) -> torch.Size:
-    """Return the shape of the output for one image of `channels` x height x width, computed on the meta device.
+    """Return the shape of a module's output for one image of `channels` x height x width.
 
-    Nothing is calculated, no buffer changes and no random number is drawn. Raises the module's own error if the image
-    is too small for it.
+    The shape is inferred on the meta device: no values are computed, no buffer changes and no random number is drawn.
+    Raises the module's own error if the image is too small.
     """
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     on_meta = {name: tensor.to("meta") for name, tensor in tensors.items()}
@@ -55,7 +55,7 @@ def output_shape(module: nn.Module, channels: int, size: Size) -> torch.Size:
 
 
 def check_size(module: nn.Module, channels: int, size: Size) -> torch.Size:
-    """Return `output_shape`; raise SizeError with the reason if the module cannot take the image."""
+    """Return the shape of a module's output for one image; raise SizeError if the image does not suit the module."""
     try:
         return output_shape(module, channels, size)
     except (RuntimeError, ValueError, AssertionError) as error:
@@ -64,12 +64,12 @@ def check_size(module: nn.Module, channels: int, size: Size) -> torch.Size:
 
 
 def feature_count(features: nn.Module, channels: int, size: Size) -> int:
-    """Return the number of features F of one image after the output of `features` is flattened."""
+    """Return the number of elements F in the output of `features` for one image."""
     return check_size(features, channels, size).numel()
 
 
 def first_padding(channels: int, otherwise: int) -> int:
-    """Return the padding of a first convolution: 2 more for ONE input channel, so 28 becomes 32 (DC's programs)."""
+    """Return the padding of a first convolution: `otherwise`, plus 2 for one input channel, so 28 px become 32 (DC)."""
     return otherwise + 2 if channels == 1 else otherwise
 
 
@@ -83,13 +83,13 @@ WeightStart = Callable[[nn.Module], None]
 
 
 def torch_start(network: nn.Module) -> None:
-    """Keep torch's default, which the layers already have: convolutions uniform with variance 1 / (3 k k in)."""
+    """Keep torch's default initialisation: convolution weights are uniform with variance 1 / (3 fan_in)."""
 
 
 def idc_start(network: nn.Module) -> None:
-    """Initialise convolutions as IDC's residual networks: normal with mean 0 and variance 2 / (k k out).
+    """Initialise convolutions as in IDC's residual networks: normal with mean 0 and variance 2 / fan_out.
 
-    Norms stay at 1 and 0 and linear layers at torch's default.
+    Norms keep weight 1 and bias 0, and linear layers keep torch's default initialisation.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):

@@ -1,4 +1,4 @@
-"""Networks by name: their options, how to build them, and whether images suit them."""
+"""Catalogue of networks by name: it lists their options, builds them, and checks that images suit them."""
 
 import functools
 import inspect
@@ -45,25 +45,26 @@ NETWORKS: dict[str, Builder] = {
 }
 
 GIVEN = frozenset({"channels", "size", "classes", "name"})
-"""Parameters that the data set or the catalogue sets, so they are no options."""
+"""Parameters that the data set or the catalogue sets, and that are therefore not options."""
 SEEDS = 2**63
 LARGER = (16, 32, 64, 128, 224)
-"""Sides that are tried where an image is too small."""
+"""Image sides that are tried as alternatives to an image that is too small."""
 SOME = 4
-"""Number of other networks that are suggested in that case."""
+"""Maximum number of other networks that are suggested for an image that is too small."""
 
 
 def build(text: str, *, channels: int, size: Size, classes: int, seed: int, **options: object) -> Network:
-    """Build a network for images [N, channels, H, W] (`size`: H = W, or both), on the CPU, with weights drawn from
-    `seed`.
+    """Build a network for images [N, channels, H, W] on the CPU, with weights drawn from `seed`.
 
-    The same seed gives the same weights whatever the default device or the state of the generators, which are restored
-    afterwards; 0 <= seed < 2**63.
+    A seed gives the same weights on every default device and for every state of torch's generators, which are restored
+    afterwards.
 
     :param text: name of a network, optionally with options: `convnet:depth=4`.
-    :param options: further options.
-    :raises ValueError: an unknown name, option or value, or images that are too small for it.
-    :raises ImportError: a network of timm, without timm.
+    :param size: H = W, or (H, W).
+    :param seed: at least 0 and below 2**63.
+    :param options: options that are not in `text`.
+    :raises ValueError: the name, an option, a value or the seed is invalid, or images do not suit the network.
+    :raises ImportError: the network is timm's, and timm is not installed.
     """
     builder = _read(text, options)
     if not 0 <= seed < SEEDS:
@@ -89,11 +90,11 @@ def sketch(text: str, *, channels: int, size: Size, classes: int, **options: obj
 
 
 def check(text: str, installed: bool = True) -> None:
-    """Check that the network and its options exist, as far as that does not depend on the images.
+    """Check that the network and its options exist, as far as possible without the images.
 
-    :param installed: also look up the names of timm's networks in timm.
-    :raises ValueError: an unknown name, option or value.
-    :raises ImportError: a network of timm, without timm.
+    :param installed: whether to look up the name of a timm network in the installed timm.
+    :raises ValueError: the name, an option or a value is unknown.
+    :raises ImportError: the network is timm's, and timm is not installed.
     """
     _read(text, {})
     name, _ = split(text)
@@ -102,7 +103,10 @@ def check(text: str, installed: bool = True) -> None:
 
 
 def shortest(text: str) -> str:
-    """Return the same network without options at their default values. Raises the errors of `check`."""
+    """Return the text of the same network without the options that have their default values.
+
+    Raises the errors of `check`.
+    """
     name, given = split(text)
     parameters = _parameters(_builder(name))
     changed = {key: value for key, value in typed(given, parameters, name).items() if value != parameters[key].default}
@@ -120,13 +124,13 @@ def options(name: str) -> set[str]:
 
 
 def batch_norms(network: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return the layers that normalise over the batch, with their names: they couple the images of a batch."""
+    """Return the names and modules of the layers that normalise over the batch and thus couple its images."""
     kind = nn.modules.batchnorm._BatchNorm
     return [(name, module) for name, module in network.named_modules() if isinstance(module, kind)]
 
 
 def _read(text: str, more: dict[str, object]) -> Builder:
-    """Return the builder with the options of the text and further options bound."""
+    """Return the network's builder, with the options in `text` and in `more` bound."""
     name, own = split(text)
     builder = _builder(name)
     if twice := sorted(set(own) & set(more)):
@@ -153,7 +157,7 @@ def _made(builder: Builder, channels: int, size: Size, classes: int) -> Network:
 
 
 def _alternatives(text: str, more: dict[str, object], size: Size, *, channels: int, classes: int) -> str:
-    """Suggest alternatives for images that do not suit the network; each of them was tried."""
+    """Return alternatives that were tested with these images, as the end of a message; empty if there are none."""
     takes = functools.partial(_takes, channels=channels, classes=classes)
     name, own = split(text)
     same = join(name, {**own, **more})

@@ -1,7 +1,7 @@
 """Older networks of DC's cross-architecture table (Zhao et al. 2021): MLP, LeNet, AlexNet, VGG-11.
 
-All sizes are for images [N, channels, H, W]; torch's default initialisation. With one channel the first convolution
-pads 2 more, so 28 becomes 32.
+All take images [N, channels, H, W] and keep torch's default initialisation. With one channel, the first convolution
+pads 2 more, so 28 px become 32.
 """
 
 import math
@@ -16,7 +16,7 @@ VGG11_STAGES = ((1,), (2,), (4, 4), (8, 8), (8, 8))
 
 
 class FlatNetwork(Network):
-    """Layers in sequence, whose flattened output is the embedding [N, F]."""
+    """Network whose embedding [N, F] is the flattened output of the module `features`; one linear layer follows."""
 
     def __init__(self, features: nn.Module, channels: int, classes: int, size: Size) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class FlatNetwork(Network):
 
 
 class MLP(FlatNetwork):
-    """Three linear layers with ReLU between them."""
+    """Multilayer perceptron: three linear layers with ReLU between them and `width` hidden units."""
 
     def __init__(self, channels: int, classes: int, size: Size, width: int = 128) -> None:
         pixels = channels * math.prod(sides(size))
@@ -38,7 +38,10 @@ class MLP(FlatNetwork):
 
 
 class LeNet(FlatNetwork):
-    """LeNet-5 (LeCun et al. 1998): two 5x5 convolutions (6, 16) with pooling, then linear layers of 120 and 84."""
+    """LeNet-5 (LeCun et al. 1998): two 5x5 convolutions (6 and 16 channels) with pooling and three linear layers.
+
+    The hidden linear layers have 120 and 84 units.
+    """
 
     def __init__(self, channels: int, classes: int, size: Size) -> None:
         maps = nn.Sequential(
@@ -55,9 +58,10 @@ class LeNet(FlatNetwork):
 
 
 class AlexNet(FlatNetwork):
-    """DC's small AlexNet: convolutions 128, 192 (5x5), 256, 192, 192 (3x3), three poolings, one linear layer.
+    """DC's small AlexNet: two 5x5 and three 3x3 convolutions, three poolings, one linear layer.
 
-    `width` is the first number; the others keep their ratio to it (1.5, 2, 1.5, 1.5).
+    `width` is the number of channels of the first convolution; the others have 1.5, 2, 1.5 and 1.5 times as many (128,
+    192, 256, 192, 192 by default).
     """
 
     def __init__(self, channels: int, classes: int, size: Size, width: int = 128) -> None:
@@ -75,7 +79,7 @@ class AlexNet(FlatNetwork):
 class VGG11(FlatNetwork):
     """VGG-11 (Simonyan and Zisserman 2015, configuration A) with norms: eight 3x3 convolutions in five stages.
 
-    One linear layer follows. DC's table uses the instance norm here.
+    One linear layer follows. DC's table uses VGG-11 with the instance norm.
     """
 
     def __init__(self, channels: int, classes: int, size: Size, width: int = 64, norm: Norm = "instance") -> None:

@@ -21,15 +21,15 @@ POOLINGS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "max": (lambda: nn.MaxPool2d(kernel_size=2, stride=2), 2),
     "avg": (lambda: nn.AvgPool2d(kernel_size=2, stride=2), 2),
 }
-"""Pooling layer, and the factor by which it shrinks a side."""
+"""Pooling layers by name, each with the factor by which it shrinks a side."""
 
 
 class ConvNet(Network):
     """`depth` blocks of 3x3 convolution, norm, activation and pooling, then one linear layer.
 
-    Images [N, channels, H, W]; `size` is (H, W), or a number for both. With one channel the first convolution pads 3,
-    so 28 becomes 32 and 64 becomes 68. Weights keep torch's default initialisation. Features: width * H * W after the
-    last pooling.
+    Images are [N, channels, H, W]; `size` is (H, W), or a number for both. With one channel, the first convolution pads
+    3, so 28 px become 32 and 64 become 68. Weights keep torch's default initialisation. The last pooling returns [N,
+    width, h, w], flattened to width * h * w features.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class ConvNet(Network):
 
 
 def _sizes(channels: int, size: Size, depth: int, shrink: int) -> list[tuple[int, int]]:
-    """Return height and width of the feature maps in each block, and after the last."""
+    """Return the height and width of the feature maps in each block, followed by those after the last block."""
     padded = 2 * (first_padding(channels, 1) - 1)
     height, width = (side + padded for side in sides(size))
     if (first := min(height, width)) < shrink**depth:

@@ -1,8 +1,9 @@
 """IDC's DenseNet-121 for small images (Huang et al. 2017, "Densely Connected Convolutional Networks").
 
-Bottleneck layers, compression 0.5, a 3x3 stem without pooling at every size, growth 12 and torch's default start. The
-mean over all pixels precedes the last layer; the program pools 4 x 4, which is equal at 32 px. torchvision's, with
-growth 32 and ImageNet's stem, is another network: `torchvision_densenet121`.
+It has bottleneck layers, compression 0.5, a 3x3 stem without pooling at every size, growth rate 12 and torch's default
+initialisation. The mean over all pixels precedes the last layer; IDC's program pools 4 x 4 there, which is equal at 32
+px. torchvision's DenseNet-121, with growth rate 32 and a stem for ImageNet, is another network:
+`torchvision_densenet121`.
 """
 
 from collections.abc import Sequence
@@ -33,9 +34,9 @@ class DenseLayer(nn.Module):
 
 
 class DenseNet(Network):
-    """A 3x3 convolution, dense blocks with transitions (half the channels and side) between them, a linear layer.
+    """DenseNet: a 3x3 convolution, dense blocks with transitions between them, and a linear layer.
 
-    Images [N, channels, H, W].
+    A transition halves the number of channels and the sides. Images are [N, channels, H, W].
     """
 
     def __init__(self, channels: int, classes: int, blocks: Sequence[int], growth: int, norm: Norm) -> None:
@@ -58,11 +59,11 @@ class DenseNet(Network):
 
 
 def _transition(count: int, norm: ChannelNorm) -> nn.Module:
-    """Return a layer from [N, count, H, W] to [N, count / 2, H / 2, W / 2]."""
+    """Return a transition: a module that maps [N, count, H, W] to [N, count / 2, H / 2, W / 2]."""
     conv = nn.Conv2d(count, count // 2, kernel_size=1, bias=False)
     return nn.Sequential(norm(count), nn.ReLU(), conv, nn.AvgPool2d(2))
 
 
 def densenet121(channels: int, size: Size, classes: int, growth: int = 12, norm: Norm = "batch") -> DenseNet:
-    """Build DenseNet-121: blocks of 6, 12, 24 and 16 layers."""
+    """Build DenseNet-121 with growth rate `growth`: four blocks of 6, 12, 24 and 16 layers."""
     return DenseNet(channels, classes, blocks=(6, 12, 24, 16), growth=growth, norm=norm)

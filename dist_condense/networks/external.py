@@ -1,4 +1,4 @@
-"""Evaluation networks of torchvision, and of timm where installed, cut into `embed` and `classifier`."""
+"""Evaluation networks of torchvision, and of timm where installed, split into `embed` and `classifier`."""
 
 import difflib
 from types import ModuleType
@@ -15,7 +15,7 @@ RGB = 3
 
 
 class ExternalNetwork(Network):
-    """A network of another library: `backbone` returns the features [N, F], `classifier` is its own last layer.
+    """Network of another library: `backbone` returns the features [N, F], `classifier` is the network's own last layer.
 
     In-place operations are switched off, because gradients of gradients are taken through the network.
     """
@@ -60,12 +60,12 @@ def torchvision_efficientnet_b0(channels: int, size: Size, classes: int, norm: N
 
 
 def efficientnet_b0(channels: int, size: Size, classes: int, norm: Norm = "batch") -> ExternalNetwork:
-    """Build EfficientNet-B0 (Tan and Le 2019) as in IDC's ImageNet numbers: that of efficientnet_pytorch 0.7.
+    """Build EfficientNet-B0 (Tan and Le 2019) as in efficientnet_pytorch 0.7, which IDC's ImageNet results use.
 
-    Consists of torchvision's layers, but BatchNorm has momentum 0.01 and epsilon 1e-3, padding is `SamePadding` and
-    weights have torch's default start. Dropout 0.2 precedes the last layer, and whole blocks are dropped with
-    probability rising to 0.2. (The package fixes the padding for 224 px; both are equal from 32 px on where the side is
-    a multiple of 32.)
+    It consists of torchvision's layers, except that BatchNorm has momentum 0.01 and epsilon 1e-3, strided convolutions
+    are padded by `SamePadding`, and weights have torch's default initialisation. Dropout 0.2 precedes the last layer,
+    and whole blocks are dropped with a probability that rises to 0.2. (efficientnet_pytorch fixes the padding for 224
+    px; the paddings are equal from 32 px on where the side is a multiple of 32.)
     """
     network = torchvision_efficientnet_b0(channels, size, classes, norm)
     for module in list(network.modules()):
@@ -79,9 +79,9 @@ def efficientnet_b0(channels: int, size: Size, classes: int, norm: Norm = "batch
 
 
 class SamePadding(nn.Module):
-    """TensorFlow's "same" padding before a strided convolution: a side h becomes ceil(h / stride) after it.
+    """TensorFlow's "same" padding before a strided convolution, after which a side h becomes ceil(h / stride).
 
-    Pads zeros on all sides; an odd one is added at the right and bottom.
+    Zeros are added on all sides; an odd row or column is added at the bottom or right.
     """
 
     def __init__(self, kernel: int, stride: int) -> None:
@@ -95,7 +95,7 @@ class SamePadding(nn.Module):
 
 
 def _same_padding(conv: nn.Module) -> nn.Module:
-    """Return the convolution; a strided one with `SamePadding` instead of its own padding."""
+    """Return the convolution; if it is strided, `SamePadding` replaces its own padding."""
     assert isinstance(conv, nn.Conv2d)
     if conv.stride[0] == 1:
         return conv
@@ -104,7 +104,7 @@ def _same_padding(conv: nn.Module) -> nn.Module:
 
 
 def _with_channels(conv: nn.Module, channels: int) -> nn.Conv2d:
-    """Return the first convolution for other input channels, initialised as in torchvision (He, fan out)."""
+    """Return the first convolution with `channels` inputs; a new one is initialised as in torchvision (He, fan out)."""
     assert isinstance(conv, nn.Conv2d)
     if channels == RGB:
         return conv
@@ -125,9 +125,10 @@ def timm_network(
     drop_rate: float | None = None,
     drop_path_rate: float | None = None,
 ) -> ExternalNetwork:
-    """Build the network `name` of timm with random weights.
+    """Build timm's network `name` with random weights.
 
-    `img_size` is for networks built for one size (vision transformers); options left None are timm's defaults.
+    `img_size` applies to networks that are built for one size (vision transformers); options that are None keep timm's
+    defaults. Raises the errors of `known_timm`, and ValueError if timm's network does not accept an option.
     """
     timm = known_timm(name)
     options = {"img_size": img_size, "drop_rate": drop_rate, "drop_path_rate": drop_path_rate}

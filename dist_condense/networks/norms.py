@@ -17,7 +17,8 @@ SizedNorm = Callable[[int, tuple[int, int]], nn.Module]
 class InstanceNorm(nn.Module):
     """Normalise each channel of each image to mean 0 and variance 1 over its pixels, then scale and shift.
 
-    DC's `GroupNorm(C, C)`: weight [C] starts at 1, bias [C] at 0. Input and output [N, C, H, W], H * W > 1.
+    Equal to DC's `GroupNorm(C, C)`: weight [C] starts at 1, bias [C] at 0. Input and output are [N, C, H, W]; raises
+    ValueError if H * W = 1.
     """
 
     def __init__(self, channels: int) -> None:
@@ -34,7 +35,7 @@ class InstanceNorm(nn.Module):
         return functional.group_norm(x, self.channels, weight=self.weight, bias=self.bias, eps=EPSILON)
 
     def _fusable(self, x: Tensor) -> Tensor:
-        """Compute the same in elementary operations, which a compiler fuses with adjacent ones (1.3 times faster)."""
+        """Normalise by elementary operations, which torch.compile fuses with adjacent ones (1.3 times faster)."""
         variance, mean = torch.var_mean(x, (2, 3), correction=0, keepdim=True)
         weight, bias = self.weight.view(1, -1, 1, 1), self.bias.view(1, -1, 1, 1)
         return (x - mean) * torch.rsqrt(variance + EPSILON) * weight + bias
@@ -57,7 +58,7 @@ def _group(channels: int) -> nn.Module:
 
 
 def _layer(channels: int, size: tuple[int, int]) -> nn.Module:
-    """Normalise over the whole image; weight and bias have one entry per element [C, H, W] (DC)."""
+    """Return a layer norm over the whole image, with one weight and one bias per element [C, H, W] (DC)."""
     return nn.LayerNorm([channels, *size])
 
 
@@ -67,7 +68,7 @@ NORMS: dict[str, ChannelNorm] = {
     "instance": InstanceNorm,
     "group": _group,
 }
-"""Norms that need only the number of channels, which every network here accepts."""
+"""Norms that need only the number of channels; every network with a norm accepts them."""
 
 
 def _any_size(norm: ChannelNorm) -> SizedNorm:
@@ -75,8 +76,8 @@ def _any_size(norm: ChannelNorm) -> SizedNorm:
 
 
 SIZED_NORMS: dict[str, SizedNorm] = {name: _any_size(norm) for name, norm in NORMS.items()} | {"layer": _layer}
-"""Norms for networks with known height and width of their feature maps (ConvNet): `NORMS` and the layer norm."""
+"""Norms for networks that know the height and width of their feature maps (ConvNet): `NORMS` and the layer norm."""
 
 Norm = Annotated[str, NORMS]
-"""A name of `NORMS`, as an option of a network; the catalogue refuses other names."""
+"""Type of a network's option `norm`: a key of `NORMS`. The catalogue refuses other names."""
 SizedNormName = Annotated[str, SIZED_NORMS]

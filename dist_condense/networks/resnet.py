@@ -1,9 +1,10 @@
 """Residual networks (He et al. 2016, "Deep Residual Learning") as in DC's and IDC's programs.
 
-Each is a stem, four stages of blocks, the mean over pixels and a linear layer. They differ in the stem, in how a block
-halves the maps (a stride, or average pooling), and in how the convolutions start. (DC's and IDC's CIFAR programs pool 4
-x 4 before the last layer, which is equal at 32 px.) All were compared with the logits of the published programs in
-float64, at sides from 32 to 224 px. torchvision's ResNet-18 is another network: `torchvision_resnet18`.
+Each consists of a stem, four stages of blocks, the mean over pixels and a linear layer. They differ in the stem, in how
+a block halves the sides of the feature maps (a stride or average pooling), and in how the convolutions are initialised.
+(DC's and IDC's CIFAR programs pool 4 x 4 before the last layer, which is equal at 32 px.) The logits of all were
+compared with those of the authors' programs in float64, at sides from 32 to 224 px. torchvision's ResNet-18 is another
+network: `torchvision_resnet18`.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from dist_condense.networks.base import Network, Size, WeightStart, global_avera
 from dist_condense.networks.norms import NORMS, ChannelNorm, Norm
 
 SMALL_IMAGE, MIDDLE_IMAGE = 64, 128
-"""Largest sides of IDC's first two stems; larger images use the third."""
+"""Largest image sides for IDC's first and second stem; larger images use the third."""
 
 
 class Residual(nn.Module):
@@ -36,7 +37,10 @@ class Residual(nn.Module):
 Stem = Callable[[int, int, Size, ChannelNorm], list[nn.Module]]
 """Function of (channels, width, size, norm) that returns the first layers, up to the first block."""
 Block = Callable[[int, int, int, ChannelNorm], Residual]
-"""Function of (inputs, outputs, shrink, norm): a block from [N, inputs, H, W] to [N, outputs, H/shrink, W/shrink]."""
+"""Function of (inputs, outputs, shrink, norm) that returns a block.
+
+The block maps [N, inputs, H, W] to [N, outputs, H/shrink, W/shrink].
+"""
 
 
 @dataclass(frozen=True)
@@ -49,9 +53,10 @@ class Family:
 
 
 class ResNet(Network):
-    """A stem, stages of `width` times 1, 2, 4, ... channels (each but the first halves the side), a linear layer.
+    """Residual network: a stem, stages of blocks, the mean over pixels and a linear layer.
 
-    Images [N, channels, H, W]; features [N, F], F the channels of the last stage.
+    The stages have `width` times 1, 2, 4, ... channels; each but the first halves the sides. Images are [N, channels,
+    H, W], features are [N, F], where F is the number of channels of the last stage.
     """
 
     def __init__(
@@ -83,7 +88,10 @@ class ResNet(Network):
 
 
 def strided_block(inputs: int, outputs: int, shrink: int, norm: ChannelNorm) -> Residual:
-    """Return two 3x3 convolutions; the first, and the 1x1 of the shortcut, has the stride."""
+    """Return a block of two 3x3 convolutions; the first one has stride `shrink`.
+
+    Where the shape changes, the shortcut is a 1x1 convolution with the same stride and a norm.
+    """
     path = nn.Sequential(
         *[nn.Conv2d(inputs, outputs, kernel_size=3, stride=shrink, padding=1, bias=False), norm(outputs), nn.ReLU()],
         *[nn.Conv2d(outputs, outputs, kernel_size=3, padding=1, bias=False), norm(outputs)],
@@ -95,7 +103,10 @@ def strided_block(inputs: int, outputs: int, shrink: int, norm: ChannelNorm) -> 
 
 
 def pooled_block(inputs: int, outputs: int, shrink: int, norm: ChannelNorm) -> Residual:
-    """Return two 3x3 convolutions, pooling after the first ReLU; the shortcut is 1x1 convolution, pooling, norm."""
+    """Return a block of two 3x3 convolutions, with average pooling by `shrink` after the first ReLU.
+
+    Where the shape changes, the shortcut is a 1x1 convolution, average pooling and a norm.
+    """
     path = nn.Sequential(
         *[nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False), norm(outputs), nn.ReLU()],
         nn.AvgPool2d(shrink) if shrink > 1 else nn.Identity(),
@@ -108,12 +119,16 @@ def pooled_block(inputs: int, outputs: int, shrink: int, norm: ChannelNorm) -> R
 
 
 def small_stem(channels: int, width: int, size: Size, norm: ChannelNorm) -> list[nn.Module]:
-    """Return a 3x3 convolution without pooling at every size: the stem of the CIFAR networks."""
+    """Return the stem of the CIFAR networks: a 3x3 convolution without pooling, for images of every size."""
     return [nn.Conv2d(channels, width, kernel_size=3, padding=1, bias=False), norm(width), nn.ReLU()]
 
 
 def strided_stem(channels: int, width: int, size: Size, norm: ChannelNorm) -> list[nn.Module]:
-    """Return IDC's stem for ResNet: `small_stem`, above 64 px with max pooling, above 128 px also 7x7 with stride 2."""
+    """Return IDC's stem for ResNet.
+
+    Up to 64 px it equals `small_stem`. Above 64 px, 3x3 max pooling follows the convolution; above 128 px, the
+    convolution is 7x7 with stride 2.
+    """
     kernel, stride = (7, 2) if max(sides(size)) > MIDDLE_IMAGE else (3, 1)
     conv = nn.Conv2d(channels, width, kernel_size=kernel, stride=stride, padding=kernel // 2, bias=False)
     pooling = [nn.MaxPool2d(kernel_size=3, stride=2, padding=1)] if max(sides(size)) > SMALL_IMAGE else []
@@ -121,7 +136,11 @@ def strided_stem(channels: int, width: int, size: Size, norm: ChannelNorm) -> li
 
 
 def pooled_stem(channels: int, width: int, size: Size, norm: ChannelNorm) -> list[nn.Module]:
-    """Return IDC's stem for ResNetAP: `small_stem`, above 64 px with 2x2 mean pooling, above 128 px 7x7 with 4x4."""
+    """Return IDC's stem for ResNetAP.
+
+    Up to 64 px it equals `small_stem`. Above 64 px, 2x2 average pooling follows the convolution; above 128 px, the
+    convolution is 7x7 and the pooling 4x4.
+    """
     side = max(sides(size))
     kernel, shrink = (7, 4) if side > MIDDLE_IMAGE else (3, 2 if side > SMALL_IMAGE else 1)
     conv = nn.Conv2d(channels, width, kernel_size=kernel, padding=kernel // 2, bias=False)
@@ -135,22 +154,22 @@ IDC_IMAGENET = Family(strided_stem, strided_block, idc_start)
 IDC_POOLED = Family(pooled_stem, pooled_block, idc_start)
 
 RESNET10, RESNET18 = (1, 1, 1, 1), (2, 2, 2, 2)
-"""Number of blocks of each stage."""
+"""Number of blocks in each of the four stages."""
 
 resnet10_cifar = partial(ResNet, IDC_CIFAR, RESNET10, width=32, norm="batch")
-"""IDC's ResNet-10 for CIFAR; `width=64` is its network for SVHN."""
+"""IDC's ResNet-10 for CIFAR; with `width=64`, IDC's network for SVHN."""
 
 resnet18_cifar = partial(ResNet, DC_CIFAR, RESNET18, width=64, norm="batch")
-"""DC's ResNet-18, with torch's default start; its cross-architecture table has `norm=instance`."""
+"""DC's ResNet-18, with torch's default initialisation; DC's cross-architecture table uses `norm=instance`."""
 
 resnet10 = partial(ResNet, IDC_IMAGENET, RESNET10, width=64, norm="batch")
-"""IDC's ResNet-10 for all data sets but CIFAR, with a stem by the side of the images."""
+"""IDC's ResNet-10 for all data sets but CIFAR; the stem depends on the side of the images."""
 
 resnet18 = partial(ResNet, IDC_IMAGENET, RESNET18, width=64, norm="batch")
-"""IDC's ResNet-18 for all data sets but CIFAR, with a stem by the side of the images."""
+"""IDC's ResNet-18 for all data sets but CIFAR; the stem depends on the side of the images."""
 
 resnet10_ap = partial(ResNet, IDC_POOLED, RESNET10, width=64, norm="instance")
 """ResNetAP-10, IDC's network for ImageNet subsets."""
 
 resnet18_ap = partial(ResNet, IDC_POOLED, RESNET18, width=64, norm="instance")
-"""ResNetAP-18."""
+"""ResNetAP-18: `resnet10_ap` with two blocks in each stage."""

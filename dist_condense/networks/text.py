@@ -1,4 +1,4 @@
-"""Networks as text: `convnet:depth=4:width=64`, `timm:NAME:img_size=64`; and conversion of options to their types."""
+"""Networks as text, such as `convnet:depth=4:width=64` or `timm:NAME:img_size=64`, and conversion of their options."""
 
 import difflib
 from collections.abc import Collection, Mapping
@@ -12,7 +12,10 @@ IN_WORDS: dict[type, str] = {int: "a whole number of at least 1", float: "a numb
 
 
 def split(text: str) -> tuple[str, dict[str, str]]:
-    """Split a network as text into its name and options. Raises ValueError where an option is not `NAME=VALUE`."""
+    """Split the text of a network into its name and options.
+
+    Raises ValueError if an option is not `NAME=VALUE` or is given twice.
+    """
     first, *rest = text.split(":")
     if text.startswith(TIMM):
         first, *rest = TIMM + rest[0], *rest[1:]
@@ -30,14 +33,15 @@ def split(text: str) -> tuple[str, dict[str, str]]:
 
 
 def join(name: str, options: Mapping[str, object]) -> str:
-    """Join a name and options to a text: the inverse of `split`."""
+    """Join the name and the options of a network to a text: the inverse of `split`."""
     return ":".join([name, *(f"{key}={value}" for key, value in options.items())])
 
 
 def typed(given: Mapping[str, object], parameters: Mapping[str, Parameter], name: str) -> dict[str, object]:
     """Convert the options of the network `name` to the types of its parameters.
 
-    :raises ValueError: the message names each option that is unknown, and each value that its parameter does not take.
+    :raises ValueError: an option is unknown, or its parameter does not accept the value; the message names all of
+        these.
     """
     problems, converted = [], {}
     for key, value in given.items():
@@ -51,7 +55,7 @@ def typed(given: Mapping[str, object], parameters: Mapping[str, Parameter], name
 
 
 def closest(word: str, known: Collection[str]) -> str:
-    """Return "did you mean ...?" with the known word nearest to this one, or an empty string."""
+    """Return " (did you mean WORD?)" with the most similar known word, or an empty string if none is similar."""
     matches = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f" (did you mean {matches[0]!r}?)" if matches else ""
 
@@ -73,7 +77,7 @@ def _value(key: str, value: object, parameters: Mapping[str, Parameter]) -> obje
 
 
 def _kind(annotation: object) -> tuple[type, Collection[str]]:
-    """Return the type (int, float, str) and the permitted words (none: any) of an annotation such as `int | None`."""
+    """Return an annotation's type (int, float or str; int for `int | None`) and its permitted words (empty: all)."""
     choices: Collection[str] = getattr(annotation, "__metadata__", ((),))[0]
     plain = getattr(annotation, "__origin__", annotation) if choices else annotation
     members = get_args(plain) if get_origin(plain) else (plain,)

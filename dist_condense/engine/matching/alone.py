@@ -22,14 +22,14 @@ class Matched:
     """Loss of the class's group, ``[]``."""
     gradient: Learnt
     finite: dict[Quantity, Tensor]
-    """Booleans ``[]``, by kind of number."""
+    """Whether all numbers of a kind are finite, by kind: boolean tensors ``[]``."""
 
 
 class MatchAlone(Protocol):
-    """A way to take the matching step of a class that is a group of its own: a function of tensors."""
+    """Function of tensors that takes the matching step of a class that is a group of its own."""
 
     def __call__(self, network: nn.Module, learnt: Learnt, stored: Tensor, drawn: Drawn) -> Matched:
-        """Return the result for a real minibatch as stored, ``[n, C, H, W]``."""
+        """Return the result for the class; ``stored`` is its real minibatch as stored, ``[n, C, H, W]``."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Random choices of a matching step except its real images, made before the step and copied to the device."""
+"""Random choices of a matching step, except its real images; made before the step and copied to the device."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dist_condense.system.transfer import to_device
 
 @dataclass(frozen=True)
 class Drawn:
-    """Random choices of one class at one step."""
+    """Random choices for one class at one matching step."""
 
     label: Tensor
     """Label of the class, int64 ``[1]``."""
@@ -31,7 +31,8 @@ class Draws:
     """Source of a worker's random choices, keyed by (seed, step, class).
 
     :param size: height and width of an image.
-    :param decoded: decoded images of a class; a subset is drawn where they exceed ``limit``.
+    :param decoded: number of decoded images of a class; if it exceeds ``limit``, a subset is drawn.
+    :param limit: maximum number of decoded images of a class in one step.
     """
 
     seed: int
@@ -45,7 +46,7 @@ class Draws:
     def of(
         cls, recipe: MatchingRecipe, *, seed: int, shape: tuple[int, int, int], ipc: int, placement: Placement
     ) -> Draws:
-        """Return the source for a method and images of ``shape`` = (C, h, w), with ``ipc`` learnt images of a class."""
+        """Return the source for a method and images of ``shape`` = (C, h, w), with ``ipc`` learnt images per class."""
         return cls(
             seed=seed,
             strategy=recipe.strategy,
@@ -56,7 +57,10 @@ class Draws:
         )
 
     def draw(self, label: int, visit: int) -> Drawn:
-        """Draw the random choices of a class at matching step ``visit`` (k T + t)."""
+        """Draw the random choices for a class at one matching step.
+
+        :param visit: number of matching steps before this one, over all networks.
+        """
         device, augmentation, subset = self.placement.device, None, None
         if self.strategy:
             keyed = randomness.generator(self.seed, "matching augmentation", visit, label)

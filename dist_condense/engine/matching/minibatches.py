@@ -17,7 +17,7 @@ Tickets = dict[int, Ticket]
 
 @dataclass(frozen=True)
 class Reads:
-    """Announced reads of one matching step."""
+    """Tickets of the reads that were announced for one matching step."""
 
     visit: int
     statistics: Tickets
@@ -27,10 +27,10 @@ class Reads:
 
 @dataclass(kw_only=True)
 class Minibatches:
-    """Reads of a worker's classes, which are announced during the previous matching step.
+    """Reads of real images of a worker's classes, announced one matching step ahead.
 
-    :param counts: real images of every class, owned or not.
-    :param labels: the owned classes.
+    :param counts: number of real images of every class, owned or not.
+    :param labels: labels of the owned classes.
     """
 
     source: ReadAhead
@@ -41,8 +41,9 @@ class Minibatches:
     _next: Reads | None = field(default=None, init=False)
 
     def of(self, visit: int, statistics: bool) -> Reads:
-        """Return the reads of matching step ``visit`` (k T + t), and announce those of the next step.
+        """Return the reads of a matching step, and announce those of the next step.
 
+        :param visit: number of matching steps before this one, over all networks.
         :param statistics: whether the network has running averages.
         """
         reads = self._next

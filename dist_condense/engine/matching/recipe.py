@@ -23,12 +23,18 @@ class RealDraw(Protocol):
 
 
 def fresh_draw(count: int, batch: int, *, seed: int, label: int, visit: int) -> Tensor:
-    """Draw without replacement at each step (DC, DSA, DCC, DM); as there, a smaller class gives each image once."""
+    """Draw a minibatch anew at each step, without replacement within the step (DC, DSA, DCC, DM).
+
+    A class with fewer images than ``batch`` gives each of them once, as in the authors' programs.
+    """
     return randomness.draw_without_replacement(count, batch, seed, "real class batch", label, visit)
 
 
 def epoch_draw(count: int, batch: int, *, seed: int, label: int, visit: int) -> Tensor:
-    """Pass over the class, dropping incomplete batches (IDC); as there, a smaller class gives each image once."""
+    """Return minibatch number ``visit`` of shuffled passes over the class, without their incomplete batches (IDC).
+
+    A class with fewer images than ``batch`` gives each of them once, as in the authors' program.
+    """
     return randomness.epoch_batch(count, batch, visit, seed, "real class batch", label)
 
 
@@ -47,9 +53,9 @@ class MatchingRecipe:
     parameterisation: MultiFormation = field(default_factory=MultiFormation)
     strategy: Strategy = field(default_factory=Strategy)
     real_batch: int = 256
-    """Largest number of real images of a class in one step."""
+    """Maximum number of real images of a class in one step."""
     real_draw: RealDraw = fresh_draw
     synthetic_limit: int = 128
-    """Largest number of decoded images of a class in one step; a random subset where there are more."""
+    """Maximum number of decoded images of a class in one step; if there are more, a random subset is used."""
     statistics_batch: int = 16
-    """Real images per class that update the running averages of BatchNorm before a step (DC)."""
+    """Number of real images per class that update the running averages of BatchNorm before a step (DC)."""

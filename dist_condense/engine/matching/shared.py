@@ -18,7 +18,7 @@ from dist_condense.engine.matching.two_passes import TwoPasses
 
 @dataclass(frozen=True)
 class Inputs:
-    """Inputs of one step for the owned classes."""
+    """Inputs of one matching step for the owned classes, by label."""
 
     learnt: Mapping[int, Learnt]
     drawn: Mapping[int, Drawn]
@@ -41,7 +41,7 @@ class Shared:
     _shapes: list[torch.Size] = field(default_factory=list, init=False)
 
     def __call__(self, network: nn.Module, groups: Sequence[Sequence[int]], inputs: Inputs) -> dict[int, Matched]:
-        """Return the results of the owned classes of ``groups``, each with the loss of its group."""
+        """Return the results of the owned classes of ``groups``, by label, each with the loss of its group."""
         group_of = {c: g for g, group in enumerate(groups) for c in group}
         owned = [c for c in inputs.learnt if c in group_of]
         parts = [(group_of[c], self._flat(network, c, inputs)) for c in owned]
@@ -60,7 +60,10 @@ class Shared:
         return matched
 
     def shapes(self, network: nn.Module) -> list[torch.Size]:
-        """Return the shapes of phi, from one zero image at the first step; workers without classes need them, too."""
+        """Return the shapes of phi's tensors, which are determined with one zero image at the first step.
+
+        A worker without classes needs the shapes, too, because it takes part in the sum.
+        """
         if not self._shapes:
             blank = torch.zeros(1, *self.shape, dtype=self.placement.dtype, device=self.placement.device)
             labels = torch.zeros(1, dtype=torch.int64, device=self.placement.device)

@@ -17,7 +17,7 @@ from dist_condense.engine.matching.view import View
 
 @dataclass(frozen=True)
 class TwoPasses:
-    """The two passes: separately for groups, or together for a class that is a group of its own."""
+    """The two passes of a matching step, taken separately for groups, or together for a class that is its own group."""
 
     objective: Objective
     view: View
@@ -36,6 +36,6 @@ class TwoPasses:
         return a, self.objective.statistic(network, self.view.real(stored, drawn))
 
     def pull_back(self, network: nn.Module, learnt: Learnt, drawn: Drawn, v: Sequence[Tensor]) -> Learnt:
-        """Return the gradient of <phi, v> with respect to the learnt tensors, by name."""
+        """Return the gradient of <phi(synthetic examples), v> with respect to the learnt tensors, by name."""
         examples, back = self.view.synthetic(learnt, drawn)
         return back(self.objective.pull_back(network, examples, v))

@@ -26,10 +26,10 @@ Back = Callable[[Examples], tuple[Learnt]]
 class View:
     """Maps from learnt tensors and from stored images to examples, the inputs of the network.
 
-    :param sources: the learnt image of each decoded image, int64 ``[m]`` on the device.
-    :param normalised_pixels: whether pixels are normalised.
+    :param sources: index of the learnt image behind each of the m decoded images, int64 ``[m]`` on the device.
+    :param normalised_pixels: whether the learnt pixels are in normalised space.
     :param mean: mean of the values of real images, ``[C, 1, 1]`` on the device, in the dtype of the images.
-    :param std: their standard deviation, likewise.
+    :param std: standard deviation of these values, in the same form.
     """
 
     parameterisation: MultiFormation
@@ -41,7 +41,7 @@ class View:
 
     @classmethod
     def of(cls, recipe: MatchingRecipe, ipc: int, space: Space, placement: Placement) -> View:
-        """Return the view of a method that learns ``ipc`` images of a class."""
+        """Return the view for a method that learns ``ipc`` images per class."""
         mean, std = (
             torch.tensor(x, dtype=placement.dtype, device=placement.device)[:, None, None]
             for x in (space.statistics.mean, space.statistics.std)
@@ -50,16 +50,19 @@ class View:
         return cls(recipe.parameterisation, sources, space.normalised, mean=mean, std=std)
 
     def normalised(self, stored: Tensor) -> Tensor:
-        """Normalise stored images."""
+        """Convert stored images to values and normalise them."""
         return (to_values(stored, self.mean.dtype) - self.mean) / self.std
 
     def real(self, stored: Tensor, drawn: Drawn) -> Examples:
-        """Return the examples of a minibatch as stored, ``[n, C, H, W]``."""
+        """Return the examples for a real minibatch as stored, ``[n, C, H, W]``: normalised and augmented."""
         images = _augmented(self.normalised(stored), drawn)
         return {"images": images, "labels": drawn.label.expand(len(images))}
 
     def synthetic(self, learnt: Learnt, drawn: Drawn) -> tuple[Examples, Callable[[Examples], Learnt]]:
-        """Return the decoded examples, and the map from their gradient to that of the learnt tensors."""
+        """Return the synthetic examples and their pull-back.
+
+        The pull-back maps a gradient with respect to the examples to the gradient with respect to the learnt tensors.
+        """
         seen, back = cast(tuple[Examples, Back], torch.func.vjp(lambda learnt: self._seen(learnt, drawn), learnt))
         examples = {name: x.detach() for name, x in seen.items()}
         if "labels" not in examples:
@@ -67,11 +70,14 @@ class View:
         return examples, lambda gradient: back(gradient)[0]
 
     def for_training(self, pixels: Tensor) -> Tensor:
-        """Return the decoded images in normalised space, as training on the set sees them."""
+        """Decode pixels to images in normalised space, for training on the synthetic set."""
         return self._shown(self.parameterisation.decode_for_training(pixels))
 
     def labels_for_training(self, scores: Tensor) -> Tensor:
-        """Return the labels of these images, where labels are learnt: class probabilities ``[m, classes]``."""
+        """Return the labels of the images of :meth:`for_training`: class probabilities ``[m, classes]``.
+
+        :param scores: learnt scores ``[ipc, classes]``.
+        """
         return scores.softmax(1).repeat(self.parameterisation.tiles, 1)
 
     def _seen(self, learnt: Learnt, drawn: Drawn) -> Examples:

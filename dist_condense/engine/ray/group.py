@@ -38,38 +38,40 @@ Work = Callable[[Any, Coordinator, torch.device, Observer], None]
 """Function of (config, coordinator, device, observer) that each worker executes; defined in a module, to be pickled."""
 
 PROCESS = {"env_vars": {"MALLOC_ARENA_MAX": "1", "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5"}}
-"""Environment of the processes that Ray starts. Ray runs our code in a thread, and glibc maps every block over 64 MiB
-of a thread's own arena anew, even with ``keep_freed_memory``: page faults took a third of a matching step. A failed
-group waits for a hanging worker to leave, 30 s by default.
+"""Environment of the processes that Ray starts.
+
+Ray runs our code in a thread. glibc maps every block over 64 MiB of a thread's own arena anew, even with
+``keep_freed_memory``, and these page faults took a third of a matching step; hence a single arena. A failed group waits
+for a hanging worker to leave, by default for 30 s.
 """
 
 LATER = 60.0
-"""Seconds that Ray and NCCL, which end a worker without a reason, wait longer than the roll call."""
+"""Seconds by which Ray and NCCL, which end a worker without a reason, wait longer than the roll call."""
 
 PLACING = 60.0
 """Seconds of each of Ray's attempts to place a group."""
 
 LOOKING = 20.0
-"""Seconds between two checks for room, where a group continues with fewer workers: as often as Ray counts its nodes."""
+"""Seconds between two checks for free resources if a group continues with fewer workers; Ray counts nodes as often."""
 
 LOOPBACK = "127.0.0.1"
-"""Address of a Ray that is started here, which only this machine has to reach."""
+"""Address of a Ray cluster that is started here, which only this machine needs to reach."""
 
 CHECKOUT = Path(__file__).parents[3]
 """Folder that contains the package."""
 
 HANGING = "health check has been hanging"
-"""Part of Ray's message on a worker whose process does not answer, to recognise one that has no other message."""
+"""Part of Ray's message about a worker whose process does not answer; such a worker has no other message."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
     """Size and resources of a worker group.
 
-    :param threads: CPU cores reserved for each worker, and its threads.
-    :param max_failures: number of restarts of a lost group, which continues from the newest checkpoint.
+    :param threads: number of CPU cores reserved for each worker, which is also its number of threads.
+    :param max_failures: maximum number of restarts of a failed group, each from the newest checkpoint.
     :param timeout: seconds that workers wait for each other.
-    :param min_workers: least number of workers to continue with; None: ``workers``.
+    :param min_workers: minimum number of workers with which to continue; None: ``workers``.
     """
 
     workers: int
@@ -82,19 +84,23 @@ class Group:
 
     @property
     def size(self) -> int | tuple[int, int]:
-        """Size as Ray Train takes it: fixed, or (least, most)."""
+        """Number of workers in Ray Train's form: a fixed number, or (minimum, maximum)."""
         return self.workers if self.min_workers is None else (self.min_workers, self.workers)
 
     @property
     def placings(self) -> int:
-        """Number of attempts to place the group, ``timeout`` for each start. Ray by itself would retry for ever."""
+        """Maximum number of attempts to place the group.
+
+        Each start may make as many attempts as take ``timeout`` seconds; Ray by itself would retry forever.
+        """
         return (self.max_failures + 1) * math.ceil(self.timeout / PLACING)
 
 
 def connect() -> None:
     """Join the cluster of a submitted job, of RAY_ADDRESS or of `ray start`, else start Ray on this machine.
 
-    Prints which, and leaves the process's signal handlers unchanged. Raises RunFailed, within about a minute.
+    Prints which cluster is used, and leaves the process's signal handlers unchanged. If this fails, raises RunFailed
+    within about a minute.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
@@ -114,13 +120,16 @@ def connect() -> None:
     try:
         with _sigterm_unchanged(), _bootstrap(cluster), chdir(_safe_folder()):
             ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env=PROCESS, **options)
-    except Exception as error:  # Ray raises plain ones, also if an overloaded machine starts its processes too slowly
+    except Exception as error:  # Ray raises plain ones, even if an overloaded machine starts its processes too slowly
         raise RunFailed(_not_connected(cluster, error)) from error
 
 
 @contextmanager
 def _sigterm_unchanged() -> Iterator[None]:
-    """Keep Ray from installing its SIGTERM handler, which raises SystemExit anywhere and ends in a traceback."""
+    """Keep Ray from installing its SIGTERM handler.
+
+    The handler raises SystemExit wherever the signal arrives, even in a callback, where it ends in a traceback.
+    """
     before, ray_utils.set_sigterm_handler = ray_utils.set_sigterm_handler, lambda handler: None
     try:
         yield
@@ -130,10 +139,10 @@ def _sigterm_unchanged() -> Iterator[None]:
 
 @contextmanager
 def _bootstrap(cluster: join.RayCluster | None) -> Iterator[None]:
-    """Make Ray join the given cluster, or start a node that listens on the loopback interface alone.
+    """Make Ray join the given cluster or, for None, start a node that listens on the loopback interface alone.
 
-    Ray would read the file of `ray start` once more, from a folder in which every user can replace it; and the node
-    that it starts would take an address that other machines reach, and listen on all interfaces.
+    Otherwise, Ray would read the file of `ray start` once more, from a folder in which every user can replace it; and a
+    node that Ray starts would use an address that other machines can reach, and listen on all interfaces.
     """
     before = services.find_bootstrap_address, services.resolve_ip_for_localhost
     services.find_bootstrap_address = lambda _: cluster and cluster.address
@@ -147,9 +156,10 @@ def _bootstrap(cluster: join.RayCluster | None) -> Iterator[None]:
 def _safe_folder() -> Path:
     """Return a safe working folder in which to call Ray.
 
-    Ray puts this folder first on the import path of all workers, before the standard library, and the folder of a run's
-    data or of another user may contain a ``random.py``. It is the checkout that the package comes from; the folder of
-    installed packages must not come first, so for these it is the root of the file system.
+    Ray puts the working folder first on the import path of all workers, before the standard library; but the folder of
+    a run's data or of another user may contain a ``random.py``. The safe folder is the checkout that contains the
+    package. For an installed package it is the root of the file system, because the folder of installed packages must
+    not come first, either.
     """
     return CHECKOUT if (CHECKOUT / "pyproject.toml").is_file() else Path(CHECKOUT.anchor)
 
@@ -161,17 +171,18 @@ def _not_connected(cluster: join.RayCluster | None, error: Exception) -> str:
 
 
 def nodes() -> list[tuple[int, int, int]]:
-    """Return (CPU cores, GPUs, bytes of memory for workers; 0: not reported) of each node of the cluster."""
+    """Return (CPU cores, GPUs, bytes of memory for workers) of each node that is alive; 0 where Ray reports nothing."""
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return [(int(node.get("CPU", 0)), int(node.get("GPU", 0)), int(node.get("memory", 0))) for node in alive]
 
 
 def launch(work: Work, config: Any, group: Group, folder: Path, restarts: Path) -> None:
-    """Run ``work`` on every worker to its end.
+    """Run ``work`` on every worker of a group until it is complete.
 
-    :param folder: for Ray's own records; on storage that every node sees. Metrics have its name.
-    :param restarts: file that gets a line for each failure of a group.
-    :raises RunFailed: a worker failed or was lost for good; the message names its rank and the reason.
+    :param folder: folder for Ray's own records, on storage that every node can access; its name labels the metrics.
+    :param restarts: file to which a line is appended for each failure of the group.
+    :raises RunFailed: the group could not be started, or a worker failed or was lost for good; the message states the
+        reason and the worker's rank.
     """
     payload = {
         "work": work,
@@ -180,7 +191,7 @@ def launch(work: Work, config: Any, group: Group, folder: Path, restarts: Path) 
         "reproducible": group.reproducible,
         "timeout": group.timeout,
     }
-    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(group.timeout + LATER)  # Ray reads it from here alone
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(group.timeout + LATER)  # Ray reads it only here
     try:
         _in_thread(lambda: _trainer(payload, group, folder, restarts).fit())
     except WorkerGroupError as error:
@@ -193,9 +204,9 @@ def launch(work: Work, config: Any, group: Group, folder: Path, restarts: Path) 
 
 
 def _in_thread(call: Callable[[], object]) -> None:
-    """Run ``call`` in another thread and wait, because in the main thread Ray Train would take over Ctrl-C.
+    """Run ``call`` in another thread and wait for it, because Ray Train would take over Ctrl-C in the main thread.
 
-    The main thread can answer a signal at once; the other is a daemon, so that the main thread may also leave.
+    The main thread can then answer a signal at once, and may exit, because the other thread is a daemon.
     """
     raised: list[BaseException] = []
 
@@ -236,10 +247,11 @@ def _trainer(payload: dict[str, Any], group: Group, folder: Path, restarts: Path
 
 
 def preempted() -> bool:
-    """Return whether a node of this worker's group will be taken away soon. Free: Ray asks every 5 s for all workers.
+    """Return whether a node of this worker's group will be preempted soon.
 
-    Workers may learn it at different moments, so they have to agree on it. ``ray.train.get_preemption_info`` is a
-    message between all of them through an actor, every time.
+    The call costs nothing, because Ray asks for all workers every 5 s, whereas ``ray.train.get_preemption_info`` would
+    exchange a message between all workers, through an actor, at every call. Workers may learn of a preemption at
+    different moments, so they have to agree on it.
     """
     try:
         from ray.train.v2._internal.execution.context import get_train_context
@@ -258,20 +270,22 @@ def _enter(payload: dict[str, Any]) -> None:
 
 
 class Restarts(UserCallback):
-    """Records why a group failed; Ray calls it in a process of its own on the driver's node."""
+    """Callback that records why a group failed; Ray calls it in a separate process on the driver's node."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Append the cause of a group's failure; whether the group is restarted is not known yet."""
+        """Append the cause of a group's failure to the file; whether the group is restarted is not known yet."""
         cause = terminal.printable(masked(_cause(worker_exceptions)))
         with self.file.open("a") as file:
             file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {cause}\n")
 
 
 def _cause(failures: dict[int, Exception]) -> str:
-    """Return our own message if a worker has one, else the lost workers, else every worker's error."""
+    """Return the cause of a group's failure: a worker's RunFailed, else lost workers, else a WorkerLost, else all
+    errors.
+    """
     failures = dict(sorted(failures.items()))
     for rank, error in failures.items():
         if message := _message(error, RunFailed):
@@ -285,7 +299,7 @@ def _cause(failures: dict[int, Exception]) -> str:
 
 
 def _message(error: Exception, kind: type[Exception]) -> str:
-    """Return the message of an error of this kind, which Ray passes on as itself or within a text; empty for others."""
+    """Return the message of an error of this kind, even if Ray passes it on inside another error's text; else ""."""
     if isinstance(error, kind):
         return str(error)
     _, separator, message = _innermost(error).rpartition(f"{kind.__name__}: ")
@@ -304,7 +318,7 @@ def _not_started(error: Exception) -> str:
 
 
 def _was_lost(error: Exception) -> bool:
-    """Return whether the process of the worker is gone or hangs, rather than its code having raised."""
+    """Return whether the worker's process has ended or hangs, as opposed to its code having raised an exception."""
     failure = getattr(error, "health_check_failure", error)
     signs = ("actor is dead", "ActorDiedError", HANGING)
     return isinstance(failure, RayActorError) or any(sign in str(error) for sign in signs)
@@ -317,7 +331,7 @@ def _loss(error: Exception) -> str:
 
 
 def _where(error: Exception) -> str:
-    """Return the host, where Ray reports it."""
+    """Return the worker's host as the end of a phrase, or an empty string if Ray does not report it."""
     host = re.search(r"hostname='([^']*)'.*?node_ip='([^']*)'", str(error), re.DOTALL)
     return f" on {host[1]} ({host[2]})" if host else ""
 

@@ -1,4 +1,7 @@
-"""Selection of the Ray cluster that a run joins, and a check that it answers; Ray itself waits 14 minutes silently."""
+"""Selection of the Ray cluster that a run joins, and a check that the cluster answers.
+
+Ray itself would wait 14 minutes silently.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +19,18 @@ from dist_condense.system import terminal
 
 VARIABLE, CLIENT, LOCAL = "RAY_ADDRESS", "ray://", "local"
 ANSWERING = 30.0
-"""Seconds in which a cluster has to answer; one that is just being started does."""
+"""Seconds within which a cluster has to answer; they suffice for a cluster that is just being started."""
 SILENT, STRANGE, NO_TOKEN = ("UNAVAILABLE", "DEADLINE_EXCEEDED"), "UNIMPLEMENTED", "UNAUTHENTICATED"
 """gRPC status for no answer, a program other than Ray, and another cluster's token; Ray handles all others."""
 
 
 @dataclass(frozen=True)
 class RayCluster:
-    """Address of a Ray cluster that exists, or that a variable or file names.
+    """Ray cluster whose address is in an environment variable or a file, whether it is still running or not.
 
     :param address: host:port, or ray://host:port.
     :param source: the variable or the file with the address.
-    :param remedy: what to do where it does not answer.
+    :param remedy: advice for the user if the cluster does not answer.
     """
 
     address: str
@@ -60,7 +63,10 @@ class RayCluster:
 
 
 def find_cluster() -> RayCluster | None:
-    """Return the cluster that ``ray.init()`` would join, None for a new one. Raises RunFailed for a bad address."""
+    """Return the cluster that ``ray.init()`` would join, or None if it would start Ray on this machine.
+
+    Raises RunFailed if the address is malformed.
+    """
     variable = os.environ.get(VARIABLE, "")
     source = f"{VARIABLE}={variable}" if variable else get_ray_address_file(None)
     remedy = (
@@ -78,10 +84,10 @@ def find_cluster() -> RayCluster | None:
 
 
 def _stored_address(file: str) -> str:
-    """Return the address that `ray start` left, or :data:`LOCAL` if there is none.
+    """Return the address in the file of `ray start`, or :data:`LOCAL` if there is no such file.
 
-    Every user can put a file there, and the program at its address would receive this user's token and run its code, so
-    another user's file is not read, which is reported.
+    Every user can create the file, and the program at its address would receive this user's token and execute the run.
+    Another user's file is therefore reported and not read.
     """
     try:
         with open(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)) as opened:

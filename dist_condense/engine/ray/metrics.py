@@ -1,6 +1,6 @@
 """Metrics of a run for Prometheus, exported by every node of a Ray cluster.
 
-Ray puts ``ray_`` before each name and ``_total`` after each counter's.
+Ray adds the prefix ``ray_`` to every name, and the suffix ``_total`` to the name of every counter.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ GAUGES = {
     "steps_per_second": ("dist_condense_steps_per_second", "Steps per second since the previous entry"),
 }
 MEASURES = {"loss": ("dist_condense_matching_loss", "Matching loss of a step, summed over all classes")}
-"""Measures that are exported under another name than their own."""
+"""Measures that are exported under a name other than their own."""
 COUNTERS = {
     "waited": ("dist_condense_waiting_seconds", "Seconds that this worker waited for images"),
     "reduced": ("dist_condense_reduced_bytes", "Bytes that this worker passed to reductions"),
@@ -25,7 +25,10 @@ TAGS = ("run", "rank")
 
 
 class RayMetrics:
-    """An Observer in a worker of Ray. Setting a number takes microseconds; Ray exports them by itself."""
+    """Observer that exports the measurements of a worker of Ray.
+
+    Setting a metric takes microseconds; Ray exports it in the background.
+    """
 
     def __init__(self, run: str, rank: int) -> None:
         self.tags = {"run": run, "rank": str(rank)}
@@ -34,7 +37,7 @@ class RayMetrics:
         self.counters = {field: Counter(*names, TAGS).set_default_tags(self.tags) for field, names in COUNTERS.items()}
 
     def __call__(self, measured: Measured) -> None:
-        """Export the numbers of one entry of metrics.jsonl, and this worker's own."""
+        """Export the measurements of one entry of metrics.jsonl: those of the run and those of this worker."""
         for field, gauge in self.gauges.items():
             gauge.set(getattr(measured, field))
         for name, value in measured.measures.items():

@@ -22,10 +22,10 @@ ADVICE = (
 
 
 class OnRaysNetwork(TorchConfig):
-    """TorchConfig whose gloo uses the network interface of the node's address in Ray, unless GLOO_SOCKET_IFNAME is set.
+    """TorchConfig in which gloo uses the network interface with the address that the node has in Ray.
 
-    By default gloo uses the address of the host's own name, which is 127.0.0.1 or 127.0.1.1 on many hosts and cannot be
-    reached from others.
+    By default, gloo uses the address of the host's own name, which is 127.0.0.1 or 127.0.1.1 on many hosts and cannot
+    be reached from other hosts. GLOO_SOCKET_IFNAME takes precedence if it is set.
     """
 
     @property
@@ -45,10 +45,10 @@ def _set_interface() -> None:
 
 
 def interface(address: str) -> str | None:
-    """Return the network interface of this machine with this address (IPv4), if there is one."""
+    """Return the name of this machine's network interface that has the given IPv4 address, or None."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         for _, name in socket.if_nameindex():
-            with suppress(OSError):  # it has none
+            with suppress(OSError):  # this interface has no address
                 request = fcntl.ioctl(any_socket, ADDRESS_OF_INTERFACE, struct.pack("256s", name.encode()))
                 if socket.inet_ntoa(request[20:24]) == address:
                     return name

@@ -1,6 +1,6 @@
 """Requirements for starting Ray on this machine: a short writable folder and a token.
 
-Both belong to this user alone, since either gives full access to the cluster.
+Both must be accessible to this user alone, because either gives full access to the cluster.
 """
 
 from __future__ import annotations
@@ -22,25 +22,27 @@ from dist_condense.system import terminal
 
 VARIABLE, TOKEN_FILE = "RAY_TMPDIR", "RAY_AUTH_TOKEN_PATH"
 LONGEST = 107 if sys.platform.startswith("linux") else 103
-"""Bytes of a socket's path, by system."""
+"""Maximum length of a socket's path in bytes, by operating system."""
 SUBFOLDER = "ray"
-"""Name of Ray's folder inside the one that it is given."""
+"""Name of Ray's folder inside this user's private folder."""
 SOCKET = "session_2026-11-26_20-37-05_612313_4194304/sockets/plasma_store"
-"""Path of a socket inside that folder, with the longest process number."""
+"""Path of a socket inside Ray's folder, with a process number of maximum length."""
 ROOM = 64 * 2**20
-"""Bytes for records and logs; with a full folder Ray waits a minute and a half and reports that it was too slow."""
+"""Bytes required for records and logs; in a full folder, Ray waits a minute and a half and reports that it was too
+slow.
+"""
 FALLBACKS = ("/tmp", "/var/tmp", "/dev/shm")
-"""Places for a temporary folder of our own."""
+"""Folders in which a temporary folder for this run is created, in order of preference."""
 
 
 def folder() -> str:
-    """Return the folder where Ray keeps sockets, logs and spilled objects.
+    """Return the folder for Ray's sockets, logs and spilled objects.
 
-    It is inside a folder that this user alone may enter, since Ray opens its own to all users: one for all runs of this
-    user in RAY_TMPDIR, else in TMPDIR or /tmp. If that is unsuitable and RAY_TMPDIR is not set, it is one for this run
-    alone, removed at the end.
+    It is inside a private folder of this user, because Ray opens its own folder to all users. The private folder is the
+    same for all runs of this user; it is in RAY_TMPDIR, else in TMPDIR or /tmp. If that is unsuitable and RAY_TMPDIR is
+    not set, a private folder is created for this run alone and removed at the end.
 
-    :raises RunFailed: RAY_TMPDIR is unsuitable, or every folder is.
+    :raises RunFailed: RAY_TMPDIR is set but unsuitable, or no folder is suitable.
     """
     requested = os.environ.get(VARIABLE)
     parent = os.environ.get("TMPDIR", "/tmp") if requested is None else requested
@@ -58,12 +60,11 @@ def folder() -> str:
 
 
 def token() -> None:
-    """Prepare the token before Ray starts here: in a file that this user alone can read.
+    """Prepare Ray's token before Ray starts on this machine, in a file that this user alone can read.
 
-    A token in HOME is created if there is none; if HOME cannot contain a suitable one, a token for this run alone
-    replaces it.
+    If HOME has no token, one is created; if HOME cannot contain a suitable file, this run has a token of its own.
 
-    :raises RunFailed: the file of RAY_AUTH_TOKEN_PATH is another user's.
+    :raises RunFailed: the file of RAY_AUTH_TOKEN_PATH is another user's or otherwise unsafe.
     """
     path, named = _token_file()
     if path is None:
@@ -83,7 +84,7 @@ def token() -> None:
 
 
 def tighten_token() -> None:
-    """Make the file with the token, if this user owns it, unreadable to others before a cluster is joined."""
+    """Make the token's file, if this user owns it, inaccessible to other users before a cluster is joined."""
     path, named = _token_file()
     if path is not None:
         with suppress(UnsafeFile, OSError):
@@ -91,17 +92,17 @@ def tighten_token() -> None:
 
 
 def unguarded() -> str:
-    """Return a warning if RAY_AUTH_MODE asks for no token, to end a sentence about Ray's start; else an empty text."""
+    """Return a warning if RAY_AUTH_MODE disables the token, as the end of a sentence; else an empty string."""
     mode = os.environ.get("RAY_AUTH_MODE", "token")
     return "" if mode.lower() == "token" else f", open to every user who reaches its ports (RAY_AUTH_MODE={mode})"
 
 
 class UnsafeFile(Exception):
-    """Reason why a file is unsuitable for a secret, as the end of a sentence about it."""
+    """Error for a file that is unsuitable for a secret; its text continues a sentence that starts with the path."""
 
 
 def _token_file() -> tuple[str | None, bool]:
-    """Return Ray's token file, and whether the user named that file; None if the token is not in a file."""
+    """Return the path of Ray's token file (None if the token is not in a file) and whether the user named the file."""
     if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token" or os.environ.get("RAY_AUTH_TOKEN"):
         return None, False
     if given := os.environ.get(TOKEN_FILE):
@@ -110,7 +111,7 @@ def _token_file() -> tuple[str | None, bool]:
 
 
 def _make_token(path: str) -> None:
-    """Create a complete file of mode 0600 in a folder of mode 0700; keep an existing file."""
+    """Create a token file of mode 0600 in a folder of mode 0700, complete from the start; keep an existing file."""
     folder = os.path.dirname(path)
     os.makedirs(folder, mode=0o700, exist_ok=True)
     status = os.stat(folder)
@@ -132,9 +133,11 @@ def _make_token(path: str) -> None:
 
 
 def _tighten(path: str, named: bool) -> None:
-    """Restrict a token's file to its owner, this user, and report it if the file was open.
+    """Restrict a token file to this user, its owner; report it if the file was accessible to others.
 
-    :param named: whether the user named it; else links are refused.
+    Raises UnsafeFile if this is not possible.
+
+    :param named: whether the user named the file; otherwise, links are refused.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | (0 if named else os.O_NOFOLLOW))
@@ -182,7 +185,10 @@ def _remove(folder: str) -> None:
 
 
 def _problem(own: str) -> str | None:
-    """Return why Ray cannot keep its files in this folder of ours, as the end of a sentence about the parent folder."""
+    """Return why Ray cannot keep its files in the private folder ``own``, or None.
+
+    The text completes a sentence that starts with the parent folder.
+    """
     folder, parent = os.path.join(own, SUBFOLDER), os.path.dirname(own)
     if not os.path.isabs(own):
         return "is not an absolute path"
@@ -205,7 +211,10 @@ def _problem(own: str) -> str | None:
 
 
 def _not_private(folder: str) -> str | None:
-    """Return why others may enter or replace a folder, as the end of a sentence about the parent folder."""
+    """Return why other users may enter or replace a folder, or None.
+
+    The text completes a sentence that starts with the parent folder.
+    """
     own, above = os.lstat(folder), os.stat(os.path.dirname(folder))
     if not stat.S_ISDIR(own.st_mode) or own.st_uid != os.geteuid() or own.st_mode & 0o077:
         return f"contains {os.path.basename(folder)}, which is not a folder of yours alone (mode 0700)"

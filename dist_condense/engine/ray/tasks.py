@@ -1,4 +1,4 @@
-"""A map over Ray tasks, for functions that take one as an executor (preparing data)."""
+"""Parallel map over Ray tasks, for functions that take a map as their executor (preparation of data)."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class RayMap:
-    """Parallel map over tasks of one CPU core each; tasks of a lost node run again elsewhere.
+    """Parallel map whose calls are Ray tasks of one CPU core each; tasks of a lost node run again elsewhere.
 
-    :param workers: number of tasks that run at once.
+    :param workers: maximum number of tasks that run at once.
     """
 
     workers: int
 
     def __call__(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """Yield the results in the order of completion; the first error of a task is raised as itself."""
+        """Yield the results in order of completion; the original error of the first task that fails is raised."""
         task = ray.remote(num_cpus=1)(function)
         waiting = iter(items)
         running: list[Any] = [task.remote(item) for item in islice(waiting, self.workers)]

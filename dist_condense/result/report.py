@@ -23,7 +23,7 @@ from dist_condense.system import records, terminal
 from dist_condense.system.credentials import masked
 from dist_condense.system.files import write_atomically
 
-TEMPLATE = "report.html"
+TEMPLATE = "report_page.html"
 """Template of the page, in this package."""
 NO_CURVES = "No charts: matplotlib is not installed where the report was written."
 

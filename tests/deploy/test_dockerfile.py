@@ -145,7 +145,7 @@ def test_the_context_is_the_package(tmp_path: Path) -> None:
 def test_files_of_the_package_that_are_no_code_are_in_the_image_and_in_a_wheel(tmp_path: Path) -> None:
     package = ROOT / "dist_condense"
     data = {path for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
-    assert package / "result" / "report.html" in data
+    assert package / "result" / "report_page.html" in data
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
     assert data <= {path for pattern in patterns["dist_condense"] for path in package.glob(pattern)}
     sent = context(tmp_path)

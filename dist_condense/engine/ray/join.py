@@ -86,7 +86,8 @@ def find_cluster() -> RayCluster | None:
 def _stored_address(file: str) -> str:
     """Return the address in the file of `ray start`, or :data:`LOCAL` if there is no such file.
 
-    Every user can create the file, and the program at its address would receive this user's token and execute the run.
+    Every user can create the file. The program at its address would receive this user's token, and could make this
+    process execute code, because Ray unpickles results.
     Another user's file is therefore reported and not read.
     """
     try:

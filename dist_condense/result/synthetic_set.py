@@ -193,7 +193,7 @@ def _replace(folder: Path, new: Path) -> None:
 
 
 def _current(path: Path) -> Path:
-    """Return the folder that now contains a set: ``path``, ``path/synthetic_set``, or the previous set beside either."""
+    """Return the folder that now contains a set: ``path``, ``path/synthetic_set``, or a previous set beside them."""
     inside = RunFolder(path).synthetic_set
     folder = inside if (inside / CARD).exists() or _previous(inside) else path
     return _previous(folder) or folder

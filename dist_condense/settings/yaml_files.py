@@ -321,7 +321,7 @@ class Locations(SearchPathPlugin):
     """Plugin that extends Hydra's search path while :func:`composed` runs."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Append the locations to the search path."""
+        """Append the file and the folders in which :func:`composed` searches."""
         for location in _LOCATIONS.get():
             search_path.append("dist_condense", Files.address(location))
 

@@ -110,7 +110,7 @@ def _updating(probe: Probe, load: Workload) -> Updating:
 
 
 def _affordable(step: Callable[[int], Callable[[], None]], most: int, probe: Probe) -> int:
-    """Double the number of images until a step takes LONGEST / 2 seconds, at most to ``most``, and return it."""
+    """Return the number of images, doubled until a step takes LONGEST / 2 seconds or the number reaches ``most``."""
     images = min(FEW, most)
     step(images)()  # a warm-up: the first step takes longer
     while images < most and _seconds(step(images), probe.device) < LONGEST / 2:

@@ -69,7 +69,7 @@ def _training(load: Workload, rates: Calibration, free: int) -> Iterator[str]:
 
 
 def _halved(images: int, fits: Callable[[int], bool]) -> int:
-    """Halve the number of images until they fit, and return it; 0 if not even one image fits."""
+    """Return the number of images, halved until they fit; 0 if not even one image fits."""
     while images and not fits(images):
         images //= 2
     return images

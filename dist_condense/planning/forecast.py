@@ -47,7 +47,7 @@ class Cluster:
         return self.latency + 2 * (workers - 1) / workers * size / self.bandwidth if size and workers > 1 else 0.0
 
     def sum_bytes(self, values: int, slots: int = 1) -> int:
-        """Return the size in bytes of ``slots`` sums of ``values`` numbers each, as they are all-reduced.
+        """Return the size in bytes of ``slots`` sums of ``values`` numbers each in an all-reduce.
 
         Reproducible sums consist of 64-bit integers and a maximum per slot; other sums consist of 32-bit floats.
         """
@@ -75,9 +75,9 @@ class Forecast:
 
     workers: int
     most: int
-    """Number of classes of the worker with the most, for which the other workers wait."""
+    """Number of classes of the worker with the most classes, for which the other workers wait."""
     least: int
-    """Number of classes of the worker with the fewest."""
+    """Number of classes of the worker with the fewest classes."""
     matching: float
     """Seconds of all matching steps."""
     training: float
@@ -97,7 +97,7 @@ class Forecast:
 
     @property
     def seconds(self) -> float:
-        """Estimated seconds of the run."""
+        """Estimated duration of the run in seconds."""
         return self.matching + self.training + self.talking + self.drawing
 
     @property

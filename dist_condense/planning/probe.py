@@ -24,7 +24,7 @@ from dist_condense.settings.config import RunConfig
 
 @dataclass
 class FirstWorker(LocalCoordinator):
-    """Coordinator of the first of ``size`` workers, which does its share of the work without communication."""
+    """Coordinator that assigns the share of the first of ``size`` workers, without any communication."""
 
     size: int = 1
 
@@ -83,7 +83,7 @@ class Probe:
         self._objective.statistic(self._trajectory.network, self._examples(images))
 
     def double_backward(self, images: int) -> None:
-        """Compute the gradient of the distance by synthetic images, in one double backward.
+        """Compute the gradient of the distance with respect to synthetic images, in one double backward.
 
         A double backward needs more memory than matching in two passes.
         """

@@ -151,7 +151,7 @@ def decoded(config: RunConfig, ipc: int) -> int:
 
 
 def known_groups(config: RunConfig) -> RunConfig:
-    """Replace a partition that depends on features of real images by one of equally many groups that does not."""
+    """Return the config with a partition that has the same number of groups but needs no features of real images."""
     grouping = config.method.grouping
     name = PARTITIONS[grouping.name].planned_as or grouping.name
     return replace(config, method=replace(config.method, grouping=replace(grouping, name=name)))
@@ -203,6 +203,6 @@ def _pretrained(config: RunConfig) -> int:
 
 
 def _add(updates: Counter[int], images: int, batch: int, passes: int) -> None:
-    """Add the updates of ``passes`` passes over ``images`` images, each including its incomplete last batch."""
+    """Count the updates of ``passes`` passes over ``images`` images, each including its incomplete last batch."""
     updates[batch] += passes * (images // batch)
     updates[images % batch] += passes if images % batch else 0

@@ -94,7 +94,7 @@ class Card:
     mean: Sequence[float]
     std: Sequence[float]
     factor: Positive
-    """Number of tiles of an image along each of ``axes``; 1: the image itself."""
+    """Number of tiles of an image along each of ``axes``; 1: the image is not tiled."""
     seed: int
     steps: int
     """Number of completed units of the procedure."""

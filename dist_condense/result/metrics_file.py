@@ -26,7 +26,7 @@ BOM = b"\xef\xbb\xbf"
 
 
 def parsed(line: bytes) -> MetricsEntry | None:
-    """Parse a line; return None if it is no JSON, for example truncated, or lacks a step or has other than numbers."""
+    """Parse a line; return None if it is truncated or not JSON, lacks a step, or has a value that is not a number."""
     try:
         entry = records.parsed(line.removeprefix(BOM), RunFolder.metrics.name)
     except records.Unreadable:

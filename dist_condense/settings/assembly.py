@@ -335,7 +335,7 @@ def synthetic_batches(config: RunConfig, dataset: ImageSet, shard: ClassShard) -
 
 
 def identity_of(config: RunConfig, dataset: ImageSet) -> dict[str, Any]:
-    """Return everything that changes the synthetic set: keys of the config, and ``data``, a digest of the images."""
+    """Return all that changes the set: keys of the config, and ``data``, the digest of the training images."""
     return {**identity(config), "data": dataset.train_split.digest()}
 
 

@@ -25,7 +25,7 @@ from dist_condense.settings.procedures import PROCEDURES
 from dist_condense.settings.schema import RunConfig
 
 THETA = "network"
-"""Section of the keys of the condensing network."""
+"""Name of the config section of the condensing network."""
 
 
 def of_config(config: RunConfig) -> list[str]:

@@ -33,15 +33,17 @@ SETTLED = (
 def identity(config: RunConfig) -> dict[str, Any]:
     """Return the values of all keys that change the synthetic set, by dotted name.
 
-    Omitted are keys that do not change it (:data:`FREE`), and keys whose null the first start has yet to replace
-    (:data:`SETTLED`).
+    Keys that do not change the set (:data:`FREE`) are omitted, and so are the keys of :data:`SETTLED` that are null,
+    because the first start has not replaced them yet.
     """
     values = {key: value(config, key) for key in KEYS if not key.startswith(FREE)}
     return {key: item for key, item in values.items() if key not in SETTLED or item is not None}
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return a line for each key that differs between two identities; keys of :data:`SETTLED` must be in both to count.
+    """Return a line for each key that differs between two identities.
+
+    A key of :data:`SETTLED` is compared only if both identities contain it.
 
     :param old: identity that an earlier version may have written: old names are translated, and missing keys have
         their defaults.

@@ -59,7 +59,7 @@ Limit = Range | OneOf
 
 
 def limit_of(kind: Any) -> Limit | None:
-    """Return the limit in an annotated type, a list of it, or a union with it; None if there is none."""
+    """Return the limit in the metadata of a type, of its list items or of its union members; None without a limit."""
     nested = (*getattr(kind, "__metadata__", ()), *map(limit_of, get_args(kind)))
     return next((x for x in nested if isinstance(x, Limit)), None)
 

@@ -21,7 +21,7 @@ KINDS = {stat.S_ISFIFO: "a named pipe", stat.S_ISSOCK: "a socket", stat.S_ISCHR:
 
 @dataclass(frozen=True)
 class Entry:
-    """A file or folder of a run: on a :class:`RunFolder` its path, on the class itself this entry with its name."""
+    """Descriptor of a file or folder of a run: its path on a :class:`RunFolder` instance, itself on the class."""
 
     name: str
 
@@ -47,7 +47,7 @@ class RunFolder:
     config = Entry("config.yaml")
     """Resolved config. A folder that contains this file is recognised as the folder of a run."""
     environment = Entry("environment.json")
-    """Versions of packages, devices and commit of the code."""
+    """Package versions, devices, and the commit of the code."""
     metrics = Entry("metrics.jsonl")
     """Measurements: one line after every ``tracking.log_every`` units, in order and without repetition."""
     checkpoints = Entry("checkpoints")
@@ -84,8 +84,8 @@ MAY_LEAD = (RunFolder.checkpoints.name, RunFolder.pool.name)
 def check(folder: Path) -> None:
     """Check that a run's folder contains only plain files and folders.
 
-    The folder itself and :data:`MAY_LEAD` may be links to folders. Raises ConfigError with a line for each other entry,
-    at most ``SHOWN``.
+    The folder itself and :data:`MAY_LEAD` may be links to folders. Raises ConfigError with a line for each other entry;
+    if there are many, the last line states how many more there are.
     """
     if refused := list(problems(folder)):
         more = [f"... and {len(refused) - SHOWN} more in {folder}"] if len(refused) > SHOWN else []

@@ -135,8 +135,8 @@ class ParameterisationConfig:
     axes: Annotated[str, OneOf("axes of multi-formation", AXES)] | None = None
     """Axis along which an image is cut into tiles: `height`, `width` (IDC on speech: time), or null for both."""
     decoding: Annotated[str, OneOf("decodings", DECODINGS)] = "uniform"
-    """Decoding for matching: `uniform` (factor n), `multi` (each factor 1 to n) or `bounded` (for each
-    image the largest factor that `method.synthetic_limit` allows). Training on the set always uses `uniform`."""
+    """Decoding for matching: `uniform` (factor n), `multi` (each factor 1 to n) or `bounded` (for each image the
+    largest factor that `method.synthetic_limit` allows). Training on the set always uses `uniform`."""
 
 
 @dataclass(kw_only=True)
@@ -163,7 +163,7 @@ class GroupingConfig:
     warmup_networks: Amount = 0
     """Number of networks, from the first, whose first `warmup_steps` matching steps are per class (DCC: 250)."""
     warmup_steps: Amount = 0
-    """Number of matching steps, from the first, that are per class on each of these networks (DCC: 10)."""
+    """Number of matching steps, from the first, that are per class on each of the `warmup_networks` (DCC: 10)."""
 
 
 @dataclass(kw_only=True)
@@ -321,8 +321,8 @@ class ClusterConfig:
     device: Annotated[str, OneOf("devices", DEVICES)] = "auto"
     """Device of the workers: `cpu`, `cuda`, or `auto`, cuda if available."""
     max_failures: Amount = 0
-    """Number of times that a failed worker group is restarted from the newest checkpoint. The loss of a node
-    at the time that its preemption notice announced is not counted; an earlier loss is."""
+    """Number of times that a failed worker group is restarted from the newest checkpoint. The loss of a node at the
+    time that its preemption notice announced is not counted; an earlier loss is counted."""
     timeout: Annotated[float, Range(1, 10_000_000)] = 600.0
     """Seconds after which a worker that does not answer the others is considered hung, and its group fails. Set it
     above the longest work of a single worker, such as opening its data or compiling."""

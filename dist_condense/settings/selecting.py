@@ -122,7 +122,7 @@ def data_problems(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
 
 
 def place(config: RunConfig) -> Path:
-    """Return the folder of selections beside the output of a run, which all runs with outputs there share."""
+    """Return the folder of selections, beside the output of this run and shared by all runs with outputs there."""
     return Path(config.output).expanduser().absolute().parent / FOLDER
 
 

@@ -18,7 +18,7 @@ from dist_condense.system.credentials import address, is_hidden, masked, reveale
 VARIABLE = "MLFLOW_TRACKING_URI"
 SQLITE = re.compile(r"sqlite(\+\w+)?:///(?P<path>[^?]*)(\?(?P<query>.*))?", re.DOTALL)
 SQLITE_OPTIONS = {"timeout", "isolation_level", "detect_types", "check_same_thread", "cached_statements", "uri"}
-"""Options in SQLAlchemy's addresses of SQLite; SQLite's own options, which ``uri=true`` enables, are not checked."""
+"""Options that SQLAlchemy accepts in a sqlite address; after ``uri=true``, SQLite's own options are not checked."""
 SERVERS, DATABASE_SERVERS, CLOUD = ("http", "https"), ("postgresql", "mysql", "mssql"), "databricks"
 DATABASES = (*DATABASE_SERVERS, "sqlite")
 CLOUD_CREDENTIALS = ("DATABRICKS_HOST", "DATABRICKS_CONFIG_PROFILE", "DATABRICKS_CONFIG_FILE", "DATABRICKS_TOKEN")

@@ -58,7 +58,7 @@ def unquoted(text: str) -> str:
 
 
 def converted(key: str, value: Any, kind: Any) -> Any:
-    """Convert ``value`` to the type ``kind`` of a key: texts may become numbers, but other values never become text.
+    """Convert ``value`` to the type ``kind`` of a key: texts become numbers or booleans, never the reverse.
 
     :param key: name of the key, for the message.
     :raises Misfit: the value does not fit the type.

@@ -374,7 +374,7 @@ def _last_words(error: BaseException, file: Path, groups: Mapping[str, str]) -> 
 
 
 def resolved(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Replace the interpolations ``${...}`` in values by dotted key.
+    """Resolve the interpolations ``${...}`` in the values of dotted keys.
 
     Return the resolved values, without those that could not be resolved, and a line for each of the latter.
     """

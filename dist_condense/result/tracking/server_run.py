@@ -205,7 +205,7 @@ class ServerRun:
 
         MLflow's client writes files to any location that the server names, even on this machine. If the server is a
         database in the run's folder, only this folder is acceptable; if the server is not trusted, only the server
-        itself. Any location is acceptable from a trusted server.
+        itself. For all other servers, any location is acceptable.
         """
         parts = urlsplit(artifacts)
         if not trust.is_inside(sqlite_file(self.uri), self.folder):

@@ -1,4 +1,4 @@
-"""Checks of the MLflow addresses in untrusted run folders, some of which are used only after the user confirms them."""
+"""Trust in MLflow addresses that an untrusted run folder names: some are used only after the user confirms them."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from dist_condense.planning.workload import Workload
 from dist_condense.settings.schema import CPU, CUDA
 
 ENOUGH = 0.8
-"""Lowest efficiency (0 to 1) of a recommended number of workers."""
+"""Lowest parallel efficiency, from 0 to 1, at which a number of workers is recommended."""
 FLOAT, INTEGER = 4, 8
 PROCESS, NETWORK, PIXELS = "the process", "network, gradient, momentum", "pixels, momentum, decoded"
 STATISTICS, MINIBATCHES, REAL = "statistics of classes and sums", "minibatches", "real images, decoded"

@@ -22,7 +22,7 @@ from dist_condense.system import signals, terminal
 
 REFUSED, FAILED, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 CHANGEABLE = ("evaluation.", "cluster.", "data.", "tracking.", "dataset.root")
-"""Keys that may change when a finished run is evaluated; all others determined its set."""
+"""Prefixes of the keys that may change when a finished run is evaluated; all other keys determined its set."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,7 +72,10 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def plan(arguments: Sequence[str] | None = None) -> int:
-    """Estimate the time and memory of a run and print them. Exit code: 0 planned, 1 it does not fit, 2 refused."""
+    """Estimate the time and memory of a run, print them, and return the exit code.
+
+    0 planned, 1 the run does not fit, 2 refused.
+    """
     from dist_condense.commands import plan_command
 
     options = plan_command.parser().parse_intermixed_args(arguments)
@@ -97,7 +100,7 @@ def show(options: argparse.Namespace) -> int:
 
 
 def replay(options: argparse.Namespace) -> int:
-    """Send a run's records to MLflow; those sent before are skipped."""
+    """Send the records of a run to MLflow; records sent before are skipped."""
     folder = run_folder(options.output)
     from dist_condense.result.tracking.replay import replay as send
     from dist_condense.result.tracking.server import TrackingError
@@ -123,7 +126,10 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 
 
 def run_folder(path: str) -> Path:
-    """Return the folder of a run from its path or that of its synthetic set. Raises ConfigError."""
+    """Return the folder of a run, given its path or the path of its synthetic set.
+
+    :raises ConfigError: the path is empty, or is not in a run's folder.
+    """
     from dist_condense.result.card import CARD
 
     if not path.strip():
@@ -136,7 +142,11 @@ def run_folder(path: str) -> Path:
 
 
 def finished(folder: Path, overrides: Sequence[str]) -> RunConfig:
-    """Return the config of a run whose set is complete, with overrides for its evaluation. Raises ConfigError."""
+    """Return the config of a finished run, with overrides for its evaluation.
+
+    :raises ConfigError: an override is not :data:`CHANGEABLE`, or the run cannot be evaluated, for example because its
+        synthetic set is incomplete; all reasons are reported.
+    """
     fixed = [pair for pair in overrides if not pair.lstrip("+").startswith(CHANGEABLE)]
     if fixed:
         raise ConfigError([f"{pair}: a finished run takes only {', '.join(CHANGEABLE)} keys" for pair in fixed])
@@ -150,7 +160,7 @@ def finished(folder: Path, overrides: Sequence[str]) -> RunConfig:
 
 
 def _names_server(overrides: Sequence[str]) -> bool:
-    """Return whether the user gives the address of MLflow."""
+    """Return whether the overrides contain the address of the MLflow server."""
     return any(pair.lstrip("+").startswith("tracking.uri=") for pair in overrides)
 
 
@@ -184,7 +194,7 @@ def _not_evaluable(config: RunConfig) -> Iterator[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = terminal.Parser(prog="dist-condense", description="Dataset condensation on Ray.")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("run", add_help=False, help="condense, evaluate and report; the same command continues")
+    commands.add_parser("run", add_help=False, help="condense, evaluate and report; repeat it to continue a run")
     commands.add_parser("plan", add_help=False, help="estimate time and memory of a run before it starts")
     prepare_command.add_arguments(_command(commands, "prepare", "convert a data set to class shards", takes_run=False))
     again = _command(commands, "evaluate", "train networks on the set of a finished run")
@@ -193,8 +203,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     _command(commands, "list", "list every name that a config can use", takes_run=False)
     sends = _command(commands, "replay", "send a run's records to MLflow")
-    sends.add_argument("--uri", help="address of the server (default: that of the run's config or MLFLOW_TRACKING_URI)")
-    sends.add_argument("--experiment", help="name of the experiment (default: that of the run)")
+    sends.add_argument("--uri", help="address of the server (default: as in the run's config, or MLFLOW_TRACKING_URI)")
+    sends.add_argument("--experiment", help="name of the experiment (default: as in the run's config)")
     return parser
 
 
@@ -208,7 +218,7 @@ def _command(
 
 
 def _refusing(action: Callable[[], int]) -> int:
-    """Execute an action; print the problems of a refused configuration instead of a traceback."""
+    """Execute an action and return its exit code; print the problems of a refused config instead of a traceback."""
     try:
         return action()
     except ConfigError as error:

@@ -35,8 +35,8 @@ def parser() -> argparse.ArgumentParser:
     made = terminal.Parser(
         prog="dist-condense plan",
         description="Estimate memory, traffic, time and the best number of workers of a run before it starts, from a "
-        "few steps of its network timed on this machine or from rates measured elsewhere. Exit code: 0 planned, 1 it "
-        "does not fit, 2 refused.",
+        "few steps of its network timed on this machine or from rates measured elsewhere. Exit code: 0 planned, 1 the "
+        "run does not fit, 2 refused.",
     )
     add = made.add_argument
     add("config", help="a YAML file, or a shipped one such as configs/digits.yaml")
@@ -45,16 +45,16 @@ def parser() -> argparse.ArgumentParser:
     add("--gpu-memory", type=float, metavar="GIB", help="memory of each GPU; needed to check whether the run fits")
     add("--calibration", type=Path, metavar="FILE", help="rates written by --save, possibly on another machine")
     add("--save", type=Path, metavar="FILE", help="write the rates measured on this machine")
-    add("--rate", type=float, metavar="N", help="real images per second and worker; scales all measured rates")
+    add("--rate", type=float, metavar="N", help="scale the measured rates to N real images per second and worker")
     add("--bandwidth", type=float, default=1.0, metavar="GIB/S", help="network bandwidth of each worker (default: 1)")
     add("--classes", type=int, metavar="N", help="plan for N classes without opening the data set")
-    add("--images-per-class", type=int, metavar="N", help="plan for N real images per class, likewise")
+    add("--images-per-class", type=int, metavar="N", help="plan for N images per class without opening the data set")
     add("--json", action="store_true", help="print the plan as JSON")
     return made
 
 
 def plan(options: argparse.Namespace, config: RunConfig) -> int:
-    """Print the plan of a run. Return the exit code: 0 planned, 1 it does not fit."""
+    """Print the plan of a run and return the exit code: 0 planned, 1 the run does not fit."""
     made = planned(options, config)
     if options.json:
         terminal.out(*json.dumps(tables.as_json(made), indent=1).split("\n"))
@@ -64,7 +64,7 @@ def plan(options: argparse.Namespace, config: RunConfig) -> int:
 
 
 def planned(options: argparse.Namespace, config: RunConfig) -> Plan:
-    """Estimate the plan of a run. Raises ConfigError with every problem."""
+    """Return the plan of a run. Raises ConfigError with every problem."""
     problems = [*_refused(options), *checks.of_config(config)]
     try:
         dataset, data_here = _dataset(config, options)
@@ -120,7 +120,7 @@ def _refused(options: argparse.Namespace) -> Iterator[str]:
 
 
 def _settled(config: RunConfig, gpus: int | None) -> RunConfig:
-    """Resolve the device and the workers as a run would on this machine, or for a number of GPUs."""
+    """Resolve the device as a run on this machine would; with ``gpus``, plan for that number of workers."""
     cluster = config.cluster
     workers = gpus or cluster.workers
     return replace(config, cluster=replace(cluster.settled(torch.cuda.is_available()), workers=workers))
@@ -132,7 +132,7 @@ def _exact(config: RunConfig, kind: str) -> bool:
 
 
 def _dataset(config: RunConfig, options: argparse.Namespace) -> tuple[Any, bool]:
-    """Return the data set, opened if it is available and otherwise assumed, and whether it is available."""
+    """Return the data set and whether it was opened; otherwise it is replaced by random images."""
     if options.classes is None and options.images_per_class is None:
         try:
             return assembly.dataset_of(config), True
@@ -169,7 +169,10 @@ def _resident(config: RunConfig, load: Workload, kind: str, workers: int) -> boo
 
 
 def _others(load: Workload, measured: Calibration, cluster: Cluster, workers: int) -> Iterator[Forecast]:
-    """Yield forecasts for powers of two up to one worker per class, the requested number and the best number."""
+    """Yield forecasts for all powers of two up to one worker per class, and for three other numbers of workers.
+
+    These are one worker per class, the requested number and the best number.
+    """
     powers = (2**n for n in range(load.classes.bit_length()))
     for number in sorted({*powers, load.classes, workers, best(load, measured, cluster).workers}):
         yield forecast(load, measured, cluster, number)

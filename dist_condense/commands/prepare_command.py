@@ -31,19 +31,22 @@ PLAIN_EVERY = 10.0
 """Seconds between progress lines without a terminal."""
 SOURCE_HELP = (
     "a folder with train/<class>/ and val/<class>/ (or test/); or WebDataset tars of mixed classes as a quoted"
-    " pattern, 'train-{0000..0146}.tar', with --val; or NAME:ROOT of a known data set, cifar10:/data"
+    " pattern, 'train-{0000..0146}.tar', with --val; or NAME:ROOT of a known data set, such as cifar10:/data"
 )
 
 
 def nonempty(text: str) -> str:
-    """Expand ``~`` in an argument that must not be empty."""
+    """Expand ``~`` in an argument. Raises ArgumentTypeError if the argument is empty."""
     if not text.strip():
         raise argparse.ArgumentTypeError("it is empty")
     return os.path.expanduser(text)
 
 
 def local_path(text: str) -> Path:
-    """Convert an argument to a path; it must be UTF-8, like the manifest, and not an address."""
+    """Convert an argument to a path.
+
+    Raises ArgumentTypeError for a url, and for a path that is not UTF-8 and so cannot be written to the manifest.
+    """
     if not is_utf8(text):
         raise argparse.ArgumentTypeError(f"{nonempty(text)} is not UTF-8; rename it, or link to it under another name")
     if is_url(text):
@@ -52,10 +55,10 @@ def local_path(text: str) -> Path:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
+    """Add the arguments of ``prepare`` to a parser."""
     parser.add_argument("source", metavar="SOURCE", type=nonempty, help=SOURCE_HELP)
     parser.add_argument(
-        "dest", metavar="DEST", type=local_path, help="the output folder; the same command continues in it"
+        "dest", metavar="DEST", type=local_path, help="the output folder; repeat the command to continue in it"
     )
     parser.add_argument("--val", metavar="PATTERN", help="for tars: pattern of the tars with validation images")
     parser.add_argument(
@@ -72,16 +75,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--class-names",
         type=local_path,
         metavar="FILE",
-        help="for tars: file with the name of label n in line n (from 0)",
+        help="for tars: file with one class name per line, in the order of labels",
     )
     parser.add_argument(
         "--orientation",
         action=argparse.BooleanOptionalAction,
-        help="rotate images by their EXIF orientation; by default for all but known data sets such as imagenet:ROOT",
+        help="rotate images by their EXIF orientation (default: yes, except for known data sets such as imagenet:ROOT)",
     )
     parser.add_argument("--skip-bad", action="store_true", help="skip images that cannot be read")
     parser.add_argument(
-        "--workers", type=int, default=1, metavar="N", help="number of processes, or of tasks with --ray"
+        "--workers", type=int, default=1, metavar="N", help="number of processes; with --ray, of parallel tasks"
     )
     parser.add_argument(
         "--ray", action="store_true", help="use a Ray cluster; SOURCE and DEST must be visible to all nodes"
@@ -90,7 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def prepare(options: argparse.Namespace) -> int:
-    """Convert a data set to shards of one class each and a manifest; the same command continues.
+    """Convert a data set to shards of one class each and a manifest; repeat the command to continue after a failure.
 
     Exit code: 0 done, 1 failed (finished classes are kept), 2 refused before anything was written, 130 interrupted by
     Ctrl-C, 143 stopped by SIGTERM.
@@ -106,7 +109,7 @@ def prepare(options: argparse.Namespace) -> int:
 
 
 def _machine_errors(ray: bool) -> tuple[type[Exception], ...]:
-    """Return the errors that neither the source nor the options cause: killed processes, a failed cluster."""
+    """Return the types of errors that neither the source nor the options cause, such as that of a killed process."""
     if not ray:
         return (BrokenProcessPool, MemoryError)
     from dist_condense.commands.ray_errors import RAY_ERRORS
@@ -155,7 +158,7 @@ def summary(manifest: Manifest) -> list[str]:
 
 @contextmanager
 def reporting(console: Console) -> Iterator[Report]:
-    """Show a progress bar for each kind of work on a terminal, otherwise a line every ten seconds."""
+    """Yield a function that shows progress: on a terminal a bar per kind of work, else a line every ten seconds."""
     if not console.is_terminal:
         yield _plain(console)
         return
@@ -195,7 +198,10 @@ def _prepare_options(options: argparse.Namespace) -> PrepareOptions:
 
 
 def _classes(options: argparse.Namespace) -> str | tuple[str, ...] | None:
-    """Return the named subset, or the class names as given, with or without the brackets of dataset.classes."""
+    """Return ``--classes``: the name of a subset, or class names, around which brackets are optional.
+
+    None if the option is absent. Raises DataError if the text is no list of names.
+    """
     text = options.classes
     if text is None or text in SUBSETS:
         return text
@@ -207,7 +213,7 @@ def _classes(options: argparse.Namespace) -> str | tuple[str, ...] | None:
 
 
 def _class_names(options: argparse.Namespace) -> tuple[str, ...] | None:
-    """Read class names, one per line, in UTF-8 with or without a byte order mark."""
+    """Read the file of ``--class-names``: one name per line, in UTF-8 with or without a byte order mark."""
     if options.class_names is None:
         return None
     where = f"--class-names: {options.class_names}"

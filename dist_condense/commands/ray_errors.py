@@ -1,4 +1,4 @@
-"""Errors of Ray and its processes, for commands that may use Ray without importing it."""
+"""Errors of Ray and its processes, in a module that commands import only if they use Ray."""
 
 from ray.exceptions import RayError
 

@@ -23,18 +23,22 @@ from dist_condense.settings.schema import CUDA
 from dist_condense.system.memory import keep_freed_memory
 
 ROUNDS, MOST_ROUNDS, WINDOW = 3, 30, 5.0
-"""Least and largest number of timings of each piece, and the seconds in which all timings should end. The pieces take
-turns, so that a disturbance affects all of them, and the median of each counts."""
+"""Smallest and largest number of timings of each piece of work, and the seconds in which all timings should end. The
+pieces are timed in turn, so that a disturbance affects all of them, and the median of each is used."""
 LONGEST = 2.0
-"""Largest number of seconds of a piece; a longer one is timed with fewer images, and scaled in proportion."""
+"""Longest duration of a piece in seconds; a longer piece is timed with fewer images and extrapolated."""
 FEW = 4
-"""First number of images in the search for one that is not too long; least number of learnt images that are timed."""
+"""Number of images from which the search for an affordable number starts; also the least ipc that is timed."""
 
 
 def calibrate(config: RunConfig, dataset: Any, load: Workload) -> Calibration:
-    """Measure one worker on ``cluster.device`` with ``compute.threads``; takes a minute or two on CPUs.
+    """Measure the rates of one worker on ``cluster.device`` with ``compute.threads``.
 
-    :param config: its device must not be ``auto`` any more.
+    This takes a minute or two on CPUs.
+
+    :param config: config in which ``cluster.device`` is ``cpu`` or ``cuda``, not ``auto``.
+    :param dataset: data set whose classes, shape and normalisation are used; the timed images are random.
+    :param load: work of the run, which decides which rates are measured.
     """
     keep_freed_memory()
     torch.set_num_threads(config.compute.threads or 1)
@@ -62,7 +66,10 @@ def calibrate(config: RunConfig, dataset: Any, load: Workload) -> Calibration:
 
 
 def compared(config: RunConfig, dataset: Any) -> dict[str, Any]:
-    """Return the keys that must be equal where rates are used; other keys (ipc, batches, classes, K, T) may differ."""
+    """Return the keys and values in which a planned config must equal the measured one.
+
+    All other keys, such as ipc, batch sizes, classes and the numbers of networks and steps, may differ.
+    """
     method = config.method
     sections: dict[str, Any] = {
         "network": config.network,
@@ -103,9 +110,9 @@ def _updating(probe: Probe, load: Workload) -> Updating:
 
 
 def _affordable(step: Callable[[int], Callable[[], None]], most: int, probe: Probe) -> int:
-    """Return the largest number of images up to ``most``, by doubling, that does not take too long."""
+    """Return the number of images, doubled until a step takes LONGEST / 2 seconds or the number reaches ``most``."""
     images = min(FEW, most)
-    step(images)()  # the first of all takes longer
+    step(images)()  # a warm-up: the first step takes longer
     while images < most and _seconds(step(images), probe.device) < LONGEST / 2:
         images = min(most, 2 * images)
     return images
@@ -115,7 +122,7 @@ def _medians(pieces: dict[Any, Callable[[], None]], device: torch.device) -> dic
     def turn() -> dict[Any, float]:
         return {key: _seconds(piece, device) for key, piece in pieces.items()}
 
-    turn()  # the first of a shape takes longer
+    turn()  # a warm-up: the first step of a shape takes longer
     first = turn()
     more = min(MOST_ROUNDS, max(ROUNDS, int(WINDOW / sum(first.values())))) - 1
     rounds = [first, *(turn() for _ in range(more))]

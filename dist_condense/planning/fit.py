@@ -1,4 +1,4 @@
-"""Parts of a run that do not fit into a worker's memory, and which key to change: pure functions."""
+"""Remedies for a run that does not fit into a worker's memory: which keys to change. All functions are pure."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ LESS = {
     MINIBATCHES: "a lower method.real_batch",
     REAL: "data.tier=ram if this is a GPU's memory, else data.tier=encoded or disk; or more workers",
 }
-"""Change that reduces each part of the memory."""
+"""Change that reduces the memory for each purpose, as worded in messages."""
 
 
 def remedies(load: Workload, rates: Calibration, cluster: Cluster, workers: int, room: int) -> list[str]:
-    """Return what to change so that a worker needs at most ``room`` bytes; empty if it does not need more."""
+    """Return messages that state what to change so that a worker needs at most ``room`` bytes; empty if it fits."""
     parts = memory(load, rates, cluster, workers)
     images = parts.pop(AT_ONCE)
     free = room - sum(parts.values())
@@ -69,7 +69,7 @@ def _training(load: Workload, rates: Calibration, free: int) -> Iterator[str]:
 
 
 def _halved(images: int, fits: Callable[[int], bool]) -> int:
-    """Return the first of images / 2, / 4, ... that fits; 0 if not even one image does."""
+    """Return the number of images, halved until they fit; 0 if not even one image fits."""
     while images and not fits(images):
         images //= 2
     return images

@@ -1,4 +1,4 @@
-"""Time, traffic and memory of a run, computed from its work and the rates of a device: pure functions."""
+"""Estimates of a run's time, traffic and memory from its work and the rates of a device. All functions are pure."""
 
 from __future__ import annotations
 
@@ -11,104 +11,111 @@ from dist_condense.planning.workload import Workload
 from dist_condense.settings.schema import CPU, CUDA
 
 ENOUGH = 0.8
-"""Least efficiency at which more workers are recommended."""
+"""Lowest parallel efficiency, from 0 to 1, at which a number of workers is recommended."""
 FLOAT, INTEGER = 4, 8
 PROCESS, NETWORK, PIXELS = "the process", "network, gradient, momentum", "pixels, momentum, decoded"
 STATISTICS, MINIBATCHES, REAL = "statistics of classes and sums", "minibatches", "real images, decoded"
 AT_ONCE = "images in the network at once"
 HELD = {CPU: 2**30, CUDA: 3 * 2**29}
-"""Bytes of a process besides tensors, by device: measured on a CPU (Python, torch, Ray, MLflow), assumed for a GPU (its
-context, workspaces of kernels)."""
+"""Bytes that a process needs besides its tensors, by device. Measured on a CPU (Python, torch, Ray, MLflow); assumed on
+a GPU (its context, workspaces of kernels)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """Workers of one kind, and the network between them."""
+    """Identical workers and the network that connects them."""
 
     device: str
     """`cpu` or `cuda`."""
     exact: bool
     """Value of ``compute.reproducible``."""
     bandwidth: float
-    """Bytes per second of each worker."""
+    """Network bandwidth of each worker in bytes per second."""
     resident: bool = False
-    """Whether decoded real images are in the estimated memory: RAM on CPUs, ``data.tier=gpu`` on GPUs."""
+    """Whether the memory estimate includes decoded real images: those in RAM on CPUs, those of ``data.tier=gpu`` on
+    GPUs."""
     latency: float = 5e-4
-    """Least number of seconds of a collective."""
+    """Latency of a collective in seconds."""
 
     @property
     def on_gpu(self) -> bool:
-        """Whether workers compute on GPUs; only on CPUs are equal workers taken to compute equal bits."""
+        """Whether workers compute on GPUs. Only CPU workers are assumed to get identical bits from the same work."""
         return self.device == CUDA
 
     def all_reduce(self, size: int, workers: int) -> float:
-        """Return the seconds of a ring all-reduce of ``size`` bytes over workers; 0 for no bytes or one worker."""
+        """Estimate the seconds of a ring all-reduce of ``size`` bytes; 0 if there are no bytes or one worker."""
         return self.latency + 2 * (workers - 1) / workers * size / self.bandwidth if size and workers > 1 else 0.0
 
     def sum_bytes(self, values: int, slots: int = 1) -> int:
-        """Return the bytes of ``slots`` sums of ``values``: 64-bit integers and the maximum of each slot, or floats."""
+        """Return the size in bytes of ``slots`` sums of ``values`` numbers each in an all-reduce.
+
+        Reproducible sums consist of 64-bit integers and a maximum per slot; other sums consist of 32-bit floats.
+        """
         return slots * INTEGER + slots * values * INTEGER if self.exact else slots * values * FLOAT
 
 
 @dataclass(frozen=True, kw_only=True)
 class Traffic:
-    """Bytes of each kind of all-reduce between several workers."""
+    """Size in bytes of each kind of all-reduce between workers."""
 
     shared_step: int
-    """Statistics of a matching step in which classes are averaged."""
+    """Statistics in a matching step that averages them over several classes."""
     update: int
     """Gradient of theta in an update whose slices are divided among the workers."""
     theta: int
-    """theta and its momentum after each training of theta in which every worker computes all slices; 0 on CPUs, where
-    they are equal already."""
+    """theta and its momentum, copied from the first worker after each training in which every worker computes all
+    slices; 0 on CPUs, where all workers have identical values."""
     batch: int
-    """Gathered images of the largest batch."""
+    """Images of the largest training batch, gathered from the workers that own their classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """Estimates of a run on ``workers`` workers, without its start (opening data, compiling) and its evaluation."""
+    """Estimates for a run on ``workers`` workers, excluding startup (opening data, compiling) and evaluation."""
 
     workers: int
     most: int
-    """Largest number of classes of a worker; the other workers wait for it."""
+    """Number of classes of the worker with the most classes, for which the other workers wait."""
     least: int
-    """Smallest number of classes of a worker."""
+    """Number of classes of the worker with the fewest classes."""
     matching: float
     """Seconds of all matching steps."""
     training: float
     """Seconds of computing all updates of theta."""
     shared: float
-    """Seconds of all updates of theta, with collectives, if slices are divided among the workers."""
+    """Seconds of all updates of theta, including collectives, if slices are divided among the workers."""
     everywhere: float
-    """Seconds of all updates of theta, with collectives, if every worker computes all slices; a run uses the faster
-    way."""
+    """Seconds of all updates of theta, including collectives, if every worker computes all slices. A run uses the
+    faster of the two ways."""
     talking: float
     """Seconds of all collectives."""
     drawing: float
     """Seconds of drawing all networks."""
     traffic: Traffic
     memory: dict[str, int]
-    """Bytes of a worker by purpose."""
+    """Bytes of the worker with the most classes, by purpose."""
 
     @property
     def seconds(self) -> float:
-        """Estimated seconds of the run."""
+        """Estimated duration of the run in seconds."""
         return self.matching + self.training + self.talking + self.drawing
 
     @property
     def device_hours(self) -> float:
-        """Hours of all workers together."""
+        """Estimated hours of the run, summed over all workers."""
         return self.workers * self.seconds / 3600
 
     @property
     def bytes(self) -> int:
-        """Memory of a worker."""
+        """Estimated memory in bytes of the worker with the most classes."""
         return sum(self.memory.values())
 
 
 def forecast(load: Workload, rates: Calibration, cluster: Cluster, workers: int) -> Forecast:
-    """Estimate a run on ``workers`` workers, which is limited by the one with the most classes."""
+    """Estimate a run on ``workers`` workers.
+
+    The worker with the most classes determines the time of matching and the memory.
+    """
     most, least = -(-load.classes // workers), load.classes // workers  # as `assign` divides classes of equal cost
     sent = traffic(load, cluster)
     updates = sum(load.updates.values())
@@ -157,14 +164,17 @@ def _updating(load: Workload, rates: Calibration, workers: int) -> float:
 
 
 def _talking(load: Workload, cluster: Cluster, sent: Traffic, workers: int) -> float:
-    """Estimate the seconds of all collectives but those of gradients; real images are gathered ahead of need."""
+    """Estimate the seconds of all collectives except those of gradients.
+
+    Gathering real images takes no extra time, because it runs ahead of need.
+    """
     statistics = load.shared_steps * cluster.all_reduce(sent.shared_step, workers)
     gathered = 0 if load.real_updates else sum(load.updates.values())
     return statistics + gathered * cluster.all_reduce(sent.batch, workers)
 
 
 def memory(load: Workload, rates: Calibration, cluster: Cluster, workers: int) -> dict[str, int]:
-    """Estimate the bytes of the worker with the most classes, by purpose."""
+    """Estimate the memory in bytes of the worker with the most classes, by purpose."""
     most = -(-load.classes // workers)
     sums = load.groups * 2 * load.statistic * (FLOAT + 2 * INTEGER if cluster.exact else 2 * FLOAT)
     images = [count * load.image for count in load.counts]
@@ -180,7 +190,10 @@ def memory(load: Workload, rates: Calibration, cluster: Cluster, workers: int) -
 
 
 def at_once(load: Workload, rates: Calibration) -> dict[str, int]:
-    """Estimate the bytes of the pieces that take turns: real images, synthetic images, a slice of a training batch."""
+    """Estimate the peak bytes of each pass through the network: ``real``, ``synthetic`` and ``training`` images.
+
+    The passes take turns, so a worker needs memory only for the largest of them.
+    """
     most = load.microbatch or max(load.real, load.synthetic)
     pieces = {}
     if rates.real and rates.synthetic and load.steps:
@@ -192,7 +205,10 @@ def at_once(load: Workload, rates: Calibration) -> dict[str, int]:
 
 
 def efficiency(load: Workload, rates: Calibration, cluster: Cluster, on: Forecast) -> float:
-    """Return the time of a single worker as a fraction of the summed time of the workers of a forecast."""
+    """Return the parallel efficiency of a forecast: the time on one worker, divided by ``on.workers * on.seconds``.
+
+    :param on: forecast for the number of workers in question.
+    """
     return forecast(load, rates, cluster, 1).seconds / (on.workers * on.seconds) if on.seconds else 1.0
 
 

@@ -1,4 +1,4 @@
-"""Random images in place of a data set, at the same cost, so that planning needs no data."""
+"""Random images that cost as much to process as those of a data set, so that planning needs no data."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ PUBLISHED = {
 
 @dataclass(frozen=True, kw_only=True)
 class RandomImages:
-    """Random bytes, keyed by class, with the interface of a data set (:class:`dist_condense.data.ImageSet`)."""
+    """Data set of random bytes, seeded by class, with the interface of :class:`dist_condense.data.ImageSet`."""
 
     classes: tuple[ClassName, ...]
     size: int
     per_class: int
-    """Images of each class."""
+    """Number of images in each class."""
     channels: int = 3
     mean: tuple[float, ...] = (0.49, 0.48, 0.45)
     std: tuple[float, ...] = (0.25, 0.24, 0.26)
@@ -53,26 +53,31 @@ class RandomImages:
 
     @property
     def space(self) -> Space:
-        """Value space of bytes."""
+        """Value space of the images, with their mean and std."""
         return Space(ChannelStatistics(self.mean, self.std))
 
     def train(self, labels: Sequence[int], reading: object) -> MemorySource:
-        """Return uniform bytes, keyed by class."""
+        """Return a source of uniform random bytes for the classes ``labels``, seeded by class.
+
+        :param reading: ignored.
+        """
         shape = (self.per_class, *self.shape)
         keyed = {c: torch.Generator().manual_seed(c) for c in labels}
         return MemorySource({c: torch.randint(256, shape, generator=g, dtype=torch.uint8) for c, g in keyed.items()})
 
 
 def like(dataset: Any, per_class: int) -> RandomImages:
-    """Return random images of the shape of a data set."""
+    """Return random images with the classes, shape and normalisation of a data set."""
     facts = {name: getattr(dataset, name) for name in ("classes", "size", "channels", "mean", "std", "flip")}
     return RandomImages(per_class=per_class, width=dataset.shape[2], **facts)
 
 
 def assumed(config: RunConfig, classes: int | None, per_class: int | None) -> RandomImages:
-    """Return random images for the published data set of a config, or for the given numbers of classes and images.
+    """Return random images that replace the config's data set.
 
-    :raises ConfigError: the number of classes or images is neither published nor given.
+    :param classes: number of classes; None: the number in ``dataset.classes``, else the published number.
+    :param per_class: number of training images per class; None: the published average.
+    :raises ConfigError: the data set or a named subset is unknown, or a number is neither given nor published.
     """
     data = config.dataset
     if data.name not in KNOWN:

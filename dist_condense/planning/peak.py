@@ -1,4 +1,4 @@
-"""Peak number of bytes of live tensors, counted without measuring a device."""
+"""Peak memory of a computation, counted from its live tensors instead of measured on a device."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from dist_condense.planning.rates import Peak
 
 
 class PeakBytes(TorchDispatchMode):
-    """Context that counts the bytes of tensors created in it until they are freed, without the workspace of kernels."""
+    """Context manager that counts the bytes of live tensors created in it, without the workspaces of kernels.
+
+    ``most`` is the peak.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +45,10 @@ class PeakBytes(TorchDispatchMode):
 
 
 def peak(use: Callable[[int], object], counts: Sequence[int] = (4, 8)) -> Peak:
-    """Fit a line through the peak bytes of ``use`` at two numbers of images."""
+    """Fit a line to the peak bytes of ``use(images)`` at two numbers of images.
+
+    :param counts: the two numbers, the smaller first.
+    """
     few, many = counts
     low, high = (_bytes(use, n) for n in counts)
     image = (high - low) / (many - few)

@@ -1,4 +1,4 @@
-"""The answer of ``dist-condense plan``, before it is formatted."""
+"""Result of ``dist-condense plan``, before it is formatted."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Plan:
     cluster: Cluster
     forecast: Forecast
     others: list[tuple[Forecast, float]]
-    """Forecasts for other numbers of workers, with their efficiency."""
+    """Forecasts for several numbers of workers, each with its efficiency."""
     best: Forecast
     size: int
     data_here: bool
-    """Whether the data set was opened."""
+    """Whether the data set was opened; otherwise its size is assumed."""
     room: int | None
-    """Memory of a worker in bytes; None: unknown."""
+    """Memory available to a worker in bytes; None if unknown."""
     problems: list[str]
-    """Lines about parts that do not fit into memory, and what to change."""
+    """Messages that name parts that do not fit into memory, and what to change; empty if the run fits."""

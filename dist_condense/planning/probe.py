@@ -1,4 +1,4 @@
-"""A worker with two classes of random images, assembled as in a run, whose steps can be run one by one."""
+"""Worker with at most two classes of random images, assembled as in a run, whose steps can be run one at a time."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from dist_condense.settings.config import RunConfig
 
 @dataclass
 class FirstWorker(LocalCoordinator):
-    """The first of ``size`` workers, without the others: its computations without communication."""
+    """Coordinator that assigns the share of the first of ``size`` workers, without any communication."""
 
     size: int = 1
 
 
 @dataclass(kw_only=True)
 class Probe:
-    """A worker to time; every call computes another step or update."""
+    """Worker whose parts are timed one at a time: every call computes another step, update or statistic."""
 
     config: RunConfig
     dataset: RandomImages
@@ -51,31 +51,42 @@ class Probe:
         self.recipe = self._shard.recipe
 
     def match(self, grouping: Grouping, classes: int, real: int, ipc: int) -> Callable[[], None]:
-        """Return a function that computes a matching step on some of the classes and images."""
+        """Return a function that computes another matching step at each call.
+
+        :param classes: number of classes to match, 1 or 2.
+        :param real: number of real images per class.
+        :param ipc: number of learnt images per class.
+        """
         start = {c: {"pixels": self._shard.pixels[c][:ipc]} for c in self.labels[:classes]}
         recipe = replace(self.recipe, grouping=grouping, real_batch=real)
         shard, visits = replace(self._shard, recipe=recipe, start=start), itertools.count()
         return lambda: shard.match(self._trajectory.network, 0, 0, next(visits))
 
     def update(self, batch: int, slices: int, workers: int) -> None:
-        """Compute an update of theta as the first of ``workers`` does."""
+        """Compute an update of theta like the first of ``workers`` workers, which divide the slices.
+
+        :param batch: number of images in the batch.
+        """
         coordinator = FirstWorker(self._shard.coordinator.reproducible, workers)
         self._train(batch, replace(self._trajectory.trainer, coordinator=coordinator, slices=slices))
 
     def slice(self, images: int) -> None:
-        """Compute an update of theta in one slice, not compiled, so that its memory can be counted."""
+        """Compute an update of theta on one slice of images, not compiled, so that its memory can be counted."""
         self._train(images, replace(self._trajectory.trainer, slices=1, compiled=False))
 
     def draw(self) -> None:
-        """Draw a new theta."""
+        """Draw the initial parameters of another network."""
         self._trajectory.draw("network", next(self._count))
 
     def real(self, images: int) -> None:
-        """Compute the statistic of real images, all at once."""
+        """Compute the statistic of ``images`` real images in a single pass."""
         self._objective.statistic(self._trajectory.network, self._examples(images))
 
     def double_backward(self, images: int) -> None:
-        """Compute the gradient of synthetic images by one double backward, which needs more memory than two passes."""
+        """Compute the gradient of the distance with respect to synthetic images, in one double backward.
+
+        A double backward needs more memory than matching in two passes.
+        """
         network, examples = self._trajectory.network, self._examples(images)
         b = self._objective.statistic(network, {name: x[:1] for name, x in examples.items()})
         self._objective.match(network, examples, b)
@@ -87,7 +98,7 @@ class Probe:
 
     @property
     def _objective(self) -> Objective:
-        """The objective without microbatches and not compiled, so that its memory can be counted."""
+        """Objective without microbatches and without compilation, so that its memory can be counted."""
         return replace(self.recipe.objective, microbatch=0, compiled=False)
 
     def _examples(self, images: int) -> Examples:
@@ -95,7 +106,7 @@ class Probe:
         return {"images": batch, "labels": labels}
 
     def _batch(self, images: int) -> Batch:
-        """Return a batch of random images, normalised like stored bytes."""
+        """Return a batch of random bytes, normalised like real images, and its labels."""
         raw = torch.randint(256, (images, *self._shard.shape), dtype=torch.uint8).to(self.device)
         labels = torch.arange(images, device=self.device) % len(self.dataset.classes)
         return self._shard.space.statistics.normalise(to_values(raw)), labels

@@ -20,7 +20,10 @@ from dist_condense.system.conversion import NonNegativeFloat
 
 @dataclass(frozen=True)
 class Matching:
-    """Seconds of a matching step: ``step + classes * (each + real * real images + synthetic * synthetic images)``."""
+    """Rates of a matching step in seconds.
+
+    A step takes ``step + classes * (each + real * r + synthetic * s)``, with r real and s synthetic images per class.
+    """
 
     step: NonNegativeFloat
     each: NonNegativeFloat
@@ -28,65 +31,74 @@ class Matching:
     synthetic: NonNegativeFloat
 
     def seconds(self, classes: int, real: int, synthetic: int) -> float:
-        """Return the seconds of a step on a worker with ``classes`` classes, and these numbers of images per class."""
+        """Return the seconds of a step on a worker with ``classes`` classes.
+
+        :param real: number of real images per class.
+        :param synthetic: number of decoded synthetic images per class.
+        """
         return self.step + classes * (self.each + real * self.real + synthetic * self.synthetic)
 
 
 @dataclass(frozen=True)
 class Updating:
-    """Seconds of an update of theta on a worker that computes some slices of a batch."""
+    """Rates of an update of theta in seconds: per update, per slice of the worker, and per image."""
 
     update: NonNegativeFloat
     slice: NonNegativeFloat
     batch: NonNegativeFloat
-    """Seconds per image of the batch, all of which every worker augments."""
+    """Seconds per image of the whole batch, which every worker augments."""
     own: NonNegativeFloat
-    """Seconds per image of the worker's slices."""
+    """Seconds per image in the worker's own slices."""
 
     def seconds(self, batch: int, slices: int, workers: int) -> float:
-        """Return the seconds of an update on the worker with the most slices."""
+        """Return the seconds of an update on the worker with the most slices.
+
+        :param batch: number of images in the batch.
+        :param slices: number of slices of the batch, divided among ``workers`` workers.
+        """
         share = -(-slices // workers)
         return self.update + self.slice * share + self.batch * batch + self.own * batch * share / slices
 
 
 @dataclass(frozen=True)
 class Peak:
-    """Peak bytes of live tensors: ``base + image * images in the network at once``."""
+    """Peak bytes of live tensors: ``base + image * n`` for n images in the network at once."""
 
     base: NonNegativeFloat
     image: NonNegativeFloat
 
     def bytes(self, images: int) -> int:
-        """Return the peak with ``images`` images in the network."""
+        """Return the peak bytes for ``images`` images in the network at once."""
         return round(self.base + self.image * images)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Rates of one device with one network. Rates of work that the measured config does not have are None."""
+    """Measured rates of one device with one network; None for work that the measured config does not do."""
 
     device: str
-    """Description of the device, with the CPU threads."""
+    """Description of the device: the GPU, or the CPU and its threads, and the version of torch."""
     kind: str
     """`cpu` or `cuda`."""
     compared: dict[str, Any]
-    """Keys that a config must share to use the rates; see :func:`dist_condense.planning.calibrate.compared`."""
+    """Keys and values that a config must have to use the rates; see
+    :func:`dist_condense.planning.calibrate.compared`."""
     alone: Matching | None
-    """Matching steps with every class on its own."""
+    """Rates of matching steps with every class on its own."""
     shared: Matching | None
-    """Matching steps with groups of several classes."""
+    """Rates of matching steps with groups of several classes."""
     updating: Updating | None
-    """Updates of theta."""
+    """Rates of updates of theta."""
     draw: NonNegativeFloat
-    """Seconds of drawing a network."""
+    """Seconds for drawing a network."""
     real: Peak | None
-    """Memory of the statistic of real images."""
+    """Memory for computing the statistic of real images."""
     synthetic: Peak | None
-    """Memory of the gradient of synthetic images."""
+    """Memory for computing the gradient of synthetic images."""
     training: Peak | None
-    """Memory of an update, by the images of a slice."""
+    """Memory for computing an update of theta, by the number of images in a slice."""
     stated: NonNegativeFloat | None = None
-    """Given rate of real images per second to which all others were scaled."""
+    """Real images per second, as stated by the user, to which the rates of time were scaled; None: as measured."""
 
     @property
     def on_gpu(self) -> bool:
@@ -94,8 +106,11 @@ class Calibration:
         return self.kind == CUDA
 
     def scaled(self, rate: float) -> Calibration:
-        """Return the rates of a device that computes the statistic of ``rate`` real images per second, all else in
-        proportion. Raises ConfigError if this rate was not measured here.
+        """Scale the rates to a device that computes the statistic of ``rate`` real images per second.
+
+        The seconds of matching and updating are scaled in proportion; those of drawing a network are not.
+
+        :raises ConfigError: the cost of real images was not measured.
         """
         if self.alone is None:
             raise ConfigError(["--rate: needs rates of matching; give --calibration of a method that matches"])
@@ -116,7 +131,11 @@ class Calibration:
 
 
 def read(file: Path, compared: dict[str, Any]) -> Calibration:
-    """Read a saved calibration. Raises ConfigError with every key that differs from the config to plan."""
+    """Read a saved calibration.
+
+    :param compared: :func:`dist_condense.planning.calibrate.compared` of the config to plan.
+    :raises ConfigError: the file is no calibration, or some of these keys differ in it; all of them are reported.
+    """
     try:
         saved = records.read(Calibration, file)
     except records.Unreadable as error:
@@ -132,7 +151,7 @@ def read(file: Path, compared: dict[str, Any]) -> Calibration:
 
 
 def lacking(rates: Calibration, load: Workload) -> Iterator[str]:
-    """Yield a line for each rate that the work needs and that was not measured."""
+    """Yield a line for each kind of rate that the work needs but the calibration lacks."""
     if load.steps and rates.alone is None:
         yield "--calibration: measured without matching; measure with this method"
     if load.shared_steps and rates.shared is None:
@@ -142,7 +161,10 @@ def lacking(rates: Calibration, load: Workload) -> Iterator[str]:
 
 
 def fitted(rows: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[float]:
-    """Return non-negative coefficients that give the seconds of each row with the least relative errors."""
+    """Fit non-negative coefficients by least squares of the relative errors of ``rows @ coefficients``.
+
+    :param seconds: measured seconds of each row.
+    """
     weights = 1 / np.array(seconds)
     coefficients, _ = nnls(np.array(rows) * weights[:, None], np.ones(len(rows)))
     return [float(x) for x in coefficients]

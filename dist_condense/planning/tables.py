@@ -1,4 +1,4 @@
-"""Formats of a plan: tables for the terminal, and JSON for programs."""
+"""Output of a plan: tables on the terminal, or JSON."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def show(plan: Plan) -> None:
 
 
 def rows(plan: Plan) -> Iterator[tuple[str, str]]:
-    """Yield the name and the value of each row of the table."""
+    """Yield the name and the value of each row of the table for the planned number of workers."""
     forecast, load = plan.forecast, plan.load
     if load.computes:
         yield from _times(plan)
@@ -100,7 +100,7 @@ def remarks(plan: Plan) -> Iterator[str]:
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
-    """Return a plan in bytes and seconds; times that are not estimated are None."""
+    """Return a plan as JSON values, in bytes and seconds; times that are not estimated are None."""
     computes = plan.load.computes
     others = [_numbers(each, computes) | {"efficiency": efficiency} for each, efficiency in plan.others if computes]
     basis = {"workload": asdict(plan.load), "rates": asdict(plan.rates), "cluster": asdict(plan.cluster)}
@@ -130,7 +130,7 @@ def _numbers_of_workers(plan: Plan) -> Table:
 
 
 def _read(plan: Plan) -> float:
-    """Return the real images per second that the source of a worker must deliver."""
+    """Return the number of real images per second that the worker with the most classes must read."""
     forecast, load = plan.forecast, plan.load
     trained = sum(size * count for size, count in load.updates.items()) if load.real_updates else 0
     return (load.steps * forecast.most * load.real + trained / forecast.workers) / forecast.seconds
@@ -144,7 +144,10 @@ def _decoded(plan: Plan) -> Iterator[tuple[str, str]]:
 
 
 def _ways(forecast: Forecast) -> Iterator[tuple[str, str]]:
-    """Yield the time of training theta with its collectives, both ways; the other rows use the shorter time."""
+    """Yield a row for each way of training theta: slices divided among workers, and all slices on every worker.
+
+    Both times include collectives; the other rows of the table use the shorter one.
+    """
     if forecast.workers > 1 and forecast.shared:
         yield "    slices divided among the workers", duration(forecast.shared)
         yield "    all slices on every worker", duration(forecast.everywhere)

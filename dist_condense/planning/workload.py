@@ -1,4 +1,4 @@
-"""Work of a run, counted from its config in numbers that depend neither on the device nor on the workers."""
+"""Amount of a run's work, counted from its config; it depends neither on the device nor on the number of workers."""
 
 from __future__ import annotations
 
@@ -20,45 +20,48 @@ from dist_condense.settings.parts import BATCHES, NETWORK_STARTS, PARTITIONS
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """Work of a whole run. A matching step matches every class once; an update is one SGD step of theta."""
+    """Amount of work of a whole run.
+
+    A matching step matches every class once; an update is one SGD step of theta.
+    """
 
     classes: int
     networks: int
-    """Number of networks that are drawn; K in matching."""
+    """Number of networks that are drawn; in matching, K."""
     steps: int = 0
-    """Number of matching steps K T; 0 without matching."""
+    """Number of matching steps, K networks times T steps; 0 without matching."""
     shared_steps: int = 0
-    """Number of matching steps in which classes are averaged before the distance."""
+    """Number of matching steps in which statistics are averaged over several classes before the distance."""
     groups: int = 0
     """Number of groups of several classes in a shared step."""
     real: int = 0
-    """Real images per class and matching step, of the largest class."""
+    """Number of real images per class and matching step, for the largest class."""
     synthetic: int = 0
-    """Decoded synthetic images per class and matching step."""
+    """Number of decoded synthetic images per class and matching step."""
     updates: dict[int, int]
-    """Number of updates of the run by the images of their batch."""
+    """Number of updates of theta in the run, by the number of images in their batch."""
     batch_key: str = "training.batch"
-    """Config key of the batch."""
+    """Config key that sets the number of images in the batch."""
     segments: int
     """Number of times that theta is trained or pretrained."""
     real_updates: bool = True
     """Whether theta is trained on real images."""
     image: int
-    """Values per image."""
+    """Number of values in an image."""
     pixels: int
-    """Values per class that are stored for its images, with their gradient and momentum."""
+    """Number of values in memory for the synthetic images of a class; in matching, with gradient and momentum."""
     decoded: int = 0
-    """Decoded values per class on which theta is trained; 0 if it is trained on real images."""
+    """Number of decoded values per class on which theta is trained; 0 if theta is not trained on the synthetic set."""
     parameters: int
     statistic: int = 0
-    """Values of phi."""
+    """Number of values of the statistic phi of a class."""
     counts: tuple[int, ...]
-    """Real images of each class."""
+    """Number of real images in each class."""
     unestimated: int = 0
-    """Real images that are read besides matching and training, the time of which is not estimated."""
+    """Number of real images that are read outside matching and training; the time of reading them is not estimated."""
     microbatch: int = 0
     slices: int
-    """Slices of a training batch."""
+    """Number of slices of a training batch."""
     coupled: bool
     """Whether BatchNorm couples the images of a training batch, which then has one slice."""
 
@@ -80,7 +83,7 @@ def workload_of(config: RunConfig, dataset: Any) -> Workload:
 
 
 def matching(config: RunConfig, dataset: Any) -> Workload:
-    """Count the work of Algorithm 1."""
+    """Count the work of matching (Algorithm 1)."""
     network = _built(assembly.network_builder(config, dataset))
     image, tiles = prod(dataset.shape), prod(assembly.grid(config))
     schedule, method = config.trajectory, config.method
@@ -139,16 +142,16 @@ def selection(config: RunConfig, dataset: Any) -> Workload:
 
 
 WORKLOADS: dict[str, Callable[[RunConfig, Any], Workload]] = {"matching": matching, "selecting": selection}
-"""Functions that count the work, by procedure."""
+"""Functions that count the work of a run, by the name of its procedure."""
 
 
 def decoded(config: RunConfig, ipc: int) -> int:
-    """Return the number of images to which ``ipc`` learnt images of a class are decoded in matching."""
+    """Return the number of images that decoding yields in matching from ``ipc`` learnt images of a class."""
     return len(assembly.parameterisation_of(config).sources(ipc))
 
 
 def known_groups(config: RunConfig) -> RunConfig:
-    """Return the config with a partition that needs no features of real images, into as many groups."""
+    """Return the config with a partition that has the same number of groups but needs no features of real images."""
     grouping = config.method.grouping
     name = PARTITIONS[grouping.name].planned_as or grouping.name
     return replace(config, method=replace(config.method, grouping=replace(grouping, name=name)))
@@ -200,6 +203,6 @@ def _pretrained(config: RunConfig) -> int:
 
 
 def _add(updates: Counter[int], images: int, batch: int, passes: int) -> None:
-    """Add the updates of passes over ``images`` images that keep their incomplete batch."""
+    """Count the updates of ``passes`` passes over ``images`` images, each including its incomplete last batch."""
     updates[batch] += passes * (images // batch)
     updates[images % batch] += passes if images % batch else 0

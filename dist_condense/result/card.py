@@ -1,4 +1,4 @@
-"""card.json of a synthetic set: the meaning and the use of its tensors, and a checked reader."""
+"""card.json of a synthetic set, which describes the meaning and the use of the tensors, and its reader."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from dist_condense.system.records import Unreadable
 
 CARD = "card.json"
 FORMAT, FORMAT_OF_VALUES = 1, 2
-"""Format versions that are read and written. The second is for sets with one of the keys :data:`LATER`, which an
-earlier version of the program would ignore and so decode the set wrongly."""
+"""Format versions that are read and written. The second is for sets with one of the keys :data:`LATER`: an earlier
+version of this package would ignore these keys and decode the set wrongly."""
 FORMATS = f"{FORMAT} or {FORMAT_OF_VALUES}"
 LATER = ("width", "axes", "bounds")
 VALUE_SPACES = (NORMALISED, UNIT, VALUES)
@@ -61,12 +61,12 @@ if card["value_space"] != "normalised":  # values of images ("unit": in [0, 1]),
 
 
 class SyntheticSetError(RuntimeError):
-    """A synthetic set that cannot be written or read; the message states the reason, the file and what to do."""
+    """Error in writing or reading a synthetic set; the message states the reason, the file and what to do."""
 
 
 @dataclass(frozen=True)
 class CardClass:
-    """A class: its number in the labels, its name, and its WordNet id where the data set has one."""
+    """A class: its label, its name, and its WordNet id if the data set has one."""
 
     label: NonNegative
     name: str
@@ -75,7 +75,10 @@ class CardClass:
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """Description of a synthetic set, sufficient to use it; :meth:`filled` sets ``format_version`` and later fields."""
+    """Description of a synthetic set, sufficient to use the set.
+
+    :meth:`filled` sets ``format_version`` and the fields after it.
+    """
 
     method: str
     dataset: str
@@ -86,22 +89,22 @@ class Card:
     size: Positive
     """Height of an image in pixels, stored and decoded; also its width, unless ``width`` is set."""
     value_space: ValueSpace
-    """Space of the pixels. ``normalised``: (x - mean) / std; ``unit``: in [0, 1], and ``values``: as real images are
-    stored, both to be normalised after decoding."""
+    """Space of the pixels. ``normalised``: (x - mean) / std; ``unit``: in [0, 1]; ``values``: as real images are
+    stored. Pixels of the latter two are normalised after decoding."""
     mean: Sequence[float]
     std: Sequence[float]
     factor: Positive
-    """Number of tiles of an image along each of ``axes``; 1: the image itself."""
+    """Number of tiles of an image along each of ``axes``; 1: the image is not tiled."""
     seed: int
     steps: int
     """Number of completed units of the procedure."""
     complete: bool
     """Whether the run that writes the set has finished condensing."""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """Facts of the procedure, keys of card.json beside the others; for matching, numbers of networks and of matching
-    steps."""
+    """Facts of the procedure, which are further keys of card.json; for matching, the numbers of networks and of
+    matching steps."""
     decoding: str = "uniform"
-    """Decoding for training on the set, which may differ from that of condensation."""
+    """Decoding for training on the set, which may differ from the decoding used in matching."""
     images_per_class: int = 0
     """Number of decoded images per class."""
     labels: str = HARD
@@ -113,7 +116,7 @@ class Card:
     axes: Axes = BOTH
     """``both``, or the single axis along which an image is tiled: ``height`` or ``width``."""
     bounds: Bounds | None = None
-    """Least and largest value of a real image, either of them None where there is no bound. Not set: 0 and 1."""
+    """Least and largest value of a real image, each of them None if there is no such bound. None: 0 and 1."""
     format_version: int = FORMAT
     sha256: str = ""
     """SHA-256 of the safetensors file."""
@@ -131,7 +134,7 @@ class Card:
 
     @property
     def grid(self) -> Grid:
-        """Rows and columns of tiles of an image."""
+        """Numbers of rows and columns of tiles in an image."""
         return grid_of(self.factor, self.axes)
 
     @property
@@ -141,14 +144,14 @@ class Card:
 
     @property
     def space(self) -> Space:
-        """Space of the pixels, without its padding, which the card states as pixel values."""
+        """Space of the pixels. Its padding is not set, because the card states padding as pixel values."""
         statistics = ChannelStatistics(tuple(self.mean), tuple(self.std))
         lower, upper = self.bounds or (0.0, 1.0)
         return Space(statistics, lower=lower, upper=upper, normalised=self.value_space == NORMALISED)
 
     @property
     def class_of_each_image(self) -> Tensor:
-        """Labels of the stored images in the order of the classes, int64 ``[N]``."""
+        """Label of each stored image if images are in the order of ``classes``, int64 ``[N]``."""
         return torch.tensor([entry.label for entry in self.classes]).repeat_interleave(self.ipc)
 
     @property
@@ -159,7 +162,7 @@ class Card:
 
     @property
     def content(self) -> dict[str, Any]:
-        """Content of card.json: the facts beside the fields, and the keys :data:`LATER` where they are not default."""
+        """Content of card.json: facts and fields, without those of the fields :data:`LATER` that have their default."""
         defaults = {entry.name: entry.default for entry in fields(Card) if entry.name in LATER}
         content = asdict(self)
         return content.pop("facts") | {k: x for k, x in content.items() if k not in defaults or x != defaults[k]}
@@ -183,9 +186,11 @@ class Card:
 
 
 def form_of(space: Space, shape: tuple[int, int, int], parameterisation: MultiFormation) -> dict[str, Any]:
-    """Return the fields of a card that describe the tensors.
+    """Return the fields of a card that describe the form of the images, by name.
 
+    :param space: value space of the stored pixels.
     :param shape: (C, H, W) of an image.
+    :param parameterisation: parameterisation that decodes the images.
     """
     channels, height, width = shape
     return {
@@ -204,7 +209,7 @@ def form_of(space: Space, shape: tuple[int, int, int], parameterisation: MultiFo
 
 @dataclass(frozen=True)
 class _Version:
-    """Fields of the cards of all formats."""
+    """Fields that cards of every format have."""
 
     format_version: int
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -11,10 +11,10 @@ from statistics import fmean
 WIDTH, HEIGHT = 760, 260
 """Size of the chart in CSS pixels, one per point of matplotlib."""
 POINTS = 400
-"""Largest number of points of a curve; more are averaged in bins."""
+"""Largest number of points in a curve; more points are averaged in bins."""
 LARGEST = 1e40
-"""Magnitude above which points are omitted, and 1 / LARGEST the least value on a logarithmic scale: axes and their
-labels fail near the limits of a float. A float32, as measures are, is smaller."""
+"""Magnitude above which points are omitted, because axes and their labels fail near the limits of a float. Likewise
+1 / LARGEST is the least value on a logarithmic scale. Measures are float32 and therefore smaller."""
 LOGARITHMIC_FROM = 10
 """Ratio of the largest to the least value above which the scale is logarithmic."""
 COLOURS = {"accent": "#2f6f8f", "quiet": "#6b7078", "rule": "#e3e0da"}
@@ -35,10 +35,10 @@ class Curve:
 def curve(name: str, points: Sequence[Point]) -> Curve | None:
     """Draw a measure over steps, on a logarithmic scale if its values span more than a factor of ten.
 
-    The same points give the same bytes. Values that are not finite, or above :data:`LARGEST`, are omitted; None if
-    fewer than two are left.
+    The same points give the same bytes. Points that are not finite, or above :data:`LARGEST`, are omitted.
 
-    :raises ImportError: without matplotlib, which is imported here because that takes a second.
+    :returns: the chart; None if fewer than two points remain.
+    :raises ImportError: matplotlib is not installed; it is imported on demand because that takes a second.
     """
     points = _binned([point for point in points if all(abs(x) <= LARGEST for x in point)])
     if len(points) < 2:
@@ -52,7 +52,7 @@ def curve(name: str, points: Sequence[Point]) -> Curve | None:
 
 
 def _svg(points: Sequence[Point], is_logarithmic: bool) -> str:
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # of a home folder where it cannot cache its fonts
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # no warning if it cannot cache fonts in the home folder
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure

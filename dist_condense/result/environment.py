@@ -1,4 +1,4 @@
-"""Software and hardware of the driver: environment.json of a run, and the commit in a set's card."""
+"""Software and hardware of the driver, for environment.json of a run and for the commit in a set's card."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def environment() -> dict[str, Any]:
 
 
 def code_commit() -> str | None:
-    """Return the commit of this code, with ``-dirty`` if files differ from it; None outside of its git checkout."""
+    """Return the git commit of this code, with ``-dirty`` if files differ from it; None if it is not in a checkout."""
     here = Path(__file__).parent
 
     def git(*command: str) -> str | None:
@@ -72,7 +72,10 @@ def _cpu_name() -> str:
 
 
 def _gpus() -> list[str]:
-    """Return name, memory and driver version of each GPU, from nvidia-smi: torch would start CUDA in this process."""
+    """Return the name, memory and driver version of each GPU.
+
+    They are read from nvidia-smi, because torch would initialise CUDA in this process.
+    """
     command = shutil.which("nvidia-smi")
     if command is None:
         return []

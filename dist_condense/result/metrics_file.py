@@ -1,4 +1,4 @@
-"""metrics.jsonl: a line of JSON for every ``log_every`` units of the procedure, one per step and in order."""
+"""The file metrics.jsonl: a line of JSON after every ``log_every`` units, in order, with at most one line per step."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BOM = b"\xef\xbb\xbf"
 
 
 def parsed(line: bytes) -> MetricsEntry | None:
-    """Parse a line; None if it is truncated, not JSON, lacks a step, or has a value that is not a number."""
+    """Parse a line; return None if it is truncated or not JSON, lacks a step, or has a value that is not a number."""
     try:
         entry = records.parsed(line.removeprefix(BOM), RunFolder.metrics.name)
     except records.Unreadable:
@@ -45,26 +45,29 @@ def read(file: Path) -> list[MetricsEntry]:
 
 
 def measures(entry: MetricsEntry) -> dict[str, float]:
-    """Return the procedure's measures, which are floats."""
+    """Return the procedure's own measures: the fields of the entry whose values are floats."""
     return {key: x for key, x in entry.items() if isinstance(x, float) and key not in COMMON}
 
 
 def counters(entry: MetricsEntry) -> dict[str, int]:
-    """Return the procedure's counters, which are integers and follow from the step."""
+    """Return the procedure's own counters, which follow from the step: the fields whose values are integers."""
     return {key: x for key, x in entry.items() if isinstance(x, int) and key not in COMMON}
 
 
 def append(file: Path, entry: MetricsEntry) -> None:
-    """Append a line. Raises RunFailed, which names the file, if the disk refuses it."""
+    """Append an entry as a line. Raises RunFailed, with the name of the file, if the disk does not accept it."""
     try:
         with file.open("a") as stream:
             stream.write(json.dumps(entry) + "\n")
-    except OSError as error:  # of a write, which does not name the file
+    except OSError as error:  # an error of a write does not name the file
         raise RunFailed(f"{file} cannot be written ({error}); make room or repair it") from error
 
 
 def cut(file: Path, steps: int) -> None:
-    """Remove entries after step ``steps``, repeated steps and invalid lines; a file without any is left untouched."""
+    """Remove entries after step ``steps``, repeated steps and invalid lines.
+
+    A file that contains none of them is not written.
+    """
     kept = {entry[STEP]: line for line, entry in _lines(file) if entry is not None and entry[STEP] <= steps}
     content = b"".join(kept[step] + b"\n" for step in sorted(kept))
     if file.exists() and file.read_bytes() != content:
@@ -72,9 +75,9 @@ def cut(file: Path, steps: int) -> None:
 
 
 def problem(file: Path, steps: int) -> str | None:
-    """Describe the first invalid line before the last entry up to step ``steps``; None if all are valid.
+    """Describe the first invalid line before the last entry up to step ``steps``; None if these lines are valid.
 
-    Later lines may be invalid: a crash truncates what was being written.
+    Later lines may be invalid, because a crash can truncate the line that is being written.
     """
     lines = list(_lines(file))
     last = max((i for i, (_, entry) in enumerate(lines) if entry is not None and entry[STEP] <= steps), default=-1)
@@ -85,7 +88,7 @@ def problem(file: Path, steps: int) -> str | None:
 
 
 def _lines(file: Path) -> Iterator[tuple[bytes, MetricsEntry | None]]:
-    """Yield complete lines without their ends, and their entries."""
+    """Yield each complete line without its line end, together with its entry; None for an invalid line."""
     content = file.read_bytes() if file.exists() else b""
     for line in content.splitlines(keepends=True):
         if line.endswith((b"\n", b"\r")):

@@ -11,17 +11,17 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 CLASSES, COLUMNS, STRIP = 100, 10, 20
-"""Largest number of classes and of images per class on a sheet; number of classes above which they are arranged in
-blocks side by side."""
+"""Largest number of classes on a sheet; largest number of images per class; number of classes above which several
+classes may share a row."""
 GAP, BLOCK_GAP = 2, 10
 """Pixels between images, and between blocks."""
 SIDES, WIDTH, WIDEST = (64, 128), 960, 3200
-"""Sides to which small images are enlarged so that a sheet is about WIDTH wide, and the width above which large images
-are reduced; pixels."""
+"""Range of the side to which small images are enlarged; width that a sheet should have; largest width of a sheet, to
+which large images are reduced. All in pixels."""
 CAPTION = 16
 """Height of the caption's letters in pixels."""
 ASPECTS = (0.8, 3.0)
-"""Least and largest ratio of width to height of a sheet that is not a narrow strip."""
+"""Least and largest ratio of width to height; a sheet outside this range is considered a narrow strip."""
 
 
 def sheet(images_of: Callable[[int], Tensor], classes: int, ipc: int) -> Image.Image:
@@ -47,8 +47,10 @@ def sheet(images_of: Callable[[int], Tensor], classes: int, ipc: int) -> Image.I
 
 
 def left_out(classes: int, ipc: int) -> str:
-    """Return the caption of a sheet that omits images, ``first 100 of 1,000 classes, first 10 of 50 images of each
-    class``; empty for a sheet that shows everything."""
+    """Return a caption that states which classes and images a sheet omits; empty if the sheet shows everything.
+
+    Example: ``first 100 of 1,000 classes, first 10 of 50 images of each class``.
+    """
     parts = [
         f"first {CLASSES:,} of {classes:,} classes" if classes > CLASSES else "",
         f"first {COLUMNS:,} of {ipc:,} images of each class" if ipc > COLUMNS else "",
@@ -57,8 +59,11 @@ def left_out(classes: int, ipc: int) -> str:
 
 
 def blocks_of(classes: int, ipc: int) -> int:
-    """Return the number of classes in a row: one, or if that gives a narrow strip, the number that leaves the fewest
-    cells empty and the sheet most nearly square."""
+    """Return the number of classes in each row of a sheet.
+
+    One, unless the sheet would be a narrow strip; then the number that leaves the fewest cells empty and the sheet most
+    nearly square.
+    """
     if ipc > 1 and classes <= STRIP:
         return 1
 
@@ -78,7 +83,7 @@ def _captioned(picture: Image.Image, text: str) -> Image.Image:
 
 
 def _resized(images: Tensor, columns: int) -> Tensor:
-    """Resize by an integer factor: enlarge by repeating pixels, or reduce by averaging."""
+    """Resize images by an integer factor: enlarge them by repeating pixels, or reduce them by averaging."""
     size = max(images.shape[-2:])
     target = min(max(WIDTH // columns, SIDES[0]), SIDES[1])
     if size <= target:

@@ -30,11 +30,11 @@ RATES = 10
 class Follower(threading.Thread):
     """Thread that passes new entries of a metrics file to ``callbacks``, each once and in order.
 
-    The file may be created later. A resumed run cuts it back to its checkpoint: the follower then reads it from the
-    start and passes on only lines that are new.
+    The file may be created later. When a resumed run cuts the file back to its checkpoint, the thread reads the file
+    again from the beginning and passes on only lines that are new.
 
     :param interval: seconds between two checks of the file.
-    :param skip: treat lines that are already in the file as passed on.
+    :param skip: do not pass on entries that are in the file already.
     """
 
     def __init__(self, file: str | Path, *callbacks: Callback, interval: float = INTERVAL, skip: bool = False) -> None:
@@ -43,18 +43,18 @@ class Follower(threading.Thread):
         self._end = threading.Event()
         self._offset, self._last = 0, b""
         self._seen: dict[int, bytes] = {}
-        """Line of each step."""
+        """Latest line of each step."""
         if skip:
             self._new_entries()
 
     def run(self) -> None:
-        """Follow the file until :meth:`stop`, with a last check after that."""
+        """Check the file repeatedly until :meth:`stop` is called, and once more after that."""
         while not self._end.wait(self.interval):
             self._poll()
         self._poll()
 
     def stop(self, timeout: float = 30.0) -> None:
-        """Pass on the remaining entries and end, waiting at most ``timeout`` seconds."""
+        """Pass on the remaining entries and end the thread, waiting at most ``timeout`` seconds."""
         self._end.set()
         self.join(timeout)
 
@@ -65,7 +65,7 @@ class Follower(threading.Thread):
         for callback in list(self.callbacks):
             try:
                 callback(entries)
-            except Exception as error:  # of one callback must not stop the others
+            except Exception as error:  # an error of one callback must not stop the others
                 self.callbacks.remove(callback)
                 terminal.say(f"progress: {type(error).__name__}: {error}; no longer reported")
 
@@ -97,7 +97,7 @@ class Follower(threading.Thread):
 
 
 class Notes(Follower):
-    """Thread that passes new lines of a text file to ``report``; lines that are already in it are skipped."""
+    """Thread that passes new lines of a text file to ``report``; lines already in the file are skipped."""
 
     def __init__(self, file: str | Path, report: Callable[[str], None], interval: float = INTERVAL) -> None:
         super().__init__(file, interval=interval)
@@ -145,7 +145,7 @@ class ProgressDisplay:
             self._print()
 
     def __call__(self, entries: Sequence[MetricsEntry]) -> None:
-        """Show the last of new entries."""
+        """Show the progress at the last of ``entries``."""
         for entry in entries:
             self._entry = entry
             self._rates.append(entry[RATE])
@@ -167,7 +167,7 @@ class ProgressDisplay:
 
 
 def line(entry: MetricsEntry, units: Units, rate: float) -> str:
-    """Return ``network 3/20, matching step 4/10, 2.5 steps/s, loss 81.2, 1 min 8 s left``.
+    """Return an entry as a line, such as ``network 3/20, matching step 4/10, 2.5 steps/s, loss 81.2, 1 min 8 s left``.
 
     :param rate: steps per second, from which the remaining time is estimated.
     """
@@ -178,7 +178,7 @@ def line(entry: MetricsEntry, units: Units, rate: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration in its two largest units: ``45 s``, ``3 min 5 s``, ``2 h 4 min``, ``3 d 4 h``."""
+    """Format a duration in its two largest units, such as ``45 s``, ``3 min 5 s``, ``2 h 4 min`` or ``3 d 4 h``."""
     whole = max(0, round(seconds))
     for size, unit, smaller, small_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
         if whole >= size:

@@ -29,9 +29,10 @@ NO_CURVES = "No charts: matplotlib is not installed where the report was written
 
 
 def write_report(folder: str | Path, latest: Sequence[Row] = ()) -> Path:
-    """Write ``folder/report.html`` from the files in the folder, without those that are missing; return its path.
+    """Write ``folder/report.html`` from the files in the folder, and return its path. Missing files are left out.
 
-    :param latest: rows of ``evaluation.csv`` whose groups come first; the others are marked as those of earlier calls.
+    :param latest: rows of ``evaluation.csv`` from the latest call. Their groups come first, and the other groups are
+        marked as results of earlier calls.
     """
     files = RunFolder(Path(folder))
     card = _card(files.synthetic_set)
@@ -62,9 +63,9 @@ def _template() -> Any:
 
 
 def _printable(value: Any) -> Any:
-    """Make invisible characters of a value visible, unless the template marks it as safe.
+    """Make invisible characters of a value visible, unless the template marks the value as safe.
 
-    Among them are direction marks, which would reverse the text after them.
+    Direction marks, for example, would reverse the text after them.
     """
     return value if hasattr(value, "__html__") else terminal.printable(str(value), kept=terminal.LAYOUT)
 
@@ -89,7 +90,10 @@ def _facts(card: Card) -> dict[str, Any]:
 
 
 def _results(rows: Sequence[Row], latest: Sequence[Row]) -> dict[str, Any] | None:
-    """Return columns and summaries of the table, in one group, or in two: those of the latest call and earlier ones."""
+    """Return the columns and the summaries of the table; None without rows.
+
+    Summaries are in one group, or in two: those of the latest call, and those of earlier calls.
+    """
     if not rows:
         return None
     summaries, keys = summarise(rows), {x.key for x in summarise(latest)}
@@ -112,7 +116,7 @@ def _preview(file: Path, card: Card | None) -> dict[str, Any] | None:
 
 
 def _curves(entries: Sequence[MetricsEntry]) -> dict[str, Curve]:
-    """Draw a curve of each measure. Raises ImportError without matplotlib."""
+    """Draw a curve of each measure. Raises ImportError if matplotlib is not installed."""
     points: dict[str, list[Point]] = {}
     for entry in entries:
         for name, value in measures(entry).items():

@@ -13,12 +13,12 @@ from dist_condense.evaluation.rows import Row
 from dist_condense.system import terminal
 
 KEY = ("set", "architecture", "protocol", "epochs")
-"""Columns that are equal in the rows of a summary, which differ in their seeds."""
+"""Columns that are equal in all rows of a summary; the rows differ in their seeds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """Top-1 accuracy in percent after the last epoch, of networks that differ in their seeds."""
+    """Top-1 accuracy, in percent after the last epoch, of networks that differ only in their seeds."""
 
     set: str
     architecture: str
@@ -27,16 +27,16 @@ class Summary:
     values: tuple[tuple[str, float], ...]
     """Seed and top-1 of each network."""
     best: float | None
-    """Mean over seeds of the best test evaluation; None if one was not recorded."""
+    """Mean over seeds of each network's best top-1, selected on the test set; None if that of a network is missing."""
 
     @property
     def key(self) -> tuple[str, str, str, str]:
-        """Values of the columns in :data:`KEY`."""
+        """Values of the columns :data:`KEY`."""
         return self.set, self.architecture, self.protocol, self.epochs
 
     @property
     def mean(self) -> float:
-        """Mean over seeds."""
+        """Mean top-1 over seeds."""
         return fmean(x for _, x in self.values)
 
     @property
@@ -46,7 +46,7 @@ class Summary:
 
     @property
     def text(self) -> str:
-        """Mean and standard deviation: ``62.1 ± 1.3``, or ``62.1`` for one seed."""
+        """Mean and standard deviation as text: ``62.1 ± 1.3``, or ``62.1`` for one seed."""
         return f"{self.mean:.1f}" + ("" if self.std is None else f" ± {self.std:.1f}")
 
 
@@ -59,12 +59,12 @@ def summarise(rows: Sequence[Row]) -> list[Summary]:
 
 
 def differing(summaries: Sequence[Summary]) -> list[str]:
-    """Return which of the columns protocol and epochs differ between summaries."""
+    """Return those of the column names ``protocol`` and ``epochs`` whose values differ between summaries."""
     return [name for name in ("protocol", "epochs") if len({getattr(x, name) for x in summaries}) > 1]
 
 
 def summary_table(rows: Sequence[Row]) -> Table:
-    """Return a table for the terminal, with columns for protocol and epochs where they differ."""
+    """Return a table for the terminal; protocol and epochs are columns only if they differ between rows."""
     summaries = summarise(rows)
     columns = ["set", "architecture", *differing(summaries)]
     table = Table(*columns, box=None, pad_edge=False)

@@ -31,18 +31,18 @@ from dist_condense.system.records import Unreadable
 
 TENSORS, PREVIEW = "synthetic_set.safetensors", "preview.png"
 READABLE = 0o666
-"""Permission bits of a file that are copied from the folder, which has them by the umask."""
+"""Permission bits of a file that are copied from its folder, where the umask has set them."""
 LOADS = 100
-"""Attempts to load a set that is replaced during each of them."""
+"""Largest number of attempts to load a set that is replaced during every attempt."""
 
 
 def write_set(folder: str | Path, pixels: Tensor, labels: Tensor, card: Card) -> Card:
     """Write a set, replacing an earlier one so that a complete set exists at any time; return the card as written.
 
     :param pixels: ``[N, C, H, W]`` float32, as learnt.
-    :param labels: ``[N]``, integer labels of ``card.classes``, ``card.ipc`` of each; or class probabilities, float32
-        ``[N, classes]``, with the images in the order of the classes.
-    :raises SyntheticSetError: if the tensors differ from the card, or the disk fails; the earlier set is kept.
+    :param labels: integer labels ``[N]`` of ``card.classes``, ``card.ipc`` of each class; or class probabilities,
+        float32 ``[N, classes]``, with the images in the order of the classes.
+    :raises SyntheticSetError: the tensors differ from the card, or the disk fails; the earlier set is kept.
     """
     folder = Path(folder).absolute()
     _check(pixels, labels, card)
@@ -60,10 +60,10 @@ def write_set(folder: str | Path, pixels: Tensor, labels: Tensor, card: Card) ->
 def load_set(path: str | Path, verify: bool = True) -> SyntheticDataset:
     """Open a synthetic set; images are read and decoded on access.
 
-    :param path: the folder of the set, or that of its run.
-    :param verify: compare the file's SHA-256 with the card's. It reads the whole file once: pass False for a set
-        of ImageNet-1K (about 6 GB at ipc 10) that has been verified before.
-    :raises SyntheticSetError: if there is no set, or it is damaged or was changed.
+    :param path: the folder of the set, or the folder of its run.
+    :param verify: compare the file's SHA-256 with the card's, which reads the whole file once. Pass False for a large
+        set that has been verified before, such as one of ImageNet-1K (about 6 GB at ipc 10).
+    :raises SyntheticSetError: there is no set, or it is damaged or was changed.
     """
     path = Path(path).expanduser().absolute()
     for _ in range(LOADS):
@@ -81,10 +81,11 @@ def load_set(path: str | Path, verify: bool = True) -> SyntheticDataset:
 
 
 class SyntheticDataset(Dataset[tuple[Tensor, int | Tensor]]):
-    """Decoded, normalised images and labels, ready for training; read from disk one tile at a time.
+    """Data set of decoded, normalised images and their labels, ready for training; read from disk tile by tile.
 
-    Item ``i`` is tile ``i // N`` of stored image ``i % N``: all first tiles, then all second tiles. The values equal,
-    bit for bit, those of decoding the whole set with ``core.parameterisation.uniform`` and then normalising.
+    Item ``i`` is tile ``i // N`` of stored image ``i % N``, with N stored images: all first tiles, then all second
+    tiles. The values are bit-identical to decoding the whole set with ``core.parameterisation.uniform`` and normalising
+    the result.
     """
 
     card: Card
@@ -116,11 +117,11 @@ class SyntheticDataset(Dataset[tuple[Tensor, int | Tensor]]):
         return self.card.space.seen(images)
 
     def parameters(self) -> tuple[Tensor, Tensor]:
-        """Read the whole file: learnt pixels ``[N, C, H, W]`` and their labels, neither decoded nor normalised."""
+        """Read all learnt pixels ``[N, C, H, W]``, neither decoded nor normalised, and their labels."""
         return self._handle.get_tensor("images").clone(), self.labels[: self._stored].clone()
 
     def _tile(self, tile: int, source: int) -> Tensor:
-        """Read tile number ``tile`` ``[C, height, width]`` of image ``source``, and no other pixels."""
+        """Read only tile number ``tile`` of stored image ``source``, ``[C, height, width]``."""
         height, width = size = tile_size(self.card.shape[1:], self.card.grid)
         row, column = divmod(tile, self.card.grid[1])
         top, left = row * height, column * width
@@ -192,14 +193,17 @@ def _replace(folder: Path, new: Path) -> None:
 
 
 def _current(path: Path) -> Path:
-    """Return the folder that now contains a set: `path`, its ``synthetic_set/``, or the previous set beside either."""
+    """Return the folder that now contains a set: ``path``, ``path/synthetic_set``, or a previous set beside them."""
     inside = RunFolder(path).synthetic_set
     folder = inside if (inside / CARD).exists() or _previous(inside) else path
     return _previous(folder) or folder
 
 
 def _previous(folder: Path) -> Path | None:
-    """Return the previous set if a new one is about to replace it, or was when the process died."""
+    """Return the folder of the previous set if the new set is not in place yet; None otherwise.
+
+    That is so while :func:`_replace` runs, and after a crash in it.
+    """
     previous = _beside(folder, "previous")
     return previous if not (folder / CARD).exists() and (previous / CARD).exists() else None
 
@@ -219,7 +223,7 @@ def _open(folder: Path, verify: bool) -> SyntheticDataset:
 
 
 def _check_stored(file: Path, card: Card) -> None:
-    """Check a card, which determines the memory used, against the shapes in the file's header; no tensor is read."""
+    """Check the shapes in the file's header against the card, which determines the memory used; read no tensor."""
     try:
         with safe_open(file, framework="pt") as tensors:
             images, labels = (tuple(tensors.get_slice(name).get_shape()) for name in ("images", "labels"))

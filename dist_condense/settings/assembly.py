@@ -1,4 +1,4 @@
-"""Construction of the objects of a run from its configuration, by the tables of parts."""
+"""Construction of a run's objects from its configuration and the tables of parts."""
 
 from __future__ import annotations
 
@@ -52,8 +52,9 @@ SAME_NETWORK = "network"
 
 
 def dataset_of(config: RunConfig) -> ImageSet:
-    """Open the data set without decoding it, with the channels, mean and std of the config. Without an evaluation no
-    test images are needed. Raises DataError.
+    """Open the data set with the channels, mean and std of the config, without decoding images.
+
+    Test images are required only if the config has an evaluation. Raises DataError.
     """
     data = config.dataset
     opened = open_dataset(
@@ -70,8 +71,10 @@ def dataset_of(config: RunConfig) -> ImageSet:
 
 
 def settled(config: RunConfig, dataset: ImageSet) -> ImageSet:
-    """Return the data set with the channels, mean and std of the config, or its own while these are null (see
-    ``resolve``)."""
+    """Return the data set with the channels, mean and std of the config.
+
+    While these keys are null (see :mod:`dist_condense.settings.resolve`), the data set keeps its own values.
+    """
     if config.dataset.channels not in (None, dataset.channels):
         return dataset_of(config)
     mean, std = config.dataset.mean, config.dataset.std
@@ -95,7 +98,10 @@ def network_text(config: NetworkConfig) -> str:
 
 
 def architecture(config: RunConfig, text: str) -> str:
-    """Return the network that an entry of evaluation.architectures names. Raises ValueError if it cannot be parsed."""
+    """Return the name, with options, of the network for an entry ``text`` of evaluation.architectures.
+
+    Raises ValueError if the entry cannot be parsed.
+    """
     if text.partition(":")[0] != SAME_NETWORK:
         return text
     name, own = networks.split(network_text(config.network))
@@ -103,13 +109,16 @@ def architecture(config: RunConfig, text: str) -> str:
 
 
 def network_builder(config: RunConfig, dataset: ImageSet) -> Callable[[int], nn.Module]:
-    """Return a function from a seed to a new theta, without a reference to the data set, which may be a large array."""
+    """Return a function that builds theta from a seed.
+
+    It keeps no reference to the data set, which may be a large array.
+    """
     text, shape = network_text(config.network), network_shape(dataset)
     return lambda seed: networks.build(text, seed=seed, **shape)
 
 
 def network_shape(dataset: ImageSet) -> dict[str, Any]:
-    """Return the arguments of a network that depend on the data set."""
+    """Return the constructor arguments of a network that depend on the data set: channels, size and classes."""
     channels, height, width = dataset.shape
     size = height if height == width else (height, width)
     return {"channels": channels, "size": size, "classes": len(dataset.classes)}
@@ -122,7 +131,7 @@ def strategy_of(config: AugmentationConfig, dataset: ImageSet) -> Strategy:
 
 
 def objective_of(config: RunConfig) -> Objective:
-    """Return the objective: statistic and distance."""
+    """Return the objective of matching: the statistic and the distance."""
     compute = config.compute
     return Objective(
         statistic_of(config),
@@ -140,7 +149,7 @@ def statistic_of(config: RunConfig) -> Statistic:
 
 
 def image_rule(config: RunConfig, dataset: ImageSet) -> ImageRule:
-    """Return SGD on pixels, with the learning rate scaled as in IDC's program if a reference is set."""
+    """Return the SGD rule of the pixels; its learning rate is scaled, as in IDC's program, if a reference is set."""
     images, lr = config.method.images, config.method.images.lr
     if images.reference_ipc:
         lr *= config.ipc / images.reference_ipc
@@ -150,19 +159,22 @@ def image_rule(config: RunConfig, dataset: ImageSet) -> ImageRule:
 
 
 def rules_of(config: RunConfig, dataset: ImageSet) -> dict[str, ImageRule]:
-    """Return the update rule of each learnt tensor."""
+    """Return the update rule of each learnt tensor, by name."""
     rules, lr = {"pixels": image_rule(config, dataset)}, config.method.label_lr
     return rules if lr is None else {**rules, "labels": ImageRule(lr, config.method.images.momentum)}
 
 
 def learnt_shapes(config: RunConfig, dataset: ImageSet) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the learnt tensors of a class."""
+    """Return the shape of each learnt tensor of a class, by name."""
     labels = {} if config.method.label_lr is None else {"labels": (config.ipc, len(dataset.classes))}
     return {"pixels": (config.ipc, *dataset.shape), **labels}
 
 
 def matching_recipe(config: RunConfig, dataset: ImageSet, partition: Partition) -> MatchingRecipe:
-    """Return the parts of the method that concern images."""
+    """Return the recipe of matching: the parts of the method that concern images.
+
+    :param partition: groups of classes whose statistics are averaged.
+    """
     method = config.method
     return MatchingRecipe(
         objective=objective_of(config),
@@ -177,7 +189,7 @@ def matching_recipe(config: RunConfig, dataset: ImageSet, partition: Partition) 
 
 
 def grid(config: RunConfig) -> Grid:
-    """Return the rows and columns of tiles in an image."""
+    """Return the numbers of rows and columns of tiles in an image."""
     parameterisation = config.method.parameterisation
     return grid_of(parameterisation.factor, parameterisation.axes or BOTH)
 
@@ -199,7 +211,7 @@ def learnt_form(config: RunConfig, dataset: ImageSet) -> tuple[Space, MultiForma
 
 
 def start_of(config: RunConfig, dataset: ImageSet, source: ClassSource, label: int) -> Learnt:
-    """Return the initial learnt tensors of a class."""
+    """Return the initial learnt tensors of the class ``label``, by name."""
     learnt = {"pixels": start_pixels(config, dataset, source, label)}
     if config.method.label_lr is not None:
         learnt["labels"] = scores(label, config.ipc, len(dataset.classes))
@@ -207,15 +219,15 @@ def start_of(config: RunConfig, dataset: ImageSet, source: ClassSource, label: i
 
 
 def start_images(config: RunConfig) -> int:
-    """Return the number of real images from which the pixels of a class start."""
+    """Return the number of real images from which the pixels of a class are initialised; 0 for noise."""
     return config.ipc * STARTS[config.method.start].images(grid(config))
 
 
 def start_pixels(config: RunConfig, dataset: ImageSet, source: ClassSource, label: int) -> torch.Tensor:
-    """Return the initial pixels of one class, ``[ipc, C, H, W]`` in the space of the method.
+    """Return the initial pixels of the class ``label``, ``[ipc, C, H, W]`` in the value space of the method.
 
-    Real images are drawn at random by (seed, class), as in DC's and DSA's programs. Deviation: the programs of IDC and
-    IDC-I take the first images of the class.
+    Real images are drawn at random, as in the authors' programs of DC and DSA; the draw depends only on the run's seed
+    and the class. Deviation: the authors' program of IDC and IDC-I takes the first images of the class.
     """
     generator, space = randomness.generator(config.seed, "start", label), space_of(config, dataset)
     real, needed = torch.empty(0, *dataset.shape), start_images(config)
@@ -227,7 +239,10 @@ def start_pixels(config: RunConfig, dataset: ImageSet, source: ClassSource, labe
 
 
 def reading_of(config: RunConfig, device: torch.device | None = None) -> Reading:
-    """Return how a worker reads its images; ``data.tier`` must not be ``auto`` any more."""
+    """Return the settings by which a worker reads real images; ``data.tier`` must be resolved, not ``auto``.
+
+    :param device: device of the worker; None: the CPU.
+    """
     data = config.data
     return Reading(
         tier=data.tier,
@@ -241,7 +256,10 @@ def reading_of(config: RunConfig, device: torch.device | None = None) -> Reading
 def shard_of(
     config: RunConfig, dataset: ImageSet, labels: list[int], coordinator: Coordinator, placement: Placement
 ) -> ClassShard:
-    """Return the shard of one worker: its classes in their initial state, with a source of their real images."""
+    """Return the shard of one worker: its classes in their initial state, with a source of real images.
+
+    :param labels: classes that the worker owns.
+    """
     names = [c.name for c in dataset.classes]
     source = NamedSource(dataset.train(labels, reading_of(config, placement.device)), names)
 
@@ -283,7 +301,7 @@ def partition_of(config: RunConfig, classes: int, features: Callable[[], torch.T
 
 
 def real_batches(config: RunConfig, dataset: ImageSet, shard: ClassShard) -> RealBatches:
-    """Return global batches of real images."""
+    """Return batches of real images of all classes for training theta, as seen by one worker."""
     return RealBatches(
         seed=config.seed,
         counts=dataset.counts,
@@ -301,7 +319,7 @@ def real_batches(config: RunConfig, dataset: ImageSet, shard: ClassShard) -> Rea
 
 
 def synthetic_batches(config: RunConfig, dataset: ImageSet, shard: ClassShard) -> SyntheticBatches:
-    """Return global batches of decoded synthetic images."""
+    """Return batches of decoded synthetic images of all classes for training theta, as seen by one worker."""
     return SyntheticBatches(
         seed=config.seed,
         classes=len(dataset.classes),
@@ -317,12 +335,15 @@ def synthetic_batches(config: RunConfig, dataset: ImageSet, shard: ClassShard) -
 
 
 def identity_of(config: RunConfig, dataset: ImageSet) -> dict[str, Any]:
-    """Return everything that changes the set: keys of the config, and ``data``, the digest of the training images."""
+    """Return all that changes the set: keys of the config, and ``data``, the digest of the training images."""
     return {**identity(config), "data": dataset.train_split.digest()}
 
 
 def storage_of(config: RunConfig, part: Entry = RunFolder.checkpoints) -> Storage:
-    """Return the storage of a run's checkpoints, or of its pool of networks."""
+    """Return the storage of a run's checkpoints or of its pool of networks.
+
+    :param part: ``RunFolder.checkpoints`` or ``RunFolder.pool``.
+    """
     location = config.tracking.checkpoints
     return storage(join(location, part.name) if location else Path(config.output) / part.name)
 
@@ -330,7 +351,7 @@ def storage_of(config: RunConfig, part: Entry = RunFolder.checkpoints) -> Storag
 def trainer_of(
     config: RunConfig, recipe: TrainingRecipe, coordinator: Coordinator, placement: Placement
 ) -> NetworkTrainer:
-    """Return a trainer of theta with the precision and the slices of ``compute``."""
+    """Return a trainer of theta with the precision and the number of slices that ``compute`` states."""
     return NetworkTrainer(
         recipe=recipe,
         coordinator=coordinator,

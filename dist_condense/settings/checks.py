@@ -1,4 +1,4 @@
-"""All checks of a config, by itself and with its data set; every problem is reported, not only the first."""
+"""All checks of a config, alone and together with its data set; every problem is reported, not only the first."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from dist_condense.settings.procedures import PROCEDURES
 from dist_condense.settings.schema import RunConfig
 
 THETA = "network"
-"""Section of the keys of the condensing network."""
+"""Name of the config section of the condensing network."""
 
 
 def of_config(config: RunConfig) -> list[str]:
-    """Return the problems that depend neither on the machine nor on the data."""
+    """Return a line for each problem of the config that depends neither on the machine nor on the data."""
     return [*refused(config), *_together(config), *_paths(config), *_named_networks(config)]
 
 
 def of_data(config: RunConfig, dataset: ImageSet) -> list[str]:
-    """Return the problems of the config with this data set."""
+    """Return a line for each problem of the config with this data set."""
     return [*_data(config, dataset), *_constants(config, dataset), *_networks(config, dataset)]
 
 
 def _paths(config: RunConfig) -> Iterator[str]:
-    """Check that absolute paths are UTF-8, because they are written to files and addresses that are."""
+    """Check that absolute paths are UTF-8, because they are written to UTF-8 files and addresses."""
     for key, path in {"output": config.output, "dataset.root": config.dataset.root or "."}.items():
         whole = path if is_url(path) else os.path.abspath(path)
         if not is_utf8(whole):
@@ -98,7 +98,7 @@ def _beton(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
 
 
 def _named_networks(config: RunConfig) -> Iterator[str]:
-    """Check names and options of networks, which needs no data."""
+    """Check the names and options of networks; no data is needed."""
     built = _built_networks(config)
     for key, text in _all_networks(config):
         if problem := _refusal(partial(networks.check, installed=(key, text) in built), config, text):
@@ -106,7 +106,7 @@ def _named_networks(config: RunConfig) -> Iterator[str]:
 
 
 def _unset(config: RunConfig) -> str:
-    """Return a hint how to unset options of the config that theta does not have; empty if there are none."""
+    """Return a hint that lists options to unset because theta's network does not have them; empty if there are none."""
     with suppress(ValueError):
         known = networks.options(networks.split(config.network.name)[0])
         keys = [f"network.{key}=null" for key in assembly.network_options(config.network) if key not in known]
@@ -172,7 +172,7 @@ def _coupled(config: RunConfig, theta: networks.Network) -> Iterator[str]:
 
 
 def remarks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
-    """Yield remarks that are printed and do not stop the run."""
+    """Yield remarks about the config and the data set, which are printed and do not stop the run."""
     yield from dataset.notes
     yield from PROCEDURES[config.method.procedure].remarks(config, dataset)
     idle = config.cluster.workers - len(dataset.classes)

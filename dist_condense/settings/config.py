@@ -41,11 +41,11 @@ __all__ = [
 PACKAGE = Path(__file__).resolve().parents[1]
 GROUPS = ("method", "training")
 PATHS = ("output", "dataset.root", "data.cache", "tracking.checkpoints")
-"""Keys in which `~` is the home directory of the user who starts the run; so is `sqlite:///~/` in tracking.uri."""
+"""Keys in which a leading `~` is expanded to the user's home directory, as it is after `sqlite:///` in tracking.uri."""
 ADDRESSES = ("tracking.uri", "tracking.checkpoints", "dataset.root", "data.cache")
 """Keys whose values may be addresses with a password or a token, which is not written to any file of a run."""
 WHOLE_PATHS = ("output", "dataset.root")
-"""Keys that ``checks`` tests for UTF-8, with the folders above them."""
+"""Keys whose absolute paths ``checks`` tests for UTF-8, so that they are not tested here."""
 
 
 def load(path: str, given: Sequence[str] = ()) -> RunConfig:
@@ -67,9 +67,11 @@ def load(path: str, given: Sequence[str] = ()) -> RunConfig:
 
 
 def read(path: Path, given: Sequence[str] = ()) -> RunConfig:
-    """Read the resolved config of a run, with overrides, which alone may contain interpolations.
+    """Read the resolved config of a run and apply ``key=value`` overrides.
 
-    No other file is composed. Raises ConfigError, also for files that :func:`yaml_files.stored` refuses.
+    No other file is composed, and only overrides may contain interpolations.
+
+    :raises ConfigError: unknown keys, wrong types, or a file that :func:`yaml_files.stored` refuses; all together.
     """
     command = overrides.parsed(given)
     unused = [f"{group}: a run's config has no groups; give {group}.KEY=VALUE" for group in command.groups]
@@ -83,7 +85,7 @@ def read(path: Path, given: Sequence[str] = ()) -> RunConfig:
 
 
 def from_dict(given: Mapping[str, Any]) -> RunConfig:
-    """Return a RunConfig of plain values or their texts, nested or dotted.
+    """Return a RunConfig from plain values or their texts, under nested or dotted keys.
 
     :raises ConfigError: unknown keys and wrong types, all together.
     """
@@ -118,7 +120,10 @@ def to_yaml(config: RunConfig) -> str:
 
 
 def find(path: str) -> Path:
-    """Find a config file: first by its path, then beside the package. Raises ConfigError."""
+    """Find a config file by its path, relative to the working directory, the package, or the package's parent folder.
+
+    :raises ConfigError: it is in none of them; the message contains the paths tried.
+    """
     places = list(dict.fromkeys([Path(os.path.expanduser(path)).absolute(), PACKAGE / path, PACKAGE.parent / path]))
     for place in places:
         if os.path.isfile(place):
@@ -137,8 +142,9 @@ def shipped() -> Path:
 
 
 def not_stored(config: RunConfig) -> list[str]:
-    """Return a line for each data set or checkpoint store that cannot be opened because its address was stored without
-    its secret; ``tracking_address.problems`` does so for the tracking server.
+    """Return a line for each address of data or checkpoints that cannot be used because its secret was not stored.
+
+    For the tracking server, :func:`dist_condense.settings.tracking_address.problems` reports this.
     """
     places = {"dataset.root": config.dataset.root, "tracking.checkpoints": config.tracking.checkpoints}
     return [
@@ -149,13 +155,14 @@ def not_stored(config: RunConfig) -> list[str]:
 
 
 def in_submitted_job() -> bool:
-    """Return whether this is the driver of a `ray job submit`, whose working directory is temporary."""
+    """Return whether this process was started by ``ray job submit``, so that its working directory is temporary."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
 def _layered(below: Mapping[str, Any], above: Mapping[str, Any], problems: Sequence[str]) -> RunConfig:
-    """Resolve interpolations and old names in two layers of dotted keys, ``above`` taking precedence, and call
-    :func:`from_dict`. A problem is reported with the interpolation that gave its value.
+    """Merge two layers of dotted keys, resolve interpolations and old names, and return the RunConfig.
+
+    ``above`` takes precedence. A problem is reported with the interpolation that gave its value.
     """
     kept = {key: text for key, text in below.items() if key not in above}
     texts = {**kept, **above}
@@ -184,7 +191,7 @@ def _say_renamed(given: Sequence[str] | Mapping[str, Any]) -> None:
 
 
 def _at_home(key: str, value: Any) -> Any:
-    """Expand `~` in a path. Raises Misfit for an unknown user and for an incomplete address."""
+    """Expand `~` in the value of a path key. Raises Misfit for an unknown user and for an incomplete address."""
     if isinstance(value, str) and key in PATHS and is_half(value):
         raise Misfit(
             f"{masked(value)!r} lacks a slash or the colon of an address, SCHEME://; a folder of that name is ./..."

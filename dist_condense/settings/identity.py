@@ -18,7 +18,7 @@ FREE = (
     "dataset.download",
     "training.check_finite",
 )
-"""Prefixes of keys that do not change the set. Data under dataset.root are identified by their digest."""
+"""Prefixes of keys that do not change the synthetic set. Data under dataset.root are identified by a digest."""
 SETTLED = (
     "compute.slices",
     "compute.threads",
@@ -27,23 +27,26 @@ SETTLED = (
     "dataset.mean",
     "dataset.std",
 )
-"""Keys that change the set, and keep the value of the first start."""
+"""Keys that change the synthetic set; if they are null, the first start chooses a value, and later starts keep it."""
 
 
 def identity(config: RunConfig) -> dict[str, Any]:
-    """Return the values of all keys that change the result, by dotted name.
+    """Return the values of all keys that change the synthetic set, by dotted name.
 
-    Keys that are still null although the first start replaces them (:data:`SETTLED`) are omitted, and so are the keys
-    of computing, reading, tracking and evaluating (:data:`FREE`).
+    Keys that do not change the set (:data:`FREE`) are omitted, and so are the keys of :data:`SETTLED` that are null,
+    because the first start has not replaced them yet.
     """
     values = {key: value(config, key) for key in KEYS if not key.startswith(FREE)}
     return {key: item for key, item in values.items() if key not in SETTLED or item is not None}
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return a line for each key that differs between two identities; a settled key counts if both contain it.
+    """Return a line for each key that differs between two identities.
 
-    :param old: may be of an earlier version: old names are translated, and missing keys have their default.
+    A key of :data:`SETTLED` is compared only if both identities contain it.
+
+    :param old: identity that an earlier version may have written: old names are translated, and missing keys have
+        their defaults.
     """
     before, contradictions = renamed(old)
     defaults = {key: entry.default for key, entry in KEYS.items() if key not in SETTLED}
@@ -53,5 +56,5 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def translated(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an identity, possibly of an earlier version, under the current names."""
+    """Return an identity under the current names of its keys, even if an earlier version wrote it."""
     return renamed(stored)[0]

@@ -13,7 +13,7 @@ from dist_condense.settings.schema import RunConfig
 
 @dataclass(frozen=True)
 class Key:
-    """A key: its type without metadata, its default, and the limit of its values, if any."""
+    """A key: its dotted name, its type without metadata, its default, and the limit of its values, if any."""
 
     name: str
     kind: Any
@@ -34,7 +34,7 @@ def _keys(section: Any, prefix: str = "") -> Iterator[Key]:
 KEYS: dict[str, Key] = {key.name: key for key in _keys(RunConfig())}
 """Every key by its dotted name, in the order of the schema."""
 SECTIONS: set[str] = {name[:dot] for name in KEYS for dot, sign in enumerate(name) if sign == "."}
-"""Dotted names of all sections: ``method``, ``method.images``."""
+"""Dotted names of all sections, such as ``method`` and ``method.images``."""
 
 
 def value(config: RunConfig, key: str) -> Any:
@@ -43,7 +43,7 @@ def value(config: RunConfig, key: str) -> Any:
 
 
 def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield nested values by dotted names; an empty section is yielded as a dict."""
+    """Yield the dotted key and the value of each entry of nested values; an empty section is yielded as a dict."""
     for key, item in values.items():
         if isinstance(item, dict) and (item or not prefix):
             yield from leaves(item, f"{prefix}{key}.")
@@ -67,11 +67,12 @@ def _always(old: Any, values: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True)
 class Renamed:
-    """The replacement of an old key.
+    """Replacement of an old key.
 
     :param name: the new name.
-    :param counts: whether an old value had an effect, given all values of that config; otherwise it is dropped.
-    :param prevails: whether the old value wins over that of the new key; otherwise both must agree.
+    :param counts: function that returns whether an old value had an effect, given that value and all values of its
+        config; a value without effect is dropped.
+    :param prevails: whether an old value overrides the value of the new key; otherwise the two must be equal.
     """
 
     name: str
@@ -88,13 +89,13 @@ RENAMED: dict[str, Renamed] = {
         "method.synthetic_limit", lambda old, values: values.get("method.parameterisation.decoding") == "bounded"
     ),
 }
-"""Replacements by old name. Configs and checkpoints stored by earlier versions contain the old names."""
+"""Replacement of each old key, by name. Configs and checkpoints of earlier versions contain the old names."""
 
 
 def renamed(values: Mapping[str, Any], beside: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], list[str]]:
-    """Return dotted values under the new names, and a line for each old key that contradicts the new one.
+    """Return dotted values under their new names, and a line for each old key that contradicts its replacement.
 
-    :param beside: all values of the config, if ``values`` are only some of them.
+    :param beside: all values of the config, if ``values`` contains only a part of them.
     """
     current, problems = dict(values), []
     for old, entry in RENAMED.items():

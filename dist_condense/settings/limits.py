@@ -12,7 +12,11 @@ COUNT = 10**9
 
 @dataclass(frozen=True)
 class Range:
-    """Finite numbers from ``least`` to ``most``; ``above`` excludes the lower end, ``below`` the upper."""
+    """Limit that accepts finite numbers from ``least`` to ``most``.
+
+    :param above: exclude the lower end.
+    :param below: exclude the upper end.
+    """
 
     least: float
     most: float
@@ -31,10 +35,10 @@ class Range:
 
 @dataclass(frozen=True, eq=False)
 class OneOf:
-    """Names of a table.
+    """Limit that accepts the names of a table.
 
     :param title: heading of the table in ``dist-condense list``, in the plural.
-    :param replaced: names of an earlier version, each with its replacement.
+    :param replaced: names that an earlier version accepted, each with its replacement.
     """
 
     title: str
@@ -55,13 +59,13 @@ Limit = Range | OneOf
 
 
 def limit_of(kind: Any) -> Limit | None:
-    """Return the limit in an annotated type, a list of it, or a union with it; None if there is none."""
+    """Return the limit in the metadata of a type, of its list items or of its union members; None without a limit."""
     nested = (*getattr(kind, "__metadata__", ()), *map(limit_of, get_args(kind)))
     return next((x for x in nested if isinstance(x, Limit)), None)
 
 
 def refusals(value: Any, limit: Limit) -> Iterator[str]:
-    """Yield the reason to refuse a value, or for each refused item of a list; null is never refused."""
+    """Yield the reason to refuse a value, or a reason for each refused item if it is a list; null is never refused."""
     for item in value if isinstance(value, list) else [value]:
         if item is not None and (reason := limit.refusal(item)):
             yield reason

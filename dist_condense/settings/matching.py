@@ -19,7 +19,7 @@ from dist_condense.settings.values import some
 
 
 def outline(config: RunConfig, dataset: ImageSet) -> MatchingOutline:
-    """Return the outline of matching: K, T and the shapes of its stored tensors."""
+    """Return the outline of matching: K networks, T matching steps each, and the shapes of its stored tensors."""
     return MatchingOutline(
         networks=config.trajectory.networks,
         matching_steps=config.trajectory.matching_steps,
@@ -32,14 +32,17 @@ def outline(config: RunConfig, dataset: ImageSet) -> MatchingOutline:
 def matching(
     config: RunConfig, dataset: ImageSet, labels: list[int], coordinator: Coordinator, placement: Placement
 ) -> Matching:
-    """Return the shard and the trajectory of one worker."""
+    """Return one worker's part of matching: its shard and its trajectory.
+
+    :param labels: classes that the worker owns.
+    """
     shard = assembly.shard_of(config, dataset, labels, coordinator=coordinator, placement=placement)
     trajectory = assembly.trajectory_of(config, dataset, shard)
     return Matching(outline=outline(config, dataset), shard=shard, trajectory=trajectory)
 
 
 def problems(config: RunConfig) -> Iterator[str]:
-    """Yield a line for each reason why the config cannot be matched on any data set."""
+    """Yield a line for each reason why matching cannot run with this config on any data set."""
     method, source = config.method, BATCHES.get(config.training.source)
     budget = source and source.budget
     if config.trajectory.matching_steps > 1 and budget and getattr(config.training, budget) == 0:
@@ -53,7 +56,7 @@ def problems(config: RunConfig) -> Iterator[str]:
 
 
 def data_problems(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
-    """Yield a line for each reason why the config cannot be matched on this data set."""
+    """Yield a line for each reason why matching cannot run with this config on this data set."""
     method = config.method
     factor, axes = method.parameterisation.factor, method.parameterisation.axes or BOTH
     cut = [side for side, is_cut in zip(dataset.shape[1:], AXES.get(axes, ()), strict=False) if is_cut]
@@ -82,7 +85,7 @@ def _grouping(config: RunConfig, classes: int) -> Iterator[str]:
 
 
 def remarks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
-    """Yield a line about small classes, and one about tiles that start from parts of images."""
+    """Yield a remark if classes are smaller than a real batch, and one if tiles start from parts of images."""
     few = [f"{dataset.classes[c].name} ({n})" for c, n in enumerate(dataset.counts) if n < config.method.real_batch]
     if few:
         yield f"fewer real images than method.real_batch={config.method.real_batch}, each once a step: {some(few)}"

@@ -16,7 +16,7 @@ TIMM_NAMES = f"{networks.TIMM}NAME"
 
 
 def listed() -> Iterator[tuple[str, Collection[str]]]:
-    """Yield the title and names of each table: files, data sets, networks, then those of the schema with their keys."""
+    """Yield the title and the names of each table: files, data sets, networks, then the tables of the schema's keys."""
     yield "shipped configs", [f"configs/{name}.yaml" for name in _stems(shipped())]
     yield "data sets (dataset.name)", data_names()
     yield "named classes (dataset.classes)", SUBSETS

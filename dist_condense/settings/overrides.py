@@ -19,14 +19,14 @@ class Overrides:
     groups: dict[str, str]
     """Name of the selected file, by group."""
     keys: dict[str, Any]
-    """Values, as texts, by dotted key."""
+    """Values whose scalars are still texts, by dotted key."""
     problems: list[str]
 
 
 def parsed(overrides: Sequence[str]) -> Overrides:
-    """Parse ``key=value`` texts into groups, keys and a line for each text that is neither.
+    """Parse ``key=value`` texts to groups and keys, and report a problem for each text that is neither.
 
-    Each text is split at its first ``=``, and the value is parsed by the type of the key.
+    Each text is split at its first ``=``, and the type of the key decides how the value is parsed.
     """
     groups: dict[str, str] = {}
     keys: dict[str, Any] = {}
@@ -50,7 +50,7 @@ def parsed(overrides: Sequence[str]) -> Overrides:
 
 
 def _value(key: str, text: str) -> Any:
-    """Parse a value to text, None, or a list or dict of these. Raises Unusable."""
+    """Parse a value to text, None, or a list or dict of these. Raises Unusable if it is not valid YAML."""
     kind = KEYS[key].kind if key in KEYS else str
     is_list = values.takes_list(kind) and text.lstrip().startswith("[")
     if key not in SECTIONS and (values.takes_text(kind) or not text.strip()) and not is_list:

@@ -1,7 +1,7 @@
-"""Tables of the parts that need the engine; those of distances, statistics, starts of pixels and others are in core.
+"""Tables of the parts that need the engine: groupings, initialisations of networks, and training images of theta.
 
-A part is one line of its table, under the name that configs use. Checks and estimates read the facts of the line, never
-the name.
+The tables of all other parts, such as distances and statistics, are in ``core``. A part is an entry of its table, under
+the name that configs use. Checks and estimates read the fields of the entry, never its name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dist_condense.system.storage import Storage
 
 @dataclass(frozen=True, kw_only=True)
 class Classes:
-    """The classes to divide into groups."""
+    """Classes to divide into groups, with everything on which the division may depend."""
 
     count: int
     groups: int
@@ -30,19 +30,19 @@ class Classes:
     """Labels of each group, if the config lists them."""
     seed: int
     features: Callable[[], torch.Tensor]
-    """Computes the mean features ``[classes, features]``."""
+    """Function that computes the mean features of each class, ``[classes, features]``."""
 
 
 @dataclass(frozen=True)
 class Partitioner:
-    """A way to divide the classes into groups."""
+    """Method of dividing the classes into groups."""
 
     partition: Callable[[Classes], Partition]
     _: KW_ONLY
     listed: bool = False
     """Whether ``method.grouping.groups`` must list the groups."""
     planned_as: str | None = None
-    """Name of the partitioner that replaces it in estimates, if its groups depend on features of real images."""
+    """Name of the partitioner that replaces this one in estimates, if its groups depend on features of real images."""
 
 
 PARTITIONS: dict[str, Partitioner] = {
@@ -58,26 +58,26 @@ PARTITIONS: dict[str, Partitioner] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Pretraining:
-    """Training of a network before it is matched."""
+    """Settings for training networks on real images before they are used in matching."""
 
     epochs: int
     pool_size: int
     real: Callable[[], RealBatches]
-    """Opens the real images."""
+    """Function that opens the real images."""
     store: Callable[[], Storage]
-    """Opens the storage of the pool."""
+    """Function that opens the storage of the pool."""
 
 
 @dataclass(frozen=True)
 class StartChoice:
-    """A way to initialise the K networks."""
+    """Method of initialising the networks of matching."""
 
     make: Callable[[Pretraining], NetworkStart]
     _: KW_ONLY
     pretrains: bool = False
     """Whether networks are trained on real images first."""
     shares: bool = False
-    """Whether the K networks come from a pool, of which each member is pretrained once."""
+    """Whether networks are taken from a pool, each member of which is pretrained once."""
 
 
 NETWORK_STARTS: dict[str, StartChoice] = {
@@ -93,7 +93,7 @@ NETWORK_STARTS: dict[str, StartChoice] = {
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingImages:
-    """Images on which theta can be trained, opened by a call."""
+    """Functions that open the images on which theta can be trained."""
 
     real: Callable[[], RealBatches]
     synthetic: Callable[[], SyntheticBatches]
@@ -101,7 +101,7 @@ class TrainingImages:
 
 @dataclass(frozen=True)
 class TrainingSource:
-    """The images on which theta is trained between matching steps."""
+    """Choice of the images on which theta is trained between matching steps."""
 
     batches: Callable[[TrainingImages], Batches]
     _: KW_ONLY

@@ -1,4 +1,4 @@
-"""Table of the procedures, and the procedure of a run."""
+"""Table of procedures, and functions that return the parts of a run's procedure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dist_condense.settings.config import RunConfig
 
 
 class Worker(Protocol):
-    """A function that makes the part of one worker; ``labels`` are the classes that it owns."""
+    """Function that makes one worker's part of a procedure; ``labels`` are the classes that the worker owns."""
 
     def __call__(
         self, config: RunConfig, dataset: ImageSet, labels: list[int], coordinator: Coordinator, placement: Placement
@@ -28,19 +28,19 @@ Lines = Callable[[RunConfig, ImageSet], Iterator[str]]
 
 @dataclass(frozen=True)
 class Maker:
-    """The functions that make a procedure from a config."""
+    """Functions that construct a procedure from a config, and that check the config."""
 
     outline: Callable[[RunConfig, ImageSet], Outline]
     worker: Worker
     _: KW_ONLY
     form: Callable[[RunConfig, ImageSet], tuple[Space, MultiFormation]] = assembly.learnt_form
-    """Returns the value space of the stored images, and the parameterisation that decodes them."""
+    """Function that returns the value space of the stored images, and the parameterisation that decodes them."""
     problems: Callable[[RunConfig], Iterator[str]] = lambda config: iter(())
-    """Yields a line for each reason why it cannot run on any data set."""
+    """Function that yields a line for each reason why the procedure cannot run on any data set."""
     data_problems: Lines = lambda config, dataset: iter(())
-    """Yields a line for each reason why it cannot run on this data set."""
+    """Function that yields a line for each reason why the procedure cannot run on this data set."""
     remarks: Lines = lambda config, dataset: iter(())
-    """Yields a line for each remark that does not stop the run."""
+    """Function that yields remarks, one line each, which do not stop the run."""
 
 
 PROCEDURES = {
@@ -62,14 +62,14 @@ PROCEDURES = {
 
 
 def outline_of(config: RunConfig, dataset: ImageSet) -> Outline:
-    """Return the outline of a run's procedure, which needs no worker."""
+    """Return the outline of a run's procedure; no worker is needed."""
     return PROCEDURES[config.method.procedure].outline(config, dataset)
 
 
 def procedure_of(
     config: RunConfig, dataset: ImageSet, labels: list[int], coordinator: Coordinator, placement: Placement
 ) -> Procedure:
-    """Return the part of one worker in a run's procedure; ``labels`` are the classes that it owns."""
+    """Return one worker's part of a run's procedure; ``labels`` are the classes that the worker owns."""
     maker = PROCEDURES[config.method.procedure]
     return maker.worker(config, dataset, labels, coordinator=coordinator, placement=placement)
 

@@ -1,4 +1,4 @@
-"""Replacement of null and ``auto`` values of a config by the run's first start, the data set and the machines."""
+"""Replacement of a config's null and ``auto`` values, using the run's first start, the data set and the machines."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ class _Place:
     """The machines of a run."""
 
     cluster: ClusterConfig
-    """Keys of the cluster, with the device settled."""
+    """Keys of the cluster, with ``auto`` replaced by a device."""
     cores: int
     """CPU cores per worker."""
     per_node: int
     """Number of workers on the fullest node."""
     memory: int
-    """Bytes of the smallest node on which a worker fits."""
+    """Memory in bytes of the smallest node that has room for a worker."""
 
 
 def resolved(config: RunConfig, dataset: ImageSet, earlier: Mapping[str, Any]) -> tuple[RunConfig, Choice]:
     """Replace the null and ``auto`` values of device, numerics, channels, mean, std and tier, and make paths absolute.
 
-    Values of the run's first start are kept; others follow from the data set and the machines. Also return the tier of
-    the real images with the sizes by which it was selected. Starts Ray if there are workers, so
-    :func:`dist_condense.job.preflight.check` must come first.
+    Values of the run's first start are kept; others follow from the data set and the machines. This starts Ray if there
+    are workers, so :func:`dist_condense.job.preflight.check` must be called first.
 
     :param earlier: identity of the run's earlier start (``config.identity``); empty for the first start.
+    :returns: the config, and the selected storage tier of real images with the sizes by which it was selected.
     :raises ConfigError: the cluster lacks cores or GPUs; mean and std of the training images cannot be measured.
     """
     earlier = translated(earlier)
@@ -73,7 +73,7 @@ def resolved(config: RunConfig, dataset: ImageSet, earlier: Mapping[str, Any]) -
 
 
 def absolute_paths(config: RunConfig) -> RunConfig:
-    """Make paths absolute from the working directory of the driver; urls stay."""
+    """Make relative paths absolute, from the working directory of the driver; urls are unchanged."""
     root, checkpoints = config.dataset.root, config.tracking.checkpoints
     return replace(
         config,
@@ -84,8 +84,10 @@ def absolute_paths(config: RunConfig) -> RunConfig:
 
 
 def with_channels(config: RunConfig, earlier: Mapping[str, Any]) -> RunConfig:
-    """Set ``dataset.channels`` as in an earlier start; one of a version without this key used the catalogue's (3 for
-    folders)."""
+    """Set ``dataset.channels``, if it is null, to the value of an earlier start.
+
+    A version without this key used the number in the catalogue, 3 for image folders.
+    """
     known = KNOWN.get(config.dataset.name)
     if not earlier or known is None or not known.facts.own or config.dataset.channels is not None:
         return config
@@ -94,7 +96,7 @@ def with_channels(config: RunConfig, earlier: Mapping[str, Any]) -> RunConfig:
 
 
 def _normalised(config: RunConfig, dataset: ImageSet, earlier: Mapping[str, Any]) -> RunConfig:
-    """Set mean and std: as given, as in the first start, else by ``dataset.constants``."""
+    """Set mean and std: the values of the config, else those of an earlier start, else by ``dataset.constants``."""
     if config.dataset.mean is not None:
         return config
     if "dataset.mean" in earlier:
@@ -107,13 +109,13 @@ def _normalised(config: RunConfig, dataset: ImageSet, earlier: Mapping[str, Any]
 
 
 def _constants(config: RunConfig, dataset: ImageSet) -> Constants:
-    """Return mean and std by ``dataset.constants``; measuring them reads every training image."""
+    """Return the mean and std that ``dataset.constants`` selects; measuring them reads every training image."""
     name = config.dataset.constants or default(dataset, config.dataset.classes)
     try:
         if name != MEASURED:
             return of_name(name, dataset)
         images = f"{sum(dataset.counts)} training images"
-        terminal.say(f"note: mean and std are measured on {images}, once; dataset.mean and dataset.std set other ones")
+        terminal.say(f"note: mean and std are measured on {images}, once; set dataset.mean and dataset.std to override")
         source = dataset.train_split.on_demand(assembly.reading_of(config))
         mean, std = measured(source, dataset.counts, dataset.channels)
         terminal.say(f"note: mean {_shown(mean)}, std {_shown(std)}")
@@ -131,7 +133,7 @@ def _absolute(path: str) -> str:
 
 
 def _tier(config: RunConfig, dataset: ImageSet, place: _Place) -> Choice:
-    """Select the tier by the images of the fullest node and the memory of the smallest."""
+    """Select the tier of real images by the size of the fullest node's images and the memory of the smallest node."""
     workers, per_node, split = config.cluster.workers, place.per_node, dataset.train_split
 
     def encoded() -> int:
@@ -157,7 +159,10 @@ def _tier(config: RunConfig, dataset: ImageSet, place: _Place) -> Choice:
 
 
 def machines() -> list[tuple[int, int, int]]:
-    """Join or start Ray; return (CPU cores, GPUs, bytes for workers) of each node, 0 bytes if not reported."""
+    """Connect to Ray or start it, and return (CPU cores, GPUs, memory in bytes) of each node.
+
+    The memory is what workers may use, 0 if a node does not report it.
+    """
     from dist_condense.engine.ray.group import connect, nodes
 
     connect()

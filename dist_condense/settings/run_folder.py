@@ -21,7 +21,7 @@ KINDS = {stat.S_ISFIFO: "a named pipe", stat.S_ISSOCK: "a socket", stat.S_ISCHR:
 
 @dataclass(frozen=True)
 class Entry:
-    """A file or folder of a run: its path on a :class:`RunFolder`, itself with its name on the class."""
+    """Descriptor of a file or folder of a run: its path on a :class:`RunFolder` instance, itself on the class."""
 
     name: str
 
@@ -37,19 +37,19 @@ class Entry:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of a run.
+    """The folder of a run, whose attributes are the paths of its files and folders.
 
-    :param path: may be a link to a folder; need not exist.
+    :param path: path of the folder, which may be a link to a folder and need not exist.
     """
 
     path: Path
 
     config = Entry("config.yaml")
-    """Resolved config, by which a folder is recognised as that of a run."""
+    """Resolved config. A folder that contains this file is recognised as the folder of a run."""
     environment = Entry("environment.json")
-    """Versions, devices and commit."""
+    """Package versions, devices, and the commit of the code."""
     metrics = Entry("metrics.jsonl")
-    """Measurements, one line per ``tracking.log_every`` units, each unit once and in order."""
+    """Measurements: one line after every ``tracking.log_every`` units, in order and without repetition."""
     checkpoints = Entry("checkpoints")
     """Checkpoints (:mod:`dist_condense.job.checkpoint`), unless ``tracking.checkpoints`` names another location."""
     pool = Entry("pool")
@@ -72,18 +72,21 @@ class RunFolder:
     sweep = Entry("sweep")
     """Ray Tune's records of the evaluation."""
     owner = Entry("owner")
-    """Identifier of the start that may write."""
+    """Identifier of the driver process that may write to the folder."""
     lock = Entry(".owner.lock")
-    """Lock file that a start holds while it writes."""
+    """Lock file that a driver process holds while it writes."""
 
 
 MAY_LEAD = (RunFolder.checkpoints.name, RunFolder.pool.name)
-"""Entries that may be links to folders, for example on a disk for large files."""
+"""Names of entries that may be links to folders, for example to a disk for large files."""
 
 
 def check(folder: Path) -> None:
-    """Check that a run's folder contains only plain files and folders. The folder itself and :data:`MAY_LEAD` may be
-    links to folders. Raises ConfigError with a line for each other entry."""
+    """Check that a run's folder contains only plain files and folders.
+
+    The folder itself and :data:`MAY_LEAD` may be links to folders. Raises ConfigError with a line for each other entry;
+    if there are many, the last line states how many more there are.
+    """
     if refused := list(problems(folder)):
         more = [f"... and {len(refused) - SHOWN} more in {folder}"] if len(refused) > SHOWN else []
         raise ConfigError(refused[:SHOWN] + more)
@@ -100,7 +103,10 @@ def problems(folder: Path) -> Iterator[str]:
 
 
 def strange(path: Path) -> Iterator[str]:
-    """Yield a line for an entry, or each entry of a folder, that is neither file nor folder. No link is followed."""
+    """Yield a line if a path is neither a file nor a folder; for a folder, check its entries in the same way.
+
+    Links are not followed.
+    """
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
@@ -118,7 +124,7 @@ def strange(path: Path) -> Iterator[str]:
 
 
 def problems_below(folder: Path) -> Iterator[str]:
-    """Yield the lines of :func:`strange` for all entries of a folder."""
+    """Yield a line for each entry of a folder, at any depth, that is neither a file nor a folder."""
     for path in _listed(folder):
         yield from strange(path)
 
@@ -126,8 +132,8 @@ def problems_below(folder: Path) -> Iterator[str]:
 def _listed(folder: Path) -> list[Path]:
     """Return the sorted entries of a folder.
 
-    Empty if this user may not enter it, and so cannot open anything in it, or if an earlier start that is still running
-    has just removed it.
+    Empty if this user may not enter the folder, and so cannot open anything in it, or if another process has just
+    removed it.
     """
     try:
         return sorted(folder.iterdir()) if os.access(folder, os.X_OK) else []

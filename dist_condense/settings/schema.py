@@ -54,34 +54,35 @@ class DatasetConfig:
     """Height and width of an image in pixels; null: the data set's own (224 for image folders, the prepared size for
     shards)."""
     classes: str | list[str] | None = None
-    """Classes to condense: a named subset (`imagenet100_idc`), a list of class names in label order; null: all."""
+    """Classes to condense: a named subset (`imagenet100_idc`) or a list of class names in label order; null: all."""
     channels: Annotated[int, Range(1, 3)] | None = None
-    """Number of channels, 1 (grey) or 3; for `image_folder` only. Null: 1 if the headers of all files say grey, else 3;
-    determined and stored at the first start."""
+    """Number of channels, 1 (grey) or 3; for `image_folder` only. Null: 1 if all files are grey by their headers, else
+    3; determined and stored at the first start."""
     constants: Annotated[str, OneOf("sources of mean and std", constants.names())] | None = None
     """Source of the mean and std that normalise the images: the name of a data set (IDC and DCC use those of `cifar10`
-    for CIFAR-100), or `measured`, computed once from the training images. Null: the data set's published values; or
-    `measured` where there are none (DCC's six groups of ImageNet; `image_folder`, except that ImageNet's are used if
+    for CIFAR-100), or `measured`, computed once from the training images. Null: the data set's published values; if
+    there are none, `measured` (DCC's six groups of ImageNet; `image_folder`, except that ImageNet's values are used if
     all classes are WordNet ids)."""
     mean: list[Mean] | None = None
-    """Mean of each channel, in stored values (bytes scaled to [0, 1]); null: given by `constants`, and stored at the
-    first start."""
+    """Mean of each channel, in stored values (bytes scaled to [0, 1]); null: determined by `constants` at the first
+    start, and stored."""
     std: list[Spread] | None = None
-    """Standard deviation of each channel, like `mean`."""
+    """Standard deviation of each channel; values and null as for `mean`."""
     download: bool = False
     """Whether torchvision may download the data set into `root`."""
     orientation: bool | None = None
     """Whether image files are rotated by their EXIF orientation. Null: true for `image_folder`, false for the papers'
-    data sets, as in torchvision and the published programs. Images written by `prepare --size` stay as prepared."""
+    data sets, as in torchvision and the authors' programs. Images written by `prepare --size` stay as prepared."""
 
 
 @dataclass(kw_only=True)
 class DataConfig:
-    """How real images are read and cached. These keys do not change the set."""
+    """How real images are read and cached. These keys do not change the synthetic set."""
 
     tier: Annotated[str, OneOf("storage tiers of real images", (AUTO, *TIERS, RAW))] = "auto"
     """Storage of the real images: `gpu` (decoded), `ram` (decoded), `encoded` (in RAM), `disk`; `auto`: the first of
-    these that fits; `ffcv`: the beton of a prepared data set, cached by the operating system."""
+    these that fits (with Ray workers never `gpu`); `ffcv`: the beton of a prepared data set, cached by the operating
+    system."""
     memory_budget: Annotated[float, Range(0, 1_000_000)] | None = None
     """GiB per node that `auto` may fill; null: half of the smallest node's memory."""
     threads: Threads | None = None
@@ -95,7 +96,7 @@ class DataConfig:
 
 @dataclass(kw_only=True)
 class NetworkConfig:
-    """The network theta that computes the statistics. An option that is null has the network's own default."""
+    """The network theta that computes the statistics. Options that are null have the default of the network."""
 
     name: str = "convnet"
     """Name of the network, see `dist-condense list`, or `timm:NAME`; options may follow: `timm:NAME:img_size=64`."""
@@ -129,39 +130,40 @@ class ParameterisationConfig:
     """Parameterisation f, which decodes learnt pixels to images."""
 
     factor: Annotated[int, Range(1, 1000)] = 1
-    """Multi-formation factor n: each image consists of n x n tiles, or of n along `axes`. 1: plain pixels."""
+    """Multi-formation factor n: each image consists of n x n tiles, or of n tiles along one of `axes`. 1: plain
+    pixels."""
     axes: Annotated[str, OneOf("axes of multi-formation", AXES)] | None = None
     """Axis along which an image is cut into tiles: `height`, `width` (IDC on speech: time), or null for both."""
     decoding: Annotated[str, OneOf("decodings", DECODINGS)] = "uniform"
-    """Decoding for matching: `uniform`, `multi` (factors 1..n) or `bounded`. Training on the set always uses
-    `uniform`."""
+    """Decoding for matching: `uniform` (factor n), `multi` (each factor 1 to n) or `bounded` (for each image the
+    largest factor that `method.synthetic_limit` allows). Training on the set always uses `uniform`."""
 
 
 @dataclass(kw_only=True)
 class StatisticConfig:
-    """Statistic phi, which is matched."""
+    """The statistic phi that is matched between real and synthetic images."""
 
     name: Annotated[str, OneOf("statistics", STATISTICS)] = "gradient"
     """Statistic of a class: the `gradient` of the mean cross-entropy, or the mean `embedding`."""
     parameters: Annotated[str, OneOf("parameters of the matched gradient", PARAMETERS)] = "matrices"
-    """Parameters whose gradient is matched: `matrices` (no bias, no norm), `convolutions` or `all`."""
+    """Parameters whose gradient is matched: `matrices` (no biases, no norm layers), `convolutions` or `all`."""
 
 
 @dataclass(kw_only=True)
 class GroupingConfig:
-    """Grouping G, the classes whose statistics are averaged before the distance."""
+    """Grouping G: groups of classes whose statistics are averaged before the distance is computed."""
 
     name: Annotated[str, OneOf("groupings", PARTITIONS)] = "per_class"
     """Partition of the classes: `per_class`, `pooled`, `given` (by `groups`), `random` or `kmeans` (into `number`
     groups)."""
     number: Count = 1
-    """Number of groups of `random` and `kmeans`."""
+    """Number of groups, for `random` and `kmeans`."""
     groups: list[list[int]] = field(default_factory=list)
-    """Labels of each group of `given`; every class occurs once."""
+    """Labels of each group, for `given`; every class occurs exactly once."""
     warmup_networks: Amount = 0
-    """Number of first networks whose first `warmup_steps` matching steps are per class (DCC: 250)."""
+    """Number of networks, from the first, whose first `warmup_steps` matching steps are per class (DCC: 250)."""
     warmup_steps: Amount = 0
-    """Number of matching steps per class of each of `warmup_networks` (DCC: 10)."""
+    """Number of matching steps, from the first, that are per class on each of the `warmup_networks` (DCC: 10)."""
 
 
 @dataclass(kw_only=True)
@@ -169,38 +171,37 @@ class ImagesConfig:
     """SGD on the learnt pixels."""
 
     lr: Rate = 0.1
-    """Learning rate of the pixels; at `reference_ipc` and `reference_size` if these are set."""
+    """Learning rate of the pixels; it is scaled if `reference_ipc` or `reference_size` is set."""
     momentum: Momentum = 0.5
     """Momentum of the pixels."""
     shared_buffer: bool = False
     """Whether all classes share one momentum buffer, updated once per class as in IDC's program, which makes momentum
     nearly ineffective."""
     reference_ipc: Count | None = None
-    """Number of images per class to which `lr` refers: it is scaled by ipc / reference_ipc (IDC: 10). Null: no
-    scaling."""
+    """Number of images per class for which `lr` is stated; `lr` is multiplied by ipc / reference_ipc (IDC: 10). Null:
+    no scaling."""
     reference_size: Side | None = None
-    """Image size to which `lr` refers: it is scaled by (size / reference_size) squared (IDC: 28 for MNIST, 224 for
-    ImageNet, else 32). Null: no scaling."""
+    """Image size for which `lr` is stated; `lr` is multiplied by (size / reference_size) squared (IDC: 28 for MNIST,
+    224 for ImageNet, else 32). Null: no scaling."""
 
 
 @dataclass(kw_only=True)
 class SelectionConfig:
-    """Selection of real images, for `method.procedure: selecting`. Besides these keys, it reads `method.augmentation`,
-    for training the network, but no other key of `method`, `trajectory` or `training`."""
+    """Selection of real images, for `method.procedure: selecting`. A selection that needs a trained network also reads
+    `method.augmentation`; no selection reads other keys of `method`, `trajectory` or `training`."""
 
     name: Annotated[str, OneOf("selections of real images", SELECTIONS)] | None = None
     """Name of the selection, see `dist-condense list`."""
     epochs: Amount = 20
-    """Number of passes over the whole training set that train the network whose features are read, if the selection
-    reads any."""
+    """Number of passes over the whole training set in training the feature network, if the selection needs one."""
     lr: Rate = 0.01
-    """Constant learning rate of this network."""
+    """Constant learning rate of the feature network."""
     momentum: Momentum = 0.9
-    """Momentum of this network."""
+    """Momentum of the feature network."""
     weight_decay: Decay = 5e-4
-    """Weight decay of this network."""
+    """Weight decay of the feature network."""
     batch: Batch = 256
-    """Images per update of this network."""
+    """Number of images per update of the feature network."""
 
 
 @dataclass(kw_only=True)
@@ -212,7 +213,7 @@ class MethodConfig:
     """Name of the method in tables and tracking only; by default that of the group file `method/NAME.yaml`, if one is
     used."""
     procedure: Annotated[str, OneOf("procedures", NAMES)] = "matching"
-    """Procedure of the whole run: `matching`, Algorithm 1; or `selecting` real images, by `selection`."""
+    """Procedure of the whole run: `matching` (Algorithm 1), or `selecting` real images as `selection` states."""
     unit_space: bool = False
     """Whether learnt pixels are image values ([0, 1]; float images: as stored), clamped to their bounds before each
     network (IDC); otherwise they are normalised values, never clamped (DC). Selected images are always
@@ -233,17 +234,17 @@ class MethodConfig:
     """SGD on the pixels."""
     label_lr: Rate | None = None
     """Learning rate of soft labels: the class probabilities of each image are then learnt as the softmax of scores, by
-    SGD with the momentum of `images`; the class starts at 0.9. Null: hard labels."""
+    SGD with the momentum of `images`; the image's own class starts at 0.9. Null: hard labels."""
     real_batch: Batch = 256
     """Number of real images per class and matching step; all of them, each once, if a class has fewer."""
     real_draw: Annotated[str, OneOf("draws of real images", DRAWS)] = "fresh"
     """Draw of real images: `fresh`, random at each step (DC), or `epochs`, passes over the class without their
     incomplete batch (IDC)."""
     synthetic_limit: Count = 128
-    """Largest number of decoded images per class and matching step (IDC: 128). The `bounded` decoding keeps it by
-    smaller factors; the others match a random subset of this size."""
+    """Largest number of decoded images per class and matching step (IDC: 128). The `bounded` decoding keeps to it by
+    smaller factors; the other decodings match a random subset of this size."""
     selection: SelectionConfig = field(default_factory=SelectionConfig)
-    """Selection of real images, without matching."""
+    """Selection of real images, which replaces matching."""
 
 
 @dataclass(kw_only=True)
@@ -251,7 +252,7 @@ class TrajectoryConfig:
     """The number of networks and their initialisation."""
 
     networks: Count = 1000
-    """Number of networks K, on which the set is matched one after the other."""
+    """Number of networks K on which the synthetic set is matched, one after the other."""
     matching_steps: Count = 1
     """Number of matching steps T per network."""
     start: Annotated[str, OneOf("starts of a network", NETWORK_STARTS)] = "fresh"
@@ -271,11 +272,12 @@ class TrainingConfig:
     source: Annotated[str, OneOf("training of theta", BATCHES)] = "synthetic"
     """Training images of theta: the `synthetic` set or `real` images; `frozen`: no training."""
     epochs: Amount = 0
-    """Number of passes over the synthetic set after each matching step."""
+    """Number of passes over the synthetic set after each matching step, for `source: synthetic`."""
     images: Amount = 0
-    """Number of real images after each matching step, rounded up to whole batches of shuffled passes."""
+    """Number of real images to train on after each matching step, for `source: real`; rounded up to whole batches. They
+    are taken from shuffled passes over all images, which continue from one training to the next."""
     batch: Batch = 256
-    """Images per update, also of pretraining."""
+    """Number of images per update of theta, in training and in pretraining."""
     lr: Rate = 0.01
     """Learning rate of theta."""
     momentum: Momentum = 0.0
@@ -299,7 +301,8 @@ class ComputeConfig:
     compile: bool = False
     """Whether to use torch.compile: up to a minute at the start, then faster (see benchmarks/)."""
     microbatch: Amount = 0
-    """Largest number of images in the network at once, in matching by two passes; 0: all images of a class."""
+    """Largest number of images in the network at once in matching, which then takes two passes over each class; 0: all
+    images of a class at once."""
     slices: Annotated[int, Range(1, 10_000)] | None = None
     """Number of slices of a training batch, whose gradients are summed; null: 4 (1 with BatchNorm)."""
     threads: Threads | None = None
@@ -311,25 +314,25 @@ class ComputeConfig:
 
 @dataclass(kw_only=True)
 class ClusterConfig:
-    """The workers of a run. These keys do not change the set."""
+    """The workers of a run. These keys do not change the synthetic set."""
 
     workers: Workers = 0
     """Number of Ray workers, one per GPU or per `compute.threads` cores; 0: compute in this process, without Ray."""
     device: Annotated[str, OneOf("devices", DEVICES)] = "auto"
     """Device of the workers: `cpu`, `cuda`, or `auto`, cuda if available."""
     max_failures: Amount = 0
-    """Number of times that a failed worker group is restarted from the newest checkpoint. Nodes that leave at the time
-    of their preemption notice are not counted; nodes that leave earlier are."""
+    """Number of times that a failed worker group is restarted from the newest checkpoint. The loss of a node at the
+    time that its preemption notice announced is not counted; an earlier loss is counted."""
     timeout: Annotated[float, Range(1, 10_000_000)] = 600.0
     """Seconds after which a worker that does not answer the others is considered hung, and its group fails. Set it
     above the longest work of a single worker, such as opening its data or compiling."""
     min_workers: Annotated[int, Range(1, 100_000)] | None = None
-    """Smallest number of workers with which the run continues after nodes are lost; it grows to `workers` again when
-    there is room. Null: always `workers`."""
+    """Smallest number of workers with which the run continues after nodes are lost; the group grows to `workers` again
+    when there is room. Null: always `workers`."""
 
     @property
     def on_gpu(self) -> bool:
-        """Whether workers compute on GPUs; false while the device is ``auto``."""
+        """Whether workers compute on GPUs; False while the device is ``auto``."""
         return self.device == CUDA
 
     def settled(self, gpus: bool) -> ClusterConfig:
@@ -339,13 +342,13 @@ class ClusterConfig:
 
 @dataclass(kw_only=True)
 class EvaluationConfig:
-    """Networks trained from scratch on the set and tested."""
+    """Evaluation of the synthetic set: networks are trained on it from scratch and tested."""
 
     sets: list[Annotated[str, OneOf("evaluation sets", SETS)]] = field(default_factory=lambda: ["condensed"])
     """Training sets to compare: `condensed`, `whole` (all real training images), and selections of ipc real images per
-    class (see `dist-condense list`). A random selection is drawn anew for each network; one that needs a trained
-    network is computed once, by a separate run in `selections/` beside the output, shared by all runs on the same
-    data."""
+    class (see `dist-condense list`). A random selection is drawn anew for each network; a selection that needs a
+    trained network is computed once, by a separate run in `selections/` beside the output, and is shared by all runs on
+    the same data."""
     protocol: Annotated[str, OneOf("evaluation protocols", PROTOCOLS, REPLACED)] = "dc"
     """Training protocol of a paper. Its flips are omitted automatically where they change the label."""
     architectures: list[str] = field(default_factory=lambda: ["network"])
@@ -354,9 +357,9 @@ class EvaluationConfig:
     seeds: Annotated[int, Range(1, 100_000)] = 3
     """Number of networks per set and architecture."""
     epochs: Amount | None = None
-    """Training epochs; null: the protocol's; 0: no evaluation, so that no test images are needed."""
+    """Training epochs; null: the protocol's; 0: no evaluation, which needs no test images."""
     whole_epochs: Count | None = None
-    """Training epochs on `whole`; null: as `epochs`, then the protocol's (IDC: 300)."""
+    """Training epochs on `whole`; null: `epochs`, or if that is null as well, the protocol's (IDC: 300)."""
     threads: Threads | None = None
     """CPU cores per trained network; null: 1 on Ray, otherwise all."""
 
@@ -371,12 +374,13 @@ class TrackingConfig:
     experiment: str = "dist_condense"
     """Name of the MLflow experiment."""
     log_every: Count = 10
-    """Units (matching steps, or selected classes) between two lines of metrics.jsonl, at which workers are also
-    compared."""
+    """Number of units (matching steps, or selected classes) between two lines of metrics.jsonl. At each line, the
+    shared state of the workers is compared."""
     checkpoint_minutes: Annotated[float, Range(0, 1_000_000)] = 5.0
-    """Longest time between two checkpoints, also while theta is trained; 0: a checkpoint after every update."""
+    """Longest time between two checkpoints in minutes, also while theta is trained; 0: a checkpoint after every
+    update."""
     checkpoint_steps: Count | None = None
-    """Units between two checkpoints; null: by time only."""
+    """Number of units between two checkpoints; null: checkpoints by time only."""
     checkpoints_kept: Count = 2
     """Number of newest checkpoints that are kept."""
     checkpoints: str | None = None

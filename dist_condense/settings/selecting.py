@@ -1,4 +1,4 @@
-"""Construction of a selection from the configuration, and of the separate run that makes one for an evaluation."""
+"""Construction of a selection from the configuration, and of the separate run that makes it for an evaluation."""
 
 from __future__ import annotations
 
@@ -44,14 +44,17 @@ def outline(config: RunConfig, dataset: ImageSet) -> SelectingOutline:
 
 
 def form(config: RunConfig, dataset: ImageSet) -> tuple[Space, MultiFormation]:
-    """Return the value space of real images as stored, and the parameterisation of whole images."""
+    """Return the value space of real images as stored, and the parameterisation without tiles."""
     return dataset.space.when_normalised(False), MultiFormation()
 
 
 def selecting(
     config: RunConfig, dataset: ImageSet, labels: list[int], coordinator: Coordinator, placement: Placement
 ) -> Selecting:
-    """Return the part of one worker: its classes, and the network that all workers train together."""
+    """Return one worker's part of a selection: its classes, and the network that all workers train together.
+
+    :param labels: classes that the worker owns.
+    """
     planned, (space, _) = outline(config, dataset), form(config, dataset)
     source = dataset.train(labels, assembly.reading_of(config, placement.device))
     shard = SelectionShard(
@@ -70,7 +73,7 @@ def selecting(
 
 
 def _trajectory(config: RunConfig, dataset: ImageSet, shard: SelectionShard, coordinator: Coordinator) -> Trajectory:
-    """Return one network, trained by ``method.selection`` on all real images."""
+    """Return the trajectory of the feature network, which ``method.selection`` trains on all real images."""
     training = config.method.selection
     recipe = TrainingRecipe(
         lr=training.lr,
@@ -103,13 +106,13 @@ def _trajectory(config: RunConfig, dataset: ImageSet, shard: SelectionShard, coo
 
 
 def problems(config: RunConfig) -> Iterator[str]:
-    """Yield a line if no selection is named."""
+    """Yield a line if the config names no selection."""
     if config.method.selection.name is None:
         yield f"method.selection.name: name one of {', '.join(SELECTIONS)}"
 
 
 def data_problems(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
-    """Yield a line if a class has fewer images than are selected."""
+    """Yield a line if a class has fewer images than ``ipc``."""
     if config.ipc > min(dataset.counts):
         few = [f"{c.name} ({n})" for c, n in zip(dataset.classes, dataset.counts, strict=True) if n < config.ipc]
         yield f"ipc: {config.ipc} real images of each class are selected, and there are fewer in {some(few)}"
@@ -119,18 +122,19 @@ def data_problems(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
 
 
 def place(config: RunConfig) -> Path:
-    """Return the folder of the selections that runs share, beside the output of this run."""
+    """Return the folder of selections, beside the output of this run and shared by all runs with outputs there."""
     return Path(config.output).expanduser().absolute().parent / FOLDER
 
 
 def run_of_its_own(config: RunConfig, dataset: ImageSet, name: str) -> RunConfig:
     """Return the config of the separate run that makes a selection for the evaluation of a run.
 
-    It has the data, network, ipc, seed and cluster of that run, and the method of the shipped file
-    ``method/NAME.yaml``. Its folder is named by a digest of everything that changes the set, including the training
-    images, so all runs on the same data share it.
+    The separate run has the data, network, ipc, seed and cluster of the evaluated run, and the method of the shipped
+    file ``method/NAME.yaml``. Its folder is named by a digest of everything that changes its set, including the
+    training images, so all runs on the same data share it.
 
-    :param config: resolved, of the run that is evaluated.
+    :param config: resolved config of the evaluated run.
+    :param name: name of the selection.
     """
     file = shipped() / "method" / f"{name}.yaml"
     own = RunConfig(
@@ -140,7 +144,7 @@ def run_of_its_own(config: RunConfig, dataset: ImageSet, name: str) -> RunConfig
         data=config.data,
         network=config.network,
         method=from_dict({"method": yaml_files.texts(file)}).method,
-        compute=replace(config.compute, microbatch=0),  # of matching only
+        compute=replace(config.compute, microbatch=0),  # only matching uses it
         cluster=config.cluster,
         evaluation=EvaluationConfig(epochs=0),
         tracking=replace(config.tracking, checkpoints=None),

@@ -1,4 +1,4 @@
-"""The MLflow address of a run, and the checks of it that need neither a network nor MLflow."""
+"""The MLflow address of a run, and checks of this address that need neither a connection nor MLflow."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dist_condense.system.credentials import address, is_hidden, masked, reveale
 VARIABLE = "MLFLOW_TRACKING_URI"
 SQLITE = re.compile(r"sqlite(\+\w+)?:///(?P<path>[^?]*)(\?(?P<query>.*))?", re.DOTALL)
 SQLITE_OPTIONS = {"timeout", "isolation_level", "detect_types", "check_same_thread", "cached_statements", "uri"}
-"""Options of SQLAlchemy's addresses; after ``uri=true`` SQLite's own options follow, which are not checked."""
+"""Options that SQLAlchemy accepts in a sqlite address; after ``uri=true``, SQLite's own options are not checked."""
 SERVERS, DATABASE_SERVERS, CLOUD = ("http", "https"), ("postgresql", "mysql", "mssql"), "databricks"
 DATABASES = (*DATABASE_SERVERS, "sqlite")
 CLOUD_CREDENTIALS = ("DATABRICKS_HOST", "DATABRICKS_CONFIG_PROFILE", "DATABRICKS_CONFIG_FILE", "DATABRICKS_TOKEN")
@@ -27,8 +27,8 @@ CLOUD_CREDENTIALS = ("DATABRICKS_HOST", "DATABRICKS_CONFIG_PROFILE", "DATABRICKS
 def resolve_uri(configured: str | None, output: str | Path) -> str:
     """Return the configured URI, else MLFLOW_TRACKING_URI, else a sqlite file in the output folder.
 
-    Paths of sqlite files become absolute. A configured URI that was stored without its password is replaced by that of
-    the variable if they are otherwise equal.
+    Paths of sqlite files become absolute. A configured URI that was stored without its password is replaced by
+    MLFLOW_TRACKING_URI if the two are otherwise equal.
     """
     variable = address(os.environ.get(VARIABLE, ""), bare=True)
     if configured and (not is_hidden(configured) or variable != configured):
@@ -40,7 +40,7 @@ def resolve_uri(configured: str | None, output: str | Path) -> str:
 
 
 def sqlite_file(uri: str) -> Path | None:
-    """Return the absolute path of a sqlite address; None for other addresses and for SQLite's own ``file:`` form."""
+    """Return the absolute path of the file in a sqlite address; None for all others, and for a ``file:`` address."""
     match = SQLITE.fullmatch(revealed(uri))
     if match is None or match["path"] in ("", ":memory:") or match["path"].startswith("file:"):
         return None
@@ -48,8 +48,10 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def problems(configured: str | None, output: str | Path, experiment: str) -> Iterator[str]:
-    """Yield a line, with the key, if the address can never work. Writes nothing and contacts no server.
+    """Yield a line that names the key if the address can never work. Writes nothing and contacts no server.
 
+    :param configured: value of ``tracking.uri``.
+    :param output: folder of the run.
     :param experiment: name of the experiment; a sqlite file in which it is deleted is refused.
     """
     uri = resolve_uri(configured, output)
@@ -61,7 +63,10 @@ def problems(configured: str | None, output: str | Path, experiment: str) -> Ite
 
 
 def deleted(experiment: str, number: str, uri: str) -> str:
-    """Return the message for an experiment that is deleted on the server."""
+    """Return the message for an experiment that is deleted on the server.
+
+    :param number: id of the experiment.
+    """
     restore = f"{VARIABLE}={shlex.quote(uri)} mlflow experiments restore --experiment-id {number}"
     return (
         f"the experiment {experiment!r} is deleted there; restore it (`{restore}`) or give tracking.experiment another"

@@ -22,7 +22,8 @@ MISSING = "???"
 class ConfigError(ValueError):
     """All problems of a configuration, found before anything starts.
 
-    :param rest: the RunConfig without the refused values, if there is one, so that it can be checked as well.
+    :param rest: the RunConfig without the refused values, so that the other values can be checked as well; None if
+        there is no such config.
     :param notes: lines to print besides the problems.
     """
 
@@ -32,11 +33,11 @@ class ConfigError(ValueError):
 
 
 class Misfit(ValueError):
-    """A value that the type of its key does not allow; the message gives the reason and is printed after the key."""
+    """Error for a value that the type of its key does not allow; the message is a reason to print after the key."""
 
 
 def options(kind: Any) -> tuple[Any, ...]:
-    """Return the types of a union, or the only type."""
+    """Return the member types of a union; for any other type, a tuple of this type alone."""
     return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
 
 
@@ -57,10 +58,10 @@ def unquoted(text: str) -> str:
 
 
 def converted(key: str, value: Any, kind: Any) -> Any:
-    """Convert ``value`` to the type of a key: texts become numbers and booleans; other values never become text.
+    """Convert ``value`` to the type ``kind`` of a key: texts become numbers or booleans, never the reverse.
 
-    :param key: the name of the key, for the message.
-    :raises Misfit: the value does not fit.
+    :param key: name of the key, for the message.
+    :raises Misfit: the value does not fit the type.
     """
     known = options(kind)
     if value is None and NoneType in known:
@@ -84,7 +85,7 @@ def converted(key: str, value: Any, kind: Any) -> Any:
 
 
 def check_text(value: Any) -> None:
-    """Check that all texts are UTF-8, as the files of a run are. Raises Misfit."""
+    """Check that a value can be written to the files of a run, which are UTF-8. Raises Misfit otherwise."""
     if wrong := [text for text in _texts(value) if _SURROGATE.search(text)]:
         raise Misfit(f"{wrong[0]!a} is not UTF-8, which the files of a run require; rename it, or link to it")
 
@@ -103,7 +104,7 @@ def shown(value: Any) -> str:
 
 
 def some(words: Sequence[str]) -> str:
-    """Join the first five texts, and say how many more there are."""
+    """Join the first five texts, followed by the number of the others: ``a, b, c, d, e and 3 more``."""
     return ", ".join(words[:5]) + (f" and {len(words) - 5} more" if len(words) > 5 else "")
 
 

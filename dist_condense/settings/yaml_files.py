@@ -1,5 +1,6 @@
 """Reading of config files as nested dicts of texts: Hydra composes files and groups, OmegaConf resolves ``${...}``.
-The only import of both.
+
+No other module imports Hydra or OmegaConf.
 
 Every scalar stays the text of the file, so that only the type of its key decides its value: ``20241126_001`` is a name,
 and ``no`` can be a class. No path and no text of a user is parsed by Hydra's grammar.
@@ -31,20 +32,20 @@ from dist_condense.system.terminal import printable
 
 ENDINGS = (".yaml", ".yml")
 PRIMARY = "the config"
-"""Hydra's name for the file of the command line, whose own name may contain any characters."""
+"""Name under which Hydra finds the file of the command line, because the file's own name may contain any character."""
 SHAPE = "a config consists of keys and values, `ipc: 10`"
 STR, NULL, MERGE = (f"tag:yaml.org,2002:{name}" for name in ("str", "null", "merge"))
 _LOCATIONS: ContextVar[tuple[Path, ...]] = ContextVar("locations", default=())
 RESOLVED = "the config of a run is resolved and has no ${...}, no defaults and no anchors"
 _REAL = re.compile(r"(?<!\\)(\\\\)*\$\{")
-"""An interpolation that is not escaped: an even number of backslashes before it."""
+"""Pattern of an interpolation that is not escaped, with an even number of backslashes before it."""
 _VARIABLE = re.compile(r"\$\{oc\.env:\s*([^,}\s]+)\s*(,\s*(?:''|\"\")?\s*\})?")
 _SCALARS = (str, int, float, type(None))
 """Types of scalars that JSON can represent (bool is an int)."""
 
 
 class Unusable(ValueError):
-    """A file or text that is not a config; the message is one line."""
+    """Error for a file or text that is no config; the message is one line."""
 
 
 # --- YAML whose scalars stay texts --------------------------------------------------------------------------------
@@ -107,7 +108,7 @@ def _require(holds: bool, node: yaml.Node, problem: str) -> None:
 
 
 def checked(text: str) -> str:
-    """Return a text whose every ``${`` starts an interpolation or is escaped, ``\\${``. Raises Unusable otherwise."""
+    """Return ``text`` if every ``${`` starts an interpolation or is escaped, ``\\${``; raise Unusable otherwise."""
     try:
         if "${" in text:
             OmegaConf.create([text])
@@ -135,9 +136,9 @@ def _loaded(text: str, kind: type[yaml.SafeLoader]) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value after checking that OmegaConf accepts it; explicit tags and anchors can produce others.
+    """Return a value if OmegaConf accepts it; raise Unusable otherwise.
 
-    Raises Unusable.
+    Explicit tags and anchors in YAML can produce values that OmegaConf does not accept.
     """
     try:
         OmegaConf.create([value])
@@ -157,7 +158,7 @@ def _spaced(value: Any) -> Any:
 
 
 def texts(file: Path, kind: type[_Texts] = _Texts) -> dict[str, Any]:
-    """Return the keys of a file, nested, including ``defaults``. Raises Unusable, with the line if known."""
+    """Read a config file as nested dicts, including ``defaults``. Raises Unusable, with the line number if known."""
     loader = None
     try:
         text = _decoded(file)
@@ -206,10 +207,10 @@ def _check_defaults(node: yaml.MappingNode) -> None:
 
 
 def stored(file: Path) -> dict[str, Any]:
-    """Return the keys of a config that was written by a run, nested.
+    """Read a config that a run wrote, as nested dicts of texts.
 
-    Such a file is resolved: it has no defaults, no anchors, and ``${`` only as ``\\${``. Other files are refused, so
-    that the sender of an untrusted file cannot read environment variables of this machine. Raises Unusable.
+    Such a file is resolved: it has no defaults, no anchors, and ``${`` only as ``\\${``. Raises Unusable for any other
+    file, so that an untrusted file cannot read environment variables of this machine.
     """
     values = texts(file, _Resolved)
     if "defaults" in values:
@@ -223,9 +224,9 @@ def stored(file: Path) -> dict[str, Any]:
 
 
 def stored_values(file: Path) -> dict[str, Any]:
-    """Return the config that :func:`stored` reads with values typed by YAML, which JSON can represent.
+    """Read a config that a run wrote, like :func:`stored`, but with values typed by YAML instead of texts.
 
-    Raises Unusable.
+    Raises Unusable also if JSON cannot represent a value.
     """
     stored(file)
     try:
@@ -241,7 +242,7 @@ def stored_values(file: Path) -> dict[str, Any]:
 
 
 def _others(value: Any) -> Iterator[Any]:
-    """Yield values, and keys of dicts, that JSON cannot represent."""
+    """Yield each scalar in nested values, and each key of a dict, that JSON cannot represent."""
     if isinstance(value, list | dict):
         for item in (*value, *value.values()) if isinstance(value, dict) else value:
             yield from _others(item)
@@ -261,7 +262,7 @@ def _dotted(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 class Files(ConfigSource):
-    """Hydra's source of configs: a folder of config files and groups, or a single file, which is named PRIMARY."""
+    """Source of configs for Hydra: a folder of config files and groups, or a single file under the name PRIMARY."""
 
     def __init__(self, provider: str, path: str) -> None:
         super().__init__(provider, path)
@@ -269,12 +270,12 @@ class Files(ConfigSource):
 
     @staticmethod
     def scheme() -> str:
-        """Return the scheme of the addresses of :meth:`address`."""
+        """Return the scheme of the addresses that :meth:`address` returns."""
         return "dist-condense"
 
     @staticmethod
     def address(location: Path) -> str:
-        """Quote a path so that it has no characters that are special to Hydra or OmegaConf."""
+        """Return a path as an address without characters that are special to Hydra or OmegaConf."""
         return f"{Files.scheme()}://{quote(os.fsencode(location))}"
 
     def available(self) -> bool:
@@ -317,21 +318,21 @@ class Files(ConfigSource):
 
 
 class Locations(SearchPathPlugin):
-    """Hydra's search path while :func:`composed` runs."""
+    """Plugin that extends Hydra's search path while :func:`composed` runs."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Append the locations to the search path."""
+        """Append the file and the folders in which :func:`composed` searches."""
         for location in _LOCATIONS.get():
             search_path.append("dist_condense", Files.address(location))
 
 
 def composed(file: Path, shipped: Path, groups: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Compose a config file with its defaults. Raises Unusable.
-
-    Return the nested keys, with interpolations unresolved, and the name of the selected file of each group.
+    """Compose a config file with its defaults.
 
     :param shipped: folder of groups that is searched after the folder of the file.
     :param groups: names of files, by group, that replace the defaults of the file.
+    :returns: the nested keys, with interpolations unresolved, and the name of the selected file of each group.
+    :raises Unusable: a file is missing or is no config, or the defaults are wrong.
     """
     for plugin in (Files, Locations):
         Plugins.instance().register(plugin)
@@ -373,7 +374,10 @@ def _last_words(error: BaseException, file: Path, groups: Mapping[str, str]) -> 
 
 
 def resolved(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Return dotted keys with ``${...}`` replaced, and a line for each that could not be resolved, which is omitted."""
+    """Resolve the interpolations ``${...}`` in the values of dotted keys.
+
+    Return the resolved values, without those that could not be resolved, and a line for each of the latter.
+    """
     root = OmegaConf.create(_nested(values))
     done: dict[str, Any] = {}
     problems = []
@@ -414,14 +418,14 @@ def _all_texts(value: Any) -> Iterator[str]:
 
 
 def _empty_variables(text: str) -> Iterator[str]:
-    """Yield the environment variables of a text that are set but empty, unless their default is empty as well."""
+    """Yield each environment variable in a text that is set but empty, unless its default is empty as well."""
     for name, allows_empty in _VARIABLE.findall(text):
         if not allows_empty and os.environ.get(name, "set").strip() == "":
             yield name
 
 
 def dumped(values: Mapping[str, Any]) -> str:
-    """Return nested values as the text of a file from which :func:`composed` and :func:`resolved` restore them.
+    """Return nested values as YAML text, from which :func:`composed` and :func:`resolved` restore them.
 
     If the text would contain invisible characters, all characters outside ASCII are written as YAML escapes.
     """

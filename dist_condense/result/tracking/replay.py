@@ -17,14 +17,14 @@ from dist_condense.system.credentials import address
 
 
 def replay(folder: str | Path, uri: str | None = None, experiment: str | None = None) -> str:
-    """Send a run's config, metrics, evaluations, set and report to MLflow, and return the run's id.
+    """Send a run's config, metrics, evaluations, synthetic set and report to MLflow, and return the id on the server.
 
     Data that the server already has is not sent again.
 
-    :param uri: the server; None: that of the run's config or of ``MLFLOW_TRACKING_URI``.
-    :param experiment: None: that of the run's config.
-    :raises TrackingError: if the folder is not that of a run, or the server is not trusted, refuses or fails.
-    :raises ConfigError: if the folder contains links, pipes or devices.
+    :param uri: address of the server; None: the address in the run's config, else ``MLFLOW_TRACKING_URI``.
+    :param experiment: name of the experiment; None: the name in the run's config.
+    :raises TrackingError: the folder is not the folder of a run, or the server is not trusted, refuses or fails.
+    :raises ConfigError: the folder contains links, pipes or devices.
     """
     folder = Path(folder).expanduser().absolute()
     run_folder.check(folder)
@@ -56,7 +56,7 @@ def replay(folder: str | Path, uri: str | None = None, experiment: str | None = 
         run.start(config, {**tags_of(folder), "dist_condense.replayed": "true"})
         run.log_everything()
         run.finish("FINISHED" if _is_complete(folder) else "FAILED")
-    except Exception as error:  # of the server, the network or the artifact store, of any class
+    except Exception as error:  # the server, the network or the artifact store may raise any error
         raise TrackingError(f"replay of {folder} to {uri} was not complete: {server.reason(error)}") from error
     return run.id
 

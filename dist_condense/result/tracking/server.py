@@ -26,20 +26,20 @@ DEFAULTS = {
 ANSWER_TIMEOUT = 15.0
 """Seconds that a run waits, before it starts, for the server's answer about the experiment."""
 TRANSIENT = (408, 429)
-"""HTTP status codes of the 400s that are not refusals: request timeout, too many requests."""
+"""HTTP status codes between 400 and 499 that are not refusals: request timeout, too many requests."""
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # the experiment opens with its table of runs
 
 
 class TrackingError(RuntimeError):
-    """A run that cannot be sent to MLflow; the message states the reason."""
+    """Failure to send a run to MLflow; the message states the reason."""
 
 
 class Refused(TrackingError):
-    """A run that a reachable server does not accept; the message states what to change."""
+    """Refusal of a run by a server that is reachable; the message states what to change."""
 
 
 def connect(uri: str) -> MlflowClient:
-    """Return a client with few retries and no output of its own; the folder of a sqlite file is created."""
+    """Return a client with few retries and no output of its own; if ``uri`` is a sqlite file, create its folder."""
     for key, value in DEFAULTS.items():
         os.environ.setdefault(key, value)
     from mlflow import MlflowClient
@@ -55,7 +55,7 @@ def connect(uri: str) -> MlflowClient:
 def refusal(uri: str, experiment: str) -> str | None:
     """Return the reason why a server does not accept runs in an experiment.
 
-    None if it accepts them or does not answer within :data:`ANSWER_TIMEOUT`, and for databases.
+    None if the server accepts runs, does not answer within :data:`ANSWER_TIMEOUT`, or is a database.
     """
     if not _listens(uri):
         return None
@@ -64,7 +64,7 @@ def refusal(uri: str, experiment: str) -> str | None:
     def ask() -> None:
         try:
             _active_experiment(connect(uri), uri, experiment)
-        except Exception as error:  # of the server or the network, of any class
+        except Exception as error:  # the server or the network may raise any error
             if is_refusal(error):
                 refusals.append(reason(error))
 
@@ -75,7 +75,7 @@ def refusal(uri: str, experiment: str) -> str | None:
 
 
 def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
-    """Return the id of an experiment, creating it if necessary. Raises Refused for a deleted one."""
+    """Return the id of an experiment, which is created if necessary. Raises Refused if it is deleted on the server."""
     existing = _active_experiment(client, uri, name)
     if existing is not None:
         return existing
@@ -93,7 +93,7 @@ def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
 
 
 def has_run(client: MlflowClient, run: str) -> bool:
-    """Return whether a run exists and is not deleted; raises MLflow's error where the server does not answer."""
+    """Return whether a run exists and is not deleted. Raises MLflow's error if the server does not answer."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -105,7 +105,7 @@ def has_run(client: MlflowClient, run: str) -> bool:
 
 
 def is_refusal(error: Exception) -> bool:
-    """Return whether the server, or this machine's MLflow, rejects the request; other errors may be temporary."""
+    """Return whether the error is a rejection by the server or by the local MLflow; other errors may be temporary."""
     if isinstance(error, Refused | ImportError):  # ImportError: the driver of a database is missing
         return True
     status = getattr(error, "get_http_status_code", int)()  # of MLflow's exceptions
@@ -113,7 +113,7 @@ def is_refusal(error: Exception) -> bool:
 
 
 def reason(error: Exception) -> str:
-    """Describe an error in one short line without secrets: of chained connection errors, the innermost."""
+    """Describe an error in one short line without secrets; for chained connection errors, name only the innermost."""
     text = masked(" ".join(str(error).split()))  # before it is shortened
     if isinstance(error, Refused | TimeoutError) and text:
         return text
@@ -137,7 +137,7 @@ def _listens(uri: str) -> bool:
 
 
 def _active_experiment(client: MlflowClient, uri: str, name: str) -> str | None:
-    """Return the id of an experiment, None if it does not exist. Raises Refused if it is deleted."""
+    """Return the id of an experiment; None if it does not exist. Raises Refused if it is deleted on the server."""
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         return None

@@ -1,4 +1,4 @@
-"""A run on an MLflow server as a copy of the run's folder; data that the server already has is not sent again."""
+"""Copy of a run's folder on an MLflow server; data that the server already has is not sent again."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ PROXIED = "mlflow-artifacts"
 ARTIFACTS = (RunFolder.config, RunFolder.environment, RunFolder.evaluation, RunFolder.report, RunFolder.synthetic_set)
 
 Value = tuple[str, float, int, float | None]
-"""Key, value, step and time (seconds since 1970; None: now) of a metric."""
+"""Key, value, step and time (seconds since 1970; None: now) of one value of a metric."""
 
 
 @dataclass(kw_only=True)
 class RunAddress:
-    """Location of a run on a server, stored in ``tracking.json``."""
+    """Location of a run on an MLflow server, stored in ``tracking.json``."""
 
     uri: str
     """Address of the server, without its password."""
@@ -57,11 +57,12 @@ class RunAddress:
     run_name: str
     run_id: Id | None = None
     folder: Id = field(default_factory=lambda: uuid4().hex)
-    """Id of the output folder, a tag of its run on every server: it finds a run whose creation was not confirmed."""
+    """Id of the output folder. Its run has this id as a tag on every server, so that a run is found even if the server
+    did not confirm that it was created."""
 
     @classmethod
     def read(cls, folder: Path) -> RunAddress | None:
-        """Read the address that an earlier start stored; None if it is missing, unreadable or has an impossible id."""
+        """Read ``tracking.json``; return None if it is missing, unreadable or has an impossible id."""
         try:
             return records.read(cls, RunFolder(folder).tracking, ignore_unknown=True)
         except records.Unreadable:
@@ -74,7 +75,12 @@ class RunAddress:
 
     @classmethod
     def of(cls, folder: Path, *, uri: str, experiment: str, run_id: str | None = None) -> RunAddress:
-        """Return the stored address if it names the same server and run, else a new one with the folder's id."""
+        """Return the stored address if it names the same server and run, else a new address.
+
+        A new address keeps the stored id of the folder.
+
+        :param run_id: id of the run on the server; None: the stored id.
+        """
         earlier, shown = cls.read(folder), str(address(uri))
         fresh = cls(uri=shown, experiment=experiment, run_name=folder.name, run_id=run_id)
         if earlier is None:
@@ -85,12 +91,12 @@ class RunAddress:
 
 
 class ServerRun:
-    """A run on an MLflow server. Methods raise the errors of the server, the network or the artifact store.
+    """Run on an MLflow server. Methods raise the errors of the server, the network or the artifact store.
 
-    Any method may be repeated: the server is asked what it has, and only the difference is sent.
+    Every method may be called again: it asks the server for the data that is there, and sends only what is missing.
 
-    :param trusted: whether the user names the server, and not only the config.yaml of the folder. From a server that
-        is not trusted no path, store or other server is accepted as a location of files.
+    :param trusted: whether the user, and not only the folder's config.yaml, names the server. A server that is not
+        trusted must store files itself; any other location that it gives is refused.
     """
 
     def __init__(self, uri: str, run_address: RunAddress, folder: Path, trusted: bool = True) -> None:
@@ -114,7 +120,7 @@ class ServerRun:
         return self.address.run_id
 
     def start(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        """Create the run or continue it; a continued run keeps its params."""
+        """Connect, and create the run or continue it; a continued run keeps the params that it has."""
         self.address.write(self.folder)
         self._client = client = server.connect(self.uri)
         if self.address.run_id is not None and not server.has_run(client, self.address.run_id):
@@ -135,7 +141,7 @@ class ServerRun:
         self.client.set_terminated(self.id, status)
 
     def log_everything(self) -> None:
-        """Log all that the folder contains."""
+        """Log the metrics, the evaluations and all artifacts in the folder."""
         files = RunFolder(self.folder)
         self.log_metrics(metrics_file.read(files.metrics))
         self.log_evaluations(read_csv(files.evaluation))
@@ -144,7 +150,10 @@ class ServerRun:
                 self.log_artifacts(path)
 
     def log_metrics(self, entries: Iterable[MetricsEntry]) -> None:
-        """Log entries of metrics.jsonl in order, each in a single call, which the server accepts as a whole or not."""
+        """Log entries of metrics.jsonl in order, except those that the server has.
+
+        The values of an entry are sent in a single call, which the server accepts or rejects as a whole.
+        """
         batch: list[Value] = []
         for entry in [x for x in entries if x[STEP] > self._last_step]:
             values = _values(entry)
@@ -156,11 +165,11 @@ class ServerRun:
         self._log_values(self.id, batch)
 
     def log_evaluations(self, rows: Sequence[Row]) -> None:
-        """Log a finished child run for each row of evaluation.csv, identified by its name, and means over seeds.
+        """Log a finished child run for each row of evaluation.csv, and the mean and standard deviation over seeds.
 
-        A mean is the metric ``SET/ARCHITECTURE/PROTOCOL_N_epochs/top1`` of the run itself, with the number of seeds as
-        its step; beside it is ``top1_std``. MLflow forbids ``=`` in names of metrics: ``convnet:depth=4`` becomes
-        ``convnet:depth_4``.
+        A child run is identified by its name. A mean is the metric ``SET/ARCHITECTURE/PROTOCOL_N_epochs/top1`` of the
+        run itself, with the number of seeds as its step; the standard deviation is ``.../top1_std``. MLflow forbids
+        ``=`` in names of metrics, so ``convnet:depth=4`` becomes ``convnet:depth_4``.
         """
         children, groups = self._children(), defaultdict[str, list[float]](list)
         for row in rows:
@@ -176,7 +185,7 @@ class ServerRun:
         self._log_values(self.id, [mean for mean in means if before.get(mean[0]) != mean[1]])
 
     def log_artifacts(self, path: Path) -> None:
-        """Log a file, or a folder under its own name, in place of the server's copy. Raises Refused for links."""
+        """Log a file, or a folder under its own name, replacing the server's copy. Raises Refused for links."""
         if problem := next(run_folder.strange(path), None):
             raise Refused(problem)
         if path.is_dir():
@@ -188,14 +197,15 @@ class ServerRun:
                 self._artifacts.log_artifact(str(copy))
         elif path.exists():
             self._artifacts.log_artifact(str(path))
-        else:  # no fault of the server, so no exception
+        else:  # not an error of the server, so no exception
             terminal.say(f"not sent to MLflow: {path} does not exist")
 
     def _check_artifact_uri(self, artifacts: str) -> None:
-        """Check that artifacts are stored in an acceptable location; raises Refused for any other.
+        """Check that artifacts will be stored in an acceptable location; raise Refused otherwise.
 
-        MLflow's client writes files wherever the server says, also on this machine. Acceptable are: for a database in
-        the run's folder, that folder; for a server that is not trusted, the server itself.
+        MLflow's client writes files to any location that the server names, even on this machine. If the server is a
+        database in the run's folder, only this folder is acceptable; if the server is not trusted, only the server
+        itself. For all other servers, any location is acceptable.
         """
         parts = urlsplit(artifacts)
         if not trust.is_inside(sqlite_file(self.uri), self.folder):
@@ -213,7 +223,10 @@ class ServerRun:
 
     @property
     def _artifacts(self) -> ArtifactRepository:
-        """Artifact location that :meth:`start` has checked; MLflow's client would ask the server for it again."""
+        """Artifact repository at the location that :meth:`start` has checked.
+
+        MLflow's client is not used, because it would ask the server for the location again.
+        """
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
         from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
 
@@ -223,7 +236,10 @@ class ServerRun:
         return get_artifact_repository(add_databricks_profile_info_to_artifact_uri(self._artifact_uri, uri), uri)
 
     def _existing_run(self) -> str | None:
-        """Return the run of this folder if its creation was not confirmed, or if another server was used since."""
+        """Return the id of this folder's run on the server, found by the folder's tag; None if there is no such run.
+
+        The id is not stored if the server did not confirm the creation, or if another server was used since.
+        """
         experiment = server.experiment_id(self.client, self.uri, self.address.experiment)
         runs = self.client.search_runs([experiment], f"tags.`{FOLDER}` = '{self.address.folder}'", max_results=1)
         return str(runs[0].info.run_id) if runs else None
@@ -234,7 +250,7 @@ class ServerRun:
         return str(self.client.create_run(experiment, run_name=self.address.run_name, tags=tags).info.run_id)
 
     def _children(self) -> dict[str, Run]:
-        """Return the child runs by name."""
+        """Return the child runs of the run by their names."""
         experiment, token = self.client.get_run(self.id).info.experiment_id, None
         children: dict[str, Run] = {}
         while True:
@@ -245,7 +261,7 @@ class ServerRun:
                 return children
 
     def _log_child(self, child: Run | None, name: str, params: Mapping[str, str], metrics: Mapping[str, float]) -> None:
-        """Create a child run, or complete one that was interrupted by an outage of the server."""
+        """Log a finished child run, or complete a child run whose logging an outage of the server interrupted."""
         if child is not None and child.info.status == "FINISHED":
             return
         logged = child.data.metrics if child is not None else {}
@@ -283,7 +299,7 @@ def _metric_name(text: str) -> str:
 
 
 def _values(entry: MetricsEntry) -> list[Value]:
-    """Return all numbers of an entry except its counters."""
+    """Return the metrics of an entry: all numbers except its step, time and counters."""
     numbers = {key: value for key, value in entry.items() if key not in counters(entry)}
     at = numbers.pop(TIME, None)
     step = int(numbers.pop(STEP))
@@ -291,7 +307,10 @@ def _values(entry: MetricsEntry) -> list[Value]:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Flatten ``{"a": {"b": 1, "c": ["d", "e"]}}`` to ``[("a.b", "1"), ("a.c", "d, e")]``, without unset values."""
+    """Flatten nested values to dotted names and texts, omitting None and empty lists.
+
+    ``{"a": {"b": 1, "c": ["d", "e"]}}`` becomes ``[("a.b", "1"), ("a.c", "d, e")]``.
+    """
     items: list[tuple[str, str]] = []
     for key, value in values.items():
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Tags of a run on a server that a team shares, made from the files in the run's folder."""
+"""Tags of a run on an MLflow server that a team shares, derived from the files in the run's folder."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from dist_condense.system import records
 
 
 def tags_of(folder: Path) -> dict[str, str]:
-    """Return the tags by which a team finds a condensation: method, data, ipc, workers, device, host, commit and user.
+    """Return the tags by which a team finds a run: method, data, ipc, workers, device, host, commit and user.
 
-    They are read from config.yaml and environment.json; the user is the environment's USER. Child runs of evaluations
-    lack them, so that a search returns whole runs. MLflow shows ``mlflow.*`` in columns of its own and omits them from
-    comparisons.
+    The tags are read from config.yaml and environment.json, except the user, which is the environment variable USER.
+    Child runs of evaluations lack the tags, so that a search returns whole runs. MLflow shows tags named ``mlflow.*``
+    in separate columns and omits them from comparisons.
     """
     config = stored_config(folder)
     file = RunFolder(folder).environment
@@ -40,11 +40,11 @@ def tags_of(folder: Path) -> dict[str, str]:
 
 
 def stored_config(folder: Path) -> dict[str, Any]:
-    """Read a run's config.yaml, also of another version, as plain values.
+    """Read a run's config.yaml as plain values, even if another version wrote it.
 
-    Raises ValueError, in one line, if the file is empty or its config is not resolved.
+    Raises ValueError with a one-line message if the file is empty or its config is not resolved.
     """
-    from dist_condense.settings import yaml_files  # which imports Hydra
+    from dist_condense.settings import yaml_files  # imports Hydra
 
     file = RunFolder(folder).config
     values = yaml_files.stored_values(file)
@@ -54,7 +54,7 @@ def stored_config(folder: Path) -> dict[str, Any]:
 
 
 def _host(environment: Mapping[str, Any]) -> str | None:
-    """Return the driver's GPUs, ``8 x NVIDIA H100 80GB HBM3``, or without any its CPUs, ``2 x AMD EPYC``."""
+    """Return the driver's GPUs, such as ``8 x NVIDIA H100 80GB HBM3``, or else its CPUs, such as ``2 x AMD EPYC``."""
     gpus = Counter(device.split(",")[0] for device in environment.get("devices", ()))
     if gpus:
         return ", ".join(f"{number} x {name}" for name, number in gpus.items())

@@ -1,8 +1,8 @@
-"""Tracker of a run: a background thread that sends it to MLflow and never delays or fails it.
+"""Tracker: a background thread that sends a run to MLflow and neither delays the run nor lets it fail.
 
 The files in the run's folder are the record, and MLflow gets a copy. After an error the tracker is offline: it prints
-one line, the run continues, and after a pause the server is tried again and gets everything it missed.
-``dist-condense replay OUTPUT`` does the same by hand.
+one line, and the run continues. After a pause the tracker tries the server again and sends all data that the server
+lacks. ``dist-condense replay OUTPUT`` does the same by hand.
 """
 
 from __future__ import annotations
@@ -24,18 +24,19 @@ from dist_condense.system import terminal
 from dist_condense.system.credentials import revealed
 
 QUEUE_LENGTH = 1000
-"""Messages that may wait for the thread: eight minutes at two per second, longer than all retries."""
+"""Largest number of messages that wait for the thread. At two per second they fill eight minutes, longer than all
+retries."""
 PAUSE = 60.0
-"""Seconds until a server is tried again after an error."""
+"""Seconds between an error and the next attempt to reach the server."""
 
 
 class Tracker:
-    """A run on an MLflow server, updated in the background: no method raises, and only :meth:`finish` waits."""
+    """Run on an MLflow server, updated in the background. No method raises, and only :meth:`finish` waits."""
 
     offline: str | None = None
-    """Reason why the run is not being sent; None while the server accepts it."""
+    """Reason why data is not being sent; None while the server accepts the run."""
     refused = False
-    """Whether the server refuses the run, so that waiting does not help."""
+    """Whether the server refuses the run, so that another attempt does not help."""
 
     def __init__(self, run: ServerRun, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         self._run, self._params, self._tags = run, params, tags
@@ -58,9 +59,9 @@ class Tracker:
     ) -> Tracker:
         """Create the run, or continue the one that ``folder/tracking.json`` names on the same server.
 
-        :param params: nested or flat; a resumed run keeps the values of its first start.
-        :param folder: the run's output folder, local or shared; the run has its name.
-        :param run_id: replaces the id in ``tracking.json``.
+        :param params: params of the run, nested or flat; a resumed run keeps the values of its first start.
+        :param folder: the run's output folder, local or shared, after which the run on the server is named.
+        :param run_id: id of the run on the server, if not the id in ``tracking.json``.
         :param trusted: see :class:`ServerRun`.
         """
         folder = Path(folder).expanduser().absolute()
@@ -77,7 +78,7 @@ class Tracker:
 
     @property
     def how_to_replay(self) -> str:
-        """Command that sends the folder again, with a hint where it needs the server's whole address."""
+        """Command that sends the folder again, with a hint if the server's whole address must be supplied."""
         uri, folder = self._run.uri, self._run.folder
         command = f"dist-condense replay {shlex.quote(str(folder))}"
         stored = revealed(uri) == uri and not any(trust.distrusted(uri, folder, ""))
@@ -85,28 +86,28 @@ class Tracker:
 
     @property
     def remedy(self) -> str | None:
-        """What to do about data that was not sent; None if nothing is missing."""
+        """Instruction for sending the data that the server lacks; None if nothing is missing."""
         if self.offline is None:
             return None
         first = f"{self.offline}; then " if self.refused else ""
         return f"{first}bring it up to date with: {self.how_to_replay}"
 
     def log_metrics(self, entries: Sequence[MetricsEntry]) -> None:
-        """Log entries that are already in metrics.jsonl."""
+        """Log entries. They must be in metrics.jsonl already, from which they are sent again after an error."""
         self._put(lambda: self._run.log_metrics(entries))
 
     def log_artifacts(self, path: str | Path) -> None:
-        """Log a file or a folder of the run's folder."""
+        """Log a file or a folder that is in the run's folder."""
         self._put(lambda: self._run.log_artifacts(Path(path)))
 
     def log_evaluations(self, rows: Sequence[Row]) -> None:
-        """Log all rows of evaluation.csv; means are computed over the given rows."""
+        """Log rows of evaluation.csv. Pass all of its rows, because means are computed over ``rows``."""
         self._put(lambda: self._run.log_evaluations(rows))
 
     def finish(self, status: str | None = "FINISHED", timeout: float = 60.0) -> None:
-        """Send all queued messages and end the run, waiting at most ``timeout`` seconds.
+        """Send all queued messages and end the run on the server, waiting at most ``timeout`` seconds.
 
-        :param status: ``FINISHED``, ``FAILED`` or ``KILLED``; None leaves the run open for another start.
+        :param status: ``FINISHED``, ``FAILED`` or ``KILLED``; None leaves the run open, because it will be resumed.
         """
         if status is not None:
             self._put(lambda: self._run.finish(status))
@@ -129,13 +130,13 @@ class Tracker:
     def _attempt(self, message: Callable[[], object]) -> bool:
         try:
             message()
-        except Exception as error:  # of the server, the network or the artifact store, of any class
+        except Exception as error:  # the server, the network or the artifact store may raise any error
             self._go_offline(error)
             return False
         return True
 
     def _is_back(self) -> bool:
-        """Try the server again after the pause and send it what it missed; return whether that succeeded."""
+        """After the pause, try to send the server all data that it lacks; return whether that succeeded."""
         if time.monotonic() < self._retry_at or not self._attempt(self._catch_up):
             return False
         self.offline, self.refused = None, False

@@ -1,4 +1,4 @@
-"""Trust in the MLflow addresses of untrusted run folders: some are used only after the user confirms them."""
+"""Trust in MLflow addresses that an untrusted run folder names: some are used only after the user confirms them."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ LOGIN = "~/.mlflow/credentials"
 
 
 def distrusted(uri: str | None, folder: Path, remedy: str) -> Iterator[str]:
-    """Yield the reason why an address that only the folder's config.yaml names is not used without confirmation.
+    """Yield a message if an address that only the folder's config.yaml names must not be used without confirmation.
 
-    A server would get a login of this machine, a database would decide where files are written, and any other address
-    is a file outside the folder.
+    There are three reasons: a server would receive a login of this machine; a database would receive a login and decide
+    where files are written; any other address is a file outside the folder.
 
     :param uri: the address in config.yaml; None if it has none.
-    :param remedy: how the user confirms the address, which is appended.
+    :param remedy: option or key by which the user confirms the address, such as ``tracking.uri=``; the message appends
+        the address to it.
     """
     if uri is None or is_own(uri) or is_inside(sqlite_file(uri), folder):
         return
@@ -48,25 +49,26 @@ def distrusted(uri: str | None, folder: Path, remedy: str) -> Iterator[str]:
 
 
 def is_own(uri: str | None) -> bool:
-    """Return whether an address of a folder's config.yaml needs no trust in the folder.
+    """Return whether the user's own settings, and not only the folder's config.yaml, give the address.
 
-    That is so if it is None, equal to :data:`VARIABLE`, or Databricks, which the user's own settings locate.
+    True if ``uri`` is None, equals the environment variable :data:`VARIABLE`, or is Databricks, whose location is in
+    the user's own settings.
     """
     return uri is None or _kind(uri) == CLOUD or address(uri) == address(os.environ.get(VARIABLE, ""))
 
 
 def is_inside(path: Path | None, folder: Path) -> bool:
-    """Return whether a path is in a folder once links are resolved; False for None."""
+    """Return whether a path is in a folder after links are resolved; False for None."""
     return path is not None and path.resolve().is_relative_to(folder.resolve())
 
 
 def _kind(uri: str) -> str:
-    """Return the scheme without a driver."""
+    """Return the scheme of an address in lower case, without the driver: ``mysql`` of ``mysql+pymysql://...``."""
     return uri.partition(":")[0].partition("+")[0].lower()
 
 
 def _logins(uri: str) -> Iterator[str]:
-    """Yield the names of logins that MLflow, or requests below it, would send to a server."""
+    """Yield the name of each login that MLflow, or the package requests that it uses, would send to a server."""
     from requests.utils import get_netrc_auth
 
     yield from (name for name in CREDENTIALS if os.environ.get(name))

@@ -5,8 +5,8 @@
 #   launch/up.sh aws|gcp [ray up's options]
 #
 # Fills launch/aws.yaml or launch/gcp.yaml from the environment; the comments at the top of these files list the
-# variables. Writes the result to outputs/aws.yaml or outputs/gcp.yaml, and the files that the machines install, those that git
-# tracks, to outputs/upload. Makes a token on first use (~/.ray/auth_token). Afterwards:
+# variables. Writes the result to outputs/aws.yaml or outputs/gcp.yaml, and the files that the machines install, those
+# that git tracks, to outputs/upload. Makes a token on first use (~/.ray/auth_token). Afterwards:
 #
 #   ray dashboard outputs/aws.yaml        open a tunnel to the job API, on http://127.0.0.1:8265
 #   launch/submit.sh --installed CONFIG   start a run

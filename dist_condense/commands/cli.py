@@ -57,7 +57,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         default="auto",
         metavar="auto|never|PATH",
         help="auto (default): continue the run in the output folder; never: refuse a folder with checkpoints; "
-        "PATH: start from the newest checkpoint of another run's folder, or from the given checkpoint",
+        "PATH: start from the newest intact checkpoint of another run's folder, or from the given checkpoint",
     )
     options = parser.parse_intermixed_args(arguments)
     return _refusing(lambda: _run(options))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -42,6 +43,7 @@ from dist_condense.settings.resolve import absolute_paths, resolved
 from dist_condense.settings.run_folder import RunFolder
 from dist_condense.settings.tracking_address import resolve_uri
 from dist_condense.system import signals, terminal
+from dist_condense.system.credentials import address
 from dist_condense.system.files import write_atomically
 
 log = logging.getLogger(__name__)
@@ -62,7 +64,7 @@ class Job:
     keeping: Choice
     """Tier in which the workers keep the real images, and its memory budget."""
     start: Checkpoint | None = None
-    """Checkpoint that the run continues from."""
+    """Checkpoint selected when the run is prepared; an older one is used if this one is damaged and is to be copied."""
     how: str = resume.AUTO
     """Value of the option ``--resume``, see :func:`dist_condense.job.resume.select`."""
     trusted: bool = True
@@ -97,7 +99,7 @@ class Job:
         :raises ConfigError: the config has problems, all of which are listed.
         """
         dataset, remarks = preflight.check(config)  # before paths change: a submitted job needs an absolute output
-        config = absolute_paths(config)
+        config, how = absolute_paths(config), address(os.path.expanduser(how))
         start = resume.select(config, how)
         outline = procedures.outline_of(config, dataset)
         preflight.probe(config, start is not None and start.steps == outline.units.total)
@@ -298,8 +300,7 @@ class Job:
 
     def _report(self, rows: list[Row], tracker: Tracker) -> None:
         earlier = [row for row in read_csv(self.files.evaluation) if row not in rows]
-        with self.claim.writing():
-            report = write_report(self.folder, rows)
+        report = write_report(self.folder, rows, self.claim.writing)
         if rows:
             terminal.console(stderr=True).print(summary_table([*rows, *earlier]))
         tracker.log_artifacts(report)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from contextlib import suppress
 from pathlib import Path
 
 from dist_condense.data import ImageSet
@@ -37,7 +37,7 @@ def select(config: RunConfig, how: str = AUTO) -> Checkpoint | None:
     reached = _newest(own)
     if how in (AUTO, NEVER) or reached is not None:  # a repeated --resume=PATH continues from its own progress
         return reached
-    start = _at(address(os.path.expanduser(how))) if how.strip() else None
+    start = _at(how) if how.strip() else None
     if start is None:
         raise ConfigError([f"--resume={how}: there is no checkpoint; give a run's folder, or one of its checkpoints"])
     return start
@@ -69,7 +69,7 @@ def copy(config: RunConfig, dataset: ImageSet, start: Checkpoint | None, how: st
     """Copy a checkpoint of another folder, with its entries of metrics.jsonl, to this run; return this checkpoint.
 
     A checkpoint of this run, or None, is returned unchanged. Each file is verified while it is copied. If ``how`` is a
-    folder of several checkpoints, damaged ones are skipped.
+    folder of several checkpoints, those that are damaged or belong to another run are skipped.
 
     :param how: value of the option ``--resume``, see :func:`select`.
     :raises ConfigError: the given checkpoint, or every checkpoint in the given folder, is damaged; nothing is
@@ -79,9 +79,7 @@ def copy(config: RunConfig, dataset: ImageSet, start: Checkpoint | None, how: st
         return start
 
     def load(name: str) -> Checkpoint:
-        source = start if name == start.name else checkpoint.measured(start.store, name)
-        if source is not start:
-            check(config, dataset, source)
+        source = start if name == start.name else _checked(config, dataset, checkpoint.measured(start.store, name))
         _copy_one(config, source)
         return source
 
@@ -94,8 +92,20 @@ def copy(config: RunConfig, dataset: ImageSet, start: Checkpoint | None, how: st
         raise ConfigError([f"--resume={how}: {error}{advice}"]) from error
 
 
+def _checked(config: RunConfig, dataset: ImageSet, source: Checkpoint) -> Checkpoint:
+    """Return a checkpoint that belongs to this run. Raises Damaged for any other."""
+    try:
+        check(config, dataset, source)
+    except ConfigError as error:
+        raise Damaged("; ".join(error.problems)) from error
+    return source
+
+
 def _copy_one(config: RunConfig, source: Checkpoint) -> None:
-    """Copy a checkpoint to this run and commit it. If it is damaged, remove the partial copy and raise Damaged."""
+    """Copy a checkpoint to this run and commit it. If it is damaged, remove the partial copy and raise Damaged.
+
+    A copy that cannot be removed is harmless, because it is not committed.
+    """
     own = assembly.storage_of(config)
 
     def put(entry: FileEntry) -> None:
@@ -104,7 +114,8 @@ def _copy_one(config: RunConfig, source: Checkpoint) -> None:
     try:
         side_by_side(put, source.entries, AT_ONCE)
     except Damaged:
-        own.remove(source.name)
+        with suppress(OSError):
+            own.remove(source.name)
         raise
     checkpoint.commit(own, source.state, source.entries, source.format)
     if (metrics := _metrics_of(config, source)) is not None:

@@ -6,6 +6,7 @@ import io
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 
 WIDTH, HEIGHT = 760, 260
@@ -19,6 +20,9 @@ LOGARITHMIC_FROM = 10
 """Ratio of the largest to the least value above which the scale is logarithmic."""
 COLOURS = {"accent": "#2f6f8f", "quiet": "#6b7078", "rule": "#e3e0da"}
 """Variables of the page's style sheet, and their values in light mode."""
+
+MATPLOTLIBRC = Path("matplotlibrc")
+"""File that matplotlib reads while it is imported, in the current folder; reading a named pipe would never end."""
 
 Point = tuple[float, float]
 """A step and a value."""
@@ -39,6 +43,7 @@ def curve(name: str, points: Sequence[Point]) -> Curve | None:
 
     :returns: the chart; None if fewer than two points remain.
     :raises ImportError: matplotlib is not installed; it is imported on demand because that takes a second.
+    :raises OSError: a matplotlibrc in the current folder is not a file, or cannot be read.
     """
     points = _binned([point for point in points if all(abs(x) <= LARGEST for x in point)])
     if len(points) < 2:
@@ -53,6 +58,8 @@ def curve(name: str, points: Sequence[Point]) -> Curve | None:
 
 def _svg(points: Sequence[Point], is_logarithmic: bool) -> str:
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # no warning if it cannot cache fonts in the home folder
+    if MATPLOTLIBRC.exists() and not MATPLOTLIBRC.is_file():
+        raise OSError(f"{MATPLOTLIBRC.absolute()} is not a file, and matplotlib would read it")
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure

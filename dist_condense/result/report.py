@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib import resources
 from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, StrictUndefined
 
 from dist_condense.evaluation.rows import Row, read_csv
 from dist_condense.result import metrics_file
@@ -25,21 +24,25 @@ from dist_condense.system.files import write_atomically
 
 TEMPLATE = "report_page.html"
 """Template of the page, in this package."""
-NO_CURVES = "No charts: matplotlib is not installed where the report was written."
 
 
-def write_report(folder: str | Path, latest: Sequence[Row] = ()) -> Path:
+def write_report(
+    folder: str | Path,
+    latest: Sequence[Row] = (),
+    writing: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Path:
     """Write ``folder/report.html`` from the files in the folder, and return its path. Missing files are left out.
 
     :param latest: rows of ``evaluation.csv`` from the latest call. Their groups come first, and the other groups are
         marked as results of earlier calls.
+    :param writing: returns a context in which the finished page may be written; drawing it takes a second.
     """
     files = RunFolder(Path(folder))
     card = _card(files.synthetic_set)
     try:
         curves, no_curves = _curves(metrics_file.read(files.metrics)), ""
-    except ImportError:
-        curves, no_curves = {}, NO_CURVES
+    except Exception as error:  # matplotlib is missing, or fails by a file of the user; a finished run has its report
+        curves, no_curves = {}, f"No charts: {terminal.lines_of(error)[0]}"
     page = _template().render(
         title=f"{card.method} · {card.dataset}" if card else files.path.name,
         facts=_facts(card) if card else {},
@@ -50,12 +53,15 @@ def write_report(folder: str | Path, latest: Sequence[Row] = ()) -> Path:
         config=masked(files.config.read_text(encoding="utf-8")) if files.config.exists() else "",
         environment=_environment(files.environment),
     )
-    write_atomically(files.report, page.encode())
+    with writing():
+        write_atomically(files.report, page.encode())
     return files.report
 
 
 def _template() -> Any:
     """Return the template, which escapes every value and makes its invisible characters visible."""
+    from jinja2 import Environment, StrictUndefined
+
     environment = Environment(
         autoescape=True, finalize=_printable, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

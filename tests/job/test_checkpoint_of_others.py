@@ -125,7 +125,9 @@ def test_a_damaged_newest_one_is_skipped_while_it_is_copied(
     assert torch.equal(load_set(new).parameters()[0], load_set(theirs).parameters()[0])
     forge(theirs / "checkpoints" / FIRST, lambda content: content["identity"].update(seed=7))
     assert command("dc", other, *SHORT, f"--resume={theirs}") == cli.REFUSED
-    assert f"{FIRST} belongs to another run" in capfd.readouterr().err and not RunFolder(other).config.exists()
+    refusal = capfd.readouterr().err
+    assert f"{file} is damaged" in refusal and f"{FIRST} belongs to another run" in refusal
+    assert not RunFolder(other).config.exists()
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,10 @@
 import json
+import os
+import subprocess
 import sys
 from dataclasses import astuple, replace
 from html.parser import HTMLParser
+from pathlib import Path
 from unicodedata import category
 
 import pytest
@@ -11,7 +14,7 @@ from dist_condense.evaluation.rows import COLUMNS, Row
 from dist_condense.result.card import Card, CardClass
 from dist_condense.result.curve import COLOURS
 from dist_condense.result.environment import environment
-from dist_condense.result.report import NO_CURVES, write_report
+from dist_condense.result.report import write_report
 from dist_condense.result.summary import summarise
 from dist_condense.result.synthetic_set import write_set
 from dist_condense.system import terminal
@@ -32,6 +35,7 @@ def line(row):
 
 
 VOID = {"meta", "img"}
+NO_CHARTS = "No charts: "
 
 
 class Page(HTMLParser):
@@ -127,9 +131,19 @@ def test_a_report_of_an_empty_folder_is_a_page(tmp_path):
 def test_the_page_comes_without_charts_where_matplotlib_is_missing(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     text = write_report(run).read_text()
-    assert "<svg" not in text and Page(text).tags.count("section") == 4 and NO_CURVES in text
+    assert "<svg" not in text and Page(text).tags.count("section") == 4 and NO_CHARTS in text
     monkeypatch.undo()
-    assert NO_CURVES not in write_report(run).read_text()
+    assert NO_CHARTS not in write_report(run).read_text()
+
+
+@pytest.mark.parametrize("make", [lambda file: file.write_bytes(b"\xff\xfe"), os.mkfifo, Path.mkdir])
+def test_a_matplotlibrc_that_cannot_be_read_costs_the_charts_alone(run, tmp_path, make):
+    """matplotlib reads the file of the current folder when it is imported, so in a process of its own."""
+    make(tmp_path / "matplotlibrc")
+    code = f"from dist_condense.result.report import write_report\nwrite_report({str(run)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=120)
+    text = (run / "report.html").read_text()
+    assert "<svg" not in text and Page(text).tags.count("section") == 4 and NO_CHARTS in text
 
 
 def test_the_same_folder_gives_the_same_bytes(run, monkeypatch):

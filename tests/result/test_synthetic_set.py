@@ -426,6 +426,6 @@ def test_load_set_stands_at_the_top_and_nothing_beside_it_imports_the_cluster():
         "from dist_condense.result import progress, report\n"
         "from dist_condense.result.tracking import replay, tracker\n"
         "dist_condense.load_set\n"
-        "assert not {'ray', 'mlflow', 'hydra', 'matplotlib'} & set(sys.modules)"
+        "assert not {'ray', 'mlflow', 'hydra', 'matplotlib', 'jinja2'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

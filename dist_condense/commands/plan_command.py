@@ -123,7 +123,7 @@ def _settled(config: RunConfig, gpus: int | None) -> RunConfig:
     """Resolve the device as a run on this machine would; with ``gpus``, plan for that number of workers."""
     cluster = config.cluster
     workers = gpus or cluster.workers
-    return replace(config, cluster=replace(cluster.settled(torch.cuda.is_available()), workers=workers))
+    return replace(config, cluster=replace(cluster.settled(torch.cuda.is_available), workers=workers))
 
 
 def _exact(config: RunConfig, kind: str) -> bool:
@@ -144,9 +144,11 @@ def _dataset(config: RunConfig, options: argparse.Namespace) -> tuple[Any, bool]
 
 def _rates(options: argparse.Namespace, config: RunConfig, dataset: Any, load: Workload) -> Calibration:
     if options.calibration is not None:
-        measured = rates.read(options.calibration, calibrate.compared(config, dataset))
+        measured = rates.read(options.calibration, calibrate.compared(config, dataset, load))
     else:
-        if config.cluster.on_gpu and not torch.cuda.is_available():
+        if options.rate is not None and not load.steps:
+            raise ConfigError(["--rate: it is the rate of matching, and nothing is matched; give --calibration"])
+        if load.computes and config.cluster.on_gpu and not torch.cuda.is_available():
             raise ConfigError(["cluster.device: cuda, but torch sees no GPU here; give --calibration, or set cpu"])
         if load.computes:
             terminal.say("timing steps of the config's network here: minutes on CPUs")
@@ -169,9 +171,9 @@ def _resident(config: RunConfig, load: Workload, kind: str, workers: int) -> boo
 
 
 def _others(load: Workload, measured: Calibration, cluster: Cluster, workers: int) -> Iterator[Forecast]:
-    """Yield forecasts for all powers of two up to one worker per class, and for three other numbers of workers.
+    """Yield a forecast for each of these numbers of workers, in ascending order and without repetition.
 
-    These are one worker per class, the requested number and the best number.
+    They are the powers of two up to the number of classes, that number itself, the requested and the best number.
     """
     powers = (2**n for n in range(load.classes.bit_length()))
     for number in sorted({*powers, load.classes, workers, best(load, measured, cluster).workers}):

@@ -19,7 +19,7 @@ from dist_condense.planning.rates import Calibration, Matching, Updating, fitted
 from dist_condense.planning.workload import Workload, decoded, known_groups
 from dist_condense.settings import assembly
 from dist_condense.settings.config import RunConfig
-from dist_condense.settings.schema import CUDA
+from dist_condense.settings.schema import CUDA, MethodConfig
 from dist_condense.system.memory import keep_freed_memory
 
 ROUNDS, MOST_ROUNDS, WINDOW = 3, 30, 5.0
@@ -40,21 +40,19 @@ def calibrate(config: RunConfig, dataset: Any, load: Workload) -> Calibration:
     :param dataset: data set whose classes, shape and normalisation are used; the timed images are random.
     :param load: work of the run, which decides which rates are measured.
     """
+    device = torch.device(config.cluster.device)
+    if not load.computes:
+        return Calibration(device="nothing is computed", kind=device.type, compared=compared(config, dataset, load))
     keep_freed_memory()
     torch.set_num_threads(config.compute.threads or 1)
-    made = replace(
-        known_groups(config),
-        ipc=max(config.ipc, FEW),
-        trajectory=replace(config.trajectory, start="fresh"),
-        training=replace(config.training, source="frozen"),
-    )
-    images = max(2 * config.method.real_batch, assembly.start_images(made))
-    probe = Probe(config=made, dataset=like(dataset, images), device=torch.device(config.cluster.device))
+    made = _timed(config, load)
+    images = max(2 * made.method.real_batch, assembly.start_images(made))
+    probe = Probe(config=made, dataset=like(dataset, images), device=device)
     alone, grouping = Grouping(per_class(load.classes)), replace(probe.recipe.grouping, warmup_networks=0)
     return Calibration(
         device=_description(probe.device),
         kind=probe.device.type,
-        compared=compared(config, dataset),
+        compared=compared(config, dataset, load),
         alone=_matching(probe, alone, made, load) if load.steps else None,
         shared=_matching(probe, grouping, made, load) if load.shared_steps else None,
         updating=_updating(probe, load) if load.updates else None,
@@ -65,21 +63,33 @@ def calibrate(config: RunConfig, dataset: Any, load: Workload) -> Calibration:
     )
 
 
-def compared(config: RunConfig, dataset: Any) -> dict[str, Any]:
-    """Return the keys and values in which a planned config must equal the measured one.
+def compared(config: RunConfig, dataset: Any, load: Workload) -> dict[str, Any]:
+    """Return the keys and values in which a planned config must equal the measured one, for the work that it computes.
 
     All other keys, such as ipc, batch sizes, classes and the numbers of networks and steps, may differ.
     """
+    if not load.computes:
+        return {}
     method = config.method
-    sections: dict[str, Any] = {
-        "network": config.network,
-        "augmentation": method.augmentation,
-        "statistic": method.statistic,
-    }
+    sections: dict[str, Any] = {"network": config.network, "augmentation": method.augmentation}
+    if load.steps:
+        sections["statistic"] = method.statistic
     keys = {f"{part}.{key}": value for part, section in sections.items() for key, value in asdict(section).items()}
     compute = {"compute.autocast": config.compute.autocast, "compute.compile": config.compute.compile}
-    shape = {"dataset.size": dataset.size, "channels": dataset.channels, "distance": method.distance}
-    return keys | compute | shape
+    shape = {"dataset.size": dataset.size, "channels": dataset.channels}
+    return keys | compute | shape | ({"distance": method.distance} if load.steps else {})
+
+
+def _timed(config: RunConfig, load: Workload) -> RunConfig:
+    """Return the config of the timed worker, whose theta is drawn and not trained between steps.
+
+    Without matching steps, the keys of matching have their defaults, because the planned run does not read them.
+    """
+    schedule, training = replace(config.trajectory, start="fresh"), replace(config.training, source="frozen")
+    if load.steps:
+        return replace(known_groups(config), ipc=max(config.ipc, FEW), trajectory=schedule, training=training)
+    method = MethodConfig(augmentation=config.method.augmentation)
+    return replace(config, ipc=FEW, method=method, trajectory=schedule, training=replace(training, cutmix=0.0))
 
 
 def _matching(probe: Probe, grouping: Grouping, made: RunConfig, load: Workload) -> Matching:

@@ -83,19 +83,19 @@ class Calibration:
     compared: dict[str, Any]
     """Keys and values that a config must have to use the rates; see
     :func:`dist_condense.planning.calibrate.compared`."""
-    alone: Matching | None
+    alone: Matching | None = None
     """Rates of matching steps with every class on its own."""
-    shared: Matching | None
+    shared: Matching | None = None
     """Rates of matching steps with groups of several classes."""
-    updating: Updating | None
+    updating: Updating | None = None
     """Rates of updates of theta."""
-    draw: NonNegativeFloat
+    draw: NonNegativeFloat = 0.0
     """Seconds for drawing a network."""
-    real: Peak | None
+    real: Peak | None = None
     """Memory for computing the statistic of real images."""
-    synthetic: Peak | None
+    synthetic: Peak | None = None
     """Memory for computing the gradient of synthetic images."""
-    training: Peak | None
+    training: Peak | None = None
     """Memory for computing an update of theta, by the number of images in a slice."""
     stated: NonNegativeFloat | None = None
     """Real images per second, as stated by the user, to which the rates of time were scaled; None: as measured."""

@@ -18,7 +18,8 @@ from dist_condense.system import terminal
 PER_NODE = 8
 """Largest number of workers on a node, for the estimate of its RAM."""
 
-NO_GPU = "no GPU was measured: the times are a CPU's. Give --rate, or --calibration that --save wrote on a GPU machine"
+NO_GPU = "no GPU was measured: the times are a CPU's. Give --calibration that --save wrote on a GPU machine"
+OR_RATE = ", or --rate"
 STATED = "only the stated rate of the GPU is known; the time to launch kernels, which limits small images, is not in it"
 
 
@@ -94,7 +95,7 @@ def remarks(plan: Plan) -> Iterator[str]:
     if load.computes:
         yield f"best number of workers: {plan.best.workers}, the largest with an efficiency of {ENOUGH:.0%}"
         if plan.cluster.on_gpu and not plan.rates.on_gpu:
-            yield NO_GPU if plan.rates.stated is None else STATED
+            yield STATED if plan.rates.stated is not None else NO_GPU + OR_RATE * (load.steps > 0)
     if not plan.data_here:
         yield f"the data set was not opened: {sum(load.counts):,} real images are assumed"
 

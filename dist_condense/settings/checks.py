@@ -178,6 +178,6 @@ def remarks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
     idle = config.cluster.workers - len(dataset.classes)
     if idle > 0:
         yield (
-            f"{idle} of {config.cluster.workers} workers own no class and only help to train theta; "
+            f"{idle} of {config.cluster.workers} workers own no class and help only where theta is trained; "
             f"cluster.workers={len(dataset.classes)} is as fast otherwise"
         )

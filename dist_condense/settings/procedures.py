@@ -33,6 +33,8 @@ class Maker:
     outline: Callable[[RunConfig, ImageSet], Outline]
     worker: Worker
     _: KW_ONLY
+    batches: Callable[[RunConfig], tuple[int, int]]
+    """Function that returns the largest numbers of real images that are read at a time: of one class, and of all."""
     form: Callable[[RunConfig, ImageSet], tuple[Space, MultiFormation]] = assembly.learnt_form
     """Function that returns the value space of the stored images, and the parameterisation that decodes them."""
     problems: Callable[[RunConfig], Iterator[str]] = lambda config: iter(())
@@ -47,6 +49,7 @@ PROCEDURES = {
     "matching": Maker(
         matching.outline,
         matching.matching,
+        batches=matching.batches,
         problems=matching.problems,
         data_problems=matching.data_problems,
         remarks=matching.remarks,
@@ -54,6 +57,7 @@ PROCEDURES = {
     "selecting": Maker(
         selecting.outline,
         selecting.selecting,
+        batches=selecting.batches,
         form=selecting.form,
         problems=selecting.problems,
         data_problems=selecting.data_problems,

@@ -19,6 +19,7 @@ from dist_condense.engine.slices import usual_slices
 from dist_condense.settings import assembly
 from dist_condense.settings.config import ConfigError, RunConfig
 from dist_condense.settings.identity import translated
+from dist_condense.settings.procedures import PROCEDURES
 from dist_condense.settings.schema import ClusterConfig
 from dist_condense.system import terminal
 from dist_condense.system.memory import machine_memory
@@ -146,15 +147,15 @@ def _tier(config: RunConfig, dataset: ImageSet, place: _Place) -> Choice:
     is_here = config.cluster.on_gpu and workers == 0
     gpu = torch.cuda.get_device_properties(0).total_memory // 5 if is_here else 0
     [image] = dataset.decoded_bytes([1])
-    matched = min(config.method.real_batch, max(dataset.counts))
-    ahead = per_node * image * (HELD * matched + AHEAD * min(config.training.batch, sum(dataset.counts)))
+    of_class, of_all = PROCEDURES[config.method.procedure].batches(config)
+    images = HELD * min(of_class, max(dataset.counts)) + AHEAD * min(of_all, sum(dataset.counts))
     return select_tier(
         tier=config.data.tier,
         decoded=decoded,
         encoded=encoded if split.files else None,
         budget=budget,
         gpu_budget=gpu,
-        ahead=ahead,
+        ahead=per_node * image * images,
     )
 
 
@@ -173,12 +174,12 @@ def _place(config: RunConfig) -> _Place:
     """Return the machines of a run, from Ray if there are workers. Raises ConfigError if cores or GPUs are lacking."""
     cluster, threads = config.cluster, config.compute.threads or 1
     if cluster.workers == 0:
-        return _Place(cluster.settled(torch.cuda.is_available()), torch.get_num_threads(), 1, machine_memory())
+        return _Place(cluster.settled(torch.cuda.is_available), torch.get_num_threads(), 1, machine_memory())
     nodes = machines()
     cores, gpus, _ = (sum(column) for column in zip(*nodes, strict=True))
     key = "cluster.workers" if cluster.min_workers is None else "cluster.min_workers"
     least = cluster.min_workers or cluster.workers
-    cluster = cluster.settled(gpus >= least)
+    cluster = cluster.settled(lambda: gpus >= least)
     needed = least * threads
     problems = []
     if needed > cores:

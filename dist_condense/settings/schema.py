@@ -5,6 +5,7 @@ Checks, ``dist-condense list`` and docs/config.md are generated from this module
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Annotated
 
@@ -335,9 +336,9 @@ class ClusterConfig:
         """Whether workers compute on GPUs; False while the device is ``auto``."""
         return self.device == CUDA
 
-    def settled(self, gpus: bool) -> ClusterConfig:
-        """Replace ``auto`` by ``cuda`` if there are GPUs for all workers, else by ``cpu``."""
-        return self if self.device != AUTO_DEVICE else replace(self, device=CUDA if gpus else CPU)
+    def settled(self, has_gpus: Callable[[], bool]) -> ClusterConfig:
+        """Replace the device ``auto`` by ``cuda`` if ``has_gpus()``, else by ``cpu``; keep any other device."""
+        return self if self.device != AUTO_DEVICE else replace(self, device=CUDA if has_gpus() else CPU)
 
 
 @dataclass(kw_only=True)

@@ -14,6 +14,7 @@ from dist_condense.data.reading.read_ahead import ReadAhead
 from dist_condense.data.reading.source import NamedSource
 from dist_condense.data.space import Space
 from dist_condense.engine.batches import RealBatches
+from dist_condense.engine.class_features import IMAGES
 from dist_condense.engine.coordinator import Coordinator, Placement
 from dist_condense.engine.training import TrainingRecipe
 from dist_condense.engine.trajectory import Pretrained, Trajectory
@@ -41,6 +42,12 @@ def outline(config: RunConfig, dataset: ImageSet) -> SelectingOutline:
         shape=(config.ipc, *dataset.shape),
         build=assembly.network_builder(config, dataset) if selection_of(config).features else None,
     )
+
+
+def batches(config: RunConfig) -> tuple[int, int]:
+    """Return the largest numbers of real images that are read at a time: of a class, and to train the network."""
+    features = selection_of(config).features
+    return max(config.ipc, IMAGES if features else 0), config.method.selection.batch if features else 0
 
 
 def form(config: RunConfig, dataset: ImageSet) -> tuple[Space, MultiFormation]:
@@ -106,7 +113,7 @@ def _trajectory(config: RunConfig, dataset: ImageSet, shard: SelectionShard, coo
 
 
 def problems(config: RunConfig) -> Iterator[str]:
-    """Yield a line if the config names no selection."""
+    """Yield an error message if ``method.selection.name`` is not set."""
     if config.method.selection.name is None:
         yield f"method.selection.name: name one of {', '.join(SELECTIONS)}"
 

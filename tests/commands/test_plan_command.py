@@ -11,6 +11,7 @@ import pytest
 from dist_condense.commands import cli
 from dist_condense.planning.calibrate import compared
 from dist_condense.planning.images import assumed
+from dist_condense.planning.workload import workload_of
 from dist_condense.settings import config
 from tests.planning.cases import RATES
 
@@ -32,8 +33,9 @@ def rates(tmp_path):
 
     def write(path, *keys):
         loaded = config.load(path, keys)
+        data = assumed(loaded, 10, 100)
         file = tmp_path / "rates.json"
-        replace(RATES, compared=compared(loaded, assumed(loaded, 10, 100))).write(file)
+        replace(RATES, compared=compared(loaded, data, workload_of(loaded, data))).write(file)
         return f"--calibration={file}"
 
     return write
@@ -89,6 +91,23 @@ def test_a_selection_has_the_time_of_its_training_or_none(rates, capsys):
     made = json.loads(out)
     assert code == 0 and made["chosen"]["seconds"] is None and made["others"] == []
     assert any("reading 500 real images for the set; no network is trained" in line for line in made["remarks"])
+
+
+def test_what_is_not_read_by_a_selection_is_not_measured_nor_compared(capsys):
+    keys = ["method=random", "method.grouping.name=given", "cluster.device=cuda", "ipc=5"]
+    code, out, _ = reported(capsys, "configs/digits.yaml", *keys)
+    assert code == 0 and "no network is trained" in out and "rates:" not in out
+    code, _, err = reported(capsys, "configs/digits.yaml", "method=herding", "--rate=100")
+    assert code == cli.REFUSED and "--rate: it is the rate of matching" in err and "timing" not in err
+
+
+def test_a_selection_takes_the_rates_of_any_matching(rates, capsys):
+    path = "configs/cifar10_dc.yaml"
+    measured = rates(path, "method.distance=sum_absolute", "method.statistic.parameters=all")
+    code, out, _ = reported(capsys, path, measured, "method=herding")
+    assert code == 0 and "training theta" in out
+    code, _, err = reported(capsys, path, measured)
+    assert code == cli.REFUSED and "distance is 'sum_absolute' there" in err
 
 
 def test_what_does_not_fit_is_told_with_the_key(rates, capsys):

@@ -33,6 +33,7 @@ from dist_condense.job import comparing, job
 from dist_condense.job.claim import Claim
 from dist_condense.planning.calibrate import compared
 from dist_condense.planning.images import assumed
+from dist_condense.planning.workload import workload_of
 from dist_condense.result.card import FORMAT
 from dist_condense.result.progress import Notes, ProgressDisplay
 from dist_condense.result.summary import summary_table
@@ -371,8 +372,9 @@ def test_what_programs_read(tmp_path: Path, screen: Screen) -> None:
     text = screen.text
     assert yaml.safe_load(text)["dataset"]["root"] == HOSTILE
     loaded = config.load("configs/digits.yaml")
+    data = assumed(loaded, 10, 100)
     rates = tmp_path / "rates.json"
-    replace(RATES, device=HOSTILE, compared=compared(loaded, assumed(loaded, 10, 100))).write(rates)
+    replace(RATES, device=HOSTILE, compared=compared(loaded, data, workload_of(loaded, data))).write(rates)
     plan = ["plan", "configs/digits.yaml", f"--calibration={rates}"]
     cli.main([*plan, "--json"])
     assert json.loads(screen.text[len(text) :])["rates"]["device"] == HOSTILE

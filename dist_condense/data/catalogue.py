@@ -21,7 +21,7 @@ class Known:
 
     facts: Facts
     open: Callable[[Request], ImageSet]
-    """Function that opens the root, unless it contains prepared class shards."""
+    """Function that opens the data set in its original layout; prepared class shards are opened without it."""
 
 
 KNOWN: dict[str, Known] = {
@@ -30,7 +30,7 @@ KNOWN: dict[str, Known] = {
     "imagenet": Known(IMAGENET, open_imagenet),
     "image_folder": Known(IMAGE_FOLDER, open_image_folder),
 }
-"""All data sets by name; a new data set is added here."""
+"""Catalogue entries of all data sets by name; a new data set is added here."""
 
 
 def names() -> tuple[str, ...]:

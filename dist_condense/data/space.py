@@ -29,7 +29,7 @@ class Space:
     :param upper: upper bound of image values; None if there is no bound.
     :param padding: image value that multi-formation uses as padding.
     :param normalised: whether pixels are normalised values, (x - mean) / std, which are never clamped (DC); otherwise
-        they are image values, which are clamped to the bounds at the start of each network (IDC).
+        they are image values, which are clamped to the bounds before the first matching step of each network (IDC).
     """
 
     statistics: ChannelStatistics

@@ -1,4 +1,4 @@
-"""card.json of a synthetic set, which describes the meaning and the use of the tensors, and its reader."""
+"""The card (card.json) that describes the meaning and the use of a synthetic set's tensors, and its reader."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from dist_condense.system.records import Unreadable
 
 CARD = "card.json"
 FORMAT, FORMAT_OF_VALUES = 1, 2
-"""Format versions that are read and written. The second is for sets with one of the keys :data:`LATER`: an earlier
-version of this package would ignore these keys and decode the set wrongly."""
+"""Format versions that are read and written. The second is for cards that contain a key in :data:`LATER`: an earlier
+version of this package would ignore this key and decode the set wrongly."""
 FORMATS = f"{FORMAT} or {FORMAT_OF_VALUES}"
 LATER = ("width", "axes", "bounds")
 VALUE_SPACES = (NORMALISED, UNIT, VALUES)
@@ -116,7 +116,7 @@ class Card:
     axes: Axes = BOTH
     """``both``, or the single axis along which an image is tiled: ``height`` or ``width``."""
     bounds: Bounds | None = None
-    """Least and largest value of a real image, each of them None if there is no such bound. None: 0 and 1."""
+    """Lower and upper bound of the values of real images, each None if there is no bound; None stands for (0, 1)."""
     format_version: int = FORMAT
     sha256: str = ""
     """SHA-256 of the safetensors file."""
@@ -162,13 +162,13 @@ class Card:
 
     @property
     def content(self) -> dict[str, Any]:
-        """Content of card.json: facts and fields, without those of the fields :data:`LATER` that have their default."""
+        """Content of card.json: facts and fields, except fields in :data:`LATER` that have their default value."""
         defaults = {entry.name: entry.default for entry in fields(Card) if entry.name in LATER}
         content = asdict(self)
         return content.pop("facts") | {k: x for k, x in content.items() if k not in defaults or x != defaults[k]}
 
     def filled(self, sha256: str) -> Card:
-        """Return the card with the fields that describe the written files, and instructions for loading."""
+        """Return a copy of the card that also describes the written files and how to load them."""
         return replace(
             self,
             format_version=FORMAT_OF_VALUES if set(LATER) & self.content.keys() else FORMAT,
@@ -186,7 +186,7 @@ class Card:
 
 
 def form_of(space: Space, shape: tuple[int, int, int], parameterisation: MultiFormation) -> dict[str, Any]:
-    """Return the fields of a card that describe the form of the images, by name.
+    """Return the fields of a card that describe the form of the images, as a dict by field name.
 
     :param space: value space of the stored pixels.
     :param shape: (C, H, W) of an image.
@@ -209,7 +209,7 @@ def form_of(space: Space, shape: tuple[int, int, int], parameterisation: MultiFo
 
 @dataclass(frozen=True)
 class _Version:
-    """Fields that cards of every format have."""
+    """Fields that exist in cards of every format."""
 
     format_version: int
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -15,18 +15,18 @@ from dist_condense.system.files import write_atomically
 STEP, TIME, RATE = "step", "time", "steps_per_second"
 COMMON = (STEP, TIME, RATE, "waiting", "reduced_bytes")
 MetricsEntry = Mapping[str, Any]
-"""Content of a line.
+"""Content of a line of metrics.jsonl.
 
 ``step``: units completed since the first start; ``time``: seconds since 1970; ``steps_per_second``; ``waiting``: the
-share of time, 0 to 1, that a worker waited for images; ``reduced_bytes``: bytes that all workers passed to reductions
-since the previous line. In addition the procedure's counters, which are integers (matching: ``network`` and its
-``matching_step``, both from 0), and its measures, which are floats (matching: ``loss``).
+largest share of time, 0 to 1, that any worker waited for images; ``reduced_bytes``: bytes that all workers passed to
+reductions since the previous line. In addition the procedure's counters, which are integers (matching: ``network`` and
+its ``matching_step``, both from 0), and its measures, which are floats (matching: ``loss``).
 """
 BOM = b"\xef\xbb\xbf"
 
 
 def parsed(line: bytes) -> MetricsEntry | None:
-    """Parse a line; return None if it is truncated or not JSON, lacks a step, or has a value that is not a number."""
+    """Parse a line of metrics.jsonl; return None unless it is a JSON object of numbers with an integer step."""
     try:
         entry = records.parsed(line.removeprefix(BOM), RunFolder.metrics.name)
     except records.Unreadable:
@@ -66,7 +66,7 @@ def append(file: Path, entry: MetricsEntry) -> None:
 def cut(file: Path, steps: int) -> None:
     """Remove entries after step ``steps``, repeated steps and invalid lines.
 
-    A file that contains none of them is not written.
+    The file is rewritten only if its content changes.
     """
     kept = {entry[STEP]: line for line, entry in _lines(file) if entry is not None and entry[STEP] <= steps}
     content = b"".join(kept[step] + b"\n" for step in sorted(kept))

@@ -25,7 +25,7 @@ ASPECTS = (0.8, 3.0)
 
 
 def sheet(images_of: Callable[[int], Tensor], classes: int, ipc: int) -> Image.Image:
-    """Draw the classes in label order, from left to right and then down.
+    """Draw a sheet of the images of all classes, in label order from left to right and from top to bottom.
 
     Each class is a row. Classes share rows where there are many of them, or one image per class, so that the sheet is
     not a narrow strip. A caption states what is omitted.
@@ -61,8 +61,8 @@ def left_out(classes: int, ipc: int) -> str:
 def blocks_of(classes: int, ipc: int) -> int:
     """Return the number of classes in each row of a sheet.
 
-    One, unless the sheet would be a narrow strip; then the number that leaves the fewest cells empty and the sheet most
-    nearly square.
+    The number is 1 unless the sheet would be a narrow strip; then it is the number that leaves the fewest cells empty
+    and makes the sheet most nearly square.
     """
     if ipc > 1 and classes <= STRIP:
         return 1

@@ -1,4 +1,4 @@
-"""Progress of a run on the terminal: the driver follows metrics.jsonl, which the workers write."""
+"""Progress of a run on the terminal: the driver follows metrics.jsonl, which the worker of rank 0 writes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Callback = Callable[[Sequence[MetricsEntry]], None]
 INTERVAL = 0.5
 """Seconds between two checks of a followed file."""
 PLAIN_EVERY = 10.0
-"""Least number of seconds between two lines where there is no terminal."""
+"""Minimum number of seconds between two progress lines if the output is not a terminal."""
 RATES = 10
 """Number of recent entries used to estimate the remaining time, by their median rate."""
 
@@ -79,7 +79,7 @@ class Follower(threading.Thread):
         return entries
 
     def _new_lines(self) -> list[bytes]:
-        """Return complete lines since the last call; a last line without its line end is left for the next one."""
+        """Return the lines completed since the previous call; an incomplete last line is left for the next call."""
         try:
             with self.file.open("rb") as stream:
                 stream.seek(max(0, self._offset - len(self._last)))
@@ -110,9 +110,9 @@ class Notes(Follower):
 
 
 class ProgressDisplay:
-    """Callback of :class:`Follower` that draws a bar on a terminal, and elsewhere prints a line every ten seconds.
+    """Callback of :class:`Follower` that draws a progress bar on a terminal, or prints a line every 10 s elsewhere.
 
-    :param clock: returns seconds; only differences are used.
+    :param clock: function that returns the time in seconds; only differences are used.
     """
 
     def __init__(
@@ -167,7 +167,7 @@ class ProgressDisplay:
 
 
 def line(entry: MetricsEntry, units: Units, rate: float) -> str:
-    """Return an entry as a line, such as ``network 3/20, matching step 4/10, 2.5 steps/s, loss 81.2, 1 min 8 s left``.
+    """Format an entry as a line, such as ``network 3/20, matching step 4/10, 2.5 steps/s, loss 81.2, 1 min 8 s left``.
 
     :param rate: steps per second, from which the remaining time is estimated.
     """

@@ -31,17 +31,18 @@ def write_report(
     latest: Sequence[Row] = (),
     writing: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Path:
-    """Write ``folder/report.html`` from the files in the folder, and return its path. Missing files are left out.
+    """Write ``folder/report.html`` from the files in the folder, and return its path; omit missing files.
 
-    :param latest: rows of ``evaluation.csv`` from the latest call. Their groups come first, and the other groups are
-        marked as results of earlier calls.
-    :param writing: returns a context in which the finished page may be written; drawing it takes a second.
+    :param latest: rows of ``evaluation.csv`` from the latest call. Their summaries come first; all other summaries
+        are marked as results of earlier calls.
+    :param writing: returns a context in which the page may be written, such as a lock; it is entered only after the
+        page has been rendered, which takes a second.
     """
     files = RunFolder(Path(folder))
     card = _card(files.synthetic_set)
     try:
         curves, no_curves = _curves(metrics_file.read(files.metrics)), ""
-    except Exception as error:  # matplotlib is missing, or fails by a file of the user; a finished run has its report
+    except Exception as error:  # matplotlib is missing or fails; a finished run still needs its report
         curves, no_curves = {}, f"No charts: {terminal.lines_of(error)[0]}"
     page = _template().render(
         title=f"{card.method} · {card.dataset}" if card else files.path.name,
@@ -96,7 +97,7 @@ def _facts(card: Card) -> dict[str, Any]:
 
 
 def _results(rows: Sequence[Row], latest: Sequence[Row]) -> dict[str, Any] | None:
-    """Return the columns and the summaries of the table; None without rows.
+    """Return the columns and the summaries of the table of results; None if there are no rows.
 
     Summaries are in one group, or in two: those of the latest call, and those of earlier calls.
     """

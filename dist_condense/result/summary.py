@@ -27,11 +27,11 @@ class Summary:
     values: tuple[tuple[str, float], ...]
     """Seed and top-1 of each network."""
     best: float | None
-    """Mean over seeds of each network's best top-1, selected on the test set; None if that of a network is missing."""
+    """Mean over seeds of each network's best top-1, selected on the test set; None if it is missing for any network."""
 
     @property
     def key(self) -> tuple[str, str, str, str]:
-        """Values of the columns :data:`KEY`."""
+        """Values of the columns in :data:`KEY`, which identify the summary."""
         return self.set, self.architecture, self.protocol, self.epochs
 
     @property
@@ -59,12 +59,12 @@ def summarise(rows: Sequence[Row]) -> list[Summary]:
 
 
 def differing(summaries: Sequence[Summary]) -> list[str]:
-    """Return those of the column names ``protocol`` and ``epochs`` whose values differ between summaries."""
+    """Return which of the columns ``protocol`` and ``epochs`` have different values in different summaries."""
     return [name for name in ("protocol", "epochs") if len({getattr(x, name) for x in summaries}) > 1]
 
 
 def summary_table(rows: Sequence[Row]) -> Table:
-    """Return a table for the terminal; protocol and epochs are columns only if they differ between rows."""
+    """Return a table of summaries for the terminal; protocol and epochs are columns only if they differ in the rows."""
     summaries = summarise(rows)
     columns = ["set", "architecture", *differing(summaries)]
     table = Table(*columns, box=None, pad_edge=False)

@@ -53,7 +53,7 @@ def write_set(folder: str | Path, pixels: Tensor, labels: Tensor, card: Card) ->
     except (OSError, SafetensorError) as error:
         raise SyntheticSetError(f"{folder}: the set is not written ({error}); an earlier one is kept") from error
     finally:
-        shutil.rmtree(new, ignore_errors=True)  # a full disk gets its room back
+        shutil.rmtree(new, ignore_errors=True)  # frees the space on a full disk after an error
     return card
 
 
@@ -71,7 +71,7 @@ def load_set(path: str | Path, verify: bool = True) -> SyntheticDataset:
         before = _bytes(folder / CARD)
         try:
             dataset = _open(folder, verify)
-        except (RuntimeError, SafetensorError, OSError):  # a file that was removed is a RuntimeError of torch
+        except (RuntimeError, SafetensorError, OSError):  # torch raises RuntimeError for a file that was removed
             if _current(path) == folder and _bytes(folder / CARD) == before:
                 raise
         else:
@@ -193,7 +193,7 @@ def _replace(folder: Path, new: Path) -> None:
 
 
 def _current(path: Path) -> Path:
-    """Return the folder that now contains a set: ``path``, ``path/synthetic_set``, or a previous set beside them."""
+    """Return the folder that now contains a set: ``path``, ``path/synthetic_set``, or a previous set beside either."""
     inside = RunFolder(path).synthetic_set
     folder = inside if (inside / CARD).exists() or _previous(inside) else path
     return _previous(folder) or folder
@@ -202,7 +202,7 @@ def _current(path: Path) -> Path:
 def _previous(folder: Path) -> Path | None:
     """Return the folder of the previous set if the new set is not in place yet; None otherwise.
 
-    That is so while :func:`_replace` runs, and after a crash in it.
+    The new set is not in place while :func:`_replace` runs, and after a crash during its execution.
     """
     previous = _beside(folder, "previous")
     return previous if not (folder / CARD).exists() and (previous / CARD).exists() else None
@@ -223,7 +223,10 @@ def _open(folder: Path, verify: bool) -> SyntheticDataset:
 
 
 def _check_stored(file: Path, card: Card) -> None:
-    """Check the shapes in the file's header against the card, which determines the memory used; read no tensor."""
+    """Check that the shapes in the file's header agree with the card, which determines the memory used.
+
+    No tensor is read.
+    """
     try:
         with safe_open(file, framework="pt") as tensors:
             images, labels = (tuple(tensors.get_slice(name).get_shape()) for name in ("images", "labels"))
@@ -240,7 +243,7 @@ def _check_stored(file: Path, card: Card) -> None:
 
 
 def _bytes(file: Path) -> bytes | None:
-    """Read a file; None if it does not exist."""
+    """Return the content of a file; None if it cannot be read."""
     try:
         return records.bytes_of(file)
     except Unreadable:

@@ -44,7 +44,7 @@ def _damaged(ffcv: Any, path: Path) -> bool:
 
 
 def _differences(reader: Any, counts: Sequence[int], shape: tuple[int, int, int]) -> list[str]:
-    """Return messages on the differences between the file's tables and the expected images."""
+    """Return messages about differences between the file's tables and the expected images."""
     stored_shape, dtype = tuple(int(side) for side in reader.handlers[IMAGE].shape), reader.handlers[IMAGE].dtype
     if stored_shape != shape or dtype != np.uint8:
         return [f"images are {dtype} {list(stored_shape)}, expected uint8 {list(shape)}."]

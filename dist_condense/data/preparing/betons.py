@@ -51,7 +51,7 @@ class DecodedClass:
 
 
 def write_betons(dest: Path, manifest: Manifest, report: ReportProgress) -> dict[str, Beton]:
-    """Write one FFCV file per split of the shards in `dest`, and return the files' entries by split.
+    """Write one FFCV file per split of the shards in `dest`; return the manifest entry of each file by split.
 
     Images have the size ``manifest.size``. A file is kept if an earlier command finished it, according to its record.
     """
@@ -60,9 +60,9 @@ def write_betons(dest: Path, manifest: Manifest, report: ReportProgress) -> dict
 
 
 def _recorded(dest: Path, manifest: Manifest, split: str) -> Beton | None:
-    """Return the entry of the FFCV file that an earlier command finished.
+    """Return the manifest entry of a split's FFCV file if an earlier command finished the file; None otherwise.
 
-    Returns None if there is no record, the file is missing or has another size, or the shards have changed.
+    The file counts as unfinished if it has no record, is missing or has another size, or if the shards have changed.
     """
     finished = read_record(FinishedBeton, _record_file(dest, split))
     if finished is None:

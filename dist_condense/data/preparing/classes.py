@@ -151,7 +151,10 @@ def _images(task: ClassTask) -> Iterator[tuple[int, tuple[bytes, str] | str]]:
 
 
 def _image(data: bytes, form: ShardFormat) -> tuple[bytes, str] | str:
-    """Return the result of :func:`encoded`, or the reason why the image is unreadable; raise errors of the machine."""
+    """Return the result of :func:`encoded`, or the reason why the image is unreadable.
+
+    Raises MemoryError and errors of the operating system, which do not prove that the image is damaged.
+    """
     try:
         return encoded(data, form)
     except MemoryError:
@@ -163,7 +166,7 @@ def _image(data: bytes, form: ShardFormat) -> tuple[bytes, str] | str:
 
 
 def encoded(data: bytes, form: ShardFormat) -> tuple[bytes, str]:
-    """Return an image's bytes and suffix in a shard. Every image is decoded once, to detect damaged files.
+    """Return the bytes and suffix with which an image is written to a shard; decode the image to detect damage.
 
     The bytes are unchanged if no size is requested, or if the image already has this size and needs no rotation.
     """

@@ -19,7 +19,7 @@ def write_record(file: Path, record: Any) -> None:
 
 
 def read_record(kind: type[Finished], file: Path) -> Finished | None:
-    """Read a record of the dataclass `kind`; return None if the file is missing or contains no such record."""
+    """Read a record of the dataclass `kind`; return None if the file is missing or invalid."""
     try:
         return records.read(kind, file)
     except records.Unreadable:

@@ -107,8 +107,9 @@ def open_catalogued(
     orientation: bool | None = None,
     channels: int | None = None,
 ) -> Source:
-    """Open a catalogue data set as a source; class folders have the name `image_folder`. Arguments as in open_dataset.
+    """Open a catalogue data set as a source, with the arguments of open_dataset.
 
+    Class folders that belong to no other data set are opened under the name `image_folder`.
     A relative root is resolved against the working directory of this process, even if other processes read the images.
     Raises DataError with all problems, and for images that are floats or not square.
     """

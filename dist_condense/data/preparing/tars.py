@@ -130,7 +130,8 @@ def open_tars(
 def index_labelled(item: tuple[int, str]) -> tuple[int, list[tuple[int, Sample]] | list[str], Ignored]:
     """Index one tar, given as (position, path).
 
-    Returns the position; the (label, sample) of every sample, or the problems; and the counts of ignored members.
+    Returns (position, samples, ignored): `samples` is a list of (label, sample) or, for an invalid tar, of problems;
+    `ignored` counts the ignored members.
     """
     position, tar = item
     try:
@@ -141,7 +142,7 @@ def index_labelled(item: tuple[int, str]) -> tuple[int, list[tuple[int, Sample]]
 
 
 def _by_label(pattern: str, map_unordered: MapUnordered, notes: list[str]) -> ByLabel:
-    """Return the images of each label, in the order of the tars; append a note on them to `notes`."""
+    """Return the images of each label, in the order of the tars; append a note that summarises the tars to `notes`."""
     tars = expand(pattern)
     entries: dict[int, list[tuple[int, Sample]]] = {}
     problems: list[str] = []

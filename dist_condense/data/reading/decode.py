@@ -92,7 +92,7 @@ def decode_bytes(data: bytes, channels: int, size: int, upright: bool = False) -
 def decode_into(pixels: np.ndarray, data: bytes, upright: bool = False) -> None:
     """Decode an image like :func:`decode_bytes` into an array, uint8 [size, size, C].
 
-    A plain JPEG of exactly this size is decoded in place by libjpeg-turbo, in 0.4 of Pillow's time. Pillow uses the
+    A plain JPEG of exactly this size is decoded in place by libjpeg-turbo, in 40 % of Pillow's time. Pillow uses the
     same library, so the pixels are identical. All other files, including damaged and rotated ones, are decoded by
     Pillow.
     """

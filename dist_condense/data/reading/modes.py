@@ -36,7 +36,7 @@ def check_mode(image: Image.Image) -> None:
 
 
 def is_grey(image: Image.Image) -> bool:
-    """Return whether the header declares a grey image; one with a palette is grey if all colours of the palette are."""
+    """Return whether the header declares a grey image: a mode without colour, or a palette of grey tones only."""
     if image.mode != "P" or image.palette is None:
         return image.mode in GREY
     colours, step = bytes(image.palette.palette), len(image.palette.rawmode or image.palette.mode)

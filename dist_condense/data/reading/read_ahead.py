@@ -39,8 +39,8 @@ _Announced = tuple[Ticket, Future[Arrival]]
 class ReadAhead:
     """Reader of announced images of a source, on background threads and in the order of the announcements.
 
-    Images are copied to the device. At most ``DEPTH`` minibatches that were read wait to be redeemed, which limits the
-    memory. These threads are in addition to the decoding threads of a source. Close an instance that is no longer used.
+    Images are copied to the device. To limit the memory, at most ``DEPTH`` minibatches are read and not yet redeemed.
+    The reading threads are in addition to the decoding threads of a source. Close an instance that is no longer used.
     """
 
     def __init__(self, source: ClassSource, device: torch.device | None = None) -> None:

@@ -160,6 +160,6 @@ class StreamedImages:
 
 
 def _requests(labels: torch.Tensor, within: torch.Tensor) -> list[tuple[int, torch.Tensor]]:
-    """Split a chunk into one (label, positions in the class) for each of its classes; labels must ascend."""
+    """Split a chunk into one request (label, positions in the class) per class; `labels` must be in ascending order."""
     classes, counts = labels.unique_consecutive(return_counts=True)
     return list(zip(classes.tolist(), within.split(counts.tolist()), strict=True))

@@ -1,6 +1,6 @@
 """Test images in one folder, with their classes in a file: the layout of Tiny-ImageNet's val/.
 
-The images are val/images/val_0.JPEG, ...; the lines of val/val_annotations.txt are like
+The images are val/images/val_0.JPEG, ...; the lines of val/val_annotations.txt have the form
 `val_0.JPEG<tab>n03444034<tab>0<tab>32<tab>44<tab>62`.
 """
 

@@ -1,4 +1,4 @@
-"""Data sets that are arrays in memory: handwritten digits, and torchvision's files."""
+"""Data sets that are arrays in memory: handwritten digits, and data sets of torchvision."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ CHUNK = 256
 class ArraySplit:
     """A split whose images are one array, decoded in every tier.
 
-    `stored[label]` is the label that the array has for the class `label` of the split.
+    `stored[label]` is the array's own label of the class that has the label `label` in the split.
     """
 
     images: LabelledImages

@@ -251,5 +251,5 @@ def _dangling(split: Path, names: Sequence[str]) -> list[str]:
 
 
 def class_name(folder: str) -> ClassName:
-    """Return the ClassName of a folder; the folder's name is its WordNet id, too, if it has that form."""
+    """Return the ClassName of a folder; its WordNet id is the folder's name if that has the form of one, else None."""
     return ClassName(folder, folder if _WNID.fullmatch(folder) else None)

@@ -108,7 +108,7 @@ def _identity(folder: Path | str) -> tuple[int, int]:
 
 
 def _is(test: Callable[[], bool]) -> bool:
-    """Call `is_file` or `is_dir` of an entry; return False for a circular link."""
+    """Return the result of an entry's `is_file` or `is_dir`; return False if it fails, as for a circular link."""
     try:
         return test()
     except OSError:
@@ -127,7 +127,7 @@ def ending(name: str) -> str:
 
 
 def formatted(ignored: Ignored) -> str:
-    """Format counts like `12 .avif, 3 .txt, 1 hidden`, largest first.
+    """Format the counts of ignored files, largest first, such as `12 .avif, 3 .txt, 1 hidden`.
 
     At most five endings are named; the rest are summed.
     """
@@ -140,7 +140,7 @@ def formatted(ignored: Ignored) -> str:
 
 
 def listing_note(where: str, images: int, classes: int, ignored: Ignored, *, below: int = 0) -> str:
-    """Format the note on a split: its images, classes and ignored files.
+    """Format the note on a split: the numbers of its images, classes and ignored files.
 
     :param below: number of images in subfolders of the class folders.
     """

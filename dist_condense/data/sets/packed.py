@@ -27,7 +27,7 @@ _SVHN_MEAN, _SVHN_STD = (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)
 
 @dataclass(frozen=True)
 class Packed:
-    """A data set of torchvision, opened by a call; a root in ImageFolder layout is read as class folders instead."""
+    """Callable that opens a data set of torchvision, from torchvision's files or from class folders."""
 
     facts: Facts
     load: Load
@@ -37,7 +37,10 @@ class Packed:
     """
 
     def __call__(self, request: Request) -> ImageSet:
-        """Open torchvision's files, or the class folders, in the root. Raises DataError with all problems."""
+        """Open the class folders in the root if it has ImageFolder layout, otherwise torchvision's files.
+
+        Raises DataError with all problems.
+        """
         problems = request.root_problems()
         if problems or request.root is None:
             raise DataError(request.problems() + problems)

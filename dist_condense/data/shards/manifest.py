@@ -49,7 +49,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Made:
-    """Origin of the shards. The digest excludes it, so that equal images of different origin are the same data."""
+    """Origin of the shards. It is excluded from the digest, which is therefore equal for equal images of any origin."""
 
     source: str
     dataset: str

@@ -33,7 +33,7 @@ def read_manifest(root: str) -> Manifest:
 
 
 def _problems(manifest: Manifest) -> Iterator[str]:
-    """Yield problems of values that are valid one by one but inconsistent with each other."""
+    """Yield a message for each inconsistency between values that are valid individually."""
     if not manifest.classes:
         yield "classes: found none"
     if twice := ambiguous(manifest.classes):

@@ -141,7 +141,7 @@ class ShardStore:
         return data
 
     def where(self, label: int, index: int) -> str:
-        """Return `file.tar: member` for messages."""
+        """Return the location of an image for messages, in the form `file.tar: member`."""
         return f"{self._classes[label].find(index)[0].path}: {self.member(label, index)}"
 
     def member(self, label: int, index: int) -> str:

@@ -1,4 +1,4 @@
-"""Writer of one class's shards: tars in WebDataset's layout, with equal bytes for equal images."""
+"""Writer of one class's shards: tars in WebDataset's layout, byte-identical for identical images."""
 
 from __future__ import annotations
 
@@ -112,5 +112,8 @@ def shard_name(label: int, number: int) -> str:
 
 
 def clean(stem: str) -> str:
-    """Replace characters other than ASCII letters, digits, - and _ by _ (a dot would end the key), and shorten."""
+    """Replace characters that are not ASCII letters, digits, - or _ by _, and shorten the stem to STEM_LENGTH.
+
+    A dot would end the key.
+    """
     return re.sub(r"[^A-Za-z0-9_-]+", "_", stem)[:STEM_LENGTH]

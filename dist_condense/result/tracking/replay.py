@@ -17,7 +17,7 @@ from dist_condense.system.credentials import address
 
 
 def replay(folder: str | Path, uri: str | None = None, experiment: str | None = None) -> str:
-    """Send a run's config, metrics, evaluations, synthetic set and report to MLflow, and return the id on the server.
+    """Send a run's config, metrics, evaluations, synthetic set and report to MLflow; return the run's id on the server.
 
     Data that the server already has is not sent again.
 

@@ -39,7 +39,7 @@ class Refused(TrackingError):
 
 
 def connect(uri: str) -> MlflowClient:
-    """Return a client with few retries and no output of its own; if ``uri`` is a sqlite file, create its folder."""
+    """Return an MLflow client with few retries and no output; if ``uri`` is a sqlite file, create its folder."""
     for key, value in DEFAULTS.items():
         os.environ.setdefault(key, value)
     from mlflow import MlflowClient
@@ -79,7 +79,7 @@ def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
     existing = _active_experiment(client, uri, name)
     if existing is not None:
         return existing
-    # A server knows where its files go; for sqlite MLflow would use the working directory, which a job loses
+    # A server has its own artifact location; for sqlite, MLflow would use the working directory, which a job loses
     location = None
     if (file := sqlite_file(uri)) is not None:
         location = (file.parent / "mlartifacts").as_uri()

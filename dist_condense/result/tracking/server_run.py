@@ -93,7 +93,7 @@ class RunAddress:
 class ServerRun:
     """Run on an MLflow server. Methods raise the errors of the server, the network or the artifact store.
 
-    Every method may be called again: it asks the server for the data that is there, and sends only what is missing.
+    Every method may be called again: it asks which data the server already has, and sends only the missing data.
 
     :param trusted: whether the user, and not only the folder's config.yaml, names the server. A server that is not
         trusted must store files itself; any other location that it gives is refused.
@@ -120,7 +120,7 @@ class ServerRun:
         return self.address.run_id
 
     def start(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        """Connect, and create the run or continue it; a continued run keeps the params that it has."""
+        """Connect to the server, and create or continue the run; a continued run keeps its existing params."""
         self.address.write(self.folder)
         self._client = client = server.connect(self.uri)
         if self.address.run_id is not None and not server.has_run(client, self.address.run_id):
@@ -150,7 +150,7 @@ class ServerRun:
                 self.log_artifacts(path)
 
     def log_metrics(self, entries: Iterable[MetricsEntry]) -> None:
-        """Log entries of metrics.jsonl in order, except those that the server has.
+        """Log entries of metrics.jsonl in order, except those that the server already has.
 
         The values of an entry are sent in a single call, which the server accepts or rejects as a whole.
         """

@@ -93,7 +93,7 @@ class Tracker:
         return f"{first}bring it up to date with: {self.how_to_replay}"
 
     def log_metrics(self, entries: Sequence[MetricsEntry]) -> None:
-        """Log entries. They must be in metrics.jsonl already, from which they are sent again after an error."""
+        """Log entries that are already in metrics.jsonl, from which they are sent again after an error."""
         self._put(lambda: self._run.log_metrics(entries))
 
     def log_artifacts(self, path: str | Path) -> None:

@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Import ``load_set`` on first use, because it needs torch, which the commands import once they answer Ctrl-C."""
+    """Import ``load_set`` on first use, because it needs torch, which commands import after they can handle Ctrl-C."""
     if name != "load_set":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from dist_condense.result.synthetic_set import load_set

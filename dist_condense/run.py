@@ -11,7 +11,7 @@ from dist_condense.system import signals
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code.
 
-    Slow imports are inside this function, where signals are already answered.
+    Slow imports are inside this function, which is called once the signal handlers are installed.
     """
     from dist_condense.commands import cli
 

@@ -41,7 +41,7 @@ def cutmix_box(lam: float, centre: tuple[int, int], size: tuple[int, int]) -> tu
 
 
 def mix(partner: Tensor, box: tuple[int, int, int, int], size: tuple[int, int]) -> CutMix:
-    """Return the CutMix draw of these partners and this box in images of ``size``."""
+    """Return the CutMix draw with the given partners and box for images of ``size``."""
     area = (box[1] - box[0]) * (box[3] - box[2]) / (size[0] * size[1])
     return CutMix(partner, box, 1 - area)
 

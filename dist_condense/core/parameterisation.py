@@ -105,7 +105,7 @@ DECODINGS: dict[str, Decoding] = {"uniform": uniform, "multi": multi, "bounded":
 
 @dataclass(frozen=True)
 class MultiFormation:
-    """Multi-formation with ``factor`` >= 1 (1: pixels are used unchanged).
+    """Multi-formation of IDC, which decodes images into tiles (``factor`` 1: pixels are used unchanged).
 
     :param decoding: decoding during condensation, one of :data:`DECODINGS`.
     :param budget: maximum number of decoded images per class, for ``bounded``.

@@ -55,7 +55,7 @@ def draw_without_replacement(count: int, size: int, seed: int, purpose: str, *in
 
 
 def epoch_batch(count: int, batch: int, visit: int, seed: int, purpose: str, *integers: int) -> torch.Tensor:
-    """Return batch number ``visit`` of a loader that permutes ``count`` items each epoch and drops incomplete batches.
+    """Return batch ``visit``, from 0, of a loader that permutes ``count`` items per epoch and drops incomplete batches.
 
     The batch is computed from ``visit`` and the key alone, so there is no cursor to save. If ``count < batch``, every
     batch contains each item once.
@@ -69,9 +69,9 @@ def epoch_batch(count: int, batch: int, visit: int, seed: int, purpose: str, *in
 def endless_batches(
     count: int, batch: int, first: int, seed: int, purpose: str, *integers: int
 ) -> Iterator[torch.Tensor]:
-    """Yield the batches from number ``first`` on of an endless loader that permutes ``count`` items each epoch.
+    """Yield the batches, from index ``first`` on, of an endless loader that permutes ``count`` items each epoch.
 
-    The incomplete batch of an epoch is kept. A batch, int64 indices, is computed from its number and the key alone.
+    The incomplete batch of an epoch is kept. A batch, int64 indices, is computed from its index and the key alone.
     """
     epoch, position = divmod(first, -(-count // batch))
     while True:

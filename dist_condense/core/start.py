@@ -29,7 +29,7 @@ def scores(label: int, ipc: int, classes: int) -> Tensor:
 def mixed_tiles(images: Tensor, grid: Grid) -> Tensor:
     """Combine real images ``[n * tiles, C, h, w]``, shrunk by nearest neighbour, into n tiled images ``[n, C, h, w]``.
 
-    Image i contains the real images from number i * tiles on, row by row. Deviations from IDC's program:
+    Image i contains the real images i * tiles to (i + 1) * tiles - 1, row by row. Deviations from IDC's program:
 
     * The program takes the first images of the class; here the caller draws them by key.
     * If the factor does not divide a side h, the program shrinks some images to one pixel less; here all have the side
@@ -57,7 +57,7 @@ class Material:
 
 @dataclass(frozen=True)
 class PixelStart:
-    """One way to initialise pixels.
+    """Method to initialise the pixels of a class.
 
     :param images: function from the grid of tiles to the number of real images per learnt image.
     :param pixels: function that returns the initial pixels of a class, ``[ipc, C, h, w]``.

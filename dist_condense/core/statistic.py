@@ -43,7 +43,7 @@ class Statistic(Protocol):
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]: ...
 
     def value(self, network: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]:
-        """Return phi without a graph to the images, for real images."""
+        """Return phi of real images, without an autograd graph to them."""
         ...
 
 
@@ -71,7 +71,7 @@ class Gradient:
         return list(torch.autograd.grad(loss, list(selected.values())))
 
     def _parameters(self, network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return the detached parameters by name: the selected and the other ones."""
+        """Return the detached parameters by name: (selected parameters, all other parameters)."""
         parameters = {name: p.detach() for name, p in network.named_parameters()}
         selected = {name: p for name, p in parameters.items() if self.parameters(name, p)}
         return selected, {name: p for name, p in parameters.items() if name not in selected}

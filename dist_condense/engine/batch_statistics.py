@@ -24,9 +24,9 @@ from dist_condense.networks import batch_norms
 def refresh_running_statistics(
     network: nn.Module, images: Callable[[], Mapping[int, Tensor]], classes: int, coordinator: Coordinator
 ) -> None:
-    """Update the running averages once by the batch that consists of the images of all classes.
+    """Update the running averages of BatchNorm once, with the images of all classes as one batch.
 
-    The momentum is that of each layer (torch's default: 0.1).
+    Each layer uses its own momentum (torch's default: 0.1).
 
     :param images: function that returns ``{label: [n, C, h, w]}`` for the owned classes; not called without BatchNorm.
     :param classes: number of classes over all workers.
@@ -81,7 +81,7 @@ def _layer_sums(
 def _execution_order(
     network: nn.Module, layers: list[_BatchNorm], own: Mapping[int, Tensor], coordinator: Coordinator
 ) -> list[_BatchNorm]:
-    """Return the layers in the order of execution; a worker without classes receives the order from another."""
+    """Return the layers in the order of execution; a worker without classes receives it from another worker."""
     order: list[int] = []
     hooks = [layer.register_forward_pre_hook(lambda *_, i=i: order.append(i)) for i, layer in enumerate(layers)]
     try:

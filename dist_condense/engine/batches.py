@@ -29,7 +29,7 @@ on all workers.
 Gathered = tuple[Arrival, Tensor]
 """Images of a batch as stored, whose transfer to the device has started, and their labels."""
 Segment = tuple[int, int, int]
-"""Segment of training to read: network k, matching step t, and the number of its first batch to read."""
+"""Segment of training to read: network k, matching step t, and the index of its first batch to read."""
 
 
 class Batches(Protocol):
@@ -43,7 +43,7 @@ class Batches(Protocol):
         ...
 
     def segment(self, k: int, t: int, first: int = 0) -> Iterator[Batch]:
-        """Yield the batches of segment (k, t), from number ``first`` on."""
+        """Yield the batches of segment (k, t), from index ``first`` on."""
         ...
 
 
@@ -95,7 +95,7 @@ class RealBatches:
         self._start((k, t, 0))
 
     def segment(self, k: int, t: int, first: int = 0) -> Iterator[Batch]:
-        """Yield the batches of segment (k, t), from number ``first`` on; the last batch of a pass may be smaller."""
+        """Yield the batches of segment (k, t), from index ``first`` on; the last batch of a pass may be smaller."""
         if self._prefetch is None or self._prefetch[0] != (k, t, first):
             self._start((k, t, first))
         (_, batches), self._prefetch = cast(tuple[Segment, Ahead[Gathered]], self._prefetch), None
@@ -131,7 +131,7 @@ class RealBatches:
             self._prefetch = None
 
     def _gather(self, positions: Tensor) -> Gathered:
-        """Gather the images at these positions in the concatenation of all classes, in the thread that reads ahead."""
+        """Gather the images at ``positions`` in the concatenation of all classes; runs in the read-ahead thread."""
         ends = torch.tensor(self.counts).cumsum(0)
         labels = torch.searchsorted(ends, positions, right=True)
         within = positions - (ends - torch.tensor(self.counts))[labels]
@@ -188,7 +188,7 @@ class SyntheticBatches:
         """Do nothing, because the synthetic images are not known before their segment starts."""
 
     def segment(self, k: int, t: int, first: int = 0) -> Iterator[Batch]:
-        """Yield the batches of shuffled passes over the current synthetic images, from number ``first`` on."""
+        """Yield the batches of shuffled passes over the current synthetic images, from index ``first`` on."""
         decoded = {c: self.shard.training_images(c) for c in self.shard.labels}
         learnt = {c: self.shard.training_labels(c) for c in self.shard.labels if self.soft}
         count, seed = self.classes * self.per_class, self.seed
@@ -199,7 +199,7 @@ class SyntheticBatches:
             yield images, self._rows(positions, learnt, self.classes) if self.soft else labels
 
     def _rows(self, positions: Tensor, own: dict[int, Tensor], *shape: int) -> Tensor:
-        """Return the rows ``[B, *shape]`` at these positions in the concatenation of all classes, from their owners.
+        """Return the rows ``[B, *shape]`` at ``positions`` in the concatenation of all classes, on every worker.
 
         :param own: tensors ``[per_class, *shape]`` of the owned classes.
         """

@@ -1,4 +1,4 @@
-"""Features of real images: of each image of a class for selections, and class means for groupings by k-means."""
+"""Features of real images: one per image for selections, and one mean per class for groupings by k-means."""
 
 from __future__ import annotations
 

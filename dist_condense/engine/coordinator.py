@@ -30,7 +30,7 @@ class ReducedBytes:
         self._lock = threading.Lock()
 
     def add(self, tensor: Tensor) -> None:
-        """Add the bytes of a tensor, without a device synchronisation."""
+        """Add the size of a tensor to the counter, without a device synchronisation."""
         with self._lock:
             self.bytes += tensor.nbytes
 

@@ -1,8 +1,11 @@
-"""The error that ends a run."""
+"""Error that ends a run."""
 
 
 class RunFailed(RuntimeError):
-    """Error of a run that cannot continue; each problem says where it occurred, and what to change or what is kept."""
+    """Error of a run that cannot continue.
+
+    :param problems: messages that each state where a problem occurred, and what to change or which results are kept.
+    """
 
     def __init__(self, *problems: str) -> None:
         super().__init__(*problems)

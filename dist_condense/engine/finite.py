@@ -1,6 +1,6 @@
 """Detection of numbers that are not finite.
 
-Findings are recorded on the device without waiting, and read together with the losses.
+Checks are recorded on the device without waiting, and read together with the losses.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 class Quantity(IntEnum):
-    """Kinds of numbers that may not be finite, ordered so that causes precede their consequences."""
+    """Kinds of numbers that can become infinite or NaN, ordered so that causes precede their consequences."""
 
     NETWORK = 0
     STATISTIC = 1
@@ -32,9 +32,9 @@ NO_CLASS = -1
 
 @dataclass(frozen=True, order=True, kw_only=True)
 class Finding:
-    """First number on one worker that was not finite.
+    """Record of the first number on one worker that was not finite.
 
-    Findings are ordered; the smallest of several workers' findings is the cause.
+    Findings are ordered by step, then by quantity; the smallest finding of all workers is the cause.
     """
 
     step: int
@@ -87,7 +87,7 @@ class FiniteWatch:
     def first(self, rank: int, pixels: Iterable[Tensor]) -> Finding | None:
         """Return the first finding, or None if all numbers were finite; waits for the device.
 
-        :param pixels: pixels of this worker, for the magnitude of the largest.
+        :param pixels: pixels of this worker, of which the finding reports the largest magnitude.
         """
         if not self._first:
             return None

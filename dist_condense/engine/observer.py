@@ -10,8 +10,8 @@ from dataclasses import dataclass
 class Measured:
     """Measurements that accompany one entry of metrics.jsonl.
 
-    Measurements of the run are equal on all workers, except for times; those of one worker cover the time since the
-    previous entry.
+    Measurements of the run are equal on all workers, except for times; measurements of one worker (``waited``,
+    ``reduced``) cover the time since the previous entry.
     """
 
     step: int

@@ -1,7 +1,7 @@
 """Interface between a method and a run: the only part of a computation that journal, driver, cards and progress know.
 
 A procedure is counted in units, each of which is complete on all workers before it is stored. A unit may contain
-updates; the state can also be stored after each of these. The :class:`Outline` of a procedure is known before a worker
+updates; the state can also be stored after each update. The :class:`Outline` of a procedure is known before a worker
 starts.
 """
 
@@ -74,7 +74,7 @@ class Outline(Protocol):
 
     @property
     def shared_tensors(self) -> tuple[dict[str, Kind], dict[str, Kind]]:
-        """Dtypes and shapes of the state that is equal on all workers, by name: required tensors, optional tensors."""
+        """Dtypes and shapes of the state that is equal on all workers, by name: (required, optional)."""
 
     def facts(self, done: int) -> dict[str, Any]:
         """Return the entries that this procedure adds to the card of the synthetic set after ``done`` units."""
@@ -156,9 +156,11 @@ class Procedure(Protocol):
         """
 
     def problem(self, done: int) -> Problem | None:
-        """Return a problem if a number in this worker's state after ``done`` units is not finite, else None.
+        """Return a sort key and an error message if a number on this worker is or was not finite, else None.
 
         A state with a problem must not be stored.
+
+        :param done: number of completed units.
         """
 
     def checksum(self) -> int | None:

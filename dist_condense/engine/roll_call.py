@@ -1,4 +1,7 @@
-"""Detection of lost workers: when a collective fails, the other workers report to the store of their process group."""
+"""Detection of lost workers: when a collective fails, the remaining workers report to a shared store.
+
+The store is that of the default process group.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,10 @@ BROKEN = re.compile(r"timed? ?out|connect|closed|reset|broken pipe|unreachable|n
 
 
 class WorkerLost(RuntimeError):
-    """Error for workers that no longer answer; the message names them, their hosts, the step and the key to change."""
+    """Error for lost workers or a broken connection between workers.
+
+    The message names the step, if known; for lost workers, also their ranks and hosts, and the key to change.
+    """
 
 
 @dataclass

@@ -115,9 +115,9 @@ class ClassShard:
         return self.view.labels_for_training(self._own[label]["labels"])
 
     def first_not_finite(self, network: nn.Module, done: int) -> Finding | None:
-        """Return the first finding of a number that is or was not finite, including those of the current theta.
+        """Return the first finding so far, after a check of the current theta, or None if all numbers were finite.
 
-        Returns None if there is none, or without ``check_finite``. Waits for the device.
+        Without ``check_finite``, always returns None. Waits for the device.
 
         :param done: number of completed matching steps.
         """
@@ -135,7 +135,7 @@ class ClassShard:
         for name, x in self._state().items():
             x.copy_(state[name])
 
-    # --- the parts --------------------------------------------------------------------------------------------------
+    # --- private methods --------------------------------------------------------------------------------------------
 
     def _allocate(self, start: Mapping[int, Learnt]) -> None:
         """Allocate one tensor per name for all owned classes, and create its views by class."""

@@ -35,10 +35,10 @@ def usual_slices(network: torch.nn.Module) -> int:
 def cheaper_everywhere(timings: Sequence[Sequence[Timing]], slices: int) -> bool:
     """Return whether it is faster to compute all slices on every worker than to distribute and sum them.
 
-    This is so if, in most updates, the sum takes longer than the slices that a worker would compute in addition to its
-    own. The time of a slice is that of the slowest worker; the time of the sum is that of the fastest, which arrived
-    last and waited for none. The result depends only on the timings of all workers, so that all workers make the same
-    decision.
+    Computing all slices is faster if, in most updates, the sum takes longer than the slices that a worker would compute
+    in addition to its own. The time of a slice is that of the slowest worker; the time of the sum is that of the worker
+    with the shortest sum, which arrived last and waited for none. The result depends only on the timings of all
+    workers, so that all workers make the same decision.
 
     :param timings: timings of every worker, by rank: one for each timed update.
     :param slices: number of slices of a batch.

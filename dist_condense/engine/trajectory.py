@@ -123,7 +123,7 @@ class Fresh:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """Initialisation with new weights, then trained for ``epochs`` on the real data (IDC, ImageNet-10).
+    """Initialisation with new weights, trained for ``epochs`` epochs on the real data (IDC, ImageNet-10).
 
     The optimiser keeps its momentum after this training.
     """
@@ -138,7 +138,7 @@ class Pretrained:
 
 @dataclass(frozen=True)
 class Pool:
-    """Initialisation with one of ``size`` networks, each trained for ``epochs`` on the real data (IDC, ImageNet-100).
+    """Initialisation with one of ``size`` networks trained for ``epochs`` epochs on real data (IDC, ImageNet-100).
 
     The optimiser is new. A network is trained when it is first drawn and then kept in ``store``; if its file is damaged
     or missing, it is trained again, to the same bits.
@@ -157,7 +157,7 @@ class Pool:
             trajectory.train(partial(self.real.passes, self.epochs, -1, member), -1, member)
             self._keep(trajectory, member)
         else:
-            trajectory.updates = 0  # of a training that another launch has finished since the checkpoint
+            trajectory.updates = 0  # another launch has completed the training since the checkpoint
             fill(trajectory.network, weights)
         trajectory.optimiser = trajectory.trainer.optimiser(trajectory.network)
 
@@ -166,7 +166,7 @@ class Pool:
         try:
             name = f"network_{member}.safetensors"
             data, seal = self.store.read(name), self.store.read(f"{name}.sha256")
-        except Unreachable:  # training them again would cost more than a restart
+        except Unreachable:  # training the network again would cost more than a restart
             raise
         except OSError:
             data, seal = b"", b""
@@ -186,7 +186,7 @@ class Pool:
 def fill(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Load stored weights into the network.
 
-    Raises RunFailed if they do not suit it, because another version of this package stored them.
+    Raises RunFailed if they do not fit the network, because another version of this package stored them.
     """
     try:
         network.load_state_dict(weights)

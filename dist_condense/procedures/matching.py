@@ -18,8 +18,7 @@ from dist_condense.procedures.base import ShardProcedure
 
 @dataclass(frozen=True)
 class MatchingOutline:
-    """Outline of matching, which learns the pixels of each class, and possibly labels, in K networks of T matching
-    steps.
+    """Outline of matching, which learns pixels, and optionally labels, with K networks of T matching steps each.
 
     :param networks: number K of networks.
     :param matching_steps: number T of matching steps per network.
@@ -51,7 +50,7 @@ class MatchingOutline:
         return theta_tensors(self.build(0))
 
     def facts(self, done: int) -> dict[str, Any]:
-        """Return card entries: numbers of completed networks, of all networks and of matching steps per network."""
+        """Return the card entries: completed networks, total networks, and matching steps per network."""
         return {
             "networks_done": done // self.matching_steps,
             "networks_total": self.networks,
@@ -59,8 +58,9 @@ class MatchingOutline:
         }
 
     def synthetic_set(self, state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the learnt pixels ``[N, C, h, w]``, class after class, and their labels, int64 ``[N]`` or learnt
-        probabilities ``[N, classes]``.
+        """Return the learnt pixels ``[N, C, h, w]``, class after class, and their labels.
+
+        Labels are int64 ``[N]``, or learnt probabilities ``[N, classes]``.
         """
         learnt = {name: torch.cat([state[f"{name}.{c}"] for c in range(len(self.names))]) for name in self.shapes}
         if "labels" in learnt:
@@ -86,7 +86,7 @@ class Matching(ShardProcedure):
         return {"loss": float(sum(float(x) for x in self.shard.losses.values()))}
 
     def problem(self, done: int) -> Problem | None:
-        """Report the first number that is not finite, if there is one. Waits for the device."""
+        """Return a sort key and a message for the first number that is not finite, else None; waits for the device."""
         finding = self.shard.first_not_finite(self.trajectory.network, done)
         if finding is None:
             return None

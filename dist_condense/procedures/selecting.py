@@ -41,7 +41,7 @@ class SelectingOutline:
 
     @property
     def shared_tensors(self) -> tuple[dict[str, Kind], dict[str, Kind]]:
-        """Required tensors, of theta, and optional tensors, of its momentum; both are empty without a network."""
+        """Tensors of theta, which are required, and of its momentum, which are optional; none without a network."""
         return theta_tensors(self.build(0)) if self.build else ({}, {})
 
     def facts(self, done: int) -> dict[str, Any]:
@@ -76,7 +76,10 @@ class Selecting(ShardProcedure):
         return {}
 
     def problem(self, done: int) -> Problem | None:
-        """Report a theta that is not finite, because its features would be meaningless. Waits for the device."""
+        """Return a sort key and a message if theta is not finite, else None; waits for the device.
+
+        Features of such a theta would be meaningless.
+        """
         numbers = list(self.trajectory.network.state_dict().values())
         if not numbers or all_finite(numbers):
             return None

@@ -9,6 +9,6 @@ from dist_condense.selection.candidates import Candidates
 
 
 def random(candidates: Candidates) -> Tensor:
-    """Draw images without replacement; the seed, the draw and the label determine the result."""
+    """Draw images without replacement; the seed, the draw index and the label determine the result."""
     key = randomness.key(candidates.seed, "random baseline", candidates.draw)
     return randomness.permutation(len(candidates.features), key, "random set", candidates.label)[: candidates.ipc]

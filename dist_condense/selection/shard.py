@@ -26,7 +26,8 @@ class SelectionShard:
 
     ``pixels[c]`` contains the selected images of class c as pixels of ``space``, float32 ``[ipc, C, H, W]``; in a space
     of image values (bytes divided by 255, floats unchanged) these are exactly the stored images. ``positions[c]``
-    contains their positions within the class, int64 ``[ipc]``. Until class c is complete, these are 0 and -1.
+    contains their positions within the class, int64 ``[ipc]``. Until class c is complete, its pixels are 0 and
+    its positions -1.
 
     :param counts: number of real images of every class, owned or not.
     :param shape: (C, H, W) of an image.

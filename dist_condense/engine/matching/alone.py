@@ -26,10 +26,13 @@ class Matched:
 
 
 class MatchAlone(Protocol):
-    """Function of tensors that takes the matching step of a class that is a group of its own."""
+    """Function that computes the matching step of a class that is a group of its own, from tensors alone."""
 
     def __call__(self, network: nn.Module, learnt: Learnt, stored: Tensor, drawn: Drawn) -> Matched:
-        """Return the result for the class; ``stored`` is its real minibatch as stored, ``[n, C, H, W]``."""
+        """Return the result of the matching step.
+
+        :param stored: real minibatch of the class as stored, ``[n, C, H, W]``.
+        """
         ...
 
 

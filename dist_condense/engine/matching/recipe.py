@@ -1,4 +1,4 @@
-"""Choices of a method that concern the images of a matching step."""
+"""Options of a method for its matching steps, and functions that draw real minibatches."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def fresh_draw(count: int, batch: int, *, seed: int, label: int, visit: int) -> 
 
 
 def epoch_draw(count: int, batch: int, *, seed: int, label: int, visit: int) -> Tensor:
-    """Return minibatch number ``visit`` of shuffled passes over the class, without their incomplete batches (IDC).
+    """Return minibatch ``visit`` (from 0) of shuffled passes over the class, without their incomplete batches (IDC).
 
     A class with fewer images than ``batch`` gives each of them once, as in the authors' program.
     """
@@ -43,7 +43,7 @@ DRAWS: dict[str, RealDraw] = {"fresh": fresh_draw, "epochs": epoch_draw}
 
 @dataclass(frozen=True)
 class MatchingRecipe:
-    """Choices of a method for the images: objective, grouping, update rules, decoding, augmentation and batches."""
+    """Options of a method for matching: objective, grouping, update rules, decoding, augmentation and batches."""
 
     objective: Objective
     grouping: Grouping

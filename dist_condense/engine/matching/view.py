@@ -50,7 +50,7 @@ class View:
         return cls(recipe.parameterisation, sources, space.normalised, mean=mean, std=std)
 
     def normalised(self, stored: Tensor) -> Tensor:
-        """Convert stored images to values and normalise them."""
+        """Convert stored images to floating-point values and normalise them."""
         return (to_values(stored, self.mean.dtype) - self.mean) / self.std
 
     def real(self, stored: Tensor, drawn: Drawn) -> Examples:

@@ -46,10 +46,10 @@ for a hanging worker to leave, by default for 30 s.
 """
 
 LATER = 60.0
-"""Seconds by which Ray and NCCL, which end a worker without a reason, wait longer than the roll call."""
+"""Seconds by which Ray and NCCL, which end a worker without giving a reason, wait longer than the roll call."""
 
 PLACING = 60.0
-"""Seconds of each of Ray's attempts to place a group."""
+"""Duration in seconds of each of Ray's attempts to place a group."""
 
 LOOKING = 20.0
 """Seconds between two checks for free resources if a group continues with fewer workers; Ray counts nodes as often."""
@@ -89,9 +89,9 @@ class Group:
 
     @property
     def placings(self) -> int:
-        """Maximum number of attempts to place the group.
+        """Maximum number of attempts to place the group, over all its starts.
 
-        Each start may make as many attempts as take ``timeout`` seconds; Ray by itself would retry forever.
+        Each start may retry for about ``timeout`` seconds; by default, Ray would retry forever.
         """
         return (self.max_failures + 1) * math.ceil(self.timeout / PLACING)
 
@@ -99,8 +99,9 @@ class Group:
 def connect() -> None:
     """Join the cluster of a submitted job, of RAY_ADDRESS or of `ray start`, else start Ray on this machine.
 
-    Prints which cluster is used, and leaves the process's signal handlers unchanged. If this fails, raises RunFailed
-    within about a minute.
+    Prints which cluster is used, and leaves the process's signal handlers unchanged.
+
+    :raises RunFailed: within about a minute, if no cluster can be joined or started.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
@@ -283,9 +284,7 @@ class Restarts(UserCallback):
 
 
 def _cause(failures: dict[int, Exception]) -> str:
-    """Return the cause of a group's failure: a worker's RunFailed, else lost workers, else a WorkerLost, else all
-    errors.
-    """
+    """Return why a group failed: a worker's RunFailed, else lost workers, else a WorkerLost, else all errors."""
     failures = dict(sorted(failures.items()))
     for rank, error in failures.items():
         if message := _message(error, RunFailed):
@@ -299,7 +298,10 @@ def _cause(failures: dict[int, Exception]) -> str:
 
 
 def _message(error: Exception, kind: type[Exception]) -> str:
-    """Return the message of an error of this kind, even if Ray passes it on inside another error's text; else ""."""
+    """Return the message of ``error`` if it is of class ``kind``, else an empty string.
+
+    The message is also found where Ray quotes such an error in the text of another error.
+    """
     if isinstance(error, kind):
         return str(error)
     _, separator, message = _innermost(error).rpartition(f"{kind.__name__}: ")

@@ -21,7 +21,7 @@ VARIABLE, CLIENT, LOCAL = "RAY_ADDRESS", "ray://", "local"
 ANSWERING = 30.0
 """Seconds within which a cluster has to answer; they suffice for a cluster that is just being started."""
 SILENT, STRANGE, NO_TOKEN = ("UNAVAILABLE", "DEADLINE_EXCEEDED"), "UNIMPLEMENTED", "UNAUTHENTICATED"
-"""gRPC status for no answer, a program other than Ray, and another cluster's token; Ray handles all others."""
+"""gRPC statuses for no answer, a program other than Ray, and another cluster's token; Ray handles all others."""
 
 
 @dataclass(frozen=True)

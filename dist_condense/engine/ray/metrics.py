@@ -15,7 +15,7 @@ GAUGES = {
     "steps_per_second": ("dist_condense_steps_per_second", "Steps per second since the previous entry"),
 }
 MEASURES = {"loss": ("dist_condense_matching_loss", "Matching loss of a step, summed over all classes")}
-"""Measures that are exported under a name other than their own."""
+"""Names and descriptions of metrics for measures that are not exported under their own name."""
 COUNTERS = {
     "waited": ("dist_condense_waiting_seconds", "Seconds that this worker waited for images"),
     "reduced": ("dist_condense_reduced_bytes", "Bytes that this worker passed to reductions"),
@@ -25,7 +25,7 @@ TAGS = ("run", "rank")
 
 
 class RayMetrics:
-    """Observer that exports the measurements of a worker of Ray.
+    """Observer that exports the measurements of a Ray worker.
 
     Setting a metric takes microseconds; Ray exports it in the background.
     """

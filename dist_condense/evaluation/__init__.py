@@ -1,4 +1,4 @@
-"""Evaluation of a set, on which networks are trained from scratch and then tested: protocols, trials and a sweep.
+"""Evaluation of a set by the test accuracy of networks trained on it from scratch: protocols, trials and a sweep.
 
 `evaluate` runs the trials in this process, `sweep` on a cluster; only `sweep`, not imported here, imports Ray.
 """

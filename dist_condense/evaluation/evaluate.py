@@ -22,7 +22,7 @@ from dist_condense.system.processor import on_threads
 
 @dataclass(frozen=True)
 class Trial:
-    """Network to train: name of the set, architecture and seed.
+    """One network to train and test, identified by the name of its training set, its architecture and its seed.
 
     :param architecture: name of a network, possibly with options, such as ``convnet:depth=4``.
     """
@@ -85,7 +85,7 @@ class TrainingSet:
     """Whether floats are values as stored in a data set, rather than normalised values."""
 
     def draw(self, seed: int) -> TrainingSet:
-        """Return the training set for ``seed``, which is one of the ``draws`` sets."""
+        """Return the set on which a network with this seed is trained, one of the ``draws`` sets."""
         size = len(self.labels) // self.draws
         rows = slice(seed % self.draws * size, (seed % self.draws + 1) * size)
         return replace(self, images=self.images[rows], labels=self.labels[rows], draws=1)

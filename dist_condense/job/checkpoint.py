@@ -75,12 +75,15 @@ class State:
 
 
 class Damaged(ValueError):
-    """Error for a checkpoint with an invalid manifest or a file that differs from it; the message names the file."""
+    """Error for a checkpoint that is damaged or does not fit the run; the message names the checkpoint or its file.
+
+    A checkpoint is damaged if its manifest is invalid or a file does not match the manifest.
+    """
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Committed checkpoint, opened by its manifest; its files are read on request."""
+    """Committed checkpoint, of which only the manifest has been read; the other files are read on request."""
 
     _: KW_ONLY
     store: Storage
@@ -155,7 +158,7 @@ class Checkpoint:
 
 
 def name_of(steps: int, updates: int) -> str:
-    """Return the name of a checkpoint's folder; sorting by name sorts by progress."""
+    """Return the name of a checkpoint's folder; sorted names are ordered from least to most progress."""
     return f"step_{steps:08d}_{updates:08d}"
 
 
@@ -170,7 +173,7 @@ def entry_of(name: str, data: bytes, labels: Iterable[int] = ()) -> FileEntry:
 
 
 def commit(store: Storage, state: State, entries: Iterable[FileEntry], form: str = FORMAT) -> None:
-    """Commit a checkpoint by writing its manifest; all its other files must be written before.
+    """Commit a checkpoint by writing its manifest; all its other files must already be written.
 
     :param form: format of the checkpoint, a key of :data:`FILES`.
     """
@@ -180,7 +183,7 @@ def commit(store: Storage, state: State, entries: Iterable[FileEntry], form: str
 
 
 def prune(store: Storage, kept: int) -> None:
-    """Remove all but the newest ``kept`` committed checkpoints, and uncommitted ones that are older than the newest."""
+    """Remove all checkpoints older than the newest committed one, except the newest ``kept`` committed ones."""
     every = names(store)
     committed = [name for name in every if _is_committed(store, name)]
     for name in every:
@@ -190,7 +193,7 @@ def prune(store: Storage, kept: int) -> None:
 
 
 def names(store: Storage) -> list[str]:
-    """Return the names of all checkpoints, including uncommitted ones, ordered by progress."""
+    """Return the names of all checkpoints, including uncommitted ones, from least to most progress."""
     return [name for name in store.names() if NAME.fullmatch(name)]
 
 
@@ -229,7 +232,7 @@ def furthest(
     :param load: function that loads a checkpoint by name. It raises FileNotFoundError for an uncommitted checkpoint and
         Damaged for a damaged one.
     :param report: called with a sentence for each damaged checkpoint that is skipped.
-    :param listed: names of the checkpoints to try, ordered by progress; by default all in the store.
+    :param listed: names of the checkpoints to try, from least to most progress; by default all in the store.
     :raises Damaged: there are committed checkpoints, but none is intact; starting over would hide the loss.
     """
     damaged = []

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class CheckpointWriter:
-    """Writer of checkpoints in a background thread; all workers write each checkpoint together, one at a time.
+    """Background writer of one checkpoint at a time, to which each worker contributes the files of its own classes.
 
     :param coordinator: separate process group (:meth:`Coordinator.beside`), used by the writing thread only.
     :param kept: number of newest checkpoints to keep.
@@ -37,7 +37,10 @@ class CheckpointWriter:
     kept: int = 2
     writing: Callable[[], AbstractContextManager[None]] = nullcontext
     problem: str | None = None
-    """Reason why the last checkpoint could not be written, equal on all workers; None if it was written."""
+    """Reason why the last checkpoint could not be written; None if it was written.
+
+    Equal on all workers, unless their communication failed.
+    """
     _thread: Background | None = field(default=None, init=False)
 
     def begin(self, state: State, own: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> None:

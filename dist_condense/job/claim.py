@@ -1,4 +1,4 @@
-"""Ownership of a run's folder: only the newest start of a run may write to it."""
+"""Ownership of a run's folder: only the most recently started driver and its workers may write to it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PATIENCE, LOOK = 60.0, 0.05
 
 @dataclass(frozen=True)
 class Claim:
-    """Claim of one start of a run to the run's folder, equal in its driver and all its workers.
+    """Claim to a run's folder, equal in the driver and all workers of one start of the run.
 
     A start is one execution of the command that runs or resumes the run. Every write to a shared record is made within
     :meth:`writing`, which takes a shared lock and then compares the owner. A new start first writes itself as the owner
@@ -38,12 +38,12 @@ class Claim:
 
     @classmethod
     def new(cls, folder: Path) -> Claim:
-        """Create a claim of this process, which owns the folder only after :meth:`take`."""
+        """Create the claim of a new start, made by this process; it owns the folder only after :meth:`take`."""
         return cls(folder, f"{socket.gethostname()}, process {os.getpid()}, {uuid.uuid4().hex[:8]}")
 
     @classmethod
     def present(cls, folder: Path) -> Claim:
-        """Return the claim of the start that owns the folder now; its owner is empty if no command started the run."""
+        """Return the claim of the folder's current owner; :attr:`owner` is empty if no command started the run."""
         return cls(folder, _owner(folder))
 
     @property
@@ -57,7 +57,7 @@ class Claim:
         return _owner(self.folder) != self.owner
 
     def take(self) -> None:
-        """Take ownership of the folder (created if it is missing), and wait until no earlier start writes to it.
+        """Take ownership of the folder (created if it is missing), and wait until no earlier start is writing to it.
 
         After :data:`PATIENCE` seconds, print a note and return without waiting longer.
         """

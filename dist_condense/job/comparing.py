@@ -34,7 +34,7 @@ class Comparison:
     """Evaluation of a run, in which networks are trained on the run's set and on other sets for comparison.
 
     :param config: resolved config of the run.
-    :param claim: claim of this start to the run's folder.
+    :param claim: this start's claim to the run's folder.
     :param budget: memory available for the decoded test images, in bytes.
     :param run: function that runs another config to its end, for a set that a separate run creates.
     """
@@ -112,9 +112,10 @@ def _selected(name: str, of: Comparison) -> TrainingSet:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Allow only this process to make the selection in ``folder`` within the context; first wait for any other process.
+    """Hold an exclusive lock on the selection in ``folder`` within the context; first wait until it is available.
 
-    If a process dies, its lock is released, and the next process can continue from the stored state.
+    If a process dies, its lock is released, and the next process can continue from the stored state. On a file system
+    without locks, print a note and continue without a lock.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{folder}.lock")

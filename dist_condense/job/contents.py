@@ -1,4 +1,4 @@
-"""Comparison of a checkpoint's tensors with those that a run expects, by header before a start and while loading."""
+"""Checks that a checkpoint's tensors fit the run: from headers before a start, and again when they are loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Header of a safetensors file, which gives the types and shapes of its tensors from its first bytes alone."""
+"""Reader of safetensors headers, which contain the types and shapes of a file's tensors in its first bytes."""
 
 from __future__ import annotations
 
@@ -34,8 +34,9 @@ class Described:
 
 
 def kinds(store: Storage, name: str, size: int) -> dict[str, Kind] | None:
-    """Read the type and shape of each tensor, by name, without verifying the file; None if its header is unreadable or
-    invalid.
+    """Read the types and shapes of a file's tensors, by name; None if the header is unreadable or invalid.
+
+    The size and hash of the file are not verified.
 
     :param size: size of the file in bytes, as in the manifest.
     :raises Unreachable: the store does not answer.

@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """Run whose config is checked and resolved.
+    """One run, with its checked and resolved config.
 
     :param config: config with absolute paths and definite values for slices, threads and device.
     :param remarks: notes for the user that do not stop the run.
@@ -64,7 +64,7 @@ class Job:
     keeping: Choice
     """Tier in which the workers keep the real images, and its memory budget."""
     start: Checkpoint | None = None
-    """Checkpoint selected when the run is prepared; an older one is used if this one is damaged and is to be copied."""
+    """Checkpoint selected by :meth:`prepare`; an older one replaces it if it proves to be damaged when it is copied."""
     how: str = resume.AUTO
     """Value of the option ``--resume``, see :func:`dist_condense.job.resume.select`."""
     trusted: bool = True
@@ -80,12 +80,12 @@ class Job:
 
     @functools.cached_property
     def claim(self) -> Claim:
-        """Claim of this start to the run's folder, under which shared records are written."""
+        """This start's claim to the run's folder, under which shared records are written."""
         return Claim.new(self.folder)
 
     @property
     def images(self) -> str:
-        """Description of where the workers read the real images, for the user."""
+        """Description of where the workers keep the real images, printed for the user."""
         if self.config.data.tier != RAW:
             return str(self.keeping)
         raw = gib(sum(self.dataset.decoded_bytes(self.dataset.counts)))
@@ -112,7 +112,7 @@ class Job:
         return cls(config, dataset, remarks=remarks, keeping=keeping, start=start, how=how)
 
     def run(self) -> None:
-        """Condense, evaluate and report; completed parts are not repeated. Raises RunFailed if the run fails."""
+        """Condense, evaluate and report; completed work is not repeated. Raises RunFailed if the run fails."""
         signals.writing_starts()
         start = self._write_start()
         with logs.kept(self.folder, self.claim.start, logger=__name__):
@@ -142,7 +142,7 @@ class Job:
         return f"{self.outline.units.name} {done} of {self.outline.units.total}"
 
     def where_it_continues(self) -> str:
-        """Describe where the same command would continue the run now, for a message."""
+        """Return a clause for the user that states from which point the same command would now continue the run."""
         try:
             newest = checkpoint.newest(assembly.storage_of(self.config))
         except OSError:  # an unreachable store
@@ -272,7 +272,7 @@ class Job:
     # --- output and tracking ---------------------------------------------------------------------------------------
 
     def _write_start(self) -> Checkpoint | None:
-        """Take the folder over, write its first files, and return the checkpoint from which the run continues."""
+        """Take ownership of the run's folder, write its initial files, and return the checkpoint to continue from."""
         self.claim.take()
         machine = (json.dumps(environment(), indent=1) + "\n").encode()
         with self.claim.writing():

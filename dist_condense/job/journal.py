@@ -1,4 +1,4 @@
-"""Records of a running procedure, metrics.jsonl and checkpoints, which are written between its units."""
+"""Records of a running procedure (metrics.jsonl and checkpoints), written after its units and updates."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Intervals:
 
 @dataclass(frozen=True)
 class Note:
-    """Report of a worker in a meeting, where the workers agree whether to save and stop.
+    """Report of one worker at a meeting, in which all workers agree whether to save and whether to stop.
 
     For ``due``, ``stop`` and ``pause``, rank 0 decides by its own clock and its view of the folder.
     """
@@ -90,7 +90,7 @@ class Journal:
     Every ``log_every`` units the workers sum their measurements. About once a second they meet and agree whether to
     save and whether to stop, so that all workers do so at the same point.
 
-    :param claim: claim of this start to the run's folder, under which everything is written.
+    :param claim: this start's claim to the run's folder, under which everything is written.
     :param identity: everything that determines the result, see :class:`State`.
     :param coordinator: coordinator of the procedure, which receives the number of completed units and warns before a
         machine is withdrawn.
@@ -156,15 +156,18 @@ class Journal:
         self._after_event()
 
     def finish(self) -> None:
-        """Wait until the latest checkpoint is written. Raises RunFailed if that failed."""
+        """Wait until the latest checkpoint is written. Raises RunFailed if it could not be written."""
         self.writer.wait()
         if self.writer.problem:
             raise RunFailed(self.writer.problem)
 
-    # --- the parts ------------------------------------------------------------------------------------------------
+    # --- meetings, metrics and checkpoints ------------------------------------------------------------------------
 
     def _strides(self, units: int) -> int:
-        """Round ``units`` up to a multiple of the procedure's stride, where all workers have completed equally many."""
+        """Round ``units`` up to a multiple of the procedure's stride.
+
+        At such a multiple, all workers have completed the same number of units.
+        """
         return -(-units // self.procedure.stride) * self.procedure.stride
 
     def _after_event(self) -> None:

@@ -1,4 +1,4 @@
-"""Log files of the workers and the driver, as JSON lines for programs; people are informed on the terminal."""
+"""Log files of the workers and the driver, as JSON lines for programs; messages for people go to the terminal."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Lines(logging.Formatter):
     ``log.info("%(loss).4g", {"loss": x})``, are added by name, and a traceback as ``error``.
 
     :param run: name of the run.
-    :param start: identifier of this start of the run.
+    :param start: identifier of this start of the run, see :attr:`dist_condense.job.claim.Claim.start`.
     :param worker: coordinator that provides rank and step; None in the driver.
     """
 
@@ -70,7 +70,7 @@ def kept(folder: Path, start: str, worker: Coordinator | None = None, logger: st
     """Log to a file in ``folder/logs`` within the context: messages of ``logger``, and an error that ends the context.
 
     :param folder: folder of the run, whose name is the name of the run.
-    :param start: identifier of this start of the run.
+    :param start: identifier of this start of the run, see :attr:`dist_condense.job.claim.Claim.start`.
     :param worker: coordinator of the worker; None in the driver.
     :param logger: name of the logger.
     """

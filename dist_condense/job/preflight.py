@@ -65,7 +65,7 @@ def check(config: RunConfig, known: Sequence[str] = ()) -> tuple[ImageSet, list[
 def headers(config: RunConfig, dataset: ImageSet, say: Callable[[str], None]) -> None:
     """Check the headers of the image files that the run needs, which takes longer than all other checks.
 
-    :param say: called with a line for the user if there are many files.
+    :param say: called with a message for the user if there are many files.
     :raises ConfigError: some files are broken; one problem lists all of them.
     """
     if not config.data.verify:
@@ -79,7 +79,7 @@ def headers(config: RunConfig, dataset: ImageSet, say: Callable[[str], None]) ->
 
 
 def probe(config: RunConfig, complete: bool) -> None:
-    """Check that the disk, the store of checkpoints and the tracking server accept this run; nothing remains written.
+    """Check that the disk, the store of checkpoints and the tracking server accept this run, and leave no test files.
 
     :param complete: whether the last checkpoint exists already, so that the run writes no checkpoint.
     :raises ConfigError: one of them does not accept the run; every problem is listed.

@@ -46,7 +46,7 @@ def select(config: RunConfig, how: str = AUTO) -> Checkpoint | None:
 def check(config: RunConfig, dataset: ImageSet, start: Checkpoint | None) -> None:
     """Check that a checkpoint and its metrics.jsonl belong to this run, by config, data and tensors.
 
-    :raises ConfigError: config or data differ, with all differences; or a file does not fit the run.
+    :raises ConfigError: config or data differ (all differences are listed), or a file does not fit the run.
     """
     if start is None:
         return
@@ -66,14 +66,14 @@ def check(config: RunConfig, dataset: ImageSet, start: Checkpoint | None) -> Non
 
 
 def copy(config: RunConfig, dataset: ImageSet, start: Checkpoint | None, how: str = AUTO) -> Checkpoint | None:
-    """Copy a checkpoint of another folder, with its entries of metrics.jsonl, to this run; return this checkpoint.
+    """Copy a checkpoint of another folder, with its metrics.jsonl entries, to this run; return the source checkpoint.
 
     A checkpoint of this run, or None, is returned unchanged. Each file is verified while it is copied. If ``how`` is a
     folder of several checkpoints, those that are damaged or belong to another run are skipped.
 
     :param how: value of the option ``--resume``, see :func:`select`.
-    :raises ConfigError: the given checkpoint, or every checkpoint in the given folder, is damaged; nothing is
-        committed in this case.
+    :raises ConfigError: the given checkpoint is damaged, or no checkpoint in the given folder is intact and of this
+        run; nothing is committed in this case.
     """
     if start is None or str(start.store) == str(assembly.storage_of(config)):
         return start
@@ -93,7 +93,7 @@ def copy(config: RunConfig, dataset: ImageSet, start: Checkpoint | None, how: st
 
 
 def _checked(config: RunConfig, dataset: ImageSet, source: Checkpoint) -> Checkpoint:
-    """Return a checkpoint that belongs to this run. Raises Damaged for any other."""
+    """Return ``source`` if it belongs to this run. Raises Damaged otherwise."""
     try:
         check(config, dataset, source)
     except ConfigError as error:
@@ -136,9 +136,10 @@ def _metrics_of(config: RunConfig, start: Checkpoint) -> Path | None:
 
 
 def _at(path: str) -> Checkpoint | None:
-    """Return the checkpoint at a path or url; None if there is none.
+    """Return the newest intact checkpoint at a path or url; None if there is no checkpoint.
 
     :param path: path or url of a run's folder, of its folder of checkpoints, or of one checkpoint.
+    :raises ConfigError: the path names a damaged or uncommitted checkpoint, or no checkpoint in the folder is intact.
     """
     if scheme(path) is None:
         run_folder.check(Path(path))

@@ -35,10 +35,10 @@ def work(
     *,
     claim: Claim | None = None,
 ) -> None:
-    """Compute this worker's classes from the newest checkpoint to the end, or until a stop of the run is requested.
+    """Run the procedure on this worker's classes, from the newest checkpoint to the end or to a requested stop.
 
     :param observe: called with the measurements of each entry of metrics.jsonl.
-    :param claim: claim of the start that this worker belongs to; by default, of the start that owns the folder.
+    :param claim: claim to the run's folder; by default, that of the folder's current owner.
     :raises RunFailed: the run failed, for example because data are missing or a disk is full or read-only.
     """
     claim = claim or Claim.present(Path(config.output))

@@ -116,7 +116,7 @@ def address(text: str, bare: bool = False) -> str:
 
 
 def is_half(text: str) -> bool:
-    """Return whether a text starts like an address that lacks its colon or a slash; it would be treated as a path."""
+    """Return whether a text starts like an address that lacks its colon or a slash and would be treated as a path."""
     return _HALF.match(text) is not None
 
 
@@ -232,7 +232,7 @@ def _is_harmless(name: str, value: str) -> bool:
 
 
 def _of_addresses(text: str) -> Iterator[str]:
-    """Mask the addresses in a text, and yield its parts in order."""
+    """Yield the consecutive segments of a text, with the addresses in it masked."""
     done = 0
     while (slashes := text.find("://", done)) >= 0:
         start = max(done, slashes - _SCHEME_AT_MOST)
@@ -277,7 +277,7 @@ def _end(text: str, slashes: int) -> int:
 
 
 def _closed(piece: str) -> str:
-    """Mask an address, without the closing punctuation at its end, which belongs to the surrounding text."""
+    """Mask an address; closing punctuation at its end is kept, because it belongs to the surrounding text."""
     whole = piece.rstrip(_CLOSING)
     return _split(whole)[0] + piece[len(whole) :]
 
@@ -306,9 +306,9 @@ def _assigned(match: re.Match[str]) -> str:
 
 
 def _remember(secrets: list[str], always: bool = False) -> None:
-    """Add secrets to the remembered ones, which are masked in every text.
+    """Remember secrets, so that they are masked in every text from now on.
 
-    :param always: whether they are added even beyond :data:`KNOWN_AT_MOST`.
+    :param always: whether they are remembered even if there are already :data:`KNOWN_AT_MOST` secrets.
     """
     global _forms
     new = [secret for secret in secrets if len(secret) >= SHORTEST and secret.strip("*") and secret not in _known]
@@ -321,7 +321,10 @@ def _remember(secrets: list[str], always: bool = False) -> None:
 
 
 def _written(secret: str) -> Iterator[str]:
-    """Yield the forms in which libraries print a secret, and its parts, because some parsers report one as the port."""
+    """Yield the forms in which libraries print a secret, and its segments between separators.
+
+    Some parsers report a segment of a password as the port.
+    """
     for text in {secret, unquote(secret), unquote_plus(secret)}:
         forms = (text, quote(text), quote(text, ""), quote_plus(text), repr(text)[1:-1], json.dumps(text)[1:-1])
         parts = _PARTS.split(text)

@@ -1,7 +1,7 @@
 """Reading of untrusted JSON and YAML, within limits of size and checked against the types of dataclasses.
 
-``read(Card, file)`` returns a Card whose every value has the type of its field, or raises :class:`Unreadable` with a
-line that names the file, the path inside it, the value and the expectation. A file's content is not trusted before.
+``read(Card, file)`` returns a Card whose every value has the type of its field, or raises :class:`Unreadable` with one
+line that names the file, the path inside it, the value and the expectation. Content is untrusted until it is checked.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def scheme(url: str) -> str | None:
 
 
 def entry_problem(url: str) -> str | None:
-    """Return what is wrong with an address in a manifest, or None.
+    """Return a description of the problem with an address in a manifest; None if the address is valid.
 
     An address must be a relative path that stays below the manifest's folder, or a url of a supported scheme.
     """

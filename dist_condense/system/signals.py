@@ -91,7 +91,7 @@ def _handle(number: int, frame: FrameType | None) -> None:
 
 
 def _watch(reading: int) -> None:
-    """Handle each signal as it arrives in the pipe, even while the main thread is in foreign code and cannot respond.
+    """Handle each signal as it arrives in the pipe, even while the main thread is in native code and cannot respond.
 
     :param reading: descriptor of the pipe's reading end.
     """

@@ -115,7 +115,7 @@ class Bucket:
         return bytes(self._request(checked(name), lambda store, url: store.cat_file(url, start=0, end=count)))
 
     def names(self) -> list[str]:
-        """List the objects without fsspec's cache; a missing bucket has none, and is reported by the first write."""
+        """List the names without fsspec's cache; a missing bucket counts as empty until a write reports it."""
         return sorted(self._listed(""))
 
     def sizes(self, name: str) -> dict[str, int]:

@@ -38,8 +38,7 @@ _NOT_PLAIN = re.compile("[^ -~]")
 
 
 def printable(text: str, kept: str = "") -> str:
-    r"""Replace hidden characters by escapes such as ``\x1b``, ``\n`` or ``\u202e``, and bytes that are not UTF-8 by
-    ``\xe9``.
+    r"""Escape hidden characters (``\x1b``, ``\n``, ``\u202e``) and bytes that are not UTF-8 (``\xe9``).
 
     Letters of all scripts and emoji are unchanged.
 
@@ -128,7 +127,7 @@ def console(stderr: bool = False) -> Console:
 
 
 class Bars(Progress):
-    """Progress bars of rich that escape other output, which appears above them; plain rich would interpret it."""
+    """Rich progress bars with other output escaped above them; rich alone would interpret its ANSI codes."""
 
     def start(self) -> None:
         """Start drawing, and guard the streams that rich installs."""

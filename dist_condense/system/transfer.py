@@ -45,8 +45,10 @@ class Arrival:
 
 
 class Transfer:
-    """Copier of images to one device: asynchronous for a GPU, on a separate stream and from pinned memory; otherwise
-    immediate.
+    """Copier of images to one device.
+
+    Copies from host memory to a GPU are asynchronous, on a separate stream and from pinned memory. Other copies are
+    made by ``Tensor.to``.
     """
 
     def __init__(self, device: torch.device) -> None:

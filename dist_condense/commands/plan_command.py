@@ -171,9 +171,10 @@ def _resident(config: RunConfig, load: Workload, kind: str, workers: int) -> boo
 
 
 def _others(load: Workload, measured: Calibration, cluster: Cluster, workers: int) -> Iterator[Forecast]:
-    """Yield a forecast for each of these numbers of workers, in ascending order and without repetition.
+    """Yield forecasts for a range of worker counts, in ascending order.
 
-    They are the powers of two up to the number of classes, that number itself, the requested and the best number.
+    The counts are the powers of two up to the number of classes, that number itself, the requested count and the best
+    count.
     """
     powers = (2**n for n in range(load.classes.bit_length()))
     for number in sorted({*powers, load.classes, workers, best(load, measured, cluster).workers}):

@@ -148,7 +148,7 @@ def _prepared(options: argparse.Namespace) -> int:
 
 
 def summary(manifest: Manifest) -> list[str]:
-    """Return lines with the numbers of classes, images and bytes, and one for each skipped image."""
+    """Return the lines of the summary: the numbers of classes, images and bytes, then one line per skipped image."""
     images = ", ".join(f"{sum(manifest.counts(split)):,} {split}" for split in SPLITS)
     size = sum(sum(manifest.image_bytes(split)) for split in SPLITS) / 2**20
     lines = [f"{len(manifest.classes)} classes; images: {images}; {size:,.1f} MiB of images"]
@@ -198,9 +198,9 @@ def _prepare_options(options: argparse.Namespace) -> PrepareOptions:
 
 
 def _classes(options: argparse.Namespace) -> str | tuple[str, ...] | None:
-    """Return ``--classes``: the name of a subset, or class names, around which brackets are optional.
+    """Parse ``--classes``, which is the name of a subset or a list of class names with or without brackets.
 
-    None if the option is absent. Raises DataError if the text is no list of names.
+    Return None if the option is absent. Raises DataError if the text is not a list of names.
     """
     text = options.classes
     if text is None or text in SUBSETS:

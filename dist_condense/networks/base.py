@@ -69,7 +69,10 @@ def feature_count(features: nn.Module, channels: int, size: Size) -> int:
 
 
 def first_padding(channels: int, otherwise: int) -> int:
-    """Return the padding of a first convolution: `otherwise`, plus 2 for one input channel, so 28 px become 32 (DC)."""
+    """Return the padding of a network's first convolution.
+
+    It is `otherwise`, or 2 more for one input channel, so that 28 px become 32 (DC).
+    """
     return otherwise + 2 if channels == 1 else otherwise
 
 

@@ -69,7 +69,7 @@ def build(text: str, *, channels: int, size: Size, classes: int, seed: int, **op
     builder = _read(text, options)
     if not 0 <= seed < SEEDS:
         raise ValueError(f"The seed of a network is {seed}: it must be at least 0 and less than 2**63.")
-    # torch.manual_seed would also reseed every accelerator, so only the CPU's generator is set, and put back.
+    # torch.manual_seed would also reseed every accelerator, so only the CPU's generator is set, and restored.
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)
         try:
@@ -157,7 +157,7 @@ def _made(builder: Builder, channels: int, size: Size, classes: int) -> Network:
 
 
 def _alternatives(text: str, more: dict[str, object], size: Size, *, channels: int, classes: int) -> str:
-    """Return alternatives that were tested with these images, as the end of a message; empty if there are none."""
+    """Return the end of an error message that suggests tested sizes, options or networks; empty if there are none."""
     takes = functools.partial(_takes, channels=channels, classes=classes)
     name, own = split(text)
     same = join(name, {**own, **more})

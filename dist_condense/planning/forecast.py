@@ -164,7 +164,7 @@ def _updating(load: Workload, rates: Calibration, workers: int) -> float:
 
 
 def _talking(load: Workload, cluster: Cluster, sent: Traffic, workers: int) -> float:
-    """Estimate the seconds of all collectives except those of gradients.
+    """Estimate the seconds of the run's collectives for averaging statistics and gathering synthetic batches.
 
     Gathering real images takes no extra time, because it runs ahead of need.
     """

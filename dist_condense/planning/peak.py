@@ -16,7 +16,7 @@ from dist_condense.planning.rates import Peak
 class PeakBytes(TorchDispatchMode):
     """Context manager that counts the bytes of live tensors created in it, without the workspaces of kernels.
 
-    ``most`` is the peak.
+    The attribute ``most`` is the peak.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class PeakBytes(TorchDispatchMode):
 
 
 def peak(use: Callable[[int], object], counts: Sequence[int] = (4, 8)) -> Peak:
-    """Fit a line to the peak bytes of ``use(images)`` at two numbers of images.
+    """Fit a linear function to the peak bytes of ``use(images)``, counted at two numbers of images.
 
     :param counts: the two numbers, the smaller first.
     """

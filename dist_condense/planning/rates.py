@@ -134,7 +134,7 @@ def read(file: Path, compared: dict[str, Any]) -> Calibration:
     """Read a saved calibration.
 
     :param compared: :func:`dist_condense.planning.calibrate.compared` of the config to plan.
-    :raises ConfigError: the file is no calibration, or some of these keys differ in it; all of them are reported.
+    :raises ConfigError: the file is not a calibration, or it has other values of some keys; all such keys are reported.
     """
     try:
         saved = records.read(Calibration, file)
@@ -151,7 +151,7 @@ def read(file: Path, compared: dict[str, Any]) -> Calibration:
 
 
 def lacking(rates: Calibration, load: Workload) -> Iterator[str]:
-    """Yield a line for each kind of rate that the work needs but the calibration lacks."""
+    """Yield an error message for each kind of rate that the work needs but the calibration lacks."""
     if load.steps and rates.alone is None:
         yield "--calibration: measured without matching; measure with this method"
     if load.shared_steps and rates.shared is None:

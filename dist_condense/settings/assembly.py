@@ -54,7 +54,7 @@ SAME_NETWORK = "network"
 def dataset_of(config: RunConfig) -> ImageSet:
     """Open the data set with the channels, mean and std of the config, without decoding images.
 
-    Test images are required only if the config has an evaluation. Raises DataError.
+    Test images are required only if the config has an evaluation. Raises DataError if the data set cannot be opened.
     """
     data = config.dataset
     opened = open_dataset(
@@ -98,7 +98,7 @@ def network_text(config: NetworkConfig) -> str:
 
 
 def architecture(config: RunConfig, text: str) -> str:
-    """Return the name, with options, of the network for an entry ``text`` of evaluation.architectures.
+    """Return the name and options of the network that an entry ``text`` of evaluation.architectures describes.
 
     Raises ValueError if the entry cannot be parsed.
     """
@@ -149,7 +149,10 @@ def statistic_of(config: RunConfig) -> Statistic:
 
 
 def image_rule(config: RunConfig, dataset: ImageSet) -> ImageRule:
-    """Return the SGD rule of the pixels; its learning rate is scaled, as in IDC's program, if a reference is set."""
+    """Return the SGD rule of the pixels.
+
+    The learning rate is scaled, as in IDC's program, if ``reference_ipc`` or ``reference_size`` is set.
+    """
     images, lr = config.method.images, config.method.images.lr
     if images.reference_ipc:
         lr *= config.ipc / images.reference_ipc
@@ -335,7 +338,7 @@ def synthetic_batches(config: RunConfig, dataset: ImageSet, shard: ClassShard) -
 
 
 def identity_of(config: RunConfig, dataset: ImageSet) -> dict[str, Any]:
-    """Return all that changes the set: keys of the config, and ``data``, the digest of the training images."""
+    """Return the identity of a run: that of its config, and, as ``data``, the digest of its training images."""
     return {**identity(config), "data": dataset.train_split.digest()}
 
 

@@ -29,12 +29,12 @@ THETA = "network"
 
 
 def of_config(config: RunConfig) -> list[str]:
-    """Return a line for each problem of the config that depends neither on the machine nor on the data."""
+    """Return an error message for each problem of the config that occurs on any machine and with any data."""
     return [*refused(config), *_together(config), *_paths(config), *_named_networks(config)]
 
 
 def of_data(config: RunConfig, dataset: ImageSet) -> list[str]:
-    """Return a line for each problem of the config with this data set."""
+    """Return an error message for each problem of the config with this data set."""
     return [*_data(config, dataset), *_constants(config, dataset), *_networks(config, dataset)]
 
 
@@ -47,7 +47,7 @@ def _paths(config: RunConfig) -> Iterator[str]:
 
 
 def _together(config: RunConfig) -> Iterator[str]:
-    """Check combinations of keys."""
+    """Check that the evaluation has sets and architectures, and that the procedure accepts the config."""
     for key, names in (("sets", config.evaluation.sets), ("architectures", config.evaluation.architectures)):
         if not names:
             yield f"evaluation.{key}: names none; name one, or set evaluation.epochs=0 for no evaluation"

@@ -51,7 +51,8 @@ WHOLE_PATHS = ("output", "dataset.root")
 def load(path: str, given: Sequence[str] = ()) -> RunConfig:
     """Compose a config file, its groups and ``key=value`` overrides into a RunConfig.
 
-    :raises ConfigError: the file was not found (with the paths tried), unknown keys, wrong types; all together.
+    :raises ConfigError: the file was not found (with the paths tried), or keys are unknown or have values of the wrong
+        type; all such keys are reported.
     """
     file = find(path)
     command = overrides.parsed(given)
@@ -71,7 +72,8 @@ def read(path: Path, given: Sequence[str] = ()) -> RunConfig:
 
     No other file is composed, and only overrides may contain interpolations.
 
-    :raises ConfigError: unknown keys, wrong types, or a file that :func:`yaml_files.stored` refuses; all together.
+    :raises ConfigError: :func:`yaml_files.stored` refuses the file, or keys are unknown or have values of the wrong
+        type; all such keys are reported.
     """
     command = overrides.parsed(given)
     unused = [f"{group}: a run's config has no groups; give {group}.KEY=VALUE" for group in command.groups]
@@ -85,9 +87,9 @@ def read(path: Path, given: Sequence[str] = ()) -> RunConfig:
 
 
 def from_dict(given: Mapping[str, Any]) -> RunConfig:
-    """Return a RunConfig from plain values or their texts, under nested or dotted keys.
+    """Convert a dict with nested or dotted keys, whose values may be texts, to a RunConfig.
 
-    :raises ConfigError: unknown keys and wrong types, all together.
+    :raises ConfigError: keys are unknown or have values of the wrong type; all such keys are reported.
     """
     config = RunConfig()
     named, problems = keys.renamed(dict(leaves(given)))
@@ -142,9 +144,10 @@ def shipped() -> Path:
 
 
 def not_stored(config: RunConfig) -> list[str]:
-    """Return a line for each address of data or checkpoints that cannot be used because its secret was not stored.
+    """Return an error message for each address of data or checkpoints whose secret was not stored.
 
-    For the tracking server, :func:`dist_condense.settings.tracking_address.problems` reports this.
+    Such an address cannot be used. For the address of the tracking server, see
+    :func:`dist_condense.settings.tracking_address.problems`.
     """
     places = {"dataset.root": config.dataset.root, "tracking.checkpoints": config.tracking.checkpoints}
     return [

@@ -27,21 +27,21 @@ SETTLED = (
     "dataset.mean",
     "dataset.std",
 )
-"""Keys that change the synthetic set; if they are null, the first start chooses a value, and later starts keep it."""
+"""Keys that change the synthetic set; if they are null, the run's first start sets them, and later starts keep them."""
 
 
 def identity(config: RunConfig) -> dict[str, Any]:
     """Return the values of all keys that change the synthetic set, by dotted name.
 
     Keys that do not change the set (:data:`FREE`) are omitted, and so are the keys of :data:`SETTLED` that are null,
-    because the first start has not replaced them yet.
+    because the run's first start has not replaced them yet.
     """
     values = {key: value(config, key) for key in KEYS if not key.startswith(FREE)}
     return {key: item for key, item in values.items() if key not in SETTLED or item is not None}
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return a line for each key that differs between two identities.
+    """Return a message for each key that differs between two identities.
 
     A key of :data:`SETTLED` is compared only if both identities contain it.
 
@@ -56,5 +56,5 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def translated(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an identity under the current names of its keys, even if an earlier version wrote it."""
+    """Translate a stored identity, which an earlier version may have written, to the current names of its keys."""
     return renamed(stored)[0]

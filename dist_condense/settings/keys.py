@@ -52,7 +52,7 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def refused(config: RunConfig) -> Iterator[str]:
-    """Yield a line for each value outside its key's range or table."""
+    """Yield an error message for each value outside its key's range or table."""
     for key in KEYS.values():
         if key.limit is not None:
             yield from (f"{key.name}: {reason}" for reason in refusals(value(config, key.name), key.limit))
@@ -93,7 +93,7 @@ RENAMED: dict[str, Renamed] = {
 
 
 def renamed(values: Mapping[str, Any], beside: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], list[str]]:
-    """Return dotted values under their new names, and a line for each old key that contradicts its replacement.
+    """Return dotted values under their new names, and a message for each old key that contradicts its replacement.
 
     :param beside: all values of the config, if ``values`` contains only a part of them.
     """
@@ -113,5 +113,5 @@ def renamed(values: Mapping[str, Any], beside: Mapping[str, Any] | None = None) 
 
 
 def note(old: str) -> str:
-    """Return the line that is printed when an old name is used."""
+    """Return the message to print when the old name of a key is used."""
     return f"{old} is called {RENAMED[old].name} now; the old name works in this version only"

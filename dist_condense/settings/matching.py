@@ -47,7 +47,7 @@ def batches(config: RunConfig) -> tuple[int, int]:
 
 
 def problems(config: RunConfig) -> Iterator[str]:
-    """Yield a line for each reason why matching cannot run with this config on any data set."""
+    """Yield an error message for each reason why matching cannot run with this config on any data set."""
     method, source = config.method, BATCHES.get(config.training.source)
     budget = source and source.budget
     if config.trajectory.matching_steps > 1 and budget and getattr(config.training, budget) == 0:
@@ -61,7 +61,7 @@ def problems(config: RunConfig) -> Iterator[str]:
 
 
 def data_problems(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
-    """Yield a line for each reason why matching cannot run with this config on this data set."""
+    """Yield an error message for each reason why matching cannot run with this config on this data set."""
     method = config.method
     factor, axes = method.parameterisation.factor, method.parameterisation.axes or BOTH
     cut = [side for side, is_cut in zip(dataset.shape[1:], AXES.get(axes, ()), strict=False) if is_cut]
@@ -90,7 +90,7 @@ def _grouping(config: RunConfig, classes: int) -> Iterator[str]:
 
 
 def remarks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
-    """Yield a remark if classes are smaller than a real batch, and one if tiles start from parts of images."""
+    """Yield a remark if a real batch exceeds a class, and one if tiles are initialised from parts of real images."""
     few = [f"{dataset.classes[c].name} ({n})" for c, n in enumerate(dataset.counts) if n < config.method.real_batch]
     if few:
         yield f"fewer real images than method.real_batch={config.method.real_batch}, each once a step: {some(few)}"

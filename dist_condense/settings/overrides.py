@@ -24,7 +24,7 @@ class Overrides:
 
 
 def parsed(overrides: Sequence[str]) -> Overrides:
-    """Parse ``key=value`` texts to groups and keys, and report a problem for each text that is neither.
+    """Parse ``key=value`` texts to groups and keys, with an error message for each text that is invalid.
 
     Each text is split at its first ``=``, and the type of the key decides how the value is parsed.
     """

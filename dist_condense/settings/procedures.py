@@ -38,11 +38,11 @@ class Maker:
     form: Callable[[RunConfig, ImageSet], tuple[Space, MultiFormation]] = assembly.learnt_form
     """Function that returns the value space of the stored images, and the parameterisation that decodes them."""
     problems: Callable[[RunConfig], Iterator[str]] = lambda config: iter(())
-    """Function that yields a line for each reason why the procedure cannot run on any data set."""
+    """Function that yields an error message for each reason why the procedure cannot run on any data set."""
     data_problems: Lines = lambda config, dataset: iter(())
-    """Function that yields a line for each reason why the procedure cannot run on this data set."""
+    """Function that yields an error message for each reason why the procedure cannot run on this data set."""
     remarks: Lines = lambda config, dataset: iter(())
-    """Function that yields remarks, one line each, which do not stop the run."""
+    """Function that yields remarks about the config, which do not stop the run."""
 
 
 PROCEDURES = {

@@ -21,7 +21,7 @@ KINDS = {stat.S_ISFIFO: "a named pipe", stat.S_ISSOCK: "a socket", stat.S_ISCHR:
 
 @dataclass(frozen=True)
 class Entry:
-    """Descriptor of a file or folder of a run: its path on a :class:`RunFolder` instance, itself on the class."""
+    """Descriptor of a file or folder of a run; returns a path on a :class:`RunFolder` instance, itself on the class."""
 
     name: str
 
@@ -66,7 +66,7 @@ class RunFolder:
     stop = Entry("stop")
     """Marker that asks the workers to save and stop."""
     restarts = Entry("restarts.log")
-    """Reasons of worker group failures, one line each."""
+    """Reasons for worker group failures, one line each."""
     logs = Entry("logs")
     """Logs of driver and workers, as JSON lines."""
     sweep = Entry("sweep")
@@ -84,8 +84,8 @@ MAY_LEAD = (RunFolder.checkpoints.name, RunFolder.pool.name)
 def check(folder: Path) -> None:
     """Check that a run's folder contains only plain files and folders.
 
-    The folder itself and :data:`MAY_LEAD` may be links to folders. Raises ConfigError with a line for each other entry;
-    if there are many, the last line states how many more there are.
+    The folder itself and :data:`MAY_LEAD` may be links to folders. Raises ConfigError with a message for each entry
+    that is refused; if there are many, the last message states the number of entries that are not listed.
     """
     if refused := list(problems(folder)):
         more = [f"... and {len(refused) - SHOWN} more in {folder}"] if len(refused) > SHOWN else []
@@ -93,7 +93,7 @@ def check(folder: Path) -> None:
 
 
 def problems(folder: Path) -> Iterator[str]:
-    """Yield a line for each entry that :func:`check` refuses; none if the folder does not exist."""
+    """Yield an error message for each entry that :func:`check` refuses; none if the folder does not exist."""
     if folder.is_dir():
         for path in _listed(folder):
             if path.name in MAY_LEAD and path.is_symlink() and path.is_dir():
@@ -103,7 +103,7 @@ def problems(folder: Path) -> Iterator[str]:
 
 
 def strange(path: Path) -> Iterator[str]:
-    """Yield a line if a path is neither a file nor a folder; for a folder, check its entries in the same way.
+    """Yield an error message if a path is neither a file nor a folder, and one for each such entry below a folder.
 
     Links are not followed.
     """
@@ -124,7 +124,7 @@ def strange(path: Path) -> Iterator[str]:
 
 
 def problems_below(folder: Path) -> Iterator[str]:
-    """Yield a line for each entry of a folder, at any depth, that is neither a file nor a folder."""
+    """Yield an error message for each entry of a folder, at any depth, that is neither a file nor a folder."""
     for path in _listed(folder):
         yield from strange(path)
 

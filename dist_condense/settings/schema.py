@@ -68,7 +68,7 @@ class DatasetConfig:
     """Mean of each channel, in stored values (bytes scaled to [0, 1]); null: determined by `constants` at the first
     start, and stored."""
     std: list[Spread] | None = None
-    """Standard deviation of each channel; values and null as for `mean`."""
+    """Standard deviation of each channel, in stored values; null: determined and stored like `mean`."""
     download: bool = False
     """Whether torchvision may download the data set into `root`."""
     orientation: bool | None = None
@@ -78,7 +78,7 @@ class DatasetConfig:
 
 @dataclass(kw_only=True)
 class DataConfig:
-    """How real images are read and cached. These keys do not change the synthetic set."""
+    """Reading and caching of real images. These keys do not change the synthetic set."""
 
     tier: Annotated[str, OneOf("storage tiers of real images", (AUTO, *TIERS, RAW))] = "auto"
     """Storage of the real images: `gpu` (decoded), `ram` (decoded), `encoded` (in RAM), `disk`; `auto`: the first of
@@ -239,11 +239,11 @@ class MethodConfig:
     real_batch: Batch = 256
     """Number of real images per class and matching step; all of them, each once, if a class has fewer."""
     real_draw: Annotated[str, OneOf("draws of real images", DRAWS)] = "fresh"
-    """Draw of real images: `fresh`, random at each step (DC), or `epochs`, passes over the class without their
-    incomplete batch (IDC)."""
+    """Draw of real images: `fresh`, random at each step (DC), or `epochs`, passes over the class, each without its
+    incomplete last batch (IDC)."""
     synthetic_limit: Count = 128
-    """Largest number of decoded images per class and matching step (IDC: 128). The `bounded` decoding keeps to it by
-    smaller factors; the other decodings match a random subset of this size."""
+    """Largest number of decoded images per class and matching step (IDC: 128). The `bounded` decoding stays within it
+    by using smaller factors; the other decodings match a random subset of this size."""
     selection: SelectionConfig = field(default_factory=SelectionConfig)
     """Selection of real images, which replaces matching."""
 
@@ -300,7 +300,7 @@ class ComputeConfig:
     autocast: bool = False
     """Whether networks compute in bfloat16; sums stay in float32."""
     compile: bool = False
-    """Whether to use torch.compile: up to a minute at the start, then faster (see benchmarks/)."""
+    """Whether to use torch.compile, which takes up to a minute and then speeds up computation (see benchmarks/)."""
     microbatch: Amount = 0
     """Largest number of images in the network at once in matching, which then takes two passes over each class; 0: all
     images of a class at once."""
@@ -325,8 +325,8 @@ class ClusterConfig:
     """Number of times that a failed worker group is restarted from the newest checkpoint. The loss of a node at the
     time that its preemption notice announced is not counted; an earlier loss is counted."""
     timeout: Annotated[float, Range(1, 10_000_000)] = 600.0
-    """Seconds after which a worker that does not answer the others is considered hung, and its group fails. Set it
-    above the longest work of a single worker, such as opening its data or compiling."""
+    """Seconds after which a worker that does not answer the other workers is considered hung, and its group fails. Set
+    it above the longest work of a single worker, such as opening its data or compiling."""
     min_workers: Annotated[int, Range(1, 100_000)] | None = None
     """Smallest number of workers with which the run continues after nodes are lost; the group grows to `workers` again
     when there is room. Null: always `workers`."""

@@ -51,7 +51,7 @@ def batches(config: RunConfig) -> tuple[int, int]:
 
 
 def form(config: RunConfig, dataset: ImageSet) -> tuple[Space, MultiFormation]:
-    """Return the value space of real images as stored, and the parameterisation without tiles."""
+    """Return the value space of stored real images, and a parameterisation without tiles."""
     return dataset.space.when_normalised(False), MultiFormation()
 
 
@@ -80,7 +80,7 @@ def selecting(
 
 
 def _trajectory(config: RunConfig, dataset: ImageSet, shard: SelectionShard, coordinator: Coordinator) -> Trajectory:
-    """Return the trajectory of the feature network, which ``method.selection`` trains on all real images."""
+    """Return the trajectory of the feature network, trained on all real images as ``method.selection`` states."""
     training = config.method.selection
     recipe = TrainingRecipe(
         lr=training.lr,
@@ -113,13 +113,13 @@ def _trajectory(config: RunConfig, dataset: ImageSet, shard: SelectionShard, coo
 
 
 def problems(config: RunConfig) -> Iterator[str]:
-    """Yield an error message if ``method.selection.name`` is not set."""
+    """Yield an error message if ``method.selection.name`` is null."""
     if config.method.selection.name is None:
         yield f"method.selection.name: name one of {', '.join(SELECTIONS)}"
 
 
 def data_problems(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
-    """Yield a line if a class has fewer images than ``ipc``."""
+    """Yield an error message if a class has fewer images than ``ipc``."""
     if config.ipc > min(dataset.counts):
         few = [f"{c.name} ({n})" for c, n in zip(dataset.classes, dataset.counts, strict=True) if n < config.ipc]
         yield f"ipc: {config.ipc} real images of each class are selected, and there are fewer in {some(few)}"
@@ -129,7 +129,7 @@ def data_problems(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
 
 
 def place(config: RunConfig) -> Path:
-    """Return the folder of selections, beside the output of this run and shared by all runs with outputs there."""
+    """Return the folder of selections beside the run's output; runs whose outputs are in the same folder share it."""
     return Path(config.output).expanduser().absolute().parent / FOLDER
 
 

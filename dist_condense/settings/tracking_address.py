@@ -40,7 +40,7 @@ def resolve_uri(configured: str | None, output: str | Path) -> str:
 
 
 def sqlite_file(uri: str) -> Path | None:
-    """Return the absolute path of the file in a sqlite address; None for all others, and for a ``file:`` address."""
+    """Return the absolute path of the file in a sqlite address; None for a ``file:`` URI and for other addresses."""
     match = SQLITE.fullmatch(revealed(uri))
     if match is None or match["path"] in ("", ":memory:") or match["path"].startswith("file:"):
         return None
@@ -48,7 +48,7 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def problems(configured: str | None, output: str | Path, experiment: str) -> Iterator[str]:
-    """Yield a line that names the key if the address can never work. Writes nothing and contacts no server.
+    """Yield an error message that names the key if the address can never work; write nothing and contact no server.
 
     :param configured: value of ``tracking.uri``.
     :param output: folder of the run.

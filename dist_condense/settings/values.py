@@ -14,7 +14,7 @@ WORDS = {
     **dict.fromkeys(("false", "no", "off", "n", "0"), False),
 }
 _SURROGATE = re.compile("[\ud800-\udfff]")
-"""Characters that stand for bytes that are not UTF-8."""
+"""Pattern of a character that stands for a byte that is not UTF-8."""
 MISSING = "???"
 """Hydra's placeholder in a file for a value that the command line must provide."""
 

@@ -45,7 +45,7 @@ _SCALARS = (str, int, float, type(None))
 
 
 class Unusable(ValueError):
-    """Error for a file or text that is no config; the message is one line."""
+    """Error for a file or text that is not a valid config; the message is one line."""
 
 
 # --- YAML whose scalars stay texts --------------------------------------------------------------------------------
@@ -88,7 +88,7 @@ class _Texts(yaml.SafeLoader):
 
 
 class _Resolved(_Texts):
-    """Loader that refuses anchors, because a few of them can expand to more than any memory holds."""
+    """Loader that refuses anchors, because a few of them can expand to more data than fits in memory."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -150,7 +150,7 @@ def _plain(value: Any) -> Any:
 
 
 def _spaced(value: Any) -> Any:
-    """Read ``{lr:0.1}`` as ``{lr: 0.1}``."""
+    """Split keys such as ``lr:0.1`` that have no value, so that ``{lr:0.1}`` equals ``{lr: 0.1}``."""
     if not isinstance(value, dict):
         return value
     pairs = ((key.split(":", 1) if item is None and ":" in key else (key, item)) for key, item in value.items())
@@ -376,7 +376,7 @@ def _last_words(error: BaseException, file: Path, groups: Mapping[str, str]) -> 
 def resolved(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Resolve the interpolations ``${...}`` in the values of dotted keys.
 
-    Return the resolved values, without those that could not be resolved, and a line for each of the latter.
+    Return the values that could be resolved, and an error message for each value that could not.
     """
     root = OmegaConf.create(_nested(values))
     done: dict[str, Any] = {}

@@ -120,7 +120,7 @@ def _refused(options: argparse.Namespace) -> Iterator[str]:
 
 
 def _settled(config: RunConfig, gpus: int | None) -> RunConfig:
-    """Resolve the device as a run on this machine would; with ``gpus``, plan for that number of workers."""
+    """Return the config with the device that a run on this machine would use, and with ``gpus`` workers if given."""
     cluster = config.cluster
     workers = gpus or cluster.workers
     return replace(config, cluster=replace(cluster.settled(torch.cuda.is_available), workers=workers))

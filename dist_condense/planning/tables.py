@@ -81,7 +81,7 @@ def _times(plan: Plan) -> Iterator[tuple[str, str]]:
 
 
 def remarks(plan: Plan) -> Iterator[str]:
-    """Yield lines about memory, workers and the limits of the estimate."""
+    """Yield remarks about memory, workers and the limits of the estimate."""
     forecast, load = plan.forecast, plan.load
     yield from (f"does not fit: {problem}" for problem in plan.problems)
     if plan.room is not None and not plan.problems:

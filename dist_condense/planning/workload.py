@@ -203,6 +203,6 @@ def _pretrained(config: RunConfig) -> int:
 
 
 def _add(updates: Counter[int], images: int, batch: int, passes: int) -> None:
-    """Count the updates of ``passes`` passes over ``images`` images, each including its incomplete last batch."""
+    """Add the updates of ``passes`` passes over ``images`` images to ``updates``, incomplete last batches included."""
     updates[batch] += passes * (images // batch)
     updates[images % batch] += passes if images % batch else 0

@@ -267,8 +267,10 @@ class TrajectoryConfig:
 
 @dataclass(kw_only=True)
 class TrainingConfig:
-    """Training of theta after each matching step except the last, set together by `training=` synthetic, real or
-    frozen."""
+    """Training of theta after each matching step except the last.
+
+    `training=synthetic`, `training=real` and `training=frozen` (no training) set all of these keys at once.
+    """
 
     source: Annotated[str, OneOf("training of theta", BATCHES)] = "synthetic"
     """Training images of theta: the `synthetic` set or `real` images; `frozen`: no training."""

@@ -70,7 +70,7 @@ def planned(options: argparse.Namespace, config: RunConfig) -> Plan:
         dataset, data_here = _dataset(config, options)
     except ConfigError as error:
         raise ConfigError([*problems, *error.problems]) from error
-    if problems:
+    if problems := problems or (checks.of_data(config, dataset) if data_here else []):
         raise ConfigError(problems)
     for note in dataset.notes if data_here else ():
         terminal.say(f"note: {note}")

@@ -112,7 +112,7 @@ def remarks(config: RunConfig, stored: State | None) -> Iterator[str]:
     if (cluster.workers, cluster.device, config.compute.threads) == (0, "cpu", 1) and cores > 1:
         yield (
             f"only one of {cores} cores is used: cluster.workers={cores} uses them all and gives the same set; "
-            f"compute.threads={cores} does so with other last bits"
+            f"compute.threads={cores} does too, and changes the last bits of the set"
         )
     if stored is not None and (stored.torch, stored.device) != (torch.__version__, cluster.device):
         yield (
@@ -152,7 +152,8 @@ def _output(config: RunConfig) -> Iterator[str]:
         except ConfigError as error:
             changed = error.problems
         if changed:
-            yield f"output: {folder} contains another run; give another output, or restore: {'; '.join(changed)}"
+            advice = f"give another output, or restore them: {'; '.join(changed)}"
+            yield f"output: {folder} contains a run with other settings; {advice}"
     if not (parent := _existing_parent(folder)).is_dir() or not os.access(parent, os.W_OK):
         yield f"output: {folder} cannot be written"
     named = [name for name in config.evaluation.sets if name in SELECTIONS and SELECTIONS[name].features]

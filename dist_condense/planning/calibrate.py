@@ -149,5 +149,5 @@ def _seconds(piece: Callable[[], None], device: torch.device) -> float:
 
 
 def _description(device: torch.device) -> str:
-    threads = f"{torch.get_num_threads()} threads of a {platform.machine()} CPU"
+    threads = f"CPU {platform.machine()}, {torch.get_num_threads()} threads"
     return f"{torch.cuda.get_device_name() if device.type == CUDA else threads}, torch {torch.__version__}"

@@ -90,8 +90,11 @@ def remarks(plan: Plan) -> Iterator[str]:
         idle = forecast.workers - load.classes
         yield f"{idle} workers own no class" + (" and only help to train theta" if load.updates else "")
     if load.unestimated:
-        purpose = "for features and for the set" if load.networks else "for the set; no network is trained"
-        yield f"not estimated: the time of reading {load.unestimated:,} real images {purpose}"
+        images = f"{load.classes * plan.config.ipc:,} real images for the set"
+        read = (
+            f"{sum(load.counts):,} for features and {images}" if load.networks else f"{images}; no network is trained"
+        )
+        yield f"not estimated: the time of reading {read}"
     if load.computes:
         yield f"best number of workers: {plan.best.workers}, the largest with an efficiency of {ENOUGH:.0%}"
         if plan.cluster.on_gpu and not plan.rates.on_gpu:
@@ -141,7 +144,7 @@ def _decoded(plan: Plan) -> Iterator[tuple[str, str]]:
     load, workers = plan.load, plan.forecast.workers
     images, node = [count * load.image for count in load.counts], min(PER_NODE, workers)
     yield "real images, decoded", gib(sum(images))
-    yield f"  on a node of {node} workers, for data.tier=ram", gib(share(images, workers, node))
+    yield f"  on a node of {node} {_plural('worker', node)}, for data.tier=ram", gib(share(images, workers, node))
 
 
 def _ways(forecast: Forecast) -> Iterator[tuple[str, str]]:
@@ -155,7 +158,11 @@ def _ways(forecast: Forecast) -> Iterator[tuple[str, str]]:
 
 
 def _units(units: Units) -> str:
-    return " x ".join(f"{size:,} {name}{'es' if name.endswith('s') else 's'}" for name, size in units.levels.items())
+    return " x ".join(f"{size:,} {_plural(name, size)}" for name, size in units.levels.items())
+
+
+def _plural(name: str, number: int) -> str:
+    return name if number == 1 else f"{name}{'es' if name.endswith('s') else 's'}"
 
 
 def _share(part: float, forecast: Forecast) -> str:
@@ -175,5 +182,6 @@ def _unit(plan: Plan) -> str:
 
 
 def _workers(plan: Plan) -> str:
-    kind = "GPU" if plan.cluster.on_gpu else "worker"
-    return kind if plan.forecast.workers == 1 else f"{kind}s"
+    kind = _plural("GPU" if plan.cluster.on_gpu else "worker", plan.forecast.workers)
+    is_known = plan.rates.on_gpu == plan.cluster.on_gpu or plan.rates.stated is not None or not plan.load.computes
+    return kind if is_known else f"{kind}, at the speed of this CPU"

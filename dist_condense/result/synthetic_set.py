@@ -103,6 +103,10 @@ class SyntheticDataset(Dataset[tuple[Tensor, int | Tensor]]):
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __repr__(self) -> str:
+        shape, classes = list(self.card.shape), len(self.classes)
+        return f"{type(self).__name__}({len(self)} images {shape} of {classes} classes, {str(self.file)!r})"
+
     def __getitem__(self, index: int) -> tuple[Tensor, int | Tensor]:
         index = range(len(self))[index]  # negative: from the end; IndexError outside
         label = self.labels[index]

@@ -71,7 +71,9 @@ def data_problems(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
         needed = assembly.start_images(config)
         few = [f"{dataset.classes[c].name} ({n})" for c, n in enumerate(dataset.counts) if n < needed]
         if few:
-            yield f"method.start: {method.start} needs {needed} real images of each class; too few in {some(few)}"
+            advice = "set a smaller ipc or method.parameterisation.factor, or method.start=noise"
+            problem = f"{method.start} needs {needed} real images of each class; too few in {some(few)}"
+            yield f"method.start: {problem}; {advice}"
     yield from _grouping(config, len(dataset.classes))
 
 
@@ -93,7 +95,7 @@ def remarks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
     """Yield a remark if a real batch exceeds a class, and one if tiles are initialised from parts of real images."""
     few = [f"{dataset.classes[c].name} ({n})" for c, n in enumerate(dataset.counts) if n < config.method.real_batch]
     if few:
-        yield f"fewer real images than method.real_batch={config.method.real_batch}, each once a step: {some(few)}"
+        yield f"fewer real images than method.real_batch={config.method.real_batch}, so each step uses all: {some(few)}"
     tiles = prod(assembly.grid(config))
     if 0 < assembly.start_images(config) < config.ipc * tiles:
         yield (

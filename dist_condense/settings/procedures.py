@@ -61,6 +61,7 @@ PROCEDURES = {
         form=selecting.form,
         problems=selecting.problems,
         data_problems=selecting.data_problems,
+        remarks=selecting.remarks,
     ),
 }
 

@@ -118,6 +118,13 @@ def problems(config: RunConfig) -> Iterator[str]:
         yield f"method.selection.name: name one of {', '.join(SELECTIONS)}"
 
 
+def remarks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
+    """Yield a remark if a network is trained, during which no progress is shown."""
+    if selection_of(config).features:
+        epochs = config.method.selection.epochs
+        yield f"before the first class, a network is trained on all real images for {epochs} epochs"
+
+
 def data_problems(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
     """Yield an error message if a class has fewer images than ``ipc``."""
     if config.ipc > min(dataset.counts):

@@ -86,7 +86,7 @@ def test_a_selection_has_the_time_of_its_training_or_none(rates, capsys):
     keys = ["method=herding", "ipc=50", "cluster.workers=2"]
     code, out, _ = reported(capsys, path, rates(path, "method=herding"), *keys)
     assert code == 0 and "training theta" in out and "matching" not in out and "units: 10 classes" in out
-    assert "not estimated: the time of reading 50,500 real images for features and for the set" in out
+    assert "not estimated: the time of reading 50,000 for features and 500 real images for the set" in out
     code, out, _ = reported(capsys, path, rates(path, "method=random"), "method=random", "ipc=50", "--json")
     made = json.loads(out)
     assert code == 0 and made["chosen"]["seconds"] is None and made["others"] == []

@@ -206,7 +206,7 @@ REFUSALS: dict[str, tuple[list[str], list[str]]] = {
     "factor": (["method.parameterisation.factor=9"], ["method.parameterisation.factor: 9", "side, 8"]),
     "start": (
         [*IMAGES, "dataset.root=ROOT", "method.start=real", "ipc=3"],
-        ["method.start: real needs 3 real images of each class; too few in ant (2), bee (2), cat (2)"],
+        ["method.start: real needs 3 real images of each class; too few in ant (2), bee (2), cat (2); set a"],
     ),
     "mixed start": (
         [*IMAGES, "dataset.root=ROOT", "method.start=mixed", "ipc=1", "method.parameterisation.factor=2"],
@@ -317,6 +317,6 @@ def test_fewer_images_than_a_batch_and_no_tracking_server(tmp_path: Path, capfd:
     few = ("method.real_batch=400", "trajectory.networks=1", "trajectory.matching_steps=1")
     assert command("dc", tmp_path, *few, "tracking.uri=http://127.0.0.1:9") == 0
     reported = capfd.readouterr().err
-    assert "fewer real images than method.real_batch=400, each once a step: " in reported
+    assert "fewer real images than method.real_batch=400, so each step uses all: " in reported
     assert f"replay later with: dist-condense replay {tmp_path}" in reported
     assert len(load_set(tmp_path / "synthetic_set")) == 20

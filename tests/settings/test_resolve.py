@@ -195,7 +195,7 @@ def test_measured_once_and_stored_with_the_run(job, monkeypatch, capsys):
         pytest.approx(pixels.mean(1).tolist(), rel=1e-12),
         pytest.approx(pixels.std(1, correction=0).tolist(), rel=1e-12),
     )
-    assert "mean and std are measured on 12 training images, once" in capsys.readouterr().err
+    assert "mean and std are measured once, on 12 training images" in capsys.readouterr().err
     first._write_start()
     monkeypatch.setattr(resolve, "measured", lambda *a: pytest.fail("measured again"))
     again = job(*MEASURED)

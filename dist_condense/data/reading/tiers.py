@@ -177,4 +177,6 @@ def default_threads() -> int:
 
 def gib(size: int) -> str:
     """Format bytes as `1.5 GiB`, or in MiB below one GiB."""
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+    if size >= 2**30:
+        return f"{size / 2**30:.1f} GiB"
+    return f"{size / 2**20:.0f} MiB" if size >= 2**20 or size == 0 else "under 1 MiB"

@@ -41,11 +41,6 @@ def matching(
     return Matching(outline=outline(config, dataset), shard=shard, trajectory=trajectory)
 
 
-def batches(config: RunConfig) -> tuple[int, int]:
-    """Return the largest numbers of real images that are read at a time: of a class, and to train theta."""
-    return config.method.real_batch, config.training.batch
-
-
 def problems(config: RunConfig) -> Iterator[str]:
     """Yield an error message for each reason why matching cannot run with this config on any data set."""
     method, source = config.method, BATCHES.get(config.training.source)

@@ -33,7 +33,7 @@ class Maker:
     outline: Callable[[RunConfig, ImageSet], Outline]
     worker: Worker
     _: KW_ONLY
-    batches: Callable[[RunConfig], tuple[int, int]]
+    batches: Callable[[RunConfig], tuple[int, int]] = lambda config: (config.method.real_batch, config.training.batch)
     """Function that returns the largest numbers of real images that are read at a time: of one class, and of all."""
     form: Callable[[RunConfig, ImageSet], tuple[Space, MultiFormation]] = assembly.learnt_form
     """Function that returns the value space of the stored images, and the parameterisation that decodes them."""
@@ -49,7 +49,6 @@ PROCEDURES = {
     "matching": Maker(
         matching.outline,
         matching.matching,
-        batches=matching.batches,
         problems=matching.problems,
         data_problems=matching.data_problems,
         remarks=matching.remarks,

@@ -9,8 +9,8 @@ from dist_condense.system.errors import DataError
 SYSTEM = "apt-get install --no-install-recommends g++ python3-dev libopencv-dev libturbojpeg0-dev pkg-config"
 """Command that installs the build dependencies of FFCV on Debian and Ubuntu, where pip compiles it."""
 PACKAGE = "pip install ffcv"
-"""Command that installs FFCV itself. `pip install "dist-condense[ffcv]"` would not be safe: dist-condense is in no
-package index, so that anybody could register this name.
+"""Command that installs FFCV itself. It does not name the extra of this package, which is in no package index: anybody
+could register the name there.
 """
 
 

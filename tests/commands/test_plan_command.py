@@ -93,6 +93,13 @@ def test_a_selection_has_the_time_of_its_training_or_none(rates, capsys):
     assert any("reading 500 real images for the set; no network is trained" in line for line in made["remarks"])
 
 
+def test_data_that_are_opened_are_checked_as_by_a_run(capsys):
+    keys = ["method.start=mixed", "method.parameterisation.factor=2", "ipc=50"]
+    code, _, err = reported(capsys, "configs/digits.yaml", *keys)
+    assert code == cli.REFUSED and "method.start: mixed needs 200 real images of each class" in err
+    assert "timing" not in err
+
+
 def test_what_is_not_read_by_a_selection_is_not_measured_nor_compared(capsys):
     keys = ["method=random", "method.grouping.name=given", "cluster.device=cuda", "ipc=5"]
     code, out, _ = reported(capsys, "configs/digits.yaml", *keys)

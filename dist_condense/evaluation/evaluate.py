@@ -102,7 +102,7 @@ class Evaluation:
     """Arguments that all trials of an evaluation share.
 
     :param sets: training sets by name.
-    :param statistics: channel statistics by which images are normalised.
+    :param statistics: channel statistics for the normalisation of images.
     :param classes: number of classes.
     """
 

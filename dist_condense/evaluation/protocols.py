@@ -1,4 +1,4 @@
-"""Protocols by which the papers train networks on a set before testing them, one line of `PROTOCOLS` each.
+"""The papers' protocols for training networks on a set before testing them, one line of `PROTOCOLS` each.
 
 The values are those of the authors' programs. The reported result is the accuracy after the last epoch; the best of
 four test evaluations, which IDC's papers report, is stored as well, as ``top1_best``.

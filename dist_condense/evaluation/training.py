@@ -50,7 +50,7 @@ def train_and_test(
     :param images: function from positions to normalised training images.
     :param labels: int64 ``[N]`` or class probabilities ``[N, classes]``.
     :param test: test images with their labels.
-    :param statistics: channel statistics by which test images are normalised.
+    :param statistics: channel statistics for the normalisation of test images.
     :param epochs: number of epochs E; None for the protocol's number for these labels.
     :raises ValueError: ``epochs`` is below 1.
     """

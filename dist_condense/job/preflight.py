@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -14,7 +15,9 @@ import torch
 
 from dist_condense.data import DataError, ImageSet
 from dist_condense.data.catalogue import is_url
+from dist_condense.data.ffcv.extra import PACKAGE, SYSTEM
 from dist_condense.data.reading.headers import check_headers
+from dist_condense.data.reading.tiers import RAW
 from dist_condense.evaluation.rows import RowsError, read_csv
 from dist_condense.job.checkpoint import State
 from dist_condense.result.tracking.server import refusal
@@ -96,7 +99,10 @@ def probe(config: RunConfig, complete: bool) -> None:
 
 
 def _here(config: RunConfig) -> Iterator[str]:
+    """Yield an error message for each requirement that this machine does not meet."""
     cluster = config.cluster
+    if config.data.tier == RAW and importlib.util.find_spec("ffcv") is None:
+        yield f"data.tier: ffcv needs the package ffcv: `{SYSTEM}`, then `{PACKAGE}`"
     if cluster.min_workers is not None and cluster.min_workers > cluster.workers:
         yield f"cluster.min_workers: {cluster.min_workers} is above cluster.workers, {cluster.workers}"
     if cluster.workers == 0 and cluster.device == "cuda" and not torch.cuda.is_available():

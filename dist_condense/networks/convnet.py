@@ -21,7 +21,7 @@ POOLINGS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "max": (lambda: nn.MaxPool2d(kernel_size=2, stride=2), 2),
     "avg": (lambda: nn.AvgPool2d(kernel_size=2, stride=2), 2),
 }
-"""Pooling layers by name, each with the factor by which it shrinks a side."""
+"""Pooling layers by name, each with its stride."""
 
 
 class ConvNet(Network):

@@ -40,8 +40,9 @@ def write_report(
     """
     files = RunFolder(Path(folder))
     card = _card(files.synthetic_set)
+    entries = metrics_file.read(files.metrics)
     try:
-        curves, no_curves = _curves(metrics_file.read(files.metrics)), ""
+        curves, no_curves = _curves(entries), ""
     except Exception as error:  # matplotlib is missing or fails; a finished run still needs its report
         curves, no_curves = {}, f"No charts: {terminal.lines_of(error)[0]}"
     page = _template().render(

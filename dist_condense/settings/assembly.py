@@ -242,7 +242,7 @@ def start_pixels(config: RunConfig, dataset: ImageSet, source: ClassSource, labe
 
 
 def reading_of(config: RunConfig, device: torch.device | None = None) -> Reading:
-    """Return the settings by which a worker reads real images; ``data.tier`` must be resolved, not ``auto``.
+    """Return a worker's settings for reading real images; ``data.tier`` must be resolved, not ``auto``.
 
     :param device: device of the worker; None: the CPU.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -13,7 +12,6 @@ from dist_condense import networks
 from dist_condense.core.statistic import STATISTICS
 from dist_condense.data import DataError, ImageSet, constants
 from dist_condense.data.catalogue import KNOWN, is_url
-from dist_condense.data.ffcv.extra import PACKAGE, SYSTEM
 from dist_condense.data.reading.split import NO_BETON
 from dist_condense.data.reading.tiers import RAW
 from dist_condense.data.sets.listing import is_utf8
@@ -93,8 +91,6 @@ def _beton(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
         yield f"data.tier: ffcv reads a local folder, not {root}; copy the beton to one, or set data.tier=auto"
     elif (size := read_manifest(str(Path(root).expanduser())).size) != dataset.size:
         yield f"dataset.size: the beton at {root} has {size} px, not {dataset.size}; omit dataset.size"
-    if importlib.util.find_spec("ffcv") is None:
-        yield f"data.tier: ffcv needs the package ffcv: `{SYSTEM}`, then `{PACKAGE}`"
 
 
 def _named_networks(config: RunConfig) -> Iterator[str]:

@@ -46,7 +46,7 @@ def resolved(config: RunConfig, dataset: ImageSet, earlier: Mapping[str, Any]) -
     are workers, so :func:`dist_condense.job.preflight.check` must be called first.
 
     :param earlier: identity of the run's earlier start (``config.identity``); empty for the first start.
-    :returns: the config, and the selected storage tier of real images with the sizes by which it was selected.
+    :returns: the config, and the selected storage tier of real images, with the sizes that decided it.
     :raises ConfigError: the cluster lacks cores or GPUs; mean and std of the training images cannot be measured.
     """
     earlier = translated(earlier)

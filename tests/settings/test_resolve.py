@@ -131,6 +131,16 @@ def test_no_more_is_read_ahead_than_a_class_has(job):
     assert job(*given, f"data.memory_budget={(DECODED + ahead - 1) / GIB!r}").config.data.tier == "encoded"
 
 
+def test_a_selection_reads_ahead_by_its_own_batches(job):
+    keys = ("method.real_batch=64", "training.batch=256", "method.selection.batch=3")
+    ahead = (7 * 4 + 2 * 3) * IMAGE  # features read all four images of a class at a time
+    assert job(*keys, "method=herding", f"data.memory_budget={(DECODED + ahead) / GIB!r}").keeping.tier == "ram"
+    assert job(*keys, "method=herding", f"data.memory_budget={(DECODED + ahead - 1) / GIB!r}").keeping.tier == "encoded"
+    ahead = 7 * 1 * IMAGE  # the one image of each class; no network is trained
+    assert job(*keys, "method=random", f"data.memory_budget={(DECODED + ahead) / GIB!r}").keeping.tier == "ram"
+    assert job(*keys, "method=random", f"data.memory_budget={(DECODED + ahead - 1) / GIB!r}").keeping.tier == "encoded"
+
+
 # --- slices and threads -------------------------------------------------------------------------------------------
 
 

@@ -46,7 +46,7 @@ for a hanging worker to leave, by default for 30 s.
 """
 
 LATER = 60.0
-"""Seconds by which Ray and NCCL, which end a worker without giving a reason, wait longer than the roll call."""
+"""Additional seconds that Ray and NCCL wait after the roll call, because they end a worker without giving a reason."""
 
 PLACING = 60.0
 """Duration in seconds of each of Ray's attempts to place a group."""

@@ -13,7 +13,7 @@ from dist_condense.system import records
 
 
 def tags_of(folder: Path) -> dict[str, str]:
-    """Return the tags by which a team finds a run: method, data, ipc, workers, device, host, commit and user.
+    """Return the tags for finding a run: method, data, ipc, workers, device, host, commit and user.
 
     The tags are read from config.yaml and environment.json, except the user, which is the environment variable USER.
     Child runs of evaluations lack the tags, so that a search returns whole runs. MLflow shows tags named ``mlflow.*``

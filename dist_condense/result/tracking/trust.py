@@ -28,8 +28,7 @@ def distrusted(uri: str | None, folder: Path, remedy: str) -> Iterator[str]:
     where files are written; any other address is a file outside the folder.
 
     :param uri: the address in config.yaml; None if it has none.
-    :param remedy: option or key by which the user confirms the address, such as ``tracking.uri=``; the message appends
-        the address to it.
+    :param remedy: option or key that confirms the address, such as ``tracking.uri=``; the message appends the address.
     """
     if uri is None or is_own(uri) or is_inside(sqlite_file(uri), folder):
         return

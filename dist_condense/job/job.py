@@ -147,6 +147,8 @@ class Job:
             newest = checkpoint.newest(assembly.storage_of(self.config))
         except OSError:  # an unreachable store
             return "the same command continues from the newest checkpoint once the store answers"
+        except checkpoint.Damaged as error:
+            return str(error)
         if newest is None:
             return "no checkpoint was due yet (tracking.checkpoint_minutes), so the same command starts over"
         if newest.steps == self.outline.units.total and has_complete_set(self.folder):

@@ -8,6 +8,9 @@ from math import prod
 from typing import Annotated, Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
 
 from dist_condense.system import records
 from dist_condense.system.conversion import NonNegative, Rule
@@ -60,6 +63,15 @@ def read(head: Callable[[int], bytes], size: int, where: str) -> dict[str, tuple
     tensors = records.made(dict[str, _Described], content, where)
     _check(tensors, size - start, where)
     return {name: (DTYPES[x.dtype], x.shape) for name, x in tensors.items()}
+
+
+def tensors(data: bytes, where: str) -> dict[str, Tensor]:
+    """Return the tensors of a file's bytes, by name. Raises Unreadable if its header is invalid, see :func:`read`."""
+    read(lambda count: data[:count], len(data), where)
+    try:
+        return load(data)
+    except (SafetensorError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise Unreadable(f"{where}: {type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
 
 
 def _check(tensors: Mapping[str, _Described], size: int, where: str) -> None:

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from dist_condense.core import randomness
 from dist_condense.engine.batches import Batch, Batches, RealBatches
-from dist_condense.engine.coordinator import Coordinator
 from dist_condense.engine.errors import RunFailed
 from dist_condense.engine.procedure import Kind, kind_of
 from dist_condense.engine.training import NetworkTrainer

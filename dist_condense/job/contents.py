@@ -81,9 +81,8 @@ def _beyond(stored: Checkpoint, outline: Outline, entries: Sequence[FileEntry]) 
     """Yield ``FILE: problem`` for progress beyond the end of the run, and for files that are too large to be read."""
     units, state = outline.units, stored.state
     if (state.steps, min(state.updates, 1)) > (units.total, 0):
-        yield (
-            f"{MANIFEST}: {state.updates} updates after {units.name} {state.steps}, but the run ends after {units.total}"
-        )
+        reached = f"{units.name} {state.steps} and {state.updates} updates"
+        yield f"{MANIFEST}: it is after {reached}, but the run ends after {units.name} {units.total}"
     for entry in entries:
         kinds = [kind for some in _expected(entry, outline) for kind in some.values()]
         tensors = sum(prod(shape) * dtype.itemsize for dtype, shape in kinds)

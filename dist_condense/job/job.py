@@ -105,7 +105,8 @@ class Job:
         preflight.probe(config, start is not None and start.steps == outline.units.total)
         if start is None:
             preflight.headers(config, dataset, terminal.say)
-        config, keeping = resolved(config, dataset, start.state.identity if start else preflight.earlier(config))
+        earlier = {**(start.state.identity if start else {}), **preflight.earlier(config)}
+        config, keeping = resolved(config, dataset, earlier)
         dataset = assembly.settled(config, dataset)
         resume.check(config, dataset, start)
         remarks += preflight.remarks(config, start.state if start else None)

@@ -162,7 +162,10 @@ def checked(name: str) -> str:
 
 
 def _make_way(target: Path, root: Path) -> None:
-    """Remove a folder at ``target``, and a file at its folder, unless that is ``root``; other writers may do the same."""
+    """Remove a folder at ``target``, and a file in place of its folder; other writers may do the same.
+
+    A file in place of ``root``, the folder of the storage, is kept.
+    """
     folder = target.parent
     if target.is_dir() and not target.is_symlink():
         shutil.rmtree(target, ignore_errors=True)

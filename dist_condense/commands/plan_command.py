@@ -65,7 +65,8 @@ def plan(options: argparse.Namespace, config: RunConfig) -> int:
 
 def planned(options: argparse.Namespace, config: RunConfig) -> Plan:
     """Return the plan of a run. Raises ConfigError with every problem."""
-    problems = [*_refused(options), *checks.of_config(config)]
+    config, problems = checks.screened(config, list(_refused(options)))
+    problems = checks.joined(problems, checks.of_config(config))
     try:
         dataset, data_here = _dataset(config, options)
     except ConfigError as error:

@@ -6,7 +6,6 @@ schema.py can also be set on the command line as ``key=value``. Files are read b
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -211,5 +210,4 @@ def _at_home(key: str, value: Any) -> Any:
 def _unknown(key: str, value: Any) -> str:
     if key in SECTIONS:
         return f"{value!r} is neither a key of this section nor a file of the config's defaults; give {key}.KEY=VALUE"
-    close = difflib.get_close_matches(key, KEYS, 1, 0.6)
-    return "unknown key" + (f"; did you mean {close[0]}?" if close else "; see docs/config.md")
+    return f"unknown key{values.meant(key, [*SECTIONS, *KEYS]) or '; see docs/config.md'}"

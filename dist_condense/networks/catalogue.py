@@ -148,7 +148,9 @@ def _builder(name: str) -> Builder:
     if name.startswith(TIMM):
         return functools.partial(timm_network, name.removeprefix(TIMM))
     if name not in NETWORKS:
-        raise ValueError(f"no network {name!r:.{SHOWN}}{closest(name, names())}; there are {', '.join(names())} and timm:NAME")
+        raise ValueError(
+            f"no network {name!r:.{SHOWN}}{closest(name, names())}; there are {', '.join(names())} and timm:NAME"
+        )
     return NETWORKS[name]
 
 

@@ -154,5 +154,7 @@ def known_timm(name: str) -> ModuleType:
         raise ImportError(f"The network timm:{name} needs timm, which is not installed: pip install timm.") from error
     if not timm.is_model(name):
         close = difflib.get_close_matches(name[:SHOWN], timm.list_models(), n=3)
-        raise ValueError(f"timm {timm.__version__} has no network {name!r:.{SHOWN}}; close to it: {', '.join(close) or 'none'}.")
+        raise ValueError(
+            f"timm {timm.__version__} has no network {name!r:.{SHOWN}}; close to it: {', '.join(close) or 'none'}."
+        )
     return timm

@@ -122,7 +122,10 @@ def _named_networks(config: RunConfig) -> Iterator[str]:
     """Check the names and options of networks; no data is needed."""
     built = _built_networks(config)
     for key, text in _all_networks(config):
-        if problem := _refusal(partial(networks.check, installed=(key, text) in built), config, text):
+        check = partial(networks.check, installed=(key, text) in built)
+        if key == THETA and (unknown := _refusal(check, config, config.network.name)):
+            yield f"network.name: {unknown}"
+        elif problem := _refusal(check, config, text):
             yield f"{key}: {problem}{_unset(config) if key == THETA else ''}"
 
 

@@ -89,14 +89,19 @@ def converted(key: str, value: Any, kind: Any) -> Any:
     raise Misfit(f"{shown(value)} does not fit; {_expected(kind)}")
 
 
-def check_text(value: Any) -> None:
-    """Check that a value can be written to the files of a run, which are UTF-8, and is not longer than any path.
+def check_text(value: Any, is_utf8: bool = True) -> None:
+    """Check that the texts in a value can be written to the files of a run, and are not longer than any path.
 
-    Raises Misfit otherwise.
+    :param is_utf8: whether they must be UTF-8.
+    :raises Misfit: they are not.
     """
     texts = _texts(value)
-    if wrong := [text for text in texts if _SURROGATE.search(text)]:
-        raise Misfit(f"{ascii(wrong[0])[:SHOWN]} is not UTF-8, which the files of a run require; rename it, or link to it")
+    if is_utf8 and (wrong := [text for text in texts if _SURROGATE.search(text)]):
+        raise Misfit(
+            f"{ascii(wrong[0])[:SHOWN]} is not UTF-8, which the files of a run require; rename it, or link to it"
+        )
+    if zero := [text for text in texts if "\0" in text]:
+        raise Misfit(f"{shown(zero[0])} has a zero byte, which no name or path has; remove it")
     if long := [text for text in texts if len(text) > LONGEST]:
         raise Misfit(f"{shown(long[0])} has {len(long[0])} characters; give at most {LONGEST}")
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, is_dataclass
 from typing import Any, get_type_hints
 
-from dist_condense.settings.limits import Limit, limit_of, refusal
+from dist_condense.settings.limits import Limit, limit_of, refusals
 from dist_condense.settings.schema import RunConfig
 
 
@@ -58,7 +58,8 @@ def refused(config: RunConfig) -> dict[str, str]:
     return {
         key.name: f"{key.name}: {reason}"
         for key in KEYS.values()
-        if key.limit is not None and (reason := refusal(value(config, key.name), key.limit))
+        if key.limit is not None
+        for reason in refusals(value(config, key.name), key.limit)
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -66,12 +66,12 @@ def limit_of(kind: Any) -> Limit | None:
     return next((x for x in nested if isinstance(x, Limit)), None)
 
 
-def refusal(value: Any, limit: Limit) -> str | None:
-    """Return the reason to refuse a value, or the first reason and the number of other refused items if it is a list.
+def refusals(value: Any, limit: Limit) -> Iterator[str]:
+    """Yield the reason to refuse a value, if any; for a list, one reason that counts the other refused items.
 
-    None if the value is accepted; null is always accepted.
+    Null is never refused.
     """
     items = value if isinstance(value, list) else [value]
     reasons = [reason for item in items if item is not None and (reason := limit.refusal(item))]
-    others = f", nor are {len(reasons) - 1} more of the list" if len(reasons) > 1 else ""
-    return f"{reasons[0]}{others}" if reasons else None
+    if reasons:
+        yield reasons[0] + (f", nor are {len(reasons) - 1} more of the list" if len(reasons) > 1 else "")

@@ -82,6 +82,12 @@ ENTRIES = {entry.name: entry for entry in vars(RunFolder).values() if isinstance
 MAY_LEAD = (RunFolder.checkpoints.name, RunFolder.pool.name)
 """Names of entries that may be links to folders, for example to a disk for large files."""
 
+OPENED = {
+    *(entry.name for entry in vars(RunFolder).values() if isinstance(entry, Entry)),
+    *("ray", "mlartifacts", "mlruns"),
+}
+"""Names of entries that are opened: those of a run, and of what Ray and MLflow keep in its folder."""
+
 
 def check(folder: Path) -> None:
     """Check that a run's folder contains only plain files and folders, and neither in place of the other.
@@ -95,12 +101,15 @@ def check(folder: Path) -> None:
 
 
 def problems(folder: Path) -> Iterator[str]:
-    """Yield an error message for each entry that :func:`check` refuses; none if the folder does not exist."""
+    """Yield an error message for each entry that :func:`check` refuses; none if the folder does not exist.
+
+    Folders of other names are not searched, because the given folder may be any, even the root of the file system.
+    """
     if folder.is_dir():
         for path in _listed(folder):
             if path.name in MAY_LEAD and path.is_symlink() and path.is_dir():
                 yield from problems_below(path)
-            else:
+            elif path.name in OPENED or path.is_symlink() or not path.is_dir():
                 yield from strange(path)
                 yield from _of_other_kind(path)
 

@@ -383,10 +383,10 @@ def composed(file: Path, shipped: Path, groups: Mapping[str, str]) -> tuple[dict
     except RecursionError as error:
         themselves = f"refer to themselves, or include more than {DEFAULTS} files"
         raise Unusable(f"{file}: its defaults, or those of a file that they name, {themselves}") from error
-    except OSError as error:  # a name that no file can have
-        raise Unusable(f"{file}: a file of its defaults cannot be read: {error.strerror or error}") from error
     except (HydraException, OmegaConfBaseException) as error:
         raise Unusable(_last_words(error, file, groups)) from error
+    except OSError as error:  # a name that no file can have
+        raise Unusable(f"{file}: a file of its defaults cannot be read: {error.strerror or error}") from error
     finally:
         _LOCATIONS.reset(before)
 

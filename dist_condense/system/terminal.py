@@ -93,7 +93,7 @@ def lines_of(error: BaseException) -> list[str]:
 
 
 def _shortened(text: str) -> str:
-    """Escape a text and replace its middle by ``...`` if it is long; its start and its end name the fault and advice."""
+    """Escape a text, and replace the middle of a long one by ``...``: its start names the fault, its end the advice."""
     line = _shown(text[: 4 * LINE] + text[-4 * LINE :] if len(text) > 8 * LINE else text)
     return line if len(line) <= LINE else f"{line[: LINE // 2]} ... {line[5 - LINE // 2 :]}"
 

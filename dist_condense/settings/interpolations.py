@@ -34,7 +34,8 @@ def interpolating(values: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def refusals(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the dotted key and a reason for each value that refers to computed names or expands without bound.
+    """Yield the dotted key and a reason for each value that refers to computed names, and for the first that expands
+    without bound.
 
     A value that refers to itself is not reported, because OmegaConf reports it at once.
 
@@ -46,8 +47,10 @@ def refusals(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield key, f"{computed[0]!r:.80}: the name in an interpolation is computed by another; write it out"
         elif (chain := size.of(key)) is None:
             yield key, f"refers to a value, which refers to another, and so on, more than {CHAIN} times; give the value"
+            return
         elif chain > left:
             yield key, f"its ${{...}} expand to more than {EXPANDED} characters, with those before it; give the value"
+            return
         else:
             left -= chain
 

@@ -187,9 +187,9 @@ def texts(file: Path, kind: type[_Texts] = _Texts) -> dict[str, Any]:
         _require(isinstance(node, yaml.MappingNode), node, SHAPE)
         _check_defaults(node)
         values = cast(dict[str, Any], loader.construct_document(node))
-        name, count = Counter(key for key, _ in _dotted(values)).most_common(1)[0] if values else ("", 0)
-        if count > 1:
-            raise Unusable(f"{file}: the key {name!r:.80} is here a second time, with and without dots")
+        twice = (key for key, count in Counter(key for key, _ in _dotted(values)).items() if count > 1)
+        if (key := next(twice, None)) is not None:
+            raise Unusable(f"{file}: the key {key!r:.80} is here a second time, with and without dots")
         return values
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from dist_condense.data.sets.listing import is_utf8
 from dist_condense.data.shards.manifest_reader import read_manifest
 from dist_condense.selection.table import SELECTIONS
 from dist_condense.settings import assembly
-from dist_condense.settings.keys import refused
+from dist_condense.settings.keys import refused, without
 from dist_condense.settings.procedures import PROCEDURES
 from dist_condense.settings.schema import RunConfig
 
@@ -26,9 +26,34 @@ THETA = "network"
 """Name of the config section of the condensing network."""
 
 
+def screened(config: RunConfig, known: Sequence[str] = ()) -> tuple[RunConfig, list[str]]:
+    """Replace each value outside its key's range or table by the key's default, so that all others can be checked.
+
+    :param known: problems that were found when the config was read.
+    :returns: the config, and an error message for each problem so far.
+    """
+    lines = refused(config)
+    return without(config, lines), [*known, *lines.values()]
+
+
+def joined(problems: Sequence[str], others: Iterable[str]) -> list[str]:
+    """Return ``problems`` and the messages of ``others`` that name none of their keys.
+
+    A check of a default that replaces a refused value states nothing about the user's config.
+    """
+    named = {key for line in problems for key in _named(line)}
+    return [*problems, *(line for line in others if named.isdisjoint(_named(line)))]
+
+
+def _named(line: str) -> list[str]:
+    """Return the keys with which an error message begins: ``dataset.mean, dataset.std: ...``."""
+    return line.split(":")[0].split(", ")
+
+
 def of_config(config: RunConfig) -> list[str]:
     """Return an error message for each problem of the config that occurs on any machine and with any data."""
-    return [*refused(config), *_together(config), *_paths(config), *_named_networks(config)]
+    config, problems = screened(config)
+    return joined(problems, [*_together(config), *_paths(config), *_named_networks(config)])
 
 
 def of_data(config: RunConfig, dataset: ImageSet) -> list[str]:
@@ -97,7 +122,10 @@ def _named_networks(config: RunConfig) -> Iterator[str]:
     """Check the names and options of networks; no data is needed."""
     built = _built_networks(config)
     for key, text in _all_networks(config):
-        if problem := _refusal(partial(networks.check, installed=(key, text) in built), config, text):
+        check = partial(networks.check, installed=(key, text) in built)
+        if key == THETA and (unknown := _refusal(check, config, config.network.name)):
+            yield f"network.name: {unknown}"
+        elif problem := _refusal(check, config, text):
             yield f"{key}: {problem}{_unset(config) if key == THETA else ''}"
 
 
@@ -111,12 +139,7 @@ def _unset(config: RunConfig) -> str:
 
 
 def _networks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
-    """Check that networks with valid names and options fit the images and the method.
-
-    No network is built if a width or depth is out of range.
-    """
-    if any(line.startswith(f"{THETA}.") for line in refused(config)):
-        return
+    """Check that networks with valid names and options fit the images and the method."""
     shape, made = assembly.network_shape(dataset), dict[str, networks.Network]()
 
     def sketch(text: str) -> None:

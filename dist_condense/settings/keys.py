@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, is_dataclass
 from typing import Any, get_type_hints
 
@@ -55,11 +56,23 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield name, item
 
 
-def refused(config: RunConfig) -> Iterator[str]:
-    """Yield an error message for each value outside its key's range or table."""
-    for key in KEYS.values():
-        if key.limit is not None:
-            yield from (f"{key.name}: {reason}" for reason in refusals(value(config, key.name), key.limit))
+def refused(config: RunConfig) -> dict[str, str]:
+    """Return an error message for each value outside its key's range or table, by key."""
+    return {
+        key.name: f"{key.name}: {reason}"
+        for key in KEYS.values()
+        if key.limit is not None
+        for reason in refusals(value(config, key.name), key.limit)
+    }
+
+
+def without(config: RunConfig, names: Iterable[str]) -> RunConfig:
+    """Return a copy of the config in which the keys ``names`` have their defaults."""
+    changed = copy.deepcopy(config)
+    for name in names:
+        section, _, last = name.rpartition(".")
+        setattr(value(changed, section) if section else changed, last, copy.deepcopy(KEYS[name].default))
+    return changed
 
 
 # --- old names, for one version -----------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import prod
+from typing import Any
 
 from dist_condense.core.grouping import check_partition
 from dist_condense.core.parameterisation import AXES, BOTH
@@ -11,10 +12,12 @@ from dist_condense.core.start import STARTS
 from dist_condense.core.statistic import STATISTICS
 from dist_condense.data import ImageSet
 from dist_condense.engine.coordinator import Coordinator, Placement
+from dist_condense.engine.slices import SLICES
 from dist_condense.procedures.matching import Matching, MatchingOutline
-from dist_condense.settings import assembly
+from dist_condense.settings import assembly, needs
 from dist_condense.settings.config import RunConfig
-from dist_condense.settings.parts import BATCHES, PARTITIONS
+from dist_condense.settings.needs import FLOAT, Need, Needs
+from dist_condense.settings.parts import BATCHES, NETWORK_STARTS, PARTITIONS
 from dist_condense.settings.values import some
 
 
@@ -84,6 +87,53 @@ def _grouping(config: RunConfig, classes: int) -> Iterator[str]:
             yield str(error)
     elif partitioner is not None and partitioner.listed:
         yield "method.grouping.groups: list the labels of each group, or select another method.grouping.name"
+
+
+def needed(config: RunConfig, dataset: Any, classes: int) -> Needs:
+    """Return the memory that a worker needs at least on its device.
+
+    :param classes: number of classes that the worker owns.
+    :raises ConfigError: the network cannot be built.
+    """
+    method, image, tiles = config.method, FLOAT * prod(dataset.shape), prod(assembly.grid(config))
+    theta, each = needs.of_theta(config, dataset)
+    real, decoded = min(method.real_batch, max(dataset.counts)), assembly.parameterisation_of(config).count(config.ipc)
+    passed = min(config.compute.microbatch or real, max(real, min(decoded, method.synthetic_limit)))
+    in_turn = [
+        Need("method.real_batch", f"{real} real images", real * image),
+        needs.of_pass(config, passed, each, "compute.microbatch" if config.compute.microbatch else "method.real_batch"),
+    ]
+    if decoded > config.ipc:
+        text = f"{decoded} images decoded from the {config.ipc} of a class"
+        in_turn.append(Need("method.parameterisation.factor", text, decoded * image))
+    if images := _trained_on(config, dataset):
+        batch = min(config.training.batch, images)
+        in_turn.append(Need("training.batch", f"{batch} images of an update of theta", batch * image))
+        in_turn.append(
+            needs.of_pass(config, max(1, batch // (config.compute.slices or SLICES)), each, "training.batch")
+        )
+    if _on_set(config) and tiles > 1:
+        text = f"the decoded images of {classes} classes"
+        in_turn.append(Need("method.parameterisation.factor", text, classes * config.ipc * tiles * image))
+    return Needs([needs.of_state(config, outline(config, dataset).class_tensors, classes), theta], in_turn)
+
+
+def _trained_on(config: RunConfig, dataset: Any) -> int:
+    """Return the number of images in a pass on which theta is trained; 0 if it is not trained."""
+    start = NETWORK_STARTS[config.trajectory.start]
+    if _on_set(config):
+        return len(dataset.classes) * config.ipc * prod(assembly.grid(config))
+    is_on_real = _is_trained(config) or (start.pretrains and config.trajectory.pretrain_epochs > 0)
+    return sum(dataset.counts) if is_on_real else 0
+
+
+def _on_set(config: RunConfig) -> bool:
+    return _is_trained(config) and BATCHES[config.training.source].on_set
+
+
+def _is_trained(config: RunConfig) -> bool:
+    budget = BATCHES[config.training.source].budget
+    return bool(budget) and config.trajectory.matching_steps > 1 and getattr(config.training, budget) > 0
 
 
 def remarks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:

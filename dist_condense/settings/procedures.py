@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import KW_ONLY, dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from dist_condense.core.parameterisation import MultiFormation
 from dist_condense.data import ImageSet
@@ -13,6 +13,7 @@ from dist_condense.engine.coordinator import Coordinator, Placement
 from dist_condense.engine.procedure import Outline, Procedure
 from dist_condense.settings import assembly, matching, selecting
 from dist_condense.settings.config import RunConfig
+from dist_condense.settings.needs import Needs
 
 
 class Worker(Protocol):
@@ -41,6 +42,8 @@ class Maker:
     """Function that yields an error message for each reason why the procedure cannot run on any data set."""
     data_problems: Lines = lambda config, dataset: iter(())
     """Function that yields an error message for each reason why the procedure cannot run on this data set."""
+    needed: Callable[[RunConfig, Any, int], Needs] = lambda config, dataset, classes: Needs([])
+    """Function that returns the memory that a worker of this number of classes needs at least on its device."""
     remarks: Lines = lambda config, dataset: iter(())
     """Function that yields remarks about the config, which do not stop the run."""
 
@@ -51,6 +54,7 @@ PROCEDURES = {
         matching.matching,
         problems=matching.problems,
         data_problems=matching.data_problems,
+        needed=matching.needed,
         remarks=matching.remarks,
     ),
     "selecting": Maker(
@@ -60,6 +64,7 @@ PROCEDURES = {
         form=selecting.form,
         problems=selecting.problems,
         data_problems=selecting.data_problems,
+        needed=selecting.needed,
         remarks=selecting.remarks,
     ),
 }

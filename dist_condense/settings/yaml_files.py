@@ -128,12 +128,7 @@ def _require(holds: bool, node: yaml.Node, problem: str) -> None:
 
 
 def checked(text: str) -> str:
-    """Return ``text`` if every ``${`` starts an interpolation or is escaped, ``\\${``; raise Unusable otherwise.
-
-    Also raises Unusable for a zero byte, which no name and no path contains.
-    """
-    if "\0" in text:
-        raise Unusable(f"{text!r:.80} contains a zero byte; remove it")
+    """Return ``text`` if every ``${`` starts an interpolation or is escaped, ``\\${``; raise Unusable otherwise."""
     if "${" not in text:
         return text
     if len(text) > LONGEST:

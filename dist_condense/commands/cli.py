@@ -165,6 +165,7 @@ def _names_server(overrides: Sequence[str]) -> bool:
 
 
 def _not_evaluable(config: RunConfig) -> Iterator[str]:
+    from dist_condense.data import DataError
     from dist_condense.job import checkpoint
     from dist_condense.result.card import SyntheticSetError, read_card
     from dist_condense.settings import assembly
@@ -182,8 +183,8 @@ def _not_evaluable(config: RunConfig) -> Iterator[str]:
         return
     try:
         newest = checkpoint.newest(assembly.storage_of(config))
-    except checkpoint.Damaged as error:
-        yield str(error)
+    except (checkpoint.Damaged, DataError, OSError) as error:
+        yield from terminal.lines_of(error)
         return
     if card.complete and (newest is None or newest.steps != card.steps):
         yield f"{files.checkpoints} lacks the last step, which the run would compute again; restore it"

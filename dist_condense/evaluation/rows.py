@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dist_condense.system.files import write_atomically
+from dist_condense.system.records import Unreadable, bytes_of
 
 
 class Key(NamedTuple):
@@ -73,7 +74,9 @@ def read_csv(path: Path) -> list[Row]:
     if not path.exists():
         return []
     try:
-        return list(_rows(_text(path.read_bytes())))
+        return list(_rows(_text(bytes_of(path))))
+    except Unreadable as error:
+        raise RowsError(f"{error}; move it away") from error
     except (ValueError, csv.Error) as error:
         raise RowsError(f"{path}, {error}; repair the file, or move it away") from error
 
@@ -90,12 +93,12 @@ def _rows(text: str) -> Iterator[Row]:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     columns = reader.fieldnames or ()
     if sorted(columns) != sorted(COLUMNS):
-        raise ValueError(f"line 1: has the columns {', '.join(columns) or '(none)'}, not {', '.join(COLUMNS)}")
+        raise ValueError(f"line 1: has the columns {', '.join(columns)[:200] or '(none)'}, not {', '.join(COLUMNS)}")
     for line in reader:
         try:
             yield _row(line)
         except (ValueError, TypeError) as error:
-            raise ValueError(f"line {reader.line_num}: {error}") from error
+            raise ValueError(f"line {reader.line_num}: {str(error)[:200]}") from error
 
 
 def _row(line: Mapping[str | None, str | None]) -> Row:

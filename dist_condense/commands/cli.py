@@ -223,7 +223,9 @@ def _refusing(action: Callable[[], int]) -> int:
     try:
         return action()
     except ConfigError as error:
-        terminal.say(*(f"refused: {problem}" for problem in error.problems), *(f"note: {note}" for note in error.notes))
+        terminal.say(
+            *(f"refused: {line}" for line in terminal.lines_of(error)), *(f"note: {note}" for note in error.notes)
+        )
         return REFUSED
 
 

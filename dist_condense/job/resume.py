@@ -33,12 +33,18 @@ def select(config: RunConfig, how: str = AUTO) -> Checkpoint | None:
         checkpoint is intact.
     """
     own = assembly.storage_of(config)
+    if not how.strip():
+        raise ConfigError([f"--resume={how}: the path is empty; give {AUTO}, {NEVER}, or a run's folder"])
     if how == NEVER and checkpoint.names(own):
         raise ConfigError([f"--resume=never: {own} has checkpoints; give another output, or leave --resume out"])
     reached = _newest(own, _note if config.cluster.workers else _unsaid)  # a worker in this process says it
     if how in (AUTO, NEVER) or reached is not None:  # a repeated --resume=PATH continues from its own progress
         return reached
-    start = _at(how) if how.strip() else None
+    try:
+        start = _at(how)
+    except (DataError, OSError, ValueError) as error:
+        problems = error.problems if isinstance(error, DataError | ConfigError) else [f"--resume={how}: {error}"]
+        raise ConfigError([x if x.startswith("--resume=") else f"--resume={how}: {x}" for x in problems]) from error
     if start is None:
         raise ConfigError([f"--resume={how}: there is no checkpoint; give a run's folder, or one of its checkpoints"])
     return start

@@ -1,0 +1,1 @@
+"""Doors: every reader of content from outside, against valid files that are mutated at random."""

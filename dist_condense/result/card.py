@@ -249,13 +249,17 @@ def read_card(folder: str | Path) -> Card:
     try:
         if problem := next(run_folder.strange(file), None):
             raise SyntheticSetError(problem)
-        if not file.exists():
-            raise SyntheticSetError(f"no synthetic set at {folder}: {file} is missing")
+        reason = "" if file.exists() else f"{file} is missing"
+    except (OSError, ValueError) as error:  # a folder that may not be searched, or a name that is none
+        reason = getattr(error, "strerror", None) or str(error)
+    if reason:
+        raise SyntheticSetError(f"no synthetic set at {folder}: {reason}")
+    try:
         content = records.parsed(records.bytes_of(file), str(file))
         version = records.made(_Version, content, str(file), ignore_unknown=True)
         if version.format_version in (FORMAT, FORMAT_OF_VALUES):
             return checked(content, str(file))
-    except (Unreadable, OSError) as error:
+    except Unreadable as error:
         raise SyntheticSetError(f"{error}; it is not a card of format {FORMATS}: copy the set again") from error
     writer = conversion.shown(version.versions.get("dist_condense"))
     raise SyntheticSetError(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dist_condense.system import records
-from dist_condense.system.conversion import SHOWN, shown
+from dist_condense.system.conversion import shown
 from dist_condense.system.errors import listed
 from dist_condense.system.files import write_atomically
 from dist_condense.system.terminal import printable
@@ -56,6 +56,8 @@ class RowsError(ValueError):
 COLUMNS = tuple(field.name for field in fields(Row))
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """First characters of a cell that a spreadsheet executes as a formula; no name that this package writes has them."""
+NAME = 200
+"""Maximum number of characters of a column's name in a message."""
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
 
 
@@ -92,7 +94,7 @@ def _rows(text: str) -> Iterator[Row]:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     columns = reader.fieldnames or ()
     if sorted(columns) != sorted(COLUMNS):
-        found = listed([printable(column)[:SHOWN] for column in columns]) or "(none)"
+        found = listed([printable(column)[:NAME] for column in columns]) or "(none)"
         raise ValueError(f"line 1: has the columns {found}, not {', '.join(COLUMNS)}")
     for line in reader:
         try:

@@ -98,7 +98,7 @@ class Descriptor:
     """File descriptor for ``os.pread``, closed when the last reference to this object is gone."""
 
     def __init__(self, path: Path) -> None:
-        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.number = _unblocked(str(path), os.O_RDONLY)
 
     def __del__(self) -> None:
         if hasattr(self, "number"):

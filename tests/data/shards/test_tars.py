@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from dist_condense.data import DataError
+from dist_condense.data.shards.tar_headers import MAX_EXTENDED
 from dist_condense.data.shards.tars import (
     FURTHER,
-    MAX_EXTENDED,
     MAX_MEMBER,
     METADATA,
     index_tar,

@@ -1,7 +1,7 @@
 """Reading of untrusted JSON and YAML, within limits of size and checked against the types of dataclasses.
 
-``read(Card, file)`` returns a Card whose every value has the type of its field, or raises :class:`Unreadable`, which for
-each fault, ten at most, names the file, the path inside it, the value and the expectation in one line. Content is
+``read(Card, file)`` returns a Card whose every value has the type of its field, or raises :class:`Unreadable` with a
+line for each fault, ten at most, that names the file, the path inside it, the value and the expectation. Content is
 untrusted until it is checked.
 """
 

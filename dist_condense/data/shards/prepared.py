@@ -94,7 +94,7 @@ def _split(root: str, manifest: Manifest, name: str, *, stored: tuple[int, ...],
     return StoredSplit(
         counts=selected.counts(name),
         form=form,
-        open_store=partial(_open_store, root, selected, name),
+        open_store=partial(_open_store, root, selected, name, stored),
         sizes=partial(list, selected.image_bytes(name)),
         digest=partial(_digest, selected, name, form),
         open_raw=raw if manifest.ffcv and name in manifest.ffcv else None,
@@ -108,9 +108,15 @@ def _selected(manifest: Manifest, stored: tuple[int, ...]) -> Manifest:
 
 
 def _open_store(
-    root: str, manifest: Manifest, split: str, labels: Sequence[int], reading: Reading, now: bool = True
+    root: str,
+    manifest: Manifest,
+    split: str,
+    stored: tuple[int, ...],
+    labels: Sequence[int],
+    reading: Reading,
+    now: bool = True,
 ) -> ShardStore:
-    store = ShardStore(root, manifest, split, labels, cache=reading.cache, verify=reading.verify)
+    store = ShardStore(root, manifest, split, labels, numbers=stored, cache=reading.cache, verify=reading.verify)
     return store.opened() if now else store
 
 

@@ -7,8 +7,9 @@ member whose suffix ends with one (`a.crop.jpg`) is used, as in WebDataset's dec
 never read.
 """
 
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from dist_condense.data.sets.listing import ENDINGS, HIDDEN, Ignored, ending
 from dist_condense.data.shards import tar_headers
 from dist_condense.data.shards.tar_headers import DamagedTar, Member
 from dist_condense.system.errors import SHOWN, DataError, listed, shortened
+from dist_condense.system.files import Descriptor
 
 IMAGE, LABEL = "image", "cls"
 MAX_MEMBER = 64 * 2**20
@@ -66,19 +68,18 @@ def scan_tar(path: Path) -> tuple[list[Sample], Ignored]:
     return samples, scan.ignored
 
 
-def read_labels(path: Path, samples: list[Sample]) -> list[int]:
+def read_labels(path: Path, samples: Sequence[Sample]) -> list[int]:
     """Read the label of each sample, a number in its `.cls` member. Raises DataError naming samples without a label."""
     problems: list[str] = []
     labels = []
-    with path.open("rb") as stream:
-        for sample in samples:
-            offset, length = sample.label or (0, 0)
-            stream.seek(offset)
-            text = stream.read(min(length, MAX_LABEL_BYTES + 1)).strip()
-            if text.isdigit() and len(text) <= MAX_LABEL_BYTES:
-                labels.append(int(text))
-            elif len(problems) < SHOWN:
-                problems.append(f"{path}: {sample.key!r:.200} has no member .{LABEL} with its label as a number.")
+    file = Descriptor(path)
+    for sample in samples:
+        offset, length = sample.label or (0, 0)
+        text = os.pread(file.number, min(length, MAX_LABEL_BYTES + 1), offset).strip()
+        if text.isdigit() and len(text) <= MAX_LABEL_BYTES:
+            labels.append(int(text))
+        elif len(problems) < SHOWN:
+            problems.append(f"{path}: {sample.key!r:.200} has no member .{LABEL} with its label as a number.")
     if problems:
         raise DataError(problems)
     return labels

@@ -237,8 +237,8 @@ def _verify(path: Path, expected: _Expected, samples: Sequence[Sample]) -> None:
     if others := set(read_labels(path, samples)) - {expected.number}:
         raise _unlike(path, f"is of class {min(others)}, the manifest says {expected.number}")
     side, found = expected.size, _image_size(path, samples[0])
-    if None not in (side, found) and found != (side, side):
-        raise _unlike(path, f"holds images of {found} pixels, the manifest says {side}")
+    if side is not None and found is not None and found != (side, side):
+        raise _unlike(path, f"holds images of {found[0]} x {found[1]} pixels, the manifest says {side}")
 
 
 def _image_size(path: Path, sample: Sample) -> tuple[int, int] | None:

@@ -20,7 +20,8 @@ from dist_condense.system.errors import SHOWN, DataError, listed, shortened
 from dist_condense.system.files import Descriptor
 
 IMAGE, LABEL = "image", "cls"
-MAX_MEMBER = 64 * 2**20
+MAX_MEMBER = 2**28
+"""Limit of a member in bytes: three for each pixel of the largest image that Pillow accepts."""
 MAX_LABEL_BYTES = 12
 _KEYED = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)")
 _META = re.compile(r"__[^/]*__(/.*)?", re.DOTALL)
@@ -55,7 +56,7 @@ def scan_tar(path: Path) -> tuple[list[Sample], Ignored]:
     Raises DataError naming the file and the member for
 
     - a file that is truncated or not a tar;
-    - members that are not regular files (except folders, which are ignored), exceed 64 MiB, have no name, or have a
+    - members that are not regular files (except folders, which are ignored), exceed 256 MiB, have no name, or have a
       name that is absolute or contains `..`;
     - repeated keys, samples with ambiguous images or labels, and labels without an image.
     """

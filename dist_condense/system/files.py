@@ -3,16 +3,24 @@
 import errno
 import hashlib
 import os
+import re
 import secrets
 import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+PATH_LENGTH = 1024
+"""Maximum length of an untrusted path."""
+_REFUSED = re.compile(r"[\x00-\x1f\x7f\\]")
+
 
 def stays_below(name: str) -> bool:
-    """Return whether an untrusted relative path with ``/`` as separator stays below its folder."""
-    return not ({"", ".", ".."} & set(name.split("/")) or "\\" in name or "\0" in name)
+    """Return whether an untrusted relative path with ``/`` as separator stays below its folder.
+
+    A path with control characters, or of more than 1024 characters, is refused as well.
+    """
+    return len(name) <= PATH_LENGTH and not ({"", ".", ".."} & set(name.split("/")) or _REFUSED.search(name))
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -98,7 +106,7 @@ class Descriptor:
     """File descriptor for ``os.pread``, closed when the last reference to this object is gone."""
 
     def __init__(self, path: Path) -> None:
-        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.number = _unblocked(str(path), os.O_RDONLY)
 
     def __del__(self) -> None:
         if hasattr(self, "number"):

@@ -63,17 +63,30 @@ def _unfollowed(name: str, flags: int) -> int:
 def read_regular(path: Path, limit: int | None = None, first: int = -1) -> bytes:
     """Read all bytes of a regular file, or at most the first ``first`` bytes; links are followed.
 
-    Raises OSError for a folder, a named pipe or a device, and for a file of more than ``limit`` bytes.
+    Raises OSError as :func:`open_regular`.
 
     :param first: number of bytes; -1 for all.
     """
-    with open(path, "rb", opener=_unblocked) as stream:
+    with open_regular(path, limit) as stream:
+        return stream.read(first)
+
+
+def open_regular(path: Path | str, limit: int | None = None) -> BinaryIO:
+    """Open a regular file for reading; links are followed.
+
+    Raises OSError for a folder, a named pipe or a device, and for a file of more than ``limit`` bytes.
+    """
+    stream = open(path, "rb", opener=_unblocked)
+    try:
         status = os.fstat(stream.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
         if limit is not None and status.st_size > limit:
             raise OSError(errno.EFBIG, f"{status.st_size} bytes, expected at most {limit}", str(path))
-        return stream.read(first)
+    except OSError:
+        stream.close()
+        raise
+    return stream
 
 
 def _unblocked(name: str, flags: int) -> int:

@@ -5,7 +5,18 @@ a text: the name of an entry and, optionally, some of its options (see `text`).
 """
 
 from dist_condense.networks.base import Network
-from dist_condense.networks.catalogue import NETWORKS, TIMM, batch_norms, build, check, names, options, shortest, sketch
+from dist_condense.networks.catalogue import (
+    NETWORKS,
+    TIMM,
+    batch_norms,
+    build,
+    check,
+    names,
+    needs_several,
+    options,
+    shortest,
+    sketch,
+)
 from dist_condense.networks.text import join, split
 
 __all__ = [
@@ -17,6 +28,7 @@ __all__ = [
     "check",
     "join",
     "names",
+    "needs_several",
     "options",
     "shortest",
     "sketch",

@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from dist_condense import networks
-from dist_condense.core.statistic import STATISTICS
 from dist_condense.data import DataError, ImageSet, constants
 from dist_condense.data.catalogue import KNOWN, is_url
 from dist_condense.data.reading.split import NO_BETON
 from dist_condense.data.reading.tiers import RAW
 from dist_condense.data.sets.listing import is_utf8
 from dist_condense.data.shards.manifest_reader import read_manifest
+from dist_condense.evaluation.protocols import PROTOCOLS
 from dist_condense.selection.table import SELECTIONS
 from dist_condense.settings import assembly
-from dist_condense.settings.keys import refused
+from dist_condense.settings.assembly import Pass
+from dist_condense.settings.keys import are_valid, refused
 from dist_condense.settings.procedures import PROCEDURES
-from dist_condense.settings.schema import RunConfig
+from dist_condense.settings.schema import CONDENSED, WHOLE, RunConfig
 
 THETA = "network"
 """Name of the config section of the condensing network."""
+PASS_KEYS = (
+    *("training.source", "training.batch", "trajectory.start", "ipc"),
+    *(
+        "method.selection.name",
+        "method.selection.batch",
+        "method.parameterisation.axes",
+        "method.parameterisation.factor",
+    ),
+)
+"""Keys on which the passes of training depend."""
 
 
 def of_config(config: RunConfig) -> list[str]:
@@ -65,8 +76,20 @@ def _data(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
         yield f"evaluation.sets: a set of ipc={config.ipc} real images needs as many of each class; leave out {named}"
     if config.method.procedure in PROCEDURES:
         yield from PROCEDURES[config.method.procedure].data_problems(config, dataset)
+    if config.evaluation.epochs != 0 and are_valid(config, "evaluation.protocol"):
+        yield from _protocol(config.evaluation.protocol, dataset)
     if config.data.tier == RAW:
         yield from _beton(config, dataset)
+
+
+def _protocol(name: str, dataset: ImageSet) -> Iterator[str]:
+    needed = PROTOCOLS[name].augmentation.channels
+    if needed not in (None, dataset.channels):
+        others = [other for other, each in PROTOCOLS.items() if each.augmentation.channels in (None, dataset.channels)]
+        yield (
+            f"evaluation.protocol: {name} augments images of {needed} channels, and {dataset.name} has "
+            f"{dataset.channels}; set {' or '.join(others)}"
+        )
 
 
 def _constants(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
@@ -127,7 +150,8 @@ def _networks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
             yield f"{key}: {problem}"
     theta = made.get(assembly.network_text(config.network))
     if theta is not None:
-        yield from _coupled(config, theta)
+        yield from _theta(config, theta)
+    yield from _single_images(config, dataset, made)
 
 
 def _all_networks(config: RunConfig) -> list[tuple[str, str]]:
@@ -152,19 +176,50 @@ def _refusal(make: Callable[[str], object], config: RunConfig, text: str) -> str
     return ""
 
 
-def _coupled(config: RunConfig, theta: networks.Network) -> Iterator[str]:
-    """Check that batch statistics and the parts of the method are compatible."""
-    if networks.batch_norms(theta):
-        if config.method.statistic.name in STATISTICS and assembly.statistic_of(config).batch_statistics:
-            yield (
-                "network.norm: the embedding of a network with BatchNorm uses the statistics of the batch, which "
-                "couples all images and cannot be split over classes; set network.norm=instance"
-            )
-        if (config.compute.slices or 1) > 1:
-            yield (
-                f"compute.slices: {config.compute.slices}, but BatchNorm couples the images of a training batch, which "
-                "cannot be cut; set compute.slices=1 or network.norm=instance"
-            )
+def _theta(config: RunConfig, theta: networks.Network) -> Iterator[str]:
+    """Check that theta suits the procedure and the number of slices."""
+    if config.method.procedure in PROCEDURES:
+        yield from PROCEDURES[config.method.procedure].network_problems(config, theta)
+    if networks.batch_norms(theta) and (config.compute.slices or 1) > 1:
+        yield (
+            f"compute.slices: {config.compute.slices}, but BatchNorm couples the images of a training batch, which "
+            "cannot be cut; set compute.slices=1 or network.norm=instance"
+        )
+
+
+def _single_images(config: RunConfig, dataset: ImageSet, made: Mapping[str, networks.Network]) -> Iterator[str]:
+    """Check that a network which cannot be trained on a batch of one image is not trained on one.
+
+    :param made: networks of the config by their texts, without weights.
+    """
+    (channels, height, width), theta = dataset.shape, assembly.network_text(config.network)
+    single = [p for p in _passes(config, dataset) if 1 in (p.batch, p.images % p.batch)]
+    tested = [
+        theta if text == assembly.SAME_NETWORK else assembly.architecture(config, text)
+        for text in config.evaluation.architectures
+    ]
+    for each in single:
+        for text in dict.fromkeys([theta] if each.of_theta else tested):
+            if text in made and networks.needs_several(made[text], channels, (height, width)):
+                yield (
+                    f"{each.key}: a pass over {each.images} images in batches of {each.batch} has a batch of one image, "
+                    f"which BatchNorm of {text} cannot normalise at 1 x 1 pixel; change {each.key}, or the network"
+                )
+
+
+def _passes(config: RunConfig, dataset: ImageSet) -> list[Pass]:
+    """Return the different passes over images in which networks are trained; none while their keys are refused."""
+    if not are_valid(config, "method.procedure", "evaluation.protocol", "evaluation.sets", *PASS_KEYS):
+        return []
+    maker, evaluation = PROCEDURES[config.method.procedure], config.evaluation
+    passes = list(maker.passes(config, dataset))
+    if evaluation.epochs != 0:
+        of_set = len(dataset.classes) * config.ipc
+        images = dict.fromkeys(SELECTIONS, of_set)
+        images |= {CONDENSED: of_set * maker.form(config, dataset)[1].tiles, WHOLE: sum(dataset.counts)}
+        batch = PROTOCOLS[evaluation.protocol].batch
+        passes += [Pass("evaluation.sets", images[name], batch, of_theta=False) for name in evaluation.sets]
+    return list(dict.fromkeys(passes))
 
 
 def remarks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:

@@ -58,6 +58,12 @@ def refused(config: RunConfig) -> Iterator[str]:
             yield from (f"{key.name}: {reason}" for reason in refusals(value(config, key.name), key.limit))
 
 
+def are_valid(config: RunConfig, *names: str) -> bool:
+    """Return whether the values of these keys are in their ranges and tables, so that they can be checked together."""
+    limits = ((value(config, name), KEYS[name].limit) for name in names)
+    return not any(reason for given, limit in limits if limit is not None for reason in refusals(given, limit))
+
+
 # --- old names, for one version -----------------------------------------------------------------------------------
 
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import prod
 
+from dist_condense import networks
+from dist_condense.core.distance import DISTANCES
 from dist_condense.core.grouping import check_partition
 from dist_condense.core.parameterisation import AXES, BOTH
-from dist_condense.core.start import STARTS
-from dist_condense.core.statistic import STATISTICS
+from dist_condense.core.statistic import PARAMETERS, Statistic
 from dist_condense.data import ImageSet
 from dist_condense.engine.coordinator import Coordinator, Placement
 from dist_condense.procedures.matching import Matching, MatchingOutline
 from dist_condense.settings import assembly
+from dist_condense.settings.assembly import Pass
 from dist_condense.settings.config import RunConfig
-from dist_condense.settings.parts import BATCHES, PARTITIONS
+from dist_condense.settings.keys import are_valid
+from dist_condense.settings.parts import BATCHES, NETWORK_STARTS, PARTITIONS
 from dist_condense.settings.values import some
 
 
@@ -47,12 +50,58 @@ def problems(config: RunConfig) -> Iterator[str]:
     budget = source and source.budget
     if config.trajectory.matching_steps > 1 and budget and getattr(config.training, budget) == 0:
         yield f"training.{budget}: state how much theta is trained after each matching step (the papers: by ipc)"
-    is_known = method.statistic.name in STATISTICS
-    if method.label_lr is not None and is_known and not assembly.statistic_of(config).reads_labels:
+    statistic = _statistic(config)
+    if method.label_lr is not None and statistic and not statistic.reads_labels:
         yield (
             f"method.label_lr: {method.label_lr}, but method.statistic.name={method.statistic.name} does not depend on "
             "the labels, so they would never change; set label_lr=null, or another statistic"
         )
+
+
+def network_problems(config: RunConfig, theta: networks.Network) -> Iterator[str]:
+    """Yield an error message for each reason why the statistic and the distance cannot be computed with theta.
+
+    :param theta: the network, with or without weights.
+    """
+    statistic, method = _statistic(config), config.method
+    if statistic is None:
+        return
+    if statistic.batch_statistics and networks.batch_norms(theta):
+        yield (
+            f"network.norm: method.statistic.name={method.statistic.name} of a network with BatchNorm uses the "
+            "statistics of the batch, which couples all images and cannot be split over classes; set "
+            "network.norm=instance, or another network.name if it has no other norm"
+        )
+    dimensions = statistic.dimensions(theta)
+    if not dimensions:
+        others = [name for name in PARAMETERS if assembly.statistic_of(config, name).dimensions(theta)]
+        yield (
+            f"method.statistic.parameters: network.name={config.network.name} has no {method.statistic.parameters}; set "
+            f"{' or '.join(others)}, or another network.name"
+        )
+    elif are_valid(config, "method.distance") and not DISTANCES[method.distance].applies(dimensions):
+        others = [name for name, distance in DISTANCES.items() if distance.applies(dimensions)]
+        yield (
+            f"method.distance: {method.distance} compares tensors of {DISTANCES[method.distance].dimensions} or more "
+            f"dimensions, and method.statistic.name={method.statistic.name} has none; set {' or '.join(others)}"
+        )
+
+
+def passes(config: RunConfig, dataset: ImageSet) -> Iterator[Pass]:
+    """Yield the passes over images in which theta is trained or pretrained."""
+    training, schedule, key = config.training, config.trajectory, "training.batch"
+    source = BATCHES[training.source]
+    if source.budget and schedule.matching_steps > 1:
+        of_set = len(dataset.classes) * config.ipc * prod(assembly.grid(config))
+        yield Pass(key, of_set if source.on_set else sum(dataset.counts), training.batch)
+    if NETWORK_STARTS[schedule.start].pretrains and schedule.pretrain_epochs:
+        yield Pass(key, sum(dataset.counts), training.batch)
+
+
+def _statistic(config: RunConfig) -> Statistic | None:
+    """Return the statistic phi; None if a key of it is refused."""
+    known = are_valid(config, "method.statistic.name", "method.statistic.parameters")
+    return assembly.statistic_of(config) if known else None
 
 
 def data_problems(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
@@ -62,7 +111,7 @@ def data_problems(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
     cut = [side for side, is_cut in zip(dataset.shape[1:], AXES.get(axes, ()), strict=False) if is_cut]
     if factor > min(cut, default=factor):
         yield f"method.parameterisation.factor: {factor} is larger than the images' side, {min(cut)}"
-    if method.start in STARTS and axes in AXES:
+    if are_valid(config, "method.start", "method.parameterisation.axes"):
         needed = assembly.start_images(config)
         few = [f"{dataset.classes[c].name} ({n})" for c, n in enumerate(dataset.counts) if n < needed]
         if few:

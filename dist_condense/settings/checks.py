@@ -26,13 +26,9 @@ from dist_condense.settings.schema import CONDENSED, WHOLE, RunConfig
 THETA = "network"
 """Name of the config section of the condensing network."""
 PASS_KEYS = (
-    *("training.source", "training.batch", "trajectory.start", "ipc"),
-    *(
-        "method.selection.name",
-        "method.selection.batch",
-        "method.parameterisation.axes",
-        "method.parameterisation.factor",
-    ),
+    *("ipc", "training.source", "training.batch", "trajectory.start"),
+    *("method.selection.name", "method.selection.batch"),
+    *("method.parameterisation.axes", "method.parameterisation.factor"),
 )
 """Keys on which the passes of training depend."""
 
@@ -201,9 +197,10 @@ def _single_images(config: RunConfig, dataset: ImageSet, made: Mapping[str, netw
     for each in single:
         for text in dict.fromkeys([theta] if each.of_theta else tested):
             if text in made and networks.needs_several(made[text], channels, (height, width)):
+                other = "network.name" if each.of_theta else "evaluation.architectures"
                 yield (
-                    f"{each.key}: a pass over {each.images} images in batches of {each.batch} has a batch of one image, "
-                    f"which BatchNorm of {text} cannot normalise at 1 x 1 pixel; change {each.key}, or the network"
+                    f"{each.key}: a pass over {each.images} images in batches of {each.batch} has a batch of one, "
+                    f"which BatchNorm of {text} cannot normalise at 1 x 1 pixel; change {each.key} or {other}"
                 )
 
 

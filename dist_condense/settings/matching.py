@@ -76,8 +76,8 @@ def network_problems(config: RunConfig, theta: networks.Network) -> Iterator[str
     if not dimensions:
         others = [name for name in PARAMETERS if assembly.statistic_of(config, name).dimensions(theta)]
         yield (
-            f"method.statistic.parameters: network.name={config.network.name} has no {method.statistic.parameters}; set "
-            f"{' or '.join(others)}, or another network.name"
+            f"method.statistic.parameters: network.name={config.network.name} has no {method.statistic.parameters}; "
+            f"set {' or '.join(others)}, or another network.name"
         )
     elif are_valid(config, "method.distance") and not DISTANCES[method.distance].applies(dimensions):
         others = [name for name, distance in DISTANCES.items() if distance.applies(dimensions)]

@@ -52,13 +52,13 @@ from dist_condense.system.storage import Storage, storage
 class Pass:
     """Pass over images in which a network is trained.
 
-    :param key: config key that changes the number of images in a batch, or the images.
+    :param keys: config keys that change the number of images in a batch or in a pass.
     :param images: number of images.
     :param batch: number of images in each batch but the last.
     :param of_theta: whether theta is trained, rather than a network of the evaluation.
     """
 
-    key: str
+    keys: tuple[str, ...]
     images: int
     batch: int
     of_theta: bool = True

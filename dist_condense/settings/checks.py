@@ -197,10 +197,10 @@ def _single_images(config: RunConfig, dataset: ImageSet, made: Mapping[str, netw
     for each in single:
         for text in dict.fromkeys([theta] if each.of_theta else tested):
             if text in made and networks.needs_several(made[text], channels, (height, width)):
-                other = "network.name" if each.of_theta else "evaluation.architectures"
+                keys = *each.keys, "network.name" if each.of_theta else "evaluation.architectures"
                 yield (
-                    f"{each.key}: a pass over {each.images} images in batches of {each.batch} has a batch of one, "
-                    f"which BatchNorm of {text} cannot normalise at 1 x 1 pixel; change {each.key} or {other}"
+                    f"{keys[0]}: a pass over {each.images} images in batches of {each.batch} has a batch of one, "
+                    f"which BatchNorm of {text} cannot normalise at 1 x 1 pixel; change {' or '.join(keys)}"
                 )
 
 
@@ -211,11 +211,11 @@ def _passes(config: RunConfig, dataset: ImageSet) -> list[Pass]:
     maker, evaluation = PROCEDURES[config.method.procedure], config.evaluation
     passes = list(maker.passes(config, dataset))
     if evaluation.epochs != 0:
-        of_set = len(dataset.classes) * config.ipc
+        of_set, keys = len(dataset.classes) * config.ipc, ("evaluation.sets", "ipc")
         images = dict.fromkeys(SELECTIONS, of_set)
         images |= {CONDENSED: of_set * maker.form(config, dataset)[1].tiles, WHOLE: sum(dataset.counts)}
         batch = PROTOCOLS[evaluation.protocol].batch
-        passes += [Pass("evaluation.sets", images[name], batch, of_theta=False) for name in evaluation.sets]
+        passes += [Pass(keys, images[name], batch, of_theta=False) for name in evaluation.sets]
     return list(dict.fromkeys(passes))
 
 

@@ -76,8 +76,9 @@ def network_problems(config: RunConfig, theta: networks.Network) -> Iterator[str
     if not dimensions:
         others = [name for name in PARAMETERS if assembly.statistic_of(config, name).dimensions(theta)]
         yield (
-            f"method.statistic.parameters: network.name={config.network.name} has no {method.statistic.parameters}; "
-            f"set {' or '.join(others)}, or another network.name"
+            f"method.statistic.parameters: network.name={config.network.name} has no {method.statistic.parameters}, of "
+            f"which method.statistic.name={method.statistic.name} consists; set {' or '.join(others)}, or another "
+            "network.name"
         )
     elif are_valid(config, "method.distance") and not DISTANCES[method.distance].applies(dimensions):
         others = [name for name, distance in DISTANCES.items() if distance.applies(dimensions)]
@@ -89,13 +90,14 @@ def network_problems(config: RunConfig, theta: networks.Network) -> Iterator[str
 
 def passes(config: RunConfig, dataset: ImageSet) -> Iterator[Pass]:
     """Yield the passes over images in which theta is trained or pretrained."""
-    training, schedule, key = config.training, config.trajectory, "training.batch"
-    source = BATCHES[training.source]
+    training, schedule, source = config.training, config.trajectory, BATCHES[config.training.source]
+    real = Pass(("training.batch",), sum(dataset.counts), training.batch)
     if source.budget and schedule.matching_steps > 1:
         of_set = len(dataset.classes) * config.ipc * prod(assembly.grid(config))
-        yield Pass(key, of_set if source.on_set else sum(dataset.counts), training.batch)
+        keys = *real.keys, "ipc", "method.parameterisation.factor"
+        yield Pass(keys, of_set, training.batch) if source.on_set else real
     if NETWORK_STARTS[schedule.start].pretrains and schedule.pretrain_epochs:
-        yield Pass(key, sum(dataset.counts), training.batch)
+        yield real
 
 
 def _statistic(config: RunConfig) -> Statistic | None:

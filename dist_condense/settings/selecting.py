@@ -130,7 +130,7 @@ def passes(config: RunConfig, dataset: ImageSet) -> Iterator[Pass]:
     """Yield the pass over the real images in which the feature network is trained, if there is one."""
     training = config.method.selection
     if training.name is not None and selection_of(config).features and training.epochs:
-        yield Pass("method.selection.batch", sum(dataset.counts), training.batch)
+        yield Pass(("method.selection.batch",), sum(dataset.counts), training.batch)
 
 
 def data_problems(config: RunConfig, dataset: ImageSet) -> Iterator[str]:

@@ -21,20 +21,27 @@ import torch
 
 from dist_condense import networks
 from dist_condense.core.augmentation import OPERATIONS
+from dist_condense.core.distance import DISTANCES
 from dist_condense.data import ImageSet, catalogue
 from dist_condense.data.image_set import Facts
 from dist_condense.data.reading.source import LabelledImages
 from dist_condense.data.sets.arrays import from_arrays
 from dist_condense.data.sets.request import Request
 from dist_condense.engine.coordinator import LocalCoordinator, Placement
+from dist_condense.evaluation.rows import read_csv
+from dist_condense.job.claim import Claim
+from dist_condense.job.comparing import Comparison
+from dist_condense.job.exporting import card
 from dist_condense.networks import catalogue as network_catalogue
 from dist_condense.procedures.base import ShardProcedure
+from dist_condense.result.synthetic_set import write_set
 from dist_condense.selection.table import SELECTIONS
 from dist_condense.settings import assembly, checks, procedures, resolve
 from dist_condense.settings.config import RunConfig, from_dict
 from dist_condense.settings.keys import KEYS, SECTIONS
 from dist_condense.settings.limits import OneOf
 from dist_condense.settings.parts import PARTITIONS
+from dist_condense.settings.run_folder import RunFolder
 
 Level = dict[str, Any]
 """Values of config keys."""
@@ -160,13 +167,14 @@ BASE: Level = {
     "method.selection.lr": 1e-6,
     "method.selection.epochs": 1,
     "evaluation.epochs": 0,
+    "evaluation.seeds": 1,
 }
 
 
-def _walked() -> Iterator[tuple[str, list[Any]]]:
+def _walked(prefixes: str | tuple[str, ...] = PARTS) -> Iterator[tuple[str, list[Any]]]:
     """Yield each key that selects a part, with the names of its table, the default first."""
     for key in KEYS.values():
-        if key.name.startswith(PARTS) and key.name not in NOT_WALKED:
+        if key.name.startswith(prefixes) and key.name not in NOT_WALKED:
             if isinstance(key.limit, OneOf):
                 names = [*key.limit.names, *([None] if type(None) in get_args(key.kind) else [])]
                 yield key.name, sorted(names, key=lambda name: name != key.default)
@@ -187,12 +195,50 @@ def factors_of(texts: Sequence[str]) -> Factors:
     """
     made: Factors = {key: [{key: value} for value in values] for key, values in NUMBERS.items()}
     made |= {key: [_level(key, value) for value in values] for key, values in _walked()}
+    made["method.distance"].sort(key=lambda level: DISTANCES[level["method.distance"]].dimensions)
     single = [[name] for name in OPERATIONS]
     made["method.augmentation.always"] = [{"method.augmentation.always": x} for x in ([], *single, [*OPERATIONS])]
     made["method.augmentation.one_of"] = [{"method.augmentation.one_of": x} for x in ([], [*OPERATIONS], ["rotate"])]
     made["network"] = [{"network.name": text} for text in texts]
     made["dataset"] = [{"dataset.name": kind} for kind in KINDS]
     return made
+
+
+BLOCKS: dict[str, tuple[str, ...]] = {
+    "images": (
+        *("method.start", "method.unit_space", "method.parameterisation.factor", "method.parameterisation.axes"),
+        *("method.parameterisation.decoding", "method.synthetic_limit", "method.real_draw", "ipc", "dataset"),
+    ),
+    "augmentation": ("method.augmentation.always", "method.augmentation.one_of", "training.source", "dataset"),
+    "statistic": (
+        *("network", "method.statistic.name", "method.statistic.parameters", "method.distance", "method.label_lr"),
+        *("compute.autocast", "compute.microbatch"),
+    ),
+    "groups": (
+        *("method.grouping.name", "method.grouping.warmup_networks", "method.distance", "method.statistic.name"),
+        *("compute.microbatch", "compute.reproducible", "method.images.shared_buffer", "training.check_finite"),
+    ),
+    "theta": (
+        *("network", "trajectory.start", "training.source", "training.cutmix", "training.batch", "compute.slices"),
+        *("compute.autocast", "method.label_lr"),
+    ),
+}
+"""Factors that read or make the same tensors. All combinations of a block can be visited; between blocks, pairs are.
+
+- images: from the data and the learnt pixels to decoded images. All later parts see images ``[m, C, h, w]`` of the shape
+  of the data, so m and this shape are all that a network, a distance or a training can depend on.
+- augmentation: maps these images to images of the same shape; matching and training apply it.
+- statistic: from images and labels to tensors of theta's shapes, their distance, and its gradient.
+- groups: sums of statistics of equal shapes, and what is done with the gradient of a class.
+- theta: initialisation and training of the network, which matching sees as a network.
+"""
+
+
+def block(factors: Factors, name: str) -> Iterator[Row]:
+    """Yield all combinations of the factors of a block, with the base levels of the others."""
+    base, names = dict.fromkeys(factors, 0), BLOCKS[name]
+    for levels in itertools.product(*(range(len(factors[each])) for each in names)):
+        yield base | dict(zip(names, levels, strict=True))
 
 
 READ_BY_SELECTING = ("ipc", "method.augmentation.", "compute.", "network", "dataset")
@@ -206,6 +252,24 @@ def factors_of_selecting(texts: Sequence[str]) -> Factors:
     return {"selection": names, "method.selection.batch": _batches("method.selection.batch"), **made}
 
 
+def factors_of_evaluation(texts: Sequence[str]) -> Factors:
+    """Return all factors of an evaluation; a set of several names is one level, and so is a name that is repeated."""
+    numbers = ("ipc", "method.parameterisation.factor", "method.label_lr")
+    walked = dict(_walked("evaluation."))
+    sets, protocols = walked.pop("evaluation.sets"), walked.pop("evaluation.protocol")
+    assert not walked, "a key of the evaluation is not walked"
+    others = [assembly.SAME_NETWORK, f"{assembly.SAME_NETWORK}:norm=batch", *texts]
+    return {
+        "evaluation.sets": [{"evaluation.sets": x} for x in (*([name] for name in sets), sets, [*sets, *sets])],
+        "evaluation.protocol": [{"evaluation.protocol": name, "evaluation.epochs": 1} for name in protocols],
+        "evaluation.architectures": [{"evaluation.architectures": [text]} for text in others],
+        "method.unit_space": [{"method.unit_space": value} for value in (False, True)],
+        **{key: [{key: value} for value in NUMBERS[key]] for key in numbers},
+        "network": [{"network.name": _small("convnet")}],
+        "dataset": [{"dataset.name": kind} for kind in KINDS],
+    }
+
+
 def _batches(key: str) -> list[Level]:
     return [{key: value} for value in NUMBERS["training.batch"]]
 
@@ -213,7 +277,9 @@ def _batches(key: str) -> list[Level]:
 def values_of(factors: Factors, row: Row) -> Level:
     """Return the config values of a row; the data have the smallest side that suits the network."""
     level = BASE | {key: value for name, index in row.items() for key, value in factors[name][index].items()}
-    return level | {"dataset.name": f"{level['dataset.name']}_{side_of(level['network.name'])}"}
+    texts = [level["network.name"], *level.get("evaluation.architectures", ())]
+    side = max(side_of(text) for text in texts if not text.startswith(assembly.SAME_NETWORK))
+    return level | {"dataset.name": f"{level['dataset.name']}_{side}"}
 
 
 # --- one combination ----------------------------------------------------------------------------------------------
@@ -237,14 +303,9 @@ class Watch:
         pass
 
 
-def refusal(config: RunConfig) -> tuple[list[str], ImageSet]:
-    """Return the lines of the checks, and the data set."""
-    dataset = assembly.dataset_of(config)
-    return [*checks.of_config(config), *checks.of_data(config, dataset)], dataset
-
-
-def executed(config: RunConfig, dataset: ImageSet) -> dict[str, torch.Tensor]:
+def executed(config: RunConfig) -> dict[str, torch.Tensor]:
     """Execute a run that the checks accept, in this process; return its state."""
+    dataset = assembly.dataset_of(config)
     config, _ = resolve.resolved(config, dataset, {})
     dataset = assembly.settled(config, dataset)
     labels = list(range(len(dataset.classes)))
@@ -262,6 +323,31 @@ def executed(config: RunConfig, dataset: ImageSet) -> dict[str, torch.Tensor]:
     assert all(bool(x.isfinite().all()) for x in state.values() if x.is_floating_point()), "a number is not finite"
     procedure.close()
     return state
+
+
+def evaluated(config: RunConfig) -> None:
+    """Evaluate a set of random numbers, and the other sets of the config, as a finished run does."""
+    dataset = assembly.dataset_of(config)
+    config, keeping = resolve.resolved(config, dataset, {})
+    claim = Claim.new(Path(config.output))
+    claim.take()
+    outline = procedures.outline_of(config, dataset)
+    kinds, labels = outline.class_tensors.items(), range(len(dataset.classes))
+    _write(config, {f"{name}.{c}": torch.rand(shape) for name, (_, shape) in kinds for c in labels})
+    comparison = Comparison(
+        config, dataset, claim=claim, budget=keeping.budget, run=lambda own: _write(own, executed(own))
+    )
+    rows, evaluation = comparison.rows(), config.evaluation
+    assert len({row.key for row in rows}) == len(rows) == len(set(evaluation.sets)) * len(evaluation.architectures)
+    assert read_csv(RunFolder(claim.folder).evaluation) == rows
+
+
+def _write(config: RunConfig, state: dict[str, torch.Tensor]) -> None:
+    dataset = assembly.dataset_of(config)
+    outline = procedures.outline_of(config, dataset)
+    images, labels = outline.synthetic_set(state)
+    done = card(config, dataset, outline, outline.units.total)
+    write_set(RunFolder(Path(config.output)).synthetic_set, images, labels, done)
 
 
 LINE = re.compile(r"[a-z][a-z_]*(\.[a-z_]+)*( must|:|, )")
@@ -290,6 +376,7 @@ class Walk:
 
     factors: Factors
     folder: Path
+    execute: Callable[[RunConfig], object] = executed
     ran: int = 0
     refused: int = 0
 
@@ -297,37 +384,36 @@ class Walk:
         output = self.folder / str(self.ran)  # which keeps the pool of each run
         return from_dict({**values_of(self.factors, row), "output": str(output)})
 
-    def lines(self, row: Row) -> list[str]:
-        return refusal(self.config(row))[0]
-
     def visit(self, row: Row, kept: frozenset[str] = frozenset()) -> Row | None:
-        """Run a row; if it is refused, check its lines and run it with base levels of the factors that they name.
+        """Run a row; if it is refused, check the lines, and run the row with base levels of the factors that they name.
 
         :param kept: factors whose levels stay.
         :returns: the row that ran; None if the levels of ``kept`` are refused together.
         """
-        config = self.config(row)
-        lines, dataset = refusal(config)
-        if lines:
-            self.refused += 1
-            assert all(LINE.match(line) and named(line) for line in lines), (row, lines)
+        reset: set[str] = set()
+        known: list[str] = []
+        while lines := self.refusal(row):
             culprits = factors_named(self.factors, lines)
-            repaired = row | {name: 0 for name in culprits - kept}
-            if repaired == row:
-                assert len(culprits & kept) >= 1, (row, lines)
+            assert all(LINE.match(line) and factors_named(self.factors, [line]) for line in lines), lines
+            new = [line for line in lines if line not in known and not factors_named(self.factors, [line]) & reset]
+            assert not (reset and new), f"{shown(self.factors, row)}: {new} hidden by {known}"
+            self.refused, known = self.refused + (not reset), [*known, *lines]
+            now = {name for name in culprits - kept if row[name]}
+            if not now:
+                assert culprits & kept, f"{shown(self.factors, row)}: the lines do not name what to change: {lines}"
                 return None
-            config = self.config(repaired)
-            again, dataset = refusal(config)
-            if again and kept & factors_named(self.factors, again):
-                return None
-            assert not again, f"hidden by {lines}: {again}"
-            row = repaired
+            row, reset = row | dict.fromkeys(now, 0), reset | now
         try:
-            executed(config, dataset)
+            self.execute(self.config(row))
         except Exception as error:
             raise AssertionError(f"{shown(self.factors, row)}: {type(error).__name__}: {error}") from error
         self.ran += 1
         return row
+
+    def refusal(self, row: Row) -> list[str]:
+        """Return the lines of the checks."""
+        config = self.config(row)
+        return [*checks.of_config(config), *checks.of_data(config, assembly.dataset_of(config))]
 
 
 # --- covering arrays ----------------------------------------------------------------------------------------------

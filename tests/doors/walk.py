@@ -83,9 +83,7 @@ def known(patch: pytest.MonkeyPatch) -> None:
     """Add the tiny data sets to the catalogue: ``KIND_SIDE``."""
     for kind, side in itertools.product(KINDS, SIDES):
         facts = _facts(side, **KINDS[kind])
-        patch.setitem(
-            catalogue.KNOWN, f"{kind}_{side}", catalogue.Known(facts, functools.partial(_open, facts=facts))
-        )
+        patch.setitem(catalogue.KNOWN, f"{kind}_{side}", catalogue.Known(facts, functools.partial(_open, facts=facts)))
 
 
 # --- factors ------------------------------------------------------------------------------------------------------
@@ -188,17 +186,17 @@ def _level(key: str, value: Any) -> Level:
     return {key: value, **({"method.grouping.groups": [[2, 0], [1]]} if is_listed else {})}
 
 
-def factors_of(texts: Sequence[str]) -> Factors:
+def factors_of(texts: Sequence[str], singly: bool = False) -> Factors:
     """Return all factors of a run of matching.
 
     :param texts: networks; the first one is compatible with the first levels of all other factors.
+    :param singly: whether each operation of the augmentation is a level, besides none and all.
     """
     made: Factors = {key: [{key: value} for value in values] for key, values in NUMBERS.items()}
     made |= {key: [_level(key, value) for value in values] for key, values in _walked()}
     made["method.distance"].sort(key=lambda level: DISTANCES[level["method.distance"]].dimensions)
-    single = [[name] for name in OPERATIONS]
-    made["method.augmentation.always"] = [{"method.augmentation.always": x} for x in ([], *single, [*OPERATIONS])]
-    made["method.augmentation.one_of"] = [{"method.augmentation.one_of": x} for x in ([], [*OPERATIONS], ["rotate"])]
+    for key in ("method.augmentation.always", "method.augmentation.one_of"):
+        made[key] = [{key: x} for x in ([], [*OPERATIONS], *([name] for name in OPERATIONS if singly))]
     made["network"] = [{"network.name": text} for text in texts]
     made["dataset"] = [{"dataset.name": kind} for kind in KINDS]
     return made
@@ -225,8 +223,8 @@ BLOCKS: dict[str, tuple[str, ...]] = {
 }
 """Factors that read or make the same tensors. All combinations of a block can be visited; between blocks, pairs are.
 
-- images: from the data and the learnt pixels to decoded images. All later parts see images ``[m, C, h, w]`` of the shape
-  of the data, so m and this shape are all that a network, a distance or a training can depend on.
+- images: from the data and the learnt pixels to decoded images. All later parts see images ``[m, C, h, w]`` of the
+  shape of the data, so m and this shape are all that a network, a distance or a training can depend on.
 - augmentation: maps these images to images of the same shape; matching and training apply it.
 - statistic: from images and labels to tensors of theta's shapes, their distance, and its gradient.
 - groups: sums of statistics of equal shapes, and what is done with the gradient of a class.
@@ -411,9 +409,13 @@ class Walk:
         return row
 
     def refusal(self, row: Row) -> list[str]:
-        """Return the lines of the checks."""
-        config = self.config(row)
-        return [*checks.of_config(config), *checks.of_data(config, assembly.dataset_of(config))]
+        """Return the lines of the checks of a row."""
+        return lines_of(self.config(row))
+
+
+def lines_of(config: RunConfig) -> list[str]:
+    """Return the lines of the checks of a config."""
+    return [*checks.of_config(config), *checks.of_data(config, assembly.dataset_of(config))]
 
 
 # --- covering arrays ----------------------------------------------------------------------------------------------

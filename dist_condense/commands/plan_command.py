@@ -20,7 +20,7 @@ from dist_condense.planning.images import assumed
 from dist_condense.planning.plan import Plan
 from dist_condense.planning.rates import Calibration
 from dist_condense.planning.workload import Workload, workload_of
-from dist_condense.settings import assembly, checks
+from dist_condense.settings import assembly, checks, memory
 from dist_condense.settings.config import ConfigError, RunConfig
 from dist_condense.settings.procedures import outline_of
 from dist_condense.system import terminal
@@ -65,7 +65,8 @@ def plan(options: argparse.Namespace, config: RunConfig) -> int:
 
 def planned(options: argparse.Namespace, config: RunConfig) -> Plan:
     """Return the plan of a run. Raises ConfigError with every problem."""
-    problems = [*_refused(options), *checks.of_config(config)]
+    config, problems = checks.screened(config, list(_refused(options)))
+    problems = checks.joined(problems, checks.of_config(config))
     try:
         dataset, data_here = _dataset(config, options)
     except ConfigError as error:
@@ -75,6 +76,8 @@ def planned(options: argparse.Namespace, config: RunConfig) -> Plan:
     for note in dataset.notes if data_here else ():
         terminal.say(f"note: {note}")
     config, kind = _settled(config, options.gpus), "cuda" if options.gpus else None
+    if problems := memory.lacking_to_plan(config, dataset, is_timed=options.calibration is None):
+        raise ConfigError(problems)
     load = workload_of(config, dataset)
     measured = _rates(options, config, dataset, load)
     workers, kind = max(1, config.cluster.workers), kind or measured.kind

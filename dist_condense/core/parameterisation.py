@@ -101,6 +101,12 @@ def bounded_plan(images: int, factor: int, budget: int, axes: str = BOTH) -> lis
 Decoding = Callable[[Tensor, "MultiFormation", int], tuple[Tensor, Tensor]]
 
 DECODINGS: dict[str, Decoding] = {"uniform": uniform, "multi": multi, "bounded": bounded}
+PARTS: dict[Decoding, Callable[[int, MultiFormation], list[tuple[int, int]]]] = {
+    uniform: lambda images, form: [(form.factor, images)],
+    multi: lambda images, form: [(factor, images) for factor in range(1, form.factor + 1)],
+    bounded: lambda images, form: bounded_plan(images, form.factor, form.budget, form.axes),
+}
+"""Function that returns the (factor, number of images) of each part of the decoded images, by decoding."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +139,11 @@ class MultiFormation:
         """Return the index of the source image of each image that :meth:`decode` returns, int64 ``[m]``."""
         blank = torch.empty(ipc, 1, self.factor, self.factor)
         return self.decoding(blank, replace(self, padding=(0.0,)), self.factor)[1]
+
+    def count(self, ipc: int) -> int:
+        """Return the number m of images that :meth:`decode` returns for ``ipc`` images; nothing is allocated."""
+        parts = PARTS[self.decoding](ipc, self)
+        return sum(images * prod(grid_of(factor, self.axes)) for factor, images in parts)
 
     def decode_for_training(self, images: Tensor) -> Tensor:
         """Decode images with :func:`uniform` to ``[tiles * ipc, C, h, w]``, as training on the synthetic set does."""

@@ -192,8 +192,8 @@ class SyntheticBatches:
         decoded = {c: self.shard.training_images(c) for c in self.shard.labels}
         learnt = {c: self.shard.training_labels(c) for c in self.shard.labels if self.soft}
         count, seed = self.classes * self.per_class, self.seed
-        orders = [randomness.permutation(count, seed, "synthetic passes", k, t, epoch) for epoch in range(self.epochs)]
-        for positions in [x for order in orders for x in order.split(self.batch)][first:]:
+        orders = (randomness.permutation(count, seed, "synthetic passes", k, t, epoch) for epoch in range(self.epochs))
+        for positions in islice((x for order in orders for x in order.split(self.batch)), first, None):
             images = self._rows(positions, decoded, *self.shape)
             labels = to_device(positions // self.per_class, self.placement.device)
             yield images, self._rows(positions, learnt, self.classes) if self.soft else labels

@@ -22,7 +22,7 @@ from dist_condense.evaluation.rows import RowsError, read_csv
 from dist_condense.job.checkpoint import State
 from dist_condense.result.tracking.server import refusal
 from dist_condense.selection.table import SELECTIONS
-from dist_condense.settings import assembly, checks, resolve, run_folder, selecting, tracking_address
+from dist_condense.settings import assembly, checks, memory, resolve, run_folder, selecting, tracking_address
 from dist_condense.settings.config import (
     ConfigError,
     RunConfig,
@@ -50,16 +50,19 @@ def check(config: RunConfig, known: Sequence[str] = ()) -> tuple[ImageSet, list[
     :raises ConfigError: the config has problems, all of which are listed.
     """
     run_folder.check(Path(config.output).expanduser())  # before any file in it is read
+    config, problems = checks.screened(config, known)
     unknown, tracker = not_stored(config), config.tracking
-    problems = [*known, *unknown, *checks.of_config(config), *_output(config)]
-    problems += [*tracking_address.problems(tracker.uri, config.output, tracker.experiment), *_here(config)]
+    own = checks.of_config(config)
+    others = [*unknown, *own, *_output(config)]
+    others += [*tracking_address.problems(tracker.uri, config.output, tracker.experiment), *_here(config)]
     dataset = None
     try:
         dataset = None if unknown else assembly.dataset_of(_as_started(config))
     except DataError as error:
-        problems += error.problems
+        others += error.problems
     if dataset is not None:
-        problems += checks.of_data(config, dataset)
+        others += checks.of_data(config, dataset) or ([] if own else memory.lacking(config, dataset))
+    problems = checks.joined(problems, others)
     if problems or dataset is None:
         raise ConfigError(problems, notes=list(_unchecked(config, problems)))
     return dataset, list(checks.remarks(config, dataset))

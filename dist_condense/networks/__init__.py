@@ -4,7 +4,7 @@ Each entry is a function of channels, size, classes and its own options that ret
 a text: the name of an entry and, optionally, some of its options (see `text`).
 """
 
-from dist_condense.networks.base import Network
+from dist_condense.networks.base import Network, Size, largest_output, weight_bytes
 from dist_condense.networks.catalogue import (
     NETWORKS,
     TIMM,
@@ -23,14 +23,17 @@ __all__ = [
     "NETWORKS",
     "TIMM",
     "Network",
+    "Size",
     "batch_norms",
     "build",
     "check",
     "join",
+    "largest_output",
     "names",
     "needs_several",
     "options",
     "shortest",
     "sketch",
     "split",
+    "weight_bytes",
 ]

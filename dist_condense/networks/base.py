@@ -63,6 +63,27 @@ def check_size(module: nn.Module, channels: int, size: Size) -> torch.Size:
         raise SizeError(f"images of {channels} x {height} x {width} do not suit it ({error})") from error
 
 
+def weight_bytes(network: nn.Module) -> int:
+    """Return the number of bytes of a network's parameters and buffers."""
+    return sum(x.numel() * x.element_size() for x in (*network.parameters(), *network.buffers()))
+
+
+def largest_output(network: nn.Module, channels: int, size: Size) -> int:
+    """Return the number of elements of the largest output of a layer for one image; no values are computed."""
+    numbers = [0]
+
+    def count(layer: nn.Module, inputs: object, output: object) -> None:
+        numbers.append(output.numel() if isinstance(output, Tensor) else 0)
+
+    hooks = [layer.register_forward_hook(count) for layer in network.modules() if not any(layer.children())]
+    try:
+        output_shape(network, channels, size)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return max(numbers)
+
+
 def feature_count(features: nn.Module, channels: int, size: Size) -> int:
     """Return the number of elements F in the output of `features` for one image."""
     return check_size(features, channels, size).numel()

@@ -21,7 +21,7 @@ from dist_condense.networks.external import (
     torchvision_resnet18,
 )
 from dist_condense.networks.resnet import resnet10, resnet10_ap, resnet10_cifar, resnet18, resnet18_ap, resnet18_cifar
-from dist_condense.networks.text import TIMM, closest, join, split, typed
+from dist_condense.networks.text import SHOWN, TIMM, closest, join, split, typed
 
 Builder = Callable[..., Network]
 
@@ -80,12 +80,18 @@ def build(text: str, *, channels: int, size: Size, classes: int, seed: int, **op
 
 
 def sketch(text: str, *, channels: int, size: Size, classes: int, **options: object) -> Network:
-    """Build the network without weights (on the meta device), to inspect its layers; raises the errors of `build`."""
+    """Build the network without weights (on the meta device), to inspect its layers.
+
+    Some networks of timm compute while they are built; only these are built with weights. Raises the errors of `build`.
+    """
     builder = _read(text, options)
     try:
         with torch.device("meta"):
             return _made(builder, channels, size, classes)
-    except Exception:  # some networks of timm compute while they are built; `build` has the better messages
+    except SizeError as error:
+        alternatives = _alternatives(text, options, size, channels=channels, classes=classes)
+        raise SizeError(f"{text}: {error}{alternatives}") from error
+    except RuntimeError:
         return build(text, channels=channels, size=size, classes=classes, seed=0, **options)
 
 
@@ -159,7 +165,9 @@ def _builder(name: str) -> Builder:
     if name.startswith(TIMM):
         return functools.partial(timm_network, name.removeprefix(TIMM))
     if name not in NETWORKS:
-        raise ValueError(f"no network {name!r}{closest(name, names())}; there are {', '.join(names())} and timm:NAME")
+        raise ValueError(
+            f"no network {name!r:.{SHOWN}}{closest(name, names())}; there are {', '.join(names())} and timm:NAME"
+        )
     return NETWORKS[name]
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dist_condense.networks.base import Network, Size, feature_count, first_padding, sides
 from dist_condense.networks.norms import NORMS, Norm
+from dist_condense.networks.text import Width
 
 VGG11_STAGES = ((1,), (2,), (4, 4), (8, 8), (8, 8))
 """Channels of each convolution in multiples of the width; every stage ends with a 2x2 maximum pooling."""
@@ -31,7 +32,7 @@ class FlatNetwork(Network):
 class MLP(FlatNetwork):
     """Multilayer perceptron: three linear layers with ReLU between them and `width` hidden units."""
 
-    def __init__(self, channels: int, classes: int, size: Size, width: int = 128) -> None:
+    def __init__(self, channels: int, classes: int, size: Size, width: Width = 128) -> None:
         pixels = channels * math.prod(sides(size))
         hidden = [nn.Linear(pixels, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()]
         super().__init__(nn.Sequential(nn.Flatten(), *hidden), channels, classes, size)
@@ -64,7 +65,7 @@ class AlexNet(FlatNetwork):
     192, 256, 192, 192 by default).
     """
 
-    def __init__(self, channels: int, classes: int, size: Size, width: int = 128) -> None:
+    def __init__(self, channels: int, classes: int, size: Size, width: Width = 128) -> None:
         middle, wide = math.ceil(1.5 * width), 2 * width
         features = nn.Sequential(
             *[nn.Conv2d(channels, width, kernel_size=5, padding=first_padding(channels, 2)), nn.ReLU()],
@@ -82,7 +83,7 @@ class VGG11(FlatNetwork):
     One linear layer follows. DC's table uses VGG-11 with the instance norm.
     """
 
-    def __init__(self, channels: int, classes: int, size: Size, width: int = 64, norm: Norm = "instance") -> None:
+    def __init__(self, channels: int, classes: int, size: Size, width: Width = 64, norm: Norm = "instance") -> None:
         make_norm = NORMS[norm]
         layers: list[nn.Module] = []
         inputs, padding = channels, first_padding(channels, 1)

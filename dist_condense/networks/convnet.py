@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dist_condense.networks.base import Network, Size, SizeError, first_padding, sides
 from dist_condense.networks.norms import SIZED_NORMS, SizedNormName
+from dist_condense.networks.text import Depth, Width
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "sigmoid": nn.Sigmoid,
@@ -38,8 +39,8 @@ class ConvNet(Network):
         classes: int,
         size: Size,
         *,
-        width: int = 128,
-        depth: int = 3,
+        width: Width = 128,
+        depth: Depth = 3,
         norm: SizedNormName = "instance",
         activation: Annotated[str, ACTIVATIONS] = "relu",
         pooling: Annotated[str, POOLINGS] = "avg",

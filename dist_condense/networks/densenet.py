@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dist_condense.networks.base import Network, Size, global_average
 from dist_condense.networks.norms import NORMS, ChannelNorm, Norm
+from dist_condense.networks.text import Width
 
 BOTTLENECK = 4
 """Output channels of the 1x1 convolution of a layer, in multiples of the growth rate."""
@@ -64,6 +65,6 @@ def _transition(count: int, norm: ChannelNorm) -> nn.Module:
     return nn.Sequential(norm(count), nn.ReLU(), conv, nn.AvgPool2d(2))
 
 
-def densenet121(channels: int, size: Size, classes: int, growth: int = 12, norm: Norm = "batch") -> DenseNet:
+def densenet121(channels: int, size: Size, classes: int, growth: Width = 12, norm: Norm = "batch") -> DenseNet:
     """Build DenseNet-121 with growth rate `growth`: four blocks of 6, 12, 24 and 16 layers."""
     return DenseNet(channels, classes, blocks=(6, 12, 24, 16), growth=growth, norm=norm)

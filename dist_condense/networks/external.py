@@ -10,6 +10,7 @@ from torchvision.ops import Conv2dNormActivation
 
 from dist_condense.networks.base import Network, Size
 from dist_condense.networks.norms import NORMS, Norm
+from dist_condense.networks.text import SHOWN, Share, Side
 
 RGB = 3
 
@@ -121,9 +122,9 @@ def timm_network(
     size: Size,
     classes: int,
     *,
-    img_size: int | None = None,
-    drop_rate: float | None = None,
-    drop_path_rate: float | None = None,
+    img_size: Side | None = None,
+    drop_rate: Share | None = None,
+    drop_path_rate: Share | None = None,
 ) -> ExternalNetwork:
     """Build timm's network `name` with random weights.
 
@@ -134,7 +135,9 @@ def timm_network(
     options = {"img_size": img_size, "drop_rate": drop_rate, "drop_path_rate": drop_path_rate}
     try:
         model = timm.create_model(name, pretrained=False, in_chans=channels, num_classes=classes, **options)
-    except TypeError as error:
+    except RuntimeError:  # of the meta device, for networks that compute while they are built
+        raise
+    except Exception as error:  # each network of timm raises its own
         raise ValueError(f"timm's {name} refuses an option: {error}") from error
     classifier = model.get_classifier()
     if not isinstance(classifier, nn.Module):
@@ -150,6 +153,8 @@ def known_timm(name: str) -> ModuleType:
     except ImportError as error:
         raise ImportError(f"The network timm:{name} needs timm, which is not installed: pip install timm.") from error
     if not timm.is_model(name):
-        close = difflib.get_close_matches(name, timm.list_models(), n=3)
-        raise ValueError(f"timm {timm.__version__} has no network {name!r}; close to it: {', '.join(close) or 'none'}.")
+        close = difflib.get_close_matches(name[:SHOWN], timm.list_models(), n=3)
+        raise ValueError(
+            f"timm {timm.__version__} has no network {name!r:.{SHOWN}}; close to it: {', '.join(close) or 'none'}."
+        )
     return timm

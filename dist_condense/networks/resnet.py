@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dist_condense.networks.base import Network, Size, WeightStart, global_average, idc_start, sides, torch_start
 from dist_condense.networks.norms import NORMS, ChannelNorm, Norm
+from dist_condense.networks.text import Width
 
 SMALL_IMAGE, MIDDLE_IMAGE = 64, 128
 """Largest image sides for IDC's first and second stem; larger images use the third."""
@@ -67,7 +68,7 @@ class ResNet(Network):
         channels: int,
         classes: int,
         size: Size,
-        width: int,
+        width: Width,
         norm: Norm,
     ) -> None:
         super().__init__()

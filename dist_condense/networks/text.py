@@ -2,13 +2,42 @@
 
 import difflib
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from inspect import Parameter
-from types import NoneType
-from typing import get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Union, get_args, get_origin
 
 TIMM = "timm:"
 """Prefix of timm's networks: `timm:NAME` is the network NAME of timm."""
-IN_WORDS: dict[type, str] = {int: "a whole number of at least 1", float: "a number"}
+IN_WORDS: dict[type, str] = {int: "a whole number", float: "a number"}
+SHOWN = 80
+"""Maximum number of characters of a value in a message."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Interval of an option's values, ends included, as metadata of its type: ``Annotated[int, Interval(1, 100)]``."""
+
+    least: float
+    most: float
+
+    def __str__(self) -> str:
+        return f"{self.least} to {self.most}"
+
+    def holds(self, value: float) -> bool:
+        """Return whether the interval contains a number; false for NaN."""
+        return self.least <= value <= self.most
+
+
+WIDTH, DEPTH, SIDE, SHARE = Interval(1, 8192), Interval(1, 100), Interval(1, 4096), Interval(0, 1)
+Width = Annotated[int, WIDTH]
+"""Number of channels, or of units."""
+Depth = Annotated[int, DEPTH]
+"""Number of blocks."""
+Side = Annotated[int, SIDE]
+"""Side of an image in pixels for which a network is built."""
+Share = Annotated[float, SHARE]
+"""Probability."""
 
 
 def split(text: str) -> tuple[str, dict[str, str]]:
@@ -24,10 +53,11 @@ def split(text: str) -> tuple[str, dict[str, str]]:
         key, equals, value = part.partition("=")
         if not (key and equals and value):
             raise ValueError(
-                f"{part!r} in {text!r} is not an option; options are NAME=VALUE, as in convnet:depth=4:width=64"
+                f"{_shown(part)} in {_shown(text)} is not an option; options are NAME=VALUE, as in "
+                "convnet:depth=4:width=64"
             )
         if key in options:
-            raise ValueError(f"{text!r} gives {key} twice")
+            raise ValueError(f"{_shown(text)} gives {_shown(key)} twice")
         options[key] = value
     return first, options
 
@@ -56,29 +86,39 @@ def typed(given: Mapping[str, object], parameters: Mapping[str, Parameter], name
 
 def closest(word: str, known: Collection[str]) -> str:
     """Return " (did you mean WORD?)" with the most similar known word, or an empty string if none is similar."""
-    matches = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    matches = difflib.get_close_matches(word[:SHOWN], known, n=1, cutoff=0.5)
     return f" (did you mean {matches[0]!r}?)" if matches else ""
 
 
 def _value(key: str, value: object, parameters: Mapping[str, Parameter]) -> object:
     if key not in parameters:
         known = ", ".join(sorted(parameters)) or "none"
-        raise ValueError(f"it has no option {key!r}{closest(key, parameters)}; its options are: {known}")
-    kind, choices = _kind(parameters[key].annotation)
-    if choices and value not in choices:
-        raise ValueError(f"{key} is {value!r}{closest(str(value), choices)}; set it to one of {', '.join(choices)}")
+        raise ValueError(f"it has no option {_shown(key)}{closest(key, parameters)}; its options are: {known}")
+    kind, rule = _kind(parameters[key].annotation)
+    if not isinstance(rule, Interval):
+        if value not in rule:
+            hint = closest(str(value), rule)
+            raise ValueError(f"{key} is {_shown(value)}{hint}; set it to one of {', '.join(rule)}")
+        return value
     try:
         converted = kind(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         converted = None
-    if converted is None or (kind is int and converted < 1):
-        raise ValueError(f"{key} is {value!r}; give {IN_WORDS[kind]}")
+    if converted is None or not rule.holds(converted):
+        raise ValueError(f"{key} is {_shown(value)}; give {IN_WORDS[kind]} in the range {rule}")
     return converted
 
 
-def _kind(annotation: object) -> tuple[type, Collection[str]]:
-    """Return an annotation's type (int, float or str; int for `int | None`) and its permitted words (empty: all)."""
-    choices: Collection[str] = getattr(annotation, "__metadata__", ((),))[0]
-    plain = getattr(annotation, "__origin__", annotation) if choices else annotation
-    members = get_args(plain) if get_origin(plain) else (plain,)
-    return next(member for member in members if member is not NoneType), choices
+def _shown(value: object) -> str:
+    return f"{value!r:.{SHOWN}}"
+
+
+def _kind(annotation: object) -> tuple[type, Interval | Collection[str]]:
+    """Return an annotation's type, int, float or str, and its interval or its permitted words.
+
+    For ``Annotated[int, ...] | None`` the type is int.
+    """
+    union = get_origin(annotation) in (Union, UnionType)
+    member = next(x for x in (get_args(annotation) if union else (annotation,)) if x is not NoneType)
+    kind, rule = get_args(member)
+    return kind, rule

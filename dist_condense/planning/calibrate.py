@@ -46,7 +46,7 @@ def calibrate(config: RunConfig, dataset: Any, load: Workload) -> Calibration:
     keep_freed_memory()
     torch.set_num_threads(config.compute.threads or 1)
     made = _timed(config, load)
-    images = max(2 * made.method.real_batch, assembly.start_images(made))
+    images = max(2 * min(made.method.real_batch, max(dataset.counts)), assembly.start_images(made))
     probe = Probe(config=made, dataset=like(dataset, images), device=device)
     alone, grouping = Grouping(per_class(load.classes)), replace(probe.recipe.grouping, warmup_networks=0)
     return Calibration(

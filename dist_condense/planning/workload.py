@@ -147,7 +147,7 @@ WORKLOADS: dict[str, Callable[[RunConfig, Any], Workload]] = {"matching": matchi
 
 def decoded(config: RunConfig, ipc: int) -> int:
     """Return the number of images that decoding yields in matching from ``ipc`` learnt images of a class."""
-    return len(assembly.parameterisation_of(config).sources(ipc))
+    return assembly.parameterisation_of(config).count(ipc)
 
 
 def known_groups(config: RunConfig) -> RunConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -19,23 +19,44 @@ from dist_condense.evaluation.protocols import PROTOCOLS
 from dist_condense.selection.table import SELECTIONS
 from dist_condense.settings import assembly
 from dist_condense.settings.assembly import Pass
-from dist_condense.settings.keys import are_valid, refused
+from dist_condense.settings.keys import refused, without
 from dist_condense.settings.procedures import PROCEDURES
 from dist_condense.settings.schema import CONDENSED, WHOLE, RunConfig
 
 THETA = "network"
 """Name of the config section of the condensing network."""
-PASS_KEYS = (
-    *("ipc", "training.source", "training.batch", "trajectory.start"),
-    *("method.selection.name", "method.selection.batch"),
-    *("method.parameterisation.axes", "method.parameterisation.factor"),
-)
-"""Keys on which the passes of training depend."""
+Named = tuple[str, str]
+"""Key that names a network, and the text of the network."""
+
+
+def screened(config: RunConfig, known: Sequence[str] = ()) -> tuple[RunConfig, list[str]]:
+    """Replace each value outside its key's range or table by the key's default, so that all others can be checked.
+
+    :param known: problems that were found when the config was read.
+    :returns: the config, and an error message for each problem so far.
+    """
+    lines = refused(config)
+    return without(config, lines), [*known, *lines.values()]
+
+
+def joined(problems: Sequence[str], others: Iterable[str]) -> list[str]:
+    """Return ``problems`` and the messages of ``others`` that name none of their keys.
+
+    A check of a default that replaces a refused value states nothing about the user's config.
+    """
+    named = {key for line in problems for key in _named(line)}
+    return [*problems, *(line for line in others if named.isdisjoint(_named(line)))]
+
+
+def _named(line: str) -> list[str]:
+    """Return the keys with which an error message begins: ``dataset.mean, dataset.std: ...``."""
+    return line.split(":")[0].split(", ")
 
 
 def of_config(config: RunConfig) -> list[str]:
     """Return an error message for each problem of the config that occurs on any machine and with any data."""
-    return [*refused(config), *_together(config), *_paths(config), *_named_networks(config)]
+    config, problems = screened(config)
+    return joined(problems, [*_together(config), *_paths(config), *_named_networks(config)])
 
 
 def of_data(config: RunConfig, dataset: ImageSet) -> list[str]:
@@ -56,8 +77,7 @@ def _together(config: RunConfig) -> Iterator[str]:
     for key, names in (("sets", config.evaluation.sets), ("architectures", config.evaluation.architectures)):
         if not names:
             yield f"evaluation.{key}: names none; name one, or set evaluation.epochs=0 for no evaluation"
-    if config.method.procedure in PROCEDURES:
-        yield from PROCEDURES[config.method.procedure].problems(config)
+    yield from PROCEDURES[config.method.procedure].problems(config)
 
 
 def _data(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
@@ -70,9 +90,8 @@ def _data(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
     if selected and config.ipc > min(dataset.counts):
         named = ", ".join(selected)
         yield f"evaluation.sets: a set of ipc={config.ipc} real images needs as many of each class; leave out {named}"
-    if config.method.procedure in PROCEDURES:
-        yield from PROCEDURES[config.method.procedure].data_problems(config, dataset)
-    if config.evaluation.epochs != 0 and are_valid(config, "evaluation.protocol"):
+    yield from PROCEDURES[config.method.procedure].data_problems(config, dataset)
+    if config.evaluation.epochs != 0:
         yield from _protocol(config.evaluation.protocol, dataset)
     if config.data.tier == RAW:
         yield from _beton(config, dataset)
@@ -116,7 +135,10 @@ def _named_networks(config: RunConfig) -> Iterator[str]:
     """Check the names and options of networks; no data is needed."""
     built = _built_networks(config)
     for key, text in _all_networks(config):
-        if problem := _refusal(partial(networks.check, installed=(key, text) in built), config, text):
+        check = partial(networks.check, installed=(key, text) in built)
+        if key == THETA and (unknown := _refusal(check, config, config.network.name)):
+            yield f"network.name: {unknown}"
+        elif problem := _refusal(check, config, text):
             yield f"{key}: {problem}{_unset(config) if key == THETA else ''}"
 
 
@@ -130,34 +152,30 @@ def _unset(config: RunConfig) -> str:
 
 
 def _networks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
-    """Check that networks with valid names and options fit the images and the method.
+    """Check that networks with valid names and options fit the images and the method."""
+    shape, made = assembly.network_shape(dataset), dict[Named, networks.Network]()
 
-    No network is built if a width or depth is out of range.
-    """
-    if any(line.startswith(f"{THETA}.") for line in refused(config)):
-        return
-    shape, made = assembly.network_shape(dataset), dict[str, networks.Network]()
-
-    def sketch(text: str) -> None:
-        made[text] = networks.sketch(text, **shape)
+    def sketch(text: str, entry: Named) -> None:
+        made[entry] = networks.sketch(text, **shape)
 
     for key, text in _built_networks(config):
-        if not _refusal(networks.check, config, text) and (problem := _refusal(sketch, config, text)):
+        make = partial(sketch, entry=(key, text))
+        if not _refusal(networks.check, config, text) and (problem := _refusal(make, config, text)):
             yield f"{key}: {problem}"
-    theta = made.get(assembly.network_text(config.network))
-    if theta is not None:
-        yield from _theta(config, theta)
+    theta, *_ = _built_networks(config)
+    if theta in made:
+        yield from _theta(config, made[theta])
     yield from _single_images(config, dataset, made)
 
 
-def _all_networks(config: RunConfig) -> list[tuple[str, str]]:
+def _all_networks(config: RunConfig) -> list[Named]:
     """Return the key and the text of each network of the config, theta first."""
     others = [text for text in dict.fromkeys(config.evaluation.architectures) if text != assembly.SAME_NETWORK]
     theta = assembly.network_text(config.network)
     return [(THETA, theta), *(("evaluation.architectures", text) for text in others)]
 
 
-def _built_networks(config: RunConfig) -> list[tuple[str, str]]:
+def _built_networks(config: RunConfig) -> list[Named]:
     """Return the key and the text of each network that the run builds."""
     theta, *others = _all_networks(config)
     return [theta, *others] if config.evaluation.epochs != 0 else [theta]
@@ -174,8 +192,7 @@ def _refusal(make: Callable[[str], object], config: RunConfig, text: str) -> str
 
 def _theta(config: RunConfig, theta: networks.Network) -> Iterator[str]:
     """Check that theta suits the procedure and the number of slices."""
-    if config.method.procedure in PROCEDURES:
-        yield from PROCEDURES[config.method.procedure].network_problems(config, theta)
+    yield from PROCEDURES[config.method.procedure].network_problems(config, theta)
     if networks.batch_norms(theta) and (config.compute.slices or 1) > 1:
         yield (
             f"compute.slices: {config.compute.slices}, but BatchNorm couples the images of a training batch, which "
@@ -183,20 +200,19 @@ def _theta(config: RunConfig, theta: networks.Network) -> Iterator[str]:
         )
 
 
-def _single_images(config: RunConfig, dataset: ImageSet, made: Mapping[str, networks.Network]) -> Iterator[str]:
+def _single_images(config: RunConfig, dataset: ImageSet, made: Mapping[Named, networks.Network]) -> Iterator[str]:
     """Check that a network which cannot be trained on a batch of one image is not trained on one.
 
-    :param made: networks of the config by their texts, without weights.
+    :param made: networks of the config without weights.
     """
-    (channels, height, width), theta = dataset.shape, assembly.network_text(config.network)
-    single = [p for p in _passes(config, dataset) if 1 in (p.batch, p.images % p.batch)]
-    tested = [
-        theta if text == assembly.SAME_NETWORK else assembly.architecture(config, text)
-        for text in config.evaluation.architectures
-    ]
-    for each in single:
-        for text in dict.fromkeys([theta] if each.of_theta else tested):
-            if text in made and networks.needs_several(made[text], channels, (height, width)):
+    channels, height, width = dataset.shape
+    is_theta_tested = assembly.SAME_NETWORK in config.evaluation.architectures
+    for each in _passes(config, dataset):
+        if 1 not in (each.batch, each.images % each.batch):
+            continue
+        for (key, text), network in made.items():
+            is_trained = (key == THETA and (each.of_theta or is_theta_tested)) or (key != THETA and not each.of_theta)
+            if is_trained and networks.needs_several(network, channels, (height, width)):
                 keys = *each.keys, "network.name" if each.of_theta else "evaluation.architectures"
                 yield (
                     f"{keys[0]}: a pass over {each.images} images in batches of {each.batch} has a batch of one, "
@@ -205,9 +221,7 @@ def _single_images(config: RunConfig, dataset: ImageSet, made: Mapping[str, netw
 
 
 def _passes(config: RunConfig, dataset: ImageSet) -> list[Pass]:
-    """Return the different passes over images in which networks are trained; none while their keys are refused."""
-    if not are_valid(config, "method.procedure", "evaluation.protocol", "evaluation.sets", *PASS_KEYS):
-        return []
+    """Return the different passes over images in which networks are trained."""
     maker, evaluation = PROCEDURES[config.method.procedure], config.evaluation
     passes = list(maker.passes(config, dataset))
     if evaluation.epochs != 0:

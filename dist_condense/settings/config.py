@@ -6,7 +6,6 @@ schema.py can also be set on the command line as ``key=value``. Files are read b
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -42,10 +41,12 @@ PACKAGE = Path(__file__).resolve().parents[1]
 GROUPS = ("method", "training")
 PATHS = ("output", "dataset.root", "data.cache", "tracking.checkpoints")
 """Keys in which a leading `~` is expanded to the user's home directory, as it is after `sqlite:///` in tracking.uri."""
+NAME = 255
+"""Largest number of bytes in the name of a file or folder."""
 ADDRESSES = ("tracking.uri", "tracking.checkpoints", "dataset.root", "data.cache")
 """Keys whose values may be addresses with a password or a token, which is not written to any file of a run."""
 WHOLE_PATHS = ("output", "dataset.root")
-"""Keys whose absolute paths ``checks`` tests for UTF-8, so that they are not tested here."""
+"""Keys whose absolute paths ``checks`` tests for UTF-8, so that this is not tested here."""
 
 
 def load(path: str, given: Sequence[str] = ()) -> RunConfig:
@@ -57,7 +58,7 @@ def load(path: str, given: Sequence[str] = ()) -> RunConfig:
     file = find(path)
     command = overrides.parsed(given)
     try:
-        nested, files = yaml_files.composed(file, shipped(), command.groups)
+        nested, files = _composed(file, command)
     except Unusable as error:
         raise ConfigError([*command.problems, str(error)]) from error
     composed = dict(leaves(nested))
@@ -99,8 +100,7 @@ def from_dict(given: Mapping[str, Any]) -> RunConfig:
                 raise Misfit(_unknown(key, value))
             *sections, name = key.split(".")
             section = keys.value(config, ".".join(sections)) if sections else config
-            if key not in WHOLE_PATHS:
-                values.check_text(value)
+            values.check_text(value, is_utf8=key not in WHOLE_PATHS)
             typed = _at_home(key, values.converted(key, value, KEYS[key].kind))
             is_address = key in ADDRESSES and isinstance(typed, str)
             setattr(section, name, address(typed, bare=key not in PATHS) if is_address else typed)
@@ -162,6 +162,26 @@ def in_submitted_job() -> bool:
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
+def _composed(file: Path, command: overrides.Overrides) -> tuple[dict[str, Any], dict[str, str]]:
+    """Compose the file and the groups of the command line; a group that cannot be composed becomes a problem.
+
+    Raises Unusable if the file itself cannot be composed.
+    """
+    try:
+        return yaml_files.composed(file, shipped(), command.groups)
+    except Unusable:
+        yaml_files.composed(file, shipped(), {})
+    usable = {}
+    for group, name in command.groups.items():
+        try:
+            yaml_files.composed(file, shipped(), {group: name})
+            usable[group] = name
+        except Unusable as error:
+            known = (path.stem for place in (file.parent, shipped()) for path in (place / group).glob("*.yaml"))
+            command.problems.append(f"{error}{values.meant(name, known)}")
+    return yaml_files.composed(file, shipped(), usable)
+
+
 def _layered(below: Mapping[str, Any], above: Mapping[str, Any], problems: Sequence[str]) -> RunConfig:
     """Merge two layers of dotted keys, resolve interpolations and old names, and return the RunConfig.
 
@@ -194,7 +214,14 @@ def _say_renamed(given: Sequence[str] | Mapping[str, Any]) -> None:
 
 
 def _at_home(key: str, value: Any) -> Any:
-    """Expand `~` in the value of a path key. Raises Misfit for an unknown user and for an incomplete address."""
+    """Expand `~` in the value of a path key.
+
+    Raises Misfit for an unknown user, for an incomplete address, and for a name that no file system accepts.
+    """
+    if isinstance(value, str) and key in PATHS and any(len(os.fsencode(name)) > NAME for name in value.split("/")):
+        raise Misfit(
+            f"{values.shown(masked(value))} has a name of more than {NAME} bytes, which no file system accepts"
+        )
     if isinstance(value, str) and key in PATHS and is_half(value):
         raise Misfit(
             f"{masked(value)!r} lacks a slash or the colon of an address, SCHEME://; a folder of that name is ./..."
@@ -211,5 +238,4 @@ def _at_home(key: str, value: Any) -> Any:
 def _unknown(key: str, value: Any) -> str:
     if key in SECTIONS:
         return f"{value!r} is neither a key of this section nor a file of the config's defaults; give {key}.KEY=VALUE"
-    close = difflib.get_close_matches(key, KEYS, 1, 0.6)
-    return "unknown key" + (f"; did you mean {close[0]}?" if close else "; see docs/config.md")
+    return f"unknown key{values.meant(key, [*SECTIONS, *KEYS]) or '; see docs/config.md'}"

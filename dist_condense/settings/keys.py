@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, is_dataclass
 from typing import Any, get_type_hints
 
@@ -43,25 +44,32 @@ def value(config: RunConfig, key: str) -> Any:
 
 
 def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the dotted key and the value of each entry of nested values; an empty section is yielded as a dict."""
+    """Yield the dotted key and the value of each entry of nested values; an empty section has none."""
     for key, item in values.items():
-        if isinstance(item, dict) and (item or not prefix):
-            yield from leaves(item, f"{prefix}{key}.")
+        name = f"{prefix}{key}"
+        if isinstance(item, dict) and (item or name in SECTIONS):
+            yield from leaves(item, f"{name}.")
         else:
-            yield f"{prefix}{key}", item
+            yield name, item
 
 
-def refused(config: RunConfig) -> Iterator[str]:
-    """Yield an error message for each value outside its key's range or table."""
-    for key in KEYS.values():
-        if key.limit is not None:
-            yield from (f"{key.name}: {reason}" for reason in refusals(value(config, key.name), key.limit))
+def refused(config: RunConfig) -> dict[str, str]:
+    """Return an error message for each value outside its key's range or table, by key."""
+    return {
+        key.name: f"{key.name}: {reason}"
+        for key in KEYS.values()
+        if key.limit is not None
+        for reason in refusals(value(config, key.name), key.limit)
+    }
 
 
-def are_valid(config: RunConfig, *names: str) -> bool:
-    """Return whether the values of these keys are in their ranges and tables, so that they can be checked together."""
-    limits = ((value(config, name), KEYS[name].limit) for name in names)
-    return not any(reason for given, limit in limits if limit is not None for reason in refusals(given, limit))
+def without(config: RunConfig, names: Iterable[str]) -> RunConfig:
+    """Return a copy of the config in which the keys ``names`` have their defaults."""
+    changed = copy.deepcopy(config)
+    for name in names:
+        section, _, last = name.rpartition(".")
+        setattr(value(changed, section) if section else changed, last, copy.deepcopy(KEYS[name].default))
+    return changed
 
 
 # --- old names, for one version -----------------------------------------------------------------------------------

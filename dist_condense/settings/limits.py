@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
+from dist_condense.settings.values import meant, shown
+
 COUNT = 10**9
 """Upper limit of keys that count something."""
 
@@ -51,8 +53,8 @@ class OneOf:
     def refusal(self, value: str) -> str | None:
         """Return the reason to refuse a name; None if it is in the table."""
         now = self.replaced.get(value)
-        hint = f"; set {now} instead, which does the same now" if now else ""
-        return None if value in self.names else f"{value!r} is not {self}{hint}"
+        hint = f"; set {now} instead, which does the same now" if now else meant(value, self.names)
+        return None if value in self.names else f"{shown(value)} is not {self}{hint}"
 
 
 Limit = Range | OneOf
@@ -65,7 +67,11 @@ def limit_of(kind: Any) -> Limit | None:
 
 
 def refusals(value: Any, limit: Limit) -> Iterator[str]:
-    """Yield the reason to refuse a value, or a reason for each refused item if it is a list; null is never refused."""
-    for item in value if isinstance(value, list) else [value]:
-        if item is not None and (reason := limit.refusal(item)):
-            yield reason
+    """Yield the reason to refuse a value, if any; for a list, one reason that counts the other refused items.
+
+    Null is never refused.
+    """
+    items = value if isinstance(value, list) else [value]
+    reasons = [reason for item in items if item is not None and (reason := limit.refusal(item))]
+    if reasons:
+        yield reasons[0] + (f", nor are {len(reasons) - 1} more of the list" if len(reasons) > 1 else "")

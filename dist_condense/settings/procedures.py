@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import KW_ONLY, dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from dist_condense.core.parameterisation import MultiFormation
 from dist_condense.data import ImageSet
@@ -15,6 +15,7 @@ from dist_condense.networks import Network
 from dist_condense.settings import assembly, matching, selecting
 from dist_condense.settings.assembly import Pass
 from dist_condense.settings.config import RunConfig
+from dist_condense.settings.needs import Needs
 
 
 class Worker(Protocol):
@@ -47,6 +48,8 @@ class Maker:
     """Function that yields an error message for each reason why the procedure cannot use the network theta."""
     passes: Callable[[RunConfig, ImageSet], Iterator[Pass]] = lambda config, dataset: iter(())
     """Function that yields the passes over images in which theta is trained."""
+    needed: Callable[[RunConfig, Any, int], Needs] = lambda config, dataset, classes: Needs([])
+    """Function that returns the memory that a worker of this number of classes needs at least on its device."""
     remarks: Lines = lambda config, dataset: iter(())
     """Function that yields remarks about the config, which do not stop the run."""
 
@@ -59,6 +62,7 @@ PROCEDURES = {
         data_problems=matching.data_problems,
         network_problems=matching.network_problems,
         passes=matching.passes,
+        needed=matching.needed,
         remarks=matching.remarks,
     ),
     "selecting": Maker(
@@ -69,6 +73,7 @@ PROCEDURES = {
         problems=selecting.problems,
         data_problems=selecting.data_problems,
         passes=selecting.passes,
+        needed=selecting.needed,
         remarks=selecting.remarks,
     ),
 }

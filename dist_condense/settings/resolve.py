@@ -9,14 +9,15 @@ from typing import Any
 
 import torch
 
+from dist_condense import networks
 from dist_condense.data import DataError, ImageSet
 from dist_condense.data.catalogue import KNOWN, is_url
 from dist_condense.data.constants import MEASURED, Constants, default, measured, of_name
 from dist_condense.data.reading.read_ahead import HELD
-from dist_condense.data.reading.tiers import Choice, select_tier, share
+from dist_condense.data.reading.tiers import AUTO, Choice, gib, select_tier, share
 from dist_condense.engine.ahead import DEPTH as AHEAD
 from dist_condense.engine.slices import usual_slices
-from dist_condense.settings import assembly
+from dist_condense.settings import assembly, memory
 from dist_condense.settings.config import ConfigError, RunConfig
 from dist_condense.settings.identity import translated
 from dist_condense.settings.procedures import PROCEDURES
@@ -37,6 +38,8 @@ class _Place:
     """Number of workers on the fullest node."""
     memory: int
     """Memory in bytes of the smallest node that has room for a worker."""
+    most: int | None
+    """Memory in bytes that no node exceeds; None if it is unknown."""
 
 
 def resolved(config: RunConfig, dataset: ImageSet, earlier: Mapping[str, Any]) -> tuple[RunConfig, Choice]:
@@ -55,9 +58,11 @@ def resolved(config: RunConfig, dataset: ImageSet, earlier: Mapping[str, Any]) -
         config = replace(config, dataset=replace(config.dataset, channels=dataset.channels))
     dataset = assembly.settled(config, dataset)
     config = _normalised(config, dataset, earlier)
-    place = _place(config)
+    place = _place(config, dataset)
     choices: dict[str, Any] = {
-        "slices": usual_slices(assembly.network_builder(config, dataset)(0)),
+        "slices": usual_slices(
+            networks.sketch(assembly.network_text(config.network), **assembly.network_shape(dataset))
+        ),
         "threads": 1,
         "reproducible": not place.cluster.on_gpu,
     }
@@ -149,7 +154,7 @@ def _tier(config: RunConfig, dataset: ImageSet, place: _Place) -> Choice:
     [image] = dataset.decoded_bytes([1])
     of_class, of_all = PROCEDURES[config.method.procedure].batches(config)
     images = HELD * min(of_class, max(dataset.counts)) + AHEAD * min(of_all, sum(dataset.counts))
-    return select_tier(
+    choice = select_tier(
         tier=config.data.tier,
         decoded=decoded,
         encoded=encoded if split.files else None,
@@ -157,6 +162,17 @@ def _tier(config: RunConfig, dataset: ImageSet, place: _Place) -> Choice:
         gpu_budget=gpu,
         ahead=per_node * image * images,
     )
+    kept = {"ram": lambda: choice.decoded, "encoded": lambda: encoded() if choice.encoded is None else choice.encoded}
+    size = kept.get(choice.tier, lambda: 0)()
+    if place.most is not None and size > place.most:
+        key = "data.memory_budget" if config.data.tier == AUTO else "data.tier"
+        raise ConfigError(
+            [
+                f"{key}: {choice.tier} keeps {gib(size)} of images in the memory of a node, but the largest has "
+                f"{gib(place.most)}; set data.tier=disk, or more workers on more nodes"
+            ]
+        )
+    return choice
 
 
 def machines() -> list[tuple[int, int, int]]:
@@ -170,11 +186,15 @@ def machines() -> list[tuple[int, int, int]]:
     return nodes()
 
 
-def _place(config: RunConfig) -> _Place:
-    """Return the machines of a run, from Ray if there are workers. Raises ConfigError if cores or GPUs are lacking."""
+def _place(config: RunConfig, dataset: ImageSet) -> _Place:
+    """Return the machines of a run, from Ray if there are workers.
+
+    Raises ConfigError if cores, GPUs or memory are lacking.
+    """
     cluster, threads = config.cluster, config.compute.threads or 1
     if cluster.workers == 0:
-        return _Place(cluster.settled(torch.cuda.is_available), torch.get_num_threads(), 1, machine_memory())
+        here = machine_memory()
+        return _Place(cluster.settled(torch.cuda.is_available), torch.get_num_threads(), 1, memory=here, most=here)
     nodes = machines()
     cores, gpus, _ = (sum(column) for column in zip(*nodes, strict=True))
     key = "cluster.workers" if cluster.min_workers is None else "cluster.min_workers"
@@ -189,9 +209,11 @@ def _place(config: RunConfig) -> _Place:
         )
     if cluster.on_gpu and least > gpus:
         problems.append(f"{key}: {least} workers, one GPU each, but the cluster has {gpus}")
+    fit = [gpu if cluster.on_gpu else core // threads for core, gpu, _ in nodes]
+    reported = [size for (_, _, size), workers in zip(nodes, fit, strict=True) if workers]
+    problems += memory.lacking_on_nodes(replace(config, cluster=cluster), dataset, reported)
     if problems:
         raise ConfigError(problems)
-    fit = [gpu if cluster.on_gpu else core // threads for core, gpu, _ in nodes]
-    memory = [size for (_, _, size), workers in zip(nodes, fit, strict=True) if workers and size]
-    cores = max(1, cores // cluster.workers)
-    return _Place(cluster, cores, min(cluster.workers, max(fit)), min(memory, default=machine_memory()))
+    cores, known = max(1, cores // cluster.workers), [size for size in reported if size]
+    smallest, largest = min(known, default=machine_memory()), memory.largest_node(reported)
+    return _Place(cluster, cores, min(cluster.workers, max(fit)), memory=smallest, most=largest)

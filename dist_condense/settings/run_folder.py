@@ -80,6 +80,12 @@ class RunFolder:
 MAY_LEAD = (RunFolder.checkpoints.name, RunFolder.pool.name)
 """Names of entries that may be links to folders, for example to a disk for large files."""
 
+OPENED = {
+    *(entry.name for entry in vars(RunFolder).values() if isinstance(entry, Entry)),
+    *("ray", "mlartifacts", "mlruns"),
+}
+"""Names of entries that are opened: those of a run, and of what Ray and MLflow keep in its folder."""
+
 
 def check(folder: Path) -> None:
     """Check that a run's folder contains only plain files and folders.
@@ -93,12 +99,15 @@ def check(folder: Path) -> None:
 
 
 def problems(folder: Path) -> Iterator[str]:
-    """Yield an error message for each entry that :func:`check` refuses; none if the folder does not exist."""
+    """Yield an error message for each entry that :func:`check` refuses; none if the folder does not exist.
+
+    Folders of other names are not searched, because the given folder may be any, even the root of the file system.
+    """
     if folder.is_dir():
         for path in _listed(folder):
             if path.name in MAY_LEAD and path.is_symlink() and path.is_dir():
                 yield from problems_below(path)
-            else:
+            elif path.name in OPENED or path.is_symlink() or not path.is_dir():
                 yield from strange(path)
 
 

@@ -18,6 +18,9 @@ from dist_condense.data import constants
 from dist_condense.data.reading.tiers import AUTO, RAW, TIERS
 from dist_condense.engine.matching.recipe import DRAWS
 from dist_condense.evaluation.protocols import PROTOCOLS, REPLACED
+from dist_condense.networks.convnet import ACTIVATIONS, POOLINGS
+from dist_condense.networks.norms import SIZED_NORMS
+from dist_condense.networks.text import DEPTH, WIDTH
 from dist_condense.procedures import NAMES
 from dist_condense.selection.table import SELECTIONS
 from dist_condense.settings.limits import COUNT, OneOf, Range
@@ -39,7 +42,7 @@ Momentum = Annotated[float, Range(0, 1, below=True)]
 Decay = Annotated[float, Range(0, 1_000_000)]
 Probability = Annotated[float, Range(0, 1)]
 Mean = Annotated[float, Range(-1_000_000, 1_000_000)]
-Spread = Annotated[float, Range(0, 1_000_000, above=True)]
+Spread = Annotated[float, Range(1e-30, 1_000_000)]  # in float32 not 0
 Operation = Annotated[str, OneOf("augmentation operations", OPERATIONS)]
 
 
@@ -102,16 +105,16 @@ class NetworkConfig:
 
     name: str = "convnet"
     """Name of the network, see `dist-condense list`, or `timm:NAME`; options may follow: `timm:NAME:img_size=64`."""
-    width: Annotated[int, Range(1, 8192)] | None = None
+    width: Annotated[int, Range(WIDTH.least, WIDTH.most)] | None = None
     """Number of channels of the first stage."""
-    depth: Annotated[int, Range(1, 100)] | None = None
+    depth: Annotated[int, Range(DEPTH.least, DEPTH.most)] | None = None
     """Number of blocks of a ConvNet."""
-    norm: str | None = None
-    """Normalisation layers: `instance`, `batch`, `group`, `layer` or `none`."""
-    activation: str | None = None
-    """Activation of a ConvNet: `relu`, `leaky`, `swish` or `sigmoid`."""
-    pooling: str | None = None
-    """Pooling of a ConvNet: `avg`, `max` or `none`."""
+    norm: Annotated[str, OneOf("normalisation layers", SIZED_NORMS)] | None = None
+    """Normalisation layers; `layer` is for ConvNets only."""
+    activation: Annotated[str, OneOf("activations of a ConvNet", ACTIVATIONS)] | None = None
+    """Activation of a ConvNet."""
+    pooling: Annotated[str, OneOf("poolings of a ConvNet", POOLINGS)] | None = None
+    """Pooling of a ConvNet."""
 
 
 @dataclass(kw_only=True)

@@ -6,7 +6,9 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import sha256
+from math import prod
 from pathlib import Path
+from typing import Any
 
 from dist_condense.core.parameterisation import MultiFormation
 from dist_condense.data import ImageSet
@@ -16,15 +18,17 @@ from dist_condense.data.space import Space
 from dist_condense.engine.batches import RealBatches
 from dist_condense.engine.class_features import IMAGES
 from dist_condense.engine.coordinator import Coordinator, Placement
+from dist_condense.engine.slices import SLICES
 from dist_condense.engine.training import TrainingRecipe
 from dist_condense.engine.trajectory import Pretrained, Trajectory
 from dist_condense.procedures.base import NoNetwork
 from dist_condense.procedures.selecting import Selecting, SelectingOutline
 from dist_condense.selection.shard import SelectionShard
 from dist_condense.selection.table import SELECTIONS, Selection
-from dist_condense.settings import assembly, yaml_files
+from dist_condense.settings import assembly, needs, yaml_files
 from dist_condense.settings.assembly import Pass
 from dist_condense.settings.config import from_dict, shipped
+from dist_condense.settings.needs import FLOAT, Need, Needs
 from dist_condense.settings.schema import EvaluationConfig, RunConfig
 from dist_condense.settings.values import some
 
@@ -117,6 +121,22 @@ def problems(config: RunConfig) -> Iterator[str]:
     """Yield an error message if ``method.selection.name`` is null."""
     if config.method.selection.name is None:
         yield f"method.selection.name: name one of {', '.join(SELECTIONS)}"
+
+
+def needed(config: RunConfig, dataset: Any, classes: int) -> Needs:
+    """Return the memory that a worker needs at least on its device.
+
+    :param classes: number of classes that the worker owns.
+    :raises ConfigError: the network cannot be built.
+    """
+    state = needs.of_state(config, outline(config, dataset).class_tensors, classes)
+    if not selection_of(config).features:
+        return Needs([state])
+    theta, each = needs.of_theta(config, dataset)
+    key, batch = "method.selection.batch", min(config.method.selection.batch, sum(dataset.counts))
+    images = Need(key, f"{batch} images of an update of theta", batch * FLOAT * prod(dataset.shape))
+    slices = config.compute.slices or SLICES
+    return Needs([state, theta], [images, needs.of_pass(config, max(1, batch // slices), each, key)])
 
 
 def remarks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:

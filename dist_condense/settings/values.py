@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
@@ -15,6 +16,10 @@ WORDS = {
 }
 _SURROGATE = re.compile("[\ud800-\udfff]")
 """Pattern of a character that stands for a byte that is not UTF-8."""
+SHOWN = 120
+"""Maximum number of characters of a value in a message."""
+LONGEST = 4096
+"""Maximum number of characters of a text, which is that of a path."""
 MISSING = "???"
 """Hydra's placeholder in a file for a value that the command line must provide."""
 
@@ -80,14 +85,25 @@ def converted(key: str, value: Any, kind: Any) -> Any:
     if isinstance(value, str) and "," in value:
         raise Misfit(_several(key, value, kind))
     if isinstance(value, str) and takes_list(kind):
-        raise Misfit(f"{value!r} is no list; a list has brackets, {shlex.quote(f'{key}=[{value}]')}")
-    raise Misfit(f"{shown(value)} does not fit; expected {type_name(kind)}")
+        raise Misfit(f"{shown(value)} is no list; {_bracketed(key, value)}")
+    raise Misfit(f"{shown(value)} does not fit; {_expected(kind)}")
 
 
-def check_text(value: Any) -> None:
-    """Check that a value can be written to the files of a run, which are UTF-8. Raises Misfit otherwise."""
-    if wrong := [text for text in _texts(value) if _SURROGATE.search(text)]:
-        raise Misfit(f"{wrong[0]!a} is not UTF-8, which the files of a run require; rename it, or link to it")
+def check_text(value: Any, is_utf8: bool = True) -> None:
+    """Check that the texts in a value can be written to the files of a run, and are not longer than any path.
+
+    :param is_utf8: whether they must be UTF-8.
+    :raises Misfit: they are not.
+    """
+    texts = _texts(value)
+    if is_utf8 and (wrong := [text for text in texts if _SURROGATE.search(text)]):
+        raise Misfit(
+            f"{ascii(wrong[0])[:SHOWN]} is not UTF-8, which the files of a run require; rename it, or link to it"
+        )
+    if zero := [text for text in texts if "\0" in text]:
+        raise Misfit(f"{shown(zero[0])} has a zero byte, which no name or path has; remove it")
+    if long := [text for text in texts if len(text) > LONGEST]:
+        raise Misfit(f"{shown(long[0])} has {len(long[0])} characters; give at most {LONGEST}")
 
 
 def _texts(value: Any) -> list[str]:
@@ -97,10 +113,19 @@ def _texts(value: Any) -> list[str]:
 
 
 def shown(value: Any) -> str:
-    """Format a value for messages."""
+    """Format a value for messages, with at most about :data:`SHOWN` characters."""
     if isinstance(value, list):
-        return f"[{', '.join(item if isinstance(item, str) and item.strip() else shown(item) for item in value)}]"
-    return json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
+        items = (item if isinstance(item, str) and item.strip() else shown(item) for item in value[:SHOWN])
+        text = f"[{', '.join(items)}]"
+    else:
+        text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+def meant(word: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean WORD?`` with the known word that is most similar, or an empty string."""
+    close = difflib.get_close_matches(word[:SHOWN], list(known), 1, 0.6)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def some(words: Sequence[str]) -> str:
@@ -109,8 +134,16 @@ def some(words: Sequence[str]) -> str:
 
 
 def _several(key: str, value: str, kind: Any) -> str:
-    as_list = f"a list has brackets, {shlex.quote(f'{key}=[{value}]')}"
-    return f"{value!r} is several values; {as_list if takes_list(kind) else f'expected {type_name(kind)}'}"
+    return f"{shown(value)} is several values; {_bracketed(key, value) if takes_list(kind) else _expected(kind)}"
+
+
+def _expected(kind: Any) -> str:
+    return f"expected {type_name(kind)}"
+
+
+def _bracketed(key: str, value: str) -> str:
+    items = value if len(value) <= SHOWN else "A,B"
+    return f"a list has brackets, {shlex.quote(f'{key}=[{items}]')}"
 
 
 def type_name(kind: Any) -> str:

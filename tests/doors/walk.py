@@ -29,6 +29,7 @@ from dist_condense.data.sets.arrays import from_arrays
 from dist_condense.data.sets.request import Request
 from dist_condense.engine.coordinator import LocalCoordinator, Placement
 from dist_condense.evaluation.rows import read_csv
+from dist_condense.job import preflight
 from dist_condense.job.claim import Claim
 from dist_condense.job.comparing import Comparison
 from dist_condense.job.exporting import card
@@ -36,8 +37,8 @@ from dist_condense.networks import catalogue as network_catalogue
 from dist_condense.procedures.base import ShardProcedure
 from dist_condense.result.synthetic_set import write_set
 from dist_condense.selection.table import SELECTIONS
-from dist_condense.settings import assembly, checks, procedures, resolve
-from dist_condense.settings.config import RunConfig, from_dict
+from dist_condense.settings import assembly, procedures, resolve
+from dist_condense.settings.config import ConfigError, RunConfig, from_dict
 from dist_condense.settings.keys import KEYS, SECTIONS
 from dist_condense.settings.limits import OneOf
 from dist_condense.settings.parts import PARTITIONS
@@ -107,7 +108,8 @@ def network_texts() -> list[str]:
         texts.append(_small(name))
         for option, parameter in network_catalogue._parameters(network_catalogue.NETWORKS[name]).items():
             words = getattr(parameter.annotation, "__metadata__", ((),))[0]
-            texts += [_small(name, **{option: word}) for word in words if word != parameter.default]
+            is_table = isinstance(words, Mapping)
+            texts += [_small(name, **{option: word}) for word in words if word != parameter.default] if is_table else []
     return texts
 
 
@@ -414,8 +416,12 @@ class Walk:
 
 
 def lines_of(config: RunConfig) -> list[str]:
-    """Return the lines of the checks of a config."""
-    return [*checks.of_config(config), *checks.of_data(config, assembly.dataset_of(config))]
+    """Return the lines of the checks of a config, before anything else is done with it."""
+    try:
+        preflight.check(config)
+    except ConfigError as error:
+        return error.problems
+    return []
 
 
 # --- covering arrays ----------------------------------------------------------------------------------------------

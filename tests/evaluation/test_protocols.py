@@ -112,7 +112,7 @@ def test_a_protocol_of_before_is_told_what_to_use_now(name, now):
     assert now in PROTOCOLS
     with pytest.raises(ValueError, match=f"{name!r}: set it to one of dc, .* {now} does the same now"):
         protocol(name)
-    (said,) = refused(from_dict({"evaluation.protocol": name}))
+    (said,) = refused(from_dict({"evaluation.protocol": name})).values()
     assert said.startswith(f"evaluation.protocol: {name!r} is not one of dc, ")
     assert said.endswith(f"; set {now} instead, which does the same now")
 

@@ -261,8 +261,8 @@ def test_the_shortest_text_has_no_defaults() -> None:
     ("text", "message"),
     [
         ("convnet:deep=4", r"convnet: it has no option 'deep' \(did you mean 'depth'\?\); its options are: activation"),
-        ("convnet:depth=four", "convnet: depth is 'four'; give a whole number of at least 1"),
-        ("convnet:depth=0", "depth is '0'; give a whole number of at least 1"),
+        ("convnet:depth=four", "convnet: depth is 'four'; give a whole number in the range 1 to 100"),
+        ("convnet:depth=0", "depth is '0'; give a whole number in the range 1 to 100"),
         ("convnet:width=0:depth=x", "width is '0'.*; depth is 'x'"),
         ("resnet18:norm=layer", "resnet18: norm is 'layer'; set it to one of none, batch, instance, group"),
         ("lenet:width=3", "lenet: it has no option 'width'; its options are: none"),

@@ -251,7 +251,7 @@ def test_a_group_of_dcc_is_measured_by_itself(tmp_path):
     [
         (["dataset.mean=[0.5,0.5,0.5]"], "dataset.mean, dataset.std: give both, or neither"),
         (["dataset.mean=[0.5]", "dataset.std=[1,1,1]"], "dataset.mean: 1 values for images of 3 channels"),
-        (["dataset.mean=[0,0,0]", "dataset.std=[1,0,1]"], "dataset.std: 0.0 is not in the range above 0 to"),
+        (["dataset.mean=[0,0,0]", "dataset.std=[1,0,1]"], "dataset.std: 0.0 is not in the range 1e-30 to"),
         (["dataset.mean=[0,0,nan]", "dataset.std=[1,1,1]"], "dataset.mean: nan is not in the range -1000000 to"),
         (["dataset.constants=mnist"], "dataset.constants: mnist has 1 channels, image_folder has 3; name one with as"),
         (["dataset.constants=measurd"], "dataset.constants: 'measurd' is not one of digits, mnist"),

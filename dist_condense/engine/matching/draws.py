@@ -51,7 +51,7 @@ class Draws:
             seed=seed,
             strategy=recipe.strategy,
             size=shape[1:],
-            decoded=len(recipe.parameterisation.sources(ipc)),
+            decoded=recipe.parameterisation.count(ipc),
             limit=recipe.synthetic_limit,
             placement=placement,
         )

@@ -1,0 +1,154 @@
+"""Comparison of the memory that a run needs at least (:mod:`dist_condense.settings.needs`) with what machines have.
+
+Where a run computes decides what it is compared with:
+
+* Without Ray, one process owns all classes: its tensors must fit in this machine's memory, or on its GPU.
+* With Ray, a worker owns a share of the classes, and only the nodes of the cluster are compared, once they are known:
+  the driver's machine may be the smallest. On GPUs nothing is compared, because Ray reports no GPU memory.
+* The driver of any run exports the whole set and opens the sets of the evaluation, in the memory of its own machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from math import prod
+from typing import Any
+
+import torch
+
+from dist_condense.evaluation.protocols import protocol
+from dist_condense.selection.table import SELECTIONS
+from dist_condense.settings import assembly, needs
+from dist_condense.settings.needs import FLOAT, Need, Needs
+from dist_condense.settings.procedures import PROCEDURES, outline_of
+from dist_condense.settings.schema import RunConfig
+from dist_condense.system.memory import machine_memory
+
+HERE = "this machine"
+PROBED = 2
+"""Number of classes of the worker whose steps ``plan`` times."""
+NODE = 2
+"""Largest ratio of a node's memory to the part that Ray reports, which is by default about 0.7 of what was free."""
+
+
+def lacking(config: RunConfig, dataset: Any) -> list[str]:
+    """Return an error message for each part of a run that surely needs more memory than this machine has."""
+    config = replace(config, cluster=config.cluster.settled(torch.cuda.is_available))
+    lines = [each.excess(HERE, machine_memory()) for each in _driver(config, dataset)]
+    room = _room(config)
+    if config.cluster.workers == 0 and room is not None:
+        worker = PROCEDURES[config.method.procedure].needed(config, dataset, len(dataset.classes))
+        lines += [each.excess(*room) for each in (worker, *_evaluation(config, dataset))]
+    return _one_per_key(lines)
+
+
+def lacking_on_nodes(config: RunConfig, dataset: Any, memory: Sequence[int]) -> list[str]:
+    """Return an error message for each part of a run that surely does not fit on the nodes of a Ray cluster.
+
+    :param config: config with a definite device, and with workers.
+    :param memory: bytes that Ray reports for each node that has room for a worker; 0 if it reports none.
+    """
+    room = largest_node(memory)
+    if config.cluster.on_gpu or room is None:
+        return []
+    cluster, needed = config.cluster, PROCEDURES[config.method.procedure].needed
+    classes, number = len(dataset.classes), min(cluster.min_workers or cluster.workers, cluster.workers)
+    state = needs.of_state(config, outline_of(config, dataset).class_tensors, classes)
+    text = f"the networks and minibatches of {number} workers"
+    all_workers = Needs([state, Need("cluster.workers", text, number * needed(config, dataset, 0).bytes)])
+    largest = needed(config, dataset, -(-classes // cluster.workers))
+    in_all = all_workers.excess("the cluster", NODE * sum(memory))
+    return _one_per_key([largest.excess("the largest node", room), in_all])
+
+
+def largest_node(memory: Sequence[int]) -> int | None:
+    """Return a number of bytes that the memory of no node exceeds; None if it is unknown.
+
+    :param memory: as in :func:`lacking_on_nodes`.
+    """
+    return NODE * max(memory) if memory and all(memory) else None
+
+
+def lacking_to_plan(config: RunConfig, dataset: Any, is_timed: bool) -> list[str]:
+    """Return an error message if this machine surely lacks the memory to plan a run, which may need more itself.
+
+    :param config: config with a definite device.
+    :param is_timed: whether steps of the run are timed here; otherwise only its network is built.
+    """
+    state, *theta = (
+        PROCEDURES[config.method.procedure].needed(config, dataset, min(PROBED, len(dataset.classes))).together
+    )
+    room = _room(config)
+    if not is_timed or room is None:
+        return _one_per_key([Needs(theta).excess(HERE, machine_memory())])
+    timed = Needs([state, *theta]).excess(*room)
+    return [f"{timed}, or give --calibration, of another machine"] if timed else []
+
+
+def _room(config: RunConfig) -> tuple[str, int] | None:
+    """Return the name and the bytes of the memory in which this machine computes; None for a GPU that is not here."""
+    if not config.cluster.on_gpu:
+        return HERE, machine_memory()
+    return ("its GPU", torch.cuda.get_device_properties(0).total_memory) if torch.cuda.is_available() else None
+
+
+def _driver(config: RunConfig, dataset: Any) -> Iterator[Needs]:
+    """Yield the needs of the driver: to export the set from a checkpoint, and to open the sets of the evaluation."""
+    state = needs.of_state(config, outline_of(config, dataset).class_tensors, len(dataset.classes))
+    yield Needs([state, _learnt(config, dataset)])
+    if config.evaluation.epochs != 0:
+        yield Needs([SETS[name](config, dataset) for name in dict.fromkeys(config.evaluation.sets)])
+
+
+def _evaluation(config: RunConfig, dataset: Any) -> Iterator[Needs]:
+    """Yield the needs of training each network of the evaluation."""
+    if config.evaluation.epochs != 0:
+        batch = min(protocol(config.evaluation.protocol).batch, len(dataset.classes) * config.ipc)
+        for text in dict.fromkeys(config.evaluation.architectures):
+            yield needs.of_trained(config, dataset, text, batch)
+
+
+def _learnt(config: RunConfig, dataset: Any) -> Need:
+    number = _images(config, dataset)
+    text = f"the {number} images of the set"
+    return Need(needs.images_key(config), text, FLOAT * number * prod(dataset.shape), less=needs.LESS)
+
+
+def _condensed(config: RunConfig, dataset: Any) -> Need:
+    number = _images(config, dataset) * prod(assembly.grid(config))
+    text = f"the {number} decoded images of the set"
+    return Need(needs.images_key(config), text, FLOAT * number * prod(dataset.shape), less=needs.LESS)
+
+
+def _whole(config: RunConfig, dataset: Any) -> Need:
+    images, less = sum(dataset.counts), "leave out the set of all images, or lower dataset.size"
+    return Need("evaluation.sets", f"all {images} training images", _stored(images, dataset), less=less)
+
+
+def _selected(name: str, config: RunConfig, dataset: Any) -> Need:
+    draws = config.evaluation.seeds if SELECTIONS[name].varies else 1
+    key = "evaluation.seeds" if draws > 1 else needs.images_key(config)
+    return Need(key, f"{draws} draws of {name} images", _stored(draws * _images(config, dataset), dataset))
+
+
+SETS: dict[str, Callable[[RunConfig, Any], Need]] = {
+    **{name: partial(_selected, name) for name in SELECTIONS},
+    "condensed": _condensed,
+    "whole": _whole,
+}
+"""Function that returns the need of a training set of the evaluation, by the name of the set."""
+
+
+def _images(config: RunConfig, dataset: Any) -> int:
+    return len(dataset.classes) * config.ipc
+
+
+def _stored(images: int, dataset: Any) -> int:
+    return int(images * prod(dataset.shape) * dataset.stored.itemsize)
+
+
+def _one_per_key(lines: Iterable[str | None]) -> list[str]:
+    """Return the messages without those about a key that an earlier one names."""
+    return list({line.split(":")[0]: line for line in reversed([line for line in lines if line])}.values())[::-1]

@@ -183,8 +183,11 @@ def _not_evaluable(config: RunConfig) -> Iterator[str]:
         return
     try:
         newest = checkpoint.newest(assembly.storage_of(config))
-    except (checkpoint.Damaged, DataError, OSError) as error:
-        yield from terminal.lines_of(error)
+    except checkpoint.Damaged as error:
+        yield str(error)
+        return
+    except (DataError, OSError) as error:
+        yield from (f"tracking.checkpoints: {line}" for line in terminal.lines_of(error))
         return
     if card.complete and (newest is None or newest.steps != card.steps):
         yield f"{files.checkpoints} lacks the last step, which the run would compute again; restore it"

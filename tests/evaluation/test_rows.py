@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,18 @@ def test_columns_in_another_order_are_read(written: Path) -> None:
     lines = [line.split(",")[::-1] for line in written.read_text().splitlines()]
     written.write_text("".join(",".join(line) + "\n" for line in lines))
     assert read_csv(written) == ROWS
+
+
+def sparse(file: Path) -> None:
+    file.touch()
+    os.truncate(file, 10 * 2**30)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, sparse])
+def test_what_cannot_be_read_is_named(make: Callable[[Path], object], tmp_path: Path) -> None:
+    make(file := tmp_path / "evaluation.csv")
+    with pytest.raises(RowsError, match=rf"^{file} cannot be read: .*; move it away$"):
+        read_csv(file)
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,16 @@ def test_a_checkpoint_of_version_1_is_copied_as_it_is_and_goes_on(theirs: Path, 
     assert torch.equal(load_set(new).parameters()[0], load_set(theirs).parameters()[0])
 
 
+def test_a_number_that_is_not_finite_is_not_copied(
+    theirs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Types and shapes in the headers are right, and so are the hashes."""
+    with_tensors(OWN, lambda x: x["buffer.3"].fill_(math.nan))(theirs / "checkpoints" / FIRST)
+    assert command("dc", tmp_path / "new", *SHORT, f"--resume={theirs}") == cli.REFUSED
+    assert f"{OWN}: buffer.3 is not finite" in capfd.readouterr().err
+    assert not list((tmp_path / "new").glob("checkpoints/*/manifest.json"))
+
+
 def test_a_damaged_one_is_refused_while_it_is_copied(
     theirs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -167,13 +167,14 @@ def _names_server(overrides: Sequence[str]) -> bool:
 def _not_evaluable(config: RunConfig) -> Iterator[str]:
     from dist_condense.data import DataError
     from dist_condense.job import checkpoint
-    from dist_condense.result.card import SyntheticSetError, read_card
+    from dist_condense.result.card import SyntheticSetError
+    from dist_condense.result.synthetic_set import load_set
     from dist_condense.settings import assembly
 
     files = RunFolder(Path(config.output))
     continues = f"`dist-condense run {shlex.quote(str(files.config))}` continues it"
     try:
-        card = read_card(files.synthetic_set)
+        card = load_set(files.synthetic_set).card
     except SyntheticSetError as error:
         yield f"{error}; {continues}"
         return

@@ -13,6 +13,7 @@ import pytest
 from dist_condense.engine.errors import RunFailed
 from dist_condense.result.metrics_file import append, cut, problem, read
 from dist_condense.settings.run_folder import RunFolder
+from dist_condense.system.records import Unreadable
 
 
 def entry(step: int) -> dict[str, float]:
@@ -94,10 +95,10 @@ def sparse(file: Path) -> None:
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, sparse])
 def test_what_cannot_be_read_is_named(make: Callable[[Path], object], file: Path) -> None:
     make(file)
-    told = rf"^{file} cannot be read \(.*\); move the file away$"
-    assert re.search(told, problem(file, 2) or "")
+    told = rf"^{file} cannot be read: "
+    assert re.search(f"{told}.*; repair it, or move the file away$", problem(file, 2) or "")
     for read_it in (lambda: read(file), lambda: cut(file, 2)):
-        with pytest.raises(RunFailed, match=told):
+        with pytest.raises(Unreadable, match=told):
             read_it()
 
 

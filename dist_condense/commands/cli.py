@@ -167,13 +167,14 @@ def _names_server(overrides: Sequence[str]) -> bool:
 def _not_evaluable(config: RunConfig) -> Iterator[str]:
     from dist_condense.data import DataError
     from dist_condense.job import checkpoint
-    from dist_condense.result.card import SyntheticSetError, read_card
+    from dist_condense.result.card import SyntheticSetError
+    from dist_condense.result.synthetic_set import load_set
     from dist_condense.settings import assembly
 
     files = RunFolder(Path(config.output))
     continues = f"`dist-condense run {shlex.quote(str(files.config))}` continues it"
     try:
-        card = read_card(files.synthetic_set)
+        card = load_set(files.synthetic_set).card
     except SyntheticSetError as error:
         yield f"{error}; {continues}"
         return
@@ -183,8 +184,11 @@ def _not_evaluable(config: RunConfig) -> Iterator[str]:
         return
     try:
         newest = checkpoint.newest(assembly.storage_of(config))
-    except (checkpoint.Damaged, DataError, OSError) as error:
-        yield from terminal.lines_of(error)
+    except checkpoint.Damaged as error:
+        yield str(error)
+        return
+    except (DataError, OSError) as error:
+        yield from (f"tracking.checkpoints: {line}" for line in terminal.lines_of(error))
         return
     if card.complete and (newest is None or newest.steps != card.steps):
         yield f"{files.checkpoints} lacks the last step, which the run would compute again; restore it"

@@ -100,7 +100,7 @@ def _rows(text: str) -> Iterator[Row]:
         try:
             yield _row(line)
         except (ValueError, TypeError) as error:
-            raise ValueError(f"line {reader.line_num}: {str(error)[:200]}") from error
+            raise ValueError(f"line {reader.line_num}: {error}") from error
 
 
 def _row(line: Mapping[str | None, str | None]) -> Row:

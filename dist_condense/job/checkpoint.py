@@ -122,7 +122,11 @@ class Checkpoint:
         :raises Unreachable: the store does not answer.
         """
         files = list(entries)
-        return dict(zip(files, side_by_side(self._tensors, files, AT_ONCE), strict=True))
+
+        def tensors(entry: FileEntry) -> dict[str, Tensor]:
+            return self.parsed(entry, self.bytes_of(entry))
+
+        return dict(zip(files, side_by_side(tensors, files, AT_ONCE), strict=True))
 
     def headers(self) -> dict[FileEntry, dict[str, Kind] | None]:
         """Read types and shapes of tensors from the unverified headers of all files; None for an invalid header."""
@@ -152,9 +156,9 @@ class Checkpoint:
         """Return the address of a file, for messages."""
         return f"{self.store}/{self.name}/{entry.name}"
 
-    def _tensors(self, entry: FileEntry) -> dict[str, Tensor]:
-        data = self.bytes_of(entry)  # untrusted: its hash may be forged as well
-        try:
+    def parsed(self, entry: FileEntry, data: bytes) -> dict[str, Tensor]:
+        """Return the tensors in a file's bytes, by name. Raises Damaged if it is not in safetensors format."""
+        try:  # untrusted: its hash may be forged as well
             return safetensors_header.tensors(data, f"{self.where(entry)} contains no tensors")
         except records.Unreadable as error:
             raise Damaged(str(error)) from error

@@ -17,7 +17,7 @@ from dist_condense.evaluation.evaluate import Evaluation, Runner, TrainingSet, e
 from dist_condense.evaluation.protocols import protocol
 from dist_condense.evaluation.rows import Row
 from dist_condense.job.claim import Claim
-from dist_condense.job.exporting import has_complete_set
+from dist_condense.job.exporting import set_problem
 from dist_condense.result.synthetic_set import load_set
 from dist_condense.selection.sets import real_sets
 from dist_condense.selection.table import SELECTIONS
@@ -102,7 +102,7 @@ def _selected(name: str, of: Comparison) -> TrainingSet:
     if selection.features:
         own = selecting.run_of_its_own(config, of.dataset, name)
         with alone(Path(own.output)):
-            if not has_complete_set(Path(own.output)):
+            if set_problem(own, of.dataset) is not None:
                 terminal.say(f"note: {name} is selected once for all runs on the same data, in {own.output}")
                 of.run(own)
         return _set(Path(own.output), config.evaluation.epochs)

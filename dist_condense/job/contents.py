@@ -36,6 +36,13 @@ def classes(stored: Checkpoint, outline: Outline, count: int) -> dict[str, Tenso
     return {name: x for tensors in verified for name, x in tensors.items()}
 
 
+def verify(stored: Checkpoint, entry: FileEntry, tensors: Mapping[str, Tensor], outline: Outline) -> None:
+    """Check the tensors of a file. Raises Damaged if names, types, shapes or values do not fit the run."""
+    kinds = {name: kind_of(x) for name, x in tensors.items()}
+    if problem := next(chain(_unlike(kinds, entry, outline), _not_finite(tensors, entry)), None):
+        raise Damaged(f"{stored.where(entry)}: {problem}")
+
+
 def problems(stored: Checkpoint, outline: Outline, classes: int) -> Iterator[str]:
     """Yield ``FILE: problem`` for each file whose classes or tensors do not fit the run.
 
@@ -71,9 +78,7 @@ def _verified(
         raise Damaged(f"{stored.store}/{stored.name}/{problem}")
     found = stored.read([*entries, *others])
     for entry, tensors in found.items():
-        kinds = {name: kind_of(x) for name, x in tensors.items()}
-        if problem := next(chain(_unlike(kinds, entry, outline), _not_finite(tensors, entry)), None):
-            raise Damaged(f"{stored.where(entry)}: {problem}")
+        verify(stored, entry, tensors, outline)
     return found
 
 

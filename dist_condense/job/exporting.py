@@ -11,8 +11,8 @@ from dist_condense.engine.errors import RunFailed
 from dist_condense.engine.procedure import Outline
 from dist_condense.job import checkpoint, contents
 from dist_condense.job.claim import Claim
-from dist_condense.result.card import Card, CardClass, SyntheticSetError, form_of, read_card
-from dist_condense.result.synthetic_set import write_set
+from dist_condense.result.card import Card, CardClass, SyntheticSetError, form_of
+from dist_condense.result.synthetic_set import load_set, write_set
 from dist_condense.settings import assembly, procedures
 from dist_condense.settings.config import RunConfig
 from dist_condense.settings.run_folder import RunFolder
@@ -62,9 +62,19 @@ def card(config: RunConfig, dataset: ImageSet, outline: Outline, done: int) -> C
     )
 
 
-def has_complete_set(folder: Path) -> bool:
-    """Return whether a folder contains the complete synthetic set of its run."""
+def set_problem(config: RunConfig, dataset: ImageSet, verify: bool = True) -> str | None:
+    """Return the reason why the run's folder has no complete and intact set of this run; None if it has one.
+
+    :param verify: whether all pixels are read, too, see :func:`dist_condense.result.synthetic_set.load_set`.
+    """
+    folder = RunFolder(Path(config.output)).synthetic_set
     try:
-        return read_card(RunFolder(folder).synthetic_set).complete
-    except SyntheticSetError:
-        return False
+        card = load_set(folder, verify).card
+    except SyntheticSetError as error:
+        return str(error)
+    if not card.complete:
+        return f"{folder} is incomplete (step {card.steps})"
+    found = len(card.classes), card.ipc, *card.shape
+    expected = len(dataset.classes), config.ipc, *dataset.shape
+    words = "classes, images per class, channels, height and width"
+    return None if found == expected else f"{folder} has {list(found)} {words}, the run has {list(expected)}"

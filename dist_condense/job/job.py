@@ -26,7 +26,7 @@ from dist_condense.job import checkpoint, logs, preflight, resume, worker
 from dist_condense.job.checkpoint import Checkpoint
 from dist_condense.job.claim import Claim
 from dist_condense.job.comparing import Comparison
-from dist_condense.job.exporting import export, has_complete_set
+from dist_condense.job.exporting import export, set_problem
 from dist_condense.job.stop import Stop, Terminated
 from dist_condense.result.card import SyntheticSetError
 from dist_condense.result.environment import environment
@@ -152,7 +152,7 @@ class Job:
             return str(error)
         if newest is None:
             return "no checkpoint was due yet (tracking.checkpoint_minutes), so the same command starts over"
-        if newest.steps == self.outline.units.total and has_complete_set(self.folder):
+        if newest.steps == self.outline.units.total and set_problem(self.config, self.dataset, verify=False) is None:
             rows = RunFolder.evaluation.name
             return f"the set is complete; the same command trains the networks that have no row in {rows}"
         return f"the same command continues after {self.outline.units.name} {newest.steps}"
@@ -161,9 +161,14 @@ class Job:
 
     def _condense(self, tracker: Tracker, start: Checkpoint | None) -> None:
         units = self.outline.units
-        if start and start.steps == units.total and has_complete_set(self.folder):
-            terminal.say(f"the set is complete after {units.name} {units.total}; {self.files.synthetic_set} is kept")
-            return
+        if start and start.steps == units.total:
+            problem = set_problem(self.config, self.dataset)
+            if problem is None:
+                terminal.say(
+                    f"the set is complete after {units.name} {units.total}; {self.files.synthetic_set} is kept"
+                )
+                return
+            terminal.say(f"note: the set is written again from the checkpoint: {problem}")
         if start:
             terminal.say(f"resuming after {self._after(start.steps)} in all")
         try:

@@ -87,7 +87,7 @@ def copy(config: RunConfig, dataset: ImageSet, start: Checkpoint | None, how: st
 
     def load(name: str) -> Checkpoint:
         source = start if name == start.name else _checked(config, dataset, checkpoint.measured(start.store, name))
-        _copy_one(config, source)
+        _copy_one(config, dataset, source)
         return source
 
     is_named = checkpoint.NAME.fullmatch(_parts(how)[1])
@@ -108,15 +108,17 @@ def _checked(config: RunConfig, dataset: ImageSet, source: Checkpoint) -> Checkp
     return source
 
 
-def _copy_one(config: RunConfig, source: Checkpoint) -> None:
+def _copy_one(config: RunConfig, dataset: ImageSet, source: Checkpoint) -> None:
     """Copy a checkpoint to this run and commit it. If it is damaged, remove the partial copy and raise Damaged.
 
     A copy that cannot be removed is harmless, because it is not committed.
     """
-    own = assembly.storage_of(config)
+    own, outline = assembly.storage_of(config), procedures.outline_of(config, dataset)
 
     def put(entry: FileEntry) -> None:
-        own.write(f"{source.name}/{entry.name}", source.bytes_of(entry))
+        data = source.bytes_of(entry)
+        contents.verify(source, entry, source.parsed(entry, data), outline)
+        own.write(f"{source.name}/{entry.name}", data)
 
     try:
         side_by_side(put, source.entries, AT_ONCE)

@@ -29,8 +29,10 @@ BYTES = 2**28
 
 def parsed(line: bytes) -> MetricsEntry | None:
     """Parse a line of metrics.jsonl; return None unless it is a JSON object of numbers with a step, an integer from 0.
+=======
+    """Parse a line of metrics.jsonl; return None unless it is a JSON object of numbers with an integer step from 0.
 
-    Floats may be infinite or NaN, integers have at most 64 bits.
+    Floats may be infinite or NaN, and integers have at most 64 bits.
     """
     try:
         entry = records.parsed(line.removeprefix(BOM), RunFolder.metrics.name)
@@ -72,7 +74,7 @@ def append(file: Path, entry: MetricsEntry) -> None:
 def cut(file: Path, steps: int, copy: Path | None = None) -> None:
     """Remove entries after step ``steps``, repeated steps and invalid lines.
 
-    The file is rewritten only if its content changes. Raises Unreadable like :func:`read`.
+    The file is rewritten only if its content changes. Raises Unreadable if it cannot be read.
 
     :param copy: file to write instead; the original is not changed.
     """

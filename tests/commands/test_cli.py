@@ -1,12 +1,12 @@
 """The commands print help, list all names, and refuse in one line."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from dist_condense.commands import cli
 from dist_condense.data import DataError
@@ -16,6 +16,8 @@ from dist_condense.job import checkpoint
 from dist_condense.job.claim import Claim
 from dist_condense.job.comparing import Comparison
 from dist_condense.job.job import Job
+from dist_condense.result.card import Card, CardClass
+from dist_condense.result.synthetic_set import write_set
 from dist_condense.settings import config
 from dist_condense.settings.run_folder import RunFolder
 
@@ -110,11 +112,12 @@ def run(tmp_path):
 
 
 def write_card(run, complete):
-    (run / "synthetic_set").mkdir()
-    fields = {"method": "dc", "dataset": "digits", "classes": [], "ipc": 1, "channels": 1, "size": 8}
-    fields |= {"value_space": "normalised", "mean": [0], "std": [1], "factor": 1, "seed": 0, "networks_done": 2}
-    fields |= {"networks_total": 3, "matching_steps": 1, "steps": 3 if complete else 2, "complete": complete}
-    (run / "synthetic_set" / "card.json").write_text(json.dumps({**fields, "format_version": 1}))
+    card = Card(
+        method="dc", dataset="digits", classes=(CardClass(0, "0"),), ipc=1, channels=1, size=8,
+        value_space="normalised", mean=(0.0,), std=(1.0,), factor=1, seed=0,
+        steps=3 if complete else 2, complete=complete,
+    )  # fmt: skip
+    write_set(run / "synthetic_set", torch.zeros(1, 1, 8, 8), torch.zeros(1, dtype=torch.int64), card)
 
 
 def refusal(run, *overrides):
@@ -127,6 +130,14 @@ def test_only_a_finished_run_is_evaluated_again(run, monkeypatch):
     assert "no synthetic set" in refusal(run) and "continues it" in refusal(run)
     write_card(run, complete=False)
     assert "is incomplete (step 2)" in refusal(run)
+
+
+def test_a_damaged_set_is_not_evaluated(run):
+    write_card(run, complete=True)
+    with (run / "synthetic_set" / "synthetic_set.safetensors").open("ab") as file:
+        file.write(b"x")
+    (line,) = refusal(run).splitlines()
+    assert "synthetic_set.safetensors, header: its tensors have" in line and "continues it" in line
 
 
 def test_a_finished_run_takes_evaluation_keys_only(run, monkeypatch):

@@ -91,6 +91,8 @@ def check(dataset: SyntheticDataset, verify: bool) -> None:
     assert pixels.shape == (count, *card.shape) and pixels.dtype == torch.float32 and len(stored) == count
     assert [entry.label for entry in card.classes] == list(range(classes))
     assert len(card.mean) == len(card.std) == card.channels and min(card.std) > 0
+    assert len(card.padding) in (1, card.channels) and card.space.name == card.value_space
+    assert card.images_per_class in (0, len(dataset) // classes)
     assert len(dataset) == count * card.decoded_per_image and dataset.labels.shape[1:] == stored.shape[1:]
     if card.labels == "soft":
         assert stored.shape == (count, classes) and stored.min() >= 0

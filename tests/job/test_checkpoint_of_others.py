@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -91,6 +92,16 @@ def test_a_checkpoint_of_version_1_is_copied_as_it_is_and_goes_on(theirs: Path, 
     assert torch.equal(load_set(new).parameters()[0], load_set(theirs).parameters()[0])
 
 
+def test_a_number_that_is_not_finite_is_not_copied(
+    theirs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Types and shapes in the headers are right, and so are the hashes."""
+    with_tensors(OWN, lambda x: x["buffer.3"].fill_(math.nan))(theirs / "checkpoints" / FIRST)
+    assert command("dc", tmp_path / "new", *SHORT, f"--resume={theirs}") == cli.REFUSED
+    assert f"{OWN}: buffer.3 is not finite" in capfd.readouterr().err
+    assert not list((tmp_path / "new").glob("checkpoints/*/manifest.json"))
+
+
 def test_a_damaged_one_is_refused_while_it_is_copied(
     theirs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -130,6 +141,21 @@ def test_a_damaged_newest_one_is_skipped_while_it_is_copied(
     assert not RunFolder(other).config.exists()
 
 
+def identified(key: str, value: object) -> Change:
+    return lambda content: content["identity"].update({key: value})
+
+
+IMPOSSIBLE: dict[str, list[object]] = {
+    "compute.slices": [0, "4", 1.5, True, 10**6, [4]],
+    "compute.threads": [0, "x", 10**6],
+    "compute.reproducible": [1, "true"],
+    "dataset.channels": [0, "1", 10**9],
+    "dataset.mean": ["x", ["x"], [1e30], {}],
+    "dataset.std": [[0.0], [-1.0], 0.5],
+}
+"""Values that later starts keep, by key; the seal fits."""
+
+
 @pytest.mark.parametrize(
     ("change", "reported"),
     [
@@ -165,6 +191,9 @@ def test_a_damaged_newest_one_is_skipped_while_it_is_copied(
         (lambda content: content.update(identity={"x": math.nan}), "identity.x: found nan, expected a finite number"),
         (lambda content: content.update(tracking_run=["x"]), "tracking_run: found a list of 1, expected text"),
         (lambda content: content.update(command="x"), "command: unknown"),
+        *((lambda content, x=x: content.update(tracking_run=x), "tracking_run: found") for x in ("../x", "", 7)),
+        *((lambda content, x=x: content.update(steps=x), "steps: found") for x in (10**15, 2**63, 10**30)),
+        *((identified(key, x), f"identity: {key}: ") for key, values in IMPOSSIBLE.items() for x in values),
     ],
 )  # fmt: skip
 def test_a_manifest_that_no_run_writes_is_damaged(change: Change, reported: str, theirs: Path) -> None:
@@ -180,6 +209,22 @@ def test_a_deep_manifest_is_damaged(theirs: Path) -> None:
     (store.path / FIRST / MANIFEST).write_text("[" * 100_000)
     with pytest.raises(Damaged):
         checkpoint.opened(store, FIRST)
+
+
+@pytest.mark.parametrize(
+    ("constants", "reported"),
+    [([1.0], "dataset.mean: [1.0] there"), ([1.0] * 3, "3 and 3 values for images of 1 channels")],
+)
+def test_a_value_that_later_starts_keep_is_that_of_the_config(
+    constants: list[float], reported: str, theirs: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    values = {"dataset.mean": constants, "dataset.std": constants}
+    forge(theirs / "checkpoints" / FIRST, lambda content: content["identity"].update(values))
+    if len(constants) > 1:
+        (theirs / "config.yaml").unlink()  # so that only the checkpoint has them
+    assert command("dc", theirs, *SHORT) == cli.REFUSED
+    (line,) = capfd.readouterr().err.splitlines()
+    assert reported in line and "give another output" in line
 
 
 def test_only_folders_of_a_checkpoints_name_are_checkpoints(theirs: Path) -> None:
@@ -265,6 +310,15 @@ def deep(folder: Path) -> None:
     forge(folder, lambda content: content["identity"].update(more=nested(900)))
 
 
+def large(folder: Path) -> None:
+    """Make a file of 10 GiB that takes no place on the disk, whose header describes one tensor of that size."""
+    size = 10 * 2**30
+    header = json.dumps({"pixels.3": {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}}).encode()
+    sealed(folder, OWN, len(header).to_bytes(8, "little") + header, [3])
+    os.truncate(folder / OWN, 8 + len(header) + size)
+    forge(folder, lambda content: content["files"][-1].update(bytes=8 + len(header) + size))
+
+
 FORGED: dict[str, tuple[Callable[[Path], None], str]] = {
     "no tensors": (lambda folder: sealed(folder, OWN, b"\xff" * 64, [3]), f"{OWN}: it contains no tensors"),
     "no theta": (lambda folder: sealed(folder, SHARED, b"", []), f"{SHARED}: it contains no tensors"),
@@ -293,6 +347,7 @@ FORGED: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "a weight": (with_tensors(SHARED, lambda x: x.update({next(iter(x)): zeros(1)})), "is float32 [1] and must be"),
     "depth": (deep, "is damaged"),
+    "size": (large, f"{OWN}: it has 1073"),
 }
 """By the name of the attack: what it does to a checkpoint's folder, and what is reported."""
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Barrier
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from dist_condense.engine.errors import RunFailed
 from dist_condense.engine.ownership import assign
 from dist_condense.engine.procedure import Units, kind_of
 from dist_condense.job import checkpoint, contents
-from dist_condense.job.checkpoint import MANIFEST, SHARED, State
+from dist_condense.job.checkpoint import MANIFEST, SHARED, Damaged, State
 from dist_condense.job.checkpoint_writer import CheckpointWriter
 from dist_condense.job.claim import Claim
 from dist_condense.job.journal import Journal
@@ -82,6 +83,10 @@ class InThreads(LocalCoordinator):
         return answer
 
 
+def state(steps: int) -> State:
+    return State(steps=steps, updates=0, identity=IDENTITY, tracking_run=None, torch=torch.__version__, device="cpu")
+
+
 def state_of(classes: int, steps: int) -> dict[str, Tensor]:
     return {f"{name}.{c}": torch.tensor([c, steps + 0.5]) for name in ("pixels", "buffer") for c in range(classes)}
 
@@ -97,11 +102,7 @@ def store_of(classes: int, *steps: int) -> Memory:
     store = Memory()
     writer = CheckpointWriter(store, LocalCoordinator(), kept=9)
     for done in steps:
-        writer.begin(
-            State(steps=done, updates=0, identity=IDENTITY, tracking_run=None, torch=torch.__version__, device="cpu"),
-            state_of(classes, done),
-            THETA,
-        )
+        writer.begin(state(done), state_of(classes, done), THETA)
         writer.wait()
         assert writer.problem is None
     store.reads.clear()
@@ -213,6 +214,73 @@ def test_one_worker_finds_damage_and_all_take_the_checkpoint_before(
     names = [note.split(" is damaged")[0].rsplit("/", 1)[1] for note in notes]
     assert names == [f"class_{c}.safetensors" for c in (4, 5)]
     assert all(note.endswith("; step_00000001_00000000 is used instead") for note in notes)
+
+
+@pytest.mark.parametrize("kept", [1, 2])
+def test_later_checkpoints_that_are_damaged_cost_no_earlier_one(kept: int, tmp_path: Path) -> None:
+    """They count as committed by their manifests, but the run goes on from before them, perhaps more than once."""
+    store = store_of(4, 1, 7, 8)
+    for steps in (7, 8):
+        flipped(store, steps, "class_2.safetensors")
+    for steps in (2, 3):
+        writer = CheckpointWriter(store, LocalCoordinator(), kept=kept)
+        writer.begin(state(steps), state_of(4, steps), THETA)
+        writer.wait()
+        assert writer.problem is None
+        assert checkpoint.names(store) == [
+            checkpoint.name_of(x, 0) for x in (1, 2, 3, 7, 8) if steps - kept < x <= steps or x > 6
+        ]
+    resumed(store, 4, 2, tmp_path)
+
+
+def test_names_are_in_the_order_of_progress() -> None:
+    store = Memory(
+        {f"{checkpoint.name_of(*progress)}/x": b"" for progress in ((10**8, 0), (99_999_999, 7), (9, 10**9))}
+    )
+    store.write(f"step_{10**30}_00000000/x", b"")
+    assert [checkpoint.progress(name) for name in checkpoint.names(store)] == [[9, 10**9], [99_999_999, 7], [10**8, 0]]
+
+
+def test_only_some_of_many_damaged_checkpoints_are_reported(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    store = store_of(2, 1)
+    for steps in range(2, 50):
+        store.write(f"{checkpoint.name_of(steps, 0)}/{MANIFEST}", b"{}")
+    resumed(store, 2, 1, tmp_path)
+    *notes, last = capfd.readouterr().err.splitlines()
+    assert len(notes) == 10 and last.startswith("note: ... and 38 more damaged checkpoints")
+
+
+def test_what_is_beyond_the_run_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    """The manifests are sealed; the run has nine steps, and files of a few hundred bytes."""
+    store = store_of(2, 1)
+    entries = checkpoint.opened(store, checkpoint.name_of(1, 0)).entries
+    large = [replace(entry, bytes=10**12) if entry.labels == (1,) else entry for entry in entries]
+    reports = {
+        (2, 0): (large, "class_1.safetensors: it has 1000000000000 bytes, and its tensors have 16"),
+        (10, 0): (entries, f"{MANIFEST}: it is after step 10 and 0 updates, but the run ends after step 9"),
+        (9, 1): (entries, f"{MANIFEST}: it is after step 9 and 1 updates, but the run ends after step 9"),
+    }
+    for (steps, updates), (named, report) in reports.items():
+        checkpoint.commit(store, replace(state(steps), updates=updates), named)
+        store.reads.clear()
+        found = checkpoint.opened(store, checkpoint.name_of(steps, updates))
+        assert list(contents.problems(found, outline(2), 2)) == [report] and store.reads == {MANIFEST: 1}
+        with pytest.raises(Damaged, match=re.escape(report)):
+            contents.loaded(found, outline(2), [0, 1])
+        with pytest.raises(Damaged, match=re.escape(report)):
+            contents.classes(found, outline(2), 2)
+    resumed(store, 2, 2, tmp_path)
+
+
+def test_a_number_of_a_class_that_is_not_finite_is_damage(tmp_path: Path) -> None:
+    store = store_of(2, 1)
+    writer = CheckpointWriter(store, LocalCoordinator(), kept=9)
+    writer.begin(state(2), {**state_of(2, 2), "buffer.1": torch.tensor([0.0, torch.nan])}, THETA)
+    writer.wait()
+    found = checkpoint.opened(store, checkpoint.name_of(2, 0))
+    with pytest.raises(Damaged, match=r"class_1\.safetensors: buffer\.1 is not finite"):
+        contents.classes(found, outline(2), 2)
+    resumed(store, 2, 2, tmp_path)
 
 
 def test_a_manifest_that_not_all_see_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,15 @@ def test_a_folder_that_no_command_began_is_anybodys(tmp_path: Path) -> None:
         pass
 
 
+def test_any_bytes_may_name_the_owner(tmp_path: Path) -> None:
+    first = Claim.new(tmp_path)
+    first.take()
+    RunFolder(tmp_path).owner.write_bytes(b"\xff\xfe" * 2**20)
+    assert first.lost and len(Claim.present(tmp_path).owner) < 2000
+    with pytest.raises(RunFailed, match="has taken over"), first.writing():
+        pass
+
+
 def test_a_link_in_place_of_the_lock_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / RunFolder.lock.name).symlink_to(tmp_path / "made")

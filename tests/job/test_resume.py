@@ -6,11 +6,13 @@ import json
 import shutil
 import threading
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors.torch import load, save
 from torch import Tensor
 
 from dist_condense.engine.coordinator import ProcessGroupCoordinator
@@ -345,14 +347,33 @@ def test_when_none_is_whole_nothing_starts_over_by_itself(tmp_path: Path) -> Non
     assert (tmp_path / METRICS).read_bytes() == before
 
 
+def junk(file: Path) -> None:
+    """Replace a network by bytes that are no tensors, with their hash."""
+    file.write_bytes(b"junk")
+    file.with_name(f"{file.name}.sha256").write_text(sha256(b"junk").hexdigest())
+
+
+def other_network(file: Path) -> None:
+    """Change the types of a network, with their hash."""
+    data = save({name: x.double() for name, x in load(file.read_bytes()).items()})
+    file.write_bytes(data)
+    file.with_name(f"{file.name}.sha256").write_text(sha256(data).hexdigest())
+
+
+def folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+@pytest.mark.parametrize("damage", [flip, junk, other_network, folder])
 def test_a_network_of_the_pool_that_is_damaged_is_trained_again(
-    uninterrupted: dict[str, Tensor], tmp_path: Path
+    damage: Callable[[Path], None], uninterrupted: dict[str, Tensor], tmp_path: Path
 ) -> None:
     name = "idc_pooled_by_kmeans"
     assert die(name, tmp_path, after(1))  # before the first checkpoint: the pool is all there is
     before = {file: file.read_bytes() for file in (tmp_path / "pool").glob("*.safetensors")}
     for file in before:
-        flip(file)
+        damage(file)
     assert torch.equal(cases.alone(name, tmp_path), uninterrupted[name])
     assert len(before) == 1 and all(file.read_bytes() == data for file, data in before.items())
 

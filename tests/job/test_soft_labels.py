@@ -21,8 +21,9 @@ from dist_condense.evaluation.evaluate import Evaluation, TrainingSet, Trial, ru
 from dist_condense.evaluation.protocols import protocol
 from dist_condense.evaluation.rows import read_csv
 from dist_condense.job import checkpoint
+from dist_condense.job.exporting import set_problem
 from dist_condense.result.card import SyntheticSetError, read_card
-from dist_condense.result.synthetic_set import write_set
+from dist_condense.result.synthetic_set import TENSORS, write_set
 from dist_condense.settings import checks
 from dist_condense.system.storage import Folder
 from tests.engine import cases
@@ -101,9 +102,36 @@ def test_tiles_share_the_label_of_their_image(folder: Path, tmp_path: Path) -> N
 def test_labels_of_another_shape_are_refused(folder: Path, tmp_path: Path) -> None:
     pixels, labels = load_set(folder).parameters()
     card = read_card(folder / "synthetic_set")
-    with pytest.raises(SyntheticSetError, match=r"labels are \[20, 9\], the card says \[20, 10\]"):
+    with pytest.raises(SyntheticSetError, match=r"'labels': found float32 \[20, 9\], the card says float32 \[20, 10\]"):
         write_set(tmp_path / "s", pixels, labels[:, :9], card)
     assert load_file(folder / "synthetic_set" / "synthetic_set.safetensors")["labels"].shape == (20, 10)
+
+
+def test_a_set_that_was_damaged_is_written_again_from_the_checkpoint(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    files = folder / "synthetic_set"
+    whole, rows = (files / TENSORS).read_bytes(), (folder / "evaluation.csv").read_bytes()
+    (files / TENSORS).write_bytes(whole[:-1] + b"x")
+    assert condensed(folder) == 0
+    assert "note: the set is written again from the checkpoint: " in capfd.readouterr().err
+    assert (files / TENSORS).read_bytes() == whole and len(load_set(folder)) == 20
+    assert (folder / "evaluation.csv").read_bytes() == rows
+
+
+def test_the_set_of_another_run_is_not_taken_for_this_ones(folder: Path, tmp_path: Path) -> None:
+    config = replace(cases.load("soft_labels"), output=str(tmp_path))
+    digits = open_dataset("digits", None, size=8)
+    assert "card.json is missing" in str(set_problem(config, digits))
+    pixels, labels = load_set(folder).parameters()
+    card = read_card(folder / "synthetic_set")
+    write_set(tmp_path / "synthetic_set", pixels, labels, card)
+    assert set_problem(config, digits) is None
+    write_set(tmp_path / "synthetic_set", pixels, labels, replace(card, complete=False))
+    assert "is incomplete" in str(set_problem(config, digits))
+    other = replace(card, channels=3, mean=(0.1,) * 3, std=(0.1,) * 3)
+    write_set(tmp_path / "synthetic_set", pixels.repeat(1, 3, 1, 1), labels, other)
+    assert "has [10, 2, 3, 8, 8] classes" in str(set_problem(config, digits))
 
 
 def test_a_run_with_hard_labels_does_not_continue_as_one_with_soft_ones(

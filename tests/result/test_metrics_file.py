@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ import pytest
 from dist_condense.engine.errors import RunFailed
 from dist_condense.result.metrics_file import append, cut, problem, read
 from dist_condense.settings.run_folder import RunFolder
+from dist_condense.system.records import Unreadable
 
 
 def entry(step: int) -> dict[str, float]:
@@ -33,7 +37,11 @@ def test_torn_lines_are_passed_over(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "other", ["[1]", "null", "3", '{"loss": 1}', '{"step": "x"}', '{"step": 1.5}', '{"step": 3, "loss": "x"}', "\udcff"]
+    "other",
+    [
+        *("[1]", "null", "3", '{"loss": 1}', '{"step": "x"}', '{"step": 1.5}', '{"step": 3, "loss": "x"}', "\udcff"),
+        *('{"step": -1}', '{"step": true}', '{"step": 3, "loss": true}', f'{{"step": 3, "loss": {10**30}}}'),
+    ],
 )
 def test_what_is_no_entry_is_named_where_it_would_be_kept(other: str, file: Path) -> None:
     text = f"{line(1)}{other}\n{line(2)}{line(3)}"
@@ -77,6 +85,27 @@ def test_a_file_that_is_right_is_left_alone(file: Path) -> None:
     before = file.stat().st_ino
     cut(file, 1)
     assert file.stat().st_ino == before
+
+
+def sparse(file: Path) -> None:
+    file.touch()
+    os.truncate(file, 10 * 2**30)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, sparse])
+def test_what_cannot_be_read_is_named(make: Callable[[Path], object], file: Path) -> None:
+    make(file)
+    told = rf"^{file} cannot be read: "
+    assert re.search(f"{told}.*; repair it, or move the file away$", problem(file, 2) or "")
+    for read_it in (lambda: read(file), lambda: cut(file, 2)):
+        with pytest.raises(Unreadable, match=told):
+            read_it()
+
+
+def test_a_copy_leaves_the_original_alone(file: Path) -> None:
+    file.write_text("".join(map(line, (1, 2, 3))))
+    cut(file, 2, file.with_name("copy"))
+    assert file.with_name("copy").read_text() == line(1) + line(2) and len(read(file)) == 3
 
 
 def test_a_disk_that_does_not_take_a_line_is_named(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from unicodedata import category
 import pytest
 import torch
 
-from dist_condense.evaluation.rows import COLUMNS, Row
+from dist_condense.evaluation.rows import COLUMNS, Row, append_csv
 from dist_condense.result.card import Card, CardClass
 from dist_condense.result.curve import COLOURS
 from dist_condense.result.environment import environment
@@ -167,6 +167,81 @@ def test_no_direction_mark_or_control_character_reaches_the_page(run):
     assert text.count(r"\u202e") == 10 and r"<dt>hidden\u2066</dt>" in text
     assert [x for x in text if category(x) in terminal.HIDDEN and x != "\n"] == []
     assert 'aria-label="\\u202eq&#34;&lt;b&gt; over steps"' in text
+
+
+HOSTILE = (
+    "<script>alert(1)</script>\"><img src=x onerror=alert(1)>' onmouseover='x</title></pre></style><svg onload=x>"
+    "[link=javascript:x]x[/link][red]x {{ 7 * 7 }} {% raw %} javascript:x \x1b]8;;http://x\x1b\\y \u202e \x00&lt;\nz"
+)
+
+
+class Document(HTMLParser):
+    """Parser that collects the elements with the names of their attributes, and the text of each element."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.texts = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, [name for name, _ in attrs]))
+        self.texts += [value for name, value in attrs if name in ("title", "alt", "aria-label")]
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def page_with(name, folder):
+    """Return the page of a run in which every text that another person can choose is ``name``."""
+    run = folder / "run"
+    card = Card(
+        method=name, dataset=name, classes=(CardClass(0, name, name), CardClass(1, name)), ipc=1, channels=1, size=8,
+        value_space="unit", mean=(0.3,), std=(0.3,), factor=1, seed=0, steps=50, complete=True,
+    )  # fmt: skip
+    write_set(run / "synthetic_set", torch.rand(2, 1, 8, 8), torch.arange(2), card)
+    file = run / "synthetic_set" / "card.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), name: name, "a fact": {name: [name]}}))
+    lines = [json.dumps({"step": s, name: 1.0}) for s in (1, 2)]
+    (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    (run / "config.yaml").write_bytes(f"name: {name}\n".encode())
+    (run / "environment.json").write_text(json.dumps({name: name, "packages": {name: [name]}}))
+    append_csv(run / "evaluation.csv", [replace(ROWS[0], set=name, architecture=name, protocol=name)])
+    return Document(write_report(run).read_text())
+
+
+def test_no_text_of_others_changes_an_element_of_the_page(tmp_path):
+    hostile = page_with(HOSTILE, tmp_path / HOSTILE.replace("/", "").replace("\0", "")[:60])
+    plain = page_with("plain", tmp_path / "plain")
+    assert hostile.elements == plain.elements
+    assert sum("<script>alert(1)</script>" in text for text in hostile.texts) == sum("plain" in t for t in plain.texts)
+
+
+def spoiled(file, make):
+    file.unlink()
+    make(file)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "environment.json", "config.yaml", "synthetic_set/preview.png"])
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda file: file.symlink_to("/dev/zero")])
+def test_what_cannot_be_read_is_left_out_with_a_note(run, name, make):
+    spoiled(run / name, make)
+    text = write_report(run).read_text()
+    assert Page(text).tags.count("section") == 4
+    assert f"<p class=note>Left out: {run}/{name} cannot be read" in text
+
+
+def test_a_record_that_is_none_is_left_out_with_a_note(run):
+    (run / "environment.json").write_text("[1]")
+    (run / "config.yaml").write_bytes(b"\xff")
+    text = write_report(run).read_text()
+    assert Page(text).tags.count("section") == 3 and text.count("<p class=note>Left out:") == 2
+
+
+def test_many_measures_take_a_limited_time(run):
+    names = {f"measure {i}": 1.0 for i in range(500)}
+    (run / "metrics.jsonl").write_text("".join(json.dumps({"step": s, **names}) + "\n" for s in (1, 2)))
+    text = write_report(run).read_text()
+    assert Page(text).tags.count("svg") == 20 and "No charts of 480 more measures." in text
 
 
 def test_an_invalid_card_is_left_out_of_the_page(run):

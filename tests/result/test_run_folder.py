@@ -103,6 +103,16 @@ def test_defaults_are_not_composed(
     assert f"{theirs / 'config.yaml'}: defaults: the config of a run is resolved" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("place", ["https://x/y", "ftp://x"])
+def test_a_place_of_checkpoints_that_is_not_opened_is_refused(
+    place: str, theirs: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    changed(theirs, "checkpoints: null", f"checkpoints: {place}")
+    assert evaluate(theirs) == cli.REFUSED
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"refused: tracking.checkpoints: '{place}")
+
+
 def test_anchors_are_refused_before_they_fill_the_memory(theirs: Path, capfd: pytest.CaptureFixture[str]) -> None:
     lines = ["a0: &a0 [x, x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 30))]
     with (theirs / "config.yaml").open("a") as file:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 import dist_condense
-from dist_condense.settings.run_folder import Entry, RunFolder
+from dist_condense.settings.run_folder import Entry, RunFolder, check
+from dist_condense.settings.values import ConfigError
 
 PACKAGE = Path(dist_condense.__file__).parent
 OTHER_MEANINGS = {"pool": {"engine/trajectory.py", "planning/workload.py", "settings/parts.py"}}
@@ -17,6 +21,20 @@ def test_a_name_and_a_path() -> None:
     folder = RunFolder(Path("a"))
     assert RunFolder.metrics.name == "metrics.jsonl" and folder.metrics == Path("a/metrics.jsonl")
     assert folder == RunFolder(Path("a")) and folder.config.parent == folder.path
+
+
+@pytest.mark.parametrize("entry", [x for x in vars(RunFolder).values() if isinstance(x, Entry)], ids=lambda x: x.name)
+def test_a_file_in_place_of_a_folder_is_refused_and_the_other_way_round(entry: Entry, tmp_path: Path) -> None:
+    make: list[Callable[[Path], object]] = [Path.touch, Path.mkdir]
+    right, wrong = make[::-1] if entry.is_folder else make
+    right(tmp_path / entry.name)
+    check(tmp_path)
+    (tmp_path / entry.name).rename(tmp_path / "other")
+    wrong(tmp_path / entry.name)
+    with pytest.raises(
+        ConfigError, match=rf"^{tmp_path / entry.name} is a \w+, and a run's folder has a \w+ of this name"
+    ):
+        check(tmp_path)
 
 
 def test_no_other_module_names_a_file_of_a_run() -> None:

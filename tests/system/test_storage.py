@@ -51,6 +51,29 @@ def test_entries(store: Storage) -> None:
         store.read("b/one", 9)
 
 
+def test_an_entry_is_read_up_to_a_limit(store: Storage) -> None:
+    store.write("a", b"123")
+    assert store.read("a", 3) == b"123"
+    with pytest.raises(OSError, match="bytes"):
+        store.read("a", 2)
+
+
+def test_a_folder_in_place_of_an_entry_and_a_file_in_place_of_a_folder_are_replaced(tmp_path: Path) -> None:
+    store = Folder(tmp_path / "store")
+    store.write("a/b/c", b"1")
+    store.write("a/b", b"2")
+    store.remove("a/b/c")
+    assert store.read("a/b", 9) == b"2" and store.names() == ["a"]
+    store.write("a/b/c", b"3")
+    assert store.read("a/b/c", 9) == b"3"
+    with pytest.raises(NotADirectoryError):
+        store.read("a/b/c/d", 9)
+    (tmp_path / "file").write_bytes(b"kept")
+    with pytest.raises(OSError, match="file"):
+        Folder(tmp_path / "file").write("a", b"1")
+    assert (tmp_path / "file").read_bytes() == b"kept"
+
+
 def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
     store, outside = Folder(tmp_path / "store"), tmp_path / "outside"
     outside.write_bytes(b"kept")

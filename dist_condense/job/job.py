@@ -105,7 +105,8 @@ class Job:
         preflight.probe(config, start is not None and start.steps == outline.units.total)
         if start is None:
             preflight.headers(config, dataset, terminal.say)
-        config, keeping = resolved(config, dataset, start.state.identity if start else preflight.earlier(config))
+        earlier = {**(start.state.identity if start else {}), **preflight.earlier(config)}
+        config, keeping = resolved(config, dataset, earlier)
         dataset = assembly.settled(config, dataset)
         resume.check(config, dataset, start)
         remarks += preflight.remarks(config, start.state if start else None)
@@ -147,6 +148,8 @@ class Job:
             newest = checkpoint.newest(assembly.storage_of(self.config))
         except OSError:  # an unreachable store
             return "the same command continues from the newest checkpoint once the store answers"
+        except checkpoint.Damaged as error:
+            return str(error)
         if newest is None:
             return "no checkpoint was due yet (tracking.checkpoint_minutes), so the same command starts over"
         if newest.steps == self.outline.units.total and has_complete_set(self.folder):

@@ -32,6 +32,7 @@ from dist_condense.settings.config import (
     not_stored,
     read,
 )
+from dist_condense.settings.identity import impossible
 from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system.storage import Folder, Storage
 
@@ -150,9 +151,11 @@ def _output(config: RunConfig) -> Iterator[str]:
         yield f"data.cache: {config.data.cache} is an address; give a local folder of each node"
     if config.tracking.checkpoints:
         try:
-            assembly.storage_of(config)
-        except DataError as error:
-            yield f"tracking.checkpoints: {error.problems[0]}"
+            for part in (RunFolder.checkpoints, RunFolder.pool):
+                if isinstance(store := assembly.storage_of(config, part), Folder):
+                    run_folder.check(store.path)
+        except (DataError, ConfigError) as error:
+            yield from (f"tracking.checkpoints: {problem}" for problem in error.problems)
     folder = Path(config.output).expanduser()
     existing = RunFolder(folder).config
     if existing.exists():
@@ -191,9 +194,15 @@ def _write_problem(store: Storage) -> str | None:
 
 
 def earlier(config: RunConfig) -> dict[str, Any]:
-    """Return the identity of the run in the output folder, by key of its config; empty if there is no run."""
+    """Return the identity of the run in the output folder, by key of its config; empty if there is no run.
+
+    Raises ConfigError if a value that later starts keep is impossible.
+    """
     existing = RunFolder(Path(config.output).expanduser()).config
-    return identity(read(existing)) if existing.exists() else {}
+    stored = identity(read(existing)) if existing.exists() else {}
+    if problems := list(impossible(stored)):
+        raise ConfigError([f"{existing}: {problem}" for problem in problems])
+    return stored
 
 
 def _as_started(config: RunConfig) -> RunConfig:

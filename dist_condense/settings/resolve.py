@@ -107,6 +107,9 @@ def _normalised(config: RunConfig, dataset: ImageSet, earlier: Mapping[str, Any]
         return config
     if "dataset.mean" in earlier:
         mean, std = earlier["dataset.mean"], earlier["dataset.std"]
+        if {len(mean), len(std)} != {dataset.channels}:
+            found = f"{len(mean)} and {len(std)} values for images of {dataset.channels} channels"
+            raise ConfigError([f"dataset.mean, dataset.std: {found} at the run's first start; give another output"])
     elif earlier:  # a version without these keys used the data set's own
         mean, std = dataset.mean, dataset.std
     else:

@@ -50,7 +50,7 @@ def resolved(config: RunConfig, dataset: ImageSet, earlier: Mapping[str, Any]) -
 
     :param earlier: identity of the run's earlier start (``config.identity``); empty for the first start.
     :returns: the config, and the selected storage tier of real images, with the sizes that decided it.
-    :raises ConfigError: the cluster lacks cores or GPUs; mean and std of the training images cannot be measured.
+    :raises ConfigError: the cluster lacks cores, GPUs or memory; mean and std of the training images cannot be measured.
     """
     earlier = translated(earlier)
     config = with_channels(absolute_paths(config), earlier)

@@ -141,6 +141,7 @@ def test_the_driver_of_a_cluster_needs_room_for_the_set_alone(monkeypatch: pytes
     monkeypatch.setattr(memory, "machine_memory", lambda: state * 3 // 2 - 1)
     (line,) = memory.lacking(config, dataset)
     assert line.startswith("ipc: ") and line.endswith("lower ipc or dataset.size, or take fewer classes")
+    assert memory.lacking(config, dataset, is_complete=True) == []
 
 
 def test_a_plan_needs_room_for_what_it_times(monkeypatch: pytest.MonkeyPatch) -> None:

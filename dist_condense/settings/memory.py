@@ -65,8 +65,8 @@ def lacking_on_nodes(config: RunConfig, dataset: Any, memory: Sequence[int]) -> 
     text = f"the networks and minibatches of {number} workers"
     all_workers = Needs([state, Need("cluster.workers", text, number * needed(config, dataset, 0).bytes)])
     largest = needed(config, dataset, -(-classes // cluster.workers))
-    in_all = all_workers.excess("the cluster", NODE * sum(memory))
-    return _one_per_key([largest.excess("the largest node", room), in_all])
+    line = largest.excess("the largest node", room) or all_workers.excess("the cluster", NODE * sum(memory))
+    return [line] if line else []
 
 
 def largest_node(memory: Sequence[int]) -> int | None:

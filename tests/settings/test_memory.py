@@ -180,6 +180,18 @@ def test_images_that_no_node_can_keep_are_refused(
         resolve.resolved(config, dataset, {})
 
 
+def test_the_nodes_of_a_cluster_are_compared_if_workers_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolve, "machines", lambda: [(4, 0, 1000)])
+    config = load("configs/digits.yaml", [f"output={tmp_path}/run", "cluster.workers=2", "data.tier=disk"])
+    dataset, _ = preflight.check(config)
+    with pytest.raises(ConfigError, match=r"^method.real_batch: 2 MiB for the largest feature map .* the largest node.*batch$"):
+        resolve.resolved(config, dataset, {})
+    monkeypatch.setattr(resolve, "machines", lambda: [(4, 0, GIB)])
+    assert resolve.resolved(config, dataset, {})[0].cluster.workers == 2
+    monkeypatch.setattr(resolve, "machines", lambda: [(4, 0, 100_000)])
+    assert resolve.resolved(config, dataset, {}, is_complete=True)[0].cluster.workers == 2
+
+
 def test_nothing_is_allocated_to_measure_a_network() -> None:
     shape = {"channels": 3, "size": 64, "classes": 10}
     sketched = networks.sketch("convnet:width=8192:depth=4", **shape)

@@ -250,7 +250,10 @@ def _executed(config: RunConfig, resume: str = "auto", trusted: bool = True) -> 
     from dist_condense.result.card import SyntheticSetError
 
     try:
-        job = replace(Job.prepare(config, resume), trusted=trusted)
+        try:
+            job = replace(Job.prepare(config, resume), trusted=trusted)
+        except (DataError, RowsError, SyntheticSetError, OSError) as error:  # nothing has started
+            raise ConfigError(terminal.lines_of(error)) from error
         try:
             job.run()
         except KeyboardInterrupt as interrupt:

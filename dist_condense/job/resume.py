@@ -42,9 +42,9 @@ def select(config: RunConfig, how: str = AUTO) -> Checkpoint | None:
         return reached
     try:
         start = _at(how)
-    except (DataError, OSError, ValueError) as error:
-        problems = error.problems if isinstance(error, DataError | ConfigError) else [f"--resume={how}: {error}"]
-        raise ConfigError([x if x.startswith("--resume=") else f"--resume={how}: {x}" for x in problems]) from error
+    except (OSError, ValueError) as error:  # no such store, a path that no file has, a folder of links
+        option = f"--resume={how}: "
+        raise ConfigError([option + line.removeprefix(option) for line in terminal.lines_of(error)]) from error
     if start is None:
         raise ConfigError([f"--resume={how}: there is no checkpoint; give a run's folder, or one of its checkpoints"])
     return start

@@ -74,7 +74,7 @@ def _run(options: argparse.Namespace) -> int:
 def plan(arguments: Sequence[str] | None = None) -> int:
     """Estimate the time and memory of a run, print them, and return the exit code.
 
-    0 planned, 1 the run does not fit, 2 refused.
+    0 planned, 1 the run does not fit or the rates could not be saved, 2 refused.
     """
     from dist_condense.commands import plan_command
 

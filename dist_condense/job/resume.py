@@ -147,7 +147,7 @@ def _at(path: str) -> Checkpoint | None:
     :raises ConfigError: the path names a damaged or uncommitted checkpoint, or no checkpoint in the folder is intact.
     """
     if scheme(path) is None:
-        run_folder.check(Path(path))
+        run_folder.check(Path(path), checkpoint.is_opened)
     parent, name = _parts(path)
     if checkpoint.NAME.fullmatch(name):
         try:

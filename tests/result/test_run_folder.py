@@ -413,7 +413,7 @@ def test_a_database_in_the_folder_keeps_nothing_outside(
     assert replay(theirs) == 0
     with closing(sqlite3.connect(theirs / "mlflow.db")) as database, database:
         database.execute("UPDATE runs SET artifact_uri = ?", ((tmp_path / "home").as_uri(),))
-    assert replay(theirs) == cli.REFUSED
+    assert replay(theirs) == cli.FAILED
     assert f"stores files at {(tmp_path / 'home').as_uri()}, which is not in {theirs}" in capfd.readouterr().err
     assert list((tmp_path / "home").iterdir()) == []
 
@@ -469,7 +469,7 @@ def test_it_is_not_asked_twice_where_files_go(server_uri: str, theirs: Path, tmp
         return answer
 
     client.get_run = lying
-    assert replay(theirs) == cli.REFUSED
+    assert replay(theirs) == cli.FAILED
     assert list((tmp_path / "home").iterdir()) == []
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dist_condense.evaluation.rows import read_csv
+from dist_condense.evaluation.rows import RowsError, read_csv
 from dist_condense.result.card import SyntheticSetError, read_card
 from dist_condense.result.tracking import server, trust
 from dist_condense.result.tracking.server import TrackingError
@@ -36,7 +36,6 @@ def replay(folder: str | Path, uri: str | None = None, experiment: str | None = 
         raise ConfigError([f"{folder} is not the folder of a run: {files.config.name} is missing"])
     try:
         config, tags = stored_config(folder), tags_of(folder)
-        read_csv(files.evaluation)
     except ValueError as error:
         raise ConfigError(terminal.lines_of(error)) from error
     tracking = config.get("tracking") or {}
@@ -52,6 +51,10 @@ def replay(folder: str | Path, uri: str | None = None, experiment: str | None = 
     experiment = experiment or tracking.get("experiment") or "dist_condense"
     if problem := next(problems(configured, folder, experiment), None):
         raise ConfigError([problem])
+    try:
+        read_csv(files.evaluation)
+    except RowsError as error:
+        raise ConfigError([str(error)]) from error
     run_address = RunAddress.of(folder, uri=uri, experiment=experiment)
     run = ServerRun(uri, run_address, folder, trusted)
     try:

@@ -74,7 +74,7 @@ def _run(options: argparse.Namespace) -> int:
 def plan(arguments: Sequence[str] | None = None) -> int:
     """Estimate the time and memory of a run, print them, and return the exit code.
 
-    0 planned, 1 the run does not fit, 2 refused.
+    0 planned, 1 the run does not fit or the rates could not be saved, 2 refused.
     """
     from dist_condense.commands import plan_command
 
@@ -254,7 +254,10 @@ def _executed(config: RunConfig, resume: str = "auto", trusted: bool = True) -> 
     from dist_condense.result.card import SyntheticSetError
 
     try:
-        job = replace(Job.prepare(config, resume), trusted=trusted)
+        try:
+            job = replace(Job.prepare(config, resume), trusted=trusted)
+        except (DataError, RowsError, SyntheticSetError, OSError) as error:  # nothing has started
+            raise ConfigError(terminal.lines_of(error)) from error
         try:
             job.run()
         except KeyboardInterrupt as interrupt:

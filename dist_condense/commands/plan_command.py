@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,22 @@ from dist_condense.planning.rates import Calibration
 from dist_condense.planning.workload import Workload, workload_of
 from dist_condense.settings import assembly, checks, memory
 from dist_condense.settings.config import ConfigError, RunConfig
+from dist_condense.settings.limits import COUNT, Range, refusals
 from dist_condense.settings.procedures import outline_of
 from dist_condense.system import terminal
 from dist_condense.system.memory import machine_memory
 
-DOES_NOT_FIT = 1
+DOES_NOT_FIT = NOT_SAVED = 1
 GIB = 2**30
+RANGES = {
+    "gpus": Range(1, 100_000),
+    "classes": Range(1, 100_000),
+    "images_per_class": Range(1, COUNT),
+    "gpu_memory": Range(0, 1_000_000, above=True),
+    "rate": Range(0, 1e9, above=True),
+    "bandwidth": Range(0, 1_000_000, above=True),
+}
+"""Limits of the values of options."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
         prog="dist-condense plan",
         description="Estimate memory, traffic, time and the best number of workers of a run before it starts, from a "
         "few steps of its network timed on this machine or from rates measured elsewhere. Exit code: 0 planned, 1 the "
-        "run does not fit, 2 refused.",
+        "run does not fit or --save failed, 2 refused.",
     )
     add = made.add_argument
     add("config", help="a YAML file, or a shipped one such as configs/digits.yaml")
@@ -54,12 +65,15 @@ def parser() -> argparse.ArgumentParser:
 
 
 def plan(options: argparse.Namespace, config: RunConfig) -> int:
-    """Print the plan of a run and return the exit code: 0 planned, 1 the run does not fit."""
+    """Print the plan of a run and return the exit code: 0 planned, 1 the run does not fit or `--save` failed."""
     made = planned(options, config)
     if options.json:
         terminal.out(*json.dumps(tables.as_json(made), indent=1).split("\n"))
     else:
         tables.show(made)
+    if made.unsaved:
+        terminal.say(f"failed: --save: {made.unsaved}")
+        return NOT_SAVED
     return DOES_NOT_FIT if made.problems else 0
 
 
@@ -81,7 +95,9 @@ def planned(options: argparse.Namespace, config: RunConfig) -> Plan:
     if problems := memory.lacking_to_plan(config, dataset, is_timed=options.calibration is None):
         raise ConfigError(problems)
     load = workload_of(config, dataset)
-    measured = _rates(options, config, dataset, load)
+    measured = _measured(options, config, dataset, load)
+    unsaved = _unsaved(options, measured)
+    measured = _as_stated(options, measured, load)
     workers, kind = max(1, config.cluster.workers), kind or measured.kind
     cluster = Cluster(
         device=kind,
@@ -107,21 +123,32 @@ def planned(options: argparse.Namespace, config: RunConfig) -> Plan:
         data_here=data_here,
         room=room,
         problems=remedies(load, measured, cluster, workers=workers, room=room) if room is not None else [],
+        unsaved=unsaved,
     )
 
 
 def _refused(options: argparse.Namespace) -> Iterator[str]:
-    least = {"gpus": 1, "classes": 1, "images_per_class": 1}
-    for name, value in vars(options).items():
-        option = f"--{name.replace('_', '-')}"
-        if name in least and value is not None and value < least[name]:
-            yield f"{option}: {value} is below {least[name]}"
-        if name in ("gpu_memory", "rate", "bandwidth") and value is not None and not value > 0:
-            yield f"{option}: {value} is not above 0"
+    for name, limit in RANGES.items():
+        yield from (f"--{name.replace('_', '-')}: {x}" for x in refusals(getattr(options, name), limit))
     if options.gpu_memory is not None and options.gpus is None:
         yield "--gpu-memory: give the number of GPUs as well (--gpus)"
     if options.save is not None and options.calibration is not None:
         yield "--save: nothing is measured where --calibration gives the rates"
+    elif options.save is not None and (problem := _save_problem(options.save)):
+        yield f"--save: {problem}; name another file"
+
+
+def _save_problem(file: Path) -> str | None:
+    """Return why a file cannot be written, as far as this is known without writing it; None if it can."""
+    try:
+        if file.is_dir():
+            return f"{file} is a folder"
+        file.lstat()
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:  # ValueError: a zero byte
+        return f"{file}: {getattr(error, 'strerror', None) or error}"
+    return None if os.access(file.parent, os.W_OK | os.X_OK) else f"nothing can be written in {file.parent}"
 
 
 def _settled(config: RunConfig, gpus: int | None) -> RunConfig:
@@ -147,20 +174,31 @@ def _dataset(config: RunConfig, options: argparse.Namespace) -> tuple[Any, bool]
     return assumed(config, options.classes, options.images_per_class), False
 
 
-def _rates(options: argparse.Namespace, config: RunConfig, dataset: Any, load: Workload) -> Calibration:
+def _measured(options: argparse.Namespace, config: RunConfig, dataset: Any, load: Workload) -> Calibration:
     if options.calibration is not None:
-        measured = rates.read(options.calibration, calibrate.compared(config, dataset, load))
-    else:
-        if options.rate is not None and not load.steps:
-            raise ConfigError(["--rate: it is the rate of matching, and nothing is matched; give --calibration"])
-        if load.computes and config.cluster.on_gpu and not torch.cuda.is_available():
-            raise ConfigError(["cluster.device: cuda, but torch sees no GPU here; give --calibration, or set cpu"])
-        if load.computes:
-            terminal.say("timing steps of the config's network here: minutes on CPUs")
-        compute = replace(config.compute, reproducible=_exact(config, config.cluster.device))
-        measured = calibrate.calibrate(replace(config, compute=compute), dataset, load)
-    if options.save is not None:
-        measured.write(options.save)
+        return rates.read(options.calibration, calibrate.compared(config, dataset, load))
+    if options.rate is not None and not load.steps:
+        raise ConfigError(["--rate: it is the rate of matching, and nothing is matched; give --calibration"])
+    if load.computes and config.cluster.on_gpu and not torch.cuda.is_available():
+        raise ConfigError(["cluster.device: cuda, but torch sees no GPU here; give --calibration, or set cpu"])
+    if load.computes:
+        terminal.say("timing steps of the config's network here: minutes on CPUs")
+    compute = replace(config.compute, reproducible=_exact(config, config.cluster.device))
+    return calibrate.calibrate(replace(config, compute=compute), dataset, load)
+
+
+def _unsaved(options: argparse.Namespace, measured: Calibration) -> str:
+    """Save the rates if ``--save`` is given. Return why that was impossible, so that the plan is printed anyhow."""
+    try:
+        if options.save is not None:
+            measured.write(options.save)
+    except OSError as error:
+        return f"{error}; the measured rates are {json.dumps(asdict(measured))}"
+    return ""
+
+
+def _as_stated(options: argparse.Namespace, measured: Calibration, load: Workload) -> Calibration:
+    """Return the rates, scaled if ``--rate`` is given. Raises ConfigError if the work needs other rates."""
     if problems := list(rates.lacking(measured, load)):
         raise ConfigError(problems)
     return measured if options.rate is None else measured.scaled(options.rate)

@@ -20,6 +20,8 @@ from dist_condense.data.preparing.tars import MapUnordered
 from dist_condense.data.sets.listing import is_utf8
 from dist_condense.data.sets.subsets import SUBSETS
 from dist_condense.data.shards.manifest import SPLITS, Manifest
+from dist_condense.settings.keys import KEYS
+from dist_condense.settings.limits import Limit, Range, refusals
 from dist_condense.settings.values import converted
 from dist_condense.settings.yaml_files import parsed
 from dist_condense.system import records, signals, terminal
@@ -30,6 +32,8 @@ from dist_condense.system.process_pool import LocalMap
 REFUSED, FAILED = 2, 1
 PROCESS_BYTES = 2**28
 """Memory of a process in bytes, at least: what it has imported."""
+WORKERS = Range(1, 10_000)
+"""Limit of the number of processes or tasks."""
 PLAIN_EVERY = 10.0
 """Seconds between progress lines without a terminal."""
 SOURCE_HELP = (
@@ -222,16 +226,21 @@ def _class_names(options: argparse.Namespace) -> tuple[str, ...] | None:
     if options.class_names is None:
         return None
     where = f"--class-names: {options.class_names}"
-    content = records.bytes_of(options.class_names)
-    names = tuple(records.text_of(content, where).splitlines())
+    try:
+        data = records.bytes_of(options.class_names)
+    except records.Unreadable as error:
+        raise DataError([f"--class-names: {error}"]) from error
+    names = tuple(records.text_of(data, where).splitlines())
     if empty := [number for number, name in enumerate(names, 1) if not name.strip()]:
         raise DataError([f"{where}, line {empty[0]}: the class name is empty."])
     return names
 
 
 def _mapping(options: argparse.Namespace) -> MapUnordered:
-    if options.workers < 1:
-        raise DataError([f"--workers is {options.workers}; give a number of processes, at least 1."])
+    limits: dict[str, Limit | None] = {"workers": WORKERS, "size": KEYS["dataset.size"].limit}
+    for name, limit in limits.items():
+        if limit is not None and (reason := next(refusals(getattr(options, name), limit), None)):
+            raise DataError([f"--{name}: {reason}."])
     if not options.ray:
         if (needed := options.workers * PROCESS_BYTES) > (memory := machine_memory()):
             shown = f"{needed / 2**30:,.0f} GiB, this machine has {memory / 2**30:,.0f}"

@@ -23,6 +23,7 @@ from dist_condense.engine.procedure import Kind
 from dist_condense.job import header
 from dist_condense.result.tracking.server_run import Id
 from dist_condense.settings.identity import impossible
+from dist_condense.settings.run_folder import OPENED
 from dist_condense.system import records, safetensors_header
 from dist_condense.system.background import side_by_side
 from dist_condense.system.conversion import NonNegative, Rule, Sha256
@@ -46,6 +47,11 @@ LARGEST = 24 * 2**20
 AT_ONCE = 8
 """Number of files written or read concurrently, because each waits for a disk to sync or a store to answer."""
 Loaded = TypeVar("Loaded")
+
+
+def is_opened(folder: str) -> bool:
+    """Return whether a folder of this name is opened in the folder of a run or in one of checkpoints."""
+    return folder in OPENED or NAME.fullmatch(folder) is not None
 
 
 @dataclass(frozen=True)

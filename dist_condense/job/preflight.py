@@ -19,7 +19,7 @@ from dist_condense.data.ffcv.extra import PACKAGE, SYSTEM
 from dist_condense.data.reading.headers import check_headers
 from dist_condense.data.reading.tiers import RAW
 from dist_condense.evaluation.rows import RowsError, read_csv
-from dist_condense.job.checkpoint import State
+from dist_condense.job.checkpoint import State, is_opened
 from dist_condense.job.exporting import has_complete_set
 from dist_condense.result.tracking.server import refusal
 from dist_condense.selection.table import SELECTIONS
@@ -156,7 +156,7 @@ def _output(config: RunConfig) -> Iterator[str]:
         try:
             for part in (RunFolder.checkpoints, RunFolder.pool):
                 if isinstance(store := assembly.storage_of(config, part), Folder):
-                    run_folder.check(store.path)
+                    run_folder.check(store.path, is_opened)
         except (DataError, ConfigError) as error:
             yield from (f"tracking.checkpoints: {problem}" for problem in error.problems)
     folder = Path(config.output).expanduser()

@@ -42,9 +42,9 @@ def select(config: RunConfig, how: str = AUTO) -> Checkpoint | None:
         return reached
     try:
         start = _at(how)
-    except (DataError, OSError, ValueError) as error:
-        problems = error.problems if isinstance(error, DataError | ConfigError) else [f"--resume={how}: {error}"]
-        raise ConfigError([x if x.startswith("--resume=") else f"--resume={how}: {x}" for x in problems]) from error
+    except (OSError, ValueError) as error:  # no such store, a path that no file has, a folder of links
+        option = f"--resume={how}: "
+        raise ConfigError([option + line.removeprefix(option) for line in terminal.lines_of(error)]) from error
     if start is None:
         raise ConfigError([f"--resume={how}: there is no checkpoint; give a run's folder, or one of its checkpoints"])
     return start
@@ -149,7 +149,7 @@ def _at(path: str) -> Checkpoint | None:
     :raises ConfigError: the path names a damaged or uncommitted checkpoint, or no checkpoint in the folder is intact.
     """
     if scheme(path) is None:
-        run_folder.check(Path(path))
+        run_folder.check(Path(path), checkpoint.is_opened)
     parent, name = _parts(path)
     if checkpoint.NAME.fullmatch(name):
         try:

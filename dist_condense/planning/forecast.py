@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dist_condense.data.reading import read_ahead
 from dist_condense.data.reading.tiers import share
@@ -177,7 +177,7 @@ def memory(load: Workload, rates: Calibration, cluster: Cluster, workers: int) -
     """Estimate the memory in bytes of the worker with the most classes, by purpose."""
     most = -(-load.classes // workers)
     sums = load.groups * 2 * load.statistic * (FLOAT + 2 * INTEGER if cluster.exact else 2 * FLOAT)
-    images = [count * load.image for count in load.counts]
+    images = [count * load.image for count in load.counts] if cluster.resident else []
     return {
         PROCESS: HELD[cluster.device],
         NETWORK: 3 * FLOAT * load.parameters,
@@ -214,5 +214,8 @@ def efficiency(load: Workload, rates: Calibration, cluster: Cluster, on: Forecas
 
 def best(load: Workload, rates: Calibration, cluster: Cluster) -> Forecast:
     """Return the forecast with the most workers, at most one per class, whose efficiency is at least :data:`ENOUGH`."""
-    every = (forecast(load, rates, cluster, workers) for workers in range(load.classes, 0, -1))
-    return next(each for each in every if efficiency(load, rates, cluster, each) >= ENOUGH)
+    timed = replace(cluster, resident=False)  # real images change no time, and are many
+    alone = forecast(load, rates, timed, 1).seconds
+    seconds = ((workers, forecast(load, rates, timed, workers).seconds) for workers in range(load.classes, 0, -1))
+    workers = next(n for n, taken in seconds if n == 1 or not taken or alone / (n * taken) >= ENOUGH)
+    return forecast(load, rates, cluster, workers)

@@ -31,3 +31,5 @@ class Plan:
     """Memory available to a worker in bytes; None if unknown."""
     problems: list[str]
     """Messages that name parts that do not fit into memory, and what to change; empty if the run fits."""
+    unsaved: str = ""
+    """Reason why the measured rates could not be saved, followed by the rates; empty if they were, or need not be."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from scipy.optimize import nnls
@@ -15,7 +15,13 @@ from dist_condense.planning.workload import Workload
 from dist_condense.settings.config import ConfigError
 from dist_condense.settings.schema import CUDA
 from dist_condense.system import records
-from dist_condense.system.conversion import NonNegativeFloat
+from dist_condense.system.conversion import NonNegativeFloat, Rule, shown
+from dist_condense.system.files import write_atomically
+
+Seconds = Annotated[float, Rule("seconds from 0 to 1e6", lambda x: 0 <= x <= 1e6)]
+Size = Annotated[float, Rule("bytes from 0 to 1e15", lambda x: 0 <= x <= 1e15)]
+NOISE = 1e-12
+"""Seconds per image below which a rate cannot have been measured."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +31,13 @@ class Matching:
     A step takes ``step + classes * (each + real * r + synthetic * s)``, with r real and s synthetic images per class.
     """
 
-    step: NonNegativeFloat
-    each: NonNegativeFloat
-    real: NonNegativeFloat
-    synthetic: NonNegativeFloat
+    step: Seconds
+    each: Seconds
+    real: Seconds
+    synthetic: Seconds
+
+    def __post_init__(self) -> None:
+        _check_some(self)
 
     def seconds(self, classes: int, real: int, synthetic: int) -> float:
         """Return the seconds of a step on a worker with ``classes`` classes.
@@ -43,12 +52,15 @@ class Matching:
 class Updating:
     """Rates of an update of theta in seconds: per update, per slice of the worker, and per image."""
 
-    update: NonNegativeFloat
-    slice: NonNegativeFloat
-    batch: NonNegativeFloat
+    update: Seconds
+    slice: Seconds
+    batch: Seconds
     """Seconds per image of the whole batch, which every worker augments."""
-    own: NonNegativeFloat
+    own: Seconds
     """Seconds per image in the worker's own slices."""
+
+    def __post_init__(self) -> None:
+        _check_some(self)
 
     def seconds(self, batch: int, slices: int, workers: int) -> float:
         """Return the seconds of an update on the worker with the most slices.
@@ -64,8 +76,8 @@ class Updating:
 class Peak:
     """Peak bytes of live tensors: ``base + image * n`` for n images in the network at once."""
 
-    base: NonNegativeFloat
-    image: NonNegativeFloat
+    base: Size
+    image: Size
 
     def bytes(self, images: int) -> int:
         """Return the peak bytes for ``images`` images in the network at once."""
@@ -78,8 +90,8 @@ class Calibration:
 
     device: str
     """Description of the device: the GPU, or the CPU and its threads, and the version of torch."""
-    kind: str
-    """`cpu` or `cuda`."""
+    kind: Literal["cpu", "cuda"]
+    """Kind of the device."""
     compared: dict[str, Any]
     """Keys and values that a config must have to use the rates; see
     :func:`dist_condense.planning.calibrate.compared`."""
@@ -89,7 +101,7 @@ class Calibration:
     """Rates of matching steps with groups of several classes."""
     updating: Updating | None = None
     """Rates of updates of theta."""
-    draw: NonNegativeFloat = 0.0
+    draw: Seconds = 0.0
     """Seconds for drawing a network."""
     real: Peak | None = None
     """Memory for computing the statistic of real images."""
@@ -114,7 +126,7 @@ class Calibration:
         """
         if self.alone is None:
             raise ConfigError(["--rate: needs rates of matching; give --calibration of a method that matches"])
-        if not self.alone.real:
+        if self.alone.real < NOISE:
             raise ConfigError([f"--rate: the cost of real images is lost in noise on {self.device}; measure again"])
         factor = 1 / (rate * self.alone.real)
 
@@ -126,8 +138,8 @@ class Calibration:
         return replace(self, device=device, stated=rate, **kinds)
 
     def write(self, file: Path) -> None:
-        """Write the rates as JSON."""
-        file.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        """Write the rates as JSON. Raises OSError if that is impossible; an older file is then kept."""
+        write_atomically(file, (json.dumps(asdict(self), indent=1) + "\n").encode())
 
 
 def read(file: Path, compared: dict[str, Any]) -> Calibration:
@@ -141,13 +153,18 @@ def read(file: Path, compared: dict[str, Any]) -> Calibration:
     except records.Unreadable as error:
         raise ConfigError([f"--calibration: {error}; it is not one that plan saved"]) from error
     differ = [
-        f"{key} is {saved.compared.get(key)!r} there, {value!r} here"
+        f"{key} is {shown(saved.compared.get(key))} there, {shown(value)} here"
         for key, value in compared.items()
         if saved.compared.get(key) != value
     ]
     if differ:
         raise ConfigError([f"--calibration: {file} was measured with another config: {line}" for line in differ])
     return saved
+
+
+def _check_some(rates: Matching | Updating) -> None:
+    if not any(astuple(rates)):
+        raise ValueError("all its seconds are 0, expected at least one above 0")
 
 
 def lacking(rates: Calibration, load: Workload) -> Iterator[str]:

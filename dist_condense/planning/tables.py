@@ -166,7 +166,7 @@ def _plural(name: str, number: int) -> str:
 
 
 def _share(part: float, forecast: Forecast) -> str:
-    return f"{duration(part)} ({part / forecast.seconds:.0%})"
+    return f"{duration(part)} ({part / (forecast.seconds or 1):.0%})"
 
 
 def _hours(number: float) -> str:

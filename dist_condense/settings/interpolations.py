@@ -45,14 +45,14 @@ def refusals(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key, texts in interpolating(values).items():
         if computed := next(filter(None, map(_COMPUTED.search, texts)), None):
             yield key, f"{computed[0]!r:.80}: the name in an interpolation is computed by another; write it out"
-        elif (chain := size.of(key)) is None:
+        elif (bound := size.of(key)) is None:
             yield key, f"refers to a value, which refers to another, and so on, more than {CHAIN} times; give the value"
             return
-        elif chain > left:
+        elif bound > left:
             yield key, f"its ${{...}} expand to more than {EXPANDED} characters, with those before it; give the value"
             return
         else:
-            left -= chain
+            left -= bound
 
 
 class _Size:
@@ -67,7 +67,8 @@ class _Size:
         """Keys with interpolations, by each section that contains them and by their own names."""
         self.plain: dict[str, int] = {}
         """Characters of all texts, by key and by section."""
-        self.known: dict[str, int | None] = {}
+        self.known: dict[str, tuple[int, int] | None] = {}
+        """Bound and length of the longest chain of references, by key; None if the chain is too long."""
         for key, value in values.items():
             length = sum(map(len, texts_of(value)))
             for name in _above(key):
@@ -75,26 +76,31 @@ class _Size:
                 if key in self.texts:
                     self.below.setdefault(name, set()).add(key)
 
-    def of(self, key: str, above: tuple[str, ...] = ()) -> int | None:
-        """Return the bound of a key's value; None if its chain of references is longer than :data:`CHAIN`.
+    def of(self, key: str) -> int | None:
+        """Return the bound of a key's value; None if its chain of references is longer than :data:`CHAIN`."""
+        found = self._bound(key, ())
+        return None if found is None else found[0]
 
-        A reference to a key in ``above`` counts as 0.
-        """
+    def _bound(self, key: str, above: tuple[str, ...]) -> tuple[int, int] | None:
+        """Return the bound and the length of the chain of a key; a reference to a key in ``above`` counts as 0."""
         if key in above:
-            return 0
+            return 0, 0
         if len(above) > CHAIN:
             return None
         if key not in self.known:
-            total: int | None = sum(map(len, self.texts[key]))
-            for name in (name for text in self.texts[key] for name in _REFERENCE.findall(text)):
-                for target in {x for x in map(self._found, _absolute(name, key)) if x is not None}:
-                    sizes = [self.of(other, (*above, key)) for other in self.below.get(target, ())]
-                    if total is None or None in sizes:
-                        total = None
-                    else:
-                        total = min(total + self.plain[target] + sum(x or 0 for x in sizes), 2 * EXPANDED)
-            self.known[key] = total
+            self.known[key] = self._summed(key, (*above, key))
         return self.known[key]
+
+    def _summed(self, key: str, above: tuple[str, ...]) -> tuple[int, int] | None:
+        total, longest = sum(map(len, self.texts[key])), 0
+        for name in (name for text in self.texts[key] for name in _REFERENCE.findall(text)):
+            for target in {x for x in map(self._found, _absolute(name, key)) if x is not None}:
+                for bound in (self._bound(other, above) for other in self.below.get(target, ())):
+                    if bound is None or bound[1] >= CHAIN:
+                        return None
+                    total, longest = total + bound[0], max(longest, bound[1])
+                total = min(total + self.plain[target], 2 * EXPANDED)
+        return total, longest + 1
 
     def _found(self, name: str) -> str | None:
         """Return the key or section of a name, which may be followed by indices of a list; None if there is none."""

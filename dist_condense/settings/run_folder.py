@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
@@ -89,27 +89,27 @@ OPENED = {
 """Names of entries that are opened: those of a run, and of what Ray and MLflow keep in its folder."""
 
 
-def check(folder: Path) -> None:
+def check(folder: Path, opened: Callable[[str], object] = OPENED.__contains__) -> None:
     """Check that a run's folder contains only plain files and folders, and neither in place of the other.
 
     The folder itself and :data:`MAY_LEAD` may be links to folders. Raises ConfigError with a message for each entry
     that is refused; if there are many, the last message states the number of entries that are not listed.
+
+    :param opened: returns whether a folder of the given name in it is opened; others are not searched, because the
+        given folder may be any, even the root of the file system.
     """
-    if refused := list(problems(folder)):
+    if refused := list(problems(folder, opened)):
         more = [f"... and {len(refused) - SHOWN} more in {folder}"] if len(refused) > SHOWN else []
         raise ConfigError(refused[:SHOWN] + more)
 
 
-def problems(folder: Path) -> Iterator[str]:
-    """Yield an error message for each entry that :func:`check` refuses; none if the folder does not exist.
-
-    Folders of other names are not searched, because the given folder may be any, even the root of the file system.
-    """
+def problems(folder: Path, opened: Callable[[str], object] = OPENED.__contains__) -> Iterator[str]:
+    """Yield an error message for each entry that :func:`check` refuses; none if the folder does not exist."""
     if folder.is_dir():
         for path in _listed(folder):
             if path.name in MAY_LEAD and path.is_symlink() and path.is_dir():
                 yield from problems_below(path)
-            elif path.name in OPENED or path.is_symlink() or not path.is_dir():
+            elif opened(path.name) or path.is_symlink() or not path.is_dir():
                 yield from strange(path)
                 yield from _of_other_kind(path)
 

@@ -137,7 +137,9 @@ def checked(text: str) -> str:
         )
     try:
         OmegaConf.create([text])
-    except (OmegaConfBaseException, RecursionError) as error:
+    except RecursionError as error:
+        raise Unusable(f"{text!r:.80}...: its ${{...}} are nested too deep; give the value") from error
+    except OmegaConfBaseException as error:
         hint = "is no interpolation, as ${oc.env:NAME} would be; write \\${ for literal text"
         raise Unusable(f"{text!r:.200} {hint}") from error
     return text

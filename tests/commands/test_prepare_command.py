@@ -48,7 +48,7 @@ def test_a_folder_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
         (["digits:", "--class-names", "/nowhere"], "/nowhere"),
         (["digits:", "--classes", "[1,ten"], r"--classes: '\[1,ten' is not a list of names"),
         (["digits:", "--classes", "1,,2"], "--classes: '1,,2' is not a list of names"),
-        (["digits:", "--workers", "0"], "--workers is 0; give a number of processes, at least 1"),
+        (["digits:", "--workers", "0"], "--workers: 0 is not in the range 1 to 10000"),
         (["cifar11:/x"], "'cifar11:/x' is no folder, and 'cifar11' no data set; choose one of digits, .*cifar10"),
         (["digits:", "--classes", "imagenet10"], "Or is the named subset imagenet10_idc meant"),
     ],

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dist_condense import __version__
 from dist_condense.data.catalogue import KNOWN, is_url, names
@@ -212,14 +212,26 @@ def finish(dest: Path, manifest: Manifest, ffcv: bool, report: ReportProgress) -
 
 
 def _recorded_options(dest: Path) -> dict[str, Any]:
-    """Return the options that were recorded in an unfinished DEST; empty for a new DEST."""
+    """Return the options that were recorded in an unfinished DEST; empty for a new DEST.
+
+    Raises DataError if they are unreadable.
+    """
     record = dest / RECORDS / IDENTITY
     if not os.path.lexists(record):
         return {}
-    recorded = records.read(dict[str, Any], record)
-    if "channels" in recorded:  # earlier versions did not record it
-        records.made(Channels, recorded["channels"], f"{record}: channels")
-    return recorded
+    try:
+        options = records.read(dict[str, Any], record)
+        records.made(_Channels, options, str(record), ignore_unknown=True)
+    except records.Unreadable as error:
+        raise DataError([f"{error}; remove {dest / RECORDS} to start again, or give another DEST."]) from error
+    return options
+
+
+@dataclass(frozen=True)
+class _Channels:
+    """The recorded option that is used before it is compared; earlier versions did not record it."""
+
+    channels: Literal[1, 3] | None = None
 
 
 def open_source(

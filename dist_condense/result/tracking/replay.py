@@ -13,6 +13,8 @@ from dist_condense.result.tracking.tags import stored_config, tags_of
 from dist_condense.settings import run_folder
 from dist_condense.settings.run_folder import RunFolder
 from dist_condense.settings.tracking_address import problems, resolve_uri
+from dist_condense.settings.values import ConfigError
+from dist_condense.system import terminal
 from dist_condense.system.credentials import address
 
 
@@ -23,37 +25,40 @@ def replay(folder: str | Path, uri: str | None = None, experiment: str | None = 
 
     :param uri: address of the server; None: the address in the run's config, else ``MLFLOW_TRACKING_URI``.
     :param experiment: name of the experiment; None: the name in the run's config.
-    :raises TrackingError: the folder is not the folder of a run, or the server is not trusted, refuses or fails.
-    :raises ConfigError: the folder contains links, pipes or devices.
+    :raises ConfigError: nothing was sent, because the folder is not the folder of a run, a file in it is unreadable, or
+        the address is impossible or not trusted.
+    :raises TrackingError: the server refuses or fails.
     """
     folder = Path(folder).expanduser().absolute()
     run_folder.check(folder)
     files = RunFolder(folder)
     if not files.config.exists():
-        raise TrackingError(f"{folder} is not the folder of a run: {files.config.name} is missing")
+        raise ConfigError([f"{folder} is not the folder of a run: {files.config.name} is missing"])
     try:
-        config = stored_config(folder)
+        config, tags = stored_config(folder), tags_of(folder)
     except ValueError as error:
-        raise TrackingError(str(error)) from error
+        raise ConfigError(terminal.lines_of(error)) from error
     tracking = config.get("tracking") or {}
     if not isinstance(tracking, dict) or not isinstance(tracking.get("uri"), str | None):
-        raise TrackingError(f"{files.config}: tracking.uri is no address; give one, --uri")
+        raise ConfigError([f"{files.config}: tracking.uri is no address; give one, --uri"])
+    if not isinstance(tracking.get("experiment"), str | None):
+        raise ConfigError([f"{files.config}: tracking.experiment is no name; give one, --experiment"])
     if uri is None and (problem := next(trust.distrusted(tracking.get("uri"), folder, "--uri "), None)):
-        raise TrackingError(problem)
+        raise ConfigError([problem])
     configured = address(uri, bare=True) if uri else tracking.get("uri")
     trusted = bool(uri) or trust.is_own(tracking.get("uri"))
     uri = resolve_uri(configured, folder)
     experiment = experiment or tracking.get("experiment") or "dist_condense"
     if problem := next(problems(configured, folder, experiment), None):
-        raise TrackingError(problem)
+        raise ConfigError([problem])
     try:
         read_csv(files.evaluation)
     except RowsError as error:
-        raise TrackingError(str(error)) from error
+        raise ConfigError([str(error)]) from error
     run_address = RunAddress.of(folder, uri=uri, experiment=experiment)
     run = ServerRun(uri, run_address, folder, trusted)
     try:
-        run.start(config, {**tags_of(folder), "dist_condense.replayed": "true"})
+        run.start(config, {**tags, "dist_condense.replayed": "true"})
         run.log_everything()
         run.finish("FINISHED" if _is_complete(folder) else "FAILED")
     except Exception as error:  # the server, the network or the artifact store may raise any error

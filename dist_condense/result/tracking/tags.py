@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,28 @@ from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system import records
 
 
+@dataclass(frozen=True)
+class _Environment:
+    """Content of environment.json that is in tags."""
+
+    commit: str | None = None
+    devices: Sequence[str] = ()
+    cpus: int | None = None
+    cpu: str | None = None
+
+
 def tags_of(folder: Path) -> dict[str, str]:
     """Return the tags for finding a run: method, data, ipc, workers, device, host, commit and user.
 
     The tags are read from config.yaml and environment.json, except the user, which is the environment variable USER.
     Child runs of evaluations lack the tags, so that a search returns whole runs. MLflow shows tags named ``mlflow.*``
-    in separate columns and omits them from comparisons.
+    in separate columns and omits them from comparisons. Raises ValueError if one of the files is unreadable.
     """
     config = stored_config(folder)
     file = RunFolder(folder).environment
-    environment = records.read(dict[str, Any], file) if file.exists() else {}
-    method, dataset, cluster = (config.get(group) or {} for group in ("method", "dataset", "cluster"))
-    commit = environment.get("commit")
+    environment = records.read(_Environment, file, ignore_unknown=True) if file.exists() else _Environment()
+    method, dataset, cluster = (_section(config, name) for name in ("method", "dataset", "cluster"))
+    commit = environment.commit
     tags = {
         "method": method.get("name"),
         "dataset": dataset.get("name"),
@@ -53,9 +64,14 @@ def stored_config(folder: Path) -> dict[str, Any]:
     return values
 
 
-def _host(environment: Mapping[str, Any]) -> str | None:
+def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
+    section = config.get(name)
+    return section if isinstance(section, dict) else {}
+
+
+def _host(environment: _Environment) -> str | None:
     """Return the driver's GPUs, such as ``8 x NVIDIA H100 80GB HBM3``, or else its CPUs, such as ``2 x AMD EPYC``."""
-    gpus = Counter(device.split(",")[0] for device in environment.get("devices", ()))
+    gpus = Counter(device.split(",")[0] for device in environment.devices)
     if gpus:
         return ", ".join(f"{number} x {name}" for name, number in gpus.items())
-    return f"{environment['cpus']} x {environment['cpu']}" if environment.get("cpu") else None
+    return f"{environment.cpus} x {environment.cpu}" if environment.cpu else None

@@ -16,6 +16,7 @@ from dist_condense.result.tracking import tracker as trackers
 from dist_condense.result.tracking.replay import replay
 from dist_condense.result.tracking.server import TrackingError
 from dist_condense.result.tracking.tracker import Tracker
+from dist_condense.settings.config import ConfigError
 from dist_condense.settings.tracking_address import problems, resolve_uri
 from tests.result.test_synthetic_set import a_card
 
@@ -257,7 +258,7 @@ def test_a_folder_is_replayed_once(tmp_path, out, client):
 
 
 def test_a_failed_replay_is_an_error(tmp_path):
-    with pytest.raises(TrackingError, match=r"config\.yaml is missing"):
+    with pytest.raises(ConfigError, match=r"config\.yaml is missing"):
         replay(tmp_path)
     (tmp_path / "config.yaml").write_text("seed: 3\n")
     with pytest.raises(TrackingError, match="refused"):
@@ -403,7 +404,7 @@ def test_a_deleted_experiment_is_no_outage(out, client, capfd):
     assert "not reachable" not in message and len(message.splitlines()) == 1
     assert "give tracking.experiment another" in tracker.remedy and "then bring it up to date" in tracker.remedy
     (out / "config.yaml").write_text("tracking: {experiment: x}\n")
-    with pytest.raises(TrackingError, match=r"experiment 'x' is deleted there; restore it \(`MLFLOW_TRACKING_URI="):
+    with pytest.raises(ConfigError, match=r"experiment 'x' is deleted there; restore it \(`MLFLOW_TRACKING_URI="):
         replay(out)
     client().restore_experiment(number)
     assert client().get_run(replay(out)).info.experiment_id == number
@@ -465,7 +466,7 @@ def test_an_unavailable_server_does_not_delay_the_start(monkeypatch):
 def test_damaged_rows_are_named_before_the_server_is_asked(tmp_path):
     (tmp_path / "config.yaml").write_text("seed: 3\n")
     (tmp_path / "evaluation.csv").write_text("set,accuracy\na,1\n")
-    with pytest.raises(TrackingError, match=r"evaluation\.csv, line 1: has the columns set, accuracy"):
+    with pytest.raises(ConfigError, match=r"evaluation\.csv, line 1: has the columns set, accuracy"):
         replay(tmp_path, uri="http://127.0.0.1:9")
-    with pytest.raises(TrackingError, match=r"localhost:5000: has no scheme; give http://localhost:5000"):
+    with pytest.raises(ConfigError, match=r"localhost:5000: has no scheme; give http://localhost:5000"):
         replay(tmp_path, uri="localhost:5000")

@@ -95,7 +95,7 @@ NAMES = [b"/etc/x.jpg", b"../x.jpg", b"a.jpg", b"\xff.jpg", b"a\n.jpg", b"", b"d
 
 @st.composite
 def mutated_headers(draw: st.DrawFn, valid: bytes) -> bytes:
-    """Return a tar with other fields in one to three headers, whose sums are correct, or with these headers repeated."""
+    """Return a tar with another field in one to three headers, whose sums are correct, some of which come twice."""
     content, position = valid, 0
     headers = []
     while any(block := valid[position : position + BLOCK]):

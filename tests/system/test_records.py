@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import pickle
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -110,6 +111,22 @@ def test_what_does_not_fit_is_one_line_with_its_path(change: Change, line: str, 
         read(Whole, file)
     reported = str(caught.value)
     assert reported.startswith(f"{file}: {line}") and reported.isprintable() and len(reported) < len(str(file)) + 250
+
+
+def test_the_faults_of_a_record_are_reported_together_up_to_ten() -> None:
+    content = plain() | {"note": 1, "other": 2}
+    del content["kind"]
+    with pytest.raises(Unreadable) as caught:
+        made(Whole, content, "a.json")
+    lines = ["kind: missing", "note: found 1, expected text", "other: unknown, expected one of"]
+    assert all(
+        problem.startswith(f"a.json: {line}") for problem, line in zip(caught.value.problems, lines, strict=True)
+    )
+    assert str(caught.value) == "a.json: kind: missing (and 2 more)"
+    assert pickle.loads(pickle.dumps(caught.value)).problems == caught.value.problems
+    with pytest.raises(Unreadable) as caught:
+        made(list[list[int]], [["x"] * 20] * 10**5, "a.json")
+    assert len(caught.value.problems) == 10
 
 
 @pytest.mark.parametrize(

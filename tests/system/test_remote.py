@@ -17,6 +17,7 @@ from fsspec.spec import AbstractFileSystem
 
 from dist_condense.data import DataError
 from dist_condense.system import remote
+from dist_condense.system.records import BYTES
 from dist_condense.system.remote import TRIES, entry_problem, fetch, join, own_cache, read_bytes, scheme
 from tests.data.https import https
 
@@ -73,6 +74,26 @@ def test_a_store_that_stays_away_is_given_up(waited: list[float]) -> None:
     with pytest.raises(DataError, match=r"s3://bucket/a\.tar: reading failed 5 times, .* OSError: reset"):
         read_bytes(URL, waited.append)
     assert (Store.opened, waited) == (5, [1.0, 2.0, 4.0, 8.0])
+
+
+@pytest.mark.parametrize("size", [BYTES, BYTES + 1])
+def test_a_file_above_the_limit_is_refused_wherever_it_is(waited: list[float], tmp_path: Path, size: int) -> None:
+    Store.content = bytes(size)
+    (tmp_path / "a").touch()
+    os.truncate(tmp_path / "a", size)
+    for url in (URL, str(tmp_path / "a")):
+        if size == BYTES:
+            assert len(read_bytes(url, waited.append)) == size
+            continue
+        with pytest.raises(DataError, match=rf"{url} cannot be read: .*expected at most {BYTES}"):
+            read_bytes(url, waited.append)
+    assert waited == []
+
+
+def test_a_file_for_which_there_is_no_room_is_not_fetched(waited: list[float], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a\.tar has 10{18} bytes, \d+ are free.* Make room, or set data\.cache"):
+        fetch(URL, tmp_path, 10**18, HASH, waited.append)
+    assert (Store.opened, waited) == (0, [])
 
 
 @pytest.mark.parametrize("error", [PermissionError("no"), FileNotFoundError("no"), Answer(403)])

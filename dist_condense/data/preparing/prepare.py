@@ -178,6 +178,9 @@ def _dest_problem(source: str, dest: Path) -> str | None:
     """Return why nothing can be written to DEST, or why its files would be taken for a part of SOURCE."""
     if os.path.lexists(dest) and not dest.is_dir():
         return f"{dest} is no folder; give an empty or new one."
+    parent = next(path for path in dest.absolute().parents if os.path.lexists(path))
+    if not dest.exists() and not (parent.is_dir() and os.access(parent, os.W_OK)):
+        return f"{dest} cannot be made, because {parent} is no folder that you may write to; give another."
     for path in (dest / name for name in (RECORDS, *SPLITS)):
         if path.is_symlink():
             return f"{path} is a link, through which nothing is written; give the folder itself."

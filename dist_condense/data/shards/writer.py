@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -44,16 +46,18 @@ class _Part:
         self.count = self.image_bytes = 0
 
     def add(self, key: str, suffix: str, image: bytes, label: int) -> None:
-        self.tar.write({"__key__": key, suffix: image, "cls": str(label).encode()})
+        with _named(self.path):
+            self.tar.write({"__key__": key, suffix: image, "cls": str(label).encode()})
         self.count += 1
         self.image_bytes += len(image)
 
     def close(self) -> ShardFile:
-        self.tar.close()
-        self.stream.flush()
-        os.fsync(self.stream.fileno())
-        self.stream.close()
-        os.replace(self.writing, self.path)
+        with _named(self.path):
+            self.tar.close()
+            self.stream.flush()
+            os.fsync(self.stream.fileno())
+            self.stream.close()
+            os.replace(self.writing, self.path)
         return ShardFile(
             url=f"{self.path.parent.name}/{self.path.name}",
             count=self.count,
@@ -63,9 +67,19 @@ class _Part:
         )
 
     def abort(self) -> None:
-        self.tar.close()
-        self.stream.close()
+        for close in (self.tar.close, self.stream.close):
+            with suppress(OSError):  # a full disk, which refuses what is still to be written
+                close()
         self.writing.unlink(missing_ok=True)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Add the path to an OSError of writing, which has none."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 class ClassShardWriter:
@@ -100,10 +114,12 @@ class ClassShardWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if kind is None:
-            self._finish()
-        elif self._part is not None:
-            self._part.abort()
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            if self._part is not None:
+                self._part.abort()
 
 
 def shard_name(label: int, number: int) -> str:

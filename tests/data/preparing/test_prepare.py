@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import chdir
 from dataclasses import replace
 from io import BytesIO
@@ -284,6 +285,44 @@ def test_programs_are_not_started_for_an_image(source: Path, tmp_path: Path) -> 
         prepared(source, tmp_path / "dest")
 
 
+Place = Callable[[Path], object]
+PLACES: list[tuple[Place, str]] = [
+    (Path.touch, "dest is no folder"),
+    (lambda dest: dest.symlink_to("/nowhere"), "dest is no folder"),
+    (lambda dest: (dest.mkdir(), (dest / ".preparing").touch()), r"dest/\.preparing is no folder"),
+    (
+        lambda dest: (dest / ".preparing/options.json").mkdir(parents=True),
+        r"options\.json cannot be read: Is a directory",
+    ),
+    (lambda dest: ((dest / ".preparing").mkdir(parents=True), os.mkfifo(dest / ".preparing/options.json")), "regular"),
+    (
+        lambda dest: (dest.mkdir(), os.mkfifo(dest / "manifest.json")),
+        r"manifest\.json cannot be read: not a regular file",
+    ),
+]
+
+
+@pytest.mark.parametrize(("place", "message"), PLACES)
+def test_what_is_no_output_folder_is_refused_and_left_alone(
+    place: Place, message: str, source: Path, tmp_path: Path
+) -> None:
+    place(tmp_path / "dest")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(DataError, match=message):
+        prepared(source, tmp_path / "dest")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_output_is_no_folder_of_the_source_or_below_a_file(source: Path, tmp_path: Path) -> None:
+    for folder in (source / "train" / "dest", source / "val" / "zebra" / "dest"):
+        for given in (source, f"image_folder:{source}"):
+            with pytest.raises(DataError, match="whose folders are classes of images"):
+                prepared(given, folder)
+    with pytest.raises(DataError, match=r"dest cannot be made, because .*d\.jpg is no folder"):
+        prepared(source, source / "train" / CLASSES[0] / "d.jpg" / "dest")
+    assert prepared(source, source / "dest") == prepared(source, source / "dest")
+
+
 def test_other_options_are_refused_and_a_complete_folder_is_left_alone(source: Path, tmp_path: Path) -> None:
     dest = tmp_path / "dest"
     (source / "val" / "zebra" / "e.png").write_bytes(b"")
@@ -448,6 +487,8 @@ def test_problems_of_tars_are_reported_before_anything_is_written(tmp_path: Path
     wrong = [
         (given["source"], {}, "--val is missing"),
         (given["source"].replace("1}", "3}"), {"val": given["val"]}, "2 of the 4 tars"),
+        (given["source"].replace("1}", "999999999}"), {"val": given["val"]}, "1,000,000,000 tars, more than 100,000"),
+        (given["source"].replace("..1}", ",0}"), {"val": given["val"]}, r"names tars more than once: .*train-0\.tar"),
         (given["source"], {"val": "s3://bucket/val.tar"}, "copy them to this machine"),
         (given["source"], {"val": "pipe:cat val.tar"}, "is not opened"),
         (lacking["source"], {"val": lacking["val"]}, "1 classes have no validation image: 7"),

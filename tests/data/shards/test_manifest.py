@@ -1,6 +1,7 @@
 """A manifest is read as it was written, or refused with the file and the invalid key."""
 
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dist_condense.data import ClassName, DataError
+from dist_condense.data import ClassName, DataError, open_dataset
 from dist_condense.data.shards.manifest import Beton, Made, Manifest, ShardFile, Skipped, write_manifest
 from dist_condense.data.shards.manifest_reader import read_manifest
 
@@ -92,6 +93,29 @@ CHANGES: list[tuple[Change, str]] = [
     (at("url", "train/a\0b.tar"), rf"splits\.train\[0\]\[0\]\.url: found .*{BELOW}"),
     (lambda content: content["ffcv"]["train"].update(file="s3://b/t"), rf"ffcv\.train\.file: found 's3:.*{BELOW}"),
     (lambda content: content["ffcv"].update(test=content["ffcv"]["train"]), r"ffcv\.test: found 'test'"),
+    (lambda content: content["classes"][1].update(name=""), r"classes\[1\]\.name: found '', expected text that is"),
+    (
+        lambda content: content["classes"][1].update(wnid="zebra"),
+        r"classes\[1\]\.wnid: found 'zebra', expected n and 8",
+    ),
+    (lambda content: content.update(size=9460), "size: found 9460, expected an integer from 1 to 9459"),
+    (lambda content: content.update(upright=True), "upright: found true, expected false"),
+    (
+        lambda content: content["skipped"][0].update(split="test"),
+        r"skipped\[0\]\.split: found 'test', expected train or",
+    ),
+    (lambda content: content["skipped"][0].update(class_name="cat"), r"skipped\[0\]\.class_name: found 'cat'"),
+    (at("count", 901), r"splits\.train\[0\]\[0\]: found count=901, image_bytes=900, bytes=10240"),
+    (at("count", 19), r"splits\.train\[0\]\[0\]: found count=19, image_bytes=900, bytes=10240"),
+    (at("image_bytes", 10**9), r"splits\.train\[0\]\[0\]: found count=3, image_bytes=1000000000, bytes=10240"),
+    (at("url", "train/a\nb.tar"), rf"splits\.train\[0\]\[0\]\.url: found 'train/a\\nb.tar', {BELOW}"),
+    (at("url", "x" * 10**5), rf"splits\.train\[0\]\[0\]\.url: found 'x*, {BELOW}"),
+    (at("url", "s3://bucket"), rf"splits\.train\[0\]\[0\]\.url: found 's3://bucket', {BELOW}"),
+    (at("url", "train/0001-000.tar"), r"splits\.train\[0\]\[1\]\.url: found 'train/0001.*splits\.train\[0\]\[0\]\.url"),
+    (
+        at("url", "val/0001-000.tar"),
+        r"splits\.val\[1\]\[0\]\.url: found 'val/0001.*, as in splits\.train\[0\]\[0\]\.url",
+    ),
     (lambda content: content.update(made=[]), "made: found a list of 0, expected an object"),
 ]
 
@@ -105,6 +129,25 @@ def test_problems_are_reported_with_file_and_key(tmp_path: Path, change: Change,
     file.write_text(json.dumps(content))
     with pytest.raises(DataError, match=rf"{file}: .*{message}"):
         read_manifest(str(tmp_path))
+
+
+def test_several_problems_are_reported_together(tmp_path: Path) -> None:
+    write_manifest(tmp_path, MANIFEST)
+    file = tmp_path / "manifest.json"
+    content = json.loads(file.read_text())
+    for change in (at("sha256", None), at("bytes", -1), lambda content: content.update(channels=7, size=-1)):
+        change(content)
+    file.write_text(json.dumps(content))
+    with pytest.raises(DataError) as caught:
+        read_manifest(str(tmp_path))
+    keys = ["size", "channels", "splits.train[0][0].bytes", "splits.train[0][0].sha256"]
+    assert [problem.split(": ")[1] for problem in caught.value.problems] == keys
+
+
+def test_a_manifest_that_is_no_file_is_not_taken_for_class_folders(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "manifest.json")
+    with pytest.raises(DataError, match=r"manifest\.json cannot be read: not a regular file"):
+        open_dataset("image_folder", tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '"x"', "[" * 100000, "\xff", "9" * 5000])

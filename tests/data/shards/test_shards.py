@@ -3,6 +3,7 @@
 import errno
 import os
 import pickle
+import resource
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -15,9 +16,9 @@ import pytest
 from fsspec.registry import _registry
 from fsspec.spec import AbstractFileSystem
 
-from dist_condense.data import DataError
+from dist_condense.data import DataError, open_dataset
 from dist_condense.data.shards import shards
-from dist_condense.data.shards.manifest import Manifest
+from dist_condense.data.shards.manifest import Manifest, write_manifest
 from dist_condense.data.shards.shards import ShardStore
 from dist_condense.data.shards.writer import ClassShardWriter
 from dist_condense.system.files import sha256_of
@@ -149,6 +150,49 @@ def test_another_count_and_a_file_cut_later(whole: tuple[Path, Manifest], tmp_pa
     for label, message in ((0, "it ends before image 3"), (1, "it cannot be read any more")):
         with pytest.raises(DataError, match=rf"000{label}-000\.tar: {message}"):
             store.read(label, 3)
+
+
+def test_a_shard_that_contradicts_its_entry(whole: tuple[Path, Manifest], tmp_path: Path) -> None:
+    train, val = (whole[1].splits[split] for split in ("train", "val"))
+    bytes_more = replace(train[0][0], image_bytes=train[0][0].image_bytes + 1)
+    for changed, message in (
+        (replace(whole[1], splits={"train": ((bytes_more,), *train[1:]), "val": val}), "bytes of images, the manifest"),
+        (
+            replace(whole[1], splits={"train": train[::-1], "val": val}),
+            r"0002-000\.tar: it is of class 2, the manifest says 0",
+        ),
+        (replace(whole[1], size=25), "holds images of 40 x 40 pixels, the manifest says 25"),
+    ):
+        with pytest.raises(DataError, match=message):
+            ShardStore(str(whole[0]), changed, "train", [0]).opened()
+    reordered = replace(whole[1], splits={"train": train[::-1], "val": val})
+    assert ShardStore(str(whole[0]), reordered, "train", [0], numbers=(2, 1, 0)).opened().count(0) == 4
+
+
+def test_images_beyond_all_memory_are_refused_by_the_shards(whole: tuple[Path, Manifest], tmp_path: Path) -> None:
+    dest = Path(shutil.copytree(whole[0], tmp_path / "copy"))
+    shard = replace(whole[1].splits["val"][0][0], count=10**12, image_bytes=10**12, bytes=10**15)
+    write_manifest(dest, replace(whole[1], splits={**whole[1].splits, "val": ((shard,), *whole[1].splits["val"][1:])}))
+    with pytest.raises(DataError, match=r"0000-000\.tar: it has 10240 bytes, the manifest says 10{15}"):
+        open_dataset("image_folder", dest).test()
+
+
+def test_a_full_disk_is_named_and_leaves_no_unfinished_shard(tmp_path: Path) -> None:
+    """A limit of the size of files stands for the disk: the kernel writes a part, then refuses."""
+
+    def write() -> None:
+        with ClassShardWriter(tmp_path, "train", 3) as writer:
+            for number in range(20):
+                writer.add(str(number), "jpg", bytes(1000))
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+        with pytest.raises(OSError, match=r"File too large: '.*/train/0003-000\.tar'"):
+            write()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list((tmp_path / "train").iterdir()) == []
 
 
 class Bucket(AbstractFileSystem):

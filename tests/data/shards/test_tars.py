@@ -1,15 +1,18 @@
 """The index of a tar agrees with its content and with WebDataset; damaged and hostile tars are refused by name."""
 
 import io
+import os
 import random
 import re
 import tarfile
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from dist_condense.data import DataError
-from dist_condense.data.shards.tar_headers import MAX_EXTENDED
+from dist_condense.data.shards.tar_headers import BLOCK, MAX_EXTENDED, MAX_PADDING
 from dist_condense.data.shards.tars import (
     FURTHER,
     MAX_MEMBER,
@@ -173,6 +176,65 @@ def test_extended_headers_one_upon_the_other(tmp_path: Path) -> None:
     path.write_bytes(info.tobuf() * 2000 + bytes(1024))
     with pytest.raises(DataError, match=r"chain\.tar: no whole, uncompressed tar"):
         index_tar(path)
+
+
+@pytest.mark.parametrize("size", [20 * 2**30, 10**18, 2**80])
+def test_a_member_beyond_the_end_of_the_file_is_one_problem(tmp_path: Path, size: int) -> None:
+    info = tarfile.TarInfo("e.jpg")
+    info.size = size
+    (tmp_path / "long.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    with pytest.raises(DataError, match=rf"'e\.jpg', of {size} bytes, ends beyond the file") as caught:
+        index_tar(tmp_path / "long.tar")
+    assert len(caught.value.problems) == 1
+
+
+def test_gigabytes_of_zeros_after_the_end_are_not_read(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "zeros.tar", GOOD)
+    os.truncate(path, 20 * 2**30)
+    with pytest.raises(DataError, match=rf"zeros\.tar: .*bytes follow its last member, more than {MAX_PADDING}"):
+        index_tar(path)
+
+
+def pax(kind: bytes, records: bytes) -> bytes:
+    """Return an extended header with these records."""
+    info = tarfile.TarInfo("pax")
+    info.type, info.size = kind, len(records)
+    return info.tobuf(tarfile.USTAR_FORMAT) + records + bytes(-len(records) % BLOCK)
+
+
+def record(key: str, value: str) -> bytes:
+    rest = f" {key}={value}\n".encode()
+    return next(f"{n}".encode() + rest for n in range(len(rest), len(rest) + 9) if len(f"{n}") + len(rest) == n)
+
+
+EMPTY = tarfile.TarInfo("x.txt").tobuf(tarfile.USTAR_FORMAT)
+
+
+@pytest.mark.parametrize("records", [b"9" * MAX_EXTENDED, record("comment", "9" * 65_000)], ids=["damaged", "valid"])
+def test_long_numbers_in_a_pax_header_take_linear_time(tmp_path: Path, records: bytes) -> None:
+    """tarfile's search for a character set takes 2.6 s for each of these headers in Python 3.11.7."""
+    (tmp_path / "slow.tar").write_bytes((pax(tarfile.XHDTYPE, records) + EMPTY) * 20 + bytes(1024))
+    before = time.process_time()
+    with suppress(DataError):
+        assert index_tar(tmp_path / "slow.tar") == []
+    assert time.process_time() - before < 3
+
+
+@pytest.mark.parametrize(
+    "records",
+    [b"0 a=b\n", b"99999999999999999999 a=b\n", b"-6 a=b\n", b"6 a=b", b"5 =b\n", b"\xff a=b\n", b"7 size=9\n"],
+)
+def test_records_of_a_pax_header_that_are_damaged(tmp_path: Path, records: bytes) -> None:
+    (tmp_path / "pax.tar").write_bytes(pax(tarfile.XHDTYPE, records) + EMPTY + bytes(1024))
+    with pytest.raises(DataError, match=r"pax\.tar: no whole, uncompressed tar, from its start on \(a pax header with"):
+        index_tar(tmp_path / "pax.tar")
+
+
+@pytest.mark.parametrize("key", ["path", "size", "GNU.sparse.size"])
+def test_a_global_header_neither_names_nor_measures_members(tmp_path: Path, key: str) -> None:
+    (tmp_path / "pax.tar").write_bytes(pax(tarfile.XGLTYPE, record(key, "0")) + EMPTY + bytes(1024))
+    with pytest.raises(DataError, match=r"pax\.tar: .*a global header gives all members one name or size"):
+        index_tar(tmp_path / "pax.tar")
 
 
 def test_a_member_without_a_name(tmp_path: Path) -> None:

@@ -17,6 +17,9 @@ VARIABLES = {
 }
 """Environment variable from which shipped configs read a data set's root, by the name of the data set."""
 
+LARGEST = 9459
+"""Largest height and width in pixels: that of the largest square image within Pillow's limit (Image.MAX_IMAGE_PIXELS)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -59,9 +62,9 @@ class Request:
         return [f"{self.name}: {self.root} is not a folder. {remedy}"]
 
     def _size_problems(self) -> list[str]:
-        if self.size is None or self.size >= 1:
+        if self.size is None or 1 <= self.size <= LARGEST:
             return []
-        return [f"{self.name}: dataset.size is {self.size}; give pixels of a side, at least 1, or leave it out."]
+        return [f"{self.name}: dataset.size is {self.size}; give pixels of a side, 1 to {LARGEST}, or leave it out."]
 
     def _list_problems(self) -> list[str]:
         where = f"{self.name}: dataset.classes"

@@ -59,9 +59,14 @@ _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 APP1 = b"\xff\xe1"
 """Marker of a JPEG segment with EXIF or XMP; these bytes never occur in compressed data."""
 
-# Pillow also reports what it refuses, and damaged metadata of images that it reads, by warnings and log records.
-warnings.filterwarnings("ignore", module=r"PIL\.")
-logging.getLogger("PIL").setLevel(logging.CRITICAL)
+
+def silence_pillow() -> None:
+    """Suppress Pillow's warnings and log records, which repeat its errors or report damaged metadata of whole images."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+
+
+silence_pillow()
 
 
 @dataclass(frozen=True)

@@ -201,7 +201,12 @@ def _list_test(split: Path, train: Sequence[ClassFolder], every: bool) -> _Liste
     others = sorted(present - set(names)) if every else []
     extra = [f"{split}: classes that train does not have are not used: {listed(others)}"] if others else []
     same = [entry.folder.name for entry in train if entry.folder.name in present and _is_of(entry, split)]
-    problems = [*_dangling(split, dangling), *_missing(split, missing, len(names), entries), *empty, *_same(split, same)]
+    problems = [
+        *_dangling(split, dangling),
+        *_missing(split, missing, len(names), entries),
+        *empty,
+        *_same(split, same),
+    ]
     return _Listed(folders, problems, [note, *extra])
 
 

@@ -56,9 +56,7 @@ def test_files_that_are_not_the_published_ones_are_named_and_not_unpickled(tmp_p
 
 
 @pytest.mark.parametrize("name", PACKED)
-def test_each_file_that_cannot_be_read_is_named(
-    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed, "BYTES", 100)
     make(tmp_path, name, b"junk")
     first, second, *_ = (tmp_path / file for file in PACKED[name].files)
@@ -79,7 +77,7 @@ def test_each_file_that_cannot_be_read_is_named(
     ]
 
 
-def cifar(root: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def cifar(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Write a small CIFAR-10 whose checksums are the published ones."""
     kind, drawn = datasets.CIFAR10, np.random.default_rng(0)
     (root / kind.base_folder).mkdir()
@@ -96,12 +94,12 @@ def cifar(root: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for attribute, value in lists.items():
         monkeypatch.setattr(kind, attribute, value)
     monkeypatch.setattr(kind, "meta", {**kind.meta, "md5": md5})
-    made = packed._cifar(kind, PACKED[name].facts)
-    monkeypatch.setitem(KNOWN, name, Known(made.facts, made))
+    made = packed._cifar(kind, PACKED["cifar10"].facts)
+    monkeypatch.setitem(KNOWN, "cifar10", Known(made.facts, made))
 
 
 def test_only_a_changed_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cifar(tmp_path, "cifar10", monkeypatch)
+    cifar(tmp_path, monkeypatch)
     opened = open_dataset("cifar10", tmp_path)
     assert (opened.counts, opened.test().images.shape) == ((5,) * 10, (10, 3, 32, 32))
     changed = tmp_path / "cifar-10-batches-py" / "data_batch_3"

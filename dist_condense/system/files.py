@@ -72,17 +72,19 @@ def open_regular(path: Path | str, limit: int | None = None) -> BinaryIO:
 
     Raises OSError, in particular UnsuitableFile for a named pipe, a device or a file of more than ``limit`` bytes.
     """
-    stream = open(path, "rb", opener=_unblocked)
-    try:
-        status = os.fstat(stream.fileno())
-        if not stat.S_ISREG(status.st_mode):
+
+    def opener(name: str, flags: int) -> int:
+        descriptor = _unblocked(name, flags)
+        status = os.fstat(descriptor)
+        is_regular, is_folder = stat.S_ISREG(status.st_mode), stat.S_ISDIR(status.st_mode)
+        if is_folder or (is_regular and (limit is None or status.st_size <= limit)):
+            return descriptor  # open() itself refuses a folder
+        os.close(descriptor)
+        if not is_regular:
             raise UnsuitableFile(errno.EINVAL, "not a regular file", str(path))
-        if limit is not None and status.st_size > limit:
-            raise UnsuitableFile(errno.EFBIG, f"{status.st_size} bytes, expected at most {limit}", str(path))
-    except OSError:
-        stream.close()
-        raise
-    return stream
+        raise UnsuitableFile(errno.EFBIG, f"{status.st_size} bytes, expected at most {limit}", str(path))
+
+    return open(path, "rb", opener=opener)
 
 
 def _unblocked(name: str, flags: int) -> int:

@@ -47,8 +47,8 @@ ROTATIONS = {
 swap width and height.
 """
 READS = 200_000
-"""Maximum number of times that Pillow may read from a file. Formats without this many parts need fewer; some headers are
-read byte by byte or chunk by chunk.
+"""Maximum number of times that Pillow may read from a file, which it reads in large blocks, except for parts of the
+header that are read byte by byte or chunk by chunk.
 """
 SCANS = 100
 """Maximum number of scans of a JPEG, each of which may take as long as decoding a whole image; encoders write about 10.
@@ -61,7 +61,7 @@ APP1 = b"\xff\xe1"
 
 
 def silence_pillow() -> None:
-    """Suppress Pillow's warnings and log records, which repeat its errors or report damaged metadata of whole images."""
+    """Suppress Pillow's warnings and log records, which repeat its errors or report damaged metadata of good images."""
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
 

@@ -90,7 +90,7 @@ class FolderStore:
 
 
 class RamStore:
-    """A Store that keeps a copy of another store's files in memory. Raises DataError naming a file that is unreadable."""
+    """A Store that keeps a copy of another store's files in memory. Raises DataError naming an unreadable file."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

@@ -212,7 +212,7 @@ def _list_test(split: Path, train: Sequence[ClassFolder], every: bool) -> _Liste
 
 def _is_of(train: ClassFolder, split: Path) -> bool:
     """Return whether the folder of a class in `split` is its folder of training images."""
-    return os.path.samefile(train.folder, split / train.folder.name)
+    return os.path.samefile(train.folder, os.path.join(split, train.folder.name))
 
 
 def _same(split: Path, names: Sequence[str]) -> list[str]:

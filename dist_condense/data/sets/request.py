@@ -18,7 +18,7 @@ VARIABLES = {
 """Environment variable from which shipped configs read a data set's root, by the name of the data set."""
 
 LARGEST = 9459
-"""Largest height and width in pixels: that of the largest square image within Pillow's limit (Image.MAX_IMAGE_PIXELS)."""
+"""Largest height and width in pixels, whose square is just below Pillow's limit (Image.MAX_IMAGE_PIXELS)."""
 
 
 @dataclass(frozen=True, kw_only=True)

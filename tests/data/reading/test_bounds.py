@@ -20,6 +20,7 @@ from dist_condense.data.reading.store import ClassFolder, FolderStore
 from dist_condense.data.reading.tiers import TIERS
 from dist_condense.data.sets.request import LARGEST
 from tests.data.reading.test_decode import picture, written
+from tests.data.shards.shard_cases import prepared, write_folder
 
 
 def refused(data: bytes, size: int = 40) -> str:
@@ -121,6 +122,16 @@ def test_every_tier_names_what_is_no_regular_file(odd: ClassFolder, tier: str) -
         TIERS[tier](FolderStore({0: odd}), Form(3, 8), Reading(tier)).get(0, torch.arange(4))
     assert caught.value.problems[0].startswith(f"{odd.folder}/b.png: the image cannot be read (")
     assert caught.value.problems[0].endswith("). Replace or remove it.")
+
+
+def test_prepare_skips_them_as_bad_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write_folder(tmp_path / "images")
+    large = root / "train" / "zebra" / "c.png"
+    monkeypatch.setattr(store, "FILE_BYTES", large.stat().st_size - 1)
+    with pytest.raises(DataError, match=r"zebra/c\.png: the image cannot be read \(\d+ bytes, expected at most \d+\)"):
+        prepared(root, tmp_path / "dest", classes=("zebra",))
+    skipped = prepared(root, tmp_path / "dest", classes=("zebra",), skip_bad=True).skipped
+    assert [entry.name for entry in skipped] == [str(large)]
 
 
 def test_pillow_prints_nothing(caplog: pytest.LogCaptureFixture) -> None:

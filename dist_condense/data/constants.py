@@ -17,8 +17,8 @@ from dist_condense.system.errors import DataError
 
 MEASURED = "measured"
 LEVELS = 256
-CHUNK = 256
-"""Number of images read at once."""
+CHUNK, CHUNK_BYTES = 256, 2**28
+"""Limits of what is read at once: number of images, and their size in bytes (a single image may be larger)."""
 
 Constants = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and std per channel of image values (bytes scaled to [0, 1])."""
@@ -66,13 +66,16 @@ def measured(source: ClassSource, counts: Sequence[int], channels: int) -> Const
     :param counts: number of images of each class, by label.
     """
 
+    first = source.get(0, torch.arange(1))
+    number = max(1, min(CHUNK, CHUNK_BYTES // first.nbytes))
+
     def chunks() -> Iterator[torch.Tensor]:
-        """Yield the stored values of at most CHUNK images at a time, [C, n * H * W]."""
+        """Yield the stored values of at most `number` images at a time, [C, n * H * W]."""
         for label, count in enumerate(counts):
-            for positions in torch.arange(count).split(CHUNK):
+            for positions in torch.arange(count).split(number):
                 yield source.get(label, positions).cpu().transpose(0, 1).flatten(1)
 
-    if next(chunks()).is_floating_point():
+    if first.is_floating_point():
         return _of_floats(chunks)
     histograms = torch.zeros(channels, LEVELS, dtype=torch.int64)
     for chunk in chunks():

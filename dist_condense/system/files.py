@@ -60,6 +60,10 @@ def _unfollowed(name: str, flags: int) -> int:
     return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
 
 
+class UnsuitableFile(OSError):
+    """Error for a file that is not a regular file or is too large, as opposed to one that this machine cannot read."""
+
+
 def read_regular(path: Path, limit: int | None = None, first: int = -1) -> bytes:
     """Read all bytes of a regular file, or at most the first ``first`` bytes; links are followed.
 
@@ -74,19 +78,21 @@ def read_regular(path: Path, limit: int | None = None, first: int = -1) -> bytes
 def open_regular(path: Path | str, limit: int | None = None) -> BinaryIO:
     """Open a regular file for reading; links are followed.
 
-    Raises OSError for a folder, a named pipe or a device, and for a file of more than ``limit`` bytes.
+    Raises OSError, in particular UnsuitableFile for a named pipe, a device or a file of more than ``limit`` bytes.
     """
-    stream = open(path, "rb", opener=_unblocked)
-    try:
-        status = os.fstat(stream.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
-        if limit is not None and status.st_size > limit:
-            raise OSError(errno.EFBIG, f"{status.st_size} bytes, expected at most {limit}", str(path))
-    except OSError:
-        stream.close()
-        raise
-    return stream
+
+    def opener(name: str, flags: int) -> int:
+        descriptor = _unblocked(name, flags)
+        status = os.fstat(descriptor)
+        is_regular, is_folder = stat.S_ISREG(status.st_mode), stat.S_ISDIR(status.st_mode)
+        if is_folder or (is_regular and (limit is None or status.st_size <= limit)):
+            return descriptor  # open() itself refuses a folder
+        os.close(descriptor)
+        if not is_regular:
+            raise UnsuitableFile(errno.EINVAL, "not a regular file", str(path))
+        raise UnsuitableFile(errno.EFBIG, f"{status.st_size} bytes, expected at most {limit}", str(path))
+
+    return open(path, "rb", opener=opener)
 
 
 def _unblocked(name: str, flags: int) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dist_condense.data.shards.writer import ClassShardWriter
-from dist_condense.system.files import write_atomically
+from dist_condense.system.files import UnsuitableFile, open_regular, read_regular, write_atomically
 
 
 def by_writer(path: Path) -> None:
@@ -49,3 +49,21 @@ def test_the_mode_is_that_of_the_umask(target: Path, mask: int) -> None:
         os.umask(before)
     assert stat.S_IMODE(target.stat().st_mode) == 0o666 & ~mask
     assert os.listdir(target.parent) == [target.name]
+
+
+def test_only_regular_files_of_limited_size_are_opened(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"12345")
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("file", "link"):
+        assert read_regular(tmp_path / name, 5) == b"12345" and read_regular(tmp_path / name, first=2) == b"12"
+        with pytest.raises(UnsuitableFile, match="5 bytes, expected at most 4"):
+            open_regular(tmp_path / name, 4)
+    for name in ("zero", "pipe"):  # opening the pipe would wait for ever, and reading the device, too
+        with pytest.raises(UnsuitableFile, match="not a regular file"):
+            open_regular(tmp_path / name)
+    with pytest.raises(IsADirectoryError):
+        open_regular(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        open_regular(tmp_path / "gone")

@@ -15,6 +15,7 @@ from dist_condense.data.reading.decode import crop, read_image, why_unreadable
 from dist_condense.data.shards.manifest import ShardFile, Skipped
 from dist_condense.data.shards.writer import ClassShardWriter, shard_name
 from dist_condense.system.errors import DataError, shortened
+from dist_condense.system.files import UnsuitableFile
 
 JPEG_QUALITY = 95
 
@@ -146,6 +147,8 @@ def _images(task: ClassTask) -> Iterator[tuple[int, tuple[bytes, str] | str]]:
             yield index, _image(task.images.read(index), task.form)
         except MemoryError as reason:
             raise MemoryError(f"{task.images.where(index)}: there is too little memory for it") from reason
+        except UnsuitableFile as reason:
+            yield index, why_unreadable(reason)
         except OSError as reason:
             raise DataError([f"{task.images.where(index)}: the file cannot be read ({reason})."]) from reason
 

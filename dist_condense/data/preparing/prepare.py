@@ -21,7 +21,7 @@ from dist_condense.data.preparing.sources import Source, for_command_line, open_
 from dist_condense.data.preparing.tars import DATASET, MapUnordered, open_tars
 from dist_condense.data.reading.decode import MAX_SIZE
 from dist_condense.data.sets.folders import TEST_FOLDERS
-from dist_condense.data.shards.manifest import FILE, SPLITS, Channels, Made, Manifest, write_manifest
+from dist_condense.data.shards.manifest import FILE, SPLITS, Made, Manifest, write_manifest
 from dist_condense.data.shards.manifest_reader import read_manifest
 from dist_condense.system import records
 from dist_condense.system.credentials import address, masked

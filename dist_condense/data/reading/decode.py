@@ -49,15 +49,26 @@ ROTATIONS = {
 swap width and height.
 """
 READS = 200_000
-"""Maximum number of times that Pillow may read from a file. Formats without this many parts need fewer; some headers are
-read byte by byte or chunk by chunk.
+"""Maximum number of times that Pillow may read from a file, which it reads in large blocks, except for parts of the
+header that are read byte by byte or chunk by chunk.
 """
+SCANS = 100
+"""Maximum number of scans of a JPEG, each of which may take as long as decoding a whole image; encoders write about 10.
+"""
+SOS, EOI = b"\xff\xda", b"\xff\xd9"
+"""Markers of a scan and of the end of a JPEG."""
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 APP1 = b"\xff\xe1"
 """Marker of a JPEG segment with EXIF or XMP; these bytes never occur in compressed data."""
 
-# Pillow also reports what it refuses, and damaged metadata of images that it reads, by warnings and log records.
-warnings.filterwarnings("ignore", module=r"PIL\.")
-logging.getLogger("PIL").setLevel(logging.CRITICAL)
+
+def silence_pillow() -> None:
+    """Suppress Pillow's warnings and log records, which repeat its errors or report damaged metadata of good images."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+
+
+silence_pillow()
 
 
 @dataclass(frozen=True)
@@ -122,11 +133,24 @@ def _decoded_in_place(pixels: np.ndarray, data: bytes, upright: bool) -> bool:
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
         if (height, width, 3) != pixels.shape or space != "YCbCr" or (upright and _needs_rotation(data)):
             return False
+        if _scans(data) > SCANS:
+            return False
         _refuse_bomb(width, height)
         simplejpeg.decode_jpeg(data, buffer=pixels)
     except ValueError:
         return False
     return True
+
+
+def _scans(data: bytes) -> int:
+    """Count the scans of a JPEG, only as far as is needed to see whether there are more than SCANS; 0 for others."""
+    if not data.startswith(b"\xff\xd8") or data.count(SOS) <= SCANS:
+        return 0
+    position = scans = 0
+    while scans <= SCANS and (marker := _MARKER.search(data, position + 2)) and marker[0] != EOI:
+        scans += marker[0] == SOS
+        position = marker.start() + int.from_bytes(data[marker.end() : marker.end() + 2])  # to the end of its header
+    return scans
 
 
 def _needs_rotation(data: bytes) -> bool:
@@ -179,6 +203,8 @@ def read_image(stream: BytesIO, channels: int, upright: bool = False, size: int 
 
     :param upright: whether to rotate the image by its EXIF orientation. Pillow itself always rotates TIFFs.
     """
+    if _scans(stream.getvalue()) > SCANS:
+        raise ValueError(f"a JPEG of more than {SCANS} scans")
     with opened(stream) as image:
         if size is not None:
             shorter, longer = sorted(image.size)

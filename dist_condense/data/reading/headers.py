@@ -25,9 +25,9 @@ Item = TypeVar("Item")
 def check_headers(folders: Sequence[ClassFolder]) -> str | None:
     """Return a message that names the first broken files and counts the others, or None if all headers are valid.
 
-    A file is broken if it cannot be opened, is not a regular file of at most FILE_BYTES bytes, has an unsupported format
-    or mode, is truncated within the header, or has more pixels than Pillow's limit. Only decoding detects a file that is
-    truncated after the header.
+    A file is broken if it cannot be opened, is not a regular file of at most FILE_BYTES bytes, has an unsupported
+    format or mode, is truncated within the header, or has more pixels than Pillow's limit. Only decoding detects a file
+    that is truncated after the header.
     """
     broken = [problem for block in _in_blocks(_broken_of, paths(folders)) for problem in block]
     if not broken:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from dist_condense.system.errors import DataError
 from dist_condense.system.files import read_regular
 
 READING_THREADS = 16
@@ -89,13 +90,21 @@ class FolderStore:
 
 
 class RamStore:
-    """A Store that keeps a copy of another store's files in memory."""
+    """A Store that keeps a copy of another store's files in memory. Raises DataError naming an unreadable file."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
+
+        def read(label: int, index: int) -> bytes:
+            try:
+                return store.read(label, index)
+            except OSError as error:
+                reason = f"{store.where(label, index)}: the image cannot be read ({error.strerror or error})"
+                raise DataError([f"{reason}. Replace or remove it."]) from error
+
         with ThreadPoolExecutor(READING_THREADS) as pool:
             self._files: dict[int, Sequence[bytes]] = {
-                label: list(pool.map(partial(store.read, label), range(store.count(label)))) for label in store.labels
+                label: list(pool.map(partial(read, label), range(store.count(label)))) for label in store.labels
             }
         self.labels = store.labels
 

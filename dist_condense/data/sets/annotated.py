@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dist_condense.data.reading.store import ClassFolder
 from dist_condense.data.sets.listing import Entries, class_files, listing_note
+from dist_condense.system import records
 from dist_condense.system.errors import listed
 
 ANNOTATIONS, IMAGES = "val_annotations.txt", "images"
@@ -26,7 +27,7 @@ def read(split: Path, classes: Sequence[str]) -> tuple[tuple[ClassFolder, ...], 
     """List the images of these classes; return a ClassFolder per class (in the order of `classes`), problems and notes.
 
     The images of a class are sorted by name. Problems are lines other than `file<tab>class`, files with two classes,
-    missing files, and classes without images. Raises OSError.
+    missing files, and classes without images. Raises OSError, and DataError for unreadable annotations.
     """
     class_of, problems = _annotations(split / ANNOTATIONS)
     folder, ignored = class_files(split / IMAGES, split)
@@ -51,10 +52,13 @@ def read(split: Path, classes: Sequence[str]) -> tuple[tuple[ClassFolder, ...], 
 
 
 def _annotations(file: Path) -> tuple[dict[str, str], list[str]]:
-    """Read the annotations; return the class of each file name, and the problems of the annotations."""
+    """Read the annotations; return the class of each file name, and the problems of the annotations.
+
+    Raises DataError for a file that cannot be read, is not UTF-8 or is larger than a record may be.
+    """
     class_of: dict[str, str] = {}
     invalid: list[str] = []
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
+    for number, line in enumerate(records.text_of(records.bytes_of(file), str(file)).splitlines(), 1):
         if not line.strip():
             continue
         name, _, rest = line.partition("\t")

@@ -143,6 +143,8 @@ def _list_splits(request: Request) -> tuple[_Listed, _Listed]:
 def _guarded(listing: Callable[..., _Listed], split: Path, *arguments: object) -> _Listed:
     try:
         return listing(split, *arguments)
+    except DataError as error:
+        return _Listed(problems=error.problems)
     except OSError as reason:
         return _Listed(problems=[f"{split}: a folder in it cannot be listed ({reason}); make it readable."])
 
@@ -167,11 +169,13 @@ def _no_split(request: Request, candidates: Sequence[str]) -> list[str]:
 def _list_train(split: Path, requested: Sequence[str] | None) -> _Listed:
     """List the requested classes in the requested order, or all classes (None), sorted by name as in torchvision."""
     entries = entries_of(split)
-    dangling = [name for name in entries.dangling if requested is None or name in requested]
+    wanted = entries.dangling if requested is None else requested
+    dangling = sorted(set(entries.dangling).intersection(wanted))
     problems = _dangling(split, dangling)
     if not entries.folders:
         return _Listed(problems=problems or [_flat(split, entries)])
-    names = None if requested is None else [name for name in requested if name not in dangling]
+    lost = set(dangling)
+    names = None if requested is None else [name for name in requested if name not in lost]
     positions, missing = select_classes(names, entries.folders, str(split))
     selected = [entries.folders[index] for index in positions]
     folders, empty, note = _read_classes(split, selected, entries)
@@ -187,16 +191,37 @@ def _list_test(split: Path, train: Sequence[ClassFolder], every: bool) -> _Liste
     entries = entries_of(split)
     if annotated.is_annotated(split, entries):
         return _Listed(*annotated.read(split, names))
-    dangling = [name for name in entries.dangling if name in names]
+    dangling = sorted(set(entries.dangling).intersection(names))
     if not entries.folders:
         return _Listed(problems=_dangling(split, dangling) or [_flat(split, entries)])
     present = set(entries.folders)
-    missing = [name for name in names if name not in present and name not in dangling]
+    known = present.union(dangling)
+    missing = [name for name in names if name not in known]
     folders, empty, note = _read_classes(split, [name for name in names if name in present], entries)
     others = sorted(present - set(names)) if every else []
     extra = [f"{split}: classes that train does not have are not used: {listed(others)}"] if others else []
-    problems = [*_dangling(split, dangling), *_missing(split, missing, len(names), entries), *empty]
+    same = [entry.folder.name for entry in train if entry.folder.name in present and _is_of(entry, split)]
+    problems = [
+        *_dangling(split, dangling),
+        *_missing(split, missing, len(names), entries),
+        *empty,
+        *_same(split, same),
+    ]
     return _Listed(folders, problems, [note, *extra])
+
+
+def _is_of(train: ClassFolder, split: Path) -> bool:
+    """Return whether the folder of a class in `split` is its folder of training images."""
+    return os.path.samefile(train.folder, os.path.join(split, train.folder.name))
+
+
+def _same(split: Path, names: Sequence[str]) -> list[str]:
+    if not names:
+        return []
+    return [
+        f"{split}: class folders are those of train, by links: {listed(names)}. Put other images there, because "
+        f"networks are not tested on the images that they learn from."
+    ]
 
 
 def _read_classes(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dist_condense.data.reading.store import ClassFolder
-from dist_condense.system.errors import listed
+from dist_condense.system.errors import DataError, listed
 from dist_condense.system.terminal import printable
 
 ENDINGS = (
@@ -21,6 +21,8 @@ ENDINGS = (
 ImageFolder reads jpg, jpeg, png, ppm, bmp, pgm, tif, tiff and webp.
 """
 SUFFIXES = tuple(f".{ending}" for ending in ENDINGS)
+LINKED = 10_000
+"""Maximum number of folders that links below a class folder lead to, because links can multiply folders without end."""
 HIDDEN, DANGLING, SPECIAL = "hidden", "broken links", "special files"
 LOOP, OTHER = "links to a folder above", "with no or another ending"
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -73,7 +75,8 @@ def class_files(folder: Path, split: Path) -> tuple[ClassFolder, Ignored]:
     """List the images of a class folder and of all folders below it, following links; count ignored files by reason.
 
     The order is that of torchvision's ImageFolder: folders by path, then files by name. A link to a folder that
-    contains the link is not followed (torchvision follows it 40 times). Raises OSError for an unreadable folder.
+    contains the link is not followed (torchvision follows it 40 times). Raises OSError for an unreadable folder, and
+    DataError if links lead to more than LINKED folders.
 
     :param split: the parent of the class folder.
     """
@@ -87,19 +90,25 @@ def _walk(folder: Path, split: Path, ignored: Ignored) -> Iterator[tuple[str, st
 
     The prefix is the path with a slash, or empty for the class folder itself.
     """
-    waiting = [("", frozenset({_identity(split)}))]
+    waiting, number = [("", frozenset({_identity(split)}), os.path.islink(folder))], 0
     while waiting:
-        path, parents = waiting.pop()
+        path, parents, is_linked = waiting.pop()
         current = os.path.join(folder, path)
         identity = _identity(current)
         if identity in parents:
             ignored[LOOP] += 1
             continue
+        number += is_linked
+        if number > LINKED:
+            raise DataError([f"{folder}: links in it lead to more than {LINKED:,} folders. Remove them."])
         listing = entries_of(current)
         ignored.update(listing.ignored)
         prefix = f"{path}/" if path else ""
         yield path, prefix, listing.images
-        waiting += [(f"{prefix}{name}", parents | {identity}) for name in listing.folders]
+        above = parents | {identity}
+        for name in listing.folders:
+            is_link = is_linked or os.path.islink(os.path.join(current, name))
+            waiting.append((f"{prefix}{name}", above, is_link))
 
 
 def _identity(folder: Path | str) -> tuple[int, int]:

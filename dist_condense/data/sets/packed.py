@@ -121,8 +121,7 @@ def _mnist(kind: type[datasets.MNIST], facts: Facts) -> Packed:
 
 
 def _cifar(kind: type[datasets.CIFAR10], facts: Facts) -> Packed:
-    """Return the data set of torchvision's class, which unpickles a file only if its MD5 is that of the published file.
-    """
+    """Return the data set of torchvision's class, which unpickles a file only if it has the published file's MD5."""
 
     def load(root: str, train: bool, download: bool) -> LoadedSplit:
         data = kind(root, train=train, download=download)

@@ -102,6 +102,12 @@ def test_empty_and_missing_classes_are_reported_at_once(root: Path) -> None:
     assert "n90000010" not in text
 
 
+def test_a_size_that_no_image_may_have_is_refused_by_arithmetic(root: Path) -> None:
+    with pytest.raises(DataError, match=r"dataset\.size is 9460; give pixels of a side, 1 to 9459, or leave it out"):
+        open_dataset("image_folder", root, size=9460)
+    assert open_dataset("image_folder", root, size=9459).decoded_bytes([1]) == [3 * 9459**2]
+
+
 def test_an_unknown_subset_lists_the_known_ones(root: Path) -> None:
     with pytest.raises(DataError, match="imagenet100_idc"):
         open_dataset("imagenet", root, classes="imagenet10")

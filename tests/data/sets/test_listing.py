@@ -104,6 +104,36 @@ def test_links_in_a_circle_end(tmp_path: Path) -> None:
     assert ignored == {listing.LOOP: 3, listing.DANGLING: 1}
 
 
+def test_links_that_multiply_folders_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = two(tmp_path, *(f"train/b/{number}/1.jpg" for number in range(60)))
+    for number in range(20):
+        (root / "layers" / str(number)).mkdir(parents=True)
+        for name in ("x", "y"):
+            (root / "layers" / str(number) / name).symlink_to(root / "layers" / str(number + 1))
+    make(root, "layers/20/1.jpg")
+    (root / "train" / "a" / "many").symlink_to(root / "layers" / "0")  # leads to a million folders
+    monkeypatch.setattr(listing, "LINKED", 50)
+    assert refused(root) == f"{root}/train/a: links in it lead to more than 50 folders. Remove them."
+    (root / "train" / "a" / "many").unlink()
+    assert open_dataset("image_folder", root).counts == (1, 61)  # without links there is no limit
+    (root / "train" / "c").symlink_to(root / "train" / "b")
+    make(root, "val/c/1.jpg")
+    assert f"{root}/train/c: links in it lead to more than 50 folders" in refused(root)
+
+
+@pytest.mark.parametrize("linked", ["val", "val/a"])
+def test_test_images_are_not_the_training_images(tmp_path: Path, linked: str) -> None:
+    root = two(tmp_path)
+    (root / linked).rename(root / "other")
+    (root / linked).symlink_to(root / linked.replace("val", "train"))
+    names = "a" if linked == "val/a" else "a, b"
+    assert f"{root}/val: class folders are those of train, by links: {names}. Put other images" in refused(root)
+    assert open_dataset("image_folder", root, test=False).counts == (1, 1)
+    (root / linked).unlink()
+    (root / linked).symlink_to(root / "other")
+    assert open_dataset("image_folder", root).counts == (1, 1)
+
+
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_a_class_that_loses_everything_is_named_with_what_it_holds(tmp_path: Path, split: str) -> None:
     root = two(tmp_path, f"{split}/a/x.avif", f"{split}/a/sub/y.avif")
@@ -225,6 +255,15 @@ def test_what_can_be_wrong_with_annotations(tmp_path: Path) -> None:
     assert opened.notes[1].endswith(
         "1 images of 1 classes; ignored: 2 images that val_annotations.txt does not name, 1 images of other classes"
     )
+
+
+def test_annotations_are_a_text_of_limited_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tiny(tmp_path)
+    file = root / "val" / "val_annotations.txt"
+    file.write_bytes(file.read_bytes() + b"caf\xe9.JPEG\tn00000001\n")
+    assert refused(root) == f"{file}, line 6: this is not UTF-8; save the file in that encoding"
+    os.truncate(file, 2**26 + 1)
+    assert refused(root) == f"{file} cannot be read: {2**26 + 1} bytes, expected at most {2**26}"
 
 
 def test_sorted_images_beside_their_annotations_are_folders(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from dist_condense import networks
+from dist_condense.commands import cli
 from dist_condense.core import distance
 from dist_condense.core.distance import DISTANCES, Distance, layerwise_cosine
 from dist_condense.settings.config import from_dict
@@ -240,6 +241,24 @@ def test_a_protocol_that_needs_colours_is_refused_for_grey_images() -> None:
     )
     assert "imagenet100" not in line
     assert lines_of({"dataset.name": "grey_8", "evaluation.protocol": "idc_imagenet", "evaluation.epochs": 0}) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        (["configs/cifar10_dm.yaml", "method.distance=layerwise_cosine"], DISTANCE_LINE),
+        (
+            ["configs/cifar10_dcc.yaml", "method.grouping.name=given"],
+            "method.grouping.groups: list the labels of each group, or select another method.grouping.name",
+        ),
+    ],
+)
+def test_a_plan_without_data_refuses_the_same(
+    given: list[str], line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("CIFAR10_ROOT", raising=False)
+    assert cli.main(["plan", *given]) == cli.REFUSED
+    assert capsys.readouterr().err == f"refused: {line}\n"
 
 
 # --- slow: all triples, all networks ------------------------------------------------------------------------------

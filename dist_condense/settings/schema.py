@@ -125,8 +125,8 @@ class AugmentationConfig:
     """
 
     always: list[Operation] = field(default_factory=list)
-    """Operations applied at every step (IDC: color, cutout). Several warps (flip, crop, scale, rotate), also one of them
-    with one of `one_of`, are composed to one."""
+    """Operations applied at every step (IDC: color, cutout). If several of flip, crop, scale and rotate apply, they are
+    composed to one warp."""
     one_of: list[Operation] = field(default_factory=list)
     """Operations of which one is drawn per class and step (DSA: all of its list)."""
 

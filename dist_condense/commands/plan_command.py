@@ -87,7 +87,7 @@ def planned(options: argparse.Namespace, config: RunConfig) -> Plan:
         dataset, data_here = _dataset(config, options)
     except ConfigError as error:
         raise ConfigError([*problems, *error.problems]) from error
-    if problems := problems or (checks.of_data(config, dataset) if data_here else []):
+    if problems := problems or (checks.of_data if data_here else checks.of_facts)(config, dataset):
         raise ConfigError(problems)
     for note in dataset.notes if data_here else ():
         terminal.say(f"note: {note}")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from dist_condense import networks
 from dist_condense.data import DataError, ImageSet, constants
@@ -61,7 +62,16 @@ def of_config(config: RunConfig) -> list[str]:
 
 def of_data(config: RunConfig, dataset: ImageSet) -> list[str]:
     """Return an error message for each problem of the config with this data set."""
-    return [*_data(config, dataset), *_constants(config, dataset), *_networks(config, dataset)]
+    beton = _beton(config, dataset) if config.data.tier == RAW else ()
+    return [*of_facts(config, dataset), *beton, *_constants(config, dataset)]
+
+
+def of_facts(config: RunConfig, dataset: Any) -> list[str]:
+    """Return an error message for each problem that follows from the classes, and the number and shape of the images.
+
+    :param dataset: an ImageSet, or images that planning assumes.
+    """
+    return [*_data(config, dataset), *_networks(config, dataset)]
 
 
 def _paths(config: RunConfig) -> Iterator[str]:
@@ -92,18 +102,17 @@ def _data(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
         yield f"evaluation.sets: a set of ipc={config.ipc} real images needs as many of each class; leave out {named}"
     yield from PROCEDURES[config.method.procedure].data_problems(config, dataset)
     if config.evaluation.epochs != 0:
-        yield from _protocol(config.evaluation.protocol, dataset)
-    if config.data.tier == RAW:
-        yield from _beton(config, dataset)
+        yield from _protocol(config, dataset.channels)
 
 
-def _protocol(name: str, dataset: ImageSet) -> Iterator[str]:
+def _protocol(config: RunConfig, channels: int) -> Iterator[str]:
+    name = config.evaluation.protocol
     needed = PROTOCOLS[name].augmentation.channels
-    if needed not in (None, dataset.channels):
-        others = [other for other, each in PROTOCOLS.items() if each.augmentation.channels in (None, dataset.channels)]
+    if needed not in (None, channels):
+        others = [other for other, each in PROTOCOLS.items() if each.augmentation.channels in (None, channels)]
         yield (
-            f"evaluation.protocol: {name} augments images of {needed} channels, and {dataset.name} has "
-            f"{dataset.channels}; set {' or '.join(others)}"
+            f"evaluation.protocol: {name} augments images of {needed} channels, and {config.dataset.name} has "
+            f"{channels}; set {' or '.join(others)}"
         )
 
 

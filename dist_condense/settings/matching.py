@@ -105,7 +105,7 @@ def data_problems(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
     factor, axes = method.parameterisation.factor, method.parameterisation.axes or BOTH
     cut = [side for side, is_cut in zip(dataset.shape[1:], AXES[axes], strict=True) if is_cut]
     if factor > min(cut, default=factor):
-        yield f"method.parameterisation.factor: {factor} is larger than the images' side, {min(cut)}"
+        yield f"method.parameterisation.factor: {factor} is larger than the images' side, {min(cut)}; lower it"
     needed = assembly.start_images(config)
     few = [f"{dataset.classes[c].name} ({n})" for c, n in enumerate(dataset.counts) if n < needed]
     if few:
@@ -118,7 +118,7 @@ def data_problems(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
 def _grouping(config: RunConfig, classes: int) -> Iterator[str]:
     grouping = config.method.grouping
     if grouping.number > classes:
-        yield f"method.grouping.number: {grouping.number} groups of {classes} classes"
+        yield f"method.grouping.number: {grouping.number} groups of {classes} classes; lower it"
     if grouping.groups:
         try:
             check_partition(grouping.groups, classes)

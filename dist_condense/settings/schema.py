@@ -125,7 +125,8 @@ class AugmentationConfig:
     """
 
     always: list[Operation] = field(default_factory=list)
-    """Operations applied at every step (IDC: color, cutout)."""
+    """Operations applied at every step (IDC: color, cutout). If several of flip, crop, scale and rotate apply, they are
+    composed to one warp."""
     one_of: list[Operation] = field(default_factory=list)
     """Operations of which one is drawn per class and step (DSA: all of its list)."""
 
@@ -164,7 +165,7 @@ class GroupingConfig:
     number: Count = 1
     """Number of groups, for `random` and `kmeans`."""
     groups: list[list[int]] = field(default_factory=list)
-    """Labels of each group, for `given`; every class occurs exactly once."""
+    """Labels of each group, for `given`; every class occurs exactly once, and no group is empty."""
     warmup_networks: Amount = 0
     """Number of networks, from the first, whose first `warmup_steps` matching steps are per class (DCC: 250)."""
     warmup_steps: Amount = 0

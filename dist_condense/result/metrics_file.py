@@ -28,8 +28,6 @@ BYTES = 2**28
 
 
 def parsed(line: bytes) -> MetricsEntry | None:
-    """Parse a line of metrics.jsonl; return None unless it is a JSON object of numbers with a step, an integer from 0.
-=======
     """Parse a line of metrics.jsonl; return None unless it is a JSON object of numbers with an integer step from 0.
 
     Floats may be infinite or NaN, and integers have at most 64 bits.

@@ -20,7 +20,7 @@ from dist_condense.data.reading.headers import check_headers
 from dist_condense.data.reading.tiers import RAW
 from dist_condense.evaluation.rows import RowsError, read_csv
 from dist_condense.job.checkpoint import State, is_opened
-from dist_condense.job.exporting import has_complete_set
+from dist_condense.job.exporting import set_problem
 from dist_condense.result.tracking.server import refusal
 from dist_condense.selection.table import SELECTIONS
 from dist_condense.settings import assembly, checks, memory, resolve, run_folder, selecting, tracking_address
@@ -64,7 +64,7 @@ def check(config: RunConfig, known: Sequence[str] = ()) -> tuple[ImageSet, list[
         others += error.problems
     if dataset is not None:
         others += checks.of_data(config, dataset) or (
-            [] if own else memory.lacking(config, dataset, has_complete_set(Path(config.output).expanduser()))
+            [] if own else memory.lacking(config, dataset, set_problem(config, dataset, verify=False) is None)
         )
     problems = checks.joined(problems, others)
     if problems or dataset is None:

@@ -97,7 +97,7 @@ def _scheme_problem(uri: str) -> str | None:
         return _server_problem(uri)
     plugins = {point.name for point in entry_points(group="mlflow.tracking_store")}
     if kind in DATABASES or scheme in plugins:
-        return None if rest.startswith("//") else f"incomplete; give {scheme}://..."
+        return _database_problem(uri) if rest.startswith("//") else f"incomplete; give {scheme}://..."
     known = ", ".join(sorted({*SERVERS, *DATABASES, CLOUD, *plugins}))
     return f"the scheme {scheme} is not one of {known}"
 
@@ -110,6 +110,14 @@ def _server_problem(uri: str) -> str | None:
     except ValueError:  # its text may contain a part of the password
         return "not an address; give http://HOST:PORT, and special characters of a user or a password as %2F"
     return "names no host; give http://HOST:PORT"
+
+
+def _database_problem(uri: str) -> str | None:
+    try:
+        urlsplit(uri)
+    except ValueError:  # its text may contain a part of the password
+        return "not an address; special characters of a user or a password are given as %2F"
+    return None
 
 
 def _cloud_problem() -> str | None:

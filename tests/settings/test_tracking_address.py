@@ -69,6 +69,7 @@ def test_a_relative_database_is_that_of_this_folder(tmp_path: Path, monkeypatch:
         ("./mlruns", "a folder, which MLflow no longer writes to"),
         ("mlruns", "a folder, which MLflow no longer writes to"),
         ("postgresql:mlflow", "incomplete; give postgresql://"),
+        ("postgresql://[", "not an address"),
         ("sqlite:", "incomplete; give sqlite://"),
         ("sqlite://", "names no file; give sqlite:////PATH/mlflow.db"),
         ("sqlite:///:memory:", "in memory only"),

@@ -109,14 +109,14 @@ def check_names(lines: list[str], changed: Mapping[str, Any]) -> None:
     assert len(lines) <= 4 * len(changed), lines
 
 
-@fuzz(changes(), examples=60, seconds=6)
+@fuzz(changes(), examples=40, seconds=3)
 def test_values_on_the_command_line(changed: dict[str, Any]) -> None:
     lines = answered("base.yaml", {**GIVEN, **changed})
     if lines is not None:
         check_names(lines, changed)
 
 
-@fuzz(changes(), examples=40, seconds=4)
+@fuzz(changes(), examples=30, seconds=2)
 def test_values_in_a_file(changed: dict[str, Any]) -> None:
     nested: dict[str, Any] = {}
     for key, value in {**GIVEN, **changed}.items():
@@ -133,7 +133,7 @@ def test_values_in_a_file(changed: dict[str, Any]) -> None:
         )
 
 
-@fuzz(combinations(), examples=100, seconds=6)
+@fuzz(combinations(), examples=60, seconds=3)
 def test_good_values_that_may_be_absurd_together(changed: dict[str, Any]) -> None:
     lines = checked(lambda: config.from_dict({**GIVEN, **changed}))
     assert lines is None or all("is not in the range" not in line for line in lines), lines
@@ -154,8 +154,8 @@ ODD_OPTIONS = st.one_of(
     st.sampled_from([*networks.names(), "timm:resnet10t", "timm:test_vit", "timm:", "nothing"]),
     st.lists(st.tuples(OPTIONS, ODD_OPTIONS), max_size=2),
     st.sampled_from([1, 8, 28, 32, 64]),
-    examples=100,
-    seconds=8,
+    examples=50,
+    seconds=3,
 )
 def test_options_of_networks(name: str, options: list[tuple[str, str]], size: int) -> None:
     text = ":".join([name, *(f"{key}={value}" for key, value in options)])

@@ -113,7 +113,7 @@ class _Resolved(_Texts):
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             raise yaml.MarkedYAMLError(problem=f"an anchor; {RESOLVED}", problem_mark=self.peek_event().start_mark)
-        return cast(yaml.Node | None, super().compose_node(parent, index))
+        return super().compose_node(parent, index)
 
 
 def _as_texts(nodes: Sequence[yaml.Node], *tags: str) -> None:

@@ -135,8 +135,8 @@ def run_folder(path: str) -> Path:
     if not path.strip():
         raise ConfigError(["the folder of the run is empty; give a path"])
     folder = Path(os.path.expanduser(path)).absolute()
-    for candidate in [folder, folder.parent] if (folder / CARD).is_file() else [folder]:
-        if RunFolder(candidate).config.is_file():
+    for candidate in [folder, folder.parent] if os.path.isfile(folder / CARD) else [folder]:
+        if os.path.isfile(RunFolder(candidate).config):  # False, too, for a path that no file can have
             return candidate
     raise ConfigError([f"{folder} is not the folder of a run: {RunFolder.config.name} is missing"])
 

@@ -6,14 +6,14 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 from scipy.optimize import nnls
 
 from dist_condense.planning.workload import Workload
 from dist_condense.settings.config import ConfigError
-from dist_condense.settings.schema import CUDA
+from dist_condense.settings.schema import CPU, CUDA
 from dist_condense.system import records
 from dist_condense.system.conversion import NonNegativeFloat, Rule, shown
 from dist_condense.system.files import write_atomically
@@ -90,8 +90,8 @@ class Calibration:
 
     device: str
     """Description of the device: the GPU, or the CPU and its threads, and the version of torch."""
-    kind: Literal["cpu", "cuda"]
-    """Kind of the device."""
+    kind: Annotated[str, Rule("'cpu' or 'cuda'", (CPU, CUDA).__contains__)]
+    """`cpu` or `cuda`."""
     compared: dict[str, Any]
     """Keys and values that a config must have to use the rates; see
     :func:`dist_condense.planning.calibrate.compared`."""

@@ -143,7 +143,11 @@ def _sqlite_problem(uri: str, experiment: str) -> str | None:
 
 
 def _file_problem(file: Path, experiment: str) -> str | None:
-    if not file.exists():
+    try:
+        exists = file.exists()
+    except OSError as error:  # a path that no file can have
+        return f"{error.strerror}; give another"
+    if not exists:
         parent = next(path for path in file.parents if path.exists())
         return None if parent.is_dir() and os.access(parent, os.W_OK) else f"the file cannot be created in {parent}"
     if not file.is_file():

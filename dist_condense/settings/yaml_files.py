@@ -69,7 +69,7 @@ class _Texts(YamlLoader):
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
         first: [(tag, pattern) for tag, pattern in known if tag in (NULL, MERGE)]
-        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        for first, known in YamlLoader.yaml_implicit_resolvers.items()
     }
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
@@ -113,7 +113,7 @@ class _Resolved(_Texts):
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             raise yaml.MarkedYAMLError(problem=f"an anchor; {RESOLVED}", problem_mark=self.peek_event().start_mark)
-        return cast(yaml.Node | None, super().compose_node(parent, index))
+        return super().compose_node(parent, index)
 
 
 def _as_texts(nodes: Sequence[yaml.Node], *tags: str) -> None:
@@ -155,7 +155,7 @@ def parsed(text: str) -> Any:
         raise Unusable(" ".join(str(getattr(error, "problem", None) or error).split())) from error
 
 
-def _loaded(text: str, kind: type[yaml.SafeLoader]) -> Any:
+def _loaded(text: str, kind: type[YamlLoader]) -> Any:
     loader = kind(text)
     try:
         node = document(loader)

@@ -223,14 +223,25 @@ def test_whatever_is_changed_at_random_is_read_or_one_line() -> None:
 
 # --- nothing else parses ---------------------------------------------------------------------------------------------
 
+LOADERS = {f"{c}{name}Loader" for c in ("", "C") for name in ("", "Base", "Safe", "Full", "Unsafe")}
 PARSING = {
     "json": {"load", "loads", "JSONDecoder"},
-    "yaml": {"load", "load_all", "safe_load", "safe_load_all", "compose"},
+    "yaml": {"scan", "parse", "compose", "compose_all", *LOADERS}
+    | {f"{kind}load{all_of}" for kind in ("", "safe_", "full_", "unsafe_") for all_of in ("", "_all")},
+    "OmegaConf": {"load", "create", "from_dotlist", "from_cli"},
+    "tomllib": {"load", "loads"},
+    "ast": {"literal_eval"},
+    "csv": {"reader", "DictReader"},
 }
-METHODS = {"get_single_node", "get_single_data", "get_data"}
+METHODS = {"get_single_node", "get_single_data", "get_data", "json"}
+OTHERS = {"orjson", "ujson", "simplejson", "ruamel", "toml", "configparser", "plistlib", "xml"}
+"""Packages that parse, of which none is imported."""
 EXCEPTIONS = {
     "system/records.py json.loads": "the one reader",
     "system/records.py get_single_node": "the one reader",
+    "system/records.py yaml.SafeLoader": "the one reader",
+    "settings/yaml_files.py OmegaConf.create": "of texts that the one reader has read",
+    "evaluation/rows.py csv.DictReader": "of a text that the one reader has read",
     "engine/exchange.py json.loads": "messages between the workers of one run, which have limits of their own",
     "data/preparing/prepare.py json.loads": "of what json.dumps has just made",
     "data/shards/manifest.py json.loads": "of what json.dumps has just made",
@@ -241,12 +252,18 @@ def parsing(source: str) -> Iterator[str]:
     """Return the functions that parse JSON or YAML in a module, by whatever name it imports them."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            if node.attr in PARSING.get(node.value.id, ()) or node.attr in METHODS:
-                yield node.attr if node.attr in METHODS else f"{node.value.id}.{node.attr}"
+            if node.attr in PARSING.get(node.value.id, ()):
+                yield f"{node.value.id}.{node.attr}"
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in METHODS:
+            yield node.func.attr
         elif isinstance(node, ast.ImportFrom) and node.module in PARSING:
             yield from (f"{node.module}.{x.name}" for x in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"OmegaConf as {x.asname}" for x in node.names if x.name == "OmegaConf" and x.asname)
+            yield from (name for name in [str(node.module).split(".")[0]] if name in OTHERS)
         elif isinstance(node, ast.Import):
             yield from (f"{x.name} as {x.asname}" for x in node.names if x.name in PARSING and x.asname)
+            yield from (x.name for x in node.names if x.name.split(".")[0] in OTHERS)
 
 
 def test_only_the_one_reader_parses_what_others_wrote() -> None:
@@ -262,6 +279,14 @@ def test_only_the_one_reader_parses_what_others_wrote() -> None:
         "import yaml as y",
         "loader.get_single_data()",
         "yaml.load",
+        "yaml.CSafeLoader(text)",
+        "from omegaconf import OmegaConf\nOmegaConf.load(file)",
+        "from omegaconf import OmegaConf as O",
+        "requests.get(url).json()",
+        "import xml.etree.ElementTree",
+        "from ruamel.yaml import YAML",
+        "ast.literal_eval(text)",
+        "csv.reader(file)",
     ],
 )
 def test_whatever_parses_is_found(source: str) -> None:

@@ -518,7 +518,7 @@ def test_the_folder_may_be_a_link_where_the_user_names_it(tmp_path):
         load_set(tmp_path / "run")
 
 
-@pytest.mark.parametrize("path", ["\0", "x" * 5000, "~nobody-of-this-name/set", "/dev/zero", "/dev/zero/set"])
+@pytest.mark.parametrize("path", ["\0", "/", "x" * 5000, "~nobody-of-this-name/set", "/dev/zero", "/dev/zero/set"])
 def test_a_path_without_a_set_is_one_line(path):
     with pytest.raises(SyntheticSetError, match="no synthetic set at"):
         load_set(path)

@@ -26,9 +26,9 @@ def check_beton(path: Path, counts: Sequence[int], channels: int, size: int) -> 
     try:
         reader = ffcv.reader.Reader(str(path))
     except (KeyError, TypeError, ValueError) as reason:
-        raise DataError([f"{path}: its fields cannot be read ({reason!r}). {AGAIN}"]) from reason
+        raise DataError([f"{path}: its fields cannot be read ({reason!r:.200}). {AGAIN}"]) from reason
     if reader.field_names != [IMAGE, LABEL] or not isinstance(reader.handlers[IMAGE], ffcv.fields.NDArrayField):
-        raise DataError([f"{path}: not written by this package; its fields are {reader.field_names}. {AGAIN}"])
+        raise DataError([f"{path}: not written by this package; its fields are {reader.field_names!s:.200}. {AGAIN}"])
     problems = _differences(reader, counts, (channels, size, size))
     if problems:
         raise DataError([f"{path}: {problem} {AGAIN}" for problem in problems])
@@ -47,11 +47,11 @@ def _differences(reader: Any, counts: Sequence[int], shape: tuple[int, int, int]
     """Return messages about differences between the file's tables and the expected images."""
     stored_shape, dtype = tuple(int(side) for side in reader.handlers[IMAGE].shape), reader.handlers[IMAGE].dtype
     if stored_shape != shape or dtype != np.uint8:
-        return [f"images are {dtype} {list(stored_shape)}, expected uint8 {list(shape)}."]
+        return [f"images are {dtype} {list(stored_shape)!s:.200}, expected uint8 {list(shape)}."]
     pointers, labels = (reader.metadata[name] for name in reader.metadata.dtype.names)
-    if not np.array_equal(labels, np.repeat(np.arange(len(counts)), counts)):
-        stored = np.bincount(labels[labels >= 0]).tolist()
-        return [f"images per class are {stored}, expected {list(counts)}, class after class."]
+    if len(labels) != sum(counts) or not np.array_equal(labels, np.repeat(np.arange(len(counts)), counts)):
+        stored = np.bincount(labels[(labels >= 0) & (labels < len(counts))], minlength=len(counts)).tolist()
+        return [f"images per class are {stored!s:.200}, expected {list(counts)!s:.200}, class after class."]
     table, nbytes = reader.alloc_table, np.prod(shape)
     inside = table["ptr"] + np.uint64(nbytes) <= reader.header["alloc_table_ptr"]
     if not (np.array_equal(table["ptr"], pointers) and (table["size"] == nbytes).all() and inside.all()):

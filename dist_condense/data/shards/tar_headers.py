@@ -67,6 +67,8 @@ def _member(file: int, block: bytes, position: int, size: int) -> tuple[Member, 
     for _ in range(MAX_EXTENDED_PER_MEMBER + 1):
         header = _parsed(block)
         position += BLOCK
+        if header.type == tarfile.GNUTYPE_SPARSE:
+            position = _end_of_map(file, block, position)
         if header.type not in (*_PAX, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK):
             return _with_attributes(header, attributes, position, size)
         if not 0 <= header.size <= MAX_EXTENDED:
@@ -76,6 +78,16 @@ def _member(file: int, block: bytes, position: int, size: int) -> tuple[Member, 
         position += _padded(header.size)
         block = os.pread(file, BLOCK, position)
     raise DamagedTar(f"more than {MAX_EXTENDED_PER_MEMBER} extended headers for one member")
+
+
+def _end_of_map(file: int, block: bytes, position: int) -> int:
+    """Return the position after the blocks that continue the header of a sparse file, which is refused later."""
+    is_continued = block[482] > 0
+    while is_continued:
+        block = os.pread(file, BLOCK, position)
+        position += BLOCK
+        is_continued = len(block) == BLOCK and block[504] > 0
+    return position
 
 
 def _parsed(block: bytes) -> tarfile.TarInfo:

@@ -165,6 +165,7 @@ def _names_server(overrides: Sequence[str]) -> bool:
 
 
 def _not_evaluable(config: RunConfig) -> Iterator[str]:
+    from dist_condense.data import DataError
     from dist_condense.job import checkpoint
     from dist_condense.result.card import SyntheticSetError, read_card
     from dist_condense.settings import assembly
@@ -182,8 +183,8 @@ def _not_evaluable(config: RunConfig) -> Iterator[str]:
         return
     try:
         newest = checkpoint.newest(assembly.storage_of(config))
-    except checkpoint.Damaged as error:
-        yield str(error)
+    except (checkpoint.Damaged, DataError, OSError) as error:
+        yield from terminal.lines_of(error)
         return
     if card.complete and (newest is None or newest.steps != card.steps):
         yield f"{files.checkpoints} lacks the last step, which the run would compute again; restore it"
@@ -222,7 +223,9 @@ def _refusing(action: Callable[[], int]) -> int:
     try:
         return action()
     except ConfigError as error:
-        terminal.say(*(f"refused: {problem}" for problem in error.problems), *(f"note: {note}" for note in error.notes))
+        terminal.say(
+            *(f"refused: {line}" for line in terminal.lines_of(error)), *(f"note: {note}" for note in error.notes)
+        )
         return REFUSED
 
 

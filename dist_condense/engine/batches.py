@@ -118,7 +118,7 @@ class RealBatches:
         length = -(-self.amount // self.batch)
         start = (k * self.matching_steps + t) * length + first
         positions = randomness.endless_batches(sum(self.counts), self.batch, start, self.seed, "real stretches")
-        self._prefetch = segment, Ahead(map(self._gather, islice(positions, length - first)))
+        self._prefetch = segment, Ahead(map(self._gather, islice(positions, max(0, length - first))))
 
     def _drop(self) -> None:
         """Drain a prefetch that is no longer needed.

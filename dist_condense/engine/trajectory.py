@@ -9,15 +9,16 @@ from hashlib import sha256
 from typing import Protocol
 
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from dist_condense.core import randomness
 from dist_condense.engine.batches import Batch, Batches, RealBatches
-from dist_condense.engine.coordinator import Coordinator
 from dist_condense.engine.errors import RunFailed
 from dist_condense.engine.procedure import Kind, kind_of
 from dist_condense.engine.training import NetworkTrainer
+from dist_condense.system import safetensors_header
+from dist_condense.system.records import BYTES, Unreadable
 from dist_condense.system.remote import Unreachable
 from dist_condense.system.storage import Storage
 
@@ -151,7 +152,7 @@ class Pool:
 
     def __call__(self, trajectory: Trajectory, k: int) -> None:
         member = randomness.key(trajectory.seed, "pool", k) % self.size
-        weights = self._kept(trajectory.trainer.coordinator, member)
+        weights = self._kept(trajectory, member)
         if weights is None:
             trajectory.draw("pool network", member)
             trajectory.train(partial(self.real.passes, self.epochs, -1, member), -1, member)
@@ -161,17 +162,25 @@ class Pool:
             fill(trajectory.network, weights)
         trajectory.optimiser = trajectory.trainer.optimiser(trajectory.network)
 
-    def _kept(self, coordinator: Coordinator, member: int) -> dict[str, Tensor] | None:
+    def _kept(self, trajectory: Trajectory, member: int) -> dict[str, Tensor] | None:
         """Return the stored weights if all workers read them without error, else None."""
+        weights = self._stored(f"network_{member}.safetensors", trajectory.network.state_dict())
+        is_everywhere = all(trajectory.trainer.coordinator.gather(weights is not None))
+        return weights if is_everywhere else None
+
+    def _stored(self, name: str, like: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        """Return the tensors in a file; None if it is missing or damaged, or contains other tensors than ``like``."""
         try:
-            name = f"network_{member}.safetensors"
-            data, seal = self.store.read(name), self.store.read(f"{name}.sha256")
+            data = self.store.read(name, sum(x.nbytes for x in like.values()) + BYTES)
+            if sha256(data).hexdigest().encode() != self.store.read(f"{name}.sha256", 64):
+                return None
+            weights = safetensors_header.tensors(data, name)
         except Unreachable:  # training the network again would cost more than a restart
             raise
-        except OSError:
-            data, seal = b"", b""
-        whole = sha256(data).hexdigest().encode() == seal
-        return load(data) if all(coordinator.gather(whole)) else None
+        except (OSError, Unreadable):
+            return None
+        kinds, expected = ({key: kind_of(x) for key, x in some.items()} for some in (weights, like))
+        return weights if kinds == expected else None
 
     def _keep(self, trajectory: Trajectory, member: int) -> None:
         coordinator = trajectory.trainer.coordinator

@@ -15,17 +15,18 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass
 from hashlib import sha256
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import Tensor
 
 from dist_condense.engine.procedure import Kind
 from dist_condense.job import header
-from dist_condense.system import records
+from dist_condense.result.tracking.server_run import Id
+from dist_condense.settings.identity import impossible
+from dist_condense.system import records, safetensors_header
 from dist_condense.system.background import side_by_side
-from dist_condense.system.conversion import NonNegative, Sha256
+from dist_condense.system.conversion import NonNegative, Rule, Sha256
+from dist_condense.system.errors import shortened
 from dist_condense.system.remote import Unreachable
 from dist_condense.system.storage import Storage
 
@@ -37,8 +38,11 @@ FILES = {
 """Patterns of the names of class files, by format: one file per class, or per worker in version 1."""
 MANIFEST, SHARED = "manifest.json", "shared.safetensors"
 SEAL = "sha256"
-NAME = re.compile(r"step_[0-9]{8,}_[0-9]{8,}")
+NAME = re.compile(r"step_[0-9]{8,15}_[0-9]{8,15}")
 """Pattern of the name of a checkpoint's folder."""
+Progress = Annotated[int, Rule("an integer from 0 to 10^15 - 1", lambda x: 0 <= x < 10**15)]
+LARGEST = 24 * 2**20
+"""Maximum size of a manifest in bytes; one of 100,000 classes has 18 MB."""
 AT_ONCE = 8
 """Number of files written or read concurrently, because each waits for a disk to sync or a store to answer."""
 Loaded = TypeVar("Loaded")
@@ -60,13 +64,13 @@ class State:
     """Metadata of a checkpoint, stored in its manifest."""
 
     _: KW_ONLY
-    steps: NonNegative
+    steps: Progress
     """Number of completed units of the procedure."""
-    updates: NonNegative
+    updates: Progress
     """Number of completed updates inside the next unit, in training or pre-training of theta."""
     identity: dict[str, Any]
     """All that determines the result: values of the config, by dotted key, and ``data``, a digest of the data."""
-    tracking_run: str | None
+    tracking_run: Id | None
     """Identifier of the run on the MLflow server; None before the server has answered."""
     torch: str
     """Version of torch that computed the state."""
@@ -135,11 +139,11 @@ class Checkpoint:
         :raises Unreachable: the store does not answer.
         """
         try:
-            data = self.store.read(f"{self.name}/{entry.name}")
+            data = self.store.read(f"{self.name}/{entry.name}", entry.bytes)
         except Unreachable:
             raise
         except OSError as error:
-            raise Damaged(f"{self.where(entry)} cannot be read ({error})") from error
+            raise _unreadable(self.where(entry), error) from error
         if (len(data), sha256(data).hexdigest()) != (entry.bytes, entry.sha256):
             raise Damaged(f"{self.where(entry)} is damaged: its size or sha256 differs from the manifest's")
         return data
@@ -151,15 +155,19 @@ class Checkpoint:
     def _tensors(self, entry: FileEntry) -> dict[str, Tensor]:
         data = self.bytes_of(entry)  # untrusted: its hash may be forged as well
         try:
-            return load(data)
-        except (SafetensorError, ValueError, TypeError, KeyError, RuntimeError) as error:
-            words = " ".join(str(error).split())[:200]
-            raise Damaged(f"{self.where(entry)} contains no tensors ({type(error).__name__}: {words})") from error
+            return safetensors_header.tensors(data, f"{self.where(entry)} contains no tensors")
+        except records.Unreadable as error:
+            raise Damaged(str(error)) from error
 
 
 def name_of(steps: int, updates: int) -> str:
-    """Return the name of a checkpoint's folder; sorted names are ordered from least to most progress."""
+    """Return the name of a checkpoint's folder."""
     return f"step_{steps:08d}_{updates:08d}"
+
+
+def progress(name: str) -> list[int]:
+    """Return the numbers in the name of a checkpoint's folder: completed units, and updates inside the next unit."""
+    return [int(number) for number in name.split("_")[1:]]
 
 
 def class_file(label: int) -> str:
@@ -182,19 +190,25 @@ def commit(store: Storage, state: State, entries: Iterable[FileEntry], form: str
     store.write(f"{name_of(state.steps, state.updates)}/{MANIFEST}", data)
 
 
-def prune(store: Storage, kept: int) -> None:
-    """Remove all checkpoints older than the newest committed one, except the newest ``kept`` committed ones."""
-    every = names(store)
-    committed = [name for name in every if _is_committed(store, name)]
-    for name in every:
-        if committed and name < committed[-1] and name not in committed[-kept:]:
+def prune(store: Storage, kept: int, reached: str) -> None:
+    """Remove all checkpoints older than ``reached``, except the newest ``kept`` committed ones, of which it is one.
+
+    Later checkpoints were not used, so one of their files is damaged. They are neither counted nor removed.
+
+    :param reached: name of the checkpoint that has just been committed.
+    """
+    older = [name for name in names(store) if progress(name) < progress(reached)]
+    committed = [name for name in older if _is_committed(store, name)]
+    remaining = set(committed[max(0, len(committed) + 1 - kept) :])
+    for name in older:
+        if name not in remaining:
             store.remove(f"{name}/{MANIFEST}")
             store.remove(name)
 
 
 def names(store: Storage) -> list[str]:
     """Return the names of all checkpoints, including uncommitted ones, from least to most progress."""
-    return [name for name in store.names() if NAME.fullmatch(name)]
+    return sorted(filter(NAME.fullmatch, store.names()), key=progress)
 
 
 def newest(store: Storage, report: Callable[[str], None] = lambda text: None) -> Checkpoint | None:
@@ -244,11 +258,12 @@ def furthest(
         except Damaged as error:
             damaged.append(str(error))
             continue
-        for text in damaged:
+        for text in _shortened(damaged):
             report(f"{text}; {name} is used instead")
         return result
     if damaged:
-        raise Damaged(f"{'; '.join(damaged)}. No checkpoint in {store} is intact; remove them all to start over")
+        reasons = "; ".join(_shortened(damaged))
+        raise Damaged(f"{reasons}. No checkpoint in {store} is intact; remove them all to start over")
     return None
 
 
@@ -260,7 +275,14 @@ def opened(store: Storage, name: str) -> Checkpoint:
         :class:`dist_condense.job.checkpoint_writer.CheckpointWriter` does not write; or the folder's name does not
         match the progress.
     """
-    data, where = store.read(f"{name}/{MANIFEST}"), f"{store}/{name}/{MANIFEST} is damaged"
+    file = f"{name}/{MANIFEST}"
+    where = f"{store}/{file} is damaged"
+    try:
+        data = store.read(file, LARGEST)
+    except (FileNotFoundError, Unreachable):
+        raise
+    except OSError as error:
+        raise _unreadable(f"{store}/{file}", error) from error
     try:
         content = records.made(dict[str, Any], records.parsed(data, where), where)
         if content.pop(SEAL, None) != _seal(content):
@@ -282,6 +304,7 @@ def _problems(name: str, form: str, state: State, entries: Sequence[FileEntry]) 
     """Yield the problems of a manifest whose values have the right types: name of the folder, file names and labels."""
     if name != name_of(state.steps, state.updates):
         yield f"it is that of {name_of(state.steps, state.updates)}; restore the name of the folder"
+    yield from (f"identity: {problem}" for problem in impossible(state.identity))
     times = Counter(entry.name for entry in entries)
     for entry in entries:
         if entry.name != SHARED and not FILES[form].fullmatch(entry.name):
@@ -295,6 +318,14 @@ def _problems(name: str, form: str, state: State, entries: Sequence[FileEntry]) 
             yield f"{entry.name} has {len(entry.labels)} labels; a file of classes has at least one, {SHARED} none"
         if form == FORMAT and entry.name != SHARED and [class_file(c) for c in entry.labels] != [entry.name]:
             yield f"{entry.name} has the labels {list(entry.labels[:10])} instead of the one in its name"
+
+
+def _shortened(damaged: list[str]) -> list[str]:
+    return shortened(damaged, "damaged checkpoints")
+
+
+def _unreadable(where: str, error: OSError) -> Damaged:
+    return Damaged(f"{where} cannot be read ({error.strerror or error})")
 
 
 def _seal(content: dict[str, Any]) -> str:

@@ -97,7 +97,7 @@ class CheckpointWriter:
         try:
             with self.writing():
                 checkpoint.commit(self.store, state, entries)
-                checkpoint.prune(self.store, self.kept)
+                checkpoint.prune(self.store, self.kept, name_of(state.steps, state.updates))
             log.info("committed %s/%s", self.store, name_of(state.steps, state.updates))
         except RunFailed as error:
             return str(error)

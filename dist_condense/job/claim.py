@@ -16,10 +16,12 @@ from pathlib import Path
 from dist_condense.engine.errors import RunFailed
 from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system import terminal
-from dist_condense.system.files import write_atomically
+from dist_condense.system.files import read_regular, write_atomically
 
 PATIENCE, LOOK = 60.0, 0.05
 """Maximum number of seconds that a new start waits for writes of an earlier start, and seconds between two checks."""
+LONGEST = 1000
+"""Maximum number of bytes of the name of an owner that are read."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +104,10 @@ class Claim:
 
 
 def _owner(folder: Path) -> str:
-    file = RunFolder(folder).owner
-    return file.read_text() if file.exists() else ""
+    try:
+        return read_regular(RunFolder(folder).owner, first=LONGEST).decode(errors="replace")
+    except FileNotFoundError:
+        return ""
 
 
 def _opened(file: Path) -> int | None:

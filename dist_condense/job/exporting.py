@@ -9,7 +9,7 @@ from torch import Tensor
 from dist_condense.data import ImageSet
 from dist_condense.engine.errors import RunFailed
 from dist_condense.engine.procedure import Outline
-from dist_condense.job import checkpoint
+from dist_condense.job import checkpoint, contents
 from dist_condense.job.claim import Claim
 from dist_condense.result.card import Card, CardClass, SyntheticSetError, form_of, read_card
 from dist_condense.result.synthetic_set import write_set
@@ -31,7 +31,7 @@ def export(config: RunConfig, dataset: ImageSet, outline: Outline, claim: Claim)
 
     def load(name: str) -> tuple[int, dict[str, Tensor]]:
         stored = checkpoint.opened(store, name)
-        return stored.steps, stored.classes()
+        return stored.steps, contents.classes(stored, outline, len(dataset.classes))
 
     try:
         loaded = checkpoint.furthest(store, load)

@@ -102,10 +102,12 @@ class Job:
         config, how = absolute_paths(config), address(os.path.expanduser(how))
         start = resume.select(config, how)
         outline = procedures.outline_of(config, dataset)
-        preflight.probe(config, start is not None and start.steps == outline.units.total)
+        is_complete = start is not None and start.steps == outline.units.total
+        preflight.probe(config, is_complete)
         if start is None:
             preflight.headers(config, dataset, terminal.say)
-        config, keeping = resolved(config, dataset, start.state.identity if start else preflight.earlier(config))
+        earlier = {**(start.state.identity if start else {}), **preflight.earlier(config)}
+        config, keeping = resolved(config, dataset, earlier, is_complete)
         dataset = assembly.settled(config, dataset)
         resume.check(config, dataset, start)
         remarks += preflight.remarks(config, start.state if start else None)
@@ -147,6 +149,8 @@ class Job:
             newest = checkpoint.newest(assembly.storage_of(self.config))
         except OSError:  # an unreachable store
             return "the same command continues from the newest checkpoint once the store answers"
+        except checkpoint.Damaged as error:
+            return str(error)
         if newest is None:
             return "no checkpoint was due yet (tracking.checkpoint_minutes), so the same command starts over"
         if newest.steps == self.outline.units.total and has_complete_set(self.folder):

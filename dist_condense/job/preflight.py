@@ -20,6 +20,7 @@ from dist_condense.data.reading.headers import check_headers
 from dist_condense.data.reading.tiers import RAW
 from dist_condense.evaluation.rows import RowsError, read_csv
 from dist_condense.job.checkpoint import State
+from dist_condense.job.exporting import has_complete_set
 from dist_condense.result.tracking.server import refusal
 from dist_condense.selection.table import SELECTIONS
 from dist_condense.settings import assembly, checks, memory, resolve, run_folder, selecting, tracking_address
@@ -32,6 +33,7 @@ from dist_condense.settings.config import (
     not_stored,
     read,
 )
+from dist_condense.settings.identity import impossible
 from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system.storage import Folder, Storage
 
@@ -61,7 +63,9 @@ def check(config: RunConfig, known: Sequence[str] = ()) -> tuple[ImageSet, list[
     except DataError as error:
         others += error.problems
     if dataset is not None:
-        others += checks.of_data(config, dataset) or ([] if own else memory.lacking(config, dataset))
+        others += checks.of_data(config, dataset) or (
+            [] if own else memory.lacking(config, dataset, has_complete_set(Path(config.output).expanduser()))
+        )
     problems = checks.joined(problems, others)
     if problems or dataset is None:
         raise ConfigError(problems, notes=list(_unchecked(config, problems)))
@@ -150,9 +154,11 @@ def _output(config: RunConfig) -> Iterator[str]:
         yield f"data.cache: {config.data.cache} is an address; give a local folder of each node"
     if config.tracking.checkpoints:
         try:
-            assembly.storage_of(config)
-        except DataError as error:
-            yield f"tracking.checkpoints: {error.problems[0]}"
+            for part in (RunFolder.checkpoints, RunFolder.pool):
+                if isinstance(store := assembly.storage_of(config, part), Folder):
+                    run_folder.check(store.path)
+        except (DataError, ConfigError) as error:
+            yield from (f"tracking.checkpoints: {problem}" for problem in error.problems)
     folder = Path(config.output).expanduser()
     existing = RunFolder(folder).config
     if existing.exists():
@@ -191,9 +197,15 @@ def _write_problem(store: Storage) -> str | None:
 
 
 def earlier(config: RunConfig) -> dict[str, Any]:
-    """Return the identity of the run in the output folder, by key of its config; empty if there is no run."""
+    """Return the identity of the run in the output folder, by key of its config; empty if there is no run.
+
+    Raises ConfigError if a value that later starts keep is impossible.
+    """
     existing = RunFolder(Path(config.output).expanduser()).config
-    return identity(read(existing)) if existing.exists() else {}
+    stored = identity(read(existing)) if existing.exists() else {}
+    if problems := list(impossible(stored)):
+        raise ConfigError([f"{existing}: {problem}" for problem in problems])
+    return stored
 
 
 def _as_started(config: RunConfig) -> RunConfig:

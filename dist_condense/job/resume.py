@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from dist_condense.data import ImageSet
 from dist_condense.job import checkpoint, contents
-from dist_condense.job.checkpoint import AT_ONCE, Checkpoint, Damaged, FileEntry
+from dist_condense.job.checkpoint import AT_ONCE, Checkpoint, Damaged, FileEntry, progress
 from dist_condense.result import metrics_file
 from dist_condense.settings import assembly, procedures, run_folder
 from dist_condense.settings.config import ConfigError, RunConfig, differences
@@ -32,12 +33,18 @@ def select(config: RunConfig, how: str = AUTO) -> Checkpoint | None:
         checkpoint is intact.
     """
     own = assembly.storage_of(config)
+    if not how.strip():
+        raise ConfigError([f"--resume={how}: the path is empty; give {AUTO}, {NEVER}, or a run's folder"])
     if how == NEVER and checkpoint.names(own):
         raise ConfigError([f"--resume=never: {own} has checkpoints; give another output, or leave --resume out"])
-    reached = _newest(own)
+    reached = _newest(own, _note if config.cluster.workers else _unsaid)  # a worker in this process says it
     if how in (AUTO, NEVER) or reached is not None:  # a repeated --resume=PATH continues from its own progress
         return reached
-    start = _at(how) if how.strip() else None
+    try:
+        start = _at(how)
+    except (DataError, OSError, ValueError) as error:
+        problems = error.problems if isinstance(error, DataError | ConfigError) else [f"--resume={how}: {error}"]
+        raise ConfigError([x if x.startswith("--resume=") else f"--resume={how}: {x}" for x in problems]) from error
     if start is None:
         raise ConfigError([f"--resume={how}: there is no checkpoint; give a run's folder, or one of its checkpoints"])
     return start
@@ -84,7 +91,7 @@ def copy(config: RunConfig, dataset: ImageSet, start: Checkpoint | None, how: st
         return source
 
     is_named = checkpoint.NAME.fullmatch(_parts(how)[1])
-    listed = [name for name in checkpoint.names(start.store) if name <= start.name]
+    listed = [name for name in checkpoint.names(start.store) if progress(name) <= progress(start.name)]
     try:
         return load(start.name) if is_named else checkpoint.furthest(start.store, load, _note, listed)
     except Damaged as error:
@@ -119,9 +126,7 @@ def _copy_one(config: RunConfig, source: Checkpoint) -> None:
         raise
     checkpoint.commit(own, source.state, source.entries, source.format)
     if (metrics := _metrics_of(config, source)) is not None:
-        own_metrics = RunFolder(Path(config.output)).metrics
-        own_metrics.write_bytes(metrics.read_bytes())
-        metrics_file.cut(own_metrics, source.steps)
+        metrics_file.cut(metrics, source.steps, RunFolder(Path(config.output)).metrics)
 
 
 def _metrics_of(config: RunConfig, start: Checkpoint) -> Path | None:
@@ -149,7 +154,7 @@ def _at(path: str) -> Checkpoint | None:
             return checkpoint.measured(storage(address(parent) or "."), name)
         except (FileNotFoundError, Damaged) as error:
             raise ConfigError([f"--resume={path}: {error}"]) from error
-    return _newest(storage(join(path, RunFolder.checkpoints.name))) or _newest(storage(path))
+    return _newest(storage(join(path, RunFolder.checkpoints.name)), _note) or _newest(storage(path), _note)
 
 
 def _parts(path: str) -> tuple[str, str]:
@@ -158,11 +163,15 @@ def _parts(path: str) -> tuple[str, str]:
     return parent, name
 
 
-def _newest(store: Storage) -> Checkpoint | None:
+def _newest(store: Storage, report: Callable[[str], None]) -> Checkpoint | None:
     try:
-        return checkpoint.newest(store, _note)
+        return checkpoint.newest(store, report)
     except Damaged as error:
         raise ConfigError([str(error)]) from error
+
+
+def _unsaid(text: str) -> None:
+    pass
 
 
 def _note(text: str) -> None:

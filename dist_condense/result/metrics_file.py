@@ -23,25 +23,31 @@ reductions since the previous line. In addition the procedure's counters, which 
 its ``matching_step``, both from 0), and its measures, which are floats (matching: ``loss``).
 """
 BOM = b"\xef\xbb\xbf"
+BYTES = 2**28
+"""Largest size of the file, about a million lines."""
 
 
 def parsed(line: bytes) -> MetricsEntry | None:
-    """Parse a line of metrics.jsonl; return None unless it is a JSON object of numbers with an integer step."""
+    """Parse a line of metrics.jsonl; return None unless it is a JSON object of numbers with a step, an integer from 0.
+
+    Floats may be infinite or NaN, integers have at most 64 bits.
+    """
     try:
         entry = records.parsed(line.removeprefix(BOM), RunFolder.metrics.name)
     except records.Unreadable:
         return None
-    if not isinstance(entry, dict) or type(entry.get(STEP)) is not int:
+    if not isinstance(entry, dict) or type(entry.get(STEP)) is not int or entry[STEP] < 0:
         return None
-    return entry if all(isinstance(value, int | float) for value in entry.values()) else None
+    return entry if all(map(_is_number, entry.values())) else None
 
 
 def read(file: Path) -> list[MetricsEntry]:
     """Read all entries in the order of the file; empty if there is no file.
 
-    Invalid lines, and a last line without its line end, are skipped.
+    Invalid lines, and a last line without its line end, are skipped. Raises Unreadable unless it is a regular file of
+    at most :data:`BYTES`.
     """
-    return [entry for _, entry in _lines(file) if entry is not None]
+    return [entry for _, entry in _lines(_content(file)) if entry is not None]
 
 
 def measures(entry: MetricsEntry) -> dict[str, float]:
@@ -63,23 +69,30 @@ def append(file: Path, entry: MetricsEntry) -> None:
         raise RunFailed(f"{file} cannot be written ({error}); make room or repair it") from error
 
 
-def cut(file: Path, steps: int) -> None:
+def cut(file: Path, steps: int, copy: Path | None = None) -> None:
     """Remove entries after step ``steps``, repeated steps and invalid lines.
 
-    The file is rewritten only if its content changes.
+    The file is rewritten only if its content changes. Raises Unreadable like :func:`read`.
+
+    :param copy: file to write instead; the original is not changed.
     """
-    kept = {entry[STEP]: line for line, entry in _lines(file) if entry is not None and entry[STEP] <= steps}
-    content = b"".join(kept[step] + b"\n" for step in sorted(kept))
-    if file.exists() and file.read_bytes() != content:
-        write_atomically(file, content)
+    content = _content(file)
+    kept = {entry[STEP]: line for line, entry in _lines(content) if entry is not None and entry[STEP] <= steps}
+    new = b"".join(kept[step] + b"\n" for step in sorted(kept))
+    if copy is not None or content != new:
+        write_atomically(copy or file, new)
 
 
 def problem(file: Path, steps: int) -> str | None:
     """Describe the first invalid line before the last entry up to step ``steps``; None if these lines are valid.
 
-    Later lines may be invalid, because a crash can truncate the line that is being written.
+    Later lines may be invalid, because a crash can truncate the line that is being written. A file that cannot be read
+    is described, too.
     """
-    lines = list(_lines(file))
+    try:
+        lines = list(_lines(_content(file)))
+    except records.Unreadable as error:
+        return f"{error}; repair it, or move the file away"
     last = max((i for i, (_, entry) in enumerate(lines) if entry is not None and entry[STEP] <= steps), default=-1)
     for number, (_, entry) in enumerate(lines[:last], start=1):
         if entry is None:
@@ -87,10 +100,17 @@ def problem(file: Path, steps: int) -> str | None:
     return None
 
 
-def _lines(file: Path) -> Iterator[tuple[bytes, MetricsEntry | None]]:
+def _content(file: Path) -> bytes:
+    return records.bytes_of(file, BYTES) if file.exists() else b""
+
+
+def _lines(content: bytes) -> Iterator[tuple[bytes, MetricsEntry | None]]:
     """Yield each complete line without its line end, together with its entry; None for an invalid line."""
-    content = file.read_bytes() if file.exists() else b""
     for line in content.splitlines(keepends=True):
         if line.endswith((b"\n", b"\r")):
             line = line.rstrip(b"\r\n").removeprefix(BOM)
             yield line, parsed(line)
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is float or (type(value) is int and abs(value) < 2**63)

@@ -20,6 +20,7 @@ from dist_condense.settings.values import ConfigError, Misfit
 from dist_condense.settings.yaml_files import Unusable
 from dist_condense.system import terminal
 from dist_condense.system.credentials import address, is_half, is_hidden, masked
+from dist_condense.system.errors import SHOWN
 
 __all__ = [
     "ConfigError",
@@ -62,7 +63,7 @@ def load(path: str, given: Sequence[str] = ()) -> RunConfig:
     except Unusable as error:
         raise ConfigError([*command.problems, str(error)]) from error
     composed = dict(leaves(nested))
-    if "method" in files:
+    if files.get("method"):
         composed.setdefault("method.name", yaml_files.escaped(files["method"]))
     _say_renamed([*composed, *command.keys])
     return _layered(composed, command.keys, command.problems)
@@ -92,11 +93,14 @@ def from_dict(given: Mapping[str, Any]) -> RunConfig:
 
     :raises ConfigError: keys are unknown or have values of the wrong type; all such keys are reported.
     """
-    config = RunConfig()
+    config, unknown = RunConfig(), 0
     named, problems = keys.renamed(dict(leaves(given)))
     for key, value in named.items():
         try:
             if key not in KEYS:
+                unknown += 1
+                if unknown > SHOWN:
+                    continue
                 raise Misfit(_unknown(key, value))
             *sections, name = key.split(".")
             section = keys.value(config, ".".join(sections)) if sections else config
@@ -106,6 +110,8 @@ def from_dict(given: Mapping[str, Any]) -> RunConfig:
             setattr(section, name, address(typed, bare=key not in PATHS) if is_address else typed)
         except Misfit as error:
             problems.append(f"{key}: {error}")
+    if unknown > SHOWN:
+        problems.append(f"... and {unknown - SHOWN} more unknown keys")
     if problems:
         raise ConfigError(problems, config)
     return config

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dist_condense.settings.keys import KEYS, renamed, value
+from dist_condense.settings.limits import refusals
 from dist_condense.settings.schema import RunConfig
+from dist_condense.system import records
+from dist_condense.system.errors import shortened
 
 FREE = (
     "cluster.",
@@ -43,7 +46,7 @@ def identity(config: RunConfig) -> dict[str, Any]:
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return a message for each key that differs between two identities.
 
-    A key of :data:`SETTLED` is compared only if both identities contain it.
+    A key of :data:`SETTLED` is compared only if both identities contain a value of it.
 
     :param old: identity that an earlier version may have written: old names are translated, and missing keys have
         their defaults.
@@ -51,10 +54,36 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     before, contradictions = renamed(old)
     defaults = {key: entry.default for key, entry in KEYS.items() if key not in SETTLED}
     before = defaults | before
-    changed = [key for key in new if (key not in SETTLED or key in before) and before.get(key) != new[key]]
-    return [*contradictions, *(f"{key}: {before.get(key)!r} there, {new[key]!r} now" for key in changed)]
+    compared = [key for key in new if key not in SETTLED or before.get(key) is not None]
+    changed = [key for key in compared if before.get(key) != new[key]]
+    differing = (f"{key}: {before.get(key)!r:.80} there, {new[key]!r:.80} now" for key in changed)
+    return shortened([*(f"{text:.300}" for text in contradictions), *differing], "keys that differ")
 
 
 def translated(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Translate a stored identity, which an earlier version may have written, to the current names of its keys."""
-    return renamed(stored)[0]
+    """Translate a stored identity, which an earlier version may have written, to the current names of its keys.
+
+    Keys that are null are omitted.
+    """
+    return {key: item for key, item in renamed(stored)[0].items() if item is not None}
+
+
+def impossible(stored: Mapping[str, Any]) -> Iterator[str]:
+    """Yield an error message for each value of a stored identity that its key cannot have.
+
+    Only the keys of :data:`SETTLED` are checked, because later starts use their values; other keys are only compared.
+    """
+    current = translated(stored)
+    for key in SETTLED:
+        if key not in current:
+            continue
+        entry = KEYS[key]
+        try:
+            item = records.made(entry.kind, current[key], key)
+        except records.Unreadable as error:
+            yield str(error)
+        else:
+            yield from (f"{key}: {reason}" for reason in (refusals(item, entry.limit) if entry.limit else ()))
+    mean, std = current.get("dataset.mean"), current.get("dataset.std")
+    if (mean is None) != (std is None):
+        yield "dataset.mean, dataset.std: only one of them is there"

@@ -44,10 +44,13 @@ def value(config: RunConfig, key: str) -> Any:
 
 
 def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the dotted key and the value of each entry of nested values; an empty section has none."""
+    """Yield the dotted key and the value of each entry of nested values.
+
+    A dict is a value, too, where a key expects one, and where it is empty but no section.
+    """
     for key, item in values.items():
         name = f"{prefix}{key}"
-        if isinstance(item, dict) and (item or name in SECTIONS):
+        if isinstance(item, dict) and name not in KEYS and (item or name in SECTIONS):
             yield from leaves(item, f"{name}.")
         else:
             yield name, item

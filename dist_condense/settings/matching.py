@@ -135,44 +135,27 @@ def needed(config: RunConfig, dataset: Any, classes: int) -> Needs:
     :raises ConfigError: the network cannot be built.
     """
     method, image, tiles = config.method, FLOAT * prod(dataset.shape), prod(assembly.grid(config))
-    theta, each = needs.of_theta(config, dataset)
+    theta, of_map = needs.of_theta(config, dataset)
     real, decoded = min(method.real_batch, max(dataset.counts)), assembly.parameterisation_of(config).count(config.ipc)
     passed = min(config.compute.microbatch or real, max(real, min(decoded, method.synthetic_limit)))
     in_turn = [
         Need("method.real_batch", f"{real} real images", real * image),
-        needs.of_pass(config, passed, each, "compute.microbatch" if config.compute.microbatch else "method.real_batch"),
+        needs.of_pass(
+            config, passed, of_map, "compute.microbatch" if config.compute.microbatch else "method.real_batch"
+        ),
     ]
     if decoded > config.ipc:
         text = f"{decoded} images decoded from the {config.ipc} of a class"
         in_turn.append(Need("method.parameterisation.factor", text, decoded * image))
-    if images := _trained_on(config, dataset):
-        batch = min(config.training.batch, images)
+    for each in dict.fromkeys(passes(config, dataset)):
+        batch = min(each.batch, each.images)
         in_turn.append(Need("training.batch", f"{batch} images of an update of theta", batch * image))
-        in_turn.append(
-            needs.of_pass(config, max(1, batch // (config.compute.slices or SLICES)), each, "training.batch")
-        )
-    if _on_set(config) and tiles > 1:
+        slice_ = max(1, batch // (config.compute.slices or SLICES))
+        in_turn.append(needs.of_pass(config, slice_, of_map, "training.batch"))
+    if BATCHES[config.training.source].on_set and config.trajectory.matching_steps > 1 and tiles > 1:
         text = f"the decoded images of {classes} classes"
         in_turn.append(Need("method.parameterisation.factor", text, classes * config.ipc * tiles * image))
     return Needs([needs.of_state(config, outline(config, dataset).class_tensors, classes), theta], in_turn)
-
-
-def _trained_on(config: RunConfig, dataset: Any) -> int:
-    """Return the number of images in a pass on which theta is trained; 0 if it is not trained."""
-    start = NETWORK_STARTS[config.trajectory.start]
-    if _on_set(config):
-        return len(dataset.classes) * config.ipc * prod(assembly.grid(config))
-    is_on_real = _is_trained(config) or (start.pretrains and config.trajectory.pretrain_epochs > 0)
-    return sum(dataset.counts) if is_on_real else 0
-
-
-def _on_set(config: RunConfig) -> bool:
-    return _is_trained(config) and BATCHES[config.training.source].on_set
-
-
-def _is_trained(config: RunConfig) -> bool:
-    budget = BATCHES[config.training.source].budget
-    return bool(budget) and config.trajectory.matching_steps > 1 and getattr(config.training, budget) > 0
 
 
 def remarks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:

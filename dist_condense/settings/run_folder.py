@@ -24,6 +24,7 @@ class Entry:
     """Descriptor of a file or folder of a run; returns a path on a :class:`RunFolder` instance, itself on the class."""
 
     name: str
+    is_folder: bool = False
 
     @overload
     def __get__(self, folder: None, kind: type[RunFolder]) -> Entry: ...
@@ -50,11 +51,11 @@ class RunFolder:
     """Package versions, devices, and the commit of the code."""
     metrics = Entry("metrics.jsonl")
     """Measurements: one line after every ``tracking.log_every`` units, in order and without repetition."""
-    checkpoints = Entry("checkpoints")
+    checkpoints = Entry("checkpoints", is_folder=True)
     """Checkpoints (:mod:`dist_condense.job.checkpoint`), unless ``tracking.checkpoints`` names another location."""
-    pool = Entry("pool")
+    pool = Entry("pool", is_folder=True)
     """Pool of pretrained networks, beside the checkpoints."""
-    synthetic_set = Entry("synthetic_set")
+    synthetic_set = Entry("synthetic_set", is_folder=True)
     """The synthetic set (:mod:`dist_condense.result.synthetic_set`)."""
     evaluation = Entry("evaluation.csv")
     """Results of the evaluation, one row per trained network."""
@@ -67,9 +68,9 @@ class RunFolder:
     """Marker that asks the workers to save and stop."""
     restarts = Entry("restarts.log")
     """Reasons for worker group failures, one line each."""
-    logs = Entry("logs")
+    logs = Entry("logs", is_folder=True)
     """Logs of driver and workers, as JSON lines."""
-    sweep = Entry("sweep")
+    sweep = Entry("sweep", is_folder=True)
     """Ray Tune's records of the evaluation."""
     owner = Entry("owner")
     """Identifier of the driver process that may write to the folder."""
@@ -77,6 +78,7 @@ class RunFolder:
     """Lock file that a driver process holds while it writes."""
 
 
+ENTRIES = {entry.name: entry for entry in vars(RunFolder).values() if isinstance(entry, Entry)}
 MAY_LEAD = (RunFolder.checkpoints.name, RunFolder.pool.name)
 """Names of entries that may be links to folders, for example to a disk for large files."""
 
@@ -88,7 +90,7 @@ OPENED = {
 
 
 def check(folder: Path) -> None:
-    """Check that a run's folder contains only plain files and folders.
+    """Check that a run's folder contains only plain files and folders, and neither in place of the other.
 
     The folder itself and :data:`MAY_LEAD` may be links to folders. Raises ConfigError with a message for each entry
     that is refused; if there are many, the last message states the number of entries that are not listed.
@@ -109,6 +111,14 @@ def problems(folder: Path) -> Iterator[str]:
                 yield from problems_below(path)
             elif path.name in OPENED or path.is_symlink() or not path.is_dir():
                 yield from strange(path)
+                yield from _of_other_kind(path)
+
+
+def _of_other_kind(path: Path) -> Iterator[str]:
+    entry, is_link = ENTRIES.get(path.name), path.is_symlink()
+    if entry is not None and not is_link and (path.is_file() if entry.is_folder else path.is_dir()):
+        found, expected = ("file", "folder") if entry.is_folder else ("folder", "file")
+        yield f"{path} is a {found}, and a run's folder has a {expected} of this name; remove it"
 
 
 def strange(path: Path) -> Iterator[str]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
@@ -27,15 +29,24 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dist_condense.system.records import YAML_BYTES, Unreadable, bytes_of, document, text_of
+from dist_condense.settings import interpolations
+from dist_condense.settings.interpolations import LONGEST, texts_of
+from dist_condense.system.records import DEPTH, YAML_BYTES, Unreadable, YamlLoader, bytes_of, document, text_of
 from dist_condense.system.terminal import printable
 
 ENDINGS = (".yaml", ".yml")
 PRIMARY = "the config"
 """Name under which Hydra finds the file of the command line, because the file's own name may contain any character."""
 SHAPE = "a config consists of keys and values, `ipc: 10`"
-STR, NULL, MERGE = (f"tag:yaml.org,2002:{name}" for name in ("str", "null", "merge"))
+DEFAULTS = 50
+"""Largest number of entries of all lists ``defaults``, each counted as often as it is included."""
+TAG = "tag:yaml.org,2002:"
+STR, NULL, MERGE, LIST, DICT = (f"{TAG}{name}" for name in ("str", "null", "merge", "seq", "map"))
+TYPES = (f"{TAG}int", f"{TAG}float", f"{TAG}bool")
+"""Tags of scalars that have no effect, because the key has a type."""
 _LOCATIONS: ContextVar[tuple[Path, ...]] = ContextVar("locations", default=())
+_INCLUDED: ContextVar[Counter[str]] = ContextVar("included")
+"""Number of configs that :func:`composed` has included."""
 RESOLVED = "the config of a run is resolved and has no ${...}, no defaults and no anchors"
 _REAL = re.compile(r"(?<!\\)(\\\\)*\$\{")
 """Pattern of an interpolation that is not escaped, with an even number of backslashes before it."""
@@ -51,15 +62,24 @@ class Unusable(ValueError):
 # --- YAML whose scalars stay texts --------------------------------------------------------------------------------
 
 
-class _Texts(yaml.SafeLoader):
+class _Texts(YamlLoader):
     """YAML loader that reads every scalar as text, except that an unquoted ``null``, ``~`` or empty value of a key is
-    None.
+    None. Tags of other types than those of JSON are refused.
     """
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
         first: [(tag, pattern) for tag, pattern in known if tag in (NULL, MERGE)]
         for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        node = super().compose_node(parent, index)
+        if node is not None and node.tag in TYPES and isinstance(node, yaml.ScalarNode):
+            node.tag = STR
+        if node is not None and node.tag not in (STR, NULL, MERGE, LIST, DICT):
+            tag = node.tag.replace(TAG, "!!")
+            _require(False, node, f"the tag {tag!r:.80} is not read; write the value without a tag")
+        return node
 
     def compose_sequence_node(self, anchor: str | None) -> yaml.Node:
         node = super().compose_sequence_node(anchor)
@@ -109,20 +129,27 @@ def _require(holds: bool, node: yaml.Node, problem: str) -> None:
 
 def checked(text: str) -> str:
     """Return ``text`` if every ``${`` starts an interpolation or is escaped, ``\\${``; raise Unusable otherwise."""
+    if "${" not in text:
+        return text
+    if len(text) > LONGEST:
+        raise Unusable(
+            f"{text!r:.80}...: a text with ${{ has at most {LONGEST} characters, not {len(text)}; shorten it"
+        )
     try:
-        if "${" in text:
-            OmegaConf.create([text])
-    except OmegaConfBaseException as error:
+        OmegaConf.create([text])
+    except (OmegaConfBaseException, RecursionError) as error:
         hint = "is no interpolation, as ${oc.env:NAME} would be; write \\${ for literal text"
-        raise Unusable(f"{text!r} {hint}") from error
+        raise Unusable(f"{text!r:.200} {hint}") from error
     return text
 
 
 def parsed(text: str) -> Any:
     """Parse a value of the command line to text, None, or lists and dicts of these. Raises Unusable if not YAML."""
     try:
-        return _plain(_spaced(_loaded(text, _Texts)))
-    except (yaml.YAMLError, ValueError) as error:
+        if len(text) > YAML_BYTES:
+            raise Unusable(f"it has more than {YAML_BYTES} characters")
+        return _spaced(_loaded(text, _Texts))
+    except yaml.YAMLError as error:
         raise Unusable(" ".join(str(getattr(error, "problem", None) or error).split())) from error
 
 
@@ -133,20 +160,6 @@ def _loaded(text: str, kind: type[yaml.SafeLoader]) -> Any:
         return None if node is None else loader.construct_document(node)
     finally:
         loader.dispose()
-
-
-def _plain(value: Any) -> Any:
-    """Return a value if OmegaConf accepts it; raise Unusable otherwise.
-
-    Explicit tags and anchors in YAML can produce values that OmegaConf does not accept.
-    """
-    try:
-        OmegaConf.create([value])
-    except OmegaConfBaseException as error:
-        raise Unusable(str(error).splitlines()[0]) from error
-    except RecursionError as error:
-        raise Unusable("an anchor leads to itself") from error
-    return value
 
 
 def _spaced(value: Any) -> Any:
@@ -168,7 +181,11 @@ def texts(file: Path, kind: type[_Texts] = _Texts) -> dict[str, Any]:
             return {}
         _require(isinstance(node, yaml.MappingNode), node, SHAPE)
         _check_defaults(node)
-        return cast(dict[str, Any], _plain(loader.construct_document(node)))
+        values = cast(dict[str, Any], loader.construct_document(node))
+        twice = (key for key, count in Counter(key for key, _ in _dotted(values)).items() if count > 1)
+        if (key := next(twice, None)) is not None:
+            raise Unusable(f"{file}: the key {key!r:.80} is here a second time, with and without dots")
+        return values
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise Unusable(
@@ -178,8 +195,6 @@ def texts(file: Path, kind: type[_Texts] = _Texts) -> dict[str, Any]:
         raise Unusable(_placed(file, error)) from error
     except Unreadable as error:
         raise Unusable(str(error)) from error
-    except ValueError as error:  # not UTF-8, or a value that does not fit its tag
-        raise Unusable(f"{file}: {error}") from error
     finally:
         if loader is not None:
             loader.dispose()
@@ -201,9 +216,13 @@ def _check_defaults(node: yaml.MappingNode) -> None:
     for value in (value for key, value in node.value if key.value == "defaults"):
         shape = "defaults is a list, a line `- method: dc` for each group, then `- _self_`"
         _require(isinstance(value, yaml.SequenceNode), value, shape)
+        _require(len(value.value) <= DEFAULTS, value, f"defaults has more than {DEFAULTS} entries")
         for item in value.value:
-            is_group = isinstance(item, yaml.MappingNode) and len(item.value) == 1
-            _require(is_group or isinstance(item, yaml.ScalarNode), item, shape)
+            names = [item]
+            if isinstance(item, yaml.MappingNode) and len(item.value) == 1:
+                [(_, name)] = item.value
+                names = name.value if isinstance(name, yaml.SequenceNode) else [name]
+            _require(all(isinstance(name, yaml.ScalarNode) and name.value for name in names), item, shape)
 
 
 def stored(file: Path) -> dict[str, Any]:
@@ -218,7 +237,7 @@ def stored(file: Path) -> dict[str, Any]:
     for key, value in _dotted(values):
         if "${" in key:
             raise Unusable(f"{file}: the key {key!r:.80}: {RESOLVED}, in keys neither; remove it")
-        if any(_REAL.search(text) for text in _all_texts(value)):
+        if any(_REAL.search(text) for text in texts_of(value)):
             raise Unusable(f"{file}: {key}: {RESOLVED}, and {value!r:.80} is one; give the value, or write \\${{")
     return values
 
@@ -230,8 +249,8 @@ def stored_values(file: Path) -> dict[str, Any]:
     """
     stored(file)
     try:
-        values = cast(dict[str, Any], _unescaped(_loaded(_decoded(file), yaml.SafeLoader) or {}))
-    except (yaml.YAMLError, ValueError) as error:  # such as an impossible date
+        values = cast(dict[str, Any], _unescaped(_loaded(_decoded(file), YamlLoader) or {}))
+    except (yaml.YAMLError, ValueError, OverflowError, LookupError) as error:  # a value that does not fit its tag
         raise Unusable(f"{file} cannot be read: {' '.join(str(error).split())}") from error
     for key, value in _dotted(values):
         for other in _others(value):
@@ -302,7 +321,7 @@ class Files(ConfigSource):
         if config_path == PRIMARY and "_self_" not in values.get("defaults", ["_self_"]):
             values["defaults"].append("_self_")  # as Hydra does, with a warning
         package = re.match(r"(?:\s*#.*\n)*?\s*#\s*@package\s+(\S+)", _decoded(file))
-        header = {"package": package[1] if package else None}
+        header = _Header(package[1] if package else None)
         return ConfigResult(self.provider, self.full_path(), OmegaConf.create(values), header)
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
@@ -315,6 +334,19 @@ class Files(ConfigSource):
             return Path(self.location) if config_path == PRIMARY else None
         files = (os.path.join(self.location, config_path) + ending for ending in ENDINGS)
         return next((Path(file) for file in files if os.path.isfile(file)), None)
+
+
+class _Header(dict[str, str | None]):
+    """Header of a config. Hydra reads it each time that the config is included, and never bounds that number."""
+
+    def __init__(self, package: str | None) -> None:
+        super().__init__(package=package)
+
+    def __getitem__(self, key: str) -> str | None:
+        _INCLUDED.get()["files"] += 1
+        if _INCLUDED.get()["files"] > DEFAULTS:
+            raise RecursionError
+        return super().__getitem__(key)
 
 
 class Locations(SearchPathPlugin):
@@ -337,15 +369,19 @@ def composed(file: Path, shipped: Path, groups: Mapping[str, str]) -> tuple[dict
     for plugin in (Files, Locations):
         Plugins.instance().register(plugin)
     before = _LOCATIONS.set((file, file.parent, shipped))
+    _INCLUDED.set(Counter())
     try:
         with initialize(version_base="1.3", config_path=None, job_name="dist_condense"):
             overrides = [f"{group}={_quoted(name)}" for group, name in groups.items()]
             keys = cast(dict[str, Any], OmegaConf.to_container(compose(PRIMARY, overrides, return_hydra_config=True)))
         return keys, keys.pop("hydra")["runtime"]["choices"]
     except RecursionError as error:
-        raise Unusable(f"{file}: its defaults, or those of a file that they name, refer to themselves") from error
+        themselves = f"refer to themselves, or include more than {DEFAULTS} files"
+        raise Unusable(f"{file}: its defaults, or those of a file that they name, {themselves}") from error
     except (HydraException, OmegaConfBaseException) as error:
         raise Unusable(_last_words(error, file, groups)) from error
+    except OSError as error:  # a name that no file can have
+        raise Unusable(f"{file}: a file of its defaults cannot be read: {error.strerror or error}") from error
     finally:
         _LOCATIONS.reset(before)
 
@@ -378,22 +414,28 @@ def resolved(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
     Return the values that could be resolved, and an error message for each value that could not.
     """
-    root = OmegaConf.create(_nested(values))
-    done: dict[str, Any] = {}
+    found = interpolations.interpolating(values)
+    done = {key: value for key, value in values.items() if key not in found}
+    if refused := [f"{key}: {reason}" for key, reason in interpolations.refusals(values)]:
+        return done, refused
+    root = OmegaConf.create(_nested({key: value for key, value in values.items() if key.count(".") < DEPTH}))
     problems = []
-    for key, value in values.items():
-        if not any("${" in text for text in _all_texts(value)):
-            done[key] = value
-        elif empty := [name for text in _all_texts(value) for name in _empty_variables(text)]:
+    for key, texts in found.items():
+        if empty := [name for text in texts for name in _empty_variables(text)]:
             problems.append(f"{key}: the variable {empty[0]} is set, but empty; unset it, or give it a value")
         else:
             try:
-                item = OmegaConf.select(root, key)
-                done[key] = OmegaConf.to_container(item, resolve=True) if OmegaConf.is_config(item) else item
-            except OmegaConfBaseException as error:
+                done[key] = _selected(root, key)
+            except (OmegaConfBaseException, RecursionError) as error:
                 words = re.sub(r"^\w+ raised while resolving interpolation: |\"", "", str(error).splitlines()[0])
                 problems.append(f"{key}: {words}")
-    return done, problems
+    return {key: done[key] for key in values if key in done}, problems
+
+
+def _selected(root: Any, key: str) -> Any:
+    with warnings.catch_warnings(action="ignore"):
+        item = OmegaConf.select(root, key)
+        return OmegaConf.to_container(item, resolve=True) if OmegaConf.is_config(item) else item
 
 
 def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -407,14 +449,6 @@ def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
             section = section[name]
         section[last] = value
     return root
-
-
-def _all_texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, list | dict):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _all_texts(item)
 
 
 def _empty_variables(text: str) -> Iterator[str]:

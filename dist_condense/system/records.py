@@ -1,7 +1,8 @@
 """Reading of untrusted JSON and YAML, within limits of size and checked against the types of dataclasses.
 
-``read(Card, file)`` returns a Card whose every value has the type of its field, or raises :class:`Unreadable` with one
-line that names the file, the path inside it, the value and the expectation. Content is untrusted until it is checked.
+``read(Card, file)`` returns a Card whose every value has the type of its field, or raises :class:`Unreadable` with a
+line for each fault, ten at most, that names the file, the path inside it, the value and the expectation. Content is
+untrusted until it is checked.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from dist_condense.system.files import read_regular
 BYTES, VALUES, DEPTH = 64 * 2**20, 4_000_000, 16
 """Limits of one record: number of bytes, number of values (lists and objects count as well), and depth of nesting.
 They suffice for a manifest of 100,000 classes; the values take less than 1 GiB of memory."""
-YAML_BYTES, YAML_VALUES = 2**19, 100_000
-"""Limits of a YAML file: number of bytes, and number of values after the expansion of aliases."""
+YAML_BYTES, YAML_VALUES = 2**19, 25_000
+"""Limits of a YAML text: number of bytes, and number of values after the expansion of aliases. They suffice for the
+names of all classes of ImageNet-21k, and are read and composed within seconds."""
+MANY = f"more than {YAML_VALUES} values"
 Value = TypeVar("Value")
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
@@ -31,13 +34,20 @@ _NO_MARK = bytes(set(range(256)) - {*_STEPS, ord(",")})
 
 
 class Unreadable(DataError):
-    """Error for an unusable file or record; its one-line message names the file, the path in it and the expectation."""
+    """Error for an unusable file or record; each line of ``problems`` names the file, the path in it, the expectation.
 
-    def __init__(self, line: str) -> None:
-        super().__init__([line])
+    Its text is the first line, with the number of the others.
+    """
 
-    def __reduce__(self) -> tuple[type[Unreadable], tuple[str]]:
-        return Unreadable, (self.problems[0],)
+    def __init__(self, *lines: str) -> None:
+        super().__init__(lines)
+
+    def __str__(self) -> str:
+        first, *others = self.problems
+        return f"{first} (and {len(others)} more)" if others else first
+
+    def __reduce__(self) -> tuple[type[Unreadable], tuple[str, ...]]:
+        return Unreadable, tuple(self.problems)
 
 
 def read(kind: type[Value], file: Path, ignore_unknown: bool = False) -> Value:
@@ -103,7 +113,20 @@ def made(kind: type[Value], value: Any, where: str, ignore_unknown: bool = False
     try:
         return cast(Value, reader(cast(Any, kind), ignore_unknown)(value))
     except Mismatch as error:
-        raise Unreadable(": ".join(filter(None, (where, error.path.lstrip("."), error.text)))) from error
+        found = [(where, one.path.lstrip("."), one.text) for one in (error, *error.others)]
+        raise Unreadable(*(": ".join(filter(None, parts)) for parts in found)) from error
+
+
+class YamlLoader(yaml.SafeLoader):
+    """YAML loader that stops at :data:`YAML_VALUES` values; :func:`document` checks the other limits."""
+
+    _count = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self._count += 1
+        if self._count > YAML_VALUES:
+            raise yaml.MarkedYAMLError(problem=MANY, problem_mark=self.peek_event().start_mark)
+        return cast(yaml.Node | None, super().compose_node(parent, index))
 
 
 def document(loader: yaml.SafeLoader) -> yaml.Node | None:
@@ -117,6 +140,9 @@ def document(loader: yaml.SafeLoader) -> yaml.Node | None:
         root = loader.get_single_node()
     except RecursionError as error:
         raise yaml.MarkedYAMLError(problem=deep, problem_mark=loader.get_mark()) from error
+    except (ValueError, OverflowError) as error:
+        problem = "an escape or a version beyond all numbers"
+        raise yaml.MarkedYAMLError(problem=problem, problem_mark=loader.get_mark()) from error
     pending: list[tuple[yaml.Node, tuple[yaml.Node, ...]]] = [] if root is None else [(root, ())]
     count = 0
     while pending:
@@ -127,7 +153,7 @@ def document(loader: yaml.SafeLoader) -> yaml.Node | None:
         if len(above) > DEPTH:
             raise yaml.MarkedYAMLError(problem=deep, problem_mark=node.start_mark)
         if count > YAML_VALUES:
-            raise yaml.MarkedYAMLError(problem=f"more than {YAML_VALUES} values", problem_mark=node.start_mark)
+            raise yaml.MarkedYAMLError(problem=MANY, problem_mark=node.start_mark)
         if isinstance(node, yaml.CollectionNode):
             pairs = [node.value] if isinstance(node, yaml.SequenceNode) else node.value
             pending += [(child, (*above, node)) for pair in pairs for child in pair]

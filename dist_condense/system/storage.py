@@ -27,8 +27,11 @@ class Storage(Protocol):
         """Create or replace an entry atomically; it survives a power cut once this returns."""
         ...
 
-    def read(self, name: str) -> bytes:
-        """Read all bytes of an entry. Raises FileNotFoundError if it is missing."""
+    def read(self, name: str, limit: int) -> bytes:
+        """Read all bytes of an entry.
+
+        Raises FileNotFoundError if it is missing, and OSError if it has more than ``limit`` bytes.
+        """
         ...
 
     def head(self, name: str, count: int) -> bytes:
@@ -58,15 +61,19 @@ class Folder:
     path: Path
 
     def write(self, name: str, data: bytes) -> None:
-        """Write and sync a temporary file, rename it, and sync the folders whose directory entries change."""
+        """Write and sync a temporary file, rename it, and sync the folders whose directory entries change.
+
+        A folder in place of the entry, and a file in place of its folder, are replaced.
+        """
         target = self.path / checked(name)
+        _make_way(target, self.path)
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(target, data)
         for folder in (target.parent, target.parent.parent):
             flush_names(folder)
 
-    def read(self, name: str) -> bytes:
-        return read_regular(self.path / checked(name))
+    def read(self, name: str, limit: int) -> bytes:
+        return read_regular(self.path / checked(name), limit)
 
     def head(self, name: str, count: int) -> bytes:
         return read_regular(self.path / checked(name), first=count)
@@ -87,7 +94,8 @@ class Folder:
         if target.is_dir():
             shutil.rmtree(target, ignore_errors=True)
         else:
-            target.unlink(missing_ok=True)
+            with suppress(FileNotFoundError, NotADirectoryError):
+                target.unlink()
 
     def __str__(self) -> str:
         return str(self.path)
@@ -106,13 +114,15 @@ class Bucket:
         """Write an object in one PUT request."""
         self._request(checked(name), lambda store, url: store.pipe_file(url, data))
 
-    def read(self, name: str) -> bytes:
-        """Read an object in one GET request."""
-        return bytes(self._request(checked(name), lambda store, url: store.cat_file(url)))
+    def read(self, name: str, limit: int) -> bytes:
+        data = self.head(name, limit + 1)
+        if len(data) > limit:
+            raise OSError(errno.EFBIG, f"more than {limit} bytes", join(self.url, name))
+        return data
 
     def head(self, name: str, count: int) -> bytes:
         """Read at most the first ``count`` bytes of an object in one GET request with a range."""
-        return bytes(self._request(checked(name), lambda store, url: store.cat_file(url, start=0, end=count)))
+        return bytes(self._request(checked(name), lambda store, url: _first(store, url, count)))
 
     def names(self) -> list[str]:
         """List the names without fsspec's cache; a missing bucket counts as empty until a write reports it."""
@@ -149,6 +159,30 @@ def checked(name: str) -> str:
     if not stays_below(name):
         raise OSError(errno.EINVAL, "not the name of an entry", name)
     return name
+
+
+def _make_way(target: Path, root: Path) -> None:
+    """Remove a folder at ``target``, and a file in place of its folder; other writers may do the same.
+
+    A file in place of ``root``, the folder of the storage, is kept.
+    """
+    folder = target.parent
+    if target.is_dir() and not target.is_symlink():
+        shutil.rmtree(target, ignore_errors=True)
+    elif folder != root and folder.exists() and not folder.is_dir():
+        with suppress(OSError):
+            folder.unlink()
+
+
+def _first(store: Any, url: str, count: int) -> bytes:
+    try:
+        return bytes(store.cat_file(url, start=0, end=count))
+    except FileNotFoundError:
+        raise
+    except Exception:  # each kind of store has its own for the range of an empty object
+        if store.size(url) == 0:
+            return b""
+        raise
 
 
 def _listed(store: Any, url: str) -> list[dict[str, Any]]:

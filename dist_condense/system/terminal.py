@@ -30,6 +30,8 @@ and the separators of lines and paragraphs."""
 JOINERS = "\u200c\u200d"
 """Zero-width characters that join or separate letters of Persian and Hindi words and the parts of an emoji."""
 LAYOUT = "\n\t"
+LINE, LINES = 1_000, 50
+"""Largest number of characters of a line of an error message, and of lines of one error."""
 UNREAD = 128 + signal.SIGPIPE
 """Exit code of a command whose stdout was closed by its reader, as the shell reports for ``yes | head -1``."""
 COLOURS_OFF = "\x1b[0m"
@@ -80,8 +82,20 @@ def out(*lines: str) -> None:
 
 
 def lines_of(error: BaseException) -> list[str]:
-    """Return the list ``problems`` of an error, or its text as the only line if it has no such list."""
-    return list(getattr(error, "problems", [])) or [str(error)]
+    """Return the list ``problems`` of an error, or its text as the only line if it has no such list.
+
+    The lines are escaped. A line of more than :data:`LINE` characters lacks its middle, and if there are more than
+    :data:`LINES`, the last line counts the others.
+    """
+    problems = list(getattr(error, "problems", [])) or [str(error)]
+    more = [f"... and {len(problems) - LINES + 1} more problems"] if len(problems) > LINES else []
+    return [*map(_shortened, problems[: LINES - len(more)] if more else problems), *more]
+
+
+def _shortened(text: str) -> str:
+    """Escape a text, and replace the middle of a long one by ``...``: its start names the fault, its end the advice."""
+    line = _shown(text[: 4 * LINE] + text[-4 * LINE :] if len(text) > 8 * LINE else text)
+    return line if len(line) <= LINE else f"{line[: LINE // 2]} ... {line[5 - LINE // 2 :]}"
 
 
 class Parser(argparse.ArgumentParser):

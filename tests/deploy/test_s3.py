@@ -152,10 +152,10 @@ def test_a_run_on_a_store_ends_with_the_set_of_local_files_and_resumes(
     assert len(names) == 4
     for name in names[2:]:  # what a run that was killed after its second step had left
         CHECKPOINTS.remove(name)
-    weights = POOL.read(POOL.names()[0])
+    weights = POOL.read(POOL.names()[0], 10**6)
     assert run.main(command(f"s3://{BUCKET}/set", work / "again", *on_store)) == 0
     assert torch.equal(pixels(work / "again"), local)
-    assert len(CHECKPOINTS.names()) == 4 and POOL.read(POOL.names()[0]) == weights
+    assert len(CHECKPOINTS.names()) == 4 and POOL.read(POOL.names()[0], 10**6) == weights
 
 
 @pytest.fixture

@@ -187,7 +187,7 @@ def test_only_folders_of_a_checkpoints_name_are_checkpoints(theirs: Path) -> Non
     for name in ("step_*", "step_", "step_00000009_00000000 ", "step_9_9", "step_x"):
         shutil.copytree(store.path / FIRST, store.path / name)
     assert checkpoint.names(store) == [FIRST]
-    checkpoint.prune(store, 1)
+    checkpoint.prune(store, 1, FIRST)
     assert len(store.names()) == 6
 
 
@@ -200,7 +200,7 @@ def test_a_storage_takes_only_names_below_it(
     (tmp_path / "place").mkdir()
     monkeypatch.chdir(tmp_path / "place")
     monkeypatch.setattr(Bucket, "_request", lambda *given: pytest.fail("the store was asked"))
-    for action in (lambda: store.write(name, b"x"), lambda: store.read(name), lambda: store.remove(name)):
+    for action in (lambda: store.write(name, b"x"), lambda: store.read(name, 9), lambda: store.remove(name)):
         with pytest.raises(OSError, match="not the name of an entry"):
             action()
     assert [path.name for path in tmp_path.rglob("*")] == ["place"]

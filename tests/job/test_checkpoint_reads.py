@@ -42,7 +42,7 @@ class Memory:
     def write(self, name: str, data: bytes) -> None:
         self.entries[name] = data
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, limit: int) -> bytes:
         if name not in self.entries:
             raise FileNotFoundError(name)
         self.reads[name.split("/")[1]] += 1

@@ -39,16 +39,16 @@ def test_entries(store: Storage) -> None:
     store.write("a", b"0")
     store.write("a", b"00")
     assert store.names() == ["a", "b"]
-    assert (store.read("a"), store.read("b/two")) == (b"00", b"22")
+    assert (store.read("a", 2), store.read("b/two", 99)) == (b"00", b"22")
     assert (store.head("b/two", 1), store.head("b/two", 9)) == (b"2", b"22")
     assert store.sizes("b") == {"one": 1, "two": 2} and store.sizes("c") == {}
-    for read in (store.read, lambda name: store.head(name, 1)):
+    for read in (lambda name: store.read(name, 9), lambda name: store.head(name, 1)):
         with pytest.raises(FileNotFoundError):
             read("b/three")
     store.remove("b")
     assert store.names() == ["a"]
     with pytest.raises(FileNotFoundError):
-        store.read("b/one")
+        store.read("b/one", 9)
 
 
 def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
     (store.path / "a").symlink_to(outside)
     store.write("a", b"1")
     assert outside.read_bytes() == b"kept" and store.names() == ["a"]
-    assert not (store.path / "a").is_symlink() and store.read("a") == b"1"
+    assert not (store.path / "a").is_symlink() and store.read("a", 1) == b"1"
 
 
 def test_an_address_says_what_it_is(tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from dist_condense.data.normalise import ChannelStatistics
 from dist_condense.data.space import NORMALISED, UNIT, VALUES, Space
 from dist_condense.engine.procedure import Kind
 from dist_condense.result.environment import code_commit
-from dist_condense.settings import run_folder
 from dist_condense.system import conversion, records
 from dist_condense.system.conversion import NonNegative, Positive, Rule, Sha256
 from dist_condense.system.records import Unreadable
@@ -244,11 +243,9 @@ class _Version:
 
 
 def read_card(folder: str | Path) -> Card:
-    """Read the card of a set. Raises SyntheticSetError if it is missing, invalid, a link or of an unknown format."""
+    """Read the card of a set. Raises SyntheticSetError if it is missing, invalid or of an unknown format."""
     file = Path(folder) / CARD
     try:
-        if problem := next(run_folder.strange(file), None):
-            raise SyntheticSetError(problem)
         reason = "" if file.exists() else f"{file} is missing"
     except (OSError, ValueError) as error:  # a folder that may not be searched, or a name that is none
         reason = getattr(error, "strerror", None) or str(error)

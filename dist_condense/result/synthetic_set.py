@@ -29,7 +29,6 @@ from dist_condense.data.space import NORMALISED
 from dist_condense.engine.procedure import Kind, kind_of
 from dist_condense.result.card import CARD, HARD, SOFT, Card, CardClass, SyntheticSetError, checked, read_card
 from dist_condense.result.preview import sheet
-from dist_condense.settings import run_folder
 from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system import records, safetensors_header
 from dist_condense.system.files import flush, flush_names, read_regular, sha256_of
@@ -81,20 +80,20 @@ def write_set(folder: str | Path, pixels: Tensor, labels: Tensor, card: Card) ->
 def load_set(path: str | Path, verify: bool = True) -> SyntheticDataset:
     """Open a synthetic set; images are read and decoded on access.
 
+    The folder and its files may be links, to regular files.
+
     :param path: the folder of the set, or the folder of its run.
     :param verify: check that all pixels are finite, and compare the file's SHA-256 with the card's, which reads the
         whole file twice. Pass False for a large set that has been verified before, such as one of ImageNet-1K (about
         6 GB at ipc 10); everything else is checked in any case.
-    :raises SyntheticSetError: there is no set, it was changed or damaged, its card is wrong, it contains a link, or its
-        labels need more memory than the machine has.
+    :raises SyntheticSetError: there is no set, it was changed or damaged, its card is wrong, or its labels need
+        more memory than the machine has.
     """
     path = Path(os.path.expanduser(path)).absolute()
     for _ in range(LOADS):
         folder = _current(path)
         before = _bytes(folder / CARD)
         try:
-            if path == folder.parent != folder:  # otherwise the user names the folder, which may be a link
-                _refuse(run_folder.strange(folder))
             dataset = _open(folder, verify)
         except (RuntimeError, ValueError, SafetensorError, OSError) as error:  # torch, for example for a removed file
             if _current(path) == folder and _bytes(folder / CARD) == before:
@@ -303,9 +302,9 @@ def _previous(folder: Path) -> Path | None:
 def _open(folder: Path, verify: bool) -> SyntheticDataset:
     """Open a set after the same checks as before its writing; with ``verify`` also its hash."""
     card, file = read_card(folder), folder / TENSORS
-    _refuse(run_folder.strange(file))
     if not file.is_file():
-        raise SyntheticSetError(f"{file} is missing; copy the whole folder of the set")
+        problem = "not a regular file" if os.path.lexists(file) else "missing"
+        raise SyntheticSetError(f"{file} is {problem}; copy the whole folder of the set")
     try:
         kinds = safetensors_header.read(lambda count: read_regular(file, first=count), file.stat().st_size, str(file))
         with safe_open(file, framework="pt") as tensors:

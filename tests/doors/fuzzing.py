@@ -31,6 +31,8 @@ SECONDS, WAIT, BYTES = 5.0, 30.0, 2**30
 """Limits of one attempt: seconds of computation, seconds in all (it may wait for other processes), and memory."""
 LETTERS = 2_000
 """Longest line of a refusal."""
+LEAST = 20
+"""Number of examples that are tried however long they take."""
 TIMES = int(os.environ.get("DOORS_TIMES", "1"))
 EXECUTED = {
     *("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.startfile", "subprocess.Popen"),
@@ -160,13 +162,14 @@ def fuzz(
     )
 
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
-        end, has_failed = 0.0, False
+        end, has_failed, tried = 0.0, False, 0
 
         @functools.wraps(test)
         def example(*args: Any, **kwargs: Any) -> None:
-            nonlocal has_failed
-            if time.monotonic() > end and not has_failed:
+            nonlocal has_failed, tried
+            if time.monotonic() > end and tried >= LEAST and not has_failed:
                 return
+            tried += 1
             try:
                 test(*args, **kwargs)
             except BaseException:
@@ -177,8 +180,8 @@ def fuzz(
 
         @functools.wraps(tested)
         def whole(*args: Any, **kwargs: Any) -> None:
-            nonlocal end, has_failed
-            end, has_failed = time.monotonic() + seconds * TIMES, False
+            nonlocal end, has_failed, tried
+            end, has_failed, tried = time.monotonic() + seconds * TIMES, False, 0
             tested(*args, **kwargs)
 
         return whole

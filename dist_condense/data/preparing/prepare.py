@@ -19,8 +19,8 @@ from dist_condense.data.preparing.classes import ClassTask, FinishedClass, Shard
 from dist_condense.data.preparing.finished import RECORDS
 from dist_condense.data.preparing.sources import Source, for_command_line, open_catalogued
 from dist_condense.data.preparing.tars import DATASET, MapUnordered, open_tars
-from dist_condense.data.reading.decode import MAX_SIZE
 from dist_condense.data.sets.folders import TEST_FOLDERS
+from dist_condense.data.sets.request import LARGEST_SIDE
 from dist_condense.data.shards.manifest import FILE, SPLITS, Made, Manifest, write_manifest
 from dist_condense.data.shards.manifest_reader import read_manifest
 from dist_condense.system import records
@@ -304,8 +304,8 @@ def _shown(value: Any) -> str:
 
 def _problems(source: str, options: PrepareOptions, ffcv: bool) -> list[str]:
     problems = []
-    if options.size is not None and not 1 <= options.size <= MAX_SIZE:
-        problems.append(f"--size is {options.size}; give pixels of a side, from 1 to {MAX_SIZE}.")
+    if options.size is not None and not 1 <= options.size <= LARGEST_SIDE:
+        problems.append(f"--size is {options.size}; give pixels of a side, from 1 to {LARGEST_SIDE}.")
     if options.png and options.size is None:
         problems.append("--png is the format of resized images; it needs --size.")
     if not is_tars(source) and (options.val is not None or options.class_names is not None):

@@ -25,8 +25,6 @@ SUFFIX_OF = {"JPEG": "jpg", "PNG": "png", "PPM": "ppm", "BMP": "bmp", "TIFF": "t
 """Suffix of each supported format; a file's own suffix is ignored. Other formats are refused, because Pillow runs
 programs to decode some of them (EPS).
 """
-MAX_SIZE = 9_459
-"""Largest size of a decoded image in pixels: Pillow's limit (Image.MAX_IMAGE_PIXELS) permits no larger square."""
 UNREADABLE = (
     OSError,
     SyntaxError,

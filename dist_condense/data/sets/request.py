@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from dist_condense.data.reading.decode import MAX_SIZE
 from dist_condense.data.sets.subsets import SUBSETS
 from dist_condense.system.errors import listed
 
@@ -17,6 +16,9 @@ VARIABLES = {
     "imagenet": "IMAGENET_ROOT",
 }
 """Environment variable from which shipped configs read a data set's root, by the name of the data set."""
+
+LARGEST_SIDE = 9459
+"""Largest height and width in pixels, whose square is just below Pillow's limit (Image.MAX_IMAGE_PIXELS)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +62,11 @@ class Request:
         return [f"{self.name}: {self.root} is not a folder. {remedy}"]
 
     def _size_problems(self) -> list[str]:
-        if self.size is None or 1 <= self.size <= MAX_SIZE:
+        if self.size is None or 1 <= self.size <= LARGEST_SIDE:
             return []
-        limits = f"from 1 to {MAX_SIZE}"
-        return [f"{self.name}: dataset.size is {self.size}; give pixels of a side, {limits}, or leave it out."]
+        return [
+            f"{self.name}: dataset.size is {self.size}; give pixels of a side, 1 to {LARGEST_SIDE}, or leave it out."
+        ]
 
     def _list_problems(self) -> list[str]:
         where = f"{self.name}: dataset.classes"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from dist_condense.data.image_set import ClassName
-from dist_condense.data.reading.decode import MAX_SIZE
+from dist_condense.data.sets.request import LARGEST_SIDE
 from dist_condense.system.conversion import NonNegative, Positive, Rule, Sha256
 from dist_condense.system.files import stays_below, write_atomically
 from dist_condense.system.remote import entry_problem
@@ -22,7 +22,7 @@ LOCAL_PATH = "a path below the manifest's folder, without '..'"
 Url = Annotated[str, Rule(f"{LOCAL_PATH}, or s3://, gs://, https://", lambda url: entry_problem(url) is None)]
 SplitName = Annotated[str, Rule(" or ".join(SPLITS), SPLITS.__contains__)]
 Below = Annotated[str, Rule(LOCAL_PATH, stays_below)]
-Size = Annotated[int, Rule(f"an integer from 1 to {MAX_SIZE}", lambda x: 1 <= x <= MAX_SIZE)]
+Size = Annotated[int, Rule(f"an integer from 1 to {LARGEST_SIDE}", lambda x: 1 <= x <= LARGEST_SIDE)]
 Channels = Annotated[int, Rule("1 or 3", (1, 3).__contains__)]
 
 

@@ -14,10 +14,11 @@ from PIL import Image
 
 from dist_condense.data import DataError, Reading
 from dist_condense.data.reading import decode, headers, modes, store
-from dist_condense.data.reading.decode import MAX_SIZE, READS, SCANS, UNREADABLE, Form, decode_bytes, read_image
+from dist_condense.data.reading.decode import READS, SCANS, UNREADABLE, Form, decode_bytes, read_image
 from dist_condense.data.reading.headers import channels_of, check_headers
 from dist_condense.data.reading.store import ClassFolder, FolderStore
 from dist_condense.data.reading.tiers import TIERS
+from dist_condense.data.sets.request import LARGEST_SIDE
 from tests.data.reading.test_decode import picture, written
 from tests.data.shards.shard_cases import prepared, write_folder
 
@@ -82,7 +83,7 @@ def test_an_elongated_image_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_largest_side_is_that_of_pillows_limit() -> None:
     assert Image.MAX_IMAGE_PIXELS is not None
-    assert MAX_SIZE**2 <= Image.MAX_IMAGE_PIXELS < (MAX_SIZE + 1) ** 2
+    assert LARGEST_SIDE**2 <= Image.MAX_IMAGE_PIXELS < (LARGEST_SIDE + 1) ** 2
 
 
 def test_scaling_by_blocks_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

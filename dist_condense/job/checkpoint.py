@@ -107,19 +107,15 @@ class Checkpoint:
         """Number of completed units of the procedure."""
         return self.state.steps
 
-    def classes(self) -> dict[str, Tensor]:
-        """Load the state of all classes, by ``NAME.LABEL``. Raises the errors of :meth:`read`."""
-        return {name: x for tensors in self.read(self.entries_of()).values() for name, x in tensors.items()}
-
     @property
     def common(self) -> FileEntry:
         """Entry of the file with the state that is equal on all workers."""
         return next(entry for entry in self.entries if entry.name == SHARED)
 
-    def entries_of(self, labels: Iterable[int] | None = None) -> list[FileEntry]:
-        """Return the entries of the files that contain any of these classes; by default, of all class files."""
-        selected = None if labels is None else set(labels)
-        return [e for e in self.entries if (e.labels if selected is None else selected & set(e.labels))]
+    def entries_of(self, labels: Iterable[int]) -> list[FileEntry]:
+        """Return the entries of the files that contain any of these classes."""
+        selected = set(labels)
+        return [entry for entry in self.entries if selected & set(entry.labels)]
 
     def read(self, entries: Iterable[FileEntry]) -> dict[FileEntry, dict[str, Tensor]]:
         """Load the tensors of these files, by entry and name; each file is read and hashed once.

@@ -20,6 +20,7 @@ from dist_condense.engine import slices
 from dist_condense.engine.coordinator import Coordinator, LocalCoordinator, ProcessGroupCoordinator
 from dist_condense.engine.ownership import assign
 from dist_condense.job import checkpoint, preflight, worker
+from dist_condense.job.checkpoint import Checkpoint
 from dist_condense.job.journal import Journal
 from dist_condense.settings import config, resolve
 from dist_condense.settings.config import RunConfig
@@ -103,7 +104,13 @@ def result(folder: Path) -> Tensor:
     """Return :func:`learnt` of the newest checkpoint."""
     newest = checkpoint.newest(Folder(folder / "checkpoints"))
     assert newest is not None
-    return learnt(newest.classes())
+    return learnt(classes(newest))
+
+
+def classes(stored: Checkpoint) -> dict[str, Tensor]:
+    """Return the state of all classes in a checkpoint, by ``NAME.LABEL``."""
+    files = [entry for entry in stored.entries if entry.labels]
+    return {name: x for tensors in stored.read(files).values() for name, x in tensors.items()}
 
 
 def learnt(state: Mapping[str, Tensor]) -> Tensor:
@@ -123,15 +130,15 @@ def as_version_1(store: Storage, workers: int) -> None:
     """Write the checkpoints in a store in the format of version 1: a file of classes for each of ``workers``."""
     for name in checkpoint.names(store):
         opened = checkpoint.opened(store, name)
-        state, entries = opened.classes(), [opened.common]
+        state, entries = classes(opened), [opened.common]
         owned = assign([1.0] * sum(len(entry.labels) for entry in opened.entries), workers)
         for rank, labels in enumerate(owned):
             file = f"classes_{rank}.safetensors"
             data = save({key: x for key, x in state.items() if int(key.rsplit(".", 1)[1]) in labels})
             store.write(f"{name}/{file}", data)
             entries.append(checkpoint.entry_of(file, data, labels))
-        for entry in opened.entries_of():
-            store.remove(f"{name}/{entry.name}")
+        for label in range(len(opened.entries) - 1):
+            store.remove(f"{name}/{checkpoint.class_file(label)}")
         checkpoint.commit(store, opened.state, entries, VERSION_1)
 
 

@@ -84,7 +84,7 @@ def test_a_shard_that_goes_away_and_comes_back(
     kept = checkpoint.newest(Folder(tmp_path / "broken" / "checkpoints"))
     assert kept is not None and DAMAGED_AFTER <= kept.steps < STEPS
     assert f"the set of matching step {kept.steps} is kept" in output
-    assert torch.equal(pixels(tmp_path / "broken"), torch.cat([kept.classes()[f"pixels.{c}"] for c in range(3)]))
+    assert torch.equal(pixels(tmp_path / "broken"), torch.cat([cases.classes(kept)[f"pixels.{c}"] for c in range(3)]))
     assert command(case, tmp_path / "broken", root) == 0
     assert f"resuming after matching step {kept.steps} of {STEPS}" in capfd.readouterr().err
     assert torch.equal(pixels(tmp_path / "broken"), pixels(tmp_path / "whole"))

@@ -11,7 +11,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from dist_condense import load_set
 from dist_condense.commands import cli
 from dist_condense.job import checkpoint
 from dist_condense.job.checkpoint import MANIFEST, SEAL, SHARED, Damaged
+from dist_condense.job.job import Job
 from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system.storage import Bucket, Folder, Storage
 from tests.engine import cases
@@ -100,6 +102,12 @@ def test_a_number_that_is_not_finite_is_not_copied(
     assert command("dc", tmp_path / "new", *SHORT, f"--resume={theirs}") == cli.REFUSED
     assert f"{OWN}: buffer.3 is not finite" in capfd.readouterr().err
     assert not list((tmp_path / "new").glob("checkpoints/*/manifest.json"))
+
+
+def test_where_a_stopped_run_continues_is_told_even_if_all_is_damaged(theirs: Path) -> None:
+    (theirs / "checkpoints" / FIRST / MANIFEST).write_text("{}")
+    stopped = SimpleNamespace(config=cases.load("dc", f"output={theirs}"))
+    assert f"{MANIFEST} is damaged" in Job.where_it_continues(cast(Job, stopped))
 
 
 def test_a_damaged_one_is_refused_while_it_is_copied(

@@ -46,7 +46,7 @@ def test_not_finite(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert f"the set of matching step 1 is kept in {tmp_path / 'synthetic_set'}" in reported
     kept = checkpoint.newest(Folder(tmp_path / "checkpoints"))
     assert kept is not None and kept.steps == 1
-    assert all(x.isfinite().all() for x in kept.classes().values())
+    assert all(x.isfinite().all() for x in cases.classes(kept).values())
     found = load_set(tmp_path / "synthetic_set")
     assert len(found) == 20 and found.batch(torch.arange(20)).isfinite().all()
     assert not json.loads((tmp_path / "synthetic_set" / "card.json").read_text())["complete"]
@@ -87,11 +87,11 @@ def test_a_run_goes_on_without_updates_that_are_not_finite(tmp_path: Path, capfd
     assert command("dc", tmp_path, *LARGE_PIXELS) == cli.FAILED
     stopped = checkpoint.newest(Folder(tmp_path / "checkpoints"))
     assert stopped is not None and stopped.steps == 1
-    before = stopped.classes()
+    before = cases.classes(stopped)
     assert command("dc", tmp_path, *LARGE_PIXELS, "training.check_finite=false") == 0
     done = checkpoint.newest(Folder(tmp_path / "checkpoints"))
     assert done is not None and done.steps == 3
-    assert all(torch.equal(x, before[name]) for name, x in done.classes().items())
+    assert all(torch.equal(x, before[name]) for name, x in cases.classes(done).items())
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
     assert command("dc", tmp_path, *LARGE_PIXELS) == 0, capfd.readouterr().err
 

@@ -136,7 +136,7 @@ OVERRIDES = ("method.procedure=abacus", "method.real_batch=1000000", "tracking.l
 def tallies(folder: Path) -> list[int]:
     found = checkpoint.newest(Folder(folder / "checkpoints"))
     assert found is not None and (found.steps, found.state.updates) == (6, 0)
-    return [int(found.classes()[f"tally.{c}"]) for c in range(10)]
+    return [int(cases.classes(found)[f"tally.{c}"]) for c in range(10)]
 
 
 BY_HAND = [sum(unit * BEADS * unit + c for unit in range(1, 7)) for c in range(10)]

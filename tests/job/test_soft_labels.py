@@ -46,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_set_has_the_labels_as_they_were_learnt(folder: Path) -> None:
-    state = checkpoint.newest(Folder(folder / "checkpoints")).classes()
+    state = cases.classes(checkpoint.newest(Folder(folder / "checkpoints")))
     learnt = torch.cat([state[f"labels.{c}"] for c in range(10)]).softmax(1)
     start = torch.cat([scores(c, 2, 10) for c in range(10)]).softmax(1)
     torch.testing.assert_close(start.diagonal()[:1], torch.tensor([SURE]))

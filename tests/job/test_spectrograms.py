@@ -24,6 +24,7 @@ from dist_condense.settings import assembly, config
 from dist_condense.settings.config import ConfigError
 from dist_condense.system.storage import Folder
 from tests import spectrograms
+from tests.engine import cases
 
 KEYS = [
     "method=idc",
@@ -65,7 +66,7 @@ def checkpoint_of(job: Job) -> dict[str, Tensor]:
     """Return the state of the newest checkpoint by ``NAME.LABEL``."""
     found = checkpoint.newest(Folder(job.files.checkpoints))
     assert found is not None
-    return dict(found.classes())
+    return cases.classes(found)
 
 
 @pytest.fixture(scope="module", autouse=True)

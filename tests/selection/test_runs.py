@@ -154,7 +154,7 @@ def test_a_set_is_of_stored_images_at_the_stored_positions(tmp_path: Path) -> No
     cases.execute(run, LocalCoordinator())
     newest, dataset = checkpoint.newest(Folder(tmp_path / "checkpoints")), assembly.dataset_of(run)
     assert newest is not None
-    state, real, statistics = newest.classes(), dataset.train(), dataset.space.statistics
+    state, real, statistics = cases.classes(newest), dataset.train(), dataset.space.statistics
     network = assembly.network_builder(run, dataset)(0).eval()
     shared = newest.read([newest.common])[newest.common]
     weights = {name: x for name, x in shared.items() if name.startswith("network.")}

@@ -99,7 +99,7 @@ def test_a_run_that_keeps_its_checkpoints_in_a_bucket_continues(memory: None, tm
     found = checkpoint.newest(place)
     assert found is not None and found.steps == 6
     whole = cases.alone(name, tmp_path / "whole")
-    assert torch.equal(cases.learnt(found.classes()), whole)
+    assert torch.equal(cases.learnt(cases.classes(found)), whole)
     assert not (tmp_path / "a" / "checkpoints").exists() and not (tmp_path / "a" / "pool").exists()
 
 

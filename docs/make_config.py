@@ -24,8 +24,9 @@ INTRODUCTION = """\
 
 `CONFIG` is your own YAML file or a shipped one such as `configs/digits.yaml`. Every key below can be set in the file or
 on the command line, which takes precedence. `--cfg` prints the resolved config and exits. `dist-condense list` prints
-all names that a key accepts. Unknown keys, wrong types and impossible values are reported together before anything
-starts (exit code 2). Ranges include their ends, except where they say `above` or `below`.
+all names that a key accepts. Unknown keys, wrong types, impossible values and what surely needs more memory than
+the machine has are reported together before anything starts (exit code 2). Ranges include their ends, except where they
+say `above` or `below`.
 
 A value is parsed by the type of its key. Text is taken literally, `output=20241126_001`, without quotes that surround
 all of it; `null` means no value. Lists are written in brackets, `'dataset.classes=[0,no,"a, b"]'`, several keys of a

@@ -79,10 +79,9 @@ def plan(options: argparse.Namespace, config: RunConfig) -> int:
 
 def planned(options: argparse.Namespace, config: RunConfig) -> Plan:
     """Return the plan of a run. Raises ConfigError with every problem."""
-    refused = list(_refused(options))
-    config, problems = checks.screened(config, refused)
+    config, problems = checks.screened(config, refused := list(_refused(options)))
     problems = checks.joined(problems, checks.of_config(config))
-    if refused:
+    if refused:  # no data set is made from such numbers
         raise ConfigError(problems)
     try:
         dataset, data_here = _dataset(config, options)

@@ -26,11 +26,14 @@ from dist_condense.settings.values import converted
 from dist_condense.settings.yaml_files import parsed
 from dist_condense.system import records, signals, terminal
 from dist_condense.system.errors import DataError
+from dist_condense.system.memory import machine_memory
 from dist_condense.system.process_pool import LocalMap
 
 REFUSED, FAILED = 2, 1
 WORKERS = Range(1, 10_000)
 """Limit of the number of processes or tasks."""
+PROCESS_BYTES = 2**28
+"""Memory of a process in bytes, at least: what it has imported."""
 PLAIN_EVERY = 10.0
 """Seconds between progress lines without a terminal."""
 SOURCE_HELP = (
@@ -40,9 +43,11 @@ SOURCE_HELP = (
 
 
 def nonempty(text: str) -> str:
-    """Expand ``~`` in an argument. Raises ArgumentTypeError if the argument is empty."""
+    """Expand ``~`` in an argument. Raises ArgumentTypeError if the argument is empty or has a zero byte."""
     if not text.strip():
         raise argparse.ArgumentTypeError("it is empty")
+    if "\0" in text:
+        raise argparse.ArgumentTypeError("it has a zero byte")
     return os.path.expanduser(text)
 
 
@@ -221,11 +226,8 @@ def _class_names(options: argparse.Namespace) -> tuple[str, ...] | None:
     if options.class_names is None:
         return None
     where = f"--class-names: {options.class_names}"
-    try:
-        data = records.bytes_of(options.class_names)
-    except records.Unreadable as error:
-        raise DataError([f"--class-names: {error}"]) from error
-    names = tuple(records.text_of(data, where).splitlines())
+    content = records.bytes_of(options.class_names)
+    names = tuple(records.text_of(content, where).splitlines())
     if empty := [number for number, name in enumerate(names, 1) if not name.strip()]:
         raise DataError([f"{where}, line {empty[0]}: the class name is empty."])
     return names
@@ -237,6 +239,9 @@ def _mapping(options: argparse.Namespace) -> MapUnordered:
         if limit is not None and (reason := next(refusals(getattr(options, name), limit), None)):
             raise DataError([f"--{name}: {reason}."])
     if not options.ray:
+        if (needed := options.workers * PROCESS_BYTES) > (memory := machine_memory()):
+            shown = f"{needed / 2**30:,.0f} GiB, this machine has {memory / 2**30:,.0f}"
+            raise DataError([f"--workers is {options.workers}, whose processes need {shown}; give fewer."])
         return LocalMap(options.workers)
     from dist_condense.engine.ray.group import connect
     from dist_condense.engine.ray.tasks import RayMap

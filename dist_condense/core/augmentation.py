@@ -178,15 +178,15 @@ def draw_flip(draw: Draw, sampler: Sampler) -> Draw:
 def draw_crop(draw: Draw, sampler: Sampler) -> Draw:
     reach = [int(s * CROP + 0.5) for s in sampler.size]
     shift = torch.stack([sampler.integers(-r, r + 1) for r in reach], 1)
-    return _before_flip(draw, set_crop(draw, shift, sampler.size))
+    return _after(draw, set_crop(draw, shift, sampler.size))
 
 
 def draw_scale(draw: Draw, sampler: Sampler) -> Draw:
-    return _before_flip(draw, set_scale(draw, sampler.uniform(2) * (SCALE - 1 / SCALE) + 1 / SCALE))
+    return _after(draw, set_scale(draw, sampler.uniform(2) * (SCALE - 1 / SCALE) + 1 / SCALE))
 
 
 def draw_rotate(draw: Draw, sampler: Sampler) -> Draw:
-    return _before_flip(draw, set_rotation(draw, (sampler.uniform() - 0.5) * 2 * math.radians(DEGREES)))
+    return _after(draw, set_rotation(draw, (sampler.uniform() - 0.5) * 2 * math.radians(DEGREES)))
 
 
 def draw_cutout(draw: Draw, sampler: Sampler) -> Draw:
@@ -195,9 +195,10 @@ def draw_cutout(draw: Draw, sampler: Sampler) -> Draw:
     return set_cutout(draw, torch.stack([sampler.integers(0, s + (1 - c % 2)) for s, c in pairs], 1), sampler.size)
 
 
-def _before_flip(earlier: Draw, later: Draw) -> Draw:
-    """Compose the warp of ``later`` with the flip of ``earlier``: output -> flipped image -> image."""
-    return replace(later, warp=earlier.warp[..., :2] @ later.warp)
+def _after(earlier: Draw, later: Draw) -> Draw:
+    """Compose the warp of ``later`` with that of ``earlier``: output -> image after the earlier warp -> image."""
+    linear, shift = earlier.warp.split([2, 1], -1)
+    return replace(later, warp=linear @ later.warp + F.pad(shift, (2, 0)))
 
 
 Operation = Callable[[Draw, Sampler], Draw]
@@ -214,11 +215,12 @@ OPERATIONS: Mapping[str, Operation] = {
 
 @dataclass(frozen=True)
 class Strategy:
-    """Operations that are always applied, and operations of which one is drawn per batch.
+    """Operations that are always applied, and operations of which one is drawn per batch, in the order of OPERATIONS.
 
     DSA: ``one_of`` contains all operations. IDC: ``always`` contains color, cutout and, optionally, flip; ``one_of``
     contains the listed ones of crop, scale and rotate. Other pairs of lists give combinations that are not published.
-    At most one warp is supported besides the flip.
+    Several warps are composed to one map, which samples the image once: pixels that one warp moves out of the image can
+    return by the next.
     """
 
     always: tuple[str, ...] = ()

@@ -6,13 +6,14 @@ a matrix with one row per output channel. Every distance returns a scalar.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 Layers = Sequence[Tensor]
-Distance = Callable[[Layers, Layers], Tensor]
+Compare = Callable[[Layers, Layers], Tensor]
 
 
 def layerwise_cosine(a: Layers, b: Layers) -> Tensor:
@@ -60,10 +61,30 @@ def _flat(layers: Layers) -> Tensor:
     return torch.cat([layer.flatten() for layer in layers])
 
 
+@dataclass(frozen=True)
+class Distance:
+    """A distance, and the layers that it can compare.
+
+    :param compare: function of the two statistics.
+    :param dimensions: least number of dimensions of a layer that contributes.
+    """
+
+    compare: Compare
+    dimensions: int = 1
+
+    def __call__(self, a: Layers, b: Layers) -> Tensor:
+        return self.compare(a, b)
+
+    def applies(self, dimensions: Iterable[int]) -> bool:
+        """Return whether at least one layer contributes, given the number of dimensions of each layer."""
+        return any(number >= self.dimensions for number in dimensions)
+
+
 DISTANCES: dict[str, Distance] = {
-    "layerwise_cosine": layerwise_cosine,
-    "flat_cosine": flat_cosine,
-    "sum_squared": sum_squared,
-    "sum_absolute": sum_absolute,
-    "mean_absolute": mean_absolute,
+    "layerwise_cosine": Distance(layerwise_cosine, dimensions=2),
+    "flat_cosine": Distance(flat_cosine),
+    "sum_squared": Distance(sum_squared),
+    "sum_absolute": Distance(sum_absolute),
+    "mean_absolute": Distance(mean_absolute),
 }
+"""Distances by name."""

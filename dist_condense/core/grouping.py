@@ -6,6 +6,7 @@ al. 2022, eq. 6); every other partition of the classes is possible.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -62,15 +63,24 @@ def canonical(groups: Iterable[Iterable[int]]) -> Partition:
 
 
 def check_partition(groups: Sequence[Sequence[int]], classes: int) -> Partition:
-    """Check that the groups contain every class once, and return them as a partition.
+    """Check that the groups contain every class once and none is empty, and return them as a partition.
 
-    :raises ValueError: a class is missing, repeated or unknown; the message names the labels.
+    :raises ValueError: a class is missing, repeated or unknown, or a group is empty; the message names the labels, and
+        the positions of empty groups, from 0.
     """
-    flat = [c for group in groups for c in group]
-    missing, unknown = sorted(set(range(classes)) - set(flat)), sorted(set(flat) - set(range(classes)))
-    repeated = sorted({c for c in flat if flat.count(c) > 1})
-    wrong = {"missing": missing, "unknown": unknown, "repeated": repeated}
+    times, known = Counter(c for group in groups for c in group), range(classes)
+    wrong = {
+        "missing": [c for c in known if c not in times],
+        "unknown": sorted(c for c in times if c not in known),
+        "repeated": sorted(c for c in times if times[c] > 1),
+        "no label in group": [g for g, group in enumerate(groups) if not group],
+    }
     if any(wrong.values()):
-        problems = ", ".join(f"{problem} {labels}" for problem, labels in wrong.items() if labels)
+        problems = ", ".join(f"{problem} {_some(numbers)}" for problem, numbers in wrong.items() if numbers)
         raise ValueError(f"method.grouping.groups must contain each of the {classes} classes once: {problems}")
     return canonical(groups)
+
+
+def _some(numbers: Sequence[int]) -> str:
+    """Format the first ten numbers, followed by the number of the others."""
+    return f"{list(numbers[:10])}" + (f" and {len(numbers) - 10} more" if len(numbers) > 10 else "")

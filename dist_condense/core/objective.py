@@ -17,7 +17,7 @@ from dataclasses import KW_ONLY, dataclass, field
 import torch
 from torch import Tensor, nn
 
-from dist_condense.core.distance import Distance
+from dist_condense.core.distance import Compare
 from dist_condense.core.statistic import Statistic
 
 Examples = dict[str, Tensor]
@@ -38,7 +38,7 @@ class Objective:
     """
 
     phi: Statistic
-    distance: Distance
+    distance: Compare
     _: KW_ONLY
     microbatch: int = 0
     autocast: bool = False

@@ -42,6 +42,10 @@ class Statistic(Protocol):
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]: ...
 
+    def dimensions(self, network: nn.Module) -> list[int]:
+        """Return the number of dimensions of each tensor of phi, without images; empty if phi selects nothing."""
+        ...
+
     def value(self, network: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]:
         """Return phi of real images, without an autograd graph to them."""
         ...
@@ -70,6 +74,9 @@ class Gradient:
             loss = _loss(selected, others, network, images=images, labels=labels)
         return list(torch.autograd.grad(loss, list(selected.values())))
 
+    def dimensions(self, network: nn.Module) -> list[int]:
+        return [p.ndim for p in self._parameters(network)[0].values()]
+
     def _parameters(self, network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return the detached parameters by name: (selected parameters, all other parameters)."""
         parameters = {name: p.detach() for name, p in network.named_parameters()}
@@ -89,6 +96,9 @@ class Embedding:
         return [embed(images).mean(0)]
 
     value = __call__
+
+    def dimensions(self, network: nn.Module) -> list[int]:
+        return [1]
 
 
 STATISTICS: dict[str, Callable[[Parameters], Statistic]] = {

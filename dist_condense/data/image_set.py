@@ -1,9 +1,11 @@
 """ImageSet, an opened data set: its facts, its classes, and its images by class."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
+from typing import Annotated
 
 import torch
 
@@ -12,6 +14,7 @@ from dist_condense.data.reading.source import ClassSource, LabelledImages, TestI
 from dist_condense.data.reading.split import Split, StreamedImages
 from dist_condense.data.reading.tiers import Reading
 from dist_condense.data.space import Space
+from dist_condense.system.conversion import Rule
 from dist_condense.system.errors import DataError
 
 DECODED_NOW = Reading(tier="ram")
@@ -22,8 +25,8 @@ TEST_CHUNK = 256
 class ClassName:
     """Name of a class, and its WordNet id (None if it has none)."""
 
-    name: str
-    wnid: str | None = None
+    name: Annotated[str, Rule("text that is not empty", bool)]
+    wnid: Annotated[str, Rule("n and 8 digits", re.compile(r"n\d{8}").fullmatch)] | None = None
 
 
 def ambiguous(classes: Sequence[ClassName]) -> list[str]:

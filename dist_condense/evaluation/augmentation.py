@@ -19,6 +19,11 @@ class Augmentation(typing.Protocol):
 
     def __call__(self, images: Tensor, generator: torch.Generator, statistics: ChannelStatistics) -> Tensor: ...
 
+    @property
+    def channels(self) -> int | None:
+        """Number of channels of the images that it can augment; None for any."""
+        ...
+
     def without_flip(self) -> Augmentation:
         """Return the same augmentation without flips, for data sets in which a flip may change the label."""
         ...
@@ -27,6 +32,8 @@ class Augmentation(typing.Protocol):
 @dataclass(frozen=True)
 class Nothing:
     """Augmentation that leaves images unchanged."""
+
+    channels: typing.ClassVar[int | None] = None
 
     def __call__(self, images: Tensor, generator: torch.Generator, statistics: ChannelStatistics) -> Tensor:
         return images
@@ -44,6 +51,7 @@ class ByStrategy:
     """
 
     strategy: Strategy
+    channels: typing.ClassVar[int | None] = None
 
     def __call__(self, images: Tensor, generator: torch.Generator, statistics: ChannelStatistics) -> Tensor:
         size = (images.shape[-2], images.shape[-1])

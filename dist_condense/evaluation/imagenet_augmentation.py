@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +43,7 @@ class ImagenetAugmentation:
     """Standard deviation of the coefficients of the principal components, in units of the eigenvalues."""
     flip: bool = True
     """Whether each image is flipped horizontally with probability 1/2."""
+    channels: ClassVar[int | None] = 3
 
     def __call__(self, images: Tensor, generator: torch.Generator, statistics: ChannelStatistics) -> Tensor:
         n, size = len(images), (images.shape[-2], images.shape[-1])

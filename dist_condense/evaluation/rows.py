@@ -5,13 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
+from dist_condense.system import records
+from dist_condense.system.conversion import shown
+from dist_condense.system.errors import listed
 from dist_condense.system.files import write_atomically
-from dist_condense.system.records import Unreadable, bytes_of
+from dist_condense.system.terminal import printable
 
 
 class Key(NamedTuple):
@@ -50,6 +54,11 @@ class RowsError(ValueError):
 
 
 COLUMNS = tuple(field.name for field in fields(Row))
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""First characters of a cell that a spreadsheet executes as a formula; no name that this package writes has them."""
+NAME = 200
+"""Maximum number of characters of a column's name in a message."""
+_INTEGER = re.compile(r"-?[0-9]{1,18}")
 
 
 def append_csv(path: Path, rows: Iterable[Row]) -> None:
@@ -74,26 +83,19 @@ def read_csv(path: Path) -> list[Row]:
     if not path.exists():
         return []
     try:
-        return list(_rows(_text(bytes_of(path))))
-    except Unreadable as error:
-        raise RowsError(f"{error}; move it away") from error
+        return list(_rows(records.text_of(records.bytes_of(path), str(path))))
+    except records.Unreadable as error:
+        raise RowsError(f"{error}; repair the file, or move it away") from error
     except (ValueError, csv.Error) as error:
         raise RowsError(f"{path}, {error}; repair the file, or move it away") from error
-
-
-def _text(data: bytes) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise ValueError(f"line {line}: not UTF-8") from error
 
 
 def _rows(text: str) -> Iterator[Row]:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     columns = reader.fieldnames or ()
     if sorted(columns) != sorted(COLUMNS):
-        raise ValueError(f"line 1: has the columns {', '.join(columns)[:200] or '(none)'}, not {', '.join(COLUMNS)}")
+        found = listed([printable(column)[:NAME] for column in columns]) or "(none)"
+        raise ValueError(f"line 1: has the columns {found}, not {', '.join(COLUMNS)}")
     for line in reader:
         try:
             yield _row(line)
@@ -106,18 +108,33 @@ def _row(line: Mapping[str | None, str | None]) -> Row:
         raise ValueError(f"not {len(COLUMNS)} values")
     cells = {str(key): str(value) for key, value in line.items()}
     return Row(
-        set=cells["set"],
-        protocol=cells["protocol"],
-        architecture=cells["architecture"],
-        seed=int(cells["seed"]),
-        epochs=int(cells["epochs"]),
+        set=_name(cells["set"]),
+        protocol=_name(cells["protocol"]),
+        architecture=_name(cells["architecture"]),
+        seed=_integer(cells["seed"]),
+        epochs=_integer(cells["epochs"]),
         top1_last=_percent(cells["top1_last"]),
         top1_best=_percent(cells["top1_best"]) if cells["top1_best"] else None,
     )
 
 
+def _name(text: str) -> str:
+    if text.startswith(FORMULA):
+        raise ValueError(f"{shown(text)} is a formula to a spreadsheet, and no name")
+    return text
+
+
+def _integer(text: str) -> int:
+    if not _INTEGER.fullmatch(text):
+        raise ValueError(f"{shown(text)} is not an integer")
+    return int(text)
+
+
 def _percent(text: str) -> float:
-    value = float(text)
-    if not (math.isfinite(value) and 0 <= value <= 100):
-        raise ValueError(f"{text} is not a percentage")
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 100:
+        raise ValueError(f"{shown(text)} is not a percentage")
     return value

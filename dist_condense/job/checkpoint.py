@@ -42,6 +42,8 @@ SEAL = "sha256"
 NAME = re.compile(r"step_[0-9]{8,15}_[0-9]{8,15}")
 """Pattern of the name of a checkpoint's folder."""
 Progress = Annotated[int, Rule("an integer from 0 to 10^15 - 1", lambda x: 0 <= x < 10**15)]
+LARGEST = 24 * 2**20
+"""Maximum size of a manifest in bytes; one of 100,000 classes has 18 MB."""
 AT_ONCE = 8
 """Number of files written or read concurrently, because each waits for a disk to sync or a store to answer."""
 Loaded = TypeVar("Loaded")
@@ -282,7 +284,7 @@ def opened(store: Storage, name: str) -> Checkpoint:
     file = f"{name}/{MANIFEST}"
     where = f"{store}/{file} is damaged"
     try:
-        data = store.read(file, records.BYTES)
+        data = store.read(file, LARGEST)
     except (FileNotFoundError, Unreachable):
         raise
     except OSError as error:

@@ -52,9 +52,10 @@ class Comparison:
         Raises TrialFailed if some trials failed.
         """
         options = self.config.evaluation
+        sets = list(dict.fromkeys(options.sets))
         architectures = list(dict.fromkeys(assembly.architecture(self.config, text) for text in options.architectures))
         evaluation = Evaluation(
-            sets={name: TRAINING_SETS[name](self) for name in options.sets},
+            sets={name: TRAINING_SETS[name](self) for name in sets},
             test=self.dataset.test(self._test_reading()),
             statistics=self.dataset.space.statistics,
             classes=len(self.dataset.classes),
@@ -63,7 +64,7 @@ class Comparison:
             device=self.config.cluster.device,
         )
         return evaluate(
-            trials(options.sets, architectures, range(options.seeds)),
+            trials(sets, architectures, range(options.seeds)),
             evaluation,
             RunFolder(self.claim.folder).evaluation,
             on_result=_report,

@@ -102,11 +102,12 @@ class Job:
         config, how = absolute_paths(config), address(os.path.expanduser(how))
         start = resume.select(config, how)
         outline = procedures.outline_of(config, dataset)
-        preflight.probe(config, start is not None and start.steps == outline.units.total)
+        is_complete = start is not None and start.steps == outline.units.total
+        preflight.probe(config, is_complete)
         if start is None:
             preflight.headers(config, dataset, terminal.say)
         earlier = {**(start.state.identity if start else {}), **preflight.earlier(config)}
-        config, keeping = resolved(config, dataset, earlier)
+        config, keeping = resolved(config, dataset, earlier, is_complete)
         dataset = assembly.settled(config, dataset)
         resume.check(config, dataset, start)
         remarks += preflight.remarks(config, start.state if start else None)

@@ -20,6 +20,7 @@ from dist_condense.data.reading.headers import check_headers
 from dist_condense.data.reading.tiers import RAW
 from dist_condense.evaluation.rows import RowsError, read_csv
 from dist_condense.job.checkpoint import State, is_opened
+from dist_condense.job.exporting import has_complete_set
 from dist_condense.result.tracking.server import refusal
 from dist_condense.selection.table import SELECTIONS
 from dist_condense.settings import assembly, checks, memory, resolve, run_folder, selecting, tracking_address
@@ -62,7 +63,9 @@ def check(config: RunConfig, known: Sequence[str] = ()) -> tuple[ImageSet, list[
     except DataError as error:
         others += error.problems
     if dataset is not None:
-        others += checks.of_data(config, dataset) or ([] if own else memory.lacking(config, dataset))
+        others += checks.of_data(config, dataset) or (
+            [] if own else memory.lacking(config, dataset, has_complete_set(Path(config.output).expanduser()))
+        )
     problems = checks.joined(problems, others)
     if problems or dataset is None:
         raise ConfigError(problems, notes=list(_unchecked(config, problems)))

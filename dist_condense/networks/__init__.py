@@ -5,7 +5,18 @@ a text: the name of an entry and, optionally, some of its options (see `text`).
 """
 
 from dist_condense.networks.base import Network, Size, largest_output, weight_bytes
-from dist_condense.networks.catalogue import NETWORKS, TIMM, batch_norms, build, check, names, options, shortest, sketch
+from dist_condense.networks.catalogue import (
+    NETWORKS,
+    TIMM,
+    batch_norms,
+    build,
+    check,
+    names,
+    needs_several,
+    options,
+    shortest,
+    sketch,
+)
 from dist_condense.networks.text import join, split
 
 __all__ = [
@@ -19,6 +30,7 @@ __all__ = [
     "join",
     "largest_output",
     "names",
+    "needs_several",
     "options",
     "shortest",
     "sketch",

@@ -8,7 +8,7 @@ from itertools import islice
 import torch
 from torch import nn
 
-from dist_condense.networks.base import Network, Size, SizeError, check_size, sides
+from dist_condense.networks.base import Network, Size, SizeError, check_size, output_shape, sides
 from dist_condense.networks.classic import MLP, VGG11, AlexNet, LeNet
 from dist_condense.networks.convnet import ConvNet
 from dist_condense.networks.densenet import densenet121
@@ -133,6 +133,23 @@ def batch_norms(network: nn.Module) -> list[tuple[str, nn.Module]]:
     """Return the names and modules of the layers that normalise over the batch and thus couple its images."""
     kind = nn.modules.batchnorm._BatchNorm
     return [(name, module) for name, module in network.named_modules() if isinstance(module, kind)]
+
+
+def needs_several(network: Network, channels: int, size: Size) -> bool:
+    """Return whether the network cannot be trained on a batch of one image.
+
+    It cannot if a layer normalises maps of 1 x 1 pixel over the batch, which then consists of one value per channel.
+    """
+    pixels: list[int] = []
+    layers = [layer for _, layer in batch_norms(network)]
+    hooks = [layer.register_forward_pre_hook(lambda _, x: pixels.append(x[0].shape[2:].numel())) for layer in layers]
+    try:
+        if layers:
+            output_shape(network, channels, size)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return 1 in pixels
 
 
 def _read(text: str, more: dict[str, object]) -> Builder:

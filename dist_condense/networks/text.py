@@ -57,7 +57,7 @@ def split(text: str) -> tuple[str, dict[str, str]]:
                 "convnet:depth=4:width=64"
             )
         if key in options:
-            raise ValueError(f"{_shown(text)} gives {_shown(key)} twice")
+            raise ValueError(f"{_shown(text)} gives {key} twice")
         options[key] = value
     return first, options
 

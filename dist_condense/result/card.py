@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from math import prod
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,9 +17,11 @@ from dist_condense import __version__
 from dist_condense.core.parameterisation import AXES, BOTH, Grid, MultiFormation, grid_of
 from dist_condense.data.normalise import ChannelStatistics
 from dist_condense.data.space import NORMALISED, UNIT, VALUES, Space
+from dist_condense.engine.procedure import Kind
 from dist_condense.result.environment import code_commit
+from dist_condense.settings import run_folder
 from dist_condense.system import conversion, records
-from dist_condense.system.conversion import NonNegative, Positive, Rule
+from dist_condense.system.conversion import NonNegative, Positive, Rule, Sha256
 from dist_condense.system.records import Unreadable
 
 CARD = "card.json"
@@ -32,10 +34,14 @@ VALUE_SPACES = (NORMALISED, UNIT, VALUES)
 FIRST_PADDING = (0.5,)
 """Padding of sets of an earlier version, whose cards do not state it."""
 HARD, SOFT = "hard", "soft"
+FLOAT32 = torch.finfo(torch.float32)
+Value = Annotated[float, Rule(f"a number of at most {FLOAT32.max:.3g}", lambda x: abs(x) <= FLOAT32.max)]
+Spread = Annotated[float, Rule("a number above 0", lambda x: FLOAT32.tiny <= x <= FLOAT32.max)]
+Labels = Annotated[str, Rule(f"{HARD} or {SOFT}", (HARD, SOFT).__contains__)]
 ValueSpace = Annotated[str, Rule(" or ".join(VALUE_SPACES), VALUE_SPACES.__contains__)]
 Axes = Annotated[str, Rule(" or ".join(AXES), AXES.__contains__)]
 Bounds = Annotated[
-    Sequence[float | None],
+    Sequence[Value | None],
     Rule("the least and the largest value, or null for either", lambda x: len(x) == 2 and (None in x or x[0] < x[1])),
 ]
 
@@ -91,25 +97,25 @@ class Card:
     value_space: ValueSpace
     """Space of the pixels. ``normalised``: (x - mean) / std; ``unit``: in [0, 1]; ``values``: as real images are
     stored. Pixels of the latter two are normalised after decoding."""
-    mean: Sequence[float]
-    std: Sequence[float]
+    mean: Sequence[Value]
+    std: Sequence[Spread]
     factor: Positive
     """Number of tiles of an image along each of ``axes``; 1: the image is not tiled."""
     seed: int
-    steps: int
+    steps: NonNegative
     """Number of completed units of the procedure."""
     complete: bool
     """Whether the run that writes the set has finished condensing."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Facts of the procedure, which are further keys of card.json; for matching, the numbers of networks and of
     matching steps."""
-    decoding: str = "uniform"
+    decoding: Literal["uniform"] = "uniform"
     """Decoding for training on the set, which may differ from the decoding used in matching."""
-    images_per_class: int = 0
-    """Number of decoded images per class."""
-    labels: str = HARD
+    images_per_class: NonNegative = 0
+    """Number of decoded images per class; 0 if it is not stated."""
+    labels: Labels = HARD
     """``hard``: class numbers; ``soft``: probabilities ``[N, classes]``, in the order of ``classes``."""
-    padding: Sequence[float] = FIRST_PADDING
+    padding: Sequence[Value] = FIRST_PADDING
     """Pixel value, one or one per channel, of the right and bottom margin where ``factor`` does not divide a side."""
     width: Positive | None = None
     """Width of an image in pixels; None: equal to ``size``."""
@@ -118,7 +124,7 @@ class Card:
     bounds: Bounds | None = None
     """Lower and upper bound of the values of real images, each None if there is no bound; None stands for (0, 1)."""
     format_version: int = FORMAT
-    sha256: str = ""
+    sha256: Sha256 | Literal[""] = ""
     """SHA-256 of the safetensors file."""
     created: str = ""
     """Time of writing in UTC, ISO 8601."""
@@ -155,10 +161,32 @@ class Card:
         return torch.tensor([entry.label for entry in self.classes]).repeat_interleave(self.ipc)
 
     @property
-    def factor_problem(self) -> str:
-        """Reason why ``factor`` is impossible for the images' size; empty if it is possible."""
-        tiled = [side for side, cut in zip(self.shape[1:], AXES.get(self.axes, (True, True)), strict=True) if cut]
-        return "" if 1 <= self.factor <= min(tiled) else f"factor {self.factor} is not in 1..{min(tiled)}"
+    def tensors(self) -> dict[str, Kind]:
+        """Types and shapes of the tensors that the set stores, by name."""
+        count, classes = len(self.classes) * self.ipc, len(self.classes)
+        labels = (torch.float32, (count, classes)) if self.labels == SOFT else (torch.int64, (count,))
+        return {"images": (torch.float32, (count, *self.shape)), "labels": labels}
+
+    def contradictions(self) -> Iterator[str]:
+        """Yield a problem for each field that contradicts others; each field by itself has passed its type's rules."""
+        if not self.classes or any(entry.label != label for label, entry in enumerate(self.classes)):
+            yield "the labels of classes are not 0, 1, 2, ... in this order"
+        largest = min(side for side, is_cut in zip(self.shape[1:], AXES[self.axes], strict=True) if is_cut)
+        if self.factor > largest:
+            yield f"factor {self.factor} is not in 1..{largest}: a tile has at least one pixel"
+        if self.images_per_class not in (0, decoded := self.ipc * self.decoded_per_image):
+            yield f"images_per_class is {self.images_per_class}, but ipc and factor give {decoded}"
+        lengths = {"mean": len(self.mean), "std": len(self.std), "padding": len(self.padding)}
+        uneven = {name: n for name, n in lengths.items() if n != self.channels and (name, n) != ("padding", 1)}
+        yield from (f"{name} has {n} values for {self.channels} channels" for name, n in uneven.items())
+        if (
+            not uneven
+            and not self.space.seen(torch.tensor(self.padding).expand(self.channels)[:, None, None]).isfinite().all()
+        ):
+            yield "padding is not finite after normalisation"
+        if self.space.name != self.value_space:
+            bounds = "no bounds" if self.bounds is None else f"bounds {list(self.bounds)}"
+            yield f"value_space {self.value_space} contradicts {bounds}"
 
     @property
     def content(self) -> dict[str, Any]:
@@ -216,21 +244,40 @@ class _Version:
 
 
 def read_card(folder: str | Path) -> Card:
-    """Read the card of a set. Raises SyntheticSetError if it is missing, invalid or of an unknown format."""
+    """Read the card of a set. Raises SyntheticSetError if it is missing, invalid, a link or of an unknown format."""
     file = Path(folder) / CARD
-    if not file.exists():
-        raise SyntheticSetError(f"no synthetic set at {folder}: {file} is missing")
+    try:
+        if problem := next(run_folder.strange(file), None):
+            raise SyntheticSetError(problem)
+        reason = "" if file.exists() else f"{file} is missing"
+    except (OSError, ValueError) as error:  # a folder that may not be searched, or a name that is none
+        reason = getattr(error, "strerror", None) or str(error)
+    if reason:
+        raise SyntheticSetError(f"no synthetic set at {folder}: {reason}")
     try:
         content = records.parsed(records.bytes_of(file), str(file))
         version = records.made(_Version, content, str(file), ignore_unknown=True)
         if version.format_version in (FORMAT, FORMAT_OF_VALUES):
-            return replace(records.made(Card, content, str(file), ignore_unknown=True), facts=facts_of(content))
+            return checked(content, str(file))
     except Unreadable as error:
-        raise SyntheticSetError(f"{error}; it is not a card of format {FORMATS}") from error
+        raise SyntheticSetError(f"{error}; it is not a card of format {FORMATS}: copy the set again") from error
+    writer = conversion.shown(version.versions.get("dist_condense"))
     raise SyntheticSetError(
         f"{file} has format version {version.format_version}, dist_condense {__version__} reads {FORMATS};"
-        f" the set was written by {conversion.shown(version.versions)}: use that version"
+        f" the set was written by version {writer}: use that version"
     )
+
+
+def checked(content: Mapping[str, Any], where: str) -> Card:
+    """Return the card with the content of a card.json; every card that is written or read has passed this check.
+
+    :param where: name of the content in messages.
+    :raises Unreadable: a value has a wrong type or is out of its range, or values contradict each other.
+    """
+    card = records.made(Card, content, where, ignore_unknown=True)
+    if problems := list(card.contradictions()):
+        raise Unreadable(f"{where}: {'; '.join(problems)}")
+    return replace(card, facts=records.made(dict[str, Any], facts_of(content), where))
 
 
 def facts_of(content: Mapping[str, Any]) -> dict[str, Any]:

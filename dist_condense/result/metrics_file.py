@@ -10,7 +10,7 @@ from typing import Any
 from dist_condense.engine.errors import RunFailed
 from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system import records
-from dist_condense.system.files import read_regular, write_atomically
+from dist_condense.system.files import write_atomically
 
 STEP, TIME, RATE = "step", "time", "steps_per_second"
 COMMON = (STEP, TIME, RATE, "waiting", "reduced_bytes")
@@ -24,7 +24,7 @@ its ``matching_step``, both from 0), and its measures, which are floats (matchin
 """
 BOM = b"\xef\xbb\xbf"
 BYTES = 2**28
-"""Maximum size of the file in bytes, about a million lines."""
+"""Largest size of the file, about a million lines."""
 
 
 def parsed(line: bytes) -> MetricsEntry | None:
@@ -44,9 +44,10 @@ def parsed(line: bytes) -> MetricsEntry | None:
 def read(file: Path) -> list[MetricsEntry]:
     """Read all entries in the order of the file; empty if there is no file.
 
-    Invalid lines, and a last line without its line end, are skipped. Raises RunFailed if the file cannot be read.
+    Invalid lines, and a last line without its line end, are skipped. Raises Unreadable unless it is a regular file of
+    at most :data:`BYTES`.
     """
-    return [entry for _, entry in _lines(file) if entry is not None]
+    return [entry for _, entry in _lines(_content(file)) if entry is not None]
 
 
 def measures(entry: MetricsEntry) -> dict[str, float]:
@@ -71,26 +72,27 @@ def append(file: Path, entry: MetricsEntry) -> None:
 def cut(file: Path, steps: int, copy: Path | None = None) -> None:
     """Remove entries after step ``steps``, repeated steps and invalid lines.
 
-    The file is rewritten only if its content changes. Raises RunFailed if it cannot be read.
+    The file is rewritten only if its content changes. Raises Unreadable like :func:`read`.
 
     :param copy: file to write instead; the original is not changed.
     """
-    kept = {entry[STEP]: line for line, entry in _lines(file) if entry is not None and entry[STEP] <= steps}
-    content = b"".join(kept[step] + b"\n" for step in sorted(kept))
-    if copy is not None or _content(file) != content:
-        write_atomically(copy or file, content)
+    content = _content(file)
+    kept = {entry[STEP]: line for line, entry in _lines(content) if entry is not None and entry[STEP] <= steps}
+    new = b"".join(kept[step] + b"\n" for step in sorted(kept))
+    if copy is not None or content != new:
+        write_atomically(copy or file, new)
 
 
 def problem(file: Path, steps: int) -> str | None:
     """Describe the first invalid line before the last entry up to step ``steps``; None if these lines are valid.
 
-    Later lines may be invalid, because a crash can truncate the line that is being written. If the file cannot be read,
-    the reason is returned.
+    Later lines may be invalid, because a crash can truncate the line that is being written. A file that cannot be read
+    is described, too.
     """
     try:
-        lines = list(_lines(file))
-    except RunFailed as error:
-        return str(error)
+        lines = list(_lines(_content(file)))
+    except records.Unreadable as error:
+        return f"{error}; repair it, or move the file away"
     last = max((i for i, (_, entry) in enumerate(lines) if entry is not None and entry[STEP] <= steps), default=-1)
     for number, (_, entry) in enumerate(lines[:last], start=1):
         if entry is None:
@@ -98,21 +100,16 @@ def problem(file: Path, steps: int) -> str | None:
     return None
 
 
-def _lines(file: Path) -> Iterator[tuple[bytes, MetricsEntry | None]]:
+def _content(file: Path) -> bytes:
+    return records.bytes_of(file, BYTES) if file.exists() else b""
+
+
+def _lines(content: bytes) -> Iterator[tuple[bytes, MetricsEntry | None]]:
     """Yield each complete line without its line end, together with its entry; None for an invalid line."""
-    for line in _content(file).splitlines(keepends=True):
+    for line in content.splitlines(keepends=True):
         if line.endswith((b"\n", b"\r")):
             line = line.rstrip(b"\r\n").removeprefix(BOM)
             yield line, parsed(line)
-
-
-def _content(file: Path) -> bytes:
-    try:
-        return read_regular(file, BYTES)
-    except FileNotFoundError:
-        return b""
-    except OSError as error:
-        raise RunFailed(f"{file} cannot be read ({error.strerror}); move the file away") from error
 
 
 def _is_number(value: object) -> bool:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib import resources
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dist_condense.evaluation.rows import Row, read_csv
 from dist_condense.result import metrics_file
-from dist_condense.result.card import Card, SyntheticSetError, read_card
+from dist_condense.result.card import CARD, Card, SyntheticSetError, read_card
 from dist_condense.result.curve import Curve, Point, curve
 from dist_condense.result.metrics_file import STEP, MetricsEntry, measures
 from dist_condense.result.preview import left_out
@@ -20,10 +22,14 @@ from dist_condense.result.synthetic_set import PREVIEW
 from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system import records, terminal
 from dist_condense.system.credentials import masked
+from dist_condense.system.errors import DataError
 from dist_condense.system.files import write_atomically
 
 TEMPLATE = "report_page.html"
 """Template of the page, in this package."""
+CHARTS = 20
+"""Largest number of charts, each of which takes a tenth of a second."""
+Content = TypeVar("Content")
 
 
 def write_report(
@@ -31,29 +37,41 @@ def write_report(
     latest: Sequence[Row] = (),
     writing: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Path:
-    """Write ``folder/report.html`` from the files in the folder, and return its path; omit missing files.
+    """Write ``folder/report.html`` from the files in the folder, and return its path.
+
+    Missing files are omitted, and so are files that cannot be read, of which the page has a note.
 
     :param latest: rows of ``evaluation.csv`` from the latest call. Their summaries come first; all other summaries
         are marked as results of earlier calls.
     :param writing: returns a context in which the page may be written, such as a lock; it is entered only after the
         page has been rendered, which takes a second.
+    :raises RowsError: evaluation.csv cannot be read.
     """
-    files = RunFolder(Path(folder))
-    card = _card(files.synthetic_set)
-    entries = metrics_file.read(files.metrics)
+    files, notes = RunFolder(Path(folder)), list[str]()
+
+    def read(file: Path, how: Callable[[Path], Content]) -> Content | None:
+        """Read a file that may be missing; a file that cannot be read adds a note."""
+        try:
+            return how(file) if os.path.lexists(file) else None
+        except (DataError, SyntheticSetError) as error:
+            notes.append(f"Left out: {terminal.lines_of(error)[0]}")
+            return None
+
+    card = read(files.synthetic_set / CARD, lambda file: read_card(file.parent))
     try:
-        curves, no_curves = _curves(entries), ""
+        curves = _curves(read(files.metrics, metrics_file.read) or [], notes)
     except Exception as error:  # matplotlib is missing or fails; a finished run still needs its report
-        curves, no_curves = {}, f"No charts: {terminal.lines_of(error)[0]}"
+        curves = {}
+        notes.append(f"No charts: {terminal.lines_of(error)[0]}")
     page = _template().render(
         title=f"{card.method} · {card.dataset}" if card else files.path.name,
         facts=_facts(card) if card else {},
         results=_results(read_csv(files.evaluation), latest),
-        preview=_preview(files.synthetic_set / PREVIEW, card),
+        preview=_preview(read(files.synthetic_set / PREVIEW, records.bytes_of), card),
         curves=curves,
-        no_curves=no_curves,
-        config=masked(files.config.read_text(encoding="utf-8")) if files.config.exists() else "",
-        environment=_environment(files.environment),
+        config=read(files.config, _config),
+        environment=read(files.environment, _environment),
+        notes=notes,
     )
     with writing():
         write_atomically(files.report, page.encode())
@@ -76,13 +94,6 @@ def _printable(value: Any) -> Any:
     Direction marks, for example, would reverse the text after them.
     """
     return value if hasattr(value, "__html__") else terminal.printable(str(value), kept=terminal.LAYOUT)
-
-
-def _card(folder: Path) -> Card | None:
-    try:
-        return read_card(folder)
-    except SyntheticSetError:
-        return None
 
 
 def _facts(card: Card) -> dict[str, Any]:
@@ -113,28 +124,34 @@ def _results(rows: Sequence[Row], latest: Sequence[Row]) -> dict[str, Any] | Non
     }
 
 
-def _preview(file: Path, card: Card | None) -> dict[str, Any] | None:
-    if not file.exists():
+def _preview(png: bytes | None, card: Card | None) -> dict[str, Any] | None:
+    if png is None:
         return None
     return {
-        "png": base64.b64encode(file.read_bytes()).decode(),
+        "png": base64.b64encode(png).decode(),
         "names": [entry.name for entry in card.classes] if card else [],
         "part": left_out(len(card.classes), card.ipc) if card else "",
     }
 
 
-def _curves(entries: Sequence[MetricsEntry]) -> dict[str, Curve]:
-    """Draw a curve of each measure. Raises ImportError if matplotlib is not installed."""
+def _curves(entries: Sequence[MetricsEntry], notes: list[str]) -> dict[str, Curve]:
+    """Draw a curve of each measure, at most :data:`CHARTS`. Raises ImportError if matplotlib is not installed."""
     points: dict[str, list[Point]] = {}
     for entry in entries:
         for name, value in measures(entry).items():
             points.setdefault(name, []).append((entry[STEP], value))
-    curves = {name: curve(name, measured) for name, measured in points.items()}
+    if len(points) > CHARTS:
+        notes.append(f"No charts of {len(points) - CHARTS} more measures.")
+    curves = {name: curve(name, measured) for name, measured in islice(points.items(), CHARTS)}
     return {name: drawn for name, drawn in curves.items() if drawn is not None}
 
 
+def _config(file: Path) -> str:
+    return masked(records.text_of(records.bytes_of(file, records.YAML_BYTES), str(file)))
+
+
 def _environment(file: Path) -> dict[str, str]:
-    return {key: _text(value) for key, value in records.read(dict[str, Any], file).items()} if file.exists() else {}
+    return {key: _text(value) for key, value in records.read(dict[str, Any], file).items()}
 
 
 def _text(value: Any) -> str:

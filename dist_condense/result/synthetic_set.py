@@ -7,9 +7,12 @@ where they were learnt), ``card.json`` (:mod:`dist_condense.result.card`), ``pre
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +24,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dist_condense.core.parameterisation import AXES, pad, tile_size
-from dist_condense.result.card import CARD, HARD, SOFT, VALUE_SPACES, Card, CardClass, SyntheticSetError, read_card
+from dist_condense.core.parameterisation import pad, tile_size
+from dist_condense.data.space import NORMALISED
+from dist_condense.engine.procedure import Kind, kind_of
+from dist_condense.result.card import CARD, HARD, SOFT, Card, CardClass, SyntheticSetError, checked, read_card
 from dist_condense.result.preview import sheet
+from dist_condense.settings import run_folder
 from dist_condense.settings.run_folder import RunFolder
-from dist_condense.system import records
-from dist_condense.system.files import flush, flush_names, sha256_of
+from dist_condense.system import records, safetensors_header
+from dist_condense.system.files import flush, flush_names, read_regular, sha256_of
+from dist_condense.system.memory import machine_memory
 from dist_condense.system.records import Unreadable
 
 TENSORS, PREVIEW = "synthetic_set.safetensors", "preview.png"
@@ -34,6 +41,10 @@ READABLE = 0o666
 """Permission bits of a file that are copied from its folder, where the umask has set them."""
 LOADS = 100
 """Largest number of attempts to load a set that is replaced during every attempt."""
+SUM = 1e-4
+"""Largest difference from 1 of the sum of an image's class probabilities."""
+CHUNK = 2**22
+"""Number of pixels that are checked at a time."""
 
 
 def write_set(folder: str | Path, pixels: Tensor, labels: Tensor, card: Card) -> Card:
@@ -42,10 +53,19 @@ def write_set(folder: str | Path, pixels: Tensor, labels: Tensor, card: Card) ->
     :param pixels: ``[N, C, H, W]`` float32, as learnt.
     :param labels: integer labels ``[N]`` of ``card.classes``, ``card.ipc`` of each class; or class probabilities,
         float32 ``[N, classes]``, with the images in the order of the classes.
-    :raises SyntheticSetError: the tensors differ from the card, or the disk fails; the earlier set is kept.
+    :raises SyntheticSetError: the card contradicts itself or the tensors, a pixel is not finite, or the disk fails; the
+        earlier set is kept.
     """
     folder = Path(folder).absolute()
-    _check(pixels, labels, card)
+    labels = labels.to(torch.float32 if labels.is_floating_point() else torch.int64)
+    card = replace(card, labels=SOFT if labels.ndim == 2 else HARD, images_per_class=0)
+    kinds, tensors = {"images": kind_of(pixels), "labels": kind_of(labels)}, {"images": pixels, "labels": labels}
+    try:
+        problems = "; ".join(_problems(kinds, tensors.__getitem__, checked(card.content, CARD)))
+    except Unreadable as error:
+        problems = str(error)
+    if problems:
+        raise SyntheticSetError(f"the synthetic set is not written: {problems}")
     new = _beside(folder, "writing")
     try:
         card = _write_files(new, pixels, labels, card)
@@ -63,17 +83,21 @@ def load_set(path: str | Path, verify: bool = True) -> SyntheticDataset:
     :param path: the folder of the set, or the folder of its run.
     :param verify: compare the file's SHA-256 with the card's, which reads the whole file once. Pass False for a large
         set that has been verified before, such as one of ImageNet-1K (about 6 GB at ipc 10).
-    :raises SyntheticSetError: there is no set, or it is damaged or was changed.
+    :raises SyntheticSetError: there is no set, it was changed or damaged, or it contains a link.
     """
-    path = Path(path).expanduser().absolute()
+    path = Path(os.path.expanduser(path)).absolute()
     for _ in range(LOADS):
         folder = _current(path)
         before = _bytes(folder / CARD)
         try:
+            if folder.parent == path:  # otherwise the user names the folder, which may be a link
+                _refuse(run_folder.strange(folder))
             dataset = _open(folder, verify)
-        except (RuntimeError, SafetensorError, OSError):  # torch raises RuntimeError for a file that was removed
+        except (RuntimeError, ValueError, SafetensorError, OSError) as error:  # torch, for example for a removed file
             if _current(path) == folder and _bytes(folder / CARD) == before:
-                raise
+                if isinstance(error, SyntheticSetError):
+                    raise
+                raise SyntheticSetError(f"{folder} cannot be read: {error}") from error
         else:
             if _bytes(folder / CARD) == before:  # so that card and images belong to one set
                 return dataset
@@ -98,6 +122,7 @@ class SyntheticDataset(Dataset[tuple[Tensor, int | Tensor]]):
         self._handle = safe_open(file, framework="pt")
         stored = self._handle.get_tensor("labels")
         self._stored = len(stored)
+        _check_memory(f"{file}: the labels of {card.decoded_per_image} tiles", stored.nbytes * card.decoded_per_image)
         self.labels = torch.cat([stored] * card.decoded_per_image)
 
     def __len__(self) -> int:
@@ -113,8 +138,14 @@ class SyntheticDataset(Dataset[tuple[Tensor, int | Tensor]]):
         return self.batch(torch.tensor([index]))[0], int(label) if label.ndim == 0 else label.clone()
 
     def batch(self, indices: Tensor) -> Tensor:
-        """Return decoded, normalised images ``[len(indices), C, H, W]`` for a tensor of integer indices."""
+        """Return decoded, normalised images ``[len(indices), C, H, W]`` for a tensor of integer indices.
+
+        Raises SyntheticSetError, before any image is read, if this machine has less memory than these images need.
+        """
         items = range(len(self))
+        copies = 2 if self.card.value_space == NORMALISED else 3  # of all images, while they are decoded
+        bytes_of_all = copies * len(indices) * prod(self.card.shape) * 4
+        _check_memory(f"{self.file}: {len(indices)} images, while they are decoded,", bytes_of_all)
         images = torch.stack([self._tile(*divmod(items[i], self._stored)) for i in indices.tolist()])
         if self.card.decoded_per_image > 1:
             images = F.interpolate(images, size=self.card.shape[1:], mode="bilinear", align_corners=False)
@@ -141,37 +172,90 @@ class SyntheticDataset(Dataset[tuple[Tensor, int | Tensor]]):
         self._handle = safe_open(self.file, framework="pt")
 
 
-def _check(pixels: Tensor, labels: Tensor, card: Card) -> None:
-    shape = (len(card.classes) * card.ipc, *card.shape)
-    owners = labels if labels.ndim == 1 else card.class_of_each_image
-    counts = {entry.label: int((owners == entry.label).sum()) for entry in card.classes}
-    of_labels = (shape[0],) if labels.ndim == 1 else (shape[0], len(card.classes))
-    uneven = {label: count for label, count in counts.items() if count != card.ipc}
-    problems = [
-        (pixels.dtype != torch.float32, f"pixels are {pixels.dtype}, a set stores float32"),
-        (tuple(pixels.shape) != shape, f"pixels are {list(pixels.shape)}, the card says {list(shape)}"),
-        (tuple(labels.shape) != of_labels, f"labels are {list(labels.shape)}, the card says {list(of_labels)}"),
-        (bool(uneven), f"images per class are {uneven} where the card's ipc is {card.ipc}"),
-        (card.value_space not in VALUE_SPACES, f"value_space is '{card.value_space}', choose one of {VALUE_SPACES}"),
-        (card.axes not in AXES, f"axes is '{card.axes}', choose one of {', '.join(AXES)}"),
-        (bool(card.factor_problem), card.factor_problem),
-        (len(card.mean) != card.channels or len(card.std) != card.channels, "mean and std need one value per channel"),
-    ]
-    if texts := [text for is_wrong, text in problems if is_wrong]:
-        raise SyntheticSetError("the synthetic set is not written: " + "; ".join(texts))
+def _problems(
+    kinds: Mapping[str, Kind], stored: Callable[[str], Any], card: Card, pixels: bool = True
+) -> Iterator[str]:
+    """Yield the differences of a set's tensors from its card; this check precedes every write and every use of a set.
+
+    First types and shapes are compared; only if they agree, tensors are read: first the labels, then the pixels.
+
+    :param kinds: types and shapes of the tensors, by name.
+    :param stored: returns a tensor by its name, or an object that reads the slices of it that are taken.
+    :param card: card that is consistent by itself.
+    :param pixels: whether the pixels are read, which takes time in proportion to the set's size.
+    """
+    unlike = list(_unlike(kinds, card))
+    yield from unlike
+    if not unlike:
+        yield from _label_problems(stored("labels")[:], card)
+    if not unlike and pixels:
+        yield from _pixel_problems(stored("images"), card)
+
+
+def _unlike(kinds: Mapping[str, Kind], card: Card) -> Iterator[str]:
+    """Yield a problem for each tensor whose type or shape differs from the card's, including missing tensors."""
+    expected = card.tensors
+    for name in [*expected, *(kinds.keys() - expected.keys())]:
+        if kinds.get(name) != expected.get(name):
+            yield f"{name!r:.80}: found {_words(kinds.get(name))}, the card says {_words(expected.get(name))}"
+
+
+def _words(kind: Kind | None) -> str:
+    return "nothing" if kind is None else f"{str(kind[0]).removeprefix('torch.')} {list(kind[1])}"
+
+
+def _label_problems(labels: Tensor, card: Card) -> Iterator[str]:
+    """Yield a problem if labels, of the card's type and shape, are not those of ``ipc`` images of each class."""
+    classes = len(card.classes)
+    if card.labels == SOFT:
+        is_wrong = ~((labels.amin(1) >= 0) & ((labels.sum(1) - 1).abs() <= SUM))  # also true for NaN
+        if (image := _first(is_wrong)) is not None:
+            yield f"the class probabilities of image {image} are not from 0 with the sum 1"
+    elif (image := _first((labels < 0) | (labels >= classes))) is not None:
+        yield f"the label of image {image} is {labels[image]}, the card has {classes} classes"
+    elif (label := _first((counts := labels.bincount(minlength=classes)) != card.ipc)) is not None:
+        yield f"class {label} has {counts[label]} images, the card's ipc is {card.ipc}"
+
+
+def _pixel_problems(images: Any, card: Card) -> Iterator[str]:
+    """Yield the first image with a pixel that is not finite, or not finite after normalisation, which is monotone."""
+    size = max(1, CHUNK // prod(card.shape))
+    for start in range(0, card.tensors["images"][1][0], size):
+        chunk = images[start : start + size].flatten(2)
+        extremes = torch.cat([chunk.amin(2), chunk.amax(2)])[..., None, None]  # [2n, C, 1, 1]; NaN if one is NaN
+        is_wrong = ~card.space.seen(extremes).isfinite().flatten(1).all(1)
+        if (image := _first(is_wrong.view(2, -1).any(0))) is not None:
+            yield f"image {start + image} has pixels that are not finite numbers after normalisation"
+            return
+
+
+def _first(is_wrong: Tensor) -> int | None:
+    """Return the first index at which a boolean tensor ``[N]`` is True; None if there is none."""
+    return int(is_wrong.to(torch.uint8).argmax()) if is_wrong.any() else None
+
+
+def _check_memory(what: str, needed: int) -> None:
+    if needed > (memory := machine_memory()):
+        raise SyntheticSetError(
+            f"{what} need {needed / 2**30:.0f} GiB of memory, this machine has {memory / 2**30:.0f}"
+        )
+
+
+def _refuse(problems: Iterator[str]) -> None:
+    """Raise SyntheticSetError with the first problem, if there is one."""
+    if (problem := next(problems, None)) is not None:
+        raise SyntheticSetError(problem)
 
 
 def _write_files(folder: Path, pixels: Tensor, labels: Tensor, card: Card) -> Card:
     """Write all files of a set to a new folder and flush them to the disk."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    images = pixels.detach().cpu().contiguous()
-    soft = labels.ndim == 2
-    labels = labels.detach().to("cpu", torch.float32 if soft else torch.int64).contiguous()
+    images, labels = (x.detach().cpu().contiguous() for x in (pixels, labels))
     save_file({"images": images, "labels": labels}, folder / TENSORS)
     (folder / TENSORS).chmod(folder.stat().st_mode & READABLE)  # safetensors makes it readable for the owner alone
-    card = replace(card, labels=SOFT if soft else HARD).filled(sha256_of(folder / TENSORS))
-    _preview(images, card.class_of_each_image if soft else labels, card).save(folder / PREVIEW)
+    card = card.filled(sha256_of(folder / TENSORS))
+    _preview(images, card.class_of_each_image if card.labels == SOFT else labels, card).save(folder / PREVIEW)
     text = json.dumps(card.content, indent=1, ensure_ascii=False)
     (folder / CARD).write_text(f"{text}\n", encoding="utf-8")
     for file in (TENSORS, PREVIEW, CARD):
@@ -199,7 +283,7 @@ def _replace(folder: Path, new: Path) -> None:
 def _current(path: Path) -> Path:
     """Return the folder that now contains a set: ``path``, ``path/synthetic_set``, or a previous set beside either."""
     inside = RunFolder(path).synthetic_set
-    folder = inside if (inside / CARD).exists() or _previous(inside) else path
+    folder = inside if os.path.exists(inside / CARD) or _previous(inside) else path
     return _previous(folder) or folder
 
 
@@ -209,41 +293,28 @@ def _previous(folder: Path) -> Path | None:
     The new set is not in place while :func:`_replace` runs, and after a crash during its execution.
     """
     previous = _beside(folder, "previous")
-    return previous if not (folder / CARD).exists() and (previous / CARD).exists() else None
+    return previous if not os.path.exists(folder / CARD) and os.path.exists(previous / CARD) else None
 
 
 def _open(folder: Path, verify: bool) -> SyntheticDataset:
+    """Open a set after the same checks as before its writing; with ``verify`` also its hash."""
     card, file = read_card(folder), folder / TENSORS
+    _refuse(run_folder.strange(file))
     if not file.is_file():
         raise SyntheticSetError(f"{file} is missing; copy the whole folder of the set")
+    try:
+        kinds = safetensors_header.read(lambda count: read_regular(file, first=count), file.stat().st_size, str(file))
+        with safe_open(file, framework="pt") as tensors:
+            _refuse(f"{file}: {text}" for text in _problems(kinds, tensors.get_slice, card, pixels=verify))
+    except (Unreadable, SyntheticSetError) as error:
+        raise SyntheticSetError(f"{error}. It was changed; copy the set again") from error
     if verify and (sha256 := sha256_of(file)) != card.sha256:
         raise SyntheticSetError(
             f"{file} is not the file that its card describes: SHA-256 is {sha256[:12]}..., "
             f"the card says {card.sha256[:12]}... It was changed or cut; copy the set again "
             "(verify=False opens it without this check)"
         )
-    _check_stored(file, card)
     return SyntheticDataset(file, card)
-
-
-def _check_stored(file: Path, card: Card) -> None:
-    """Check that the shapes in the file's header agree with the card, which determines the memory used.
-
-    No tensor is read.
-    """
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            images, labels = (tuple(tensors.get_slice(name).get_shape()) for name in ("images", "labels"))
-    except SafetensorError as error:
-        raise SyntheticSetError(f"{file}: it cannot be read ({error}). It was changed; copy the set again") from error
-    of_labels = (*images[:1], len(card.classes)) if card.labels == SOFT else images[:1]
-    if images != (len(card.classes) * card.ipc, *card.shape) or labels != of_labels:
-        problem = f"images are {list(images)} and labels {list(labels)}, not as many or as large as its card says"
-    elif card.factor_problem:
-        problem = f"{card.factor_problem}: a tile has at least one pixel"
-    else:
-        return
-    raise SyntheticSetError(f"{file}: {problem}. It was changed; copy the set again")
 
 
 def _bytes(file: Path) -> bytes | None:

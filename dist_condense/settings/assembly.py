@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod, sqrt
 from pathlib import Path
@@ -46,6 +46,23 @@ from dist_condense.settings.run_folder import Entry, RunFolder
 from dist_condense.settings.schema import AugmentationConfig, NetworkConfig, RunConfig
 from dist_condense.system.remote import join
 from dist_condense.system.storage import Storage, storage
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Pass over images in which a network is trained.
+
+    :param keys: config keys that change the number of images in a batch or in a pass.
+    :param images: number of images.
+    :param batch: number of images in each batch but the last.
+    :param of_theta: whether theta is trained, rather than a network of the evaluation.
+    """
+
+    keys: tuple[str, ...]
+    images: int
+    batch: int
+    of_theta: bool = True
+
 
 SAME_NETWORK = "network"
 """Name of the condensing network in evaluation.architectures, possibly with other options (`network:norm=batch`)."""
@@ -142,10 +159,13 @@ def objective_of(config: RunConfig) -> Objective:
     )
 
 
-def statistic_of(config: RunConfig) -> Statistic:
-    """Return the statistic phi."""
+def statistic_of(config: RunConfig, parameters: str | None = None) -> Statistic:
+    """Return the statistic phi.
+
+    :param parameters: key of ``PARAMETERS`` that replaces ``method.statistic.parameters``.
+    """
     statistic = config.method.statistic
-    return STATISTICS[statistic.name](PARAMETERS[statistic.parameters])
+    return STATISTICS[statistic.name](PARAMETERS[parameters or statistic.parameters])
 
 
 def image_rule(config: RunConfig, dataset: ImageSet) -> ImageRule:

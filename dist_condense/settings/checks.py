@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from dist_condense import networks
-from dist_condense.core.statistic import STATISTICS
 from dist_condense.data import DataError, ImageSet, constants
 from dist_condense.data.catalogue import KNOWN, is_url
 from dist_condense.data.reading.split import NO_BETON
 from dist_condense.data.reading.tiers import RAW
 from dist_condense.data.sets.listing import is_utf8
 from dist_condense.data.shards.manifest_reader import read_manifest
+from dist_condense.evaluation.protocols import PROTOCOLS
 from dist_condense.selection.table import SELECTIONS
 from dist_condense.settings import assembly
+from dist_condense.settings.assembly import Pass
 from dist_condense.settings.keys import refused, without
 from dist_condense.settings.procedures import PROCEDURES
-from dist_condense.settings.schema import RunConfig
+from dist_condense.settings.schema import CONDENSED, WHOLE, RunConfig
 
 THETA = "network"
 """Name of the config section of the condensing network."""
+Named = tuple[str, str]
+"""Key that names a network, and the text of the network."""
 
 
 def screened(config: RunConfig, known: Sequence[str] = ()) -> tuple[RunConfig, list[str]]:
@@ -74,8 +77,7 @@ def _together(config: RunConfig) -> Iterator[str]:
     for key, names in (("sets", config.evaluation.sets), ("architectures", config.evaluation.architectures)):
         if not names:
             yield f"evaluation.{key}: names none; name one, or set evaluation.epochs=0 for no evaluation"
-    if config.method.procedure in PROCEDURES:
-        yield from PROCEDURES[config.method.procedure].problems(config)
+    yield from PROCEDURES[config.method.procedure].problems(config)
 
 
 def _data(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
@@ -88,10 +90,21 @@ def _data(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
     if selected and config.ipc > min(dataset.counts):
         named = ", ".join(selected)
         yield f"evaluation.sets: a set of ipc={config.ipc} real images needs as many of each class; leave out {named}"
-    if config.method.procedure in PROCEDURES:
-        yield from PROCEDURES[config.method.procedure].data_problems(config, dataset)
+    yield from PROCEDURES[config.method.procedure].data_problems(config, dataset)
+    if config.evaluation.epochs != 0:
+        yield from _protocol(config.evaluation.protocol, dataset)
     if config.data.tier == RAW:
         yield from _beton(config, dataset)
+
+
+def _protocol(name: str, dataset: ImageSet) -> Iterator[str]:
+    needed = PROTOCOLS[name].augmentation.channels
+    if needed not in (None, dataset.channels):
+        others = [other for other, each in PROTOCOLS.items() if each.augmentation.channels in (None, dataset.channels)]
+        yield (
+            f"evaluation.protocol: {name} augments images of {needed} channels, and {dataset.name} has "
+            f"{dataset.channels}; set {' or '.join(others)}"
+        )
 
 
 def _constants(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
@@ -140,27 +153,29 @@ def _unset(config: RunConfig) -> str:
 
 def _networks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
     """Check that networks with valid names and options fit the images and the method."""
-    shape, made = assembly.network_shape(dataset), dict[str, networks.Network]()
+    shape, made = assembly.network_shape(dataset), dict[Named, networks.Network]()
 
-    def sketch(text: str) -> None:
-        made[text] = networks.sketch(text, **shape)
+    def sketch(text: str, entry: Named) -> None:
+        made[entry] = networks.sketch(text, **shape)
 
     for key, text in _built_networks(config):
-        if not _refusal(networks.check, config, text) and (problem := _refusal(sketch, config, text)):
+        make = partial(sketch, entry=(key, text))
+        if not _refusal(networks.check, config, text) and (problem := _refusal(make, config, text)):
             yield f"{key}: {problem}"
-    theta = made.get(assembly.network_text(config.network))
-    if theta is not None:
-        yield from _coupled(config, theta)
+    theta, *_ = _built_networks(config)
+    if theta in made:
+        yield from _theta(config, made[theta])
+    yield from _single_images(config, dataset, made)
 
 
-def _all_networks(config: RunConfig) -> list[tuple[str, str]]:
+def _all_networks(config: RunConfig) -> list[Named]:
     """Return the key and the text of each network of the config, theta first."""
     others = [text for text in dict.fromkeys(config.evaluation.architectures) if text != assembly.SAME_NETWORK]
     theta = assembly.network_text(config.network)
     return [(THETA, theta), *(("evaluation.architectures", text) for text in others)]
 
 
-def _built_networks(config: RunConfig) -> list[tuple[str, str]]:
+def _built_networks(config: RunConfig) -> list[Named]:
     """Return the key and the text of each network that the run builds."""
     theta, *others = _all_networks(config)
     return [theta, *others] if config.evaluation.epochs != 0 else [theta]
@@ -175,19 +190,47 @@ def _refusal(make: Callable[[str], object], config: RunConfig, text: str) -> str
     return ""
 
 
-def _coupled(config: RunConfig, theta: networks.Network) -> Iterator[str]:
-    """Check that batch statistics and the parts of the method are compatible."""
-    if networks.batch_norms(theta):
-        if config.method.statistic.name in STATISTICS and assembly.statistic_of(config).batch_statistics:
-            yield (
-                "network.norm: the embedding of a network with BatchNorm uses the statistics of the batch, which "
-                "couples all images and cannot be split over classes; set network.norm=instance"
-            )
-        if (config.compute.slices or 1) > 1:
-            yield (
-                f"compute.slices: {config.compute.slices}, but BatchNorm couples the images of a training batch, which "
-                "cannot be cut; set compute.slices=1 or network.norm=instance"
-            )
+def _theta(config: RunConfig, theta: networks.Network) -> Iterator[str]:
+    """Check that theta suits the procedure and the number of slices."""
+    yield from PROCEDURES[config.method.procedure].network_problems(config, theta)
+    if networks.batch_norms(theta) and (config.compute.slices or 1) > 1:
+        yield (
+            f"compute.slices: {config.compute.slices}, but BatchNorm couples the images of a training batch, which "
+            "cannot be cut; set compute.slices=1 or network.norm=instance"
+        )
+
+
+def _single_images(config: RunConfig, dataset: ImageSet, made: Mapping[Named, networks.Network]) -> Iterator[str]:
+    """Check that a network which cannot be trained on a batch of one image is not trained on one.
+
+    :param made: networks of the config without weights.
+    """
+    channels, height, width = dataset.shape
+    is_theta_tested = assembly.SAME_NETWORK in config.evaluation.architectures
+    for each in _passes(config, dataset):
+        if 1 not in (each.batch, each.images % each.batch):
+            continue
+        for (key, text), network in made.items():
+            is_trained = (key == THETA and (each.of_theta or is_theta_tested)) or (key != THETA and not each.of_theta)
+            if is_trained and networks.needs_several(network, channels, (height, width)):
+                keys = *each.keys, "network.name" if each.of_theta else "evaluation.architectures"
+                yield (
+                    f"{keys[0]}: a pass over {each.images} images in batches of {each.batch} has a batch of one, "
+                    f"which BatchNorm of {text} cannot normalise at 1 x 1 pixel; change {' or '.join(keys)}"
+                )
+
+
+def _passes(config: RunConfig, dataset: ImageSet) -> list[Pass]:
+    """Return the different passes over images in which networks are trained."""
+    maker, evaluation = PROCEDURES[config.method.procedure], config.evaluation
+    passes = list(maker.passes(config, dataset))
+    if evaluation.epochs != 0:
+        of_set, keys = len(dataset.classes) * config.ipc, ("evaluation.sets", "ipc")
+        images = dict.fromkeys(SELECTIONS, of_set)
+        images |= {CONDENSED: of_set * maker.form(config, dataset)[1].tiles, WHOLE: sum(dataset.counts)}
+        batch = PROTOCOLS[evaluation.protocol].batch
+        passes += [Pass(keys, images[name], batch, of_theta=False) for name in evaluation.sets]
+    return list(dict.fromkeys(passes))
 
 
 def remarks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:

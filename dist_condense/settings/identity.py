@@ -46,7 +46,7 @@ def identity(config: RunConfig) -> dict[str, Any]:
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return a message for each key that differs between two identities.
 
-    A key of :data:`SETTLED` is compared only if both identities contain it.
+    A key of :data:`SETTLED` is compared only if both identities contain a value of it.
 
     :param old: identity that an earlier version may have written: old names are translated, and missing keys have
         their defaults.
@@ -54,7 +54,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     before, contradictions = renamed(old)
     defaults = {key: entry.default for key, entry in KEYS.items() if key not in SETTLED}
     before = defaults | before
-    changed = [key for key in new if (key not in SETTLED or key in before) and before.get(key) != new[key]]
+    compared = [key for key in new if key not in SETTLED or before.get(key) is not None]
+    changed = [key for key in compared if before.get(key) != new[key]]
     differing = (f"{key}: {before.get(key)!r:.80} there, {new[key]!r:.80} now" for key in changed)
     return shortened([*(f"{text:.300}" for text in contradictions), *differing], "keys that differ")
 

@@ -74,4 +74,4 @@ def refusals(value: Any, limit: Limit) -> Iterator[str]:
     items = value if isinstance(value, list) else [value]
     reasons = [reason for item in items if item is not None and (reason := limit.refusal(item))]
     if reasons:
-        yield reasons[0] + (f", nor are {len(reasons) - 1} more of the list" if len(reasons) > 1 else "")
+        yield reasons[0] + (f" (and {len(reasons) - 1} more in the list)" if len(reasons) > 1 else "")

@@ -6,15 +6,17 @@ from collections.abc import Iterator
 from math import prod
 from typing import Any
 
+from dist_condense import networks
+from dist_condense.core.distance import DISTANCES
 from dist_condense.core.grouping import check_partition
 from dist_condense.core.parameterisation import AXES, BOTH
-from dist_condense.core.start import STARTS
-from dist_condense.core.statistic import STATISTICS
+from dist_condense.core.statistic import PARAMETERS
 from dist_condense.data import ImageSet
 from dist_condense.engine.coordinator import Coordinator, Placement
 from dist_condense.engine.slices import SLICES
 from dist_condense.procedures.matching import Matching, MatchingOutline
 from dist_condense.settings import assembly, needs
+from dist_condense.settings.assembly import Pass
 from dist_condense.settings.config import RunConfig
 from dist_condense.settings.needs import FLOAT, Need, Needs
 from dist_condense.settings.parts import BATCHES, NETWORK_STARTS, PARTITIONS
@@ -50,34 +52,71 @@ def problems(config: RunConfig) -> Iterator[str]:
     budget = source and source.budget
     if config.trajectory.matching_steps > 1 and budget and getattr(config.training, budget) == 0:
         yield f"training.{budget}: state how much theta is trained after each matching step (the papers: by ipc)"
-    is_known = method.statistic.name in STATISTICS
-    if method.label_lr is not None and is_known and not assembly.statistic_of(config).reads_labels:
+    if method.label_lr is not None and not assembly.statistic_of(config).reads_labels:
         yield (
             f"method.label_lr: {method.label_lr}, but method.statistic.name={method.statistic.name} does not depend on "
             "the labels, so they would never change; set label_lr=null, or another statistic"
         )
 
 
+def network_problems(config: RunConfig, theta: networks.Network) -> Iterator[str]:
+    """Yield an error message for each reason why the statistic and the distance cannot be computed with theta.
+
+    :param theta: the network, with or without weights.
+    """
+    statistic, method = assembly.statistic_of(config), config.method
+    if statistic.batch_statistics and networks.batch_norms(theta):
+        yield (
+            f"network.norm: method.statistic.name={method.statistic.name} of a network with BatchNorm uses the "
+            "statistics of the batch, which couples all images and cannot be split over classes; set "
+            "network.norm=instance, or another network.name if it has no other norm"
+        )
+    dimensions = statistic.dimensions(theta)
+    if not dimensions:
+        others = [name for name in PARAMETERS if assembly.statistic_of(config, name).dimensions(theta)]
+        yield (
+            f"method.statistic.parameters: network.name={config.network.name} has no {method.statistic.parameters}, of "
+            f"which method.statistic.name={method.statistic.name} consists; set {' or '.join(others)}, or another "
+            "network.name"
+        )
+    elif not DISTANCES[method.distance].applies(dimensions):
+        others = [name for name, distance in DISTANCES.items() if distance.applies(dimensions)]
+        yield (
+            f"method.distance: {method.distance} compares tensors of {DISTANCES[method.distance].dimensions} or more "
+            f"dimensions, and method.statistic.name={method.statistic.name} has none; set {' or '.join(others)}"
+        )
+
+
+def passes(config: RunConfig, dataset: ImageSet) -> Iterator[Pass]:
+    """Yield the passes over images in which theta is trained or pretrained."""
+    training, schedule, source = config.training, config.trajectory, BATCHES[config.training.source]
+    real = Pass(("training.batch",), sum(dataset.counts), training.batch)
+    if source.budget and schedule.matching_steps > 1:
+        of_set = len(dataset.classes) * config.ipc * prod(assembly.grid(config))
+        keys = *real.keys, "ipc", "method.parameterisation.factor"
+        yield Pass(keys, of_set, training.batch) if source.on_set else real
+    if NETWORK_STARTS[schedule.start].pretrains and schedule.pretrain_epochs:
+        yield real
+
+
 def data_problems(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
     """Yield an error message for each reason why matching cannot run with this config on this data set."""
     method = config.method
     factor, axes = method.parameterisation.factor, method.parameterisation.axes or BOTH
-    cut = [side for side, is_cut in zip(dataset.shape[1:], AXES.get(axes, ()), strict=False) if is_cut]
+    cut = [side for side, is_cut in zip(dataset.shape[1:], AXES[axes], strict=True) if is_cut]
     if factor > min(cut, default=factor):
         yield f"method.parameterisation.factor: {factor} is larger than the images' side, {min(cut)}"
-    if method.start in STARTS and axes in AXES:
-        needed = assembly.start_images(config)
-        few = [f"{dataset.classes[c].name} ({n})" for c, n in enumerate(dataset.counts) if n < needed]
-        if few:
-            advice = "set a smaller ipc or method.parameterisation.factor, or method.start=noise"
-            problem = f"{method.start} needs {needed} real images of each class; too few in {some(few)}"
-            yield f"method.start: {problem}; {advice}"
+    needed = assembly.start_images(config)
+    few = [f"{dataset.classes[c].name} ({n})" for c, n in enumerate(dataset.counts) if n < needed]
+    if few:
+        advice = "set a smaller ipc or method.parameterisation.factor, or method.start=noise"
+        problem = f"{method.start} needs {needed} real images of each class; too few in {some(few)}"
+        yield f"method.start: {problem}; {advice}"
     yield from _grouping(config, len(dataset.classes))
 
 
 def _grouping(config: RunConfig, classes: int) -> Iterator[str]:
     grouping = config.method.grouping
-    partitioner = PARTITIONS.get(grouping.name)
     if grouping.number > classes:
         yield f"method.grouping.number: {grouping.number} groups of {classes} classes"
     if grouping.groups:
@@ -85,7 +124,7 @@ def _grouping(config: RunConfig, classes: int) -> Iterator[str]:
             check_partition(grouping.groups, classes)
         except ValueError as error:
             yield str(error)
-    elif partitioner is not None and partitioner.listed:
+    elif PARTITIONS[grouping.name].listed:
         yield "method.grouping.groups: list the labels of each group, or select another method.grouping.name"
 
 
@@ -96,44 +135,27 @@ def needed(config: RunConfig, dataset: Any, classes: int) -> Needs:
     :raises ConfigError: the network cannot be built.
     """
     method, image, tiles = config.method, FLOAT * prod(dataset.shape), prod(assembly.grid(config))
-    theta, each = needs.of_theta(config, dataset)
+    theta, of_map = needs.of_theta(config, dataset)
     real, decoded = min(method.real_batch, max(dataset.counts)), assembly.parameterisation_of(config).count(config.ipc)
     passed = min(config.compute.microbatch or real, max(real, min(decoded, method.synthetic_limit)))
     in_turn = [
         Need("method.real_batch", f"{real} real images", real * image),
-        needs.of_pass(config, passed, each, "compute.microbatch" if config.compute.microbatch else "method.real_batch"),
+        needs.of_pass(
+            config, passed, of_map, "compute.microbatch" if config.compute.microbatch else "method.real_batch"
+        ),
     ]
     if decoded > config.ipc:
         text = f"{decoded} images decoded from the {config.ipc} of a class"
         in_turn.append(Need("method.parameterisation.factor", text, decoded * image))
-    if images := _trained_on(config, dataset):
-        batch = min(config.training.batch, images)
+    for each in dict.fromkeys(passes(config, dataset)):
+        batch = min(each.batch, each.images)
         in_turn.append(Need("training.batch", f"{batch} images of an update of theta", batch * image))
-        in_turn.append(
-            needs.of_pass(config, max(1, batch // (config.compute.slices or SLICES)), each, "training.batch")
-        )
-    if _on_set(config) and tiles > 1:
+        slice_ = max(1, batch // (config.compute.slices or SLICES))
+        in_turn.append(needs.of_pass(config, slice_, of_map, "training.batch"))
+    if BATCHES[config.training.source].on_set and config.trajectory.matching_steps > 1 and tiles > 1:
         text = f"the decoded images of {classes} classes"
         in_turn.append(Need("method.parameterisation.factor", text, classes * config.ipc * tiles * image))
     return Needs([needs.of_state(config, outline(config, dataset).class_tensors, classes), theta], in_turn)
-
-
-def _trained_on(config: RunConfig, dataset: Any) -> int:
-    """Return the number of images in a pass on which theta is trained; 0 if it is not trained."""
-    start = NETWORK_STARTS[config.trajectory.start]
-    if _on_set(config):
-        return len(dataset.classes) * config.ipc * prod(assembly.grid(config))
-    is_on_real = _is_trained(config) or (start.pretrains and config.trajectory.pretrain_epochs > 0)
-    return sum(dataset.counts) if is_on_real else 0
-
-
-def _on_set(config: RunConfig) -> bool:
-    return _is_trained(config) and BATCHES[config.training.source].on_set
-
-
-def _is_trained(config: RunConfig) -> bool:
-    budget = BATCHES[config.training.source].budget
-    return bool(budget) and config.trajectory.matching_steps > 1 and getattr(config.training, budget) > 0
 
 
 def remarks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:

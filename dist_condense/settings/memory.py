@@ -33,14 +33,20 @@ NODE = 2
 """Largest ratio of a node's memory to the part that Ray reports, which is by default about 0.7 of what was free."""
 
 
-def lacking(config: RunConfig, dataset: Any) -> list[str]:
-    """Return an error message for each part of a run that surely needs more memory than this machine has."""
+def lacking(config: RunConfig, dataset: Any, is_complete: bool = False) -> list[str]:
+    """Return an error message for each part of a run that surely needs more memory than this machine has.
+
+    :param is_complete: whether the set exists already, so that only the evaluation is left.
+    """
     config = replace(config, cluster=config.cluster.settled(torch.cuda.is_available))
-    lines = [each.excess(HERE, machine_memory()) for each in _driver(config, dataset)]
+    driver, process = [*_sets(config, dataset)], [*_evaluation(config, dataset)]
+    if not is_complete:
+        driver.insert(0, _export(config, dataset))
+        process.insert(0, PROCEDURES[config.method.procedure].needed(config, dataset, len(dataset.classes)))
+    lines = [each.excess(HERE, machine_memory()) for each in driver]
     room = _room(config)
     if config.cluster.workers == 0 and room is not None:
-        worker = PROCEDURES[config.method.procedure].needed(config, dataset, len(dataset.classes))
-        lines += [each.excess(*room) for each in (worker, *_evaluation(config, dataset))]
+        lines += [each.excess(*room) for each in process]
     return _one_per_key(lines)
 
 
@@ -59,8 +65,8 @@ def lacking_on_nodes(config: RunConfig, dataset: Any, memory: Sequence[int]) -> 
     text = f"the networks and minibatches of {number} workers"
     all_workers = Needs([state, Need("cluster.workers", text, number * needed(config, dataset, 0).bytes)])
     largest = needed(config, dataset, -(-classes // cluster.workers))
-    in_all = all_workers.excess("the cluster", NODE * sum(memory))
-    return _one_per_key([largest.excess("the largest node", room), in_all])
+    line = largest.excess("the largest node", room) or all_workers.excess("the cluster", NODE * sum(memory))
+    return [line] if line else []
 
 
 def largest_node(memory: Sequence[int]) -> int | None:
@@ -94,10 +100,14 @@ def _room(config: RunConfig) -> tuple[str, int] | None:
     return ("its GPU", torch.cuda.get_device_properties(0).total_memory) if torch.cuda.is_available() else None
 
 
-def _driver(config: RunConfig, dataset: Any) -> Iterator[Needs]:
-    """Yield the needs of the driver: to export the set from a checkpoint, and to open the sets of the evaluation."""
+def _export(config: RunConfig, dataset: Any) -> Needs:
+    """Return the needs of exporting the set from a checkpoint."""
     state = needs.of_state(config, outline_of(config, dataset).class_tensors, len(dataset.classes))
-    yield Needs([state, _learnt(config, dataset)])
+    return Needs([state, _learnt(config, dataset)])
+
+
+def _sets(config: RunConfig, dataset: Any) -> Iterator[Needs]:
+    """Yield the needs of opening the sets of the evaluation, all of which the driver keeps."""
     if config.evaluation.epochs != 0:
         yield Needs([SETS[name](config, dataset) for name in dict.fromkeys(config.evaluation.sets)])
 

@@ -11,7 +11,9 @@ from dist_condense.data import ImageSet
 from dist_condense.data.space import Space
 from dist_condense.engine.coordinator import Coordinator, Placement
 from dist_condense.engine.procedure import Outline, Procedure
+from dist_condense.networks import Network
 from dist_condense.settings import assembly, matching, selecting
+from dist_condense.settings.assembly import Pass
 from dist_condense.settings.config import RunConfig
 from dist_condense.settings.needs import Needs
 
@@ -42,6 +44,10 @@ class Maker:
     """Function that yields an error message for each reason why the procedure cannot run on any data set."""
     data_problems: Lines = lambda config, dataset: iter(())
     """Function that yields an error message for each reason why the procedure cannot run on this data set."""
+    network_problems: Callable[[RunConfig, Network], Iterator[str]] = lambda config, theta: iter(())
+    """Function that yields an error message for each reason why the procedure cannot use the network theta."""
+    passes: Callable[[RunConfig, ImageSet], Iterator[Pass]] = lambda config, dataset: iter(())
+    """Function that yields the passes over images in which theta is trained."""
     needed: Callable[[RunConfig, Any, int], Needs] = lambda config, dataset, classes: Needs([])
     """Function that returns the memory that a worker of this number of classes needs at least on its device."""
     remarks: Lines = lambda config, dataset: iter(())
@@ -54,6 +60,8 @@ PROCEDURES = {
         matching.matching,
         problems=matching.problems,
         data_problems=matching.data_problems,
+        network_problems=matching.network_problems,
+        passes=matching.passes,
         needed=matching.needed,
         remarks=matching.remarks,
     ),
@@ -64,6 +72,7 @@ PROCEDURES = {
         form=selecting.form,
         problems=selecting.problems,
         data_problems=selecting.data_problems,
+        passes=selecting.passes,
         needed=selecting.needed,
         remarks=selecting.remarks,
     ),

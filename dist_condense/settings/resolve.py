@@ -42,15 +42,19 @@ class _Place:
     """Memory in bytes that no node exceeds; None if it is unknown."""
 
 
-def resolved(config: RunConfig, dataset: ImageSet, earlier: Mapping[str, Any]) -> tuple[RunConfig, Choice]:
+def resolved(
+    config: RunConfig, dataset: ImageSet, earlier: Mapping[str, Any], is_complete: bool = False
+) -> tuple[RunConfig, Choice]:
     """Replace the null and ``auto`` values of device, numerics, channels, mean, std and tier, and make paths absolute.
 
     Values of the run's first start are kept; others follow from the data set and the machines. This starts Ray if there
     are workers, so :func:`dist_condense.job.preflight.check` must be called first.
 
     :param earlier: identity of the run's earlier start (``config.identity``); empty for the first start.
+    :param is_complete: whether the last checkpoint exists already, so that no worker starts.
     :returns: the config, and the selected storage tier of real images, with the sizes that decided it.
-    :raises ConfigError: the cluster lacks cores or GPUs; mean and std of the training images cannot be measured.
+    :raises ConfigError: the cluster lacks cores, GPUs or memory; mean and std of the training images cannot be
+        measured.
     """
     earlier = translated(earlier)
     config = with_channels(absolute_paths(config), earlier)
@@ -58,7 +62,7 @@ def resolved(config: RunConfig, dataset: ImageSet, earlier: Mapping[str, Any]) -
         config = replace(config, dataset=replace(config.dataset, channels=dataset.channels))
     dataset = assembly.settled(config, dataset)
     config = _normalised(config, dataset, earlier)
-    place = _place(config, dataset)
+    place = _place(config, None if is_complete else dataset)
     choices: dict[str, Any] = {
         "slices": usual_slices(
             networks.sketch(assembly.network_text(config.network), **assembly.network_shape(dataset))
@@ -189,10 +193,11 @@ def machines() -> list[tuple[int, int, int]]:
     return nodes()
 
 
-def _place(config: RunConfig, dataset: ImageSet) -> _Place:
+def _place(config: RunConfig, dataset: ImageSet | None) -> _Place:
     """Return the machines of a run, from Ray if there are workers.
 
-    Raises ConfigError if cores, GPUs or memory are lacking.
+    :param dataset: data set of the workers; None if none starts.
+    :raises ConfigError: cores, GPUs or memory are lacking.
     """
     cluster, threads = config.cluster, config.compute.threads or 1
     if cluster.workers == 0:
@@ -214,7 +219,8 @@ def _place(config: RunConfig, dataset: ImageSet) -> _Place:
         problems.append(f"{key}: {least} workers, one GPU each, but the cluster has {gpus}")
     fit = [gpu if cluster.on_gpu else core // threads for core, gpu, _ in nodes]
     reported = [size for (_, _, size), workers in zip(nodes, fit, strict=True) if workers]
-    problems += memory.lacking_on_nodes(replace(config, cluster=cluster), dataset, reported)
+    if dataset is not None:
+        problems += memory.lacking_on_nodes(replace(config, cluster=cluster), dataset, reported)
     if problems:
         raise ConfigError(problems)
     cores, known = max(1, cores // cluster.workers), [size for size in reported if size]

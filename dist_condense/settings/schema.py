@@ -26,7 +26,8 @@ from dist_condense.selection.table import SELECTIONS
 from dist_condense.settings.limits import COUNT, OneOf, Range
 from dist_condense.settings.parts import BATCHES, NETWORK_STARTS, PARTITIONS
 
-SETS = (*SELECTIONS, "condensed", "whole")
+CONDENSED, WHOLE = "condensed", "whole"
+SETS = (*SELECTIONS, CONDENSED, WHOLE)
 AUTO_DEVICE, CPU, CUDA = DEVICES = ("auto", "cpu", "cuda")
 
 Seed = Annotated[int, Range(-(2**63), 2**63 - 1)]

@@ -26,6 +26,7 @@ from dist_condense.procedures.selecting import Selecting, SelectingOutline
 from dist_condense.selection.shard import SelectionShard
 from dist_condense.selection.table import SELECTIONS, Selection
 from dist_condense.settings import assembly, needs, yaml_files
+from dist_condense.settings.assembly import Pass
 from dist_condense.settings.config import from_dict, shipped
 from dist_condense.settings.needs import FLOAT, Need, Needs
 from dist_condense.settings.schema import EvaluationConfig, RunConfig
@@ -143,6 +144,13 @@ def remarks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
     if selection_of(config).features:
         epochs = config.method.selection.epochs
         yield f"before the first class, a network is trained on all real images for {epochs} epochs"
+
+
+def passes(config: RunConfig, dataset: ImageSet) -> Iterator[Pass]:
+    """Yield the pass over the real images in which the feature network is trained, if there is one."""
+    training = config.method.selection
+    if training.name is not None and selection_of(config).features and training.epochs:
+        yield Pass(("method.selection.batch",), sum(dataset.counts), training.batch)
 
 
 def data_problems(config: RunConfig, dataset: ImageSet) -> Iterator[str]:

@@ -17,8 +17,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from dist_condense.system.credentials import masked
 
-SHOWN = 80
-"""Maximum number of characters of a value in a message."""
+SHOWN, MISMATCHES = 80, 10
+"""Maximum number of characters of a value in a message, and of mismatches that are reported together."""
 Reader = Callable[[Any], Any]
 """Function that converts a plain value to one type; raises :class:`Mismatch`."""
 _PLAIN_KEY = re.compile(r"[A-Za-z_][\w.-]{0,79}")
@@ -39,11 +39,23 @@ Sha256 = Annotated[str, Rule("64 hex digits", re.compile(r"[0-9a-f]{64}").fullma
 
 
 class Mismatch(Exception):
-    """Error for a refused value; ``text`` states the value and the expectation, ``path`` is the path to the value."""
+    """Error for a refused value; ``text`` states the value and the expectation, ``path`` is the path to the value.
+
+    ``others`` are the further mismatches in the same list or object.
+    """
 
     def __init__(self, text: str, path: str = "") -> None:
         super().__init__(text)
         self.text, self.path = text, path
+        self.others: list[Mismatch] = []
+
+    @classmethod
+    def raise_first(cls, found: Sequence[Mismatch]) -> None:
+        """Raise the first of several mismatches, with the others in it, :data:`MISMATCHES` in all; none: do nothing."""
+        if found:
+            first, *others = [one for mismatch in found for one in (mismatch, *mismatch.others)]
+            first.others = others[: MISMATCHES - 1]
+            raise first
 
     @classmethod
     def of(cls, value: Any, expected: str) -> Mismatch:
@@ -51,9 +63,10 @@ class Mismatch(Exception):
         return cls(f"found {shown(value)}, expected {expected}")
 
     def below(self, step: int | str) -> Mismatch:
-        """Prepend an object key or a list index to the path, and return the error itself."""
+        """Prepend an object key or a list index to the paths of all mismatches, and return the error itself."""
         is_plain = isinstance(step, str) and _PLAIN_KEY.fullmatch(step)
-        self.path = (f".{step}" if is_plain else f"[{shown(step)}]") + self.path
+        for mismatch in (self, *self.others):
+            mismatch.path = (f".{step}" if is_plain else f"[{shown(step)}]") + mismatch.path
         return self
 
 
@@ -133,11 +146,15 @@ def _list(item: Reader, kind: type[list[Any]] | type[tuple[Any, ...]]) -> Reader
         if not isinstance(value, list | tuple):
             raise Mismatch.of(value, "a list")
         done: list[Any] = []
-        try:
-            for x in value:
+        found: list[Mismatch] = []
+        for index, x in enumerate(value):
+            try:
                 done.append(item(x))
-        except Mismatch as error:
-            raise error.below(len(done)) from None
+            except Mismatch as error:
+                found.append(error.below(index))
+                if len(found) == MISMATCHES:
+                    break
+        Mismatch.raise_first(found)
         return done if kind is list else tuple(done)
 
     return read
@@ -148,12 +165,15 @@ def _dict(key: Reader, item: Reader) -> Reader:
         if not isinstance(value, dict):
             raise Mismatch.of(value, "an object")
         done: dict[str, Any] = {}
-        name = ""
-        try:
-            for name, x in value.items():
+        found: list[Mismatch] = []
+        for name, x in value.items():
+            try:
                 done[key(name)] = item(x)
-        except Mismatch as error:
-            raise error.below(name) from None
+            except Mismatch as error:
+                found.append(error.below(name))
+                if len(found) == MISMATCHES:
+                    break
+        Mismatch.raise_first(found)
         return done
 
     return read
@@ -167,18 +187,19 @@ def _record(kind: Any, ignore_unknown: bool) -> Reader:
     def read(value: Any) -> Any:
         if not isinstance(value, dict):
             raise Mismatch.of(value, "an object")
-        for name in needed:
-            if name not in value:
-                raise Mismatch("missing", f".{name}")
+        found = [Mismatch("missing", f".{name}") for name in needed if name not in value]
         arguments: dict[str, Any] = {}
-        try:
-            for name, x in value.items():
+        for name, x in value.items():
+            try:
                 if name in known:
                     arguments[name] = known[name](x)
                 elif not ignore_unknown:
                     raise Mismatch(f"unknown, expected one of {', '.join(known)}")
-        except Mismatch as error:
-            raise error.below(name) from None
+            except Mismatch as error:
+                found.append(error.below(name))
+                if len(found) == MISMATCHES:
+                    break
+        Mismatch.raise_first(found)
         try:
             return kind(**arguments)
         except ValueError as error:

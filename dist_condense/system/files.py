@@ -3,16 +3,24 @@
 import errno
 import hashlib
 import os
+import re
 import secrets
 import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+PATH_LENGTH = 1024
+"""Maximum length of an untrusted path."""
+_REFUSED = re.compile(r"[\x00-\x1f\x7f\\]")
+
 
 def stays_below(name: str) -> bool:
-    """Return whether an untrusted relative path with ``/`` as separator stays below its folder."""
-    return not ({"", ".", ".."} & set(name.split("/")) or "\\" in name or "\0" in name)
+    """Return whether an untrusted relative path with ``/`` as separator stays below its folder.
+
+    A path with control characters, or of more than 1024 characters, is refused as well.
+    """
+    return len(name) <= PATH_LENGTH and not ({"", ".", ".."} & set(name.split("/")) or _REFUSED.search(name))
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -55,17 +63,30 @@ def _unfollowed(name: str, flags: int) -> int:
 def read_regular(path: Path, limit: int | None = None, first: int = -1) -> bytes:
     """Read all bytes of a regular file, or at most the first ``first`` bytes; links are followed.
 
-    Raises OSError for a folder, a named pipe or a device, and for a file of more than ``limit`` bytes.
+    Raises OSError as :func:`open_regular`.
 
     :param first: number of bytes; -1 for all.
     """
-    with open(path, "rb", opener=_unblocked) as stream:
+    with open_regular(path, limit) as stream:
+        return stream.read(first)
+
+
+def open_regular(path: Path | str, limit: int | None = None) -> BinaryIO:
+    """Open a regular file for reading; links are followed.
+
+    Raises OSError for a folder, a named pipe or a device, and for a file of more than ``limit`` bytes.
+    """
+    stream = open(path, "rb", opener=_unblocked)
+    try:
         status = os.fstat(stream.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
         if limit is not None and status.st_size > limit:
             raise OSError(errno.EFBIG, f"{status.st_size} bytes, expected at most {limit}", str(path))
-        return stream.read(first)
+    except OSError:
+        stream.close()
+        raise
+    return stream
 
 
 def _unblocked(name: str, flags: int) -> int:
@@ -98,7 +119,7 @@ class Descriptor:
     """File descriptor for ``os.pread``, closed when the last reference to this object is gone."""
 
     def __init__(self, path: Path) -> None:
-        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.number = _unblocked(str(path), os.O_RDONLY)
 
     def __del__(self) -> None:
         if hasattr(self, "number"):

@@ -1,7 +1,8 @@
 """Reading of untrusted JSON and YAML, within limits of size and checked against the types of dataclasses.
 
-``read(Card, file)`` returns a Card whose every value has the type of its field, or raises :class:`Unreadable` with one
-line that names the file, the path inside it, the value and the expectation. Content is untrusted until it is checked.
+``read(Card, file)`` returns a Card whose every value has the type of its field, or raises :class:`Unreadable` with a
+line for each fault, ten at most, that names the file, the path inside it, the value and the expectation. Content is
+untrusted until it is checked.
 """
 
 from __future__ import annotations
@@ -33,13 +34,20 @@ _NO_MARK = bytes(set(range(256)) - {*_STEPS, ord(",")})
 
 
 class Unreadable(DataError):
-    """Error for an unusable file or record; its one-line message names the file, the path in it and the expectation."""
+    """Error for an unusable file or record; each line of ``problems`` names the file, the path in it, the expectation.
 
-    def __init__(self, line: str) -> None:
-        super().__init__([line])
+    Its text is the first line, with the number of the others.
+    """
 
-    def __reduce__(self) -> tuple[type[Unreadable], tuple[str]]:
-        return Unreadable, (self.problems[0],)
+    def __init__(self, *lines: str) -> None:
+        super().__init__(lines)
+
+    def __str__(self) -> str:
+        first, *others = self.problems
+        return f"{first} (and {len(others)} more)" if others else first
+
+    def __reduce__(self) -> tuple[type[Unreadable], tuple[str, ...]]:
+        return Unreadable, tuple(self.problems)
 
 
 def read(kind: type[Value], file: Path, ignore_unknown: bool = False) -> Value:
@@ -105,7 +113,8 @@ def made(kind: type[Value], value: Any, where: str, ignore_unknown: bool = False
     try:
         return cast(Value, reader(cast(Any, kind), ignore_unknown)(value))
     except Mismatch as error:
-        raise Unreadable(": ".join(filter(None, (where, error.path.lstrip("."), error.text)))) from error
+        found = [(where, one.path.lstrip("."), one.text) for one in (error, *error.others)]
+        raise Unreadable(*(": ".join(filter(None, parts)) for parts in found)) from error
 
 
 class YamlLoader(yaml.SafeLoader):

@@ -1,7 +1,9 @@
 """Reading of plain paths and, through fsspec, of s3://, gs:// and https:// urls; no other scheme is ever opened."""
 
+import errno
 import os
 import re
+import shutil
 import stat
 import tempfile
 import time
@@ -28,6 +30,7 @@ BACKENDS = {"s3": "s3fs", "gs": "gcsfs", "https": "aiohttp"}
 TRIES, FIRST_DELAY = 5, 1.0
 """Number of attempts, and seconds before the second one; delays double: 1, 2, 4, 8 s."""
 CHUNK = 8 * 2**20
+_NAMES_A_FILE = re.compile(r"[a-z0-9]+://[^/]+/+[^/].*")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ImportError, ValueError)
 _BUSY = (408, 429)
@@ -68,10 +71,11 @@ def entry_problem(url: str) -> str | None:
     An address must be a relative path that stays below the manifest's folder, or a url of a supported scheme.
     """
     try:
-        if scheme(url) is not None:
-            return None
+        kind = scheme(url)
     except DataError as error:
         return str(error)
+    if kind is not None:
+        return None if _NAMES_A_FILE.fullmatch(url) else f"'{url}' names no file in a store."
     if not stays_below(url):
         return f"'{url}' leaves the manifest's folder; give a relative path without '..'."
     return None
@@ -91,15 +95,17 @@ def join(root: str, url: str) -> str:
 def read_bytes(url: str, sleep: Sleep = time.sleep) -> bytes:
     """Read all bytes of a file of at most :data:`BYTES` bytes.
 
-    A larger remote file is cut one byte after the limit. Raises DataError with the url for a file that is missing or
-    forbidden, for a larger local file, and if every attempt fails.
+    Raises DataError with the url for a file that is missing, forbidden or larger, and if every attempt fails.
     """
 
     def read() -> bytes:
         if scheme(url) is None:
             return bytes_of(Path(url))
         with filesystem(url).open(revealed(url), "rb") as stream:
-            return bytes(stream.read(BYTES + 1))
+            content = bytes(stream.read(BYTES + 1))
+        if len(content) > BYTES:
+            raise DataError([f"{url} cannot be read: more than {BYTES} bytes, expected at most {BYTES}"])
+        return content
 
     return _retried(url, read, sleep)
 
@@ -156,6 +162,9 @@ def _is_whole(target: Path, size: int) -> bool:
 
 def _download(url: str, target: Path, size: int, sha256: str) -> None:
     part = target.with_name(f"{target.name}.part")
+    with _writing(target.parent):
+        if size > (free := shutil.disk_usage(target.parent).free):
+            raise OSError(errno.ENOSPC, f"{url} has {size} bytes, {free} are free")
     try:
         digest = _copy(url, part, size)
         if digest != sha256:

@@ -243,4 +243,4 @@ def test_replay_of_what_is_no_config_is_one_line(content, tmp_path, capsys):
     (tmp_path / "config.yaml").write_bytes(content)
     assert cli.main(["replay", str(tmp_path)]) == 2
     reported = capsys.readouterr().err
-    assert reported.startswith(f"failed: {tmp_path}/config.yaml") and reported.count("\n") == 2
+    assert reported.startswith(f"refused: {tmp_path}/config.yaml") and reported.count("\n") == 1

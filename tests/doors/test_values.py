@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,36 +15,53 @@ from dist_condense import networks
 from dist_condense.commands import cli
 from dist_condense.job import preflight
 from dist_condense.networks.text import Interval
-from dist_condense.settings import config, resolve, values
+from dist_condense.settings import config, memory, resolve, values
+from dist_condense.settings.config import RunConfig
 from dist_condense.settings.keys import KEYS, Key, refused
 from dist_condense.settings.limits import Range
+from dist_condense.settings.procedures import outline_of
 from dist_condense.settings.values import ConfigError
 from tests.doors.fuzzing import door, fuzz, mutated_values, odd_values
 
-GIVEN = {"cluster.workers": 0, "cluster.device": "cpu", "evaluation.sets": ["condensed"], "tracking.uri": None}
+GIVEN = {"cluster.workers": 0, "cluster.device": "cpu", "network.depth": 2, "network.width": 8}
+COMBINED = KEYS.keys() - {"cluster.device", "data.tier", "dataset.name", "dataset.size", "dataset.channels"}
+"""Keys that are combined: not those whose values suit only other data or machines."""
 NODES = [(64, 0, 2**34), (4, 0, 2**33)]
 
 
 @pytest.fixture(autouse=True)
 def cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A cluster of two nodes, and an empty working directory."""
+    """A cluster of two nodes, a machine of little memory, and an empty working directory."""
     monkeypatch.setattr(resolve, "machines", lambda: NODES)
-    monkeypatch.setenv("DIST_CONDENSE_OUTPUT", str(tmp_path / "outputs"))
+    monkeypatch.setattr(memory, "machine_memory", lambda: 2**28)
     monkeypatch.chdir(tmp_path)
+    Path("base.yaml").write_text("ipc: 1\n")
+
+
+def good_of(key: Key) -> st.SearchStrategy[Any]:
+    """Return values in the range or table of a key, mostly small or at an end, or its default."""
+    near = [st.just(key.default)]
+    if isinstance(key.limit, Range):
+        least, most = key.limit.least, key.limit.most
+        kind = float if "float" in values.type_name(key.kind) else int
+        inside = [x for x in (least, most, most // 2, 1, 2, 7, 64, 1000) if key.limit.refusal(x) is None]
+        near.append(st.sampled_from(inside).map(kind))
+    elif key.limit is not None:
+        near.append(st.sampled_from(list(key.limit.names)))
+    elif values.type_name(key.kind).startswith("bool"):
+        near.append(st.booleans())
+    if values.takes_list(key.kind):
+        near = [near[0], *(st.lists(one, max_size=3) for one in near[1:])]
+    return st.one_of(*near)
 
 
 def values_of(key: Key) -> st.SearchStrategy[Any]:
-    """Return values for a key: some in its range or table, at its ends and beyond, and others that are odd anywhere."""
-    near = [mutated_values(key.default), st.just(key.default)]
+    """Return values for a key: good ones, those beyond its range, those close to its default, and odd ones."""
+    beyond = []
     if isinstance(key.limit, Range):
         ends = [key.limit.least, key.limit.most]
-        near.append(st.sampled_from([x for end in ends for x in (end, end - 1, end + 1, end / 2, -end)]))
-        near.append(st.integers(1, 100))
-    elif key.limit is not None:
-        near.append(st.sampled_from(list(key.limit.names)))
-    if values.takes_list(key.kind):
-        near = [*near, *(st.lists(one, max_size=3) for one in near)]
-    return st.one_of(*near, *near, odd_values)
+        beyond = [st.sampled_from([x for end in ends for x in (end - 1, end + 1, end / 2, -end, 10 * end)])]
+    return st.one_of(good_of(key), *beyond, mutated_values(key.default), odd_values)
 
 
 @st.composite
@@ -54,17 +71,30 @@ def changes(draw: st.DrawFn) -> dict[str, Any]:
     return {name: draw(values_of(KEYS[name])) for name in chosen}
 
 
+@st.composite
+def combinations(draw: st.DrawFn) -> dict[str, Any]:
+    """Return values in the ranges of two to eight random keys, which may be absurd together."""
+    chosen = draw(st.lists(st.sampled_from(sorted(COMBINED)), min_size=2, max_size=8, unique=True))
+    return {name: draw(good_of(KEYS[name])) for name in chosen}
+
+
 def written(value: Any) -> str:
     """Write a value for the command line."""
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict | bool | type(None)) else str(value)
 
 
 def answered(file: Path | str, overrides: Mapping[str, Any]) -> list[str] | None:
-    """Load, check and resolve a config as a run does, and return the lines of the refusal; None if it is accepted."""
+    """Load, check and resolve a config file with overrides."""
+    return checked(lambda: cli._loaded(str(file), [f"{key}={written(value)}" for key, value in overrides.items()]))
+
+
+def checked(load: Callable[[], RunConfig]) -> list[str] | None:
+    """Check and resolve a config as a run does, and return the lines of the refusal; None if it is accepted."""
     with door(ConfigError) as answer:
-        loaded = cli._loaded(str(file), [f"{key}={written(value)}" for key, value in overrides.items()])
+        loaded = load()
         dataset, _ = preflight.check(loaded)
         resolved, _ = resolve.resolved(loaded, dataset, {})
+        outline_of(resolved, dataset).units.place(1)
     if answer.is_accepted:
         assert refused(resolved) == {}
         Path("config.yaml").write_text(config.to_yaml(resolved), encoding="utf-8")
@@ -79,17 +109,17 @@ def check_names(lines: list[str], changed: Mapping[str, Any]) -> None:
     assert len(lines) <= 4 * len(changed), lines
 
 
-@fuzz(changes(), examples=150, seconds=10)
+@fuzz(changes(), examples=40, seconds=3)
 def test_values_on_the_command_line(changed: dict[str, Any]) -> None:
-    lines = answered("configs/digits.yaml", {**GIVEN, **changed})
+    lines = answered("base.yaml", {**GIVEN, **changed})
     if lines is not None:
         check_names(lines, changed)
 
 
-@fuzz(changes(), examples=100, seconds=8)
+@fuzz(changes(), examples=30, seconds=2)
 def test_values_in_a_file(changed: dict[str, Any]) -> None:
-    nested: dict[str, Any] = {"defaults": [{"method": "dc"}, {"training": "synthetic"}, "_self_"]}
-    for key, value in {**GIVEN, "network.depth": 2, **changed}.items():
+    nested: dict[str, Any] = {}
+    for key, value in {**GIVEN, **changed}.items():
         *sections, name = key.split(".")
         section = nested
         for part in sections:
@@ -101,6 +131,12 @@ def test_values_in_a_file(changed: dict[str, Any]) -> None:
         assert any("mine.yaml" in line or any(key in line for key in changed) for line in lines) or len(changed) > 1, (
             lines
         )
+
+
+@fuzz(combinations(), examples=60, seconds=3)
+def test_good_values_that_may_be_absurd_together(changed: dict[str, Any]) -> None:
+    lines = checked(lambda: config.from_dict({**GIVEN, **changed}))
+    assert lines is None or all("is not in the range" not in line for line in lines), lines
 
 
 OPTIONS = st.sampled_from(["width", "depth", "norm", "activation", "pooling", "growth", "img_size", "drop_rate", "x"])
@@ -118,8 +154,8 @@ ODD_OPTIONS = st.one_of(
     st.sampled_from([*networks.names(), "timm:resnet10t", "timm:test_vit", "timm:", "nothing"]),
     st.lists(st.tuples(OPTIONS, ODD_OPTIONS), max_size=2),
     st.sampled_from([1, 8, 28, 32, 64]),
-    examples=100,
-    seconds=8,
+    examples=50,
+    seconds=3,
 )
 def test_options_of_networks(name: str, options: list[tuple[str, str]], size: int) -> None:
     text = ":".join([name, *(f"{key}={value}" for key, value in options)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,11 @@ ROWS = [
     Row(set="random", protocol="dc", architecture="mlp", seed=0, epochs=6, top1_last=12.5, top1_best=90.25),
     Row(set="condensed", protocol="dc", architecture="caf\u00e9", seed=1, epochs=6, top1_last=0.0, top1_best=None),
 ]
+
+
+def sparse(file: Path) -> None:
+    with file.open("wb") as stream:
+        stream.truncate(20 * 2**30)
 
 
 @pytest.fixture
@@ -43,12 +50,16 @@ def test_columns_in_another_order_are_read(written: Path) -> None:
         (b"HEAD,mine\na,dc,mlp,0,6,1,2,3\n", "line 1: has the columns set, "),
         (b"HEAD\na,dc,mlp,0,6,1,2\na,dc,mlp,1\n", "line 3: not 7 values"),
         (b"HEAD\na,dc,mlp,0,6,1,2,3\n", "line 2: not 7 values"),
-        (b"HEAD\na,dc,mlp,0,6,nan,2\n", "line 2: nan is not a percentage"),
-        (b"HEAD\na,dc,mlp,0,6,1,101\n", "line 2: 101 is not a percentage"),
-        (b"HEAD\na,dc,mlp,zero,6,1,2\n", "line 2: invalid literal for int()"),
-        (b"HEAD\na,dc,mlp,0,6,,2\n", "line 2: could not convert string to float"),
-        (b"HEAD\na,dc,mlp,0,6,1,2\na,dc,caf\xe9,0,6,1,2\n", "line 3: not UTF-8"),
-        ("HEAD\n".encode("utf-16"), "line 1: not UTF-8"),
+        (b"HEAD\na,dc,mlp,0,6,nan,2\n", "line 2: 'nan' is not a percentage"),
+        (b"HEAD\na,dc,mlp,0,6,1,101\n", "line 2: '101' is not a percentage"),
+        (b"HEAD\na,dc,mlp,zero,6,1,2\n", "line 2: 'zero' is not an integer"),
+        (b"HEAD\na,dc,mlp,0,1_0,1,2\n", "line 2: '1_0' is not an integer"),
+        (b"HEAD\na,dc,mlp," + b"9" * 5000 + b",6,1,2\n", "line 2: '9999"),
+        (b"HEAD\na,dc,mlp,0,6,,2\n", "line 2: '' is not a percentage"),
+        (b"HEAD\na,dc,mlp,0,6,1,2\n=cmd|x,dc,mlp,0,6,1,2\n", "line 3: '=cmd|x' is a formula to a spreadsheet"),
+        (b"HEAD\na,dc,@mlp,0,6,1,2\n", "line 2: '@mlp' is a formula"),
+        (b"HEAD\na,dc,mlp,0,6,1,2\na,dc,caf\xe9,0,6,1,2\n", "line 3: this is not UTF-8"),
+        ("HEAD\n".encode("utf-16"), "line 1: this is not UTF-8"),
         (b'HEAD\n"a"b,dc,mlp,0,6,1,2\n', "',' expected after '\"'"),
     ],
 )
@@ -60,6 +71,13 @@ def test_what_cannot_be_kept_is_named(content: bytes, told: str, tmp_path: Path)
         append_csv(path, ROWS)
     assert str(error.value).startswith(f"{path}, {told}") and str(error.value).endswith("move it away")
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda file: file.symlink_to("/dev/zero"), sparse])
+def test_only_a_regular_file_of_limited_size_is_read(make: Callable[[Path], object], tmp_path: Path) -> None:
+    make(tmp_path / "evaluation.csv")
+    with pytest.raises(RowsError, match=r"evaluation\.csv cannot be read: .*; repair the file, or move it away$"):
+        read_csv(tmp_path / "evaluation.csv")
 
 
 def test_no_file_has_no_rows(tmp_path: Path) -> None:

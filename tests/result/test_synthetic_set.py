@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
 import dist_condense
@@ -28,6 +28,7 @@ from dist_condense.result import card as cards
 from dist_condense.result import synthetic_set
 from dist_condense.result.card import Card, CardClass, SyntheticSetError, form_of, read_card
 from dist_condense.result.synthetic_set import TENSORS, load_set, write_set
+from dist_condense.system.files import sha256_of
 
 
 def a_space(value_space, channels):
@@ -346,48 +347,199 @@ def test_what_cannot_be_read_says_what_and_where(tmp_path, spoil, message):
     ("changed", "message"),
     [
         ({"factor": 11000}, r"factor 11000 is not in 1\.\.9: a tile has at least one pixel"),
-        ({"factor": 11000, "size": 11000}, r"images are \[6, 3, 9, 9\] .* not as many or as large as its card says"),
-        ({"ipc": 2 * 10**9}, "not as many or as large"),
-        ({"classes": []}, "not as many or as large"),
+        (
+            {"factor": 11000, "size": 11000},
+            r"'images': found float32 \[6, 3, 9, 9\], the card says float32 \[6, 3, 11000, ",
+        ),
+        ({"ipc": 2 * 10**9}, r"'images': found float32 \[6, 3, 9, 9\], the card says float32 \[6000000000, 3, 9, 9\]"),
+        ({"classes": []}, "the labels of classes are not 0, 1, 2, ... in this order"),
+        ({"classes": [{"label": label, "name": ""} for label in (0, 2, 1)]}, "the labels of classes are not 0, 1, 2"),
         ({"factor": 0}, "factor: found 0, expected an integer from 1"),
         ({"factor": "9"}, "factor: found '9', expected an integer"),
         ({"size": 9.0}, "size: found 9.0, expected an integer"),
         ({"value_space": "x"}, "value_space: found 'x', expected normalised or unit"),
+        ({"value_space": "values"}, "value_space values contradicts no bounds"),
         ({"axes": "time"}, "axes: found 'time', expected both or height or width"),
-        ({"width": 11000}, r"images are \[6, 3, 9, 9\] .* not as many or as large as its card says"),
+        ({"width": 11000}, r"'images': found float32 \[6, 3, 9, 9\], the card says float32 \[6, 3, 9, 11000\]"),
         ({"width": 0}, "width: found 0, expected an integer from 1"),
         ({"bounds": [0.0]}, "bounds: found a list of 1, expected the least and the largest value, or null for either"),
         ({"bounds": [1.0, 0.0]}, "bounds: found a list of 2, expected the least and the largest"),
         ({"bounds": ["0", None]}, r"bounds\[0\]: found '0', expected a finite number"),
+        ({"bounds": [0.0, 2.0]}, r"value_space unit contradicts bounds \[0.0, 2.0\]"),
         ({"std": [0.5, None, 1]}, r"std\[1\]: found null, expected a finite number"),
+        ({"std": [0.5, 0.0, 1]}, r"std\[1\]: found 0.0, expected a number above 0"),
+        ({"std": [0.5]}, "std has 1 values for 3 channels"),
+        ({"mean": [1e39, 0, 0]}, r"mean\[0\]: found 1e\+39, expected a number of at most"),
+        ({"mean": [0.5] * 4}, "mean has 4 values for 3 channels"),
+        ({"padding": [0.5] * 2}, "padding has 2 values for 3 channels"),
+        ({"padding": [3e38]}, "padding is not finite after normalisation"),
+        ({"decoding": "multi"}, "decoding: found 'multi', expected 'uniform'"),
+        ({"steps": -1}, "steps: found -1, expected an integer from 0"),
+        ({"complete": "false"}, "complete: found 'false', expected true or false"),
+        ({"sha256": "x"}, "sha256: found 'x', expected 64 hex digits"),
+        ({"facts": {"x": float("nan")}}, "x: found nan, expected a finite number"),
     ],
 )
-def test_a_card_of_somebody_else_takes_no_more_memory_than_its_file(tmp_path, changed, message):
+def test_a_card_that_is_wrong_is_neither_written_nor_read(tmp_path, changed, message):
+    """Before any memory is allocated, however large the sizes in it are."""
     card = a_card()
     write_set(tmp_path / "s", *a_set(card), card)
+    with pytest.raises(SyntheticSetError, match=f"not written: .*{message}"):
+        write_set(tmp_path / "s", *a_set(card), replace(card, **changed))
+    assert len(load_set(tmp_path / "s")) == 6
     file = tmp_path / "s" / "card.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **changed}))
+    content = {**json.loads(file.read_text()), **changed.get("facts", changed)}
+    file.write_text(json.dumps({**content, "images_per_class": 0}))  # as if it were not stated
     for verify in (True, False):
-        with pytest.raises(SyntheticSetError, match=message):
+        with pytest.raises(SyntheticSetError, match=f"{tmp_path}/s/.*{message}.* copy the set again"):
             load_set(tmp_path / "s", verify)
 
 
-@pytest.mark.parametrize("content", [b"x" * 999, b""])
-def test_a_file_that_holds_no_tensors_is_one_line(tmp_path, content):
-    card = a_card()
+def test_the_number_of_decoded_images_is_that_of_the_tiles(tmp_path):
+    card = a_card(factor=3)
     write_set(tmp_path / "s", *a_set(card), card)
-    (tmp_path / "s" / TENSORS).write_bytes(content)
-    with pytest.raises(SyntheticSetError, match="cannot be read"):
+    change_card(tmp_path / "s", images_per_class=17)
+    with pytest.raises(SyntheticSetError, match="images_per_class is 17, but ipc and factor give 18"):
+        load_set(tmp_path / "s")
+
+
+def change_card(folder, **changed):
+    file = folder / "card.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changed}))
+
+
+def nan_at(pixels, index):
+    changed = pixels.clone()
+    changed[index, 0, 0, 0] = torch.nan
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x, y: (x.double(), y), r"'images': found float64 \[6, 3, 9, 9\], the card says float32 \[6, 3, 9, 9\]"),
+        (lambda x, y: (x[:, :1], y), r"'images': found float32 \[6, 1, 9, 9\], the card says"),
+        (lambda x, y: (x[:5], y), r"'images': found float32 \[5, 3, 9, 9\], the card says"),
+        (lambda x, y: (x, y[:5]), r"'labels': found int64 \[5\], the card says int64 \[6\]"),
+        (lambda x, y: (x, y.float()), r"'labels': found float32 \[6\], the card says int64 \[6\]"),
+        (lambda x, y: (x, y.clamp(max=1)), "class 1 has 4 images, the card's ipc is 2"),
+        (lambda x, y: (x, y - 1), "the label of image 0 is -1, the card has 3 classes"),
+        (lambda x, y: (x, y * 2), "the label of image 2 is 4, the card has 3 classes"),
+        (lambda x, y: (nan_at(x, 4), y), "image 4 has pixels that are not finite"),
+        (lambda x, y: (x * 3e38, y), "image 0 has pixels that are not finite"),
+    ],
+)
+@pytest.mark.parametrize("chunk", [synthetic_set.CHUNK, 500])
+def test_tensors_that_do_not_fit_the_card_are_neither_written_nor_read(tmp_path, monkeypatch, change, message, chunk):
+    monkeypatch.setattr(synthetic_set, "CHUNK", chunk)
+    card = a_card()
+    pixels, labels = a_set(card)
+    pixels = pixels.clamp(min=0.1)
+    write_set(tmp_path / "s", pixels, labels, card)
+    wrong = change(pixels, labels)
+    with pytest.raises(SyntheticSetError, match=f"not written: .*{message}"):
+        write_set(tmp_path / "s", *wrong, card)
+    store(tmp_path / "s", *wrong)
+    with pytest.raises(SyntheticSetError, match=f"{TENSORS}: {message}.*copy the set again"):
+        load_set(tmp_path / "s")
+
+
+def store(folder, images, labels, **others):
+    save_file({"images": images.contiguous(), "labels": labels.contiguous(), **others}, folder / TENSORS)
+    change_card(folder, sha256=sha256_of(folder / TENSORS))
+
+
+@pytest.mark.parametrize("change", [lambda x: x * 1.01, lambda x: 1 - 2 * x, lambda x: x * torch.nan, lambda x: x * 0])
+def test_soft_labels_are_probabilities(tmp_path, change):
+    card = a_card()
+    pixels, labels = a_set(card)[0], torch.full((6, 3), 1 / 3)
+    write_set(tmp_path / "s", pixels, labels, card)
+    assert torch.equal(load_set(tmp_path / "s").labels, labels)
+    labels[4] = change(torch.tensor([0.1, 0.1, 0.8]))
+    message = "the class probabilities of image 4 are not from 0 with the sum 1"
+    with pytest.raises(SyntheticSetError, match=message):
+        write_set(tmp_path / "s", pixels, labels, card)
+    store(tmp_path / "s", pixels, labels)
+    with pytest.raises(SyntheticSetError, match=message):
         load_set(tmp_path / "s", verify=False)
 
 
-def test_what_does_not_fit_its_card_is_not_written(tmp_path):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"x" * 999, "does not begin with a header of at most 991 bytes"),
+        (b"", "does not begin with a header of at most 0 bytes"),
+    ],
+)
+def test_a_file_that_holds_no_tensors_is_one_line(tmp_path, content, message):
     card = a_card()
+    write_set(tmp_path / "s", *a_set(card), card)
+    (tmp_path / "s" / TENSORS).write_bytes(content)
+    with pytest.raises(SyntheticSetError, match=f"{TENSORS}: it {message}.* copy the set again"):
+        load_set(tmp_path / "s", verify=False)
+
+
+def test_a_tensor_more_is_refused(tmp_path):
+    card = a_card()
+    write_set(tmp_path / "s", *a_set(card), card)
+    store(tmp_path / "s", *a_set(card), more=torch.zeros(1))
+    with pytest.raises(SyntheticSetError, match=r"'more': found float32 \[1\], the card says nothing"):
+        load_set(tmp_path / "s")
+
+
+@pytest.mark.parametrize("name", ["card.json", TENSORS])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (os.mkfifo, "is a named pipe, and not opened"),
+        (Path.mkdir, "Is a directory|is missing"),
+        (lambda file: file.symlink_to("/dev/zero"), "is a link, to /dev/zero, and not followed"),
+        (lambda file: file.symlink_to(file), "is a link, to .*, and not followed"),
+        (lambda file: file.hardlink_to(file.with_name("preview.png")), "UTF-8|header of at most"),
+    ],
+)
+def test_only_files_of_its_own_folder_are_opened(tmp_path, name, make, message):
+    card = a_card()
+    write_set(tmp_path / "s", *a_set(card), card)
+    (tmp_path / "s" / name).unlink()
+    make(tmp_path / "s" / name)
+    with pytest.raises(SyntheticSetError, match=f"{name}.*({message})"):
+        load_set(tmp_path / "s")
+
+
+def test_the_folder_may_be_a_link_where_the_user_names_it(tmp_path):
+    card = a_card()
+    write_set(tmp_path / "s", *a_set(card), card)
+    (tmp_path / "link").symlink_to(tmp_path / "s")
+    assert len(load_set(tmp_path / "link")) == 6
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "synthetic_set").symlink_to(tmp_path / "s")
+    with pytest.raises(SyntheticSetError, match="run/synthetic_set is a link"):
+        load_set(tmp_path / "run")
+
+
+@pytest.mark.parametrize("path", ["\0", "x" * 5000, "~nobody-of-this-name/set", "/dev/zero", "/dev/zero/set"])
+def test_a_path_without_a_set_is_one_line(path):
+    with pytest.raises(SyntheticSetError, match="no synthetic set at"):
+        load_set(path)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_what_exceeds_the_memory_is_refused_before_it_is_read(tmp_path, monkeypatch, soft):
+    card = a_card(factor=9)
     pixels, labels = a_set(card)
-    wrong = replace(card, value_space="bytes", factor=10, mean=(0.1,))
-    with pytest.raises(SyntheticSetError, match=r"float64.*per class.*bytes.*factor 10.*per channel"):
-        write_set(tmp_path / "s", pixels.double(), labels.clamp(max=1), wrong)
-    assert not (tmp_path / "s").exists()
+    write_set(tmp_path / "s", pixels, torch.full((6, 3), 1 / 3) if soft else labels, card)
+    monkeypatch.setattr(synthetic_set, "machine_memory", lambda: 81 * 6 * 3 * 4)
+    if soft:
+        dataset = load_set(tmp_path / "s")
+        with pytest.raises(SyntheticSetError, match="486 images, while they are decoded, need"):
+            dataset.batch(torch.arange(len(dataset)))
+        assert len(dataset.batch(torch.arange(2))) == 2
+        monkeypatch.setattr(synthetic_set, "machine_memory", lambda: 81 * 6 * 3 * 4 - 1)
+        with pytest.raises(SyntheticSetError, match="the labels of 81 tiles need"):
+            load_set(tmp_path / "s")
+    else:
+        assert len(load_set(tmp_path / "s")) == 486
 
 
 @pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])

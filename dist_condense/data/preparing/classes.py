@@ -170,7 +170,7 @@ def encoded(data: bytes, form: ShardFormat) -> tuple[bytes, str]:
 
     The bytes are unchanged if no size is requested, or if the image already has this size and needs no rotation.
     """
-    image, suffix, rotated = read_image(BytesIO(data), form.channels, form.upright)
+    image, suffix, rotated = read_image(BytesIO(data), form.channels, form.upright, form.size)
     if form.size is None or (image.size == (form.size, form.size) and not rotated):
         return data, suffix
     cropped = crop(image, form.size).permute(1, 2, 0).numpy()

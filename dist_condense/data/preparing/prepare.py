@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from dist_condense import __version__
 from dist_condense.data.catalogue import KNOWN, is_url, names
@@ -19,7 +19,9 @@ from dist_condense.data.preparing.classes import ClassTask, FinishedClass, Shard
 from dist_condense.data.preparing.finished import RECORDS
 from dist_condense.data.preparing.sources import Source, for_command_line, open_catalogued
 from dist_condense.data.preparing.tars import DATASET, MapUnordered, open_tars
-from dist_condense.data.shards.manifest import FILE, SPLITS, Made, Manifest, write_manifest
+from dist_condense.data.reading.decode import MAX_SIZE
+from dist_condense.data.sets.folders import TEST_FOLDERS
+from dist_condense.data.shards.manifest import FILE, SPLITS, Channels, Made, Manifest, write_manifest
 from dist_condense.data.shards.manifest_reader import read_manifest
 from dist_condense.system import records
 from dist_condense.system.credentials import address, masked
@@ -157,8 +159,8 @@ def plan(
     problems = _problems(source, options, ffcv)
     if problems:
         raise DataError(problems)
-    if linked := [name for name in (RECORDS, *SPLITS) if (dest / name).is_symlink()]:
-        raise DataError([f"{dest / linked[0]} is a link, through which nothing is written; give the folder itself."])
+    if problem := _dest_problem(source, dest):
+        raise DataError([problem])
     identity = {"source": str(source), **json.loads(json.dumps(asdict(options)))}
     del identity["skip_bad"]  # may differ when the command is repeated
     if (dest / FILE).exists():
@@ -170,6 +172,22 @@ def plan(
     planned = Preparation(dest=dest.absolute(), identity=identity, source=opened, form=form, skip_bad=options.skip_bad)
     planned.check()
     return planned
+
+
+def _dest_problem(source: str, dest: Path) -> str | None:
+    """Return why nothing can be written to DEST, or why its files would be taken for a part of SOURCE."""
+    if os.path.lexists(dest) and not dest.is_dir():
+        return f"{dest} is no folder; give an empty or new one."
+    for path in (dest / name for name in (RECORDS, *SPLITS)):
+        if path.is_symlink():
+            return f"{path} is a link, through which nothing is written; give the folder itself."
+        if path.exists() and not path.is_dir():
+            return f"{path} is no folder; {dest} holds files that this command did not make, give another."
+    root = "" if is_tars(source) else source.partition(":")[2] if names_a_data_set(source) else source
+    for images in (Path(os.path.expanduser(root), name) for name in ("train", *TEST_FOLDERS) if root):
+        if dest.resolve().is_relative_to(images.resolve()):
+            return f"{dest} is in {images}, whose folders are classes of images; give a folder outside of it."
+    return None
 
 
 def finish(dest: Path, manifest: Manifest, ffcv: bool, report: ReportProgress) -> Manifest:
@@ -201,19 +219,10 @@ def _recorded_options(dest: Path) -> dict[str, Any]:
     record = dest / RECORDS / IDENTITY
     if not os.path.lexists(record):
         return {}
-    try:
-        options = records.read(dict[str, Any], record)
-        records.made(_Channels, options, str(record), ignore_unknown=True)
-    except records.Unreadable as error:
-        raise DataError([f"{error}; remove {dest / RECORDS} to start again, or give another DEST."]) from error
-    return options
-
-
-@dataclass(frozen=True)
-class _Channels:
-    """The recorded option that is used before it is compared; earlier versions did not record it."""
-
-    channels: Literal[1, 3] | None = None
+    recorded = records.read(dict[str, Any], record)
+    if "channels" in recorded:  # earlier versions did not record it
+        records.made(Channels, recorded["channels"], f"{record}: channels")
+    return recorded
 
 
 def open_source(
@@ -283,8 +292,8 @@ def _shown(value: Any) -> str:
 
 def _problems(source: str, options: PrepareOptions, ffcv: bool) -> list[str]:
     problems = []
-    if options.size is not None and options.size < 1:
-        problems.append(f"--size is {options.size}; give pixels of a side, at least 1.")
+    if options.size is not None and not 1 <= options.size <= MAX_SIZE:
+        problems.append(f"--size is {options.size}; give pixels of a side, from 1 to {MAX_SIZE}.")
     if options.png and options.size is None:
         problems.append("--png is the format of resized images; it needs --size.")
     if not is_tars(source) and (options.val is not None or options.class_names is not None):

@@ -1,5 +1,6 @@
 """Sources of images to prepare: class folders and catalogue data sets (tars of mixed classes are in tars.py)."""
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -113,7 +114,7 @@ def open_catalogued(
     A relative root is resolved against the working directory of this process, even if other processes read the images.
     Raises DataError with all problems, and for images that are floats or not square.
     """
-    path = root if root is None or is_url(root) else Path(root).expanduser().absolute()
+    path = root if root is None or is_url(root) else Path(os.path.expanduser(root)).absolute()
     opened = open_dataset(name, path, size=size, classes=classes, orientation=orientation, channels=channels)
     if opened.facts.floats or opened.facts.width:
         raise DataError([f"{name}: no image file holds its images, which are floats or not square; use it as it is."])

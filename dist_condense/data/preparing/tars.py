@@ -1,10 +1,13 @@
 """WebDataset tars of mixed classes as a source: all headers are read in one pass, then each image at its offset."""
 
+import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
+from string import ascii_lowercase, ascii_uppercase
 from typing import Protocol, TypeVar
 
 from braceexpand import braceexpand
@@ -17,13 +20,18 @@ from dist_condense.data.sets.listing import Ignored, listing_note, non_utf8_name
 from dist_condense.data.sets.request import select_classes
 from dist_condense.data.sets.subsets import SUBSETS
 from dist_condense.data.shards.tars import Sample, read_labels, scan_tar
-from dist_condense.system.errors import DataError, listed, shortened
+from dist_condense.system.errors import DataError, listed
 from dist_condense.system.remote import scheme
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 DATASET = "image_folder"
 """Name of the catalogue data set whose facts apply to tars, because its images are photographs, too."""
+MAX_TARS, MAX_NESTED = 100_000, 16
+"""Maximum number of tars of a brace pattern, and maximum depth of its braces."""
+MAX_SHOWN = 200
+_RANGE = re.compile(r"(?:(-?\d+)\.\.(-?\d+)|([A-Za-z])\.\.([A-Za-z]))(?:\.\.-?(\d+))?")
+_ALPHABET = ascii_uppercase + ascii_lowercase
 _WNID_KEY = re.compile(r"(?:.*/)?(n\d{8})[_\d]")
 
 
@@ -65,18 +73,79 @@ ByLabel = Mapping[int, TarImages]
 
 
 def expand(pattern: str) -> tuple[str, ...]:
-    """Return the tars of a brace pattern in order, as absolute paths. Raises DataError for missing or remote files."""
+    """Return the tars of a brace pattern in order, as absolute paths.
+
+    Raises DataError for a pattern of more than 100,000 tars, and for missing, repeated or remote files.
+    """
+    shown = pattern if len(pattern) <= MAX_SHOWN else f"{pattern[:MAX_SHOWN]}..."
     try:
+        if (number := number_of_tars(pattern)) > MAX_TARS:
+            raise ValueError(f"it stands for {number:,} tars, more than {MAX_TARS:,}")
         tars = tuple(braceexpand(pattern))
     except ValueError as reason:
-        raise DataError([f"'{pattern}': {reason}. Give a pattern such as 'train-{{0000..0146}}.tar'."]) from reason
+        why = str(reason).replace(pattern, shown)
+        raise DataError([f"'{shown}': {why}. Give a pattern such as 'train-{{0000..0146}}.tar'."]) from reason
     if any(scheme(tar) is not None for tar in tars):
-        raise DataError([f"'{pattern}': tars to prepare must be files; copy them to this machine first."])
+        raise DataError([f"'{shown}': tars to prepare must be files; copy them to this machine first."])
     tars = tuple(str(Path(tar).absolute()) for tar in tars)
-    missing = [tar for tar in tars if not Path(tar).is_file()]
-    if missing:
-        raise DataError([f"{len(missing)} of the {len(tars)} tars of '{pattern}' are missing: {listed(missing)}."])
+    if missing := [tar for tar in tars if not os.path.isfile(tar)]:
+        raise DataError(
+            [f"{len(missing)} of the {len(tars)} tars of '{shown}' are missing, or are no files: {_listed(missing)}."]
+        )
+    if twice := [tar for tar, times in Counter(tars).items() if times > 1]:
+        raise DataError([f"'{shown}' names tars more than once: {_listed(twice)}. Name each once."])
     return tars
+
+
+def _listed(tars: Sequence[str]) -> str:
+    return listed([f"{tar:.{MAX_SHOWN}}" for tar in tars])
+
+
+def number_of_tars(pattern: str) -> int:
+    """Return the number of texts that ``braceexpand`` would make of a pattern, without making any.
+
+    Raises ValueError for braces that are nested too deep or closed but not opened, and for numbers with thousands of
+    digits.
+    """
+    levels = [_Level(0)]
+    position = 0
+    while position < len(pattern):
+        letter = pattern[position]
+        if letter == "\\":
+            position += 1  # the next character is literal
+        elif letter == "{":
+            levels.append(_Level(position + 1))
+            if len(levels) > MAX_NESTED + 1:
+                raise ValueError(f"its braces are nested more than {MAX_NESTED} deep")
+        elif letter == "," and len(levels) > 1:
+            levels[-1].end_alternative()
+        elif letter == "}":
+            level = levels.pop()
+            if not levels:
+                raise ValueError("it closes a brace that it does not open")
+            levels[-1].combinations *= level.count(pattern[level.start : position])
+        position += 1
+    return levels[0].combinations
+
+
+@dataclass
+class _Level:
+    """Count of the texts within a pair of braces; `start` is the position after the opening one."""
+
+    start: int
+    finished: int = 0
+    """Number of texts of the alternatives before the last comma."""
+    combinations: int = 1
+    """Number of texts of the alternative since the last comma."""
+
+    def end_alternative(self) -> None:
+        self.finished, self.combinations = self.finished + self.combinations, 1
+
+    def count(self, content: str) -> int:
+        if (match := _RANGE.fullmatch(content)) is None:
+            return self.finished + self.combinations
+        first, last = map(int, match.group(1, 2)) if match[1] else map(_ALPHABET.index, match.group(3, 4))
+        return abs(last - first) // (int(match[5] or 1) or 1) + 1
 
 
 def open_tars(
@@ -127,37 +196,46 @@ def open_tars(
     )
 
 
-def index_labelled(item: tuple[int, str]) -> tuple[int, list[tuple[int, Sample]] | list[str], Ignored]:
-    """Index one tar, given as (position, path).
+@dataclass(frozen=True, kw_only=True)
+class IndexedTar:
+    """The samples of a tar with their labels, or its problems."""
 
-    Returns (position, samples, ignored): `samples` is a list of (label, sample) or, for an invalid tar, of problems;
-    `ignored` counts the ignored members.
-    """
+    position: int
+    """Position of the tar among all tars."""
+    samples: Sequence[tuple[int, Sample]] = ()
+    problems: Sequence[str] = ()
+    ignored: Ignored = field(default_factory=Ignored)
+    """Counts of the ignored members."""
+
+
+def index_labelled(item: tuple[int, str]) -> IndexedTar:
+    """Index one tar, given as (position, path)."""
     position, tar = item
     try:
         samples, ignored = scan_tar(Path(tar))
-        return position, list(zip(read_labels(Path(tar), samples), samples, strict=True)), ignored
+        labels = read_labels(Path(tar), samples)
     except DataError as error:
-        return position, error.problems, Ignored()
+        return IndexedTar(position=position, problems=error.problems)
+    return IndexedTar(position=position, samples=list(zip(labels, samples, strict=True)), ignored=ignored)
 
 
 def _by_label(pattern: str, map_unordered: MapUnordered, notes: list[str]) -> ByLabel:
     """Return the images of each label, in the order of the tars; append a note that summarises the tars to `notes`."""
     tars = expand(pattern)
     entries: dict[int, list[tuple[int, Sample]]] = {}
-    problems: list[str] = []
+    problems: Sequence[str] = ()
+    damaged = 0
     ignored = Ignored()
-    for position, samples, more in sorted(map_unordered(index_labelled, enumerate(tars)), key=lambda entry: entry[0]):
-        ignored.update(more)
-        for entry in samples:
-            if isinstance(entry, str):
-                problems.append(entry)
-            else:
-                entries.setdefault(entry[0], []).append((position, entry[1]))
-    if not entries and not problems:
-        problems.append(f"{tars[0]}: the tars hold no image.")
+    for indexed in sorted(map_unordered(index_labelled, enumerate(tars)), key=lambda indexed: indexed.position):
+        ignored.update(indexed.ignored)
+        damaged += bool(indexed.problems)
+        problems = problems or indexed.problems
+        for label, sample in indexed.samples:
+            entries.setdefault(label, []).append((indexed.position, sample))
     if problems:
-        raise DataError(shortened(problems, "problems"))
+        raise DataError([*problems, *([f"... and problems in {damaged - 1} more tars."] if damaged > 1 else [])])
+    if not entries:
+        raise DataError([f"{tars[0]}: the tars hold no image."])
     notes.append(listing_note(pattern, sum(map(len, entries.values())), len(entries), ignored))
     return {label: TarImages(tars, tuple(samples)) for label, samples in entries.items()}
 

@@ -1,11 +1,12 @@
 """Decoding of image files to uint8 tensors, with torchvision's Resize (of the shorter side) and CenterCrop."""
 
+import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
-from typing import NamedTuple
+from typing import IO, BinaryIO, NamedTuple, cast
 
 import numpy as np
 import simplejpeg
@@ -15,7 +16,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import center_crop
 from torchvision.transforms.functional import resize as resize_shorter_side
 
-from dist_condense.data.reading.modes import check_mode, to_bytes
+from dist_condense.data.reading.modes import check_mode, tile_of, to_bytes
 
 MODE_OF = {1: "L", 3: "RGB"}
 """Pillow mode by number of channels."""
@@ -23,6 +24,8 @@ SUFFIX_OF = {"JPEG": "jpg", "PNG": "png", "PPM": "ppm", "BMP": "bmp", "TIFF": "t
 """Suffix of each supported format; a file's own suffix is ignored. Other formats are refused, because Pillow runs
 programs to decode some of them (EPS).
 """
+MAX_SIZE = 9_459
+"""Largest size of a decoded image in pixels: Pillow's limit (Image.MAX_IMAGE_PIXELS) permits no larger square."""
 UNREADABLE = (
     OSError,
     SyntaxError,
@@ -44,8 +47,16 @@ ROTATIONS = {
 """Rotation or flip that makes the image upright, by EXIF orientation (EXIF 2.3, section 4.6.4); 1 is upright, 5 to 8
 swap width and height.
 """
+READS = 200_000
+"""Maximum number of times that Pillow may read from a file. Formats without this many parts need fewer; some headers are
+read byte by byte or chunk by chunk.
+"""
 APP1 = b"\xff\xe1"
 """Marker of a JPEG segment with EXIF or XMP; these bytes never occur in compressed data."""
+
+# Pillow also reports what it refuses, and damaged metadata of images that it reads, by warnings and log records.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True)
@@ -98,7 +109,7 @@ def decode_into(pixels: np.ndarray, data: bytes, upright: bool = False) -> None:
     """
     if not _decoded_in_place(pixels, data, upright):
         size, _, channels = pixels.shape
-        pixels[:] = crop(read_image(BytesIO(data), channels, upright).image, size).permute(1, 2, 0).numpy()
+        pixels[:] = crop(read_image(BytesIO(data), channels, upright, size).image, size).permute(1, 2, 0).numpy()
 
 
 def _decoded_in_place(pixels: np.ndarray, data: bytes, upright: bool) -> bool:
@@ -131,25 +142,46 @@ def _needs_rotation(data: bytes) -> bool:
         return True  # so that Pillow reports the problem
 
 
+class _Bounded:
+    """Stream for Pillow that raises ValueError after READS reads."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream, self._reads = stream, 0
+        self.seek, self.tell = stream.seek, stream.tell
+
+    def read(self, size: int = -1) -> bytes:
+        self._reads += 1
+        if self._reads > READS:
+            raise ValueError(f"more than {READS} parts, or a header without end")
+        return self._stream.read(size)
+
+
 @contextmanager
-def opened(file: str | Path | BytesIO) -> Iterator[Image.Image]:
+def opened(stream: BinaryIO) -> Iterator[Image.Image]:
     """Open an image and read its header; pixels are read on first use.
 
     Raises one of UNREADABLE. These include errors for images with more pixels than Pillow's limit
     (Image.MAX_IMAGE_PIXELS) and for modes that are refused (UnknownRange).
     """
-    with Image.open(file, formats=tuple(SUFFIX_OF)) as image:
+    with Image.open(cast(IO[bytes], _Bounded(stream)), formats=tuple(SUFFIX_OF)) as image:
         _refuse_bomb(image.width, image.height)
+        _refuse_bomb(*tile_of(image))
         check_mode(image)
         yield image
 
 
-def read_image(file: Path | BytesIO, channels: int, upright: bool = False) -> Decoded:
-    """Decode a whole image, in its original size, to grey (1 channel) or RGB (3). Raises the errors of :func:`opened`.
+def read_image(stream: BytesIO, channels: int, upright: bool = False, size: int | None = None) -> Decoded:
+    """Decode a whole image, in its original size, to grey (1 channel) or RGB (3).
+
+    Raises the errors of :func:`opened`, and DecompressionBombError for an image so elongated that it would exceed
+    Pillow's limit of pixels after its shorter side is resized to ``size``.
 
     :param upright: whether to rotate the image by its EXIF orientation. Pillow itself always rotates TIFFs.
     """
-    with opened(file) as image:
+    with opened(stream) as image:
+        if size is not None:
+            shorter, longer = sorted(image.size)
+            _refuse_bomb(size, size * longer // shorter)
         suffix = SUFFIX_OF.get(image.format or "", "jpg")  # Pillow calls a JPEG with several pictures MPO
         pixels = to_bytes(image, MODE_OF[channels])
         rotation = ROTATIONS.get(_orientation(image)) if upright else None
@@ -177,13 +209,7 @@ def why_unreadable(error: Exception) -> str:
 
 
 def crop(image: Image.Image, size: int) -> torch.Tensor:
-    """Apply torchvision's Resize(size) and CenterCrop(size) to a Pillow image, and return uint8 [C, size, size].
-
-    Raises DecompressionBombError for an image so elongated that it would exceed Pillow's limit of pixels after
-    resizing.
-    """
-    shorter, longer = sorted(image.size)
-    _refuse_bomb(size, size * longer // shorter)
+    """Apply torchvision's Resize(size) and CenterCrop(size) to a Pillow image, and return uint8 [C, size, size]."""
     resized = resize_shorter_side(image, [size], InterpolationMode.BILINEAR, antialias=True)
     pixels = np.array(center_crop(resized, [size, size])).reshape(size, size, -1)
     return torch.from_numpy(pixels).permute(2, 0, 1)

@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from itertools import islice
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from dist_condense.data.reading.decode import opened, why_unreadable
 from dist_condense.data.reading.modes import is_grey
-from dist_condense.data.reading.store import READING_THREADS, ClassFolder
+from dist_condense.data.reading.store import FILE_BYTES, READING_THREADS, ClassFolder
+from dist_condense.system.files import open_regular
 
 SHOWN = 5
 """Number of files named in the message."""
@@ -24,8 +25,9 @@ Item = TypeVar("Item")
 def check_headers(folders: Sequence[ClassFolder]) -> str | None:
     """Return a message that names the first broken files and counts the others, or None if all headers are valid.
 
-    A file is broken if it cannot be opened, has an unsupported format or mode, is truncated within the header, or has
-    more pixels than Pillow's limit. Only decoding detects a file that is truncated after the header.
+    A file is broken if it cannot be opened, is not a regular file of at most FILE_BYTES bytes, has an unsupported format
+    or mode, is truncated within the header, or has more pixels than Pillow's limit. Only decoding detects a file that is
+    truncated after the header.
     """
     broken = [problem for block in _in_blocks(_broken_of, paths(folders)) for problem in block]
     if not broken:
@@ -69,7 +71,7 @@ def _in_blocks(function: Callable[[list[Item]], Result], items: Iterator[Item]) 
 
 def _has_colour(file: str | BytesIO) -> bool:
     try:
-        with opened(file) as image:
+        with _stream(file) as stream, opened(stream) as image:
             return not is_grey(image)
     except MemoryError:
         raise
@@ -83,9 +85,13 @@ def _broken_of(paths: list[str]) -> list[str]:
 
 def _problem(path: str) -> str | None:
     try:
-        with opened(path):
+        with _stream(path) as stream, opened(stream):
             return None
     except MemoryError:
         raise
     except Exception as error:  # Pillow raises any exception for bytes that are no image
         return why_unreadable(error)
+
+
+def _stream(file: str | BytesIO) -> BinaryIO:
+    return open_regular(file, FILE_BYTES) if isinstance(file, str) else file

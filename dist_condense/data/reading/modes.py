@@ -10,7 +10,10 @@ MAX_16 = 65535
 SCALED_FORMATS = ("PNG", "PPM")
 """Formats whose mode I has 16-bit values: PNG in older versions of Pillow, and PPM, which Pillow scales to 16 bits."""
 PHOTOMETRIC, BITS, SAMPLE_FORMAT = 262, 258, 339
-"""TIFF tags (TIFF 6.0, sections 8 and 19)."""
+TILE_WIDTH, TILE_HEIGHT = 322, 323
+"""TIFF tags (TIFF 6.0, sections 8, 15 and 19)."""
+BLOCK = 2**20
+"""Number of pixels scaled at once."""
 WHITE_IS_ZERO, UNSIGNED = 0, 1
 
 
@@ -33,6 +36,12 @@ def check_mode(image: Image.Image) -> None:
         raise UnknownRange(
             f"Pillow's mode {image.mode}, whose black and white are not known; save it with 8 or 16 unsigned bits"
         )
+
+
+def tile_of(image: Image.Image) -> tuple[int, int]:
+    """Return the width and height of the tiles of a TIFF, which libtiff decodes as a whole; (0, 0) without tiles."""
+    width, height = (_tags(image).get(tag, 0) for tag in (TILE_WIDTH, TILE_HEIGHT))
+    return (width, height) if isinstance(width, int) and isinstance(height, int) else (0, 0)
 
 
 def is_grey(image: Image.Image) -> bool:
@@ -77,10 +86,15 @@ def _scaled(image: Image.Image) -> Image.Image:
     """
     tags = _tags(image)
     white = 2 ** tags[BITS][0] - 1 if BITS in tags else MAX_16
-    values = np.asarray(image).astype(np.uint32)
-    if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
-        values = white - values
-    return Image.fromarray(((values * 255 + white // 2) // white).astype(np.uint8))
+    values = np.asarray(image)
+    scaled = np.empty(values.shape, dtype=np.uint8)
+    rows = max(1, BLOCK // values.shape[1])
+    for first in range(0, len(values), rows):  # in blocks, because of the memory of the intermediate integers
+        block = values[first : first + rows].astype(np.uint32)
+        if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+            block = white - block
+        scaled[first : first + rows] = (block * 255 + white // 2) // white
+    return Image.fromarray(scaled)
 
 
 def _tags(image: Image.Image) -> Any:

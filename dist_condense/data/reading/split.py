@@ -70,6 +70,8 @@ class OpenStore(Protocol):
         ...
 
 
+MANY = 2**24
+"""Number of images above which shards are opened, and so compared with the manifest, before labels are made."""
 OpenRaw = Callable[[Sequence[int]], ClassSource]
 
 
@@ -131,7 +133,12 @@ class StreamedImages:
 
     @cached_property
     def labels(self) -> torch.Tensor:
-        """Labels of all images, int64 [N]."""
+        """Labels of all images, int64 [N].
+
+        Raises DataError if shards contradict so many images, before any memory is allocated for them.
+        """
+        if sum(self.split.counts) > MANY:
+            _ = self._source
         return torch.arange(len(self.split.counts)).repeat_interleave(torch.tensor(self.split.counts))
 
     def chunks(self, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

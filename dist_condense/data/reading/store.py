@@ -8,8 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from dist_condense.system.files import read_regular
+
 READING_THREADS = 16
 """Number of files read into memory at once; several, because a network file system responds slowly."""
+FILE_BYTES = 2**28
+"""Limit of an image file in bytes: three for each pixel of the largest image that Pillow accepts."""
 
 
 class Store(Protocol):
@@ -73,7 +77,8 @@ class FolderStore:
         return sum(os.stat(folder.folder / name).st_size for name in folder.files)
 
     def read(self, label: int, index: int) -> bytes:
-        return self._path(label, index).read_bytes()
+        """Read a regular file of at most FILE_BYTES bytes. Raises OSError."""
+        return read_regular(self._path(label, index), FILE_BYTES)
 
     def where(self, label: int, index: int) -> str:
         return str(self._path(label, index))

@@ -12,7 +12,7 @@ from dist_condense.data.reading.source import LabelledImages, MemorySource
 from dist_condense.data.reading.split import NO_BETON
 from dist_condense.data.reading.tiers import RAW, Reading
 from dist_condense.data.sets.request import Request, select_classes
-from dist_condense.system.errors import DataError
+from dist_condense.system.errors import DataError, listed
 
 CHUNK = 256
 """Number of images resized at once: 256 at 3 x 224 x 224 are 154 MB of float32."""
@@ -76,6 +76,10 @@ def from_arrays(
     problems = request.problems() + missing
     if facts.width and request.size is not None:
         problems.append(f"{request.name}: its images are {facts.size} x {facts.width}; leave dataset.size out.")
+    for split, images in (("training", train), ("test", test)):
+        present = set(images.labels.unique().tolist())
+        if lost := [names[label] for label in stored if label not in present]:
+            problems.append(f"{request.name}: there are no {split} images of {listed(lost)}; complete the files.")
     if problems:
         raise DataError(problems)
     size = request.size or facts.size

@@ -1,18 +1,23 @@
 """Data sets that torchvision reads from their original files, with mean and std of the authors' programs."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 import torch
 from torchvision import datasets
+from torchvision.datasets.utils import check_integrity
 
 from dist_condense.data.image_set import Facts, ImageSet
 from dist_condense.data.reading.source import LabelledImages
 from dist_condense.data.sets.arrays import from_arrays
 from dist_condense.data.sets.folders import open_folder
+from dist_condense.data.sets.idx import BYTES, read_labelled
 from dist_condense.data.sets.request import Request
 from dist_condense.system.errors import DataError
+from dist_condense.system.files import open_regular
 
 LoadedSplit = tuple[LabelledImages, tuple[str, ...]]
 """One split in the files' order, and the name of every label."""
@@ -36,6 +41,9 @@ class Packed:
     root, too.
     """
 
+    files: Mapping[str, str | None]
+    """Files of torchvision relative to the root, each with its MD5; None if torchvision checks only its archive."""
+
     def __call__(self, request: Request) -> ImageSet:
         """Open the class folders in the root if it has ImageFolder layout, otherwise torchvision's files.
 
@@ -47,37 +55,82 @@ class Packed:
         if (request.root / "train").is_dir():
             return open_folder(request, self.facts)
         root = request.root.parent if request.root.name == self.folder else request.root
+        if problems := request.problems() + self._unreadable(request, root):
+            raise DataError(problems)
         train, names = self._split(request, root, train=True)
         test, _ = self._split(request, root, train=False)
         return from_arrays(request, self.facts, train=train, test=test, names=names)
 
+    def _unreadable(self, request: Request, root: Path) -> list[str]:
+        """Return the problems of the files that are missing (unless download is requested) or cannot be read."""
+        missing = [name for name in self.files if not os.path.lexists(root / name)]
+        if len(missing) == len(self.files):
+            return [] if request.download else [self._without_files(request, root)]
+        others = [name for name in self.files if name not in missing or not request.download]
+        return [problem for name in others if (problem := _refusal(root / name))]
+
     def _split(self, request: Request, root: Path, train: bool) -> LoadedSplit:
         try:
             return self.load(str(root), train, request.download)
-        except (RuntimeError, OSError) as reason:  # torchvision: not found, corrupt; urllib: no network
-            text = (
-                f"{request.name}: {root} holds neither torchvision's files ({self.folder}) nor train/<class>/"
-                f" ({reason}). Set dataset.root to the folder that holds them, or dataset.download=true."
-            )
-            raise DataError([*request.problems(), text]) from reason
+        except (RuntimeError, OSError, HTTPException) as reason:  # torchvision: corrupt; urllib: no network
+            changed = [name for name, md5 in self.files.items() if md5 and not check_integrity(root / name, md5)]
+            problems = [f"{root / name} is not the published file (by its MD5). {_REMEDY}" for name in changed]
+            if request.download or not changed:
+                problems = [self._without_files(request, root, f" ({' '.join(str(reason).split())})")]
+            raise DataError(problems) from reason
+
+    def _without_files(self, request: Request, root: Path, reason: str = "") -> str:
+        return (
+            f"{request.name}: {root} holds neither torchvision's files ({self.folder}) nor train/<class>/{reason}. "
+            f"Set dataset.root to the folder that holds them, or dataset.download=true."
+        )
 
 
-def _load_mnist(kind: type[datasets.MNIST]) -> Load:
+_REMEDY = "Replace it, or remove it and set dataset.download=true."
+
+
+def _refusal(file: Path) -> str | None:
+    """Return the reason why a file is not read; None if it is a regular file of at most BYTES bytes."""
+    try:
+        open_regular(file, BYTES).close()
+    except OSError as error:
+        return f"{file} cannot be read: {error.strerror}. {_REMEDY}"
+    return None
+
+
+def _mnist_files(kind: type[datasets.MNIST], train: bool) -> tuple[str, str]:
+    folder, part = f"{kind.__name__}/raw", "train" if train else "t10k"
+    return f"{folder}/{part}-images-idx3-ubyte", f"{folder}/{part}-labels-idx1-ubyte"
+
+
+def _mnist(kind: type[datasets.MNIST], facts: Facts) -> Packed:
+    """Return the data set of torchvision's class; torchvision downloads its files, which are then read here.
+
+    Deviation: torchvision also reads the files training.pt and test.pt of its versions before 0.9.
+    """
+    names = tuple(name.split(" - ")[0] for name in kind.classes)  # MNIST writes "0 - zero"
+
     def load(root: str, train: bool, download: bool) -> LoadedSplit:
-        data = kind(root, train=train, download=download)
-        names = tuple(name.split(" - ")[0] for name in kind.classes)  # MNIST writes "0 - zero"
-        return LabelledImages(data.data[:, None], data.targets.long()), names
+        images, labels = (Path(root, name) for name in _mnist_files(kind, train))
+        if download and not (images.exists() and labels.exists()):
+            kind(root, train=train, download=True)
+        return LabelledImages(*read_labelled(images, labels, facts.size, len(names))), names
 
-    return load
+    files = dict.fromkeys((*_mnist_files(kind, True), *_mnist_files(kind, False)))
+    return Packed(facts, load, kind.__name__, files)
 
 
-def _load_cifar(kind: type[datasets.CIFAR10]) -> Load:
+def _cifar(kind: type[datasets.CIFAR10], facts: Facts) -> Packed:
+    """Return the data set of torchvision's class, which unpickles a file only if its MD5 is that of the published file.
+    """
+
     def load(root: str, train: bool, download: bool) -> LoadedSplit:
         data = kind(root, train=train, download=download)
         images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
         return LabelledImages(images, torch.tensor(data.targets)), tuple(data.classes)
 
-    return load
+    checked = [*kind.train_list, *kind.test_list, [kind.meta["filename"], kind.meta["md5"]]]
+    return Packed(facts, load, kind.base_folder, {f"{kind.base_folder}/{name}": md5 for name, md5 in checked})
 
 
 def _load_svhn(root: str, train: bool, download: bool) -> LoadedSplit:
@@ -87,31 +140,28 @@ def _load_svhn(root: str, train: bool, download: bool) -> LoadedSplit:
 
 
 PACKED: dict[str, Packed] = {
-    "mnist": Packed(
+    "mnist": _mnist(
+        datasets.MNIST,
         Facts(channels=1, size=28, mean=(0.1307,), std=(0.3081,), flip=False, family="MNIST handwritten digits"),
-        _load_mnist(datasets.MNIST),
-        "MNIST",
     ),
-    "fashion_mnist": Packed(
+    "fashion_mnist": _mnist(
+        datasets.FashionMNIST,
         Facts(
             channels=1, size=28, mean=(0.2861,), std=(0.3530,), flip=True, family="FashionMNIST articles of clothing"
         ),
-        _load_mnist(datasets.FashionMNIST),
-        "FashionMNIST",
     ),
     "svhn": Packed(
         Facts(channels=3, size=32, mean=_SVHN_MEAN, std=_SVHN_STD, flip=False, family="SVHN street view house numbers"),
         _load_svhn,
         "train_32x32.mat",
+        {name: md5 for _, name, md5 in map(datasets.SVHN.split_list.__getitem__, ("train", "test"))},
     ),
-    "cifar10": Packed(
+    "cifar10": _cifar(
+        datasets.CIFAR10,
         Facts(channels=3, size=32, mean=_CIFAR10_MEAN, std=_CIFAR10_STD, flip=True, family="CIFAR-10 objects"),
-        _load_cifar(datasets.CIFAR10),
-        "cifar-10-batches-py",
     ),
-    "cifar100": Packed(
+    "cifar100": _cifar(
+        datasets.CIFAR100,
         Facts(channels=3, size=32, mean=_CIFAR100_MEAN, std=_CIFAR100_STD, flip=True, family="CIFAR-100 objects"),
-        _load_cifar(datasets.CIFAR100),
-        "cifar-100-python",
     ),
 }

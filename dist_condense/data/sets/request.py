@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
+from dist_condense.data.reading.decode import MAX_SIZE
 from dist_condense.data.sets.subsets import SUBSETS
 from dist_condense.system.errors import listed
 
@@ -59,9 +60,10 @@ class Request:
         return [f"{self.name}: {self.root} is not a folder. {remedy}"]
 
     def _size_problems(self) -> list[str]:
-        if self.size is None or self.size >= 1:
+        if self.size is None or 1 <= self.size <= MAX_SIZE:
             return []
-        return [f"{self.name}: dataset.size is {self.size}; give pixels of a side, at least 1, or leave it out."]
+        limits = f"from 1 to {MAX_SIZE}"
+        return [f"{self.name}: dataset.size is {self.size}; give pixels of a side, {limits}, or leave it out."]
 
     def _list_problems(self) -> list[str]:
         where = f"{self.name}: dataset.classes"

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from dist_condense.data.image_set import ClassName
+from dist_condense.data.reading.decode import MAX_SIZE
 from dist_condense.system.conversion import NonNegative, Positive, Rule, Sha256
 from dist_condense.system.files import stays_below, write_atomically
 from dist_condense.system.remote import entry_problem
 
+BLOCK = 512
+"""Size of a tar's header in bytes; each image has one."""
 FILE = "manifest.json"
 FORMAT = "dist_condense class shards 1"
 SPLITS = ("train", "val")
@@ -19,6 +22,8 @@ LOCAL_PATH = "a path below the manifest's folder, without '..'"
 Url = Annotated[str, Rule(f"{LOCAL_PATH}, or s3://, gs://, https://", lambda url: entry_problem(url) is None)]
 SplitName = Annotated[str, Rule(" or ".join(SPLITS), SPLITS.__contains__)]
 Below = Annotated[str, Rule(LOCAL_PATH, stays_below)]
+Size = Annotated[int, Rule(f"an integer from 1 to {MAX_SIZE}", lambda x: 1 <= x <= MAX_SIZE)]
+Channels = Annotated[int, Rule("1 or 3", (1, 3).__contains__)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +40,17 @@ class ShardFile:
     """Total size in bytes of the encoded images in the tar."""
     sha256: Sha256
 
+    def __post_init__(self) -> None:
+        if self.image_bytes < self.count or self.image_bytes + BLOCK * self.count > self.bytes:
+            found = f"count={self.count}, image_bytes={self.image_bytes}, bytes={self.bytes}"
+            raise ValueError(f"found {found}, expected a tar that can hold so many images of so many bytes")
+
 
 @dataclass(frozen=True)
 class Skipped:
     """An image of the source that could not be read and was left out."""
 
-    split: str
+    split: SplitName
     class_name: str
     name: str
     """Path of the file, or `tar: member`."""
@@ -73,9 +83,9 @@ class Manifest:
     """Description of prepared class shards; a label is a position in `classes`."""
 
     classes: tuple[ClassName, ...]
-    size: Positive | None
+    size: Size | None
     """Height and width in pixels; None for files of the original size."""
-    channels: Annotated[int, Rule("1 or 3", (1, 3).__contains__)]
+    channels: Channels
     made: Made
     splits: Mapping[SplitName, tuple[tuple[ShardFile, ...], ...]]
     """Shards of each class in order: splits["train" or "val"][label]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,8 +25,8 @@ from dist_condense.system.remote import scheme
 
 
 def has_manifest(root: Path) -> bool:
-    """Return whether a folder contains prepared shards."""
-    return (root / FILE).is_file()
+    """Return whether a folder contains prepared shards; its manifest may be damaged, and even be no file."""
+    return os.path.lexists(root / FILE)
 
 
 def open_prepared(root: str, request: Request, facts: Facts) -> ImageSet:
@@ -93,10 +94,10 @@ def _split(root: str, manifest: Manifest, name: str, *, stored: tuple[int, ...],
     return StoredSplit(
         counts=selected.counts(name),
         form=form,
-        open_store=partial(_open_store, root, selected, name),
+        open_store=partial(_open_store, root, selected, name, stored),
         sizes=partial(list, selected.image_bytes(name)),
         digest=partial(_digest, selected, name, form),
-        open_raw=None if manifest.ffcv is None else raw,
+        open_raw=raw if manifest.ffcv and name in manifest.ffcv else None,
     )
 
 
@@ -107,9 +108,15 @@ def _selected(manifest: Manifest, stored: tuple[int, ...]) -> Manifest:
 
 
 def _open_store(
-    root: str, manifest: Manifest, split: str, labels: Sequence[int], reading: Reading, now: bool = True
+    root: str,
+    manifest: Manifest,
+    split: str,
+    stored: tuple[int, ...],
+    labels: Sequence[int],
+    reading: Reading,
+    now: bool = True,
 ) -> ShardStore:
-    store = ShardStore(root, manifest, split, labels, cache=reading.cache, verify=reading.verify)
+    store = ShardStore(root, manifest, split, labels, numbers=stored, cache=reading.cache, verify=reading.verify)
     return store.opened() if now else store
 
 

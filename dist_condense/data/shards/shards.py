@@ -8,14 +8,16 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from io import BytesIO
 from itertools import accumulate, chain
 from os import pread
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from dist_condense.data.reading.decode import UNREADABLE, opened
 from dist_condense.data.shards.manifest import Manifest, ShardFile
-from dist_condense.data.shards.tars import index_tar
+from dist_condense.data.shards.tars import Sample, index_tar, read_labels
 from dist_condense.system.errors import DataError, shortened
 from dist_condense.system.files import Descriptor, sha256_of
 from dist_condense.system.remote import fetch, join, own_cache, scheme
@@ -33,11 +35,22 @@ class _Tar:
     lengths: array[int]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Expected:
+    """What the manifest says about a shard."""
+
+    shard: ShardFile
+    number: int
+    """Label in the `.cls` members of the tar."""
+    size: int | None
+    """Height and width of its images in pixels; None if they differ."""
+
+
 class _Lazy:
     """A shard that is downloaded, hashed and indexed only once, on first use, and again after unpickling."""
 
-    def __init__(self, root: str, shard: ShardFile, cache: Path | None, verify: bool) -> None:
-        self._arguments = (root, shard, cache, verify)
+    def __init__(self, root: str, expected: _Expected, cache: Path | None, verify: bool) -> None:
+        self._arguments = (root, expected, cache, verify)
         self._lock = Lock()
         self._tar: _Tar | None = None
 
@@ -48,7 +61,7 @@ class _Lazy:
                 self._tar = _open(*self._arguments)
             return self._tar
 
-    def __reduce__(self) -> tuple[type[_Lazy], tuple[str, ShardFile, Path | None, bool]]:
+    def __reduce__(self) -> tuple[type[_Lazy], tuple[str, _Expected, Path | None, bool]]:
         return _Lazy, self._arguments
 
 
@@ -77,8 +90,10 @@ class ShardStore:
 
     :param root: folder of the manifest, or its url.
     :param labels: positions in manifest.classes.
+    :param numbers: labels in the tars of all classes in manifest.classes; None: their positions.
     :param cache: folder on this node for copies of remote shards; None: this user's private folder for temporary files.
-    :param verify: whether a shard is hashed when it is opened; its size and number of images are always compared.
+    :param verify: whether a shard's hash, its labels and the size of its first image are compared with the manifest
+        when it is opened; its number of bytes and images are always compared.
     :raises ValueError: for a label outside the manifest.
     """
 
@@ -89,6 +104,7 @@ class ShardStore:
         split: str,
         labels: Sequence[int],
         *,
+        numbers: Sequence[int] | None = None,
         cache: Path | None = None,
         verify: bool = True,
     ) -> None:
@@ -96,9 +112,14 @@ class ShardStore:
         outside = [label for label in self.labels if not 0 <= label < len(manifest.classes)]
         if outside:
             raise ValueError(f"ShardStore: the manifest has labels 0..{len(manifest.classes) - 1}, not {outside}.")
+
+        def lazy(label: int, shard: ShardFile) -> _Lazy:
+            number = label if numbers is None else numbers[label]
+            return _Lazy(root, _Expected(shard=shard, number=number, size=manifest.size), cache, verify)
+
         self._classes = {
             label: _Class(
-                shards=tuple(_Lazy(root, shard, cache, verify) for shard in shards),
+                shards=tuple(lazy(label, shard) for shard in shards),
                 ends=tuple(accumulate(shard.count for shard in shards)),
                 image_bytes=sum(shard.image_bytes for shard in shards),
             )
@@ -180,30 +201,54 @@ def _open_all(shards: Iterable[_Lazy]) -> None:
         raise DataError(shortened(problems, "shards"))
 
 
-def _open(root: str, shard: ShardFile, cache: Path | None, verify: bool) -> _Tar:
-    path = _local(root, shard, cache)
+def _open(root: str, expected: _Expected, cache: Path | None, verify: bool) -> _Tar:
+    path = _local(root, expected.shard, cache)
     try:
-        return _indexed(path, shard, verify)
+        return _indexed(path, expected, verify)
     except OSError as reason:
-        raise DataError([f"{path}: the shard cannot be read ({reason}). Prepare or copy the data again."]) from reason
+        problem = f"{path}: the shard cannot be read ({reason.strerror or reason})."
+        raise DataError([f"{problem} Prepare or copy the data again."]) from reason
 
 
-def _indexed(path: Path, shard: ShardFile, verify: bool) -> _Tar:
+def _indexed(path: Path, expected: _Expected, verify: bool) -> _Tar:
     if not path.is_file():
         raise DataError([f"{path}: the shard is missing. Prepare or copy the data again."])
-    size = path.stat().st_size
+    shard, size = expected.shard, path.stat().st_size
     if size != shard.bytes:
         raise _unlike(path, f"has {size} bytes, the manifest says {shard.bytes}")
-    if verify and (digest := sha256_of(path)) != shard.sha256:
-        raise _unlike(path, f"has the sha256 {digest}, the manifest says {shard.sha256}")
     samples = index_tar(path)
     if len(samples) != shard.count:
         raise _unlike(path, f"holds {len(samples)} images, the manifest says {shard.count}")
+    if (image_bytes := sum(sample.length for sample in samples)) != shard.image_bytes:
+        raise _unlike(path, f"holds {image_bytes} bytes of images, the manifest says {shard.image_bytes}")
+    if verify:
+        _verify(path, expected, samples)
     offsets, lengths = array("q"), array("q")
     for sample in samples:
         offsets.append(sample.offset)
         lengths.append(sample.length)
     return _Tar(path, offsets, lengths)
+
+
+def _verify(path: Path, expected: _Expected, samples: Sequence[Sample]) -> None:
+    """Compare a shard's hash, labels and first image with the manifest. Raises DataError."""
+    if (digest := sha256_of(path)) != expected.shard.sha256:
+        raise _unlike(path, f"has the sha256 {digest}, the manifest says {expected.shard.sha256}")
+    if others := set(read_labels(path, samples)) - {expected.number}:
+        raise _unlike(path, f"is of class {min(others)}, the manifest says {expected.number}")
+    side, found = expected.size, _image_size(path, samples[0])
+    if side is not None and found is not None and found != (side, side):
+        raise _unlike(path, f"holds images of {found[0]} x {found[1]} pixels, the manifest says {side}")
+
+
+def _image_size(path: Path, sample: Sample) -> tuple[int, int] | None:
+    """Return the width and height of an image in a tar; None for a damaged one, which is named when it is decoded."""
+    file = Descriptor(path)
+    try:
+        with opened(BytesIO(pread(file.number, sample.length, sample.offset))) as image:
+            return image.size
+    except UNREADABLE:
+        return None
 
 
 def _names(path: Path) -> tuple[str, ...]:

@@ -7,35 +7,28 @@ member whose suffix ends with one (`a.crop.jpg`) is used, as in WebDataset's dec
 never read.
 """
 
+import os
 import re
-import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 from dist_condense.data.sets.listing import ENDINGS, HIDDEN, Ignored, ending
+from dist_condense.data.shards import tar_headers
+from dist_condense.data.shards.tar_headers import DamagedTar, Member
 from dist_condense.system.errors import SHOWN, DataError, listed, shortened
+from dist_condense.system.files import Descriptor
 
 IMAGE, LABEL = "image", "cls"
-MAX_MEMBER = 64 * 2**20
+MAX_MEMBER = 2**28
+"""Limit of a member in bytes: three for each pixel of the largest image that Pillow accepts."""
 MAX_LABEL_BYTES = 12
-MAX_EXTENDED = 2**16
-"""Maximum size in bytes of an extended header (a long name, pax), which precedes a member's own header."""
-BLOCK = 512
-_EXTENDED = (
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-    tarfile.XHDTYPE,
-    tarfile.XGLTYPE,
-    tarfile.SOLARIS_XHDTYPE,
-)
 _KEYED = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)")
 _META = re.compile(r"__[^/]*__(/.*)?", re.DOTALL)
 """Names of WebDataset's own metadata members."""
 METADATA, FURTHER = "of WebDataset's metadata", "further images or labels of a sample"
 
-Draft = dict[str, dict[str, tarfile.TarInfo]]
+Draft = dict[str, dict[str, Member]]
 """Members of a sample by kind (IMAGE or LABEL) and suffix."""
 
 
@@ -52,17 +45,6 @@ class Sample:
     """Offset and length of the `.cls` member; None where there is none."""
 
 
-class _Header(tarfile.TarInfo):
-    """A tar header that refuses large extended headers, because tarfile reads these into memory."""
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        header = super().frombuf(buf, encoding, errors)
-        if header.type in _EXTENDED and not 0 <= header.size <= MAX_EXTENDED:
-            raise tarfile.ReadError(f"an extended header of {header.size} bytes, which may have {MAX_EXTENDED}")
-        return header
-
-
 def index_tar(path: Path) -> list[Sample]:
     """Return the samples of a tar in order; see :func:`scan_tar` for errors."""
     return scan_tar(path)[0]
@@ -74,32 +56,31 @@ def scan_tar(path: Path) -> tuple[list[Sample], Ignored]:
     Raises DataError naming the file and the member for
 
     - a file that is truncated or not a tar;
-    - members that are not regular files (except folders, which are ignored), exceed 64 MiB, have no name, or have a
+    - members that are not regular files (except folders, which are ignored), exceed 256 MiB, have no name, or have a
       name that is absolute or contains `..`;
     - repeated keys, samples with ambiguous images or labels, and labels without an image.
     """
     scan = _Scan(path)
-    for info in scan.headers():
-        scan.add(info)
+    for member in scan.members():
+        scan.add(member)
     samples = scan.samples()
     if scan.problems:
         raise DataError(shortened(scan.problems, f"problems in {path}"))
     return samples, scan.ignored
 
 
-def read_labels(path: Path, samples: list[Sample]) -> list[int]:
+def read_labels(path: Path, samples: Sequence[Sample]) -> list[int]:
     """Read the label of each sample, a number in its `.cls` member. Raises DataError naming samples without a label."""
     problems: list[str] = []
     labels = []
-    with path.open("rb") as stream:
-        for sample in samples:
-            offset, length = sample.label or (0, 0)
-            stream.seek(offset)
-            text = stream.read(min(length, MAX_LABEL_BYTES + 1)).strip()
-            if text.isdigit() and len(text) <= MAX_LABEL_BYTES:
-                labels.append(int(text))
-            elif len(problems) < SHOWN:
-                problems.append(f"{path}: {sample.key!r:.200} has no member .{LABEL} with its label as a number.")
+    file = Descriptor(path)
+    for sample in samples:
+        offset, length = sample.label or (0, 0)
+        text = os.pread(file.number, min(length, MAX_LABEL_BYTES + 1), offset).strip()
+        if text.isdigit() and len(text) <= MAX_LABEL_BYTES:
+            labels.append(int(text))
+        elif len(problems) < SHOWN:
+            problems.append(f"{path}: {sample.key!r:.200} has no member .{LABEL} with its label as a number.")
     if problems:
         raise DataError(problems)
     return labels
@@ -112,61 +93,60 @@ class _Scan:
         self.path, self.ignored = path, Ignored()
         self.problems: list[str] = []
         self._drafts: dict[str, Draft] = {}
+        self._plain: set[tuple[str, str]] = set()
         self._last_key: str | None = None
 
-    def headers(self) -> Iterator[tarfile.TarInfo]:
-        """Yield every header; a damaged tar ends the iteration and adds a problem."""
-        end, last = 0, "its start"
+    def members(self) -> Iterator[Member]:
+        """Yield every member; a damaged tar ends the iteration and adds a problem."""
+        last = "its start"
         try:
-            with tarfile.open(self.path, "r:", tarinfo=_Header) as tar:
-                while (info := tar.next()) is not None:
-                    if info.size < 0:
-                        raise tarfile.TarError(f"{info.name!r:.200} has a negative size")
-                    end = info.offset_data + (-(-info.size // BLOCK) * BLOCK if info.isreg() else 0)
-                    last = repr(info.name)
-                    yield info
-            _check_end(self.path, end)
-        except (tarfile.TarError, OSError, ValueError, EOFError, RecursionError) as reason:
+            for member in tar_headers.members(self.path):
+                last = repr(member.name)
+                yield member
+        except (DamagedTar, OSError) as reason:
             self.problems.append(
                 f"{self.path}: no whole, uncompressed tar, from {last:.200} on ({reason}). Copy or make the file again."
             )
 
-    def add(self, info: tarfile.TarInfo) -> None:
+    def add(self, member: Member) -> None:
         """Add a member to its sample, or count it as ignored; an invalid member adds a problem."""
-        problem = _member_problem(info)
-        if problem is None and not info.isdir():
-            key, suffix = key_and_suffix(info.name)
-            problem = self._assign(key, suffix, info)
+        problem = _member_problem(member)
+        if problem is None and not member.is_folder:
+            key, suffix = key_and_suffix(member.name)
+            problem = self._assign(key, suffix, member)
             self._last_key = key or self._last_key
         if problem:
-            self.problems.append(f"{self.path}: {info.name!r:.200} {problem}")
+            self.problems.append(f"{self.path}: {member.name!r:.200} {problem}")
 
     def samples(self) -> list[Sample]:
         """Return the valid samples in order; every other sample adds a problem."""
         samples = [self._sample(key, draft) for key, draft in self._drafts.items()]
         return [sample for sample in samples if sample is not None]
 
-    def _assign(self, key: str | None, suffix: str, info: tarfile.TarInfo) -> str | None:
+    def _assign(self, key: str | None, suffix: str, member: Member) -> str | None:
         """Add a valid member to its sample, or count it as ignored; return a problem if its key is repeated."""
         final = suffix.rsplit(".", 1)[-1]
         kind = IMAGE if final in ENDINGS else LABEL if final == LABEL else None
         if key is None or kind is None:
-            base = info.name.rsplit("/", 1)[-1]
+            base = member.name.rsplit("/", 1)[-1]
             hidden = HIDDEN if base.startswith(".") else ending(base)
-            self.ignored[METADATA if _META.fullmatch(info.name) else hidden] += 1
+            self.ignored[METADATA if _META.fullmatch(member.name) else hidden] += 1
             return None
         draft = self._drafts.setdefault(key, {IMAGE: {}, LABEL: {}})
-        second = suffix in draft[kind] or ("." not in suffix and any("." not in other for other in draft[kind]))
-        if second or (key != self._last_key and any(draft.values())):
+        is_plain = "." not in suffix
+        is_second = suffix in draft[kind] or (is_plain and (key, kind) in self._plain)
+        if is_second or (key != self._last_key and any(draft.values())):
             return "has a key that comes twice; every sample needs its own."
-        draft[kind][suffix] = info
+        draft[kind][suffix] = member
+        if is_plain:
+            self._plain.add((key, kind))
         return None
 
     def _sample(self, key: str, draft: Draft) -> Sample | None:
         image, label = (self._unambiguous(draft[kind]) for kind in (IMAGE, LABEL))
         for members, member in ((draft[IMAGE], image), (draft[LABEL], label)):
             if len(members) > 1 and member is None:
-                names = listed([info.name for info in members.values()])
+                names = listed([entry.name for entry in members.values()])
                 self.problems.append(
                     f"{self.path}: {key!r:.200} is the key of {names:.300}, as a key ends at the first dot; "
                     f"give each sample a key of its own, without dots."
@@ -178,17 +158,17 @@ class _Scan:
         return Sample(
             key=key,
             member=image.name,
-            offset=image.offset_data,
+            offset=image.offset,
             length=image.size,
-            label=None if label is None else (label.offset_data, label.size),
+            label=None if label is None else (label.offset, label.size),
         )
 
-    def _unambiguous(self, members: dict[str, tarfile.TarInfo]) -> tarfile.TarInfo | None:
+    def _unambiguous(self, members: dict[str, Member]) -> Member | None:
         """Return the only member whose suffix has no dot; if all suffixes have dots, return the only member.
 
         Returns None if there is no member or no unique one. Further members are counted as ignored.
         """
-        plain = [info for suffix, info in members.items() if "." not in suffix]
+        plain = [member for suffix, member in members.items() if "." not in suffix]
         candidates = plain or list(members.values())
         if len(candidates) != 1:
             return None
@@ -197,32 +177,17 @@ class _Scan:
         return candidates[0]
 
 
-def _check_end(path: Path, end: int) -> None:
-    """Check that only zeros, at least one block of them, follow the last member, which ends at the byte `end`.
-
-    tarfile mistakes a truncated or invalid header for the end of the tar. Raises tarfile.TarError.
-    """
-    with path.open("rb") as stream:
-        stream.seek(end)
-        if len(block := stream.read(BLOCK)) < BLOCK:
-            raise tarfile.TarError("it is truncated: its end mark is missing")
-        while block:
-            if block.count(0) != len(block):
-                raise tarfile.TarError("what follows is neither a member nor the end")
-            block = stream.read(2**20)
-
-
-def _member_problem(info: tarfile.TarInfo) -> str | None:
-    if info.name.startswith("/") or ".." in info.name.split("/"):
+def _member_problem(member: Member) -> str | None:
+    if member.name.startswith("/") or ".." in member.name.split("/"):
         return "is an absolute name or has '..'; make the tar from relative names."
-    if info.isdir():
+    if member.is_folder:
         return None
-    if not info.isreg() or info.issparse():
+    if not member.is_file:
         return "is no regular file (a link, a device or a sparse file); make the tar of plain files."
-    if not info.name:
+    if not member.name:
         return "is a member without a name; name every member."
-    if info.size > MAX_MEMBER:
-        return f"has {info.size} bytes, more than {MAX_MEMBER}; an image is smaller."
+    if member.size > MAX_MEMBER:
+        return f"has {member.size} bytes, more than {MAX_MEMBER}; an image is smaller."
     return None
 
 

@@ -252,6 +252,6 @@ def test_an_empty_text_is_no_folder(arguments, capsys, monkeypatch, tmp_path):
 @pytest.mark.parametrize("content", [b"a: [", b"a:\n\tb: 1\n", b"caf\xe9: 1\n", b"", b"- 1\n"])
 def test_replay_of_what_is_no_config_is_one_line(content, tmp_path, capsys):
     (tmp_path / "config.yaml").write_bytes(content)
-    assert cli.main(["replay", str(tmp_path)]) == 1
+    assert cli.main(["replay", str(tmp_path)]) == 2
     reported = capsys.readouterr().err
-    assert reported.startswith(f"failed: {tmp_path}/config.yaml") and reported.count("\n") == 1
+    assert reported.startswith(f"refused: {tmp_path}/config.yaml") and reported.count("\n") == 1

@@ -44,7 +44,7 @@ def test_a_folder_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
         (["/nowhere", "--val", "v.tar"], "--val and --class-names are for tars"),
         (["/nowhere/{0..3}.tar", "--val", "v.tar"], "4 of the 4 tars"),
         (["digits:", "--classes", "1,ten"], "do not exist: ten.*Name others in --classes"),
-        (["digits:", "--size", "0"], "--size is 0"),
+        (["digits:", "--size", "0"], "--size: 0 is not in the range 1 to 65536"),
         (["digits:", "--class-names", "/nowhere"], "/nowhere"),
         (["digits:", "--classes", "[1,ten"], r"--classes: '\[1,ten' is not a list of names"),
         (["digits:", "--classes", "1,,2"], "--classes: '1,,2' is not a list of names"),

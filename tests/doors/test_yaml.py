@@ -151,13 +151,9 @@ def test_references_that_are_few_are_resolved(folder: Path) -> None:
 
 def test_a_group_may_be_left_out_and_names_of_many_classes_are_read(folder: Path) -> None:
     names = [f"n{number:08}" for number in range(21_841)]  # ImageNet-21k
-    answer_to(folder, yaml.safe_dump({"defaults": [{"method": None}], "dataset": {"classes": names}}))
-    with door() as answer:
-        made = load(str(folder / "c.yaml"))
-    assert answer.is_accepted and made.dataset.classes == names
-    (folder / "config.yaml").write_text(config.to_yaml(made))
+    (folder / "c.yaml").write_text(f"defaults: [{{method: null}}]\ndataset: {{classes: [{', '.join(names)}]}}\n")
     with door():
-        assert config.read(folder / "config.yaml") == made
+        assert load(str(folder / "c.yaml")).dataset.classes == names
 
 
 @pytest.mark.parametrize("place", ["folder", "pipe", "device", "socket"])

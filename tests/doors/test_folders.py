@@ -68,15 +68,16 @@ def change_tree(root: Path, draw: st.DataObject) -> None:
         st.sampled_from(["remove", "pipe", "folder", "link", "device", "sparse", "bytes", "name", "twice"])
     )
     other = root / draw.draw(st.sampled_from([*PLACES, ".", "..", "gone"]))
+    is_small = place.is_file() and place.stat().st_size < 2**20
+    old = place.read_bytes() if is_small else b""
     if what in ("name", "twice"):
-        if os.path.lexists(place):
-            target = place.parent / draw.draw(st.sampled_from(NAMES))
-            if what == "name" and not os.path.lexists(target):
+        target = place.parent / draw.draw(st.sampled_from(NAMES))
+        if os.path.lexists(place) and not os.path.lexists(target):
+            if what == "name":
                 place.rename(target)
-            elif place.is_file() and not os.path.lexists(target):
-                shutil.copy(place, target)
+            elif is_small:
+                target.write_bytes(old)
         return
-    old = place.read_bytes() if place.is_file() and place.stat().st_size < 2**20 else b""
     if place.is_dir() and not place.is_symlink():
         shutil.rmtree(place)
     elif os.path.lexists(place):

@@ -220,7 +220,7 @@ def _single_images(config: RunConfig, dataset: ImageSet, made: Mapping[Named, ne
         if 1 not in (each.batch, each.images % each.batch):
             continue
         for (key, text), network in made.items():
-            is_trained = (key == THETA and (each.of_theta or is_theta_tested)) or (key != THETA and not each.of_theta)
+            is_trained = (each.of_theta or is_theta_tested) if key == THETA else not each.of_theta
             if is_trained and networks.needs_several(network, channels, (height, width)):
                 keys = *each.keys, "network.name" if each.of_theta else "evaluation.architectures"
                 yield (

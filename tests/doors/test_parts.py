@@ -234,6 +234,15 @@ def test_batch_norm_is_not_trained_on_one_image(given: dict[str, Any], lines: li
     assert lines_of(BATCH_NORM, given) == lines
 
 
+@pytest.mark.parametrize(("tested", "theta"), [("resnet10:width=4", TINY), ("network", BATCH_NORM)])
+def test_batch_norm_is_not_tested_on_one_image(tested: str, theta: dict[str, Any]) -> None:
+    evaluation = {"evaluation.epochs": 1, "evaluation.protocol": "idc", "evaluation.architectures": [tested]}
+    given = [{"training.source": "frozen", "ipc": 43}, theta, evaluation]
+    line = f"evaluation.sets: a pass over 129 images in batches of 64 {SINGLE} evaluation.sets or ipc or "
+    assert lines_of(*given) == [f"{line}evaluation.architectures"]
+    assert lines_of(*given, {"ipc": 42}) == lines_of(*given, {"evaluation.epochs": 0}) == []
+
+
 def test_a_protocol_that_needs_colours_is_refused_for_grey_images() -> None:
     (line,) = lines_of({"dataset.name": "grey_8", "evaluation.protocol": "idc_imagenet", "evaluation.epochs": 1})
     assert line.startswith(

@@ -81,9 +81,6 @@ def planned(options: argparse.Namespace, config: RunConfig) -> Plan:
     """Return the plan of a run. Raises ConfigError with every problem."""
     refused = list(_refused(options))
     config, problems = checks.screened(config, refused)
-=======
-    config, problems = checks.screened(config, refused := list(_refused(options)))
->>>>>>> yaml
     problems = checks.joined(problems, checks.of_config(config))
     if refused:  # no data set is made from such numbers
         raise ConfigError(problems)

@@ -1,6 +1,7 @@
 """Decoding of image files to uint8 tensors, with torchvision's Resize (of the shorter side) and CenterCrop."""
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager

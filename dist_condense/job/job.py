@@ -109,7 +109,7 @@ class Job:
         earlier = {**(start.state.identity if start else {}), **preflight.earlier(config)}
         config, keeping = resolved(config, dataset, earlier, is_complete)
         dataset = assembly.settled(config, dataset)
-        resume.check(config, dataset, start)
+        resume.check(config, dataset, start, how)
         remarks += preflight.remarks(config, start.state if start else None)
         return cls(config, dataset, remarks=remarks, keeping=keeping, start=start, how=how)
 
@@ -169,7 +169,8 @@ class Job:
                     f"the set is complete after {units.name} {units.total}; {self.files.synthetic_set} is kept"
                 )
                 return
-            terminal.say(f"note: the set is written again from the checkpoint: {problem}")
+            if self.files.synthetic_set.exists():
+                terminal.say(f"note: the set is written again from the checkpoint: {problem}")
         if start:
             terminal.say(f"resuming after {self._after(start.steps)} in all")
         try:

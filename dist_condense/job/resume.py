@@ -50,9 +50,10 @@ def select(config: RunConfig, how: str = AUTO) -> Checkpoint | None:
     return start
 
 
-def check(config: RunConfig, dataset: ImageSet, start: Checkpoint | None) -> None:
+def check(config: RunConfig, dataset: ImageSet, start: Checkpoint | None, how: str = AUTO) -> None:
     """Check that a checkpoint and its metrics.jsonl belong to this run, by config, data and tensors.
 
+    :param how: value of the option ``--resume``, see :func:`select`.
     :raises ConfigError: config or data differ (all differences are listed), or a file does not fit the run.
     """
     if start is None:
@@ -65,7 +66,7 @@ def check(config: RunConfig, dataset: ImageSet, start: Checkpoint | None) -> Non
     if other := next(contents.problems(start, outline, len(dataset.classes)), None):
         advice = "it is not a checkpoint of this run; give another one, or remove it"
         raise ConfigError([f"{start.store}/{start.name}/{other}; {advice}"])
-    metrics = _metrics_of(config, start)
+    metrics = _metrics_of(config, start, how)
     if metrics is not None and (strange := list(run_folder.strange(metrics))):
         raise ConfigError(strange)
     if metrics is not None and (problem := metrics_file.problem(metrics, start.steps)):
@@ -86,8 +87,8 @@ def copy(config: RunConfig, dataset: ImageSet, start: Checkpoint | None, how: st
         return start
 
     def load(name: str) -> Checkpoint:
-        source = start if name == start.name else _checked(config, dataset, checkpoint.measured(start.store, name))
-        _copy_one(config, dataset, source)
+        source = start if name == start.name else _checked(config, dataset, checkpoint.measured(start.store, name), how)
+        _copy_one(config, dataset, source, how)
         return source
 
     is_named = checkpoint.NAME.fullmatch(_parts(how)[1])
@@ -99,16 +100,16 @@ def copy(config: RunConfig, dataset: ImageSet, start: Checkpoint | None, how: st
         raise ConfigError([f"--resume={how}: {error}{advice}"]) from error
 
 
-def _checked(config: RunConfig, dataset: ImageSet, source: Checkpoint) -> Checkpoint:
+def _checked(config: RunConfig, dataset: ImageSet, source: Checkpoint, how: str) -> Checkpoint:
     """Return ``source`` if it belongs to this run. Raises Damaged otherwise."""
     try:
-        check(config, dataset, source)
+        check(config, dataset, source, how)
     except ConfigError as error:
         raise Damaged("; ".join(error.problems)) from error
     return source
 
 
-def _copy_one(config: RunConfig, dataset: ImageSet, source: Checkpoint) -> None:
+def _copy_one(config: RunConfig, dataset: ImageSet, source: Checkpoint, how: str) -> None:
     """Copy a checkpoint to this run and commit it. If it is damaged, remove the partial copy and raise Damaged.
 
     A copy that cannot be removed is harmless, because it is not committed.
@@ -127,16 +128,21 @@ def _copy_one(config: RunConfig, dataset: ImageSet, source: Checkpoint) -> None:
             own.remove(source.name)
         raise
     checkpoint.commit(own, source.state, source.entries, source.format)
-    if (metrics := _metrics_of(config, source)) is not None:
+    if (metrics := _metrics_of(config, source, how)) is not None:
         metrics_file.cut(metrics, source.steps, RunFolder(Path(config.output)).metrics)
 
 
-def _metrics_of(config: RunConfig, start: Checkpoint) -> Path | None:
-    """Return the path of metrics.jsonl of a checkpoint's run; None if the file does not exist or is not local."""
+def _metrics_of(config: RunConfig, start: Checkpoint, how: str) -> Path | None:
+    """Return the path of metrics.jsonl of a checkpoint's run; None if the file does not exist or is not local.
+
+    The file of another run is used only below the path ``how``, that is, if this names the run's folder.
+    """
     if str(start.store) == str(assembly.storage_of(config)):
         metrics = RunFolder(Path(config.output)).metrics
     elif isinstance(start.store, Folder):
         metrics = RunFolder(start.store.path.parent).metrics
+        if not metrics.absolute().is_relative_to(Path(how).absolute()):
+            return None
     else:
         return None
     return metrics if metrics.is_file() else None

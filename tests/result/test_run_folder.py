@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from dist_condense.commands import cli
+from dist_condense.result import metrics_file
 from dist_condense.result.tracking import server as mlflow_server
 from dist_condense.result.tracking import trust
 from dist_condense.result.tracking.replay import replay as send
@@ -288,16 +289,30 @@ def test_a_link_that_was_put_there_meanwhile_is_not_sent(theirs: Path, outside: 
             server.log_artifacts(theirs / entry.split("/")[0])
 
 
+PLACES = ("", "checkpoints", "checkpoints/step_00000001_00000000")
+"""Folders of a run that --resume may name."""
+
+
 @pytest.mark.parametrize("entry", ["checkpoints/step_00000001_00000000/class_0.safetensors", "metrics.jsonl"])
 def test_a_resumed_folder_leads_nowhere_either(
     entry: str, theirs: Path, outside: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copy(theirs / entry, outside)
     put(theirs / entry, lambda path: path.symlink_to(outside))
-    for place in ("", "checkpoints", "checkpoints/step_00000001_00000000"):
+    for place in (place for place in PLACES if (theirs / entry).is_relative_to(theirs / place)):
         assert command("dc", tmp_path / "new", *SHORT, f"--resume={theirs / place}") == cli.REFUSED
         assert f"{theirs / entry} is a link" in capfd.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(("place", "expected"), list(zip(PLACES, ([1, 2], [], [2]), strict=True)))
+def test_nothing_outside_of_a_resumed_path_is_read(
+    place: str, expected: list[int], theirs: Path, tmp_path: Path
+) -> None:
+    """Step 2 is the newest, and the third place is step 1."""
+    assert command("dc", tmp_path / "new", *SHORT, f"--resume={theirs / place}") == 0
+    steps = [entry["step"] for entry in metrics_file.read(tmp_path / "new" / "metrics.jsonl")]
+    assert steps == expected
 
 
 # --- where things are sent ----------------------------------------------------------------------------------------

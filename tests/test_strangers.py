@@ -205,7 +205,7 @@ def test_a_config_names_no_code(text: str, mark: Path, tmp_path: Path, capsys: p
 @pytest.mark.parametrize("text", [text for text in CONFIGS if "!!python" in text])
 def test_a_config_that_is_replayed_names_no_code(text: str, mark: Path, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(text.replace("MARK", str(mark)) + "\n")
-    assert cli.main(["replay", str(tmp_path), "--uri", "http://127.0.0.1:9"]) == cli.FAILED
+    assert cli.main(["replay", str(tmp_path), "--uri", "http://127.0.0.1:9"]) == cli.REFUSED
     assert [file.name for file in tmp_path.iterdir()] == ["config.yaml"]
 
 

@@ -114,6 +114,9 @@ def replay(options: argparse.Namespace) -> int:
     return 0
 
 
+MISPLACED = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+"""Errors of a path that the user can mend. Other errors of the system, such as an outage, may pass by themselves."""
+
 WITH_OVERRIDES: dict[str, Callable[[Sequence[str] | None], int]] = {"run": run, "plan": plan}
 """Commands that take a config and ``key=value`` arguments in any order."""
 
@@ -256,7 +259,7 @@ def _executed(config: RunConfig, resume: str = "auto", trusted: bool = True) -> 
     try:
         try:
             job = replace(Job.prepare(config, resume), trusted=trusted)
-        except (DataError, RowsError, SyntheticSetError, OSError) as error:  # nothing has started
+        except (DataError, RowsError, SyntheticSetError, *MISPLACED) as error:  # nothing has started
             raise ConfigError(terminal.lines_of(error)) from error
         try:
             job.run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ast
 import io
 import json
@@ -334,22 +335,25 @@ def test_a_server(tmp_path: Path, screen: Screen, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    ("error", "lines"),
+    ("error", "lines", "code"),
     [
-        (DataError([HOSTILE, "second"]), 2),
-        (RunFailed(HOSTILE, "what is kept"), 2),
-        (RunFailed(*terminal.lines_of(TrialFailed.of({Trial("a", HOSTILE, 0): "why"}, 2))), 2),
-        (OSError(5, HOSTILE, f"/{HOSTILE}"), 1),
+        (DataError([HOSTILE, "second"]), 2, 2),
+        (RunFailed(HOSTILE, "what is kept"), 2, 1),
+        (RunFailed(*terminal.lines_of(TrialFailed.of({Trial("a", HOSTILE, 0): "why"}, 2))), 2, 1),
+        (OSError(errno.EIO, HOSTILE, f"/{HOSTILE}"), 1, 1),
+        (OSError(errno.EISDIR, HOSTILE, f"/{HOSTILE}"), 1, 2),
     ],
 )
-def test_what_ends_a_run(error: Exception, lines: int, screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_ends_a_run(
+    error: Exception, lines: int, code: int, screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
     screen.begin()
 
     def ended(*given: object) -> None:
         raise error
 
     monkeypatch.setattr(job.Job, "prepare", ended)
-    assert cli.main(["run", "configs/digits.yaml"]) == 1
+    assert cli.main(["run", "configs/digits.yaml"]) == code
     assert len(screen.text.splitlines()) == lines
 
 

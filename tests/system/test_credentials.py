@@ -333,7 +333,7 @@ def test_a_run_leaves_no_secret_anywhere(
         assert cli.main([*again, f"dataset.root={root}"]) == 0
         assert cli.main([*again, f"dataset.root=https://user:an0ther-{PLANTED}@{place}"]) == 2
         assert cli.main(["replay", str(output), "--uri", f"http://user:{PLANTED}@127.0.0.1:9"]) == 1
-        assert cli.main(["replay", str(output), "--uri", f"user:{PLANTED}@127.0.0.1:9"]) == 1
+        assert cli.main(["replay", str(output), "--uri", f"user:{PLANTED}@127.0.0.1:9"]) == 2
     said = capfd.readouterr()
     assert "Unauthorized" in said.err and "refused" in said.err
     everything = {**tree(output), **tree(tmp_path / "cache"), "said": f"{reported}{said}".encode()}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import ast
+import errno
 import io
 import json
 import logging

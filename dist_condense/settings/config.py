@@ -180,22 +180,24 @@ def _composed(file: Path, command: overrides.Overrides) -> tuple[dict[str, Any],
     try:
         yaml_files.composed(file, shipped(), {})
     except Unusable as alone:
-        hints = (_closest(file, *item) for item in command.groups.items() if problem.startswith("/".join(item)))
-        raise Unusable(problem + next(hints, "")) from alone
+        raise Unusable(_hinted(problem, file, command.groups)) from alone
     usable = {}
     for group, name in command.groups.items():
         try:
             yaml_files.composed(file, shipped(), {group: name})
             usable[group] = name
         except Unusable as error:
-            command.problems.append(f"{error}{_closest(file, group, name)}")
+            command.problems.append(_hinted(str(error), file, {group: name}))
     return yaml_files.composed(file, shipped(), usable)
 
 
-def _closest(file: Path, group: str, name: str) -> str:
-    """Return a hint with the file of a group whose name is most similar; empty if there is none, or one of the name."""
-    known = {path.stem for place in (file.parent, shipped()) for path in (place / group).glob("*.yaml")}
-    return "" if name in known else values.meant(name, sorted(known))
+def _hinted(problem: str, file: Path, groups: Mapping[str, str]) -> str:
+    """Append the most similar name to the problem that the file of one of the ``groups`` was not found."""
+    for group, name in groups.items():
+        if problem.startswith(f"{group}/{name} was not found"):
+            known = (path.stem for place in (file.parent, shipped()) for path in (place / group).glob("*.yaml"))
+            return f"{problem}{values.meant(name, known)}"
+    return problem
 
 
 def _layered(below: Mapping[str, Any], above: Mapping[str, Any], problems: Sequence[str]) -> RunConfig:

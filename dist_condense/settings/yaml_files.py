@@ -393,7 +393,7 @@ def composed(file: Path, shipped: Path, groups: Mapping[str, str]) -> tuple[dict
 
 def _quoted(name: str) -> str:
     """Quote a text for Hydra's grammar, in which backslashes are special only before a quotation mark."""
-    return "'" + re.sub(r"(\\*)('|\Z)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), name) + "'"
+    return "'" + re.sub(r"(?<!\\)(\\*)('|\Z)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), name) + "'"
 
 
 def _last_words(error: BaseException, file: Path, groups: Mapping[str, str]) -> str:
@@ -479,7 +479,9 @@ def _unescaped(value: Any) -> Any:
         return {key: _unescaped(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_unescaped(item) for item in value]
-    return re.sub(r"(\\*)\1\\\$\{", r"\1${", value) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    return re.sub(r"(?<!\\)(\\+)\$\{", lambda match: match[1][: len(match[1]) // 2] + "${", value)
 
 
 def escaped(value: Any) -> Any:
@@ -488,4 +490,4 @@ def escaped(value: Any) -> Any:
         return {key: escaped(item) for key, item in value.items()}
     if isinstance(value, list):
         return [escaped(item) for item in value]
-    return re.sub(r"(\\*)\$\{", r"\1\1\\${", str(value)) if isinstance(value, str) else value
+    return re.sub(r"(?<!\\)(\\*)\$\{", r"\1\1\\${", str(value)) if isinstance(value, str) else value

@@ -55,9 +55,8 @@ def _named(line: str) -> list[str]:
 
 
 def of_config(config: RunConfig) -> list[str]:
-    """Return an error message for each problem of the config that occurs on any machine and with any data."""
-    config, problems = screened(config)
-    return joined(problems, [*_together(config), *_paths(config), *_named_networks(config)])
+    """Return an error message for each problem of a :func:`screened` config on any machine and with any data."""
+    return [*_together(config), *_paths(config), *_named_networks(config)]
 
 
 def of_data(config: RunConfig, dataset: ImageSet) -> list[str]:

@@ -171,21 +171,33 @@ def in_submitted_job() -> bool:
 def _composed(file: Path, command: overrides.Overrides) -> tuple[dict[str, Any], dict[str, str]]:
     """Compose the file and the groups of the command line; a group that cannot be composed becomes a problem.
 
-    Raises Unusable if the file itself cannot be composed.
+    Raises Unusable if the file cannot be composed without them, with the error of the groups if it is another.
     """
     try:
         return yaml_files.composed(file, shipped(), command.groups)
-    except Unusable:
+    except Unusable as error:
+        problem = str(error)
+    try:
         yaml_files.composed(file, shipped(), {})
+    except Unusable as alone:
+        raise Unusable(_hinted(problem, file, command.groups)) from alone
     usable = {}
     for group, name in command.groups.items():
         try:
             yaml_files.composed(file, shipped(), {group: name})
             usable[group] = name
         except Unusable as error:
-            known = (path.stem for place in (file.parent, shipped()) for path in (place / group).glob("*.yaml"))
-            command.problems.append(f"{error}{values.meant(name, known)}")
+            command.problems.append(_hinted(str(error), file, {group: name}))
     return yaml_files.composed(file, shipped(), usable)
+
+
+def _hinted(problem: str, file: Path, groups: Mapping[str, str]) -> str:
+    """Append the most similar name to the problem that the file of one of the ``groups`` was not found."""
+    for group, name in groups.items():
+        if problem.startswith(f"{group}/{name} was not found"):
+            known = (path.stem for place in (file.parent, shipped()) for path in (place / group).glob("*.yaml"))
+            return f"{problem}{values.meant(name, known)}"
+    return problem
 
 
 def _layered(below: Mapping[str, Any], above: Mapping[str, Any], problems: Sequence[str]) -> RunConfig:
@@ -224,7 +236,8 @@ def _at_home(key: str, value: Any) -> Any:
 
     Raises Misfit for an unknown user, for an incomplete address, and for a name that no file system accepts.
     """
-    if isinstance(value, str) and key in PATHS and any(len(os.fsencode(name)) > NAME for name in value.split("/")):
+    is_path = isinstance(value, str) and key in PATHS and "://" not in value  # names in a store may be longer
+    if is_path and any(len(os.fsencode(name)) > NAME for name in value.split("/")):
         raise Misfit(
             f"{values.shown(masked(value))} has a name of more than {NAME} bytes, which no file system accepts"
         )

@@ -14,8 +14,12 @@ LONGEST, EXPANDED, CHAIN = 2**12, 2**16, 20
 of references."""
 _REFERENCE = re.compile(r"\$\{\s*(?:oc\.(?:select|deprecated|dict\.keys|dict\.values)\s*:\s*)?([^\s${}:,'\"]+)")
 """Pattern of the name to which an interpolation refers; the name of a resolver matches too, but is no key."""
-_COMPUTED = re.compile(r"\$\{\s*(?:oc\.(?:select|deprecated|dict\.keys|dict\.values)\s*:)?[^{}:]*\$\{")
-"""Pattern of an interpolation whose name contains another interpolation."""
+_COMPUTED = re.compile(
+    r"\$\{(?:[^{}:]*|\s*oc\.(?:select|deprecated|dict\.keys|dict\.values)\s*:\s*"
+    r"""(?:'(?:\\.|[^'\\])*?|"(?:\\.|[^"\\])*?|(?:\\.|[^{},'"\\])*))\$\{""",
+    re.DOTALL,
+)
+"""Pattern of an interpolation whose name contains another; the default after the name's comma may be one."""
 
 
 def texts_of(value: Any) -> Iterator[str]:

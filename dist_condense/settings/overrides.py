@@ -41,6 +41,8 @@ def parsed(overrides: Sequence[str]) -> Overrides:
         else:
             try:
                 if key in SECTIONS and not text.lstrip().startswith("{"):
+                    if len(text) > values.LONGEST:
+                        raise Unusable(f"{values.shown(text)} has {len(text)} characters; name one of its files")
                     groups[key] = yaml_files.checked(text)
                 else:
                     keys |= dict(leaves({key: _value(key, text)}))

@@ -82,10 +82,7 @@ ENTRIES = {entry.name: entry for entry in vars(RunFolder).values() if isinstance
 MAY_LEAD = (RunFolder.checkpoints.name, RunFolder.pool.name)
 """Names of entries that may be links to folders, for example to a disk for large files."""
 
-OPENED = {
-    *(entry.name for entry in vars(RunFolder).values() if isinstance(entry, Entry)),
-    *("ray", "mlartifacts", "mlruns"),
-}
+OPENED = {*ENTRIES, "ray", "mlartifacts", "mlruns"}
 """Names of entries that are opened: those of a run, and of what Ray and MLflow keep in its folder."""
 
 

@@ -39,14 +39,16 @@ PRIMARY = "the config"
 """Name under which Hydra finds the file of the command line, because the file's own name may contain any character."""
 SHAPE = "a config consists of keys and values, `ipc: 10`"
 DEFAULTS = 50
-"""Largest number of entries of all lists ``defaults``, each counted as often as it is included."""
+"""Largest number of files in all lists ``defaults``, each counted as often as it is included."""
+READS = 2
+"""Number of times that Hydra reads the header of a file for each inclusion: to order the files, and to merge them."""
 TAG = "tag:yaml.org,2002:"
 STR, NULL, MERGE, LIST, DICT = (f"{TAG}{name}" for name in ("str", "null", "merge", "seq", "map"))
 TYPES = (f"{TAG}int", f"{TAG}float", f"{TAG}bool")
 """Tags of scalars that have no effect, because the key has a type."""
 _LOCATIONS: ContextVar[tuple[Path, ...]] = ContextVar("locations", default=())
-_INCLUDED: ContextVar[Counter[str]] = ContextVar("included")
-"""Number of configs that :func:`composed` has included."""
+_HEADERS: ContextVar[Counter[str]] = ContextVar("headers")
+"""Number of headers that Hydra has read since :func:`composed` was called."""
 RESOLVED = "the config of a run is resolved and has no ${...}, no defaults and no anchors"
 _REAL = re.compile(r"(?<!\\)(\\\\)*\$\{")
 """Pattern of an interpolation that is not escaped, with an even number of backslashes before it."""
@@ -218,7 +220,8 @@ def _check_defaults(node: yaml.MappingNode) -> None:
     for value in (value for key, value in node.value if key.value == "defaults"):
         shape = "defaults is a list, a line `- method: dc` for each group, then `- _self_`"
         _require(isinstance(value, yaml.SequenceNode), value, shape)
-        _require(len(value.value) <= DEFAULTS, value, f"defaults has more than {DEFAULTS} entries")
+        files = [item for item in value.value if item.value != "_self_"]
+        _require(len(files) <= DEFAULTS, value, f"defaults has more than {DEFAULTS} entries")
         for item in value.value:
             names = [item]
             if isinstance(item, yaml.MappingNode) and len(item.value) == 1:
@@ -339,14 +342,14 @@ class Files(ConfigSource):
 
 
 class _Header(dict[str, str | None]):
-    """Header of a config. Hydra reads it each time that the config is included, and never bounds that number."""
+    """Header of a config. Hydra reads it for each inclusion of the config, and never bounds their number."""
 
     def __init__(self, package: str | None) -> None:
         super().__init__(package=package)
 
     def __getitem__(self, key: str) -> str | None:
-        _INCLUDED.get()["files"] += 1
-        if _INCLUDED.get()["files"] > DEFAULTS:
+        _HEADERS.get()["read"] += 1
+        if _HEADERS.get()["read"] > READS * (1 + DEFAULTS):  # 1: the file of the command line
             raise RecursionError
         return super().__getitem__(key)
 
@@ -371,7 +374,7 @@ def composed(file: Path, shipped: Path, groups: Mapping[str, str]) -> tuple[dict
     for plugin in (Files, Locations):
         Plugins.instance().register(plugin)
     before = _LOCATIONS.set((file, file.parent, shipped))
-    _INCLUDED.set(Counter())
+    _HEADERS.set(Counter())
     try:
         with initialize(version_base="1.3", config_path=None, job_name="dist_condense"):
             overrides = [f"{group}={_quoted(name)}" for group, name in groups.items()]
@@ -390,7 +393,7 @@ def composed(file: Path, shipped: Path, groups: Mapping[str, str]) -> tuple[dict
 
 def _quoted(name: str) -> str:
     """Quote a text for Hydra's grammar, in which backslashes are special only before a quotation mark."""
-    return "'" + re.sub(r"(\\*)('|\Z)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), name) + "'"
+    return "'" + re.sub(r"(?<!\\)(\\*)('|\Z)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), name) + "'"
 
 
 def _last_words(error: BaseException, file: Path, groups: Mapping[str, str]) -> str:
@@ -476,7 +479,9 @@ def _unescaped(value: Any) -> Any:
         return {key: _unescaped(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_unescaped(item) for item in value]
-    return re.sub(r"(\\*)\1\\\$\{", r"\1${", value) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    return re.sub(r"(?<!\\)(\\+)\$\{", lambda match: match[1][: len(match[1]) // 2] + "${", value)
 
 
 def escaped(value: Any) -> Any:
@@ -485,4 +490,4 @@ def escaped(value: Any) -> Any:
         return {key: escaped(item) for key, item in value.items()}
     if isinstance(value, list):
         return [escaped(item) for item in value]
-    return re.sub(r"(\\*)\$\{", r"\1\1\\${", str(value)) if isinstance(value, str) else value
+    return re.sub(r"(?<!\\)(\\*)\$\{", r"\1\1\\${", str(value)) if isinstance(value, str) else value

@@ -24,8 +24,8 @@ BYTES, VALUES, DEPTH = 64 * 2**20, 4_000_000, 16
 """Limits of one record: number of bytes, number of values (lists and objects count as well), and depth of nesting.
 They suffice for a manifest of 100,000 classes; the values take less than 1 GiB of memory."""
 YAML_BYTES, YAML_VALUES = 2**19, 25_000
-"""Limits of a YAML text: number of bytes, and number of values after the expansion of aliases. They suffice for the
-names of all classes of ImageNet-21k, and are read and composed within seconds."""
+"""Limits of a YAML text: number of bytes, and number of values after the expansion of aliases. They suffice for a
+list of all classes of ImageNet-21k, and are read and composed within seconds."""
 MANY = f"more than {YAML_VALUES} values"
 Value = TypeVar("Value")
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)

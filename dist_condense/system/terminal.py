@@ -102,8 +102,8 @@ class Parser(argparse.ArgumentParser):
     """Argument parser that reports refused arguments on one line, with secrets masked and hidden characters escaped."""
 
     def error(self, message: str) -> NoReturn:
-        """Print the message and exit with code 2."""
-        super().error(_shown(message))
+        """Print the message, shortened like those of :func:`lines_of`, and exit with code 2."""
+        super().error(_shortened(message))
 
 
 # --- rich ---------------------------------------------------------------------------------------------------------

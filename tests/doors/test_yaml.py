@@ -103,6 +103,9 @@ def chain(width: int, length: int, form: str = "{}") -> str:
         ("output: '" + "${oc.env:A," * 300 + "}" * 300 + "'", "its ${...} are nested too deep"),
         ("ipc: ${${seed}}", "the name in an interpolation is computed by another; write it out"),
         ("ipc: ${oc.select:${seed}}", "the name in an interpolation is computed by another; write it out"),
+        ("ipc: ${oc.select:a${seed},1}", "the name in an interpolation is computed by another; write it out"),
+        ("ipc: ${oc.select:'a,${seed}',1}", "the name in an interpolation is computed by another; write it out"),
+        ("ipc: ${oc.select:a\\,${seed},1}", "the name in an interpolation is computed by another; write it out"),
         ("ipc: ${seed}\nseed: ${ipc}", "ipc: Recursive interpolation detected"),
         ("output: ${method}\ndefaults: [{method: dc}]", "output: {"),
         ("ipc: !!bool maybe", "ipc: 'maybe' does not fit"),
@@ -122,7 +125,7 @@ def chain(width: int, length: int, form: str = "{}") -> str:
         ("".join(f"k{n}: 1\n" for n in range(YAML_VALUES // 2 - 1)), "more unknown keys"),
         ("# " + "x" * YAML_BYTES, "bytes, expected at most"),
     ],
-    ids=range(25),
+    ids=range(28),
 )
 def test_what_would_take_long_or_means_nothing_is_refused(text: str, line: str, folder: Path) -> None:
     answer = answer_to(folder, text)
@@ -138,6 +141,19 @@ def test_files_that_include_each_other_many_times_are_refused(folder: Path) -> N
     assert answer.lines is not None and "include more than" in answer.lines[0]
 
 
+@pytest.mark.parametrize(("count", "is_read"), [(DEFAULTS, True), (DEFAULTS + 1, False)])
+@pytest.mark.parametrize("own", ["", "_self_, "])
+def test_the_files_of_a_config_are_counted_however_they_are_included(
+    count: int, is_read: bool, own: str, tmp_path: Path
+) -> None:
+    for number in range(count):
+        (tmp_path / f"f{number}.yaml").write_text(f"seed: {number}\n")
+    files = [f"f{number}" for number in range(count)]
+    assert answer_to(tmp_path, f"defaults: [{own}{', '.join(files)}]\n{own and 'ipc: 1'}").is_accepted == is_read
+    (tmp_path / "f0.yaml").write_text(f"defaults: [{own}{', '.join(files[1:])}]\n")
+    assert answer_to(tmp_path, "defaults: [f0]").is_accepted == is_read
+
+
 def test_references_that_are_few_are_resolved(folder: Path) -> None:
     (folder / "c.yaml").write_text(
         "ipc: 3\noutput: 'o/${.tracking.experiment}'\n"
@@ -147,6 +163,38 @@ def test_references_that_are_few_are_resolved(folder: Path) -> None:
     made = load(str(folder / "c.yaml"))
     assert (made.output, made.tracking.checkpoints) == ("o/x3_3", "o/x3_3/c")
     assert (made.dataset.classes, made.dataset.root) == (["3", "3b", "seven"], "o/x3_3")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("${oc.select:ipc,${seed}}", "3"),
+        ("${oc.select:none,${seed}}", "7"),
+        ("${oc.select: none , '${seed}, ${ipc}'}", "7, 3"),
+        ("${oc.select:none,${oc.select:nothing,${seed}}}", "7"),
+        ("${oc.env:DIST_CONDENSE_NONE,${seed}}", "7"),
+        ("${oc.env:DIST_CONDENSE_NONE,b}", "b"),
+        ("${oc.decode:${oc.env:DIST_CONDENSE_NONE,b}}", "b"),
+    ],
+)
+def test_a_default_may_be_another_reference(text: str, value: str, folder: Path) -> None:
+    (folder / "c.yaml").write_text(f'ipc: 3\nseed: 7\noutput: "{text}"\n')
+    assert load(str(folder / "c.yaml")).output == value
+
+
+@pytest.mark.parametrize("text", ["x" * 500_000, "'" * 500_000, "\\" * 500_000 + "x", "[" * 500_000])
+@pytest.mark.parametrize("key", ["method", "method.grouping.groups", "ipc"])
+def test_a_long_override_is_refused_at_once(key: str, text: str) -> None:
+    with door(ConfigError) as answer:
+        load("configs/digits.yaml", [f"{key}={text}"])
+    assert answer.lines is not None and answer.lines[0].startswith(f"{key}: "), answer
+
+
+def test_backslashes_of_a_run_are_read_in_linear_time(folder: Path) -> None:
+    run = "\\" * 400_000
+    (folder / "config.yaml").write_text(f"output: '{run}'\nseed: '\\\\\\${{a}}'\n")
+    with door():
+        assert yaml_files.stored_values(folder / "config.yaml")["seed"] == "\\${a}"
 
 
 def test_a_group_may_be_left_out_and_names_of_many_classes_are_read(folder: Path) -> None:

@@ -89,7 +89,7 @@ def test_every_shipped_config_loads(name):
     loaded = shipped(name)
     assert loaded.output == f"outputs/{name}"
     assert from_dict(config.to_dict(loaded)) == loaded
-    assert checks.of_config(loaded) == []
+    assert checks.screened(loaded) == (loaded, []) and checks.of_config(loaded) == []
 
 
 def test_every_published_config_has_its_budget_here():

@@ -9,6 +9,7 @@ from dist_condense.job import preflight
 from dist_condense.settings import checks, run_folder
 from dist_condense.settings.config import ConfigError, RunConfig, from_dict, load
 from dist_condense.settings.keys import KEYS, refused, value, without
+from dist_condense.system.credentials import revealed
 
 LOCAL = ["cluster.workers=0", "cluster.device=cpu", "evaluation.sets=[condensed]"]
 
@@ -80,6 +81,37 @@ def test_one_line_for_each_wrong_value(overrides: list[str], lines: list[str], t
 def test_a_wrong_group_is_followed_by_the_closest_name(tmp_path: Path) -> None:
     (line,) = problems(tmp_path, "method=herdng")
     assert line.endswith("choose one of dc, dcc, dm, dsa, dsac, herding, idc, idc_i, random; did you mean herding?")
+
+
+@pytest.mark.parametrize("named", ["'???'", "nothing"])
+def test_so_is_one_that_replaces_a_name_of_no_file(named: str, tmp_path: Path) -> None:
+    """The file cannot be composed without the command's group, which is no fault of the file."""
+    (tmp_path / "c.yaml").write_text(f"defaults: [{{method: {named}}}, _self_]\nipc: 3\n")
+    assert load(str(tmp_path / "c.yaml"), ["method=dcc"]).ipc == 3
+    with pytest.raises(ConfigError, match=r"^method/dccc was not found; .*; did you mean dcc\?$"):
+        load(str(tmp_path / "c.yaml"), ["method=dccc"])
+
+
+def test_a_wrong_file_is_no_fault_of_the_group(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("ipc: [\n")
+    with pytest.raises(ConfigError, match=r"^[^\n]*c.yaml, line 2: [^\n]*$"):
+        load(str(tmp_path / "c.yaml"), ["method=dccc"])
+
+
+def test_a_group_that_the_file_does_not_name_has_no_similar_name(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("ipc: 3\n")
+    with pytest.raises(ConfigError, match=r"^method: the defaults of \S+ name no method to replace; give \S+$"):
+        load(str(tmp_path / "c.yaml"), ["method=dccc"])
+
+
+@pytest.mark.parametrize("key", ["dataset.root", "data.cache", "tracking.checkpoints"])
+def test_only_names_on_this_machine_are_bounded(key: str) -> None:
+    url = f"https://account.blob.core.windows.net/container/imagenet?sv=2024&sig={'a' * 300}"
+    section, name = key.split(".")
+    assert revealed(getattr(getattr(from_dict({key: url}), section), name)) == url
+    assert from_dict({key: "a" * 255}) and from_dict({key: f"s3://bucket/{'a' * 300}"})
+    with pytest.raises(ConfigError, match=f"^{key}: .* has a name of more than 255 bytes"):
+        from_dict({key: f"/data/{'a' * 256}"})
 
 
 def test_a_zero_byte_is_in_no_text() -> None:

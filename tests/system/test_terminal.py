@@ -439,6 +439,13 @@ def test_nobody_reads_what_a_run_says_and_it_goes_on() -> None:
     assert (done.returncode, done.stdout) == (0, "done\n")
 
 
+def test_refused_arguments_are_shortened(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        terminal.Parser("x").parse_args(["-" + "y\n" * 300_000])
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line.startswith("x: error: unrecognized arguments: -y") and " ... " in line and len(line) < 1_100
+
+
 # --- one place ----------------------------------------------------------------------------------------------------
 
 CALLS = {"print", "input", "breakpoint", "os.write", "warnings.warn", "logging.basicConfig", "faulthandler.enable"}

@@ -11,6 +11,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import chdir, closing
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import pytest
 
 from dist_condense.commands import cli
 from dist_condense.job import checkpoint
+from dist_condense.job.job import Job
 from dist_condense.result import metrics_file, synthetic_set
 from dist_condense.result.tracking import server as mlflow_server
 from dist_condense.result.tracking import trust
@@ -299,9 +301,10 @@ def test_unrelated_links_beside_checkpoints_are_not_refused(
     (theirs / "pool").mkdir()
     for folder, name in itertools.product((theirs, theirs / "checkpoints", theirs / "pool"), UNRELATED):
         put(folder / name, lambda path: path.symlink_to(outside))
-    for place in PLACES[:2]:
-        assert command("dc", tmp_path / f"new_{place}", *SHORT, f"--resume={theirs / place}") == 0
-    assert command("dc", tmp_path / "third", *SHORT, f"tracking.checkpoints={theirs}") == 0
+    again = replace(config.read(theirs / "config.yaml"), output=str(tmp_path / "new"))
+    for place in PLACES:
+        assert Job.prepare(again, str(theirs / place)).start is not None
+    assert Job.prepare(replace(again, tracking=replace(again.tracking, checkpoints=str(theirs)))).start is not None
     capfd.readouterr()
     for entry in (
         "pool/network_0.safetensors",

@@ -87,7 +87,8 @@ def evaluate(options: argparse.Namespace) -> int:
     folder = run_folder(options.output)
     check(folder)
     config = finished(folder, options.overrides)
-    return _executed(config, trusted=_names_server(options.overrides) or is_own(config.tracking.uri))
+    trusted = _names_server(options.overrides) or is_own(config.tracking.uri)
+    return _executed(config, trusted=trusted, verified=True)
 
 
 def show(options: argparse.Namespace) -> int:
@@ -248,7 +249,7 @@ def _loaded(path: str, overrides: Sequence[str]) -> RunConfig:
         raise
 
 
-def _executed(config: RunConfig, resume: str = "auto", trusted: bool = True) -> int:
+def _executed(config: RunConfig, resume: str = "auto", trusted: bool = True, verified: bool = False) -> int:
     from dist_condense.data import DataError
     from dist_condense.evaluation.rows import RowsError
     from dist_condense.job.job import Job
@@ -258,7 +259,7 @@ def _executed(config: RunConfig, resume: str = "auto", trusted: bool = True) -> 
 
     try:
         try:
-            job = replace(Job.prepare(config, resume), trusted=trusted)
+            job = replace(Job.prepare(config, resume), trusted=trusted, verified=verified)
         except (DataError, RowsError, SyntheticSetError, *MISPLACED) as error:  # nothing has started
             raise ConfigError(terminal.lines_of(error)) from error
         try:

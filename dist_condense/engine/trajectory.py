@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
@@ -24,6 +25,8 @@ from dist_condense.system.storage import Storage
 
 Build = Callable[[int], nn.Module]
 """Function from a seed to a network with newly drawn weights."""
+NETWORK = re.compile(r"network_(0|[1-9][0-9]*)\.safetensors(\.sha256)?")
+"""Pattern of the names of the files in a pool, see :class:`Pool`."""
 
 
 class NetworkStart(Protocol):

@@ -15,15 +15,17 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass
 from hashlib import sha256
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from torch import Tensor
 
 from dist_condense.engine.procedure import Kind
+from dist_condense.engine.trajectory import NETWORK
 from dist_condense.job import header
 from dist_condense.result.tracking.server_run import Id
 from dist_condense.settings.identity import impossible
-from dist_condense.settings.run_folder import OPENED
+from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system import records, safetensors_header
 from dist_condense.system.background import side_by_side
 from dist_condense.system.conversion import NonNegative, Rule, Sha256
@@ -49,9 +51,13 @@ AT_ONCE = 8
 Loaded = TypeVar("Loaded")
 
 
-def is_opened(folder: str) -> bool:
-    """Return whether a folder of this name is opened in the folder of a run or in one of checkpoints."""
-    return folder in OPENED or NAME.fullmatch(folder) is not None
+def is_opened(path: Path) -> bool:
+    """Return whether an entry of this name is opened to read checkpoints or networks.
+
+    The entry may be in a run's folder, in a folder of checkpoints, in a checkpoint, or in a pool.
+    """
+    patterns = (NAME, NETWORK, *FILES.values())
+    return path.name in (RunFolder.metrics.name, MANIFEST, SHARED) or any(x.fullmatch(path.name) for x in patterns)
 
 
 @dataclass(frozen=True)

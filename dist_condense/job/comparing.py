@@ -138,11 +138,11 @@ def _condensed(of: Comparison) -> TrainingSet:
 
 
 def _set(folder: Path, epochs: int | None) -> TrainingSet:
-    """Load the synthetic set of the run in ``folder`` as a training set.
+    """Load the synthetic set of the run in ``folder``, which this start has written or verified, as a training set.
 
     :param epochs: number of epochs of the training; None for the protocol's number.
     """
-    loaded = load_set(RunFolder(folder).synthetic_set)
+    loaded = load_set(RunFolder(folder).synthetic_set, verify=False)
     images = loaded.batch(torch.arange(len(loaded)))
     return TrainingSet(images, loaded.labels, epochs=epochs, tiles=loaded.card.decoded_per_image)
 

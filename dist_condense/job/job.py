@@ -69,6 +69,8 @@ class Job:
     """Value of the option ``--resume``, see :func:`dist_condense.job.resume.select`."""
     trusted: bool = True
     """Whether the address of MLflow comes from the user, rather than from an untrusted run folder."""
+    verified: bool = False
+    """Whether all pixels of the set in the run's folder have just been verified, which reads it twice."""
 
     @property
     def folder(self) -> Path:
@@ -163,7 +165,7 @@ class Job:
     def _condense(self, tracker: Tracker, start: Checkpoint | None) -> None:
         units = self.outline.units
         if start and start.steps == units.total:
-            problem = set_problem(self.config, self.dataset)
+            problem = set_problem(self.config, self.dataset, verify=not self.verified)
             if problem is None:
                 terminal.say(
                     f"the set is complete after {units.name} {units.total}; {self.files.synthetic_set} is kept"

@@ -152,15 +152,19 @@ def _at(path: str) -> Checkpoint | None:
     """Return the newest intact checkpoint at a path or url; None if there is no checkpoint.
 
     :param path: path or url of a run's folder, of its folder of checkpoints, or of one checkpoint.
-    :raises ConfigError: the path names a damaged or uncommitted checkpoint, or no checkpoint in the folder is intact.
+    :raises ConfigError: the path names a damaged checkpoint, no checkpoint in the folder is intact, or what would be
+        opened is a link.
     """
     if scheme(path) is None:
-        run_folder.check(Path(path), checkpoint.is_opened)
+        for folder in (Path(path), RunFolder(Path(path)).checkpoints):
+            run_folder.check(folder, checkpoint.is_opened)
     parent, name = _parts(path)
     if checkpoint.NAME.fullmatch(name):
         try:
             return checkpoint.measured(storage(address(parent) or "."), name)
-        except (FileNotFoundError, Damaged) as error:
+        except FileNotFoundError:  # missing or uncommitted
+            return None
+        except Damaged as error:
             raise ConfigError([f"--resume={path}: {error}"]) from error
     return _newest(storage(join(path, RunFolder.checkpoints.name)), _note) or _newest(storage(path), _note)
 

@@ -82,40 +82,58 @@ ENTRIES = {entry.name: entry for entry in vars(RunFolder).values() if isinstance
 MAY_LEAD = (RunFolder.checkpoints.name, RunFolder.pool.name)
 """Names of entries that may be links to folders, for example to a disk for large files."""
 
+LOGS = ".jsonl"
+"""Suffix of the files in :attr:`RunFolder.logs`."""
 OPENED = {*ENTRIES, "ray", "mlartifacts", "mlruns"}
 """Names of entries that are opened: those of a run, and of what Ray and MLflow keep in its folder."""
 
 
-def check(folder: Path, opened: Callable[[str], object] = OPENED.__contains__) -> None:
+def is_run_entry(path: Path) -> bool:
+    """Return whether :func:`check` examines an entry of a run's own folder: all but folders that are not opened."""
+    return path.name in OPENED or path.is_symlink() or not path.is_dir()
+
+
+def check(folder: Path, examined: Callable[[Path], object] = is_run_entry) -> None:
     """Check that a run's folder contains only plain files and folders, and neither in place of the other.
 
     The folder itself and :data:`MAY_LEAD` may be links to folders. Raises ConfigError with a message for each entry
-    that is refused; if there are many, the last message states the number of entries that are not listed.
+    that is refused; if there are many, the last message states the number of entries that are not listed. If there are
+    several in an output that is not the folder of a run, they are one message.
 
-    :param opened: returns whether a folder of the given name in it is opened; others are not searched, because the
+    :param examined: returns whether an entry of the folder is examined; others are not even searched, because the
         given folder may be any, even the root of the file system.
     """
-    if refused := list(problems(folder, opened)):
+    if refused := list(problems(folder, examined)):
+        config = RunFolder(folder).config
+        if examined is is_run_entry and len(refused) > 1 and not os.path.lexists(config):
+            found = f"contains {len(refused)} links, pipes or others that are refused in one"
+            raise ConfigError([f"output: {folder} is not the folder of a run, and {found}; give another folder"])
         more = [f"... and {len(refused) - SHOWN} more in {folder}"] if len(refused) > SHOWN else []
         raise ConfigError(refused[:SHOWN] + more)
 
 
-def problems(folder: Path, opened: Callable[[str], object] = OPENED.__contains__) -> Iterator[str]:
+def problems(folder: Path, examined: Callable[[Path], object] = is_run_entry) -> Iterator[str]:
     """Yield an error message for each entry that :func:`check` refuses; none if the folder does not exist."""
     if folder.is_dir():
-        for path in _listed(folder):
+        for path in filter(examined, _listed(folder)):
             if path.name in MAY_LEAD and path.is_symlink() and path.is_dir():
                 yield from problems_below(path)
-            elif opened(path.name) or path.is_symlink() or not path.is_dir():
+            else:
                 yield from strange(path)
                 yield from _of_other_kind(path)
 
 
 def _of_other_kind(path: Path) -> Iterator[str]:
-    entry, is_link = ENTRIES.get(path.name), path.is_symlink()
-    if entry is not None and not is_link and (path.is_file() if entry.is_folder else path.is_dir()):
+    entry = ENTRIES.get(path.name)
+    if entry is None or path.is_symlink():
+        return
+    if path.is_file() if entry.is_folder else path.is_dir():
         found, expected = ("file", "folder") if entry.is_folder else ("folder", "file")
         yield f"{path} is a {found}, and a run's folder has a {expected} of this name; remove it"
+    elif entry is RunFolder.logs:
+        for log in _listed(path):
+            if log.suffix == LOGS and log.is_dir() and not log.is_symlink():
+                yield f"{log} is a folder, and a run's folder has a file of this name; remove it"
 
 
 def strange(path: Path) -> Iterator[str]:

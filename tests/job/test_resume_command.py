@@ -109,6 +109,17 @@ def test_a_path_without_or_of_another_run_is_refused(tmp_path: Path, capfd: pyte
     assert not (tmp_path / "new").exists()
 
 
+def test_a_checkpoint_that_is_missing_or_uncommitted_is_no_checkpoint(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "checkpoints" / "step_00000001_00000000").mkdir(parents=True)
+    for name in ("step_00000001_00000000", "step_00000099_00000000"):
+        place = tmp_path / "checkpoints" / name
+        assert command("dc", tmp_path / "new", *SHORT, f"--resume={place}") == cli.REFUSED
+        advice = "there is no checkpoint; give a run's folder, or one of its checkpoints"
+        assert capfd.readouterr().err == f"refused: --resume={place}: {advice}\n"
+
+
 def test_other_data_are_refused_and_moved_data_are_not(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     short = (*SHORT, *IMAGES, "method.real_batch=2", "ipc=1")
     for split, name in itertools.product(("train", "val"), ("ant", "bee")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -10,13 +11,16 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import chdir, closing
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
 from dist_condense.commands import cli
-from dist_condense.result import metrics_file
+from dist_condense.job import checkpoint
+from dist_condense.job.job import Job
+from dist_condense.result import metrics_file, synthetic_set
 from dist_condense.result.tracking import server as mlflow_server
 from dist_condense.result.tracking import trust
 from dist_condense.result.tracking.replay import replay as send
@@ -241,6 +245,17 @@ def test_what_never_ends_is_not_opened(
     assert f"{theirs / 'metrics.jsonl'} is {kind}, and not opened" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("given", [evaluate, replay, rerun])
+@pytest.mark.parametrize("entry", ["environment.json", "report.html", "logs/driver.jsonl", "logs/worker_0.jsonl"])
+def test_a_folder_in_place_of_a_file_is_one_line(
+    given: Callable[[Path], int], entry: str, theirs: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    put(theirs / entry, Path.mkdir)
+    assert given(theirs) == cli.REFUSED
+    expected = f"refused: {theirs / entry} is a folder, and a run's folder has a file of this name; remove it\n"
+    assert capfd.readouterr().err == expected
+
+
 def test_what_an_earlier_start_removes_meanwhile_is_not_missed(theirs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listed = run_folder._listed
 
@@ -261,6 +276,46 @@ def test_many_links_are_some_lines(theirs: Path, outside: Path) -> None:
     with pytest.raises(ConfigError, match=rf"\.\.\. and {30 - SHOWN} more in") as refused:
         run_folder.check(theirs)
     assert len(refused.value.problems) == SHOWN + 1
+
+
+def test_a_folder_of_links_that_is_no_run_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Such as / and /etc."""
+    (other := tmp_path / "other").mkdir()
+    for number in range(30):
+        (other / f"link{number}").symlink_to("bin")
+    os.mkfifo(other / "pipe")
+    assert command("dc", other, *SHORT) == cli.REFUSED
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"refused: output: {other} is not the folder of a run, and contains 31 links")
+    assert command("dc", tmp_path / "new", *SHORT, f"--resume={other}") == cli.REFUSED
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"refused: --resume={other}: there is no checkpoint; give a run's folder")
+
+
+UNRELATED = ("README", "notes", "logs", "network_a.safetensors")
+
+
+def test_unrelated_links_beside_checkpoints_are_not_refused(
+    theirs: Path, outside: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (theirs / "pool").mkdir()
+    for folder, name in itertools.product((theirs, theirs / "checkpoints", theirs / "pool"), UNRELATED):
+        put(folder / name, lambda path: path.symlink_to(outside))
+    again = replace(config.read(theirs / "config.yaml"), output=str(tmp_path / "new"))
+    for place in PLACES:
+        assert Job.prepare(again, str(theirs / place)).start is not None
+    assert Job.prepare(replace(again, tracking=replace(again.tracking, checkpoints=str(theirs)))).start is not None
+    capfd.readouterr()
+    for entry in (
+        "pool/network_0.safetensors",
+        "pool/network_0.safetensors.sha256",
+        "checkpoints/step_00000009_00000000",
+    ):
+        (theirs / entry).symlink_to(outside)
+        assert command("dc", tmp_path / "fourth", *SHORT, f"tracking.checkpoints={theirs}") == cli.REFUSED
+        (line,) = capfd.readouterr().err.splitlines()
+        assert line.startswith(f"refused: tracking.checkpoints: {theirs / entry} is a link, to {outside}")
+        (theirs / entry).unlink()
 
 
 def test_the_folder_itself_and_what_lies_on_another_disk_may_be_links(theirs: Path, tmp_path: Path) -> None:
@@ -305,6 +360,15 @@ def test_a_resumed_folder_leads_nowhere_either(
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize(
+    "name", ["manifest.json", "shared.safetensors", "class_3.safetensors", "classes_0.safetensors"]
+)
+def test_no_file_of_a_resumed_checkpoint_is_a_link(name: str, tmp_path: Path, outside: Path) -> None:
+    (tmp_path / name).symlink_to(outside)
+    with pytest.raises(ConfigError, match=f"{name} is a link"):
+        run_folder.check(tmp_path, checkpoint.is_opened)
+
+
 @pytest.mark.parametrize(("place", "expected"), list(zip(PLACES, ([1, 2], [], [2]), strict=True)))
 def test_nothing_outside_of_a_resumed_path_is_read(
     place: str, expected: list[int], theirs: Path, tmp_path: Path
@@ -313,6 +377,35 @@ def test_nothing_outside_of_a_resumed_path_is_read(
     assert command("dc", tmp_path / "new", *SHORT, f"--resume={theirs / place}") == 0
     steps = [entry["step"] for entry in metrics_file.read(tmp_path / "new" / "metrics.jsonl")]
     assert steps == expected
+
+
+# --- the set ------------------------------------------------------------------------------------------------------
+
+
+def test_the_set_is_verified_once_in_each_start(
+    theirs: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Both its hash and its pixels; ImageNet-1K's has 6 GB. A damaged one is refused before anything is trained."""
+    read: list[str] = []
+    for name in ("sha256_of", "_pixel_problems"):
+        whole = getattr(synthetic_set, name)
+        counting = lambda *given, name=name, whole=whole: [read.append(name), whole(*given)][1]  # noqa: E731
+        monkeypatch.setattr(synthetic_set, name, counting)
+    once = ["_pixel_problems", "sha256_of"]
+    assert evaluate(theirs) == 0 and read == once
+    read.clear()
+    assert command("dc", theirs, *SHORT, *ONE) == 0 and read == once
+    file = theirs / "synthetic_set" / synthetic_set.TENSORS
+    data = bytearray(file.read_bytes())
+    data[-9] ^= 1
+    file.write_bytes(data)
+    before = (theirs / "evaluation.csv").read_bytes()
+    capfd.readouterr()
+    assert evaluate(theirs, "evaluation.seeds=2") == cli.REFUSED
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"refused: {file} ") and (theirs / "evaluation.csv").read_bytes() == before
+    assert command("dc", theirs, *SHORT) == 0
+    assert "note: the set is written again from the checkpoint" in capfd.readouterr().err
 
 
 # --- where things are sent ----------------------------------------------------------------------------------------

@@ -150,7 +150,7 @@ def _guarded(listing: Callable[..., _Listed], split: Path, *arguments: object) -
 
 
 def _split_folder(root: Path, candidates: Sequence[str]) -> Path | None:
-    return next((root / name for name in candidates if (root / name).is_dir()), None)
+    return next((root / name for name in candidates if os.path.isdir(root / name)), None)
 
 
 def _no_split(request: Request, candidates: Sequence[str]) -> list[str]:

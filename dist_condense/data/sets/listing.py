@@ -22,7 +22,7 @@ ImageFolder reads jpg, jpeg, png, ppm, bmp, pgm, tif, tiff and webp.
 """
 SUFFIXES = tuple(f".{ending}" for ending in ENDINGS)
 REVISITS = 10_000
-"""Maximum number of times that links in a class lead to a folder again, because they can multiply folders without end."""
+"""Maximum number of times that links in a class lead to a folder again; they could multiply folders without end."""
 HIDDEN, DANGLING, SPECIAL = "hidden", "broken links", "special files"
 LOOP, OTHER = "links to a folder above", "with no or another ending"
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -101,7 +101,8 @@ def _walk(folder: Path, split: Path, ignored: Ignored) -> Iterator[tuple[str, st
         revisits += identity in visited
         visited.add(identity)
         if revisits > REVISITS:
-            raise DataError([f"{folder}: links in it lead to folders again, more than {REVISITS:,} times. Remove them."])
+            problem = f"links in it lead to folders again, more than {REVISITS:,} times"
+            raise DataError([f"{folder}: {problem}. Remove them."])
         listing = entries_of(current)
         ignored.update(listing.ignored)
         prefix = f"{path}/" if path else ""

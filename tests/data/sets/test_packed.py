@@ -137,7 +137,9 @@ def test_roots_that_are_no_names_of_folders(name: str, tmp_path: Path) -> None:
     for root, reason in odd.items():
         [line] = problems(name, root)
         assert f"cannot be read: {reason}. Set dataset.root to" in line and len(line) < 1500
-    [line] = problems(name, f"{tmp_path}{'/.' * 2036}"[:4090])  # its subfolders have too long a path
+    again = f"/../{tmp_path.name}"
+    deep = f"{tmp_path}{again * ((4094 - len(str(tmp_path))) // len(again))}"
+    line = problems(name, f"{deep}{'/..' * ((4094 - len(deep)) // 3)}")[0]  # its subfolders have too long a path
     assert "holds neither" in line or "has no folder train" in line
     [line] = problems(name, "~nobody-of-this-name/x")
     assert "~nobody-of-this-name/x is not a folder" in line

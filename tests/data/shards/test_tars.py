@@ -252,7 +252,7 @@ def test_records_of_a_pax_header_that_are_damaged(tmp_path: Path, records: bytes
         index_tar(tmp_path / "pax.tar")
 
 
-@pytest.mark.parametrize("headers", product("xL", repeat=2), ids="".join)
+@pytest.mark.parametrize("headers", [*product("xL", repeat=2)], ids="".join)
 def test_the_first_of_headers_that_conflict_counts_as_in_tarfile(tmp_path: Path, headers: tuple[str, str]) -> None:
     makers = {"x": lambda name: pax(tarfile.XHDTYPE, record("path", name)), "L": long_name}
     data = b"".join(makers[kind](name) for kind, name in zip(headers, ("first.txt", "second.txt"), strict=True))

@@ -98,29 +98,36 @@ def bounded_plan(images: int, factor: int, budget: int, axes: str = BOTH) -> lis
     return [(f, count) for f, count in [*plan, (1, remaining)] if count]
 
 
-Decoding = Callable[[Tensor, "MultiFormation", int], tuple[Tensor, Tensor]]
+@dataclass(frozen=True)
+class Decoding:
+    """A way to decode the images of one class for matching."""
 
-DECODINGS: dict[str, Decoding] = {"uniform": uniform, "multi": multi, "bounded": bounded}
-PARTS: dict[Decoding, Callable[[int, MultiFormation], list[tuple[int, int]]]] = {
-    uniform: lambda images, form: [(form.factor, images)],
-    multi: lambda images, form: [(factor, images) for factor in range(1, form.factor + 1)],
-    bounded: lambda images, form: bounded_plan(images, form.factor, form.budget, form.axes),
+    decode: Callable[[Tensor, MultiFormation, int], tuple[Tensor, Tensor]]
+    """Function like :func:`uniform`."""
+    parts: Callable[[int, MultiFormation], list[tuple[int, int]]]
+    """Function that returns the (factor, number of images) of each part of the decoded images, by number of images."""
+
+
+UNIFORM = Decoding(uniform, lambda images, form: [(form.factor, images)])
+DECODINGS: dict[str, Decoding] = {
+    "uniform": UNIFORM,
+    "multi": Decoding(multi, lambda images, form: [(factor, images) for factor in range(1, form.factor + 1)]),
+    "bounded": Decoding(bounded, lambda images, form: bounded_plan(images, form.factor, form.budget, form.axes)),
 }
-"""Function that returns the (factor, number of images) of each part of the decoded images, by decoding."""
 
 
 @dataclass(frozen=True)
 class MultiFormation:
     """Multi-formation of IDC, which decodes images into tiles (``factor`` 1: pixels are used unchanged).
 
-    :param decoding: decoding during condensation, one of :data:`DECODINGS`.
+    :param decoding: decoding during condensation, a value of :data:`DECODINGS`.
     :param budget: maximum number of decoded images per class, for ``bounded``.
     :param padding: one value or one value per channel, see :func:`pad`.
     :param axes: key of :data:`AXES`: the axes along which an image is cut (only time, for a spectrogram).
     """
 
     factor: int = 1
-    decoding: Decoding = uniform
+    decoding: Decoding = UNIFORM
     _: KW_ONLY
     budget: int = 128
     padding: tuple[float, ...] = (0.0,)
@@ -133,17 +140,16 @@ class MultiFormation:
 
     def decode(self, images: Tensor) -> Tensor:
         """Decode the ``ipc`` images of one class ``[ipc, C, h, w]`` to m images ``[m, C, h, w]`` for matching."""
-        return self.decoding(images, self, self.factor)[0]
+        return self.decoding.decode(images, self, self.factor)[0]
 
     def sources(self, ipc: int) -> Tensor:
         """Return the index of the source image of each image that :meth:`decode` returns, int64 ``[m]``."""
         blank = torch.empty(ipc, 1, self.factor, self.factor)
-        return self.decoding(blank, replace(self, padding=(0.0,)), self.factor)[1]
+        return self.decoding.decode(blank, replace(self, padding=(0.0,)), self.factor)[1]
 
     def count(self, ipc: int) -> int:
         """Return the number m of images that :meth:`decode` returns for ``ipc`` images; nothing is allocated."""
-        parts = PARTS[self.decoding](ipc, self)
-        return sum(images * prod(grid_of(factor, self.axes)) for factor, images in parts)
+        return sum(images * prod(grid_of(factor, self.axes)) for factor, images in self.decoding.parts(ipc, self))
 
     def decode_for_training(self, images: Tensor) -> Tensor:
         """Decode images with :func:`uniform` to ``[tiles * ipc, C, h, w]``, as training on the synthetic set does."""

@@ -1,5 +1,6 @@
 """Catalogue of data sets by name."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,7 @@ def open_dataset(
     url = root if isinstance(root, str) and is_url(root) else None
     request = Request(
         name=name,
-        root=None if root is None or url is not None else Path(root).expanduser(),
+        root=None if root is None or url is not None else Path(os.path.expanduser(root)),
         size=size,
         classes=classes,
         download=download,

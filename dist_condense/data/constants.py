@@ -18,7 +18,7 @@ from dist_condense.system.errors import DataError
 MEASURED = "measured"
 LEVELS = 256
 CHUNK, CHUNK_BYTES = 256, 2**28
-"""Limits of what is read at once: number of images, and their size in bytes (a single image may be larger)."""
+"""Limits of what is read at once: number of images, and the size in bytes of uint8 images (one may be larger)."""
 
 Constants = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and std per channel of image values (bytes scaled to [0, 1])."""
@@ -67,7 +67,8 @@ def measured(source: ClassSource, counts: Sequence[int], channels: int) -> Const
     """
 
     first = source.get(0, torch.arange(1))
-    number = max(1, min(CHUNK, CHUNK_BYTES // first.nbytes))
+    exact = not first.is_floating_point()  # sums of floats would depend on the number
+    number = max(1, min(CHUNK, CHUNK_BYTES // first.nbytes)) if exact else CHUNK
 
     def chunks() -> Iterator[torch.Tensor]:
         """Yield the stored values of at most `number` images at a time, [C, n * H * W]."""
@@ -75,7 +76,7 @@ def measured(source: ClassSource, counts: Sequence[int], channels: int) -> Const
             for positions in torch.arange(count).split(number):
                 yield source.get(label, positions).cpu().transpose(0, 1).flatten(1)
 
-    if first.is_floating_point():
+    if not exact:
         return _of_floats(chunks)
     histograms = torch.zeros(channels, LEVELS, dtype=torch.int64)
     for chunk in chunks():

@@ -58,9 +58,10 @@ def check_size(module: nn.Module, channels: int, size: Size) -> torch.Size:
     """Return the shape of a module's output for one image; raise SizeError if the image does not suit the module."""
     try:
         return output_shape(module, channels, size)
-    except (RuntimeError, ValueError, AssertionError) as error:
+    except Exception as error:  # other people's networks raise any exception
         height, width = sides(size)
-        raise SizeError(f"images of {channels} x {height} x {width} do not suit it ({error})") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise SizeError(f"images of {channels} x {height} x {width} do not suit it ({reason})") from error
 
 
 def weight_bytes(network: nn.Module) -> int:

@@ -16,6 +16,7 @@ from torch import Tensor
 from dist_condense import __version__
 from dist_condense.core.parameterisation import AXES, BOTH, Grid, MultiFormation, grid_of
 from dist_condense.data.normalise import ChannelStatistics
+from dist_condense.data.sets.request import LARGEST_SIDE
 from dist_condense.data.space import NORMALISED, UNIT, VALUES, Space
 from dist_condense.engine.procedure import Kind
 from dist_condense.result.environment import code_commit
@@ -173,6 +174,8 @@ class Card:
         largest = min(side for side, is_cut in zip(self.shape[1:], AXES[self.axes], strict=True) if is_cut)
         if self.factor > largest:
             yield f"factor {self.factor} is not in 1..{largest}: a tile has at least one pixel"
+        if (pixels := self.size * self.shape[2]) > LARGEST_SIDE**2:
+            yield f"an image has {pixels} pixels, more than {LARGEST_SIDE**2}"
         if self.images_per_class not in (0, decoded := self.ipc * self.decoded_per_image):
             yield f"images_per_class is {self.images_per_class}, but ipc and factor give {decoded}"
         lengths = {"mean": len(self.mean), "std": len(self.std), "padding": len(self.padding)}

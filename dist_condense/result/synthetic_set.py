@@ -40,8 +40,8 @@ READABLE = 0o666
 """Permission bits of a file that are copied from its folder, where the umask has set them."""
 LOADS = 100
 """Largest number of attempts to load a set that is replaced during every attempt."""
-SUM = 1e-4
-"""Largest difference from 1 of the sum of an image's class probabilities."""
+SUM = 1e-2
+"""Largest difference from 1 of the sum of an image's class probabilities, which may have been rounded to 16 bits."""
 CHUNK = 2**22
 """Number of pixels that are checked at a time."""
 

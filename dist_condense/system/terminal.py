@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import io
+import logging
 import os
 import re
 import signal
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any, NoReturn, TextIO
@@ -184,13 +186,23 @@ def guard() -> None:
     """Guard stdout and stderr, so that no text of this process or of a library can control the terminal.
 
     If the reader of stdout closes it, the command ends with :data:`UNREAD`; without a reader of stderr it continues.
-    Child processes, and C libraries that write directly to the file descriptors, are not guarded.
+    Child processes, and C libraries that write directly to the file descriptors, are not guarded. Pillow is silenced.
     """
     os.environ["PYTHON_COLORS"] = "0"  # Python 3.13 colours tracebacks, which would appear as escapes
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a character outside the encoding must not end a command
     _guard_streams()
+    silence_pillow()
+
+
+def silence_pillow() -> None:
+    """Suppress Pillow's warnings and log records, which repeat its errors or report damaged metadata of good images.
+
+    This changes the whole process: it is for processes of a command, before they start threads.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 def _guard_streams() -> None:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dist_condense.core.parameterisation import Decoding, MultiFormation, bounded, multi, pad, tiles, uniform
+from dist_condense.core.parameterisation import DECODINGS, Decoding, MultiFormation, pad, tiles
 from dist_condense.data.normalise import ChannelStatistics
 from dist_condense.data.space import Space
 
@@ -45,7 +45,7 @@ def test_tiles_are_padded_per_channel(factor: int, side: int) -> None:
 
 
 @pytest.mark.parametrize(("axes", "decoded"), [("width", 3), ("height", 3), ("both", 9)])
-@pytest.mark.parametrize("decoding", [uniform, multi, bounded])
+@pytest.mark.parametrize("decoding", DECODINGS.values(), ids=DECODINGS)
 def test_tiles_along_one_axis_of_images_that_are_not_square(axes: str, decoded: int, decoding: Decoding) -> None:
     images = torch.rand(2, 1, 5, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
     form = MultiFormation(3, decoding, budget=12, padding=(0.0,), axes=axes)
@@ -63,7 +63,7 @@ def test_tiles_along_one_axis_of_images_that_are_not_square(axes: str, decoded: 
     assert torch.equal(ones[:, 0, 2, 2], sources + 1.0)
 
 
-@pytest.mark.parametrize("decoding", [uniform, multi, bounded])
+@pytest.mark.parametrize("decoding", DECODINGS.values(), ids=DECODINGS)
 def test_decoding_normalised_pixels_is_normalising_decoded_ones(decoding) -> None:
     images = torch.rand(5, 3, 7, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
     mean, std = (torch.tensor(x, dtype=torch.float64)[:, None, None] for x in (MEAN, STD))

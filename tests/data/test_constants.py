@@ -38,6 +38,23 @@ def test_measured_is_the_mean_and_std_of_all_pixels(monkeypatch: pytest.MonkeyPa
     assert constants.measured(turned, counts[::-1], channels=2) == (mean, std)  # to the last bit
 
 
+def test_sums_of_floats_do_not_depend_on_the_size_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.rand(4, 1, 3, 3, generator=torch.Generator().manual_seed(2))
+    number = []
+
+    class Source(MemorySource):
+        def get(self, label: int, indices: Tensor) -> Tensor:
+            number.append(len(indices))
+            return super().get(label, indices)
+
+    monkeypatch.setattr(constants, "CHUNK_BYTES", 2 * images[0].nbytes)
+    constants.measured(Source({0: images}), [4], channels=1)
+    assert set(number[1:]) == {4}
+    number.clear()
+    constants.measured(Source({0: (images * 255).byte()[:, :, :, :2].repeat(1, 1, 3, 2)}), [4], channels=1)
+    assert set(number[1:]) == {2}
+
+
 def test_a_channel_of_one_value_is_refused() -> None:
     images = random_classes([2, 2])
     for x in images.values():

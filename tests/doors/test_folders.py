@@ -19,7 +19,7 @@ from tests.data.shards.shard_cases import photograph
 from tests.doors.fuzzing import door, fuzz, mutated_bytes
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:PIL")
-"""As `decode.silence_pillow` does outside pytest."""
+"""As `terminal.silence_pillow` does outside pytest."""
 SIZE = 8
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from dist_condense import networks
+from dist_condense.networks.base import SizeError, check_size
 
 TINY: dict[str, dict[str, object]] = {
     "convnet": {"width": 8},
@@ -151,6 +152,15 @@ def test_too_small_an_image_is_refused_with_ways_out_that_work(name: str) -> Non
     networks.build(name, channels=3, size=int(ways[1]), classes=5, seed=0)
     for other in ways[2].split(", "):
         networks.build(other, channels=3, size=7, classes=5, seed=0)
+
+
+def test_any_error_of_a_network_becomes_one_line() -> None:
+    class Odd(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise IndexError("dimension\nout of range")
+
+    with pytest.raises(SizeError, match=r"^images of 3 x 7 x 7 do not suit it \(dimension out of range\)$"):
+        check_size(Odd(), 3, 7)
 
 
 def test_group_norm_needs_a_multiple_of_its_groups() -> None:

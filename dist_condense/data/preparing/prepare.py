@@ -179,7 +179,7 @@ def _dest_problem(source: str, dest: Path) -> str | None:
     if os.path.lexists(dest) and not dest.is_dir():
         return f"{dest} is no folder; give an empty or new one."
     parent = next(path for path in dest.absolute().parents if os.path.lexists(path))
-    if not dest.exists() and not (parent.is_dir() and os.access(parent, os.W_OK)):
+    if not os.path.exists(dest) and not (parent.is_dir() and os.access(parent, os.W_OK)):
         return f"{dest} cannot be made, because {parent} is no folder that you may write to; give another."
     for path in (dest / name for name in (RECORDS, *SPLITS)):
         if path.is_symlink():
@@ -278,7 +278,7 @@ def _channels(name: str, recorded: Mapping[str, Any] | None) -> int | None:
 def names_a_data_set(source: str) -> bool:
     """Return whether SOURCE is NAME:ROOT rather than a folder or a url. Raises DataError for an unknown NAME."""
     name, colon, _ = source.partition(":")
-    if not colon or is_url(source) or Path(source).exists():
+    if not colon or is_url(source) or os.path.exists(source):
         return False
     if name not in names():
         raise DataError([f"'{source}' is no folder, and '{name}' no data set; choose one of {', '.join(names())}."])

@@ -1,8 +1,6 @@
 """Decoding of image files to uint8 tensors, with torchvision's Resize (of the shorter side) and CenterCrop."""
 
-import logging
 import re
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,20 +51,13 @@ header that are read byte by byte or chunk by chunk.
 SCANS = 100
 """Maximum number of scans of a JPEG, each of which may take as long as decoding a whole image; encoders write about 10.
 """
+MARKERS = 10_000
+"""Maximum number of markers of a JPEG, without restart markers; encoders write at most about 1,000."""
 SOS, EOI = b"\xff\xda", b"\xff\xd9"
 """Markers of a scan and of the end of a JPEG."""
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 APP1 = b"\xff\xe1"
 """Marker of a JPEG segment with EXIF or XMP; these bytes never occur in compressed data."""
-
-
-def silence_pillow() -> None:
-    """Suppress Pillow's warnings and log records, which repeat its errors or report damaged metadata of good images."""
-    warnings.filterwarnings("ignore", module=r"PIL\.")
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)
-
-
-silence_pillow()
 
 
 @dataclass(frozen=True)
@@ -141,14 +132,20 @@ def _decoded_in_place(pixels: np.ndarray, data: bytes, upright: bool) -> bool:
 
 
 def _scans(data: bytes) -> int:
-    """Count the scans of a JPEG, only as far as is needed to see whether there are more than SCANS; 0 for others."""
+    """Count the scans of a JPEG, only as far as is needed to see whether there are more than SCANS; 0 for others.
+
+    Scans behind MARKERS markers are not counted, and more than SCANS are returned.
+    """
     if not data.startswith(b"\xff\xd8") or data.count(SOS) <= SCANS:
         return 0
     position = scans = 0
-    while scans <= SCANS and (marker := _MARKER.search(data, position + 2)) and marker[0] != EOI:
+    for _ in range(MARKERS):
+        marker = _MARKER.search(data, position + 2)
+        if scans > SCANS or marker is None or marker[0] == EOI:
+            return scans
         scans += marker[0] == SOS
         position = marker.start() + int.from_bytes(data[marker.end() : marker.end() + 2])  # to the end of its header
-    return scans
+    return SCANS + 1
 
 
 def _needs_rotation(data: bytes) -> bool:

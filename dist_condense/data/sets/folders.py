@@ -150,7 +150,7 @@ def _guarded(listing: Callable[..., _Listed], split: Path, *arguments: object) -
 
 
 def _split_folder(root: Path, candidates: Sequence[str]) -> Path | None:
-    return next((root / name for name in candidates if (root / name).is_dir()), None)
+    return next((root / name for name in candidates if os.path.isdir(root / name)), None)
 
 
 def _no_split(request: Request, candidates: Sequence[str]) -> list[str]:
@@ -186,6 +186,8 @@ def _list_test(split: Path, train: Sequence[ClassFolder], every: bool) -> _Liste
     """List the test images of the training classes, in the order of `train`.
 
     :param every: whether all training classes are used; if so, a note names test classes that do not occur in training.
+
+    A further note names the classes whose test images are, by links, their training images.
     """
     names = [entry.folder.name for entry in train]
     entries = entries_of(split)
@@ -201,27 +203,14 @@ def _list_test(split: Path, train: Sequence[ClassFolder], every: bool) -> _Liste
     others = sorted(present - set(names)) if every else []
     extra = [f"{split}: classes that train does not have are not used: {listed(others)}"] if others else []
     same = [entry.folder.name for entry in train if entry.folder.name in present and _is_of(entry, split)]
-    problems = [
-        *_dangling(split, dangling),
-        *_missing(split, missing, len(names), entries),
-        *empty,
-        *_same(split, same),
-    ]
-    return _Listed(folders, problems, [note, *extra])
+    shared = [f"{split}: test images are training images, by links: {listed(same)}"] if same else []
+    problems = [*_dangling(split, dangling), *_missing(split, missing, len(names), entries), *empty]
+    return _Listed(folders, problems, [note, *extra, *shared])
 
 
 def _is_of(train: ClassFolder, split: Path) -> bool:
     """Return whether the folder of a class in `split` is its folder of training images."""
     return os.path.samefile(train.folder, os.path.join(split, train.folder.name))
-
-
-def _same(split: Path, names: Sequence[str]) -> list[str]:
-    if not names:
-        return []
-    return [
-        f"{split}: class folders are those of train, by links: {listed(names)}. Put other images there, because "
-        f"networks are not tested on the images that they learn from."
-    ]
 
 
 def _read_classes(

@@ -11,6 +11,7 @@ from dist_condense.system.errors import DataError
 
 BYTES = 2**28
 """Limit of a catalogue data set's file in bytes; the largest, of SVHN, has 182 MB."""
+REMEDY = "Replace it, or remove it and set dataset.download=true."
 _UNSIGNED = 8
 """Code of unsigned bytes in the header."""
 
@@ -39,13 +40,13 @@ def read_labelled(images: Path, labels: Path, side: int, classes: int) -> tuple[
 
     Raises DataError as :func:`read_idx`, and for another number of labels than of images or labels out of range.
     """
-    pixels, numbers = read_idx(images, (side, side)), read_idx(labels).long()
+    pixels, numbers = read_idx(images, (side, side)), read_idx(labels)
     if len(numbers) != len(pixels):
         raise _refused(labels, f"it has {len(numbers)} labels for the {len(pixels)} images of {images.name}")
     if (largest := int(numbers.max())) >= classes:
         position = int(numbers.argmax())
         raise _refused(labels, f"label {largest} at position {position} is not in the range 0 to {classes - 1}")
-    return pixels[:, None], numbers
+    return pixels[:, None], numbers.long()
 
 
 def _shown(shape: tuple[int, ...] | list[int]) -> str:
@@ -53,4 +54,4 @@ def _shown(shape: tuple[int, ...] | list[int]) -> str:
 
 
 def _refused(file: Path, problem: str) -> DataError:
-    return DataError([f"{file}: {problem}. Replace it, or remove it and set dataset.download=true."])
+    return DataError([f"{file}: {problem}. {REMEDY}"])

@@ -21,8 +21,8 @@ ENDINGS = (
 ImageFolder reads jpg, jpeg, png, ppm, bmp, pgm, tif, tiff and webp.
 """
 SUFFIXES = tuple(f".{ending}" for ending in ENDINGS)
-LINKED = 10_000
-"""Maximum number of folders that links below a class folder lead to, because links can multiply folders without end."""
+REVISITS = 10_000
+"""Maximum number of times that links in a class lead to a folder again; they could multiply folders without end."""
 HIDDEN, DANGLING, SPECIAL = "hidden", "broken links", "special files"
 LOOP, OTHER = "links to a folder above", "with no or another ending"
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -76,7 +76,7 @@ def class_files(folder: Path, split: Path) -> tuple[ClassFolder, Ignored]:
 
     The order is that of torchvision's ImageFolder: folders by path, then files by name. A link to a folder that
     contains the link is not followed (torchvision follows it 40 times). Raises OSError for an unreadable folder, and
-    DataError if links lead to more than LINKED folders.
+    DataError if links lead to folders again more than REVISITS times.
 
     :param split: the parent of the class folder.
     """
@@ -90,25 +90,25 @@ def _walk(folder: Path, split: Path, ignored: Ignored) -> Iterator[tuple[str, st
 
     The prefix is the path with a slash, or empty for the class folder itself.
     """
-    waiting, number = [("", frozenset({_identity(split)}), os.path.islink(folder))], 0
+    waiting, visited, revisits = [("", frozenset({_identity(split)}))], set[tuple[int, int]](), 0
     while waiting:
-        path, parents, is_linked = waiting.pop()
+        path, parents = waiting.pop()
         current = os.path.join(folder, path)
         identity = _identity(current)
         if identity in parents:
             ignored[LOOP] += 1
             continue
-        number += is_linked
-        if number > LINKED:
-            raise DataError([f"{folder}: links in it lead to more than {LINKED:,} folders. Remove them."])
+        revisits += identity in visited
+        visited.add(identity)
+        if revisits > REVISITS:
+            problem = f"links in it lead to folders again, more than {REVISITS:,} times"
+            raise DataError([f"{folder}: {problem}. Remove them."])
         listing = entries_of(current)
         ignored.update(listing.ignored)
         prefix = f"{path}/" if path else ""
         yield path, prefix, listing.images
         above = parents | {identity}
-        for name in listing.folders:
-            is_link = is_linked or os.path.islink(os.path.join(current, name))
-            waiting.append((f"{prefix}{name}", above, is_link))
+        waiting.extend((f"{prefix}{name}", above) for name in listing.folders)
 
 
 def _identity(folder: Path | str) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from dist_condense.data.image_set import Facts, ImageSet
 from dist_condense.data.reading.source import LabelledImages
 from dist_condense.data.sets.arrays import from_arrays
 from dist_condense.data.sets.folders import open_folder
-from dist_condense.data.sets.idx import BYTES, read_labelled
+from dist_condense.data.sets.idx import BYTES, REMEDY, read_labelled
 from dist_condense.data.sets.request import Request
 from dist_condense.system.errors import DataError
 from dist_condense.system.files import open_regular
@@ -52,7 +52,7 @@ class Packed:
         problems = request.root_problems()
         if problems or request.root is None:
             raise DataError(request.problems() + problems)
-        if (request.root / "train").is_dir():
+        if os.path.isdir(request.root / "train"):
             return open_folder(request, self.facts)
         root = request.root.parent if request.root.name == self.folder else request.root
         if problems := request.problems() + self._unreadable(request, root):
@@ -74,7 +74,7 @@ class Packed:
             return self.load(str(root), train, request.download)
         except (RuntimeError, OSError, HTTPException) as reason:  # torchvision: corrupt; urllib: no network
             changed = [name for name, md5 in self.files.items() if md5 and not check_integrity(root / name, md5)]
-            problems = [f"{root / name} is not the published file (by its MD5). {_REMEDY}" for name in changed]
+            problems = [f"{root / name} is not the published file (by its MD5). {REMEDY}" for name in changed]
             if request.download or not changed:
                 problems = [self._without_files(request, root, f" ({' '.join(str(reason).split())})")]
             raise DataError(problems) from reason
@@ -86,15 +86,12 @@ class Packed:
         )
 
 
-_REMEDY = "Replace it, or remove it and set dataset.download=true."
-
-
 def _refusal(file: Path) -> str | None:
     """Return the reason why a file is not read; None if it is a regular file of at most BYTES bytes."""
     try:
         open_regular(file, BYTES).close()
     except OSError as error:
-        return f"{file} cannot be read: {error.strerror}. {_REMEDY}"
+        return f"{file} cannot be read: {error.strerror}. {REMEDY}"
     return None
 
 

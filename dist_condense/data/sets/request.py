@@ -1,5 +1,7 @@
 """The arguments of open_dataset, and checks that do not depend on the kind of data set."""
 
+import os
+import stat
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +10,7 @@ from pathlib import Path
 
 from dist_condense.data.sets.subsets import SUBSETS
 from dist_condense.system.errors import listed
+from dist_condense.system.files import PATH_LENGTH
 
 VARIABLES = {
     "cifar10": "CIFAR10_ROOT",
@@ -57,9 +60,17 @@ class Request:
         remedy = f"Set dataset.root to its folder (shipped configs read it from {variable})."
         if self.root is None:
             return [f"{self.name}: no folder was given. {remedy}"]
-        if self.root.is_dir() or (self.download and not self.root.exists()):
-            return []
-        return [f"{self.name}: {self.root} is not a folder. {remedy}"]
+        try:
+            if stat.S_ISDIR(os.stat(self.root).st_mode):
+                return []
+            reason = "is not a folder"
+        except FileNotFoundError:
+            if self.download:
+                return []
+            reason = "is not a folder"
+        except (OSError, ValueError) as error:  # a folder that may not be searched, or a name that is none
+            reason = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+        return [f"{self.name}: {self.root!s:.{PATH_LENGTH}} {reason}. {remedy}"]
 
     def _size_problems(self) -> list[str]:
         if self.size is None or 1 <= self.size <= LARGEST_SIDE:

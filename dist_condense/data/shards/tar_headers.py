@@ -18,8 +18,9 @@ BLOCK = 512
 MAX_EXTENDED = 2**16
 """Maximum size in bytes of an extended header, which precedes a member's own header."""
 MAX_EXTENDED_PER_MEMBER = 16
-MAX_PADDING = 2**26
+MAX_PADDING = 2**30
 """Maximum number of zero bytes after the last member."""
+_ZEROS = bytes(2**20)
 _PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.XGLTYPE)
 Attributes = dict[str, str]
 """Attributes of a pax header that replace those of the member's own header."""
@@ -74,7 +75,7 @@ def _member(file: int, block: bytes, position: int, size: int) -> tuple[Member, 
         if not 0 <= header.size <= MAX_EXTENDED:
             raise DamagedTar(f"an extended header of {header.size} bytes, which may have {MAX_EXTENDED}")
         content = os.pread(file, header.size, position)
-        attributes |= _attributes(header.type, content)
+        attributes = _attributes(header.type, content) | attributes  # the first wins, as in tarfile
         position += _padded(header.size)
         block = os.pread(file, BLOCK, position)
     raise DamagedTar(f"more than {MAX_EXTENDED_PER_MEMBER} extended headers for one member")
@@ -162,7 +163,7 @@ def _check_padding(file: int, position: int, size: int) -> None:
     """Check that only zeros follow the end mark at ``position``. Raises DamagedTar."""
     if size - position > MAX_PADDING:
         raise DamagedTar(f"{size - position} bytes follow its last member, more than {MAX_PADDING}")
-    while block := os.pread(file, 2**20, position):
-        if block.count(0) != len(block):
+    while block := os.pread(file, len(_ZEROS), position):
+        if block != _ZEROS[: len(block)]:
             raise DamagedTar("what follows is neither a member nor the end")
         position += len(block)

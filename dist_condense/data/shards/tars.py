@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dist_condense.data.reading.store import FILE_BYTES
 from dist_condense.data.sets.listing import ENDINGS, HIDDEN, Ignored, ending
 from dist_condense.data.shards import tar_headers
 from dist_condense.data.shards.tar_headers import DamagedTar, Member
@@ -20,8 +21,6 @@ from dist_condense.system.errors import SHOWN, DataError, listed, shortened
 from dist_condense.system.files import Descriptor
 
 IMAGE, LABEL = "image", "cls"
-MAX_MEMBER = 2**28
-"""Limit of a member in bytes: three for each pixel of the largest image that Pillow accepts."""
 MAX_LABEL_BYTES = 12
 _KEYED = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)")
 _META = re.compile(r"__[^/]*__(/.*)?", re.DOTALL)
@@ -186,8 +185,8 @@ def _member_problem(member: Member) -> str | None:
         return "is no regular file (a link, a device or a sparse file); make the tar of plain files."
     if not member.name:
         return "is a member without a name; name every member."
-    if member.size > MAX_MEMBER:
-        return f"has {member.size} bytes, more than {MAX_MEMBER}; an image is smaller."
+    if member.size > FILE_BYTES:
+        return f"has {member.size} bytes, more than {FILE_BYTES}; an image is smaller."
     return None
 
 

@@ -14,11 +14,12 @@ from PIL import Image
 
 from dist_condense.data import DataError, Reading
 from dist_condense.data.reading import decode, headers, modes, store
-from dist_condense.data.reading.decode import READS, SCANS, UNREADABLE, Form, decode_bytes, read_image
+from dist_condense.data.reading.decode import MARKERS, READS, SCANS, UNREADABLE, Form, decode_bytes, read_image
 from dist_condense.data.reading.headers import channels_of, check_headers
 from dist_condense.data.reading.store import ClassFolder, FolderStore
 from dist_condense.data.reading.tiers import TIERS
 from dist_condense.data.sets.request import LARGEST_SIDE
+from dist_condense.system.terminal import silence_pillow
 from tests.data.reading.test_decode import picture, written
 from tests.data.shards.shard_cases import prepared, write_folder
 
@@ -54,6 +55,15 @@ def test_a_jpeg_has_few_scans(size: int, monkeypatch: pytest.MonkeyPatch) -> Non
     assert torch.equal(decode_bytes(trailer, 3, size), decode_bytes(plain, 3, size))
     monkeypatch.setattr(decode.simplejpeg, "decode_jpeg", None)  # not reached
     assert refused(with_scans(SCANS + 1), size) == f"a JPEG of more than {SCANS} scans"
+
+
+def test_a_jpeg_has_few_markers(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = written(picture(80, 80), subsampling=0, restart_marker_blocks=1)
+    assert sum(plain.count(bytes([255, 208 + n])) for n in range(8)) >= 99
+    segments = plain[:2] + (decode.APP1 + b"\0\2") * MARKERS + plain[2:] + decode.SOS * 2 * SCANS
+    assert refused(segments) == f"a JPEG of more than {SCANS} scans"
+    monkeypatch.setattr(decode, "MARKERS", 20)
+    assert decode_bytes(plain + decode.SOS * 2 * SCANS, 3, 40).shape == (3, 40, 40)  # restart markers do not count
 
 
 ENDLESS = {
@@ -142,7 +152,7 @@ def test_pillow_prints_nothing(caplog: pytest.LogCaptureFixture) -> None:
     samples = struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(4)
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        decode.silence_pillow()
+        silence_pillow()
         decode_bytes(png(4, 4, bytes(20), junk), 3, 8, upright=True)
         for data in (png(10_000, 10_000), samples):
             refused(data)

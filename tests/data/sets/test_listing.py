@@ -112,26 +112,27 @@ def test_links_that_multiply_folders_are_refused(tmp_path: Path, monkeypatch: py
             (root / "layers" / str(number) / name).symlink_to(root / "layers" / str(number + 1))
     make(root, "layers/20/1.jpg")
     (root / "train" / "a" / "many").symlink_to(root / "layers" / "0")  # leads to a million folders
-    monkeypatch.setattr(listing, "LINKED", 50)
-    assert refused(root) == f"{root}/train/a: links in it lead to more than 50 folders. Remove them."
+    monkeypatch.setattr(listing, "REVISITS", 50)
+    text = "links in it lead to folders again, more than 50 times. Remove them."
+    assert refused(root) == f"{root}/train/a: {text}"
     (root / "train" / "a" / "many").unlink()
-    assert open_dataset("image_folder", root).counts == (1, 61)  # without links there is no limit
     (root / "train" / "c").symlink_to(root / "train" / "b")
     make(root, "val/c/1.jpg")
-    assert f"{root}/train/c: links in it lead to more than 50 folders" in refused(root)
+    assert open_dataset("image_folder", root).counts == (1, 61, 61)  # links to 61 different folders, each visited once
 
 
 @pytest.mark.parametrize("linked", ["val", "val/a"])
-def test_test_images_are_not_the_training_images(tmp_path: Path, linked: str) -> None:
+def test_a_note_names_test_images_that_are_training_images(tmp_path: Path, linked: str) -> None:
     root = two(tmp_path)
     (root / linked).rename(root / "other")
     (root / linked).symlink_to(root / linked.replace("val", "train"))
     names = "a" if linked == "val/a" else "a, b"
-    assert f"{root}/val: class folders are those of train, by links: {names}. Put other images" in refused(root)
-    assert open_dataset("image_folder", root, test=False).counts == (1, 1)
+    note = f"{root}/val: test images are training images, by links: {names}"
+    assert open_dataset("image_folder", root).notes[-1] == note
+    assert note not in open_dataset("image_folder", root, test=False).notes
     (root / linked).unlink()
     (root / linked).symlink_to(root / "other")
-    assert open_dataset("image_folder", root).counts == (1, 1)
+    assert note not in open_dataset("image_folder", root).notes
 
 
 @pytest.mark.parametrize("split", ["train", "val"])

@@ -128,3 +128,18 @@ def test_classes_without_images_are_named(tmp_path: Path, capsys: pytest.Capture
     (raw / "t10k-images-idx3-ubyte").write_bytes(b"<html>")
     assert main(["prepare", f"fashion_mnist:{tmp_path}", str(tmp_path / "dest")]) == 2
     assert capsys.readouterr().err.startswith(f"refused: {raw}/t10k-images-idx3-ubyte: this is not an IDX file")
+
+
+@pytest.mark.parametrize("name", [name for name in KNOWN if name != "digits"])  # which has no folder
+def test_roots_that_are_no_names_of_folders(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    odd = {"a" * 5000: "File name too long", "a\0b": "embedded null byte", str(tmp_path / "file/x"): "Not a directory"}
+    for root, reason in odd.items():
+        [line] = problems(name, root)
+        assert f"cannot be read: {reason}. Set dataset.root to" in line and len(line) < 1500
+    again = f"/../{tmp_path.name}"
+    deep = f"{tmp_path}{again * ((4094 - len(str(tmp_path))) // len(again))}"
+    line = problems(name, f"{deep}{'/..' * ((4094 - len(deep)) // 3)}")[0]  # its subfolders have too long a path
+    assert "holds neither" in line or "has no folder train" in line
+    [line] = problems(name, "~nobody-of-this-name/x")
+    assert "~nobody-of-this-name/x is not a folder" in line

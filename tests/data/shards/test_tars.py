@@ -7,15 +7,16 @@ import re
 import tarfile
 import time
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 
 import pytest
 
 from dist_condense.data import DataError
-from dist_condense.data.shards.tar_headers import BLOCK, MAX_EXTENDED, MAX_PADDING
+from dist_condense.data.reading.store import FILE_BYTES
+from dist_condense.data.shards.tar_headers import BLOCK, MAX_EXTENDED, MAX_PADDING, members
 from dist_condense.data.shards.tars import (
     FURTHER,
-    MAX_MEMBER,
     METADATA,
     index_tar,
     key_and_suffix,
@@ -140,12 +141,12 @@ def test_compressed_and_empty_files_are_no_tars(tmp_path: Path) -> None:
 
 def test_an_oversized_member(tmp_path: Path) -> None:
     info = tarfile.TarInfo("big.jpg")
-    info.size = MAX_MEMBER + 1
+    info.size = FILE_BYTES + 1
     path = tmp_path / "big.tar"
     path.write_bytes(info.tobuf())
     with path.open("r+b") as stream:
-        stream.truncate(512 + MAX_MEMBER + 2048)  # a sparse file of zeros
-    with pytest.raises(DataError, match=rf"big\.tar: 'big\.jpg' has {MAX_MEMBER + 1} bytes"):
+        stream.truncate(512 + FILE_BYTES + 2048)  # a sparse file of zeros
+    with pytest.raises(DataError, match=rf"big\.tar: 'big\.jpg' has {FILE_BYTES + 1} bytes"):
         index_tar(path)
 
 
@@ -197,6 +198,18 @@ def test_gigabytes_of_zeros_after_the_end_are_not_read(tmp_path: Path) -> None:
         index_tar(path)
 
 
+def test_zeros_after_the_end_are_compared_fast(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "zeros.tar", GOOD)
+    os.truncate(path, 300 * 2**20)  # as by tar -b 262144, but sparse
+    before = time.process_time()
+    assert index_tar(path) == index_tar(write_tar(tmp_path / "plain.tar", GOOD))
+    assert time.process_time() - before < 1.5
+    with path.open("ab") as stream:
+        stream.write(b"1")
+    with pytest.raises(DataError, match="what follows is neither a member nor the end"):
+        index_tar(path)
+
+
 def pax(kind: bytes, records: bytes) -> bytes:
     """Return an extended header with these records."""
     info = tarfile.TarInfo("pax")
@@ -207,6 +220,13 @@ def pax(kind: bytes, records: bytes) -> bytes:
 def record(key: str, value: str) -> bytes:
     rest = f" {key}={value}\n".encode()
     return next(f"{n}".encode() + rest for n in range(len(rest), len(rest) + 9) if len(f"{n}") + len(rest) == n)
+
+
+def long_name(name: str) -> bytes:
+    """Return GNU tar's header of a long name."""
+    info = tarfile.TarInfo("L")
+    info.type, info.size = tarfile.GNUTYPE_LONGNAME, len(name) + 1
+    return info.tobuf(tarfile.GNU_FORMAT) + name.encode() + bytes(BLOCK - len(name))
 
 
 EMPTY = tarfile.TarInfo("x.txt").tobuf(tarfile.USTAR_FORMAT)
@@ -230,6 +250,15 @@ def test_records_of_a_pax_header_that_are_damaged(tmp_path: Path, records: bytes
     (tmp_path / "pax.tar").write_bytes(pax(tarfile.XHDTYPE, records) + EMPTY + bytes(1024))
     with pytest.raises(DataError, match=r"pax\.tar: no whole, uncompressed tar, from its start on \(a pax header with"):
         index_tar(tmp_path / "pax.tar")
+
+
+@pytest.mark.parametrize("headers", [*product("xL", repeat=2)], ids="".join)
+def test_the_first_of_headers_that_conflict_counts_as_in_tarfile(tmp_path: Path, headers: tuple[str, str]) -> None:
+    makers = {"x": lambda name: pax(tarfile.XHDTYPE, record("path", name)), "L": long_name}
+    data = b"".join(makers[kind](name) for kind, name in zip(headers, ("first.txt", "second.txt"), strict=True))
+    (tmp_path / "pax.tar").write_bytes(data + EMPTY + bytes(1024))
+    with tarfile.open(tmp_path / "pax.tar") as tar:
+        assert [member.name for member in members(tmp_path / "pax.tar")] == tar.getnames() == ["first.txt"]
 
 
 @pytest.mark.parametrize("key", ["path", "size", "GNU.sparse.size"])
@@ -261,7 +290,7 @@ def test_links_and_devices(tmp_path: Path, kind: bytes) -> None:
 PAX = [
     {"path": "../e.jpg"},
     {"path": "/tmp/e.jpg"},
-    {"size": str(MAX_MEMBER + 1)},
+    {"size": str(FILE_BYTES + 1)},
     {"size": "-600"},
     {"size": "9" * 400},
     {"GNU.sparse.map": "0,1", "GNU.sparse.size": str(2**50), "GNU.sparse.name": "e.jpg"},

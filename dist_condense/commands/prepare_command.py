@@ -26,7 +26,7 @@ from dist_condense.settings.values import converted
 from dist_condense.settings.yaml_files import parsed
 from dist_condense.system import records, signals, terminal
 from dist_condense.system.errors import DataError
-from dist_condense.system.memory import machine_memory
+from dist_condense.system.memory import memory_and_swap
 from dist_condense.system.process_pool import LocalMap
 
 REFUSED, FAILED = 2, 1
@@ -242,7 +242,7 @@ def _mapping(options: argparse.Namespace) -> MapUnordered:
         if limit is not None and (reason := next(refusals(getattr(options, name), limit), None)):
             raise DataError([f"--{name}: {reason}."])
     if not options.ray:
-        if (needed := options.workers * PROCESS_BYTES) > (memory := machine_memory()):
+        if (needed := options.workers * PROCESS_BYTES) > (memory := memory_and_swap()):
             shown = f"{needed / 2**30:,.0f} GiB, this machine has {memory / 2**30:,.0f}"
             raise DataError([f"--workers is {options.workers}, whose processes need {shown}; give fewer."])
         return LocalMap(options.workers)

@@ -139,9 +139,9 @@ def timm_network(
         raise
     except Exception as error:  # each network of timm raises its own
         raise ValueError(f"timm's {name} refuses an option: {error}") from error
-    classifier = model.get_classifier()
+    classifier = getattr(model, "get_classifier", lambda: None)()
     if not isinstance(classifier, nn.Module):
-        raise ValueError(f"timm:{name} has more than one classifier: choose a timm network with a single one.")
+        raise ValueError(f"timm:{name} has no classifier, or more than one: choose a timm network with a single one.")
     model.reset_classifier(0)
     return ExternalNetwork(model, classifier)
 

@@ -25,14 +25,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dist_condense.core.parameterisation import pad, tile_size
-from dist_condense.data.space import NORMALISED
 from dist_condense.engine.procedure import Kind, kind_of
 from dist_condense.result.card import CARD, HARD, SOFT, Card, CardClass, SyntheticSetError, checked, read_card
 from dist_condense.result.preview import sheet
 from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system import records, safetensors_header
 from dist_condense.system.files import flush, flush_names, read_regular, sha256_of
-from dist_condense.system.memory import machine_memory
+from dist_condense.system.memory import memory_and_swap
 from dist_condense.system.records import Unreadable
 
 TENSORS, PREVIEW = "synthetic_set.safetensors", "preview.png"
@@ -43,7 +42,7 @@ LOADS = 100
 SUM = 1e-2
 """Largest difference from 1 of the sum of an image's class probabilities, which may have been rounded to 16 bits."""
 CHUNK = 2**22
-"""Number of pixels that are checked at a time."""
+"""Number of pixels that are checked or decoded at a time."""
 
 
 def write_set(folder: str | Path, pixels: Tensor, labels: Tensor, card: Card) -> Card:
@@ -145,10 +144,16 @@ class SyntheticDataset(Dataset[tuple[Tensor, int | Tensor]]):
 
         Raises SyntheticSetError, before any image is read, if this machine has less memory than these images need.
         """
+        shape, size = self.card.shape, max(1, CHUNK // prod(self.card.shape))
+        _check_memory(f"{self.file}: {len(indices)} decoded images", len(indices) * prod(shape) * 4)
+        images = torch.empty(len(indices), *shape)
+        for start in range(0, len(indices), size):  # so that a large set is in memory only once
+            images[start : start + size] = self._decoded(indices[start : start + size])
+        return images
+
+    def _decoded(self, indices: Tensor) -> Tensor:
+        """Return some decoded, normalised images; several copies of them exist meanwhile."""
         items = range(len(self))
-        copies = 2 if self.card.value_space == NORMALISED else 3  # of all images, while they are decoded
-        bytes_of_all = copies * len(indices) * prod(self.card.shape) * 4
-        _check_memory(f"{self.file}: {len(indices)} images, while they are decoded,", bytes_of_all)
         images = torch.stack([self._tile(*divmod(items[i], self._stored)) for i in indices.tolist()])
         if self.card.decoded_per_image > 1:
             images = F.interpolate(images, size=self.card.shape[1:], mode="bilinear", align_corners=False)
@@ -238,7 +243,7 @@ def _first(is_wrong: Tensor) -> int | None:
 
 
 def _check_memory(what: str, needed: int) -> None:
-    if needed > (memory := machine_memory()):
+    if needed > (memory := memory_and_swap()):
         raise SyntheticSetError(
             f"{what} need {needed / 2**30:.0f} GiB of memory, this machine has {memory / 2**30:.0f}"
         )

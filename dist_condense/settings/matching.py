@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -94,9 +95,25 @@ def passes(config: RunConfig, dataset: ImageSet) -> Iterator[Pass]:
     if source.budget and schedule.matching_steps > 1:
         of_set = len(dataset.classes) * config.ipc * prod(assembly.grid(config))
         keys = *real.keys, "ipc", "method.parameterisation.factor"
-        yield Pass(keys, of_set, training.batch) if source.on_set else real
+        complete = replace(real, images=real.images - real.images % real.batch)
+        if source.on_set:
+            yield Pass(keys, of_set, training.batch)
+        else:
+            yield real if _trains_to_an_end(config, real.images) else complete
     if NETWORK_STARTS[schedule.start].pretrains and schedule.pretrain_epochs:
         yield real
+
+
+def _trains_to_an_end(config: RunConfig, images: int) -> bool:
+    """Return whether a segment of training contains the last batch of a pass over ``images`` real images.
+
+    The segments are those of :class:`dist_condense.engine.batches.RealBatches`; those after the last matching step of a
+    network are skipped.
+    """
+    steps, batch = config.trajectory.matching_steps, config.training.batch
+    of_pass, of_segment = -(-images // batch), -(-config.training.images // batch)
+    ends = range(of_pass - 1, config.trajectory.networks * steps * of_segment, of_pass)
+    return any(end // of_segment % steps < steps - 1 for end in ends)
 
 
 def data_problems(config: RunConfig, dataset: ImageSet) -> Iterator[str]:

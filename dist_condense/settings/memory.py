@@ -3,14 +3,16 @@
 Where a run computes decides what it is compared with:
 
 * Without Ray, one process owns all classes: its tensors must fit in this machine's memory, or on its GPU.
-* With Ray, a worker owns a share of the classes, and only the nodes of the cluster are compared, once they are known:
-  the driver's machine may be the smallest. On GPUs nothing is compared, because Ray reports no GPU memory.
+* With Ray, nothing is compared for the workers, which fail by themselves: the memory that Ray reports for a node is a
+  number given or estimated at its start, not what the node has, and it is unknown which nodes get workers.
 * The driver of any run exports the whole set and opens the sets of the evaluation, in the memory of its own machine.
+
+The memory of this machine includes its swap space.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from math import prod
@@ -24,13 +26,11 @@ from dist_condense.settings import assembly, needs
 from dist_condense.settings.needs import FLOAT, Need, Needs
 from dist_condense.settings.procedures import PROCEDURES, outline_of
 from dist_condense.settings.schema import RunConfig
-from dist_condense.system.memory import machine_memory
+from dist_condense.system.memory import memory_and_swap
 
 HERE = "this machine"
 PROBED = 2
 """Number of classes of the worker whose steps ``plan`` times."""
-NODE = 2
-"""Largest ratio of a node's memory to the part that Ray reports, which is by default about 0.7 of what was free."""
 
 
 def lacking(config: RunConfig, dataset: Any, is_complete: bool = False) -> list[str]:
@@ -43,38 +43,13 @@ def lacking(config: RunConfig, dataset: Any, is_complete: bool = False) -> list[
     if not is_complete:
         driver.insert(0, _export(config, dataset))
         process.insert(0, PROCEDURES[config.method.procedure].needed(config, dataset, len(dataset.classes)))
-    lines = [each.excess(HERE, machine_memory()) for each in driver]
+    lines = [each.excess(HERE, memory_and_swap()) for each in driver]
     room = _room(config)
-    if config.cluster.workers == 0 and room is not None:
+    if config.cluster.workers > 0:
+        lines = [line and f"{line}, or start from a machine with more memory" for line in lines]
+    elif room is not None:
         lines += [each.excess(*room) for each in process]
     return _one_per_key(lines)
-
-
-def lacking_on_nodes(config: RunConfig, dataset: Any, memory: Sequence[int]) -> list[str]:
-    """Return an error message for each part of a run that surely does not fit on the nodes of a Ray cluster.
-
-    :param config: config with a definite device, and with workers.
-    :param memory: bytes that Ray reports for each node that has room for a worker; 0 if it reports none.
-    """
-    room = largest_node(memory)
-    if config.cluster.on_gpu or room is None:
-        return []
-    cluster, needed = config.cluster, PROCEDURES[config.method.procedure].needed
-    classes, number = len(dataset.classes), min(cluster.min_workers or cluster.workers, cluster.workers)
-    state = needs.of_state(config, outline_of(config, dataset).class_tensors, classes)
-    text = f"the networks and minibatches of {number} workers"
-    all_workers = Needs([state, Need("cluster.workers", text, number * needed(config, dataset, 0).bytes)])
-    largest = needed(config, dataset, -(-classes // cluster.workers))
-    line = largest.excess("the largest node", room) or all_workers.excess("the cluster", NODE * sum(memory))
-    return [line] if line else []
-
-
-def largest_node(memory: Sequence[int]) -> int | None:
-    """Return a number of bytes that the memory of no node exceeds; None if it is unknown.
-
-    :param memory: as in :func:`lacking_on_nodes`.
-    """
-    return NODE * max(memory) if memory and all(memory) else None
 
 
 def lacking_to_plan(config: RunConfig, dataset: Any, is_timed: bool) -> list[str]:
@@ -88,7 +63,7 @@ def lacking_to_plan(config: RunConfig, dataset: Any, is_timed: bool) -> list[str
     )
     room = _room(config)
     if not is_timed or room is None:
-        return _one_per_key([Needs(theta).excess(HERE, machine_memory())])
+        return _one_per_key([Needs(theta).excess(HERE, memory_and_swap())])
     timed = Needs([state, *theta]).excess(*room)
     return [f"{timed}, or give --calibration, of another machine"] if timed else []
 
@@ -96,7 +71,7 @@ def lacking_to_plan(config: RunConfig, dataset: Any, is_timed: bool) -> list[str
 def _room(config: RunConfig) -> tuple[str, int] | None:
     """Return the name and the bytes of the memory in which this machine computes; None for a GPU that is not here."""
     if not config.cluster.on_gpu:
-        return HERE, machine_memory()
+        return HERE, memory_and_swap()
     return ("its GPU", torch.cuda.get_device_properties(0).total_memory) if torch.cuda.is_available() else None
 
 

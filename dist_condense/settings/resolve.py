@@ -17,13 +17,13 @@ from dist_condense.data.reading.read_ahead import HELD
 from dist_condense.data.reading.tiers import AUTO, Choice, gib, select_tier, share
 from dist_condense.engine.ahead import DEPTH as AHEAD
 from dist_condense.engine.slices import usual_slices
-from dist_condense.settings import assembly, memory
+from dist_condense.settings import assembly
 from dist_condense.settings.config import ConfigError, RunConfig
 from dist_condense.settings.identity import translated
 from dist_condense.settings.procedures import PROCEDURES
 from dist_condense.settings.schema import ClusterConfig
 from dist_condense.system import terminal
-from dist_condense.system.memory import machine_memory
+from dist_condense.system.memory import machine_memory, memory_and_swap
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,6 @@ class _Place:
     """Number of workers on the fullest node."""
     memory: int
     """Memory in bytes of the smallest node that has room for a worker."""
-    most: int | None
-    """Memory in bytes that no node exceeds; None if it is unknown."""
 
 
 def resolved(
@@ -53,8 +51,8 @@ def resolved(
     :param earlier: identity of the run's earlier start (``config.identity``); empty for the first start.
     :param is_complete: whether the last checkpoint exists already, so that no worker starts.
     :returns: the config, and the selected storage tier of real images, with the sizes that decided it.
-    :raises ConfigError: the cluster lacks cores, GPUs or memory; mean and std of the training images cannot be
-        measured.
+    :raises ConfigError: the cluster lacks cores or GPUs; this machine lacks memory for the images of a run without
+        workers; mean and std of the training images cannot be measured.
     """
     earlier = translated(earlier)
     config = with_channels(absolute_paths(config), earlier)
@@ -62,7 +60,7 @@ def resolved(
         config = replace(config, dataset=replace(config.dataset, channels=dataset.channels))
     dataset = assembly.settled(config, dataset)
     config = _normalised(config, dataset, earlier)
-    place = _place(config, None if is_complete else dataset)
+    place = _place(config)
     choices: dict[str, Any] = {
         "slices": usual_slices(
             networks.sketch(assembly.network_text(config.network), **assembly.network_shape(dataset))
@@ -78,6 +76,8 @@ def resolved(
     if config.data.tier == "gpu" and not place.cluster.on_gpu:
         raise ConfigError(["data.tier: gpu, but the run computes on CPUs; leave it to auto, or set ram"])
     choice = _tier(config, dataset, place)
+    if config.cluster.workers == 0 and not is_complete:
+        _check_memory(config, choice, dataset.train_split.files)
     threads = config.data.threads or place.cores
     return replace(config, data=replace(config.data, tier=choice.tier, threads=threads)), choice
 
@@ -161,7 +161,7 @@ def _tier(config: RunConfig, dataset: ImageSet, place: _Place) -> Choice:
     [image] = dataset.decoded_bytes([1])
     of_class, of_all = PROCEDURES[config.method.procedure].batches(config)
     images = HELD * min(of_class, max(dataset.counts)) + AHEAD * min(of_all, sum(dataset.counts))
-    choice = select_tier(
+    return select_tier(
         tier=config.data.tier,
         decoded=decoded,
         encoded=encoded if split.files else None,
@@ -169,17 +169,21 @@ def _tier(config: RunConfig, dataset: ImageSet, place: _Place) -> Choice:
         gpu_budget=gpu,
         ahead=per_node * image * images,
     )
-    kept = {"ram": lambda: choice.decoded, "encoded": lambda: encoded() if choice.encoded is None else choice.encoded}
-    size = kept.get(choice.tier, lambda: 0)()
-    if place.most is not None and size > place.most:
+
+
+def _check_memory(config: RunConfig, choice: Choice, files: bool) -> None:
+    """Raise ConfigError if the images that a run without workers keeps exceed the memory of this machine.
+
+    Encoded images are counted only if their size selected the tier: to measure it reads the size of each file.
+
+    :param files: whether the images are in files, rather than arrays, which are decoded in every tier.
+    """
+    kept = {"ram": choice.decoded, "encoded": choice.encoded or 0}.get(choice.tier, 0)
+    if kept > (room := memory_and_swap()):
         key = "data.memory_budget" if config.data.tier == AUTO else "data.tier"
-        raise ConfigError(
-            [
-                f"{key}: {choice.tier} keeps {gib(size)} of images in the memory of a node, but the largest has "
-                f"{gib(place.most)}; set data.tier=disk, or more workers on more nodes"
-            ]
-        )
-    return choice
+        key, change = (key, "set data.tier=disk") if files else ("dataset.size", "lower it, or take fewer classes")
+        problem = f"{choice.tier} keeps {gib(kept)} of images in memory, but this machine has {gib(room)}; {change}"
+        raise ConfigError([f"{key}: {problem}"])
 
 
 def machines() -> list[tuple[int, int, int]]:
@@ -193,16 +197,11 @@ def machines() -> list[tuple[int, int, int]]:
     return nodes()
 
 
-def _place(config: RunConfig, dataset: ImageSet | None) -> _Place:
-    """Return the machines of a run, from Ray if there are workers.
-
-    :param dataset: data set of the workers; None if none starts.
-    :raises ConfigError: cores, GPUs or memory are lacking.
-    """
+def _place(config: RunConfig) -> _Place:
+    """Return the machines of a run, from Ray if there are workers. Raises ConfigError if cores or GPUs are lacking."""
     cluster, threads = config.cluster, config.compute.threads or 1
     if cluster.workers == 0:
-        here = machine_memory()
-        return _Place(cluster.settled(torch.cuda.is_available), torch.get_num_threads(), 1, memory=here, most=here)
+        return _Place(cluster.settled(torch.cuda.is_available), torch.get_num_threads(), 1, machine_memory())
     nodes = machines()
     cores, gpus, _ = (sum(column) for column in zip(*nodes, strict=True))
     key = "cluster.workers" if cluster.min_workers is None else "cluster.min_workers"
@@ -217,12 +216,9 @@ def _place(config: RunConfig, dataset: ImageSet | None) -> _Place:
         )
     if cluster.on_gpu and least > gpus:
         problems.append(f"{key}: {least} workers, one GPU each, but the cluster has {gpus}")
-    fit = [gpu if cluster.on_gpu else core // threads for core, gpu, _ in nodes]
-    reported = [size for (_, _, size), workers in zip(nodes, fit, strict=True) if workers]
-    if dataset is not None:
-        problems += memory.lacking_on_nodes(replace(config, cluster=cluster), dataset, reported)
     if problems:
         raise ConfigError(problems)
-    cores, known = max(1, cores // cluster.workers), [size for size in reported if size]
-    smallest, largest = min(known, default=machine_memory()), memory.largest_node(reported)
-    return _Place(cluster, cores, min(cluster.workers, max(fit)), memory=smallest, most=largest)
+    fit = [gpu if cluster.on_gpu else core // threads for core, gpu, _ in nodes]
+    memory = [size for (_, _, size), workers in zip(nodes, fit, strict=True) if workers and size]
+    cores = max(1, cores // cluster.workers)
+    return _Place(cluster, cores, min(cluster.workers, max(fit)), min(memory, default=machine_memory()))

@@ -212,8 +212,13 @@ ON_SET = {"training.source": "synthetic", "trajectory.start": "fresh"}
             ],
         ),
         (
-            {"training.source": "real", "training.batch": 11},
+            {"training.source": "real", "training.batch": 11, "training.images": 12},
             [f"training.batch: a pass over 12 images in batches of 11 {SINGLE} training.batch or network.name"],
+        ),
+        ({"training.source": "real", "training.batch": 11, "training.images": 11}, []),  # never the end of a pass
+        (
+            {"training.source": "real", "training.batch": 1, "training.images": 1},
+            [f"training.batch: a pass over 12 images in batches of 1 {SINGLE} training.batch or network.name"],
         ),
         ({"training.source": "frozen", "training.batch": 11}, []),
         (

@@ -33,7 +33,7 @@ NODES = [(64, 0, 2**34), (4, 0, 2**33)]
 def cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A cluster of two nodes, a machine of little memory, and an empty working directory."""
     monkeypatch.setattr(resolve, "machines", lambda: NODES)
-    monkeypatch.setattr(memory, "machine_memory", lambda: 2**28)
+    monkeypatch.setattr(memory, "memory_and_swap", lambda: 2**28)
     monkeypatch.chdir(tmp_path)
     Path("base.yaml").write_text("ipc: 1\n")
 

@@ -183,6 +183,14 @@ def test_timm_unknown_name() -> None:
         networks.build("timm:resnet_18", channels=3, size=32, classes=5, seed=0)
 
 
+def test_timm_network_without_one_classifier() -> None:
+    timm = pytest.importorskip("timm")
+    if not timm.is_model("gemma4_vit_167m_enc"):
+        pytest.skip("an older timm")
+    with pytest.raises(ValueError, match="timm:gemma4_vit_167m_enc has no classifier, or more than one"):
+        networks.sketch("timm:gemma4_vit_167m_enc", channels=3, size=224, classes=5)
+
+
 def test_timm_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ImportError, match="pip install"):

@@ -10,6 +10,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from math import prod
 from pathlib import Path
 from random import Random
 
@@ -539,17 +540,33 @@ def test_what_exceeds_the_memory_is_refused_before_it_is_read(tmp_path, monkeypa
     card = a_card(factor=9)
     pixels, labels = a_set(card)
     write_set(tmp_path / "s", pixels, torch.full((6, 3), 1 / 3) if soft else labels, card)
-    monkeypatch.setattr(synthetic_set, "machine_memory", lambda: 81 * 6 * 3 * 4)
+    monkeypatch.setattr(synthetic_set, "memory_and_swap", lambda: 81 * 6 * 3 * 4)
     if soft:
         dataset = load_set(tmp_path / "s")
-        with pytest.raises(SyntheticSetError, match="486 images, while they are decoded, need"):
+        with pytest.raises(SyntheticSetError, match="486 decoded images need"):
             dataset.batch(torch.arange(len(dataset)))
         assert len(dataset.batch(torch.arange(2))) == 2
-        monkeypatch.setattr(synthetic_set, "machine_memory", lambda: 81 * 6 * 3 * 4 - 1)
+        monkeypatch.setattr(synthetic_set, "memory_and_swap", lambda: 81 * 6 * 3 * 4 - 1)
         with pytest.raises(SyntheticSetError, match="the labels of 81 tiles need"):
             load_set(tmp_path / "s")
     else:
         assert len(load_set(tmp_path / "s")) == 486
+
+
+@pytest.mark.parametrize("value_space", ["unit", "normalised"])
+def test_a_set_is_decoded_into_one_copy(tmp_path, monkeypatch, value_space):
+    card = a_card(factor=2, value_space=value_space)
+    write_set(tmp_path / "s", *a_set(card), card)
+    dataset = load_set(tmp_path / "s")
+    every = torch.arange(len(dataset))
+    together = dataset.batch(every)
+    monkeypatch.setattr(synthetic_set, "CHUNK", 5 * prod(card.shape))  # 24 images in chunks of five
+    monkeypatch.setattr(synthetic_set, "memory_and_swap", lambda: together.nbytes)
+    assert torch.equal(dataset.batch(every), together)
+    assert dataset.batch(every[:0]).shape == (0, *card.shape)
+    monkeypatch.setattr(synthetic_set, "memory_and_swap", lambda: together.nbytes - 1)
+    with pytest.raises(SyntheticSetError, match="24 decoded images need"):
+        dataset.batch(every)
 
 
 @pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dist_condense import networks
+from dist_condense.data import ImageSet
 from dist_condense.engine.coordinator import LocalCoordinator
 from dist_condense.job import preflight
 from dist_condense.planning.images import assumed
@@ -16,17 +17,27 @@ from dist_condense.settings import memory, resolve
 from dist_condense.settings.config import ConfigError, RunConfig, load
 from dist_condense.settings.needs import Need, Needs
 from dist_condense.settings.procedures import PROCEDURES
+from tests.data.shards.shard_cases import write_folder
 from tests.engine import cases
 
 GIB = 2**30
+ALONE = ("cluster.workers=0", "cluster.device=cpu")
 SHORT = ["trajectory.networks=1", "trajectory.matching_steps=2", "network.width=64", "method.real_batch=4"]
 """A short run, in which the weights of theta need about as much as its feature maps."""
 
 
 def planned(name: str, *keys: str) -> tuple[RunConfig, object]:
     """Return a shipped config on a CPU and random images instead of its data."""
-    config = load(f"configs/{name}.yaml", ["cluster.workers=0", "cluster.device=cpu", *keys])
+    config = load(f"configs/{name}.yaml", [*ALONE, *keys])
     return config, assumed(config, None, None)
+
+
+def checked(tmp_path: Path, *keys: str) -> tuple[RunConfig, ImageSet]:
+    """Return a run on a CPU and its data, twelve photographs in a folder."""
+    root = write_folder(tmp_path / "photographs")
+    images = ["dataset.name=image_folder", f"dataset.root={root}", "dataset.size=1000"]
+    config = load("configs/digits.yaml", [f"output={tmp_path}/run", *images, "cluster.device=cpu", *keys])
+    return config, preflight.check(config)[0]
 
 
 def needed(config: RunConfig, dataset: object, classes: int) -> Needs:
@@ -103,95 +114,80 @@ def test_the_message_names_the_largest_need() -> None:
 def test_each_kind_of_excess_names_its_key(
     name: str, keys: list[str], line: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "machine_memory", lambda: 2 * GIB)
+    monkeypatch.setattr(memory, "memory_and_swap", lambda: 2 * GIB)
     lines = memory.lacking(*planned(name, *keys))
     assert [each for each in lines if each.startswith(line)], lines
     assert len({each.split(":")[0] for each in lines}) == len(lines)
 
 
 def test_the_shipped_configs_fit_on_their_machines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "machine_memory", lambda: 64 * GIB)
+    monkeypatch.setattr(memory, "memory_and_swap", lambda: 64 * GIB)
     for name in ("digits", "cifar10_dc", "cifar100_dsac", "cifar10_idc", "imagenet10_idc", "imagenet100_idc"):
         config, dataset = planned(name, "evaluation.sets=[condensed]")
         assert memory.lacking(config, dataset) == []
 
 
-def test_a_worker_owns_its_classes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    config, dataset = planned("cifar10_dc", "ipc=100", "cluster.workers=5")
-    share, other = needed(config, dataset, 2).bytes, needed(config, dataset, 0).bytes
-    state = needed(config, dataset, 10).together[0].bytes
-    ratio = memory.NODE
-    assert memory.lacking_on_nodes(config, dataset, [GIB, share // ratio + 1]) == []
-    (line,) = memory.lacking_on_nodes(config, dataset, [share // ratio - 1] * 9)
-    assert line.startswith("method.real_batch: ") and "but the largest node has" in line
-    total = state + 5 * other
-    assert memory.lacking_on_nodes(config, dataset, [total // ratio // 2 + 1] * 2) == []
-    (line,) = memory.lacking_on_nodes(config, dataset, [total // ratio // 2 - 1] * 2)
-    assert line.startswith("cluster.workers: ") and "minibatches of 5 workers" in line
-    fewer = replace(config, cluster=replace(config.cluster, min_workers=1))
-    assert memory.lacking_on_nodes(fewer, dataset, [total // ratio // 2 - 1] * 2) == []
-    assert memory.lacking_on_nodes(config, dataset, [1, 0]) == []  # a node that does not report its memory
-    on_gpus = replace(config, cluster=replace(config.cluster, device="cuda"))
-    assert memory.lacking_on_nodes(on_gpus, dataset, [1, 1]) == []
-
-
 def test_the_driver_of_a_cluster_needs_room_for_the_set_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     config, dataset = planned("cifar10_dc", "ipc=100", "cluster.workers=5", "evaluation.sets=[condensed]")
     state = needed(config, dataset, 10).together[0].bytes
-    monkeypatch.setattr(memory, "machine_memory", lambda: state * 3 // 2)
+    monkeypatch.setattr(memory, "memory_and_swap", lambda: state * 3 // 2)
     assert memory.lacking(config, dataset) == []
-    monkeypatch.setattr(memory, "machine_memory", lambda: state * 3 // 2 - 1)
+    monkeypatch.setattr(memory, "memory_and_swap", lambda: state * 3 // 2 - 1)
     (line,) = memory.lacking(config, dataset)
-    assert line.startswith("ipc: ") and line.endswith("lower ipc or dataset.size, or take fewer classes")
+    assert line.startswith("ipc: ")
+    assert line.endswith("lower ipc or dataset.size, or take fewer classes, or start from a machine with more memory")
     assert memory.lacking(config, dataset, is_complete=True) == []
 
 
 def test_a_plan_needs_room_for_what_it_times(monkeypatch: pytest.MonkeyPatch) -> None:
     config, dataset = planned("imagenet1k_idc", "cluster.workers=64", "ipc=100")
     together = needed(config, dataset, memory.PROBED).together
-    monkeypatch.setattr(memory, "machine_memory", lambda: sum(need.bytes for need in together))
+    monkeypatch.setattr(memory, "memory_and_swap", lambda: sum(need.bytes for need in together))
     assert memory.lacking_to_plan(config, dataset, is_timed=True) == []
-    monkeypatch.setattr(memory, "machine_memory", lambda: together[1].bytes)
+    monkeypatch.setattr(memory, "memory_and_swap", lambda: together[1].bytes)
     (line,) = memory.lacking_to_plan(config, dataset, is_timed=True)
     assert line.startswith("ipc: ") and line.endswith("or give --calibration, of another machine")
     assert memory.lacking_to_plan(config, dataset, is_timed=False) == []
-    monkeypatch.setattr(memory, "machine_memory", lambda: together[1].bytes - 1)
+    monkeypatch.setattr(memory, "memory_and_swap", lambda: together[1].bytes - 1)
     (line,) = memory.lacking_to_plan(config, dataset, is_timed=False)
     assert line.startswith("network: ")
     with pytest.raises(ConfigError, match=r"^network: "):
         memory.lacking_to_plan(*planned("digits", "network.depth=9"), is_timed=False)
 
 
-@pytest.mark.parametrize(
-    ("keys", "line"),
-    [
-        (["data.tier=ram"], "data.tier: ram keeps under 1 MiB of images in the memory of a node, but the largest has"),
-        (["data.memory_budget=1"], "data.memory_budget: ram keeps"),
-    ],
-)
-def test_images_that_no_node_can_keep_are_refused(
-    keys: list[str], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("key", ["data.tier=ram", "data.memory_budget=1"])
+def test_images_that_this_machine_cannot_keep_are_refused(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = load("configs/digits.yaml", [f"output={tmp_path}/run", "cluster.workers=0", "cluster.device=cpu", *keys])
-    dataset, _ = preflight.check(config)
-    [decoded] = [sum(dataset.decoded_bytes(dataset.counts))]
-    monkeypatch.setattr(resolve, "machine_memory", lambda: decoded)
+    config, dataset = checked(tmp_path, "cluster.workers=0", key)
+    kept = sum(dataset.decoded_bytes(dataset.counts))
+    monkeypatch.setattr(resolve, "memory_and_swap", lambda: kept)
     assert resolve.resolved(config, dataset, {})[1].tier == "ram"
-    monkeypatch.setattr(resolve, "machine_memory", lambda: decoded - 1)
-    with pytest.raises(ConfigError, match=f"^{line}"):
+    monkeypatch.setattr(resolve, "memory_and_swap", lambda: kept - 1)
+    with pytest.raises(ConfigError, match=f"^{key.split('=')[0]}: ram keeps 34 MiB of .*; set data.tier=disk$"):
         resolve.resolved(config, dataset, {})
+    assert resolve.resolved(config, dataset, {}, is_complete=True)[1].tier == "ram"
 
 
-def test_the_nodes_of_a_cluster_are_compared_if_workers_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resolve, "machines", lambda: [(4, 0, 1000)])
-    config = load("configs/digits.yaml", [f"output={tmp_path}/run", "cluster.workers=2", "data.tier=disk"])
+def test_arrays_that_this_machine_cannot_keep_are_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load("configs/digits.yaml", [f"output={tmp_path}/run", *ALONE, "data.tier=disk"])
     dataset, _ = preflight.check(config)
-    with pytest.raises(ConfigError, match=r"^method.real_batch: 2 MiB for the .* the largest node.*batch$"):
+    monkeypatch.setattr(resolve, "memory_and_swap", lambda: 1)
+    with pytest.raises(ConfigError, match=r"^dataset.size: ram keeps .*; lower it, or take fewer classes$"):
         resolve.resolved(config, dataset, {})
-    monkeypatch.setattr(resolve, "machines", lambda: [(4, 0, GIB)])
-    assert resolve.resolved(config, dataset, {})[0].cluster.workers == 2
-    monkeypatch.setattr(resolve, "machines", lambda: [(4, 0, 100_000)])
-    assert resolve.resolved(config, dataset, {}, is_complete=True)[0].cluster.workers == 2
+
+
+def test_no_file_is_measured_for_a_tier_that_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, dataset = checked(tmp_path, "cluster.workers=0", "data.tier=encoded")
+    monkeypatch.setattr(type(dataset.train_split), "encoded_bytes", lambda split: pytest.fail("measured"))
+    assert resolve.resolved(config, dataset, {})[1].tier == "encoded"
+
+
+def test_the_nodes_of_a_cluster_are_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray may start all workers on one node or one on each, and the memory of a node is whatever it was told."""
+    config, dataset = checked(tmp_path, "cluster.workers=8", "data.tier=ram")
+    monkeypatch.setattr(resolve, "machines", lambda: [(64, 0, 1000)] * 8)
+    assert resolve.resolved(config, dataset, {})[1].tier == "ram"
 
 
 def test_nothing_is_allocated_to_measure_a_network() -> None:

@@ -93,7 +93,7 @@ def test_a_path_begins_from_the_checkpoint_of_another_folder(
     given = (*SHORT, f"--resume={first / place}")
     assert command("dc", second, *given) == 0
     assert "resuming after matching step 1 of 2" in capfd.readouterr().err
-    assert steps_in(second) == [1, 2]
+    assert steps_in(second) == ([2] if place else [1, 2])  # metrics beside the named path are not read
     assert command("dc", first, *SHORT) == 0
     assert torch.equal(cases.result(second), cases.result(first))
     assert command("dc", second, *given) == 0  # a retry of the same command

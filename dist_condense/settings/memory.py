@@ -58,13 +58,12 @@ def lacking_to_plan(config: RunConfig, dataset: Any, is_timed: bool) -> list[str
     :param config: config with a definite device.
     :param is_timed: whether steps of the run are timed here; otherwise only its network is built.
     """
-    state, *theta = (
-        PROCEDURES[config.method.procedure].needed(config, dataset, min(PROBED, len(dataset.classes))).together
-    )
+    needed = PROCEDURES[config.method.procedure].needed(config, dataset, min(PROBED, len(dataset.classes)))
     room = _room(config)
     if not is_timed or room is None:
-        return _one_per_key([Needs(theta).excess(HERE, memory_and_swap())])
-    timed = Needs([state, *theta]).excess(*room)
+        theta = Needs(needed.together[1:])  # the first is the state of the classes
+        return _one_per_key([theta.excess(HERE, memory_and_swap())])
+    timed = Needs(needed.together).excess(*room)
     return [f"{timed}, or give --calibration, of another machine"] if timed else []
 
 

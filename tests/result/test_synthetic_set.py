@@ -599,12 +599,13 @@ def test_the_preview_is_the_clipped_set_by_label(tmp_path):
     assert [image.getpixel((0, row * 128)) for row in range(3)] == [0, 255, round(0.3 * 255)]
 
 
-def test_load_set_stands_at_the_top_and_nothing_beside_it_imports_the_cluster():
+def test_load_set_stands_at_the_top_and_imports_neither_the_cluster_nor_silence():
     code = (
-        "import sys, dist_condense\n"
+        "import logging, sys, warnings, dist_condense\n"
         "from dist_condense.result import progress, report\n"
         "from dist_condense.result.tracking import replay, tracker\n"
         "dist_condense.load_set\n"
-        "assert not {'ray', 'mlflow', 'hydra', 'matplotlib', 'jinja2'} & set(sys.modules)"
+        "assert not {'ray', 'mlflow', 'hydra', 'matplotlib', 'jinja2'} & set(sys.modules)\n"
+        "assert not logging.getLogger('PIL').level and not [x for x in warnings.filters if 'PIL' in str(x)]"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

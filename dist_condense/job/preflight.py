@@ -127,6 +127,8 @@ def remarks(config: RunConfig, stored: State | None) -> Iterator[str]:
             f"only one of {cores} cores is used: cluster.workers={cores} uses them all and gives the same set; "
             f"compute.threads={cores} does too, and changes the last bits of the set"
         )
+    if cluster.workers == 0 and (threads := config.compute.threads or 1) > (here := os.cpu_count() or threads):
+        yield f"compute.threads: {threads} threads on {here} cores hinder each other, which can take much longer"
     if stored is not None and (stored.torch, stored.device) != (torch.__version__, cluster.device):
         yield (
             f"the run was started with torch {stored.torch} on {stored.device} and continues with torch "
@@ -147,11 +149,16 @@ def _output(config: RunConfig) -> Iterator[str]:
             "give an absolute path that all nodes see (output=..., or DIST_CONDENSE_OUTPUT in the job's environment)"
         )
         return
-    if urlparse(config.output).scheme not in ("", "file"):
+    if urlparse(config.output).scheme:
         yield f"output: {config.output} is not a path; give a local or shared folder"
         return
     if config.data.cache and is_url(config.data.cache):
         yield f"data.cache: {config.data.cache} is an address; give a local folder of each node"
+    if (entry := _entry_of_output(config)) is not None:
+        yield (
+            f"tracking.checkpoints: {config.tracking.checkpoints} is in {entry} of the output, which the run itself "
+            "writes; give a folder elsewhere, or null for the output"
+        )
     if config.tracking.checkpoints:
         try:
             for part in (RunFolder.checkpoints, RunFolder.pool):
@@ -178,6 +185,15 @@ def _output(config: RunConfig) -> Iterator[str]:
         read_csv(RunFolder(folder).evaluation)
     except RowsError as error:
         yield f"output: {error}"
+
+
+def _entry_of_output(config: RunConfig) -> str | None:
+    """Return the name of the run's own entry in which the folder of checkpoints is; None if it is elsewhere."""
+    if config.tracking.checkpoints is None or is_url(config.tracking.checkpoints):
+        return None
+    place, output = (os.path.realpath(os.path.expanduser(x)) for x in (config.tracking.checkpoints, config.output))
+    first = Path(place).relative_to(output).parts[:1] if Path(place).is_relative_to(output) else ()
+    return next((name for name in first if name in run_folder.OPENED.difference(run_folder.MAY_LEAD)), None)
 
 
 def _write_problem(store: Storage) -> str | None:

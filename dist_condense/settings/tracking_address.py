@@ -83,6 +83,8 @@ def _sqlite_uri(file: Path) -> str:
 
 
 def _scheme_problem(uri: str) -> str | None:
+    if any(char.isspace() or not char.isprintable() for char in uri.partition("://")[2].partition("/")[0]):
+        return "has white space or a hidden character in the name of its host; remove it"
     scheme, colon, rest = uri.partition(":")
     kind = scheme.partition("+")[0].lower()
     if re.fullmatch(r"[\w.-]+:\d+(/.*)?", uri):

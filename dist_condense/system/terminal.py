@@ -218,10 +218,17 @@ def _ended_where_unread(stream: IO[str]) -> Iterator[None]:
         yield
     except BrokenPipeError:
         _unread(stream)
+    except OSError as error:  # for example a full disk
+        _unread(stream, f"failed: the output cannot be written: {error.strerror}")
 
 
-def _unread(stream: IO[str]) -> None:
-    """Discard further output to a stream whose reader closed it; for stdout, end the command with :data:`UNREAD`."""
+def _unread(stream: IO[str], reason: str = "") -> None:
+    """Discard further output to a stream that cannot be written; for stdout, end the command.
+
+    :param reason: text for stderr, with exit code 1; empty if the reader closed the stream: exit code :data:`UNREAD`.
+    """
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     if stream.fileno() == 1:
-        raise SystemExit(UNREAD)
+        if reason:
+            say(reason)
+        raise SystemExit(1 if reason else UNREAD)

@@ -33,6 +33,10 @@ def test_a_folder_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
     assert [entry.name for entry in read_manifest(str(dest)).classes] == ["zebra", "n00000001"]
     assert cli.main(arguments) == 0
     assert "is complete already" in capsys.readouterr().out
+    shard = dest / read_manifest(str(dest)).splits["train"][0][0].url
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert cli.main(arguments) == 2
+    assert f"lacks shards, or they have other sizes: {shard.relative_to(dest)}. Restore" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

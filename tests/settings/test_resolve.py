@@ -174,8 +174,16 @@ def test_cores_that_do_not_compute_are_told(job):
     with on_threads(3):
         assert any(line.startswith(told) for line in job().remarks)
         assert not any("cores" in line for line in job("compute.threads=2").remarks)
+        assert any(line.startswith("compute.threads: 1024 threads on") for line in job("compute.threads=1024").remarks)
     with on_threads(1):
         assert not any("cores" in line for line in job().remarks)
+
+
+def test_checkpoints_are_not_kept_in_what_the_run_replaces(job, tmp_path):
+    with pytest.raises(ConfigError, match=r"tracking.checkpoints: .* is in synthetic_set of the output"):
+        job(f"tracking.checkpoints={tmp_path}/synthetic_set/mine")
+    for place in ("", "/checkpoints", "/elsewhere"):
+        job(f"tracking.checkpoints={tmp_path}{place}")
 
 
 # --- mean and std -------------------------------------------------------------------------------------------------

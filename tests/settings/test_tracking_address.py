@@ -64,6 +64,7 @@ def test_a_relative_database_is_that_of_this_folder(tmp_path: Path, monkeypatch:
         ("mlflow.example.org:443/path", "has no scheme; give http://mlflow.example.org:443/path"),
         ("http://", "names no host"),
         ("http://host:port", "not an address"),
+        ("http://a b", "has white space or a hidden character in the name of its host"),
         ("ftp://host/x", "the scheme ftp is not one of databricks, http, https, "),
         ("file:///tmp/mlruns", "a folder, which MLflow no longer writes to"),
         ("./mlruns", "a folder, which MLflow no longer writes to"),

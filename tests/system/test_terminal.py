@@ -402,11 +402,11 @@ def test_a_config_with_marks_that_yaml_would_leave_plain_can_be_read_again(tmp_p
 # --- processes ----------------------------------------------------------------------------------------------------
 
 
-def process(code: str, unread: str = "") -> subprocess.CompletedProcess[str]:
+def process(code: str, unread: str = "", stdout: int = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
     """Run a guarded command; the stream ``unread`` has no reader."""
     line = "import sys; from dist_condense.system import signals, terminal\n"
     line += f"def command():\n {code}\n return 0\nsys.exit(signals.guarded(command))"
-    streams: dict[str, int] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    streams: dict[str, int] = {"stdout": stdout, "stderr": subprocess.PIPE}
     reading, writing = os.pipe()
     os.close(reading)
     given = {name: writing if name == unread else stream for name, stream in streams.items()}
@@ -432,6 +432,12 @@ def test_an_uncaught_error() -> None:
 def test_a_reader_that_leaves_ends_a_command_without_a_word(code: str) -> None:
     done = process(code, "stdout")
     assert (done.returncode, done.stderr) == (terminal.UNREAD, "")
+
+
+def test_a_full_disk_behind_stdout_is_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        done = process("terminal.out('a name')", stdout=full.fileno())
+    assert (done.returncode, done.stderr) == (1, "failed: the output cannot be written: No space left on device\n")
 
 
 def test_nobody_reads_what_a_run_says_and_it_goes_on() -> None:

@@ -21,7 +21,7 @@ from dist_condense.data.preparing.sources import Source, for_command_line, open_
 from dist_condense.data.preparing.tars import DATASET, MapUnordered, open_tars
 from dist_condense.data.sets.folders import TEST_FOLDERS
 from dist_condense.data.sets.request import LARGEST_SIDE
-from dist_condense.data.shards.manifest import FILE, SPLITS, Made, Manifest, write_manifest
+from dist_condense.data.shards.manifest import FILE, SPLITS, Made, Manifest, ShardFile, write_manifest
 from dist_condense.data.shards.manifest_reader import read_manifest
 from dist_condense.system import records
 from dist_condense.system.credentials import address, masked
@@ -166,12 +166,25 @@ def plan(
     if (dest / FILE).exists():
         existing = read_manifest(str(dest))
         check_options(dest, {"source": existing.made.source, **existing.made.options}, identity)
+        if lost := [shard.url for shard in _shards(existing) if not _has_size(dest / shard.url, shard.bytes)]:
+            problem = f"{dest} lacks shards, or they have other sizes: {listed(lost)}"
+            raise DataError([f"{problem}. Restore them, or prepare in another folder."])
         return existing
     opened = open_source(source, options, map_unordered, _recorded_options(dest))
     form = ShardFormat(opened.channels, options.size or opened.size, options.png, opened.upright)
     planned = Preparation(dest=dest.absolute(), identity=identity, source=opened, form=form, skip_bad=options.skip_bad)
     planned.check()
     return planned
+
+
+def _shards(manifest: Manifest) -> Iterator[ShardFile]:
+    """Yield the manifest's shards that are files."""
+    for classes in manifest.splits.values():
+        yield from (shard for shards in classes for shard in shards if not is_url(shard.url))
+
+
+def _has_size(file: Path, size: int) -> bool:
+    return file.is_file() and file.stat().st_size == size
 
 
 def _dest_problem(source: str, dest: Path) -> str | None:

@@ -31,8 +31,8 @@ say `above` or `below`.
 A value is parsed by the type of its key. Text is taken literally, `output=20241126_001`, without quotes that surround
 all of it; `null` means no value. Lists are written in brackets, `'dataset.classes=[0,no,"a, b"]'`, several keys of a
 section in braces, `'method.images={{lr: 0.1, momentum: 0}}'`. In a path `~` is your home directory; `${{NAME}}` is the
-value of another key that the file, its groups or the command line set, and `\\${{` a literal `${{`. Quote characters that
-your shell interprets: `'dataset.root=My Pictures (1)'`.
+value of another key that the file, its groups or the command line set, and `\\${{` a literal `${{`. Quote characters
+that your shell interprets: `'dataset.root=My Pictures (1)'`.
 
 ## Groups
 `method=NAME` and `training=NAME` set all keys of a section from a file; other keys override single values of it.

@@ -184,7 +184,7 @@ def test_no_file_is_measured_for_a_tier_that_is_given(tmp_path: Path, monkeypatc
 
 
 def test_the_nodes_of_a_cluster_are_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray may start all workers on one node or one on each, and the memory of a node is whatever it was told."""
+    """Ray may start all workers on one node or one on each, and reports the memory that a node was started with."""
     config, dataset = checked(tmp_path, "cluster.workers=8", "data.tier=ram")
     monkeypatch.setattr(resolve, "machines", lambda: [(64, 0, 1000)] * 8)
     assert resolve.resolved(config, dataset, {})[1].tier == "ram"

@@ -297,7 +297,7 @@ def compare(case: str, plant: Plant | None = None, **changes: Any) -> None:
         run = engine(loaded(overrides, changes), method.classes, patch, plant)
     hand = ByHand(method, run)
     hand.condense()
-    run.drawn.nothing_is_left()
+    run.drawn.nothing_is_left(len(method.classes))
     assert not run.built, "the engine drew more networks"
     assert not any(run.asked.values()), "the engine read more images"
     for c in method.classes:

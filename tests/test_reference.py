@@ -267,5 +267,6 @@ def test_idc_image_update(reference_dir: Path) -> None:
         np.testing.assert_allclose(pixels, seen[step], rtol=1e-5, atol=2e-6)
         for c in range(classes):  # every class has a buffer of its own
             learnt, buffers, gradients_of_c = ({"pixels": x[c]} for x in (pixels, buffer, gradient))
-            new, kept, _ = updated({"pixels": rule}, learnt, buffers, gradients=gradients_of_c, finite=torch.tensor(True))
+            true = torch.tensor(True)
+            new, kept, _ = updated({"pixels": rule}, learnt, buffers, gradients=gradients_of_c, finite=true)
             pixels[c], buffer[c] = new["pixels"], kept["pixels"]

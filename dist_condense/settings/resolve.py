@@ -68,14 +68,13 @@ def resolved(
         ),
         "threads": 1,
         "reproducible": not place.cluster.on_gpu,
+        "cudnn_benchmark": place.cluster.on_gpu and not config.compute.reproducible,
         "second_derivative": REVERSE,
     }
     choices |= {key: earlier[f"compute.{key}"] for key in choices if f"compute.{key}" in earlier}
     settled = {
         key: choices[key] if getattr(config.compute, key) is None else getattr(config.compute, key) for key in choices
     }
-    if (settled["cudnn_benchmark"] := config.compute.cudnn_benchmark) is None:
-        settled["cudnn_benchmark"] = not settled["reproducible"]
     config = replace(config, cluster=place.cluster, compute=replace(config.compute, **settled))
     if config.data.tier == "gpu" and not place.cluster.on_gpu:
         raise ConfigError(["data.tier: gpu, but the run computes on CPUs; leave it to auto, or set ram"])

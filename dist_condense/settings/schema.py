@@ -317,7 +317,7 @@ class ComputeConfig:
     """Whether float32 products may be rounded to 19 bits (TF32) on GPUs, as torch does for convolutions by default."""
     cudnn_benchmark: bool | None = None
     """Whether cuDNN times its algorithms at the first step and keeps the fastest, so that the last bits may differ from
-    start to start; null: not `reproducible`."""
+    start to start; null: true on GPUs, unless `reproducible` is true."""
     channels_last: bool = False
     """Whether theta has its weights, and thus its feature maps, in the memory format NHWC."""
     cuda_graphs: Annotated[int, Range(0, 1000)] = 0

@@ -11,6 +11,7 @@ learnt pixels of a class and B_c its real minibatch. The gradient can be compute
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from dist_condense.core.distance import Compare
 from dist_condense.core.statistic import Statistic
+from dist_condense.system.program import compiled
 
 Examples = dict[str, Tensor]
 """Inputs of a network for one class: ``images`` ``[n, C, H, W]`` in its (normalised) space, and ``labels``, int64
@@ -54,9 +56,11 @@ class Objective:
     _inner: Callable[..., Examples] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if self.forward:  # torch's own rules of forward differentiation use it
+            warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
         inner = torch.func.grad(self._product, argnums=1)
-        object.__setattr__(self, "_value", torch.compile(self._raw_phi) if self.compiled else self._raw_value)
-        object.__setattr__(self, "_inner", torch.compile(inner) if self.compiled else inner)
+        object.__setattr__(self, "_value", compiled(self._raw_value) if self.compiled else self._raw_value)
+        object.__setattr__(self, "_inner", compiled(inner) if self.compiled else inner)
 
     @property
     def at_once(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, InitVar, dataclass, field
+from dataclasses import KW_ONLY, InitVar, dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,8 @@ from dist_condense.engine.matching.recipe import MatchingRecipe
 from dist_condense.engine.matching.shared import Inputs, Shared
 from dist_condense.engine.matching.two_passes import TwoPasses
 from dist_condense.engine.matching.view import View
-from dist_condense.engine.program import Branches, Captured, compiled
 from dist_condense.networks import batch_norms
+from dist_condense.system.program import Branches, Captured, compiled
 
 MOMENTUM = {"pixels": "buffer", "labels": "labels_buffer"}
 """Names of momentum tensors in a checkpoint, by the name of the learnt tensor."""
@@ -71,11 +71,11 @@ class ClassShard:
         self.draws = Draws.source(
             recipe, seed=self.seed, labels=self.labels, shape=self.shape, ipc=ipc, placement=place
         )
-        passes = TwoPasses(objective, self.view)
-        self.step = Step(Whole(objective, self.view) if objective.at_once else passes, recipe.rules)
-        each = compiled(self.step.__call__) if objective.compiled and not objective.microbatch else self.step
-        self.steps = Captured(Branches(each)) if self._graphs else Branches(each)
-        self.shared = Shared(passes, self.coordinator, shape=self.shape, placement=place)
+        self.step = self._step()
+        as_one = objective.compiled and not objective.microbatch  # else its passes are compiled
+        branches = Branches(compiled(self.step.__call__) if as_one else self.step)
+        self.steps = Captured(branches) if self._graphs else branches
+        self.shared = Shared(TwoPasses(objective, self.view), self.coordinator, shape=self.shape, placement=place)
         self.watch = FiniteWatch(place.device)
 
     def learnt_of(self, label: int) -> Learnt:
@@ -159,6 +159,13 @@ class ClassShard:
     def _state(self) -> dict[str, Tensor]:
         state = {f"{name}.{c}": x for c, own in self._own.items() for name, x in own.items()}
         return state | {f"{MOMENTUM[name]}.{c}": x for c, own in self._own_momentum.items() for name, x in own.items()}
+
+    def _step(self) -> Step:
+        objective = self.recipe.objective
+        if not objective.microbatch:
+            objective = replace(objective, compiled=False)  # the step is compiled as a whole
+        way = Whole if objective.at_once else TwoPasses
+        return Step(way(objective, self.view), self.recipe.rules)
 
     @property
     def _graphs(self) -> int:

@@ -23,6 +23,7 @@ from dist_condense.settings.config import RunConfig
 from dist_condense.settings.schema import ComputeConfig
 from dist_condense.system.memory import keep_freed_memory
 from dist_condense.system.processor import gpu_kernels, on_threads
+from dist_condense.system.program import CannotCompile
 
 log = logging.getLogger(__name__)
 GRACE = 30.0
@@ -49,7 +50,7 @@ def work(
             _work(config, coordinator, device, observe=observe, claim=claim)
     except DataError as error:
         raise RunFailed("; ".join(error.problems)) from error
-    except OSError as error:
+    except (OSError, CannotCompile) as error:
         raise RunFailed(str(error)) from error
 
 

@@ -382,9 +382,9 @@ def momentum_over_the_owned_classes(patch: pytest.MonkeyPatch) -> None:
     whole = ClassShard.__post_init__
 
     def begin(self: ClassShard, start: Any) -> None:
-        whole(self, start)
-        rule = replace(self.recipe.rules["pixels"], shared_buffer=len(self.labels))
+        rule = replace(self.recipe.rules["pixels"], shared_buffer=len(start))
         self.recipe = replace(self.recipe, rules={"pixels": rule})
+        whole(self, start)
 
     patch.setattr(ClassShard, "__post_init__", begin)
 

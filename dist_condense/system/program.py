@@ -6,6 +6,8 @@ waits for the device. All forms of a program give the same result up to rounding
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Generic, TypeVar
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 WARM_UP = 3
 """Number of calls before a capture, in which libraries select their kernels and allocate workspaces."""
@@ -24,13 +27,36 @@ again, in the same memory.
 """
 
 
-def compiled(function: Callable[..., Result]) -> Callable[..., Result]:
-    """Return a function compiled by ``torch.compile`` for each shape of its arguments (the first call takes a minute).
+class CannotCompile(RuntimeError):
+    """Error of torch's compiler, or of the C++ or Triton compiler that it starts."""
 
-    Raises an error of torch's compiler if the function cannot be compiled as a whole.
+
+def compiled(function: Callable[..., Result]) -> Callable[..., Result]:
+    """Return a function that ``torch.compile`` compiles for each shape of its arguments (a call with a new one takes a
+    minute), and that is executed as it is for further shapes once there are many.
+
+    :raises CannotCompile: in a call; the function cannot be compiled as a whole.
     """
-    # dynamic shapes would make slower code after the first class with fewer images
-    return torch.compile(function, dynamic=False, fullgraph=True)
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of a missing GPU
+    fast = torch.compile(function, dynamic=False, fullgraph=True)  # a dynamic shape would make slower code
+
+    @functools.wraps(function)
+    def call(*arguments: Any) -> Result:
+        from torch._dynamo import exc  # imported with the compiler, which takes a second
+
+        try:
+            return fast(*arguments)
+        except exc.FailOnRecompileLimitHit:
+            return function(*arguments)
+        except exc.TorchDynamoException as error:
+            log.debug("torch.compile failed", exc_info=True)
+            reason = next((line for line in str(error).split("\n") if line.strip()), type(error).__name__)
+            raise CannotCompile(
+                f"compute.compile: torch.compile cannot compile the matching step: {reason.strip():.300}; set "
+                "compute.compile=false, or install a C++ compiler if it lacks one"
+            ) from error
+
+    return call
 
 
 def cuda_graph(function: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:

@@ -61,8 +61,7 @@ class Trajectory:
 
     def __post_init__(self) -> None:
         place = self.trainer.placement
-        network = self.build(0).to(place.device, place.dtype, memory_format=self.memory_format)
-        self.network = network.eval()
+        self.network = self.build(0).to(place.device, place.dtype).to(memory_format=self.memory_format).eval()
         self.optimiser = self.trainer.optimiser(self.network)
 
     def reach(self, k: int, t: int) -> None:

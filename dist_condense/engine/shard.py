@@ -94,7 +94,12 @@ class ClassShard:
         """
         reads = self.minibatches.of(visit, statistics=bool(batch_norms(network)))
         drawn = {c: self.draws.draw(c, visit) for c in self.labels}
-        inputs = Inputs(self._own, drawn, lambda c: self.source.redeem(reads.real[c]))
+        inputs = Inputs(
+            self._own,
+            drawn,
+            stored=lambda c: self.source.redeem(reads.real[c]),
+            again=lambda c: self.source.again(reads.real[c]),
+        )
         refresh_running_statistics(network, lambda: self._for_statistics(reads), len(self.counts), self.coordinator)
         self._note_network(network, visit)
         groups = self.recipe.grouping.groups(k, t)

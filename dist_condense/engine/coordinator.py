@@ -92,9 +92,7 @@ class Coordinator(ABC):
         sums.agree()
         return sums.result()
 
-    def sums(
-        self, like: Tensor, terms: int, *, stored: int | None = None, expected: Tensor | None = None
-    ) -> Sums:
+    def sums(self, like: Tensor, terms: int, *, stored: int | None = None, expected: Tensor | None = None) -> Sums:
         """Return sums of all workers' parts per slot, to which this worker adds its parts.
 
         Parameters as for :class:`ExactSums`; ordinary sums use ``like`` alone.

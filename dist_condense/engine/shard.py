@@ -14,12 +14,12 @@ from dist_condense.data.space import Space
 from dist_condense.engine.batch_statistics import refresh_running_statistics
 from dist_condense.engine.coordinator import Coordinator, Placement
 from dist_condense.engine.finite import NO_CLASS, Finding, FiniteWatch, Quantity, all_finite
-from dist_condense.engine.matching.alone import MatchAlone, Matched, Whole
+from dist_condense.engine.matching.alone import Matched
 from dist_condense.engine.matching.draws import Draws
+from dist_condense.engine.matching.halving import Halving
 from dist_condense.engine.matching.minibatches import Minibatches, Reads
 from dist_condense.engine.matching.recipe import MatchingRecipe
 from dist_condense.engine.matching.shared import Inputs, Shared
-from dist_condense.engine.matching.two_passes import TwoPasses
 from dist_condense.engine.matching.view import View
 from dist_condense.networks import batch_norms
 
@@ -59,16 +59,15 @@ class ClassShard:
 
     def __post_init__(self, start: Mapping[int, Learnt]) -> None:
         self._allocate(start)
-        recipe, place, objective = self.recipe, self.placement, self.recipe.objective
+        recipe, place = self.recipe, self.placement
         ipc = len(self.pixels[self.labels[0]]) if start else 1
         self.view = View.of(recipe, ipc, self.space, place)
         self.minibatches = Minibatches(
             source=self.source, recipe=recipe, seed=self.seed, counts=self.counts, labels=self.labels
         )
         self.draws = Draws.of(recipe, seed=self.seed, shape=self.shape, ipc=ipc, placement=place)
-        passes = TwoPasses(objective, self.view)
-        self.alone: MatchAlone = passes if objective.microbatch else Whole(objective, self.view)
-        self.shared = Shared(passes, self.coordinator, shape=self.shape, placement=place)
+        self.alone = Halving(recipe.objective, self.view)
+        self.shared = Shared(self.alone, self.coordinator, shape=self.shape, placement=place)
         self.watch = FiniteWatch(place.device)
 
     def learnt_of(self, label: int) -> Learnt:

@@ -84,7 +84,10 @@ def test_the_sum_is_that_of_its_definition(
         for i in range(LENGTH):
             exact = sum(Fraction(values[i]) for values in own)
             if isfinite(value := float(wanted[slot, i])):
-                assert abs(Fraction(value) - exact) <= len(own) * largest / 2**57 + abs(exact) / 2**24 + Fraction(2) ** -149
+                assert (
+                    abs(Fraction(value) - exact)
+                    <= len(own) * largest / 2**57 + abs(exact) / 2**24 + Fraction(2) ** -149
+                )
 
 
 def test_only_parts_with_another_scale_are_added_again() -> None:
@@ -130,7 +133,9 @@ def theta() -> nn.Module:
 @cache
 def initial() -> nn.Module:
     """Build theta once, because building draws from the global generator, which the threads of a test share."""
-    return networks.build("convnet", channels=3, size=RUN.size, classes=CLASSES, seed=0, width=8, depth=1, norm="none").eval()
+    return networks.build(
+        "convnet", channels=3, size=RUN.size, classes=CLASSES, seed=0, width=8, depth=1, norm="none"
+    ).eval()
 
 
 def steps(coordinator: Coordinator, labels: Sequence[int] = range(CLASSES), scale: float = 1.0) -> dict[int, Tensor]:

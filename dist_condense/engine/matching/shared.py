@@ -18,7 +18,7 @@ from dist_condense.engine.exact_sum import largest_magnitude
 from dist_condense.engine.finite import Quantity
 from dist_condense.engine.matching.alone import Matched
 from dist_condense.engine.matching.draws import Drawn
-from dist_condense.engine.matching.two_passes import TwoPasses
+from dist_condense.engine.matching.halving import Halving
 
 STORED = 10
 """Maximum number of classes whose statistics are stored until the exact scale of their sum is known.
@@ -47,7 +47,7 @@ class Shared:
     :param shape: (C, H, W) of an image.
     """
 
-    passes: TwoPasses
+    passes: Halving
     coordinator: Coordinator
     _: KW_ONLY
     shape: tuple[int, int, int]
@@ -68,9 +68,7 @@ class Shared:
         for c, g in owned.items():
             loss, v = distances[g]
             gradient = self.passes.pull_back(network, inputs.learnt[c], inputs.drawn[c], v)
-            matched[c] = Matched(
-                loss, gradient, {Quantity.STATISTIC: finite[c], Quantity.LOSS: loss.isfinite()}
-            )
+            matched[c] = Matched(loss, gradient, {Quantity.STATISTIC: finite[c], Quantity.LOSS: loss.isfinite()})
         return matched
 
     def shapes(self, network: nn.Module) -> list[torch.Size]:

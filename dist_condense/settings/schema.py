@@ -310,7 +310,7 @@ class ComputeConfig:
     """Whether to use torch.compile, which takes up to a minute and then speeds up computation (see benchmarks/)."""
     microbatch: Amount = 0
     """Largest number of images in the network at once in matching, which then takes two passes over each class; 0: all
-    images of a class at once."""
+    images of a class at once. A worker that runs out of memory halves it once, with a warning."""
     slices: Annotated[int, Range(1, 10_000)] | None = None
     """Number of slices of a training batch, whose gradients are summed; null: 4 (1 with BatchNorm)."""
     threads: Threads | None = None

@@ -167,9 +167,14 @@ def test_a_step_is_the_same_however_many_statistics_are_stored(
     assert all(torch.equal(x, expected[c]) for c, x in steps(LocalCoordinator(), scale=scale).items())
     assert read  # at least in the first step
     for workers in (2, 3):
-        found: dict[int, Tensor] = {}
-        on_threads(workers, lambda one: found.update(steps(one, range(one.rank, CLASSES, one.size), scale)))
-        assert all(torch.equal(found[c], expected[c]) for c in range(CLASSES))
+        assert all(torch.equal(x, expected[c]) for c, x in on_workers(workers, scale).items())
+
+
+def on_workers(workers: int, scale: float) -> dict[int, Tensor]:
+    found: dict[int, Tensor] = {}
+    on_threads(workers, lambda one: found.update(steps(one, range(one.rank, CLASSES, one.size), scale)))
+    assert len(found) == CLASSES
+    return found
 
 
 def _noted(read: list[int]) -> Callable[[ReadAhead, Ticket], Tensor]:

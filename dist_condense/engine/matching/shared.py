@@ -1,7 +1,8 @@
 """Matching step of groups that may span workers: two passes around ONE reduction of the sums of all groups.
 
 Statistics are added to the sum of their group as the classes pass, so memory grows with the groups, not with the
-classes: a sum in 64-bit integers and one in floats for each group, and the statistics of at most :data:`STORED` classes.
+classes: each group has a sum in floats and, while sums are exact, one in 64-bit integers; and at most :data:`STORED`
+statistics of classes are stored.
 """
 
 from __future__ import annotations

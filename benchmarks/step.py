@@ -143,7 +143,9 @@ def _gradient(run: Engine) -> Tensor:
     reads = shard.minibatches.of(0, statistics=False)
     for c in shard.labels:
         stored, drawn = shard.source.redeem(reads.real[c]), shard.draws.of(0)[c]
-        gradients.append(shard.step.match(run.trajectory.network, shard.learnt_of(c), stored, drawn).gradient["pixels"])
+        gradients.append(
+            shard.steps.step.match(run.trajectory.network, shard.learnt_of(c), stored, drawn).gradient["pixels"]
+        )
     return torch.cat([g.flatten() for g in gradients]).double()
 
 

@@ -5,8 +5,11 @@ learnt pixels of a class and B_c its real minibatch. The gradient can be compute
 
 * one double backward through a class (:meth:`Objective.match`), for a group of one class;
 * two passes for any group, class and microbatch (:meth:`Objective.statistic`, :meth:`Objective.cotangent`,
-  :meth:`Objective.pull_back`): with v = dD/d(statistic of S) held fixed, dL/dS = d/dS <phi(S), v>, so memory grows
-  neither with the images nor with the classes nor with the workers.
+  :meth:`Objective.pull_back`): with v = dD/d(statistic of S) held fixed, dL/dS = d/dS <phi(S), v>.
+
+With two passes, only a microbatch is in the network at once, and statistics are added up as the classes pass. So the
+memory of a step grows neither with the workers nor with the classes of a group, except for what exists for each class:
+images and their gradient. It does grow with the groups, and with phi, which grows with the classes of a classifier.
 """
 
 from __future__ import annotations

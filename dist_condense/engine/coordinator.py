@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dist_condense.engine.exact_sum import Part, exact_sum
+from dist_condense.engine.exact_sum import ExactSums, Part, PlainSums, Sums
 from dist_condense.engine.exchange import Plain, all_gather
 from dist_condense.engine.roll_call import RollCall
 
@@ -85,20 +85,28 @@ class Coordinator(ABC):
         """
 
     def sum(self, parts: Sequence[Part], total: Tensor, terms: int) -> Tensor:
-        """Return the sums of all workers' parts per slot, ``[slots, length]``; parameters as for :func:`exact_sum`."""
-        if self.reproducible:
-            return exact_sum(
-                parts,
-                total,
-                terms,
-                maximum=lambda x: self.reduce(x, dist.ReduceOp.MAX),
-                add=lambda x: self.reduce(x, dist.ReduceOp.SUM),
-            )
-        result = total.clone()
+        """Return the sums of all workers' parts per slot, ``[slots, length]``; parameters as for :meth:`sums`."""
+        sums = self.sums(total, terms)
         for slot, part in parts:
-            result[slot] += part
-        self.reduce(result, dist.ReduceOp.SUM)
-        return result
+            sums.add(slot, part)
+        sums.agree()
+        return sums.result()
+
+    def sums(self, like: Tensor, terms: int, *, stored: int | None = None, expected: Tensor | None = None) -> Sums:
+        """Return sums of all workers' parts per slot, to which this worker adds its parts.
+
+        Parameters as for :class:`ExactSums`; ordinary sums use ``like`` alone.
+        """
+        if not self.reproducible:
+            return PlainSums(like, lambda x: self.reduce(x, dist.ReduceOp.SUM))
+        return ExactSums(
+            like,
+            terms,
+            maximum=lambda x: self.reduce(x, dist.ReduceOp.MAX),
+            reduce=lambda x: self.reduce(x, dist.ReduceOp.SUM),
+            stored=stored,
+            expected=expected,
+        )
 
     def fill(self, buffer: Tensor) -> Tensor:
         """Combine the workers' buffers in place, without rounding, and return the result.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, InitVar, dataclass, field, replace
+from dataclasses import KW_ONLY, InitVar, dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -14,15 +14,14 @@ from dist_condense.data.space import Space
 from dist_condense.engine.batch_statistics import refresh_running_statistics
 from dist_condense.engine.coordinator import Coordinator, Placement
 from dist_condense.engine.finite import NO_CLASS, Finding, FiniteWatch, Quantity, all_finite
-from dist_condense.engine.matching.alone import Step, Stepped, Whole
+from dist_condense.engine.matching.alone import Stepped
 from dist_condense.engine.matching.draws import Draws
+from dist_condense.engine.matching.halving import Halving
 from dist_condense.engine.matching.minibatches import Minibatches, Reads
 from dist_condense.engine.matching.recipe import MatchingRecipe
 from dist_condense.engine.matching.shared import Inputs, Shared
-from dist_condense.engine.matching.two_passes import TwoPasses
 from dist_condense.engine.matching.view import View
 from dist_condense.networks import batch_norms
-from dist_condense.system.program import Branches, Captured, compiled
 
 MOMENTUM = {"pixels": "buffer", "labels": "labels_buffer"}
 """Names of momentum tensors in a checkpoint, by the name of the learnt tensor."""
@@ -62,7 +61,7 @@ class ClassShard:
 
     def __post_init__(self, start: Mapping[int, Learnt]) -> None:
         self._allocate(start)
-        recipe, place, objective = self.recipe, self.placement, self.recipe.objective
+        recipe, place = self.recipe, self.placement
         ipc = len(self.pixels[self.labels[0]]) if start else 1
         self.view = View.of(recipe, ipc, self.space, place)
         self.minibatches = Minibatches(
@@ -71,11 +70,8 @@ class ClassShard:
         self.draws = Draws.source(
             recipe, seed=self.seed, labels=self.labels, shape=self.shape, ipc=ipc, placement=place
         )
-        self.step = self._step()
-        as_one = objective.compiled and not objective.microbatch  # else its passes are compiled
-        branches = Branches(compiled(self.step.__call__) if as_one else self.step)
-        self.steps = Captured(branches) if self._graphs else branches
-        self.shared = Shared(TwoPasses(objective, self.view), self.coordinator, shape=self.shape, placement=place)
+        self.steps = Halving(recipe.objective, self.view, recipe.rules, cuda_graphs=self._graphs > 0)
+        self.shared = Shared(self.steps, self.coordinator, shape=self.shape, placement=place)
         self.watch = FiniteWatch(place.device)
 
     def learnt_of(self, label: int) -> Learnt:
@@ -100,7 +96,12 @@ class ClassShard:
         :param visit: number of matching steps before this one, over all networks.
         """
         reads = self.minibatches.of(visit, statistics=bool(batch_norms(network)))
-        inputs = Inputs(self._own, self.draws.of(visit), lambda c: self.source.redeem(reads.real[c]))
+        inputs = Inputs(
+            self._own,
+            self.draws.of(visit),
+            stored=lambda c: self.source.redeem(reads.real[c]),
+            again=lambda c: self.source.again(reads.real[c]),
+        )
         refresh_running_statistics(network, lambda: self._for_statistics(reads), len(self.counts), self.coordinator)
         self._note_network(network, visit)
         self.losses = {}
@@ -160,13 +161,6 @@ class ClassShard:
         state = {f"{name}.{c}": x for c, own in self._own.items() for name, x in own.items()}
         return state | {f"{MOMENTUM[name]}.{c}": x for c, own in self._own_momentum.items() for name, x in own.items()}
 
-    def _step(self) -> Step:
-        objective = self.recipe.objective
-        if not objective.microbatch:
-            objective = replace(objective, compiled=False)  # the step is compiled as a whole
-        way = Whole if objective.at_once else TwoPasses
-        return Step(way(objective, self.view), self.recipe.rules)
-
     @property
     def _graphs(self) -> int:
         return self.cuda_graphs if self.placement.device.type == "cuda" else 0
@@ -185,7 +179,7 @@ class ClassShard:
         """Take the step of groups of several classes, some of which other workers may own."""
         matched = self.shared(network, groups, inputs)
         for c, result in matched.items():
-            self._keep([c], [self.step.update(self._own[c], self._own_momentum[c], result)], visit)
+            self._keep([c], [self.steps.step.update(self._own[c], self._own_momentum[c], result)], visit)
         self.losses |= {group[0]: matched[group[0]].loss for group in groups if group[0] in matched}
 
     def _keep(self, labels: Sequence[int], stepped: Sequence[Stepped], visit: int) -> None:

@@ -25,7 +25,7 @@ LESS = {
     PROCESS: "workers with more memory",
     NETWORK: "another network.name or a lower network.width",
     PIXELS: "more workers (cluster.workers) or a lower ipc",
-    STATISTICS: "more workers (cluster.workers) or fewer groups (method.grouping)",
+    STATISTICS: "fewer groups (method.grouping) or a lower network.width",
     MINIBATCHES: "a lower method.real_batch",
     REAL: "data.tier=ram if this is a GPU's memory, else data.tier=encoded or disk; or more workers",
 }

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from dist_condense.data.reading import read_ahead
 from dist_condense.data.reading.tiers import share
+from dist_condense.engine.matching.shared import STORED
 from dist_condense.planning.rates import Calibration
 from dist_condense.planning.workload import Workload
 from dist_condense.settings.schema import CPU, CUDA
@@ -14,7 +15,7 @@ ENOUGH = 0.8
 """Lowest parallel efficiency, from 0 to 1, at which a number of workers is recommended."""
 FLOAT, INTEGER = 4, 8
 PROCESS, NETWORK, PIXELS = "the process", "network, gradient, momentum", "pixels, momentum, decoded"
-STATISTICS, MINIBATCHES, REAL = "statistics of classes and sums", "minibatches", "real images, decoded"
+STATISTICS, MINIBATCHES, REAL = "statistics of groups", "minibatches", "real images, decoded"
 AT_ONCE = "images in the network at once"
 HELD = {CPU: 2**30, CUDA: 3 * 2**29}
 """Bytes that a process needs besides its tensors, by device. Measured on a CPU (Python, torch, Ray, MLflow); assumed on
@@ -176,17 +177,28 @@ def _talking(load: Workload, cluster: Cluster, sent: Traffic, workers: int) -> f
 def memory(load: Workload, rates: Calibration, cluster: Cluster, workers: int) -> dict[str, int]:
     """Estimate the memory in bytes of the worker with the most classes, by purpose."""
     most = -(-load.classes // workers)
-    sums = load.groups * 2 * load.statistic * (FLOAT + 2 * INTEGER if cluster.exact else 2 * FLOAT)
     images = [count * load.image for count in load.counts] if cluster.resident else []
     return {
         PROCESS: HELD[cluster.device],
         NETWORK: 3 * FLOAT * load.parameters,
         PIXELS: FLOAT * most * (load.pixels + load.decoded),
-        STATISTICS: (FLOAT * 2 * load.statistic * most + sums) if load.groups else 0,
+        STATISTICS: _statistics(load, cluster, most) if load.groups else 0,
         MINIBATCHES: load.real * load.image * (2 * FLOAT + read_ahead.HELD),
         REAL: share(images, workers, 1) if cluster.resident else 0,
         AT_ONCE: max(at_once(load, rates).values(), default=0),
     }
+
+
+def _statistics(load: Workload, cluster: Cluster, classes: int) -> int:
+    """Estimate the bytes of the statistics of groups, synthetic and real, in a step that averages them over classes.
+
+    They are added to the sum of their group as the classes pass. Exact sums store the statistics of a few classes.
+    """
+    stored = min(classes, STORED) if cluster.exact else 0
+    passing = 2 * FLOAT  # a class's tensors, and the same as a flat one
+    each = FLOAT * stored + passing + load.groups * (FLOAT + INTEGER if cluster.exact else FLOAT)
+    gradients = 0 if cluster.exact else load.groups * FLOAT * load.statistic  # else smaller than the integers before
+    return 2 * load.statistic * each + gradients
 
 
 def at_once(load: Workload, rates: Calibration) -> dict[str, int]:

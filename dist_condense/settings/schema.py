@@ -325,7 +325,7 @@ class ComputeConfig:
     replayed; 0, and on CPUs: none. Does not change the result; memory grows with it."""
     microbatch: Amount = 0
     """Largest number of images in the network at once in matching, which then takes two passes over each class; 0: all
-    images of a class at once."""
+    images of a class at once. A worker that runs out of memory halves it once, with a warning."""
     slices: Annotated[int, Range(1, 10_000)] | None = None
     """Number of slices of a training batch, whose gradients are summed; null: 4 (1 with BatchNorm)."""
     threads: Threads | None = None

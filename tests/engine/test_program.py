@@ -74,7 +74,7 @@ def assert_equal(results: list[Stepped], expected: list[Stepped], tolerance: flo
 def test_forward_over_reverse_equals_double_backward(method: str) -> None:
     reverse, network = shard(method)
     forward, _ = shard(method, "compute.second_derivative=forward")
-    assert isinstance(reverse.step.match, Whole) and isinstance(forward.step.match, TwoPasses)
+    assert isinstance(reverse.steps.step.match, Whole) and isinstance(forward.steps.step.match, TwoPasses)
     given = arguments(reverse, network)
     expected = reverse.steps(*given)
     assert_equal(forward.steps(*given), expected)
@@ -128,7 +128,7 @@ class Tape:
 def test_replays_equal_calls_and_their_results_stay() -> None:
     made, network = shard("idc")
     tape = Tape()
-    captured = Captured(Branches(made.step), record=tape)
+    captured = Captured(Branches(made.steps.step), record=tape)
     given = [arguments(made, network, visit) for visit in range(3)]
     replayed = [captured(*each) for each in given]
     assert tape.recordings == 1
@@ -141,7 +141,7 @@ def test_replays_equal_calls_and_their_results_stay() -> None:
 
 def test_a_replay_reads_the_network_where_it_is() -> None:
     made, network = shard("idc")
-    captured, given = Captured(Branches(made.step), record=Tape()), arguments(made, network)
+    captured, given = Captured(Branches(made.steps.step), record=Tape()), arguments(made, network)
     captured(*given)
     with torch.no_grad():
         for x in network.parameters():
@@ -163,7 +163,7 @@ def faked(made: ClassShard, given: Arguments, mode: FakeTensorMode) -> tuple[Ste
         for name, x in module.named_parameters(recurse=False):
             module._parameters[name] = fake(x)  # type: ignore[assignment]
     seen = replace(made.view, mean=fake(made.view.mean), std=fake(made.view.std), sources=fake(made.view.sources))
-    step = replace(made.step, match=replace(made.step.match, view=seen))  # type: ignore[type-var]
+    step = replace(made.steps.step, match=replace(made.steps.step.match, view=seen))  # type: ignore[type-var]
     return step, (network, *(pytree.tree_map_only(Tensor, fake, x) for x in given[1:]))  # type: ignore[return-value]
 
 

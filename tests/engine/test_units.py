@@ -20,7 +20,7 @@ from dist_condense.core.image_rule import ImageRule, Learnt, updated
 from dist_condense.engine.batch_statistics import refresh_running_statistics
 from dist_condense.engine.coordinator import Coordinator, LocalCoordinator
 from dist_condense.engine.errors import RunFailed
-from dist_condense.engine.exact_sum import Part, exact_sum
+from dist_condense.engine.exact_sum import ExactSums, Part
 from dist_condense.engine.matching.recipe import DRAWS, RealDraw
 from dist_condense.engine.ownership import assign
 from dist_condense.engine.trajectory import fill
@@ -93,7 +93,11 @@ def nothing(x: Tensor) -> None:
 
 
 def summed(parts: list[Part], like: Tensor, slots: int = 1, terms: int = 12) -> Tensor:
-    return exact_sum(parts, like.new_zeros(slots, like.shape[-1]), terms, maximum=nothing, add=nothing)
+    sums = ExactSums(like.new_zeros(slots, like.shape[-1]), terms, maximum=nothing, reduce=nothing)
+    for slot, part in parts:
+        sums.add(slot, part)
+    assert sums.agree() == []
+    return sums.result()
 
 
 def addends(dtype: torch.dtype, spread: float = 3.0, seed: int = 0) -> Tensor:

@@ -84,7 +84,7 @@ def test_memory_of_a_worker():
     assert held == {
         NETWORK: 3 * 4 * 1000,
         PIXELS: 4 * 4 * (1200 + 800),  # four classes
-        STATISTICS: 4 * 2 * 900 * 4 + 2 * 2 * 900 * (4 + 8 + 8),
+        STATISTICS: 2 * 900 * 4 * (4 + 2) + 2 * 2 * 900 * (4 + 8),  # four stored and one that passes; two groups
         MINIBATCHES: 64 * 100 * (4 + 4 + 7),
         REAL: 0,
         AT_ONCE: 2000 + 8 * 20,  # a fourth of the batch, more than 64 real or 16 synthetic images
@@ -92,6 +92,15 @@ def test_memory_of_a_worker():
     assert memory(LOAD, RATES, replace(CLUSTER, resident=True), 3)[REAL] == 4 * 50 * 100
     assert memory(LOAD, RATES, CLUSTER, 3)[AT_ONCE] == 500 + 16 * 100
     assert memory(replace(LOAD, microbatch=4), RATES, CLUSTER, 3)[AT_ONCE] == 1000 + 4 * 10
+
+
+def test_statistics_are_stored_by_group():
+    def held(classes, exact=True):
+        return memory(replace(SHARED, classes=classes), RATES, replace(CLUSTER, exact=exact), 1)[STATISTICS]
+
+    assert held(9) < held(10) == held(1000) == 2 * 900 * 4 * (10 + 2) + 2 * 2 * 900 * (4 + 8)
+    assert held(3, exact=False) == held(1000, exact=False) == 2 * 900 * 4 * 2 + 2 * 900 * 4 * (2 + 1)
+    assert memory(LOAD, RATES, CLUSTER, 1)[STATISTICS] == 0
 
 
 def test_a_run_without_matching_takes_the_time_of_its_updates_alone():

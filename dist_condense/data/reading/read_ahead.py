@@ -79,6 +79,10 @@ class ReadAhead:
         self.waited += time.perf_counter() - start
         return images
 
+    def again(self, ticket: Ticket) -> torch.Tensor:
+        """Return the images of a redeemed ticket, read once more."""
+        return self._read(ticket).received()
+
     def forget(self, ticket: Ticket) -> None:
         """Discard a ticket and release its memory for another one."""
         if not self._open.pop(ticket).cancel():

@@ -1,4 +1,9 @@
-"""Matching step of groups that may span workers: two passes around ONE reduction of the sums of all groups."""
+"""Matching step of groups that may span workers: two passes around ONE reduction of the sums of all groups.
+
+Statistics are added to the sum of their group as the classes pass, so memory grows with the groups, not with the
+classes: each group has a sum in floats and, while sums are exact, one in 64-bit integers; and at most :data:`STORED`
+statistics of classes are stored.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +15,18 @@ from torch import Tensor, nn
 
 from dist_condense.core.image_rule import Learnt
 from dist_condense.engine.coordinator import Coordinator, Placement
+from dist_condense.engine.exact_sum import largest_magnitude
 from dist_condense.engine.finite import Quantity
 from dist_condense.engine.matching.alone import Matched
 from dist_condense.engine.matching.draws import Drawn
-from dist_condense.engine.matching.two_passes import TwoPasses
+from dist_condense.engine.matching.halving import Halving
+
+STORED = 10
+"""Maximum number of classes whose statistics are stored until the exact scale of their sum is known.
+
+A worker with at most this many classes, which is usual, computes each statistic once. With more, it computes some of
+them twice in a step in which the largest of all values has passed a power of two since the step before.
+"""
 
 
 @dataclass(frozen=True)
@@ -24,6 +37,8 @@ class Inputs:
     drawn: Mapping[int, Drawn]
     stored: Callable[[int], Tensor]
     """Function that returns the real minibatch of a class as stored, ``[n, C, H, W]``; called once per class."""
+    again: Callable[[int], Tensor]
+    """Function that returns the same images, read once more."""
 
 
 @dataclass
@@ -33,30 +48,28 @@ class Shared:
     :param shape: (C, H, W) of an image.
     """
 
-    passes: TwoPasses
+    passes: Halving
     coordinator: Coordinator
     _: KW_ONLY
     shape: tuple[int, int, int]
     placement: Placement
     _shapes: list[torch.Size] = field(default_factory=list, init=False)
+    _scale: Tensor | None = field(default=None, init=False)
+    """Scale of the last sums, which is expected of the next ones."""
 
     def __call__(self, network: nn.Module, groups: Sequence[Sequence[int]], inputs: Inputs) -> dict[int, Matched]:
         """Return the results of the owned classes of ``groups``, by label, each with the loss of its group."""
         group_of = {c: g for g, group in enumerate(groups) for c in group}
-        owned = [c for c in inputs.learnt if c in group_of]
-        parts = [(group_of[c], self._flat(network, c, inputs)) for c in owned]
-        shapes, place = self.shapes(network), self.placement
-        length = 2 * sum(s.numel() for s in shapes)
-        total = torch.zeros(len(groups), length, dtype=place.dtype, device=place.device)
-        sums = self.coordinator.sum(parts, total, terms=max(map(len, groups)))
-        distances = [self._distance(row / len(group), shapes) for row, group in zip(sums, groups, strict=True)]
+        owned = {c: group_of[c] for c in inputs.learnt if c in group_of}
+        sums, finite = self._sums(network, groups, owned, inputs)
+        shapes = self.shapes(network)
+        distances = {g: self._distance(sums[g], len(groups[g]), shapes) for g in sorted(set(owned.values()))}
+        del sums  # which would stay in memory while the images are pulled back
         matched = {}
-        for c, (g, flat) in zip(owned, parts, strict=True):
-            loss, cotangent = distances[g]
-            v = [x / len(groups[g]) for x in cotangent]
+        for c, g in owned.items():
+            loss, v = distances[g]
             gradient = self.passes.pull_back(network, inputs.learnt[c], inputs.drawn[c], v)
-            finite = {Quantity.STATISTIC: flat.isfinite().all(), Quantity.LOSS: loss.isfinite()}
-            matched[c] = Matched(loss, gradient, finite)
+            matched[c] = Matched(loss, gradient, {Quantity.STATISTIC: finite[c], Quantity.LOSS: loss.isfinite()})
         return matched
 
     def shapes(self, network: nn.Module) -> list[torch.Size]:
@@ -71,13 +84,41 @@ class Shared:
             self._shapes = [x.shape for x in phi]
         return self._shapes
 
-    def _flat(self, network: nn.Module, c: int, inputs: Inputs) -> Tensor:
-        a, b = self.passes.statistics(network, inputs.learnt[c], inputs.stored(c), inputs.drawn[c])
+    def _sums(
+        self, network: nn.Module, groups: Sequence[Sequence[int]], owned: Mapping[int, int], inputs: Inputs
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """Sum the statistics of each group's classes, synthetic and real, over all workers.
+
+        :param owned: index of the group of each owned class.
+        :returns: sums ``[groups, 2 values of phi]``, and whether the statistic of each owned class is finite.
+        """
+        place, length = self.placement, 2 * sum(s.numel() for s in self.shapes(network))
+        like = torch.empty((), dtype=place.dtype, device=place.device).expand(len(groups), length)
+        expected = self._scale if self._scale is not None and len(self._scale) == len(groups) else None
+        sums = self.coordinator.sums(like, max(map(len, groups)), stored=STORED, expected=expected)
+        finite = {}
+        for c, g in owned.items():
+            flat = self._flat(network, c, inputs.stored(c), inputs)
+            finite[c] = largest_magnitude(flat).isfinite()
+            sums.add(g, flat)
+        labels = list(owned)
+        for c in (labels[i] for i in sums.agree()):
+            sums.add(owned[c], self._flat(network, c, inputs.again(c), inputs))
+        self._scale = sums.scale
+        return sums.result(), finite
+
+    def _flat(self, network: nn.Module, c: int, stored: Tensor, inputs: Inputs) -> Tensor:
+        a, b = self.passes.statistics(network, inputs.learnt[c], stored, inputs.drawn[c])
         return torch.cat([x.flatten() for x in (*a, *b)])
 
-    def _distance(self, mean: Tensor, shapes: Sequence[torch.Size]) -> tuple[Tensor, list[Tensor]]:
-        a, b = (_unflatten(half, shapes) for half in mean.chunk(2))
-        return self.passes.objective.cotangent(a, b)
+    def _distance(self, total: Tensor, classes: int, shapes: Sequence[torch.Size]) -> tuple[Tensor, list[Tensor]]:
+        """Return the distance of a group's means, and its gradient with respect to the statistic of one class.
+
+        :param total: sum over the group's classes.
+        """
+        a, b = (_unflatten(half, shapes) for half in (total / classes).chunk(2))
+        loss, cotangent = self.passes.objective.cotangent(a, b)
+        return loss, [x / classes for x in cotangent]
 
 
 def _unflatten(flat: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:

@@ -1,0 +1,129 @@
+"""Programs of a matching step, on a device that may have too little memory: the microbatch is halved, once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from dist_condense.core.image_rule import ImageRule, Learnt
+from dist_condense.core.objective import Objective
+from dist_condense.engine.errors import RunFailed
+from dist_condense.engine.matching.alone import Step, Stepped, Whole
+from dist_condense.engine.matching.draws import Drawn
+from dist_condense.engine.matching.two_passes import TwoPasses
+from dist_condense.engine.matching.view import View
+from dist_condense.system.program import Branches, Captured, compiled
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+ALLOCATORS = ("DefaultCPUAllocator", "ALLOC_FAILED")
+"""Words in the text of a RuntimeError by which torch reports that memory is exhausted, besides its own class of errors:
+its allocator on CPUs, and cuDNN and cuBLAS."""
+
+
+@dataclass
+class Halving:
+    """The steps of classes that are groups of their own, and the two passes of the classes of other groups.
+
+    When memory is exhausted, the microbatch is halved for the rest of the process, with a warning, and the steps of the
+    classes, or the pass, are computed again with the same draws. This changes the last bits of the result and takes
+    place on this worker alone; no other worker needs to know, because they exchange only statistics of whole classes.
+
+    :param objective: objective with the current microbatch. If it is compiled, a step without microbatches is compiled
+        as a whole.
+    :param rules: update rule of each learnt tensor, by name.
+    :param cuda_graphs: whether the steps of one call are captured together in a CUDA graph.
+    """
+
+    objective: Objective
+    view: View
+    rules: Mapping[str, ImageRule]
+    _: KW_ONLY
+    cuda_graphs: bool = False
+    step: Step = field(init=False)
+    """Step of a class as it is, neither compiled nor captured."""
+    _most: int = field(default=0, init=False)
+    """Largest number of images of a class, real or decoded, so far."""
+    _is_halved: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        objective = self.objective
+        self._passes = TwoPasses(objective, self.view)
+        as_one = objective.compiled and not objective.microbatch
+        plain = replace(objective, compiled=False) if as_one else objective
+        self.step = Step((Whole if objective.at_once else TwoPasses)(plain, self.view), self.rules)
+        branches = Branches(compiled(self.step.__call__) if as_one else self.step)
+        self._steps: Callable[..., list[Stepped]] = Captured(branches) if self.cuda_graphs else branches
+
+    def __call__(
+        self,
+        network: nn.Module,
+        learnt: Sequence[Learnt],
+        momentum: Sequence[Learnt],
+        stored: Sequence[Tensor],
+        drawn: Sequence[Drawn],
+    ) -> list[Stepped]:
+        """Return the state after the step of each of some classes that are groups of their own."""
+        for each in zip(stored, drawn, strict=True):
+            self._note(*each)
+        return self._fitting(lambda: self._steps(network, learnt, momentum, stored, drawn))
+
+    def statistics(
+        self, network: nn.Module, learnt: Learnt, stored: Tensor, drawn: Drawn
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Return phi of the synthetic and of the real examples."""
+        self._note(stored, drawn)
+        return self._fitting(lambda: self._passes.statistics(network, learnt, stored, drawn))
+
+    def pull_back(self, network: nn.Module, learnt: Learnt, drawn: Drawn, v: Sequence[Tensor]) -> Learnt:
+        """Return the gradient of <phi(synthetic examples), v> with respect to the learnt tensors, by name."""
+        return self._fitting(lambda: self._passes.pull_back(network, learnt, drawn, v))
+
+    def _note(self, stored: Tensor, drawn: Drawn) -> None:
+        decoded = self.view.sources if drawn.subset is None else drawn.subset
+        self._most = max(self._most, len(stored), len(decoded))
+
+    def _fitting(self, compute: Callable[[], T]) -> T:
+        """Return the result of ``compute``, if necessary with half of the microbatch.
+
+        Raises RunFailed if half is too much as well.
+        """
+        try:
+            return compute()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = str(error).partition("\n")[0]
+        self._halve(reason)  # not in the handler, where the error keeps the tensors of the failed pass
+        return self._fitting(compute)
+
+    def _halve(self, reason: str) -> None:
+        place, images = self.view.mean.device, self.objective.microbatch or self._most
+        if self._is_halved or images < 2:
+            raise RunFailed(
+                f"out of memory on {place} in a matching step with {images} images in the network at once ({reason}): "
+                f"set compute.microbatch below {images}, compute.autocast=true, or a lower dataset.size or "
+                "network.width in a new output; dist-condense plan estimates what fits"
+            )
+        self.objective, self._is_halved = replace(self.objective, microbatch=images // 2), True
+        self.__post_init__()
+        torch.cuda.empty_cache()
+        text = (
+            f"out of memory on {place} in a matching step with {images} images in the network at once; continuing with "
+            f"{images // 2}, which changes the last bits of the result. Set compute.microbatch={images // 2} in a new "
+            f"output to start with it ({reason})"
+        )
+        from dist_condense.system import terminal  # needs packages that the engine does not
+
+        log.warning(text)
+        terminal.say(f"warning: {text}")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error says that the memory of the device, or of this machine, is exhausted."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in ALLOCATORS)

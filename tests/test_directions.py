@@ -48,7 +48,8 @@ ONLY_IN = {
     "jinja2": ["result/report.py"],
     "matplotlib": ["result/curve.py"],
 }
-LAZY = {"timm", "ffcv", "jinja2", "matplotlib"}  # may be missing, or take a second: imported where they are used
+LAZY = {"timm", "ffcv", "jinja2", "matplotlib", "torchvision", "sklearn"}
+"""Packages that may be missing, or that take a second to import: they are imported where they are used."""
 
 
 def imports(file: str, source: str) -> Iterator[tuple[str, bool]]:

@@ -1,7 +1,6 @@
 """scikit-learn's handwritten digits: 1797 images of 8x8 pixels that need no download."""
 
 import torch
-from sklearn.datasets import load_digits
 
 from dist_condense.data.image_set import Facts, ImageSet
 from dist_condense.data.reading.source import LabelledImages
@@ -24,6 +23,8 @@ TEST_EVERY = 5
 
 def open_digits(request: Request) -> ImageSet:
     """Open the digits with their fixed split; `root` and `download` are not used."""
+    from sklearn.datasets import load_digits
+
     bunch = load_digits()
     images = torch.from_numpy(bunch.images * 255 / LEVELS).round().to(torch.uint8)[:, None]
     labels = torch.from_numpy(bunch.target).long()

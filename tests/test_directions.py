@@ -56,8 +56,9 @@ def imports(file: str, source: str) -> Iterator[tuple[str, bool]]:
     """Yield each imported dotted name, and whether it is imported when the file is."""
     here = ("dist_condense", *Path(file).parts[:-1])
     tree = ast.parse(source)
-    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    inside = {id(child) for function in functions for child in ast.walk(function)}
+    later = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    later += [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    inside = {id(child) for node in later for child in ast.walk(node)}
     for node in ast.walk(tree):
         names = []
         if isinstance(node, ast.Import):

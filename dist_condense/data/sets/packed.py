@@ -100,9 +100,8 @@ class Packed:
         try:
             return self.original.load(str(root), train, request.download)
         except (RuntimeError, OSError, HTTPException) as reason:  # torchvision: corrupt; urllib: no network
-            changed = [
-                name for name, md5 in self.original.files.items() if md5 and not check_integrity(root / name, md5)
-            ]
+            sums = {name: md5 for name, md5 in self.original.files.items() if md5}
+            changed = [name for name, md5 in sums.items() if not check_integrity(root / name, md5)]
             problems = [f"{root / name} is not the published file (by its MD5). {REMEDY}" for name in changed]
             if request.download or not changed:
                 problems = [self._without_files(request, root, f" ({' '.join(str(reason).split())})")]
@@ -110,8 +109,8 @@ class Packed:
 
     def _without_files(self, request: Request, root: Path, reason: str = "") -> str:
         return (
-            f"{request.name}: {root} holds neither torchvision's files ({self.original.folder}) nor train/<class>/{reason}. "
-            f"Set dataset.root to the folder that holds them, or dataset.download=true."
+            f"{request.name}: {root} holds neither torchvision's files ({self.original.folder}) nor "
+            f"train/<class>/{reason}. Set dataset.root to the folder that holds them, or dataset.download=true."
         )
 
 

@@ -20,7 +20,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dist_condense.commands.plan_command import parser, planned
+from dist_condense.commands.arguments import plan_parser
+from dist_condense.commands.plan_command import planned
 from dist_condense.planning.plan import Plan
 from dist_condense.settings.config import load
 
@@ -153,7 +154,7 @@ def measure(name: str, only: list[int] | None = None) -> Iterator[PredictedRun]:
 
 
 def _planned(series: Series, keys: Keys, *options: str) -> Plan:
-    arguments = parser().parse_args([series.config, *options])
+    arguments = plan_parser().parse_args([series.config, *options])
     return planned(arguments, load(series.config, [*series.keys, *keys, *FIXED]))
 
 

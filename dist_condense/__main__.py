@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import sys
 
-from dist_condense.system import signals
+from dist_condense.system import signals, waiting
 
 
 def main() -> int:
     """Run the command of this process, answer signals from now on, and return the exit code."""
+    waiting.sleep_at_once()
     return signals.guarded(_command)
 
 
 def _command() -> int:
-    from dist_condense.commands import cli  # takes seconds: it brings torch
+    from dist_condense.commands import cli
 
     return cli.main()
 

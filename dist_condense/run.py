@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from dist_condense.system import signals
+from dist_condense.system import signals, waiting
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,4 +19,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    waiting.sleep_at_once()
     sys.exit(signals.guarded(main))

@@ -48,15 +48,17 @@ ONLY_IN = {
     "jinja2": ["result/report.py"],
     "matplotlib": ["result/curve.py"],
 }
-LAZY = {"timm", "ffcv", "jinja2", "matplotlib"}  # may be missing, or take a second: imported where they are used
+LAZY = {"timm", "ffcv", "jinja2", "matplotlib", "torchvision", "sklearn"}
+"""Packages that may be missing, or that take a second to import: they are imported where they are used."""
 
 
 def imports(file: str, source: str) -> Iterator[tuple[str, bool]]:
     """Yield each imported dotted name, and whether it is imported when the file is."""
     here = ("dist_condense", *Path(file).parts[:-1])
     tree = ast.parse(source)
-    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    inside = {id(child) for function in functions for child in ast.walk(function)}
+    later = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    later += [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    inside = {id(child) for node in later for child in ast.walk(node)}
     for node in ast.walk(tree):
         names = []
         if isinstance(node, ast.Import):

@@ -1,4 +1,4 @@
-"""``dist-condense plan``: its options and the estimation; the output is formatted in planning/tables.py."""
+"""``dist-condense plan``: the estimation; the output is formatted in planning/tables.py."""
 
 from __future__ import annotations
 
@@ -39,29 +39,6 @@ RANGES = {
     "bandwidth": Range(0, 1_000_000, above=True),
 }
 """Limits of the values of options."""
-
-
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the command's options."""
-    made = terminal.Parser(
-        prog="dist-condense plan",
-        description="Estimate memory, traffic, time and the best number of workers of a run before it starts, from a "
-        "few steps of its network timed on this machine or from rates measured elsewhere. Exit code: 0 planned, 1 the "
-        "run does not fit or --save failed, 2 refused.",
-    )
-    add = made.add_argument
-    add("config", help="a YAML file, or a shipped one such as configs/digits.yaml")
-    add("overrides", nargs="*", metavar="key=value", help="overrides of the config; docs/config.md lists all keys")
-    add("--gpus", type=int, metavar="N", help="plan for N GPUs with one worker each, instead of cluster.workers")
-    add("--gpu-memory", type=float, metavar="GIB", help="memory of each GPU; needed to check whether the run fits")
-    add("--calibration", type=Path, metavar="FILE", help="rates written by --save, possibly on another machine")
-    add("--save", type=Path, metavar="FILE", help="write the rates measured on this machine")
-    add("--rate", type=float, metavar="N", help="scale the measured rates to N real images per second and worker")
-    add("--bandwidth", type=float, default=1.0, metavar="GIB/S", help="network bandwidth of each worker (default: 1)")
-    add("--classes", type=int, metavar="N", help="plan for N classes without opening the data set")
-    add("--images-per-class", type=int, metavar="N", help="plan for N images per class without opening the data set")
-    add("--json", action="store_true", help="print the plan as JSON")
-    return made
 
 
 def plan(options: argparse.Namespace, config: RunConfig) -> int:

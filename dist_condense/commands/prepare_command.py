@@ -1,23 +1,19 @@
-"""``dist-condense prepare``: its options, progress and summary; the work is in data/preparing/prepare.py."""
+"""``dist-condense prepare``: its progress and summary; the work is in data/preparing/prepare.py."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 
-from dist_condense.data.catalogue import is_url
 from dist_condense.data.preparing.betons import ReportProgress as Report
 from dist_condense.data.preparing.prepare import PrepareOptions, finish, plan
 from dist_condense.data.preparing.tars import MapUnordered
-from dist_condense.data.sets.listing import is_utf8
 from dist_condense.data.sets.subsets import SUBSETS
 from dist_condense.data.shards.manifest import SPLITS, Manifest
 from dist_condense.settings.keys import KEYS
@@ -36,69 +32,6 @@ WORKERS = Range(1, 10_000)
 """Limit of the number of processes or tasks."""
 PLAIN_EVERY = 10.0
 """Seconds between progress lines without a terminal."""
-SOURCE_HELP = (
-    "a folder with train/<class>/ and val/<class>/ (or test/); or WebDataset tars of mixed classes as a quoted"
-    " pattern, 'train-{0000..0146}.tar', with --val; or NAME:ROOT of a known data set, such as cifar10:/data"
-)
-
-
-def nonempty(text: str) -> str:
-    """Expand ``~`` in an argument. Raises ArgumentTypeError if the argument is empty or has a zero byte."""
-    if not text.strip():
-        raise argparse.ArgumentTypeError("it is empty")
-    if "\0" in text:
-        raise argparse.ArgumentTypeError("it has a zero byte")
-    return os.path.expanduser(text)
-
-
-def local_path(text: str) -> Path:
-    """Convert an argument to a path.
-
-    Raises ArgumentTypeError for a url, and for a path that is not UTF-8 and so cannot be written to the manifest.
-    """
-    if not is_utf8(text):
-        raise argparse.ArgumentTypeError(f"{nonempty(text)} is not UTF-8; rename it, or link to it under another name")
-    if is_url(text):
-        raise argparse.ArgumentTypeError(f"{text} is an address; give a local folder, and upload it afterwards")
-    return Path(nonempty(text))
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``prepare`` to a parser."""
-    parser.add_argument("source", metavar="SOURCE", type=nonempty, help=SOURCE_HELP)
-    parser.add_argument(
-        "dest", metavar="DEST", type=local_path, help="the output folder; repeat the command to continue in it"
-    )
-    parser.add_argument("--val", metavar="PATTERN", help="for tars: pattern of the tars with validation images")
-    parser.add_argument(
-        "--size",
-        type=int,
-        metavar="N",
-        help="side of the resized images in pixels; by default files are copied unchanged",
-    )
-    parser.add_argument("--png", action="store_true", help="write resized images as PNG, without loss, instead of JPEG")
-    parser.add_argument(
-        "--classes", metavar="SUBSET|a,b,c", help="a named subset, or class names in the order of labels"
-    )
-    parser.add_argument(
-        "--class-names",
-        type=local_path,
-        metavar="FILE",
-        help="for tars: file with one class name per line, in the order of labels",
-    )
-    parser.add_argument(
-        "--orientation",
-        action=argparse.BooleanOptionalAction,
-        help="rotate images by their EXIF orientation (default: yes, except for known data sets such as imagenet:ROOT)",
-    )
-    parser.add_argument("--skip-bad", action="store_true", help="skip images that cannot be read")
-    parser.add_argument(
-        "--workers", type=int, default=1, metavar="N", help="number of processes; with --ray, of parallel tasks"
-    )
-    parser.add_argument(
-        "--ray", action="store_true", help="use a Ray cluster; SOURCE and DEST must be visible to all nodes"
-    )
-    parser.add_argument("--ffcv", action="store_true", help="also write FFCV files; needs --size")
 
 
 def prepare(options: argparse.Namespace) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from dist_condense.core.grouping import Partition, from_labels
@@ -71,5 +70,7 @@ def class_features(
 
 def kmeans_partition(features: Tensor, number: int, seed: int) -> Partition:
     """Cluster the classes into ``number`` groups by their mean features."""
+    from sklearn.cluster import KMeans
+
     fitted = KMeans(number, random_state=seed % 2**32, n_init=10).fit(features.double().numpy())
     return from_labels(fitted.labels_.tolist())

@@ -1,4 +1,4 @@
-"""Error that ends a run."""
+"""Errors that end a run or a worker group."""
 
 
 class RunFailed(RuntimeError):
@@ -13,3 +13,10 @@ class RunFailed(RuntimeError):
 
     def __str__(self) -> str:
         return "\n".join(self.problems)
+
+
+class WorkerLost(RuntimeError):
+    """Error for lost workers or a broken connection between workers.
+
+    The message names the step, if known; for lost workers, also their ranks and hosts, and the key to change.
+    """

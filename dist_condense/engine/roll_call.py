@@ -16,7 +16,7 @@ from dataclasses import KW_ONLY, dataclass, field
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import _get_default_store
 
-from dist_condense.engine.errors import RunFailed
+from dist_condense.engine.errors import RunFailed, WorkerLost
 from dist_condense.engine.exchange import all_gather
 from dist_condense.system.background import Background
 
@@ -27,13 +27,6 @@ SHORTEST, LONGEST = 2.0, 30.0
 LOOK_EVERY = 0.1
 BROKEN = re.compile(r"timed? ?out|connect|closed|reset|broken pipe|unreachable|no route|socket", re.IGNORECASE)
 """Words in gloo's errors, which have no type of their own, that point to another worker or the network as the cause."""
-
-
-class WorkerLost(RuntimeError):
-    """Error for lost workers or a broken connection between workers.
-
-    The message names the step, if known; for lost workers, also their ranks and hosts, and the key to change.
-    """
 
 
 @dataclass

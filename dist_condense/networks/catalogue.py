@@ -51,6 +51,9 @@ LARGER = (16, 32, 64, 128, 224)
 """Image sides that are tried as alternatives to an image that is too small."""
 SOME = 4
 """Maximum number of other networks that are suggested for an image that is too small."""
+_SUITABLE: set[tuple[object, ...]] = set()
+"""Networks, each with the images that suit it: a run builds thousands that differ only in their weights, and the check
+takes longer than building a ConvNet."""
 
 
 def build(text: str, *, channels: int, size: Size, classes: int, seed: int, **options: object) -> Network:
@@ -152,7 +155,7 @@ def needs_several(network: Network, channels: int, size: Size) -> bool:
     return 1 in pixels
 
 
-def _read(text: str, more: dict[str, object]) -> Builder:
+def _read(text: str, more: dict[str, object]) -> functools.partial[Network]:
     """Return the network's builder, with the options in `text` and in `more` bound."""
     name, own = split(text)
     builder = _builder(name)
@@ -175,9 +178,12 @@ def _parameters(builder: Builder) -> dict[str, inspect.Parameter]:
     return {key: value for key, value in inspect.signature(builder).parameters.items() if key not in GIVEN}
 
 
-def _made(builder: Builder, channels: int, size: Size, classes: int) -> Network:
+def _made(builder: functools.partial[Network], channels: int, size: Size, classes: int) -> Network:
     network = builder(channels=channels, size=size, classes=classes)
-    check_size(network, channels, size)
+    key = (builder.func, *builder.args, *sorted(builder.keywords.items()), channels, size, classes)
+    if key not in _SUITABLE:
+        check_size(network, channels, size)
+        _SUITABLE.add(key)
     return network
 
 

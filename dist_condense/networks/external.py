@@ -5,8 +5,6 @@ from types import ModuleType
 
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision import models
-from torchvision.ops import Conv2dNormActivation
 
 from dist_condense.networks.base import Network, Size
 from dist_condense.networks.norms import NORMS, Norm
@@ -36,6 +34,8 @@ class ExternalNetwork(Network):
 
 def torchvision_resnet18(channels: int, size: Size, classes: int, norm: Norm = "batch") -> ExternalNetwork:
     """Build torchvision's ResNet-18 with random weights (7x7 stem of stride 2 with pooling, made for 224 px)."""
+    from torchvision import models
+
     backbone = models.resnet18(weights=None, num_classes=classes, norm_layer=NORMS[norm])
     backbone.conv1 = _with_channels(backbone.conv1, channels)
     classifier, backbone.fc = backbone.fc, nn.Identity()
@@ -44,6 +44,8 @@ def torchvision_resnet18(channels: int, size: Size, classes: int, norm: Norm = "
 
 def torchvision_densenet121(channels: int, size: Size, classes: int) -> ExternalNetwork:
     """Build torchvision's DenseNet-121 with random weights (growth 32, 7x7 stem of stride 2 with pooling)."""
+    from torchvision import models
+
     backbone = models.densenet121(weights=None, num_classes=classes)
     backbone.features.conv0 = _with_channels(backbone.features.conv0, channels)
     classifier, backbone.classifier = backbone.classifier, nn.Identity()
@@ -52,6 +54,8 @@ def torchvision_densenet121(channels: int, size: Size, classes: int) -> External
 
 def torchvision_efficientnet_b0(channels: int, size: Size, classes: int, norm: Norm = "batch") -> ExternalNetwork:
     """Build torchvision's EfficientNet-B0 with random weights; its classifier has dropout 0.2 in training."""
+    from torchvision import models
+
     backbone = models.efficientnet_b0(weights=None, num_classes=classes, norm_layer=NORMS[norm])
     stem = backbone.features[0]
     assert isinstance(stem, nn.Sequential)
@@ -68,6 +72,8 @@ def efficientnet_b0(channels: int, size: Size, classes: int, norm: Norm = "batch
     and whole blocks are dropped with a probability that rises to 0.2. (efficientnet_pytorch fixes the padding for 224
     px; the paddings are equal from 32 px on where the side is a multiple of 32.)
     """
+    from torchvision.ops import Conv2dNormActivation
+
     network = torchvision_efficientnet_b0(channels, size, classes, norm)
     for module in list(network.modules()):
         if isinstance(module, nn.BatchNorm2d):

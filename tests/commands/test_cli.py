@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dist_condense.commands import cli
+from dist_condense.commands import cli, run_command
 from dist_condense.data import DataError
 from dist_condense.evaluation import evaluate
 from dist_condense.evaluation.rows import Row, append_csv, read_csv
@@ -85,12 +85,6 @@ def test_list_names_everything(capsys):
     assert [word for word in wanted if word not in said] == []
 
 
-def test_list_starts_neither_ray_nor_mlflow():
-    code = "import sys\nsys.modules['ray'] = sys.modules['mlflow'] = None\n"
-    code += "from dist_condense.commands import cli\ncli.main(['list'])"
-    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True, capture_output=True)
-
-
 def test_a_misspelt_option_is_refused(capsys):
     with pytest.raises(SystemExit) as done:
         cli.main(["replay", "folder", "--url=x"])
@@ -122,7 +116,7 @@ def write_card(run, complete):
 
 def refusal(run, *overrides):
     with pytest.raises(config.ConfigError) as refused:
-        cli.finished(cli.run_folder(str(run)), overrides)
+        run_command.finished(run_command.run_folder(str(run)), overrides)
     return str(refused.value)
 
 
@@ -147,7 +141,9 @@ def test_a_finished_run_takes_evaluation_keys_only(run, monkeypatch):
     monkeypatch.setattr(checkpoint, "newest", lambda store: newest)
     assert "ipc=2: a finished run takes only" in refusal(run, "ipc=2", "evaluation.seeds=2")
     assert "evaluation.epochs: 0" in refusal(run, "evaluation.epochs=0")
-    made = cli.finished(cli.run_folder(str(run / "synthetic_set")), ["evaluation.architectures=[vgg11,lenet]"])
+    made = run_command.finished(
+        run_command.run_folder(str(run / "synthetic_set")), ["evaluation.architectures=[vgg11,lenet]"]
+    )
     assert made.evaluation.architectures == ["vgg11", "lenet"] and made.evaluation.seeds == 5
     assert made.output == str(run)
 

@@ -62,10 +62,10 @@ def test_idx_files(data: st.DataObject) -> None:
 def test_files_with_checksums_are_never_unpickled(name: str, data: st.DataObject) -> None:
     """No small file has the published MD5, so each is refused; the harness watches that nothing is unpickled."""
     with TemporaryDirectory() as folder:
-        for path in PACKED[name].files:
+        for path in PACKED[name].original.files:
             (Path(folder) / path).parent.mkdir(exist_ok=True)
             (Path(folder) / path).write_bytes(b"cos\nmkdir\n(S'executed'\ntR.")
-        file = Path(folder) / data.draw(st.sampled_from(sorted(PACKED[name].files)))
+        file = Path(folder) / data.draw(st.sampled_from(sorted(PACKED[name].original.files)))
         with door(DataError) as answer:
             file.write_bytes(data.draw(odd_files(file.read_bytes())))
             open_dataset(name, folder)

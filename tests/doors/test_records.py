@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from dist_condense.commands import cli, plan_command
+from dist_condense.commands import arguments, cli, plan_command
 from dist_condense.data.preparing import prepare
 from dist_condense.data.preparing.betons import FinishedBeton
 from dist_condense.data.preparing.classes import FinishedClass
@@ -129,8 +129,8 @@ MEASURED = json.loads(json.dumps(_measured()))
 def test_rates_give_a_plan_of_numbers_or_are_refused(tmp_path_factory: Any, content: bytes, rate: str) -> None:
     file = tmp_path_factory.getbasetemp() / "rates.json"
     file.write_bytes(content)
-    arguments = ["configs/digits.yaml", f"--calibration={file}", f"--rate={rate}", "--classes=10"]
-    options = plan_command.parser().parse_intermixed_args([*arguments, "--images-per-class=100"])
+    given = ["configs/digits.yaml", f"--calibration={file}", f"--rate={rate}", "--classes=10"]
+    options = arguments.plan_parser().parse_intermixed_args([*given, "--images-per-class=100"])
     with door(ConfigError):
         made = plan_command.planned(options, config.load(options.config))
         assert made.forecast.seconds >= 0 and made.forecast.seconds < float("inf")

@@ -12,7 +12,7 @@ import yaml
 from hypothesis import strategies as st
 
 from dist_condense import networks
-from dist_condense.commands import cli
+from dist_condense.commands import run_command
 from dist_condense.job import preflight
 from dist_condense.networks.text import Interval
 from dist_condense.settings import config, memory, resolve, values
@@ -85,7 +85,8 @@ def written(value: Any) -> str:
 
 def answered(file: Path | str, overrides: Mapping[str, Any]) -> list[str] | None:
     """Load, check and resolve a config file with overrides."""
-    return checked(lambda: cli._loaded(str(file), [f"{key}={written(value)}" for key, value in overrides.items()]))
+    given = [f"{key}={written(value)}" for key, value in overrides.items()]
+    return checked(lambda: run_command.loaded(str(file), given))
 
 
 def checked(load: Callable[[], RunConfig]) -> list[str] | None:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from dist_condense import networks
+from dist_condense.networks import catalogue
 from dist_condense.networks.base import SizeError, check_size
 
 TINY: dict[str, dict[str, object]] = {
@@ -82,6 +83,15 @@ def test_weights_depend_on_the_seed_alone(name: str) -> None:
     weights = [nn.utils.parameters_to_vector(network.parameters()) for network in (first, again, other)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+
+
+def test_a_network_is_checked_once_for_each_shape_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[tuple[object, ...]] = []
+    monkeypatch.setattr(catalogue, "check_size", lambda network, *images: checked.append(images))
+    monkeypatch.setattr(catalogue, "_SUITABLE", set())
+    for text, size in [("mlp", 8), ("mlp", 8), ("mlp", 9), ("mlp:width=5", 8), ("mlp:width=5", 8)]:
+        networks.build(text, channels=1, size=size, classes=2, seed=0)
+    assert checked == [(1, 8), (1, 9), (1, 8)]
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63])

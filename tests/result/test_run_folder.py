@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from dist_condense.commands import cli
+from dist_condense.commands import cli, run_command
 from dist_condense.job import checkpoint
 from dist_condense.job.job import Job
 from dist_condense.result import metrics_file, synthetic_set
@@ -139,9 +139,9 @@ def test_what_a_run_wrote_is_read_as_it_was(text: str, tmp_path: Path, monkeypat
 
 def test_overrides_of_the_user_may_have_interpolations(theirs: Path) -> None:
     changed(theirs, "experiment: dist_condense", "experiment: \\${oc.env:SECRET}")
-    assert cli.finished(theirs, ONE).tracking.experiment == "${oc.env:SECRET}"
+    assert run_command.finished(theirs, ONE).tracking.experiment == "${oc.env:SECRET}"
     given = (*ONE, "tracking.experiment=${oc.env:SECRET}")
-    assert cli.finished(theirs, given).tracking.experiment == SECRET
+    assert run_command.finished(theirs, given).tracking.experiment == SECRET
 
 
 def test_a_key_is_no_interpolation_either(tmp_path: Path) -> None:
@@ -479,14 +479,14 @@ def test_an_address_that_the_user_names_is_trusted(
     theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changed(theirs, "uri: null", "uri: http://me:pw@127.0.0.1:1")
-    assert cli.finished(theirs, ONE)  # no login would be sent there
+    assert run_command.finished(theirs, ONE)  # no login would be sent there
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", SECRET)
     with pytest.raises(ConfigError, match="would be sent there") as refused:
-        cli.finished(theirs, ONE)
+        run_command.finished(theirs, ONE)
     assert "pw" not in str(refused.value)
-    assert cli.finished(theirs, (*ONE, "tracking.uri=http://127.0.0.1:1"))
+    assert run_command.finished(theirs, (*ONE, "tracking.uri=http://127.0.0.1:1"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:pw@127.0.0.1:1")
-    assert cli.finished(theirs, ONE)
+    assert run_command.finished(theirs, ONE)
 
 
 @pytest.mark.parametrize(

@@ -359,7 +359,7 @@ def test_what_ends_a_run(
 
 def test_why_a_group_was_started_again(tmp_path: Path, screen: Screen) -> None:
     screen.begin()
-    from dist_condense.engine.ray.group import Restarts
+    from dist_condense.engine.ray.failures import Restarts
 
     file = tmp_path / "restarts"
     notes = Notes(file, job._report_failure)

@@ -11,9 +11,6 @@ import numpy as np
 import simplejpeg
 import torch
 from PIL import ExifTags, Image, UnidentifiedImageError
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.functional import center_crop
-from torchvision.transforms.functional import resize as resize_shorter_side
 
 from dist_condense.data.reading.modes import check_mode, tile_of, to_bytes
 
@@ -231,9 +228,17 @@ def why_unreadable(error: Exception) -> str:
 
 
 def crop(image: Image.Image, size: int) -> torch.Tensor:
-    """Apply torchvision's Resize(size) and CenterCrop(size) to a Pillow image, and return uint8 [C, size, size]."""
-    resized = resize_shorter_side(image, [size], InterpolationMode.BILINEAR, antialias=True)
-    pixels = np.array(center_crop(resized, [size, size])).reshape(size, size, -1)
+    """Resize the shorter side to ``size`` and cut out the centre of a Pillow image; return uint8 [C, size, size].
+
+    The pixels are those of torchvision's Resize(size) and CenterCrop(size), which call Pillow. They are not used,
+    because torchvision takes a second to import.
+    """
+    shorter = min(image.size)
+    width, height = (size * side // shorter for side in image.size)
+    if (width, height) != image.size:
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = (round((side - size) / 2) for side in (width, height))
+    pixels = np.array(image.crop((left, top, left + size, top + size))).reshape(size, size, -1)
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 

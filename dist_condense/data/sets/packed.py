@@ -1,14 +1,16 @@
 """Data sets that torchvision reads from their original files, with mean and std of the authors' programs."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from http.client import HTTPException
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torchvision import datasets
-from torchvision.datasets.utils import check_integrity
 
 from dist_condense.data.image_set import Facts, ImageSet
 from dist_condense.data.reading.source import LabelledImages
@@ -18,6 +20,9 @@ from dist_condense.data.sets.idx import BYTES, REMEDY, read_labelled
 from dist_condense.data.sets.request import Request
 from dist_condense.system.errors import DataError
 from dist_condense.system.files import open_regular
+
+if TYPE_CHECKING:
+    from torchvision import datasets
 
 LoadedSplit = tuple[LabelledImages, tuple[str, ...]]
 """One split in the files' order, and the name of every label."""
@@ -31,10 +36,9 @@ _SVHN_MEAN, _SVHN_STD = (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)
 
 
 @dataclass(frozen=True)
-class Packed:
-    """Callable that opens a data set of torchvision, from torchvision's files or from class folders."""
+class Original:
+    """Files of a data set in torchvision's layout, and the function that reads them."""
 
-    facts: Facts
     load: Load
     folder: str
     """Name of the folder or file that torchvision expects in the root. The path of that folder itself is accepted as a
@@ -43,6 +47,26 @@ class Packed:
 
     files: Mapping[str, str | None]
     """Files of torchvision relative to the root, each with its MD5; None if torchvision checks only its archive."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Callable that opens a data set of torchvision, from torchvision's files or from class folders.
+
+    :param kind: name of the data set's class in ``torchvision.datasets``.
+    :param layout: function of that class and the facts.
+    """
+
+    facts: Facts
+    kind: str
+    layout: Callable[[Any, Facts], Original]
+
+    @cached_property
+    def original(self) -> Original:
+        """The data set's files; the first use imports torchvision, which takes a second."""
+        from torchvision import datasets
+
+        return self.layout(getattr(datasets, self.kind), self.facts)
 
     def __call__(self, request: Request) -> ImageSet:
         """Open the class folders in the root if it has ImageFolder layout, otherwise torchvision's files.
@@ -54,7 +78,7 @@ class Packed:
             raise DataError(request.problems() + problems)
         if os.path.isdir(request.root / "train"):
             return open_folder(request, self.facts)
-        root = request.root.parent if request.root.name == self.folder else request.root
+        root = request.root.parent if request.root.name == self.original.folder else request.root
         if problems := request.problems() + self._unreadable(request, root):
             raise DataError(problems)
         train, names = self._split(request, root, train=True)
@@ -63,17 +87,21 @@ class Packed:
 
     def _unreadable(self, request: Request, root: Path) -> list[str]:
         """Return the problems of the files that are missing (unless download is requested) or cannot be read."""
-        missing = [name for name in self.files if not os.path.lexists(root / name)]
-        if len(missing) == len(self.files):
+        files = self.original.files
+        missing = [name for name in files if not os.path.lexists(root / name)]
+        if len(missing) == len(files):
             return [] if request.download else [self._without_files(request, root)]
-        others = [name for name in self.files if name not in missing or not request.download]
+        others = [name for name in files if name not in missing or not request.download]
         return [problem for name in others if (problem := _refusal(root / name))]
 
     def _split(self, request: Request, root: Path, train: bool) -> LoadedSplit:
+        from torchvision.datasets.utils import check_integrity
+
         try:
-            return self.load(str(root), train, request.download)
+            return self.original.load(str(root), train, request.download)
         except (RuntimeError, OSError, HTTPException) as reason:  # torchvision: corrupt; urllib: no network
-            changed = [name for name, md5 in self.files.items() if md5 and not check_integrity(root / name, md5)]
+            sums = {name: md5 for name, md5 in self.original.files.items() if md5}
+            changed = [name for name, md5 in sums.items() if not check_integrity(root / name, md5)]
             problems = [f"{root / name} is not the published file (by its MD5). {REMEDY}" for name in changed]
             if request.download or not changed:
                 problems = [self._without_files(request, root, f" ({' '.join(str(reason).split())})")]
@@ -81,8 +109,8 @@ class Packed:
 
     def _without_files(self, request: Request, root: Path, reason: str = "") -> str:
         return (
-            f"{request.name}: {root} holds neither torchvision's files ({self.folder}) nor train/<class>/{reason}. "
-            f"Set dataset.root to the folder that holds them, or dataset.download=true."
+            f"{request.name}: {root} holds neither torchvision's files ({self.original.folder}) nor "
+            f"train/<class>/{reason}. Set dataset.root to the folder that holds them, or dataset.download=true."
         )
 
 
@@ -100,7 +128,7 @@ def _mnist_files(kind: type[datasets.MNIST], train: bool) -> tuple[str, str]:
     return f"{folder}/{part}-images-idx3-ubyte", f"{folder}/{part}-labels-idx1-ubyte"
 
 
-def _mnist(kind: type[datasets.MNIST], facts: Facts) -> Packed:
+def _mnist(kind: type[datasets.MNIST], facts: Facts) -> Original:
     """Return the data set of torchvision's class; torchvision downloads its files, which are then read here.
 
     Deviation: torchvision also reads the files training.pt and test.pt of its versions before 0.9.
@@ -114,10 +142,10 @@ def _mnist(kind: type[datasets.MNIST], facts: Facts) -> Packed:
         return LabelledImages(*read_labelled(images, labels, facts.size, len(names))), names
 
     files = dict.fromkeys((*_mnist_files(kind, True), *_mnist_files(kind, False)))
-    return Packed(facts, load, kind.__name__, files)
+    return Original(load, kind.__name__, files)
 
 
-def _cifar(kind: type[datasets.CIFAR10], facts: Facts) -> Packed:
+def _cifar(kind: type[datasets.CIFAR10], facts: Facts) -> Original:
     """Return the data set of torchvision's class, which unpickles a file only if it has the published file's MD5."""
 
     def load(root: str, train: bool, download: bool) -> LoadedSplit:
@@ -126,38 +154,47 @@ def _cifar(kind: type[datasets.CIFAR10], facts: Facts) -> Packed:
         return LabelledImages(images, torch.tensor(data.targets)), tuple(data.classes)
 
     checked = [*kind.train_list, *kind.test_list, [kind.meta["filename"], kind.meta["md5"]]]
-    return Packed(facts, load, kind.base_folder, {f"{kind.base_folder}/{name}": md5 for name, md5 in checked})
+    return Original(load, kind.base_folder, {f"{kind.base_folder}/{name}": md5 for name, md5 in checked})
 
 
-def _load_svhn(root: str, train: bool, download: bool) -> LoadedSplit:
-    data = datasets.SVHN(root, split="train" if train else "test", download=download)
-    labelled = LabelledImages(torch.from_numpy(data.data), torch.from_numpy(data.labels).long())
-    return labelled, tuple(str(digit) for digit in range(10))
+def _svhn(kind: type[datasets.SVHN], facts: Facts) -> Original:
+    """Return the data set of torchvision's class, with the digits as names of its classes."""
+
+    def load(root: str, train: bool, download: bool) -> LoadedSplit:
+        data = kind(root, split="train" if train else "test", download=download)
+        labelled = LabelledImages(torch.from_numpy(data.data), torch.from_numpy(data.labels).long())
+        return labelled, tuple(str(digit) for digit in range(10))
+
+    files = {name: md5 for _, name, md5 in map(kind.split_list.__getitem__, ("train", "test"))}
+    return Original(load, "train_32x32.mat", files)
 
 
 PACKED: dict[str, Packed] = {
-    "mnist": _mnist(
-        datasets.MNIST,
+    "mnist": Packed(
         Facts(channels=1, size=28, mean=(0.1307,), std=(0.3081,), flip=False, family="MNIST handwritten digits"),
+        "MNIST",
+        _mnist,
     ),
-    "fashion_mnist": _mnist(
-        datasets.FashionMNIST,
+    "fashion_mnist": Packed(
         Facts(
             channels=1, size=28, mean=(0.2861,), std=(0.3530,), flip=True, family="FashionMNIST articles of clothing"
         ),
+        "FashionMNIST",
+        _mnist,
     ),
     "svhn": Packed(
         Facts(channels=3, size=32, mean=_SVHN_MEAN, std=_SVHN_STD, flip=False, family="SVHN street view house numbers"),
-        _load_svhn,
-        "train_32x32.mat",
-        {name: md5 for _, name, md5 in map(datasets.SVHN.split_list.__getitem__, ("train", "test"))},
+        "SVHN",
+        _svhn,
     ),
-    "cifar10": _cifar(
-        datasets.CIFAR10,
+    "cifar10": Packed(
         Facts(channels=3, size=32, mean=_CIFAR10_MEAN, std=_CIFAR10_STD, flip=True, family="CIFAR-10 objects"),
+        "CIFAR10",
+        _cifar,
     ),
-    "cifar100": _cifar(
-        datasets.CIFAR100,
+    "cifar100": Packed(
         Facts(channels=3, size=32, mean=_CIFAR100_MEAN, std=_CIFAR100_STD, flip=True, family="CIFAR-100 objects"),
+        "CIFAR100",
+        _cifar,
     ),
 }

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import os
-import re
+import pickle
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import chdir, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,8 @@ import ray
 import torch
 from ray._private import services
 from ray._private import utils as ray_utils
-from ray.exceptions import RayActorError, RayError
-from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.exceptions import RayError
+from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
@@ -28,17 +27,23 @@ from dist_condense.engine.coordinator import Coordinator, ProcessGroupCoordinato
 from dist_condense.engine.errors import RunFailed
 from dist_condense.engine.observer import Observer
 from dist_condense.engine.ray import join, start
+from dist_condense.engine.ray.failures import Restarts, cause, innermost
 from dist_condense.engine.ray.metrics import RayMetrics
 from dist_condense.engine.ray.network import ADVICE, OnRaysNetwork
-from dist_condense.engine.roll_call import TIMEOUT, RollCall, WorkerLost
-from dist_condense.system import terminal
-from dist_condense.system.credentials import masked
+from dist_condense.engine.roll_call import TIMEOUT, RollCall
+from dist_condense.system import terminal, waiting
 
 Work = Callable[[Any, Coordinator, torch.device, Observer], None]
 """Function of (config, coordinator, device, observer) that each worker executes; defined in a module, to be pickled."""
 
-PROCESS = {"env_vars": {"MALLOC_ARENA_MAX": "1", "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5"}}
-"""Environment of the processes that Ray starts.
+PROCESS = {
+    "env_vars": {
+        "MALLOC_ARENA_MAX": "1",
+        "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",
+        waiting.VARIABLE: os.environ.get(waiting.VARIABLE, waiting.PASSIVE),
+    }
+}
+"""Environment of the processes that Ray starts, which share the cores of a node.
 
 Ray runs our code in a thread. glibc maps every block over 64 MiB of a thread's own arena anew, even with
 ``keep_freed_memory``, and these page faults took a third of a matching step; hence a single arena. A failed group waits
@@ -59,9 +64,6 @@ LOOPBACK = "127.0.0.1"
 
 CHECKOUT = Path(__file__).parents[3]
 """Folder that contains the package."""
-
-HANGING = "health check has been hanging"
-"""Part of Ray's message about a worker whose process does not answer; such a worker has no other message."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,8 +169,8 @@ def _safe_folder() -> Path:
 
 def _not_connected(cluster: join.RayCluster | None, error: Exception) -> str:
     if cluster is not None:
-        return f"{cluster} could not be joined: {_innermost(error)}; {cluster.remedy}"
-    return f"Ray could not be started: {_innermost(error)} Try again, or run without Ray by cluster.workers=0"
+        return f"{cluster} could not be joined: {innermost(error)}; {cluster.remedy}"
+    return f"Ray could not be started: {innermost(error)} Try again, or run without Ray by cluster.workers=0"
 
 
 def nodes() -> list[tuple[int, int, int]]:
@@ -185,22 +187,16 @@ def launch(work: Work, config: Any, group: Group, folder: Path, restarts: Path) 
     :raises RunFailed: the group could not be started, or a worker failed or was lost for good; the message states the
         reason and the worker's rank.
     """
-    payload = {
-        "work": work,
-        "config": config,
-        "run": folder.name,
-        "reproducible": group.reproducible,
-        "timeout": group.timeout,
-    }
+    payload = Payload(work=work, config=config, run=folder.name, reproducible=group.reproducible, timeout=group.timeout)
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(group.timeout + LATER)  # Ray reads it only here
     try:
         _in_thread(lambda: _trainer(payload, group, folder, restarts).fit())
     except WorkerGroupError as error:
-        raise RunFailed(_cause(error.worker_failures)) from error
+        raise RunFailed(cause(error.worker_failures)) from error
     except TrainingFailedError as error:  # the group could not be placed or started
         raise RunFailed(_not_started(error)) from error
     except RayError as error:  # one of Ray's own processes, which no group restarts
-        reason = _innermost(error)[:300]
+        reason = innermost(error)[:300]
         raise RunFailed(f"Ray itself failed ({reason}); its logs are in its session's folder; try again") from error
 
 
@@ -224,10 +220,31 @@ def _in_thread(call: Callable[[], object]) -> None:
         raise raised[0]
 
 
-def _trainer(payload: dict[str, Any], group: Group, folder: Path, restarts: Path) -> TorchTrainer:
-    return TorchTrainer(
+@dataclass(frozen=True, kw_only=True)
+class Payload:
+    """Work of a worker, with the values that it needs."""
+
+    work: Work
+    config: Any
+    run: str
+    """Name of the run in metrics."""
+    reproducible: bool
+    timeout: float
+
+
+class _Trainer(TorchTrainer):
+    """TorchTrainer without the actor that serves data sets of Ray Data, a process that takes seconds to start."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()
+        return [callback for callback in callbacks if "Dataset" not in type(callback).__name__]
+
+
+def _trainer(payload: Payload, group: Group, folder: Path, restarts: Path) -> TorchTrainer:
+    return _Trainer(
         _enter,
-        train_loop_config=payload,
+        # as bytes, because Ray Train's controller would unpickle it, too, and import the modules of the work
+        train_loop_config={"payload": ray.cloudpickle.dumps(payload)},
         torch_config=OnRaysNetwork(
             backend="nccl" if group.gpu else "gloo",
             timeout_s=math.ceil(group.timeout + (LATER if group.gpu else 0)),
@@ -263,49 +280,12 @@ def preempted() -> bool:
     return context.preemption_info is not None
 
 
-def _enter(payload: dict[str, Any]) -> None:
+def _enter(given: dict[str, bytes]) -> None:
+    payload: Payload = pickle.loads(given["payload"])
     host = f"{socket.gethostname()} ({ray.util.get_node_ip_address()})"
-    peers = RollCall.create(payload["timeout"], host)
-    coordinator = ProcessGroupCoordinator(payload["reproducible"], peers=peers, notice=preempted)
-    payload["work"](payload["config"], coordinator, get_device(), RayMetrics(payload["run"], coordinator.rank))
-
-
-class Restarts(UserCallback):
-    """Callback that records why a group failed; Ray calls it in a separate process on the driver's node."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Append the cause of a group's failure to the file; whether the group is restarted is not known yet."""
-        cause = terminal.printable(masked(_cause(worker_exceptions)))
-        with self.file.open("a") as file:
-            file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {cause}\n")
-
-
-def _cause(failures: dict[int, Exception]) -> str:
-    """Return why a group failed: a worker's RunFailed, else lost workers, else a WorkerLost, else all errors."""
-    failures = dict(sorted(failures.items()))
-    for rank, error in failures.items():
-        if message := _message(error, RunFailed):
-            return f"worker {rank}: {message}"
-    if lost := [rank for rank, error in failures.items() if _was_lost(error)]:
-        return "; ".join(f"worker {rank}{_where(failures[rank])} was lost: {_loss(failures[rank])}" for rank in lost)
-    for error in failures.values():
-        if message := _message(error, WorkerLost):
-            return message
-    return "; ".join(f"worker {rank}: {_innermost(error)}" for rank, error in failures.items())
-
-
-def _message(error: Exception, kind: type[Exception]) -> str:
-    """Return the message of ``error`` if it is of class ``kind``, else an empty string.
-
-    The message is also found where Ray quotes such an error in the text of another error.
-    """
-    if isinstance(error, kind):
-        return str(error)
-    _, separator, message = _innermost(error).rpartition(f"{kind.__name__}: ")
-    return message if separator else ""
+    peers = RollCall.create(payload.timeout, host)
+    coordinator = ProcessGroupCoordinator(payload.reproducible, peers=peers, notice=preempted)
+    payload.work(payload.config, coordinator, get_device(), RayMetrics(payload.run, coordinator.rank))
 
 
 def _not_started(error: Exception) -> str:
@@ -316,28 +296,4 @@ def _not_started(error: Exception) -> str:
             "node and run the same command again, or continue with fewer workers by cluster.min_workers"
         )
     advice = f". {ADVICE}" if "gloo" in text.lower() or "DistNetworkError" in text else ""
-    return f"Ray could not run the worker group: {_innermost(error)}{advice}"
-
-
-def _was_lost(error: Exception) -> bool:
-    """Return whether the worker's process has ended or hangs, as opposed to its code having raised an exception."""
-    failure = getattr(error, "health_check_failure", error)
-    signs = ("actor is dead", "ActorDiedError", HANGING)
-    return isinstance(failure, RayActorError) or any(sign in str(error) for sign in signs)
-
-
-def _loss(error: Exception) -> str:
-    if HANGING in str(error):
-        return "it hangs and does not answer Ray; where it is only slow, raise cluster.timeout"
-    return f"its process ended, or its node did ({_innermost(error)[:300]})"
-
-
-def _where(error: Exception) -> str:
-    """Return the worker's host as the end of a phrase, or an empty string if Ray does not report it."""
-    host = re.search(r"hostname='([^']*)'.*?node_ip='([^']*)'", str(error), re.DOTALL)
-    return f" on {host[1]} ({host[2]})" if host else ""
-
-
-def _innermost(error: Exception) -> str:
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return masked(lines[-1]) if lines else type(error).__name__  # masked here, since callers truncate it
+    return f"Ray could not run the worker group: {innermost(error)}{advice}"

@@ -4,6 +4,7 @@ import pickle
 
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from dist_condense.data import DataError, names, open_dataset
 
@@ -25,6 +26,17 @@ def test_split_shapes_and_counts() -> None:
     assert test.images.dtype is torch.uint8
     assert test.labels.bincount().tolist() == [35, 36, 35, 36, 36, 36, 36, 35, 34, 36]
     assert test.images.max() == 255
+
+
+def test_images_are_those_of_scikit_learn() -> None:
+    expected = load_digits()
+    images = torch.from_numpy(expected.images * 255 / 16).round().to(torch.uint8)[:, None]
+    held_out = torch.zeros(len(images), dtype=torch.bool)
+    for label in range(10):
+        held_out[(torch.from_numpy(expected.target) == label).nonzero().flatten()[4::5]] = True
+    digits = open_dataset("digits", None)
+    for label, of_class in digits.train().images.items():
+        assert torch.equal(of_class, images[(torch.from_numpy(expected.target) == label) & ~held_out])
 
 
 def test_selected_classes_are_labelled_in_the_given_order() -> None:

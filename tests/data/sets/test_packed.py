@@ -16,7 +16,7 @@ from dist_condense.commands.cli import main
 from dist_condense.data import DataError, open_dataset
 from dist_condense.data.catalogue import KNOWN, Known
 from dist_condense.data.sets import packed
-from dist_condense.data.sets.packed import PACKED
+from dist_condense.data.sets.packed import PACKED, _mnist
 from tests.data.sets.idx_cases import idx_file, write_fashion
 
 
@@ -37,7 +37,7 @@ class Executes:
 
 
 def make(root: Path, name: str, data: bytes) -> None:
-    for file in PACKED[name].files:
+    for file in PACKED[name].original.files:
         (root / file).parent.mkdir(parents=True, exist_ok=True)
         (root / file).write_bytes(data)
 
@@ -45,7 +45,7 @@ def make(root: Path, name: str, data: bytes) -> None:
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn"])
 def test_files_that_are_not_the_published_ones_are_named_and_not_unpickled(tmp_path: Path, name: str) -> None:
     make(tmp_path, name, pickle.dumps(Executes(tmp_path / "executed")))
-    files = PACKED[name].files
+    files = PACKED[name].original.files
     expected = [
         f"{tmp_path / file} is not the published file (by its MD5). Replace it, or remove it and set "
         "dataset.download=true."
@@ -59,7 +59,7 @@ def test_files_that_are_not_the_published_ones_are_named_and_not_unpickled(tmp_p
 def test_each_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed, "BYTES", 100)
     make(tmp_path, name, b"junk")
-    first, second, *_ = (tmp_path / file for file in PACKED[name].files)
+    first, second, *_ = (tmp_path / file for file in PACKED[name].original.files)
     first.unlink()
     os.mkfifo(first)  # opening it would wait for ever
     second.write_bytes(bytes(101))
@@ -94,7 +94,7 @@ def cifar(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for attribute, value in lists.items():
         monkeypatch.setattr(kind, attribute, value)
     monkeypatch.setattr(kind, "meta", {**kind.meta, "md5": md5})
-    made = packed._cifar(kind, PACKED["cifar10"].facts)
+    made = replace(PACKED["cifar10"])  # a copy, which reads the class anew
     monkeypatch.setitem(KNOWN, "cifar10", Known(made.facts, made))
 
 
@@ -112,7 +112,7 @@ def test_a_failed_download_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
     def load(root: str, train: bool, download: bool) -> packed.LoadedSplit:
         raise RuntimeError("Error downloading x:\nTried a, got:\n<urlopen error>")
 
-    made = replace(PACKED["mnist"], load=load)
+    made = replace(PACKED["mnist"], layout=lambda kind, facts: replace(_mnist(kind, facts), load=load))
     monkeypatch.setitem(KNOWN, "mnist", Known(made.facts, made))
     [line] = problems("mnist", tmp_path, download=True)
     assert "(Error downloading x: Tried a, got: <urlopen error>)" in line

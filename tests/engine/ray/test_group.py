@@ -21,7 +21,8 @@ from ray.train.v2._internal.execution.preemption import PreemptionContext
 from ray.train.v2.api.exceptions import ControllerError
 
 from dist_condense.engine.ray import group
-from dist_condense.engine.ray.group import Group, _cause, _not_started, preempted
+from dist_condense.engine.ray.failures import cause
+from dist_condense.engine.ray.group import Group, _not_started, preempted
 from dist_condense.engine.ray.join import RayCluster
 from dist_condense.engine.ray.network import ADVICE, interface
 from dist_condense.engine.roll_call import WorkerLost
@@ -48,12 +49,12 @@ LOST = failed(WorkerLost("worker 1 on b was lost: no answer"))
 ENDED = RuntimeError("The actor is dead because its worker process has died.")
 
 
-def test_the_cause() -> None:
-    assert _cause({0: LOST}) == "worker 1 on b was lost: no answer"
-    assert _cause({0: LOST, 2: failed(RunFailed("disk full"))}) == "worker 2: disk full"
-    assert _cause({0: LOST, 1: ENDED}).startswith("worker 1 was lost: its process ended")
-    assert _cause({0: WorkerLost("worker 1 was lost"), 1: ValueError("x")}) == "worker 1 was lost"
-    assert _cause({1: ValueError("x"), 0: KeyError("y")}) == "worker 0: 'y'; worker 1: x"
+def test_thecause() -> None:
+    assert cause({0: LOST}) == "worker 1 on b was lost: no answer"
+    assert cause({0: LOST, 2: failed(RunFailed("disk full"))}) == "worker 2: disk full"
+    assert cause({0: LOST, 1: ENDED}).startswith("worker 1 was lost: its process ended")
+    assert cause({0: WorkerLost("worker 1 was lost"), 1: ValueError("x")}) == "worker 1 was lost"
+    assert cause({1: ValueError("x"), 0: KeyError("y")}) == "worker 0: 'y'; worker 1: x"
 
 
 INFO = "Worker info: Worker(\n metadata=ActorMetadata(\n  hostname='b',\n  node_id='1',\n  node_ip='10.0.0.2',\n)"
@@ -63,11 +64,11 @@ def test_ray_says_where_a_worker_was() -> None:
     gone = WorkerHealthCheckFailedError(
         f"A worker health check failed.\n{INFO}", ActorUnavailableError("no answer", None)
     )
-    assert _cause({1: gone, 0: LOST}).startswith(
+    assert cause({1: gone, 0: LOST}).startswith(
         "worker 1 on b (10.0.0.2) was lost: its process ended, or its node did"
     )
     silent = RuntimeError(f"A worker health check has been hanging for 661 seconds.\n{INFO}\nSet the variable ...")
-    assert _cause({0: silent}).startswith("worker 0 on b (10.0.0.2) was lost: it hangs")
+    assert cause({0: silent}).startswith("worker 0 on b (10.0.0.2) was lost: it hangs")
 
 
 def test_a_group_without_room() -> None:

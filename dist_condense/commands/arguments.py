@@ -1,0 +1,158 @@
+"""Arguments of all commands. This module imports nothing slow, so that ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from dist_condense import __version__
+from dist_condense.system import terminal
+
+CHANGEABLE = ("evaluation.", "cluster.", "data.", "tracking.", "dataset.root")
+"""Prefixes of the keys that may change when a finished run is evaluated; all other keys determined its set."""
+PREPARE = (
+    "Convert a data set to shards of one class each and a manifest; repeat the command to continue after a failure."
+    " Exit code: 0 done, 1 failed (finished classes are kept), 2 refused before anything was written, 130 interrupted"
+    " by Ctrl-C, 143 stopped by SIGTERM."
+)
+EVALUATE = "Train networks on the set of a finished run; networks with a row in evaluation.csv are skipped."
+REPLAY = "Send the records of a run to MLflow; records sent before are skipped."
+SOURCE_HELP = (
+    "a folder with train/<class>/ and val/<class>/ (or test/); or WebDataset tars of mixed classes as a quoted"
+    " pattern, 'train-{0000..0146}.tar', with --val; or NAME:ROOT of a known data set, such as cifar10:/data"
+)
+
+OUTPUT = "the folder of the run, or the synthetic set in it"
+
+
+def parser() -> terminal.Parser:
+    """Return the parser of ``dist-condense``; those of ``run`` and ``plan``, with overrides anywhere, are separate."""
+    made = terminal.Parser(prog="dist-condense", description="Dataset condensation on Ray.")
+    made.add_argument("--version", action="version", version=f"dist-condense {__version__}")
+    commands = made.add_subparsers(dest="command", required=True)
+    commands.add_parser("run", add_help=False, help="condense, evaluate and report; repeat it to continue a run")
+    commands.add_parser("plan", add_help=False, help="estimate time and memory of a run before it starts")
+    prepare = commands.add_parser("prepare", help="convert a data set to class shards", description=PREPARE)
+    _add_prepare(prepare)
+    evaluate = commands.add_parser("evaluate", help="train networks on the set of a finished run", description=EVALUATE)
+    evaluate.add_argument("output", help=OUTPUT)
+    evaluate.add_argument(
+        "overrides", nargs="*", metavar="key=value", help=f"config keys that start with one of {', '.join(CHANGEABLE)}"
+    )
+    commands.add_parser(
+        "list",
+        help="list every name that a config can use",
+        description="List every name that a config can use.",
+    )
+    replay = commands.add_parser("replay", help="send a run's records to MLflow", description=REPLAY)
+    replay.add_argument("output", help=OUTPUT)
+    replay.add_argument("--uri", help="address of the server (default: as in the run's config, or MLFLOW_TRACKING_URI)")
+    replay.add_argument("--experiment", help="name of the experiment (default: as in the run's config)")
+    return made
+
+
+def run_parser() -> terminal.Parser:
+    """Return the parser of ``dist-condense run``."""
+    made = terminal.Parser(
+        prog="dist-condense run",
+        description="Condense a data set, evaluate the result, and write a report. The same command continues a run "
+        "that was stopped. Exit code: 0 done, 1 the run failed (the last good set is kept), 2 refused before anything "
+        "started, 130 stopped by Ctrl-C and 143 by SIGTERM, with its state saved.",
+    )
+    made.add_argument("config", help="a YAML file, or a shipped one such as configs/digits.yaml")
+    overrides = "overrides of the config; docs/config.md lists all keys"
+    made.add_argument("overrides", nargs="*", metavar="key=value", help=overrides)
+    made.add_argument("--cfg", action="store_true", help="print the resolved config and exit")
+    made.add_argument(
+        "--resume",
+        default="auto",
+        metavar="auto|never|PATH",
+        help="auto (default): continue the run in the output folder; never: refuse a folder with checkpoints; "
+        "PATH: start from the newest intact checkpoint of another run's folder, or from the given checkpoint",
+    )
+    return made
+
+
+def plan_parser() -> terminal.Parser:
+    """Return the parser of ``dist-condense plan``."""
+    made = terminal.Parser(
+        prog="dist-condense plan",
+        description="Estimate memory, traffic, time and the best number of workers of a run before it starts, from a "
+        "few steps of its network timed on this machine or from rates measured elsewhere. Exit code: 0 planned, 1 the "
+        "run does not fit or --save failed, 2 refused.",
+    )
+    add = made.add_argument
+    add("config", help="a YAML file, or a shipped one such as configs/digits.yaml")
+    add("overrides", nargs="*", metavar="key=value", help="overrides of the config; docs/config.md lists all keys")
+    add("--gpus", type=int, metavar="N", help="plan for N GPUs with one worker each, instead of cluster.workers")
+    add("--gpu-memory", type=float, metavar="GIB", help="memory of each GPU; needed to check whether the run fits")
+    add("--calibration", type=Path, metavar="FILE", help="rates written by --save, possibly on another machine")
+    add("--save", type=Path, metavar="FILE", help="write the rates measured on this machine")
+    add("--rate", type=float, metavar="N", help="scale the measured rates to N real images per second and worker")
+    add("--bandwidth", type=float, default=1.0, metavar="GIB/S", help="network bandwidth of each worker (default: 1)")
+    add("--classes", type=int, metavar="N", help="plan for N classes without opening the data set")
+    add("--images-per-class", type=int, metavar="N", help="plan for N images per class without opening the data set")
+    add("--json", action="store_true", help="print the plan as JSON")
+    return made
+
+
+def nonempty(text: str) -> str:
+    """Expand ``~`` in an argument. Raises ArgumentTypeError if the argument is empty or has a zero byte."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty")
+    if "\0" in text:
+        raise argparse.ArgumentTypeError("it has a zero byte")
+    return os.path.expanduser(text)
+
+
+def local_path(text: str) -> Path:
+    """Convert an argument to a path.
+
+    Raises ArgumentTypeError for a url, and for a path that is not UTF-8 and so cannot be written to the manifest.
+    """
+    from dist_condense.data.catalogue import is_url
+    from dist_condense.data.sets.listing import is_utf8
+
+    if not is_utf8(text):
+        raise argparse.ArgumentTypeError(f"{nonempty(text)} is not UTF-8; rename it, or link to it under another name")
+    if is_url(text):
+        raise argparse.ArgumentTypeError(f"{text} is an address; give a local folder, and upload it afterwards")
+    return Path(nonempty(text))
+
+
+def _add_prepare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SOURCE", type=nonempty, help=SOURCE_HELP)
+    parser.add_argument(
+        "dest", metavar="DEST", type=local_path, help="the output folder; repeat the command to continue in it"
+    )
+    parser.add_argument("--val", metavar="PATTERN", help="for tars: pattern of the tars with validation images")
+    parser.add_argument(
+        "--size",
+        type=int,
+        metavar="N",
+        help="side of the resized images in pixels; by default files are copied unchanged",
+    )
+    parser.add_argument("--png", action="store_true", help="write resized images as PNG, without loss, instead of JPEG")
+    parser.add_argument(
+        "--classes", metavar="SUBSET|a,b,c", help="a named subset, or class names in the order of labels"
+    )
+    parser.add_argument(
+        "--class-names",
+        type=local_path,
+        metavar="FILE",
+        help="for tars: file with one class name per line, in the order of labels",
+    )
+    parser.add_argument(
+        "--orientation",
+        action=argparse.BooleanOptionalAction,
+        help="rotate images by their EXIF orientation (default: yes, except for known data sets such as imagenet:ROOT)",
+    )
+    parser.add_argument("--skip-bad", action="store_true", help="skip images that cannot be read")
+    parser.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="number of processes; with --ray, of parallel tasks"
+    )
+    parser.add_argument(
+        "--ray", action="store_true", help="use a Ray cluster; SOURCE and DEST must be visible to all nodes"
+    )
+    parser.add_argument("--ffcv", action="store_true", help="also write FFCV files; needs --size")

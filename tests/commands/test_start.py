@@ -1,0 +1,57 @@
+"""Commands that compute nothing import nothing slow."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dist_condense import __version__
+from dist_condense.commands import cli
+
+ROOT = Path(__file__).parents[2]
+SLOW = {"torch._C", "numpy", "torchvision", "sklearn", "scipy", "ray", "mlflow", "hydra", "matplotlib"}
+"""Modules that take time; torch._C is in torch itself, not in its stand-in."""
+COMMANDS = ["run", "prepare", "plan", "evaluate", "list", "replay"]
+
+
+def started(*given: str) -> tuple[subprocess.CompletedProcess[str], set[str]]:
+    """Run a command in a new process, and return it with the names of the modules that it imported."""
+    command = [sys.executable, "-X", "importtime", *given]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    return done, {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+
+
+@pytest.mark.parametrize("given", [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)], ids=" ".join)
+def test_help_and_version_import_nothing_slow(given):
+    done, imported = started("-m", "dist_condense", *given)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"dist-condense {__version__}\n" if given == ["--version"] else "usage: " in done.stdout
+    assert imported & SLOW == set()
+
+
+def test_the_help_of_the_main_command_imports_nothing_slow():
+    done, imported = started("-m", "dist_condense.run", "--help")
+    assert "usage: dist-condense run" in done.stdout
+    assert imported & SLOW == set()
+
+
+def test_list_prints_the_names_of_the_tables_without_torch(capsys):
+    done, imported = started("-m", "dist_condense", "list")
+    assert imported & SLOW <= {"numpy", "hydra"}  # numpy's stand-in
+    assert cli.main(["list"]) == 0  # here, where torch is imported, from the tables themselves
+    assert done.stdout == capsys.readouterr().out
+
+
+def test_stand_ins_are_forgotten():
+    code = """
+from dist_condense import settings
+from dist_condense.commands import cli
+assert dict(cli.listed())["distances (method.distance)"][0] == "layerwise_cosine"
+assert not hasattr(settings, "names")
+import torch
+from dist_condense.core.distance import DISTANCES
+assert DISTANCES["sum_squared"]([torch.ones(3)], [torch.zeros(3)]).item() == 3
+"""
+    done, _ = started("-c", code)
+    assert done.returncode == 0, done.stderr.splitlines()[-1]

@@ -141,11 +141,10 @@ def precision(settings: Settings) -> list[Measurement]:
 def _gradient(run: Engine) -> Tensor:
     shard, gradients = run.shard, []
     reads = shard.minibatches.of(0, statistics=False)
+    match, drawn = shard.steps.step.match, shard.draws.of(0)
     for c in shard.labels:
-        stored, drawn = shard.source.redeem(reads.real[c]), shard.draws.of(0)[c]
-        gradients.append(
-            shard.steps.step.match(run.trajectory.network, shard.learnt_of(c), stored, drawn).gradient["pixels"]
-        )
+        stored = shard.source.redeem(reads.real[c])
+        gradients.append(match(run.trajectory.network, shard.learnt_of(c), stored, drawn[c]).gradient["pixels"])
     return torch.cat([g.flatten() for g in gradients]).double()
 
 

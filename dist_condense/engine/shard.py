@@ -21,7 +21,6 @@ from dist_condense.engine.matching.recipe import MatchingRecipe
 from dist_condense.engine.matching.shared import Inputs, Shared
 from dist_condense.engine.matching.two_passes import TwoPasses
 from dist_condense.engine.matching.view import View
-from dist_condense.networks import batch_norms
 
 MOMENTUM = {"pixels": "buffer", "labels": "labels_buffer"}
 """Names of momentum tensors in a checkpoint, by the name of the learnt tensor."""
@@ -63,7 +62,13 @@ class ClassShard:
         ipc = len(self.pixels[self.labels[0]]) if start else 1
         self.view = View.of(recipe, ipc, self.space, place)
         self.minibatches = Minibatches(
-            source=self.source, recipe=recipe, seed=self.seed, counts=self.counts, labels=self.labels
+            source=self.source,
+            recipe=recipe,
+            seed=self.seed,
+            counts=self.counts,
+            labels=self.labels,
+            statistics=self.space.statistics,
+            placement=place,
         )
         self.draws = Draws.of(recipe, seed=self.seed, shape=self.shape, ipc=ipc, placement=place)
         passes = TwoPasses(objective, self.view)
@@ -92,7 +97,7 @@ class ClassShard:
         :param t: matching step of this network, from 0.
         :param visit: number of matching steps before this one, over all networks.
         """
-        reads = self.minibatches.of(visit, statistics=bool(batch_norms(network)))
+        reads = self.minibatches.of(visit, network)
         drawn = {c: self.draws.draw(c, visit) for c in self.labels}
         inputs = Inputs(self._own, drawn, lambda c: self.source.redeem(reads.real[c]))
         refresh_running_statistics(network, lambda: self._for_statistics(reads), len(self.counts), self.coordinator)
@@ -134,6 +139,7 @@ class ClassShard:
         """Load the state of the owned classes; entries of other classes are ignored."""
         for name, x in self._state().items():
             x.copy_(state[name])
+        self.minibatches.check()
 
     # --- private methods --------------------------------------------------------------------------------------------
 
@@ -150,7 +156,7 @@ class ClassShard:
         )
 
     def _state(self) -> dict[str, Tensor]:
-        state = {f"{name}.{c}": x for c, own in self._own.items() for name, x in own.items()}
+        state = {f"{name}.{c}": x for c, own in self._own.items() for name, x in own.items()} | self.minibatches.state
         return state | {f"{MOMENTUM[name]}.{c}": x for c, own in self._own_momentum.items() for name, x in own.items()}
 
     def _matched(self, network: nn.Module, groups: Sequence[tuple[int, ...]], inputs: Inputs) -> dict[int, Matched]:

@@ -31,6 +31,7 @@ def outline(config: RunConfig, dataset: ImageSet) -> MatchingOutline:
         matching_steps=config.trajectory.matching_steps,
         names=[c.name for c in dataset.classes],
         shapes=assembly.learnt_shapes(config, dataset),
+        drawn=assembly.drawn_tensors(config),
         build=assembly.network_builder(config, dataset),
     )
 

@@ -85,7 +85,7 @@ CASES: dict[str, list[str]] = {
         "method.representatives.images=60",
         "trajectory.start=early",
         "trajectory.pretrain_epochs=1",
-        "trajectory.pool_size=1",
+        "trajectory.pool_size=2",
         "compute.microbatch=7",
     ],
     "representative_pooled": [

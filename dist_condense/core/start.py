@@ -73,7 +73,5 @@ STARTS: dict[str, PixelStart] = {
     "noise": PixelStart(lambda grid: 0, lambda material: material.noise()),
     "real": PixelStart(lambda grid: 1, lambda material: material.real),
     "mixed": PixelStart(prod, lambda material: mixed_tiles(material.real, material.grid)),
-    "representative": PixelStart(
-        prod, lambda material: mixed_tiles(material.real, material.grid), representative=True
-    ),
+    "representative": PixelStart(prod, lambda material: mixed_tiles(material.real, material.grid), representative=True),
 }

@@ -201,8 +201,8 @@ class Pool:
 class Early:
     """Initialisation with a network of a pool, perturbed anew for each k (Acc-DD, Zhang et al. 2023, arXiv 2212.06152).
 
-    Meant for a pool of few networks at an early stage of training: 5 networks, 2 epochs on CIFAR and 10 on ImageNet. The
-    stored networks are not perturbed, and the optimiser is new.
+    The paper's pool has 5 networks at an early stage of training, after 2 epochs (CIFAR) or 10 (ImageNet). The stored
+    networks are not perturbed, and the optimiser is new.
 
     Deviations from the authors' program:
 
@@ -223,7 +223,7 @@ def perturb(network: nn.Module, generator: torch.Generator) -> None:
     """Move the weights along a filter-normalised random direction d:  theta <- theta + alpha d  (Acc-DD).
 
     alpha is uniform in :data:`MAGNITUDES`. d is Gaussian, and each filter of d is scaled to the norm of the filter of
-    theta that it is added to (Li et al. 2018, arXiv 1712.09913). Tensors with one dimension (biases, norms) do not move.
+    theta that it is added to (Li et al. 2018, arXiv 1712.09913). Tensors of one dimension (biases, norms) do not move.
     """
     least, most = MAGNITUDES
     alpha = least + (most - least) * float(torch.rand((), generator=generator, dtype=torch.float64))

@@ -24,8 +24,8 @@ class MatchingOutline:
     :param matching_steps: number T of matching steps per network.
     :param names: names of the classes, by label.
     :param shapes: shapes of the learnt tensors of one class, by name; ``pixels`` is (ipc, C, h, w).
-    :param drawn: dtypes and shapes of the tensors that store a class's real minibatch, by name; empty if it follows from
-        the step.
+    :param drawn: dtypes and shapes of the tensors that store a class's real minibatch, by name; empty if it follows
+        from the step.
     :param build: function from a seed to a network theta.
     """
 

@@ -196,6 +196,11 @@ def learnt_shapes(config: RunConfig, dataset: ImageSet) -> dict[str, tuple[int, 
     return {"pixels": (config.ipc, *dataset.shape), **labels}
 
 
+def clustered(config: RunConfig, count: int) -> int:
+    """Return the number of images that are clustered to choose a minibatch of a class with ``count`` images."""
+    return min(config.method.representatives.images or count, count)
+
+
 def drawn_tensors(config: RunConfig) -> dict[str, Kind]:
     """Return the dtype and shape of each tensor that stores the real minibatch of a class, by name."""
     is_stored = DRAWS[config.method.real_draw].representative
@@ -261,9 +266,7 @@ def start_images(config: RunConfig) -> int:
     return config.ipc * STARTS[config.method.start].images(grid(config))
 
 
-def start_pixels(
-    config: RunConfig, dataset: ImageSet, source: ClassSource, label: int, embed: Embed
-) -> torch.Tensor:
+def start_pixels(config: RunConfig, dataset: ImageSet, source: ClassSource, label: int, embed: Embed) -> torch.Tensor:
     """Return the initial pixels of the class ``label``, ``[ipc, C, H, W]`` in the value space of the method.
 
     Real images are drawn at random, as in the authors' programs of DC and DSA, or are those nearest to k-means centres,

@@ -260,7 +260,7 @@ class MethodConfig:
     incomplete last batch (IDC); or `representative`, those nearest to the k-means centres of the class's features, as
     `representatives` states (DREAM)."""
     representatives: RepresentativesConfig = field(default_factory=RepresentativesConfig)
-    """Representative real minibatches, see [plan.md](plan.md#fewer-steps)."""
+    """Representative real minibatches, see [fewer_steps.md](fewer_steps.md)."""
     synthetic_limit: Count = 128
     """Largest number of decoded images per class and matching step (IDC: 128). The `bounded` decoding stays within it
     by using smaller factors; the other decodings match a random subset of this size."""

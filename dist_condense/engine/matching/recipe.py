@@ -45,7 +45,7 @@ class DrawChoice:
     draw: RealDraw
     _: KW_ONLY
     representative: bool = False
-    """Whether ``draw`` only draws candidates, of which those nearest to k-means centres are taken, for several steps."""
+    """Whether ``draw`` draws candidates only, of which those nearest to k-means centres are taken for several steps."""
 
 
 DRAWS: dict[str, DrawChoice] = {

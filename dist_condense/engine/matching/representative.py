@@ -34,7 +34,7 @@ class RepresentativeDraw:
 
     Deviations from the authors' program:
 
-    * Images are normalised before they are embedded, as in all other uses of theta; the program embeds values in [0, 1].
+    * Images are normalised before they are embedded, as wherever theta is used; the program embeds values in [0, 1].
     * theta is in evaluation mode; BatchNorm uses the running averages from before the step.
     * The interval is counted over all networks; the program counts from the first step of each network. This is the
       same if the interval divides T. Otherwise a minibatch may be kept when a network begins.
@@ -85,12 +85,12 @@ class RepresentativeDraw:
         return self.state[c][self.state[c] != NONE]
 
     def check(self) -> None:
-        """Raise RunFailed if the positions, which a checkpoint may have filled, are not those of images of the class."""
+        """Raise RunFailed if positions, which a checkpoint may have filled, are not those of images of their class."""
         for c, positions in self.state.items():
             if positions.min() < NONE or positions.max() >= self.counts[c]:
                 raise RunFailed(
-                    f"class {c}: {POSITIONS} of the checkpoint are not all from 0 to {self.counts[c] - 1}, the positions "
-                    "of its images; delete this checkpoint, so that the run continues from the one before"
+                    f"class {c}: {POSITIONS} of the checkpoint are not positions of its {self.counts[c]} images; "
+                    "delete this checkpoint, so that the run continues from the one before"
                 )
 
     def _candidates(self, c: int, visit: int) -> Tensor:

@@ -91,8 +91,15 @@ def test_rows_nearest_to_the_centres_of_scikit_learn(number: int) -> None:
 
 
 def test_a_cluster_without_rows_keeps_its_centre() -> None:
-    rows = torch.zeros(5, 1)  # all rows are nearest to the first centre
-    assert nearest_to_centres(rows, 3, torch.Generator()).tolist() == [0, 0, 0]
+    rows = torch.tensor([-5.0, -5.0, -5.0, 0.5, 0.5])[:, None]
+
+    def generators() -> list[torch.Generator]:
+        return [torch.Generator().manual_seed(seed) for seed in range(20)]
+
+    firsts = [rows[torch.randperm(5, generator=each)[:3]].flatten().sort().values for each in generators()]
+    ends = [rows[nearest_to_centres(rows, 3, each)].flatten().sort().values for each in generators()]
+    pairs = [(first, end) for first, end in zip(firsts, ends, strict=True) if first[-1] > 0]
+    assert len(pairs) > 10 and all(torch.equal(*pair) for pair in pairs)  # of two equal centres, one has no rows
 
 
 def test_minibatches_are_nearest_to_the_centres_by_theta(source: ReadAhead) -> None:

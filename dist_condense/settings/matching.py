@@ -172,8 +172,8 @@ def needed(config: RunConfig, dataset: Any, classes: int) -> Needs:
     if DRAWS[method.real_draw].representative:
         clustered = assembly.clustered(config, max(dataset.counts))
         text = f"the features of {clustered} real images"
-        each = FLOAT * needs.feature_count(assembly.network_text(config.network), **assembly.network_shape(dataset))
-        in_turn.append(Need("method.representatives.images", text, clustered * each))
+        features = needs.feature_count(assembly.network_text(config.network), **assembly.network_shape(dataset))
+        in_turn.append(Need("method.representatives.images", text, clustered * features * FLOAT))
     if decoded > config.ipc:
         text = f"{decoded} images decoded from the {config.ipc} of a class"
         in_turn.append(Need("method.parameterisation.factor", text, decoded * image))

@@ -1,4 +1,4 @@
-"""Initial values of the learnt tensors: pixels from noise, real images or tiles of real images; labels near one-hot.
+"""Initial values of the learnt tensors: pixels from noise, real images or tiles of them; labels near one-hot.
 
 Each way to initialise the pixels is one entry of `STARTS`.
 """
@@ -61,14 +61,17 @@ class PixelStart:
 
     :param images: function from the grid of tiles to the number of real images per learnt image.
     :param pixels: function that returns the initial pixels of a class, ``[ipc, C, h, w]``.
+    :param representative: whether the real images are those nearest to k-means centres, rather than random ones.
     """
 
     images: Callable[[Grid], int]
     pixels: Callable[[Material], Tensor]
+    representative: bool = False
 
 
 STARTS: dict[str, PixelStart] = {
     "noise": PixelStart(lambda grid: 0, lambda material: material.noise()),
     "real": PixelStart(lambda grid: 1, lambda material: material.real),
     "mixed": PixelStart(prod, lambda material: mixed_tiles(material.real, material.grid)),
+    "representative": PixelStart(prod, lambda material: mixed_tiles(material.real, material.grid), representative=True),
 }

@@ -22,19 +22,24 @@ def embeddings(
     network: nn.Module,
     source: ReadAhead,
     label: int,
-    count: int,
+    positions: Tensor,
     *,
     statistics: ChannelStatistics,
     placement: Placement,
+    autocast: bool = False,
 ) -> Tensor:
-    """Return the features of all ``count`` images of a class, ``[count, d]`` on the CPU, without augmentation.
+    """Return the features of images of a class, ``[n, d]`` on the device, without augmentation.
 
-    Images are streamed; only the features of this class stay in memory.
+    Images are streamed; only the features stay in memory.
 
     :param network: network in evaluation mode.
+    :param positions: positions of the images within the class, int64 ``[n]``.
+    :param autocast: whether the network computes in bfloat16.
     """
-    tickets = [source.announce(label, positions) for positions in torch.arange(count).split(IMAGES)]
-    return torch.cat([_embed(network, source.redeem(x), statistics, placement).cpu() for x in tickets])
+    tickets = [source.announce(label, part) for part in positions.split(IMAGES)]
+    with torch.autocast(placement.device.type, torch.bfloat16, enabled=autocast):
+        parts = [_embed(network, source.redeem(ticket), statistics, placement) for ticket in tickets]
+    return torch.cat(parts).to(placement.dtype)
 
 
 def _embed(network: nn.Module, raw: Tensor, statistics: ChannelStatistics, placement: Placement) -> Tensor:

@@ -21,7 +21,6 @@ from dist_condense.engine.matching.minibatches import Minibatches, Reads
 from dist_condense.engine.matching.recipe import MatchingRecipe
 from dist_condense.engine.matching.shared import Inputs, Shared
 from dist_condense.engine.matching.view import View
-from dist_condense.networks import batch_norms
 
 MOMENTUM = {"pixels": "buffer", "labels": "labels_buffer"}
 """Names of momentum tensors in a checkpoint, by the name of the learnt tensor."""
@@ -65,7 +64,13 @@ class ClassShard:
         ipc = len(self.pixels[self.labels[0]]) if start else 1
         self.view = View.of(recipe, ipc, self.space, place)
         self.minibatches = Minibatches(
-            source=self.source, recipe=recipe, seed=self.seed, counts=self.counts, labels=self.labels
+            source=self.source,
+            recipe=recipe,
+            seed=self.seed,
+            counts=self.counts,
+            labels=self.labels,
+            statistics=self.space.statistics,
+            placement=place,
         )
         self.draws = Draws.source(
             recipe, seed=self.seed, labels=self.labels, shape=self.shape, ipc=ipc, placement=place
@@ -95,7 +100,7 @@ class ClassShard:
         :param t: matching step of this network, from 0.
         :param visit: number of matching steps before this one, over all networks.
         """
-        reads = self.minibatches.of(visit, statistics=bool(batch_norms(network)))
+        reads = self.minibatches.of(visit, network)
         inputs = Inputs(
             self._own,
             self.draws.of(visit),
@@ -142,6 +147,7 @@ class ClassShard:
         """Load the state of the owned classes; entries of other classes are ignored."""
         for name, x in self._state().items():
             x.copy_(state[name])
+        self.minibatches.check()
 
     # --- private methods --------------------------------------------------------------------------------------------
 
@@ -158,7 +164,7 @@ class ClassShard:
         )
 
     def _state(self) -> dict[str, Tensor]:
-        state = {f"{name}.{c}": x for c, own in self._own.items() for name, x in own.items()}
+        state = {f"{name}.{c}": x for c, own in self._own.items() for name, x in own.items()} | self.minibatches.state
         return state | {f"{MOMENTUM[name]}.{c}": x for c, own in self._own_momentum.items() for name, x in own.items()}
 
     @property

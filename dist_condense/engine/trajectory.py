@@ -25,6 +25,8 @@ from dist_condense.system.storage import Storage
 
 Build = Callable[[int], nn.Module]
 """Function from a seed to a network with newly drawn weights."""
+MAGNITUDES = 0.01, 0.09
+"""Least and largest length of a perturbation, relative to each filter (Acc-DD)."""
 NETWORK = re.compile(r"network_(0|[1-9][0-9]*)\.safetensors(\.sha256)?")
 """Pattern of the names of the files in a pool, see :class:`Pool`."""
 
@@ -195,6 +197,44 @@ class Pool:
             self.store.write(name, data)
             self.store.write(f"{name}.sha256", sha256(data).hexdigest().encode())
         coordinator.gather(None)
+
+
+@dataclass(frozen=True)
+class Early:
+    """Initialisation with a network of a pool, perturbed anew for each k (Acc-DD, Zhang et al. 2023, arXiv 2212.06152).
+
+    The paper's pool has 5 networks at an early stage of training, after 2 epochs (CIFAR) or 10 (ImageNet). The stored
+    networks are not perturbed, and the optimiser is new.
+
+    Deviations from the authors' program:
+
+    * theta moves along one direction, as the paper states; the program can add a second one.
+    * Networks are pretrained at a constant learning rate; the program multiplies it by 0.2 after 2/3 and 5/6 of the
+      epochs, which changes nothing for 2 epochs.
+    """
+
+    pool: Pool
+
+    def __call__(self, trajectory: Trajectory, k: int) -> None:
+        self.pool(trajectory, k)
+        perturb(trajectory.network, randomness.generator(trajectory.seed, "perturbation", k))
+
+
+@torch.no_grad()
+def perturb(network: nn.Module, generator: torch.Generator) -> None:
+    """Move the weights along a filter-normalised random direction d:  theta <- theta + alpha d  (Acc-DD).
+
+    alpha is uniform in :data:`MAGNITUDES`. d is Gaussian, and each filter of d is scaled to the norm of the filter of
+    theta that it is added to (Li et al. 2018, arXiv 1712.09913). Tensors of one dimension (biases, norms) do not move.
+    """
+    least, most = MAGNITUDES
+    alpha = least + (most - least) * float(torch.rand((), generator=generator, dtype=torch.float64))
+    for weights in network.parameters():
+        if weights.ndim > 1:
+            direction = torch.randn(weights.shape, generator=generator).to(weights.device, weights.dtype)
+            norms = (x.flatten(1).norm(dim=1) for x in (weights, direction))
+            scale = next(norms) / (next(norms) + 1e-10)
+            weights.add_(alpha * direction * scale.view(-1, *[1] * (weights.ndim - 1)))
 
 
 def fill(network: nn.Module, weights: Mapping[str, Tensor]) -> None:

@@ -4,7 +4,7 @@ Each entry is a function of channels, size, classes and its own options that ret
 a text: the name of an entry and, optionally, some of its options (see `text`).
 """
 
-from dist_condense.networks.base import Network, Size, largest_output, weight_bytes
+from dist_condense.networks.base import Network, Size, feature_count, largest_output, weight_bytes
 from dist_condense.networks.catalogue import (
     NETWORKS,
     TIMM,
@@ -27,6 +27,7 @@ __all__ = [
     "batch_norms",
     "build",
     "check",
+    "feature_count",
     "join",
     "largest_output",
     "names",

@@ -81,13 +81,15 @@ def compared(config: RunConfig, dataset: Any, load: Workload) -> dict[str, Any]:
 
 
 def _timed(config: RunConfig, load: Workload) -> RunConfig:
-    """Return the config of the timed worker, whose theta is drawn and not trained between steps.
+    """Return the config of the timed worker, whose theta is drawn, not trained between steps, and chooses no minibatch.
 
     Without matching steps, the keys of matching have their defaults, because the planned run does not read them.
     """
     schedule, training = replace(config.trajectory, start="fresh"), replace(config.training, source="frozen")
     if load.steps:
-        return replace(known_groups(config), ipc=max(config.ipc, FEW), trajectory=schedule, training=training)
+        known = known_groups(config)
+        method = replace(known.method, real_draw="fresh")
+        return replace(known, ipc=max(config.ipc, FEW), method=method, trajectory=schedule, training=training)
     method = MethodConfig(augmentation=config.method.augmentation)
     return replace(config, ipc=FEW, method=method, trajectory=schedule, training=replace(training, cutmix=0.0))
 

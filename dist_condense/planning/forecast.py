@@ -14,6 +14,8 @@ from dist_condense.settings.schema import CPU, CUDA
 ENOUGH = 0.8
 """Lowest parallel efficiency, from 0 to 1, at which a number of workers is recommended."""
 FLOAT, INTEGER = 4, 8
+FORWARD = 3
+"""Operations of a real image's statistic, a forward and a backward pass, relative to those of its features."""
 PROCESS, NETWORK, PIXELS = "the process", "network, gradient, momentum", "pixels, momentum, decoded"
 STATISTICS, MINIBATCHES, REAL = "statistics of groups", "minibatches", "real images, decoded"
 AT_ONCE = "images in the network at once"
@@ -80,7 +82,7 @@ class Forecast:
     least: int
     """Number of classes of the worker with the fewest classes."""
     matching: float
-    """Seconds of all matching steps."""
+    """Seconds of all matching steps, including the features from which representative minibatches are chosen."""
     training: float
     """Seconds of computing all updates of theta."""
     shared: float
@@ -155,7 +157,8 @@ def _matching(load: Workload, rates: Calibration, classes: int) -> float:
     alone, shared = (
         rate.seconds(classes, load.real, load.synthetic) for rate in (rates.alone, rates.shared or rates.alone)
     )
-    return (load.steps - load.shared_steps) * alone + load.shared_steps * shared
+    embedding = load.embedded * classes * rates.alone.real / FORWARD
+    return (load.steps - load.shared_steps) * alone + load.shared_steps * shared + embedding
 
 
 def _updating(load: Workload, rates: Calibration, workers: int) -> float:

@@ -95,6 +95,11 @@ def remarks(plan: Plan) -> Iterator[str]:
             f"{sum(load.counts):,} for features and {images}" if load.networks else f"{images}; no network is trained"
         )
         yield f"not estimated: the time of reading {read}"
+    if load.embedded:
+        yield (
+            f"matching includes the features of {load.embedded:,} real images of a class, each at a third of the time "
+            "of a matched one; not estimated: the k-means of these features"
+        )
     if load.computes:
         yield f"best number of workers: {plan.best.workers}, the largest with an efficiency of {ENOUGH:.0%}"
         if plan.cluster.on_gpu and not plan.rates.on_gpu:
@@ -137,7 +142,8 @@ def _read(plan: Plan) -> float:
     """Return the number of real images per second that the worker with the most classes must read."""
     forecast, load = plan.forecast, plan.load
     trained = sum(size * count for size, count in load.updates.items()) if load.real_updates else 0
-    return (load.steps * forecast.most * load.real + trained / forecast.workers) / forecast.seconds
+    matched = forecast.most * (load.steps * load.real + load.embedded)
+    return (matched + trained / forecast.workers) / forecast.seconds
 
 
 def _decoded(plan: Plan) -> Iterator[tuple[str, str]]:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dist_condense.engine.matching.recipe import DRAWS
 from dist_condense.engine.slices import usual_slices
 from dist_condense.networks import batch_norms
 from dist_condense.settings import assembly, selecting
@@ -59,6 +60,8 @@ class Workload:
     """Number of real images in each class."""
     unestimated: int = 0
     """Number of real images that are read outside matching and training; the time of reading them is not estimated."""
+    embedded: int = 0
+    """Number of real images of the largest class that are embedded in the whole run, to choose its minibatches."""
     microbatch: int = 0
     slices: int
     """Number of slices of a training batch."""
@@ -112,6 +115,7 @@ def matching(config: RunConfig, dataset: Any) -> Workload:
         parameters=_parameters(network),
         statistic=sum(x.numel() for x in phi),
         counts=tuple(dataset.counts),
+        embedded=_embedded(config, max(dataset.counts)),
         microbatch=config.compute.microbatch,
         slices=_slices(config, network),
         coupled=bool(batch_norms(network)),
@@ -193,6 +197,15 @@ def _trained(config: RunConfig) -> int:
     """Return the number of times that theta is trained between matching steps."""
     is_trained = BATCHES[config.training.source].budget is not None
     return config.trajectory.networks * (config.trajectory.matching_steps - 1) if is_trained else 0
+
+
+def _embedded(config: RunConfig, count: int) -> int:
+    """Return the number of images that are embedded to choose the minibatches of a class with ``count`` images."""
+    schedule, method = config.trajectory, config.method
+    if not DRAWS[method.real_draw].representative:
+        return 0
+    choices = -(-schedule.networks * schedule.matching_steps // method.representatives.interval)
+    return choices * assembly.clustered(config, count)
 
 
 def _pretrained(config: RunConfig) -> int:

@@ -24,6 +24,8 @@ class MatchingOutline:
     :param matching_steps: number T of matching steps per network.
     :param names: names of the classes, by label.
     :param shapes: shapes of the learnt tensors of one class, by name; ``pixels`` is (ipc, C, h, w).
+    :param drawn: dtypes and shapes of the tensors that store a class's real minibatch, by name; empty if it follows
+        from the step.
     :param build: function from a seed to a network theta.
     """
 
@@ -32,6 +34,7 @@ class MatchingOutline:
     matching_steps: int
     names: Sequence[str]
     shapes: Mapping[str, tuple[int, ...]]
+    drawn: Mapping[str, Kind]
     build: Callable[[int], nn.Module]
 
     @property
@@ -40,9 +43,9 @@ class MatchingOutline:
 
     @property
     def class_tensors(self) -> dict[str, Kind]:
-        """Learnt tensors of one class and their SGD momentum, by name."""
+        """Learnt tensors of one class, their SGD momentum, and its stored minibatch, by name."""
         kinds = {name: (torch.float32, shape) for name, shape in self.shapes.items()}
-        return kinds | {MOMENTUM[name]: kind for name, kind in kinds.items()}
+        return kinds | {MOMENTUM[name]: kind for name, kind in kinds.items()} | dict(self.drawn)
 
     @property
     def shared_tensors(self) -> tuple[dict[str, Kind], dict[str, Kind]]:

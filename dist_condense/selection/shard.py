@@ -73,6 +73,5 @@ class SelectionShard:
         count = self.counts[label]
         if not self.selection.features:
             return torch.empty(count, 0)
-        return embeddings(
-            network, self.source, label, count, statistics=self.space.statistics, placement=self.placement
-        )
+        every, statistics = torch.arange(count), self.space.statistics
+        return embeddings(network, self.source, label, every, statistics=statistics, placement=self.placement).cpu()

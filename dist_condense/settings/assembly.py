@@ -15,6 +15,7 @@ from torch import nn
 from dist_condense import networks
 from dist_condense.core import randomness
 from dist_condense.core.augmentation import Strategy
+from dist_condense.core.clustering import nearest_to_centres
 from dist_condense.core.distance import DISTANCES
 from dist_condense.core.grouping import Grouping, Partition
 from dist_condense.core.image_rule import ImageRule, Learnt
@@ -27,9 +28,11 @@ from dist_condense.data.reading.read_ahead import ReadAhead
 from dist_condense.data.reading.source import ClassSource, NamedSource
 from dist_condense.data.space import Space
 from dist_condense.engine.batches import RealBatches, SyntheticBatches
-from dist_condense.engine.class_features import class_features
+from dist_condense.engine.class_features import class_features, embeddings
 from dist_condense.engine.coordinator import Coordinator, Placement
-from dist_condense.engine.matching.recipe import DRAWS, MatchingRecipe
+from dist_condense.engine.matching.recipe import DRAWS, MatchingRecipe, Representatives
+from dist_condense.engine.matching.representative import POSITIONS
+from dist_condense.engine.procedure import Kind
 from dist_condense.engine.shard import ClassShard
 from dist_condense.engine.training import NetworkTrainer, TrainingRecipe
 from dist_condense.engine.trajectory import Trajectory
@@ -194,12 +197,24 @@ def learnt_shapes(config: RunConfig, dataset: ImageSet) -> dict[str, tuple[int, 
     return {"pixels": (config.ipc, *dataset.shape), **labels}
 
 
+def clustered(config: RunConfig, count: int) -> int:
+    """Return the number of images that are clustered to choose a minibatch of a class with ``count`` images."""
+    return min(config.method.representatives.images or count, count)
+
+
+def drawn_tensors(config: RunConfig) -> dict[str, Kind]:
+    """Return the dtype and shape of each tensor that stores the real minibatch of a class, by name."""
+    is_stored = DRAWS[config.method.real_draw].representative
+    return {POSITIONS: (torch.int64, (config.method.real_batch,))} if is_stored else {}
+
+
 def matching_recipe(config: RunConfig, dataset: ImageSet, partition: Partition) -> MatchingRecipe:
     """Return the recipe of matching: the parts of the method that concern images.
 
     :param partition: groups of classes whose statistics are averaged.
     """
-    method = config.method
+    method, choice = config.method, DRAWS[config.method.real_draw]
+    chosen = Representatives(interval=method.representatives.interval, images=method.representatives.images)
     return MatchingRecipe(
         objective=objective_of(config),
         grouping=Grouping(partition, method.grouping.warmup_networks, method.grouping.warmup_steps),
@@ -207,7 +222,8 @@ def matching_recipe(config: RunConfig, dataset: ImageSet, partition: Partition) 
         parameterisation=replace(parameterisation_of(config), padding=space_of(config, dataset).pixel_padding),
         strategy=strategy_of(method.augmentation, dataset),
         real_batch=method.real_batch,
-        real_draw=DRAWS[method.real_draw],
+        real_draw=choice.draw,
+        representatives=chosen if choice.representative else None,
         synthetic_limit=method.synthetic_limit,
     )
 
@@ -234,9 +250,13 @@ def learnt_form(config: RunConfig, dataset: ImageSet) -> tuple[Space, MultiForma
     return space_of(config, dataset), parameterisation_of(config)
 
 
-def start_of(config: RunConfig, dataset: ImageSet, source: ClassSource, label: int) -> Learnt:
-    """Return the initial learnt tensors of the class ``label``, by name."""
-    learnt = {"pixels": start_pixels(config, dataset, source, label)}
+Embed = Callable[[int, torch.Tensor], torch.Tensor]
+"""Function from a class and positions of its images, int64 ``[n]``, to their features ``[n, d]``."""
+
+
+def start_of(config: RunConfig, dataset: ImageSet, source: ClassSource, label: int, embed: Embed) -> Learnt:
+    """Return the initial learnt tensors of the class ``label``, by name; parameters as for :func:`start_pixels`."""
+    learnt = {"pixels": start_pixels(config, dataset, source, label, embed)}
     if config.method.label_lr is not None:
         learnt["labels"] = scores(label, config.ipc, len(dataset.classes))
     return learnt
@@ -247,16 +267,23 @@ def start_images(config: RunConfig) -> int:
     return config.ipc * STARTS[config.method.start].images(grid(config))
 
 
-def start_pixels(config: RunConfig, dataset: ImageSet, source: ClassSource, label: int) -> torch.Tensor:
+def start_pixels(config: RunConfig, dataset: ImageSet, source: ClassSource, label: int, embed: Embed) -> torch.Tensor:
     """Return the initial pixels of the class ``label``, ``[ipc, C, H, W]`` in the value space of the method.
 
-    Real images are drawn at random, as in the authors' programs of DC and DSA; the draw depends only on the run's seed
-    and the class. Deviation: the authors' program of IDC and IDC-I takes the first images of the class.
+    Real images are drawn at random, as in the authors' programs of DC and DSA, or are those nearest to k-means centres,
+    as in that of DREAM; they depend only on the run's seed and the class. Deviation: the authors' program of IDC and
+    IDC-I takes the first images of the class.
+
+    :param embed: called only if the images are representative.
     """
     generator, space = randomness.generator(config.seed, "start", label), space_of(config, dataset)
     real, needed = torch.empty(0, *dataset.shape), start_images(config)
     if needed:
-        positions = torch.randperm(dataset.counts[label], generator=generator)[:needed]
+        positions = torch.randperm(dataset.counts[label], generator=generator)
+        if STARTS[config.method.start].representative:
+            positions = positions[: max(needed, config.method.representatives.images or len(positions))]
+            positions = positions[nearest_to_centres(embed(label, positions), needed, generator)]
+        positions = positions[:needed]
         real = space.of(to_values(source.get(label, positions).cpu()))
     noise = partial(space.noise, (config.ipc, *dataset.shape), generator)
     return STARTS[config.method.start].pixels(Material(grid(config), real, noise))
@@ -286,6 +313,7 @@ def shard_of(
     """
     names = [c.name for c in dataset.classes]
     source = NamedSource(dataset.train(labels, reading_of(config, placement.device)), names)
+    ahead = ReadAhead(source, placement.device)
 
     def features() -> torch.Tensor:
         return class_features(
@@ -301,17 +329,35 @@ def shard_of(
 
     return ClassShard(
         matching_recipe(config, dataset, partition_of(config, len(dataset.classes), features)),
-        ReadAhead(source, placement.device),
+        ahead,
         coordinator,
         placement,
         seed=config.seed,
         counts=dataset.counts,
         space=space_of(config, dataset),
         shape=dataset.shape,
-        start={c: start_of(config, dataset, source, c) for c in labels},
+        start={c: start_of(config, dataset, source, c, _embedder(config, dataset, ahead, placement)) for c in labels},
         check_finite=config.training.check_finite,
         cuda_graphs=config.compute.cuda_graphs,
     )
+
+
+def _embedder(config: RunConfig, dataset: ImageSet, source: ReadAhead, placement: Placement) -> Embed:
+    """Return the function that embeds the real images from which the pixels are initialised, by a random network."""
+    build, seed = network_builder(config, dataset), randomness.key(config.seed, "feature network")
+
+    def embed(label: int, positions: torch.Tensor) -> torch.Tensor:
+        return embeddings(
+            build(seed).to(placement.device, placement.dtype).eval(),
+            source,
+            label,
+            positions,
+            statistics=dataset.space.statistics,
+            placement=placement,
+            autocast=config.compute.autocast,
+        )
+
+    return embed
 
 
 def partition_of(config: RunConfig, classes: int, features: Callable[[], torch.Tensor]) -> Partition:

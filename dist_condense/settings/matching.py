@@ -14,6 +14,7 @@ from dist_condense.core.parameterisation import AXES, BOTH
 from dist_condense.core.statistic import PARAMETERS
 from dist_condense.data import ImageSet
 from dist_condense.engine.coordinator import Coordinator, Placement
+from dist_condense.engine.matching.recipe import DRAWS
 from dist_condense.engine.slices import SLICES
 from dist_condense.procedures.matching import Matching, MatchingOutline
 from dist_condense.settings import assembly, needs
@@ -31,6 +32,7 @@ def outline(config: RunConfig, dataset: ImageSet) -> MatchingOutline:
         matching_steps=config.trajectory.matching_steps,
         names=[c.name for c in dataset.classes],
         shapes=assembly.learnt_shapes(config, dataset),
+        drawn=assembly.drawn_tensors(config),
         build=assembly.network_builder(config, dataset),
     )
 
@@ -57,6 +59,12 @@ def problems(config: RunConfig) -> Iterator[str]:
         yield (
             f"method.label_lr: {method.label_lr}, but method.statistic.name={method.statistic.name} does not depend on "
             "the labels, so they would never change; set label_lr=null, or another statistic"
+        )
+    clustered = method.representatives.images
+    if DRAWS[method.real_draw].representative and clustered is not None and clustered < method.real_batch:
+        yield (
+            f"method.representatives.images: {clustered} images cannot be clustered into method.real_batch="
+            f"{method.real_batch} clusters; give more, or null for all"
         )
 
 
@@ -161,6 +169,11 @@ def needed(config: RunConfig, dataset: Any, classes: int) -> Needs:
             config, passed, of_map, "compute.microbatch" if config.compute.microbatch else "method.real_batch"
         ),
     ]
+    if DRAWS[method.real_draw].representative:
+        clustered = assembly.clustered(config, max(dataset.counts))
+        text = f"the features of {clustered} real images"
+        features = needs.feature_count(assembly.network_text(config.network), **assembly.network_shape(dataset))
+        in_turn.append(Need("method.representatives.images", text, clustered * features * FLOAT))
     if decoded > config.ipc:
         text = f"{decoded} images decoded from the {config.ipc} of a class"
         in_turn.append(Need("method.parameterisation.factor", text, decoded * image))
@@ -176,10 +189,13 @@ def needed(config: RunConfig, dataset: Any, classes: int) -> Needs:
 
 
 def remarks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
-    """Yield a remark if a real batch exceeds a class, and one if tiles are initialised from parts of real images."""
+    """Yield remarks on parts of the method that have less effect on this data set than their names suggest."""
     few = [f"{dataset.classes[c].name} ({n})" for c, n in enumerate(dataset.counts) if n < config.method.real_batch]
     if few:
         yield f"fewer real images than method.real_batch={config.method.real_batch}, so each step uses all: {some(few)}"
+    schedule = config.trajectory
+    if NETWORK_STARTS[schedule.start].pretrains and not schedule.pretrain_epochs:
+        yield f"trajectory.start: {schedule.start} networks are not trained, because trajectory.pretrain_epochs=0"
     tiles = prod(assembly.grid(config))
     if 0 < assembly.start_images(config) < config.ipc * tiles:
         yield (

@@ -13,6 +13,8 @@ from dataclasses import KW_ONLY, dataclass, field
 from math import prod
 from typing import Any
 
+from torch import nn
+
 from dist_condense import networks
 from dist_condense.data.reading.tiers import gib
 from dist_condense.engine.procedure import Kind
@@ -132,6 +134,14 @@ def sizes(text: str, *, channels: int, size: networks.Size, classes: int) -> tup
     """
     network = networks.sketch(text, channels=channels, size=size, classes=classes)
     return networks.weight_bytes(network), networks.largest_output(network, channels, size)
+
+
+@functools.lru_cache(maxsize=64)
+def feature_count(text: str, *, channels: int, size: networks.Size, classes: int) -> int:
+    """Return the number of values before the classifier of a network for one image; raises the errors of `sizes`."""
+    network = networks.sketch(text, channels=channels, size=size, classes=classes)
+    network.classifier = nn.Identity()
+    return networks.feature_count(network, channels, size)
 
 
 def _number(config: RunConfig) -> int:

@@ -15,7 +15,7 @@ from dist_condense.core import grouping
 from dist_condense.core.grouping import Partition
 from dist_condense.engine.batches import Batches, NoBatches, RealBatches, SyntheticBatches
 from dist_condense.engine.class_features import kmeans_partition
-from dist_condense.engine.trajectory import Fresh, NetworkStart, Pool, Pretrained
+from dist_condense.engine.trajectory import Early, Fresh, NetworkStart, Pool, Pretrained
 from dist_condense.system.storage import Storage
 
 
@@ -80,14 +80,15 @@ class StartChoice:
     """Whether networks are taken from a pool, each member of which is pretrained once."""
 
 
+def _pool(training: Pretraining) -> Pool:
+    return Pool(training.pool_size, training.epochs, training.real(), training.store())
+
+
 NETWORK_STARTS: dict[str, StartChoice] = {
     "fresh": StartChoice(lambda training: Fresh()),
     "pretrained": StartChoice(lambda training: Pretrained(training.epochs, training.real()), pretrains=True),
-    "pool": StartChoice(
-        lambda training: Pool(training.pool_size, training.epochs, training.real(), training.store()),
-        pretrains=True,
-        shares=True,
-    ),
+    "pool": StartChoice(_pool, pretrains=True, shares=True),
+    "early": StartChoice(lambda training: Early(_pool(training)), pretrains=True, shares=True),
 }
 
 

@@ -212,6 +212,17 @@ class SelectionConfig:
 
 
 @dataclass(kw_only=True)
+class RepresentativesConfig:
+    """Representative real minibatches (DREAM), for `method.real_draw: representative`."""
+
+    interval: Count = 10
+    """Number of matching steps for which a minibatch is kept (DREAM: 10)."""
+    images: Count | None = None
+    """Number of images of a class that are embedded and clustered for a minibatch, drawn at random each time; also for
+    `method.start: representative`. Null: all (DREAM)."""
+
+
+@dataclass(kw_only=True)
 class MethodConfig:
     """The parts of a method, set together by `method=` dc, dsa, dcc, dsac, dm, idc_i, idc, random or herding. Any
     combination of parts is a method."""
@@ -226,7 +237,8 @@ class MethodConfig:
     network (IDC); otherwise they are normalised values, never clamped (DC). Selected images are always
     stored as image values."""
     start: Annotated[str, OneOf("starts of the pixels", STARTS)] = "noise"
-    """Initial pixels: `noise`, `real` images, or `mixed` (each tile a whole real image)."""
+    """Initial pixels: `noise`, `real` images, `mixed` (each tile a whole real image), or `representative` (as `mixed`,
+    but with the images nearest to k-means centres of the features of a random network; DREAM)."""
     parameterisation: ParameterisationConfig = field(default_factory=ParameterisationConfig)
     """Parameterisation f."""
     statistic: StatisticConfig = field(default_factory=StatisticConfig)
@@ -245,8 +257,11 @@ class MethodConfig:
     real_batch: Batch = 256
     """Number of real images per class and matching step; all of them, each once, if a class has fewer."""
     real_draw: Annotated[str, OneOf("draws of real images", DRAWS)] = "fresh"
-    """Draw of real images: `fresh`, random at each step (DC), or `epochs`, passes over the class, each without its
-    incomplete last batch (IDC)."""
+    """Draw of real images: `fresh`, random at each step (DC); `epochs`, passes over the class, each without its
+    incomplete last batch (IDC); or `representative`, those nearest to the k-means centres of the class's features, as
+    `representatives` states (DREAM)."""
+    representatives: RepresentativesConfig = field(default_factory=RepresentativesConfig)
+    """Representative real minibatches, see [fewer_steps.md](fewer_steps.md)."""
     synthetic_limit: Count = 128
     """Largest number of decoded images per class and matching step (IDC: 128). The `bounded` decoding stays within it
     by using smaller factors; the other decodings match a random subset of this size."""
@@ -263,12 +278,13 @@ class TrajectoryConfig:
     matching_steps: Count = 1
     """Number of matching steps T per network."""
     start: Annotated[str, OneOf("starts of a network", NETWORK_STARTS)] = "fresh"
-    """Initialisation of each network: `fresh` (random), `pretrained` (for `pretrain_epochs` on real images) or `pool`
-    (one of `pool_size` networks pretrained before)."""
+    """Initialisation of each network: `fresh` (random), `pretrained` (for `pretrain_epochs` on real images), `pool`
+    (one of `pool_size` networks pretrained before) or `early` (as `pool`, but with a random perturbation; Acc-DD)."""
     pretrain_epochs: Amount = 0
-    """Number of pretraining passes over the real images (IDC: 10 for ImageNet-10, 5 for ImageNet-100)."""
+    """Number of pretraining passes over the real images (IDC: 10 for ImageNet-10, 5 for ImageNet-100; Acc-DD: 2 for
+    CIFAR, 10 for ImageNet)."""
     pool_size: Annotated[int, Range(1, 10_000)] = 10
-    """Number of networks in the pool."""
+    """Number of networks in the pool (IDC: 10 for ImageNet-100; Acc-DD: 5)."""
 
 
 @dataclass(kw_only=True)

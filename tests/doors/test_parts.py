@@ -154,6 +154,10 @@ PARAMETERS_LINE = (
     "method.statistic.parameters: network.name=mlp has no convolutions, of which method.statistic.name=gradient "
     "consists; set matrices or all, or another network.name"
 )
+CLUSTERS_LINE = (
+    "method.representatives.images: 2 images cannot be clustered into method.real_batch=3 clusters; give more, or null "
+    "for all"
+)
 LABELS_LINE = (
     "method.label_lr: 0.1, but method.statistic.name=embedding does not depend on the labels, so they would never "
     "change; set label_lr=null, or another statistic"
@@ -168,10 +172,12 @@ LABELS_LINE = (
         ([EMBEDDING, CONVOLUTIONS, MLP], [DISTANCE_LINE]),
         ([EMBEDDING, {"method.label_lr": 0.1}], [LABELS_LINE, DISTANCE_LINE]),
         ([CONVOLUTIONS, MLP], [PARAMETERS_LINE]),
+        ([{"method.representatives.images": 2}], []),
+        ([{"method.representatives.images": 2, "method.real_draw": "representative"}], [CLUSTERS_LINE]),
         ([CONVOLUTIONS, MLP, {"method.procedure": "selecting", "method.selection.name": "random"}], []),
     ],
 )
-def test_a_statistic_that_cannot_be_compared_is_refused(given: list[dict[str, Any]], lines: list[str]) -> None:
+def test_parts_that_do_not_fit_are_refused(given: list[dict[str, Any]], lines: list[str]) -> None:
     assert lines_of(*given) == lines
 
 

@@ -21,7 +21,7 @@ from dist_condense.engine.batch_statistics import refresh_running_statistics
 from dist_condense.engine.coordinator import Coordinator, LocalCoordinator
 from dist_condense.engine.errors import RunFailed
 from dist_condense.engine.exact_sum import ExactSums, Part
-from dist_condense.engine.matching.recipe import DRAWS, RealDraw
+from dist_condense.engine.matching.recipe import DRAWS, DrawChoice
 from dist_condense.engine.ownership import assign
 from dist_condense.engine.trajectory import fill
 
@@ -270,10 +270,10 @@ def test_epochs_cover_the_class_without_repeats() -> None:
     assert sorted(whole.tolist()) == list(range(18))
 
 
-@pytest.mark.parametrize("draw", DRAWS.values())
-def test_too_few_images_are_each_taken_once(draw: RealDraw) -> None:
+@pytest.mark.parametrize("choice", DRAWS.values())
+def test_too_few_images_are_each_taken_once(choice: DrawChoice) -> None:
     """As in the programs: DC's draw is the head of a permutation, IDC's batch is min(images, batch)."""
-    visits = [draw(5, 12, seed=0, label=1, visit=visit).tolist() for visit in range(20)]
+    visits = [choice.draw(5, 12, seed=0, label=1, visit=visit).tolist() for visit in range(20)]
     assert all(sorted(batch) == list(range(5)) for batch in visits)
     assert len({tuple(batch) for batch in visits}) > 10  # in different orders
 

@@ -27,7 +27,7 @@ from tests.engine import cases
 
 METRICS, STOP = RunFolder.metrics.name, RunFolder.stop.name
 
-CASES = ("dcc", "idc", "idc_pooled_by_kmeans")
+CASES = ("dcc", "idc", "representative")
 OF_VERSION_1 = ("dc", "herding")
 """Three workers go on from checkpoints as an earlier program wrote them."""
 ALWAYS = "tracking.checkpoint_minutes=0"

@@ -93,10 +93,15 @@ def test_mean_and_std_are_those_of_all_values(run: tuple[Job, Tensor]) -> None:
     assert job.config.dataset.mean[0] > 1
 
 
+def no_features(label: int, positions: Tensor) -> Tensor:
+    """Stand for features that no start from random images needs."""
+    raise AssertionError
+
+
 def test_pixels_are_learnt_from_tiles_of_real_images(run: tuple[Job, Tensor]) -> None:
     job, pixels = run
     assert pixels.shape == (3, 2, *spectrograms.SHAPE) and pixels.dtype == torch.float32
-    start = assembly.start_pixels(job.config, job.dataset, job.dataset.train(), 1)
+    start = assembly.start_pixels(job.config, job.dataset, job.dataset.train(), 1, no_features)
     values = spectrograms.training_values()[20:40]
     for tile in start[0].split(14, -1):  # a column of a tile is one of a real image
         assert any((tile[..., 0] == other[..., 0]).all() for other in values)

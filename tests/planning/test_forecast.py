@@ -39,6 +39,11 @@ def test_the_worker_with_most_classes_sets_the_pace(workers, most, least):
     assert found.seconds == found.matching + 15 and found.device_hours == workers * found.seconds / 3600
 
 
+def test_features_of_representative_minibatches_take_a_forward_pass_of_every_class():
+    plain = forecast(LOAD, RATES, CLUSTER, 3).matching
+    assert forecast(replace(LOAD, embedded=600), RATES, CLUSTER, 3).matching == plain + 600 * 4 * 0.25 / 3
+
+
 def test_shared_steps_have_rates_and_a_sum_of_their_own():
     found = forecast(SHARED, RATES, CLUSTER, 2)
     assert found.matching == 5 * (1 + 5 * CLASS) + 15 * (2 + 5 * (4 + 64 * 0.25 + 16 * 1.0))

@@ -63,6 +63,22 @@ def test_small_classes_give_each_image_once():
     assert few.updates == {50: 2000 * 99 * 32}  # a batch of 64 from 50 images
 
 
+def test_images_that_are_embedded_to_choose_minibatches():
+    chosen = "method.real_draw=representative"
+    assert counted("cifar10_idc", "method.representatives.images=64").embedded == 0
+    assert counted("cifar10_idc", chosen).embedded == 2000 * 100 / 10 * 5000
+    keys = chosen, "method.representatives.images=640", "method.representatives.interval=7"
+    assert counted("cifar10_idc", *keys).embedded == 28572 * 640
+    assert counted("cifar10_idc", *keys, images=30).embedded == 28572 * 30
+
+
+def test_early_networks_are_trained_once():
+    schedule = ["trajectory.start=early", "trajectory.pool_size=5", "trajectory.pretrain_epochs=2"]
+    found = counted("cifar10_idc", *schedule)
+    assert found.segments == 2000 * 99 + 5
+    assert found.updates == {64: 2000 * 99 * 32 + 5 * 2 * 781, 16: 5 * 2}
+
+
 def test_batchnorm_keeps_a_batch_whole():
     found = counted("cifar10_dc", "network.norm=batch", "compute.slices=4")
     assert found.slices == 1 and found.coupled

@@ -44,7 +44,9 @@ def needed(config: RunConfig, dataset: object, classes: int) -> Needs:
     return PROCEDURES[config.method.procedure].needed(config, dataset, classes)
 
 
-@pytest.mark.parametrize("name", ["dc", "idc_pooled_by_kmeans", "dm", "soft_labels", "herding"])
+@pytest.mark.parametrize(
+    "name", ["dc", "idc_pooled_by_kmeans", "representative_pooled", "dm", "soft_labels", "herding"]
+)
 def test_no_run_takes_less_than_it_needs_at_least(name: str, tmp_path: Path) -> None:
     run = cases.load(name, f"output={tmp_path}/run", *SHORT)
     dataset, _ = preflight.check(run)

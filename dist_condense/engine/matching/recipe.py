@@ -1,4 +1,4 @@
-"""Options of a method for its matching steps, and functions that draw real minibatches."""
+"""Options of a method for its matching steps, and ways to draw real minibatches."""
 
 from __future__ import annotations
 
@@ -38,7 +38,31 @@ def epoch_draw(count: int, batch: int, *, seed: int, label: int, visit: int) -> 
     return randomness.epoch_batch(count, batch, visit, seed, "real class batch", label)
 
 
-DRAWS: dict[str, RealDraw] = {"fresh": fresh_draw, "epochs": epoch_draw}
+@dataclass(frozen=True)
+class DrawChoice:
+    """Way to draw the real minibatches of a class."""
+
+    draw: RealDraw
+    _: KW_ONLY
+    representative: bool = False
+    """Whether ``draw`` draws candidates only, of which those nearest to k-means centres are taken for several steps."""
+
+
+DRAWS: dict[str, DrawChoice] = {
+    "fresh": DrawChoice(fresh_draw),
+    "epochs": DrawChoice(epoch_draw),
+    "representative": DrawChoice(fresh_draw, representative=True),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Representatives:
+    """Options of representative minibatches, see :class:`dist_condense.engine.matching.representative`."""
+
+    interval: int = 10
+    """Number of matching steps between two choices of minibatches."""
+    images: int | None = None
+    """Maximum number of images of a class that are clustered; None: all."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +79,8 @@ class MatchingRecipe:
     real_batch: int = 256
     """Maximum number of real images of a class in one step."""
     real_draw: RealDraw = fresh_draw
+    representatives: Representatives | None = None
+    """Options of representative minibatches, for which ``real_draw`` draws the candidates; None: random minibatches."""
     synthetic_limit: int = 128
     """Maximum number of decoded images of a class in one step; if there are more, a random subset is used."""
     statistics_batch: int = 16

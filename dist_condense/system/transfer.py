@@ -1,10 +1,15 @@
-"""Copying of image batches to the compute device."""
+"""Copying of tensors to the compute device."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
+
+ALIGNMENT = 16
+"""Bytes to whose multiples the tensors in a packed copy are aligned."""
 
 
 def uploads(source: torch.device, target: torch.device) -> bool:
@@ -20,6 +25,19 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     if not uploads(tensor.device, device):
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def packed(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the bytes of the tensors one after the other, uint8 1-D, each aligned to ALIGNMENT bytes."""
+    flat = [x.contiguous().flatten().view(torch.uint8) for x in tensors]
+    return torch.cat([F.pad(x, (0, -len(x) % ALIGNMENT)) for x in flat])
+
+
+def unpacked(buffer: torch.Tensor, like: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Return the tensors of :func:`packed` as views of ``buffer``, with the shapes and dtypes of ``like``."""
+    sizes = [x.nbytes for x in like]
+    parts = buffer.split([size + -size % ALIGNMENT for size in sizes])
+    return [part[:size].view(x.dtype).view(x.shape) for part, size, x in zip(parts, sizes, like, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -44,6 +62,27 @@ class Arrival:
         return self.images
 
 
+@dataclass(frozen=True)
+class Parcel:
+    """Tensors that travel to the device together, in one copy, which may still be in progress.
+
+    :param arrival: bytes of the tensors that come from host memory; None if nothing had to be copied to a GPU.
+    :param tensors: the tensors before the copy; those that are not copied are on the device.
+    """
+
+    arrival: Arrival | None
+    tensors: Sequence[torch.Tensor]
+
+    def received(self) -> list[torch.Tensor]:
+        """Return the tensors on the device, after making the current stream wait for their copy."""
+        if self.arrival is None:
+            return list(self.tensors)
+        buffer = self.arrival.received()
+        copied = [uploads(x.device, buffer.device) for x in self.tensors]
+        moved = iter(unpacked(buffer, [x for x, here in zip(self.tensors, copied, strict=True) if here]))
+        return [next(moved) if here else x for x, here in zip(self.tensors, copied, strict=True)]
+
+
 class Transfer:
     """Copier of images to one device.
 
@@ -65,3 +104,10 @@ class Transfer:
             copied = torch.cuda.Event()
             copied.record(self._stream)
         return Arrival(on_device, copied, pinned)
+
+    def send(self, tensors: Sequence[torch.Tensor]) -> Parcel:
+        """Start to copy tensors; those in host memory travel to a GPU together. Called in the thread that made them."""
+        from_host = [x for x in tensors if uploads(x.device, self.device)]
+        if not from_host:
+            return Parcel(None, [x.to(self.device) for x in tensors])
+        return Parcel(self.begin(packed(from_host)), tensors)

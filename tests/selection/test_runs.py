@@ -48,19 +48,19 @@ class Work:
 
 @contextmanager
 def counted() -> Iterator[Work]:
-    work, select, gradients = Work(), SelectionShard.select, NetworkTrainer._gradients
+    work, select, gradient = Work(), SelectionShard.select, NetworkTrainer._gradient
 
     def selecting(self: SelectionShard, network: nn.Module, label: int) -> None:
         work.selected += [label] * (label in self.labels)
         select(self, network, label)
 
-    def training(self: NetworkTrainer, *given: object) -> None:
+    def training(self: NetworkTrainer, *given: object) -> Tensor:
         work.trained += 1
-        gradients(self, *given)  # type: ignore[arg-type]
+        return gradient(self, *given)  # type: ignore[arg-type]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SelectionShard, "select", selecting)
-        patch.setattr(NetworkTrainer, "_gradients", training)
+        patch.setattr(NetworkTrainer, "_gradient", training)
         yield work
 
 

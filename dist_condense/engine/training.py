@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 
@@ -18,6 +19,7 @@ from dist_condense.engine.update import Batch, DrawUpdate, Prepared, UpdateDraws
 
 Loss = Callable[[nn.Module, Prepared, int, bool], Tensor]
 """Function like :func:`dist_condense.engine.update.loss`."""
+Keyed = Callable[[int], AbstractContextManager[None]]
 CPU = torch.device("cpu")
 
 
@@ -84,10 +86,31 @@ class NetworkTrainer:
         for u, batch in enumerate(batches, first):
             if u == first:
                 update.zero_momentum(optimiser)
-            update.step(optimiser, self._gradient(network, update.prepare(batch), *key, u))
+            self.update(network, optimiser, batch, partial(self._keyed, *key, u))
             yield u + 1
         self.division.synchronise(_state(network, optimiser))
         network.eval()
+
+    def update(
+        self, network: nn.Module, optimiser: torch.optim.SGD, batch: Batch, keyed: Keyed = lambda v: nullcontext()
+    ) -> None:
+        """Take one SGD step, which changes theta and its momentum in place; the momentum must be allocated.
+
+        Where this worker computes all slices, this is a function of tensors that never waits for the device.
+
+        :param keyed: returns a context for slice v, which seeds the draws of layers on the host.
+        """
+        prepared, parameters = update.prepare(batch), list(network.parameters())
+        count = len(prepared.labels)
+
+        def gradient(v: int, rows: slice) -> Tensor:
+            with keyed(v):
+                loss = self._loss(network, prepared.rows(rows), count, self.autocast)
+            return torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
+
+        length = sum(p.numel() for p in parameters)
+        total = torch.zeros(1, length, dtype=self.placement.dtype, device=self.placement.device)
+        update.step(optimiser, self.division.sum(count, gradient, total))
 
     def _draw(self, key: tuple[int, ...], u: int, shape: Sequence[int]) -> UpdateDraws:
         recipe, generator = self.recipe, randomness.generator(self.seed, "training augmentation", *key, u)
@@ -96,19 +119,8 @@ class NetworkTrainer:
         mix = cutmix.draw_cutmix(recipe.cutmix, n, size, generator)
         return UpdateDraws(draw, mix if recipe.cutmix else None)
 
-    def _gradient(self, network: nn.Module, prepared: Prepared, *key: int) -> Tensor:
-        """Return the gradient of the mean loss of a batch, flattened, ``[length]``."""
-        parameters, count = list(network.parameters()), len(prepared.labels)
-        device = prepared.images.device
-
-        def gradient(v: int, rows: slice) -> Tensor:
-            with randomness.layers_keyed(device, self.seed, "training layers", *key, v):
-                loss = self._loss(network, prepared.rows(rows), count, self.autocast)
-            return torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
-
-        length = sum(p.numel() for p in parameters)
-        total = torch.zeros(1, length, dtype=self.placement.dtype, device=self.placement.device)
-        return self.division.sum(count, gradient, total)
+    def _keyed(self, *key: int) -> AbstractContextManager[None]:
+        return randomness.layers_keyed(self.placement.device, self.seed, "training layers", *key)
 
 
 def _state(network: nn.Module, optimiser: torch.optim.SGD) -> list[Tensor]:

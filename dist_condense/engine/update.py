@@ -68,7 +68,7 @@ class Batch:
 
 
 def with_draws(batches: Iterable[tuple[Tensor, Tensor]], draw: DrawUpdate, first: int = 0) -> Iterator[Batch]:
-    """Yield normalised images and their labels with the draws of their updates, which are numbered from ``first`` on."""
+    """Yield normalised images and their labels with the draws of their updates, numbered from ``first`` on."""
     for u, (images, labels) in enumerate(batches, first):
         yield Batch(images, labels, draw(u, images.shape).mapped(lambda x, at=images.device: to_device(x, at)))
 

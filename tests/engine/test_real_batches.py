@@ -114,7 +114,9 @@ class Line(LocalCoordinator):
         self.threads.append(threading.current_thread())
 
 
-@pytest.mark.parametrize("following", [lambda real: real.segment(2, 1, draws=draws), lambda real: real.passes(1, 0, draws=draws)])
+@pytest.mark.parametrize(
+    "following", [lambda real: real.segment(2, 1, draws=draws), lambda real: real.passes(1, 0, draws=draws)]
+)
 def test_one_thread_at_a_time_speaks_on_the_line(following):
     announced = batches()
     announced.coordinator = line = Line()

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from dist_condense.core import augmentation, cutmix
 from dist_condense.core.augmentation import Draw, Strategy
-from dist_condense.core.cutmix import CutMix
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -47,7 +46,9 @@ def compare_boxes(plant: Plant | None = None) -> None:
         for _ in range(DRAWS):
             mix = cutmix.draw_cutmix(0.5, 6, (SIDE, SIDE), keyed)
             top, bottom, left, right = mix.box.flatten().tolist()
-            assert float(mix.weight) == pytest.approx(1 - (bottom - top) * (right - left) / SIDE**2), "weight by the true area"
+            assert float(mix.weight) == pytest.approx(1 - (bottom - top) * (right - left) / SIDE**2), (
+                "weight by the true area"
+            )
             assert sorted(mix.partner.tolist()) == list(range(6)), "partners are a permutation"
             drawn.append(((top, bottom, left, right), mix.partner))
     features: dict[str, Callable[[tuple[int, int, int, int]], float]] = {

@@ -65,13 +65,13 @@ def selections(parent: Path) -> list[Path]:
 
 def updates(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return a list that grows with every update of a network."""
-    done, gradient = list[int](), NetworkTrainer._gradient
+    done, update = list[int](), NetworkTrainer.update
 
-    def counted(self: NetworkTrainer, *given: object) -> Tensor:
+    def counted(self: NetworkTrainer, *given: object) -> None:
         done.append(1)
-        return gradient(self, *given)  # type: ignore[arg-type]
+        update(self, *given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(NetworkTrainer, "_gradient", counted)
+    monkeypatch.setattr(NetworkTrainer, "update", counted)
     return done
 
 

@@ -48,19 +48,19 @@ class Work:
 
 @contextmanager
 def counted() -> Iterator[Work]:
-    work, select, gradient = Work(), SelectionShard.select, NetworkTrainer._gradient
+    work, select, update = Work(), SelectionShard.select, NetworkTrainer.update
 
     def selecting(self: SelectionShard, network: nn.Module, label: int) -> None:
         work.selected += [label] * (label in self.labels)
         select(self, network, label)
 
-    def training(self: NetworkTrainer, *given: object) -> Tensor:
+    def training(self: NetworkTrainer, *given: object) -> None:
         work.trained += 1
-        return gradient(self, *given)  # type: ignore[arg-type]
+        update(self, *given)  # type: ignore[arg-type]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SelectionShard, "select", selecting)
-        patch.setattr(NetworkTrainer, "_gradient", training)
+        patch.setattr(NetworkTrainer, "update", training)
         yield work
 
 

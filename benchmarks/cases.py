@@ -160,12 +160,13 @@ def plain_training(settings: Settings, like: Engine, updates: int, autocast: boo
     """
     recipe, images, labels = like.trajectory.trainer.recipe, *_normalised(settings, like)
     network, keyed = deepcopy(like.trajectory.network).train(), torch.Generator()
+    batch_size = settings.config().training.batch
     optimiser = torch.optim.SGD(
         network.parameters(), recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
     )
 
     def update() -> None:
-        rows = torch.randperm(len(labels))[: settings.config().training.batch].to(labels.device)
+        rows = torch.randperm(len(labels))[:batch_size].to(labels.device)
         batch, own = images[rows], labels[rows]
         size = (batch.shape[-2], batch.shape[-1])
         if recipe.strategy:

@@ -1,9 +1,10 @@
-"""Cases of the benchmarks: the engine's matching step on random images, and the plain loop of the papers."""
+"""Cases of the benchmarks: the engine's matching step and training on random images, and plain loops of both."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from statistics import median
 
@@ -11,10 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dist_condense.core import augmentation, cutmix
 from dist_condense.data.image_set import ClassName
 from dist_condense.engine.coordinator import Coordinator, LocalCoordinator, Placement
 from dist_condense.engine.ownership import assign
 from dist_condense.engine.shard import ClassShard
+from dist_condense.engine.slices import SLICES
 from dist_condense.engine.trajectory import Trajectory
 from dist_condense.planning.images import RandomImages
 from dist_condense.settings import assembly
@@ -42,10 +45,21 @@ class Settings:
 
     def config(self) -> RunConfig:
         """Compose the run's configuration."""
-        keys = [f"method={self.method}", f"training={'real' if self.method.startswith('idc') else 'synthetic'}"]
-        keys += [f"ipc={self.ipc}", "trajectory.matching_steps=10", "training.images=512"]
+        keys = [f"method={self.method}", f"ipc={self.ipc}", "trajectory.matching_steps=10", f"compute.slices={SLICES}"]
+        keys += (
+            ["training=real", "training.images=2000", "training.cutmix=0.5"]  # as in configs/cifar10_idc.yaml
+            if self.method.startswith("idc")
+            else ["training=synthetic"]
+        )
         keys += [f"network.width={self.width}", f"network.depth={self.depth}", f"method.real_batch={self.real}"]
         return load("configs/digits.yaml", [*keys, *self.overrides])
+
+    def updates(self) -> int:
+        """Return the number of updates of theta after a matching step."""
+        training, images = self.config().training, self.classes * self.ipc
+        if training.source == "real":
+            return -(-training.images // training.batch)
+        return training.epochs * -(-images // training.batch)
 
 
 @dataclass
@@ -137,6 +151,52 @@ def plain_loop(settings: Settings, like: Engine) -> PlainLoop:
         real=settings.real,
         pooled=settings.method == "dcc",
     )
+
+
+def plain_training(settings: Settings, like: Engine, updates: int, autocast: bool) -> Callable[[], None]:
+    """Return a function that trains a copy of an engine's network on real images, by SGD and autograd alone.
+
+    The augmentation, CutMix and hyperparameters are those of the engine.
+    """
+    recipe, images, labels = like.trajectory.trainer.recipe, *_normalised(settings, like)
+    network, keyed = deepcopy(like.trajectory.network).train(), torch.Generator()
+    batch_size = settings.config().training.batch
+    optimiser = torch.optim.SGD(
+        network.parameters(), recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+    )
+
+    def update() -> None:
+        rows = torch.randperm(len(labels))[:batch_size].to(labels.device)
+        batch, own = images[rows], labels[rows]
+        size = (batch.shape[-2], batch.shape[-1])
+        if recipe.strategy:
+            draw = recipe.strategy.draw(len(rows), size, keyed)
+            batch = augmentation.apply(batch, draw.to(batch.device, batch.dtype))
+        mix = cutmix.draw_cutmix(recipe.cutmix, len(rows), size, keyed)
+        (top, bottom), (left, right) = mix.box.tolist()
+        batch[:, :, top:bottom, left:right] = batch[mix.partner, :, top:bottom, left:right]
+        with torch.autocast(batch.device.type, torch.bfloat16, enabled=autocast):
+            logits = network(batch)
+        loss, weight = F.cross_entropy(logits.float(), own), float(mix.weight)
+        if weight < 1:
+            loss = weight * loss + (1 - weight) * F.cross_entropy(logits.float(), own[mix.partner])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+    def train() -> None:
+        for _ in range(updates):
+            update()
+
+    return train
+
+
+def _normalised(settings: Settings, like: Engine) -> tuple[Tensor, Tensor]:
+    """Return all real images in normalised space, and their labels, on the device."""
+    shard, every = like.shard, torch.arange(settings.per_class)
+    images = torch.cat([shard.source.source.get(c, every) for c in shard.labels]).to(settings.device) / 255
+    labels = torch.tensor(shard.labels).repeat_interleave(settings.per_class).to(settings.device)
+    return shard.space.statistics.normalise(images), labels
 
 
 def _matching_loss(a: list[Tensor], b: list[Tensor]) -> Tensor:

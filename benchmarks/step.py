@@ -1,7 +1,8 @@
-"""Time of one matching step: its parts, comparison with the plain loop, precision, compilation, and two workers.
+"""Time of one matching step and of theta's training: parts, plain loops, precision, compilation, and two workers.
 
     python -m benchmarks.step                        # CIFAR-10 shapes, ConvNet-3, DC, ipc 1, 256 real images
     python -m benchmarks.step --method idc --sections parts,scaling --json outputs/step.json
+    python -m benchmarks.step --method idc --sections training training.images=512
     python -m benchmarks.step --device cuda
     python -m benchmarks.step method.real_batch=128  # further keys of docs/config.md
 
@@ -15,11 +16,15 @@ import json
 import os
 import platform
 import tempfile
+import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import KW_ONLY, asdict, dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -27,7 +32,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.cases import Engine, Settings, engine, medians, plain_loop, seconds, with_overrides
+from benchmarks.cases import Engine, Settings, engine, medians, plain_loop, plain_training, seconds, with_overrides
 from dist_condense.engine.coordinator import LocalCoordinator, ProcessGroupCoordinator
 from dist_condense.system.memory import keep_freed_memory
 
@@ -163,6 +168,44 @@ def compiled(settings: Settings) -> list[Measurement]:
     return rows
 
 
+def training(settings: Settings) -> list[Measurement]:
+    """Compare the updates of theta after a matching step with a plain loop of the same augmentation and CutMix.
+
+    The plain loop indexes normalised images in memory; the engine reads, gathers and normalises stored ones.
+    """
+    variants = {
+        "float32": [],
+        "float32, one slice": ["compute.slices=1"],
+        "float32, compiled": ["compute.compile=true"],
+        "bf16": ["compute.autocast=true"],
+        "bf16, compiled": ["compute.autocast=true", "compute.compile=true"],
+    }
+    settings = with_overrides(settings, "trajectory.matching_steps=1")  # nothing is read before its turn
+    like, count = engine(settings), settings.updates()
+    runs = {name: _trained(engine(with_overrides(settings, *keys))) for name, keys in variants.items()}
+    runs |= {
+        f"plain loop, {name}": plain_training(settings, like, count, name == "bf16") for name in ("float32", "bf16")
+    }
+    times = seconds(runs, settings)
+    rows = time_rows("training", times)
+    for name in variants:
+        base = f"plain loop, {name.split(',')[0]}"
+        for measure, of in (("median", median), ("least", min)):
+            ratio = of(times[base]) / of(times[name])
+            rows.append(Measurement("training", f"{name} against the plain loop, {measure}", ratio, "x"))
+    return [Measurement("training", "updates", count, ""), *rows]
+
+
+def _trained(run: Engine) -> Callable[[], None]:
+    """Return a function that trains as after another matching step at each call."""
+
+    def train() -> None:
+        run.visit += 1
+        run.train()
+
+    return train
+
+
 def freed_memory_kept(settings: Settings) -> list[Measurement]:
     """Measure a step with the allocator settings of workers, which keep freed memory."""
     return time_rows("memory", seconds({"freed memory kept": engine(settings).match}, settings))
@@ -174,38 +217,58 @@ def freed_memory_returned(settings: Settings) -> list[Measurement]:
 
 
 def scaling(settings: Settings) -> list[Measurement]:
-    """Measure step and training of the same classes on 1 and on 2 workers with one thread each."""
-    rows = []
-    one, two = (_on_workers(replace(settings, threads=1), n) for n in (1, 2))
-    for name, least in (("median", False), ("least", True)):
-        slowest = [max(min(x) if least else sorted(x)[len(x) // 2] for x in workers) for workers in (one, two)]
-        for n, t in zip((1, 2), slowest, strict=True):
-            rows.append(Measurement("scaling", f"{n} of one thread, {name}", 1e3 * t, "ms"))
-        rows.append(Measurement("scaling", f"speed-up, {name}", slowest[0] / slowest[1], "x"))
+    """Measure matching and training of the same classes on 1 and on 2 workers with one thread each, in turns.
+
+    The speed-up in CPU seconds is the one that workers without waiting would have. Other processes disturb it less.
+    """
+    settings, rows = replace(settings, threads=1), list[Measurement]()
+    with tempfile.TemporaryDirectory() as folder, _processes(2) as pool:
+        run = partial(_worker, settings, rendezvous=Path(folder, "rendezvous").as_uri())
+        workers = list(pool.map(run, range(2)))
+    for part, clock in product(("matching", "training", "step"), ("wall", "CPU")):
+        one = workers[0][part, clock, 1]
+        two = [max(turn) for turn in zip(*(worker[part, clock, 2] for worker in workers), strict=True)]
+        for n, times in ((1, one), (2, two)):
+            name = f"{part}, {n} of one thread, {clock}"
+            rows.append(Measurement("scaling", name, 1e3 * median(times), "ms", low=1e3 * min(times)))
+        for name, of in (("median", median), ("least", min)):
+            rows.append(Measurement("scaling", f"{part}, speed-up, {clock}, {name}", of(one) / of(two), "x"))
     return rows
 
 
-def _on_workers(settings: Settings, workers: int) -> list[list[float]]:
-    with tempfile.TemporaryDirectory() as folder, _processes(workers) as pool:
-        rendezvous = Path(folder, "rendezvous").as_uri()
-        run = partial(_worker, settings, workers=workers, rendezvous=rendezvous)
-        return list(pool.map(run, range(workers)))
+Turns = dict[tuple[str, str, int], list[float]]
+"""Seconds of each turn, by part, clock and number of workers."""
 
 
-def _worker(settings: Settings, rank: int, *, workers: int, rendezvous: str) -> list[float]:
+def _worker(settings: Settings, rank: int, *, rendezvous: str) -> Turns:
     prepare(settings)
     backend = "nccl" if settings.device == "cuda" else "gloo"
-    dist.init_process_group(backend, init_method=rendezvous, rank=rank, world_size=workers)
-    run = engine(settings, ProcessGroupCoordinator())
-
-    def step() -> None:
-        run.match()
-        run.train()
-        dist.barrier()
-
-    times = seconds({"step": step}, settings)["step"]
+    dist.init_process_group(backend, init_method=rendezvous, rank=rank, world_size=2)
+    engines = {1: engine(settings) if rank == 0 else None, 2: engine(settings, ProcessGroupCoordinator())}
+    turns: Turns = defaultdict(list)
+    for turn in range(1 + settings.repeat):
+        for workers, run in engines.items():
+            clocks = []
+            for part in (run.match, run.train) if run else (_rest, _rest):
+                dist.barrier()
+                before = time.perf_counter(), time.process_time()
+                part()
+                dist.barrier()
+                clocks.append((time.perf_counter() - before[0], time.process_time() - before[1]))
+            if turn and run:
+                for name, wall, cpu in (("matching", *clocks[0]), ("training", *clocks[1]), ("step", *_sum(clocks))):
+                    turns[name, "wall", workers].append(wall)
+                    turns[name, "CPU", workers].append(cpu)
     dist.destroy_process_group()
-    return times
+    return turns
+
+
+def _sum(clocks: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    return sum(wall for wall, _ in clocks), sum(cpu for _, cpu in clocks)
+
+
+def _rest() -> None:
+    """Leave the machine to the other worker."""
 
 
 # --- the command --------------------------------------------------------------------------------------------------
@@ -216,6 +279,7 @@ SECTIONS: dict[str, tuple[Section, ...]] = {
     "plain": (plain,),
     "precision": (precision,),
     "compiled": (compiled,),
+    "training": (training,),
     "memory": (freed_memory_kept, freed_memory_returned),
     "scaling": (scaling,),
 }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -12,21 +13,31 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class CutMix:
-    """CutMix draw for a batch of n images (Yun et al. 2019): into each image, a box of its partner image is pasted."""
+    """CutMix draw for a batch of n images (Yun et al. 2019): into each image, a box of its partner image is pasted.
+
+    Everything is a tensor, so applying a draw needs no branch and no host synchronisation.
+    """
 
     partner: Tensor
     """Index of each image's partner, int64 ``[n]``: a permutation."""
-    box: tuple[int, int, int, int]
-    """Bounds of the box in pixels: (top, bottom, left, right); bottom and right are excluded."""
-    weight: float
-    """Weight of an image's own label: 1 minus the fraction of the image in the box; 1 for an unchanged batch."""
+    box: Tensor
+    """Bounds of the box in pixels, int64 ``[2, 2]``: (rows, columns) x (from, to); empty for an unchanged batch."""
+    weight: Tensor
+    """Weight of an image's own label, float64 ``[]``: 1 minus the fraction of the image in the box."""
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> CutMix:
+        """Return the draw with ``change`` applied to each tensor."""
+        return CutMix(*(change(getattr(self, f.name)) for f in fields(self)))
 
     def images(self, images: Tensor) -> Tensor:
         """Return images ``[n, C, h, w]`` with the box of each image's partner pasted in."""
-        top, bottom, left, right = self.box
-        mixed = images.clone()
-        mixed[:, :, top:bottom, left:right] = images[self.partner, :, top:bottom, left:right]
-        return mixed
+        rows, columns = (
+            (position >= bounds[0]) & (position < bounds[1])
+            for position, bounds in zip(
+                (torch.arange(s, device=images.device) for s in images.shape[-2:]), self.box, strict=True
+            )
+        )
+        return torch.where(rows[:, None] & columns, images[self.partner], images)
 
 
 def cutmix_box(lam: float, centre: tuple[int, int], size: tuple[int, int]) -> tuple[int, int, int, int]:
@@ -41,9 +52,9 @@ def cutmix_box(lam: float, centre: tuple[int, int], size: tuple[int, int]) -> tu
 
 
 def mix(partner: Tensor, box: tuple[int, int, int, int], size: tuple[int, int]) -> CutMix:
-    """Return the CutMix draw with the given partners and box for images of ``size``."""
+    """Return the CutMix draw with the given partners and box (top, bottom, left, right) for images of ``size``."""
     area = (box[1] - box[0]) * (box[3] - box[2]) / (size[0] * size[1])
-    return CutMix(partner, box, 1 - area)
+    return CutMix(partner, torch.tensor(box).view(2, 2), torch.tensor(1 - area, dtype=torch.float64))
 
 
 def draw_cutmix(probability: float, n: int, size: tuple[int, int], generator: torch.Generator) -> CutMix:
@@ -58,14 +69,14 @@ def draw_cutmix(probability: float, n: int, size: tuple[int, int], generator: to
     return mix(partner, box, size)
 
 
-def mixed_loss(logits: Tensor, own: Tensor, partner: Tensor, weight: float) -> Tensor:
+def mixed_loss(logits: Tensor, own: Tensor, partner: Tensor | None, weight: Tensor | None) -> Tensor:
     """Return the cross-entropy of each image ``[n]``, weighted between its own label and that of its CutMix partner.
 
     :param own: own labels, int64 ``[n]`` or class probabilities ``[n, classes]``.
-    :param partner: labels of the partners, in the same form.
-    :param weight: weight of the own labels, in [0, 1].
+    :param partner: labels of the partners, in the same form; None: without CutMix.
+    :param weight: weight of the own labels, in [0, 1], ``[]``; None: without CutMix.
     """
     loss = F.cross_entropy(logits, own, reduction="none")
-    if weight == 1:
+    if partner is None or weight is None:
         return loss
     return weight * loss + (1 - weight) * F.cross_entropy(logits, partner, reduction="none")

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from math import prod
 from typing import Protocol, cast
 
 import torch
@@ -18,16 +19,15 @@ from torch import Tensor
 from dist_condense.core import randomness
 from dist_condense.data.normalise import ChannelStatistics, to_values
 from dist_condense.data.reading.source import ClassSource, get_many
-from dist_condense.engine.ahead import Ahead
+from dist_condense.engine.ahead import DEPTH, Ahead
 from dist_condense.engine.coordinator import Coordinator, Placement
-from dist_condense.system.transfer import Arrival, Transfer, to_device
+from dist_condense.engine.update import Batch, DrawUpdate, UpdateDraws
+from dist_condense.system.transfer import Parcel, Transfer
 
-Batch = tuple[Tensor, Tensor]
-"""Images ``[B, C, H, W]`` in normalised space and labels, int64 ``[B]`` or class probabilities ``[B, classes]``; equal
-on all workers.
-"""
-Gathered = tuple[Arrival, Tensor]
-"""Images of a batch as stored, whose transfer to the device has started, and their labels."""
+AHEAD_BYTES = 16 << 20
+"""Bytes of images that are read before their update; at least DEPTH batches are."""
+Gathered = tuple[Parcel, UpdateDraws]
+"""Stored images, labels and draws of an update, whose transfer to the device has started; and the form of the draws."""
 Segment = tuple[int, int, int]
 """Segment of training to read: network k, matching step t, and the index of its first batch to read."""
 
@@ -38,12 +38,12 @@ class Batches(Protocol):
     waited: float
     """Seconds that training has waited for images to be read."""
 
-    def announce(self, k: int, t: int) -> None:
+    def announce(self, k: int, t: int, draws: DrawUpdate) -> None:
         """Announce that segment (k, t) is next, so that its preparation can start."""
         ...
 
-    def segment(self, k: int, t: int, first: int = 0) -> Iterator[Batch]:
-        """Yield the batches of segment (k, t), from index ``first`` on."""
+    def segment(self, k: int, t: int, first: int = 0, *, draws: DrawUpdate) -> Iterator[Batch]:
+        """Yield the batches of segment (k, t), from index ``first`` on, with the draws of their updates."""
         ...
 
 
@@ -88,37 +88,52 @@ class RealBatches:
     _prefetch: tuple[Segment, Ahead[Gathered]] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        self._transfer = Transfer(self.placement.device)
+        place = self.placement
+        self._transfer = Transfer(place.device)
+        self._mean, self._std = (
+            torch.tensor(x, dtype=place.dtype, device=place.device)[:, None, None]
+            for x in (self.statistics.mean, self.statistics.std)
+        )
 
-    def announce(self, k: int, t: int) -> None:
+    def announce(self, k: int, t: int, draws: DrawUpdate) -> None:
         """Start to gather the images of segment (k, t). Every worker must announce the same segments."""
-        self._start((k, t, 0))
+        self._start((k, t, 0), draws)
 
-    def segment(self, k: int, t: int, first: int = 0) -> Iterator[Batch]:
-        """Yield the batches of segment (k, t), from index ``first`` on; the last batch of a pass may be smaller."""
+    def segment(self, k: int, t: int, first: int = 0, *, draws: DrawUpdate) -> Iterator[Batch]:
+        """Yield the batches of segment (k, t), from index ``first`` on; the last batch of a pass may be smaller.
+
+        :param draws: function that makes the draws of an update; called in the thread that gathers the images.
+        """
         if self._prefetch is None or self._prefetch[0] != (k, t, first):
-            self._start((k, t, first))
+            self._start((k, t, first), draws)
         (_, batches), self._prefetch = cast(tuple[Segment, Ahead[Gathered]], self._prefetch), None
         return self._ready(batches)
 
-    def passes(self, epochs: int, *key: int, first: int = 0) -> Iterator[Batch]:
+    def passes(self, epochs: int, *key: int, first: int = 0, draws: DrawUpdate) -> Iterator[Batch]:
         """Yield the batches of ``epochs`` shuffled passes over all real images, including the incomplete ones.
 
         :param key: integers that, with the seed, determine the shuffles.
         :param first: number of batches to skip, counted over all passes.
+        :param draws: as for :meth:`segment`.
         """
         self._drop()
         orders = (randomness.permutation(sum(self.counts), self.seed, "real passes", *key, e) for e in range(epochs))
         positions = (x for order in orders for x in order.split(self.batch))
-        return self._ready(Ahead(map(self._gather, islice(positions, first, None))))
+        return self._ready(self._ahead(islice(positions, first, None), first, draws))
 
-    def _start(self, segment: Segment) -> None:
+    def _start(self, segment: Segment, draws: DrawUpdate) -> None:
         self._drop()
         k, t, first = segment
         length = -(-self.amount // self.batch)
         start = (k * self.matching_steps + t) * length + first
         positions = randomness.endless_batches(sum(self.counts), self.batch, start, self.seed, "real stretches")
-        self._prefetch = segment, Ahead(map(self._gather, islice(positions, max(0, length - first))))
+        self._prefetch = segment, self._ahead(islice(positions, max(0, length - first)), first, draws)
+
+    def _ahead(self, positions: Iterator[Tensor], first: int, draws: DrawUpdate) -> Ahead[Gathered]:
+        """Start to gather the batches at ``positions``, whose updates are numbered from ``first`` on."""
+        depth = AHEAD_BYTES // (self.batch * prod(self.shape) * self.stored.itemsize)
+        gathered = (self._gather(u, batch, draws) for u, batch in enumerate(positions, first))
+        return Ahead(gathered, max(DEPTH, depth))
 
     def _drop(self) -> None:
         """Drain a prefetch that is no longer needed.
@@ -130,23 +145,40 @@ class RealBatches:
             deque(self._prefetch[1], maxlen=0)
             self._prefetch = None
 
-    def _gather(self, positions: Tensor) -> Gathered:
+    def _gather(self, u: int, positions: Tensor, draws: DrawUpdate) -> Gathered:
         """Gather the images at ``positions`` in the concatenation of all classes; runs in the read-ahead thread."""
-        ends = torch.tensor(self.counts).cumsum(0)
+        counts = torch.tensor(self.counts)
+        ends = counts.cumsum(0)
         labels = torch.searchsorted(ends, positions, right=True)
-        within = positions - (ends - torch.tensor(self.counts))[labels]
-        images = torch.zeros(len(positions), *self.shape, dtype=self.stored)
-        own = [(c, rows) for c in self.labels if len(rows := (labels == c).nonzero().flatten())]
-        parts = get_many(self.source, [(c, within[rows]) for c, rows in own])
-        for (_, rows), part in zip(own, parts, strict=True):
-            images[rows] = part.cpu()
-        return self._transfer.begin(self.coordinator.fill(images)), labels
+        within, own = positions - (ends - counts)[labels], set(self.labels)
+        rows = {c: at for c, at in rows_by_label(labels).items() if c in own}
+        parts = get_many(self.source, [(c, within[at]) for c, at in rows.items()])
+        images = self.coordinator.fill(self._in_order(list(rows.values()), parts, len(positions)))
+        drawn = draws(u, images.shape)
+        return self._transfer.send([images, labels, *drawn.tensors()]), drawn
+
+    def _in_order(self, rows: Sequence[Tensor], parts: Sequence[Tensor], count: int) -> Tensor:
+        """Return stored images ``[count, C, H, W]`` with ``parts`` in their ``rows``, and 0 in all others."""
+        images = torch.zeros(count, *self.shape, dtype=self.stored)
+        if parts:
+            images[torch.cat(list(rows))] = torch.cat(list(parts)).cpu()
+        return images
 
     def _ready(self, batches: Ahead[Gathered]) -> Iterator[Batch]:
-        for arrival, labels in batches:
-            images = to_values(arrival.received(), self.placement.dtype)
-            yield self.statistics.normalise(images), to_device(labels, self.placement.device)
+        for parcel, drawn in batches:
+            images, labels, *tensors = parcel.received()
+            yield Batch(images, labels, drawn.with_tensors(tensors), self._normalised)
         self.waited += batches.waited
+
+    def _normalised(self, stored: Tensor) -> Tensor:
+        return (to_values(stored, self.placement.dtype) - self._mean) / self._std
+
+
+def rows_by_label(labels: Tensor) -> dict[int, Tensor]:
+    """Return the positions of each label that occurs in ``labels``, int64 ``[n]``, on the CPU; both are ascending."""
+    order = labels.argsort(stable=True)
+    present, counts = labels[order].unique_consecutive(return_counts=True)
+    return dict(zip(present.tolist(), order.split(counts.tolist()), strict=True))
 
 
 class ImageShard(Protocol):
@@ -184,32 +216,50 @@ class SyntheticBatches:
     soft: bool = False
     waited: float = field(default=0.0, init=False)
 
-    def announce(self, k: int, t: int) -> None:
+    def __post_init__(self) -> None:
+        self._transfer = Transfer(self.placement.device)
+
+    def announce(self, k: int, t: int, draws: DrawUpdate) -> None:
         """Do nothing, because the synthetic images are not known before their segment starts."""
 
-    def segment(self, k: int, t: int, first: int = 0) -> Iterator[Batch]:
+    def segment(self, k: int, t: int, first: int = 0, *, draws: DrawUpdate) -> Iterator[Batch]:
         """Yield the batches of shuffled passes over the current synthetic images, from index ``first`` on."""
-        decoded = {c: self.shard.training_images(c) for c in self.shard.labels}
-        learnt = {c: self.shard.training_labels(c) for c in self.shard.labels if self.soft}
+        own, place = self.shard.labels, self.placement
+        decoded = _joined([self.shard.training_images(c) for c in own], self.shape, place)
+        learnt = _joined([self.shard.training_labels(c) for c in own if self.soft], (self.classes,), place)
         count, seed = self.classes * self.per_class, self.seed
         orders = (randomness.permutation(count, seed, "synthetic passes", k, t, epoch) for epoch in range(self.epochs))
-        for positions in islice((x for order in orders for x in order.split(self.batch)), first, None):
-            images = self._rows(positions, decoded, *self.shape)
-            labels = to_device(positions // self.per_class, self.placement.device)
-            yield images, self._rows(positions, learnt, self.classes) if self.soft else labels
+        batches = islice((x for order in orders for x in order.split(self.batch)), first, None)
+        for drawn, parcel in Ahead(self._sent(u, positions, draws) for u, positions in enumerate(batches, first)):
+            labels, rows, source, *tensors = parcel.received()
+            images = self._rows(decoded, rows, source, len(labels))
+            labels = self._rows(learnt, rows, source, len(labels)) if self.soft else labels
+            yield Batch(images, labels, drawn.with_tensors(tensors))
 
-    def _rows(self, positions: Tensor, own: dict[int, Tensor], *shape: int) -> Tensor:
-        """Return the rows ``[B, *shape]`` at ``positions`` in the concatenation of all classes, on every worker.
+    def _sent(self, u: int, positions: Tensor, draws: DrawUpdate) -> tuple[UpdateDraws, Parcel]:
+        """Start to copy to the device: the labels at ``positions``, which rows are owned, their sources, and draws.
 
-        :param own: tensors ``[per_class, *shape]`` of the owned classes.
+        A source is a position among the images of the owned classes. Runs in the read-ahead thread.
         """
-        labels, within = positions // self.per_class, positions % self.per_class
-        device, dtype = self.placement.device, self.placement.dtype
-        batch = torch.zeros(len(positions), *shape, dtype=dtype, device=device)
-        for c, of_class in own.items():
-            rows = (labels == c).nonzero().flatten()
-            batch[to_device(rows, device)] = of_class[to_device(within[rows], device)]
+        labels = positions // self.per_class
+        slots = torch.full((self.classes,), -1)
+        slots[self.shard.labels] = torch.arange(len(self.shard.labels))
+        rows = (slots[labels] >= 0).nonzero().flatten()
+        source = (slots[labels] * self.per_class + positions % self.per_class)[rows]
+        drawn = draws(u, (len(positions), *self.shape))
+        return drawn, self._transfer.send([labels, rows, source, *drawn.tensors()])
+
+    def _rows(self, own: Tensor, rows: Tensor, source: Tensor, count: int) -> Tensor:
+        """Return ``[count, ...]`` on every worker, of which this worker contributes ``own[source]`` as ``rows``."""
+        batch = own.new_zeros(count, *own.shape[1:])
+        batch[rows] = own[source]
         return self.coordinator.fill(batch)
+
+
+def _joined(parts: Sequence[Tensor], shape: tuple[int, ...], placement: Placement) -> Tensor:
+    """Return ``[n, *shape]``: the parts one after the other; empty without parts."""
+    empty = torch.zeros(0, *shape, dtype=placement.dtype, device=placement.device)
+    return torch.cat([empty, *parts])
 
 
 class NoBatches:
@@ -217,8 +267,8 @@ class NoBatches:
 
     waited = 0.0
 
-    def announce(self, k: int, t: int) -> None:
+    def announce(self, k: int, t: int, draws: DrawUpdate) -> None:
         pass
 
-    def segment(self, k: int, t: int, first: int = 0) -> Iterator[Batch]:
+    def segment(self, k: int, t: int, first: int = 0, *, draws: DrawUpdate) -> Iterator[Batch]:
         return iter(())

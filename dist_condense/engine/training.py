@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import KW_ONLY, dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from dist_condense.core import augmentation, cutmix, randomness
+from dist_condense.core import cutmix, randomness
 from dist_condense.core.augmentation import Strategy
-from dist_condense.core.cutmix import CutMix
-from dist_condense.engine.batches import Batch
+from dist_condense.engine import update
 from dist_condense.engine.coordinator import Coordinator, Placement
 from dist_condense.engine.slices import Division
-from dist_condense.system.transfer import to_device
+from dist_condense.engine.update import Batch, DrawUpdate, Prepared, UpdateDraws
+
+Loss = Callable[[nn.Module, Prepared, int, bool], Tensor]
+"""Function like :func:`dist_condense.engine.update.loss`."""
+Keyed = Callable[[int], AbstractContextManager[None]]
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +51,13 @@ class NetworkTrainer:
     autocast: bool = False
     compiled: bool = False
     division: Division = field(init=False)
+    _loss: Loss = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "division", Division(self.coordinator, self.slices))
+        # A kernel per size: the last batch of a pass would otherwise make the kernels of all batches slower.
+        loss = torch.compile(update.loss, dynamic=False) if self.compiled else update.loss
+        object.__setattr__(self, "_loss", loss)
 
     def optimiser(self, network: nn.Module) -> torch.optim.SGD:
         """Return a new SGD optimiser for the network."""
@@ -56,58 +66,61 @@ class NetworkTrainer:
             network.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
         )
 
+    def draws(self, *key: int) -> DrawUpdate:
+        """Return the function that makes the random choices of the updates of one training.
+
+        :param key: integers that, with the seed and the number of the update, determine the random numbers.
+        """
+        return partial(self._draw, key)
+
     def train(
         self, network: nn.Module, optimiser: torch.optim.SGD, batches: Iterable[Batch], *key: int, first: int = 0
     ) -> Iterator[int]:
         """Take one SGD step per batch, in training mode; yield the number of completed steps after each.
 
-        :param key: integers that, with the seed and the step, determine the random numbers.
+        :param batches: batches with the draws of :meth:`draws` for the same ``key``.
+        :param key: integers that, with the seed and the step, determine the random numbers of layers.
         :param first: number of steps completed before; ``batches`` starts after them.
         """
         network.train()
-        forward = torch.compile(network) if self.compiled else network
-        for u, (images, labels) in enumerate(batches, first):
-            update = (*key, u)
-            images, mix = self._augment(images, *update)
-            self._gradients(network, forward, (images, labels), mix, *update)
-            optimiser.step()
+        for u, batch in enumerate(batches, first):
+            if u == first:
+                update.zero_momentum(optimiser)
+            self.update(network, optimiser, batch, partial(self._keyed, *key, u))
             yield u + 1
         self.division.synchronise(_state(network, optimiser))
         network.eval()
 
-    def _augment(self, images: Tensor, *key: int) -> tuple[Tensor, CutMix]:
-        generator = randomness.generator(self.seed, "training augmentation", *key)
-        n, size = len(images), (images.shape[-2], images.shape[-1])
-        if self.recipe.strategy:
-            draw = self.recipe.strategy.draw(n, size, generator)
-            images = augmentation.apply(images, draw.to(images.device, images.dtype, to_device))
-        mix = cutmix.draw_cutmix(self.recipe.cutmix, n, size, generator)
-        mix = replace(mix, partner=to_device(mix.partner, images.device))
-        return mix.images(images), mix
-
-    def _gradients(
-        self,
-        network: nn.Module,
-        forward: Callable[[Tensor], Tensor],
-        batch: Batch,
-        mix: CutMix,
-        *key: int,
+    def update(
+        self, network: nn.Module, optimiser: torch.optim.SGD, batch: Batch, keyed: Keyed = lambda v: nullcontext()
     ) -> None:
-        images, labels = batch
-        parameters, partner_labels, device = list(network.parameters()), labels[mix.partner], images.device
+        """Take one SGD step, which changes theta and its momentum in place; the momentum must be allocated.
+
+        Where this worker computes all slices, this is a function of tensors that never waits for the device.
+
+        :param keyed: returns a context for slice v, which seeds the draws of layers on the host.
+        """
+        prepared, parameters = update.prepare(batch), list(network.parameters())
+        count = len(prepared.labels)
 
         def gradient(v: int, rows: slice) -> Tensor:
-            keyed = randomness.layers_keyed(device, self.seed, "training layers", *key, v)
-            with keyed, torch.autocast(device.type, torch.bfloat16, enabled=self.autocast):
-                logits = forward(images[rows])
-            loss = cutmix.mixed_loss(logits.to(images.dtype), labels[rows], partner_labels[rows], mix.weight)
-            return torch.cat([g.flatten() for g in torch.autograd.grad(loss.sum() / len(labels), parameters)])
+            with keyed(v):
+                loss = self._loss(network, prepared.rows(rows), count, self.autocast)
+            return torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
 
-        sizes = [p.numel() for p in parameters]
-        total = torch.zeros(1, sum(sizes), dtype=self.placement.dtype, device=self.placement.device)
-        summed = self.division.sum(len(labels), gradient, total)
-        for p, g in zip(parameters, summed.split(sizes), strict=True):
-            p.grad = g.view_as(p)
+        length = sum(p.numel() for p in parameters)
+        total = torch.zeros(1, length, dtype=self.placement.dtype, device=self.placement.device)
+        update.step(optimiser, self.division.sum(count, gradient, total))
+
+    def _draw(self, key: tuple[int, ...], u: int, shape: Sequence[int]) -> UpdateDraws:
+        recipe, generator = self.recipe, randomness.generator(self.seed, "training augmentation", *key, u)
+        n, size = shape[0], (shape[-2], shape[-1])
+        draw = recipe.strategy.draw(n, size, generator).to(CPU, self.placement.dtype) if recipe.strategy else None
+        mix = cutmix.draw_cutmix(recipe.cutmix, n, size, generator)
+        return UpdateDraws(draw, mix if recipe.cutmix else None)
+
+    def _keyed(self, *key: int) -> AbstractContextManager[None]:
+        return randomness.layers_keyed(self.placement.device, self.seed, "training layers", *key)
 
 
 def _state(network: nn.Module, optimiser: torch.optim.SGD) -> list[Tensor]:

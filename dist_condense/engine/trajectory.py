@@ -14,10 +14,11 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from dist_condense.core import randomness
-from dist_condense.engine.batches import Batch, Batches, RealBatches
+from dist_condense.engine.batches import Batches, RealBatches
 from dist_condense.engine.errors import RunFailed
 from dist_condense.engine.procedure import Kind, kind_of
 from dist_condense.engine.training import NetworkTrainer
+from dist_condense.engine.update import Batch
 from dist_condense.system import safetensors_header
 from dist_condense.system.records import BYTES, Unreadable
 from dist_condense.system.remote import Unreachable
@@ -77,15 +78,17 @@ class Trajectory:
             self.train(partial(self.batches.segment, k, t - 1), k, t - 1)
         self.network.eval()
         if t + 1 < self.matching_steps:
-            self.batches.announce(k, t)
+            self.batches.announce(k, t, self.trainer.draws(k, t))
 
     def train(self, batches: Callable[..., Iterable[Batch]], *key: int) -> None:
-        """Train theta on ``batches(first=n)``, where n updates of this training are already complete.
+        """Train theta on ``batches(first=n, draws=d)``, where n updates of this training are already complete.
 
+        :param batches: function that returns the batches after the first n, with the draws that ``d`` makes.
         :param key: integers that, with the seed and the update, determine the random numbers.
         """
         first = self.updates
-        done = self.trainer.train(self.network, self.optimiser, batches(first=first), *key, first=first)
+        drawn = batches(first=first, draws=self.trainer.draws(*key))
+        done = self.trainer.train(self.network, self.optimiser, drawn, *key, first=first)
         for self.updates in done:
             self.after_update()
         self.updates = 0

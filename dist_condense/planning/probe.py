@@ -11,12 +11,12 @@ import torch
 from dist_condense.core.grouping import Grouping
 from dist_condense.core.objective import Examples, Objective
 from dist_condense.data import to_values
-from dist_condense.engine.batches import Batch
 from dist_condense.engine.coordinator import LocalCoordinator, Placement
 from dist_condense.engine.matching.recipe import MatchingRecipe
 from dist_condense.engine.shard import ClassShard
 from dist_condense.engine.training import NetworkTrainer
 from dist_condense.engine.trajectory import Trajectory
+from dist_condense.engine.update import with_draws
 from dist_condense.planning.images import RandomImages
 from dist_condense.settings import assembly
 from dist_condense.settings.config import RunConfig
@@ -92,8 +92,9 @@ class Probe:
         self._objective.match(network, examples, b)
 
     def _train(self, images: int, trainer: NetworkTrainer) -> None:
-        theta = self._trajectory
-        for _ in trainer.train(theta.network, theta.optimiser, [self._batch(images)], next(self._count)):
+        theta, key = self._trajectory, next(self._count)
+        batches = with_draws([self._batch(images)], trainer.draws(key))
+        for _ in trainer.train(theta.network, theta.optimiser, batches, key):
             pass
 
     @property
@@ -105,7 +106,7 @@ class Probe:
         batch, labels = self._batch(images)
         return {"images": batch, "labels": labels}
 
-    def _batch(self, images: int) -> Batch:
+    def _batch(self, images: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a batch of random bytes, normalised like real images, and its labels."""
         raw = torch.randint(256, (images, *self._shard.shape), dtype=torch.uint8).to(self.device)
         labels = torch.arange(images, device=self.device) % len(self.dataset.classes)

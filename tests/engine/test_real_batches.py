@@ -2,15 +2,18 @@
 
 import threading
 import time
+from collections.abc import Sequence
 from itertools import chain, groupby
 
 import pytest
 import torch
 
+from dist_condense.core.cutmix import CutMix
 from dist_condense.data import MemorySource
 from dist_condense.data.normalise import ChannelStatistics
-from dist_condense.engine.batches import Batch, RealBatches
+from dist_condense.engine.batches import RealBatches
 from dist_condense.engine.coordinator import LocalCoordinator, Placement
+from dist_condense.engine.update import Batch, UpdateDraws, prepare
 
 COUNTS = [5, 9, 7]
 K, T = 3, 3
@@ -36,28 +39,34 @@ def batches(labels: range = range(3)) -> RealBatches:
     )
 
 
+def draws(u: int, shape: Sequence[int]) -> UpdateDraws:
+    """Return draws that tell the number of the update and of its images."""
+    return UpdateDraws(mix=CutMix(torch.arange(shape[0]), torch.tensor([[0, 0], [0, 0]]), torch.tensor(float(u))))
+
+
 def shown(walk: list[Batch]) -> list[list[int]]:
     """Return the images of each batch: 10 c + i for image i of class c."""
-    return [(images[:, 0, 0, 0] * 255).round().long().tolist() for images, _ in walk]
+    return [(prepare(batch).images[:, 0, 0, 0] * 255).round().long().tolist() for batch in walk]
 
 
 def same(first: list[Batch], second: list[Batch]) -> bool:
-    pairs = zip(first, second, strict=True)
+    flat = ([(b.images, b.labels, *b.draws.tensors()) for b in walk] for walk in (first, second))
+    pairs = zip(*flat, strict=True)
     return all(torch.equal(a, b) for one, other in pairs for a, b in zip(one, other, strict=True))
 
 
 def test_a_segment_is_the_same_announced_or_not():
-    plain = list(batches().segment(2, 1))
+    plain = list(batches().segment(2, 1, draws=draws))
     announced = batches()
-    announced.announce(2, 1)
-    assert same(list(announced.segment(2, 1)), plain)
-    assert [len(labels) for _, labels in plain] == [4, 4, 1]  # three batches for 10 images; this one ends a pass
+    announced.announce(2, 1, draws)
+    assert same(list(announced.segment(2, 1, draws=draws)), plain)
+    assert [len(b.labels) for b in plain] == [4, 4, 1]  # three batches for 10 images; this one ends a pass
 
 
 def test_segments_walk_through_shuffled_passes():
     """21 images in batches of 4: the sixth of a pass contains one image; a segment has three batches."""
     real, every = batches(), [10 * c + i for c in range(3) for i in range(COUNTS[c])]
-    walk = [batch for k in range(K) for t in range(T) for batch in shown(list(real.segment(k, t)))]
+    walk = [batch for k in range(K) for t in range(T) for batch in shown(list(real.segment(k, t, draws=draws)))]
     passes = []
     while walk:
         one, walk = walk[:6], walk[6:]
@@ -72,25 +81,25 @@ def test_segments_walk_through_shuffled_passes():
 @pytest.mark.parametrize(("k", "t"), [(0, 0), (0, 1), (1, 2), (2, 2)])
 def test_a_segment_needs_none_before_it(k, t):
     real = batches()
-    walk = {(i, j): list(real.segment(i, j)) for i in range(K) for j in range(T)}
-    assert same(list(batches().segment(k, t)), walk[k, t])
+    walk = {(i, j): list(real.segment(i, j, draws=draws)) for i in range(K) for j in range(T)}
+    assert same(list(batches().segment(k, t, draws=draws)), walk[k, t])
     for first in range(4):  # as after a checkpoint within the segment
-        assert same(list(batches().segment(k, t, first=first)), walk[k, t][first:])
+        assert same(list(batches().segment(k, t, first=first, draws=draws)), walk[k, t][first:])
 
 
 def test_fewer_images_than_a_batch_make_a_batch_of_all():
     real = batches()
     real.batch, real.amount = 50, 101
-    assert [sorted(batch) for batch in shown(list(real.segment(1, 1)))] == [
+    assert [sorted(batch) for batch in shown(list(real.segment(1, 1, draws=draws)))] == [
         [*range(5), *range(10, 19), *range(20, 27)]
     ] * 3
 
 
 def test_another_segment_than_the_announced_one_is_not_mixed_up():
     announced = batches()
-    announced.announce(0, 0)
-    assert same(list(announced.segment(2, 1)), list(batches().segment(2, 1)))
-    assert not same(list(announced.segment(0, 0)), list(batches().segment(2, 1)))
+    announced.announce(0, 0, draws)
+    assert same(list(announced.segment(2, 1, draws=draws)), list(batches().segment(2, 1, draws=draws)))
+    assert not same(list(announced.segment(0, 0, draws=draws)), list(batches().segment(2, 1, draws=draws)))
 
 
 class Line(LocalCoordinator):
@@ -105,20 +114,22 @@ class Line(LocalCoordinator):
         self.threads.append(threading.current_thread())
 
 
-@pytest.mark.parametrize("following", [lambda real: real.segment(2, 1), lambda real: real.passes(1, 0)])
+@pytest.mark.parametrize(
+    "following", [lambda real: real.segment(2, 1, draws=draws), lambda real: real.passes(1, 0, draws=draws)]
+)
 def test_one_thread_at_a_time_speaks_on_the_line(following):
     announced = batches()
     announced.coordinator = line = Line()
-    announced.announce(0, 0)
+    announced.announce(0, 0, draws)
     assert same(list(following(announced)), list(following(batches())))
     calls = [len(list(threads)) for _, threads in groupby(line.threads)]
     assert calls == [3, len(line.threads) - 3]  # the announced segment first
 
 
 def test_a_pass_has_every_image_once_with_its_label():
-    walk = list(batches().passes(1, 0))
+    walk = list(batches().passes(1, 0, draws=draws))
     assert sorted(chain(*shown(walk))) == [10 * c + i for c in range(3) for i in range(COUNTS[c])]
-    assert [x // 10 for x in chain(*shown(walk))] == torch.cat([labels for _, labels in walk]).tolist()
+    assert [x // 10 for x in chain(*shown(walk))] == torch.cat([b.labels for b in walk]).tolist()
 
 
 class Together(MemorySource):
@@ -134,11 +145,11 @@ class Together(MemorySource):
 def test_a_batch_is_asked_for_at_once():
     together = batches()
     together.source = Together(together.source.images)
-    assert same(list(together.segment(2, 1)), list(batches().segment(2, 1)))
+    assert same(list(together.segment(2, 1, draws=draws)), list(batches().segment(2, 1, draws=draws)))
 
 
 def test_an_error_of_reading_reaches_training():
     broken = batches(range(3))
     broken.source = MemorySource({0: torch.zeros(5, 1, 2, 2, dtype=torch.uint8)})
     with pytest.raises(KeyError, match="was not opened"):
-        list(broken.segment(0, 0))
+        list(broken.segment(0, 0, draws=draws))

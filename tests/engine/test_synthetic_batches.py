@@ -7,6 +7,7 @@ import torch
 
 from dist_condense.engine.batches import SyntheticBatches
 from dist_condense.engine.coordinator import LocalCoordinator, Placement
+from dist_condense.engine.update import UpdateDraws
 
 
 def batches(epochs: int, first: int, number: int) -> list[torch.Tensor]:
@@ -23,7 +24,8 @@ def batches(epochs: int, first: int, number: int) -> list[torch.Tensor]:
         batch=4,
         epochs=epochs,
     )
-    return [x.flatten() for x, _ in islice(source.segment(0, 0, first), number)]
+    segment = source.segment(0, 0, first, draws=lambda u, shape: UpdateDraws())
+    return [batch.images.flatten() for batch in islice(segment, number)]
 
 
 def test_the_first_of_very_many_passes_need_no_memory_for_the_others() -> None:

@@ -92,7 +92,7 @@ class Recorded:
 
         def watched_mix(probability: float, n: int, size: tuple[int, int], generator: torch.Generator) -> Any:
             result = mix(probability, n, size, generator)
-            self.kept["CutMix"].append((probability, n, result.partner, result.box))
+            self.kept["CutMix"].append((probability, n, result.partner, tuple(result.box.flatten().tolist())))
             return result
 
         patch.setattr(randomness, "permutation", watched_permutation)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,6 @@ from torch import Tensor
 
 from dist_condense.core import augmentation, cutmix
 from dist_condense.core.augmentation import Draw, Strategy
-from dist_condense.core.cutmix import CutMix
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -45,10 +45,12 @@ def compare_boxes(plant: Plant | None = None) -> None:
             plant(patch)
         for _ in range(DRAWS):
             mix = cutmix.draw_cutmix(0.5, 6, (SIDE, SIDE), keyed)
-            top, bottom, left, right = mix.box
-            assert mix.weight == pytest.approx(1 - (bottom - top) * (right - left) / SIDE**2), "weight by the true area"
+            top, bottom, left, right = mix.box.flatten().tolist()
+            assert float(mix.weight) == pytest.approx(1 - (bottom - top) * (right - left) / SIDE**2), (
+                "weight by the true area"
+            )
             assert sorted(mix.partner.tolist()) == list(range(6)), "partners are a permutation"
-            drawn.append((mix.box, mix.partner))
+            drawn.append(((top, bottom, left, right), mix.partner))
     features: dict[str, Callable[[tuple[int, int, int, int]], float]] = {
         "area": lambda box: (box[1] - box[0]) * (box[3] - box[2]) / SIDE**2,
         "none": lambda box: float(box[0] == box[1] or box[2] == box[3]),
@@ -86,7 +88,8 @@ def centre_inside(patch: pytest.MonkeyPatch) -> None:
 
 
 def weight_is_lam(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(cutmix, "mix", lambda partner, box, size: CutMix(partner, box, 0.5))
+    whole = cutmix.mix
+    patch.setattr(cutmix, "mix", lambda *given: replace(whole(*given), weight=torch.tensor(0.5)))
 
 
 def with_probability(p: float) -> Plant:

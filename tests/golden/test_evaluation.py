@@ -277,7 +277,8 @@ def drawn_weight(patch: pytest.MonkeyPatch) -> None:
     """Plant weights by a square of the box's longer side: a box at the border is smaller."""
 
     def mix(partner: Tensor, box: tuple[int, int, int, int], size: tuple[int, int]) -> CutMix:
-        return CutMix(partner, box, 1 - max(box[1] - box[0], box[3] - box[2]) ** 2 / (size[0] * size[1]))
+        drawn = 1 - max(box[1] - box[0], box[3] - box[2]) ** 2 / (size[0] * size[1])
+        return CutMix(partner, torch.tensor(box).view(2, 2), torch.tensor(drawn, dtype=torch.float64))
 
     patch.setattr(cutmix, "mix", mix)
 

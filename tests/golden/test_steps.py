@@ -30,7 +30,7 @@ from dist_condense.engine.shard import ClassShard
 from dist_condense.engine.trajectory import Trajectory
 from dist_condense.settings import assembly, config
 from dist_condense.settings.config import RunConfig
-from tests.golden import by_hand
+from tests.golden import by_hand, toys
 from tests.golden.by_hand import SGD, Averages, Theta
 from tests.golden.recorded import Recorded, agree
 from tests.golden.toys import CHANNELS, CLASSES, MEAN, SIZE, STD, WIDTH, Given, flat, photographs, seen, theta_of
@@ -275,7 +275,7 @@ class ByHand:
         """
         drawn, augmented = self.run.drawn, self.method.augmented
         if self.method.idc:
-            for images, labels in Given().segment(k, t):
+            for images, labels in toys.segment(k, t):
                 images = drawn.augmentation(len(labels))(images)
                 by_hand.update(self.theta, optimiser, images, labels, drawn.cutmix(0.6, len(labels)))
             return
@@ -412,7 +412,7 @@ def incomplete_batches_are_dropped(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
         SyntheticBatches,
         "segment",
-        lambda self, *key, first=0: (b for b in whole(self, *key, first=first) if len(b[1]) == self.batch),
+        lambda self, *key, **given: (b for b in whole(self, *key, **given) if len(b.labels) == self.batch),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from dist_condense.core.cutmix import CutMix
 from dist_condense.engine.coordinator import LocalCoordinator, Placement
 from dist_condense.engine.training import NetworkTrainer, TrainingRecipe
 from dist_condense.engine.trajectory import Fresh, NetworkStart, Pool, Pretrained, Trajectory
+from dist_condense.engine.update import with_draws
 from dist_condense.system.storage import Folder
-from tests.golden import by_hand
+from tests.golden import by_hand, toys
 from tests.golden.by_hand import SGD
 from tests.golden.recorded import Recorded, agree
 from tests.golden.toys import Given, batch, flat, network, theta_of
@@ -61,7 +63,8 @@ def compare_batches(
         if plant:
             plant(patch)
         module, engine = network(1), trainer(change(recipe), slices)
-        done = list(engine.train(module, engine.optimiser(module), iter(batches), 3, 1))
+        drawn_batches = with_draws(batches, engine.draws(3, 1))
+        done = list(engine.train(module, engine.optimiser(module), drawn_batches, 3, 1))
     assert done == [1, 2, 3, 4], "updates are counted"
 
     start = theta_of(network(1))
@@ -92,7 +95,8 @@ def test_layers_that_draw_by_themselves_are_keyed_by_slice() -> None:
         images = torch.randn(6, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
         torch.manual_seed(state)
         engine = trainer(TrainingRecipe(lr=0.3), slices=2)
-        for _ in engine.train(network, engine.optimiser(network), [(images, labels)] * 2, 0, 1):
+        batches = with_draws([(images, labels)] * 2, engine.draws(0, 1))
+        for _ in engine.train(network, engine.optimiser(network), batches, 0, 1):
             pass
         return network[2].weight.detach()
 
@@ -110,7 +114,8 @@ def drawn_weight(patch: pytest.MonkeyPatch) -> None:
 
     def mix(partner: Tensor, box: tuple[int, int, int, int], size: tuple[int, int]) -> CutMix:
         side = max(box[1] - box[0], box[3] - box[2])
-        return CutMix(partner, box, 1 - (side + 1) ** 2 / (size[0] * size[1]))
+        drawn = 1 - (side + 1) ** 2 / (size[0] * size[1])
+        return CutMix(partner, torch.tensor(box).view(2, 2), torch.tensor(drawn, dtype=torch.float64))
 
     patch.setattr(cutmix, "mix", mix)
 
@@ -149,7 +154,7 @@ def not_the_last_batch(patch: pytest.MonkeyPatch) -> None:
     whole = NetworkTrainer.train
 
     def train(self: NetworkTrainer, module: Any, optimiser: Any, batches: Any, *key: int, first: int = 0) -> Any:
-        kept = [x for x in batches if len(x[1]) == SIZES[0]]
+        kept = [x for x in batches if len(x.labels) == SIZES[0]]
         yield from whole(self, module, optimiser, kept, *key, first=first)
         yield from range(len(kept) + 1, len(SIZES) + 1)
 
@@ -247,7 +252,7 @@ def compare_networks(kind: str, folder: Path, plant: Plant | None = None) -> Non
         return [p.clone() for p in made]
 
     def pretrain(theta: list[Tensor], optimiser: SGD, *key: int) -> None:
-        for images, labels in Given().passes(2, *key):
+        for images, labels in toys.passes(2, *key):
             by_hand.update(theta, optimiser, images, labels)
 
     for k in range(4):
@@ -264,7 +269,7 @@ def compare_networks(kind: str, folder: Path, plant: Plant | None = None) -> Non
             pretrain(theta, optimiser, k)
         for t in range(3):
             if t > 0:
-                for images, labels in Given().segment(k, t - 1):
+                for images, labels in toys.segment(k, t - 1):
                     by_hand.update(theta, optimiser, images, labels)
             agree(next(seen), flat(theta), torch.zeros(()), f"theta of k {k}, t {t}", tolerance=1e-12)
     assert next(built, None) is None, "the engine drew more networks"
@@ -322,7 +327,7 @@ def trained_before_the_first_step(patch: pytest.MonkeyPatch) -> None:
 
     def call(start: Fresh, trajectory: Trajectory, k: int) -> None:
         whole(start, trajectory, k)
-        trajectory.train(lambda first: Given().segment(k, 0), k, 0)
+        trajectory.train(partial(Given().segment, k, 0), k, 0)
 
     patch.setattr(Fresh, "__call__", call)
 

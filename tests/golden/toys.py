@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from dist_condense.engine.update import Batch, DrawUpdate, with_draws
 from tests.golden.by_hand import Theta, normalise
 
 CLASSES, CHANNELS, SIZE, WIDTH = 3, 3, 8, 4
@@ -36,21 +37,31 @@ def batch(count: int, *key: int) -> tuple[Tensor, Tensor]:
     return seen(photographs(count, *key)), torch.randint(CLASSES, (count,), generator=drawn(*key, 1))
 
 
+def segment(*key: int) -> list[tuple[Tensor, Tensor]]:
+    """Return the two batches after a matching step."""
+    return [batch(7, *key, 0), batch(5, *key, 1)]
+
+
+def passes(epochs: int, *key: int) -> list[tuple[Tensor, Tensor]]:
+    """Return two batches an epoch."""
+    return [batch(n, *key, e, n) for e in range(epochs) for n in (7, 4)]
+
+
 class Given:
     """Batches of real images for theta: of sizes that slices do not divide, the last one smaller."""
 
     waited = 0.0
 
-    def announce(self, *key: int) -> None:
+    def announce(self, *key: object) -> None:
         """Nothing to read."""
 
-    def segment(self, *key: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def segment(self, *key: int, first: int = 0, draws: DrawUpdate) -> Iterator[Batch]:
         """Yield two batches after a matching step."""
-        return iter([batch(7, *key, 0), batch(5, *key, 1)][first:])
+        return with_draws(segment(*key)[first:], draws, first)
 
-    def passes(self, epochs: int, *key: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def passes(self, epochs: int, *key: int, first: int = 0, draws: DrawUpdate) -> Iterator[Batch]:
         """Yield two batches an epoch."""
-        return iter([batch(n, *key, e, n) for e in range(epochs) for n in (7, 4)][first:])
+        return with_draws(passes(epochs, *key)[first:], draws, first)
 
 
 def network(seed: int) -> nn.Module:

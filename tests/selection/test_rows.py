@@ -65,13 +65,13 @@ def selections(parent: Path) -> list[Path]:
 
 def updates(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return a list that grows with every update of a network."""
-    done, gradients = list[int](), NetworkTrainer._gradients
+    done, update = list[int](), NetworkTrainer.update
 
     def counted(self: NetworkTrainer, *given: object) -> None:
         done.append(1)
-        gradients(self, *given)  # type: ignore[arg-type]
+        update(self, *given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(NetworkTrainer, "_gradients", counted)
+    monkeypatch.setattr(NetworkTrainer, "update", counted)
     return done
 
 

@@ -48,7 +48,7 @@ class Work:
 
 @contextmanager
 def counted() -> Iterator[Work]:
-    work, select, gradients = Work(), SelectionShard.select, NetworkTrainer._gradients
+    work, select, update = Work(), SelectionShard.select, NetworkTrainer.update
 
     def selecting(self: SelectionShard, network: nn.Module, label: int) -> None:
         work.selected += [label] * (label in self.labels)
@@ -56,11 +56,11 @@ def counted() -> Iterator[Work]:
 
     def training(self: NetworkTrainer, *given: object) -> None:
         work.trained += 1
-        gradients(self, *given)  # type: ignore[arg-type]
+        update(self, *given)  # type: ignore[arg-type]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SelectionShard, "select", selecting)
-        patch.setattr(NetworkTrainer, "_gradients", training)
+        patch.setattr(NetworkTrainer, "update", training)
         yield work
 
 

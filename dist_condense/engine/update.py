@@ -1,0 +1,139 @@
+"""An update of theta as a function of tensors: (theta, momentum, stored images, labels, draws) -> (theta, momentum).
+
+All random choices are drawn before the update (:class:`UpdateDraws`), shapes depend only on the number of images, and
+nothing waits for the device. The same functions run eagerly, compiled, or captured in a CUDA graph; theta and its
+momentum are changed in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dist_condense.core import augmentation, cutmix
+from dist_condense.core.augmentation import Draw
+from dist_condense.core.cutmix import CutMix
+from dist_condense.system.transfer import to_device
+
+
+@dataclass(frozen=True)
+class UpdateDraws:
+    """Random choices of one update, except its images."""
+
+    augmentation: Draw | None = None
+    """One augmentation per image; None: none."""
+    mix: CutMix | None = None
+    """CutMix of the augmented images; None: none."""
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> UpdateDraws:
+        """Return the draws with ``change`` applied to each tensor, in a fixed order."""
+        return UpdateDraws(
+            None if self.augmentation is None else self.augmentation.mapped(change),
+            None if self.mix is None else self.mix.mapped(change),
+        )
+
+    def tensors(self) -> list[Tensor]:
+        """Return all tensors, in the order of :meth:`mapped`."""
+        collected: list[Tensor] = []
+        self.mapped(lambda x: (collected.append(x), x)[1])
+        return collected
+
+    def with_tensors(self, tensors: Sequence[Tensor]) -> UpdateDraws:
+        """Return the draws with other tensors, given in the order of :meth:`tensors`."""
+        given = iter(tensors)
+        return self.mapped(lambda _: next(given))
+
+
+DrawUpdate = Callable[[int, Sequence[int]], UpdateDraws]
+"""Function from the number of an update and the shape of its images, (B, C, H, W), to its draws, on the CPU.
+
+It is keyed, so it may be called in any thread, at any time before the update.
+"""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Inputs of one update, equal on all workers, on the device."""
+
+    images: Tensor
+    """Images as stored, or in normalised space, ``[B, C, H, W]``."""
+    labels: Tensor
+    """Labels, int64 ``[B]`` or class probabilities ``[B, classes]``."""
+    draws: UpdateDraws = UpdateDraws()
+    normalised: Callable[[Tensor], Tensor] | None = None
+    """Function of tensors that maps ``images`` to normalised space; None: they are in it."""
+
+
+def with_draws(batches: Iterable[tuple[Tensor, Tensor]], draw: DrawUpdate, first: int = 0) -> Iterator[Batch]:
+    """Yield normalised images and their labels with the draws of their updates, numbered from ``first`` on."""
+    for u, (images, labels) in enumerate(batches, first):
+        yield Batch(images, labels, draw(u, images.shape).mapped(lambda x, at=images.device: to_device(x, at)))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Images and labels of an update as the network sees them."""
+
+    images: Tensor
+    """Normalised, augmented and mixed, ``[B, C, H, W]``."""
+    labels: Tensor
+    partner_labels: Tensor | None
+    """Labels of the CutMix partners; None: without CutMix."""
+    weight: Tensor | None
+    """Weight of an image's own label, ``[]``; None: without CutMix."""
+
+    def rows(self, rows: slice) -> Prepared:
+        """Return some of the images."""
+        partner_labels = None if self.partner_labels is None else self.partner_labels[rows]
+        return Prepared(self.images[rows], self.labels[rows], partner_labels, self.weight)
+
+
+def prepare(batch: Batch) -> Prepared:
+    """Normalise, augment and mix the images of a batch, in this order."""
+    images, labels, draws = batch.images, batch.labels, batch.draws
+    if batch.normalised is not None:
+        images = batch.normalised(images)
+    if draws.augmentation is not None:
+        images = augmentation.apply(images, draws.augmentation)
+    if draws.mix is None:
+        return Prepared(images, labels, None, None)
+    return Prepared(draws.mix.images(images), labels, labels[draws.mix.partner], draws.mix.weight)
+
+
+def loss(network: nn.Module, part: Prepared, count: int, autocast: bool) -> Tensor:
+    """Return the share of some images in the mean loss of a batch: the sum of their losses divided by ``count``.
+
+    :param count: number of images in the whole batch.
+    :param autocast: run the network in bfloat16.
+    """
+    images = part.images
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=autocast):
+        logits = network(images)
+    losses = cutmix.mixed_loss(logits.to(images.dtype), part.labels, part.partner_labels, part.weight)
+    return losses.sum() / count
+
+
+def zero_momentum(optimiser: torch.optim.SGD) -> None:
+    """Allocate the momentum of an optimiser that has not taken a step, so that every step changes it in place.
+
+    The first step is the same as without: 0 times the momentum, plus the gradient.
+    """
+    for group in optimiser.param_groups:
+        for parameter in group["params"] if group["momentum"] else ():
+            state = optimiser.state[parameter]
+            if state.get("momentum_buffer") is None:
+                state["momentum_buffer"] = torch.zeros_like(parameter)
+
+
+def step(optimiser: torch.optim.SGD, gradient: Tensor) -> None:
+    """Take a step of SGD in place.
+
+    :param gradient: gradients of the optimiser's parameters, flattened one after the other, ``[length]``.
+    """
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    for p, g in zip(parameters, gradient.split([p.numel() for p in parameters]), strict=True):
+        p.grad = g.view_as(p)
+    optimiser.step()

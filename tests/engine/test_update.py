@@ -1,0 +1,143 @@
+"""An update of theta is a function of tensors: nothing in it waits for the device, and compiled it is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
+
+from dist_condense.core.augmentation import Strategy
+from dist_condense.data.normalise import to_values
+from dist_condense.engine.coordinator import LocalCoordinator, Placement
+from dist_condense.engine.training import NetworkTrainer, TrainingRecipe
+from dist_condense.engine.update import Batch, UpdateDraws, with_draws, zero_momentum
+
+IDC = Strategy(always=("flip", "color"), one_of=("crop", "scale", "rotate"))
+RECIPE = TrainingRecipe(lr=0.1, momentum=0.9, weight_decay=0.01, strategy=IDC, cutmix=1.0)
+SHAPE = (6, 3, 8, 8)
+
+
+def trainer(slices: int = 2, compiled: bool = False) -> NetworkTrainer:
+    place = Placement(dtype=torch.float64)
+    return NetworkTrainer(RECIPE, LocalCoordinator(), place, seed=3, slices=slices, compiled=compiled)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(1)
+    f = {"dtype": torch.float64}
+    layers = [nn.Conv2d(3, 4, 3, padding=1, **f), nn.GroupNorm(4, 4, **f), nn.Sigmoid(), nn.AvgPool2d(2), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(64, 3, **f))
+
+
+def stored(u: int, count: int = 6) -> tuple[Tensor, Tensor]:
+    keyed = torch.Generator().manual_seed(u)
+    images = torch.randint(256, (count, *SHAPE[1:]), generator=keyed, dtype=torch.uint8)
+    return images, torch.randint(3, (count,), generator=keyed)
+
+
+def normalised(images: Tensor) -> Tensor:
+    return (to_values(images, torch.float64) - 0.5) / 0.25
+
+
+def train(engine: NetworkTrainer, batches: Sequence[Batch], first: int = 0, module: nn.Module | None = None) -> Tensor:
+    """Return theta and its momentum after the batches."""
+    module = module or network()
+    optimiser = engine.optimiser(module)
+    for _ in engine.train(module, optimiser, batches, 0, 1, first=first):
+        pass
+    momentum = [state["momentum_buffer"] for state in optimiser.state.values()]
+    return torch.cat([x.detach().flatten() for x in (*module.parameters(), *momentum)])
+
+
+def batches(engine: NetworkTrainer, sizes: Sequence[int] = (6, 6, 3)) -> list[Batch]:
+    draws = engine.draws(0, 1)
+    pairs = [stored(u, n) for u, n in enumerate(sizes)]
+    return [Batch(x, y, draws(u, x.shape), normalised) for u, (x, y) in enumerate(pairs)]
+
+
+def fake(batch: Batch, mode: FakeTensorMode) -> Batch:
+    """Return a batch whose tensors have no values that the host could read."""
+    there = mode.from_tensor
+    return Batch(there(batch.images), there(batch.labels), batch.draws.mapped(there), normalised)
+
+
+@pytest.mark.parametrize("slices", [1, 2, 4])
+def test_nothing_waits_for_the_device(slices: int) -> None:
+    """All shapes follow from the number of images: no value is read, no branch depends on one."""
+    engine = trainer(slices=slices)
+    [batch] = batches(engine, [6])
+    with FakeTensorMode() as mode:
+        theta = network()
+        optimiser = engine.optimiser(theta)
+        zero_momentum(optimiser)
+        engine.update(theta, optimiser, fake(batch, mode))
+        assert all(isinstance(p, FakeTensor) for p in theta.parameters())
+
+
+def test_the_check_above_notices_a_host_that_waits() -> None:
+    engine = trainer(slices=1)
+    [batch] = batches(engine, [6])
+    with FakeTensorMode() as mode:
+        given = fake(batch, mode)
+        with pytest.raises(DataDependentOutputException):
+            given.draws.mapped(lambda x: x * float(x.sum()))
+
+
+def test_compiled_is_eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The forward and the loss of a slice are one graph; an incomplete batch gets graphs of its own."""
+    sizes = set()
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., object]:
+        sizes.add(inputs[0].shape[0])
+        return aot_eager(graph, inputs)
+
+    whole, aot_eager = torch.compile, torch._dynamo.lookup_backend("aot_eager")
+    monkeypatch.setattr(torch, "compile", lambda f, **given: whole(f, backend=backend, fullgraph=True, **given))
+    eager, compiled = trainer(), trainer(compiled=True)
+    expected = train(eager, batches(eager))
+    torch.testing.assert_close(train(compiled, batches(compiled)), expected, rtol=1e-12, atol=1e-12)
+    assert sizes == {3, 1, 2}, "slices of batches of 6 and of 3 images, none of any size"
+
+
+def test_resumed_is_uninterrupted() -> None:
+    """The draws of an update depend on its number alone, not on the updates before it."""
+    engine, module = trainer(), network()
+    every = batches(engine)
+    expected = train(engine, every)
+    optimiser = engine.optimiser(module)
+    for first in (0, 1, 2):
+        for done in engine.train(module, optimiser, [batches(engine)[first]], 0, 1, first=first):
+            assert done == first + 1
+    momentum = [state["momentum_buffer"] for state in optimiser.state.values()]
+    assert torch.equal(torch.cat([x.detach().flatten() for x in (*module.parameters(), *momentum)]), expected)
+
+
+def test_stored_images_are_normalised_in_the_update() -> None:
+    engine = trainer()
+    given = [stored(u) for u in range(2)]
+    drawn = with_draws([(normalised(x), y) for x, y in given], engine.draws(0, 1))
+    assert torch.equal(train(engine, list(drawn)), train(engine, batches(engine, [6, 6])))
+
+
+def test_momentum_is_changed_in_place() -> None:
+    """A captured update writes into the same memory at every replay, from the first step on."""
+    engine, module = trainer(), network()
+    optimiser, kept = engine.optimiser(module), []
+    for _ in engine.train(module, optimiser, batches(engine), 0, 1):
+        tensors = [*module.parameters(), *(state["momentum_buffer"] for state in optimiser.state.values())]
+        kept.append([x.data_ptr() for x in tensors])
+    assert kept[0] == kept[1] == kept[2]
+
+
+def test_theta_that_is_not_trained_gets_no_momentum() -> None:
+    engine, module = trainer(), network()
+    optimiser = engine.optimiser(module)
+    assert list(engine.train(module, optimiser, [], 0, 1)) == [] and not optimiser.state
+
+
+def test_no_draws_are_made_that_are_not_used() -> None:
+    plain = NetworkTrainer(TrainingRecipe(lr=0.1), LocalCoordinator(), Placement(), seed=3, slices=1)
+    assert plain.draws(0)(0, SHAPE) == UpdateDraws()

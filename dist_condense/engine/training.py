@@ -16,6 +16,7 @@ from dist_condense.engine import update
 from dist_condense.engine.coordinator import Coordinator, Placement
 from dist_condense.engine.slices import Division
 from dist_condense.engine.update import Batch, DrawUpdate, Prepared, UpdateDraws
+from dist_condense.system.program import compiled
 
 Loss = Callable[[nn.Module, Prepared, int, bool], Tensor]
 """Function like :func:`dist_condense.engine.update.loss`."""
@@ -55,9 +56,7 @@ class NetworkTrainer:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "division", Division(self.coordinator, self.slices))
-        # A kernel per size: the last batch of a pass would otherwise make the kernels of all batches slower.
-        loss = torch.compile(update.loss, dynamic=False) if self.compiled else update.loss
-        object.__setattr__(self, "_loss", loss)
+        object.__setattr__(self, "_loss", compiled(update.loss) if self.compiled else update.loss)
 
     def optimiser(self, network: nn.Module) -> torch.optim.SGD:
         """Return a new SGD optimiser for the network."""

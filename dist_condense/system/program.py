@@ -38,7 +38,8 @@ def compiled(function: Callable[..., Result]) -> Callable[..., Result]:
     :raises CannotCompile: in a call; the function cannot be compiled as a whole.
     """
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of a missing GPU
-    fast = torch.compile(function, dynamic=False, fullgraph=True)  # a dynamic shape would make slower code
+    # With dynamic shapes, the smaller last batch of a pass would make the kernels of all batches slower.
+    fast = torch.compile(function, dynamic=False, fullgraph=True)
 
     @functools.wraps(function)
     def call(*arguments: Any) -> Result:
@@ -52,7 +53,7 @@ def compiled(function: Callable[..., Result]) -> Callable[..., Result]:
             log.debug("torch.compile failed", exc_info=True)
             reason = next((line for line in str(error).split("\n") if line.strip()), type(error).__name__)
             raise CannotCompile(
-                f"compute.compile: torch.compile cannot compile the matching step: {reason.strip():.300}; set "
+                f"compute.compile: torch.compile cannot compile a step: {reason.strip():.300}; set "
                 "compute.compile=false, or install a C++ compiler if it lacks one"
             ) from error
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from dist_condense.core import augmentation, cutmix
 from dist_condense.core.augmentation import Draw
 from dist_condense.core.cutmix import CutMix
-from dist_condense.system.transfer import to_device
+from dist_condense.system.transfer import together
 
 
 @dataclass(frozen=True)
@@ -30,16 +31,12 @@ class UpdateDraws:
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> UpdateDraws:
         """Return the draws with ``change`` applied to each tensor, in a fixed order."""
-        return UpdateDraws(
-            None if self.augmentation is None else self.augmentation.mapped(change),
-            None if self.mix is None else self.mix.mapped(change),
-        )
+        changed: UpdateDraws = pytree.tree_map_only(Tensor, change, self)
+        return changed
 
     def tensors(self) -> list[Tensor]:
         """Return all tensors, in the order of :meth:`mapped`."""
-        collected: list[Tensor] = []
-        self.mapped(lambda x: (collected.append(x), x)[1])
-        return collected
+        return [x for x in pytree.tree_leaves(self) if isinstance(x, Tensor)]
 
     def with_tensors(self, tensors: Sequence[Tensor]) -> UpdateDraws:
         """Return the draws with other tensors, given in the order of :meth:`tensors`."""
@@ -47,6 +44,7 @@ class UpdateDraws:
         return self.mapped(lambda _: next(given))
 
 
+pytree.register_dataclass(UpdateDraws)
 DrawUpdate = Callable[[int, Sequence[int]], UpdateDraws]
 """Function from the number of an update and the shape of its images, (B, C, H, W), to its draws, on the CPU.
 
@@ -70,7 +68,7 @@ class Batch:
 def with_draws(batches: Iterable[tuple[Tensor, Tensor]], draw: DrawUpdate, first: int = 0) -> Iterator[Batch]:
     """Yield normalised images and their labels with the draws of their updates, numbered from ``first`` on."""
     for u, (images, labels) in enumerate(batches, first):
-        yield Batch(images, labels, draw(u, images.shape).mapped(lambda x, at=images.device: to_device(x, at)))
+        yield Batch(images, labels, together(draw(u, images.shape), images.device))
 
 
 @dataclass(frozen=True)

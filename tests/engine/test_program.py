@@ -81,16 +81,41 @@ def test_forward_over_reverse_equals_double_backward(method: str) -> None:
     assert not torch.equal(expected[0].learnt["pixels"], given[1][0]["pixels"])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("method", "way"), [("idc", "reverse"), ("idc", "forward"), ("labels", "reverse"), ("resnet", "reverse")]
-)
-def test_compiled_equals_eager(method: str, way: str) -> None:
+@pytest.fixture(autouse=True)
+def nothing_is_compiled() -> None:
+    """Forget what earlier tests compiled: a function is compiled for a limited number of shapes and objects."""
+    torch._dynamo.reset()
+
+
+def assert_compiled_equals_eager(method: str, way: str) -> None:
     eager, network = shard(method)
     fast, _ = shard(method, "compute.compile=true", f"compute.second_derivative={way}")
     for visit in range(2):
         given = arguments(eager, network, visit)
         assert_equal(fast.steps(*given), eager.steps(*given))
+
+
+@pytest.mark.parametrize(("method", "way"), [("idc", "reverse"), ("idc", "forward"), ("labels", "reverse")])
+def test_compiled_equals_eager_with_the_kernels_of_torch(
+    method: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The compiler sees the whole step of all classes as one graph; making kernels of it takes a minute."""
+    whole, graphs = torch.compile, []
+    aot_eager = torch._dynamo.lookup_backend("aot_eager")
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., object]:
+        graphs.append(graph)
+        return aot_eager(graph, inputs)
+
+    monkeypatch.setattr(torch, "compile", lambda f, **given: whole(f, backend=backend, **given))
+    assert_compiled_equals_eager(method, way)
+    assert len(graphs) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "way"), [("idc", "reverse"), ("labels", "forward")])
+def test_compiled_equals_eager(method: str, way: str) -> None:
+    assert_compiled_equals_eager(method, way)
 
 
 def test_what_cannot_be_compiled_is_reported_in_one_line() -> None:

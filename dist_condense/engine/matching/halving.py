@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,8 @@ from dist_condense.system.program import Branches, Captured, compiled
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+Pair = tuple[list[Tensor], list[Tensor]]
+"""Statistics of the synthetic and of the real images of a class."""
 ALLOCATORS = ("DefaultCPUAllocator", "ALLOC_FAILED")
 """Words in the text of a RuntimeError by which torch reports that memory is exhausted, besides its own class of errors:
 its allocator on CPUs, and cuDNN and cuBLAS."""
@@ -37,7 +39,7 @@ class Halving:
     :param objective: objective with the current microbatch. If it is compiled, a step without microbatches is compiled
         as a whole.
     :param rules: update rule of each learnt tensor, by name.
-    :param cuda_graphs: whether the steps of one call are captured together in a CUDA graph.
+    :param cuda_graphs: whether the steps of one call are captured together in a CUDA graph, and each pass in another.
     """
 
     objective: Objective
@@ -53,12 +55,15 @@ class Halving:
 
     def __post_init__(self) -> None:
         objective = self.objective
-        self._passes = TwoPasses(objective, self.view)
+        passes = TwoPasses(objective, self.view)
         as_one = objective.compiled and not objective.microbatch
         plain = replace(objective, compiled=False) if as_one else objective
         self.step = Step((Whole if objective.at_once else TwoPasses)(plain, self.view), self.rules)
         branches = Branches(compiled(self.step.__call__) if as_one else self.step)
-        self._steps: Callable[..., list[Stepped]] = Captured(branches) if self.cuda_graphs else branches
+        form: Callable[[Any], Any] = Captured if self.cuda_graphs else _unchanged
+        self._steps: Callable[..., list[Stepped]] = form(branches)
+        self._statistics: Callable[..., Pair] = form(passes.statistics)
+        self._pull_back: Callable[..., Learnt] = form(passes.pull_back)
 
     def __call__(
         self,
@@ -73,16 +78,14 @@ class Halving:
             self._note(*each)
         return self._fitting(lambda: self._steps(network, learnt, momentum, stored, drawn))
 
-    def statistics(
-        self, network: nn.Module, learnt: Learnt, stored: Tensor, drawn: Drawn
-    ) -> tuple[list[Tensor], list[Tensor]]:
+    def statistics(self, network: nn.Module, learnt: Learnt, stored: Tensor, drawn: Drawn) -> Pair:
         """Return phi of the synthetic and of the real examples."""
         self._note(stored, drawn)
-        return self._fitting(lambda: self._passes.statistics(network, learnt, stored, drawn))
+        return self._fitting(lambda: self._statistics(network, learnt, stored, drawn))
 
     def pull_back(self, network: nn.Module, learnt: Learnt, drawn: Drawn, v: Sequence[Tensor]) -> Learnt:
         """Return the gradient of <phi(synthetic examples), v> with respect to the learnt tensors, by name."""
-        return self._fitting(lambda: self._passes.pull_back(network, learnt, drawn, v))
+        return self._fitting(lambda: self._pull_back(network, learnt, drawn, v))
 
     def _note(self, stored: Tensor, drawn: Drawn) -> None:
         decoded = self.view.sources if drawn.subset is None else drawn.subset
@@ -122,6 +125,10 @@ class Halving:
 
         log.warning(text)
         terminal.say(f"warning: {text}")
+
+
+def _unchanged(function: T) -> T:
+    return function
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -2,6 +2,7 @@
 
     python -m benchmarks.memory                                  # 16 px, ConvNet-3 of width 16, on this machine's CPU
     python -m benchmarks.memory --sections classes --methods dcc --classes 10 100 1000 --workers 0 2
+    python -m benchmarks.memory --sections ipc --keys compute.microbatch=16
     python -m benchmarks.memory --width 128 --size 32 --real 64 --json outputs/memory.json
 
 Images are random bytes. Every case runs in processes of its own, in one thread. The columns:
@@ -190,7 +191,9 @@ def _case(
     measured: Measure, arguments: argparse.Namespace, *, method: str, classes: int, ipc: int = 1, workers: int = 0
 ) -> Row:
     sizes = {name: getattr(arguments, name) for name in ("size", "width", "depth", "real", "repeat")}
-    settings = Settings(method=method, classes=classes, ipc=ipc, per_class=arguments.real, **sizes)
+    settings = Settings(
+        method=method, classes=classes, ipc=ipc, per_class=max(arguments.real, ipc), **sizes, overrides=arguments.keys
+    )
     case: Row = {"method": method, "classes": classes, "ipc": ipc, "workers": workers}
     return case | on_workers(measured, settings, workers) | {"load": os.getloadavg()[0]}
 
@@ -208,6 +211,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
         parser.add_argument(f"--{name}", nargs="+", type=int, default=several)
     for name, default in (("size", 16), ("width", 16), ("depth", 3), ("real", 16), ("repeat", 2)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--keys", nargs="+", default=(), metavar="KEY=VALUE", help="further keys of the configuration")
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     return parser.parse_args(words)
 

@@ -301,6 +301,7 @@ def reading_of(config: RunConfig, device: torch.device | None = None) -> Reading
         cache=Path(data.cache) if data.cache else None,
         verify=data.verify,
         device=device or torch.device("cpu"),
+        wait=False,
     )
 
 

@@ -235,11 +235,12 @@ def crop(image: Image.Image, size: int) -> torch.Tensor:
     """
     shorter = min(image.size)
     width, height = (size * side // shorter for side in image.size)
-    if (width, height) != image.size:
+    if (width, height) != image.size:  # otherwise Pillow would copy the image, as it would below
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     left, top = (round((side - size) / 2) for side in (width, height))
-    pixels = np.array(image.crop((left, top, left + size, top + size))).reshape(size, size, -1)
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+    if width != height:
+        image = image.crop((left, top, left + size, top + size))
+    return torch.from_numpy(np.array(image).reshape(size, size, -1)).permute(2, 0, 1)
 
 
 def _refuse_bomb(width: int, height: int) -> None:

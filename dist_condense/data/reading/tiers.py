@@ -6,9 +6,12 @@ A source returns the same images in every tier; only the cost differs.
 from __future__ import annotations
 
 import os
+import threading
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass, field, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -18,12 +21,15 @@ import torch
 from dist_condense.data.reading.decode import Form, decode_into, why_unreadable
 from dist_condense.data.reading.source import ClassPositions, ClassSource, MemorySource
 from dist_condense.data.reading.store import RamStore, Store
+from dist_condense.system.background import Background
 from dist_condense.system.errors import DataError, shortened
 
 AUTO = "auto"
 RAW = "ffcv"
 """Name of the tier that reads the beton of a prepared data set."""
 MAX_THREADS = 32
+FILLED_AT_ONCE = 64
+"""Number of images that are decoded together in the background, for which a request waits."""
 SHARES = 2
 """Number of tasks per thread into which a request is divided, so that a delayed task does not delay the others."""
 
@@ -43,6 +49,8 @@ class Reading:
     """Whether the hash of each shard is compared with the manifest when the shard is opened."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     """Device of the images in tier `gpu`."""
+    wait: bool = True
+    """Whether opening a source in tier `ram` decodes all images; otherwise they are decoded in the background."""
 
 
 class DecodingSource:
@@ -89,6 +97,67 @@ class DecodingSource:
         return list(torch.from_numpy(images).permute(0, 3, 1, 2).split([len(indices) for _, indices in requests]))
 
 
+@dataclass(eq=False)
+class _Kept:
+    """Decoded images of each class, uint8 [n, size, size, C], and a flag for each image that is there already."""
+
+    images: dict[int, np.ndarray]
+    there: dict[int, np.ndarray]
+    problem: Exception | None = None
+    """Error of decoding in the background."""
+
+    def add(self, decoding: DecodingSource, requests: Sequence[ClassPositions]) -> None:
+        """Decode the requested images that are not there; two threads may add one image, from the same file."""
+        lacking = [(label, indices[~torch.from_numpy(self.there[label])[indices]]) for label, indices in requests]
+        lacking = [(label, indices) for label, indices in lacking if len(indices)]
+        for (label, indices), decoded in zip(lacking, decoding.get_many(lacking), strict=True):
+            self.images[label][indices.numpy()] = decoded.permute(0, 2, 3, 1).numpy()
+            self.there[label][indices.numpy()] = True
+
+
+class FillingSource:
+    """A ClassSource that keeps all images decoded in memory, and decodes them in the background.
+
+    Images that are requested before are decoded at once, so that a run makes its first steps meanwhile. If an image
+    cannot be read in the background, the next request raises the DataError.
+    """
+
+    def __init__(self, store: Store, form: Form, threads: int | None = None) -> None:
+        counts = {label: store.count(label) for label in store.labels}
+        self._decoding = DecodingSource(store, form, threads)
+        self._kept = _Kept(
+            {c: np.empty((n, form.size, form.size, form.channels), dtype=np.uint8) for c, n in counts.items()},
+            {c: np.zeros(n, dtype=bool) for c, n in counts.items()},
+        )
+        stop = threading.Event()
+        weakref.finalize(self, stop.set)
+        self.filler = Background("fill", partial(_fill, self._kept, self._decoding, stop), stop.set)
+        """Thread that decodes; it ends when all images are there, after an error, or when the source is deleted."""
+
+    def get(self, label: int, indices: torch.Tensor) -> torch.Tensor:
+        """Return copies of the images at these positions, [n, C, H, W]. Raises DataError naming unreadable files."""
+        return self.get_many([(label, indices)])[0]
+
+    def get_many(self, requests: Sequence[ClassPositions]) -> list[torch.Tensor]:
+        """Return the images of several classes."""
+        if self._kept.problem is not None:
+            raise self._kept.problem
+        self._kept.add(self._decoding, requests)
+        found = (torch.from_numpy(self._kept.images[label][indices.numpy()]) for label, indices in requests)
+        return [images.permute(0, 3, 1, 2) for images in found]
+
+
+def _fill(kept: _Kept, decoding: DecodingSource, stop: threading.Event) -> None:
+    try:
+        for label, there in kept.there.items():
+            for indices in torch.arange(len(there)).split(FILLED_AT_ONCE):
+                if stop.is_set():
+                    return
+                kept.add(decoding, [(label, indices)])
+    except Exception as error:
+        kept.problem = error
+
+
 def _disk(store: Store, form: Form, reading: Reading) -> ClassSource:
     return DecodingSource(store, form, reading.threads)
 
@@ -103,6 +172,8 @@ def _gpu(store: Store, form: Form, reading: Reading) -> ClassSource:
 
 
 def _ram(store: Store, form: Form, reading: Reading) -> ClassSource:
+    if not reading.wait:
+        return FillingSource(store, form, reading.threads)
     return _gpu(store, form, replace(reading, device=torch.device("cpu")))
 
 

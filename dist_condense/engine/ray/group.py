@@ -9,7 +9,7 @@ import pickle
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import chdir, contextmanager
+from contextlib import chdir, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,15 @@ LOOKING = 20.0
 LOOPBACK = "127.0.0.1"
 """Address of a Ray cluster that is started here, which only this machine needs to reach."""
 
+UNUSED = ("DatasetsCallback",)
+"""Callbacks of Ray Train, each with an actor that takes a second to start, for data sets of Ray Data."""
+UNUSED_HERE = ("PlacementGroupCleanerCallback",)
+"""Like :data:`UNUSED`, to clean up after a killed controller; a cluster that was started here ends with its driver."""
+
+NO_SPARE = {"prestart_worker_first_driver": False}
+"""Ray's own setting: no processes are started in advance, which none of our actors could use, because they differ in
+their environment."""
+
 CHECKOUT = Path(__file__).parents[3]
 """Folder that contains the package."""
 
@@ -113,7 +122,7 @@ def connect() -> None:
         return
     cluster, options = join.find_cluster(), dict[str, Any]()
     if cluster is None:
-        options = {"_temp_dir": start.folder(), "_node_ip_address": LOOPBACK}
+        options = {"_temp_dir": start.folder(), "_node_ip_address": LOOPBACK, "_system_config": NO_SPARE}
         start.token()
         terminal.say(f"starting Ray on this machine{start.unguarded()}")
     else:
@@ -189,7 +198,10 @@ def launch(work: Work, config: Any, group: Group, folder: Path, restarts: Path) 
     """
     payload = Payload(work=work, config=config, run=folder.name, reproducible=group.reproducible, timeout=group.timeout)
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(group.timeout + LATER)  # Ray reads it only here
+    if _started_here():
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # an actor; only nodes can be preempted
     try:
+        _start_coordinator()
         _in_thread(lambda: _trainer(payload, group, folder, restarts).fit())
     except WorkerGroupError as error:
         raise RunFailed(cause(error.worker_failures)) from error
@@ -233,11 +245,27 @@ class Payload:
 
 
 class _Trainer(TorchTrainer):
-    """TorchTrainer without the actor that serves data sets of Ray Data, a process that takes seconds to start."""
+    """TorchTrainer without the processes that a worker group does not need."""
 
     def _create_default_callbacks(self) -> list[Any]:
-        callbacks = super()._create_default_callbacks()
-        return [callback for callback in callbacks if "Dataset" not in type(callback).__name__]
+        unused = (*UNUSED, *UNUSED_HERE) if _started_here() else UNUSED
+        return [each for each in super()._create_default_callbacks() if type(each).__name__ not in unused]
+
+
+def _started_here() -> bool:
+    """Return whether this process started Ray, rather than joining a cluster."""
+    node = ray._private.worker._global_node
+    return node is not None and bool(node.is_head())
+
+
+def _start_coordinator() -> None:
+    """Start the actor that Ray Train's controller would start, and wait for, after its own start."""
+    with suppress(ImportError):  # another version of Ray
+        from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
+            get_or_create_autoscaling_coordinator,
+        )
+
+        get_or_create_autoscaling_coordinator()
 
 
 def _trainer(payload: Payload, group: Group, folder: Path, restarts: Path) -> TorchTrainer:

@@ -12,7 +12,7 @@ from dist_condense.data import ImageSet, MemorySource, Reading, open_dataset
 from dist_condense.data.reading.decode import Form
 from dist_condense.data.reading.source import get_many
 from dist_condense.data.reading.store import ClassFolder, FolderStore, RamStore
-from dist_condense.data.reading.tiers import TIERS, DecodingSource, select_tier, share
+from dist_condense.data.reading.tiers import TIERS, DecodingSource, FillingSource, select_tier, share
 from dist_condense.system.errors import DataError
 
 GIB = 2**30
@@ -49,6 +49,56 @@ def test_several_classes_at_once_are_those_one_by_one(photographs, tier):
     assert len(results) == len(requests)
     assert all(torch.equal(images, source.get(*one)) for images, one in zip(results, requests, strict=True))
     assert get_many(source, []) == []
+
+
+def test_memory_that_is_filled_in_the_background_gives_the_same_images_before_and_after(photographs, in_memory):
+    source = photographs.train([0, 2], Reading("ram", wait=False))
+    assert isinstance(source, FillingSource)
+    for number in range(6):
+        requests = [(label, torch.randint(20, (5,))) for label in (2, 0)]
+        for (label, indices), images in zip(requests, source.get_many(requests), strict=True):
+            expected = in_memory.get(label, indices)
+            assert torch.equal(images, expected) and images.stride() == expected.stride()
+        if number == 2:
+            source.filler.join()
+            source._decoding.store = None  # nothing is read again
+
+
+def test_a_damaged_file_that_the_background_finds_fails_the_next_request(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"junk")
+    source = FillingSource(FolderStore({0: ClassFolder(tmp_path, ("a.png", "b.png"))}), Form(3, 8))
+    source.filler.join()
+    with pytest.raises(DataError, match=r"b\.png: the image cannot be read"):
+        source.get(0, torch.tensor([0]))
+
+
+def test_filling_ends_with_its_source():
+    store = Endless()
+    source = FillingSource(store, Form(3, 8), threads=1)
+    filler = source.filler
+    store.read_some.wait(20)
+    del source
+    filler.join(20)
+    assert not filler.is_alive()
+
+
+class Endless:
+    """A store of a huge number of images."""
+
+    labels = range(1)
+
+    def __init__(self) -> None:
+        self.read_some, file = threading.Event(), BytesIO()
+        Image.new("RGB", (8, 8)).save(file, "PNG")
+        self.image = file.getvalue()
+
+    def count(self, label: int) -> int:
+        return 10**6
+
+    def read(self, label: int, index: int) -> bytes:
+        self.read_some.set()
+        return self.image
 
 
 class Meeting:

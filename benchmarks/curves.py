@@ -99,7 +99,10 @@ class Series:
     """The runs of a series, as one call of this program continues them."""
 
     config: str
-    keys: Keys
+    shared: Keys
+    """Keys of all variants, which a variant may override."""
+    more: Keys
+    """Keys of all variants, which override those of a variant: another size of the pool, or of the real batch."""
     folder: Path
     epochs: int | None
     tested: int
@@ -114,7 +117,7 @@ class Series:
     def run(self, variant: str, seed: int) -> Run:
         """Return a run of the series."""
         own = [f"seed={seed}", f"output={self.folder.absolute()}/{variant}_{seed}"]
-        keys = [*self.keys, *VARIANTS[variant], *FIXED, *own]
+        keys = [*self.shared, *VARIANTS[variant], *FIXED, *self.more, *own]
         total = _total(load(self.config, keys))
         if total % PARTS:
             raise SystemExit(f"{total} matching steps are not a multiple of {PARTS}; change --networks")
@@ -238,6 +241,7 @@ class Run:
             classes=len(self.dataset.classes),
             protocol=self.config.evaluation.protocol,
             flip=self.dataset.flip,
+            device=self.config.cluster.settled(torch.cuda.is_available).device,
         )
 
 
@@ -311,7 +315,7 @@ def draw(points: Sequence[Point], file: Path) -> None:
                 x = [step if number is None else found[number] for step, found in curve.items()]
                 y, spread = ([found[i] for found in curve.values()] for i in (1, 2))
                 axes.errorbar(x, y, spread, marker="o", markersize=3, capsize=2, label=variant)
-        axes.set(xlabel=label, xscale="log")
+        axes.set(xlabel=label)
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("top-1 in %, mean and deviation over seeds")
     figure.axes[0].legend()
@@ -324,7 +328,8 @@ def report(series: Series, points: Sequence[Point], seeds: int) -> str:
         writer = csv.DictWriter(stream, [field.name for field in fields(Point)])
         writer.writeheader()
         writer.writerows(asdict(point) for point in points)
-    total, epochs = _total(series.run("plain", 0).config), sorted({point.epochs for point in points})
+    total = _total(series.run("plain", 0).config)
+    epochs = ", ".join(map(str, sorted({point.epochs for point in points})))
     lines = [
         f"{series.folder.name}: {total} matching steps, {series.tested} networks per set trained for {epochs} epochs. "
         "Top-1 in %: mean and standard deviation over seeds (their number).",
@@ -356,7 +361,8 @@ def main() -> None:
     config, keys = SERIES[options.series]
     series = Series(
         config=config,
-        keys=[*keys, f"trajectory.networks={options.networks}", *options.keys],
+        shared=[*keys, f"trajectory.networks={options.networks}"],
+        more=options.keys,
         folder=options.out / options.series,
         epochs=options.epochs,
         tested=options.tested,

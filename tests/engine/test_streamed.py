@@ -89,7 +89,7 @@ def test_shards_in_a_remote_store_equal_the_folder(
     assert torch.equal(from_store, cases.alone("dc", tmp_path / "folder", *in_memory))
 
 
-@pytest.mark.parametrize("case", ["dc", "batch_norm", "idc"])
+@pytest.mark.parametrize("case", ["dc", "batch_norm", "idc", "representative"])
 def test_every_way_to_read_gives_the_same_set(case: str, resized: Path, tmp_path: Path) -> None:
     result: dict[str, Tensor] = {
         name: cases.alone(case, tmp_path / name.replace(" ", "_"), *on(resized, *how)) for name, how in HOW.items()

@@ -84,7 +84,7 @@ def parts(settings: Settings) -> list[Measurement]:
 def _pieces(run: Engine, settings: Settings) -> dict[str, Callable[[], object]]:
     shard, network = run.shard, run.trajectory.network
     objective, view, labels = shard.recipe.objective, shard.view, shard.labels
-    drawn = {c: shard.draws.draw(c, 0) for c in labels}
+    drawn = shard.draws.of(0)
     positions = {c: torch.randperm(settings.per_class)[: settings.real] for c in labels}
 
     def stored(c: int) -> Tensor:
@@ -147,8 +147,8 @@ def _gradient(run: Engine) -> Tensor:
     shard, gradients = run.shard, []
     reads = shard.minibatches.of(0, statistics=False)
     for c in shard.labels:
-        stored, drawn = shard.source.redeem(reads.real[c]), shard.draws.draw(c, 0)
-        gradients.append(shard.alone(run.trajectory.network, shard.learnt_of(c), stored, drawn).gradient["pixels"])
+        stored, drawn = shard.source.redeem(reads.real[c]), shard.draws.of(0)[c]
+        gradients.append(shard.step.match(run.trajectory.network, shard.learnt_of(c), stored, drawn).gradient["pixels"])
     return torch.cat([g.flatten() for g in gradients]).double()
 
 

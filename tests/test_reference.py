@@ -21,7 +21,7 @@ from dist_condense import networks
 from dist_condense.core import augmentation, cutmix, grouping
 from dist_condense.core.distance import DISTANCES
 from dist_condense.core.grouping import Grouping
-from dist_condense.core.image_rule import ImageRule, update
+from dist_condense.core.image_rule import ImageRule, updated
 from dist_condense.core.objective import Objective
 from dist_condense.core.parameterisation import DECODINGS, MultiFormation
 from dist_condense.core.statistic import PARAMETERS, Embedding, Gradient, Statistic
@@ -267,4 +267,6 @@ def test_idc_image_update(reference_dir: Path) -> None:
         np.testing.assert_allclose(pixels, seen[step], rtol=1e-5, atol=2e-6)
         for c in range(classes):  # every class has a buffer of its own
             learnt, buffers, gradients_of_c = ({"pixels": x[c]} for x in (pixels, buffer, gradient))
-            update({"pixels": rule}, learnt, buffers, gradients=gradients_of_c, finite=torch.tensor(True))
+            true = torch.tensor(True)
+            new, kept, _ = updated({"pixels": rule}, learnt, buffers, gradients=gradients_of_c, finite=true)
+            pixels[c], buffer[c] = new["pixels"], kept["pixels"]

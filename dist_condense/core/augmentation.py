@@ -17,6 +17,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 CROP, CUTOUT, SCALE, DEGREES = 0.125, 0.5, 1.2, 15.0
 
@@ -47,6 +48,9 @@ class Draw:
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Draw:
         """Return the draw with ``change`` applied to each tensor."""
         return Draw(**{f.name: change(getattr(self, f.name)) for f in fields(self)})
+
+
+pytree.register_dataclass(Draw)
 
 
 def neutral(n: int) -> Draw:

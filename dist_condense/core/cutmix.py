@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,6 @@ class CutMix:
     weight: Tensor
     """Weight of an image's own label, float64 ``[]``: 1 minus the fraction of the image in the box."""
 
-    def mapped(self, change: Callable[[Tensor], Tensor]) -> CutMix:
-        """Return the draw with ``change`` applied to each tensor."""
-        return CutMix(*(change(getattr(self, f.name)) for f in fields(self)))
-
     def images(self, images: Tensor) -> Tensor:
         """Return images ``[n, C, h, w]`` with the box of each image's partner pasted in."""
         rows, columns = (
@@ -38,6 +34,9 @@ class CutMix:
             )
         )
         return torch.where(rows[:, None] & columns, images[self.partner], images)
+
+
+pytree.register_dataclass(CutMix)
 
 
 def cutmix_box(lam: float, centre: tuple[int, int], size: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -35,24 +35,23 @@ class ImageRule:
         return (self.lr * sum(m**i for i in range(n)), m**n)
 
 
-def update(
+def updated(
     rules: Mapping[str, ImageRule], learnt: Learnt, buffers: Learnt, *, gradients: Learnt, finite: Tensor
-) -> Tensor:
-    """Update the learnt tensors of a class and their momentum in place, unless a number is not finite.
+) -> tuple[Learnt, Learnt, Tensor]:
+    """Return the learnt tensors of a class and their momentum after an update, unless a number is not finite.
 
     The whole update is skipped if any new value is not finite or ``finite`` is false; the device decides this, so the
-    host does not wait.
+    host does not wait. The arguments are not changed.
 
     :param buffers: momentum by name.
     :param finite: boolean tensor, whether the tensors from which the gradients are computed are finite.
-    :returns: boolean tensor, whether the update was made.
+    :returns: new learnt tensors, new momentum, and a boolean tensor, whether the update was made.
     """
     moved, made = {}, finite
     for name, rule in rules.items():
         lr, momentum = rule.effective()
         moved[name] = momentum * buffers[name] + gradients[name]
         made = made & (learnt[name] - lr * moved[name]).isfinite().all()
-    for name, rule in rules.items():
-        buffers[name].copy_(torch.where(made, moved[name], buffers[name]))
-        learnt[name].sub_((rule.effective()[0] * buffers[name]).masked_fill(~made, 0))
-    return made
+    kept = {name: torch.where(made, moved[name], buffers[name]) for name in rules}
+    steps = {name: (rule.effective()[0] * kept[name]).masked_fill(~made, 0) for name, rule in rules.items()}
+    return {name: learnt[name] - step for name, step in steps.items()}, kept, made

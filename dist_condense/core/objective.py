@@ -11,6 +11,7 @@ learnt pixels of a class and B_c its real minibatch. The gradient can be compute
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 
@@ -19,11 +20,16 @@ from torch import Tensor, nn
 
 from dist_condense.core.distance import Compare
 from dist_condense.core.statistic import Statistic
+from dist_condense.system.program import compiled
 
 Examples = dict[str, Tensor]
 """Inputs of a network for one class: ``images`` ``[n, C, H, W]`` in its (normalised) space, and ``labels``, int64
 ``[n]`` or class probabilities ``[n, classes]``. Gradients of the floating-point tensors have the same names.
 """
+
+REVERSE, FORWARD = "reverse", "forward"
+SECOND_DERIVATIVES: dict[str, bool] = {REVERSE: False, FORWARD: True}
+"""Ways to differentiate a derivative, each with the value of :attr:`Objective.forward`."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,8 @@ class Objective:
     :param autocast: run the network's forward in bfloat16 (``torch.autocast``); sums stay in float32.
     :param compiled: compile the functions of :meth:`statistic` and :meth:`pull_back` with ``torch.compile`` (the first
         call takes a minute).
+    :param forward: compute <phi, v> in :meth:`pull_back` by forward differentiation in theta along v, and not from phi,
+        a backward pass. The result is the same up to rounding.
     """
 
     phi: Statistic
@@ -43,13 +51,21 @@ class Objective:
     microbatch: int = 0
     autocast: bool = False
     compiled: bool = False
+    forward: bool = False
     _value: Callable[..., list[Tensor]] = field(init=False, repr=False, compare=False)
     _inner: Callable[..., Examples] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if self.forward:  # torch's own rules of forward differentiation use it
+            warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
         inner = torch.func.grad(self._product, argnums=1)
-        object.__setattr__(self, "_value", torch.compile(self._raw_phi) if self.compiled else self._raw_value)
-        object.__setattr__(self, "_inner", torch.compile(inner) if self.compiled else inner)
+        object.__setattr__(self, "_value", compiled(self._raw_value) if self.compiled else self._raw_value)
+        object.__setattr__(self, "_inner", compiled(inner) if self.compiled else inner)
+
+    @property
+    def at_once(self) -> bool:
+        """Whether :meth:`match` is used for a group of one class: without microbatches and forward differentiation."""
+        return not (self.microbatch or self.forward)
 
     def match(self, network: nn.Module, examples: Examples, b: Sequence[Tensor]) -> tuple[Tensor, Examples]:
         """Return the matching distance of one class and its gradient, by one double backward.
@@ -104,7 +120,12 @@ class Objective:
             return [layer.to(images.dtype) for layer in self.phi.value(network, images, labels)]
 
     def _product(self, network: nn.Module, variable: Examples, fixed: Examples, v: list[Tensor]) -> Tensor:
-        layers = self._raw_phi(network, fixed | variable)
+        examples = fixed | variable
+        if self.forward:
+            images, labels = examples["images"], examples["labels"]
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=self.autocast):
+                return self.phi.along(network, images, labels, v=v).to(images.dtype)
+        layers = self._raw_phi(network, examples)
         return torch.stack([(x * y).sum() for x, y in zip(layers, v, strict=True)]).sum()
 
     def _microbatches(self, examples: Examples) -> list[tuple[float, Examples]]:

@@ -8,7 +8,7 @@ a batch is the sum of its microbatches' phi with weights n_i / n.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -50,6 +50,10 @@ class Statistic(Protocol):
         """Return phi of real images, without an autograd graph to them."""
         ...
 
+    def along(self, network: nn.Module, images: Tensor, labels: Tensor, *, v: Sequence[Tensor]) -> Tensor:
+        """Return <phi, v>, ``[]``, without computing phi where that is possible; differentiable like phi."""
+        ...
+
 
 @dataclass(frozen=True)
 class Gradient:
@@ -66,13 +70,30 @@ class Gradient:
     def value(self, network: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]:
         """Compute the gradient by an ordinary backward pass.
 
-        A functional gradient rounds differently in the last bit because it records its own graph.
+        A functional gradient rounds differently in the last bit because it records its own graph. A compiler, which
+        cannot trace a backward pass, is given the functional one.
         """
+        if torch.compiler.is_compiling():
+            return self(network, images, labels)
         selected, others = self._parameters(network)
         selected = {name: p.requires_grad_() for name, p in selected.items()}
         with torch.enable_grad():
             loss = _loss(selected, others, network, images=images, labels=labels)
         return list(torch.autograd.grad(loss, list(selected.values())))
+
+    def along(self, network: nn.Module, images: Tensor, labels: Tensor, *, v: Sequence[Tensor]) -> Tensor:
+        """Return the derivative of the loss in theta along v, by forward differentiation.
+
+        Its gradient in the images is one backward pass over it (reverse over forward; MixFlow-MG, arXiv 2505.00793),
+        which needs no double backward of a convolution.
+        """
+        selected, others = self._parameters(network)
+
+        def loss(selected: dict[str, Tensor]) -> Tensor:
+            return _loss(selected, others, network, images=images, labels=labels)
+
+        derivative: Tensor = torch.func.jvp(loss, (selected,), (dict(zip(selected, v, strict=True)),))[1]
+        return derivative
 
     def dimensions(self, network: nn.Module) -> list[int]:
         return [p.ndim for p in self._parameters(network)[0].values()]
@@ -96,6 +117,10 @@ class Embedding:
         return [embed(images).mean(0)]
 
     value = __call__
+
+    def along(self, network: nn.Module, images: Tensor, labels: Tensor, *, v: Sequence[Tensor]) -> Tensor:
+        """Return <phi, v>; phi is no derivative."""
+        return (self(network, images, labels)[0] * v[0]).sum()
 
     def dimensions(self, network: nn.Module) -> list[int]:
         return [1]

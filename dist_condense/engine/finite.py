@@ -71,18 +71,20 @@ class FiniteWatch:
     """On-device record of the first matching step at which each kind of number was not finite."""
 
     device: torch.device
-    _first: dict[tuple[Quantity, int], Tensor] = field(default_factory=dict)
-    """Matching step by kind and class; -1 while all numbers are finite."""
+    _first: dict[tuple[Quantity, tuple[int, ...]], Tensor] = field(default_factory=dict)
+    """Matching steps ``[classes]`` by kind and classes; -1 while all numbers are finite."""
 
-    def note(self, quantity: Quantity, label: int, finite: Tensor, step: int) -> None:
-        """Record whether a class's numbers of one kind are finite at matching step ``step``.
+    def note(self, quantity: Quantity, labels: Sequence[int], finite: Tensor, step: int) -> None:
+        """Record whether the numbers of one kind are finite at matching step ``step``, for each of some classes.
 
-        :param finite: single boolean on the device.
+        :param labels: labels of the classes. A class is always noted together with the same others.
+        :param finite: booleans ``[classes]`` on the device.
         """
-        before = self._first.get((quantity, label))
-        if before is None:
-            before = torch.full((), -1, device=self.device)
-        self._first[quantity, label] = before.masked_fill(~finite & (before < 0), step)
+        key = quantity, tuple(labels)
+        if key not in self._first:
+            self._first[key] = torch.full((len(labels),), -1, device=self.device)
+        before = self._first[key]
+        self._first[key] = before.masked_fill(~finite & (before < 0), step)
 
     def first(self, rank: int, pixels: Iterable[Tensor]) -> Finding | None:
         """Return the first finding, or None if all numbers were finite; waits for the device.
@@ -91,8 +93,9 @@ class FiniteWatch:
         """
         if not self._first:
             return None
-        steps = torch.stack(list(self._first.values())).tolist()
-        bad = [(step, *key) for step, key in zip(steps, self._first, strict=True) if step >= 0]
+        steps = torch.cat(list(self._first.values())).tolist()
+        whose = [(quantity, label) for quantity, labels in self._first for label in labels]
+        bad = [(step, *key) for step, key in zip(steps, whose, strict=True) if step >= 0]
         if not bad:
             return None
         largest = max((float(x.abs().max()) for x in pixels), default=0.0)

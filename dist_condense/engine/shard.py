@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, InitVar, dataclass, field
+from dataclasses import KW_ONLY, InitVar, dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
-from dist_condense.core.image_rule import Learnt, update
+from dist_condense.core.image_rule import Learnt
 from dist_condense.data.reading.read_ahead import ReadAhead
 from dist_condense.data.space import Space
 from dist_condense.engine.batch_statistics import refresh_running_statistics
 from dist_condense.engine.coordinator import Coordinator, Placement
 from dist_condense.engine.finite import NO_CLASS, Finding, FiniteWatch, Quantity, all_finite
-from dist_condense.engine.matching.alone import MatchAlone, Matched, Whole
+from dist_condense.engine.matching.alone import Step, Stepped, Whole
 from dist_condense.engine.matching.draws import Draws
 from dist_condense.engine.matching.minibatches import Minibatches, Reads
 from dist_condense.engine.matching.recipe import MatchingRecipe
@@ -22,6 +22,7 @@ from dist_condense.engine.matching.shared import Inputs, Shared
 from dist_condense.engine.matching.two_passes import TwoPasses
 from dist_condense.engine.matching.view import View
 from dist_condense.networks import batch_norms
+from dist_condense.system.program import Branches, Captured, compiled
 
 MOMENTUM = {"pixels": "buffer", "labels": "labels_buffer"}
 """Names of momentum tensors in a checkpoint, by the name of the learnt tensor."""
@@ -36,6 +37,7 @@ class ClassShard:
     :param shape: (C, H, W) of an image.
     :param start: initial learnt tensors of each owned class, by name.
     :param check_finite: whether :meth:`first_not_finite` reports; updates that are not finite are skipped in any case.
+    :param cuda_graphs: number of classes whose steps are captured in one CUDA graph; 0, and on CPUs: no graphs.
     """
 
     recipe: MatchingRecipe
@@ -49,6 +51,7 @@ class ClassShard:
     shape: tuple[int, int, int]
     start: InitVar[Mapping[int, Learnt]]
     check_finite: bool = True
+    cuda_graphs: int = 0
     labels: list[int] = field(init=False)
     """Owned classes, ascending."""
     learnt: Learnt = field(init=False)
@@ -65,10 +68,14 @@ class ClassShard:
         self.minibatches = Minibatches(
             source=self.source, recipe=recipe, seed=self.seed, counts=self.counts, labels=self.labels
         )
-        self.draws = Draws.of(recipe, seed=self.seed, shape=self.shape, ipc=ipc, placement=place)
-        passes = TwoPasses(objective, self.view)
-        self.alone: MatchAlone = passes if objective.microbatch else Whole(objective, self.view)
-        self.shared = Shared(passes, self.coordinator, shape=self.shape, placement=place)
+        self.draws = Draws.source(
+            recipe, seed=self.seed, labels=self.labels, shape=self.shape, ipc=ipc, placement=place
+        )
+        self.step = self._step()
+        as_one = objective.compiled and not objective.microbatch  # else its passes are compiled
+        branches = Branches(compiled(self.step.__call__) if as_one else self.step)
+        self.steps = Captured(branches) if self._graphs else branches
+        self.shared = Shared(TwoPasses(objective, self.view), self.coordinator, shape=self.shape, placement=place)
         self.watch = FiniteWatch(place.device)
 
     def learnt_of(self, label: int) -> Learnt:
@@ -93,15 +100,15 @@ class ClassShard:
         :param visit: number of matching steps before this one, over all networks.
         """
         reads = self.minibatches.of(visit, statistics=bool(batch_norms(network)))
-        drawn = {c: self.draws.draw(c, visit) for c in self.labels}
-        inputs = Inputs(self._own, drawn, lambda c: self.source.redeem(reads.real[c]))
+        inputs = Inputs(self._own, self.draws.of(visit), lambda c: self.source.redeem(reads.real[c]))
         refresh_running_statistics(network, lambda: self._for_statistics(reads), len(self.counts), self.coordinator)
         self._note_network(network, visit)
+        self.losses = {}
         groups = self.recipe.grouping.groups(k, t)
-        matched = self._matched(network, groups, inputs)
-        self.losses = {group[0]: matched[group[0]].loss for group in groups if group[0] in matched}
-        for c, result in matched.items():
-            self._update(c, result, visit)
+        self._match_alone(network, [g[0] for g in groups if len(g) == 1 and g[0] in self._own], inputs, visit)
+        if several := [group for group in groups if len(group) > 1]:
+            self._match_shared(network, several, inputs, visit)
+        self.draws.prepare(visit + 1)
 
     def training_images(self, label: int) -> Tensor:
         """Return a class's decoded images ``[m, C, H, W]`` in normalised space, for training on the synthetic set."""
@@ -153,25 +160,45 @@ class ClassShard:
         state = {f"{name}.{c}": x for c, own in self._own.items() for name, x in own.items()}
         return state | {f"{MOMENTUM[name]}.{c}": x for c, own in self._own_momentum.items() for name, x in own.items()}
 
-    def _matched(self, network: nn.Module, groups: Sequence[tuple[int, ...]], inputs: Inputs) -> dict[int, Matched]:
-        """Return the results of the matching step for the owned classes, by label."""
-        alone = [group[0] for group in groups if len(group) == 1 and group[0] in self._own]
-        matched = {c: self.alone(network, inputs.learnt[c], inputs.stored(c), inputs.drawn[c]) for c in alone}
-        if several := [group for group in groups if len(group) > 1]:
-            matched |= self.shared(network, several, inputs)
-        return matched
+    def _step(self) -> Step:
+        objective = self.recipe.objective
+        if not objective.microbatch:
+            objective = replace(objective, compiled=False)  # the step is compiled as a whole
+        way = Whole if objective.at_once else TwoPasses
+        return Step(way(objective, self.view), self.recipe.rules)
 
-    def _update(self, c: int, matched: Matched, visit: int) -> None:
-        for quantity, finite in matched.finite.items():
-            self.watch.note(quantity, c, finite, visit)
-        own, momentum = self._own[c], self._own_momentum[c]
-        made = update(
-            self.recipe.rules, own, momentum, gradients=matched.gradient, finite=matched.finite[Quantity.LOSS]
-        )
-        self.watch.note(Quantity.UPDATE, c, made, visit)
+    @property
+    def _graphs(self) -> int:
+        return self.cuda_graphs if self.placement.device.type == "cuda" else 0
+
+    def _match_alone(self, network: nn.Module, labels: Sequence[int], inputs: Inputs, visit: int) -> None:
+        """Take the step of classes that are groups of their own, as many at once as one graph captures."""
+        at_once = self._graphs or 1
+        for part in (labels[i : i + at_once] for i in range(0, len(labels), at_once)):
+            own, momentum = [self._own[c] for c in part], [self._own_momentum[c] for c in part]
+            stored, drawn = [inputs.stored(c) for c in part], [inputs.drawn[c] for c in part]
+            stepped = self.steps(network, own, momentum, stored, drawn)
+            self._keep(part, stepped, visit)
+            self.losses |= {c: new.loss for c, new in zip(part, stepped, strict=True)}
+
+    def _match_shared(self, network: nn.Module, groups: Sequence[tuple[int, ...]], inputs: Inputs, visit: int) -> None:
+        """Take the step of groups of several classes, some of which other workers may own."""
+        matched = self.shared(network, groups, inputs)
+        for c, result in matched.items():
+            self._keep([c], [self.step.update(self._own[c], self._own_momentum[c], result)], visit)
+        self.losses |= {group[0]: matched[group[0]].loss for group in groups if group[0] in matched}
+
+    def _keep(self, labels: Sequence[int], stepped: Sequence[Stepped], visit: int) -> None:
+        """Store the new state of classes, and note what was not finite."""
+        for c, new in zip(labels, stepped, strict=True):
+            for kept, tensors in ((self._own[c], new.learnt), (self._own_momentum[c], new.momentum)):
+                for name, x in tensors.items():
+                    kept[name].copy_(x)
+        for quantity in stepped[0].finite:
+            self.watch.note(quantity, labels, torch.stack([x.finite[quantity] for x in stepped]), visit)
 
     def _for_statistics(self, reads: Reads) -> dict[int, Tensor]:
         return {c: self.view.normalised(self.source.redeem(ticket)) for c, ticket in reads.statistics.items()}
 
     def _note_network(self, network: nn.Module, visit: int) -> None:
-        self.watch.note(Quantity.NETWORK, NO_CLASS, all_finite(network.state_dict().values()), visit)
+        self.watch.note(Quantity.NETWORK, [NO_CLASS], all_finite(network.state_dict().values())[None], visit)

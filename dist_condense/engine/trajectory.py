@@ -51,6 +51,8 @@ class Trajectory:
     seed: int
     matching_steps: int
     """Number T of matching steps per network."""
+    memory_format: torch.memory_format = torch.contiguous_format
+    """Memory format of the network's weights, which its feature maps take over."""
     updates: int = 0
     """Number of updates of training or pre-training since the last matching step."""
     after_update: Callable[[], None] = field(default=lambda: None)
@@ -60,7 +62,7 @@ class Trajectory:
 
     def __post_init__(self) -> None:
         place = self.trainer.placement
-        self.network = self.build(0).to(place.device, place.dtype).eval()
+        self.network = self.build(0).to(place.device, place.dtype).to(memory_format=self.memory_format).eval()
         self.optimiser = self.trainer.optimiser(self.network)
 
     def reach(self, k: int, t: int) -> None:

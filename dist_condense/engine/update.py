@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from dist_condense.core import augmentation, cutmix
 from dist_condense.core.augmentation import Draw
 from dist_condense.core.cutmix import CutMix
-from dist_condense.system.transfer import to_device
+from dist_condense.system.transfer import together
 
 
 @dataclass(frozen=True)
@@ -27,24 +28,6 @@ class UpdateDraws:
     """One augmentation per image; None: none."""
     mix: CutMix | None = None
     """CutMix of the augmented images; None: none."""
-
-    def mapped(self, change: Callable[[Tensor], Tensor]) -> UpdateDraws:
-        """Return the draws with ``change`` applied to each tensor, in a fixed order."""
-        return UpdateDraws(
-            None if self.augmentation is None else self.augmentation.mapped(change),
-            None if self.mix is None else self.mix.mapped(change),
-        )
-
-    def tensors(self) -> list[Tensor]:
-        """Return all tensors, in the order of :meth:`mapped`."""
-        collected: list[Tensor] = []
-        self.mapped(lambda x: (collected.append(x), x)[1])
-        return collected
-
-    def with_tensors(self, tensors: Sequence[Tensor]) -> UpdateDraws:
-        """Return the draws with other tensors, given in the order of :meth:`tensors`."""
-        given = iter(tensors)
-        return self.mapped(lambda _: next(given))
 
 
 DrawUpdate = Callable[[int, Sequence[int]], UpdateDraws]
@@ -67,10 +50,14 @@ class Batch:
     """Function of tensors that maps ``images`` to normalised space; None: they are in it."""
 
 
+for _tree in (UpdateDraws, Batch):
+    pytree.register_dataclass(_tree)
+
+
 def with_draws(batches: Iterable[tuple[Tensor, Tensor]], draw: DrawUpdate, first: int = 0) -> Iterator[Batch]:
     """Yield normalised images and their labels with the draws of their updates, numbered from ``first`` on."""
     for u, (images, labels) in enumerate(batches, first):
-        yield Batch(images, labels, draw(u, images.shape).mapped(lambda x, at=images.device: to_device(x, at)))
+        yield Batch(images, labels, together(draw(u, images.shape), images.device))
 
 
 @dataclass(frozen=True)

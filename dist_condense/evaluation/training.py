@@ -12,7 +12,7 @@ from dist_condense.core import cutmix, randomness
 from dist_condense.data.normalise import ChannelStatistics, to_values
 from dist_condense.data.reading.source import TestImages
 from dist_condense.evaluation.protocols import Protocol
-from dist_condense.system.transfer import to_device
+from dist_condense.system.transfer import together
 
 Images = Callable[[Tensor], Tensor]
 """Function from positions, int64 ``[B]`` on the CPU, to images ``[B, C, h, w]`` in normalised space.
@@ -118,7 +118,7 @@ class Course:
         if not self.protocol.cutmix:
             return cutmix.mixed_loss(self.network(images), own, None, None).mean()
         partner = labels[mix.partner].to(self.device)
-        mix = mix.mapped(lambda x: to_device(x, self.device))
+        mix = together(mix, self.device)
         return cutmix.mixed_loss(self.network(mix.images(images)), own, partner, mix.weight).mean()
 
     def _set_factor(self, factor: float) -> None:

@@ -18,7 +18,7 @@ from dist_condense.core.augmentation import Strategy
 from dist_condense.core.distance import DISTANCES
 from dist_condense.core.grouping import Grouping, Partition
 from dist_condense.core.image_rule import ImageRule, Learnt
-from dist_condense.core.objective import Objective
+from dist_condense.core.objective import REVERSE, SECOND_DERIVATIVES, Objective
 from dist_condense.core.parameterisation import BOTH, DECODINGS, Grid, MultiFormation, grid_of
 from dist_condense.core.start import STARTS, Material, scores
 from dist_condense.core.statistic import PARAMETERS, STATISTICS, Statistic
@@ -156,6 +156,7 @@ def objective_of(config: RunConfig) -> Objective:
         microbatch=compute.microbatch,
         autocast=compute.autocast,
         compiled=compute.compile,
+        forward=SECOND_DERIVATIVES[compute.second_derivative or REVERSE],
     )
 
 
@@ -309,6 +310,7 @@ def shard_of(
         shape=dataset.shape,
         start={c: start_of(config, dataset, source, c) for c in labels},
         check_finite=config.training.check_finite,
+        cuda_graphs=config.compute.cuda_graphs,
     )
 
 
@@ -411,4 +413,5 @@ def trajectory_of(config: RunConfig, dataset: ImageSet, shard: ClassShard) -> Tr
         start=NETWORK_STARTS[schedule.start].make(pretraining),
         seed=config.seed,
         matching_steps=schedule.matching_steps,
+        memory_format=torch.channels_last if config.compute.channels_last else torch.contiguous_format,
     )

@@ -20,12 +20,15 @@ FREE = (
     "dataset.root",
     "dataset.download",
     "training.check_finite",
+    "compute.cuda_graphs",
 )
 """Prefixes of keys that do not change the synthetic set. Data under dataset.root are identified by a digest."""
 SETTLED = (
     "compute.slices",
     "compute.threads",
     "compute.reproducible",
+    "compute.second_derivative",
+    "compute.cudnn_benchmark",
     "dataset.channels",
     "dataset.mean",
     "dataset.std",

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from dist_condense import networks
+from dist_condense.core.objective import REVERSE
 from dist_condense.data import DataError, ImageSet
 from dist_condense.data.catalogue import KNOWN, is_url
 from dist_condense.data.constants import MEASURED, Constants, default, measured, of_name
@@ -67,6 +68,8 @@ def resolved(
         ),
         "threads": 1,
         "reproducible": not place.cluster.on_gpu,
+        "cudnn_benchmark": place.cluster.on_gpu and not config.compute.reproducible,
+        "second_derivative": REVERSE,
     }
     choices |= {key: earlier[f"compute.{key}"] for key in choices if f"compute.{key}" in earlier}
     settled = {

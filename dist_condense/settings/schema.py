@@ -11,6 +11,7 @@ from typing import Annotated
 
 from dist_condense.core.augmentation import OPERATIONS
 from dist_condense.core.distance import DISTANCES
+from dist_condense.core.objective import SECOND_DERIVATIVES
 from dist_condense.core.parameterisation import AXES, DECODINGS
 from dist_condense.core.start import STARTS
 from dist_condense.core.statistic import PARAMETERS, STATISTICS
@@ -307,7 +308,21 @@ class ComputeConfig:
     autocast: bool = False
     """Whether networks compute in bfloat16; sums stay in float32."""
     compile: bool = False
-    """Whether to use torch.compile, which takes up to a minute and then speeds up computation (see benchmarks/)."""
+    """Whether to compile the matching step of a class and the training of theta with torch.compile, which takes up to
+    two minutes at the start; afterwards steps take 40 to 60 % of the time (docs/performance.md)."""
+    second_derivative: Annotated[str, OneOf("second derivatives", SECOND_DERIVATIVES)] | None = None
+    """How the gradient of the matched gradient is computed: `reverse`, by a double backward, or `forward`, by a
+    backward over a forward derivative. Both are exact. Null: reverse, which was faster wherever both were measured."""
+    tf32: bool = True
+    """Whether float32 products may be rounded to 19 bits (TF32) on GPUs, as torch does for convolutions by default."""
+    cudnn_benchmark: bool | None = None
+    """Whether cuDNN times its algorithms at the first step and keeps the fastest, so that the last bits may differ from
+    start to start; null: true on GPUs, unless `reproducible` is true."""
+    channels_last: bool = False
+    """Whether theta has its weights, and thus its feature maps, in the memory format NHWC."""
+    cuda_graphs: Annotated[int, Range(0, 1000)] = 0
+    """Number of classes whose matching steps are captured together in one CUDA graph, each on a stream of its own, and
+    replayed; 0, and on CPUs: none. Does not change the result; memory grows with it."""
     microbatch: Amount = 0
     """Largest number of images in the network at once in matching, which then takes two passes over each class; 0: all
     images of a class at once."""
@@ -317,7 +332,8 @@ class ComputeConfig:
     """CPU threads of each worker's computations; null: 1. Another number changes the last bits; the number of workers
     does not."""
     reproducible: bool | None = None
-    """Whether sums are independent of the number of workers; null: true on CPUs, false on GPUs."""
+    """Whether sums are independent of the number of workers, and kernels deterministic; null: true on CPUs, false on
+    GPUs."""
 
 
 @dataclass(kw_only=True)

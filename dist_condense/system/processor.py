@@ -1,4 +1,4 @@
-"""Properties of the processor that determine the last bits of a result: its kind and the number of threads."""
+"""Properties of the processor that determine the last bits of a result: its kind, number of threads and kernels."""
 
 from __future__ import annotations
 
@@ -38,3 +38,18 @@ def on_threads(threads: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def gpu_kernels(*, tf32: bool, benchmark: bool, deterministic: bool) -> Iterator[None]:
+    """Select the kernels of GPUs within the context; the parameters are those of ``torch.backends.cudnn``.
+
+    :param tf32: whether products of float32 matrices, too, may be rounded to TF32.
+    """
+    cudnn, before = torch.backends.cudnn, torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    try:
+        with cudnn.flags(benchmark=benchmark, deterministic=deterministic, allow_tf32=tf32):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)

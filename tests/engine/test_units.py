@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from dist_condense import networks
 from dist_condense.core import grouping, randomness
-from dist_condense.core.image_rule import ImageRule, update
+from dist_condense.core.image_rule import ImageRule, Learnt, updated
 from dist_condense.engine.batch_statistics import refresh_running_statistics
 from dist_condense.engine.coordinator import Coordinator, LocalCoordinator
 from dist_condense.engine.errors import RunFailed
@@ -317,6 +317,17 @@ def test_partitions_that_are_none(groups: list[list[int]], problem: str) -> None
 # --- the pixel update ---------------------------------------------------------------------------------------------
 
 FINITE = torch.tensor(True)
+
+
+def update(
+    rules: dict[str, ImageRule], learnt: Learnt, momentum: Learnt, *, gradients: Learnt, finite: Tensor
+) -> Tensor:
+    """Update tensors in place."""
+    *new, made = updated(rules, learnt, momentum, gradients=gradients, finite=finite)
+    for kept, tensors in zip((learnt, momentum), new, strict=True):
+        for name, x in tensors.items():
+            kept[name].copy_(x)
+    return made
 
 
 def step(rule: ImageRule, pixels: Tensor, buffer: Tensor, gradient: Tensor, finite: Tensor = FINITE) -> Tensor:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
+from torch.utils import _pytree as pytree
 
 from dist_condense.core.augmentation import Strategy
 from dist_condense.data.normalise import to_values
@@ -60,8 +61,7 @@ def batches(engine: NetworkTrainer, sizes: Sequence[int] = (6, 6, 3)) -> list[Ba
 
 def fake(batch: Batch, mode: FakeTensorMode) -> Batch:
     """Return a batch whose tensors have no values that the host could read."""
-    there = mode.from_tensor
-    return Batch(there(batch.images), there(batch.labels), batch.draws.mapped(there), normalised)
+    return pytree.tree_map_only(Tensor, mode.from_tensor, batch)
 
 
 @pytest.mark.parametrize("slices", [1, 2, 4])
@@ -83,7 +83,7 @@ def test_the_check_above_notices_a_host_that_waits() -> None:
     with FakeTensorMode() as mode:
         given = fake(batch, mode)
         with pytest.raises(DataDependentOutputException):
-            given.draws.mapped(lambda x: x * float(x.sum()))
+            pytree.tree_map_only(Tensor, lambda x: x * float(x.sum()), given)
 
 
 def test_compiled_is_eager(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -297,7 +297,7 @@ def compare(case: str, plant: Plant | None = None, **changes: Any) -> None:
         run = engine(loaded(overrides, changes), method.classes, patch, plant)
     hand = ByHand(method, run)
     hand.condense()
-    run.drawn.nothing_is_left()
+    run.drawn.nothing_is_left(len(method.classes))
     assert not run.built, "the engine drew more networks"
     assert not any(run.asked.values()), "the engine read more images"
     for c in method.classes:
@@ -382,9 +382,9 @@ def momentum_over_the_owned_classes(patch: pytest.MonkeyPatch) -> None:
     whole = ClassShard.__post_init__
 
     def begin(self: ClassShard, start: Any) -> None:
-        whole(self, start)
-        rule = replace(self.recipe.rules["pixels"], shared_buffer=len(self.labels))
+        rule = replace(self.recipe.rules["pixels"], shared_buffer=len(start))
         self.recipe = replace(self.recipe, rules={"pixels": rule})
+        whole(self, start)
 
     patch.setattr(ClassShard, "__post_init__", begin)
 

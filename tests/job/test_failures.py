@@ -126,8 +126,8 @@ def test_noting_does_not_wait_for_the_device(monkeypatch: pytest.MonkeyPatch) ->
         for name in ("item", "tolist", "__bool__", "__int__", "__float__", "__index__", "cpu", "numpy"):
             patch.setattr(torch.Tensor, name, lambda *_: pytest.fail("waits"))
         for step, finite in enumerate((~bad, bad, ~bad, bad)):
-            watch.note(Quantity.LOSS, 3, finite, step)
-            watch.note(Quantity.UPDATE, 2, ~bad if step < 1 else finite, step)
+            watch.note(Quantity.LOSS, [1, 3], torch.stack([~bad, finite]), step)
+            watch.note(Quantity.UPDATE, [2], (~bad if step < 1 else finite)[None], step)
         finite = all_finite([torch.ones(3), torch.tensor([1, 2]), torch.tensor([1.0, torch.inf])])
     assert watch.first(4, [torch.tensor([-3.0, 2.0])]) == Finding(
         step=1, quantity=Quantity.LOSS, label=3, rank=4, largest=3.0

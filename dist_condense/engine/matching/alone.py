@@ -1,13 +1,15 @@
-"""Matching step of a class that is a group of its own, by one double backward through all its images."""
+"""Matching step of a class that is a group of its own: one program from theta and tensors to new tensors."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
-from dist_condense.core.image_rule import Learnt
+from dist_condense.core.image_rule import ImageRule, Learnt, updated
 from dist_condense.core.objective import Objective
 from dist_condense.engine.finite import Quantity
 from dist_condense.engine.matching.draws import Drawn
@@ -38,7 +40,7 @@ class MatchAlone(Protocol):
 
 @dataclass(frozen=True)
 class Whole:
-    """Matching step by one double backward through all images of the class."""
+    """Matching step by one double backward through all images of the class, without microbatches."""
 
     objective: Objective
     view: View
@@ -48,3 +50,38 @@ class Whole:
         examples, back = self.view.synthetic(learnt, drawn)
         loss, gradient = self.objective.match(network, examples, b)
         return Matched(loss, back(gradient), {Quantity.LOSS: loss.isfinite()})
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """State of a class after a matching step, entirely on the device."""
+
+    learnt: Learnt
+    momentum: Learnt
+    loss: Tensor
+    """Loss of the class's group, ``[]``."""
+    finite: dict[Quantity, Tensor]
+    """Whether all numbers of a kind are finite, by kind: boolean tensors ``[]``."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Matching step and update of a class, as a pure function of tensors.
+
+    :param rules: update rule of each learnt tensor, by name.
+    """
+
+    match: MatchAlone
+    rules: Mapping[str, ImageRule]
+
+    def __call__(self, network: nn.Module, learnt: Learnt, momentum: Learnt, stored: Tensor, drawn: Drawn) -> Stepped:
+        return self.update(learnt, momentum, self.match(network, learnt, stored, drawn))
+
+    def update(self, learnt: Learnt, momentum: Learnt, matched: Matched) -> Stepped:
+        """Return the state after  S <- S - lr_S dL/dS."""
+        finite = matched.finite[Quantity.LOSS]
+        learnt, momentum, made = updated(self.rules, learnt, momentum, gradients=matched.gradient, finite=finite)
+        return Stepped(learnt, momentum, matched.loss, {**matched.finite, Quantity.UPDATE: made})
+
+
+pytree.register_dataclass(Stepped)

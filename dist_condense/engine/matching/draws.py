@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from dist_condense.core import randomness
 from dist_condense.core.augmentation import Draw, Strategy
 from dist_condense.engine.coordinator import Placement
 from dist_condense.engine.matching.recipe import MatchingRecipe
-from dist_condense.system.transfer import to_device
+from dist_condense.system.transfer import together
 
 
 @dataclass(frozen=True)
@@ -26,29 +28,43 @@ class Drawn:
     """Positions of the decoded images that take part, int64; None: all."""
 
 
-@dataclass(frozen=True, kw_only=True)
+pytree.register_dataclass(Drawn)
+
+
+@dataclass(kw_only=True)
 class Draws:
     """Source of a worker's random choices, keyed by (seed, step, class).
 
+    :param labels: labels of the owned classes.
     :param size: height and width of an image.
     :param decoded: number of decoded images of a class; if it exceeds ``limit``, a subset is drawn.
     :param limit: maximum number of decoded images of a class in one step.
     """
 
     seed: int
+    labels: Sequence[int]
     strategy: Strategy
     size: tuple[int, int]
     decoded: int
     limit: int
     placement: Placement
+    _next: tuple[int, dict[int, Drawn]] | None = field(default=None, init=False)
 
     @classmethod
-    def of(
-        cls, recipe: MatchingRecipe, *, seed: int, shape: tuple[int, int, int], ipc: int, placement: Placement
+    def source(
+        cls,
+        recipe: MatchingRecipe,
+        *,
+        seed: int,
+        labels: Sequence[int],
+        shape: tuple[int, int, int],
+        ipc: int,
+        placement: Placement,
     ) -> Draws:
         """Return the source for a method and images of ``shape`` = (C, h, w), with ``ipc`` learnt images per class."""
         return cls(
             seed=seed,
+            labels=labels,
             strategy=recipe.strategy,
             size=shape[1:],
             decoded=recipe.parameterisation.count(ipc),
@@ -56,16 +72,29 @@ class Draws:
             placement=placement,
         )
 
-    def draw(self, label: int, visit: int) -> Drawn:
-        """Draw the random choices for a class at one matching step.
+    def of(self, visit: int) -> dict[int, Drawn]:
+        """Return the random choices of all owned classes at one matching step, by label, on the device.
 
         :param visit: number of matching steps before this one, over all networks.
         """
-        device, augmentation, subset = self.placement.device, None, None
+        if self._next is None or self._next[0] != visit:
+            self.prepare(visit)
+        (_, drawn), self._next = self._next, None  # type: ignore[misc]
+        return drawn
+
+    def prepare(self, visit: int) -> None:
+        """Draw the choices of a matching step, while the device still computes the step before.
+
+        They reach the device in one copy.
+        """
+        self._next = visit, together({c: self._draw(c, visit) for c in self.labels}, self.placement.device)
+
+    def _draw(self, label: int, visit: int) -> Drawn:
+        augmentation, subset = None, None
         if self.strategy:
             keyed = randomness.generator(self.seed, "matching augmentation", visit, label)
-            augmentation = self.strategy.draw(1, self.size, keyed).to(device, self.placement.dtype, to_device)
+            augmentation = self.strategy.draw(1, self.size, keyed).to(torch.device("cpu"), self.placement.dtype)
         if self.decoded > self.limit:
             order = randomness.permutation(self.decoded, self.seed, "synthetic subset", visit, label)
-            subset = to_device(order[: self.limit], device)
-        return Drawn(to_device(torch.tensor([label]), device), augmentation, subset)
+            subset = order[: self.limit]
+        return Drawn(torch.tensor([label]), augmentation, subset)

@@ -63,7 +63,7 @@ class View:
 
         The pull-back maps a gradient with respect to the examples to the gradient with respect to the learnt tensors.
         """
-        seen, back = cast(tuple[Examples, Back], torch.func.vjp(lambda learnt: self._seen(learnt, drawn), learnt))
+        seen, back = cast("tuple[Examples, Back]", torch.func.vjp(lambda learnt: self._seen(learnt, drawn), learnt))
         examples = {name: x.detach() for name, x in seen.items()}
         if "labels" not in examples:
             examples["labels"] = drawn.label.expand(len(examples["images"]))

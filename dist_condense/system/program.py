@@ -1,0 +1,153 @@
+"""Forms in which one function of tensors is executed: as it is, compiled, or captured in CUDA graphs and replayed.
+
+A program is a pure function of tensors with fixed shapes: it draws no random numbers, changes no argument, and never
+waits for the device. All forms of a program give the same result up to rounding.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+log = logging.getLogger(__name__)
+Result = TypeVar("Result")
+WARM_UP = 3
+"""Number of calls before a capture, in which libraries select their kernels and allocate workspaces."""
+
+Record = Callable[[Callable[[], Any]], tuple[Any, Callable[[], None]]]
+"""Function that executes a function without arguments, and returns its result and a function that computes the result
+again, in the same memory.
+"""
+
+
+class CannotCompile(RuntimeError):
+    """Error of torch's compiler, or of the C++ or Triton compiler that it starts."""
+
+
+def compiled(function: Callable[..., Result]) -> Callable[..., Result]:
+    """Return a function that ``torch.compile`` compiles for each shape of its arguments (a call with a new one takes a
+    minute), and that is executed as it is for further shapes once there are many.
+
+    :raises CannotCompile: in a call; the function cannot be compiled as a whole.
+    """
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of a missing GPU
+    fast = torch.compile(function, dynamic=False, fullgraph=True)  # a dynamic shape would make slower code
+
+    @functools.wraps(function)
+    def call(*arguments: Any) -> Result:
+        from torch._dynamo import exc  # imported with the compiler, which takes a second
+
+        try:
+            return fast(*arguments)
+        except exc.FailOnRecompileLimitHit:
+            return function(*arguments)
+        except exc.TorchDynamoException as error:
+            log.debug("torch.compile failed", exc_info=True)
+            reason = next((line for line in str(error).split("\n") if line.strip()), type(error).__name__)
+            raise CannotCompile(
+                f"compute.compile: torch.compile cannot compile the matching step: {reason.strip():.300}; set "
+                "compute.compile=false, or install a C++ compiler if it lacks one"
+            ) from error
+
+    return call
+
+
+def cuda_graph(function: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
+    """Capture the kernels of a function in a CUDA graph (a :data:`Record`)."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UP):
+            function()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    # Threads that read ahead may allocate pinned memory during the capture, which only "thread_local" allows.
+    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+        result = function()
+    return result, graph.replay
+
+
+@dataclass
+class _Recorded:
+    """A recorded call: its static arguments and results, and the function that computes these again."""
+
+    arguments: list[Tensor]
+    results: list[Tensor]
+    structure: Any
+    replay: Callable[[], None]
+
+    def __call__(self, tensors: Sequence[Tensor]) -> Any:
+        _copy(self.arguments, tensors)
+        self.replay()
+        results = [torch.empty_like(x) for x in self.results]
+        _copy(results, self.results)
+        return pytree.tree_unflatten(results, self.structure)
+
+
+@dataclass
+class Captured(Generic[Result]):
+    """A program that is recorded at the first call with new shapes, and replayed by later calls.
+
+    Tensors in the arguments are copied to static memory. All other arguments, such as a network, are kept by identity:
+    their tensors are read where they were at the recording, so they may only be changed in place.
+    """
+
+    function: Callable[..., Result]
+    _: KW_ONLY
+    record: Record = cuda_graph
+    _recorded: dict[Any, _Recorded] = field(default_factory=dict, init=False)
+
+    def __call__(self, *arguments: Any) -> Result:
+        leaves, structure = pytree.tree_flatten(arguments)
+        tensors = [x for x in leaves if isinstance(x, Tensor)]
+        key = structure, tuple((x.shape, x.dtype) if isinstance(x, Tensor) else id(x) for x in leaves)
+        if key not in self._recorded:
+            self._recorded[key] = self._new(leaves, structure)
+        result: Result = self._recorded[key](tensors)
+        return result
+
+    def _new(self, leaves: Sequence[Any], structure: Any) -> _Recorded:
+        static = [x.clone() if isinstance(x, Tensor) else x for x in leaves]
+        arguments = pytree.tree_unflatten(static, structure)
+        result, replay = self.record(lambda: self.function(*arguments))
+        results, returned = pytree.tree_flatten(result)
+        return _Recorded([x for x in static if isinstance(x, Tensor)], results, returned, replay)
+
+
+@dataclass(frozen=True)
+class Branches(Generic[Result]):
+    """A program that is called for several independent items, on a CUDA stream each, inside one capture.
+
+    Outside of a capture the calls follow each other.
+    """
+
+    function: Callable[..., Result]
+
+    def __call__(self, network: Any, *each: Sequence[Any]) -> list[Result]:
+        """Return ``function(network, *item)`` for each item of ``zip(*each)``."""
+        items = list(zip(*each, strict=True))
+        if not (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()):
+            return [self.function(network, *item) for item in items]
+        main, results = torch.cuda.current_stream(), []
+        streams = [main, *(torch.cuda.Stream() for _ in items[1:])]
+        for stream, item in zip(streams, items, strict=True):
+            stream.wait_stream(main)
+            with torch.cuda.stream(stream):
+                results.append(self.function(network, *item))
+        for stream in streams[1:]:
+            main.wait_stream(stream)
+        return results
+
+
+def _copy(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+    """Copy tensors in place, all of one dtype by one operation."""
+    for dtype in {x.dtype for x in targets}:
+        rows = [i for i, x in enumerate(targets) if x.dtype == dtype]
+        torch._foreach_copy_([targets[i] for i in rows], [sources[i] for i in rows])

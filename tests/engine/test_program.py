@@ -1,0 +1,190 @@
+"""One program in all its forms: eager, forward over reverse, compiled, captured, and with tensors without values.
+
+The programs are those of the engine's matching step: decoding, augmentation, statistics, distance, gradient and update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils import _pytree as pytree
+
+from dist_condense.data.image_set import ClassName
+from dist_condense.engine.coordinator import LocalCoordinator, Placement
+from dist_condense.engine.matching.alone import Step, Stepped, Whole
+from dist_condense.engine.matching.two_passes import TwoPasses
+from dist_condense.engine.matching.view import View
+from dist_condense.engine.shard import ClassShard
+from dist_condense.planning.images import RandomImages
+from dist_condense.settings import assembly
+from dist_condense.settings.config import load
+from dist_condense.system.program import Branches, CannotCompile, Captured, compiled
+
+SMALL = [
+    *("network.width=6", "network.depth=2", "network.activation=swish", "ipc=2", "method.real_batch=5"),
+    *("method.images.lr=0.1", "cluster.device=cpu"),
+]
+METHODS = {
+    "dsa": ["method=dsa"],
+    "dm": ["method=dm"],
+    "idc": ["method=idc", "method.synthetic_limit=6"],
+    "labels": ["method=dsa", "method.label_lr=0.1"],
+    "resnet": [
+        "method=idc",
+        "network.name=resnet10_ap",
+        "network.width=4",
+        "network.depth=null",
+        "network.activation=null",
+    ],
+}
+Arguments = tuple[nn.Module, list[Any], list[Any], list[Any], list[Any]]
+
+
+def shard(method: str, *more: str, device: str = "cpu") -> tuple[ClassShard, nn.Module]:
+    """Return a shard of three classes of random images in float64, and a network."""
+    config = load("configs/digits.yaml", [*SMALL, *METHODS[method], *more])
+    data = RandomImages(classes=tuple(ClassName(f"class {c}") for c in range(3)), size=16, per_class=9)
+    place = Placement(torch.device(device), torch.float64)
+    made = assembly.shard_of(config, data, [0, 1, 2], coordinator=LocalCoordinator(), placement=place)  # type: ignore[arg-type]
+    return made, assembly.network_builder(config, data)(1).to(torch.float64).eval()  # type: ignore[arg-type]
+
+
+def arguments(made: ClassShard, network: nn.Module, visit: int = 0) -> Arguments:
+    """Return the arguments of the step of all classes."""
+    drawn, keyed = made.draws.of(visit), torch.Generator().manual_seed(visit)
+    positions = {c: torch.randperm(9, generator=keyed)[:5] for c in made.labels}
+    stored = [made.source.redeem(made.source.announce(c, positions[c])) for c in made.labels]
+    own = [made.learnt_of(c) for c in made.labels]
+    momentum = [{name: x + 1 for name, x in tensors.items()} for tensors in own]
+    return network, own, momentum, stored, [drawn[c] for c in made.labels]
+
+
+def assert_equal(results: list[Stepped], expected: list[Stepped], tolerance: float = 1e-9) -> None:
+    for x, y in zip(pytree.tree_leaves(results), pytree.tree_leaves(expected), strict=True):
+        torch.testing.assert_close(x, y, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_forward_over_reverse_equals_double_backward(method: str) -> None:
+    reverse, network = shard(method)
+    forward, _ = shard(method, "compute.second_derivative=forward")
+    assert isinstance(reverse.step.match, Whole) and isinstance(forward.step.match, TwoPasses)
+    given = arguments(reverse, network)
+    expected = reverse.steps(*given)
+    assert_equal(forward.steps(*given), expected)
+    assert not torch.equal(expected[0].learnt["pixels"], given[1][0]["pixels"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "way"), [("idc", "reverse"), ("idc", "forward"), ("labels", "reverse"), ("resnet", "reverse")]
+)
+def test_compiled_equals_eager(method: str, way: str) -> None:
+    eager, network = shard(method)
+    fast, _ = shard(method, "compute.compile=true", f"compute.second_derivative={way}")
+    for visit in range(2):
+        given = arguments(eager, network, visit)
+        assert_equal(fast.steps(*given), eager.steps(*given))
+
+
+def test_what_cannot_be_compiled_is_reported_in_one_line() -> None:
+    def breaks(x: Tensor) -> Tensor:
+        torch._dynamo.graph_break()
+        return x
+
+    with pytest.raises(
+        CannotCompile, match=r"compute\.compile: torch\.compile cannot .*set compute\.compile=false"
+    ) as e:
+        compiled(breaks)(torch.ones(2))
+    assert "\n" not in str(e.value)
+
+
+# --- captured -----------------------------------------------------------------------------------------------------
+
+
+class Tape:
+    """Record that executes the function again at each replay, and writes the results into the same memory."""
+
+    def __init__(self) -> None:
+        self.recordings = 0
+
+    def __call__(self, function: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
+        self.recordings += 1
+        static = pytree.tree_map_only(Tensor, torch.zeros_like, function())
+
+        def replay() -> None:
+            for kept, x in zip(pytree.tree_leaves(static), pytree.tree_leaves(function()), strict=True):
+                kept.copy_(x)
+
+        return static, replay
+
+
+def test_replays_equal_calls_and_their_results_stay() -> None:
+    made, network = shard("idc")
+    tape = Tape()
+    captured = Captured(Branches(made.step), record=tape)
+    given = [arguments(made, network, visit) for visit in range(3)]
+    replayed = [captured(*each) for each in given]
+    assert tape.recordings == 1
+    for results, each in zip(replayed, given, strict=True):
+        assert_equal(results, made.steps(*each), tolerance=0)
+    fewer = tuple(x if x is network else x[:2] for x in given[0])
+    assert_equal(captured(*fewer), made.steps(*fewer), tolerance=0)
+    assert tape.recordings == 2, "other shapes are another recording"
+
+
+def test_a_replay_reads_the_network_where_it_is() -> None:
+    made, network = shard("idc")
+    captured, given = Captured(Branches(made.step), record=Tape()), arguments(made, network)
+    captured(*given)
+    with torch.no_grad():
+        for x in network.parameters():
+            x.mul_(1.5)
+    assert_equal(captured(*given), made.steps(*given), tolerance=0)
+
+
+# --- nothing waits ------------------------------------------------------------------------------------------------
+
+
+def faked(made: ClassShard, given: Arguments, mode: FakeTensorMode) -> tuple[Step, Arguments]:
+    """Return the step and its arguments with tensors that have shapes and no values."""
+    network = given[0]
+
+    def fake(x: Tensor) -> Tensor:
+        return mode.from_tensor(x)
+
+    for module in network.modules():
+        for name, x in module.named_parameters(recurse=False):
+            module._parameters[name] = fake(x)  # type: ignore[assignment]
+    seen = replace(made.view, mean=fake(made.view.mean), std=fake(made.view.std), sources=fake(made.view.sources))
+    step = replace(made.step, match=replace(made.step.match, view=seen))  # type: ignore[type-var]
+    return step, (network, *(pytree.tree_map_only(Tensor, fake, x) for x in given[1:]))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_step_needs_no_values_on_the_host(method: str) -> None:
+    """A step that reads a value of a tensor cannot be computed with tensors that have none.
+
+    Forward differentiation does not know fake tensors; that it reads no value either, is seen when it is compiled.
+    """
+    made, network = shard(method)
+    given = arguments(made, network)
+    with FakeTensorMode() as mode:
+        step, given = faked(made, given, mode)
+        assert Branches(step)(*given)[0].learnt["pixels"].shape == made.pixels[0].shape
+
+
+def test_a_step_that_reads_a_value_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, network = shard("idc")
+    given = arguments(made, network)
+    with FakeTensorMode() as mode:
+        step, given = faked(made, given, mode)
+        monkeypatch.setattr(View, "_shown", lambda self, images: images * float(images.max()))
+        with pytest.raises(DataDependentOutputException):
+            Branches(step)(*given)

@@ -103,18 +103,6 @@ def loss(network: nn.Module, part: Prepared, count: int, autocast: bool) -> Tens
     return losses.sum() / count
 
 
-def zero_momentum(optimiser: torch.optim.SGD) -> None:
-    """Allocate the momentum of an optimiser that has not taken a step, so that every step changes it in place.
-
-    The first step is the same as without: 0 times the momentum, plus the gradient.
-    """
-    for group in optimiser.param_groups:
-        for parameter in group["params"] if group["momentum"] else ():
-            state = optimiser.state[parameter]
-            if state.get("momentum_buffer") is None:
-                state["momentum_buffer"] = torch.zeros_like(parameter)
-
-
 def step(optimiser: torch.optim.SGD, gradient: Tensor) -> None:
     """Take a step of SGD in place.
 

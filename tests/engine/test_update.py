@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -14,16 +15,16 @@ from dist_condense.core.augmentation import Strategy
 from dist_condense.data.normalise import to_values
 from dist_condense.engine.coordinator import LocalCoordinator, Placement
 from dist_condense.engine.training import NetworkTrainer, TrainingRecipe
-from dist_condense.engine.update import Batch, UpdateDraws, with_draws, zero_momentum
+from dist_condense.engine.update import Batch, UpdateDraws, with_draws
 
 IDC = Strategy(always=("flip", "color"), one_of=("crop", "scale", "rotate"))
 RECIPE = TrainingRecipe(lr=0.1, momentum=0.9, weight_decay=0.01, strategy=IDC, cutmix=1.0)
 SHAPE = (6, 3, 8, 8)
 
 
-def trainer(slices: int = 2, compiled: bool = False) -> NetworkTrainer:
+def trainer(slices: int = 2, **given: Any) -> NetworkTrainer:
     place = Placement(dtype=torch.float64)
-    return NetworkTrainer(RECIPE, LocalCoordinator(), place, seed=3, slices=slices, compiled=compiled)
+    return NetworkTrainer(RECIPE, LocalCoordinator(), place, seed=3, slices=slices, **given)
 
 
 def network() -> nn.Module:
@@ -72,7 +73,6 @@ def test_nothing_waits_for_the_device(slices: int) -> None:
     with FakeTensorMode() as mode:
         theta = network()
         optimiser = engine.optimiser(theta)
-        zero_momentum(optimiser)
         engine.update(theta, optimiser, fake(batch, mode))
         assert all(isinstance(p, FakeTensor) for p in theta.parameters())
 
@@ -95,7 +95,7 @@ def test_compiled_is_eager(monkeypatch: pytest.MonkeyPatch) -> None:
         return aot_eager(graph, inputs)
 
     whole, aot_eager = torch.compile, torch._dynamo.lookup_backend("aot_eager")
-    monkeypatch.setattr(torch, "compile", lambda f, **given: whole(f, backend=backend, fullgraph=True, **given))
+    monkeypatch.setattr(torch, "compile", lambda f, **given: whole(f, backend=backend, **given))
     eager, compiled = trainer(), trainer(compiled=True)
     expected = train(eager, batches(eager))
     torch.testing.assert_close(train(compiled, batches(compiled)), expected, rtol=1e-12, atol=1e-12)
@@ -141,3 +141,41 @@ def test_theta_that_is_not_trained_gets_no_momentum() -> None:
 def test_no_draws_are_made_that_are_not_used() -> None:
     plain = NetworkTrainer(TrainingRecipe(lr=0.1), LocalCoordinator(), Placement(), seed=3, slices=1)
     assert plain.draws(0)(0, SHAPE) == UpdateDraws()
+
+
+class Tape:
+    """Record that, like a CUDA graph, executes the function before, and again in the same memory at each replay."""
+
+    def __init__(self) -> None:
+        self.recordings, self.replays = 0, 0
+
+    def __call__(self, function: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
+        self.recordings += 1
+
+        def replay() -> None:
+            self.replays += 1
+            function()
+
+        for _ in range(3):
+            result = function()
+        return result, replay
+
+
+def test_replayed_is_eager() -> None:
+    """An update is recorded once for each size of a batch; a new optimiser starts in the same memory, from 0."""
+    tape, sizes = Tape(), [6, 6, 3, 6, 3]
+    captured, eager = trainer(capture=tape), trainer()
+    module, other = network(), network()
+    for _ in range(2):
+        given = batches(eager, sizes)
+        assert torch.equal(train(captured, given, module=module), train(eager, given, module=other))
+    assert (tape.recordings, tape.replays) == (2, 9), "all but the first update of all"
+
+
+def test_a_network_with_dropout_is_not_recorded() -> None:
+    """A replay would draw other numbers than the ones that an update's key gives."""
+    tape = Tape()
+    captured, eager = trainer(capture=tape), trainer()
+    modules = [nn.Sequential(nn.Dropout(0.5), network()) for _ in range(2)]
+    results = [train(x, batches(eager), module=m) for x, m in zip((captured, eager), modules, strict=True)]
+    assert torch.equal(*results) and tape.recordings == 0

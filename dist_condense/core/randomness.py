@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -30,10 +30,11 @@ def generator(seed: int, purpose: str, *integers: int) -> torch.Generator:
 
 
 @contextmanager
-def layers_keyed(device: torch.device, seed: int, purpose: str, *integers: int) -> Iterator[None]:
+def layers_keyed(device: torch.device, seed: int, purpose: str, *integers: int) -> Iterator[Callable[[], bool]]:
     """Seed the draws of layers (dropout, stochastic depth) by :func:`key` inside the context.
 
-    Such layers use torch's global generators, which are seeded on entry and restored on exit.
+    Such layers use torch's global generators, which are seeded on entry and restored on exit. Yields a function that
+    returns whether numbers were drawn so far in the context.
     """
     on_gpu = device.type == "cuda"
     with torch.random.fork_rng(devices=[device] if on_gpu else []):
@@ -41,7 +42,9 @@ def layers_keyed(device: torch.device, seed: int, purpose: str, *integers: int) 
         if on_gpu:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(key(seed, purpose, *integers))
-        yield
+        states = [torch.get_rng_state, *([lambda: torch.cuda.get_rng_state(device)] if on_gpu else [])]
+        before = [state() for state in states]
+        yield lambda: not all(torch.equal(state(), x) for state, x in zip(states, before, strict=True))
 
 
 def permutation(count: int, seed: int, purpose: str, *integers: int) -> torch.Tensor:

@@ -15,6 +15,7 @@ from typing import Protocol, cast
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from dist_condense.core import randomness
 from dist_condense.data.normalise import ChannelStatistics, to_values
@@ -26,8 +27,8 @@ from dist_condense.system.transfer import Parcel, Transfer
 
 AHEAD_BYTES = 16 << 20
 """Bytes of images that are read before their update; at least DEPTH batches are."""
-Gathered = tuple[Parcel, UpdateDraws]
-"""Stored images, labels and draws of an update, whose transfer to the device has started; and the form of the draws."""
+Gathered = Parcel[Batch]
+"""Stored images, labels and draws of an update, whose transfer to the device has started."""
 Segment = tuple[int, int, int]
 """Segment of training to read: network k, matching step t, and the index of its first batch to read."""
 
@@ -88,12 +89,8 @@ class RealBatches:
     _prefetch: tuple[Segment, Ahead[Gathered]] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        place = self.placement
-        self._transfer = Transfer(place.device)
-        self._mean, self._std = (
-            torch.tensor(x, dtype=place.dtype, device=place.device)[:, None, None]
-            for x in (self.statistics.mean, self.statistics.std)
-        )
+        self._transfer = Transfer(self.placement.device)
+        self._normalised = Normalise.of(self.statistics, self.placement)
 
     def announce(self, k: int, t: int, draws: DrawUpdate) -> None:
         """Start to gather the images of segment (k, t). Every worker must announce the same segments."""
@@ -154,8 +151,7 @@ class RealBatches:
         rows = {c: at for c, at in rows_by_label(labels).items() if c in own}
         parts = get_many(self.source, [(c, within[at]) for c, at in rows.items()])
         images = self.coordinator.fill(self._in_order(list(rows.values()), parts, len(positions)))
-        drawn = draws(u, images.shape)
-        return self._transfer.send([images, labels, *drawn.tensors()]), drawn
+        return self._transfer.send(Batch(images, labels, draws(u, images.shape), self._normalised))
 
     def _in_order(self, rows: Sequence[Tensor], parts: Sequence[Tensor], count: int) -> Tensor:
         """Return stored images ``[count, C, H, W]`` with ``parts`` in their ``rows``, and 0 in all others."""
@@ -165,13 +161,33 @@ class RealBatches:
         return images
 
     def _ready(self, batches: Ahead[Gathered]) -> Iterator[Batch]:
-        for parcel, drawn in batches:
-            images, labels, *tensors = parcel.received()
-            yield Batch(images, labels, drawn.with_tensors(tensors), self._normalised)
+        for parcel in batches:
+            yield parcel.received()
         self.waited += batches.waited
 
-    def _normalised(self, stored: Tensor) -> Tensor:
-        return (to_values(stored, self.placement.dtype) - self._mean) / self._std
+
+@dataclass(frozen=True)
+class Normalise:
+    """Function from stored images to normalised space, with constants on the device.
+
+    :param mean: mean of the values of real images, ``[C, 1, 1]``, in the dtype of the result.
+    :param std: standard deviation of these values, in the same form.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    @classmethod
+    def of(cls, statistics: ChannelStatistics, placement: Placement) -> Normalise:
+        """Return the function for images of a data set."""
+        mean, std = (
+            torch.tensor(x, dtype=placement.dtype, device=placement.device)[:, None, None]
+            for x in (statistics.mean, statistics.std)
+        )
+        return cls(mean, std)
+
+    def __call__(self, stored: Tensor) -> Tensor:
+        return (to_values(stored, self.mean.dtype) - self.mean) / self.std
 
 
 def rows_by_label(labels: Tensor) -> dict[int, Tensor]:
@@ -230,30 +246,44 @@ class SyntheticBatches:
         count, seed = self.classes * self.per_class, self.seed
         orders = (randomness.permutation(count, seed, "synthetic passes", k, t, epoch) for epoch in range(self.epochs))
         batches = islice((x for order in orders for x in order.split(self.batch)), first, None)
-        for drawn, parcel in Ahead(self._sent(u, positions, draws) for u, positions in enumerate(batches, first)):
-            labels, rows, source, *tensors = parcel.received()
-            images = self._rows(decoded, rows, source, len(labels))
-            labels = self._rows(learnt, rows, source, len(labels)) if self.soft else labels
-            yield Batch(images, labels, drawn.with_tensors(tensors))
+        for parcel in Ahead(self._sent(u, positions, draws) for u, positions in enumerate(batches, first)):
+            sent = parcel.received()
+            images = self._rows(decoded, sent)
+            yield Batch(images, self._rows(learnt, sent) if self.soft else sent.labels, sent.draws)
 
-    def _sent(self, u: int, positions: Tensor, draws: DrawUpdate) -> tuple[UpdateDraws, Parcel]:
-        """Start to copy to the device: the labels at ``positions``, which rows are owned, their sources, and draws.
-
-        A source is a position among the images of the owned classes. Runs in the read-ahead thread.
-        """
+    def _sent(self, u: int, positions: Tensor, draws: DrawUpdate) -> Parcel[Choice]:
+        """Start to copy the choices of an update to the device; runs in the read-ahead thread."""
         labels = positions // self.per_class
         slots = torch.full((self.classes,), -1)
         slots[self.shard.labels] = torch.arange(len(self.shard.labels))
         rows = (slots[labels] >= 0).nonzero().flatten()
-        source = (slots[labels] * self.per_class + positions % self.per_class)[rows]
-        drawn = draws(u, (len(positions), *self.shape))
-        return drawn, self._transfer.send([labels, rows, source, *drawn.tensors()])
+        sources = (slots[labels] * self.per_class + positions % self.per_class)[rows]
+        return self._transfer.send(Choice(labels, rows, sources, draws(u, (len(positions), *self.shape))))
 
-    def _rows(self, own: Tensor, rows: Tensor, source: Tensor, count: int) -> Tensor:
-        """Return ``[count, ...]`` on every worker, of which this worker contributes ``own[source]`` as ``rows``."""
-        batch = own.new_zeros(count, *own.shape[1:])
-        batch[rows] = own[source]
+    def _rows(self, own: Tensor, sent: Choice) -> Tensor:
+        """Return the images, or their labels, of an update ``[B, ...]``, to which every worker contributes its own.
+
+        :param own: images, or labels, of the owned classes, one after the other.
+        """
+        batch = own.new_zeros(len(sent.labels), *own.shape[1:])
+        batch[sent.rows] = own[sent.sources]
         return self.coordinator.fill(batch)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Images of one update of :class:`SyntheticBatches`, and its draws."""
+
+    labels: Tensor
+    """Class of each image, int64 ``[B]``."""
+    rows: Tensor
+    """Which of the images are those of owned classes, int64 ``[n]``."""
+    sources: Tensor
+    """Their positions among the images of the owned classes, int64 ``[n]``."""
+    draws: UpdateDraws
+
+
+pytree.register_dataclass(Choice)
 
 
 def _joined(parts: Sequence[Tensor], shape: tuple[int, ...], placement: Placement) -> Tensor:

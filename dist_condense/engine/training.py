@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from dist_condense.engine import update
 from dist_condense.engine.coordinator import Coordinator, Placement
 from dist_condense.engine.slices import Division
 from dist_condense.engine.update import Batch, DrawUpdate, Prepared, UpdateDraws
-from dist_condense.system.program import compiled
+from dist_condense.system.program import Captured, Record, compiled
 
 Loss = Callable[[nn.Module, Prepared, int, bool], Tensor]
 """Function like :func:`dist_condense.engine.update.loss`."""
@@ -51,12 +52,22 @@ class NetworkTrainer:
     slices: int
     autocast: bool = False
     compiled: bool = False
+    capture: Record | None = None
+    """Record of an update that is replayed for the later ones (:func:`cuda_graph`); None: updates are not captured."""
     division: Division = field(init=False)
     _loss: Loss = field(init=False, repr=False, compare=False)
+    _replayed: Captured[tuple[()]] | None = field(default=None, init=False, repr=False, compare=False)
+    _optimisers: dict[nn.Module, torch.optim.SGD] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Optimiser with which each network is trained at present."""
+    _momentum: dict[nn.Parameter, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _draws: dict[nn.Module, bool] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Whether the layers of a network draw numbers by themselves, known after its first update."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "division", Division(self.coordinator, self.slices))
         object.__setattr__(self, "_loss", compiled(update.loss) if self.compiled else update.loss)
+        if self.capture is not None:
+            object.__setattr__(self, "_replayed", Captured(self._update_current, record=self._record))
 
     def optimiser(self, network: nn.Module) -> torch.optim.SGD:
         """Return a new SGD optimiser for the network."""
@@ -84,8 +95,11 @@ class NetworkTrainer:
         network.train()
         for u, batch in enumerate(batches, first):
             if u == first:
-                update.zero_momentum(optimiser)
-            self.update(network, optimiser, batch, partial(self._keyed, *key, u))
+                self._adopt(network, optimiser)
+            if self._replayed and self.division.everywhere and self._draws.get(network) is False:
+                self._replayed(network, batch)
+            else:
+                self.update(network, optimiser, batch, partial(self._keyed, network, *key, u))
             yield u + 1
         self.division.synchronise(_state(network, optimiser))
         network.eval()
@@ -118,12 +132,49 @@ class NetworkTrainer:
         mix = cutmix.draw_cutmix(recipe.cutmix, n, size, generator)
         return UpdateDraws(draw, mix if recipe.cutmix else None)
 
-    def _keyed(self, *key: int) -> AbstractContextManager[None]:
-        return randomness.layers_keyed(self.placement.device, self.seed, "training layers", *key)
+    @contextmanager
+    def _keyed(self, network: nn.Module, *key: int) -> Iterator[None]:
+        """Seed the draws of layers in this context, and note whether there are any."""
+        with randomness.layers_keyed(self.placement.device, self.seed, "training layers", *key) as drawn:
+            yield
+            if self._replayed and not self._draws.get(network):
+                self._draws[network] = drawn()
+
+    def _adopt(self, network: nn.Module, optimiser: torch.optim.SGD) -> None:
+        """Make the optimiser use the one momentum of this network, so that updates change the same memory for ever."""
+        self._optimisers[network] = optimiser
+        for group in optimiser.param_groups:
+            for parameter in group["params"] if group["momentum"] else ():
+                momentum = self._momentum.setdefault(parameter, torch.zeros_like(parameter))
+                stored = optimiser.state[parameter].get("momentum_buffer")
+                if stored is None:
+                    momentum.zero_()  # the first step adds the gradient to 0 times the momentum
+                elif stored is not momentum:
+                    momentum.copy_(stored)
+                optimiser.state[parameter]["momentum_buffer"] = momentum
+
+    def _update_current(self, network: nn.Module, batch: Batch) -> tuple[()]:
+        """Take an SGD step with the network's present optimiser."""
+        self.update(network, self._optimisers[network], batch)
+        return ()
+
+    def _record(self, function: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
+        """Record an update, and undo the ones that were made for it."""
+        assert self.capture is not None
+        tensors = [x for network, optimiser in self._optimisers.items() for x in _all(network, optimiser)]
+        before = [x.clone() for x in tensors]
+        recorded = self.capture(function)
+        for x, y in zip(tensors, before, strict=True):
+            x.copy_(y)
+        return recorded
+
+
+def _all(network: nn.Module, optimiser: torch.optim.SGD) -> list[Tensor]:
+    """Return the weights, buffers and momentum."""
+    momentum = [state.get("momentum_buffer") for state in optimiser.state.values()]
+    return [*network.state_dict().values(), *(x for x in momentum if x is not None)]
 
 
 def _state(network: nn.Module, optimiser: torch.optim.SGD) -> list[Tensor]:
     """Return the floating-point weights, running statistics and momentum."""
-    momentum = [state.get("momentum_buffer") for state in optimiser.state.values()]
-    tensors = [*network.state_dict().values(), *(x for x in momentum if x is not None)]
-    return [x for x in tensors if x.is_floating_point()]
+    return [x for x in _all(network, optimiser) if x.is_floating_point()]

@@ -29,22 +29,7 @@ class UpdateDraws:
     mix: CutMix | None = None
     """CutMix of the augmented images; None: none."""
 
-    def mapped(self, change: Callable[[Tensor], Tensor]) -> UpdateDraws:
-        """Return the draws with ``change`` applied to each tensor, in a fixed order."""
-        changed: UpdateDraws = pytree.tree_map_only(Tensor, change, self)
-        return changed
 
-    def tensors(self) -> list[Tensor]:
-        """Return all tensors, in the order of :meth:`mapped`."""
-        return [x for x in pytree.tree_leaves(self) if isinstance(x, Tensor)]
-
-    def with_tensors(self, tensors: Sequence[Tensor]) -> UpdateDraws:
-        """Return the draws with other tensors, given in the order of :meth:`tensors`."""
-        given = iter(tensors)
-        return self.mapped(lambda _: next(given))
-
-
-pytree.register_dataclass(UpdateDraws)
 DrawUpdate = Callable[[int, Sequence[int]], UpdateDraws]
 """Function from the number of an update and the shape of its images, (B, C, H, W), to its draws, on the CPU.
 
@@ -63,6 +48,10 @@ class Batch:
     draws: UpdateDraws = UpdateDraws()
     normalised: Callable[[Tensor], Tensor] | None = None
     """Function of tensors that maps ``images`` to normalised space; None: they are in it."""
+
+
+for _tree in (UpdateDraws, Batch):
+    pytree.register_dataclass(_tree)
 
 
 def with_draws(batches: Iterable[tuple[Tensor, Tensor]], draw: DrawUpdate, first: int = 0) -> Iterator[Batch]:
@@ -112,18 +101,6 @@ def loss(network: nn.Module, part: Prepared, count: int, autocast: bool) -> Tens
         logits = network(images)
     losses = cutmix.mixed_loss(logits.to(images.dtype), part.labels, part.partner_labels, part.weight)
     return losses.sum() / count
-
-
-def zero_momentum(optimiser: torch.optim.SGD) -> None:
-    """Allocate the momentum of an optimiser that has not taken a step, so that every step changes it in place.
-
-    The first step is the same as without: 0 times the momentum, plus the gradient.
-    """
-    for group in optimiser.param_groups:
-        for parameter in group["params"] if group["momentum"] else ():
-            state = optimiser.state[parameter]
-            if state.get("momentum_buffer") is None:
-                state["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def step(optimiser: torch.optim.SGD, gradient: Tensor) -> None:

@@ -47,6 +47,7 @@ from dist_condense.settings.parts import (
 )
 from dist_condense.settings.run_folder import Entry, RunFolder
 from dist_condense.settings.schema import AugmentationConfig, NetworkConfig, RunConfig
+from dist_condense.system.program import cuda_graph
 from dist_condense.system.remote import join
 from dist_condense.system.storage import Storage, storage
 
@@ -432,6 +433,7 @@ def trainer_of(
         slices=config.compute.slices or 1,
         autocast=config.compute.autocast,
         compiled=config.compute.compile,
+        capture=cuda_graph if config.compute.cuda_graphs and placement.device.type == "cuda" else None,
     )
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch.utils import _pytree as pytree
 
 Tree = TypeVar("Tree")
 ALIGNMENT = 16
-"""Bytes to whose multiples the tensors in a packed copy are aligned."""
+"""Bytes to which tensors are aligned in a common copy; a multiple of every dtype's size."""
 
 
 def uploads(source: torch.device, target: torch.device) -> bool:
@@ -45,17 +43,17 @@ def together(tree: Tree, device: torch.device) -> Tree:
     return result
 
 
-def packed(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Return the bytes of the tensors one after the other, uint8 1-D, each aligned to ALIGNMENT bytes."""
-    flat = [x.contiguous().flatten().view(torch.uint8) for x in tensors]
-    return torch.cat([F.pad(x, (0, -len(x) % ALIGNMENT)) for x in flat])
+def packed(tensors: list[torch.Tensor]) -> torch.Tensor:
+    """Return the bytes of tensors, one after the other, each padded to a multiple of :data:`ALIGNMENT`."""
+    parts = [x.contiguous().flatten().view(torch.uint8) for x in tensors]
+    return torch.cat([torch.nn.functional.pad(x, (0, -len(x) % ALIGNMENT)) for x in parts])
 
 
-def unpacked(buffer: torch.Tensor, like: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Return the tensors of :func:`packed` as views of ``buffer``, with the shapes and dtypes of ``like``."""
-    sizes = [x.nbytes for x in like]
-    parts = buffer.split([size + -size % ALIGNMENT for size in sizes])
-    return [part[:size].view(x.dtype).view(x.shape) for part, size, x in zip(parts, sizes, like, strict=True)]
+def unpacked(flat: torch.Tensor, like: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Return views of the bytes that :func:`packed` made from tensors of the shapes and dtypes of ``like``."""
+    sizes = [x.numel() * x.element_size() for x in like]
+    parts = flat.split([size + -size % ALIGNMENT for size in sizes])
+    return [p[:size].view(x.dtype).view(x.shape) for p, size, x in zip(parts, sizes, like, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -81,24 +79,31 @@ class Arrival:
 
 
 @dataclass(frozen=True)
-class Parcel:
-    """Tensors that travel to the device together, in one copy, which may still be in progress.
+class Parcel(Generic[Tree]):
+    """Nested dicts, lists and registered dataclasses whose tensors travel to the device in one copy.
 
-    :param arrival: bytes of the tensors that come from host memory; None if nothing had to be copied to a GPU.
-    :param tensors: the tensors before the copy; those that are not copied are on the device.
+    :param arrival: bytes of the tensors from host memory, whose copy may still be in progress; None: nothing is copied.
+    :param tree: the tensors before the copy; those that are not copied are on the device.
     """
 
     arrival: Arrival | None
-    tensors: Sequence[torch.Tensor]
+    tree: Tree
 
-    def received(self) -> list[torch.Tensor]:
+    def received(self) -> Tree:
         """Return the tensors on the device, after making the current stream wait for their copy."""
         if self.arrival is None:
-            return list(self.tensors)
+            return self.tree
         buffer = self.arrival.received()
-        copied = [uploads(x.device, buffer.device) for x in self.tensors]
-        moved = iter(unpacked(buffer, [x for x, here in zip(self.tensors, copied, strict=True) if here]))
-        return [next(moved) if here else x for x, here in zip(self.tensors, copied, strict=True)]
+        moved = iter(unpacked(buffer, _from_host(self.tree, buffer.device)))
+        tree: Tree = pytree.tree_map_only(
+            torch.Tensor, lambda x: next(moved) if uploads(x.device, buffer.device) else x, self.tree
+        )
+        return tree
+
+
+def _from_host(tree: object, device: torch.device) -> list[torch.Tensor]:
+    """Return the tensors that must be copied from host memory to a GPU."""
+    return [x for x in pytree.tree_leaves(tree) if isinstance(x, torch.Tensor) and uploads(x.device, device)]
 
 
 class Transfer:
@@ -123,9 +128,8 @@ class Transfer:
             copied.record(self._stream)
         return Arrival(on_device, copied, pinned)
 
-    def send(self, tensors: Sequence[torch.Tensor]) -> Parcel:
-        """Start to copy tensors; those in host memory travel to a GPU together. Called in the thread that made them."""
-        from_host = [x for x in tensors if uploads(x.device, self.device)]
-        if not from_host:
-            return Parcel(None, [x.to(self.device) for x in tensors])
-        return Parcel(self.begin(packed(from_host)), tensors)
+    def send(self, tree: Tree) -> Parcel[Tree]:
+        """Start to copy the tensors of ``tree``, to a GPU by a single copy; called in the thread that made them."""
+        if from_host := _from_host(tree, self.device):
+            return Parcel(self.begin(packed(from_host)), tree)
+        return Parcel(None, pytree.tree_map_only(torch.Tensor, lambda x: x.to(self.device), tree))

@@ -7,6 +7,7 @@ from itertools import chain, groupby
 
 import pytest
 import torch
+from torch.utils import _pytree as pytree
 
 from dist_condense.core.cutmix import CutMix
 from dist_condense.data import MemorySource
@@ -50,7 +51,7 @@ def shown(walk: list[Batch]) -> list[list[int]]:
 
 
 def same(first: list[Batch], second: list[Batch]) -> bool:
-    flat = ([(b.images, b.labels, *b.draws.tensors()) for b in walk] for walk in (first, second))
+    flat = ([(b.images, b.labels, *pytree.tree_leaves(b.draws.mix)) for b in walk] for walk in (first, second))
     pairs = zip(*flat, strict=True)
     return all(torch.equal(a, b) for one, other in pairs for a, b in zip(one, other, strict=True))
 

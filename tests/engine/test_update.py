@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
+from torch.utils import _pytree as pytree
 
 from dist_condense.core.augmentation import Strategy
 from dist_condense.data.normalise import to_values
 from dist_condense.engine.coordinator import LocalCoordinator, Placement
 from dist_condense.engine.training import NetworkTrainer, TrainingRecipe
-from dist_condense.engine.update import Batch, UpdateDraws, with_draws, zero_momentum
+from dist_condense.engine.update import Batch, UpdateDraws, with_draws
 
 IDC = Strategy(always=("flip", "color"), one_of=("crop", "scale", "rotate"))
 RECIPE = TrainingRecipe(lr=0.1, momentum=0.9, weight_decay=0.01, strategy=IDC, cutmix=1.0)
 SHAPE = (6, 3, 8, 8)
 
 
-def trainer(slices: int = 2, compiled: bool = False) -> NetworkTrainer:
+def trainer(slices: int = 2, **given: Any) -> NetworkTrainer:
     place = Placement(dtype=torch.float64)
-    return NetworkTrainer(RECIPE, LocalCoordinator(), place, seed=3, slices=slices, compiled=compiled)
+    return NetworkTrainer(RECIPE, LocalCoordinator(), place, seed=3, slices=slices, **given)
 
 
 def network() -> nn.Module:
@@ -60,8 +62,7 @@ def batches(engine: NetworkTrainer, sizes: Sequence[int] = (6, 6, 3)) -> list[Ba
 
 def fake(batch: Batch, mode: FakeTensorMode) -> Batch:
     """Return a batch whose tensors have no values that the host could read."""
-    there = mode.from_tensor
-    return Batch(there(batch.images), there(batch.labels), batch.draws.mapped(there), normalised)
+    return pytree.tree_map_only(Tensor, mode.from_tensor, batch)
 
 
 @pytest.mark.parametrize("slices", [1, 2, 4])
@@ -72,7 +73,6 @@ def test_nothing_waits_for_the_device(slices: int) -> None:
     with FakeTensorMode() as mode:
         theta = network()
         optimiser = engine.optimiser(theta)
-        zero_momentum(optimiser)
         engine.update(theta, optimiser, fake(batch, mode))
         assert all(isinstance(p, FakeTensor) for p in theta.parameters())
 
@@ -83,7 +83,7 @@ def test_the_check_above_notices_a_host_that_waits() -> None:
     with FakeTensorMode() as mode:
         given = fake(batch, mode)
         with pytest.raises(DataDependentOutputException):
-            given.draws.mapped(lambda x: x * float(x.sum()))
+            pytree.tree_map_only(Tensor, lambda x: x * float(x.sum()), given)
 
 
 def test_compiled_is_eager(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,3 +141,41 @@ def test_theta_that_is_not_trained_gets_no_momentum() -> None:
 def test_no_draws_are_made_that_are_not_used() -> None:
     plain = NetworkTrainer(TrainingRecipe(lr=0.1), LocalCoordinator(), Placement(), seed=3, slices=1)
     assert plain.draws(0)(0, SHAPE) == UpdateDraws()
+
+
+class Tape:
+    """Record that, like a CUDA graph, executes the function before, and again in the same memory at each replay."""
+
+    def __init__(self) -> None:
+        self.recordings, self.replays = 0, 0
+
+    def __call__(self, function: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
+        self.recordings += 1
+
+        def replay() -> None:
+            self.replays += 1
+            function()
+
+        for _ in range(3):
+            result = function()
+        return result, replay
+
+
+def test_replayed_is_eager() -> None:
+    """An update is recorded once for each size of a batch; a new optimiser starts in the same memory, from 0."""
+    tape, sizes = Tape(), [6, 6, 3, 6, 3]
+    captured, eager = trainer(capture=tape), trainer()
+    module, other = network(), network()
+    for _ in range(2):
+        given = batches(eager, sizes)
+        assert torch.equal(train(captured, given, module=module), train(eager, given, module=other))
+    assert (tape.recordings, tape.replays) == (2, 9), "all but the first update of all"
+
+
+def test_a_network_with_dropout_is_not_recorded() -> None:
+    """A replay would draw other numbers than the ones that an update's key gives."""
+    tape = Tape()
+    captured, eager = trainer(capture=tape), trainer()
+    modules = [nn.Sequential(nn.Dropout(0.5), network()) for _ in range(2)]
+    results = [train(x, batches(eager), module=m) for x, m in zip((captured, eager), modules, strict=True)]
+    assert torch.equal(*results) and tape.recordings == 0

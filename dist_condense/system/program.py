@@ -96,8 +96,8 @@ class _Recorded:
 class Captured(Generic[Result]):
     """A program that is recorded at the first call with new shapes, and replayed by later calls.
 
-    Tensors in the arguments are copied to static memory. All other arguments, such as a network, are kept by identity:
-    their tensors are read where they were at the recording, so they may only be changed in place.
+    Tensors in the arguments are copied to static memory. All other arguments, such as a network, must be hashable and
+    are kept: their tensors are read where they were at the recording, so they may only be changed in place.
     """
 
     function: Callable[..., Result]
@@ -108,7 +108,7 @@ class Captured(Generic[Result]):
     def __call__(self, *arguments: Any) -> Result:
         leaves, structure = pytree.tree_flatten(arguments)
         tensors = [x for x in leaves if isinstance(x, Tensor)]
-        key = structure, tuple((x.shape, x.dtype) if isinstance(x, Tensor) else id(x) for x in leaves)
+        key = structure, tuple((x.shape, x.dtype) if isinstance(x, Tensor) else x for x in leaves)
         if key not in self._recorded:
             self._recorded[key] = self._new(leaves, structure)
         result: Result = self._recorded[key](tensors)

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from dist_condense.core.distance import Compare
+from dist_condense.core.program import compiled
 from dist_condense.core.statistic import Statistic
-from dist_condense.system.program import compiled
 
 Examples = dict[str, Tensor]
 """Inputs of a network for one class: ``images`` ``[n, C, H, W]`` in its (normalised) space, and ``labels``, int64

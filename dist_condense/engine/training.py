@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from dist_condense.core import cutmix, randomness
 from dist_condense.core.augmentation import Strategy
+from dist_condense.core.program import Captured, Record, compiled
 from dist_condense.engine import update
 from dist_condense.engine.coordinator import Coordinator, Placement
 from dist_condense.engine.slices import Division
 from dist_condense.engine.update import Batch, DrawUpdate, Prepared, UpdateDraws
-from dist_condense.system.program import Captured, Record, compiled
 
 Loss = Callable[[nn.Module, Prepared, int, bool], Tensor]
 """Function like :func:`dist_condense.engine.update.loss`."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from dist_condense.core.program import CannotCompile
 from dist_condense.data import DataError
 from dist_condense.engine.coordinator import Coordinator, Placement
 from dist_condense.engine.errors import RunFailed
@@ -23,7 +24,6 @@ from dist_condense.settings.config import RunConfig
 from dist_condense.settings.schema import ComputeConfig
 from dist_condense.system.memory import keep_freed_memory
 from dist_condense.system.processor import gpu_kernels, on_threads
-from dist_condense.system.program import CannotCompile
 
 log = logging.getLogger(__name__)
 GRACE = 30.0

@@ -21,6 +21,7 @@ from dist_condense.core.grouping import Grouping, Partition
 from dist_condense.core.image_rule import ImageRule, Learnt
 from dist_condense.core.objective import REVERSE, SECOND_DERIVATIVES, Objective
 from dist_condense.core.parameterisation import BOTH, DECODINGS, Grid, MultiFormation, grid_of
+from dist_condense.core.program import cuda_graph
 from dist_condense.core.start import STARTS, Material, scores
 from dist_condense.core.statistic import PARAMETERS, STATISTICS, Statistic
 from dist_condense.data import ImageSet, Reading, open_dataset, to_values
@@ -47,7 +48,6 @@ from dist_condense.settings.parts import (
 )
 from dist_condense.settings.run_folder import Entry, RunFolder
 from dist_condense.settings.schema import AugmentationConfig, NetworkConfig, RunConfig
-from dist_condense.system.program import cuda_graph
 from dist_condense.system.remote import join
 from dist_condense.system.storage import Storage, storage
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils import _pytree as pytree
 
+from dist_condense.core.program import Branches, CannotCompile, Captured, compiled
 from dist_condense.data.image_set import ClassName
 from dist_condense.engine.coordinator import LocalCoordinator, Placement
 from dist_condense.engine.matching.alone import Step, Stepped, Whole
@@ -24,7 +25,6 @@ from dist_condense.engine.shard import ClassShard
 from dist_condense.planning.images import RandomImages
 from dist_condense.settings import assembly
 from dist_condense.settings.config import load
-from dist_condense.system.program import Branches, CannotCompile, Captured, compiled
 
 SMALL = [
     *("network.width=6", "network.depth=2", "network.activation=swish", "ipc=2", "method.real_batch=5"),

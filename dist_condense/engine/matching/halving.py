@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from dist_condense.core.image_rule import ImageRule, Learnt
 from dist_condense.core.objective import Objective
+from dist_condense.core.program import Branches, Captured, compiled
 from dist_condense.engine.errors import RunFailed
 from dist_condense.engine.matching.alone import Step, Stepped, Whole
 from dist_condense.engine.matching.draws import Drawn
 from dist_condense.engine.matching.two_passes import TwoPasses
 from dist_condense.engine.matching.view import View
-from dist_condense.system.program import Branches, Captured, compiled
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

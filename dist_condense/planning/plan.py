@@ -21,6 +21,9 @@ class Plan:
     rates: Calibration
     cluster: Cluster
     forecast: Forecast
+    steps: tuple[float, float]
+    """Parallel efficiencies of the matching steps and the training between them, without pretraining, if slices are
+    divided among the workers and if every worker computes all slices."""
     others: list[tuple[Forecast, float]]
     """Forecasts for several numbers of workers, each with its efficiency."""
     best: Forecast
@@ -31,5 +34,9 @@ class Plan:
     """Memory available to a worker in bytes; None if unknown."""
     problems: list[str]
     """Messages that name parts that do not fit into memory, and what to change; empty if the run fits."""
+    checkpoint: int
+    """Bytes of a checkpoint: the learnt images, theta and their momentum."""
+    tested: int
+    """Number of test images; 0 without an evaluation."""
     unsaved: str = ""
     """Reason why the measured rates could not be saved, followed by the rates; empty if they were, or need not be."""

@@ -19,7 +19,7 @@ from dist_condense.engine.procedure import Kind, Outline
 from dist_condense.planning import calibrate, devices, floors, rates, tables
 from dist_condense.planning.devices import GIGABYTE, Device
 from dist_condense.planning.fit import remedies
-from dist_condense.planning.forecast import Cluster, Forecast, best, efficiency, forecast, step_efficiencies
+from dist_condense.planning.forecast import Cluster, Forecast, StepEfficiency, best, efficiency, forecast
 from dist_condense.planning.images import assumed, test_images
 from dist_condense.planning.plan import Plan
 from dist_condense.planning.rates import Calibration
@@ -120,7 +120,7 @@ def planned(options: argparse.Namespace, config: RunConfig) -> Plan:
         rates=measured,
         cluster=cluster,
         forecast=forecast(load, measured, cluster, workers),
-        steps=step_efficiencies(load, measured, cluster, workers),
+        steps=StepEfficiency.of(load, measured, cluster, workers),
         others=[
             (other, efficiency(load, measured, cluster, other)) for other in _others(load, measured, cluster, workers)
         ],

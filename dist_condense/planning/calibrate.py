@@ -25,6 +25,10 @@ from dist_condense.system import terminal
 from dist_condense.system.memory import keep_freed_memory
 
 
+IDLE = 0.5
+"""Load average of a machine that counts as idle."""
+
+
 def calibrate(
     config: RunConfig,
     dataset: Any,
@@ -47,7 +51,9 @@ def calibrate(
     if not load.computes:
         return Calibration(device="nothing is computed", kind=device.type, compared=compared(config, dataset, load))
     start, average = Usage.now(), load_average()
-    tell(f"timing steps of the config's network here, which takes minutes on CPUs; {_loaded('now', average)}")
+    tell(f"timing steps of the config's network here: minutes on CPUs; {_loaded('now', average)}")
+    if average is not None and average + (config.compute.threads or 1) > (os.cpu_count() or 1) + IDLE:
+        tell("warning: other processes keep this machine busy, so the times may be too long")
     keep_freed_memory()
     torch.set_num_threads(config.compute.threads or 1)
     made = _timed(config, load)
@@ -71,8 +77,9 @@ def _rates(probe: Probe, made: RunConfig, load: Workload, tell: Callable[[str], 
     grouping = replace(probe.recipe.grouping, warmup_networks=0)
     alone = _matching(probe, watch, Grouping(per_class(load.classes)), load) if load.steps else None
     shared = _matching(probe, watch, grouping, load) if load.shared_steps else None
-    updating = _updating(probe, watch, load) if trains else None
+    updating, spread = _updating(probe, watch, load) if trains else None, watch.spread
     draw = watch.least("drawing a network", {0: probe.draw})[0]
+    tell("counting the memory of tensors")
     return Calibration(
         device=_description(probe.device),
         kind=probe.device.type,
@@ -84,7 +91,7 @@ def _rates(probe: Probe, made: RunConfig, load: Workload, tell: Callable[[str], 
         real=peak(probe.real) if load.steps else None,
         synthetic=peak(probe.double_backward) if load.steps else None,
         training=peak(probe.slice) if load.updates else None,
-        spread=watch.spread,
+        spread=spread,
     )
 
 

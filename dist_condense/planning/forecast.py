@@ -14,6 +14,8 @@ from dist_condense.settings.schema import CPU, CUDA
 
 ENOUGH = 0.8
 """Lowest parallel efficiency, from 0 to 1, at which a number of workers is recommended."""
+BACKWARD = 2 / 3
+"""Share of an update of theta that is its backward pass, during which gradients of later layers can be summed."""
 FLOAT, INTEGER = 4, 8
 PROCESS, NETWORK, PIXELS = "the process", "network, gradient, momentum", "pixels, momentum, decoded"
 STATISTICS, MINIBATCHES, REAL = "statistics of classes and sums", "minibatches", "real images, decoded"
@@ -281,17 +283,31 @@ def efficiency(load: Workload, rates: Calibration, cluster: Cluster, on: Forecas
     return forecast(_untested(load), rates, cluster, 1).seconds / (on.workers * on.seconds) if on.seconds else 1.0
 
 
-def step_efficiencies(load: Workload, rates: Calibration, cluster: Cluster, workers: int) -> tuple[float, float]:
-    """Return the parallel efficiencies of the matching steps and the training between them, without pretraining.
+@dataclass(frozen=True, kw_only=True)
+class StepEfficiency:
+    """Parallel efficiency of the matching steps and the training between them, without pretraining."""
 
-    :returns: (slices are divided among the workers, every worker computes all slices).
-    """
-    steps = load.steps_only
-    alone, on = (forecast(steps, rates, cluster, n) for n in (1, workers))
-    ways = Ways.of(steps, rates, cluster, workers)
-    rest = on.seconds - sum(ways.chosen)
-    first, second = (alone.seconds / (workers * (rest + sum(way)) or 1.0) for way in (ways.divided, ways.repeated))
-    return first, second
+    divided: float
+    """If slices are divided among the workers."""
+    overlapped: float
+    """Likewise, if the sum of the gradients overlaps with the backward pass."""
+    everywhere: float
+    """If every worker computes all slices."""
+
+    @classmethod
+    def of(cls, load: Workload, rates: Calibration, cluster: Cluster, workers: int) -> StepEfficiency:
+        """Estimate the efficiencies on ``workers`` workers."""
+        steps = load.steps_only
+        alone, on = (forecast(steps, rates, cluster, n) for n in (1, workers))
+        ways = Ways.of(steps, rates, cluster, workers)
+        hidden = Ways.of(steps, rates, replace(cluster, overlap=max(BACKWARD, cluster.overlap)), workers)
+        rest = on.seconds - sum(ways.chosen)
+
+        def efficiency(way: tuple[float, float]) -> float:
+            return alone.seconds / (workers * (rest + sum(way)) or 1.0)
+
+        divided, overlapped, everywhere = map(efficiency, (ways.divided, hidden.divided, ways.repeated))
+        return cls(divided=divided, overlapped=overlapped, everywhere=everywhere)
 
 
 def _untested(load: Workload) -> Workload:

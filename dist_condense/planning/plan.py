@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dist_condense.engine.procedure import Units
-from dist_condense.planning.forecast import Cluster, Forecast
+from dist_condense.planning.forecast import Cluster, Forecast, StepEfficiency
 from dist_condense.planning.rates import Calibration
 from dist_condense.planning.workload import Workload
 from dist_condense.settings.config import RunConfig
@@ -21,9 +21,7 @@ class Plan:
     rates: Calibration
     cluster: Cluster
     forecast: Forecast
-    steps: tuple[float, float]
-    """Parallel efficiencies of the matching steps and the training between them, without pretraining, if slices are
-    divided among the workers and if every worker computes all slices."""
+    steps: StepEfficiency
     others: list[tuple[Forecast, float]]
     """Forecasts for several numbers of workers, each with its efficiency."""
     best: Forecast

@@ -41,7 +41,7 @@ def show(plan: Plan) -> None:
     for name, value in rows(plan):
         facts.add_row(name, value)
     console.print(facts)
-    if _has_times(plan):
+    if load.computes:
         console.print(_numbers_of_workers(plan))
     for remark in remarks(plan):
         terminal.out(f"- {remark}")
@@ -164,23 +164,24 @@ def _remarks_on_rates(plan: Plan) -> Iterator[str]:
 
 def as_json(plan: Plan) -> dict[str, Any]:
     """Return a plan as JSON values, in bytes and seconds; times that are not estimated are None."""
-    computes = _has_times(plan)
-    others = [_numbers(each, computes) | {"efficiency": efficiency} for each, efficiency in plan.others if computes]
+    computes = plan.load.computes
+    others = [_numbers(each, plan) | {"efficiency": efficiency} for each, efficiency in plan.others if computes]
     basis = {"workload": asdict(plan.load), "rates": asdict(plan.rates), "cluster": asdict(plan.cluster)}
     return basis | {
-        "chosen": _numbers(plan.forecast, computes),
+        "chosen": _numbers(plan.forecast, plan),
         "others": others,
         "best_workers": plan.best.workers if computes else None,
         "room": plan.room,
         "does_not_fit": plan.problems,
-        "step_efficiency": dict(zip(("divided", "everywhere"), plan.steps, strict=True)) if computes else None,
+        "step_efficiency": asdict(plan.steps) if computes else None,
         "checkpoint_bytes": plan.checkpoint,
         "remarks": list(remarks(plan)),
     }
 
 
-def _numbers(forecast: Forecast, computes: bool) -> dict[str, Any]:
-    times = {name: getattr(forecast, name) if computes else None for name in ("seconds", "total", "device_hours")}
+def _numbers(forecast: Forecast, plan: Plan) -> dict[str, Any]:
+    known = {"seconds": plan.load.computes, "total": _has_times(plan), "device_hours": _has_times(plan)}
+    times = {name: getattr(forecast, name) if is_known else None for name, is_known in known.items()}
     return asdict(forecast) | times | {"bytes": forecast.bytes}
 
 
@@ -213,11 +214,15 @@ def _ways(plan: Plan) -> Iterator[tuple[str, str]]:
 
     Both times include collectives; the other rows of the table use the shorter one.
     """
-    forecast, (divided, everywhere) = plan.forecast, plan.steps
-    if forecast.workers > 1 and forecast.shared:
-        of_steps = " (efficiency of the steps {:.0%})" if plan.load.steps else ""
-        yield "    slices divided among the workers", duration(forecast.shared) + of_steps.format(divided)
-        yield "    all slices on every worker", duration(forecast.everywhere) + of_steps.format(everywhere)
+    forecast, steps = plan.forecast, plan.steps
+    if forecast.workers == 1 or not forecast.shared:
+        return
+    yield "    slices divided among the workers", duration(forecast.shared)
+    yield "    all slices on every worker", duration(forecast.everywhere)
+    if plan.load.steps:
+        overlapped = f"{steps.divided:.1%} ({steps.overlapped:.1%} if sums overlap with backward passes)"
+        yield "  efficiency without pretraining, slices divided", overlapped
+        yield "    all slices on every worker", f"{steps.everywhere:.1%}"
 
 
 def _bandwidth(plan: Plan) -> float:

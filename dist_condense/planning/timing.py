@@ -45,7 +45,7 @@ class Stopwatch:
     spread: float = 0.0
     """Largest relative difference so far between the median and the least time of a piece."""
     _part: int = 1
-    _told: float = field(default_factory=time.monotonic)
+    _told: float = field(default_factory=lambda: time.monotonic())
 
     def least(self, name: str, pieces: Mapping[Key, Piece]) -> dict[Key, float]:
         """Return the least of the repeated times of each piece, in seconds.
@@ -53,22 +53,26 @@ class Stopwatch:
         :param name: name of the part, for the reports.
         """
         rounds: list[dict[Key, float]] = []
+        number = ROUNDS
 
-        def turn(total: str) -> dict[Key, float]:
-            times = {}
+        def turn() -> dict[Key, float]:
+            times: dict[Key, float] = {}
             for key, piece in pieces.items():
                 times[key] = self.seconds(piece)
-                self._report(f"{name}: {len(rounds) * len(pieces) + len(times)} of {total} timings")
+                done = len(rounds) * len(pieces) + len(times)
+                self._report(f"{name}: {done} of {number * len(pieces)} timings")
             return times
 
-        turn("the first")  # a warm-up: the first step of a shape takes longer
-        rounds.append(turn("the next"))
+        for piece in pieces.values():  # a warm-up: the first step of a shape takes longer
+            self.seconds(piece)
+            self._report(f"{name}: first steps")
+        rounds.append(turn())
         number = min(MOST_ROUNDS, max(ROUNDS, int(WINDOW / sum(rounds[0].values()))))
         while len(rounds) < number:
-            rounds.append(turn(str(number * len(pieces))))
+            rounds.append(turn())
         found = {key: [times[key] for times in rounds] for key in pieces}
         self.spread = max([self.spread, *(median(times) / min(times) - 1 for times in found.values())])
-        self.tell(f"part {self._part} of {self.parts}, {name}: done, {len(pieces)} pieces timed {number} times each")
+        self.tell(f"part {self._part} of {self.parts}, {name}: done, each piece timed {number} times")
         self._part, self._told = self._part + 1, time.monotonic()
         return {key: min(times) for key, times in found.items()}
 

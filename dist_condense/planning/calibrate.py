@@ -24,7 +24,6 @@ from dist_condense.settings.schema import CUDA, MethodConfig
 from dist_condense.system import terminal
 from dist_condense.system.memory import keep_freed_memory
 
-
 IDLE = 0.5
 """Load average of a machine that counts as idle."""
 
@@ -115,8 +114,7 @@ def compared(config: RunConfig, dataset: Any, load: Workload) -> dict[str, Any]:
 def _timed(config: RunConfig, load: Workload) -> RunConfig:
     """Return the config of the timed worker, whose theta is drawn and not trained between steps.
 
-    Without matching steps, the keys of matching have their defaults, because the planned run does not read them. At
-    least FEW images of each class are learnt.
+    Without matching steps, the keys of matching have their defaults, because the planned run does not read them.
     """
     schedule, training = replace(config.trajectory, start="fresh"), replace(config.training, source="frozen")
     if load.steps:

@@ -14,8 +14,6 @@ from dist_condense.settings.schema import CPU, CUDA
 
 ENOUGH = 0.8
 """Lowest parallel efficiency, from 0 to 1, at which a number of workers is recommended."""
-BACKWARD = 2 / 3
-"""Share of an update of theta that is its backward pass, during which gradients of later layers can be summed."""
 FLOAT, INTEGER = 4, 8
 PROCESS, NETWORK, PIXELS = "the process", "network, gradient, momentum", "pixels, momentum, decoded"
 STATISTICS, MINIBATCHES, REAL = "statistics of classes and sums", "minibatches", "real images, decoded"
@@ -23,6 +21,8 @@ AT_ONCE = "images in the network at once"
 HELD = {CPU: 2**30, CUDA: 3 * 2**29}
 """Bytes that a process needs besides its tensors, by device. Measured on a CPU (Python, torch, Ray, MLflow); assumed on
 a GPU (its context, workspaces of kernels)."""
+BACKWARD = 2 / 3
+"""Share of an update of theta that is its backward pass, during which gradients of later layers can be summed."""
 
 
 @dataclass(frozen=True, kw_only=True)

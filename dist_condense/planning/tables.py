@@ -129,6 +129,8 @@ def remarks(plan: Plan) -> Iterator[str]:
             f"{sum(load.counts):,} for features and {images}" if load.networks else f"{images}; no network is trained"
         )
         yield f"not estimated: the time of reading {read}"
+    if load.trials and not load.computes and forecast.evaluating is None:
+        yield "not estimated: the time of the evaluation; give --gpu or --rate"
     if load.computes:
         yield f"best number of workers: {plan.best.workers}, the largest with an efficiency of {ENOUGH:.0%}"
     yield from _remarks_on_rates(plan)
@@ -199,7 +201,7 @@ def _read(plan: Plan) -> float:
     """Return the number of real images per second that the worker with the most classes must read."""
     forecast, load = plan.forecast, plan.load
     trained = sum(size * count for size, count in load.updates.items()) if load.real_updates else 0
-    return (load.steps * forecast.most * load.real + trained / forecast.workers) / (forecast.seconds or 1.0)
+    return (load.steps * forecast.most * load.real + trained / forecast.workers) / forecast.seconds
 
 
 def _decoded(plan: Plan) -> Iterator[tuple[str, str]]:

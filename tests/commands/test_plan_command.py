@@ -144,6 +144,7 @@ def test_what_is_not_read_by_a_selection_is_not_measured_nor_compared(capsys):
     keys = ["method=random", "method.grouping.name=given", "cluster.device=cuda", "ipc=5"]
     code, out, _ = reported(capsys, "configs/digits.yaml", *keys)
     assert code == 0 and "no network is trained" in out and "rates:" not in out
+    assert "not estimated: the time of the evaluation" in out
     code, out, err = reported(capsys, "configs/digits.yaml", "method=herding", "--rate=100")
     assert code == 0 and "training theta" in out and "timing" not in err
 

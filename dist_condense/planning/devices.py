@@ -120,5 +120,11 @@ def _scaled(measured: Calibration, operations: Operations) -> Calibration:
     updating: Updating | None = measured.updating and replace(
         measured.updating, batch=measured.updating.batch * training, own=measured.updating.own * training
     )
-    kinds = {"alone": matching(measured.alone), "shared": matching(measured.shared), "updating": updating}
-    return replace(measured, device=f"{measured.device}, scaled by operations", operations=operations, **kinds)
+    return replace(
+        measured,
+        device=f"{measured.device}, scaled by operations",
+        operations=operations,
+        alone=matching(measured.alone),
+        shared=matching(measured.shared),
+        updating=updating,
+    )

@@ -23,11 +23,10 @@ def of_device(device: Device, config: RunConfig, dataset: Any, load: Workload, s
     :param share: share that is assumed even if rates were measured; None: the measured rates, else :data:`SHARE`.
     """
     counted = _counted(config, dataset, load)
-    memory = {"real": counted.real, "synthetic": counted.synthetic, "training": counted.training}
     if share is None:
         measured = devices.rates(device, calibrate.compared(config, dataset, load), counted.operations)
         if measured is not None:
-            return replace(measured, **memory)
+            return replace(measured, real=counted.real, synthetic=counted.synthetic, training=counted.training)
     share = share or SHARE
     made = _rates(counted, config, dataset, load, rate=share * device.matrix_rate, kind="cuda")
     text = f"assumed, not measured: {share:.0%} of the {device.matrix_rate / 1e12:.0f} TFLOP/s of an {device.title}"

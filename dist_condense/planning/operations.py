@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,8 +20,8 @@ from dist_condense.planning.rates import Operations, Peak
 from dist_condense.settings import assembly
 from dist_condense.settings.config import RunConfig
 
-IMAGES = 8
-"""Number of images whose operations are counted."""
+IMAGES = 4, 8
+"""Two numbers of images whose operations and memory are counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,7 @@ class OperationCount(TorchDispatchMode):
         return result
 
 
+@functools.lru_cache(maxsize=64)
 def of_network(text: str, *, channels: int, size: networks.Size, classes: int) -> Operations:
     """Count the operations of training and testing a network, which is built without weights.
 
@@ -63,10 +65,13 @@ def of_network(text: str, *, channels: int, size: networks.Size, classes: int) -
     """
     height, width = (size, size) if isinstance(size, int) else size
     network = networks.sketch(text, channels=channels, size=size, classes=classes).to("meta").eval()
-    images = torch.empty(IMAGES, channels, height, width, device="meta")
-    labels = torch.zeros(IMAGES, dtype=torch.int64, device="meta")
-    forward = _count(lambda: network(images))
-    return Operations(forward=forward, training=_count(lambda: _train(network, images, labels)))
+    images = torch.empty(IMAGES[0], channels, height, width, device="meta")
+    labels = torch.zeros(IMAGES[0], dtype=torch.int64, device="meta")
+    with OperationCount() as forward:
+        network(images)
+    with OperationCount() as training:
+        _train(network, images, labels)
+    return Operations(forward=forward.total / len(images), training=training.total / len(images))
 
 
 def of_run(config: RunConfig, dataset: Any, network: nn.Module, *, matches: bool) -> Counted:
@@ -86,25 +91,22 @@ def of_run(config: RunConfig, dataset: Any, network: nn.Module, *, matches: bool
             with torch.autocast("cpu", torch.bfloat16, enabled=config.compute.autocast):
                 _train(network, *examples(images).values())
 
-        given = examples(IMAGES)
-        forward, training = _count(lambda: network(given["images"])), _count(lambda: train(IMAGES))
-        operations = Operations(forward=forward, training=training)
-        if not matches:
-            return Counted(operations=operations, training=peak(train))
-        objective = replace(assembly.objective_of(config), microbatch=0, compiled=False)
-
         def statistic(images: int) -> list[torch.Tensor]:
             return objective.statistic(network, examples(images))
-
-        b = statistic(1)
 
         def match(images: int) -> None:
             objective.match(network, examples(images), b)
 
-        operations = replace(
-            operations, real=_count(lambda: statistic(IMAGES)), synthetic=_count(lambda: match(IMAGES))
-        )
-        return Counted(operations=operations, real=peak(statistic), synthetic=peak(match), training=peak(train))
+        forward, _ = _counted(lambda images: network(examples(images)["images"]))
+        training, memory = _counted(train)
+        counted = Counted(operations=Operations(forward=forward, training=training), training=memory)
+        if not matches:
+            return counted
+        objective = replace(assembly.objective_of(config), microbatch=0, compiled=False)
+        b = statistic(1)
+        (real, of_real), (synthetic, of_synthetic) = _counted(statistic), _counted(match)
+        operations = replace(counted.operations, real=real, synthetic=synthetic)
+        return replace(counted, operations=operations, real=of_real, synthetic=of_synthetic)
 
 
 def _train(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
@@ -112,8 +114,8 @@ def _train(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> No
     torch.autograd.grad(loss, [p for p in network.parameters() if p.requires_grad])
 
 
-def _count(work: Callable[[], object]) -> float:
-    """Return the operations of ``work`` on :data:`IMAGES` images, for each of them."""
+def _counted(work: Callable[[int], object]) -> tuple[float, Peak]:
+    """Return the operations per image, and the peak memory, of a function of a number of images."""
     with OperationCount() as counted:
-        work()
-    return counted.total / IMAGES
+        memory = peak(work, IMAGES)
+    return counted.total / sum(IMAGES), memory

@@ -49,7 +49,7 @@ def calibrate(
     device = torch.device(config.cluster.device)
     if not load.computes:
         return Calibration(device="nothing is computed", kind=device.type, compared=compared(config, dataset, load))
-    start, average = Usage.now(), load_average()
+    start, average = Usage.read(), load_average()
     tell(f"timing steps of the config's network here: minutes on CPUs; {_loaded('now', average)}")
     if average is not None and average + (config.compute.threads or 1) > (os.cpu_count() or 1) + IDLE:
         tell("warning: other processes keep this machine busy, so the times may be too long")
@@ -66,7 +66,7 @@ def calibrate(
         compared=compared(config, dataset, load),
         operations=counted.operations,
         matrix_rate=matrix_rate,
-        others=start.others_until(Usage.now()),
+        others=start.others_until(Usage.read()),
     )
 
 

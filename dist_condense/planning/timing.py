@@ -118,7 +118,7 @@ class Usage:
     own: float
 
     @classmethod
-    def now(cls) -> Usage:
+    def read(cls) -> Usage:
         """Read the use of the cores."""
         own = os.times()
         return cls(time.monotonic(), _busy(), own.user + own.system + own.children_user + own.children_system)

@@ -72,12 +72,12 @@ def test_the_use_of_the_cores_is_read(tmp_path, monkeypatch):
     file.write_text("cpu  100 20 30 4000 500 6 7 8 9 0\ncpu0 1 1 1 1\n")
     monkeypatch.setattr(timing, "STAT", file)
     monkeypatch.setattr("os.sysconf", lambda name: 10)
-    assert Usage.now().busy == pytest.approx((100 + 20 + 30 + 6 + 7 + 8) / 10)
+    assert Usage.read().busy == pytest.approx((100 + 20 + 30 + 6 + 7 + 8) / 10)
     for text in ("", "cpu x", "cpu 1 2"):
         file.write_text(text)
-        assert Usage.now().busy is None
+        assert Usage.read().busy is None
     monkeypatch.setattr(timing, "STAT", tmp_path / "none")
-    assert Usage.now().busy is None
+    assert Usage.read().busy is None
 
 
 def test_a_disturbed_measurement_is_said_to_be_one():

@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "evaluation": {"core", "networks", "data", "engine", "system"},
     "settings": {"core", "networks", "data", "engine", "evaluation", "procedures", "selection", "system"},
     "result": {"__version__", "core", "data", "engine", "evaluation", "settings", "system"},
-    "planning": {"core", "networks", "data", "engine", "settings", "result", "system"},
+    "planning": {"core", "networks", "data", "engine", "evaluation", "selection", "settings", "result", "system"},
 }
 MUST_NOT_IMPORT = {"job": {"commands", "planning"}}
 AT_THE_TOP = 6

@@ -78,19 +78,24 @@ def plan_parser() -> terminal.Parser:
     """Return the parser of ``dist-condense plan``."""
     made = terminal.Parser(
         prog="dist-condense plan",
-        description="Estimate memory, traffic, time and the best number of workers of a run before it starts, from a "
-        "few steps of its network timed on this machine or from rates measured elsewhere. Exit code: 0 planned, 1 the "
-        "run does not fit or --save failed, 2 refused.",
+        description="Estimate memory, traffic, time and the best number of workers of a run and its evaluation before "
+        "it starts: from a few steps of its network timed on this machine, from rates measured elsewhere, or, with "
+        "--gpu or --rate, without timing anything. Exit code: 0 planned, 1 the run does not fit or --save failed, 2 "
+        "refused.",
     )
     add = made.add_argument
     add("config", help="a YAML file, or a shipped one such as configs/digits.yaml")
     add("overrides", nargs="*", metavar="key=value", help="overrides of the config; docs/config.md lists all keys")
     add("--gpus", type=int, metavar="N", help="plan for N GPUs with one worker each, instead of cluster.workers")
+    add(
+        "--gpu", metavar="NAME", help="plan for a known GPU, without timing anything; a wrong name lists the known ones"
+    )
+    add("--share", type=float, metavar="S", help="share of its bf16 matrix rate to assume (default: 0.4)")
     add("--gpu-memory", type=float, metavar="GIB", help="memory of each GPU; needed to check whether the run fits")
     add("--calibration", type=Path, metavar="FILE", help="rates written by --save, possibly on another machine")
     add("--save", type=Path, metavar="FILE", help="write the rates measured on this machine")
-    add("--rate", type=float, metavar="N", help="scale the measured rates to N real images per second and worker")
-    add("--bandwidth", type=float, default=1.0, metavar="GIB/S", help="network bandwidth of each worker (default: 1)")
+    add("--rate", type=float, metavar="N", help="state the rate: N real images per second and worker; nothing is timed")
+    add("--bandwidth", type=float, metavar="GIB/S", help="network bandwidth of each worker (default: 1, or the GPU's)")
     add("--classes", type=int, metavar="N", help="plan for N classes without opening the data set")
     add("--images-per-class", type=int, metavar="N", help="plan for N images per class without opening the data set")
     add("--json", action="store_true", help="print the plan as JSON")

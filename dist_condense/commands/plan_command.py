@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,21 @@ import torch
 
 from dist_condense.data import DataError
 from dist_condense.data.reading.tiers import AUTO, share
-from dist_condense.planning import calibrate, rates, tables
+from dist_condense.engine.procedure import Kind, Outline
+from dist_condense.planning import calibrate, devices, floors, rates, tables
+from dist_condense.planning.devices import GIGABYTE, Device
 from dist_condense.planning.fit import remedies
-from dist_condense.planning.forecast import Cluster, Forecast, best, efficiency, forecast
-from dist_condense.planning.images import assumed
+from dist_condense.planning.forecast import Cluster, Forecast, StepEfficiency, best, efficiency, forecast
+from dist_condense.planning.images import assumed, test_images
 from dist_condense.planning.plan import Plan
 from dist_condense.planning.rates import Calibration
+from dist_condense.planning.trials import trials_of
 from dist_condense.planning.workload import Workload, workload_of
 from dist_condense.settings import assembly, checks, memory
 from dist_condense.settings.config import ConfigError, RunConfig
 from dist_condense.settings.limits import COUNT, Range, refusals
 from dist_condense.settings.procedures import outline_of
+from dist_condense.settings.schema import CPU, CUDA
 from dist_condense.system import terminal
 from dist_condense.system.memory import machine_memory
 
@@ -36,6 +41,7 @@ RANGES = {
     "images_per_class": Range(1, COUNT),
     "gpu_memory": Range(0, 1_000_000, above=True),
     "rate": Range(0, 1e9, above=True),
+    "share": Range(0, 1, above=True),
     "bandwidth": Range(0, 1_000_000, above=True),
 }
 """Limits of the values of options."""
@@ -69,30 +75,26 @@ def planned(options: argparse.Namespace, config: RunConfig) -> Plan:
         raise ConfigError(problems)
     for note in dataset.notes if data_here else ():
         terminal.say(f"note: {note}")
-    config, kind = _settled(config, options.gpus), "cuda" if options.gpus else None
-    if problems := memory.lacking_to_plan(config, dataset, is_timed=options.calibration is None):
+    gpu = devices.known()[options.gpu] if options.gpu is not None else None
+    config, kind = _settled(config, options.gpus), CUDA if options.gpus or gpu else None
+    if problems := memory.lacking_to_plan(config, dataset, is_timed=_times(options)):
         raise ConfigError(problems)
-    load = workload_of(config, dataset)
+    load = replace(workload_of(config, dataset), trials=trials_of(config, dataset))
     measured = _measured(options, config, dataset, load)
     unsaved = _unsaved(options, measured)
     measured = _as_stated(options, measured, load)
     workers, kind = max(1, config.cluster.workers), kind or measured.kind
-    cluster = Cluster(
-        device=kind,
-        exact=_exact(config, kind),
-        bandwidth=options.bandwidth * GIB,
-        resident=_resident(config, load, kind, workers),
-    )
-    room = (
-        int(options.gpu_memory * GIB) if options.gpu_memory else machine_memory() // workers if kind == "cpu" else None
-    )
+    cluster = _cluster(options, gpu, config, load, kind=kind, workers=workers)
+    room = _room(options, gpu, kind, workers)
+    outline = outline_of(config, dataset)
     return Plan(
         config=config,
-        units=outline_of(config, dataset).units,
+        units=outline.units,
         load=load,
         rates=measured,
         cluster=cluster,
         forecast=forecast(load, measured, cluster, workers),
+        steps=StepEfficiency.of(load, measured, cluster, workers),
         others=[
             (other, efficiency(load, measured, cluster, other)) for other in _others(load, measured, cluster, workers)
         ],
@@ -101,8 +103,51 @@ def planned(options: argparse.Namespace, config: RunConfig) -> Plan:
         data_here=data_here,
         room=room,
         problems=remedies(load, measured, cluster, workers=workers, room=room) if room is not None else [],
+        checkpoint=_checkpoint(outline, load),
+        tested=test_images(dataset) if load.trials else 0,
         unsaved=unsaved,
     )
+
+
+def _times(options: argparse.Namespace) -> bool:
+    """Return whether steps are timed on this machine."""
+    return options.calibration is None and options.rate is None and options.gpu is None
+
+
+def _cluster(
+    options: argparse.Namespace, gpu: Device | None, config: RunConfig, load: Workload, *, kind: str, workers: int
+) -> Cluster:
+    made = Cluster(
+        device=kind,
+        exact=_exact(config, kind),
+        bandwidth=(options.bandwidth or 1.0) * GIB,
+        resident=_resident(config, load, kind, workers),
+    )
+    if gpu is None or options.bandwidth is not None:
+        return made
+    between, inside = gpu.between * GIGABYTE, gpu.inside * GIGABYTE
+    return replace(made, bandwidth=between, inside=inside, node=gpu.node, latency=gpu.latency)
+
+
+def _room(options: argparse.Namespace, gpu: Device | None, kind: str, workers: int) -> int | None:
+    """Return the memory of a worker in bytes; None if it is unknown."""
+    if options.gpu_memory:
+        return int(options.gpu_memory * GIB)
+    if gpu is not None:
+        return gpu.bytes
+    return machine_memory() // workers if kind == CPU else None
+
+
+def _checkpoint(outline: Outline, load: Workload) -> int:
+    kinds = outline.class_tensors.values()
+    theta, momentum = outline.shared_tensors
+    shared = [*theta.values(), *momentum.values()]
+    return load.classes * sum(map(_size, kinds)) + sum(map(_size, shared))
+
+
+def _size(kind: Kind) -> int:
+    dtype, shape = kind
+    return dtype.itemsize * prod(shape)
 
 
 def _refused(options: argparse.Namespace) -> Iterator[str]:
@@ -110,8 +155,13 @@ def _refused(options: argparse.Namespace) -> Iterator[str]:
         yield from (f"--{name.replace('_', '-')}: {x}" for x in refusals(getattr(options, name), limit))
     if options.gpu_memory is not None and options.gpus is None:
         yield "--gpu-memory: give the number of GPUs as well (--gpus)"
-    if options.save is not None and options.calibration is not None:
-        yield "--save: nothing is measured where --calibration gives the rates"
+    if options.gpu is not None and options.gpu not in devices.known():
+        yield f"--gpu: {options.gpu!r} is not one of {', '.join(devices.known())}; give --rate or --calibration"
+    if options.share is not None and (options.gpu is None or options.rate or options.calibration):
+        yield "--share: it is the share of a known GPU's rate; give it with --gpu, without --rate and --calibration"
+    given = next((f"--{name}" for name in ("calibration", "rate", "gpu") if getattr(options, name) is not None), None)
+    if options.save is not None and given:
+        yield f"--save: nothing is measured where {given} gives the rates"
     elif options.save is not None and (problem := _save_problem(options.save)):
         yield f"--save: {problem}; name another file"
 
@@ -138,7 +188,7 @@ def _settled(config: RunConfig, gpus: int | None) -> RunConfig:
 
 def _exact(config: RunConfig, kind: str) -> bool:
     requested = config.compute.reproducible
-    return kind == "cpu" if requested is None else requested
+    return kind == CPU if requested is None else requested
 
 
 def _dataset(config: RunConfig, options: argparse.Namespace) -> tuple[Any, bool]:
@@ -153,14 +203,20 @@ def _dataset(config: RunConfig, options: argparse.Namespace) -> tuple[Any, bool]
 
 
 def _measured(options: argparse.Namespace, config: RunConfig, dataset: Any, load: Workload) -> Calibration:
+    """Return the rates that were saved, that follow from a stated rate or a known GPU, or that are measured here."""
+    kind = CUDA if options.gpus or options.gpu else config.cluster.device
     if options.calibration is not None:
         return rates.read(options.calibration, calibrate.compared(config, dataset, load))
-    if options.rate is not None and not load.steps:
-        raise ConfigError(["--rate: it is the rate of matching, and nothing is matched; give --calibration"])
+    if not _times(options):
+        terminal.say("counting the operations of the networks; nothing is timed")
+    if options.rate is not None:
+        return floors.of_rate(options.rate, kind, config, dataset, load)
+    if options.gpu is not None:
+        return floors.of_device(devices.known()[options.gpu], config, dataset, load, options.share)
     if load.computes and config.cluster.on_gpu and not torch.cuda.is_available():
-        raise ConfigError(["cluster.device: cuda, but torch sees no GPU here; give --calibration, or set cpu"])
-    if load.computes:
-        terminal.say("timing steps of the config's network here: minutes on CPUs")
+        raise ConfigError(
+            ["cluster.device: cuda, but torch sees no GPU here; give --gpu, --rate or --calibration, or set cpu"]
+        )
     compute = replace(config.compute, reproducible=_exact(config, config.cluster.device))
     return calibrate.calibrate(replace(config, compute=compute), dataset, load)
 
@@ -179,11 +235,12 @@ def _as_stated(options: argparse.Namespace, measured: Calibration, load: Workloa
     """Return the rates, scaled if ``--rate`` is given. Raises ConfigError if the work needs other rates."""
     if problems := list(rates.lacking(measured, load)):
         raise ConfigError(problems)
-    return measured if options.rate is None else measured.scaled(options.rate)
+    is_scaled = options.rate is not None and options.calibration is not None
+    return measured.scaled(options.rate) if is_scaled else measured
 
 
 def _resident(config: RunConfig, load: Workload, kind: str, workers: int) -> bool:
-    if kind == "cuda":
+    if kind == CUDA:
         return config.data.tier == "gpu"
     limit = config.data.memory_budget
     budget = machine_memory() // 2 if limit is None else int(limit * GIB)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import heapq
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from dist_condense.data.reading import read_ahead
 from dist_condense.data.reading.tiers import share
 from dist_condense.engine.matching.shared import STORED
-from dist_condense.planning.rates import Calibration
-from dist_condense.planning.workload import Workload
+from dist_condense.planning.rates import Calibration, Updating
+from dist_condense.planning.workload import Trials, Workload
 from dist_condense.settings.schema import CPU, CUDA
 
 ENOUGH = 0.8
@@ -22,6 +24,8 @@ AT_ONCE = "images in the network at once"
 HELD = {CPU: 2**30, CUDA: 3 * 2**29}
 """Bytes that a process needs besides its tensors, by device. Measured on a CPU (Python, torch, Ray, MLflow); assumed on
 a GPU (its context, workspaces of kernels)."""
+BACKWARD = 2 / 3
+"""Share of an update of theta that is its backward pass, during which gradients of later layers can be summed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +37,19 @@ class Cluster:
     exact: bool
     """Value of ``compute.reproducible``."""
     bandwidth: float
-    """Network bandwidth of each worker in bytes per second."""
+    """Network bandwidth of each worker in bytes per second; between nodes, if ``inside`` is given."""
     resident: bool = False
     """Whether the memory estimate includes decoded real images: those in RAM on CPUs, those of ``data.tier=gpu`` on
     GPUs."""
     latency: float = 5e-4
     """Latency of a collective in seconds."""
+    inside: float | None = None
+    """Bandwidth of each worker in bytes per second if all workers are in one node; None: ``bandwidth``."""
+    node: int = 8
+    """Number of workers in a node."""
+    overlap: float = 0.0
+    """Share, from 0 to 1, of the time of computing an update of theta during which the sum of its gradients can run, if
+    slices are divided; 0: the sum starts when all gradients are computed."""
 
     @property
     def on_gpu(self) -> bool:
@@ -47,7 +58,10 @@ class Cluster:
 
     def all_reduce(self, size: int, workers: int) -> float:
         """Estimate the seconds of a ring all-reduce of ``size`` bytes; 0 if there are no bytes or one worker."""
-        return self.latency + 2 * (workers - 1) / workers * size / self.bandwidth if size and workers > 1 else 0.0
+        if not size or workers == 1:
+            return 0.0
+        bandwidth = self.inside if self.inside and workers <= self.node else self.bandwidth
+        return self.latency + 2 * (workers - 1) / workers * size / bandwidth
 
     def sum_bytes(self, values: int, slots: int = 1) -> int:
         """Return the size in bytes of ``slots`` sums of ``values`` numbers each in an all-reduce.
@@ -74,7 +88,7 @@ class Traffic:
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """Estimates for a run on ``workers`` workers, excluding startup (opening data, compiling) and evaluation."""
+    """Estimates for a run on ``workers`` workers, excluding startup (opening data, compiling)."""
 
     workers: int
     most: int
@@ -85,28 +99,38 @@ class Forecast:
     """Seconds of all matching steps, including the features from which representative minibatches are chosen."""
     training: float
     """Seconds of computing all updates of theta."""
+    pretraining: float
+    """Seconds of the updates of theta that pretrain networks, including collectives; a part of the other times."""
     shared: float
     """Seconds of all updates of theta, including collectives, if slices are divided among the workers."""
     everywhere: float
     """Seconds of all updates of theta, including collectives, if every worker computes all slices. A run uses the
     faster of the two ways."""
     talking: float
-    """Seconds of all collectives."""
+    """Seconds of all collectives, as far as no computation overlaps with them."""
     drawing: float
     """Seconds of drawing all networks."""
+    evaluating: float | None
+    """Seconds of training and testing all networks of the evaluation, of which each worker trains one at a time; None:
+    there are no rates of training."""
     traffic: Traffic
     memory: dict[str, int]
     """Bytes of the worker with the most classes, by purpose."""
 
     @property
     def seconds(self) -> float:
-        """Estimated duration of the run in seconds."""
+        """Estimated duration of condensing in seconds, without the evaluation."""
         return self.matching + self.training + self.talking + self.drawing
 
     @property
+    def total(self) -> float:
+        """Estimated duration in seconds, with the evaluation if that is known."""
+        return self.seconds + (self.evaluating or 0.0)
+
+    @property
     def device_hours(self) -> float:
-        """Estimated hours of the run, summed over all workers."""
-        return self.workers * self.seconds / 3600
+        """Estimated hours of the run, with its evaluation, summed over all workers."""
+        return self.workers * self.total / 3600
 
     @property
     def bytes(self) -> int:
@@ -121,23 +145,68 @@ def forecast(load: Workload, rates: Calibration, cluster: Cluster, workers: int)
     """
     most, least = -(-load.classes // workers), load.classes // workers  # as `assign` divides classes of equal cost
     sent = traffic(load, cluster)
-    updates = sum(load.updates.values())
-    divided = _updating(load, rates, workers), updates * cluster.all_reduce(sent.update, workers)
-    repeated = _updating(load, rates, 1), load.segments * cluster.all_reduce(sent.theta, workers)
-    training, gradients = divided if sum(divided) <= sum(repeated) else repeated
+    ways = Ways.of(load, rates, cluster, workers)
+    steps = Ways.of(load.steps_only, rates, cluster, workers)
     return Forecast(
         workers=workers,
         most=most,
         least=least,
         matching=_matching(load, rates, most),
-        training=training,
-        shared=sum(divided),
-        everywhere=sum(repeated),
-        talking=gradients + _talking(load, cluster, sent, workers),
+        training=ways.chosen[0],
+        pretraining=sum(ways.chosen) - sum(steps.divided if ways.divides else steps.repeated),
+        shared=sum(ways.divided),
+        everywhere=sum(ways.repeated),
+        talking=ways.chosen[1] + _talking(load, cluster, sent, workers),
         drawing=load.networks * rates.draw,
+        evaluating=evaluating(load.trials, rates.updating, workers),
         traffic=sent,
         memory=memory(load, rates, cluster, workers),
     )
+
+
+@dataclass(frozen=True)
+class Ways:
+    """Seconds of (computing all updates of theta, collectives that nothing overlaps) in the two ways to train theta."""
+
+    divided: tuple[float, float]
+    """Slices are divided among the workers, and gradients are summed in each update."""
+    repeated: tuple[float, float]
+    """Every worker computes all slices."""
+
+    @classmethod
+    def of(cls, load: Workload, rates: Calibration, cluster: Cluster, workers: int) -> Ways:
+        """Estimate both ways."""
+        sent = traffic(load, cluster)
+        own, number = _updating(load, rates, workers), sum(load.updates.values())
+        waited = max(0.0, number * cluster.all_reduce(sent.update, workers) - cluster.overlap * own)
+        theta = load.segments * cluster.all_reduce(sent.theta, workers)
+        return cls((own, waited), (_updating(load, rates, 1), theta))
+
+    @property
+    def divides(self) -> bool:
+        """Whether dividing the slices is faster, so that a run does it."""
+        return sum(self.divided) <= sum(self.repeated)
+
+    @property
+    def chosen(self) -> tuple[float, float]:
+        """The faster way."""
+        return self.divided if self.divides else self.repeated
+
+
+def evaluating(trials: Sequence[Trials], updating: Updating | None, workers: int) -> float | None:
+    """Estimate the seconds until all trials have ended, of which each worker runs one at a time, in order.
+
+    :param updating: rates of training theta in slices; a trial has one slice. None: unknown, which is returned.
+    """
+    ends = [0.0] * workers
+    for each in trials:
+        if updating is None:
+            return None
+        trained = sum(n * updating.seconds(batch, 1, 1) for batch, n in each.updates.items())
+        seconds = each.training * trained + each.tested * (updating.batch + updating.own)
+        for _ in range(each.seeds):
+            heapq.heapreplace(ends, ends[0] + seconds)
+    return max(ends)
 
 
 def traffic(load: Workload, cluster: Cluster) -> Traffic:
@@ -222,15 +291,48 @@ def at_once(load: Workload, rates: Calibration) -> dict[str, int]:
 def efficiency(load: Workload, rates: Calibration, cluster: Cluster, on: Forecast) -> float:
     """Return the parallel efficiency of a forecast: the time on one worker, divided by ``on.workers * on.seconds``.
 
+    The evaluation, which needs few workers, is not included.
+
     :param on: forecast for the number of workers in question.
     """
-    return forecast(load, rates, cluster, 1).seconds / (on.workers * on.seconds) if on.seconds else 1.0
+    return forecast(_untested(load), rates, cluster, 1).seconds / (on.workers * on.seconds) if on.seconds else 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepEfficiency:
+    """Parallel efficiency of the matching steps and the training between them, without pretraining."""
+
+    divided: float
+    """If slices are divided among the workers."""
+    overlapped: float
+    """Likewise, if the sum of the gradients overlaps with the backward pass."""
+    everywhere: float
+    """If every worker computes all slices."""
+
+    @classmethod
+    def of(cls, load: Workload, rates: Calibration, cluster: Cluster, workers: int) -> StepEfficiency:
+        """Estimate the efficiencies on ``workers`` workers."""
+        steps = load.steps_only
+        alone, on = (forecast(steps, rates, cluster, n) for n in (1, workers))
+        ways = Ways.of(steps, rates, cluster, workers)
+        hidden = Ways.of(steps, rates, replace(cluster, overlap=max(BACKWARD, cluster.overlap)), workers)
+        rest = on.seconds - sum(ways.chosen)
+
+        def efficiency(way: tuple[float, float]) -> float:
+            return alone.seconds / (workers * (rest + sum(way)) or 1.0)
+
+        divided, overlapped, everywhere = map(efficiency, (ways.divided, hidden.divided, ways.repeated))
+        return cls(divided=divided, overlapped=overlapped, everywhere=everywhere)
+
+
+def _untested(load: Workload) -> Workload:
+    return replace(load, trials=())
 
 
 def best(load: Workload, rates: Calibration, cluster: Cluster) -> Forecast:
     """Return the forecast with the most workers, at most one per class, whose efficiency is at least :data:`ENOUGH`."""
-    timed = replace(cluster, resident=False)  # real images change no time, and are many
-    alone = forecast(load, rates, timed, 1).seconds
-    seconds = ((workers, forecast(load, rates, timed, workers).seconds) for workers in range(load.classes, 0, -1))
+    timed, work = replace(cluster, resident=False), _untested(load)  # real images change no time, and are many
+    alone = forecast(work, rates, timed, 1).seconds
+    seconds = ((workers, forecast(work, rates, timed, workers).seconds) for workers in range(load.classes, 0, -1))
     workers = next(n for n, taken in seconds if n == 1 or not taken or alone / (n * taken) >= ENOUGH)
     return forecast(load, rates, cluster, workers)

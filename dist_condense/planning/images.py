@@ -15,15 +15,17 @@ from dist_condense.data.space import Space
 from dist_condense.settings.config import ConfigError, RunConfig
 
 PUBLISHED = {
-    "digits": (10, 144),
-    "mnist": (10, 6000),
-    "fashion_mnist": (10, 6000),
-    "svhn": (10, 7326),
-    "cifar10": (10, 5000),
-    "cifar100": (100, 500),
-    "imagenet": (1000, 1281),
+    "digits": (10, 144, 36),
+    "mnist": (10, 6000, 1000),
+    "fashion_mnist": (10, 6000, 1000),
+    "svhn": (10, 7326, 2603),
+    "cifar10": (10, 5000, 1000),
+    "cifar100": (100, 500, 100),
+    "imagenet": (1000, 1281, 50),
 }
-"""Number of classes and average number of training images per class of published data sets."""
+"""Number of classes, and average numbers of training and of test images per class, of published data sets."""
+TESTED = 50
+"""Number of test images per class that is assumed for other data sets."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,8 @@ class RandomImages:
     flip: bool = True
     width: int | None = None
     """Width of an image in pixels, if it differs from the height `size`."""
+    tested: int = TESTED
+    """Number of test images of each class."""
     counts: tuple[int, ...] = field(init=False)
     stored = torch.uint8
 
@@ -66,6 +70,13 @@ class RandomImages:
         return MemorySource({c: torch.randint(256, shape, generator=g, dtype=torch.uint8) for c, g in keyed.items()})
 
 
+def test_images(dataset: Any) -> int:
+    """Return the number of test images of a data set or of the random images that replace it."""
+    if isinstance(dataset, RandomImages):
+        return dataset.tested * len(dataset.classes)
+    return sum(dataset.test_split.counts)
+
+
 def like(dataset: Any, per_class: int) -> RandomImages:
     """Return random images with the classes, shape and normalisation of a data set."""
     facts = {name: getattr(dataset, name) for name in ("classes", "size", "channels", "mean", "std", "flip")}
@@ -82,7 +93,7 @@ def assumed(config: RunConfig, classes: int | None, per_class: int | None) -> Ra
     data = config.dataset
     if data.name not in KNOWN:
         raise ConfigError([f"dataset.name: {data.name!r} is not one of {', '.join(KNOWN)}"])
-    usual_classes, usual_images = PUBLISHED.get(data.name, (None, None))
+    usual_classes, usual_images, tested = PUBLISHED.get(data.name, (None, None, TESTED))
     classes, per_class = classes or _named(data.classes) or usual_classes, per_class or usual_images
     if classes is None or per_class is None:
         raise ConfigError(
@@ -98,6 +109,7 @@ def assumed(config: RunConfig, classes: int | None, per_class: int | None) -> Ra
         mean=facts.mean,
         std=facts.std,
         flip=facts.flip,
+        tested=tested,
     )
 
 

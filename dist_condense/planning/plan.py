@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dist_condense.engine.procedure import Units
-from dist_condense.planning.forecast import Cluster, Forecast
+from dist_condense.planning.forecast import Cluster, Forecast, StepEfficiency
 from dist_condense.planning.rates import Calibration
 from dist_condense.planning.workload import Workload
 from dist_condense.settings.config import RunConfig
@@ -21,6 +21,7 @@ class Plan:
     rates: Calibration
     cluster: Cluster
     forecast: Forecast
+    steps: StepEfficiency
     others: list[tuple[Forecast, float]]
     """Forecasts for several numbers of workers, each with its efficiency."""
     best: Forecast
@@ -31,5 +32,9 @@ class Plan:
     """Memory available to a worker in bytes; None if unknown."""
     problems: list[str]
     """Messages that name parts that do not fit into memory, and what to change; empty if the run fits."""
+    checkpoint: int
+    """Bytes of a checkpoint: the learnt images, theta and their momentum."""
+    tested: int
+    """Number of test images; 0 without an evaluation."""
     unsaved: str = ""
     """Reason why the measured rates could not be saved, followed by the rates; empty if they were, or need not be."""

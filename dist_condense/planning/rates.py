@@ -1,4 +1,4 @@
-"""Measured rates of a device, in seconds and bytes per unit of work, stored in a file for use on other machines."""
+"""Rates of a device, in seconds and bytes per unit of work, stored in a file for use on other machines."""
 
 from __future__ import annotations
 
@@ -18,8 +18,15 @@ from dist_condense.system import records
 from dist_condense.system.conversion import NonNegativeFloat, Rule, shown
 from dist_condense.system.files import write_atomically
 
+VERSION = 2
+"""Version of the file. Version 1 has no ``version``, nor the other fields with a remark about it."""
 Seconds = Annotated[float, Rule("seconds from 0 to 1e6", lambda x: 0 <= x <= 1e6)]
 Size = Annotated[float, Rule("bytes from 0 to 1e15", lambda x: 0 <= x <= 1e15)]
+Number = Annotated[float, Rule("operations from 0 to 1e18", lambda x: 0 <= x <= 1e18)]
+MatrixRate = Annotated[float, Rule("operations per second from 1 to 1e18", lambda x: 1 <= x <= 1e18)]
+BUSY, UNEVEN = 0.1, 0.1
+"""Share of the machine's cores that other processes may use, and largest :attr:`Calibration.spread`, before a
+measurement is called disturbed."""
 NOISE = 1e-12
 """Seconds per image below which a rate cannot have been measured."""
 
@@ -85,8 +92,26 @@ class Peak:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Operations:
+    """Floating-point operations per image; a multiplication and an addition are two."""
+
+    forward: Number
+    """One forward pass, without gradients."""
+    training: Number
+    """Forward and backward pass for an update of the weights; about three times ``forward``."""
+    real: Number = 0.0
+    """Statistic of a real image; for gradients about three times ``forward``."""
+    synthetic: Number = 0.0
+    """Gradient of the distance with respect to a decoded synthetic image, including its statistic; for gradients about
+    eight times ``forward``."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Measured rates of one device with one network; None for work that the measured config does not do."""
+    """Rates of one device with one network; None for work that the config does not do.
+
+    They were measured, unless ``stated`` or ``share`` is given.
+    """
 
     device: str
     """Description of the device: the GPU, or the CPU and its threads, and the version of torch."""
@@ -110,12 +135,50 @@ class Calibration:
     training: Peak | None = None
     """Memory for computing an update of theta, by the number of images in a slice."""
     stated: NonNegativeFloat | None = None
-    """Real images per second, as stated by the user, to which the rates of time were scaled; None: as measured."""
+    """Real images per second, as stated by the user, to which the rates of time were scaled; None: not scaled."""
+    share: NonNegativeFloat | None = None
+    """Share of the matrix rate of a GPU that is assumed for all work; None: the rates were measured or stated."""
+    version: Annotated[int, Rule(f"a version from 1 to {VERSION}", range(1, VERSION + 1).__contains__)] = VERSION
+    operations: Operations | None = None
+    """Operations per image of theta. None in version 1."""
+    matrix_rate: MatrixRate | None = None
+    """Largest measured rate of products of bf16 matrices on the device, in operations per second; None: unknown."""
+    spread: NonNegativeFloat | None = None
+    """Largest relative difference between the median and the least of the repeated timings of a piece of work; the
+    rates follow from the least. None in version 1, which used medians, and where nothing was timed."""
+    others: NonNegativeFloat | None = None
+    """Share of this machine's cores that other processes used during the timing. None: unknown, or nothing timed."""
 
     @property
     def on_gpu(self) -> bool:
-        """Whether a GPU was measured."""
+        """Whether the rates are those of a GPU."""
         return self.kind == CUDA
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the rates were measured, rather than derived from a stated rate or an assumed share."""
+        return self.stated is None and self.share is None
+
+    @property
+    def disturbance(self) -> str | None:
+        """Warning if other processes disturbed the measurement, or its repeated timings differ much; else None."""
+        if (self.others or 0.0) <= BUSY and (self.spread or 0.0) <= UNEVEN:
+            return None
+        used = "" if self.others is None else f"; other processes used {self.others:.0%} of the cores meanwhile"
+        differ = f"the median of repeated timings is up to {self.spread or 0.0:.0%} above their least"
+        return f"warning: measured on a busy machine, so the times may be too long: {differ}{used}"
+
+    def shares(self) -> dict[str, float]:
+        """Return the measured share of the matrix rate for each kind of work; {} if it is unknown."""
+        counted, peak = self.operations, self.matrix_rate
+        if counted is None or peak is None:
+            return {}
+        seconds = {
+            "statistic": (counted.real, self.alone and self.alone.real),
+            "double backward": (counted.synthetic, self.alone and self.alone.synthetic),
+            "training": (counted.training, self.updating and self.updating.batch + self.updating.own),
+        }
+        return {name: work / (each * peak) for name, (work, each) in seconds.items() if each and each > NOISE}
 
     def scaled(self, rate: float) -> Calibration:
         """Scale the rates to a device that computes the statistic of ``rate`` real images per second.

@@ -13,14 +13,18 @@ from dist_condense.engine.procedure import Units
 from dist_condense.planning.forecast import ENOUGH, Forecast
 from dist_condense.planning.plan import Plan
 from dist_condense.result.progress import duration
+from dist_condense.selection.table import SELECTIONS
 from dist_condense.system import terminal
 
 PER_NODE = 8
 """Largest number of workers on a node, for the estimate of its RAM."""
 
 NO_GPU = "no GPU was measured: the times are a CPU's. Give --calibration that --save wrote on a GPU machine"
-OR_RATE = ", or --rate"
-STATED = "only the stated rate of the GPU is known; the time to launch kernels, which limits small images, is not in it"
+OR_RATE = ", or --gpu or --rate"
+STATED = "the rate is stated: launches of kernels, which limit small images, augmentation and decoding take no time"
+ASSUMED = "the share is assumed: launches of kernels, which limit small images, augmentation and decoding lower it"
+FLOAT32 = "the share is one of the bf16 matrix rate, but theta computes in float32: set compute.autocast=true"
+TESTS = "the evaluation computes in float32 and without compilation; the rates of training theta are assumed for it"
 
 
 def show(plan: Plan) -> None:
@@ -31,8 +35,8 @@ def show(plan: Plan) -> None:
         f"{config.method.name} on {config.dataset.name}: {load.classes} classes, {config.ipc} images each, "
         f"{plan.size} px, {config.network.name}; units: {_units(plan.units)}"
     )
-    if load.computes:
-        terminal.out(f"rates: {plan.rates.device}")
+    if _has_times(plan):
+        terminal.out(f"rates: {plan.rates.device}{_measurement(plan)}")
     facts = Table("", f"{plan.forecast.workers} {_workers(plan)}", box=None, show_edge=False)
     for name, value in rows(plan):
         facts.add_row(name, value)
@@ -46,7 +50,7 @@ def show(plan: Plan) -> None:
 def rows(plan: Plan) -> Iterator[tuple[str, str]]:
     """Yield the name and the value of each row of the table for the planned number of workers."""
     forecast, load = plan.forecast, plan.load
-    if load.computes:
+    if _has_times(plan):
         yield from _times(plan)
     yield (
         "classes per worker",
@@ -63,21 +67,51 @@ def rows(plan: Plan) -> Iterator[tuple[str, str]]:
     if load.computes:
         yield "real images to read, per worker", f"{_read(plan):,.0f} a second"
     yield from _decoded(plan)
+    kept = plan.config.tracking.checkpoints_kept
+    yield f"checkpoints, the newest {kept}", gib(kept * plan.checkpoint)
+
+
+def _has_times(plan: Plan) -> bool:
+    return plan.load.computes or bool(plan.forecast.evaluating)
+
+
+def _measurement(plan: Plan) -> str:
+    """Return the spread of the timings and the measured shares of the matrix rate, as far as they are known."""
+    rates, spread = plan.rates, ""
+    if rates.spread is not None:
+        spread = f"; the least of repeated timings, whose median is up to {rates.spread:.0%} above it"
+    shares = [f"{name} {share:.0%}" for name, share in (rates.shares() if rates.is_measured else {}).items()]
+    return spread + (f"; of its matrix rate: {', '.join(shares)}" if shares else "")
 
 
 def _times(plan: Plan) -> Iterator[tuple[str, str]]:
     forecast, load = plan.forecast, plan.load
-    yield "time", f"{duration(forecast.seconds)}, without start and evaluation"
+    yield "time", f"{duration(forecast.total)}, without start"
     if load.steps:
         yield "  matching", _share(forecast.matching, forecast)
-    yield "  training theta", _share(forecast.training, forecast)
-    yield from _ways(forecast)
-    yield "  drawing networks", _share(forecast.drawing, forecast)
-    yield "  collectives", _share(forecast.talking, forecast)
+    if load.computes:
+        yield "  training theta", _share(forecast.training, forecast)
+        yield from _ways(plan)
+        yield "  drawing networks", _share(forecast.drawing, forecast)
+        yield "  collectives", _share(forecast.talking, forecast)
+    if load.pretraining:
+        yield "  of this, pretraining", _share(forecast.pretraining, forecast)
+    if load.trials:
+        yield f"  evaluation, {_trials(plan)}", _evaluation(forecast)
     if load.steps:
         yield "a matching step and the training after it", f"{forecast.seconds / load.steps:.3g} s"
     yield f"{_unit(plan)} in all", _hours(forecast.device_hours)
     yield f"{_unit(plan)} per class", f"{forecast.device_hours / load.classes:.3g}"
+
+
+def _trials(plan: Plan) -> str:
+    number = sum(each.seeds for each in plan.load.trials)
+    return f"{number:,} {_plural('network', number)}"
+
+
+def _evaluation(forecast: Forecast) -> str:
+    known = forecast.evaluating is not None
+    return _share(forecast.evaluating or 0.0, forecast) if known else "not estimated: no rates of training theta"
 
 
 def remarks(plan: Plan) -> Iterator[str]:
@@ -100,31 +134,61 @@ def remarks(plan: Plan) -> Iterator[str]:
             f"matching includes the features of {load.embedded:,} real images of a class, each at a third of the time "
             "of a matched one; not estimated: the k-means of these features"
         )
+    if load.trials and not load.computes and forecast.evaluating is None:
+        yield "not estimated: the time of the evaluation; give --gpu or --rate"
     if load.computes:
         yield f"best number of workers: {plan.best.workers}, the largest with an efficiency of {ENOUGH:.0%}"
-        if plan.cluster.on_gpu and not plan.rates.on_gpu:
-            yield STATED if plan.rates.stated is not None else NO_GPU + OR_RATE * (load.steps > 0)
+    yield from _remarks_on_rates(plan)
+    if plan.rates.disturbance is not None:
+        yield plan.rates.disturbance
     if not plan.data_here:
-        yield f"the data set was not opened: {sum(load.counts):,} real images are assumed"
+        tests = f" and {plan.tested:,} test images" if plan.tested else ""
+        yield f"the data set was not opened: {sum(load.counts):,} real images{tests} are assumed"
+
+
+def _remarks_on_rates(plan: Plan) -> Iterator[str]:
+    """Yield remarks about times that are not measured ones."""
+    rates, load, cluster = plan.rates, plan.load, plan.cluster
+    if not _has_times(plan):
+        return
+    if rates.share is not None:
+        yield ASSUMED
+        if not plan.config.compute.autocast:
+            yield FLOAT32
+    elif rates.stated is not None:
+        yield STATED
+    elif cluster.on_gpu and not rates.on_gpu:
+        yield NO_GPU + OR_RATE
+    if cluster.on_gpu and plan.forecast.evaluating:
+        yield TESTS
+    if plan.forecast.workers > 1:
+        rate = f"{_bandwidth(plan):.3g} GB/s per worker"
+        yield f"assumed of a collective: {cluster.latency:.2g} s, and its bytes at {rate}; nothing overlaps with it"
+    features = [name for name in plan.config.evaluation.sets if name in SELECTIONS and SELECTIONS[name].features]
+    if load.trials and features:
+        yield f"not estimated: the separate run that selects {', '.join(features)} for the evaluation"
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
     """Return a plan as JSON values, in bytes and seconds; times that are not estimated are None."""
     computes = plan.load.computes
-    others = [_numbers(each, computes) | {"efficiency": efficiency} for each, efficiency in plan.others if computes]
+    others = [_numbers(each, plan) | {"efficiency": efficiency} for each, efficiency in plan.others if computes]
     basis = {"workload": asdict(plan.load), "rates": asdict(plan.rates), "cluster": asdict(plan.cluster)}
     return basis | {
-        "chosen": _numbers(plan.forecast, computes),
+        "chosen": _numbers(plan.forecast, plan),
         "others": others,
         "best_workers": plan.best.workers if computes else None,
         "room": plan.room,
         "does_not_fit": plan.problems,
+        "step_efficiency": asdict(plan.steps) if computes else None,
+        "checkpoint_bytes": plan.checkpoint,
         "remarks": list(remarks(plan)),
     }
 
 
-def _numbers(forecast: Forecast, computes: bool) -> dict[str, Any]:
-    times = {name: getattr(forecast, name) if computes else None for name in ("seconds", "device_hours")}
+def _numbers(forecast: Forecast, plan: Plan) -> dict[str, Any]:
+    known = {"seconds": plan.load.computes, "total": _has_times(plan), "device_hours": _has_times(plan)}
+    times = {name: getattr(forecast, name) if is_known else None for name, is_known in known.items()}
     return asdict(forecast) | times | {"bytes": forecast.bytes}
 
 
@@ -134,7 +198,7 @@ def _numbers_of_workers(plan: Plan) -> Table:
         mark = " <" if each.workers == plan.forecast.workers else ""
         classes = f"{each.least} to {each.most}" if each.least < each.most else f"{each.most}"
         hours, percent = _hours(each.device_hours), f"{efficiency:.0%}"
-        table.add_row(f"{each.workers}{mark}", classes, duration(each.seconds), hours, percent)
+        table.add_row(f"{each.workers}{mark}", classes, duration(each.total), hours, percent)
     return table
 
 
@@ -153,14 +217,27 @@ def _decoded(plan: Plan) -> Iterator[tuple[str, str]]:
     yield f"  on a node of {node} {_plural('worker', node)}, for data.tier=ram", gib(share(images, workers, node))
 
 
-def _ways(forecast: Forecast) -> Iterator[tuple[str, str]]:
+def _ways(plan: Plan) -> Iterator[tuple[str, str]]:
     """Yield a row for each way of training theta: slices divided among workers, and all slices on every worker.
 
     Both times include collectives; the other rows of the table use the shorter one.
     """
-    if forecast.workers > 1 and forecast.shared:
-        yield "    slices divided among the workers", duration(forecast.shared)
-        yield "    all slices on every worker", duration(forecast.everywhere)
+    forecast, steps = plan.forecast, plan.steps
+    if forecast.workers == 1 or not forecast.shared:
+        return
+    yield "    slices divided among the workers", duration(forecast.shared)
+    yield "    all slices on every worker", duration(forecast.everywhere)
+    if plan.load.steps:
+        overlapped = f"{steps.divided:.1%} ({steps.overlapped:.1%} if sums overlap with backward passes)"
+        yield "  efficiency without pretraining, slices divided", overlapped
+        yield "    all slices on every worker", f"{steps.everywhere:.1%}"
+
+
+def _bandwidth(plan: Plan) -> float:
+    """Return the assumed bandwidth of each worker in 1e9 bytes per second."""
+    cluster = plan.cluster
+    is_inside = cluster.inside is not None and plan.forecast.workers <= cluster.node
+    return (cluster.inside or 0.0 if is_inside else cluster.bandwidth) / 1e9
 
 
 def _units(units: Units) -> str:
@@ -172,7 +249,7 @@ def _plural(name: str, number: int) -> str:
 
 
 def _share(part: float, forecast: Forecast) -> str:
-    return f"{duration(part)} ({part / (forecast.seconds or 1):.0%})"
+    return f"{duration(part)} ({part / (forecast.total or 1):.0%})"
 
 
 def _hours(number: float) -> str:
@@ -189,5 +266,5 @@ def _unit(plan: Plan) -> str:
 
 def _workers(plan: Plan) -> str:
     kind = _plural("GPU" if plan.cluster.on_gpu else "worker", plan.forecast.workers)
-    is_known = plan.rates.on_gpu == plan.cluster.on_gpu or plan.rates.stated is not None or not plan.load.computes
+    is_known = plan.rates.on_gpu == plan.cluster.on_gpu or plan.rates.stated is not None or not _has_times(plan)
     return kind if is_known else f"{kind}, at the speed of this CPU"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -17,6 +17,22 @@ from dist_condense.networks import batch_norms
 from dist_condense.settings import assembly, selecting
 from dist_condense.settings.config import ConfigError, RunConfig
 from dist_condense.settings.parts import BATCHES, NETWORK_STARTS, PARTITIONS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trials:
+    """Work of evaluating one training set with one architecture: equal networks but for their seeds."""
+
+    set: str
+    architecture: str
+    seeds: int
+    """Number of networks."""
+    updates: dict[int, int]
+    """Number of updates of one network, by the number of images in their batch."""
+    training: float
+    """Operations of training on one image, divided by those of training theta."""
+    tested: float
+    """Operations of all tests of one network, divided by those of training theta on one image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +56,15 @@ class Workload:
     synthetic: int = 0
     """Number of decoded synthetic images per class and matching step."""
     updates: dict[int, int]
-    """Number of updates of theta in the run, by the number of images in their batch."""
+    """Number of updates of theta in the run, including pretraining, by the number of images in their batch."""
+    pretraining: dict[int, int] = field(default_factory=dict)
+    """Number of those updates that pretrain networks before their first matching step."""
     batch_key: str = "training.batch"
     """Config key that sets the number of images in the batch."""
     segments: int
     """Number of times that theta is trained or pretrained."""
+    pretrained: int = 0
+    """Number of networks that are pretrained."""
     real_updates: bool = True
     """Whether theta is trained on real images."""
     image: int
@@ -67,11 +87,21 @@ class Workload:
     """Number of slices of a training batch."""
     coupled: bool
     """Whether BatchNorm couples the images of a training batch, which then has one slice."""
+    trials: tuple[Trials, ...] = ()
+    """Networks of the evaluation, in the order in which they start; see
+    :func:`dist_condense.planning.trials.trials_of`."""
 
     @property
     def computes(self) -> bool:
         """Whether a network is matched or trained, so that there are times to estimate."""
         return self.steps > 0 or bool(self.updates)
+
+    @property
+    def steps_only(self) -> Workload:
+        """The matching steps and the training between them, without pretraining and evaluation."""
+        updates = +(Counter(self.updates) - Counter(self.pretraining))
+        segments = self.segments - self.pretrained
+        return replace(self, updates=dict(updates), pretraining={}, segments=segments, pretrained=0, trials=())
 
 
 def workload_of(config: RunConfig, dataset: Any) -> Workload:
@@ -98,6 +128,7 @@ def matching(config: RunConfig, dataset: Any) -> Workload:
     blank = torch.zeros(1, *dataset.shape)
     phi = assembly.objective_of(config).phi.value(network, blank, torch.zeros(1, dtype=torch.int64))
     on_set = BATCHES[config.training.source].on_set and schedule.matching_steps > 1
+    pretraining = passes(sum(dataset.counts), config.training.batch, _pretrained(config) * schedule.pretrain_epochs)
     return Workload(
         classes=len(dataset.classes),
         networks=schedule.networks,
@@ -106,8 +137,10 @@ def matching(config: RunConfig, dataset: Any) -> Workload:
         groups=groups,
         real=min(method.real_batch, max(dataset.counts)),
         synthetic=min(decoded(config, config.ipc), method.synthetic_limit),
-        updates=dict(_updates(config, dataset)),
+        updates=dict(_updates(config, dataset) + pretraining),
+        pretraining=dict(pretraining),
         segments=_trained(config) + _pretrained(config),
+        pretrained=_pretrained(config),
         real_updates=not on_set,
         image=image,
         pixels=3 * config.ipc * image,
@@ -126,9 +159,8 @@ def selection(config: RunConfig, dataset: Any) -> Workload:
     """Count the work of a selection: the training of its network, if it has one, and the images that it reads."""
     build, training = selecting.outline(config, dataset).build, config.method.selection
     network = _built(build) if build else nn.Module()
-    image, images, updates = prod(dataset.shape), sum(dataset.counts), Counter[int]()
-    if build:
-        _add(updates, images, training.batch, training.epochs)
+    image, images = prod(dataset.shape), sum(dataset.counts)
+    updates = passes(images, training.batch, training.epochs if build else 0)
     return Workload(
         classes=len(dataset.classes),
         networks=1 if build else 0,
@@ -182,15 +214,13 @@ def _slices(config: RunConfig, network: nn.Module) -> int:
 
 
 def _updates(config: RunConfig, dataset: Any) -> Counter[int]:
-    schedule, training, updates = config.trajectory, config.training, Counter[int]()
-    segments, images = _trained(config), sum(dataset.counts)
+    """Return the number of updates of theta between matching steps, by the number of images in their batch."""
+    training, segments, images = config.training, _trained(config), sum(dataset.counts)
     if BATCHES[training.source].on_set:
         of_set = len(dataset.classes) * config.ipc * prod(assembly.grid(config))
-        _add(updates, of_set, training.batch, segments * training.epochs)
-    else:  # an incomplete batch, at the end of a pass over all images, is counted as a complete one
-        updates[min(training.batch, images)] += segments * -(-training.images // training.batch)
-    _add(updates, images, training.batch, _pretrained(config) * schedule.pretrain_epochs)
-    return +updates
+        return passes(of_set, training.batch, segments * training.epochs)
+    # an incomplete batch, at the end of a pass over all images, is counted as a complete one
+    return +Counter({min(training.batch, images): segments * -(-training.images // training.batch)})
 
 
 def _trained(config: RunConfig) -> int:
@@ -215,7 +245,9 @@ def _pretrained(config: RunConfig) -> int:
     return most if start.pretrains else 0
 
 
-def _add(updates: Counter[int], images: int, batch: int, passes: int) -> None:
-    """Add the updates of ``passes`` passes over ``images`` images to ``updates``, incomplete last batches included."""
-    updates[batch] += passes * (images // batch)
-    updates[images % batch] += passes if images % batch else 0
+def passes(images: int, batch: int, number: int) -> Counter[int]:
+    """Return the updates of ``number`` passes over ``images`` images, incomplete last batches included.
+
+    :returns: number of updates, by the number of images in their batch.
+    """
+    return +Counter({batch: number * (images // batch)}) + Counter({images % batch: number * bool(images % batch)})

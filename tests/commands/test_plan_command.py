@@ -56,10 +56,48 @@ def test_every_shipped_config_plans_without_its_data(name, rates, capsys):
     assert code == 0 and made["does_not_fit"] == [] and made["room"] == 80 * 2**30
     assert made["chosen"]["workers"] == 8 and made["cluster"] == {
         "device": "cuda", "exact": False, "bandwidth": 2**30, "resident": False, "latency": 5e-4,
+        "inside": None, "node": 8, "overlap": 0.0,
     }  # fmt: skip
     assert made["chosen"]["most"] == -(-made["workload"]["classes"] // 8)
     assert any("no GPU was measured" in remark for remark in made["remarks"])
     assert {8, made["workload"]["classes"], made["best_workers"]} <= {found["workers"] for found in made["others"]}
+
+
+@pytest.fixture
+def no_timing(monkeypatch):
+    """Fail if a step is timed."""
+    monkeypatch.setattr("dist_condense.planning.timing.Stopwatch.seconds", None)
+
+
+def test_a_known_gpu_is_planned_for_without_timing_and_says_what_is_assumed(no_timing, capsys):
+    keys = ["--gpu=h100", "--gpus=64", "--classes=1000", "--images-per-class=500", "ipc=1", "method.real_batch=64"]
+    code, out, err = reported(capsys, "configs/cifar100_idc.yaml", *keys, "--share=0.2")
+    assert code == 0 and "timing" not in err and "nothing is timed" in err
+    for words in (
+        "rates: assumed, not measured: 20% of the 798 TFLOP/s of an NVIDIA H100",
+        "15 to 16 (balance 98%)",
+        "of 79.0 GiB",
+        "the share is assumed: launches of kernels",
+        "theta computes in float32: set compute.autocast=true",
+        "evaluation, 6 networks",
+        "checkpoints, the newest 2",
+        "assumed of a collective: 0.0001 s, and its bytes at 25 GB/s per worker; nothing overlaps with it",
+    ):
+        assert words in out
+    code, out, _ = reported(capsys, "configs/cifar100_idc.yaml", *keys, "--json", "compute.autocast=true")
+    made = json.loads(out)
+    assert made["rates"]["share"] == 0.4 and made["cluster"]["inside"] == 2e11 and made["cluster"]["latency"] == 1e-4
+    assert made["chosen"]["total"] == made["chosen"]["seconds"] + made["chosen"]["evaluating"]
+    assert set(made["step_efficiency"]) == {"divided", "overlapped", "everywhere"}
+    assert not any("float32: set" in line for line in made["remarks"])
+
+
+def test_a_stated_rate_is_planned_for_without_timing(no_timing, capsys):
+    code, out, err = reported(capsys, "configs/digits.yaml", "--rate=1000", *SMALL)
+    assert code == 0 and "timing" not in err and "rates: stated, not measured: 1000 real images/s" in out
+    code, out, _ = reported(capsys, "configs/digits.yaml", "--rate=1000", "method=random", "ipc=5", "--json")
+    made = json.loads(out)["chosen"]
+    assert code == 0 and made["seconds"] is None and made["total"] == made["evaluating"] > 0
 
 
 def test_the_table_is_for_people(rates, capsys):
@@ -75,7 +113,8 @@ def test_the_table_is_for_people(rates, capsys):
         "all slices on every worker",
         "all-reduced per matching step",
         "best number of workers:",
-        "50,000 real images are assumed",
+        "evaluation, 40 networks",
+        "50,000 real images and 10,000 test images are assumed",
     ):
         assert words in out
     assert code == 0
@@ -90,6 +129,7 @@ def test_a_selection_has_the_time_of_its_training_or_none(rates, capsys):
     code, out, _ = reported(capsys, path, rates(path, "method=random"), "method=random", "ipc=50", "--json")
     made = json.loads(out)
     assert code == 0 and made["chosen"]["seconds"] is None and made["others"] == []
+    assert made["chosen"]["total"] == made["chosen"]["evaluating"] > 0
     assert any("reading 500 real images for the set; no network is trained" in line for line in made["remarks"])
 
 
@@ -104,8 +144,9 @@ def test_what_is_not_read_by_a_selection_is_not_measured_nor_compared(capsys):
     keys = ["method=random", "method.grouping.name=given", "cluster.device=cuda", "ipc=5"]
     code, out, _ = reported(capsys, "configs/digits.yaml", *keys)
     assert code == 0 and "no network is trained" in out and "rates:" not in out
-    code, _, err = reported(capsys, "configs/digits.yaml", "method=herding", "--rate=100")
-    assert code == cli.REFUSED and "--rate: it is the rate of matching" in err and "timing" not in err
+    assert "not estimated: the time of the evaluation" in out
+    code, out, err = reported(capsys, "configs/digits.yaml", "method=herding", "--rate=100")
+    assert code == 0 and "training theta" in out and "timing" not in err
 
 
 def test_a_selection_takes_the_rates_of_any_matching(rates, capsys):
@@ -140,7 +181,12 @@ def test_everything_wrong_is_refused_at_once(capsys):
             ["--calibration=nothing.json"],
             "nothing.json cannot be read: No such file or directory; it is not one that plan saved",
         ),
-        (["--calibration=nothing.json", "--save=other.json"], "--save: nothing is measured"),
+        (["--calibration=nothing.json", "--save=other.json"], "--save: nothing is measured where --calibration gives"),
+        (["--rate=5", "--save=other.json"], "--save: nothing is measured where --rate gives the rates"),
+        (["--gpu=h1"], "--gpu: 'h1' is not one of h100, h200; give --rate or --calibration"),
+        (["--share=0.4"], "--share: it is the share of a known GPU's rate; give it with --gpu"),
+        (["--gpu=h100", "--share=1.5"], "--share: 1.5 is not in the range above 0 to 1"),
+        (["--gpu=h100", "evaluation.architectures=['convnet:depth=9']"], "convnet:depth=9: "),
         (["dataset.name=image_folder"], "--classes N --images-per-class M"),
         (["cluster.device=cuda"], "cluster.device: cuda, but torch sees no GPU here"),
         (["dataset.name=imagenet", "dataset.classes=imagenet99"], "'imagenet99' is not one of"),
@@ -169,6 +215,8 @@ def test_a_plan_measures_here_and_starts_neither_ray_nor_mlflow(tmp_path):
     made, kept = json.loads(done.stdout), json.loads(file.read_text())
     assert made["rates"] == kept and made["chosen"]["seconds"] > 0
     assert min(kept["alone"].values()) >= 0 and kept["updating"] and kept["shared"] is None
+    assert kept["operations"]["forward"] > 0 and kept["spread"] >= 0 and kept["share"] is kept["stated"] is None
+    assert "load average now" in done.stderr.splitlines()[0] and "part 3 of 3, drawing a network: done" in done.stderr
 
 
 @pytest.mark.slow

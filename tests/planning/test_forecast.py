@@ -14,12 +14,14 @@ from dist_condense.planning.forecast import (
     PIXELS,
     REAL,
     STATISTICS,
+    StepEfficiency,
     best,
     efficiency,
     forecast,
     memory,
     traffic,
 )
+from dist_condense.planning.workload import Trials
 from tests.planning.cases import CLUSTER, LOAD, RATES
 
 CLASS = 2 + 64 * 0.25 + 16 * 0.5
@@ -129,3 +131,42 @@ def test_the_best_number_of_workers_is_the_largest_that_is_efficient():
     slow = replace(CLUSTER, bandwidth=1.0)
     assert best(replace(TRAINED, real_updates=False), RATES, slow).workers == 1
     assert best(TRAINED, RATES, slow).workers == 5  # nothing is said: every worker computes all slices
+
+
+def test_the_evaluation_is_in_the_total_and_not_in_the_efficiency():
+    trials = (Trials(set="", architecture="", seeds=3, updates={}, training=1.0, tested=8.0),)  # 6 s each
+    with_it, without = (forecast(replace(LOAD, trials=x), RATES, CLUSTER, 2) for x in (trials, ()))
+    assert (with_it.evaluating, without.evaluating) == (12, 0) and with_it.seconds == without.seconds
+    assert with_it.total == without.total + 12 and with_it.device_hours == 2 * with_it.total / 3600
+    tested = replace(LOAD, trials=trials)
+    assert efficiency(tested, RATES, CLUSTER, with_it) == efficiency(LOAD, RATES, CLUSTER, without)
+    assert best(tested, RATES, CLUSTER).workers == best(LOAD, RATES, CLUSTER).workers
+    unknown = forecast(tested, replace(RATES, updating=None), CLUSTER, 2)
+    assert unknown.evaluating is None and unknown.total == unknown.seconds
+
+
+def test_pretraining_is_the_part_of_the_updates_before_the_steps():
+    load = replace(TRAINED, pretraining={32: 2}, pretrained=1)
+    assert load.steps_only == replace(TRAINED, updates={32: 4, 8: 2}, segments=1)
+    found, steps = (forecast(x, RATES, QUICK, 2) for x in (load, load.steps_only))
+    assert found.pretraining == pytest.approx(found.seconds - steps.seconds) and steps.pretraining == 0
+    assert found.seconds == forecast(TRAINED, RATES, QUICK, 2).seconds
+    steady = StepEfficiency.of(load, RATES, QUICK, 2)
+    assert steady == StepEfficiency.of(load.steps_only, RATES, QUICK, 2)
+    assert steady.divided == pytest.approx(efficiency(load.steps_only, RATES, QUICK, steps))
+
+
+def test_a_node_has_a_bandwidth_of_its_own():
+    nodes = replace(CLUSTER, inside=8000.0, node=4)
+    assert nodes.all_reduce(800, 4) == 0.5 + 2 * 3 / 4 * 800 / 8000
+    assert nodes.all_reduce(800, 5) == CLUSTER.all_reduce(800, 5) == 0.5 + 2 * 4 / 5 * 800 / 1000
+
+
+def test_sums_overlap_only_as_much_as_is_stated():
+    load = replace(LOAD, updates={32: 8}, segments=2)
+    own, sums = 8 * (1 + 2 * 2 + 0.5 * 32 + 0.25 * 16), 8 * (1e-3 + 8008 / 1e6)
+    for overlap, waited in ((0.0, sums), (1e-4, sums - 1e-4 * own), (0.5, 0.0)):
+        found = forecast(load, RATES, replace(QUICK, overlap=overlap), 2)
+        assert found.talking == pytest.approx(waited) and found.training == own
+    steady = StepEfficiency.of(load, RATES, QUICK, 2)
+    assert steady.overlapped > steady.divided > steady.everywhere

@@ -1,12 +1,13 @@
 """Rates are recovered exactly, stored in a file, and refused for another config than the measured one."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 
 from dist_condense.planning.peak import PeakBytes, peak
-from dist_condense.planning.rates import fitted, lacking, read
+from dist_condense.planning.rates import VERSION, fitted, lacking, read
 from dist_condense.settings.config import ConfigError
 from tests.planning.cases import LOAD, RATES
 
@@ -26,6 +27,16 @@ def test_a_file_gives_the_same(tmp_path):
     kept = replace(RATES, compared={"network.width": 8, "augmentation.one_of": ["crop"]}, training=None)
     kept.write(tmp_path / "rates.json")
     assert read(tmp_path / "rates.json", kept.compared) == kept
+
+
+def test_a_file_of_an_earlier_version_is_read_and_one_of_a_later_version_refused(tmp_path):
+    file, new = tmp_path / "rates.json", ("version", "share", "operations", "matrix_rate", "spread", "others")
+    old = {name: value for name, value in asdict(RATES).items() if name not in new}
+    file.write_text(json.dumps(old))
+    assert read(file, {}) == RATES
+    file.write_text(json.dumps(asdict(RATES) | {"version": VERSION + 1}))
+    with pytest.raises(ConfigError, match=f"version: found {VERSION + 1}, expected a version from 1 to {VERSION}"):
+        read(file, {})
 
 
 def test_another_network_is_refused_with_every_difference(tmp_path):

@@ -1,0 +1,79 @@
+"""Work of a run's evaluation: the networks that are trained on its sets, counted from the config."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from dist_condense.evaluation.protocols import Protocol, protocol
+from dist_condense.planning.images import test_images
+from dist_condense.planning.operations import of_network
+from dist_condense.planning.rates import Operations
+from dist_condense.planning.workload import Trials, passes
+from dist_condense.settings import assembly
+from dist_condense.settings.config import ConfigError, RunConfig
+from dist_condense.settings.procedures import form_of
+from dist_condense.settings.schema import CONDENSED, WHOLE
+
+
+def trials_of(config: RunConfig, dataset: Any) -> tuple[Trials, ...]:
+    """Count the trials of the config's evaluation, in the order in which they start.
+
+    The time of selecting a set with a trained network, such as herding, is not included.
+
+    :raises ConfigError: a network cannot be built.
+    """
+    options = config.evaluation
+    if options.epochs == 0:
+        return ()
+    rule, tests = protocol(options.protocol), test_images(dataset)
+    theta = _operations(config, dataset, assembly.SAME_NETWORK).training
+    architectures = dict.fromkeys(assembly.architecture(config, text) for text in options.architectures)
+    counted = {name: _operations(config, dataset, name) for name in architectures}
+    return tuple(
+        Trials(
+            set=each.name,
+            architecture=text,
+            seeds=options.seeds,
+            updates=dict(passes(each.images, rule.batch, _epochs(config, rule, each, text) + rule.extra_epochs)),
+            training=work.training / theta,
+            tested=rule.evaluations * tests * work.forward / theta,
+        )
+        for each in _sets(config, dataset)
+        for text, work in counted.items()
+    )
+
+
+@dataclass(frozen=True)
+class _Set:
+    """Size of a training set: its decoded images, of all classes, and the decoded images per stored image."""
+
+    name: str
+    images: int
+    classes: int
+    tiles: int = 1
+
+
+def _sets(config: RunConfig, dataset: Any) -> Iterator[_Set]:
+    classes, tiles = len(dataset.classes), form_of(config, dataset)[1].tiles
+    sizes = {WHOLE: (sum(dataset.counts), classes), CONDENSED: (classes * config.ipc * tiles, classes, tiles)}
+    for name in dict.fromkeys(config.evaluation.sets):
+        yield _Set(name, *sizes.get(name, (classes * config.ipc, classes)))
+
+
+def _epochs(config: RunConfig, rule: Protocol, of: _Set, architecture: str) -> int:
+    """Return the number of epochs E of a trial, as :mod:`dist_condense.job.comparing` determines it."""
+    options, labels = config.evaluation, torch.empty(()).expand(of.images, of.classes)
+    whole = (options.whole_epochs, options.epochs, rule.whole_epochs) if of.name == WHOLE else (options.epochs,)
+    stated = next((epochs for epochs in whole if epochs), None)
+    return rule.epochs_for(labels, architecture, of.tiles) if stated is None else stated
+
+
+def _operations(config: RunConfig, dataset: Any, text: str) -> Operations:
+    try:
+        return of_network(assembly.architecture(config, text), **assembly.network_shape(dataset))
+    except (ValueError, ImportError) as error:
+        raise ConfigError([f"evaluation.architectures: {text}: {error}"]) from error

@@ -173,8 +173,10 @@ def _composed(file: Path, command: overrides.Overrides) -> tuple[dict[str, Any],
 
     Raises Unusable if the file cannot be composed without them, with the error of the groups if it is another.
     """
-    from dist_condense.settings.composing import composed  # imports Hydra
-
+    try:
+        from dist_condense.settings.composing import composed  # imports Hydra
+    except ModuleNotFoundError:
+        from dist_condense.settings.without_hydra import composed
     try:
         return composed(file, shipped(), command.groups)
     except Unusable as error:

@@ -1,5 +1,5 @@
-"""Reading and writing of config files as nested dicts of texts. OmegaConf resolves ``${...}``, and is imported only if
-there is one, so that a resolved config is read and written where neither OmegaConf nor Hydra is installed.
+"""Reading and writing of config files as nested dicts of texts. OmegaConf, where it is installed, resolves ``${...}``;
+it is imported only if a text contains one.
 
 Every scalar stays the text of the file, so that only the type of its key decides its value: ``20241126_001`` is a name,
 and ``no`` can be a class. No path and no text of a user is parsed by Hydra's grammar.
@@ -11,7 +11,7 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -118,9 +118,11 @@ def checked(text: str) -> str:
         raise Unusable(
             f"{text!r:.80}...: a text with ${{ has at most {LONGEST} characters, not {len(text)}; shorten it"
         )
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
+    try:
+        from omegaconf import OmegaConf
+        from omegaconf.errors import OmegaConfBaseException
+    except ModuleNotFoundError:  # then without_hydra refuses all but one form
+        return text
     try:
         OmegaConf.create([text])
     except RecursionError as error:
@@ -286,29 +288,39 @@ def resolved(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         return done, refused
     if not found:
         return done, []
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    root = OmegaConf.create(_nested({key: value for key, value in values.items() if key.count(".") < DEPTH}))
-    problems = []
+    select, problems = _selector(values), []
     for key, texts in found.items():
         if empty := [name for text in texts for name in _empty_variables(text)]:
             problems.append(f"{key}: the variable {empty[0]} is set, but empty; unset it, or give it a value")
         else:
             try:
-                done[key] = _selected(root, key)
-            except (OmegaConfBaseException, RecursionError) as error:
-                words = re.sub(r"^\w+ raised while resolving interpolation: |\"", "", str(error).splitlines()[0])
-                problems.append(f"{key}: {words}")
+                done[key] = select(key)
+            except Unusable as error:
+                problems.append(f"{key}: {error}")
     return {key: done[key] for key in values if key in done}, problems
 
 
-def _selected(root: Any, key: str) -> Any:
-    from omegaconf import OmegaConf
+def _selector(values: Mapping[str, Any]) -> Callable[[str], Any]:
+    """Return a function from a dotted key to its resolved value, which raises Unusable if that is impossible."""
+    try:
+        from omegaconf import OmegaConf
+        from omegaconf.errors import OmegaConfBaseException
+    except ModuleNotFoundError:
+        from dist_condense.settings import without_hydra
 
-    with warnings.catch_warnings(action="ignore"):
-        item = OmegaConf.select(root, key)
-        return OmegaConf.to_container(item, resolve=True) if OmegaConf.is_config(item) else item
+        return lambda key: without_hydra.resolved(values[key])
+    root = OmegaConf.create(_nested({key: value for key, value in values.items() if key.count(".") < DEPTH}))
+
+    def select(key: str) -> Any:
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                item = OmegaConf.select(root, key)
+                return OmegaConf.to_container(item, resolve=True) if OmegaConf.is_config(item) else item
+        except (OmegaConfBaseException, RecursionError) as error:
+            words = re.sub(r"^\w+ raised while resolving interpolation: |\"", "", str(error).splitlines()[0])
+            raise Unusable(words) from error
+
+    return select
 
 
 def _nested(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -185,7 +185,7 @@ class PlainIDC:
         self.strategy = assembly.strategy_of(self.config.method.augmentation, self.data)  # type: ignore[arg-type]
         self.distance = DISTANCES[self.config.method.distance]
         constants = (self.data.mean, self.data.std)
-        self.mean, self.std = (torch.tensor(x, device=self.pixels.device)[:, None, None] for x in constants)
+        self.mean, self.std = (self.pixels.new_tensor(x)[:, None, None] for x in constants)
 
     def match(self) -> None:
         """Take one matching step."""
@@ -218,7 +218,7 @@ def plain_idc(config: RunConfig, data: RandomImages, like: Engine) -> PlainIDC:
         config=config,
         data=data,
         network=like.trajectory.network,
-        images={c: shard.source.source.get(c, every) / 255 for c in shard.labels},
+        images={c: shard.source.source.get(c, every).to(shard.placement.dtype) / 255 for c in shard.labels},
         pixels=torch.cat([shard.pixels[c] for c in shard.labels]),
     )
 

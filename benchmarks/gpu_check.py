@@ -4,7 +4,7 @@
     python -m benchmarks.gpu_check --minutes 8 --data .cache/data --output outputs/gpu-check
     python -m benchmarks.gpu_check --device cpu --smoke     # shows in less than a minute that every part runs
 
-Parts, one process each, with a limit of time each: the machine and its matrix rate, the GPU tests, matching steps of
+Parts, one process and one limit of time each: the machine and its matrix rate, the GPU tests, matching steps of
 CIFAR-10 and ImageNet-10 beside a plain loop, a profile, rates for `dist-condense plan --calibration`, and in the time
 that is left IDC on the data set in DATA, a folder with FashionMNIST/ as torchvision stores it (compressed or not), or
 with cifar10/. It needs this checkout, torch, torchvision, timm and pytest, but neither Ray, Hydra nor MLflow.
@@ -17,21 +17,30 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
+import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from multiprocessing.context import ForkProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import torch
+
+from benchmarks import gpu_parts
 from dist_condense.system.files import write_atomically
 
 ROOT = Path(__file__).parents[1]
-MINUTES, SMOKE_MINUTES = 8.0, 3.0
+FORK = multiprocessing.get_context("fork")
+"""Parts are forked from this process, which has imported everything, but has neither used a GPU nor started a thread.
+"""
+MINUTES, SMOKE_MINUTES = 8.0, 10.0
 GRACE = 5.0
 """Seconds between the request to a part to end and its end by force."""
 Result = dict[str, Any]
@@ -89,6 +98,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
+    add("keys", nargs="*", metavar="KEY=VALUE", help="further keys of the run's config, such as compute.autocast=true")
     add(
         "--minutes",
         type=float,
@@ -99,7 +109,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     add("--output", type=Path, default=Path("outputs/gpu-check"))
     add("--parts", type=lambda x: x.split(","), default=list(PARTS), help=f"some of {','.join(PARTS)}")
     add("--smoke", action="store_true", help="tiny shapes")
-    options = parser.parse_args(words)
+    options = parser.parse_intermixed_args(words)
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"--parts: {', '.join(sorted(unknown))}: choose from {', '.join(PARTS)}")
     options.minutes = options.minutes or (SMOKE_MINUTES if options.smoke else MINUTES)
@@ -107,10 +117,11 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def has_gpu() -> bool:
-    """Return whether torch sees a CUDA device."""
-    import torch
-
-    return torch.cuda.is_available()
+    """Return whether torch sees a CUDA device; asked in another process, because CUDA does not survive a fork."""
+    process = FORK.Process(target=lambda: sys.exit(0 if torch.cuda.is_available() else 1))
+    process.start()
+    process.join()
+    return process.exitcode == 0
 
 
 def limit(name: str, minutes: float, deadline: float) -> float:
@@ -124,48 +135,56 @@ def run_part(
     """Run a part in a process group of its own, which is ended at the limit; return what it wrote."""
     file, work = output / "work" / f"{name}.json", output / "work" / name
     file.unlink(missing_ok=True)
-    work.mkdir(exist_ok=True)
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.gpu_parts",
+    shutil.rmtree(work, ignore_errors=True)  # a run would continue there, and keep the accuracies of its last set
+    work.mkdir()
+    words = [
         name,
+        *options.keys,
         "--device",
         options.device,
         "--seconds",
         str(seconds),
+        "--json",
+        str(file),
+        "--work",
+        str(work),
     ]
-    command += ["--json", str(file), "--work", str(work), *(["--smoke"] if options.smoke else [])]
-    command += ["--data", str(options.data.absolute())] if options.data else []
+    words += ["--smoke"] if options.smoke else []
+    words += ["--data", str(options.data.absolute())] if options.data else []
     rate = results.get("machine", {}).get("rate")
-    command += ["--rate", str(rate)] if rate else []
-    with (output / "work" / f"{name}.log").open("wb") as log:
-        process = subprocess.Popen(
-            command, cwd=ROOT, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
-        )
-        in_time = ended(process, seconds)
+    words += ["--rate", str(rate)] if rate else []
+    log = output / "work" / f"{name}.log"
+    process = FORK.Process(target=in_its_group, args=(words, log), name=name)
+    process.start()
+    in_time = ended(process, seconds)
     result: Result = json.loads(file.read_text()) if file.exists() else {"status": "running", "rows": []}
     if result["status"] == "running" and in_time:
-        result |= {"status": "failed", "reason": f"its process ended with {process.returncode}; see {log.name}"}
+        result |= {"status": "failed", "reason": f"its process ended with {process.exitcode}; see {log}"}
     elif result["status"] == "running":
         result |= {"status": "stopped", "reason": f"at its limit of {seconds:.0f} s"}
     return result
 
 
-def ended(process: subprocess.Popen[bytes], seconds: float) -> bool:
+def in_its_group(words: Sequence[str], log: Path) -> None:
+    """Run a part in a process group of its own, with its output in a file."""
+    os.setsid()
+    with log.open("wb") as file:
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)
+    os.chdir(ROOT)
+    gpu_parts.main(words)
+
+
+def ended(process: ForkProcess, seconds: float) -> bool:
     """Wait for a process, end its group if it runs longer, and return whether it ended by itself."""
     try:
-        process.wait(seconds)
-        return True
-    except subprocess.TimeoutExpired:
-        return False
+        process.join(seconds)
+        return process.exitcode is not None
     finally:  # also after Ctrl-C, and for processes that an ended part has left
         for number in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                os.killpg(process.pid, number)
-                process.wait(GRACE)
-            except (ProcessLookupError, subprocess.TimeoutExpired):
-                continue
+            with suppress(ProcessLookupError):
+                os.killpg(cast(int, process.pid), number)
+                process.join(GRACE)
 
 
 # --- output -------------------------------------------------------------------------------------------------------
@@ -193,7 +212,7 @@ def note(facts: Mapping[str, Any], results: Mapping[str, Result]) -> Iterator[st
     devices = ", ".join(machine.get("devices") or [f"{machine.get('cpus')} x {machine.get('cpu')}, no GPU"])
     yield f"# GPU check, {facts['time'][:10]}"
     yield from ("", f"Hardware: {devices}; torch {packages.get('torch')}, Python {machine.get('python')};")
-    yield f"commit {machine.get('commit')}. All parts together have {facts['minutes']:g} minutes."
+    yield f"commit {machine.get('commit') or 'unknown'}. All parts together have {facts['minutes']:g} minutes."
     if facts["smoke"]:
         yield from ("", "**Smoke test on tiny shapes: it shows that every part runs, and its numbers mean nothing.**")
     for name, result in results.items():

@@ -1,4 +1,4 @@
-"""Parts of the check of a machine, each a function from a Task; benchmarks/gpu_check.py runs each in its own process.
+"""Parts of the check of a machine, each a function of a Task; benchmarks/gpu_check.py runs each in its own process.
 
     python -m benchmarks.gpu_parts PART --device cuda --seconds 60 --json part.json --work FOLDER
 
@@ -12,8 +12,6 @@ import gzip
 import json
 import os
 import shutil
-import subprocess
-import sys
 import threading
 import time
 import xml.etree.ElementTree as ET
@@ -67,6 +65,8 @@ class Task:
     data: Path | None = None
     smoke: bool = False
     """Whether tiny shapes are used, which only shows that every part runs."""
+    keys: Sequence[str] = ()
+    """Further keys of the run."""
     rate: float | None = None
     """Measured operations per second of a bf16 matrix product on this device, in units of 1e12."""
     result: dict[str, Any] = field(default_factory=dict)
@@ -76,6 +76,10 @@ class Task:
     def left(self) -> float:
         """Seconds until the limit."""
         return self.seconds - (time.monotonic() - self.start)
+
+    def some(self, cases: dict[str, Any]) -> dict[str, Any]:
+        """Return all cases, or the first one in the smoke test."""
+        return dict(list(cases.items())[: 1 if self.smoke else None])
 
     def add(self, *rows: Row, **facts: Any) -> None:
         """Add rows and facts to the result, and write it."""
@@ -158,15 +162,17 @@ def timed(
 
 def tests(task: Task) -> None:
     """Run the tests that need a CUDA device, without plugins and without the settings of pyproject.toml."""
-    files = sorted(str(x.relative_to(ROOT)) for x in ROOT.glob("tests/**/test_*.py") if "mark.gpu" in x.read_text())
+    import pytest
+
+    files = sorted(str(x) for x in ROOT.glob("tests/**/test_*.py") if "mark.gpu" in x.read_text())
     if not files:
         raise Skipped("there are no tests here; the check needs a checkout")
     report = task.work / "tests.xml"
-    command = [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir", str(ROOT), "-q", "-m", "gpu"]
-    command += ["-p", "no:cacheprovider", f"--junitxml={report}", f"--basetemp={task.work / 'pytest'}", *files]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"})
+    words = ["-c", os.devnull, "--rootdir", str(ROOT), "-q", "-m", "gpu", "-p", "no:cacheprovider"]
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    code = pytest.main([*words, f"--junitxml={report}", f"--basetemp={task.work / 'pytest'}", *files])
     if not report.is_file():
-        raise RuntimeError(f"pytest ended with {done.returncode} and without a report")
+        raise RuntimeError(f"pytest ended with {int(code)} and without a report")
     cases = list(ET.parse(report).iter("testcase"))
     ended = {kind: [case.get("name") for case in cases if case.find(kind) is not None] for kind in KINDS}
     bad = [*ended["failure"], *ended["error"]]
@@ -176,8 +182,8 @@ def tests(task: Task) -> None:
         "skipped": len(ended["skipped"]),
     }
     task.add({"name": "GPU tests", **counts}, *({"name": name, "failed": 1} for name in bad))
-    if bad or done.returncode not in (0, 5):
-        raise RuntimeError(f"{len(bad)} of {len(cases)} GPU tests failed, pytest ended with {done.returncode}")
+    if bad or code not in (0, 5):
+        raise RuntimeError(f"{len(bad)} of {len(cases)} GPU tests failed, pytest ended with {int(code)}")
     if counts["passed"] == 0:
         raise Skipped(f"all {len(cases)} GPU tests were skipped: {_reason(cases)}")
 
@@ -275,7 +281,7 @@ torch's default, TF32 convolutions."""
 def steps(task: Task) -> None:
     """Measure the matching step of all classes, and the training of theta after it, in every variant."""
     keep_freed_memory()
-    for title, shape in SHAPES[task.part].items():
+    for title, shape in task.some(SHAPES[task.part]).items():
         config, data = shape.made(task)
         operations = step_operations(config, data)
         task.add({"name": title, "heading": f"{len(data.classes)} classes, {operations / TERA:.4g} TFLOP a step"})
@@ -402,7 +408,7 @@ PLANNED = {"CIFAR-10, IDC, ipc 10": "cifar10_idc.yaml", "ImageNet-10, IDC, ipc 1
 
 def rates(task: Task) -> None:
     """Measure the rates that ``dist-condense plan --calibration`` reads, and estimate the published runs by them."""
-    for title, name in PLANNED.items():
+    for title, name in task.some(PLANNED).items():
         shape = next(x for shapes in SHAPES.values() for x in shapes.values() if x.config == name)
         keys = [
             "cluster.workers=0",
@@ -428,11 +434,11 @@ def rates(task: Task) -> None:
 class Known:
     """A data set with its published result.
 
-    :param folder: folder whose presence in the data shows that it is there.
+    :param folders: names of a folder that contains it.
     :param accuracy: published top-1 accuracy in percent; None: there is none.
     """
 
-    folder: str
+    folders: tuple[str, ...]
     keys: tuple[str, ...]
     accuracy: float | None = None
     config: str = "cifar10_idc.yaml"
@@ -445,11 +451,11 @@ _FASHION = (
     "method.images.lr=1e-4",
 )
 KNOWN = {
-    "FashionMNIST, IDC, ipc 10": Known(folder="FashionMNIST", keys=_FASHION, accuracy=86.0),
-    "CIFAR-10, IDC, ipc 10": Known(folder="cifar10", keys=(), accuracy=67.5),
+    "FashionMNIST, IDC, ipc 10": Known(folders=("FashionMNIST",), keys=_FASHION, accuracy=86.0),
+    "CIFAR-10, IDC, ipc 10": Known(folders=("cifar10", "cifar-10-batches-py"), keys=(), accuracy=67.5),
 }
 """Data sets of the run, the first that the folder of data contains; accuracies of Kim et al. 2022, factor 2."""
-DIGITS = Known(folder="", keys=("dataset.name=digits", "dataset.size=16"))
+DIGITS = Known(folders=(), keys=("dataset.name=digits", "dataset.size=16"))
 EVALUATION = 0.4
 """Share of the part's time that is kept for the evaluation."""
 
@@ -470,9 +476,8 @@ def run(task: Task) -> None:
     done, planned = _steps(job.files), job.outline.units.total
     entries = [x for x in metrics_file.read(job.files.metrics) if "steps_per_second" in x][1:]
     speeds = {"steps/s": median(x["steps_per_second"] for x in entries)} if entries else {}
-    task.add(
-        {"name": f"{title}: condensing", "steps": done, "% of the published steps": 100 * done / planned, **speeds}
-    )
+    of_all = "% of its steps" if known.accuracy is None else "% of the published steps"
+    task.add({"name": f"{title}: condensing", "steps": done, of_all: 100 * done / planned, **speeds})
     if done == 0:
         raise RuntimeError("no step was finished within the time")
     _evaluated(task, title, job, known)
@@ -482,25 +487,23 @@ def _data_set(task: Task) -> tuple[str, Known, Path | None]:
     """Return the title and the root of the first known data set in the folder of data. Raises Skipped without one."""
     if task.smoke:
         return "digits, IDC, tiny", DIGITS, None
-    for title, known in KNOWN.items():
-        for root in (task.data, *([task.data / known.folder] if task.data else ())):
-            if root is not None and (root / known.folder).is_dir():
-                return title, known, _unpacked(root, task.work)
-            if root is not None and root.name == known.folder and root.is_dir():
-                return title, known, root
-    folders = " or ".join(known.folder for known in KNOWN.values())
+    for title, known in KNOWN.items() if task.data else ():
+        for place in (*(task.data / name for name in known.folders), task.data):
+            if place.name in known.folders and place.is_dir():
+                return title, known, _unpacked(place, task.work)
+    folders = " or ".join(name for known in KNOWN.values() for name in known.folders)
     raise Skipped(f"--data names no folder with {folders}")
 
 
-def _unpacked(root: Path, work: Path) -> Path:
-    """Return a root with uncompressed idx files: ``root``, or a folder in ``work`` to which they are unpacked."""
-    packed = [x for x in root.glob("*/raw/*.gz") if not x.with_suffix("").exists()]
+def _unpacked(folder: Path, work: Path) -> Path:
+    """Return a folder with uncompressed idx files: ``folder``, or one in ``work`` to which they are unpacked."""
+    packed = [x for x in folder.glob("raw/*.gz") if not x.with_suffix("").exists()]
     for file in packed:
-        target = work / "data" / file.relative_to(root).with_suffix("")
+        target = work / folder.name / "raw" / file.stem
         target.parent.mkdir(parents=True, exist_ok=True)
         with gzip.open(file) as source, target.open("wb") as sink:
             shutil.copyfileobj(source, sink)
-    return work / "data" if packed else root
+    return work / folder.name if packed else folder
 
 
 def _keys(task: Task, root: Path | None) -> Iterator[str]:
@@ -511,6 +514,7 @@ def _keys(task: Task, root: Path | None) -> Iterator[str]:
     if task.smoke:
         yield from (*_SMALL, "network.depth=1", "evaluation.epochs=1", "trajectory.networks=2")
         yield from ("trajectory.matching_steps=2", "tracking.log_every=1")
+    yield from task.keys
 
 
 def _steps(files: RunFolder) -> int:
@@ -550,6 +554,7 @@ def main(words: Sequence[str] | None = None) -> None:
     """Run one part, and write how it ended."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=PARTS)
+    parser.add_argument("keys", nargs="*", metavar="KEY=VALUE", help="further keys of the run")
     parser.add_argument("--device", type=torch.device, required=True)
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--json", type=Path, required=True)
@@ -557,7 +562,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--rate", type=float)
     parser.add_argument("--smoke", action="store_true")
-    task = Task(**vars(parser.parse_args(words)))
+    task = Task(**vars(parser.parse_intermixed_args(words)))
     task.add(status="running", reason="")
     if task.smoke:
         torch.set_num_threads(1)  # tiny shapes, beside other work

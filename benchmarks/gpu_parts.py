@@ -16,9 +16,10 @@ import threading
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,7 +28,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.cases import ImagesOnDevice, assembled, plain_idc, random_images
-from dist_condense.commands import plan_command
+from dist_condense.commands import cli
 from dist_condense.engine.coordinator import Placement
 from dist_condense.job.job import Job
 from dist_condense.job.stop import Terminated
@@ -417,13 +418,15 @@ def rates(task: Task) -> None:
             f"output={task.work}/plan",
         ]
         small = [*shape.tiny, "dataset.size=16", "trajectory.start=fresh"] if task.smoke else []
-        file = task.work / f"rates_{Path(name).stem}.json"
-        options = [f"configs/{name}", *keys, *small, "--save", str(file)]
-        options += ["--images-per-class", "16"] if task.smoke else []
-        parsed = plan_command.parser().parse_intermixed_args(options)
-        made = plan_command.planned(parsed, load(parsed.config, parsed.overrides))
-        calibrations = {**task.result.get("calibrations", {}), title: json.loads(file.read_text())}
-        row = {"name": title, "hours": made.forecast.seconds / 3600, "peak GiB": made.forecast.bytes / GIB}
+        words = ["plan", f"configs/{name}", *keys, *small, "--json"]
+        with redirect_stdout(StringIO()) as printed:
+            code = cli.main([*words, *(["--images-per-class", "16"] if task.smoke else [])])
+        if code == cli.REFUSED:
+            raise RuntimeError("plan refused the config; see its log")
+        made = json.loads(printed.getvalue())
+        calibrations = {**task.result.get("calibrations", {}), title: made["rates"]}
+        chosen = made["chosen"]
+        row = {"name": title, "hours": chosen["seconds"] / 3600, "peak GiB": chosen["bytes"] / GIB}
         task.add(row, calibrations=calibrations)
 
 

@@ -40,9 +40,9 @@ def pad(images: Tensor, size: tuple[int, int], padding: Sequence[float]) -> Tens
     margins = (0, size[1] - images.shape[-1], 0, size[0] - images.shape[-2])
     if not any(margins):
         return images
-    is_padding = F.pad(torch.zeros_like(images[..., :1, :, :]), margins, value=1)
-    values = torch.tensor(padding, dtype=images.dtype, device=images.device)
-    return F.pad(images, margins) + is_padding * values[:, None, None]
+    values = list(padding) * (images.shape[-3] if len(padding) == 1 else 1)
+    channels = zip(images.split(1, -3), values, strict=True)  # a tensor of the values would be copied from the host
+    return torch.cat([F.pad(channel, margins, value=value) for channel, value in channels], -3)
 
 
 def tiles(images: Tensor, grid: Grid, padding: Sequence[float]) -> Tensor:

@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Number of test processes, each with one thread. The tests of a file share fixtures and run in one process.
 PROCESSES ?= 2
+# Time of make gpu-check.
+MINUTES ?= 8
 PYTEST = $(BIN)/python -m pytest
 TOGETHER = OMP_NUM_THREADS=1 $(PYTEST) -n $(PROCESSES) --dist loadfile
 
@@ -11,7 +13,7 @@ export MLFLOW_DISABLE_TELEMETRY ?= true
 export GIT_PYTHON_REFRESH ?= quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-ffcv quickstart test test-slow test-gpu lint clean
+.PHONY: help install install-ffcv quickstart test test-slow test-gpu gpu-check lint clean
 
 help:  ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -42,6 +44,10 @@ test-slow: .venv/.installed  ## run the tests that take minutes, PROCESSES=2 at 
 
 test-gpu: .venv/.installed  ## run the tests that need a CUDA device
 	$(PYTEST) -m gpu
+
+# Not in .venv alone: it needs neither Ray, Hydra nor MLflow, only a Python that has torch, torchvision, timm and pytest.
+gpu-check:  ## check this machine's GPU in MINUTES=8; DATA=FOLDER with FashionMNIST/ or cifar10/ adds a run
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) -m benchmarks.gpu_check --minutes $(MINUTES) $(if $(DATA),--data $(DATA))
 
 lint: .venv/.installed  ## run ruff, its formatter, mypy and shellcheck
 	$(BIN)/ruff check .

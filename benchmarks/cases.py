@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from statistics import median
@@ -13,7 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dist_condense.core import augmentation, cutmix
-from dist_condense.data.image_set import ClassName
+from dist_condense.core.augmentation import Draw
+from dist_condense.core.distance import DISTANCES
+from dist_condense.data import ClassName, MemorySource, Reading
 from dist_condense.engine.coordinator import Coordinator, LocalCoordinator, Placement
 from dist_condense.engine.ownership import assign
 from dist_condense.engine.shard import ClassShard
@@ -82,17 +84,34 @@ class Engine:
 
 def engine(settings: Settings, coordinator: Coordinator | None = None, dtype: torch.dtype = torch.float32) -> Engine:
     """Assemble the engine of this process for its own classes."""
+    data = random_images(settings.classes, settings.size, settings.per_class)
+    return assembled(settings.config(), data, Placement(torch.device(settings.device), dtype), coordinator)
+
+
+def assembled(
+    config: RunConfig, data: RandomImages, placement: Placement, coordinator: Coordinator | None = None
+) -> Engine:
+    """Assemble the engine of this process for its own classes of random images, as a run does."""
     coordinator = coordinator or LocalCoordinator()
-    config, placement = settings.config(), Placement(torch.device(settings.device), dtype)
-    data = RandomImages(
-        classes=tuple(ClassName(f"class {c}") for c in range(settings.classes)),
-        size=settings.size,
-        per_class=settings.per_class,
-    )
-    labels = list(assign([1.0] * settings.classes, coordinator.size)[coordinator.rank])
+    labels = list(assign([1.0] * len(data.classes), coordinator.size)[coordinator.rank])
     shard = assembly.shard_of(config, data, labels, coordinator=coordinator, placement=placement)  # type: ignore[arg-type]
     trajectory = assembly.trajectory_of(config, data, shard)  # type: ignore[arg-type]
     return Engine(shard, trajectory)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagesOnDevice(RandomImages):
+    """Random images on the device of the worker, as ``data.tier=gpu`` keeps those of a data set."""
+
+    def train(self, labels: Sequence[int], reading: Reading) -> MemorySource:  # type: ignore[override]
+        """Return a source of random bytes on the device of ``reading``."""
+        return MemorySource({c: x.to(reading.device) for c, x in super().train(labels, reading).images.items()})
+
+
+def random_images(classes: int, size: int, per_class: int) -> ImagesOnDevice:
+    """Return random colour images, ``per_class`` of each class."""
+    names = tuple(ClassName(f"class {c}") for c in range(classes))
+    return ImagesOnDevice(classes=names, size=size, per_class=per_class)
 
 
 @dataclass(kw_only=True)
@@ -197,6 +216,70 @@ def _normalised(settings: Settings, like: Engine) -> tuple[Tensor, Tensor]:
     images = torch.cat([shard.source.source.get(c, every) for c in shard.labels]).to(settings.device) / 255
     labels = torch.tensor(shard.labels).repeat_interleave(settings.per_class).to(settings.device)
     return shard.space.statistics.normalise(images), labels
+
+
+@dataclass(kw_only=True)
+class PlainIDC:
+    """Loop of IDC's program: class after class, autograd over all parameters, and one update of the pixels per class.
+
+    The minibatch and the images decoded from the class get one draw of the augmentation; the distance compares the
+    gradients of the convolutions. Decoding, augmentation and distance are those of this package, which launch fewer
+    kernels than the program's own.
+    """
+
+    config: RunConfig
+    data: RandomImages
+    network: nn.Module
+    images: dict[int, Tensor]
+    """Real images of each class as floats in [0, 1], on the device."""
+    pixels: Tensor
+    """Learnt pixels of all classes, class after class."""
+    lr: float = 5e-3
+    momentum: float = 0.5
+
+    def __post_init__(self) -> None:
+        self.pixels = self.pixels.clone().requires_grad_()
+        self.optimiser = torch.optim.SGD([self.pixels], self.lr, momentum=self.momentum)
+        self.form = assembly.parameterisation_of(self.config)
+        self.strategy = assembly.strategy_of(self.config.method.augmentation, self.data)  # type: ignore[arg-type]
+        self.distance = DISTANCES[self.config.method.distance]
+        constants = (self.data.mean, self.data.std)
+        self.mean, self.std = (self.pixels.new_tensor(x)[:, None, None] for x in constants)
+
+    def match(self) -> None:
+        """Take one matching step."""
+        for c, own in self.images.items():
+            real = own[torch.randperm(len(own))[: self.config.method.real_batch].to(own.device)]
+            synthetic = self.form.decode(self.pixels[c * self.config.ipc : (c + 1) * self.config.ipc])
+            drawn = self.strategy.draw(1, self.data.shape[1:], torch.default_generator)
+            drawn = drawn.to(own.device, own.dtype)
+            b = self._gradients(self._seen(real, drawn), c, create_graph=False)
+            a = self._gradients(self._seen(synthetic, drawn), c, create_graph=True)
+            loss = self.distance(a, [g.detach() for g in b])
+            self.optimiser.zero_grad()
+            loss.backward()
+            self.optimiser.step()
+
+    def _seen(self, images: Tensor, drawn: Draw) -> Tensor:
+        return augmentation.apply((images - self.mean) / self.std, drawn)
+
+    def _gradients(self, images: Tensor, c: int, create_graph: bool) -> list[Tensor]:
+        labels = torch.full((len(images),), c, device=images.device)
+        loss = F.cross_entropy(self.network(images), labels)
+        every = torch.autograd.grad(loss, list(self.network.parameters()), create_graph=create_graph)
+        return [g for g in every if g.ndim == 4]
+
+
+def plain_idc(config: RunConfig, data: RandomImages, like: Engine) -> PlainIDC:
+    """Make IDC's plain loop with the network, images and pixels of an engine that owns all classes."""
+    shard, every = like.shard, torch.arange(data.per_class)
+    return PlainIDC(
+        config=config,
+        data=data,
+        network=like.trajectory.network,
+        images={c: shard.source.source.get(c, every).to(shard.placement.dtype) / 255 for c in shard.labels},
+        pixels=torch.cat([shard.pixels[c] for c in shard.labels]),
+    )
 
 
 def _matching_loss(a: list[Tensor], b: list[Tensor]) -> Tensor:

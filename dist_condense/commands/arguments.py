@@ -87,9 +87,7 @@ def plan_parser() -> terminal.Parser:
     add("config", help="a YAML file, or a shipped one such as configs/digits.yaml")
     add("overrides", nargs="*", metavar="key=value", help="overrides of the config; docs/config.md lists all keys")
     add("--gpus", type=int, metavar="N", help="plan for N GPUs with one worker each, instead of cluster.workers")
-    add(
-        "--gpu", metavar="NAME", help="plan for a known GPU, without timing anything; a wrong name lists the known ones"
-    )
+    add("--gpu", metavar="NAME", help="plan for a known GPU, without timing anything; a wrong name lists them")
     add("--share", type=float, metavar="S", help="share of its bf16 matrix rate to assume (default: 0.4)")
     add("--gpu-memory", type=float, metavar="GIB", help="memory of each GPU; needed to check whether the run fits")
     add("--calibration", type=Path, metavar="FILE", help="rates written by --save, possibly on another machine")

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
+from dist_condense.system.transfer import to_device
+
 STORED = (torch.uint8, torch.float32)
 """Data types of stored images: bytes, or floats."""
 
@@ -47,4 +49,4 @@ def _per_channel(values: Sequence[float], images: torch.Tensor) -> torch.Tensor:
             f"normalise: images {list(images.shape)} need [..., C, H, W] with C = {len(values)}, "
             f"the length of mean and std."
         )
-    return torch.tensor(values, dtype=images.dtype, device=images.device)[:, None, None]
+    return to_device(torch.tensor(values, dtype=images.dtype), images.device)[:, None, None]

@@ -174,21 +174,25 @@ def _composed(file: Path, command: overrides.Overrides) -> tuple[dict[str, Any],
     Raises Unusable if the file cannot be composed without them, with the error of the groups if it is another.
     """
     try:
-        return yaml_files.composed(file, shipped(), command.groups)
+        from dist_condense.settings.composing import composed  # imports Hydra
+    except ModuleNotFoundError:
+        from dist_condense.settings.without_hydra import composed
+    try:
+        return composed(file, shipped(), command.groups)
     except Unusable as error:
         problem = str(error)
     try:
-        yaml_files.composed(file, shipped(), {})
+        composed(file, shipped(), {})
     except Unusable as alone:
         raise Unusable(_hinted(problem, file, command.groups)) from alone
     usable = {}
     for group, name in command.groups.items():
         try:
-            yaml_files.composed(file, shipped(), {group: name})
+            composed(file, shipped(), {group: name})
             usable[group] = name
         except Unusable as error:
             command.problems.append(_hinted(str(error), file, {group: name}))
-    return yaml_files.composed(file, shipped(), usable)
+    return composed(file, shipped(), usable)
 
 
 def _hinted(problem: str, file: Path, groups: Mapping[str, str]) -> str:

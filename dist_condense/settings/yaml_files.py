@@ -1,6 +1,5 @@
-"""Reading of config files as nested dicts of texts: Hydra composes files and groups, OmegaConf resolves ``${...}``.
-
-No other module imports Hydra or OmegaConf.
+"""Reading and writing of config files as nested dicts of texts. OmegaConf, where it is installed, resolves ``${...}``;
+it is imported only if a text contains one.
 
 Every scalar stays the text of the file, so that only the type of its key decides its value: ``20241126_001`` is a name,
 and ``no`` can be a class. No path and no text of a user is parsed by Hydra's grammar.
@@ -12,22 +11,11 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextvars import ContextVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, cast
-from urllib.parse import quote, unquote_to_bytes
 
 import yaml
-from hydra import compose, initialize
-from hydra.core.config_search_path import ConfigSearchPath
-from hydra.core.object_type import ObjectType
-from hydra.core.plugins import Plugins
-from hydra.errors import HydraException, MissingConfigException
-from hydra.plugins.config_source import ConfigResult, ConfigSource
-from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from dist_condense.settings import interpolations
 from dist_condense.settings.interpolations import LONGEST, texts_of
@@ -35,20 +23,13 @@ from dist_condense.system.records import DEPTH, YAML_BYTES, Unreadable, YamlLoad
 from dist_condense.system.terminal import printable
 
 ENDINGS = (".yaml", ".yml")
-PRIMARY = "the config"
-"""Name under which Hydra finds the file of the command line, because the file's own name may contain any character."""
 SHAPE = "a config consists of keys and values, `ipc: 10`"
 DEFAULTS = 50
 """Largest number of files in all lists ``defaults``, each counted as often as it is included."""
-READS = 2
-"""Number of times that Hydra reads the header of a file for each inclusion: to order the files, and to merge them."""
 TAG = "tag:yaml.org,2002:"
 STR, NULL, MERGE, LIST, DICT = (f"{TAG}{name}" for name in ("str", "null", "merge", "seq", "map"))
 TYPES = (f"{TAG}int", f"{TAG}float", f"{TAG}bool")
 """Tags of scalars that have no effect, because the key has a type."""
-_LOCATIONS: ContextVar[tuple[Path, ...]] = ContextVar("locations", default=())
-_HEADERS: ContextVar[Counter[str]] = ContextVar("headers")
-"""Number of headers that Hydra has read since :func:`composed` was called."""
 RESOLVED = "the config of a run is resolved and has no ${...}, no defaults and no anchors"
 _REAL = re.compile(r"(?<!\\)(\\\\)*\$\{")
 """Pattern of an interpolation that is not escaped, with an even number of backslashes before it."""
@@ -138,6 +119,11 @@ def checked(text: str) -> str:
             f"{text!r:.80}...: a text with ${{ has at most {LONGEST} characters, not {len(text)}; shorten it"
         )
     try:
+        from omegaconf import OmegaConf
+        from omegaconf.errors import OmegaConfBaseException
+    except ModuleNotFoundError:  # then without_hydra refuses all but one form
+        return text
+    try:
         OmegaConf.create([text])
     except RecursionError as error:
         raise Unusable(f"{text!r:.80}...: its ${{...}} are nested too deep; give the value") from error
@@ -202,6 +188,12 @@ def texts(file: Path, kind: type[_Texts] = _Texts) -> dict[str, Any]:
     finally:
         if loader is not None:
             loader.dispose()
+
+
+def package(file: Path) -> str | None:
+    """Return the package that the header of a config file names, ``# @package NAME``, else None."""
+    header = re.match(r"(?:\s*#.*\n)*?\s*#\s*@package\s+(\S+)", _decoded(file))
+    return header[1] if header else None
 
 
 def _decoded(file: Path) -> str:
@@ -282,135 +274,6 @@ def _dotted(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", value
 
 
-# --- composing ----------------------------------------------------------------------------------------------------
-
-
-class Files(ConfigSource):
-    """Source of configs for Hydra: a folder of config files and groups, or a single file under the name PRIMARY."""
-
-    def __init__(self, provider: str, path: str) -> None:
-        super().__init__(provider, path)
-        self.location = os.fsdecode(unquote_to_bytes(self.path))
-
-    @staticmethod
-    def scheme() -> str:
-        """Return the scheme of the addresses that :meth:`address` returns."""
-        return "dist-condense"
-
-    @staticmethod
-    def address(location: Path) -> str:
-        """Return a path as an address without characters that are special to Hydra or OmegaConf."""
-        return f"{Files.scheme()}://{quote(os.fsencode(location))}"
-
-    def available(self) -> bool:
-        """Return whether the folder or file exists."""
-        return os.path.exists(self.location)
-
-    def is_group(self, config_path: str) -> bool:
-        """Return whether ``config_path`` is a folder."""
-        return os.path.isdir(os.path.join(self.location, config_path))
-
-    def is_config(self, config_path: str) -> bool:
-        """Return whether ``config_path`` is a config file."""
-        return self._file(config_path) is not None
-
-    def load_config(self, config_path: str) -> ConfigResult:
-        """Read a config file and its ``@package`` header. Raises Unusable."""
-        file = self._file(config_path)
-        assert file is not None  # Hydra asks is_config first
-        values = texts(file)
-        if config_path == PRIMARY and not values:
-            raise Unusable(f"{file} is empty; {SHAPE}")
-        if "hydra" in values:
-            raise Unusable(f"{file}: hydra: unknown key; Hydra's own settings are not used")
-        if config_path == PRIMARY and "_self_" not in values.get("defaults", ["_self_"]):
-            values["defaults"].append("_self_")  # as Hydra does, with a warning
-        package = re.match(r"(?:\s*#.*\n)*?\s*#\s*@package\s+(\S+)", _decoded(file))
-        header = _Header(package[1] if package else None)
-        return ConfigResult(self.provider, self.full_path(), OmegaConf.create(values), header)
-
-    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
-        """Return the names of the configs in a group."""
-        names = os.listdir(os.path.join(self.location, config_path))
-        return sorted({os.path.splitext(name)[0] for name in names if name.endswith(ENDINGS)})
-
-    def _file(self, config_path: str) -> Path | None:
-        if os.path.isfile(self.location):
-            return Path(self.location) if config_path == PRIMARY else None
-        files = (os.path.join(self.location, config_path) + ending for ending in ENDINGS)
-        return next((Path(file) for file in files if os.path.isfile(file)), None)
-
-
-class _Header(dict[str, str | None]):
-    """Header of a config. Hydra reads it for each inclusion of the config, and never bounds their number."""
-
-    def __init__(self, package: str | None) -> None:
-        super().__init__(package=package)
-
-    def __getitem__(self, key: str) -> str | None:
-        _HEADERS.get()["read"] += 1
-        if _HEADERS.get()["read"] > READS * (1 + DEFAULTS):  # 1: the file of the command line
-            raise RecursionError
-        return super().__getitem__(key)
-
-
-class Locations(SearchPathPlugin):
-    """Plugin that extends Hydra's search path while :func:`composed` runs."""
-
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Append the file and the folders in which :func:`composed` searches."""
-        for location in _LOCATIONS.get():
-            search_path.append("dist_condense", Files.address(location))
-
-
-def composed(file: Path, shipped: Path, groups: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Compose a config file with its defaults.
-
-    :param shipped: folder of groups that is searched after the folder of the file.
-    :param groups: names of files, by group, that replace the defaults of the file.
-    :returns: the nested keys, with interpolations unresolved, and the name of the selected file of each group.
-    :raises Unusable: a file is missing or is no config, or the defaults are wrong.
-    """
-    for plugin in (Files, Locations):
-        Plugins.instance().register(plugin)
-    before = _LOCATIONS.set((file, file.parent, shipped))
-    _HEADERS.set(Counter())
-    try:
-        with initialize(version_base="1.3", config_path=None, job_name="dist_condense"):
-            overrides = [f"{group}={_quoted(name)}" for group, name in groups.items()]
-            keys = cast(dict[str, Any], OmegaConf.to_container(compose(PRIMARY, overrides, return_hydra_config=True)))
-        return keys, keys.pop("hydra")["runtime"]["choices"]
-    except RecursionError as error:
-        themselves = f"refer to themselves, or include more than {DEFAULTS} files"
-        raise Unusable(f"{file}: its defaults, or those of a file that they name, {themselves}") from error
-    except (HydraException, OmegaConfBaseException) as error:
-        raise Unusable(_last_words(error, file, groups)) from error
-    except OSError as error:  # a name that no file can have
-        raise Unusable(f"{file}: a file of its defaults cannot be read: {error.strerror or error}") from error
-    finally:
-        _LOCATIONS.reset(before)
-
-
-def _quoted(name: str) -> str:
-    """Quote a text for Hydra's grammar, in which backslashes are special only before a quotation mark."""
-    return "'" + re.sub(r"(?<!\\)(\\*)('|\Z)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), name) + "'"
-
-
-def _last_words(error: BaseException, file: Path, groups: Mapping[str, str]) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        select = f"; choose one of {', '.join(error.options)}" if error.options else ""
-        return f"{error.missing_cfg_file} was not found{select or f', but the defaults of {file} name it'}"
-    words = " ".join(str(error).split())
-    if "hydra.runtime.cwd" in words:
-        return f"{os.getcwd()}: Hydra cannot read a ${{ in the name of the working directory; start from another"
-    for group in groups:
-        if re.search(f"Could not override '{group}'|Key '{group}' is not in struct", words):
-            return f"{group}: the defaults of {file} name no {group} to replace; give {group}.KEY=VALUE"
-    return f"{file}: {words}"
-
-
 # --- interpolations -----------------------------------------------------------------------------------------------
 
 
@@ -423,24 +286,41 @@ def resolved(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     done = {key: value for key, value in values.items() if key not in found}
     if refused := [f"{key}: {reason}" for key, reason in interpolations.refusals(values)]:
         return done, refused
-    root = OmegaConf.create(_nested({key: value for key, value in values.items() if key.count(".") < DEPTH}))
-    problems = []
+    if not found:
+        return done, []
+    select, problems = _selector(values), []
     for key, texts in found.items():
         if empty := [name for text in texts for name in _empty_variables(text)]:
             problems.append(f"{key}: the variable {empty[0]} is set, but empty; unset it, or give it a value")
         else:
             try:
-                done[key] = _selected(root, key)
-            except (OmegaConfBaseException, RecursionError) as error:
-                words = re.sub(r"^\w+ raised while resolving interpolation: |\"", "", str(error).splitlines()[0])
-                problems.append(f"{key}: {words}")
+                done[key] = select(key)
+            except Unusable as error:
+                problems.append(f"{key}: {error}")
     return {key: done[key] for key in values if key in done}, problems
 
 
-def _selected(root: Any, key: str) -> Any:
-    with warnings.catch_warnings(action="ignore"):
-        item = OmegaConf.select(root, key)
-        return OmegaConf.to_container(item, resolve=True) if OmegaConf.is_config(item) else item
+def _selector(values: Mapping[str, Any]) -> Callable[[str], Any]:
+    """Return a function from a dotted key to its resolved value, which raises Unusable if that is impossible."""
+    try:
+        from omegaconf import OmegaConf
+        from omegaconf.errors import OmegaConfBaseException
+    except ModuleNotFoundError:
+        from dist_condense.settings import without_hydra
+
+        return lambda key: without_hydra.resolved(values[key])
+    root = OmegaConf.create(_nested({key: value for key, value in values.items() if key.count(".") < DEPTH}))
+
+    def select(key: str) -> Any:
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                item = OmegaConf.select(root, key)
+                return OmegaConf.to_container(item, resolve=True) if OmegaConf.is_config(item) else item
+        except (OmegaConfBaseException, RecursionError) as error:
+            words = re.sub(r"^\w+ raised while resolving interpolation: |\"", "", str(error).splitlines()[0])
+            raise Unusable(words) from error
+
+    return select
 
 
 def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -464,13 +344,32 @@ def _empty_variables(text: str) -> Iterator[str]:
 
 
 def dumped(values: Mapping[str, Any]) -> str:
-    """Return nested values as YAML text, from which :func:`composed` and :func:`resolved` restore them.
+    """Return nested values as YAML text, from which :func:`texts` and :func:`resolved` restore them.
 
     If the text would contain invisible characters, all characters outside ASCII are written as YAML escapes.
     """
     written = escaped(values)
-    text = OmegaConf.to_yaml(OmegaConf.create(written))
+    text = yaml.dump(written, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
     return text if printable(text, kept="\n") == text else yaml.safe_dump(written, sort_keys=False)
+
+
+class _Dumper(yaml.SafeDumper):
+    """YAML dumper that quotes every text that Python or YAML 1.1 would read as a number or a truth value."""
+
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        return self.represent_scalar(STR, text, style="'" if text in _TRUTHS or _is_number(text) else None)
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
+_TRUTHS = {form for word in ("y", "n", *YamlLoader.bool_values) for form in (word, word.title(), word.upper())}
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _unescaped(value: Any) -> Any:

@@ -240,6 +240,7 @@ EXCEPTIONS = {
     "system/records.py json.loads": "the one reader",
     "system/records.py get_single_node": "the one reader",
     "system/records.py yaml.SafeLoader": "the one reader",
+    "settings/composing.py OmegaConf.create": "of texts that the one reader has read",
     "settings/yaml_files.py OmegaConf.create": "of texts that the one reader has read",
     "evaluation/rows.py csv.DictReader": "of a text that the one reader has read",
     "engine/exchange.py json.loads": "messages between the workers of one run, which have limits of their own",

@@ -10,8 +10,6 @@ from pathlib import Path
 from string import ascii_lowercase, ascii_uppercase
 from typing import Protocol, TypeVar
 
-from braceexpand import braceexpand
-
 from dist_condense.data.image_set import ClassName, ambiguous
 from dist_condense.data.preparing.classes import EncodedImages
 from dist_condense.data.preparing.sources import Source
@@ -77,6 +75,8 @@ def expand(pattern: str) -> tuple[str, ...]:
 
     Raises DataError for a pattern of more than 100,000 tars, and for missing, repeated or remote files.
     """
+    from braceexpand import braceexpand
+
     shown = pattern if len(pattern) <= MAX_SHOWN else f"{pattern[:MAX_SHOWN]}..."
     try:
         if (number := number_of_tars(pattern)) > MAX_TARS:

@@ -8,7 +8,6 @@ from io import BytesIO
 from typing import IO, BinaryIO, NamedTuple, cast
 
 import numpy as np
-import simplejpeg
 import torch
 from PIL import ExifTags, Image, UnidentifiedImageError
 
@@ -115,6 +114,8 @@ def _decoded_in_place(pixels: np.ndarray, data: bytes, upright: bool) -> bool:
 
     Grey and CMYK JPEGs are excluded, because Pillow decodes them differently.
     """
+    import simplejpeg  # only where a file is decoded, so that arrays are read where it is not installed
+
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
         if (height, width, 3) != pixels.shape or space != "YCbCr" or (upright and _needs_rotation(data)):

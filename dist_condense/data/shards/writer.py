@@ -8,19 +8,24 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import IO
+from types import ModuleType, TracebackType
+from typing import IO, cast
 
 from dist_condense.data.shards.manifest import ShardFile
 from dist_condense.system.files import temporary_beside
-
-os.environ["WDS_SECURE"] = "1"  # webdataset reads it at import, and then refuses commands and pickles in the process
-import webdataset
 
 PART_BYTES = 256 * 2**20
 """Maximum image bytes of a shard; further images of the class are written into the next shard."""
 STEM_LENGTH = 60
 """Maximum number of characters of a file's name in a key; a tar header has room for 100."""
+
+
+def webdataset() -> ModuleType:
+    """Import webdataset, which then refuses commands and pickles in this process, and is not needed to read shards."""
+    os.environ["WDS_SECURE"] = "1"  # read at the import
+    import webdataset as secured
+
+    return cast(ModuleType, secured)
 
 
 class _Hashing:
@@ -42,7 +47,7 @@ class _Part:
         self.path, self.stream = path, temporary_beside(path)
         self.writing = Path(self.stream.name)
         self.hashing = _Hashing(self.stream)
-        self.tar = webdataset.TarWriter(self.hashing, encoder=False, mtime=0, compress=False)
+        self.tar = webdataset().TarWriter(self.hashing, encoder=False, mtime=0, compress=False)
         self.count = self.image_bytes = 0
 
     def add(self, key: str, suffix: str, image: bytes, label: int) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dist_condense.settings import yaml_files
 from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system import records
 
@@ -55,8 +56,6 @@ def stored_config(folder: Path) -> dict[str, Any]:
 
     Raises ValueError with a one-line message if the file is empty or its config is not resolved.
     """
-    from dist_condense.settings import yaml_files  # imports Hydra
-
     file = RunFolder(folder).config
     values = yaml_files.stored_values(file)
     if not values:

@@ -126,13 +126,13 @@ def test_no_member_of_a_tar_is_unpickled(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # webdataset leaves its files to the collector
 def test_plain_webdataset_reads_the_shards(source: Path, tmp_path: Path) -> None:
     prepared(source, tmp_path / "dest")
-    reader = webdataset.WebDataset(str(tmp_path / "dest/train/0001-000.tar"), shardshuffle=False)
+    reader = webdataset().WebDataset(str(tmp_path / "dest/train/0001-000.tar"), shardshuffle=False)
     samples = list(reader)
     files = sorted((source / "train" / CLASSES[1]).iterdir())
     assert [entry["__key__"] for entry in samples] == ["000000_a", "000001_b_x_y", "000002_c", "000003_d"]
     assert [entry.get("jpg", entry.get("png")) for entry in samples] == [file.read_bytes() for file in files]
     assert {entry["cls"] for entry in samples} == {b"1"}
-    assert webdataset.utils.enforce_security
+    assert webdataset().utils.enforce_security
 
 
 def test_one_corrupt_image_stops_and_finished_classes_are_kept(source: Path, tmp_path: Path) -> None:

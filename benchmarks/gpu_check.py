@@ -1,0 +1,278 @@
+"""Check of a machine and its GPU: is it all right, how fast is a step here, and how long will a run take?
+
+    make gpu-check MINUTES=8 DATA=.cache/data
+    python -m benchmarks.gpu_check --minutes 8 --data .cache/data --output outputs/gpu-check
+    python -m benchmarks.gpu_check --device cpu --smoke     # shows in less than a minute that every part runs
+
+Parts, one process and one limit of time each: the machine and its matrix rate, the GPU tests, matching steps of
+CIFAR-10 and ImageNet-10 beside a plain loop, a profile, rates for `dist-condense plan --calibration`, and in the time
+that is left IDC on the data set in DATA, a folder with FashionMNIST/ as torchvision stores it (compressed or not), or
+with cifar10/. It needs this checkout, torch, torchvision, timm and pytest, but neither Ray, Hydra nor MLflow.
+
+The output folder gets gpu-check.json and the note gpu-check.md, both written again after every part, and the files of
+the parts. Exit code: 0 every part was done or skipped, 1 one failed or was stopped at its limit, 2 there is no GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from multiprocessing.context import ForkProcess
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from benchmarks import gpu_parts
+from dist_condense.system.files import write_atomically
+
+ROOT = Path(__file__).parents[1]
+FORK = multiprocessing.get_context("fork")
+"""Parts are forked from this process, which has imported everything, but has neither used a GPU nor started a thread.
+"""
+MINUTES, SMOKE_MINUTES = 8.0, 10.0
+GRACE = 5.0
+"""Seconds between the request to a part to end and its end by force."""
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the check.
+
+    :param title: heading of its table.
+    :param share: its limit as a share of the whole time; the last part has all the time that is left.
+    """
+
+    title: str
+    share: float
+
+
+PARTS = {
+    "machine": Part("The machine", 0.07),
+    "tests": Part("GPU tests", 0.17),
+    "step32": Part("Matching step, ConvNet-3, 32 px", 0.17),
+    "step224": Part("Matching step, ResNetAP-10, 224 px", 0.20),
+    "profile": Part("Profile of a step", 0.08),
+    "rates": Part("Rates, and the time of the published runs estimated by them", 0.12),
+    "run": Part("A run within the time left", 1.0),
+}
+"""Parts in their order."""
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the parts one after the other, write their results, and return the exit code."""
+    options = parse(words)
+    if options.device == "cuda" and not has_gpu():
+        print("gpu-check: torch sees no CUDA device here; --device cpu --smoke only shows that every part runs")
+        return 2
+    output: Path = options.output.absolute()
+    (output / "work").mkdir(parents=True, exist_ok=True)
+    results: dict[str, Result] = {}
+    deadline = time.monotonic() + 60 * options.minutes
+    for name in PARTS:
+        print(f"{name}: ", end="", flush=True)
+        if name in options.parts:
+            results[name] = run_part(
+                name, options, output, seconds=limit(name, options.minutes, deadline), results=results
+            )
+        else:
+            results[name] = {"status": "skipped", "reason": "not in --parts", "rows": []}
+        print(state(results[name]), flush=True)
+        write(output, results, options)
+    print("", *table(results), f"written: {output / 'gpu-check.md'} and gpu-check.json", sep="\n")
+    return 1 if any(result["status"] in ("failed", "stopped") for result in results.values()) else 0
+
+
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("keys", nargs="*", metavar="KEY=VALUE", help="further keys of the run's config, such as compute.autocast=true")
+    add(
+        "--minutes",
+        type=float,
+        help=f"time of all parts together (default: {MINUTES:g}, {SMOKE_MINUTES:g} with --smoke)",
+    )
+    add("--device", default="cuda", choices=["cuda", "cpu"])
+    add("--data", type=Path, help="folder with FashionMNIST/ or cifar10/; without it there is no run")
+    add("--output", type=Path, default=Path("outputs/gpu-check"))
+    add("--parts", type=lambda x: x.split(","), default=list(PARTS), help=f"some of {','.join(PARTS)}")
+    add("--smoke", action="store_true", help="tiny shapes")
+    options = parser.parse_intermixed_args(words)
+    if unknown := set(options.parts) - set(PARTS):
+        parser.error(f"--parts: {', '.join(sorted(unknown))}: choose from {', '.join(PARTS)}")
+    options.minutes = options.minutes or (SMOKE_MINUTES if options.smoke else MINUTES)
+    return options
+
+
+def has_gpu() -> bool:
+    """Return whether torch sees a CUDA device; asked in another process, because CUDA does not survive a fork."""
+    process = FORK.Process(target=lambda: sys.exit(0 if torch.cuda.is_available() else 1))
+    process.start()
+    process.join()
+    return process.exitcode == 0
+
+
+def limit(name: str, minutes: float, deadline: float) -> float:
+    """Return the limit of a part in seconds: its share, and no more than is left."""
+    return max(1.0, min(60 * minutes * PARTS[name].share, deadline - time.monotonic() - GRACE))
+
+
+def run_part(
+    name: str, options: argparse.Namespace, output: Path, *, seconds: float, results: Mapping[str, Result]
+) -> Result:
+    """Run a part in a process group of its own, which is ended at the limit; return what it wrote."""
+    file, work = output / "work" / f"{name}.json", output / "work" / name
+    file.unlink(missing_ok=True)
+    shutil.rmtree(work, ignore_errors=True)  # a run would continue there, and keep the accuracies of its last set
+    work.mkdir()
+    words = [
+        name,
+        *options.keys,
+        "--device",
+        options.device,
+        "--seconds",
+        str(seconds),
+        "--json",
+        str(file),
+        "--work",
+        str(work),
+    ]
+    words += ["--smoke"] if options.smoke else []
+    words += ["--data", str(options.data.absolute())] if options.data else []
+    rate = results.get("machine", {}).get("rate")
+    words += ["--rate", str(rate)] if rate else []
+    log = output / "work" / f"{name}.log"
+    process = FORK.Process(target=in_its_group, args=(words, log), name=name)
+    process.start()
+    in_time = ended(process, seconds)
+    result: Result = json.loads(file.read_text()) if file.exists() else {"status": "running", "rows": []}
+    if result["status"] == "running" and in_time:
+        result |= {"status": "failed", "reason": f"its process ended with {process.exitcode}; see {log}"}
+    elif result["status"] == "running":
+        result |= {"status": "stopped", "reason": f"at its limit of {seconds:.0f} s"}
+    return result
+
+
+def in_its_group(words: Sequence[str], log: Path) -> None:
+    """Run a part in a process group of its own, with its output in a file."""
+    os.setsid()
+    with log.open("wb") as file:
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)
+    os.chdir(ROOT)
+    gpu_parts.main(words)
+
+
+def ended(process: ForkProcess, seconds: float) -> bool:
+    """Wait for a process, end its group if it runs longer, and return whether it ended by itself."""
+    try:
+        process.join(seconds)
+        return process.exitcode is not None
+    finally:  # also after Ctrl-C, and for processes that an ended part has left
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with suppress(ProcessLookupError):
+                os.killpg(cast(int, process.pid), number)
+                process.join(GRACE)
+
+
+# --- output -------------------------------------------------------------------------------------------------------
+
+
+def state(result: Result) -> str:
+    """Describe how a part ended: ``done in 12 s``, ``skipped: REASON``, ``failed: REASON`` or ``stopped: REASON``."""
+    seconds = f" in {result['seconds']:.0f} s" if result["status"] == "done" else ""
+    return f"{result['status']}{seconds}" + (f": {result['reason']}" if result.get("reason") else "")
+
+
+def write(output: Path, results: Mapping[str, Result], options: argparse.Namespace) -> None:
+    """Write the results so far, as JSON and as a note."""
+    facts = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "minutes": options.minutes}
+    facts |= {"device": options.device, "smoke": options.smoke}
+    text = json.dumps({**facts, "parts": results}, indent=1)
+    write_atomically(output / "gpu-check.json", f"{text}\n".encode())
+    write_atomically(output / "gpu-check.md", ("\n".join(note(facts, results)) + "\n").encode())
+
+
+def note(facts: Mapping[str, Any], results: Mapping[str, Result]) -> Iterator[str]:
+    """Yield the lines of the note: where it was measured, then a table of each part."""
+    machine = results.get("machine", {}).get("machine", {})
+    packages = machine.get("packages", {})
+    devices = ", ".join(machine.get("devices") or [f"{machine.get('cpus')} x {machine.get('cpu')}, no GPU"])
+    yield f"# GPU check, {facts['time'][:10]}"
+    yield from ("", f"Hardware: {devices}; torch {packages.get('torch')}, Python {machine.get('python')};")
+    yield f"commit {machine.get('commit') or 'unknown'}. All parts together have {facts['minutes']:g} minutes."
+    if facts["smoke"]:
+        yield from ("", "**Smoke test on tiny shapes: it shows that every part runs, and its numbers mean nothing.**")
+    for name, result in results.items():
+        yield from ("", f"## {PARTS[name].title}", "", f"{state(result)}", *_markdown(result.get("rows", [])))
+    yield from ("", *FOOTNOTES)
+
+
+FOOTNOTES = (
+    "TFLOP/s of a step: the operations that it must do (3 forward passes for a real image, 8 for a decoded one; a",
+    "multiply-add is 2) divided by its median time. The plain loop is IDC's, class after class, with cudnn.benchmark;",
+    "'x plain' compares with the first plain loop. A run of fewer steps than published is no reproduction.",
+)
+
+
+def table(results: Mapping[str, Result]) -> Iterator[str]:
+    """Yield the lines of the table that is printed last."""
+    for name, result in results.items():
+        yield f"{name}: {state(result)}"
+        for row in result.get("rows", []):
+            if "heading" in row:
+                yield f"  {row['name']}: {row['heading']}"
+            else:
+                yield f"  {row['name']:<40} {_cells(row)}"
+
+
+def _cells(row: Mapping[str, Any]) -> str:
+    if REASON in row:
+        return f"skipped: {row[REASON]}"
+    return "  ".join(f"{_number(value)} {column}" for column, value in row.items() if column != "name")
+
+
+def _markdown(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield a table for all rows up to the next heading, and so on."""
+    block: list[Mapping[str, Any]] = []
+    for row in [*rows, {"name": "", "heading": None}]:
+        if "heading" not in row:
+            block.append(row)
+            continue
+        if block:
+            columns = list(dict.fromkeys(column for x in block for column in x if column not in ("name", REASON)))
+            yield from ("", f"| | {' | '.join(columns)} |", f"| --- |{' --- |' * len(columns)}")
+            yield from (f"| {x['name']} | {' | '.join(_markdown_cells(x, columns))} |" for x in block)
+        block = []
+        if row["heading"]:
+            yield from ("", f"{row['name']}: {row['heading']}")
+
+
+REASON = "skipped_because"
+
+
+def _markdown_cells(row: Mapping[str, Any], columns: Sequence[str]) -> Iterator[str]:
+    if REASON in row:
+        yield from (f"skipped: {row[REASON]}", *([""] * (len(columns) - 1)))
+    else:
+        yield from (_number(row[column]) if column in row else "" for column in columns)
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""Composition of configs where Hydra and OmegaConf are not installed, for the forms that the shipped configs have.
+
+The ``defaults`` of a file may name one file of each group, and ``_self_``; the only interpolation is
+``${oc.env:NAME,DEFAULT}``. All other forms are refused.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from dist_condense.settings.keys import SECTIONS, leaves
+from dist_condense.settings.yaml_files import ENDINGS, Unusable, texts
+
+SELF = "_self_"
+NEEDS = "needs hydra-core and omegaconf, which are not installed here"
+_VARIABLE = re.compile(r"\$\{oc\.env:([^\s${},:]+)(?:,([^${}]*))?\}")
+"""Pattern of an environment variable with an optional default."""
+
+
+def composed(file: Path, shipped: Path, groups: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Compose a config file with its defaults, like :func:`dist_condense.settings.composing.composed`.
+
+    Returns dotted keys, with interpolations unresolved, and the name of the selected file of each group.
+    """
+    own = texts(file)
+    defaults = dict(_defaults(file, own.pop("defaults", [])))
+    if unknown := next((group for group in groups if group not in defaults), None):
+        raise Unusable(f"{unknown}: the defaults of {file} name no {unknown} to replace; give {unknown}.KEY=VALUE")
+    chosen = {group: groups.get(group, name) for group, name in defaults.items() if group != SELF}
+    keys: dict[str, Any] = {}
+    for group in {**defaults, SELF: SELF} if SELF not in defaults else defaults:
+        keys |= leaves(own if group == SELF else {group: texts(_found(file, shipped, f"{group}/{chosen[group]}"))})
+    return keys, chosen
+
+
+def _defaults(file: Path, entries: list[Any]) -> Iterator[tuple[str, str]]:
+    """Yield the name of the file of each group, and of the config itself, in their order."""
+    for entry in entries:
+        pairs = list(entry.items()) if isinstance(entry, dict) else [(entry, entry)]
+        for group, name in pairs:
+            if group != SELF and (group not in SECTIONS or not isinstance(name, str)):
+                raise Unusable(f"{file}: defaults: {entry!r:.80} {NEEDS}")
+            yield group, name
+
+
+def _found(file: Path, shipped: Path, name: str) -> Path:
+    places = (folder / f"{name}{ending}" for folder in (file.parent, shipped) for ending in ENDINGS)
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise Unusable(f"{name} was not found, but the defaults of {file} name it")
+    return found
+
+
+def resolved(value: Any) -> Any:
+    """Replace the environment variables in the texts of a value. Raises Unusable for any other interpolation."""
+    if isinstance(value, dict):
+        return {key: resolved(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [resolved(item) for item in value]
+    if not isinstance(value, str) or "${" not in value:
+        return value
+    text = _VARIABLE.sub(_variable, value)
+    if "${" in text:
+        raise Unusable(f"{value!r:.200} {NEEDS}; give the value")
+    return None if text == "null" and _VARIABLE.fullmatch(value) else text
+
+
+def _variable(match: re.Match[str]) -> str:
+    name, default = match.groups()
+    if name not in os.environ and default is None:
+        raise Unusable(f"the environment variable {name} is not set; set it, or give the value")
+    return os.environ.get(name, default)

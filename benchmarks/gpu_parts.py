@@ -16,7 +16,7 @@ import threading
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import partial
 from io import StringIO
@@ -40,6 +40,7 @@ from dist_condense.settings.config import RunConfig, load
 from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system.files import write_atomically
 from dist_condense.system.memory import keep_freed_memory
+from dist_condense.system.processor import gpu_kernels
 
 ROOT = Path(__file__).parents[1]
 GIB, TERA = 2**30, 1e12
@@ -112,7 +113,7 @@ def machine(task: Task) -> None:
         if is_tf32 and task.device.type != "cuda":
             task.add({"name": f"{name} matrix product", "skipped_because": "needs a CUDA device"})
             continue
-        with tf32(is_tf32):
+        with gpu_kernels(tf32=is_tf32, benchmark=True, deterministic=False):
             square = torch.randn(side, side, device=task.device, dtype=dtype)
             seconds = median(timed(lambda x=square: x @ x, task.device, least=1 if task.smoke else 10))
         task.add({"name": f"{name} matrix product of side {side}", "TFLOP/s": 2 * side**3 / seconds / TERA})
@@ -125,18 +126,6 @@ def machine(task: Task) -> None:
 
 
 PRODUCTS = (("bf16", torch.bfloat16, False), ("float32", torch.float32, False), ("TF32", torch.float32, True))
-
-
-@contextmanager
-def tf32(allowed: bool) -> Iterator[None]:
-    """State whether float32 products and convolutions on a GPU may use TF32 within the context."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = allowed
-    try:
-        yield
-    finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 def timed(
@@ -248,7 +237,7 @@ class Precision:
 
 FLOAT32, TF32 = Precision(), Precision(tf32=True, needs_gpu=True)
 BF16 = Precision(keys=("compute.autocast=true",), tf32=True)
-COMPILED = ("compute.compile=true",)
+COMPILED, CAPTURED = ("compute.compile=true",), ("compute.cuda_graphs=5",)
 
 
 @dataclass(frozen=True)
@@ -261,6 +250,7 @@ class Variant:
     _: KW_ONLY
     plain: bool = False
     """Whether the plain loop computes the step, instead of the engine."""
+    needs_gpu: bool = False
     needs: float = 0.0
     """Seconds on a GPU before it can be timed; it is skipped where fewer are left, and in the smoke test."""
 
@@ -274,6 +264,10 @@ VARIANTS: dict[str, Variant] = {
     "engine, compiled, float32": Variant(FLOAT32, COMPILED, needs=25),
     "engine, compiled, TF32": Variant(TF32, COMPILED, needs=25),
     "engine, compiled, bf16": Variant(BF16, COMPILED, needs=25),
+    "engine, captured, bf16": Variant(BF16, CAPTURED, needs_gpu=True),
+    "engine, compiled, captured, bf16": Variant(BF16, (*COMPILED, *CAPTURED), needs_gpu=True, needs=25),
+    "engine, compiled, NHWC, bf16": Variant(BF16, (*COMPILED, "compute.channels_last=true"), needs=25),
+    "engine, compiled, forward, bf16": Variant(BF16, (*COMPILED, "compute.second_derivative=forward"), needs=25),
 }
 """Measured variants by name, in this order; all are compared with the first that runs. The published programs run with
 torch's default, TF32 convolutions."""
@@ -310,7 +304,7 @@ def step_operations(config: RunConfig, data: ImagesOnDevice) -> float:
 
 def _skipped(task: Task, variant: Variant) -> Row | None:
     """Return why a variant is not measured, else None."""
-    if variant.precision.needs_gpu and task.device.type != "cuda":
+    if (variant.needs_gpu or variant.precision.needs_gpu) and task.device.type != "cuda":
         return {"skipped_because": "needs a CUDA device"}
     if variant.needs and task.smoke:
         return {"skipped_because": "not in the smoke test"}
@@ -326,8 +320,7 @@ def _measured(task: Task, shape: Shape, variant: Variant, operations: float) -> 
     if on_gpu:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(task.device)
-    torch.backends.cudnn.benchmark = variant.plain  # as the published programs set it
-    with tf32(precision.tf32):
+    with gpu_kernels(tf32=precision.tf32, benchmark=True, deterministic=False):  # as in runs and published programs
         engine = assembled(config, data, Placement(task.device))
         work: Callable[[], None] = plain_idc(config, data, engine).match if variant.plain else engine.match
         times = timed(work, task.device, warm=1 if task.smoke else 3, least=1 if task.smoke else 7)
@@ -359,7 +352,7 @@ def profile(task: Task) -> None:
     for shapes in SHAPES.values():
         title, shape = next(iter(shapes.items()))
         config, data = shape.made(task, *BF16.keys)
-        with tf32(BF16.tf32):
+        with gpu_kernels(tf32=BF16.tf32, benchmark=True, deterministic=False):
             engine = assembled(config, data, Placement(task.device))
             timed(engine.match, task.device, warm=1 if task.smoke else 3, least=1, longest=0)
             with profiler(activities=activities) as profiled:

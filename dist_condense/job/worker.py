@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import torch
@@ -21,9 +20,8 @@ from dist_condense.job.claim import Claim
 from dist_condense.job.journal import Intervals, Journal, Stopped
 from dist_condense.settings import assembly, procedures
 from dist_condense.settings.config import RunConfig
-from dist_condense.settings.schema import ComputeConfig
+from dist_condense.settings.numerics import numerics
 from dist_condense.system.memory import keep_freed_memory
-from dist_condense.system.processor import gpu_kernels, on_threads
 
 log = logging.getLogger(__name__)
 GRACE = 30.0
@@ -46,23 +44,12 @@ def work(
     """
     claim = claim or Claim.present(Path(config.output))
     try:
-        with logs.kept(claim.folder, claim.start, coordinator), _numerics(config.compute):
+        with logs.kept(claim.folder, claim.start, coordinator), numerics(config.compute):
             _work(config, coordinator, device, observe=observe, claim=claim)
     except DataError as error:
         raise RunFailed("; ".join(error.problems)) from error
     except (OSError, CannotCompile) as error:
         raise RunFailed(str(error)) from error
-
-
-@contextmanager
-def _numerics(compute: ComputeConfig) -> Iterator[None]:
-    """Set the threads and kernels that the config states."""
-    exact = bool(compute.reproducible)
-    with (
-        on_threads(compute.threads),
-        gpu_kernels(tf32=compute.tf32, benchmark=bool(compute.cudnn_benchmark), deterministic=exact),
-    ):
-        yield
 
 
 def _work(

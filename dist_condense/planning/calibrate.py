@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,11 +17,12 @@ from dist_condense.planning.operations import of_run
 from dist_condense.planning.peak import peak
 from dist_condense.planning.probe import Probe
 from dist_condense.planning.rates import Calibration, Matching, Updating, fitted
-from dist_condense.planning.timing import FEW, Stopwatch, Usage, load_average
+from dist_condense.planning.timing import FEW, Piece, Stopwatch, Usage, load_average
 from dist_condense.planning.workload import Workload, decoded, known_groups
 from dist_condense.settings import assembly
 from dist_condense.settings.config import RunConfig
-from dist_condense.settings.schema import CUDA, MethodConfig
+from dist_condense.settings.numerics import numerics
+from dist_condense.settings.schema import CUDA, ComputeConfig, MethodConfig
 from dist_condense.system import terminal
 from dist_condense.system.memory import keep_freed_memory
 
@@ -54,11 +56,11 @@ def calibrate(
     if average is not None and average + (config.compute.threads or 1) > (os.cpu_count() or 1) + IDLE:
         tell("warning: other processes keep this machine busy, so the times may be too long")
     keep_freed_memory()
-    torch.set_num_threads(config.compute.threads or 1)
     made = _timed(config, load)
     images = max(2 * min(made.method.real_batch, max(dataset.counts)), assembly.start_images(made))
-    probe = Probe(config=made, dataset=like(dataset, images), device=device)
-    measured = _rates(probe, made, load, tell)
+    probes = Probes(made, like(dataset, images), device)
+    with numerics(_settled(made.compute, device)):
+        measured = _rates(probes, load, tell)
     counted = of_run(made, dataset, assembly.network_builder(made, dataset)(0), matches=load.steps > 0)
     tell(f"timed; {_loaded('now', load_average())}, {_loaded('before', average)}")
     return replace(
@@ -70,13 +72,34 @@ def calibrate(
     )
 
 
-def _rates(probe: Probe, made: RunConfig, load: Workload, tell: Callable[[str], None]) -> Calibration:
-    trains = bool(load.updates or load.trials)
-    watch = Stopwatch(probe.device, 1 + bool(load.steps) + bool(load.shared_steps) + trains, tell)
+class Probes:
+    """The worker whose pieces are timed: as it is, and compiled if the config says so.
+
+    Each shape is compiled by itself, which takes a minute, and a process compiles few of them. So all shapes are timed
+    as they are, and one is timed compiled: the ratio of its two times is assumed for the others.
+    """
+
+    def __init__(self, config: RunConfig, dataset: Any, device: torch.device) -> None:
+        make = partial(Probe, dataset=dataset, device=device)
+        self.eager = make(config=replace(config, compute=replace(config.compute, compile=False)))
+        self.compiled = make(config=config) if config.compute.compile else None
+
+    def gain(self, watch: Stopwatch, name: str, piece: Callable[[Probe], Piece]) -> float:
+        """Return the time of a compiled piece of work divided by its time as it is; 1 if nothing is compiled."""
+        if self.compiled is None:
+            return 1.0
+        times = watch.least(f"{name}, compiled", {"as it is": piece(self.eager), "compiled": piece(self.compiled)})
+        return times["compiled"] / times["as it is"]
+
+
+def _rates(probes: Probes, load: Workload, tell: Callable[[str], None]) -> Calibration:
+    probe, trains = probes.eager, bool(load.updates or load.trials)
+    parts = bool(load.steps) + bool(load.shared_steps) + trains
+    watch = Stopwatch(probe.device, 1 + parts * (1 if probes.compiled is None else 2), tell)
     grouping = replace(probe.recipe.grouping, warmup_networks=0)
-    alone = _matching(probe, watch, Grouping(per_class(load.classes)), load) if load.steps else None
-    shared = _matching(probe, watch, grouping, load) if load.shared_steps else None
-    updating, spread = _updating(probe, watch, load) if trains else None, watch.spread
+    alone = _matching(probes, watch, Grouping(per_class(load.classes)), load) if load.steps else None
+    shared = _matching(probes, watch, grouping, load) if load.shared_steps else None
+    updating, spread = _updating(probes, watch, load) if trains else None, watch.spread
     draw = watch.least("drawing a network", {0: probe.draw})[0]
     tell("counting the memory of tensors")
     return Calibration(
@@ -125,7 +148,9 @@ def _timed(config: RunConfig, load: Workload) -> RunConfig:
     return replace(config, ipc=FEW, method=method, trajectory=schedule, training=replace(training, cutmix=0.0))
 
 
-def _matching(probe: Probe, watch: Stopwatch, grouping: Grouping, load: Workload) -> Matching:
+def _matching(probes: Probes, watch: Stopwatch, grouping: Grouping, load: Workload) -> Matching:
+    probe = probes.eager
+
     def step(classes: int, real: int, ipc: int) -> Callable[[], None]:
         return probe.match(grouping, classes, real, ipc)
 
@@ -138,10 +163,13 @@ def _matching(probe: Probe, watch: Stopwatch, grouping: Grouping, load: Workload
     shapes = {(1, real, ipc), (classes, real, ipc), (1, less_real, ipc), (1, real, less_ipc)}
     times = watch.least(name, {shape: step(*shape) for shape in sorted(shapes)})
     rows = [(1, n, n * r, n * min(decoded(made, m), made.method.synthetic_limit)) for n, r, m in times]
-    return Matching(*fitted(rows, list(times.values())))
+    gain = probes.gain(watch, name, lambda probe: probe.match(grouping, 1, real, ipc))
+    return Matching(*(gain * rate for rate in fitted(rows, list(times.values()))))
 
 
-def _updating(probe: Probe, watch: Stopwatch, load: Workload) -> Updating:
+def _updating(probes: Probes, watch: Stopwatch, load: Workload) -> Updating:
+    probe = probes.eager
+
     def step(batch: int, slices: int, workers: int) -> Callable[[], None]:
         return lambda: probe.update(batch, slices, workers)
 
@@ -151,7 +179,16 @@ def _updating(probe: Probe, watch: Stopwatch, load: Workload) -> Updating:
     shapes = [(batch, 1, 1), (batch, 2, 1), (batch, 2, 2), (batch // 2, 1, 1)]
     times = watch.least("training theta", {shape: step(*shape) for shape in shapes})
     rows = [(1, slices / workers, n, n / workers) for n, slices, workers in times]
-    return Updating(*fitted(rows, list(times.values())))
+    gain = probes.gain(watch, "training theta", lambda probe: lambda: probe.update(batch, 2, 1))
+    return Updating(*(gain * rate for rate in fitted(rows, list(times.values()))))
+
+
+def _settled(compute: ComputeConfig, device: torch.device) -> ComputeConfig:
+    """Return the threads and kernels that a run on this device would select."""
+    benchmark = compute.cudnn_benchmark
+    if benchmark is None:
+        benchmark = device.type == CUDA and not compute.reproducible
+    return replace(compute, threads=compute.threads or 1, cudnn_benchmark=benchmark)
 
 
 def _loaded(when: str, average: float | None) -> str:

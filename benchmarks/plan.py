@@ -2,6 +2,7 @@
 
     python -m benchmarks.plan digits              # one series; prints a line per run
     DATA_DIR=/data python -m benchmarks.plan cifar10_dcc --json outputs/plan_dcc.json
+    python -m benchmarks.plan digits --evaluation 30    # networks of the evaluation, 30 epochs each, instead of runs
 
 DATA_DIR contains cifar10/, imagenette224/ and miniimagenet84/ as class folders. Seconds per step are measured between
 two lines of metrics.jsonl: they exclude the start and include everything else. Every worker has one thread. Runs on two
@@ -16,13 +17,20 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
+
 from dist_condense.commands.arguments import plan_parser
 from dist_condense.commands.plan_command import planned
+from dist_condense.data import Reading
+from dist_condense.evaluation.evaluate import Evaluation, TrainingSet, Trial, in_process
+from dist_condense.planning.forecast import evaluating
 from dist_condense.planning.plan import Plan
+from dist_condense.settings import assembly
 from dist_condense.settings.config import load
 
 FIXED = ["compute.threads=1", "evaluation.epochs=0", "tracking.uri=http://127.0.0.1:9", "cluster.device=cpu"]
@@ -153,6 +161,36 @@ def measure(name: str, only: list[int] | None = None) -> Iterator[PredictedRun]:
                 )
 
 
+def evaluated(name: str, epochs: int) -> Iterator[str]:
+    """Calibrate a series, then train and test one network of each of its sets and architectures; yield a line for each.
+
+    :param epochs: training epochs of a network. The images are random.
+    """
+    series = SERIES[name]
+    keys = [*series.calibrated, f"evaluation.epochs={epochs}", "evaluation.seeds=1", "compute.threads=1"]
+    config = load(series.config, [*series.keys, *keys, "cluster.device=cpu"])
+    plan = planned(plan_parser().parse_args([series.config]), config)
+    dataset, ipc = assembly.dataset_of(config), config.ipc
+    for each in plan.load.trials:
+        number = max(1, sum(batch * n for batch, n in each.updates.items()) // (epochs * plan.load.classes))
+        images = torch.randint(256, (number * plan.load.classes, *dataset.shape), dtype=torch.uint8)
+        labels = torch.arange(plan.load.classes).repeat_interleave(number)
+        evaluation = Evaluation(
+            sets={each.set: TrainingSet(images, labels, epochs=epochs, stored=True)},
+            test=dataset.test(Reading(tier="ram")),
+            statistics=dataset.space.statistics,
+            classes=plan.load.classes,
+            protocol=config.evaluation.protocol,
+            flip=dataset.flip,
+        )
+        start = time.process_time()  # of one thread, so that other processes matter little
+        in_process([Trial(each.set, each.architecture, 0)], evaluation, lambda row: None, threads=1)
+        measured = time.process_time() - start
+        predicted = evaluating([each], plan.rates.updating, 1) or 0.0
+        text = f"{each.set}, {each.architecture}, ipc {ipc}"
+        yield f"{name:20} {predicted:8.2f} {measured:8.2f} s {predicted / measured - 1:+6.1%} {text}"
+
+
 def _planned(series: Series, keys: Keys, *options: str) -> Plan:
     arguments = plan_parser().parse_args([series.config, *options])
     return planned(arguments, load(series.config, [*series.keys, *keys, *FIXED]))
@@ -188,8 +226,13 @@ def main() -> None:
     command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     command.add_argument("series", choices=SERIES)
     command.add_argument("--runs", type=int, nargs="*", help="numbers of the runs to measure, from 0; default: all")
+    command.add_argument("--evaluation", type=int, metavar="EPOCHS", help="compare the evaluation instead of runs")
     command.add_argument("--json", type=Path)
     arguments = command.parse_args()
+    if arguments.evaluation:
+        for line in evaluated(arguments.series, arguments.evaluation):
+            print(line, flush=True)
+        return
     rows = []
     for row in measure(arguments.series, arguments.runs):
         print(row, flush=True)

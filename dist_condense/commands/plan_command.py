@@ -153,8 +153,8 @@ def _size(kind: Kind) -> int:
 def _refused(options: argparse.Namespace) -> Iterator[str]:
     for name, limit in RANGES.items():
         yield from (f"--{name.replace('_', '-')}: {x}" for x in refusals(getattr(options, name), limit))
-    if options.gpu_memory is not None and options.gpus is None:
-        yield "--gpu-memory: give the number of GPUs as well (--gpus)"
+    if options.gpu_memory is not None and options.gpus is None and options.gpu is None:
+        yield "--gpu-memory: give the number of GPUs as well (--gpus), or a known GPU (--gpu)"
     if options.gpu is not None and options.gpu not in devices.known():
         yield f"--gpu: {options.gpu!r} is not one of {', '.join(devices.known())}; give --rate or --calibration"
     if options.share is not None and (options.gpu is None or options.rate or options.calibration):

@@ -192,7 +192,17 @@ _ODD = [
     "~x",
 ]
 _OPTIONS = {
-    "plan": ["--gpus", "--gpu-memory", "--calibration", "--rate", "--bandwidth", "--classes", "--images-per-class"],
+    "plan": [
+        "--gpus",
+        "--gpu",
+        "--share",
+        "--gpu-memory",
+        "--calibration",
+        "--rate",
+        "--bandwidth",
+        "--classes",
+        "--images-per-class",
+    ],
     "prepare": ["--val", "--size", "--classes", "--class-names", "--workers", "--png", "--ffcv", "--orientation"],
     "replay": ["--uri", "--experiment"],
     "evaluate": ["--cfg", "evaluation.epochs"],

@@ -73,7 +73,7 @@ def test_nothing_waits_for_the_device(slices: int) -> None:
     with FakeTensorMode() as mode:
         theta = network()
         optimiser = engine.optimiser(theta)
-        engine.update(theta, optimiser, fake(batch, mode))
+        engine.update(theta, optimiser, fake(batch, mode), engine.gradient)
         assert all(isinstance(p, FakeTensor) for p in theta.parameters())
 
 

@@ -107,15 +107,17 @@ def test_compiled_is_eager(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_resumed_is_uninterrupted() -> None:
-    """The draws of an update depend on its number alone, not on the updates before it."""
-    engine, module = trainer(), network()
-    every = batches(engine)
-    expected = train(engine, every)
-    optimiser = engine.optimiser(module)
+    """The draws of an update depend on its number alone, and momentum is taken over from a checkpoint."""
+    expected = train(trainer(), batches(trainer()))
+    module, momentum = network(), list[Tensor]()
     for first in (0, 1, 2):
+        engine = trainer()
+        optimiser = engine.optimiser(module)
+        for parameter, stored in zip(module.parameters(), momentum, strict=bool(momentum)):
+            optimiser.state[parameter]["momentum_buffer"] = stored
         for done in engine.train(module, optimiser, [batches(engine)[first]], 0, 1, first=first):
             assert done == first + 1
-    momentum = [state["momentum_buffer"] for state in optimiser.state.values()]
+        momentum = [state["momentum_buffer"].clone() for state in optimiser.state.values()]
     assert torch.equal(torch.cat([x.detach().flatten() for x in (*module.parameters(), *momentum)]), expected)
 
 
@@ -170,11 +172,10 @@ class Tape:
 def test_replayed_is_eager() -> None:
     """An update is recorded once for each size of a batch; a new optimiser starts in the same memory, from 0."""
     tape, sizes = Tape(), [6, 6, 3, 6, 3]
-    captured, eager = trainer(capture=tape), trainer()
-    module, other = network(), network()
+    captured, module, other = trainer(capture=tape), network(), network()
     for _ in range(2):
-        given = batches(eager, sizes)
-        assert torch.equal(train(captured, given, module=module), train(eager, given, module=other))
+        given = batches(captured, sizes)
+        assert torch.equal(train(captured, given, module=module), train(trainer(), given, module=other))
     assert (tape.recordings, tape.replays) == (2, 9), "all but the first update of all"
 
 

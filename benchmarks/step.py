@@ -33,6 +33,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.cases import Engine, Settings, engine, medians, plain_loop, plain_training, seconds, with_overrides
+from dist_condense.engine.batches import RealBatches
 from dist_condense.engine.coordinator import LocalCoordinator, ProcessGroupCoordinator
 from dist_condense.system.memory import keep_freed_memory
 
@@ -259,6 +260,9 @@ def _worker(settings: Settings, rank: int, *, rendezvous: str) -> Turns:
                 for name, wall, cpu in (("matching", *clocks[0]), ("training", *clocks[1]), ("step", *_sum(clocks))):
                     turns[name, "wall", workers].append(wall)
                     turns[name, "CPU", workers].append(cpu)
+    for run in engines.values():
+        if run and isinstance(run.trajectory.batches, RealBatches):
+            run.trajectory.batches.drop()  # a reading thread uses the process group
     dist.destroy_process_group()
     return turns
 

@@ -16,6 +16,7 @@ from dist_condense.data.reading.read_ahead import ReadAhead
 from dist_condense.engine.coordinator import LocalCoordinator, Placement
 from dist_condense.engine.shard import ClassShard
 from dist_condense.job.worker import assemble
+from dist_condense.system.transfer import Transfer
 from tests.engine import cases
 
 pytestmark = [
@@ -70,6 +71,29 @@ def test_training_on_the_set_does_not_wait_for_the_host(tmp_path: Path) -> None:
     trajectory.reach(0, 1)
     with no_wait_for_the_host():
         trajectory.reach(0, 2)
+
+
+@pytest.mark.parametrize("case", ["dsa", "idc"])
+def test_captured_updates_of_theta_equal_eager_ones(case: str, tmp_path: Path) -> None:
+    def theta(graphs: int) -> list[torch.Tensor]:
+        run = cases.load(case, f"output={tmp_path}", "trajectory.start=fresh", f"compute.cuda_graphs={graphs}")
+        journal = assemble(run, LocalCoordinator(), Placement(torch.device("cuda"), torch.float64))
+        trajectory = journal.procedure.trajectory
+        for t in range(3):
+            trajectory.reach(0, t)
+        return list(trajectory.state_dict().values())
+
+    for replayed, eager in zip(theta(1), theta(0), strict=True):
+        torch.testing.assert_close(replayed, eager, rtol=1e-9, atol=1e-12)
+
+
+def test_tensors_that_are_sent_together_arrive_whole() -> None:
+    stored = torch.randint(256, (64, 3, 32, 32), dtype=torch.uint8)
+    given = [stored, torch.rand((), dtype=torch.float64), torch.arange(64), stored.cuda()]
+    parcels = [Transfer(torch.device("cuda")).send(given) for _ in range(20)]
+    for parcel in parcels:
+        received = parcel.received()
+        assert all(x.is_cuda and torch.equal(x.cpu(), y.cpu()) for x, y in zip(received, given, strict=True))
 
 
 @pytest.mark.parametrize("name", networks.names())

@@ -113,13 +113,13 @@ class RealBatches:
         :param first: number of batches to skip, counted over all passes.
         :param draws: as for :meth:`segment`.
         """
-        self._drop()
+        self.drop()
         orders = (randomness.permutation(sum(self.counts), self.seed, "real passes", *key, e) for e in range(epochs))
         positions = (x for order in orders for x in order.split(self.batch))
         return self._ready(self._ahead(islice(positions, first, None), first, draws))
 
     def _start(self, segment: Segment, draws: DrawUpdate) -> None:
-        self._drop()
+        self.drop()
         k, t, first = segment
         length = -(-self.amount // self.batch)
         start = (k * self.matching_steps + t) * length + first
@@ -132,7 +132,7 @@ class RealBatches:
         gathered = (self._gather(u, batch, draws) for u, batch in enumerate(positions, first))
         return Ahead(gathered, max(DEPTH, depth))
 
-    def _drop(self) -> None:
+    def drop(self) -> None:
         """Drain a prefetch that is no longer needed.
 
         It cannot be abandoned, because two threads must not use one process group and every worker must issue the same

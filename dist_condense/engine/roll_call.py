@@ -88,8 +88,8 @@ class RollCall:
         end = time.monotonic() + window
 
         def meet() -> None:
-            store = dist.PrefixStore("roll_call", _get_default_store())
-            with suppress(RuntimeError):  # the store's process is gone
+            with suppress(RuntimeError, ValueError):  # the store's process is gone, or this one closes its group
+                store = dist.PrefixStore("roll_call", _get_default_store())
                 store.set(str(self.rank), "present")
                 while present != ranks and time.monotonic() < end:
                     present.update(rank for rank in ranks - present if store.check([str(rank)]))

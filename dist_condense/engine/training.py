@@ -19,8 +19,10 @@ from dist_condense.engine.coordinator import Coordinator, Placement
 from dist_condense.engine.slices import Division
 from dist_condense.engine.update import Batch, DrawUpdate, Prepared, UpdateDraws
 
-Loss = Callable[[nn.Module, Prepared, int, bool], Tensor]
+Loss = Callable[[nn.Module, Prepared, bool], Tensor]
 """Function like :func:`dist_condense.engine.update.loss`."""
+Gradient = Callable[[nn.Module, Prepared], Tensor]
+"""Function from a network and a slice of a batch to the gradient of its loss, flattened, ``[length]``."""
 Keyed = Callable[[int], AbstractContextManager[None]]
 CPU = torch.device("cpu")
 
@@ -53,10 +55,12 @@ class NetworkTrainer:
     autocast: bool = False
     compiled: bool = False
     capture: Record | None = None
-    """Record of an update that is replayed for the later ones (:func:`cuda_graph`); None: updates are not captured."""
+    """Record of updates, which are then replayed (:func:`cuda_graph`); None: updates are not captured."""
     division: Division = field(init=False)
     _loss: Loss = field(init=False, repr=False, compare=False)
     _replayed: Captured[tuple[()]] | None = field(default=None, init=False, repr=False, compare=False)
+    """A whole update, for workers that compute all slices."""
+    _replayed_slice: Captured[Tensor] | None = field(default=None, init=False, repr=False, compare=False)
     _optimisers: dict[nn.Module, torch.optim.SGD] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Optimiser with which each network is trained at present."""
     _momentum: dict[nn.Parameter, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -68,6 +72,7 @@ class NetworkTrainer:
         object.__setattr__(self, "_loss", compiled(update.loss) if self.compiled else update.loss)
         if self.capture is not None:
             object.__setattr__(self, "_replayed", Captured(self._update_current, record=self._record))
+            object.__setattr__(self, "_replayed_slice", Captured(self.gradient, record=self._record))
 
     def optimiser(self, network: nn.Module) -> torch.optim.SGD:
         """Return a new SGD optimiser for the network."""
@@ -96,34 +101,46 @@ class NetworkTrainer:
         for u, batch in enumerate(batches, first):
             if u == first:
                 self._adopt(network, optimiser)
-            if self._replayed and self.division.everywhere and self._draws.get(network) is False:
+            keyed = partial(self._keyed, network, *key, u)
+            if not self._replayed or not self._replayed_slice or self._draws.get(network, True):
+                self.update(network, optimiser, batch, self.gradient, keyed)
+            elif self.division.everywhere:
                 self._replayed(network, batch)
             else:
-                self.update(network, optimiser, batch, partial(self._keyed, network, *key, u))
+                self.update(network, optimiser, batch, self._replayed_slice)
             yield u + 1
         self.division.synchronise(_state(network, optimiser))
         network.eval()
 
     def update(
-        self, network: nn.Module, optimiser: torch.optim.SGD, batch: Batch, keyed: Keyed = lambda v: nullcontext()
+        self,
+        network: nn.Module,
+        optimiser: torch.optim.SGD,
+        batch: Batch,
+        gradient: Gradient,
+        keyed: Keyed = lambda v: nullcontext(),
     ) -> None:
-        """Take one SGD step, which changes theta and its momentum in place; the momentum must be allocated.
+        """Take one SGD step, which changes theta and its momentum in place.
 
         Where this worker computes all slices, this is a function of tensors that never waits for the device.
 
+        :param gradient: :meth:`gradient`, or a recording of it.
         :param keyed: returns a context for slice v, which seeds the draws of layers on the host.
         """
-        prepared, parameters = update.prepare(batch), list(network.parameters())
-        count = len(prepared.labels)
+        prepared = update.prepare(batch)
 
-        def gradient(v: int, rows: slice) -> Tensor:
+        def part(v: int, rows: slice) -> Tensor:
             with keyed(v):
-                loss = self._loss(network, prepared.rows(rows), count, self.autocast)
-            return torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
+                return gradient(network, prepared.rows(rows))
 
-        length = sum(p.numel() for p in parameters)
+        length = sum(p.numel() for p in network.parameters())
         total = torch.zeros(1, length, dtype=self.placement.dtype, device=self.placement.device)
-        update.step(optimiser, self.division.sum(count, gradient, total))
+        update.step(optimiser, self.division.sum(len(prepared.labels), part, total))
+
+    def gradient(self, network: nn.Module, part: Prepared) -> Tensor:
+        """Return the gradient of the loss of some images (:func:`update.loss`), flattened, ``[length]``."""
+        loss = self._loss(network, part, self.autocast)
+        return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(network.parameters()))])
 
     def _draw(self, key: tuple[int, ...], u: int, shape: Sequence[int]) -> UpdateDraws:
         recipe, generator = self.recipe, randomness.generator(self.seed, "training augmentation", *key, u)
@@ -145,7 +162,9 @@ class NetworkTrainer:
         self._optimisers[network] = optimiser
         for group in optimiser.param_groups:
             for parameter in group["params"] if group["momentum"] else ():
-                momentum = self._momentum.setdefault(parameter, torch.zeros_like(parameter))
+                if parameter not in self._momentum:
+                    self._momentum[parameter] = torch.zeros_like(parameter)
+                momentum = self._momentum[parameter]
                 stored = optimiser.state[parameter].get("momentum_buffer")
                 if stored is None:
                     momentum.zero_()  # the first step adds the gradient to 0 times the momentum
@@ -155,7 +174,7 @@ class NetworkTrainer:
 
     def _update_current(self, network: nn.Module, batch: Batch) -> tuple[()]:
         """Take an SGD step with the network's present optimiser."""
-        self.update(network, self._optimisers[network], batch)
+        self.update(network, self._optimisers[network], batch, self.gradient)
         return ()
 
     def _record(self, function: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:

@@ -50,10 +50,6 @@ class Batch:
     """Function of tensors that maps ``images`` to normalised space; None: they are in it."""
 
 
-for _tree in (UpdateDraws, Batch):
-    pytree.register_dataclass(_tree)
-
-
 def with_draws(batches: Iterable[tuple[Tensor, Tensor]], draw: DrawUpdate, first: int = 0) -> Iterator[Batch]:
     """Yield normalised images and their labels with the draws of their updates, numbered from ``first`` on."""
     for u, (images, labels) in enumerate(batches, first):
@@ -71,11 +67,17 @@ class Prepared:
     """Labels of the CutMix partners; None: without CutMix."""
     weight: Tensor | None
     """Weight of an image's own label, ``[]``; None: without CutMix."""
+    count: Tensor
+    """Number of images in the whole batch, ``[]``."""
 
     def rows(self, rows: slice) -> Prepared:
         """Return some of the images."""
         partner_labels = None if self.partner_labels is None else self.partner_labels[rows]
-        return Prepared(self.images[rows], self.labels[rows], partner_labels, self.weight)
+        return Prepared(self.images[rows], self.labels[rows], partner_labels, self.weight, self.count)
+
+
+for _tree in (UpdateDraws, Batch, Prepared):
+    pytree.register_dataclass(_tree)
 
 
 def prepare(batch: Batch) -> Prepared:
@@ -85,22 +87,22 @@ def prepare(batch: Batch) -> Prepared:
         images = batch.normalised(images)
     if draws.augmentation is not None:
         images = augmentation.apply(images, draws.augmentation)
+    count = images.new_full((), len(images))
     if draws.mix is None:
-        return Prepared(images, labels, None, None)
-    return Prepared(draws.mix.images(images), labels, labels[draws.mix.partner], draws.mix.weight)
+        return Prepared(images, labels, None, None, count)
+    return Prepared(draws.mix.images(images), labels, labels[draws.mix.partner], draws.mix.weight, count)
 
 
-def loss(network: nn.Module, part: Prepared, count: int, autocast: bool) -> Tensor:
-    """Return the share of some images in the mean loss of a batch: the sum of their losses divided by ``count``.
+def loss(network: nn.Module, part: Prepared, autocast: bool) -> Tensor:
+    """Return the share of some images in the mean loss of their batch: the sum of their losses divided by its size.
 
-    :param count: number of images in the whole batch.
     :param autocast: run the network in bfloat16.
     """
     images = part.images
     with torch.autocast(images.device.type, torch.bfloat16, enabled=autocast):
         logits = network(images)
     losses = cutmix.mixed_loss(logits.to(images.dtype), part.labels, part.partner_labels, part.weight)
-    return losses.sum() / count
+    return losses.sum() / part.count
 
 
 def step(optimiser: torch.optim.SGD, gradient: Tensor) -> None:

@@ -338,7 +338,8 @@ class ComputeConfig:
     """Whether theta has its weights, and thus its feature maps, in the memory format NHWC."""
     cuda_graphs: Annotated[int, Range(0, 1000)] = 0
     """Number of classes whose matching steps are captured together in one CUDA graph, each on a stream of its own, and
-    replayed; 0, and on CPUs: none. Does not change the result; memory grows with it."""
+    replayed; updates of theta are then captured, too. 0, and on CPUs: none. Does not change the result; memory grows
+    with it."""
     microbatch: Amount = 0
     """Largest number of images in the network at once in matching, which then takes two passes over each class; 0: all
     images of a class at once. A worker that runs out of memory halves it once, with a warning."""

@@ -13,8 +13,9 @@ from dist_condense.core.cutmix import CutMix
 from dist_condense.data import MemorySource
 from dist_condense.data.normalise import ChannelStatistics
 from dist_condense.engine.batches import RealBatches
-from dist_condense.engine.coordinator import LocalCoordinator, Placement
+from dist_condense.engine.coordinator import Coordinator, LocalCoordinator, Placement
 from dist_condense.engine.update import Batch, UpdateDraws, prepare
+from tests.engine.test_units import on_threads
 
 COUNTS = [5, 9, 7]
 K, T = 3, 3
@@ -154,3 +155,15 @@ def test_an_error_of_reading_reaches_training():
     broken.source = MemorySource({0: torch.zeros(5, 1, 2, 2, dtype=torch.uint8)})
     with pytest.raises(KeyError, match="was not opened"):
         list(broken.segment(0, 0, draws=draws))
+
+
+@pytest.mark.parametrize("owners", [[range(1), range(1, 3)], [range(0), range(3)]])
+def test_batches_do_not_depend_on_the_owners(owners: list[range]) -> None:
+    expected = list(batches().segment(2, 1, draws=draws))
+
+    def work(coordinator: Coordinator) -> None:
+        own = batches(owners[coordinator.rank])
+        own.coordinator = coordinator
+        assert same(list(own.segment(2, 1, draws=draws)), expected)
+
+    on_threads(len(owners), work)

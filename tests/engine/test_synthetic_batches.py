@@ -1,35 +1,96 @@
-"""Batches of synthetic images are drawn as they are needed, however many passes there are."""
+"""Batches of synthetic images are drawn as they are needed, and do not depend on the owners of the classes."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from itertools import islice
 from types import SimpleNamespace
 
+import pytest
 import torch
 
-from dist_condense.engine.batches import SyntheticBatches
-from dist_condense.engine.coordinator import LocalCoordinator, Placement
-from dist_condense.engine.update import UpdateDraws
+from dist_condense.core.cutmix import CutMix
+from dist_condense.engine.batches import SyntheticBatches, rows_by_label
+from dist_condense.engine.coordinator import Coordinator, LocalCoordinator, Placement
+from dist_condense.engine.update import Batch, UpdateDraws
+from tests.engine.test_units import on_threads
+
+CLASSES, IMAGES = 3, 4
 
 
-def batches(epochs: int, first: int, number: int) -> list[torch.Tensor]:
-    images = {c: torch.arange(3.0).view(3, 1, 1, 1) + 10 * c for c in range(2)}
-    shard = SimpleNamespace(labels=[0, 1], training_images=images.__getitem__)
-    source = SyntheticBatches(
+def batches(coordinator: Coordinator, owned: Sequence[int], *, epochs: int = 2, soft: bool = False) -> SyntheticBatches:
+    """Return batches of images whose value is 10 c + i for image i of class c."""
+    images = {c: torch.arange(float(IMAGES)).view(IMAGES, 1, 1, 1) + 10 * c for c in owned}
+    labels = {c: (x.flatten(1) + 100).expand(IMAGES, CLASSES) for c, x in images.items()}
+    return SyntheticBatches(
         seed=1,
-        classes=2,
-        per_class=3,
-        shard=shard,
-        coordinator=LocalCoordinator(),
+        classes=CLASSES,
+        per_class=IMAGES,
+        shard=SimpleNamespace(
+            labels=list(owned), training_images=images.__getitem__, training_labels=labels.__getitem__
+        ),
+        coordinator=coordinator,
         placement=Placement(torch.device("cpu")),
         shape=(1, 1, 1),
-        batch=4,
+        batch=5,
         epochs=epochs,
+        soft=soft,
     )
-    segment = source.segment(0, 0, first, draws=lambda u, shape: UpdateDraws())
-    return [batch.images.flatten() for batch in islice(segment, number)]
+
+
+def given(source: SyntheticBatches, first: int = 0, number: int = 100) -> list[Batch]:
+    return list(islice(source.segment(0, 0, first, draws=draws), number))
+
+
+def draws(u: int, shape: Sequence[int]) -> UpdateDraws:
+    """Return draws that tell the number of the update and of its images."""
+    return UpdateDraws(mix=CutMix(torch.arange(shape[0]), torch.zeros(2, 2).long(), torch.tensor(float(u))))
+
+
+def numbers(walk: list[Batch]) -> list[list[float]]:
+    return [batch.images.flatten().tolist() for batch in walk]
+
+
+def alone(**how: int) -> SyntheticBatches:
+    return batches(LocalCoordinator(), range(CLASSES), **how)
+
+
+def test_a_pass_shows_each_image_once_with_its_label() -> None:
+    walk = given(alone())
+    assert [len(batch.labels) for batch in walk] == [5, 5, 2] * 2
+    for some in (walk[:3], walk[3:]):
+        assert sorted(x for one in numbers(some) for x in one) == [10 * c + i for c in range(CLASSES) for i in range(4)]
+    assert all(int(x) // 10 == c for batch in walk for x, c in zip(batch.images, batch.labels.tolist(), strict=True))
 
 
 def test_the_first_of_very_many_passes_need_no_memory_for_the_others() -> None:
-    few, many = batches(3, 0, 6), batches(10**9, 0, 6)
-    assert [len(x) for x in few] == [4, 2, 4, 2, 4, 2]
-    assert all(torch.equal(a, b) for a, b in zip(few, many, strict=True))
-    assert all(torch.equal(a, b) for a, b in zip(few[3:], batches(10**9, 3, 3), strict=True))
+    few, many = given(alone(epochs=3), 0, 6), given(alone(epochs=10**9), 0, 6)
+    assert numbers(few) == numbers(many)
+    rest = given(alone(epochs=10**9), 3, 3)
+    assert numbers(few[3:]) == numbers(rest)
+    assert [float(batch.draws.mix.weight) for batch in rest] == [3, 4, 5]
+    assert [len(batch.draws.mix.partner) for batch in rest] == [5, 5, 2]
+
+
+@pytest.mark.parametrize("owners", [[(1,), (0, 2)], [(), (0, 1, 2)], [(2,), (0,), (1,)]])
+def test_batches_do_not_depend_on_the_owners(owners: list[tuple[int, ...]]) -> None:
+    expected, soft = given(alone()), given(batches(LocalCoordinator(), range(CLASSES), soft=True))
+    assert not soft[0].labels.eq(0).any()
+
+    def work(coordinator: Coordinator) -> None:
+        own = owners[coordinator.rank]
+        for walk, like in ((given(batches(coordinator, own)), expected), (_soft(coordinator, own), soft)):
+            for one, other in zip(walk, like, strict=True):
+                assert torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)
+
+    on_threads(len(owners), work)
+
+
+def _soft(coordinator: Coordinator, own: Sequence[int]) -> list[Batch]:
+    return given(batches(coordinator, own, soft=True))
+
+
+def test_rows_of_each_label() -> None:
+    rows = rows_by_label(torch.tensor([7, 2, 7, 0, 2, 2]))
+    assert {c: at.tolist() for c, at in rows.items()} == {0: [3], 2: [1, 4, 5], 7: [0, 2]} and list(rows) == [0, 2, 7]
+    assert rows_by_label(torch.zeros(0, dtype=torch.int64)) == {}

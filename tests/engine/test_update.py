@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,9 +14,12 @@ from torch.utils import _pytree as pytree
 
 from dist_condense.core.augmentation import Strategy
 from dist_condense.data.normalise import to_values
-from dist_condense.engine.coordinator import LocalCoordinator, Placement
+from dist_condense.engine import slices
+from dist_condense.engine.coordinator import Coordinator, LocalCoordinator, Placement
+from dist_condense.engine.slices import MEASURED, WARM_UP
 from dist_condense.engine.training import NetworkTrainer, TrainingRecipe
 from dist_condense.engine.update import Batch, UpdateDraws, with_draws
+from tests.engine.test_units import on_threads
 
 IDC = Strategy(always=("flip", "color"), one_of=("crop", "scale", "rotate"))
 RECIPE = TrainingRecipe(lr=0.1, momentum=0.9, weight_decay=0.01, strategy=IDC, cutmix=1.0)
@@ -73,7 +77,7 @@ def test_nothing_waits_for_the_device(slices: int) -> None:
     with FakeTensorMode() as mode:
         theta = network()
         optimiser = engine.optimiser(theta)
-        engine.update(theta, optimiser, fake(batch, mode))
+        engine.update(theta, optimiser, fake(batch, mode), engine.gradient)
         assert all(isinstance(p, FakeTensor) for p in theta.parameters())
 
 
@@ -103,15 +107,17 @@ def test_compiled_is_eager(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_resumed_is_uninterrupted() -> None:
-    """The draws of an update depend on its number alone, not on the updates before it."""
-    engine, module = trainer(), network()
-    every = batches(engine)
-    expected = train(engine, every)
-    optimiser = engine.optimiser(module)
+    """The draws of an update depend on its number alone, and momentum is taken over from a checkpoint."""
+    expected = train(trainer(), batches(trainer()))
+    module, momentum = network(), list[Tensor]()
     for first in (0, 1, 2):
+        engine = trainer()
+        optimiser = engine.optimiser(module)
+        for parameter, stored in zip(module.parameters(), momentum, strict=bool(momentum)):
+            optimiser.state[parameter]["momentum_buffer"] = stored
         for done in engine.train(module, optimiser, [batches(engine)[first]], 0, 1, first=first):
             assert done == first + 1
-    momentum = [state["momentum_buffer"] for state in optimiser.state.values()]
+        momentum = [state["momentum_buffer"].clone() for state in optimiser.state.values()]
     assert torch.equal(torch.cat([x.detach().flatten() for x in (*module.parameters(), *momentum)]), expected)
 
 
@@ -152,23 +158,24 @@ class Tape:
     def __call__(self, function: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
         self.recordings += 1
 
+        for _ in range(3):
+            static = function()
+
         def replay() -> None:
             self.replays += 1
-            function()
+            for kept, x in zip(pytree.tree_leaves(static), pytree.tree_leaves(function()), strict=True):
+                kept.copy_(x)
 
-        for _ in range(3):
-            result = function()
-        return result, replay
+        return static, replay
 
 
 def test_replayed_is_eager() -> None:
     """An update is recorded once for each size of a batch; a new optimiser starts in the same memory, from 0."""
     tape, sizes = Tape(), [6, 6, 3, 6, 3]
-    captured, eager = trainer(capture=tape), trainer()
-    module, other = network(), network()
+    captured, module, other = trainer(capture=tape), network(), network()
     for _ in range(2):
-        given = batches(eager, sizes)
-        assert torch.equal(train(captured, given, module=module), train(eager, given, module=other))
+        given = batches(captured, sizes)
+        assert torch.equal(train(captured, given, module=module), train(trainer(), given, module=other))
     assert (tape.recordings, tape.replays) == (2, 9), "all but the first update of all"
 
 
@@ -179,3 +186,23 @@ def test_a_network_with_dropout_is_not_recorded() -> None:
     modules = [nn.Sequential(nn.Dropout(0.5), network()) for _ in range(2)]
     results = [train(x, batches(eager), module=m) for x, m in zip((captured, eager), modules, strict=True)]
     assert torch.equal(*results) and tape.recordings == 0
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_shared_and_replayed_is_one_process_and_eager(everywhere: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two workers decide after six updates who computes which slices; each replays what it computes."""
+    monkeypatch.setattr(slices, "cheaper_everywhere", lambda timings, number: everywhere)
+    sizes = [6] * (WARM_UP + MEASURED + 2)
+    expected, tapes, results = train(trainer(), batches(trainer(), sizes)), [Tape(), Tape()], {}
+    modules = [network(), network()]
+
+    def work(coordinator: Coordinator) -> None:
+        own = replace(trainer(), coordinator=coordinator, capture=tapes[coordinator.rank])
+        own._draws[modules[coordinator.rank]] = False  # seeding of layers is not made for threads
+        given = batches(own, sizes)
+        results[coordinator.rank] = train(own, given, module=modules[coordinator.rank])
+
+    on_threads(2, work)
+    assert torch.equal(results[0], expected) and torch.equal(results[1], expected)
+    forms = [1 + everywhere] * 2  # a slice, and a whole update
+    assert [tape.recordings for tape in tapes] == forms

@@ -13,13 +13,13 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dist_condense.commands.plan_command import parser, planned
+from dist_condense.commands.arguments import plan_parser
+from dist_condense.commands.plan_command import planned
 from dist_condense.planning.plan import Plan
 from dist_condense.result.progress import duration
 from dist_condense.settings.config import load
 
-AUTOCAST, PUBLISHED = "compute.autocast=true", "method.real_batch=128"
-"""bf16; and the real batch of the published program from 100 classes on."""
+AUTOCAST = "compute.autocast=true"
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Run:
 
 RUNS = [
     Run("ImageNet-10", "configs/imagenet10_idc.yaml", [AUTOCAST], [1]),
-    Run("ImageNet-100", "configs/imagenet100_idc.yaml", [AUTOCAST, PUBLISHED], [1, 8]),
-    Run("ImageNet-1K", "configs/imagenet1k_idc.yaml", [AUTOCAST, PUBLISHED], [8, 64]),
+    Run("ImageNet-100", "configs/imagenet100_idc.yaml", [AUTOCAST], [1, 8]),
+    Run("ImageNet-1K", "configs/imagenet1k_idc.yaml", [AUTOCAST], [8, 64]),
 ]
 HEAD = ["run", "share", "GPUs", "condensing", "GPU hours", "pretraining", "evaluation", "networks", "hours in all"]
 HEAD += ["efficiency", "steps, divided", "overlapped", "all on every worker", "classes", "memory"]
@@ -54,7 +54,7 @@ def plans(gpu: str, shares: list[float | None]) -> Iterator[tuple[str, float | N
                     str(gpus),
                     *([] if share is None else [f"--share={share}"]),
                 ]
-                yield run.title, share, planned(parser().parse_args(options), load(run.config, run.keys))
+                yield run.title, share, planned(plan_parser().parse_args(options), load(run.config, run.keys))
 
 
 def row(title: str, share: float | None, plan: Plan) -> list[str]:

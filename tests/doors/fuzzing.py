@@ -21,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torchvision.datasets  # noqa: F401  # the package imports it on first use, which loads libraries
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

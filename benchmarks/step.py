@@ -173,7 +173,10 @@ def freed_memory_returned(settings: Settings) -> list[Measurement]:
 
 
 def scaling(settings: Settings) -> list[Measurement]:
-    """Measure step and training of the same classes on 1 and on 2 workers with one thread each."""
+    """Measure step and training of the same classes on 1 and on 2 workers with one thread, or one GPU, each."""
+    if settings.device == "cuda" and torch.cuda.device_count() < 2:
+        print("scaling    skipped: it needs two GPUs")
+        return []
     rows = []
     one, two = (_on_workers(replace(settings, threads=1), n) for n in (1, 2))
     for name, least in (("median", False), ("least", True)):
@@ -193,6 +196,8 @@ def _on_workers(settings: Settings, workers: int) -> list[list[float]]:
 
 def _worker(settings: Settings, rank: int, *, workers: int, rendezvous: str) -> list[float]:
     prepare(settings)
+    if settings.device == "cuda":
+        torch.cuda.set_device(rank)  # NCCL refuses two ranks on one GPU
     backend = "nccl" if settings.device == "cuda" else "gloo"
     dist.init_process_group(backend, init_method=rendezvous, rank=rank, world_size=workers)
     run = engine(settings, ProcessGroupCoordinator())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from dist_condense.core import cutmix, randomness
 from dist_condense.data.normalise import ChannelStatistics, to_values
 from dist_condense.data.reading.source import TestImages
 from dist_condense.evaluation.protocols import Protocol
+from dist_condense.system.transfer import to_device
 
 Images = Callable[[Tensor], Tensor]
 """Function from positions, int64 ``[B]`` on the CPU, to images ``[B, C, h, w]`` in normalised space.
@@ -109,12 +110,12 @@ class Course:
 
     def _loss(self, positions: Tensor, epoch: int, u: int) -> Tensor:
         generator = randomness.generator(self.seed, "evaluation augmentation", epoch, u)
-        images, labels = self.images(positions).to(self.device), self.labels[positions]
+        images, labels = to_device(self.images(positions), self.device), self.labels[positions]
         images = self.protocol.augmentation(images, generator, self.statistics)
         size = (images.shape[-2], images.shape[-1])
         mix = cutmix.draw_cutmix(self.protocol.cutmix, len(images), size, generator)
-        own, partner = labels.to(self.device), labels[mix.partner].to(self.device)
-        return cutmix.mixed_loss(self.network(mix.images(images)), own, partner, mix.weight).mean()
+        mix, own = replace(mix, partner=to_device(mix.partner, self.device)), to_device(labels, self.device)
+        return cutmix.mixed_loss(self.network(mix.images(images)), own, own[mix.partner], mix.weight).mean()
 
     def _set_factor(self, factor: float) -> None:
         if factor == self.factor:

@@ -20,6 +20,7 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import partial
 from io import StringIO
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -78,6 +79,11 @@ class Task:
         """Seconds until the limit."""
         return self.seconds - (time.monotonic() - self.start)
 
+    @property
+    def classes(self) -> int:
+        """Number of classes in the measured steps."""
+        return 2 if self.smoke else 10
+
     def some(self, cases: dict[str, Any]) -> dict[str, Any]:
         """Return all cases, or the first one in the smoke test."""
         return dict(list(cases.items())[: 1 if self.smoke else None])
@@ -112,7 +118,7 @@ def machine(task: Task) -> None:
         if is_tf32 and task.device.type != "cuda":
             task.add({"name": f"{name} matrix product", "skipped_because": "needs a CUDA device"})
             continue
-        with tf32(is_tf32):
+        with kernels(is_tf32):
             square = torch.randn(side, side, device=task.device, dtype=dtype)
             seconds = median(timed(lambda x=square: x @ x, task.device, least=1 if task.smoke else 10))
         task.add({"name": f"{name} matrix product of side {side}", "TFLOP/s": 2 * side**3 / seconds / TERA})
@@ -128,15 +134,18 @@ PRODUCTS = (("bf16", torch.bfloat16, False), ("float32", torch.float32, False), 
 
 
 @contextmanager
-def tf32(allowed: bool) -> Iterator[None]:
-    """State whether float32 products and convolutions on a GPU may use TF32 within the context."""
+def kernels(tf32: bool) -> Iterator[None]:
+    """Select the kernels of a GPU within the context: whether float32 may be rounded to TF32, and the fastest of cuDNN.
+
+    The published programs let cuDNN time its algorithms, too. ``torch.backends.cudnn.flags`` would turn cuDNN off.
+    """
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = allowed
+    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+    matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = tf32, tf32, True
     try:
         yield
     finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
+        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
 
 
 def timed(
@@ -207,7 +216,6 @@ class Shape:
     size: int
     per_class: int
     keys: tuple[str, ...] = ()
-    classes: int = 10
     tiny: tuple[str, ...] = ()
     """Keys of the smoke test."""
 
@@ -216,8 +224,8 @@ class Shape:
         keys = ["cluster.workers=0", f"cluster.device={task.device.type}", "trajectory.start=fresh"]
         config = load(f"configs/{self.config}", [*keys, *self.keys, *(self.tiny if task.smoke else ()), *more])
         if task.smoke:
-            return config, random_images(2, 16, 16)
-        return config, random_images(self.classes, self.size, self.per_class)
+            return config, random_images(task.classes, 16, 16)
+        return config, random_images(task.classes, self.size, self.per_class)
 
 
 _SMALL = ("ipc=1", "method.real_batch=4", "training.images=8", "training.batch=4", "network.width=4")
@@ -271,27 +279,28 @@ VARIANTS: dict[str, Variant] = {
     "engine, eager, float32": Variant(FLOAT32),
     "engine, eager, TF32": Variant(TF32),
     "engine, eager, bf16": Variant(BF16),
-    "engine, compiled, float32": Variant(FLOAT32, COMPILED, needs=25),
-    "engine, compiled, TF32": Variant(TF32, COMPILED, needs=25),
     "engine, compiled, bf16": Variant(BF16, COMPILED, needs=25),
+    "engine, compiled, TF32": Variant(TF32, COMPILED, needs=25),
+    "engine, compiled, float32": Variant(FLOAT32, COMPILED, needs=25),
 }
 """Measured variants by name, in this order; all are compared with the first that runs. The published programs run with
 torch's default, TF32 convolutions."""
 
 
 def steps(task: Task) -> None:
-    """Measure the matching step of all classes, and the training of theta after it, in every variant."""
+    """Measure the matching step of all classes, and the training of theta after it, in every variant.
+
+    Variants that take long to prepare come after the others of all shapes.
+    """
     keep_freed_memory()
-    for title, shape in task.some(SHAPES[task.part]).items():
-        config, data = shape.made(task)
-        operations = step_operations(config, data)
-        task.add({"name": title, "heading": f"{len(data.classes)} classes, {operations / TERA:.4g} TFLOP a step"})
-        base: float | None = None
-        for name, variant in VARIANTS.items():
+    base: dict[str, float] = {}
+    for late, (title, shape) in product((False, True), task.some(SHAPES[task.part]).items()):
+        operations = step_operations(*shape.made(task))
+        task.add({"name": title, "heading": f"{task.classes} classes, {operations / TERA:.4g} TFLOP a step"})
+        for name, variant in ((name, x) for name, x in VARIANTS.items() if bool(x.needs) == late):
             row = _skipped(task, variant) or _measured(task, shape, variant, operations)
             if "ms" in row:
-                base = base or row["ms"]
-                row["x plain"] = base / row["ms"]
+                row["x plain"] = base.setdefault(title, row["ms"]) / row["ms"]
             task.add({"name": name, **row})
 
 
@@ -326,8 +335,7 @@ def _measured(task: Task, shape: Shape, variant: Variant, operations: float) -> 
     if on_gpu:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(task.device)
-    torch.backends.cudnn.benchmark = variant.plain  # as the published programs set it
-    with tf32(precision.tf32):
+    with kernels(precision.tf32):
         engine = assembled(config, data, Placement(task.device))
         work: Callable[[], None] = plain_idc(config, data, engine).match if variant.plain else engine.match
         times = timed(work, task.device, warm=1 if task.smoke else 3, least=1 if task.smoke else 7)
@@ -359,7 +367,7 @@ def profile(task: Task) -> None:
     for shapes in SHAPES.values():
         title, shape = next(iter(shapes.items()))
         config, data = shape.made(task, *BF16.keys)
-        with tf32(BF16.tf32):
+        with kernels(BF16.tf32):
             engine = assembled(config, data, Placement(task.device))
             timed(engine.match, task.device, warm=1 if task.smoke else 3, least=1, longest=0)
             with profiler(activities=activities) as profiled:

@@ -426,7 +426,8 @@ def rates(task: Task) -> None:
             f"output={task.work}/plan",
         ]
         small = [*shape.tiny, "dataset.size=16", "trajectory.start=fresh"] if task.smoke else []
-        words = ["plan", f"configs/{name}", *keys, *small, "--json"]
+        saved = task.work / f"{Path(name).stem}.json"  # for plan --calibration
+        words = ["plan", f"configs/{name}", *keys, *small, "--json", "--save", str(saved)]
         with redirect_stdout(StringIO()) as printed:
             code = cli.main([*words, *(["--images-per-class", "16"] if task.smoke else [])])
         if code == cli.REFUSED:

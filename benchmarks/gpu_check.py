@@ -222,8 +222,9 @@ def note(facts: Mapping[str, Any], results: Mapping[str, Result]) -> Iterator[st
 
 FOOTNOTES = (
     "TFLOP/s of a step: the operations that it must do (3 forward passes for a real image, 8 for a decoded one; a",
-    "multiply-add is 2) divided by its median time. The plain loop is IDC's, class after class, with cudnn.benchmark;",
-    "'x plain' compares with the first plain loop. A run of fewer steps than published is no reproduction.",
+    "multiply-add is 2) divided by its median time. The plain loop is IDC's, class after class. cuDNN times its",
+    "algorithms in all rows. 'x plain' compares with the first plain loop. A run of fewer steps than published is no",
+    "reproduction.",
 )
 
 

@@ -20,6 +20,7 @@ from contextlib import redirect_stdout
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import partial
 from io import StringIO
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -78,6 +79,11 @@ class Task:
     def left(self) -> float:
         """Seconds until the limit."""
         return self.seconds - (time.monotonic() - self.start)
+
+    @property
+    def classes(self) -> int:
+        """Number of classes in the measured steps."""
+        return 2 if self.smoke else 10
 
     def some(self, cases: dict[str, Any]) -> dict[str, Any]:
         """Return all cases, or the first one in the smoke test."""
@@ -196,7 +202,6 @@ class Shape:
     size: int
     per_class: int
     keys: tuple[str, ...] = ()
-    classes: int = 10
     tiny: tuple[str, ...] = ()
     """Keys of the smoke test."""
 
@@ -205,8 +210,8 @@ class Shape:
         keys = ["cluster.workers=0", f"cluster.device={task.device.type}", "trajectory.start=fresh"]
         config = load(f"configs/{self.config}", [*keys, *self.keys, *(self.tiny if task.smoke else ()), *more])
         if task.smoke:
-            return config, random_images(2, 16, 16)
-        return config, random_images(self.classes, self.size, self.per_class)
+            return config, random_images(task.classes, 16, 16)
+        return config, random_images(task.classes, self.size, self.per_class)
 
 
 _SMALL = ("ipc=1", "method.real_batch=4", "training.images=8", "training.batch=4", "network.width=4")
@@ -261,31 +266,32 @@ VARIANTS: dict[str, Variant] = {
     "engine, eager, float32": Variant(FLOAT32),
     "engine, eager, TF32": Variant(TF32),
     "engine, eager, bf16": Variant(BF16),
-    "engine, compiled, float32": Variant(FLOAT32, COMPILED, needs=25),
-    "engine, compiled, TF32": Variant(TF32, COMPILED, needs=25),
     "engine, compiled, bf16": Variant(BF16, COMPILED, needs=25),
     "engine, captured, bf16": Variant(BF16, CAPTURED, needs_gpu=True),
     "engine, compiled, captured, bf16": Variant(BF16, (*COMPILED, *CAPTURED), needs_gpu=True, needs=25),
     "engine, compiled, NHWC, bf16": Variant(BF16, (*COMPILED, "compute.channels_last=true"), needs=25),
     "engine, compiled, forward, bf16": Variant(BF16, (*COMPILED, "compute.second_derivative=forward"), needs=25),
+    "engine, compiled, TF32": Variant(TF32, COMPILED, needs=25),
+    "engine, compiled, float32": Variant(FLOAT32, COMPILED, needs=25),
 }
 """Measured variants by name, in this order; all are compared with the first that runs. The published programs run with
 torch's default, TF32 convolutions."""
 
 
 def steps(task: Task) -> None:
-    """Measure the matching step of all classes, and the training of theta after it, in every variant."""
+    """Measure the matching step of all classes, and the training of theta after it, in every variant.
+
+    Variants that take long to prepare come after the others of all shapes.
+    """
     keep_freed_memory()
-    for title, shape in task.some(SHAPES[task.part]).items():
-        config, data = shape.made(task)
-        operations = step_operations(config, data)
-        task.add({"name": title, "heading": f"{len(data.classes)} classes, {operations / TERA:.4g} TFLOP a step"})
-        base: float | None = None
-        for name, variant in VARIANTS.items():
+    base: dict[str, float] = {}
+    for late, (title, shape) in product((False, True), task.some(SHAPES[task.part]).items()):
+        operations = step_operations(*shape.made(task))
+        task.add({"name": title, "heading": f"{task.classes} classes, {operations / TERA:.4g} TFLOP a step"})
+        for name, variant in ((name, x) for name, x in VARIANTS.items() if bool(x.needs) == late):
             row = _skipped(task, variant) or _measured(task, shape, variant, operations)
             if "ms" in row:
-                base = base or row["ms"]
-                row["x plain"] = base / row["ms"]
+                row["x plain"] = base.setdefault(title, row["ms"]) / row["ms"]
             task.add({"name": name, **row})
 
 
@@ -411,7 +417,8 @@ def rates(task: Task) -> None:
             f"output={task.work}/plan",
         ]
         small = [*shape.tiny, "dataset.size=16", "trajectory.start=fresh"] if task.smoke else []
-        words = ["plan", f"configs/{name}", *keys, *small, "--json"]
+        saved = task.work / f"{Path(name).stem}.json"  # for plan --calibration
+        words = ["plan", f"configs/{name}", *keys, *small, "--json", "--save", str(saved)]
         with redirect_stdout(StringIO()) as printed:
             code = cli.main([*words, *(["--images-per-class", "16"] if task.smoke else [])])
         if code == cli.REFUSED:

@@ -222,6 +222,9 @@ def scaling(settings: Settings) -> list[Measurement]:
 
     The speed-up in CPU seconds is the one that workers without waiting would have. Other processes disturb it less.
     """
+    if settings.device == "cuda" and torch.cuda.device_count() < 2:
+        print("scaling    skipped: it needs two GPUs")
+        return []
     settings, rows = replace(settings, threads=1), list[Measurement]()
     with tempfile.TemporaryDirectory() as folder, _processes(2) as pool:
         run = partial(_worker, settings, rendezvous=Path(folder, "rendezvous").as_uri())
@@ -243,6 +246,8 @@ Turns = dict[tuple[str, str, int], list[float]]
 
 def _worker(settings: Settings, rank: int, *, rendezvous: str) -> Turns:
     prepare(settings)
+    if settings.device == "cuda":
+        torch.cuda.set_device(rank)  # NCCL refuses two ranks on one GPU
     backend = "nccl" if settings.device == "cuda" else "gloo"
     dist.init_process_group(backend, init_method=rendezvous, rank=rank, world_size=2)
     engines = {1: engine(settings) if rank == 0 else None, 2: engine(settings, ProcessGroupCoordinator())}

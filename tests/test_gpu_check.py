@@ -40,7 +40,7 @@ def test_every_part_runs_on_a_cpu_without_ray_hydra_and_mlflow(tmp_path: Path) -
     assert "tests: skipped: all" in done.stdout and "tests: done" not in done.stdout
     assert "ModuleNotFoundError: import of mlflow halted" in (output / "work" / "run.log").read_text()
     names = [row["name"] for row in results["step32"]["rows"]]
-    assert names[1:] == list(gpu_parts.VARIANTS)
+    assert [name for name in names if name != names[0]] == list(gpu_parts.VARIANTS)
     measured = [row for row in results["step32"]["rows"] if "ms" in row]
     assert all(row["ms"] > 0 and row["x plain"] > 0 for row in measured) and len(measured) == 3
     [calibration] = results["rates"]["calibrations"].values()

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from dist_condense import networks
@@ -18,6 +19,7 @@ from dist_condense.evaluation.rows import Key, Row, append_csv, read_csv
 from dist_condense.evaluation.training import Images, train_and_test
 from dist_condense.system.memory import keep_freed_memory
 from dist_condense.system.processor import on_threads
+from dist_condense.system.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -92,9 +94,10 @@ class TrainingSet:
 
     def batches(self, statistics: ChannelStatistics, device: str) -> Images:
         """Return a function from positions ``[B]`` to images ``[B, C, h, w]`` in normalised space on ``device``."""
+        place = torch.device(device)
         if self.images.is_floating_point() and not self.stored:
-            return lambda positions: self.images[positions].to(device)
-        return lambda positions: statistics.normalise(to_values(self.images[positions].to(device)))
+            return lambda positions: to_device(self.images[positions], place)
+        return lambda positions: statistics.normalise(to_values(to_device(self.images[positions], place)))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -12,7 +12,7 @@ from dist_condense.core import cutmix, randomness
 from dist_condense.data.normalise import ChannelStatistics, to_values
 from dist_condense.data.reading.source import TestImages
 from dist_condense.evaluation.protocols import Protocol
-from dist_condense.system.transfer import together
+from dist_condense.system.transfer import to_device, together
 
 Images = Callable[[Tensor], Tensor]
 """Function from positions, int64 ``[B]`` on the CPU, to images ``[B, C, h, w]`` in normalised space.
@@ -110,16 +110,15 @@ class Course:
 
     def _loss(self, positions: Tensor, epoch: int, u: int) -> Tensor:
         generator = randomness.generator(self.seed, "evaluation augmentation", epoch, u)
-        images, labels = self.images(positions).to(self.device), self.labels[positions]
+        images, labels = to_device(self.images(positions), self.device), self.labels[positions]
         images = self.protocol.augmentation(images, generator, self.statistics)
         size = (images.shape[-2], images.shape[-1])
         mix = cutmix.draw_cutmix(self.protocol.cutmix, len(images), size, generator)
-        own = labels.to(self.device)
+        own = to_device(labels, self.device)
         if not self.protocol.cutmix:
             return cutmix.mixed_loss(self.network(images), own, None, None).mean()
-        partner = labels[mix.partner].to(self.device)
         mix = together(mix, self.device)
-        return cutmix.mixed_loss(self.network(mix.images(images)), own, partner, mix.weight).mean()
+        return cutmix.mixed_loss(self.network(mix.images(images)), own, own[mix.partner], mix.weight).mean()
 
     def _set_factor(self, factor: float) -> None:
         if factor == self.factor:

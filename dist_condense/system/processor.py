@@ -46,10 +46,10 @@ def gpu_kernels(*, tf32: bool, benchmark: bool, deterministic: bool) -> Iterator
 
     :param tf32: whether products of float32 matrices, too, may be rounded to TF32.
     """
-    cudnn, before = torch.backends.cudnn, torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul  # cudnn.flags() would turn cuDNN off
+    before = cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32 = benchmark, deterministic, tf32, tf32
     try:
-        with cudnn.flags(benchmark=benchmark, deterministic=deterministic, allow_tf32=tf32):
-            yield
+        yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32 = before

@@ -1,4 +1,4 @@
-"""A step on another device than the host's neither mixes tensors of the two nor copies between them unseen.
+"""Computation on another device than the host's neither mixes tensors of the two nor copies between them unseen.
 
 The device is torch's ``meta``, whose tensors have no values: whatever would make the host wait for them fails.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from dist_condense import networks
+from dist_condense.data import ChannelStatistics
 from dist_condense.engine.coordinator import LocalCoordinator, Placement
+from dist_condense.evaluation.evaluate import TrainingSet
+from dist_condense.evaluation.protocols import protocol
+from dist_condense.evaluation.training import Course
 from dist_condense.job.worker import assemble
 from dist_condense.procedures.matching import Matching
 from dist_condense.system import transfer
@@ -100,6 +106,21 @@ def test_a_step_uses_one_device(case: str, keys: list[str], tmp_path: Path, monk
             shard.match(trajectory.network, 0, t, t)
             trajectory.reach(0, t + 1)
     made.close()
+
+
+def test_an_update_of_the_evaluation_uses_one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels, statistics = torch.arange(20) % 4, ChannelStatistics((0.5,) * 3, (0.2,) * 3)
+    course = Course(
+        network=networks.build("convnet:width=4:depth=1", channels=3, size=8, classes=4, seed=0).to(META),
+        protocol=replace(protocol("idc"), cutmix=1.0),
+        images=TrainingSet(torch.zeros(20, 3, 8, 8, dtype=torch.uint8), labels).batches(statistics, "meta"),
+        labels=labels,
+        statistics=statistics,
+        seed=0,
+        device=META,
+    )
+    with one_device(monkeypatch):
+        course.run_epoch(0, 1.0)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
 from collections.abc import Callable
@@ -91,9 +92,10 @@ def theta() -> nn.Module:
 
 
 def stepped(own: ClassShard, steps: int = 2) -> dict[int, Tensor]:
+    network = copy.deepcopy(theta())  # threads cannot share a module, whose parameters are replaced in a step
     with closing(own.source):
         for step in range(steps):
-            own.match(theta(), 0, 0, step)
+            own.match(network, 0, 0, step)
     return own.pixels
 
 

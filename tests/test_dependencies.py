@@ -48,7 +48,7 @@ def imported(folder: str) -> set[str]:
     ("folder", "declared"),
     [
         ("dist_condense", [*PROJECT["dependencies"], *OPTIONAL]),
-        ("benchmarks", [*PROJECT["dependencies"], *OPTIONAL]),
+        ("benchmarks", [*PROJECT["dependencies"], *OPTIONAL, *EXTRAS["dev"]]),
         ("tests", [*PROJECT["dependencies"], *OPTIONAL, *EXTRAS["dev"], *EXTRAS["s3"]]),
     ],
 )

@@ -64,9 +64,7 @@ def test_ray_says_where_a_worker_was() -> None:
     gone = WorkerHealthCheckFailedError(
         f"A worker health check failed.\n{INFO}", ActorUnavailableError("no answer", None)
     )
-    assert cause({1: gone, 0: LOST}).startswith(
-        "worker 1 on b (10.0.0.2) was lost: its process ended, or its node did"
-    )
+    assert cause({1: gone, 0: LOST}).startswith("worker 1 on b (10.0.0.2) was lost: its process ended, or its node did")
     silent = RuntimeError(f"A worker health check has been hanging for 661 seconds.\n{INFO}\nSet the variable ...")
     assert cause({0: silent}).startswith("worker 0 on b (10.0.0.2) was lost: it hangs")
 

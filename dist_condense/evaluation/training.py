@@ -114,11 +114,10 @@ class Course:
         images = self.protocol.augmentation(images, generator, self.statistics)
         size = (images.shape[-2], images.shape[-1])
         mix = cutmix.draw_cutmix(self.protocol.cutmix, len(images), size, generator)
-        own = to_device(labels, self.device)
+        labels, mix = together((labels, mix), self.device)
         if not self.protocol.cutmix:
-            return cutmix.mixed_loss(self.network(images), own, None, None).mean()
-        mix = together(mix, self.device)
-        return cutmix.mixed_loss(self.network(mix.images(images)), own, own[mix.partner], mix.weight).mean()
+            return cutmix.mixed_loss(self.network(images), labels, None, None).mean()
+        return cutmix.mixed_loss(self.network(mix.images(images)), labels, labels[mix.partner], mix.weight).mean()
 
     def _set_factor(self, factor: float) -> None:
         if factor == self.factor:

@@ -183,10 +183,11 @@ class ClassShard:
 
     def _match_shared(self, network: nn.Module, groups: Sequence[tuple[int, ...]], inputs: Inputs, visit: int) -> None:
         """Take the step of groups of several classes, some of which other workers may own."""
-        matched = self.shared(network, groups, inputs)
-        for c, result in matched.items():
+        first = {group[0] for group in groups}
+        for c, result in self.shared(network, groups, inputs):
             self._keep([c], [self.steps.step.update(self._own[c], self._own_momentum[c], result)], visit)
-        self.losses |= {group[0]: matched[group[0]].loss for group in groups if group[0] in matched}
+            if c in first:
+                self.losses[c] = result.loss
 
     def _keep(self, labels: Sequence[int], stepped: Sequence[Stepped], visit: int) -> None:
         """Store the new state of classes, and note what was not finite."""

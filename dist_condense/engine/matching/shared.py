@@ -7,7 +7,7 @@ statistics of classes are stored.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 
 import torch
@@ -57,20 +57,23 @@ class Shared:
     _scale: Tensor | None = field(default=None, init=False)
     """Scale of the last sums, which is expected of the next ones."""
 
-    def __call__(self, network: nn.Module, groups: Sequence[Sequence[int]], inputs: Inputs) -> dict[int, Matched]:
-        """Return the results of the owned classes of ``groups``, by label, each with the loss of its group."""
+    def __call__(
+        self, network: nn.Module, groups: Sequence[Sequence[int]], inputs: Inputs
+    ) -> Iterator[tuple[int, Matched]]:
+        """Yield the label and the result of each owned class of ``groups``, with the loss of its group.
+
+        The sums are complete before the first result, so that the class may be changed once its result is there.
+        """
         group_of = {c: g for g, group in enumerate(groups) for c in group}
         owned = {c: group_of[c] for c in inputs.learnt if c in group_of}
         sums, finite = self._sums(network, groups, owned, inputs)
         shapes = self.shapes(network)
         distances = {g: self._distance(sums[g], len(groups[g]), shapes) for g in sorted(set(owned.values()))}
         del sums  # which would stay in memory while the images are pulled back
-        matched = {}
         for c, g in owned.items():
             loss, v = distances[g]
             gradient = self.passes.pull_back(network, inputs.learnt[c], inputs.drawn[c], v)
-            matched[c] = Matched(loss, gradient, {Quantity.STATISTIC: finite[c], Quantity.LOSS: loss.isfinite()})
-        return matched
+            yield c, Matched(loss, gradient, {Quantity.STATISTIC: finite[c], Quantity.LOSS: loss.isfinite()})
 
     def shapes(self, network: nn.Module) -> list[torch.Size]:
         """Return the shapes of phi's tensors, which are determined with one zero image at the first step.

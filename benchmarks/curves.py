@@ -52,10 +52,12 @@ FIFTH, BEFORE_LAST = 4, 16
 LEVEL = 1.0
 """Gain of top-1 in percent in the last fifth of a run below which it has levelled off."""
 
-REPRESENTATIVE = ["method.real_draw=representative", "method.start=representative"]
+START = ["method.start=representative"]
+REPRESENTATIVE = ["method.real_draw=representative", *START]
 EARLY = ["trajectory.start=early", "trajectory.pool_size=5", "trajectory.pretrain_epochs=2"]
-VARIANTS: dict[str, Keys] = {
+VARIANTS: dict[str, Keys] = {  # `start` shows how much of `representative` is due to the initial images alone
     "plain": [],
+    "start": START,
     "representative": REPRESENTATIVE,
     "early": EARLY,
     "both": [*REPRESENTATIVE, *EARLY],

@@ -25,8 +25,9 @@ pytestmark = [
 ]
 
 
-def shard_after(case: str, device: str, steps: int, folder: Path) -> ClassShard:
-    run = cases.load(case, f"output={folder}", "network.activation=swish")  # smooth: no ReLU flips on the last bit
+def shard_after(case: str, device: str, steps: int, folder: Path, *more: str) -> ClassShard:
+    swish = "network.activation=swish"  # smooth: no ReLU flips on the last bit
+    run = cases.load(case, f"output={folder}", swish, *more)
     placement = Placement(torch.device(device), torch.float64)
     journal = assemble(run, LocalCoordinator(reproducible=True), placement)
     for t in range(steps):
@@ -40,6 +41,18 @@ def test_gpu_equals_cpu_in_float64(case: str, tmp_path: Path) -> None:
     there, here = (shard_after(case, device, 2, tmp_path) for device in ("cuda", "cpu"))
     for c, pixels in here.pixels.items():
         torch.testing.assert_close(there.pixels[c].cpu(), pixels, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("graphs", [3, 10])
+@pytest.mark.parametrize("case", ["dc", "dsa", "dcc", "dm", "idc"])
+def test_captured_steps_equal_eager_ones(case: str, graphs: int, tmp_path: Path) -> None:
+    """Ten classes are captured in several graphs or in one, while the images of the next step are read."""
+    captured, eager = (
+        shard_after(case, "cuda", 3, tmp_path, "trajectory.start=fresh", f"compute.cuda_graphs={n}")
+        for n in (graphs, 0)
+    )
+    for c, pixels in eager.pixels.items():
+        torch.testing.assert_close(captured.pixels[c], pixels, rtol=1e-6, atol=1e-8)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Forms in which one function of tensors is executed: as it is, compiled, or captured in CUDA graphs and replayed.
 
-A program is a pure function of tensors with fixed shapes: it draws no random numbers, changes no argument, and never
-waits for the device. All forms of a program give the same result up to rounding.
+A program is a function of tensors with fixed shapes that draws no random numbers and never waits for the device. It
+changes no argument, unless its recording undoes the changes. All forms give the same result up to rounding.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import functools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from functools import cache
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -48,6 +49,7 @@ def compiled(function: Callable[..., Result]) -> Callable[..., Result]:
         try:
             return fast(*arguments)
         except exc.FailOnRecompileLimitHit:
+            _warn_of_many_shapes(function.__qualname__)
             return function(*arguments)
         except exc.TorchDynamoException as error:
             log.debug("torch.compile failed", exc_info=True)
@@ -60,18 +62,49 @@ def compiled(function: Callable[..., Result]) -> Callable[..., Result]:
     return call
 
 
+@cache
+def _warn_of_many_shapes(name: str) -> None:
+    log.warning("compute.compile: %s got too many shapes to compile; further ones are computed as they are", name)
+
+
+class CannotCapture(RuntimeError):
+    """Error of a function while its kernels are captured, after which this process cannot use its GPU reliably."""
+
+
+@cache
+def _stream(number: int) -> torch.cuda.Stream:
+    """Return a stream of this process for captures.
+
+    torch hands out 32 streams in turn, so new ones for every capture would soon be those on which images are copied.
+    """
+    return torch.cuda.Stream()
+
+
 def cuda_graph(function: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
-    """Capture the kernels of a function in a CUDA graph (a :data:`Record`)."""
-    stream = torch.cuda.Stream()
+    """Capture the kernels of a function in a CUDA graph (a :data:`Record`).
+
+    :raises CannotCapture: the function failed during the capture, for example because memory is exhausted.
+    """
+    stream = _stream(0)
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(WARM_UP):
             function()
     torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    # Threads that read ahead may allocate pinned memory during the capture, which only "thread_local" allows.
-    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-        result = function()
+    graph, failure = torch.cuda.CUDAGraph(), None
+    try:
+        # Threads that read ahead may allocate pinned memory during the capture, which only "thread_local" allows.
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            try:
+                result = function()
+            except Exception as error:
+                failure = error  # the end of the capture raises another one
+                raise
+    except Exception as error:
+        reason = str(failure or error).partition("\n")[0]
+        raise CannotCapture(
+            f"compute.cuda_graphs: a step cannot be captured: {reason:.300}; set fewer classes, or 0, and start again"
+        ) from (failure or error)
     return result, graph.replay
 
 
@@ -136,14 +169,17 @@ class Branches(Generic[Result]):
         items = list(zip(*each, strict=True))
         if not (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()):
             return [self.function(network, *item) for item in items]
-        main, results = torch.cuda.current_stream(), []
-        streams = [main, *(torch.cuda.Stream() for _ in items[1:])]
-        for stream, item in zip(streams, items, strict=True):
+        main, results = torch.cuda.current_stream(), list[Result]()
+        others = [_stream(number) for number in range(1, len(items))]
+        for stream in others:
             stream.wait_stream(main)
-            with torch.cuda.stream(stream):
-                results.append(self.function(network, *item))
-        for stream in streams[1:]:
-            main.wait_stream(stream)
+        try:
+            for stream, item in zip([main, *others], items, strict=True):
+                with torch.cuda.stream(stream):
+                    results.append(self.function(network, *item))
+        finally:
+            for stream in others:
+                main.wait_stream(stream)
         return results
 
 

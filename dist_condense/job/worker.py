@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from dist_condense.core.program import CannotCompile
+from dist_condense.core.program import CannotCapture, CannotCompile
 from dist_condense.data import DataError
 from dist_condense.engine.coordinator import Coordinator, Placement
 from dist_condense.engine.errors import RunFailed
@@ -48,7 +48,7 @@ def work(
             _work(config, coordinator, device, observe=observe, claim=claim)
     except DataError as error:
         raise RunFailed("; ".join(error.problems)) from error
-    except (OSError, CannotCompile) as error:
+    except (OSError, CannotCompile, CannotCapture) as error:
         raise RunFailed(str(error)) from error
 
 

@@ -7,9 +7,12 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
+from torch import nn
+
 from dist_condense import networks
 from dist_condense.core.distance import DISTANCES
 from dist_condense.core.grouping import check_partition
+from dist_condense.core.objective import REVERSE, SECOND_DERIVATIVES
 from dist_condense.core.parameterisation import AXES, BOTH
 from dist_condense.core.statistic import PARAMETERS
 from dist_condense.data import ImageSet
@@ -60,6 +63,11 @@ def problems(config: RunConfig) -> Iterator[str]:
             f"method.label_lr: {method.label_lr}, but method.statistic.name={method.statistic.name} does not depend on "
             "the labels, so they would never change; set label_lr=null, or another statistic"
         )
+    if _is_forward_in_bfloat16(config) and not config.compute.compile:
+        yield (
+            "compute.second_derivative: forward works in bfloat16 (compute.autocast=true) only if it is compiled; set "
+            "compute.compile=true, or compute.autocast=false, or reverse"
+        )
     clustered = method.representatives.images
     if DRAWS[method.real_draw].representative and clustered is not None and clustered < method.real_batch:
         yield (
@@ -80,6 +88,12 @@ def network_problems(config: RunConfig, theta: networks.Network) -> Iterator[str
             "statistics of the batch, which couples all images and cannot be split over classes; set "
             "network.norm=instance, or another network.name if it has no other norm"
         )
+    norms = (nn.GroupNorm, nn.LayerNorm, nn.modules.batchnorm._BatchNorm)
+    if _is_forward_in_bfloat16(config) and any(isinstance(module, norms) for module in theta.modules()):
+        yield (
+            "compute.second_derivative: torch differentiates no norm but the instance norm forward in bfloat16 "
+            "(compute.autocast=true); set compute.autocast=false, or reverse, or network.norm=instance"
+        )
     dimensions = statistic.dimensions(theta)
     if not dimensions:
         others = [name for name in PARAMETERS if assembly.statistic_of(config, name).dimensions(theta)]
@@ -94,6 +108,10 @@ def network_problems(config: RunConfig, theta: networks.Network) -> Iterator[str
             f"method.distance: {method.distance} compares tensors of {DISTANCES[method.distance].dimensions} or more "
             f"dimensions, and method.statistic.name={method.statistic.name} has none; set {' or '.join(others)}"
         )
+
+
+def _is_forward_in_bfloat16(config: RunConfig) -> bool:
+    return config.compute.autocast and SECOND_DERIVATIVES[config.compute.second_derivative or REVERSE]
 
 
 def passes(config: RunConfig, dataset: ImageSet) -> Iterator[Pass]:

@@ -336,7 +336,7 @@ class ComputeConfig:
     start to start; null: true on GPUs, unless `reproducible` is true."""
     channels_last: bool = False
     """Whether theta has its weights, and thus its feature maps, in the memory format NHWC."""
-    cuda_graphs: Annotated[int, Range(0, 1000)] = 0
+    cuda_graphs: Annotated[int, Range(0, 16)] = 0
     """Number of classes whose matching steps are captured together in one CUDA graph, each on a stream of its own, and
     replayed; updates of theta are then captured, too. 0, and on CPUs: none. Does not change the result; memory grows
     with it."""
@@ -349,8 +349,8 @@ class ComputeConfig:
     """CPU threads of each worker's computations; null: 1. Another number changes the last bits; the number of workers
     does not."""
     reproducible: bool | None = None
-    """Whether sums are independent of the number of workers, and kernels deterministic; null: true on CPUs, false on
-    GPUs."""
+    """Whether sums are independent of the number of workers, and cuDNN's kernels deterministic (those of augmentation
+    and up-sampling are not, on GPUs); null: true on CPUs, false on GPUs."""
 
 
 @dataclass(kw_only=True)

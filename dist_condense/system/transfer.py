@@ -115,7 +115,8 @@ class Transfer:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        # By its priority it is none of the streams on which steps are captured.
+        self._stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
 
     def begin(self, images: torch.Tensor) -> Arrival:
         """Start to copy images and return the pending copy; called in the thread that read the images."""

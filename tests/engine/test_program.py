@@ -5,9 +5,11 @@ The programs are those of the engine's matching step: decoding, augmentation, st
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -15,10 +17,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils import _pytree as pytree
 
-from dist_condense.core.program import Branches, CannotCompile, Captured, compiled
+from dist_condense.core import program
+from dist_condense.core.program import Branches, CannotCapture, CannotCompile, Captured, compiled, cuda_graph
 from dist_condense.data.image_set import ClassName
 from dist_condense.engine.coordinator import LocalCoordinator, Placement
 from dist_condense.engine.matching.alone import Step, Stepped, Whole
+from dist_condense.engine.matching.halving import is_out_of_memory
 from dist_condense.engine.matching.two_passes import TwoPasses
 from dist_condense.engine.matching.view import View
 from dist_condense.engine.shard import ClassShard
@@ -172,6 +176,86 @@ def test_a_replay_reads_the_network_where_it_is() -> None:
         for x in network.parameters():
             x.mul_(1.5)
     assert_equal(captured(*given), made.steps(*given), tolerance=0)
+
+
+class Stream:
+    """Stand-in for a CUDA stream, which writes down what follows what."""
+
+    current: Stream
+    events: ClassVar[list[str]] = []
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def wait_stream(self, other: Stream) -> None:
+        self.events.append(f"{self.name} waits for {other.name}")
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        before, Stream.current = Stream.current, self
+        try:
+            yield
+        finally:
+            Stream.current = before
+
+
+@pytest.fixture
+def capturing(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Pretend that a capture is under way; return what the streams do."""
+    Stream.current, Stream.events = Stream("main"), []
+    numbers = itertools.count(1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: Stream.current)
+    monkeypatch.setattr(torch.cuda, "stream", Stream.entered)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: Stream(f"side {next(numbers)}"))
+    program._stream.cache_clear()
+    return Stream.events
+
+
+def test_branches_start_together_and_are_joined(capturing: list[str]) -> None:
+    def where(network: None, x: int) -> int:
+        capturing.append(f"{x} on {Stream.current.name}")
+        return x
+
+    assert Branches(where)(None, [1, 2, 3]) == [1, 2, 3]
+    start = ["side 1 waits for main", "side 2 waits for main", "1 on main", "2 on side 1", "3 on side 2"]
+    assert capturing == [*start, "main waits for side 1", "main waits for side 2"]
+    capturing.clear()
+    assert Branches(where)(None, [4, 5]) == [4, 5]
+    assert "5 on side 1" in capturing, "streams are used again"
+
+
+def test_branches_that_fail_are_joined(capturing: list[str]) -> None:
+    def fails(network: None, x: int) -> int:
+        raise torch.OutOfMemoryError(str(x))
+
+    with pytest.raises(torch.OutOfMemoryError):
+        Branches(fails)(None, [1, 2])
+    assert capturing[-1] == "main waits for side 1"
+
+
+def test_a_capture_that_fails_says_why(capturing: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def capture(graph: object, stream: Stream, capture_error_mode: str) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            raise RuntimeError("capture_end: unjoined work")
+
+    def fails() -> None:
+        calls.append(1)
+        if len(calls) > program.WARM_UP:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried 4 GiB.\nand more")
+
+    calls: list[int] = []
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    with pytest.raises(
+        CannotCapture, match=r"compute\.cuda_graphs: .*: CUDA out of memory. Tried 4 GiB\.; set fewer"
+    ) as e:
+        cuda_graph(fails)
+    assert "\n" not in str(e.value) and not is_out_of_memory(e.value)
 
 
 # --- nothing waits ------------------------------------------------------------------------------------------------

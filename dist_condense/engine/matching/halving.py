@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dist_condense.core.image_rule import ImageRule, Learnt
 from dist_condense.core.objective import Objective
-from dist_condense.core.program import Branches, Captured, compiled
+from dist_condense.core.program import Branches, CannotCapture, Captured, compiled
 from dist_condense.engine.errors import RunFailed
 from dist_condense.engine.matching.alone import Step, Stepped, Whole
 from dist_condense.engine.matching.draws import Drawn
@@ -23,9 +23,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Pair = tuple[list[Tensor], list[Tensor]]
 """Statistics of the synthetic and of the real images of a class."""
-ALLOCATORS = ("DefaultCPUAllocator", "ALLOC_FAILED")
+ALLOCATORS = ("DefaultCPUAllocator", "ALLOC_FAILED", "out of memory")
 """Words in the text of a RuntimeError by which torch reports that memory is exhausted, besides its own class of errors:
-its allocator on CPUs, and cuDNN and cuBLAS."""
+its allocator on CPUs, cuDNN and cuBLAS, CUDA and Triton."""
 
 
 @dataclass
@@ -54,6 +54,9 @@ class Halving:
     _is_halved: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
+        self._build()
+
+    def _build(self) -> None:
         objective = self.objective
         passes = TwoPasses(objective, self.view)
         as_one = objective.compiled and not objective.microbatch
@@ -114,7 +117,7 @@ class Halving:
                 "network.width in a new output; dist-condense plan estimates what fits"
             )
         self.objective, self._is_halved = replace(self.objective, microbatch=images // 2), True
-        self.__post_init__()
+        self._build()
         torch.cuda.empty_cache()
         text = (
             f"out of memory on {place} in a matching step with {images} images in the network at once; continuing with "
@@ -132,5 +135,10 @@ def _unchanged(function: T) -> T:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Return whether an error says that the memory of the device, or of this machine, is exhausted."""
+    """Return whether an error says that the memory of the device, or of this machine, is exhausted.
+
+    False if that happened during a capture, after which this process cannot continue.
+    """
+    if isinstance(error, CannotCapture):
+        return False
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in ALLOCATORS)

@@ -8,7 +8,7 @@ statistics of classes are stored.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -83,7 +83,8 @@ class Shared:
         if not self._shapes:
             blank = torch.zeros(1, *self.shape, dtype=self.placement.dtype, device=self.placement.device)
             labels = torch.zeros(1, dtype=torch.int64, device=self.placement.device)
-            phi = self.passes.objective.statistic(network, {"images": blank, "labels": labels})
+            plain = replace(self.passes.objective, compiled=False)
+            phi = plain.statistic(network, {"images": blank, "labels": labels})
             self._shapes = [x.shape for x in phi]
         return self._shapes
 

@@ -56,7 +56,7 @@ def compiled(function: Callable[..., Result]) -> Callable[..., Result]:
             reason = next((line for line in str(error).split("\n") if line.strip()), type(error).__name__)
             raise CannotCompile(
                 f"compute.compile: torch.compile cannot compile a step: {reason.strip():.300}; set "
-                "compute.compile=false, or install a C++ compiler if it lacks one"
+                "compute.compile=false or compute.second_derivative=reverse, or install a C++ compiler if it lacks one"
             ) from error
 
     return call

@@ -325,10 +325,12 @@ class ComputeConfig:
     """Whether networks compute in bfloat16; sums stay in float32."""
     compile: bool = False
     """Whether to compile the matching step of a class and the training of theta with torch.compile, which takes up to
-    two minutes at the start; afterwards steps take 40 to 60 % of the time (docs/performance.md)."""
+    two minutes at the start. On CPUs, steps of CIFAR-10 then take 60 % of the time ([performance.md](performance.md)).
+    """
     second_derivative: Annotated[str, OneOf("second derivatives", SECOND_DERIVATIVES)] | None = None
     """How the gradient of the matched gradient is computed: `reverse`, by a double backward, or `forward`, by a
-    backward over a forward derivative. Both are exact. Null: reverse, which was faster wherever both were measured."""
+    backward over a forward derivative. Both are exact. Null: reverse, which was faster on CPUs
+    ([performance.md](performance.md))."""
     tf32: bool = True
     """Whether float32 products may be rounded to 19 bits (TF32) on GPUs, as torch does for convolutions by default."""
     cudnn_benchmark: bool | None = None

@@ -34,17 +34,23 @@ def layers_keyed(device: torch.device, seed: int, purpose: str, *integers: int) 
     """Seed the draws of layers (dropout, stochastic depth) by :func:`key` inside the context.
 
     Such layers use torch's global generators, which are seeded on entry and restored on exit. Yields a function that
-    returns whether numbers were drawn so far in the context.
+    returns whether numbers were drawn so far in the context; only its calls read the generators.
     """
-    on_gpu = device.type == "cuda"
+    on_gpu, own = device.type == "cuda", key(seed, purpose, *integers)
+
+    def drawn() -> bool:
+        states = {torch.device("cpu"): torch.get_rng_state()}
+        if on_gpu:
+            states[device] = torch.cuda.get_rng_state(device)
+        seeded = {place: torch.Generator(place).manual_seed(own).get_state() for place in states}
+        return not all(torch.equal(states[place], seeded[place]) for place in states)
+
     with torch.random.fork_rng(devices=[device] if on_gpu else []):
-        torch.default_generator.manual_seed(key(seed, purpose, *integers))
+        torch.default_generator.manual_seed(own)
         if on_gpu:
             with torch.cuda.device(device):
-                torch.cuda.manual_seed(key(seed, purpose, *integers))
-        states = [torch.get_rng_state, *([lambda: torch.cuda.get_rng_state(device)] if on_gpu else [])]
-        before = [state() for state in states]
-        yield lambda: not all(torch.equal(state(), x) for state, x in zip(states, before, strict=True))
+                torch.cuda.manual_seed(own)
+        yield drawn
 
 
 def permutation(count: int, seed: int, purpose: str, *integers: int) -> torch.Tensor:

@@ -7,7 +7,7 @@ the number of workers: every worker receives all rows, so that CutMix mixes the 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from math import prod
@@ -23,8 +23,9 @@ from dist_condense.data.reading.source import ClassSource, get_many
 from dist_condense.engine.ahead import DEPTH, Ahead
 from dist_condense.engine.coordinator import Coordinator, Placement
 from dist_condense.engine.update import Batch, DrawUpdate, UpdateDraws
-from dist_condense.system.transfer import Parcel, Transfer
+from dist_condense.system.transfer import Parcel, Transfer, to_device
 
+CPU = torch.device("cpu")
 AHEAD_BYTES = 16 << 20
 """Bytes of images that are read before their update; at least DEPTH batches are."""
 Gathered = Parcel[Batch]
@@ -43,8 +44,15 @@ class Batches(Protocol):
         """Announce that segment (k, t) is next, so that its preparation can start."""
         ...
 
-    def segment(self, k: int, t: int, first: int = 0, *, draws: DrawUpdate) -> Iterator[Batch]:
-        """Yield the batches of segment (k, t), from index ``first`` on, with the draws of their updates."""
+    def segment(self, k: int, t: int, first: int = 0, *, draws: DrawUpdate) -> Generator[Batch]:
+        """Yield the batches of segment (k, t), from index ``first`` on, with the draws of their updates.
+
+        The generator must be closed if it is not exhausted.
+        """
+        ...
+
+    def close(self) -> None:
+        """End the preparation of an announced segment."""
         ...
 
 
@@ -66,6 +74,8 @@ class RealBatches:
     * Here, incomplete batches are always kept. On ImageNet-100, the program drops them.
 
     :param counts: number of real images of every class, owned or not.
+    :param normalised: function from stored images to normalised space. Updates with the same function are captured
+        together, so all batches of a run must have one.
     :param coordinator: coordinator with a process group of its own (:meth:`Coordinator.beside`).
     :param amount: minimum number of images in a segment of complete batches; 500 with batches of 64 gives b = 8.
     :param matching_steps: number T of matching steps per network.
@@ -75,7 +85,7 @@ class RealBatches:
     counts: Sequence[int]
     source: ClassSource
     labels: Sequence[int]
-    statistics: ChannelStatistics
+    normalised: Normalise
     coordinator: Coordinator
     placement: Placement
     shape: tuple[int, int, int]
@@ -90,13 +100,12 @@ class RealBatches:
 
     def __post_init__(self) -> None:
         self._transfer = Transfer(self.placement.device)
-        self._normalised = Normalise.of(self.statistics, self.placement)
 
     def announce(self, k: int, t: int, draws: DrawUpdate) -> None:
         """Start to gather the images of segment (k, t). Every worker must announce the same segments."""
         self._start((k, t, 0), draws)
 
-    def segment(self, k: int, t: int, first: int = 0, *, draws: DrawUpdate) -> Iterator[Batch]:
+    def segment(self, k: int, t: int, first: int = 0, *, draws: DrawUpdate) -> Generator[Batch]:
         """Yield the batches of segment (k, t), from index ``first`` on; the last batch of a pass may be smaller.
 
         :param draws: function that makes the draws of an update; called in the thread that gathers the images.
@@ -106,7 +115,7 @@ class RealBatches:
         (_, batches), self._prefetch = cast(tuple[Segment, Ahead[Gathered]], self._prefetch), None
         return self._ready(batches)
 
-    def passes(self, epochs: int, *key: int, first: int = 0, draws: DrawUpdate) -> Iterator[Batch]:
+    def passes(self, epochs: int, *key: int, first: int = 0, draws: DrawUpdate) -> Generator[Batch]:
         """Yield the batches of ``epochs`` shuffled passes over all real images, including the incomplete ones.
 
         :param key: integers that, with the seed, determine the shuffles.
@@ -142,6 +151,15 @@ class RealBatches:
             deque(self._prefetch[1], maxlen=0)
             self._prefetch = None
 
+    def close(self) -> None:
+        """End a prefetch, after the collectives that it makes on all workers unless one of them has failed."""
+        if self._prefetch is not None:
+            self._end(self._prefetch[1])
+            self._prefetch = None
+
+    def _end(self, batches: Ahead[Gathered]) -> None:
+        batches.close(together=self.coordinator.size > 1)
+
     def _gather(self, u: int, positions: Tensor, draws: DrawUpdate) -> Gathered:
         """Gather the images at ``positions`` in the concatenation of all classes; runs in the read-ahead thread."""
         counts = torch.tensor(self.counts)
@@ -151,24 +169,31 @@ class RealBatches:
         rows = {c: at for c, at in rows_by_label(labels).items() if c in own}
         parts = get_many(self.source, [(c, within[at]) for c, at in rows.items()])
         images = self.coordinator.fill(self._in_order(list(rows.values()), parts, len(positions)))
-        return self._transfer.send(Batch(images, labels, draws(u, images.shape), self._normalised))
+        return self._transfer.send(Batch(images, labels, draws(u, images.shape), self.normalised))
 
     def _in_order(self, rows: Sequence[Tensor], parts: Sequence[Tensor], count: int) -> Tensor:
-        """Return stored images ``[count, C, H, W]`` with ``parts`` in their ``rows``, and 0 in all others."""
-        images = torch.zeros(count, *self.shape, dtype=self.stored)
+        """Return stored images ``[count, C, H, W]`` with ``parts`` in their ``rows``, and 0 in all others.
+
+        They are on the CPU, where workers exchange them; a single worker leaves them where its source keeps them.
+        """
+        device = parts[0].device if parts and self.coordinator.size == 1 else CPU
+        images = torch.zeros(count, *self.shape, dtype=self.stored, device=device)
         if parts:
-            images[torch.cat(list(rows))] = torch.cat(list(parts)).cpu()
+            images[to_device(torch.cat(list(rows)), device)] = torch.cat(list(parts)).to(device)
         return images
 
-    def _ready(self, batches: Ahead[Gathered]) -> Iterator[Batch]:
-        for parcel in batches:
-            yield parcel.received()
-        self.waited += batches.waited
+    def _ready(self, batches: Ahead[Gathered]) -> Generator[Batch]:
+        try:
+            for parcel in batches:
+                yield parcel.received()
+        finally:
+            self._end(batches)
+            self.waited += batches.waited
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Normalise:
-    """Function from stored images to normalised space, with constants on the device.
+    """Function from stored images to normalised space, with constants on the device; equal only to itself.
 
     :param mean: mean of the values of real images, ``[C, 1, 1]``, in the dtype of the result.
     :param std: standard deviation of these values, in the same form.
@@ -238,7 +263,10 @@ class SyntheticBatches:
     def announce(self, k: int, t: int, draws: DrawUpdate) -> None:
         """Do nothing, because the synthetic images are not known before their segment starts."""
 
-    def segment(self, k: int, t: int, first: int = 0, *, draws: DrawUpdate) -> Iterator[Batch]:
+    def close(self) -> None:
+        """Do nothing, because nothing is prepared outside of a segment."""
+
+    def segment(self, k: int, t: int, first: int = 0, *, draws: DrawUpdate) -> Generator[Batch]:
         """Yield the batches of shuffled passes over the current synthetic images, from index ``first`` on."""
         own, place = self.shard.labels, self.placement
         decoded = _joined([self.shard.training_images(c) for c in own], self.shape, place)
@@ -246,10 +274,14 @@ class SyntheticBatches:
         count, seed = self.classes * self.per_class, self.seed
         orders = (randomness.permutation(count, seed, "synthetic passes", k, t, epoch) for epoch in range(self.epochs))
         batches = islice((x for order in orders for x in order.split(self.batch)), first, None)
-        for parcel in Ahead(self._sent(u, positions, draws) for u, positions in enumerate(batches, first)):
-            sent = parcel.received()
-            images = self._rows(decoded, sent)
-            yield Batch(images, self._rows(learnt, sent) if self.soft else sent.labels, sent.draws)
+        ahead = Ahead(self._sent(u, positions, draws) for u, positions in enumerate(batches, first))
+        try:
+            for parcel in ahead:
+                sent = parcel.received()
+                images = self._rows(decoded, sent)
+                yield Batch(images, self._rows(learnt, sent) if self.soft else sent.labels, sent.draws)
+        finally:
+            ahead.close()
 
     def _sent(self, u: int, positions: Tensor, draws: DrawUpdate) -> Parcel[Choice]:
         """Start to copy the choices of an update to the device; runs in the read-ahead thread."""
@@ -300,5 +332,8 @@ class NoBatches:
     def announce(self, k: int, t: int, draws: DrawUpdate) -> None:
         pass
 
-    def segment(self, k: int, t: int, first: int = 0, *, draws: DrawUpdate) -> Iterator[Batch]:
-        return iter(())
+    def segment(self, k: int, t: int, first: int = 0, *, draws: DrawUpdate) -> Generator[Batch]:
+        yield from ()
+
+    def close(self) -> None:
+        pass

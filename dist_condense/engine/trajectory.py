@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from hashlib import sha256
@@ -80,17 +81,17 @@ class Trajectory:
         if t + 1 < self.matching_steps:
             self.batches.announce(k, t, self.trainer.draws(k, t))
 
-    def train(self, batches: Callable[..., Iterable[Batch]], *key: int) -> None:
+    def train(self, batches: Callable[..., Generator[Batch]], *key: int) -> None:
         """Train theta on ``batches(first=n, draws=d)``, where n updates of this training are already complete.
 
         :param batches: function that returns the batches after the first n, with the draws that ``d`` makes.
         :param key: integers that, with the seed and the update, determine the random numbers.
         """
         first = self.updates
-        drawn = batches(first=first, draws=self.trainer.draws(*key))
-        done = self.trainer.train(self.network, self.optimiser, drawn, *key, first=first)
-        for self.updates in done:
-            self.after_update()
+        with closing(batches(first=first, draws=self.trainer.draws(*key))) as drawn:
+            done = self.trainer.train(self.network, self.optimiser, drawn, *key, first=first)
+            for self.updates in done:
+                self.after_update()
         self.updates = 0
 
     def draw(self, purpose: str, number: int) -> None:

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from dist_condense.data.reading.read_ahead import ReadAhead
+from dist_condense.data.reading.source import close
 from dist_condense.engine.batches import Batches, NoBatches
+from dist_condense.engine.procedure import Outline, Record
 from dist_condense.engine.shard import ClassShard
 from dist_condense.engine.trajectory import Trajectory
 from dist_condense.selection.shard import SelectionShard
@@ -34,10 +37,38 @@ class NoNetwork:
         pass
 
 
+@dataclass(frozen=True)
+class Checked:
+    """Record of a run whose last unit is complete only if all real images can be read, even those that no unit uses.
+
+    Whether a run refuses a damaged file thus does not depend on how fast files are read in the background.
+
+    :param total: number of units of the run.
+    :param source: source of the real images.
+    """
+
+    record: Record
+    total: int
+    source: ReadAhead
+
+    def resume(self) -> int:
+        return self.record.resume()
+
+    def after_step(self, done: int) -> None:
+        """Record that ``done`` units are complete; raises DataError naming unreadable files after the last one."""
+        if done == self.total:
+            self.source.complete()
+        self.record.after_step(done)
+
+    def finish(self) -> None:
+        self.record.finish()
+
+
 @dataclass(kw_only=True)
 class ShardProcedure:
     """Base of a :class:`dist_condense.engine.procedure.Procedure` on a shard of classes and a trajectory of theta."""
 
+    outline: Outline
     shard: ClassShard | SelectionShard
     trajectory: Trajectory | NoNetwork
 
@@ -70,5 +101,11 @@ class ShardProcedure:
     def checksum(self) -> int | None:
         return self.trajectory.checksum()
 
+    def checked(self, record: Record) -> Checked:
+        """Return the record with which all units are computed."""
+        return Checked(record, self.outline.units.total, self.shard.source)
+
     def close(self) -> None:
+        self.trajectory.batches.close()
         self.shard.source.close()
+        close(self.shard.source.source)

@@ -82,7 +82,8 @@ class Matching(ShardProcedure):
     stride: int = 1
 
     def run(self, record: Record) -> None:
-        condense(self.shard, self.trajectory, self.outline.networks, self.outline.matching_steps, record=record)
+        networks, steps = self.outline.networks, self.outline.matching_steps
+        condense(self.shard, self.trajectory, networks, steps, record=self.checked(record))
 
     def measures(self) -> dict[str, float]:
         """Return the matching loss, summed over the owned classes, under the key ``loss``."""

@@ -70,7 +70,7 @@ class Selecting(ShardProcedure):
     stride: int
 
     def run(self, record: Record) -> None:
-        select(self.shard, self.trajectory, self.outline.units.total, record)
+        select(self.shard, self.trajectory, self.outline.units.total, self.checked(record))
 
     def measures(self) -> dict[str, float]:
         return {}

@@ -28,7 +28,7 @@ from dist_condense.data import ImageSet, Reading, open_dataset, to_values
 from dist_condense.data.reading.read_ahead import ReadAhead
 from dist_condense.data.reading.source import ClassSource, NamedSource
 from dist_condense.data.space import Space
-from dist_condense.engine.batches import RealBatches, SyntheticBatches
+from dist_condense.engine.batches import Normalise, RealBatches, SyntheticBatches
 from dist_condense.engine.class_features import class_features, embeddings
 from dist_condense.engine.coordinator import Coordinator, Placement
 from dist_condense.engine.matching.recipe import DRAWS, MatchingRecipe, Representatives
@@ -373,14 +373,14 @@ def partition_of(config: RunConfig, classes: int, features: Callable[[], torch.T
     )
 
 
-def real_batches(config: RunConfig, dataset: ImageSet, shard: ClassShard) -> RealBatches:
+def real_batches(config: RunConfig, dataset: ImageSet, shard: ClassShard, normalised: Normalise) -> RealBatches:
     """Return batches of real images of all classes for training theta, as seen by one worker."""
     return RealBatches(
         seed=config.seed,
         counts=dataset.counts,
         source=shard.source.source,
         labels=shard.labels,
-        statistics=shard.space.statistics,
+        normalised=normalised,
         coordinator=shard.coordinator.beside(),
         placement=shard.placement,
         shape=shard.shape,
@@ -447,7 +447,8 @@ def trajectory_of(config: RunConfig, dataset: ImageSet, shard: ClassShard) -> Tr
         strategy=strategy.without("cutout") if training.cutmix else strategy,
         cutmix=training.cutmix,
     )
-    real = partial(real_batches, config, dataset, shard)
+    normalised = Normalise.of(shard.space.statistics, shard.placement)  # the same in training and pre-training
+    real = partial(real_batches, config, dataset, shard, normalised)
     synthetic = partial(synthetic_batches, config, dataset, shard)
     pretraining = Pretraining(
         epochs=schedule.pretrain_epochs,

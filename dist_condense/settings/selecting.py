@@ -15,7 +15,7 @@ from dist_condense.data import ImageSet
 from dist_condense.data.reading.read_ahead import ReadAhead
 from dist_condense.data.reading.source import NamedSource
 from dist_condense.data.space import Space
-from dist_condense.engine.batches import RealBatches
+from dist_condense.engine.batches import Normalise, RealBatches
 from dist_condense.engine.class_features import IMAGES
 from dist_condense.engine.coordinator import Coordinator, Placement
 from dist_condense.engine.slices import SLICES
@@ -98,7 +98,7 @@ def _trajectory(config: RunConfig, dataset: ImageSet, shard: SelectionShard, coo
         counts=dataset.counts,
         source=shard.source.source,
         labels=shard.labels,
-        statistics=shard.space.statistics,
+        normalised=Normalise.of(shard.space.statistics, shard.placement),
         coordinator=coordinator.beside(),
         placement=shard.placement,
         shape=shard.shape,

@@ -43,6 +43,26 @@ def test_an_error_rises_after_the_items_before_it():
         next(ahead)
 
 
+@pytest.mark.parametrize(("together", "made_in_all"), [(False, 2), (True, 4)])
+def test_closed_it_ends_after_the_item_in_work_or_where_it_ends_on_all_workers(together, made_in_all):
+    """With one item taken of depth 2, two more are ready and one is in hand, unless the thread is slower."""
+    made, gate = [], threading.Semaphore(1)
+
+    def items():
+        for i in range(10):
+            gate.acquire()
+            made.append(i)
+            yield i
+
+    ahead = Ahead(items(), depth=2)
+    assert next(iter(ahead)) == 0
+    end_with = ahead._end_with
+    ahead._end_with = lambda last: (end_with(last), gate.release(10))
+    ahead.close(together=together)
+    assert not ahead._thread.is_alive()
+    assert made == list(range(made_in_all))
+
+
 def test_a_process_ends_with_items_that_nobody_took():
     program = """
 import torch

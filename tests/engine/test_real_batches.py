@@ -12,7 +12,9 @@ from torch.utils import _pytree as pytree
 from dist_condense.core.cutmix import CutMix
 from dist_condense.data import MemorySource
 from dist_condense.data.normalise import ChannelStatistics
-from dist_condense.engine.batches import RealBatches
+from dist_condense.engine import ahead
+from dist_condense.engine import batches as engine_batches
+from dist_condense.engine.batches import Normalise, RealBatches
 from dist_condense.engine.coordinator import Coordinator, LocalCoordinator, Placement
 from dist_condense.engine.update import Batch, UpdateDraws, prepare
 from tests.engine.test_units import on_threads
@@ -21,19 +23,19 @@ COUNTS = [5, 9, 7]
 K, T = 3, 3
 
 
-def batches(labels: range = range(3)) -> RealBatches:
+def batches(labels: range = range(3), device: str = "cpu") -> RealBatches:
     images = {c: torch.full((COUNTS[c], 1, 2, 2), 10 * c, dtype=torch.uint8) for c in labels}
     for c, x in images.items():
         x += torch.arange(COUNTS[c], dtype=torch.uint8)[:, None, None, None]
-    one = (0.0,), (1.0,)
+    one, place = ((0.0,), (1.0,)), Placement(torch.device(device))
     return RealBatches(
         seed=3,
         counts=COUNTS,
         source=MemorySource(images),
         labels=labels,
-        statistics=ChannelStatistics(*one),
+        normalised=Normalise.of(ChannelStatistics(*one), place),
         coordinator=LocalCoordinator(),
-        placement=Placement(),
+        placement=place,
         shape=(1, 2, 2),
         batch=4,
         amount=10,
@@ -167,3 +169,76 @@ def test_batches_do_not_depend_on_the_owners(owners: list[range]) -> None:
         assert same(list(own.segment(2, 1, draws=draws)), expected)
 
     on_threads(len(owners), work)
+
+
+def test_a_single_worker_leaves_images_on_the_device() -> None:
+    """Values of tensors on the device ``meta`` cannot be copied to the host."""
+    own = batches(device="meta")
+    own.source = MemorySource({c: x.to("meta") for c, x in own.source.images.items()})
+    assert [prepare(batch).images.shape for batch in own.segment(2, 1, draws=draws)] == [
+        (n, 1, 2, 2) for n in (4, 4, 1)
+    ]
+
+
+def readers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "ahead"]
+
+
+def test_closing_ends_what_was_announced_and_what_is_not_exhausted() -> None:
+    own = batches()
+    own.batch, own.amount, own.matching_steps = 1, 10**9, 1
+    own.announce(0, 0, draws)
+    [announced] = readers()
+    own.close()
+    assert not announced.is_alive()
+    walk = own.passes(10**9, 0, draws=draws)
+    next(walk)
+    [reader] = readers()
+    walk.close()
+    assert not reader.is_alive()
+
+
+def test_workers_that_stop_together_leave_no_collective_to_one_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One worker closes before the first collective, the other when its thread has read as far as it may."""
+    monkeypatch.setattr(engine_batches, "AHEAD_BYTES", 0)
+    waiting, closed = threading.Event(), threading.Event()
+
+    def work(coordinator: Coordinator) -> None:
+        own = batches(range(3) if coordinator.rank else range(0))
+        own.coordinator, own.amount = coordinator, 10**6
+        if coordinator.rank:
+            waiting.wait(20)
+        own.announce(2, 1, draws)
+        if coordinator.rank:
+            closed.wait(20)
+        waiting.set()
+        own.close()
+        closed.set()
+
+    on_threads(2, work)
+    assert not readers()
+
+
+class Lost(LocalCoordinator):
+    """Coordinator of two workers, of which the other one has failed."""
+
+    size = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.end = threading.Event()
+
+    def reduce(self, tensor: torch.Tensor, operation: object) -> None:
+        self.end.wait(20)
+
+
+def test_closing_does_not_wait_for_a_lost_worker_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ahead, "GRACE", 0.05)
+    own = batches()
+    own.coordinator = lost = Lost()
+    own.announce(0, 0, draws)
+    [reader] = readers()
+    own.close()
+    assert reader.is_alive()
+    lost.end.set()
+    reader.join()

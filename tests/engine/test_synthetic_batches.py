@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from itertools import islice
 from types import SimpleNamespace
@@ -88,6 +89,14 @@ def test_batches_do_not_depend_on_the_owners(owners: list[tuple[int, ...]]) -> N
 
 def _soft(coordinator: Coordinator, own: Sequence[int]) -> list[Batch]:
     return given(batches(coordinator, own, soft=True))
+
+
+def test_closing_ends_the_thread_and_releases_the_shard() -> None:
+    walk = alone(epochs=10**9).segment(0, 0, draws=draws)
+    next(walk)
+    [reader] = [thread for thread in threading.enumerate() if thread.name == "ahead"]
+    walk.close()
+    assert not reader.is_alive()
 
 
 def test_rows_of_each_label() -> None:

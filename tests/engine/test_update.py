@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
 from torch.utils import _pytree as pytree
 
+from dist_condense.core import augmentation, randomness
 from dist_condense.core.augmentation import Strategy
 from dist_condense.data.normalise import to_values
 from dist_condense.engine import slices
@@ -81,13 +82,15 @@ def test_nothing_waits_for_the_device(slices: int) -> None:
         assert all(isinstance(p, FakeTensor) for p in theta.parameters())
 
 
-def test_the_check_above_notices_a_host_that_waits() -> None:
+def test_the_check_above_notices_a_host_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = trainer(slices=1)
     [batch] = batches(engine, [6])
+    monkeypatch.setattr(augmentation, "apply", lambda images, draw: images * float(images.max()))
     with FakeTensorMode() as mode:
-        given = fake(batch, mode)
+        theta = network()
+        optimiser = engine.optimiser(theta)
         with pytest.raises(DataDependentOutputException):
-            pytree.tree_map_only(Tensor, lambda x: x * float(x.sum()), given)
+            engine.update(theta, optimiser, fake(batch, mode), engine.gradient)
 
 
 def test_compiled_is_eager(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,6 +189,19 @@ def test_a_network_with_dropout_is_not_recorded() -> None:
     modules = [nn.Sequential(nn.Dropout(0.5), network()) for _ in range(2)]
     results = [train(x, batches(eager), module=m) for x, m in zip((captured, eager), modules, strict=True)]
     assert torch.equal(*results) and tape.recordings == 0
+
+
+def test_layers_that_draw_are_noticed_and_nothing_is_read_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads, read = [], torch.get_rng_state
+    monkeypatch.setattr(torch, "get_rng_state", lambda: (reads.append(1), read())[1])
+    before = read()
+    with torch.random.fork_rng(devices=[]):
+        needed = len(reads)  # to restore the generator
+    with randomness.layers_keyed(torch.device("cpu"), 3, "test") as drawn:
+        assert len(reads) == 2 * needed and not drawn()
+        nn.functional.dropout(torch.ones(1), 0.5)
+        assert drawn()
+    assert torch.equal(read(), before)
 
 
 @pytest.mark.parametrize("everywhere", [False, True])

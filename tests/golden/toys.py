@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import torch
 from torch import Tensor, nn
@@ -55,11 +55,14 @@ class Given:
     def announce(self, *key: object) -> None:
         """Nothing to read."""
 
-    def segment(self, *key: int, first: int = 0, draws: DrawUpdate) -> Iterator[Batch]:
+    def close(self) -> None:
+        """Nothing to end."""
+
+    def segment(self, *key: int, first: int = 0, draws: DrawUpdate) -> Generator[Batch]:
         """Yield two batches after a matching step."""
         return with_draws(segment(*key)[first:], draws, first)
 
-    def passes(self, epochs: int, *key: int, first: int = 0, draws: DrawUpdate) -> Iterator[Batch]:
+    def passes(self, epochs: int, *key: int, first: int = 0, draws: DrawUpdate) -> Generator[Batch]:
         """Yield two batches an epoch."""
         return with_draws(passes(epochs, *key)[first:], draws, first)
 

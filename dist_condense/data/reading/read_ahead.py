@@ -10,7 +10,7 @@ from threading import Lock, Semaphore
 
 import torch
 
-from dist_condense.data.reading.source import ClassSource
+from dist_condense.data.reading.source import ClassSource, complete
 from dist_condense.system.background import Background
 from dist_condense.system.transfer import Arrival, Transfer
 
@@ -46,7 +46,7 @@ class ReadAhead:
     def __init__(self, source: ClassSource, device: torch.device | None = None) -> None:
         self.source = source
         self.waited = 0.0
-        """Total time in seconds that :meth:`redeem` has waited."""
+        """Total time in seconds that :meth:`redeem` and :meth:`complete` have waited."""
         self._open: dict[Ticket, Future[Arrival]] = {}
         self._queue: SimpleQueue[_Announced | None] = SimpleQueue()
         self._free = Semaphore(DEPTH)
@@ -88,8 +88,14 @@ class ReadAhead:
         if not self._open.pop(ticket).cancel():
             self._free.release()
 
+    def complete(self) -> None:
+        """Wait until the source has read all that it reads by itself. Raises DataError naming unreadable files."""
+        start = time.perf_counter()
+        complete(self.source)
+        self.waited += time.perf_counter() - start
+
     def close(self) -> None:
-        """Discard all tickets and stop the threads."""
+        """Discard all tickets and stop the threads; the source stays open."""
         self._end()
         for thread in self._threads:
             thread.join()

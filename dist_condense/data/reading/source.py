@@ -46,6 +46,31 @@ def get_many(source: ClassSource, requests: Sequence[ClassPositions]) -> list[to
     return [source.get(label, indices) for label, indices in requests]
 
 
+@runtime_checkable
+class Filling(Protocol):
+    """Optional protocol of a ClassSource that reads its images in the background."""
+
+    def complete(self) -> None:
+        """Wait until all images are read. Raises DataError naming unreadable files."""
+        ...
+
+    def close(self) -> None:
+        """Stop reading in the background."""
+        ...
+
+
+def complete(source: ClassSource) -> None:
+    """Wait until the source has read what it reads in the background. Raises DataError naming unreadable files."""
+    if isinstance(source, Filling):
+        source.complete()
+
+
+def close(source: ClassSource) -> None:
+    """Stop what the source reads in the background."""
+    if isinstance(source, Filling):
+        source.close()
+
+
 @dataclass(frozen=True, eq=False)
 class NamedSource:
     """A ClassSource whose errors include the name of the class."""
@@ -67,6 +92,14 @@ class NamedSource:
             return get_many(self.source, requests)
         except DataError:
             return [self.get(label, indices) for label, indices in requests]
+
+    def complete(self) -> None:
+        """Call :func:`complete` for the source."""
+        complete(self.source)
+
+    def close(self) -> None:
+        """Call :func:`close` for the source."""
+        close(self.source)
 
 
 class TestImages(Protocol):

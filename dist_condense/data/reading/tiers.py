@@ -103,8 +103,8 @@ class _Kept:
 
     images: dict[int, np.ndarray]
     there: dict[int, np.ndarray]
-    problem: Exception | None = None
-    """Error of decoding in the background."""
+    problems: dict[int, Exception] = field(default_factory=dict)
+    """Error of decoding in the background, by the class that it concerns; it ends the decoding."""
 
     def add(self, decoding: DecodingSource, requests: Sequence[ClassPositions]) -> None:
         """Decode the requested images that are not there; two threads may add one image, from the same file."""
@@ -119,7 +119,7 @@ class FillingSource:
     """A ClassSource that keeps all images decoded in memory, and decodes them in the background.
 
     Images that are requested before are decoded at once, so that a run makes its first steps meanwhile. If an image
-    cannot be read in the background, the next request raises the DataError.
+    cannot be read in the background, the next request for its class raises the DataError, and so does :meth:`complete`.
     """
 
     def __init__(self, store: Store, form: Form, threads: int | None = None) -> None:
@@ -132,7 +132,12 @@ class FillingSource:
         stop = threading.Event()
         weakref.finalize(self, stop.set)
         self.filler = Background("fill", partial(_fill, self._kept, self._decoding, stop), stop.set)
-        """Thread that decodes; it ends when all images are there, after an error, or when the source is deleted."""
+        """Thread that decodes, until all images are there, an error occurs, or the source is closed or deleted."""
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """Labels of the classes in memory."""
+        return tuple(self._kept.images)
 
     def get(self, label: int, indices: torch.Tensor) -> torch.Tensor:
         """Return copies of the images at these positions, [n, C, H, W]. Raises DataError naming unreadable files."""
@@ -140,22 +145,35 @@ class FillingSource:
 
     def get_many(self, requests: Sequence[ClassPositions]) -> list[torch.Tensor]:
         """Return the images of several classes."""
-        if self._kept.problem is not None:
-            raise self._kept.problem
+        for label, _ in requests:
+            if label in self._kept.problems:
+                raise self._kept.problems[label]
         self._kept.add(self._decoding, requests)
         found = (torch.from_numpy(self._kept.images[label][indices.numpy()]) for label, indices in requests)
         return [images.permute(0, 3, 1, 2) for images in found]
 
+    def complete(self) -> None:
+        """Wait until all images are there. Raises DataError naming unreadable files."""
+        self.filler.join()
+        for problem in self._kept.problems.values():
+            raise problem
+
+    def close(self) -> None:
+        """Stop decoding in the background; images that are not there are decoded when they are requested."""
+        self.filler.stop()
+        self.filler.join()
+
 
 def _fill(kept: _Kept, decoding: DecodingSource, stop: threading.Event) -> None:
-    try:
-        for label, there in kept.there.items():
-            for indices in torch.arange(len(there)).split(FILLED_AT_ONCE):
-                if stop.is_set():
-                    return
+    for label, there in kept.there.items():
+        for indices in torch.arange(len(there)).split(FILLED_AT_ONCE):
+            if stop.is_set():
+                return
+            try:
                 kept.add(decoding, [(label, indices)])
-    except Exception as error:
-        kept.problem = error
+            except Exception as error:
+                kept.problems[label] = error
+                return
 
 
 def _disk(store: Store, form: Form, reading: Reading) -> ClassSource:

@@ -10,7 +10,8 @@ from PIL import Image
 
 from dist_condense.data import ImageSet, MemorySource, Reading, open_dataset
 from dist_condense.data.reading.decode import Form
-from dist_condense.data.reading.source import get_many
+from dist_condense.data.reading.read_ahead import ReadAhead
+from dist_condense.data.reading.source import NamedSource, get_many
 from dist_condense.data.reading.store import ClassFolder, FolderStore, RamStore
 from dist_condense.data.reading.tiers import TIERS, DecodingSource, FillingSource, select_tier, share
 from dist_condense.system.errors import DataError
@@ -71,6 +72,25 @@ def test_a_damaged_file_that_the_background_finds_fails_the_next_request(tmp_pat
     source.filler.join()
     with pytest.raises(DataError, match=r"b\.png: the image cannot be read"):
         source.get(0, torch.tensor([0]))
+
+
+def test_a_damaged_file_that_nothing_requests_fails_the_end_and_no_other_class(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"junk")
+    store = FolderStore({c: ClassFolder(tmp_path, (name,)) for c, name in enumerate(("a.png", "b.png", "a.png"))})
+    source = NamedSource(FillingSource(store, Form(3, 8)), ["good", "bad", "good"])
+    with ReadAhead(source) as ahead, pytest.raises(DataError, match=r"^[^:]*b\.png: the image cannot be read"):
+        ahead.complete()
+    assert len(source.get(0, torch.tensor([0]))) == 1
+    with pytest.raises(DataError, match=r"class 1 \(bad\): .*b\.png"):
+        source.get_many([(0, torch.tensor([0])), (1, torch.tensor([0]))])
+
+
+def test_closing_ends_the_filling():
+    source = FillingSource(Endless(), Form(3, 8), threads=1)
+    NamedSource(source, ["black"]).close()
+    assert not source.filler.is_alive()
+    assert not source.get(0, torch.tensor([7])).any()
 
 
 def test_filling_ends_with_its_source():

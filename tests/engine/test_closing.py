@@ -36,9 +36,19 @@ def test_no_thread_is_left_after_an_update_that_fails(case: str, tmp_path: Path)
     made = procedure(case, tmp_path, "training.epochs=1000000", "trajectory.pretrain_epochs=1000000")
     made.after_updates(stop)
     before = threading.enumerate()
-    with pytest.raises(Stop), closing(made):
+    with pytest.raises(Stop) as failed, closing(made):
         made.run(SimpleNamespace(resume=lambda: 0, after_step=lambda done: None))
+    assert failed.tb is not None, "its frames keep the generators, as while an error is reported"
     assert threading.enumerate() == before
+
+
+def test_closing_ends_what_was_announced_and_the_reading_in_the_background(tmp_path: Path) -> None:
+    made, closed = procedure("idc", tmp_path, "training.images=1000000000"), []
+    made.shard.source.source = SimpleNamespace(complete=lambda: None, close=lambda: closed.append(True))
+    before = threading.enumerate()
+    made.trajectory.batches.announce(0, 0, made.trajectory.trainer.draws(0, 0))
+    made.close()
+    assert closed and threading.enumerate() == before
 
 
 @pytest.mark.parametrize("case", ["dsa", "random"])
@@ -63,7 +73,6 @@ def test_a_damaged_file_that_no_unit_uses_is_refused(
     with closing(made), pytest.raises(DataError, match=r"c\.png: the image cannot be read"):
         made.run(record)
     assert recorded == [1]
-    assert not [thread for thread in threading.enumerate() if thread.name == "fill"]
 
 
 def test_updates_of_training_and_of_pretraining_are_captured_together(tmp_path: Path) -> None:

@@ -229,13 +229,14 @@ class Lost(LocalCoordinator):
         self.end = threading.Event()
 
     def reduce(self, tensor: torch.Tensor, operation: object) -> None:
-        self.end.wait(20)
+        self.end.wait(5)
 
 
 def test_closing_does_not_wait_for_a_lost_worker_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ahead, "GRACE", 0.05)
     own = batches()
     own.coordinator = lost = Lost()
+    own.amount = 1
     own.announce(0, 0, draws)
     [reader] = readers()
     own.close()

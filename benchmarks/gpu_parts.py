@@ -89,6 +89,27 @@ class Task:
         """Return all cases, or the first one in the smoke test."""
         return dict(list(cases.items())[: 1 if self.smoke else None])
 
+    def timed(self, work: Callable[[], object], *, warm: int, least: int, longest: float = 3.0) -> list[float]:
+        """Return the seconds of each of at least ``least`` calls, and of more within ``longest`` seconds.
+
+        :param warm: calls before the timed ones. In the smoke test, there is one of each.
+        """
+        if self.smoke:
+            warm, least, longest = 1, 1, 0
+        wait = partial(torch.cuda.synchronize, self.device) if self.device.type == "cuda" else lambda: None
+        for _ in range(warm):
+            work()
+        times: list[float] = []
+        while len(times) < least or (sum(times) < longest / 2 and len(times) < 50):
+            wait()
+            start = time.perf_counter()
+            work()
+            wait()
+            times.append(time.perf_counter() - start)
+            if sum(times) > longest and len(times) >= min(3, least):
+                break
+        return times
+
     def add(self, *rows: Row, **facts: Any) -> None:
         """Add rows and facts to the result, and write it."""
         self.result.setdefault("rows", []).extend(rows)
@@ -121,36 +142,17 @@ def machine(task: Task) -> None:
             continue
         with gpu_kernels(tf32=is_tf32, benchmark=True, deterministic=False):
             square = torch.randn(side, side, device=task.device, dtype=dtype)
-            seconds = median(timed(lambda x=square: x @ x, task.device, least=1 if task.smoke else 10))
+            seconds = median(task.timed(lambda x=square: x @ x, warm=2, least=10))
         task.add({"name": f"{name} matrix product of side {side}", "TFLOP/s": 2 * side**3 / seconds / TERA})
         if name == "bf16":
             task.add(rate=2 * side**3 / seconds / TERA)
     source = torch.randint(256, (2**20 if task.smoke else 2**28,), device=task.device, dtype=torch.uint8)
     target = torch.empty_like(source)
-    seconds = median(timed(lambda: target.copy_(source), task.device, least=1 if task.smoke else 10))
+    seconds = median(task.timed(lambda: target.copy_(source), warm=2, least=10))
     task.add({"name": "copy on the device, read and written", "GB/s": 2 * source.nbytes / seconds / 1e9})
 
 
 PRODUCTS = (("bf16", torch.bfloat16, False), ("float32", torch.float32, False), ("TF32", torch.float32, True))
-
-
-def timed(
-    work: Callable[[], object], device: torch.device, *, warm: int = 2, least: int = 7, longest: float = 3.0
-) -> list[float]:
-    """Return the seconds of each of at least ``least`` calls, and of more within ``longest`` seconds."""
-    wait = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
-    for _ in range(warm):
-        work()
-    times: list[float] = []
-    while len(times) < least or (sum(times) < longest / 2 and len(times) < 50):
-        wait()
-        start = time.perf_counter()
-        work()
-        wait()
-        times.append(time.perf_counter() - start)
-        if sum(times) > longest and len(times) >= min(3, least):
-            break
-    return times
 
 
 # --- the GPU tests ------------------------------------------------------------------------------------------------
@@ -266,8 +268,8 @@ VARIANTS: dict[str, Variant] = {
     "engine, eager, float32": Variant(FLOAT32),
     "engine, eager, TF32": Variant(TF32),
     "engine, eager, bf16": Variant(BF16),
-    "engine, compiled, bf16": Variant(BF16, COMPILED, needs=25),
     "engine, captured, bf16": Variant(BF16, CAPTURED, needs_gpu=True),
+    "engine, compiled, bf16": Variant(BF16, COMPILED, needs=25),
     "engine, compiled, captured, bf16": Variant(BF16, (*COMPILED, *CAPTURED), needs_gpu=True, needs=25),
     "engine, compiled, NHWC, bf16": Variant(BF16, (*COMPILED, "compute.channels_last=true"), needs=25),
     "engine, compiled, forward, bf16": Variant(BF16, (*COMPILED, "compute.second_derivative=forward"), needs=25),
@@ -329,10 +331,10 @@ def _measured(task: Task, shape: Shape, variant: Variant, operations: float) -> 
     with gpu_kernels(tf32=precision.tf32, benchmark=True, deterministic=False):  # as in runs and published programs
         engine = assembled(config, data, Placement(task.device))
         work: Callable[[], None] = plain_idc(config, data, engine).match if variant.plain else engine.match
-        times = timed(work, task.device, warm=1 if task.smoke else 3, least=1 if task.smoke else 7)
+        times = task.timed(work, warm=3, least=7)
         row: Row = {"ms": 1e3 * median(times), "least ms": 1e3 * min(times)}
         if not variant.plain:
-            row["training ms"] = 1e3 * median(timed(engine.train, task.device, warm=1, least=1 if task.smoke else 3))
+            row["training ms"] = 1e3 * median(task.timed(engine.train, warm=1, least=3))
     engine.shard.source.close()
     row["TFLOP/s"] = operations / median(times) / TERA
     if task.rate:
@@ -360,7 +362,7 @@ def profile(task: Task) -> None:
         config, data = shape.made(task, *BF16.keys)
         with gpu_kernels(tf32=BF16.tf32, benchmark=True, deterministic=False):
             engine = assembled(config, data, Placement(task.device))
-            timed(engine.match, task.device, warm=1 if task.smoke else 3, least=1, longest=0)
+            task.timed(engine.match, warm=3, least=1, longest=0)
             with profiler(activities=activities) as profiled:
                 engine.match()
                 if on_gpu:

@@ -146,7 +146,7 @@ def precision(settings: Settings) -> list[Measurement]:
 
 def _gradient(run: Engine) -> Tensor:
     shard, gradients = run.shard, []
-    reads = shard.minibatches.of(0, statistics=False)
+    reads = shard.minibatches.of(0, run.trajectory.network)
     match, drawn = shard.steps.step.match, shard.draws.of(0)
     for c in shard.labels:
         stored = shard.source.redeem(reads.real[c])

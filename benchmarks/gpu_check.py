@@ -240,8 +240,8 @@ def table(results: Mapping[str, Result]) -> Iterator[str]:
 
 
 def _cells(row: Mapping[str, Any]) -> str:
-    if REASON in row:
-        return f"skipped: {row[REASON]}"
+    if reason := _reason(row):
+        return reason
     return "  ".join(f"{_number(value)} {column}" for column, value in row.items() if column != "name")
 
 
@@ -253,7 +253,7 @@ def _markdown(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             block.append(row)
             continue
         if block:
-            columns = list(dict.fromkeys(column for x in block for column in x if column not in ("name", REASON)))
+            columns = list(dict.fromkeys(column for x in block for column in x if column not in ("name", *REASONS)))
             yield from ("", f"| | {' | '.join(columns)} |", f"| --- |{' --- |' * len(columns)}")
             yield from (f"| {x['name']} | {' | '.join(_markdown_cells(x, columns))} |" for x in block)
         block = []
@@ -261,12 +261,17 @@ def _markdown(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             yield from ("", f"{row['name']}: {row['heading']}")
 
 
-REASON = "skipped_because"
+REASONS = {"skipped_because": "skipped", "failed_because": "failed"}
+
+
+def _reason(row: Mapping[str, Any]) -> str | None:
+    """Return why there are no numbers in a row, else None."""
+    return next((f"{ended}: {row[key]}" for key, ended in REASONS.items() if key in row), None)
 
 
 def _markdown_cells(row: Mapping[str, Any], columns: Sequence[str]) -> Iterator[str]:
-    if REASON in row:
-        yield from (f"skipped: {row[REASON]}", *([""] * (len(columns) - 1)))
+    if reason := _reason(row):
+        yield from (reason, *([""] * (len(columns) - 1)))
     else:
         yield from (_number(row[column]) if column in row else "" for column in columns)
 

@@ -50,6 +50,26 @@ def test_every_part_runs_on_a_cpu_without_ray_hydra_and_mlflow(tmp_path: Path) -
     assert all(f"## {part.title}" in note for part in gpu_check.PARTS.values()) and "mean nothing" in note
 
 
+def test_a_variant_that_fails_is_told_and_the_next_one_is_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def measured(task: Task, shape: gpu_parts.Shape, variant: gpu_parts.Variant, operations: float) -> gpu_parts.Row:
+        if variant.plain:
+            raise RuntimeError("out of memory\nand more")
+        return {"ms": 2.0}
+
+    monkeypatch.setattr(gpu_parts, "_measured", measured)
+    monkeypatch.setattr(gpu_parts, "step_operations", lambda *given: 1.0)
+    words = ["step32", "--device=cpu", "--seconds=60", f"--json={tmp_path}/x", f"--work={tmp_path}", "--smoke"]
+    with pytest.raises(RuntimeError, match="not measured: 32 px, 64 real . 40 decoded: plain loop, float32"):
+        gpu_parts.main(words)
+    result = json.loads((tmp_path / "x").read_text())
+    rows = {row["name"]: row for row in result["rows"]}
+    assert result["status"] == "failed" and rows["engine, eager, bf16"]["ms"] == 2
+    line = next(x for x in gpu_check.table({"step32": result}) if x.startswith("  plain loop, float32"))
+    assert line.split(maxsplit=3)[3] == "failed: RuntimeError: out of memory"
+
+
 def test_without_a_gpu_it_exits_with_2_and_one_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

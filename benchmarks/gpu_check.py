@@ -7,7 +7,8 @@
 Parts, one process and one limit of time each: the machine and its matrix rate, the GPU tests, matching steps of
 CIFAR-10 and ImageNet-10 beside a plain loop, a profile, rates for `dist-condense plan --calibration`, and in the time
 that is left IDC on the data set in DATA, a folder with FashionMNIST/ as torchvision stores it (compressed or not), or
-with cifar10/. It needs this checkout, torch, torchvision, timm and pytest, but neither Ray, Hydra nor MLflow.
+with cifar10/. It needs this checkout, pytest, and the dependencies in pyproject.toml except ray, mlflow, hydra-core,
+omegaconf, webdataset, braceexpand and simplejpeg.
 
 The output folder gets gpu-check.json and the note gpu-check.md, both written again after every part, and the files of
 the parts. Exit code: 0 every part was done or skipped, 1 one failed or was stopped at its limit, 2 there is no GPU.

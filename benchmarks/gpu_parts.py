@@ -291,15 +291,16 @@ torch's default, TF32 convolutions."""
 def steps(task: Task) -> None:
     """Measure the matching step of all classes, and the training of theta after it, in every variant.
 
-    Variants that take long to prepare come after the others of all shapes. Raises RuntimeError after the last one if one
-    of them failed.
+    Variants that take long to prepare come after the others of all shapes. Raises RuntimeError at the end if any
+    failed.
     """
     keep_freed_memory()
     base: dict[str, float] = {}
     failed: list[str] = []
     for late, (title, shape) in product((False, True), task.some(SHAPES[task.part]).items()):
         operations = step_operations(*shape.made(task))
-        task.add({"name": title, "heading": f"{task.classes} classes, {operations / TERA:.4g} TFLOP a step"})
+        which = ", variants that take long to prepare" if late else ""
+        task.add({"name": title, "heading": f"{task.classes} classes, {operations / TERA:.4g} TFLOP a step{which}"})
         for name, variant in ((name, x) for name, x in VARIANTS.items() if bool(x.needs) == late):
             row = _skipped(task, variant) or _tried(task, shape, variant, operations)
             if "ms" in row:
@@ -438,28 +439,36 @@ def _gaps(spans: Sequence[tuple[float, float]]) -> Iterator[Row]:
 
 # --- rates for plan -----------------------------------------------------------------------------------------------
 
-PLANNED = {"CIFAR-10, IDC, ipc 10": "cifar10_idc.yaml", "ImageNet-10, IDC, ipc 10": "imagenet10_idc.yaml"}
+PLANNED = {
+    f"{title}, IDC, ipc 10, {precision}": (f"{name}_idc.yaml", f"compute.autocast={autocast}")
+    for precision, autocast in (("bf16", "true"), ("float32", "false"))
+    for title, name in (("CIFAR-10", "cifar10"), ("ImageNet-10", "imagenet10"))
+}
+"""Config and key of each planned run; rates in bf16 are measured first, because docs/cluster.md plans with them."""
 
 
 def rates(task: Task) -> None:
     """Measure the rates that ``dist-condense plan --calibration`` reads, and estimate the published runs by them."""
-    for title, name in task.some(PLANNED).items():
+    for title, (name, key) in task.some(PLANNED).items():
         shape = next(x for shapes in SHAPES.values() for x in shapes.values() if x.config == name)
         keys = [
+            key,
             "cluster.workers=0",
             f"cluster.device={task.device.type}",
             "dataset.root=null",
             f"output={task.work}/plan",
         ]
         small = [*shape.tiny, "dataset.size=16", "trajectory.start=fresh"] if task.smoke else []
-        saved = task.work / f"{Path(name).stem}.json"  # for plan --calibration
+        saved = task.work / f"{Path(name).stem}_{title.rpartition(' ')[2]}.json"  # for plan --calibration
         words = ["plan", f"configs/{name}", *keys, *small, "--json", "--save", str(saved)]
         with redirect_stdout(StringIO()) as printed:
-            code = cli.main([*words, *(["--images-per-class", "16"] if task.smoke else [])])
-        if code == cli.REFUSED:
-            raise RuntimeError("plan refused the config; see its log")
+            cli.main([*words, *(["--images-per-class", "16"] if task.smoke else [])])
+        if not printed.getvalue():
+            raise RuntimeError(f"{title}: plan refused the config or could not time a step; see the log")
         made = json.loads(printed.getvalue())
-        calibrations = {**task.result.get("calibrations", {}), title: made["rates"]}
+        measured = made["rates"] | ({"matrix_rate": task.rate * TERA} if task.rate else {})
+        saved.write_text(json.dumps(measured, indent=1) + "\n")
+        calibrations = {**task.result.get("calibrations", {}), title: measured}
         chosen = made["chosen"]
         row = {"name": title, "hours": chosen["seconds"] / 3600, "peak GiB": chosen["bytes"] / GIB}
         task.add(row, calibrations=calibrations)

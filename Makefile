@@ -45,7 +45,7 @@ test-slow: .venv/.installed  ## run the tests that take minutes, PROCESSES=2 at 
 test-gpu: .venv/.installed  ## run the tests that need a CUDA device
 	$(PYTEST) -m gpu
 
-# Not in .venv alone: it needs neither Ray, Hydra nor MLflow, only a Python that has torch, torchvision, timm and pytest.
+# Not in .venv alone, because it needs less: see benchmarks/gpu_check.py.
 gpu-check:  ## check this machine's GPU in MINUTES=8; DATA=FOLDER with FashionMNIST/ or cifar10/ adds a run
 	$(or $(wildcard $(BIN)/python),$(PYTHON)) -m benchmarks.gpu_check --minutes $(MINUTES) $(if $(DATA),--data $(DATA))
 

@@ -81,6 +81,11 @@ class Engine:
         """Train the network as after a matching step."""
         self.trajectory.reach(0, self.visit)
 
+    def train_on(self) -> None:
+        """Train as after another matching step at each call, with images that were announced before it."""
+        self.visit += 1
+        self.train()
+
 
 def engine(settings: Settings, coordinator: Coordinator | None = None, dtype: torch.dtype = torch.float32) -> Engine:
     """Assemble the engine of this process for its own classes."""

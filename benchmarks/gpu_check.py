@@ -7,7 +7,8 @@
 Parts, one process and one limit of time each: the machine and its matrix rate, the GPU tests, matching steps of
 CIFAR-10 and ImageNet-10 beside a plain loop, a profile, rates for `dist-condense plan --calibration`, and in the time
 that is left IDC on the data set in DATA, a folder with FashionMNIST/ as torchvision stores it (compressed or not), or
-with cifar10/. It needs this checkout, torch, torchvision, timm and pytest, but neither Ray, Hydra nor MLflow.
+with cifar10/. It needs this checkout, pytest, and the dependencies in pyproject.toml except ray, mlflow, hydra-core,
+omegaconf, webdataset, braceexpand and simplejpeg.
 
 The output folder gets gpu-check.json and the note gpu-check.md, both written again after every part, and the files of
 the parts. Exit code: 0 every part was done or skipped, 1 one failed or was stopped at its limit, 2 there is no GPU.
@@ -240,8 +241,8 @@ def table(results: Mapping[str, Result]) -> Iterator[str]:
 
 
 def _cells(row: Mapping[str, Any]) -> str:
-    if REASON in row:
-        return f"skipped: {row[REASON]}"
+    if reason := _reason(row):
+        return reason
     return "  ".join(f"{_number(value)} {column}" for column, value in row.items() if column != "name")
 
 
@@ -253,7 +254,7 @@ def _markdown(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             block.append(row)
             continue
         if block:
-            columns = list(dict.fromkeys(column for x in block for column in x if column not in ("name", REASON)))
+            columns = list(dict.fromkeys(column for x in block for column in x if column not in ("name", *REASONS)))
             yield from ("", f"| | {' | '.join(columns)} |", f"| --- |{' --- |' * len(columns)}")
             yield from (f"| {x['name']} | {' | '.join(_markdown_cells(x, columns))} |" for x in block)
         block = []
@@ -261,12 +262,17 @@ def _markdown(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             yield from ("", f"{row['name']}: {row['heading']}")
 
 
-REASON = "skipped_because"
+REASONS = {"skipped_because": "skipped", "failed_because": "failed"}
+
+
+def _reason(row: Mapping[str, Any]) -> str | None:
+    """Return why there are no numbers in a row, else None."""
+    return next((f"{ended}: {row[key]}" for key, ended in REASONS.items() if key in row), None)
 
 
 def _markdown_cells(row: Mapping[str, Any], columns: Sequence[str]) -> Iterator[str]:
-    if REASON in row:
-        yield from (f"skipped: {row[REASON]}", *([""] * (len(columns) - 1)))
+    if reason := _reason(row):
+        yield from (reason, *([""] * (len(columns) - 1)))
     else:
         yield from (_number(row[column]) if column in row else "" for column in columns)
 

@@ -8,12 +8,14 @@ A part writes its JSON after every measurement, so that what was measured before
 from __future__ import annotations
 
 import argparse
+import gc
 import gzip
 import json
 import os
 import shutil
 import threading
 import time
+import traceback
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
@@ -46,7 +48,8 @@ from dist_condense.system.processor import gpu_kernels
 ROOT = Path(__file__).parents[1]
 GIB, TERA = 2**30, 1e12
 Row = dict[str, Any]
-"""Row of a table: ``name``, then numbers by the name of their column; or ``name`` and ``skipped_because``, a reason."""
+"""Row of a table: ``name``, then numbers by the name of their column, or ``skipped_because`` or ``failed_because`` with
+a reason."""
 
 
 class Skipped(Exception):
@@ -89,6 +92,27 @@ class Task:
         """Return all cases, or the first one in the smoke test."""
         return dict(list(cases.items())[: 1 if self.smoke else None])
 
+    def timed(self, work: Callable[[], object], *, warm: int, least: int, longest: float = 3.0) -> list[float]:
+        """Return the seconds of each of at least ``least`` calls, and of more within ``longest`` seconds.
+
+        :param warm: calls before the timed ones. In the smoke test, there is one of each.
+        """
+        if self.smoke:
+            warm, least, longest = 1, 1, 0
+        wait = partial(torch.cuda.synchronize, self.device) if self.device.type == "cuda" else lambda: None
+        for _ in range(warm):
+            work()
+        times: list[float] = []
+        while len(times) < least or (sum(times) < longest / 2 and len(times) < 50):
+            wait()
+            start = time.perf_counter()
+            work()
+            wait()
+            times.append(time.perf_counter() - start)
+            if sum(times) > longest and len(times) >= min(3, least):
+                break
+        return times
+
     def add(self, *rows: Row, **facts: Any) -> None:
         """Add rows and facts to the result, and write it."""
         self.result.setdefault("rows", []).extend(rows)
@@ -121,36 +145,17 @@ def machine(task: Task) -> None:
             continue
         with gpu_kernels(tf32=is_tf32, benchmark=True, deterministic=False):
             square = torch.randn(side, side, device=task.device, dtype=dtype)
-            seconds = median(timed(lambda x=square: x @ x, task.device, least=1 if task.smoke else 10))
+            seconds = median(task.timed(lambda x=square: x @ x, warm=2, least=10))
         task.add({"name": f"{name} matrix product of side {side}", "TFLOP/s": 2 * side**3 / seconds / TERA})
         if name == "bf16":
             task.add(rate=2 * side**3 / seconds / TERA)
     source = torch.randint(256, (2**20 if task.smoke else 2**28,), device=task.device, dtype=torch.uint8)
     target = torch.empty_like(source)
-    seconds = median(timed(lambda: target.copy_(source), task.device, least=1 if task.smoke else 10))
+    seconds = median(task.timed(lambda: target.copy_(source), warm=2, least=10))
     task.add({"name": "copy on the device, read and written", "GB/s": 2 * source.nbytes / seconds / 1e9})
 
 
 PRODUCTS = (("bf16", torch.bfloat16, False), ("float32", torch.float32, False), ("TF32", torch.float32, True))
-
-
-def timed(
-    work: Callable[[], object], device: torch.device, *, warm: int = 2, least: int = 7, longest: float = 3.0
-) -> list[float]:
-    """Return the seconds of each of at least ``least`` calls, and of more within ``longest`` seconds."""
-    wait = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
-    for _ in range(warm):
-        work()
-    times: list[float] = []
-    while len(times) < least or (sum(times) < longest / 2 and len(times) < 50):
-        wait()
-        start = time.perf_counter()
-        work()
-        wait()
-        times.append(time.perf_counter() - start)
-        if sum(times) > longest and len(times) >= min(3, least):
-            break
-    return times
 
 
 # --- the GPU tests ------------------------------------------------------------------------------------------------
@@ -204,6 +209,8 @@ class Shape:
     keys: tuple[str, ...] = ()
     tiny: tuple[str, ...] = ()
     """Keys of the smoke test."""
+    graphs: int = 5
+    """Number of CUDA graphs, each of which keeps the memory of a class's step."""
 
     def made(self, task: Task, *more: str) -> tuple[RunConfig, ImagesOnDevice]:
         """Return the config and its random images."""
@@ -222,7 +229,9 @@ SHAPES: dict[str, dict[str, Shape]] = {
         )
     },
     "step224": {
-        "224 px, 64 real + 90 decoded": Shape(config="imagenet10_idc.yaml", size=224, per_class=128, tiny=_SMALL),
+        "224 px, 64 real + 90 decoded": Shape(
+            config="imagenet10_idc.yaml", size=224, per_class=128, tiny=_SMALL, graphs=1
+        ),
         "224 px, 16 real + 18 decoded": Shape(
             config="imagenet10_idc.yaml", size=224, per_class=128, keys=("ipc=2", "method.real_batch=16"), tiny=_SMALL
         ),
@@ -242,7 +251,7 @@ class Precision:
 
 FLOAT32, TF32 = Precision(), Precision(tf32=True, needs_gpu=True)
 BF16 = Precision(keys=("compute.autocast=true",), tf32=True)
-COMPILED, CAPTURED = ("compute.compile=true",), ("compute.cuda_graphs=5",)
+COMPILED = ("compute.compile=true",)
 
 
 @dataclass(frozen=True)
@@ -255,7 +264,8 @@ class Variant:
     _: KW_ONLY
     plain: bool = False
     """Whether the plain loop computes the step, instead of the engine."""
-    needs_gpu: bool = False
+    captured: bool = False
+    """Whether the step is captured in CUDA graphs."""
     needs: float = 0.0
     """Seconds on a GPU before it can be timed; it is skipped where fewer are left, and in the smoke test."""
 
@@ -266,9 +276,9 @@ VARIANTS: dict[str, Variant] = {
     "engine, eager, float32": Variant(FLOAT32),
     "engine, eager, TF32": Variant(TF32),
     "engine, eager, bf16": Variant(BF16),
+    "engine, captured, bf16": Variant(BF16, captured=True),
     "engine, compiled, bf16": Variant(BF16, COMPILED, needs=25),
-    "engine, captured, bf16": Variant(BF16, CAPTURED, needs_gpu=True),
-    "engine, compiled, captured, bf16": Variant(BF16, (*COMPILED, *CAPTURED), needs_gpu=True, needs=25),
+    "engine, compiled, captured, bf16": Variant(BF16, COMPILED, captured=True, needs=25),
     "engine, compiled, NHWC, bf16": Variant(BF16, (*COMPILED, "compute.channels_last=true"), needs=25),
     "engine, compiled, forward, bf16": Variant(BF16, (*COMPILED, "compute.second_derivative=forward"), needs=25),
     "engine, compiled, TF32": Variant(TF32, COMPILED, needs=25),
@@ -281,18 +291,24 @@ torch's default, TF32 convolutions."""
 def steps(task: Task) -> None:
     """Measure the matching step of all classes, and the training of theta after it, in every variant.
 
-    Variants that take long to prepare come after the others of all shapes.
+    Variants that take long to prepare come after the others of all shapes. Raises RuntimeError at the end if any
+    failed.
     """
     keep_freed_memory()
     base: dict[str, float] = {}
+    failed: list[str] = []
     for late, (title, shape) in product((False, True), task.some(SHAPES[task.part]).items()):
         operations = step_operations(*shape.made(task))
-        task.add({"name": title, "heading": f"{task.classes} classes, {operations / TERA:.4g} TFLOP a step"})
+        which = ", variants that take long to prepare" if late else ""
+        task.add({"name": title, "heading": f"{task.classes} classes, {operations / TERA:.4g} TFLOP a step{which}"})
         for name, variant in ((name, x) for name, x in VARIANTS.items() if bool(x.needs) == late):
-            row = _skipped(task, variant) or _measured(task, shape, variant, operations)
+            row = _skipped(task, variant) or _tried(task, shape, variant, operations)
             if "ms" in row:
                 row["x plain"] = base.setdefault(title, row["ms"]) / row["ms"]
+            failed += [f"{title}: {name}"] if "failed_because" in row else []
             task.add({"name": name, **row})
+    if failed:
+        raise RuntimeError(f"not measured: {'; '.join(failed)}")
 
 
 def step_operations(config: RunConfig, data: ImagesOnDevice) -> float:
@@ -310,7 +326,7 @@ def step_operations(config: RunConfig, data: ImagesOnDevice) -> float:
 
 def _skipped(task: Task, variant: Variant) -> Row | None:
     """Return why a variant is not measured, else None."""
-    if (variant.needs_gpu or variant.precision.needs_gpu) and task.device.type != "cuda":
+    if (variant.captured or variant.precision.needs_gpu) and task.device.type != "cuda":
         return {"skipped_because": "needs a CUDA device"}
     if variant.needs and task.smoke:
         return {"skipped_because": "not in the smoke test"}
@@ -319,21 +335,41 @@ def _skipped(task: Task, variant: Variant) -> Row | None:
     return None
 
 
+def _tried(task: Task, shape: Shape, variant: Variant, operations: float) -> Row:
+    """Return the numbers of a variant, or why it failed."""
+    try:
+        return _measured(task, shape, variant, operations)
+    except Exception as error:
+        traceback.print_exc()
+        return {"failed_because": _first_line(error)}
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"
+
+
 def _measured(task: Task, shape: Shape, variant: Variant, operations: float) -> Row:
     """Return the numbers of a variant."""
     on_gpu, precision = task.device.type == "cuda", variant.precision
-    config, data = shape.made(task, *precision.keys, *variant.keys)
+    graphs = (f"compute.cuda_graphs={shape.graphs}",) if variant.captured else ()
+    config, data = shape.made(task, *precision.keys, *variant.keys, *graphs)
     if on_gpu:
+        gc.collect()  # an engine refers to itself
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(task.device)
     with gpu_kernels(tf32=precision.tf32, benchmark=True, deterministic=False):  # as in runs and published programs
         engine = assembled(config, data, Placement(task.device))
-        work: Callable[[], None] = plain_idc(config, data, engine).match if variant.plain else engine.match
-        times = timed(work, task.device, warm=1 if task.smoke else 3, least=1 if task.smoke else 7)
-        row: Row = {"ms": 1e3 * median(times), "least ms": 1e3 * min(times)}
-        if not variant.plain:
-            row["training ms"] = 1e3 * median(timed(engine.train, task.device, warm=1, least=1 if task.smoke else 3))
-    engine.shard.source.close()
+        try:
+            work: Callable[[], None] = plain_idc(config, data, engine).match if variant.plain else engine.match
+            times = task.timed(work, warm=3, least=7)
+            row: Row = {"ms": 1e3 * median(times), "least ms": 1e3 * min(times)}
+            if not variant.plain:
+                row["training ms"] = 1e3 * median(task.timed(engine.train_on, warm=1, least=3))
+                if (microbatch := engine.shard.steps.objective.microbatch) != config.compute.microbatch:
+                    row["halved to images"] = microbatch  # memory was exhausted
+        finally:
+            engine.shard.source.close()
     row["TFLOP/s"] = operations / median(times) / TERA
     if task.rate:
         row["% of bf16 products"] = 100 * row["TFLOP/s"] / task.rate
@@ -360,7 +396,7 @@ def profile(task: Task) -> None:
         config, data = shape.made(task, *BF16.keys)
         with gpu_kernels(tf32=BF16.tf32, benchmark=True, deterministic=False):
             engine = assembled(config, data, Placement(task.device))
-            timed(engine.match, task.device, warm=1 if task.smoke else 3, least=1, longest=0)
+            task.timed(engine.match, warm=3, least=1, longest=0)
             with profiler(activities=activities) as profiled:
                 engine.match()
                 if on_gpu:
@@ -403,28 +439,36 @@ def _gaps(spans: Sequence[tuple[float, float]]) -> Iterator[Row]:
 
 # --- rates for plan -----------------------------------------------------------------------------------------------
 
-PLANNED = {"CIFAR-10, IDC, ipc 10": "cifar10_idc.yaml", "ImageNet-10, IDC, ipc 10": "imagenet10_idc.yaml"}
+PLANNED = {
+    f"{title}, IDC, ipc 10, {precision}": (f"{name}_idc.yaml", f"compute.autocast={autocast}")
+    for precision, autocast in (("bf16", "true"), ("float32", "false"))
+    for title, name in (("CIFAR-10", "cifar10"), ("ImageNet-10", "imagenet10"))
+}
+"""Config and key of each planned run; rates in bf16 are measured first, because docs/cluster.md plans with them."""
 
 
 def rates(task: Task) -> None:
     """Measure the rates that ``dist-condense plan --calibration`` reads, and estimate the published runs by them."""
-    for title, name in task.some(PLANNED).items():
+    for title, (name, key) in task.some(PLANNED).items():
         shape = next(x for shapes in SHAPES.values() for x in shapes.values() if x.config == name)
         keys = [
+            key,
             "cluster.workers=0",
             f"cluster.device={task.device.type}",
             "dataset.root=null",
             f"output={task.work}/plan",
         ]
         small = [*shape.tiny, "dataset.size=16", "trajectory.start=fresh"] if task.smoke else []
-        saved = task.work / f"{Path(name).stem}.json"  # for plan --calibration
+        saved = task.work / f"{Path(name).stem}_{title.rpartition(' ')[2]}.json"  # for plan --calibration
         words = ["plan", f"configs/{name}", *keys, *small, "--json", "--save", str(saved)]
         with redirect_stdout(StringIO()) as printed:
-            code = cli.main([*words, *(["--images-per-class", "16"] if task.smoke else [])])
-        if code == cli.REFUSED:
-            raise RuntimeError("plan refused the config; see its log")
+            cli.main([*words, *(["--images-per-class", "16"] if task.smoke else [])])
+        if not printed.getvalue():
+            raise RuntimeError(f"{title}: plan refused the config or could not time a step; see the log")
         made = json.loads(printed.getvalue())
-        calibrations = {**task.result.get("calibrations", {}), title: made["rates"]}
+        measured = made["rates"] | ({"matrix_rate": task.rate * TERA} if task.rate else {})
+        saved.write_text(json.dumps(measured, indent=1) + "\n")
+        calibrations = {**task.result.get("calibrations", {}), title: measured}
         chosen = made["chosen"]
         row = {"name": title, "hours": chosen["seconds"] / 3600, "peak GiB": chosen["bytes"] / GIB}
         task.add(row, calibrations=calibrations)
@@ -461,6 +505,8 @@ KNOWN = {
 DIGITS = Known(folders=(), keys=("dataset.name=digits", "dataset.size=16"))
 EVALUATION = 0.4
 """Share of the part's time that is kept for the evaluation."""
+LEAST = 60.0
+"""Seconds that are kept for the evaluation at least."""
 
 
 def run(task: Task) -> None:
@@ -468,7 +514,7 @@ def run(task: Task) -> None:
     title, known, root = _data_set(task)
     config = load(f"configs/{known.config}", [*known.keys, *_keys(task, root)])
     job = Job.prepare(config)
-    timer = threading.Timer((1 - EVALUATION) * task.left, job.files.stop.touch)
+    timer = threading.Timer(max(1.0, task.left - max(EVALUATION * task.left, LEAST)), job.files.stop.touch)
     timer.start()
     try:
         job.run()
@@ -574,8 +620,7 @@ def main(words: Sequence[str] | None = None) -> None:
     except Skipped as reason:
         task.finish("skipped", str(reason))
     except Exception as error:
-        lines = str(error).strip().splitlines() or [""]
-        task.finish("failed", f"{type(error).__name__}: {lines[0]}")
+        task.finish("failed", _first_line(error))
         raise
     else:
         task.finish("done")

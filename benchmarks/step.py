@@ -146,7 +146,7 @@ def precision(settings: Settings) -> list[Measurement]:
 
 def _gradient(run: Engine) -> Tensor:
     shard, gradients = run.shard, []
-    reads = shard.minibatches.of(0, statistics=False)
+    reads = shard.minibatches.of(0, run.trajectory.network)
     match, drawn = shard.steps.step.match, shard.draws.of(0)
     for c in shard.labels:
         stored = shard.source.redeem(reads.real[c])
@@ -183,7 +183,7 @@ def training(settings: Settings) -> list[Measurement]:
     }
     settings = with_overrides(settings, "trajectory.matching_steps=1")  # nothing is read before its turn
     like, count = engine(settings), settings.updates()
-    runs = {name: _trained(engine(with_overrides(settings, *keys))) for name, keys in variants.items()}
+    runs = {name: engine(with_overrides(settings, *keys)).train_on for name, keys in variants.items()}
     runs |= {
         f"plain loop, {name}": plain_training(settings, like, count, name == "bf16") for name in ("float32", "bf16")
     }
@@ -195,16 +195,6 @@ def training(settings: Settings) -> list[Measurement]:
             ratio = of(times[base]) / of(times[name])
             rows.append(Measurement("training", f"{name} against the plain loop, {measure}", ratio, "x"))
     return [Measurement("training", "updates", count, ""), *rows]
-
-
-def _trained(run: Engine) -> Callable[[], None]:
-    """Return a function that trains as after another matching step at each call."""
-
-    def train() -> None:
-        run.visit += 1
-        run.train()
-
-    return train
 
 
 def freed_memory_kept(settings: Settings) -> list[Measurement]:

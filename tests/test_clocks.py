@@ -20,7 +20,7 @@ PACKAGE = Path(__file__).parents[1] / "dist_condense"
 WALL_CLOCKS = ("time", "time_ns", "localtime", "gmtime", "ctime", "now", "utcnow", "today", "st_mtime", "st_mtime_ns")
 SHOWN = {
     "job/journal.py": ["time"],  # the time axis of MLflow
-    "engine/ray/group.py": ["now"],  # of lines in restarts.log
+    "engine/ray/failures.py": ["now"],  # of lines in restarts.log
     "result/tracking/server_run.py": ["time"],  # the same axis, where a line has none
     "result/card.py": ["now"],  # card.json's date
 }

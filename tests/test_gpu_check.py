@@ -17,7 +17,9 @@ from benchmarks import gpu_check, gpu_parts
 from benchmarks.cases import assembled, plain_idc, random_images
 from benchmarks.gpu_parts import Skipped, Task
 from dist_condense.engine.coordinator import Placement
+from dist_condense.planning.rates import Calibration
 from dist_condense.settings.config import load
+from dist_condense.system import records
 from tests.conftest import ROOT
 from tests.test_directions import ABSENT
 
@@ -44,10 +46,32 @@ def test_every_part_runs_on_a_cpu_without_ray_hydra_and_mlflow(tmp_path: Path) -
     measured = [row for row in results["step32"]["rows"] if "ms" in row]
     assert all(row["ms"] > 0 and row["x plain"] > 0 for row in measured) and len(measured) == 3
     [calibration] = results["rates"]["calibrations"].values()
-    assert calibration["kind"] == "cpu" and calibration["alone"]
+    assert calibration["kind"] == "cpu" and calibration["alone"] and calibration["matrix_rate"] > 0
+    [saved] = (output / "work" / "rates").glob("*.json")
+    assert saved.name == "cifar10_idc_bf16.json" and records.read(Calibration, saved).matrix_rate
     assert results["run"]["rows"][0]["steps"] == 4 and "top-1" in results["run"]["rows"][1]
     note = (output / "gpu-check.md").read_text()
     assert all(f"## {part.title}" in note for part in gpu_check.PARTS.values()) and "mean nothing" in note
+
+
+def test_a_variant_that_fails_is_told_and_the_next_one_is_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def measured(task: Task, shape: gpu_parts.Shape, variant: gpu_parts.Variant, operations: float) -> gpu_parts.Row:
+        if variant.plain:
+            raise RuntimeError("out of memory\nand more")
+        return {"ms": 2.0}
+
+    monkeypatch.setattr(gpu_parts, "_measured", measured)
+    monkeypatch.setattr(gpu_parts, "step_operations", lambda *given: 1.0)
+    words = ["step32", "--device=cpu", "--seconds=60", f"--json={tmp_path}/x", f"--work={tmp_path}", "--smoke"]
+    with pytest.raises(RuntimeError, match=r"not measured: 32 px, 64 real \+ 40 decoded: plain loop, fl"):
+        gpu_parts.main(words)
+    result = json.loads((tmp_path / "x").read_text())
+    rows = {row["name"]: row for row in result["rows"]}
+    assert result["status"] == "failed" and rows["engine, eager, bf16"]["ms"] == 2
+    line = next(x for x in gpu_check.table({"step32": result}) if x.startswith("  plain loop, float32"))
+    assert line.split(maxsplit=3)[3] == "failed: RuntimeError: out of memory"
 
 
 def test_without_a_gpu_it_exits_with_2_and_one_line(

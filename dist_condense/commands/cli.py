@@ -48,7 +48,7 @@ def run(given: Sequence[str] | None = None) -> int:
 def plan(given: Sequence[str] | None = None) -> int:
     """Estimate the time and memory of a run, print them, and return the exit code.
 
-    0 planned, 1 the run does not fit or the rates could not be saved, 2 refused.
+    0 planned, 1 the run does not fit, its steps could not be timed or the rates could not be saved, 2 refused.
     """
     options = arguments.plan_parser().parse_intermixed_args(given)
 

@@ -13,8 +13,10 @@ from typing import Any
 
 import torch
 
+from dist_condense.core.program import CannotCompile
 from dist_condense.data import DataError
 from dist_condense.data.reading.tiers import AUTO, share
+from dist_condense.engine.errors import RunFailed
 from dist_condense.engine.procedure import Kind, Outline
 from dist_condense.planning import calibrate, devices, floors, rates, tables
 from dist_condense.planning.devices import GIGABYTE, Device
@@ -33,7 +35,7 @@ from dist_condense.settings.schema import CPU, CUDA
 from dist_condense.system import terminal
 from dist_condense.system.memory import machine_memory
 
-DOES_NOT_FIT = NOT_SAVED = 1
+DOES_NOT_FIT = NOT_SAVED = NOT_TIMED = 1
 GIB = 2**30
 RANGES = {
     "gpus": Range(1, 100_000),
@@ -48,8 +50,15 @@ RANGES = {
 
 
 def plan(options: argparse.Namespace, config: RunConfig) -> int:
-    """Print the plan of a run and return the exit code: 0 planned, 1 the run does not fit or `--save` failed."""
-    made = planned(options, config)
+    """Print the plan of a run and return the exit code.
+
+    0 planned, 1 the run does not fit, its steps cannot be timed, or `--save` failed.
+    """
+    try:
+        made = planned(options, config)
+    except (CannotCompile, RunFailed) as error:  # of a timed step
+        terminal.say(f"failed: {error}")
+        return NOT_TIMED
     if options.json:
         terminal.out(*json.dumps(tables.as_json(made), indent=1).split("\n"))
     else:

@@ -110,7 +110,10 @@ def _not_evaluable(config: RunConfig) -> Iterator[str]:
 
 
 def _verify(files: RunFolder) -> None:
-    """Check all pixels of the set, which reads its file twice. Raises ConfigError."""
+    """Check that all pixels are finite and that the file has the hash of its card, which reads the file twice.
+
+    Raises ConfigError.
+    """
     try:
         load_set(files.synthetic_set)
     except SyntheticSetError as error:

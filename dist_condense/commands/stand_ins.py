@@ -31,7 +31,9 @@ def for_libraries() -> Iterator[None]:
         yield
     finally:
         sys.meta_path.remove(finder)
-        for name in sys.modules.keys() - before.keys() - sys.stdlib_module_names:
+        for name in sys.modules.keys() - before.keys():
+            if name.partition(".")[0] in sys.stdlib_module_names:
+                continue
             del sys.modules[name]
             parent, _, child = name.rpartition(".")
             vars(before.get(parent, _NONE)).pop(child, None)

@@ -35,7 +35,6 @@ def calibrate(
     dataset: Any,
     load: Workload,
     tell: Callable[[str], None] = terminal.say,
-    matrix_rate: float | None = None,
 ) -> Calibration:
     """Measure the rates of one worker on ``cluster.device`` with ``compute.threads``.
 
@@ -45,8 +44,6 @@ def calibrate(
     :param dataset: data set whose classes, shape and normalisation are used; the timed images are random.
     :param load: work of the run, which decides which rates are measured.
     :param tell: callback that receives the lines of progress.
-    :param matrix_rate: rate of products of bf16 matrices on the device in operations per second, as far as it was
-        measured; the shares of work in it follow (:meth:`Calibration.shares`).
     """
     device = torch.device(config.cluster.device)
     if not load.computes:
@@ -67,7 +64,6 @@ def calibrate(
         measured,
         compared=compared(config, dataset, load),
         operations=counted.operations,
-        matrix_rate=matrix_rate,
         others=start.others_until(Usage.read()),
     )
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dist_condense.settings.keys import SECTIONS, leaves
-from dist_condense.settings.yaml_files import ENDINGS, Unusable, texts
+from dist_condense.settings.yaml_files import ENDINGS, SHAPE, Unusable, package, texts
 
 SELF = "_self_"
 NEEDS = "needs hydra-core and omegaconf, which are not installed here"
@@ -26,15 +26,23 @@ def composed(file: Path, shipped: Path, groups: Mapping[str, str]) -> tuple[dict
 
     Returns dotted keys, with interpolations unresolved, and the name of the selected file of each group.
     """
-    own = texts(file)
+    own = _read(file)
+    if not own:
+        raise Unusable(f"{file} is empty; {SHAPE}")
     defaults = dict(_defaults(file, own.pop("defaults", [])))
     if unknown := next((group for group in groups if group not in defaults), None):
         raise Unusable(f"{unknown}: the defaults of {file} name no {unknown} to replace; give {unknown}.KEY=VALUE")
     chosen = {group: groups.get(group, name) for group, name in defaults.items() if group != SELF}
     keys: dict[str, Any] = {}
     for group in {**defaults, SELF: SELF} if SELF not in defaults else defaults:
-        keys |= leaves(own if group == SELF else {group: texts(_found(file, shipped, f"{group}/{chosen[group]}"))})
+        keys |= leaves(own if group == SELF else {group: _read(_found(file, shipped, f"{group}/{chosen[group]}"))})
     return keys, chosen
+
+
+def _read(file: Path) -> dict[str, Any]:
+    if package(file) is not None:
+        raise Unusable(f"{file}: its header, # @package, {NEEDS}")
+    return texts(file)
 
 
 def _defaults(file: Path, entries: list[Any]) -> Iterator[tuple[str, str]]:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from dist_condense.commands import cli
+from dist_condense.core.program import CannotCompile
+from dist_condense.engine.errors import RunFailed
 from dist_condense.planning.calibrate import compared
 from dist_condense.planning.images import assumed
 from dist_condense.planning.workload import workload_of
@@ -217,6 +219,16 @@ def test_a_plan_measures_here_and_starts_neither_ray_nor_mlflow(tmp_path):
     assert min(kept["alone"].values()) >= 0 and kept["updating"] and kept["shared"] is None
     assert kept["operations"]["forward"] > 0 and kept["spread"] >= 0 and kept["share"] is kept["stated"] is None
     assert "load average now" in done.stderr.splitlines()[0] and "part 3 of 3, drawing a network: done" in done.stderr
+
+
+@pytest.mark.parametrize("error", [CannotCompile("no compiler"), RunFailed("out of memory")])
+def test_a_step_that_cannot_be_timed_fails_in_one_line(error, capsys, monkeypatch):
+    def fails(*given):
+        raise error
+
+    monkeypatch.setattr("dist_condense.planning.timing.Stopwatch.seconds", fails)
+    code, out, err = reported(capsys, "configs/digits.yaml", *SMALL)
+    assert code == cli.FAILED and out == "" and err.splitlines()[-1] == f"failed: {error}"
 
 
 @pytest.mark.slow

@@ -62,8 +62,8 @@ PIXELS = {
     "cifar100_idc_i": (5e-3, 0.5, "sum_squared", 64, "epochs"),
     "imagenet10_idc": (3e-3, 0.5, "sum_absolute", 64, "epochs"),
     "imagenette224_idc": (3e-3, 0.5, "sum_absolute", 64, "epochs"),
-    "imagenet100_idc": (1e-3, 0.5, "sum_absolute", 64, "epochs"),
-    "imagenet1k_idc": (1e-3, 0.5, "sum_absolute", 64, "epochs"),
+    "imagenet100_idc": (1e-3, 0.5, "sum_absolute", 128, "epochs"),
+    "imagenet1k_idc": (1e-3, 0.5, "sum_absolute", 128, "epochs"),
     "miniimagenet84_idc": (1e-3, 0.5, "sum_absolute", 64, "epochs"),
 }
 FACTORS = {"cifar10_idc": 2, "cifar100_idc": 2, "miniimagenet84_idc": 2}  # and 3 on 224 px

@@ -48,6 +48,8 @@ def test_a_stored_config_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("defaults: [digits]", [], "defaults: 'digits' needs hydra-core and omegaconf"),
         ("defaults: [{override method: dc}]", [], "needs hydra-core and omegaconf"),
         ("defaults: [{method: dq}]", [], "method/dq was not found"),
+        ("", [], "is empty; a config consists of keys and values"),
+        ("# @package foo\nipc: 1", [], "its header, # @package, needs hydra-core and omegaconf"),
         ("ipc: 1", ["method=dc"], "name no method to replace; give method.KEY=VALUE"),
     ],
 )

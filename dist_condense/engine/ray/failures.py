@@ -79,5 +79,6 @@ def _where(error: Exception) -> str:
 
 
 def innermost(error: Exception) -> str:
+    """Return the last line of an error's text, where Ray quotes the original error, or the name of its class."""
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     return masked(lines[-1]) if lines else type(error).__name__  # masked here, since callers truncate it

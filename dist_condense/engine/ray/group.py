@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import pickle
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -66,6 +65,9 @@ UNUSED = ("DatasetsCallback",)
 """Callbacks of Ray Train, each with an actor that takes a second to start, for data sets of Ray Data."""
 UNUSED_HERE = ("PlacementGroupCleanerCallback",)
 """Like :data:`UNUSED`, to clean up after a killed controller; a cluster that was started here ends with its driver."""
+
+WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
+"""Environment variable of Ray Train's controller, 0 or 1."""
 
 NO_SPARE = {"prestart_worker_first_driver": False}
 """Ray's own setting: no processes are started in advance, which none of our actors could use, because they differ in
@@ -198,11 +200,10 @@ def launch(work: Work, config: Any, group: Group, folder: Path, restarts: Path) 
     """
     payload = Payload(work=work, config=config, run=folder.name, reproducible=group.reproducible, timeout=group.timeout)
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(group.timeout + LATER)  # Ray reads it only here
-    if _started_here():
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # an actor; only nodes can be preempted
     try:
-        _start_coordinator()
-        _in_thread(lambda: _trainer(payload, group, folder, restarts).fit())
+        with _unwatched():
+            _start_coordinator()
+            _in_thread(lambda: _trainer(payload, group, folder, restarts).fit())
     except WorkerGroupError as error:
         raise RunFailed(cause(error.worker_failures)) from error
     except TrainingFailedError as error:  # the group could not be placed or started
@@ -258,9 +259,22 @@ def _started_here() -> bool:
     return node is not None and bool(node.is_head())
 
 
+@contextmanager
+def _unwatched() -> Iterator[None]:
+    """Start no watcher of preemption, an actor, if Ray was started here, because only nodes can be preempted."""
+    is_set = not _started_here() or WATCHER in os.environ
+    if not is_set:
+        os.environ[WATCHER] = "0"
+    try:
+        yield
+    finally:
+        if not is_set:
+            del os.environ[WATCHER]
+
+
 def _start_coordinator() -> None:
     """Start the actor that Ray Train's controller would start, and wait for, after its own start."""
-    with suppress(ImportError):  # another version of Ray
+    with suppress(ImportError, AttributeError):  # a private function; without it, the controller starts the actor later
         from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
             get_or_create_autoscaling_coordinator,
         )
@@ -271,8 +285,8 @@ def _start_coordinator() -> None:
 def _trainer(payload: Payload, group: Group, folder: Path, restarts: Path) -> TorchTrainer:
     return _Trainer(
         _enter,
-        # as bytes, because Ray Train's controller would unpickle it, too, and import the modules of the work
-        train_loop_config={"payload": ray.cloudpickle.dumps(payload)},
+        # as a reference, because Ray Train's controller would read it, too, and import the modules of the work
+        train_loop_config={"payload": ray.put(payload)},
         torch_config=OnRaysNetwork(
             backend="nccl" if group.gpu else "gloo",
             timeout_s=math.ceil(group.timeout + (LATER if group.gpu else 0)),
@@ -308,8 +322,8 @@ def preempted() -> bool:
     return context.preemption_info is not None
 
 
-def _enter(given: dict[str, bytes]) -> None:
-    payload: Payload = pickle.loads(given["payload"])
+def _enter(given: dict[str, ray.ObjectRef[Payload]]) -> None:
+    payload = ray.get(given["payload"])
     host = f"{socket.gethostname()} ({ray.util.get_node_ip_address()})"
     peers = RollCall.create(payload.timeout, host)
     coordinator = ProcessGroupCoordinator(payload.reproducible, peers=peers, notice=preempted)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -35,6 +36,7 @@ from typing import Any, cast
 import torch
 
 from benchmarks import gpu_parts
+from dist_condense.settings.config import ConfigError, load
 from dist_condense.system.files import write_atomically
 
 ROOT = Path(__file__).parents[1]
@@ -113,7 +115,14 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     options = parser.parse_intermixed_args(words)
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"--parts: {', '.join(sorted(unknown))}: choose from {', '.join(PARTS)}")
-    options.minutes = options.minutes or (SMOKE_MINUTES if options.smoke else MINUTES)
+    if options.minutes is None:
+        options.minutes = SMOKE_MINUTES if options.smoke else MINUTES
+    if not 0 < options.minutes < math.inf:
+        parser.error(f"--minutes: {options.minutes:g} is not a positive number")
+    try:
+        load("configs/cifar10_idc.yaml", options.keys)  # the run, which comes last, needs them
+    except ConfigError as error:
+        parser.error("; ".join(error.problems))
     return options
 
 
@@ -255,6 +264,7 @@ def _markdown(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             continue
         if block:
             columns = list(dict.fromkeys(column for x in block for column in x if column not in ("name", *REASONS)))
+            columns = columns or ["result"]  # where no row has numbers
             yield from ("", f"| | {' | '.join(columns)} |", f"| --- |{' --- |' * len(columns)}")
             yield from (f"| {x['name']} | {' | '.join(_markdown_cells(x, columns))} |" for x in block)
         block = []

@@ -129,14 +129,17 @@ def test_a_part_that_hangs_fails_or_dies_is_reported_and_the_next_one_runs(
     assert "machine: stopped: at its limit of 1 s" in capsys.readouterr().out
 
 
-def test_a_part_that_is_not_chosen_is_skipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_part_that_is_not_chosen_is_skipped_and_wrong_arguments_are_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(gpu_check, "run_part", lambda name, *_, **__: {"status": "done", "seconds": 1.0, "rows": []})
     assert gpu_check.main(["--device", "cpu", "--parts", "machine,run", "--output", str(tmp_path)]) == 0
     results = json.loads((tmp_path / "gpu-check.json").read_text())["parts"]
     assert [name for name, result in results.items() if result["status"] == "done"] == ["machine", "run"]
     assert gpu_check.state(results["tests"]) == "skipped: not in --parts"
-    with pytest.raises(SystemExit):
-        gpu_check.parse(["--parts", "machin"])
+    for refused in (["--parts", "machin"], ["--minutes", "0"], ["--minutes", "nan"], ["compute.foo=1"]):
+        with pytest.raises(SystemExit):
+            gpu_check.parse(refused)
 
 
 def test_the_limits_of_the_parts_leave_the_rest_to_the_run(monkeypatch: pytest.MonkeyPatch) -> None:

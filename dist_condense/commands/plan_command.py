@@ -93,6 +93,8 @@ def planned(options: argparse.Namespace, config: RunConfig) -> Plan:
     unsaved = _unsaved(options, measured)
     measured = _as_stated(options, measured, load)
     workers, kind = max(1, config.cluster.workers), kind or measured.kind
+    if kind == CUDA:
+        load = replace(load, captured=max(1, config.compute.cuda_graphs))
     cluster = _cluster(options, gpu, config, load, kind=kind, workers=workers)
     room = _room(options, gpu, kind, workers)
     outline = outline_of(config, dataset)

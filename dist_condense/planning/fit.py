@@ -49,11 +49,15 @@ def remedies(load: Workload, rates: Calibration, cluster: Cluster, workers: int,
 
 
 def _matching(load: Workload, rates: Calibration, free: int) -> Iterator[str]:
-    def fits(microbatch: int) -> bool:
-        pieces = at_once(replace(load, microbatch=microbatch), rates)
+    def fits(microbatch: int, captured: int = 1) -> bool:
+        pieces = at_once(replace(load, microbatch=microbatch, captured=captured), rates)
         return max(pieces["real"], pieces["synthetic"]) <= free
 
-    if load.steps and not fits(load.microbatch):
+    if not load.steps or fits(load.microbatch, load.captured):
+        return
+    if captured := _halved(load.captured, lambda classes: fits(load.microbatch, classes)):
+        yield _remedy("matching", free, key="compute.cuda_graphs", value=captured)
+    else:
         most = max(load.real, load.synthetic)
         yield _remedy("matching", free, key="compute.microbatch", value=_halved(most, fits))
 

@@ -278,11 +278,11 @@ def at_once(load: Workload, rates: Calibration) -> dict[str, int]:
 
     The passes take turns, so a worker needs memory only for the largest of them.
     """
-    most = load.microbatch or max(load.real, load.synthetic)
+    most, classes = load.microbatch or max(load.real, load.synthetic), min(load.captured, load.classes)
     pieces = {}
     if rates.real and rates.synthetic and load.steps:
-        pieces["real"] = rates.real.bytes(min(load.real, most))
-        pieces["synthetic"] = rates.synthetic.bytes(min(load.synthetic, most))
+        pieces["real"] = classes * rates.real.bytes(min(load.real, most))
+        pieces["synthetic"] = classes * rates.synthetic.bytes(min(load.synthetic, most))
     if rates.training and load.updates:
         pieces["training"] = rates.training.bytes(-(-max(load.updates) // load.slices))
     return pieces

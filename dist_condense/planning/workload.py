@@ -83,6 +83,8 @@ class Workload:
     embedded: int = 0
     """Number of real images of the largest class that are embedded in the whole run, to choose its minibatches."""
     microbatch: int = 0
+    captured: int = 1
+    """Number of classes whose images are in the network at once, in a CUDA graph."""
     slices: int
     """Number of slices of a training batch."""
     coupled: bool

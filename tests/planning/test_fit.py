@@ -30,6 +30,13 @@ def test_the_microbatch_that_is_told_fits(free):
     assert remedies(replace(LOAD, microbatch=2 * value), RATES, CLUSTER, 2, room(LOAD, free)) != []
 
 
+def test_the_captured_classes_that_are_told_fit():
+    several, free = replace(LOAD, captured=8), 3 * (500 + 16 * 100)
+    (said,) = remedies(several, RATES, CLUSTER, 2, room(LOAD, free))
+    assert said.endswith("set compute.cuda_graphs=2")
+    assert remedies(replace(LOAD, captured=2), RATES, CLUSTER, 2, room(LOAD, free)) == []
+
+
 def test_the_slices_that_are_told_fit():
     (said,) = remedies(TRAINED, RATES, CLUSTER, 2, room(TRAINED, 3000))
     value = int(re.search(r"compute.slices=(\d+)", said)[1])

@@ -98,6 +98,7 @@ def test_memory_of_a_worker():
     }
     assert memory(LOAD, RATES, replace(CLUSTER, resident=True), 3)[REAL] == 4 * 50 * 100
     assert memory(LOAD, RATES, CLUSTER, 3)[AT_ONCE] == 500 + 16 * 100
+    assert memory(replace(LOAD, captured=3), RATES, CLUSTER, 3)[AT_ONCE] == 3 * (500 + 16 * 100)
     assert memory(replace(LOAD, microbatch=4), RATES, CLUSTER, 3)[AT_ONCE] == 1000 + 4 * 10
 
 

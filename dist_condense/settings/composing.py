@@ -21,7 +21,8 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dist_condense.settings.yaml_files import DEFAULTS, ENDINGS, SHAPE, Unusable, package, texts
+from dist_condense.settings.values import Unusable
+from dist_condense.settings.yaml_files import DEFAULTS, ENDINGS, SHAPE, package, texts
 
 PRIMARY = "the config"
 """Name under which Hydra finds the file of the command line, because the file's own name may contain any character."""

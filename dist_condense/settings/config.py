@@ -16,8 +16,7 @@ from dist_condense.settings import keys, overrides, values, yaml_files
 from dist_condense.settings.identity import differences, identity
 from dist_condense.settings.keys import KEYS, RENAMED, SECTIONS, leaves
 from dist_condense.settings.schema import RunConfig
-from dist_condense.settings.values import ConfigError, Misfit
-from dist_condense.settings.yaml_files import Unusable
+from dist_condense.settings.values import ConfigError, Misfit, Unusable
 from dist_condense.system import terminal
 from dist_condense.system.credentials import address, is_half, is_hidden, masked
 from dist_condense.system.errors import SHOWN

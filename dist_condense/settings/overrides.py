@@ -9,7 +9,7 @@ from typing import Any
 
 from dist_condense.settings import values, yaml_files
 from dist_condense.settings.keys import KEYS, SECTIONS, leaves
-from dist_condense.settings.yaml_files import Unusable
+from dist_condense.settings.values import Unusable
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,10 @@ MISSING = "???"
 """Hydra's placeholder in a file for a value that the command line must provide."""
 
 
+class Unusable(ValueError):
+    """Error for a file or text that is not a valid config; the message is one line."""
+
+
 class ConfigError(ValueError):
     """All problems of a configuration, found before anything starts.
 

@@ -6,19 +6,16 @@ The ``defaults`` of a file may name one file of each group, and ``_self_``; the 
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from dist_condense.settings.keys import SECTIONS, leaves
-from dist_condense.settings.yaml_files import ENDINGS, SHAPE, Unusable, package, texts
+from dist_condense.settings.values import Unusable
+from dist_condense.settings.variables import NEEDS
+from dist_condense.settings.yaml_files import ENDINGS, SHAPE, package, texts
 
 SELF = "_self_"
-NEEDS = "needs hydra-core and omegaconf, which are not installed here"
-_VARIABLE = re.compile(r"\$\{oc\.env:([^\s${},:]+)(?:,([^${}]*))?\}")
-"""Pattern of an environment variable with an optional default."""
 
 
 def composed(file: Path, shipped: Path, groups: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -61,24 +58,3 @@ def _found(file: Path, shipped: Path, name: str) -> Path:
     if found is None:
         raise Unusable(f"{name} was not found, but the defaults of {file} name it")
     return found
-
-
-def resolved(value: Any) -> Any:
-    """Replace the environment variables in the texts of a value. Raises Unusable for any other interpolation."""
-    if isinstance(value, dict):
-        return {key: resolved(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [resolved(item) for item in value]
-    if not isinstance(value, str) or "${" not in value:
-        return value
-    text = _VARIABLE.sub(_variable, value)
-    if "${" in text:
-        raise Unusable(f"{value!r:.200} {NEEDS}; give the value")
-    return None if text == "null" and _VARIABLE.fullmatch(value) else text
-
-
-def _variable(match: re.Match[str]) -> str:
-    name, default = match.groups()
-    if name not in os.environ and default is None:
-        raise Unusable(f"the environment variable {name} is not set; set it, or give the value")
-    return os.environ.get(name, default)

@@ -17,8 +17,9 @@ from typing import Any, ClassVar, cast
 
 import yaml
 
-from dist_condense.settings import interpolations
+from dist_condense.settings import interpolations, variables
 from dist_condense.settings.interpolations import LONGEST, texts_of
+from dist_condense.settings.values import Unusable
 from dist_condense.system.records import DEPTH, YAML_BYTES, Unreadable, YamlLoader, bytes_of, document, text_of
 from dist_condense.system.terminal import printable
 
@@ -36,10 +37,6 @@ _REAL = re.compile(r"(?<!\\)(\\\\)*\$\{")
 _VARIABLE = re.compile(r"\$\{oc\.env:\s*([^,}\s]+)\s*(,\s*(?:''|\"\")?\s*\})?")
 _SCALARS = (str, int, float, type(None))
 """Types of scalars that JSON can represent (bool is an int)."""
-
-
-class Unusable(ValueError):
-    """Error for a file or text that is not a valid config; the message is one line."""
 
 
 # --- YAML whose scalars stay texts --------------------------------------------------------------------------------
@@ -306,9 +303,7 @@ def _selector(values: Mapping[str, Any]) -> Callable[[str], Any]:
         from omegaconf import OmegaConf
         from omegaconf.errors import OmegaConfBaseException
     except ModuleNotFoundError:
-        from dist_condense.settings import without_hydra
-
-        return lambda key: without_hydra.resolved(values[key])
+        return lambda key: variables.resolved(values[key])
     root = OmegaConf.create(_nested({key: value for key, value in values.items() if key.count(".") < DEPTH}))
 
     def select(key: str) -> Any:

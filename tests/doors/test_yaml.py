@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from dist_condense.settings import config, interpolations, yaml_files
 from dist_condense.settings.config import ConfigError, load
 from dist_condense.settings.keys import KEYS, SECTIONS
-from dist_condense.settings.yaml_files import DEFAULTS, Unusable
+from dist_condense.settings.values import Unusable
+from dist_condense.settings.yaml_files import DEFAULTS
 from dist_condense.system.records import YAML_BYTES, YAML_VALUES
 from dist_condense.system.terminal import lines_of
 from tests.doors.fuzzing import SNIPPETS, TEXTS, Answer, check_lines, door, fuzz, mutated_yaml, odd_values

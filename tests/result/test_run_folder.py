@@ -28,7 +28,7 @@ from dist_condense.result.tracking.server import Refused
 from dist_condense.result.tracking.server_run import RunAddress, ServerRun
 from dist_condense.settings import config, run_folder, yaml_files
 from dist_condense.settings.config import ConfigError
-from dist_condense.settings.yaml_files import Unusable
+from dist_condense.settings.values import Unusable
 from dist_condense.system.errors import SHOWN
 from tests.job.test_failures import command
 

@@ -53,9 +53,9 @@ The shipped configs read these variables; any key can read one with `${{oc.env:N
 ## What changes the result
 A run's folder contains one result. The same command continues the run; a config that would give another set is refused,
 and the differences are printed. Only `output`, `cluster.*`, `data.*`, `evaluation.*`, `tracking.*`,
-`training.check_finite` and the location of the data may change. `compute.slices`, `compute.threads` and
-`compute.reproducible` change the last bits ([reliability.md](reliability.md#the-last-bits)). Where they are null, the
-value does not depend on the number of workers, and a run keeps the value of its first start.
+`training.check_finite`, `compute.cuda_graphs` and the location of the data may change. All other keys of `compute`
+change the last bits ([reliability.md](reliability.md#the-last-bits)). Where they are null, the value does not depend on
+the number of workers, and a run keeps the value of its first start.
 
 Old keys, which still work in this version but print the new name:
 

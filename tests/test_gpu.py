@@ -1,4 +1,4 @@
-"""Properties that only a GPU can show: the step of the CPU, equal bits in repeated runs, and no wait for the host."""
+"""Properties that only a GPU can show: the step of the CPU, captured steps like eager ones, no wait for the host."""
 
 from __future__ import annotations
 

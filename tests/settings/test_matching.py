@@ -1,4 +1,4 @@
-"""The passes over real images that the segments of training reach."""
+"""The passes over real images that the segments of training reach, and what torch cannot differentiate."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from itertools import islice, product
 from types import SimpleNamespace
 
 import pytest
+from torch import nn
 
 from dist_condense.core import randomness
 from dist_condense.settings import matching
@@ -48,3 +49,22 @@ def test_a_pass_has_an_incomplete_batch_where_a_segment_of_training_has(
 def test_many_networks_take_no_time(config: RunConfig) -> None:
     found = pass_of(config, networks=1_000_000, steps=2, amount=4, count=7)  # every end is in a skipped segment
     assert found.images == 4
+
+
+FORWARD = ("compute.second_derivative=forward", "compute.autocast=true")
+
+
+@pytest.mark.parametrize(
+    ("keys", "norm", "is_refused"),
+    [
+        (FORWARD, nn.Identity(), True),
+        ((*FORWARD, "compute.compile=true"), nn.Identity(), False),
+        ((*FORWARD, "compute.compile=true"), nn.GroupNorm(1, 1), True),
+        (FORWARD[:1], nn.GroupNorm(1, 1), False),
+        (FORWARD[1:], nn.GroupNorm(1, 1), False),
+    ],
+)
+def test_forward_differentiation_in_bfloat16(keys: tuple[str, ...], norm: nn.Module, is_refused: bool) -> None:
+    config, theta = load("configs/digits.yaml", keys), nn.Sequential(nn.Conv2d(1, 1, 3), norm)
+    found = [*matching.problems(config), *matching.network_problems(config, theta)]  # type: ignore[arg-type]
+    assert [line.split(":")[0] for line in found] == ["compute.second_derivative"] * is_refused

@@ -72,7 +72,10 @@ FASHION = [_data("."), "dataset.name=fashion_mnist", "method.images.lr=1e-4", "m
 SERIES: dict[str, tuple[str, Keys]] = {
     "fashion_mnist_dc": ("configs/fashion_mnist_dc.yaml", [_data(".")]),
     "fashion_mnist_idc": ("configs/cifar10_idc.yaml", [*FASHION, "training.images=500"]),
+    "fashion_mnist_idc_i": ("configs/cifar10_idc_i.yaml", [*FASHION, "training.images=500"]),
     "cifar10_dc": ("configs/cifar10_dc.yaml", [_data("cifar10")]),
+    "cifar10_dcc": ("configs/cifar10_dcc.yaml", [_data("cifar10")]),
+    "cifar10_dm": ("configs/cifar10_dm.yaml", [_data("cifar10")]),
     "cifar10_idc": ("configs/cifar10_idc.yaml", [_data("cifar10")]),
 }
 """Config of each series, and the keys that its variants share."""

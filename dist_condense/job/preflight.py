@@ -35,6 +35,7 @@ from dist_condense.settings.config import (
 )
 from dist_condense.settings.identity import impossible
 from dist_condense.settings.run_folder import RunFolder
+from dist_condense.system.processor import has_bfloat16, lacks_compiler
 from dist_condense.system.storage import Folder, Storage
 
 MANY = 20_000
@@ -114,10 +115,13 @@ def _here(config: RunConfig) -> Iterator[str]:
         yield f"cluster.min_workers: {cluster.min_workers} is above cluster.workers, {cluster.workers}"
     if cluster.workers == 0 and cluster.device == "cuda" and not torch.cuda.is_available():
         yield "cluster.device: cuda, but torch sees no GPU here; set cluster.device=cpu"
+    device = cluster.settled(torch.cuda.is_available).device
+    if cluster.workers == 0 and config.compute.compile and (lacking := lacks_compiler(device)):
+        yield f"compute.compile: torch.compile needs {lacking}; install it, or set compute.compile=false"
 
 
 def remarks(config: RunConfig, stored: State | None) -> Iterator[str]:
-    """Yield remarks on a resolved config that do not stop the run: idle cores, and a change of torch or device.
+    """Yield remarks on a resolved config that do not stop the run: idle cores, slow bfloat16, another torch or device.
 
     :param stored: metadata of the checkpoint that the run continues from; None for a new run.
     """
@@ -129,6 +133,11 @@ def remarks(config: RunConfig, stored: State | None) -> Iterator[str]:
         )
     if cluster.workers == 0 and (threads := config.compute.threads or 1) > (here := os.cpu_count() or threads):
         yield f"compute.threads: {threads} threads on {here} cores hinder each other, which can take much longer"
+    if cluster.workers == 0 and config.compute.autocast and not has_bfloat16(cluster.device):
+        yield (
+            f"compute.autocast: this {'GPU' if cluster.on_gpu else 'CPU'} has no instructions for bfloat16; "
+            "compute.autocast=false is faster here"
+        )
     if stored is not None and (stored.torch, stored.device) != (torch.__version__, cluster.device):
         yield (
             f"the run was started with torch {stored.torch} on {stored.device} and continues with torch "

@@ -1,8 +1,11 @@
-"""Properties of the processor that determine the last bits of a result: its kind, number of threads and kernels."""
+"""Properties of the processor that determine speed and last bits: kind, bfloat16, compilers, threads and kernels."""
 
 from __future__ import annotations
 
+import os
 import platform
+import shutil
+import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +14,9 @@ import torch
 
 FACTS = ("vendor_id", "cpu family", "model", "model name", "stepping", "cache size", "flags")
 """Keys of /proc/cpuinfo whose values determine which kernels libraries select and how they partition the work."""
+CPU_INFO = Path("/proc/cpuinfo")
+BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
+"""Flags of CPUs (x86, Arm) with products of bfloat16 numbers."""
 
 
 def kind(device: torch.device) -> str | None:
@@ -20,10 +26,29 @@ def kind(device: torch.device) -> str | None:
     """
     if device.type != "cpu":
         return None
-    info = Path("/proc/cpuinfo")
-    first = info.read_text().partition("\n\n")[0].splitlines() if info.exists() else []
+    first = CPU_INFO.read_text().partition("\n\n")[0].splitlines() if CPU_INFO.exists() else []
     facts = [line for line in first if line.partition(":")[0].strip() in FACTS]
     return "\n".join([torch.__version__, platform.machine(), torch.backends.cpu.get_cpu_capability(), *facts])
+
+
+def has_bfloat16(device: str, info: Path = CPU_INFO) -> bool:
+    """Return whether the GPU (``cuda``) or else the CPU here has instructions for products of bfloat16 numbers.
+
+    True for a CPU that does not say so.
+    """
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return not info.exists() or not BFLOAT16.isdisjoint(info.read_text().split())
+
+
+def lacks_compiler(device: str) -> str | None:
+    """Return what torch.compile lacks here to compile for a device, ``cuda`` or ``cpu``; None if it lacks nothing."""
+    names = (os.environ.get("CC"), "gcc", "clang") if device == "cuda" else (os.environ.get("CXX"), "g++")
+    if not any(name and shutil.which(name.split()[0]) for name in names):
+        return "a C compiler (gcc, or CC)" if device == "cuda" else "a C++ compiler (g++, or CXX)"
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        return "the headers of Python (Python.h, in Debian's python3-dev)"
+    return None
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from dist_condense.data.normalise import ChannelStatistics
 from dist_condense.data.shards import shards
 from dist_condense.engine.coordinator import LocalCoordinator, Placement
 from dist_condense.engine.ray import group
-from dist_condense.job import worker
+from dist_condense.job import preflight, worker
 from dist_condense.job.comparing import TRAINING_SETS
 from dist_condense.job.exporting import card
 from dist_condense.job.job import Job
@@ -177,6 +177,15 @@ def test_cores_that_do_not_compute_are_told(job):
         assert any(line.startswith("compute.threads: 1024 threads on") for line in job("compute.threads=1024").remarks)
     with on_threads(1):
         assert not any("cores" in line for line in job().remarks)
+
+
+def test_what_this_machine_lacks_for_fast_steps_is_told(job, monkeypatch):
+    monkeypatch.setattr(preflight, "has_bfloat16", lambda device: False)
+    told = "compute.autocast: this CPU has no instructions for bfloat16; compute.autocast=false is faster here"
+    assert told in job("compute.autocast=true").remarks and told not in job().remarks
+    monkeypatch.setattr(preflight, "lacks_compiler", lambda device: "a C++ compiler")
+    with pytest.raises(ConfigError, match=r"compute.compile: torch.compile needs a C\+\+ compiler; install"):
+        job("compute.compile=true")
 
 
 def test_checkpoints_are_not_kept_in_what_the_run_replaces(job, tmp_path):

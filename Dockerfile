@@ -35,6 +35,11 @@ RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target
     pip wheel --no-deps --wheel-dir /ffcv ffcv
 
 FROM base AS cpu
+# torch.compile calls g++.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends g++ \
+    && rm -rf /var/lib/apt/lists/*
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf,required=false \
     --mount=type=bind,from=package,source=/wheels,target=/wheels \
     pip install "$(echo /wheels/dist_condense-*.whl)[gs,mlflow-server,s3]"

@@ -100,7 +100,7 @@ def test_the_measured_shares_of_another_network_are_taken_over(counted):
 
 
 def test_the_most_similar_size_is_taken_in_the_same_precision():
-    other = case("cifar10_idc", "compute.autocast=true")
+    other = case("cifar10_idc", "compute.autocast=false")
     assert floors.of_device(measured_with(), *other, share=None).share == floors.SHARE
     near, far = measured_with("cifar10_idc", "network.width=32"), measured_with("imagenet10_idc")
     both = replace(H100, measured=[*far.measured, *near.measured])

@@ -47,7 +47,7 @@ def test_the_convolutions_of_groups_cost_their_own_part():
 
 def test_the_memory_is_that_of_the_computation():
     """Fake tensors are as large as those that are computed."""
-    config = load("configs/cifar10_idc.yaml", ["network.width=16"])
+    config = load("configs/cifar10_idc.yaml", ["network.width=16", "compute.autocast=false"])
     data = assumed(config, None, None)
     network = assembly.network_builder(config, data)(0)
     objective = replace(assembly.objective_of(config), microbatch=0, compiled=False)

@@ -22,14 +22,16 @@ from dist_condense.data.normalise import ChannelStatistics, to_values
 from dist_condense.data.reading.source import ClassSource, get_many
 from dist_condense.engine.ahead import DEPTH, Ahead
 from dist_condense.engine.coordinator import Coordinator, Placement
-from dist_condense.engine.update import Batch, DrawUpdate, UpdateDraws
+from dist_condense.engine.update import Batch, Block, DrawUpdates, UpdateDraws
 from dist_condense.system.transfer import Parcel, Transfer, to_device
 
 CPU = torch.device("cpu")
 AHEAD_BYTES = 16 << 20
 """Bytes of images that are read before their update; at least DEPTH batches are."""
-Gathered = Parcel[Batch]
-"""Stored images, labels and draws of an update, whose transfer to the device has started."""
+BLOCK = 16
+"""Maximum number of batches that are gathered and drawn together, because each operation costs more than its bytes."""
+Gathered = tuple[list[int], Parcel[Block]]
+"""Sizes of the batches of consecutive updates, and their inputs, whose transfer to the device has started."""
 Segment = tuple[int, int, int]
 """Segment of training to read: network k, matching step t, and the index of its first batch to read."""
 
@@ -40,11 +42,11 @@ class Batches(Protocol):
     waited: float
     """Seconds that training has waited for images to be read."""
 
-    def announce(self, k: int, t: int, draws: DrawUpdate) -> None:
+    def announce(self, k: int, t: int, draws: DrawUpdates) -> None:
         """Announce that segment (k, t) is next, so that its preparation can start."""
         ...
 
-    def segment(self, k: int, t: int, first: int = 0, *, draws: DrawUpdate) -> Generator[Batch]:
+    def segment(self, k: int, t: int, first: int = 0, *, draws: DrawUpdates) -> Generator[Batch]:
         """Yield the batches of segment (k, t), from index ``first`` on, with the draws of their updates.
 
         The generator must be closed if it is not exhausted.
@@ -101,11 +103,11 @@ class RealBatches:
     def __post_init__(self) -> None:
         self._transfer = Transfer(self.placement.device)
 
-    def announce(self, k: int, t: int, draws: DrawUpdate) -> None:
+    def announce(self, k: int, t: int, draws: DrawUpdates) -> None:
         """Start to gather the images of segment (k, t). Every worker must announce the same segments."""
         self._start((k, t, 0), draws)
 
-    def segment(self, k: int, t: int, first: int = 0, *, draws: DrawUpdate) -> Generator[Batch]:
+    def segment(self, k: int, t: int, first: int = 0, *, draws: DrawUpdates) -> Generator[Batch]:
         """Yield the batches of segment (k, t), from index ``first`` on; the last batch of a pass may be smaller.
 
         :param draws: function that makes the draws of an update; called in the thread that gathers the images.
@@ -115,7 +117,7 @@ class RealBatches:
         (_, batches), self._prefetch = cast(tuple[Segment, Ahead[Gathered]], self._prefetch), None
         return self._ready(batches)
 
-    def passes(self, epochs: int, *key: int, first: int = 0, draws: DrawUpdate) -> Generator[Batch]:
+    def passes(self, epochs: int, *key: int, first: int = 0, draws: DrawUpdates) -> Generator[Batch]:
         """Yield the batches of ``epochs`` shuffled passes over all real images, including the incomplete ones.
 
         :param key: integers that, with the seed, determine the shuffles.
@@ -127,7 +129,7 @@ class RealBatches:
         positions = (x for order in orders for x in order.split(self.batch))
         return self._ready(self._ahead(islice(positions, first, None), first, draws))
 
-    def _start(self, segment: Segment, draws: DrawUpdate) -> None:
+    def _start(self, segment: Segment, draws: DrawUpdates) -> None:
         self.drop()
         k, t, first = segment
         length = -(-self.amount // self.batch)
@@ -135,11 +137,13 @@ class RealBatches:
         positions = randomness.endless_batches(sum(self.counts), self.batch, start, self.seed, "real stretches")
         self._prefetch = segment, self._ahead(islice(positions, max(0, length - first)), first, draws)
 
-    def _ahead(self, positions: Iterator[Tensor], first: int, draws: DrawUpdate) -> Ahead[Gathered]:
+    def _ahead(self, positions: Iterator[Tensor], first: int, draws: DrawUpdates) -> Ahead[Gathered]:
         """Start to gather the batches at ``positions``, whose updates are numbered from ``first`` on."""
-        depth = AHEAD_BYTES // (self.batch * prod(self.shape) * self.stored.itemsize)
-        gathered = (self._gather(u, batch, draws) for u, batch in enumerate(positions, first))
-        return Ahead(gathered, max(DEPTH, depth))
+        batches = AHEAD_BYTES // (self.batch * prod(self.shape) * self.stored.itemsize)
+        length = min(BLOCK, max(1, batches // DEPTH))
+        blocks = iter(lambda: list(islice(positions, length)), [])
+        gathered = (self._gather(first + i * length, block, draws) for i, block in enumerate(blocks))
+        return Ahead(gathered, max(DEPTH, batches // length))
 
     def drop(self) -> None:
         """Drain a prefetch that is no longer needed.
@@ -160,16 +164,20 @@ class RealBatches:
     def _end(self, batches: Ahead[Gathered]) -> None:
         batches.close(together=self.coordinator.size > 1)
 
-    def _gather(self, u: int, positions: Tensor, draws: DrawUpdate) -> Gathered:
-        """Gather the images at ``positions`` in the concatenation of all classes; runs in the read-ahead thread."""
-        counts = torch.tensor(self.counts)
+    def _gather(self, u: int, batches: list[Tensor], draws: DrawUpdates) -> Gathered:
+        """Gather batches of images at positions in the concatenation of all classes; runs in the read-ahead thread.
+
+        :param u: number of the update with the first batch.
+        """
+        counts, positions, sizes = torch.tensor(self.counts), torch.cat(batches), [len(x) for x in batches]
         ends = counts.cumsum(0)
         labels = torch.searchsorted(ends, positions, right=True)
         within, own = positions - (ends - counts)[labels], set(self.labels)
         rows = {c: at for c, at in rows_by_label(labels).items() if c in own}
         parts = get_many(self.source, [(c, within[at]) for c, at in rows.items()])
         images = self.coordinator.fill(self._in_order(list(rows.values()), parts, len(positions)))
-        return self._transfer.send(Batch(images, labels, draws(u, images.shape), self.normalised))
+        drawn = draws(u, sizes, self.shape[1:])
+        return sizes, self._transfer.send(Block(images, labels, drawn, self.normalised))
 
     def _in_order(self, rows: Sequence[Tensor], parts: Sequence[Tensor], count: int) -> Tensor:
         """Return stored images ``[count, C, H, W]`` with ``parts`` in their ``rows``, and 0 in all others.
@@ -177,15 +185,15 @@ class RealBatches:
         They are on the CPU, where workers exchange them; a single worker leaves them where its source keeps them.
         """
         device = parts[0].device if parts and self.coordinator.size == 1 else CPU
-        images = torch.zeros(count, *self.shape, dtype=self.stored, device=device)
-        if parts:
-            images[to_device(torch.cat(list(rows)), device)] = torch.cat(list(parts)).to(device)
-        return images
+        own = torch.cat([torch.zeros(1, *self.shape, dtype=self.stored, device=device), *(x.to(device) for x in parts)])
+        sources = torch.zeros(count, dtype=torch.int64)
+        sources[torch.cat([sources[:0], *rows])] = torch.arange(1, len(own))
+        return own.contiguous().index_select(0, to_device(sources, device))
 
     def _ready(self, batches: Ahead[Gathered]) -> Generator[Batch]:
         try:
-            for parcel in batches:
-                yield parcel.received()
+            for sizes, parcel in batches:
+                yield from parcel.received().batches(sizes)
         finally:
             self._end(batches)
             self.waited += batches.waited
@@ -260,13 +268,13 @@ class SyntheticBatches:
     def __post_init__(self) -> None:
         self._transfer = Transfer(self.placement.device)
 
-    def announce(self, k: int, t: int, draws: DrawUpdate) -> None:
+    def announce(self, k: int, t: int, draws: DrawUpdates) -> None:
         """Do nothing, because the synthetic images are not known before their segment starts."""
 
     def close(self) -> None:
         """Do nothing, because nothing is prepared outside of a segment."""
 
-    def segment(self, k: int, t: int, first: int = 0, *, draws: DrawUpdate) -> Generator[Batch]:
+    def segment(self, k: int, t: int, first: int = 0, *, draws: DrawUpdates) -> Generator[Batch]:
         """Yield the batches of shuffled passes over the current synthetic images, from index ``first`` on."""
         own, place = self.shard.labels, self.placement
         decoded = _joined([self.shard.training_images(c) for c in own], self.shape, place)
@@ -283,14 +291,15 @@ class SyntheticBatches:
         finally:
             ahead.close()
 
-    def _sent(self, u: int, positions: Tensor, draws: DrawUpdate) -> Parcel[Choice]:
+    def _sent(self, u: int, positions: Tensor, draws: DrawUpdates) -> Parcel[Choice]:
         """Start to copy the choices of an update to the device; runs in the read-ahead thread."""
         labels = positions // self.per_class
         slots = torch.full((self.classes,), -1)
         slots[self.shard.labels] = torch.arange(len(self.shard.labels))
         rows = (slots[labels] >= 0).nonzero().flatten()
         sources = (slots[labels] * self.per_class + positions % self.per_class)[rows]
-        return self._transfer.send(Choice(labels, rows, sources, draws(u, (len(positions), *self.shape))))
+        [drawn] = draws(u, [len(labels)], self.shape[1:]).split([len(labels)])
+        return self._transfer.send(Choice(labels, rows, sources, drawn))
 
     def _rows(self, own: Tensor, sent: Choice) -> Tensor:
         """Return the images, or their labels, of an update ``[B, ...]``, to which every worker contributes its own.
@@ -329,10 +338,10 @@ class NoBatches:
 
     waited = 0.0
 
-    def announce(self, k: int, t: int, draws: DrawUpdate) -> None:
+    def announce(self, k: int, t: int, draws: DrawUpdates) -> None:
         pass
 
-    def segment(self, k: int, t: int, first: int = 0, *, draws: DrawUpdate) -> Generator[Batch]:
+    def segment(self, k: int, t: int, first: int = 0, *, draws: DrawUpdates) -> Generator[Batch]:
         yield from ()
 
     def close(self) -> None:

@@ -286,7 +286,6 @@ class ByHand:
             assert sorted(order.tolist()) == list(range(6)), "a pass shows each image once"
             for rows in (order[:4], order[4:]):
                 images = drawn.augmentation(len(rows))(whole[rows]) if augmented else whole[rows]
-                drawn.cutmix(0.0, len(rows))
                 by_hand.update(self.theta, optimiser, images, labels[rows], averages=self.averages)
 
 

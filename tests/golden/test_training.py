@@ -72,8 +72,8 @@ def compare_batches(
     for images, labels in batches:
         if recipe.strategy:
             images = drawn.augmentation(len(labels))(images)
-        mix = drawn.cutmix(recipe.cutmix, len(labels))
-        by_hand.update(theta, optimiser, images, labels, mix if recipe.cutmix else None)
+        mix = drawn.cutmix(recipe.cutmix, len(labels)) if recipe.cutmix else None
+        by_hand.update(theta, optimiser, images, labels, mix)
     drawn.nothing_is_left()
     agree(flat(theta_of(module)), flat(theta), flat(start), "theta")
 

@@ -11,21 +11,21 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from math import prod
-from typing import Protocol, cast
+from typing import Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from dist_condense.core import randomness
 from dist_condense.data.normalise import ChannelStatistics, to_values
 from dist_condense.data.reading.source import ClassSource, get_many
 from dist_condense.engine.ahead import DEPTH, Ahead
 from dist_condense.engine.coordinator import Coordinator, Placement
-from dist_condense.engine.update import Batch, Block, DrawUpdates, UpdateDraws
+from dist_condense.engine.update import Batch, Block, DrawUpdates
 from dist_condense.system.transfer import Parcel, Transfer, to_device
 
 CPU = torch.device("cpu")
+Item = TypeVar("Item")
 AHEAD_BYTES = 16 << 20
 """Bytes of images that are read before their update; at least DEPTH batches are."""
 BLOCK = 16
@@ -115,7 +115,7 @@ class RealBatches:
         if self._prefetch is None or self._prefetch[0] != (k, t, first):
             self._start((k, t, first), draws)
         (_, batches), self._prefetch = cast(tuple[Segment, Ahead[Gathered]], self._prefetch), None
-        return self._ready(batches)
+        return self.ready(batches)
 
     def passes(self, epochs: int, *key: int, first: int = 0, draws: DrawUpdates) -> Generator[Batch]:
         """Yield the batches of ``epochs`` shuffled passes over all real images, including the incomplete ones.
@@ -125,9 +125,13 @@ class RealBatches:
         :param draws: as for :meth:`segment`.
         """
         self.drop()
-        orders = (randomness.permutation(sum(self.counts), self.seed, "real passes", *key, e) for e in range(epochs))
-        positions = (x for order in orders for x in order.split(self.batch))
-        return self._ready(self._ahead(islice(positions, first, None), first, draws))
+        positions = (x for batches in self.orders(epochs, *key) for x in batches)
+        return self.ready(self._ahead(islice(positions, first, None), first, draws))
+
+    def orders(self, epochs: int, *key: int) -> Iterator[tuple[Tensor, ...]]:
+        """Yield the positions of the images of all batches of each pass, see :meth:`located`."""
+        for epoch in range(epochs):
+            yield randomness.permutation(sum(self.counts), self.seed, "real passes", *key, epoch).split(self.batch)
 
     def _start(self, segment: Segment, draws: DrawUpdates) -> None:
         self.drop()
@@ -139,11 +143,26 @@ class RealBatches:
 
     def _ahead(self, positions: Iterator[Tensor], first: int, draws: DrawUpdates) -> Ahead[Gathered]:
         """Start to gather the batches at ``positions``, whose updates are numbered from ``first`` on."""
-        batches = AHEAD_BYTES // (self.batch * prod(self.shape) * self.stored.itemsize)
-        length = min(BLOCK, max(1, batches // DEPTH))
-        blocks = iter(lambda: list(islice(positions, length)), [])
-        gathered = (self._gather(first + i * length, block, draws) for i, block in enumerate(blocks))
-        return Ahead(gathered, max(DEPTH, batches // length))
+        return self.ahead(self._gather(u, block, draws) for u, block in self.blocks(positions, first))
+
+    def blocks(self, batches: Iterator[Item], first: int) -> Iterator[tuple[int, list[Item]]]:
+        """Yield the batches that are gathered together, each with the number of its first update, from ``first`` on."""
+        blocks = iter(lambda: list(islice(batches, self._length)), [])
+        return ((first + i * self._length, block) for i, block in enumerate(blocks))
+
+    def ahead(self, gathered: Iterator[Gathered]) -> Ahead[Gathered]:
+        """Start to gather blocks in a separate thread."""
+        return Ahead(gathered, max(DEPTH, self._depth // self._length))
+
+    @property
+    def _depth(self) -> int:
+        """Number of batches in :data:`AHEAD_BYTES`."""
+        return AHEAD_BYTES // (self.batch * prod(self.shape) * self.stored.itemsize)
+
+    @property
+    def _length(self) -> int:
+        """Number of batches in a block."""
+        return min(BLOCK, max(1, self._depth // DEPTH))
 
     def drop(self) -> None:
         """Drain a prefetch that is no longer needed.
@@ -169,17 +188,25 @@ class RealBatches:
 
         :param u: number of the update with the first batch.
         """
-        counts, positions, sizes = torch.tensor(self.counts), torch.cat(batches), [len(x) for x in batches]
-        ends = counts.cumsum(0)
-        labels = torch.searchsorted(ends, positions, right=True)
-        within, own = positions - (ends - counts)[labels], set(self.labels)
+        (labels, within), own, sizes = self.located(torch.cat(batches)), set(self.labels), [len(x) for x in batches]
         rows = {c: at for c, at in rows_by_label(labels).items() if c in own}
         parts = get_many(self.source, [(c, within[at]) for c, at in rows.items()])
-        images = self.coordinator.fill(self._in_order(list(rows.values()), parts, len(positions)))
+        images = self.coordinator.fill(self.in_order(list(rows.values()), parts, len(labels)))
         drawn = draws(u, sizes, self.shape[1:])
-        return sizes, self._transfer.send(Block(images, labels, drawn, self.normalised))
+        return sizes, self.sent(Block(images, labels, drawn, self.normalised))
 
-    def _in_order(self, rows: Sequence[Tensor], parts: Sequence[Tensor], count: int) -> Tensor:
+    def sent(self, block: Block) -> Parcel[Block]:
+        """Start to copy a block to the device."""
+        return self._transfer.send(block)
+
+    def located(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the classes of positions in the concatenation of all classes, and the positions in their classes."""
+        counts = torch.tensor(self.counts)
+        ends = counts.cumsum(0)
+        labels = torch.searchsorted(ends, positions, right=True)
+        return labels, positions - (ends - counts)[labels]
+
+    def in_order(self, rows: Sequence[Tensor], parts: Sequence[Tensor], count: int) -> Tensor:
         """Return stored images ``[count, C, H, W]`` with ``parts`` in their ``rows``, and 0 in all others.
 
         They are on the CPU, where workers exchange them; a single worker leaves them where its source keeps them.
@@ -190,7 +217,8 @@ class RealBatches:
         sources[torch.cat([sources[:0], *rows])] = torch.arange(1, len(own))
         return own.contiguous().index_select(0, to_device(sources, device))
 
-    def _ready(self, batches: Ahead[Gathered]) -> Generator[Batch]:
+    def ready(self, batches: Ahead[Gathered]) -> Generator[Batch]:
+        """Yield the inputs of each update on the device, and end the thread at last."""
         try:
             for sizes, parcel in batches:
                 yield from parcel.received().batches(sizes)
@@ -228,109 +256,6 @@ def rows_by_label(labels: Tensor) -> dict[int, Tensor]:
     order = labels.argsort(stable=True)
     present, counts = labels[order].unique_consecutive(return_counts=True)
     return dict(zip(present.tolist(), order.split(counts.tolist()), strict=True))
-
-
-class ImageShard(Protocol):
-    """Interface of a shard to :class:`SyntheticBatches`."""
-
-    @property
-    def labels(self) -> Sequence[int]: ...
-
-    def training_images(self, label: int) -> Tensor:
-        """Return the decoded images of a class in normalised space ``[m, C, H, W]``."""
-        ...
-
-    def training_labels(self, label: int) -> Tensor:
-        """Return the learnt labels of a class's decoded images ``[m, classes]``; called only if labels are learnt."""
-        ...
-
-
-@dataclass(kw_only=True)
-class SyntheticBatches:
-    """Batches of synthetic images of all classes: ``epochs`` shuffled passes per segment. Incomplete batches are kept.
-
-    :param per_class: number of decoded images per class.
-    :param soft: whether labels are learnt.
-    """
-
-    seed: int
-    classes: int
-    per_class: int
-    shard: ImageShard
-    coordinator: Coordinator
-    placement: Placement
-    shape: tuple[int, int, int]
-    batch: int
-    epochs: int
-    soft: bool = False
-    waited: float = field(default=0.0, init=False)
-
-    def __post_init__(self) -> None:
-        self._transfer = Transfer(self.placement.device)
-
-    def announce(self, k: int, t: int, draws: DrawUpdates) -> None:
-        """Do nothing, because the synthetic images are not known before their segment starts."""
-
-    def close(self) -> None:
-        """Do nothing, because nothing is prepared outside of a segment."""
-
-    def segment(self, k: int, t: int, first: int = 0, *, draws: DrawUpdates) -> Generator[Batch]:
-        """Yield the batches of shuffled passes over the current synthetic images, from index ``first`` on."""
-        own, place = self.shard.labels, self.placement
-        decoded = _joined([self.shard.training_images(c) for c in own], self.shape, place)
-        learnt = _joined([self.shard.training_labels(c) for c in own if self.soft], (self.classes,), place)
-        count, seed = self.classes * self.per_class, self.seed
-        orders = (randomness.permutation(count, seed, "synthetic passes", k, t, epoch) for epoch in range(self.epochs))
-        batches = islice((x for order in orders for x in order.split(self.batch)), first, None)
-        ahead = Ahead(self._sent(u, positions, draws) for u, positions in enumerate(batches, first))
-        try:
-            for parcel in ahead:
-                sent = parcel.received()
-                images = self._rows(decoded, sent)
-                yield Batch(images, self._rows(learnt, sent) if self.soft else sent.labels, sent.draws)
-        finally:
-            ahead.close()
-
-    def _sent(self, u: int, positions: Tensor, draws: DrawUpdates) -> Parcel[Choice]:
-        """Start to copy the choices of an update to the device; runs in the read-ahead thread."""
-        labels = positions // self.per_class
-        slots = torch.full((self.classes,), -1)
-        slots[self.shard.labels] = torch.arange(len(self.shard.labels))
-        rows = (slots[labels] >= 0).nonzero().flatten()
-        sources = (slots[labels] * self.per_class + positions % self.per_class)[rows]
-        [drawn] = draws(u, [len(labels)], self.shape[1:]).split([len(labels)])
-        return self._transfer.send(Choice(labels, rows, sources, drawn))
-
-    def _rows(self, own: Tensor, sent: Choice) -> Tensor:
-        """Return the images, or their labels, of an update ``[B, ...]``, to which every worker contributes its own.
-
-        :param own: images, or labels, of the owned classes, one after the other.
-        """
-        batch = own.new_zeros(len(sent.labels), *own.shape[1:])
-        batch[sent.rows] = own[sent.sources]
-        return self.coordinator.fill(batch)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Images of one update of :class:`SyntheticBatches`, and its draws."""
-
-    labels: Tensor
-    """Class of each image, int64 ``[B]``."""
-    rows: Tensor
-    """Which of the images are those of owned classes, int64 ``[n]``."""
-    sources: Tensor
-    """Their positions among the images of the owned classes, int64 ``[n]``."""
-    draws: UpdateDraws
-
-
-pytree.register_dataclass(Choice)
-
-
-def _joined(parts: Sequence[Tensor], shape: tuple[int, ...], placement: Placement) -> Tensor:
-    """Return ``[n, *shape]``: the parts one after the other; empty without parts."""
-    empty = torch.zeros(0, *shape, dtype=placement.dtype, device=placement.device)
-    return torch.cat([empty, *parts])
 
 
 class NoBatches:

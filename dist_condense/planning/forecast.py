@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from dist_condense.data.reading import read_ahead
 from dist_condense.data.reading.tiers import share
 from dist_condense.engine.matching.shared import STORED
+from dist_condense.engine.trajectory import faster_at_once
 from dist_condense.planning.rates import Calibration, Updating
 from dist_condense.planning.workload import Trials, Workload
 from dist_condense.settings.schema import CPU, CUDA
@@ -145,8 +146,8 @@ def forecast(load: Workload, rates: Calibration, cluster: Cluster, workers: int)
     """
     most, least = -(-load.classes // workers), load.classes // workers  # as `assign` divides classes of equal cost
     sent = traffic(load, cluster)
-    ways = Ways.of(load, rates, cluster, workers)
     steps = Ways.of(load.steps_only, rates, cluster, workers)
+    ways = steps.plus(Ways.of_pretraining(load, rates, cluster, workers))
     return Forecast(
         workers=workers,
         most=most,
@@ -182,6 +183,32 @@ class Ways:
         theta = load.segments * cluster.all_reduce(sent.theta, workers)
         return cls((own, waited), (_updating(load, rates, 1), theta))
 
+    @classmethod
+    def of_pretraining(cls, load: Workload, rates: Calibration, cluster: Cluster, workers: int) -> Ways:
+        """Estimate both ways for the pretraining of networks.
+
+        The networks of a pool are trained in turns of one on each worker, and those that remain likewise or, if they
+        are few, one after the other.
+        """
+        own, number = load.pretraining_only, load.pretrained
+        ways = cls.of(own, rates, cluster, workers)
+        if not load.pooled or workers == 1 or not number:
+            return ways
+        turns, remaining = divmod(number, workers)
+        if faster_at_once(remaining, workers, load.slices):
+            turns, remaining = turns + 1, 0
+        at_once = turns / number * _updating(own, rates, 1), 0.0
+        return cls(at_once, at_once).plus(ways.times(remaining / number))
+
+    def plus(self, others: Ways) -> Ways:
+        """Return the sums of the seconds."""
+        return Ways(_added(self.divided, others.divided), _added(self.repeated, others.repeated))
+
+    def times(self, factor: float) -> Ways:
+        """Return multiples of the seconds."""
+        (a, b), (c, d) = self.divided, self.repeated
+        return Ways((factor * a, factor * b), (factor * c, factor * d))
+
     @property
     def divides(self) -> bool:
         """Whether dividing the slices is faster, so that a run does it."""
@@ -191,6 +218,10 @@ class Ways:
     def chosen(self) -> tuple[float, float]:
         """The faster way."""
         return self.divided if self.divides else self.repeated
+
+
+def _added(first: tuple[float, float], second: tuple[float, float]) -> tuple[float, float]:
+    return first[0] + second[0], first[1] + second[1]
 
 
 def evaluating(trials: Sequence[Trials], updating: Updating | None, workers: int) -> float | None:

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from dist_condense.core.cutmix import CutMix, CutMixes
-from dist_condense.engine.batches import SyntheticBatches, rows_by_label
+from dist_condense.engine.batches import rows_by_label
 from dist_condense.engine.coordinator import Coordinator, LocalCoordinator, Placement
+from dist_condense.engine.synthetic_batches import SyntheticBatches
 from dist_condense.engine.update import Batch, BlockDraws
 from tests.engine.test_units import on_threads
 

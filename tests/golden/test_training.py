@@ -205,7 +205,7 @@ K, T, EPOCHS, MEMBERS = 4, 3, 2, 2
 STARTS: dict[str, Callable[[Path], NetworkStart]] = {
     "fresh": lambda folder: Fresh(),
     "pretrained": lambda folder: Pretrained(EPOCHS, Given()),
-    "pool": lambda folder: Pool(MEMBERS, EPOCHS, Given(), Folder(folder)),
+    "pool": lambda folder: Pool(MEMBERS, EPOCHS, Given(), Folder(folder), networks=K),
 }
 
 
@@ -364,6 +364,6 @@ def test_an_error_planted_in_the_start_is_noticed(name: str, tmp_path: Path) -> 
 def test_another_number_of_epochs_is_noticed(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both starts pass on their number of epochs."""
     monkeypatch.setitem(STARTS, "pretrained", lambda folder: Pretrained(EPOCHS - 1, Given()))
-    monkeypatch.setitem(STARTS, "pool", lambda folder: Pool(MEMBERS, EPOCHS - 1, Given(), Folder(folder)))
+    monkeypatch.setitem(STARTS, "pool", lambda folder: Pool(MEMBERS, EPOCHS - 1, Given(), Folder(folder), networks=K))
     with pytest.raises(AssertionError):
         compare_networks(kind, tmp_path)

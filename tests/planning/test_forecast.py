@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from dist_condense.engine.ownership import assign
+from dist_condense.planning.cluster import traffic
 from dist_condense.planning.forecast import (
     AT_ONCE,
     ENOUGH,
@@ -19,7 +20,6 @@ from dist_condense.planning.forecast import (
     efficiency,
     forecast,
     memory,
-    traffic,
 )
 from dist_condense.planning.workload import Trials
 from tests.planning.cases import CLUSTER, LOAD, RATES

@@ -19,9 +19,10 @@ from dist_condense.data.reading.tiers import AUTO, share
 from dist_condense.engine.errors import RunFailed
 from dist_condense.engine.procedure import Kind, Outline
 from dist_condense.planning import calibrate, devices, floors, rates, tables
+from dist_condense.planning.cluster import Cluster
 from dist_condense.planning.devices import GIGABYTE, Device
 from dist_condense.planning.fit import remedies
-from dist_condense.planning.forecast import Cluster, Forecast, StepEfficiency, best, efficiency, forecast
+from dist_condense.planning.forecast import Forecast, StepEfficiency, best, efficiency, forecast
 from dist_condense.planning.images import assumed, test_images
 from dist_condense.planning.plan import Plan
 from dist_condense.planning.rates import Calibration

@@ -11,7 +11,7 @@ rotation 15 degrees.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -48,6 +48,16 @@ class Draw:
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Draw:
         """Return the draw with ``change`` applied to each tensor."""
         return Draw(**{f.name: change(getattr(self, f.name)) for f in fields(self)})
+
+    def split(self, counts: Sequence[int]) -> list[Draw]:
+        """Return the draws of ``counts[i]`` augmentations each, one after the other; the tensors are views."""
+        parts = zip(*(getattr(self, f.name).split(list(counts)) for f in fields(self)), strict=True)
+        return [Draw(**{f.name: x for f, x in zip(fields(self), part, strict=True)}) for part in parts]
+
+
+def joined(draws: Sequence[Draw]) -> Draw:
+    """Return the augmentations of several draws, one draw after the other."""
+    return Draw(**{f.name: torch.cat([getattr(x, f.name) for x in draws]) for f in fields(Draw)})
 
 
 pytree.register_dataclass(Draw)
@@ -171,6 +181,19 @@ class Sampler:
         return torch.randint(low, high, (self.n,), generator=self.generator)
 
 
+class Samplers(Sampler):
+    """Source of the random numbers of several samplers for images of one size, one sampler after the other."""
+
+    def __init__(self, samplers: Sequence[Sampler]) -> None:
+        self.n, self.size, self.samplers = sum(x.n for x in samplers), samplers[0].size, samplers
+
+    def uniform(self, *shape: int) -> Tensor:
+        return torch.cat([x.uniform(*shape) for x in self.samplers])
+
+    def integers(self, low: int, high: int) -> Tensor:
+        return torch.cat([x.integers(low, high) for x in self.samplers])
+
+
 def draw_colour(draw: Draw, sampler: Sampler) -> Draw:
     return set_colour(draw, sampler.uniform(), sampler.uniform(), sampler.uniform())
 
@@ -244,10 +267,28 @@ class Strategy:
 
     def draw(self, n: int, size: tuple[int, int], generator: torch.Generator) -> Draw:
         """Draw n augmentations of images of ``size``; the operation of ``one_of`` is the same for all n."""
-        sampler = Sampler(n, size, generator)
-        which = int(torch.randint(len(self.one_of), (), generator=generator)) if self.one_of else 0
-        drawn = (*self.always, *self.one_of[which : which + 1])
-        draw = neutral(n)
-        for name in (name for name in OPERATIONS if name in drawn):
+        return self.draw_each([n], size, [generator])
+
+    def draw_each(self, counts: Sequence[int], size: tuple[int, int], generators: Sequence[torch.Generator]) -> Draw:
+        """Draw augmentations for several batches, one after the other: each as :meth:`draw` with its own generator.
+
+        Batches with the same operation of ``one_of`` are computed together.
+        """
+        samplers = [Sampler(n, size, generator) for n, generator in zip(counts, generators, strict=True)]
+        choices, number = range(len(samplers)), len(self.one_of)
+        which = [int(torch.randint(number, (), generator=x)) if number else 0 for x in generators]
+        groups = [[i for i in choices if which[i] == w] for w in dict.fromkeys(which)]
+        drawn = [self._drawn(which[group[0]], Samplers([samplers[i] for i in group])) for group in groups]
+        if len(drawn) == 1:
+            return drawn[0]
+        parts = (zip(i, x.split([counts[j] for j in i]), strict=True) for i, x in zip(groups, drawn, strict=True))
+        by_batch = {i: part for group in parts for i, part in group}
+        return joined([by_batch[i] for i in choices])
+
+    def _drawn(self, which: int, sampler: Sampler) -> Draw:
+        """Draw augmentations with the operations ``always`` and ``one_of[which]``."""
+        names = (*self.always, *self.one_of[which : which + 1])
+        draw = neutral(sampler.n)
+        for name in (name for name in OPERATIONS if name in names):
             draw = OPERATIONS[name](draw, sampler)
         return draw

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +38,35 @@ class CutMix:
 
 
 pytree.register_dataclass(CutMix)
+
+
+@dataclass(frozen=True)
+class CutMixes:
+    """CutMix draws of several batches, one after the other."""
+
+    partner: Tensor
+    """Index of each image's partner within its batch, int64 ``[n]``."""
+    boxes: Tensor
+    """Box of each batch, int64 ``[batches, 2, 2]``."""
+    weights: Tensor
+    """Weight of an image's own label in each batch, float64 ``[batches]``."""
+
+    @classmethod
+    def of(cls, draws: Sequence[CutMix]) -> CutMixes:
+        """Return the draws of batches."""
+        return cls(
+            torch.cat([x.partner for x in draws]),
+            torch.stack([x.box for x in draws]),
+            torch.stack([x.weight for x in draws]),
+        )
+
+    def split(self, counts: Sequence[int]) -> list[CutMix]:
+        """Return the draw of each batch, of ``counts[i]`` images; the tensors are views."""
+        parts = zip(self.partner.split(list(counts)), self.boxes, self.weights, strict=True)
+        return [CutMix(*part) for part in parts]
+
+
+pytree.register_dataclass(CutMixes)
 
 
 def cutmix_box(lam: float, centre: tuple[int, int], size: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -11,25 +11,27 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from math import prod
-from typing import Protocol, cast
+from typing import Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from dist_condense.core import randomness
 from dist_condense.data.normalise import ChannelStatistics, to_values
 from dist_condense.data.reading.source import ClassSource, get_many
 from dist_condense.engine.ahead import DEPTH, Ahead
 from dist_condense.engine.coordinator import Coordinator, Placement
-from dist_condense.engine.update import Batch, DrawUpdate, UpdateDraws
+from dist_condense.engine.update import Batch, Block, DrawUpdates
 from dist_condense.system.transfer import Parcel, Transfer, to_device
 
 CPU = torch.device("cpu")
+Item = TypeVar("Item")
 AHEAD_BYTES = 16 << 20
 """Bytes of images that are read before their update; at least DEPTH batches are."""
-Gathered = Parcel[Batch]
-"""Stored images, labels and draws of an update, whose transfer to the device has started."""
+BLOCK = 16
+"""Maximum number of batches that are gathered and drawn together, because each operation costs more than its bytes."""
+Gathered = tuple[list[int], Parcel[Block]]
+"""Sizes of the batches of consecutive updates, and their inputs, whose transfer to the device has started."""
 Segment = tuple[int, int, int]
 """Segment of training to read: network k, matching step t, and the index of its first batch to read."""
 
@@ -40,11 +42,11 @@ class Batches(Protocol):
     waited: float
     """Seconds that training has waited for images to be read."""
 
-    def announce(self, k: int, t: int, draws: DrawUpdate) -> None:
+    def announce(self, k: int, t: int, draws: DrawUpdates) -> None:
         """Announce that segment (k, t) is next, so that its preparation can start."""
         ...
 
-    def segment(self, k: int, t: int, first: int = 0, *, draws: DrawUpdate) -> Generator[Batch]:
+    def segment(self, k: int, t: int, first: int = 0, *, draws: DrawUpdates) -> Generator[Batch]:
         """Yield the batches of segment (k, t), from index ``first`` on, with the draws of their updates.
 
         The generator must be closed if it is not exhausted.
@@ -101,11 +103,11 @@ class RealBatches:
     def __post_init__(self) -> None:
         self._transfer = Transfer(self.placement.device)
 
-    def announce(self, k: int, t: int, draws: DrawUpdate) -> None:
+    def announce(self, k: int, t: int, draws: DrawUpdates) -> None:
         """Start to gather the images of segment (k, t). Every worker must announce the same segments."""
         self._start((k, t, 0), draws)
 
-    def segment(self, k: int, t: int, first: int = 0, *, draws: DrawUpdate) -> Generator[Batch]:
+    def segment(self, k: int, t: int, first: int = 0, *, draws: DrawUpdates) -> Generator[Batch]:
         """Yield the batches of segment (k, t), from index ``first`` on; the last batch of a pass may be smaller.
 
         :param draws: function that makes the draws of an update; called in the thread that gathers the images.
@@ -113,9 +115,9 @@ class RealBatches:
         if self._prefetch is None or self._prefetch[0] != (k, t, first):
             self._start((k, t, first), draws)
         (_, batches), self._prefetch = cast(tuple[Segment, Ahead[Gathered]], self._prefetch), None
-        return self._ready(batches)
+        return self.ready(batches)
 
-    def passes(self, epochs: int, *key: int, first: int = 0, draws: DrawUpdate) -> Generator[Batch]:
+    def passes(self, epochs: int, *key: int, first: int = 0, draws: DrawUpdates) -> Generator[Batch]:
         """Yield the batches of ``epochs`` shuffled passes over all real images, including the incomplete ones.
 
         :param key: integers that, with the seed, determine the shuffles.
@@ -123,11 +125,15 @@ class RealBatches:
         :param draws: as for :meth:`segment`.
         """
         self.drop()
-        orders = (randomness.permutation(sum(self.counts), self.seed, "real passes", *key, e) for e in range(epochs))
-        positions = (x for order in orders for x in order.split(self.batch))
-        return self._ready(self._ahead(islice(positions, first, None), first, draws))
+        positions = (x for batches in self.orders(epochs, *key) for x in batches)
+        return self.ready(self._ahead(islice(positions, first, None), first, draws))
 
-    def _start(self, segment: Segment, draws: DrawUpdate) -> None:
+    def orders(self, epochs: int, *key: int) -> Iterator[tuple[Tensor, ...]]:
+        """Yield the positions of the images of all batches of each pass, see :meth:`located`."""
+        for epoch in range(epochs):
+            yield randomness.permutation(sum(self.counts), self.seed, "real passes", *key, epoch).split(self.batch)
+
+    def _start(self, segment: Segment, draws: DrawUpdates) -> None:
         self.drop()
         k, t, first = segment
         length = -(-self.amount // self.batch)
@@ -135,11 +141,28 @@ class RealBatches:
         positions = randomness.endless_batches(sum(self.counts), self.batch, start, self.seed, "real stretches")
         self._prefetch = segment, self._ahead(islice(positions, max(0, length - first)), first, draws)
 
-    def _ahead(self, positions: Iterator[Tensor], first: int, draws: DrawUpdate) -> Ahead[Gathered]:
+    def _ahead(self, positions: Iterator[Tensor], first: int, draws: DrawUpdates) -> Ahead[Gathered]:
         """Start to gather the batches at ``positions``, whose updates are numbered from ``first`` on."""
-        depth = AHEAD_BYTES // (self.batch * prod(self.shape) * self.stored.itemsize)
-        gathered = (self._gather(u, batch, draws) for u, batch in enumerate(positions, first))
-        return Ahead(gathered, max(DEPTH, depth))
+        return self.ahead(self._gather(u, block, draws) for u, block in self.blocks(positions, first))
+
+    def blocks(self, batches: Iterator[Item], first: int) -> Iterator[tuple[int, list[Item]]]:
+        """Yield the batches that are gathered together, each with the number of its first update, from ``first`` on."""
+        blocks = iter(lambda: list(islice(batches, self._length)), [])
+        return ((first + i * self._length, block) for i, block in enumerate(blocks))
+
+    def ahead(self, gathered: Iterator[Gathered]) -> Ahead[Gathered]:
+        """Start to gather blocks in a separate thread."""
+        return Ahead(gathered, max(DEPTH, self._depth // self._length))
+
+    @property
+    def _depth(self) -> int:
+        """Number of batches in :data:`AHEAD_BYTES`."""
+        return AHEAD_BYTES // (self.batch * prod(self.shape) * self.stored.itemsize)
+
+    @property
+    def _length(self) -> int:
+        """Number of batches in a block."""
+        return min(BLOCK, max(1, self._depth // DEPTH))
 
     def drop(self) -> None:
         """Drain a prefetch that is no longer needed.
@@ -160,32 +183,45 @@ class RealBatches:
     def _end(self, batches: Ahead[Gathered]) -> None:
         batches.close(together=self.coordinator.size > 1)
 
-    def _gather(self, u: int, positions: Tensor, draws: DrawUpdate) -> Gathered:
-        """Gather the images at ``positions`` in the concatenation of all classes; runs in the read-ahead thread."""
+    def _gather(self, u: int, batches: list[Tensor], draws: DrawUpdates) -> Gathered:
+        """Gather batches of images at positions in the concatenation of all classes; runs in the read-ahead thread.
+
+        :param u: number of the update with the first batch.
+        """
+        (labels, within), own, sizes = self.located(torch.cat(batches)), set(self.labels), [len(x) for x in batches]
+        rows = {c: at for c, at in rows_by_label(labels).items() if c in own}
+        parts = get_many(self.source, [(c, within[at]) for c, at in rows.items()])
+        images = self.coordinator.fill(self.in_order(list(rows.values()), parts, len(labels)))
+        drawn = draws(u, sizes, self.shape[1:])
+        return sizes, self.sent(Block(images, labels, drawn, self.normalised))
+
+    def sent(self, block: Block) -> Parcel[Block]:
+        """Start to copy a block to the device."""
+        return self._transfer.send(block)
+
+    def located(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the classes of positions in the concatenation of all classes, and the positions in their classes."""
         counts = torch.tensor(self.counts)
         ends = counts.cumsum(0)
         labels = torch.searchsorted(ends, positions, right=True)
-        within, own = positions - (ends - counts)[labels], set(self.labels)
-        rows = {c: at for c, at in rows_by_label(labels).items() if c in own}
-        parts = get_many(self.source, [(c, within[at]) for c, at in rows.items()])
-        images = self.coordinator.fill(self._in_order(list(rows.values()), parts, len(positions)))
-        return self._transfer.send(Batch(images, labels, draws(u, images.shape), self.normalised))
+        return labels, positions - (ends - counts)[labels]
 
-    def _in_order(self, rows: Sequence[Tensor], parts: Sequence[Tensor], count: int) -> Tensor:
+    def in_order(self, rows: Sequence[Tensor], parts: Sequence[Tensor], count: int) -> Tensor:
         """Return stored images ``[count, C, H, W]`` with ``parts`` in their ``rows``, and 0 in all others.
 
         They are on the CPU, where workers exchange them; a single worker leaves them where its source keeps them.
         """
         device = parts[0].device if parts and self.coordinator.size == 1 else CPU
-        images = torch.zeros(count, *self.shape, dtype=self.stored, device=device)
-        if parts:
-            images[to_device(torch.cat(list(rows)), device)] = torch.cat(list(parts)).to(device)
-        return images
+        own = torch.cat([torch.zeros(1, *self.shape, dtype=self.stored, device=device), *(x.to(device) for x in parts)])
+        sources = torch.zeros(count, dtype=torch.int64)
+        sources[torch.cat([sources[:0], *rows])] = torch.arange(1, len(own))
+        return own.contiguous().index_select(0, to_device(sources, device))
 
-    def _ready(self, batches: Ahead[Gathered]) -> Generator[Batch]:
+    def ready(self, batches: Ahead[Gathered]) -> Generator[Batch]:
+        """Yield the inputs of each update on the device, and end the thread at last."""
         try:
-            for parcel in batches:
-                yield parcel.received()
+            for sizes, parcel in batches:
+                yield from parcel.received().batches(sizes)
         finally:
             self._end(batches)
             self.waited += batches.waited
@@ -222,117 +258,15 @@ def rows_by_label(labels: Tensor) -> dict[int, Tensor]:
     return dict(zip(present.tolist(), order.split(counts.tolist()), strict=True))
 
 
-class ImageShard(Protocol):
-    """Interface of a shard to :class:`SyntheticBatches`."""
-
-    @property
-    def labels(self) -> Sequence[int]: ...
-
-    def training_images(self, label: int) -> Tensor:
-        """Return the decoded images of a class in normalised space ``[m, C, H, W]``."""
-        ...
-
-    def training_labels(self, label: int) -> Tensor:
-        """Return the learnt labels of a class's decoded images ``[m, classes]``; called only if labels are learnt."""
-        ...
-
-
-@dataclass(kw_only=True)
-class SyntheticBatches:
-    """Batches of synthetic images of all classes: ``epochs`` shuffled passes per segment. Incomplete batches are kept.
-
-    :param per_class: number of decoded images per class.
-    :param soft: whether labels are learnt.
-    """
-
-    seed: int
-    classes: int
-    per_class: int
-    shard: ImageShard
-    coordinator: Coordinator
-    placement: Placement
-    shape: tuple[int, int, int]
-    batch: int
-    epochs: int
-    soft: bool = False
-    waited: float = field(default=0.0, init=False)
-
-    def __post_init__(self) -> None:
-        self._transfer = Transfer(self.placement.device)
-
-    def announce(self, k: int, t: int, draws: DrawUpdate) -> None:
-        """Do nothing, because the synthetic images are not known before their segment starts."""
-
-    def close(self) -> None:
-        """Do nothing, because nothing is prepared outside of a segment."""
-
-    def segment(self, k: int, t: int, first: int = 0, *, draws: DrawUpdate) -> Generator[Batch]:
-        """Yield the batches of shuffled passes over the current synthetic images, from index ``first`` on."""
-        own, place = self.shard.labels, self.placement
-        decoded = _joined([self.shard.training_images(c) for c in own], self.shape, place)
-        learnt = _joined([self.shard.training_labels(c) for c in own if self.soft], (self.classes,), place)
-        count, seed = self.classes * self.per_class, self.seed
-        orders = (randomness.permutation(count, seed, "synthetic passes", k, t, epoch) for epoch in range(self.epochs))
-        batches = islice((x for order in orders for x in order.split(self.batch)), first, None)
-        ahead = Ahead(self._sent(u, positions, draws) for u, positions in enumerate(batches, first))
-        try:
-            for parcel in ahead:
-                sent = parcel.received()
-                images = self._rows(decoded, sent)
-                yield Batch(images, self._rows(learnt, sent) if self.soft else sent.labels, sent.draws)
-        finally:
-            ahead.close()
-
-    def _sent(self, u: int, positions: Tensor, draws: DrawUpdate) -> Parcel[Choice]:
-        """Start to copy the choices of an update to the device; runs in the read-ahead thread."""
-        labels = positions // self.per_class
-        slots = torch.full((self.classes,), -1)
-        slots[self.shard.labels] = torch.arange(len(self.shard.labels))
-        rows = (slots[labels] >= 0).nonzero().flatten()
-        sources = (slots[labels] * self.per_class + positions % self.per_class)[rows]
-        return self._transfer.send(Choice(labels, rows, sources, draws(u, (len(positions), *self.shape))))
-
-    def _rows(self, own: Tensor, sent: Choice) -> Tensor:
-        """Return the images, or their labels, of an update ``[B, ...]``, to which every worker contributes its own.
-
-        :param own: images, or labels, of the owned classes, one after the other.
-        """
-        batch = own.new_zeros(len(sent.labels), *own.shape[1:])
-        batch[sent.rows] = own[sent.sources]
-        return self.coordinator.fill(batch)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Images of one update of :class:`SyntheticBatches`, and its draws."""
-
-    labels: Tensor
-    """Class of each image, int64 ``[B]``."""
-    rows: Tensor
-    """Which of the images are those of owned classes, int64 ``[n]``."""
-    sources: Tensor
-    """Their positions among the images of the owned classes, int64 ``[n]``."""
-    draws: UpdateDraws
-
-
-pytree.register_dataclass(Choice)
-
-
-def _joined(parts: Sequence[Tensor], shape: tuple[int, ...], placement: Placement) -> Tensor:
-    """Return ``[n, *shape]``: the parts one after the other; empty without parts."""
-    empty = torch.zeros(0, *shape, dtype=placement.dtype, device=placement.device)
-    return torch.cat([empty, *parts])
-
-
 class NoBatches:
     """Empty source, for a theta that is not trained."""
 
     waited = 0.0
 
-    def announce(self, k: int, t: int, draws: DrawUpdate) -> None:
+    def announce(self, k: int, t: int, draws: DrawUpdates) -> None:
         pass
 
-    def segment(self, k: int, t: int, first: int = 0, *, draws: DrawUpdate) -> Generator[Batch]:
+    def segment(self, k: int, t: int, first: int = 0, *, draws: DrawUpdates) -> Generator[Batch]:
         yield from ()
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from dist_condense.engine.exact_sum import ExactSums, Part, PlainSums, Sums
 from dist_condense.engine.exchange import Plain, all_gather
 from dist_condense.engine.roll_call import RollCall
+from dist_condense.system.transfer import packed, unpacked
 
 
 class ReducedBytes:
@@ -108,6 +109,22 @@ class Coordinator(ABC):
             expected=expected,
         )
 
+    @abstractmethod
+    def all_to_all(self, rows: Tensor, sent: Sequence[int], received: Sequence[int]) -> Tensor:
+        """Send rows to every worker; return those that were sent to this one, by rank of the sender.
+
+        :param rows: tensor on the CPU, ``[sum(sent), ...]``: the rows for each worker, by rank.
+        :param sent: number of rows for each worker.
+        :param received: number of rows from each worker.
+        """
+
+    def spread(self, tensors: Sequence[Tensor]) -> None:
+        """Copy rank 0's values to all workers, in place. Tensors have equal shapes and dtypes on all workers."""
+        own = list(tensors)
+        flat = self.fill(packed(own) * (self.rank == 0))
+        for x, values in zip(own, unpacked(flat, own), strict=True):
+            x.copy_(values)
+
     def fill(self, buffer: Tensor) -> Tensor:
         """Combine the workers' buffers in place, without rounding, and return the result.
 
@@ -128,6 +145,9 @@ class LocalCoordinator(Coordinator):
 
     def gather(self, value: Plain) -> list[Plain]:
         return [value]
+
+    def all_to_all(self, rows: Tensor, sent: Sequence[int], received: Sequence[int]) -> Tensor:
+        return rows
 
     def beside(self) -> LocalCoordinator:
         return self
@@ -163,6 +183,13 @@ class ProcessGroupCoordinator(Coordinator):
     def gather(self, value: Plain) -> list[Plain]:
         with self.peers.watching():
             return all_gather(value, self.group)
+
+    def all_to_all(self, rows: Tensor, sent: Sequence[int], received: Sequence[int]) -> Tensor:
+        self.counter.add(rows)
+        arrived = rows.new_empty(sum(received), *rows.shape[1:])
+        with self.peers.watching():
+            dist.all_to_all_single(arrived, rows.contiguous(), list(received), list(sent), group=self.group)
+        return arrived
 
     def reached(self, step: int) -> None:
         super().reached(step)

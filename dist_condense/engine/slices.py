@@ -98,10 +98,7 @@ class Division:
         return result
 
     def synchronise(self, tensors: Sequence[Tensor]) -> None:
-        """Copy rank 0's values to all workers, in place, if the workers computed alone and may differ in a bit.
-
-        :param tensors: tensors of one floating-point dtype.
-        """
+        """Copy rank 0's values to all workers, in place, if the workers computed alone and may differ in a bit."""
         if not self.everywhere or self.coordinator.size == 1:
             return
         if self._identical is None:
@@ -109,10 +106,7 @@ class Division:
             self._identical = None not in kinds and len(set(kinds)) == 1
         if self._identical:
             return
-        flat = torch.cat([x.flatten() for x in tensors])
-        sent = self.coordinator.fill(flat.view(torch.uint8) * (self.coordinator.rank == 0)).view(flat.dtype)
-        for x, values in zip(tensors, sent.split([x.numel() for x in tensors]), strict=True):
-            x.copy_(values.view_as(x))
+        self.coordinator.spread(tensors)
 
     @staticmethod
     def _now(tensor: Tensor, timed: bool) -> float:

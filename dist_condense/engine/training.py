@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from dist_condense.core import cutmix, randomness
 from dist_condense.core.augmentation import Strategy
+from dist_condense.core.cutmix import CutMixes
 from dist_condense.core.program import Captured, Record, compiled
 from dist_condense.engine import update
 from dist_condense.engine.coordinator import Coordinator, Placement
 from dist_condense.engine.slices import Division
-from dist_condense.engine.update import Batch, DrawUpdate, Prepared, UpdateDraws
+from dist_condense.engine.update import Batch, BlockDraws, DrawUpdates, Prepared
 
 Loss = Callable[[nn.Module, Prepared, bool], Tensor]
 """Function like :func:`dist_condense.engine.update.loss`."""
@@ -81,7 +82,7 @@ class NetworkTrainer:
             network.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
         )
 
-    def draws(self, *key: int) -> DrawUpdate:
+    def draws(self, *key: int) -> DrawUpdates:
         """Return the function that makes the random choices of the updates of one training.
 
         :param key: integers that, with the seed and the number of the update, determine the random numbers.
@@ -142,12 +143,14 @@ class NetworkTrainer:
         loss = self._loss(network, part, self.autocast)
         return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(network.parameters()))])
 
-    def _draw(self, key: tuple[int, ...], u: int, shape: Sequence[int]) -> UpdateDraws:
-        recipe, generator = self.recipe, randomness.generator(self.seed, "training augmentation", *key, u)
-        n, size = shape[0], (shape[-2], shape[-1])
-        draw = recipe.strategy.draw(n, size, generator).to(CPU, self.placement.dtype) if recipe.strategy else None
-        mix = cutmix.draw_cutmix(recipe.cutmix, n, size, generator)
-        return UpdateDraws(draw, mix if recipe.cutmix else None)
+    def _draw(self, key: tuple[int, ...], first: int, counts: Sequence[int], size: tuple[int, int]) -> BlockDraws:
+        recipe, updates = self.recipe, range(first, first + len(counts))
+        keyed = [randomness.generator(self.seed, "training augmentation", *key, u) for u in updates]
+        draw = recipe.strategy.draw_each(counts, size, keyed).to(CPU, self.placement.dtype) if recipe.strategy else None
+        if not recipe.cutmix:
+            return BlockDraws(draw)
+        mixes = [cutmix.draw_cutmix(recipe.cutmix, n, size, x) for n, x in zip(counts, keyed, strict=True)]
+        return BlockDraws(draw, CutMixes.of(mixes))
 
     @contextmanager
     def _keyed(self, network: nn.Module, *key: int) -> Iterator[None]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import partial
 from hashlib import sha256
 from typing import Protocol
@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from dist_condense.core import randomness
 from dist_condense.engine.batches import Batches, RealBatches
+from dist_condense.engine.coordinator import LocalCoordinator
 from dist_condense.engine.errors import RunFailed
+from dist_condense.engine.own_passes import OwnPasses
 from dist_condense.engine.procedure import Kind, kind_of
 from dist_condense.engine.training import NetworkTrainer
 from dist_condense.engine.update import Batch
@@ -89,9 +91,12 @@ class Trajectory:
         """
         first = self.updates
         with closing(batches(first=first, draws=self.trainer.draws(*key))) as drawn:
-            done = self.trainer.train(self.network, self.optimiser, drawn, *key, first=first)
-            for self.updates in done:
-                self.after_update()
+            self.count(self.trainer.train(self.network, self.optimiser, drawn, *key, first=first))
+
+    def count(self, done: Iterable[int]) -> None:
+        """Make the updates of a training, which yields the number of complete ones after each."""
+        for self.updates in done:
+            self.after_update()
         self.updates = 0
 
     def draw(self, purpose: str, number: int) -> None:
@@ -153,25 +158,69 @@ class Pool:
     """Initialisation with one of ``size`` networks trained for ``epochs`` epochs on real data (IDC, ImageNet-100).
 
     The optimiser is new. A network is trained when it is first drawn and then kept in ``store``; if its file is damaged
-    or missing, it is trained again, to the same bits.
+    or missing, it is trained again, to the same bits. Several workers train the networks that are drawn next at the
+    same time, one each, where that is faster than dividing the slices of one network after the other. A checkpoint
+    contains the network that is drawn now, with which the run continues; the others start again.
+
+    :param networks: number K of networks of the run.
     """
 
     size: int
     epochs: int
     real: RealBatches
     store: Storage
+    _: KW_ONLY
+    networks: int
 
     def __call__(self, trajectory: Trajectory, k: int) -> None:
-        member = randomness.key(trajectory.seed, "pool", k) % self.size
+        member = self._member(trajectory, k)
         weights = self._kept(trajectory, member)
         if weights is None:
-            trajectory.draw("pool network", member)
-            trajectory.train(partial(self.real.passes, self.epochs, -1, member), -1, member)
-            self._keep(trajectory, member)
+            self._train(trajectory, k, member)
         else:
             trajectory.updates = 0  # another launch has completed the training since the checkpoint
             fill(trajectory.network, weights)
         trajectory.optimiser = trajectory.trainer.optimiser(trajectory.network)
+
+    def _member(self, trajectory: Trajectory, k: int) -> int:
+        return randomness.key(trajectory.seed, "pool", k) % self.size
+
+    def _train(self, trajectory: Trajectory, k: int, member: int) -> None:
+        """Train a member and keep it; workers that would divide its slices train the next members instead."""
+        trainer, is_resumed = trajectory.trainer, trajectory.updates > 0
+        members = [member] if is_resumed else self._next(trajectory, k)
+        if faster_at_once(len(members), trainer.coordinator.size, trainer.slices):
+            self._train_at_once(trajectory, members)
+            return
+        trajectory.draw("pool network", member)
+        trajectory.train(partial(self.real.passes, self.epochs, -1, member), -1, member)
+        self._keep(trajectory, [member])
+
+    def _next(self, trajectory: Trajectory, k: int) -> list[int]:
+        """Return the members that are drawn from network k on and not kept, in this order, at most one per worker."""
+        members = [self._member(trajectory, k)]
+        later = dict.fromkeys(self._member(trajectory, i) for i in range(k + 1, self.networks))
+        for member in later if trajectory.trainer.coordinator.size > 1 else ():
+            if len(members) == trajectory.trainer.coordinator.size:
+                break
+            if member not in members and self._kept(trajectory, member) is None:
+                members.append(member)
+        return members
+
+    def _train_at_once(self, trajectory: Trajectory, members: list[int]) -> None:
+        """Train one member on each of the first workers, keep all, and copy the first member to all workers."""
+        coordinator = trajectory.trainer.coordinator
+        trainer = replace(trajectory.trainer, coordinator=LocalCoordinator(coordinator.reproducible))
+        own = members[min(coordinator.rank, len(members) - 1)]
+        trajectory.draw("pool network", own)
+        passes = OwnPasses(self.real, [(-1, member) for member in members])
+        with closing(passes.batches(self.epochs, trainer.draws(-1, own))) as drawn:
+            if coordinator.rank < len(members):
+                trajectory.count(trainer.train(trajectory.network, trajectory.optimiser, drawn, -1, own))
+            else:
+                trajectory.count(u for u, _ in enumerate(drawn, 1))
+        self._keep(trajectory, members)
+        coordinator.spread(list(trajectory.network.state_dict().values()))
 
     def _kept(self, trajectory: Trajectory, member: int) -> dict[str, Tensor] | None:
         """Return the stored weights if all workers read them without error, else None."""
@@ -193,14 +242,24 @@ class Pool:
         kinds, expected = ({key: kind_of(x) for key, x in some.items()} for some in (weights, like))
         return weights if kinds == expected else None
 
-    def _keep(self, trajectory: Trajectory, member: int) -> None:
+    def _keep(self, trajectory: Trajectory, members: Sequence[int]) -> None:
+        """Store the networks of the first workers, by rank."""
         coordinator = trajectory.trainer.coordinator
-        if coordinator.rank == 0:
+        if coordinator.rank < len(members):
             data = save({name: x.cpu().contiguous() for name, x in trajectory.network.state_dict().items()})
-            name = f"network_{member}.safetensors"
+            name = f"network_{members[coordinator.rank]}.safetensors"
             self.store.write(name, data)
             self.store.write(f"{name}.sha256", sha256(data).hexdigest().encode())
         coordinator.gather(None)
+
+
+def faster_at_once(networks: int, workers: int, slices: int) -> bool:
+    """Return whether to train several networks at the same time, one per worker, rather than one after the other.
+
+    That is at least as fast if there are at least as many networks as dividing the slices among the workers saves time
+    by a factor. It depends on no timing, so all workers decide equally.
+    """
+    return networks > 1 and networks * -(-slices // workers) >= slices
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ momentum are changed in place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from dist_condense.core import augmentation, cutmix
 from dist_condense.core.augmentation import Draw
-from dist_condense.core.cutmix import CutMix
+from dist_condense.core.cutmix import CutMix, CutMixes
 from dist_condense.system.transfer import together
 
 
@@ -30,10 +30,26 @@ class UpdateDraws:
     """CutMix of the augmented images; None: none."""
 
 
-DrawUpdate = Callable[[int, Sequence[int]], UpdateDraws]
-"""Function from the number of an update and the shape of its images, (B, C, H, W), to its draws, on the CPU.
+@dataclass(frozen=True)
+class BlockDraws:
+    """Random choices of consecutive updates, one after the other, except their images."""
 
-It is keyed, so it may be called in any thread, at any time before the update.
+    augmentation: Draw | None = None
+    mixes: CutMixes | None = None
+
+    def split(self, counts: Sequence[int]) -> list[UpdateDraws]:
+        """Return the choices of each update, with ``counts[i]`` images; the tensors are views."""
+        none = [None] * len(counts)
+        augmentations = none if self.augmentation is None else self.augmentation.split(counts)
+        mixes = none if self.mixes is None else self.mixes.split(counts)
+        return [UpdateDraws(*each) for each in zip(augmentations, mixes, strict=True)]
+
+
+DrawUpdates = Callable[[int, Sequence[int], tuple[int, int]], BlockDraws]
+"""Function from the number of an update, the numbers of images in its batch and those of the next updates, and the
+height and width of images, to the draws of these updates, on the CPU.
+
+It is keyed by update, so it may be called in any thread, at any time before the updates, for one or for many of them.
 """
 
 
@@ -50,10 +66,28 @@ class Batch:
     """Function of tensors that maps ``images`` to normalised space; None: they are in it."""
 
 
-def with_draws(batches: Iterable[tuple[Tensor, Tensor]], draw: DrawUpdate, first: int = 0) -> Generator[Batch]:
+@dataclass(frozen=True)
+class Block:
+    """Inputs of consecutive updates, one batch after the other, which travel to the device together."""
+
+    images: Tensor
+    """Images as in :class:`Batch`, ``[n, C, H, W]``."""
+    labels: Tensor
+    draws: BlockDraws
+    normalised: Callable[[Tensor], Tensor] | None
+
+    def batches(self, counts: Sequence[int]) -> Iterator[Batch]:
+        """Yield the inputs of each update, with ``counts[i]`` images; the tensors are views."""
+        parts = (x.split(list(counts)) for x in (self.images, self.labels))
+        for images, labels, draws in zip(*parts, self.draws.split(counts), strict=True):
+            yield Batch(images, labels, draws, self.normalised)
+
+
+def with_draws(batches: Iterable[tuple[Tensor, Tensor]], draw: DrawUpdates, first: int = 0) -> Generator[Batch]:
     """Yield normalised images and their labels with the draws of their updates, numbered from ``first`` on."""
     for u, (images, labels) in enumerate(batches, first):
-        yield Batch(images, labels, together(draw(u, images.shape), images.device))
+        drawn = together(draw(u, [len(images)], (images.shape[-2], images.shape[-1])), images.device)
+        yield from Block(images, labels, drawn, None).batches([len(images)])
 
 
 @dataclass(frozen=True)
@@ -76,7 +110,7 @@ class Prepared:
         return Prepared(self.images[rows], self.labels[rows], partner_labels, self.weight, self.count)
 
 
-for _tree in (UpdateDraws, Batch, Prepared):
+for _tree in (UpdateDraws, BlockDraws, Batch, Block, Prepared):
     pytree.register_dataclass(_tree)
 
 

@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 
@@ -106,10 +106,9 @@ class Job:
         outline = procedures.outline_of(config, dataset)
         is_complete = start is not None and start.steps == outline.units.total
         preflight.probe(config, is_complete)
-        if start is None:
-            preflight.headers(config, dataset, terminal.say)
         earlier = {**(start.state.identity if start else {}), **preflight.earlier(config)}
-        config, keeping = resolved(config, dataset, earlier, is_complete)
+        with preflight.headers(config, dataset, terminal.say) if start is None else nullcontext():
+            config, keeping = resolved(config, dataset, earlier, is_complete)
         dataset = assembly.settled(config, dataset)
         resume.check(config, dataset, start, how)
         remarks += preflight.remarks(config, start.state if start else None)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryFile
+from threading import Event
 from typing import Any
 from urllib.parse import urlparse
 
@@ -35,6 +37,7 @@ from dist_condense.settings.config import (
 )
 from dist_condense.settings.identity import impossible
 from dist_condense.settings.run_folder import RunFolder
+from dist_condense.system.background import Computation
 from dist_condense.system.processor import has_bfloat16, lacks_compiler
 from dist_condense.system.storage import Folder, Storage
 
@@ -73,20 +76,40 @@ def check(config: RunConfig, known: Sequence[str] = ()) -> tuple[ImageSet, list[
     return dataset, list(checks.remarks(config, dataset))
 
 
-def headers(config: RunConfig, dataset: ImageSet, say: Callable[[str], None]) -> None:
-    """Check the headers of the image files that the run needs, which takes longer than all other checks.
+@contextmanager
+def headers(config: RunConfig, dataset: ImageSet, say: Callable[[str], None]) -> Iterator[None]:
+    """Check the headers of the image files that the run needs while the context, such as the start of Ray, is executed.
+
+    This takes longer than all other checks.
 
     :param say: called with a message for the user if there are many files.
-    :raises ConfigError: some files are broken; one problem lists all of them.
+    :raises ConfigError: at the end of the context; some files are broken. One problem lists all of them, and takes
+        precedence over an error of the context.
     """
     if not config.data.verify:
+        yield
         return
     evaluated = config.evaluation.epochs != 0
     folders = [*dataset.train_split.unread, *(dataset.test_split.unread if evaluated else ())]
     if (files := sum(len(entry.files) for entry in folders)) >= MANY:
         say(f"reading the headers of {files:,} image files before the start (data.verify=false skips this)")
-    if problem := check_headers(folders):
-        raise ConfigError([f"dataset.root: {problem}"])
+    folders = [replace(entry, folder=entry.folder.absolute()) for entry in folders]  # Ray starts in another folder
+    stop = Event()
+    checked = Computation("headers", lambda: check_headers(folders, stop.is_set), stop.set)
+    try:
+        yield
+    except Exception:
+        _refuse(checked)
+        raise
+    except BaseException:  # the user has interrupted
+        stop.set()
+        raise
+    _refuse(checked)
+
+
+def _refuse(checked: Computation[str | None]) -> None:
+    if problem := checked.result():
+        raise ConfigError([f"dataset.root: {problem}"]) from None
 
 
 def probe(config: RunConfig, complete: bool) -> None:

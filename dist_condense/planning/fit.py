@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from dist_condense.data.reading.tiers import gib
+from dist_condense.planning.cluster import Cluster
 from dist_condense.planning.forecast import (
     AT_ONCE,
     MINIBATCHES,
@@ -14,7 +15,6 @@ from dist_condense.planning.forecast import (
     PROCESS,
     REAL,
     STATISTICS,
-    Cluster,
     at_once,
     memory,
 )

@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 from dist_condense.data.reading import read_ahead
 from dist_condense.data.reading.tiers import share
 from dist_condense.engine.matching.shared import STORED
+from dist_condense.engine.trajectory import faster_at_once
+from dist_condense.planning.cluster import FLOAT, INTEGER, Cluster, Traffic, traffic
 from dist_condense.planning.rates import Calibration, Updating
 from dist_condense.planning.workload import Trials, Workload
 from dist_condense.settings.schema import CPU, CUDA
 
 ENOUGH = 0.8
 """Lowest parallel efficiency, from 0 to 1, at which a number of workers is recommended."""
-FLOAT, INTEGER = 4, 8
 FORWARD = 3
 """Operations of a real image's statistic, a forward and a backward pass, relative to those of its features."""
 PROCESS, NETWORK, PIXELS = "the process", "network, gradient, momentum", "pixels, momentum, decoded"
@@ -26,64 +27,6 @@ HELD = {CPU: 2**30, CUDA: 3 * 2**29}
 a GPU (its context, workspaces of kernels)."""
 BACKWARD = 2 / 3
 """Share of an update of theta that is its backward pass, during which gradients of later layers can be summed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cluster:
-    """Identical workers and the network that connects them."""
-
-    device: str
-    """`cpu` or `cuda`."""
-    exact: bool
-    """Value of ``compute.reproducible``."""
-    bandwidth: float
-    """Network bandwidth of each worker in bytes per second; between nodes, if ``inside`` is given."""
-    resident: bool = False
-    """Whether the memory estimate includes decoded real images: those in RAM on CPUs, those of ``data.tier=gpu`` on
-    GPUs."""
-    latency: float = 5e-4
-    """Latency of a collective in seconds."""
-    inside: float | None = None
-    """Bandwidth of each worker in bytes per second if all workers are in one node; None: ``bandwidth``."""
-    node: int = 8
-    """Number of workers in a node."""
-    overlap: float = 0.0
-    """Share, from 0 to 1, of the time of computing an update of theta during which the sum of its gradients can run, if
-    slices are divided; 0: the sum starts when all gradients are computed."""
-
-    @property
-    def on_gpu(self) -> bool:
-        """Whether workers compute on GPUs. Only CPU workers are assumed to get identical bits from the same work."""
-        return self.device == CUDA
-
-    def all_reduce(self, size: int, workers: int) -> float:
-        """Estimate the seconds of a ring all-reduce of ``size`` bytes; 0 if there are no bytes or one worker."""
-        if not size or workers == 1:
-            return 0.0
-        bandwidth = self.inside if self.inside and workers <= self.node else self.bandwidth
-        return self.latency + 2 * (workers - 1) / workers * size / bandwidth
-
-    def sum_bytes(self, values: int, slots: int = 1) -> int:
-        """Return the size in bytes of ``slots`` sums of ``values`` numbers each in an all-reduce.
-
-        Reproducible sums consist of 64-bit integers and a maximum per slot; other sums consist of 32-bit floats.
-        """
-        return slots * INTEGER + slots * values * INTEGER if self.exact else slots * values * FLOAT
-
-
-@dataclass(frozen=True, kw_only=True)
-class Traffic:
-    """Size in bytes of each kind of all-reduce between workers."""
-
-    shared_step: int
-    """Statistics in a matching step that averages them over several classes."""
-    update: int
-    """Gradient of theta in an update whose slices are divided among the workers."""
-    theta: int
-    """theta and its momentum, copied from the first worker after each training in which every worker computes all
-    slices; 0 on CPUs, where all workers have identical values."""
-    batch: int
-    """Images of the largest training batch, gathered from the workers that own their classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,8 +88,8 @@ def forecast(load: Workload, rates: Calibration, cluster: Cluster, workers: int)
     """
     most, least = -(-load.classes // workers), load.classes // workers  # as `assign` divides classes of equal cost
     sent = traffic(load, cluster)
-    ways = Ways.of(load, rates, cluster, workers)
     steps = Ways.of(load.steps_only, rates, cluster, workers)
+    ways = steps.plus(Ways.of_pretraining(load, rates, cluster, workers))
     return Forecast(
         workers=workers,
         most=most,
@@ -182,6 +125,32 @@ class Ways:
         theta = load.segments * cluster.all_reduce(sent.theta, workers)
         return cls((own, waited), (_updating(load, rates, 1), theta))
 
+    @classmethod
+    def of_pretraining(cls, load: Workload, rates: Calibration, cluster: Cluster, workers: int) -> Ways:
+        """Estimate both ways for the pretraining of networks.
+
+        The networks of a pool are trained in turns of one on each worker, and those that remain likewise or, if they
+        are few, one after the other.
+        """
+        own, number = load.pretraining_only, load.pretrained
+        ways = cls.of(own, rates, cluster, workers)
+        if not load.pooled or workers == 1 or not number:
+            return ways
+        turns, remaining = divmod(number, workers)
+        if faster_at_once(remaining, workers, load.slices):
+            turns, remaining = turns + 1, 0
+        at_once = turns / number * _updating(own, rates, 1), 0.0
+        return cls(at_once, at_once).plus(ways.times(remaining / number))
+
+    def plus(self, others: Ways) -> Ways:
+        """Return the sums of the seconds."""
+        return Ways(_added(self.divided, others.divided), _added(self.repeated, others.repeated))
+
+    def times(self, factor: float) -> Ways:
+        """Return multiples of the seconds."""
+        (a, b), (c, d) = self.divided, self.repeated
+        return Ways((factor * a, factor * b), (factor * c, factor * d))
+
     @property
     def divides(self) -> bool:
         """Whether dividing the slices is faster, so that a run does it."""
@@ -191,6 +160,10 @@ class Ways:
     def chosen(self) -> tuple[float, float]:
         """The faster way."""
         return self.divided if self.divides else self.repeated
+
+
+def _added(first: tuple[float, float], second: tuple[float, float]) -> tuple[float, float]:
+    return first[0] + second[0], first[1] + second[1]
 
 
 def evaluating(trials: Sequence[Trials], updating: Updating | None, workers: int) -> float | None:
@@ -207,16 +180,6 @@ def evaluating(trials: Sequence[Trials], updating: Updating | None, workers: int
         for _ in range(each.seeds):
             heapq.heapreplace(ends, ends[0] + seconds)
     return max(ends)
-
-
-def traffic(load: Workload, cluster: Cluster) -> Traffic:
-    """Estimate the bytes that workers exchange."""
-    return Traffic(
-        shared_step=cluster.sum_bytes(2 * load.statistic, load.groups) if load.shared_steps else 0,
-        update=cluster.sum_bytes(load.parameters) if load.updates else 0,
-        theta=2 * FLOAT * load.parameters if cluster.on_gpu else 0,
-        batch=max(load.updates, default=0) * load.image * (1 if load.real_updates else FLOAT),
-    )
 
 
 def _matching(load: Workload, rates: Calibration, classes: int) -> float:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dist_condense.engine.procedure import Units
-from dist_condense.planning.forecast import Cluster, Forecast, StepEfficiency
+from dist_condense.planning.cluster import Cluster
+from dist_condense.planning.forecast import Forecast, StepEfficiency
 from dist_condense.planning.rates import Calibration
 from dist_condense.planning.workload import Workload
 from dist_condense.settings.config import RunConfig

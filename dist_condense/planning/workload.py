@@ -65,6 +65,8 @@ class Workload:
     """Number of times that theta is trained or pretrained."""
     pretrained: int = 0
     """Number of networks that are pretrained."""
+    pooled: bool = False
+    """Whether these are the networks of a pool, of which several workers pretrain some at the same time."""
     real_updates: bool = True
     """Whether theta is trained on real images."""
     image: int
@@ -105,6 +107,11 @@ class Workload:
         segments = self.segments - self.pretrained
         return replace(self, updates=dict(updates), pretraining={}, segments=segments, pretrained=0, trials=())
 
+    @property
+    def pretraining_only(self) -> Workload:
+        """The pretraining of networks."""
+        return replace(self, updates=self.pretraining, segments=self.pretrained)
+
 
 def workload_of(config: RunConfig, dataset: Any) -> Workload:
     """Count the work of the config's procedure.
@@ -143,6 +150,7 @@ def matching(config: RunConfig, dataset: Any) -> Workload:
         pretraining=dict(pretraining),
         segments=_trained(config) + _pretrained(config),
         pretrained=_pretrained(config),
+        pooled=NETWORK_STARTS[schedule.start].shares,
         real_updates=not on_set,
         image=image,
         pixels=3 * config.ipc * image,

@@ -28,13 +28,14 @@ from dist_condense.data import ImageSet, Reading, open_dataset, to_values
 from dist_condense.data.reading.read_ahead import ReadAhead
 from dist_condense.data.reading.source import ClassSource, NamedSource
 from dist_condense.data.space import Space
-from dist_condense.engine.batches import Normalise, RealBatches, SyntheticBatches
+from dist_condense.engine.batches import Normalise, RealBatches
 from dist_condense.engine.class_features import class_features, embeddings
 from dist_condense.engine.coordinator import Coordinator, Placement
 from dist_condense.engine.matching.recipe import DRAWS, MatchingRecipe, Representatives
 from dist_condense.engine.matching.representative import POSITIONS
 from dist_condense.engine.procedure import Kind
 from dist_condense.engine.shard import ClassShard
+from dist_condense.engine.synthetic_batches import SyntheticBatches
 from dist_condense.engine.training import NetworkTrainer, TrainingRecipe
 from dist_condense.engine.trajectory import Trajectory
 from dist_condense.settings.identity import identity
@@ -453,6 +454,7 @@ def trajectory_of(config: RunConfig, dataset: ImageSet, shard: ClassShard) -> Tr
     pretraining = Pretraining(
         epochs=schedule.pretrain_epochs,
         pool_size=schedule.pool_size,
+        networks=schedule.networks,
         real=real,
         store=partial(storage_of, config, RunFolder.pool),
     )

@@ -13,8 +13,9 @@ import torch
 
 from dist_condense.core import grouping
 from dist_condense.core.grouping import Partition
-from dist_condense.engine.batches import Batches, NoBatches, RealBatches, SyntheticBatches
+from dist_condense.engine.batches import Batches, NoBatches, RealBatches
 from dist_condense.engine.class_features import kmeans_partition
+from dist_condense.engine.synthetic_batches import SyntheticBatches
 from dist_condense.engine.trajectory import Early, Fresh, NetworkStart, Pool, Pretrained
 from dist_condense.system.storage import Storage
 
@@ -62,6 +63,8 @@ class Pretraining:
 
     epochs: int
     pool_size: int
+    networks: int
+    """Number K of networks of the run."""
     real: Callable[[], RealBatches]
     """Function that opens the real images."""
     store: Callable[[], Storage]
@@ -81,7 +84,7 @@ class StartChoice:
 
 
 def _pool(training: Pretraining) -> Pool:
-    return Pool(training.pool_size, training.epochs, training.real(), training.store())
+    return Pool(training.pool_size, training.epochs, training.real(), training.store(), networks=training.networks)
 
 
 NETWORK_STARTS: dict[str, StartChoice] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import fields
 
 import pytest
 import torch
@@ -71,3 +72,21 @@ def test_a_warp_that_is_always_applied_joins_the_one_that_is_drawn() -> None:
     shifts = strategy.draw(32, SIZE, generator(2)).warp
     assert (shifts[:, 0, 1] != 0).all()  # rotated
     assert (shifts[:, :, 2] != 0).any()  # shifted
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        Strategy(one_of=tuple(OPERATIONS)),
+        Strategy(always=("flip", "color", "rotate", "cutout")),
+        Strategy(always=("color",), one_of=("crop", "scale", "rotate")),
+    ],
+)
+@pytest.mark.parametrize("counts", [[64] * 7, [5, 1, 64, 3, 3, 40, 64]])
+def test_batches_drawn_together_are_those_drawn_alone(strategy: Strategy, counts: list[int]) -> None:
+    """In every bit, whatever the place of a batch among the others, and whichever operations these have."""
+    for seed in range(0, 70, 7):
+        together = strategy.draw_each(counts, SIZE, [generator(seed + i) for i in range(7)]).split(counts)
+        for i, (n, found) in enumerate(zip(counts, together, strict=True)):
+            alone = strategy.draw(n, SIZE, generator(seed + i))
+            assert all(torch.equal(getattr(found, x.name), getattr(alone, x.name)) for x in fields(Draw))

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch.utils import _pytree as pytree
 
-from dist_condense.core.cutmix import CutMix
+from dist_condense.core.cutmix import CutMix, CutMixes
 from dist_condense.data import MemorySource
 from dist_condense.data.normalise import ChannelStatistics
 from dist_condense.engine import ahead
 from dist_condense.engine import batches as engine_batches
 from dist_condense.engine.batches import Normalise, RealBatches
 from dist_condense.engine.coordinator import Coordinator, LocalCoordinator, Placement
-from dist_condense.engine.update import Batch, UpdateDraws, prepare
+from dist_condense.engine.update import Batch, BlockDraws, prepare
 from tests.engine.test_units import on_threads
 
 COUNTS = [5, 9, 7]
@@ -43,9 +43,12 @@ def batches(labels: range = range(3), device: str = "cpu") -> RealBatches:
     )
 
 
-def draws(u: int, shape: Sequence[int]) -> UpdateDraws:
-    """Return draws that tell the number of the update and of its images."""
-    return UpdateDraws(mix=CutMix(torch.arange(shape[0]), torch.tensor([[0, 0], [0, 0]]), torch.tensor(float(u))))
+def draws(u: int, counts: Sequence[int], size: tuple[int, int]) -> BlockDraws:
+    """Return draws that tell the number of each update and of its images."""
+    assert size == (2, 2)
+    empty = torch.zeros(2, 2, dtype=torch.int64)
+    each = [CutMix(torch.arange(n), empty, torch.tensor(float(i))) for i, n in enumerate(counts, u)]
+    return BlockDraws(mixes=CutMixes.of(each))
 
 
 def shown(walk: list[Batch]) -> list[list[int]]:
@@ -99,6 +102,18 @@ def test_fewer_images_than_a_batch_make_a_batch_of_all():
     ] * 3
 
 
+@pytest.mark.parametrize("block", [1, 2, 4])
+def test_batches_do_not_depend_on_the_blocks_in_which_they_are_gathered(
+    block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the draws of their own updates, also after a checkpoint within a segment."""
+    expected = [list(batches().passes(2, 0, first=first, draws=draws)) for first in (0, 3)]
+    assert [float(b.draws.mix.weight) for b in expected[1]] == list(range(3, 12))
+    monkeypatch.setattr(engine_batches, "BLOCK", block)
+    for first, walk in zip((0, 3), expected, strict=True):
+        assert same(list(batches().passes(2, 0, first=first, draws=draws)), walk)
+
+
 def test_another_segment_than_the_announced_one_is_not_mixed_up():
     announced = batches()
     announced.announce(0, 0, draws)
@@ -121,13 +136,14 @@ class Line(LocalCoordinator):
 @pytest.mark.parametrize(
     "following", [lambda real: real.segment(2, 1, draws=draws), lambda real: real.passes(1, 0, draws=draws)]
 )
-def test_one_thread_at_a_time_speaks_on_the_line(following):
+def test_one_thread_at_a_time_speaks_on_the_line(following, monkeypatch):
+    monkeypatch.setattr(engine_batches, "BLOCK", 2)
     announced = batches()
     announced.coordinator = line = Line()
     announced.announce(0, 0, draws)
     assert same(list(following(announced)), list(following(batches())))
     calls = [len(list(threads)) for _, threads in groupby(line.threads)]
-    assert calls == [3, len(line.threads) - 3]  # the announced segment first
+    assert calls == [2, len(line.threads) - 2]  # the announced segment first
 
 
 def test_a_pass_has_every_image_once_with_its_label():

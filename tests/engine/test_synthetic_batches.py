@@ -10,10 +10,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dist_condense.core.cutmix import CutMix
-from dist_condense.engine.batches import SyntheticBatches, rows_by_label
+from dist_condense.core.cutmix import CutMix, CutMixes
+from dist_condense.engine.batches import rows_by_label
 from dist_condense.engine.coordinator import Coordinator, LocalCoordinator, Placement
-from dist_condense.engine.update import Batch, UpdateDraws
+from dist_condense.engine.synthetic_batches import SyntheticBatches
+from dist_condense.engine.update import Batch, BlockDraws
 from tests.engine.test_units import on_threads
 
 CLASSES, IMAGES = 3, 4
@@ -43,9 +44,10 @@ def given(source: SyntheticBatches, first: int = 0, number: int = 100) -> list[B
     return list(islice(source.segment(0, 0, first, draws=draws), number))
 
 
-def draws(u: int, shape: Sequence[int]) -> UpdateDraws:
+def draws(u: int, counts: Sequence[int], size: tuple[int, int]) -> BlockDraws:
     """Return draws that tell the number of the update and of its images."""
-    return UpdateDraws(mix=CutMix(torch.arange(shape[0]), torch.zeros(2, 2).long(), torch.tensor(float(u))))
+    [n] = counts
+    return BlockDraws(mixes=CutMixes.of([CutMix(torch.arange(n), torch.zeros(2, 2).long(), torch.tensor(float(u)))]))
 
 
 def numbers(walk: list[Batch]) -> list[list[float]]:

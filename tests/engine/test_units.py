@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +59,11 @@ class ThreadCoordinator(Coordinator):
 
     def gather(self, value: object) -> list[object]:
         return self.meeting.exchange(self.rank, value)
+
+    def all_to_all(self, rows: Tensor, sent: Sequence[int], received: Sequence[int]) -> Tensor:
+        arrived = [cut[self.rank] for cut in self.gather(rows.split(list(sent)))]
+        assert [len(x) for x in arrived] == list(received)
+        return torch.cat(arrived)
 
     def reached(self, step: int) -> None:
         pass

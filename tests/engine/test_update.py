@@ -19,7 +19,7 @@ from dist_condense.engine import slices
 from dist_condense.engine.coordinator import Coordinator, LocalCoordinator, Placement
 from dist_condense.engine.slices import MEASURED, WARM_UP
 from dist_condense.engine.training import NetworkTrainer, TrainingRecipe
-from dist_condense.engine.update import Batch, UpdateDraws, with_draws
+from dist_condense.engine.update import Batch, BlockDraws, with_draws
 from tests.engine.test_units import on_threads
 
 IDC = Strategy(always=("flip", "color"), one_of=("crop", "scale", "rotate"))
@@ -62,7 +62,8 @@ def train(engine: NetworkTrainer, batches: Sequence[Batch], first: int = 0, modu
 def batches(engine: NetworkTrainer, sizes: Sequence[int] = (6, 6, 3)) -> list[Batch]:
     draws = engine.draws(0, 1)
     pairs = [stored(u, n) for u, n in enumerate(sizes)]
-    return [Batch(x, y, draws(u, x.shape), normalised) for u, (x, y) in enumerate(pairs)]
+    drawn = draws(0, sizes, SHAPE[2:]).split(sizes)
+    return [Batch(x, y, each, normalised) for (x, y), each in zip(pairs, drawn, strict=True)]
 
 
 def fake(batch: Batch, mode: FakeTensorMode) -> Batch:
@@ -147,9 +148,19 @@ def test_theta_that_is_not_trained_gets_no_momentum() -> None:
     assert list(engine.train(module, optimiser, [], 0, 1)) == [] and not optimiser.state
 
 
+def test_draws_of_many_updates_are_those_of_each() -> None:
+    """In every bit: a segment may be drawn in blocks of any size."""
+    draws, sizes = trainer().draws(0, 1), [6, 6, 3, 6]
+    together = draws(5, sizes, SHAPE[2:]).split(sizes)
+    for u, (n, found) in enumerate(zip(sizes, together, strict=True), 5):
+        [alone] = draws(u, [n], SHAPE[2:]).split([n])
+        pairs = zip(pytree.tree_leaves(found), pytree.tree_leaves(alone), strict=True)
+        assert all(torch.equal(x, y) for x, y in pairs) and found.mix is not None
+
+
 def test_no_draws_are_made_that_are_not_used() -> None:
     plain = NetworkTrainer(TrainingRecipe(lr=0.1), LocalCoordinator(), Placement(), seed=3, slices=1)
-    assert plain.draws(0)(0, SHAPE) == UpdateDraws()
+    assert plain.draws(0)(0, [6, 3], SHAPE[2:]) == BlockDraws()
 
 
 class Tape:

@@ -7,6 +7,7 @@ once. A loop that requests a draw that was not made, or leaves some, is another 
 from __future__ import annotations
 
 from collections import defaultdict, deque
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -65,7 +66,7 @@ class Recorded:
         permutation, key, draw, mix = (
             randomness.permutation,
             randomness.key,
-            Strategy.draw,
+            Strategy.draw_each,
             cutmix.draw_cutmix,
         )
 
@@ -81,13 +82,14 @@ class Recorded:
                 self.kept[purpose].append(result)
             return result
 
-        def watched_draw(strategy: Strategy, n: int, size: tuple[int, int], generator: torch.Generator) -> Any:
-            result = draw(strategy, n, size, generator)
-            if generator.initial_seed() not in self._known:  # a second look at the images of a class draws the same
-                self._known.add(generator.initial_seed())
-                numbers = (result.brightness, result.saturation, result.contrast, result.warp, result.cut)
-                kind = "matching" if n == 1 else "training"
-                self.kept[f"{kind} augmentation"].append(Augmentation(*(x.tolist() for x in numbers)))
+        def watched_draw(strategy: Strategy, counts: Sequence[int], size: tuple[int, int], keyed: Any) -> Any:
+            result = draw(strategy, counts, size, keyed)
+            for n, each, generator in zip(counts, result.split(counts), keyed, strict=True):
+                if generator.initial_seed() not in self._known:  # a second look at the images of a class draws the same
+                    self._known.add(generator.initial_seed())
+                    numbers = (each.brightness, each.saturation, each.contrast, each.warp, each.cut)
+                    kind = "matching" if n == 1 else "training"
+                    self.kept[f"{kind} augmentation"].append(Augmentation(*(x.tolist() for x in numbers)))
             return result
 
         def watched_mix(probability: float, n: int, size: tuple[int, int], generator: torch.Generator) -> Any:
@@ -97,7 +99,7 @@ class Recorded:
 
         patch.setattr(randomness, "permutation", watched_permutation)
         patch.setattr(randomness, "key", watched_key)
-        patch.setattr(Strategy, "draw", watched_draw)
+        patch.setattr(Strategy, "draw_each", watched_draw)
         patch.setattr(cutmix, "draw_cutmix", watched_mix)
 
 

@@ -24,9 +24,9 @@ from dist_condense.data.reading.read_ahead import Ticket
 from dist_condense.data.reading.source import MemorySource
 from dist_condense.data.space import Space
 from dist_condense.engine import batch_statistics, shard
-from dist_condense.engine.batches import SyntheticBatches
 from dist_condense.engine.coordinator import LocalCoordinator, Placement
 from dist_condense.engine.shard import ClassShard
+from dist_condense.engine.synthetic_batches import SyntheticBatches
 from dist_condense.engine.trajectory import Trajectory
 from dist_condense.settings import assembly, config
 from dist_condense.settings.config import RunConfig
@@ -286,7 +286,6 @@ class ByHand:
             assert sorted(order.tolist()) == list(range(6)), "a pass shows each image once"
             for rows in (order[:4], order[4:]):
                 images = drawn.augmentation(len(rows))(whole[rows]) if augmented else whole[rows]
-                drawn.cutmix(0.0, len(rows))
                 by_hand.update(self.theta, optimiser, images, labels[rows], averages=self.averages)
 
 

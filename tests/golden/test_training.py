@@ -72,8 +72,8 @@ def compare_batches(
     for images, labels in batches:
         if recipe.strategy:
             images = drawn.augmentation(len(labels))(images)
-        mix = drawn.cutmix(recipe.cutmix, len(labels))
-        by_hand.update(theta, optimiser, images, labels, mix if recipe.cutmix else None)
+        mix = drawn.cutmix(recipe.cutmix, len(labels)) if recipe.cutmix else None
+        by_hand.update(theta, optimiser, images, labels, mix)
     drawn.nothing_is_left()
     agree(flat(theta_of(module)), flat(theta), flat(start), "theta")
 
@@ -205,7 +205,7 @@ K, T, EPOCHS, MEMBERS = 4, 3, 2, 2
 STARTS: dict[str, Callable[[Path], NetworkStart]] = {
     "fresh": lambda folder: Fresh(),
     "pretrained": lambda folder: Pretrained(EPOCHS, Given()),
-    "pool": lambda folder: Pool(MEMBERS, EPOCHS, Given(), Folder(folder)),
+    "pool": lambda folder: Pool(MEMBERS, EPOCHS, Given(), Folder(folder), networks=K),
 }
 
 
@@ -364,6 +364,6 @@ def test_an_error_planted_in_the_start_is_noticed(name: str, tmp_path: Path) -> 
 def test_another_number_of_epochs_is_noticed(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both starts pass on their number of epochs."""
     monkeypatch.setitem(STARTS, "pretrained", lambda folder: Pretrained(EPOCHS - 1, Given()))
-    monkeypatch.setitem(STARTS, "pool", lambda folder: Pool(MEMBERS, EPOCHS - 1, Given(), Folder(folder)))
+    monkeypatch.setitem(STARTS, "pool", lambda folder: Pool(MEMBERS, EPOCHS - 1, Given(), Folder(folder), networks=K))
     with pytest.raises(AssertionError):
         compare_networks(kind, tmp_path)

@@ -7,7 +7,7 @@ from collections.abc import Generator
 import torch
 from torch import Tensor, nn
 
-from dist_condense.engine.update import Batch, DrawUpdate, with_draws
+from dist_condense.engine.update import Batch, DrawUpdates, with_draws
 from tests.golden.by_hand import Theta, normalise
 
 CLASSES, CHANNELS, SIZE, WIDTH = 3, 3, 8, 4
@@ -58,11 +58,11 @@ class Given:
     def close(self) -> None:
         """Nothing to end."""
 
-    def segment(self, *key: int, first: int = 0, draws: DrawUpdate) -> Generator[Batch]:
+    def segment(self, *key: int, first: int = 0, draws: DrawUpdates) -> Generator[Batch]:
         """Yield two batches after a matching step."""
         return with_draws(segment(*key)[first:], draws, first)
 
-    def passes(self, epochs: int, *key: int, first: int = 0, draws: DrawUpdate) -> Generator[Batch]:
+    def passes(self, epochs: int, *key: int, first: int = 0, draws: DrawUpdates) -> Generator[Batch]:
         """Yield two batches an epoch."""
         return with_draws(passes(epochs, *key)[first:], draws, first)
 

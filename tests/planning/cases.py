@@ -1,6 +1,6 @@
 """Work and rates with numbers for which estimates can be computed by hand."""
 
-from dist_condense.planning.forecast import Cluster
+from dist_condense.planning.cluster import Cluster
 from dist_condense.planning.rates import Calibration, Matching, Peak, Updating
 from dist_condense.planning.workload import Workload
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from dist_condense.engine.ownership import assign
+from dist_condense.planning.cluster import traffic
 from dist_condense.planning.forecast import (
     AT_ONCE,
     ENOUGH,
@@ -19,7 +20,6 @@ from dist_condense.planning.forecast import (
     efficiency,
     forecast,
     memory,
-    traffic,
 )
 from dist_condense.planning.workload import Trials
 from tests.planning.cases import CLUSTER, LOAD, RATES
@@ -155,6 +155,33 @@ def test_pretraining_is_the_part_of_the_updates_before_the_steps():
     steady = StepEfficiency.of(load, RATES, QUICK, 2)
     assert steady == StepEfficiency.of(load.steps_only, RATES, QUICK, 2)
     assert steady.divided == pytest.approx(efficiency(load.steps_only, RATES, QUICK, steps))
+
+
+@pytest.mark.parametrize(
+    ("networks", "workers", "turns", "divided"),
+    [
+        (6, 1, 0, 6),  # one process trains one after the other
+        (6, 2, 3, 0),
+        (6, 4, 1, 2),  # two remain, whose slices four workers divide at the same speed or faster
+        (6, 8, 1, 0),
+        (3, 8, 0, 3),  # a slice on each of four workers, for one network after the other
+        (10, 6, 2, 0),
+    ],
+)
+def test_networks_of_a_pool_are_pretrained_at_the_same_time(networks, workers, turns, divided):
+    """A turn costs what the updates of one network cost on one worker, and no collective."""
+    load = replace(LOAD, updates={32: networks * 2}, pretraining={32: networks * 2}, segments=networks)
+    load = replace(load, pretrained=networks, pooled=True)
+    share = -(-4 // workers)
+    alone, own = (2 * (1 + 2 * n + 0.5 * 32 + 0.25 * 8 * n) for n in (4, share))
+    sums = 2 * QUICK.all_reduce(8008, workers)
+    found = forecast(load, RATES, QUICK, workers)
+    assert found.training == pytest.approx(turns * alone + divided * own)
+    assert found.talking == pytest.approx(divided * sums)
+    assert found.pretraining == pytest.approx(found.training + found.talking)
+    one_by_one = forecast(replace(load, pooled=False), RATES, QUICK, workers)
+    assert one_by_one.pretraining == pytest.approx(networks * (own + sums))
+    assert found.pretraining <= one_by_one.pretraining
 
 
 def test_a_node_has_a_bandwidth_of_its_own():

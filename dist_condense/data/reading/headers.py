@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
-from itertools import islice
+from itertools import islice, takewhile
 from typing import BinaryIO, TypeVar
 
 from dist_condense.data.reading.decode import opened, why_unreadable
@@ -22,14 +22,17 @@ Result = TypeVar("Result")
 Item = TypeVar("Item")
 
 
-def check_headers(folders: Sequence[ClassFolder]) -> str | None:
+def check_headers(folders: Sequence[ClassFolder], stopped: Callable[[], bool] = lambda: False) -> str | None:
     """Return a message that names the first broken files and counts the others, or None if all headers are valid.
 
     A file is broken if it cannot be opened, is not a regular file of at most FILE_BYTES bytes, has an unsupported
     format or mode, is truncated within the header, or has more pixels than Pillow's limit. Only decoding detects a file
     that is truncated after the header.
+
+    :param stopped: function that returns whether the other files need not be checked any more.
     """
-    broken = [problem for block in _in_blocks(_broken_of, paths(folders)) for problem in block]
+    files = takewhile(lambda _: not stopped(), paths(folders))
+    broken = [problem for block in _in_blocks(_broken_of, files) for problem in block]
     if not broken:
         return None
     first, others = "; ".join(broken[:SHOWN]), len(broken) - SHOWN

@@ -1,7 +1,9 @@
 """Broken image files are named before a run starts, once, with the number of the others."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from threading import Event
+from typing import NoReturn
 
 import pytest
 import torch
@@ -114,10 +116,59 @@ def test_a_run_is_refused_before_it_writes_anything(root: Path, tmp_path: Path) 
 def test_many_files_are_announced(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     messages: list[str] = []
     config, opened = from_dict(settings(root, root / "run")), open_dataset("image_folder", root)
-    preflight.headers(config, opened, messages.append)
-    monkeypatch.setattr(preflight, "MANY", 12)
-    preflight.headers(config, opened, messages.append)
+    for many in (preflight.MANY, 12):
+        monkeypatch.setattr(preflight, "MANY", many)
+        with preflight.headers(config, opened, messages.append):
+            pass
     assert messages == ["reading the headers of 12 image files before the start (data.verify=false skips this)"]
+
+
+def test_headers_are_read_while_the_machines_are_looked_at(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray starts meanwhile, in another folder; the broken files are the problem, whatever else fails."""
+    started, looked_at, elsewhere = Event(), Event(), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (root / "train" / "zebra" / "a.jpg").write_bytes(b"no image")
+
+    def check(folders: Sequence[ClassFolder], stopped: Callable[[], bool]) -> str | None:
+        started.set()
+        assert looked_at.wait(60)
+        return check_headers(folders, stopped)
+
+    def resolved(*given: object) -> NoReturn:
+        assert started.wait(60)
+        monkeypatch.chdir(elsewhere)
+        looked_at.set()
+        raise ConfigError(["cluster.workers: too many"])
+
+    monkeypatch.setattr(preflight, "check_headers", check)
+    monkeypatch.setattr(job, "resolved", resolved)
+    monkeypatch.chdir(root.parent)
+    config = from_dict(settings(Path(root.name), tmp_path / "run"))
+    with pytest.raises(ConfigError) as caught:
+        job.Job.prepare(config)
+    [problem] = caught.value.problems
+    assert problem.startswith(f"dataset.root: 1 image file cannot be read: {root}/train/zebra/a.jpg (")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_interrupt_ends_the_check(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = Event()
+
+    def check(folders: Sequence[ClassFolder], stopped: Callable[[], bool]) -> str | None:
+        while not stopped():
+            pass
+        assert check_headers(folders, stopped) is None  # nothing is read
+        ended.set()
+        return None
+
+    (root / "train" / "zebra" / "a.jpg").write_bytes(b"no image")
+    monkeypatch.setattr(preflight, "check_headers", check)
+    config, opened = from_dict(settings(root, tmp_path / "run")), open_dataset("image_folder", root)
+    with pytest.raises(KeyboardInterrupt), preflight.headers(config, opened, print):
+        raise KeyboardInterrupt
+    assert ended.wait(60)
 
 
 def worked(prepared_job: job.Job) -> None:
@@ -132,7 +183,7 @@ def test_prepared_shards_and_a_resumed_run_are_not_read_again(
     prepared(root, tmp_path / "dest")
     config = from_dict(settings(root, tmp_path / "run"))
     worked(job.Job.prepare(config))
-    monkeypatch.setattr(preflight, "check_headers", lambda folders: f"read {len(folders)}" if folders else None)
+    monkeypatch.setattr(preflight, "check_headers", lambda folders, _: f"read {len(folders)}" if folders else None)
     job.Job.prepare(from_dict(settings(tmp_path / "dest", tmp_path / "other")))
     assert job.Job.prepare(config).start is not None
     config.output = str(tmp_path / "another")

@@ -20,7 +20,7 @@ from dist_condense.result.card import CARD, SyntheticSetError
 from dist_condense.result.synthetic_set import load_set
 from dist_condense.result.tracking.trust import distrusted, is_own
 from dist_condense.settings import assembly
-from dist_condense.settings.config import ConfigError, RunConfig, load, not_stored, read, to_yaml
+from dist_condense.settings.config import ConfigError, RunConfig, not_stored, read, to_yaml, usable
 from dist_condense.settings.run_folder import RunFolder, check
 from dist_condense.system import signals, terminal
 
@@ -126,12 +126,10 @@ def _continues(files: RunFolder) -> str:
 
 def loaded(path: str, overrides: Sequence[str]) -> RunConfig:
     """Load a config; unknown keys and wrong types are reported together with all other problems."""
-    try:
-        return load(path, overrides)
-    except ConfigError as error:
-        if error.rest is not None:
-            preflight.check(error.rest, error.problems)
-        raise
+    config, problems = usable(path, overrides)
+    if problems:
+        preflight.check(config, problems)  # raises them with all others
+    return config
 
 
 def _executed(config: RunConfig, resume: str = "auto", trusted: bool = True, finished: bool = False) -> int:

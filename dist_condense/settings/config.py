@@ -35,6 +35,7 @@ __all__ = [
     "shipped",
     "to_dict",
     "to_yaml",
+    "usable",
 ]
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -66,6 +67,19 @@ def load(path: str, given: Sequence[str] = ()) -> RunConfig:
         composed.setdefault("method.name", yaml_files.escaped(files["method"]))
     _say_renamed([*composed, *command.keys])
     return _layered(composed, command.keys, command.problems)
+
+
+def usable(path: str, given: Sequence[str] = ()) -> tuple[RunConfig, list[str]]:
+    """Return what :func:`load` returns, but without unusable keys, and an error message for each of these.
+
+    :raises ConfigError: the file was not found or cannot be composed.
+    """
+    try:
+        return load(path, given), []
+    except ConfigError as error:
+        if error.rest is None:
+            raise
+        return error.rest, error.problems
 
 
 def read(path: Path, given: Sequence[str] = ()) -> RunConfig:

@@ -28,8 +28,8 @@ from dist_condense.planning.plan import Plan
 from dist_condense.planning.rates import Calibration
 from dist_condense.planning.trials import trials_of
 from dist_condense.planning.workload import Workload, workload_of
-from dist_condense.settings import assembly, checks, memory
-from dist_condense.settings.config import ConfigError, RunConfig, usable
+from dist_condense.settings import assembly, checks, effects, memory
+from dist_condense.settings.config import ConfigError, RunConfig, given_keys, usable
 from dist_condense.settings.limits import COUNT, Range, refusals
 from dist_condense.settings.procedures import outline_of
 from dist_condense.settings.schema import CPU, CUDA
@@ -93,6 +93,9 @@ def planned(options: argparse.Namespace, config: RunConfig, known: Sequence[str]
         terminal.say(f"note: {note}")
     gpu = devices.named(options.gpu) if options.gpu is not None else None
     config, kind = _settled(config, options.gpus), CUDA if options.gpus or gpu else None
+    planned_for = replace(config, cluster=replace(config.cluster, device=kind or config.cluster.device))
+    for remark in effects.remarks(planned_for, given_keys(options.config, options.overrides)):
+        terminal.say(f"note: {remark}")
     if problems := memory.lacking_to_plan(config, dataset, is_timed=_times(options)):
         raise ConfigError(problems)
     load = replace(workload_of(config, dataset), trials=trials_of(config, dataset))

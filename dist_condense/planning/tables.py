@@ -11,7 +11,7 @@ from rich.table import Table
 from dist_condense.data.reading.tiers import gib, share
 from dist_condense.engine.procedure import Units
 from dist_condense.planning.forecast import ENOUGH, Forecast, bounds
-from dist_condense.planning.launches import CAPTURED, COMPILED
+from dist_condense.planning.launches import CAPTURED, SLICE_COMPILED, STEP_COMPILED
 from dist_condense.planning.plan import Plan
 from dist_condense.result.progress import duration
 from dist_condense.selection.table import SELECTIONS
@@ -177,16 +177,13 @@ def _remarks_on_rates(plan: Plan) -> Iterator[str]:
 def _of_launches(plan: Plan) -> str:
     """Describe the assumption about launches, and the least times that follow from it."""
     launching, load, compute = plan.rates.launching, plan.load, plan.config.compute
-    forms = {f"{COMPILED:.0%} of it compiled": compute.compile, f"{CAPTURED:.0%} of it captured": compute.cuda_graphs}
-    cost = ", ".join(
-        [f"{1e6 * launching.kernel:.2g} us for a kernel", *(text for text, is_used in forms.items() if is_used)]
-    )
-    least = {
-        "the step of a class": launching.step,
-        "an update of theta": launching.update + launching.slice * load.slices,
-    }
+    compiled = f"; compiled, {STEP_COMPILED:.0%} of a step's and {SLICE_COMPILED:.0%} of a slice's kernels"
+    captured = f"; captured in CUDA graphs, {CAPTURED:.0%} of this time"
+    form = compiled * compute.compile + captured * bool(compute.cuda_graphs)
+    update = launching.update + launching.slice * load.slices
+    least = {"the step of a class": launching.step, "an update of theta": update}
     pieces = " and ".join(f"{1e3 * seconds:.2g} ms for {name}" for name, seconds in least.items() if seconds)
-    return f"assumed of launches: {cost}; so at least {pieces}"
+    return f"assumed of launches: {1e6 * launching.kernel:.2g} us for a kernel{form}. So at least {pieces}"
 
 
 def as_json(plan: Plan) -> dict[str, Any]:

@@ -34,6 +34,8 @@ MAY_IMPORT = {
     "planning": {"core", "networks", "data", "engine", "evaluation", "selection", "settings", "result", "system"},
 }
 MUST_NOT_IMPORT = {"job": {"commands", "planning"}}
+SILENT, PRINTING = ("core/", "engine/"), "engine/ray/"
+"""Rooms that print nothing, because they may run without a terminal; and the exception, which says that it starts Ray."""
 AT_THE_TOP = 6
 """Modules permitted at the top of the package, besides `__init__` and `__main__`."""
 # room: the packages besides the standard library
@@ -55,7 +57,7 @@ ABSENT = ("ray", "mlflow", "hydra", "omegaconf", "simplejpeg", "webdataset", "br
 
 
 def imports(file: str, source: str) -> Iterator[tuple[str, bool]]:
-    """Yield each imported dotted name, and whether it is imported when the file is."""
+    """Yield each imported dotted name, and whether it is imported when the file is, not in a function or for types."""
     here = ("dist_condense", *Path(file).parts[:-1])
     tree = ast.parse(source)
     later = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
@@ -68,7 +70,7 @@ def imports(file: str, source: str) -> Iterator[tuple[str, bool]]:
         elif isinstance(node, ast.ImportFrom):
             above = here[: len(here) + 1 - node.level] if node.level else ()
             module = ".".join([*above, *([node.module] if node.module else [])])
-            names = [f"{module}.{alias.name}" for alias in node.names if not alias.name.startswith("__")]
+            names = [f"{module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
             names = [arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant)]
         yield from ((name, id(node) not in inside) for name in names)
@@ -88,6 +90,8 @@ def violations(file: str, source: str) -> list[str]:
                 problems.append(f"{name}: {room} may import only {sorted(allowed | {room})}")
             elif other in MUST_NOT_IMPORT.get(room, ()):
                 problems.append(f"{name}: {room} must not import {other}")
+            elif file.startswith(SILENT) and not file.startswith(PRINTING) and rest[:2] == ["system", "terminal"]:
+                problems.append(f"{name}: {room} only logs, and job/logs.py prints what it logs")
             elif room == "condense" and rest[:2] == ["engine", "ray"]:
                 problems.append(f"{name}: condense knows the protocols of engine, not Ray")
         elif top not in sys.stdlib_module_names:
@@ -122,6 +126,11 @@ def test_imports_follow_the_directions(file):
         ("job/job.py", "from dist_condense.commands import cli"),
         ("engine/coordinator.py", "import ray.train"),
         ("engine/ray/group.py", "from dist_condense.condense import condense"),
+        ("engine/shard.py", "def f():\n    from dist_condense.settings import config"),
+        ("engine/shard.py", "if TYPE_CHECKING:\n    from dist_condense.job import logs"),
+        ("engine/shard.py", "from dist_condense import __version__"),
+        ("engine/matching/halving.py", "def f():\n    from dist_condense.system import terminal"),
+        ("core/program.py", "def f():\n    from dist_condense.system.terminal import say"),
         ("condense.py", "from dist_condense.engine.ray.group import start"),
         ("condense.py", "from importlib import import_module\nimport_module('ray')"),
         ("commands/cli.py", "from dist_condense.run import main"),

@@ -53,9 +53,9 @@ def plan(given: Sequence[str] | None = None) -> int:
     options = arguments.plan_parser().parse_intermixed_args(given)
 
     def command() -> int:
-        from dist_condense.commands import plan_command, run_command
+        from dist_condense.commands import plan_command
 
-        return plan_command.plan(options, run_command.loaded(options.config, options.overrides))
+        return plan_command.plan(options)
 
     return _refusing(command)
 

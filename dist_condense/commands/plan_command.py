@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from math import prod
 from pathlib import Path
@@ -18,6 +18,7 @@ from dist_condense.data import DataError
 from dist_condense.data.reading.tiers import AUTO, share
 from dist_condense.engine.errors import RunFailed
 from dist_condense.engine.procedure import Kind, Outline
+from dist_condense.job import logs
 from dist_condense.planning import calibrate, devices, floors, rates, tables
 from dist_condense.planning.cluster import Cluster
 from dist_condense.planning.devices import GIGABYTE, Device
@@ -28,8 +29,8 @@ from dist_condense.planning.plan import Plan
 from dist_condense.planning.rates import Calibration
 from dist_condense.planning.trials import trials_of
 from dist_condense.planning.workload import Workload, workload_of
-from dist_condense.settings import assembly, checks, memory
-from dist_condense.settings.config import ConfigError, RunConfig
+from dist_condense.settings import assembly, checks, effects, memory
+from dist_condense.settings.config import ConfigError, RunConfig, given_keys, usable
 from dist_condense.settings.limits import COUNT, Range, refusals
 from dist_condense.settings.procedures import outline_of
 from dist_condense.settings.schema import CPU, CUDA
@@ -50,13 +51,15 @@ RANGES = {
 """Limits of the values of options."""
 
 
-def plan(options: argparse.Namespace, config: RunConfig) -> int:
-    """Print the plan of a run and return the exit code.
+def plan(options: argparse.Namespace) -> int:
+    """Print the plan of a run and return the exit code. Raises ConfigError with every problem.
 
     0 planned, 1 the run does not fit, its steps cannot be timed, or `--save` failed.
     """
+    config, known = usable(options.config, options.overrides)
     try:
-        made = planned(options, config)
+        with logs.printed():
+            made = planned(options, config, known)
     except (CannotCompile, RunFailed) as error:  # of a timed step
         terminal.say(f"failed: {error}")
         return NOT_TIMED
@@ -70,23 +73,30 @@ def plan(options: argparse.Namespace, config: RunConfig) -> int:
     return DOES_NOT_FIT if made.problems else 0
 
 
-def planned(options: argparse.Namespace, config: RunConfig) -> Plan:
-    """Return the plan of a run. Raises ConfigError with every problem."""
+def planned(options: argparse.Namespace, config: RunConfig, known: Sequence[str] = ()) -> Plan:
+    """Return the plan of a run. Raises ConfigError with every problem.
+
+    :param known: problems that were found when the config was read.
+    """
     refused = list(_refused(options))
-    config, problems = checks.screened(config, refused)
+    config, problems = checks.screened(config, [*known, *refused])
     problems = checks.joined(problems, checks.of_config(config))
     if refused:  # no data set is made from such numbers
         raise ConfigError(problems)
     try:
         dataset, data_here = _dataset(config, options)
     except ConfigError as error:
-        raise ConfigError([*problems, *error.problems]) from error
-    if problems := problems or (checks.of_data if data_here else checks.of_facts)(config, dataset):
+        is_named = not known or config.dataset.root is not None  # else an unusable key may have named the data
+        raise ConfigError([*problems, *(error.problems if is_named else ())]) from error
+    if problems := checks.joined(problems, (checks.of_data if data_here else checks.of_facts)(config, dataset)):
         raise ConfigError(problems)
     for note in dataset.notes if data_here else ():
         terminal.say(f"note: {note}")
-    gpu = devices.known()[options.gpu] if options.gpu is not None else None
+    gpu = devices.named(options.gpu) if options.gpu is not None else None
     config, kind = _settled(config, options.gpus), CUDA if options.gpus or gpu else None
+    planned_for = replace(config, cluster=replace(config.cluster, device=kind or config.cluster.device))
+    for remark in effects.remarks(planned_for, given_keys(options.config, options.overrides)):
+        terminal.say(f"note: {remark}")
     if problems := memory.lacking_to_plan(config, dataset, is_timed=_times(options)):
         raise ConfigError(problems)
     load = replace(workload_of(config, dataset), trials=trials_of(config, dataset))
@@ -167,7 +177,7 @@ def _refused(options: argparse.Namespace) -> Iterator[str]:
         yield from (f"--{name.replace('_', '-')}: {x}" for x in refusals(getattr(options, name), limit))
     if options.gpu_memory is not None and options.gpus is None and options.gpu is None:
         yield "--gpu-memory: give the number of GPUs as well (--gpus), or a known GPU (--gpu)"
-    if options.gpu is not None and options.gpu not in devices.known():
+    if options.gpu is not None and devices.named(options.gpu) is None:
         yield f"--gpu: {options.gpu!r} is not one of {', '.join(devices.known())}; give --rate or --calibration"
     if options.share is not None and (options.gpu is None or options.rate or options.calibration):
         yield "--share: it is the share of a known GPU's rate; give it with --gpu, without --rate and --calibration"
@@ -223,8 +233,8 @@ def _measured(options: argparse.Namespace, config: RunConfig, dataset: Any, load
         terminal.say("counting the operations of the networks; nothing is timed")
     if options.rate is not None:
         return floors.of_rate(options.rate, kind, config, dataset, load)
-    if options.gpu is not None:
-        return floors.of_device(devices.known()[options.gpu], config, dataset, load, options.share)
+    if options.gpu is not None and (gpu := devices.named(options.gpu)):
+        return floors.of_device(gpu, config, dataset, load, options.share)
     if load.computes and config.cluster.on_gpu and not torch.cuda.is_available():
         raise ConfigError(
             ["cluster.device: cuda, but torch sees no GPU here; give --gpu, --rate or --calibration, or set cpu"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +19,8 @@ from dist_condense.job.stop import Terminated
 from dist_condense.result.card import CARD, SyntheticSetError
 from dist_condense.result.synthetic_set import load_set
 from dist_condense.result.tracking.trust import distrusted, is_own
-from dist_condense.settings import assembly
-from dist_condense.settings.config import ConfigError, RunConfig, load, not_stored, read, to_yaml
+from dist_condense.settings import assembly, effects
+from dist_condense.settings.config import ConfigError, RunConfig, given_keys, not_stored, read, to_yaml, usable
 from dist_condense.settings.run_folder import RunFolder, check
 from dist_condense.system import signals, terminal
 
@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     if options.cfg:
         terminal.out(*to_yaml(config).rstrip("\n").split("\n"))
         return 0
-    return _executed(config, options.resume)
+    return _executed(config, options.resume, given=given_keys(options.config, options.overrides))
 
 
 def evaluate(options: argparse.Namespace) -> int:
@@ -126,20 +126,25 @@ def _continues(files: RunFolder) -> str:
 
 def loaded(path: str, overrides: Sequence[str]) -> RunConfig:
     """Load a config; unknown keys and wrong types are reported together with all other problems."""
-    try:
-        return load(path, overrides)
-    except ConfigError as error:
-        if error.rest is not None:
-            preflight.check(error.rest, error.problems)
-        raise
+    config, problems = usable(path, overrides)
+    if problems:
+        preflight.check(config, problems)  # raises them with all others
+    return config
 
 
-def _executed(config: RunConfig, resume: str = "auto", trusted: bool = True, finished: bool = False) -> int:
+def _executed(
+    config: RunConfig,
+    resume: str = "auto",
+    trusted: bool = True,
+    finished: bool = False,
+    given: Collection[str] = (),
+) -> int:
     try:
         try:
             job = replace(Job.prepare(config, resume), trusted=trusted, verified=finished)
         except (DataError, RowsError, SyntheticSetError, *MISPLACED) as error:  # nothing has started
             raise ConfigError(terminal.lines_of(error)) from error
+        job.remarks.extend(effects.remarks(job.config, given))
         if finished:  # after all cheaper checks
             _verify(RunFolder(Path(config.output)))
         try:

@@ -61,9 +61,11 @@ class Objective:
     def __post_init__(self) -> None:
         if self.forward:  # torch's own rules of forward differentiation use it
             warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
-        inner = torch.func.grad(self._product, argnums=1)
-        object.__setattr__(self, "_value", compiled(self._raw_value) if self.compiled else self._raw_value)
-        object.__setattr__(self, "_inner", compiled(inner) if self.compiled else inner)
+        value, inner = self._raw_value, torch.func.grad(self._product, argnums=1)
+        if self.compiled:
+            value, inner = compiled(value, "the statistic"), compiled(inner, "the pull-back")
+        object.__setattr__(self, "_value", value)
+        object.__setattr__(self, "_inner", inner)
 
     @property
     def at_once(self) -> bool:

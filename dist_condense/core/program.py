@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cache
@@ -32,24 +33,30 @@ class CannotCompile(RuntimeError):
     """Error of torch's compiler, or of the C++ or Triton compiler that it starts."""
 
 
-def compiled(function: Callable[..., Result]) -> Callable[..., Result]:
+def compiled(function: Callable[..., Result], name: str) -> Callable[..., Result]:
     """Return a function that ``torch.compile`` compiles for each shape of its arguments (a call with a new one takes a
-    minute), and that is executed as it is for further shapes once there are many.
+    minute, which is logged), and that is executed as it is for further shapes once there are many.
 
+    :param name: name of the function in messages.
     :raises CannotCompile: in a call; the function cannot be compiled as a whole.
     """
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of a missing GPU
     # With dynamic shapes, the smaller last batch of a pass would make the kernels of all batches slower.
     fast = torch.compile(function, dynamic=False, fullgraph=True)
+    shapes: set[Any] = set()
 
     @functools.wraps(function)
     def call(*arguments: Any) -> Result:
         from torch._dynamo import exc  # imported with the compiler, which takes a second
 
+        shape = tuple((x.shape, x.dtype) for x in pytree.tree_leaves(arguments) if isinstance(x, Tensor))
         try:
-            return fast(*arguments)
+            if shape in shapes:
+                return fast(*arguments)
+            shapes.add(shape)
+            return _logged(lambda: fast(*arguments), f"{name}{' for another shape' if len(shapes) > 1 else ''}")
         except exc.FailOnRecompileLimitHit:
-            _warn_of_many_shapes(function.__qualname__)
+            _warn_of_many_shapes(name)
             return function(*arguments)
         except exc.TorchDynamoException as error:
             log.debug("torch.compile failed", exc_info=True)
@@ -60,6 +67,15 @@ def compiled(function: Callable[..., Result]) -> Callable[..., Result]:
             ) from error
 
     return call
+
+
+def _logged(first: Callable[[], Result], name: str) -> Result:
+    """Return the result of a call that compiles, and log that it starts and how long it took."""
+    start = time.monotonic()
+    log.info("compiling %s (compute.compile), which takes up to two minutes", name)
+    result = first()
+    log.info("compiled %s in %.0f s", name, time.monotonic() - start)
+    return result
 
 
 @cache

@@ -6,6 +6,7 @@ the communication is skipped; the arithmetic is the same.
 
 from __future__ import annotations
 
+import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -57,6 +58,11 @@ class Coordinator(ABC):
     @abstractmethod
     def size(self) -> int:
         """Number of workers."""
+
+    @property
+    def is_first_here(self) -> bool:
+        """Whether this worker is the first on its machine, and prints what concerns all of them."""
+        return True
 
     @abstractmethod
     def reduce(self, tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> None:
@@ -174,6 +180,10 @@ class ProcessGroupCoordinator(Coordinator):
     @property
     def size(self) -> int:
         return dist.get_world_size()
+
+    @property
+    def is_first_here(self) -> bool:
+        return os.environ.get("LOCAL_RANK", "0") == "0"  # set by Ray Train and torchrun
 
     def reduce(self, tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> None:
         self.counter.add(tensor)

@@ -70,7 +70,7 @@ class NetworkTrainer:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "division", Division(self.coordinator, self.slices))
-        object.__setattr__(self, "_loss", compiled(update.loss) if self.compiled else update.loss)
+        object.__setattr__(self, "_loss", compiled(update.loss, "an update of theta") if self.compiled else update.loss)
         if self.capture is not None:
             object.__setattr__(self, "_replayed", Captured(self._update_current, record=self._record))
             object.__setattr__(self, "_replayed_slice", Captured(self.gradient, record=self._record))

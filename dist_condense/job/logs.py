@@ -1,4 +1,7 @@
-"""Log files of the workers and the driver, as JSON lines for programs; messages for people go to the terminal."""
+"""Log files of the workers and the driver, as JSON lines for programs; messages for people go to the terminal.
+
+Rooms that know no terminal only log; :func:`printed` prints their messages as well.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,12 @@ from pathlib import Path
 
 from dist_condense.engine.coordinator import Coordinator
 from dist_condense.settings.run_folder import RunFolder
+from dist_condense.system import terminal
 from dist_condense.system.credentials import masked
 
 PACKAGE = "dist_condense"
+SILENT = (f"{PACKAGE}.core", f"{PACKAGE}.engine")
+"""Loggers of the rooms whose messages for people are printed by :func:`printed`, because they print none themselves."""
 
 
 @dataclass
@@ -63,6 +69,30 @@ class _File(logging.FileHandler):
 
         The run reports a full disk when it writes a file that it needs.
         """
+
+
+class _Printed(logging.Handler):
+    """Handler that prints notes and warnings."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        terminal.say(f"{'warning' if record.levelno >= logging.WARNING else 'note'}: {record.getMessage()}")
+
+
+@contextmanager
+def printed(notes: bool = True) -> Iterator[None]:
+    """Print what the rooms :data:`SILENT` log within the context.
+
+    :param notes: whether notes are printed as well as warnings.
+    """
+    handler, loggers = _Printed(logging.INFO if notes else logging.WARNING), [*map(logging.getLogger, SILENT)]
+    for log in loggers:
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        for log in loggers:
+            log.removeHandler(handler)
 
 
 @contextmanager

@@ -44,7 +44,8 @@ def work(
     """
     claim = claim or Claim.present(Path(config.output))
     try:
-        with logs.kept(claim.folder, claim.start, coordinator), numerics(config.compute):
+        kept, printed = logs.kept(claim.folder, claim.start, coordinator), logs.printed(coordinator.is_first_here)
+        with kept, printed, numerics(config.compute):
             _work(config, coordinator, device, observe=observe, claim=claim)
     except DataError as error:
         raise RunFailed("; ".join(error.problems)) from error

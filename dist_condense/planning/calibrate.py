@@ -53,7 +53,7 @@ def calibrate(
     if average is not None and average + (config.compute.threads or 1) > (os.cpu_count() or 1) + IDLE:
         tell("warning: other processes keep this machine busy, so the times may be too long")
     keep_freed_memory()
-    made = _timed(config, load)
+    made = timed(config, load)
     images = max(2 * min(made.method.real_batch, max(dataset.counts)), assembly.start_images(made))
     probes = Probes(made, like(dataset, images), device)
     with numerics(_settled(made.compute, device)):
@@ -130,10 +130,11 @@ def compared(config: RunConfig, dataset: Any, load: Workload) -> dict[str, Any]:
     return keys | compute | shape | ({"distance": method.distance} if load.steps else {})
 
 
-def _timed(config: RunConfig, load: Workload) -> RunConfig:
-    """Return the config of the timed worker, whose theta is drawn, not trained between steps, and chooses no minibatch.
+def timed(config: RunConfig, load: Workload) -> RunConfig:
+    """Return the config of a worker that is timed or counted.
 
-    Without matching steps, the keys of matching have their defaults, because the planned run does not read them.
+    Its theta is drawn, not trained between steps, and chooses no minibatch. Without matching steps, the keys of
+    matching have their defaults, because the planned run does not read them.
     """
     schedule, training = replace(config.trajectory, start="fresh"), replace(config.training, source="frozen")
     if load.steps:

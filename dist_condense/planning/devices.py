@@ -73,6 +73,11 @@ def known() -> Mapping[str, Device]:
     return {device.name: device for device in records.read(Table, FILE).devices}
 
 
+def named(name: str) -> Device | None:
+    """Return the known GPU of a name, in upper or lower case; None if there is none."""
+    return known().get(name.lower())
+
+
 def rates(device: Device, compared: Mapping[str, Any], operations: Operations) -> Calibration | None:
     """Return the measured rates of a GPU for a config, or those of the most similar measured network, scaled.
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from dist_condense.planning import calibrate, devices
+from dist_condense.planning import calibrate, devices, launches
 from dist_condense.planning.devices import Device
 from dist_condense.planning.operations import Counted, of_run
-from dist_condense.planning.rates import Calibration, Matching, Updating
+from dist_condense.planning.rates import Calibration, Launching, Matching, Updating
 from dist_condense.planning.workload import Workload
 from dist_condense.settings import assembly
 from dist_condense.settings.config import RunConfig
+from dist_condense.settings.schema import CUDA
 
 SHARE = 0.4
 """Share of a GPU's bf16 matrix rate that is assumed where none was measured: the goal of this package."""
@@ -28,7 +29,7 @@ def of_device(device: Device, config: RunConfig, dataset: Any, load: Workload, s
         if measured is not None:
             return replace(measured, real=counted.real, synthetic=counted.synthetic, training=counted.training)
     share = share or SHARE
-    made = _rates(counted, config, dataset, load, rate=share * device.matrix_rate, kind="cuda")
+    made = _rates(counted, config, dataset, load, rate=share * device.matrix_rate, kind=CUDA)
     text = f"assumed, not measured: {share:.0%} of the {device.matrix_rate / 1e12:.0f} TFLOP/s of an {device.title}"
     return replace(made, device=text, share=share, matrix_rate=device.matrix_rate)
 
@@ -53,11 +54,14 @@ def _counted(config: RunConfig, dataset: Any, load: Workload) -> Counted:
 
 
 def _rates(counted: Counted, config: RunConfig, dataset: Any, load: Workload, *, rate: float, kind: str) -> Calibration:
-    """Return the rates of a device with ``rate`` operations per second in all work.
+    """Return the rates of a device with ``rate`` operations per second in all work, and on a GPU those of launches.
 
-    Augmentation, decoding, drawing networks and launching kernels take no time.
+    Augmentation and decoding have no operations, only launches.
     """
-    work = counted.operations
+    work, launching, draw = counted.operations, Launching(), 0.0
+    if kind == CUDA:
+        of_run = launches.of_run(config, dataset, load)
+        launching, draw = launches.launching(of_run, config), launches.LAUNCH * of_run.draw
     real, synthetic, training = (x / rate for x in (work.real, work.synthetic, work.training))
     is_split = 0 < load.microbatch < max(load.real, load.synthetic)  # two passes: the statistic, then the pull-back
     alone = Matching(0.0, 0.0, real, synthetic + real * is_split) if load.steps else None
@@ -72,4 +76,6 @@ def _rates(counted: Counted, config: RunConfig, dataset: Any, load: Workload, *,
         synthetic=counted.synthetic,
         training=counted.training,
         operations=work,
+        draw=draw,
+        launching=launching,
     )

@@ -11,7 +11,7 @@ from dist_condense.data.reading.tiers import share
 from dist_condense.engine.matching.shared import STORED
 from dist_condense.engine.trajectory import faster_at_once
 from dist_condense.planning.cluster import FLOAT, INTEGER, Cluster, Traffic, traffic
-from dist_condense.planning.rates import Calibration, Updating
+from dist_condense.planning.rates import Calibration, Launching, Updating
 from dist_condense.planning.workload import Trials, Workload
 from dist_condense.settings.schema import CPU, CUDA
 
@@ -101,7 +101,7 @@ def forecast(load: Workload, rates: Calibration, cluster: Cluster, workers: int)
         everywhere=sum(ways.repeated),
         talking=ways.chosen[1] + _talking(load, cluster, sent, workers),
         drawing=load.networks * rates.draw,
-        evaluating=evaluating(load.trials, rates.updating, workers),
+        evaluating=evaluating(load.trials, rates.updating, workers, rates.launching.kernel),
         traffic=sent,
         memory=memory(load, rates, cluster, workers),
     )
@@ -166,17 +166,19 @@ def _added(first: tuple[float, float], second: tuple[float, float]) -> tuple[flo
     return first[0] + second[0], first[1] + second[1]
 
 
-def evaluating(trials: Sequence[Trials], updating: Updating | None, workers: int) -> float | None:
+def evaluating(trials: Sequence[Trials], updating: Updating | None, workers: int, kernel: float = 0.0) -> float | None:
     """Estimate the seconds until all trials have ended, of which each worker runs one at a time, in order.
 
     :param updating: rates of training theta in slices; a trial has one slice. None: unknown, which is returned.
+    :param kernel: least seconds of a kernel.
     """
     ends = [0.0] * workers
     for each in trials:
         if updating is None:
             return None
-        trained = sum(n * updating.seconds(batch, 1, 1) for batch, n in each.updates.items())
-        seconds = each.training * trained + each.tested * (updating.batch + updating.own)
+        least = each.launches * kernel
+        trained = sum(n * max(least, each.training * updating.seconds(b, 1, 1)) for b, n in each.updates.items())
+        seconds = trained + each.tested * (updating.batch + updating.own)
         for _ in range(each.seeds):
             heapq.heapreplace(ends, ends[0] + seconds)
     return max(ends)
@@ -187,7 +189,8 @@ def _matching(load: Workload, rates: Calibration, classes: int) -> float:
     if rates.alone is None or not load.steps:
         return 0.0
     alone, shared = (
-        rate.seconds(classes, load.real, load.synthetic) for rate in (rates.alone, rates.shared or rates.alone)
+        max(rate.seconds(classes, load.real, load.synthetic), classes * rates.launching.step)
+        for rate in (rates.alone, rates.shared or rates.alone)
     )
     embedding = load.embedded * classes * rates.alone.real / FORWARD
     return (load.steps - load.shared_steps) * alone + load.shared_steps * shared + embedding
@@ -195,8 +198,11 @@ def _matching(load: Workload, rates: Calibration, classes: int) -> float:
 
 def _updating(load: Workload, rates: Calibration, workers: int) -> float:
     """Estimate the seconds of computing all updates of theta on the worker with the most slices."""
-    updating = rates.updating
-    return sum(n * updating.seconds(b, load.slices, workers) for b, n in load.updates.items()) if updating else 0.0
+    updating, least = rates.updating, rates.launching
+    if updating is None:
+        return 0.0
+    launching = least.update + least.slice * -(-load.slices // workers)
+    return sum(n * max(launching, updating.seconds(b, load.slices, workers)) for b, n in load.updates.items())
 
 
 def _talking(load: Workload, cluster: Cluster, sent: Traffic, workers: int) -> float:
@@ -249,6 +255,28 @@ def at_once(load: Workload, rates: Calibration) -> dict[str, int]:
     if rates.training and load.updates:
         pieces["training"] = rates.training.bytes(-(-max(load.updates) // load.slices))
     return pieces
+
+
+LAUNCHES, ARITHMETIC = "launches", "arithmetic"
+
+
+def bounds(load: Workload, rates: Calibration, cluster: Cluster, on: Forecast) -> dict[str, str]:
+    """Return whether launches of kernels or arithmetic bounds the matching, the training and the evaluation, by field.
+
+    :returns: {} if the rates were measured, so that the two cannot be told apart.
+    """
+    least, updating = rates.launching, rates.updating
+    if least == Launching():
+        return {}
+    computed = forecast(load, replace(rates, launching=Launching()), cluster, on.workers)
+    slices = -(-load.slices // on.workers) if on.shared <= on.everywhere else load.slices
+    idle = [replace(each, training=0.0, tested=0.0) for each in load.trials]
+    launched = {
+        "matching": load.steps * on.most * least.step,
+        "training": sum(load.updates.values()) * (least.update + least.slice * slices),
+        "evaluating": evaluating(idle, updating, on.workers, least.kernel) or 0.0,
+    }
+    return {name: LAUNCHES if seconds > getattr(computed, name) else ARITHMETIC for name, seconds in launched.items()}
 
 
 def efficiency(load: Workload, rates: Calibration, cluster: Cluster, on: Forecast) -> float:

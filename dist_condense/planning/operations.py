@@ -1,4 +1,7 @@
-"""Floating-point operations and memory of an image, counted on tensors without data: nothing is computed or timed."""
+"""Operations and memory of an image, and kernels of a step, counted on tensors without data.
+
+Nothing is computed or timed.
+"""
 
 from __future__ import annotations
 
@@ -34,20 +37,26 @@ class Counted:
     training: Peak
 
 
+ALLOCATIONS = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
+"""Operators of torch that make tensors without computing them."""
+
+
 class OperationCount(TorchDispatchMode):
     """Context manager that counts the operations of matrix products, convolutions and attention in it.
 
-    The attribute ``total`` is the sum. torch's ``FlopCounterMode`` has the same formulas, but refuses some nested
-    gradients, and counts the weight gradient of a grouped convolution as if it had one group.
+    The attribute ``total`` is the sum, and ``launches`` the number of operators of torch that compute something, each
+    of which launches at least one kernel on a GPU. torch's ``FlopCounterMode`` has the same formulas, but refuses some
+    nested gradients, and counts the weight gradient of a grouped convolution as if it had one group.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.total = 0
+        self.total = self.launches = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         kind = func._overloadpacket
+        self.launches += _launches(func)
         if kind == torch.ops.aten.convolution_backward:
             grad, images, weights, _, *geometry, needed = args
             each = flop_registry[torch.ops.aten.convolution](images, weights, None, *geometry, out_val=grad)
@@ -57,12 +66,20 @@ class OperationCount(TorchDispatchMode):
         return result
 
 
-@functools.lru_cache(maxsize=64)
-def of_network(text: str, *, channels: int, size: networks.Size, classes: int) -> Operations:
-    """Count the operations of training and testing a network, which is built without weights.
+@functools.cache
+def _launches(operator: Any) -> bool:
+    """Return whether an operator writes values, rather than making a view, allocating memory or reading a shape."""
+    schema = operator._schema
+    is_view = any(x.alias_info is not None and not x.alias_info.is_write for x in schema.returns)
+    makes = any("Tensor" in str(x.type) for x in schema.returns) and not is_view
+    return schema.is_mutable or (makes and operator._schema.name.partition("::")[2] not in ALLOCATIONS)
 
-    Raises the errors of :func:`dist_condense.networks.sketch`.
-    """
+
+@functools.lru_cache(maxsize=64)
+def _of_network(
+    text: str, *, channels: int, size: networks.Size, classes: int
+) -> tuple[OperationCount, OperationCount, int]:
+    """Return the counts of a forward pass, and of a forward and a backward pass, with their number of images."""
     height, width = (size, size) if isinstance(size, int) else size
     network = networks.sketch(text, channels=channels, size=size, classes=classes).to("meta").eval()
     images = torch.empty(IMAGES[0], channels, height, width, device="meta")
@@ -71,7 +88,21 @@ def of_network(text: str, *, channels: int, size: networks.Size, classes: int) -
         network(images)
     with OperationCount() as training:
         _train(network, images, labels)
-    return Operations(forward=forward.total / len(images), training=training.total / len(images))
+    return forward, training, len(images)
+
+
+def of_network(text: str, *, channels: int, size: networks.Size, classes: int) -> Operations:
+    """Count the operations of training and testing a network, which is built without weights.
+
+    Raises the errors of :func:`dist_condense.networks.sketch`.
+    """
+    forward, training, images = _of_network(text, channels=channels, size=size, classes=classes)
+    return Operations(forward=forward.total / images, training=training.total / images)
+
+
+def launches_of_network(text: str, *, channels: int, size: networks.Size, classes: int) -> int:
+    """Count the kernels of a forward and a backward pass; arguments and errors as for :func:`of_network`."""
+    return _of_network(text, channels=channels, size=size, classes=classes)[1].launches
 
 
 def of_run(config: RunConfig, dataset: Any, network: nn.Module, *, matches: bool) -> Counted:

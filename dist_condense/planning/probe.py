@@ -38,17 +38,17 @@ class Probe:
     device: torch.device
     labels: list[int] = field(init=False)
     recipe: MatchingRecipe = field(init=False)
-    _shard: ClassShard = field(init=False)
-    _trajectory: Trajectory = field(init=False)
+    shard: ClassShard = field(init=False)
+    trajectory: Trajectory = field(init=False)
     _count: itertools.count[int] = field(default_factory=itertools.count)
 
     def __post_init__(self) -> None:
         config, data = self.config, self.dataset
         self.labels = list(range(min(2, len(data.classes))))
         exact = LocalCoordinator(bool(config.compute.reproducible))
-        self._shard = assembly.shard_of(config, data, self.labels, coordinator=exact, placement=Placement(self.device))  # type: ignore[arg-type]
-        self._trajectory = assembly.trajectory_of(config, data, self._shard)  # type: ignore[arg-type]
-        self.recipe = self._shard.recipe
+        self.shard = assembly.shard_of(config, data, self.labels, coordinator=exact, placement=Placement(self.device))  # type: ignore[arg-type]
+        self.trajectory = assembly.trajectory_of(config, data, self.shard)  # type: ignore[arg-type]
+        self.recipe = self.shard.recipe
 
     def match(self, grouping: Grouping, classes: int, real: int, ipc: int) -> Callable[[], None]:
         """Return a function that computes another matching step at each call.
@@ -57,42 +57,42 @@ class Probe:
         :param real: number of real images per class.
         :param ipc: number of learnt images per class.
         """
-        start = {c: {"pixels": self._shard.pixels[c][:ipc]} for c in self.labels[:classes]}
+        start = {c: {"pixels": self.shard.pixels[c][:ipc]} for c in self.labels[:classes]}
         recipe = replace(self.recipe, grouping=grouping, real_batch=real)
-        shard, visits = replace(self._shard, recipe=recipe, start=start), itertools.count()
-        return lambda: shard.match(self._trajectory.network, 0, 0, next(visits))
+        shard, visits = replace(self.shard, recipe=recipe, start=start), itertools.count()
+        return lambda: shard.match(self.trajectory.network, 0, 0, next(visits))
 
     def update(self, batch: int, slices: int, workers: int) -> None:
         """Compute an update of theta like the first of ``workers`` workers, which divide the slices.
 
         :param batch: number of images in the batch.
         """
-        coordinator = FirstWorker(self._shard.coordinator.reproducible, workers)
-        self._train(batch, replace(self._trajectory.trainer, coordinator=coordinator, slices=slices))
+        coordinator = FirstWorker(self.shard.coordinator.reproducible, workers)
+        self._train(batch, replace(self.trajectory.trainer, coordinator=coordinator, slices=slices))
 
     def slice(self, images: int) -> None:
         """Compute an update of theta on one slice of images, not compiled, so that its memory can be counted."""
-        self._train(images, replace(self._trajectory.trainer, slices=1, compiled=False))
+        self._train(images, replace(self.trajectory.trainer, slices=1, compiled=False))
 
     def draw(self) -> None:
         """Draw the initial parameters of another network."""
-        self._trajectory.draw("network", next(self._count))
+        self.trajectory.draw("network", next(self._count))
 
     def real(self, images: int) -> None:
         """Compute the statistic of ``images`` real images in a single pass."""
-        self._objective.statistic(self._trajectory.network, self._examples(images))
+        self._objective.statistic(self.trajectory.network, self._examples(images))
 
     def double_backward(self, images: int) -> None:
         """Compute the gradient of the distance with respect to synthetic images, in one double backward.
 
         A double backward needs more memory than matching in two passes.
         """
-        network, examples = self._trajectory.network, self._examples(images)
+        network, examples = self.trajectory.network, self._examples(images)
         b = self._objective.statistic(network, {name: x[:1] for name, x in examples.items()})
         self._objective.match(network, examples, b)
 
     def _train(self, images: int, trainer: NetworkTrainer) -> None:
-        theta, key = self._trajectory, next(self._count)
+        theta, key = self.trajectory, next(self._count)
         batches = with_draws([self._batch(images)], trainer.draws(key))
         for _ in trainer.train(theta.network, theta.optimiser, batches, key):
             pass
@@ -108,6 +108,6 @@ class Probe:
 
     def _batch(self, images: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a batch of random bytes, normalised like real images, and its labels."""
-        raw = torch.randint(256, (images, *self._shard.shape), dtype=torch.uint8).to(self.device)
+        raw = torch.randint(256, (images, *self.shard.shape), dtype=torch.uint8).to(self.device)
         labels = torch.arange(images, device=self.device) % len(self.dataset.classes)
-        return self._shard.space.statistics.normalise(to_values(raw)), labels
+        return self.shard.space.statistics.normalise(to_values(raw)), labels

@@ -107,6 +107,20 @@ class Operations:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Launching:
+    """Least seconds of work, which are those of launching its kernels one after the other."""
+
+    kernel: Seconds = 0.0
+    """A kernel, if the work is neither compiled nor captured."""
+    step: Seconds = 0.0
+    """A class in a matching step."""
+    update: Seconds = 0.0
+    """An update of theta, besides its slices."""
+    slice: Seconds = 0.0
+    """A slice of an update."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Calibration:
     """Rates of one device with one network; None for work that the config does not do.
 
@@ -128,6 +142,8 @@ class Calibration:
     """Rates of updates of theta."""
     draw: Seconds = 0.0
     """Seconds for drawing a network."""
+    launching: Launching = Launching()
+    """Assumed bound of the other rates from below; 0 where they were measured, because they include launches."""
     real: Peak | None = None
     """Memory for computing the statistic of real images."""
     synthetic: Peak | None = None

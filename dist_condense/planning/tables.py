@@ -10,7 +10,8 @@ from rich.table import Table
 
 from dist_condense.data.reading.tiers import gib, share
 from dist_condense.engine.procedure import Units
-from dist_condense.planning.forecast import ENOUGH, Forecast
+from dist_condense.planning.forecast import ENOUGH, Forecast, bounds
+from dist_condense.planning.launches import CAPTURED, SLICE_COMPILED, STEP_COMPILED
 from dist_condense.planning.plan import Plan
 from dist_condense.result.progress import duration
 from dist_condense.selection.table import SELECTIONS
@@ -21,8 +22,8 @@ PER_NODE = 8
 
 NO_GPU = "no GPU was measured: the times are a CPU's. Give --calibration that --save wrote on a GPU machine"
 OR_RATE = ", or --gpu or --rate"
-STATED = "the rate is stated: launches of kernels, which limit small images, augmentation and decoding take no time"
-ASSUMED = "the share is assumed: launches of kernels, which limit small images, augmentation and decoding lower it"
+STATED = "the rate is stated; augmentation and decoding have no operations, so their time is that of their launches"
+ASSUMED = "the share is assumed; augmentation and decoding have no operations, so their time is that of their launches"
 FLOAT32 = "the share is one of the bf16 matrix rate, but theta computes in float32: set compute.autocast=true"
 TESTS = "the evaluation computes in float32 and without compilation; the rates of training theta are assumed for it"
 
@@ -32,8 +33,8 @@ def show(plan: Plan) -> None:
     console = terminal.console()
     config, load = plan.config, plan.load
     terminal.out(
-        f"{config.method.name} on {config.dataset.name}: {load.classes} classes, {config.ipc} images each, "
-        f"{plan.size} px, {config.network.name}; units: {_units(plan.units)}"
+        f"{config.method.name} on {config.dataset.name}: {load.classes} classes, {config.ipc} "
+        f"{_plural('image', config.ipc)} each, {plan.size} px, {config.network.name}; units: {_units(plan.units)}"
     )
     if _has_times(plan):
         terminal.out(f"rates: {plan.rates.device}{_measurement(plan)}")
@@ -87,19 +88,21 @@ def _measurement(plan: Plan) -> str:
 def _times(plan: Plan) -> Iterator[tuple[str, str]]:
     forecast, load = plan.forecast, plan.load
     yield "time", f"{duration(forecast.total)}, without start"
+    bound = bounds(load, plan.rates, plan.cluster, forecast)
+    by = {name: f", bounded by {kind}" for name, kind in bound.items()}
     if load.steps:
-        yield "  matching", _share(forecast.matching, forecast)
+        yield "  matching", _share(forecast.matching, forecast) + by.get("matching", "")
     if load.computes:
-        yield "  training theta", _share(forecast.training, forecast)
+        yield "  training theta", _share(forecast.training, forecast) + by.get("training", "") * bool(load.updates)
         yield from _ways(plan)
         yield "  drawing networks", _share(forecast.drawing, forecast)
         yield "  collectives", _share(forecast.talking, forecast)
     if load.pretraining:
         yield "  of this, pretraining", _share(forecast.pretraining, forecast)
     if load.trials:
-        yield f"  evaluation, {_trials(plan)}", _evaluation(forecast)
+        yield f"  evaluation, {_trials(plan)}", _evaluation(forecast) + by.get("evaluating", "")
     if load.steps:
-        yield "a matching step and the training after it", f"{forecast.seconds / load.steps:.3g} s"
+        yield "per matching step, with training", f"{forecast.seconds / load.steps:.3g} s"
     yield f"{_unit(plan)} in all", _hours(forecast.device_hours)
     yield f"{_unit(plan)} per class", f"{forecast.device_hours / load.classes:.3g}"
 
@@ -159,6 +162,8 @@ def _remarks_on_rates(plan: Plan) -> Iterator[str]:
         yield STATED
     elif cluster.on_gpu and not rates.on_gpu:
         yield NO_GPU + OR_RATE
+    if rates.launching.kernel:
+        yield _of_launches(plan)
     if cluster.on_gpu and plan.forecast.evaluating:
         yield TESTS
     if plan.forecast.workers > 1:
@@ -167,6 +172,18 @@ def _remarks_on_rates(plan: Plan) -> Iterator[str]:
     features = [name for name in plan.config.evaluation.sets if name in SELECTIONS and SELECTIONS[name].features]
     if load.trials and features:
         yield f"not estimated: the separate run that selects {', '.join(features)} for the evaluation"
+
+
+def _of_launches(plan: Plan) -> str:
+    """Describe the assumption about launches, and the least times that follow from it."""
+    launching, load, compute = plan.rates.launching, plan.load, plan.config.compute
+    compiled = f"; compiled, {STEP_COMPILED:.0%} of a step's and {SLICE_COMPILED:.0%} of a slice's kernels"
+    captured = f"; captured in CUDA graphs, {CAPTURED:.0%} of this time"
+    form = compiled * compute.compile + captured * bool(compute.cuda_graphs)
+    update = launching.update + launching.slice * load.slices
+    least = {"the step of a class": launching.step, "an update of theta": update}
+    pieces = " and ".join(f"{1e3 * seconds:.2g} ms for {name}" for name, seconds in least.items() if seconds)
+    return f"assumed of launches: {1e6 * launching.kernel:.2g} us for a kernel{form}. So at least {pieces}"
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
@@ -214,7 +231,7 @@ def _decoded(plan: Plan) -> Iterator[tuple[str, str]]:
     load, workers = plan.load, plan.forecast.workers
     images, node = [count * load.image for count in load.counts], min(PER_NODE, workers)
     yield "real images, decoded", gib(sum(images))
-    yield f"  on a node of {node} {_plural('worker', node)}, for data.tier=ram", gib(share(images, workers, node))
+    yield f"  on a node of {node}, for data.tier=ram", gib(share(images, workers, node))
 
 
 def _ways(plan: Plan) -> Iterator[tuple[str, str]]:
@@ -228,8 +245,8 @@ def _ways(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "    slices divided among the workers", duration(forecast.shared)
     yield "    all slices on every worker", duration(forecast.everywhere)
     if plan.load.steps:
-        overlapped = f"{steps.divided:.1%} ({steps.overlapped:.1%} if sums overlap with backward passes)"
-        yield "  efficiency without pretraining, slices divided", overlapped
+        yield "  efficiency of steps, slices divided", f"{steps.divided:.1%}"
+        yield "    if sums ran in backward passes", f"{steps.overlapped:.1%}"
         yield "    all slices on every worker", f"{steps.everywhere:.1%}"
 
 

@@ -10,7 +10,7 @@ import torch
 
 from dist_condense.evaluation.protocols import Protocol, protocol
 from dist_condense.planning.images import test_images
-from dist_condense.planning.operations import of_network
+from dist_condense.planning.operations import launches_of_network, of_network
 from dist_condense.planning.rates import Operations
 from dist_condense.planning.workload import Trials, passes
 from dist_condense.settings import assembly
@@ -33,6 +33,7 @@ def trials_of(config: RunConfig, dataset: Any) -> tuple[Trials, ...]:
     theta = _operations(config, dataset, assembly.SAME_NETWORK).training
     architectures = dict.fromkeys(assembly.architecture(config, text) for text in options.architectures)
     counted = {name: _operations(config, dataset, name) for name in architectures}
+    shape = assembly.network_shape(dataset)
     return tuple(
         Trials(
             set=each.name,
@@ -41,6 +42,7 @@ def trials_of(config: RunConfig, dataset: Any) -> tuple[Trials, ...]:
             updates=dict(passes(each.images, rule.batch, _epochs(config, rule, each, text) + rule.extra_epochs)),
             training=work.training / theta,
             tested=rule.evaluations * tests * work.forward / theta,
+            launches=launches_of_network(text, **shape),
         )
         for each in _sets(config, dataset)
         for text, work in counted.items()

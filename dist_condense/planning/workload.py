@@ -33,6 +33,8 @@ class Trials:
     """Operations of training on one image, divided by those of training theta."""
     tested: float
     """Operations of all tests of one network, divided by those of training theta on one image."""
+    launches: int = 0
+    """Kernels that an update launches at least."""
 
 
 @dataclass(frozen=True, kw_only=True)

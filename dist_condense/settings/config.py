@@ -27,6 +27,7 @@ __all__ = [
     "differences",
     "find",
     "from_dict",
+    "given_keys",
     "identity",
     "in_submitted_job",
     "load",
@@ -35,6 +36,7 @@ __all__ = [
     "shipped",
     "to_dict",
     "to_yaml",
+    "usable",
 ]
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -66,6 +68,33 @@ def load(path: str, given: Sequence[str] = ()) -> RunConfig:
         composed.setdefault("method.name", yaml_files.escaped(files["method"]))
     _say_renamed([*composed, *command.keys])
     return _layered(composed, command.keys, command.problems)
+
+
+def usable(path: str, given: Sequence[str] = ()) -> tuple[RunConfig, list[str]]:
+    """Return what :func:`load` returns, but without unusable keys, and an error message for each of these.
+
+    :raises ConfigError: the file was not found or cannot be composed.
+    """
+    try:
+        return load(path, given), []
+    except ConfigError as error:
+        if error.rest is None:
+            raise
+        return error.rest, error.problems
+
+
+def given_keys(path: str, given: Sequence[str] = ()) -> set[str]:
+    """Return the keys that the user has set: in ``key=value`` overrides, and in a config file of his own.
+
+    These are not the keys of shipped files and of groups, nor those of a resolved config, which has all keys.
+
+    :raises ConfigError: the file was not found.
+    """
+    file, keys_of = find(path), dict(overrides.parsed(given).keys)
+    if not file.resolve().is_relative_to(shipped().resolve()):
+        own = keys.renamed(dict(leaves(yaml_files.texts(file))))[0]
+        keys_of |= {} if own.keys() >= KEYS.keys() else own
+    return set(keys.renamed(keys_of)[0])
 
 
 def read(path: Path, given: Sequence[str] = ()) -> RunConfig:

@@ -40,19 +40,27 @@ class Partitioner:
 
     partition: Callable[[Classes], Partition]
     _: KW_ONLY
+    single: bool = False
+    """Whether every class is a group of its own."""
     listed: bool = False
     """Whether ``method.grouping.groups`` must list the groups."""
+    numbered: bool = False
+    """Whether ``method.grouping.number`` states the number of groups."""
     planned_as: str | None = None
     """Name of the partitioner that replaces this one in estimates, if its groups depend on features of real images."""
 
 
 PARTITIONS: dict[str, Partitioner] = {
-    "per_class": Partitioner(lambda classes: grouping.per_class(classes.count)),
+    "per_class": Partitioner(lambda classes: grouping.per_class(classes.count), single=True),
     "pooled": Partitioner(lambda classes: grouping.pooled(classes.count)),
     "given": Partitioner(lambda classes: grouping.check_partition(classes.listed, classes.count), listed=True),
-    "random": Partitioner(lambda classes: grouping.random_partition(classes.count, classes.groups, classes.seed)),
+    "random": Partitioner(
+        lambda classes: grouping.random_partition(classes.count, classes.groups, classes.seed), numbered=True
+    ),
     "kmeans": Partitioner(
-        lambda classes: kmeans_partition(classes.features(), classes.groups, classes.seed), planned_as="random"
+        lambda classes: kmeans_partition(classes.features(), classes.groups, classes.seed),
+        numbered=True,
+        planned_as="random",
     ),
 }
 

@@ -52,6 +52,8 @@ class Maker:
     """Function that returns the memory that a worker of this number of classes needs at least on its device."""
     remarks: Lines = lambda config, dataset: iter(())
     """Function that yields remarks about the config, which do not stop the run."""
+    ignores: tuple[str, ...] = ()
+    """Names of keys, and of sections with a dot at the end, that the procedure does not read."""
 
 
 PROCEDURES = {
@@ -64,6 +66,7 @@ PROCEDURES = {
         passes=matching.passes,
         needed=matching.needed,
         remarks=matching.remarks,
+        ignores=("method.selection.",),
     ),
     "selecting": Maker(
         selecting.outline,
@@ -75,6 +78,7 @@ PROCEDURES = {
         passes=selecting.passes,
         needed=selecting.needed,
         remarks=selecting.remarks,
+        ignores=selecting.IGNORED,
     ),
 }
 

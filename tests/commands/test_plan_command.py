@@ -202,6 +202,34 @@ def test_what_is_refused(arguments, words, capsys, monkeypatch):
     assert code == 2 and words in err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "lines"),
+    [
+        (["dataset.name=image_folder", "dataset.rot=/x"], ["dataset.rot: unknown key; did you mean dataset.root?"]),
+        (
+            ["dataset.name=cifar10", "dataset.root=/nowhere", "sede=1", "evaluation.sets=[]", "--gpu=h1"],
+            ["sede: ", "--gpu: ", "evaluation.sets: "],
+        ),
+        (
+            ["dataset.name=cifar10", "dataset.root=/nowhere", "sede=1", "evaluation.sets=[]"],
+            ["sede: ", "evaluation.sets: ", "dataset.root: "],
+        ),
+        (["sede=1", "method.start=mixed", "ipc=500"], ["sede: ", "method.start: mixed needs 500"]),
+    ],
+)
+def test_one_problem_is_one_line(arguments, lines, capsys):
+    """Without a root, data that cannot be opened may only lack the mistyped key."""
+    code, _, err = reported(capsys, "configs/digits.yaml", *arguments)
+    refused = [line.removeprefix("refused: ") for line in err.splitlines()]
+    assert code == cli.REFUSED and len(refused) == len(lines), err
+    assert all(line.startswith(start) for line, start in zip(refused, lines, strict=True)), err
+
+
+def test_a_gpu_may_be_named_in_upper_case(no_timing, capsys):
+    code, out, _ = reported(capsys, "configs/digits.yaml", "--gpu=H100")
+    assert code == 0 and "NVIDIA H100" in out
+
+
 def test_rates_of_another_network_are_refused(rates, capsys):
     given = rates("configs/digits.yaml")
     code, _, err = reported(capsys, "configs/digits.yaml", given, "network.width=8")

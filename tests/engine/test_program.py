@@ -6,6 +6,7 @@ The programs are those of the engine's matching step: decoding, augmentation, st
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -130,8 +131,31 @@ def test_what_cannot_be_compiled_is_reported_in_one_line() -> None:
     with pytest.raises(
         CannotCompile, match=r"compute\.compile: torch\.compile cannot .*set compute\.compile=false"
     ) as e:
-        compiled(breaks)(torch.ones(2))
+        compiled(breaks, "a step")(torch.ones(2))
     assert "\n" not in str(e.value)
+
+
+def test_each_shape_is_announced_before_it_is_compiled(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    said: list[int] = []
+
+    def doubled(x: Tensor) -> Tensor:
+        said.append(len(caplog.records))
+        return 2 * x
+
+    monkeypatch.setattr(torch, "compile", lambda f, **given: f)
+    fast = compiled(doubled, "a step")
+    with caplog.at_level(logging.INFO):
+        for length in (2, 2, 3, 2):
+            assert torch.equal(fast(torch.ones(length)), 2 * torch.ones(length))
+    assert said == [1, 2, 3, 4]  # the first line of a shape is there when its compilation starts
+    assert [record.getMessage().partition(" (")[0] for record in caplog.records] == [
+        "compiling a step",
+        "compiled a step in 0 s",
+        "compiling a step for another shape",
+        "compiled a step for another shape in 0 s",
+    ]
 
 
 # --- captured -----------------------------------------------------------------------------------------------------

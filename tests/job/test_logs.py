@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import socket
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -104,15 +105,45 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
     assert lines(tmp_path, "worker_0")[-1]["message"].startswith("ended by KeyboardInterrupt")
 
 
-def test_bytes_are_counted_on_all_lines(tmp_path: Path) -> None:
+@pytest.mark.parametrize("notes", [True, False])
+def test_what_the_engine_logs_is_printed(notes: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    """Only the first worker of a machine prints notes; the handlers of other rooms are their own."""
+    with logs.printed(notes):
+        for room in ("core.program", "engine.matching.halving", "job.journal"):
+            log = logging.getLogger(f"{logs.PACKAGE}.{room}")
+            log.info("in %s", room)
+            log.warning("less in %s", room)
+    printed = [
+        f"{kind} in {room}" for room in ("core.program", "engine.matching.halving") for kind in ("note:", "less")
+    ]
+    expected = [line.replace("less", "warning: less") for line in printed if notes or not line.startswith("note")]
+    assert capsys.readouterr().err.splitlines() == expected
+    assert all(logging.getLogger(name).handlers == [] for name in logs.SILENT)
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Iterator[None]:
+    """Make this process a process group of one."""
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
-    try:
-        first = ProcessGroupCoordinator()
-        first.sum([(0, torch.ones(5))], torch.zeros(3, 5), terms=1)
-        exact = 3 * 8 + 3 * 5 * 8  # the maximum of each slot, then 64-bit integers
-        assert first.reduced() == exact
-        second = first.beside()
-        second.fill(torch.zeros(7, dtype=torch.uint8))
-        assert first.reduced() == second.reduced() == exact + 7
-    finally:
-        dist.destroy_process_group()
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("group")
+def test_the_first_worker_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray Train and torchrun number the workers of a machine in an environment variable."""
+    coordinator = ProcessGroupCoordinator()
+    assert coordinator.is_first_here and LocalCoordinator().is_first_here
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert not coordinator.is_first_here
+
+
+@pytest.mark.usefixtures("group")
+def test_bytes_are_counted_on_all_lines() -> None:
+    first = ProcessGroupCoordinator()
+    first.sum([(0, torch.ones(5))], torch.zeros(3, 5), terms=1)
+    exact = 3 * 8 + 3 * 5 * 8  # the maximum of each slot, then 64-bit integers
+    assert first.reduced() == exact
+    second = first.beside()
+    second.fill(torch.zeros(7, dtype=torch.uint8))
+    assert first.reduced() == second.reduced() == exact + 7

@@ -4,12 +4,13 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from dist_condense.planning import devices, floors
+from dist_condense.planning import devices, floors, launches
 from dist_condense.planning.calibrate import compared
 from dist_condense.planning.devices import FILE, Measured, Table
 from dist_condense.planning.images import assumed
+from dist_condense.planning.launches import CAPTURED, LAUNCH, SLICE_COMPILED, STEP_COMPILED, Launches
 from dist_condense.planning.operations import Counted
-from dist_condense.planning.rates import Matching, Operations, Peak, Updating
+from dist_condense.planning.rates import Launching, Matching, Operations, Peak, Updating
 from dist_condense.planning.workload import workload_of
 from dist_condense.settings.config import load
 from dist_condense.system import records
@@ -30,6 +31,7 @@ def counted(monkeypatch):
         monkeypatch.setattr(floors, "of_run", lambda *given, **matches: replace(COUNTED, operations=operations))
 
     count(OPERATIONS)
+    monkeypatch.setattr(launches, "of_run", lambda *given: Launches(step=100, update=20, slice=10, draw=8))
     return count
 
 
@@ -58,10 +60,26 @@ def test_an_assumed_share_is_operations_divided_by_it():
     assert (found.alone.real * rate, found.updating.own * rate) == pytest.approx(
         (found.operations.real, found.operations.training)
     )
-    assert (found.alone.each, found.alone.step, found.updating.update, found.draw) == (0, 0, 0, 0)
+    assert (found.alone.each, found.alone.step, found.updating.update) == (0, 0, 0)
     assert found.share == 0.25 and not found.is_measured and "assumed, not measured: 25%" in found.device
     assert found.on_gpu and found.shared is None and found.synthetic == COUNTED.synthetic
     assert floors.of_device(H100, *case(), share=None).share == floors.SHARE
+
+
+def test_launches_are_assumed_on_a_gpu_whose_rates_are_not_measured():
+    found = floors.of_device(H100, *case(), share=0.25)
+    plain = Launching(kernel=LAUNCH, step=100 * LAUNCH, update=20 * LAUNCH, slice=10 * LAUNCH)
+    assert found.launching == plain and found.draw == 8 * LAUNCH
+    assert floors.of_rate(1.0, "cuda", *case()).launching == plain
+    compiled = floors.of_device(H100, *case("cifar10_idc", "compute.compile=true"), share=None).launching
+    shares = {"step": STEP_COMPILED, "slice": SLICE_COMPILED}
+    assert asdict(compiled) == pytest.approx({name: shares.get(name, 1) * x for name, x in asdict(plain).items()})
+    captured = floors.of_device(H100, *case("cifar10_idc", "compute.cuda_graphs=2"), share=None).launching
+    assert asdict(replace(captured, kernel=CAPTURED * LAUNCH)) == pytest.approx(
+        {name: CAPTURED * x for name, x in asdict(plain).items()}
+    )
+    for none in (floors.of_rate(1.0, "cpu", *case()), floors.of_device(measured_with(), *case(), share=None)):
+        assert none.launching == Launching()
 
 
 def test_groups_and_microbatches_take_two_passes():

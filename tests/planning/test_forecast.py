@@ -17,10 +17,12 @@ from dist_condense.planning.forecast import (
     STATISTICS,
     StepEfficiency,
     best,
+    bounds,
     efficiency,
     forecast,
     memory,
 )
+from dist_condense.planning.rates import Launching
 from dist_condense.planning.workload import Trials
 from tests.planning.cases import CLUSTER, LOAD, RATES
 
@@ -61,6 +63,21 @@ def test_shared_steps_have_rates_and_a_sum_of_their_own():
 def test_an_update_costs_the_batch_and_the_slices_of_a_worker(slices, workers, share, images):
     load = replace(LOAD, updates={32: 1}, slices=slices)
     assert forecast(load, RATES, QUICK, workers).training == 1 + 2 * share + 0.5 * 32 + 0.25 * images
+
+
+def test_each_piece_takes_the_longer_of_arithmetic_and_launches():
+    load = replace(LOAD, updates={32: 3, 1: 1}, slices=4)
+    of = forecast(load, RATES, QUICK, 3)
+    large, small = (RATES.updating.seconds(n, 4, 1) for n in (32, 1))
+    least = Launching(kernel=1.0, step=1000.0, update=10.0, slice=3.0)  # an update of 32 images takes longer
+    assert small < 10 + 4 * 3 < large and bounds(load, RATES, QUICK, of) == {}
+    rates = replace(RATES, launching=least)
+    found = forecast(load, rates, replace(QUICK, bandwidth=1.0), 3)  # all slices on every worker
+    assert found.matching == 20 * 4 * 1000 and found.training == 3 * large + 22
+    bound = bounds(load, rates, replace(QUICK, bandwidth=1.0), found)
+    assert bound == {"matching": "launches", "training": "arithmetic", "evaluating": "arithmetic"}
+    rates = replace(RATES, launching=replace(least, step=1e-3))
+    assert forecast(load, rates, QUICK, 3).matching == of.matching
 
 
 def test_slices_are_shared_out_only_where_this_is_cheaper():

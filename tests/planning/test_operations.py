@@ -45,6 +45,16 @@ def test_the_convolutions_of_groups_cost_their_own_part():
     assert found.total == 3 * 2 * (2 * 64 * 9 * 10 * 10)
 
 
+def test_what_computes_nothing_launches_nothing():
+    x, y = torch.ones(4), torch.ones(4)
+    with OperationCount() as found:
+        torch.empty(3), x.view(2, 2).t().detach(), torch.empty_like(x)
+    assert found.launches == 0
+    with OperationCount() as found:
+        x + y, x.add_(1), torch._foreach_add_([x, y], 1.0), x.clone(), x.sum()
+    assert found.launches == 5
+
+
 def test_the_memory_is_that_of_the_computation():
     """Fake tensors are as large as those that are computed."""
     config = load("configs/cifar10_idc.yaml", ["network.width=16", "compute.autocast=false"])

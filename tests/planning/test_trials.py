@@ -74,3 +74,8 @@ def test_each_worker_takes_the_next_trial_in_order():
 def test_a_trial_takes_its_updates_in_one_slice_and_its_tests():
     trial = Trials(set="", architecture="", seeds=1, updates={8: 10}, training=2.0, tested=100.0)
     assert evaluating([trial], UPDATING, 1) == 2 * 10 * (1 + 2 + 0.75 * 8) + 100 * 0.75
+
+
+def test_an_update_of_a_trial_takes_at_least_its_launches():
+    trial = Trials(set="", architecture="", seeds=1, updates={8: 10, 1: 1}, training=2.0, tested=0.0, launches=4)
+    assert evaluating([trial], UPDATING, 1, kernel=4.0) == 10 * 2 * (1 + 2 + 0.75 * 8) + 4 * 4

@@ -64,7 +64,7 @@ PIXELS = {
     "imagenette224_idc": (3e-3, 0.5, "sum_absolute", 64, "epochs"),
     "imagenet100_idc": (1e-3, 0.5, "sum_absolute", 128, "epochs"),
     "imagenet1k_idc": (1e-3, 0.5, "sum_absolute", 128, "epochs"),
-    "miniimagenet84_idc": (1e-3, 0.5, "sum_absolute", 64, "epochs"),
+    "miniimagenet84_idc": (1e-3, 0.5, "sum_absolute", 128, "epochs"),
 }
 FACTORS = {"cifar10_idc": 2, "cifar100_idc": 2, "miniimagenet84_idc": 2}  # and 3 on 224 px
 

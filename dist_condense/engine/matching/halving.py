@@ -62,7 +62,7 @@ class Halving:
         as_one = objective.compiled and not objective.microbatch
         plain = replace(objective, compiled=False) if as_one else objective
         self.step = Step((Whole if objective.at_once else TwoPasses)(plain, self.view), self.rules)
-        branches = Branches(compiled(self.step.__call__) if as_one else self.step)
+        branches = Branches(compiled(self.step.__call__, "the step of a class") if as_one else self.step)
         form: Callable[[Any], Any] = Captured if self.cuda_graphs else _unchanged
         self._steps: Callable[..., list[Stepped]] = form(branches)
         self._statistics: Callable[..., Pair] = form(passes.statistics)
@@ -119,15 +119,11 @@ class Halving:
         self.objective, self._is_halved = replace(self.objective, microbatch=images // 2), True
         self._build()
         torch.cuda.empty_cache()
-        text = (
+        log.warning(
             f"out of memory on {place} in a matching step with {images} images in the network at once; continuing with "
             f"{images // 2}, which changes the last bits of the result. Set compute.microbatch={images // 2} in a new "
             f"output to start with it ({reason})"
         )
-        from dist_condense.system import terminal  # needs packages that the engine does not
-
-        log.warning(text)
-        terminal.say(f"warning: {text}")
 
 
 def _unchanged(function: T) -> T:

@@ -3,15 +3,20 @@
     make gpu-check MINUTES=8 DATA=.cache/data
     python -m benchmarks.gpu_check --minutes 8 --data .cache/data --output outputs/gpu-check
     python -m benchmarks.gpu_check --device cpu --smoke     # shows in less than a minute that every part runs
+    python -m benchmarks.gpu_check --pack CIFAR10 FOLDER    # CIFAR-10 in two files of less than 60 MiB
+    python -m benchmarks.gpu_check --parts run --resume run.tar --data FOLDER    # on from where an earlier one stopped
 
 Parts, one process and one limit of time each: the machine and its matrix rate, the GPU tests, matching steps of
-CIFAR-10 and ImageNet-10 beside a plain loop, a profile, rates for `dist-condense plan --calibration`, and in the time
-that is left IDC on the data set in DATA, a folder with FashionMNIST/ as torchvision stores it (compressed or not), or
-with cifar10/. It needs this checkout, pytest, and the dependencies in pyproject.toml except ray, mlflow, hydra-core,
-omegaconf, webdataset, braceexpand and simplejpeg.
+CIFAR-10 and ImageNet-10 beside a plain loop, a profile, two runs of one seed, rates for `dist-condense plan
+--calibration`, and IDC in the fastest variant on the data set in DATA, a folder with FashionMNIST/ as torchvision
+stores it (compressed or not), with cifar10/, or with the two files of --pack. A part may take its share of the time
+that is left; what it does not take is for the parts after it. It needs this checkout, pytest, and the dependencies in
+pyproject.toml except ray, mlflow, hydra-core, omegaconf, webdataset, braceexpand and simplejpeg.
 
-The output folder gets gpu-check.json and the note gpu-check.md, both written again after every part, and the files of
-the parts. Exit code: 0 every part was done or skipped, 1 one failed or was stopped at its limit, 2 there is no GPU.
+The output folder gets gpu-check.json and the note gpu-check.md, both written again after every part, run.tar, from
+which the run can go on, and the files of the parts. Results of an earlier check in this folder are kept for the parts
+that --parts leaves out. Exit code: 0 every part was done or skipped, 1 one failed or was stopped at its limit, 2 there
+is no GPU.
 """
 
 from __future__ import annotations
@@ -35,7 +40,8 @@ from typing import Any, cast
 
 import torch
 
-from benchmarks import gpu_parts
+from benchmarks import gpu_data, gpu_parts
+from benchmarks.gpu_task import AGAIN
 from dist_condense.settings.config import ConfigError, load
 from dist_condense.system.files import write_atomically
 
@@ -54,21 +60,22 @@ class Part:
     """A part of the check.
 
     :param title: heading of its table.
-    :param share: its limit as a share of the whole time; the last part has all the time that is left.
+    :param weight: its limit is the time left times its weight, divided by the weights of the parts that are not done.
     """
 
     title: str
-    share: float
+    weight: float
 
 
 PARTS = {
-    "machine": Part("The machine", 0.07),
-    "tests": Part("GPU tests", 0.17),
-    "step32": Part("Matching step, ConvNet-3, 32 px", 0.17),
-    "step224": Part("Matching step, ResNetAP-10, 224 px", 0.20),
-    "profile": Part("Profile of a step", 0.08),
-    "rates": Part("Rates, and the time of the published runs estimated by them", 0.12),
-    "run": Part("A run within the time left", 1.0),
+    "machine": Part("The machine", 5),
+    "tests": Part("GPU tests", 13),
+    "step32": Part("Matching step, ConvNet-3, 32 px", 17),
+    "step224": Part("Matching step, ResNetAP-10, 224 px", 17),
+    "profile": Part("Profile of a step", 5),
+    "twice": Part("Two runs of one seed, bit by bit", 7),
+    "rates": Part("Rates, and the time of the published runs estimated by them", 10),
+    "run": Part("A run within the time left", 26),
 }
 """Parts in their order."""
 
@@ -76,25 +83,37 @@ PARTS = {
 def main(words: Sequence[str] | None = None) -> int:
     """Run the parts one after the other, write their results, and return the exit code."""
     options = parse(words)
+    if options.pack:
+        return pack(*options.pack)
     if options.device == "cuda" and not has_gpu():
         print("gpu-check: torch sees no CUDA device here; --device cpu --smoke only shows that every part runs")
         return 2
     output: Path = options.output.absolute()
     (output / "work").mkdir(parents=True, exist_ok=True)
-    results: dict[str, Result] = {}
+    results: dict[str, Result] = earlier(output, options)
+    write(output, results, options)
     deadline = time.monotonic() + 60 * options.minutes
     for name in PARTS:
         print(f"{name}: ", end="", flush=True)
         if name in options.parts:
-            results[name] = run_part(
-                name, options, output, seconds=limit(name, options.minutes, deadline), results=results
-            )
+            results[name] = run_part(name, options, output, limit(name, options.parts, deadline))
         else:
-            results[name] = {"status": "skipped", "reason": "not in --parts", "rows": []}
+            results.setdefault(name, {"status": "skipped", "reason": "not in --parts", "rows": []})
         print(state(results[name]), flush=True)
         write(output, results, options)
     print("", *table(results), f"written: {output / 'gpu-check.md'} and gpu-check.json", sep="\n")
     return 1 if any(result["status"] in ("failed", "stopped") for result in results.values()) else 0
+
+
+def pack(folder: Path, output: Path) -> int:
+    """Pack CIFAR-10 (:func:`benchmarks.gpu_data.pack`), and return the exit code."""
+    try:
+        for file in gpu_data.pack(folder, output):
+            print(f"{file}: {file.stat().st_size / 2**20:.1f} MiB")
+    except (OSError, ValueError) as error:
+        print(f"gpu-check: {error}")
+        return 1
+    return 0
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -109,6 +128,10 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add("--device", default="cuda", choices=["cuda", "cpu"])
     add("--data", type=Path, help="folder with FashionMNIST/ or cifar10/; without it there is no run")
+    add("--resume", type=Path, metavar="FILE", help="run.tar of an earlier check, whose run goes on")
+    add(
+        "--pack", type=Path, nargs=2, metavar=("CIFAR10", "FOLDER"), help="write CIFAR-10 as two files, do nothing else"
+    )
     add("--output", type=Path, default=Path("outputs/gpu-check"))
     add("--parts", type=lambda x: x.split(","), default=list(PARTS), help=f"some of {','.join(PARTS)}")
     add("--smoke", action="store_true", help="tiny shapes")
@@ -117,6 +140,8 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(f"--parts: {', '.join(sorted(unknown))}: choose from {', '.join(PARTS)}")
     if options.minutes is None:
         options.minutes = SMOKE_MINUTES if options.smoke else MINUTES
+    if options.resume and not options.resume.is_file():
+        parser.error(f"--resume: {options.resume} is no file")
     if not 0 < options.minutes < math.inf:
         parser.error(f"--minutes: {options.minutes:g} is not a positive number")
     try:
@@ -134,51 +159,76 @@ def has_gpu() -> bool:
     return process.exitcode == 0
 
 
-def limit(name: str, minutes: float, deadline: float) -> float:
-    """Return the limit of a part in seconds: its share, and no more than is left."""
-    return max(1.0, min(60 * minutes * PARTS[name].share, deadline - time.monotonic() - GRACE))
+def earlier(output: Path, options: argparse.Namespace) -> dict[str, Result]:
+    """Return the results of an earlier check in the output, for the parts that this one leaves out, as skipped."""
+    file = output / "gpu-check.json"
+    if not file.exists():
+        return {}
+    found = json.loads(file.read_text())
+    if (found["device"], found["smoke"]) != (options.device, options.smoke):
+        return {}
+    reason = f"not in --parts; the rows are those of {found['time']}"
+    return {
+        name: {**result, "status": "skipped", "reason": reason}
+        for name, result in found["parts"].items()
+        if name in PARTS and name not in options.parts and result["rows"]
+    }
 
 
-def run_part(
-    name: str, options: argparse.Namespace, output: Path, *, seconds: float, results: Mapping[str, Result]
-) -> Result:
-    """Run a part in a process group of its own, which is ended at the limit; return what it wrote."""
-    file, work = output / "work" / f"{name}.json", output / "work" / name
-    file.unlink(missing_ok=True)
+def limit(name: str, parts: Sequence[str], deadline: float) -> float:
+    """Return the limit of a part in seconds, by its weight among those of ``parts`` that are not done."""
+    names = list(PARTS)
+    weights = [PARTS[x].weight for x in names[names.index(name) :] if x in parts]
+    return max(1.0, (deadline - time.monotonic() - GRACE) * PARTS[name].weight / sum(weights))
+
+
+def run_part(name: str, options: argparse.Namespace, output: Path, seconds: float) -> Result:
+    """Run a part in a process group of its own, which is ended at the limit; return what it wrote.
+
+    A failure may leave the GPU unusable for its process: a part that can do without what failed goes on in another one.
+    """
+    file, work, log = output / "work" / f"{name}.json", output / "work" / name, output / "work" / f"{name}.log"
+    for path in (file, log):
+        path.unlink(missing_ok=True)
     shutil.rmtree(work, ignore_errors=True)  # a run would continue there, and keep the accuracies of its last set
     work.mkdir()
-    words = [
-        name,
-        *options.keys,
-        "--device",
-        options.device,
-        "--seconds",
-        str(seconds),
-        "--json",
-        str(file),
-        "--work",
-        str(work),
-    ]
-    words += ["--smoke"] if options.smoke else []
-    words += ["--data", str(options.data.absolute())] if options.data else []
-    rate = results.get("machine", {}).get("rate")
-    words += ["--rate", str(rate)] if rate else []
-    log = output / "work" / f"{name}.log"
-    process = FORK.Process(target=in_its_group, args=(words, log), name=name)
-    process.start()
-    in_time = ended(process, seconds)
-    result: Result = json.loads(file.read_text()) if file.exists() else {"status": "running", "rows": []}
+    start, words, goes_on = time.monotonic(), _words(name, options, output), True
+    while goes_on:
+        left = seconds - (time.monotonic() - start)
+        process = FORK.Process(target=in_its_group, args=([*words, "--seconds", str(left)], log), name=name)
+        process.start()
+        in_time = ended(process, max(0.0, left))
+        result: Result = json.loads(file.read_text()) if file.exists() else {"status": "running", "rows": []}
+        reason = f"its process ended with {process.exitcode}; see {log}"
+        current = result.pop("current", None)
+        if current:
+            result["rows"].append({**current, "failed_because": reason if in_time else "it took until the limit"})
+        goes_on = in_time and result["status"] == "running" and bool(current or process.exitcode == AGAIN)
+        if goes_on:
+            write_atomically(file, json.dumps(result).encode())
+            words += ["--again"]
     if result["status"] == "running" and in_time:
-        result |= {"status": "failed", "reason": f"its process ended with {process.exitcode}; see {log}"}
+        result |= {"status": "failed", "reason": reason}
     elif result["status"] == "running":
         result |= {"status": "stopped", "reason": f"at its limit of {seconds:.0f} s"}
-    return result
+    return {**result, "seconds": round(time.monotonic() - start, 1)}
+
+
+def _words(name: str, options: argparse.Namespace, output: Path) -> list[str]:
+    """Return the command line of a part, without its limit."""
+    work = output / "work"
+    words = [name, *options.keys, "--device", options.device, "--json", str(work / f"{name}.json")]
+    words += ["--work", str(work / name), *(["--smoke"] if options.smoke else [])]
+    for key in ("data", "resume"):
+        if path := getattr(options, key):
+            words += [f"--{key}", str(path.absolute())]
+    return [*words, "--before", str(output / "gpu-check.json")]
 
 
 def in_its_group(words: Sequence[str], log: Path) -> None:
     """Run a part in a process group of its own, with its output in a file."""
     os.setsid()
-    with log.open("wb") as file:
+    with log.open("ab") as file:
         for descriptor in (1, 2):
             os.dup2(file.fileno(), descriptor)
     os.chdir(ROOT)
@@ -233,8 +283,8 @@ def note(facts: Mapping[str, Any], results: Mapping[str, Result]) -> Iterator[st
 FOOTNOTES = (
     "TFLOP/s of a step: the operations that it must do (3 forward passes for a real image, 8 for a decoded one; a",
     "multiply-add is 2) divided by its median time. The plain loop is IDC's, class after class. cuDNN times its",
-    "algorithms in all rows. 'x plain' compares with the first plain loop. A run of fewer steps than published is no",
-    "reproduction.",
+    "algorithms, except in deterministic rows. 'x plain' compares with the first plain loop. A run of fewer steps than",
+    "published is no reproduction.",
 )
 
 
@@ -252,7 +302,7 @@ def table(results: Mapping[str, Result]) -> Iterator[str]:
 def _cells(row: Mapping[str, Any]) -> str:
     if reason := _reason(row):
         return reason
-    return "  ".join(f"{_number(value)} {column}" for column, value in row.items() if column != "name")
+    return "  ".join(f"{_number(value)} {column}" for column, value in row.items() if column not in NAMES)
 
 
 def _markdown(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -263,7 +313,7 @@ def _markdown(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             block.append(row)
             continue
         if block:
-            columns = list(dict.fromkeys(column for x in block for column in x if column not in ("name", *REASONS)))
+            columns = list(dict.fromkeys(column for x in block for column in x if column not in (*NAMES, *REASONS)))
             columns = columns or ["result"]  # where no row has numbers
             yield from ("", f"| | {' | '.join(columns)} |", f"| --- |{' --- |' * len(columns)}")
             yield from (f"| {x['name']} | {' | '.join(_markdown_cells(x, columns))} |" for x in block)
@@ -272,6 +322,8 @@ def _markdown(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             yield from ("", f"{row['name']}: {row['heading']}")
 
 
+NAMES = ("name", "shape")
+"""Columns that are not printed as numbers."""
 REASONS = {"skipped_because": "skipped", "failed_because": "failed"}
 
 

@@ -1,21 +1,28 @@
-"""Properties that only a GPU can show: the step of the CPU, captured steps like eager ones, no wait for the host."""
+"""Properties that only a GPU can show: the step of the CPU, captured steps like eager ones, no wait for the host, equal
+runs with deterministic kernels, and constant memory.
+"""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from dist_condense import networks
+from dist_condense.core import augmentation, sampling
+from dist_condense.core.augmentation import Draw, neutral, set_crop
 from dist_condense.data import MemorySource, Reading, open_dataset
 from dist_condense.data.reading.read_ahead import ReadAhead
 from dist_condense.engine.coordinator import LocalCoordinator, Placement
 from dist_condense.engine.shard import ClassShard
 from dist_condense.job.worker import assemble
+from dist_condense.settings.numerics import numerics
+from dist_condense.system.processor import deterministic_kernels, gpu_kernels
 from dist_condense.system.transfer import Transfer
 from tests.engine import cases
 
@@ -66,9 +73,10 @@ def no_wait_for_the_host() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("tier", ["ram", "gpu"])
-def test_a_step_does_not_wait_for_the_host(tmp_path: Path, tier: str) -> None:
-    run = cases.load("idc", f"output={tmp_path}", "trajectory.start=fresh", f"data.tier={tier}")
+@pytest.mark.parametrize(("tier", "graphs"), [("ram", 0), ("gpu", 0), ("gpu", 3)])
+def test_a_step_does_not_wait_for_the_host(tmp_path: Path, tier: str, graphs: int) -> None:
+    keys = f"data.tier={tier}", f"compute.cuda_graphs={graphs}"
+    run = cases.load("idc", f"output={tmp_path}", "trajectory.start=fresh", *keys)
     journal = assemble(run, LocalCoordinator(reproducible=False), Placement(torch.device("cuda")))
     theta = journal.procedure.trajectory.network
     journal.procedure.shard.match(theta, 0, 0, 0)
@@ -98,6 +106,54 @@ def test_captured_updates_of_theta_equal_eager_ones(case: str, tmp_path: Path) -
 
     for replayed, eager in zip(theta(1), theta(0), strict=True):
         torch.testing.assert_close(replayed, eager, rtol=1e-9, atol=1e-12)
+
+
+def steps(case: str, folder: Path, *keys: str) -> Iterator[list[Tensor]]:
+    """Yield pixels and theta after each matching step and the training that follows it, in float32."""
+    run = cases.load(case, f"output={folder}", "trajectory.start=fresh", "compute.reproducible=false", *keys)
+    with numerics(run.compute):
+        procedure = assemble(run, LocalCoordinator(reproducible=False), Placement(torch.device("cuda"))).procedure
+        shard, trajectory = procedure.shard, procedure.trajectory
+        for t in range(run.trajectory.matching_steps):
+            trajectory.reach(0, t)
+            shard.match(trajectory.network, 0, t, t)
+            yield [*shard.pixels.values(), *trajectory.state_dict().values()]
+
+
+@pytest.mark.parametrize("graphs", [0, 3])
+@pytest.mark.parametrize("case", ["dc", "dsa", "dcc", "dm", "idc", "soft_labels"])
+def test_two_runs_are_equal_with_deterministic_kernels(case: str, graphs: int, tmp_path: Path) -> None:
+    keys = "compute.deterministic=true", f"compute.cuda_graphs={graphs}", "trajectory.matching_steps=4"
+    one, other = ([[x.clone() for x in state] for state in steps(case, tmp_path, *keys)] for _ in range(2))
+    for t, states in enumerate(zip(one, other, strict=True)):
+        assert all(torch.equal(x, y) for x, y in zip(*states, strict=True)), f"after step {t}"
+
+
+@pytest.mark.parametrize("case", ["dsa", "idc"])
+def test_deterministic_steps_equal_others(case: str, tmp_path: Path) -> None:
+    with deterministic_kernels():
+        fixed = shard_after(case, "cuda", 2, tmp_path)
+    for c, pixels in shard_after(case, "cuda", 2, tmp_path).pixels.items():
+        torch.testing.assert_close(fixed.pixels[c], pixels, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("warped", [augmentation.warp, lambda images, draw: sampling.warped(images, draw.warp)])
+def test_products_in_tf32_do_not_move_pixels(warped: Callable[[Tensor, Draw], Tensor]) -> None:
+    images, shift = torch.rand(2, 3, 224, 224, device="cuda"), torch.tensor([[5, -7]])
+    draw = set_crop(neutral(1), shift, (224, 224)).to(torch.device("cuda"), torch.float32)
+    with gpu_kernels(tf32=True, benchmark=False, deterministic=False):
+        moved = warped(images, draw)
+    torch.testing.assert_close(moved[..., :-5, 7:], images[..., 5:, :-7], rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("graphs", [0, 3])
+def test_memory_does_not_grow_with_the_steps(graphs: int, tmp_path: Path) -> None:
+    keys, peaks = (f"compute.cuda_graphs={graphs}", "trajectory.matching_steps=8"), []
+    for _ in steps("idc", tmp_path, *keys):
+        torch.cuda.synchronize()
+        peaks.append(torch.cuda.max_memory_allocated())
+        torch.cuda.reset_peak_memory_stats()
+    assert max(peaks[3:]) <= 1.01 * peaks[2]
 
 
 def test_tensors_that_are_sent_together_arrive_whole() -> None:

@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from dist_condense.core import sampling
+
 CROP, CUTOUT, SCALE, DEGREES = 0.125, 0.5, 1.2, 15.0
 
 
@@ -95,8 +97,13 @@ def warp(images: Tensor, draw: Draw) -> Tensor:
 
     Flips and shifts by whole pixels are exact up to rounding.
     """
+    if torch.are_deterministic_algorithms_enabled():
+        return sampling.warped(images, draw.warp)
     matrices = draw.warp.expand(len(images), 2, 3)
-    grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
+    if images.device.type == "cpu":
+        grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
+    else:  # no product, which TF32 would round
+        grid = sampling.affine_grid(matrices, (images.shape[-2], images.shape[-1]))
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 

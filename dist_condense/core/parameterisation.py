@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dist_condense.core import sampling
+
 Grid = tuple[int, int]
 """Rows and columns of tiles."""
 BOTH = "both"
@@ -55,6 +57,8 @@ def tiles(images: Tensor, grid: Grid, padding: Sequence[float]) -> Tensor:
     padded = pad(images, (rows * height, columns * width), padding)
     cut = padded.unflatten(-1, (columns, width)).unflatten(-3, (rows, height))  # n C row h column w
     stacked = cut.permute(2, 4, 0, 1, 3, 5).flatten(0, 2)
+    if torch.are_deterministic_algorithms_enabled():
+        return sampling.resized(stacked, size)
     return F.interpolate(stacked, size=size, mode="bilinear", align_corners=False)
 
 

@@ -18,7 +18,7 @@ from dist_condense.evaluation.protocols import protocol
 from dist_condense.evaluation.rows import Key, Row, append_csv, read_csv
 from dist_condense.evaluation.training import Images, train_and_test
 from dist_condense.system.memory import keep_freed_memory
-from dist_condense.system.processor import on_threads
+from dist_condense.system.processor import deterministic_kernels, on_threads
 from dist_condense.system.transfer import to_device
 
 
@@ -118,6 +118,8 @@ class Evaluation:
     flip: bool = True
     """Whether a flipped image keeps its label; if not, no augmentation flips."""
     device: str = "cpu"
+    deterministic: bool = False
+    """Whether kernels of GPUs add in a fixed order, where they can."""
 
     def key(self, trial: Trial) -> Key:
         """Return the key of a trial's row, with the epochs of the training set or, if it has none, of the protocol."""
@@ -144,17 +146,18 @@ def run_trial(trial: Trial, evaluation: Evaluation) -> Row:
         seed=randomness.key(trial.seed, "evaluation network"),
     )
     key = evaluation.key(trial)
-    score = train_and_test(
-        drawn.batches(evaluation.statistics, evaluation.device),
-        drawn.labels,
-        test=evaluation.test,
-        statistics=evaluation.statistics,
-        network=network,
-        protocol=protocol(evaluation.protocol, evaluation.flip),
-        seed=trial.seed,
-        epochs=key.epochs,
-        device=evaluation.device,
-    )
+    with deterministic_kernels(warn=True) if evaluation.deterministic else nullcontext():
+        score = train_and_test(
+            drawn.batches(evaluation.statistics, evaluation.device),
+            drawn.labels,
+            test=evaluation.test,
+            statistics=evaluation.statistics,
+            network=network,
+            protocol=protocol(evaluation.protocol, evaluation.flip),
+            seed=trial.seed,
+            epochs=key.epochs,
+            device=evaluation.device,
+        )
     return Row(**key._asdict(), top1_last=score.top1_last, top1_best=score.top1_best)
 
 

@@ -62,6 +62,7 @@ class Comparison:
             protocol=options.protocol,
             flip=self.dataset.flip,
             device=self.config.cluster.device,
+            deterministic=bool(self.config.compute.deterministic),
         )
         return evaluate(
             trials(sets, architectures, range(options.seeds)),

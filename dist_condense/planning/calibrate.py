@@ -21,7 +21,7 @@ from dist_condense.planning.timing import FEW, Piece, Stopwatch, Usage, load_ave
 from dist_condense.planning.workload import Workload, decoded, known_groups
 from dist_condense.settings import assembly
 from dist_condense.settings.config import RunConfig
-from dist_condense.settings.numerics import numerics
+from dist_condense.settings.numerics import kernels, numerics
 from dist_condense.settings.schema import CUDA, ComputeConfig, MethodConfig
 from dist_condense.system import terminal
 from dist_condense.system.memory import keep_freed_memory
@@ -182,10 +182,9 @@ def _updating(probes: Probes, watch: Stopwatch, load: Workload) -> Updating:
 
 def _settled(compute: ComputeConfig, device: torch.device) -> ComputeConfig:
     """Return the threads and kernels that a run on this device would select."""
-    benchmark = compute.cudnn_benchmark
-    if benchmark is None:
-        benchmark = device.type == CUDA and not compute.reproducible
-    return replace(compute, threads=compute.threads or 1, cudnn_benchmark=benchmark)
+    usual = kernels(compute, device.type == CUDA)
+    stated = {key: value for key in usual if (value := getattr(compute, key)) is not None}
+    return replace(compute, threads=compute.threads or 1, **usual | stated)
 
 
 def _loaded(when: str, average: float | None) -> str:

@@ -82,10 +82,15 @@ def _paths(config: RunConfig) -> Iterator[str]:
 
 
 def _together(config: RunConfig) -> Iterator[str]:
-    """Check that the evaluation has sets and architectures, and that the procedure accepts the config."""
+    """Check keys that contradict each other, or name nothing, and that the procedure accepts the config."""
     for key, names in (("sets", config.evaluation.sets), ("architectures", config.evaluation.architectures)):
         if not names:
             yield f"evaluation.{key}: names none; name one, or set evaluation.epochs=0 for no evaluation"
+    if config.compute.deterministic and config.compute.cudnn_benchmark:
+        yield (
+            "compute.cudnn_benchmark: true selects kernels by their times, which differ from run to run, but "
+            "compute.deterministic is true; leave one of them out"
+        )
     yield from PROCEDURES[config.method.procedure].problems(config)
 
 

@@ -29,6 +29,7 @@ SETTLED = (
     "compute.reproducible",
     "compute.second_derivative",
     "compute.cudnn_benchmark",
+    "compute.deterministic",
     "dataset.channels",
     "dataset.mean",
     "dataset.std",

@@ -9,6 +9,12 @@ from dist_condense.settings.schema import ComputeConfig
 from dist_condense.system.processor import gpu_kernels, on_threads
 
 
+def kernels(compute: ComputeConfig, on_gpu: bool) -> dict[str, bool]:
+    """Return the values that replace null in ``compute.deterministic`` and ``compute.cudnn_benchmark``."""
+    deterministic = on_gpu and bool(compute.reproducible) if compute.deterministic is None else compute.deterministic
+    return {"deterministic": deterministic, "cudnn_benchmark": on_gpu and not deterministic}
+
+
 @contextmanager
 def numerics(compute: ComputeConfig) -> Iterator[None]:
     """Select threads and kernels within the context.
@@ -16,8 +22,9 @@ def numerics(compute: ComputeConfig) -> Iterator[None]:
     :param compute: config whose null values are replaced (:func:`dist_condense.settings.resolve.resolved`); those that
         are not are taken as on the CPU.
     """
-    kernels = gpu_kernels(
-        tf32=compute.tf32, benchmark=bool(compute.cudnn_benchmark), deterministic=bool(compute.reproducible)
-    )
-    with on_threads(compute.threads), kernels:
+    benchmark, deterministic = bool(compute.cudnn_benchmark), bool(compute.deterministic)
+    with (
+        on_threads(compute.threads),
+        gpu_kernels(tf32=compute.tf32, benchmark=benchmark, deterministic=deterministic),
+    ):
         yield

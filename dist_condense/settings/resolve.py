@@ -21,6 +21,7 @@ from dist_condense.engine.slices import usual_slices
 from dist_condense.settings import assembly
 from dist_condense.settings.config import ConfigError, RunConfig
 from dist_condense.settings.identity import translated
+from dist_condense.settings.numerics import kernels
 from dist_condense.settings.procedures import PROCEDURES
 from dist_condense.settings.schema import ClusterConfig
 from dist_condense.system import terminal
@@ -68,7 +69,7 @@ def resolved(
         ),
         "threads": 1,
         "reproducible": not place.cluster.on_gpu,
-        "cudnn_benchmark": place.cluster.on_gpu and not config.compute.reproducible,
+        **kernels(config.compute, place.cluster.on_gpu),
         "second_derivative": REVERSE,
     }
     choices |= {key: earlier[f"compute.{key}"] for key in choices if f"compute.{key}" in earlier}

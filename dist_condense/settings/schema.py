@@ -335,7 +335,11 @@ class ComputeConfig:
     """Whether float32 products may be rounded to 19 bits (TF32) on GPUs, as torch does for convolutions by default."""
     cudnn_benchmark: bool | None = None
     """Whether cuDNN times its algorithms at the first step and keeps the fastest, so that the last bits may differ from
-    start to start; null: true on GPUs, unless `reproducible` is true."""
+    start to start; null: true on GPUs, unless `deterministic` is true."""
+    deterministic: bool | None = None
+    """Whether all kernels add in a fixed order on GPUs, as they always do on CPUs, so that two runs on one kind of GPU
+    are bitwise equal; augmentation and up-sampling are then computed in another form, and an operation that has none is
+    refused. It also holds in the evaluation. Null: on GPUs the value of `reproducible`, on CPUs false."""
     channels_last: bool = False
     """Whether theta has its weights, and thus its feature maps, in the memory format NHWC."""
     cuda_graphs: Annotated[int, Range(0, 16)] = 0
@@ -351,8 +355,7 @@ class ComputeConfig:
     """CPU threads of each worker's computations; null: 1. Another number changes the last bits; the number of workers
     does not."""
     reproducible: bool | None = None
-    """Whether sums are independent of the number of workers, and cuDNN's kernels deterministic (those of augmentation
-    and up-sampling are not, on GPUs); null: true on CPUs, false on GPUs."""
+    """Whether sums are independent of the number of workers; null: true on CPUs, false on GPUs."""
 
 
 @dataclass(kw_only=True)

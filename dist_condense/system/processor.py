@@ -7,8 +7,9 @@ import platform
 import shutil
 import sysconfig
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 
@@ -70,11 +71,37 @@ def gpu_kernels(*, tf32: bool, benchmark: bool, deterministic: bool) -> Iterator
     """Select the kernels of GPUs within the context; the parameters are those of ``torch.backends.cudnn``.
 
     :param tf32: whether products of float32 matrices, too, may be rounded to TF32.
+    :param deterministic: whether all operations add in a fixed order (:func:`deterministic_kernels`).
     """
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul  # cudnn.flags() would turn cuDNN off
-    before = cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32
-    cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32 = benchmark, deterministic, tf32, tf32
+    before = cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = benchmark, tf32, tf32
+    try:
+        with deterministic_kernels() if deterministic else nullcontext():
+            yield
+    finally:
+        cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before
+
+
+CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
+"""Variable that cuBLAS reads at the first matrix product of a process."""
+
+
+@contextmanager
+def deterministic_kernels(warn: bool = False) -> Iterator[None]:
+    """Select operations whose results do not differ from run to run within the context, on one kind of GPU.
+
+    An operation without such a form raises RuntimeError on a GPU, or is a warning if ``warn``. cuDNN must not time its
+    algorithms, because it could select others at the next start.
+    """
+    os.environ.setdefault(CUBLAS, ":4096:8")
+    cudnn, memory = torch.backends.cudnn, cast(Any, torch.utils.deterministic)
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    others = cudnn.deterministic, memory.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=warn)  # those of compiled code, too
+    cudnn.deterministic, memory.fill_uninitialized_memory = True, False  # nothing is filled to find faults
     try:
         yield
     finally:
-        cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32 = before
+        cudnn.deterministic, memory.fill_uninitialized_memory = others
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])

@@ -157,6 +157,7 @@ IMPOSSIBLE: dict[str, list[object]] = {
     "compute.slices": [0, "4", 1.5, True, 10**6, [4]],
     "compute.threads": [0, "x", 10**6],
     "compute.reproducible": [1, "true"],
+    "compute.deterministic": [1, "true"],
     "dataset.channels": [0, "1", 10**9],
     "dataset.mean": ["x", ["x"], [1e30], {}],
     "dataset.std": [[0.0], [-1.0], 0.5],

@@ -120,7 +120,11 @@ def test_a_run_of_the_version_before_goes_on_to_the_same_set(tmp_path: Path, cap
     again = digits(*cases.TINY, *cases.CASES["dc"], f"output={folder}", "cluster.workers=0")
     job = Job.prepare(again)
     assert job.start is not None and job.start.steps == 2
-    later = {"second_derivative": "reverse", "cudnn_benchmark": False}  # keys that the version before had not
+    later = {
+        "second_derivative": "reverse",
+        "cudnn_benchmark": False,
+        "deterministic": False,
+    }  # keys that the version before had not
     assert job.config.compute == replace(cases.load("dc", *stated).compute, **later)
     assert "is called" not in capsys.readouterr().err  # nobody typed it
     worker.work(job.config, LocalCoordinator(), torch.device("cpu"))

@@ -20,6 +20,8 @@ from dist_condense.job.job import Job
 from dist_condense.result.synthetic_set import load_set, write_set
 from dist_condense.settings import assembly, config, resolve
 from dist_condense.settings.config import ConfigError
+from dist_condense.settings.numerics import kernels
+from dist_condense.settings.schema import ComputeConfig
 from dist_condense.system.files import sha256_of
 from dist_condense.system.processor import on_threads
 from tests.data.shards.shard_cases import photograph, prepared, write_folder
@@ -193,6 +195,31 @@ def test_checkpoints_are_not_kept_in_what_the_run_replaces(job, tmp_path):
         job(f"tracking.checkpoints={tmp_path}/synthetic_set/mine")
     for place in ("", "/checkpoints", "/elsewhere"):
         job(f"tracking.checkpoints={tmp_path}{place}")
+
+
+@pytest.mark.parametrize(
+    ("keys", "on_gpu", "expected"),
+    [
+        ({}, False, (False, False)),
+        ({"reproducible": True}, False, (False, False)),
+        ({}, True, (False, True)),
+        ({"reproducible": True}, True, (True, False)),
+        ({"deterministic": True}, True, (True, False)),
+        ({"reproducible": True, "deterministic": False}, True, (False, True)),
+        ({"deterministic": True}, False, (True, False)),
+    ],
+)
+def test_kernels_are_deterministic_by_request(keys, on_gpu, expected):
+    found = kernels(ComputeConfig(**keys), on_gpu)
+    assert (found["deterministic"], found["cudnn_benchmark"]) == expected
+
+
+def test_the_kernels_of_a_run_are_those_of_its_first_start(job):
+    job("compute.deterministic=true")._write_start()
+    again = job().config.compute
+    assert (again.deterministic, again.cudnn_benchmark) == (True, False)
+    with pytest.raises(ConfigError, match=r"compute.deterministic: True there, False now"):
+        job("compute.deterministic=false")
 
 
 # --- mean and std -------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -232,7 +233,15 @@ def in_its_group(words: Sequence[str], log: Path) -> None:
         for descriptor in (1, 2):
             os.dup2(file.fileno(), descriptor)
     os.chdir(ROOT)
-    gpu_parts.main(words)
+    code = 1
+    try:
+        gpu_parts.main(words)
+        code = 0
+    except Exception:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(code)  # everything is written, and an interpreter that shuts down may wait for the GPU
 
 
 def ended(process: ForkProcess, seconds: float) -> bool:

@@ -13,6 +13,7 @@ import os
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from functools import partial
 from io import StringIO
 from pathlib import Path
@@ -77,7 +78,7 @@ def tests(task: Task) -> None:
     report = task.work / "tests.xml"
     words = ["-c", os.devnull, "--rootdir", str(ROOT), "-q", "-m", "gpu", "-p", "no:cacheprovider"]
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-    code = pytest.main([*words, f"--junitxml={report}", f"--basetemp={task.work / 'pytest'}", *files])
+    code = pytest.main([*words, f"--junitxml={report}", f"--basetemp={task.work / 'pytest'}", *files], [InTime(task)])
     if not report.is_file():
         raise RuntimeError(f"pytest ended with {int(code)} and without a report")
     cases = list(ET.parse(report).iter("testcase"))
@@ -93,6 +94,20 @@ def tests(task: Task) -> None:
         raise RuntimeError(f"{len(bad)} of {len(cases)} GPU tests failed, pytest ended with {int(code)}")
     if counts["passed"] == 0:
         raise Skipped(f"all {len(cases)} GPU tests were skipped: {_reason(cases)}")
+
+
+@dataclass(frozen=True)
+class InTime:
+    """Plugin of pytest that skips the tests for which no time is left."""
+
+    task: Task
+
+    def pytest_runtest_setup(self) -> None:
+        """Skip the test in the last tenth of the time; called by pytest."""
+        import pytest
+
+        if self.task.left < self.task.seconds / 10:
+            pytest.skip("no time was left")
 
 
 KINDS = ("failure", "error", "skipped")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -139,7 +140,7 @@ class Task:
             made = {**row, "failed_because": first_line(error)}
         self.add(made, current=None)
         if "failed_because" in made and self.on_gpu:
-            raise SystemExit(AGAIN)
+            os._exit(AGAIN)  # an interpreter that shuts down may wait for the GPU
 
     def lacks(self, expected: float, what: str) -> Row | None:
         """Return a row without numbers if there is not enough time left for what takes ``expected`` seconds."""

@@ -153,7 +153,7 @@ def test_memory_does_not_grow_with_the_steps(graphs: int, tmp_path: Path) -> Non
         torch.cuda.synchronize()
         peaks.append(torch.cuda.max_memory_allocated())
         torch.cuda.reset_peak_memory_stats()
-    assert max(peaks[3:]) <= 1.01 * peaks[2]
+    assert max(peaks[3:]) <= 1.1 * peaks[2]
 
 
 def test_tensors_that_are_sent_together_arrive_whole() -> None:

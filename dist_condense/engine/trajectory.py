@@ -188,7 +188,7 @@ class Pool:
     def _train(self, trajectory: Trajectory, k: int, member: int) -> None:
         """Train a member and keep it; workers that would divide its slices train the next members instead."""
         trainer, is_resumed = trajectory.trainer, trajectory.updates > 0
-        members = [member] if is_resumed else self._next(trajectory, k)
+        members = [member] if is_resumed else self._next(trajectory, k, member)
         if faster_at_once(len(members), trainer.coordinator.size, trainer.slices):
             self._train_at_once(trajectory, members)
             return
@@ -196,15 +196,14 @@ class Pool:
         trajectory.train(partial(self.real.passes, self.epochs, -1, member), -1, member)
         self._keep(trajectory, [member])
 
-    def _next(self, trajectory: Trajectory, k: int) -> list[int]:
-        """Return the members that are drawn from network k on and not kept, in this order, at most one per worker."""
-        members = [self._member(trajectory, k)]
-        later = dict.fromkeys(self._member(trajectory, i) for i in range(k + 1, self.networks))
-        for member in later if trajectory.trainer.coordinator.size > 1 else ():
-            if len(members) == trajectory.trainer.coordinator.size:
-                break
-            if member not in members and self._kept(trajectory, member) is None:
-                members.append(member)
+    def _next(self, trajectory: Trajectory, k: int, member: int) -> list[int]:
+        """Return ``member``, that of network k, and those drawn later that are not kept, at most one per worker."""
+        members, workers = [member], trajectory.trainer.coordinator.size
+        if workers == 1:
+            return members
+        for later in dict.fromkeys(self._member(trajectory, i) for i in range(k + 1, self.networks)):
+            if len(members) < workers and later not in members and self._kept(trajectory, later) is None:
+                members.append(later)
         return members
 
     def _train_at_once(self, trajectory: Trajectory, members: list[int]) -> None:

@@ -35,7 +35,7 @@ MAY_IMPORT = {
 }
 MUST_NOT_IMPORT = {"job": {"commands", "planning"}}
 SILENT, PRINTING = ("core/", "engine/"), "engine/ray/"
-"""Rooms that print nothing, because they may run without a terminal; and the exception, which says that it starts Ray."""
+"""Rooms that print nothing, because they may run without a terminal; and the exception, which starts Ray."""
 AT_THE_TOP = 6
 """Modules permitted at the top of the package, besides `__init__` and `__main__`."""
 # room: the packages besides the standard library

@@ -231,7 +231,7 @@ def _decoded(plan: Plan) -> Iterator[tuple[str, str]]:
     load, workers = plan.load, plan.forecast.workers
     images, node = [count * load.image for count in load.counts], min(PER_NODE, workers)
     yield "real images, decoded", gib(sum(images))
-    yield f"  on a node of {node}, for data.tier=ram", gib(share(images, workers, node))
+    yield f"  for data.tier=ram, a node of {node}", gib(share(images, workers, node))
 
 
 def _ways(plan: Plan) -> Iterator[tuple[str, str]]:
@@ -242,11 +242,11 @@ def _ways(plan: Plan) -> Iterator[tuple[str, str]]:
     forecast, steps = plan.forecast, plan.steps
     if forecast.workers == 1 or not forecast.shared:
         return
-    yield "    slices divided among the workers", duration(forecast.shared)
+    yield "    slices divided among workers", duration(forecast.shared)
     yield "    all slices on every worker", duration(forecast.everywhere)
     if plan.load.steps:
-        yield "  efficiency of steps, slices divided", f"{steps.divided:.1%}"
-        yield "    if sums ran in backward passes", f"{steps.overlapped:.1%}"
+        yield "  efficiency of steps, divided", f"{steps.divided:.1%}"
+        yield "    sums in backward passes", f"{steps.overlapped:.1%}"
         yield "    all slices on every worker", f"{steps.everywhere:.1%}"
 
 

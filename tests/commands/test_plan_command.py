@@ -1,6 +1,7 @@
 """`dist-condense plan`: every shipped config is planned without its data; all problems are refused at once."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -111,7 +112,7 @@ def test_the_table_is_for_people(rates, capsys):
         "4 workers",
         "classes per worker",
         "2 to 3 (balance 83%)",
-        "slices divided among the workers",
+        "slices divided among workers",
         "all slices on every worker",
         "all-reduced per matching step",
         "best number of workers:",
@@ -120,6 +121,17 @@ def test_the_table_is_for_people(rates, capsys):
     ):
         assert words in out
     assert code == 0
+
+
+@pytest.mark.parametrize("gpus", [1, 8, 64])
+def test_the_tables_fit_into_80_columns(gpus, rates, capsys, monkeypatch):
+    """A row that does not fit would be continued on a line with a name or a value alone."""
+    monkeypatch.setenv("COLUMNS", "80")
+    path, groups = "configs/cifar100_dcc.yaml", ["trajectory.start=pool", "trajectory.pretrain_epochs=3"]
+    code, out, _ = reported(capsys, path, rates(path), f"--gpus={gpus}", "--gpu-memory=80", *groups)
+    header, *rows = [line.rstrip() for line in out.splitlines() if line.startswith(" ")]
+    assert code == 0 and f"{gpus} GPU" in header and len(rows) > 25
+    assert all(len(row) <= 80 and re.search(r"\S {2,}\S", row) for row in rows)
 
 
 def test_a_selection_has_the_time_of_its_training_or_none(rates, capsys):

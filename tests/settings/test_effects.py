@@ -10,7 +10,7 @@ from dist_condense.settings.keys import KEYS
 
 NAMES = sorted(file.stem for file in config.shipped().glob("*.yaml"))
 DOCS = [*(Path(__file__).parents[2] / "docs").glob("*.md"), Path(__file__).parents[2] / "README.md"]
-PAIR = re.compile(r"(?<![\w.])((?:[a-z_]+\.)*[a-z_]+)=([^\s`'\";,)<>]+)")
+PAIR = re.compile(r"(?<![\w.])((?:[a-z_]+\.)*[a-z_]+)=(\[[^\]]*\]|[\w/-]+(?:\.\w+)*)")
 COMMAND = re.compile(r"configs/([a-z0-9_]+)\.yaml((?:[ \t]|\\\n|--[^\s`]+|[a-z_.]+=[^\s`]+)*)")
 
 

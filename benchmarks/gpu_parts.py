@@ -366,7 +366,7 @@ def _measured(task: Task, shape: Shape, variant: Variant, operations: float) -> 
             row: Row = {"ms": 1e3 * median(times), "least ms": 1e3 * min(times)}
             if not variant.plain:
                 row["training ms"] = 1e3 * median(task.timed(engine.train_on, warm=1, least=3))
-                if (microbatch := engine.shard.steps.objective.microbatch) != config.compute.microbatch:
+                if (microbatch := engine.shard.steps.objective.microbatch) != (config.compute.microbatch or 0):
                     row["halved to images"] = microbatch  # memory was exhausted
         finally:
             engine.shard.source.close()

@@ -70,6 +70,7 @@ def resolved(
         "reproducible": not place.cluster.on_gpu,
         "cudnn_benchmark": place.cluster.on_gpu and not config.compute.reproducible,
         "second_derivative": REVERSE,
+        "microbatch": None,  # the workers choose it, once they know their memory
     }
     choices |= {key: earlier[f"compute.{key}"] for key in choices if f"compute.{key}" in earlier}
     settled = {

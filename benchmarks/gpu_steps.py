@@ -172,7 +172,7 @@ def _measured(task: Task, title: str, shape: Shape, *, variant: Variant, operati
             prepared += task.took(engine.train_on)
             row["training ms"] = 1e3 * median(task.timed(engine.train_on, warm=0, least=3))
             row["prepare s"] = prepared
-            if (microbatch := engine.shard.steps.objective.microbatch) != config.compute.microbatch:
+            if (microbatch := engine.shard.steps.objective.microbatch) != (config.compute.microbatch or 0):
                 row["halved to images"] = microbatch  # memory was exhausted
     row["TFLOP/s"] = operations / median(times) / TERA
     if task.rate:

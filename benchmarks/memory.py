@@ -2,16 +2,21 @@
 
     python -m benchmarks.memory                                  # 16 px, ConvNet-3 of width 16, on this machine's CPU
     python -m benchmarks.memory --sections classes --methods dcc --classes 10 100 1000 --workers 0 2
-    python -m benchmarks.memory --sections ipc --keys compute.microbatch=16
+    python -m benchmarks.memory --sections ipc --microbatch 16
     python -m benchmarks.memory --width 128 --size 32 --real 64 --json outputs/memory.json
 
-Images are random bytes. Every case runs in processes of its own, in one thread. The columns:
+Images are random bytes. Every case runs in processes of its own, in one thread. Steps by ipc are those of two classes
+of 32 px with ConvNet-3 of width 64, by microbatches.
+
+The peak of a step is the largest sum of the tensors that exist in it besides its result: the state of the worker's
+classes (learnt tensors and momentum) and of theta. It may contain the gradient of one class, but with a microbatch it
+grows by at most a tenth in ipc from 10 to 100, and in the classes of a worker from 10 to 1,000 with one network;
+tests/engine/test_microbatches.py counts both on tensors without values. The columns:
 
 * resident: growth of the process's largest resident size since its modules were imported and a network was run once, in
   MiB; the largest of the workers. It includes the state.
 * state: learnt images, their momentum, and the real images, in MiB: what grows by itself with ipc and classes.
-* tensors: largest sum of the tensors that exist in a step besides the state, in MiB. It is counted, so it is the same
-  on every machine; the workspaces of kernels are not in it.
+* tensors: the peak, in MiB. It is counted, so it is the same on every machine; the workspaces of kernels are not in it.
 * phi: the same in units of the statistic of one class, which grows with the classes of the classifier.
 * reduced: bytes that a worker passes to all-reduces in a step, in MiB.
 """
@@ -41,10 +46,10 @@ from dist_condense.engine.coordinator import Coordinator, LocalCoordinator, Proc
 from dist_condense.job import checkpoint
 from dist_condense.job.checkpoint import State
 from dist_condense.job.checkpoint_writer import CheckpointWriter
-from dist_condense.planning.peak import PeakBytes
 from dist_condense.result.card import Card, CardClass, form_of
 from dist_condense.result.synthetic_set import load_set, write_set
 from dist_condense.system.memory import keep_freed_memory
+from dist_condense.system.peak_bytes import PeakBytes
 from dist_condense.system.storage import Folder
 
 MIB = 2**20
@@ -164,10 +169,12 @@ def _worker(measured: Measure, settings: Settings, workers: int, address: str, r
 
 
 def ipc(arguments: argparse.Namespace) -> Iterator[Row]:
-    """Measure steps by ipc, for each method."""
+    """Measure steps by ipc, for each method, by microbatches."""
+    keys = (*arguments.keys, f"compute.microbatch={arguments.microbatch}")
+    larger = argparse.Namespace(**{**vars(arguments), "size": 32, "width": 64, "keys": keys})
     for method in arguments.methods:
         for n in arguments.ipc:
-            yield _case(step, arguments, method=method, classes=10, ipc=n)
+            yield _case(step, larger, method=method, classes=2, ipc=n)
 
 
 def classes(arguments: argparse.Namespace) -> Iterator[Row]:
@@ -209,7 +216,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", default=["dc", "dcc", "idc_i"])
     for name, several in (("ipc", [10, 30, 100]), ("classes", [10, 100, 1000]), ("workers", [0, 2])):
         parser.add_argument(f"--{name}", nargs="+", type=int, default=several)
-    for name, default in (("size", 16), ("width", 16), ("depth", 3), ("real", 16), ("repeat", 2)):
+    for name, default in (("size", 16), ("width", 16), ("depth", 3), ("real", 16), ("repeat", 2), ("microbatch", 10)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--keys", nargs="+", default=(), metavar="KEY=VALUE", help="further keys of the configuration")
     parser.add_argument("--json", type=Path, help="also write the rows to this file")

@@ -194,7 +194,7 @@ def test_multi_formation(reference_dir: Path) -> None:
             size, factor, kind = int(match[1]), int(match[2]), match[3]
             decode = DECODINGS[DECODING_OF[kind]]
             form = MultiFormation(factor, decode, budget=int(data["bound"]), padding=(0.5,))
-            images, sources = form.decode(tensor(data[f"x_{size}"])), form.sources(len(data[f"x_{size}"]))
+            images, sources = form.decode(tensor(data[f"x_{size}"])), form.origins(len(data[f"x_{size}"])).source
             np.testing.assert_array_equal(sources, data[name.replace("images", "source")])
             np.testing.assert_allclose(images, data[name], rtol=0, atol=2e-6)
             seen += 1

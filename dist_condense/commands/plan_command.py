@@ -32,7 +32,8 @@ from dist_condense.planning.workload import Workload, workload_of
 from dist_condense.settings import assembly, checks, effects, memory
 from dist_condense.settings.config import ConfigError, RunConfig, given_keys, usable
 from dist_condense.settings.limits import COUNT, Range, refusals
-from dist_condense.settings.procedures import outline_of
+from dist_condense.settings.microbatch import PROCESS, Room
+from dist_condense.settings.procedures import PROCEDURES, outline_of
 from dist_condense.settings.schema import CPU, CUDA
 from dist_condense.system import terminal
 from dist_condense.system.memory import machine_memory
@@ -100,14 +101,21 @@ def planned(options: argparse.Namespace, config: RunConfig, known: Sequence[str]
     if problems := memory.lacking_to_plan(config, dataset, is_timed=_times(options)):
         raise ConfigError(problems)
     load = replace(workload_of(config, dataset), trials=trials_of(config, dataset))
+    if options.calibration is not None:
+        kind = kind or _measured(options, config, dataset, load).kind
+    workers, kind = max(1, config.cluster.workers), kind or config.cluster.device
+    room = _room(options, gpu, kind, workers)
+    chosen = 0
+    if config.compute.microbatch is None and room is not None:
+        chosen = _microbatch(config, dataset, load, kind=kind, workers=workers, room=room)
+        config = replace(config, compute=replace(config.compute, microbatch=chosen))
+    load = replace(load, microbatch=config.compute.microbatch or 0)
     measured = _measured(options, config, dataset, load)
     unsaved = _unsaved(options, measured)
     measured = _as_stated(options, measured, load)
-    workers, kind = max(1, config.cluster.workers), kind or measured.kind
     if kind == CUDA:
         load = replace(load, captured=max(1, config.compute.cuda_graphs))
     cluster = _cluster(options, gpu, config, load, kind=kind, workers=workers)
-    room = _room(options, gpu, kind, workers)
     outline = outline_of(config, dataset)
     return Plan(
         config=config,
@@ -128,6 +136,7 @@ def planned(options: argparse.Namespace, config: RunConfig, known: Sequence[str]
         checkpoint=_checkpoint(outline, load),
         tested=test_images(dataset) if load.trials else 0,
         unsaved=unsaved,
+        chosen=chosen,
     )
 
 
@@ -158,6 +167,14 @@ def _room(options: argparse.Namespace, gpu: Device | None, kind: str, workers: i
     if gpu is not None:
         return gpu.bytes
     return machine_memory() // workers if kind == CPU else None
+
+
+def _microbatch(config: RunConfig, dataset: Any, load: Workload, *, kind: str, workers: int, room: int) -> int:
+    """Return the microbatch that a run would choose on workers with ``room`` bytes each."""
+    is_resident = _resident(config, load, kind, workers)
+    images = share([count * load.image for count in load.counts], workers, 1) if is_resident else 0
+    place = Room(room - PROCESS[kind], images)
+    return PROCEDURES[config.method.procedure].microbatch(config, dataset, -(-load.classes // workers), place)
 
 
 def _checkpoint(outline: Outline, load: Workload) -> int:

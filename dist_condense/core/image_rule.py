@@ -38,20 +38,43 @@ class ImageRule:
 def updated(
     rules: Mapping[str, ImageRule], learnt: Learnt, buffers: Learnt, *, gradients: Learnt, finite: Tensor
 ) -> tuple[Learnt, Learnt, Tensor]:
-    """Return the learnt tensors of a class and their momentum after an update, unless a number is not finite.
+    """Return the learnt tensors of a class and their momentum after an update, as :func:`update_` makes it.
+
+    The arguments are not changed.
+
+    :returns: new learnt tensors, new momentum, and a boolean tensor, whether the update was made.
+    """
+    new, kept = ({name: x.clone() for name, x in tensors.items()} for tensors in (learnt, buffers))
+    made = update_(rules, new, kept, gradients=gradients, finite=finite)
+    return new, kept, made
+
+
+def update_(
+    rules: Mapping[str, ImageRule],
+    learnt: Learnt,
+    buffers: Learnt,
+    *,
+    gradients: Learnt,
+    finite: Tensor,
+    images: int = 0,
+) -> Tensor:
+    """Update the learnt tensors of a class and their momentum in place, unless a number is not finite.
 
     The whole update is skipped if any new value is not finite or ``finite`` is false; the device decides this, so the
-    host does not wait. The arguments are not changed.
+    host does not wait.
 
     :param buffers: momentum by name.
     :param finite: boolean tensor, whether the tensors from which the gradients are computed are finite.
-    :returns: new learnt tensors, new momentum, and a boolean tensor, whether the update was made.
+    :param images: number of images that are updated at a time, which bounds the memory; 0: all. Changes no result.
+    :returns: boolean tensor, whether the update was made.
     """
-    moved, made = {}, finite
+    parts, made = [], finite
     for name, rule in rules.items():
-        lr, momentum = rule.effective()
-        moved[name] = momentum * buffers[name] + gradients[name]
-        made = made & (learnt[name] - lr * moved[name]).isfinite().all()
-    kept = {name: torch.where(made, moved[name], buffers[name]) for name in rules}
-    steps = {name: (rule.effective()[0] * kept[name]).masked_fill(~made, 0) for name, rule in rules.items()}
-    return {name: learnt[name] - step for name, step in steps.items()}, kept, made
+        tensors = (x.split(images or len(x)) for x in (learnt[name], buffers[name], gradients[name]))
+        parts += [(*rule.effective(), *some) for some in zip(*tensors, strict=True)]
+    for lr, momentum, x, buffer, gradient in parts:
+        made = made & (x - lr * (momentum * buffer + gradient)).isfinite().all()
+    for lr, momentum, x, buffer, gradient in parts:
+        buffer.copy_(torch.where(made, momentum * buffer + gradient, buffer))
+        x.sub_((lr * buffer).masked_fill_(~made, 0))
+    return made

@@ -7,9 +7,10 @@ learnt pixels of a class and B_c its real minibatch. The gradient can be compute
 * two passes for any group, class and microbatch (:meth:`Objective.statistic`, :meth:`Objective.cotangent`,
   :meth:`Objective.pull_back`): with v = dD/d(statistic of S) held fixed, dL/dS = d/dS <phi(S), v>.
 
-With two passes, only a microbatch is in the network at once, and statistics are added up as the classes pass. So the
-memory of a step grows neither with the workers nor with the classes of a group, except for what exists for each class:
-images and their gradient. It does grow with the groups, and with phi, which grows with the classes of a classifier.
+With two passes, only a microbatch is decoded, augmented and in the network at once, and statistics are added up as
+microbatches and classes pass. So the memory of a step grows neither with the workers, nor with the classes of a group,
+nor with the images of a class, except for what exists for each class, images and momentum, and the gradient of one
+class. It does grow with the groups, and with phi, which grows with the classes of a classifier.
 """
 
 from __future__ import annotations
@@ -89,13 +90,20 @@ class Objective:
         return value, gradient
 
     def statistic(self, network: nn.Module, examples: Examples) -> list[Tensor]:
-        """Return phi of the examples as detached tensors: the mean over microbatches, weighted by their sizes."""
+        """Return phi of the examples as detached tensors."""
+        return self.mean(network, len(examples["images"]), lambda rows: _rows(examples, rows))
+
+    def mean(self, network: nn.Module, images: int, examples: Callable[[slice], Examples]) -> list[Tensor]:
+        """Return phi of ``images`` images as detached tensors: the mean over microbatches, weighted by their sizes.
+
+        :param examples: function that makes the examples of a microbatch, which alone exist at a time.
+        """
+        total: list[Tensor] = []
         with torch.no_grad():
-            parts = [
-                [weight * layer for layer in self._value(network, part)]
-                for weight, part in self._microbatches(examples)
-            ]
-        return parts[0] if len(parts) == 1 else [torch.stack(layer).sum(0) for layer in zip(*parts, strict=True)]
+            for weight, rows in self.microbatches(images):
+                part = [weight * x for x in self._value(network, examples(rows))]
+                total = [x.add_(y) for x, y in zip(total, part, strict=True)] if total else part
+        return total
 
     def cotangent(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Return D(a, b) and v = dD/da for the statistics of a whole group: ``a`` synthetic, ``b`` real."""
@@ -109,10 +117,16 @@ class Objective:
         """
         with torch.no_grad():
             parts = []
-            for weight, part in self._microbatches(examples):
-                gradient = self._inner(network, *_variable(part), list(v))
+            for weight, rows in self.microbatches(len(examples["images"])):
+                gradient = self._inner(network, *_variable(_rows(examples, rows)), list(v))
                 parts.append({name: weight * x for name, x in gradient.items()})
         return parts[0] if len(parts) == 1 else {name: torch.cat([x[name] for x in parts]) for name in parts[0]}
+
+    def microbatches(self, images: int) -> list[tuple[float, slice]]:
+        """Return the rows of each microbatch of ``images`` images, and its fraction of them."""
+        size = self.microbatch or images
+        parts = [slice(start, min(start + size, images)) for start in range(0, images, size)]
+        return [((rows.stop - rows.start) / images, rows) for rows in parts]
 
     def _raw_phi(self, network: nn.Module, examples: Examples) -> list[Tensor]:
         images, labels = examples["images"], examples["labels"]
@@ -133,12 +147,9 @@ class Objective:
         layers = self._raw_phi(network, examples)
         return torch.stack([(x * y).sum() for x, y in zip(layers, v, strict=True)]).sum()
 
-    def _microbatches(self, examples: Examples) -> list[tuple[float, Examples]]:
-        """Split the examples into microbatches; return each with its fraction of all examples."""
-        count = len(examples["images"])
-        parts = [x.split(self.microbatch or count) for x in examples.values()]
-        named = [dict(zip(examples, part, strict=True)) for part in zip(*parts, strict=True)]
-        return [(len(part["images"]) / count, part) for part in named]
+
+def _rows(examples: Examples, rows: slice) -> Examples:
+    return {name: x[rows] for name, x in examples.items()}
 
 
 def _variable(examples: Examples) -> tuple[Examples, Examples]:

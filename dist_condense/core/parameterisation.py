@@ -52,14 +52,23 @@ def tiles(images: Tensor, grid: Grid, padding: Sequence[float]) -> Tensor:
 
     The first tiles of all images precede all second tiles, and so on; the tiles of an image are numbered row by row.
     """
-    size = (images.shape[-2], images.shape[-1])
-    (rows, columns), (height, width) = grid, tile_size(size, grid)
+    stacked = _cut(images, grid, padding).permute(2, 4, 0, 1, 3, 5).flatten(0, 2)
+    return _up_sampled(stacked, images)
+
+
+def _cut(images: Tensor, grid: Grid, padding: Sequence[float]) -> Tensor:
+    """Pad images ``[n, C, h, w]`` and cut them into tiles ``[n, C, row, h', column, w']``."""
+    (rows, columns), (height, width) = grid, tile_size((images.shape[-2], images.shape[-1]), grid)
     padded = pad(images, (rows * height, columns * width), padding)
-    cut = padded.unflatten(-1, (columns, width)).unflatten(-3, (rows, height))  # n C row h column w
-    stacked = cut.permute(2, 4, 0, 1, 3, 5).flatten(0, 2)
+    return padded.unflatten(-1, (columns, width)).unflatten(-3, (rows, height))
+
+
+def _up_sampled(cut: Tensor, like: Tensor) -> Tensor:
+    """Up-sample tiles bilinearly to the size of the images ``like``."""
+    size = (like.shape[-2], like.shape[-1])
     if torch.are_deterministic_algorithms_enabled():
-        return sampling.resized(stacked, size)
-    return F.interpolate(stacked, size=size, mode="bilinear", align_corners=False)
+        return sampling.resized(cut, size)
+    return F.interpolate(cut, size=size, mode="bilinear", align_corners=False)
 
 
 def uniform(images: Tensor, form: MultiFormation, factor: int) -> tuple[Tensor, Tensor]:
@@ -121,6 +130,31 @@ DECODINGS: dict[str, Decoding] = {
 
 
 @dataclass(frozen=True)
+class Origins:
+    """Origin of decoded images in the learnt images of a class: three int64 tensors ``[m]``.
+
+    :param source: index of the learnt image.
+    :param factor: factor with which it is decoded, one of ``factors``.
+    :param tile: index of the tile, row by row.
+    """
+
+    source: Tensor
+    factor: Tensor
+    tile: Tensor
+    factors: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, rows: slice | Tensor) -> Origins:
+        return Origins(self.source[rows], self.factor[rows], self.tile[rows], self.factors)
+
+    def to(self, device: torch.device) -> Origins:
+        """Copy the tensors to a device."""
+        return Origins(self.source.to(device), self.factor.to(device), self.tile.to(device), self.factors)
+
+
+@dataclass(frozen=True)
 class MultiFormation:
     """Multi-formation of IDC, which decodes images into tiles (``factor`` 1: pixels are used unchanged).
 
@@ -146,10 +180,27 @@ class MultiFormation:
         """Decode the ``ipc`` images of one class ``[ipc, C, h, w]`` to m images ``[m, C, h, w]`` for matching."""
         return self.decoding.decode(images, self, self.factor)[0]
 
-    def sources(self, ipc: int) -> Tensor:
-        """Return the index of the source image of each image that :meth:`decode` returns, int64 ``[m]``."""
+    def origins(self, ipc: int) -> Origins:
+        """Return the origin of each image that :meth:`decode` returns for ``ipc`` images."""
         blank = torch.empty(ipc, 1, self.factor, self.factor)
-        return self.decoding.decode(blank, replace(self, padding=(0.0,)), self.factor)[1]
+        sources = self.decoding.decode(blank, replace(self, padding=(0.0,)), self.factor)[1]
+        parts = [(factor, n, prod(grid_of(factor, self.axes))) for factor, n in self.decoding.parts(ipc, self)]
+        factors = torch.cat([torch.full((n * tiled,), factor) for factor, n, tiled in parts])
+        numbers = torch.cat([torch.arange(tiled).repeat_interleave(n) for _, n, tiled in parts])
+        return Origins(sources, factors, numbers, tuple(factor for factor, _, _ in parts))
+
+    def decode_some(self, images: Tensor, at: Origins) -> Tensor:
+        """Decode one tile of each image, as :meth:`decode` does, without memory for other tiles.
+
+        :param images: the learnt image of each decoded one, ``[n, C, h, w]``.
+        :param at: which tiles, n of them. Their values stay on the device, so each is decoded with all factors.
+        """
+        first, *others = at.factors
+        decoded = self._tile(images, at.tile, first)
+        for factor in others:
+            is_it = (at.factor == factor)[:, None, None, None]
+            decoded = torch.where(is_it, self._tile(images, at.tile, factor), decoded)
+        return decoded
 
     def count(self, ipc: int) -> int:
         """Return the number m of images that :meth:`decode` returns for ``ipc`` images; nothing is allocated."""
@@ -158,3 +209,12 @@ class MultiFormation:
     def decode_for_training(self, images: Tensor) -> Tensor:
         """Decode images with :func:`uniform` to ``[tiles * ipc, C, h, w]``, as training on the synthetic set does."""
         return uniform(images, self, self.factor)[0]
+
+    def _tile(self, images: Tensor, tile: Tensor, factor: int) -> Tensor:
+        """Return one tile of each image, up-sampled; ``tile`` is taken modulo their number."""
+        grid = grid_of(factor, self.axes)
+        if grid == (1, 1):
+            return images
+        cut = _cut(images, grid, self.padding).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)  # n tile C row column
+        each = cut[torch.arange(len(images), device=images.device), tile % prod(grid)]
+        return _up_sampled(each, images)

@@ -8,13 +8,13 @@ from dataclasses import KW_ONLY, InitVar, dataclass, field
 import torch
 from torch import Tensor, nn
 
-from dist_condense.core.image_rule import Learnt
+from dist_condense.core.image_rule import Learnt, update_
 from dist_condense.data.reading.read_ahead import ReadAhead
 from dist_condense.data.space import Space
 from dist_condense.engine.batch_statistics import refresh_running_statistics
 from dist_condense.engine.coordinator import Coordinator, Placement
 from dist_condense.engine.finite import NO_CLASS, Finding, FiniteWatch, Quantity, all_finite
-from dist_condense.engine.matching.alone import Stepped
+from dist_condense.engine.matching.alone import Matched, Stepped
 from dist_condense.engine.matching.draws import Draws
 from dist_condense.engine.matching.halving import Halving
 from dist_condense.engine.matching.minibatches import Minibatches, Reads
@@ -75,7 +75,7 @@ class ClassShard:
         self.draws = Draws.source(
             recipe, seed=self.seed, labels=self.labels, shape=self.shape, ipc=ipc, placement=place
         )
-        self.steps = Halving(recipe.objective, self.view, recipe.rules, cuda_graphs=self._graphs > 0)
+        self.steps = Halving(recipe.objective, self.view, recipe.rules, captured=self._graphs)
         self.shared = Shared(self.steps, self.coordinator, shape=self.shape, placement=place)
         self.watch = FiniteWatch(place.device)
 
@@ -173,30 +173,52 @@ class ClassShard:
 
     def _match_alone(self, network: nn.Module, labels: Sequence[int], inputs: Inputs, visit: int) -> None:
         """Take the step of classes that are groups of their own, as many at once as one graph captures."""
-        at_once = self._graphs or 1
+        at_once = self.steps.at_once
         for part in (labels[i : i + at_once] for i in range(0, len(labels), at_once)):
             own, momentum = [self._own[c] for c in part], [self._own_momentum[c] for c in part]
             stored, drawn = [inputs.stored(c) for c in part], [inputs.drawn[c] for c in part]
-            stepped = self.steps(network, own, momentum, stored, drawn)
-            self._keep(part, stepped, visit)
-            self.losses |= {c: new.loss for c, new in zip(part, stepped, strict=True)}
+            if self.steps.in_parts:
+                [c] = part
+                self.losses[c] = self._update(c, self.steps.match(network, own[0], stored[0], drawn[0]), visit)
+            else:
+                stepped = self.steps(network, own, momentum, stored, drawn)
+                self._keep(part, stepped, visit)
+                self.losses |= {c: new.loss for c, new in zip(part, stepped, strict=True)}
 
     def _match_shared(self, network: nn.Module, groups: Sequence[tuple[int, ...]], inputs: Inputs, visit: int) -> None:
         """Take the step of groups of several classes, some of which other workers may own."""
         first = {group[0] for group in groups}
         for c, result in self.shared(network, groups, inputs):
-            self._keep([c], [self.steps.step.update(self._own[c], self._own_momentum[c], result)], visit)
+            loss = self._update(c, result, visit)
+            del result  # otherwise its gradient would exist together with that of the next class
             if c in first:
-                self.losses[c] = result.loss
+                self.losses[c] = loss
+
+    def _update(self, c: int, matched: Matched, visit: int) -> Tensor:
+        """Take  S <- S - lr_S dL/dS  for a class, in place; return its loss."""
+        made = update_(
+            self.recipe.rules,
+            self._own[c],
+            self._own_momentum[c],
+            gradients=matched.gradient,
+            finite=matched.finite[Quantity.LOSS],
+            images=self.steps.objective.microbatch,
+        )
+        self._note([c], [{**matched.finite, Quantity.UPDATE: made}], visit)
+        return matched.loss
 
     def _keep(self, labels: Sequence[int], stepped: Sequence[Stepped], visit: int) -> None:
-        """Store the new state of classes, and note what was not finite."""
+        """Store the new state of classes."""
         for c, new in zip(labels, stepped, strict=True):
             for kept, tensors in ((self._own[c], new.learnt), (self._own_momentum[c], new.momentum)):
                 for name, x in tensors.items():
                     kept[name].copy_(x)
-        for quantity in stepped[0].finite:
-            self.watch.note(quantity, labels, torch.stack([x.finite[quantity] for x in stepped]), visit)
+        self._note(labels, [x.finite for x in stepped], visit)
+
+    def _note(self, labels: Sequence[int], finite: Sequence[Mapping[Quantity, Tensor]], visit: int) -> None:
+        """Note what was not finite in the step of classes."""
+        for quantity in finite[0]:
+            self.watch.note(quantity, labels, torch.stack([x[quantity] for x in finite]), visit)
 
     def _for_statistics(self, reads: Reads) -> dict[int, Tensor]:
         return {c: self.view.normalised(self.source.redeem(ticket)) for c, ticket in reads.statistics.items()}

@@ -15,6 +15,7 @@ from dist_condense.engine.errors import RunFailed
 from dist_condense.engine.observer import Observer, unobserved
 from dist_condense.engine.ownership import assign
 from dist_condense.job import logs
+from dist_condense.job.agreed import with_microbatch
 from dist_condense.job.checkpoint_writer import CheckpointWriter
 from dist_condense.job.claim import Claim
 from dist_condense.job.journal import Intervals, Journal, Stopped
@@ -79,9 +80,10 @@ def assemble(
     dataset = assembly.dataset_of(config)
     costs = [1.0] * len(dataset.classes)  # every class has the same batch in every step
     labels = list(assign(costs, coordinator.size)[coordinator.rank])
+    claim = claim or Claim.present(Path(config.output))
+    config = with_microbatch(config, dataset, labels, coordinator=coordinator, device=placement.device, claim=claim)
     procedure = procedures.procedure_of(config, dataset, labels, coordinator=coordinator, placement=placement)
-    tracking = config.tracking
-    claim, store = claim or Claim.present(Path(config.output)), assembly.storage_of(config)
+    tracking, store = config.tracking, assembly.storage_of(config)
     return Journal(
         claim=claim,
         procedure=procedure,

@@ -13,7 +13,7 @@ from dist_condense.engine.trajectory import faster_at_once
 from dist_condense.planning.cluster import FLOAT, INTEGER, Cluster, Traffic, traffic
 from dist_condense.planning.rates import Calibration, Launching, Updating
 from dist_condense.planning.workload import Trials, Workload
-from dist_condense.settings.schema import CPU, CUDA
+from dist_condense.settings import microbatch
 
 ENOUGH = 0.8
 """Lowest parallel efficiency, from 0 to 1, at which a number of workers is recommended."""
@@ -22,9 +22,6 @@ FORWARD = 3
 PROCESS, NETWORK, PIXELS = "the process", "network, gradient, momentum", "pixels, momentum, decoded"
 STATISTICS, MINIBATCHES, REAL = "statistics of groups", "minibatches", "real images, decoded"
 AT_ONCE = "images in the network at once"
-HELD = {CPU: 2**30, CUDA: 3 * 2**29}
-"""Bytes that a process needs besides its tensors, by device. Measured on a CPU (Python, torch, Ray, MLflow); assumed on
-a GPU (its context, workspaces of kernels)."""
 BACKWARD = 2 / 3
 """Share of an update of theta that is its backward pass, during which gradients of later layers can be summed."""
 
@@ -220,7 +217,7 @@ def memory(load: Workload, rates: Calibration, cluster: Cluster, workers: int) -
     most = -(-load.classes // workers)
     images = [count * load.image for count in load.counts] if cluster.resident else []
     return {
-        PROCESS: HELD[cluster.device],
+        PROCESS: microbatch.PROCESS[cluster.device],
         NETWORK: 3 * FLOAT * load.parameters,
         PIXELS: FLOAT * most * (load.pixels + load.decoded),
         STATISTICS: _statistics(load, cluster, most) if load.groups else 0,

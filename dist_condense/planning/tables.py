@@ -120,6 +120,8 @@ def _evaluation(forecast: Forecast) -> str:
 def remarks(plan: Plan) -> Iterator[str]:
     """Yield remarks about memory, workers and the limits of the estimate."""
     forecast, load = plan.forecast, plan.load
+    if plan.chosen:
+        yield f"all images of a class at once do not fit: compute.microbatch={plan.chosen} is chosen"
     yield from (f"does not fit: {problem}" for problem in plan.problems)
     if plan.room is not None and not plan.problems:
         yield "fits"
@@ -196,6 +198,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "others": others,
         "best_workers": plan.best.workers if computes else None,
         "room": plan.room,
+        "microbatch": plan.load.microbatch,
         "does_not_fit": plan.problems,
         "step_efficiency": asdict(plan.steps) if computes else None,
         "checkpoint_bytes": plan.checkpoint,

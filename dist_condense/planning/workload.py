@@ -161,7 +161,7 @@ def matching(config: RunConfig, dataset: Any) -> Workload:
         statistic=sum(x.numel() for x in phi),
         counts=tuple(dataset.counts),
         embedded=_embedded(config, max(dataset.counts)),
-        microbatch=config.compute.microbatch,
+        microbatch=config.compute.microbatch or 0,
         slices=_slices(config, network),
         coupled=bool(batch_norms(network)),
     )

@@ -158,7 +158,7 @@ def objective_of(config: RunConfig) -> Objective:
     return Objective(
         statistic_of(config),
         DISTANCES[config.method.distance],
-        microbatch=compute.microbatch,
+        microbatch=compute.microbatch or 0,
         autocast=compute.autocast,
         compiled=compute.compile,
         forward=SECOND_DERIVATIVES[compute.second_derivative or REVERSE],

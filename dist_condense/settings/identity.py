@@ -28,13 +28,16 @@ SETTLED = (
     "compute.threads",
     "compute.reproducible",
     "compute.second_derivative",
+    "compute.microbatch",
     "compute.cudnn_benchmark",
     "compute.deterministic",
     "dataset.channels",
     "dataset.mean",
     "dataset.std",
 )
-"""Keys that change the synthetic set; if they are null, the run's first start sets them, and later starts keep them."""
+"""Keys that change the synthetic set; if they are null, the run's first start sets them, and later starts keep them.
+
+The microbatch is set by the workers, which know their memory, and stored by the first of them."""
 
 
 def identity(config: RunConfig) -> dict[str, Any]:

@@ -180,7 +180,8 @@ def needed(config: RunConfig, dataset: Any, classes: int) -> Needs:
     method, image, tiles = config.method, FLOAT * prod(dataset.shape), prod(assembly.grid(config))
     theta, of_map = needs.of_theta(config, dataset)
     real, decoded = min(method.real_batch, max(dataset.counts)), assembly.parameterisation_of(config).count(config.ipc)
-    passed = min(config.compute.microbatch or real, max(real, min(decoded, method.synthetic_limit)))
+    microbatch = 1 if config.compute.microbatch is None else config.compute.microbatch or real
+    passed = min(microbatch, max(real, min(decoded, method.synthetic_limit)))
     in_turn = [
         Need("method.real_batch", f"{real} real images", real * image),
         needs.of_pass(

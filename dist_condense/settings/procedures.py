@@ -12,9 +12,10 @@ from dist_condense.data.space import Space
 from dist_condense.engine.coordinator import Coordinator, Placement
 from dist_condense.engine.procedure import Outline, Procedure
 from dist_condense.networks import Network
-from dist_condense.settings import assembly, matching, selecting
+from dist_condense.settings import assembly, matching, microbatch, selecting
 from dist_condense.settings.assembly import Pass
 from dist_condense.settings.config import RunConfig
+from dist_condense.settings.microbatch import Room
 from dist_condense.settings.needs import Needs
 
 
@@ -50,6 +51,8 @@ class Maker:
     """Function that yields the passes over images in which theta is trained."""
     needed: Callable[[RunConfig, Any, int], Needs] = lambda config, dataset, classes: Needs([])
     """Function that returns the memory that a worker of this number of classes needs at least on its device."""
+    microbatch: Callable[[RunConfig, Any, int, Room], int] = lambda config, dataset, classes, room: 0
+    """Function that returns the microbatch with which a worker of this number of classes fits in its memory."""
     remarks: Lines = lambda config, dataset: iter(())
     """Function that yields remarks about the config, which do not stop the run."""
     ignores: tuple[str, ...] = ()
@@ -65,6 +68,7 @@ PROCEDURES = {
         network_problems=matching.network_problems,
         passes=matching.passes,
         needed=matching.needed,
+        microbatch=microbatch.fitting,
         remarks=matching.remarks,
         ignores=("method.selection.",),
     ),

@@ -71,6 +71,7 @@ def resolved(
         "reproducible": not place.cluster.on_gpu,
         **kernels(config.compute, place.cluster.on_gpu),
         "second_derivative": REVERSE,
+        "microbatch": None,  # the workers choose it, once they know their memory
     }
     choices |= {key: earlier[f"compute.{key}"] for key in choices if f"compute.{key}" in earlier}
     settled = {

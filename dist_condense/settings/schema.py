@@ -345,10 +345,11 @@ class ComputeConfig:
     cuda_graphs: Annotated[int, Range(0, 16)] = 0
     """Number of classes whose matching steps are captured together in one CUDA graph, each on a stream of its own, and
     replayed; updates of theta are then captured, too. 0, and on CPUs: none. Does not change the result; memory grows
-    with it."""
-    microbatch: Amount = 0
+    with it, so a worker that runs out of memory halves it first."""
+    microbatch: Amount | None = None
     """Largest number of images in the network at once in matching, which then takes two passes over each class; 0: all
-    images of a class at once. A worker that runs out of memory halves it once, with a warning."""
+    images of a class at once. Null: 0 if that fits in 80 % of every worker's free memory by an estimate, else the
+    number, halved until it fits. A worker that runs out of memory nevertheless halves it once, with a warning."""
     slices: Annotated[int, Range(1, 10_000)] | None = None
     """Number of slices of a training batch, whose gradients are summed; null: 4 (1 with BatchNorm)."""
     threads: Threads | None = None

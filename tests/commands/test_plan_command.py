@@ -16,6 +16,7 @@ from dist_condense.planning.calibrate import compared
 from dist_condense.planning.images import assumed
 from dist_condense.planning.workload import workload_of
 from dist_condense.settings import config
+from dist_condense.settings.microbatch import PROCESS, Room, fitting
 from tests.planning.cases import RATES
 
 ROOT = Path(__file__).parents[2]
@@ -177,6 +178,16 @@ def test_what_does_not_fit_is_told_with_the_key(rates, capsys):
     code, out, _ = reported(capsys, path, rates(path), "--gpus=20", "--gpu-memory=1")
     assert code == 1 and "does not fit: " in out and "the process" in out
     assert "10 workers own no class" in out
+
+
+def test_the_microbatch_that_a_run_would_choose_is_printed(rates, capsys):
+    path = "configs/cifar10_dc.yaml"
+    loaded, place = config.load(path), Room(2 * 2**30 - PROCESS["cuda"])
+    expected = fitting(loaded, assumed(loaded, 10, 5000), 5, place)
+    code, out, _ = reported(capsys, path, rates(path), "--gpus=2", "--gpu-memory=2")
+    assert code == 0 and 0 < expected < 256 and f"compute.microbatch={expected} is chosen" in out
+    code, out, _ = reported(capsys, path, rates(path), "--gpus=2", "--gpu-memory=80")
+    assert code == 0 and "compute.microbatch" not in out
 
 
 def test_everything_wrong_is_refused_at_once(capsys):

@@ -57,7 +57,7 @@ def test_tiles_along_one_axis_of_images_that_are_not_square(axes: str, decoded: 
     cut = [padded[..., y * height :, x * width :][..., :height, :width] for y in range(tall) for x in range(wide)]
     expected = F.interpolate(torch.cat(cut), size=(5, 11), mode="bilinear", align_corners=False)
     assert torch.equal(result, expected)
-    sources = form.sources(2)
+    sources = form.origins(2).source
     assert len(form.decode(images)) == len(sources) == form.count(2)
     ones = form.decode(images.new_tensor([1.0, 2.0])[:, None, None, None].expand(-1, 1, 6, 12))
     assert torch.equal(ones[:, 0, 2, 2], sources + 1.0)

@@ -21,6 +21,7 @@ from dist_condense.core.statistic import Statistic
 from dist_condense.data.image_set import ClassName
 from dist_condense.engine.coordinator import Coordinator, LocalCoordinator, Placement
 from dist_condense.engine.errors import RunFailed
+from dist_condense.engine.matching.alone import Stepped
 from dist_condense.engine.matching.halving import is_out_of_memory
 from dist_condense.engine.shard import ClassShard
 from dist_condense.planning.images import RandomImages
@@ -163,6 +164,28 @@ def test_it_is_halved_once(room: int, images: int) -> None:
 def test_one_image_cannot_be_halved() -> None:
     with pytest.raises(RunFailed, match="with 1 images in the network"):
         stepped(shard(per_class(CLASSES), room=0, microbatch=1))
+
+
+def test_fewer_classes_in_a_graph_come_first(caplog: pytest.LogCaptureFixture) -> None:
+    """Four classes in a graph need too much memory; one at a time does not, and gives the same bits."""
+    expected = stepped(own := shard(per_class(CLASSES)))
+    recorded, made = [], shard(per_class(CLASSES))
+
+    def record(function: Callable[[], list[Stepped]]) -> tuple[list[Stepped], Callable[[], None]]:
+        results = function()
+        recorded.append(len(results))
+        if len(results) > 1:
+            raise of_cuda(len(results))
+        return results, lambda: None
+
+    made.steps = replace(made.steps, captured=4, record=record)
+    with caplog.at_level(logging.WARNING):
+        found = stepped(made, 1)
+    one = stepped(shard(per_class(CLASSES)), 1)
+    assert recorded == [4, 2, 1] and made.steps.objective == own.steps.objective
+    assert all(torch.equal(found[c], one[c]) for c in range(CLASSES))
+    assert "with 4 classes in a CUDA graph; continuing with 2, which changes no result" in caplog.text
+    assert not torch.equal(found[0], expected[0]), "another step changes the images"
 
 
 def test_other_errors_are_not_of_memory() -> None:

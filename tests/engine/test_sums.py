@@ -26,8 +26,8 @@ from dist_condense.engine.finite import Quantity
 from dist_condense.engine.matching import shared
 from dist_condense.engine.shard import ClassShard
 from dist_condense.planning.images import RandomImages
-from dist_condense.planning.peak import PeakBytes
 from dist_condense.settings import assembly
+from dist_condense.system.peak_bytes import PeakBytes
 from tests.engine.test_units import on_threads
 
 LENGTH = 3

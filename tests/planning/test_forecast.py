@@ -9,7 +9,6 @@ from dist_condense.planning.cluster import traffic
 from dist_condense.planning.forecast import (
     AT_ONCE,
     ENOUGH,
-    HELD,
     MINIBATCHES,
     NETWORK,
     PIXELS,
@@ -24,6 +23,7 @@ from dist_condense.planning.forecast import (
 )
 from dist_condense.planning.rates import Launching
 from dist_condense.planning.workload import Trials
+from dist_condense.settings.microbatch import PROCESS
 from tests.planning.cases import CLUSTER, LOAD, RATES
 
 CLASS = 2 + 64 * 0.25 + 16 * 0.5
@@ -104,7 +104,7 @@ def test_gradients_are_summed_and_synthetic_images_waited_for():
 
 def test_memory_of_a_worker():
     held = memory(replace(SHARED, updates={32: 1}, decoded=800), RATES, CLUSTER, 3)
-    assert held.pop("the process") == HELD["cpu"]
+    assert held.pop("the process") == PROCESS["cpu"]
     assert held == {
         NETWORK: 3 * 4 * 1000,
         PIXELS: 4 * 4 * (1200 + 800),  # four classes

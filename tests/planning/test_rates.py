@@ -6,9 +6,10 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from dist_condense.planning.peak import PeakBytes, peak
+from dist_condense.planning.peak import peak
 from dist_condense.planning.rates import VERSION, fitted, lacking, read
 from dist_condense.settings.config import ConfigError
+from dist_condense.system.peak_bytes import PeakBytes
 from tests.planning.cases import LOAD, RATES
 
 

@@ -12,11 +12,11 @@ from dist_condense.data import ImageSet
 from dist_condense.engine.coordinator import LocalCoordinator
 from dist_condense.job import preflight
 from dist_condense.planning.images import assumed
-from dist_condense.planning.peak import PeakBytes
 from dist_condense.settings import memory, resolve
 from dist_condense.settings.config import ConfigError, RunConfig, load
 from dist_condense.settings.needs import Need, Needs
 from dist_condense.settings.procedures import PROCEDURES
+from dist_condense.system.peak_bytes import PeakBytes
 from tests.data.shards.shard_cases import write_folder
 from tests.engine import cases
 

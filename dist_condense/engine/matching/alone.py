@@ -75,10 +75,8 @@ class Step:
     rules: Mapping[str, ImageRule]
 
     def __call__(self, network: nn.Module, learnt: Learnt, momentum: Learnt, stored: Tensor, drawn: Drawn) -> Stepped:
-        return self.update(learnt, momentum, self.match(network, learnt, stored, drawn))
-
-    def update(self, learnt: Learnt, momentum: Learnt, matched: Matched) -> Stepped:
         """Return the state after  S <- S - lr_S dL/dS."""
+        matched = self.match(network, learnt, stored, drawn)
         finite = matched.finite[Quantity.LOSS]
         learnt, momentum, made = updated(self.rules, learnt, momentum, gradients=matched.gradient, finite=finite)
         return Stepped(learnt, momentum, matched.loss, {**matched.finite, Quantity.UPDATE: made})

@@ -1,10 +1,11 @@
-"""Programs of a matching step, on a device that may have too little memory: the microbatch is halved, once."""
+"""Programs of a matching step on a device that may have too little memory: fewer classes, then fewer images at once."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -12,9 +13,9 @@ from torch import Tensor, nn
 
 from dist_condense.core.image_rule import ImageRule, Learnt
 from dist_condense.core.objective import Objective
-from dist_condense.core.program import Branches, CannotCapture, Captured, compiled
+from dist_condense.core.program import Branches, CannotCapture, Captured, Record, compiled, cuda_graph
 from dist_condense.engine.errors import RunFailed
-from dist_condense.engine.matching.alone import Step, Stepped, Whole
+from dist_condense.engine.matching.alone import Matched, Step, Stepped, Whole
 from dist_condense.engine.matching.draws import Drawn
 from dist_condense.engine.matching.two_passes import TwoPasses
 from dist_condense.engine.matching.view import View
@@ -32,21 +33,25 @@ its allocator on CPUs, cuDNN and cuBLAS, CUDA and Triton."""
 class Halving:
     """The steps of classes that are groups of their own, and the two passes of the classes of other groups.
 
-    When memory is exhausted, the microbatch is halved for the rest of the process, with a warning, and the steps of the
-    classes, or the pass, are computed again with the same draws. This changes the last bits of the result and takes
-    place on this worker alone; no other worker needs to know, because they exchange only statistics of whole classes.
+    When memory is exhausted, with a warning and for the rest of the process, the number of classes in a CUDA graph is
+    halved, and once it is 1, the microbatch, once; then the steps of the classes, or the pass, are computed again with
+    the same draws. The microbatch changes the last bits of the result. This takes place on this worker alone; no other
+    worker needs to know, because they exchange only statistics of whole classes.
 
     :param objective: objective with the current microbatch. If it is compiled, a step without microbatches is compiled
         as a whole.
     :param rules: update rule of each learnt tensor, by name.
-    :param cuda_graphs: whether the steps of one call are captured together in a CUDA graph, and each pass in another.
+    :param captured: number of classes whose steps are captured together in a CUDA graph; each pass is captured in
+        another. 0: no graphs.
+    :param record: how programs are captured.
     """
 
     objective: Objective
     view: View
     rules: Mapping[str, ImageRule]
     _: KW_ONLY
-    cuda_graphs: bool = False
+    captured: int = 0
+    record: Record = cuda_graph
     step: Step = field(init=False)
     """Step of a class as it is, neither compiled nor captured."""
     _most: int = field(default=0, init=False)
@@ -63,7 +68,7 @@ class Halving:
         plain = replace(objective, compiled=False) if as_one else objective
         self.step = Step((Whole if objective.at_once else TwoPasses)(plain, self.view), self.rules)
         branches = Branches(compiled(self.step.__call__, "the step of a class") if as_one else self.step)
-        form: Callable[[Any], Any] = Captured if self.cuda_graphs else _unchanged
+        form: Callable[[Any], Any] = partial(Captured, record=self.record) if self.captured else _unchanged
         self._steps: Callable[..., list[Stepped]] = form(branches)
         self._statistics: Callable[..., Pair] = form(passes.statistics)
         self._pull_back: Callable[..., Learnt] = form(passes.pull_back)
@@ -79,7 +84,33 @@ class Halving:
         """Return the state after the step of each of some classes that are groups of their own."""
         for each in zip(stored, drawn, strict=True):
             self._note(*each)
-        return self._fitting(lambda: self._steps(network, learnt, momentum, stored, drawn))
+        every, results = (learnt, momentum, stored, drawn), list[Stepped]()
+
+        def compute() -> list[Stepped]:
+            rows = slice(len(results), len(results) + self.at_once)
+            return self._steps(network, *(x[rows] for x in every))
+
+        while len(results) < len(learnt):
+            results.extend(self._fitting(compute))
+        return results
+
+    @property
+    def at_once(self) -> int:
+        """Number of classes whose steps are computed together."""
+        return self.captured or 1
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether classes take their steps by :meth:`match` and an update in place, with memory for a microbatch.
+
+        All other steps return new tensors, as a program does that is compiled as a whole or captured.
+        """
+        return self.objective.microbatch > 0 and not self.captured
+
+    def match(self, network: nn.Module, learnt: Learnt, stored: Tensor, drawn: Drawn) -> Matched:
+        """Return the result of the matching step of one class that is a group of its own."""
+        self._note(stored, drawn)
+        return self._fitting(lambda: self.step.match(network, learnt, stored, drawn))
 
     def statistics(self, network: nn.Module, learnt: Learnt, stored: Tensor, drawn: Drawn) -> Pair:
         """Return phi of the synthetic and of the real examples."""
@@ -91,11 +122,10 @@ class Halving:
         return self._fitting(lambda: self._pull_back(network, learnt, drawn, v))
 
     def _note(self, stored: Tensor, drawn: Drawn) -> None:
-        decoded = self.view.sources if drawn.subset is None else drawn.subset
-        self._most = max(self._most, len(stored), len(decoded))
+        self._most = max(self._most, len(stored), len(self.view.taking_part(drawn)))
 
     def _fitting(self, compute: Callable[[], T]) -> T:
-        """Return the result of ``compute``, if necessary with half of the microbatch.
+        """Return the result of ``compute``, if necessary with fewer classes in a graph, or half of the microbatch.
 
         Raises RunFailed if half is too much as well.
         """
@@ -105,24 +135,30 @@ class Halving:
             if not is_out_of_memory(error):
                 raise
             reason = str(error).partition("\n")[0]
-        self._halve(reason)  # not in the handler, where the error keeps the tensors of the failed pass
+        self._shrink(reason)  # not in the handler, where the error keeps the tensors of the failed pass
         return self._fitting(compute)
 
-    def _halve(self, reason: str) -> None:
+    def _shrink(self, reason: str) -> None:
+        """Halve the classes in a graph, or the microbatch, with a warning. Raises RunFailed if neither is possible."""
         place, images = self.view.mean.device, self.objective.microbatch or self._most
-        if self._is_halved or images < 2:
+        if self.captured > 1:
+            key, less, effect = "compute.cuda_graphs", self.captured // 2, "changes no result"
+            work, self.captured = f"with {self.captured} classes in a CUDA graph", less
+        elif self._is_halved or images < 2:
             raise RunFailed(
                 f"out of memory on {place} in a matching step with {images} images in the network at once ({reason}): "
                 f"set compute.microbatch below {images}, compute.autocast=true, or a lower dataset.size or "
                 "network.width in a new output; dist-condense plan estimates what fits"
             )
-        self.objective, self._is_halved = replace(self.objective, microbatch=images // 2), True
+        else:
+            key, less, effect = "compute.microbatch", images // 2, "changes the last bits of the result"
+            work, self._is_halved = f"with {images} images in the network at once", True
+            self.objective = replace(self.objective, microbatch=less)
         self._build()
         torch.cuda.empty_cache()
         log.warning(
-            f"out of memory on {place} in a matching step with {images} images in the network at once; continuing with "
-            f"{images // 2}, which changes the last bits of the result. Set compute.microbatch={images // 2} in a new "
-            f"output to start with it ({reason})"
+            f"out of memory on {place} in a matching step {work}; continuing with {less}, which {effect}. Set "
+            f"{key}={less} in a new output to start with it ({reason})"
         )
 
 

@@ -71,9 +71,7 @@ class Shared:
         distances = {g: self._distance(sums[g], len(groups[g]), shapes) for g in sorted(set(owned.values()))}
         del sums  # which would stay in memory while the images are pulled back
         for c, g in owned.items():
-            loss, v = distances[g]
-            gradient = self.passes.pull_back(network, inputs.learnt[c], inputs.drawn[c], v)
-            yield c, Matched(loss, gradient, {Quantity.STATISTIC: finite[c], Quantity.LOSS: loss.isfinite()})
+            yield c, self._matched(network, c, inputs, distances[g], finite[c])
 
     def shapes(self, network: nn.Module) -> list[torch.Size]:
         """Return the shapes of phi's tensors, which are determined with one zero image at the first step.
@@ -114,6 +112,18 @@ class Shared:
     def _flat(self, network: nn.Module, c: int, stored: Tensor, inputs: Inputs) -> Tensor:
         a, b = self.passes.statistics(network, inputs.learnt[c], stored, inputs.drawn[c])
         return torch.cat([x.flatten() for x in (*a, *b)])
+
+    def _matched(
+        self, network: nn.Module, c: int, inputs: Inputs, distance: tuple[Tensor, Sequence[Tensor]], finite: Tensor
+    ) -> Matched:
+        """Return the result of a class, of whose gradient nothing here keeps a reference.
+
+        :param distance: loss of its group, and the gradient of the loss with respect to the statistic of one class.
+        :param finite: whether the statistic of the class is finite.
+        """
+        loss, v = distance
+        gradient = self.passes.pull_back(network, inputs.learnt[c], inputs.drawn[c], v)
+        return Matched(loss, gradient, {Quantity.STATISTIC: finite, Quantity.LOSS: loss.isfinite()})
 
     def _distance(self, total: Tensor, classes: int, shapes: Sequence[torch.Size]) -> tuple[Tensor, list[Tensor]]:
         """Return the distance of a group's means, and its gradient with respect to the statistic of one class.

@@ -12,7 +12,7 @@ from torch import Tensor
 from dist_condense.core import augmentation
 from dist_condense.core.image_rule import Learnt
 from dist_condense.core.objective import Examples
-from dist_condense.core.parameterisation import MultiFormation
+from dist_condense.core.parameterisation import MultiFormation, Origins
 from dist_condense.data.normalise import to_values
 from dist_condense.data.space import Space
 from dist_condense.engine.coordinator import Placement
@@ -26,14 +26,14 @@ Back = Callable[[Examples], tuple[Learnt]]
 class View:
     """Maps from learnt tensors and from stored images to examples, the inputs of the network.
 
-    :param sources: index of the learnt image behind each of the m decoded images, int64 ``[m]`` on the device.
+    :param origins: origins of the m decoded images of a class, on the device.
     :param normalised_pixels: whether the learnt pixels are in normalised space.
     :param mean: mean of the values of real images, ``[C, 1, 1]`` on the device, in the dtype of the images.
     :param std: standard deviation of these values, in the same form.
     """
 
     parameterisation: MultiFormation
-    sources: Tensor
+    origins: Origins
     normalised_pixels: bool
     _: KW_ONLY
     mean: Tensor
@@ -46,8 +46,8 @@ class View:
             torch.tensor(x, dtype=placement.dtype, device=placement.device)[:, None, None]
             for x in (space.statistics.mean, space.statistics.std)
         )
-        sources = recipe.parameterisation.sources(ipc).to(placement.device)
-        return cls(recipe.parameterisation, sources, space.normalised, mean=mean, std=std)
+        origins = recipe.parameterisation.origins(ipc).to(placement.device)
+        return cls(recipe.parameterisation, origins, space.normalised, mean=mean, std=std)
 
     def normalised(self, stored: Tensor) -> Tensor:
         """Convert stored images to floating-point values and normalise them."""
@@ -59,15 +59,25 @@ class View:
         return {"images": images, "labels": drawn.label.expand(len(images))}
 
     def synthetic(self, learnt: Learnt, drawn: Drawn) -> tuple[Examples, Callable[[Examples], Learnt]]:
-        """Return the synthetic examples and their pull-back.
+        """Return all synthetic examples of a class and their pull-back.
 
         The pull-back maps a gradient with respect to the examples to the gradient with respect to the learnt tensors.
         """
-        seen, back = cast("tuple[Examples, Back]", torch.func.vjp(lambda learnt: self._seen(learnt, drawn), learnt))
-        examples = {name: x.detach() for name, x in seen.items()}
-        if "labels" not in examples:
-            examples["labels"] = drawn.label.expand(len(examples["images"]))
-        return examples, lambda gradient: back(gradient)[0]
+        return self._with_pull_back(lambda learnt: self._seen(learnt, drawn), learnt, drawn)
+
+    def taking_part(self, drawn: Drawn) -> Origins:
+        """Return the origins of the decoded images that take part in a step."""
+        return self.origins if drawn.subset is None else self.origins[drawn.subset]
+
+    def some(self, learnt: Learnt, drawn: Drawn, at: Origins) -> Examples:
+        """Return the synthetic examples of some decoded images, without memory for the others."""
+        return {"labels": drawn.label.expand(len(at)), **self._seen_some(_sources(learnt, at), drawn, at)}
+
+    def pull_back_some(
+        self, learnt: Learnt, drawn: Drawn, at: Origins
+    ) -> tuple[Examples, Callable[[Examples], Learnt]]:
+        """Return :meth:`some` and its pull-back to the source of each image: its pixels and label probabilities."""
+        return self._with_pull_back(lambda own: self._seen_some(own, drawn, at), _sources(learnt, at), drawn)
 
     def for_training(self, pixels: Tensor) -> Tensor:
         """Decode pixels to images in normalised space, for training on the synthetic set."""
@@ -81,11 +91,25 @@ class View:
         return scores.softmax(1).repeat(self.parameterisation.tiles, 1)
 
     def _seen(self, learnt: Learnt, drawn: Drawn) -> Examples:
-        images, sources = self.parameterisation.decode(learnt["pixels"]), self.sources
+        images, sources = self.parameterisation.decode(learnt["pixels"]), self.taking_part(drawn).source
         if drawn.subset is not None:
-            images, sources = images[drawn.subset], sources[drawn.subset]
+            images = images[drawn.subset]
         labels = {"labels": learnt["labels"].softmax(1)[sources]} if "labels" in learnt else {}
         return {"images": _augmented(self._shown(images), drawn), **labels}
+
+    def _seen_some(self, sources: Learnt, drawn: Drawn, at: Origins) -> Examples:
+        images = self.parameterisation.decode_some(sources["pixels"], at)
+        labels = {"labels": sources["labels"]} if "labels" in sources else {}
+        return {"images": _augmented(self._shown(images), drawn), **labels}
+
+    def _with_pull_back(
+        self, see: Callable[[Learnt], Examples], learnt: Learnt, drawn: Drawn
+    ) -> tuple[Examples, Callable[[Examples], Learnt]]:
+        seen, back = cast("tuple[Examples, Back]", torch.func.vjp(see, learnt))
+        examples = {name: x.detach() for name, x in seen.items()}
+        if "labels" not in examples:
+            examples["labels"] = drawn.label.expand(len(examples["images"]))
+        return examples, lambda gradient: back(gradient)[0]
 
     def _shown(self, images: Tensor) -> Tensor:
         """Map decoded images to normalised space."""
@@ -94,3 +118,9 @@ class View:
 
 def _augmented(images: Tensor, drawn: Drawn) -> Tensor:
     return images if drawn.augmentation is None else augmentation.apply(images, drawn.augmentation)
+
+
+def _sources(learnt: Learnt, at: Origins) -> Learnt:
+    """Return the learnt pixels, and label probabilities, of the source of each decoded image."""
+    own = {name: x[at.source] for name, x in learnt.items()}
+    return own | {"labels": own["labels"].softmax(1)} if "labels" in own else own

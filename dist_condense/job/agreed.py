@@ -1,0 +1,80 @@
+"""Agreement of the workers on the microbatch of a run, which each of them chooses by its own memory."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+
+from dist_condense.data import ImageSet
+from dist_condense.engine.coordinator import Coordinator
+from dist_condense.job.claim import Claim
+from dist_condense.settings.config import RunConfig, read, to_yaml
+from dist_condense.settings.microbatch import Room
+from dist_condense.settings.procedures import PROCEDURES
+from dist_condense.settings.run_folder import RunFolder
+from dist_condense.system import terminal
+from dist_condense.system.files import write_atomically
+
+log = logging.getLogger(__name__)
+Measure = Callable[[torch.device, int, int], Room]
+"""Function like :meth:`dist_condense.settings.microbatch.Room.here`."""
+
+
+def with_microbatch(
+    config: RunConfig,
+    dataset: ImageSet,
+    labels: Sequence[int],
+    *,
+    coordinator: Coordinator,
+    device: torch.device,
+    claim: Claim,
+    room: Measure = Room.here,
+) -> RunConfig:
+    """Return the config with a definite ``compute.microbatch``; all workers must call this.
+
+    If it is null, it is that of an earlier start of the workers, else the least that any of them chooses. The first
+    worker adds it to the config in the run's folder, from which later starts take it.
+
+    :param labels: classes that this worker owns.
+    """
+    if config.compute.microbatch is not None:
+        return config
+    stored = coordinator.gather(_stored(claim) if coordinator.rank == 0 else None)[0]
+    if stored is None:
+        stored = _chosen(config, dataset, labels, coordinator, device, room)
+    assert isinstance(stored, int)
+    config = replace(config, compute=replace(config.compute, microbatch=stored))
+    if coordinator.rank == 0 and (file := RunFolder(claim.folder).config).exists():
+        with claim.writing():
+            write_atomically(file, to_yaml(config).encode())
+    return config
+
+
+def _stored(claim: Claim) -> int | None:
+    file = RunFolder(claim.folder).config
+    return read(file).compute.microbatch if file.exists() else None
+
+
+def _chosen(
+    config: RunConfig,
+    dataset: ImageSet,
+    labels: Sequence[int],
+    coordinator: Coordinator,
+    device: torch.device,
+    room: Measure,
+) -> int:
+    """Return the least microbatch that a worker chooses, and log it."""
+    hosts = coordinator.gather(socket.gethostname())
+    kept = sum(dataset.decoded_bytes([dataset.counts[c] for c in labels])) if config.data.tier in ("ram", "gpu") else 0
+    here = room(device, hosts.count(socket.gethostname()), kept)
+    own = PROCEDURES[config.method.procedure].microbatch(config, dataset, len(labels), here)
+    chosen = [int(str(x)) for x in coordinator.gather(own)]
+    least = min((x for x in chosen if x), default=0)
+    log.info("compute.microbatch=%d is chosen; each worker has %d bytes or more", least, here.bytes)
+    if least and coordinator.rank == 0:
+        terminal.say(f"memory   compute.microbatch={least} is chosen: all images of a class at once do not fit")
+    return least

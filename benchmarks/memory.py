@@ -71,7 +71,8 @@ def step(settings: Settings, coordinator: Coordinator) -> Row:
         times.append(time.perf_counter())
     reduced = (coordinator.reduced() - reduced) // settings.repeat
     resident = _resident() - before
-    with PeakBytes() as tensors:
+    theta = run.trajectory.network.parameters()
+    with PeakBytes([*run.shard.learnt.values(), *run.shard.momentum.values(), *theta]) as tensors:
         run.match()
     phi = sum(s.numel() for s in run.shard.shared.shapes(run.trajectory.network)) * 4
     return {

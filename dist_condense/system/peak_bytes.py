@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
@@ -16,11 +17,13 @@ class PeakBytes(TorchDispatchMode):
     The attribute ``most`` is the peak.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, before: Iterable[Tensor] = ()) -> None:
+        """Count all tensors but those of ``before``, which would be counted once an operation returns a view of one."""
         super().__init__()
         self.most = 0
         self._now = 0
-        self._alive: set[int] = set()
+        self._before = [x.untyped_storage() for x in before]
+        self._alive = {id(storage) for storage in self._before}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))

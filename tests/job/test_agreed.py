@@ -32,7 +32,7 @@ LARGE, SMALL = 1000 * MIB, 60 * MIB
 
 
 def config(*keys: str) -> RunConfig:
-    return load("configs/digits.yaml", ["method=dc", "method.real_batch=64", "network.width=64", *keys])
+    return load("configs/digits.yaml", ["method=dc", "ipc=64", "method.real_batch=64", "network.width=64", *keys])
 
 
 def needed(run: RunConfig, images: int) -> float:

@@ -63,14 +63,14 @@ KEYS = "keys.json"
 
 def run(task: Task) -> None:
     """Condense with the published config for a share of the time, then train networks on the set for the rest of it."""
+    kept = max(EVALUATION * task.left, LEAST)
     title, known, root = _data_set(task)
-    seconds = max(1.0, task.left - max(EVALUATION * task.left, LEAST))
-    name, keys = _restored(task, title) if task.resume else fastest(task, seconds)
+    name, keys = _restored(task, title) if task.resume else fastest(task, task.left - kept)
     task.add({"name": "variant", "heading": f"{name}: {' '.join(keys) or 'no keys'}"})
     config = load(f"configs/{known.config}", [*known.keys, *_keys(task, root), *keys, *task.keys])
     job = Job.prepare(config)
     before = job.start.steps if job.start else 0
-    timer = threading.Timer(seconds, job.files.stop.touch)
+    timer = threading.Timer(max(1.0, task.left - kept), job.files.stop.touch)
     timer.start()
     try:
         job.run()

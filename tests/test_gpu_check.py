@@ -234,12 +234,13 @@ def test_a_part_that_hangs_fails_or_dies_is_reported_and_the_next_one_runs(
     words = ["--device", "cpu", "--minutes", "2", "--output", str(tmp_path), "--smoke"]
     assert gpu_check.main(words) == 1
     results = json.loads((tmp_path / "gpu-check.json").read_text())["parts"]
-    assert {name: gpu_check.state(result) for name, result in results.items()} == {
+    states = {name: gpu_check.state(result) for name, result in results.items()}
+    assert states.pop("profile").startswith("done in ")
+    assert states == {
         "machine": "stopped: at its limit of 1 s",
         "tests": "failed: RuntimeError: out of luck",
         "step32": f"failed: its process ended with 7; see {tmp_path}/work/step32.log",
         "step224": "skipped: it is Friday",
-        "profile": "done in 0 s",
     }
     assert results["machine"]["rows"] == results["tests"]["rows"] == [{"name": "before", "ms": 1.0}]
     child = Path("/proc", (tmp_path / "work" / "machine" / "child").read_text())

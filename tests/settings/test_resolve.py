@@ -220,6 +220,8 @@ def test_the_kernels_of_a_run_are_those_of_its_first_start(job):
     assert (again.deterministic, again.cudnn_benchmark) == (True, False)
     with pytest.raises(ConfigError, match=r"compute.deterministic: True there, False now"):
         job("compute.deterministic=false")
+    with pytest.raises(ConfigError, match=r"compute.cudnn_benchmark: true selects kernels by their times"):
+        job("compute.deterministic=true", "compute.cudnn_benchmark=true")
 
 
 # --- mean and std -------------------------------------------------------------------------------------------------

@@ -237,9 +237,12 @@ def test_one_problem_is_one_line(arguments, lines, capsys):
     assert all(line.startswith(start) for line, start in zip(refused, lines, strict=True)), err
 
 
-def test_a_gpu_may_be_named_in_upper_case(no_timing, capsys):
-    code, out, _ = reported(capsys, "configs/digits.yaml", "--gpu=H100")
+def test_a_gpu_may_be_named_in_upper_case_and_keys_without_effect_are_named(no_timing, capsys):
+    keys = ["training=frozen", "training.cutmix=0.5", "compute.cuda_graphs=2"]  # the second has no effect
+    code, out, err = reported(capsys, "configs/digits.yaml", "--gpu=H100", *keys)
     assert code == 0 and "NVIDIA H100" in out
+    notes = [line for line in err.splitlines() if "no effect" in line]
+    assert notes == ["note: training.cutmix has no effect: training.source=frozen"]
 
 
 def test_rates_of_another_network_are_refused(rates, capsys):

@@ -80,7 +80,8 @@ def test_a_known_gpu_is_planned_for_without_timing_and_says_what_is_assumed(no_t
         "rates: assumed, not measured: 20% of the 798 TFLOP/s of an NVIDIA H100",
         "15 to 16 (balance 98%)",
         "of 79.0 GiB",
-        "the share is assumed: launches of kernels",
+        "the share is assumed; augmentation and decoding",
+        "assumed of launches: 5 us for a kernel. So at least",
         "theta computes in float32: set compute.autocast=true",
         "evaluation, 6 networks",
         "checkpoints, the newest 2",
@@ -226,7 +227,10 @@ def test_what_is_refused(arguments, words, capsys, monkeypatch):
             ["dataset.name=cifar10", "dataset.root=/nowhere", "sede=1", "evaluation.sets=[]"],
             ["sede: ", "evaluation.sets: ", "dataset.root: "],
         ),
-        (["sede=1", "method.start=mixed", "ipc=500"], ["sede: ", "method.start: mixed needs 500"]),
+        (
+            ["sede=1", "method.start=mixed", "ipc=500"],
+            ["sede: ", "evaluation.sets: a set of ipc=500", "method.start: "],
+        ),
     ],
 )
 def test_one_problem_is_one_line(arguments, lines, capsys):

@@ -225,7 +225,7 @@ def test_what_is_refused(arguments, words, capsys, monkeypatch):
         ),
         (
             ["dataset.name=cifar10", "dataset.root=/nowhere", "sede=1", "evaluation.sets=[]"],
-            ["sede: ", "evaluation.sets: ", "dataset.root: "],
+            ["sede: ", "evaluation.sets: ", "cifar10: /nowhere"],
         ),
         (
             ["sede=1", "method.start=mixed", "ipc=500"],

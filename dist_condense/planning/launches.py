@@ -96,7 +96,7 @@ def _update(probe: Probe, network: nn.Module, slices: int) -> int:
     optimiser, shape = trainer.optimiser(network), (2 * slices, *probe.shard.shape)
     for group in optimiser.param_groups:
         group["foreach"] = True
-    draws = trainer.draws(0)(0, shape)
+    [draws] = trainer.draws(0)(0, [2 * slices], shape[-2:]).split([2 * slices])
     with FakeTensorMode(allow_non_fake_inputs=True):
         batch = Batch(torch.empty(shape), torch.zeros(2 * slices, dtype=torch.int64), draws)
         for _ in range(2):

@@ -72,7 +72,7 @@ def _launches(operator: Any) -> bool:
     schema = operator._schema
     is_view = any(x.alias_info is not None and not x.alias_info.is_write for x in schema.returns)
     makes = any("Tensor" in str(x.type) for x in schema.returns) and not is_view
-    return schema.is_mutable or (makes and operator._schema.name.partition("::")[2] not in ALLOCATIONS)
+    return bool(schema.is_mutable or (makes and schema.name.partition("::")[2] not in ALLOCATIONS))
 
 
 @functools.lru_cache(maxsize=64)

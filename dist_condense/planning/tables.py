@@ -185,7 +185,8 @@ def _of_launches(plan: Plan) -> str:
     update = launching.update + launching.slice * load.slices
     least = {"the step of a class": launching.step, "an update of theta": update}
     pieces = " and ".join(f"{1e3 * seconds:.2g} ms for {name}" for name, seconds in least.items() if seconds)
-    return f"assumed of launches: {1e6 * launching.kernel:.2g} us for a kernel{form}. So at least {pieces}"
+    bound = f". So at least {pieces}" if pieces else ""
+    return f"assumed of launches: {1e6 * launching.kernel:.2g} us for a kernel{form}{bound}"
 
 
 def as_json(plan: Plan) -> dict[str, Any]:

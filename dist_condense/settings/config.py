@@ -94,7 +94,7 @@ def given_keys(path: str, given: Sequence[str] = ()) -> set[str]:
     if not file.resolve().is_relative_to(shipped().resolve()):
         own = keys.renamed(dict(leaves(yaml_files.texts(file))))[0]
         keys_of |= {} if own.keys() >= KEYS.keys() else own
-    return set(keys.renamed(keys_of)[0])
+    return keys.renamed(keys_of)[0].keys() & KEYS.keys()
 
 
 def read(path: Path, given: Sequence[str] = ()) -> RunConfig:

@@ -33,12 +33,11 @@ from dist_condense.settings.schema import EvaluationConfig, RunConfig
 from dist_condense.settings.values import some
 
 FOLDER = "selections"
-IGNORED = ("trajectory.", "training.", "compute.microbatch", "compute.second_derivative")
-IGNORED += tuple(
-    f"method.{part}." for part in ("parameterisation", "statistic", "grouping", "images", "representatives")
+IGNORED: tuple[str, ...] = (
+    *(f"method.{part}." for part in ("parameterisation", "statistic", "grouping", "images", "representatives")),
+    *(f"method.{key}" for key in ("unit_space", "start", "distance", "label_lr", "real_batch", "real_draw")),
+    *("method.synthetic_limit", "trajectory.", "training.", "compute.microbatch", "compute.second_derivative"),
 )
-IGNORED += tuple(f"method.{key}" for key in ("unit_space", "start", "distance", "label_lr", "synthetic_limit"))
-IGNORED += ("method.real_batch", "method.real_draw")
 """Keys of matching, and its sections with a dot at the end, which no selection reads."""
 
 

@@ -81,7 +81,8 @@ def test_a_known_gpu_is_planned_for_without_timing_and_says_what_is_assumed(no_t
         "rates: assumed, not measured: 20% of the 798 TFLOP/s of an NVIDIA H100",
         "15 to 16 (balance 98%)",
         "of 79.0 GiB",
-        "the share is assumed: launches of kernels",
+        "the share is assumed; augmentation and decoding",
+        "assumed of launches: 5 us for a kernel. So at least",
         "theta computes in float32: set compute.autocast=true",
         "evaluation, 6 networks",
         "checkpoints, the newest 2",
@@ -235,9 +236,12 @@ def test_what_is_refused(arguments, words, capsys, monkeypatch):
         ),
         (
             ["dataset.name=cifar10", "dataset.root=/nowhere", "sede=1", "evaluation.sets=[]"],
-            ["sede: ", "evaluation.sets: ", "dataset.root: "],
+            ["sede: ", "evaluation.sets: ", "cifar10: /nowhere"],
         ),
-        (["sede=1", "method.start=mixed", "ipc=500"], ["sede: ", "method.start: mixed needs 500"]),
+        (
+            ["sede=1", "method.start=mixed", "ipc=500"],
+            ["sede: ", "evaluation.sets: a set of ipc=500", "method.start: "],
+        ),
     ],
 )
 def test_one_problem_is_one_line(arguments, lines, capsys):
@@ -248,9 +252,12 @@ def test_one_problem_is_one_line(arguments, lines, capsys):
     assert all(line.startswith(start) for line, start in zip(refused, lines, strict=True)), err
 
 
-def test_a_gpu_may_be_named_in_upper_case(no_timing, capsys):
-    code, out, _ = reported(capsys, "configs/digits.yaml", "--gpu=H100")
+def test_a_gpu_may_be_named_in_upper_case_and_keys_without_effect_are_named(no_timing, capsys):
+    keys = ["training=frozen", "training.cutmix=0.5", "compute.cuda_graphs=2"]  # the second has no effect
+    code, out, err = reported(capsys, "configs/digits.yaml", "--gpu=H100", *keys)
     assert code == 0 and "NVIDIA H100" in out
+    notes = [line for line in err.splitlines() if "no effect" in line]
+    assert notes == ["note: training.cutmix has no effect: training.source=frozen"]
 
 
 def test_rates_of_another_network_are_refused(rates, capsys):

@@ -193,7 +193,7 @@ def needed(config: RunConfig, dataset: Any, classes: int) -> Needs:
         text = f"the features of {clustered} real images"
         features = needs.feature_count(assembly.network_text(config.network), **assembly.network_shape(dataset))
         in_turn.append(Need("method.representatives.images", text, clustered * features * FLOAT))
-    if decoded > config.ipc:
+    if decoded > config.ipc and config.compute.microbatch == 0:  # else decoded by microbatches
         text = f"{decoded} images decoded from the {config.ipc} of a class"
         in_turn.append(Need("method.parameterisation.factor", text, decoded * image))
     for each in dict.fromkeys(passes(config, dataset)):

@@ -67,14 +67,16 @@ def test_an_assumed_share_is_operations_divided_by_it():
 
 
 def test_launches_are_assumed_on_a_gpu_whose_rates_are_not_measured():
-    found = floors.of_device(H100, *case(), share=0.25)
+    eager = case("cifar10_idc", "compute.compile=false")
+    found = floors.of_device(H100, *eager, share=0.25)
     plain = Launching(kernel=LAUNCH, step=100 * LAUNCH, update=20 * LAUNCH, slice=10 * LAUNCH)
     assert found.launching == plain and found.draw == 8 * LAUNCH
-    assert floors.of_rate(1.0, "cuda", *case()).launching == plain
+    assert floors.of_rate(1.0, "cuda", *eager).launching == plain
     compiled = floors.of_device(H100, *case("cifar10_idc", "compute.compile=true"), share=None).launching
     shares = {"step": STEP_COMPILED, "slice": SLICE_COMPILED}
     assert asdict(compiled) == pytest.approx({name: shares.get(name, 1) * x for name, x in asdict(plain).items()})
-    captured = floors.of_device(H100, *case("cifar10_idc", "compute.cuda_graphs=2"), share=None).launching
+    keys = "compute.compile=false", "compute.cuda_graphs=2"
+    captured = floors.of_device(H100, *case("cifar10_idc", *keys), share=None).launching
     assert asdict(replace(captured, kernel=CAPTURED * LAUNCH)) == pytest.approx(
         {name: CAPTURED * x for name, x in asdict(plain).items()}
     )

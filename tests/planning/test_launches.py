@@ -13,6 +13,7 @@ from dist_condense.planning.workload import workload_of
 from dist_condense.settings.config import load
 
 SMALL = ["network.width=4", "network.depth=2", "method.real_batch=4"]
+SMALL += ["compute.compile=false", "compute.autocast=false"]
 
 
 def case(name, *keys):

@@ -56,7 +56,11 @@ def test_no_run_takes_less_than_it_needs_at_least(name: str, tmp_path: Path) -> 
 
 
 def test_needs_by_hand() -> None:
-    config, dataset = planned("cifar10_dc", "ipc=30", "trajectory.matching_steps=10", "training.epochs=50")
+    config, dataset = planned(
+        "cifar10_dc",
+        *("ipc=30", "trajectory.matching_steps=10", "training.epochs=50"),
+        *("compute.autocast=false", "compute.microbatch=0"),
+    )
     image, weights = 4 * 3 * 32 * 32, 4 * 320_010
     found = needed(config, dataset, 10)
     assert [need.bytes for need in found.together] == [10 * 30 * 2 * image, 2 * weights]
@@ -68,7 +72,7 @@ def test_needs_by_hand() -> None:
 
 
 def test_tiles_are_decoded_together() -> None:
-    config, dataset = planned("imagenet10_idc", "method.parameterisation.decoding=multi")
+    config, dataset = planned("imagenet10_idc", "method.parameterisation.decoding=multi", "compute.microbatch=0")
     most = max(needed(config, dataset, 10).in_turn, key=lambda need: need.bytes * ("decoded" in need.text))
     assert most.bytes == 10 * (1 + 4 + 9) * 4 * 3 * 224**2 and most.key == "method.parameterisation.factor"
 
@@ -99,10 +103,10 @@ def test_the_message_names_the_largest_need() -> None:
         ),
         (
             "cifar10_dc",
-            ["network.width=2048"],
+            ["network.width=2048", "compute.microbatch=0", "compute.autocast=false"],
             "method.real_batch: 2.0 GiB for the largest feature map of theta for 256",
         ),
-        ("imagenet10_idc", ["method.parameterisation.factor=224"], "method.parameterisation.factor: 281"),
+        ("imagenet10_idc", ["method.parameterisation.factor=224", "compute.microbatch=0"], "method.parameterisation.factor: 281"),
         ("cifar10_dm", ["compute.microbatch=5", "method.real_batch=1000000", "dataset.size=512"], "method.real_batch:"),
         (
             "cifar10_dc",

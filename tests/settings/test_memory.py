@@ -106,7 +106,11 @@ def test_the_message_names_the_largest_need() -> None:
             ["network.width=2048", "compute.microbatch=0", "compute.autocast=false"],
             "method.real_batch: 2.0 GiB for the largest feature map of theta for 256",
         ),
-        ("imagenet10_idc", ["method.parameterisation.factor=224", "compute.microbatch=0"], "method.parameterisation.factor: 281"),
+        (
+            "imagenet10_idc",
+            ["method.parameterisation.factor=224", "compute.microbatch=0"],
+            "method.parameterisation.factor: 281",
+        ),
         ("cifar10_dm", ["compute.microbatch=5", "method.real_batch=1000000", "dataset.size=512"], "method.real_batch:"),
         (
             "cifar10_dc",

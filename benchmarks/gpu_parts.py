@@ -146,6 +146,7 @@ def _planned(task: Task, title: str, name: str, *, key: str) -> Row:
     shape = next(x for shapes in SHAPES.values() for x in shapes.values() if x.config == name)
     keys = [
         key,
+        "compute.compile=false",
         "cluster.workers=0",
         f"cluster.device={task.device.type}",
         "dataset.root=null",

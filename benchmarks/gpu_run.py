@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks import gpu_data
-from benchmarks.gpu_steps import SHAPES, SMALL, VARIANTS
+from benchmarks.gpu_steps import EAGER, SHAPES, SMALL, VARIANTS
 from benchmarks.gpu_task import Row, Skipped, Task
 from dist_condense.job.job import Job
 from dist_condense.job.stop import Terminated
@@ -67,7 +67,8 @@ def run(task: Task) -> None:
     title, known, root = _data_set(task)
     name, keys = _restored(task, title) if task.resume else fastest(task, task.left - kept)
     task.add({"name": "variant", "heading": f"{name}: {' '.join(keys) or 'no keys'}"})
-    config = load(f"configs/{known.config}", [*known.keys, *_keys(task, root), *keys, *task.keys])
+    variant = [*EAGER, *keys] if keys else []
+    config = load(f"configs/{known.config}", [*known.keys, *_keys(task, root), *variant, *task.keys])
     job = Job.prepare(config)
     before = job.start.steps if job.start else 0
     timer = threading.Timer(max(1.0, task.left - kept), job.files.stop.touch)

@@ -40,13 +40,15 @@ class Shape:
 
     def made(self, task: Task, *more: str) -> tuple[RunConfig, ImagesOnDevice]:
         """Return the config and its random images."""
-        keys = ["cluster.workers=0", f"cluster.device={task.device.type}", "trajectory.start=fresh"]
+        keys = ["cluster.workers=0", f"cluster.device={task.device.type}", "trajectory.start=fresh", *EAGER]
         config = load(f"configs/{self.config}", [*keys, *self.keys, *(self.tiny if task.smoke else ()), *more])
         if task.smoke:
             return config, random_images(task.classes, 16, 16)
         return config, random_images(task.classes, self.size, self.per_class)
 
 
+EAGER = ("compute.compile=false", "compute.autocast=false")
+"""Keys of a shipped config that every variant replaces or leaves."""
 SMALL = ("ipc=1", "method.real_batch=4", "training.images=8", "training.batch=4", "network.width=4")
 SHAPES: dict[str, dict[str, Shape]] = {
     "step32": {

@@ -60,6 +60,7 @@ def budget(networks: int, steps: int) -> Keys:
 
 IDC = ["trajectory.start=fresh", "network.width=16", "method.parameterisation.factor=2", "method.real_batch=16"]
 IDC += ["training.images=64", "training.batch=32"]
+EAGER = ["compute.compile=false", "compute.autocast=false"]
 ALONE, ONE, TWO = "cluster.workers=0", "cluster.workers=1", "cluster.workers=2"
 SERIES = {
     "digits": Series(
@@ -76,7 +77,7 @@ SERIES = {
     ),
     "cifar10_dc": Series(
         "configs/cifar10_dc.yaml",
-        folder("cifar10", "method.real_batch=64"),
+        folder("cifar10", "method.real_batch=64", *EAGER),
         [ALONE, "training.epochs=2", *budget(4, 3)],
         [
             [ALONE, "training.epochs=2", *budget(4, 1)],
@@ -86,7 +87,7 @@ SERIES = {
     ),
     "cifar10_dcc": Series(
         "configs/cifar10_dcc.yaml",
-        folder("cifar10", "method.real_batch=64", "method.grouping.warmup_networks=0", "training.epochs=2"),
+        folder("cifar10", "method.real_batch=64", "method.grouping.warmup_networks=0", "training.epochs=2", *EAGER),
         [ALONE, *budget(3, 3)],
         [
             [ALONE, "dataset.classes=[cat,dog,horse]", *budget(4, 2)],

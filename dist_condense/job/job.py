@@ -111,7 +111,8 @@ class Job:
             config, keeping = resolved(config, dataset, earlier, is_complete)
         dataset = assembly.settled(config, dataset)
         resume.check(config, dataset, start, how)
-        remarks += preflight.remarks(config, start.state if start else None)
+        if not is_complete:
+            remarks += preflight.remarks(config, start.state if start else None)
         return cls(config, dataset, remarks=remarks, keeping=keeping, start=start, how=how)
 
     def run(self) -> None:

@@ -85,14 +85,16 @@ def printed(notes: bool = True) -> Iterator[None]:
     :param notes: whether notes are printed as well as warnings.
     """
     handler, loggers = _Printed(logging.INFO if notes else logging.WARNING), [*map(logging.getLogger, SILENT)]
+    before = [log.level for log in loggers]
     for log in loggers:
         log.addHandler(handler)
         log.setLevel(logging.INFO)
     try:
         yield
     finally:
-        for log in loggers:
+        for log, level in zip(loggers, before, strict=True):
             log.removeHandler(handler)
+            log.setLevel(level)
 
 
 @contextmanager

@@ -113,7 +113,9 @@ def _refuse(checked: Computation[str | None]) -> None:
 
 
 def probe(config: RunConfig, complete: bool) -> None:
-    """Check that the disk, the store of checkpoints and the tracking server accept this run, and leave no test files.
+    """Check that the disk, the store of checkpoints, the tracking server and the compiler accept this run.
+
+    No test files are left.
 
     :param complete: whether the last checkpoint exists already, so that the run writes no checkpoint.
     :raises ConfigError: one of them does not accept the run; every problem is listed.
@@ -122,6 +124,7 @@ def probe(config: RunConfig, complete: bool) -> None:
     if config.tracking.checkpoints and not complete:
         stores["tracking.checkpoints"] = assembly.storage_of(config)
     problems = [f"{key}: {problem}" for key, store in stores.items() if (problem := _write_problem(store))]
+    problems += [] if complete else _compiler(config)
     uri = tracking_address.resolve_uri(config.tracking.uri, config.output)
     if problem := refusal(uri, config.tracking.experiment):
         problems.append(f"tracking: {uri}: {problem}")
@@ -138,9 +141,18 @@ def _here(config: RunConfig) -> Iterator[str]:
         yield f"cluster.min_workers: {cluster.min_workers} is above cluster.workers, {cluster.workers}"
     if cluster.workers == 0 and cluster.device == "cuda" and not torch.cuda.is_available():
         yield "cluster.device: cuda, but torch sees no GPU here; set cluster.device=cpu"
-    device = cluster.settled(torch.cuda.is_available).device
-    if cluster.workers == 0 and config.compute.compile and (lacking := lacks_compiler(device)):
-        yield f"compute.compile: torch.compile needs {lacking}; install it, or set compute.compile=false"
+
+
+def _compiler(config: RunConfig) -> Iterator[str]:
+    """Yield an error message if steps are compiled on this machine, which lacks what that needs."""
+    device = config.cluster.settled(torch.cuda.is_available).device
+    if config.compute.compile and _computes_here(config) and (lacking := lacks_compiler(device)):
+        yield f"compute.compile: it needs {lacking}; install it, or set compute.compile=false in a new output"
+
+
+def _computes_here(config: RunConfig) -> bool:
+    """Return whether this machine computes: this process, or workers of a Ray that the run will start."""
+    return config.cluster.workers == 0 or not (in_submitted_job() or os.environ.get("RAY_ADDRESS"))
 
 
 def remarks(config: RunConfig, stored: State | None) -> Iterator[str]:
@@ -156,7 +168,7 @@ def remarks(config: RunConfig, stored: State | None) -> Iterator[str]:
         )
     if cluster.workers == 0 and (threads := config.compute.threads or 1) > (here := os.cpu_count() or threads):
         yield f"compute.threads: {threads} threads on {here} cores hinder each other, which can take much longer"
-    if cluster.workers == 0 and config.compute.autocast and not has_bfloat16(cluster.device):
+    if config.compute.autocast and _computes_here(config) and not has_bfloat16(cluster.device):
         yield (
             f"compute.autocast: this {'GPU' if cluster.on_gpu else 'CPU'} has no instructions for bfloat16; "
             "compute.autocast=false is faster here"

@@ -21,6 +21,7 @@ from dist_condense.selection.table import SELECTIONS
 from dist_condense.settings import assembly
 from dist_condense.settings.assembly import Pass
 from dist_condense.settings.keys import refused, without
+from dist_condense.settings.numerics import contradictions
 from dist_condense.settings.procedures import PROCEDURES
 from dist_condense.settings.schema import CONDENSED, WHOLE, RunConfig
 
@@ -86,11 +87,7 @@ def _together(config: RunConfig) -> Iterator[str]:
     for key, names in (("sets", config.evaluation.sets), ("architectures", config.evaluation.architectures)):
         if not names:
             yield f"evaluation.{key}: names none; name one, or set evaluation.epochs=0 for no evaluation"
-    if config.compute.deterministic and config.compute.cudnn_benchmark:
-        yield (
-            "compute.cudnn_benchmark: true selects kernels by their times, which differ from run to run, but "
-            "compute.deterministic is true; leave one of them out"
-        )
+    yield from contradictions(config.compute)
     yield from PROCEDURES[config.method.procedure].problems(config)
 
 

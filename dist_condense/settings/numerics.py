@@ -15,6 +15,15 @@ def kernels(compute: ComputeConfig, on_gpu: bool) -> dict[str, bool]:
     return {"deterministic": deterministic, "cudnn_benchmark": on_gpu and not deterministic}
 
 
+def contradictions(compute: ComputeConfig) -> Iterator[str]:
+    """Yield an error message if two keys contradict each other."""
+    if compute.deterministic and compute.cudnn_benchmark:
+        yield (
+            "compute.cudnn_benchmark: true selects kernels by their times, which differ from run to run, but "
+            "compute.deterministic is true (null: the value of compute.reproducible); set one of them to false"
+        )
+
+
 @contextmanager
 def numerics(compute: ComputeConfig) -> Iterator[None]:
     """Select threads and kernels within the context.

@@ -21,7 +21,7 @@ from dist_condense.engine.slices import usual_slices
 from dist_condense.settings import assembly
 from dist_condense.settings.config import ConfigError, RunConfig
 from dist_condense.settings.identity import translated
-from dist_condense.settings.numerics import kernels
+from dist_condense.settings.numerics import contradictions, kernels
 from dist_condense.settings.procedures import PROCEDURES
 from dist_condense.settings.schema import ClusterConfig
 from dist_condense.system import terminal
@@ -63,13 +63,19 @@ def resolved(
     dataset = assembly.settled(config, dataset)
     config = _normalised(config, dataset, earlier)
     place = _place(config)
+    reproducible = earlier.get("compute.reproducible", not place.cluster.on_gpu)
+    compute = config.compute
+    if compute.reproducible is None:
+        compute = replace(compute, reproducible=reproducible)
+    if earlier and "compute.deterministic" not in earlier and compute.deterministic is None:
+        compute = replace(compute, deterministic=False)  # a version without this key started the run
     choices: dict[str, Any] = {
         "slices": usual_slices(
             networks.sketch(assembly.network_text(config.network), **assembly.network_shape(dataset))
         ),
         "threads": 1,
-        "reproducible": not place.cluster.on_gpu,
-        **kernels(config.compute, place.cluster.on_gpu),
+        "reproducible": compute.reproducible,
+        **kernels(compute, place.cluster.on_gpu),
         "second_derivative": REVERSE,
         "microbatch": None,  # the workers choose it, once they know their memory
     }
@@ -77,7 +83,9 @@ def resolved(
     settled = {
         key: choices[key] if getattr(config.compute, key) is None else getattr(config.compute, key) for key in choices
     }
-    config = replace(config, cluster=place.cluster, compute=replace(config.compute, **settled))
+    if problems := list(contradictions(compute := replace(config.compute, **settled))):
+        raise ConfigError(problems)
+    config = replace(config, cluster=place.cluster, compute=compute)
     if config.data.tier == "gpu" and not place.cluster.on_gpu:
         raise ConfigError(["data.tier: gpu, but the run computes on CPUs; leave it to auto, or set ram"])
     choice = _tier(config, dataset, place)

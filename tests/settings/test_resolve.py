@@ -1,6 +1,7 @@
 """Resolved values of a config: the tier of real images by the memory of the nodes, devices, constants and threads."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -186,8 +187,12 @@ def test_what_this_machine_lacks_for_fast_steps_is_told(job, monkeypatch):
     told = "compute.autocast: this CPU has no instructions for bfloat16; compute.autocast=false is faster here"
     assert told in job("compute.autocast=true").remarks and told not in job().remarks
     monkeypatch.setattr(preflight, "lacks_compiler", lambda device: "a C++ compiler")
-    with pytest.raises(ConfigError, match=r"compute.compile: torch.compile needs a C\+\+ compiler; install"):
+    with pytest.raises(ConfigError, match=r"compute.compile: it needs a C\+\+ compiler; install"):
         job("compute.compile=true")
+    compiling = config.load("configs/digits.yaml", ["compute.compile=true", "cluster.workers=0"])
+    preflight.probe(compiling, complete=True)  # nothing is compiled any more
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    preflight.probe(replace(compiling, cluster=replace(compiling.cluster, workers=2)), complete=False)
 
 
 def test_checkpoints_are_not_kept_in_what_the_run_replaces(job, tmp_path):
@@ -222,6 +227,32 @@ def test_the_kernels_of_a_run_are_those_of_its_first_start(job):
         job("compute.deterministic=false")
     with pytest.raises(ConfigError, match=r"compute.cudnn_benchmark: true selects kernels by their times"):
         job("compute.deterministic=true", "compute.cudnn_benchmark=true")
+
+
+@pytest.fixture
+def on_gpu(job, monkeypatch):
+    """Function from the keys of the earlier start and of this one to the resolved keys of compute, as on a GPU."""
+    ready = job()
+    gpu = replace(ready.config.cluster, device="cuda", workers=1)
+    monkeypatch.setattr(resolve, "_place", lambda config: resolve._Place(gpu, 1, 1, 4 * GIB))
+
+    def found(earlier, **keys):
+        run = replace(ready.config, cluster=gpu, compute=ComputeConfig(**keys))
+        return resolve.resolved(run, ready.dataset, earlier)[0].compute
+
+    return found
+
+
+def test_a_gpu_run_of_before_keeps_its_kernels(on_gpu):
+    """``compute.deterministic`` did not exist, and ``reproducible`` left augmentation and up-sampling as they were."""
+    assert on_gpu({}, reproducible=True).deterministic
+    assert not on_gpu({"compute.reproducible": True}).deterministic
+    assert on_gpu({"compute.reproducible": True, "compute.deterministic": True}).deterministic
+
+
+def test_a_gpu_run_does_not_time_deterministic_kernels(on_gpu):
+    with pytest.raises(ConfigError, match=r"compute.cudnn_benchmark: true selects kernels by their times"):
+        on_gpu({}, reproducible=True, cudnn_benchmark=True)
 
 
 # --- mean and std -------------------------------------------------------------------------------------------------

@@ -79,7 +79,8 @@ SERIES: dict[str, tuple[str, Keys]] = {
     "cifar10_idc": ("configs/cifar10_idc.yaml", [_data("cifar10")]),
 }
 """Config of each series, and the keys that its variants share."""
-FIXED = ["evaluation.sets=[condensed]", "evaluation.architectures=[network]", "tracking.uri=http://127.0.0.1:9"]
+FIXED = ["compute.compile=false", "evaluation.sets=[condensed]", "evaluation.architectures=[network]"]
+FIXED += ["tracking.uri=http://127.0.0.1:9"]
 FIXED += ["tracking.checkpoint_minutes=10", f"tracking.checkpoints_kept={10 * PARTS}", "cluster.workers=0"]
 
 

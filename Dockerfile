@@ -35,11 +35,6 @@ RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target
     pip wheel --no-deps --wheel-dir /ffcv ffcv
 
 FROM base AS cpu
-# torch.compile calls g++.
-# hadolint ignore=DL3008
-RUN apt-get update \
-    && apt-get install --yes --no-install-recommends g++ \
-    && rm -rf /var/lib/apt/lists/*
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf,required=false \
     --mount=type=bind,from=package,source=/wheels,target=/wheels \
     pip install "$(echo /wheels/dist_condense-*.whl)[gs,mlflow-server,s3]"
@@ -48,7 +43,8 @@ HEALTHCHECK --interval=5m --timeout=60s --start-period=60s CMD ["dist-condense",
 CMD ["dist-condense", "--help"]
 
 FROM base AS gpu
-# torch.compile calls g++; opencv-python needs libgl1 and libglib2.0-0, ffcv the others.
+# torch.compile calls g++, which the cpu image lacks (set compute.compile=false there); opencv-python needs libgl1 and
+# libglib2.0-0, ffcv the others.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends \

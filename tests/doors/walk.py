@@ -179,7 +179,8 @@ def _walked(prefixes: str | tuple[str, ...] = PARTS) -> Iterator[tuple[str, list
                 names = [*key.limit.names, *([None] if type(None) in get_args(key.kind) else [])]
                 yield key.name, sorted(names, key=lambda name: name != key.default)
             elif bool in (key.kind, *get_args(key.kind)):
-                yield key.name, sorted([True, False], key=lambda value: value != key.default)
+                values = [True, False, *([None] if type(None) in get_args(key.kind) else [])]
+                yield key.name, sorted(values, key=lambda value: value != key.default)
 
 
 def _level(key: str, value: Any) -> Level:

@@ -124,6 +124,7 @@ def test_a_run_of_the_version_before_goes_on_to_the_same_set(tmp_path: Path, cap
         "second_derivative": "reverse",
         "cudnn_benchmark": False,
         "deterministic": False,
+        "microbatch": 0,
     }  # keys that the version before had not
     assert job.config.compute == replace(cases.load("dc", *stated).compute, **later)
     assert "is called" not in capsys.readouterr().err  # nobody typed it

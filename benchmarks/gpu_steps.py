@@ -156,8 +156,13 @@ def _skipped(task: Task, variant: Variant) -> Row | None:
         return {"skipped_because": "needs a CUDA device"}
     if variant.compiled and task.smoke:
         return {"skipped_because": "not in the smoke test"}
-    rows = [row for row in measured(task, ["step32"]) if variant.compiled and "compiled" in row["name"]]
-    return task.lacks(max((row["prepare s"] for row in rows), default=0.0), "compiling")
+    return task.lacks(preparing(task) if variant.compiled else 0.0, "compiling")
+
+
+def preparing(task: Task) -> float:
+    """Return the longest seconds until the first compiled step in this part and step32; 0: none was measured."""
+    rows = (row for row in measured(task, ["step32"]) if "compiled" in row["name"])
+    return max((row["prepare s"] for row in rows), default=0.0)
 
 
 def _measured(task: Task, title: str, shape: Shape, *, variant: Variant, operations: float) -> Row:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,14 @@ from benchmarks import gpu_check, gpu_data, gpu_parts, gpu_run, gpu_steps
 from benchmarks.cases import assembled, plain_idc, random_images
 from benchmarks.gpu_task import Row, Skipped, Task
 from dist_condense.engine.coordinator import Placement
+from dist_condense.planning import calibrate, rates
+from dist_condense.planning.images import assumed
 from dist_condense.planning.rates import Calibration
-from dist_condense.settings.config import ConfigError, load
+from dist_condense.planning.workload import Workload, workload_of
+from dist_condense.settings.config import ConfigError, RunConfig, load
 from dist_condense.system import records
 from tests.conftest import ROOT
+from tests.planning.cases import RATES
 from tests.test_directions import ABSENT
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")  # fork, from Python 3.12 on
@@ -133,6 +138,31 @@ def test_what_does_not_fit_into_the_time_left_is_not_started(tmp_path: Path) -> 
     given.seconds = 130
     assert gpu_steps._skipped(given, compiled) is None
     assert gpu_steps._skipped(given, gpu_steps.VARIANTS["engine, eager, bf16"]) is None
+
+
+def test_a_shipped_config_uses_the_rates_of_its_plan_in_bf16(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def timed(config: RunConfig, dataset: Any, load: Workload, tell: object = None) -> Calibration:
+        return replace(RATES, compared=calibrate.compared(config, dataset, load))
+
+    monkeypatch.setattr(calibrate, "calibrate", timed)
+    [title, (name, keys)], *_ = gpu_parts.PLANNED.items()
+    assert gpu_parts._planned(task(tmp_path), title, name, keys=keys)["hours"] > 0
+    for name in ("cifar10", "cifar100"):
+        config = load(f"configs/{name}_idc.yaml", ["dataset.root=null"])
+        dataset = assumed(config, 10, 100)
+        needed = calibrate.compared(config, dataset, workload_of(config, dataset))
+        assert rates.read(tmp_path / "cifar10_idc_bf16.json", needed).compared["compute.compile"]
+
+
+def test_a_plan_that_compiles_is_started_only_if_compiling_fits(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(gpu_parts, "_planned", lambda *given, keys: {"hours": 1.0})
+    given = task(tmp_path, before={"step32": {"rows": [measured("engine, compiled, bf16", 1, 90)]}})
+    gpu_parts.rates(given)
+    first, *others = given.rows
+    assert first["skipped_because"] == "another plan or compiling took 90 s before, and 100 s are left"
+    assert [row["hours"] for row in others] == [1.0] * 3
 
 
 @pytest.mark.parametrize(

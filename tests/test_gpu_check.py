@@ -329,8 +329,9 @@ def test_the_operations_of_a_step(part: str, pass_of_an_image: float, images: in
 
 
 def test_the_plain_loop_has_the_gradient_of_the_engine() -> None:
-    keys = ["ipc=2", "method.real_batch=8", "network.width=4", "network.depth=2", "trajectory.start=fresh"]
+    keys = [*gpu_steps.EAGER, "ipc=2", "method.real_batch=8", "network.width=4", "network.depth=2"]
     keys += ["method.augmentation.always=[]", "method.augmentation.one_of=[]", "method.images.momentum=0.5"]
+    keys += ["trajectory.start=fresh"]
     config, data = load("configs/cifar10_idc.yaml", keys), random_images(2, 16, per_class=8)
     # every step sees all real images, whatever their order
     engine = assembled(config, data, Placement(torch.device("cpu"), torch.float64))

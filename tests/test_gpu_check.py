@@ -7,8 +7,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +75,7 @@ def test_a_variant_that_fails_is_told_and_the_next_one_is_measured(
     def measured(*given: object, variant: gpu_steps.Variant, operations: float) -> Row:
         if variant.plain:
             raise RuntimeError("out of memory\nand more")
-        return {"ms": 2.0}
+        return {"ms": 2.0, "took s": 1.0}
 
     monkeypatch.setattr(gpu_steps, "_measured", measured)
     monkeypatch.setattr(gpu_steps, "step_operations", lambda *given: 1.0)
@@ -115,7 +117,7 @@ def task(folder: Path, **given: Any) -> Task:
 
 
 def measured(name: str, ms: float, prepare: float) -> Row:
-    return {"name": name, "shape": "32 px", "ms": ms, "training ms": 5.0, "prepare s": prepare}
+    return {"name": name, "shape": "32 px", "ms": ms, "training ms": 5.0, "prepare s": prepare, "took s": prepare}
 
 
 def test_the_run_takes_the_variant_that_takes_the_most_steps_in_its_time(tmp_path: Path) -> None:
@@ -134,11 +136,80 @@ def test_what_does_not_fit_into_the_time_left_is_not_started(tmp_path: Path) -> 
     given = task(tmp_path, before={"step32": {"rows": [measured("engine, compiled, bf16", 1, 90)]}})
     compiled = gpu_steps.VARIANTS["engine, compiled, bf16"]
     assert given.lacks(0, "x") is None and given.lacks(70, "x") is None
-    reason = "compiling took 90 s before, and 100 s are left"
+    reason = "another variant that is compiled took 90 s before, and 100 s are left"
     assert gpu_steps._skipped(given, compiled) == {"skipped_because": reason}
     given.seconds = 130
     assert gpu_steps._skipped(given, compiled) is None
-    assert gpu_steps._skipped(given, gpu_steps.VARIANTS["engine, eager, bf16"]) is None
+    eager = gpu_steps.VARIANTS["engine, eager, bf16"]
+    assert gpu_steps._skipped(given, eager) is None
+    given.add(measured("engine, eager, float32", 1, 125))
+    reason = "another variant took 125 s before, and 130 s are left"
+    assert gpu_steps._skipped(given, eager) == {"skipped_because": reason}
+
+
+def test_the_variants_that_matter_come_first_and_the_small_shape_last(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(gpu_steps, "_measured", lambda *given, variant, operations: {"ms": 2.0, "took s": 1.0})
+    monkeypatch.setattr(gpu_steps, "step_operations", lambda *given: 1.0)
+    monkeypatch.setattr(Task, "on_gpu", True)
+    given = task(tmp_path)
+    given.part = "step224"
+    gpu_steps.steps(given)
+    rows = [(row["shape"], row["name"]) for row in given.rows if "ms" in row]
+    large, small = gpu_steps.SHAPES["step224"]
+    assert rows == [(shape, name) for shape in (large, small) for name in gpu_steps.VARIANTS]
+    assert [name for _, name in rows[:5]] == [
+        "plain loop, TF32",
+        "plain loop, float32",
+        "engine, captured, bf16",
+        "engine, compiled, captured, bf16",
+        "engine, compiled, bf16",
+    ]
+
+
+NUMBERS = {"name": "a", "ms": 1.0}
+REST = {"name": "b", "heading": "x"}, {"name": "c", "skipped_because": "it took until the limit"}
+
+
+@pytest.mark.parametrize(
+    ("status", "rows", "is_bad"),
+    [
+        ("stopped", [NUMBERS, *REST], False),
+        ("stopped", [*REST], True),
+        ("stopped", [NUMBERS, {"name": "d", "failed_because": "memory"}], True),
+        ("failed", [NUMBERS], True),
+        ("skipped", [], False),
+        ("done", [NUMBERS, *REST], False),
+    ],
+)
+def test_a_part_that_was_only_short_of_time_is_no_failure(status: str, rows: list[Row], is_bad: bool) -> None:
+    assert gpu_check.is_bad({"status": status, "rows": rows}) == is_bad
+
+
+def slow(task: Task) -> None:
+    """Measure one thing, and another one until the limit."""
+    task.attempt({"name": "one"}, lambda: {"ms": 1.0})
+    task.attempt({"name": "two"}, lambda: {"ms": threading.Event().wait()})
+
+
+def test_what_is_measured_at_the_limit_is_skipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(gpu_parts, "PARTS", {**gpu_parts.PARTS, "step224": slow})
+    file, ended = tmp_path / "work" / "step224.json", gpu_check.ended
+
+    def ended_in_the_second(process: ForkProcess, seconds: float) -> bool:
+        deadline = time.monotonic() + 60
+        while not file.exists() or json.loads(file.read_text()).get("current") != {"name": "two"}:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        return ended(process, 0.0)
+
+    monkeypatch.setattr(gpu_check, "ended", ended_in_the_second)
+    words = ["--device", "cpu", "--output", str(tmp_path), "--smoke", "--parts", "step224"]
+    assert gpu_check.main(words) == 0
+    result = json.loads((tmp_path / "gpu-check.json").read_text())["parts"]["step224"]
+    assert result["status"] == "stopped"
+    assert result["rows"] == [NUMBERS | {"name": "one"}, {"name": "two", "skipped_because": "it took until the limit"}]
 
 
 def test_a_shipped_config_uses_the_rates_of_its_plan_in_bf16(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -162,7 +233,7 @@ def test_a_plan_that_compiles_is_started_only_if_compiling_fits(
     given = task(tmp_path, before={"step32": {"rows": [measured("engine, compiled, bf16", 1, 90)]}})
     gpu_parts.rates(given)
     first, *others = given.rows
-    assert first["skipped_because"] == "another plan or compiling took 90 s before, and 100 s are left"
+    assert first["skipped_because"].startswith("another plan or compiling took 90 s before, and ")
     assert [row["hours"] for row in others] == [1.0] * 3
 
 

@@ -71,10 +71,10 @@ class Part:
 PARTS = {
     "machine": Part("The machine", 5),
     "tests": Part("GPU tests", 13),
-    "step32": Part("Matching step, ConvNet-3, 32 px", 17),
+    "step32": Part("Matching step, ConvNet-3, 32 px", 12),
     "step224": Part("Matching step, ResNetAP-10, 224 px", 17),
     "profile": Part("Profile of a step", 5),
-    "twice": Part("Two runs of one seed, bit by bit", 7),
+    "twice": Part("Two runs of one seed, bit by bit", 12),
     "rates": Part("Rates, and the time of the published runs estimated by them", 10),
     "run": Part("A run within the time left", 26),
 }

@@ -245,14 +245,17 @@ def _forget(task: Task) -> None:
 # --- two runs -----------------------------------------------------------------------------------------------------
 
 TWICE: dict[str, tuple[Variant, bool]] = {
+    "compiled, captured, bf16": (Variant((*BF16, FIXED, COMPILED), captured=True), True),
     "eager, bf16": (Variant((*BF16, FIXED)), True),
     "eager, float32": (Variant((*FLOAT32, FIXED)), True),
     "captured, bf16": (Variant((*BF16, FIXED), captured=True), True),
-    "compiled, captured, bf16": (Variant((*BF16, FIXED, COMPILED), captured=True), True),
     "eager, bf16, not deterministic": (Variant(BF16), False),
 }
 """Variants that run twice, and whether the two runs must be equal."""
 STEPS = 5
+COMPILED_TWICE = 1.1
+"""Seconds of compiling for both runs, divided by those of step32. Deterministic kernels make other programs than those
+that step32 left in torch's cache, and the second run finds those of the first: on a CPU, 16 s instead of 149."""
 
 
 def twice(task: Task) -> None:
@@ -262,7 +265,8 @@ def twice(task: Task) -> None:
     """
     shape = SHAPES["step32"]["32 px, 64 real + 40 decoded"]
     for name, (variant, _) in TWICE.items():
-        skipped = _impossible(task, variant) or task.lacks(preparing(task) * variant.compiled, "compiling")
+        expected = COMPILED_TWICE * preparing(task) if variant.compiled else 0.0
+        skipped = _impossible(task, variant) or task.lacks(expected, f"{COMPILED_TWICE} x compiling")
         task.attempt({"name": name}, partial(_compared, task, shape, variant), skipped)
     task.check()
     differing = [row["name"] for row in task.rows if TWICE[row["name"]][1] and row.get("that differ")]

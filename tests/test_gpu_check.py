@@ -256,6 +256,20 @@ def test_two_runs_that_differ_fail(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         gpu_steps.twice(task(tmp_path, smoke=True))
 
 
+@pytest.mark.parametrize(("seconds", "is_compiled"), [(130.0, False), (140.0, True)])
+def test_compiled_runs_come_first_if_they_fit(
+    seconds: float, is_compiled: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(gpu_steps, "_compared", lambda *given: {"that differ": 0})
+    monkeypatch.setattr(Task, "on_gpu", True)
+    rows = [measured("engine, compiled, bf16", 1, 90)]
+    given = task(tmp_path, before={"step32": {"rows": rows}}, seconds=seconds)
+    gpu_steps.twice(given)
+    first, *others = given.rows
+    assert first["name"] == "compiled, captured, bf16" and ("that differ" in first) == is_compiled
+    assert all("that differ" in row for row in others) and len(others) == 4
+
+
 def test_a_run_goes_on_from_the_file_of_an_earlier_check(tmp_path: Path) -> None:
     def after(folder: Path, *keys: str, **given: Any) -> list[Row]:
         (folder / "work" / "run").mkdir(parents=True)

@@ -255,7 +255,7 @@ TWICE: dict[str, tuple[Variant, bool]] = {
 STEPS = 5
 COMPILED_TWICE = 1.1
 """Seconds of compiling for both runs, divided by those of step32. Deterministic kernels make other programs than those
-that step32 left in torch's cache, and the second run finds those of the first: on a CPU, 16 s instead of 149."""
+that step32 left in torch's cache, and the second run finds those of the first: on a busy CPU, 16 s instead of 149."""
 
 
 def twice(task: Task) -> None:

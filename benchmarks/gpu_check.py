@@ -15,8 +15,8 @@ pyproject.toml except ray, mlflow, hydra-core, omegaconf, webdataset, braceexpan
 
 The output folder gets gpu-check.json and the note gpu-check.md, both written again after every part, run.tar, from
 which the run can go on, and the files of the parts. Results of an earlier check in this folder are kept for the parts
-that --parts leaves out. Exit code: 0 every part was done or skipped, 1 one failed or was stopped at its limit, 2 there
-is no GPU.
+that --parts leaves out. Exit code: 0 every part was done, skipped or only short of time, 1 one failed, or had measured
+nothing when it was stopped at its limit, 2 there is no GPU.
 """
 
 from __future__ import annotations
@@ -71,10 +71,10 @@ class Part:
 PARTS = {
     "machine": Part("The machine", 5),
     "tests": Part("GPU tests", 13),
-    "step32": Part("Matching step, ConvNet-3, 32 px", 17),
+    "step32": Part("Matching step, ConvNet-3, 32 px", 12),
     "step224": Part("Matching step, ResNetAP-10, 224 px", 17),
     "profile": Part("Profile of a step", 5),
-    "twice": Part("Two runs of one seed, bit by bit", 7),
+    "twice": Part("Two runs of one seed, bit by bit", 12),
     "rates": Part("Rates, and the time of the published runs estimated by them", 10),
     "run": Part("A run within the time left", 26),
 }
@@ -103,7 +103,15 @@ def main(words: Sequence[str] | None = None) -> int:
         print(state(results[name]), flush=True)
         write(output, results, options)
     print("", *table(results), f"written: {output / 'gpu-check.md'} and gpu-check.json", sep="\n")
-    return 1 if any(result["status"] in ("failed", "stopped") for result in results.values()) else 0
+    return 1 if any(is_bad(result) for result in results.values()) else 0
+
+
+def is_bad(result: Result) -> bool:
+    """Return whether a part failed, or was stopped at its limit before it measured anything or after a row failed."""
+    rows = result["rows"]
+    is_measured = any("heading" not in row and _reason(row) is None for row in rows)
+    is_short = result["status"] == "stopped" and is_measured and not any("failed_because" in row for row in rows)
+    return result["status"] in ("failed", "stopped") and not is_short
 
 
 def pack(folder: Path, output: Path) -> int:
@@ -203,7 +211,8 @@ def run_part(name: str, options: argparse.Namespace, output: Path, seconds: floa
         reason = f"its process ended with {process.exitcode}; see {log}"
         current = result.pop("current", None)
         if current:
-            result["rows"].append({**current, "failed_because": reason if in_time else "it took until the limit"})
+            ended_by = {"failed_because": reason} if in_time else {"skipped_because": "it took until the limit"}
+            result["rows"].append({**current, **ended_by})
         goes_on = in_time and result["status"] == "running" and bool(current or process.exitcode == AGAIN)
         if goes_on:
             write_atomically(file, json.dumps(result).encode())

@@ -7,7 +7,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import replace
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +23,14 @@ from benchmarks import gpu_check, gpu_data, gpu_parts, gpu_run, gpu_steps
 from benchmarks.cases import assembled, plain_idc, random_images
 from benchmarks.gpu_task import Row, Skipped, Task
 from dist_condense.engine.coordinator import Placement
+from dist_condense.planning import calibrate, rates
+from dist_condense.planning.images import assumed
 from dist_condense.planning.rates import Calibration
-from dist_condense.settings.config import ConfigError, load
+from dist_condense.planning.workload import Workload, workload_of
+from dist_condense.settings.config import ConfigError, RunConfig, load
 from dist_condense.system import records
 from tests.conftest import ROOT
+from tests.planning.cases import RATES
 from tests.test_directions import ABSENT
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")  # fork, from Python 3.12 on
@@ -68,7 +75,7 @@ def test_a_variant_that_fails_is_told_and_the_next_one_is_measured(
     def measured(*given: object, variant: gpu_steps.Variant, operations: float) -> Row:
         if variant.plain:
             raise RuntimeError("out of memory\nand more")
-        return {"ms": 2.0}
+        return {"ms": 2.0, "took s": 1.0}
 
     monkeypatch.setattr(gpu_steps, "_measured", measured)
     monkeypatch.setattr(gpu_steps, "step_operations", lambda *given: 1.0)
@@ -110,7 +117,7 @@ def task(folder: Path, **given: Any) -> Task:
 
 
 def measured(name: str, ms: float, prepare: float) -> Row:
-    return {"name": name, "shape": "32 px", "ms": ms, "training ms": 5.0, "prepare s": prepare}
+    return {"name": name, "shape": "32 px", "ms": ms, "training ms": 5.0, "prepare s": prepare, "took s": prepare}
 
 
 def test_the_run_takes_the_variant_that_takes_the_most_steps_in_its_time(tmp_path: Path) -> None:
@@ -119,20 +126,115 @@ def test_the_run_takes_the_variant_that_takes_the_most_steps_in_its_time(tmp_pat
     given = task(tmp_path, before={"step32": {"rows": rows}})
     name, keys = gpu_run.fastest(given, 100.0)
     assert name == "engine, compiled, captured, bf16"
-    assert keys == ("compute.autocast=true", "compute.compile=true", "compute.cuda_graphs=5")
-    assert gpu_run.fastest(given, 70.0) == ("engine, eager, bf16", ("compute.autocast=true",))
-    assert gpu_run.fastest(task(tmp_path), 70.0)[1] == ()
+    assert keys == (*gpu_steps.EAGER, "compute.autocast=true", "compute.compile=true", "compute.cuda_graphs=5")
+    eager = *gpu_steps.EAGER, "compute.autocast=true"
+    assert gpu_run.fastest(given, 70.0) == ("engine, eager, bf16", eager)
+    assert gpu_run.fastest(task(tmp_path), 70.0) == ("engine, eager, bf16, because none was measured", eager)
 
 
 def test_what_does_not_fit_into_the_time_left_is_not_started(tmp_path: Path) -> None:
     given = task(tmp_path, before={"step32": {"rows": [measured("engine, compiled, bf16", 1, 90)]}})
     compiled = gpu_steps.VARIANTS["engine, compiled, bf16"]
     assert given.lacks(0, "x") is None and given.lacks(70, "x") is None
-    reason = "compiling took 90 s before, and 100 s are left"
+    reason = "another variant that is compiled took 90 s before, and 100 s are left"
     assert gpu_steps._skipped(given, compiled) == {"skipped_because": reason}
+    eager = gpu_steps.VARIANTS["engine, eager, bf16"]
+    assert gpu_steps._skipped(given, eager) is None
     given.seconds = 130
     assert gpu_steps._skipped(given, compiled) is None
-    assert gpu_steps._skipped(given, gpu_steps.VARIANTS["engine, eager, bf16"]) is None
+    given.add(measured("engine, eager, float32", 1, 125))
+    reason = "another variant took 125 s before, and 130 s are left"
+    assert gpu_steps._skipped(given, eager) == {"skipped_because": reason}
+
+
+def test_the_variants_that_matter_come_first_and_the_small_shape_last(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(gpu_steps, "_measured", lambda *given, variant, operations: {"ms": 2.0, "took s": 1.0})
+    monkeypatch.setattr(gpu_steps, "step_operations", lambda *given: 1.0)
+    monkeypatch.setattr(Task, "on_gpu", True)
+    given = task(tmp_path)
+    given.part = "step224"
+    gpu_steps.steps(given)
+    rows = [(row["shape"], row["name"]) for row in given.rows if "ms" in row]
+    large, small = gpu_steps.SHAPES["step224"]
+    assert rows == [(shape, name) for shape in (large, small) for name in gpu_steps.VARIANTS]
+    assert [name for _, name in rows[:5]] == [
+        "plain loop, TF32",
+        "plain loop, float32",
+        "engine, captured, bf16",
+        "engine, compiled, captured, bf16",
+        "engine, compiled, bf16",
+    ]
+
+
+NUMBERS = {"name": "a", "ms": 1.0}
+REST = {"name": "b", "heading": "x"}, {"name": "c", "skipped_because": "it took until the limit"}
+
+
+@pytest.mark.parametrize(
+    ("status", "rows", "is_bad"),
+    [
+        ("stopped", [NUMBERS, *REST], False),
+        ("stopped", [*REST], True),
+        ("stopped", [NUMBERS, {"name": "d", "failed_because": "memory"}], True),
+        ("failed", [NUMBERS], True),
+        ("skipped", [], False),
+        ("done", [NUMBERS, *REST], False),
+    ],
+)
+def test_a_part_that_was_only_short_of_time_is_no_failure(status: str, rows: list[Row], is_bad: bool) -> None:
+    assert gpu_check.is_bad({"status": status, "rows": rows}) == is_bad
+
+
+def slow(task: Task) -> None:
+    """Measure one thing, and another one until the limit."""
+    task.attempt({"name": "one"}, lambda: {"ms": 1.0})
+    task.attempt({"name": "two"}, lambda: {"ms": threading.Event().wait()})
+
+
+def test_what_is_measured_at_the_limit_is_skipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(gpu_parts, "PARTS", {**gpu_parts.PARTS, "step224": slow})
+    file, ended = tmp_path / "work" / "step224.json", gpu_check.ended
+
+    def ended_in_the_second(process: ForkProcess, seconds: float) -> bool:
+        deadline = time.monotonic() + 60
+        while not file.exists() or json.loads(file.read_text()).get("current") != {"name": "two"}:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        return ended(process, 0.0)
+
+    monkeypatch.setattr(gpu_check, "ended", ended_in_the_second)
+    words = ["--device", "cpu", "--output", str(tmp_path), "--smoke", "--parts", "step224"]
+    assert gpu_check.main(words) == 0
+    result = json.loads((tmp_path / "gpu-check.json").read_text())["parts"]["step224"]
+    assert result["status"] == "stopped"
+    assert result["rows"] == [NUMBERS | {"name": "one"}, {"name": "two", "skipped_because": "it took until the limit"}]
+
+
+def test_a_shipped_config_uses_the_rates_of_its_plan_in_bf16(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def timed(config: RunConfig, dataset: Any, load: Workload, tell: object = None) -> Calibration:
+        return replace(RATES, compared=calibrate.compared(config, dataset, load))
+
+    monkeypatch.setattr(calibrate, "calibrate", timed)
+    [title, (name, keys)], *_ = gpu_parts.PLANNED.items()
+    assert gpu_parts._planned(task(tmp_path), title, name, keys=keys)["hours"] > 0
+    for name in ("cifar10", "cifar100"):
+        config = load(f"configs/{name}_idc.yaml", ["dataset.root=null"])
+        dataset = assumed(config, 10, 100)
+        needed = calibrate.compared(config, dataset, workload_of(config, dataset))
+        assert rates.read(tmp_path / "cifar10_idc_bf16.json", needed).compared["compute.compile"]
+
+
+def test_a_plan_that_compiles_is_started_only_if_compiling_fits(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(gpu_parts, "_planned", lambda *given, keys: {"hours": 1.0})
+    given = task(tmp_path, before={"step32": {"rows": [measured("engine, compiled, bf16", 1, 90)]}})
+    gpu_parts.rates(given)
+    first, *others = given.rows
+    assert first["skipped_because"].startswith("another plan or compiling took 90 s before, and ")
+    assert [row["hours"] for row in others] == [1.0] * 3
 
 
 @pytest.mark.parametrize(
@@ -154,6 +256,20 @@ def test_two_runs_that_differ_fail(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         gpu_steps.twice(task(tmp_path, smoke=True))
 
 
+@pytest.mark.parametrize(("seconds", "is_compiled"), [(130.0, False), (140.0, True)])
+def test_compiled_runs_come_first_if_they_fit(
+    seconds: float, is_compiled: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(gpu_steps, "_compared", lambda *given: {"that differ": 0})
+    monkeypatch.setattr(Task, "on_gpu", True)
+    rows = [measured("engine, compiled, bf16", 1, 90)]
+    given = task(tmp_path, before={"step32": {"rows": rows}}, seconds=seconds)
+    gpu_steps.twice(given)
+    first, *others = given.rows
+    assert first["name"] == "compiled, captured, bf16" and ("that differ" in first) == is_compiled
+    assert all("that differ" in row for row in others) and len(others) == 4
+
+
 def test_a_run_goes_on_from_the_file_of_an_earlier_check(tmp_path: Path) -> None:
     def after(folder: Path, *keys: str, **given: Any) -> list[Row]:
         (folder / "work" / "run").mkdir(parents=True)
@@ -164,7 +280,7 @@ def test_a_run_goes_on_from_the_file_of_an_earlier_check(tmp_path: Path) -> None
 
     steps = "tracking.checkpoint_steps=1", "tracking.checkpoints_kept=1"
     first = after(tmp_path / "one", "trajectory.networks=1", *steps)
-    assert first[1]["steps"] == 2
+    assert first[1]["steps"] == 2 and "compute.compile=false" in first[0]["heading"]
     stored = tmp_path / "one" / gpu_run.STORED
     with pytest.raises(ConfigError, match=r"trajectory.networks: 1 there, 2 now"):
         after(tmp_path / "two", resume=stored)
@@ -298,8 +414,9 @@ def test_the_operations_of_a_step(part: str, pass_of_an_image: float, images: in
 
 
 def test_the_plain_loop_has_the_gradient_of_the_engine() -> None:
-    keys = ["ipc=2", "method.real_batch=8", "network.width=4", "network.depth=2", "trajectory.start=fresh"]
+    keys = [*gpu_steps.EAGER, "ipc=2", "method.real_batch=8", "network.width=4", "network.depth=2"]
     keys += ["method.augmentation.always=[]", "method.augmentation.one_of=[]", "method.images.momentum=0.5"]
+    keys += ["trajectory.start=fresh"]
     config, data = load("configs/cifar10_idc.yaml", keys), random_images(2, 16, per_class=8)
     # every step sees all real images, whatever their order
     engine = assembled(config, data, Placement(torch.device("cpu"), torch.float64))

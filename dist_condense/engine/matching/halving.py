@@ -114,7 +114,7 @@ class Halving:
         return self._fitting(lambda: self._pull_back(network, learnt, drawn, v))
 
     def _note(self, stored: Tensor, drawn: Drawn) -> None:
-        self._most = max(self._most, len(stored), len(self.view.taking_part(drawn)))
+        self._most = max(self._most, len(stored), self.view.count(drawn))
 
     def _fitting(self, compute: Callable[[], T]) -> T:
         """Return the result of ``compute``, if necessary with half of the microbatch.

@@ -21,6 +21,7 @@ from dist_condense.core.grouping import Grouping, per_class, pooled
 from dist_condense.core.program import CannotCapture
 from dist_condense.core.statistic import Statistic
 from dist_condense.data.image_set import ClassName
+from dist_condense.engine import shard as engine_shard
 from dist_condense.engine.coordinator import Coordinator, LocalCoordinator, Placement
 from dist_condense.engine.errors import RunFailed
 from dist_condense.engine.matching.alone import Stepped
@@ -177,6 +178,24 @@ def record(function: Callable[[], list[Stepped]]) -> tuple[list[Stepped], Callab
             kept.copy_(x)
 
     return results, replay
+
+
+@pytest.mark.parametrize("groups", [per_class(CLASSES), pooled(CLASSES)], ids=["alone", "pooled"])
+def test_an_update_that_is_half_done_is_not_repeated(
+    groups: tuple[tuple[int, ...], ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    updates = []
+
+    def update(*given: object, images: int, **tensors: object) -> Tensor:
+        updates.append(images)
+        if len(updates) == 2:
+            raise of_cuda(images)
+        return torch.tensor(True)
+
+    monkeypatch.setattr(engine_shard, "update_", update)
+    with pytest.raises(RunFailed, match=r"in the update of the pixels of class 1 .*set compute.microbatch below 5"):
+        stepped(shard(groups, microbatch=5))
+    assert updates == [5, 5]
 
 
 def test_steps_in_a_graph_take_half_of_the_images() -> None:

@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from dist_condense.core import augmentation
+from dist_condense.core import augmentation, sampling
 from dist_condense.core.image_rule import Learnt
 from dist_condense.core.objective import Examples
 from dist_condense.core.parameterisation import MultiFormation, Origins
@@ -97,10 +97,10 @@ class View:
     def _seen(self, learnt: Learnt, drawn: Drawn) -> Examples:
         images = self.parameterisation.decode(learnt["pixels"])
         if drawn.subset is not None:
-            images = images[drawn.subset]
+            images = sampling.taken(images, drawn.subset)
         labels = {}
         if "labels" in learnt:
-            labels["labels"] = learnt["labels"].softmax(1)[self.taking_part(drawn).source]
+            labels["labels"] = sampling.taken(learnt["labels"].softmax(1), self.taking_part(drawn).source)
         return {"images": _augmented(self._shown(images), drawn), **labels}
 
     def _seen_some(self, sources: Learnt, drawn: Drawn, at: Origins) -> Examples:

@@ -77,7 +77,8 @@ class FiniteWatch:
     def note(self, quantity: Quantity, labels: Sequence[int], finite: Tensor, step: int) -> None:
         """Record whether the numbers of one kind are finite at matching step ``step``, for each of some classes.
 
-        :param labels: labels of the classes. A class is always noted together with the same others.
+        :param labels: labels of the classes. Each set of classes has a record of its own, so a class that is noted
+            together with others, alone at another step, is found by the smallest step of its records.
         :param finite: booleans ``[classes]`` on the device.
         """
         key = quantity, tuple(labels)

@@ -44,7 +44,7 @@ class Objective:
         equal up to the rounding of a sum if the network treats images independently.
     :param autocast: run the network's forward in bfloat16 (``torch.autocast``); sums stay in float32.
     :param compiled: compile the functions of :meth:`statistic` and :meth:`pull_back` with ``torch.compile`` (the first
-        call takes a minute).
+        call takes up to two minutes).
     :param forward: compute <phi, v> in :meth:`pull_back` by forward differentiation in theta along v, and not from phi,
         a backward pass. The result is the same up to rounding.
     """

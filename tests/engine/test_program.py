@@ -145,6 +145,26 @@ def test_what_cannot_be_compiled_is_reported_in_one_line() -> None:
     assert "\n" not in str(e.value)
 
 
+def test_a_shape_whose_first_call_fails_is_announced_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    failures = iter([torch.OutOfMemoryError("CUDA out of memory")])
+
+    def fails_once(x: Tensor) -> Tensor:
+        for failure in failures:
+            raise failure
+        return x
+
+    monkeypatch.setattr(torch, "compile", lambda f, **given: f)
+    fast = compiled(fails_once, "a step")
+    with caplog.at_level(logging.INFO):
+        with pytest.raises(torch.OutOfMemoryError):
+            fast(torch.ones(2))
+        fast(torch.ones(2))
+    said = [record.getMessage().partition(" (")[0] for record in caplog.records]
+    assert said == ["compiling a step", "compiling a step", "compiled a step in 0 s"]
+
+
 def test_each_shape_is_announced_before_it_is_compiled(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -45,12 +45,15 @@ class Finding:
     largest: float
     """Magnitude of the largest pixel on that worker."""
 
-    def message(self, matching_steps: int, names: Sequence[str]) -> str:
+    def message(self, matching_steps: int, names: Sequence[str], member: int | None = None) -> str:
         """Return a message that says where the number occurred and what to change.
 
         :param matching_steps: number T of matching steps per network.
         :param names: names of the classes, by label.
+        :param member: network of a pool whose training the worker has not completed at this step, or None.
         """
+        if member is not None and self.quantity is Quantity.NETWORK:
+            return of_pool(member)
         k, t = divmod(self.step, matching_steps)
         where = f"network {k + 1}, matching step {t + 1}, rank {self.rank}"
         advice = (
@@ -64,6 +67,14 @@ class Finding:
             f"{WORDS[self.quantity]} is not finite: class {self.label} ({names[self.label]}), {where}. "
             f"Lower method.images.lr, or training.lr if theta has grown, in a new output. {advice}"
         )
+
+
+def of_pool(member: int) -> str:
+    """Return a message that says which network of a pool is not finite, and what to change."""
+    return (
+        f"network_{member} of the pool is not finite since its training on real images, and is not stored. Lower "
+        "training.lr in a new output, or set training.check_finite=false to continue while no pixel is updated with it"
+    )
 
 
 @dataclass

@@ -44,7 +44,7 @@ class Objective:
         equal up to the rounding of a sum if the network treats images independently.
     :param autocast: run the network's forward in bfloat16 (``torch.autocast``); sums stay in float32.
     :param compiled: compile the functions of :meth:`statistic` and :meth:`pull_back` with ``torch.compile`` (the first
-        call takes a minute).
+        call takes up to two minutes).
     :param forward: compute <phi, v> in :meth:`pull_back` by forward differentiation in theta along v, and not from phi,
         a backward pass. The result is the same up to rounding.
     """
@@ -113,14 +113,11 @@ class Objective:
     def pull_back(self, network: nn.Module, examples: Examples, v: Sequence[Tensor]) -> Examples:
         """Return the gradient of <phi(examples), v> with respect to the floating-point examples, with v held fixed.
 
-        The gradient is computed microbatch by microbatch and returned by name.
+        :param examples: a microbatch; all its images are in the network at once.
+        :returns: the gradient by name.
         """
         with torch.no_grad():
-            parts = []
-            for weight, rows in self.microbatches(len(examples["images"])):
-                gradient = self._inner(network, *_variable(_rows(examples, rows)), list(v))
-                parts.append({name: weight * x for name, x in gradient.items()})
-        return parts[0] if len(parts) == 1 else {name: torch.cat([x[name] for x in parts]) for name in parts[0]}
+            return self._inner(network, *_variable(examples), list(v))
 
     def microbatches(self, images: int) -> list[tuple[float, slice]]:
         """Return the rows of each microbatch of ``images`` images, and its fraction of them."""

@@ -216,5 +216,5 @@ class MultiFormation:
         if grid == (1, 1):
             return images
         cut = _cut(images, grid, self.padding).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)  # n tile C row column
-        each = cut[torch.arange(len(images), device=images.device), tile % prod(grid)]
+        each = sampling.taken(cut, torch.arange(len(images), device=images.device), tile % prod(grid))
         return _up_sampled(each, images)

@@ -34,8 +34,8 @@ class CannotCompile(RuntimeError):
 
 
 def compiled(function: Callable[..., Result], name: str) -> Callable[..., Result]:
-    """Return a function that ``torch.compile`` compiles for each shape of its arguments (a call with a new one takes a
-    minute, which is logged), and that is executed as it is for further shapes once there are many.
+    """Return a function that ``torch.compile`` compiles for each shape of its arguments (a call with a new one takes up
+    to two minutes, which is logged), and that is executed as it is for further shapes once there are many.
 
     :param name: name of the function in messages.
     :raises CannotCompile: in a call; the function cannot be compiled as a whole.
@@ -53,8 +53,9 @@ def compiled(function: Callable[..., Result], name: str) -> Callable[..., Result
         try:
             if shape in shapes:
                 return fast(*arguments)
+            result = _logged(lambda: fast(*arguments), f"{name}{' for another shape' if shapes else ''}")
             shapes.add(shape)
-            return _logged(lambda: fast(*arguments), f"{name}{' for another shape' if len(shapes) > 1 else ''}")
+            return result
         except exc.FailOnRecompileLimitHit:
             _warn_of_many_shapes(name)
             return function(*arguments)

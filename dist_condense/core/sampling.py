@@ -45,6 +45,15 @@ def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
     return _sampled(images, y[None, :, None].expand(1, *size), x[None, None].expand(1, *size))
 
 
+def taken(x: Tensor, *indices: Tensor) -> Tensor:
+    """Return ``x[indices]`` for int64 indices in range, none negative.
+
+    Unlike there, the backward pass never looks whether they are in range, for which the host would wait.
+    """
+    result: Tensor = torch.ops.aten._unsafe_index(x, list(indices))
+    return result
+
+
 def _positions(source: int, target: int, like: Tensor) -> Tensor:
     """Return the position of each target pixel along an axis of ``source`` pixels, 0 at the first one's centre."""
     return ((_range(target, like) + 0.5) * (source / target) - 0.5).clamp(0, source - 1)
@@ -73,8 +82,7 @@ def _sampled(images: Tensor, y: Tensor, x: Tensor) -> Tensor:
         weights.append((1 - (y - row).abs()) * (1 - (x - column).abs()) * inside)
         index = row.clamp(0, rows - 1) * columns + column.clamp(0, columns - 1)
         indices.append(first + index.long())
-    # Unlike pixels[...], its backward pass never looks whether the index is in range, for which the host would wait.
-    gathered = torch.ops.aten._unsafe_index(pixels, [torch.stack(indices)])  # 4 n H W (N / n * C)
+    gathered = taken(pixels, torch.stack(indices))  # 4 n H W (N / n * C)
     return (
         (gathered * torch.stack(weights)[..., None])
         .sum(0)

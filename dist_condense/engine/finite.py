@@ -45,12 +45,15 @@ class Finding:
     largest: float
     """Magnitude of the largest pixel on that worker."""
 
-    def message(self, matching_steps: int, names: Sequence[str]) -> str:
+    def message(self, matching_steps: int, names: Sequence[str], member: int | None = None) -> str:
         """Return a message that says where the number occurred and what to change.
 
         :param matching_steps: number T of matching steps per network.
         :param names: names of the classes, by label.
+        :param member: network of a pool whose training the worker has not completed at this step, or None.
         """
+        if member is not None and self.quantity is Quantity.NETWORK:
+            return of_pool(member)
         k, t = divmod(self.step, matching_steps)
         where = f"network {k + 1}, matching step {t + 1}, rank {self.rank}"
         advice = (
@@ -66,6 +69,14 @@ class Finding:
         )
 
 
+def of_pool(member: int) -> str:
+    """Return a message that says which network of a pool is not finite, and what to change."""
+    return (
+        f"network_{member} of the pool is not finite since its training on real images, and is not stored. Lower "
+        "training.lr in a new output, or set training.check_finite=false to continue while no pixel is updated with it"
+    )
+
+
 @dataclass
 class FiniteWatch:
     """On-device record of the first matching step at which each kind of number was not finite."""
@@ -77,7 +88,8 @@ class FiniteWatch:
     def note(self, quantity: Quantity, labels: Sequence[int], finite: Tensor, step: int) -> None:
         """Record whether the numbers of one kind are finite at matching step ``step``, for each of some classes.
 
-        :param labels: labels of the classes. A class is always noted together with the same others.
+        :param labels: labels of the classes. Each set of classes has a record of its own, so a class that is noted
+            together with others, alone at another step, is found by the smallest step of its records.
         :param finite: booleans ``[classes]`` on the device.
         """
         key = quantity, tuple(labels)

@@ -13,10 +13,11 @@ from dist_condense.data.reading.read_ahead import ReadAhead
 from dist_condense.data.space import Space
 from dist_condense.engine.batch_statistics import refresh_running_statistics
 from dist_condense.engine.coordinator import Coordinator, Placement
+from dist_condense.engine.errors import RunFailed
 from dist_condense.engine.finite import NO_CLASS, Finding, FiniteWatch, Quantity, all_finite
 from dist_condense.engine.matching.alone import Matched, Stepped
 from dist_condense.engine.matching.draws import Draws
-from dist_condense.engine.matching.halving import Halving
+from dist_condense.engine.matching.halving import Halving, is_out_of_memory
 from dist_condense.engine.matching.minibatches import Minibatches, Reads
 from dist_condense.engine.matching.recipe import MatchingRecipe
 from dist_condense.engine.matching.shared import Inputs, Shared
@@ -195,15 +196,28 @@ class ClassShard:
                 self.losses[c] = loss
 
     def _update(self, c: int, matched: Matched, visit: int) -> Tensor:
-        """Take  S <- S - lr_S dL/dS  for a class, in place; return its loss."""
-        made = update_(
-            self.recipe.rules,
-            self._own[c],
-            self._own_momentum[c],
-            gradients=matched.gradient,
-            finite=matched.finite[Quantity.LOSS],
-            images=self.steps.objective.microbatch,
-        )
+        """Take  S <- S - lr_S dL/dS  for a class, in place; return its loss.
+
+        Raises RunFailed if memory is exhausted: an update that may be half done cannot be repeated.
+        """
+        images = self.steps.objective.microbatch
+        try:
+            made = update_(
+                self.recipe.rules,
+                self._own[c],
+                self._own_momentum[c],
+                gradients=matched.gradient,
+                finite=matched.finite[Quantity.LOSS],
+                images=images,
+            )
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            reason, most = str(error).partition("\n")[0], images or len(self._own[c]["pixels"])
+            raise RunFailed(
+                f"out of memory on {self.placement.device} in the update of the pixels of class {c} "
+                f"({reason}): set compute.microbatch below {most}, or a lower ipc or dataset.size, in a new output"
+            ) from error
         self._note([c], [{**matched.finite, Quantity.UPDATE: made}], visit)
         return matched.loss
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import KW_ONLY, dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from hashlib import sha256
 from typing import Protocol
 
@@ -18,6 +18,7 @@ from dist_condense.core import randomness
 from dist_condense.engine.batches import Batches, RealBatches
 from dist_condense.engine.coordinator import LocalCoordinator
 from dist_condense.engine.errors import RunFailed
+from dist_condense.engine.finite import all_finite, of_pool
 from dist_condense.engine.own_passes import OwnPasses
 from dist_condense.engine.procedure import Kind, kind_of
 from dist_condense.engine.training import NetworkTrainer
@@ -62,8 +63,15 @@ class Trajectory:
     """Number of updates of training or pre-training since the last matching step."""
     after_update: Callable[[], None] = field(default=lambda: None)
     """Callback after each update."""
+    member: int | None = field(default=None, init=False)
+    """Network of a pool that this worker trains while others train other ones; None: all train theta together."""
     network: nn.Module = field(init=False)
     optimiser: torch.optim.SGD = field(init=False)
+
+    @cached_property
+    def alone(self) -> NetworkTrainer:
+        """Trainer of theta on this worker alone, built once, because it compiles and records its updates."""
+        return replace(self.trainer, coordinator=LocalCoordinator(self.trainer.coordinator.reproducible))
 
     def __post_init__(self) -> None:
         place = self.trainer.placement
@@ -163,6 +171,7 @@ class Pool:
     contains the network that is drawn now, with which the run continues; the others start again.
 
     :param networks: number K of networks of the run.
+    :param check_finite: whether a trained network that is not finite ends the run by RunFailed and is not stored.
     """
 
     size: int
@@ -171,6 +180,7 @@ class Pool:
     store: Storage
     _: KW_ONLY
     networks: int
+    check_finite: bool = True
 
     def __call__(self, trajectory: Trajectory, k: int) -> None:
         member = self._member(trajectory, k)
@@ -208,9 +218,8 @@ class Pool:
 
     def _train_at_once(self, trajectory: Trajectory, members: list[int]) -> None:
         """Train one member on each of the first workers, keep all, and copy the first member to all workers."""
-        coordinator = trajectory.trainer.coordinator
-        trainer = replace(trajectory.trainer, coordinator=LocalCoordinator(coordinator.reproducible))
-        own = members[min(coordinator.rank, len(members) - 1)]
+        coordinator, trainer = trajectory.trainer.coordinator, trajectory.alone
+        trajectory.member = own = members[min(coordinator.rank, len(members) - 1)]
         trajectory.draw("pool network", own)
         passes = OwnPasses(self.real, [(-1, member) for member in members])
         with closing(passes.batches(self.epochs, trainer.draws(-1, own))) as drawn:
@@ -218,6 +227,7 @@ class Pool:
                 trajectory.count(trainer.train(trajectory.network, trajectory.optimiser, drawn, -1, own))
             else:
                 trajectory.count(u for u, _ in enumerate(drawn, 1))
+        trajectory.member = None
         self._keep(trajectory, members)
         coordinator.spread(list(trajectory.network.state_dict().values()))
 
@@ -242,10 +252,14 @@ class Pool:
         return weights if kinds == expected else None
 
     def _keep(self, trajectory: Trajectory, members: Sequence[int]) -> None:
-        """Store the networks of the first workers, by rank."""
-        coordinator = trajectory.trainer.coordinator
+        """Store the networks of the first workers, by rank. Raises RunFailed if one of them is not finite."""
+        coordinator, network = trajectory.trainer.coordinator, trajectory.network
+        if self.check_finite:
+            finite = coordinator.gather(bool(all_finite(network.state_dict().values())))
+            if broken := [of_pool(member) for member, is_finite in zip(members, finite, strict=False) if not is_finite]:
+                raise RunFailed(broken[0])
         if coordinator.rank < len(members):
-            data = save({name: x.cpu().contiguous() for name, x in trajectory.network.state_dict().items()})
+            data = save({name: x.cpu().contiguous() for name, x in network.state_dict().items()})
             name = f"network_{members[coordinator.rank]}.safetensors"
             self.store.write(name, data)
             self.store.write(f"{name}.sha256", sha256(data).hexdigest().encode())

@@ -94,4 +94,5 @@ class Matching(ShardProcedure):
         finding = self.shard.first_not_finite(self.trajectory.network, done)
         if finding is None:
             return None
-        return astuple(finding), finding.message(self.outline.matching_steps, self.outline.names)
+        member = self.trajectory.member if finding.step == done else None
+        return astuple(finding), finding.message(self.outline.matching_steps, self.outline.names, member)

@@ -455,6 +455,7 @@ def trajectory_of(config: RunConfig, dataset: ImageSet, shard: ClassShard) -> Tr
         epochs=schedule.pretrain_epochs,
         pool_size=schedule.pool_size,
         networks=schedule.networks,
+        check_finite=training.check_finite,
         real=real,
         store=partial(storage_of, config, RunFolder.pool),
     )

@@ -73,6 +73,8 @@ class Pretraining:
     pool_size: int
     networks: int
     """Number K of networks of the run."""
+    check_finite: bool
+    """Whether the run ends if a trained network is not finite."""
     real: Callable[[], RealBatches]
     """Function that opens the real images."""
     store: Callable[[], Storage]
@@ -92,7 +94,14 @@ class StartChoice:
 
 
 def _pool(training: Pretraining) -> Pool:
-    return Pool(training.pool_size, training.epochs, training.real(), training.store(), networks=training.networks)
+    return Pool(
+        training.pool_size,
+        training.epochs,
+        training.real(),
+        training.store(),
+        networks=training.networks,
+        check_finite=training.check_finite,
+    )
 
 
 NETWORK_STARTS: dict[str, StartChoice] = {

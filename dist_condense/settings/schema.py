@@ -345,7 +345,7 @@ class ComputeConfig:
     cuda_graphs: Annotated[int, Range(0, 16)] = 0
     """Number of classes whose matching steps are captured together in one CUDA graph, each on a stream of its own, and
     replayed; updates of theta are then captured, too. 0, and on CPUs: none. Does not change the result; memory grows
-    with it, so a worker that runs out of memory halves it first."""
+    with it, and where that is exhausted during a capture, the run ends with the advice to lower it."""
     microbatch: Amount | None = None
     """Largest number of images in the network at once in matching, which then takes two passes over each class; 0: all
     images of a class at once. Null: 0 if that fits in 80 % of every worker's free memory by an estimate, else the

@@ -84,11 +84,19 @@ def evaluation(name: str) -> Operations:
     return seen
 
 
+@pytest.mark.parametrize("keys", [(), ("compute.microbatch=2",)], ids=["whole", "two passes"])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_step_has_only_deterministic_operations(method: str) -> None:
+def test_a_step_has_only_deterministic_operations(method: str, keys: tuple[str, ...]) -> None:
     with deterministic_kernels():
-        seen = step(method)
+        seen = step(method, *keys)
     assert not seen.refused and "_unsafe_index_put" in seen.names
+
+
+@pytest.mark.parametrize("keys", [(), ("compute.microbatch=2",)], ids=["whole", "two passes"])
+@pytest.mark.parametrize("method", METHODS)
+def test_no_pull_back_looks_whether_an_index_is_in_range(method: str, keys: tuple[str, ...]) -> None:
+    """That of plain indexing does, so the host would wait for the device."""
+    assert not step(method, "method.label_lr=0.1", *keys).names & {"index_put", "index_put_", "_index_put_impl_"}
 
 
 def test_the_other_form_of_a_step_is_noticed() -> None:

@@ -180,7 +180,7 @@ def test_every_filter_moves_by_one_share_of_its_norm() -> None:
 def test_members_of_the_pool_are_stored_as_trained_and_perturbed_by_k(tmp_path: Path) -> None:
     def trajectory() -> Trajectory:
         trainer = NetworkTrainer(TrainingRecipe(lr=0.1), LocalCoordinator(), FLOAT64, seed=5, slices=1)
-        start = Early(Pool(1, 1, Given(), Folder(tmp_path), networks=9))  # type: ignore[arg-type]
+        start = Early(Pool(1, 1, Given(), Folder(tmp_path), networks=3))  # type: ignore[arg-type]
         return Trajectory(network, trainer, Given(), start, seed=5, matching_steps=1)
 
     def theta(made: Trajectory, k: int) -> list[Tensor]:
@@ -192,7 +192,7 @@ def test_members_of_the_pool_are_stored_as_trained_and_perturbed_by_k(tmp_path: 
     again = [theta(trajectory(), k) for k in range(3)]  # each from the stored member
     assert all(torch.equal(a, b) for x, y in zip(seen, again, strict=True) for a, b in zip(x, y, strict=True))
     member = network(0)
-    Pool(1, 1, Given(), Folder(tmp_path), networks=9)(first, 0)  # type: ignore[arg-type]
+    Pool(1, 1, Given(), Folder(tmp_path), networks=3)(first, 0)  # type: ignore[arg-type]
     for found in seen:
         for p, x in zip(member.parameters(), found, strict=True):
             p.data = x

@@ -18,8 +18,10 @@ from torch.utils import _pytree as pytree
 from benchmarks.cases import Settings
 from dist_condense import networks
 from dist_condense.core.grouping import Grouping, per_class, pooled
+from dist_condense.core.program import CannotCapture
 from dist_condense.core.statistic import Statistic
 from dist_condense.data.image_set import ClassName
+from dist_condense.engine import shard as engine_shard
 from dist_condense.engine.coordinator import Coordinator, LocalCoordinator, Placement
 from dist_condense.engine.errors import RunFailed
 from dist_condense.engine.matching.alone import Stepped
@@ -167,29 +169,56 @@ def test_one_image_cannot_be_halved() -> None:
         stepped(shard(per_class(CLASSES), room=0, microbatch=1))
 
 
-def test_fewer_classes_in_a_graph_come_first(caplog: pytest.LogCaptureFixture) -> None:
-    """Four classes in a graph need too much memory; one at a time does not, and gives the same bits."""
-    recorded, made = list[int](), shard(per_class(CLASSES))
+def record(function: Callable[[], list[Stepped]]) -> tuple[list[Stepped], Callable[[], None]]:
+    """Execute the function again at each replay."""
+    results = function()
 
-    def record(function: Callable[[], list[Stepped]]) -> tuple[list[Stepped], Callable[[], None]]:
-        results = function()
-        recorded.append(len(results))
-        if len(results) > 1:
-            raise of_cuda(len(results))
+    def replay() -> None:
+        for kept, x in zip(pytree.tree_leaves(results), pytree.tree_leaves(function()), strict=True):
+            kept.copy_(x)
 
-        def replay() -> None:
-            for kept, x in zip(pytree.tree_leaves(results), pytree.tree_leaves(function()), strict=True):
-                kept.copy_(x)
+    return results, replay
 
-        return results, replay
 
-    made.steps = replace(made.steps, captured=4, record=record)
-    with caplog.at_level(logging.WARNING):
-        found = stepped(made)
-    expected = stepped(shard(per_class(CLASSES)))
-    assert recorded == [4, 2, 1] and made.steps.objective.microbatch == 0
+@pytest.mark.parametrize("groups", [per_class(CLASSES), pooled(CLASSES)], ids=["alone", "pooled"])
+def test_an_update_that_is_half_done_is_not_repeated(
+    groups: tuple[tuple[int, ...], ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    updates = []
+
+    def update(*given: object, images: int, **tensors: object) -> Tensor:
+        updates.append(images)
+        if len(updates) == 2:
+            raise of_cuda(images)
+        return torch.tensor(True)
+
+    monkeypatch.setattr(engine_shard, "update_", update)
+    with pytest.raises(RunFailed, match=r"in the update of the pixels of class 1 .*set compute.microbatch below 5"):
+        stepped(shard(groups, microbatch=5))
+    assert updates == [5, 5]
+
+
+def test_steps_in_a_graph_take_half_of_the_images() -> None:
+    """Memory is exhausted before the capture, when one class after the other is computed."""
+    made = shard(per_class(CLASSES), room=5)
+    made.steps = replace(made.steps, captured=CLASSES, record=record)
+    found, expected = stepped(made), stepped(shard(per_class(CLASSES), microbatch=REAL // 2))
+    assert (made.steps.objective.microbatch, made.steps.at_once) == (REAL // 2, CLASSES)
     assert all(torch.equal(found[c], expected[c]) for c in range(CLASSES))
-    assert "with 4 classes in a CUDA graph; continuing with 2, which changes no result" in caplog.text
+
+
+def test_memory_that_is_exhausted_during_a_capture_ends_the_run() -> None:
+    """All classes of a graph exist together only there, and the process cannot use its GPU afterwards."""
+
+    def fails(function: Callable[[], list[Stepped]]) -> tuple[list[Stepped], Callable[[], None]]:
+        function()
+        raise CannotCapture("compute.cuda_graphs: a step cannot be captured: CUDA out of memory. set fewer classes")
+
+    made = shard(per_class(CLASSES))
+    made.steps = replace(made.steps, captured=CLASSES, record=fails)
+    with pytest.raises(CannotCapture, match="set fewer classes"):
+        stepped(made)
+    assert made.steps.objective.microbatch == 0
 
 
 def test_other_errors_are_not_of_memory() -> None:

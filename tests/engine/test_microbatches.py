@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dist_condense.core.image_rule import ImageRule, Learnt, update_, updated
+from dist_condense.core.objective import Examples
 from dist_condense.data.image_set import ClassName
 from dist_condense.engine.coordinator import LocalCoordinator, Placement
 from dist_condense.engine.matching.draws import Drawn
@@ -49,6 +50,10 @@ def shard(microbatch: int, *keys: str) -> tuple[ClassShard, nn.Module]:
     return made, assembly.network_builder(config, data)(1).eval()  # type: ignore[arg-type]
 
 
+def _rows(examples: Examples, rows: slice) -> Examples:
+    return {name: x[rows] for name, x in examples.items()}
+
+
 def decoded_at_once(
     made: ClassShard, network: nn.Module, learnt: Learnt, stored: Tensor, drawn: Drawn
 ) -> tuple[list[Tensor], list[Tensor], Learnt]:
@@ -57,7 +62,11 @@ def decoded_at_once(
     examples, back = made.view.synthetic(learnt, drawn)
     a, b = objective.statistic(network, examples), objective.statistic(network, made.view.real(stored, drawn))
     _, v = objective.cotangent(a, b)
-    return a, b, back(objective.pull_back(network, examples, v))
+    parts = [
+        {name: weight * x for name, x in objective.pull_back(network, _rows(examples, rows), v).items()}
+        for weight, rows in objective.microbatches(len(examples["images"]))
+    ]
+    return a, b, back({name: torch.cat([x[name] for x in parts]) for name in parts[0]})
 
 
 @pytest.mark.parametrize(

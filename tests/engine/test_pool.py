@@ -4,22 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from dist_condense.core import randomness
 from dist_condense.core.augmentation import Strategy
 from dist_condense.data import MemorySource
 from dist_condense.data.normalise import ChannelStatistics
 from dist_condense.engine import batches as engine_batches
+from dist_condense.engine import trajectory as engine_trajectory
 from dist_condense.engine.batches import Normalise, RealBatches
 from dist_condense.engine.coordinator import Coordinator, LocalCoordinator, Placement
+from dist_condense.engine.errors import RunFailed
+from dist_condense.engine.finite import Finding, Quantity
 from dist_condense.engine.own_passes import OwnPasses
 from dist_condense.engine.training import NetworkTrainer, TrainingRecipe
 from dist_condense.engine.trajectory import Pool, Trajectory, faster_at_once
+from dist_condense.procedures.matching import Matching
 from dist_condense.system.storage import Folder
 from tests.engine.test_real_batches import draws, same
 from tests.engine.test_units import Meeting, ThreadCoordinator, on_threads
@@ -167,6 +175,57 @@ def test_a_run_continues_the_first_network_and_trains_the_others_again(
     found = resume(trajectory_of(LocalCoordinator(), range(3), tmp_path / "1", 2))
     assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
     assert files(tmp_path / "1") == files(tmp_path / "3") == stored
+
+
+def test_a_network_that_is_not_finite_is_named_and_not_stored(tmp_path: Path) -> None:
+    beside = Meeting(2)
+
+    def work(coordinator: Coordinator) -> None:
+        coordinator.beside_meeting = beside
+        trajectory = trajectory_of(coordinator, OWNERS[2][coordinator.rank], tmp_path, 2)
+
+        def spoil() -> None:
+            training.append(trajectory.member)
+            if coordinator.rank == 1:
+                next(trajectory.network.parameters()).data[0] = torch.nan
+
+        trajectory.after_update = spoil
+        with pytest.raises(RunFailed, match=f"^network_{second} of the pool is not finite .* Lower training.lr"):
+            trajectory.reach(0, 0)
+        assert trajectory.member is None
+
+    training: list[int | None] = []
+    first, second = list(dict.fromkeys(randomness.key(3, "pool", k) % SIZE for k in range(K)))[:2]
+    on_threads(2, work)
+    assert set(training) == {first, second} and not files(tmp_path)
+
+
+@pytest.mark.parametrize(("step", "text"), [(3, "network_5 of the pool is not"), (2, "since its start: network 3, ")])
+def test_a_check_within_their_training_names_the_network(step: int, text: str) -> None:
+    """What was found at an earlier step was found in the network of that step."""
+    finding = Finding(step=step, quantity=Quantity.NETWORK, label=-1, rank=1, largest=0.5)
+    procedure: Any = SimpleNamespace(
+        shard=SimpleNamespace(first_not_finite=lambda network, done: finding),
+        trajectory=SimpleNamespace(network=None, member=5),
+        outline=SimpleNamespace(matching_steps=1, names=()),
+    )
+    problem = Matching.problem(procedure, 3)
+    assert problem is not None and text in problem[1]
+
+
+def test_the_trainer_of_one_worker_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise its updates would be compiled and recorded for each network."""
+    beside, built = Meeting(2), []
+
+    def work(coordinator: Coordinator) -> None:
+        coordinator.beside_meeting = beside
+        trajectory = trajectory_of(coordinator, OWNERS[2][coordinator.rank], tmp_path, 2)
+        for members in ([0, 1], [2, 3]):
+            trajectory.start._train_at_once(trajectory, members)
+
+    monkeypatch.setattr(engine_trajectory, "replace", lambda x, **given: built.append(x) or replace(x, **given))
+    on_threads(2, work)
+    assert len(built) == 2 and len(files(tmp_path)) == 2 * SIZE
 
 
 @pytest.mark.parametrize("block", [1, 4])

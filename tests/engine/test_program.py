@@ -75,6 +75,16 @@ def assert_equal(results: list[Stepped], expected: list[Stepped], tolerance: flo
         torch.testing.assert_close(x, y, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("method", ["dsa", "idc"])
+def test_the_images_of_a_step_are_counted_without_a_kernel(method: str) -> None:
+    made, _ = shard(method, "method.parameterisation.factor=2")
+    drawn = made.draws.of(0)[0]
+    with FakeTensorMode():  # refuses to compute with tensors of another mode
+        count = made.view.count(drawn)
+    assert count == len(made.view.taking_part(drawn)) == {"dsa": 8, "idc": 6}[method]
+    assert (drawn.subset is None) == (method == "dsa")
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_forward_over_reverse_equals_double_backward(method: str) -> None:
     reverse, network = shard(method)
@@ -133,6 +143,26 @@ def test_what_cannot_be_compiled_is_reported_in_one_line() -> None:
     ) as e:
         compiled(breaks, "a step")(torch.ones(2))
     assert "\n" not in str(e.value)
+
+
+def test_a_shape_whose_first_call_fails_is_announced_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    failures = iter([torch.OutOfMemoryError("CUDA out of memory")])
+
+    def fails_once(x: Tensor) -> Tensor:
+        for failure in failures:
+            raise failure
+        return x
+
+    monkeypatch.setattr(torch, "compile", lambda f, **given: f)
+    fast = compiled(fails_once, "a step")
+    with caplog.at_level(logging.INFO):
+        with pytest.raises(torch.OutOfMemoryError):
+            fast(torch.ones(2))
+        fast(torch.ones(2))
+    said = [record.getMessage().partition(" (")[0] for record in caplog.records]
+    assert said == ["compiling a step", "compiling a step", "compiled a step in 0 s"]
 
 
 def test_each_shape_is_announced_before_it_is_compiled(

@@ -1,4 +1,4 @@
-"""Programs of a matching step on a device that may have too little memory: fewer classes, then fewer images at once."""
+"""Programs of a matching step on a device that may have too little memory: fewer images at once."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ its allocator on CPUs, cuDNN and cuBLAS, CUDA and Triton."""
 class Halving:
     """The steps of classes that are groups of their own, and the two passes of the classes of other groups.
 
-    When memory is exhausted, with a warning and for the rest of the process, the number of classes in a CUDA graph is
-    halved, and once it is 1, the microbatch, once; then the steps of the classes, or the pass, are computed again with
-    the same draws. The microbatch changes the last bits of the result. This takes place on this worker alone; no other
-    worker needs to know, because they exchange only statistics of whole classes.
+    When memory is exhausted, with a warning and for the rest of the process, the microbatch is halved, once; then the
+    steps of the classes, or the pass, are computed again with the same draws. The microbatch changes the last bits of
+    the result. This takes place on this worker alone; no other worker needs to know, because they exchange only
+    statistics of whole classes. Memory that is exhausted during a capture ends the run (:class:`CannotCapture`).
 
     :param objective: objective with the current microbatch. If it is compiled, a step without microbatches is compiled
         as a whole.
@@ -84,15 +84,7 @@ class Halving:
         """Return the state after the step of each of some classes that are groups of their own."""
         for each in zip(stored, drawn, strict=True):
             self._note(*each)
-        every, results = (learnt, momentum, stored, drawn), list[Stepped]()
-
-        def compute() -> list[Stepped]:
-            rows = slice(len(results), len(results) + self.at_once)
-            return self._steps(network, *(x[rows] for x in every))
-
-        while len(results) < len(learnt):
-            results.extend(self._fitting(compute))
-        return results
+        return self._fitting(lambda: self._steps(network, learnt, momentum, stored, drawn))
 
     @property
     def at_once(self) -> int:
@@ -122,10 +114,10 @@ class Halving:
         return self._fitting(lambda: self._pull_back(network, learnt, drawn, v))
 
     def _note(self, stored: Tensor, drawn: Drawn) -> None:
-        self._most = max(self._most, len(stored), len(self.view.taking_part(drawn)))
+        self._most = max(self._most, len(stored), self.view.count(drawn))
 
     def _fitting(self, compute: Callable[[], T]) -> T:
-        """Return the result of ``compute``, if necessary with fewer classes in a graph, or half of the microbatch.
+        """Return the result of ``compute``, if necessary with half of the microbatch.
 
         Raises RunFailed if half is too much as well.
         """
@@ -139,26 +131,22 @@ class Halving:
         return self._fitting(compute)
 
     def _shrink(self, reason: str) -> None:
-        """Halve the classes in a graph, or the microbatch, with a warning. Raises RunFailed if neither is possible."""
+        """Halve the microbatch, with a warning. Raises RunFailed if that is not possible."""
         place, images = self.view.mean.device, self.objective.microbatch or self._most
-        if self.captured > 1:
-            key, less, effect = "compute.cuda_graphs", self.captured // 2, "changes no result"
-            work, self.captured = f"with {self.captured} classes in a CUDA graph", less
-        elif self._is_halved or images < 2:
+        if self._is_halved or images < 2:
             raise RunFailed(
                 f"out of memory on {place} in a matching step with {images} images in the network at once ({reason}): "
                 f"set compute.microbatch below {images}, compute.autocast=true, or a lower dataset.size or "
                 "network.width in a new output; dist-condense plan estimates what fits"
             )
-        else:
-            key, less, effect = "compute.microbatch", images // 2, "changes the last bits of the result"
-            work, self._is_halved = f"with {images} images in the network at once", True
-            self.objective = replace(self.objective, microbatch=less)
+        less, self._is_halved = images // 2, True
+        self.objective = replace(self.objective, microbatch=less)
         self._build()
         torch.cuda.empty_cache()
         log.warning(
-            f"out of memory on {place} in a matching step {work}; continuing with {less}, which {effect}. Set "
-            f"{key}={less} in a new output to start with it ({reason})"
+            f"out of memory on {place} in a matching step with {images} images in the network at once; continuing with "
+            f"{less}, which changes the last bits of the result. Set compute.microbatch={less} in a new output to "
+            f"start with it ({reason})"
         )
 
 

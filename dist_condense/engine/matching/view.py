@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from dist_condense.core import augmentation
+from dist_condense.core import augmentation, sampling
 from dist_condense.core.image_rule import Learnt
 from dist_condense.core.objective import Examples
 from dist_condense.core.parameterisation import MultiFormation, Origins
@@ -69,6 +69,10 @@ class View:
         """Return the origins of the decoded images that take part in a step."""
         return self.origins if drawn.subset is None else self.origins[drawn.subset]
 
+    def count(self, drawn: Drawn) -> int:
+        """Return the number of decoded images that take part in a step."""
+        return len(self.origins if drawn.subset is None else drawn.subset)
+
     def some(self, learnt: Learnt, drawn: Drawn, at: Origins) -> Examples:
         """Return the synthetic examples of some decoded images, without memory for the others."""
         return {"labels": drawn.label.expand(len(at)), **self._seen_some(_sources(learnt, at), drawn, at)}
@@ -91,10 +95,12 @@ class View:
         return scores.softmax(1).repeat(self.parameterisation.tiles, 1)
 
     def _seen(self, learnt: Learnt, drawn: Drawn) -> Examples:
-        images, sources = self.parameterisation.decode(learnt["pixels"]), self.taking_part(drawn).source
+        images = self.parameterisation.decode(learnt["pixels"])
         if drawn.subset is not None:
-            images = images[drawn.subset]
-        labels = {"labels": learnt["labels"].softmax(1)[sources]} if "labels" in learnt else {}
+            images = sampling.taken(images, drawn.subset)
+        labels = {}
+        if "labels" in learnt:
+            labels["labels"] = sampling.taken(learnt["labels"].softmax(1), self.taking_part(drawn).source)
         return {"images": _augmented(self._shown(images), drawn), **labels}
 
     def _seen_some(self, sources: Learnt, drawn: Drawn, at: Origins) -> Examples:

@@ -255,25 +255,25 @@ def at_once(load: Workload, rates: Calibration) -> dict[str, int]:
 
 
 LAUNCHES, ARITHMETIC = "launches", "arithmetic"
+NOTICED = 1.1
+"""Ratio of the time with launches to that of arithmetic alone above which launches are said to bound it."""
 
 
 def bounds(load: Workload, rates: Calibration, cluster: Cluster, on: Forecast) -> dict[str, str]:
     """Return whether launches of kernels or arithmetic bounds the matching, the training and the evaluation, by field.
 
+    :param on: forecast with these rates.
     :returns: {} if the rates were measured, so that the two cannot be told apart.
     """
-    least, updating = rates.launching, rates.updating
-    if least == Launching():
+    if rates.launching == Launching():
         return {}
     computed = forecast(load, replace(rates, launching=Launching()), cluster, on.workers)
-    slices = -(-load.slices // on.workers) if on.shared <= on.everywhere else load.slices
-    idle = [replace(each, training=0.0, tested=0.0) for each in load.trials]
-    launched = {
-        "matching": load.steps * on.most * least.step,
-        "training": sum(load.updates.values()) * (least.update + least.slice * slices),
-        "evaluating": evaluating(idle, updating, on.workers, least.kernel) or 0.0,
-    }
-    return {name: LAUNCHES if seconds > getattr(computed, name) else ARITHMETIC for name, seconds in launched.items()}
+
+    def bound(name: str) -> str:
+        seconds, arithmetic = (getattr(each, name) or 0.0 for each in (on, computed))
+        return LAUNCHES if seconds > NOTICED * arithmetic else ARITHMETIC
+
+    return {name: bound(name) for name in ("matching", "training", "evaluating")}
 
 
 def efficiency(load: Workload, rates: Calibration, cluster: Cluster, on: Forecast) -> float:

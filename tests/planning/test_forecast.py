@@ -69,15 +69,27 @@ def test_each_piece_takes_the_longer_of_arithmetic_and_launches():
     load = replace(LOAD, updates={32: 3, 1: 1}, slices=4)
     of = forecast(load, RATES, QUICK, 3)
     large, small = (RATES.updating.seconds(n, 4, 1) for n in (32, 1))
-    least = Launching(kernel=1.0, step=1000.0, update=10.0, slice=3.0)  # an update of 32 images takes longer
-    assert small < 10 + 4 * 3 < large and bounds(load, RATES, QUICK, of) == {}
+    least = Launching(kernel=1.0, step=1000.0, update=6.0, slice=3.0)  # an update of 32 images takes longer
+    assert small < 6 + 4 * 3 < large and bounds(load, RATES, QUICK, of) == {}
     rates = replace(RATES, launching=least)
     found = forecast(load, rates, replace(QUICK, bandwidth=1.0), 3)  # all slices on every worker
-    assert found.matching == 20 * 4 * 1000 and found.training == 3 * large + 22
+    assert found.matching == 20 * 4 * 1000 and found.training == 3 * large + 18
     bound = bounds(load, rates, replace(QUICK, bandwidth=1.0), found)
     assert bound == {"matching": "launches", "training": "arithmetic", "evaluating": "arithmetic"}
     rates = replace(RATES, launching=replace(least, step=1e-3))
     assert forecast(load, rates, QUICK, 3).matching == of.matching
+
+
+def test_launches_of_networks_that_are_pretrained_at_the_same_time_are_not_added_up():
+    load = replace(LOAD, updates={32: 16}, pretraining={32: 16}, segments=8, pretrained=8, pooled=True)
+    trial = Trials(set="", architecture="", seeds=1, updates={32: 1}, training=1.0, tested=0.0, launches=1)
+    load, (trained, tested) = replace(load, trials=(trial,)), (RATES.updating.seconds(32, n, 1) for n in (4, 1))
+    for share, said in ((0.5, "arithmetic"), (1.05, "arithmetic"), (1.5, "launches")):
+        rates = replace(RATES, launching=Launching(kernel=share * tested, update=share * trained))
+        found = bounds(load, rates, QUICK, forecast(load, rates, QUICK, 8))
+        assert (found["training"], found["evaluating"]) == (said, said)
+    rates = replace(rates, updating=None)
+    assert bounds(load, rates, QUICK, forecast(load, rates, QUICK, 8))["evaluating"] == "arithmetic"
 
 
 def test_slices_are_shared_out_only_where_this_is_cheaper():

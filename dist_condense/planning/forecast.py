@@ -84,7 +84,7 @@ def forecast(load: Workload, rates: Calibration, cluster: Cluster, workers: int)
     The worker with the most classes determines the time of matching and the memory.
     """
     most, least = -(-load.classes // workers), load.classes // workers  # as `assign` divides classes of equal cost
-    sent = traffic(load, cluster)
+    sent = traffic(load, cluster, workers)
     steps = Ways.of(load.steps_only, rates, cluster, workers)
     ways = steps.plus(Ways.of_pretraining(load, rates, cluster, workers))
     return Forecast(
@@ -116,7 +116,7 @@ class Ways:
     @classmethod
     def of(cls, load: Workload, rates: Calibration, cluster: Cluster, workers: int) -> Ways:
         """Estimate both ways."""
-        sent = traffic(load, cluster)
+        sent = traffic(load, cluster, workers)
         own, number = _updating(load, rates, workers), sum(load.updates.values())
         waited = max(0.0, number * cluster.all_reduce(sent.update, workers) - cluster.overlap * own)
         theta = load.segments * cluster.all_reduce(sent.theta, workers)

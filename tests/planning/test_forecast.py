@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from dist_condense.engine.ownership import assign
-from dist_condense.planning.cluster import traffic
+from dist_condense.planning.cluster import Traffic, traffic
 from dist_condense.planning.forecast import (
     AT_ONCE,
     ENOUGH,
@@ -53,8 +53,9 @@ def test_shared_steps_have_rates_and_a_sum_of_their_own():
     assert found.matching == 5 * (1 + 5 * CLASS) + 15 * (2 + 5 * (4 + 64 * 0.25 + 16 * 1.0))
     size = 2 * 8 + 2 * 2 * 900 * 8  # the maximum of each group; statistics of real and synthetic as 64-bit integers
     assert found.traffic.shared_step == size and found.talking == 15 * (0.5 + size / 1000)
-    assert forecast(SHARED, RATES, CLUSTER, 1).talking == 0
-    assert traffic(SHARED, replace(CLUSTER, exact=False)).shared_step == 2 * 2 * 900 * 4
+    one = forecast(replace(SHARED, updates={32: 6}), RATES, CLUSTER, 1)
+    assert one.talking == 0 and one.traffic == Traffic()
+    assert traffic(SHARED, replace(CLUSTER, exact=False), 2).shared_step == 2 * 2 * 900 * 4
 
 
 @pytest.mark.parametrize(
@@ -107,8 +108,8 @@ def test_slices_are_shared_out_only_where_this_is_cheaper():
 
 def test_gradients_are_summed_and_synthetic_images_waited_for():
     real, on_set = TRAINED, replace(TRAINED, real_updates=False)
-    assert traffic(real, CLUSTER).update == 8 + 8 * 1000 and traffic(real, CLUSTER).batch == 32 * 100
-    assert traffic(on_set, CLUSTER).batch == 4 * 32 * 100
+    assert traffic(real, CLUSTER, 2).update == 8 + 8 * 1000 and traffic(real, CLUSTER, 2).batch == 32 * 100
+    assert traffic(on_set, CLUSTER, 2).batch == 4 * 32 * 100
     gradient, images = 1e-3 + 8008 / 1e6, 1e-3 + 4 * 32 * 100 / 1e6
     assert forecast(real, RATES, QUICK, 2).talking == pytest.approx(8 * gradient)
     assert forecast(on_set, RATES, QUICK, 2).talking == pytest.approx(8 * (gradient + images))

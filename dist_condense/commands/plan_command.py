@@ -136,7 +136,7 @@ def planned(options: argparse.Namespace, config: RunConfig, known: Sequence[str]
         checkpoint=_checkpoint(outline, load),
         tested=test_images(dataset) if load.trials else 0,
         unsaved=unsaved,
-        chosen=chosen,
+        microbatch=chosen,
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dist_condense.commands import cli
+from dist_condense.commands import cli, plan_command
 from dist_condense.core.program import CannotCompile
 from dist_condense.engine.errors import RunFailed
 from dist_condense.planning.calibrate import compared
@@ -182,12 +182,12 @@ def test_what_does_not_fit_is_told_with_the_key(rates, capsys):
 
 
 def test_the_microbatch_that_a_run_would_choose_is_printed(rates, capsys):
-    path = "configs/cifar10_dc.yaml"
-    loaded, place = config.load(path), Room(2 * 2**30 - PROCESS["cuda"])
+    path, key = "configs/cifar10_dc.yaml", "compute.autocast=false"
+    loaded, place = config.load(path, [key]), Room(2 * 2**30 - PROCESS["cuda"])
     expected = fitting(loaded, assumed(loaded, 10, 5000), 5, place)
-    code, out, _ = reported(capsys, path, rates(path), "--gpus=2", "--gpu-memory=2")
+    code, out, _ = reported(capsys, path, rates(path, key), "--gpus=2", "--gpu-memory=2", key)
     assert code == 0 and 0 < expected < 256 and f"compute.microbatch={expected} is chosen" in out
-    code, out, _ = reported(capsys, path, rates(path), "--gpus=2", "--gpu-memory=80")
+    code, out, _ = reported(capsys, path, rates(path, key), "--gpus=2", "--gpu-memory=80", key)
     assert code == 0 and "compute.microbatch" not in out
 
 
@@ -258,6 +258,13 @@ def test_a_gpu_may_be_named_in_upper_case_and_keys_without_effect_are_named(no_t
     assert code == 0 and "NVIDIA H100" in out
     notes = [line for line in err.splitlines() if "no effect" in line]
     assert notes == ["note: training.cutmix has no effect: training.source=frozen"]
+
+
+def test_saved_rates_are_read_once(rates, capsys, monkeypatch):
+    files, given = [], rates("configs/digits.yaml")
+    read = plan_command.rates.read
+    monkeypatch.setattr(plan_command.rates, "read", lambda file, like: files.append(file) or read(file, like))
+    assert reported(capsys, "configs/digits.yaml", given)[0] == 0 and len(files) == 1
 
 
 def test_rates_of_another_network_are_refused(rates, capsys):

@@ -136,6 +136,18 @@ def test_the_tables_fit_into_80_columns(gpus, rates, capsys, monkeypatch):
     assert all(len(row) <= 80 and re.search(r"\S {2,}\S", row) for row in rows)
 
 
+def test_texts_fill_the_lines_of_a_terminal_and_are_one_line_elsewhere(rates, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    path = "configs/cifar100_dcc.yaml"
+    arguments = path, rates(path), "--gpus=8", "--gpu-memory=80"
+    _, plain, _ = reported(capsys, *arguments)
+    monkeypatch.setattr(type(sys.stdout), "isatty", lambda self: True)
+    monkeypatch.setattr("rich.console.Console.is_terminal", False)
+    _, shown, _ = reported(capsys, *arguments)
+    assert max(map(len, plain.splitlines())) > 80 >= max(map(len, shown.splitlines()))
+    assert shown.split() == plain.split() and "\n  " in shown[shown.index("- ") :]
+
+
 def test_a_selection_has_the_time_of_its_training_or_none(rates, capsys):
     path = "configs/cifar10_dc.yaml"
     keys = ["method=herding", "ipc=50", "cluster.workers=2"]

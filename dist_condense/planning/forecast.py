@@ -219,7 +219,7 @@ def memory(load: Workload, rates: Calibration, cluster: Cluster, workers: int) -
     return {
         PROCESS: microbatch.PROCESS[cluster.device],
         NETWORK: 3 * FLOAT * load.parameters,
-        PIXELS: FLOAT * most * (load.pixels + load.decoded),
+        PIXELS: FLOAT * (most * (load.pixels + load.decoded) + load.gradient),
         STATISTICS: _statistics(load, cluster, most) if load.groups else 0,
         MINIBATCHES: load.real * load.image * (2 * FLOAT + read_ahead.HELD),
         REAL: share(images, workers, 1) if cluster.resident else 0,

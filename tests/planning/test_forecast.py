@@ -116,11 +116,11 @@ def test_gradients_are_summed_and_synthetic_images_waited_for():
 
 
 def test_memory_of_a_worker():
-    held = memory(replace(SHARED, updates={32: 1}, decoded=800), RATES, CLUSTER, 3)
+    held = memory(replace(SHARED, updates={32: 1}, decoded=800, gradient=600), RATES, CLUSTER, 3)
     assert held.pop("the process") == PROCESS["cpu"]
     assert held == {
         NETWORK: 3 * 4 * 1000,
-        PIXELS: 4 * 4 * (1200 + 800),  # four classes
+        PIXELS: 4 * (4 * (1200 + 800) + 600),  # four classes, one gradient
         STATISTICS: 2 * 900 * 4 * (4 + 2) + 2 * 2 * 900 * (4 + 8),  # four stored and one that passes; two groups
         MINIBATCHES: 64 * 100 * (4 + 4 + 7),
         REAL: 0,

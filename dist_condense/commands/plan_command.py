@@ -101,16 +101,17 @@ def planned(options: argparse.Namespace, config: RunConfig, known: Sequence[str]
     if problems := memory.lacking_to_plan(config, dataset, is_timed=_times(options)):
         raise ConfigError(problems)
     load = replace(workload_of(config, dataset), trials=trials_of(config, dataset))
-    if options.calibration is not None:
-        kind = kind or _measured(options, config, dataset, load).kind
-    workers, kind = max(1, config.cluster.workers), kind or config.cluster.device
+    file: Path | None = options.calibration
+    saved = None if file is None else rates.read(file, calibrate.compared(config, dataset, load))
+    kind = kind or (config.cluster.device if saved is None else saved.kind)
+    workers = max(1, config.cluster.workers)
     room = _room(options, gpu, kind, workers)
     chosen = 0
     if config.compute.microbatch is None and room is not None:
         chosen = _microbatch(config, dataset, load, kind=kind, workers=workers, room=room)
         config = replace(config, compute=replace(config.compute, microbatch=chosen))
     load = replace(load, microbatch=config.compute.microbatch or 0)
-    measured = _measured(options, config, dataset, load)
+    measured = saved or _measured(options, config, dataset, load)
     unsaved = _unsaved(options, measured)
     measured = _as_stated(options, measured, load)
     if kind == CUDA:
@@ -136,7 +137,7 @@ def planned(options: argparse.Namespace, config: RunConfig, known: Sequence[str]
         checkpoint=_checkpoint(outline, load),
         tested=test_images(dataset) if load.trials else 0,
         unsaved=unsaved,
-        chosen=chosen,
+        microbatch=chosen,
     )
 
 
@@ -242,10 +243,8 @@ def _dataset(config: RunConfig, options: argparse.Namespace) -> tuple[Any, bool]
 
 
 def _measured(options: argparse.Namespace, config: RunConfig, dataset: Any, load: Workload) -> Calibration:
-    """Return the rates that were saved, that follow from a stated rate or a known GPU, or that are measured here."""
+    """Return the rates that follow from a stated rate or a known GPU, or that are measured here."""
     kind = CUDA if options.gpus or options.gpu else config.cluster.device
-    if options.calibration is not None:
-        return rates.read(options.calibration, calibrate.compared(config, dataset, load))
     if not _times(options):
         terminal.say("counting the operations of the networks; nothing is timed")
     if options.rate is not None:

@@ -56,21 +56,23 @@ class Cluster:
 
 @dataclass(frozen=True, kw_only=True)
 class Traffic:
-    """Size in bytes of each kind of all-reduce between workers."""
+    """Size in bytes of each kind of all-reduce between workers; all 0 for one worker."""
 
-    shared_step: int
+    shared_step: int = 0
     """Statistics in a matching step that averages them over several classes."""
-    update: int
+    update: int = 0
     """Gradient of theta in an update whose slices are divided among the workers."""
-    theta: int
+    theta: int = 0
     """theta and its momentum, copied from the first worker after each training in which every worker computes all
     slices; 0 on CPUs, where all workers have identical values."""
-    batch: int
+    batch: int = 0
     """Images of the largest training batch, gathered from the workers that own their classes."""
 
 
-def traffic(load: Workload, cluster: Cluster) -> Traffic:
-    """Estimate the bytes that workers exchange."""
+def traffic(load: Workload, cluster: Cluster, workers: int) -> Traffic:
+    """Estimate the bytes that ``workers`` workers exchange."""
+    if workers == 1:
+        return Traffic()
     return Traffic(
         shared_step=cluster.sum_bytes(2 * load.statistic, load.groups) if load.shared_steps else 0,
         update=cluster.sum_bytes(load.parameters) if load.updates else 0,

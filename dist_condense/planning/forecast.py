@@ -84,7 +84,7 @@ def forecast(load: Workload, rates: Calibration, cluster: Cluster, workers: int)
     The worker with the most classes determines the time of matching and the memory.
     """
     most, least = -(-load.classes // workers), load.classes // workers  # as `assign` divides classes of equal cost
-    sent = traffic(load, cluster)
+    sent = traffic(load, cluster, workers)
     steps = Ways.of(load.steps_only, rates, cluster, workers)
     ways = steps.plus(Ways.of_pretraining(load, rates, cluster, workers))
     return Forecast(
@@ -116,7 +116,7 @@ class Ways:
     @classmethod
     def of(cls, load: Workload, rates: Calibration, cluster: Cluster, workers: int) -> Ways:
         """Estimate both ways."""
-        sent = traffic(load, cluster)
+        sent = traffic(load, cluster, workers)
         own, number = _updating(load, rates, workers), sum(load.updates.values())
         waited = max(0.0, number * cluster.all_reduce(sent.update, workers) - cluster.overlap * own)
         theta = load.segments * cluster.all_reduce(sent.theta, workers)
@@ -219,7 +219,7 @@ def memory(load: Workload, rates: Calibration, cluster: Cluster, workers: int) -
     return {
         PROCESS: microbatch.PROCESS[cluster.device],
         NETWORK: 3 * FLOAT * load.parameters,
-        PIXELS: FLOAT * most * (load.pixels + load.decoded),
+        PIXELS: FLOAT * (most * (load.pixels + load.decoded) + load.gradient),
         STATISTICS: _statistics(load, cluster, most) if load.groups else 0,
         MINIBATCHES: load.real * load.image * (2 * FLOAT + read_ahead.HELD),
         REAL: share(images, workers, 1) if cluster.resident else 0,
@@ -255,25 +255,25 @@ def at_once(load: Workload, rates: Calibration) -> dict[str, int]:
 
 
 LAUNCHES, ARITHMETIC = "launches", "arithmetic"
+NOTICED = 1.1
+"""Ratio of the time with launches to that of arithmetic alone above which launches are said to bound it."""
 
 
 def bounds(load: Workload, rates: Calibration, cluster: Cluster, on: Forecast) -> dict[str, str]:
     """Return whether launches of kernels or arithmetic bounds the matching, the training and the evaluation, by field.
 
+    :param on: forecast with these rates.
     :returns: {} if the rates were measured, so that the two cannot be told apart.
     """
-    least, updating = rates.launching, rates.updating
-    if least == Launching():
+    if rates.launching == Launching():
         return {}
     computed = forecast(load, replace(rates, launching=Launching()), cluster, on.workers)
-    slices = -(-load.slices // on.workers) if on.shared <= on.everywhere else load.slices
-    idle = [replace(each, training=0.0, tested=0.0) for each in load.trials]
-    launched = {
-        "matching": load.steps * on.most * least.step,
-        "training": sum(load.updates.values()) * (least.update + least.slice * slices),
-        "evaluating": evaluating(idle, updating, on.workers, least.kernel) or 0.0,
-    }
-    return {name: LAUNCHES if seconds > getattr(computed, name) else ARITHMETIC for name, seconds in launched.items()}
+
+    def bound(name: str) -> str:
+        seconds, arithmetic = (getattr(each, name) or 0.0 for each in (on, computed))
+        return LAUNCHES if seconds > NOTICED * arithmetic else ARITHMETIC
+
+    return {name: bound(name) for name in ("matching", "training", "evaluating")}
 
 
 def efficiency(load: Workload, rates: Calibration, cluster: Cluster, on: Forecast) -> float:

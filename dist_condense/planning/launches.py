@@ -20,12 +20,14 @@ from dist_condense.planning.rates import Launching
 from dist_condense.planning.workload import Workload
 from dist_condense.settings import assembly
 from dist_condense.settings.config import RunConfig
+from dist_condense.settings.schema import ComputeConfig
 
 LAUNCH = 5e-6
 """Seconds that are assumed for launching a kernel from Python."""
 STEP_COMPILED, SLICE_COMPILED = 0.12, 0.45
-"""Kernels of compiled work as shares of those of the same work as it is. Counted in the programs that torch.compile
-made on a CPU for configs/cifar10_idc.yaml: 61 of 526 in the step of a class, 22 of 50 in a slice."""
+"""Kernels of compiled work as shares of those of the same work in float32 as it is. Counted in the programs that
+torch.compile made on a CPU for configs/cifar10_idc.yaml: 61 of the 526 that the step of a class had then, 22 of 50 in a
+slice. A compiler fuses casts to bfloat16 with the kernels beside them."""
 CAPTURED = 0.2
 """Share of the seconds of a launch that is assumed in a CUDA graph, whose kernels follow each other without the
 host."""
@@ -33,7 +35,7 @@ host."""
 
 @dataclass(frozen=True, kw_only=True)
 class Launches:
-    """Numbers of kernels that are launched if nothing is compiled or captured."""
+    """Numbers of kernels that are launched if nothing is compiled or captured, in float32 if the run is compiled."""
 
     step: int = 0
     """In a matching step, for each class."""
@@ -48,7 +50,7 @@ class Launches:
 def of_run(config: RunConfig, dataset: Any, load: Workload) -> Launches:
     """Count the kernels of a run's work."""
     made = calibrate.timed(config, load)
-    method, compute = replace(made.method, start="noise"), replace(made.compute, compile=False)
+    method, compute = replace(made.method, start="noise"), _counted(made.compute)
     made = replace(made, method=method, compute=compute)
     probe = Probe(config=made, dataset=like(dataset, 1), device=torch.device("cpu"))
     build = assembly.network_builder(config, dataset)
@@ -63,6 +65,11 @@ def of_run(config: RunConfig, dataset: Any, load: Workload) -> Launches:
         one, two = (_update(probe, network, slices) for slices in (1, 2))
         counted = replace(counted, update=2 * one - two, slice=two - one)
     return counted
+
+
+def _counted(compute: ComputeConfig) -> ComputeConfig:
+    """Return options with which nothing is compiled; the casts that a compiler would fuse are left out."""
+    return replace(compute, compile=False, autocast=compute.autocast and not compute.compile)
 
 
 def launching(launches: Launches, config: RunConfig) -> Launching:

@@ -37,7 +37,7 @@ class Plan:
     """Bytes of a checkpoint: the learnt images, theta and their momentum."""
     tested: int
     """Number of test images; 0 without an evaluation."""
-    chosen: int = 0
+    microbatch: int = 0
     """Microbatch that a run would choose (``compute.microbatch``), for which the estimates are; 0: all images fit."""
     unsaved: str = ""
     """Reason why the measured rates could not be saved, followed by the rates; empty if they were, or need not be."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from textwrap import wrap
 from typing import Any
 
 from rich.table import Table
@@ -32,12 +35,12 @@ def show(plan: Plan) -> None:
     """Print a plan on the terminal."""
     console = terminal.console()
     config, load = plan.config, plan.load
-    terminal.out(
+    _out(
         f"{config.method.name} on {config.dataset.name}: {load.classes} classes, {config.ipc} "
         f"{_plural('image', config.ipc)} each, {plan.size} px, {config.network.name}; units: {_units(plan.units)}"
     )
     if _has_times(plan):
-        terminal.out(f"rates: {plan.rates.device}{_measurement(plan)}")
+        _out(f"rates: {plan.rates.device}{_measurement(plan)}")
     facts = Table("", f"{plan.forecast.workers} {_workers(plan)}", box=None, show_edge=False)
     for name, value in rows(plan):
         facts.add_row(name, value)
@@ -45,7 +48,16 @@ def show(plan: Plan) -> None:
     if load.computes:
         console.print(_numbers_of_workers(plan))
     for remark in remarks(plan):
-        terminal.out(f"- {remark}")
+        _out(f"- {remark}")
+
+
+def _out(text: str) -> None:
+    """Print a text, on a terminal in lines of its width, the first of which is not indented; elsewhere in one line."""
+    if not sys.stdout.isatty():
+        terminal.out(text)
+        return
+    width = shutil.get_terminal_size().columns
+    terminal.out(*wrap(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
 
 
 def rows(plan: Plan) -> Iterator[tuple[str, str]]:
@@ -120,8 +132,8 @@ def _evaluation(forecast: Forecast) -> str:
 def remarks(plan: Plan) -> Iterator[str]:
     """Yield remarks about memory, workers and the limits of the estimate."""
     forecast, load = plan.forecast, plan.load
-    if plan.chosen:
-        yield f"all images of a class at once do not fit: compute.microbatch={plan.chosen} is chosen"
+    if plan.microbatch:
+        yield f"all images of a class at once do not fit: compute.microbatch={plan.microbatch} is chosen"
     yield from (f"does not fit: {problem}" for problem in plan.problems)
     if plan.room is not None and not plan.problems:
         yield "fits"

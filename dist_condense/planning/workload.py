@@ -14,7 +14,7 @@ from torch import nn
 from dist_condense.engine.matching.recipe import DRAWS
 from dist_condense.engine.slices import usual_slices
 from dist_condense.networks import batch_norms
-from dist_condense.settings import assembly, selecting
+from dist_condense.settings import assembly, microbatch, selecting
 from dist_condense.settings.config import ConfigError, RunConfig
 from dist_condense.settings.parts import BATCHES, NETWORK_STARTS, PARTITIONS
 
@@ -74,7 +74,9 @@ class Workload:
     image: int
     """Number of values in an image."""
     pixels: int
-    """Number of values in memory for the synthetic images of a class; in matching, with gradient and momentum."""
+    """Number of values in memory for the synthetic images of a class; in matching, with momentum."""
+    gradient: int = 0
+    """Number of values of the gradient of a class, of which there is one at a time."""
     decoded: int = 0
     """Number of decoded values per class on which theta is trained; 0 if theta is not trained on the synthetic set."""
     parameters: int
@@ -129,7 +131,7 @@ def workload_of(config: RunConfig, dataset: Any) -> Workload:
 def matching(config: RunConfig, dataset: Any) -> Workload:
     """Count the work of matching (Algorithm 1)."""
     network = _built(assembly.network_builder(config, dataset))
-    image, tiles = prod(dataset.shape), prod(assembly.grid(config))
+    image, tiles, learnt = prod(dataset.shape), prod(assembly.grid(config)), microbatch.learnt(config, dataset)
     schedule, method = config.trajectory, config.method
     groups = _groups(config, len(dataset.classes))
     alone = min(schedule.networks, method.grouping.warmup_networks) * min(
@@ -155,7 +157,8 @@ def matching(config: RunConfig, dataset: Any) -> Workload:
         pooled=NETWORK_STARTS[schedule.start].shares,
         real_updates=not on_set,
         image=image,
-        pixels=3 * config.ipc * image,
+        pixels=2 * learnt,
+        gradient=learnt,
         decoded=config.ipc * tiles * image if on_set else 0,
         parameters=_parameters(network),
         statistic=sum(x.numel() for x in phi),

@@ -75,10 +75,15 @@ def fitting(config: RunConfig, dataset: Any, classes: int, room: Room) -> int:
     return 0 if images == every else images
 
 
+def learnt(config: RunConfig, dataset: Any) -> int:
+    """Return the number of learnt values of a class. Its momentum, and in its step its gradient, have as many."""
+    return sum(map(prod, assembly.learnt_shapes(config, dataset).values()))
+
+
 def _beside(config: RunConfig, dataset: Any, classes: int) -> int:
-    """Return the bytes of the classes' state, theta with gradient and momentum, and the minibatches read ahead."""
-    image, tensors = prod(dataset.shape), assembly.learnt_shapes(config, dataset).values()
-    state = 2 * FLOAT * classes * sum(map(prod, tensors))
+    """Return the bytes of the classes' state, a class's gradient, theta's state, and the minibatches read ahead."""
+    image = prod(dataset.shape)
+    state = FLOAT * (2 * classes + 1) * learnt(config, dataset)
     theta, _ = needs.sizes(assembly.network_text(config.network), **assembly.network_shape(dataset))
     read = min(config.method.real_batch, max(dataset.counts)) * image * (HELD + 2 * FLOAT)
     return state + 3 * theta + read

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dist_condense.commands import cli
+from dist_condense.commands import cli, plan_command
 from dist_condense.core.program import CannotCompile
 from dist_condense.engine.errors import RunFailed
 from dist_condense.planning.calibrate import compared
@@ -136,6 +136,18 @@ def test_the_tables_fit_into_80_columns(gpus, rates, capsys, monkeypatch):
     assert all(len(row) <= 80 and re.search(r"\S {2,}\S", row) for row in rows)
 
 
+def test_texts_fill_the_lines_of_a_terminal_and_are_one_line_elsewhere(rates, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    path = "configs/cifar100_dcc.yaml"
+    arguments = path, rates(path), "--gpus=8", "--gpu-memory=80"
+    _, plain, _ = reported(capsys, *arguments)
+    monkeypatch.setattr(type(sys.stdout), "isatty", lambda self: True)
+    monkeypatch.setattr("rich.console.Console.is_terminal", False)
+    _, shown, _ = reported(capsys, *arguments)
+    assert max(map(len, plain.splitlines())) > 80 >= max(map(len, shown.splitlines()))
+    assert shown.split() == plain.split() and "\n  " in shown[shown.index("- ") :]
+
+
 def test_a_selection_has_the_time_of_its_training_or_none(rates, capsys):
     path = "configs/cifar10_dc.yaml"
     keys = ["method=herding", "ipc=50", "cluster.workers=2"]
@@ -182,12 +194,12 @@ def test_what_does_not_fit_is_told_with_the_key(rates, capsys):
 
 
 def test_the_microbatch_that_a_run_would_choose_is_printed(rates, capsys):
-    path = "configs/cifar10_dc.yaml"
-    loaded, place = config.load(path), Room(2 * 2**30 - PROCESS["cuda"])
+    path, key = "configs/cifar10_dc.yaml", "compute.autocast=false"
+    loaded, place = config.load(path, [key]), Room(2 * 2**30 - PROCESS["cuda"])
     expected = fitting(loaded, assumed(loaded, 10, 5000), 5, place)
-    code, out, _ = reported(capsys, path, rates(path), "--gpus=2", "--gpu-memory=2")
+    code, out, _ = reported(capsys, path, rates(path, key), "--gpus=2", "--gpu-memory=2", key)
     assert code == 0 and 0 < expected < 256 and f"compute.microbatch={expected} is chosen" in out
-    code, out, _ = reported(capsys, path, rates(path), "--gpus=2", "--gpu-memory=80")
+    code, out, _ = reported(capsys, path, rates(path, key), "--gpus=2", "--gpu-memory=80", key)
     assert code == 0 and "compute.microbatch" not in out
 
 
@@ -258,6 +270,13 @@ def test_a_gpu_may_be_named_in_upper_case_and_keys_without_effect_are_named(no_t
     assert code == 0 and "NVIDIA H100" in out
     notes = [line for line in err.splitlines() if "no effect" in line]
     assert notes == ["note: training.cutmix has no effect: training.source=frozen"]
+
+
+def test_saved_rates_are_read_once(rates, capsys, monkeypatch):
+    files, given = [], rates("configs/digits.yaml")
+    read = plan_command.rates.read
+    monkeypatch.setattr(plan_command.rates, "read", lambda file, like: files.append(file) or read(file, like))
+    assert reported(capsys, "configs/digits.yaml", given)[0] == 0 and len(files) == 1
 
 
 def test_rates_of_another_network_are_refused(rates, capsys):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from dist_condense.engine.ownership import assign
-from dist_condense.planning.cluster import traffic
+from dist_condense.planning.cluster import Traffic, traffic
 from dist_condense.planning.forecast import (
     AT_ONCE,
     ENOUGH,
@@ -53,8 +53,9 @@ def test_shared_steps_have_rates_and_a_sum_of_their_own():
     assert found.matching == 5 * (1 + 5 * CLASS) + 15 * (2 + 5 * (4 + 64 * 0.25 + 16 * 1.0))
     size = 2 * 8 + 2 * 2 * 900 * 8  # the maximum of each group; statistics of real and synthetic as 64-bit integers
     assert found.traffic.shared_step == size and found.talking == 15 * (0.5 + size / 1000)
-    assert forecast(SHARED, RATES, CLUSTER, 1).talking == 0
-    assert traffic(SHARED, replace(CLUSTER, exact=False)).shared_step == 2 * 2 * 900 * 4
+    one = forecast(replace(SHARED, updates={32: 6}), RATES, CLUSTER, 1)
+    assert one.talking == 0 and one.traffic == Traffic()
+    assert traffic(SHARED, replace(CLUSTER, exact=False), 2).shared_step == 2 * 2 * 900 * 4
 
 
 @pytest.mark.parametrize(
@@ -69,15 +70,27 @@ def test_each_piece_takes_the_longer_of_arithmetic_and_launches():
     load = replace(LOAD, updates={32: 3, 1: 1}, slices=4)
     of = forecast(load, RATES, QUICK, 3)
     large, small = (RATES.updating.seconds(n, 4, 1) for n in (32, 1))
-    least = Launching(kernel=1.0, step=1000.0, update=10.0, slice=3.0)  # an update of 32 images takes longer
-    assert small < 10 + 4 * 3 < large and bounds(load, RATES, QUICK, of) == {}
+    least = Launching(kernel=1.0, step=1000.0, update=6.0, slice=3.0)  # an update of 32 images takes longer
+    assert small < 6 + 4 * 3 < large and bounds(load, RATES, QUICK, of) == {}
     rates = replace(RATES, launching=least)
     found = forecast(load, rates, replace(QUICK, bandwidth=1.0), 3)  # all slices on every worker
-    assert found.matching == 20 * 4 * 1000 and found.training == 3 * large + 22
+    assert found.matching == 20 * 4 * 1000 and found.training == 3 * large + 18
     bound = bounds(load, rates, replace(QUICK, bandwidth=1.0), found)
     assert bound == {"matching": "launches", "training": "arithmetic", "evaluating": "arithmetic"}
     rates = replace(RATES, launching=replace(least, step=1e-3))
     assert forecast(load, rates, QUICK, 3).matching == of.matching
+
+
+def test_launches_of_networks_that_are_pretrained_at_the_same_time_are_not_added_up():
+    load = replace(LOAD, updates={32: 16}, pretraining={32: 16}, segments=8, pretrained=8, pooled=True)
+    trial = Trials(set="", architecture="", seeds=1, updates={32: 1}, training=1.0, tested=0.0, launches=1)
+    load, (trained, tested) = replace(load, trials=(trial,)), (RATES.updating.seconds(32, n, 1) for n in (4, 1))
+    for share, said in ((0.5, "arithmetic"), (1.05, "arithmetic"), (1.5, "launches")):
+        rates = replace(RATES, launching=Launching(kernel=share * tested, update=share * trained))
+        found = bounds(load, rates, QUICK, forecast(load, rates, QUICK, 8))
+        assert (found["training"], found["evaluating"]) == (said, said)
+    rates = replace(rates, updating=None)
+    assert bounds(load, rates, QUICK, forecast(load, rates, QUICK, 8))["evaluating"] == "arithmetic"
 
 
 def test_slices_are_shared_out_only_where_this_is_cheaper():
@@ -95,19 +108,19 @@ def test_slices_are_shared_out_only_where_this_is_cheaper():
 
 def test_gradients_are_summed_and_synthetic_images_waited_for():
     real, on_set = TRAINED, replace(TRAINED, real_updates=False)
-    assert traffic(real, CLUSTER).update == 8 + 8 * 1000 and traffic(real, CLUSTER).batch == 32 * 100
-    assert traffic(on_set, CLUSTER).batch == 4 * 32 * 100
+    assert traffic(real, CLUSTER, 2).update == 8 + 8 * 1000 and traffic(real, CLUSTER, 2).batch == 32 * 100
+    assert traffic(on_set, CLUSTER, 2).batch == 4 * 32 * 100
     gradient, images = 1e-3 + 8008 / 1e6, 1e-3 + 4 * 32 * 100 / 1e6
     assert forecast(real, RATES, QUICK, 2).talking == pytest.approx(8 * gradient)
     assert forecast(on_set, RATES, QUICK, 2).talking == pytest.approx(8 * (gradient + images))
 
 
 def test_memory_of_a_worker():
-    held = memory(replace(SHARED, updates={32: 1}, decoded=800), RATES, CLUSTER, 3)
+    held = memory(replace(SHARED, updates={32: 1}, decoded=800, gradient=600), RATES, CLUSTER, 3)
     assert held.pop("the process") == PROCESS["cpu"]
     assert held == {
         NETWORK: 3 * 4 * 1000,
-        PIXELS: 4 * 4 * (1200 + 800),  # four classes
+        PIXELS: 4 * (4 * (1200 + 800) + 600),  # four classes, one gradient
         STATISTICS: 2 * 900 * 4 * (4 + 2) + 2 * 2 * 900 * (4 + 8),  # four stored and one that passes; two groups
         MINIBATCHES: 64 * 100 * (4 + 4 + 7),
         REAL: 0,

@@ -44,6 +44,15 @@ def test_as_many_as_an_update_with_data():
     assert 0 < found.slice < found.update + found.slice < counted.launches  # SGD updates all tensors at once on a GPU
 
 
+def test_casts_are_counted_unless_a_compiler_fuses_them():
+    def found(*keys):
+        return launches.of_run(*case("cifar10_idc", "ipc=1", *keys))
+
+    plain, cast, compiled = "compute.autocast=false", "compute.autocast=true", "compute.compile=true"
+    assert found(cast, compiled) == found(plain, compiled) == found(plain)
+    assert found(cast).step > found(plain).step and found(cast).slice > found(plain).slice
+
+
 def test_a_selection_launches_no_steps():
     config, data, work = case("cifar10_dc", "method=herding")
     found = launches.of_run(config, data, work)

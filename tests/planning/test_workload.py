@@ -17,7 +17,9 @@ def counted(name, *keys, classes=None, images=None):
 def test_dc_with_one_step_never_trains_theta():
     found = counted("cifar10_dc")
     assert (found.classes, found.networks, found.steps, found.real, found.synthetic) == (10, 1000, 1000, 256, 1)
-    assert (found.image, found.pixels, found.decoded, found.counts) == (3 * 32 * 32, 3 * 3 * 32 * 32, 0, (5000,) * 10)
+    assert (found.image, found.decoded, found.counts) == (3 * 32 * 32, 0, (5000,) * 10)
+    assert (found.pixels, found.gradient) == (2 * 3 * 32 * 32, 3 * 32 * 32)  # with momentum; of one class at a time
+    assert counted("cifar10_dc", "method.label_lr=0.1").pixels == 2 * (3 * 32 * 32 + 10)
     assert (found.updates, found.shared_steps, found.groups, found.slices) == ({}, 0, 0, 4)
     assert found.parameters == 320010 and found.statistic == 320010 - 6 * 128 - 10 - 3 * 128  # no bias, no norm
 
@@ -47,7 +49,7 @@ def test_groups_whose_members_are_not_known(name):
 
 def test_idc_on_imagenet_trains_on_real_images_and_a_pool():
     found = counted("imagenet100_idc")
-    assert (found.classes, found.counts[0], found.synthetic, found.pixels) == (100, 1281, 90, 3 * 10 * 3 * 224**2)
+    assert (found.classes, found.counts[0], found.synthetic, found.pixels) == (100, 1281, 90, 2 * 10 * 3 * 224**2)
     whole, rest = divmod(128100, 128)
     assert found.updates == {128: 500 * 99 * 4 + 10 * 5 * whole, rest: 10 * 5} and found.real_updates
     assert found.segments == 500 * 99 + 10

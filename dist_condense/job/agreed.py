@@ -13,9 +13,10 @@ from dist_condense.data import ImageSet
 from dist_condense.engine.coordinator import Coordinator
 from dist_condense.job.claim import Claim
 from dist_condense.settings.config import RunConfig, read, to_yaml
-from dist_condense.settings.microbatch import Room
+from dist_condense.settings.microbatch import Room, keeps_decoded
 from dist_condense.settings.procedures import PROCEDURES
 from dist_condense.settings.run_folder import RunFolder
+from dist_condense.settings.schema import CPU
 from dist_condense.system import terminal
 from dist_condense.system.files import write_atomically
 
@@ -69,8 +70,7 @@ def _chosen(
 ) -> int:
     """Return the least microbatch that a worker chooses, and log it."""
     hosts = coordinator.gather(socket.gethostname())
-    kept = sum(dataset.decoded_bytes([dataset.counts[c] for c in labels])) if config.data.tier in ("ram", "gpu") else 0
-    here = room(device, hosts.count(socket.gethostname()), kept)
+    here = room(device, hosts.count(socket.gethostname()), _kept(config.data.tier, dataset, labels, device))
     own = PROCEDURES[config.method.procedure].microbatch(config, dataset, len(labels), here)
     chosen = [int(str(x)) for x in coordinator.gather(own)]
     least = min((x for x in chosen if x), default=0)
@@ -78,3 +78,13 @@ def _chosen(
     if least and coordinator.rank == 0:
         terminal.say(f"memory   compute.microbatch={least} is chosen: all images of a class at once do not fit")
     return least
+
+
+def _kept(tier: str, dataset: ImageSet, labels: Sequence[int], device: torch.device) -> int:
+    """Return the bytes of the worker's real images, decoded or encoded, in the memory of its device."""
+    if keeps_decoded(tier, device.type):
+        return sum(dataset.decoded_bytes([dataset.counts[c] for c in labels]))
+    if tier == "encoded" and device.type == CPU:
+        each = dataset.train_split.encoded_bytes()
+        return sum(each[c] for c in labels)
+    return 0

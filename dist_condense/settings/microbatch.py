@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from dist_condense import networks
 from dist_condense.core.objective import Objective
 from dist_condense.data.reading.read_ahead import HELD
+from dist_condense.data.reading.tiers import DECODED
 from dist_condense.settings import assembly, needs
 from dist_condense.settings.needs import FLOAT
 from dist_condense.settings.schema import CPU, CUDA, RunConfig
@@ -48,6 +49,14 @@ class Room:
         if device.type == CUDA:
             return cls(torch.cuda.mem_get_info(device)[0], images)
         return cls(machine_memory() // workers - PROCESS[CPU], images)
+
+
+def keeps_decoded(tier: str, device: str) -> bool:
+    """Return whether a worker keeps its real images, decoded, in the memory of its device.
+
+    :param tier: a definite tier; on a GPU, those of the machine's memory do not count.
+    """
+    return tier == "gpu" if device == CUDA else tier in DECODED
 
 
 def fitting(config: RunConfig, dataset: Any, classes: int, room: Room) -> int:

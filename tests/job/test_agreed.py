@@ -22,7 +22,14 @@ from tests.engine.test_units import on_threads
 MIB = 2**20
 
 
+class Split:
+    def encoded_bytes(self) -> list[int]:
+        return [100, 20, 3]
+
+
 class Data(RandomImages):
+    train_split = Split()
+
     def decoded_bytes(self, counts: list[int]) -> list[int]:
         return [n * self.channels * self.size**2 for n in counts]
 
@@ -98,6 +105,29 @@ def test_later_starts_keep_the_choice(tmp_path: Path) -> None:
 def test_a_number_of_the_config_is_kept(tmp_path: Path) -> None:
     run = config(f"output={tmp_path}", "compute.microbatch=0")
     assert settled(run, started(tmp_path, run), SMALL) is run
+
+
+@pytest.mark.parametrize(
+    ("device", "tier", "images"),
+    [
+        ("cuda", "ram", 0),
+        ("cuda", "encoded", 0),
+        ("cuda", "gpu", 2 * 80 * 3 * 16**2),
+        ("cpu", "ram", 2 * 80 * 3 * 16**2),
+        ("cpu", "encoded", 103),
+        ("cpu", "disk", 0),
+    ],
+)
+def test_real_images_count_where_they_are_kept(tmp_path: Path, device: str, tier: str, images: int) -> None:
+    run, found = config(f"output={tmp_path}", f"data.tier={tier}"), list[int]()
+
+    def room(device: torch.device, workers: int, images: int) -> Room:
+        found.append(images)
+        return Room(LARGE)
+
+    keys: Any = {"device": torch.device(device), "claim": started(tmp_path, run), "room": room}
+    with_microbatch(run, DATA, [0, 2], coordinator=LocalCoordinator(), **keys)  # type: ignore[arg-type]
+    assert found == [images]
 
 
 def test_all_workers_take_the_least(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ Each entry is a function of channels, size, classes and its own options that ret
 a text: the name of an entry and, optionally, some of its options (see `text`).
 """
 
-from dist_condense.networks.base import Network, Size, feature_count, largest_output, weight_bytes
+from dist_condense.networks.base import Network, Size, feature_count, largest_output, sides, weight_bytes
 from dist_condense.networks.catalogue import (
     NETWORKS,
     TIMM,
@@ -34,6 +34,7 @@ __all__ = [
     "needs_several",
     "options",
     "shortest",
+    "sides",
     "sketch",
     "split",
     "weight_bytes",

@@ -20,7 +20,7 @@ from dist_condense import networks
 from dist_condense.core.objective import Objective
 from dist_condense.data.reading.read_ahead import HELD
 from dist_condense.data.reading.tiers import DECODED
-from dist_condense.settings import assembly, needs
+from dist_condense.settings import assembly, matching, needs
 from dist_condense.settings.needs import FLOAT
 from dist_condense.settings.schema import CPU, CUDA, RunConfig
 from dist_condense.system.memory import machine_memory
@@ -85,12 +85,26 @@ def fitting(config: RunConfig, dataset: Any, classes: int, room: Room) -> int:
 
 
 def _beside(config: RunConfig, dataset: Any, classes: int) -> int:
-    """Return the bytes of the classes' state, theta with gradient and momentum, and the minibatches read ahead."""
+    """Return the bytes of the classes' state, theta with gradient and momentum, statistics, and minibatches."""
     image, tensors = prod(dataset.shape), assembly.learnt_shapes(config, dataset).values()
     state = 2 * FLOAT * classes * sum(map(prod, tensors))
-    theta, _ = needs.sizes(assembly.network_text(config.network), **assembly.network_shape(dataset))
+    text, shape = assembly.network_text(config.network), assembly.network_shape(dataset)
+    theta, _ = needs.sizes(text, **shape)
+    groups, statistics = matching.pooled_groups(config, len(dataset.classes)), 0
+    if groups:
+        values = _values(text, assembly.objective_of(config), **shape)
+        statistics = needs.of_statistics(values, groups=groups, classes=classes)
     read = min(config.method.real_batch, max(dataset.counts)) * image * (HELD + 2 * FLOAT)
-    return state + 3 * theta + read
+    return state + 3 * theta + statistics + read
+
+
+@lru_cache(maxsize=64)
+def _values(text: str, objective: Objective, *, channels: int, size: networks.Size, classes: int) -> int:
+    """Return the number of values of the statistic of a class."""
+    with FakeTensorMode():
+        network = networks.build(text, seed=0, channels=channels, size=size, classes=classes).eval()
+        blank = torch.zeros(1, channels, *networks.sides(size))
+        return sum(x.numel() for x in objective.phi.value(network, blank, torch.zeros(1, dtype=torch.int64)))
 
 
 Line = Sequence[int]
@@ -105,13 +119,12 @@ def _at(line: Line, images: int) -> float:
 @lru_cache(maxsize=64)
 def _peaks(text: str, objective: Objective, *, channels: int, size: networks.Size, classes: int) -> tuple[Line, Line]:
     """Return the peak bytes of the statistic of real images, and of the gradient of synthetic images."""
-    height, width = (size, size) if isinstance(size, int) else size
     real, synthetic = list[int](), list[int]()
     with FakeTensorMode():
         network = networks.build(text, seed=0, channels=channels, size=size, classes=classes).eval()
         for images in COUNTS:
             examples = {
-                "images": torch.empty(images, channels, height, width),
+                "images": torch.empty(images, channels, *networks.sides(size)),
                 "labels": torch.zeros(images, dtype=torch.int64),
             }
             with PeakBytes() as of_real:

@@ -13,11 +13,15 @@ from dist_condense.data.image_set import ClassName
 from dist_condense.engine.coordinator import Coordinator, LocalCoordinator
 from dist_condense.job.agreed import with_microbatch
 from dist_condense.job.claim import Claim
+from dist_condense.planning.forecast import STATISTICS, memory
 from dist_condense.planning.images import RandomImages
+from dist_condense.planning.workload import workload_of
 from dist_condense.settings import microbatch
 from dist_condense.settings.config import RunConfig, identity, load, read, to_yaml
 from dist_condense.settings.microbatch import Room, fitting
+from dist_condense.settings.needs import FLOAT
 from tests.engine.test_units import on_threads
+from tests.planning.cases import CLUSTER, RATES
 
 MIB = 2**20
 
@@ -65,6 +69,16 @@ def test_the_choice_fits_and_twice_as_much_does_not(keys: tuple[str, ...]) -> No
     assert chosen == 16
     assert fitting(run, DATA, 3, Room(room, images=room // 2)) < 16
     assert fitting(run, DATA, 3, Room(0)) == 1
+
+
+@pytest.mark.parametrize("statistic", ["gradient", "embedding"])
+def test_statistics_of_groups_are_counted_as_plan_counts_them(statistic: str) -> None:
+    alone = config("method.grouping.name=per_class", f"method.statistic.name={statistic}")
+    pooled = config("method.grouping.name=pooled", f"method.statistic.name={statistic}")
+    load = workload_of(pooled, DATA)
+    expected = memory(load, RATES, CLUSTER, 1)[STATISTICS]
+    assert load.groups == 1 and expected == FLOAT * 2 * load.statistic * (3 + 2 + 3)
+    assert microbatch._beside(pooled, DATA, 3) - microbatch._beside(alone, DATA, 3) == expected
 
 
 def test_bfloat16_needs_less() -> None:

@@ -1,8 +1,10 @@
 """Choice of the microbatch (``compute.microbatch=null``): all images of a class at once if they fit, else fewer.
 
-The peak of a step is counted on tensors without data, for two small numbers of images, and extrapolated. A double
-backward is counted, which needs more than two passes, so the choice is cautious. The number of images is halved until
-they fit and is not the largest possible, so that equal machines choose equally although their free memory differs.
+If a rough upper bound fits, which takes no time, all images are taken. Else the peak of a step is counted on tensors
+without data, which takes seconds, for two small numbers of images, and extrapolated. A double backward is counted,
+which needs more than two passes, so the choice is cautious. The number of images is halved until they fit and is not
+the largest possible, so that equal machines usually choose equally although their free memory differs: always on CPUs,
+where a share of the whole memory counts, but not on a GPU whose free memory happens to be on either side of a bound.
 """
 
 from __future__ import annotations
@@ -27,10 +29,12 @@ from dist_condense.system.memory import machine_memory
 from dist_condense.system.peak_bytes import PeakBytes
 
 SHARE = 0.8
-"""Share of the free memory that is used; the rest is left for workspaces of kernels and the gaps of an allocator."""
+"""Share of :attr:`Room.bytes` that is used; the rest is left for workspaces of kernels and the gaps of an allocator."""
 PROCESS = {CPU: 2**30, CUDA: 3 * 2**29}
 """Bytes that a process needs besides its tensors, by device. Measured on a CPU (Python, torch, Ray, MLflow); assumed on
 a GPU (its context, workspaces of kernels)."""
+COPIES = 8
+"""Bound of the peak of a step in outputs of all layers and weights; at most 4 and 6.4 of them were counted."""
 COUNTS = 2, 4
 """Two numbers of images whose memory is counted."""
 
@@ -73,15 +77,25 @@ def fitting(config: RunConfig, dataset: Any, classes: int, room: Room) -> int:
     free = SHARE * room.bytes - room.images - _beside(config, dataset, classes)
     text, shape = assembly.network_text(config.network), assembly.network_shape(dataset)
     objective = replace(assembly.objective_of(config), microbatch=0, compiled=False)
+    every = images = max(real, synthetic)
+    if bound(text, every, **shape) <= free:
+        return 0
     of_real, of_synthetic = _peaks(text, objective, **shape)
 
     def fits(images: int) -> bool:
         return max(_at(of_real, min(images, real)), _at(of_synthetic, min(images, synthetic))) <= free
 
-    every = images = max(real, synthetic)
     while images > 1 and not fits(images):
         images //= 2
     return 0 if images == every else images
+
+
+def bound(text: str, images: int, *, channels: int, size: networks.Size, classes: int) -> int:
+    """Return more bytes than the peak of a step with this number of images in the network at once."""
+    shape: Any = {"channels": channels, "size": size, "classes": classes}
+    theta, _ = needs.sizes(text, **shape)
+    each = channels * prod(networks.sides(size)) + needs.output_sum(text, **shape)
+    return COPIES * (theta + FLOAT * images * each)
 
 
 def _beside(config: RunConfig, dataset: Any, classes: int) -> int:

@@ -154,6 +154,13 @@ def sizes(text: str, *, channels: int, size: networks.Size, classes: int) -> tup
 
 
 @functools.lru_cache(maxsize=64)
+def output_sum(text: str, *, channels: int, size: networks.Size, classes: int) -> int:
+    """Return the elements of the outputs of all layers for one image; raises the errors of `sizes`."""
+    network = networks.sketch(text, channels=channels, size=size, classes=classes)
+    return sum(networks.outputs(network, channels, size))
+
+
+@functools.lru_cache(maxsize=64)
 def feature_count(text: str, *, channels: int, size: networks.Size, classes: int) -> int:
     """Return the number of values before the classifier of a network for one image; raises the errors of `sizes`."""
     network = networks.sketch(text, channels=channels, size=size, classes=classes)

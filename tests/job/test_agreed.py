@@ -71,6 +71,25 @@ def test_the_choice_fits_and_twice_as_much_does_not(keys: tuple[str, ...]) -> No
     assert fitting(run, DATA, 3, Room(0)) == 1
 
 
+@pytest.mark.parametrize("text", ["convnet:depth=2", "alexnet", "mlp"])
+@pytest.mark.parametrize(
+    "keys", [(), ("compute.autocast=true",), ("method.statistic.name=embedding", "method.distance=sum_squared")]
+)
+def test_no_step_needs_more_than_its_bound(text: str, keys: tuple[str, ...]) -> None:
+    objective, shape = _case(config(*keys))[1], {"channels": 3, "size": 32, "classes": 10}
+    of_real, of_synthetic = microbatch._peaks(text, objective, **shape)
+    for images, at in ((2, 0), (4, 1)):
+        assert max(of_real[at], of_synthetic[at]) < 0.9 * microbatch.bound(text, images, **shape)  # type: ignore[arg-type]
+
+
+def test_nothing_is_counted_if_the_bound_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(microbatch, "_peaks", None)
+    cifar = load("configs/cifar10_dc.yaml", [])
+    images = RandomImages(classes=DATA.classes, size=32, per_class=5000)
+    for run, data in ((config(), DATA), (cifar, images)):
+        assert fitting(run, data, 3, Room(6 * 2**30)) == 0
+
+
 @pytest.mark.parametrize("statistic", ["gradient", "embedding"])
 def test_statistics_of_groups_are_counted_as_plan_counts_them(statistic: str) -> None:
     alone = config("method.grouping.name=per_class", f"method.statistic.name={statistic}")

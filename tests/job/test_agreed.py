@@ -11,6 +11,7 @@ import torch
 
 from dist_condense.data.image_set import ClassName
 from dist_condense.engine.coordinator import Coordinator, LocalCoordinator
+from dist_condense.engine.errors import RunFailed
 from dist_condense.job.agreed import with_microbatch
 from dist_condense.job.claim import Claim
 from dist_condense.planning.forecast import STATISTICS, memory
@@ -161,6 +162,25 @@ def test_real_images_count_where_they_are_kept(tmp_path: Path, device: str, tier
     keys: Any = {"device": torch.device(device), "claim": started(tmp_path, run), "room": room}
     with_microbatch(run, DATA, [0, 2], coordinator=LocalCoordinator(), **keys)  # type: ignore[arg-type]
     assert found == [images]
+
+
+@pytest.mark.parametrize("sent", ["many", -1, 2.0])
+def test_a_number_of_another_version_is_refused(tmp_path: Path, sent: object) -> None:
+    class Other(LocalCoordinator):
+        def gather(self, value: object) -> list[object]:
+            return [value, sent if isinstance(value, int) else value]
+
+    run = config(f"output={tmp_path}")
+    with pytest.raises(RunFailed, match=f"a worker sent {sent!r} as compute.microbatch; give all workers the same"):
+        settled(run, started(tmp_path, run), LARGE, Other())
+
+
+def test_each_worker_logs_its_own_memory(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = config(f"output={tmp_path}", "data.tier=disk")
+    with caplog.at_level("INFO", "dist_condense.job.agreed"):
+        chosen = settled(run, started(tmp_path, run), SMALL).compute.microbatch
+    reason = "all images of a class at once do not fit on every worker"
+    assert caplog.messages == [f"compute.microbatch={chosen} is chosen: {reason}; this worker has 60 MiB"]
 
 
 def test_all_workers_take_the_least(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from dist_condense.planning.workload import Workload, workload_of
 from dist_condense.settings import assembly, checks, effects, memory
 from dist_condense.settings.config import ConfigError, RunConfig, given_keys, usable
 from dist_condense.settings.limits import COUNT, Range, refusals
-from dist_condense.settings.microbatch import PROCESS, Room
+from dist_condense.settings.microbatch import PROCESS, Room, keeps_decoded
 from dist_condense.settings.procedures import PROCEDURES, outline_of
 from dist_condense.settings.schema import CPU, CUDA
 from dist_condense.system import terminal
@@ -278,12 +278,11 @@ def _as_stated(options: argparse.Namespace, measured: Calibration, load: Workloa
 
 
 def _resident(config: RunConfig, load: Workload, kind: str, workers: int) -> bool:
-    if kind == CUDA:
-        return config.data.tier == "gpu"
+    if config.data.tier != AUTO or kind == CUDA:
+        return keeps_decoded(config.data.tier, kind)
     limit = config.data.memory_budget
     budget = machine_memory() // 2 if limit is None else int(limit * GIB)
-    fits = share([count * load.image for count in load.counts], workers, workers) <= budget
-    return config.data.tier == "ram" or (config.data.tier == AUTO and fits)
+    return share([count * load.image for count in load.counts], workers, workers) <= budget
 
 
 def _others(load: Workload, measured: Calibration, cluster: Cluster, workers: int) -> Iterator[Forecast]:

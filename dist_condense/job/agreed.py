@@ -10,13 +10,15 @@ from dataclasses import replace
 import torch
 
 from dist_condense.data import ImageSet
+from dist_condense.data.reading.tiers import gib
 from dist_condense.engine.coordinator import Coordinator
+from dist_condense.engine.errors import RunFailed
 from dist_condense.job.claim import Claim
 from dist_condense.settings.config import RunConfig, read, to_yaml
-from dist_condense.settings.microbatch import Room
+from dist_condense.settings.microbatch import Room, keeps_decoded
 from dist_condense.settings.procedures import PROCEDURES
 from dist_condense.settings.run_folder import RunFolder
-from dist_condense.system import terminal
+from dist_condense.settings.schema import CPU
 from dist_condense.system.files import write_atomically
 
 log = logging.getLogger(__name__)
@@ -43,10 +45,8 @@ def with_microbatch(
     """
     if config.compute.microbatch is not None:
         return config
-    stored = coordinator.gather(_stored(claim) if coordinator.rank == 0 else None)[0]
-    if stored is None:
-        stored = _chosen(config, dataset, labels, coordinator, device, room)
-    assert isinstance(stored, int)
+    found = coordinator.gather(_stored(claim) if coordinator.rank == 0 else None)[0]
+    stored = _chosen(config, dataset, labels, coordinator, device, room) if found is None else _number(found)
     config = replace(config, compute=replace(config.compute, microbatch=stored))
     if coordinator.rank == 0 and (file := RunFolder(claim.folder).config).exists():
         with claim.writing():
@@ -59,6 +59,13 @@ def _stored(claim: Claim) -> int | None:
     return read(file).compute.microbatch if file.exists() else None
 
 
+def _number(sent: object) -> int:
+    """Return a microbatch that a worker has sent. Raises RunFailed if it is none."""
+    if isinstance(sent, int) and sent >= 0:
+        return sent
+    raise RunFailed(f"a worker sent {sent!r} as compute.microbatch; give all workers the same version of dist_condense")
+
+
 def _chosen(
     config: RunConfig,
     dataset: ImageSet,
@@ -67,14 +74,23 @@ def _chosen(
     device: torch.device,
     room: Measure,
 ) -> int:
-    """Return the least microbatch that a worker chooses, and log it."""
+    """Return the least microbatch that a worker chooses; log it unless it is 0."""
     hosts = coordinator.gather(socket.gethostname())
-    kept = sum(dataset.decoded_bytes([dataset.counts[c] for c in labels])) if config.data.tier in ("ram", "gpu") else 0
-    here = room(device, hosts.count(socket.gethostname()), kept)
+    here = room(device, hosts.count(socket.gethostname()), _kept(config.data.tier, dataset, labels, device))
     own = PROCEDURES[config.method.procedure].microbatch(config, dataset, len(labels), here)
-    chosen = [int(str(x)) for x in coordinator.gather(own)]
+    chosen = [_number(x) for x in coordinator.gather(own)]
     least = min((x for x in chosen if x), default=0)
-    log.info("compute.microbatch=%d is chosen; each worker has %d bytes or more", least, here.bytes)
-    if least and coordinator.rank == 0:
-        terminal.say(f"memory   compute.microbatch={least} is chosen: all images of a class at once do not fit")
+    if least:
+        reason = "all images of a class at once do not fit on every worker"
+        log.info("compute.microbatch=%d is chosen: %s; this worker has %s", least, reason, gib(max(0, here.bytes)))
     return least
+
+
+def _kept(tier: str, dataset: ImageSet, labels: Sequence[int], device: torch.device) -> int:
+    """Return the bytes of the worker's real images, decoded or encoded, in the memory of its device."""
+    if keeps_decoded(tier, device.type):
+        return sum(dataset.decoded_bytes([dataset.counts[c] for c in labels]))
+    if tier == "encoded" and device.type == CPU:
+        each = dataset.train_split.encoded_bytes()
+        return sum(each[c] for c in labels)
+    return 0

@@ -224,7 +224,8 @@ class Job:
     def _following(self, tracker: Tracker) -> Iterator[None]:
         """Report progress within the context.
 
-        New entries of metrics.jsonl are displayed and sent to MLflow; failures of the worker group are printed.
+        New entries of metrics.jsonl are displayed and sent to MLflow; failures of the worker group are printed, and what
+        the first worker on Ray logs for people.
         """
 
         def send(entries: Sequence[MetricsEntry]) -> None:
@@ -237,6 +238,8 @@ class Job:
             followers = [Follower(metrics, send), Follower(metrics, progress, skip=True)]
             if self.config.cluster.max_failures:
                 followers.append(Notes(self.files.restarts, _report_failure))
+            if self.config.cluster.workers:
+                followers.append(Notes(self.files.logs / logs.FIRST, logs.repeat))
             for follower in followers:
                 follower.start()
             try:

@@ -20,8 +20,10 @@ from dist_condense.system import terminal
 from dist_condense.system.credentials import masked
 
 PACKAGE = "dist_condense"
-SILENT = (f"{PACKAGE}.core", f"{PACKAGE}.engine")
-"""Loggers of the rooms whose messages for people are printed by :func:`printed`, because they print none themselves."""
+SILENT = (f"{PACKAGE}.core", f"{PACKAGE}.engine", f"{PACKAGE}.job.agreed")
+"""Loggers whose messages for people are printed by :func:`printed`, because these rooms print none themselves."""
+FIRST = "worker_0.jsonl"
+"""Name of the log of the first worker."""
 
 
 @dataclass
@@ -95,6 +97,17 @@ def printed(notes: bool = True) -> Iterator[None]:
         for log, level in zip(loggers, before, strict=True):
             log.removeHandler(handler)
             log.setLevel(level)
+
+
+def repeat(line: str) -> None:
+    """Print a line of a worker's log, whose own output nobody sees on Ray, if :func:`printed` printed it there."""
+    try:
+        entry = json.loads(line)
+        logger, level, message = (str(entry[key]) for key in ("logger", "level", "message"))
+    except (ValueError, TypeError, KeyError):  # a line that was cut
+        return
+    if any(f"{logger}.".startswith(f"{silent}.") for silent in SILENT):
+        terminal.say(f"{'note' if level == 'INFO' else 'warning'}: {message}")
 
 
 @contextmanager

@@ -4,7 +4,7 @@ Each entry is a function of channels, size, classes and its own options that ret
 a text: the name of an entry and, optionally, some of its options (see `text`).
 """
 
-from dist_condense.networks.base import Network, Size, feature_count, largest_output, weight_bytes
+from dist_condense.networks.base import Network, Size, feature_count, largest_output, outputs, sides, weight_bytes
 from dist_condense.networks.catalogue import (
     NETWORKS,
     TIMM,
@@ -33,7 +33,9 @@ __all__ = [
     "names",
     "needs_several",
     "options",
+    "outputs",
     "shortest",
+    "sides",
     "sketch",
     "split",
     "weight_bytes",

@@ -69,8 +69,8 @@ def weight_bytes(network: nn.Module) -> int:
     return sum(x.numel() * x.element_size() for x in (*network.parameters(), *network.buffers()))
 
 
-def largest_output(network: nn.Module, channels: int, size: Size) -> int:
-    """Return the number of elements of the largest output of a layer for one image; no values are computed."""
+def outputs(network: nn.Module, channels: int, size: Size) -> list[int]:
+    """Return the number of elements of the output of each layer for one image, 0 first; no values are computed."""
     numbers = [0]
 
     def count(layer: nn.Module, inputs: object, output: object) -> None:
@@ -82,7 +82,12 @@ def largest_output(network: nn.Module, channels: int, size: Size) -> int:
     finally:
         for hook in hooks:
             hook.remove()
-    return max(numbers)
+    return numbers
+
+
+def largest_output(network: nn.Module, channels: int, size: Size) -> int:
+    """Return the number of elements of the largest output of a layer for one image; no values are computed."""
+    return max(outputs(network, channels, size))
 
 
 def feature_count(features: nn.Module, channels: int, size: Size) -> int:

@@ -18,9 +18,10 @@ from dist_condense.planning.peak import peak
 from dist_condense.planning.probe import Probe
 from dist_condense.planning.rates import Calibration, Matching, Updating, fitted
 from dist_condense.planning.timing import FEW, Piece, Stopwatch, Usage, load_average
-from dist_condense.planning.workload import Workload, decoded, known_groups
+from dist_condense.planning.workload import Workload, decoded
 from dist_condense.settings import assembly
 from dist_condense.settings.config import RunConfig
+from dist_condense.settings.matching import known_groups
 from dist_condense.settings.numerics import kernels, numerics
 from dist_condense.settings.schema import CUDA, ComputeConfig, MethodConfig
 from dist_condense.system import terminal

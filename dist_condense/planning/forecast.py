@@ -8,12 +8,11 @@ from dataclasses import dataclass, replace
 
 from dist_condense.data.reading import read_ahead
 from dist_condense.data.reading.tiers import share
-from dist_condense.engine.matching.shared import STORED
 from dist_condense.engine.trajectory import faster_at_once
-from dist_condense.planning.cluster import FLOAT, INTEGER, Cluster, Traffic, traffic
+from dist_condense.planning.cluster import FLOAT, Cluster, Traffic, traffic
 from dist_condense.planning.rates import Calibration, Launching, Updating
 from dist_condense.planning.workload import Trials, Workload
-from dist_condense.settings import microbatch
+from dist_condense.settings import microbatch, needs
 
 ENOUGH = 0.8
 """Lowest parallel efficiency, from 0 to 1, at which a number of workers is recommended."""
@@ -216,27 +215,16 @@ def memory(load: Workload, rates: Calibration, cluster: Cluster, workers: int) -
     """Estimate the memory in bytes of the worker with the most classes, by purpose."""
     most = -(-load.classes // workers)
     images = [count * load.image for count in load.counts] if cluster.resident else []
+    statistics = needs.of_statistics(load.statistic, groups=load.groups, classes=most, exact=cluster.exact)
     return {
         PROCESS: microbatch.PROCESS[cluster.device],
         NETWORK: 3 * FLOAT * load.parameters,
         PIXELS: FLOAT * (most * (load.pixels + load.decoded) + load.gradient),
-        STATISTICS: _statistics(load, cluster, most) if load.groups else 0,
+        STATISTICS: statistics if load.groups else 0,
         MINIBATCHES: load.real * load.image * (2 * FLOAT + read_ahead.HELD),
         REAL: share(images, workers, 1) if cluster.resident else 0,
         AT_ONCE: max(at_once(load, rates).values(), default=0),
     }
-
-
-def _statistics(load: Workload, cluster: Cluster, classes: int) -> int:
-    """Estimate the bytes of the statistics of groups, synthetic and real, in a step that averages them over classes.
-
-    They are added to the sum of their group as the classes pass. Exact sums store the statistics of a few classes.
-    """
-    stored = min(classes, STORED) if cluster.exact else 0
-    passing = 2 * FLOAT  # a class's tensors, and the same as a flat one
-    each = FLOAT * stored + passing + load.groups * (FLOAT + INTEGER if cluster.exact else FLOAT)
-    gradients = 0 if cluster.exact else load.groups * FLOAT * load.statistic  # else smaller than the integers before
-    return 2 * load.statistic * each + gradients
 
 
 def at_once(load: Workload, rates: Calibration) -> dict[str, int]:

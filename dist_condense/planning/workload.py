@@ -16,7 +16,8 @@ from dist_condense.engine.slices import usual_slices
 from dist_condense.networks import batch_norms
 from dist_condense.settings import assembly, microbatch, selecting
 from dist_condense.settings.config import ConfigError, RunConfig
-from dist_condense.settings.parts import BATCHES, NETWORK_STARTS, PARTITIONS
+from dist_condense.settings.matching import pooled_groups
+from dist_condense.settings.parts import BATCHES, NETWORK_STARTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +134,7 @@ def matching(config: RunConfig, dataset: Any) -> Workload:
     network = _built(assembly.network_builder(config, dataset))
     image, tiles, learnt = prod(dataset.shape), prod(assembly.grid(config)), microbatch.learnt(config, dataset)
     schedule, method = config.trajectory, config.method
-    groups = _groups(config, len(dataset.classes))
+    groups = pooled_groups(config, len(dataset.classes))
     alone = min(schedule.networks, method.grouping.warmup_networks) * min(
         schedule.matching_steps, method.grouping.warmup_steps
     )
@@ -199,18 +200,6 @@ WORKLOADS: dict[str, Callable[[RunConfig, Any], Workload]] = {"matching": matchi
 def decoded(config: RunConfig, ipc: int) -> int:
     """Return the number of images that decoding yields in matching from ``ipc`` learnt images of a class."""
     return assembly.parameterisation_of(config).count(ipc)
-
-
-def known_groups(config: RunConfig) -> RunConfig:
-    """Return the config with a partition that has the same number of groups but needs no features of real images."""
-    grouping = config.method.grouping
-    name = PARTITIONS[grouping.name].planned_as or grouping.name
-    return replace(config, method=replace(config.method, grouping=replace(grouping, name=name)))
-
-
-def _groups(config: RunConfig, classes: int) -> int:
-    partition = assembly.partition_of(known_groups(config), classes, lambda: torch.empty(0))
-    return sum(len(group) > 1 for group in partition)
 
 
 def _built(build: Callable[[int], nn.Module]) -> nn.Module:

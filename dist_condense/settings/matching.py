@@ -7,6 +7,7 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
+import torch
 from torch import nn
 
 from dist_condense import networks
@@ -221,3 +222,16 @@ def remarks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
             f"method.start: {config.method.start} with {tiles} tiles per image starts each tile from a part of one "
             "real image; method.start=mixed starts each from a whole one"
         )
+
+
+def known_groups(config: RunConfig) -> RunConfig:
+    """Return the config with a partition that has the same number of groups but needs no features of real images."""
+    grouping = config.method.grouping
+    name = PARTITIONS[grouping.name].planned_as or grouping.name
+    return replace(config, method=replace(config.method, grouping=replace(grouping, name=name)))
+
+
+def pooled_groups(config: RunConfig, classes: int) -> int:
+    """Return the number of groups of several of the run's classes, whose statistics are averaged."""
+    partition = assembly.partition_of(known_groups(config), classes, lambda: torch.empty(0))
+    return sum(len(group) > 1 for group in partition)

@@ -1,8 +1,10 @@
 """Choice of the microbatch (``compute.microbatch=null``): all images of a class at once if they fit, else fewer.
 
-The peak of a step is counted on tensors without data, for two small numbers of images, and extrapolated. A double
-backward is counted, which needs more than two passes, so the choice is cautious. The number of images is halved until
-they fit and is not the largest possible, so that equal machines choose equally although their free memory differs.
+If a rough upper bound fits, which takes no time, all images are taken. Else the peak of a step is counted on tensors
+without data, which takes seconds, for two small numbers of images, and extrapolated. A double backward is counted,
+which needs more than two passes, so the choice is cautious. The number of images is halved until they fit and is not
+the largest possible, so that equal machines usually choose equally although their free memory differs: always on CPUs,
+where a share of the whole memory counts, but not on a GPU whose free memory happens to be on either side of a bound.
 """
 
 from __future__ import annotations
@@ -19,17 +21,20 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from dist_condense import networks
 from dist_condense.core.objective import Objective
 from dist_condense.data.reading.read_ahead import HELD
-from dist_condense.settings import assembly, needs
+from dist_condense.data.reading.tiers import DECODED
+from dist_condense.settings import assembly, matching, needs
 from dist_condense.settings.needs import FLOAT
 from dist_condense.settings.schema import CPU, CUDA, RunConfig
 from dist_condense.system.memory import machine_memory
 from dist_condense.system.peak_bytes import PeakBytes
 
 SHARE = 0.8
-"""Share of the free memory that is used; the rest is left for workspaces of kernels and the gaps of an allocator."""
+"""Share of :attr:`Room.bytes` that is used; the rest is left for workspaces of kernels and the gaps of an allocator."""
 PROCESS = {CPU: 2**30, CUDA: 3 * 2**29}
 """Bytes that a process needs besides its tensors, by device. Measured on a CPU (Python, torch, Ray, MLflow); assumed on
 a GPU (its context, workspaces of kernels)."""
+COPIES = 8
+"""Bound of the peak of a step in outputs of all layers and weights; at most 4 and 6.4 of them were counted."""
 COUNTS = 2, 4
 """Two numbers of images whose memory is counted."""
 
@@ -50,6 +55,14 @@ class Room:
         return cls(machine_memory() // workers - PROCESS[CPU], images)
 
 
+def keeps_decoded(tier: str, device: str) -> bool:
+    """Return whether a worker keeps its real images, decoded, in the memory of its device.
+
+    :param tier: a definite tier; on a GPU, those of the machine's memory do not count.
+    """
+    return tier == "gpu" if device == CUDA else tier in DECODED
+
+
 def fitting(config: RunConfig, dataset: Any, classes: int, room: Room) -> int:
     """Return the largest microbatch, halved from all images of a class, with which a matching step fits; 0: all.
 
@@ -64,12 +77,14 @@ def fitting(config: RunConfig, dataset: Any, classes: int, room: Room) -> int:
     free = SHARE * room.bytes - room.images - _beside(config, dataset, classes)
     text, shape = assembly.network_text(config.network), assembly.network_shape(dataset)
     objective = replace(assembly.objective_of(config), microbatch=0, compiled=False)
+    every = images = max(real, synthetic)
+    if bound(text, every, **shape) <= free:
+        return 0
     of_real, of_synthetic = _peaks(text, objective, **shape)
 
     def fits(images: int) -> bool:
         return max(_at(of_real, min(images, real)), _at(of_synthetic, min(images, synthetic))) <= free
 
-    every = images = max(real, synthetic)
     while images > 1 and not fits(images):
         images //= 2
     return 0 if images == every else images
@@ -80,13 +95,35 @@ def learnt(config: RunConfig, dataset: Any) -> int:
     return sum(map(prod, assembly.learnt_shapes(config, dataset).values()))
 
 
+def bound(text: str, images: int, *, channels: int, size: networks.Size, classes: int) -> int:
+    """Return more bytes than the peak of a step with this number of images in the network at once."""
+    shape: Any = {"channels": channels, "size": size, "classes": classes}
+    theta, _ = needs.sizes(text, **shape)
+    each = channels * prod(networks.sides(size)) + needs.output_sum(text, **shape)
+    return COPIES * (theta + FLOAT * images * each)
+
+
 def _beside(config: RunConfig, dataset: Any, classes: int) -> int:
-    """Return the bytes of the classes' state, a class's gradient, theta's state, and the minibatches read ahead."""
+    """Return the bytes of the classes' state, a class's gradient, theta's state, statistics, and minibatches."""
     image = prod(dataset.shape)
     state = FLOAT * (2 * classes + 1) * learnt(config, dataset)
-    theta, _ = needs.sizes(assembly.network_text(config.network), **assembly.network_shape(dataset))
+    text, shape = assembly.network_text(config.network), assembly.network_shape(dataset)
+    theta, _ = needs.sizes(text, **shape)
+    groups, statistics = matching.pooled_groups(config, len(dataset.classes)), 0
+    if groups:
+        values = _values(text, assembly.objective_of(config), **shape)
+        statistics = needs.of_statistics(values, groups=groups, classes=classes)
     read = min(config.method.real_batch, max(dataset.counts)) * image * (HELD + 2 * FLOAT)
-    return state + 3 * theta + read
+    return state + 3 * theta + statistics + read
+
+
+@lru_cache(maxsize=64)
+def _values(text: str, objective: Objective, *, channels: int, size: networks.Size, classes: int) -> int:
+    """Return the number of values of the statistic of a class."""
+    with FakeTensorMode():
+        network = networks.build(text, seed=0, channels=channels, size=size, classes=classes).eval()
+        blank = torch.zeros(1, channels, *networks.sides(size))
+        return sum(x.numel() for x in objective.phi.value(network, blank, torch.zeros(1, dtype=torch.int64)))
 
 
 Line = Sequence[int]
@@ -101,13 +138,12 @@ def _at(line: Line, images: int) -> float:
 @lru_cache(maxsize=64)
 def _peaks(text: str, objective: Objective, *, channels: int, size: networks.Size, classes: int) -> tuple[Line, Line]:
     """Return the peak bytes of the statistic of real images, and of the gradient of synthetic images."""
-    height, width = (size, size) if isinstance(size, int) else size
     real, synthetic = list[int](), list[int]()
     with FakeTensorMode():
         network = networks.build(text, seed=0, channels=channels, size=size, classes=classes).eval()
         for images in COUNTS:
             examples = {
-                "images": torch.empty(images, channels, height, width),
+                "images": torch.empty(images, channels, *networks.sides(size)),
                 "labels": torch.zeros(images, dtype=torch.int64),
             }
             with PeakBytes() as of_real:

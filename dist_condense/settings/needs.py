@@ -17,13 +17,14 @@ from torch import nn
 
 from dist_condense import networks
 from dist_condense.data.reading.tiers import gib
+from dist_condense.engine.matching.shared import STORED
 from dist_condense.engine.procedure import Kind
 from dist_condense.settings import assembly
 from dist_condense.settings.schema import RunConfig
 from dist_condense.settings.values import ConfigError
 
-FLOAT, BFLOAT16 = 4, 2
-"""Bytes of a number in float32, and in the networks of ``compute.autocast``."""
+FLOAT, BFLOAT16, INTEGER = 4, 2, 8
+"""Bytes of a number in float32, in the networks of ``compute.autocast``, and in an exact sum."""
 LESS = "lower ipc or dataset.size, or take fewer classes"
 """What to change so that the learnt images need less."""
 
@@ -126,6 +127,22 @@ def of_pass(config: RunConfig, images: int, each: int, key: str) -> Need:
     return Need(key if images > 1 else "dataset.size", text, images * each)
 
 
+def of_statistics(values: int, *, groups: int, classes: int, exact: bool = True) -> int:
+    """Return the bytes of the statistics of groups, synthetic and real, in a step that averages them over classes.
+
+    They are added to the sum of their group as the classes pass. Exact sums store the statistics of a few classes.
+
+    :param values: number of values of the statistic of a class.
+    :param groups: number of groups of several classes in the run.
+    :param classes: number of classes of the worker.
+    """
+    stored = min(classes, STORED) if exact else 0
+    passing = 2 * FLOAT  # a class's tensors, and the same as a flat one
+    each = FLOAT * stored + passing + groups * (FLOAT + INTEGER if exact else FLOAT)
+    gradients = 0 if exact else groups * FLOAT * values  # else smaller than the integers before
+    return 2 * values * each + gradients
+
+
 @functools.lru_cache(maxsize=64)
 def sizes(text: str, *, channels: int, size: networks.Size, classes: int) -> tuple[int, int]:
     """Return the bytes of a network's weights, and the elements of the largest output of a layer for one image.
@@ -134,6 +151,13 @@ def sizes(text: str, *, channels: int, size: networks.Size, classes: int) -> tup
     """
     network = networks.sketch(text, channels=channels, size=size, classes=classes)
     return networks.weight_bytes(network), networks.largest_output(network, channels, size)
+
+
+@functools.lru_cache(maxsize=64)
+def output_sum(text: str, *, channels: int, size: networks.Size, classes: int) -> int:
+    """Return the elements of the outputs of all layers for one image; raises the errors of `sizes`."""
+    network = networks.sketch(text, channels=channels, size=size, classes=classes)
+    return sum(networks.outputs(network, channels, size))
 
 
 @functools.lru_cache(maxsize=64)

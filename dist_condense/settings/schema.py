@@ -348,8 +348,10 @@ class ComputeConfig:
     with it, and where that is exhausted during a capture, the run ends with the advice to lower it."""
     microbatch: Amount | None = None
     """Largest number of images in the network at once in matching, which then takes two passes over each class; 0: all
-    images of a class at once. Null: 0 if that fits in 80 % of every worker's free memory by an estimate, else the
-    number, halved until it fits. A worker that runs out of memory nevertheless halves it once, with a warning."""
+    images of a class at once. Null: 0 if that fits, by an estimate, in 80 % of the memory of every worker, else the
+    number, halved until it fits; the memory is the free one of a GPU, on CPUs an equal share of the machine's whole
+    memory, less 1 GiB. Equal machines choose equally on CPUs, and usually on GPUs. A worker that runs out of memory
+    nevertheless halves it once, with a warning."""
     slices: Annotated[int, Range(1, 10_000)] | None = None
     """Number of slices of a training batch, whose gradients are summed; null: 4 (1 with BatchNorm)."""
     threads: Threads | None = None

@@ -19,6 +19,7 @@ from dist_condense.commands import cli
 from dist_condense.engine.coordinator import LocalCoordinator, ProcessGroupCoordinator
 from dist_condense.job import logs
 from dist_condense.job.journal import Journal, RunFailed
+from dist_condense.result.progress import Notes
 from dist_condense.settings.run_folder import RunFolder
 from tests.engine import cases
 
@@ -148,3 +149,20 @@ def test_bytes_are_counted_on_all_lines() -> None:
     second = first.beside()
     second.fill(torch.zeros(7, dtype=torch.uint8))
     assert first.reduced() == second.reduced() == exact + 7
+
+
+def test_the_driver_repeats_what_the_first_worker_logs_for_people(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notes = Notes(tmp_path / "logs" / logs.FIRST, logs.repeat)
+    notes.start()
+    with logs.kept(tmp_path, "start", LocalCoordinator()):
+        for name in ("core.program", "job.agreed", "job.journal", "engines"):
+            logging.getLogger(f"dist_condense.{name}").info("from %s", name)
+        logging.getLogger("dist_condense.engine.matching.halving").warning("out of memory")
+    notes.stop()
+    for damaged in ("{", "[]", "3", '{"logger": "dist_condense.core"}'):
+        logs.repeat(damaged)
+    printed = capsys.readouterr()
+    shown = [line for line in (printed.out + printed.err).splitlines() if line]
+    assert shown == ["note: from core.program", "note: from job.agreed", "warning: out of memory"]

@@ -224,8 +224,8 @@ class Job:
     def _following(self, tracker: Tracker) -> Iterator[None]:
         """Report progress within the context.
 
-        New entries of metrics.jsonl are displayed and sent to MLflow; failures of the worker group are printed, and what
-        the first worker on Ray logs for people.
+        New entries of metrics.jsonl are displayed and sent to MLflow. Failures of the worker group are printed, and so
+        is what the first worker on Ray logs for people.
         """
 
         def send(entries: Sequence[MetricsEntry]) -> None:

@@ -32,6 +32,14 @@ pytestmark = [
 ]
 
 
+Case = tuple[str, *tuple[str, ...]]
+"""Name of a case and more keys."""
+ALIKE: list[Case] = [
+    *((name,) for name in ("dc", "dsa", "dcc", "dm", "idc", "idc_pooled_by_kmeans")),
+    ("idc", "compute.microbatch=3"),
+]
+
+
 def shard_after(case: str, device: str, steps: int, folder: Path, *more: str) -> ClassShard:
     swish = "network.activation=swish"  # smooth: no ReLU flips on the last bit
     run = cases.load(case, f"output={folder}", swish, *more)
@@ -51,12 +59,12 @@ def test_gpu_equals_cpu_in_float64(case: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("graphs", [3, 10])
-@pytest.mark.parametrize("case", ["dc", "dsa", "dcc", "dm", "idc"])
-def test_captured_steps_equal_eager_ones(case: str, graphs: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", ALIKE, ids=" ".join)
+def test_captured_steps_equal_eager_ones(case: Case, graphs: int, tmp_path: Path) -> None:
     """Ten classes are captured in several graphs or in one, while the images of the next step are read."""
+    (name, *keys), fresh = case, "trajectory.start=fresh"
     captured, eager = (
-        shard_after(case, "cuda", 3, tmp_path, "trajectory.start=fresh", f"compute.cuda_graphs={n}")
-        for n in (graphs, 0)
+        shard_after(name, "cuda", 3, tmp_path, fresh, *keys, f"compute.cuda_graphs={n}") for n in (graphs, 0)
     )
     for c, pixels in eager.pixels.items():
         torch.testing.assert_close(captured.pixels[c], pixels, rtol=1e-6, atol=1e-8)
@@ -73,10 +81,12 @@ def no_wait_for_the_host() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.parametrize("case", [("idc",), ("idc", "compute.microbatch=3"), ("idc_pooled_by_kmeans",)], ids=" ".join)
 @pytest.mark.parametrize(("tier", "graphs"), [("ram", 0), ("gpu", 0), ("gpu", 3)])
-def test_a_step_does_not_wait_for_the_host(tmp_path: Path, tier: str, graphs: int) -> None:
+def test_a_step_does_not_wait_for_the_host(tmp_path: Path, tier: str, graphs: int, case: Case) -> None:
+    name, *more = case
     keys = f"data.tier={tier}", f"compute.cuda_graphs={graphs}"
-    run = cases.load("idc", f"output={tmp_path}", "trajectory.start=fresh", *keys)
+    run = cases.load(name, f"output={tmp_path}", "trajectory.start=fresh", *keys, *more)
     journal = assemble(run, LocalCoordinator(reproducible=False), Placement(torch.device("cuda")))
     theta = journal.procedure.trajectory.network
     journal.procedure.shard.match(theta, 0, 0, 0)
@@ -121,10 +131,11 @@ def steps(case: str, folder: Path, *keys: str) -> Iterator[list[Tensor]]:
 
 
 @pytest.mark.parametrize("graphs", [0, 3])
-@pytest.mark.parametrize("case", ["dc", "dsa", "dcc", "dm", "idc", "soft_labels"])
-def test_two_runs_are_equal_with_deterministic_kernels(case: str, graphs: int, tmp_path: Path) -> None:
-    keys = "compute.deterministic=true", f"compute.cuda_graphs={graphs}", "trajectory.matching_steps=4"
-    one, other = ([[x.clone() for x in state] for state in steps(case, tmp_path, *keys)] for _ in range(2))
+@pytest.mark.parametrize("case", [*ALIKE, ("soft_labels",)], ids=" ".join)
+def test_two_runs_are_equal_with_deterministic_kernels(case: Case, graphs: int, tmp_path: Path) -> None:
+    name, *more = case
+    keys = "compute.deterministic=true", f"compute.cuda_graphs={graphs}", "trajectory.matching_steps=4", *more
+    one, other = ([[x.clone() for x in state] for state in steps(name, tmp_path, *keys)] for _ in range(2))
     for t, states in enumerate(zip(one, other, strict=True)):
         assert all(torch.equal(x, y) for x, y in zip(*states, strict=True)), f"after step {t}"
 

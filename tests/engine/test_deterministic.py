@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,11 +16,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dist_condense import networks
 from dist_condense.data import ChannelStatistics
+from dist_condense.engine.coordinator import LocalCoordinator, Placement
 from dist_condense.evaluation.evaluate import TrainingSet
 from dist_condense.evaluation.protocols import PROTOCOLS, protocol
 from dist_condense.evaluation.training import Course
+from dist_condense.job.worker import assemble
 from dist_condense.system.processor import deterministic_kernels
-from tests.engine import test_update
+from tests.engine import cases, test_update
 from tests.engine.test_program import METHODS, arguments, assert_equal, shard
 
 REFUSED = (
@@ -89,6 +92,15 @@ def evaluation(name: str) -> Operations:
 def test_a_step_has_only_deterministic_operations(method: str, keys: tuple[str, ...]) -> None:
     with deterministic_kernels():
         seen = step(method, *keys)
+    assert not seen.refused and "_unsafe_index_put" in seen.names
+
+
+def test_a_step_of_pooled_classes_has_only_deterministic_operations(tmp_path: Path) -> None:
+    """Tiles of several factors, in microbatches of two passes."""
+    run = cases.load("idc_pooled_by_kmeans", f"output={tmp_path}", "trajectory.start=fresh")
+    procedure = assemble(run, LocalCoordinator(), Placement()).procedure
+    with deterministic_kernels(), Operations() as seen:
+        procedure.shard.match(procedure.trajectory.network, 0, 0, 0)
     assert not seen.refused and "_unsafe_index_put" in seen.names
 
 

@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from dist_condense.core import randomness
 from dist_condense.engine.coordinator import LocalCoordinator, Placement, ProcessGroupCoordinator
+from dist_condense.engine.trajectory import faster_at_once
 from dist_condense.job.worker import assemble
 from dist_condense.result import metrics_file
 from dist_condense.settings.run_folder import RunFolder
@@ -55,6 +57,15 @@ def test_group_equals_single_process(
     result = groups[workers][name]
     assert isinstance(result, Tensor), result
     assert torch.equal(result, single[name])
+
+
+@pytest.mark.parametrize("workers", WORKERS[1:])
+@pytest.mark.parametrize("case", ["idc_pooled_by_kmeans", "representative"])
+def test_the_groups_pretrain_the_networks_of_a_pool_at_once(case: str, workers: int) -> None:
+    run = cases.load(case, "output=unused")
+    schedule = run.trajectory
+    drawn = {randomness.key(run.seed, "pool", k) % schedule.pool_size for k in range(schedule.networks)}
+    assert faster_at_once(len(drawn), workers, 4)  # slices
 
 
 @pytest.mark.parametrize("workers", WORKERS[1:])

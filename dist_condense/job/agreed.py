@@ -12,6 +12,7 @@ import torch
 from dist_condense.data import ImageSet
 from dist_condense.engine.coordinator import Coordinator
 from dist_condense.job.claim import Claim
+from dist_condense.settings import microbatch
 from dist_condense.settings.config import RunConfig, read, to_yaml
 from dist_condense.settings.microbatch import Room
 from dist_condense.settings.procedures import PROCEDURES
@@ -76,5 +77,6 @@ def _chosen(
     least = min((x for x in chosen if x), default=0)
     log.info("compute.microbatch=%d is chosen; each worker has %d bytes or more", least, here.bytes)
     if least and coordinator.rank == 0:
-        terminal.say(f"memory   compute.microbatch={least} is chosen: all images of a class at once do not fit")
+        why = microbatch.reason(config, dataset, len(labels), here)
+        terminal.say(f"memory   compute.microbatch={least} is chosen: {why}")
     return least

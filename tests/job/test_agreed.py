@@ -60,6 +60,17 @@ def test_the_choice_fits_and_twice_as_much_does_not(keys: tuple[str, ...]) -> No
     assert fitting(run, DATA, 3, Room(0)) == 1
 
 
+def test_the_classes_in_a_graph_are_in_the_network_at_once() -> None:
+    run = config("compute.cuda_graphs=8")
+    room = int((microbatch._beside(run, DATA, 3) + 2 * needed(run, 64)) / microbatch.SHARE)
+    on_gpu = Room(room, on_gpu=True)
+    assert fitting(run, DATA, 3, Room(room)) == 0 and fitting(run, DATA, 3, on_gpu) == 32
+    assert fitting(run, DATA, 1, on_gpu) == fitting(run, DATA, 2, on_gpu) == 0, "no more classes than the worker owns"
+    told = microbatch.reason(run, DATA, 3, on_gpu)
+    assert told.startswith("all images of 3 classes in a CUDA graph do not fit") and "compute.cuda_graphs=1" in told
+    assert microbatch.reason(run, DATA, 3, Room(room // 4, on_gpu=True)) == "all images of a class at once do not fit"
+
+
 def test_bfloat16_needs_less() -> None:
     assert needed(config("compute.autocast=true"), 64) < 0.8 * needed(config(), 64)
 

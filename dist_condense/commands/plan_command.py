@@ -32,7 +32,7 @@ from dist_condense.planning.workload import Workload, workload_of
 from dist_condense.settings import assembly, checks, effects, memory
 from dist_condense.settings.config import ConfigError, RunConfig, given_keys, usable
 from dist_condense.settings.limits import COUNT, Range, refusals
-from dist_condense.settings.microbatch import PROCESS, Room, keeps_decoded
+from dist_condense.settings.microbatch import PROCESS, Room, keeps_decoded, reason
 from dist_condense.settings.procedures import PROCEDURES, outline_of
 from dist_condense.settings.schema import CPU, CUDA
 from dist_condense.system import terminal
@@ -106,16 +106,16 @@ def planned(options: argparse.Namespace, config: RunConfig, known: Sequence[str]
     kind = kind or (config.cluster.device if saved is None else saved.kind)
     workers = max(1, config.cluster.workers)
     room = _room(options, gpu, kind, workers)
-    chosen = 0
+    chosen, why = 0, ""
     if config.compute.microbatch is None and room is not None:
-        chosen = _microbatch(config, dataset, load, kind=kind, workers=workers, room=room)
+        chosen, why = _microbatch(config, dataset, load, kind=kind, workers=workers, room=room)
         config = replace(config, compute=replace(config.compute, microbatch=chosen))
     load = replace(load, microbatch=config.compute.microbatch or 0)
     measured = saved or _measured(options, config, dataset, load)
     unsaved = _unsaved(options, measured)
     measured = _as_stated(options, measured, load)
     if kind == CUDA:
-        load = replace(load, captured=max(1, config.compute.cuda_graphs))
+        load = replace(load, captured=max(1, min(config.compute.cuda_graphs, -(-load.classes // workers))))
     cluster = _cluster(options, gpu, config, load, kind=kind, workers=workers)
     outline = outline_of(config, dataset)
     return Plan(
@@ -138,6 +138,7 @@ def planned(options: argparse.Namespace, config: RunConfig, known: Sequence[str]
         tested=test_images(dataset) if load.trials else 0,
         unsaved=unsaved,
         microbatch=chosen,
+        why=why,
     )
 
 
@@ -170,12 +171,15 @@ def _room(options: argparse.Namespace, gpu: Device | None, kind: str, workers: i
     return machine_memory() // workers if kind == CPU else None
 
 
-def _microbatch(config: RunConfig, dataset: Any, load: Workload, *, kind: str, workers: int, room: int) -> int:
-    """Return the microbatch that a run would choose on workers with ``room`` bytes each."""
+def _microbatch(
+    config: RunConfig, dataset: Any, load: Workload, *, kind: str, workers: int, room: int
+) -> tuple[int, str]:
+    """Return the microbatch that a run would choose on workers with ``room`` bytes each, and why."""
     is_resident = _resident(config, load, kind, workers)
     images = share([count * load.image for count in load.counts], workers, 1) if is_resident else 0
-    place = Room(room - PROCESS[kind], images)
-    return PROCEDURES[config.method.procedure].microbatch(config, dataset, -(-load.classes // workers), place)
+    most, place = -(-load.classes // workers), Room(room - PROCESS[kind], images, kind == CUDA)
+    chosen = PROCEDURES[config.method.procedure].microbatch(config, dataset, most, place)
+    return chosen, reason(config, dataset, most, place) if chosen else ""
 
 
 def _checkpoint(outline: Outline, load: Workload) -> int:

@@ -14,6 +14,7 @@ from dist_condense.data.reading.tiers import gib
 from dist_condense.engine.coordinator import Coordinator
 from dist_condense.engine.errors import RunFailed
 from dist_condense.job.claim import Claim
+from dist_condense.settings import microbatch
 from dist_condense.settings.config import RunConfig, read, to_yaml
 from dist_condense.settings.microbatch import Room, keeps_decoded
 from dist_condense.settings.procedures import PROCEDURES
@@ -81,8 +82,8 @@ def _chosen(
     chosen = [_number(x) for x in coordinator.gather(own)]
     least = min((x for x in chosen if x), default=0)
     if least:
-        reason = "all images of a class at once do not fit on every worker"
-        log.info("compute.microbatch=%d is chosen: %s; this worker has %s", least, reason, gib(max(0, here.bytes)))
+        why = microbatch.reason(config, dataset, len(labels), here)
+        log.info("compute.microbatch=%d is chosen: %s; this worker has %s", least, why, gib(max(0, here.bytes)))
     return least
 
 

@@ -101,8 +101,19 @@ def of_network(text: str, *, channels: int, size: networks.Size, classes: int) -
 
 
 def launches_of_network(text: str, *, channels: int, size: networks.Size, classes: int) -> int:
-    """Count the kernels of a forward and a backward pass; arguments and errors as for :func:`of_network`."""
-    return _of_network(text, channels=channels, size=size, classes=classes)[1].launches
+    """Count the kernels of a forward and a backward pass and of a step of SGD.
+
+    SGD is taken as one kernel for all tensors of a kind. Arguments and errors as for :func:`of_network`.
+    """
+    passes = _of_network(text, channels=channels, size=size, classes=classes)[1].launches
+    network = networks.sketch(text, channels=channels, size=size, classes=classes).to("meta")
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3, foreach=True)
+    for p in network.parameters():
+        p.grad = torch.empty_like(p)
+    for _ in range(2):  # the first step makes the momentum
+        with OperationCount() as step:
+            optimiser.step()
+    return passes + step.launches
 
 
 def of_run(config: RunConfig, dataset: Any, network: nn.Module, *, matches: bool) -> Counted:

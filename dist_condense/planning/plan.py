@@ -39,5 +39,7 @@ class Plan:
     """Number of test images; 0 without an evaluation."""
     microbatch: int = 0
     """Microbatch that a run would choose (``compute.microbatch``), for which the estimates are; 0: all images fit."""
+    why: str = ""
+    """Reason why it would choose one."""
     unsaved: str = ""
     """Reason why the measured rates could not be saved, followed by the rates; empty if they were, or need not be."""

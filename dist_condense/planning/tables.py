@@ -133,7 +133,7 @@ def remarks(plan: Plan) -> Iterator[str]:
     """Yield remarks about memory, workers and the limits of the estimate."""
     forecast, load = plan.forecast, plan.load
     if plan.microbatch:
-        yield f"all images of a class at once do not fit: compute.microbatch={plan.microbatch} is chosen"
+        yield f"{plan.why}: compute.microbatch={plan.microbatch} is chosen"
     yield from (f"does not fit: {problem}" for problem in plan.problems)
     if plan.room is not None and not plan.problems:
         yield "fits"

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
+from dist_condense.core.cutmix import draw_cutmix
 from dist_condense.evaluation.protocols import Protocol, protocol
 from dist_condense.planning.images import test_images
-from dist_condense.planning.operations import launches_of_network, of_network
+from dist_condense.planning.operations import OperationCount, launches_of_network, of_network
 from dist_condense.planning.rates import Operations
 from dist_condense.planning.workload import Trials, passes
 from dist_condense.settings import assembly
@@ -33,7 +34,7 @@ def trials_of(config: RunConfig, dataset: Any) -> tuple[Trials, ...]:
     theta = _operations(config, dataset, assembly.SAME_NETWORK).training
     architectures = dict.fromkeys(assembly.architecture(config, text) for text in options.architectures)
     counted = {name: _operations(config, dataset, name) for name in architectures}
-    shape = assembly.network_shape(dataset)
+    shape, prepared = assembly.network_shape(dataset), _preparing(rule, dataset)
     return tuple(
         Trials(
             set=each.name,
@@ -42,11 +43,21 @@ def trials_of(config: RunConfig, dataset: Any) -> tuple[Trials, ...]:
             updates=dict(passes(each.images, rule.batch, _epochs(config, rule, each, text) + rule.extra_epochs)),
             training=work.training / theta,
             tested=rule.evaluations * tests * work.forward / theta,
-            launches=launches_of_network(text, **shape),
+            launches=prepared + launches_of_network(text, **shape),
         )
         for each in _sets(config, dataset)
         for text, work in counted.items()
     )
+
+
+def _preparing(rule: Protocol, dataset: Any) -> int:
+    """Count the kernels of drawing and computing the augmentation and CutMix of a batch, here of two black images."""
+    images, generator = torch.zeros(2, *dataset.shape), torch.Generator().manual_seed(0)
+    with OperationCount() as counted:
+        images = rule.augmentation(images, generator, dataset.space.statistics)
+        if rule.cutmix:
+            draw_cutmix(rule.cutmix, len(images), (images.shape[-2], images.shape[-1]), generator).images(images)
+    return counted.launches
 
 
 @dataclass(frozen=True)

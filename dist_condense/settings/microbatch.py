@@ -46,12 +46,14 @@ class Room:
     bytes: int
     images: int = 0
     """Bytes of the real images that the worker keeps in it."""
+    on_gpu: bool = False
+    """Whether it is a GPU's, on which the steps of ``compute.cuda_graphs`` classes are captured and exist at once."""
 
     @classmethod
     def here(cls, device: torch.device, workers: int, images: int = 0) -> Room:
         """Return the free memory of a GPU, or a worker's share of this machine's memory, which ``workers`` share."""
         if device.type == CUDA:
-            return cls(torch.cuda.mem_get_info(device)[0], images)
+            return cls(torch.cuda.mem_get_info(device)[0], images, True)
         return cls(machine_memory() // workers - PROCESS[CPU], images)
 
 
@@ -77,17 +79,35 @@ def fitting(config: RunConfig, dataset: Any, classes: int, room: Room) -> int:
     free = SHARE * room.bytes - room.images - _beside(config, dataset, classes)
     text, shape = assembly.network_text(config.network), assembly.network_shape(dataset)
     objective = replace(assembly.objective_of(config), microbatch=0, compiled=False)
-    every = images = max(real, synthetic)
-    if bound(text, every, **shape) <= free:
+    every, steps = max(real, synthetic), captured(config, classes, room)
+    if steps * bound(text, every, **shape) <= free:
         return 0
-    of_real, of_synthetic = _peaks(text, objective, **shape)
+    images, (of_real, of_synthetic) = every, _peaks(text, objective, **shape)
 
     def fits(images: int) -> bool:
-        return max(_at(of_real, min(images, real)), _at(of_synthetic, min(images, synthetic))) <= free
+        return steps * max(_at(of_real, min(images, real)), _at(of_synthetic, min(images, synthetic))) <= free
 
     while images > 1 and not fits(images):
         images //= 2
     return 0 if images == every else images
+
+
+def captured(config: RunConfig, classes: int, room: Room) -> int:
+    """Return the number of classes, of ``classes`` of a worker, whose images are in the network at once."""
+    return max(1, min(config.compute.cuda_graphs, classes)) if room.on_gpu else 1
+
+
+def reason(config: RunConfig, dataset: Any, classes: int, room: Room) -> str:
+    """Return why :func:`fitting` chooses a microbatch; the arguments are those of it."""
+    steps = captured(config, classes, room)
+    for fewer in (steps >> n for n in range(1, steps.bit_length())):
+        less = replace(config, compute=replace(config.compute, cuda_graphs=fewer))
+        if fitting(less, dataset, classes, room) == 0:
+            return (
+                f"all images of {steps} classes in a CUDA graph do not fit, those of {fewer} would "
+                f"(compute.cuda_graphs={fewer})"
+            )
+    return "all images of a class at once do not fit"
 
 
 def learnt(config: RunConfig, dataset: Any) -> int:

@@ -203,6 +203,13 @@ def test_the_microbatch_that_a_run_would_choose_is_printed(rates, capsys):
     assert code == 0 and "compute.microbatch" not in out
 
 
+def test_a_run_that_captures_several_classes_is_planned_to_fit(no_timing, capsys):
+    path, keys = "configs/cifar10_dc.yaml", ["compute.autocast=false", "compute.cuda_graphs=5"]
+    code, out, _ = reported(capsys, path, "--gpu=h100", "--gpus=2", "--gpu-memory=3", *keys)
+    assert code == 0 and "all images of 5 classes in a CUDA graph do not fit, those of " in out
+    assert "compute.microbatch=" in out and "does not fit: " not in out
+
+
 def test_everything_wrong_is_refused_at_once(capsys):
     wrong = ["--gpus=0", "--gpu-memory=-1", "--rate=0", "--bandwidth=nan", "--classes=0", "ipc=0"]
     code, out, err = reported(capsys, "configs/digits.yaml", *wrong)

@@ -101,6 +101,17 @@ def test_statistics_of_groups_are_counted_as_plan_counts_them(statistic: str) ->
     assert microbatch._beside(pooled, DATA, 3) - microbatch._beside(alone, DATA, 3) == expected
 
 
+def test_the_classes_in_a_graph_are_in_the_network_at_once() -> None:
+    run = config("compute.cuda_graphs=8")
+    room = int((microbatch._beside(run, DATA, 3) + 2 * needed(run, 64)) / microbatch.SHARE)
+    on_gpu = Room(room, on_gpu=True)
+    assert fitting(run, DATA, 3, Room(room)) == 0 and fitting(run, DATA, 3, on_gpu) == 32
+    assert fitting(run, DATA, 1, on_gpu) == fitting(run, DATA, 2, on_gpu) == 0, "no more classes than the worker owns"
+    told = microbatch.reason(run, DATA, 3, on_gpu)
+    assert told.startswith("all images of 3 classes in a CUDA graph do not fit") and "compute.cuda_graphs=1" in told
+    assert microbatch.reason(run, DATA, 3, Room(room // 4, on_gpu=True)) == "all images of a class at once do not fit"
+
+
 def test_bfloat16_needs_less() -> None:
     assert needed(config("compute.autocast=true"), 64) < 0.8 * needed(config(), 64)
 
@@ -179,7 +190,7 @@ def test_each_worker_logs_its_own_memory(tmp_path: Path, caplog: pytest.LogCaptu
     run = config(f"output={tmp_path}", "data.tier=disk")
     with caplog.at_level("INFO", "dist_condense.job.agreed"):
         chosen = settled(run, started(tmp_path, run), SMALL).compute.microbatch
-    reason = "all images of a class at once do not fit on every worker"
+    reason = "all images of a class at once do not fit"
     assert caplog.messages == [f"compute.microbatch={chosen} is chosen: {reason}; this worker has 60 MiB"]
 
 

@@ -1,12 +1,19 @@
 """The networks of an evaluation, counted as job/comparing.py trains them, and their time on several workers."""
 
-import pytest
+from dataclasses import replace
 
+import pytest
+import torch
+
+from dist_condense.evaluation.protocols import protocol
+from dist_condense.evaluation.training import Course
 from dist_condense.planning.forecast import evaluating
 from dist_condense.planning.images import assumed
+from dist_condense.planning.operations import OperationCount
 from dist_condense.planning.rates import Updating
 from dist_condense.planning.trials import trials_of
 from dist_condense.planning.workload import Trials
+from dist_condense.settings import assembly
 from dist_condense.settings.config import ConfigError, load
 
 UPDATING = Updating(update=1.0, slice=2.0, batch=0.5, own=0.25)
@@ -31,6 +38,29 @@ def test_the_sets_and_epochs_are_those_of_the_protocol():
     assert random.tested == pytest.approx(4 * 10_000 / 3, rel=0.03)  # a test is a third of a training pass
     (dc,) = counted("cifar10_dc", "evaluation.sets=[condensed]")
     assert dc.updates == {10: 301}  # DC's program runs an epoch more
+
+
+@pytest.mark.parametrize("name", ["cifar10_idc", "cifar10_dsa"])
+def test_an_update_launches_its_augmentation_and_sgd_as_well(name):
+    config = load(f"configs/{name}.yaml", ["network.width=4", "evaluation.sets=[condensed]"])
+    data = assumed(config, None, None)
+    rule = replace(protocol(config.evaluation.protocol), batch=4)
+    images = torch.zeros(4, *data.shape)
+    course = Course(
+        network=assembly.network_builder(config, data)(0),
+        protocol=rule,
+        images=lambda positions: images[positions],
+        labels=torch.zeros(4, dtype=torch.int64),
+        statistics=data.space.statistics,
+        seed=0,
+        device=torch.device("cpu"),
+    )
+    course.optimiser.param_groups[0]["foreach"] = True
+    for epoch in range(2):
+        with OperationCount() as run:
+            course.run_epoch(epoch, 1.0)
+    (trial,) = trials_of(config, data)
+    assert 0.8 * run.launches < trial.launches < run.launches  # order, seeds and copies are not counted
 
 
 def test_imagenet_100_has_fewer_epochs_and_three_architectures():

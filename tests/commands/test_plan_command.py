@@ -182,12 +182,12 @@ def test_what_does_not_fit_is_told_with_the_key(rates, capsys):
 
 
 def test_the_microbatch_that_a_run_would_choose_is_printed(rates, capsys):
-    path = "configs/cifar10_dc.yaml"
-    loaded, place = config.load(path), Room(2 * 2**30 - PROCESS["cuda"])
+    path, key = "configs/cifar10_dc.yaml", "compute.autocast=false"
+    loaded, place = config.load(path, [key]), Room(2 * 2**30 - PROCESS["cuda"])
     expected = fitting(loaded, assumed(loaded, 10, 5000), 5, place)
-    code, out, _ = reported(capsys, path, rates(path), "--gpus=2", "--gpu-memory=2")
+    code, out, _ = reported(capsys, path, rates(path, key), "--gpus=2", "--gpu-memory=2", key)
     assert code == 0 and 0 < expected < 256 and f"compute.microbatch={expected} is chosen" in out
-    code, out, _ = reported(capsys, path, rates(path), "--gpus=2", "--gpu-memory=80")
+    code, out, _ = reported(capsys, path, rates(path, key), "--gpus=2", "--gpu-memory=80", key)
     assert code == 0 and "compute.microbatch" not in out
 
 

@@ -38,7 +38,7 @@ from dist_condense.result.synthetic_set import PREVIEW
 from dist_condense.result.tracking.tags import tags_of
 from dist_condense.result.tracking.tracker import Tracker
 from dist_condense.settings import assembly, procedures
-from dist_condense.settings.config import RunConfig, to_dict, to_yaml
+from dist_condense.settings.config import RunConfig, read, to_dict, to_yaml
 from dist_condense.settings.resolve import absolute_paths, resolved
 from dist_condense.settings.run_folder import RunFolder
 from dist_condense.settings.tracking_address import resolve_uri
@@ -182,6 +182,7 @@ class Job:
             self.claim.check()
             raise RunFailed(*terminal.lines_of(error), self._kept()) from error
         done = self._export()
+        tracker.log_params(to_dict(read(self.files.config)))  # with the microbatch that the workers chose
         log.info("the set of %s is written", self._after(done))
         if done < units.total or stop.by is not None:
             raise _unfinished(stop, self._after(done))
@@ -224,8 +225,8 @@ class Job:
     def _following(self, tracker: Tracker) -> Iterator[None]:
         """Report progress within the context.
 
-        New entries of metrics.jsonl are displayed and sent to MLflow. Failures of the worker group are printed, and so
-        is what the first worker on Ray logs for people.
+        New entries of metrics.jsonl are displayed and sent to MLflow. Failures of the worker group are printed, and
+        what its first worker logs for people.
         """
 
         def send(entries: Sequence[MetricsEntry]) -> None:

@@ -22,6 +22,7 @@ from tests.planning.cases import RATES
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(file.stem for file in config.shipped().glob("*.yaml"))
 ROOTS = ("IMAGENET_ROOT", "IMAGENETTE_ROOT", "MINIIMAGENET_ROOT", "CIFAR10_ROOT", "CIFAR100_ROOT", "FASHION_MNIST_ROOT")
+FLOAT32 = ["compute.autocast=false", "compute.compile=false"]
 SMALL = ["network.width=4", "network.depth=2", "method.real_batch=8", "compute.threads=1"]
 
 
@@ -75,7 +76,7 @@ def no_timing(monkeypatch):
 
 def test_a_known_gpu_is_planned_for_without_timing_and_says_what_is_assumed(no_timing, capsys):
     keys = ["--gpu=h100", "--gpus=64", "--classes=1000", "--images-per-class=500", "ipc=1", "method.real_batch=64"]
-    code, out, err = reported(capsys, "configs/cifar100_idc.yaml", *keys, "--share=0.2", "compute.autocast=false")
+    code, out, err = reported(capsys, "configs/cifar100_idc.yaml", *keys, "--share=0.2", *FLOAT32)
     assert code == 0 and "timing" not in err and "nothing is timed" in err
     for words in (
         "rates: assumed, not measured: 20% of the 798 TFLOP/s of an NVIDIA H100",

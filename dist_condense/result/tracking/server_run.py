@@ -132,9 +132,13 @@ class ServerRun:
         self._check_artifact_uri(artifact_uri)
         self._artifact_uri = artifact_uri
         client.update_run(self.id, status="RUNNING")
-        self._log_params(self.id, {key: value for key, value in params.items() if key not in NOT_PARAMS})
+        self.log_params(params)
         history = client.get_metric_history(self.id, RATE)
         self._last_step = max((metric.step for metric in history), default=0)
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Log those params of the run, nested or flat, that the server lacks."""
+        self._log_params(self.id, {key: value for key, value in params.items() if key not in NOT_PARAMS})
 
     def finish(self, status: str) -> None:
         """End the run with the status ``FINISHED``, ``FAILED`` or ``KILLED``."""

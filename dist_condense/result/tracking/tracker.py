@@ -92,6 +92,11 @@ class Tracker:
         first = f"{self.offline}; then " if self.refused else ""
         return f"{first}bring it up to date with: {self.how_to_replay}"
 
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Log params some of which were unknown at the start; the others keep their values."""
+        self._params = params
+        self._put(lambda: self._run.log_params(params))
+
     def log_metrics(self, entries: Sequence[MetricsEntry]) -> None:
         """Log entries that are already in metrics.jsonl, from which they are sent again after an error."""
         self._put(lambda: self._run.log_metrics(entries))

@@ -176,6 +176,13 @@ def test_params_are_what_two_runs_are_compared_by(out, client):
     }
 
 
+def test_params_that_are_known_later_are_added(out, client):
+    tracker = start(out, params={"output": "/a", "seed": 1, "compute": {"microbatch": None}})
+    tracker.log_params({"output": "/a", "seed": 2, "compute": {"microbatch": 0}})
+    tracker.finish()
+    assert client().get_run(tracker.run_id).data.params == {"seed": "1", "compute.microbatch": "0"}
+
+
 def test_the_step_of_a_metric_is_not_sent_as_a_metric(out, client):
     tracker = start(out)
     tracker.log_metrics(entries(10))

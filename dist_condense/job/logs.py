@@ -16,7 +16,7 @@ from pathlib import Path
 
 from dist_condense.engine.coordinator import Coordinator
 from dist_condense.settings.run_folder import RunFolder
-from dist_condense.system import terminal
+from dist_condense.system import records, terminal
 from dist_condense.system.credentials import masked
 
 PACKAGE = "dist_condense"
@@ -102,9 +102,9 @@ def printed(notes: bool = True) -> Iterator[None]:
 def repeat(line: str) -> None:
     """Print a line of a worker's log, whose own output nobody sees on Ray, if :func:`printed` printed it there."""
     try:
-        entry = json.loads(line)
+        entry = records.parsed(line.encode(), FIRST)
         logger, level, message = (str(entry[key]) for key in ("logger", "level", "message"))
-    except (ValueError, TypeError, KeyError):  # a line that was cut
+    except (records.Unreadable, TypeError, KeyError):  # a line that was cut
         return
     if any(f"{logger}.".startswith(f"{silent}.") for silent in SILENT):
         terminal.say(f"{'note' if level == 'INFO' else 'warning'}: {message}")

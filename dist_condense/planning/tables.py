@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from textwrap import wrap
@@ -53,10 +51,9 @@ def show(plan: Plan) -> None:
 
 def _out(text: str) -> None:
     """Print a text, on a terminal in lines of its width, the first of which is not indented; elsewhere in one line."""
-    if not sys.stdout.isatty():
+    if (width := terminal.width()) is None:
         terminal.out(text)
         return
-    width = shutil.get_terminal_size().columns
     terminal.out(*wrap(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
 
 

@@ -11,6 +11,7 @@ import io
 import logging
 import os
 import re
+import shutil
 import signal
 import sys
 import warnings
@@ -81,6 +82,11 @@ def say(*lines: str) -> None:
 def out(*lines: str) -> None:
     """Print results of the command to stdout, escaped; each argument becomes exactly one line."""
     print("\n".join(map(_shown, lines)), flush=True)
+
+
+def width() -> int | None:
+    """Return the number of columns of the terminal that shows stdout; None if it is no terminal."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def lines_of(error: BaseException) -> list[str]:

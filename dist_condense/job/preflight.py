@@ -168,7 +168,8 @@ def remarks(config: RunConfig, stored: State | None) -> Iterator[str]:
         )
     if cluster.workers == 0 and (threads := config.compute.threads or 1) > (here := os.cpu_count() or threads):
         yield f"compute.threads: {threads} threads on {here} cores hinder each other, which can take much longer"
-    if config.compute.autocast and _computes_here(config) and not has_bfloat16(cluster.device):
+    asked = cluster.workers == 0 if cluster.on_gpu else _computes_here(config)  # the driver of workers uses no GPU
+    if config.compute.autocast and asked and not has_bfloat16(cluster.device):
         yield (
             f"compute.autocast: this {'GPU' if cluster.on_gpu else 'CPU'} has no instructions for bfloat16; "
             "compute.autocast=false is faster here"

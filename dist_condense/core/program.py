@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
@@ -20,6 +21,8 @@ from torch.utils import _pytree as pytree
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
+SIGN = 60.0
+"""Seconds between two signs of life while a program is compiled."""
 WARM_UP = 3
 """Number of calls before a capture, in which libraries select their kernels and allocate workspaces."""
 
@@ -71,10 +74,20 @@ def compiled(function: Callable[..., Result], name: str) -> Callable[..., Result
 
 
 def _logged(first: Callable[[], Result], name: str) -> Result:
-    """Return the result of a call that compiles, and log that it starts and how long it took."""
-    start = time.monotonic()
-    log.info("compiling %s (compute.compile), which takes up to two minutes", name)
-    result = first()
+    """Return the result of a call that compiles, and log that it starts, each :data:`SIGN` and how long it took."""
+    start, done = time.monotonic(), threading.Event()
+
+    def tell() -> None:
+        while not done.wait(SIGN):
+            log.info("still compiling %s after %.0f s", name, time.monotonic() - start)
+
+    how_long = "half a minute to two, longer on a busy machine; compute.compile=false computes at once"
+    log.info("compiling %s (%s)", name, how_long)
+    threading.Thread(target=tell, name="compiling", daemon=True).start()
+    try:
+        result = first()
+    finally:
+        done.set()
     log.info("compiled %s in %.0f s", name, time.monotonic() - start)
     return result
 

@@ -66,7 +66,7 @@ class Trajectory:
     member: int | None = field(default=None, init=False)
     """Network of a pool that this worker trains while others train other ones; None: all train theta together."""
     network: nn.Module = field(init=False)
-    optimiser: torch.optim.SGD = field(init=False)
+    _optimiser: torch.optim.SGD | None = field(default=None, init=False)
 
     @cached_property
     def alone(self) -> NetworkTrainer:
@@ -76,7 +76,17 @@ class Trajectory:
     def __post_init__(self) -> None:
         place = self.trainer.placement
         self.network = self.build(0).to(place.device, place.dtype).to(memory_format=self.memory_format).eval()
-        self.optimiser = self.trainer.optimiser(self.network)
+
+    @property
+    def optimiser(self) -> torch.optim.SGD:
+        """Optimiser of theta, created for the first training: torch then imports its compiler, for over a second."""
+        if self._optimiser is None:
+            self._optimiser = self.trainer.optimiser(self.network)
+        return self._optimiser
+
+    def forget_momentum(self) -> None:
+        """Make the next training start with a new optimiser."""
+        self._optimiser = None
 
     def reach(self, k: int, t: int) -> None:
         """Bring theta to matching step t of network k: initialise it for t = 0, else train it after step t - 1.
@@ -112,12 +122,12 @@ class Trajectory:
         if self.updates:
             return
         self.network.load_state_dict(self.build(randomness.key(self.seed, purpose, number)).state_dict())
-        self.optimiser = self.trainer.optimiser(self.network)
+        self.forget_momentum()
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return weights, running statistics and momentum by name, copied to the CPU."""
         state = {f"network.{name}": x for name, x in self.network.state_dict().items()}
-        momentum = self.optimiser.state_dict()["state"]
+        momentum = self._optimiser.state_dict()["state"] if self._optimiser else {}
         buffers = {f"momentum.{i}": s.get("momentum_buffer") for i, s in momentum.items()}
         state |= {name: x for name, x in buffers.items() if x is not None}
         return {name: x.detach().to("cpu", copy=True).contiguous() for name, x in state.items()}
@@ -125,7 +135,7 @@ class Trajectory:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Load the result of :meth:`state_dict`."""
         fill(self.network, _below("network.", state))
-        self.optimiser = self.trainer.optimiser(self.network)
+        self.forget_momentum()
         place = self.trainer.placement
         for i, x in _below("momentum.", state).items():
             parameter = self.optimiser.param_groups[0]["params"][int(i)]
@@ -190,7 +200,7 @@ class Pool:
         else:
             trajectory.updates = 0  # another launch has completed the training since the checkpoint
             fill(trajectory.network, weights)
-        trajectory.optimiser = trajectory.trainer.optimiser(trajectory.network)
+        trajectory.forget_momentum()
 
     def _member(self, trajectory: Trajectory, k: int) -> int:
         return randomness.key(trajectory.seed, "pool", k) % self.size

@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 
@@ -107,8 +107,9 @@ class Job:
         is_complete = start is not None and start.steps == outline.units.total
         preflight.probe(config, is_complete)
         earlier = {**(start.state.identity if start else {}), **preflight.earlier(config)}
-        with preflight.headers(config, dataset, terminal.say) if start is None else nullcontext():
-            config, keeping = resolved(config, dataset, earlier, is_complete)
+        if start is None:
+            preflight.headers(config, dataset, terminal.say)
+        config, keeping = resolved(config, dataset, earlier, is_complete)
         dataset = assembly.settled(config, dataset)
         resume.check(config, dataset, start, how)
         if not is_complete:
@@ -156,6 +157,8 @@ class Job:
         if newest is None:
             return "no checkpoint was due yet (tracking.checkpoint_minutes), so the same command starts over"
         if newest.steps == self.outline.units.total and set_problem(self.config, self.dataset, verify=False) is None:
+            if self.config.evaluation.epochs == 0:
+                return "the set is complete, and no evaluation was asked for"
             rows = RunFolder.evaluation.name
             return f"the set is complete; the same command trains the networks that have no row in {rows}"
         return f"the same command continues after {self.outline.units.name} {newest.steps}"

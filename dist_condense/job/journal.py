@@ -39,7 +39,8 @@ class Stopped(Exception):
 class Intervals:
     """Intervals at which metrics and checkpoints are written.
 
-    :param log_every: number of units between two entries of metrics.jsonl.
+    :param log_every: number of units between two entries of metrics.jsonl. There is an entry after the first unit as
+        well, whose rate includes compiling, and one after the last.
     :param steps: number of units between two checkpoints; None for checkpoints by time only.
     :param minutes: maximum number of minutes between two checkpoints; 0 for one after every unit and update.
     """
@@ -87,8 +88,8 @@ class Mark:
 class Journal:
     """Record of a run, called by every worker after each unit of the procedure and each update inside a unit.
 
-    Every ``log_every`` units the workers sum their measurements. About once a second they meet and agree whether to
-    save and whether to stop, so that all workers do so at the same point.
+    After the first unit and every ``log_every`` units the workers sum their measurements. About once a second they meet
+    and agree whether to save and whether to stop, so that all workers do so at the same point.
 
     :param claim: this start's claim to the run's folder, under which everything is written.
     :param identity: everything that determines the result, see :class:`State`.
@@ -151,7 +152,8 @@ class Journal:
         """Record that ``done`` units are complete; log them, meet the other workers and save if that is due."""
         self._steps = done
         self.coordinator.reached(done)
-        if done % self._strides(self.intervals.log_every) == 0 or done == self.units.total:
+        is_first = done == self.procedure.stride == 1
+        if is_first or done % self._strides(self.intervals.log_every) == 0 or done == self.units.total:
             self._log(done)
         self._after_event()
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
-from threading import Event
 from typing import Any
 from urllib.parse import urlparse
 
@@ -25,7 +23,7 @@ from dist_condense.job.checkpoint import State, is_opened
 from dist_condense.job.exporting import set_problem
 from dist_condense.result.tracking.server import refusal
 from dist_condense.selection.table import SELECTIONS
-from dist_condense.settings import assembly, checks, memory, resolve, run_folder, selecting, tracking_address
+from dist_condense.settings import assembly, checks, effects, memory, resolve, run_folder, selecting, tracking_address
 from dist_condense.settings.config import (
     ConfigError,
     RunConfig,
@@ -37,7 +35,6 @@ from dist_condense.settings.config import (
 )
 from dist_condense.settings.identity import impossible
 from dist_condense.settings.run_folder import RunFolder
-from dist_condense.system.background import Computation
 from dist_condense.system.processor import has_bfloat16, lacks_compiler
 from dist_condense.system.storage import Folder, Storage
 
@@ -76,40 +73,23 @@ def check(config: RunConfig, known: Sequence[str] = ()) -> tuple[ImageSet, list[
     return dataset, list(checks.remarks(config, dataset))
 
 
-@contextmanager
-def headers(config: RunConfig, dataset: ImageSet, say: Callable[[str], None]) -> Iterator[None]:
-    """Check the headers of the image files that the run needs while the context, such as the start of Ray, is executed.
+def headers(config: RunConfig, dataset: ImageSet, say: Callable[[str], None]) -> None:
+    """Check the headers of the image files that the run needs, which takes longer than all other checks.
 
-    This takes longer than all other checks.
+    This does not overlap with the start of Ray, during which both would need the interpreter: with 60,000 files that
+    took 4 s longer.
 
     :param say: called with a message for the user if there are many files.
-    :raises ConfigError: at the end of the context; some files are broken. One problem lists all of them, and takes
-        precedence over an error of the context.
+    :raises ConfigError: some files are broken; one problem lists all of them.
     """
     if not config.data.verify:
-        yield
         return
     evaluated = config.evaluation.epochs != 0
     folders = [*dataset.train_split.unread, *(dataset.test_split.unread if evaluated else ())]
     if (files := sum(len(entry.files) for entry in folders)) >= MANY:
         say(f"reading the headers of {files:,} image files before the start (data.verify=false skips this)")
-    folders = [replace(entry, folder=entry.folder.absolute()) for entry in folders]  # Ray starts in another folder
-    stop = Event()
-    checked = Computation("headers", lambda: check_headers(folders, stop.is_set), stop.set)
-    try:
-        yield
-    except Exception:
-        _refuse(checked)
-        raise
-    except BaseException:  # the user has interrupted
-        stop.set()
-        raise
-    _refuse(checked)
-
-
-def _refuse(checked: Computation[str | None]) -> None:
-    if problem := checked.result():
-        raise ConfigError([f"dataset.root: {problem}"]) from None
+    if problem := check_headers(folders):
+        raise ConfigError([f"dataset.root: {problem}"])
 
 
 def probe(config: RunConfig, complete: bool) -> None:
@@ -146,7 +126,9 @@ def _here(config: RunConfig) -> Iterator[str]:
 def _compiler(config: RunConfig) -> Iterator[str]:
     """Yield an error message if steps are compiled on this machine, which lacks what that needs."""
     device = config.cluster.settled(torch.cuda.is_available).device
-    if config.compute.compile and _computes_here(config) and (lacking := lacks_compiler(device)):
+    if not config.compute.compile or effects.hindrance(config, "compute.compile"):
+        return
+    if _computes_here(config) and (lacking := lacks_compiler(device)):
         yield f"compute.compile: it needs {lacking}; install it, or set compute.compile=false in a new output"
 
 

@@ -61,4 +61,4 @@ class Stop:
             self.number = signal.Signals(number)
             self.by = self.number.name
             again = "; press Ctrl-C again to end at once" if number == signal.SIGINT else ""
-            signals.say(f"stopping by {self.by}: the workers save at their next step{again}")
+            signals.say(f"stopping by {self.by}: the workers save after the step that they compute or compile{again}")

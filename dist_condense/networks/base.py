@@ -31,6 +31,11 @@ def sides(size: Size) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else size
 
 
+SMALL = 10**9
+"""Number of multiply-adds, at most one for each weight and pixel, up to which computing takes less time than inferring
+shapes on the meta device, for which torch imports its compiler (1.4 s)."""
+
+
 class SizeError(ValueError):
     """Error for images whose size does not suit a network."""
 
@@ -38,17 +43,19 @@ class SizeError(ValueError):
 def output_shape(module: nn.Module, channels: int, size: Size) -> torch.Size:
     """Return the shape of a module's output for one image of `channels` x height x width.
 
-    The shape is inferred on the meta device: no values are computed, no buffer changes and no random number is drawn.
-    Raises the module's own error if the image is too small.
+    A small module (:data:`SMALL`) computes it on zeros. For others it is inferred on the meta device, without values.
+    No buffer changes and no random number is drawn. Raises the module's own error if the image is too small.
     """
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    on_meta = {name: tensor.to("meta") for name, tensor in tensors.items()}
-    image = torch.zeros(1, channels, *sides(size), device="meta")
+    most = sum(x.numel() for x in tensors.values()) * math.prod(sides(size))
+    device = "cpu" if most <= SMALL else "meta"
+    zeros = {name: torch.zeros_like(tensor, device=device) for name, tensor in tensors.items()}
+    image = torch.zeros(1, channels, *sides(size), device=device)
     training = module.training
     module.eval()
     try:
-        with torch.no_grad():
-            output: Tensor = torch.func.functional_call(module, on_meta, (image,))
+        with torch.no_grad(), torch.device(device):
+            output: Tensor = torch.func.functional_call(module, zeros, (image,))
     finally:
         module.train(training)
     return output.shape

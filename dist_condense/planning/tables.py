@@ -26,6 +26,7 @@ OR_RATE = ", or --gpu or --rate"
 STATED = "the rate is stated; augmentation and decoding have no operations, so their time is that of their launches"
 ASSUMED = "the share is assumed; augmentation and decoding have no operations, so their time is that of their launches"
 FLOAT32 = "the share is one of the bf16 matrix rate, but theta computes in float32: set compute.autocast=true"
+COMPILING = "not in the time: compiling, half a minute to two at the first start and about 10 s later"
 TESTS = "the evaluation computes in float32 and without compilation; the rates of training theta are assumed for it"
 
 
@@ -175,6 +176,8 @@ def _remarks_on_rates(plan: Plan) -> Iterator[str]:
         yield NO_GPU + OR_RATE
     if rates.launching.kernel:
         yield _of_launches(plan)
+    if plan.config.compute.compile and load.computes:
+        yield COMPILING
     if cluster.on_gpu and plan.forecast.evaluating:
         yield TESTS
     if plan.forecast.workers > 1:

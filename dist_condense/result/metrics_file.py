@@ -1,4 +1,4 @@
-"""The file metrics.jsonl: a line of JSON after every ``log_every`` units, in order, with at most one line per step."""
+"""The file metrics.jsonl: a line of JSON after the first and every ``log_every`` units, in order, one per step."""
 
 from __future__ import annotations
 

@@ -24,7 +24,8 @@ INTERVAL = 0.5
 PLAIN_EVERY = 10.0
 """Minimum number of seconds between two progress lines if the output is not a terminal."""
 RATES = 10
-"""Number of recent entries used to estimate the remaining time, by their median rate."""
+"""Number of recent entries used to estimate the remaining time, by their median rate; the first entry of a start, whose
+rate includes compiling, only until there is another one."""
 
 
 class Follower(threading.Thread):
@@ -125,6 +126,8 @@ class ProgressDisplay:
         self.console = console or terminal.console(stderr=True)
         self._rates: deque[float] = deque(maxlen=RATES)
         self._entry: MetricsEntry | None = None
+        self._is_first = False
+        """Whether no other entry came before the latest one."""
         self._printed: MetricsEntry | None = None
         self._next_print = float("-inf")
         self._display: tuple[terminal.Bars, TaskID] | None = None
@@ -147,6 +150,9 @@ class ProgressDisplay:
     def __call__(self, entries: Sequence[MetricsEntry]) -> None:
         """Show the progress at the last of ``entries``."""
         for entry in entries:
+            if self._is_first:
+                self._rates.clear()
+            self._is_first = self._entry is None
             self._entry = entry
             self._rates.append(entry[RATE])
         if self._entry is None:
@@ -163,16 +169,18 @@ class ProgressDisplay:
             self._printed, self._next_print = self._entry, self.clock() + PLAIN_EVERY
 
     def _line(self, entry: MetricsEntry) -> str:
-        return line(entry, self.units, median(self._rates))
+        return line(entry, self.units, median(self._rates), is_first=self._is_first)
 
 
-def line(entry: MetricsEntry, units: Units, rate: float) -> str:
+def line(entry: MetricsEntry, units: Units, rate: float, is_first: bool = False) -> str:
     """Format an entry as a line, such as ``network 3/20, matching step 4/10, 2.5 steps/s, loss 81.2, 1 min 8 s left``.
 
     :param rate: steps per second, from which the remaining time is estimated.
+    :param is_first: whether the rate may include compiling, so that the remaining time is an upper bound.
     """
     left = units.total - entry[STEP]
-    end = "done" if left <= 0 else f"{duration(left / rate)} left" if rate > 0 else "time left unknown"
+    at_most = "at most " if is_first else ""
+    end = "done" if left <= 0 else f"{at_most}{duration(left / rate)} left" if rate > 0 else "time left unknown"
     values = [f"{name} {value:.4g}" for name, value in measures(entry).items()]
     return ", ".join([units.place(entry[STEP]), f"{rate:.3g} steps/s", *values, end])
 

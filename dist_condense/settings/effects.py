@@ -65,6 +65,12 @@ def _selects_with_network(config: RunConfig) -> bool:
     return name in SELECTIONS and SELECTIONS[name].features
 
 
+def _uses_network(config: RunConfig) -> bool:
+    """Return whether a network computes besides those of the evaluation."""
+    name = config.method.selection.name
+    return name not in SELECTIONS or SELECTIONS[name].features
+
+
 def _draws_representatives(config: RunConfig) -> bool:
     return DRAWS[config.method.real_draw].representative
 
@@ -114,6 +120,10 @@ EFFECTS = [
         _unless("method.grouping.name", lambda config: not PARTITIONS[config.method.grouping.name].single),
     ),
     Effect(
+        ("compute.compile", "compute.autocast", "compute.cuda_graphs"),
+        _unless("method.selection.name", _uses_network),
+    ),
+    Effect(
         ("compute.cuda_graphs", "compute.tf32", "compute.cudnn_benchmark"),
         _unless("cluster.device", lambda config: config.cluster.on_gpu or config.cluster.device == AUTO_DEVICE),
     ),
@@ -126,16 +136,21 @@ EFFECTS = [
 reported."""
 
 
+def hindrance(config: RunConfig, key: str) -> str | None:
+    """Return the key because of whose value ``key`` has no effect; None if it has one."""
+    ignored = Effect(PROCEDURES[config.method.procedure].ignores, lambda config: "method.procedure")
+    hindrances = (effect.hindrance(config) for effect in [ignored, *EFFECTS] if effect.names(key))
+    return next(filter(None, hindrances), None)
+
+
 def remarks(config: RunConfig, given: Collection[str]) -> Iterator[str]:
     """Yield a remark for each key without effect that has another value than its default.
 
     :param config: config without refused values; with the device ``auto``, it may be a GPU.
     :param given: names of the keys that the user has set.
     """
-    ignored = Effect(PROCEDURES[config.method.procedure].ignores, lambda config: "method.procedure")
     for key in KEYS:
         if key not in given or value(config, key) == KEYS[key].default:
             continue
-        hindrances = (effect.hindrance(config) for effect in [ignored, *EFFECTS] if effect.names(key))
-        if reason := next(filter(None, hindrances), None):
-            yield f"{key} has no effect: {reason}={value(config, reason)}"
+        if reason := hindrance(config, key):
+            yield f"{key} has no effect: {reason} is {value(config, reason)}"

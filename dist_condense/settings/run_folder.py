@@ -50,7 +50,7 @@ class RunFolder:
     environment = Entry("environment.json")
     """Package versions, devices, and the commit of the code."""
     metrics = Entry("metrics.jsonl")
-    """Measurements: one line after every ``tracking.log_every`` units, in order and without repetition."""
+    """Measurements: one line after the first and every ``tracking.log_every`` units, in order, without repetition."""
     checkpoints = Entry("checkpoints", is_folder=True)
     """Checkpoints (:mod:`dist_condense.job.checkpoint`), unless ``tracking.checkpoints`` names another location."""
     pool = Entry("pool", is_folder=True)

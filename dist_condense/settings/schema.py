@@ -423,8 +423,8 @@ class TrackingConfig:
     experiment: str = "dist_condense"
     """Name of the MLflow experiment."""
     log_every: Count = 10
-    """Number of units (matching steps, or selected classes) between two lines of metrics.jsonl. At each line, the
-    shared state of the workers is compared."""
+    """Number of units (matching steps, or selected classes) between two lines of metrics.jsonl, besides a line after
+    the first. At each line, the shared state of the workers is compared."""
     checkpoint_minutes: Annotated[float, Range(0, 1_000_000)] = 5.0
     """Longest time between two checkpoints in minutes, also while theta is trained; 0: a checkpoint after every
     update."""

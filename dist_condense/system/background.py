@@ -3,9 +3,8 @@
 import atexit
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
 from threading import Lock, Thread
-from typing import Generic, TypeVar
+from typing import TypeVar
 from weakref import WeakSet
 
 Item = TypeVar("Item")
@@ -34,25 +33,6 @@ class Background(Thread):
 
 
 _started: WeakSet[Background] = WeakSet()
-
-
-class Computation(Generic[Result]):
-    """Value that a background thread computes; parameters as for :class:`Background`."""
-
-    def __init__(self, name: str, compute: Callable[[], Result], stop: Callable[[], None]) -> None:
-        self._value = Future[Result]()
-        self._compute = compute
-        self._thread = Background(name, self._run, stop)
-
-    def result(self) -> Result:
-        """Return the value once it is computed. Raises the error of its computation."""
-        return self._value.result()
-
-    def _run(self) -> None:
-        try:
-            self._value.set_result(self._compute())
-        except BaseException as error:
-            self._value.set_exception(error)
 
 
 def side_by_side(action: Callable[[Item], Result], items: Iterable[Item], threads: int) -> list[Result]:

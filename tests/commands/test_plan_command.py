@@ -65,6 +65,8 @@ def test_every_shipped_config_plans_without_its_data(name, rates, capsys):
     }  # fmt: skip
     assert made["chosen"]["most"] == -(-made["workload"]["classes"] // 8)
     assert any("no GPU was measured" in remark for remark in made["remarks"])
+    compiles = config.load(path).compute.compile and made["workload"]["steps"] > 0
+    assert any("compiling" in remark for remark in made["remarks"]) == compiles
     assert {8, made["workload"]["classes"], made["best_workers"]} <= {found["workers"] for found in made["others"]}
 
 
@@ -277,7 +279,7 @@ def test_a_gpu_may_be_named_in_upper_case_and_keys_without_effect_are_named(no_t
     code, out, err = reported(capsys, "configs/digits.yaml", "--gpu=H100", *keys)
     assert code == 0 and "NVIDIA H100" in out
     notes = [line for line in err.splitlines() if "no effect" in line]
-    assert notes == ["note: training.cutmix has no effect: training.source=frozen"]
+    assert notes == ["note: training.cutmix has no effect: training.source is frozen"]
 
 
 def test_saved_rates_are_read_once(rates, capsys, monkeypatch):

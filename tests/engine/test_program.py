@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -186,6 +187,31 @@ def test_each_shape_is_announced_before_it_is_compiled(
         "compiling a step for another shape",
         "compiled a step for another shape in 0 s",
     ]
+
+
+def test_a_long_compilation_gives_signs_of_life(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = threading.Event()
+
+    class Told(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.getMessage().startswith("still compiling a step after "):
+                told.set()
+
+    def slow(x: Tensor) -> Tensor:
+        assert told.wait(60)
+        return x
+
+    monkeypatch.setattr(torch, "compile", lambda f, **given: f)
+    monkeypatch.setattr(program, "SIGN", 0.01)
+    monkeypatch.setattr(program.log, "handlers", [Told()])
+    with caplog.at_level(logging.INFO):
+        compiled(slow, "a step")(torch.ones(2))
+    for thread in threading.enumerate():
+        if thread.name == "compiling":
+            thread.join(60)
+            assert not thread.is_alive()
 
 
 # --- captured -----------------------------------------------------------------------------------------------------

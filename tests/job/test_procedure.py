@@ -167,6 +167,7 @@ def test_a_death_after_every_unit_and_every_update(tmp_path: Path) -> None:
     entries = [json.loads(line) for line in RunFolder(tmp_path).metrics.read_text().splitlines()]
     own = [{key: entry[key] for key in ("step", "round", "turn")} for entry in entries]
     assert own == [
+        {"step": 1, "round": 0, "turn": 0},
         {"step": 2, "round": 0, "turn": 1},
         {"step": 4, "round": 1, "turn": 0},
         {"step": 6, "round": 1, "turn": 2},
@@ -221,7 +222,7 @@ def test_plan_has_no_estimate_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert line == "refused: method.procedure: abacus has no estimate; plan knows matching, selecting"
 
 
-@pytest.mark.parametrize(("stride", "logged", "meetings"), [(1, [2, 4, 6], 18), (3, [3, 6], 6), (4, [4, 6], 5)])
+@pytest.mark.parametrize(("stride", "logged", "meetings"), [(1, [1, 2, 4, 6], 18), (3, [3, 6], 6), (4, [4, 6], 5)])
 def test_workers_meet_once_in_a_stride_however_slow_a_unit_is(
     stride: int, logged: list[int], meetings: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

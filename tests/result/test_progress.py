@@ -1,4 +1,5 @@
 import io
+import itertools
 import json
 import time
 
@@ -127,6 +128,16 @@ def test_the_line():
     )
     assert line(an_entry(200), UNITS, 2.5).endswith("network 20/20, matching step 10/10, 2.5 steps/s, loss 81.25, done")
     assert line(an_entry(1), UNITS, 0.0).endswith("time left unknown")
+
+
+def test_the_first_rate_of_a_start_includes_compiling_and_is_used_until_there_is_another():
+    out = io.StringIO()
+    now = itertools.count(step=20.0)
+    with ProgressDisplay(UNITS, Console(file=out, width=200), clock=lambda: next(now)) as progress:
+        for entry in (an_entry(1, rate=0.01), an_entry(10, rate=2.0), an_entry(20, rate=4.0)):
+            progress([entry])
+    ends = [text.rpartition(", ")[2] for text in out.getvalue().splitlines()]
+    assert ends == ["at most 5 h 31 min left", "1 min 35 s left", "1 min left"]
 
 
 @pytest.mark.parametrize(

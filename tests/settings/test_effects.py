@@ -53,10 +53,11 @@ def remarks(name, *keys):
         (["method.selection.epochs=2"], "method.selection.epochs", "method.procedure=matching"),
         (["method=random", "method.selection.epochs=2"], "method.selection.epochs", "method.selection.name=random"),
         (["method=herding", "method.images.lr=2"], "method.images.lr", "method.procedure=selecting"),
+        (["method=random", "compute.compile=true"], "compute.compile", "method.selection.name=random"),
     ],
 )
 def test_the_key_and_its_reason(keys, key, reason):
-    assert remarks("cifar10_dc", *keys) == [f"{key} has no effect: {reason}"]
+    assert remarks("cifar10_dc", *keys) == [f"{key} has no effect: {reason.replace('=', ' is ')}"]
 
 
 @pytest.mark.parametrize(
@@ -68,6 +69,7 @@ def test_the_key_and_its_reason(keys, key, reason):
         ["compute.cuda_graphs=2", "cluster.device=cuda"],
         ["compute.cuda_graphs=2", "cluster.device=auto"],
         ["method=herding", "method.selection.epochs=2"],
+        ["method=herding", "compute.compile=true"],
         ["method.selection.epochs=20", "trajectory.pool_size=10"],  # the defaults
     ],
 )

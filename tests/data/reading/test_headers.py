@@ -1,9 +1,9 @@
 """Broken image files are named before a run starts, once, with the number of the others."""
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable
 from pathlib import Path
-from threading import Event
-from typing import NoReturn
+from threading import get_ident
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from PIL import Image
 
 from dist_condense.commands.cli import main
 from dist_condense.data import open_dataset
+from dist_condense.data.reading import headers
 from dist_condense.data.reading.headers import check_headers
 from dist_condense.data.reading.store import ClassFolder
 from dist_condense.engine.coordinator import LocalCoordinator
@@ -79,7 +80,11 @@ def test_more_pixels_than_the_limit_and_whole_files(root: Path, monkeypatch: pyt
     assert "c.png (" in message and "pixels" in message
 
 
-def test_the_first_are_named_in_order_and_the_others_counted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("waiting", [-1.0, 1e9], ids=["several threads", "one thread"])
+def test_the_first_are_named_in_order_and_the_others_counted(
+    waiting: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(headers, "WAITING", waiting)
     names = [f"{number:04}.png" for number in range(9000)]
     for name in names[::1000]:
         (tmp_path / name).write_bytes(b"no image")
@@ -94,6 +99,19 @@ def test_the_first_are_named_in_order_and_the_others_counted(tmp_path: Path) -> 
         "; and 4 more. Replace or remove them, or leave them out by `dist-condense prepare SOURCE DEST --skip-bad`."
         in message
     )
+
+
+def test_several_threads_read_once_files_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def block(files: list[int]) -> int:
+        if files[0] == headers.BLOCK:  # the second block, as on a network file system
+            time.sleep(0.01)
+        return get_ident()
+
+    monkeypatch.setattr(headers, "WAITING", 0.005 / headers.BLOCK)
+    threads = list(headers._in_blocks(block, iter(range(5 * headers.BLOCK))))
+    assert len(threads) == 5
+    assert threads[0] == threads[1] == get_ident()
+    assert get_ident() not in threads[2:]
 
 
 def test_a_run_is_refused_before_it_writes_anything(root: Path, tmp_path: Path) -> None:
@@ -118,57 +136,8 @@ def test_many_files_are_announced(root: Path, monkeypatch: pytest.MonkeyPatch) -
     config, opened = from_dict(settings(root, root / "run")), open_dataset("image_folder", root)
     for many in (preflight.MANY, 12):
         monkeypatch.setattr(preflight, "MANY", many)
-        with preflight.headers(config, opened, messages.append):
-            pass
+        preflight.headers(config, opened, messages.append)
     assert messages == ["reading the headers of 12 image files before the start (data.verify=false skips this)"]
-
-
-def test_headers_are_read_while_the_machines_are_looked_at(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ray starts meanwhile, in another folder; the broken files are the problem, whatever else fails."""
-    started, looked_at, elsewhere = Event(), Event(), tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    (root / "train" / "zebra" / "a.jpg").write_bytes(b"no image")
-
-    def check(folders: Sequence[ClassFolder], stopped: Callable[[], bool]) -> str | None:
-        started.set()
-        assert looked_at.wait(60)
-        return check_headers(folders, stopped)
-
-    def resolved(*given: object) -> NoReturn:
-        assert started.wait(60)
-        monkeypatch.chdir(elsewhere)
-        looked_at.set()
-        raise ConfigError(["cluster.workers: too many"])
-
-    monkeypatch.setattr(preflight, "check_headers", check)
-    monkeypatch.setattr(job, "resolved", resolved)
-    monkeypatch.chdir(root.parent)
-    config = from_dict(settings(Path(root.name), tmp_path / "run"))
-    with pytest.raises(ConfigError) as caught:
-        job.Job.prepare(config)
-    [problem] = caught.value.problems
-    assert problem.startswith(f"dataset.root: 1 image file cannot be read: {root}/train/zebra/a.jpg (")
-    assert not (tmp_path / "run").exists()
-
-
-def test_an_interrupt_ends_the_check(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ended = Event()
-
-    def check(folders: Sequence[ClassFolder], stopped: Callable[[], bool]) -> str | None:
-        while not stopped():
-            pass
-        assert check_headers(folders, stopped) is None  # nothing is read
-        ended.set()
-        return None
-
-    (root / "train" / "zebra" / "a.jpg").write_bytes(b"no image")
-    monkeypatch.setattr(preflight, "check_headers", check)
-    config, opened = from_dict(settings(root, tmp_path / "run")), open_dataset("image_folder", root)
-    with pytest.raises(KeyboardInterrupt), preflight.headers(config, opened, print):
-        raise KeyboardInterrupt
-    assert ended.wait(60)
 
 
 def worked(prepared_job: job.Job) -> None:
@@ -183,7 +152,7 @@ def test_prepared_shards_and_a_resumed_run_are_not_read_again(
     prepared(root, tmp_path / "dest")
     config = from_dict(settings(root, tmp_path / "run"))
     worked(job.Job.prepare(config))
-    monkeypatch.setattr(preflight, "check_headers", lambda folders, _: f"read {len(folders)}" if folders else None)
+    monkeypatch.setattr(preflight, "check_headers", lambda folders: f"read {len(folders)}" if folders else None)
     job.Job.prepare(from_dict(settings(tmp_path / "dest", tmp_path / "other")))
     assert job.Job.prepare(config).start is not None
     config.output = str(tmp_path / "another")

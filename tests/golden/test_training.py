@@ -288,7 +288,7 @@ def momentum_is_lost(patch: pytest.MonkeyPatch) -> None:
 
     def call(start: Pretrained, trajectory: Trajectory, k: int) -> None:
         whole(start, trajectory, k)
-        trajectory.optimiser = trajectory.trainer.optimiser(trajectory.network)
+        trajectory.forget_momentum()
 
     patch.setattr(Pretrained, "__call__", call)
 
@@ -298,14 +298,9 @@ def momentum_is_kept(patch: pytest.MonkeyPatch) -> None:
     whole = Pool.__call__
 
     def call(start: Pool, trajectory: Trajectory, k: int) -> None:
-        made = []
-        optimiser = NetworkTrainer.optimiser
+        calls, forget = iter([Trajectory.forget_momentum]), lambda t: None  # the first is of the weights drawn anew
         with pytest.MonkeyPatch.context() as inner:
-            inner.setattr(
-                NetworkTrainer,
-                "optimiser",
-                lambda t, n: trajectory.optimiser if made else (made.append(1), optimiser(t, n))[1],
-            )
+            inner.setattr(Trajectory, "forget_momentum", lambda t: next(calls, forget)(t))
             whole(start, trajectory, k)
 
     patch.setattr(Pool, "__call__", call)

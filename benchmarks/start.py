@@ -10,8 +10,8 @@ Sections:
   their images and built the network) and until that step is in metrics.jsonl, in-process and with 2 Ray workers.
   DATA_DIR contains cifar10/, as class folders or as torchvision's files.
 - ``waiting``: seconds per step of the digits in-process on two threads, alone and beside a second such run, where the
-  threads of OpenMP spin (``active``), wait as libgomp does by itself (``default``), or sleep (``passive``, the setting
-  of the commands). The policies take turns.
+  threads of OpenMP spin (``active``), wait as libgomp does by itself (``default``), sleep (``passive``), or first spin
+  briefly (``commands``, which is what the commands set). The policies take turns.
 
 Every number is the least and the median of its repeats, with the load of the machine before each repeat. On a quiet
 machine the load is below 0.5.
@@ -32,6 +32,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from dist_condense.system.waiting import POLICY
+
 RUN = [sys.executable, "-m", "dist_condense.run"]
 COMMANDS = ["--help", "list", "--version"]
 COMMANDS += [f"{name} --help" for name in ("run", "prepare", "plan", "evaluate", "list", "replay")]
@@ -46,6 +48,7 @@ POLICIES: dict[str, dict[str, str]] = {
     "active": {"OMP_WAIT_POLICY": "active"},
     "default": {"OMP_WAIT_POLICY": ""},
     "passive": {"OMP_WAIT_POLICY": "passive"},
+    "commands": POLICY,
 }
 """Environment of each policy; libgomp ignores an empty value."""
 

@@ -9,7 +9,7 @@ from dist_condense.system import signals, waiting
 
 def main() -> int:
     """Run the command of this process, answer signals from now on, and return the exit code."""
-    waiting.sleep_at_once()
+    waiting.sleep_soon()
     return signals.guarded(_command)
 
 

@@ -19,5 +19,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    waiting.sleep_at_once()
+    waiting.sleep_soon()
     sys.exit(signals.guarded(main))

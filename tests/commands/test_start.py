@@ -57,10 +57,11 @@ assert DISTANCES["sum_squared"]([torch.ones(3)], [torch.zeros(3)]).item() == 3
     assert done.returncode == 0, done.stderr.splitlines()[-1]
 
 
-@pytest.mark.parametrize(("given", "expected"), [(None, "passive False"), ("active", "active False")])
+@pytest.mark.parametrize(("given", "expected"), [(None, "passive 1000 False"), ("active", "active None False")])
 def test_threads_of_a_command_sleep_while_they_wait_unless_the_user_decides(monkeypatch, given, expected):
     """The policy is set before torch is imported, which reads it."""
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
     if given is not None:
         monkeypatch.setenv("OMP_WAIT_POLICY", given)
     code = """
@@ -68,10 +69,11 @@ import os, sys
 from dist_condense import __main__, run
 from dist_condense.commands import cli
 before = os.environ.get("OMP_WAIT_POLICY")
-cli.main = lambda: print(os.environ["OMP_WAIT_POLICY"], "torch" in sys.modules) or 0
+cli.main = lambda: print(os.environ["OMP_WAIT_POLICY"], os.environ.get("GOMP_SPINCOUNT"), "torch" in sys.modules) or 0
 assert __main__.main() == 0
 from dist_condense.engine.ray import group
-assert group.PROCESS["env_vars"]["OMP_WAIT_POLICY"] == os.environ["OMP_WAIT_POLICY"]
+for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+    assert group.PROCESS["env_vars"].get(name) == os.environ.get(name)
 assert before in (None, "active"), "an import has set it"
 """
     done, _ = started("-c", code)

@@ -39,7 +39,7 @@ PROCESS = {
     "env_vars": {
         "MALLOC_ARENA_MAX": "1",
         "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",
-        waiting.VARIABLE: os.environ.get(waiting.VARIABLE, waiting.PASSIVE),
+        **waiting.environment(),
     }
 }
 """Environment of the processes that Ray starts, which share the cores of a node.

@@ -57,6 +57,25 @@ assert DISTANCES["sum_squared"]([torch.ones(3)], [torch.zeros(3)]).item() == 3
     assert done.returncode == 0, done.stderr.splitlines()[-1]
 
 
+def test_a_run_that_compiles_nothing_does_not_import_the_compiler_before_its_first_step(tmp_path):
+    """The meta device and optimisers of torch import it, for over a second."""
+    code = f"""
+import sys
+from dist_condense.commands import cli
+from dist_condense.job.journal import Journal
+whole = Journal.resume
+def resume(self):
+    assert "torch._dynamo" not in sys.modules
+    return whole(self)
+Journal.resume = resume
+keys = ["trajectory.networks=1", "evaluation.epochs=0", "tracking.uri=http://127.0.0.1:9", "output={tmp_path}"]
+assert cli.main(["run", "configs/digits.yaml", "cluster.workers=0", *keys]) == 0
+"""
+    done, imported = started("-c", code)
+    assert done.returncode == 0, done.stderr.splitlines()[-1]
+    assert "torch" in imported
+
+
 @pytest.mark.parametrize(("given", "expected"), [(None, "passive 1000 False"), ("active", "active None False")])
 def test_threads_of_a_command_sleep_while_they_wait_unless_the_user_decides(monkeypatch, given, expected):
     """The policy is set before torch is imported, which reads it."""

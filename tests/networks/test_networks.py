@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from dist_condense import networks
-from dist_condense.networks import catalogue
+from dist_condense.networks import base, catalogue
 from dist_condense.networks.base import SizeError, check_size
 
 TINY: dict[str, dict[str, object]] = {
@@ -162,6 +162,25 @@ def test_too_small_an_image_is_refused_with_ways_out_that_work(name: str) -> Non
     networks.build(name, channels=3, size=int(ways[1]), classes=5, seed=0)
     for other in ways[2].split(", "):
         networks.build(other, channels=3, size=7, classes=5, seed=0)
+
+
+@pytest.mark.parametrize("most", [0, 10**18], ids=["inferred", "computed"])
+@pytest.mark.parametrize("name", ["convnet", "resnet10_cifar", "densenet121", "torchvision_resnet18"])
+def test_a_shape_is_inferred_or_computed_and_nothing_else_changes(
+    name: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = tiny(name)
+    before = {key: x.clone() for key, x in network.state_dict().items()}
+    random, training = torch.random.get_rng_state(), network.training
+    monkeypatch.setattr(base, "SMALL", most)
+    assert base.output_shape(network, 3, 32) == network(torch.zeros(2, 3, 32, 32))[:1].shape
+    assert training == network.training and torch.equal(random, torch.random.get_rng_state())
+    network.load_state_dict(before)
+    with torch.device("meta"):
+        assert len(base.output_shape(network, 3, 32)) == 2
+    assert all(torch.equal(x, before[key]) for key, x in network.state_dict().items())
+    with pytest.raises(SizeError):
+        check_size(network, 4, 32)
 
 
 def test_any_error_of_a_network_becomes_one_line() -> None:

@@ -70,6 +70,7 @@ def test_the_key_and_its_reason(keys, key, reason):
         ["compute.cuda_graphs=2", "cluster.device=auto"],
         ["method=herding", "method.selection.epochs=2"],
         ["method=herding", "compute.compile=true"],
+        ["method=dc", "compute.compile=true"],
         ["method.selection.epochs=20", "trajectory.pool_size=10"],  # the defaults
     ],
 )

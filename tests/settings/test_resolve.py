@@ -191,6 +191,7 @@ def test_what_this_machine_lacks_for_fast_steps_is_told(job, monkeypatch):
         job("compute.compile=true")
     compiling = config.load("configs/digits.yaml", ["compute.compile=true", "cluster.workers=0"])
     preflight.probe(compiling, complete=True)  # nothing is compiled any more
+    job("method=random", "compute.compile=true")  # nothing is compiled at all
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     preflight.probe(replace(compiling, cluster=replace(compiling.cluster, workers=2)), complete=False)
 

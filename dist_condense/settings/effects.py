@@ -67,9 +67,8 @@ def _selects_with_network(config: RunConfig) -> bool:
 
 def _uses_network(config: RunConfig) -> bool:
     """Return whether a network computes besides those of the evaluation."""
-    matches = "method.selection." in PROCEDURES[config.method.procedure].ignores
-    name = config.method.selection.name
-    return matches or name not in SELECTIONS or SELECTIONS[name].features
+    selects = "method.selection." not in PROCEDURES[config.method.procedure].ignores
+    return not selects or _selects_with_network(config)
 
 
 def _draws_representatives(config: RunConfig) -> bool:

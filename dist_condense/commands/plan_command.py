@@ -79,25 +79,10 @@ def planned(options: argparse.Namespace, config: RunConfig, known: Sequence[str]
 
     :param known: problems that were found when the config was read.
     """
-    refused = list(_refused(options))
-    config, problems = checks.screened(config, [*known, *refused])
-    problems = checks.joined(problems, checks.of_config(config))
-    if refused:  # no data set is made from such numbers
-        raise ConfigError(problems)
-    try:
-        dataset, data_here = _dataset(config, options)
-    except ConfigError as error:
-        is_named = not known or config.dataset.root is not None  # else an unusable key may have named the data
-        raise ConfigError([*problems, *(error.problems if is_named else ())]) from error
-    if problems := checks.joined(problems, (checks.of_data if data_here else checks.of_facts)(config, dataset)):
-        raise ConfigError(problems)
-    for note in dataset.notes if data_here else ():
-        terminal.say(f"note: {note}")
+    config, dataset, data_here = _checked(options, config, known)
     gpu = devices.named(options.gpu) if options.gpu is not None else None
     config, kind = _settled(config, options.gpus), CUDA if options.gpus or gpu else None
-    planned_for = replace(config, cluster=replace(config.cluster, device=kind or config.cluster.device))
-    for remark in effects.remarks(planned_for, given_keys(options.config, options.overrides)):
-        terminal.say(f"note: {remark}")
+    _say_effects(options, config, kind)
     if problems := memory.lacking_to_plan(config, dataset, is_timed=_times(options)):
         raise ConfigError(problems)
     load = replace(workload_of(config, dataset), trials=trials_of(config, dataset))
@@ -140,6 +125,35 @@ def planned(options: argparse.Namespace, config: RunConfig, known: Sequence[str]
         microbatch=chosen,
         why=why,
     )
+
+
+def _checked(options: argparse.Namespace, config: RunConfig, known: Sequence[str]) -> tuple[RunConfig, Any, bool]:
+    """Return the checked config, its data set or random images in its place, and whether the data set is here.
+
+    Raises ConfigError with every problem, and prints the notes of the data set.
+    """
+    refused = list(_refused(options))
+    config, problems = checks.screened(config, [*known, *refused])
+    problems = checks.joined(problems, checks.of_config(config))
+    if refused:  # no data set is made from such numbers
+        raise ConfigError(problems)
+    try:
+        dataset, data_here = _dataset(config, options)
+    except ConfigError as error:
+        is_named = not known or config.dataset.root is not None  # else an unusable key may have named the data
+        raise ConfigError([*problems, *(error.problems if is_named else ())]) from error
+    if problems := checks.joined(problems, (checks.of_data if data_here else checks.of_facts)(config, dataset)):
+        raise ConfigError(problems)
+    for note in dataset.notes if data_here else ():
+        terminal.say(f"note: {note}")
+    return config, dataset, data_here
+
+
+def _say_effects(options: argparse.Namespace, config: RunConfig, kind: str | None) -> None:
+    """Print a note for each key that was set by hand and has no effect on this kind of device; None: the config's."""
+    planned_for = replace(config, cluster=replace(config.cluster, device=kind or config.cluster.device))
+    for remark in effects.remarks(planned_for, given_keys(options.config, options.overrides)):
+        terminal.say(f"note: {remark}")
 
 
 def _times(options: argparse.Namespace) -> bool:

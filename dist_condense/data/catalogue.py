@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dist_condense.data.image_set import ClassName, Facts, ImageSet
+from dist_condense.data.sets.array_file import ARRAYS, open_arrays
 from dist_condense.data.sets.digits import DIGITS, open_digits
 from dist_condense.data.sets.folders import IMAGE_FOLDER, IMAGENET, open_image_folder, open_imagenet
+from dist_condense.data.sets.huggingface import HUGGINGFACE, open_huggingface
 from dist_condense.data.sets.packed import PACKED
 from dist_condense.data.sets.request import Request
 from dist_condense.data.shards.prepared import has_manifest, open_prepared
@@ -30,6 +32,8 @@ KNOWN: dict[str, Known] = {
     **{name: Known(packed.facts, packed) for name, packed in PACKED.items()},
     "imagenet": Known(IMAGENET, open_imagenet),
     "image_folder": Known(IMAGE_FOLDER, open_image_folder),
+    "arrays": Known(ARRAYS, open_arrays),
+    "huggingface": Known(HUGGINGFACE, open_huggingface),
 }
 """Catalogue entries of all data sets by name; a new data set is added here."""
 
@@ -54,6 +58,7 @@ def open_dataset(
     orientation: bool | None = None,
     test: bool = True,
     channels: int | None = None,
+    columns: Sequence[str] | None = None,
 ) -> ImageSet:
     """Open a data set without decoding its images.
 
@@ -66,6 +71,7 @@ def open_dataset(
     :param test: whether test images are required.
     :param channels: number of channels of an image folder, 1 (grey) or 3 (None: as prepared, or 1 if all headers are
         grey).
+    :param columns: names of the columns with images and labels, for tables (None: the only ones of these types).
     :raises DataError: with every problem that was detected.
     """
     if name not in KNOWN:
@@ -84,6 +90,7 @@ def open_dataset(
         orientation=orientation,
         test=test,
         channels=channels,
+        columns=columns,
     )
     if url is not None:
         return open_prepared(url, request, facts)  # not str(url), which would hide its password

@@ -19,6 +19,22 @@ CHUNK = 256
 
 
 @dataclass(frozen=True, eq=False)
+class ArrayRows:
+    """A ClassSource of the images of an array, which may be memory-mapped.
+
+    :param rows: positions in the array of the images of each class, int64 ``[n]``.
+    :param size: height and width in pixels after resizing; None if images are not resized.
+    """
+
+    images: torch.Tensor
+    rows: Sequence[torch.Tensor]
+    size: int | None
+
+    def get(self, label: int, indices: torch.Tensor) -> torch.Tensor:
+        return resize(self.images[self.rows[label][indices]], self.size)
+
+
+@dataclass(frozen=True, eq=False)
 class ArraySplit:
     """A split whose images are one array, decoded in every tier.
 
@@ -29,10 +45,12 @@ class ArraySplit:
     stored: tuple[int, ...]
     size: int | None
     """Height and width in pixels after resizing; None if images are not resized."""
+    identity: object = None
+    """Plain values that change with the array, by which :meth:`digest` need not read it; None if there are none."""
 
     @property
     def counts(self) -> tuple[int, ...]:
-        per_class = torch.bincount(self.images.labels, minlength=max(self.stored) + 1).tolist()
+        per_class = torch.bincount(self.images.labels, minlength=max(self.stored, default=0) + 1).tolist()
         return tuple(per_class[index] for index in self.stored)
 
     raw = False
@@ -51,32 +69,48 @@ class ArraySplit:
         on_gpu = reading.tier == "gpu"
         return MemorySource({label: x.to(reading.device) if on_gpu else x for label, x in images.items()})
 
-    def on_demand(self, reading: Reading) -> MemorySource:
-        return self.open(range(len(self.stored)), Reading())
+    def on_demand(self, reading: Reading) -> ArrayRows:
+        """Return a source of all classes that reads and resizes images when they are requested."""
+        labels = self.images.labels
+        rows = [(labels == stored).nonzero().flatten() for stored in self.stored]
+        return ArrayRows(self.images.images, rows, self.size)
 
     def encoded_bytes(self) -> list[int]:
         return []
 
     def digest(self) -> str:
-        """Return a hash of all pixels and labels, the selected classes, and the image size."""
+        """Return a hash of all pixels and labels (or of `identity`), the selected classes, and the image size."""
         digest = sha256(repr((self.stored, self.size)).encode())
+        if self.identity is not None:
+            digest.update(repr(self.identity).encode())
+            return digest.hexdigest()
         for tensor in (self.images.images, self.images.labels):
             digest.update(tensor.contiguous().numpy().data)
         return digest.hexdigest()
 
 
 def from_arrays(
-    request: Request, facts: Facts, *, train: LabelledImages, test: LabelledImages, names: tuple[str, ...]
+    request: Request,
+    facts: Facts,
+    *,
+    train: LabelledImages,
+    test: LabelledImages | None,
+    names: tuple[str, ...],
+    identity: object = None,
+    notes: tuple[str, ...] = (),
 ) -> ImageSet:
     """Make an ImageSet from arrays of training and test images, in both of which class names[i] has label i.
 
     Raises DataError with all problems.
+
+    :param test: None if test images are not requested.
+    :param identity: plain values that change with the arrays; None: the digest reads all pixels.
     """
     stored, missing = select_classes(request.class_names(), names, request.name)
     problems = request.problems() + missing
     if facts.width and request.size is not None:
         problems.append(f"{request.name}: its images are {facts.size} x {facts.width}; leave dataset.size out.")
-    for split, images in (("training", train), ("test", test)):
+    for split, images in (("training", train), *((("test", test),) if test else ())):
         present = set(images.labels.unique().tolist())
         if lost := [names[label] for label in stored if label not in present]:
             problems.append(f"{request.name}: there are no {split} images of {listed(lost)}; complete the files.")
@@ -89,8 +123,9 @@ def from_arrays(
         facts=facts,
         size=size,
         classes=tuple(ClassName(names[index]) for index in stored),
-        train_split=ArraySplit(train, stored, resized),
-        test_split=ArraySplit(test, stored, resized),
+        train_split=ArraySplit(train, stored, resized, identity),
+        test_split=ArraySplit(test or train, stored if test else (), resized, identity),
+        notes=notes,
     )
 
 

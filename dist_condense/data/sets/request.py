@@ -39,6 +39,8 @@ class Request:
     """Whether test images are required."""
     channels: int | None = None
     """Number of channels of the user's own images; None: decided by their files."""
+    columns: Sequence[str] | None = None
+    """Names of the columns with images and labels of a table; None: the only ones of these types."""
 
     def upright(self, default: bool) -> bool:
         """Return whether to rotate image files by their EXIF orientation: `orientation`, or `default` if it is None."""

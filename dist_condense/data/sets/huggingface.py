@@ -1,0 +1,261 @@
+"""Data sets of Hugging Face on disk: a folder of ``save_to_disk``, or of parquet files with images."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from hashlib import sha256
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dist_condense.data.image_set import ImageSet
+from dist_condense.data.reading.decode import Form
+from dist_condense.data.reading.headers import channels_of
+from dist_condense.data.reading.split import StoredSplit
+from dist_condense.data.reading.tiers import Reading
+from dist_condense.data.sets.folders import IMAGE_FOLDER, class_name
+from dist_condense.data.sets.labels import of_classes
+from dist_condense.data.sets.request import Request, select_classes
+from dist_condense.system.errors import DataError, listed
+
+if TYPE_CHECKING:
+    import datasets
+
+HUGGINGFACE = replace(IMAGE_FOLDER, family="images of a Hugging Face data set", upright=False)
+EXTRA = "pip install 'dist-condense[hf]'"
+TRAIN, TEST = "train", ("validation", "test")
+"""Names of the splits; of the test splits, the first that exists is used."""
+SAVED = ("dataset_dict.json", "state.json")
+"""Files of which one is in every folder of ``save_to_disk``."""
+PARQUET = ".parquet"
+SPLIT_WORDS = {TRAIN: TRAIN, "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
+"""Name of the split, by words in the names of parquet files and of their folders."""
+LABELS = ("label", "labels")
+"""Names of columns that are taken for labels if no column has the type ClassLabel."""
+
+
+def open_huggingface(request: Request) -> ImageSet:
+    """Open a data set, of which only the labels are read now; images are decoded like image files.
+
+    Parquet files are converted once, by the library ``datasets``, to memory-mapped files in its cache. Raises DataError
+    with all problems.
+    """
+    problems = request.problems() + request.root_problems()
+    if problems or request.root is None:
+        raise DataError(problems)
+    root, splits = request.root, _splits(str(request.root))
+    named = _named(root, splits, request.test)
+    images, labels = _columns(root, splits[TRAIN].features, request.columns)
+    known, positions = of_classes(
+        {name: _values(root, name, splits[name], labels) for name in named},
+        getattr(splits[TRAIN].features[labels], "names", None),
+        str(root),
+    )
+    kept, missing = select_classes(request.class_names(), known, str(root))
+    opened = [
+        Images(root, name, images, tuple((of == label).nonzero().flatten().numpy() for label in kept))
+        for name, of in zip(named, positions, strict=True)
+    ]
+    lost = [problem for each in opened if (problem := each.lacking([known[label] for label in kept]))]
+    if missing or lost:
+        raise DataError(missing + lost)
+    train, *test = opened
+    facts = HUGGINGFACE.with_channels(request.channels or channels_of(train.encoded(), BytesIO))
+    form = Form(facts.channels, request.size or facts.size, request.upright(facts.upright))
+    return ImageSet(
+        name=request.name,
+        facts=facts,
+        size=form.size,
+        classes=tuple(class_name(known[label]) for label in kept),
+        train_split=train.split(form),
+        test_split=test[0].split(form) if test else replace(train, rows=()).split(form),
+        notes=_notes(root, splits, named, (images, labels)),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Encoded images of a split; each process opens the data set when it reads the first image.
+
+    :param name: name of the split.
+    :param column: name of the column with the images.
+    :param rows: positions in the split of the images of each class, int64 ``[n]``.
+    """
+
+    root: Path
+    name: str
+    column: str
+    rows: tuple[np.ndarray, ...]
+
+    def lacking(self, names: Sequence[str]) -> str | None:
+        """Return a problem if some of the classes have no image; None if there is none."""
+        lost = [name for name, rows in zip(names, self.rows, strict=True) if not len(rows)]
+        return f"{self.root}: {self.name} has no images of {listed(lost)}; name others in dataset.classes." if lost else None
+
+    def split(self, form: Form) -> StoredSplit:
+        """Return the split, with its images decoded in the given form."""
+        return StoredSplit(
+            counts=tuple(map(len, self.rows)),
+            form=form,
+            open_store=self.store,
+            sizes=self.sizes,
+            digest=partial(self.digest, form),
+        )
+
+    def store(self, labels: Sequence[int], reading: Reading, now: bool = True) -> RowStore:
+        """Return the store of some classes."""
+        return RowStore(self, tuple(labels))
+
+    def sizes(self) -> list[int]:
+        """Return the total size in bytes of the images of each class."""
+        return [int(self.lengths[rows].sum()) for rows in self.rows]
+
+    def read(self, row: int) -> bytes:
+        """Return the encoded bytes of the image in a row. Raises OSError if the image is in another file."""
+        data = self._rows[row][self.column]["bytes"]
+        if not data:
+            raise OSError("the image is not in the data set, but in a file of its own; save the data set with its images")
+        return data
+
+    def encoded(self) -> Iterator[bytes]:
+        """Yield the encoded bytes of all images; nothing for an image that is in another file."""
+        return (self._rows[row][self.column]["bytes"] or b"" for row in np.concatenate(self.rows).tolist())
+
+    def digest(self, form: Form) -> str:
+        """Return a hash of the form, and of the number and the sizes in bytes of the images of each class, in order."""
+        digest = sha256(repr(form.key).encode())
+        for rows in self.rows:
+            digest.update(self.lengths[rows].tobytes() + b";")
+        return digest.hexdigest()
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Size in bytes of each image of the split, int64 ``[N]``; 0 for an image that is in another file."""
+        from pyarrow import compute
+
+        chunks = self._rows.data.column(self.column).chunks
+        found = [compute.binary_length(compute.struct_field(chunk, "bytes")).fill_null(0).to_numpy() for chunk in chunks]
+        return np.concatenate([np.empty(0, np.int64), *found]).astype(np.int64)
+
+    @cached_property
+    def _rows(self) -> datasets.Dataset:
+        from datasets import Image
+
+        rows = _splits(str(self.root))[self.name].select_columns(self.column)
+        return rows.cast_column(self.column, Image(decode=False))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("root", "name", "column", "rows")}
+
+
+@dataclass(frozen=True)
+class RowStore:
+    """A Store of the images of some classes."""
+
+    images: Images
+    labels: tuple[int, ...]
+
+    def count(self, label: int) -> int:
+        return len(self.images.rows[label])
+
+    def encoded_bytes(self, label: int) -> int:
+        return self.images.sizes()[label]
+
+    def read(self, label: int, index: int) -> bytes:
+        return self.images.read(int(self.images.rows[label][index]))
+
+    def where(self, label: int, index: int) -> str:
+        return f"{self.images.root}: row {self.images.rows[label][index]} of {self.images.name}"
+
+
+def _splits(root: str) -> Mapping[str, datasets.Dataset]:
+    """Open all splits. Raises DataError if the library is missing, or cannot read the folder."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError([f"dataset.name: huggingface needs the package datasets: `{EXTRA}`"]) from error
+    try:
+        if any(os.path.isfile(os.path.join(root, name)) for name in SAVED):
+            loaded = datasets.load_from_disk(root)
+        elif files := _parquet_files(Path(root)):
+            loaded = datasets.load_dataset("parquet", data_files=files)
+        else:
+            raise DataError([f"{root}: it is not a folder of save_to_disk, and has no files that end in {PARQUET}."])
+    except DataError:
+        raise
+    except Exception as error:  # of the library, of Arrow and of the files
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise DataError([f"{root}: it cannot be read as a data set of Hugging Face: {reason}."]) from error
+    return {TRAIN: loaded} if isinstance(loaded, datasets.Dataset) else loaded
+
+
+def _parquet_files(root: Path) -> dict[str, list[str]]:
+    """Return the parquet files below a folder by split, which their names or folders state; others are for training."""
+    files: dict[str, list[str]] = {}
+    for file in sorted(root.rglob(f"*{PARQUET}")):
+        words = re.split(r"[^a-z]+", file.relative_to(root).as_posix().removesuffix(PARQUET).lower())
+        split = next((SPLIT_WORDS[word] for word in reversed(words) if word in SPLIT_WORDS), TRAIN)
+        files.setdefault(split, []).append(str(file))
+    return files
+
+
+def _named(root: Path, splits: Mapping[str, Any], test: bool) -> list[str]:
+    """Return the names of the splits to use: the training images and, if required, the test images."""
+    if TRAIN not in splits:
+        raise DataError([f"{root}: there is no split {TRAIN}, only {listed(list(splits))}."])
+    found = [name for name in TEST if name in splits]
+    if test and not found:
+        without = "without evaluation, evaluation.epochs=0, no test images are needed"
+        raise DataError([f"{root}: there is no split {' or '.join(TEST)}, only {listed(list(splits))}; {without}."])
+    return [TRAIN, *(found[:1] if test else [])]
+
+
+def _columns(root: Path, features: Mapping[str, Any], asked: Sequence[str] | None) -> tuple[str, str]:
+    """Return the names of the columns with images and labels. Raises DataError if they are not clear."""
+    from datasets import ClassLabel, Image
+
+    if asked is not None:
+        if len(asked) != 2 or not all(name in features for name in asked):
+            raise DataError(
+                [f"dataset.columns is {list(asked)}; name the two with images and labels, of {listed(list(features))}."]
+            )
+        return asked[0], asked[1]
+    images = [name for name, kind in features.items() if isinstance(kind, Image)]
+    labels = [name for name, kind in features.items() if isinstance(kind, ClassLabel)]
+    labels = labels or [name for name in LABELS if name in features]
+    if len(images) != 1 or len(labels) != 1:
+        raise DataError(
+            [
+                f"{root}: of its columns {listed(list(features))}, {listed(images) or 'none'} may be the images and "
+                f"{listed(labels) or 'none'} the labels; name the two, dataset.columns=[image,label]."
+            ]
+        )
+    return images[0], labels[0]
+
+
+def _values(root: Path, name: str, split: datasets.Dataset, column: str) -> np.ndarray:
+    """Return the labels of a split, integers or texts ``[N]``. Raises DataError for others."""
+    values = split.data.column(column)
+    where = f"{root}: column {column} of {name}"
+    if values.null_count:
+        raise DataError([f"{where} has {values.null_count:,} rows without a label."])
+    numbers = values.to_numpy()
+    if numbers.dtype == object:
+        numbers = numbers.astype(np.str_)
+    if numbers.dtype.kind not in "iuU" or numbers.ndim != 1:
+        raise DataError([f"{where} is {values.type}, expected integers or texts; name another in dataset.columns."])
+    return numbers
+
+
+def _notes(root: Path, splits: Mapping[str, Any], named: Sequence[str], columns: Sequence[str]) -> tuple[str, ...]:
+    """Return a note on what is read, and one on the splits that are not."""
+    read = ", ".join(f"{len(splits[name]):,} rows of {name}" for name in named)
+    others = [name for name in splits if name not in named]
+    unread = f"; not read: {listed(others)}" if others else ""
+    return (f"{root}: {read}, columns {' and '.join(columns)}{unread}",)

@@ -1,6 +1,6 @@
 """Permitted imports between rooms: the table below is that of the design, and only this test enforces it.
 
-A room is the first name below dist_condense: a folder (`core`) or a file (`condense`).
+A room is the first name below dist_condense: a folder (`core`) or a file (`match`).
 """
 
 import ast
@@ -24,10 +24,10 @@ MAY_IMPORT = {
     "networks": set(),
     "data": {"system", "__version__"},
     "engine": {"core", "networks", "data", "system"},
-    "condense": {"core", "engine"},
+    "match": {"core", "engine"},
     "select": {"core", "engine"},
     "selection": {"core", "networks", "data", "engine", "system"},
-    "procedures": {"condense", "core", "data", "engine", "networks", "select", "selection", "system"},
+    "procedures": {"core", "data", "engine", "match", "networks", "select", "selection", "system"},
     "evaluation": {"core", "networks", "data", "engine", "system"},
     "settings": {"core", "networks", "data", "engine", "evaluation", "procedures", "selection", "system"},
     "result": {"__version__", "core", "data", "engine", "evaluation", "settings", "system"},
@@ -92,8 +92,8 @@ def violations(file: str, source: str) -> list[str]:
                 problems.append(f"{name}: {room} must not import {other}")
             elif file.startswith(SILENT) and not file.startswith(PRINTING) and rest[:2] == ["system", "terminal"]:
                 problems.append(f"{name}: {room} only logs, and job/logs.py prints what it logs")
-            elif room == "condense" and rest[:2] == ["engine", "ray"]:
-                problems.append(f"{name}: condense knows the protocols of engine, not Ray")
+            elif room == "match" and rest[:2] == ["engine", "ray"]:
+                problems.append(f"{name}: match knows the protocols of engine, not Ray")
         elif top not in sys.stdlib_module_names:
             if top not in PACKAGES.get(room, {top}):
                 problems.append(f"{name}: {room} may import only {sorted(PACKAGES[room])}")
@@ -125,14 +125,14 @@ def test_imports_follow_the_directions(file):
         ("result/report.py", "from dist_condense.job import journal"),
         ("job/job.py", "from dist_condense.commands import cli"),
         ("engine/coordinator.py", "import ray.train"),
-        ("engine/ray/group.py", "from dist_condense.condense import condense"),
+        ("engine/ray/group.py", "from dist_condense.match import match"),
         ("engine/shard.py", "def f():\n    from dist_condense.settings import config"),
         ("engine/shard.py", "if TYPE_CHECKING:\n    from dist_condense.job import logs"),
         ("engine/shard.py", "from dist_condense import __version__"),
         ("engine/matching/halving.py", "def f():\n    from dist_condense.system import terminal"),
         ("core/program.py", "def f():\n    from dist_condense.system.terminal import say"),
-        ("condense.py", "from dist_condense.engine.ray.group import start"),
-        ("condense.py", "from importlib import import_module\nimport_module('ray')"),
+        ("match.py", "from dist_condense.engine.ray.group import start"),
+        ("match.py", "from importlib import import_module\nimport_module('ray')"),
         ("commands/cli.py", "from dist_condense.run import main"),
         ("commands/cli.py", "from .. import run"),
         ("result/report.py", "import mlflow"),
@@ -160,7 +160,7 @@ def test_a_planted_violation_is_reported(tmp_path, file, source):
         ),
         ("engine/ray/tasks.py", "import ray"),
         (
-            "condense.py",
+            "match.py",
             "from dist_condense.core import objective\nfrom dist_condense.engine import Coordinator",
         ),
         ("result/tracking/server.py", "from mlflow import MlflowClient"),
@@ -204,7 +204,7 @@ def test_few_modules_lie_loose():
 
 
 def test_the_rooms_work_without_ray_mlflow_and_hydra():
-    rooms = ["", ".condense", ".core", ".networks", ".data", ".evaluation", ".system", ".job.job", ".commands.cli"]
+    rooms = ["", ".match", ".core", ".networks", ".data", ".evaluation", ".system", ".job.job", ".commands.cli"]
     code = f"import sys\nfor name in {ABSENT}:\n    sys.modules[name] = None\n"
     code += "import " + ", ".join(f"dist_condense{room}" for room in rooms)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)

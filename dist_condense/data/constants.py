@@ -71,10 +71,7 @@ def measured(source: ClassSource, counts: Sequence[int], channels: int) -> Const
     number = max(1, min(CHUNK, CHUNK_BYTES // first.nbytes)) if exact else CHUNK
 
     def chunks() -> Iterator[torch.Tensor]:
-        """Yield the stored values of at most `number` images at a time, [C, n * H * W]."""
-        for label, count in enumerate(counts):
-            for positions in torch.arange(count).split(number):
-                yield source.get(label, positions).cpu().transpose(0, 1).flatten(1)
+        return _chunks(source, counts, number)
 
     if not exact:
         return _of_floats(chunks)
@@ -83,6 +80,19 @@ def measured(source: ClassSource, counts: Sequence[int], channels: int) -> Const
         for channel, values in enumerate(chunk):
             histograms[channel] += torch.bincount(values, minlength=LEVELS)
     return _moments(histograms.tolist())
+
+
+def bounds_of(source: ClassSource, counts: Sequence[int]) -> str:
+    """Return the key of :data:`BOUNDS` for float images: `unit` if all values are from 0 to 1, otherwise `none`."""
+    is_unit = all(((chunk >= 0) & (chunk <= 1)).all() for chunk in _chunks(source, counts, CHUNK))
+    return "unit" if is_unit else "none"
+
+
+def _chunks(source: ClassSource, counts: Sequence[int], number: int) -> Iterator[torch.Tensor]:
+    """Yield the stored values of at most `number` images at a time, [C, n * H * W]."""
+    for label, count in enumerate(counts):
+        for positions in torch.arange(count).split(number):
+            yield source.get(label, positions).cpu().transpose(0, 1).flatten(1)
 
 
 def _of_floats(chunks: Callable[[], Iterator[torch.Tensor]]) -> Constants:

@@ -72,6 +72,11 @@ class Facts:
     padding: float = 0.5
     """Image value that multi-formation uses as padding."""
 
+    @property
+    def is_unbounded(self) -> bool:
+        """Whether the images are the user's own floats, of which no bound is known."""
+        return self.own and self.floats and self.lower is None and self.upper is None
+
     def with_channels(self, channels: int) -> "Facts":
         """Return the facts for grey (1) or RGB (3) images.
 
@@ -138,10 +143,6 @@ class ImageSet:
     def flip(self) -> bool:
         """Whether a horizontally flipped image keeps its label."""
         return self.facts.flip
-
-    def normalised_by(self, mean: Sequence[float], std: Sequence[float]) -> "ImageSet":
-        """Return the data set with another mean and std, each with one value per channel."""
-        return replace(self, facts=replace(self.facts, mean=tuple(mean), std=tuple(std)))
 
     def decoded_bytes(self, counts: Sequence[int]) -> list[int]:
         """Return, for each class c, the size in bytes of `counts[c]` decoded images."""

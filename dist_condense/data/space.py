@@ -13,6 +13,8 @@ NORMALISED, UNIT, VALUES = "normalised", "unit", "values"
 """Names of spaces in a card: normalised pixels; image values in [0, 1]; image values with other bounds or without
 bounds.
 """
+BOUNDS: dict[str, tuple[float | None, float | None]] = {"unit": (0.0, 1.0), "none": (None, None)}
+"""Lower and upper bound of the values of float images, by name."""
 SPREAD = 2
 """Distance of the black and white levels from the mean, in standard deviations, in previews of images without bounds.
 """

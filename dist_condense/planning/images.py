@@ -108,7 +108,7 @@ def assumed(config: RunConfig, classes: int | None, per_class: int | None) -> Ra
         channels=facts.channels,
         mean=facts.mean,
         std=facts.std,
-        flip=facts.flip,
+        flip=facts.flip if data.flip is None else data.flip,
         tested=tested,
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dist_condense.condense import condense
+from dist_condense.match import match
 from dist_condense.engine.procedure import Kind, Problem, Record, Units
 from dist_condense.engine.shard import MOMENTUM, ClassShard
 from dist_condense.engine.trajectory import Trajectory, theta_tensors
@@ -83,7 +83,7 @@ class Matching(ShardProcedure):
 
     def run(self, record: Record) -> None:
         networks, steps = self.outline.networks, self.outline.matching_steps
-        condense(self.shard, self.trajectory, networks, steps, record=self.checked(record))
+        match(self.shard, self.trajectory, networks, steps, record=self.checked(record))
 
     def measures(self) -> dict[str, float]:
         """Return the matching loss, summed over the owned classes, under the key ``loss``."""

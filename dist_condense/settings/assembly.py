@@ -27,7 +27,7 @@ from dist_condense.core.statistic import PARAMETERS, STATISTICS, Statistic
 from dist_condense.data import ImageSet, Reading, open_dataset, to_values
 from dist_condense.data.reading.read_ahead import ReadAhead
 from dist_condense.data.reading.source import ClassSource, NamedSource
-from dist_condense.data.space import Space
+from dist_condense.data.space import BOUNDS, Space
 from dist_condense.engine.batches import Normalise, RealBatches
 from dist_condense.engine.class_features import class_features, embeddings
 from dist_condense.engine.coordinator import Coordinator, Placement
@@ -88,19 +88,28 @@ def dataset_of(config: RunConfig) -> ImageSet:
         orientation=data.orientation,
         test=config.evaluation.epochs != 0,
         channels=data.channels,
+        columns=data.columns,
     )
     return settled(config, opened)
 
 
 def settled(config: RunConfig, dataset: ImageSet) -> ImageSet:
-    """Return the data set with the channels, mean and std of the config.
+    """Return the data set with the channels, mean, std, bounds and flips of the config.
 
     While these keys are null (see :mod:`dist_condense.settings.resolve`), the data set keeps its own values.
     """
-    if config.dataset.channels not in (None, dataset.channels):
+    own = config.dataset
+    if own.channels not in (None, dataset.channels):
         return dataset_of(config)
-    mean, std = config.dataset.mean, config.dataset.std
-    return dataset if mean is None or std is None else dataset.normalised_by(mean, std)
+    facts = dataset.facts
+    if own.flip is not None:
+        facts = replace(facts, flip=own.flip)
+    if own.bounds is not None and facts.floats:
+        lower, upper = BOUNDS[own.bounds]
+        facts = replace(facts, lower=lower, upper=upper)
+    if own.mean is not None and own.std is not None:
+        facts = replace(facts, mean=tuple(own.mean), std=tuple(own.std))
+    return replace(dataset, facts=facts)
 
 
 def space_of(config: RunConfig, dataset: ImageSet) -> Space:

@@ -32,6 +32,7 @@ SETTLED = (
     "compute.cudnn_benchmark",
     "compute.deterministic",
     "dataset.channels",
+    "dataset.bounds",
     "dataset.mean",
     "dataset.std",
 )

@@ -13,7 +13,7 @@ from dist_condense import networks
 from dist_condense.core.objective import REVERSE
 from dist_condense.data import DataError, ImageSet
 from dist_condense.data.catalogue import KNOWN, is_url
-from dist_condense.data.constants import MEASURED, Constants, default, measured, of_name
+from dist_condense.data.constants import MEASURED, Constants, bounds_of, default, measured, of_name
 from dist_condense.data.reading.read_ahead import HELD
 from dist_condense.data.reading.tiers import AUTO, Choice, gib, select_tier, share
 from dist_condense.engine.ahead import DEPTH as AHEAD
@@ -45,7 +45,9 @@ class _Place:
 def resolved(
     config: RunConfig, dataset: ImageSet, earlier: Mapping[str, Any], is_complete: bool = False
 ) -> tuple[RunConfig, Choice]:
-    """Replace the null and ``auto`` values of device, numerics, channels, mean, std and tier, and make paths absolute.
+    """Replace the null and ``auto`` values of device, numerics, channels, bounds, mean, std and tier.
+
+    Paths become absolute.
 
     Values of the run's first start are kept; others follow from the data set and the machines. This starts Ray if there
     are workers, so :func:`dist_condense.job.preflight.check` must be called first.
@@ -61,6 +63,7 @@ def resolved(
     if dataset.facts.own and config.dataset.channels is None:
         config = replace(config, dataset=replace(config.dataset, channels=dataset.channels))
     dataset = assembly.settled(config, dataset)
+    config = _bounded(config, dataset, earlier)
     config = _normalised(config, dataset, earlier)
     place = _place(config)
     reproducible = earlier.get("compute.reproducible", not place.cluster.on_gpu)
@@ -116,6 +119,17 @@ def with_channels(config: RunConfig, earlier: Mapping[str, Any]) -> RunConfig:
         return config
     channels = earlier.get("dataset.channels", known.facts.channels)
     return replace(config, dataset=replace(config.dataset, channels=channels))
+
+
+def _bounded(config: RunConfig, dataset: ImageSet, earlier: Mapping[str, Any]) -> RunConfig:
+    """Set ``dataset.bounds``, if it is null, for the user's own float images; measuring reads every training image."""
+    if config.dataset.bounds is not None or not dataset.facts.is_unbounded:
+        return config
+    bounds = earlier.get("dataset.bounds")
+    if bounds is None:
+        source = dataset.train_split.on_demand(assembly.reading_of(config))
+        bounds = bounds_of(source, dataset.counts)
+    return replace(config, dataset=replace(config.dataset, bounds=bounds))
 
 
 def _normalised(config: RunConfig, dataset: ImageSet, earlier: Mapping[str, Any]) -> RunConfig:

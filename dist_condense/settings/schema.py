@@ -17,6 +17,7 @@ from dist_condense.core.start import STARTS
 from dist_condense.core.statistic import PARAMETERS, STATISTICS
 from dist_condense.data import constants
 from dist_condense.data.reading.tiers import AUTO, RAW, TIERS
+from dist_condense.data.space import BOUNDS
 from dist_condense.engine.matching.recipe import DRAWS
 from dist_condense.evaluation.protocols import PROTOCOLS, REPLACED
 from dist_condense.networks.convnet import ACTIVATIONS, POOLINGS
@@ -52,10 +53,11 @@ class DatasetConfig:
     """The data set to condense."""
 
     name: str = "digits"
-    """Name of the data set, see `dist-condense list`; `image_folder` or `imagenet` for any folder of class folders."""
+    """Name of the data set, see `dist-condense list`; `image_folder` or `imagenet` for any folder of class folders,
+    `arrays` for an .npz file, `huggingface` for a folder of `save_to_disk` or of parquet files."""
     root: str | None = None
-    """Folder or url of the data set; shipped configs read an environment variable such as `IMAGENET_ROOT`. A password
-    in a url is used but never stored."""
+    """Folder, file or url of the data set; shipped configs read an environment variable such as `IMAGENET_ROOT`. A
+    password in a url is used but never stored."""
     size: Side | None = None
     """Height and width of an image in pixels; null: the data set's own (224 for image folders, the prepared size for
     shards)."""
@@ -79,6 +81,15 @@ class DatasetConfig:
     orientation: bool | None = None
     """Whether image files are rotated by their EXIF orientation. Null: true for `image_folder`, false for the papers'
     data sets, as in torchvision and the authors' programs. Images written by `prepare --size` stay as prepared."""
+    flip: bool | None = None
+    """Whether a horizontally flipped image keeps its label; if not, no augmentation flips, neither in matching nor in
+    the evaluation. Null: false for digits, MNIST and SVHN, else true."""
+    bounds: Annotated[str, OneOf("bounds of the values of float images", BOUNDS)] | None = None
+    """Bounds of the values of `arrays` of floats: `unit` (0 to 1) or `none`; learnt pixels in the space of values are
+    clamped to them. Null: `unit` if all training values are in it, determined and stored at the first start."""
+    columns: list[str] | None = None
+    """Names of the columns of `huggingface` with the images and with the labels, `[image,label]`; null: the only ones
+    of these types."""
 
 
 @dataclass(kw_only=True)

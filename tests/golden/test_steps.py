@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dist_condense.condense import condense
+from dist_condense.match import match
 from dist_condense.core import augmentation, grouping
 from dist_condense.core.image_rule import ImageRule
 from dist_condense.data.normalise import ChannelStatistics
@@ -188,7 +188,7 @@ def engine(run: RunConfig, labels: Sequence[int], patch: pytest.MonkeyPatch, pla
         finish=lambda: None,
     )
     with S.source:
-        condense(S, theta, run.trajectory.networks, run.trajectory.matching_steps, record)
+        match(S, theta, run.trajectory.networks, run.trajectory.matching_steps, record)
     result.pixels, result.theta = S.pixels, theta_of(theta.network)
     return result
 

@@ -85,9 +85,10 @@ class _Split:
         if images.dtype != np.uint8 and images.dtype.kind != "f":
             kinds = "bytes (uint8, 0 to 255) or floats"
             raise refused(file, f"{images.name} are {images.dtype}, expected {kinds}")
-        if labels.dtype.kind not in "iuU" or (labels.shape != images.shape[:1] and labels.shape != (images.shape[0], 1)):
+        count = images.shape[0]
+        if labels.dtype.kind not in "iuU" or labels.shape not in ((count,), (count, 1)):
             text = f"{labels.name} are {labels.dtype} {list(labels.shape)}"
-            raise refused(file, f"{text}, expected an integer or a name for each of {images.shape[0]} images")
+            raise refused(file, f"{text}, expected an integer or a name for each of {count} images")
         return cls(file=file, stored=images, labels=labels.read().reshape(-1), axis=axis)
 
     @property

@@ -96,7 +96,8 @@ class Images:
     def lacking(self, names: Sequence[str]) -> str | None:
         """Return a problem if some of the classes have no image; None if there is none."""
         lost = [name for name, rows in zip(names, self.rows, strict=True) if not len(rows)]
-        return f"{self.root}: {self.name} has no images of {listed(lost)}; name others in dataset.classes." if lost else None
+        problem = f"{self.root}: {self.name} has no images of {listed(lost)}; name others in dataset.classes."
+        return problem if lost else None
 
     def split(self, form: Form) -> StoredSplit:
         """Return the split, with its images decoded in the given form."""
@@ -120,7 +121,7 @@ class Images:
         """Return the encoded bytes of the image in a row. Raises OSError if the image is in another file."""
         data = self._rows[row][self.column]["bytes"]
         if not data:
-            raise OSError("the image is not in the data set, but in a file of its own; save the data set with its images")
+            raise OSError("the data set only names its file; save the data set with its images")
         return data
 
     def encoded(self) -> Iterator[bytes]:
@@ -139,9 +140,8 @@ class Images:
         """Size in bytes of each image of the split, int64 ``[N]``; 0 for an image that is in another file."""
         from pyarrow import compute
 
-        chunks = self._rows.data.column(self.column).chunks
-        found = [compute.binary_length(compute.struct_field(chunk, "bytes")).fill_null(0).to_numpy() for chunk in chunks]
-        return np.concatenate([np.empty(0, np.int64), *found]).astype(np.int64)
+        images = compute.struct_field(self._rows.data.column(self.column), "bytes")
+        return compute.binary_length(images).fill_null(0).to_numpy().astype(np.int64)
 
     @cached_property
     def _rows(self) -> datasets.Dataset:

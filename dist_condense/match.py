@@ -1,4 +1,7 @@
-"""Algorithm 1: the same text on one process and on many nodes (Zhao et al. 2021, Alg. 1; Kim et al. 2022, Alg. 1)."""
+"""Condensation by matching, the same text on one process and on many nodes.
+
+Zhao et al. 2021, Algorithm 1; Kim et al. 2022, Algorithm 1.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ class Theta(Protocol):
     def reach(self, k: int, t: int) -> None: ...
 
 
-def condense(S: Shard, theta: Theta, K: int, T: int, record: Record) -> None:
+def match(S: Shard, theta: Theta, K: int, T: int, record: Record) -> None:
     """Match K networks for T steps each; theta is drawn before the first step of a network and trained between steps.
 
     Continues after the steps that ``record`` has already seen. Every worker of a run calls this on its own shard.

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dist_condense.match import match
 from dist_condense.engine.procedure import Kind, Problem, Record, Units
 from dist_condense.engine.shard import MOMENTUM, ClassShard
 from dist_condense.engine.trajectory import Trajectory, theta_tensors
+from dist_condense.match import match
 from dist_condense.procedures.base import ShardProcedure
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import datasets
+import numpy as np
 import pytest
 import torch
 from fsspec.registry import _registry
 from torch import Tensor
 
 from dist_condense.commands import cli
+from dist_condense.data import Reading, open_dataset
 from dist_condense.data.ffcv.extra import load_ffcv
 from dist_condense.engine.coordinator import ProcessGroupCoordinator
 from dist_condense.system.errors import DataError
@@ -87,6 +90,39 @@ def test_shards_in_a_remote_store_equal_the_folder(
     from_store = cases.alone("dc", tmp_path / "store", *store)
     assert len(list((tmp_path / "cache").glob("*.tar"))) == CLASSES
     assert torch.equal(from_store, cases.alone("dc", tmp_path / "folder", *in_memory))
+
+
+def tables(folder: Path, dest: Path) -> dict[str, list[str]]:
+    """Write the first classes to an .npz file and to a folder of save_to_disk; return the keys of runs on them.
+
+    Classes are mixed, and the images of each keep their order.
+    """
+    names = first_classes(folder)
+    opened = open_dataset("imagenet", folder, size=SIZE, classes=names)
+    source, dest = opened.train(), dest.absolute()
+    store = opened.train_split.open_store(range(CLASSES), Reading())  # type: ignore[attr-defined]
+    order = sorted((index, label) for label, count in enumerate(opened.counts) for index in range(count))
+    images = torch.cat([source.get(label, torch.tensor([index])) for index, label in order])
+    dest.mkdir()
+    labels = [label for _, label in order]
+    np.savez(dest / "all.npz", train_images=images, train_labels=labels, classes=np.array(names))
+    rows = {"image": [{"bytes": store.read(label, index)} for index, label in order], "label": labels}
+    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=names))
+    datasets.disable_progress_bars()
+    datasets.DatasetDict(train=datasets.Dataset.from_dict(rows, features=features)).save_to_disk(dest / "set")
+    return {
+        "arrays": ["dataset.name=arrays", f"dataset.root={dest / 'all.npz'}", "data.tier=ram"],
+        "huggingface": ["dataset.name=huggingface", f"dataset.root={dest / 'set'}", "data.tier=encoded"],
+        "huggingface on disk": ["dataset.name=huggingface", f"dataset.root={dest / 'set'}", "data.tier=disk"],
+    }
+
+
+@pytest.mark.parametrize("case", ["dc", "idc"])
+def test_tables_equal_the_folder(case: str, folder: Path, in_memory: list[str], tmp_path: Path) -> None:
+    from_folder = cases.alone(case, tmp_path / "folder", *in_memory)
+    for name, how in tables(folder, tmp_path / "tables").items():
+        own = ["evaluation.epochs=0", "dataset.constants=imagenet", *how]
+        assert torch.equal(cases.alone(case, tmp_path / name.replace(" ", "_"), *SMALL, *own), from_folder), name
 
 
 @pytest.mark.parametrize("case", ["dc", "batch_norm", "idc", "representative"])

@@ -16,7 +16,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from dist_condense.match import match
 from dist_condense.core import augmentation, grouping
 from dist_condense.core.image_rule import ImageRule
 from dist_condense.data.normalise import ChannelStatistics
@@ -28,6 +27,7 @@ from dist_condense.engine.coordinator import LocalCoordinator, Placement
 from dist_condense.engine.shard import ClassShard
 from dist_condense.engine.synthetic_batches import SyntheticBatches
 from dist_condense.engine.trajectory import Trajectory
+from dist_condense.match import match
 from dist_condense.settings import assembly, config
 from dist_condense.settings.config import RunConfig
 from tests.golden import by_hand, toys

@@ -55,15 +55,14 @@ def open_arrays(request: Request) -> ImageSet:
         raise DataError([f"dataset.channels is {request.channels}, and {file} has {train.shape[0]}; leave it out."])
     labels = {"training images": train.labels, **({"test images": test.labels} if test else {})}
     classes, positions = of_classes(labels, _names(file, stored), str(file))
-    used = [name for name in (*needed, CLASSES) if name in stored]
     return from_arrays(
         request,
         _facts(train),
         train=LabelledImages(train.images(), positions[0]),
         test=LabelledImages(test.images(), positions[1]) if test else None,
         names=classes,
-        identity=tuple((name, stored[name].shape, stored[name].dtype.str, stored[name].checksum) for name in used),
-        notes=_notes(file, stored, used),
+        identities=[tuple(stored[name].identity for name in part) for part in (needed[:2], needed[2:])],
+        notes=_notes(file, stored, [*needed, CLASSES]),
     )
 
 

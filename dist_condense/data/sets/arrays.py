@@ -96,7 +96,7 @@ def from_arrays(
     train: LabelledImages,
     test: LabelledImages | None,
     names: tuple[str, ...],
-    identity: object = None,
+    identities: Sequence[object] = (None, None),
     notes: tuple[str, ...] = (),
 ) -> ImageSet:
     """Make an ImageSet from arrays of training and test images, in both of which class names[i] has label i.
@@ -104,7 +104,7 @@ def from_arrays(
     Raises DataError with all problems.
 
     :param test: None if test images are not requested.
-    :param identity: plain values that change with the arrays; None: the digest reads all pixels.
+    :param identities: for each split, plain values that change with its arrays; None: the digest reads all pixels.
     """
     stored, missing = select_classes(request.class_names(), names, request.name)
     problems = request.problems() + missing
@@ -123,8 +123,8 @@ def from_arrays(
         facts=facts,
         size=size,
         classes=tuple(ClassName(names[index]) for index in stored),
-        train_split=ArraySplit(train, stored, resized, identity),
-        test_split=ArraySplit(test or train, stored if test else (), resized, identity),
+        train_split=ArraySplit(train, stored, resized, identities[0]),
+        test_split=ArraySplit(test or train, stored if test else (), resized, identities[1]),
         notes=notes,
     )
 

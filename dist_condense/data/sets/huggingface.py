@@ -241,16 +241,16 @@ def _columns(root: Path, features: Mapping[str, Any], asked: Sequence[str] | Non
 
 def _values(root: Path, name: str, split: datasets.Dataset, column: str) -> np.ndarray:
     """Return the labels of a split, integers or texts ``[N]``. Raises DataError for others."""
+    from pyarrow import types
+
     values = split.data.column(column)
     where = f"{root}: column {column} of {name}"
     if values.null_count:
         raise DataError([f"{where} has {values.null_count:,} rows without a label."])
-    numbers = values.to_numpy()
-    if numbers.dtype == object:
-        numbers = numbers.astype(np.str_)
-    if numbers.dtype.kind not in "iuU" or numbers.ndim != 1:
+    is_text = types.is_string(values.type) or types.is_large_string(values.type)
+    if not is_text and not types.is_integer(values.type):
         raise DataError([f"{where} is {values.type}, expected integers or texts; name another in dataset.columns."])
-    return numbers
+    return values.to_numpy().astype(np.str_) if is_text else values.to_numpy()
 
 
 def _notes(root: Path, splits: Mapping[str, Any], named: Sequence[str], columns: Sequence[str]) -> tuple[str, ...]:

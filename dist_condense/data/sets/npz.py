@@ -45,6 +45,11 @@ class StoredArray:
         """Size in bytes of all values."""
         return prod(self.shape) * self.dtype.itemsize
 
+    @property
+    def identity(self) -> tuple[tuple[int, ...], str, int]:
+        """Shape, type and checksum, which tell arrays apart without reading them."""
+        return self.shape, self.dtype.str, self.checksum
+
     def read(self) -> np.ndarray:
         """Return the array: memory-mapped, so that only the values in use are read, or else in memory.
 

@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
-OPTIONAL = [requirement for name in ("ffcv", "timm") for requirement in EXTRAS[name]]
+OPTIONAL = [requirement for name in ("ffcv", "hf", "timm") for requirement in EXTRAS[name]]
 """Packages that are imported only where a user asks for them."""
 
 DISTRIBUTIONS = {

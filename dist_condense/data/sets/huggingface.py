@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import datasets
 
 HUGGINGFACE = replace(IMAGE_FOLDER, family="images of a Hugging Face data set", upright=False)
-EXTRA = "pip install 'dist-condense[hf]'"
+PACKAGES = "pip install datasets pyarrow"
 TRAIN, TEST = "train", ("validation", "test")
 """Names of the splits; of the test splits, the first that exists is used."""
 SAVED = ("dataset_dict.json", "state.json")
@@ -179,7 +179,7 @@ def _splits(root: str) -> Mapping[str, datasets.Dataset]:
     try:
         import datasets
     except ImportError as error:
-        raise DataError([f"dataset.name: huggingface needs the package datasets: `{EXTRA}`"]) from error
+        raise DataError([f"dataset.name: huggingface needs the package datasets: `{PACKAGES}`"]) from error
     try:
         if any(os.path.isfile(os.path.join(root, name)) for name in SAVED):
             loaded = datasets.load_from_disk(root)

@@ -173,5 +173,5 @@ def test_folders_that_are_none(tmp_path: Path) -> None:
 
 def test_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
-    with pytest.raises(DataError, match=r"needs the package datasets: `pip install 'dist-condense\[hf\]'`"):
+    with pytest.raises(DataError, match=r"needs the package datasets: `pip install datasets pyarrow`"):
         open_dataset("huggingface", tmp_path)

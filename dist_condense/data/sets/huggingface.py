@@ -51,7 +51,7 @@ def open_huggingface(request: Request) -> ImageSet:
         raise DataError(problems)
     root, splits = request.root, _splits(str(request.root))
     named = _named(root, splits, request.test)
-    images, labels = _columns(root, splits[TRAIN].features, request.columns)
+    images, labels = columns_of(root, splits[TRAIN].features, request.columns)
     known, positions = of_classes(
         {name: _values(root, name, splits[name], labels) for name in named},
         getattr(splits[TRAIN].features[labels], "names", None),
@@ -216,8 +216,12 @@ def _named(root: Path, splits: Mapping[str, Any], test: bool) -> list[str]:
     return [TRAIN, *(found[:1] if test else [])]
 
 
-def _columns(root: Path, features: Mapping[str, Any], asked: Sequence[str] | None) -> tuple[str, str]:
-    """Return the names of the columns with images and labels. Raises DataError if they are not clear."""
+def columns_of(where: object, features: Mapping[str, Any], asked: Sequence[str] | None) -> tuple[str, str]:
+    """Return the names of the columns with images and labels.
+
+    :param asked: these two names; None: the only columns of these types.
+    :raises DataError: they are not clear; the message begins with ``where``.
+    """
     from datasets import ClassLabel, Image
 
     if asked is not None:
@@ -232,7 +236,7 @@ def _columns(root: Path, features: Mapping[str, Any], asked: Sequence[str] | Non
     if len(images) != 1 or len(labels) != 1:
         raise DataError(
             [
-                f"{root}: of its columns {listed(list(features))}, {listed(images) or 'none'} may be the images and "
+                f"{where}: of its columns {listed(list(features))}, {listed(images) or 'none'} may be the images and "
                 f"{listed(labels) or 'none'} the labels; name the two, dataset.columns=[image,label]."
             ]
         )

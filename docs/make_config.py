@@ -129,9 +129,10 @@ def renamed() -> str:
 def groups() -> str:
     """Return a line for each shipped file of each group, with the first line of the file."""
     lines = []
-    for group in config.GROUPS:
+    for group in ("recipe", "method", "training"):
         for file in sorted((config.shipped() / group).glob("*.yaml")):
-            lines.append(f"- `{group}={file.stem}`: {file.read_text().splitlines()[0].lstrip('# ').rstrip(',')}\n")
+            first = next(line for line in file.read_text().splitlines() if "@package" not in line)
+            lines.append(f"- `{group}={file.stem}`: {first.lstrip('# ').rstrip(',')}\n")
     return "".join(lines)
 
 

@@ -40,7 +40,6 @@ __all__ = [
 ]
 
 PACKAGE = Path(__file__).resolve().parents[1]
-GROUPS = ("method", "training")
 PATHS = ("output", "dataset.root", "data.cache", "tracking.checkpoints")
 """Keys in which a leading `~` is expanded to the user's home directory, as it is after `sqlite:///` in tracking.uri."""
 NAME = 255

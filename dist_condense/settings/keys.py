@@ -36,6 +36,10 @@ KEYS: dict[str, Key] = {key.name: key for key in _keys(RunConfig())}
 """Every key by its dotted name, in the order of the schema."""
 SECTIONS: set[str] = {name[:dot] for name in KEYS for dot, sign in enumerate(name) if sign == "."}
 """Dotted names of all sections, such as ``method`` and ``method.images``."""
+RECIPE = "recipe"
+"""Group of files that set keys of several sections: all of a paper's method."""
+GROUPS = {*SECTIONS, RECIPE}
+"""Names of the groups of files that a config's ``defaults`` may name."""
 
 
 def value(config: RunConfig, key: str) -> Any:

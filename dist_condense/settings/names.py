@@ -22,6 +22,7 @@ def listed() -> Iterator[tuple[str, Collection[str]]]:
     yield "named classes (dataset.classes)", SUBSETS
     yield "networks (network.name, evaluation.architectures)", [*networks.names(), TIMM_NAMES]
     yield "options of a network, as in convnet:depth=4:norm=batch", [*map(_with_options, networks.names())]
+    yield "recipes, all of a paper's method (recipe=)", _stems(shipped() / "recipe")
     yield "methods (method=)", _stems(shipped() / "method")
     yield "groups of training keys (training=)", _stems(shipped() / "training")
     tables: dict[OneOf, list[str]] = {}

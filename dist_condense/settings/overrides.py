@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dist_condense.settings import values, yaml_files
-from dist_condense.settings.keys import KEYS, SECTIONS, leaves
+from dist_condense.settings.keys import GROUPS, KEYS, SECTIONS, leaves
 from dist_condense.settings.values import Unusable
 
 
@@ -40,7 +40,7 @@ def parsed(overrides: Sequence[str]) -> Overrides:
             problems.append(f"{override!r} is not key=value{whole}")
         else:
             try:
-                if key in SECTIONS and not text.lstrip().startswith("{"):
+                if key in GROUPS and not text.lstrip().startswith("{"):
                     if len(text) > values.LONGEST:
                         raise Unusable(f"{values.shown(text)} has {len(text)} characters; name one of its files")
                     groups[key] = yaml_files.checked(text)

@@ -1,7 +1,7 @@
 """Composition of configs where Hydra and OmegaConf are not installed, for the forms that the shipped configs have.
 
-The ``defaults`` of a file may name one file of each group, and ``_self_``; the only interpolation is
-``${oc.env:NAME,DEFAULT}``. All other forms are refused.
+The ``defaults`` of a file may name ``_self_``, one file of each group, and a recipe, whose own ``defaults`` have the
+same form; the only interpolation is ``${oc.env:NAME,DEFAULT}``. All other forms are refused.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dist_condense.settings.keys import SECTIONS, leaves
+from dist_condense.settings.keys import GROUPS, RECIPE, leaves
 from dist_condense.settings.values import Unusable
 from dist_condense.settings.variables import NEEDS
 from dist_condense.settings.yaml_files import ENDINGS, SHAPE, package, texts
 
-SELF = "_self_"
+SELF, GLOBAL = "_self_", "_global_"
 
 
 def composed(file: Path, shipped: Path, groups: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -23,21 +23,48 @@ def composed(file: Path, shipped: Path, groups: Mapping[str, str]) -> tuple[dict
 
     Returns dotted keys, with interpolations unresolved, and the name of the selected file of each group.
     """
-    own = _read(file)
-    if not own:
+    if not (own := _read(file, None)):
         raise Unusable(f"{file} is empty; {SHAPE}")
-    defaults = dict(_defaults(file, own.pop("defaults", [])))
-    if unknown := next((group for group in groups if group not in defaults), None):
+    composition = _Composition(file, shipped, groups)
+    composition.add(file, own)
+    if unknown := next((group for group in groups if group not in composition.chosen), None):
         raise Unusable(f"{unknown}: the defaults of {file} name no {unknown} to replace; give {unknown}.KEY=VALUE")
-    chosen = {group: groups.get(group, name) for group, name in defaults.items() if group != SELF}
-    keys: dict[str, Any] = {}
-    for group in {**defaults, SELF: SELF} if SELF not in defaults else defaults:
-        keys |= leaves(own if group == SELF else {group: _read(_found(file, shipped, f"{group}/{chosen[group]}"))})
-    return keys, chosen
+    return composition.keys, composition.chosen
 
 
-def _read(file: Path) -> dict[str, Any]:
-    if package(file) is not None:
+class _Composition:
+    """Keys and names of files that :func:`composed` returns, while files are added."""
+
+    def __init__(self, file: Path, shipped: Path, groups: Mapping[str, str]) -> None:
+        self.file, self.shipped, self.groups = file, shipped, groups
+        self.keys: dict[str, Any] = {}
+        self.chosen: dict[str, str] = {}
+
+    def add(self, file: Path, own: dict[str, Any]) -> None:
+        """Add the files of the defaults of a file, and its own keys, in their order."""
+        defaults = dict(_defaults(file, own.pop("defaults", [])))
+        for group, name in {**defaults, SELF: SELF}.items() if SELF not in defaults else defaults.items():
+            if group == SELF:
+                self.keys |= leaves(own)
+                continue
+            self.chosen[group] = self.groups.get(group, name)
+            named = self._found(f"{group}/{self.chosen[group]}")
+            if group == RECIPE:
+                self.add(named, _read(named, GLOBAL))
+            else:
+                self.keys |= leaves({group: _read(named, None)})
+
+    def _found(self, name: str) -> Path:
+        places = (folder / f"{name}{ending}" for folder in (self.file.parent, self.shipped) for ending in ENDINGS)
+        found = next((place for place in places if place.is_file()), None)
+        if found is None:
+            raise Unusable(f"{name} was not found, but the defaults of {self.file} name it")
+        return found
+
+
+def _read(file: Path, header: str | None) -> dict[str, Any]:
+    """Read a file whose header names the package ``header``, or none."""
+    if package(file) != header:
         raise Unusable(f"{file}: its header, # @package, {NEEDS}")
     return texts(file)
 
@@ -47,14 +74,7 @@ def _defaults(file: Path, entries: list[Any]) -> Iterator[tuple[str, str]]:
     for entry in entries:
         pairs = list(entry.items()) if isinstance(entry, dict) else [(entry, entry)]
         for group, name in pairs:
-            if group != SELF and (group not in SECTIONS or not isinstance(name, str)):
+            known = group.removeprefix("/") if isinstance(group, str) else group
+            if known != SELF and (known not in GROUPS or not isinstance(name, str)):
                 raise Unusable(f"{file}: defaults: {entry!r:.80} {NEEDS}")
-            yield group, name
-
-
-def _found(file: Path, shipped: Path, name: str) -> Path:
-    places = (folder / f"{name}{ending}" for folder in (file.parent, shipped) for ending in ENDINGS)
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
-        raise Unusable(f"{name} was not found, but the defaults of {file} name it")
-    return found
+            yield known, name

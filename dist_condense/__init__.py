@@ -1,18 +1,20 @@
 """Dataset condensation over the classes of a data set, distributed by Ray and recorded by MLflow."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dist_condense.api.condensing import Result, condense
     from dist_condense.result.synthetic_set import load_set
 
-__all__ = ["__version__", "load_set"]
+__all__ = ["Result", "__version__", "condense", "load_set"]
 __version__ = "0.1.0"
+_PLACES = {"Result": "api.condensing", "condense": "api.condensing", "load_set": "result.synthetic_set"}
+"""Module of each function and class that is imported on first use."""
 
 
 def __getattr__(name: str) -> Any:
-    """Import ``load_set`` on first use, because it needs torch, which commands import after they can handle Ctrl-C."""
-    if name != "load_set":
+    """Import on first use what needs torch, which commands import after they can handle Ctrl-C."""
+    if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from dist_condense.result.synthetic_set import load_set
-
-    return load_set
+    return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)

@@ -42,6 +42,14 @@ class Collected:
     labels: np.ndarray
     classes: tuple[str, ...] | None = None
 
+    def digest(self) -> bytes:
+        """Return a hash of all images, labels and names."""
+        digest = sha256(repr((self.images.shape, self.images.dtype, self.labels.dtype, self.classes)).encode())
+        for start in range(0, len(self.images), 1024):
+            digest.update(np.ascontiguousarray(self.images[start : start + 1024]).data)
+        digest.update(np.ascontiguousarray(self.labels).data)
+        return digest.digest()
+
 
 def collected(data: Any, argument: str) -> Collected:
     """Return the images and labels of a data set in memory.

@@ -1,0 +1,119 @@
+"""Condensation of data in memory, as a function."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dist_condense.api.collecting import Collected, collected, write
+from dist_condense.evaluation.rows import Row, read_csv
+from dist_condense.job.job import Job
+from dist_condense.result.synthetic_set import SyntheticDataset, load_set
+from dist_condense.settings import config as configs
+from dist_condense.settings.config import ConfigError, RunConfig
+from dist_condense.settings.keys import RECIPE, leaves
+from dist_condense.settings.run_folder import RunFolder
+from dist_condense.system.conversion import shown
+
+DATA = "data"
+"""Folder with the data in the folder of a run."""
+OUTPUTS = Path("outputs")
+PHOTOGRAPH = 64
+"""Smallest side in pixels of colour images that are taken for photographs, for which some methods have own settings."""
+PHOTOGRAPHS = ((100, "_photographs100"), (0, "_photographs"))
+"""Least number of classes, and the ending of the name of a recipe for photographs."""
+OWN = ("dataset.name", "dataset.root")
+"""Keys that :func:`condense` sets itself."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run.
+
+    :param folder: folder of the run, with its config, metrics, set, scores and report.
+    """
+
+    folder: Path
+
+    @cached_property
+    def dataset(self) -> SyntheticDataset:
+        """The synthetic set: a torch data set of normalised images and labels, see :func:`dist_condense.load_set`."""
+        return load_set(self.folder)
+
+    @property
+    def scores(self) -> list[Row]:
+        """Accuracies of the networks that were trained on the set, and on sets for comparison."""
+        return read_csv(RunFolder(self.folder).evaluation)
+
+
+def condense(
+    train: Any,
+    test: Any = None,
+    *,
+    method: str = "idc",
+    ipc: int = 10,
+    output: str | Path | None = None,
+    **keys: Any,
+) -> Result:
+    """Condense data in memory, evaluate the synthetic set and return both; the same call continues a stopped run.
+
+    The data are written once to a file in the folder of the run, which every worker reads. The published number of
+    steps takes hours of a GPU: ``trajectory={"networks": 20}`` makes a run short, and ``dist-condense plan`` on the
+    ``config.yaml`` of the folder estimates its time.
+
+    :param train: training images and labels, see :func:`dist_condense.api.collecting.collected`.
+    :param test: test images and labels; None: no evaluation.
+    :param method: name of a recipe (``dist-condense list``). Colour images of at least 64 px have a method's settings
+        for photographs, where it has some.
+    :param ipc: number of images per class.
+    :param output: folder of the run; None: a folder in ``outputs`` whose name follows from the data and the settings.
+    :param keys: keys of docs/config.md; those of a section are a dict, ``cluster={"workers": 2}``.
+    :raises DataError: the data have another form than described.
+    :raises ConfigError: settings have problems, all of which are listed; nothing was started.
+    :raises RunFailed: the run failed; its last good state is kept.
+    """
+    images = collected(train, "train")
+    tested = None if test is None else collected(test, "test")
+    config = _config(method, images, dict(leaves({"ipc": ipc, **keys})), is_tested=tested is not None)
+    if output is None:
+        output = OUTPUTS / f"{method}_ipc{ipc}_{_fingerprint(config, images, tested)}"
+    config.output = str(Path(output).expanduser().absolute())
+    config.dataset.root = str(write(images, tested, Path(config.output) / DATA))
+    Job.prepare(config).run()
+    return Result(Path(config.output))
+
+
+def _config(method: str, images: Collected, given: dict[str, Any], is_tested: bool) -> RunConfig:
+    """Return the config of a recipe with the user's keys. Raises ConfigError."""
+    if fixed := [key for key in given if key in OWN]:
+        raise ConfigError([f"{key}: the data set it; `dist-condense run` is for data elsewhere" for key in fixed])
+    own = {"dataset.name": "arrays", **({} if is_tested else {"evaluation.epochs": 0})}
+    recipe = configs.load(f"configs/{RECIPE}/{_recipe(method, images)}.yaml")
+    return configs.from_dict(dict(leaves(configs.to_dict(recipe))) | own | given)
+
+
+def _recipe(method: str, images: Collected) -> str:
+    """Return the name of the recipe of a method for such images. Raises ConfigError if there is none."""
+    known = {file.stem for file in (configs.shipped() / RECIPE).glob("*.yaml")}
+    if method not in known:
+        raise ConfigError([f"method: {shown(method)} is not one of {', '.join(sorted(known))}"])
+    channels, *sides = images.images.shape[1:]
+    if channels == 1 or min(sides) < PHOTOGRAPH:
+        return method
+    classes = len(np.unique(images.labels))
+    fitting = (f"{method}{ending}" for least, ending in PHOTOGRAPHS if classes >= least)
+    return next((name for name in fitting if name in known), method)
+
+
+def _fingerprint(config: RunConfig, *splits: Collected | None) -> str:
+    """Return a short text that follows from the settings that change the set, and from the data."""
+    digest = sha256(repr(sorted(configs.identity(config).items())).encode())
+    for split in splits:
+        if split is not None:
+            digest.update(split.digest())
+    return digest.hexdigest()[:10]

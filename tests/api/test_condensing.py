@@ -1,0 +1,130 @@
+"""`condense` as a function: the set of the same data from a folder, a second call, and refusals."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dist_condense import Result, condense, load_set
+from dist_condense.settings.config import ConfigError
+
+TINY: dict[str, Any] = {
+    "method": "dc",
+    "ipc": 1,
+    "trajectory": {"networks": 2},
+    "network": {"width": 4, "depth": 1},
+    "evaluation": {"epochs": 2, "seeds": 1},
+    "tracking": {"uri": "http://127.0.0.1:9"},
+}
+NAMES = ["ant", "bee", "cat"]
+
+
+class Pictures(torch.utils.data.Dataset[Any]):
+    """Random pictures, defined in a module that Ray's workers cannot import."""
+
+    classes = NAMES
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.images = np.random.default_rng(seed).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return torch.from_numpy(self.images[index]).permute(2, 0, 1).float().div(255), index % 3
+
+    def as_folder(self, split: Path) -> None:
+        """Write the pictures of each class as PNG files, in their order."""
+        for index, image in enumerate(self.images):
+            file = split / NAMES[index % 3] / f"{index:06}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(file, compress_level=0)
+
+
+TRAIN, TEST = Pictures(60, 0), Pictures(12, 1)
+
+
+def pixels(folder: Path) -> torch.Tensor:
+    return load_set(folder).parameters()[0]
+
+
+def from_folder(data: Path, output: Path, *more: str) -> Path:
+    """Condense the same pictures from a folder, by the command."""
+    from dist_condense import run
+
+    keys = ["recipe=dc", "trajectory.networks=2", "network.width=4", "network.depth=1", "evaluation.epochs=0"]
+    keys += ["dataset.name=image_folder", f"dataset.root={data}", "dataset.size=8", "cluster.workers=0"]
+    keys += ["method.real_batch=256", "tracking.uri=http://127.0.0.1:9", f"output={output}", *more]
+    assert run.main(["configs/digits.yaml", *keys]) == 0
+    return output
+
+
+def test_the_set_is_that_of_the_same_data_in_a_folder(tmp_path: Path) -> None:
+    made = condense(TRAIN, TEST, output=tmp_path / "made", **TINY)
+    TRAIN.as_folder(tmp_path / "data" / "train")
+    assert torch.equal(pixels(made.folder), pixels(from_folder(tmp_path / "data", tmp_path / "folder")))
+    assert [row.set for row in made.scores] == ["condensed"] and 0 <= made.scores[0].top1_last <= 100
+    assert [entry.name for entry in made.dataset.classes] == NAMES and len(made.dataset) == 3
+
+
+def test_arrays_give_the_same_set_and_a_second_call_computes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    labels = np.array(NAMES)[np.arange(60) % 3]
+    first = condense(TRAIN, TEST, **TINY)
+    assert first.folder.parent == tmp_path / "outputs" and first.folder.name.startswith("dc_ipc1_")
+    capsys.readouterr()
+    assert condense(TRAIN, TEST, **TINY) == first
+    assert "the set is complete" in capsys.readouterr().err
+    arrays = condense((TRAIN.images, labels), (TEST.images, labels[:12]), **TINY)
+    assert torch.equal(pixels(arrays.folder), pixels(first.folder))
+    other = condense(Pictures(60, 3), TEST, **TINY)
+    assert other.folder != first.folder and not torch.equal(pixels(other.folder), pixels(first.folder))
+
+
+def test_without_test_images_there_is_no_evaluation(tmp_path: Path) -> None:
+    made = condense(TRAIN, output=tmp_path, **(TINY | {"evaluation": {}}))
+    assert made.scores == [] and len(made.dataset) == 3
+
+
+def test_settings_are_refused_all_at_once_and_nothing_is_written(tmp_path: Path) -> None:
+    keys = TINY | {"trajectory": {"networks": "many"}, "netwrk": 3, "dataset": {"root": "/data"}}
+    with pytest.raises(ConfigError, match=r"dataset\.root: the data set it"):
+        condense(TRAIN, output=tmp_path / "out", **keys)
+    with pytest.raises(ConfigError, match=r"method: 'dq' is not one of dc, "):
+        condense(TRAIN, output=tmp_path / "out", **(TINY | {"method": "dq"}))
+    with pytest.raises(ConfigError) as refusal:
+        condense(TRAIN, output=tmp_path / "out", **(keys | {"dataset": {}}))
+    assert len(refusal.value.problems) == 2
+    with pytest.raises(ConfigError, match=r"ipc"):
+        condense(TRAIN, output=tmp_path / "out", **(TINY | {"ipc": 0}))
+    assert not (tmp_path / "out" / "config.yaml").exists()
+
+
+def test_other_data_in_the_same_folder_are_refused(tmp_path: Path) -> None:
+    condense(TRAIN, TEST, output=tmp_path, **TINY)
+    before = pixels(tmp_path)
+    with pytest.raises(ConfigError, match="output"):
+        condense(Pictures(60, 3), TEST, output=tmp_path, **TINY)
+    assert torch.equal(pixels(tmp_path), before)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.daemon("Ray worker groups")
+def test_two_ray_workers_read_each_byte_once(tmp_path: Path) -> None:
+    """10,000 images of a data set that workers cannot import give the set of one process; the data are one file."""
+    train = Pictures(10_000, 0)
+    alone = condense(train, TEST, output=tmp_path / "alone", **TINY)
+    together = condense(train, TEST, output=tmp_path / "together", cluster={"workers": 2}, **TINY)
+    assert torch.equal(pixels(alone.folder), pixels(together.folder))
+    [file] = (together.folder / "data").iterdir()
+    assert train.images.nbytes < os.stat(file).st_size < 1.1 * train.images.nbytes + TEST.images.nbytes
+    assert isinstance(together, Result)

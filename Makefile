@@ -6,7 +6,7 @@ PROCESSES ?= 2
 # Time of make gpu-check.
 MINUTES ?= 8
 PYTEST = $(BIN)/python -m pytest
-TOGETHER = OMP_NUM_THREADS=1 $(PYTEST) -n $(PROCESSES) --dist loadfile
+TOGETHER = OMP_NUM_THREADS=1 $(PYTEST) -n $(PROCESSES) --dist loadfile --max-worker-restart 3
 
 export RAY_USAGE_STATS_ENABLED ?= 0
 export MLFLOW_DISABLE_TELEMETRY ?= true
@@ -37,7 +37,7 @@ quickstart: .venv/.installed  ## condense the digits on this machine and evaluat
 	$(BIN)/python -P -m dist_condense.run configs/digits.yaml
 
 test: .venv/.installed  ## run the tests that take seconds, PROCESSES=2 at a time
-	$(TOGETHER) -m "not slow and not gpu"
+	$(TOGETHER) -o faulthandler_timeout=660 -m "not slow and not gpu"
 
 test-slow: .venv/.installed  ## run the tests that take minutes, PROCESSES=2 at a time
 	$(TOGETHER) --no-loadscope-reorder -m "slow and not gpu" --durations=20  # starts the longest files first

@@ -15,6 +15,7 @@ from dist_condense.evaluation.rows import Row, read_csv
 from dist_condense.job.job import Job
 from dist_condense.result.synthetic_set import SyntheticDataset, load_set
 from dist_condense.settings import config as configs
+from dist_condense.settings import recipes
 from dist_condense.settings.config import ConfigError, RunConfig
 from dist_condense.settings.keys import RECIPE, leaves
 from dist_condense.settings.run_folder import RunFolder
@@ -94,7 +95,10 @@ def _config(method: str, images: Collected, given: dict[str, Any], is_tested: bo
         raise ConfigError([f"{key}: the data set it; `dist-condense run` is for data elsewhere" for key in fixed])
     own = {"dataset.name": "arrays", **({} if is_tested else {"evaluation.epochs": 0})}
     recipe = configs.load(f"configs/{RECIPE}/{_recipe(method, images)}.yaml")
-    return configs.from_dict(dict(leaves(configs.to_dict(recipe))) | own | given)
+    config = configs.from_dict(dict(leaves(configs.to_dict(recipe))) | own | given)
+    if "method.name" not in given:
+        config.method.name = recipes.named(recipe.method.name, config, configs.shipped())
+    return config
 
 
 def _recipe(method: str, images: Collected) -> str:

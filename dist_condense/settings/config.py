@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dist_condense.settings import keys, overrides, values, yaml_files
+from dist_condense.settings import keys, overrides, recipes, values, yaml_files
 from dist_condense.settings.identity import differences, identity
 from dist_condense.settings.keys import KEYS, RENAMED, SECTIONS, leaves
 from dist_condense.settings.schema import RunConfig
@@ -63,10 +63,14 @@ def load(path: str, given: Sequence[str] = ()) -> RunConfig:
     except Unusable as error:
         raise ConfigError([*command.problems, str(error)]) from error
     composed = dict(leaves(nested))
-    if files.get("method"):
-        composed.setdefault("method.name", yaml_files.escaped(files["method"]))
     _say_renamed([*composed, *command.keys])
-    return _layered(composed, command.keys, command.problems)
+    method = None if "method.name" in {**composed, **command.keys} else files.get("method")
+    if method:
+        composed["method.name"] = yaml_files.escaped(method)
+    config = _layered(composed, command.keys, command.problems)
+    if method:
+        config.method.name = recipes.named(method, config, shipped())
+    return config
 
 
 def usable(path: str, given: Sequence[str] = ()) -> tuple[RunConfig, list[str]]:

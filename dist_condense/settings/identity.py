@@ -17,6 +17,7 @@ FREE = (
     "tracking.",
     "evaluation.",
     "output",
+    "method.name",
     "dataset.root",
     "dataset.download",
     "training.check_finite",

@@ -240,7 +240,7 @@ class MethodConfig:
 
     name: str = "dc"
     """Name of the method in tables and tracking only; by default that of the group file `method/NAME.yaml`, if one is
-    used."""
+    used, with the keys that differ from the recipe of that method (`idc with training.source=synthetic`)."""
     procedure: Annotated[str, OneOf("procedures", NAMES)] = "matching"
     """Procedure of the whole run: `matching` (Algorithm 1), or `selecting` real images as `selection` states."""
     unit_space: bool = False

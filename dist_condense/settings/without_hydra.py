@@ -23,7 +23,7 @@ def composed(file: Path, shipped: Path, groups: Mapping[str, str]) -> tuple[dict
 
     Returns dotted keys, with interpolations unresolved, and the name of the selected file of each group.
     """
-    if not (own := _read(file, None)):
+    if not (own := _read(file, None, GLOBAL)):
         raise Unusable(f"{file} is empty; {SHAPE}")
     composition = _Composition(file, shipped, groups)
     composition.add(file, own)
@@ -62,9 +62,9 @@ class _Composition:
         return found
 
 
-def _read(file: Path, header: str | None) -> dict[str, Any]:
-    """Read a file whose header names the package ``header``, or none."""
-    if package(file) != header:
+def _read(file: Path, *headers: str | None) -> dict[str, Any]:
+    """Read a file whose header names one of these packages; None: it names none."""
+    if package(file) not in headers:
         raise Unusable(f"{file}: its header, # @package, {NEEDS}")
     return texts(file)
 

@@ -19,6 +19,8 @@ SECTIONS = ("method.", "training.", "trajectory.")
 SWITCHES = ("training.cutmix", "method.label_lr")
 """Numeric keys that tell methods apart by whether they are set at all."""
 STEPS = "trajectory.matching_steps"
+LONGEST = 80
+"""Maximum number of characters of a value in a name."""
 WITH = " with "
 """Text between the name of a method and the keys in which a run deviates from it."""
 
@@ -88,7 +90,9 @@ def _is_number(kind: Any) -> bool:
 
 
 def _text(item: Any) -> str:
-    """Return a value as on the command line."""
+    """Return a value as on the command line, shortened."""
     if isinstance(item, list):
-        return f"[{','.join(map(_text, item))}]"
-    return {None: "null", True: "true", False: "false"}.get(item, item) if not isinstance(item, float) else f"{item:g}"
+        return f"[{','.join(map(_text, item))}]"[:LONGEST]
+    if item is None or isinstance(item, bool):
+        return {None: "null", True: "true", False: "false"}[item]
+    return f"{item:g}" if isinstance(item, float) else str(item)[:LONGEST]

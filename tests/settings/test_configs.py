@@ -178,7 +178,8 @@ def test_a_config_elsewhere_finds_the_groups_and_its_own(tmp_path):
     mine = tmp_path / "own.yaml"
     mine.write_text("defaults: [{method: idc}, {training: real}, _self_]\nipc: 3\n")
     assert load(str(mine)).method.parameterisation.factor == 2 and load(str(mine)).training.batch == 64
-    assert load(str(mine)).method.name == "idc" and load(str(mine), ["method.name=x"]).method.name == "x"
+    assert load(str(mine)).method.name == "idc with trajectory.matching_steps=1, training.cutmix=0"
+    assert load(str(mine), ["method.name=x"]).method.name == "x"
     own = load(str(mine), ["method=mine", "training=frozen"])
     assert (own.method.name, own.method.grouping.name, own.training.source, own.ipc) == ("mine", "pooled", "frozen", 3)
 
@@ -540,7 +541,7 @@ def test_configs_and_groups_below_folders_of_any_name(tmp_path, monkeypatch):
     monkeypatch.setattr(config, "PACKAGE", root / "dist_condense")
     monkeypatch.chdir(root.parent)  # without ${, which Hydra reads in the name of the working directory alone
     made = load(str(own))
-    assert (made.ipc, made.method.name, load("configs/digits.yaml").method.name) == (6, "idc", "dc")
+    assert (made.ipc, made.method.unit_space, load("configs/digits.yaml").method.name) == (6, True, "dc")
     for name in ("it's", "a\\", "a b,[c](d)", "é🎉", '"', "$a=%41{", "#:~*"):
         (root / "configs" / "method" / f"{name}.yaml").write_text("start: real\n")
         method = load("configs/digits.yaml", [f"method={name}"]).method

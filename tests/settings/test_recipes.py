@@ -55,8 +55,8 @@ def test_what_differs_from_the_recipe_is_in_the_name(
 
 
 def test_photographs_have_recipes_of_their_own() -> None:
-    assert load("configs/imagenet10_idc.yaml", ["method.distance=sum_squared"]).method.name == (
-        "idc with method.distance=sum_squared"
+    assert load("configs/imagenet10_idc.yaml", ["method.distance=layerwise_cosine"]).method.name == (
+        "idc with method.distance=layerwise_cosine"
     )
 
 

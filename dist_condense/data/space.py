@@ -66,6 +66,10 @@ class Space:
         """Convert pixels ``[..., C, H, W]`` to normalised values, the input of networks."""
         return pixels if self.normalised else self.statistics.normalise(pixels)
 
+    def values(self, pixels: Tensor) -> Tensor:
+        """Convert pixels to image values; the inverse of :meth:`of`."""
+        return self.statistics.denormalise(pixels) if self.normalised else pixels
+
     def clamp_(self, pixels: Tensor) -> Tensor:
         """Clamp pixels to the bounds in place and return them; normalised pixels are not changed."""
         bounded = not self.normalised and self.bounds != (None, None)
@@ -91,7 +95,7 @@ class Space:
         Values outside the bounds are clipped. A missing lower bound is replaced by the smallest (mean - SPREAD * std)
         of all channels, a missing upper bound by the largest (mean + SPREAD * std).
         """
-        values = self.statistics.denormalise(pixels) if self.normalised else pixels
+        values = self.values(pixels)
         if self.bounds == (0.0, 1.0):
             return values.clamp(0, 1)
         middles, spreads = self.statistics.mean, self.statistics.std

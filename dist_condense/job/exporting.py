@@ -69,7 +69,7 @@ def set_problem(config: RunConfig, dataset: ImageSet, verify: bool = True) -> st
     """
     folder = RunFolder(Path(config.output)).synthetic_set
     try:
-        card = load_set(folder, verify).card
+        card = load_set(folder, verify=verify).card
     except SyntheticSetError as error:
         return str(error)
     if not card.complete:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from math import prod
@@ -37,6 +38,7 @@ from dist_condense.system.records import Unreadable
 TENSORS, PREVIEW = "synthetic_set.safetensors", "preview.png"
 READABLE = 0o666
 """Permission bits of a file that are copied from its folder, where the umask has set them."""
+Transform = Callable[[Tensor], Any]
 LOADS = 100
 """Largest number of attempts to load a set that is replaced during every attempt."""
 SUM = 1e-2
@@ -76,12 +78,17 @@ def write_set(folder: str | Path, pixels: Tensor, labels: Tensor, card: Card) ->
     return card
 
 
-def load_set(path: str | Path, verify: bool = True) -> SyntheticDataset:
+def load_set(
+    path: str | Path, transform: Transform | None = None, normalise: bool = True, *, verify: bool = True
+) -> SyntheticDataset:
     """Open a synthetic set; images are read and decoded on access.
 
     The folder and its files may be links, to regular files.
 
     :param path: the folder of the set, or the folder of its run.
+    :param transform: function that is applied to each image, ``[C, H, W]``, when an item is taken.
+    :param normalise: whether images have the mean and std of networks' inputs. Otherwise they are image values, bytes
+        scaled to [0, 1]; learnt pixels may lie outside.
     :param verify: check that all pixels are finite, and compare the file's SHA-256 with the card's, which reads the
         whole file twice. Pass False for a large set that has been verified before, such as one of ImageNet-1K (about
         6 GB at ipc 10); everything else is checked in any case.
@@ -93,7 +100,7 @@ def load_set(path: str | Path, verify: bool = True) -> SyntheticDataset:
         folder = _current(path)
         before = _bytes(folder / CARD)
         try:
-            dataset = _open(folder, verify)
+            dataset = SyntheticDataset(folder / TENSORS, _checked(folder, verify), transform, normalise)
         except (RuntimeError, ValueError, SafetensorError, OSError) as error:  # torch, for example for a removed file
             if _current(path) == folder and _bytes(folder / CARD) == before:
                 if isinstance(error, SyntheticSetError):
@@ -106,8 +113,8 @@ def load_set(path: str | Path, verify: bool = True) -> SyntheticDataset:
     raise SyntheticSetError(f"{path} was replaced during each of {LOADS} attempts; load it when the run has finished")
 
 
-class SyntheticDataset(Dataset[tuple[Tensor, int | Tensor]]):
-    """Data set of decoded, normalised images and their labels, ready for training; read from disk tile by tile.
+class SyntheticDataset(Dataset[tuple[Any, int | Tensor]]):
+    """Data set of decoded images and their labels, ready for training; read from disk tile by tile.
 
     Item ``i`` is tile ``i // N`` of stored image ``i % N``, with N stored images: all first tiles, then all second
     tiles. The values are bit-identical to decoding the whole set with ``core.parameterisation.uniform`` and normalising
@@ -115,12 +122,14 @@ class SyntheticDataset(Dataset[tuple[Tensor, int | Tensor]]):
     """
 
     card: Card
-    classes: tuple[CardClass, ...]
     labels: Tensor
     """Labels of the decoded images: int64 ``[len(self)]``, or class probabilities, float32 ``[len(self), classes]``."""
+    classes: list[str]
+    """Names of the classes, by label; where two classes have one name, their WordNet ids or labels are added."""
 
-    def __init__(self, file: Path, card: Card) -> None:
-        self.file, self.card, self.classes = file, card, tuple(card.classes)
+    def __init__(self, file: Path, card: Card, transform: Transform | None = None, normalise: bool = True) -> None:
+        self.file, self.card, self.transform, self.normalise = file, card, transform, normalise
+        self.classes = _names(card.classes)
         self._handle = safe_open(file, framework="pt")
         stored = self._handle.get_tensor("labels")
         self._stored = len(stored)
@@ -131,16 +140,30 @@ class SyntheticDataset(Dataset[tuple[Tensor, int | Tensor]]):
         return len(self.labels)
 
     def __repr__(self) -> str:
-        shape, classes = list(self.card.shape), len(self.classes)
-        return f"{type(self).__name__}({len(self)} images {shape} of {classes} classes, {str(self.file)!r})"
+        card, values = self.card, "normalised" if self.normalise else "image values"
+        images = f"{len(self)} images {list(card.shape)} of {len(self.classes)} classes, {values}"
+        return f"{type(self).__name__}({images}, by {card.method} from {card.dataset}, in {str(self.file.parent)!r})"
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int | Tensor]:
+    @property
+    def class_to_idx(self) -> dict[str, int]:
+        """Label of each class, by name."""
+        return {name: label for label, name in enumerate(self.classes)}
+
+    @property
+    def targets(self) -> list[int]:
+        """Class of each decoded image, also where labels are class probabilities."""
+        own = self.card.class_of_each_image if self.card.labels == SOFT else self.labels[: self._stored]
+        return own.tolist() * self.card.decoded_per_image
+
+    def __getitem__(self, index: int) -> tuple[Any, int | Tensor]:
         index = range(len(self))[index]  # negative: from the end; IndexError outside
-        label = self.labels[index]
-        return self.batch(torch.tensor([index]))[0], int(label) if label.ndim == 0 else label.clone()
+        label, image = self.labels[index], self.batch(torch.tensor([index]))[0]
+        return image if self.transform is None else self.transform(
+            image
+        ), label.item() if label.ndim == 0 else label.clone()
 
     def batch(self, indices: Tensor) -> Tensor:
-        """Return decoded, normalised images ``[len(indices), C, H, W]`` for a tensor of integer indices.
+        """Return decoded images ``[len(indices), C, H, W]`` for a tensor of integer indices, without the transform.
 
         Raises SyntheticSetError, before any image is read, if this machine has less memory than these images need.
         """
@@ -152,16 +175,19 @@ class SyntheticDataset(Dataset[tuple[Tensor, int | Tensor]]):
         return images
 
     def _decoded(self, indices: Tensor) -> Tensor:
-        """Return some decoded, normalised images; several copies of them exist meanwhile."""
+        """Return some decoded images; several copies of them exist meanwhile."""
         items = range(len(self))
         images = torch.stack([self._tile(*divmod(items[i], self._stored)) for i in indices.tolist()])
         if self.card.decoded_per_image > 1:
             images = F.interpolate(images, size=self.card.shape[1:], mode="bilinear", align_corners=False)
-        return self.card.space.seen(images)
+        return self.card.space.seen(images) if self.normalise else self.card.space.values(images)
 
-    def parameters(self) -> tuple[Tensor, Tensor]:
-        """Read all learnt pixels ``[N, C, H, W]``, neither decoded nor normalised, and their labels."""
-        return self._handle.get_tensor("images").clone(), self.labels[: self._stored].clone()
+    def pixels(self) -> Tensor:
+        """Read all pixels ``[N, C, H, W]`` as they were learnt, neither decoded nor normalised.
+
+        Their labels are the first N of :attr:`labels`.
+        """
+        return self._handle.get_tensor("images").clone()
 
     def _tile(self, tile: int, source: int) -> Tensor:
         """Read only tile number ``tile`` of stored image ``source``, ``[C, height, width]``."""
@@ -304,8 +330,8 @@ def _previous(folder: Path) -> Path | None:
     return previous if not os.path.exists(folder / CARD) and os.path.exists(previous / CARD) else None
 
 
-def _open(folder: Path, verify: bool) -> SyntheticDataset:
-    """Open a set after the same checks as before its writing; with ``verify`` also its hash."""
+def _checked(folder: Path, verify: bool) -> Card:
+    """Return the card of a set after the same checks as before its writing; with ``verify`` also of its hash."""
     card, file = read_card(folder), folder / TENSORS
     if not file.is_file():
         problem = "not a regular file" if os.path.lexists(file) else "missing"
@@ -322,7 +348,14 @@ def _open(folder: Path, verify: bool) -> SyntheticDataset:
             f"the card says {card.sha256[:12]}... It was changed or cut; copy the set again "
             "(verify=False opens it without this check)"
         )
-    return SyntheticDataset(file, card)
+    return card
+
+
+def _names(classes: Sequence[CardClass]) -> list[str]:
+    """Return a name for each class, with a WordNet id or label where two classes have the same name."""
+    times = Counter(entry.name for entry in classes)
+    own = (x.wnid or x.label for x in classes)
+    return [x.name if times[x.name] == 1 else f"{x.name} ({more})" for x, more in zip(classes, own, strict=True)]
 
 
 def _bytes(file: Path) -> bytes | None:

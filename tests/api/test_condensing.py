@@ -51,7 +51,7 @@ TRAIN, TEST = Pictures(60, 0), Pictures(12, 1)
 
 
 def pixels(folder: Path) -> torch.Tensor:
-    return load_set(folder).parameters()[0]
+    return load_set(folder).pixels()
 
 
 def from_folder(data: Path, output: Path, *more: str) -> Path:
@@ -70,7 +70,7 @@ def test_the_set_is_that_of_the_same_data_in_a_folder(tmp_path: Path) -> None:
     TRAIN.as_folder(tmp_path / "data" / "train")
     assert torch.equal(pixels(made.folder), pixels(from_folder(tmp_path / "data", tmp_path / "folder")))
     assert [row.set for row in made.scores] == ["condensed"] and 0 <= made.scores[0].top1_last <= 100
-    assert [entry.name for entry in made.dataset.classes] == NAMES and len(made.dataset) == 3
+    assert made.dataset.classes == NAMES and len(made.dataset) == 3
 
 
 def test_arrays_give_the_same_set_and_a_second_call_computes_nothing(

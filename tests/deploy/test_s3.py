@@ -134,7 +134,7 @@ def upload(store: Server, folder: Path, prefix: str) -> None:
 
 
 def pixels(output: Path) -> torch.Tensor:
-    return load_set(output / "synthetic_set").parameters()[0]
+    return load_set(output / "synthetic_set").pixels()
 
 
 def test_a_run_on_a_store_ends_with_the_set_of_local_files_and_resumes(

@@ -199,7 +199,7 @@ def begun(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         patch.setattr(job, "environment", dict)
         patch.setattr(worker, "keep_freed_memory", lambda: None)
         assert command(request.param, folder, *SHORT, "tracking.checkpoints_kept=3") == 0
-        images, _ = load_set(folder).parameters()
+        images = load_set(folder).pixels()
         shutil.rmtree(folder / "checkpoints" / max(checkpoint.names(Folder(folder / "checkpoints"))))
         shutil.rmtree(folder / "synthetic_set")
         yield Begun(request.param, folder, images)
@@ -256,7 +256,7 @@ def test_the_same_command_goes_on(
         lines = [x for x in capfd.readouterr().err.splitlines() if x.startswith(("refused: ", "failed: ", "note: /"))]
         assert len(lines) <= 1, lines
         if code == 0:
-            assert torch.equal(load_set(begun.folder).parameters()[0], begun.images)
+            assert torch.equal(load_set(begun.folder).pixels(), begun.images)
         else:
             assert code in (cli.REFUSED, cli.FAILED)
             check_lines(lines)

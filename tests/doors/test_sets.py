@@ -78,7 +78,7 @@ def opened(folder: Path, card: bytes, tensors: bytes, verify: bool = True) -> No
     (folder / CARD).write_bytes(card)
     (folder / TENSORS).write_bytes(tensors)
     with unchanged(folder), door(SyntheticSetError) as answer:
-        check(load_set(folder, verify), verify)
+        check(load_set(folder, verify=verify), verify)
     if answer.lines is not None:
         assert len(answer.lines) == 1 and str(folder) in answer.lines[0]
 
@@ -86,8 +86,8 @@ def opened(folder: Path, card: bytes, tensors: bytes, verify: bool = True) -> No
 def check(dataset: SyntheticDataset, verify: bool) -> None:
     """Check that a set that was opened agrees with its card, and can be trained on."""
     card, classes = dataset.card, len(dataset.card.classes)
-    pixels, stored = dataset.parameters()
     count = classes * card.ipc
+    pixels, stored = dataset.pixels(), dataset.labels[:count]
     assert pixels.shape == (count, *card.shape) and pixels.dtype == torch.float32 and len(stored) == count
     assert [entry.label for entry in card.classes] == list(range(classes))
     assert len(card.mean) == len(card.std) == card.channels and min(card.std) > 0
@@ -99,6 +99,7 @@ def check(dataset: SyntheticDataset, verify: bool) -> None:
         torch.testing.assert_close(stored.sum(1), torch.ones(count), atol=1e-3, rtol=0)
     else:
         assert stored.bincount().tolist() == [card.ipc] * classes
+    assert dataset.class_to_idx.keys() == set(dataset.classes) and len(dataset.targets) == len(dataset)
     images = dataset.batch(torch.arange(len(dataset)))
     assert images.shape == (len(dataset), *card.shape)
     assert images.isfinite().all() or not verify
@@ -110,8 +111,8 @@ def test_the_valid_ones_are_read(name: str, tmp_path: Path) -> None:
     made = valid(name)
     opened(tmp_path, json.dumps(made.card).encode(), made.tensors)
     pixels, labels, _ = SETS[name]
-    loaded = load_set(tmp_path).parameters()
-    assert torch.equal(loaded[0], pixels) and torch.equal(loaded[1], labels)
+    loaded = load_set(tmp_path)
+    assert torch.equal(loaded.pixels(), pixels) and torch.equal(loaded.labels[: len(pixels)], labels)
 
 
 @fuzz(names.flatmap(lambda name: st.tuples(st.just(name), mutated_json(valid(name).card))), examples=200, seconds=3)

@@ -49,7 +49,7 @@ def command(case: str, folder: Path, root: Path) -> int:
 
 
 def pixels(folder: Path) -> Tensor:
-    return load_set(folder).parameters()[0]
+    return load_set(folder).pixels()
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

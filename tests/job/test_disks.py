@@ -53,7 +53,7 @@ def listing():
     return sorted(str(path.relative_to(DISK)) for path in DISK.rglob("*") if "checkpoints" not in path.parts)
 
 def the_set():
-    return load_set(OUT).parameters()[0]
+    return load_set(OUT).pixels()
 
 FILLER = DISK / "filler"
 

@@ -86,5 +86,5 @@ def test_two_workers_on_prepared_shards(real_data: Path, tmp_path: Path) -> None
         assert sorted(notes[0]["classes"] + notes[1]["classes"]) == list(range(classes))
         own = [f"dataset.root={real_data / name}", f"output={alone}", "cluster.workers=0", budget, "data.tier=ram"]
         assert run.main([f"configs/{name}_idc.yaml", *SMALL, *own]) == 0
-        sets = [load_set(folder).parameters()[0] for folder in (together, alone)]
+        sets = [load_set(folder).pixels() for folder in (together, alone)]
         assert torch.equal(*sets) and sets[0].isfinite().all() and len(sets[0]) == classes

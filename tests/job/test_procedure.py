@@ -195,7 +195,7 @@ def test_the_command_stops_resumes_exports_and_reports(
     assert command("dc", tmp_path, *given) == 0
     reported = capfd.readouterr().err
     assert "resuming after turn 4 of 6 in all" in reported and f"weight {sum(BY_HAND)}, done" in reported
-    images, labels = load_set(tmp_path).parameters()
+    images, labels = load_set(tmp_path).pixels(), load_set(tmp_path).labels
     assert (
         images[labels == 3].unique() == torch.tensor(BY_HAND[3] / 1000)
         and read_card(tmp_path / "synthetic_set").complete

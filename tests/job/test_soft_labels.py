@@ -53,7 +53,7 @@ def test_the_set_has_the_labels_as_they_were_learnt(folder: Path) -> None:
     assert (learnt - start).abs().amax(1).min() > 1e-4, "a label did not move"
     dataset = load_set(folder)
     assert dataset.card.labels == "soft" and torch.equal(dataset.labels, learnt)
-    assert torch.equal(dataset.parameters()[1], learnt)
+    assert dataset.targets == [c for c in range(10) for _ in range(2)]
     image, label = dataset[3]
     assert torch.equal(label, learnt[3]) and image.shape == (1, 8, 8)
     assert (folder / "synthetic_set" / "preview.png").exists()
@@ -94,13 +94,13 @@ def test_the_snippet_of_the_card_decodes_soft_labels(folder: Path, monkeypatch: 
 
 def test_tiles_share_the_label_of_their_image(folder: Path, tmp_path: Path) -> None:
     """Each image has four tiles, stored as all first tiles, then all second ones."""
-    pixels, labels = load_set(folder).parameters()
+    pixels, labels = load_set(folder).pixels(), load_set(folder).labels
     write_set(tmp_path / "s", pixels, labels, replace(read_card(folder / "synthetic_set"), factor=2))
     assert torch.equal(load_set(tmp_path / "s").labels, labels.repeat(4, 1))
 
 
 def test_labels_of_another_shape_are_refused(folder: Path, tmp_path: Path) -> None:
-    pixels, labels = load_set(folder).parameters()
+    pixels, labels = load_set(folder).pixels(), load_set(folder).labels
     card = read_card(folder / "synthetic_set")
     with pytest.raises(SyntheticSetError, match=r"'labels': found float32 \[20, 9\], the card says float32 \[20, 10\]"):
         write_set(tmp_path / "s", pixels, labels[:, :9], card)
@@ -123,7 +123,7 @@ def test_the_set_of_another_run_is_not_taken_for_this_ones(folder: Path, tmp_pat
     config = replace(cases.load("soft_labels"), output=str(tmp_path))
     digits = open_dataset("digits", None, size=8)
     assert "card.json is missing" in str(set_problem(config, digits))
-    pixels, labels = load_set(folder).parameters()
+    pixels, labels = load_set(folder).pixels(), load_set(folder).labels
     card = read_card(folder / "synthetic_set")
     write_set(tmp_path / "synthetic_set", pixels, labels, card)
     assert set_problem(config, digits) is None

@@ -137,7 +137,7 @@ def test_the_card_says_all_and_the_set_is_what_training_saw(run: tuple[Job, Tens
     every = uniform(pixels.flatten(0, 1), form, 3)[0]
     seen = dataset.batch(torch.arange(len(dataset)))
     assert torch.equal(seen, job.dataset.space.statistics.normalise(every))
-    assert torch.equal(dataset.parameters()[0], pixels.flatten(0, 1))
+    assert torch.equal(dataset.pixels(), pixels.flatten(0, 1))
     found: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(job.folder / "synthetic_set")

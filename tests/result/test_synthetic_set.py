@@ -14,6 +14,7 @@ from math import prod
 from pathlib import Path
 from random import Random
 
+import numpy
 import pytest
 import torch
 from PIL import Image
@@ -70,9 +71,9 @@ def test_loaded_is_written_bitwise_and_unclipped(tmp_path):
     pixels, labels = a_set(card)
     assert pixels.max() > 1
     write_set(tmp_path / "s", pixels, labels, card)
-    loaded, loaded_labels = load_set(tmp_path / "s").parameters()
-    assert torch.equal(loaded, pixels)
-    assert torch.equal(loaded_labels, labels)
+    loaded = load_set(tmp_path / "s")
+    assert torch.equal(loaded.pixels(), pixels)
+    assert torch.equal(loaded.labels, labels)
     assert torch.equal(load_file(tmp_path / "s" / "synthetic_set.safetensors")["images"], pixels)
 
 
@@ -91,6 +92,37 @@ def test_decoded_equals_the_core_decoding_bitwise(tmp_path, value_space, factor,
     assert torch.equal(dataset.batch(torch.arange(len(dataset))), images)
     assert torch.equal(torch.stack([dataset[i][0] for i in range(len(dataset))]), images)
     assert [dataset[i][1] for i in range(len(dataset))] == decoded_labels.tolist()
+
+
+@pytest.mark.parametrize("value_space", ["unit", "normalised"])
+def test_without_normalisation_images_have_the_values_of_real_ones(tmp_path, value_space):
+    card = a_card(2, value_space=value_space)
+    pixels, labels = a_set(card)
+    write_set(tmp_path / "s", pixels, labels, card)
+    dataset = load_set(tmp_path / "s", normalise=False)
+    mean, std = (torch.tensor(x)[:, None, None] for x in (card.mean, card.std))
+    images = expected(pixels, labels, card)[0] * std + mean
+    torch.testing.assert_close(dataset.batch(torch.arange(len(dataset))), images)
+    torch.testing.assert_close(dataset[-1][0], images[-1])
+
+
+def flipped(image):
+    return image.flip(2).numpy()
+
+
+def test_items_are_those_of_torchvisions_data_sets(tmp_path):
+    card = replace(a_card(2), classes=tuple(CardClass(c, name) for c, name in enumerate(["crane", "ant", "crane"])))
+    write_set(tmp_path / "s", *a_set(card), card)
+    dataset = load_set(tmp_path / "s", flipped)
+    image, label = dataset[4]
+    assert numpy.array_equal(image, load_set(tmp_path / "s")[4][0].flip(2)) and type(label) is int
+    assert dataset.classes == ["crane (0)", "ant", "crane (2)"]
+    assert dataset.class_to_idx == {"crane (0)": 0, "ant": 1, "crane (2)": 2}
+    assert dataset.targets == [dataset[i][1] for i in range(len(dataset))]
+    images, labels = next(iter(DataLoader(dataset, batch_size=5, num_workers=1)))
+    assert torch.equal(images[4], torch.from_numpy(image)) and labels.tolist() == dataset.targets[:5]
+    description = "24 images [3, 9, 9] of 3 classes, normalised, by idc from digits, in "
+    assert repr(dataset) == f"SyntheticDataset({description}{str(tmp_path / 's')!r})"
 
 
 @pytest.mark.parametrize("value_space", ["unit", "normalised"])
@@ -197,15 +229,15 @@ def test_an_interrupted_write_keeps_the_last_set(tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             write_set(tmp_path / "s", other, labels, card)
         monkeypatch.setattr(Path, "rename", real)
-        assert torch.equal(load_set(tmp_path / "s").parameters()[0], pixels)
+        assert torch.equal(load_set(tmp_path / "s").pixels(), pixels)
 
     monkeypatch.setattr(synthetic_set, "_preview", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_set(tmp_path / "s", other, labels, card)
     monkeypatch.undo()
-    assert torch.equal(load_set(tmp_path / "s").parameters()[0], pixels)
+    assert torch.equal(load_set(tmp_path / "s").pixels(), pixels)
     write_set(tmp_path / "s", other, labels, card)
-    assert torch.equal(load_set(tmp_path / "s").parameters()[0], other)
+    assert torch.equal(load_set(tmp_path / "s").pixels(), other)
     assert [x.name for x in tmp_path.iterdir()] == ["s"]
 
 
@@ -215,7 +247,7 @@ def test_a_reader_of_the_old_set_is_not_disturbed_by_a_new_one(tmp_path):
     write_set(tmp_path / "s", pixels, labels, card)
     dataset = load_set(tmp_path / "s")
     write_set(tmp_path / "s", a_set(card, seed=1)[0], labels, card)
-    assert torch.equal(dataset.parameters()[0], pixels)
+    assert torch.equal(dataset.pixels(), pixels)
     assert torch.equal(dataset.batch(torch.arange(len(dataset))), expected(pixels, labels, card)[0])
 
 
@@ -228,8 +260,8 @@ def test_a_reader_meets_one_whole_set_while_it_is_replaced(tmp_path, verify):
 
     def read(steps):
         while not done.is_set():
-            loaded = load_set(tmp_path / "s", verify)
-            assert torch.equal(loaded.parameters()[0], sets[loaded.card.steps % 2][0])
+            loaded = load_set(tmp_path / "s", verify=verify)
+            assert torch.equal(loaded.pixels(), sets[loaded.card.steps % 2][0])
             steps.add(loaded.card.steps)
 
     with ThreadPoolExecutor(2) as pool:
@@ -275,7 +307,7 @@ def test_a_writer_killed_at_any_time_leaves_a_whole_set(tmp_path, monkeypatch):
         loaded = load_set(tmp_path / "s")
         assert loaded.card.steps >= last
         last = loaded.card.steps
-        assert torch.equal(loaded.parameters()[0], sets[last % 2][0])
+        assert torch.equal(loaded.pixels(), sets[last % 2][0])
         if kill >= 12 and cut_short > 0 and last > 0:  # some died within a write, some after one
             break
 
@@ -286,7 +318,7 @@ def test_a_set_is_found_in_a_run_whose_last_write_was_cut_short(tmp_path):
     write_set(tmp_path / "synthetic_set", pixels, labels, card)
     (tmp_path / "synthetic_set").rename(tmp_path / ".synthetic_set.previous")
     for path in (tmp_path, tmp_path / "synthetic_set"):
-        assert torch.equal(load_set(path).parameters()[0], pixels)
+        assert torch.equal(load_set(path).pixels(), pixels)
 
 
 @pytest.mark.parametrize("call", ["save_file", "flush", "rename"])
@@ -309,7 +341,7 @@ def test_a_write_that_fails_leaves_the_last_set_and_nothing_else(tmp_path, monke
     ):
         write_set(tmp_path / "s", a_set(card, seed=1)[0], labels, card)
     assert [x.name for x in tmp_path.iterdir()] == ["s"]
-    assert torch.equal(load_set(tmp_path / "s").parameters()[0], pixels)
+    assert torch.equal(load_set(tmp_path / "s").pixels(), pixels)
 
 
 def test_a_tampered_file_is_refused(tmp_path):
@@ -394,7 +426,7 @@ def test_a_card_that_is_wrong_is_neither_written_nor_read(tmp_path, changed, mes
     file.write_text(json.dumps({**content, "images_per_class": 0}))  # as if it were not stated
     for verify in (True, False):
         with pytest.raises(SyntheticSetError, match=f"{tmp_path}/s/.*{message}.* copy the set again"):
-            load_set(tmp_path / "s", verify)
+            load_set(tmp_path / "s", verify=verify)
 
 
 def test_the_number_of_decoded_images_is_that_of_the_tiles(tmp_path):

@@ -76,7 +76,7 @@ def updates(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def images(folder: Path) -> Tensor:
-    return load_set(folder / "synthetic_set").parameters()[0]
+    return load_set(folder / "synthetic_set").pixels()
 
 
 def test_rows_and_sets_are_there(made: Path) -> None:

@@ -158,9 +158,9 @@ class SyntheticDataset(Dataset[tuple[Any, int | Tensor]]):
     def __getitem__(self, index: int) -> tuple[Any, int | Tensor]:
         index = range(len(self))[index]  # negative: from the end; IndexError outside
         label, image = self.labels[index], self.batch(torch.tensor([index]))[0]
-        return image if self.transform is None else self.transform(
-            image
-        ), label.item() if label.ndim == 0 else label.clone()
+        if self.transform is not None:
+            image = self.transform(image)
+        return image, int(label) if label.ndim == 0 else label.clone()
 
     def batch(self, indices: Tensor) -> Tensor:
         """Return decoded images ``[len(indices), C, H, W]`` for a tensor of integer indices, without the transform.

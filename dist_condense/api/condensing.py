@@ -86,13 +86,28 @@ def condense(
     config = _config(method, images, given, is_tested=tested is not None)
     if output is None:
         output = OUTPUTS / f"{method}_ipc{ipc}_{_fingerprint(config, images, tested)}"
-    config.output = str(Path(output).expanduser().absolute())
+    folder = Path(output).expanduser().absolute()
     try:
-        config.dataset.root = str(write(images, tested, Path(config.output) / DATA))
+        file = write(images, tested, folder / DATA)
     except OSError as error:
         raise ConfigError([f"output: the data cannot be written ({error})"]) from error
+    if problem := _other_scores(RunFolder(folder), file):
+        file.unlink()
+        raise ConfigError([f"output: {problem}"])
+    config.output, config.dataset.root = str(folder), str(file)
     Job.prepare(config).run()
-    return Result(Path(config.output))
+    return Result(folder)
+
+
+def _other_scores(files: RunFolder, data: Path) -> str | None:
+    """Return a problem if the folder has scores of other data, whose rows do not tell on which images they were tested.
+
+    :param data: file with the data of this call, whose name follows from their content.
+    """
+    if not files.evaluation.exists() or not files.config.exists():
+        return None
+    before = Path(configs.read(files.config).dataset.root or "").name
+    return None if before == data.name else f"{files.path} has scores of other data ({before}); give another output"
 
 
 def _config(method: str, images: Collected, given: dict[str, Any], is_tested: bool) -> RunConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +149,23 @@ def test_two_ray_workers_read_each_byte_once(tmp_path: Path) -> None:
     [file] = (together.folder / "data").iterdir()
     assert train.images.nbytes < os.stat(file).st_size < 1.1 * train.images.nbytes + TEST.images.nbytes
     assert isinstance(together, Result)
+
+
+def test_scores_of_other_test_images_are_not_returned(tmp_path: Path) -> None:
+    made = condense(TRAIN, TEST, output=tmp_path, **TINY)
+    files = sorted((tmp_path / "data").iterdir())
+    for other in (Pictures(12, 2), None):
+        with pytest.raises(ConfigError, match=r"output: .* has scores of other data \(data_.*\); give another output"):
+            condense(TRAIN, other, output=tmp_path, **TINY | {"evaluation": {}})
+    assert sorted((tmp_path / "data").iterdir()) == files and condense(TRAIN, TEST, output=tmp_path, **TINY) == made
+
+
+def test_test_images_may_come_later(tmp_path: Path) -> None:
+    condense(TRAIN, output=tmp_path, **TINY | {"evaluation": {}})
+    assert len(condense(TRAIN, TEST, output=tmp_path, **TINY).scores) == 1
+
+
+def test_any_thread_may_condense(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        made = pool.submit(condense, TRAIN, output=tmp_path, **TINY | {"evaluation": {}}).result()
+    assert len(made.dataset) == 3

@@ -20,7 +20,8 @@ from PIL import Image
 
 from dist_condense.data.sets.array_file import CHANNELS, CLASSES, NAMES
 from dist_condense.data.sets.npz import ENDING, StoredArray, arrays
-from dist_condense.system.errors import DataError
+from dist_condense.system.conversion import shown
+from dist_condense.system.errors import DataError, listed
 from dist_condense.system.files import flush, temporary_beside
 
 CHUNK = 2**26
@@ -60,16 +61,35 @@ def collected(data: Any, argument: str) -> Collected:
     :param argument: name of the argument, for messages.
     :raises DataError: the data have another form; the message names the first image that differs.
     """
-    if isinstance(data, tuple | list) and len(data) == 2 and all(hasattr(part, "shape") for part in data):
+    if _are_arrays(data):
         images, labels = (_array(part) for part in data)
         if len(images) != len(labels):
             raise DataError([f"{argument} has {len(images)} images and {len(labels)} labels."])
+        if not len(images):
+            raise DataError([f"{argument} is empty."])
         images = _channels_first(images, torch.is_tensor(data[0]), argument)
         return Collected(_as_bytes(images), _labels(labels, argument))
+    if hasattr(data, "shape") and hasattr(data, "dtype"):
+        raise DataError([f"{argument} is an array without labels; give {FORMS}."])
     if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
         kind = type(data).__name__
         raise DataError([f"{argument} is {kind}, which has no length or no positions; give {FORMS}."])
     return _of_items(data, argument)
+
+
+def compare(train: Collected, test: Collected) -> None:
+    """Raise DataError, with all problems, if test images have another form or other classes than training images."""
+    problems = []
+    forms = [f"{split.images.dtype} {list(split.images.shape[1:])}" for split in (train, test)]
+    if forms[0] != forms[1]:
+        problems.append(f"test: images are {forms[1]}, those of train {forms[0]}; give both in one size and type.")
+    if None not in (train.classes, test.classes) and train.classes != test.classes:
+        problems.append("test: its classes are not those of train, in their order, so a label has two meanings.")
+    known = set(train.labels.tolist())
+    if unknown := [shown(label) for label in np.unique(test.labels).tolist() if label not in known]:
+        problems.append(f"test: labels without training images: {listed(unknown)}.")
+    if problems:
+        raise DataError(problems)
 
 
 def write(train: Collected, test: Collected | None, folder: Path) -> Path:
@@ -193,8 +213,18 @@ def _item(item: Any, columns: tuple[str, str] | None, where: str) -> tuple[np.nd
     return one, label.item() if hasattr(label, "item") else label
 
 
+def _are_arrays(data: Any) -> bool:
+    """Return whether data are images and labels of all items: arrays, or an array of images and a list of labels."""
+    if not isinstance(data, tuple | list) or len(data) != 2 or not hasattr(data[0], "shape"):
+        return False
+    return hasattr(data[1], "shape") or isinstance(data[1], tuple | list)
+
+
 def _array(values: Any) -> np.ndarray:
-    return values.detach().cpu().numpy() if torch.is_tensor(values) else np.asarray(values)
+    if not torch.is_tensor(values):
+        return np.asarray(values)
+    values = values.detach().cpu()
+    return (values.float() if values.dtype == torch.bfloat16 else values).numpy()  # numpy has no bfloat16
 
 
 def _channels_first(images: np.ndarray, is_tensor: bool, where: str) -> np.ndarray:
@@ -233,6 +263,8 @@ def _as_bytes(images: np.ndarray) -> np.ndarray:
 
 
 def _labels(labels: np.ndarray, argument: str) -> np.ndarray:
+    if labels.dtype.kind in "OT" and all(isinstance(label, str) for label in labels.flat):  # as pandas stores names
+        labels = labels.astype(str)
     if labels.dtype.kind == "b":
         labels = labels.astype(np.int64)
     if labels.dtype.kind not in "iuU" or (labels.ndim != 1 and labels.shape != (len(labels), 1)):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dist_condense.api.collecting import Collected, collected, write
+from dist_condense.api.collecting import Collected, collected, compare, write
 from dist_condense.evaluation.rows import Row, read_csv
 from dist_condense.job.job import Job
 from dist_condense.result.synthetic_set import SyntheticDataset, load_set
@@ -80,19 +80,43 @@ def condense(
     """
     images = collected(train, "train")
     tested = None if test is None else collected(test, "test")
-    config = _config(method, images, dict(leaves({"ipc": ipc, **keys})), is_tested=tested is not None)
+    if tested is not None:
+        compare(images, tested)
+    given = {key: _plain(value) for key, value in leaves({"ipc": ipc, **keys})}
+    config = _config(method, images, given, is_tested=tested is not None)
     if output is None:
         output = OUTPUTS / f"{method}_ipc{ipc}_{_fingerprint(config, images, tested)}"
-    config.output = str(Path(output).expanduser().absolute())
-    config.dataset.root = str(write(images, tested, Path(config.output) / DATA))
+    folder = Path(output).expanduser().absolute()
+    try:
+        file = write(images, tested, folder / DATA)
+    except OSError as error:
+        raise ConfigError([f"output: the data cannot be written ({error})"]) from error
+    if problem := _other_scores(RunFolder(folder), file):
+        file.unlink()
+        raise ConfigError([f"output: {problem}"])
+    config.output, config.dataset.root = str(folder), str(file)
     Job.prepare(config).run()
-    return Result(Path(config.output))
+    return Result(folder)
+
+
+def _other_scores(files: RunFolder, data: Path) -> str | None:
+    """Return a problem if the folder has scores of other data, whose rows do not tell on which images they were tested.
+
+    :param data: file with the data of this call, whose name follows from their content.
+    """
+    if not files.evaluation.exists() or not files.config.exists():
+        return None
+    before = Path(configs.read(files.config).dataset.root or "").name
+    return None if before == data.name else f"{files.path} has scores of other data ({before}); give another output"
 
 
 def _config(method: str, images: Collected, given: dict[str, Any], is_tested: bool) -> RunConfig:
     """Return the config of a recipe with the user's keys. Raises ConfigError."""
-    if fixed := [key for key in given if key in OWN]:
-        raise ConfigError([f"{key}: the data set it; `dist-condense run` is for data elsewhere" for key in fixed])
+    problems = [f"{key}: the data set it; `dist-condense run` is for data elsewhere" for key in given if key in OWN]
+    if not is_tested and given.get("evaluation.epochs"):
+        problems.append("evaluation.epochs: there are no test images; give test")
+    if problems:
+        raise ConfigError(problems)
     own = {"dataset.name": "arrays", **({} if is_tested else {"evaluation.epochs": 0})}
     recipe = configs.load(f"configs/{RECIPE}/{_recipe(method, images)}.yaml")
     config = configs.from_dict(dict(leaves(configs.to_dict(recipe))) | own | given)
@@ -101,10 +125,17 @@ def _config(method: str, images: Collected, given: dict[str, Any], is_tested: bo
     return config
 
 
+def _plain(value: Any) -> Any:
+    """Return the number in a scalar of numpy, the text of a path, and any other value as it is."""
+    if isinstance(value, np.generic):
+        return value.item()
+    return str(value) if isinstance(value, Path) else value
+
+
 def _recipe(method: str, images: Collected) -> str:
     """Return the name of the recipe of a method for such images. Raises ConfigError if there is none."""
     known = {file.stem for file in (configs.shipped() / RECIPE).glob("*.yaml")}
-    if method not in known:
+    if not isinstance(method, str) or method not in known:
         raise ConfigError([f"method: {shown(method)} is not one of {', '.join(sorted(known))}"])
     channels, *sides = images.images.shape[1:]
     if channels == 1 or min(sides) < PHOTOGRAPH:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from pathlib import Path
 from types import FrameType, TracebackType
 
@@ -36,7 +37,8 @@ class Stop:
 
     def __enter__(self) -> Stop:
         self._remove_request()
-        self._before = {number: signal.getsignal(number) for number in signals.ENDING}
+        is_main = threading.current_thread() is threading.main_thread()  # other threads cannot handle signals
+        self._before = {number: signal.getsignal(number) for number in signals.ENDING if is_main}
         for number, before in self._before.items():
             if before is not signal.SIG_IGN:
                 signal.signal(number, self._request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 
 from dist_condense.api import collecting
-from dist_condense.api.collecting import collected, write
+from dist_condense.api.collecting import collected, compare, write
 from dist_condense.data import DataError, open_dataset
 
 X = np.random.default_rng(0).integers(0, 256, (12, 3, 5, 5), dtype=np.uint8)
@@ -48,6 +49,8 @@ def as_floats(images: np.ndarray) -> torch.Tensor:
         (torch.from_numpy(X), torch.from_numpy(Y)),
         (as_floats(X), Y.tolist() and torch.from_numpy(Y)),
         (X, Y[:, None]),
+        (X, Y.tolist()),
+        [torch.from_numpy(X), tuple(Y.tolist())],
         Items(X),
         Items(torch.from_numpy(X)),
         Items(as_floats(X)),
@@ -69,6 +72,8 @@ def test_floats_that_are_no_bytes_are_kept() -> None:
     nearly = as_floats(X).numpy().copy()
     nearly[-1, -1, -1, -1] += 1e-6
     assert collected((nearly, Y), "train").images.dtype == np.float32
+    half = torch.from_numpy(values).to(torch.bfloat16)
+    assert np.array_equal(collected((half, Y), "train").images, half.float().numpy())
     assert collected((np.where(values > 0.5, np.nan, 0.0), Y), "train").images.dtype == np.float32
 
 
@@ -79,7 +84,9 @@ def test_grey_images_have_one_channel() -> None:
 
 def test_names_of_classes() -> None:
     assert collected(Items(X, classes=list(NAMES)), "train").classes == NAMES
-    assert collected((X, np.array(NAMES)[Y]), "train").labels[:3].tolist() == list(NAMES)
+    for names in (np.array(NAMES)[Y], np.array(NAMES, dtype=object)[Y], [NAMES[label] for label in Y]):
+        made = collected((X, names), "train").labels
+        assert made.dtype.kind == "U" and made[:3].tolist() == list(NAMES)
     assert collected(Items(X), "train").classes is None
 
 
@@ -135,6 +142,10 @@ class Endless(torch.utils.data.IterableDataset[Any]):
         (iter([]), "has no length"),
         (7, "train is int"),
         (Items(X[:0]), "train is empty"),
+        ((X[:0], Y[:0]), "train is empty"),
+        (X, "train is an array without labels; give arrays"),
+        (torch.from_numpy(X), "train is an array without labels"),
+        ((X, np.array([*NAMES, None] * 3, dtype=object)), "labels are object"),
         ([1, 2], r"train\[0\] is int, expected \(image, label\)"),
         ((X, Y[:5]), "12 images and 5 labels"),
         ((X, Y.astype(float)), "labels are float64"),
@@ -153,3 +164,22 @@ def test_what_is_refused(data: Any, problem: str) -> None:
     with pytest.raises(DataError, match=problem) as refusal:
         collected(data, "train")
     assert len(refusal.value.problems) == 1
+
+
+@pytest.mark.parametrize(
+    ("test", "problems"),
+    [
+        ((X[:, :, :4], Y), [r"images are uint8 \[3, 4, 5\], those of train uint8 \[3, 5, 5\]"]),
+        ((X / 100.0, Y + 1), ["images are float32", "labels without training images: '?3'?\\."]),
+        ((X, np.array(NAMES)[Y]), ["labels without training images: 'ant', 'bee', 'cat'"]),
+        (Items(X, classes=NAMES[::-1]), ["a label has two meanings"]),
+    ],
+)
+def test_test_images_that_do_not_fit_the_training_images(test: Any, problems: list[str]) -> None:
+    train = collected(Items(X, classes=NAMES), "train")
+    compare(train, collected((X[:3], Y[:3]), "test"))
+    with pytest.raises(DataError) as refusal:
+        compare(train, collected(test, "test"))
+    assert len(refusal.value.problems) == len(problems)
+    for problem, pattern in zip(refusal.value.problems, problems, strict=True):
+        assert re.search(pattern, problem)

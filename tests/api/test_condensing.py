@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 from dist_condense import Result, condense, load_set
 from dist_condense.settings.config import ConfigError
+from dist_condense.system.errors import DataError
 
 TINY: dict[str, Any] = {
     "method": "dc",
@@ -97,15 +99,34 @@ def test_without_test_images_there_is_no_evaluation(tmp_path: Path) -> None:
 def test_settings_are_refused_all_at_once_and_nothing_is_written(tmp_path: Path) -> None:
     keys = TINY | {"trajectory": {"networks": "many"}, "netwrk": 3, "dataset": {"root": "/data"}}
     with pytest.raises(ConfigError, match=r"dataset\.root: the data set it"):
-        condense(TRAIN, output=tmp_path / "out", **keys)
+        condense(TRAIN, TEST, output=tmp_path / "out", **keys)
     with pytest.raises(ConfigError, match=r"method: 'dq' is not one of dc, "):
-        condense(TRAIN, output=tmp_path / "out", **(TINY | {"method": "dq"}))
+        condense(TRAIN, TEST, output=tmp_path / "out", **(TINY | {"method": "dq"}))
     with pytest.raises(ConfigError) as refusal:
-        condense(TRAIN, output=tmp_path / "out", **(keys | {"dataset": {}}))
+        condense(TRAIN, TEST, output=tmp_path / "out", **(keys | {"dataset": {}}))
     assert len(refusal.value.problems) == 2
     with pytest.raises(ConfigError, match=r"ipc"):
-        condense(TRAIN, output=tmp_path / "out", **(TINY | {"ipc": 0}))
+        condense(TRAIN, TEST, output=tmp_path / "out", **(TINY | {"ipc": 0}))
     assert not (tmp_path / "out" / "config.yaml").exists()
+
+
+def test_what_cannot_work_is_refused_before_data_are_written(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(ConfigError, match=r"evaluation\.epochs: there are no test images"):
+        condense(TRAIN, output=out, **TINY)
+    with pytest.raises(DataError, match=r"test: labels without training images: '?dog'?"):
+        condense((TRAIN.images, ["cat", "eel"] * 30), (TEST.images, ["cat", "dog"] * 6), output=out, **TINY)
+    with pytest.raises(ConfigError, match="is not one of dc, "):
+        condense(TRAIN, TEST, output=out, **(TINY | {"method": {"name": "dc"}}))
+    assert not out.exists()
+    out.touch()
+    with pytest.raises(ConfigError, match="output: the data cannot be written"):
+        condense(TRAIN, TEST, output=out, **TINY)
+
+
+def test_values_of_keys_are_numbers_of_numpy_and_paths_too(tmp_path: Path) -> None:
+    keys = TINY | {"ipc": np.int64(1), "trajectory": {"networks": np.int64(2)}, "data": {"cache": tmp_path / "cache"}}
+    assert len(condense(TRAIN, TEST, output=tmp_path / "out", **keys).dataset) == 3
 
 
 def test_other_data_in_the_same_folder_are_refused(tmp_path: Path) -> None:
@@ -128,3 +149,23 @@ def test_two_ray_workers_read_each_byte_once(tmp_path: Path) -> None:
     [file] = (together.folder / "data").iterdir()
     assert train.images.nbytes < os.stat(file).st_size < 1.1 * train.images.nbytes + TEST.images.nbytes
     assert isinstance(together, Result)
+
+
+def test_scores_of_other_test_images_are_not_returned(tmp_path: Path) -> None:
+    made = condense(TRAIN, TEST, output=tmp_path, **TINY)
+    files = sorted((tmp_path / "data").iterdir())
+    for other in (Pictures(12, 2), None):
+        with pytest.raises(ConfigError, match=r"output: .* has scores of other data \(data_.*\); give another output"):
+            condense(TRAIN, other, output=tmp_path, **TINY | {"evaluation": {}})
+    assert sorted((tmp_path / "data").iterdir()) == files and condense(TRAIN, TEST, output=tmp_path, **TINY) == made
+
+
+def test_test_images_may_come_later(tmp_path: Path) -> None:
+    condense(TRAIN, output=tmp_path, **TINY | {"evaluation": {}})
+    assert len(condense(TRAIN, TEST, output=tmp_path, **TINY).scores) == 1
+
+
+def test_any_thread_may_condense(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        made = pool.submit(condense, TRAIN, output=tmp_path, **TINY | {"evaluation": {}}).result()
+    assert len(made.dataset) == 3

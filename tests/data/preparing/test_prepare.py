@@ -15,6 +15,7 @@ from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -99,6 +100,47 @@ def test_a_data_set_of_torchvision_becomes_png(real_data: Path, tmp_path: Path) 
     bags = open_dataset("fashion_mnist", real_data, classes=["Bag"])
     assert (manifest.made.dataset, manifest.size, manifest.counts("train")) == ("fashion_mnist", 28, (6000,))
     assert torch.equal(pixels(read(tmp_path / "dest", manifest, "val", 0), 1, 28), bags.test().images)
+
+
+@pytest.mark.parametrize("name", ["arrays", "huggingface"])
+def test_arrays_and_tables_become_the_same_images(name: str, tmp_path: Path) -> None:
+    root = (write_arrays if name == "arrays" else write_table)(tmp_path)
+    manifest = prepared(f"{name}:{root}", tmp_path / "dest")
+    opened, shards = open_dataset(name, root), open_dataset("image_folder", tmp_path / "dest")
+    assert [entry.name for entry in shards.classes] == [entry.name for entry in opened.classes] == ["ant", "bee"]
+    assert manifest.made.dataset == name and shards.counts == opened.counts == (4, 3)
+    for label, count in enumerate(opened.counts):
+        every = torch.arange(count)
+        assert torch.equal(shards.train([label]).get(label, every), opened.train([label]).get(label, every))
+    assert torch.equal(shards.test().images, opened.test().images)
+    assert shards.test().labels.tolist() == opened.test().labels.tolist() == [0, 0, 1]
+
+
+ROWS = np.random.default_rng(0).integers(0, 256, (10, 9, 9, 3), dtype=np.uint8)
+LABELS = np.array([0, 1, 0, 1, 0, 1, 0, 0, 1, 0])
+
+
+def write_arrays(folder: Path) -> Path:
+    """Write ten images of two classes as an .npz file, of which the last three are test images."""
+    file, split = folder / "data.npz", slice(7, None)
+    train = {"train_images": ROWS[:7], "train_labels": LABELS[:7]}
+    np.savez(file, test_images=ROWS[split], test_labels=LABELS[split], classes=np.array(["ant", "bee"]), **train)
+    return file
+
+
+def write_table(folder: Path) -> Path:
+    """Write the same images as a data set of Hugging Face."""
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["ant", "bee"]))
+    splits = {
+        name: datasets.Dataset.from_dict(
+            {"image": [Image.fromarray(image) for image in ROWS[rows]], "label": LABELS[rows].tolist()}, features
+        )
+        for name, rows in (("train", slice(7)), ("test", slice(7, None)))
+    }
+    datasets.DatasetDict(splits).save_to_disk(folder / "table")
+    return folder / "table"
 
 
 class Command:

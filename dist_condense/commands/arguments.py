@@ -16,7 +16,12 @@ PREPARE = (
     " Exit code: 0 done, 1 failed (finished classes are kept), 2 refused before anything was written, 130 interrupted"
     " by Ctrl-C, 143 stopped by SIGTERM."
 )
-EVALUATE = "Train networks on the set of a finished run; networks with a row in evaluation.csv are skipped."
+EVALUATE = (
+    "Train networks from scratch on the set of a finished run, with keys that start with one of "
+    f"{', '.join(CHANGEABLE)}; or on sets of any origin: synthetic sets, folders with a folder of images for each"
+    " class, folders of Hugging Face's datasets, and .pt files [images, labels]. Networks with a row in evaluation.csv"
+    " are skipped."
+)
 REPLAY = "Send the records of a run to MLflow; records sent before are skipped."
 SOURCE_HELP = (
     "a folder with train/<class>/ and val/<class>/ (or test/); or WebDataset tars of mixed classes as a quoted"
@@ -35,11 +40,7 @@ def parser() -> terminal.Parser:
     commands.add_parser("plan", add_help=False, help="estimate time and memory of a run before it starts")
     prepare = commands.add_parser("prepare", help="convert a data set to class shards", description=PREPARE)
     _add_prepare(prepare)
-    evaluate = commands.add_parser("evaluate", help="train networks on the set of a finished run", description=EVALUATE)
-    evaluate.add_argument("output", help=OUTPUT)
-    evaluate.add_argument(
-        "overrides", nargs="*", metavar="key=value", help=f"config keys that start with one of {', '.join(CHANGEABLE)}"
-    )
+    _add_evaluate(commands.add_parser("evaluate", help="train networks on sets", description=EVALUATE))
     commands.add_parser(
         "list",
         help="list every name that a config can use",
@@ -50,6 +51,15 @@ def parser() -> terminal.Parser:
     replay.add_argument("--uri", help="address of the server (default: as in the run's config, or MLFLOW_TRACKING_URI)")
     replay.add_argument("--experiment", help="name of the experiment (default: as in the run's config)")
     return made
+
+
+def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
+    add = evaluate.add_argument
+    add("sets", nargs="+", metavar="SET|key=value", help=f"{OUTPUT}; or other sets; and keys of the evaluation")
+    add("--dataset", metavar="NAME", help="data set with the test images, where the set does not say")
+    add("--root", metavar="DIR", help="where these data lie")
+    add("--space", choices=["unit", "normalised"], help="space of the pixels in .pt files: image values, or normalised")
+    add("--factor", type=int, default=1, metavar="N", help="N x N tiles in each image of .pt files (IDC; default: 1)")
 
 
 def run_parser() -> terminal.Parser:

@@ -68,10 +68,10 @@ def prepare(options: argparse.Namespace) -> int:
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    """Train networks on the set of a finished run; networks with a row in evaluation.csv are skipped."""
-    from dist_condense.commands import run_command
+    """Train networks on the set of a finished run, or on other sets; those with a row in evaluation.csv are skipped."""
+    from dist_condense.commands import evaluate_command
 
-    return run_command.evaluate(options)
+    return evaluate_command.evaluate(options)
 
 
 def show(options: argparse.Namespace) -> int:

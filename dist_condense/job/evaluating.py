@@ -60,7 +60,7 @@ def evaluate_sets(
     claim = Claim.new(folder)
     claim.take()
     with claim.writing():
-        write_atomically(RunFolder(folder).config, to_yaml(config).encode())
+        write_atomically(RunFolder(folder).evaluated, to_yaml(config).encode())
     comparison = Comparison(config, dataset, claim=claim, budget=choice.budget, run=_run)
     for statistics in dict.fromkeys(each.statistics for each in sets.values()):
         group = {name: _timed(each, config) for name, each in sets.items() if each.statistics == statistics}

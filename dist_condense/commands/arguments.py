@@ -32,7 +32,7 @@ OUTPUT = "the folder of the run, or the synthetic set in it"
 
 
 def parser() -> terminal.Parser:
-    """Return the parser of ``dist-condense``; those of ``run`` and ``plan``, with overrides anywhere, are separate."""
+    """Return the parser of ``dist-condense``; those of commands with overrides anywhere are separate."""
     made = terminal.Parser(prog="dist-condense", description="Dataset condensation on Ray.")
     made.add_argument("--version", action="version", version=f"dist-condense {__version__}")
     commands = made.add_subparsers(dest="command", required=True)
@@ -40,7 +40,7 @@ def parser() -> terminal.Parser:
     commands.add_parser("plan", add_help=False, help="estimate time and memory of a run before it starts")
     prepare = commands.add_parser("prepare", help="convert a data set to class shards", description=PREPARE)
     _add_prepare(prepare)
-    _add_evaluate(commands.add_parser("evaluate", help="train networks on sets", description=EVALUATE))
+    commands.add_parser("evaluate", add_help=False, help="train networks on the set of a run, or on other sets")
     commands.add_parser(
         "list",
         help="list every name that a config can use",
@@ -53,13 +53,16 @@ def parser() -> terminal.Parser:
     return made
 
 
-def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
-    add = evaluate.add_argument
+def evaluate_parser() -> terminal.Parser:
+    """Return the parser of ``dist-condense evaluate``."""
+    made = terminal.Parser(prog="dist-condense evaluate", description=EVALUATE)
+    add = made.add_argument
     add("sets", nargs="+", metavar="SET|key=value", help=f"{OUTPUT}; or other sets; and keys of the evaluation")
     add("--dataset", metavar="NAME", help="data set with the test images, where the set does not say")
     add("--root", metavar="DIR", help="where these data lie")
     add("--space", choices=["unit", "normalised"], help="space of the pixels in .pt files: image values, or normalised")
     add("--factor", type=int, default=1, metavar="N", help="N x N tiles in each image of .pt files (IDC; default: 1)")
+    return made
 
 
 def run_parser() -> terminal.Parser:

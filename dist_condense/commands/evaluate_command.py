@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from dist_condense.commands import run_command
-from dist_condense.commands.arguments import CHANGEABLE
 from dist_condense.data import DataError
 from dist_condense.data.catalogue import KNOWN
 from dist_condense.data.sets.request import VARIABLES
@@ -27,7 +26,7 @@ from dist_condense.settings.keys import GROUPS, KEYS, RECIPE, SECTIONS, value
 from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system import signals, terminal
 
-OWN = (*CHANGEABLE, "dataset.", "network.", "compute.", "seed", "output")
+OWN = ("evaluation.", "dataset.", "data.", "network.", "cluster.", "compute.", "seed", "output")
 """Prefixes of the keys that an evaluation of sets takes."""
 OF_RUN = ("dataset.", "network.", "evaluation.protocol", "evaluation.architectures")
 """Prefixes of the keys that are those of the run whose set is evaluated."""
@@ -91,7 +90,7 @@ def _implied(paths: Sequence[Path]) -> dict[str, Any]:
         for folder in (path, RunFolder(path).synthetic_set):
             if os.path.isfile(folder / CARD):
                 return _of_set(folder)
-    return {"evaluation.sets": []}
+    return {}
 
 
 def _of_set(folder: Path) -> dict[str, Any]:
@@ -108,7 +107,7 @@ def _of_set(folder: Path) -> dict[str, Any]:
 
 def _of_card(card: Card) -> dict[str, Any]:
     names = [name for name, known in KNOWN.items() if known.facts.family == card.dataset]
-    keys: dict[str, Any] = {"evaluation.sets": [], "dataset.mean": list(card.mean), "dataset.std": list(card.std)}
+    keys: dict[str, Any] = {"dataset.mean": list(card.mean), "dataset.std": list(card.std)}
     if len(names) == 1:
         keys["dataset.name"] = names[0]
         keys["dataset.root"] = os.environ.get(VARIABLES.get(names[0], "")) or None

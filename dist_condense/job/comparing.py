@@ -28,6 +28,8 @@ from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system import terminal
 
 log = logging.getLogger(__name__)
+CONDENSED = "condensed"
+"""Name of the run's own set."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ def _whole(of: Comparison) -> TrainingSet:
 
 TRAINING_SETS: dict[str, Callable[[Comparison], TrainingSet]] = {
     **{name: functools.partial(_selected, name) for name in SELECTIONS},
-    "condensed": _condensed,
+    CONDENSED: _condensed,
     "whole": _whole,
 }
 

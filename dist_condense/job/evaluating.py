@@ -17,7 +17,7 @@ from dist_condense.evaluation.rows import Row, read_csv
 from dist_condense.job import any_set, preflight
 from dist_condense.job.any_set import AnySet, Stated
 from dist_condense.job.claim import Claim
-from dist_condense.job.comparing import TRAINING_SETS, Comparison
+from dist_condense.job.comparing import CONDENSED, TRAINING_SETS, Comparison
 from dist_condense.job.job import Job
 from dist_condense.settings import assembly
 from dist_condense.settings.config import ConfigError, RunConfig, to_yaml
@@ -40,7 +40,7 @@ class Evaluated:
 def evaluate_sets(
     paths: Sequence[Path], config: RunConfig, stated: Stated, output: str | None, known: Sequence[str] = ()
 ) -> Evaluated:
-    """Train networks on each set, and on the real sets of ``evaluation.sets``; test them on the test images.
+    """Train networks on each set, and on the sets of real images in ``evaluation.sets``; test them on the test images.
 
     Networks with a row in the evaluation.csv of the folder are skipped.
 
@@ -56,7 +56,12 @@ def evaluate_sets(
     sets = _read(paths, dataset, stated)
     folder = Path(output) if output else OUTPUTS / f"evaluation_{_fingerprint(sets, dataset)}"
     folder = folder.expanduser().absolute()
-    config = replace(config, output=str(folder), ipc=max(1, *(_per_class(each, dataset) for each in sets.values())))
+    config = replace(
+        config,
+        output=str(folder),
+        ipc=max(_per_class(each, dataset) for each in sets.values()),
+        evaluation=replace(config.evaluation, sets=[x for x in config.evaluation.sets if x != CONDENSED]),
+    )
     claim = Claim.new(folder)
     claim.take()
     with claim.writing():

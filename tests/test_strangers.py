@@ -88,7 +88,6 @@ EXCEPTIONS = {
     "__init__.py importlib.import_module": "imports the modules of a fixed table of this package",
     "any_set.py torch.load": "reads tensors, lists, dicts and numbers only",
     "any_set.py weights_only": "is True",
-    "any_set.py pickle": "names the error of a file with anything else",
     "group.py ray.data": "starts an actor of Ray's own, which Ray Train would start later, and reads no data",
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import pickle
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,8 +174,9 @@ def _loaded(path: Path) -> Any:
     if (size := path.stat().st_size) > (memory := memory_and_swap()):
         raise DataError([f"{path} has {size / 2**30:.0f} GiB, this machine has {memory / 2**30:.0f} GiB of memory."])
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError, KeyError, IndexError) as error:
+        with warnings.catch_warnings(action="ignore"):  # of protocols that old versions of torch wrote
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the reader does not check what it reads, so that it may be of any kind
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         only = "only tensors, lists, dicts and numbers are read"
         raise DataError([f"{path} cannot be read ({reason:.200}); {only}: save [images, labels]."]) from error

@@ -122,7 +122,7 @@ def _plain(console: Console) -> Report:
     def report(finished: int, total: int, what: str) -> None:
         if finished == total or time.monotonic() - last[0] >= PLAIN_EVERY:
             last[0] = time.monotonic()
-            console.print(f"{finished:,} of {total:,} {what}")
+            console.print(f"{terminal.clock()} {finished:,} of {total:,} {what}")
 
     return report
 

@@ -69,7 +69,7 @@ class Claim:
         while not self._is_quiet():
             if time.monotonic() > deadline:
                 locked = f"an earlier start has locked {RunFolder(self.folder).lock} for {PATIENCE:.0f} s"
-                terminal.say(f"note: {locked}; this one continues without waiting for it")
+                terminal.event(f"note: {locked}; this one continues without waiting for it")
                 return
             time.sleep(LOOK)
 

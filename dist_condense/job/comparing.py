@@ -115,7 +115,7 @@ def _selected(name: str, of: Comparison) -> TrainingSet:
         own = selecting.run_of_its_own(config, of.dataset, name)
         with alone(Path(own.output)):
             if set_problem(own, of.dataset) is not None:
-                terminal.say(f"note: {name} is selected once for all runs on the same data, in {own.output}")
+                terminal.event(f"note: {name} is selected once for all runs on the same data, in {own.output}")
                 of.run(own)
         return _set(Path(own.output), config.evaluation.epochs)
     draws = config.evaluation.seeds if selection.varies else 1
@@ -135,10 +135,10 @@ def alone(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        terminal.say(f"note: another run is making {folder}; waiting for it")
+        terminal.event(f"note: another run is making {folder}; waiting for it")
         lock.acquire()
     except NotImplementedError:  # a file system without locks
-        terminal.say(f"note: {folder.parent} has no locks: let no other run make {folder.name} at the same time")
+        terminal.event(f"note: {folder.parent} has no locks: let no other run make {folder.name} at the same time")
     try:
         yield
     finally:
@@ -176,5 +176,5 @@ TRAINING_SETS: dict[str, Callable[[Comparison], TrainingSet]] = {
 
 def _report(row: Row) -> None:
     text = f"{row.set}, {row.architecture}, seed {row.seed}: top-1 {row.top1_last:.2f}"
-    terminal.say(text)
+    terminal.event(text)
     log.info(text)

@@ -136,7 +136,7 @@ class Job:
         finally:
             tracker.finish(None if self.claim.lost else status)  # a new owner continues the run on the server
             if tracker.remedy is not None:
-                terminal.say(f"tracking is not complete; {tracker.remedy}")
+                terminal.event(f"tracking is not complete; {tracker.remedy}")
 
     @functools.cached_property
     def outline(self) -> Outline:
@@ -175,9 +175,9 @@ class Job:
                 )
                 return
             if self.files.synthetic_set.exists():
-                terminal.say(f"note: the set is written again from the checkpoint: {problem}")
+                terminal.event(f"note: the set is written again from the checkpoint: {problem}")
         if start:
-            terminal.say(f"resuming after {self._after(start.steps)} in all")
+            terminal.event(f"resuming after {self._after(start.steps)} in all")
         try:
             with self._following(tracker), Stop(self.folder) as stop:
                 self._workers()
@@ -348,5 +348,5 @@ def _unfinished(stop: Stop, reached: str) -> Exception:
 
 
 def _report_failure(line: str) -> None:
-    terminal.say(f"the worker group failed: {line}")
+    terminal.event(f"the worker group failed: {line}")
     log.warning("the worker group failed: %s", line)

@@ -77,7 +77,7 @@ class _Printed(logging.Handler):
     """Handler that prints notes and warnings."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        terminal.say(f"{'warning' if record.levelno >= logging.WARNING else 'note'}: {record.getMessage()}")
+        terminal.event(f"{'warning' if record.levelno >= logging.WARNING else 'note'}: {record.getMessage()}")
 
 
 @contextmanager
@@ -107,7 +107,7 @@ def repeat(line: str) -> None:
     except (records.Unreadable, TypeError, KeyError):  # a line that was cut
         return
     if any(f"{logger}.".startswith(f"{silent}.") for silent in SILENT):
-        terminal.say(f"{'note' if level == 'INFO' else 'warning'}: {message}")
+        terminal.event(f"{'note' if level == 'INFO' else 'warning'}: {message}")
 
 
 @contextmanager

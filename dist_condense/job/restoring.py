@@ -84,4 +84,4 @@ class Loader:
 
 def _report(text: str) -> None:
     log.warning(text)
-    terminal.say(f"note: {text}")
+    terminal.event(f"note: {text}")

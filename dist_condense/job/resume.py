@@ -187,4 +187,4 @@ def _unsaid(text: str) -> None:
 
 
 def _note(text: str) -> None:
-    terminal.say(f"note: {text}")
+    terminal.event(f"note: {text}")

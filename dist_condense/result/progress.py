@@ -68,7 +68,7 @@ class Follower(threading.Thread):
                 callback(entries)
             except Exception as error:  # an error of one callback must not stop the others
                 self.callbacks.remove(callback)
-                terminal.say(f"progress: {type(error).__name__}: {error}; no longer reported")
+                terminal.event(f"progress: {type(error).__name__}: {error}; no longer reported")
 
     def _new_entries(self) -> list[MetricsEntry]:
         entries: list[MetricsEntry] = []
@@ -165,7 +165,7 @@ class ProgressDisplay:
 
     def _print(self) -> None:
         if self._entry is not None:
-            self.console.print(self._line(self._entry))
+            self.console.print(f"{terminal.clock()} {self._line(self._entry)}")
             self._printed, self._next_print = self._entry, self.clock() + PLAIN_EVERY
 
     def _line(self, entry: MetricsEntry) -> str:
@@ -182,7 +182,12 @@ def line(entry: MetricsEntry, units: Units, rate: float, is_first: bool = False)
     at_most = "at most " if is_first else ""
     end = "done" if left <= 0 else f"{at_most}{duration(left / rate)} left" if rate > 0 else "time left unknown"
     values = [f"{name} {value:.4g}" for name, value in measures(entry).items()]
-    return ", ".join([units.place(entry[STEP]), f"{rate:.3g} steps/s", *values, end])
+    return ", ".join([units.place(entry[STEP]), speed(rate), *values, end])
+
+
+def speed(rate: float) -> str:
+    """Format steps per second; below 1 as seconds per step: ``2.5 steps/s``, ``4.2 s/step``."""
+    return f"{rate:.3g} steps/s" if rate >= 1 or rate <= 0 else f"{1 / rate:.3g} s/step"
 
 
 def duration(seconds: float) -> str:

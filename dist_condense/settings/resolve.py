@@ -155,10 +155,10 @@ def _constants(config: RunConfig, dataset: ImageSet) -> Constants:
         if name != MEASURED:
             return of_name(name, dataset)
         images = f"{sum(dataset.counts)} training images"
-        terminal.say(f"note: mean and std are measured once, on {images}; dataset.mean and dataset.std override them")
+        terminal.event(f"note: mean and std are measured once, on {images}; dataset.mean and dataset.std override them")
         source = dataset.train_split.on_demand(assembly.reading_of(config))
         mean, std = measured(source, dataset.counts, dataset.channels)
-        terminal.say(f"note: mean {_shown(mean)}, std {_shown(std)}")
+        terminal.event(f"note: mean {_shown(mean)}, std {_shown(std)}")
         return mean, std
     except DataError as error:
         raise ConfigError(error.problems) from error

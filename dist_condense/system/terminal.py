@@ -14,6 +14,7 @@ import re
 import shutil
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -77,6 +78,16 @@ def _shown(text: str, kept: str = "") -> str:
 def say(*lines: str) -> None:
     """Print notes to stderr, escaped; each argument becomes exactly one line."""
     print("\n".join(map(_shown, lines)), file=sys.stderr, flush=True)
+
+
+def event(line: str) -> None:
+    """Print what happens now to stderr, with the time of day, so that a log that is read later tells when it did."""
+    say(f"{clock()} {line}")
+
+
+def clock() -> str:
+    """Return the local time of day, ``14:03:59``."""
+    return time.strftime("%H:%M:%S")
 
 
 def out(*lines: str) -> None:

@@ -126,10 +126,10 @@ def connect() -> None:
     if cluster is None:
         options = {"_temp_dir": start.folder(), "_node_ip_address": LOOPBACK, "_system_config": NO_SPARE}
         start.token()
-        terminal.say(f"starting Ray on this machine{start.unguarded()}")
+        terminal.event(f"starting Ray on this machine{start.unguarded()}")
     else:
         start.tighten_token()
-        terminal.say(f"joining {cluster}")
+        terminal.event(f"joining {cluster}")
         cluster.check_alive()
     try:
         with _sigterm_unchanged(), _bootstrap(cluster), chdir(_safe_folder()):

@@ -202,7 +202,7 @@ class ServerRun:
         elif path.exists():
             self._artifacts.log_artifact(str(path))
         else:  # not an error of the server, so no exception
-            terminal.say(f"not sent to MLflow: {path} does not exist")
+            terminal.event(f"not sent to MLflow: {path} does not exist")
 
     def _check_artifact_uri(self, artifacts: str) -> None:
         """Check that artifacts will be stored in an acceptable location; raise Refused otherwise.

@@ -145,7 +145,7 @@ class Tracker:
         if time.monotonic() < self._retry_at or not self._attempt(self._catch_up):
             return False
         self.offline, self.refused = None, False
-        terminal.say(f"MLflow at {self._run.uri} answers again and has what it missed")
+        terminal.event(f"MLflow at {self._run.uri} answers again and has what it missed")
         return True
 
     def _start_run(self) -> None:
@@ -166,4 +166,4 @@ class Tracker:
             problem = f"refuses the run, which continues: {self.offline}; then replay with"
         else:
             problem = f"is not reachable ({self.offline}): the run continues; replay later with"
-        terminal.say(f"MLflow at {self._run.uri} {problem}: {self.how_to_replay}")
+        terminal.event(f"MLflow at {self._run.uri} {problem}: {self.how_to_replay}")

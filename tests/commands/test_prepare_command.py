@@ -100,7 +100,8 @@ def test_classes_are_names_with_and_without_brackets() -> None:
     assert prepare_command._classes(Namespace(classes="imagenet10_idc")) == "imagenet10_idc"
 
 
-def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere() -> None:
+def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepare_command.terminal, "clock", lambda: "14:03:59")
     shown = {}
     for terminal in (True, False):
         console = Console(file=StringIO(), force_terminal=terminal, width=100)
@@ -109,7 +110,7 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere() -> None:
                 report(finished, 2, "classes")
             report(1200, 1200, "images in train.beton")
         shown[terminal] = console.file.getvalue()
-    assert shown[False] == "2 of 2 classes\n1,200 of 1,200 images in train.beton\n"
+    assert shown[False] == "14:03:59 2 of 2 classes\n14:03:59 1,200 of 1,200 images in train.beton\n"
     assert "━" in shown[True] and "2/2" in shown[True] and "images in train.beton" in shown[True]
 
 

@@ -247,7 +247,7 @@ def test_only_some_of_many_damaged_checkpoints_are_reported(tmp_path: Path, capf
         store.write(f"{checkpoint.name_of(steps, 0)}/{MANIFEST}", b"{}")
     resumed(store, 2, 1, tmp_path)
     *notes, last = capfd.readouterr().err.splitlines()
-    assert len(notes) == 10 and last.startswith("note: ... and 38 more damaged checkpoints")
+    assert len(notes) == 10 and " note: ... and 38 more damaged checkpoints" in last
 
 
 def test_what_is_beyond_the_run_is_refused_before_it_is_read(tmp_path: Path) -> None:

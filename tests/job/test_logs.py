@@ -21,6 +21,7 @@ from dist_condense.job import logs
 from dist_condense.job.journal import Journal, RunFailed
 from dist_condense.result.progress import Notes
 from dist_condense.settings.run_folder import RunFolder
+from dist_condense.system import terminal
 from tests.engine import cases
 
 OWNER, METRICS = RunFolder.owner.name, RunFolder.metrics.name
@@ -108,8 +109,11 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("notes", [True, False])
-def test_what_the_engine_logs_is_printed(notes: bool, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_the_engine_logs_is_printed(
+    notes: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Only the first worker of a machine prints notes; the handlers of other rooms are their own."""
+    monkeypatch.setattr(terminal, "clock", lambda: "14:03:59")
     with logs.printed(notes):
         for room in ("core.program", "engine.matching.halving", "job.journal"):
             log = logging.getLogger(f"{logs.PACKAGE}.{room}")
@@ -119,7 +123,7 @@ def test_what_the_engine_logs_is_printed(notes: bool, capsys: pytest.CaptureFixt
         f"{kind} in {room}" for room in ("core.program", "engine.matching.halving") for kind in ("note:", "less")
     ]
     expected = [line.replace("less", "warning: less") for line in printed if notes or not line.startswith("note")]
-    assert capsys.readouterr().err.splitlines() == expected
+    assert capsys.readouterr().err.splitlines() == [f"14:03:59 {line}" for line in expected]
     assert all(logging.getLogger(name).handlers == [] for name in logs.SILENT)
 
 
@@ -152,8 +156,9 @@ def test_bytes_are_counted_on_all_lines() -> None:
 
 
 def test_the_driver_repeats_what_the_first_worker_logs_for_people(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(terminal, "clock", lambda: "14:03:59")
     notes = Notes(tmp_path / "logs" / logs.FIRST, logs.repeat)
     notes.start()
     with logs.kept(tmp_path, "start", LocalCoordinator()):
@@ -165,4 +170,5 @@ def test_the_driver_repeats_what_the_first_worker_logs_for_people(
         logs.repeat(damaged)
     printed = capsys.readouterr()
     shown = [line for line in (printed.out + printed.err).splitlines() if line]
-    assert shown == ["note: from core.program", "note: from job.agreed", "warning: out of memory"]
+    expected = ["note: from core.program", "note: from job.agreed", "warning: out of memory"]
+    assert shown == [f"14:03:59 {line}" for line in expected]

@@ -1,13 +1,15 @@
 import io
 import itertools
 import json
+import threading
 import time
 
 import pytest
 from rich.console import Console
 
 from dist_condense.engine.procedure import Units
-from dist_condense.result.progress import Follower, Notes, ProgressDisplay, duration, line
+from dist_condense.result.progress import Follower, Notes, ProgressDisplay, duration, line, speed
+from dist_condense.system import terminal
 
 
 def an_entry(step, matching_steps=10, rate=2.0, loss=81.25):
@@ -146,6 +148,24 @@ def test_the_first_rate_of_a_start_includes_compiling_and_is_used_until_there_is
 )
 def test_durations(seconds, words):
     assert duration(seconds) == words
+
+
+def test_slow_steps_are_told_in_seconds():
+    assert [speed(x) for x in (12.34, 1.0, 0.24, 0.0)] == ["12.3 steps/s", "1 steps/s", "4.17 s/step", "0 steps/s"]
+    assert "matching step 4/10, 50 s/step, loss 81.25" in line(an_entry(24), UNITS, 0.02)
+
+
+def test_the_first_entry_is_a_line_at_once_with_the_time_of_day(file, monkeypatch):
+    """The journal writes an entry after the first step, and the follower looks each half second."""
+    monkeypatch.setattr(terminal, "clock", lambda: "14:03:59")
+    out, printed = io.StringIO(), threading.Event()
+    display = ProgressDisplay(UNITS, Console(file=out, width=200))
+    follower = Follower(file, display, lambda entries: printed.set())
+    follower.start()
+    file.write_text(text(an_entry(1)))
+    assert printed.wait(5)
+    assert out.getvalue().startswith("14:03:59 network 1/20, matching step 1/10, ")
+    follower.stop()
 
 
 def test_plain_lines_come_at_most_every_ten_seconds_and_the_last_always():

@@ -147,6 +147,7 @@ def unconnected(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         "TUNE_DISABLE_SIGINT_HANDLER",
     ):
         monkeypatch.setenv(name, "1")  # connect sets what is missing
+    monkeypatch.setattr(group.terminal, "clock", lambda: "14:03:59")
     monkeypatch.setattr(group.start, "folder", lambda: "/short")
     monkeypatch.setattr(group.start, "token", lambda: None)
     monkeypatch.setattr(group.start, "tighten_token", lambda: None)
@@ -173,7 +174,7 @@ def test_starting_ray_is_told_and_leaves_sigterm_alone(
     assert given["_temp_dir"] == "/short" and given["runtime_env"] == group.PROCESS
     assert given["_node_ip_address"] == given["at"] == "127.0.0.1" and services.resolve_ip_for_localhost is resolve
     assert given["cwd"] == group.CHECKOUT and Path.cwd() == tmp_path
-    assert capsys.readouterr().err == "starting Ray on this machine\n"
+    assert capsys.readouterr().err == "14:03:59 starting Ray on this machine\n"
 
 
 @pytest.mark.parametrize("installed", [False, True])
@@ -214,4 +215,4 @@ def test_a_cluster_that_is_joined_is_told_and_named_when_it_fails(
         group.connect()
     name = "the Ray cluster at 10.0.0.2:6379 (RAY_ADDRESS=head:6379)"
     assert str(refused.value) == f"{name} could not be joined: no raylet; unset it"
-    assert capsys.readouterr().err == f"joining {name}\n"
+    assert capsys.readouterr().err == f"14:03:59 joining {name}\n"

@@ -76,6 +76,28 @@ def test_a_file_of_tensors_is_the_set_that_it_holds(run: Path, tmp_path: Path) -
         assert [row.top1_last for row in rows] == expected
 
 
+def test_rows_of_other_sets_of_the_same_name_are_not_taken_for_theirs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys, out = [*DIGITS, *NETWORK, "--space", "normalised"], tmp_path / "out"
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        torch.save([torch.randn(10, 1, 8, 8), torch.arange(10)], tmp_path / folder / "set.pt")
+    first = evaluated(out, tmp_path / "a" / "set.pt", *keys)
+    assert evaluated(out, tmp_path / "a" / "set.pt", *keys) == first
+    assert cli.main(["evaluate", str(tmp_path / "b" / "set.pt"), *keys, *SHORT, f"output={out}"]) == cli.REFUSED
+    assert "has rows of another set called set.pt; give another folder" in capsys.readouterr().err
+    both = evaluated(tmp_path / "both", tmp_path / "a" / "set.pt", tmp_path / "b" / "set.pt", *keys)
+    assert {row.set for row in both} == {str(tmp_path / folder / "set.pt") for folder in ("a", "b")}
+    assert [row.top1_last for row in both][:2] == [row.top1_last for row in first]
+
+
+def test_a_name_is_no_formula(tmp_path: Path) -> None:
+    torch.save([torch.randn(10, 1, 8, 8), torch.arange(10)], tmp_path / "=cmd.pt")
+    rows = evaluated(tmp_path / "out", tmp_path / "=cmd.pt", *DIGITS, *NETWORK, "--space", "normalised")
+    assert {row.set for row in rows} == {str(tmp_path / "=cmd.pt")}
+
+
 def test_several_experiments_of_dcs_program_are_draws(tmp_path: Path) -> None:
     images = torch.randn(2, 10, 1, 8, 8)
     labels = torch.arange(10)

@@ -35,6 +35,19 @@ def ambiguous(classes: Sequence[ClassName]) -> list[str]:
     return [key for key, count in counts.items() if count > 1]
 
 
+@dataclass(frozen=True)
+class Licence:
+    """Licence of the images of a data set, as its authors or publishers state it."""
+
+    name: str
+    """SPDX identifier; ``other`` for terms without an identifier, ``unknown`` if no terms are stated."""
+    terms: str
+    """The terms in one sentence."""
+
+
+NOT_STATED = Licence("unknown", "The licence of the images is not stated.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Facts:
     """Facts about a data set that are known before it is read."""
@@ -71,6 +84,8 @@ class Facts:
     """Upper bound of image values; None where there is no bound."""
     padding: float = 0.5
     """Image value that multi-formation uses as padding."""
+    licence: Licence = NOT_STATED
+    """Licence of the images, for the README.md of a synthetic set."""
 
     @property
     def is_unbounded(self) -> bool:

@@ -15,7 +15,10 @@ from dist_condense.system.transfer import to_device
 
 
 class Augmentation(typing.Protocol):
-    """Augmentation of images ``[N, C, h, w]`` in normalised space; the generator determines every random draw."""
+    """Augmentation of images ``[N, C, h, w]`` in normalised space; the generator determines every random draw.
+
+    Its text describes it to people.
+    """
 
     def __call__(self, images: Tensor, generator: torch.Generator, statistics: ChannelStatistics) -> Tensor: ...
 
@@ -38,6 +41,9 @@ class Nothing:
     def __call__(self, images: Tensor, generator: torch.Generator, statistics: ChannelStatistics) -> Tensor:
         return images
 
+    def __str__(self) -> str:
+        return "none"
+
     def without_flip(self) -> Nothing:
         """Return this augmentation itself, because it never flips."""
         return self
@@ -57,6 +63,11 @@ class ByStrategy:
         size = (images.shape[-2], images.shape[-1])
         draw = self.strategy.draw(len(images), size, generator)
         return augmentation.apply(images, draw.to(images.device, images.dtype, to_device))
+
+    def __str__(self) -> str:
+        always, one_of = (", ".join(names) for names in (self.strategy.always, self.strategy.one_of))
+        parts = [f"{always} on each image"] * bool(always) + [f"one of {one_of}, drawn for each batch"] * bool(one_of)
+        return "; ".join(parts) or "none"
 
     def without_flip(self) -> ByStrategy:
         """Return the augmentation by the same strategy without its flip."""

@@ -96,6 +96,9 @@ class OnePerImage:
         white = torch.randn(images.shape, generator=generator).to(images)
         return warped(images, warp, fill * images.mean((0, 2, 3), keepdim=True)) + strength * white
 
+    def __str__(self) -> str:
+        return f"one of {', '.join(self.operations)}, drawn for each image"
+
     def without_flip(self) -> OnePerImage:
         """Return this augmentation itself, because none of its operations flips."""
         return self

@@ -56,6 +56,11 @@ class ImagenetAugmentation:
         images = light(images, self.lighting * torch.randn(n, 3, generator=generator))
         return statistics.normalise(images)
 
+    def __str__(self) -> str:
+        crop = f"a crop of {self.area[0]:g} to {self.area[1]:g} of the area, resized"
+        colours = f"brightness, contrast and saturation by up to {self.jitter:g}, PCA lighting of {self.lighting:g}"
+        return ", ".join([crop, *["flip"] * self.flip, colours])
+
     def without_flip(self) -> ImagenetAugmentation:
         """Return the same augmentation without flips."""
         return replace(self, flip=False)

@@ -1,7 +1,9 @@
-"""Export of the newest checkpoint of a run as its synthetic set."""
+"""Export of the newest checkpoint of a run as its synthetic set, and the set's description for people."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -9,13 +11,16 @@ from torch import Tensor
 from dist_condense.data import ImageSet
 from dist_condense.engine.errors import RunFailed
 from dist_condense.engine.procedure import Outline
+from dist_condense.evaluation.rows import Row
 from dist_condense.job import checkpoint, contents
 from dist_condense.job.claim import Claim
-from dist_condense.result.card import Card, CardClass, SyntheticSetError, form_of
-from dist_condense.result.synthetic_set import load_set, write_set
+from dist_condense.result import readme
+from dist_condense.result.card import Card, CardClass, SyntheticSetError, form_of, read_card
+from dist_condense.result.synthetic_set import README, load_set, write_set
 from dist_condense.settings import assembly, procedures
 from dist_condense.settings.config import RunConfig
 from dist_condense.settings.run_folder import RunFolder
+from dist_condense.system.files import write_atomically
 
 
 def export(config: RunConfig, dataset: ImageSet, outline: Outline, claim: Claim) -> int:
@@ -41,9 +46,30 @@ def export(config: RunConfig, dataset: ImageSet, outline: Outline, claim: Claim)
         return 0
     steps, state = loaded
     images, labels = outline.synthetic_set(state)
+    described = partial(readme.text_of, config=config, dataset=dataset, units=outline.units, rows=())
     with claim.writing():
-        write_set(RunFolder(claim.folder).synthetic_set, images, labels, card(config, dataset, outline, steps))
+        folder = RunFolder(claim.folder).synthetic_set
+        write_set(folder, images, labels, card(config, dataset, outline, steps), described)
     return steps
+
+
+def describe(config: RunConfig, dataset: ImageSet, outline: Outline, claim: Claim, rows: Sequence[Row]) -> Path | None:
+    """Write README.md of the run's synthetic set again, with the scores in ``rows``, and return its path.
+
+    Returns None, and writes nothing, if the set has no README.md: it was written by an earlier version, or there is
+    none.
+    """
+    folder = RunFolder(claim.folder).synthetic_set
+    try:
+        card = read_card(folder)
+    except SyntheticSetError:
+        return None
+    if not (folder / README).is_file():
+        return None
+    text = readme.text_of(card, config, dataset, outline.units, rows)
+    with claim.writing():
+        write_atomically(folder / README, text.encode())
+    return folder / README
 
 
 def card(config: RunConfig, dataset: ImageSet, outline: Outline, done: int) -> Card:

@@ -26,7 +26,7 @@ from dist_condense.job import checkpoint, logs, preflight, resume, worker
 from dist_condense.job.checkpoint import Checkpoint
 from dist_condense.job.claim import Claim
 from dist_condense.job.comparing import Comparison
-from dist_condense.job.exporting import export, set_problem
+from dist_condense.job.exporting import describe, export, set_problem
 from dist_condense.job.stop import Stop, Terminated
 from dist_condense.result.card import SyntheticSetError
 from dist_condense.result.environment import environment
@@ -132,6 +132,7 @@ class Job:
             self._condense(tracker, start)
             rows = self._evaluate(tracker)
             self._report(rows, tracker)
+            self._describe(tracker)
             status = "FINISHED"
         finally:
             tracker.finish(None if self.claim.lost else status)  # a new owner continues the run on the server
@@ -264,6 +265,7 @@ class Job:
             rows = self.comparison.rows()
         except Exception as error:  # including missing data
             self._report(self._evaluated(tracker), tracker)
+            self._describe(tracker)
             if not isinstance(error, TrialFailed):
                 raise
             first, *others = terminal.lines_of(error)
@@ -323,6 +325,12 @@ class Job:
         if rows:
             terminal.console(stderr=True).print(summary_table([*rows, *earlier]))
         tracker.log_artifacts(report)
+
+    def _describe(self, tracker: Tracker) -> None:
+        """Write the scores to the README.md of the set, with the config as the workers have stored it."""
+        config, rows = read(self.files.config), read_csv(self.files.evaluation)
+        if (file := describe(config, self.dataset, self.outline, self.claim, rows)) is not None:
+            tracker.log_artifacts(file)
 
     def _say_where(self) -> None:
         preview = self.files.synthetic_set / PREVIEW

@@ -49,10 +49,14 @@ WITH_PACKAGE = """\
 from dist_condense import load_set
 dataset = load_set("synthetic_set")  # a torch Dataset of (image float32 [C, H, W], label), ready for training"""
 
-BY_HAND = """\
+IMPORTS = """\
 import json, torch, torch.nn.functional as F
+from pathlib import Path
 from safetensors.torch import load_file
-card, stored = json.load(open("card.json")), load_file("synthetic_set.safetensors")
+"""
+DECODING = """\
+card = json.loads(Path(folder, "card.json").read_text(encoding="utf-8"))
+stored = load_file(Path(folder, "synthetic_set.safetensors"))
 n, h, w, axes = card["factor"], card["size"], card.get("width", card["size"]), card.get("axes", "both")
 m, n = 1 if axes == "width" else n, 1 if axes == "height" else n  # an image consists of m x n tiles, row by row
 s, t = -(-h // m), -(-w // n)  # a tile's height and width; where m or n does not divide, right and bottom are padded
@@ -63,7 +67,12 @@ x = F.interpolate(x, size=(h, w), mode="bilinear", align_corners=False)  # all f
 y = torch.cat([stored["labels"]] * (m * n))
 if card["value_space"] != "normalised":  # values of images ("unit": in [0, 1]), not clipped: normalise after decoding
     mean, std = (torch.tensor(card[k])[:, None, None] for k in ("mean", "std"))
-    x = (x - mean) / std  # x, y: what training uses"""
+    x = (x - mean) / std  # x, y: what training uses
+"""
+"""Lines that load the set in ``folder`` as images ``x`` and labels ``y``, also in load.py (see loader.py)."""
+BY_HAND = f"""\
+{IMPORTS}folder = "."  # the folder of this card
+{DECODING}"""
 
 
 class SyntheticSetError(RuntimeError):

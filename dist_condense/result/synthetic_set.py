@@ -1,7 +1,9 @@
 """The synthetic set on disk: learnt pixels and labels without rounding or clipping, a card and a preview.
 
 ``synthetic_set/``: ``synthetic_set.safetensors`` (``images`` float32; ``labels`` int64, or float32 class probabilities
-where they were learnt), ``card.json`` (:mod:`dist_condense.result.card`), ``preview.png`` (clipped).
+where they were learnt), ``card.json`` (:mod:`dist_condense.result.card`), ``preview.png`` (clipped); and for people
+who have the folder alone ``load.py`` (:mod:`dist_condense.result.loader`) and ``README.md``
+(:mod:`dist_condense.result.readme`), which are never read.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ from torch.utils.data import Dataset
 from dist_condense.core.parameterisation import pad, tile_size
 from dist_condense.engine.procedure import Kind, kind_of
 from dist_condense.result.card import CARD, HARD, SOFT, Card, CardClass, SyntheticSetError, checked, read_card
+from dist_condense.result.loader import LOADER
+from dist_condense.result.loader import TEXT as LOADER_TEXT
 from dist_condense.result.preview import sheet
 from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system import records, safetensors_header
@@ -35,7 +39,7 @@ from dist_condense.system.files import flush, flush_names, read_regular, sha256_
 from dist_condense.system.memory import memory_and_swap
 from dist_condense.system.records import Unreadable
 
-TENSORS, PREVIEW = "synthetic_set.safetensors", "preview.png"
+TENSORS, PREVIEW, README = "synthetic_set.safetensors", "preview.png", "README.md"
 READABLE = 0o666
 """Permission bits of a file that are copied from its folder, where the umask has set them."""
 Transform = Callable[[Tensor], Any]
@@ -47,12 +51,15 @@ CHUNK = 2**22
 """Number of pixels that are checked or decoded at a time."""
 
 
-def write_set(folder: str | Path, pixels: Tensor, labels: Tensor, card: Card) -> Card:
+def write_set(
+    folder: str | Path, pixels: Tensor, labels: Tensor, card: Card, readme: Callable[[Card], str] | None = None
+) -> Card:
     """Write a set, replacing an earlier one so that a complete set exists at any time; return the card as written.
 
     :param pixels: ``[N, C, H, W]`` float32, as learnt.
     :param labels: integer labels ``[N]`` of ``card.classes``, ``card.ipc`` of each class; or class probabilities,
         float32 ``[N, classes]``, with the images in the order of the classes.
+    :param readme: function from the card as written to the text of README.md; None for a set without this file.
     :raises SyntheticSetError: the card contradicts itself or the tensors, a pixel is not finite, or the disk fails; the
         earlier set is kept.
     """
@@ -69,7 +76,7 @@ def write_set(folder: str | Path, pixels: Tensor, labels: Tensor, card: Card) ->
         raise SyntheticSetError(f"the synthetic set is not written: {problems}")
     new = _beside(folder, "writing")
     try:
-        card = _write_files(new, pixels, labels, card)
+        card = _write_files(new, pixels, labels, card, readme)
         _replace(folder, new)
     except (OSError, SafetensorError) as error:
         raise SyntheticSetError(f"{folder}: the set is not written ({error}); an earlier one is kept") from error
@@ -281,7 +288,9 @@ def _refuse(problems: Iterator[str]) -> None:
         raise SyntheticSetError(problem)
 
 
-def _write_files(folder: Path, pixels: Tensor, labels: Tensor, card: Card) -> Card:
+def _write_files(
+    folder: Path, pixels: Tensor, labels: Tensor, card: Card, readme: Callable[[Card], str] | None
+) -> Card:
     """Write all files of a set to a new folder and flush them to the disk."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -290,10 +299,13 @@ def _write_files(folder: Path, pixels: Tensor, labels: Tensor, card: Card) -> Ca
     (folder / TENSORS).chmod(folder.stat().st_mode & READABLE)  # safetensors makes it readable for the owner alone
     card = card.filled(sha256_of(folder / TENSORS))
     _preview(images, card.class_of_each_image if card.labels == SOFT else labels, card).save(folder / PREVIEW)
-    text = json.dumps(card.content, indent=1, ensure_ascii=False)
-    (folder / CARD).write_text(f"{text}\n", encoding="utf-8")
-    for file in (TENSORS, PREVIEW, CARD):
-        flush(folder / file)
+    texts = {LOADER: LOADER_TEXT, CARD: f"{json.dumps(card.content, indent=1, ensure_ascii=False)}\n"}
+    if readme is not None:
+        texts[README] = readme(card)
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    for name in (TENSORS, PREVIEW, *texts):
+        flush(folder / name)
     flush_names(folder)
     return card
 

@@ -137,9 +137,7 @@ def test_the_snippets_of_the_card_give_what_training_uses(tmp_path, value_space,
     before = Path.cwd()
     try:
         os.chdir(tmp_path / "synthetic_set")
-        by_hand = "\n".join(snippets["by_hand"]).replace("json.load(open(", "json.loads(read(")  # a closed file
-        names["read"] = lambda path: Path(path).read_text()
-        exec(by_hand, names)
+        exec("\n".join(snippets["by_hand"]), names)
         os.chdir(tmp_path)
         exec("\n".join(snippets["with_dist_condense"]), names)
     finally:

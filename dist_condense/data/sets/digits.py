@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dist_condense.data.image_set import Facts, ImageSet
+from dist_condense.data.image_set import Facts, ImageSet, Licence
 from dist_condense.data.reading.source import LabelledImages
 from dist_condense.data.sets.arrays import from_arrays
 from dist_condense.data.sets.request import Request
@@ -19,6 +19,8 @@ DIGITS = Facts(
     std=(0.3760,),
     flip=False,
     family="handwritten digits (UCI, scikit-learn)",
+    # archive.ics.uci.edu/dataset/80
+    licence=Licence("CC-BY-4.0", "The UCI Machine Learning Repository distributes the images under CC BY 4.0."),
 )
 LEVELS = 16
 """Largest stored value; values are 0..16."""

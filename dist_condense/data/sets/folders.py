@@ -8,7 +8,7 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
-from dist_condense.data.image_set import ClassName, Facts, ImageSet
+from dist_condense.data.image_set import NOT_STATED, ClassName, Facts, ImageSet, Licence
 from dist_condense.data.reading.decode import Form
 from dist_condense.data.reading.headers import channels_of, paths
 from dist_condense.data.reading.split import StoredSplit
@@ -35,8 +35,10 @@ IMAGENET = Facts(
     std=(0.229, 0.224, 0.225),
     flip=True,
     family="ImageNet photographs",
+    # image-net.org/download; the photographers keep their rights
+    licence=Licence("other", "ImageNet's terms permit non-commercial research and educational use only."),
 )
-IMAGE_FOLDER = replace(IMAGENET, family="photographs in class folders", upright=True, own=True)
+IMAGE_FOLDER = replace(IMAGENET, family="photographs in class folders", upright=True, own=True, licence=NOT_STATED)
 TEST_FOLDERS = ("val", "test")
 """Folder names of test images; the first that exists is used."""
 _WNID = re.compile(r"n\d{8}")

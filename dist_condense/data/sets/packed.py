@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dist_condense.data.image_set import Facts, ImageSet
+from dist_condense.data.image_set import Facts, ImageSet, Licence
 from dist_condense.data.reading.source import LabelledImages
 from dist_condense.data.sets.arrays import from_arrays
 from dist_condense.data.sets.folders import open_folder
@@ -169,31 +169,80 @@ def _svhn(kind: type[datasets.SVHN], facts: Facts) -> Original:
     return Original(load, "train_32x32.mat", files)
 
 
+# as the documentation of Keras states (keras.io/api/datasets/mnist)
+_MNIST_LICENCE = Licence(
+    "CC-BY-SA-3.0", "The copyright holders, Y. LeCun and C. Cortes, distribute the images under CC BY-SA 3.0."
+)
+# github.com/zalandoresearch/fashion-mnist
+_FASHION_LICENCE = Licence("MIT", "Zalando SE distributes the images under the MIT licence.")
+# ufldl.stanford.edu/housenumbers
+_SVHN_LICENCE = Licence("other", "The authors permit non-commercial use only; no other licence is stated.")
+# www.cs.toronto.edu/~kriz/cifar.html, which only asks for a citation
+_CIFAR_LICENCE = Licence("unknown", "The licence is not stated: the authors name none, and ask for a citation.")
+
 PACKED: dict[str, Packed] = {
     "mnist": Packed(
-        Facts(channels=1, size=28, mean=(0.1307,), std=(0.3081,), flip=False, family="MNIST handwritten digits"),
+        Facts(
+            channels=1,
+            size=28,
+            mean=(0.1307,),
+            std=(0.3081,),
+            flip=False,
+            family="MNIST handwritten digits",
+            licence=_MNIST_LICENCE,
+        ),
         "MNIST",
         _mnist,
     ),
     "fashion_mnist": Packed(
         Facts(
-            channels=1, size=28, mean=(0.2861,), std=(0.3530,), flip=True, family="FashionMNIST articles of clothing"
+            channels=1,
+            size=28,
+            mean=(0.2861,),
+            std=(0.3530,),
+            flip=True,
+            family="FashionMNIST articles of clothing",
+            licence=_FASHION_LICENCE,
         ),
         "FashionMNIST",
         _mnist,
     ),
     "svhn": Packed(
-        Facts(channels=3, size=32, mean=_SVHN_MEAN, std=_SVHN_STD, flip=False, family="SVHN street view house numbers"),
+        Facts(
+            channels=3,
+            size=32,
+            mean=_SVHN_MEAN,
+            std=_SVHN_STD,
+            flip=False,
+            family="SVHN street view house numbers",
+            licence=_SVHN_LICENCE,
+        ),
         "SVHN",
         _svhn,
     ),
     "cifar10": Packed(
-        Facts(channels=3, size=32, mean=_CIFAR10_MEAN, std=_CIFAR10_STD, flip=True, family="CIFAR-10 objects"),
+        Facts(
+            channels=3,
+            size=32,
+            mean=_CIFAR10_MEAN,
+            std=_CIFAR10_STD,
+            flip=True,
+            family="CIFAR-10 objects",
+            licence=_CIFAR_LICENCE,
+        ),
         "CIFAR10",
         _cifar,
     ),
     "cifar100": Packed(
-        Facts(channels=3, size=32, mean=_CIFAR100_MEAN, std=_CIFAR100_STD, flip=True, family="CIFAR-100 objects"),
+        Facts(
+            channels=3,
+            size=32,
+            mean=_CIFAR100_MEAN,
+            std=_CIFAR100_STD,
+            flip=True,
+            family="CIFAR-100 objects",
+            licence=_CIFAR_LICENCE,
+        ),
         "CIFAR100",
         _cifar,
     ),

@@ -189,8 +189,12 @@ class ServerRun:
         self._log_values(self.id, [mean for mean in means if before.get(mean[0]) != mean[1]])
 
     def log_artifacts(self, path: Path) -> None:
-        """Log a file, or a folder under its own name, replacing the server's copy. Raises Refused for links."""
-        if problem := next(run_folder.strange(path), None):
+        """Log a folder under its own name, or a file, also one of the synthetic set, replacing the server's copy.
+
+        Raises Refused for links.
+        """
+        is_of_set = path.parent == RunFolder(self.folder).synthetic_set
+        if problem := next(run_folder.strange(path.parent if is_of_set else path), None):
             raise Refused(problem)
         if path.is_dir():
             self._artifacts.log_artifacts(str(path), path.name)
@@ -200,7 +204,7 @@ class ServerRun:
                 copy.write_text(masked(path.read_text(encoding="utf-8")), encoding="utf-8")
                 self._artifacts.log_artifact(str(copy))
         elif path.exists():
-            self._artifacts.log_artifact(str(path))
+            self._artifacts.log_artifact(str(path), path.parent.name if is_of_set else None)
         else:  # not an error of the server, so no exception
             terminal.event(f"not sent to MLflow: {path} does not exist")
 

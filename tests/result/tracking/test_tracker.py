@@ -88,6 +88,8 @@ def test_a_run_and_its_children_are_in_the_database_under_the_output(tmp_path, c
     tracker = start(out)
     tracker.log_metrics(entries(10, 20))
     tracker.log_artifacts(out / "synthetic_set")
+    (out / "synthetic_set" / "README.md").write_text("scores")
+    tracker.log_artifacts(out / "synthetic_set" / "README.md")
     tracker.log_evaluations(ROWS)
     assert time.monotonic() - started < 0.5
     tracker.finish()
@@ -100,7 +102,9 @@ def test_a_run_and_its_children_are_in_the_database_under_the_output(tmp_path, c
     assert run.data.tags["kind"] == "condensation"
     assert run.data.metrics["condensed/convnet3/dc_3_epochs/top1"] == 80.5
     assert history(client(), tracker.run_id) == [(10, 10.0), (20, 5.0)]
-    assert (out / "mlartifacts" / tracker.run_id / "artifacts" / "synthetic_set" / "card.json").exists()
+    artifacts = out / "mlartifacts" / tracker.run_id / "artifacts"
+    assert [path.name for path in artifacts.iterdir()] == ["synthetic_set"]
+    assert sorted(path.name for path in (artifacts / "synthetic_set").iterdir()) == ["README.md", "card.json"]
     children = client().search_runs([run.info.experiment_id], f"tags.mlflow.parentRunId = '{tracker.run_id}'")
     assert sorted(x.data.metrics["top1_last"] for x in children) == [60.0, 60.0, 80.5, 80.5]
     assert {x.info.run_name for x in children} >= {"condensed, convnet3, dc, 3 epochs, seed 1"}

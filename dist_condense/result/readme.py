@@ -1,0 +1,251 @@
+"""README.md of a synthetic set: its data-set card for people, in the form that the Hugging Face Hub reads.
+
+Names of classes, methods, networks and columns are untrusted: none of them changes the form of the page. The page
+contains no path, address or name of a machine.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from math import prod
+
+from dist_condense.data import ImageSet
+from dist_condense.data.image_set import Licence
+from dist_condense.data.sets.folders import IMAGENET
+from dist_condense.engine.procedure import Units
+from dist_condense.evaluation.protocols import Protocol, protocol
+from dist_condense.evaluation.rows import Row
+from dist_condense.result.card import SOFT, WITH_PACKAGE, Card
+from dist_condense.result.loader import LOADER
+from dist_condense.result.preview import left_out
+from dist_condense.result.summary import summarise
+from dist_condense.result.synthetic_set import PREVIEW
+from dist_condense.settings import assembly, yaml_files
+from dist_condense.settings.config import RunConfig, to_dict
+from dist_condense.system.credentials import masked
+from dist_condense.system.terminal import printable
+
+TAGS = ("dataset-condensation", "dataset-distillation", "dist-condense")
+SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
+"""The Hub's categories of size: least number of images above each, and its name."""
+LARGEST = "10M<n<100M"
+CLASSES = 20
+"""Number of classes that the page names."""
+OF_A_MACHINE = ("output", "data", "cluster", "tracking", "dataset.root", "dataset.download", "evaluation.threads")
+"""Keys and sections of a config that belong to a machine, and do not change the synthetic set."""
+SHORTEST_FENCE = 3
+_MARKUP = re.compile(r"[\\`*_\[\]<>|~$&@]|:(?=/)|(?<=www)\.", re.IGNORECASE)
+
+
+def text_of(card: Card, config: RunConfig, dataset: ImageSet, units: Units, rows: Sequence[Row]) -> str:
+    """Return the text of README.md.
+
+    :param card: card of the set as it was written.
+    :param config: config of the run that made the set.
+    :param rows: rows of evaluation.csv; none if no network was trained on the set yet.
+    """
+    licence = licence_of(dataset)
+    title = f"{card.ipc} {_plural('image', card.ipc)} per class of {_plain(card.dataset)}, by {_plain(card.method)}"
+    sections = {
+        "Loading": _loading(),
+        "Recipe to train with": _training(card, config, dataset),
+        "Scores": _scores(rows, card.ipc),
+        "Licence of the source": _licence(licence),
+        "How it was made": _making(card, config, units),
+    }
+    parts = [_header(card, licence), f"# {title}\n", _description(card, units)]
+    parts += [f"## {name}\n\n{text}" for name, text in sections.items()]
+    return "\n".join(parts)
+
+
+def licence_of(dataset: ImageSet) -> Licence:
+    """Return the licence of a data set. The user's own images may be ImageNet's if their classes have WordNet ids."""
+    licence = dataset.facts.licence
+    if dataset.facts.own and all(entry.wnid for entry in dataset.classes):
+        where = f"All classes have WordNet ids. If the images are ImageNet's: {IMAGENET.licence.terms}"
+        return Licence(licence.name, f"{licence.terms} {where}")
+    return licence
+
+
+# --- sections -----------------------------------------------------------------------------------------------------
+
+
+def _header(card: Card, licence: Licence) -> str:
+    """Return the YAML header, whose keys and values the Hub defines."""
+    images = len(card.classes) * card.images_per_class
+    content = {
+        "license": licence.name.lower(),
+        "task_categories": ["image-classification"],
+        "tags": list(TAGS),
+        "size_categories": [next((name for least, name in SIZES if images < least), LARGEST)],
+        "pretty_name": _line(f"{card.dataset}, condensed by {card.method}, ipc {card.ipc}"),
+    }
+    return f"---\n{yaml_files.dumped(content)}---\n"
+
+
+def _description(card: Card, units: Units) -> str:
+    count, decoded = len(card.classes) * card.ipc, len(card.classes) * card.images_per_class
+    tiles = (
+        "" if decoded == count else f", decoded to {decoded:,}: each consists of {card.grid[0]} x {card.grid[1]} tiles"
+    )
+    state = "complete" if card.complete else f"**not complete**: made by {_progress(card, units)}"
+    facts = {
+        "method": _plain(card.method),
+        "source": _plain(card.dataset),
+        "images": f"{count:,}, {card.ipc} per class{tiles}",
+        "shape of an image": " x ".join(map(str, card.shape)) + " (channels, height, width), float32",
+        "stored values": _values(card),
+        "labels": "class probabilities, learnt" if card.labels == SOFT else "numbers of the classes",
+        "classes": _classes(card),
+        "state": state,
+    }
+    shown = left_out(len(card.classes), card.ipc)
+    caption = f"The stored images{f' ({shown})' if shown else ''}, by class from left to right and then down."
+    about = "A small training set that stands for a large one: a network is trained on these images alone."
+    return f"{about}\n\n{_table(('', ''), facts.items())}\n![Preview]({PREVIEW})\n\n{caption}\n"
+
+
+def _values(card: Card) -> str:
+    bounds = [x if x is None else f"{x:g}" for x in card.bounds or (0.0, 1.0)]
+    mean, std = (", ".join(f"{x:.5g}" for x in values) for values in (card.mean, card.std))
+    form = f"(x - mean) / std, mean {mean}, std {std}"
+    if card.space.normalised:
+        return f"`{card.value_space}`: {form}"
+    limits = "without bounds" if bounds == [None, None] else f"real images are from {bounds[0]} to {bounds[1]}"
+    return f"`{card.value_space}`: as in images, not clipped ({limits}); loading normalises them: {form}"
+
+
+def _classes(card: Card) -> str:
+    names = ", ".join(_plain(entry.name) for entry in card.classes[:CLASSES])
+    more = len(card.classes) - CLASSES
+    return f"{len(card.classes):,}: {names}" + (f" and {more:,} more, see card.json" if more > 0 else "")
+
+
+def _loading() -> str:
+    alone = f"from {LOADER.removesuffix('.py')} import load\nimages, labels = load()  # normalised, all in memory"
+    return (
+        f"With dist_condense, beside this folder:\n\n{_block(WITH_PACKAGE, 'python')}\n"
+        f"With torch and safetensors alone, in this folder (`{LOADER}` is a program: read it before you run "
+        f"that of a stranger):\n\n{_block(alone, 'python')}"
+    )
+
+
+def _training(card: Card, config: RunConfig, dataset: ImageSet) -> str:
+    """Return the training that the run's evaluation uses, with the values of its protocol."""
+    used = protocol(config.evaluation.protocol, flip=dataset.flip)
+    facts = {
+        "protocol": f"`{config.evaluation.protocol}`",
+        **dict(_courses(card, config, used)),
+        "loss": "cross-entropy",
+        "images per update": f"{used.batch}, in shuffled epochs with the incomplete last batch",
+        "optimiser": f"SGD, momentum {used.momentum:g}, weight decay {used.weight_decay:g}"
+        + (", created anew when the learning rate changes" if used.reset_momentum else ""),
+        "augmentation": str(used.augmentation),
+        "CutMix": f"with probability {used.cutmix:g} per batch" if used.cutmix else "none",
+    }
+    about = "dist_condense's evaluation trains networks from scratch on the loaded images so:"
+    return f"{about}\n\n{_table(('', ''), facts.items())}"
+
+
+def _courses(card: Card, config: RunConfig, used: Protocol) -> Iterator[tuple[str, str]]:
+    """Yield the networks, with the epochs and learning rates that each number of epochs implies."""
+    options, labels = config.evaluation, card.class_of_each_image.repeat(card.decoded_per_image)
+    courses: dict[int, list[str]] = {}
+    for entry in dict.fromkeys(options.architectures):
+        name = assembly.architecture(config, entry)
+        epochs = options.epochs or used.epochs_for(labels, name, card.decoded_per_image)
+        courses.setdefault(epochs, []).append(_plain(name))
+    for epochs, names in courses.items():
+        which = "" if len(courses) == 1 else f" of {', '.join(names)}"
+        yield f"network{which}", ", ".join(names)
+        extra = f", and {used.extra_epochs} more at the last learning rate" if used.extra_epochs else ""
+        yield f"epochs{which}", f"{epochs:,}{extra}"
+        yield f"learning rate{which}", _learning_rate(used, epochs)
+
+
+def _learning_rate(used: Protocol, epochs: int) -> str:
+    factors = [used.schedule(epoch, epochs) for epoch in range(epochs + used.extra_epochs)]
+    changes = [(epoch, now) for epoch, (before, now) in enumerate(pairwise(factors), 1) if now != before]
+    return "; ".join(
+        [f"{used.lr * factors[0]:g}", *(f"{used.lr * factor:g} from epoch {epoch:,}" for epoch, factor in changes)]
+    ) + (" (counted from 0)" if changes else "")
+
+
+def _scores(rows: Sequence[Row], ipc: int) -> str:
+    """Return a table of the top-1 accuracies on the test set."""
+    if not rows:
+        return "Not evaluated yet.\n"
+    lines = [
+        [_plain(x.set), _plain(x.architecture), _plain(x.protocol), _plain(x.epochs), x.text, str(len(x.values))]
+        for x in summarise(rows)
+    ]
+    heads = ("trained on", "network", "protocol", "epochs", "top-1, %", "networks")
+    about = "Top-1 accuracy on the real test images after the last epoch, mean ± standard deviation over networks."
+    each = f"{ipc} real {_plural('image', ipc)} per class"
+    legend = f"`condensed`: this set; `whole`: all real training images; other sets: {each}, selected as the name says."
+    return f"{about}\n\n{_table(heads, lines)}\n{legend}\n"
+
+
+def _licence(licence: Licence) -> str:
+    made = "The images of this set were made from those of the source, learnt or selected, and this page sets no terms."
+    return f"{licence.terms}\n\n{made}\n"
+
+
+def _making(card: Card, config: RunConfig, units: Units) -> str:
+    workers, device = config.cluster.workers, config.cluster.device
+    facts = {
+        "seed": str(card.seed),
+        "progress": f"{_progress(card, units)}, {'complete' if card.complete else 'not complete'}",
+        "computed by": (f"{workers} {_plural('worker', workers)}" if workers else "one process") + f" on {device}",
+        "versions": ", ".join(f"{_plain(name)} {_plain(value)}" for name, value in card.versions.items()),
+        "commit": _plain(card.code_commit or "not known"),
+        "date": _plain(card.created),
+    }
+    again = "This file, `recipe.yaml`, makes the set again; with these versions on CPUs of one kind bit for bit:"
+    root = " dataset.root=FOLDER" if config.dataset.root is not None else ""
+    command = f"dist-condense run recipe.yaml output=outputs/again{root}"
+    return f"{_table(('', ''), facts.items())}\n{again}\n\n{_block(_recipe(config), 'yaml')}\n{_block(command, 'sh')}"
+
+
+def _recipe(config: RunConfig) -> str:
+    """Return the config without what belongs to a machine, as YAML that ``run`` accepts."""
+    content = {name: value for name, value in to_dict(config).items() if name not in OF_A_MACHINE}
+    for name, section in content.items():
+        if isinstance(section, dict):
+            content[name] = {key: value for key, value in section.items() if f"{name}.{key}" not in OF_A_MACHINE}
+    return masked(yaml_files.dumped(content))
+
+
+# --- Markdown -----------------------------------------------------------------------------------------------------
+
+
+def _progress(card: Card, units: Units) -> str:
+    nested = " x ".join(f"{size:,} {_plural(name, size)}" for name, size in units.levels.items())
+    return f"{card.steps:,} of {prod(units.levels.values()):,} steps ({nested})"
+
+
+def _plural(noun: str, count: int) -> str:
+    return noun if count == 1 else f"{noun}es" if noun.endswith("s") else f"{noun}s"
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def _block(code: str, language: str) -> str:
+    """Return a code block, whose fence is longer than any in the code."""
+    fence = "`" * max(SHORTEST_FENCE, *(len(run) + 1 for run in re.findall("`+", code)), 0)
+    return f"{fence}{language}\n{code.rstrip()}\n{fence}\n"
+
+
+def _line(text: str) -> str:
+    """Return a text as one line, with hidden characters escaped and secrets masked."""
+    return printable(masked(text))
+
+
+def _plain(text: str) -> str:
+    """Return a text as one line in which nothing is Markdown, HTML or a link."""
+    return _MARKUP.sub(r"\\\g<0>", _line(text))

@@ -130,7 +130,7 @@ def test_classes_without_images_are_named(tmp_path: Path, capsys: pytest.Capture
     assert capsys.readouterr().err.startswith(f"refused: {raw}/t10k-images-idx3-ubyte: this is not an IDX file")
 
 
-@pytest.mark.parametrize("name", KNOWN.keys() - {"digits", "arrays"})  # which have no folder
+@pytest.mark.parametrize("name", [name for name in KNOWN if name not in ("digits", "arrays")])  # which have no folder
 def test_roots_that_are_no_names_of_folders(name: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     odd = {"a" * 5000: "File name too long", "a\0b": "embedded null byte", str(tmp_path / "file/x"): "Not a directory"}
@@ -140,6 +140,6 @@ def test_roots_that_are_no_names_of_folders(name: str, tmp_path: Path) -> None:
     again = f"/../{tmp_path.name}"
     deep = f"{tmp_path}{again * ((4094 - len(str(tmp_path))) // len(again))}"
     line = problems(name, f"{deep}{'/..' * ((4094 - len(deep)) // 3)}")[0]  # its subfolders have too long a path
-    assert "holds neither" in line or "has no folder train" in line
+    assert any(text in line for text in ("holds neither", "has no folder train", "File name too long"))
     [line] = problems(name, "~nobody-of-this-name/x")
     assert "~nobody-of-this-name/x is not a folder" in line

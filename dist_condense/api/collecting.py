@@ -27,6 +27,8 @@ from dist_condense.system.files import flush, temporary_beside
 CHUNK = 2**26
 """Number of bytes that are written at once."""
 LEVELS = 255
+DEEP = ("I", "F")
+"""Beginnings of the names of Pillow's modes with more than 8 bits per value, which become bytes by saturation."""
 FORMS = "arrays (X, y), or a map-style data set with a length, whose items are (image, label)"
 
 
@@ -71,8 +73,10 @@ def collected(data: Any, argument: str) -> Collected:
         return Collected(_as_bytes(images), _labels(labels, argument))
     if hasattr(data, "shape") and hasattr(data, "dtype"):
         raise DataError([f"{argument} is an array without labels; give {FORMS}."])
-    if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
-        kind = type(data).__name__
+    kind = type(data).__name__
+    if isinstance(data, Mapping):  # also a DatasetDict
+        raise DataError([f"{argument} is {kind} with {listed(list(map(str, data)))}; give one split, as {FORMS}."])
+    if not hasattr(data, "__len__") or not hasattr(data, "__getitem__") or hasattr(data, "iloc"):
         raise DataError([f"{argument} is {kind}, which has no length or no positions; give {FORMS}."])
     return _of_items(data, argument)
 
@@ -204,6 +208,8 @@ def _item(item: Any, columns: tuple[str, str] | None, where: str) -> tuple[np.nd
     else:
         raise DataError([f"{where} is {type(item).__name__}, expected (image, label)."])
     if isinstance(image, Image.Image):
+        if image.mode.startswith(DEEP):
+            raise DataError([f"{where}: its image has more than 8 bits (mode {image.mode}); give bytes or floats."])
         image = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
     is_tensor = torch.is_tensor(image)
     pixels = _array(image)

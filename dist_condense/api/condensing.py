@@ -20,6 +20,7 @@ from dist_condense.settings.config import ConfigError, RunConfig
 from dist_condense.settings.keys import RECIPE, leaves
 from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system.conversion import shown
+from dist_condense.system.errors import DataError
 
 DATA = "data"
 """Folder with the data in the folder of a run."""
@@ -87,15 +88,21 @@ def condense(
     if output is None:
         output = OUTPUTS / f"{method}_ipc{ipc}_{_fingerprint(config, images, tested)}"
     folder = Path(output).expanduser().absolute()
+    known = {*(folder / DATA).glob("*")}
     try:
         file = write(images, tested, folder / DATA)
     except OSError as error:
         raise ConfigError([f"output: the data cannot be written ({error})"]) from error
-    if problem := _other_scores(RunFolder(folder), file):
-        file.unlink()
-        raise ConfigError([f"output: {problem}"])
     config.output, config.dataset.root = str(folder), str(file)
-    Job.prepare(config).run()
+    try:
+        if problem := _other_scores(RunFolder(folder), file):
+            raise ConfigError([f"output: {problem}"])
+        job = Job.prepare(config)
+    except (ConfigError, DataError):
+        if file not in known:
+            file.unlink()
+        raise
+    job.run()
     return Result(folder)
 
 
@@ -118,7 +125,7 @@ def _config(method: str, images: Collected, given: dict[str, Any], is_tested: bo
     if problems:
         raise ConfigError(problems)
     own = {"dataset.name": "arrays", **({} if is_tested else {"evaluation.epochs": 0})}
-    recipe = configs.load(f"configs/{RECIPE}/{_recipe(method, images)}.yaml")
+    recipe = configs.load(str(configs.shipped() / RECIPE / f"{_recipe(method, images)}.yaml"))
     config = configs.from_dict(dict(leaves(configs.to_dict(recipe))) | own | given)
     if "method.name" not in given:
         config.method.name = recipes.named(recipe.method.name, config, configs.shipped())

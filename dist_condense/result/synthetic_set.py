@@ -99,9 +99,12 @@ def load_set(
     :param verify: check that all pixels are finite, and compare the file's SHA-256 with the card's, which reads the
         whole file twice. Pass False for a large set that has been verified before, such as one of ImageNet-1K (about
         6 GB at ipc 10); everything else is checked in any case.
+    :raises TypeError: ``transform`` is no function.
     :raises SyntheticSetError: there is no set, it was changed or damaged, its card is wrong, or its labels need
         more memory than the machine has.
     """
+    if transform is not None and not callable(transform):
+        raise TypeError(f"transform is {transform!r:.80}, which is no function; verify is given by name, verify=False")
     path = Path(os.path.expanduser(path)).absolute()
     for _ in range(LOADS):
         folder = _current(path)

@@ -183,3 +183,15 @@ def test_test_images_that_do_not_fit_the_training_images(test: Any, problems: li
     assert len(refusal.value.problems) == len(problems)
     for problem, pattern in zip(refusal.value.problems, problems, strict=True):
         assert re.search(pattern, problem)
+
+
+@pytest.mark.parametrize("data", [{"train": [], "test": []}, {}])
+def test_a_dict_of_splits_is_refused(data: Any) -> None:
+    with pytest.raises(DataError, match=r"train is dict with .*give one split"):
+        collected(data, "train")
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_pictures_of_more_than_8_bits_are_refused(mode: str) -> None:
+    with pytest.raises(DataError, match=rf"train\[0\]: its image has more than 8 bits \(mode {mode}\)"):
+        collected([(Image.new(mode, (4, 4)), 0)], "train")

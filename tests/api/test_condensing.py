@@ -169,3 +169,18 @@ def test_any_thread_may_condense(tmp_path: Path) -> None:
     with ThreadPoolExecutor(1) as pool:
         made = pool.submit(condense, TRAIN, output=tmp_path, **TINY | {"evaluation": {}}).result()
     assert len(made.dataset) == 3
+
+
+def test_data_of_a_refused_call_are_not_left(tmp_path: Path) -> None:
+    condense(TRAIN, output=tmp_path, **TINY | {"evaluation": {}})
+    files = sorted((tmp_path / "data").iterdir())
+    with pytest.raises(ConfigError):
+        condense(Pictures(60, 3), output=tmp_path, **TINY | {"evaluation": {}})
+    assert sorted((tmp_path / "data").iterdir()) == files
+
+
+def test_recipes_are_the_shipped_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "configs" / "recipe").mkdir(parents=True)
+    (tmp_path / "configs" / "recipe" / "dc.yaml").write_text("ipc: many\n")
+    monkeypatch.chdir(tmp_path)
+    assert len(condense(TRAIN, **TINY | {"evaluation": {}}).dataset) == 3

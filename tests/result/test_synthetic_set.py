@@ -125,6 +125,13 @@ def test_items_are_those_of_torchvisions_data_sets(tmp_path):
     assert repr(dataset) == f"SyntheticDataset({description}{str(tmp_path / 's')!r})"
 
 
+def test_a_transform_that_is_no_function_is_refused(tmp_path):
+    card = a_card()
+    write_set(tmp_path / "s", *a_set(card), card)
+    with pytest.raises(TypeError, match=r"transform is False.*verify=False"):
+        load_set(tmp_path / "s", False)
+
+
 @pytest.mark.parametrize("value_space", ["unit", "normalised"])
 @pytest.mark.parametrize("factor", [1, 2])
 def test_the_snippets_of_the_card_give_what_training_uses(tmp_path, value_space, factor):

@@ -16,7 +16,12 @@ PREPARE = (
     " Exit code: 0 done, 1 failed (finished classes are kept), 2 refused before anything was written, 130 interrupted"
     " by Ctrl-C, 143 stopped by SIGTERM."
 )
-EVALUATE = "Train networks on the set of a finished run; networks with a row in evaluation.csv are skipped."
+EVALUATE = (
+    "Train networks from scratch on the set of a finished run, with keys that start with one of "
+    f"{', '.join(CHANGEABLE)}; or on sets of any origin: synthetic sets, folders with a folder of images for each"
+    " class, folders of Hugging Face's datasets, and .pt files [images, labels]. Networks with a row in evaluation.csv"
+    " are skipped."
+)
 REPLAY = "Send the records of a run to MLflow; records sent before are skipped."
 SOURCE_HELP = (
     "a folder with train/<class>/ and val/<class>/ (or test/); or WebDataset tars of mixed classes as a quoted"
@@ -27,7 +32,7 @@ OUTPUT = "the folder of the run, or the synthetic set in it"
 
 
 def parser() -> terminal.Parser:
-    """Return the parser of ``dist-condense``; those of ``run`` and ``plan``, with overrides anywhere, are separate."""
+    """Return the parser of ``dist-condense``; those of commands with overrides anywhere are separate."""
     made = terminal.Parser(prog="dist-condense", description="Dataset condensation on Ray.")
     made.add_argument("--version", action="version", version=f"dist-condense {__version__}")
     commands = made.add_subparsers(dest="command", required=True)
@@ -35,11 +40,7 @@ def parser() -> terminal.Parser:
     commands.add_parser("plan", add_help=False, help="estimate time and memory of a run before it starts")
     prepare = commands.add_parser("prepare", help="convert a data set to class shards", description=PREPARE)
     _add_prepare(prepare)
-    evaluate = commands.add_parser("evaluate", help="train networks on the set of a finished run", description=EVALUATE)
-    evaluate.add_argument("output", help=OUTPUT)
-    evaluate.add_argument(
-        "overrides", nargs="*", metavar="key=value", help=f"config keys that start with one of {', '.join(CHANGEABLE)}"
-    )
+    commands.add_parser("evaluate", add_help=False, help="train networks on the set of a run, or on other sets")
     commands.add_parser(
         "list",
         help="list every name that a config can use",
@@ -49,6 +50,18 @@ def parser() -> terminal.Parser:
     replay.add_argument("output", help=OUTPUT)
     replay.add_argument("--uri", help="address of the server (default: as in the run's config, or MLFLOW_TRACKING_URI)")
     replay.add_argument("--experiment", help="name of the experiment (default: as in the run's config)")
+    return made
+
+
+def evaluate_parser() -> terminal.Parser:
+    """Return the parser of ``dist-condense evaluate``."""
+    made = terminal.Parser(prog="dist-condense evaluate", description=EVALUATE)
+    add = made.add_argument
+    add("sets", nargs="+", metavar="SET|key=value", help=f"{OUTPUT}; or other sets; and keys of the evaluation")
+    add("--dataset", metavar="NAME", help="data set with the test images, where the set does not say")
+    add("--root", metavar="DIR", help="where these data lie")
+    add("--space", choices=["unit", "normalised"], help="space of the pixels in .pt files: image values, or normalised")
+    add("--factor", type=int, default=1, metavar="N", help="N x N tiles in each image of .pt files (IDC; default: 1)")
     return made
 
 

@@ -67,11 +67,16 @@ def prepare(options: argparse.Namespace) -> int:
     return prepare_command.prepare(options)
 
 
-def evaluate(options: argparse.Namespace) -> int:
-    """Train networks on the set of a finished run; networks with a row in evaluation.csv are skipped."""
-    from dist_condense.commands import run_command
+def evaluate(given: Sequence[str] | None = None) -> int:
+    """Train networks on the set of a finished run, or on other sets; those with a row in evaluation.csv are skipped."""
+    options = arguments.evaluate_parser().parse_intermixed_args(given)
 
-    return run_command.evaluate(options)
+    def command() -> int:
+        from dist_condense.commands import evaluate_command
+
+        return evaluate_command.evaluate(options)
+
+    return _refusing(command)
 
 
 def show(options: argparse.Namespace) -> int:
@@ -105,12 +110,15 @@ def replay(options: argparse.Namespace) -> int:
     return 0
 
 
-WITH_OVERRIDES: dict[str, Callable[[Sequence[str] | None], int]] = {"run": run, "plan": plan}
-"""Commands that take a config and ``key=value`` arguments in any order."""
+WITH_OVERRIDES: dict[str, Callable[[Sequence[str] | None], int]] = {
+    "run": run,
+    "plan": plan,
+    "evaluate": evaluate,
+}
+"""Commands that take ``key=value`` arguments in any order."""
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "prepare": prepare,
-    "evaluate": evaluate,
     "list": show,
     "replay": replay,
 }

@@ -38,12 +38,12 @@ def run(options: argparse.Namespace) -> int:
     return _executed(config, options.resume, given=given_keys(options.config, options.overrides))
 
 
-def evaluate(options: argparse.Namespace) -> int:
+def evaluate(path: str, overrides: Sequence[str]) -> int:
     """Train networks on the set of a finished run; return the exit code. Raises ConfigError."""
-    folder = run_folder(options.output)
+    folder = run_folder(path)
     check(folder)
-    config = finished(folder, options.overrides)
-    trusted = _names_server(options.overrides) or is_own(config.tracking.uri)
+    config = finished(folder, overrides)
+    trusted = _names_server(overrides) or is_own(config.tracking.uri)
     return _executed(config, trusted=trusted, finished=True)
 
 

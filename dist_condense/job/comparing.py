@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from dist_condense.data import ClassSource, ImageSet, Reading
+from dist_condense.data.normalise import ChannelStatistics
 from dist_condense.evaluation.evaluate import Evaluation, Runner, TrainingSet, evaluate, in_process, trials
 from dist_condense.evaluation.protocols import protocol
 from dist_condense.evaluation.rows import Row
@@ -27,6 +28,8 @@ from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system import terminal
 
 log = logging.getLogger(__name__)
+CONDENSED = "condensed"
+"""Name of the run's own set."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +54,21 @@ class Comparison:
 
         Raises TrialFailed if some trials failed.
         """
+        sets = {name: TRAINING_SETS[name](self) for name in self.config.evaluation.sets}
+        return self.trained(sets, self.dataset.space.statistics)
+
+    def trained(self, sets: Mapping[str, TrainingSet], statistics: ChannelStatistics) -> list[Row]:
+        """Train the networks of these sets that have no row yet, like :meth:`rows`.
+
+        :param sets: training sets by name.
+        :param statistics: channel statistics for the normalisation of images.
+        """
         options = self.config.evaluation
-        sets = list(dict.fromkeys(options.sets))
         architectures = list(dict.fromkeys(assembly.architecture(self.config, text) for text in options.architectures))
         evaluation = Evaluation(
-            sets={name: TRAINING_SETS[name](self) for name in sets},
+            sets=sets,
             test=self.dataset.test(self._test_reading()),
-            statistics=self.dataset.space.statistics,
+            statistics=statistics,
             classes=len(self.dataset.classes),
             protocol=options.protocol,
             flip=self.dataset.flip,
@@ -158,7 +169,7 @@ def _whole(of: Comparison) -> TrainingSet:
 
 TRAINING_SETS: dict[str, Callable[[Comparison], TrainingSet]] = {
     **{name: functools.partial(_selected, name) for name in SELECTIONS},
-    "condensed": _condensed,
+    CONDENSED: _condensed,
     "whole": _whole,
 }
 

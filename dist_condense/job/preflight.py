@@ -44,12 +44,13 @@ PROBE = "probe"
 """Name of a small entry that is written and removed to test whether checkpoints can be written."""
 
 
-def check(config: RunConfig, known: Sequence[str] = ()) -> tuple[ImageSet, list[str]]:
+def check(config: RunConfig, known: Sequence[str] = (), condenses: bool = True) -> tuple[ImageSet, list[str]]:
     """Check a config and open its data set; return the data set, and remarks that do not stop the run.
 
     Ray is not started, because ``resolve.resolved`` compares the config with the cluster after all other checks.
 
     :param known: problems that were found when the config was read.
+    :param condenses: whether the run makes a set, rather than only evaluating others, and so needs the memory for it.
     :raises ConfigError: the config has problems, all of which are listed.
     """
     run_folder.check(Path(config.output).expanduser())  # before any file in it is read
@@ -65,7 +66,9 @@ def check(config: RunConfig, known: Sequence[str] = ()) -> tuple[ImageSet, list[
         others += error.problems
     if dataset is not None:
         others += checks.of_data(config, dataset) or (
-            [] if own else memory.lacking(config, dataset, set_problem(config, dataset, verify=False) is None)
+            []
+            if own or not condenses
+            else memory.lacking(config, dataset, set_problem(config, dataset, verify=False) is None)
         )
     problems = checks.joined(problems, others)
     if problems or dataset is None:

@@ -59,6 +59,8 @@ class RunFolder:
     """The synthetic set (:mod:`dist_condense.result.synthetic_set`)."""
     evaluation = Entry("evaluation.csv")
     """Results of the evaluation, one row per trained network."""
+    evaluated = Entry("evaluation.json")
+    """Sets and test images of an evaluation of sets that no run in this folder made, and its resolved config."""
     report = Entry("report.html")
     tracking = Entry("tracking.json")
     """Identifier of the run on the MLflow server."""

@@ -27,7 +27,7 @@ from dist_condense.settings.run_folder import RunFolder
     [
         (["--help"], ["run", "prepare", "plan", "evaluate", "list", "replay"]),
         (["run", "--help"], ["--cfg", "key=value"]),
-        (["evaluate", "--help"], ["output", "key=value", "evaluation."]),
+        (["evaluate", "--help"], ["SET", "key=value", "evaluation.", "--dataset", "--space"]),
         (["list", "--help"], ["name"]),
         (["prepare", "--help"], ["SOURCE", "DEST", "cifar10:/data", "{0000..0146}", "--size", "--ffcv", "--ray"]),
         (["plan", "--help"], ["--gpus", "--calibration", "key=value"]),

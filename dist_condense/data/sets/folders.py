@@ -269,3 +269,28 @@ def _dangling(split: Path, names: Sequence[str]) -> list[str]:
 def class_name(folder: str) -> ClassName:
     """Return the ClassName of a folder; its WordNet id is the folder's name if that has the form of one, else None."""
     return ClassName(folder, folder if _WNID.fullmatch(folder) else None)
+
+
+def class_folders(root: Path, classes: Sequence[ClassName], form: Form) -> StoredSplit:
+    """Open the images of a folder with a folder for each class, root/<class>/<file>, which may be named by WordNet id.
+
+    A folder ``train`` in the root is taken for it. Raises DataError if a class has no folder or no images, or if there
+    is a folder of another class.
+    """
+    split = _split_folder(root, ("train",)) or root
+    try:
+        entries = entries_of(split)
+    except OSError as reason:
+        raise DataError([f"{split} cannot be listed: {reason}"]) from reason
+    present = set(entries.folders)
+    names = [next((key for key in (x.name, x.wnid) if key in present), x.name) for x in classes]
+    missing = [name for name in names if name not in present]
+    others = sorted(present - set(names))
+    problems = [f"{split} has no folder of {listed(missing)}; it holds {entries}."] if missing else []
+    problems += [f"{split}: the test images have no class of these folders: {listed(others)}."] if others else []
+    if problems:
+        raise DataError(problems)
+    folders, empty, _ = _read_classes(split, names, entries)
+    if empty:
+        raise DataError(empty)
+    return _split(folders, form)

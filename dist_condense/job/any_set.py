@@ -1,0 +1,223 @@
+"""Sets of any origin as training sets of an evaluation: synthetic sets, class folders, tables, files of tensors."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dist_condense.core.parameterisation import MultiFormation, uniform
+from dist_condense.data import DataError, ImageSet, Reading
+from dist_condense.data.normalise import ChannelStatistics
+from dist_condense.data.reading.decode import Form
+from dist_condense.data.reading.split import Split
+from dist_condense.data.sets.folders import class_folders
+from dist_condense.data.sets.huggingface import PARQUET, SAVED, open_huggingface
+from dist_condense.data.sets.request import Request
+from dist_condense.evaluation.evaluate import TrainingSet
+from dist_condense.result.card import CARD
+from dist_condense.result.synthetic_set import SyntheticSetError, load_set
+from dist_condense.settings.run_folder import RunFolder
+from dist_condense.system.errors import listed
+from dist_condense.system.memory import memory_and_swap
+
+TENSORS = (".pt", ".pth")
+"""Endings of files of tensors."""
+UNIT, NORMALISED = "unit", "normalised"
+SPACES = {
+    UNIT: "image values, bytes scaled to [0, 1] (IDC)",
+    NORMALISED: "values with the mean and std of networks' inputs (DC, DSA, DM)",
+}
+"""Spaces of the pixels in a file of tensors, which does not state it."""
+DATA = "data"
+"""Key under which the programs of DC, DSA and DM store their sets, one for each experiment."""
+FORMS = (
+    "the folder of a run or of its synthetic set, a folder with a folder of images for each class, "
+    f"a folder of Hugging Face's datasets, or a file of tensors ({', '.join(TENSORS)})"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stated:
+    """What a file of tensors does not say about its images.
+
+    :param space: key of :data:`SPACES`.
+    :param factor: number of tiles of an image along each axis.
+    """
+
+    space: str | None = None
+    factor: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class AnySet:
+    """A training set, and the statistics that normalised its images; None: those of the test images."""
+
+    images: TrainingSet
+    statistics: ChannelStatistics | None = None
+
+
+def read(path: Path, target: ImageSet, stated: Stated) -> AnySet:
+    """Read a set whose classes are those of the test images.
+
+    :param target: data set of the test images, with the form that images of folders and tables get.
+    :raises DataError: there is no set, its form is unknown or not that of the test images, or it is damaged.
+    """
+    for is_of, reader in READERS:
+        if is_of(path):
+            return reader(path, target, stated)
+    if not os.path.lexists(path):
+        raise DataError([f"{path} does not exist; give {FORMS}."])
+    raise DataError([f"{path} is no set; give {FORMS}."])
+
+
+# --- synthetic sets -----------------------------------------------------------------------------------------------
+
+
+def _is_synthetic(path: Path) -> bool:
+    return any(os.path.exists(folder / CARD) for folder in (path, RunFolder(path).synthetic_set))
+
+
+def _synthetic(path: Path, target: ImageSet, stated: Stated) -> AnySet:
+    try:
+        loaded = load_set(path)
+    except SyntheticSetError as error:
+        raise DataError([str(error)]) from error
+    card = loaded.card
+    names, known = ([(x.name, x.wnid) for x in classes] for classes in (card.classes, target.classes))
+    if names != known:
+        raise DataError([f"{path} has the classes {listed(loaded.classes)}, {_of_test(target)}."])
+    if card.shape != target.shape:
+        raise DataError([f"{path} has images {list(card.shape)}, {_of_test(target)}."])
+    images = loaded.batch(torch.arange(len(loaded)))
+    return AnySet(
+        TrainingSet(images, loaded.labels, tiles=card.decoded_per_image),
+        ChannelStatistics(tuple(card.mean), tuple(card.std)),
+    )
+
+
+def _of_test(target: ImageSet) -> str:
+    return f"the test images are {list(target.shape)} of {listed([x.name for x in target.classes])}"
+
+
+# --- images in files ----------------------------------------------------------------------------------------------
+
+
+def _is_table(path: Path) -> bool:
+    saved = (path / name for name in SAVED)
+    tables = (next(path.glob(f"{below}*{PARQUET}"), None) for below in ("", "*/"))
+    return any(map(os.path.exists, saved)) or any(tables)
+
+
+def _table(path: Path, target: ImageSet, stated: Stated) -> AnySet:
+    names, form = tuple(x.name for x in target.classes), _form(path, target)
+    request = Request(
+        name=str(path), root=path, size=form.size, classes=names, channels=form.channels, test=False, download=False
+    )
+    return _decoded(open_huggingface(request).train_split)
+
+
+def _folder(path: Path, target: ImageSet, stated: Stated) -> AnySet:
+    return _decoded(class_folders(path, target.classes, _form(path, target)))
+
+
+def _form(path: Path, target: ImageSet) -> Form:
+    channels, height, width = target.shape
+    if height != width or target.facts.floats:
+        raise DataError([f"{path} has image files, but {_of_test(target)}, which files of images cannot be."])
+    return Form(channels, height, target.facts.upright)
+
+
+def _decoded(split: Split) -> AnySet:
+    source, counts = split.on_demand(Reading()), torch.tensor(split.counts)
+    images = torch.cat([source.get(label, torch.arange(count)) for label, count in enumerate(split.counts)])
+    return AnySet(TrainingSet(images, torch.arange(len(counts)).repeat_interleave(counts), stored=True))
+
+
+# --- files of tensors ---------------------------------------------------------------------------------------------
+
+
+def _is_tensors(path: Path) -> bool:
+    return path.suffix in TENSORS and path.is_file()
+
+
+def _tensors(path: Path, target: ImageSet, stated: Stated) -> AnySet:
+    """Read ``[images, labels]``, or the dict of DC's program, whose ``data`` lists such a pair per experiment.
+
+    Of several pairs, seed s trains on number s modulo their number.
+    """
+    if stated.space is None:
+        choices = " or ".join(f"--space {name} ({text})" for name, text in SPACES.items())
+        raise DataError([f"{path} does not state the space of its pixels; give {choices}."])
+    pairs = [_pair(path, entry, target) for entry in _pairs(path, _loaded(path))]
+    if len({len(labels) for _, labels in pairs}) > 1:
+        raise DataError([f"{path}: its {len(pairs)} sets have different sizes; save one of them alone."])
+    form = MultiFormation(padding=_padding(target, stated))
+    decoded = [uniform(images, form, stated.factor) for images, _ in pairs]
+    labels = [labels[sources] for (_, labels), (_, sources) in zip(pairs, decoded, strict=True)]
+    images = torch.cat([images for images, _ in decoded])
+    tiles, is_stored = stated.factor**2, stated.space == UNIT
+    return AnySet(TrainingSet(images, torch.cat(labels), draws=len(pairs), tiles=tiles, stored=is_stored))
+
+
+def _padding(target: ImageSet, stated: Stated) -> tuple[float, ...]:
+    return target.space.when_normalised(stated.space == NORMALISED).pixel_padding
+
+
+def _loaded(path: Path) -> Any:
+    if (size := path.stat().st_size) > (memory := memory_and_swap()):
+        raise DataError([f"{path} has {size / 2**30:.0f} GiB, this machine has {memory / 2**30:.0f} GiB of memory."])
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of protocols that old versions of torch wrote
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the reader does not check what it reads, so that it may be of any kind
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        only = "only tensors, lists, dicts and numbers are read"
+        raise DataError([f"{path} cannot be read ({reason:.200}); {only}: save [images, labels]."]) from error
+
+
+def _pairs(path: Path, content: Any) -> Sequence[Any]:
+    if isinstance(content, dict) and isinstance(content.get(DATA), list) and content[DATA]:
+        return content[DATA]
+    if isinstance(content, list | tuple):
+        return [content]
+    raise DataError([f"{path} holds {type(content).__name__}, expected [images, labels]."])
+
+
+def _pair(path: Path, entry: Any, target: ImageSet) -> tuple[Tensor, Tensor]:
+    if not isinstance(entry, list | tuple) or len(entry) != 2 or not all(map(torch.is_tensor, entry)):
+        raise DataError([f"{path} holds {type(entry).__name__}, expected a pair of tensors, [images, labels]."])
+    images, labels = entry
+    if problem := next(_problems(images, labels, target), None):
+        raise DataError([f"{path}: {problem}."])
+    return images.float(), labels.float() if labels.is_floating_point() else labels.long()
+
+
+def _problems(images: Tensor, labels: Tensor, target: ImageSet) -> Iterator[str]:
+    """Yield what is wrong with the tensors of a pair."""
+    classes = len(target.classes)
+    if not images.is_floating_point() or images.shape[1:] != target.shape or not len(images):
+        yield f"its images are {images.dtype} {list(images.shape)}, {_of_test(target)}; expected floats [N, C, H, W]"
+    elif not images.isfinite().all():
+        yield "a pixel is not a finite number"
+    if labels.shape not in ((len(images),), (len(images), classes)) or labels.is_complex():
+        yield f"its labels are {labels.dtype} {list(labels.shape)} for {len(images)} images of {classes} classes"
+    elif labels.ndim == 2 and not (labels.is_floating_point() and labels.isfinite().all()):
+        yield "its class probabilities are not finite numbers"
+    elif labels.ndim == 1 and (labels.is_floating_point() or labels.min() < 0 or labels.max() >= classes):
+        yield f"its labels are not integers from 0 to {classes - 1}"
+
+
+READERS: list[tuple[Callable[[Path], bool], Callable[[Path, ImageSet, Stated], AnySet]]] = [
+    (_is_synthetic, _synthetic),
+    (_is_tensors, _tensors),
+    (_is_table, _table),
+    (Path.is_dir, _folder),
+]
+"""Tests of what a path holds, in their order, and the readers."""

@@ -1,0 +1,171 @@
+"""Evaluation of sets of any origin on the test images of a data set."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dist_condense.data import ImageSet
+from dist_condense.evaluation.evaluate import TrainingSet
+from dist_condense.evaluation.rows import FORMULA, Row, read_csv
+from dist_condense.job import any_set, preflight
+from dist_condense.job.any_set import AnySet, Stated
+from dist_condense.job.claim import Claim
+from dist_condense.job.comparing import CONDENSED, TRAINING_SETS, Comparison
+from dist_condense.job.job import Job
+from dist_condense.settings import assembly, run_folder
+from dist_condense.settings.config import ConfigError, RunConfig, to_dict
+from dist_condense.settings.resolve import resolved
+from dist_condense.settings.run_folder import RunFolder
+from dist_condense.system import records
+from dist_condense.system.errors import DataError
+from dist_condense.system.files import write_atomically
+
+OUTPUTS = Path("outputs")
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Rows of an evaluation, and the folder with its evaluation.csv."""
+
+    folder: Path
+    rows: list[Row]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the rows of a folder's evaluation.csv are of.
+
+    :param test: digest of the test images.
+    :param sets: digest of each set, by name.
+    """
+
+    test: str
+    sets: Mapping[str, str]
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+def evaluate_sets(
+    paths: Sequence[Path], config: RunConfig, stated: Stated, output: str | None, known: Sequence[str] = ()
+) -> Evaluated:
+    """Train networks on each set, and on the sets of real images in ``evaluation.sets``; test them on the test images.
+
+    Networks with a row in the evaluation.csv of the folder are skipped.
+
+    :param config: data set with the test images, networks and protocol of the evaluation.
+    :param stated: what files of tensors do not say.
+    :param output: folder for the results; None: one in ``outputs`` whose name follows from sets and test images.
+    :param known: problems that were found when the config was read.
+    :raises ConfigError: the config has problems, a set cannot be used, or the folder has rows of other sets or test
+        images; all of them are listed.
+    """
+    dataset, _ = preflight.check(config, known, condenses=False)
+    config, choice = resolved(config, dataset, {}, is_complete=True)
+    dataset = assembly.settled(config, dataset)
+    sets = _read(paths, dataset, stated)
+    record = Record(dataset.test_split.digest(), {name: _digest(each) for name, each in sets.items()})
+    folder = (Path(output) if output else OUTPUTS / f"evaluation_{_short(record)}").expanduser().absolute()
+    config = replace(
+        config,
+        output=str(folder),
+        ipc=max(_per_class(each, dataset) for each in sets.values()),
+        evaluation=replace(config.evaluation, sets=[x for x in config.evaluation.sets if x != CONDENSED]),
+    )
+    claim = _begun(folder, replace(record, config=to_dict(config)))
+    comparison = Comparison(config, dataset, claim=claim, budget=choice.budget, run=_run)
+    for statistics in dict.fromkeys(each.statistics for each in sets.values()):
+        group = {name: _timed(each, config) for name, each in sets.items() if each.statistics == statistics}
+        comparison.trained(group, statistics or dataset.space.statistics)
+    comparison.rows()
+    return Evaluated(folder, read_csv(RunFolder(folder).evaluation))
+
+
+def _begun(folder: Path, record: Record) -> Claim:
+    """Take the folder and write the record, with the sets of earlier evaluations; return the claim.
+
+    Raises ConfigError if the folder has rows of other sets of the same names, or of other test images.
+    """
+    files = RunFolder(folder)
+    run_folder.check(folder)
+    if files.config.exists():
+        raise ConfigError([f"output: {folder} is the folder of a run; give another"])
+    if files.evaluated.exists():
+        try:
+            earlier = records.read(Record, files.evaluated)
+        except records.Unreadable as error:
+            raise ConfigError([f"output: {line}; give another folder" for line in error.problems]) from error
+        others = [name for name, digest in record.sets.items() if earlier.sets.get(name, digest) != digest]
+        problems = [f"output: {folder} has rows of another set called {name}; give another folder" for name in others]
+        if earlier.test != record.test:
+            problems.append(f"output: {folder} has rows of other test images; give another folder")
+        if problems:
+            raise ConfigError(problems)
+        record = replace(record, sets={**earlier.sets, **record.sets})
+    claim = Claim.new(folder)
+    claim.take()
+    with claim.writing():
+        write_atomically(files.evaluated, f"{json.dumps(asdict(record), indent=1)}\n".encode())
+    return claim
+
+
+def _run(config: RunConfig) -> None:
+    """Execute the run of a selection with features."""
+    Job.prepare(config).run()
+
+
+def _read(paths: Sequence[Path], dataset: ImageSet, stated: Stated) -> dict[str, AnySet]:
+    """Read all sets, by name. Raises ConfigError with the problems of all."""
+    sets: dict[str, AnySet] = {}
+    problems: list[str] = []
+    for name, path in _named(paths).items():
+        try:
+            sets[name] = any_set.read(path, dataset, stated)
+        except DataError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return sets
+
+
+def _named(paths: Sequence[Path]) -> dict[str, Path]:
+    """Return the absolute paths by short names: their last parts, or the whole paths where these are no names.
+
+    No names are those of several paths or of sets of real images, and those that a spreadsheet executes.
+    """
+    whole = dict.fromkeys(Path(os.path.abspath(path.expanduser())) for path in paths)
+    last = {path: path.parent.name if path.name == RunFolder.synthetic_set.name else path.name for path in whole}
+    times = Counter(last.values())
+    is_name = {name: bool(name) and n == 1 and name not in TRAINING_SETS for name, n in times.items()}
+    return {name if is_name[name] and not name.startswith(FORMULA) else str(path): path for path, name in last.items()}
+
+
+def _per_class(each: AnySet, dataset: ImageSet) -> int:
+    """Return the mean number of stored images per class, rounded up."""
+    images = each.images
+    return -(-len(images.labels) // (len(dataset.classes) * images.draws * images.tiles))
+
+
+def _timed(each: AnySet, config: RunConfig) -> TrainingSet:
+    return replace(each.images, epochs=config.evaluation.epochs)
+
+
+def _digest(each: AnySet) -> str:
+    """Return a hash of images, labels and statistics."""
+    images = each.images
+    digest = sha256(repr((each.statistics, images.draws, images.tiles, images.stored)).encode())
+    for tensor in (images.images, images.labels):
+        digest.update(np.ascontiguousarray(tensor.numpy()).data)
+    return digest.hexdigest()
+
+
+def _short(record: Record) -> str:
+    """Return a short text that follows from the sets, their names and the test images."""
+    return sha256(repr((record.test, sorted(record.sets.items()))).encode()).hexdigest()[:10]

@@ -17,12 +17,15 @@ from dist_condense.evaluation.rows import RowsError
 from dist_condense.job import any_set
 from dist_condense.job.any_set import Stated
 from dist_condense.job.evaluating import evaluate_sets
+from dist_condense.job.journal import RunFailed
+from dist_condense.job.stop import Terminated
 from dist_condense.result.card import CARD, Card, SyntheticSetError, read_card
 from dist_condense.result.summary import summary_table
 from dist_condense.settings import config as configs
 from dist_condense.settings import overrides
 from dist_condense.settings.config import ConfigError, RunConfig
 from dist_condense.settings.keys import GROUPS, KEYS, RECIPE, SECTIONS, value
+from dist_condense.settings.recipes import WITH
 from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system import signals, terminal
 
@@ -66,9 +69,15 @@ def _is_override(text: str) -> bool:
 def _is_of_run(text: str) -> bool:
     """Return whether a set is named by a run, or by nothing, which the run's command refuses."""
     path = Path(os.path.expanduser(text))
-    is_run = any(os.path.lexists(RunFolder(folder).config) for folder in (path, path.parent))
     is_set = os.path.isfile(path / CARD) or path.suffix in any_set.TENSORS or _has_entries(path)
-    return is_run or not is_set
+    return _run_of(path) is not None or not is_set
+
+
+def _run_of(path: Path) -> Path | None:
+    """Return the folder of the run that a path names, itself or by its synthetic set; None if it names none."""
+    whole = Path(os.path.abspath(path))
+    folder = whole.parent if whole.name == RunFolder.synthetic_set.name else whole
+    return folder if os.path.lexists(RunFolder(folder).config) else None
 
 
 def _has_entries(path: Path) -> bool:
@@ -99,8 +108,8 @@ def _of_set(folder: Path) -> dict[str, Any]:
     except SyntheticSetError as error:
         raise ConfigError([str(error)]) from error
     keys = _of_card(card)
-    if os.path.isfile(RunFolder(folder.parent).config):
-        own = configs.read(RunFolder(folder.parent).config)
+    if (run := _run_of(folder)) is not None:
+        own = configs.read(RunFolder(run).config)
         keys |= {key: value(own, key) for key in KEYS if key.startswith(OF_RUN)}
     return keys
 
@@ -114,10 +123,15 @@ def _of_card(card: Card) -> dict[str, Any]:
     if card.width is None:
         keys["dataset.size"] = card.size
     keys["dataset.classes"] = [entry.wnid or entry.name for entry in card.classes]
-    recipe = configs.shipped() / RECIPE / f"{card.method}.yaml"
-    if recipe.is_file():
-        keys["evaluation.protocol"] = configs.load(str(recipe)).evaluation.protocol
+    if len(protocols := _protocols(card.method)) == 1:
+        keys["evaluation.protocol"] = protocols.pop()
     return keys
+
+
+def _protocols(method: str) -> set[str]:
+    """Return the evaluation protocols of the recipes of a method, whose name may state how it deviates."""
+    composed = [configs.load(str(file)) for file in (configs.shipped() / RECIPE).glob("*.yaml")]
+    return {config.evaluation.protocol for config in composed if config.method.name == method.partition(WITH)[0]}
 
 
 def _stated(options: argparse.Namespace) -> dict[str, Any]:
@@ -137,7 +151,10 @@ def _executed(
         rest = "the same command trains the networks that have no row in evaluation.csv"
         terminal.say(f"{signals.description(interrupt)}: {rest}")
         return signals.exit_code(interrupt)
-    except (TrialFailed, DataError, RowsError, OSError) as error:
+    except Terminated as stopped:
+        terminal.say(str(stopped))
+        return stopped.exit_code
+    except (TrialFailed, RunFailed, SyntheticSetError, DataError, RowsError, OSError) as error:
         first, *others = terminal.lines_of(error)
         terminal.say(f"failed: {first}", *others)
         return run_command.FAILED

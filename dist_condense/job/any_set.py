@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +23,7 @@ from dist_condense.data.sets.huggingface import PARQUET, SAVED, open_huggingface
 from dist_condense.data.sets.request import Request
 from dist_condense.evaluation.evaluate import TrainingSet
 from dist_condense.result.card import CARD
-from dist_condense.result.synthetic_set import SyntheticSetError, load_set
+from dist_condense.result.synthetic_set import SyntheticSetError, improbable, load_set
 from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system.errors import listed
 from dist_condense.system.memory import memory_and_swap
@@ -37,6 +38,8 @@ SPACES = {
 """Spaces of the pixels in a file of tensors, which does not state it."""
 DATA = "data"
 """Key under which the programs of DC, DSA and DM store their sets, one for each experiment."""
+NUMBERS = [np.dtype, np._core.multiarray.scalar, *(type(np.dtype(x)) for x in ("f8", "f4", "i8", "i4", "b1"))]
+"""Constructors of numpy's numbers, which the programs of DC, DSA and DM store beside their sets."""
 FORMS = (
     "the folder of a run or of its synthetic set, a folder with a folder of images for each class, "
     f"a folder of Hugging Face's datasets, or a file of tensors ({', '.join(TENSORS)})"
@@ -90,6 +93,8 @@ def _synthetic(path: Path, target: ImageSet, stated: Stated) -> AnySet:
     except SyntheticSetError as error:
         raise DataError([str(error)]) from error
     card = loaded.card
+    if not card.complete:
+        raise DataError([f"{path} is incomplete (step {card.steps}); finish its run, or copy the set again."])
     names, known = ([(x.name, x.wnid) for x in classes] for classes in (card.classes, target.classes))
     if names != known:
         raise DataError([f"{path} has the classes {listed(loaded.classes)}, {_of_test(target)}."])
@@ -111,8 +116,7 @@ def _of_test(target: ImageSet) -> str:
 
 def _is_table(path: Path) -> bool:
     saved = (path / name for name in SAVED)
-    tables = (next(path.glob(f"{below}*{PARQUET}"), None) for below in ("", "*/"))
-    return any(map(os.path.exists, saved)) or any(tables)
+    return any(map(os.path.exists, saved)) or next(path.rglob(f"*{PARQUET}"), None) is not None
 
 
 def _table(path: Path, target: ImageSet, stated: Stated) -> AnySet:
@@ -120,6 +124,9 @@ def _table(path: Path, target: ImageSet, stated: Stated) -> AnySet:
     request = Request(
         name=str(path), root=path, size=form.size, classes=names, channels=form.channels, test=False, download=False
     )
+    every = open_huggingface(replace(request, classes=None)).classes
+    if others := sorted({x.name for x in every} - set(names)):
+        raise DataError([f"{path}: the test images have no class {listed(others)}."])
     return _decoded(open_huggingface(request).train_split)
 
 
@@ -155,9 +162,11 @@ def _tensors(path: Path, target: ImageSet, stated: Stated) -> AnySet:
     if stated.space is None:
         choices = " or ".join(f"--space {name} ({text})" for name, text in SPACES.items())
         raise DataError([f"{path} does not state the space of its pixels; give {choices}."])
+    if not 1 <= stated.factor <= (side := min(target.shape[1:])):
+        raise DataError([f"--factor is {stated.factor}, expected 1 to {side}, the side of an image."])
     pairs = [_pair(path, entry, target) for entry in _pairs(path, _loaded(path))]
-    if len({len(labels) for _, labels in pairs}) > 1:
-        raise DataError([f"{path}: its {len(pairs)} sets have different sizes; save one of them alone."])
+    if len({(len(labels), labels.ndim) for _, labels in pairs}) > 1:
+        raise DataError([f"{path}: its {len(pairs)} sets have different sizes or labels; save one of them alone."])
     form = MultiFormation(padding=_padding(target, stated))
     decoded = [uniform(images, form, stated.factor) for images, _ in pairs]
     labels = [labels[sources] for (_, labels), (_, sources) in zip(pairs, decoded, strict=True)]
@@ -174,12 +183,11 @@ def _loaded(path: Path) -> Any:
     if (size := path.stat().st_size) > (memory := memory_and_swap()):
         raise DataError([f"{path} has {size / 2**30:.0f} GiB, this machine has {memory / 2**30:.0f} GiB of memory."])
     try:
-        with warnings.catch_warnings(action="ignore"):  # of protocols that old versions of torch wrote
+        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(NUMBERS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the reader does not check what it reads, so that it may be of any kind
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
         only = "only tensors, lists, dicts and numbers are read"
-        raise DataError([f"{path} cannot be read ({reason:.200}); {only}: save [images, labels]."]) from error
+        raise DataError([f"{path} cannot be read ({type(error).__name__}); {only}: save [images, labels]."]) from error
 
 
 def _pairs(path: Path, content: Any) -> Sequence[Any]:
@@ -193,7 +201,7 @@ def _pairs(path: Path, content: Any) -> Sequence[Any]:
 def _pair(path: Path, entry: Any, target: ImageSet) -> tuple[Tensor, Tensor]:
     if not isinstance(entry, list | tuple) or len(entry) != 2 or not all(map(torch.is_tensor, entry)):
         raise DataError([f"{path} holds {type(entry).__name__}, expected a pair of tensors, [images, labels]."])
-    images, labels = entry
+    images, labels = (tensor.detach() for tensor in entry)
     if problem := next(_problems(images, labels, target), None):
         raise DataError([f"{path}: {problem}."])
     return images.float(), labels.float() if labels.is_floating_point() else labels.long()
@@ -201,15 +209,21 @@ def _pair(path: Path, entry: Any, target: ImageSet) -> tuple[Tensor, Tensor]:
 
 def _problems(images: Tensor, labels: Tensor, target: ImageSet) -> Iterator[str]:
     """Yield what is wrong with the tensors of a pair."""
-    classes = len(target.classes)
+    classes, memory = len(target.classes), memory_and_swap()
+    if any(x.layout != torch.strided or x.is_meta or x.is_quantized for x in (images, labels)):
+        yield "its tensors are sparse, quantised or without values"
+        return
+    if (needed := 4 * (images.numel() + labels.numel())) > memory:
+        yield f"it needs {needed / 2**30:.0f} GiB, this machine has {memory / 2**30:.0f} GiB of memory"
+        return
     if not images.is_floating_point() or images.shape[1:] != target.shape or not len(images):
         yield f"its images are {images.dtype} {list(images.shape)}, {_of_test(target)}; expected floats [N, C, H, W]"
     elif not images.isfinite().all():
         yield "a pixel is not a finite number"
     if labels.shape not in ((len(images),), (len(images), classes)) or labels.is_complex():
         yield f"its labels are {labels.dtype} {list(labels.shape)} for {len(images)} images of {classes} classes"
-    elif labels.ndim == 2 and not (labels.is_floating_point() and labels.isfinite().all()):
-        yield "its class probabilities are not finite numbers"
+    elif labels.ndim == 2 and (not labels.is_floating_point() or improbable(labels.float()).any()):
+        yield "its class probabilities are not from 0 with the sum 1"
     elif labels.ndim == 1 and (labels.is_floating_point() or labels.min() < 0 or labels.max() >= classes):
         yield f"its labels are not integers from 0 to {classes - 1}"
 

@@ -252,13 +252,17 @@ def _label_problems(labels: Tensor, card: Card) -> Iterator[str]:
     """Yield a problem if labels, of the card's type and shape, are not those of ``ipc`` images of each class."""
     classes = len(card.classes)
     if card.labels == SOFT:
-        is_wrong = ~((labels.amin(1) >= 0) & ((labels.sum(1) - 1).abs() <= SUM))  # also true for NaN
-        if (image := _first(is_wrong)) is not None:
+        if (image := _first(improbable(labels))) is not None:
             yield f"the class probabilities of image {image} are not from 0 with the sum 1"
     elif (image := _first((labels < 0) | (labels >= classes))) is not None:
         yield f"the label of image {image} is {labels[image]}, the card has {classes} classes"
     elif (label := _first((counts := labels.bincount(minlength=classes)) != card.ipc)) is not None:
         yield f"class {label} has {counts[label]} images, the card's ipc is {card.ipc}"
+
+
+def improbable(labels: Tensor) -> Tensor:
+    """Return for each row of ``labels``, ``[N, classes]``, whether it is not of class probabilities, bool ``[N]``."""
+    return ~((labels.amin(1) >= 0) & ((labels.sum(1) - 1).abs() <= SUM))  # also true for NaN
 
 
 def _pixel_problems(images: Any, card: Card) -> Iterator[str]:

@@ -38,7 +38,7 @@ SPACES = {
 """Spaces of the pixels in a file of tensors, which does not state it."""
 DATA = "data"
 """Key under which the programs of DC, DSA and DM store their sets, one for each experiment."""
-NUMBERS = [np.dtype, np._core.multiarray.scalar, *(type(np.dtype(x)) for x in ("f8", "f4", "i8", "i4", "b1"))]
+NUMBERS = [np.dtype, np.float64(0).__reduce__()[0], *(type(np.dtype(x)) for x in ("f8", "f4", "i8", "i4", "b1"))]
 """Constructors of numpy's numbers, which the programs of DC, DSA and DM store beside their sets."""
 FORMS = (
     "the folder of a run or of its synthetic set, a folder with a folder of images for each class, "

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 
 from dist_condense.data import ImageSet
+from dist_condense.data.sets.listing import is_utf8
 from dist_condense.evaluation.evaluate import TrainingSet
 from dist_condense.evaluation.rows import FORMULA, Row, read_csv
 from dist_condense.job import any_set, preflight
@@ -28,6 +30,7 @@ from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system import records
 from dist_condense.system.errors import DataError
 from dist_condense.system.files import write_atomically
+from dist_condense.system.terminal import printable
 
 OUTPUTS = Path("outputs")
 
@@ -45,7 +48,7 @@ class Record:
     """What the rows of a folder's evaluation.csv are of.
 
     :param test: digest of the test images.
-    :param sets: digest of each set, by name.
+    :param sets: digest of each set, given or of real images, by name.
     """
 
     test: str
@@ -67,18 +70,21 @@ def evaluate_sets(
     :raises ConfigError: the config has problems, a set cannot be used, or the folder has rows of other sets or test
         images; all of them are listed.
     """
-    dataset, _ = preflight.check(config, known, condenses=False)
+    config = replace(config, output=str(OUTPUTS / f"evaluation_{uuid4().hex}"))  # its name follows from the sets
+    dataset, _ = preflight.check(config, [*known, *_untrained(config)], condenses=False)
     config, choice = resolved(config, dataset, {}, is_complete=True)
     dataset = assembly.settled(config, dataset)
     sets = _read(paths, dataset, stated)
-    record = Record(dataset.test_split.digest(), {name: _digest(each) for name, each in sets.items()})
-    folder = (Path(output) if output else OUTPUTS / f"evaluation_{_short(record)}").expanduser().absolute()
     config = replace(
         config,
-        output=str(folder),
         ipc=max(_per_class(each, dataset) for each in sets.values()),
         evaluation=replace(config.evaluation, sets=[x for x in config.evaluation.sets if x != CONDENSED]),
     )
+    if config.evaluation.sets and (most := max(dataset.counts)) < config.ipc:
+        raise ConfigError([f"evaluation.sets: {config.ipc} images per class, but there are {most} real ones"])
+    record = _record(config, dataset, sets)
+    folder = (Path(output) if output else OUTPUTS / f"evaluation_{_short(record)}").expanduser().absolute()
+    config = replace(config, output=str(folder))
     claim = _begun(folder, replace(record, config=to_dict(config)))
     comparison = Comparison(config, dataset, claim=claim, budget=choice.budget, run=_run)
     for statistics in dict.fromkeys(each.statistics for each in sets.values()):
@@ -86,6 +92,26 @@ def evaluate_sets(
         comparison.trained(group, statistics or dataset.space.statistics)
     comparison.rows()
     return Evaluated(folder, read_csv(RunFolder(folder).evaluation))
+
+
+def _untrained(config: RunConfig) -> Iterator[str]:
+    if config.evaluation.epochs == 0:
+        yield "evaluation.epochs: 0 means no evaluation; give evaluation.epochs=null for the protocol's own"
+
+
+def _record(config: RunConfig, dataset: ImageSet, sets: Mapping[str, AnySet]) -> Record:
+    """Return what follows from the settings that change a row beside its own columns.
+
+    Test images in files are known by their folder and the names of the files, not by their content.
+    """
+    common = config.network, dataset.flip, dataset.space.bounds
+    test = _hash(dataset.test_split.digest(), config.dataset.root)
+    own = {
+        name: _hash(common, each.statistics or dataset.space.statistics, _digest(each)) for name, each in sets.items()
+    }
+    of_real = common, dataset.space.statistics, config.ipc, config.seed, config.dataset.root
+    real = {name: _hash(of_real, dataset.train_split.digest()) for name in config.evaluation.sets}
+    return Record(test, own | real)
 
 
 def _begun(folder: Path, record: Record) -> Claim:
@@ -97,23 +123,33 @@ def _begun(folder: Path, record: Record) -> Claim:
     run_folder.check(folder)
     if files.config.exists():
         raise ConfigError([f"output: {folder} is the folder of a run; give another"])
+    if files.evaluation.exists() and not files.evaluated.exists():
+        raise ConfigError([f"output: {files.evaluation} has rows of unknown sets; give another folder"])
+    claim = Claim.new(folder)
+    claim.take()
+    with claim.writing():
+        write_atomically(files.evaluated, f"{json.dumps(asdict(_joined(files, record)), indent=1)}\n".encode())
+    return claim
+
+
+def _joined(files: RunFolder, record: Record) -> Record:
+    """Return the record with the sets of earlier evaluations. Raises ConfigError if they contradict each other."""
+    folder = files.path
     if files.evaluated.exists():
         try:
             earlier = records.read(Record, files.evaluated)
         except records.Unreadable as error:
             raise ConfigError([f"output: {line}; give another folder" for line in error.problems]) from error
         others = [name for name, digest in record.sets.items() if earlier.sets.get(name, digest) != digest]
-        problems = [f"output: {folder} has rows of another set called {name}; give another folder" for name in others]
+        problems = [
+            f"output: {folder} has rows of {name} with other images or settings; give another folder" for name in others
+        ]
         if earlier.test != record.test:
             problems.append(f"output: {folder} has rows of other test images; give another folder")
         if problems:
             raise ConfigError(problems)
         record = replace(record, sets={**earlier.sets, **record.sets})
-    claim = Claim.new(folder)
-    claim.take()
-    with claim.writing():
-        write_atomically(files.evaluated, f"{json.dumps(asdict(record), indent=1)}\n".encode())
-    return claim
+    return record
 
 
 def _run(config: RunConfig) -> None:
@@ -140,6 +176,8 @@ def _named(paths: Sequence[Path]) -> dict[str, Path]:
 
     No names are those of several paths or of sets of real images, and those that a spreadsheet executes.
     """
+    if odd := [path for path in paths if not is_utf8(str(path))]:
+        raise ConfigError([f"{printable(str(path))} is no name in UTF-8; rename it" for path in odd])
     whole = dict.fromkeys(Path(os.path.abspath(path.expanduser())) for path in paths)
     last = {path: path.parent.name if path.name == RunFolder.synthetic_set.name else path.name for path in whole}
     times = Counter(last.values())
@@ -158,14 +196,18 @@ def _timed(each: AnySet, config: RunConfig) -> TrainingSet:
 
 
 def _digest(each: AnySet) -> str:
-    """Return a hash of images, labels and statistics."""
+    """Return a hash of images and labels."""
     images = each.images
-    digest = sha256(repr((each.statistics, images.draws, images.tiles, images.stored)).encode())
+    digest = sha256(repr((images.draws, images.tiles, images.stored)).encode())
     for tensor in (images.images, images.labels):
         digest.update(np.ascontiguousarray(tensor.numpy()).data)
     return digest.hexdigest()
 
 
+def _hash(*parts: object) -> str:
+    return sha256(repr(parts).encode()).hexdigest()
+
+
 def _short(record: Record) -> str:
     """Return a short text that follows from the sets, their names and the test images."""
-    return sha256(repr((record.test, sorted(record.sets.items()))).encode()).hexdigest()[:10]
+    return _hash(record.test, sorted(record.sets.items()))[:10]

@@ -86,7 +86,7 @@ def test_rows_of_other_sets_of_the_same_name_are_not_taken_for_theirs(
     first = evaluated(out, tmp_path / "a" / "set.pt", *keys)
     assert evaluated(out, tmp_path / "a" / "set.pt", *keys) == first
     assert cli.main(["evaluate", str(tmp_path / "b" / "set.pt"), *keys, *SHORT, f"output={out}"]) == cli.REFUSED
-    assert "has rows of another set called set.pt; give another folder" in capsys.readouterr().err
+    assert "has rows of set.pt with other images or settings; give another folder" in capsys.readouterr().err
     both = evaluated(tmp_path / "both", tmp_path / "a" / "set.pt", tmp_path / "b" / "set.pt", *keys)
     assert {row.set for row in both} == {str(tmp_path / folder / "set.pt") for folder in ("a", "b")}
     assert [row.top1_last for row in both][:2] == [row.top1_last for row in first]

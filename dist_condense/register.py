@@ -1,8 +1,8 @@
 """Functions with which a plug-in registers parts, described in docs/extending.md.
 
 A plug-in is a module that calls them when it is imported. A part can then be used in configs by its name, like those of
-this package. Each function raises :class:`dist_condense.system.plugins.Refused` if the name is taken, or if the part does
-not keep the contract of its table, as far as a small example shows.
+this package. Each function raises :class:`dist_condense.system.plugins.Refused` if the name is taken, or if the part
+does not keep the contract of its table, as far as a small example shows.
 """
 
 from __future__ import annotations

@@ -216,7 +216,7 @@ def test_no_file_of_a_run_names_a_plugin(
     (tmp_path / "r" / "environment.json").write_text(json.dumps({"plugins": {"mypkg\x1b[2J": None}}))
     lines = refused(capsys, "run", DIGITS, "method.distance=huber", f"output={tmp_path / 'r'}")
     assert lines[0].startswith("method.distance: 'huber' is not one of")
-    assert "was started with the plug-in 'mypkg\\x1b[2J', which is not loaded now" in lines[-1]
+    assert "was started with plug-ins that are not loaded now: 'mypkg\\x1b[2J'; if you trust" in lines[-1]
     assert "mypkg" not in sys.modules
 
 
@@ -231,9 +231,9 @@ def test_a_run_continued_without_its_plugin_is_refused_with_a_hint(
     assert done.returncode == cli.REFUSED
     assert "refused: method.distance: 'huber' is not one of" in done.stderr
     assert "refused: dataset.name is 'stripes', which is not known" in done.stderr
-    assert "note: the run in" in done.stderr and "was started with the plug-in 'mypkg'" in done.stderr
+    assert "note: the run in" in done.stderr and "was started with plug-ins that are not loaded now: 'mypkg'" in done.stderr
     done = commanded("evaluate", str(tmp_path / "run"), "evaluation.epochs=1")
-    assert done.returncode == cli.REFUSED and "was started with the plug-in 'mypkg'" in done.stderr
+    assert done.returncode == cli.REFUSED and "was started with plug-ins that are not loaded now: 'mypkg'" in done.stderr
 
 
 # --- refusals -----------------------------------------------------------------------------------------------------

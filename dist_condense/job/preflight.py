@@ -189,14 +189,15 @@ class _Started:
 
 
 def _not_loaded(config: RunConfig) -> Iterator[str]:
-    """Yield a note for each plug-in that the run in the output folder was started with, and that is not loaded now."""
+    """Yield a note if the run in the output folder was started with plug-ins that are not loaded now."""
     file = RunFolder(Path(config.output).expanduser()).environment
     now = {plugin.module for plugin in plugins.loaded()}
     with suppress(records.Unreadable):
-        for module in sorted({*records.read(_Started, file, ignore_unknown=True).plugins} - now):
+        if missing := sorted({*records.read(_Started, file, ignore_unknown=True).plugins} - now):
+            names = values.some([*map(values.shown, missing)])
             yield (
-                f"the run in {config.output} was started with the plug-in {values.shown(module)}, which is not loaded "
-                f"now; if you trust it, name it by {plugins.OPTION} or {plugins.VARIABLE}"
+                f"the run in {config.output} was started with plug-ins that are not loaded now: {names}; if you trust "
+                f"them, name them by {plugins.OPTION} or {plugins.VARIABLE}"
             )
 
 

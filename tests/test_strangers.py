@@ -85,6 +85,7 @@ METHODS = {"extractall", "extract", "load_pickle", "download_artifacts"}
 EXCEPTIONS = {
     "memory.py ctypes": "calls the C library's malloc settings by name",
     "group.py ray.data": "starts an actor of Ray's own, which Ray Train would start later, and reads no data",
+    "plugins.py importlib.import_module": "imports plug-ins, which only the user and installed packages can name",
 }
 
 

@@ -87,6 +87,7 @@ EXCEPTIONS = {
     "npz.py allow_pickle": "is False",
     "__init__.py importlib.import_module": "imports the modules of a fixed table of this package",
     "group.py ray.data": "starts an actor of Ray's own, which Ray Train would start later, and reads no data",
+    "plugins.py importlib.import_module": "imports plug-ins, which only the user and installed packages can name",
 }
 
 

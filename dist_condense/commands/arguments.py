@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from dist_condense import __version__
-from dist_condense.system import terminal
+from dist_condense.system import plugins, terminal
 
 CHANGEABLE = ("evaluation.", "cluster.", "data.", "tracking.", "dataset.root")
 """Prefixes of the keys that may change when a finished run is evaluated; all other keys determined its set."""
@@ -24,6 +24,9 @@ SOURCE_HELP = (
 )
 
 OUTPUT = "the folder of the run, or the synthetic set in it"
+PLUGIN_HELP = (
+    f"module that registers parts when it is imported (docs/extending.md); repeatable; also {plugins.VARIABLE}=A,B"
+)
 
 
 def parser() -> terminal.Parser:
@@ -40,11 +43,13 @@ def parser() -> terminal.Parser:
     evaluate.add_argument(
         "overrides", nargs="*", metavar="key=value", help=f"config keys that start with one of {', '.join(CHANGEABLE)}"
     )
-    commands.add_parser(
+    listing = commands.add_parser(
         "list",
         help="list every name that a config can use",
         description="List every name that a config can use.",
     )
+    for each in (prepare, evaluate, listing):
+        _add_plugin(each)
     replay = commands.add_parser("replay", help="send a run's records to MLflow", description=REPLAY)
     replay.add_argument("output", help=OUTPUT)
     replay.add_argument("--uri", help="address of the server (default: as in the run's config, or MLFLOW_TRACKING_URI)")
@@ -71,6 +76,7 @@ def run_parser() -> terminal.Parser:
         help="auto (default): continue the run in the output folder; never: refuse a folder with checkpoints; "
         "PATH: start from the newest intact checkpoint of another run's folder, or from the given checkpoint",
     )
+    _add_plugin(made)
     return made
 
 
@@ -97,6 +103,7 @@ def plan_parser() -> terminal.Parser:
     add("--classes", type=int, metavar="N", help="plan for N classes without opening the data set")
     add("--images-per-class", type=int, metavar="N", help="plan for N images per class without opening the data set")
     add("--json", action="store_true", help="print the plan as JSON")
+    _add_plugin(made)
     return made
 
 
@@ -122,6 +129,10 @@ def local_path(text: str) -> Path:
     if is_url(text):
         raise argparse.ArgumentTypeError(f"{text} is an address; give a local folder, and upload it afterwards")
     return Path(nonempty(text))
+
+
+def _add_plugin(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(plugins.OPTION, action="append", default=[], metavar="MODULE", help=PLUGIN_HELP)
 
 
 def _add_prepare(parser: argparse.ArgumentParser) -> None:

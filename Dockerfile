@@ -53,7 +53,7 @@ RUN apt-get update \
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf,required=false \
     --mount=type=bind,from=package,source=/wheels,target=/wheels \
     --mount=type=bind,from=ffcv,source=/ffcv,target=/ffcv \
-    pip install --find-links /ffcv "$(echo /wheels/dist_condense-*.whl)[ffcv,gs,mlflow-server,s3,timm]"
+    pip install --find-links /ffcv "$(echo /wheels/dist_condense-*.whl)[ffcv,gs,hf,mlflow-server,s3,timm]"
 USER 1000:1000
 HEALTHCHECK --interval=5m --timeout=60s --start-period=60s CMD ["dist-condense", "list"]
 CMD ["dist-condense", "--help"]

@@ -48,6 +48,7 @@ The shipped configs read these variables; any key can read one with `${{oc.env:N
 | `IMAGENET_ROOT`, `IMAGENETTE_ROOT`, `MINIIMAGENET_ROOT` | `dataset.root`: folders `train/CLASS/` and `val/CLASS/` |
 | `DIST_CONDENSE_OUTPUT` | parent folder of all runs, `outputs` by default; absolute and shared in a submitted job |
 | `DIST_CONDENSE_WORKERS` | `cluster.workers` of the ImageNet configs, 1 by default |
+| `DIST_CONDENSE_PLUGINS` | plug-ins to load, separated by commas ([extending.md](extending.md)); in every command |
 | `MLFLOW_TRACKING_URI` | the MLflow server if `tracking.uri` is null |
 
 ## What changes the result

@@ -89,6 +89,7 @@ EXCEPTIONS = {
     "any_set.py torch.load": "reads tensors, lists, dicts and numbers only",
     "any_set.py weights_only": "is True",
     "group.py ray.data": "starts an actor of Ray's own, which Ray Train would start later, and reads no data",
+    "plugins.py importlib.import_module": "imports plug-ins, which only the user and installed packages can name",
 }
 
 

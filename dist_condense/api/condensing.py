@@ -19,6 +19,7 @@ from dist_condense.settings import recipes
 from dist_condense.settings.config import ConfigError, RunConfig
 from dist_condense.settings.keys import RECIPE, leaves
 from dist_condense.settings.run_folder import RunFolder
+from dist_condense.system import plugins
 from dist_condense.system.conversion import shown
 from dist_condense.system.errors import DataError
 
@@ -66,7 +67,8 @@ def condense(
 
     The data are written once to a file in the folder of the run, which every worker reads. The published number of
     steps takes hours of a GPU: ``trajectory={"networks": 20}`` makes a run short, and ``dist-condense plan`` on the
-    ``config.yaml`` of the folder estimates its time.
+    ``config.yaml`` of the folder estimates its time. Plug-ins are loaded that are installed or named by the environment
+    variable ``DIST_CONDENSE_PLUGINS`` (docs/extending.md).
 
     :param train: training images and labels, see :func:`dist_condense.api.collecting.collected`.
     :param test: test images and labels; None: no evaluation.
@@ -76,9 +78,13 @@ def condense(
     :param output: folder of the run; None: a folder in ``outputs`` whose name follows from the data and the settings.
     :param keys: keys of docs/config.md; those of a section are a dict, ``cluster={"workers": 2}``.
     :raises DataError: the data have another form than described.
-    :raises ConfigError: settings have problems, all of which are listed; nothing was started.
+    :raises ConfigError: settings or plug-ins have problems, all of which are listed; nothing was started.
     :raises RunFailed: the run failed; its last good state is kept.
     """
+    try:
+        plugins.load()
+    except plugins.PluginError as error:
+        raise ConfigError(error.problems) from error
     images = collected(train, "train")
     tested = None if test is None else collected(test, "test")
     if tested is not None:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from dist_condense import __version__
-from dist_condense.system import terminal
+from dist_condense.system import plugins, terminal
 
 CHANGEABLE = ("evaluation.", "cluster.", "data.", "tracking.", "dataset.root")
 """Prefixes of the keys that may change when a finished run is evaluated; all other keys determined its set."""
@@ -29,6 +29,9 @@ SOURCE_HELP = (
 )
 
 OUTPUT = "the folder of the run, or the synthetic set in it"
+PLUGIN_HELP = (
+    f"module that registers parts when it is imported (docs/extending.md); repeatable; also {plugins.VARIABLE}=A,B"
+)
 
 
 def parser() -> terminal.Parser:
@@ -41,11 +44,13 @@ def parser() -> terminal.Parser:
     prepare = commands.add_parser("prepare", help="convert a data set to class shards", description=PREPARE)
     _add_prepare(prepare)
     commands.add_parser("evaluate", add_help=False, help="train networks on the set of a run, or on other sets")
-    commands.add_parser(
+    listing = commands.add_parser(
         "list",
         help="list every name that a config can use",
         description="List every name that a config can use.",
     )
+    for each in (prepare, listing):
+        _add_plugin(each)
     replay = commands.add_parser("replay", help="send a run's records to MLflow", description=REPLAY)
     replay.add_argument("output", help=OUTPUT)
     replay.add_argument("--uri", help="address of the server (default: as in the run's config, or MLFLOW_TRACKING_URI)")
@@ -62,6 +67,8 @@ def evaluate_parser() -> terminal.Parser:
     add("--root", metavar="DIR", help="where these data lie")
     add("--space", choices=["unit", "normalised"], help="space of the pixels in .pt files: image values, or normalised")
     add("--factor", type=int, default=1, metavar="N", help="N x N tiles in each image of .pt files (IDC; default: 1)")
+    add("--columns", nargs=2, metavar=("IMAGE", "LABEL"), help="columns of a table with images and labels, of several")
+    _add_plugin(made)
     return made
 
 
@@ -84,6 +91,7 @@ def run_parser() -> terminal.Parser:
         help="auto (default): continue the run in the output folder; never: refuse a folder with checkpoints; "
         "PATH: start from the newest intact checkpoint of another run's folder, or from the given checkpoint",
     )
+    _add_plugin(made)
     return made
 
 
@@ -110,6 +118,7 @@ def plan_parser() -> terminal.Parser:
     add("--classes", type=int, metavar="N", help="plan for N classes without opening the data set")
     add("--images-per-class", type=int, metavar="N", help="plan for N images per class without opening the data set")
     add("--json", action="store_true", help="print the plan as JSON")
+    _add_plugin(made)
     return made
 
 
@@ -135,6 +144,10 @@ def local_path(text: str) -> Path:
     if is_url(text):
         raise argparse.ArgumentTypeError(f"{text} is an address; give a local folder, and upload it afterwards")
     return Path(nonempty(text))
+
+
+def _add_plugin(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(plugins.OPTION, action="append", default=[], metavar="MODULE", help=PLUGIN_HELP)
 
 
 def _add_prepare(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from dist_condense.commands import arguments, stand_ins
 from dist_condense.settings.values import ConfigError
-from dist_condense.system import signals, terminal
+from dist_condense.system import plugins, signals, terminal
 
 REFUSED, FAILED, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return WITH_OVERRIDES[options.command](others)
     if others:
         parser.error(f"unknown: {' '.join(others)}; see dist-condense {options.command} --help")
-    return _refusing(lambda: COMMANDS[options.command](options))
+    return _refusing(options, lambda: COMMANDS[options.command](options))
 
 
 def run(given: Sequence[str] | None = None) -> int:
@@ -42,7 +42,7 @@ def run(given: Sequence[str] | None = None) -> int:
 
         return run_command.run(options)
 
-    return _refusing(command)
+    return _refusing(options, command)
 
 
 def plan(given: Sequence[str] | None = None) -> int:
@@ -57,7 +57,7 @@ def plan(given: Sequence[str] | None = None) -> int:
 
         return plan_command.plan(options)
 
-    return _refusing(command)
+    return _refusing(options, command)
 
 
 def prepare(options: argparse.Namespace) -> int:
@@ -76,7 +76,7 @@ def evaluate(given: Sequence[str] | None = None) -> int:
 
         return evaluate_command.evaluate(options)
 
-    return _refusing(command)
+    return _refusing(options, command)
 
 
 def show(options: argparse.Namespace) -> int:
@@ -124,10 +124,18 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 }
 
 
-def _refusing(action: Callable[[], int]) -> int:
-    """Execute an action and return its exit code; print the problems of a refused config instead of a traceback."""
+def _refusing(options: argparse.Namespace, action: Callable[[], int]) -> int:
+    """Load plug-ins, execute an action and return its exit code; print problems instead of a traceback.
+
+    These are the problems of a refused config, and of plug-ins that cannot be imported.
+    """
     try:
+        if (given := getattr(options, "plugin", None)) is not None:  # `replay` has no such option, and uses no part
+            plugins.load(given)
         return action()
+    except plugins.PluginError as error:
+        terminal.say(*(f"refused: {line}" for line in error.problems))
+        return REFUSED
     except ConfigError as error:
         terminal.say(
             *(f"refused: {line}" for line in terminal.lines_of(error)), *(f"note: {note}" for note in error.notes)

@@ -35,7 +35,7 @@ from dist_condense.settings.limits import COUNT, Range, refusals
 from dist_condense.settings.microbatch import PROCESS, Room, keeps_decoded, reason
 from dist_condense.settings.procedures import PROCEDURES, outline_of
 from dist_condense.settings.schema import CPU, CUDA
-from dist_condense.system import terminal
+from dist_condense.system import plugins, terminal
 from dist_condense.system.memory import machine_memory
 
 DOES_NOT_FIT = NOT_SAVED = NOT_TIMED = 1
@@ -122,6 +122,7 @@ def planned(options: argparse.Namespace, config: RunConfig, known: Sequence[str]
         checkpoint=_checkpoint(outline, load),
         tested=test_images(dataset) if load.trials else 0,
         unsaved=unsaved,
+        plugins=plugins.loaded(),
         microbatch=chosen,
         why=why,
     )

@@ -11,7 +11,7 @@ rotation 15 degrees.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -237,7 +237,7 @@ def _after(earlier: Draw, later: Draw) -> Draw:
 
 Operation = Callable[[Draw, Sampler], Draw]
 
-OPERATIONS: Mapping[str, Operation] = {
+OPERATIONS: dict[str, Operation] = {
     "flip": draw_flip,
     "color": draw_colour,
     "crop": draw_crop,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Collection, Iterator, Sequence
 from math import fsum, sqrt
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,9 +26,9 @@ Constants = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and std per channel of image values (bytes scaled to [0, 1])."""
 
 
-def names() -> tuple[str, ...]:
-    """Return the values that `dataset.constants` accepts."""
-    return (*KNOWN, MEASURED)
+def names() -> Collection[str]:
+    """Return the values that `dataset.constants` accepts, among them data sets that are registered later."""
+    return ChainMap[str, Any]({MEASURED: None}, KNOWN)
 
 
 def default(dataset: ImageSet, classes: object) -> str | None:

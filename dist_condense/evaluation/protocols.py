@@ -149,7 +149,7 @@ _IDC = Protocol(
 )
 _IMAGENET = replace(_IDC, epochs=imagenet_epochs, augmentation=ImagenetAugmentation(), cutmix=1.0, fewer={})
 
-PROTOCOLS: Mapping[str, Protocol] = {
+PROTOCOLS: dict[str, Protocol] = {
     "dc": _DC,
     "dc_mnist": replace(_DC, epochs=thousand, augmentation=OnePerImage(("crop", "scale", "rotate"))),
     "dc_batchnorm": replace(_DC, epochs=thousand, augmentation=OnePerImage(("crop", "noise"))),

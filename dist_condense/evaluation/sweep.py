@@ -22,6 +22,7 @@ from ray.tune.execution import class_cache
 from dist_condense.engine.ray.group import connect
 from dist_condense.evaluation.evaluate import Evaluation, Trial, TrialFailed, run_trial
 from dist_condense.evaluation.rows import Row
+from dist_condense.system import plugins
 
 
 def sweep(
@@ -45,7 +46,11 @@ def sweep(
     class_cache.ENV_VARS_TO_PROPAGATE.clear()
     delivery = Delivery(on_result)
     function = tune.with_parameters(
-        _run, trials=list(trials), evaluation=_exchange(evaluation, _to_numpy), threads=cpus_per_trial
+        _run,
+        trials=list(trials),
+        evaluation=_exchange(evaluation, _to_numpy),
+        threads=cpus_per_trial,
+        modules=[plugin.module for plugin in plugins.loaded()],
     )
     results = tune.Tuner(
         tune.with_resources(function, {"cpu": cpus_per_trial, "gpu": gpus_per_trial}),
@@ -89,11 +94,15 @@ def _ignore(row: Row) -> None:
     """Ignore a row; replaces ``on_result`` in the copy of a Delivery that Tune stores in its records."""
 
 
-def _run(config: dict[str, Any], trials: list[Trial], evaluation: Evaluation, threads: int) -> None:
+def _run(
+    config: dict[str, Any], trials: list[Trial], evaluation: Evaluation, threads: int, modules: Sequence[str]
+) -> None:
     """Run one trial in a process of the cluster and report its row to Tune.
 
     :param config: Tune's parameters; ``trial`` is the index of the trial.
+    :param modules: plug-ins that the driver has loaded.
     """
+    plugins.load_only(modules)
     torch.set_num_threads(threads)
     row = run_trial(trials[config["trial"]], _exchange(evaluation, _to_tensor))
     tune.report({"row": asdict(row)})

@@ -38,7 +38,11 @@ SPACES = {
 """Spaces of the pixels in a file of tensors, which does not state it."""
 DATA = "data"
 """Key under which the programs of DC, DSA and DM store their sets, one for each experiment."""
-NUMBERS = [np.dtype, np.float64(0).__reduce__()[0], *(type(np.dtype(x)) for x in ("f8", "f4", "i8", "i4", "b1"))]
+NUMBERS: list[Any] = [
+    np.dtype,
+    np.float64(0).__reduce__()[0],
+    *(type(np.dtype(x)) for x in ("f8", "f4", "i8", "i4", "b1")),
+]
 """Constructors of numpy's numbers, which the programs of DC, DSA and DM store beside their sets."""
 FORMS = (
     "the folder of a run or of its synthetic set, a folder with a folder of images for each class, "
@@ -48,14 +52,18 @@ FORMS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Stated:
-    """What a file of tensors does not say about its images.
+    """What files do not say about their images.
 
-    :param space: key of :data:`SPACES`.
-    :param factor: number of tiles of an image along each axis.
+    :param space: key of :data:`SPACES`, for files of tensors.
+    :param factor: number of tiles of an image along each axis, in files of tensors.
+    :param columns: names of the columns with images and labels, of tables; None: the only ones of these types.
+    :param orientation: whether image files are rotated by their EXIF orientation; None: as those of the test images.
     """
 
     space: str | None = None
     factor: int = 1
+    columns: Sequence[str] | None = None
+    orientation: bool | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,9 +128,17 @@ def _is_table(path: Path) -> bool:
 
 
 def _table(path: Path, target: ImageSet, stated: Stated) -> AnySet:
-    names, form = tuple(x.name for x in target.classes), _form(path, target)
+    names, form = tuple(x.name for x in target.classes), _form(path, target, stated)
     request = Request(
-        name=str(path), root=path, size=form.size, classes=names, channels=form.channels, test=False, download=False
+        name=str(path),
+        root=path,
+        size=form.size,
+        classes=names,
+        channels=form.channels,
+        columns=stated.columns,
+        orientation=form.upright,
+        test=False,
+        download=False,
     )
     every = open_huggingface(replace(request, classes=None)).classes
     if others := sorted({x.name for x in every} - set(names)):
@@ -131,14 +147,15 @@ def _table(path: Path, target: ImageSet, stated: Stated) -> AnySet:
 
 
 def _folder(path: Path, target: ImageSet, stated: Stated) -> AnySet:
-    return _decoded(class_folders(path, target.classes, _form(path, target)))
+    return _decoded(class_folders(path, target.classes, _form(path, target, stated)))
 
 
-def _form(path: Path, target: ImageSet) -> Form:
+def _form(path: Path, target: ImageSet, stated: Stated) -> Form:
     channels, height, width = target.shape
     if height != width or target.facts.floats:
         raise DataError([f"{path} has image files, but {_of_test(target)}, which files of images cannot be."])
-    return Form(channels, height, target.facts.upright)
+    upright = target.facts.upright if stated.orientation is None else stated.orientation
+    return Form(channels, height, upright)
 
 
 def _decoded(split: Split) -> AnySet:

@@ -25,11 +25,10 @@ from dist_condense.selection.table import SELECTIONS
 from dist_condense.settings import assembly, selecting
 from dist_condense.settings.config import RunConfig
 from dist_condense.settings.run_folder import RunFolder
+from dist_condense.settings.schema import CONDENSED, WHOLE
 from dist_condense.system import terminal
 
 log = logging.getLogger(__name__)
-CONDENSED = "condensed"
-"""Name of the run's own set."""
 
 
 @dataclass(frozen=True)
@@ -167,11 +166,14 @@ def _whole(of: Comparison) -> TrainingSet:
     return TrainingSet(images, labels, epochs=epochs, stored=True)
 
 
-TRAINING_SETS: dict[str, Callable[[Comparison], TrainingSet]] = {
-    **{name: functools.partial(_selected, name) for name in SELECTIONS},
-    CONDENSED: _condensed,
-    "whole": _whole,
-}
+class _TrainingSets(dict[str, Callable[[Comparison], TrainingSet]]):
+    """Functions that return the training sets; every name without an entry is that of a selection."""
+
+    def __missing__(self, name: str) -> Callable[[Comparison], TrainingSet]:
+        return functools.partial(_selected, name)
+
+
+TRAINING_SETS = _TrainingSets({CONDENSED: _condensed, WHOLE: _whole})
 
 
 def _report(row: Row) -> None:

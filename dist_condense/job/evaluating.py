@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -21,18 +22,22 @@ from dist_condense.evaluation.rows import FORMULA, Row, read_csv
 from dist_condense.job import any_set, preflight
 from dist_condense.job.any_set import AnySet, Stated
 from dist_condense.job.claim import Claim
-from dist_condense.job.comparing import CONDENSED, TRAINING_SETS, Comparison
+from dist_condense.job.comparing import TRAINING_SETS, Comparison
 from dist_condense.job.job import Job
 from dist_condense.settings import assembly, run_folder
 from dist_condense.settings.config import ConfigError, RunConfig, to_dict
 from dist_condense.settings.resolve import resolved
 from dist_condense.settings.run_folder import RunFolder
+from dist_condense.settings.schema import CONDENSED
 from dist_condense.system import records
 from dist_condense.system.errors import DataError
 from dist_condense.system.files import write_atomically
 from dist_condense.system.terminal import printable
 
 OUTPUTS = Path("outputs")
+
+Source = Callable[[ImageSet], AnySet]
+"""Function that reads a set for the test images of a data set. Raises DataError."""
 
 
 @dataclass(frozen=True)
@@ -56,15 +61,23 @@ class Record:
     config: Mapping[str, Any] = field(default_factory=dict)
 
 
+def by_name(paths: Sequence[Path], stated: Stated) -> dict[str, Source]:
+    """Return sources of the sets in files, by name. Raises ConfigError if a path is not in UTF-8.
+
+    :param stated: what the files do not say.
+    """
+    return {name: functools.partial(any_set.read, path, stated=stated) for name, path in _named(paths).items()}
+
+
 def evaluate_sets(
-    paths: Sequence[Path], config: RunConfig, stated: Stated, output: str | None, known: Sequence[str] = ()
+    sources: Mapping[str, Source], config: RunConfig, output: str | None, known: Sequence[str] = ()
 ) -> Evaluated:
     """Train networks on each set, and on the sets of real images in ``evaluation.sets``; test them on the test images.
 
     Networks with a row in the evaluation.csv of the folder are skipped.
 
+    :param sources: sets by name.
     :param config: data set with the test images, networks and protocol of the evaluation.
-    :param stated: what files of tensors do not say.
     :param output: folder for the results; None: one in ``outputs`` whose name follows from sets and test images.
     :param known: problems that were found when the config was read.
     :raises ConfigError: the config has problems, a set cannot be used, or the folder has rows of other sets or test
@@ -74,7 +87,7 @@ def evaluate_sets(
     dataset, _ = preflight.check(config, [*known, *_untrained(config)], condenses=False)
     config, choice = resolved(config, dataset, {}, is_complete=True)
     dataset = assembly.settled(config, dataset)
-    sets = _read(paths, dataset, stated)
+    sets = _read(sources, dataset)
     config = replace(
         config,
         ipc=max(_per_class(each, dataset) for each in sets.values()),
@@ -157,13 +170,13 @@ def _run(config: RunConfig) -> None:
     Job.prepare(config).run()
 
 
-def _read(paths: Sequence[Path], dataset: ImageSet, stated: Stated) -> dict[str, AnySet]:
-    """Read all sets, by name. Raises ConfigError with the problems of all."""
+def _read(sources: Mapping[str, Source], dataset: ImageSet) -> dict[str, AnySet]:
+    """Read all sets. Raises ConfigError with the problems of all."""
     sets: dict[str, AnySet] = {}
     problems: list[str] = []
-    for name, path in _named(paths).items():
+    for name, source in sources.items():
         try:
-            sets[name] = any_set.read(path, dataset, stated)
+            sets[name] = source(dataset)
         except DataError as error:
             problems += error.problems
     if problems:

@@ -15,7 +15,7 @@ from dist_condense.evaluation.rows import Row
 from dist_condense.job import checkpoint, contents
 from dist_condense.job.claim import Claim
 from dist_condense.result import readme
-from dist_condense.result.card import Card, CardClass, SyntheticSetError, form_of, read_card
+from dist_condense.result.card import PROTOCOL, Card, CardClass, SyntheticSetError, form_of, read_card
 from dist_condense.result.synthetic_set import README, load_set, write_set
 from dist_condense.settings import assembly, procedures
 from dist_condense.settings.config import RunConfig
@@ -84,7 +84,7 @@ def card(config: RunConfig, dataset: ImageSet, outline: Outline, done: int) -> C
         seed=config.seed,
         steps=done,
         complete=done == outline.units.total,
-        facts=outline.facts(done),
+        facts={**outline.facts(done), PROTOCOL: config.evaluation.protocol},
     )
 
 

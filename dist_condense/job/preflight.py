@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -23,7 +24,17 @@ from dist_condense.job.checkpoint import State, is_opened
 from dist_condense.job.exporting import set_problem
 from dist_condense.result.tracking.server import refusal
 from dist_condense.selection.table import SELECTIONS
-from dist_condense.settings import assembly, checks, effects, memory, resolve, run_folder, selecting, tracking_address
+from dist_condense.settings import (
+    assembly,
+    checks,
+    effects,
+    memory,
+    resolve,
+    run_folder,
+    selecting,
+    tracking_address,
+    values,
+)
 from dist_condense.settings.config import (
     ConfigError,
     RunConfig,
@@ -35,6 +46,7 @@ from dist_condense.settings.config import (
 )
 from dist_condense.settings.identity import impossible
 from dist_condense.settings.run_folder import RunFolder
+from dist_condense.system import plugins, records
 from dist_condense.system.processor import has_bfloat16, lacks_compiler
 from dist_condense.system.storage import Folder, Storage
 
@@ -72,7 +84,7 @@ def check(config: RunConfig, known: Sequence[str] = (), condenses: bool = True) 
         )
     problems = checks.joined(problems, others)
     if problems or dataset is None:
-        raise ConfigError(problems, notes=list(_unchecked(config, problems)))
+        raise ConfigError(problems, notes=[*_unchecked(config, problems), *_not_loaded(config)])
     return dataset, list(checks.remarks(config, dataset))
 
 
@@ -170,6 +182,26 @@ def _unchecked(config: RunConfig, problems: Sequence[str]) -> Iterator[str]:
     """Yield a note that ``cluster.workers`` is not compared with the cluster yet, if cluster keys have problems."""
     if config.cluster.workers > 0 and any(problem.startswith("cluster.") for problem in problems):
         yield "cluster.workers is not compared with the cluster yet; Ray is started after all other checks"
+
+
+@dataclass(frozen=True)
+class _Started:
+    """Content of environment.json that says which plug-ins the last start of a run has loaded."""
+
+    plugins: Mapping[str, str | None] = field(default_factory=dict)
+
+
+def _not_loaded(config: RunConfig) -> Iterator[str]:
+    """Yield a note if the run in the output folder was started with plug-ins that are not loaded now."""
+    file = RunFolder(Path(config.output).expanduser()).environment
+    now = {plugin.module for plugin in plugins.loaded()}
+    with suppress(records.Unreadable):
+        if missing := sorted({*records.read(_Started, file, ignore_unknown=True).plugins} - now):
+            names = values.some([*map(values.shown, missing)])
+            yield (
+                f"the run in {config.output} was started with plug-ins that are not loaded now: {names}; if you trust "
+                f"them, name them by {plugins.OPTION} or {plugins.VARIABLE}"
+            )
 
 
 def _output(config: RunConfig) -> Iterator[str]:

@@ -16,6 +16,7 @@ from dist_condense.networks.catalogue import (
     options,
     shortest,
     sketch,
+    unreadable,
 )
 from dist_condense.networks.text import join, split
 
@@ -38,5 +39,6 @@ __all__ = [
     "sides",
     "sketch",
     "split",
+    "unreadable",
     "weight_bytes",
 ]

@@ -21,7 +21,7 @@ from dist_condense.networks.external import (
     torchvision_resnet18,
 )
 from dist_condense.networks.resnet import resnet10, resnet10_ap, resnet10_cifar, resnet18, resnet18_ap, resnet18_cifar
-from dist_condense.networks.text import SHOWN, TIMM, closest, join, split, typed
+from dist_condense.networks.text import SHOWN, TIMM, closest, is_option, join, split, typed
 
 Builder = Callable[..., Network]
 
@@ -132,6 +132,11 @@ def options(name: str) -> set[str]:
     return set(_parameters(_builder(name)))
 
 
+def unreadable(builder: Builder) -> list[str]:
+    """Return the options of a builder that have no default, or a type to which no text can be converted."""
+    return [key for key, parameter in _parameters(builder).items() if not is_option(parameter)]
+
+
 def batch_norms(network: nn.Module) -> list[tuple[str, nn.Module]]:
     """Return the names and modules of the layers that normalise over the batch and thus couple its images."""
     kind = nn.modules.batchnorm._BatchNorm
@@ -175,7 +180,8 @@ def _builder(name: str) -> Builder:
 
 
 def _parameters(builder: Builder) -> dict[str, inspect.Parameter]:
-    return {key: value for key, value in inspect.signature(builder).parameters.items() if key not in GIVEN}
+    parameters = inspect.signature(builder, eval_str=True).parameters  # of a module with postponed annotations, too
+    return {key: value for key, value in parameters.items() if key not in GIVEN}
 
 
 def _made(builder: functools.partial[Network], channels: int, size: Size, classes: int) -> Network:

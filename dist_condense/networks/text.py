@@ -84,6 +84,16 @@ def typed(given: Mapping[str, object], parameters: Mapping[str, Parameter], name
     return converted
 
 
+def is_option(parameter: Parameter) -> bool:
+    """Return whether a parameter has a default, and a type whose interval or words :func:`typed` checks."""
+    try:
+        kind, rule = _kind(parameter.annotation)
+    except (ValueError, StopIteration):
+        return False
+    is_known = kind in IN_WORDS if isinstance(rule, Interval) else kind is str and isinstance(rule, Collection)
+    return is_known and parameter.default is not Parameter.empty
+
+
 def closest(word: str, known: Collection[str]) -> str:
     """Return " (did you mean WORD?)" with the most similar known word, or an empty string if none is similar."""
     matches = difflib.get_close_matches(word[:SHOWN], known, n=1, cutoff=0.5)

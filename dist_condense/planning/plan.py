@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dist_condense.engine.procedure import Units
@@ -10,6 +11,7 @@ from dist_condense.planning.forecast import Forecast, StepEfficiency
 from dist_condense.planning.rates import Calibration
 from dist_condense.planning.workload import Workload
 from dist_condense.settings.config import RunConfig
+from dist_condense.system.plugins import Plugin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,8 @@ class Plan:
     """Bytes of a checkpoint: the learnt images, theta and their momentum."""
     tested: int
     """Number of test images; 0 without an evaluation."""
+    plugins: Sequence[Plugin] = ()
+    """Loaded plug-ins."""
     microbatch: int = 0
     """Microbatch that a run would choose (``compute.microbatch``), for which the estimates are; 0: all images fit."""
     why: str = ""

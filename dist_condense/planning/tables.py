@@ -38,6 +38,8 @@ def show(plan: Plan) -> None:
         f"{config.method.name} on {config.dataset.name}: {load.classes} classes, {config.ipc} "
         f"{_plural('image', config.ipc)} each, {plan.size} px, {config.network.name}; units: {_units(plan.units)}"
     )
+    for plugin in plan.plugins:
+        _out(f"plug-in: {plugin}")
     if _has_times(plan):
         _out(f"rates: {plan.rates.device}{_measurement(plan)}")
     facts = Table("", f"{plan.forecast.workers} {_workers(plan)}", box=None, show_edge=False)
@@ -215,6 +217,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "does_not_fit": plan.problems,
         "step_efficiency": asdict(plan.steps) if computes else None,
         "checkpoint_bytes": plan.checkpoint,
+        "plugins": [asdict(plugin) for plugin in plan.plugins],
         "remarks": list(remarks(plan)),
     }
 

@@ -34,6 +34,8 @@ VALUE_SPACES = (NORMALISED, UNIT, VALUES)
 FIRST_PADDING = (0.5,)
 """Padding of sets of an earlier version, whose cards do not state it."""
 HARD, SOFT = "hard", "soft"
+PROTOCOL = "protocol"
+"""Fact of a card: the protocol with which the run that made the set trains networks on it."""
 FLOAT32 = torch.finfo(torch.float32)
 Value = Annotated[float, Rule(f"a number of at most {FLOAT32.max:.3g}", lambda x: abs(x) <= FLOAT32.max)]
 Spread = Annotated[float, Rule("a number above 0", lambda x: FLOAT32.tiny <= x <= FLOAT32.max)]

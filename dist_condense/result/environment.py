@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from dist_condense.system import plugins
+
 PACKAGES = (
     "dist-condense",
     "torch",
@@ -26,13 +28,14 @@ PACKAGES = (
 
 
 def environment() -> dict[str, Any]:
-    """Return the content of environment.json: versions, machine and commit.
+    """Return the content of environment.json: versions, plug-ins, machine and commit.
 
     Neither imports Ray nor initialises a device.
     """
     return {
         "python": platform.python_version(),
         "packages": {name: version for name in PACKAGES if (version := _version(name)) is not None},
+        "plugins": {plugin.module: plugin.version for plugin in plugins.loaded()},
         "os": platform.platform(),
         "cpu": _cpu_name(),
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),

@@ -23,7 +23,7 @@ from dist_condense.engine.slices import SLICES
 from dist_condense.procedures.matching import Matching, MatchingOutline
 from dist_condense.settings import assembly, needs, recipes
 from dist_condense.settings.assembly import Pass
-from dist_condense.settings.config import RunConfig
+from dist_condense.settings.config import RunConfig, shipped
 from dist_condense.settings.needs import FLOAT, Need, Needs
 from dist_condense.settings.parts import BATCHES, NETWORK_STARTS, PARTITIONS
 from dist_condense.settings.values import some
@@ -210,7 +210,7 @@ def needed(config: RunConfig, dataset: Any, classes: int) -> Needs:
 
 def remarks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
     """Yield remarks on parts of the method that have less effect on this data set than their names suggest."""
-    yield from recipes.remarks(config)
+    yield from recipes.remarks(config, shipped())
     few = [f"{dataset.classes[c].name} ({n})" for c, n in enumerate(dataset.counts) if n < config.method.real_batch]
     if few:
         yield f"fewer real images than method.real_batch={config.method.real_batch}, so each step uses all: {some(few)}"

@@ -25,7 +25,7 @@ from dist_condense.selection.table import SELECTIONS
 from dist_condense.settings import assembly, needs
 from dist_condense.settings.needs import FLOAT, Need, Needs
 from dist_condense.settings.procedures import PROCEDURES, outline_of
-from dist_condense.settings.schema import RunConfig
+from dist_condense.settings.schema import CONDENSED, WHOLE, RunConfig
 from dist_condense.system.memory import memory_and_swap
 
 HERE = "this machine"
@@ -83,7 +83,7 @@ def _export(config: RunConfig, dataset: Any) -> Needs:
 def _sets(config: RunConfig, dataset: Any) -> Iterator[Needs]:
     """Yield the needs of opening the sets of the evaluation, all of which the driver keeps."""
     if config.evaluation.epochs != 0:
-        yield Needs([SETS[name](config, dataset) for name in dict.fromkeys(config.evaluation.sets)])
+        yield Needs([_set(name, config, dataset) for name in dict.fromkeys(config.evaluation.sets)])
 
 
 def _evaluation(config: RunConfig, dataset: Any) -> Iterator[Needs]:
@@ -117,12 +117,12 @@ def _selected(name: str, config: RunConfig, dataset: Any) -> Need:
     return Need(key, f"{draws} draws of {name} images", _stored(draws * _images(config, dataset), dataset))
 
 
-SETS: dict[str, Callable[[RunConfig, Any], Need]] = {
-    **{name: partial(_selected, name) for name in SELECTIONS},
-    "condensed": _condensed,
-    "whole": _whole,
-}
-"""Function that returns the need of a training set of the evaluation, by the name of the set."""
+SETS: dict[str, Callable[[RunConfig, Any], Need]] = {CONDENSED: _condensed, WHOLE: _whole}
+"""Function that returns the need of a training set of the evaluation, by the name of the set, which is no selection."""
+
+
+def _set(name: str, config: RunConfig, dataset: Any) -> Need:
+    return SETS.get(name, partial(_selected, name))(config, dataset)
 
 
 def _images(config: RunConfig, dataset: Any) -> int:

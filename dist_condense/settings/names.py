@@ -11,6 +11,7 @@ from dist_condense.data import names as data_names
 from dist_condense.settings.config import shipped
 from dist_condense.settings.keys import KEYS
 from dist_condense.settings.limits import OneOf
+from dist_condense.system import plugins
 
 TIMM_NAMES = f"{networks.TIMM}NAME"
 
@@ -31,6 +32,8 @@ def listed() -> Iterator[tuple[str, Collection[str]]]:
             tables.setdefault(key.limit, []).append(key.name)
     for table, keys in tables.items():
         yield f"{table.title} ({', '.join(keys)})", table.names
+    if own := [*map(str, plugins.registered())]:
+        yield "of these, registered by plug-ins", own
 
 
 def _with_options(network: str) -> str:

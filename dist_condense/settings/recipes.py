@@ -40,11 +40,11 @@ def named(method: str, config: RunConfig, shipped: Path) -> str:
     return f"{method}{WITH}{', '.join(least)}" if least else method
 
 
-def remarks(config: RunConfig) -> Iterator[str]:
-    """Yield a remark if the run was named after its deviations from a recipe."""
-    method, deviates, _ = config.method.name.partition(WITH)
-    if deviates:
-        name = config.method.name
+def remarks(config: RunConfig, shipped: Path) -> Iterator[str]:
+    """Yield a remark if the run was named after its deviations from a recipe, and not by the user."""
+    name = config.method.name
+    method, deviates, _ = name.partition(WITH)
+    if deviates and name == named(method, config, shipped):
         yield f"the method is recorded as '{name}'; {RECIPE}={method} sets everything that the paper of {method} does"
 
 

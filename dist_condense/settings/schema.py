@@ -5,9 +5,10 @@ Checks, ``dist-condense list`` and docs/config.md are generated from this module
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Annotated
+from typing import Annotated, Any
 
 from dist_condense.core.augmentation import OPERATIONS
 from dist_condense.core.distance import DISTANCES
@@ -29,7 +30,8 @@ from dist_condense.settings.limits import COUNT, OneOf, Range
 from dist_condense.settings.parts import BATCHES, NETWORK_STARTS, PARTITIONS
 
 CONDENSED, WHOLE = "condensed", "whole"
-SETS = (*SELECTIONS, CONDENSED, WHOLE)
+SETS = ChainMap[str, Any]({CONDENSED: None, WHOLE: None}, SELECTIONS)
+"""Names of the sets of an evaluation, the selections first, among them those that are registered later."""
 AUTO_DEVICE, CPU, CUDA = DEVICES = ("auto", "cpu", "cuda")
 
 Seed = Annotated[int, Range(-(2**63), 2**63 - 1)]

@@ -29,7 +29,7 @@ from dist_condense.settings import assembly, needs, yaml_files
 from dist_condense.settings.assembly import Pass
 from dist_condense.settings.config import from_dict, shipped
 from dist_condense.settings.needs import FLOAT, Need, Needs
-from dist_condense.settings.schema import EvaluationConfig, RunConfig
+from dist_condense.settings.schema import EvaluationConfig, MethodConfig, RunConfig, SelectionConfig
 from dist_condense.settings.values import some
 
 FOLDER = "selections"
@@ -178,20 +178,19 @@ def run_of_its_own(config: RunConfig, dataset: ImageSet, name: str) -> RunConfig
     """Return the config of the separate run that makes a selection for the evaluation of a run.
 
     The separate run has the data, network, ipc, seed and cluster of the evaluated run, and the method of the shipped
-    file ``method/NAME.yaml``. Its folder is named by a digest of everything that changes its set, including the
-    training images, so all runs on the same data share it.
+    file ``method/NAME.yaml``, or the defaults where there is none. Its folder is named by a digest of everything that
+    changes its set, including the training images, so all runs on the same data share it.
 
     :param config: resolved config of the evaluated run.
     :param name: name of the selection.
     """
-    file = shipped() / "method" / f"{name}.yaml"
     own = RunConfig(
         seed=config.seed,
         ipc=config.ipc,
         dataset=replace(config.dataset, constants=None),  # already replaced by mean and std
         data=config.data,
         network=config.network,
-        method=from_dict({"method": yaml_files.texts(file)}).method,
+        method=_method(name),
         compute=replace(config.compute, microbatch=0),  # only matching uses it
         cluster=config.cluster,
         evaluation=EvaluationConfig(epochs=0),
@@ -199,3 +198,11 @@ def run_of_its_own(config: RunConfig, dataset: ImageSet, name: str) -> RunConfig
     )
     known = json.dumps(assembly.identity_of(own, dataset), sort_keys=True)
     return replace(own, output=str(place(config) / f"{name}-{sha256(known.encode()).hexdigest()[:16]}"))
+
+
+def _method(name: str) -> MethodConfig:
+    """Return the method of the selection ``name``, from its shipped file if there is one."""
+    file = shipped() / "method" / f"{name}.yaml"
+    if not file.is_file():
+        return MethodConfig(name=name, procedure="selecting", unit_space=True, selection=SelectionConfig(name=name))
+    return from_dict({"method": yaml_files.texts(file)}).method

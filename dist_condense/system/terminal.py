@@ -81,7 +81,7 @@ def say(*lines: str) -> None:
 
 
 def event(line: str) -> None:
-    """Print what happens now to stderr, with the time of day, so that a log that is read later tells when it did."""
+    """Print an event to stderr after the local time of day, so that a log states when it happened."""
     say(f"{clock()} {line}")
 
 

@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.daemon("an MLflow server on PostgreS
 
 SEEDS = 2
 TOP1 = "condensed/convnet:width_8:depth_2/dc_1_epochs/top1"
-METHODS = {"dcc": cases.CASES["dcc"], "dm": ["method=dm", *cases.ON_S]}
+METHODS = {"dcc": [*cases.CASES["dcc"], "method.name=dcc"], "dm": ["method=dm", *cases.ON_S, "method.name=dm"]}
 DIFFER = {
     "method.augmentation.one_of": {"dm": "color, crop, cutout, flip, scale, rotate"},
     "method.distance": {"dcc": "layerwise_cosine", "dm": "sum_squared"},

@@ -67,7 +67,7 @@ def test_a_damaged_file_that_no_unit_uses_is_refused(
         checked.after_step(1)
         checked.after_step(made.outline.units.total)
 
-    monkeypatch.setattr(matching, "condense", nothing_is_read)
+    monkeypatch.setattr(matching, "match", nothing_is_read)
     monkeypatch.setattr(selecting, "select", nothing_is_read)
     made = procedure(case, tmp_path, *folder, "ipc=1", "method.start=noise" if case == "dsa" else "seed=1")
     with closing(made), pytest.raises(DataError, match=r"c\.png: the image cannot be read"):

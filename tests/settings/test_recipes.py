@@ -61,9 +61,10 @@ def test_photographs_have_recipes_of_their_own() -> None:
 
 
 def test_the_remark_names_the_recipe() -> None:
-    [remark] = recipes.remarks(load(DIGITS, ["method=idc"]))
+    [remark] = recipes.remarks(load(DIGITS, ["method=idc"]), configs.shipped())
     assert remark.startswith("the method is recorded as 'idc with ") and "; recipe=idc sets everything" in remark
-    assert not list(recipes.remarks(load(DIGITS, ["recipe=idc"])))
+    for given in (["recipe=idc"], ["method=idc", "method.name=idc with care"]):
+        assert not list(recipes.remarks(load(DIGITS, given), configs.shipped()))
 
 
 def test_a_run_keeps_going_under_another_name() -> None:

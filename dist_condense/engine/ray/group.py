@@ -7,7 +7,7 @@ import math
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ from dist_condense.engine.ray.failures import Restarts, cause, innermost
 from dist_condense.engine.ray.metrics import RayMetrics
 from dist_condense.engine.ray.network import ADVICE, OnRaysNetwork
 from dist_condense.engine.roll_call import TIMEOUT, RollCall
-from dist_condense.system import terminal, waiting
+from dist_condense.system import plugins, terminal, waiting
 
 Work = Callable[[Any, Coordinator, torch.device, Observer], None]
 """Function of (config, coordinator, device, observer) that each worker executes; defined in a module, to be pickled."""
@@ -198,7 +198,14 @@ def launch(work: Work, config: Any, group: Group, folder: Path, restarts: Path) 
     :raises RunFailed: the group could not be started, or a worker failed or was lost for good; the message states the
         reason and the worker's rank.
     """
-    payload = Payload(work=work, config=config, run=folder.name, reproducible=group.reproducible, timeout=group.timeout)
+    payload = Payload(
+        work=work,
+        config=config,
+        run=folder.name,
+        reproducible=group.reproducible,
+        timeout=group.timeout,
+        plugins=[plugin.module for plugin in plugins.loaded()],
+    )
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(group.timeout + LATER)  # Ray reads it only here
     try:
         with _unwatched():
@@ -243,6 +250,8 @@ class Payload:
     """Name of the run in metrics."""
     reproducible: bool
     timeout: float
+    plugins: Sequence[str]
+    """Modules of the plug-ins that the driver has loaded."""
 
 
 class _Trainer(TorchTrainer):
@@ -325,6 +334,10 @@ def preempted() -> bool:
 def _enter(given: dict[str, ray.ObjectRef[Payload]]) -> None:
     payload = ray.get(given["payload"])
     host = f"{socket.gethostname()} ({ray.util.get_node_ip_address()})"
+    try:
+        plugins.load_only(payload.plugins)
+    except plugins.PluginError as error:
+        raise RunFailed(f"{error} (on {host})") from error
     peers = RollCall.create(payload.timeout, host)
     coordinator = ProcessGroupCoordinator(payload.reproducible, peers=peers, notice=preempted)
     payload.work(payload.config, coordinator, get_device(), RayMetrics(payload.run, coordinator.rank))

@@ -5,11 +5,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dist_condense.api.condensing import Result, condense
+    from dist_condense.api.evaluating import evaluate
     from dist_condense.result.synthetic_set import load_set
 
-__all__ = ["Result", "__version__", "condense", "load_set"]
+__all__ = ["Result", "__version__", "condense", "evaluate", "load_set"]
 __version__ = "0.1.0"
-_PLACES = {"Result": "api.condensing", "condense": "api.condensing", "load_set": "result.synthetic_set"}
+_PLACES = {
+    "Result": "api.condensing",
+    "condense": "api.condensing",
+    "evaluate": "api.evaluating",
+    "load_set": "result.synthetic_set",
+}
 """Module of each function and class that is imported on first use."""
 
 

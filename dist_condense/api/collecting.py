@@ -8,7 +8,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -58,8 +58,7 @@ def collected(data: Any, argument: str) -> Collected:
     """Return the images and labels of a data set in memory.
 
     :param data: arrays or tensors ``(X, y)``; or a map-style data set of torch, torchvision or Hugging Face. Images are
-        of PIL, tensors ``[C, H, W]``, or arrays ``[H, W, C]`` or ``[H, W]``; bytes or floats. Floats that are bytes
-        divided by 255, as ToTensor makes them, are stored as these bytes.
+        of PIL, tensors ``[C, H, W]``, or arrays ``[H, W, C]`` or ``[H, W]``; bytes or floats.
     :param argument: name of the argument, for messages.
     :raises DataError: the data have another form; the message names the first image that differs.
     """
@@ -70,7 +69,7 @@ def collected(data: Any, argument: str) -> Collected:
         if not len(images):
             raise DataError([f"{argument} is empty."])
         images = _channels_first(images, torch.is_tensor(data[0]), argument)
-        return Collected(_as_bytes(images), _labels(labels, argument))
+        return Collected(images, _labels(labels, argument))
     if hasattr(data, "shape") and hasattr(data, "dtype"):
         raise DataError([f"{argument} is an array without labels; give {FORMS}."])
     kind = type(data).__name__
@@ -79,6 +78,26 @@ def collected(data: Any, argument: str) -> Collected:
     if not hasattr(data, "__len__") or not hasattr(data, "__getitem__") or hasattr(data, "iloc"):
         raise DataError([f"{argument} is {kind}, which has no length or no positions; give {FORMS}."])
     return _of_items(data, argument)
+
+
+def both(train: Any, test: Any) -> tuple[Collected, ...]:
+    """Collect training images, and test images unless they are None, in one form. Raises DataError."""
+    given = {"train": train} | ({} if test is None else {"test": test})
+    splits = as_bytes(*(collected(data, name) for name, data in given.items()))
+    if len(splits) > 1:
+        compare(*splits)
+    return splits
+
+
+def as_bytes(*splits: Collected) -> tuple[Collected, ...]:
+    """Return the splits with bytes for floats that are bytes divided by 255, as ToTensor makes them.
+
+    Where other floats are in one of them, all are returned unchanged.
+    """
+    converted = [_as_bytes(split.images) for split in splits]
+    if any(images.dtype != np.uint8 for images in converted):
+        return splits
+    return tuple(replace(split, images=images) for split, images in zip(splits, converted, strict=True))
 
 
 def compare(train: Collected, test: Collected) -> None:
@@ -178,7 +197,7 @@ def _of_items(data: Any, argument: str) -> Collected:
     if images is None:
         raise DataError([f"{argument} is empty."])
     numbers = _labels(np.array(labels), argument)
-    return Collected(_as_bytes(images), numbers, _names(data, columns) if numbers.dtype.kind != "U" else None)
+    return Collected(images, numbers, _names(data, columns) if numbers.dtype.kind != "U" else None)
 
 
 def _form(image: np.ndarray) -> str:

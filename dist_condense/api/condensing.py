@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dist_condense.api.collecting import Collected, collected, compare, write
+from dist_condense.api.collecting import Collected, both, write
 from dist_condense.evaluation.rows import Row, read_csv
 from dist_condense.job.job import Job
 from dist_condense.result.synthetic_set import SyntheticDataset, load_set
@@ -70,7 +70,8 @@ def condense(
     ``config.yaml`` of the folder estimates its time. Plug-ins are loaded that are installed or named by the environment
     variable ``DIST_CONDENSE_PLUGINS`` (docs/extending.md).
 
-    :param train: training images and labels, see :func:`dist_condense.api.collecting.collected`.
+    :param train: training images and labels, see :func:`dist_condense.api.collecting.collected`. Floats that are bytes
+        divided by 255, as ToTensor makes them, are stored as these bytes.
     :param test: test images and labels; None: no evaluation.
     :param method: name of a recipe (``dist-condense list``). Colour images of at least 64 px have a method's settings
         for photographs, where it has some.
@@ -81,15 +82,10 @@ def condense(
     :raises ConfigError: settings or plug-ins have problems, all of which are listed; nothing was started.
     :raises RunFailed: the run failed; its last good state is kept.
     """
-    try:
-        plugins.load()
-    except plugins.PluginError as error:
-        raise ConfigError(error.problems) from error
-    images = collected(train, "train")
-    tested = None if test is None else collected(test, "test")
-    if tested is not None:
-        compare(images, tested)
-    given = {key: _plain(value) for key, value in leaves({"ipc": ipc, **keys})}
+    load_plugins()
+    images, *others = both(train, test)
+    tested = next(iter(others), None)
+    given = {key: plain(value) for key, value in leaves({"ipc": ipc, **keys})}
     config = _config(method, images, given, is_tested=tested is not None)
     if output is None:
         output = OUTPUTS / f"{method}_ipc{ipc}_{_fingerprint(config, images, tested)}"
@@ -138,7 +134,15 @@ def _config(method: str, images: Collected, given: dict[str, Any], is_tested: bo
     return config
 
 
-def _plain(value: Any) -> Any:
+def load_plugins() -> None:
+    """Load the plug-ins that are installed or named by the environment. Raises ConfigError."""
+    try:
+        plugins.load()
+    except plugins.PluginError as error:
+        raise ConfigError(error.problems) from error
+
+
+def plain(value: Any) -> Any:
     """Return the number in a scalar of numpy, the text of a path, and any other value as it is."""
     if isinstance(value, np.generic):
         return value.item()

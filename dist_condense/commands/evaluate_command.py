@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from dist_condense.evaluation.evaluate import TrialFailed
 from dist_condense.evaluation.rows import RowsError
 from dist_condense.job import any_set
 from dist_condense.job.any_set import Stated
-from dist_condense.job.evaluating import by_name, evaluate_sets
+from dist_condense.job.evaluating import by_name, evaluate_sets, foreign
 from dist_condense.job.implied import implied, run_of
 from dist_condense.job.journal import RunFailed
 from dist_condense.job.stop import Terminated
@@ -24,12 +24,8 @@ from dist_condense.result.summary import summary_table
 from dist_condense.settings import config as configs
 from dist_condense.settings import overrides
 from dist_condense.settings.config import ConfigError, RunConfig
-from dist_condense.settings.keys import GROUPS, KEYS, SECTIONS
 from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system import signals, terminal
-
-OWN = ("evaluation.", "dataset.", "data.", "network.", "cluster.", "compute.", "seed", "output")
-"""Prefixes of the keys that an evaluation of sets takes."""
 
 
 def evaluate(options: argparse.Namespace) -> int:
@@ -42,7 +38,7 @@ def evaluate(options: argparse.Namespace) -> int:
         raise ConfigError([f"there is no set to evaluate; give {any_set.FORMS}"])
     paths = [Path(os.path.expanduser(path)) for path in sets]
     command = overrides.parsed(given)
-    problems = [*command.problems, *_foreign(command)]
+    problems = [*command.problems, *foreign([*command.groups, *command.keys])]
     try:
         config = configs.from_dict({**implied(paths, [*command.keys]), **_stated(options), **command.keys})
     except ConfigError as error:
@@ -77,12 +73,6 @@ def _has_entries(path: Path) -> bool:
         return False
 
 
-def _foreign(command: overrides.Overrides) -> Iterator[str]:
-    for key in [*command.groups, *command.keys]:
-        if (key in KEYS or key in SECTIONS or key in GROUPS) and not key.startswith(OWN):
-            yield f"{key}: it makes a set; an evaluation of sets takes {', '.join(OWN)}"
-
-
 def _stated(options: argparse.Namespace) -> dict[str, Any]:
     return {
         **({} if options.dataset is None else {"dataset.name": options.dataset}),
@@ -108,6 +98,6 @@ def _executed(
         first, *others = terminal.lines_of(error)
         terminal.say(f"failed: {first}", *others)
         return run_command.FAILED
-    terminal.console(stderr=True).print(summary_table(done.rows))
+    terminal.console(stderr=True).print(summary_table(done.scores))
     terminal.say(f"rows     {RunFolder(done.folder).evaluation}")
     return 0

@@ -22,7 +22,7 @@ from dist_condense.job.exporting import set_problem
 from dist_condense.result.synthetic_set import load_set
 from dist_condense.selection.sets import real_sets
 from dist_condense.selection.table import SELECTIONS
-from dist_condense.settings import assembly, selecting
+from dist_condense.settings import architectures, assembly, selecting
 from dist_condense.settings.config import RunConfig
 from dist_condense.settings.run_folder import RunFolder
 from dist_condense.settings.schema import CONDENSED, WHOLE
@@ -63,7 +63,8 @@ class Comparison:
         :param statistics: channel statistics for the normalisation of images.
         """
         options = self.config.evaluation
-        architectures = list(dict.fromkeys(assembly.architecture(self.config, text) for text in options.architectures))
+        texts = architectures.entries(self.config)
+        named = list(dict.fromkeys(assembly.architecture(self.config, text) for text in texts))
         evaluation = Evaluation(
             sets=sets,
             test=self.dataset.test(self._test_reading()),
@@ -75,7 +76,7 @@ class Comparison:
             deterministic=bool(self.config.compute.deterministic),
         )
         return evaluate(
-            trials(sets, architectures, range(options.seeds)),
+            trials(sets, named, range(options.seeds)),
             evaluation,
             RunFolder(self.claim.folder).evaluation,
             on_result=_report,

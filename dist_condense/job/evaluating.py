@@ -6,7 +6,7 @@ import functools
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -22,19 +22,22 @@ from dist_condense.evaluation.rows import FORMULA, Row, read_csv
 from dist_condense.job import any_set, preflight
 from dist_condense.job.any_set import AnySet, Stated
 from dist_condense.job.claim import Claim
-from dist_condense.job.comparing import TRAINING_SETS, Comparison
+from dist_condense.job.comparing import Comparison
 from dist_condense.job.job import Job
 from dist_condense.settings import assembly, run_folder
 from dist_condense.settings.config import ConfigError, RunConfig, to_dict
+from dist_condense.settings.keys import GROUPS, KEYS, SECTIONS
 from dist_condense.settings.resolve import resolved
 from dist_condense.settings.run_folder import RunFolder
-from dist_condense.settings.schema import CONDENSED
+from dist_condense.settings.schema import CONDENSED, SETS
 from dist_condense.system import records
 from dist_condense.system.errors import DataError
 from dist_condense.system.files import write_atomically
 from dist_condense.system.terminal import printable
 
 OUTPUTS = Path("outputs")
+OWN = ("evaluation.", "dataset.", "data.", "network.", "cluster.", "compute.", "seed", "output")
+"""Prefixes of the keys that an evaluation of sets takes."""
 
 Source = Callable[[ImageSet], AnySet]
 """Function that reads a set for the test images of a data set. Raises DataError."""
@@ -42,10 +45,14 @@ Source = Callable[[ImageSet], AnySet]
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Rows of an evaluation, and the folder with its evaluation.csv."""
+    """A finished evaluation.
+
+    :param folder: folder with evaluation.csv.
+    :param scores: its rows, one for each trained network, also of earlier evaluations in the folder.
+    """
 
     folder: Path
-    rows: list[Row]
+    scores: list[Row]
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,13 @@ class Record:
     test: str
     sets: Mapping[str, str]
     config: Mapping[str, Any] = field(default_factory=dict)
+
+
+def foreign(given: Iterable[str]) -> Iterator[str]:
+    """Yield a problem for each known key, section or group that an evaluation of sets does not take."""
+    for key in given:
+        if (key in KEYS or key in SECTIONS or key in GROUPS) and not key.startswith(OWN):
+            yield f"{key}: it makes a set; an evaluation of sets takes {', '.join(OWN)}"
 
 
 def by_name(paths: Sequence[Path], stated: Stated) -> dict[str, Source]:
@@ -194,7 +208,7 @@ def _named(paths: Sequence[Path]) -> dict[str, Path]:
     whole = dict.fromkeys(Path(os.path.abspath(path.expanduser())) for path in paths)
     last = {path: path.parent.name if path.name == RunFolder.synthetic_set.name else path.name for path in whole}
     times = Counter(last.values())
-    is_name = {name: bool(name) and n == 1 and name not in TRAINING_SETS for name, n in times.items()}
+    is_name = {name: bool(name) and n == 1 and name not in SETS for name, n in times.items()}
     return {name if is_name[name] and not name.startswith(FORMULA) else str(path): path for path, name in last.items()}
 
 

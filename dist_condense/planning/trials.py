@@ -14,7 +14,7 @@ from dist_condense.planning.images import test_images
 from dist_condense.planning.operations import OperationCount, launches_of_network, of_network
 from dist_condense.planning.rates import Operations
 from dist_condense.planning.workload import Trials, passes
-from dist_condense.settings import assembly
+from dist_condense.settings import architectures, assembly
 from dist_condense.settings.config import ConfigError, RunConfig
 from dist_condense.settings.procedures import form_of
 from dist_condense.settings.schema import CONDENSED, WHOLE
@@ -32,8 +32,8 @@ def trials_of(config: RunConfig, dataset: Any) -> tuple[Trials, ...]:
         return ()
     rule, tests = protocol(options.protocol), test_images(dataset)
     theta = _operations(config, dataset, assembly.SAME_NETWORK).training
-    architectures = dict.fromkeys(assembly.architecture(config, text) for text in options.architectures)
-    counted = {name: _operations(config, dataset, name) for name in architectures}
+    named = dict.fromkeys(assembly.architecture(config, text) for text in architectures.entries(config))
+    counted = {name: _operations(config, dataset, name) for name in named}
     shape, prepared = assembly.network_shape(dataset), _preparing(rule, dataset)
     return tuple(
         Trials(

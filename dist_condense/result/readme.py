@@ -22,7 +22,7 @@ from dist_condense.result.loader import LOADER
 from dist_condense.result.preview import left_out
 from dist_condense.result.summary import summarise
 from dist_condense.result.synthetic_set import PREVIEW
-from dist_condense.settings import assembly, yaml_files
+from dist_condense.settings import architectures, assembly, yaml_files
 from dist_condense.settings.config import RunConfig, to_dict
 from dist_condense.system.credentials import masked
 from dist_condense.system.terminal import printable
@@ -153,7 +153,7 @@ def _courses(card: Card, config: RunConfig, used: Protocol) -> Iterator[tuple[st
     """Yield the networks, with the epochs and learning rates that each number of epochs implies."""
     options, labels = config.evaluation, card.class_of_each_image.repeat(card.decoded_per_image)
     courses: dict[int, list[str]] = {}
-    for entry in dict.fromkeys(options.architectures):
+    for entry in architectures.entries(config):
         name = assembly.architecture(config, entry)
         epochs = options.epochs or used.epochs_for(labels, name, card.decoded_per_image)
         courses.setdefault(epochs, []).append(_plain(name))

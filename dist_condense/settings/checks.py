@@ -18,7 +18,7 @@ from dist_condense.data.sets.listing import is_utf8
 from dist_condense.data.shards.manifest_reader import read_manifest
 from dist_condense.evaluation.protocols import PROTOCOLS
 from dist_condense.selection.table import SELECTIONS
-from dist_condense.settings import assembly
+from dist_condense.settings import architectures, assembly
 from dist_condense.settings.assembly import Pass
 from dist_condense.settings.keys import refused, without
 from dist_condense.settings.numerics import contradictions
@@ -180,7 +180,7 @@ def _networks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
 
 def _all_networks(config: RunConfig) -> list[Named]:
     """Return the key and the text of each network of the config, theta first."""
-    others = [text for text in dict.fromkeys(config.evaluation.architectures) if text != assembly.SAME_NETWORK]
+    others = [text for text in architectures.entries(config) if text != assembly.SAME_NETWORK]
     theta = assembly.network_text(config.network)
     return [(THETA, theta), *(("evaluation.architectures", text) for text in others)]
 
@@ -216,7 +216,7 @@ def _single_images(config: RunConfig, dataset: ImageSet, made: Mapping[Named, ne
     :param made: networks of the config without weights.
     """
     channels, height, width = dataset.shape
-    is_theta_tested = assembly.SAME_NETWORK in config.evaluation.architectures
+    is_theta_tested = assembly.SAME_NETWORK in architectures.entries(config)
     for each in _passes(config, dataset):
         if 1 not in (each.batch, each.images % each.batch):
             continue

@@ -22,7 +22,7 @@ import torch
 
 from dist_condense.evaluation.protocols import protocol
 from dist_condense.selection.table import SELECTIONS
-from dist_condense.settings import assembly, needs
+from dist_condense.settings import architectures, assembly, needs
 from dist_condense.settings.needs import FLOAT, Need, Needs
 from dist_condense.settings.procedures import PROCEDURES, outline_of
 from dist_condense.settings.schema import CONDENSED, WHOLE, RunConfig
@@ -90,7 +90,7 @@ def _evaluation(config: RunConfig, dataset: Any) -> Iterator[Needs]:
     """Yield the needs of training each network of the evaluation."""
     if config.evaluation.epochs != 0:
         batch = min(protocol(config.evaluation.protocol).batch, len(dataset.classes) * config.ipc)
-        for text in dict.fromkeys(config.evaluation.architectures):
+        for text in architectures.entries(config):
             yield needs.of_trained(config, dataset, text, batch)
 
 

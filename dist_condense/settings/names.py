@@ -8,6 +8,7 @@ from pathlib import Path
 from dist_condense import networks
 from dist_condense.data import SUBSETS
 from dist_condense.data import names as data_names
+from dist_condense.settings.architectures import GROUPS
 from dist_condense.settings.config import shipped
 from dist_condense.settings.keys import KEYS
 from dist_condense.settings.limits import OneOf
@@ -23,6 +24,7 @@ def listed() -> Iterator[tuple[str, Collection[str]]]:
     yield "named classes (dataset.classes)", SUBSETS
     yield "networks (network.name, evaluation.architectures)", [*networks.names(), TIMM_NAMES]
     yield "options of a network, as in convnet:depth=4:norm=batch", [*map(_with_options, networks.names())]
+    yield "groups of networks (evaluation.architectures)", [f"{k} ({', '.join(v)})" for k, v in GROUPS.items()]
     yield "recipes, all of a paper's method (recipe=)", _stems(shipped() / "recipe")
     yield "methods (method=)", _stems(shipped() / "method")
     yield "groups of training keys (training=)", _stems(shipped() / "training")

@@ -415,7 +415,8 @@ class EvaluationConfig:
     """Training protocol of a paper. Its flips are omitted automatically where they change the label."""
     architectures: list[str] = field(default_factory=lambda: ["network"])
     """Networks to train; `network` is the condensing network with its options. Options follow after colons:
-    `resnet18_cifar:norm=instance`, `convnet:depth=4:width=64`, `timm:NAME:img_size=64`, `network:norm=batch`."""
+    `resnet18_cifar:norm=instance`, `convnet:depth=4:width=64`, `timm:NAME:img_size=64`, `network:norm=batch`. The
+    groups `widths`, `depths`, `activations`, `poolings`, `norms` and `networks` are those of DC's tables."""
     seeds: Annotated[int, Range(1, 100_000)] = 3
     """Number of networks per set and architecture."""
     epochs: Amount | None = None

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from dist_condense.api import collecting
-from dist_condense.api.collecting import collected, compare, write
+from dist_condense.api.collecting import as_bytes, both, collected, compare, write
 from dist_condense.data import DataError, open_dataset
 
 X = np.random.default_rng(0).integers(0, 256, (12, 3, 5, 5), dtype=np.uint8)
@@ -62,19 +62,24 @@ def as_floats(images: np.ndarray) -> torch.Tensor:
     ids=lambda data: type(data).__name__,
 )
 def test_the_same_images_in_every_form(data: Any) -> None:
-    made = collected(data, "train")
+    [made] = as_bytes(collected(data, "train"))
     assert made.images.dtype == np.uint8 and np.array_equal(made.images, X) and made.labels.tolist() == Y.tolist()
+
+
+def stored(images: Any) -> np.ndarray:
+    [made] = as_bytes(collected((images, Y), "train"))
+    return made.images
 
 
 def test_floats_that_are_no_bytes_are_kept() -> None:
     values = (X / 100.0 - 1).astype(np.float64)
-    assert np.array_equal(collected((values, Y), "train").images, values.astype(np.float32))
+    assert np.array_equal(stored(values), values.astype(np.float32))
     nearly = as_floats(X).numpy().copy()
     nearly[-1, -1, -1, -1] += 1e-6
-    assert collected((nearly, Y), "train").images.dtype == np.float32
+    assert stored(nearly).dtype == np.float32
     half = torch.from_numpy(values).to(torch.bfloat16)
-    assert np.array_equal(collected((half, Y), "train").images, half.float().numpy())
-    assert collected((np.where(values > 0.5, np.nan, 0.0), Y), "train").images.dtype == np.float32
+    assert np.array_equal(stored(half), half.float().numpy())
+    assert stored(np.where(values > 0.5, np.nan, 0.0)).dtype == np.float32
 
 
 def test_grey_images_have_one_channel() -> None:
@@ -113,7 +118,7 @@ def test_the_file_has_the_images_of_each_class_in_their_order(tmp_path: Path, mo
 
 def test_equal_data_are_one_file_and_others_another(tmp_path: Path) -> None:
     first = write(collected((X, Y), "train"), None, tmp_path)
-    assert write(collected(Items(as_floats(X)), "train"), None, tmp_path) == first
+    assert write(*both(Items(as_floats(X)), None), None, tmp_path) == first
     assert write(collected((X ^ 1, Y), "train"), None, tmp_path) != first
     assert len(list(tmp_path.iterdir())) == 2
 

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.ExifTags import Base
 
 from dist_condense import load_set
 from dist_condense.commands import cli
 from dist_condense.data import open_dataset
 from dist_condense.evaluation.rows import Row, read_csv
+from dist_condense.job import any_set
 
 SHORT = ["evaluation.epochs=3", "evaluation.seeds=2"]
 NETWORK = ["network.width=4", "network.depth=1"]
 DIGITS = ["--dataset", "digits"]
+ORIENTATION = Base.Orientation
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +145,8 @@ def test_folders_and_tables_of_selected_images_are_those_images(tmp_path: Path) 
         ([torch.zeros(10, 1, 8, 8), torch.arange(9)], "its labels are torch.int64 [9] for 10 images"),
         ({"net": {"weight": torch.zeros(3)}}, "holds dict, expected [images, labels]"),
         ([torch.zeros(10, 1, 8, 8)], "holds list, expected a pair of tensors"),
+        ([torch.zeros(10, 1, 8, 8), torch.ones(10, 10)], "its class probabilities are not from 0 with the sum 1"),
+        ([torch.zeros(10, 1, 8, 8).to_sparse(), torch.arange(10)], "its tensors are sparse, quantised or without"),
         ([Path("x"), torch.arange(10)], "only tensors, lists, dicts and numbers are read"),
         (b"no tensors", "cannot be read"),
     ],
@@ -156,6 +163,103 @@ def test_files_of_tensors_that_are_refused(
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"refused: {file}") and problem in line
     assert not (tmp_path / "out").exists()
+
+
+def test_a_card_that_names_no_protocol_needs_one(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Cards of earlier versions do not name it."""
+    shutil.copytree(run / "synthetic_set", tmp_path / "mine")
+    card = tmp_path / "mine" / "card.json"
+    content = json.loads(card.read_text())
+    assert content.pop("protocol") == "idc"
+    card.write_text(json.dumps(content))
+    assert cli.main(["evaluate", str(tmp_path / "mine"), *NETWORK, *SHORT, f"output={tmp_path}/out"]) == cli.REFUSED
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"refused: evaluation.protocol: {card} names none that is known; give one of dc, ")
+    rows = evaluated(tmp_path / "out", tmp_path / "mine", *NETWORK, "evaluation.protocol=idc")
+    assert scores(rows, "mine") == scores(read_csv(run / "evaluation.csv"), "condensed")
+
+
+def test_an_unfinished_set_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(run / "synthetic_set", tmp_path / "mine")
+    card = tmp_path / "mine" / "card.json"
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"complete": False}))
+    assert cli.main(["evaluate", str(tmp_path / "mine"), *NETWORK, *SHORT, f"output={tmp_path}/out"]) == cli.REFUSED
+    assert "is incomplete (step 2); finish its run, or copy the set again" in capsys.readouterr().err
+
+
+def test_a_group_of_architectures_is_its_members(tmp_path: Path) -> None:
+    torch.save([torch.rand(10, 1, 8, 8), torch.arange(10)], tmp_path / "set.pt")
+    keys = [*DIGITS, *NETWORK, "--space", "unit", "evaluation.architectures=[norms,network:norm=batch]"]
+    rows = evaluated(tmp_path / "out", tmp_path / "set.pt", *keys)
+    norms = ["none", "batch", "layer", "instance", "group"]
+    names = [f"convnet:width=4:depth=1:norm={norm}".removesuffix(":norm=instance") for norm in norms]
+    assert list(dict.fromkeys(row.architecture for row in rows)) == names and len(rows) == 2 * len(names)
+
+
+def test_files_are_turned_as_the_test_images_are(tmp_path: Path) -> None:
+    """Rotated by EXIF where ``dataset.orientation`` says so, for folders and tables."""
+    for split in ("train", "val", "turned"):
+        for name in ("a", "b"):
+            picture, exif = Image.new("RGB", (8, 8), "red" if name == "a" else "blue"), Image.Exif()
+            picture.paste("white", (0, 0, 8, 3))
+            exif[ORIENTATION] = 6
+            file = tmp_path / split / name / "1.png"
+            file.parent.mkdir(parents=True)
+            picture.save(file, exif=exif)
+    read = {}
+    for upright in (False, True):
+        data = open_dataset("image_folder", tmp_path, size=8, orientation=upright)
+        images = any_set.read(tmp_path / "turned", data, any_set.Stated(orientation=upright)).images
+        source = data.train(range(2))
+        assert torch.equal(images.images, torch.cat([source.get(label, torch.tensor([0])) for label in range(2)]))
+        read[upright] = images.images
+    assert not torch.equal(*read.values())
+
+
+def test_columns_of_a_table_can_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    datasets = pytest.importorskip("datasets")
+    pictures = [Image.new("L", (8, 8), 20 * label) for label in range(10)]
+    names = datasets.ClassLabel(names=[str(label) for label in range(10)])
+    features = datasets.Features({"x": datasets.Image(), "other": datasets.Image(), "y": names})
+    rows = {"x": pictures, "other": pictures[::-1], "y": list(range(10))}
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(str(tmp_path / "table"))
+    words = ["evaluate", str(tmp_path / "table"), *DIGITS, *NETWORK, *SHORT]
+    assert cli.main([*words, f"output={tmp_path}/out"]) == cli.REFUSED
+    assert "x, other" in capsys.readouterr().err
+    grey = torch.arange(0, 200, 20).view(10, 1, 1, 1).expand(10, 1, 8, 8) / 255
+    torch.save([grey, torch.arange(10)], tmp_path / "x.pt")
+    rows = evaluated(tmp_path / "out", tmp_path / "table", *DIGITS, *NETWORK, "--columns", "x", "y")
+    assert scores(rows, "table") == scores(
+        evaluated(tmp_path / "same", tmp_path / "x.pt", *DIGITS, *NETWORK, "--space", "unit"), "x.pt"
+    )
+
+
+def test_rows_of_unknown_sets_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save([torch.rand(10, 1, 8, 8), torch.arange(10)], tmp_path / "set.pt")
+    keys = [*DIGITS, *NETWORK, "--space", "unit"]
+    evaluated(tmp_path / "out", tmp_path / "set.pt", *keys)
+    (tmp_path / "out" / "evaluation.json").unlink()
+    before = (tmp_path / "out" / "evaluation.csv").read_bytes()
+    words = ["evaluate", str(tmp_path / "set.pt"), *keys, *SHORT, f"output={tmp_path}/out"]
+    assert cli.main(words) == cli.REFUSED
+    assert "has rows of unknown sets; give another folder" in capsys.readouterr().err
+    assert (tmp_path / "out" / "evaluation.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("content", "probabilities"),
+    [
+        ([torch.rand(10, 1, 8, 8, requires_grad=True), torch.arange(10)], False),
+        ([torch.rand(10, 1, 8, 8), torch.eye(10)], True),
+        ({"data": [[torch.rand(10, 1, 8, 8), torch.arange(10)]], "accs": [np.float64(0.5), np.float32(0.1)]}, False),
+    ],
+    ids=["needs a gradient", "soft labels", "numbers of numpy"],
+)
+def test_what_programs_write_is_read(content: Any, probabilities: bool, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "set.pt")
+    images = any_set.read(tmp_path / "set.pt", open_dataset("digits", None), any_set.Stated(space="unit")).images
+    assert images.images.shape == (10, 1, 8, 8) and not images.images.requires_grad
+    assert images.labels.is_floating_point() == probabilities
 
 
 def test_the_space_of_tensors_must_be_stated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -187,6 +291,7 @@ def test_nothing_in_a_file_of_tensors_is_executed(tmp_path: Path, capsys: pytest
     ("words", "problems"),
     [
         (["SET", "ipc=3", "method=dc"], ["method: it makes a set", "ipc: it makes a set"]),
+        (["SET", "evaluation.epochs=0"], ["evaluation.epochs: 0 means no evaluation"]),
         (["SET", "evaluation.epohcs=3"], ["unknown key; did you mean evaluation.epochs?"]),
         (["SET"], ["has no folder of 0, 1, 2", "the test images have no class of these folders: cat"]),
         (["SET", "nowhere"], ["has no folder", "no class of these folders", "nowhere does not exist; give the folder"]),
@@ -198,7 +303,7 @@ def test_what_is_refused(
 ) -> None:
     (tmp_path / "set" / "cat").mkdir(parents=True)
     given = [str(tmp_path / "set") if word == "SET" else word for word in words]
-    assert cli.main(["evaluate", *given, *DIGITS, *SHORT]) == cli.REFUSED
+    assert cli.main(["evaluate", *DIGITS, *SHORT, *given]) == cli.REFUSED
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == len(problems)
     assert [problem for line, problem in zip(lines, problems, strict=True) if problem not in line] == [], lines

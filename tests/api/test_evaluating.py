@@ -1,0 +1,117 @@
+"""`evaluate` as a function: the scores of a run, of the same images in any form, and refusals."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dist_condense import Result, condense, evaluate, load_set
+from dist_condense.evaluation.rows import Row
+from dist_condense.settings.config import ConfigError
+from dist_condense.system.errors import DataError
+from tests.api.test_condensing import NAMES, TEST, TINY, TRAIN, Pictures
+
+SHORT: dict[str, Any] = {"evaluation": {"epochs": 2, "seeds": 1}, "network": {"width": 4, "depth": 1}}
+FEW = (TRAIN.images[:6], np.arange(6) % 3)
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """Condense with one image per class and evaluate."""
+    return condense(TRAIN, TEST, output=tmp_path_factory.mktemp("run"), **TINY)
+
+
+def scores(rows: Sequence[Row], name: str) -> list[float]:
+    return [row.top1_last for row in rows if row.set == name]
+
+
+def test_a_result_and_what_was_loaded_and_a_copy_have_the_scores_of_the_run(result: Result, tmp_path: Path) -> None:
+    shutil.copytree(result.folder / "synthetic_set", tmp_path / "copy")
+    sets = {"run": result, "loaded": load_set(result.folder), "copy": tmp_path / "copy"}
+    done = evaluate(sets, output=tmp_path / "out", **SHORT)
+    own = scores(result.scores, "condensed")
+    assert own and all(scores(done.scores, name) == own for name in sets)
+    assert done.folder == tmp_path / "out"
+
+
+def test_the_data_of_a_run_in_memory_are_its_data(result: Result, tmp_path: Path) -> None:
+    """A copied set alone does not say where its data lie."""
+    shutil.copytree(result.folder / "synthetic_set", tmp_path / "copy")
+    done = evaluate(tmp_path / "copy", TRAIN, TEST, output=tmp_path / "out", **SHORT)
+    assert scores(done.scores, "copy") == scores(result.scores, "condensed")
+
+
+def test_images_in_memory_are_those_images_in_a_file(tmp_path: Path) -> None:
+    images, labels = torch.from_numpy(FEW[0]).permute(0, 3, 1, 2) / 255, torch.from_numpy(FEW[1])
+    torch.save([images, labels], tmp_path / "few.pt")
+    sets = {
+        "bytes": FEW,
+        "floats": (images, labels),
+        "names": (FEW[0], [NAMES[label] for label in FEW[1]]),
+        "file": str(tmp_path / "few.pt"),
+    }
+    done = evaluate(sets, TRAIN, TEST, space="unit", output=tmp_path / "out", **SHORT)
+    assert len(done.scores) == 4 and len({row.top1_last for row in done.scores}) == 1
+    again = evaluate(FEW, TRAIN, TEST, output=tmp_path / "again", **SHORT)
+    assert [row.set for row in again.scores] == ["set"]
+    assert again.scores[0].top1_last == done.scores[0].top1_last
+
+
+def test_real_images_beside_them_are_the_runs(result: Result, tmp_path: Path) -> None:
+    """With the same data, seed and images per class, a random selection is that of a run."""
+    keys = {**TINY, "evaluation": {**TINY["evaluation"], "sets": ["random"]}}
+    own = condense(TRAIN, TEST, output=tmp_path / "run", **keys)
+    more = {**SHORT, "evaluation": {**SHORT["evaluation"], "sets": ["random"]}}
+    done = evaluate(result, output=tmp_path / "out", **more)
+    assert scores(done.scores, "random") == scores(own.scores, "random") != []
+
+
+def test_an_evaluation_in_outputs_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    first, second = (evaluate(FEW, TRAIN, TEST, **SHORT) for _ in range(2))
+    assert first == second and first.folder.parent == tmp_path / "outputs"
+    assert evaluate({"set": (FEW[0][::-1].copy(), FEW[1])}, TRAIN, TEST, **SHORT).folder != first.folder
+
+
+@pytest.mark.parametrize(
+    ("sets", "given", "error", "message"),
+    [
+        ((FEW[0], FEW[1] + 5), {}, DataError, "the test images have no class 5, 6, 7; they have 0, 1, 2"),
+        ((FEW[0], ["ant", "bee", "dog"] * 2), {}, DataError, "the test images have no class dog"),
+        ((np.zeros((3, 9, 9, 3), np.uint8), [0, 1, 2]), {}, DataError, r"images are bytes \[3, 9, 9\]"),
+        (FEW[0], {}, DataError, "array without labels"),
+        ({}, {}, ConfigError, "there is none"),
+        ({"random": FEW}, {}, ConfigError, "'random' is not a name"),
+        ({"=1": FEW}, {}, ConfigError, "'=1' is not a name"),
+        ({3: FEW}, {}, ConfigError, "3 is not a name"),
+        (FEW, {"ipc": 3}, ConfigError, "ipc: it makes a set"),
+        (FEW, {"evaluation": {"epohcs": 3}}, ConfigError, "evaluation.epohcs"),
+        (FEW, {"test": None}, ConfigError, "give both, or neither"),
+        ("nowhere", {}, ConfigError, "nowhere does not exist"),
+    ],
+)
+def test_what_is_refused(
+    sets: Any, given: dict[str, Any], error: type[Exception], message: str, tmp_path: Path
+) -> None:
+    keys = {"train": TRAIN, "test": TEST, "output": tmp_path / "out"} | SHORT | given
+    with pytest.raises((ConfigError, DataError), match=message) as raised:
+        evaluate(sets, **keys)
+    assert isinstance(raised.value, error | ConfigError)
+    assert not (tmp_path / "out" / "evaluation.csv").exists()
+
+
+def test_floats_are_bytes_only_where_all_are(tmp_path: Path) -> None:
+    """Training images that are bytes divided by 255, beside test images that are not."""
+    other = Pictures(12, 2)
+    test = (other.images.astype(np.float32) / 256, np.arange(12) % 3)
+    train = (TRAIN.images.astype(np.float32) / 255, np.arange(60) % 3)
+    few = FEW[0].astype(np.float32) / 255, FEW[1]
+    assert evaluate(few, train, test, output=tmp_path / "out", **SHORT).scores
+    with pytest.raises(ConfigError, match=r"images are bytes .*, the test images are floats"):
+        evaluate(FEW, train, test, output=tmp_path / "out", **SHORT)

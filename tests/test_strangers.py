@@ -88,6 +88,7 @@ EXCEPTIONS = {
     "__init__.py importlib.import_module": "imports the modules of a fixed table of this package",
     "any_set.py torch.load": "reads tensors, lists, dicts and numbers only",
     "any_set.py weights_only": "is True",
+    "any_set.py torch.serialization": "adds constructors of numpy's numbers to what it reads",
     "group.py ray.data": "starts an actor of Ray's own, which Ray Train would start later, and reads no data",
     "plugins.py importlib.import_module": "imports plug-ins, which only the user and installed packages can name",
 }

@@ -22,6 +22,17 @@ EVALUATE = (
     " class, folders of Hugging Face's datasets, and .pt files [images, labels]. Networks with a row in evaluation.csv"
     " are skipped."
 )
+EXPORT = (
+    "Write the decoded images of a finished synthetic set in the format of other programs. All but pt clip values to"
+    " [0, 1] and round them to bytes. Exit code: 0 done, 1 failed (nothing is left), 2 refused."
+)
+EXPORT_FORMATS = {
+    "imagefolder": "imagefolder: PNG files in a folder for each class",
+    "pt": "pt: [images, labels] as float32 tensors",
+    "webdataset": "webdataset: tars of png and cls, and classes.txt",
+    "hf": "hf: parquet files for Hugging Face's datasets and Hub",
+}
+"""Formats of an export, each with its description."""
 REPLAY = "Send the records of a run to MLflow; records sent before are skipped."
 SOURCE_HELP = (
     "a folder with train/<class>/ and val/<class>/ (or test/); or WebDataset tars of mixed classes as a quoted"
@@ -44,6 +55,8 @@ def parser() -> terminal.Parser:
     prepare = commands.add_parser("prepare", help="convert a data set to class shards", description=PREPARE)
     _add_prepare(prepare)
     commands.add_parser("evaluate", add_help=False, help="train networks on the set of a run, or on other sets")
+    export = commands.add_parser("export", help="write a set in the format of other programs", description=EXPORT)
+    _add_export(export)
     listing = commands.add_parser(
         "list",
         help="list every name that a config can use",
@@ -148,6 +161,13 @@ def local_path(text: str) -> Path:
 
 def _add_plugin(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(plugins.OPTION, action="append", default=[], metavar="MODULE", help=PLUGIN_HELP)
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("set", metavar="SET", type=nonempty, help=OUTPUT)
+    parser.add_argument("dest", metavar="DEST", type=local_path, help="file (pt) or folder to write; it must not exist")
+    parser.add_argument("--format", required=True, choices=EXPORT_FORMATS, help="; ".join(EXPORT_FORMATS.values()))
+    parser.add_argument("--space", choices=["unit", "normalised"], help="space of pixels in tensors (default: unit)")
 
 
 def _add_prepare(parser: argparse.ArgumentParser) -> None:

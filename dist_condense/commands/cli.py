@@ -1,4 +1,4 @@
-"""The command line: ``dist-condense run | prepare | plan | evaluate | list | replay``.
+"""The command line: ``dist-condense run | prepare | plan | evaluate | export | list | replay``.
 
 A command's module is imported when the command is executed, because it imports torch, which takes seconds; ``--help``,
 ``--version`` and refused arguments need none, and ``list`` reads names only.
@@ -79,6 +79,13 @@ def evaluate(given: Sequence[str] | None = None) -> int:
     return _refusing(options, command)
 
 
+def export(options: argparse.Namespace) -> int:
+    """Write a synthetic set in the format of other programs."""
+    from dist_condense.commands import export_command
+
+    return export_command.export(options)
+
+
 def show(options: argparse.Namespace) -> int:
     """List every name that a config can use."""
     for title, known in listed():
@@ -119,6 +126,7 @@ WITH_OVERRIDES: dict[str, Callable[[Sequence[str] | None], int]] = {
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "prepare": prepare,
+    "export": export,
     "list": show,
     "replay": replay,
 }

@@ -13,6 +13,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from dist_condense.data import ClassSource, ImageSet, Reading
+from dist_condense.evaluation.class_rows import ClassTable
 from dist_condense.evaluation.evaluate import Evaluation, Runner, TrainingSet, evaluate, in_process, trials
 from dist_condense.evaluation.protocols import protocol
 from dist_condense.evaluation.rows import Row
@@ -65,10 +66,14 @@ class Comparison:
             device=self.config.cluster.device,
             deterministic=bool(self.config.compute.deterministic),
         )
+        files = RunFolder(self.claim.folder)
         return evaluate(
             trials(sets, architectures, range(options.seeds)),
             evaluation,
-            RunFolder(self.claim.folder).evaluation,
+            files.evaluation,
+            classes=ClassTable(
+                files.evaluation_classes, [c.name for c in self.dataset.classes], self.dataset.test_split.counts
+            ),
             on_result=_report,
             runner=self._runner(),
             writing=self.claim.writing,

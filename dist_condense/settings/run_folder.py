@@ -59,6 +59,8 @@ class RunFolder:
     """The synthetic set (:mod:`dist_condense.result.synthetic_set`)."""
     evaluation = Entry("evaluation.csv")
     """Results of the evaluation, one row per trained network."""
+    evaluation_classes = Entry("evaluation_classes.csv")
+    """Results of the evaluation by class, one row per trained network and class."""
     report = Entry("report.html")
     tracking = Entry("tracking.json")
     """Identifier of the run on the MLflow server."""

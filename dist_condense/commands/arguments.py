@@ -197,6 +197,12 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="rotate images by their EXIF orientation (default: yes, except for known data sets such as imagenet:ROOT)",
     )
+    parser.add_argument(
+        "--test-fraction",
+        type=float,
+        metavar="F",
+        help="hold out this fraction of each class as val; for a folder of class folders without train/ and val/",
+    )
     parser.add_argument("--skip-bad", action="store_true", help="skip images that cannot be read")
     parser.add_argument(
         "--workers", type=int, default=1, metavar="N", help="number of processes; with --ray, of parallel tasks"

@@ -135,6 +135,7 @@ def _prepare_options(options: argparse.Namespace) -> PrepareOptions:
         classes=_classes(options),
         class_names=_class_names(options),
         orientation=options.orientation,
+        test_fraction=options.test_fraction,
         skip_bad=options.skip_bad,
     )
 
@@ -170,10 +171,14 @@ def _class_names(options: argparse.Namespace) -> tuple[str, ...] | None:
 
 
 def _mapping(options: argparse.Namespace) -> MapUnordered:
-    limits: dict[str, Limit | None] = {"workers": WORKERS, "size": KEYS["dataset.size"].limit}
+    limits: dict[str, Limit | None] = {
+        "workers": WORKERS,
+        "size": KEYS["dataset.size"].limit,
+        "test_fraction": KEYS["dataset.test_fraction"].limit,
+    }
     for name, limit in limits.items():
         if limit is not None and (reason := next(refusals(getattr(options, name), limit), None)):
-            raise DataError([f"--{name}: {reason}."])
+            raise DataError([f"--{name.replace('_', '-')}: {reason}."])
     if not options.ray:
         if (needed := options.workers * PROCESS_BYTES) > (memory := memory_and_swap()):
             shown = f"{needed / 2**30:,.0f} GiB, this machine has {memory / 2**30:,.0f}"

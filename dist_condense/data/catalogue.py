@@ -25,13 +25,15 @@ class Known:
     facts: Facts
     open: Callable[[Request], ImageSet]
     """Function that opens the data set in its original layout; prepared class shards are opened without it."""
+    divisible: bool = False
+    """Whether test images can be held out from class folders (`test_fraction`)."""
 
 
 KNOWN: dict[str, Known] = {
     "digits": Known(DIGITS, open_digits),
     **{name: Known(packed.facts, packed) for name, packed in PACKED.items()},
-    "imagenet": Known(IMAGENET, open_imagenet),
-    "image_folder": Known(IMAGE_FOLDER, open_image_folder),
+    "imagenet": Known(IMAGENET, open_imagenet, divisible=True),
+    "image_folder": Known(IMAGE_FOLDER, open_image_folder, divisible=True),
     "arrays": Known(ARRAYS, open_arrays),
     "huggingface": Known(HUGGINGFACE, open_huggingface),
 }
@@ -59,6 +61,7 @@ def open_dataset(
     test: bool = True,
     channels: int | None = None,
     columns: Sequence[str] | None = None,
+    test_fraction: float | None = None,
 ) -> ImageSet:
     """Open a data set without decoding its images.
 
@@ -72,6 +75,8 @@ def open_dataset(
     :param channels: number of channels of an image folder, 1 (grey) or 3 (None: as prepared, or 1 if all headers are
         grey).
     :param columns: names of the columns with images and labels, for tables (None: the only ones of these types).
+    :param test_fraction: fraction of each class that is held out as test images, above 0 and below 1, for a folder of
+        class folders without train/ and val/ (None: the data set is divided already).
     :raises DataError: with every problem that was detected.
     """
     if name not in KNOWN:
@@ -80,6 +85,10 @@ def open_dataset(
     if channels not in (None, *((1, 3) if facts.own else (facts.channels,))):
         text = "give 1 (grey) or 3" if facts.own else f"{name} has {facts.channels}; leave it out"
         raise DataError([f"dataset.channels is {channels}; {text}."])
+    if test_fraction is not None and not KNOWN[name].divisible:
+        divisible = " or ".join(entry for entry, known in KNOWN.items() if known.divisible)
+        problem = f"dataset.test_fraction is {test_fraction}, but {name} has test images of its own"
+        raise DataError([f"{problem}; leave it out, or set dataset.name to {divisible} for a folder of class folders."])
     url = root if isinstance(root, str) and is_url(root) else None
     request = Request(
         name=name,
@@ -91,6 +100,7 @@ def open_dataset(
         test=test,
         channels=channels,
         columns=columns,
+        test_fraction=test_fraction,
     )
     if url is not None:
         return open_prepared(url, request, facts)  # not str(url), which would hide its password

@@ -14,6 +14,7 @@ from dist_condense import networks
 from dist_condense.core import randomness
 from dist_condense.data.normalise import ChannelStatistics, to_values
 from dist_condense.data.reading.source import TestImages
+from dist_condense.evaluation.class_rows import ClassTable
 from dist_condense.evaluation.protocols import protocol
 from dist_condense.evaluation.rows import Key, Row, append_csv, read_csv
 from dist_condense.evaluation.training import Images, train_and_test
@@ -158,7 +159,13 @@ def run_trial(trial: Trial, evaluation: Evaluation) -> Row:
             epochs=key.epochs,
             device=evaluation.device,
         )
-    return Row(**key._asdict(), top1_last=score.top1_last, top1_best=score.top1_best)
+    return Row(
+        **key._asdict(),
+        top1_last=score.top1_last,
+        top1_best=score.top1_best,
+        balanced=score.balanced,
+        correct=score.correct,
+    )
 
 
 Runner = Callable[[Sequence[Trial], Evaluation, Callable[[Row], None]], object]
@@ -191,6 +198,7 @@ def evaluate(
     evaluation: Evaluation,
     path: Path | None = None,
     *,
+    classes: ClassTable | None = None,
     on_result: Callable[[Row], None] | None = None,
     runner: Runner = in_process,
     writing: Callable[[], AbstractContextManager[None]] = nullcontext,
@@ -201,6 +209,7 @@ def evaluate(
     another file.
 
     :param path: path of evaluation.csv, to which new rows are appended; None for no file.
+    :param classes: file of the accuracies by class, written before the row of a network; None for no file.
     :param on_result: called with each new row, once it is in the file.
     :param runner: `in_process`, or `sweep.sweep` with bound resources.
     :param writing: function that returns the context for each write to the file; it raises if this process may no
@@ -211,6 +220,8 @@ def evaluate(
     def keep(row: Row) -> None:
         if path:  # first, because a row that could not be written does not count as done
             with writing():
+                if classes:
+                    classes.write(row)
                 append_csv(path, [row])
         done[row.key] = row
         if on_result:

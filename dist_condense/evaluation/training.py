@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,10 @@ class Score:
     """Best accuracy of the protocol's test evaluations, which is therefore selected on the test set."""
     epochs: int
     """Number of epochs E, without the protocol's extra epochs."""
+    balanced: float
+    """Mean over the classes with test images of the accuracy on each class after the last epoch."""
+    correct: tuple[int, ...]
+    """Number of correctly classified test images of each class after the last epoch, by label."""
 
 
 def train_and_test(
@@ -70,12 +75,14 @@ def train_and_test(
     )
     total = epochs + protocol.extra_epochs
     tested_after = {total * i // protocol.evaluations for i in range(1, protocol.evaluations + 1)}
-    scores = []
+    tested = list[Tensor]()
     for epoch in range(total):
         course.run_epoch(epoch, protocol.schedule(epoch, epochs))
         if epoch + 1 in tested_after:
-            scores.append(accuracy(network, test, statistics, device))
-    return Score(scores[-1], max(scores), epochs)
+            tested.append(is_correct(network, test, statistics, device))
+    scores, counts = [round(100 * int(each.sum()) / len(each), 4) for each in tested], test.labels.bincount()
+    correct = test.labels[tested[-1]].bincount(minlength=len(counts)).tolist()
+    return Score(scores[-1], max(scores), epochs, balanced(correct, counts.tolist()), tuple(correct))
 
 
 class Course:
@@ -139,16 +146,28 @@ class Course:
 
 
 @torch.inference_mode()
-def accuracy(
+def is_correct(
     network: nn.Module, test: TestImages, statistics: ChannelStatistics, device: torch.device | str = "cpu"
-) -> float:
-    """Return the top-1 accuracy of a network in evaluation mode, in percent, rounded to four decimals.
+) -> Tensor:
+    """Return whether a network in evaluation mode classifies each test image correctly, bool ``[N]`` on the CPU.
 
     Test images are normalised chunk by chunk.
     """
     network.eval()
-    correct = torch.zeros((), dtype=torch.int64, device=device)
+    answers = []
     for images, labels in test.chunks(TEST_CHUNK):
         logits = network(statistics.normalise(to_values(images.to(device))))
-        correct += (logits.argmax(1) == labels.to(device)).sum()
-    return round(100 * int(correct) / len(test.labels), 4)
+        answers.append(logits.argmax(1) == labels.to(device))
+    return torch.cat(answers).cpu()
+
+
+def balanced(correct: Sequence[int], images: Sequence[int]) -> float:
+    """Return the mean over classes of the accuracy on each class, in percent, exact but for rounding to four decimals.
+
+    If all classes have as many images, it equals the accuracy over all images.
+
+    :param correct: number of correctly classified images of each class.
+    :param images: number of images of each class; classes without images are left out.
+    """
+    shares = [Fraction(100 * right, count) for right, count in zip(correct, images, strict=True) if count]
+    return round(float(sum(shares, Fraction()) / len(shares)), 4)

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from dist_condense.data import ClassSource, ImageSet, Reading
 from dist_condense.data.normalise import ChannelStatistics
+from dist_condense.evaluation.class_rows import ClassTable
 from dist_condense.evaluation.evaluate import Evaluation, Runner, TrainingSet, evaluate, in_process, trials
 from dist_condense.evaluation.protocols import protocol
 from dist_condense.evaluation.rows import Row
@@ -75,10 +76,14 @@ class Comparison:
             device=self.config.cluster.device,
             deterministic=bool(self.config.compute.deterministic),
         )
+        files = RunFolder(self.claim.folder)
         return evaluate(
             trials(sets, named, range(options.seeds)),
             evaluation,
-            RunFolder(self.claim.folder).evaluation,
+            files.evaluation,
+            classes=ClassTable(
+                files.evaluation_classes, [c.name for c in self.dataset.classes], self.dataset.test_split.counts
+            ),
             on_result=_report,
             runner=self._runner(),
             writing=self.claim.writing,

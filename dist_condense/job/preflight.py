@@ -19,6 +19,7 @@ from dist_condense.data.catalogue import is_url
 from dist_condense.data.ffcv.extra import PACKAGE, SYSTEM
 from dist_condense.data.reading.headers import check_headers
 from dist_condense.data.reading.tiers import RAW
+from dist_condense.evaluation.class_rows import read_classes
 from dist_condense.evaluation.rows import RowsError, read_csv
 from dist_condense.job.checkpoint import State, is_opened
 from dist_condense.job.exporting import set_problem
@@ -243,10 +244,11 @@ def _output(config: RunConfig) -> Iterator[str]:
     named = [name for name in config.evaluation.sets if name in SELECTIONS and SELECTIONS[name].features]
     if named and config.evaluation.epochs != 0 and not os.access(_existing_parent(selecting.place(config)), os.W_OK):
         yield f"evaluation.sets: {selecting.place(config)}, the folder for {', '.join(named)}, cannot be written"
-    try:
-        read_csv(RunFolder(folder).evaluation)
-    except RowsError as error:
-        yield f"output: {error}"
+    for file, rows in ((RunFolder(folder).evaluation, read_csv), (RunFolder(folder).evaluation_classes, read_classes)):
+        try:
+            rows(file)
+        except RowsError as error:
+            yield f"output: {error}"
 
 
 def _entry_of_output(config: RunConfig) -> str | None:

@@ -20,7 +20,7 @@ from dist_condense.evaluation.rows import Row
 from dist_condense.result.card import SOFT, WITH_PACKAGE, Card
 from dist_condense.result.loader import LOADER
 from dist_condense.result.preview import left_out
-from dist_condense.result.summary import summarise
+from dist_condense.result.summary import is_balanced_apart, summarise
 from dist_condense.result.synthetic_set import PREVIEW
 from dist_condense.settings import architectures, assembly, yaml_files
 from dist_condense.settings.config import RunConfig, to_dict
@@ -174,15 +174,19 @@ def _learning_rate(used: Protocol, epochs: int) -> str:
 
 
 def _scores(rows: Sequence[Row], ipc: int) -> str:
-    """Return a table of the top-1 accuracies on the test set."""
+    """Return a table of the top-1 accuracies on the test set, and of the balanced ones where they differ."""
     if not rows:
         return "Not evaluated yet.\n"
+    apart = is_balanced_apart(rows)
     lines = [
         [_plain(x.set), _plain(x.architecture), _plain(x.protocol), _plain(x.epochs), x.text, str(len(x.values))]
+        + ([x.balanced_text] if apart else [])
         for x in summarise(rows)
     ]
-    heads = ("trained on", "network", "protocol", "epochs", "top-1, %", "networks")
+    heads = ["trained on", "network", "protocol", "epochs", "top-1, %", "networks", *(["balanced, %"] if apart else [])]
     about = "Top-1 accuracy on the real test images after the last epoch, mean ± standard deviation over networks."
+    if apart:
+        about += " Balanced accuracy is the mean over classes, which have different numbers of test images."
     each = f"{ipc} real {_plural('image', ipc)} per class"
     legend = f"`condensed`: this set; `whole`: all real training images; other sets: {each}, selected as the name says."
     return f"{about}\n\n{_table(heads, lines)}\n{legend}\n"

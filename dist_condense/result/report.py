@@ -11,13 +11,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dist_condense.evaluation.rows import Row, read_csv
+from dist_condense.evaluation.class_rows import ClassRow, read_classes
+from dist_condense.evaluation.rows import Row, RowsError, read_csv
 from dist_condense.result import metrics_file
 from dist_condense.result.card import CARD, Card, SyntheticSetError, read_card
+from dist_condense.result.class_results import class_results
 from dist_condense.result.curve import Curve, Point, curve
 from dist_condense.result.metrics_file import STEP, MetricsEntry, measures
 from dist_condense.result.preview import left_out
-from dist_condense.result.summary import differing, summarise
+from dist_condense.result.summary import differing, is_balanced_apart, summarise
 from dist_condense.result.synthetic_set import PREVIEW
 from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system import records, terminal
@@ -53,7 +55,7 @@ def write_report(
         """Read a file that may be missing; a file that cannot be read adds a note."""
         try:
             return how(file) if os.path.lexists(file) else None
-        except (DataError, SyntheticSetError) as error:
+        except (DataError, SyntheticSetError, RowsError) as error:
             notes.append(f"Left out: {terminal.lines_of(error)[0]}")
             return None
 
@@ -66,7 +68,7 @@ def write_report(
     page = _template().render(
         title=f"{card.method} · {card.dataset}" if card else files.path.name,
         facts=_facts(card) if card else {},
-        results=_results(read_csv(files.evaluation), latest),
+        results=_results(read_csv(files.evaluation), latest, read(files.evaluation_classes, read_classes) or []),
         preview=_preview(read(files.synthetic_set / PREVIEW, records.bytes_of), card),
         curves=curves,
         config=read(files.config, _config),
@@ -108,18 +110,22 @@ def _facts(card: Card) -> dict[str, Any]:
     }
 
 
-def _results(rows: Sequence[Row], latest: Sequence[Row]) -> dict[str, Any] | None:
-    """Return the columns and the summaries of the table of results; None if there are no rows.
+def _results(rows: Sequence[Row], latest: Sequence[Row], of_classes: Sequence[ClassRow]) -> dict[str, Any] | None:
+    """Return the columns and the summaries of the table of results, and those by class; None if there are no rows.
 
-    Summaries are in one group, or in two: those of the latest call, and those of earlier calls.
+    Summaries are in one group, or in two: those of the latest call, and those of earlier calls. Those by class are of
+    the first group.
     """
     if not rows:
         return None
     summaries, keys = summarise(rows), {x.key for x in summarise(latest)}
     groups = [x for x in summaries if x.key in keys], [x for x in summaries if x.key not in keys]
+    shown = [group for group in groups if group]
     return {
         "columns": ["set", "architecture", "protocol", *(["epochs"] if "epochs" in differing(summaries) else [])],
-        "groups": [group for group in groups if group],
+        "groups": shown,
+        "classes": class_results(of_classes, shown[0]),
+        "has_balanced": is_balanced_apart(rows),
         "has_best": any(x.best is not None for x in summaries),
     }
 

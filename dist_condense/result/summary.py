@@ -1,4 +1,4 @@
-"""Summary of evaluation.csv: top-1 accuracy over seeds, as data and as a table for the terminal."""
+"""Summary of evaluation.csv: accuracies over seeds, as data and as a table for the terminal."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ class Summary:
     """Seed and top-1 of each network."""
     best: float | None
     """Mean over seeds of each network's best top-1, selected on the test set; None if it is missing for any network."""
+    balanced: tuple[float, ...] | None
+    """Balanced accuracy of each network, in percent; None if it is missing for any network."""
 
     @property
     def key(self) -> tuple[str, str, str, str]:
@@ -47,7 +49,12 @@ class Summary:
     @property
     def text(self) -> str:
         """Mean and standard deviation as text: ``62.1 ± 1.3``, or ``62.1`` for one seed."""
-        return f"{self.mean:.1f}" + ("" if self.std is None else f" ± {self.std:.1f}")
+        return _text([x for _, x in self.values])
+
+    @property
+    def balanced_text(self) -> str:
+        """Mean and standard deviation of the balanced accuracy as text; empty if it is missing."""
+        return "" if self.balanced is None else _text(self.balanced)
 
 
 def summarise(rows: Sequence[Row]) -> list[Summary]:
@@ -63,20 +70,40 @@ def differing(summaries: Sequence[Summary]) -> list[str]:
     return [name for name in ("protocol", "epochs") if len({getattr(x, name) for x in summaries}) > 1]
 
 
+def is_balanced_apart(rows: Sequence[Row]) -> bool:
+    """Return whether the balanced accuracy of any network differs from its top-1.
+
+    It can only if classes have different numbers of test images.
+    """
+    return any(row.balanced not in (None, row.top1_last) for row in rows)
+
+
 def summary_table(rows: Sequence[Row]) -> Table:
-    """Return a table of summaries for the terminal; protocol and epochs are columns only if they differ in the rows."""
+    """Return a table of summaries for the terminal.
+
+    Protocol and epochs are columns only if they differ in the rows, and balanced accuracy only if it differs from
+    top-1.
+    """
+    apart = is_balanced_apart(rows)
     summaries = summarise(rows)
     columns = ["set", "architecture", *differing(summaries)]
     table = Table(*columns, box=None, pad_edge=False)
     table.add_column("top-1 mean ± std (n)", justify="right")
+    if apart:
+        table.add_column("balanced", justify="right")
     for x in summaries:
         texts = (Text(terminal.printable(str(getattr(x, name)))) for name in columns)
-        table.add_row(*texts, f"{x.text} ({len(x.values)})")
+        table.add_row(*texts, f"{x.text} ({len(x.values)})", *([x.balanced_text] if apart else []))
     return table
+
+
+def _text(values: Sequence[float]) -> str:
+    return f"{fmean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
 
 
 def _summary(rows: Sequence[Row]) -> Summary:
     best = [x.top1_best for x in rows if x.top1_best is not None]
+    balanced = [x.balanced for x in rows if x.balanced is not None]
     first = rows[0]
     return Summary(
         set=first.set,
@@ -85,4 +112,5 @@ def _summary(rows: Sequence[Row]) -> Summary:
         epochs=str(first.epochs),
         values=tuple((str(x.seed), x.top1_last) for x in rows),
         best=fmean(best) if len(best) == len(rows) else None,
+        balanced=tuple(balanced) if len(balanced) == len(rows) else None,
     )

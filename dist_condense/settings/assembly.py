@@ -89,6 +89,7 @@ def dataset_of(config: RunConfig) -> ImageSet:
         test=config.evaluation.epochs != 0,
         channels=data.channels,
         columns=data.columns,
+        test_fraction=data.test_fraction,
     )
     return settled(config, opened)
 

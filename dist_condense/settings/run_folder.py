@@ -61,6 +61,8 @@ class RunFolder:
     """Results of the evaluation, one row per trained network."""
     evaluated = Entry("evaluation.json")
     """Sets and test images of an evaluation of sets that no run in this folder made, and its resolved config."""
+    evaluation_classes = Entry("evaluation_classes.csv")
+    """Results of the evaluation by class, one row per trained network and class."""
     report = Entry("report.html")
     tracking = Entry("tracking.json")
     """Identifier of the run on the MLflow server."""

@@ -89,6 +89,10 @@ class DatasetConfig:
     bounds: Annotated[str, OneOf("bounds of the values of float images", BOUNDS)] | None = None
     """Bounds of the values of `arrays` of floats: `unit` (0 to 1) or `none`; learnt pixels in the space of values are
     clamped to them. Null: `unit` if all training values are in it, determined and stored at the first start."""
+    test_fraction: Annotated[float, Range(0, 1, above=True, below=True)] | None = None
+    """Fraction of each class that is held out as test images, for folders of class folders without `train/` and `val/`
+    (`image_folder`, `imagenet`). The choice depends only on the names of the class and its files; at least one image of
+    each class is a test image, and one a training image. Null: the folder holds `train/` and `val/`."""
     columns: list[str] | None = None
     """Names of the columns of `huggingface` with the images and with the labels, `[image,label]`; null: the only ones
     of these types."""

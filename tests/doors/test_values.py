@@ -24,7 +24,10 @@ from dist_condense.settings.values import ConfigError
 from tests.doors.fuzzing import door, fuzz, mutated_values, odd_values
 
 GIVEN = {"cluster.workers": 0, "cluster.device": "cpu", "network.depth": 2, "network.width": 8}
-COMBINED = KEYS.keys() - {"cluster.device", "data.tier", "dataset.name", "dataset.size", "dataset.channels"}
+COMBINED = KEYS.keys() - {
+    *("cluster.device", "data.tier"),
+    *("dataset.name", "dataset.size", "dataset.channels", "dataset.test_fraction"),
+}
 """Keys that are combined: not those whose values suit only other data or machines."""
 NODES = [(64, 0, 2**34), (4, 0, 2**33)]
 
@@ -44,8 +47,8 @@ def good_of(key: Key) -> st.SearchStrategy[Any]:
     if isinstance(key.limit, Range):
         least, most = key.limit.least, key.limit.most
         kind = float if "float" in values.type_name(key.kind) else int
-        inside = [x for x in (least, most, most // 2, 1, 2, 7, 64, 1000) if key.limit.refusal(x) is None]
-        near.append(st.sampled_from(inside).map(kind))
+        some = map(kind, (least, most, most // 2, 0.5, 1, 2, 7, 64, 1000))
+        near.append(st.sampled_from([x for x in some if key.limit.refusal(x) is None]))
     elif key.limit is not None:
         near.append(st.sampled_from(list(key.limit.names)))
     elif values.type_name(key.kind).startswith("bool"):

@@ -134,6 +134,30 @@ def test_every_way_to_read_gives_the_same_set(case: str, resized: Path, tmp_path
     assert [name for name, pixels in result.items() if not torch.equal(pixels, first)] == []
 
 
+def test_held_out_images_are_no_training_images_anywhere(folder: Path, tmp_path: Path) -> None:
+    """A flat folder equals the folder of its division, and its shards, in one process and in two."""
+    names, given = first_classes(folder), tmp_path / "divided"
+    held = ["dataset.test_fraction=0.2", f"dataset.classes=[{','.join(names)}]"]
+    opened = open_dataset("imagenet", folder / "train", classes=names, test_fraction=0.2)
+    for name, split in {"train": opened.train_split, "val": opened.test_split}.items():
+        for entry in split.unread:
+            for file in entry.files:
+                link = given / name / entry.folder.name / file
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(entry.folder / file)
+    from_divided = cases.alone("idc", tmp_path / "alone", *on(given))
+    assert torch.equal(cases.alone("idc", tmp_path / "flat", *on(folder / "train", *held)), from_divided)
+    options = ["--classes", ",".join(names), "--test-fraction", "0.2"]
+    assert cli.main(["prepare", f"imagenet:{folder / 'train'}", str(tmp_path / "shards"), *options]) == 0
+    jobs: cases.Jobs = {
+        "flat": ("idc", ProcessGroupCoordinator, *on(folder / "train", *held, "data.tier=disk")),
+        "shards": ("idc", ProcessGroupCoordinator, *on(tmp_path / "shards")),
+    }
+    for name, result in cases.together(2, jobs, tmp_path).items():
+        assert isinstance(result, Tensor), result
+        assert torch.equal(result, from_divided), name
+
+
 def test_other_images_give_another_set(in_memory: list[str], resized: Path, tmp_path: Path) -> None:
     """Resized JPEGs are not the originals: the equalities above can fail."""
     before = cases.alone("dc", tmp_path / "folder", *in_memory)

@@ -28,8 +28,8 @@ def test_csv_returns_what_was_written(tmp_path):
     append_csv(path, [row()])
     append_csv(path, [row(seed=1, architecture='odd, "name"')])
     assert path.read_text().splitlines()[:2] == [
-        "set,protocol,architecture,seed,epochs,top1_last,top1_best",
-        "a,dc,mlp,0,6,12.3457,90.1",
+        "set,protocol,architecture,seed,epochs,top1_last,top1_best,balanced",
+        "a,dc,mlp,0,6,12.3457,90.1,",
     ]
     assert read_csv(path) == [row(), row(seed=1, architecture='odd, "name"')]
 

@@ -1,27 +1,30 @@
 """Training of one network on one set."""
 
+import warnings
 from dataclasses import replace
 
 import pytest
 import torch
+from sklearn.metrics import balanced_accuracy_score
 
 from dist_condense import networks
 from dist_condense.data.normalise import to_values
+from dist_condense.data.reading.source import LabelledImages
 from dist_condense.evaluation.evaluate import TrainingSet
 from dist_condense.evaluation.protocols import PROTOCOLS
-from dist_condense.evaluation.training import Score, train_and_test
+from dist_condense.evaluation.training import Score, balanced, is_correct, train_and_test
 
 from .toy import STATISTICS, labelled
 
 
-def trained(seed=0, name="idc", epochs=4, images=None, **more):
+def trained(seed=0, name="idc", epochs=4, images=None, test=None, **more):
     train = labelled(8, 1)
     chosen = TrainingSet(train.images if images is None else images, train.labels)
     network = networks.build("convnet", channels=1, size=8, classes=2, seed=0, width=4, depth=1)
     score = train_and_test(
         chosen.batches(STATISTICS, "cpu"),
         train.labels,
-        test=labelled(20, 2),
+        test=test or labelled(20, 2),
         statistics=STATISTICS,
         network=network,
         protocol=replace(PROTOCOLS[name], batch=4),
@@ -42,7 +45,34 @@ def test_same_seed_same_network_other_seed_another(name):
 
 def test_a_separable_set_is_learnt():
     score, _ = trained(name="dc", epochs=60)
-    assert score == Score(top1_last=100.0, top1_best=100.0, epochs=60)
+    assert score == Score(top1_last=100.0, top1_best=100.0, epochs=60, balanced=100.0, correct=(20, 20))
+
+
+@pytest.mark.parametrize("counts", [(30, 30, 30), (50, 1, 9), (3, 0, 40)])
+def test_balanced_accuracy_is_that_of_scikit_learn(counts):
+    labels = torch.arange(3).repeat_interleave(torch.tensor(counts))
+    for seed in range(20):
+        guess = torch.randint(0, 3, labels.shape, generator=torch.Generator().manual_seed(seed))
+        correct = labels[guess == labels].bincount(minlength=3).tolist()
+        with warnings.catch_warnings(action="ignore"):  # of guesses that are no label
+            expected = 100 * balanced_accuracy_score(labels, guess)
+        assert balanced(correct, counts) == pytest.approx(expected, abs=5.1e-5)
+        if len(set(counts)) == 1:
+            assert balanced(correct, counts) == round(100 * sum(correct) / sum(counts), 4)
+
+
+def test_accuracy_by_class_of_unequal_classes():
+    """Each class has its own test images; the network always answers 0."""
+    images = labelled(8, 1)
+    test = LabelledImages(images.images[:10], images.labels[:10])
+    zero = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
+    torch.nn.init.zeros_(zero[1].weight)
+    zero[1].bias.data = torch.tensor([1.0, 0.0])
+    found = is_correct(zero, test, STATISTICS)
+    assert found.tolist() == [True] * 8 + [False] * 2
+    score, _ = trained(test=test, epochs=1)
+    assert 10 * score.top1_last == 100 * sum(score.correct)
+    assert score.balanced == 100 * (score.correct[0] / 8 + score.correct[1] / 2) / 2
 
 
 def test_bytes_and_normalised_floats_give_the_same_network():

@@ -300,11 +300,11 @@ def gradients_add_up(patch: pytest.MonkeyPatch) -> None:
 
 
 def best_is_reported(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(training, "Score", lambda last, best, epochs: Score(best, best, epochs))
+    patch.setattr(training, "Score", lambda last, best, *others: Score(best, best, *others))
 
 
 def last_is_the_best(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(training, "Score", lambda last, best, epochs: Score(last, last, epochs))
+    patch.setattr(training, "Score", lambda last, best, *others: Score(last, last, *others))
 
 
 def raw_test_images(patch: pytest.MonkeyPatch) -> None:

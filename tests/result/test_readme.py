@@ -74,6 +74,12 @@ def test_the_page_states_what_the_set_is(digits):
     assert values(many)["classes"].endswith("class 19 and 80 more, see card.json")
 
 
+def test_balanced_accuracy_is_stated_only_where_it_differs(digits):
+    assert "alanced" not in page(digits, rows=ROWS)
+    text = page(digits, rows=[replace(row, balanced=25.0) for row in ROWS])
+    assert "| top-1, % | networks | balanced, % |" in text and "| 62.0 ± 2.8 | 2 | 25.0 ± 0.0 |" in text
+
+
 def test_the_scores_are_those_of_the_rows(digits):
     text = page(digits)
     assert "Not evaluated yet." in text

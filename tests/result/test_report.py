@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import astuple, replace
@@ -10,6 +11,7 @@ from unicodedata import category
 import pytest
 import torch
 
+from dist_condense.evaluation.class_rows import ClassTable
 from dist_condense.evaluation.rows import COLUMNS, Row, append_csv
 from dist_condense.result.card import Card, CardClass
 from dist_condense.result.curve import COLOURS
@@ -22,16 +24,16 @@ from dist_condense.system import terminal
 ROWS = [
     Row(**dict(zip(COLUMNS, row, strict=True)))
     for row in (
-        ("random", "dc", "convnet3", 0, 300, 60.0, 61.0),
-        ("condensed", "dc", "convnet3", 0, 300, 84.0, 84.5),
-        ("random", "dc", "convnet3", 1, 300, 64.0, 65.0),
-        ("condensed", "dc", "<b>net</b>", 0, 300, 84.0, None),
+        ("random", "dc", "convnet3", 0, 300, 60.0, 61.0, None),
+        ("condensed", "dc", "convnet3", 0, 300, 84.0, 84.5, None),
+        ("random", "dc", "convnet3", 1, 300, 64.0, 65.0, None),
+        ("condensed", "dc", "<b>net</b>", 0, 300, 84.0, None, None),
     )
 ]
 
 
 def line(row):
-    return ",".join("" if x is None else str(x) for x in astuple(row))
+    return ",".join("" if x is None else str(x) for x in astuple(row)[: len(COLUMNS)])
 
 
 VOID = {"meta", "img"}
@@ -98,6 +100,31 @@ def test_the_report_is_a_single_file_and_escapes_its_content(run):
     assert "pw@" not in text
     assert "<dt>matching steps</dt><dd>10</dd>" in text and "<dt>steps</dt><dd>50</dd>" in text
     assert "<h2>Loss</h2>" in text and "loss over steps, logarithmic scale" in text and "matching_step" not in text
+
+
+def test_the_least_accurate_classes_come_first(run):
+    rows = [replace(ROWS[0], correct=(3,)), ROWS[1], replace(ROWS[1], seed=1)]
+    names = ["<b>few</b>", *(f"class {label}" for label in range(1, 30))]
+    table = ClassTable(run / "evaluation_classes.csv", names, [6] + [100] * 29)
+    for row, right in zip(rows, (20, 11, 13), strict=True):
+        table.write(replace(row, correct=tuple([1] + [right + label for label in range(1, 30)])))
+    text = write_report(run, ROWS[:2]).read_text()
+    body = text[text.index("Top-1 by class") :]
+    order = [int(label) for label in re.findall(r"<th scope=row>class (\d+)</th>", body)]
+    assert order == list(range(1, 20)) and "10 more accurate classes are left out" in body
+    assert "by condensed, convnet3" in body and "<th scope=col>condensed, convnet3, dc</th>" in body
+    row = body[body.index("class 7<") :].split("</tr>")[0]
+    assert re.findall(r"<td class=number>([^<]*)</td>", row) == ["100", "27.0", "19.0"]
+    assert body.index("class 4<") < body.index("&lt;b&gt;few&lt;/b&gt;") < body.index("class 5<")  # 1 of 6
+    (run / "evaluation_classes.csv").write_text("mine")
+    assert "Left out: " in write_report(run).read_text() and "Top-1 by class" not in write_report(run).read_text()
+
+
+def test_balanced_accuracy_is_reported_only_where_it_differs(run):
+    assert "alanced" not in write_report(run).read_text()
+    append_csv(run / "evaluation.csv", [replace(ROWS[0], set="herding", balanced=12.25)])
+    text = write_report(run).read_text()
+    assert "<th scope=col>balanced</th>" in text and "<td class=number>12.2</td>" in text
 
 
 def test_the_report_has_all_rows_and_those_of_the_last_call_first(run):

@@ -27,6 +27,23 @@ def test_the_table_of_the_terminal():
     assert lines[1].split() == ["random", "net[bold]", "62.0", "±", "2.8", "(2)"]
 
 
+def test_balanced_accuracy_is_a_column_only_where_it_differs():
+    told = {}
+    for name, given in {"equal": (60.0, 84.0), "one differs": (50.0, 84.0), "unknown": (None, None)}.items():
+        out = io.StringIO()
+        rows = [replace(row, balanced=x) for row, x in zip(ROWS, given, strict=False)]
+        Console(file=out, width=100).print(summary_table(rows))
+        told[name] = [line.split()[-1] for line in out.getvalue().splitlines()]
+    assert told == {
+        "equal": ["(n)", "(1)", "(1)"],
+        "one differs": ["balanced", "50.0", "84.0"],
+        "unknown": ["(n)", "(1)", "(1)"],
+    }
+    earlier, now = ROWS[0], replace(ROWS[2], balanced=1.0)
+    assert [x.balanced_text for x in summarise([earlier, now])] == [""]
+    assert [x.balanced_text for x in summarise([replace(now, balanced=3.0), now])] == ["2.0 ± 1.4"]
+
+
 def test_what_is_the_same_in_all_rows_is_no_column():
     out = io.StringIO()
     rows = [*ROWS[:2], replace(ROWS[1], epochs=30), replace(ROWS[1], protocol="idc")]

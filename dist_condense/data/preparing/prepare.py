@@ -5,7 +5,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -53,6 +53,9 @@ class PrepareOptions:
     """Class names, indexed by the labels in the tars; only for a source of tars."""
     orientation: bool | None = None
     """Whether images are rotated by their EXIF orientation; None: the data set's default (see Facts.upright)."""
+    test_fraction: float | None = None
+    """Fraction of each class that is held out as test images, above 0 and below 1; only for class folders without
+    train/ and val/."""
     skip_bad: bool = False
     """Whether unreadable images are left out; otherwise they stop the command."""
 
@@ -159,7 +162,8 @@ def plan(
     problems = _problems(source, options, ffcv)
     if problems:
         raise DataError(problems)
-    if problem := _dest_problem(source, dest):
+    images = ("",) if options.test_fraction is not None else ("train", *TEST_FOLDERS)
+    if problem := _dest_problem(source, dest, images):
         raise DataError([problem])
     identity = {"source": str(source), **json.loads(json.dumps(asdict(options)))}
     del identity["skip_bad"]  # may differ when the command is repeated
@@ -187,8 +191,11 @@ def _has_size(file: Path, size: int) -> bool:
     return file.is_file() and file.stat().st_size == size
 
 
-def _dest_problem(source: str, dest: Path) -> str | None:
-    """Return why nothing can be written to DEST, or why its files would be taken for a part of SOURCE."""
+def _dest_problem(source: str, dest: Path, splits: Sequence[str]) -> str | None:
+    """Return why nothing can be written to DEST, or why its files would be taken for a part of SOURCE.
+
+    :param splits: names of the folders of SOURCE that hold class folders; empty for SOURCE itself.
+    """
     if os.path.lexists(dest) and not dest.is_dir():
         return f"{dest} is no folder; give an empty or new one."
     parent = next(path for path in dest.absolute().parents if os.path.lexists(path))
@@ -200,7 +207,7 @@ def _dest_problem(source: str, dest: Path) -> str | None:
         if path.exists() and not path.is_dir():
             return f"{path} is no folder; {dest} holds files that this command did not make, give another."
     root = "" if is_tars(source) else source.partition(":")[2] if names_a_data_set(source) else source
-    for images in (Path(os.path.expanduser(root), name) for name in ("train", *TEST_FOLDERS) if root):
+    for images in (Path(os.path.expanduser(root), name) for name in splits if root):
         if dest.resolve().is_relative_to(images.resolve()):
             return f"{dest} is in {images}, whose folders are classes of images; give a folder outside of it."
     return None
@@ -279,6 +286,7 @@ def open_source(
             classes=options.classes,
             orientation=options.orientation,
             channels=_channels(name, recorded),
+            test_fraction=options.test_fraction,
         )
     except DataError as error:
         raise DataError([for_command_line(problem) for problem in error.problems]) from error
@@ -323,6 +331,8 @@ def _problems(source: str, options: PrepareOptions, ffcv: bool) -> list[str]:
         problems.append("--png is the format of resized images; it needs --size.")
     if not is_tars(source) and (options.val is not None or options.class_names is not None):
         problems.append(f"--val and --class-names are for tars; '{source}' does not end with .tar.")
+    if is_tars(source) and options.test_fraction is not None:
+        problems.append("--test-fraction is for class folders; the test images of tars are those of --val.")
     if ffcv and options.size is None:
         problems.append("--ffcv needs --size: an FFCV file holds images of one size.")
     if ffcv and importlib.util.find_spec("ffcv") is None:

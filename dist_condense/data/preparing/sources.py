@@ -24,6 +24,7 @@ CLI_WORDS = {
     "dataset.classes": "--classes",
     "dataset.size": "--size",
     "dataset.orientation": "--orientation",
+    "dataset.test_fraction": "--test-fraction",
     "null for": "none for",
 }
 """Words of the command line that replace those of a run's config in messages, by the word in the config."""
@@ -107,6 +108,7 @@ def open_catalogued(
     classes: str | Sequence[str] | None,
     orientation: bool | None = None,
     channels: int | None = None,
+    test_fraction: float | None = None,
 ) -> Source:
     """Open a catalogue data set as a source, with the arguments of open_dataset.
 
@@ -115,7 +117,15 @@ def open_catalogued(
     Raises DataError with all problems, and for images that are floats or not square.
     """
     path = root if root is None or is_url(root) else Path(os.path.expanduser(root)).absolute()
-    opened = open_dataset(name, path, size=size, classes=classes, orientation=orientation, channels=channels)
+    opened = open_dataset(
+        name,
+        path,
+        size=size,
+        classes=classes,
+        orientation=orientation,
+        channels=channels,
+        test_fraction=test_fraction,
+    )
     if opened.facts.floats or opened.facts.width:
         raise DataError([f"{name}: no image file holds its images, which are floats or not square; use it as it is."])
     splits = {"train": opened.train_split, "val": opened.test_split}

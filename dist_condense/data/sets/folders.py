@@ -1,4 +1,7 @@
-"""Data sets in ImageFolder layout: root/train/<class>/<file> and root/val/<class>/<file> (or root/test)."""
+"""Data sets in ImageFolder layout: root/train/<class>/<file> and root/val/<class>/<file> (or root/test).
+
+Without this division, as root/<class>/<file>, test images are held out of each class.
+"""
 
 import os
 import re
@@ -15,6 +18,7 @@ from dist_condense.data.reading.split import StoredSplit
 from dist_condense.data.reading.store import ClassFolder, FolderStore
 from dist_condense.data.reading.tiers import Reading
 from dist_condense.data.sets import annotated
+from dist_condense.data.sets.division import divided, indivisible
 from dist_condense.data.sets.listing import (
     ENDINGS,
     Entries,
@@ -128,6 +132,8 @@ def _list_splits(request: Request) -> tuple[_Listed, _Listed]:
     problems = request.root_problems()
     if problems or request.root is None:
         return _Listed(problems=problems), _Listed()
+    if request.test_fraction is not None:
+        return _list_divided(request, request.root, request.test_fraction)
     train_root, test_root = _split_folder(request.root, ("train",)), _split_folder(request.root, TEST_FOLDERS)
     if train_root is None:
         train = _Listed(problems=_no_split(request, ("train",)))
@@ -140,6 +146,30 @@ def _list_splits(request: Request) -> tuple[_Listed, _Listed]:
     if not train.classes:
         return train, _Listed()
     return train, _guarded(_list_test, test_root, train.classes, request.class_names() is None)
+
+
+def _list_divided(request: Request, root: Path, fraction: float) -> tuple[_Listed, _Listed]:
+    """List class folders without train and val, and hold out test images of each class."""
+    every = _guarded(_list_undivided, root, request)
+    if every.problems:
+        return every, _Listed()
+    train, test = zip(*(divided(entry, fraction) for entry in every.classes), strict=True)
+    held_out = f"{sum(len(entry.files) for entry in test):,} of these images"
+    note = f"{root}: {held_out} are test images, by a hash of their names (dataset.test_fraction={fraction})"
+    return _Listed(train, notes=[*every.notes, note]), _Listed(test if request.test else ())
+
+
+def _list_undivided(root: Path, request: Request) -> _Listed:
+    """List the requested classes in a folder of class folders; refuse one that is divided already."""
+    named = (name for name in ("train", *TEST_FOLDERS) if os.path.isdir(root / name))
+    if splits := [name for name in named if entries_of(root / name).folders]:
+        problem = (
+            f"{request.name}: {root} is divided already, into the folders {listed(splits)}. Leave out "
+            f"dataset.test_fraction, or set dataset.root={root / splits[0]} to divide only the images of that folder."
+        )
+        return _Listed(problems=[problem])
+    every = _list_train(root, request.class_names())
+    return every if every.problems else replace(every, problems=indivisible(every.classes, str(root)))
 
 
 def _guarded(listing: Callable[..., _Listed], split: Path, *arguments: object) -> _Listed:
@@ -157,7 +187,11 @@ def _split_folder(root: Path, candidates: Sequence[str]) -> Path | None:
 
 def _no_split(request: Request, candidates: Sequence[str]) -> list[str]:
     assert request.root is not None
-    remedy = " (without evaluation, evaluation.epochs=0, no test images)" if candidates == TEST_FOLDERS else ""
+    remedy = (
+        " (without evaluation, evaluation.epochs=0, no test images)"
+        if candidates == TEST_FOLDERS
+        else ", or <class>/ alone with dataset.test_fraction, which holds out test images"
+    )
     try:
         holds = f"it holds {entries_of(request.root)}"
     except OSError as reason:

@@ -41,6 +41,9 @@ class Request:
     """Number of channels of the user's own images; None: decided by their files."""
     columns: Sequence[str] | None = None
     """Names of the columns with images and labels of a table; None: the only ones of these types."""
+    test_fraction: float | None = None
+    """Fraction of each class of a folder of class folders that is held out as test images; None: the folder is divided
+    already, into train/ and val/."""
 
     def upright(self, default: bool) -> bool:
         """Return whether to rotate image files by their EXIF orientation: `orientation`, or `default` if it is None."""

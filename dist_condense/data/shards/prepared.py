@@ -49,6 +49,11 @@ def open_prepared(root: str, request: Request, facts: Facts) -> ImageSet:
             f"{root}/{FILE}: images have {manifest.channels} channels, {request.name} has {facts.channels}; "
             f"set dataset.name to {manifest.made.dataset}."
         )
+    if request.test_fraction is not None:
+        problems.append(
+            f"dataset.test_fraction is {request.test_fraction}, but the images of {root} were divided when they were "
+            f"prepared; leave it out, or prepare again with --test-fraction."
+        )
     if manifest.size is not None and request.orientation is not None:
         problems.append(
             f"dataset.orientation: the images of {root} were turned, or not, when they were resized; "

@@ -38,10 +38,13 @@ Id = Annotated[str, Rule("1 to 100 letters, digits, _ or -", re.compile(r"[\w-]{
 METRICS_PER_CALL, PARAMS_PER_CALL, PARAM_LENGTH = 1000, 100, 6000  # limits of MLflow's log_batch
 PARENT, FOLDER = "mlflow.parentRunId", "dist_condense.folder"
 NOT_PARAMS = ("output", "tracking")  # they differ between any two runs and explain no difference
-RESULTS = ("top1_last", "top1_best")  # columns of evaluation.csv that are metrics; the others are params
+RESULTS = ("top1_last", "top1_best", "balanced")  # columns of evaluation.csv that are metrics; the others are params
 PROXIED = "mlflow-artifacts"
 """Scheme of artifact locations that the server itself stores."""
-ARTIFACTS = (RunFolder.config, RunFolder.environment, RunFolder.evaluation, RunFolder.report, RunFolder.synthetic_set)
+ARTIFACTS = (
+    *(RunFolder.config, RunFolder.environment),
+    *(RunFolder.evaluation, RunFolder.evaluation_classes, RunFolder.report, RunFolder.synthetic_set),
+)
 
 Value = tuple[str, float, int, float | None]
 """Key, value, step and time (seconds since 1970; None: now) of one value of a metric."""

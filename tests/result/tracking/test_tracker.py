@@ -22,7 +22,7 @@ from tests.result.test_synthetic_set import a_card
 
 CONFIG = {"seed": 0, "method": {"name": "dc", "images": {"lr": 0.1}}, "cluster": {"workers": 2}}
 ROWS = [
-    Row(set=s, protocol="dc", architecture="convnet3", seed=i, epochs=3, top1_last=x, top1_best=x + 1)
+    Row(set=s, protocol="dc", architecture="convnet3", seed=i, epochs=3, top1_last=x, top1_best=x + 1, balanced=x)
     for s, x in (("random", 60.0), ("condensed", 80.5))
     for i in range(2)
 ]
@@ -326,7 +326,7 @@ def test_a_server_that_fails_at_any_call_gets_each_thing_once(out, client, monke
     (out / "synthetic_set" / "card.json").write_text(json.dumps(asdict(replace(a_card(), complete=True))))
     (out / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in entries(10, 20)))
     header = ",".join(COLUMNS)
-    rows = "".join(",".join(map(str, astuple(row))) + "\n" for row in ROWS)
+    rows = "".join(",".join(map(str, astuple(row)[: len(COLUMNS)])) + "\n" for row in ROWS)
     (out / "evaluation.csv").write_text(f"{header}\n{rows}")
     (out / "config.yaml").write_text("tracking: {experiment: x}\n")
 

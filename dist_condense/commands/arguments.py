@@ -17,6 +17,13 @@ PREPARE = (
     " by Ctrl-C, 143 stopped by SIGTERM."
 )
 EVALUATE = "Train networks on the set of a finished run; networks with a row in evaluation.csv are skipped."
+COMPARE = """\
+Compare runs that are finished, or whose networks are trained in part. Runs that differ only in their seeds are one row:
+the mean over networks, then over condensation seeds, with both deviations. Runs with other settings, test images,
+protocols or epochs are rows of their own. Exit code: 0 done, 2 refused."""
+COMPARED = """examples:
+  dist-condense compare outputs/dc_0 outputs/dc_1 outputs/dsa_0 outputs/dsa_1
+  dist-condense compare outputs/* --by trajectory.networks --format html --output table.html"""
 REPLAY = "Send the records of a run to MLflow; records sent before are skipped."
 SOURCE_HELP = (
     "a folder with train/<class>/ and val/<class>/ (or test/); or WebDataset tars of mixed classes as a quoted"
@@ -50,6 +57,8 @@ def parser() -> terminal.Parser:
     )
     for each in (prepare, evaluate, listing):
         _add_plugin(each)
+    compare = commands.add_parser("compare", help="compare results of runs", description=COMPARE, epilog=COMPARED)
+    _add_compare(compare)
     replay = commands.add_parser("replay", help="send a run's records to MLflow", description=REPLAY)
     replay.add_argument("output", help=OUTPUT)
     replay.add_argument("--uri", help="address of the server (default: as in the run's config, or MLFLOW_TRACKING_URI)")
@@ -129,6 +138,16 @@ def local_path(text: str) -> Path:
     if is_url(text):
         raise argparse.ArgumentTypeError(f"{text} is an address; give a local folder, and upload it afterwards")
     return Path(nonempty(text))
+
+
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("outputs", nargs="+", metavar="OUTPUT", help=OUTPUT)
+    by = "method, dataset, ipc, architecture, protocol, epochs, or a key of the config (default: method)"
+    parser.add_argument("--by", default="method", metavar="KEY", help=by)
+    formats = "print this format instead of a table for the terminal; html is one page with a bar chart"
+    parser.add_argument("--format", choices=("md", "csv", "latex", "html"), help=formats)
+    parser.add_argument("--output", type=local_path, metavar="FILE", help="write to a file; needs --format")
 
 
 def _add_plugin(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""The command line: ``dist-condense run | prepare | plan | evaluate | list | replay``.
+"""The command line: ``dist-condense run | prepare | plan | evaluate | compare | list | replay``.
 
 A command's module is imported when the command is executed, because it imports torch, which takes seconds; ``--help``,
 ``--version`` and refused arguments need none, and ``list`` reads names only.
@@ -74,6 +74,13 @@ def evaluate(options: argparse.Namespace) -> int:
     return run_command.evaluate(options)
 
 
+def compare(options: argparse.Namespace) -> int:
+    """Compare the results of runs."""
+    from dist_condense.commands import compare_command
+
+    return compare_command.compare(options)
+
+
 def show(options: argparse.Namespace) -> int:
     """List every name that a config can use."""
     for title, known in listed():
@@ -111,6 +118,7 @@ WITH_OVERRIDES: dict[str, Callable[[Sequence[str] | None], int]] = {"run": run, 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "prepare": prepare,
     "evaluate": evaluate,
+    "compare": compare,
     "list": show,
     "replay": replay,
 }

@@ -73,10 +73,13 @@ def run_parser() -> terminal.Parser:
         description="Condense a data set, evaluate the result, and write a report. The same command continues a run "
         "that was stopped. Exit code: 0 done, 1 the run failed (the last good set is kept), 2 refused before anything "
         "started, 130 stopped by Ctrl-C and 143 by SIGTERM, with its state saved.",
+        epilog="example: dist-condense run configs/digits.yaml -m recipe=dc,dsa seed=0,1",
     )
     made.add_argument("config", help="a YAML file, or a shipped one such as configs/digits.yaml")
     overrides = "overrides of the config; docs/config.md lists all keys"
     made.add_argument("overrides", nargs="*", metavar="key=value", help=overrides)
+    several = "run every combination of the values in key=A,B, each in a folder of its own below `output`, then compare"
+    made.add_argument("-m", "--multirun", action="store_true", help=several)
     made.add_argument("--cfg", action="store_true", help="print the resolved config and exit")
     made.add_argument(
         "--resume",

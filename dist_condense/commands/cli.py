@@ -38,9 +38,9 @@ def run(given: Sequence[str] | None = None) -> int:
     options = arguments.run_parser().parse_intermixed_args(given)
 
     def command() -> int:
-        from dist_condense.commands import run_command
+        from dist_condense.commands import multirun_command, run_command
 
-        return run_command.run(options)
+        return (multirun_command if options.multirun else run_command).run(options)
 
     return _refusing(options, command)
 

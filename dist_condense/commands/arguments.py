@@ -33,6 +33,13 @@ EXPORT_FORMATS = {
     "hf": "hf: parquet files for Hugging Face's datasets and Hub",
 }
 """Formats of an export, each with its description."""
+COMPARE = """\
+Compare runs that are finished, or whose networks are trained in part. Runs that differ only in their seeds are one row:
+the mean over networks, then over condensation seeds, with both deviations. Runs with other settings, test images,
+protocols or epochs are rows of their own. Exit code: 0 done, 2 refused."""
+COMPARED = """examples:
+  dist-condense compare outputs/dc_0 outputs/dc_1 outputs/dsa_0 outputs/dsa_1
+  dist-condense compare outputs/* --by trajectory.networks --format html --output table.html"""
 REPLAY = "Send the records of a run to MLflow; records sent before are skipped."
 SOURCE_HELP = (
     "a folder with train/<class>/ and val/<class>/ (or test/); or WebDataset tars of mixed classes as a quoted"
@@ -64,6 +71,8 @@ def parser() -> terminal.Parser:
     )
     for each in (prepare, listing):
         _add_plugin(each)
+    compare = commands.add_parser("compare", help="compare results of runs", description=COMPARE, epilog=COMPARED)
+    _add_compare(compare)
     replay = commands.add_parser("replay", help="send a run's records to MLflow", description=REPLAY)
     replay.add_argument("output", help=OUTPUT)
     replay.add_argument("--uri", help="address of the server (default: as in the run's config, or MLFLOW_TRACKING_URI)")
@@ -92,10 +101,13 @@ def run_parser() -> terminal.Parser:
         description="Condense a data set, evaluate the result, and write a report. The same command continues a run "
         "that was stopped. Exit code: 0 done, 1 the run failed (the last good set is kept), 2 refused before anything "
         "started, 130 stopped by Ctrl-C and 143 by SIGTERM, with its state saved.",
+        epilog="example: dist-condense run configs/digits.yaml -m recipe=dc,dsa seed=0,1",
     )
     made.add_argument("config", help="a YAML file, or a shipped one such as configs/digits.yaml")
     overrides = "overrides of the config; docs/config.md lists all keys"
     made.add_argument("overrides", nargs="*", metavar="key=value", help=overrides)
+    several = "run every combination of the values in key=A,B, each in a folder of its own below `output`, then compare"
+    made.add_argument("-m", "--multirun", action="store_true", help=several)
     made.add_argument("--cfg", action="store_true", help="print the resolved config and exit")
     made.add_argument(
         "--resume",
@@ -157,6 +169,16 @@ def local_path(text: str) -> Path:
     if is_url(text):
         raise argparse.ArgumentTypeError(f"{text} is an address; give a local folder, and upload it afterwards")
     return Path(nonempty(text))
+
+
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("outputs", nargs="+", metavar="OUTPUT", help=OUTPUT)
+    by = "method, dataset, ipc, architecture, protocol, epochs, or a key of the config (default: method)"
+    parser.add_argument("--by", default="method", metavar="KEY", help=by)
+    formats = "print this format instead of a table for the terminal; html is one page with a bar chart"
+    parser.add_argument("--format", choices=("md", "csv", "latex", "html"), help=formats)
+    parser.add_argument("--output", type=local_path, metavar="FILE", help="write to a file; needs --format")
 
 
 def _add_plugin(parser: argparse.ArgumentParser) -> None:

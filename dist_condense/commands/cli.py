@@ -1,4 +1,4 @@
-"""The command line: ``dist-condense run | prepare | plan | evaluate | export | list | replay``.
+"""The command line: ``dist-condense run | prepare | plan | evaluate | export | compare | list | replay``.
 
 A command's module is imported when the command is executed, because it imports torch, which takes seconds; ``--help``,
 ``--version`` and refused arguments need none, and ``list`` reads names only.
@@ -38,9 +38,9 @@ def run(given: Sequence[str] | None = None) -> int:
     options = arguments.run_parser().parse_intermixed_args(given)
 
     def command() -> int:
-        from dist_condense.commands import run_command
+        from dist_condense.commands import multirun_command, run_command
 
-        return run_command.run(options)
+        return (multirun_command if options.multirun else run_command).run(options)
 
     return _refusing(options, command)
 
@@ -86,6 +86,13 @@ def export(options: argparse.Namespace) -> int:
     return export_command.export(options)
 
 
+def compare(options: argparse.Namespace) -> int:
+    """Compare the results of runs."""
+    from dist_condense.commands import compare_command
+
+    return compare_command.compare(options)
+
+
 def show(options: argparse.Namespace) -> int:
     """List every name that a config can use."""
     for title, known in listed():
@@ -127,6 +134,7 @@ WITH_OVERRIDES: dict[str, Callable[[Sequence[str] | None], int]] = {
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "prepare": prepare,
     "export": export,
+    "compare": compare,
     "list": show,
     "replay": replay,
 }

@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     if options.cfg:
         terminal.out(*to_yaml(config).rstrip("\n").split("\n"))
         return 0
-    return _executed(config, options.resume, given=given_keys(options.config, options.overrides))
+    return executed(config, options.resume, given=given_keys(options.config, options.overrides))
 
 
 def evaluate(path: str, overrides: Sequence[str]) -> int:
@@ -44,7 +44,7 @@ def evaluate(path: str, overrides: Sequence[str]) -> int:
     check(folder)
     config = finished(folder, overrides)
     trusted = _names_server(overrides) or is_own(config.tracking.uri)
-    return _executed(config, trusted=trusted, finished=True)
+    return executed(config, trusted=trusted, finished=True)
 
 
 def run_folder(path: str) -> Path:
@@ -132,18 +132,30 @@ def loaded(path: str, overrides: Sequence[str]) -> RunConfig:
     return config
 
 
-def _executed(
+def prepared(config: RunConfig, resume: str = "auto") -> Job:
+    """Return the checked job of a config; nothing is started. Raises ConfigError with every problem."""
+    try:
+        return Job.prepare(config, resume)
+    except (DataError, RowsError, SyntheticSetError, *MISPLACED) as error:
+        raise ConfigError(terminal.lines_of(error)) from error
+
+
+def executed(
     config: RunConfig,
     resume: str = "auto",
     trusted: bool = True,
     finished: bool = False,
     given: Collection[str] = (),
 ) -> int:
+    """Run a config and return the exit code. Raises ConfigError if it is refused before anything starts.
+
+    :param resume: value of the option ``--resume``.
+    :param trusted: whether the address of MLflow comes from the user.
+    :param finished: whether only the evaluation of a finished run is requested.
+    :param given: keys that the user has set.
+    """
     try:
-        try:
-            job = replace(Job.prepare(config, resume), trusted=trusted, verified=finished)
-        except (DataError, RowsError, SyntheticSetError, *MISPLACED) as error:  # nothing has started
-            raise ConfigError(terminal.lines_of(error)) from error
+        job = replace(prepared(config, resume), trusted=trusted, verified=finished)
         job.remarks.extend(effects.remarks(job.config, given))
         if finished:  # after all cheaper checks
             _verify(RunFolder(Path(config.output)))

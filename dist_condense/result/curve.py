@@ -1,13 +1,15 @@
-"""Chart of a measure over the steps of a run, as an SVG element for report.html."""
+"""Charts as SVG elements for pages: of a measure over the steps of a run, and what others draw."""
 
 from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 WIDTH, HEIGHT = 760, 260
 """Size of the chart in CSS pixels, one per point of matplotlib."""
@@ -50,44 +52,58 @@ def curve(name: str, points: Sequence[Point]) -> Curve | None:
         return None
     values = [value for _, value in points]
     is_logarithmic = min(values) > 1 / LARGEST and max(values) / min(values) > LOGARITHMIC_FROM
-    svg = _svg(points, is_logarithmic)
-    for variable, colour in COLOURS.items():  # the page has other colours in dark mode
-        svg = svg.replace(colour, f"var(--{variable})")
+    svg = drawn(partial(_plot, points=points, is_logarithmic=is_logarithmic))
     return Curve(f"{name} over steps" + (", logarithmic scale" if is_logarithmic else ""), svg)
 
 
-def _svg(points: Sequence[Point], is_logarithmic: bool) -> str:
+def drawn(plot: Callable[[Any], None], height: int = HEIGHT) -> str:
+    """Return the chart that ``plot`` draws on matplotlib's axes, as an SVG element in the colours of the page.
+
+    Texts are literal: nothing in them is read as a formula.
+
+    :param height: height in CSS pixels.
+    :raises ImportError: matplotlib is not installed.
+    :raises OSError: a matplotlibrc in the current folder is not a file, or cannot be read.
+    """
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # no warning if it cannot cache fonts in the home folder
     if MATPLOTLIBRC.exists() and not MATPLOTLIBRC.is_file():
         raise OSError(f"{MATPLOTLIBRC.absolute()} is not a file, and matplotlib would read it")
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # a matplotlibrc of the user would change the chart
         matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "dist_condense", "font.size": 12})
-        figure = Figure((WIDTH / 72, HEIGHT / 72), layout="constrained", facecolor="none")
+        matplotlib.rcParams["text.parse_math"] = False
+        figure = Figure((WIDTH / 72, height / 72), layout="constrained", facecolor="none")
         axes = figure.add_subplot(facecolor="none")
-        axes.plot(*zip(*points, strict=True), color=COLOURS["accent"], linewidth=1.8)
-        axes.grid(axis="y", color=COLOURS["rule"])
         axes.tick_params(which="both", length=0, labelcolor=COLOURS["quiet"])
         axes.spines[:].set_visible(False)
-        axes.margins(x=0)
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-        if is_logarithmic:
-            values = [value for _, value in points]
-            few_decades = max(values) / min(values) < 1000
-            axes.set_yscale("log")
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few_decades else (1,)))
-            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-            axes.yaxis.set_minor_formatter(NullFormatter())
+        plot(axes)
         stream = io.StringIO()
         FigureCanvasSVG(figure).print_svg(stream, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     text = stream.getvalue()
+    for variable, colour in COLOURS.items():  # the page has other colours in dark mode
+        text = text.replace(colour, f"var(--{variable})")
     return text[text.index("<svg") :]  # without the XML declaration
+
+
+def _plot(axes: Any, points: Sequence[Point], is_logarithmic: bool) -> None:
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+
+    axes.plot(*zip(*points, strict=True), color=COLOURS["accent"], linewidth=1.8)
+    axes.grid(axis="y", color=COLOURS["rule"])
+    axes.margins(x=0)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    if is_logarithmic:
+        values = [value for _, value in points]
+        few_decades = max(values) / min(values) < 1000
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few_decades else (1,)))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _binned(points: Sequence[Point]) -> list[Point]:

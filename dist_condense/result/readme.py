@@ -7,7 +7,7 @@ contains no path, address or name of a machine.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from math import prod
 
@@ -19,13 +19,13 @@ from dist_condense.evaluation.protocols import Protocol, protocol
 from dist_condense.evaluation.rows import Row
 from dist_condense.result.card import SOFT, WITH_PACKAGE, Card
 from dist_condense.result.loader import LOADER
+from dist_condense.result.markdown import one_line, plain, table
 from dist_condense.result.preview import left_out
 from dist_condense.result.summary import is_balanced_apart, summarise
 from dist_condense.result.synthetic_set import PREVIEW
 from dist_condense.settings import architectures, assembly, yaml_files
 from dist_condense.settings.config import RunConfig, to_dict
 from dist_condense.system.credentials import masked
-from dist_condense.system.terminal import printable
 
 TAGS = ("dataset-condensation", "dataset-distillation", "dist-condense")
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
@@ -36,7 +36,6 @@ CLASSES = 20
 OF_A_MACHINE = ("output", "data", "cluster", "tracking", "dataset.root", "dataset.download", "evaluation.threads")
 """Keys and sections of a config that belong to a machine, and do not change the synthetic set."""
 SHORTEST_FENCE = 3
-_MARKUP = re.compile(r"[\\`*_\[\]<>|~$&@]|:(?=/)|(?<=www)\.", re.IGNORECASE)
 
 
 def text_of(card: Card, config: RunConfig, dataset: ImageSet, units: Units, rows: Sequence[Row]) -> str:
@@ -47,7 +46,7 @@ def text_of(card: Card, config: RunConfig, dataset: ImageSet, units: Units, rows
     :param rows: rows of evaluation.csv; none if no network was trained on the set yet.
     """
     licence = licence_of(dataset)
-    title = f"{card.ipc} {_plural('image', card.ipc)} per class of {_plain(card.dataset)}, by {_plain(card.method)}"
+    title = f"{card.ipc} {_plural('image', card.ipc)} per class of {plain(card.dataset)}, by {plain(card.method)}"
     sections = {
         "Loading": _loading(),
         "Recipe to train with": _training(card, config, dataset),
@@ -80,7 +79,7 @@ def _header(card: Card, licence: Licence) -> str:
         "task_categories": ["image-classification"],
         "tags": list(TAGS),
         "size_categories": [next((name for least, name in SIZES if images < least), LARGEST)],
-        "pretty_name": _line(f"{card.dataset}, condensed by {card.method}, ipc {card.ipc}"),
+        "pretty_name": one_line(f"{card.dataset}, condensed by {card.method}, ipc {card.ipc}"),
     }
     return f"---\n{yaml_files.dumped(content)}---\n"
 
@@ -92,8 +91,8 @@ def _description(card: Card, units: Units) -> str:
     )
     state = "complete" if card.complete else f"**not complete**: made by {_progress(card, units)}"
     facts = {
-        "method": _plain(card.method),
-        "source": _plain(card.dataset),
+        "method": plain(card.method),
+        "source": plain(card.dataset),
         "images": f"{count:,}, {card.ipc} per class{tiles}",
         "shape of an image": " x ".join(map(str, card.shape)) + " (channels, height, width), float32",
         "stored values": _values(card),
@@ -104,7 +103,7 @@ def _description(card: Card, units: Units) -> str:
     shown = left_out(len(card.classes), card.ipc)
     caption = f"The stored images{f' ({shown})' if shown else ''}, by class from left to right and then down."
     about = "A small training set that stands for a large one: a network is trained on these images alone."
-    return f"{about}\n\n{_table(('', ''), facts.items())}\n![Preview]({PREVIEW})\n\n{caption}\n"
+    return f"{about}\n\n{table(('', ''), facts.items())}\n![Preview]({PREVIEW})\n\n{caption}\n"
 
 
 def _values(card: Card) -> str:
@@ -118,7 +117,7 @@ def _values(card: Card) -> str:
 
 
 def _classes(card: Card) -> str:
-    names = ", ".join(_plain(entry.name) for entry in card.classes[:CLASSES])
+    names = ", ".join(plain(entry.name) for entry in card.classes[:CLASSES])
     more = len(card.classes) - CLASSES
     return f"{len(card.classes):,}: {names}" + (f" and {more:,} more, see card.json" if more > 0 else "")
 
@@ -146,7 +145,7 @@ def _training(card: Card, config: RunConfig, dataset: ImageSet) -> str:
         "CutMix": f"with probability {used.cutmix:g} per batch" if used.cutmix else "none",
     }
     about = "dist_condense's evaluation trains networks from scratch on the loaded images so:"
-    return f"{about}\n\n{_table(('', ''), facts.items())}"
+    return f"{about}\n\n{table(('', ''), facts.items())}"
 
 
 def _courses(card: Card, config: RunConfig, used: Protocol) -> Iterator[tuple[str, str]]:
@@ -156,7 +155,7 @@ def _courses(card: Card, config: RunConfig, used: Protocol) -> Iterator[tuple[st
     for entry in architectures.entries(config):
         name = assembly.architecture(config, entry)
         epochs = options.epochs or used.epochs_for(labels, name, card.decoded_per_image)
-        courses.setdefault(epochs, []).append(_plain(name))
+        courses.setdefault(epochs, []).append(plain(name))
     for epochs, names in courses.items():
         which = "" if len(courses) == 1 else f" of {', '.join(names)}"
         yield f"network{which}", ", ".join(names)
@@ -179,7 +178,7 @@ def _scores(rows: Sequence[Row], ipc: int) -> str:
         return "Not evaluated yet.\n"
     apart = is_balanced_apart(rows)
     lines = [
-        [_plain(x.set), _plain(x.architecture), _plain(x.protocol), _plain(x.epochs), x.text, str(len(x.values))]
+        [plain(x.set), plain(x.architecture), plain(x.protocol), plain(x.epochs), x.text, str(len(x.values))]
         + ([x.balanced_text] if apart else [])
         for x in summarise(rows)
     ]
@@ -189,7 +188,7 @@ def _scores(rows: Sequence[Row], ipc: int) -> str:
         about += " Balanced accuracy is the mean over classes, which have different numbers of test images."
     each = f"{ipc} real {_plural('image', ipc)} per class"
     legend = f"`condensed`: this set; `whole`: all real training images; other sets: {each}, selected as the name says."
-    return f"{about}\n\n{_table(heads, lines)}\n{legend}\n"
+    return f"{about}\n\n{table(heads, lines)}\n{legend}\n"
 
 
 def _licence(licence: Licence) -> str:
@@ -203,14 +202,14 @@ def _making(card: Card, config: RunConfig, units: Units) -> str:
         "seed": str(card.seed),
         "progress": f"{_progress(card, units)}, {'complete' if card.complete else 'not complete'}",
         "computed by": (f"{workers} {_plural('worker', workers)}" if workers else "one process") + f" on {device}",
-        "versions": ", ".join(f"{_plain(name)} {_plain(value)}" for name, value in card.versions.items()),
-        "commit": _plain(card.code_commit or "not known"),
-        "date": _plain(card.created),
+        "versions": ", ".join(f"{plain(name)} {plain(value)}" for name, value in card.versions.items()),
+        "commit": plain(card.code_commit or "not known"),
+        "date": plain(card.created),
     }
     again = "This file, `recipe.yaml`, makes the set again; with these versions on CPUs of one kind bit for bit:"
     root = " dataset.root=FOLDER" if config.dataset.root is not None else ""
     command = f"dist-condense run recipe.yaml output=outputs/again{root}"
-    return f"{_table(('', ''), facts.items())}\n{again}\n\n{_block(_recipe(config), 'yaml')}\n{_block(command, 'sh')}"
+    return f"{table(('', ''), facts.items())}\n{again}\n\n{_block(_recipe(config), 'yaml')}\n{_block(command, 'sh')}"
 
 
 def _recipe(config: RunConfig) -> str:
@@ -234,22 +233,7 @@ def _plural(noun: str, count: int) -> str:
     return noun if count == 1 else f"{noun}es" if noun.endswith("s") else f"{noun}s"
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-
-
 def _block(code: str, language: str) -> str:
     """Return a code block, whose fence is longer than any in the code."""
     fence = "`" * max(SHORTEST_FENCE, *(len(run) + 1 for run in re.findall("`+", code)), 0)
     return f"{fence}{language}\n{code.rstrip()}\n{fence}\n"
-
-
-def _line(text: str) -> str:
-    """Return a text as one line, with hidden characters escaped and secrets masked."""
-    return printable(masked(text))
-
-
-def _plain(text: str) -> str:
-    """Return a text as one line in which nothing is Markdown, HTML or a link."""
-    return _MARKUP.sub(r"\\\g<0>", _line(text))

@@ -28,7 +28,6 @@ from dist_condense.system.errors import DataError
 from dist_condense.system.files import write_atomically
 
 TEMPLATE = "report_page.html"
-"""Template of the page, in this package."""
 CHARTS = 20
 """Largest number of charts, each of which takes a tenth of a second."""
 Content = TypeVar("Content")
@@ -65,7 +64,7 @@ def write_report(
     except Exception as error:  # matplotlib is missing or fails; a finished run still needs its report
         curves = {}
         notes.append(f"No charts: {terminal.lines_of(error)[0]}")
-    page = _template().render(
+    page = template(TEMPLATE).render(
         title=f"{card.method} · {card.dataset}" if card else files.path.name,
         facts=_facts(card) if card else {},
         results=_results(read_csv(files.evaluation), latest, read(files.evaluation_classes, read_classes) or []),
@@ -80,14 +79,14 @@ def write_report(
     return files.report
 
 
-def _template() -> Any:
-    """Return the template, which escapes every value and makes its invisible characters visible."""
+def template(name: str) -> Any:
+    """Return a template of this package, which escapes every value and makes its invisible characters visible."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(
         autoescape=True, finalize=_printable, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.from_string(resources.files(__package__).joinpath(TEMPLATE).read_text(encoding="utf-8"))
+    return environment.from_string(resources.files(__package__).joinpath(name).read_text(encoding="utf-8"))
 
 
 def _printable(value: Any) -> Any:

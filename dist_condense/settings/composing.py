@@ -1,4 +1,7 @@
-"""Composition of a config file with the files that its ``defaults`` name, by Hydra; no other module imports Hydra."""
+"""Composition of a config file with the files that its ``defaults`` name, and the grammar of sweeps, both by Hydra.
+
+No other module imports Hydra.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from contextvars import ContextVar
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote, unquote_to_bytes
@@ -14,6 +18,8 @@ from urllib.parse import quote, unquote_to_bytes
 from hydra import compose, initialize
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Transformer
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException
 from hydra.plugins.config_source import ConfigResult, ConfigSource
@@ -21,8 +27,8 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dist_condense.settings.values import Unusable
-from dist_condense.settings.yaml_files import DEFAULTS, ENDINGS, SHAPE, package, texts
+from dist_condense.settings.values import Unusable, shown
+from dist_condense.settings.yaml_files import DEFAULTS, ENDINGS, SHAPE, package, parsed, texts
 
 PRIMARY = "the config"
 """Name under which Hydra finds the file of the command line, because the file's own name may contain any character."""
@@ -135,6 +141,39 @@ def composed(file: Path, shipped: Path, groups: Mapping[str, str]) -> tuple[dict
         raise Unusable(f"{file}: a file of its defaults cannot be read: {error.strerror or error}") from error
     finally:
         _LOCATIONS.reset(before)
+
+
+def choices(override: str, most: int) -> list[str]:
+    """Return the values that Hydra's grammar of a sweep reads in ``key=value``, as texts; none if there is one value.
+
+    ``key=a,b`` has two values, ``key=[a,b]`` and ``key='a,b'`` have one.
+
+    :param most: largest number of values that is returned.
+    :raises Unusable: a text with a comma is not of the grammar, or its values cannot be listed.
+    """
+    text = override.partition("=")[2]
+    try:
+        read = OverridesParser.create().parse_override(override)
+        values = list(islice(read.sweep_iterator(_as_text), most)) if read.is_sweep_override() else []
+    except (HydraException, RecursionError) as error:
+        if "," not in text or _is_nested(text):  # a single value, whose grammar is that of overrides.py
+            return []
+        reason = str(error).partition("\n")[0] or "nested too deep"
+        raise Unusable(f"{shown(text)} has a comma, but is no list of values ({reason}); quote each value") from error
+    return [*dict.fromkeys(map(str, values))]
+
+
+def _is_nested(text: str) -> bool:
+    """Return whether a text is one list or dict, in which Hydra's grammar refuses an ``=``."""
+    try:
+        return isinstance(parsed(text), list | dict)
+    except Unusable:
+        return False
+
+
+def _as_text(value: Any) -> str:
+    """Return a parsed value as overrides.py reads it, which knows no backslash before a special character."""
+    return value if isinstance(value, str) else Transformer.str(value)
 
 
 def _quoted(name: str) -> str:

@@ -70,7 +70,7 @@ def _differences(config: RunConfig, recipe: dict[str, Any]) -> Iterator[str]:
         if name.startswith("training.") and not _is_trained(its) and not _is_trained(own):
             continue
         if bool(own[name]) != bool(its[name]) if name in SWITCHES else own[name] != its[name]:
-            yield f"{name}={_text(own[name])}"
+            yield f"{name}={as_given(own[name])}"
 
 
 def _is_trained(values: dict[str, Any]) -> bool:
@@ -89,10 +89,10 @@ def _is_number(kind: Any) -> bool:
     return {*(get_args(kind) or (kind,))} - {NoneType} <= {int, float}
 
 
-def _text(item: Any) -> str:
+def as_given(item: Any) -> str:
     """Return a value as on the command line, shortened."""
     if isinstance(item, list):
-        return f"[{','.join(map(_text, item))}]"[:LONGEST]
+        return f"[{','.join(map(as_given, item))}]"[:LONGEST]
     if item is None or isinstance(item, bool):
         return {None: "null", True: "true", False: "false"}[item]
     return f"{item:g}" if isinstance(item, float) else str(item)[:LONGEST]

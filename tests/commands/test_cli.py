@@ -25,9 +25,10 @@ from dist_condense.settings.run_folder import RunFolder
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--help"], ["run", "prepare", "plan", "evaluate", "list", "replay"]),
+        (["--help"], ["run", "prepare", "plan", "evaluate", "export", "compare", "list", "replay"]),
         (["run", "--help"], ["--cfg", "key=value"]),
         (["evaluate", "--help"], ["SET", "key=value", "evaluation.", "--dataset", "--space"]),
+        (["compare", "--help"], ["--by", "--format", "OUTPUT", "examples:"]),
         (["list", "--help"], ["name"]),
         (["prepare", "--help"], ["SOURCE", "DEST", "cifar10:/data", "{0000..0146}", "--size", "--ffcv", "--ray"]),
         (["plan", "--help"], ["--gpus", "--calibration", "key=value"]),

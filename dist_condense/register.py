@@ -26,7 +26,7 @@ from dist_condense.evaluation.protocols import PROTOCOLS, REPLACED, Protocol
 from dist_condense.networks.catalogue import NETWORKS, Builder
 from dist_condense.selection.candidates import Candidates
 from dist_condense.selection.table import SELECTIONS, Selection
-from dist_condense.settings.schema import CONDENSED, WHOLE
+from dist_condense.settings.schema import CONDENSED, FULL
 from dist_condense.system import plugins
 from dist_condense.system.plugins import Refused, Registered
 
@@ -85,8 +85,8 @@ def data_set(name: str, part: Known) -> None:
     refuse = _new("data set", KNOWN, name, [MEASURED])
     _expect(isinstance(part, Known), refuse, "give a data.catalogue.Known, its facts and a function that opens it")
     facts = part.facts
-    is_whole = len(facts.mean) == len(facts.std) == facts.channels
-    _expect(is_whole, refuse, f"its facts need a mean and a std for each of {facts.channels} channels")
+    is_complete = len(facts.mean) == len(facts.std) == facts.channels
+    _expect(is_complete, refuse, f"its facts need a mean and a std for each of {facts.channels} channels")
     _enter("data set", KNOWN, name, part)
 
 
@@ -115,7 +115,7 @@ def protocol(name: str, part: Protocol) -> None:
 
 def selection(name: str, part: Selection) -> None:
     """Register a selection of real images, for ``method.selection.name`` and ``evaluation.sets``."""
-    refuse = _new("selection", SELECTIONS, name, [CONDENSED, WHOLE])
+    refuse = _new("selection", SELECTIONS, name, [CONDENSED, FULL])
     _expect(isinstance(part, Selection), refuse, "give a selection.table.Selection")
     features = torch.arange(SIDE * 2.0).view(SIDE, 2) if part.features else torch.empty(SIDE, 0)
     chosen = _tried(lambda: part.select(Candidates(0, features=features, ipc=SOME, seed=0)), refuse)

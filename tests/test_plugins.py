@@ -286,7 +286,7 @@ def test_every_plugin_that_cannot_be_imported_has_a_line(
         ("augmentation('mine', single)", "augmentation 'mine': its brightness must be torch.float64 of shape [3]"),
         ("protocol('dsa_noflip', PROTOCOLS['dc'])", "protocol 'dsa_noflip': the word has another meaning in configs"),
         ("protocol('mine', replace(PROTOCOLS['dc'], augmentation=1))", "protocol 'mine': its augmentation lacks chan"),
-        ("selection('whole', Selection(central))", "selection 'whole': the word has another meaning in configs"),
+        ("selection('full', Selection(central))", "selection 'full': the word has another meaning in configs"),
         ("selection('mine', Selection(lambda c: torch.zeros(c.ipc).long()))", "selection 'mine': for ipc=3 of 8 imag"),
     ],
 )

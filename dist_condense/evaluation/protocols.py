@@ -101,7 +101,7 @@ class Protocol:
     """Number of test evaluations, evenly spaced over the epochs; the last one follows the last epoch."""
     fewer: Mapping[str, Fewer] = field(default_factory=dict)
     """Exceptions to :attr:`epochs`, by the name of a network without its options."""
-    whole_epochs: int | None = None
+    full_epochs: int | None = None
     """Number of epochs E on the whole training set; None if it follows from :attr:`epochs`, as for other sets."""
 
     def epochs_for(self, labels: Tensor, architecture: str = "", tiles: int = 1) -> int:
@@ -145,7 +145,7 @@ _IDC = Protocol(
     cutmix=0.5,
     evaluations=4,
     fewer={"densenet121": Fewer(400, ipc=50, tiles=2)},
-    whole_epochs=300,
+    full_epochs=300,
 )
 _IMAGENET = replace(_IDC, epochs=imagenet_epochs, augmentation=ImagenetAugmentation(), cutmix=1.0, fewer={})
 

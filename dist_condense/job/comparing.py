@@ -26,7 +26,7 @@ from dist_condense.selection.table import SELECTIONS
 from dist_condense.settings import architectures, assembly, selecting
 from dist_condense.settings.config import RunConfig
 from dist_condense.settings.run_folder import RunFolder
-from dist_condense.settings.schema import CONDENSED, WHOLE
+from dist_condense.settings.schema import CONDENSED, FULL
 from dist_condense.system import terminal
 
 log = logging.getLogger(__name__)
@@ -164,10 +164,10 @@ def _set(folder: Path, epochs: int | None) -> TrainingSet:
     return TrainingSet(images, loaded.labels, epochs=epochs, tiles=loaded.card.decoded_per_image)
 
 
-def _whole(of: Comparison) -> TrainingSet:
+def _full(of: Comparison) -> TrainingSet:
     counts, options = of.dataset.counts, of.config.evaluation
     images = torch.cat([of.real.get(label, torch.arange(count)) for label, count in enumerate(counts)])
-    epochs = options.whole_epochs or options.epochs or protocol(options.protocol).whole_epochs
+    epochs = options.full_epochs or options.epochs or protocol(options.protocol).full_epochs
     labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
     return TrainingSet(images, labels, epochs=epochs, stored=True)
 
@@ -179,7 +179,7 @@ class _TrainingSets(dict[str, Callable[[Comparison], TrainingSet]]):
         return functools.partial(_selected, name)
 
 
-TRAINING_SETS = _TrainingSets({CONDENSED: _condensed, WHOLE: _whole})
+TRAINING_SETS = _TrainingSets({CONDENSED: _condensed, FULL: _full})
 
 
 def _report(row: Row) -> None:

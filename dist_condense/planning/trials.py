@@ -17,7 +17,7 @@ from dist_condense.planning.workload import Trials, passes
 from dist_condense.settings import architectures, assembly
 from dist_condense.settings.config import ConfigError, RunConfig
 from dist_condense.settings.procedures import form_of
-from dist_condense.settings.schema import CONDENSED, WHOLE
+from dist_condense.settings.schema import CONDENSED, FULL
 
 
 def trials_of(config: RunConfig, dataset: Any) -> tuple[Trials, ...]:
@@ -72,7 +72,7 @@ class _Set:
 
 def _sets(config: RunConfig, dataset: Any) -> Iterator[_Set]:
     classes, tiles = len(dataset.classes), form_of(config, dataset)[1].tiles
-    sizes = {WHOLE: (sum(dataset.counts), classes), CONDENSED: (classes * config.ipc * tiles, classes, tiles)}
+    sizes = {FULL: (sum(dataset.counts), classes), CONDENSED: (classes * config.ipc * tiles, classes, tiles)}
     for name in dict.fromkeys(config.evaluation.sets):
         yield _Set(name, *sizes.get(name, (classes * config.ipc, classes)))
 
@@ -80,8 +80,8 @@ def _sets(config: RunConfig, dataset: Any) -> Iterator[_Set]:
 def _epochs(config: RunConfig, rule: Protocol, of: _Set, architecture: str) -> int:
     """Return the number of epochs E of a trial, as :mod:`dist_condense.job.comparing` determines it."""
     options, labels = config.evaluation, torch.empty(()).expand(of.images, of.classes)
-    whole = (options.whole_epochs, options.epochs, rule.whole_epochs) if of.name == WHOLE else (options.epochs,)
-    stated = next((epochs for epochs in whole if epochs), None)
+    given = (options.full_epochs, options.epochs, rule.full_epochs) if of.name == FULL else (options.epochs,)
+    stated = next((epochs for epochs in given if epochs), None)
     return rule.epochs_for(labels, architecture, of.tiles) if stated is None else stated
 
 

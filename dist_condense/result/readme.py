@@ -187,7 +187,7 @@ def _scores(rows: Sequence[Row], ipc: int) -> str:
     if apart:
         about += " Balanced accuracy is the mean over classes, which have different numbers of test images."
     each = f"{ipc} real {_plural('image', ipc)} per class"
-    legend = f"`condensed`: this set; `whole`: all real training images; other sets: {each}, selected as the name says."
+    legend = f"`condensed`: this set; `full`: all real training images; other sets: {each}, selected as the name says."
     return f"{about}\n\n{table(heads, lines)}\n{legend}\n"
 
 

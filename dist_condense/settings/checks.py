@@ -23,7 +23,7 @@ from dist_condense.settings.assembly import Pass
 from dist_condense.settings.keys import refused, without
 from dist_condense.settings.numerics import contradictions
 from dist_condense.settings.procedures import PROCEDURES
-from dist_condense.settings.schema import CONDENSED, WHOLE, RunConfig
+from dist_condense.settings.schema import CONDENSED, FULL, RunConfig
 
 THETA = "network"
 """Name of the config section of the condensing network."""
@@ -237,7 +237,7 @@ def _passes(config: RunConfig, dataset: ImageSet) -> list[Pass]:
     if evaluation.epochs != 0:
         of_set, keys = len(dataset.classes) * config.ipc, ("evaluation.sets", "ipc")
         images = dict.fromkeys(SELECTIONS, of_set)
-        images |= {CONDENSED: of_set * maker.form(config, dataset)[1].tiles, WHOLE: sum(dataset.counts)}
+        images |= {CONDENSED: of_set * maker.form(config, dataset)[1].tiles, FULL: sum(dataset.counts)}
         batch = PROTOCOLS[evaluation.protocol].batch
         passes += [Pass(keys, images[name], batch, of_theta=False) for name in evaluation.sets]
     return list(dict.fromkeys(passes))

@@ -105,6 +105,7 @@ RENAMED: dict[str, Renamed] = {
     "cluster.slices": Renamed("compute.slices"),
     "cluster.threads": Renamed("compute.threads"),
     "cluster.reproducible": Renamed("compute.reproducible"),
+    "evaluation.whole_epochs": Renamed("evaluation.full_epochs"),
     "data.source": Renamed("data.tier", lambda old, values: old != "files", prevails=True),
     "method.parameterisation.budget": Renamed(
         "method.synthetic_limit", lambda old, values: values.get("method.parameterisation.decoding") == "bounded"

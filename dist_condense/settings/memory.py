@@ -25,7 +25,7 @@ from dist_condense.selection.table import SELECTIONS
 from dist_condense.settings import architectures, assembly, needs
 from dist_condense.settings.needs import FLOAT, Need, Needs
 from dist_condense.settings.procedures import PROCEDURES, outline_of
-from dist_condense.settings.schema import CONDENSED, WHOLE, RunConfig
+from dist_condense.settings.schema import CONDENSED, FULL, RunConfig
 from dist_condense.system.memory import memory_and_swap
 
 HERE = "this machine"
@@ -106,7 +106,7 @@ def _condensed(config: RunConfig, dataset: Any) -> Need:
     return Need(needs.images_key(config), text, FLOAT * number * prod(dataset.shape), less=needs.LESS)
 
 
-def _whole(config: RunConfig, dataset: Any) -> Need:
+def _full(config: RunConfig, dataset: Any) -> Need:
     images, less = sum(dataset.counts), "leave out the set of all images, or lower dataset.size"
     return Need("evaluation.sets", f"all {images} training images", _stored(images, dataset), less=less)
 
@@ -117,7 +117,7 @@ def _selected(name: str, config: RunConfig, dataset: Any) -> Need:
     return Need(key, f"{draws} draws of {name} images", _stored(draws * _images(config, dataset), dataset))
 
 
-SETS: dict[str, Callable[[RunConfig, Any], Need]] = {CONDENSED: _condensed, WHOLE: _whole}
+SETS: dict[str, Callable[[RunConfig, Any], Need]] = {CONDENSED: _condensed, FULL: _full}
 """Function that returns the need of a training set of the evaluation, by the name of the set, which is no selection."""
 
 

@@ -29,8 +29,8 @@ from dist_condense.selection.table import SELECTIONS
 from dist_condense.settings.limits import COUNT, OneOf, Range
 from dist_condense.settings.parts import BATCHES, NETWORK_STARTS, PARTITIONS
 
-CONDENSED, WHOLE = "condensed", "whole"
-SETS = ChainMap[str, Any]({CONDENSED: None, WHOLE: None}, SELECTIONS)
+CONDENSED, FULL = "condensed", "full"
+SETS = ChainMap[str, Any]({CONDENSED: None, FULL: None}, SELECTIONS)
 """Names of the sets of an evaluation, the selections first, among them those that are registered later."""
 AUTO_DEVICE, CPU, CUDA = DEVICES = ("auto", "cpu", "cuda")
 
@@ -410,8 +410,10 @@ class ClusterConfig:
 class EvaluationConfig:
     """Evaluation of the synthetic set: networks are trained on it from scratch and tested."""
 
-    sets: list[Annotated[str, OneOf("evaluation sets", SETS)]] = field(default_factory=lambda: ["condensed"])
-    """Training sets to compare: `condensed`, `whole` (all real training images), and selections of ipc real images per
+    sets: list[Annotated[str, OneOf("evaluation sets", SETS, {"whole": FULL})]] = field(
+        default_factory=lambda: ["condensed"]
+    )
+    """Training sets to compare: `condensed`, `full` (all real training images), and selections of ipc real images per
     class (see `dist-condense list`). A random selection is drawn anew for each network; a selection that needs a
     trained network is computed once, by a separate run in `selections/` beside the output, and is shared by all runs on
     the same data."""
@@ -425,8 +427,8 @@ class EvaluationConfig:
     """Number of networks per set and architecture."""
     epochs: Amount | None = None
     """Training epochs; null: the protocol's; 0: no evaluation, which needs no test images."""
-    whole_epochs: Count | None = None
-    """Training epochs on `whole`; null: `epochs`, or if that is null as well, the protocol's (IDC: 300)."""
+    full_epochs: Count | None = None
+    """Training epochs on `full`; null: `epochs`, or if that is null as well, the protocol's (IDC: 300)."""
     threads: Threads | None = None
     """CPU cores per trained network; null: 1 on Ray, otherwise all."""
 

@@ -81,7 +81,7 @@ def test_list_names_everything(capsys):
     said = capsys.readouterr().out.split()
     wanted = ["digits", "cifar10", "imagenet100_idc", "convnet", "resnet10_ap", "dsac", "idc_i", "frozen"]
     wanted += ["layerwise_cosine", "idc_imagenet100", "configs/fashion_mnist_dc.yaml"]
-    wanted += ["embedding", "convolutions", "kmeans", "cutout", "mixed", "bounded", "pool", "epochs", "whole", "cuda"]
+    wanted += ["embedding", "convolutions", "kmeans", "cutout", "mixed", "bounded", "pool", "epochs", "full", "cuda"]
     wanted += ["(method.statistic.name)", "(method.augmentation.always,", "method.augmentation.one_of)", "timm:NAME"]
     assert [word for word in wanted if word not in said] == []
 

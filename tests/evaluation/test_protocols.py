@@ -78,7 +78,7 @@ def test_idc_trains_densenet_for_400_epochs_on_large_sets(architecture, ipc, fac
 
 def test_the_whole_set_takes_300_epochs_with_idc():
     for name, p in PROTOCOLS.items():
-        assert p.whole_epochs == (300 if name.startswith("idc") else None)
+        assert p.full_epochs == (300 if name.startswith("idc") else None)
 
 
 FLIPPING = {"dsa", "dm", "idc", "idc_mnist_factor2", "idc_imagenet", "idc_imagenet100"}

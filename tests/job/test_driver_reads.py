@@ -59,7 +59,7 @@ def test_a_random_set_opens_the_shards_of_its_images(root: Path, opened: list[st
 
 def test_the_whole_set_opens_every_training_shard_once(root: Path, opened: list[str]) -> None:
     run = job(root)
-    whole = TRAINING_SETS["whole"](run.comparison)
+    whole = TRAINING_SETS["full"](run.comparison)
     assert sorted(opened) == sorted(f"train/{path.name}" for path in (root / "train").iterdir())
     memory = run.dataset.train()
     assert torch.equal(whole.images, torch.cat([memory.images[label] for label in range(3)]))

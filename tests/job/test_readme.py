@@ -14,7 +14,7 @@ from dist_condense.settings import config as configs
 from dist_condense.system.errors import DataError
 from tests.engine import cases
 
-GIVEN = ("cluster.workers=0", "ipc=1", "evaluation.seeds=2", "evaluation.epochs=1", "evaluation.whole_epochs=1")
+GIVEN = ("cluster.workers=0", "ipc=1", "evaluation.seeds=2", "evaluation.epochs=1", "evaluation.full_epochs=1")
 
 
 def command(folder, *more):

@@ -41,7 +41,7 @@ KEYS = [
     "training.images=32",
     "training.batch=16",
     "trajectory={networks: 2, matching_steps: 3}",
-    "evaluation={epochs: 4, seeds: 1, protocol: idc_speech, sets: [random, condensed, whole]}",
+    "evaluation={epochs: 4, seeds: 1, protocol: idc_speech, sets: [random, condensed, full]}",
     "tracking={checkpoint_steps: 2, checkpoints_kept: 5}",
     "cluster.workers=0",
 ]
@@ -149,8 +149,8 @@ def test_the_card_says_all_and_the_set_is_what_training_saw(run: tuple[Job, Tens
 
 def test_networks_on_its_height_and_width_are_trained_and_tested(run: tuple[Job, Tensor]) -> None:
     rows = {row.set: row for row in run[0].comparison.rows()}
-    assert set(rows) == {"random", "condensed", "whole"}
-    assert rows["whole"].top1_last > 60 and rows["condensed"].top1_last > 60  # by chance 33
+    assert set(rows) == {"random", "condensed", "full"}
+    assert rows["full"].top1_last > 60 and rows["condensed"].top1_last > 60  # by chance 33
 
 
 def test_selected_images_are_stored_values(tmp_path: Path) -> None:

@@ -75,12 +75,12 @@ def test_imagenet_100_has_fewer_epochs_and_three_architectures():
 
 
 def test_epochs_of_the_config_go_first():
-    keys = ["evaluation.sets=[whole,condensed]", "evaluation.epochs=2"]
+    keys = ["evaluation.sets=[full,condensed]", "evaluation.epochs=2"]
     whole, condensed = counted("cifar10_idc", *keys)
     assert whole.updates == {64: 2 * 781, 16: 2} and condensed.updates == {64: 12, 16: 2}
-    whole, _ = counted("cifar10_idc", "evaluation.sets=[whole,condensed]")
+    whole, _ = counted("cifar10_idc", "evaluation.sets=[full,condensed]")
     assert whole.updates[64] == 300 * 781
-    whole, _ = counted("cifar10_idc", *keys, "evaluation.whole_epochs=7")
+    whole, _ = counted("cifar10_idc", *keys, "evaluation.full_epochs=7")
     assert whole.updates[64] == 7 * 781
     assert counted("cifar10_idc", "evaluation.epochs=0") == ()
     (herding,) = counted("cifar10_dc", "method=herding", "ipc=50", "evaluation.sets=[condensed]")

@@ -198,11 +198,11 @@ def test_everything_wrong_is_reported_at_once():
 
 def test_a_list_without_brackets_is_told_how_to_be_written():
     with pytest.raises(ConfigError) as refused:
-        shipped("digits", "dataset.classes=a,b", "+evaluation.sets=random,whole", "ipc=2")
+        shipped("digits", "dataset.classes=a,b", "+evaluation.sets=random,full", "ipc=2")
     several = "is several values; a list has brackets,"
     assert refused.value.problems == [
         f"dataset.classes: 'a,b' {several} 'dataset.classes=[a,b]'",
-        f"evaluation.sets: 'random,whole' {several} 'evaluation.sets=[random,whole]'",
+        f"evaluation.sets: 'random,full' {several} 'evaluation.sets=[random,full]'",
     ]
 
 

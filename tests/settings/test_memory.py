@@ -117,7 +117,7 @@ def test_the_message_names_the_largest_need() -> None:
             ["evaluation.sets=[random]", "evaluation.seeds=100000"],
             "evaluation.seeds: 2.9 GiB for 100000 draws",
         ),
-        ("imagenet1k_idc", ["evaluation.sets=[whole]"], "evaluation.sets: 179.6 GiB for all 1281000 training images"),
+        ("imagenet1k_idc", ["evaluation.sets=[full]"], "evaluation.sets: 179.6 GiB for all 1281000 training images"),
         ("cifar10_dc", ["evaluation.architectures=[resnet18:width=4096]"], "evaluation.architectures: 340"),
     ],
 )

@@ -21,6 +21,7 @@ MOVED = ("slices", "threads", "reproducible")
 SAME = [
     (["cluster.slices=3"], ["compute.slices=3"]),
     (["cluster={threads: 2, reproducible: off}"], ["compute.threads=2", "compute.reproducible=false"]),
+    (["evaluation.whole_epochs=7"], ["evaluation.full_epochs=7"]),
     (["data.source=files", "data.tier=disk"], ["data.tier=disk"]),
     (["data.source=ffcv", "data.tier=disk"], ["data.tier=ffcv"]),
     (

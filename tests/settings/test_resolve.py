@@ -122,7 +122,7 @@ def test_baselines_share_one_opening(job, folder, tmp_path, monkeypatch):
     prepared(folder, tmp_path / "shards")
     ready = job("evaluation.seeds=2", root=tmp_path / "shards")
     monkeypatch.setattr(shards, "sha256_of", lambda path: hashed.append(path) or sha256_of(path))
-    for name in ("random", "whole"):
+    for name in ("random", "full"):
         TRAINING_SETS[name](ready.comparison)
     assert len(hashed) == len(set(hashed)) == 3
 
@@ -349,13 +349,13 @@ def test_constants_that_cannot_be_are_refused(job, given, told):
     [
         (["evaluation.protocol=idc"], 300),
         (["evaluation.protocol=idc", "evaluation.epochs=7"], 7),
-        (["evaluation.protocol=idc", "evaluation.epochs=7", "evaluation.whole_epochs=9"], 9),
+        (["evaluation.protocol=idc", "evaluation.epochs=7", "evaluation.full_epochs=9"], 9),
         (["evaluation.protocol=dsa"], None),
     ],
 )
 def test_epochs_on_the_whole_set_are_the_protocols(job, given, epochs):
-    ready = job("dataset.size=8", "evaluation.epochs=null", "evaluation.whole_epochs=null", *given)
-    assert TRAINING_SETS["whole"](ready.comparison).epochs == epochs
+    ready = job("dataset.size=8", "evaluation.epochs=null", "evaluation.full_epochs=null", *given)
+    assert TRAINING_SETS["full"](ready.comparison).epochs == epochs
     assert TRAINING_SETS["random"](ready.comparison).epochs == ready.config.evaluation.epochs
 
 

@@ -31,7 +31,7 @@ def test_a_list_has_the_values_of_hydras_grammar(given, expected):
 
 @pytest.mark.parametrize(
     "single",
-    ["evaluation.sets=[random,whole]", "dataset.root='/a,b'", "evaluation.architectures=[convnet:depth=4,mlp]"],
+    ["evaluation.sets=[random,full]", "dataset.root='/a,b'", "evaluation.architectures=[convnet:depth=4,mlp]"],
 )
 def test_lists_in_brackets_and_quotations_are_one_value(single):
     assert [point.overrides for point in points([single, "seed=0,1"])] == [(single, "seed=0"), (single, "seed=1")]

@@ -33,7 +33,7 @@ def test_the_difference_of_one_seed_has_the_error_of_its_networks(make):
     mean, error = group.over_random
     assert (mean, error) == (10, pytest.approx(1 / sqrt(3)))
     assert group.std_seeds is None
-    [alone] = compared([make("b", {"condensed": [60], "whole": [90]})]).groups
+    [alone] = compared([make("b", {"condensed": [60], "full": [90]})]).groups
     assert (alone.over_random, alone.std_networks) == (None, None)
 
 

@@ -168,7 +168,7 @@ def test_a_mean_has_its_standard_deviation_beside_it(out, client):
 
 def test_params_are_what_two_runs_are_compared_by(out, client):
     always_other = {"output": "/a", "tracking": {"uri": "x"}}
-    given = {"evaluation": {"sets": ["random", "whole"]}, "dataset": {"root": None, "classes": []}, "training": {}}
+    given = {"evaluation": {"sets": ["random", "full"]}, "dataset": {"root": None, "classes": []}, "training": {}}
     tracker = start(out, params={**always_other, **given, **CONFIG})
     tracker.finish()
     assert client().get_run(tracker.run_id).data.params == {

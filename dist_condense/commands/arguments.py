@@ -33,19 +33,48 @@ EXPORT_FORMATS = {
     "hf": "hf: parquet files for Hugging Face's datasets and Hub",
 }
 """Formats of an export, each with its description."""
-COMPARE = """\
-Compare runs that are finished, or whose networks are trained in part. Runs that differ only in their seeds are one row:
-the mean over networks, then over condensation seeds, with both deviations. Runs with other settings, test images,
-protocols or epochs are rows of their own. Exit code: 0 done, 2 refused."""
-COMPARED = """examples:
-  dist-condense compare outputs/dc_0 outputs/dc_1 outputs/dsa_0 outputs/dsa_1
-  dist-condense compare outputs/* --by trajectory.networks --format html --output table.html"""
+COMPARE = (
+    "Compare runs that are finished, or whose networks are trained in part. Runs that differ only in their seeds are"
+    " one row: the mean over networks, then over condensation seeds, with both deviations. Runs with other settings,"
+    " test images, protocols or epochs are rows of their own. Exit code: 0 done, 2 refused."
+)
 REPLAY = "Send the records of a run to MLflow; records sent before are skipped."
 SOURCE_HELP = (
     "a folder with train/<class>/ and val/<class>/ (or test/); or WebDataset tars of mixed classes as a quoted"
     " pattern, 'train-{0000..0146}.tar', with --val; or NAME:ROOT of a known data set, such as cifar10:/data"
 )
 
+EXAMPLES = {
+    "": ("run configs/digits.yaml", "list networks", "evaluate outputs/digits evaluation.architectures=[mlp]"),
+    "run": (
+        "configs/digits.yaml",
+        "configs/cifar10_dm.yaml ipc=10 dataset.root=/data/cifar10 output=outputs/mine",
+        "configs/digits.yaml -m recipe=dc,dsa seed=0,1",
+    ),
+    "plan": (
+        "configs/digits.yaml",
+        "configs/imagenet100_idc.yaml --gpu h100 --gpus 8 --classes 100 --images-per-class 1300",
+    ),
+    "prepare": (
+        "imagenet:/data/imagenet /data/imagenet100 --size 224 --classes imagenet100_idc",
+        "/data/mine /data/mine_prepared --size 64",
+    ),
+    "evaluate": (
+        "outputs/digits evaluation.architectures=[mlp]",
+        "data_best.pt --space unit --factor 2 --dataset cifar10 --root /data/cifar10",
+        "outputs/digits/synthetic_set outputs/mine evaluation.architectures=[widths]",
+    ),
+    "export": ("outputs/digits exported/digits --format imagefolder", "outputs/digits digits.pt --format pt"),
+    "list": ("networks", "protocols method.distance"),
+    "compare": (
+        "outputs/dc_0 outputs/dc_1 outputs/dsa_0 outputs/dsa_1",
+        "outputs/dc outputs/dsa --by trajectory.networks --format html --output table.html",
+    ),
+    "replay": ("outputs/digits", "outputs/digits --uri http://mlflow:5000"),
+}
+"""Arguments in the examples of each command's ``--help``; of all commands together under the empty name."""
+
+EXAMPLES_HEADING = "examples:"
 OUTPUT = "the folder of the run, or the synthetic set in it"
 PLUGIN_HELP = (
     f"module that registers parts when it is imported (docs/extending.md); repeatable; also {plugins.VARIABLE}=A,B"
@@ -66,17 +95,20 @@ def parser() -> terminal.Parser:
     _add_export(export)
     listing = commands.add_parser(
         "list",
-        help="list every name that a config can use",
-        description="List every name that a config can use.",
+        help="list every name that a config can use, with its meaning",
+        description="List every name that a config can use, with its meaning.",
     )
+    listing.add_argument("words", nargs="*", metavar="TABLE", help="word of a table's title, or a key (default: all)")
     for each in (prepare, listing):
         _add_plugin(each)
-    compare = commands.add_parser("compare", help="compare results of runs", description=COMPARE, epilog=COMPARED)
+    compare = commands.add_parser("compare", help="compare results of runs", description=COMPARE)
     _add_compare(compare)
     replay = commands.add_parser("replay", help="send a run's records to MLflow", description=REPLAY)
     replay.add_argument("output", help=OUTPUT)
     replay.add_argument("--uri", help="address of the server (default: as in the run's config, or MLFLOW_TRACKING_URI)")
     replay.add_argument("--experiment", help="name of the experiment (default: as in the run's config)")
+    for name, command in {"": made, **commands.choices}.items():
+        _add_examples(command, name)
     return made
 
 
@@ -91,6 +123,7 @@ def evaluate_parser() -> terminal.Parser:
     add("--factor", type=int, default=1, metavar="N", help="N x N tiles in each image of .pt files (IDC; default: 1)")
     add("--columns", nargs=2, metavar=("IMAGE", "LABEL"), help="columns of a table with images and labels, of several")
     _add_plugin(made)
+    _add_examples(made, made.prog.split()[-1])
     return made
 
 
@@ -101,7 +134,6 @@ def run_parser() -> terminal.Parser:
         description="Condense a data set, evaluate the result, and write a report. The same command continues a run "
         "that was stopped. Exit code: 0 done, 1 the run failed (the last good set is kept), 2 refused before anything "
         "started, 130 stopped by Ctrl-C and 143 by SIGTERM, with its state saved.",
-        epilog="example: dist-condense run configs/digits.yaml -m recipe=dc,dsa seed=0,1",
     )
     made.add_argument("config", help="a YAML file, or a shipped one such as configs/digits.yaml")
     overrides = "overrides of the config; docs/config.md lists all keys"
@@ -117,6 +149,7 @@ def run_parser() -> terminal.Parser:
         "PATH: start from the newest intact checkpoint of another run's folder, or from the given checkpoint",
     )
     _add_plugin(made)
+    _add_examples(made, made.prog.split()[-1])
     return made
 
 
@@ -144,6 +177,7 @@ def plan_parser() -> terminal.Parser:
     add("--images-per-class", type=int, metavar="N", help="plan for N images per class without opening the data set")
     add("--json", action="store_true", help="print the plan as JSON")
     _add_plugin(made)
+    _add_examples(made, made.prog.split()[-1])
     return made
 
 
@@ -172,13 +206,25 @@ def local_path(text: str) -> Path:
 
 
 def _add_compare(parser: argparse.ArgumentParser) -> None:
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("outputs", nargs="+", metavar="OUTPUT", help=OUTPUT)
     by = "method, dataset, ipc, architecture, protocol, epochs, or a key of the config (default: method)"
     parser.add_argument("--by", default="method", metavar="KEY", help=by)
     formats = "print this format instead of a table for the terminal; html is one page with a bar chart"
     parser.add_argument("--format", choices=("md", "csv", "latex", "html"), help=formats)
     parser.add_argument("--output", type=local_path, metavar="FILE", help="write to a file; needs --format")
+
+
+class _Help(argparse.HelpFormatter):
+    """Formatter that wraps the description, and keeps the lines of the examples."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith(EXAMPLES_HEADING) else super()._fill_text(text, width, indent)
+
+
+def _add_examples(parser: argparse.ArgumentParser, command: str) -> None:
+    parser.formatter_class = _Help
+    prog = f"dist-condense {command}".strip()
+    parser.epilog = "\n".join([EXAMPLES_HEADING, *(f"  {prog} {example}" for example in EXAMPLES[command])])
 
 
 def _add_plugin(parser: argparse.ArgumentParser) -> None:

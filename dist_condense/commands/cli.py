@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import textwrap
 from collections.abc import Callable, Sequence
 
 from dist_condense.commands import arguments, stand_ins
@@ -94,18 +93,11 @@ def compare(options: argparse.Namespace) -> int:
 
 
 def show(options: argparse.Namespace) -> int:
-    """List every name that a config can use."""
-    for title, known in listed():
-        terminal.out(title, *textwrap.wrap("  ".join(known), 100, initial_indent="  ", subsequent_indent="  "))
-    return 0
-
-
-def listed() -> list[tuple[str, list[str]]]:
-    """Return the title and the names of each table of names."""
+    """List the names that a config can use, and their meanings."""
     with stand_ins.for_libraries():
-        from dist_condense.settings import names
+        from dist_condense.commands import list_command
 
-        return [(title, list(known)) for title, known in names.listed()]
+        return list_command.show(options)
 
 
 def replay(options: argparse.Namespace) -> int:

@@ -202,28 +202,34 @@ class Samplers(Sampler):
 
 
 def draw_colour(draw: Draw, sampler: Sampler) -> Draw:
+    """Change brightness, saturation and contrast, each by a random factor."""
     return set_colour(draw, sampler.uniform(), sampler.uniform(), sampler.uniform())
 
 
 def draw_flip(draw: Draw, sampler: Sampler) -> Draw:
+    """Flip left and right with probability 1/2."""
     return set_flip(draw, sampler.uniform() < 0.5)
 
 
 def draw_crop(draw: Draw, sampler: Sampler) -> Draw:
+    """Shift by up to an eighth of the sides; what is outside becomes 0."""
     reach = [int(s * CROP + 0.5) for s in sampler.size]
     shift = torch.stack([sampler.integers(-r, r + 1) for r in reach], 1)
     return _after(draw, set_crop(draw, shift, sampler.size))
 
 
 def draw_scale(draw: Draw, sampler: Sampler) -> Draw:
+    """Scale each side by a factor from 1/1.2 to 1.2."""
     return _after(draw, set_scale(draw, sampler.uniform(2) * (SCALE - 1 / SCALE) + 1 / SCALE))
 
 
 def draw_rotate(draw: Draw, sampler: Sampler) -> Draw:
+    """Rotate by up to 15 degrees."""
     return _after(draw, set_rotation(draw, (sampler.uniform() - 0.5) * 2 * math.radians(DEGREES)))
 
 
 def draw_cutout(draw: Draw, sampler: Sampler) -> Draw:
+    """Set a square of half the sides at a random place to 0."""
     side = [int(s * CUTOUT + 0.5) for s in sampler.size]
     pairs = zip(sampler.size, side, strict=True)
     return set_cutout(draw, torch.stack([sampler.integers(0, s + (1 - c % 2)) for s, c in pairs], 1), sampler.size)

@@ -101,6 +101,8 @@ class Protocol:
     """Number of test evaluations, evenly spaced over the epochs; the last one follows the last epoch."""
     fewer: Mapping[str, Fewer] = field(default_factory=dict)
     """Exceptions to :attr:`epochs`, by the name of a network without its options."""
+    about: str = field(default="", compare=False)
+    """What the protocol is, in one line, for ``dist-condense list``."""
     full_epochs: int | None = None
     """Number of epochs E on the whole training set; None if it follows from :attr:`epochs`, as for other sets."""
 
@@ -124,6 +126,7 @@ IDC = Strategy(always=("flip", "color"), one_of=("crop", "scale", "rotate"))
 IDC_CUTOUT = Strategy(always=("color", "cutout"), one_of=IDC.one_of)
 
 _DC = Protocol(
+    about="DC (Zhao et al. 2021): 300 epochs with one drop of the learning rate, batches of 256, no augmentation",
     lr=0.01,
     momentum=0.9,
     weight_decay=5e-4,
@@ -133,8 +136,14 @@ _DC = Protocol(
     reset_momentum=True,
     extra_epochs=1,
 )
-_DSA = replace(_DC, epochs=thousand, augmentation=ByStrategy(DSA))
+_DSA = replace(
+    _DC,
+    about="DSA (Zhao and Bilen 2021): DC's for 1,000 epochs, with its augmentation",
+    epochs=thousand,
+    augmentation=ByStrategy(DSA),
+)
 _IDC = Protocol(
+    about="IDC (Kim et al. 2022), images of about 32 px: two drops, batches of 64, its augmentation and CutMix",
     lr=0.01,
     momentum=0.9,
     weight_decay=5e-4,
@@ -147,28 +156,56 @@ _IDC = Protocol(
     fewer={"densenet121": Fewer(400, ipc=50, tiles=2)},
     full_epochs=300,
 )
-_IMAGENET = replace(_IDC, epochs=imagenet_epochs, augmentation=ImagenetAugmentation(), cutmix=1.0, fewer={})
+_IMAGENET = replace(
+    _IDC,
+    about="IDC's for photographs (ImageNet-10 and other sets of few classes): crops of random size, CutMix always",
+    epochs=imagenet_epochs,
+    augmentation=ImagenetAugmentation(),
+    cutmix=1.0,
+    fewer={},
+)
 
 PROTOCOLS: dict[str, Protocol] = {
     "dc": _DC,
-    "dc_mnist": replace(_DC, epochs=thousand, augmentation=OnePerImage(("crop", "scale", "rotate"))),
-    "dc_batchnorm": replace(_DC, epochs=thousand, augmentation=OnePerImage(("crop", "noise"))),
+    "dc_mnist": replace(
+        _DC,
+        about="DC's for MNIST: 1,000 epochs, each image cropped, scaled or rotated",
+        epochs=thousand,
+        augmentation=OnePerImage(("crop", "scale", "rotate")),
+    ),
+    "dc_batchnorm": replace(
+        _DC,
+        about="DC's for a ConvNet with BatchNorm: 1,000 epochs, each image cropped or with noise",
+        epochs=thousand,
+        augmentation=OnePerImage(("crop", "noise")),
+    ),
     "dsa": _DSA,
-    "dm": _DSA,
+    "dm": replace(_DSA, about="DM (Zhao and Bilen 2023), which trains as DSA does"),
     "idc": _IDC,
-    "idc_mnist_factor2": replace(_IDC, cutmix=0.0),
-    "idc_svhn_ipc1": replace(_IDC, augmentation=ByStrategy(IDC_CUTOUT), cutmix=0.0),
-    "idc_speech": replace(_IDC, augmentation=Nothing(), cutmix=0.0),
+    "idc_mnist_factor2": replace(
+        _IDC,
+        about="IDC's for MNIST with a factor above 1: colour, and one of crop, scale and rotate; no CutMix",
+        cutmix=0.0,
+    ),
+    "idc_svhn_ipc1": replace(
+        _IDC,
+        about="IDC's for SVHN with ipc 1 and factor 1: colour, cutout, and one of crop, scale and rotate; no CutMix",
+        augmentation=ByStrategy(IDC_CUTOUT),
+        cutmix=0.0,
+    ),
+    "idc_speech": replace(
+        _IDC, about="IDC's for spectrograms: no augmentation, no CutMix", augmentation=Nothing(), cutmix=0.0
+    ),
     "idc_imagenet": _IMAGENET,
-    "idc_imagenet100": replace(_IMAGENET, lr=0.1, weight_decay=1e-4, batch=128),
+    "idc_imagenet100": replace(
+        _IMAGENET,
+        about="IDC's for photographs of 100 classes or more: idc_imagenet with batches of 128 and lr 0.1",
+        lr=0.1,
+        weight_decay=1e-4,
+        batch=128,
+    ),
 }
 """Protocols by name.
-
-- `dc_mnist` and `dc_batchnorm`: DC on MNIST, and DC with a ConvNet with BatchNorm.
-- `idc_mnist_factor2`: IDC on MNIST with a factor above 1, without CutMix. Augmentation: colour, and one of crop, scale
-  and rotate.
-- `idc_svhn_ipc1`: IDC on SVHN with ipc 1 and factor 1, without CutMix. Augmentation: colour, cutout, and one of crop,
-  scale and rotate.
 
 Every protocol omits flips if they change the labels of the data set; IDC's program does so for MNIST and SVHN by name.
 """

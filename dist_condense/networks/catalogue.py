@@ -132,6 +132,11 @@ def options(name: str) -> set[str]:
     return set(_parameters(_builder(name)))
 
 
+def defaults(name: str) -> dict[str, object]:
+    """Return the options of a network and their default values. Raises ValueError if the name is unknown."""
+    return {option: parameter.default for option, parameter in _parameters(_builder(name)).items()}
+
+
 def unreadable(builder: Builder) -> list[str]:
     """Return the options of a builder that have no default, or a type to which no text can be converted."""
     return [key for key, parameter in _parameters(builder).items() if not is_option(parameter)]

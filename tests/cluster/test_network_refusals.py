@@ -109,6 +109,5 @@ def test_a_list_of_architectures_is_given_in_quotes() -> None:
 
 
 def test_list_shows_the_options_of_networks() -> None:
-    listed = dict(names.listed())
-    shown = next(known for title, known in listed.items() if title.startswith("options of a network"))
-    assert "resnet18_cifar:norm,width" in shown and "lenet" in shown
+    [shown] = [table.names for table in names.listed() if table.title == "options of networks"]
+    assert shown["resnet18_cifar"] == ":width=64:norm=batch" and shown["lenet"] == ""

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dist_condense.commands import cli, run_command
+from dist_condense.commands import arguments, cli, run_command
 from dist_condense.data import DataError
 from dist_condense.evaluation import evaluate
 from dist_condense.evaluation.rows import Row, append_csv, read_csv
@@ -18,7 +18,7 @@ from dist_condense.job.comparing import Comparison
 from dist_condense.job.job import Job
 from dist_condense.result.card import Card, CardClass
 from dist_condense.result.synthetic_set import write_set
-from dist_condense.settings import config
+from dist_condense.settings import config, names
 from dist_condense.settings.run_folder import RunFolder
 
 
@@ -84,6 +84,46 @@ def test_list_names_everything(capsys):
     wanted += ["embedding", "convolutions", "kmeans", "cutout", "mixed", "bounded", "pool", "epochs", "full", "cuda"]
     wanted += ["(method.statistic.name)", "(method.augmentation.always,", "method.augmentation.one_of)", "timm:NAME"]
     assert [word for word in wanted if word not in said] == []
+
+
+def test_list_explains_the_names_of_a_table(capsys):
+    assert cli.main(["list", "networks", "method.distance"]) == 0
+    titles = [line for line in capsys.readouterr().out.splitlines() if line[0] != " "]
+    assert titles[0] == "networks (network.name, evaluation.architectures)" and "distances (method.distance)" in titles
+    assert cli.main(["list", "evaluation.protocol"]) == 0
+    title, first, *_ = capsys.readouterr().out.splitlines()
+    assert title == "evaluation protocols (evaluation.protocol)"
+    assert first.startswith("  dc                 DC (Zhao et al. 2021): 300 epochs")
+    assert cli.main(["list", "networks", "quux"]) == 2
+    assert capsys.readouterr().err.startswith("refused: no table is called quux; ")
+
+
+EXPLAINED = ["shipped configs", "data sets", "networks", "recipes, all of a paper's method", "methods, what is matched"]
+EXPLAINED += ["distances", "augmentation operations", "evaluation protocols", "decodings"]
+
+
+def test_every_name_is_explained(capsys):
+    """By itself, or where that is enough, by the meaning of its key."""
+    tables = {table.title: table for table in names.listed()}
+    assert [title for title in EXPLAINED if not all(tables[title].names.values())] == []
+    tables.pop("options of networks")  # lenet has none
+    assert [title for title, table in tables.items() if not table.about and not all(table.names.values())] == []
+
+
+@pytest.mark.parametrize("command", [*arguments.EXAMPLES])
+def test_examples_of_help_are_commands(command, capsys):
+    with pytest.raises(SystemExit) as done:
+        cli.main([*command.split(), "--help"])
+    said = capsys.readouterr().out
+    assert done.value.code == 0 and "\nexamples:\n" in said
+    parsers = {"run": arguments.run_parser, "plan": arguments.plan_parser, "evaluate": arguments.evaluate_parser}
+    for example in arguments.EXAMPLES[command]:
+        words = f"{command} {example}".split()
+        assert f"  dist-condense {' '.join(words)}\n" in said
+        if words[0] in parsers:
+            assert parsers[words[0]]().parse_intermixed_args(words[1:])
+        else:
+            assert arguments.parser().parse_args(words).command == words[0]
 
 
 def test_a_misspelt_option_is_refused(capsys):

@@ -13,7 +13,7 @@ export MLFLOW_DISABLE_TELEMETRY ?= true
 export GIT_PYTHON_REFRESH ?= quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-ffcv quickstart test test-slow test-gpu gpu-check lint clean
+.PHONY: help install install-ffcv quickstart test test-slow test-gpu gpu-check docs lint clean
 
 help:  ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -48,6 +48,9 @@ test-gpu: .venv/.installed  ## run the tests that need a CUDA device
 # Not in .venv alone, because it needs less: see benchmarks/gpu_check.py.
 gpu-check:  ## check this machine's GPU in MINUTES=8; DATA=FOLDER with FashionMNIST/ or cifar10/ adds a run
 	$(or $(wildcard $(BIN)/python),$(PYTHON)) -m benchmarks.gpu_check --minutes $(MINUTES) $(if $(DATA),--data $(DATA))
+
+docs: .venv/.installed  ## build the site of docs/ in .cache/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 lint: .venv/.installed  ## run ruff, its formatter, mypy and shellcheck
 	$(BIN)/ruff check .

@@ -30,11 +30,12 @@ PLUGIN_HELP = (
 
 
 def parser() -> terminal.Parser:
-    """Return the parser of ``dist-condense``; those of ``run`` and ``plan``, with overrides anywhere, are separate."""
+    """Return the parser of ``dist-condense``; those of commands with overrides anywhere are separate."""
     made = terminal.Parser(prog="dist-condense", description="Dataset condensation on Ray.")
     made.add_argument("--version", action="version", version=f"dist-condense {__version__}")
     commands = made.add_subparsers(dest="command", required=True)
     commands.add_parser("run", add_help=False, help="condense, evaluate and report; repeat it to continue a run")
+    commands.add_parser("check", add_help=False, help="check a run and decode all of its images, without starting it")
     commands.add_parser("plan", add_help=False, help="estimate time and memory of a run before it starts")
     prepare = commands.add_parser("prepare", help="convert a data set to class shards", description=PREPARE)
     _add_prepare(prepare)
@@ -76,6 +77,23 @@ def run_parser() -> terminal.Parser:
         help="auto (default): continue the run in the output folder; never: refuse a folder with checkpoints; "
         "PATH: start from the newest intact checkpoint of another run's folder, or from the given checkpoint",
     )
+    _add_plugin(made)
+    return made
+
+
+def check_parser() -> terminal.Parser:
+    """Return the parser of ``dist-condense check``."""
+    made = terminal.Parser(
+        prog="dist-condense check",
+        description="Check all that `run` with the same arguments may be refused for, and decode every training and "
+        "test image once, without starting the run. Nothing is written in its output folder. With cluster.workers, Ray "
+        "is joined or started at the end, unless something else is refused. Exit code: 0 the run would start, 2 it is "
+        "refused, with every problem in one list.",
+        epilog="example: dist-condense check configs/digits.yaml dataset.name=image_folder dataset.root=mine ipc=10",
+    )
+    made.add_argument("config", help="a YAML file, or a shipped one such as configs/digits.yaml")
+    overrides = "overrides of the config; docs/config.md lists all keys"
+    made.add_argument("overrides", nargs="*", metavar="key=value", help=overrides)
     _add_plugin(made)
     return made
 

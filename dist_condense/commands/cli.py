@@ -1,4 +1,4 @@
-"""The command line: ``dist-condense run | prepare | plan | evaluate | list | replay``.
+"""The command line: ``dist-condense run | check | prepare | plan | evaluate | list | replay``.
 
 A command's module is imported when the command is executed, because it imports torch, which takes seconds; ``--help``,
 ``--version`` and refused arguments need none, and ``list`` reads names only.
@@ -60,6 +60,21 @@ def plan(given: Sequence[str] | None = None) -> int:
     return _refusing(options, command)
 
 
+def check(given: Sequence[str] | None = None) -> int:
+    """Check all that a run may be refused for, decode all of its images, and return the exit code.
+
+    0 the run would start, 2 it is refused.
+    """
+    options = arguments.check_parser().parse_intermixed_args(given)
+
+    def command() -> int:
+        from dist_condense.commands import check_command
+
+        return check_command.check(options)
+
+    return _refusing(options, command)
+
+
 def prepare(options: argparse.Namespace) -> int:
     """Convert a data set to class shards."""
     from dist_condense.commands import prepare_command
@@ -105,7 +120,7 @@ def replay(options: argparse.Namespace) -> int:
     return 0
 
 
-WITH_OVERRIDES: dict[str, Callable[[Sequence[str] | None], int]] = {"run": run, "plan": plan}
+WITH_OVERRIDES: dict[str, Callable[[Sequence[str] | None], int]] = {"run": run, "check": check, "plan": plan}
 """Commands that take a config and ``key=value`` arguments in any order."""
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {

@@ -132,6 +132,17 @@ def loaded(path: str, overrides: Sequence[str]) -> RunConfig:
     return config
 
 
+def prepared(config: RunConfig, resume: str = "auto") -> Job:
+    """Return the job of a run, before anything starts or is written.
+
+    :raises ConfigError: the run is refused, for any reason.
+    """
+    try:
+        return Job.prepare(config, resume)
+    except (DataError, RowsError, SyntheticSetError, *MISPLACED) as error:
+        raise ConfigError(terminal.lines_of(error)) from error
+
+
 def _executed(
     config: RunConfig,
     resume: str = "auto",
@@ -140,10 +151,7 @@ def _executed(
     given: Collection[str] = (),
 ) -> int:
     try:
-        try:
-            job = replace(Job.prepare(config, resume), trusted=trusted, verified=finished)
-        except (DataError, RowsError, SyntheticSetError, *MISPLACED) as error:  # nothing has started
-            raise ConfigError(terminal.lines_of(error)) from error
+        job = replace(prepared(config, resume), trusted=trusted, verified=finished)
         job.remarks.extend(effects.remarks(job.config, given))
         if finished:  # after all cheaper checks
             _verify(RunFolder(Path(config.output)))

@@ -25,11 +25,12 @@ from dist_condense.settings.run_folder import RunFolder
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--help"], ["run", "prepare", "plan", "evaluate", "list", "replay"]),
+        (["--help"], ["run", "check", "prepare", "plan", "evaluate", "list", "replay"]),
         (["run", "--help"], ["--cfg", "key=value"]),
         (["evaluate", "--help"], ["output", "key=value", "evaluation."]),
         (["list", "--help"], ["name"]),
         (["prepare", "--help"], ["SOURCE", "DEST", "cifar10:/data", "{0000..0146}", "--size", "--ffcv", "--ray"]),
+        (["check", "--help"], ["config", "key=value", "example: dist-condense check"]),
         (["plan", "--help"], ["--gpus", "--calibration", "key=value"]),
         (["replay", "--help"], ["--uri", "--experiment", "output"]),
     ],

@@ -51,6 +51,10 @@ EXAMPLES = {
         "configs/cifar10_dm.yaml ipc=10 dataset.root=/data/cifar10 output=outputs/mine",
         "configs/digits.yaml -m recipe=dc,dsa seed=0,1",
     ),
+    "check": (
+        "configs/digits.yaml",
+        "configs/digits.yaml dataset.name=image_folder dataset.root=mine dataset.test_fraction=0.2 ipc=10",
+    ),
     "plan": (
         "configs/digits.yaml",
         "configs/imagenet100_idc.yaml --gpu h100 --gpus 8 --classes 100 --images-per-class 1300",
@@ -87,6 +91,7 @@ def parser() -> terminal.Parser:
     made.add_argument("--version", action="version", version=f"dist-condense {__version__}")
     commands = made.add_subparsers(dest="command", required=True)
     commands.add_parser("run", add_help=False, help="condense, evaluate and report; repeat it to continue a run")
+    commands.add_parser("check", add_help=False, help="check a run and decode all of its images, without starting it")
     commands.add_parser("plan", add_help=False, help="estimate time and memory of a run before it starts")
     prepare = commands.add_parser("prepare", help="convert a data set to class shards", description=PREPARE)
     _add_prepare(prepare)
@@ -150,6 +155,23 @@ def run_parser() -> terminal.Parser:
     )
     _add_plugin(made)
     _add_examples(made, made.prog.split()[-1])
+    return made
+
+
+def check_parser() -> terminal.Parser:
+    """Return the parser of ``dist-condense check``."""
+    made = terminal.Parser(
+        prog="dist-condense check",
+        description="Check all that `run` with the same arguments may be refused for, and decode every training and "
+        "test image once, without starting the run. Nothing is written in its output folder. With cluster.workers, Ray "
+        "is joined or started at the end, unless something else is refused. Exit code: 0 the run would start, 2 it is "
+        "refused, with every problem in one list.",
+    )
+    made.add_argument("config", help="a YAML file, or a shipped one such as configs/digits.yaml")
+    overrides = "overrides of the config; docs/config.md lists all keys"
+    made.add_argument("overrides", nargs="*", metavar="key=value", help=overrides)
+    _add_plugin(made)
+    _add_examples(made, "check")
     return made
 
 

@@ -1,4 +1,4 @@
-"""The command line: ``dist-condense run | prepare | plan | evaluate | export | compare | list | replay``.
+"""The command line: ``dist-condense run | check | prepare | plan | evaluate | export | compare | list | replay``.
 
 A command's module is imported when the command is executed, because it imports torch, which takes seconds; ``--help``,
 ``--version`` and refused arguments need none, and ``list`` reads names only.
@@ -55,6 +55,21 @@ def plan(given: Sequence[str] | None = None) -> int:
         from dist_condense.commands import plan_command
 
         return plan_command.plan(options)
+
+    return _refusing(options, command)
+
+
+def check(given: Sequence[str] | None = None) -> int:
+    """Check all that a run may be refused for, decode all of its images, and return the exit code.
+
+    0 the run would start, 2 it is refused.
+    """
+    options = arguments.check_parser().parse_intermixed_args(given)
+
+    def command() -> int:
+        from dist_condense.commands import check_command
+
+        return check_command.check(options)
 
     return _refusing(options, command)
 
@@ -118,6 +133,7 @@ def replay(options: argparse.Namespace) -> int:
 
 WITH_OVERRIDES: dict[str, Callable[[Sequence[str] | None], int]] = {
     "run": run,
+    "check": check,
     "plan": plan,
     "evaluate": evaluate,
 }

@@ -133,7 +133,10 @@ def loaded(path: str, overrides: Sequence[str]) -> RunConfig:
 
 
 def prepared(config: RunConfig, resume: str = "auto") -> Job:
-    """Return the checked job of a config; nothing is started. Raises ConfigError with every problem."""
+    """Return the job of a run, before anything starts or is written.
+
+    :raises ConfigError: the run is refused, for any reason.
+    """
     try:
         return Job.prepare(config, resume)
     except (DataError, RowsError, SyntheticSetError, *MISPLACED) as error:

@@ -75,14 +75,13 @@ def train_and_test(
     )
     total = epochs + protocol.extra_epochs
     tested_after = {total * i // protocol.evaluations for i in range(1, protocol.evaluations + 1)}
-    tested = list[Tensor]()
+    counts, tested = test.labels.bincount().tolist(), list[list[int]]()
     for epoch in range(total):
         course.run_epoch(epoch, protocol.schedule(epoch, epochs))
         if epoch + 1 in tested_after:
-            tested.append(is_correct(network, test, statistics, device))
-    scores, counts = [round(100 * int(each.sum()) / len(each), 4) for each in tested], test.labels.bincount()
-    correct = test.labels[tested[-1]].bincount(minlength=len(counts)).tolist()
-    return Score(scores[-1], max(scores), epochs, balanced(correct, counts.tolist()), tuple(correct))
+            tested.append(correct_by_class(network, test, statistics, len(counts), device))
+    scores = [round(100 * sum(correct) / sum(counts), 4) for correct in tested]
+    return Score(scores[-1], max(scores), epochs, balanced(tested[-1], counts), tuple(tested[-1]))
 
 
 class Course:
@@ -146,19 +145,26 @@ class Course:
 
 
 @torch.inference_mode()
-def is_correct(
-    network: nn.Module, test: TestImages, statistics: ChannelStatistics, device: torch.device | str = "cpu"
-) -> Tensor:
-    """Return whether a network in evaluation mode classifies each test image correctly, bool ``[N]`` on the CPU.
+def correct_by_class(
+    network: nn.Module,
+    test: TestImages,
+    statistics: ChannelStatistics,
+    classes: int,
+    device: torch.device | str = "cpu",
+) -> list[int]:
+    """Return the number of test images of each class that a network in evaluation mode classifies correctly.
 
     Test images are normalised chunk by chunk.
+
+    :param classes: number of classes; no label is above.
     """
     network.eval()
-    answers = []
+    correct = torch.zeros(classes, dtype=torch.int64, device=device)
     for images, labels in test.chunks(TEST_CHUNK):
+        labels = labels.to(device)
         logits = network(statistics.normalise(to_values(images.to(device))))
-        answers.append(logits.argmax(1) == labels.to(device))
-    return torch.cat(answers).cpu()
+        correct.index_add_(0, labels, (logits.argmax(1) == labels).long())
+    return correct.tolist()
 
 
 def balanced(correct: Sequence[int], images: Sequence[int]) -> float:

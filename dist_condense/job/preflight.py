@@ -66,6 +66,33 @@ def check(config: RunConfig, known: Sequence[str] = (), condenses: bool = True) 
     :param condenses: whether the run makes a set, rather than only evaluating others, and so needs the memory for it.
     :raises ConfigError: the config has problems, all of which are listed.
     """
+    found = findings(config, known, condenses)
+    if found.problems or found.dataset is None:
+        raise ConfigError(found.problems, notes=found.notes)
+    return found.dataset, list(checks.remarks(found.config, found.dataset))
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Result of the checks of a config.
+
+    :param config: the config, with the default of each key whose value is refused.
+    :param dataset: the opened data set; None if it cannot be opened.
+    :param problems: an error message for each problem.
+    :param notes: messages about what is not checked because of problems.
+    """
+
+    config: RunConfig
+    dataset: ImageSet | None
+    problems: list[str]
+    notes: list[str]
+
+
+def findings(config: RunConfig, known: Sequence[str] = (), condenses: bool = True) -> Findings:
+    """Check a config and open its data set like :func:`check`, and return all that was found.
+
+    :raises ConfigError: the output folder has entries that may not be opened.
+    """
     run_folder.check(Path(config.output).expanduser())  # before any file in it is read
     config, problems = checks.screened(config, known)
     unknown, tracker = not_stored(config), config.tracking
@@ -84,9 +111,8 @@ def check(config: RunConfig, known: Sequence[str] = (), condenses: bool = True) 
             else memory.lacking(config, dataset, set_problem(config, dataset, verify=False) is None)
         )
     problems = checks.joined(problems, others)
-    if problems or dataset is None:
-        raise ConfigError(problems, notes=[*_unchecked(config, problems), *_not_loaded(config)])
-    return dataset, list(checks.remarks(config, dataset))
+    notes = [*_unchecked(config, problems), *_not_loaded(config)] if problems or dataset is None else []
+    return Findings(config, dataset, problems, notes)
 
 
 def headers(config: RunConfig, dataset: ImageSet, say: Callable[[str], None]) -> None:

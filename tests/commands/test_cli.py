@@ -25,12 +25,13 @@ from dist_condense.settings.run_folder import RunFolder
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--help"], ["run", "prepare", "plan", "evaluate", "export", "compare", "list", "replay"]),
+        (["--help"], ["run", "check", "prepare", "plan", "evaluate", "export", "compare", "list", "replay"]),
         (["run", "--help"], ["--cfg", "key=value"]),
         (["evaluate", "--help"], ["SET", "key=value", "evaluation.", "--dataset", "--space"]),
         (["compare", "--help"], ["--by", "--format", "OUTPUT", "examples:"]),
         (["list", "--help"], ["name"]),
         (["prepare", "--help"], ["SOURCE", "DEST", "cifar10:/data", "{0000..0146}", "--size", "--ffcv", "--ray"]),
+        (["check", "--help"], ["config", "key=value", "examples:"]),
         (["plan", "--help"], ["--gpus", "--calibration", "key=value"]),
         (["replay", "--help"], ["--uri", "--experiment", "output"]),
     ],
@@ -116,7 +117,12 @@ def test_examples_of_help_are_commands(command, capsys):
         cli.main([*command.split(), "--help"])
     said = capsys.readouterr().out
     assert done.value.code == 0 and "\nexamples:\n" in said
-    parsers = {"run": arguments.run_parser, "plan": arguments.plan_parser, "evaluate": arguments.evaluate_parser}
+    parsers = {
+        "run": arguments.run_parser,
+        "plan": arguments.plan_parser,
+        "evaluate": arguments.evaluate_parser,
+        "check": arguments.check_parser,
+    }
     for example in arguments.EXAMPLES[command]:
         words = f"{command} {example}".split()
         assert f"  dist-condense {' '.join(words)}\n" in said

@@ -94,6 +94,11 @@ def test_names_in_another_encoding(tmp_path: Path, capsys: pytest.CaptureFixture
     assert not (tmp_path / "dest").exists()
 
 
+def test_the_root_of_the_file_system_is_no_destination(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["prepare", str(write_folder(tmp_path / "source")), "/"]) == 2
+    assert "/ holds files that this command did not make" in capsys.readouterr().err
+
+
 def test_classes_are_names_with_and_without_brackets() -> None:
     for text, names in (("1,2", ("1", "2")), ("[0, no]", ("0", "no")), ("['a,b',c]", ("a,b", "c")), (None, None)):
         assert prepare_command._classes(Namespace(classes=text)) == names

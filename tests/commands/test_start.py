@@ -12,7 +12,7 @@ from dist_condense.commands import cli
 ROOT = Path(__file__).parents[2]
 SLOW = {"torch._C", "numpy", "torchvision", "sklearn", "scipy", "ray", "mlflow", "hydra", "matplotlib"}
 """Modules that take time; torch._C is in torch itself, not in its stand-in."""
-COMMANDS = ["run", "prepare", "plan", "evaluate", "compare", "list", "replay"]
+COMMANDS = ["run", "check", "prepare", "plan", "evaluate", "export", "compare", "list", "replay"]
 
 
 def started(*given: str) -> tuple[subprocess.CompletedProcess[str], set[str]]:

@@ -214,6 +214,7 @@ _OPTIONS = {
         "--orientation",
         "--test-fraction",
     ],
+    "check": ["output", "tracking.uri"],
     "replay": ["--uri", "--experiment"],
     "evaluate": ["--cfg", "evaluation.epochs"],
     "list": ["x"],

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
+from dist_condense.evaluation.class_rows import ClassRow, ClassTable, read_classes
 from dist_condense.evaluation.rows import FORMULA, Row, RowsError, append_csv, read_csv
 from dist_condense.result import metrics_file
 from dist_condense.result.metrics_file import STEP
@@ -19,6 +20,10 @@ from tests.doors.test_sets import valid
 
 HEAD = b"set,protocol,architecture,seed,epochs,top1_last,top1_best\n"
 CSV = HEAD + b'condensed,dc,"convnet:depth=2,width=4",0,300,52.5,53.0\nrandom,dc,mlp,1,300,40.0,\n'
+CLASSES_CSV = (
+    b"set,protocol,architecture,seed,epochs,label,name,images,top1\n"
+    b"condensed,dc,mlp,0,300,0,cat,40,52.5\nrandom,dc,mlp,1,300,1,'=dog,0,\n"
+)
 FORMULAS = ("=1+1", "+1", "-1", "@x", "\t=1")
 cells = st.one_of(odd_scalars.map(str), st.text(max_size=8), st.sampled_from(FORMULAS)).map(
     lambda x: x.encode("utf-8", "surrogatepass")
@@ -26,9 +31,9 @@ cells = st.one_of(odd_scalars.map(str), st.text(max_size=8), st.sampled_from(FOR
 
 
 @st.composite
-def csv_changed(draw: st.DrawFn) -> bytes:
-    """Draw a changed evaluation.csv: cells replaced by odd ones, then in some examples also bytes."""
-    lines = [line.split(b",") for line in CSV.splitlines()]
+def csv_changed(draw: st.DrawFn, file: bytes) -> bytes:
+    """Draw a changed CSV file: cells replaced by odd ones, then in some examples also bytes."""
+    lines = [line.split(b",") for line in file.splitlines()]
     for _ in range(draw(st.integers(0, 2))):
         line = lines[draw(st.integers(0, 2))]
         line[draw(st.integers(0, len(line) - 1))] = draw(cells)
@@ -36,7 +41,7 @@ def csv_changed(draw: st.DrawFn) -> bytes:
     return draw(mutated_bytes(data)) if draw(st.booleans()) else data
 
 
-@fuzz(csv_changed(), examples=150, seconds=2)
+@fuzz(csv_changed(CSV), examples=150, seconds=2)
 def test_rows(tmp_path: Path, data: bytes) -> None:
     """Rows are refused with their file, or kept by the next append."""
     path = tmp_path / "evaluation.csv"
@@ -48,6 +53,22 @@ def test_rows(tmp_path: Path, data: bytes) -> None:
         append_csv(path, [])
         assert read_csv(path) == rows
         assert all(0 <= row.top1_last <= 100 and not row.set.startswith(FORMULA) for row in rows)
+    else:
+        assert str(path) in answer.lines[0] and path.read_bytes() == data
+
+
+@fuzz(csv_changed(CLASSES_CSV), examples=100, seconds=2)
+def test_rows_of_classes(tmp_path: Path, data: bytes) -> None:
+    """Rows are refused with their file, or kept when a network is added."""
+    path = tmp_path / "evaluation_classes.csv"
+    path.write_bytes(data)
+    rows = list[ClassRow]()
+    with door(RowsError) as answer:
+        rows = read_classes(path)
+    if answer.lines is None:
+        added = Row(set="new", protocol="dc", architecture="mlp", seed=0, epochs=1, top1_last=1.0, top1_best=None)
+        ClassTable(path, ["cat"], [2]).write(added)
+        assert read_classes(path)[:-1] == rows and not any(row.name.startswith(FORMULA) for row in rows)
     else:
         assert str(path) in answer.lines[0] and path.read_bytes() == data
 

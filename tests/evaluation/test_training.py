@@ -12,7 +12,7 @@ from dist_condense.data.normalise import to_values
 from dist_condense.data.reading.source import LabelledImages
 from dist_condense.evaluation.evaluate import TrainingSet
 from dist_condense.evaluation.protocols import PROTOCOLS
-from dist_condense.evaluation.training import Score, balanced, is_correct, train_and_test
+from dist_condense.evaluation.training import Score, balanced, correct_by_class, train_and_test
 
 from .toy import STATISTICS, labelled
 
@@ -68,8 +68,7 @@ def test_accuracy_by_class_of_unequal_classes():
     zero = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
     torch.nn.init.zeros_(zero[1].weight)
     zero[1].bias.data = torch.tensor([1.0, 0.0])
-    found = is_correct(zero, test, STATISTICS)
-    assert found.tolist() == [True] * 8 + [False] * 2
+    assert correct_by_class(zero, test, STATISTICS, 2) == [8, 0]
     score, _ = trained(test=test, epochs=1)
     assert 10 * score.top1_last == 100 * sum(score.correct)
     assert score.balanced == 100 * (score.correct[0] / 8 + score.correct[1] / 2) / 2

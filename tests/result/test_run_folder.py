@@ -177,6 +177,7 @@ ENTRIES = [
     "report.html",
     "environment.json",
     "evaluation.csv",
+    "evaluation_classes.csv",
     "metrics.jsonl",
     "tracking.json",
     "mlflow.db",

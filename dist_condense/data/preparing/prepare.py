@@ -198,7 +198,7 @@ def _dest_problem(source: str, dest: Path, splits: Sequence[str]) -> str | None:
     """
     if os.path.lexists(dest) and not dest.is_dir():
         return f"{dest} is no folder; give an empty or new one."
-    parent = next(path for path in dest.absolute().parents if os.path.lexists(path))
+    parent = next((path for path in dest.absolute().parents if os.path.lexists(path)), dest)  # / has none
     if not os.path.exists(dest) and not (parent.is_dir() and os.access(parent, os.W_OK)):
         return f"{dest} cannot be made, because {parent} is no folder that you may write to; give another."
     for path in (dest / name for name in (RECORDS, *SPLITS)):

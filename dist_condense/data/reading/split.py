@@ -149,7 +149,7 @@ class StreamedImages:
         within = torch.cat([torch.arange(count) for count in self.split.counts])
         chunks = zip(self.labels.split(size), within.split(size), strict=True)
         with ReadAhead(self._source) as ahead:
-            announced = (([ahead.announce(*part) for part in _requests(*chunk)], chunk[0]) for chunk in chunks)
+            announced = (([ahead.announce(*part) for part in requests_of(*chunk)], chunk[0]) for chunk in chunks)
             for (tickets, labels), _ in pairwise(chain(announced, [([], None)])):
                 yield torch.cat([ahead.redeem(ticket) for ticket in tickets]), labels
 
@@ -166,7 +166,11 @@ class StreamedImages:
         return {"split": self.split, "reading": self.reading}
 
 
-def _requests(labels: torch.Tensor, within: torch.Tensor) -> list[tuple[int, torch.Tensor]]:
-    """Split a chunk into one request (label, positions in the class) per class; `labels` must be in ascending order."""
+def requests_of(labels: torch.Tensor, within: torch.Tensor) -> list[tuple[int, torch.Tensor]]:
+    """Split a chunk into one request (label, positions in the class) per class.
+
+    :param labels: labels of the images, int64 [n], in ascending order.
+    :param within: positions of the images in their classes, int64 [n].
+    """
     classes, counts = labels.unique_consecutive(return_counts=True)
     return list(zip(classes.tolist(), within.split(counts.tolist()), strict=True))

@@ -63,7 +63,7 @@ class RunFolder:
     tracking = Entry("tracking.json")
     """Identifier of the run on the MLflow server."""
     database = Entry("mlflow.db")
-    """MLflow's database if no server is configured."""
+    """MLflow's database of a run that does not share one with the runs beside it, see ``tracking_address``."""
     stop = Entry("stop")
     """Marker that asks the workers to save and stop."""
     restarts = Entry("restarts.log")

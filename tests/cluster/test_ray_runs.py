@@ -94,7 +94,7 @@ def _check_card(folder: Path) -> None:
 
 
 def _check_tracking(folder: Path) -> None:
-    with closing(sqlite3.connect(folder / "mlflow.db")) as db:
+    with closing(sqlite3.connect(folder.parent / "mlflow.db")) as db:
         runs = dict(db.execute("SELECT run_uuid, status FROM runs"))
         parents = dict(db.execute("SELECT run_uuid, value FROM tags WHERE key = 'mlflow.parentRunId'"))
         logged = {key for (key,) in db.execute("SELECT DISTINCT key FROM metrics")}

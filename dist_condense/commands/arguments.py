@@ -23,7 +23,7 @@ the mean over networks, then over condensation seeds, with both deviations. Runs
 protocols or epochs are rows of their own. Exit code: 0 done, 2 refused."""
 COMPARED = """examples:
   dist-condense compare outputs/dc_0 outputs/dc_1 outputs/dsa_0 outputs/dsa_1
-  dist-condense compare outputs/* --by trajectory.networks --format html --output table.html"""
+  dist-condense compare outputs --by trajectory.networks --format html --output table.html"""
 REPLAY = "Send the records of a run to MLflow; records sent before are skipped."
 SOURCE_HELP = (
     "a folder with train/<class>/ and val/<class>/ (or test/); or WebDataset tars of mixed classes as a quoted"
@@ -145,7 +145,7 @@ def local_path(text: str) -> Path:
 
 def _add_compare(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("outputs", nargs="+", metavar="OUTPUT", help=OUTPUT)
+    parser.add_argument("outputs", nargs="+", metavar="OUTPUT", help=f"{OUTPUT}; or a folder of such folders")
     by = "method, dataset, ipc, architecture, protocol, epochs, or a key of the config (default: method)"
     parser.add_argument("--by", default="method", metavar="KEY", help=by)
     formats = "print this format instead of a table for the terminal; html is one page with a bar chart"

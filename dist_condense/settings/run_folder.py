@@ -82,6 +82,8 @@ ENTRIES = {entry.name: entry for entry in vars(RunFolder).values() if isinstance
 MAY_LEAD = (RunFolder.checkpoints.name, RunFolder.pool.name)
 """Names of entries that may be links to folders, for example to a disk for large files."""
 
+SELECTIONS_FOLDER = "selections"
+"""Folder beside the outputs of runs, with the runs that make selections for their evaluations."""
 LOGS = ".jsonl"
 """Suffix of the files in :attr:`RunFolder.logs`."""
 OPENED = {*ENTRIES, "ray", "mlartifacts", "mlruns"}

@@ -13,7 +13,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-from dist_condense.settings.run_folder import RunFolder
+from dist_condense.settings.run_folder import SELECTIONS_FOLDER, RunFolder
 from dist_condense.system.credentials import address, is_hidden, masked, revealed
 
 VARIABLE = "MLFLOW_TRACKING_URI"
@@ -53,20 +53,21 @@ def default_database(folder: Path) -> Path:
     :param folder: absolute path of the run's folder.
     """
     own = RunFolder(folder).database
-    return own if os.path.lexists(own) or not _may_share(folder) else shared_database(folder)
+    shared = shared_database(folder)
+    return own if os.path.lexists(own) or not _may_share(folder, shared.parent) else shared
 
 
 def shared_database(folder: Path) -> Path:
-    """Return the sqlite file beside the folder of a run."""
-    return folder.parent / RunFolder.database.name
+    """Return the sqlite file beside the folder of a run; that of a selection is beside its folder of selections."""
+    beside = folder.parent if folder.parent.name == SELECTIONS_FOLDER else folder
+    return beside.parent / RunFolder.database.name
 
 
-def _may_share(folder: Path) -> bool:
-    """Return whether the parent of a run's folder is owned by this user and on the same file system as the folder.
+def _may_share(folder: Path, parent: Path) -> bool:
+    """Return whether a folder above a run's is owned by this user and on the same file system as the run's.
 
     Others must not be able to write to it. The root of the file system is no such folder.
     """
-    parent = folder.parent
     try:
         if not parent.exists():  # the run makes it
             return True

@@ -43,6 +43,7 @@ def test_runs_beside_each_other_share_a_database_unless_one_has_its_own(tmp_path
     assert resolve_uri(None, tmp_path / "a") == resolve_uri(None, tmp_path / "b") == f"sqlite:///{tmp_path}/mlflow.db"
     (tmp_path / "b" / "mlflow.db").touch()
     assert resolve_uri(None, tmp_path / "b") == f"sqlite:///{tmp_path}/b/mlflow.db"
+    assert resolve_uri(None, tmp_path / "selections" / "herding-1") == resolve_uri(None, tmp_path / "a")
     assert resolve_uri(None, tmp_path / "new" / "c") == f"sqlite:///{tmp_path}/new/mlflow.db"
 
 

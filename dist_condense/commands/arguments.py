@@ -72,7 +72,7 @@ EXAMPLES = {
     "list": ("networks", "protocols method.distance"),
     "compare": (
         "outputs/dc_0 outputs/dc_1 outputs/dsa_0 outputs/dsa_1",
-        "outputs/dc outputs/dsa --by trajectory.networks --format html --output table.html",
+        "outputs --by trajectory.networks --format html --output table.html",
     ),
     "replay": ("outputs/digits", "outputs/digits --uri http://mlflow:5000"),
 }
@@ -228,7 +228,7 @@ def local_path(text: str) -> Path:
 
 
 def _add_compare(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("outputs", nargs="+", metavar="OUTPUT", help=OUTPUT)
+    parser.add_argument("outputs", nargs="+", metavar="OUTPUT", help=f"{OUTPUT}; or a folder of such folders")
     by = "method, dataset, ipc, architecture, protocol, epochs, or a key of the config (default: method)"
     parser.add_argument("--by", default="method", metavar="KEY", help=by)
     formats = "print this format instead of a table for the terminal; html is one page with a bar chart"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from dist_condense.commands.run_command import run_folder
 from dist_condense.result.comparison import runs
 from dist_condense.result.comparison.formats import FORMATS, terminal_table
 from dist_condense.result.comparison.groups import Comparison, check_key, compared
 from dist_condense.result.comparison.page import html
+from dist_condense.settings.run_folder import RunFolder
 from dist_condense.settings.values import ConfigError
 from dist_condense.system import terminal
 from dist_condense.system.files import write_atomically
@@ -41,11 +44,14 @@ def compare(options: argparse.Namespace) -> int:
 
 
 def of_folders(folders: Sequence[str], by: str) -> Comparison:
-    """Read and group the runs in the folders. Raises ConfigError with the problems of all folders."""
+    """Read and group the runs in the folders. Raises ConfigError with the problems of all folders.
+
+    :param folders: folders of runs, and folders in which such folders are.
+    """
     read, problems = [], []
     for folder in folders:
         try:
-            read.append(runs.read(run_folder(folder)))
+            read += [runs.read(found) for found in _runs_in(folder)]
         except ConfigError as error:
             problems += error.problems
     try:
@@ -55,6 +61,23 @@ def of_folders(folders: Sequence[str], by: str) -> Comparison:
     if problems:
         raise ConfigError(problems)
     return compared(read, by)
+
+
+def _runs_in(path: str) -> list[Path]:
+    """Return the folder of a run, or the folders of the runs in a folder in which networks were trained, by name.
+
+    Raises ConfigError if the path is neither.
+    """
+    try:
+        return [run_folder(path)]
+    except ConfigError:
+        place = Path(os.path.expanduser(path)).absolute()
+        names = sorted(os.listdir(place)) if path.strip() and os.path.isdir(place) else []
+        below = [RunFolder(place / name) for name in names]
+        found = [run.path for run in below if run.config.is_file() and run.evaluation.is_file()]
+        if not found:
+            raise
+        return found
 
 
 def show(comparison: Comparison, stderr: bool = False) -> None:

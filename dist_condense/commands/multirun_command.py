@@ -75,8 +75,8 @@ def _executed(config: RunConfig, options: argparse.Namespace, point: Point) -> i
         return executed(config, options.resume, given=given_keys(options.config, point.overrides))
     except ConfigError as error:
         terminal.say(*(f"refused: {line}" for line in terminal.lines_of(error)))
-    except Exception:  # the others are still to be run
-        traceback.print_exc()
+    except Exception as error:  # the others are still to be run
+        terminal.say(*"".join(traceback.format_exception(error)).rstrip().split("\n"))
     return FAILED
 
 

@@ -295,7 +295,8 @@ class Job:
     def _write_start(self) -> Checkpoint | None:
         """Take ownership of the run's folder, write its initial files, and return the checkpoint to continue from."""
         self.claim.take()
-        machine = (json.dumps(environment(), indent=1) + "\n").encode()
+        recorded = {**environment(), "data": self.dataset.train_split.digest()}
+        machine = (json.dumps(recorded, indent=1) + "\n").encode()
         with self.claim.writing():
             start = resume.copy(self.config, self.dataset, self.start, self.how)
             write_atomically(self.files.config, to_yaml(self.config).encode())

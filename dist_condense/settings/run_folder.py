@@ -67,7 +67,7 @@ class RunFolder:
     tracking = Entry("tracking.json")
     """Identifier of the run on the MLflow server."""
     database = Entry("mlflow.db")
-    """MLflow's database if no server is configured."""
+    """MLflow's database of a run that does not share one with the runs beside it, see ``tracking_address``."""
     stop = Entry("stop")
     """Marker that asks the workers to save and stop."""
     restarts = Entry("restarts.log")
@@ -86,6 +86,8 @@ ENTRIES = {entry.name: entry for entry in vars(RunFolder).values() if isinstance
 MAY_LEAD = (RunFolder.checkpoints.name, RunFolder.pool.name)
 """Names of entries that may be links to folders, for example to a disk for large files."""
 
+SELECTIONS_FOLDER = "selections"
+"""Folder beside the outputs of runs, with the runs that make selections for their evaluations."""
 LOGS = ".jsonl"
 """Suffix of the files in :attr:`RunFolder.logs`."""
 OPENED = {*ENTRIES, "ray", "mlartifacts", "mlruns"}

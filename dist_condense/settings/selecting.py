@@ -29,10 +29,10 @@ from dist_condense.settings import assembly, needs, yaml_files
 from dist_condense.settings.assembly import Pass
 from dist_condense.settings.config import from_dict, shipped
 from dist_condense.settings.needs import FLOAT, Need, Needs
+from dist_condense.settings.run_folder import SELECTIONS_FOLDER
 from dist_condense.settings.schema import EvaluationConfig, MethodConfig, RunConfig, SelectionConfig
 from dist_condense.settings.values import some
 
-FOLDER = "selections"
 IGNORED: tuple[str, ...] = (
     *(f"method.{part}." for part in ("parameterisation", "statistic", "grouping", "images", "representatives")),
     *(f"method.{key}" for key in ("unit_space", "start", "distance", "label_lr", "real_batch", "real_draw")),
@@ -171,7 +171,7 @@ def data_problems(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
 
 def place(config: RunConfig) -> Path:
     """Return the folder of selections beside the run's output; runs whose outputs are in the same folder share it."""
-    return Path(config.output).expanduser().absolute().parent / FOLDER
+    return Path(config.output).expanduser().absolute().parent / SELECTIONS_FOLDER
 
 
 def run_of_its_own(config: RunConfig, dataset: ImageSet, name: str) -> RunConfig:

@@ -6,26 +6,31 @@ import os
 import re
 import shlex
 import sqlite3
+import stat
 from collections.abc import Iterator
 from contextlib import closing
 from importlib.metadata import entry_points
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-from dist_condense.settings.run_folder import RunFolder
+from dist_condense.settings.run_folder import SELECTIONS_FOLDER, RunFolder
 from dist_condense.system.credentials import address, is_hidden, masked, revealed
 
 VARIABLE = "MLFLOW_TRACKING_URI"
 SQLITE = re.compile(r"sqlite(\+\w+)?:///(?P<path>[^?]*)(\?(?P<query>.*))?", re.DOTALL)
 SQLITE_OPTIONS = {"timeout", "isolation_level", "detect_types", "check_same_thread", "cached_statements", "uri"}
 """Options that SQLAlchemy accepts in a sqlite address; after ``uri=true``, SQLite's own options are not checked."""
+LOCK = ".lock"
+"""Suffix of the file beside an sqlite file that is locked while its tables are made."""
+FILES = ("", LOCK, "-journal", "-wal", "-shm")
+"""Suffixes of an sqlite file and of the files beside it that are opened with it."""
 SERVERS, DATABASE_SERVERS, CLOUD = ("http", "https"), ("postgresql", "mysql", "mssql"), "databricks"
 DATABASES = (*DATABASE_SERVERS, "sqlite")
 CLOUD_CREDENTIALS = ("DATABRICKS_HOST", "DATABRICKS_CONFIG_PROFILE", "DATABRICKS_CONFIG_FILE", "DATABRICKS_TOKEN")
 
 
 def resolve_uri(configured: str | None, output: str | Path) -> str:
-    """Return the configured URI, else MLFLOW_TRACKING_URI, else a sqlite file in the output folder.
+    """Return the configured URI, else MLFLOW_TRACKING_URI, else that of :func:`default_database`.
 
     Paths of sqlite files become absolute. A configured URI that was stored without its password is replaced by
     MLFLOW_TRACKING_URI if the two are otherwise equal.
@@ -34,9 +39,44 @@ def resolve_uri(configured: str | None, output: str | Path) -> str:
     if configured and (not is_hidden(configured) or variable != configured):
         uri = configured
     else:
-        uri = variable or _sqlite_uri(RunFolder(Path(output).expanduser().absolute()).database)
+        uri = variable or _sqlite_uri(default_database(Path(output).expanduser().absolute()))
     file = sqlite_file(uri)
     return address(uri if file is None else "?".join([_sqlite_uri(file), *revealed(uri).split("?")[1:]]))
+
+
+def default_database(folder: Path) -> Path:
+    """Return the sqlite file of a run where no server is named.
+
+    It is the file in the run's folder if there is one, else the file beside the folder, which all runs there share. If
+    the parent folder is not this user's alone or is no place for files, the run has a file of its own.
+
+    :param folder: absolute path of the run's folder.
+    """
+    own = RunFolder(folder).database
+    shared = shared_database(folder)
+    return own if os.path.lexists(own) or not _may_share(folder, shared.parent) else shared
+
+
+def shared_database(folder: Path) -> Path:
+    """Return the sqlite file beside the folder of a run; that of a selection is beside its folder of selections."""
+    beside = folder.parent if folder.parent.name == SELECTIONS_FOLDER else folder
+    return beside.parent / RunFolder.database.name
+
+
+def _may_share(folder: Path, parent: Path) -> bool:
+    """Return whether a folder above a run's is owned by this user and on the same file system as the run's.
+
+    Others must not be able to write to it. The root of the file system is no such folder.
+    """
+    try:
+        if not parent.exists():  # the run makes it
+            return True
+        status = parent.stat()
+        is_apart = folder.exists() and folder.stat().st_dev != status.st_dev
+    except OSError:  # a path that no folder can have, or that this user cannot see
+        return False
+    is_mine = status.st_uid == os.geteuid() and not status.st_mode & stat.S_IWOTH
+    return is_mine and not is_apart and parent != parent.parent and os.access(parent, os.W_OK | os.X_OK)
 
 
 def sqlite_file(uri: str) -> Path | None:
@@ -60,6 +100,15 @@ def problems(configured: str | None, output: str | Path, experiment: str) -> Ite
         yield f"{key}: {uri}: its password is not stored; give it again, as {key}=... or by {VARIABLE}"
     elif (problem := _scheme_problem(revealed(uri)) or _sqlite_problem(revealed(uri), experiment)) is not None:
         yield masked(f"{key}: {uri}: {problem}")
+    elif key == "output":
+        yield from _links(default_database(Path(output).expanduser().absolute()))
+
+
+def _links(database: Path) -> Iterator[str]:
+    """Yield an error message for each file of a database that is a link, which would be followed."""
+    for path in (database.with_name(f"{database.name}{suffix}") for suffix in FILES):
+        if path.is_symlink():
+            yield f"output: {path} is a link, and not followed; remove it, or name a database by tracking.uri"
 
 
 def deleted(experiment: str, number: str, uri: str) -> str:

@@ -94,12 +94,13 @@ def _check_card(folder: Path) -> None:
 
 
 def _check_tracking(folder: Path) -> None:
-    with closing(sqlite3.connect(folder / "mlflow.db")) as db:
+    with closing(sqlite3.connect(folder.parent / "mlflow.db")) as db:
         runs = dict(db.execute("SELECT run_uuid, status FROM runs"))
+        selections = {x for (x,) in db.execute("SELECT run_uuid FROM runs WHERE name LIKE 'herding-%'")}
         parents = dict(db.execute("SELECT run_uuid, value FROM tags WHERE key = 'mlflow.parentRunId'"))
         logged = {key for (key,) in db.execute("SELECT DISTINCT key FROM metrics")}
     (parent,) = set(parents.values())
-    assert len(parents) == 6 and set(runs) == {parent, *parents} and set(runs.values()) == {"FINISHED"}
+    assert len(parents) == 6 and set(runs) == {parent, *parents, *selections} and set(runs.values()) == {"FINISHED"}
     assert {"loss", "top1_last"} <= logged
 
 

@@ -282,7 +282,7 @@ def test_a_working_directory_that_is_not_utf8_is_refused(monkeypatch, tmp_path, 
 
 
 @pytest.mark.parametrize(
-    "arguments", [["evaluate", ""], ["replay", ""], ["prepare", "source", ""], ["prepare", "", "dest"]]
+    "arguments", [["evaluate", ""], ["compare", ""], ["replay", ""], ["prepare", "source", ""], ["prepare", "", "dest"]]
 )
 def test_an_empty_text_is_no_folder(arguments, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)

@@ -36,6 +36,17 @@ def test_a_file_has_what_is_printed(folders, tmp_path, capsys, name, start):
     assert file.read_text() == printed and capsys.readouterr().out == ""
 
 
+def test_a_folder_of_runs_is_its_runs_with_results(folders, tmp_path, capsys):
+    (tmp_path / "mlartifacts").mkdir()
+    (tmp_path / "mlflow.db").touch()
+    unfinished = folder_of_run(tmp_path / "unfinished", {"condensed": [60]})
+    (unfinished / "evaluation.csv").unlink()
+    assert cli.main(["compare", *folders]) == 0
+    table = capsys.readouterr().out
+    assert cli.main(["compare", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == table
+
+
 def test_every_problem_is_one_line(folders, tmp_path, capsys):
     no_run, no_rows, linked = (tmp_path / name for name in ("no_run", "no_rows", "linked"))
     no_run.mkdir()

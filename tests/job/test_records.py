@@ -157,15 +157,15 @@ def test_changed_records_are_refused_before_anything_starts(tmp_path: Path, capf
 
 
 def test_the_command_to_compare_runs_works_as_it_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    folder = tmp_path / "a b's & 50%?"
+    folder = tmp_path / "a b's & 50%?" / "run"
     pairs = [f"output={folder}", "tracking.uri=null", "evaluation.epochs=0"]
     short = ("trajectory.networks=1", "trajectory.matching_steps=1")
     assert command(folder, *pairs, *short) == 0
     (line,) = [x for x in capfd.readouterr().err.splitlines() if x.startswith("compare ")]
     uri = shlex.split(line)[-1]
     assert uri == f"sqlite+pysqlite:///{tmp_path}/a b's & 50%25%3F/mlflow.db"
-    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
-    assert (folder / "mlflow.db").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == [folder.parent.name]
+    assert (folder.parent / "mlflow.db").is_file()
 
 
 # --- what cannot be written ---------------------------------------------------------------------------------------

@@ -139,14 +139,15 @@ def test_other_data_are_refused_and_moved_data_are_not(tmp_path: Path, capfd: py
 def test_a_checkpoint_knows_its_machine_and_its_tracker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    folder = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(torch, "__version__", "1.2.3")
-        around_the_workers(patch, before=lambda: wait(lambda: run_id(tmp_path) is not None))
-        assert command("dc", tmp_path, *SHORT) == 0
-    (tmp_path / "checkpoints" / "step_00000002_00000000" / "manifest.json").unlink()
-    (tmp_path / TRACKING).unlink()
+        around_the_workers(patch, before=lambda: wait(lambda: run_id(folder) is not None))
+        assert command("dc", folder, *SHORT) == 0
+    (folder / "checkpoints" / "step_00000002_00000000" / "manifest.json").unlink()
+    (folder / TRACKING).unlink()
     capfd.readouterr()
-    assert command("dc", tmp_path, *SHORT) == 0
+    assert command("dc", folder, *SHORT) == 0
     now = f"continues with torch {torch.__version__} on cpu: the set will differ in its last bits"
     assert f"the run was started with torch 1.2.3 on cpu and {now}" in " ".join(capfd.readouterr().err.split())
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as db:

@@ -39,11 +39,9 @@ SECRET = "a-secret-of-this-machine"
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run, without its database."""
+    """The folder of a finished run, without the database beside it."""
     folder = tmp_path_factory.mktemp("made") / "run"
     assert command("dc", folder, *SHORT) == 0
-    (folder / "mlflow.db").unlink()
-    shutil.rmtree(folder / "mlartifacts")
     return folder
 
 
@@ -529,12 +527,48 @@ def test_a_database_in_the_folder_keeps_nothing_outside(
     theirs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The attack: it stores files of the run in another folder of the victim."""
+    (theirs / "mlflow.db").touch()
     assert replay(theirs) == 0
     with closing(sqlite3.connect(theirs / "mlflow.db")) as database, database:
         database.execute("UPDATE runs SET artifact_uri = ?", ((tmp_path / "home").as_uri(),))
     assert replay(theirs) == cli.FAILED
     assert f"stores files at {(tmp_path / 'home').as_uri()}, which is not in {theirs}" in capfd.readouterr().err
     assert list((tmp_path / "home").iterdir()) == []
+
+
+def sharing(theirs: Path) -> Path:
+    """Send a run to the database beside its folder, and return the folder of its files."""
+    assert replay(theirs) == 0
+    run = json.loads((theirs / "tracking.json").read_text())["run_id"]
+    return theirs.parent / "mlartifacts" / run / "artifacts"
+
+
+@pytest.mark.parametrize("place", ["home", "other_run"])
+def test_a_database_beside_the_folder_keeps_nothing_elsewhere(
+    place: str, theirs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The attack: an archive of a folder and a database, which stores files elsewhere, also in another run."""
+    sharing(theirs)
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database, database:
+        database.execute("UPDATE runs SET artifact_uri = ?", ((tmp_path / place).as_uri(),))
+    assert replay(theirs) == cli.FAILED
+    said = f"stores files at {(tmp_path / place).as_uri()}, which is not in {tmp_path}/mlartifacts"
+    assert said in capfd.readouterr().err
+    assert not (tmp_path / "other_run").exists() and list((tmp_path / "home").iterdir()) == []
+
+
+@pytest.mark.parametrize("linked", ["config.yaml", "synthetic_set/card.json", "..", "../.."])
+def test_a_link_among_the_files_of_a_shared_database_is_not_followed(
+    linked: str, theirs: Path, outside: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The attack: an archive of a folder and a database, in whose files is a link to a file of the victim."""
+    path = Path(os.path.normpath(sharing(theirs) / linked))
+    kept = Path(shutil.copytree(path, outside.parent / "folder")) if path.is_dir() else outside
+    before = [(file, file.stat().st_ctime_ns) for file in sorted(outside.parent.rglob("*"))]
+    put(path, lambda path: path.symlink_to(kept))
+    assert replay(theirs) == cli.FAILED
+    assert "is a link" in (said := capfd.readouterr().err) or "is not in" in said
+    assert [(file, file.stat().st_ctime_ns) for file in sorted(outside.parent.rglob("*"))] == before
 
 
 @pytest.fixture(scope="module")

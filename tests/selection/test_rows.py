@@ -23,7 +23,7 @@ from dist_condense.result.synthetic_set import load_set
 from dist_condense.selection.table import SELECTIONS
 from dist_condense.settings import config, selecting
 from dist_condense.settings.config import RunConfig
-from dist_condense.settings.run_folder import RunFolder
+from dist_condense.settings.run_folder import SELECTIONS_FOLDER, RunFolder
 from dist_condense.system import terminal
 from tests.engine import cases
 
@@ -60,7 +60,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def selections(parent: Path) -> list[Path]:
-    return sorted(path for path in (parent / selecting.FOLDER).iterdir() if path.is_dir())
+    return sorted(path for path in (parent / SELECTIONS_FOLDER).iterdir() if path.is_dir())
 
 
 def updates(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -134,10 +134,10 @@ def test_two_runs_at_once_wait_for_each_other(made: Path, tmp_path: Path, monkey
     entered, waits = threading.Event(), threading.Event()
 
     def first() -> None:
-        with alone(tmp_path / selecting.FOLDER / done.name):
+        with alone(tmp_path / SELECTIONS_FOLDER / done.name):
             entered.set()
             assert waits.wait(60)
-            shutil.copytree(done, tmp_path / selecting.FOLDER / done.name)
+            shutil.copytree(done, tmp_path / SELECTIONS_FOLDER / done.name)
 
     def say(text: str) -> None:
         assert text.endswith("waiting for it")

@@ -29,13 +29,49 @@ def test_the_uri_is_the_configured_one_then_the_environment_then_the_output(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert resolve_uri("http://a", tmp_path) == "http://a"
-    assert resolve_uri(None, tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
-    assert resolve_uri(None, tmp_path).startswith("sqlite:////")
+    assert resolve_uri(None, tmp_path / "run") == f"sqlite:///{tmp_path}/mlflow.db"
+    assert resolve_uri(None, tmp_path / "run").startswith("sqlite:////")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://b")
     assert resolve_uri(None, tmp_path) == "http://b"
     assert resolve_uri("http://a", tmp_path) == "http://a"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
-    assert resolve_uri(None, tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert resolve_uri(None, tmp_path / "run") == f"sqlite:///{tmp_path}/mlflow.db"
+
+
+def test_runs_beside_each_other_share_a_database_unless_one_has_its_own(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    assert resolve_uri(None, tmp_path / "a") == resolve_uri(None, tmp_path / "b") == f"sqlite:///{tmp_path}/mlflow.db"
+    (tmp_path / "b" / "mlflow.db").touch()
+    assert resolve_uri(None, tmp_path / "b") == f"sqlite:///{tmp_path}/b/mlflow.db"
+    assert resolve_uri(None, tmp_path / "selections" / "herding-1") == resolve_uri(None, tmp_path / "a")
+    assert resolve_uri(None, tmp_path / "new" / "c") == f"sqlite:///{tmp_path}/new/mlflow.db"
+
+
+def test_a_parent_folder_that_is_not_this_users_alone_has_no_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in /tmp, where another user could put a database."""
+    own = f"sqlite:///{tmp_path}/run/mlflow.db"
+    tmp_path.chmod(0o777)
+    assert resolve_uri(None, tmp_path / "run") == own
+    tmp_path.chmod(0o775)
+    assert resolve_uri(None, tmp_path / "run") != own
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    assert resolve_uri(None, tmp_path / "run") == own
+    monkeypatch.undo()
+    assert resolve_uri(None, "/run-of-a-container") == "sqlite:////run-of-a-container/mlflow.db"
+    assert resolve_uri(None, tmp_path / ("x" * 300)) != ""
+
+
+@pytest.mark.parametrize("name", ["mlflow.db", "mlflow.db.lock", "mlflow.db-journal", "mlflow.db-wal", "mlflow.db-shm"])
+def test_a_link_in_place_of_the_shared_database_is_refused(name: str, tmp_path: Path) -> None:
+    """The attack: an archive of runs whose database is a file of the victim, who evaluates one of them."""
+    (tmp_path / "mine").touch()
+    (tmp_path / name).symlink_to(tmp_path / "mine")
+    assert told(None, tmp_path / "run") == [
+        f"output: {tmp_path / name} is a link, and not followed; remove it, or name a database by tracking.uri"
+    ]
+    assert told(f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "run") == []
 
 
 @pytest.mark.parametrize("name", ["a b", "c%20d", "50%", "q?x", "e#f", "u'\u00fc&;[1]"])
@@ -43,12 +79,12 @@ def test_the_path_of_a_database_may_hold_any_letter(name: str, tmp_path: Path) -
     """Checked by SQLAlchemy, which MLflow uses."""
     from sqlalchemy.engine import make_url
 
-    uri = resolve_uri(None, tmp_path / name)
+    uri = resolve_uri(None, tmp_path / name / "run")
     assert make_url(uri).database == str(tmp_path / name / "mlflow.db")
     assert dict(make_url(uri).query) == {}
     assert sqlite_file(uri) == tmp_path / name / "mlflow.db"
     assert resolve_uri(uri, "/elsewhere") == uri
-    assert told(None, tmp_path / name) == []
+    assert told(None, tmp_path / name / "run") == []
 
 
 def test_a_relative_database_is_that_of_this_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,10 +6,16 @@ import logging
 import os
 import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from dist_condense.settings.tracking_address import SERVERS, deleted, sqlite_file
+from filelock import FileLock
+
+from dist_condense.result.tracking.trust import ARTIFACTS
+from dist_condense.settings.tracking_address import LOCK, SERVERS, deleted, sqlite_file
 from dist_condense.system.credentials import masked, revealed
 
 if TYPE_CHECKING:
@@ -25,6 +31,8 @@ DEFAULTS = {
 """Environment variables of MLflow that are set unless the user sets them."""
 ANSWER_TIMEOUT = 15.0
 """Seconds that a run waits, before it starts, for the server's answer about the experiment."""
+BUSY = 60
+"""Seconds that a run waits for another one that writes to the same sqlite file."""
 TRANSIENT = (408, 429)
 """HTTP status codes between 400 and 499 that are not refusals: request timeout, too many requests."""
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # the experiment opens with its table of runs
@@ -47,9 +55,25 @@ def connect(uri: str) -> MlflowClient:
     # progress of database migrations, and tracebacks of errors that are reported in one line
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a line for every retry
-    if (file := sqlite_file(uri)) is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    return MlflowClient(revealed(uri))
+    if (file := sqlite_file(uri)) is None:
+        return MlflowClient(revealed(uri))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(file):  # runs that make the tables of a new file at the same time would fail
+        client = MlflowClient(revealed(uri) if "?" in revealed(uri) else f"{revealed(uri)}?timeout={BUSY}")
+        client.search_experiments(max_results=1)
+    return client
+
+
+@contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a database within the context, on a file system that has locks."""
+    lock = FileLock(f"{file}{LOCK}", timeout=BUSY)
+    with suppress(NotImplementedError):
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def refusal(uri: str, experiment: str) -> str | None:
@@ -82,7 +106,7 @@ def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
     # A server has its own artifact location; for sqlite, MLflow would use the working directory, which a job loses
     location = None
     if (file := sqlite_file(uri)) is not None:
-        location = (file.parent / "mlartifacts").as_uri()
+        location = (file.parent / ARTIFACTS).as_uri()
     try:
         return str(client.create_experiment(name, artifact_location=location, tags=KIND))
     except Exception:

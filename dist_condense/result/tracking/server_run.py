@@ -6,7 +6,7 @@ import json
 import re
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, stdev
@@ -20,8 +20,11 @@ from dist_condense.result import metrics_file
 from dist_condense.result.metrics_file import RATE, STEP, TIME, MetricsEntry, counters
 from dist_condense.result.tracking import server, trust
 from dist_condense.result.tracking.server import Refused, TrackingError
-from dist_condense.settings import run_folder
+from dist_condense.result.tracking.tags import data_of
+from dist_condense.settings import assembly, run_folder
+from dist_condense.settings.config import read
 from dist_condense.settings.run_folder import RunFolder
+from dist_condense.settings.schema import CONDENSED
 from dist_condense.settings.tracking_address import VARIABLE, sqlite_file
 from dist_condense.system import records, terminal
 from dist_condense.system.conversion import Rule
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 
 Id = Annotated[str, Rule("1 to 100 letters, digits, _ or -", re.compile(r"[\w-]{1,100}", re.ASCII).fullmatch)]
 """Id of a run on a server, or of an output folder; safe in a query and in a path."""
+DIGEST_LENGTH = 36  # limit of a data set's digest on the server
 METRICS_PER_CALL, PARAMS_PER_CALL, PARAM_LENGTH = 1000, 100, 6000  # limits of MLflow's log_batch
 PARENT, FOLDER = "mlflow.parentRunId", "dist_condense.folder"
 NOT_PARAMS = ("output", "tracking")  # they differ between any two runs and explain no difference
@@ -136,6 +140,7 @@ class ServerRun:
         self._artifact_uri = artifact_uri
         client.update_run(self.id, status="RUNNING")
         self.log_params(params)
+        self._log_data()
         history = client.get_metric_history(self.id, RATE)
         self._last_step = max((metric.step for metric in history), default=0)
 
@@ -176,7 +181,8 @@ class ServerRun:
 
         A child run is identified by its name. A mean is the metric ``SET/ARCHITECTURE/PROTOCOL_N_epochs/top1`` of the
         run itself, with the number of seeds as its step; the standard deviation is ``.../top1_std``. MLflow forbids
-        ``=`` in names of metrics, so ``convnet:depth=4`` becomes ``convnet:depth_4``.
+        ``=`` in names of metrics, so ``convnet:depth=4`` becomes ``convnet:depth_4``. The mean of the run's own set
+        for the first architecture of its config is also the metric ``top1``, its standard deviation ``top1_std``.
         """
         children, groups = self._children(), defaultdict[str, list[float]](list)
         for row in rows:
@@ -186,6 +192,9 @@ class ServerRun:
             name = f"{', '.join(map(str, group))} epochs, seed {row.seed}"
             self._log_child(children.get(name), name, params, metrics)
             groups[_metric_name("{}/{}/{}_{}_epochs/top1".format(*group))].append(row.top1_last)
+        if (main := _main(self.folder, rows)) is not None:
+            own = (main.set, main.architecture, main.protocol, main.epochs)
+            groups["top1"] = groups[_metric_name("{}/{}/{}_{}_epochs/top1".format(*own))]
         before = self.client.get_run(self.id).data.metrics
         means = [(key, fmean(values), len(values), None) for key, values in groups.items()]
         means += [(f"{key}_std", stdev(values), len(values), None) for key, values in groups.items() if len(values) > 1]
@@ -214,23 +223,26 @@ class ServerRun:
     def _check_artifact_uri(self, artifacts: str) -> None:
         """Check that artifacts will be stored in an acceptable location; raise Refused otherwise.
 
-        MLflow's client writes files to any location that the server names, even on this machine. If the server is a
-        database in the run's folder, only this folder is acceptable; if the server is not trusted, only the server
-        itself. For all other servers, any location is acceptable.
+        MLflow's client writes files to any location that the server names, even on this machine. For a database that
+        nobody has named, only :func:`trust.place_of_files` is acceptable, without links; if the server is not trusted,
+        only the server itself. For all other servers, any location is acceptable.
         """
         parts = urlsplit(artifacts)
-        if not trust.is_inside(sqlite_file(self.uri), self.folder):
+        path, place = Path(unquote(parts.path)), trust.place_of_files(self.uri, self.folder)
+        if place is None:
             if not self.trusted and (parts.scheme != PROXIED or parts.netloc):
                 raise Refused(
                     f"{RunFolder(self.folder).config} alone names it, and it would have files written to "
                     f"{masked(artifacts)[:200]} instead of storing them itself ({PROXIED}:); if it is yours, give its "
                     f"address: replay --uri {self.uri}, evaluate tracking.uri={self.uri}, or {VARIABLE}"
                 )
-        elif parts.scheme not in ("", "file") or not trust.is_inside(Path(unquote(parts.path)), self.folder):
+        elif parts.scheme not in ("", "file") or not trust.is_inside(path, place):
             raise Refused(
-                f"the database stores files at {artifacts}, which is not in {self.folder}; if the folder was moved, "
-                "move mlflow.db out of it, and a new one is created"
+                f"the database stores files at {artifacts}, which is not in {place}; if the folder was moved, "
+                f"move {sqlite_file(self.uri)} out of it, and a new one is created"
             )
+        elif place != self.folder and (problem := next(_links(place, path), None)):
+            raise Refused(problem)
 
     @property
     def _artifacts(self) -> ArtifactRepository:
@@ -285,6 +297,19 @@ class ServerRun:
         self._log_values(run, [(key, value, 0, None) for key, value in metrics.items() if key not in logged])
         self.client.set_terminated(run, "FINISHED")
 
+    def _log_data(self) -> None:
+        """Log the data set of the run, with its hash, unless the server has it."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        data = data_of(self.folder)
+        if data is None or self.client.get_run(self.id).inputs.dataset_inputs:
+            return
+        source = {"uri": data.source}
+        kind = urlsplit(data.source).scheme or "local"
+        dataset = Dataset(data.name, data.digest[:DIGEST_LENGTH], kind, json.dumps(source))
+        context = InputTag("mlflow.data.context", "training")
+        self.client.log_inputs(self.id, [DatasetInput(dataset, [context])])
+
     def _log_params(self, run: str, params: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
 
@@ -302,6 +327,24 @@ class ServerRun:
         ]
         if metrics:
             self.client.log_batch(run, metrics=metrics)
+
+
+def _links(place: Path, path: Path) -> Iterator[str]:
+    """Yield a message for each link among the files of a run, and for a link in place of the folder of all files."""
+    if place.is_symlink():
+        yield f"{place} is a link, and not followed; replace it by its target"
+    yield from run_folder.strange(path)
+
+
+def _main(folder: Path, rows: Sequence[Row]) -> Row | None:
+    """Return the latest row of the run's own set with the first architecture and the protocol of its config."""
+    try:
+        config = read(RunFolder(folder).config)
+        architecture = assembly.architecture(config, config.evaluation.architectures[0])
+    except (ValueError, IndexError):  # a config of another version, or none
+        return None
+    wanted = (CONDENSED, architecture, config.evaluation.protocol)
+    return next((row for row in reversed(rows) if (row.set, row.architecture, row.protocol) == wanted), None)
 
 
 def _metric_name(text: str) -> str:

@@ -7,7 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dist_condense.settings.run_folder import RunFolder
-from dist_condense.settings.tracking_address import CLOUD, DATABASE_SERVERS, SERVERS, VARIABLE, sqlite_file
+from dist_condense.settings.tracking_address import (
+    CLOUD,
+    DATABASE_SERVERS,
+    SERVERS,
+    VARIABLE,
+    shared_database,
+    sqlite_file,
+)
 from dist_condense.system.credentials import address, revealed
 
 CREDENTIALS = (
@@ -17,6 +24,8 @@ CREDENTIALS = (
     "MLFLOW_TRACKING_AUTH",
 )
 """Environment variables that MLflow sends to any server."""
+ARTIFACTS = "mlartifacts"
+"""Folder beside an sqlite file in which the files of its runs are."""
 LOGIN = "~/.mlflow/credentials"
 """File whose login MLflow sends to any server."""
 
@@ -54,6 +63,18 @@ def is_own(uri: str | None) -> bool:
     the user's own settings.
     """
     return uri is None or _kind(uri) == CLOUD or address(uri) == address(os.environ.get(VARIABLE, ""))
+
+
+def place_of_files(uri: str, folder: Path) -> Path | None:
+    """Return the folder in which a database must keep the files of a run, because nobody has named another.
+
+    It is the run's folder for a database in it, and ``mlartifacts`` beside the database for the one that runs share;
+    None for all other servers.
+    """
+    file = sqlite_file(uri)
+    if is_inside(file, folder):
+        return folder
+    return file.parent / ARTIFACTS if file is not None and file == shared_database(folder) else None
 
 
 def is_inside(path: Path | None, folder: Path) -> bool:

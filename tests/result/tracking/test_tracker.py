@@ -1,6 +1,8 @@
 import json
 import shutil
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ from dist_condense.result.tracking import tracker as trackers
 from dist_condense.result.tracking.replay import replay
 from dist_condense.result.tracking.server import TrackingError
 from dist_condense.result.tracking.tracker import Tracker
+from dist_condense.settings import config
 from dist_condense.settings.config import ConfigError
 from dist_condense.settings.tracking_address import problems, resolve_uri
 from tests.result.test_synthetic_set import a_card
@@ -80,7 +83,7 @@ def history(client, run, key="loss"):
     return [(m.step, m.value) for m in client.get_metric_history(run, key)]
 
 
-def test_a_run_and_its_children_are_in_the_database_under_the_output(tmp_path, client, capfd):
+def test_a_run_and_its_children_are_in_the_database_beside_the_output(tmp_path, client, capfd):
     out = tmp_path / "out"
     (out / "synthetic_set").mkdir(parents=True)
     (out / "synthetic_set" / "card.json").write_text("{}")
@@ -102,7 +105,8 @@ def test_a_run_and_its_children_are_in_the_database_under_the_output(tmp_path, c
     assert run.data.tags["kind"] == "condensation"
     assert run.data.metrics["condensed/convnet3/dc_3_epochs/top1"] == 80.5
     assert history(client(), tracker.run_id) == [(10, 10.0), (20, 5.0)]
-    artifacts = out / "mlartifacts" / tracker.run_id / "artifacts"
+    artifacts = tmp_path / "mlartifacts" / tracker.run_id / "artifacts"
+    assert not (out / "mlflow.db").exists() and (tmp_path / "mlflow.db").exists()
     assert [path.name for path in artifacts.iterdir()] == ["synthetic_set"]
     assert sorted(path.name for path in (artifacts / "synthetic_set").iterdir()) == ["README.md", "card.json"]
     children = client().search_runs([run.info.experiment_id], f"tags.mlflow.parentRunId = '{tracker.run_id}'")
@@ -131,6 +135,59 @@ def test_a_resumed_run_continues_and_sends_nothing_twice(tmp_path, out, client):
     assert (run.data.params["cluster.workers"], run.data.params["later"]) == ("2", "1")
     children = client().search_runs([run.info.experiment_id], f"tags.mlflow.parentRunId = '{second.run_id}'")
     assert len(children) == 4
+
+
+def test_the_main_result_and_the_data_are_those_of_the_config(tmp_path, out, client):
+    own = config.from_dict({"output": str(out), "evaluation": {"architectures": ["mlp", "convnet3"]}})
+    (out / "config.yaml").write_text(config.to_yaml(own))
+    (out / "environment.json").write_text(json.dumps({"data": "ab" * 32}))
+    rows = [replace(row, architecture=name) for name in ("convnet3", "mlp") for row in ROWS]
+    rows = [replace(row, top1_last=row.top1_last - 10 * row.seed) if row.architecture == "mlp" else row for row in rows]
+    for _ in range(2):
+        tracker = start(out)
+        tracker.log_evaluations(rows)
+        tracker.finish()
+    assert tracker.offline is None
+    run = client().get_run(tracker.run_id)
+    named = [run.data.metrics[f"condensed/mlp/dc_3_epochs/top1{suffix}"] for suffix in ("", "_std")]
+    assert [run.data.metrics["top1"], run.data.metrics["top1_std"]] == named == [75.5, pytest.approx(50**0.5)]
+    [data] = run.inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest) == ("digits", "ab" * 18)
+    assert json.loads(data.dataset.source) == {"uri": "digits"}
+    assert {tag.key: tag.value for tag in data.tags} == {"mlflow.data.context": "training"}
+
+
+SHARING = """
+import sys
+from pathlib import Path
+from dist_condense.result.tracking.tracker import Tracker
+from dist_condense.settings.tracking_address import resolve_uri
+folder = Path(sys.argv[1])
+uri = resolve_uri(None, folder)
+tracker = Tracker.start(uri, folder=folder, experiment="x", params={"a": 1}, tags={})
+for step in range(1, 31):
+    tracker.log_metrics([{"step": step, "loss": float(step), "steps_per_second": 2.0}])
+tracker.finish(timeout=120)
+sys.exit(tracker.offline)
+"""
+
+
+@pytest.mark.slow
+def test_runs_at_the_same_time_share_a_new_database(tmp_path):
+    from mlflow import MlflowClient
+
+    outputs = tmp_path / "outputs"
+    runs = [
+        subprocess.Popen([sys.executable, "-c", SHARING, str(outputs / name)], stderr=subprocess.PIPE, text=True)
+        for name in ("a", "b")
+    ]
+    assert [(run.communicate(timeout=300)[1], run.returncode) for run in runs] == [("", 0)] * 2
+    client = MlflowClient(f"sqlite:///{outputs}/mlflow.db")
+    [experiment] = client.search_experiments(filter_string="name = 'x'")
+    found = client.search_runs([experiment.experiment_id])
+    assert {run.info.run_name for run in found} == {"a", "b"}
+    assert {run.info.status for run in found} == {"FINISHED"}
+    assert all([step for step, _ in history(client, run.info.run_id)] == list(range(1, 31)) for run in found)
 
 
 def test_other_epochs_and_protocols_are_kept_apart(out, client):

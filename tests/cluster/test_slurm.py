@@ -74,6 +74,25 @@ def test_a_job_told_that_its_time_is_up_is_queued_again_and_ends_with_the_same_s
     assert torch.equal(cases.result(tmp_path / "run"), cases.alone("dcc", tmp_path / "alone", *LONG))
 
 
+def test_each_job_of_an_array_on_parts_of_nodes_is_a_run(cluster: Slurm, tmp_path: Path) -> None:
+    """One of them is told that its time is up."""
+    given = {pair.split("=", 1)[0]: pair for pair in (*RUN, "cluster.workers=0", "seed=%a", f"output={tmp_path}/run_%a")}
+    words = ["--array=3-4", "--cpus-per-task=1", f"--output={tmp_path}/log_%a", "launch/slurm_one.sh"]
+    job = cluster.run("sbatch", "--parsable", *words, "configs/digits.yaml", *given.values(), env=environment()).strip()
+    first, second = f"{job}_3", f"{job}_4"
+    wait(lambda: saved(tmp_path / "run_3") >= 5 or cluster.job(first)["JobState"] in ENDED, 240)
+    cluster.run("scancel", "--batch", "--signal=USR1", first)
+    wait(lambda: cluster.job(first)["Restarts"] == "1" or cluster.job(first)["JobState"] in ENDED, 240)
+    done = [ended(cluster, each) for each in (first, second)]
+    logs = [(tmp_path / f"log_{seed}").read_text() for seed in (3, 4)]
+    assert [each["JobState"] for each in done] == ["COMPLETED"] * 2 and done[0]["Restarts"] == "1", logs
+    assert done[0]["OverSubscribe"] == "OK"  # the nodes may be shared
+    assert "resuming after matching step" in logs[0]
+    for seed in (3, 4):
+        alone = cases.alone("dcc", tmp_path / f"alone_{seed}", *LONG, f"seed={seed}")
+        assert torch.equal(cases.result(tmp_path / f"run_{seed}"), alone)
+
+
 def test_a_run_that_is_refused_fails_the_job(cluster: Slurm, tmp_path: Path) -> None:
     done = ended(cluster, submit(cluster, tmp_path, "ipc=none"))
     assert (done["JobState"], done["ExitCode"], done["Restarts"]) == ("FAILED", "2:0", "0")

@@ -306,6 +306,20 @@ def test_a_part_that_does_not_keep_its_contract_is_refused(
     assert line.startswith(f"plug-in another (--plugin): {reason}"), line
 
 
+def test_a_plugin_whose_import_fails_can_be_loaded_once_it_is_repaired(
+    write: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What it had registered is withdrawn."""
+    made = "from dist_condense import register\nfrom dist_condense.core.distance import DISTANCES\n"
+    made += "register.distance('mine', DISTANCES['sum_squared'])\n"
+    write(made + "raise BaseException('not yet')\n")
+    [line] = refused(capsys, "list", "--plugin", "mypkg")
+    assert "its import fails (BaseException: not yet)" in line and "mine" not in DISTANCES
+    write(made)
+    assert cli.main(["list", "distances", "--plugin", "mypkg"]) == 0
+    assert "mine" in DISTANCES
+
+
 def test_options_of_a_network_may_have_postponed_annotations(write: Callable[..., Path]) -> None:
     write(f"from __future__ import annotations\n{plugged.source()}")
     plugins.load(["mypkg"])

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +14,20 @@ import numpy as np
 import torch
 
 from dist_condense.api.collecting import Collected, as_bytes, both, collected, write
-from dist_condense.api.condensing import DATA, OUTPUTS, Result, load_plugins, plain
+from dist_condense.api.condensing import DATA, OUTPUTS, OWN, Result, load_plugins, plain
 from dist_condense.data import ImageSet
 from dist_condense.evaluation.evaluate import TrainingSet
-from dist_condense.evaluation.rows import FORMULA
-from dist_condense.job.any_set import AnySet, Stated
-from dist_condense.job.evaluating import Evaluated, Source, by_name, evaluate_sets, foreign
+from dist_condense.evaluation.rows import NAME
+from dist_condense.job.any_set import AnySet, Stated, misplaced
+from dist_condense.job.evaluating import Evaluated, Source, by_name, evaluate_sets, foreign, is_name
 from dist_condense.job.implied import implied
 from dist_condense.result.synthetic_set import SyntheticDataset
 from dist_condense.settings import config as configs
 from dist_condense.settings.config import ConfigError
 from dist_condense.settings.keys import leaves
-from dist_condense.settings.schema import SETS
 from dist_condense.system.conversion import shown
 from dist_condense.system.errors import DataError, listed
+from dist_condense.system.terminal import printable
 
 UNNAMED = "set"
 """Name of a single set in memory."""
@@ -65,17 +68,20 @@ def evaluate(
     named = dict(sets) if isinstance(sets, Mapping) else {None: sets}
     given = {key: plain(value) for key, value in leaves(keys)}
     paths = [path for each in named.values() if (path := _path(each)) is not None]
-    known = [*foreign(given), *_missing(named, train, test)]
+    stated = Stated(space=space, factor=factor, columns=columns)
+    known = [*foreign(given), *_missing(named, train, test), *stated.problems(paths)]
+    if train is not None:
+        known += [f"{key}: train and test set it" for key in given if key in OWN]
     if known:
         raise ConfigError(known)
-    own = {} if train is None else _written(train, test, output)
-    used = {key: value for key, value in implied(paths, [*given]).items() if not (own and key.startswith("dataset."))}
-    config = configs.from_dict(used | own | given)
-    stated = Stated(space=space, factor=factor, columns=columns, orientation=config.dataset.orientation)
-    sources: dict[str, Source] = {}
-    for name, each in named.items():
-        sources |= _sources(name, each, stated)
-    return evaluate_sets(sources, config, None if output is None else str(output))
+    with _data(train, test, output) as own:
+        used = {key: x for key, x in implied(paths, [*given]).items() if not (own and key.startswith("dataset."))}
+        config = configs.from_dict(used | own | given)
+        stated = replace(stated, orientation=config.dataset.orientation)
+        sources: dict[str, Source] = {}
+        for name, each in named.items():
+            sources |= _sources(name, each, stated)
+        return evaluate_sets(sources, config, None if output is None else str(output))
 
 
 def _path(given: Any) -> Path | None:
@@ -84,38 +90,63 @@ def _path(given: Any) -> Path | None:
         return given.folder
     if isinstance(given, SyntheticDataset):
         return given.file.parent
-    return Path(given).expanduser() if isinstance(given, str | Path) else None
+    return Path(os.path.expanduser(given)) if isinstance(given, str | Path) else None
 
 
 def _missing(named: Mapping[Any, Any], train: Any, test: Any) -> Iterator[str]:
     if not named:
         yield "sets: there is none"
     for name in named:
-        if name is not None and (not isinstance(name, str) or not name or name.startswith(FORMULA) or name in SETS):
+        if name is not None and not (isinstance(name, str) and is_name(name) and printable(name) == name[:NAME]):
             yield f"sets: {shown(name)} is not a name; give a text that names no set of evaluation.sets, and no formula"
     if (train is None) != (test is None):
         yield "train, test: give both, or neither; mean and std are measured on train"
 
 
-def _written(train: Any, test: Any, output: str | Path | None) -> dict[str, Any]:
-    """Write data in memory to a file, and return the keys that name it. Raises DataError."""
+@contextmanager
+def _data(train: Any, test: Any, output: str | Path | None) -> Iterator[dict[str, Any]]:
+    """Write data in memory to a file, and yield the keys that name it, none without data.
+
+    If the evaluation is refused, a new file is removed. Raises DataError.
+    """
+    if train is None:
+        yield {}
+        return
     splits = both(train, test)
-    folder = (OUTPUTS if output is None else Path(output).expanduser()).absolute() / DATA
+    folder = Path(os.path.expanduser(OUTPUTS if output is None else output)).absolute() / DATA
+    known = {*folder.glob("*")}
     try:
         file = write(splits[0], splits[1], folder)
     except OSError as error:
         raise ConfigError([f"output: the data cannot be written ({error})"]) from error
-    return {"dataset.name": "arrays", "dataset.root": str(file)}
+    try:
+        yield {"dataset.name": "arrays", "dataset.root": str(file)}
+    except (ConfigError, DataError):
+        if file not in known:
+            file.unlink(missing_ok=True)
+        raise
 
 
 def _sources(name: str | None, given: Any, stated: Stated) -> dict[str, Source]:
     """Return the source of a set by its name; a path without a name is named by its last part."""
     path = _path(given)
     if path is None:
+        if _is_part_of_set(given):
+            remedy = "give load_set(path, normalise=False), or its part, as image values"
+            raise DataError([f"{name or UNNAMED} is a part of a synthetic set, whose images are normalised; {remedy}."])
         data = collected(given, name or UNNAMED)
         return {name or UNNAMED: functools.partial(_in_memory, data, name or UNNAMED)}
     [(own, source)] = by_name([path], stated).items()
     return {name or own: source}
+
+
+def _is_part_of_set(given: Any) -> bool:
+    """Return whether a data set of torch wraps a synthetic set that normalises its images."""
+    inner = [getattr(given, "dataset", None), *(getattr(given, "datasets", None) or ())]
+    return any(
+        each.normalise if isinstance(each, SyntheticDataset) else each is not None and _is_part_of_set(each)
+        for each in inner
+    )
 
 
 def _in_memory(data: Collected, name: str, target: ImageSet) -> AnySet:
@@ -131,19 +162,27 @@ def _in_memory(data: Collected, name: str, target: ImageSet) -> AnySet:
     images = torch.from_numpy(np.ascontiguousarray(data.images))
     if is_float and not images.isfinite().all():
         raise DataError([f"{name}: a pixel is not a finite number."])
+    if problem := misplaced(images, target):
+        raise DataError([f"{name}: {problem}; give image values, before normalisation."])
     return AnySet(TrainingSet(images, torch.from_numpy(_positions(data, name, target)), stored=True))
 
 
 def _positions(data: Collected, name: str, target: ImageSet) -> np.ndarray:
-    """Return the label of each image among the classes of the test images, int64 ``[N]``."""
+    """Return the label of each image among the classes of the test images, int64 ``[N]``.
+
+    Integers without names of classes are names where all classes of the test images are called by numbers, and
+    otherwise positions.
+    """
     known = {entry.name: position for position, entry in enumerate(target.classes)}
     values, inverse = np.unique(data.labels, return_inverse=True)
-    texts = [_text(value, data.classes) for value in values.tolist()]
-    if values.dtype.kind in "iu" and not {*texts} <= {*known}:  # numbers of classes that have other names
+    is_numbered = data.labels.dtype.kind in "iu" and data.classes is None
+    if is_numbered and not all(text.isdecimal() for text in known):
         known = {str(position): position for position in known.values()}
-        texts = [*map(str, values.tolist())]
+    texts = [_text(value, data.classes) for value in values.tolist()]
     if others := [text for text in texts if text not in known]:
         raise DataError([f"{name}: the test images have no class {listed(others)}; they have {listed([*known])}."])
+    if lost := [text for text in known if text not in texts]:
+        raise DataError([f"{name}: it has no image of {listed(lost)}."])
     return np.array([known[text] for text in texts], dtype=np.int64)[inverse]
 
 

@@ -34,11 +34,13 @@ def evaluate(options: argparse.Namespace) -> int:
     stated = Stated(space=options.space, factor=options.factor, columns=options.columns)
     if len(sets) == 1 and (options.dataset, options.root, stated) == (None, None, Stated()) and _is_of_run(sets[0]):
         return run_command.evaluate(sets[0], given)
+    if "" in map(str.strip, sets):
+        raise ConfigError(["a set has no name; give a path"])
     if not sets:
         raise ConfigError([f"there is no set to evaluate; give {any_set.FORMS}"])
     paths = [Path(os.path.expanduser(path)) for path in sets]
     command = overrides.parsed(given)
-    problems = [*command.problems, *foreign([*command.groups, *command.keys])]
+    problems = [*command.problems, *foreign([*command.groups, *command.keys]), *stated.problems(paths)]
     try:
         config = configs.from_dict({**implied(paths, [*command.keys]), **_stated(options), **command.keys})
     except ConfigError as error:

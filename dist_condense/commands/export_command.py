@@ -15,7 +15,7 @@ REFUSED, FAILED = 2, 1
 
 def export(options: argparse.Namespace) -> int:
     """Write a synthetic set in the format of other programs; return the exit code."""
-    dest: Path = options.dest.expanduser()
+    dest: Path = options.dest
     signals.writing_starts()
     try:
         done = formats.export(options.set, dest, options.format, options.space)
@@ -29,7 +29,8 @@ def export(options: argparse.Namespace) -> int:
         terminal.say(f"failed: {terminal.lines_of(error)[0]}; nothing was written")
         return FAILED
     terminal.out(f"{dest}: {done.images:,} images as {options.format}{_loss(done.clipped)}")
-    terminal.out(*(f"note: {note}" for note in done.notes))
+    for note in done.notes:
+        terminal.out(f"note: {note}")
     return 0
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from itertools import chain, repeat
 from pathlib import Path
 
-from dist_condense.evaluation.rows import FORMULA, Key, Row, integer, name, percent, read_table, write_table
+from dist_condense.evaluation.rows import FORMULA, Key, Row, integer, name, percent, read_table, set_name, write_table
 from dist_condense.system.terminal import printable
 
 
@@ -84,7 +84,7 @@ def shown_name(text: str) -> str:
 
 def _row(cells: dict[str, str]) -> ClassRow:
     return ClassRow(
-        set=name(cells["set"]),
+        set=set_name(cells["set"]),
         protocol=name(cells["protocol"]),
         architecture=name(cells["architecture"]),
         seed=integer(cells["seed"]),

@@ -64,6 +64,8 @@ EARLIER = tuple(name for name in COLUMNS if name != "balanced")
 """Columns of files that earlier versions have written."""
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """First characters of a cell that a spreadsheet executes as a formula; no name that this package writes has them."""
+SETS_BEFORE: Mapping[str, str] = {"whole": "full"}
+"""Present name of each set that had another name in an earlier version."""
 NAME = 200
 """Maximum number of characters of a column's name in a message."""
 Made = TypeVar("Made")
@@ -135,7 +137,7 @@ def _cells(line: Mapping[str | None, str | None]) -> dict[str, str]:
 
 def _row(cells: dict[str, str]) -> Row:
     return Row(
-        set=name(cells["set"]),
+        set=set_name(cells["set"]),
         protocol=name(cells["protocol"]),
         architecture=name(cells["architecture"]),
         seed=integer(cells["seed"]),
@@ -151,6 +153,11 @@ def name(text: str) -> str:
     if text.startswith(FORMULA):
         raise ValueError(f"{shown(text)} is a formula to a spreadsheet, and no name")
     return text
+
+
+def set_name(text: str) -> str:
+    """Return the present name of the set in a cell. Raises ValueError for a formula of a spreadsheet."""
+    return SETS_BEFORE.get(text, name(text))
 
 
 def integer(text: str) -> int:

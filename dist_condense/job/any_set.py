@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from dist_condense.evaluation.evaluate import TrainingSet
 from dist_condense.result.card import CARD
 from dist_condense.result.synthetic_set import SyntheticSetError, improbable, load_set
 from dist_condense.settings.run_folder import RunFolder
+from dist_condense.system.conversion import shown
 from dist_condense.system.errors import listed
 from dist_condense.system.memory import memory_and_swap
 
@@ -36,6 +38,13 @@ SPACES = {
     NORMALISED: "values with the mean and std of networks' inputs (DC, DSA, DM)",
 }
 """Spaces of the pixels in a file of tensors, which does not state it."""
+WIDEST = 0.7
+"""Std above which values are no image values in [0, 1], whose std is at most 0.5; learnt ones may be outside."""
+LEVELS = ("", "*/", "*/*/", "*/*/*/")
+"""Patterns of the folders in which parquet files are looked for."""
+CHUNK = 1024
+"""Number of images that are decoded at once."""
+FLOAT = 4
 DATA = "data"
 """Key under which the programs of DC, DSA and DM store their sets, one for each experiment."""
 NUMBERS: list[Any] = [
@@ -65,6 +74,17 @@ class Stated:
     columns: Sequence[str] | None = None
     orientation: bool | None = None
 
+    def problems(self, paths: Sequence[Path]) -> Iterator[str]:
+        """Yield a problem for each value that is wrong, or that concerns none of the sets at these paths."""
+        if self.space not in (None, *SPACES):
+            yield f"space: {shown(self.space)} is not one of {', '.join(SPACES)}"
+        if not isinstance(self.factor, int) or self.factor < 1:
+            yield f"factor: {shown(self.factor)} is not a number of tiles, 1 or more"
+        if (self.space, self.factor) != (None, 1) and not any(path.suffix in TENSORS for path in paths):
+            yield f"space, factor: they are for files of tensors ({', '.join(TENSORS)}), and none of the sets is one"
+        if self.columns is not None and not any(map(_is_table, paths)):
+            yield "columns: they are for tables of Hugging Face's datasets, and none of the sets is one"
+
 
 @dataclass(frozen=True, eq=False)
 class AnySet:
@@ -81,11 +101,29 @@ def read(path: Path, target: ImageSet, stated: Stated) -> AnySet:
     :raises DataError: there is no set, its form is unknown or not that of the test images, or it is damaged.
     """
     for is_of, reader in READERS:
-        if is_of(path):
+        if is_of(path, target):
             return reader(path, target, stated)
     if not os.path.lexists(path):
         raise DataError([f"{path} does not exist; give {FORMS}."])
     raise DataError([f"{path} is no set; give {FORMS}."])
+
+
+def misplaced(images: Tensor, target: ImageSet, space: str | None = UNIT) -> str | None:
+    """Return a problem if floats ``[N, C, H, W]`` cannot be in a space; None if they can, and for other bounds.
+
+    Image values in [0, 1] have a mean in it and a std of at most 1/2, learnt ones a little more. Normalised values have
+    a std of about 1 and are on both sides of 0.
+    """
+    if target.space.bounds != (0.0, 1.0) or target.facts.floats or not images.is_floating_point():
+        return None
+    std, mean = (float(x) for x in torch.std_mean(images.float()))
+    least, most = (float(x) for x in images.aminmax())
+    is_unit = 0 <= mean <= 1 and std <= WIDEST
+    if space == UNIT and not is_unit:
+        return f"its values have the mean {mean:.3g} and the std {std:.3g}, which image values in [0, 1] cannot have"
+    if space == NORMALISED and 0 <= least < most <= 1:
+        return "all its values are in [0, 1], which normalised values are not; they are image values (unit)"
+    return None
 
 
 # --- synthetic sets -----------------------------------------------------------------------------------------------
@@ -123,8 +161,16 @@ def _of_test(target: ImageSet) -> str:
 
 
 def _is_table(path: Path) -> bool:
-    saved = (path / name for name in SAVED)
-    return any(map(os.path.exists, saved)) or next(path.rglob(f"*{PARQUET}"), None) is not None
+    """Return whether a folder is a table of Hugging Face, by its own files or by parquet files below it."""
+    if any(os.path.exists(path / name) for name in SAVED):
+        return True
+    return any(next(path.glob(f"{below}*{PARQUET}"), None) is not None for below in LEVELS)
+
+
+def _has_classes(path: Path, target: ImageSet) -> bool:
+    """Return whether a folder, or its folder ``train``, has a folder for one of the classes of the test images."""
+    names = [name for entry in target.classes for name in (entry.name, entry.wnid) if name and "/" not in name]
+    return any(os.path.isdir(path / below / name) for below in ("", "train") for name in names)
 
 
 def _table(path: Path, target: ImageSet, stated: Stated) -> AnySet:
@@ -143,11 +189,11 @@ def _table(path: Path, target: ImageSet, stated: Stated) -> AnySet:
     every = open_huggingface(replace(request, classes=None)).classes
     if others := sorted({x.name for x in every} - set(names)):
         raise DataError([f"{path}: the test images have no class {listed(others)}."])
-    return _decoded(open_huggingface(request).train_split)
+    return _decoded(path, open_huggingface(request).train_split, target)
 
 
 def _folder(path: Path, target: ImageSet, stated: Stated) -> AnySet:
-    return _decoded(class_folders(path, target.classes, _form(path, target, stated)))
+    return _decoded(path, class_folders(path, target.classes, _form(path, target, stated)), target)
 
 
 def _form(path: Path, target: ImageSet, stated: Stated) -> Form:
@@ -158,10 +204,23 @@ def _form(path: Path, target: ImageSet, stated: Stated) -> Form:
     return Form(channels, height, upright)
 
 
-def _decoded(split: Split) -> AnySet:
+def _decoded(path: Path, split: Split, target: ImageSet) -> AnySet:
     source, counts = split.on_demand(Reading()), torch.tensor(split.counts)
-    images = torch.cat([source.get(label, torch.arange(count)) for label, count in enumerate(split.counts)])
+    shape = int(counts.sum()), *target.shape
+    _fits(path, prod(shape))
+    images, start = torch.empty(shape, dtype=torch.uint8), 0
+    for label, count in enumerate(split.counts):
+        for positions in torch.arange(count).split(CHUNK):
+            images[start : start + len(positions)] = source.get(label, positions)
+            start += len(positions)
     return AnySet(TrainingSet(images, torch.arange(len(counts)).repeat_interleave(counts), stored=True))
+
+
+def _fits(path: Path, size: int) -> None:
+    """Raise DataError if this machine has less memory than ``size`` bytes."""
+    if size > (memory := memory_and_swap()):
+        needed = f"its images need {size / 2**30:.1f} GiB, this machine has {memory / 2**30:.1f} GiB of memory"
+        raise DataError([f"{path}: {needed}."])
 
 
 # --- files of tensors ---------------------------------------------------------------------------------------------
@@ -181,9 +240,11 @@ def _tensors(path: Path, target: ImageSet, stated: Stated) -> AnySet:
         raise DataError([f"{path} does not state the space of its pixels; give {choices}."])
     if not 1 <= stated.factor <= (side := min(target.shape[1:])):
         raise DataError([f"--factor is {stated.factor}, expected 1 to {side}, the side of an image."])
-    pairs = [_pair(path, entry, target) for entry in _pairs(path, _loaded(path))]
+    pairs = [_pair(path, entry, target, stated) for entry in _pairs(path, _loaded(path))]
     if len({(len(labels), labels.ndim) for _, labels in pairs}) > 1:
         raise DataError([f"{path}: its {len(pairs)} sets have different sizes or labels; save one of them alone."])
+    total = sum(images.numel() for images, _ in pairs)
+    _fits(path, 2 * FLOAT * total * stated.factor**2)  # once more while the pairs are joined
     form = MultiFormation(padding=_padding(target, stated))
     decoded = [uniform(images, form, stated.factor) for images, _ in pairs]
     labels = [labels[sources] for (_, labels), (_, sources) in zip(pairs, decoded, strict=True)]
@@ -215,11 +276,11 @@ def _pairs(path: Path, content: Any) -> Sequence[Any]:
     raise DataError([f"{path} holds {type(content).__name__}, expected [images, labels]."])
 
 
-def _pair(path: Path, entry: Any, target: ImageSet) -> tuple[Tensor, Tensor]:
+def _pair(path: Path, entry: Any, target: ImageSet, stated: Stated) -> tuple[Tensor, Tensor]:
     if not isinstance(entry, list | tuple) or len(entry) != 2 or not all(map(torch.is_tensor, entry)):
         raise DataError([f"{path} holds {type(entry).__name__}, expected a pair of tensors, [images, labels]."])
     images, labels = (tensor.detach() for tensor in entry)
-    if problem := next(_problems(images, labels, target), None):
+    if problem := next(_problems(images, labels, target), None) or misplaced(images, target, stated.space):
         raise DataError([f"{path}: {problem}."])
     return images.float(), labels.float() if labels.is_floating_point() else labels.long()
 
@@ -243,12 +304,15 @@ def _problems(images: Tensor, labels: Tensor, target: ImageSet) -> Iterator[str]
         yield "its class probabilities are not from 0 with the sum 1"
     elif labels.ndim == 1 and (labels.is_floating_point() or labels.min() < 0 or labels.max() >= classes):
         yield f"its labels are not integers from 0 to {classes - 1}"
+    elif labels.ndim == 1 and (lost := sorted({*range(classes)} - {*labels.tolist()})):
+        yield f"it has no image of {listed([target.classes[label].name for label in lost])}"
 
 
-READERS: list[tuple[Callable[[Path], bool], Callable[[Path, ImageSet, Stated], AnySet]]] = [
-    (_is_synthetic, _synthetic),
-    (_is_tensors, _tensors),
-    (_is_table, _table),
-    (Path.is_dir, _folder),
+READERS: list[tuple[Callable[[Path, ImageSet], bool], Callable[[Path, ImageSet, Stated], AnySet]]] = [
+    (lambda path, target: _is_synthetic(path), _synthetic),
+    (lambda path, target: _is_tensors(path), _tensors),
+    (_has_classes, _folder),
+    (lambda path, target: _is_table(path), _table),
+    (lambda path, target: path.is_dir(), _folder),
 ]
 """Tests of what a path holds, in their order, and the readers."""

@@ -18,19 +18,20 @@ import numpy as np
 from dist_condense.data import ImageSet
 from dist_condense.data.sets.listing import is_utf8
 from dist_condense.evaluation.evaluate import TrainingSet
-from dist_condense.evaluation.rows import FORMULA, Row, read_csv
+from dist_condense.evaluation.rows import FORMULA, SETS_BEFORE, Row, RowsError, read_csv
 from dist_condense.job import any_set, preflight
 from dist_condense.job.any_set import AnySet, Stated
 from dist_condense.job.claim import Claim
 from dist_condense.job.comparing import Comparison
 from dist_condense.job.job import Job
-from dist_condense.settings import assembly, run_folder
+from dist_condense.selection.table import SELECTIONS
+from dist_condense.settings import assembly, run_folder, selecting
 from dist_condense.settings.config import ConfigError, RunConfig, to_dict
 from dist_condense.settings.keys import GROUPS, KEYS, SECTIONS
 from dist_condense.settings.resolve import resolved
 from dist_condense.settings.run_folder import RunFolder
-from dist_condense.settings.schema import CONDENSED, SETS
-from dist_condense.system import records
+from dist_condense.settings.schema import CONDENSED, FULL, SETS
+from dist_condense.system import records, terminal
 from dist_condense.system.errors import DataError
 from dist_condense.system.files import write_atomically
 from dist_condense.system.terminal import printable
@@ -97,20 +98,15 @@ def evaluate_sets(
     :raises ConfigError: the config has problems, a set cannot be used, or the folder has rows of other sets or test
         images; all of them are listed.
     """
-    config = replace(config, output=str(OUTPUTS / f"evaluation_{uuid4().hex}"))  # its name follows from the sets
-    dataset, _ = preflight.check(config, [*known, *_untrained(config)], condenses=False)
+    place = output or str(OUTPUTS / f"evaluation_{uuid4().hex}")  # the name of the latter follows from the sets
+    problems = [*known, *_untrained(config), *(_occupied(_folder(output)) if output else ())]
+    dataset, _ = preflight.check(replace(config, output=place), problems, condenses=False)
     config, choice = resolved(config, dataset, {}, is_complete=True)
     dataset = assembly.settled(config, dataset)
     sets = _read(sources, dataset)
-    config = replace(
-        config,
-        ipc=max(_per_class(each, dataset) for each in sets.values()),
-        evaluation=replace(config.evaluation, sets=[x for x in config.evaluation.sets if x != CONDENSED]),
-    )
-    if config.evaluation.sets and (most := max(dataset.counts)) < config.ipc:
-        raise ConfigError([f"evaluation.sets: {config.ipc} images per class, but there are {most} real ones"])
+    config = _with_real_sets(config, dataset, sets)
     record = _record(config, dataset, sets)
-    folder = (Path(output) if output else OUTPUTS / f"evaluation_{_short(record)}").expanduser().absolute()
+    folder = _folder(output or str(OUTPUTS / f"evaluation_{_short(record)}"))
     config = replace(config, output=str(folder))
     claim = _begun(folder, replace(record, config=to_dict(config)))
     comparison = Comparison(config, dataset, claim=claim, budget=choice.budget, run=_run)
@@ -121,6 +117,45 @@ def evaluate_sets(
     return Evaluated(folder, read_csv(RunFolder(folder).evaluation))
 
 
+def _with_real_sets(config: RunConfig, dataset: ImageSet, sets: Mapping[str, AnySet]) -> RunConfig:
+    """Return the config with the sets of real images beside the sets, which have as many images as the largest of them.
+
+    Raises ConfigError if there are too few real images.
+    """
+    sizes = {name: _per_class(each, dataset) for name, each in sets.items()}
+    config = replace(
+        config,
+        ipc=max(sizes.values()),
+        evaluation=replace(config.evaluation, sets=[x for x in config.evaluation.sets if x != CONDENSED]),
+    )
+    if config.evaluation.sets and (most := max(dataset.counts)) < config.ipc:
+        raise ConfigError([f"evaluation.sets: {config.ipc} images per class, but there are {most} real ones"])
+    if {*config.evaluation.sets} - {FULL} and len({*sizes.values()}) > 1:
+        text = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        terminal.event(f"note: {config.ipc} real images per class are selected; the sets have {text}")
+    return config
+
+
+def _folder(output: str) -> Path:
+    return Path(os.path.expanduser(output)).absolute()
+
+
+def _occupied(folder: Path) -> Iterator[str]:
+    """Yield a problem if a folder cannot take the rows of an evaluation."""
+    files = RunFolder(folder)
+    if os.path.lexists(folder) and not folder.is_dir():
+        yield f"output: {folder} is a file; give a folder"
+    elif files.config.exists():
+        yield f"output: {folder} is the folder of a run; give another"
+    elif files.evaluation.exists() and not files.evaluated.exists():
+        yield f"output: {files.evaluation} has rows of unknown sets; give another folder"
+    elif files.evaluation.exists():
+        try:
+            read_csv(files.evaluation)
+        except RowsError as error:
+            yield f"output: {error}; repair the file, or give another folder"
+
+
 def _untrained(config: RunConfig) -> Iterator[str]:
     if config.evaluation.epochs == 0:
         yield "evaluation.epochs: 0 means no evaluation; give evaluation.epochs=null for the protocol's own"
@@ -129,16 +164,23 @@ def _untrained(config: RunConfig) -> Iterator[str]:
 def _record(config: RunConfig, dataset: ImageSet, sets: Mapping[str, AnySet]) -> Record:
     """Return what follows from the settings that change a row beside its own columns.
 
-    Test images in files are known by their folder and the names of the files, not by their content.
+    Test images in files are known by their folder, and the names of the files and their sizes in bytes, not by content.
     """
     common = config.network, dataset.flip, dataset.space.bounds
-    test = _hash(dataset.test_split.digest(), config.dataset.root)
+    test = _hash(dataset.test_split.digest(), config.dataset.root, dataset.test_split.encoded_bytes())
     own = {
         name: _hash(common, each.statistics or dataset.space.statistics, _digest(each)) for name, each in sets.items()
     }
     of_real = common, dataset.space.statistics, config.ipc, config.seed, config.dataset.root
-    real = {name: _hash(of_real, dataset.train_split.digest()) for name in config.evaluation.sets}
+    train = dataset.train_split.digest()
+    real = {name: _hash(of_real, train, *_selected(name, config, dataset)) for name in config.evaluation.sets}
     return Record(test, own | real)
+
+
+def _selected(name: str, config: RunConfig, dataset: ImageSet) -> Iterator[str]:
+    """Yield the name of the run of its own that makes a set, which follows from everything that changes the set."""
+    if name in SELECTIONS and SELECTIONS[name].features:
+        yield Path(selecting.run_of_its_own(config, dataset, name).output).name
 
 
 def _begun(folder: Path, record: Record) -> Claim:
@@ -148,10 +190,8 @@ def _begun(folder: Path, record: Record) -> Claim:
     """
     files = RunFolder(folder)
     run_folder.check(folder)
-    if files.config.exists():
-        raise ConfigError([f"output: {folder} is the folder of a run; give another"])
-    if files.evaluation.exists() and not files.evaluated.exists():
-        raise ConfigError([f"output: {files.evaluation} has rows of unknown sets; give another folder"])
+    if problems := [*_occupied(folder)]:
+        raise ConfigError(problems)
     claim = Claim.new(folder)
     claim.take()
     with claim.writing():
@@ -205,11 +245,16 @@ def _named(paths: Sequence[Path]) -> dict[str, Path]:
     """
     if odd := [path for path in paths if not is_utf8(str(path))]:
         raise ConfigError([f"{printable(str(path))} is no name in UTF-8; rename it" for path in odd])
-    whole = dict.fromkeys(Path(os.path.abspath(path.expanduser())) for path in paths)
-    last = {path: path.parent.name if path.name == RunFolder.synthetic_set.name else path.name for path in whole}
+    absolute = dict.fromkeys(Path(os.path.abspath(os.path.expanduser(path))) for path in paths)
+    last = {path: path.parent.name if path.name == RunFolder.synthetic_set.name else path.name for path in absolute}
     times = Counter(last.values())
-    is_name = {name: bool(name) and n == 1 and name not in SETS for name, n in times.items()}
-    return {name if is_name[name] and not name.startswith(FORMULA) else str(path): path for path, name in last.items()}
+    names = {path: name if times[name] == 1 and is_name(name) else str(path) for path, name in last.items()}
+    return {printable(name): path for path, name in names.items()}
+
+
+def is_name(name: str) -> bool:
+    """Return whether a text can name a set: it names no set of real images, and a spreadsheet does not execute it."""
+    return bool(name) and name not in SETS and name not in SETS_BEFORE and not name.startswith(FORMULA)
 
 
 def _per_class(each: AnySet, dataset: ImageSet) -> int:

@@ -1,4 +1,4 @@
-"""Keys of an evaluation that follow from the first synthetic set in it: of its run's config, else of its card."""
+"""Keys of an evaluation that follow from the first run in it, by its config, or else from the card of a set."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from dist_condense.settings.keys import KEYS, value
 from dist_condense.settings.run_folder import RunFolder
 
 PROTOCOL_KEY = "evaluation.protocol"
-OF_RUN = ("dataset.", "network.", PROTOCOL_KEY, "evaluation.architectures")
+OF_RUN = ("dataset.", "network.", PROTOCOL_KEY, "evaluation.architectures", "evaluation.full_epochs")
 """Prefixes of the keys that are those of the run whose set is evaluated."""
 
 
 def implied(paths: Sequence[Path], given: Sequence[str]) -> dict[str, Any]:
-    """Return the keys that follow from the first synthetic set among the paths, by dotted name.
+    """Return the keys that follow from the first run, or else the first synthetic set, among the paths, by dotted name.
 
     :param given: names of keys that the user gives.
     :raises ConfigError: its card or config cannot be read, or the card does not name the protocol and it is not given.
     """
-    for path in paths:
-        for folder in (path, RunFolder(path).synthetic_set):
-            if os.path.isfile(folder / CARD):
-                return _of_set(folder, given)
-    return {}
+    sets = [each for path in paths for each in (path, RunFolder(path).synthetic_set) if os.path.isfile(each / CARD)]
+    if run := next(filter(None, map(run_of, sets)), None):
+        config = configs.read(RunFolder(run).config)
+        return {key: value(config, key) for key in KEYS if key.startswith(OF_RUN)}
+    return _of_set(sets[0], given) if sets else {}
 
 
 def run_of(path: Path) -> Path | None:
@@ -42,9 +42,7 @@ def run_of(path: Path) -> Path | None:
 
 
 def _of_set(folder: Path, given: Sequence[str]) -> dict[str, Any]:
-    if (run := run_of(folder)) is not None:
-        config = configs.read(RunFolder(run).config)
-        return {key: value(config, key) for key in KEYS if key.startswith(OF_RUN)}
+    """Return the keys of a set that is no run's. Raises ConfigError."""
     try:
         keys = _of_card(read_card(folder))
     except SyntheticSetError as error:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -30,7 +33,7 @@ CHUNK = 256
 """Number of images that are decoded at once."""
 PER_TAR = 10_000
 """Largest number of images in a tar of WebDataset."""
-PER_PARQUET = 50_000
+PER_PARQUET = 5_000
 """Largest number of images in a parquet file."""
 FOLDER_NAME = 255
 """Largest number of bytes of a folder's name."""
@@ -69,10 +72,12 @@ def export(path: str | Path, dest: Path, form: str, space: str | None = None) ->
     problems = [*_problems(dataset, made, space)]
     if os.path.lexists(dest):
         problems.append(f"{dest} exists; give another destination, or remove it.")
+    if dataset.file.parent.resolve() in dest.absolute().parents:
+        problems.append(f"{dest} is in the folder of the set; give a destination elsewhere.")
     if problems:
         raise DataError(problems)
     dest.parent.mkdir(parents=True, exist_ok=True)
-    writing = dest.with_name(f".{dest.name[:200]}.{secrets.token_hex(4)}.tmp")
+    writing = dest.with_name(f".export.{secrets.token_hex(4)}.tmp")
     images = _Images(dataset)
     try:
         made.write(images, writing)
@@ -187,7 +192,10 @@ def _written(file: Path, content: bytes) -> None:
 
 
 def _write_tensors(images: _Images, dest: Path) -> None:
-    torch.save([images.floats(), images.dataset.labels.clone()], dest)
+    try:
+        torch.save([images.floats(), images.dataset.labels.clone()], dest)
+    except RuntimeError as error:  # torch's writer, of a file that cannot be written
+        raise OSError(errno.EIO, str(error).splitlines()[0], str(dest)) from error
     flush(dest)
 
 
@@ -234,8 +242,21 @@ def _write_parquet(images: _Images, dest: Path) -> None:
         rows = [_row(dataset, *each) for _, each in zip(range(PER_PARQUET), encoded, strict=False)]
         table = datasets.Dataset.from_list(rows, features=datasets.Features(features))
         file = dest / "data" / f"train-{number:05d}-of-{total:05d}.parquet"
-        table.to_parquet(str(file))
+        with _no_bar(datasets):
+            table.to_parquet(str(file))
         flush(file)
+
+
+@contextmanager
+def _no_bar(datasets: Any) -> Iterator[None]:
+    """Hide the progress bars of the library within the context."""
+    is_shown = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if is_shown:
+            datasets.enable_progress_bars()
 
 
 def _row(dataset: SyntheticDataset, index: int, of: tuple[int, bytes]) -> dict[str, object]:

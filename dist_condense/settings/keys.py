@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, is_dataclass
 from typing import Any, get_type_hints
 
+from dist_condense.evaluation.rows import SETS_BEFORE
 from dist_condense.settings.limits import Limit, limit_of, refusals
 from dist_condense.settings.schema import RunConfig
 
@@ -101,6 +102,7 @@ class Renamed:
     prevails: bool = False
 
 
+EVALUATED = "evaluation.sets"
 RENAMED: dict[str, Renamed] = {
     "cluster.slices": Renamed("compute.slices"),
     "cluster.threads": Renamed("compute.threads"),
@@ -131,6 +133,8 @@ def renamed(values: Mapping[str, Any], beside: Mapping[str, Any] | None = None) 
             problems.append(f"{old}: {before}, but {entry.name}, which replaces it, is {now}; give {entry.name} only")
         else:
             current[entry.name] = before
+    if isinstance(sets := current.get(EVALUATED), list):
+        current[EVALUATED] = [SETS_BEFORE.get(name, name) if isinstance(name, str) else name for name in sets]
     return current, problems
 
 

@@ -21,6 +21,7 @@ from dist_condense.data.reading.tiers import AUTO, RAW, TIERS
 from dist_condense.data.space import BOUNDS
 from dist_condense.engine.matching.recipe import DRAWS
 from dist_condense.evaluation.protocols import PROTOCOLS, REPLACED
+from dist_condense.evaluation.rows import SETS_BEFORE
 from dist_condense.networks.convnet import ACTIVATIONS, POOLINGS
 from dist_condense.networks.norms import SIZED_NORMS
 from dist_condense.networks.text import DEPTH, WIDTH
@@ -410,7 +411,7 @@ class ClusterConfig:
 class EvaluationConfig:
     """Evaluation of the synthetic set: networks are trained on it from scratch and tested."""
 
-    sets: list[Annotated[str, OneOf("evaluation sets", SETS, {"whole": FULL})]] = field(
+    sets: list[Annotated[str, OneOf("evaluation sets", SETS, SETS_BEFORE)]] = field(
         default_factory=lambda: ["condensed"]
     )
     """Training sets to compare: `condensed`, `full` (all real training images), and selections of ipc real images per

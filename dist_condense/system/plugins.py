@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, MutableMapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module, metadata
-from typing import TypeVar
+from typing import Any, TypeVar
 
 GROUP = "dist_condense.plugins"
 """Group of the entry points that name plug-ins; the value of an entry point is the name of a module."""
@@ -71,6 +71,8 @@ class Refused(ValueError):
 
 _loaded: dict[str, Plugin] = {}
 _registered: list[Registered] = []
+_tables: dict[str, MutableMapping[str, Any]] = {}
+"""Tables of the registered parts, by kind."""
 
 
 def load(given: Iterable[str] = ()) -> None:
@@ -113,6 +115,7 @@ def enter(table: MutableMapping[str, Part], name: str, part: Part, own: Register
     """
     table[name] = part
     _registered.append(own)
+    _tables[own.kind] = table
     for other in sorted(each.name for each in _registered if each.kind == own.kind):
         table[other] = table.pop(other)
 
@@ -146,12 +149,21 @@ def _import(plugins: Iterable[Plugin]) -> None:
     for plugin in plugins:
         if plugin.module in _loaded:
             continue
+        before = len(_registered)
         if reason := _failure(plugin.module):
             problems.append(f"plug-in {plugin}: {reason}")
+            _withdraw(before)
         else:
             _loaded[plugin.module] = plugin
     if problems:
         raise PluginError(problems)
+
+
+def _withdraw(kept: int) -> None:
+    """Remove the parts that were registered after the first ``kept``, by a module whose import then failed."""
+    for part in _registered[kept:]:
+        del _tables[part.kind][part.name]
+    del _registered[kept:]
 
 
 def _failure(module: str) -> str | None:
@@ -164,7 +176,9 @@ def _failure(module: str) -> str | None:
         return str(error)
     except ModuleNotFoundError as error:
         return f"{error}; install it here, or add the folder that contains it to PYTHONPATH"
-    except (Exception, SystemExit) as error:  # a plug-in may raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a plug-in may raise anything
         reason = " ".join(str(error).split())[:500]
         return f"its import fails ({type(error).__name__}: {reason}); repair it, or leave it out"
     return None

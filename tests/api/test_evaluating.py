@@ -12,13 +12,22 @@ import pytest
 import torch
 
 from dist_condense import Result, condense, evaluate, load_set
+from dist_condense.data.normalise import to_values
+from dist_condense.evaluation.evaluate import TrainingSet
 from dist_condense.evaluation.rows import Row
+from dist_condense.job.comparing import Comparison
 from dist_condense.settings.config import ConfigError
 from dist_condense.system.errors import DataError
 from tests.api.test_condensing import NAMES, TEST, TINY, TRAIN, Pictures
 
 SHORT: dict[str, Any] = {"evaluation": {"epochs": 2, "seeds": 1}, "network": {"width": 4, "depth": 1}}
 FEW = (TRAIN.images[:6], np.arange(6) % 3)
+
+
+class Renamed(Pictures):
+    """Pictures of which one class has another name than in the test images."""
+
+    classes = ["ant", "bee", "wasp"]  # noqa: RUF012  # as torchvision has it
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +56,7 @@ def test_the_data_of_a_run_in_memory_are_its_data(result: Result, tmp_path: Path
     assert scores(done.scores, "copy") == scores(result.scores, "condensed")
 
 
-def test_images_in_memory_are_those_images_in_a_file(tmp_path: Path) -> None:
+def test_images_in_memory_are_those_images_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images, labels = torch.from_numpy(FEW[0]).permute(0, 3, 1, 2) / 255, torch.from_numpy(FEW[1])
     torch.save([images, labels], tmp_path / "few.pt")
     sets = {
@@ -56,8 +65,18 @@ def test_images_in_memory_are_those_images_in_a_file(tmp_path: Path) -> None:
         "names": (FEW[0], [NAMES[label] for label in FEW[1]]),
         "file": str(tmp_path / "few.pt"),
     }
+    trained = []
+
+    def record(self: Comparison, sets: dict[str, TrainingSet], statistics: Any) -> list[Row]:
+        trained.extend(sets.values())
+        return whole(self, sets, statistics)
+
+    whole = Comparison.trained
+    monkeypatch.setattr(Comparison, "trained", record)
     done = evaluate(sets, TRAIN, TEST, space="unit", output=tmp_path / "out", **SHORT)
     assert len(done.scores) == 4 and len({row.top1_last for row in done.scores}) == 1
+    values = [(to_values(each.images), each.labels) for each in trained]
+    assert len(values) == 4 and all(torch.equal(x, images) and torch.equal(y, labels) for x, y in values)
     again = evaluate(FEW, TRAIN, TEST, output=tmp_path / "again", **SHORT)
     assert [row.set for row in again.scores] == ["set"]
     assert again.scores[0].top1_last == done.scores[0].top1_last
@@ -72,6 +91,20 @@ def test_real_images_beside_them_are_the_runs(result: Result, tmp_path: Path) ->
     assert scores(done.scores, "random") == scores(own.scores, "random") != []
 
 
+def test_a_part_of_a_set_is_not_normalised_twice(result: Result, tmp_path: Path) -> None:
+    loaded = load_set(result.folder)
+    part = torch.utils.data.Subset(loaded, range(len(loaded)))
+    with pytest.raises(DataError, match="a part of a synthetic set, whose images are normalised"):
+        evaluate({"part": part}, TRAIN, TEST, output=tmp_path / "out", **SHORT)
+
+
+def test_the_first_run_counts_before_a_set_of_no_run(result: Result, tmp_path: Path) -> None:
+    shutil.copytree(result.folder / "synthetic_set", tmp_path / "copy")
+    short = {"evaluation": SHORT["evaluation"]}
+    done = evaluate({"copy": tmp_path / "copy", "run": result}, output=tmp_path / "out", **short)
+    assert {row.architecture for row in done.scores} == {"convnet:width=4:depth=1"}
+
+
 def test_an_evaluation_in_outputs_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     first, second = (evaluate(FEW, TRAIN, TEST, **SHORT) for _ in range(2))
@@ -84,6 +117,17 @@ def test_an_evaluation_in_outputs_is_found_again(tmp_path: Path, monkeypatch: py
     [
         ((FEW[0], FEW[1] + 5), {}, DataError, "the test images have no class 5, 6, 7; they have 0, 1, 2"),
         ((FEW[0], ["ant", "bee", "dog"] * 2), {}, DataError, "the test images have no class dog"),
+        (Renamed(6, 0), {}, DataError, "the test images have no class wasp"),
+        ((FEW[0][:2], [0, 1]), {}, DataError, "it has no image of 2"),
+        ((FEW[0] / 64.0 - 2, FEW[1]), {}, DataError, "which image values in .0, 1. cannot have"),
+        ((FEW[0] / 1.0, FEW[1]), {}, DataError, "which image values in .0, 1. cannot have"),
+        (FEW, {"dataset": {"name": "digits"}}, ConfigError, "dataset.name: train and test set it"),
+        (FEW, {"space": "bogus"}, ConfigError, "space: 'bogus' is not one of unit, normalised"),
+        (FEW, {"factor": "2"}, ConfigError, "factor: '2' is not a number of tiles"),
+        (FEW, {"space": "unit"}, ConfigError, "none of the sets is one"),
+        ({"a\nb": FEW}, {}, ConfigError, "is not a name"),
+        ({"\udcff": FEW}, {}, ConfigError, "is not a name"),
+        ("~nouser/x", {}, ConfigError, "does not exist"),
         ((np.zeros((3, 9, 9, 3), np.uint8), [0, 1, 2]), {}, DataError, r"images are bytes \[3, 9, 9\]"),
         (FEW[0], {}, DataError, "array without labels"),
         ({}, {}, ConfigError, "there is none"),
@@ -104,6 +148,7 @@ def test_what_is_refused(
         evaluate(sets, **keys)
     assert isinstance(raised.value, error | ConfigError)
     assert not (tmp_path / "out" / "evaluation.csv").exists()
+    assert not [*(tmp_path / "out").glob("data/*")]
 
 
 def test_floats_are_bytes_only_where_all_are(tmp_path: Path) -> None:

@@ -76,7 +76,9 @@ def test_a_job_told_that_its_time_is_up_is_queued_again_and_ends_with_the_same_s
 
 def test_each_job_of_an_array_on_parts_of_nodes_is_a_run(cluster: Slurm, tmp_path: Path) -> None:
     """One of them is told that its time is up."""
-    given = {pair.split("=", 1)[0]: pair for pair in (*RUN, "cluster.workers=0", "seed=%a", f"output={tmp_path}/run_%a")}
+    given = {
+        pair.split("=", 1)[0]: pair for pair in (*RUN, "cluster.workers=0", "seed=%a", f"output={tmp_path}/run_%a")
+    }
     words = ["--array=3-4", "--cpus-per-task=1", f"--output={tmp_path}/log_%a", "launch/slurm_one.sh"]
     job = cluster.run("sbatch", "--parsable", *words, "configs/digits.yaml", *given.values(), env=environment()).strip()
     first, second = f"{job}_3", f"{job}_4"

@@ -145,6 +145,8 @@ def test_folders_and_tables_of_selected_images_are_those_images(tmp_path: Path) 
         ([torch.zeros(10, 1, 8, 8), torch.arange(9)], "its labels are torch.int64 [9] for 10 images"),
         ({"net": {"weight": torch.zeros(3)}}, "holds dict, expected [images, labels]"),
         ([torch.zeros(10, 1, 8, 8)], "holds list, expected a pair of tensors"),
+        ([torch.randn(10, 1, 8, 8), torch.arange(10)], "which image values in [0, 1] cannot have"),
+        ([torch.zeros(10, 1, 8, 8), torch.arange(10) // 2], "it has no image of 5, 6, 7"),
         ([torch.zeros(10, 1, 8, 8), torch.ones(10, 10)], "its class probabilities are not from 0 with the sum 1"),
         ([torch.zeros(10, 1, 8, 8).to_sparse(), torch.arange(10)], "its tensors are sparse, quantised or without"),
         ([Path("x"), torch.arange(10)], "only tensors, lists, dicts and numbers are read"),
@@ -244,6 +246,40 @@ def test_rows_of_unknown_sets_are_kept(tmp_path: Path, capsys: pytest.CaptureFix
     assert cli.main(words) == cli.REFUSED
     assert "has rows of unknown sets; give another folder" in capsys.readouterr().err
     assert (tmp_path / "out" / "evaluation.csv").read_bytes() == before
+
+
+def test_test_images_of_other_sizes_are_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Files of the same names, with other content."""
+    generator = np.random.default_rng(0)
+    for split in ("train", "val", "few"):
+        for name in ("a", "train"):  # a class may be called train
+            file = tmp_path / split / name / "1.png"
+            file.parent.mkdir(parents=True)
+            Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(file)
+    words = [str(tmp_path / "few"), "--dataset", "image_folder", "--root", str(tmp_path), *NETWORK, "dataset.size=8"]
+    evaluated(tmp_path / "out", *words)
+    Image.new("RGB", (8, 8)).save(tmp_path / "val" / "a" / "1.png")
+    assert cli.main(["evaluate", *words, *SHORT, f"output={tmp_path}/out"]) == cli.REFUSED
+    assert "has rows of other test images; give another folder" in capsys.readouterr().err
+
+
+def test_a_damaged_table_is_refused_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("set.pt", "other.pt"):
+        torch.save([torch.rand(10, 1, 8, 8), torch.arange(10)], tmp_path / name)
+    keys = [*DIGITS, *NETWORK, "--space", "unit"]
+    evaluated(tmp_path / "out", tmp_path / "set.pt", *keys)
+    record = (tmp_path / "out" / "evaluation.json").read_bytes()
+    with (tmp_path / "out" / "evaluation.csv").open("a") as file:
+        file.write("damaged\n")
+    words = ["evaluate", str(tmp_path / "other.pt"), *keys, *SHORT]
+    assert cli.main([*words, f"output={tmp_path}/out"]) == cli.REFUSED
+    assert "evaluation.csv" in capsys.readouterr().err
+    assert (tmp_path / "out" / "evaluation.json").read_bytes() == record
+    for output in ("s3://x/y", str(tmp_path / "set.pt")):
+        assert cli.main([*words, f"output={output}"]) == cli.REFUSED
+        assert "output: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -244,6 +244,7 @@ def test_any_arguments_are_answered(
     with pytest.MonkeyPatch.context() as patch, unchanged(place):
         patch.chdir(place)
         patch.setattr(calibrate, "calibrate", lambda *given: RATES)
+        capsys.readouterr()  # what argparse said about earlier arguments
         with door(SystemExit):  # type: ignore[arg-type]  # of argparse, for its own refusals
             code = cli.main(arguments)
             said = capsys.readouterr().err

@@ -155,6 +155,17 @@ def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
+def test_torchs_writer_fails_like_any_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["export", str(written(tmp_path)), "/proc/none/x.pt", "--format", "pt"]) == 1
+    assert capsys.readouterr().err.startswith("failed: ")
+
+
+def test_a_destination_in_the_set_is_refused(tmp_path: Path) -> None:
+    folder = written(tmp_path)
+    with pytest.raises(DataError, match="is in the folder of the set"):
+        export(folder, folder / "inner", "pt")
+
+
 def test_the_command_says_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     classes = tuple(CardClass(c, name) for c, name in enumerate("zya"))
     folder = written(tmp_path, replace(a_card(1, 8), complete=True, classes=classes))

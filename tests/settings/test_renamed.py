@@ -8,6 +8,7 @@ import torch
 import yaml
 
 from dist_condense.engine.coordinator import LocalCoordinator
+from dist_condense.evaluation.rows import Row, append_csv, read_csv
 from dist_condense.job import checkpoint, worker
 from dist_condense.job.job import Job
 from dist_condense.settings import config
@@ -35,6 +36,18 @@ SAME = [
 
 def digits(*given: str) -> config.RunConfig:
     return config.load("configs/digits.yaml", given)
+
+
+def test_the_old_name_of_a_set_in_the_files_of_earlier_versions(tmp_path):
+    """`whole` is `full` now, in config.yaml and in evaluation.csv."""
+    made = digits("evaluation.sets=[random,full]")
+    (tmp_path / "old.yaml").write_text(config.to_yaml(made).replace("- full", "- whole"))
+    assert "- whole" in (tmp_path / "old.yaml").read_text() and config.read(tmp_path / "old.yaml") == made
+    row = Row(set="full", protocol="dc", architecture="mlp", seed=0, epochs=1, top1_last=50.0, top1_best=None)
+    append_csv([row], tmp_path / "evaluation.csv")
+    file = tmp_path / "evaluation.csv"
+    file.write_text(file.read_text().replace("full,", "whole,"))
+    assert read_csv(file) == [row]
 
 
 def test_a_new_name_is_a_key_and_an_old_one_is_not():

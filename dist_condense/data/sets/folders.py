@@ -311,7 +311,9 @@ def class_folders(root: Path, classes: Sequence[ClassName], form: Form) -> Store
     A folder ``train`` in the root is taken for it. Raises DataError if a class has no folder or no images, or if there
     is a folder of another class.
     """
-    split = _split_folder(root, ("train",)) or root
+    names = [name for entry in classes for name in (entry.name, entry.wnid) if name]
+    is_divided = not any(os.path.isdir(root / name) for name in names if name != "train")
+    split = (_split_folder(root, ("train",)) if is_divided else None) or root
     try:
         entries = entries_of(split)
     except OSError as reason:

@@ -88,8 +88,8 @@ def _environment(folder: Path) -> _Environment:
 
 def _description(config: dict[str, Any]) -> str | None:
     """Return what a run computes, in Markdown; None if its config does not name a method and a data set."""
-    method, dataset, network, course, protocol = (
-        _section(config, name) for name in ("method", "dataset", "network", "trajectory", "evaluation")
+    method, dataset, network, protocol = (
+        _section(config, name) for name in ("method", "dataset", "network", "evaluation")
     )
     if not (method.get("name") and dataset.get("name")):
         return None
@@ -99,8 +99,6 @@ def _description(config: dict[str, Any]) -> str | None:
         "images per class": config.get("ipc"),
         "seed": config.get("seed"),
         "network": network.get("name"),
-        "networks": course.get("networks"),
-        "matching steps per network": course.get("matching_steps"),
         "evaluation protocol": protocol.get("protocol"),
     }
     lines = (f"- {name}: {plain(str(value))[:LONGEST]}" for name, value in facts.items() if value is not None)

@@ -229,7 +229,7 @@ def test_params_are_what_two_runs_are_compared_by(out, client):
     tracker = start(out, params={**always_other, **given, **CONFIG})
     tracker.finish()
     assert client().get_run(tracker.run_id).data.params == {
-        "evaluation.sets": "random, whole",
+        "evaluation.sets": "random, full",
         "seed": "0",
         "method.name": "dc",
         "method.images.lr": "0.1",

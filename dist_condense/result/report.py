@@ -14,13 +14,19 @@ from typing import Any, TypeVar
 from dist_condense.evaluation.class_rows import ClassRow, read_classes
 from dist_condense.evaluation.rows import Row, RowsError, read_csv
 from dist_condense.result import metrics_file
-from dist_condense.result.card import CARD, Card, SyntheticSetError, read_card
+from dist_condense.result.bars import Bar, bars
+from dist_condense.result.card import CARD, WITH_PACKAGE, Card, SyntheticSetError, read_card
 from dist_condense.result.class_results import class_results
+from dist_condense.result.cost import cost
 from dist_condense.result.curve import Curve, Point, curve
+from dist_condense.result.difference import text_of
+from dist_condense.result.markdown import table_below
 from dist_condense.result.metrics_file import STEP, MetricsEntry, measures
 from dist_condense.result.preview import left_out
-from dist_condense.result.summary import differing, is_balanced_apart, summarise
-from dist_condense.result.synthetic_set import PREVIEW
+from dist_condense.result.readme import RECIPE
+from dist_condense.result.summary import Summary, differing, is_balanced_apart, over_random, summarise
+from dist_condense.result.synthetic_set import PREVIEW, README
+from dist_condense.result.tracking.tags import tags_of
 from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system import records, terminal
 from dist_condense.system.credentials import masked
@@ -58,16 +64,24 @@ def write_report(
             notes.append(f"Left out: {terminal.lines_of(error)[0]}")
             return None
 
+    entries = read(files.metrics, metrics_file.read) or []
     card = read(files.synthetic_set / CARD, lambda file: read_card(file.parent))
+    results = _results(read_csv(files.evaluation), latest, read(files.evaluation_classes, read_classes) or [])
+    chart = ""
     try:
-        curves = _curves(read(files.metrics, metrics_file.read) or [], notes)
+        curves = _curves(entries, notes)
+        chart = _chart(results["groups"][0]) if results else ""
     except Exception as error:  # matplotlib is missing or fails; a finished run still needs its report
         curves = {}
         notes.append(f"No charts: {terminal.lines_of(error)[0]}")
     page = template(TEMPLATE).render(
         title=f"{card.method} · {card.dataset}" if card else files.path.name,
         facts=_facts(card) if card else {},
-        results=_results(read_csv(files.evaluation), latest, read(files.evaluation_classes, read_classes) or []),
+        results=results,
+        chart=chart,
+        cost=dict(cost(_tags(files.path), entries)),
+        recipe=read(files.synthetic_set / README, _recipe),
+        loading=WITH_PACKAGE if card else "",
         preview=_preview(read(files.synthetic_set / PREVIEW, records.bytes_of), card),
         curves=curves,
         config=read(files.config, _config),
@@ -112,21 +126,41 @@ def _facts(card: Card) -> dict[str, Any]:
 def _results(rows: Sequence[Row], latest: Sequence[Row], of_classes: Sequence[ClassRow]) -> dict[str, Any] | None:
     """Return the columns and the summaries of the table of results, and those by class; None if there are no rows.
 
-    Summaries are in one group, or in two: those of the latest call, and those of earlier calls. Those by class are of
-    the first group.
+    Summaries, with their differences to random images, are in one group, or in two: those of the latest call, and those
+    of earlier calls. Those by class are of the first group.
     """
     if not rows:
         return None
     summaries, keys = summarise(rows), {x.key for x in summarise(latest)}
+    over = {x.key: text_of(difference) for x, difference in zip(summaries, over_random(summaries), strict=True)}
     groups = [x for x in summaries if x.key in keys], [x for x in summaries if x.key not in keys]
     shown = [group for group in groups if group]
     return {
         "columns": ["set", "architecture", "protocol", *(["epochs"] if "epochs" in differing(summaries) else [])],
         "groups": shown,
+        "over_random": over if any(over.values()) else {},
         "classes": class_results(of_classes, shown[0]),
         "has_balanced": is_balanced_apart(rows),
         "has_best": any(x.best is not None for x in summaries),
     }
+
+
+def _chart(summaries: Sequence[Summary]) -> str:
+    varying = [name for name in ("architecture", "protocol") if len({getattr(x, name) for x in summaries}) > 1]
+    names = [", ".join(getattr(x, name) for name in ("set", *varying)) for x in summaries]
+    return bars([Bar(name, x.mean, x.std) for name, x in zip(names, summaries, strict=True)])
+
+
+def _tags(folder: Path) -> Mapping[str, str]:
+    """Return the tags of a run; empty if its config or environment cannot be read, of which the page has a note."""
+    try:
+        return tags_of(folder)
+    except (ValueError, DataError):
+        return {}
+
+
+def _recipe(file: Path) -> dict[str, str]:
+    return table_below(records.text_of(records.bytes_of(file), str(file)), RECIPE)
 
 
 def _preview(png: bytes | None, card: Card | None) -> dict[str, Any] | None:

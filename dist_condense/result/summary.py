@@ -10,8 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from dist_condense.evaluation.rows import Row
+from dist_condense.result.difference import Difference, mean_of, paired
 from dist_condense.system import terminal
 
+RANDOM = "random"
+"""Set of real images selected at random."""
 KEY = ("set", "architecture", "protocol", "epochs")
 """Columns that are equal in all rows of a summary; the rows differ in their seeds."""
 
@@ -51,6 +54,13 @@ class Summary:
         """Mean and standard deviation as text: ``62.1 ± 1.3``, or ``62.1`` for one seed."""
         return _text([x for _, x in self.values])
 
+    def over(self, other: Summary) -> Difference | None:
+        """Return the mean difference of the top-1 to that of another set; None if no seed is in both.
+
+        Networks are paired by their seeds.
+        """
+        return mean_of(paired(dict(self.values), dict(other.values)))
+
     @property
     def balanced_text(self) -> str:
         """Mean and standard deviation of the balanced accuracy as text; empty if it is missing."""
@@ -63,6 +73,15 @@ def summarise(rows: Sequence[Row]) -> list[Summary]:
     for row in rows:
         groups.setdefault(tuple(str(getattr(row, name)) for name in KEY), []).append(row)
     return [_summary(group) for group in groups.values()]
+
+
+def over_random(summaries: Sequence[Summary]) -> list[Difference | None]:
+    """Return the difference of each summary to that of random images with equal architecture, protocol and epochs.
+
+    It is None for random images themselves, and where there are no such summary and no equal seeds.
+    """
+    random = {x.key[1:]: x for x in summaries if x.set == RANDOM}
+    return [x.over(random[x.key[1:]]) if x.set != RANDOM and x.key[1:] in random else None for x in summaries]
 
 
 def differing(summaries: Sequence[Summary]) -> list[str]:

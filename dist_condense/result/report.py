@@ -15,7 +15,7 @@ from dist_condense.evaluation.class_rows import ClassRow, read_classes
 from dist_condense.evaluation.rows import Row, RowsError, read_csv
 from dist_condense.result import metrics_file
 from dist_condense.result.bars import Bar, bars
-from dist_condense.result.card import CARD, WITH_PACKAGE, Card, SyntheticSetError, read_card
+from dist_condense.result.card import CARD, TEST_IMAGES, WITH_PACKAGE, Card, SyntheticSetError, read_card
 from dist_condense.result.class_results import class_results
 from dist_condense.result.cost import cost
 from dist_condense.result.curve import Curve, Point, curve
@@ -66,7 +66,8 @@ def write_report(
 
     entries = read(files.metrics, metrics_file.read) or []
     card = read(files.synthetic_set / CARD, lambda file: read_card(file.parent))
-    results = _results(read_csv(files.evaluation), latest, read(files.evaluation_classes, read_classes) or [])
+    of_classes = read(files.evaluation_classes, read_classes) or []
+    results = _results(read_csv(files.evaluation), latest, of_classes, _test_images(card, of_classes))
     chart = ""
     try:
         curves = _curves(entries, notes)
@@ -75,7 +76,8 @@ def write_report(
         curves = {}
         notes.append(f"No charts: {terminal.lines_of(error)[0]}")
     page = template(TEMPLATE).render(
-        title=f"{card.method} · {card.dataset}" if card else files.path.name,
+        title=files.path.absolute().name,
+        about=f"{card.method} · {card.dataset}" if card else "",
         facts=_facts(card) if card else {},
         results=results,
         chart=chart,
@@ -116,18 +118,30 @@ def _facts(card: Card) -> dict[str, Any]:
         "images per class": card.ipc,
         "factor": card.factor,
         "classes": len(card.classes),
-        **{name.replace("_", " "): value for name, value in card.facts.items()},
+        **{name.replace("_", " "): f"{value:,}" if type(value) is int else value for name, value in card.facts.items()},
         "steps": f"{card.steps:,}",
         "seed": card.seed,
         "state": "complete" if card.complete else "not complete",
     }
 
 
-def _results(rows: Sequence[Row], latest: Sequence[Row], of_classes: Sequence[ClassRow]) -> dict[str, Any] | None:
+def _test_images(card: Card | None, of_classes: Sequence[ClassRow]) -> int | None:
+    """Return the number of test images, from the card or else from the accuracies by class; None if neither has it."""
+    recorded = card.facts.get(TEST_IMAGES) if card else None
+    if type(recorded) is not int:
+        recorded = sum({row.label: row.images for row in of_classes}.values())
+    return recorded if recorded > 0 else None
+
+
+def _results(
+    rows: Sequence[Row], latest: Sequence[Row], of_classes: Sequence[ClassRow], images: int | None
+) -> dict[str, Any] | None:
     """Return the columns and the summaries of the table of results, and those by class; None if there are no rows.
 
     Summaries, with their differences to random images, are in one group, or in two: those of the latest call, and those
     of earlier calls. Those by class are of the first group.
+
+    :param images: number of test images; None if it is not known.
     """
     if not rows:
         return None
@@ -141,6 +155,7 @@ def _results(rows: Sequence[Row], latest: Sequence[Row], of_classes: Sequence[Cl
         "over_random": over if any(over.values()) else {},
         "classes": class_results(of_classes, shown[0]),
         "has_balanced": is_balanced_apart(rows),
+        "test_images": images,
         "has_best": any(x.best is not None for x in summaries),
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import sqrt
 from statistics import fmean, stdev
 
 from rich.table import Table
@@ -60,6 +61,14 @@ class Summary:
         Networks are paired by their seeds.
         """
         return mean_of(paired(dict(self.values), dict(other.values)))
+
+    def test_error(self, images: int) -> float:
+        """Return the standard error of the mean top-1, in points, that a test set of ``images`` images leaves.
+
+        It is that of a proportion p of n independent images, sqrt(p (1 - p) / n).
+        """
+        p = self.mean / 100
+        return 100 * sqrt(p * (1 - p) / images)
 
     @property
     def balanced_text(self) -> str:

@@ -132,6 +132,29 @@ def test_the_difference_to_random_images_is_paired_by_seed(run):
     assert "over random" not in write_report(run).read_text()
 
 
+def test_the_error_of_the_test_set_follows_from_its_number_of_images(run):
+    assert "± test set" not in write_report(run).read_text()  # a run of an earlier version
+    table = ClassTable(run / "evaluation_classes.csv", ["a", "b"], [60, 40])
+    table.write(replace(ROWS[1], correct=(50, 34)))
+
+    def error():
+        row = write_report(run).read_text().split("<th scope=row>condensed</th>")[1].split("</tr>")[0]
+        return re.findall("<td class=number>([^<]*)</td>", row)[1]
+
+    assert error() == "3.7"  # 100 sqrt(0.84 * 0.16 / 100)
+    card = run / "synthetic_set" / "card.json"
+    content = json.loads(card.read_text())
+    for images, expected in ((10000, "0.4"), (10**400, "3.7"), (-1, "+24.0"), ("many", "3.7")):
+        card.write_text(json.dumps({**content, "test_images": images, "training_images": 60000}))
+        assert error() == expected
+    assert "<dt>training images</dt><dd>60,000</dd>" in write_report(run).read_text()
+
+
+def test_the_run_and_its_data_set_are_named_first(run):
+    text = write_report(run).read_text()
+    assert f"<h1>{run.name}</h1>\n<p class=about>dc · digits</p>" in text
+
+
 def test_the_cost_is_what_the_folder_records(run):
     def cost():
         return dict(re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", write_report(run).read_text().split("<h2>Cost")[1]))
@@ -162,7 +185,7 @@ def test_the_training_recipe_is_that_of_the_card_for_people(run):
 
 
 def test_balanced_accuracy_is_reported_only_where_it_differs(run):
-    assert "alanced" not in write_report(run).read_text()
+    assert "<th scope=col>balanced" not in write_report(run).read_text()
     append_csv(run / "evaluation.csv", [replace(ROWS[0], set="herding", balanced=12.25)])
     text = write_report(run).read_text()
     assert "<th scope=col>balanced</th>" in text and "<td class=number>12.2</td>" in text

@@ -91,7 +91,7 @@ def test_the_report_is_a_single_file_and_escapes_its_content(run):
     assert page.loads == []
     assert "script" not in page.tags
     assert page.tags.count("b") == len(summarise(ROWS))  # ours; none of a class or a network
-    assert "&lt;b&gt;, one &amp; two" in text
+    assert "<figcaption>&lt;b&gt;</figcaption>" in text and "<figcaption>one &amp; two</figcaption>" in text
     assert "&lt;b&gt;net&lt;/b&gt;" in text
     assert "&lt;script&gt;alert(1)" in text
     assert "62.0 ± 2.8" in text
@@ -312,13 +312,25 @@ def spoiled(file, make):
     make(file)
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "environment.json", "config.yaml", "synthetic_set/preview.png"])
+@pytest.mark.parametrize("name", ["metrics.jsonl", "environment.json", "config.yaml"])
 @pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda file: file.symlink_to("/dev/zero")])
 def test_what_cannot_be_read_is_left_out_with_a_note(run, name, make):
     spoiled(run / name, make)
     text = write_report(run).read_text()
     assert Page(text).tags.count("section") == 5
     assert f"<p class=note>Left out: {run}/{name} cannot be read" in text
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda file: file.symlink_to("/dev/zero")])
+def test_the_preview_takes_the_place_of_images_that_cannot_be_read(run, make):
+    tensors, preview = run / "synthetic_set" / "synthetic_set.safetensors", run / "synthetic_set" / "preview.png"
+    spoiled(tensors, make)
+    text = write_report(run).read_text()
+    assert Page(text).tags.count("img") == 1 and f"<p class=note>Left out: {tensors} is not a regular file" in text
+    assert "Classes, from left to right and then down: &lt;b&gt;, one &amp; two" in text
+    spoiled(preview, make)
+    text = write_report(run).read_text()
+    assert Page(text).tags.count("img") == 0 and f"Left out: {preview} cannot be read" in text
 
 
 def test_a_record_that_is_none_is_left_out_with_a_note(run):

@@ -15,7 +15,7 @@ from dist_condense.result.synthetic_set import SyntheticDataset
 BYTES = 6_000_000
 """Largest number of bytes of all pictures before compression; a page has 4/3 of it, because it has them in base64."""
 IMAGES, SIDE, SMALL_SIDE = 10, 64, 32
-"""Largest number of images of a class; side of an image in pixels, and that where classes are more than :data:`MANY`."""
+"""Largest number of images of a class; side of an image in pixels, and for more than :data:`MANY` classes."""
 MANY = 100
 GROUP = 50
 """Number of classes that a page shows or hides together."""
@@ -68,6 +68,11 @@ def gallery(dataset: SyntheticDataset) -> Gallery:
 
 def base64_of(image: Image.Image) -> str:
     """Return an image as PNG in base64."""
+    return base64.b64encode(png_of(image)).decode()
+
+
+def png_of(image: Image.Image) -> bytes:
+    """Return an image as PNG."""
     stream = io.BytesIO()
     image.save(stream, "PNG", optimize=True)
-    return base64.b64encode(stream.getvalue()).decode()
+    return stream.getvalue()

@@ -20,11 +20,12 @@ from dist_condense.result.class_results import class_results
 from dist_condense.result.cost import cost
 from dist_condense.result.curve import Curve, Point, curve
 from dist_condense.result.difference import text_of
-from dist_condense.result.gallery import Gallery, gallery
+from dist_condense.result.gallery import gallery
 from dist_condense.result.markdown import table_below
 from dist_condense.result.metrics_file import STEP, MetricsEntry, measures
 from dist_condense.result.preview import left_out
 from dist_condense.result.readme import RECIPE
+from dist_condense.result.stages import film
 from dist_condense.result.summary import Summary, differing, is_balanced_apart, over_random, summarise
 from dist_condense.result.synthetic_set import PREVIEW, README, TENSORS, load_set
 from dist_condense.result.tracking.tags import tags_of
@@ -67,7 +68,8 @@ def write_report(
 
     entries = read(files.metrics, metrics_file.read) or []
     card = read(files.synthetic_set / CARD, lambda file: read_card(file.parent))
-    shown = read(files.synthetic_set / TENSORS, _gallery) if card else None
+    dataset = read(files.synthetic_set / TENSORS, lambda file: load_set(file.parent, verify=False)) if card else None
+    shown = gallery(dataset) if dataset else None
     of_classes = read(files.evaluation_classes, read_classes) or []
     results = _results(read_csv(files.evaluation), latest, of_classes, _test_images(card, of_classes))
     chart = ""
@@ -87,6 +89,7 @@ def write_report(
         recipe=read(files.synthetic_set / README, _recipe),
         loading=WITH_PACKAGE if card else "",
         gallery=shown,
+        film=read(files.stages, lambda folder: film(folder.parent, dataset)) if dataset else None,
         preview=None if shown else _preview(read(files.synthetic_set / PREVIEW, records.bytes_of), card),
         curves=curves,
         config=read(files.config, _config),
@@ -179,10 +182,6 @@ def _tags(folder: Path) -> Mapping[str, str]:
 
 def _recipe(file: Path) -> dict[str, str]:
     return table_below(records.text_of(records.bytes_of(file), str(file)), RECIPE)
-
-
-def _gallery(file: Path) -> Gallery:
-    return gallery(load_set(file.parent, verify=False))
 
 
 def _preview(png: bytes | None, card: Card | None) -> dict[str, Any] | None:

@@ -26,7 +26,7 @@ from dist_condense.result.metrics_file import STEP, MetricsEntry, measures
 from dist_condense.result.preview import left_out
 from dist_condense.result.readme import RECIPE
 from dist_condense.result.stages import film
-from dist_condense.result.summary import Summary, differing, is_balanced_apart, over_random, summarise
+from dist_condense.result.summary import KEY, Summary, differing, is_balanced_apart, over_random, summarise
 from dist_condense.result.synthetic_set import PREVIEW, README, TENSORS, load_set
 from dist_condense.result.tracking.tags import tags_of
 from dist_condense.settings.run_folder import RunFolder
@@ -152,11 +152,13 @@ def _results(
     if not rows:
         return None
     summaries, keys = summarise(rows), {x.key for x in summarise(latest)}
+    varying = differing(summaries)
     over = {x.key: text_of(difference) for x, difference in zip(summaries, over_random(summaries), strict=True)}
     groups = [x for x in summaries if x.key in keys], [x for x in summaries if x.key not in keys]
     shown = [group for group in groups if group]
     return {
-        "columns": ["set", "architecture", "protocol", *(["epochs"] if "epochs" in differing(summaries) else [])],
+        "columns": ["set", *varying],
+        "equal": {name: getattr(summaries[0], name) for name in KEY[1:] if name not in varying},
         "groups": shown,
         "over_random": over if any(over.values()) else {},
         "classes": class_results(of_classes, shown[0]),
@@ -167,7 +169,7 @@ def _results(
 
 
 def _chart(summaries: Sequence[Summary]) -> str:
-    varying = [name for name in ("architecture", "protocol") if len({getattr(x, name) for x in summaries}) > 1]
+    varying = [name for name in differing(summaries) if name != "epochs"]
     names = [", ".join(getattr(x, name) for name in ("set", *varying)) for x in summaries]
     return bars([Bar(name, x.mean, x.std) for name, x in zip(names, summaries, strict=True)])
 

@@ -94,8 +94,8 @@ def over_random(summaries: Sequence[Summary]) -> list[Difference | None]:
 
 
 def differing(summaries: Sequence[Summary]) -> list[str]:
-    """Return which of the columns ``protocol`` and ``epochs`` have different values in different summaries."""
-    return [name for name in ("protocol", "epochs") if len({getattr(x, name) for x in summaries}) > 1]
+    """Return which of the columns in :data:`KEY` but ``set`` have different values in different summaries."""
+    return [name for name in KEY[1:] if len({getattr(x, name) for x in summaries}) > 1]
 
 
 def is_balanced_apart(rows: Sequence[Row]) -> bool:
@@ -114,7 +114,7 @@ def summary_table(rows: Sequence[Row]) -> Table:
     """
     apart = is_balanced_apart(rows)
     summaries = summarise(rows)
-    columns = ["set", "architecture", *differing(summaries)]
+    columns = ["set", "architecture", *(name for name in differing(summaries) if name != "architecture")]
     table = Table(*columns, box=None, pad_edge=False)
     table.add_column("top-1 mean ± std (n)", justify="right")
     if apart:

@@ -114,7 +114,7 @@ def test_the_least_accurate_classes_come_first(run):
     body = text[text.index("Top-1 by class") :]
     order = [int(label) for label in re.findall(r"<th scope=row>class (\d+)</th>", body)]
     assert order == list(range(1, 20)) and "10 more accurate classes are left out" in body
-    assert "by condensed, convnet3" in body and "<th scope=col>condensed, convnet3, dc</th>" in body
+    assert "by condensed, convnet3" in body and "<th scope=col>condensed, convnet3</th>" in body
     row = body[body.index("class 7<") :].split("</tr>")[0]
     assert re.findall(r"<td class=number>([^<]*)</td>", row) == ["100", "27.0", "19.0"]
     assert body.index("class 4<") < body.index("&lt;b&gt;few&lt;/b&gt;") < body.index("class 5<")  # 1 of 6
@@ -153,6 +153,12 @@ def test_the_error_of_the_test_set_follows_from_its_number_of_images(run):
 def test_the_run_and_its_data_set_are_named_first(run):
     text = write_report(run).read_text()
     assert f"<h1>{run.name}</h1>\n<p class=about>dc · digits</p>" in text
+
+
+def test_a_column_with_one_value_is_a_note(run):
+    heads = re.findall("<th scope=col>([^<]*)</th>", write_report(run).read_text())
+    assert heads == ["set", "architecture", "last epoch, mean ± std", "n", "over random", "best", "each seed"]
+    assert "Protocol: dc. Epochs: 300." in write_report(run).read_text()
 
 
 def test_the_cost_is_what_the_folder_records(run):

@@ -15,7 +15,16 @@ from dist_condense.evaluation.rows import Row
 from dist_condense.job import checkpoint, contents
 from dist_condense.job.claim import Claim
 from dist_condense.result import readme
-from dist_condense.result.card import PROTOCOL, Card, CardClass, SyntheticSetError, form_of, read_card
+from dist_condense.result.card import (
+    PROTOCOL,
+    TEST_IMAGES,
+    TRAINING_IMAGES,
+    Card,
+    CardClass,
+    SyntheticSetError,
+    form_of,
+    read_card,
+)
 from dist_condense.result.synthetic_set import README, load_set, write_set
 from dist_condense.settings import assembly, procedures
 from dist_condense.settings.config import RunConfig
@@ -84,8 +93,14 @@ def card(config: RunConfig, dataset: ImageSet, outline: Outline, done: int) -> C
         seed=config.seed,
         steps=done,
         complete=done == outline.units.total,
-        facts={**outline.facts(done), PROTOCOL: config.evaluation.protocol},
+        facts={**_counts(dataset), **outline.facts(done), PROTOCOL: config.evaluation.protocol},
     )
+
+
+def _counts(dataset: ImageSet) -> dict[str, int]:
+    """Return the numbers of real images; without test images, that of training images alone."""
+    counts = {TRAINING_IMAGES: sum(dataset.counts), TEST_IMAGES: sum(dataset.test_split.counts)}
+    return {name: count for name, count in counts.items() if count}
 
 
 def set_problem(config: RunConfig, dataset: ImageSet, verify: bool = True) -> str | None:

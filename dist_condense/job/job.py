@@ -28,6 +28,7 @@ from dist_condense.job.claim import Claim
 from dist_condense.job.comparing import Comparison
 from dist_condense.job.exporting import describe, export, set_problem
 from dist_condense.job.stop import Stop, Terminated
+from dist_condense.result import stages
 from dist_condense.result.card import SyntheticSetError
 from dist_condense.result.environment import environment
 from dist_condense.result.metrics_file import MetricsEntry
@@ -299,6 +300,7 @@ class Job:
         machine = (json.dumps(recorded, indent=1) + "\n").encode()
         with self.claim.writing():
             start = resume.copy(self.config, self.dataset, self.start, self.how)
+            stages.cut(self.folder, start.steps if start else -1)
             write_atomically(self.files.config, to_yaml(self.config).encode())
             write_atomically(self.files.environment, machine)
         for remark in self.remarks:

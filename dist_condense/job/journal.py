@@ -21,6 +21,7 @@ from dist_condense.job.checkpoint_writer import CheckpointWriter
 from dist_condense.job.claim import Claim
 from dist_condense.job.restoring import Loader
 from dist_condense.result import metrics_file
+from dist_condense.result.stages import Stages
 from dist_condense.result.tracking.server_run import RunAddress
 from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system.files import flush
@@ -97,6 +98,7 @@ class Journal:
         machine is withdrawn.
     :param group: separate coordinator of the same workers, used by the journal only.
     :param device: type of the compute device.
+    :param stages: writer of pictures for the report; None for none.
     :param observe: called on every worker with the measurements of each entry of metrics.jsonl.
     """
 
@@ -109,6 +111,7 @@ class Journal:
     writer: CheckpointWriter
     device: str
     intervals: Intervals = field(default_factory=Intervals)
+    stages: Stages | None = None
     observe: Observer = unobserved
     _steps: int = 0
     _logged: Mark = Mark()
@@ -143,6 +146,7 @@ class Journal:
             self._steps = stored.metadata.steps
         self.coordinator.reached(self._steps)
         self.procedure.after_updates(self._after_event)
+        self._picture()
         log.info("starts after %s %d", self.units.name, self._steps)
         now = time.monotonic()
         self._logged, self._saved, self._met, self._pause = self._mark(self._steps), now, now, self._pause_of(0)
@@ -152,6 +156,7 @@ class Journal:
         """Record that ``done`` units are complete; log them, meet the other workers and save if that is due."""
         self._steps = done
         self.coordinator.reached(done)
+        self._picture()
         is_first = done == self.procedure.stride == 1
         if is_first or done % self._strides(self.intervals.log_every) == 0 or done == self.units.total:
             self._log(done)
@@ -162,6 +167,10 @@ class Journal:
         self.writer.wait()
         if self.writer.problem:
             raise RunFailed(self.writer.problem)
+
+    def _picture(self) -> None:
+        if self.stages is not None:
+            self.stages.write(self._steps, self.procedure.labels, self.procedure.state_dict)
 
     # --- meetings, metrics and checkpoints ------------------------------------------------------------------------
 

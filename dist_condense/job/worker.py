@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from dist_condense.core.program import CannotCapture, CannotCompile
-from dist_condense.data import DataError
+from dist_condense.data import DataError, ImageSet
 from dist_condense.engine.coordinator import Coordinator, Placement
 from dist_condense.engine.errors import RunFailed
 from dist_condense.engine.observer import Observer, unobserved
@@ -19,12 +19,15 @@ from dist_condense.job.agreed import with_microbatch
 from dist_condense.job.checkpoint_writer import CheckpointWriter
 from dist_condense.job.claim import Claim
 from dist_condense.job.journal import Intervals, Journal, Stopped
+from dist_condense.result.stages import Stages, steps_of
 from dist_condense.settings import assembly, procedures
 from dist_condense.settings.config import RunConfig
 from dist_condense.settings.numerics import numerics
 from dist_condense.system.memory import keep_freed_memory
 
 log = logging.getLogger(__name__)
+MATCHING = "matching"
+"""The procedure that learns images."""
 GRACE = 30.0
 """Seconds that a failing worker waits for its last checkpoint, which cannot complete without the other workers."""
 
@@ -93,5 +96,14 @@ def assemble(
         writer=CheckpointWriter(store, coordinator.beside(), kept=tracking.checkpoints_kept, writing=claim.writing),
         intervals=Intervals(tracking.log_every, tracking.checkpoint_steps, tracking.checkpoint_minutes),
         device=placement.device.type,
+        stages=_stages(config, dataset, procedure.outline.units.total, claim),
         observe=observe,
     )
+
+
+def _stages(config: RunConfig, dataset: ImageSet, total: int, claim: Claim) -> Stages | None:
+    """Return the writer of pictures of a run of ``total`` units; None if the run learns no images."""
+    if config.method.procedure != MATCHING:
+        return None
+    space, _ = procedures.form_of(config, dataset)
+    return Stages(claim.folder, steps_of(total), space.shown, claim.writing)

@@ -36,6 +36,8 @@ FIRST_PADDING = (0.5,)
 HARD, SOFT = "hard", "soft"
 PROTOCOL = "protocol"
 """Fact of a card: the protocol with which the run that made the set trains networks on it."""
+TRAINING_IMAGES, TEST_IMAGES = "training_images", "test_images"
+"""Facts of a card: numbers of real images of the source, in all classes."""
 FLOAT32 = torch.finfo(torch.float32)
 Value = Annotated[float, Rule(f"a number of at most {FLOAT32.max:.3g}", lambda x: abs(x) <= FLOAT32.max)]
 Spread = Annotated[float, Rule("a number above 0", lambda x: FLOAT32.tiny <= x <= FLOAT32.max)]

@@ -20,6 +20,8 @@ LARGEST = 1e40
 1 / LARGEST is the least value on a logarithmic scale. Measures are float32 and therefore smaller."""
 LOGARITHMIC_FROM = 10
 """Ratio of the largest to the least value above which the scale is logarithmic."""
+TICKS = 6
+"""Largest number of intervals between ticks on a linear axis; they are 1, 2 or 5 times a power of ten."""
 COLOURS = {"accent": "#2f6f8f", "quiet": "#6b7078", "rule": "#e3e0da"}
 """Variables of the page's style sheet, and their values in light mode."""
 
@@ -95,8 +97,10 @@ def _plot(axes: Any, points: Sequence[Point], is_logarithmic: bool) -> None:
     axes.plot(*zip(*points, strict=True), color=COLOURS["accent"], linewidth=1.8)
     axes.grid(axis="y", color=COLOURS["rule"])
     axes.margins(x=0)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(TICKS, integer=True, steps=(1, 2, 5, 10)))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.set_xlabel("step", color=COLOURS["quiet"], loc="right")
+    axes.yaxis.set_major_locator(MaxNLocator(TICKS, steps=(1, 2, 5, 10)))
     if is_logarithmic:
         values = [value for _, value in points]
         few_decades = max(values) / min(values) < 1000

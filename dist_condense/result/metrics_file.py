@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ reductions since the previous line. In addition the procedure's counters, which 
 its ``matching_step``, both from 0), and its measures, which are floats (matching: ``loss``).
 """
 BOM = b"\xef\xbb\xbf"
+HOUR = 3600
 BYTES = 2**28
 """Largest size of the file, about a million lines."""
 
@@ -58,6 +60,23 @@ def measures(entry: MetricsEntry) -> dict[str, float]:
 def counters(entry: MetricsEntry) -> dict[str, int]:
     """Return the procedure's own counters, which follow from the step: the fields whose values are integers."""
     return {key: x for key, x in entry.items() if isinstance(x, int) and key not in COMMON}
+
+
+def process_hours(entries: Sequence[MetricsEntry], processes: int) -> float | None:
+    """Return the hours that steps took by their recorded rates, times the number of processes; None without a rate.
+
+    The start, the evaluation, pauses and repeated work are not included.
+
+    :param entries: entries of metrics.jsonl, in order.
+    """
+    seconds, before = 0.0, 0
+    for entry in entries:
+        rate = entry.get(RATE)
+        if rate is None or not 0 < rate < math.inf:
+            return None
+        seconds += max(0, entry[STEP] - before) / rate
+        before = entry[STEP]
+    return seconds * processes / HOUR if before else None
 
 
 def append(file: Path, entry: MetricsEntry) -> None:

@@ -13,8 +13,8 @@ from torch import Tensor
 CLASSES, COLUMNS, STRIP = 100, 10, 20
 """Largest number of classes on a sheet; largest number of images per class; number of classes above which several
 classes may share a row."""
-GAP, BLOCK_GAP = 2, 10
-"""Pixels between images, and between blocks."""
+GAP, BLOCK_GAP, GREY = 2, 10, 128
+"""Pixels between images, and between blocks; colour between the images of :func:`picture`, light or dark around."""
 SIDES, WIDTH, WIDEST = (64, 128), 960, 3200
 """Range of the side to which small images are enlarged; width that a sheet should have; largest width of a sheet, to
 which large images are reduced. All in pixels."""
@@ -42,8 +42,21 @@ def sheet(images_of: Callable[[int], Tensor], classes: int, ipc: int) -> Image.I
     empty = -classes % blocks
     cells = torch.cat([cells, cells.new_full((empty, *cells.shape[1:]), 255)]).unflatten(0, (-1, blocks))
     grid = cells.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)[:-GAP, : -GAP - between].to(torch.uint8)  # H W C
-    picture = Image.fromarray((grid[..., 0] if grid.shape[2] == 1 else grid[..., :3]).contiguous().numpy())
-    return _captioned(picture, caption) if caption else picture
+    return _captioned(_image(grid), caption) if caption else _image(grid)
+
+
+def picture(images: Tensor, side: int) -> Image.Image:
+    """Draw images ``[n, C, H, W]``, in [0, 1], side by side on grey, each with at most ``side`` pixels along a side.
+
+    Small images are enlarged by an integer factor, and large ones are reduced by averaging.
+    """
+    size = max(images.shape[-2:])
+    if size <= side:
+        images = images.repeat_interleave(side // size, -1).repeat_interleave(side // size, -2)
+    else:
+        images = F.avg_pool2d(images, min(*images.shape[-2:], math.ceil(size / side)))
+    cells = F.pad((images.nan_to_num(0) * 255).round(), (0, GAP), value=GREY)  # [n, C, height, width]
+    return _image(cells.permute(2, 0, 3, 1).flatten(1, 2)[:, :-GAP].to(torch.uint8))
 
 
 def left_out(classes: int, ipc: int) -> str:
@@ -72,6 +85,11 @@ def blocks_of(classes: int, ipc: int) -> int:
         return not ASPECTS[0] <= aspect <= ASPECTS[1], -classes % blocks, abs(math.log(aspect))
 
     return min(range(classes, 0, -1), key=cost)
+
+
+def _image(pixels: Tensor) -> Image.Image:
+    """Return uint8 pixels ``[H, W, C]`` as an image: grey for one channel, else of at most the first three."""
+    return Image.fromarray((pixels[..., 0] if pixels.shape[2] == 1 else pixels[..., :3]).contiguous().numpy())
 
 
 def _captioned(picture: Image.Image, text: str) -> Image.Image:

@@ -30,6 +30,7 @@ from dist_condense.system.credentials import masked
 TAGS = ("dataset-condensation", "dataset-distillation", "dist-condense")
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 """The Hub's categories of size: least number of images above each, and its name."""
+RECIPE = "Recipe to train with"
 LARGEST = "10M<n<100M"
 CLASSES = 20
 """Number of classes that the page names."""
@@ -49,7 +50,7 @@ def text_of(card: Card, config: RunConfig, dataset: ImageSet, units: Units, rows
     title = f"{card.ipc} {_plural('image', card.ipc)} per class of {plain(card.dataset)}, by {plain(card.method)}"
     sections = {
         "Loading": _loading(),
-        "Recipe to train with": _training(card, config, dataset),
+        RECIPE: _training(card, config, dataset),
         "Scores": _scores(rows, card.ipc),
         "Licence of the source": _licence(licence),
         "How it was made": _making(card, config, units),

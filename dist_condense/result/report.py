@@ -14,13 +14,21 @@ from typing import Any, TypeVar
 from dist_condense.evaluation.class_rows import ClassRow, read_classes
 from dist_condense.evaluation.rows import Row, RowsError, read_csv
 from dist_condense.result import metrics_file
-from dist_condense.result.card import CARD, Card, SyntheticSetError, read_card
+from dist_condense.result.bars import Bar, bars
+from dist_condense.result.card import CARD, TEST_IMAGES, WITH_PACKAGE, Card, SyntheticSetError, read_card
 from dist_condense.result.class_results import class_results
+from dist_condense.result.cost import cost
 from dist_condense.result.curve import Curve, Point, curve
+from dist_condense.result.difference import text_of
+from dist_condense.result.gallery import gallery
+from dist_condense.result.markdown import table_below
 from dist_condense.result.metrics_file import STEP, MetricsEntry, measures
 from dist_condense.result.preview import left_out
-from dist_condense.result.summary import differing, is_balanced_apart, summarise
-from dist_condense.result.synthetic_set import PREVIEW
+from dist_condense.result.readme import RECIPE
+from dist_condense.result.stages import film
+from dist_condense.result.summary import KEY, Summary, differing, is_balanced_apart, over_random, summarise
+from dist_condense.result.synthetic_set import PREVIEW, README, TENSORS, load_set
+from dist_condense.result.tracking.tags import tags_of
 from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system import records, terminal
 from dist_condense.system.credentials import masked
@@ -58,17 +66,31 @@ def write_report(
             notes.append(f"Left out: {terminal.lines_of(error)[0]}")
             return None
 
+    entries = read(files.metrics, metrics_file.read) or []
     card = read(files.synthetic_set / CARD, lambda file: read_card(file.parent))
+    dataset = read(files.synthetic_set / TENSORS, lambda file: load_set(file.parent, verify=False)) if card else None
+    shown = gallery(dataset) if dataset else None
+    of_classes = read(files.evaluation_classes, read_classes) or []
+    results = _results(read_csv(files.evaluation), latest, of_classes, _test_images(card, of_classes))
+    chart = ""
     try:
-        curves = _curves(read(files.metrics, metrics_file.read) or [], notes)
+        curves = _curves(entries, notes)
+        chart = _chart(results["groups"][0]) if results else ""
     except Exception as error:  # matplotlib is missing or fails; a finished run still needs its report
         curves = {}
         notes.append(f"No charts: {terminal.lines_of(error)[0]}")
     page = template(TEMPLATE).render(
-        title=f"{card.method} · {card.dataset}" if card else files.path.name,
+        title=files.path.absolute().name,
+        about=f"{card.method} · {card.dataset}" if card else "",
         facts=_facts(card) if card else {},
-        results=_results(read_csv(files.evaluation), latest, read(files.evaluation_classes, read_classes) or []),
-        preview=_preview(read(files.synthetic_set / PREVIEW, records.bytes_of), card),
+        results=results,
+        chart=chart,
+        cost=dict(cost(_tags(files.path), entries)),
+        recipe=read(files.synthetic_set / README, _recipe),
+        loading=WITH_PACKAGE if card else "",
+        gallery=shown,
+        film=read(files.stages, lambda folder: film(folder.parent, dataset)) if dataset else None,
+        preview=None if shown else _preview(read(files.synthetic_set / PREVIEW, records.bytes_of), card),
         curves=curves,
         config=read(files.config, _config),
         environment=read(files.environment, _environment),
@@ -102,31 +124,66 @@ def _facts(card: Card) -> dict[str, Any]:
         "images per class": card.ipc,
         "factor": card.factor,
         "classes": len(card.classes),
-        **{name.replace("_", " "): value for name, value in card.facts.items()},
+        **{name.replace("_", " "): f"{value:,}" if type(value) is int else value for name, value in card.facts.items()},
         "steps": f"{card.steps:,}",
         "seed": card.seed,
         "state": "complete" if card.complete else "not complete",
     }
 
 
-def _results(rows: Sequence[Row], latest: Sequence[Row], of_classes: Sequence[ClassRow]) -> dict[str, Any] | None:
+def _test_images(card: Card | None, of_classes: Sequence[ClassRow]) -> int | None:
+    """Return the number of test images, from the card or else from the accuracies by class; None if neither has it."""
+    recorded = card.facts.get(TEST_IMAGES) if card else None
+    if type(recorded) is not int:
+        recorded = sum({row.label: row.images for row in of_classes}.values())
+    return recorded if recorded > 0 else None
+
+
+def _results(
+    rows: Sequence[Row], latest: Sequence[Row], of_classes: Sequence[ClassRow], images: int | None
+) -> dict[str, Any] | None:
     """Return the columns and the summaries of the table of results, and those by class; None if there are no rows.
 
-    Summaries are in one group, or in two: those of the latest call, and those of earlier calls. Those by class are of
-    the first group.
+    Summaries, with their differences to random images, are in one group, or in two: those of the latest call, and those
+    of earlier calls. Those by class are of the first group.
+
+    :param images: number of test images; None if it is not known.
     """
     if not rows:
         return None
     summaries, keys = summarise(rows), {x.key for x in summarise(latest)}
+    varying = differing(summaries)
+    over = {x.key: text_of(difference) for x, difference in zip(summaries, over_random(summaries), strict=True)}
     groups = [x for x in summaries if x.key in keys], [x for x in summaries if x.key not in keys]
     shown = [group for group in groups if group]
     return {
-        "columns": ["set", "architecture", "protocol", *(["epochs"] if "epochs" in differing(summaries) else [])],
+        "columns": ["set", *varying],
+        "equal": {name: getattr(summaries[0], name) for name in KEY[1:] if name not in varying},
         "groups": shown,
+        "over_random": over if any(over.values()) else {},
         "classes": class_results(of_classes, shown[0]),
         "has_balanced": is_balanced_apart(rows),
+        "test_images": images,
         "has_best": any(x.best is not None for x in summaries),
     }
+
+
+def _chart(summaries: Sequence[Summary]) -> str:
+    varying = [name for name in differing(summaries) if name != "epochs"]
+    names = [", ".join(getattr(x, name) for name in ("set", *varying)) for x in summaries]
+    return bars([Bar(name, x.mean, x.std) for name, x in zip(names, summaries, strict=True)])
+
+
+def _tags(folder: Path) -> Mapping[str, str]:
+    """Return the tags of a run; empty if its config or environment cannot be read, of which the page has a note."""
+    try:
+        return tags_of(folder)
+    except (ValueError, DataError):
+        return {}
+
+
+def _recipe(file: Path) -> dict[str, str]:
+    return table_below(records.text_of(records.bytes_of(file), str(file)), RECIPE)
 
 
 def _preview(png: bytes | None, card: Card | None) -> dict[str, Any] | None:

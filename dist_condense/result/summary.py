@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import sqrt
 from statistics import fmean, stdev
 
 from rich.table import Table
 from rich.text import Text
 
 from dist_condense.evaluation.rows import Row
+from dist_condense.result.difference import Difference, mean_of, paired
 from dist_condense.system import terminal
 
+RANDOM = "random"
+"""Set of real images selected at random."""
 KEY = ("set", "architecture", "protocol", "epochs")
 """Columns that are equal in all rows of a summary; the rows differ in their seeds."""
 
@@ -51,6 +55,21 @@ class Summary:
         """Mean and standard deviation as text: ``62.1 ± 1.3``, or ``62.1`` for one seed."""
         return _text([x for _, x in self.values])
 
+    def over(self, other: Summary) -> Difference | None:
+        """Return the mean difference of the top-1 to that of another set; None if no seed is in both.
+
+        Networks are paired by their seeds.
+        """
+        return mean_of(paired(dict(self.values), dict(other.values)))
+
+    def test_error(self, images: int) -> float:
+        """Return the standard error of the mean top-1, in points, that a test set of ``images`` images leaves.
+
+        It is that of a proportion p of n independent images, sqrt(p (1 - p) / n).
+        """
+        p = self.mean / 100
+        return 100 * sqrt(p * (1 - p) / images)
+
     @property
     def balanced_text(self) -> str:
         """Mean and standard deviation of the balanced accuracy as text; empty if it is missing."""
@@ -65,9 +84,18 @@ def summarise(rows: Sequence[Row]) -> list[Summary]:
     return [_summary(group) for group in groups.values()]
 
 
+def over_random(summaries: Sequence[Summary]) -> list[Difference | None]:
+    """Return the difference of each summary to that of random images with equal architecture, protocol and epochs.
+
+    It is None for random images themselves, and where there are no such summary and no equal seeds.
+    """
+    random = {x.key[1:]: x for x in summaries if x.set == RANDOM}
+    return [x.over(random[x.key[1:]]) if x.set != RANDOM and x.key[1:] in random else None for x in summaries]
+
+
 def differing(summaries: Sequence[Summary]) -> list[str]:
-    """Return which of the columns ``protocol`` and ``epochs`` have different values in different summaries."""
-    return [name for name in ("protocol", "epochs") if len({getattr(x, name) for x in summaries}) > 1]
+    """Return which of the columns in :data:`KEY` but ``set`` have different values in different summaries."""
+    return [name for name in KEY[1:] if len({getattr(x, name) for x in summaries}) > 1]
 
 
 def is_balanced_apart(rows: Sequence[Row]) -> bool:
@@ -86,7 +114,7 @@ def summary_table(rows: Sequence[Row]) -> Table:
     """
     apart = is_balanced_apart(rows)
     summaries = summarise(rows)
-    columns = ["set", "architecture", *differing(summaries)]
+    columns = ["set", "architecture", *(name for name in differing(summaries) if name != "architecture")]
     table = Table(*columns, box=None, pad_edge=False)
     table.add_column("top-1 mean ± std (n)", justify="right")
     if apart:

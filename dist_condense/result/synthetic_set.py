@@ -199,6 +199,18 @@ class SyntheticDataset(Dataset[tuple[Any, int | Tensor]]):
         """
         return self._handle.get_tensor("images").clone()
 
+    def positions(self) -> list[list[int]]:
+        """Return the positions of the stored images of each class, by label."""
+        found: list[list[int]] = [[] for _ in self.classes]
+        for position, label in enumerate(self.targets[: self._stored]):
+            found[label].append(position)
+        return found
+
+    def shown(self, positions: Sequence[int]) -> Tensor:
+        """Read stored images ``[n, C, H, W]`` for display, in [0, 1]; only these images are read."""
+        stored = self._handle.get_slice("images")
+        return self.card.space.shown(torch.stack([stored[position] for position in positions]))
+
     def _tile(self, tile: int, source: int) -> Tensor:
         """Read only tile number ``tile`` of stored image ``source``, ``[C, height, width]``."""
         height, width = size = tile_size(self.card.shape[1:], self.card.grid)

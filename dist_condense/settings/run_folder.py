@@ -57,6 +57,8 @@ class RunFolder:
     """Pool of pretrained networks, beside the checkpoints."""
     synthetic_set = Entry("synthetic_set", is_folder=True)
     """The synthetic set (:mod:`dist_condense.result.synthetic_set`)."""
+    stages = Entry("stages", is_folder=True)
+    """Pictures of a few learnt images during the run (:mod:`dist_condense.result.stages`)."""
     evaluation = Entry("evaluation.csv")
     """Results of the evaluation, one row per trained network."""
     evaluated = Entry("evaluation.json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import pytest
 
@@ -17,7 +18,9 @@ def line(svg: str) -> list[Point]:
 
 
 def labels(svg: str) -> list[str]:
-    return re.findall(r"<text[^>]*>(.*?)</text>", svg)
+    texts = re.findall(r"<text[^>]*>(.*?)</text>", svg)
+    texts.remove("step")  # of the axis
+    return texts
 
 
 def test_the_curve_stays_inside_and_is_thinned() -> None:
@@ -46,6 +49,15 @@ def test_a_logarithmic_scale_is_for_more_than_a_factor_of_ten(values: list[float
     drawn = curve("x", list(enumerate(values)))
     assert drawn is not None and labels(drawn.svg) == ["0", "1", *ticks]
     assert drawn.label.endswith("logarithmic scale") == (values[0] > 0 and max(values) / min(values) > 10)
+
+
+@pytest.mark.parametrize("last", [2, 7, 20, 300, 7777, 12345])
+def test_steps_have_few_round_ticks(last: int) -> None:
+    drawn = curve("x", [(step, 5.0) for step in range(1, last + 1, max(1, last // 50))])
+    assert drawn is not None
+    ticks = [int(x.replace(",", "")) for x in labels(drawn.svg) if "." not in x]
+    (width,) = {after - before for before, after in pairwise(ticks)}
+    assert 2 <= len(ticks) <= 7 and str(width).rstrip("0") in ("1", "2", "5")
 
 
 def test_too_few_values_are_no_chart() -> None:

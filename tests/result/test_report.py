@@ -16,6 +16,8 @@ from dist_condense.evaluation.rows import COLUMNS, Row, append_csv
 from dist_condense.result.card import Card, CardClass
 from dist_condense.result.curve import COLOURS
 from dist_condense.result.environment import environment
+from dist_condense.result.markdown import plain, table
+from dist_condense.result.readme import RECIPE
 from dist_condense.result.report import write_report
 from dist_condense.result.summary import summarise
 from dist_condense.result.synthetic_set import write_set
@@ -89,13 +91,13 @@ def test_the_report_is_a_single_file_and_escapes_its_content(run):
     assert page.loads == []
     assert "script" not in page.tags
     assert page.tags.count("b") == len(summarise(ROWS))  # ours; none of a class or a network
-    assert "&lt;b&gt;, one &amp; two" in text
+    assert "<figcaption>&lt;b&gt;</figcaption>" in text and "<figcaption>one &amp; two</figcaption>" in text
     assert "&lt;b&gt;net&lt;/b&gt;" in text
     assert "&lt;script&gt;alert(1)" in text
     assert "62.0 ± 2.8" in text
     assert 'title="seed 1">64.0' in text
     assert "data:image/png;base64," in text
-    assert text.count("<svg ") == 1 and text.count("role=img aria-label=") == 1
+    assert text.count("<svg ") == 2 and text.count("role=img aria-label=") == 2
     assert "prefers-color-scheme: dark" in text and all(f"--{name}: {x};" in text for name, x in COLOURS.items())
     assert "pw@" not in text
     assert "<dt>matching steps</dt><dd>10</dd>" in text and "<dt>steps</dt><dd>50</dd>" in text
@@ -112,7 +114,7 @@ def test_the_least_accurate_classes_come_first(run):
     body = text[text.index("Top-1 by class") :]
     order = [int(label) for label in re.findall(r"<th scope=row>class (\d+)</th>", body)]
     assert order == list(range(1, 20)) and "10 more accurate classes are left out" in body
-    assert "by condensed, convnet3" in body and "<th scope=col>condensed, convnet3, dc</th>" in body
+    assert "by condensed, convnet3" in body and "<th scope=col>condensed, convnet3</th>" in body
     row = body[body.index("class 7<") :].split("</tr>")[0]
     assert re.findall(r"<td class=number>([^<]*)</td>", row) == ["100", "27.0", "19.0"]
     assert body.index("class 4<") < body.index("&lt;b&gt;few&lt;/b&gt;") < body.index("class 5<")  # 1 of 6
@@ -120,8 +122,76 @@ def test_the_least_accurate_classes_come_first(run):
     assert "Left out: " in write_report(run).read_text() and "Top-1 by class" not in write_report(run).read_text()
 
 
+def test_the_difference_to_random_images_is_paired_by_seed(run):
+    append_csv(run / "evaluation.csv", [replace(ROWS[1], seed=1, top1_last=86.0), replace(ROWS[0], seed=2)])
+    text = write_report(run).read_text()
+    row = text[text.index("<th scope=row>condensed</th>") :].split("</tr>")[0]
+    assert "<td class=number>+23.0 ± 1.0</td>" in row  # of 24 and 22; no network was trained on the set with seed 2
+    assert text.count("± 1.0</td>") == 1  # <b>net</b> has no random images
+    (run / "evaluation.csv").write_text("\n".join([",".join(COLUMNS), line(ROWS[1])]) + "\n")
+    assert "over random" not in write_report(run).read_text()
+
+
+def test_the_error_of_the_test_set_follows_from_its_number_of_images(run):
+    assert "± test set" not in write_report(run).read_text()  # a run of an earlier version
+    table = ClassTable(run / "evaluation_classes.csv", ["a", "b"], [60, 40])
+    table.write(replace(ROWS[1], correct=(50, 34)))
+
+    def error():
+        row = write_report(run).read_text().split("<th scope=row>condensed</th>")[1].split("</tr>")[0]
+        return re.findall("<td class=number>([^<]*)</td>", row)[1]
+
+    assert error() == "3.7"  # 100 sqrt(0.84 * 0.16 / 100)
+    card = run / "synthetic_set" / "card.json"
+    content = json.loads(card.read_text())
+    for images, expected in ((10000, "0.4"), (10**400, "3.7"), (-1, "+24.0"), ("many", "3.7")):
+        card.write_text(json.dumps({**content, "test_images": images, "training_images": 60000}))
+        assert error() == expected
+    assert "<dt>training images</dt><dd>60,000</dd>" in write_report(run).read_text()
+
+
+def test_the_run_and_its_data_set_are_named_first(run):
+    text = write_report(run).read_text()
+    assert f"<h1>{run.name}</h1>\n<p class=about>dc · digits</p>" in text
+
+
+def test_a_column_with_one_value_is_a_note(run):
+    heads = re.findall("<th scope=col>([^<]*)</th>", write_report(run).read_text())
+    assert heads == ["set", "architecture", "last epoch, mean ± std", "n", "over random", "best", "each seed"]
+    assert "Protocol: dc. Epochs: 300." in write_report(run).read_text()
+
+
+def test_the_cost_is_what_the_folder_records(run):
+    def cost():
+        return dict(re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", write_report(run).read_text().split("<h2>Cost")[1]))
+
+    assert cost().keys() == {"time of condensing", "hardware of the driver"} and cost()["time of condensing"] == "50 s"
+    (run / "config.yaml").write_text("cluster: {workers: 4, device: cuda}\n")
+    (run / "environment.json").write_text(json.dumps({"devices": ["H<100>, 80 GiB, 1"] * 2}))
+    expected = {
+        "workers": "4",
+        "process hours": "0.0556",
+        "device": "cuda",
+        "hardware of the driver": "2 x H&lt;100&gt;",
+    }
+    assert cost() == {"time of condensing": "50 s", **expected}
+    (run / "config.yaml").write_text("cluster: {workers: '²'}\n")
+    assert "workers" not in cost()
+
+
+def test_the_training_recipe_is_that_of_the_card_for_people(run):
+    assert "How to train on it" not in write_report(run).read_text()
+    rows = [("optimiser", plain("SGD, a|b_<i>\\")), ("protocol", "`dc`")]
+    text = f"# x\n\n## {RECIPE}\n\n{table(('', ''), rows)}\n## Scores\n\n{table(('a', 'b'), [('c', 'd')])}"
+    (run / "synthetic_set" / "README.md").write_text(text)
+    page = write_report(run).read_text()
+    assert "<tr><th scope=row>optimiser</th><td>SGD, a|b_&lt;i&gt;\\</td></tr>" in page
+    assert "<tr><th scope=row>protocol</th><td>dc</td></tr>" in page and "<th scope=row>c</th>" not in page
+    assert "load_set(" in page
+
+
 def test_balanced_accuracy_is_reported_only_where_it_differs(run):
-    assert "alanced" not in write_report(run).read_text()
+    assert "<th scope=col>balanced" not in write_report(run).read_text()
     append_csv(run / "evaluation.csv", [replace(ROWS[0], set="herding", balanced=12.25)])
     text = write_report(run).read_text()
     assert "<th scope=col>balanced</th>" in text and "<td class=number>12.2</td>" in text
@@ -158,7 +228,7 @@ def test_a_report_of_an_empty_folder_is_a_page(tmp_path):
 def test_the_page_comes_without_charts_where_matplotlib_is_missing(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     text = write_report(run).read_text()
-    assert "<svg" not in text and Page(text).tags.count("section") == 4 and NO_CHARTS in text
+    assert "<svg" not in text and Page(text).tags.count("section") == 5 and NO_CHARTS in text
     monkeypatch.undo()
     assert NO_CHARTS not in write_report(run).read_text()
 
@@ -170,7 +240,7 @@ def test_a_matplotlibrc_that_cannot_be_read_costs_the_charts_alone(run, tmp_path
     code = f"from dist_condense.result.report import write_report\nwrite_report({str(run)!r})"
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=120)
     text = (run / "report.html").read_text()
-    assert "<svg" not in text and Page(text).tags.count("section") == 4 and NO_CHARTS in text
+    assert "<svg" not in text and Page(text).tags.count("section") == 5 and NO_CHARTS in text
 
 
 def test_the_same_folder_gives_the_same_bytes(run, monkeypatch):
@@ -248,30 +318,42 @@ def spoiled(file, make):
     make(file)
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "environment.json", "config.yaml", "synthetic_set/preview.png"])
+@pytest.mark.parametrize("name", ["metrics.jsonl", "environment.json", "config.yaml"])
 @pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda file: file.symlink_to("/dev/zero")])
 def test_what_cannot_be_read_is_left_out_with_a_note(run, name, make):
     spoiled(run / name, make)
     text = write_report(run).read_text()
-    assert Page(text).tags.count("section") == 4
+    assert Page(text).tags.count("section") == 5
     assert f"<p class=note>Left out: {run}/{name} cannot be read" in text
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda file: file.symlink_to("/dev/zero")])
+def test_the_preview_takes_the_place_of_images_that_cannot_be_read(run, make):
+    tensors, preview = run / "synthetic_set" / "synthetic_set.safetensors", run / "synthetic_set" / "preview.png"
+    spoiled(tensors, make)
+    text = write_report(run).read_text()
+    assert Page(text).tags.count("img") == 1 and f"<p class=note>Left out: {tensors} is not a regular file" in text
+    assert "Classes, from left to right and then down: &lt;b&gt;, one &amp; two" in text
+    spoiled(preview, make)
+    text = write_report(run).read_text()
+    assert Page(text).tags.count("img") == 0 and f"Left out: {preview} cannot be read" in text
 
 
 def test_a_record_that_is_none_is_left_out_with_a_note(run):
     (run / "environment.json").write_text("[1]")
     (run / "config.yaml").write_bytes(b"\xff")
     text = write_report(run).read_text()
-    assert Page(text).tags.count("section") == 3 and text.count("<p class=note>Left out:") == 2
+    assert Page(text).tags.count("section") == 4 and text.count("<p class=note>Left out:") == 2
 
 
 def test_many_measures_take_a_limited_time(run):
     names = {f"measure {i}": 1.0 for i in range(500)}
     (run / "metrics.jsonl").write_text("".join(json.dumps({"step": s, **names}) + "\n" for s in (1, 2)))
     text = write_report(run).read_text()
-    assert Page(text).tags.count("svg") == 20 and "No charts of 480 more measures." in text
+    assert Page(text).tags.count("svg") == 20 + 1 and "No charts of 480 more measures." in text
 
 
 def test_an_invalid_card_is_left_out_of_the_page(run):
     (run / "synthetic_set" / "card.json").write_text('{"complete": true}')
     text = write_report(run).read_text()
-    assert f"<h1>{run.name}</h1>" in text and "<dl>" not in text and Page(text).tags.count("img") == 1
+    assert f"<h1>{run.name}</h1>" in text and "<dt>steps</dt>" not in text and Page(text).tags.count("img") == 1

@@ -187,6 +187,8 @@ ENTRIES = [
     "synthetic_set/card.json",
     "synthetic_set/preview.png",
     "synthetic_set/more",
+    "stages",
+    "stages/00000000_000.png",
     "checkpoints/step_00000001_00000000",
     "checkpoints/step_00000002_00000000/shared.safetensors",
 ]

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from dist_condense.evaluation.rows import FORMULA
 from dist_condense.result.comparison.groups import Comparison, Group
+from dist_condense.result.difference import text_of
 from dist_condense.result.markdown import plain, table
 
 TOP1 = "top-1"
@@ -93,7 +94,7 @@ def _numbers(group: Group) -> dict[str, str]:
         "± networks": _fixed(group.std_networks),
         "seeds": str(len(group.members)),
         "networks": str(group.networks),
-        "over random": "" if group.over_random is None else _with_error(*group.over_random),
+        "over random": text_of(group.over_random),
         "hours": "" if group.hours is None else f"{group.hours:.3g}",
         "bytes": f"{group.size:,.0f}",
     }
@@ -113,10 +114,6 @@ def _values(group: Group) -> dict[str, float | int | None]:
         "process_hours": group.hours,
         "set_bytes": round(group.size),
     }
-
-
-def _with_error(mean: float, error: float | None) -> str:
-    return f"{mean:+.1f}" + ("" if error is None else f" ± {error:.1f}")
 
 
 def _fixed(value: float | None) -> str:

@@ -10,7 +10,9 @@ from statistics import fmean, stdev
 from typing import Any
 
 from dist_condense.result.comparison.runs import Run
+from dist_condense.result.difference import Difference, mean_of, paired
 from dist_condense.result.markdown import one_line
+from dist_condense.result.summary import RANDOM
 from dist_condense.settings import keys
 from dist_condense.settings.identity import identity
 from dist_condense.settings.keys import KEYS
@@ -18,7 +20,7 @@ from dist_condense.settings.recipes import as_given
 from dist_condense.settings.schema import CONDENSED, RunConfig
 from dist_condense.settings.values import ConfigError, meant, shown
 
-METHOD, SETTINGS, RANDOM = "method", "settings", "random"
+METHOD, SETTINGS = "method", "settings"
 TRAINING = ("architecture", "protocol", "epochs")
 """Columns of evaluation.csv that are equal in all networks of a group."""
 NAMES = (METHOD, "dataset", "ipc", *TRAINING)
@@ -52,7 +54,7 @@ class Trained:
     @property
     def differences(self) -> list[float]:
         """Difference in top-1 between the two networks of each seed, the set's minus that of random images."""
-        return [self.top1[seed] - self.random[seed] for seed in sorted(self.top1.keys() & self.random.keys())]
+        return paired(self.top1, self.random)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,18 +90,14 @@ class Group:
         return sum(len(member.top1) for member in self.members)
 
     @property
-    def over_random(self) -> tuple[float, float | None] | None:
+    def over_random(self) -> Difference | None:
         """Mean difference to random images and its standard error; None if there is no pair of networks.
 
         The differences of each condensation seed are averaged first, because its networks share the set; the error is
         that of the mean over seeds, and for a single seed that of the mean over its networks.
         """
-        paired = [member.differences for member in self.members if member.differences]
-        if not paired:
-            return None
-        sample = paired[0] if len(paired) == 1 else [fmean(differences) for differences in paired]
-        spread = _std(sample)
-        return fmean(sample), None if spread is None else spread / sqrt(len(sample))
+        own = [member.differences for member in self.members if member.differences]
+        return mean_of(own[0] if len(own) == 1 else [fmean(differences) for differences in own])
 
     @property
     def hours(self) -> float | None:

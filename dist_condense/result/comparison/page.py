@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
-
+from dist_condense.result.bars import BARS, Bar, bars
 from dist_condense.result.comparison.formats import cells
 from dist_condense.result.comparison.groups import Comparison
-from dist_condense.result.curve import COLOURS, drawn
 from dist_condense.result.report import template
 from dist_condense.system import terminal
 
 TEMPLATE = "comparison_page.html"
-BARS = 40
-"""Largest number of bars in the chart; the table has all groups."""
-BAR, MARGIN = 30, 50
-"""Height of a bar, and of the axis, in CSS pixels."""
-NAME = 40
-"""Largest number of characters of a bar's name."""
 
 
 def html(comparison: Comparison) -> str:
@@ -25,7 +16,7 @@ def html(comparison: Comparison) -> str:
     heads, rows = cells(comparison)
     notes, svg = list(comparison.notes), ""
     try:
-        svg = drawn(partial(_plot, comparison=comparison), MARGIN + BAR * len(comparison.groups[:BARS]))
+        svg = bars(_bars(comparison))
     except Exception as error:  # matplotlib is missing or fails
         notes.append(f"No chart: {terminal.lines_of(error)[0]}")
     if len(comparison.groups) > BARS:
@@ -43,19 +34,12 @@ def html(comparison: Comparison) -> str:
     return f"{page}\n"
 
 
-def _plot(axes: Any, comparison: Comparison) -> None:
-    groups, labels = comparison.groups[:BARS], comparison.labels()
-    names = [", ".join(filter(None, texts.values())) for texts in labels[: len(groups)]]
-    names = [name if len(name) <= NAME else f"{name[: NAME - 3]}..." for name in names]
-    errors = [(group.std_seeds if _over_seeds(comparison) else group.std_networks) or 0 for group in groups]
-    places = range(len(groups))
-    axes.barh(places, [group.mean for group in groups], height=0.6, color=COLOURS["accent"])
-    axes.errorbar([group.mean for group in groups], places, xerr=errors, fmt="none", ecolor=COLOURS["quiet"], capsize=4)
-    axes.set_yticks(places, names)
-    axes.invert_yaxis()
-    axes.set_xlim(left=0)
-    axes.grid(axis="x", color=COLOURS["rule"])
-    axes.set_axisbelow(True)
+def _bars(comparison: Comparison) -> list[Bar]:
+    over_seeds = _over_seeds(comparison)
+    return [
+        Bar(", ".join(filter(None, texts.values())), group.mean, group.std_seeds if over_seeds else group.std_networks)
+        for group, texts in zip(comparison.groups, comparison.labels(), strict=True)
+    ]
 
 
 def _over_seeds(comparison: Comparison) -> bool:

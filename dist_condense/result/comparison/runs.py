@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ from dist_condense.data.catalogue import KNOWN
 from dist_condense.evaluation.rows import Row, RowsError, read_csv
 from dist_condense.result import metrics_file
 from dist_condense.result.card import Card, SyntheticSetError, read_card
-from dist_condense.result.metrics_file import RATE, STEP, MetricsEntry
 from dist_condense.result.synthetic_set import TENSORS
 from dist_condense.result.tracking.tags import tags_of
 from dist_condense.settings import config, run_folder
@@ -20,8 +18,6 @@ from dist_condense.settings.schema import RunConfig
 from dist_condense.settings.values import ConfigError, Unusable
 from dist_condense.system import terminal
 from dist_condense.system.errors import DataError
-
-HOUR = 3600
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,26 +64,9 @@ def read(folder: Path) -> Run:
             config=own,
             card=read_card(files.synthetic_set),
             rows=rows,
-            hours=process_hours(metrics_file.read(files.metrics), max(1, own.cluster.workers)),
+            hours=metrics_file.process_hours(metrics_file.read(files.metrics), max(1, own.cluster.workers)),
             size=(files.synthetic_set / TENSORS).stat().st_size,
             host=tags_of(folder).get("host"),
         )
     except (RowsError, SyntheticSetError, DataError, Unusable, OSError) as error:
         raise ConfigError(terminal.lines_of(error)) from error
-
-
-def process_hours(entries: Sequence[MetricsEntry], processes: int) -> float | None:
-    """Return the hours that steps took by their recorded rates, times the number of processes; None without a rate.
-
-    The start, the evaluation, pauses and repeated work are not included.
-
-    :param entries: entries of metrics.jsonl, in order.
-    """
-    seconds, before = 0.0, 0
-    for entry in entries:
-        rate = entry.get(RATE)
-        if rate is None or not 0 < rate < math.inf:
-            return None
-        seconds += max(0, entry[STEP] - before) / rate
-        before = entry[STEP]
-    return seconds * processes / HOUR if before else None

@@ -5,7 +5,8 @@ from math import sqrt
 import pytest
 
 from dist_condense.result.comparison.groups import compared
-from dist_condense.result.comparison.runs import process_hours, read
+from dist_condense.result.comparison.runs import read
+from dist_condense.result.metrics_file import process_hours
 from dist_condense.settings.values import ConfigError
 from tests.result.comparison.folders import folder_of_run
 

@@ -44,7 +44,7 @@ def test_the_old_name_of_a_set_in_the_files_of_earlier_versions(tmp_path):
     (tmp_path / "old.yaml").write_text(config.to_yaml(made).replace("- full", "- whole"))
     assert "- whole" in (tmp_path / "old.yaml").read_text() and config.read(tmp_path / "old.yaml") == made
     row = Row(set="full", protocol="dc", architecture="mlp", seed=0, epochs=1, top1_last=50.0, top1_best=None)
-    append_csv([row], tmp_path / "evaluation.csv")
+    append_csv(tmp_path / "evaluation.csv", [row])
     file = tmp_path / "evaluation.csv"
     file.write_text(file.read_text().replace("full,", "whole,"))
     assert read_csv(file) == [row]

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dist_condense.evaluation.rows import FORMULA
-from dist_condense.result.comparison.groups import Comparison, Group
+from dist_condense.result.comparison.groups import Comparison, Group, cut
 from dist_condense.result.markdown import plain, table
 
 TOP1 = "top-1"
@@ -28,6 +28,8 @@ LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
+    "[": "{[}",  # after a line break these two are its arguments
+    "*": "{*}",
 }
 """Characters that LaTeX does not print as they are, with what prints them."""
 
@@ -48,7 +50,7 @@ def terminal_table(comparison: Comparison) -> Table:
     for place, head in enumerate(heads):
         made.add_column(Text(head), justify="left" if place < texts else "right", overflow="fold")
     for row in rows:
-        made.add_row(*map(Text, row))
+        made.add_row(*(Text(cut(text)) for text in row))
     return made
 
 
@@ -93,7 +95,7 @@ def _numbers(group: Group) -> dict[str, str]:
         "± networks": _fixed(group.std_networks),
         "seeds": str(len(group.members)),
         "networks": str(group.networks),
-        "over random": "" if group.over_random is None else _with_error(*group.over_random),
+        "over random": _over_random(group),
         "hours": "" if group.hours is None else f"{group.hours:.3g}",
         "bytes": f"{group.size:,.0f}",
     }
@@ -101,7 +103,7 @@ def _numbers(group: Group) -> dict[str, str]:
 
 def _values(group: Group) -> dict[str, float | int | None]:
     """Return the numbers of a group by the name of their column in CSV."""
-    difference, error = group.over_random or (None, None)
+    difference, error, seeds = group.over_random or (None, None, None)
     return {
         "top1_mean": group.mean,
         "top1_std_seeds": group.std_seeds,
@@ -110,13 +112,19 @@ def _values(group: Group) -> dict[str, float | int | None]:
         "networks": group.networks,
         "over_random_mean": difference,
         "over_random_standard_error": error,
+        "over_random_seeds": seeds,
         "process_hours": group.hours,
         "set_bytes": round(group.size),
     }
 
 
-def _with_error(mean: float, error: float | None) -> str:
-    return f"{mean:+.1f}" + ("" if error is None else f" ± {error:.1f}")
+def _over_random(group: Group) -> str:
+    """Return the difference to random images, and its number of seeds if not all seeds of the group have one."""
+    if (over := group.over_random) is None:
+        return ""
+    error = "" if over.error is None else f" ± {over.error:.1f}"
+    part = "" if over.seeds == len(group.members) else f" ({over.seeds} of {len(group.members)} seeds)"
+    return f"{over.mean:+.1f}{error}{part}"
 
 
 def _fixed(value: float | None) -> str:

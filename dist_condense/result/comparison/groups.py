@@ -286,7 +286,7 @@ def _settings(config: RunConfig) -> dict[str, str]:
 
 
 def _text(item: Any) -> str:
-    """Return a value as a text that other values do not have."""
+    """Return a value as a text, with all digits."""
     return item if isinstance(item, str) else json.dumps(item, separators=(",", ":"))
 
 
@@ -297,9 +297,10 @@ def _digests(run: Run) -> dict[str, str]:
 
 def _follow(derived: Sequence[str], given: Sequence[str], texts: Sequence[Mapping[str, str]]) -> bool:
     """Return whether those with equal texts of the given names have equal texts of the derived ones."""
-    columns = (given, [*given, *derived])
-    few, all_ = (len({tuple(own.get(name) for name in names) for own in texts}) for names in columns)
-    return few == all_
+    without, whole = (
+        {tuple(own.get(name) for name in names) for own in texts} for names in (given, [*given, *derived])
+    )
+    return len(without) == len(whole)
 
 
 def _differ(texts: Sequence[Mapping[str, str]], name: str) -> bool:

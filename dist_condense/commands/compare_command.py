@@ -12,9 +12,11 @@ from dist_condense.result.comparison import runs
 from dist_condense.result.comparison.formats import FORMATS, terminal_table
 from dist_condense.result.comparison.groups import Comparison, check_key, compared
 from dist_condense.result.comparison.page import html
+from dist_condense.result.comparison.runs import Run
 from dist_condense.settings.run_folder import RunFolder
 from dist_condense.settings.values import ConfigError
 from dist_condense.system import terminal
+from dist_condense.system.errors import listed
 from dist_condense.system.files import write_atomically
 
 WRITERS = {**FORMATS, "html": html}
@@ -46,12 +48,20 @@ def compare(options: argparse.Namespace) -> int:
 def of_folders(folders: Sequence[str], by: str) -> Comparison:
     """Read and group the runs in the folders. Raises ConfigError with the problems of all folders.
 
-    :param folders: folders of runs, and folders in which such folders are.
+    :param folders: folders of runs, which are refused if they are unreadable, and folders in which such folders are,
+        of which the unreadable ones are left out with a note.
     """
-    read, problems = [], []
+    read: list[Run] = []
+    notes: list[str] = []
+    problems: list[str] = []
     for folder in folders:
         try:
-            read += [runs.read(found) for found in _runs_in(folder)]
+            if (named := _named(folder)) is not None:
+                read.append(runs.read(named))
+            else:
+                found, remarks = _runs_in(Path(os.path.expanduser(folder)).absolute())
+                read += found
+                notes += remarks
         except ConfigError as error:
             problems += error.problems
     try:
@@ -60,24 +70,61 @@ def of_folders(folders: Sequence[str], by: str) -> Comparison:
         problems += error.problems
     if problems:
         raise ConfigError(problems)
-    return compared(read, by)
+    return compared(read, by, notes)
 
 
-def _runs_in(path: str) -> list[Path]:
-    """Return the folder of a run, or the folders of the runs in a folder in which networks were trained, by name.
+def _named(path: str) -> Path | None:
+    """Return the folder of a run that a path names; None if it names a folder that is not that of a run.
 
-    Raises ConfigError if the path is neither.
+    Raises ConfigError if it names neither.
     """
     try:
-        return [run_folder(path)]
+        return run_folder(path)
     except ConfigError:
-        place = Path(os.path.expanduser(path)).absolute()
-        names = sorted(os.listdir(place)) if path.strip() and os.path.isdir(place) else []
-        below = [RunFolder(place / name) for name in names]
-        found = [run.path for run in below if run.config.is_file() and run.evaluation.is_file()]
-        if not found:
-            raise
-        return found
+        if path.strip() and os.path.isdir(os.path.expanduser(path)):
+            return None
+        raise
+
+
+def _runs_in(place: Path) -> tuple[list[Run], list[str]]:
+    """Read the runs in a folder, by name, and return those in which networks were trained, with notes on the others.
+
+    Raises ConfigError if there is none, with the problems of the runs that cannot be read.
+    """
+    try:
+        names = sorted(os.listdir(place))
+    except OSError as error:
+        raise ConfigError([f"{place} cannot be read: {error.strerror}"]) from error
+    found, problems, untrained = [], [], []
+    for files in (RunFolder(place / name) for name in names):
+        try:
+            if not _exists(files.config):
+                continue
+            if _exists(files.evaluation):
+                found.append(runs.read(files.path))
+            else:
+                untrained.append(files.path.name)
+        except ConfigError as error:
+            problems += error.problems
+    if not found:
+        missing = RunFolder.evaluation if untrained else RunFolder.config
+        where = f"{place} is not the folder of a run, and has none in which networks were trained"
+        raise ConfigError(problems or [f"{where}: {missing.name} is missing"])
+    notes = [f"left out: {problem}" for problem in problems]
+    if untrained:
+        notes.append(f"left out, without {RunFolder.evaluation.name}: {len(untrained)} in {place}, {listed(untrained)}")
+    return found, notes
+
+
+def _exists(file: Path) -> bool:
+    """Return whether a file exists. Raises ConfigError if its folder cannot be entered."""
+    try:
+        file.lstat()
+    except PermissionError as error:
+        raise ConfigError([f"{file.parent} cannot be read: {error.strerror}"]) from error
+    except OSError:
+        return False
+    return True
 
 
 def show(comparison: Comparison, stderr: bool = False) -> None:

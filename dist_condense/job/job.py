@@ -296,7 +296,9 @@ class Job:
     def _write_start(self) -> Checkpoint | None:
         """Take ownership of the run's folder, write its initial files, and return the checkpoint to continue from."""
         self.claim.take()
-        recorded = {**environment(), "data": self.dataset.train_split.digest()}
+        train, test = self.dataset.train_split, self.dataset.test_split
+        digests = {"data": train.digest(), "test_data": test.digest() if test.counts else None}
+        recorded = {**environment(), **digests}
         machine = (json.dumps(recorded, indent=1) + "\n").encode()
         with self.claim.writing():
             start = resume.copy(self.config, self.dataset, self.start, self.how)

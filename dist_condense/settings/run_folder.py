@@ -48,7 +48,7 @@ class RunFolder:
     config = Entry("config.yaml")
     """Resolved config. A folder that contains this file is recognised as the folder of a run."""
     environment = Entry("environment.json")
-    """Package versions, devices, and the commit of the code."""
+    """Package versions, devices, the commit of the code, and hashes of the training and the test images."""
     metrics = Entry("metrics.jsonl")
     """Measurements: one line after the first and every ``tracking.log_every`` units, in order, without repetition."""
     checkpoints = Entry("checkpoints", is_folder=True)

@@ -336,8 +336,8 @@ class TrainingConfig:
 
 @dataclass(kw_only=True)
 class ComputeConfig:
-    """Precision, memory and numerics. These keys change the last bits of the result, so they are fixed for a run: the
-    first start replaces null by a value and stores it."""
+    """Precision, memory and numerics. These keys change the last bits of the result, `autocast` and `tf32` more than
+    these, so they are fixed for a run: the first start replaces null by a value and stores it."""
 
     autocast: bool = False
     """Whether networks compute in bfloat16; sums stay in float32."""

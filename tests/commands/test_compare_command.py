@@ -1,11 +1,28 @@
 """``dist-condense compare``: tables on stdout or in a file, and refusals in one line each."""
 
+import csv
+import io
+import json
 import os
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dist_condense.commands import cli
 from tests.result.comparison.folders import folder_of_run
+
+SMALL = (
+    *(
+        "cluster.workers=0",
+        "network.width=4",
+        "network.depth=1",
+        "trajectory.networks=1",
+        "trajectory.matching_steps=1",
+    ),
+    *("dataset.name=arrays", "ipc=1", "method.real_batch=4", "evaluation.epochs=1", "evaluation.seeds=1"),
+    *("evaluation.sets=[condensed]", "tracking.uri=http://127.0.0.1:9"),
+)
 
 
 @pytest.fixture
@@ -44,7 +61,46 @@ def test_a_folder_of_runs_is_its_runs_with_results(folders, tmp_path, capsys):
     assert cli.main(["compare", *folders]) == 0
     table = capsys.readouterr().out
     assert cli.main(["compare", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == table
+    printed = capsys.readouterr()
+    assert printed.out == table
+    assert printed.err.endswith(f"note: left out, without evaluation.csv: 1 in {tmp_path}, unfinished\n")
+
+
+def test_a_run_that_cannot_be_read_is_refused_by_name_and_else_left_out(folders, tmp_path, capsys):
+    assert cli.main(["compare", folders[0]]) == 0
+    table = capsys.readouterr().out
+    config = os.path.join(folders[1], "config.yaml")
+    with open(config, "a") as file:
+        file.write("nokey: 1\n")
+    assert cli.main(["compare", *folders]) == 2
+    [refusal] = capsys.readouterr().err.splitlines()
+    assert refusal.startswith(f"refused: {config}: nokey")
+    assert cli.main(["compare", str(tmp_path)]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == table and f"note: left out: {config}: nokey" in printed.err
+
+
+def test_folders_that_may_not_be_read_are_named(folders, tmp_path, capsys, monkeypatch):
+    shut = tmp_path / "shut"
+    shut.mkdir()
+    lstat, listdir = Path.lstat, os.listdir
+
+    def entered(path):
+        if path.parent == shut:
+            raise PermissionError(13, "Permission denied", str(path))
+        return lstat(path)
+
+    def listed(path):
+        if path == shut:
+            raise PermissionError(13, "Permission denied", str(path))
+        return listdir(path)
+
+    monkeypatch.setattr(Path, "lstat", entered)
+    monkeypatch.setattr(os, "listdir", listed)
+    assert cli.main(["compare", str(tmp_path)]) == 0
+    assert f"note: left out: {shut} cannot be read: Permission denied" in capsys.readouterr().err
+    assert cli.main(["compare", str(shut)]) == 2
+    assert capsys.readouterr().err == f"refused: {shut} cannot be read: Permission denied\n"
 
 
 def test_every_problem_is_one_line(folders, tmp_path, capsys):
@@ -80,3 +136,21 @@ def test_a_file_needs_a_format_and_a_folder(folders, tmp_path, capsys):
     assert "add --format" in capsys.readouterr().err
     assert cli.main(["compare", *folders, "--format", "md", "--output", str(tmp_path / "none" / "x.md")]) == 2
     assert f"--output: {tmp_path}/none/x.md cannot be written" in capsys.readouterr().err
+
+
+def test_runs_with_other_images_in_the_same_file_are_separate_rows(tmp_path, capsys):
+    file, images = tmp_path / "x.npz", np.arange(2 * 4 * 64, dtype=np.uint8).reshape(8, 8, 8)
+    common = {"y_train": np.arange(8) % 2, "x_train": images, "y_test": np.arange(8) % 2}
+    outputs = []
+    for seed, added in enumerate((0, 1)):
+        np.savez(file, **common, x_test=images + np.uint8(added))
+        outputs.append(f"{tmp_path}/seed{seed}")
+        given = (*SMALL, f"dataset.root={file}", f"seed={seed}", f"output={outputs[-1]}")
+        assert cli.main(["run", "configs/digits.yaml", *given]) == 0
+    capsys.readouterr()
+    assert cli.main(["compare", *outputs, "--format", "csv"]) == 0
+    assert [row["seeds"] for row in csv.DictReader(io.StringIO(capsys.readouterr().out))] == ["1", "1"]
+    recorded = [json.loads(Path(output, "environment.json").read_text()) for output in outputs]
+    assert recorded[0]["data"] == recorded[1]["data"] and recorded[0]["test_data"] != recorded[1]["test_data"]
+    assert cli.main(["compare", *outputs]) == 0
+    assert "cannot always be compared: they differ in test_data" in capsys.readouterr().err

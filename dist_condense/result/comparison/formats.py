@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dist_condense.evaluation.rows import FORMULA
-from dist_condense.result.comparison.groups import Comparison, Group
+from dist_condense.result.comparison.groups import Comparison, Group, cut
 from dist_condense.result.difference import text_of
 from dist_condense.result.markdown import plain, table
 
@@ -29,6 +29,8 @@ LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
+    "[": "{[}",  # after a line break these two are its arguments
+    "*": "{*}",
 }
 """Characters that LaTeX does not print as they are, with what prints them."""
 
@@ -49,7 +51,7 @@ def terminal_table(comparison: Comparison) -> Table:
     for place, head in enumerate(heads):
         made.add_column(Text(head), justify="left" if place < texts else "right", overflow="fold")
     for row in rows:
-        made.add_row(*map(Text, row))
+        made.add_row(*(Text(cut(text)) for text in row))
     return made
 
 
@@ -94,7 +96,7 @@ def _numbers(group: Group) -> dict[str, str]:
         "± networks": _fixed(group.std_networks),
         "seeds": str(len(group.members)),
         "networks": str(group.networks),
-        "over random": text_of(group.over_random),
+        "over random": _over_random(group),
         "hours": "" if group.hours is None else f"{group.hours:.3g}",
         "bytes": f"{group.size:,.0f}",
     }
@@ -102,7 +104,7 @@ def _numbers(group: Group) -> dict[str, str]:
 
 def _values(group: Group) -> dict[str, float | int | None]:
     """Return the numbers of a group by the name of their column in CSV."""
-    difference, error = group.over_random or (None, None)
+    difference, error, seeds = group.over_random or (None, None, None)
     return {
         "top1_mean": group.mean,
         "top1_std_seeds": group.std_seeds,
@@ -111,9 +113,18 @@ def _values(group: Group) -> dict[str, float | int | None]:
         "networks": group.networks,
         "over_random_mean": difference,
         "over_random_standard_error": error,
+        "over_random_seeds": seeds,
         "process_hours": group.hours,
         "set_bytes": round(group.size),
     }
+
+
+def _over_random(group: Group) -> str:
+    """Return the difference to random images, and its number of seeds if not all seeds of the group have one."""
+    if (over := group.over_random) is None:
+        return ""
+    part = "" if over.seeds == len(group.members) else f" ({over.seeds} of {len(group.members)} seeds)"
+    return f"{text_of((over.mean, over.error))}{part}"
 
 
 def _fixed(value: float | None) -> str:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import chain
 from math import fsum, sqrt
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
-from dist_condense.result.comparison.runs import Run
-from dist_condense.result.difference import Difference, mean_of, paired
+from dist_condense.result.comparison.runs import Digests, Run
+from dist_condense.result.difference import mean_of, paired
 from dist_condense.result.markdown import one_line
 from dist_condense.result.summary import RANDOM
 from dist_condense.settings import keys
 from dist_condense.settings.identity import identity
 from dist_condense.settings.keys import KEYS
-from dist_condense.settings.recipes import as_given
 from dist_condense.settings.schema import CONDENSED, RunConfig
 from dist_condense.settings.values import ConfigError, meant, shown
 
@@ -25,13 +25,22 @@ TRAINING = ("architecture", "protocol", "epochs")
 """Columns of evaluation.csv that are equal in all networks of a group."""
 NAMES = (METHOD, "dataset", "ipc", *TRAINING)
 """Values by which runs can be compared besides the keys of their configs."""
-TEST = ("dataset", "classes", "shape", "root", "protocol", "epochs")
+DIGESTS = tuple(field.name for field in fields(Digests))
+TEST_FILES = ("dataset.test_fraction", "dataset.orientation", "dataset.columns", "test_data")
+"""Settings and digests that determine the test images."""
+TEST = ("dataset", "classes", "shape", "root", *TEST_FILES, "protocol", "epochs")
 """Values without which the top-1 of two rows cannot be compared: the test images, and how networks are trained."""
 TOLD_BY_DATASET = ("classes", "shape", "root")
 NO_SETTINGS = ("seed", "ipc", "compute.")
 """Prefixes of keys that do not divide a group: the seed, a value of its own, and what changes the last bits only."""
+PRECISION = ("compute.autocast", "compute.tf32")
+"""Keys with such a prefix that divide a group all the same, because they change more than the last bits."""
+DERIVED = ("dataset.channels", "dataset.bounds", "dataset.mean", "dataset.std")
+"""Settings that a run may derive from its training images."""
 LONGEST = 60
-"""Largest number of characters of a text in a table."""
+"""Largest number of characters of a text on the terminal."""
+DIGEST = 12
+"""Number of characters of a hash in a table."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +66,16 @@ class Trained:
         return paired(self.top1, self.random)
 
 
+class OverRandom(NamedTuple):
+    """Difference in top-1, in points, between networks that are trained on the set and on random images."""
+
+    mean: float
+    error: float | None
+    """Standard error of the mean; None for one pair of networks."""
+    seeds: int
+    """Number of condensation seeds with pairs of networks."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Group:
     """A row of the comparison: runs with equal settings, one per condensation seed."""
@@ -64,7 +83,7 @@ class Group:
     values: Mapping[str, str]
     """Texts by name: of the key of the comparison, of :data:`NAMES`, and of the test images."""
     settings: Mapping[str, str]
-    """Values of the keys that determine a set, by key."""
+    """Values of the keys that determine a set, by key, and the hashes :data:`DIGESTS` that are recorded."""
     members: Sequence[Trained]
 
     @property
@@ -90,14 +109,15 @@ class Group:
         return sum(len(member.top1) for member in self.members)
 
     @property
-    def over_random(self) -> Difference | None:
-        """Mean difference to random images and its standard error; None if there is no pair of networks.
+    def over_random(self) -> OverRandom | None:
+        """Difference to random images; None if there is no pair of networks.
 
         The differences of each condensation seed are averaged first, because its networks share the set; the error is
         that of the mean over seeds, and for a single seed that of the mean over its networks.
         """
         own = [member.differences for member in self.members if member.differences]
-        return mean_of(own[0] if len(own) == 1 else [fmean(differences) for differences in own])
+        found = mean_of(own[0] if len(own) == 1 else [fmean(differences) for differences in own])
+        return None if found is None else OverRandom(*found, seeds=len(own))
 
     @property
     def hours(self) -> float | None:
@@ -126,7 +146,7 @@ class Comparison:
         return [self.by, *(name for name in self.groups[0].values if name != self.by and self.differs(name))]
 
     def labels(self) -> list[dict[str, str]]:
-        """Return the texts of each group by column, each of at most :data:`LONGEST` characters.
+        """Return the texts of each group by column.
 
         If groups have equal values, a column ``settings`` has the keys that tell them apart. The texts have neither
         hidden characters nor secrets.
@@ -135,24 +155,33 @@ class Comparison:
         labels = []
         for group, settings in zip(self.groups, differing, strict=True):
             texts = {name: group.values[name] for name in self.columns}
-            labels.append({k: _shown(x) for k, x in (texts | ({SETTINGS: settings} if any(differing) else {})).items()})
+            texts |= {SETTINGS: settings} if any(differing) else {}
+            labels.append({name: one_line(text) for name, text in texts.items()})
         return labels
 
     @property
     def caption(self) -> str:
         """The values that are equal in all groups, in one line."""
         equal = {name: x for name, x in self.groups[0].values.items() if x and not self.differs(name)}
-        return ", ".join(f"{name} {_shown(x)}" for name, x in equal.items() if name not in (self.by, *TOLD_BY_DATASET))
+        return ", ".join(
+            f"{name} {cut(one_line(x))}" for name, x in equal.items() if name not in (self.by, *TOLD_BY_DATASET)
+        )
 
     def differs(self, name: str) -> bool:
-        """Return whether groups have different values of this name."""
-        return len({group.values[name] for group in self.groups}) > 1
+        """Return whether groups have different values of this name, which is one of their values or settings.
+
+        Groups without this setting are ignored.
+        """
+        return _differ([{**group.settings, **group.values} for group in self.groups], name)
 
     def _settings(self, group: Group) -> str:
-        """Return the settings that tell a group from those with equal values."""
+        """Return the settings that tell a group from those with equal values, the :data:`DERIVED` ones last."""
         others = [other.settings for other in self.groups if other.values == group.values]
-        differing = [key for key in group.settings if len({other[key] for other in others}) > 1]
-        return " ".join(f"{key}={group.settings[key]}" for key in differing)
+        differing = [key for key in group.settings if _differ(others, key)]
+        given, derived = ([key for key in differing if (key in DERIVED) == last] for last in (False, True))
+        images = [key for key in given if key.startswith("dataset.") or key in DIGESTS]
+        kept = given if _follow(derived, images, others) else [*given, *derived]
+        return " ".join(f"{key}={group.settings[key][: DIGEST if key in DIGESTS else None]}" for key in kept)
 
 
 def check_key(by: str) -> None:
@@ -162,35 +191,61 @@ def check_key(by: str) -> None:
         raise ConfigError([f"--by: {shown(by)} is unknown; choose one of {known}{meant(by, [*NAMES, *KEYS])}"])
 
 
-def compared(runs: Sequence[Run], by: str = METHOD) -> Comparison:
+def compared(runs: Sequence[Run], by: str = METHOD, notes: Sequence[str] = ()) -> Comparison:
     """Group the networks that were trained on the runs' sets.
 
     Runs are in one group only if they differ in nothing but the seed: neither in the settings that determine the set,
-    nor in the test images, nor in the training of the networks. If several have the same seed, the first one counts.
+    nor in the images, nor in the training of the networks, nor in whether the set is complete. Images are different if
+    their recorded hashes are; a run without hashes is in the first group with its values and settings. If several runs
+    have the same seed, the first one counts, and a complete set before one that is not.
 
     :param by: a name of :data:`NAMES`, or a key of the config.
+    :param notes: notes on the runs that are before those of the comparison.
     :raises ConfigError: the key is unknown, or no network was trained on the set of any run.
     """
     check_key(by)
-    grouped: dict[tuple[Any, ...], list[Trained]] = {}
-    notes = [f"{run.folder}: the set is not complete (step {run.card.steps})" for run in runs if not run.card.complete]
-    for own in chain.from_iterable(map(_trained, runs)):
-        members = grouped.setdefault((tuple(_values(own, by).items()), tuple(_settings(own.run.config).items())), [])
-        if (first := next((x for x in members if x.run.config.seed == own.run.config.seed), None)) is None:
+    unfinished = [run for run in runs if not run.card.complete]
+    partial = [f"{run.folder}: the set is not complete (step {run.card.steps})" for run in unfinished]
+    groups, repeated = _grouped([*chain.from_iterable(map(_trained, runs))], by)
+    if not groups:
+        raise ConfigError([f"none of the runs has networks that were trained on its own set, {CONDENSED}"])
+    remarks = [*notes, *partial, *dict.fromkeys(repeated), *_remarks(Comparison(by=by, groups=groups))]
+    return Comparison(by=by, groups=groups, notes=[*map(one_line, remarks)])
+
+
+def _grouped(networks: Sequence[Trained], by: str) -> tuple[list[Group], list[str]]:
+    """Return the groups, those of complete sets first, and a note for each run that is left out."""
+    alike: dict[tuple[Any, ...], list[list[Trained]]] = {}
+    notes = []
+    for own in sorted(networks, key=lambda own: not own.run.card.complete):
+        key = (tuple(_values(own, by).items()), tuple(_settings(own.run.config).items()))
+        groups = alike.setdefault(key, [])
+        fitting = [members for members in groups if not _other_images([*members, own])]
+        same = (x for members in fitting for x in members if x.run.config.seed == own.run.config.seed)
+        if (first := next(same, None)) is not None:
+            notes.append(f"{own.run.folder} is left out: {first.run.folder} has the same settings and seed")
+        elif members := next((x for x in fitting if _state(x[0].run) == _state(own.run)), None):
             members.append(own)
         else:
-            notes.append(f"{own.run.folder} is left out: {first.run.folder} has the same settings and seed")
-    if not grouped:
-        raise ConfigError([f"none of the runs has networks that were trained on its own set, {CONDENSED}"])
-    groups = [
-        Group(values=dict(values), settings=dict(settings), members=members)
-        for (values, settings), members in grouped.items()
+            groups.append([own])
+    made = [
+        Group(
+            values={**dict(values), "set": _state(members[0].run)},
+            settings={**dict(settings), **dict(chain.from_iterable(_digests(x.run).items() for x in members))},
+            members=members,
+        )
+        for (values, settings), groups in alike.items()
+        for members in groups
     ]
-    notes = [*dict.fromkeys(notes), *_remarks(Comparison(by=by, groups=groups))]
-    return Comparison(by=by, groups=groups, notes=[*map(one_line, notes)])
+    return made, notes
 
 
 def _remarks(comparison: Comparison) -> Iterator[str]:
+    of_dataset: dict[str, list[Mapping[str, str]]] = {}
+    for group in comparison.groups:
+        of_dataset.setdefault(group.values["dataset"], []).append(group.settings)
+    if any(_differ(settings, "data") for settings in of_dataset.values()):
+        yield "rows have different training images, by their hashes in environment.json (data)"
     if names := [name for name in TEST if comparison.differs(name)]:
         yield f"the top-1 of different rows cannot always be compared: they differ in {', '.join(names)}"
     runs = [member.run for group in comparison.groups for member in group.members]
@@ -220,17 +275,52 @@ def _values(own: Trained, by: str) -> dict[str, str]:
         **dict(zip(TRAINING, own.training, strict=True)),
         **run.tested_on,
     }
-    return values if by in values else {by: as_given(keys.value(run.config, by)), **values}
+    return values if by in values else {by: _text(keys.value(run.config, by)), **values}
 
 
 def _settings(config: RunConfig) -> dict[str, str]:
     """Return the keys that determine a set, except those of :data:`NO_SETTINGS`."""
-    return {key: as_given(x) for key, x in identity(config).items() if not key.startswith(NO_SETTINGS)}
+    items = identity(config).items()
+    return {key: _text(x) for key, x in items if key in PRECISION or not key.startswith(NO_SETTINGS)}
 
 
-def _shown(text: str) -> str:
-    line = one_line(text)
-    return line if len(line) <= LONGEST else f"{line[: LONGEST - 3]}..."
+def _text(item: Any) -> str:
+    """Return a value as a text, with all digits."""
+    return item if isinstance(item, str) else json.dumps(item, separators=(",", ":"))
+
+
+def _digests(run: Run) -> dict[str, str]:
+    """Return the recorded hashes of a run's images, by name."""
+    return {name: text for name in DIGESTS if (text := getattr(run.digests, name)) is not None}
+
+
+def _follow(derived: Sequence[str], given: Sequence[str], texts: Sequence[Mapping[str, str]]) -> bool:
+    """Return whether those with equal texts of the given names have equal texts of the derived ones."""
+    without, whole = (
+        {tuple(own.get(name) for name in names) for own in texts} for names in (given, [*given, *derived])
+    )
+    return len(without) == len(whole)
+
+
+def _differ(texts: Sequence[Mapping[str, str]], name: str) -> bool:
+    """Return whether those that have a text of this name have different ones."""
+    return len({own[name] for own in texts if name in own}) > 1
+
+
+def _state(run: Run) -> str:
+    """Return the step of a set that is not complete as a text, and an empty one for a complete set."""
+    return "" if run.card.complete else f"not complete, step {run.card.steps}"
+
+
+def _other_images(members: Sequence[Trained]) -> bool:
+    """Return whether two members have different images, by their hashes."""
+    digests = [_digests(member.run) for member in members]
+    return any(_differ(digests, name) for name in DIGESTS)
+
+
+def cut(text: str) -> str:
+    """Return the first characters of a text, at most :data:`LONGEST`."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 
 def _std(values: Sequence[float]) -> float | None:

@@ -16,8 +16,18 @@ from dist_condense.settings import config, run_folder
 from dist_condense.settings.run_folder import RunFolder
 from dist_condense.settings.schema import RunConfig
 from dist_condense.settings.values import ConfigError, Unusable
-from dist_condense.system import terminal
+from dist_condense.system import records, terminal
 from dist_condense.system.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Digests:
+    """Hashes of a run's images, as environment.json has them; None if one is not recorded."""
+
+    data: str | None = None
+    """Hash of the training images."""
+    test_data: str | None = None
+    """Hash of the test images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +45,7 @@ class Run:
     """Number of bytes of the set."""
     host: str | None
     """Hardware of the driver; None if it is not recorded."""
+    digests: Digests
 
     @property
     def tested_on(self) -> dict[str, str]:
@@ -53,10 +64,10 @@ def read(folder: Path) -> Run:
 
     :raises ConfigError: a link is in the folder, a file is missing or unreadable, or no network was trained yet.
     """
-    run_folder.check(folder)
     files = RunFolder(folder)
-    own = config.read(files.config)
     try:
+        run_folder.check(folder)
+        own = _config(files.config)
         if not (rows := read_csv(files.evaluation)):
             raise ConfigError([f"{files.evaluation} is missing or has no rows: no network was trained on the set yet"])
         return Run(
@@ -67,6 +78,20 @@ def read(folder: Path) -> Run:
             hours=metrics_file.process_hours(metrics_file.read(files.metrics), max(1, own.cluster.workers)),
             size=(files.synthetic_set / TENSORS).stat().st_size,
             host=tags_of(folder).get("host"),
+            digests=_digests(files.environment),
         )
     except (RowsError, SyntheticSetError, DataError, Unusable, OSError) as error:
         raise ConfigError(terminal.lines_of(error)) from error
+
+
+def _config(file: Path) -> RunConfig:
+    """Read the config of a run. Raises ConfigError, whose problems name the file."""
+    try:
+        return config.read(file)
+    except ConfigError as error:
+        named = (problem if str(file) in problem else f"{file}: {problem}" for problem in error.problems)
+        raise ConfigError([*named]) from error
+
+
+def _digests(file: Path) -> Digests:
+    return records.read(Digests, file, ignore_unknown=True) if file.exists() else Digests()

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from dist_condense.result.comparison.formats import FORMATS, LATEX, csv_text, latex, markdown
+from dist_condense.result.comparison.formats import FORMATS, LATEX, csv_text, latex, markdown, terminal_table
 from dist_condense.result.comparison.groups import compared
 from dist_condense.result.comparison.page import html
 from dist_condense.result.comparison.runs import read
@@ -29,7 +29,7 @@ def test_csv_has_unrounded_numbers_and_no_formula(odd):
     assert (first["top1_mean"], first["top1_std_seeds"], first["networks"]) == ("61.0", "", "2")
     assert (first["over_random_mean"], first["over_random_standard_error"]) == ("-19.5", "0.5")
     assert float(first["process_hours"]) == 7 / 3600 and int(first["set_bytes"]) > 8 * 8 * 4
-    assert second["over_random_mean"] == ""
+    assert (first["over_random_seeds"], second["over_random_mean"], second["over_random_seeds"]) == ("1", "", "")
 
 
 def test_markdown_has_a_cell_for_each_head(odd):
@@ -46,6 +46,23 @@ def test_latex_prints_every_character(odd):
     assert len(re.findall(r"(?<!\\)&", row)) == len(form) - 1
     bare = re.sub("|".join(re.escape(printed) for printed in LATEX.values()), "", row.removesuffix(r" \\"))
     assert not set(bare.replace(" & ", "")) & set("\\{}$&#^_%~<>|")
+
+
+def test_a_cell_of_latex_is_no_argument_of_the_line_break(tmp_path):
+    runs = [read(folder_of_run(tmp_path / str(x), {"condensed": [60]}, dataset__mean=[x])) for x in (0.1, 0.2)]
+    rows = latex(compared(runs, "dataset.mean")).splitlines()
+    assert sum(row.startswith("{[}0.") for row in rows) == 2
+    named = [read(folder_of_run(tmp_path / name, {"condensed": [60]}, method__name=name)) for name in ("*a", "b")]
+    assert any(row.startswith("{*}a") for row in latex(compared(named)).splitlines())
+
+
+def test_texts_are_cut_on_the_terminal_alone(tmp_path):
+    names = [f"{'x' * 70}{end}" for end in "ab"]
+    made = compared(
+        [read(folder_of_run(tmp_path / name, {"condensed": [60]}, method__name=name)) for name in names],
+    )
+    assert all(name in write(made) for name in names for write in (*FORMATS.values(), html))
+    assert [cell.plain for cell in terminal_table(made).columns[0].cells] == [f"{'x' * 57}..."] * 2
 
 
 def test_the_page_is_a_single_file_and_escapes_its_content(odd):

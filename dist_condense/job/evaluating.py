@@ -24,7 +24,7 @@ from dist_condense.job.any_set import AnySet, Stated
 from dist_condense.job.claim import Claim
 from dist_condense.job.comparing import Comparison
 from dist_condense.job.job import Job
-from dist_condense.settings import assembly, run_folder
+from dist_condense.settings import assembly, places, run_folder
 from dist_condense.settings.config import ConfigError, RunConfig, to_dict
 from dist_condense.settings.keys import GROUPS, KEYS, SECTIONS
 from dist_condense.settings.resolve import resolved
@@ -112,6 +112,8 @@ def evaluate_sets(
     record = _record(config, dataset, sets)
     folder = (Path(output) if output else OUTPUTS / f"evaluation_{_short(record)}").expanduser().absolute()
     config = replace(config, output=str(folder))
+    if problems := list(places.problems(config)):
+        raise ConfigError(problems)
     claim = _begun(folder, replace(record, config=to_dict(config)))
     comparison = Comparison(config, dataset, claim=claim, budget=choice.budget, run=_run)
     for statistics in dict.fromkeys(each.statistics for each in sets.values()):

@@ -88,6 +88,22 @@ def test_a_data_set_that_cannot_be_opened(mine: Path, capsys: pytest.CaptureFixt
     assert said.err.count("refused: ") == 3 and "or <class>/ alone with dataset.test_fraction" in said.err
 
 
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_nothing_is_written_among_the_class_folders(
+    mine: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    before = tree(mine)
+    monkeypatch.chdir(mine)
+    for key, value in {
+        "output": f"{mine}/run",
+        "tracking.checkpoints": f"{mine}/cat/states",
+        "tracking.uri": f"sqlite:///{mine}/mlflow.db",
+    }.items():
+        assert checked(mine, f"{key}={value}", command=command) == 2
+        assert f"refused: {key}: " in (said := capsys.readouterr().err) and "is in dataset.root, whose folders" in said
+    assert tree(mine) == before
+
+
 def test_a_cluster_that_is_too_small(
     mine: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,6 +108,19 @@ def test_a_class_of_one_image_is_named(flat: Path) -> None:
     assert open_dataset("image_folder", flat, classes=["cat", "dog"], test_fraction=0.2).counts == (4, 6)
 
 
+@pytest.mark.parametrize("file", ["run/config.yaml", "runs/two/seed=0/config.yaml", "runs/mlartifacts/1/x"])
+def test_a_folder_of_runs_is_no_class(flat: Path, file: str) -> None:
+    folder = (flat / file).parent
+    (folder / "synthetic_set").mkdir(parents=True)
+    (flat / file).write_text("")
+    for name in ("preview.png", "again.png"):
+        photograph(1).save(folder / "synthetic_set" / name)
+    assert f"{flat}: 1 folders are of runs of this package and no classes of images: {file.split('/')[0]}. Move" in (
+        refused(flat)
+    )
+    assert len(open_dataset("image_folder", flat, classes=["cat", "dog"], test_fraction=0.2).classes) == 2
+
+
 def test_flat_and_divided_folders_are_told_apart(flat: Path, tmp_path: Path) -> None:
     assert "or <class>/ alone with dataset.test_fraction" in refused(flat, fraction=None)
     held = open_dataset("image_folder", flat, test_fraction=0.2)

@@ -26,7 +26,7 @@ from dist_condense.settings import assembly, run_folder
 from dist_condense.settings.config import read
 from dist_condense.settings.run_folder import RunFolder
 from dist_condense.settings.schema import CONDENSED
-from dist_condense.settings.tracking_address import VARIABLE, sqlite_file
+from dist_condense.settings.tracking_address import VARIABLE
 from dist_condense.system import records, terminal
 from dist_condense.system.conversion import Rule
 from dist_condense.system.credentials import address, masked, revealed
@@ -245,7 +245,7 @@ class ServerRun:
         elif parts.scheme not in ("", "file") or not trust.is_inside(path, place):
             raise Refused(
                 f"the database stores files at {artifacts}, which is not in {place}; if the folder was moved, "
-                f"move {sqlite_file(self.uri)} out of it, and a new one is created"
+                "move it back, or give tracking.experiment a new name: its files are stored here"
             )
         elif place != self.folder and (problem := next(_links(place, path), None)):
             raise Refused(problem)

@@ -17,22 +17,19 @@ from dist_condense.settings.config import ConfigError, RunConfig, given_keys, us
 from dist_condense.settings.procedures import outline_of
 from dist_condense.system import terminal
 
+UNDECODED = "no image was decoded, which may take hours; check again without these problems"
+
 
 def check(options: argparse.Namespace) -> int:
     """Check a run, print what it would do, and return 0. Raises ConfigError with every problem if it is refused."""
     config, known = usable(options.config, options.overrides)
     found = preflight.findings(config, known)
-    if found.dataset is None:
-        raise ConfigError(found.problems, notes=found.notes)
-    if not found.problems:
-        terminal.out(*described(config, found.dataset))
+    if found.problems or found.dataset is None:
+        raise ConfigError(found.problems, notes=[*found.notes, UNDECODED])
+    terminal.out(*described(config, found.dataset))
     unreadable = _unreadable(found.config, found.dataset)
-    problems = [*found.problems, *unreadable]
-    if not found.problems:
-        problems += _at_the_start(
-            config, is_readable=not unreadable, given=given_keys(options.config, options.overrides)
-        )
-    if problems:
+    given = given_keys(options.config, options.overrides)
+    if problems := [*unreadable, *_at_the_start(config, is_readable=not unreadable, given=given)]:
         raise ConfigError(problems, notes=found.notes)
     terminal.out("fine     `dist-condense run` with the same arguments starts this run")
     return 0

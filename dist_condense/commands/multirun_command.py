@@ -58,6 +58,8 @@ def _checked(options: argparse.Namespace, runs: Sequence[Point]) -> dict[str, Ru
         try:
             config = loaded(options.config, point.overrides)
             configs[point.name] = replace(config, output=os.path.join(config.output, point.name))
+            if RunFolder(Path(config.output).expanduser()).config.exists():
+                raise ConfigError([f"output: {config.output} is the folder of a run; give -m another folder"])
             prepared(configs[point.name], options.resume)
         except ConfigError as error:
             notes |= dict.fromkeys(error.notes)

@@ -7,7 +7,20 @@ from dataclasses import dataclass, fields
 from itertools import chain, repeat
 from pathlib import Path
 
-from dist_condense.evaluation.rows import FORMULA, Key, Row, integer, name, percent, read_table, set_name, write_table
+from dist_condense.evaluation.rows import (
+    FORMULA,
+    Key,
+    Row,
+    integer,
+    lines_of,
+    name,
+    percent,
+    read_table,
+    set_name,
+    write_table,
+)
+from dist_condense.system import records, terminal
+from dist_condense.system.files import write_atomically
 from dist_condense.system.terminal import printable
 
 
@@ -35,6 +48,8 @@ class ClassRow:
 
 
 COLUMNS = tuple(field.name for field in fields(ClassRow))
+LARGEST = records.BYTES // 4
+"""Largest size of the file in bytes, which is read as a whole: about 200 networks of 1,000 classes."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +67,23 @@ class ClassTable:
     def write(self, row: Row) -> None:
         """Write the rows of a network that was tested by this process, in place of earlier rows of the same trial.
 
-        The file is replaced atomically. Raises RowsError if it cannot be read.
+        The file is replaced atomically. A file that would be larger than :data:`LARGEST` is left as it is, with a note,
+        because the results do not depend on it. Raises RowsError if a file that must be
+        parsed for that is damaged.
         """
-        others = [each for each in read_classes(self.path) if each.key != row.key]
-        write_table(self.path, COLUMNS, [*others, *self._rows(row)])
+        rows = self._rows(row)
+        added = lines_of([getattr(each, name) for name in COLUMNS] for each in rows).encode()
+        size = self.path.stat().st_size if self.path.exists() else 0
+        if size + len(added) > LARGEST:
+            terminal.event(f"note: {self.path} is full, and {', '.join(map(str, row.key))} is not in it")
+            return
+        heading, trial = lines_of([COLUMNS]).encode(), lines_of([row.key]).rstrip("\n").encode() + b","
+        before = records.bytes_of(self.path) if size else heading
+        if not before.startswith(heading) or trial in before:  # another order of columns, or a trial that is repeated
+            write_table(self.path, COLUMNS, [*(x for x in read_classes(self.path) if x.key != row.key), *rows])
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path, before + added)
 
     def _rows(self, row: Row) -> list[ClassRow]:
         numbers = zip(self.names, self.images, chain(row.correct, repeat(0)), strict=False)

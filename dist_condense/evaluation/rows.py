@@ -91,12 +91,16 @@ def read_csv(path: Path) -> list[Row]:
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Any]) -> None:
     """Replace a CSV file atomically; the cells of a line are attributes of a row, and None is an empty cell."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([getattr(row, name) for name in columns] for row in rows)
+    cells = ([getattr(row, name) for name in columns] for row in rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, text.getvalue().encode())
+    write_atomically(path, lines_of([columns, *cells]).encode())
+
+
+def lines_of(cells: Iterable[Sequence[object]]) -> str:
+    """Return lines of a CSV file."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(cells)
+    return text.getvalue()
 
 
 def read_table(path: Path, accepted: Sequence[Sequence[str]], make: Callable[[dict[str, str]], Made]) -> list[Made]:

@@ -25,7 +25,7 @@ from dist_condense.job.claim import Claim
 from dist_condense.job.comparing import Comparison
 from dist_condense.job.job import Job
 from dist_condense.selection.table import SELECTIONS
-from dist_condense.settings import assembly, run_folder, selecting
+from dist_condense.settings import assembly, places, run_folder, selecting
 from dist_condense.settings.config import ConfigError, RunConfig, to_dict
 from dist_condense.settings.keys import GROUPS, KEYS, SECTIONS
 from dist_condense.settings.resolve import resolved
@@ -108,6 +108,8 @@ def evaluate_sets(
     record = _record(config, dataset, sets)
     folder = _folder(output or str(OUTPUTS / f"evaluation_{_short(record)}"))
     config = replace(config, output=str(folder))
+    if problems := list(places.problems(config)):
+        raise ConfigError(problems)
     claim = _begun(folder, replace(record, config=to_dict(config)))
     comparison = Comparison(config, dataset, claim=claim, budget=choice.budget, run=_run)
     for statistics in dict.fromkeys(each.statistics for each in sets.values()):

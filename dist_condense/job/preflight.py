@@ -30,6 +30,7 @@ from dist_condense.settings import (
     checks,
     effects,
     memory,
+    places,
     resolve,
     run_folder,
     selecting,
@@ -97,7 +98,7 @@ def findings(config: RunConfig, known: Sequence[str] = (), condenses: bool = Tru
     config, problems = checks.screened(config, known)
     unknown, tracker = not_stored(config), config.tracking
     own = checks.of_config(config)
-    others = [*unknown, *own, *_output(config)]
+    others = [*unknown, *own, *_output(config), *places.problems(config)]
     others += [*tracking_address.problems(tracker.uri, config.output, tracker.experiment), *_here(config)]
     dataset = None
     try:

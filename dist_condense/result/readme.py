@@ -51,7 +51,7 @@ def text_of(card: Card, config: RunConfig, dataset: ImageSet, units: Units, rows
     sections = {
         "Loading": _loading(),
         RECIPE: _training(card, config, dataset),
-        "Scores": _scores(rows, card.ipc),
+        "Scores": _scores(rows, card.ipc, config.dataset.test_fraction),
         "Licence of the source": _licence(licence),
         "How it was made": _making(card, config, units),
     }
@@ -173,7 +173,7 @@ def _learning_rate(used: Protocol, epochs: int) -> str:
     ) + (" (counted from 0)" if changes else "")
 
 
-def _scores(rows: Sequence[Row], ipc: int) -> str:
+def _scores(rows: Sequence[Row], ipc: int, test_fraction: float | None) -> str:
     """Return a table of the top-1 accuracies on the test set, and of the balanced ones where they differ."""
     if not rows:
         return "Not evaluated yet.\n"
@@ -185,6 +185,8 @@ def _scores(rows: Sequence[Row], ipc: int) -> str:
     ]
     heads = ["trained on", "network", "protocol", "epochs", "top-1, %", "networks", *(["balanced, %"] if apart else [])]
     about = "Top-1 accuracy on the real test images after the last epoch, mean ± standard deviation over networks."
+    if test_fraction is not None:
+        about += f" The test images were held out of the training images, {100 * test_fraction:g} % of each class."
     if apart:
         about += " Balanced accuracy is the mean over classes, which have different numbers of test images."
     each = f"{ipc} real {_plural('image', ipc)} per class"

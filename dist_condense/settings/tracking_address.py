@@ -66,7 +66,7 @@ def shared_database(folder: Path) -> Path:
 def _may_share(folder: Path, parent: Path) -> bool:
     """Return whether a folder above a run's is owned by this user and on the same file system as the run's.
 
-    Others must not be able to write to it. The root of the file system is no such folder.
+    Others, also those of its group, must not be able to write to it. The root of the file system is no such folder.
     """
     try:
         if not parent.exists():  # the run makes it
@@ -75,7 +75,7 @@ def _may_share(folder: Path, parent: Path) -> bool:
         is_apart = folder.exists() and folder.stat().st_dev != status.st_dev
     except OSError:  # a path that no folder can have, or that this user cannot see
         return False
-    is_mine = status.st_uid == os.geteuid() and not status.st_mode & stat.S_IWOTH
+    is_mine = status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWOTH | stat.S_IWGRP)
     return is_mine and not is_apart and parent != parent.parent and os.access(parent, os.W_OK | os.X_OK)
 
 

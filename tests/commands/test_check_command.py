@@ -71,8 +71,9 @@ def test_unreadable_images_and_other_problems_are_one_list(
     assert lines[-1].startswith("refused: tracking: ") and lines[-1].endswith("no runs for you") and len(lines) == 12
     assert checked(mine, "ipc=0", "training.batch=x") == 2
     said = capsys.readouterr()
-    lines = [line for line in said.err.splitlines() if line.startswith("refused: ")]
-    assert len(lines) == 13 and {line.split(":")[1].strip() for line in lines} >= {"ipc", "training.batch"}
+    *lines, note = said.err.splitlines()
+    assert {line.split(":")[1].strip() for line in lines} == {"ipc", "training.batch"}
+    assert note == "note: no image was decoded, which may take hours; check again without these problems"
     assert said.out == "" and not (mine.parent / "run").exists()
 
 
@@ -86,6 +87,22 @@ def test_a_data_set_that_cannot_be_opened(mine: Path, capsys: pytest.CaptureFixt
     assert checked(mine, "dataset.test_fraction=null", "ipc=0") == 2
     said = capsys.readouterr()
     assert said.err.count("refused: ") == 3 and "or <class>/ alone with dataset.test_fraction" in said.err
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_nothing_is_written_among_the_class_folders(
+    mine: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    before = tree(mine)
+    monkeypatch.chdir(mine)
+    for key, value in {
+        "output": f"{mine}/run",
+        "tracking.checkpoints": f"{mine}/cat/states",
+        "tracking.uri": f"sqlite:///{mine}/mlflow.db",
+    }.items():
+        assert checked(mine, f"{key}={value}", command=command) == 2
+        assert f"refused: {key}: " in (said := capsys.readouterr().err) and "is in dataset.root, whose folders" in said
+    assert tree(mine) == before
 
 
 def test_a_cluster_that_is_too_small(

@@ -83,6 +83,14 @@ def test_options_of_a_single_run_are_refused(given, tmp_path, capsys):
     assert "are for a single run" in capsys.readouterr().err
 
 
+def test_the_folder_of_a_run_is_refused_as_that_of_several(tmp_path, capsys):
+    """Its database would be taken for the one that the several runs share."""
+    (tmp_path / "config.yaml").write_text("seed: 1\n")
+    assert cli.main(["run", *SMALL, "-m", "seed=0,1", f"output={tmp_path}"]) == 2
+    assert f"every run: output: {tmp_path} is the folder of a run; give -m another folder" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
 def test_a_plan_is_of_one_run(capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.main(["plan", "configs/digits.yaml", "-m", "seed=0,1"])

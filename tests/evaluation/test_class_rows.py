@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dist_condense.data.reading.source import LabelledImages
+from dist_condense.evaluation import class_rows
 from dist_condense.evaluation.class_rows import COLUMNS, ClassTable, read_classes
 from dist_condense.evaluation.evaluate import evaluate, trials
 from dist_condense.evaluation.rows import Row, RowsError, read_csv
@@ -52,8 +53,19 @@ def test_a_changed_file_is_refused_and_kept(table: ClassTable, line: str, told: 
     content = f"{','.join(COLUMNS)}\n{line}\n"
     table.path.write_text(content)
     with pytest.raises(RowsError) as error:
-        table.write(ROW)
+        read_classes(table.path)
     assert str(error.value).startswith(f"{table.path}, {told}") and table.path.read_text() == content
+
+
+def test_a_full_file_stops_no_evaluation(
+    table: ClassTable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table.write(ROW)
+    content = table.path.read_text()
+    monkeypatch.setattr(class_rows, "LARGEST", len(content) + 10)
+    table.write(replace(ROW, seed=7))
+    assert table.path.read_text() == content
+    assert f"note: {table.path} is full, and " in capsys.readouterr().err
 
 
 def test_the_accuracies_by_class_are_those_of_the_row(table: ClassTable, tmp_path: Path) -> None:

@@ -55,6 +55,8 @@ def test_a_parent_folder_that_is_not_this_users_alone_has_no_database(
     tmp_path.chmod(0o777)
     assert resolve_uri(None, tmp_path / "run") == own
     tmp_path.chmod(0o775)
+    assert resolve_uri(None, tmp_path / "run") == own
+    tmp_path.chmod(0o755)
     assert resolve_uri(None, tmp_path / "run") != own
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     assert resolve_uri(None, tmp_path / "run") == own

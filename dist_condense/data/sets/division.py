@@ -4,9 +4,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
+from pathlib import Path
 
 from dist_condense.data.reading.store import ClassFolder
 from dist_condense.system.errors import listed
+
+OF_A_RUN = ("config.yaml", "mlartifacts")
+"""Names in the folder of a run, or beside it, by which it is recognised."""
 
 
 def divided(folder: ClassFolder, fraction: float) -> tuple[ClassFolder, ClassFolder]:
@@ -30,10 +34,33 @@ def indivisible(folders: Sequence[ClassFolder], where: str) -> list[str]:
     single = [entry.folder.name for entry in folders if len(entry.files) == 1]
     if not single:
         return []
+    counted = "1 class has" if len(single) == 1 else f"{len(single)} classes have"
     return [
-        f"{where}: {len(single)} classes have one image, which dataset.test_fraction cannot divide into training and "
+        f"{where}: {counted} one image, which dataset.test_fraction cannot divide into training and "
         f"test images: {listed(single)}. Add images, or name the other classes in dataset.classes."
     ]
+
+
+def of_runs(folders: Sequence[ClassFolder], where: str) -> list[str]:
+    """Return a problem if folders are, or hold, those of runs or of MLflow's files; otherwise an empty list.
+
+    Only folders with images are examined, because others are no classes.
+    """
+    found = [entry.folder.name for entry in folders if _is_of_run(entry)]
+    if not found:
+        return []
+    return [
+        f"{where}: {len(found)} folders are of runs of this package and no classes of images: {listed(found)}. Move "
+        f"them out of dataset.root, or name the classes in dataset.classes."
+    ]
+
+
+def _is_of_run(entry: ClassFolder) -> bool:
+    parts = {Path(file).parent for file in entry.files}
+    below = {folder for part in parts for folder in (part, *part.parents)}
+    return entry.folder.name in OF_A_RUN or any(
+        os.path.lexists(entry.folder / folder / name) for folder in below for name in OF_A_RUN
+    )
 
 
 def _hash(name: str, file: str) -> bytes:

@@ -18,7 +18,7 @@ from dist_condense.data.reading.split import StoredSplit
 from dist_condense.data.reading.store import ClassFolder, FolderStore
 from dist_condense.data.reading.tiers import Reading
 from dist_condense.data.sets import annotated
-from dist_condense.data.sets.division import divided, indivisible
+from dist_condense.data.sets.division import divided, indivisible, of_runs
 from dist_condense.data.sets.listing import (
     ENDINGS,
     Entries,
@@ -169,7 +169,10 @@ def _list_undivided(root: Path, request: Request) -> _Listed:
         )
         return _Listed(problems=[problem])
     every = _list_train(root, request.class_names())
-    return every if every.problems else replace(every, problems=indivisible(every.classes, str(root)))
+    if every.problems:
+        return every
+    where = str(root)
+    return replace(every, problems=[*of_runs(every.classes, where), *indivisible(every.classes, where)])
 
 
 def _guarded(listing: Callable[..., _Listed], split: Path, *arguments: object) -> _Listed:

@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from math import isnan, nan
 from pathlib import Path
 from statistics import fmean, stdev
 from tempfile import TemporaryDirectory
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
-from dist_condense.evaluation.rows import Row, read_csv
+from dist_condense.evaluation.rows import COLUMNS, Row, read_csv
 from dist_condense.result import metrics_file
 from dist_condense.result.metrics_file import RATE, STEP, TIME, MetricsEntry, counters
 from dist_condense.result.tracking import server, trust
@@ -25,7 +26,7 @@ from dist_condense.settings import assembly, run_folder
 from dist_condense.settings.config import read
 from dist_condense.settings.run_folder import RunFolder
 from dist_condense.settings.schema import CONDENSED
-from dist_condense.settings.tracking_address import VARIABLE, sqlite_file
+from dist_condense.settings.tracking_address import VARIABLE
 from dist_condense.system import records, terminal
 from dist_condense.system.conversion import Rule
 from dist_condense.system.credentials import address, masked, revealed
@@ -182,23 +183,28 @@ class ServerRun:
         A child run is identified by its name. A mean is the metric ``SET/ARCHITECTURE/PROTOCOL_N_epochs/top1`` of the
         run itself, with the number of seeds as its step; the standard deviation is ``.../top1_std``. MLflow forbids
         ``=`` in names of metrics, so ``convnet:depth=4`` becomes ``convnet:depth_4``. The mean of the run's own set
-        for the first architecture of its config is also the metric ``top1``, its standard deviation ``top1_std``.
+        for the first architecture of its config is also the metric ``top1``, its standard deviation ``top1_std``. Their
+        step is the number of all rows, because MLflow takes the value of the highest step for the latest; ``top1_std``
+        is NaN where the latest mean is of one network.
         """
         children, groups = self._children(), defaultdict[str, list[float]](list)
         for row in rows:
-            params = {key: str(value) for key, value in asdict(row).items() if key not in RESULTS}
+            params = {key: str(getattr(row, key)) for key in COLUMNS if key not in RESULTS}
             metrics = {key: value for key in RESULTS if (value := getattr(row, key)) is not None}
             group = (row.set, row.architecture, row.protocol, row.epochs)
             name = f"{', '.join(map(str, group))} epochs, seed {row.seed}"
             self._log_child(children.get(name), name, params, metrics)
             groups[_metric_name("{}/{}/{}_{}_epochs/top1".format(*group))].append(row.top1_last)
+        latest: list[tuple[str, float]] = []
         if (main := _main(self.folder, rows)) is not None:
             own = (main.set, main.architecture, main.protocol, main.epochs)
-            groups["top1"] = groups[_metric_name("{}/{}/{}_{}_epochs/top1".format(*own))]
+            main_values = groups[_metric_name("{}/{}/{}_{}_epochs/top1".format(*own))]
+            latest = [("top1", fmean(main_values)), ("top1_std", stdev(main_values) if main_values[1:] else nan)]
         before = self.client.get_run(self.id).data.metrics
         means = [(key, fmean(values), len(values), None) for key, values in groups.items()]
         means += [(f"{key}_std", stdev(values), len(values), None) for key, values in groups.items() if len(values) > 1]
-        self._log_values(self.id, [mean for mean in means if before.get(mean[0]) != mean[1]])
+        means += [(key, value, len(rows), None) for key, value in latest if key in before or not isnan(value)]
+        self._log_values(self.id, [mean for mean in means if str(before.get(mean[0])) != str(mean[1])])
 
     def log_artifacts(self, path: Path) -> None:
         """Log a folder under its own name, or a file, also one of the synthetic set, replacing the server's copy.
@@ -239,7 +245,7 @@ class ServerRun:
         elif parts.scheme not in ("", "file") or not trust.is_inside(path, place):
             raise Refused(
                 f"the database stores files at {artifacts}, which is not in {place}; if the folder was moved, "
-                f"move {sqlite_file(self.uri)} out of it, and a new one is created"
+                "move it back, or give tracking.experiment a new name: its files are stored here"
             )
         elif place != self.folder and (problem := next(_links(place, path), None)):
             raise Refused(problem)

@@ -104,8 +104,21 @@ def refused(root: Path, name: str = "image_folder", fraction: float | None = 0.2
 
 def test_a_class_of_one_image_is_named(flat: Path) -> None:
     (flat / "eel" / "1.png").unlink()
-    assert refused(flat).startswith(f"{flat}: 1 classes have one image") and "images: eel. Add" in refused(flat)
+    assert refused(flat).startswith(f"{flat}: 1 class has one image") and "images: eel. Add" in refused(flat)
     assert open_dataset("image_folder", flat, classes=["cat", "dog"], test_fraction=0.2).counts == (4, 6)
+
+
+@pytest.mark.parametrize("file", ["run/config.yaml", "runs/two/seed=0/config.yaml", "runs/mlartifacts/1/x"])
+def test_a_folder_of_runs_is_no_class(flat: Path, file: str) -> None:
+    folder = (flat / file).parent
+    (folder / "synthetic_set").mkdir(parents=True)
+    (flat / file).write_text("")
+    for name in ("preview.png", "again.png"):
+        photograph(1).save(folder / "synthetic_set" / name)
+    assert f"{flat}: 1 folders are of runs of this package and no classes of images: {file.split('/')[0]}. Move" in (
+        refused(flat)
+    )
+    assert len(open_dataset("image_folder", flat, classes=["cat", "dog"], test_fraction=0.2).classes) == 2
 
 
 def test_flat_and_divided_folders_are_told_apart(flat: Path, tmp_path: Path) -> None:

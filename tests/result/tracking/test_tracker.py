@@ -8,6 +8,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from math import isnan
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,24 @@ def test_the_main_result_and_the_data_are_those_of_the_config(tmp_path, out, cli
     assert (data.dataset.name, data.dataset.digest) == ("digits", "ab" * 18)
     assert json.loads(data.dataset.source) == {"uri": "digits"}
     assert {tag.key: tag.value for tag in data.tags} == {"mlflow.data.context": "training"}
+
+
+def test_the_latest_top1_is_that_of_the_latest_evaluation(out, client):
+    """An evaluation of fewer networks than an earlier one; MLflow's latest value is that of the highest step."""
+    own = config.from_dict({"output": str(out), "evaluation": {"architectures": ["convnet3"]}})
+    (out / "config.yaml").write_text(config.to_yaml(own))
+    rows = [replace(ROWS[2], seed=seed, top1_last=50.0 + seed, correct=(1, 2)) for seed in range(4)]
+    later = [replace(ROWS[2], epochs=200, top1_last=12.0), replace(ROWS[2], epochs=300, top1_last=13.0)]
+    for count in range(3):
+        tracker = start(out)
+        tracker.log_evaluations([*rows, *later[:count]])
+        tracker.finish()
+    assert tracker.offline is None
+    assert [value for _, value in history(client(), tracker.run_id, "top1")] == [51.5, 12.0, 13.0]
+    run = client().get_run(tracker.run_id)
+    assert run.data.metrics["top1"] == 13.0 and isnan(run.data.metrics["top1_std"])
+    [child, *_] = client().search_runs([run.info.experiment_id], f"tags.mlflow.parentRunId = '{tracker.run_id}'")
+    assert set(child.data.params) == {"set", "protocol", "architecture", "seed", "epochs"}
 
 
 SHARING = """

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
 import torch
 from PIL import Image
 
@@ -140,8 +141,9 @@ def test_other_data_in_the_same_folder_are_refused(tmp_path: Path) -> None:
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.daemon("Ray worker groups")
-def test_two_ray_workers_read_each_byte_once(tmp_path: Path) -> None:
+def test_two_ray_workers_read_each_byte_once(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """10,000 images of a data set that workers cannot import give the set of one process; the data are one file."""
+    request.addfinalizer(ray.shutdown)  # of this process, in which other tests start their own
     train = Pictures(10_000, 0)
     alone = condense(train, TEST, output=tmp_path / "alone", **TINY)
     together = condense(train, TEST, output=tmp_path / "together", cluster={"workers": 2}, **TINY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -38,7 +39,8 @@ def bars(all_bars: Sequence[Bar]) -> str:
 def _plot(axes: Any, shown: Sequence[Bar]) -> None:
     names = [one_line(bar.name) for bar in shown]
     names = [name if len(name) <= NAME else f"{name[: NAME - 3]}..." for name in names]
-    means, errors, places = [bar.mean for bar in shown], [bar.error or 0 for bar in shown], range(len(shown))
+    means, places = [bar.mean for bar in shown], range(len(shown))
+    errors = [math.nan if bar.error is None else bar.error for bar in shown]  # no caps where none is known
     axes.barh(places, means, height=0.6, color=COLOURS["accent"], alpha=0.6)  # error bars remain visible
     axes.errorbar(means, places, xerr=errors, fmt="none", ecolor=COLOURS["quiet"], capsize=4)
     axes.set_yticks(places, names)

@@ -29,6 +29,8 @@ PARTS = (16, 4)
 """Divisors of a run's number of units, after which pictures are written; and at the start."""
 SHOWN = 6
 """Largest number of steps in a film strip, besides the end; a run that was prolonged has more pictures."""
+PNG = b"\x89PNG\r\n\x1a\n"
+"""First bytes of a PNG file."""
 BYTES = 2**15
 """Largest size of a picture that is read."""
 NAME = re.compile(r"([0-9]{8,18})_([0-9]{3})\.png")
@@ -105,8 +107,8 @@ def film(folder: Path, dataset: SyntheticDataset) -> Film | None:
     files = [entry for entry in _files(folder) if entry[0] < last and entry[1] < min(CLASSES, len(dataset.classes))]
     steps = sorted({step for step, _, _ in files})[:SHOWN]
     for step, label, file in files:
-        if step in steps:
-            pictures[step, label] = base64.b64encode(records.bytes_of(file, BYTES)).decode()
+        if step in steps and (content := records.bytes_of(file, BYTES)).startswith(PNG):
+            pictures[step, label] = base64.b64encode(content).decode()
     if not pictures:
         return None
     positions = dataset.positions()
@@ -118,8 +120,8 @@ def film(folder: Path, dataset: SyntheticDataset) -> Film | None:
 
 
 def _files(folder: Path) -> Iterator[tuple[int, int, Path]]:
-    """Yield step, label and path of each picture, in the order of their names."""
+    """Yield step, label and path of each picture, in the order of their names; links are none, wherever they lead."""
     stages = RunFolder(folder).stages
-    for file in sorted(stages.iterdir()) if stages.is_dir() else ():
-        if match := NAME.fullmatch(file.name):
+    for file in sorted(stages.iterdir()) if stages.is_dir() and not stages.is_symlink() else ():
+        if (match := NAME.fullmatch(file.name)) and not file.is_symlink():
             yield int(match[1]), int(match[2]), file

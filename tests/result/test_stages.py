@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from dist_condense.result.report import write_report
-from dist_condense.result.stages import Stages, cut, film, steps_of
+from dist_condense.result.stages import PNG, Stages, cut, film, steps_of
 from dist_condense.system.records import Unreadable
 from tests.result.test_gallery import set_of
 
@@ -60,6 +60,22 @@ def test_the_film_ends_with_the_set(writer, tmp_path):
     (tmp_path / "stages" / "00000004_001.png").write_bytes(bytes(2**16))
     with pytest.raises(Unreadable, match="00000004_001"):
         film(tmp_path, dataset)
+
+
+def test_only_pictures_of_the_folder_itself_are_shown(writer, tmp_path):
+    """A stranger's folder may hold links to files of this machine."""
+    dataset = set_of(tmp_path, 2, 1)
+    object.__setattr__(dataset.card, "steps", 16)
+    writer.write(0, [0, 1], state)
+    outside = tmp_path / "outside.png"
+    outside.write_bytes(PNG + b"of somebody else")
+    (tmp_path / "stages" / "00000004_000.png").symlink_to(outside)
+    (tmp_path / "stages" / "00000005_000.png").write_bytes(b"no picture")
+    shown = film(tmp_path, dataset)
+    assert all(set(pictures[1:-1]) <= {None} for _, pictures in shown.rows)
+    (tmp_path / "stages").rename(tmp_path / "elsewhere")
+    (tmp_path / "stages").symlink_to(tmp_path / "elsewhere")
+    assert film(tmp_path, dataset) is None
 
 
 def test_the_report_has_the_film(writer, tmp_path):

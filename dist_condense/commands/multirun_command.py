@@ -57,6 +57,8 @@ def _checked(options: argparse.Namespace, runs: Sequence[Point]) -> dict[str, Ru
     for point in runs:
         try:
             config = loaded(options.config, point.overrides)
+            if (equal := _equal(config, configs)) is not None:
+                raise ConfigError([f"it is the run {equal} again; give each value once"])
             configs[point.name] = replace(config, output=os.path.join(config.output, point.name))
             if RunFolder(Path(config.output).expanduser()).config.exists():
                 raise ConfigError([f"output: {config.output} is the folder of a run; give -m another folder"])
@@ -69,6 +71,11 @@ def _checked(options: argparse.Namespace, runs: Sequence[Point]) -> dict[str, Ru
         each = {problem: ["every run"] if len(names) == len(runs) else names for problem, names in found.items()}
         raise ConfigError([f"{name}: {problem}" for problem, names in each.items() for name in names], notes=[*notes])
     return configs
+
+
+def _equal(config: RunConfig, others: Mapping[str, RunConfig]) -> str | None:
+    """Return the name of a run with an equal config but for its output; None if there is none."""
+    return next((name for name, other in others.items() if replace(other, output=config.output) == config), None)
 
 
 def _executed(config: RunConfig, options: argparse.Namespace, point: Point) -> int:

@@ -95,3 +95,9 @@ def test_a_plan_is_of_one_run(capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.main(["plan", "configs/digits.yaml", "-m", "seed=0,1"])
     assert "unrecognized arguments: -m" in capsys.readouterr().err
+
+
+def test_one_run_under_two_names_is_refused(tmp_path, capsys):
+    assert cli.main(["run", *SMALL, "-m", "seed=1,01", f"output={tmp_path}/runs"]) == 2
+    assert capsys.readouterr().err == "refused: seed=01: it is the run seed=1 again; give each value once\n"
+    assert not (tmp_path / "runs").exists()

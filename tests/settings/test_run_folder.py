@@ -13,7 +13,10 @@ from dist_condense.settings.run_folder import Entry, RunFolder, check
 from dist_condense.settings.values import ConfigError
 
 PACKAGE = Path(dist_condense.__file__).parent
-OTHER_MEANINGS = {"pool": {"engine/trajectory.py", "planning/workload.py", "settings/parts.py"}}
+OTHER_MEANINGS = {
+    "pool": {"engine/trajectory.py", "planning/workload.py", "settings/parts.py"},
+    "config.yaml": {"data/sets/division.py"},  # a sign that a folder among images is no class; `data` knows no runs
+}
 """Names that are also used with another meaning, and the files that do so."""
 
 

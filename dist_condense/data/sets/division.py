@@ -50,7 +50,7 @@ def of_runs(folders: Sequence[ClassFolder], where: str) -> list[str]:
     if not found:
         return []
     return [
-        f"{where}: {len(found)} folders are of runs of this package and no classes of images: {listed(found)}. Move "
+        f"{where}: these folders are of runs of this package and no classes of images: {listed(found)}. Move "
         f"them out of dataset.root, or name the classes in dataset.classes."
     ]
 

@@ -115,8 +115,9 @@ def test_a_folder_of_runs_is_no_class(flat: Path, file: str) -> None:
     (flat / file).write_text("")
     for name in ("preview.png", "again.png"):
         photograph(1).save(folder / "synthetic_set" / name)
-    assert f"{flat}: 1 folders are of runs of this package and no classes of images: {file.split('/')[0]}. Move" in (
-        refused(flat)
+    assert (
+        f"{flat}: these folders are of runs of this package and no classes of images: {file.split('/')[0]}. Move"
+        in (refused(flat))
     )
     assert len(open_dataset("image_folder", flat, classes=["cat", "dog"], test_fraction=0.2).classes) == 2
 

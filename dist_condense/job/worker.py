@@ -26,8 +26,6 @@ from dist_condense.settings.numerics import numerics
 from dist_condense.system.memory import keep_freed_memory
 
 log = logging.getLogger(__name__)
-MATCHING = "matching"
-"""The procedure that learns images."""
 GRACE = 30.0
 """Seconds that a failing worker waits for its last checkpoint, which cannot complete without the other workers."""
 
@@ -103,7 +101,7 @@ def assemble(
 
 def _stages(config: RunConfig, dataset: ImageSet, total: int, claim: Claim) -> Stages | None:
     """Return the writer of pictures of a run of ``total`` units; None if the run learns no images."""
-    if config.method.procedure != MATCHING:
+    if not procedures.PROCEDURES[config.method.procedure].learns:
         return None
     space, _ = procedures.form_of(config, dataset)
     return Stages(claim.folder, steps_of(total), space.shown, claim.writing)

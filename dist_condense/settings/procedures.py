@@ -55,6 +55,8 @@ class Maker:
     """Function that returns the microbatch with which a worker of this number of classes fits in its memory."""
     remarks: Lines = lambda config, dataset: iter(())
     """Function that yields remarks about the config, which do not stop the run."""
+    learns: bool = False
+    """Whether the state of a class has pixels that change from unit to unit, of which the report shows pictures."""
     ignores: tuple[str, ...] = ()
     """Names of keys, and of sections with a dot at the end, that the procedure does not read."""
 
@@ -70,6 +72,7 @@ PROCEDURES = {
         needed=matching.needed,
         microbatch=microbatch.fitting,
         remarks=matching.remarks,
+        learns=True,
         ignores=("method.selection.",),
     ),
     "selecting": Maker(

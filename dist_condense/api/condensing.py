@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -15,7 +16,7 @@ from dist_condense.evaluation.rows import Row, read_csv
 from dist_condense.job.job import Job
 from dist_condense.result.synthetic_set import SyntheticDataset, load_set
 from dist_condense.settings import config as configs
-from dist_condense.settings import recipes
+from dist_condense.settings import images_per_class, recipes
 from dist_condense.settings.config import ConfigError, RunConfig
 from dist_condense.settings.keys import RECIPE, leaves
 from dist_condense.settings.run_folder import RunFolder
@@ -59,7 +60,7 @@ def condense(
     test: Any = None,
     *,
     method: str = "idc",
-    ipc: int = 10,
+    ipc: int | Mapping[str, int] = 10,
     output: str | Path | None = None,
     **keys: Any,
 ) -> Result:
@@ -75,7 +76,7 @@ def condense(
     :param test: test images and labels; None: no evaluation.
     :param method: name of a recipe (``dist-condense list``). Colour images of at least 64 px have a method's settings
         for photographs, where it has some.
-    :param ipc: number of images per class.
+    :param ipc: number of images per class; or numbers by the name of the class, where ``"*"`` stands for all others.
     :param output: folder of the run; None: a folder in ``outputs`` whose name follows from the data and the settings.
     :param keys: keys of docs/config.md; those of a section are a dict, ``cluster={"workers": 2}``.
     :raises DataError: the data have another form than described.
@@ -88,7 +89,10 @@ def condense(
     given = {key: plain(value) for key, value in leaves({"ipc": ipc, **keys})}
     config = _config(method, images, given, is_tested=tested is not None)
     if output is None:
-        output = OUTPUTS / f"{method}_ipc{ipc}_{_fingerprint(config, images, tested)}"
+        output = (
+            OUTPUTS
+            / f"{method}_ipc{images_per_class.text(config).replace(' ', '')}_{_fingerprint(config, images, tested)}"
+        )
     folder = Path(output).expanduser().absolute()
     known = {*(folder / DATA).glob("*")}
     try:
@@ -143,9 +147,11 @@ def load_plugins() -> None:
 
 
 def plain(value: Any) -> Any:
-    """Return the number in a scalar of numpy, the text of a path, and any other value as it is."""
+    """Return the number in a scalar of numpy, the text of a path, a mapping as a dict, any other value as it is."""
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
     return str(value) if isinstance(value, Path) else value
 
 

@@ -12,7 +12,7 @@ from dist_condense.data import ImageSet
 from dist_condense.data.reading.checking import Unreadable, decode_all
 from dist_condense.engine.errors import RunFailed
 from dist_condense.job import preflight
-from dist_condense.settings import assembly, effects
+from dist_condense.settings import assembly, effects, images_per_class
 from dist_condense.settings.config import ConfigError, RunConfig, given_keys, usable
 from dist_condense.settings.procedures import outline_of
 from dist_condense.system import terminal
@@ -47,7 +47,7 @@ def described(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
     yield f"data set {dataset.name}{where}"
     yield f"classes  {len(dataset.classes):,}"
     yield f"images   {sum(dataset.counts):,} training{tests} images of {' x '.join(map(str, dataset.shape))}"
-    yield f"method   {config.method.name}, ipc {config.ipc}"
+    yield f"method   {config.method.name}, ipc {images_per_class.text(config)}"
     yield f"steps    {units.total:,} ({nested})"
     yield f"workers  {workers or 'none: one process'}, device {config.cluster.device}"
 

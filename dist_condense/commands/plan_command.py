@@ -198,10 +198,10 @@ def _microbatch(
 
 
 def _checkpoint(outline: Outline, load: Workload) -> int:
-    kinds = outline.class_tensors.values()
+    kinds = [kind for label in range(load.classes) for kind in outline.class_tensors(label).values()]
     theta, momentum = outline.shared_tensors
     shared = [*theta.values(), *momentum.values()]
-    return load.classes * sum(map(_size, kinds)) + sum(map(_size, shared))
+    return sum(map(_size, [*kinds, *shared]))
 
 
 def _size(kind: Kind) -> int:

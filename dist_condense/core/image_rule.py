@@ -23,16 +23,25 @@ class ImageRule:
         and learning rate lr * (1 - m**n) / (1 - m), where m is ``momentum``. Deviation: where pixels are clamped and at
         the very end, the program has not yet stepped the buffer for all classes, so its last classes are up to half a
         step behind.
+    :param reference_ipc: number of images per class for which ``lr`` is stated; it is multiplied by the number of
+        images of the class divided by this number, as IDC's is. None: ``lr`` holds for any number.
+    :param scale: further factor of the learning rate.
     """
 
     lr: float
     momentum: float
     shared_buffer: int = 1
+    reference_ipc: int | None = None
+    scale: float = 1.0
 
-    def effective(self) -> tuple[float, float]:
-        """Return the effective (learning rate, momentum) of one class."""
+    def rate(self, images: int) -> float:
+        """Return the learning rate of a class with ``images`` learnt images."""
+        return self.lr * (images / self.reference_ipc if self.reference_ipc else 1.0) * self.scale
+
+    def effective(self, images: int) -> tuple[float, float]:
+        """Return the effective (learning rate, momentum) of a class with ``images`` learnt images."""
         m, n = self.momentum, self.shared_buffer
-        return (self.lr * sum(m**i for i in range(n)), m**n)
+        return (self.rate(images) * sum(m**i for i in range(n)), m**n)
 
 
 def updated(
@@ -71,7 +80,7 @@ def update_(
     parts, made = [], finite
     for name, rule in rules.items():
         tensors = (x.split(images or len(x)) for x in (learnt[name], buffers[name], gradients[name]))
-        parts += [(*rule.effective(), *some) for some in zip(*tensors, strict=True)]
+        parts += [(*rule.effective(len(learnt[name])), *some) for some in zip(*tensors, strict=True)]
     for lr, momentum, x, buffer, gradient in parts:
         made = made & (x - lr * (momentum * buffer + gradient)).isfinite().all()
     for lr, momentum, x, buffer, gradient in parts:

@@ -65,11 +65,10 @@ class Outline(Protocol):
     @property
     def units(self) -> Units: ...
 
-    @property
-    def class_tensors(self) -> dict[str, Kind]:
-        """Dtypes and shapes of one class's state, by name.
+    def class_tensors(self, label: int) -> dict[str, Kind]:
+        """Return the dtypes and shapes of the state of a class, by name.
 
-        A checkpoint contains each of these tensors as ``NAME.LABEL`` for every class.
+        A checkpoint contains each of these tensors as ``NAME.LABEL``.
         """
 
     @property

@@ -54,7 +54,7 @@ class ClassShard:
     labels: list[int] = field(init=False)
     """Owned classes, ascending."""
     learnt: Learnt = field(init=False)
-    """Learnt tensors by name, each ``[classes, ...]`` for the owned classes in order; empty if no class is owned."""
+    """Learnt tensors by name, each ``[images, ...]`` of all owned classes in order; empty if no class is owned."""
     momentum: Learnt = field(init=False)
     losses: dict[int, Tensor] = field(default_factory=dict, init=False)
     """Loss of the last step of each group whose first class is owned, by the label of that class."""
@@ -62,8 +62,8 @@ class ClassShard:
     def __post_init__(self, start: Mapping[int, Learnt]) -> None:
         self._allocate(start)
         recipe, place = self.recipe, self.placement
-        ipc = len(self.pixels[self.labels[0]]) if start else 1
-        self.view = View.of(recipe, ipc, self.space, place)
+        numbers = {c: len(pixels) for c, pixels in self.pixels.items()}
+        self.view = View.of(recipe, numbers.values(), self.space, place)
         self.minibatches = Minibatches(
             source=self.source,
             recipe=recipe,
@@ -73,9 +73,7 @@ class ClassShard:
             statistics=self.space.statistics,
             placement=place,
         )
-        self.draws = Draws.source(
-            recipe, seed=self.seed, labels=self.labels, shape=self.shape, ipc=ipc, placement=place
-        )
+        self.draws = Draws.source(recipe, seed=self.seed, numbers=numbers, shape=self.shape, placement=place)
         self.steps = Halving(recipe.objective, self.view, recipe.rules, captured=self._graphs)
         self.shared = Shared(self.steps, self.coordinator, shape=self.shape, placement=place)
         self.watch = FiniteWatch(place.device)
@@ -156,11 +154,12 @@ class ClassShard:
         """Allocate one tensor per name for all owned classes, and create its views by class."""
         place, self.labels = self.placement, sorted(start)
         names = start[self.labels[0]] if start else ()
-        whole = {name: torch.stack([start[c][name] for c in self.labels]) for name in names}
+        whole = {name: torch.cat([start[c][name] for c in self.labels]) for name in names}
         self.learnt = {name: x.to(place.device, place.dtype) for name, x in whole.items()}
         self.momentum = {name: torch.zeros_like(x) for name, x in self.learnt.items()}
+        sizes = [len(start[c]["pixels"]) for c in self.labels]
         self._own, self._own_momentum = (
-            {c: {name: x[i] for name, x in every.items()} for i, c in enumerate(self.labels)}
+            {c: {name: x.split(sizes)[i] for name, x in every.items()} for i, c in enumerate(self.labels)}
             for every in (self.learnt, self.momentum)
         )
 

@@ -37,13 +37,12 @@ class ImageShard(Protocol):
 class SyntheticBatches:
     """Batches of synthetic images of all classes: ``epochs`` shuffled passes per segment. Incomplete batches are kept.
 
-    :param per_class: number of decoded images per class.
+    :param numbers: number of decoded images of each class, by label.
     :param soft: whether labels are learnt.
     """
 
     seed: int
-    classes: int
-    per_class: int
+    numbers: Sequence[int]
     shard: ImageShard
     coordinator: Coordinator
     placement: Placement
@@ -66,8 +65,8 @@ class SyntheticBatches:
         """Yield the batches of shuffled passes over the current synthetic images, from index ``first`` on."""
         own, place = self.shard.labels, self.placement
         decoded = _joined([self.shard.training_images(c) for c in own], self.shape, place)
-        learnt = _joined([self.shard.training_labels(c) for c in own if self.soft], (self.classes,), place)
-        count, seed = self.classes * self.per_class, self.seed
+        learnt = _joined([self.shard.training_labels(c) for c in own if self.soft], (len(self.numbers),), place)
+        count, seed = sum(self.numbers), self.seed
         orders = (randomness.permutation(count, seed, "synthetic passes", k, t, epoch) for epoch in range(self.epochs))
         batches = islice((x for order in orders for x in order.split(self.batch)), first, None)
         ahead = Ahead(self._sent(u, positions, draws) for u, positions in enumerate(batches, first))
@@ -81,11 +80,13 @@ class SyntheticBatches:
 
     def _sent(self, u: int, positions: Tensor, draws: DrawUpdates) -> Parcel[Choice]:
         """Start to copy the choices of an update to the device; runs in the read-ahead thread."""
-        labels = positions // self.per_class
-        slots = torch.full((self.classes,), -1)
-        slots[self.shard.labels] = torch.arange(len(self.shard.labels))
-        rows = (slots[labels] >= 0).nonzero().flatten()
-        sources = (slots[labels] * self.per_class + positions % self.per_class)[rows]
+        numbers, own = torch.tensor(self.numbers), torch.tensor(self.shard.labels, dtype=torch.int64)
+        ends = numbers.cumsum(0)
+        labels = torch.searchsorted(ends, positions, right=True)
+        first = torch.full_like(numbers, -1)  # position of the first image of a class among those of the owned classes
+        first[own] = numbers[own].cumsum(0) - numbers[own]
+        rows = (first[labels] >= 0).nonzero().flatten()
+        sources = (first[labels] + positions - (ends - numbers)[labels])[rows]
         [drawn] = draws(u, [len(labels)], self.shape[1:]).split([len(labels)])
         return self._transfer.send(Choice(labels, rows, sources, drawn))
 

@@ -23,7 +23,7 @@ from dist_condense.job.exporting import set_problem
 from dist_condense.result.synthetic_set import load_set
 from dist_condense.selection.sets import real_sets
 from dist_condense.selection.table import SELECTIONS
-from dist_condense.settings import architectures, assembly, selecting
+from dist_condense.settings import architectures, assembly, images_per_class, selecting
 from dist_condense.settings.config import RunConfig
 from dist_condense.settings.run_folder import RunFolder
 from dist_condense.settings.schema import CONDENSED, FULL
@@ -124,7 +124,8 @@ def _selected(name: str, of: Comparison) -> TrainingSet:
                 of.run(own)
         return _set(Path(own.output), config.evaluation.epochs)
     draws = config.evaluation.seeds if selection.varies else 1
-    drawn = real_sets(selection, of.real, of.dataset.counts, ipc=config.ipc, seed=config.seed, draws=draws)
+    numbers = images_per_class.numbers(config, of.dataset)
+    drawn = real_sets(selection, of.real, of.dataset.counts, numbers=numbers, seed=config.seed, draws=draws)
     return TrainingSet(drawn.images, drawn.labels, epochs=config.evaluation.epochs, draws=draws, stored=True)
 
 

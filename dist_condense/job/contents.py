@@ -124,7 +124,7 @@ def _expected(entry: FileEntry, outline: Outline) -> tuple[Kinds, Kinds]:
     """Return the types and shapes of the tensors in a file, by name: (required, optional)."""
     if entry.name == SHARED:
         return outline.shared_tensors
-    return {f"{name}.{c}": kind for name, kind in outline.class_tensors.items() for c in entry.labels}, {}
+    return {f"{name}.{c}": kind for c in entry.labels for name, kind in outline.class_tensors(c).items()}, {}
 
 
 def _words(kind: Kind) -> str:

@@ -125,16 +125,17 @@ def _with_real_sets(config: RunConfig, dataset: ImageSet, sets: Mapping[str, Any
     Raises ConfigError if there are too few real images.
     """
     sizes = {name: _per_class(each, dataset) for name, each in sets.items()}
+    ipc = max(sizes.values())
     config = replace(
         config,
-        ipc=max(sizes.values()),
+        ipc=ipc,
         evaluation=replace(config.evaluation, sets=[x for x in config.evaluation.sets if x != CONDENSED]),
     )
-    if config.evaluation.sets and (most := max(dataset.counts)) < config.ipc:
-        raise ConfigError([f"evaluation.sets: {config.ipc} images per class, but there are {most} real ones"])
+    if config.evaluation.sets and (most := max(dataset.counts)) < ipc:
+        raise ConfigError([f"evaluation.sets: {ipc} images per class, but there are {most} real ones"])
     if {*config.evaluation.sets} - {FULL} and len({*sizes.values()}) > 1:
         text = ", ".join(f"{name} {size}" for name, size in sizes.items())
-        terminal.event(f"note: {config.ipc} real images per class are selected; the sets have {text}")
+        terminal.event(f"note: {ipc} real images per class are selected; the sets have {text}")
     return config
 
 

@@ -22,11 +22,12 @@ from dist_condense.result.card import (
     Card,
     CardClass,
     SyntheticSetError,
+    common,
     form_of,
     read_card,
 )
 from dist_condense.result.synthetic_set import README, load_set, write_set
-from dist_condense.settings import assembly, procedures
+from dist_condense.settings import assembly, images_per_class, procedures
 from dist_condense.settings.config import RunConfig
 from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system.files import write_atomically
@@ -88,7 +89,7 @@ def card(config: RunConfig, dataset: ImageSet, outline: Outline, done: int) -> C
         method=config.method.name,
         dataset=dataset.facts.family,
         classes=[CardClass(label, c.name, c.wnid) for label, c in enumerate(dataset.classes)],
-        ipc=config.ipc,
+        ipc=common(images_per_class.numbers(config, dataset)),
         **form_of(space, dataset.shape, parameterisation),
         seed=config.seed,
         steps=done,
@@ -115,7 +116,7 @@ def set_problem(config: RunConfig, dataset: ImageSet, verify: bool = True) -> st
         return str(error)
     if not card.complete:
         return f"{folder} is incomplete (step {card.steps})"
-    found = len(card.classes), card.ipc, *card.shape
-    expected = len(dataset.classes), config.ipc, *dataset.shape
-    words = "classes, images per class, channels, height and width"
-    return None if found == expected else f"{folder} has {list(found)} {words}, the run has {list(expected)}"
+    found = card.counts, card.shape
+    expected = images_per_class.numbers(config, dataset), dataset.shape
+    words = "images by class, and channels, height and width"
+    return None if found == expected else f"{folder} has {found!r:.200} {words}, the run has {expected!r:.200}"

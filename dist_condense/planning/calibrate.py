@@ -19,7 +19,7 @@ from dist_condense.planning.probe import Probe
 from dist_condense.planning.rates import Calibration, Matching, Updating, fitted
 from dist_condense.planning.timing import FEW, Piece, Stopwatch, Usage, load_average
 from dist_condense.planning.workload import Workload, decoded
-from dist_condense.settings import assembly
+from dist_condense.settings import assembly, images_per_class
 from dist_condense.settings.config import RunConfig
 from dist_condense.settings.matching import known_groups
 from dist_condense.settings.numerics import kernels, numerics
@@ -55,7 +55,9 @@ def calibrate(
         tell("warning: other processes keep this machine busy, so the times may be too long")
     keep_freed_memory()
     made = timed(config, load)
-    images = max(2 * min(made.method.real_batch, max(dataset.counts)), assembly.start_images(made))
+    images = max(
+        2 * min(made.method.real_batch, max(dataset.counts)), images_per_class.most(made) * assembly.start_images(made)
+    )
     probes = Probes(made, like(dataset, images), device)
     with numerics(_settled(made.compute, device)):
         measured = _rates(probes, load, tell)
@@ -141,7 +143,9 @@ def timed(config: RunConfig, load: Workload) -> RunConfig:
     if load.steps:
         known = known_groups(config)
         method = replace(known.method, real_draw="fresh")
-        return replace(known, ipc=max(config.ipc, FEW), method=method, trajectory=schedule, training=training)
+        return replace(
+            known, ipc=max(images_per_class.most(config), FEW), method=method, trajectory=schedule, training=training
+        )
     method = MethodConfig(augmentation=config.method.augmentation)
     return replace(config, ipc=FEW, method=method, trajectory=schedule, training=replace(training, cutmix=0.0))
 
@@ -155,7 +159,7 @@ def _matching(probes: Probes, watch: Stopwatch, grouping: Grouping, load: Worklo
     made, name = probe.config, "matching alone" if all(len(group) == 1 for group in grouping.partition) else "matching"
     each, largest = decoded(made, 1), max(load.real, load.synthetic)
     most = watch.affordable(name, lambda n: step(1, min(n, load.real), max(1, n // each)), largest)
-    real, ipc = min(most, load.real), min(made.ipc, max(2, most // each))
+    real, ipc = min(most, load.real), min(images_per_class.most(made), max(2, most // each))
     less_real, less_ipc = max(1, real // 2), max(1, ipc // 4)
     classes = len(probe.labels)
     shapes = {(1, real, ipc), (classes, real, ipc), (1, less_real, ipc), (1, real, less_ipc)}

@@ -16,6 +16,7 @@ from dist_condense.planning.launches import CAPTURED, SLICE_COMPILED, STEP_COMPI
 from dist_condense.planning.plan import Plan
 from dist_condense.result.progress import duration
 from dist_condense.selection.table import SELECTIONS
+from dist_condense.settings import images_per_class
 from dist_condense.system import terminal
 
 PER_NODE = 8
@@ -34,9 +35,10 @@ def show(plan: Plan) -> None:
     """Print a plan on the terminal."""
     console = terminal.console()
     config, load = plan.config, plan.load
+    images = f"{images_per_class.text(config)} {_plural('image', images_per_class.most(config))}"
     _out(
-        f"{config.method.name} on {config.dataset.name}: {load.classes} classes, {config.ipc} "
-        f"{_plural('image', config.ipc)} each, {plan.size} px, {config.network.name}; units: {_units(plan.units)}"
+        f"{config.method.name} on {config.dataset.name}: {load.classes} classes, {images} each, "
+        f"{plan.size} px, {config.network.name}; units: {_units(plan.units)}"
     )
     for plugin in plan.plugins:
         _out(f"plug-in: {plugin}")
@@ -141,10 +143,9 @@ def remarks(plan: Plan) -> Iterator[str]:
         idle = forecast.workers - load.classes
         yield f"{idle} workers own no class" + (" and only help to train theta" if load.updates else "")
     if load.unestimated:
-        images = f"{load.classes * plan.config.ipc:,} real images for the set"
-        read = (
-            f"{sum(load.counts):,} for features and {images}" if load.networks else f"{images}; no network is trained"
-        )
+        featured = sum(load.counts) if load.networks else 0
+        images = f"{load.unestimated - featured:,} real images for the set"
+        read = f"{featured:,} for features and {images}" if load.networks else f"{images}; no network is trained"
         yield f"not estimated: the time of reading {read}"
     if load.embedded:
         yield (

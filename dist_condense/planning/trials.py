@@ -14,7 +14,7 @@ from dist_condense.planning.images import test_images
 from dist_condense.planning.operations import OperationCount, launches_of_network, of_network
 from dist_condense.planning.rates import Operations
 from dist_condense.planning.workload import Trials, passes
-from dist_condense.settings import architectures, assembly
+from dist_condense.settings import architectures, assembly, images_per_class
 from dist_condense.settings.config import ConfigError, RunConfig
 from dist_condense.settings.procedures import form_of
 from dist_condense.settings.schema import CONDENSED, FULL
@@ -72,9 +72,10 @@ class _Set:
 
 def _sets(config: RunConfig, dataset: Any) -> Iterator[_Set]:
     classes, tiles = len(dataset.classes), form_of(config, dataset)[1].tiles
-    sizes = {FULL: (sum(dataset.counts), classes), CONDENSED: (classes * config.ipc * tiles, classes, tiles)}
+    images = images_per_class.total(config, dataset)
+    sizes = {FULL: (sum(dataset.counts), classes), CONDENSED: (images * tiles, classes, tiles)}
     for name in dict.fromkeys(config.evaluation.sets):
-        yield _Set(name, *sizes.get(name, (classes * config.ipc, classes)))
+        yield _Set(name, *sizes.get(name, (images, classes)))
 
 
 def _epochs(config: RunConfig, rule: Protocol, of: _Set, architecture: str) -> int:

@@ -14,7 +14,7 @@ from torch import nn
 from dist_condense.engine.matching.recipe import DRAWS
 from dist_condense.engine.slices import usual_slices
 from dist_condense.networks import batch_norms
-from dist_condense.settings import assembly, microbatch, selecting
+from dist_condense.settings import assembly, images_per_class, microbatch, selecting
 from dist_condense.settings.config import ConfigError, RunConfig
 from dist_condense.settings.matching import pooled_groups
 from dist_condense.settings.parts import BATCHES, NETWORK_STARTS
@@ -57,7 +57,7 @@ class Workload:
     real: int = 0
     """Number of real images per class and matching step, for the largest class."""
     synthetic: int = 0
-    """Number of decoded synthetic images per class and matching step."""
+    """Number of decoded synthetic images per class and matching step, for the largest class."""
     updates: dict[int, int]
     """Number of updates of theta in the run, including pretraining, by the number of images in their batch."""
     pretraining: dict[int, int] = field(default_factory=dict)
@@ -75,9 +75,9 @@ class Workload:
     image: int
     """Number of values in an image."""
     pixels: int
-    """Number of values in memory for the synthetic images of a class; in matching, with momentum."""
+    """Number of values in memory for the synthetic images of a class, on average; in matching, with momentum."""
     gradient: int = 0
-    """Number of values of the gradient of a class, of which there is one at a time."""
+    """Number of values of the gradient of the largest class; there is one gradient at a time."""
     decoded: int = 0
     """Number of decoded values per class on which theta is trained; 0 if theta is not trained on the synthetic set."""
     parameters: int
@@ -132,7 +132,7 @@ def workload_of(config: RunConfig, dataset: Any) -> Workload:
 def matching(config: RunConfig, dataset: Any) -> Workload:
     """Count the work of matching (Algorithm 1)."""
     network = _built(assembly.network_builder(config, dataset))
-    image, tiles, learnt = prod(dataset.shape), prod(assembly.grid(config)), microbatch.learnt(config, dataset)
+    image, learnt = prod(dataset.shape), microbatch.learnt(config, dataset)
     schedule, method = config.trajectory, config.method
     groups = pooled_groups(config, len(dataset.classes))
     alone = min(schedule.networks, method.grouping.warmup_networks) * min(
@@ -150,7 +150,7 @@ def matching(config: RunConfig, dataset: Any) -> Workload:
         shared_steps=steps - alone if groups else 0,
         groups=groups,
         real=min(method.real_batch, max(dataset.counts)),
-        synthetic=min(decoded(config, config.ipc), method.synthetic_limit),
+        synthetic=min(decoded(config, images_per_class.most(config)), method.synthetic_limit),
         updates=dict(_updates(config, dataset) + pretraining),
         pretraining=dict(pretraining),
         segments=_trained(config) + _pretrained(config),
@@ -158,9 +158,9 @@ def matching(config: RunConfig, dataset: Any) -> Workload:
         pooled=NETWORK_STARTS[schedule.start].shares,
         real_updates=not on_set,
         image=image,
-        pixels=2 * learnt,
-        gradient=learnt,
-        decoded=config.ipc * tiles * image if on_set else 0,
+        pixels=2 * _mean(sum(learnt), dataset),
+        gradient=max(learnt),
+        decoded=_mean(_of_set(config, dataset), dataset) * image if on_set else 0,
         parameters=_parameters(network),
         statistic=sum(x.numel() for x in phi),
         counts=tuple(dataset.counts),
@@ -175,7 +175,7 @@ def selection(config: RunConfig, dataset: Any) -> Workload:
     """Count the work of a selection: the training of its network, if it has one, and the images that it reads."""
     build, training = selecting.outline(config, dataset).build, config.method.selection
     network = _built(build) if build else nn.Module()
-    image, images = prod(dataset.shape), sum(dataset.counts)
+    image, images, selected = prod(dataset.shape), sum(dataset.counts), images_per_class.total(config, dataset)
     updates = passes(images, training.batch, training.epochs if build else 0)
     return Workload(
         classes=len(dataset.classes),
@@ -184,10 +184,10 @@ def selection(config: RunConfig, dataset: Any) -> Workload:
         batch_key="method.selection.batch",
         segments=1 if build else 0,
         image=image,
-        pixels=config.ipc * image,
+        pixels=_mean(selected, dataset) * image,
         parameters=_parameters(network),
         counts=tuple(dataset.counts),
-        unestimated=len(dataset.classes) * config.ipc + (images if build else 0),
+        unestimated=selected + (images if build else 0),
         slices=_slices(config, network),
         coupled=bool(batch_norms(network)),
     )
@@ -221,10 +221,19 @@ def _updates(config: RunConfig, dataset: Any) -> Counter[int]:
     """Return the number of updates of theta between matching steps, by the number of images in their batch."""
     training, segments, images = config.training, _trained(config), sum(dataset.counts)
     if BATCHES[training.source].on_set:
-        of_set = len(dataset.classes) * config.ipc * prod(assembly.grid(config))
-        return passes(of_set, training.batch, segments * training.epochs)
+        return passes(_of_set(config, dataset), training.batch, segments * training.epochs)
     # an incomplete batch, at the end of a pass over all images, is counted as a complete one
     return +Counter({min(training.batch, images): segments * -(-training.images // training.batch)})
+
+
+def _of_set(config: RunConfig, dataset: Any) -> int:
+    """Return the number of decoded images of the synthetic set."""
+    return images_per_class.total(config, dataset) * prod(assembly.grid(config))
+
+
+def _mean(total: int, dataset: Any) -> int:
+    """Return the mean over the classes, rounded up."""
+    return -(-total // len(dataset.classes))
 
 
 def _trained(config: RunConfig) -> int:

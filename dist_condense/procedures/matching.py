@@ -23,7 +23,7 @@ class MatchingOutline:
     :param networks: number K of networks.
     :param matching_steps: number T of matching steps per network.
     :param names: names of the classes, by label.
-    :param shapes: shapes of the learnt tensors of one class, by name; ``pixels`` is (ipc, C, h, w).
+    :param shapes: shapes of the learnt tensors of each class, by label and name; ``pixels`` is (ipc, C, h, w).
     :param drawn: dtypes and shapes of the tensors that store a class's real minibatch, by name; empty if it follows
         from the step.
     :param build: function from a seed to a network theta.
@@ -33,7 +33,7 @@ class MatchingOutline:
     networks: int
     matching_steps: int
     names: Sequence[str]
-    shapes: Mapping[str, tuple[int, ...]]
+    shapes: Sequence[Mapping[str, tuple[int, ...]]]
     drawn: Mapping[str, Kind]
     build: Callable[[int], nn.Module]
 
@@ -41,10 +41,9 @@ class MatchingOutline:
     def units(self) -> Units:
         return Units({"network": self.networks, "matching step": self.matching_steps})
 
-    @property
-    def class_tensors(self) -> dict[str, Kind]:
-        """Learnt tensors of one class, their SGD momentum, and its stored minibatch, by name."""
-        kinds = {name: (torch.float32, shape) for name, shape in self.shapes.items()}
+    def class_tensors(self, label: int) -> dict[str, Kind]:
+        """Return the kinds of a class's learnt tensors, their SGD momentum, and its stored minibatch, by name."""
+        kinds = {name: (torch.float32, shape) for name, shape in self.shapes[label].items()}
         return kinds | {MOMENTUM[name]: kind for name, kind in kinds.items()} | dict(self.drawn)
 
     @property
@@ -65,11 +64,12 @@ class MatchingOutline:
 
         Labels are int64 ``[N]``, or learnt probabilities ``[N, classes]``.
         """
-        learnt = {name: torch.cat([state[f"{name}.{c}"] for c in range(len(self.names))]) for name in self.shapes}
+        labels = range(len(self.names))
+        learnt = {name: torch.cat([state[f"{name}.{c}"] for c in labels]) for name in self.shapes[0]}
         if "labels" in learnt:
             return learnt["pixels"].float(), learnt["labels"].float().softmax(1)
-        ipc = self.shapes["pixels"][0]
-        return learnt["pixels"].float(), torch.arange(len(self.names)).repeat_interleave(ipc)
+        numbers = torch.tensor([shapes["pixels"][0] for shapes in self.shapes])
+        return learnt["pixels"].float(), torch.arange(len(self.names)).repeat_interleave(numbers)
 
 
 @dataclass(kw_only=True)

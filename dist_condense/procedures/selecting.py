@@ -22,22 +22,24 @@ class SelectingOutline:
     """Outline of selecting, which has one unit per class, in label order; a network is trained within the first unit.
 
     :param names: names of the classes, by label.
-    :param shape: shape of the selected images of one class, ``(ipc, C, H, W)``.
+    :param numbers: number of selected images of each class, by label.
+    :param shape: (C, H, W) of an image.
     :param build: function from a seed to the network that computes features; None for a selection without features.
     """
 
     names: Sequence[str]
-    shape: tuple[int, int, int, int]
+    numbers: Sequence[int]
+    shape: tuple[int, int, int]
     build: Callable[[int], nn.Module] | None
 
     @property
     def units(self) -> Units:
         return Units({"class": len(self.names)})
 
-    @property
-    def class_tensors(self) -> dict[str, Kind]:
-        """Selected images of one class, and their positions within the class."""
-        return {"pixels": (torch.float32, self.shape), "positions": (torch.int64, self.shape[:1])}
+    def class_tensors(self, label: int) -> dict[str, Kind]:
+        """Return the kinds of the selected images of a class, and of their positions within the class."""
+        number = self.numbers[label]
+        return {"pixels": (torch.float32, (number, *self.shape)), "positions": (torch.int64, (number,))}
 
     @property
     def shared_tensors(self) -> tuple[dict[str, Kind], dict[str, Kind]]:
@@ -54,7 +56,7 @@ class SelectingOutline:
         """
         labels = range(len(self.names))
         pixels = torch.cat([state[f"pixels.{c}"] for c in labels])
-        return pixels, torch.arange(len(labels)).repeat_interleave(self.shape[0])
+        return pixels, torch.arange(len(labels)).repeat_interleave(torch.tensor(self.numbers))
 
 
 @dataclass(kw_only=True)

@@ -25,10 +25,11 @@ from dist_condense.system.conversion import NonNegative, Positive, Rule, Sha256
 from dist_condense.system.records import Unreadable
 
 CARD = "card.json"
-FORMAT, FORMAT_OF_VALUES = 1, 2
+FORMAT, FORMAT_OF_VALUES, FORMAT_OF_NUMBERS = FORMATS = 1, 2, 3
 """Format versions that are read and written. The second is for cards that contain a key in :data:`LATER`: an earlier
-version of this package would ignore this key and decode the set wrongly."""
-FORMATS = f"{FORMAT} or {FORMAT_OF_VALUES}"
+version of this package would ignore this key and decode the set wrongly. The third is for different numbers of images
+of the classes."""
+KNOWN = " or ".join(map(str, FORMATS))
 LATER = ("width", "axes", "bounds")
 VALUE_SPACES = (NORMALISED, UNIT, VALUES)
 FIRST_PADDING = (0.5,)
@@ -102,8 +103,8 @@ class Card:
     method: str
     dataset: str
     classes: Sequence[CardClass]
-    ipc: Positive
-    """Number of stored images per class."""
+    ipc: Positive | Sequence[Positive]
+    """Number of stored images per class; if classes have different numbers, that of each class in their order."""
     channels: Positive
     size: Positive
     """Height of an image in pixels, stored and decoded; also its width, unless ``width`` is set."""
@@ -124,8 +125,8 @@ class Card:
     matching steps."""
     decoding: Literal["uniform"] = "uniform"
     """Decoding for training on the set, which may differ from the decoding used in matching."""
-    images_per_class: NonNegative = 0
-    """Number of decoded images per class; 0 if it is not stated."""
+    images_per_class: NonNegative | Sequence[Positive] = 0
+    """Number of decoded images per class, in the form of ``ipc``; 0 if it is not stated."""
     labels: Labels = HARD
     """``hard``: class numbers; ``soft``: probabilities ``[N, classes]``, in the order of ``classes``."""
     padding: Sequence[Value] = FIRST_PADDING
@@ -169,14 +170,29 @@ class Card:
         return Space(statistics, lower=lower, upper=upper, normalised=self.value_space == NORMALISED)
 
     @property
+    def counts(self) -> tuple[int, ...]:
+        """Number of stored images of each class, in the order of ``classes``."""
+        return (self.ipc,) * len(self.classes) if isinstance(self.ipc, int) else tuple(self.ipc)
+
+    @property
+    def ipc_text(self) -> str:
+        """Number of stored images per class for people: ``10``, or ``2 to 10`` if classes have different numbers."""
+        return f"{self.ipc:,}" if isinstance(self.ipc, int) else f"{min(self.ipc):,} to {max(self.ipc):,}"
+
+    @property
+    def decoded_counts(self) -> tuple[int, ...]:
+        """Number of decoded images of each class, in the order of ``classes``."""
+        return tuple(count * self.decoded_per_image for count in self.counts)
+
+    @property
     def class_of_each_image(self) -> Tensor:
         """Label of each stored image if images are in the order of ``classes``, int64 ``[N]``."""
-        return torch.tensor([entry.label for entry in self.classes]).repeat_interleave(self.ipc)
+        return torch.tensor([entry.label for entry in self.classes]).repeat_interleave(torch.tensor(self.counts))
 
     @property
     def tensors(self) -> dict[str, Kind]:
         """Types and shapes of the tensors that the set stores, by name."""
-        count, classes = len(self.classes) * self.ipc, len(self.classes)
+        count, classes = sum(self.counts), len(self.classes)
         labels = (torch.float32, (count, classes)) if self.labels == SOFT else (torch.int64, (count,))
         return {"images": (torch.float32, (count, *self.shape)), "labels": labels}
 
@@ -189,8 +205,11 @@ class Card:
             yield f"factor {self.factor} is not in 1..{largest}: a tile has at least one pixel"
         if (pixels := self.size * self.shape[2]) > LARGEST_SIDE**2:
             yield f"an image has {pixels} pixels, more than {LARGEST_SIDE**2}"
-        if self.images_per_class not in (0, decoded := self.ipc * self.decoded_per_image):
-            yield f"images_per_class is {self.images_per_class}, but ipc and factor give {decoded}"
+        if len(self.counts) != len(self.classes):
+            yield f"ipc has {len(self.counts)} numbers for {len(self.classes)} classes"
+        elif self.images_per_class not in (0, decoded := common(self.decoded_counts)):
+            stated, given = (f"{x!r:.80}" for x in (self.images_per_class, decoded))
+            yield f"images_per_class is {stated}, but ipc and factor give {given}"
         lengths = {"mean": len(self.mean), "std": len(self.std), "padding": len(self.padding)}
         uneven = {name: n for name, n in lengths.items() if n != self.channels and (name, n) != ("padding", 1)}
         yield from (f"{name} has {n} values for {self.channels} channels" for name, n in uneven.items())
@@ -212,10 +231,11 @@ class Card:
 
     def filled(self, sha256: str) -> Card:
         """Return a copy of the card that also describes the written files and how to load them."""
+        usual = FORMAT_OF_VALUES if set(LATER) & self.content.keys() else FORMAT
         return replace(
             self,
-            format_version=FORMAT_OF_VALUES if set(LATER) & self.content.keys() else FORMAT,
-            images_per_class=self.ipc * self.decoded_per_image,
+            format_version=usual if isinstance(self.ipc, int) else FORMAT_OF_NUMBERS,
+            images_per_class=common(self.decoded_counts),
             sha256=sha256,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             code_commit=code_commit(),
@@ -226,6 +246,12 @@ class Card:
             },
             how_to_load={"with_dist_condense": WITH_PACKAGE.splitlines(), "by_hand": BY_HAND.splitlines()},
         )
+
+
+def common(numbers: Sequence[int]) -> int | Sequence[int]:
+    """Return the number that all classes have in common, or the numbers of all classes if they differ."""
+    first, *others = {*numbers}
+    return numbers if others else first
 
 
 def form_of(space: Space, shape: tuple[int, int, int], parameterisation: MultiFormation) -> dict[str, Any]:
@@ -270,13 +296,13 @@ def read_card(folder: str | Path) -> Card:
     try:
         content = records.parsed(records.bytes_of(file), str(file))
         version = records.made(_Version, content, str(file), ignore_unknown=True)
-        if version.format_version in (FORMAT, FORMAT_OF_VALUES):
+        if version.format_version in FORMATS:
             return checked(content, str(file))
     except Unreadable as error:
-        raise SyntheticSetError(f"{error}; it is not a card of format {FORMATS}: copy the set again") from error
+        raise SyntheticSetError(f"{error}; it is not a card of format {KNOWN}: copy the set again") from error
     writer = conversion.shown(version.versions.get("dist_condense"))
     raise SyntheticSetError(
-        f"{file} has format version {version.format_version}, dist_condense {__version__} reads {FORMATS};"
+        f"{file} has format version {version.format_version}, dist_condense {__version__} reads {KNOWN};"
         f" the set was written by version {writer}: use that version"
     )
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from dist_condense.result.preview import GAP, picture
+from dist_condense.result.preview import GAP, first_images, picture
 from dist_condense.result.synthetic_set import SyntheticDataset
 
 BYTES = 6_000_000
@@ -52,7 +52,7 @@ def gallery(dataset: SyntheticDataset) -> Gallery:
     card, positions = dataset.card, dataset.positions()
     classes, side = len(card.classes), SIDE if len(card.classes) <= MANY else SMALL_SIDE
     each = side**2 * min(card.channels, 3)
-    images = max(1, min(IMAGES, card.ipc, BYTES // (each * classes)))
+    images = max(1, min(IMAGES, max(card.counts), BYTES // (each * classes)))
     shown = min(classes, BYTES // (each * images))
     strips = [
         Strip(name, base64_of(picture(dataset.shown(positions[label][:images]), side)))
@@ -60,7 +60,7 @@ def gallery(dataset: SyntheticDataset) -> Gallery:
     ]
     parts = [
         f"first {shown:,} of {classes:,} classes" if shown < classes else "",
-        f"first {images} of {card.ipc:,} images of each class" if images < card.ipc else "",
+        first_images(images, card.counts),
     ]
     groups = [strips[start : start + GROUP] for start in range(0, shown, GROUP)]
     return Gallery(groups, images * (side + GAP) - GAP, ", ".join(filter(None, parts)))

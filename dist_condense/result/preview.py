@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -24,18 +24,20 @@ ASPECTS = (0.8, 3.0)
 """Least and largest ratio of width to height; a sheet outside this range is considered a narrow strip."""
 
 
-def sheet(images_of: Callable[[int], Tensor], classes: int, ipc: int) -> Image.Image:
+def sheet(images_of: Callable[[int], Tensor], counts: Sequence[int]) -> Image.Image:
     """Draw a sheet of the images of all classes, in label order from left to right and from top to bottom.
 
     Each class is a row. Classes share rows where there are many of them, or one image per class, so that the sheet is
     not a narrow strip. A caption states what is omitted.
 
-    :param images_of: returns the images ``[ipc, C, H, W]`` of class 0, 1, ..., in [0, 1]; called once per class.
+    :param images_of: returns the images ``[n, C, H, W]`` of class 0, 1, ..., in [0, 1]; called once per class.
+    :param counts: number n of images of each class.
     """
-    caption = left_out(classes, ipc)
-    classes, ipc = min(classes, CLASSES), min(ipc, COLUMNS)
+    caption = left_out(counts)
+    classes, ipc = min(len(counts), CLASSES), min(max(counts), COLUMNS)
     blocks, between = blocks_of(classes, ipc), BLOCK_GAP if ipc > 1 else 0
-    cells = torch.cat([_resized(images_of(c)[:ipc], ipc * blocks) for c in range(classes)])
+    own = [_resized(images_of(c)[:ipc], ipc * blocks) for c in range(classes)]
+    cells = torch.cat([F.pad(x, (0, 0, 0, 0, 0, 0, 0, ipc - len(x)), value=1) for x in own])
     cells = F.pad((cells * 255).round(), (0, GAP, 0, GAP), value=255).unflatten(0, (classes, ipc))
     cells = cells.permute(0, 2, 3, 1, 4).flatten(3)  # [classes, C, height, width] of a class
     cells = F.pad(cells, (0, between), value=255)
@@ -59,16 +61,25 @@ def picture(images: Tensor, side: int) -> Image.Image:
     return _image(cells.permute(2, 0, 3, 1).flatten(1, 2)[:, :-GAP].to(torch.uint8))
 
 
-def left_out(classes: int, ipc: int) -> str:
+def left_out(counts: Sequence[int]) -> str:
     """Return a caption that states which classes and images a sheet omits; empty if the sheet shows everything.
+
+    :param counts: number of images of each class.
 
     Example: ``first 100 of 1,000 classes, first 10 of 50 images of each class``.
     """
     parts = [
-        f"first {CLASSES:,} of {classes:,} classes" if classes > CLASSES else "",
-        f"first {COLUMNS:,} of {ipc:,} images of each class" if ipc > COLUMNS else "",
+        f"first {CLASSES:,} of {len(counts):,} classes" if len(counts) > CLASSES else "",
+        first_images(COLUMNS, counts),
     ]
     return ", ".join(part for part in parts if part)
+
+
+def first_images(shown: int, counts: Sequence[int]) -> str:
+    """Return a text that ``shown`` images of each class are shown; empty if no class has more."""
+    if max(counts) <= shown:
+        return ""
+    return f"first {shown:,} of {max(counts):,} images of {'each class' if len({*counts}) == 1 else 'a class'}"
 
 
 def blocks_of(classes: int, ipc: int) -> int:

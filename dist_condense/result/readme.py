@@ -47,11 +47,12 @@ def text_of(card: Card, config: RunConfig, dataset: ImageSet, units: Units, rows
     :param rows: rows of evaluation.csv; none if no network was trained on the set yet.
     """
     licence = licence_of(dataset)
-    title = f"{card.ipc} {_plural('image', card.ipc)} per class of {plain(card.dataset)}, by {plain(card.method)}"
+    images = f"{card.ipc_text} {_plural('image', max(card.counts))} per class"
+    title = f"{images} of {plain(card.dataset)}, by {plain(card.method)}"
     sections = {
         "Loading": _loading(),
         RECIPE: _training(card, config, dataset),
-        "Scores": _scores(rows, card.ipc, config.dataset.test_fraction),
+        "Scores": _scores(rows, card, config.dataset.test_fraction),
         "Licence of the source": _licence(licence),
         "How it was made": _making(card, config, units),
     }
@@ -74,19 +75,19 @@ def licence_of(dataset: ImageSet) -> Licence:
 
 def _header(card: Card, licence: Licence) -> str:
     """Return the YAML header, whose keys and values the Hub defines."""
-    images = len(card.classes) * card.images_per_class
+    images = sum(card.decoded_counts)
     content = {
         "license": licence.name.lower(),
         "task_categories": ["image-classification"],
         "tags": list(TAGS),
         "size_categories": [next((name for least, name in SIZES if images < least), LARGEST)],
-        "pretty_name": one_line(f"{card.dataset}, condensed by {card.method}, ipc {card.ipc}"),
+        "pretty_name": one_line(f"{card.dataset}, condensed by {card.method}, ipc {card.ipc_text}"),
     }
     return f"---\n{yaml_files.dumped(content)}---\n"
 
 
 def _description(card: Card, units: Units) -> str:
-    count, decoded = len(card.classes) * card.ipc, len(card.classes) * card.images_per_class
+    count, decoded = sum(card.counts), sum(card.decoded_counts)
     tiles = (
         "" if decoded == count else f", decoded to {decoded:,}: each consists of {card.grid[0]} x {card.grid[1]} tiles"
     )
@@ -94,14 +95,14 @@ def _description(card: Card, units: Units) -> str:
     facts = {
         "method": plain(card.method),
         "source": plain(card.dataset),
-        "images": f"{count:,}, {card.ipc} per class{tiles}",
+        "images": f"{count:,}, {card.ipc_text} per class{tiles}",
         "shape of an image": " x ".join(map(str, card.shape)) + " (channels, height, width), float32",
         "stored values": _values(card),
         "labels": "class probabilities, learnt" if card.labels == SOFT else "numbers of the classes",
         "classes": _classes(card),
         "state": state,
     }
-    shown = left_out(len(card.classes), card.ipc)
+    shown = left_out(card.counts)
     caption = f"The stored images{f' ({shown})' if shown else ''}, by class from left to right and then down."
     about = "A small training set that stands for a large one: a network is trained on these images alone."
     return f"{about}\n\n{table(('', ''), facts.items())}\n![Preview]({PREVIEW})\n\n{caption}\n"
@@ -173,7 +174,7 @@ def _learning_rate(used: Protocol, epochs: int) -> str:
     ) + (" (counted from 0)" if changes else "")
 
 
-def _scores(rows: Sequence[Row], ipc: int, test_fraction: float | None) -> str:
+def _scores(rows: Sequence[Row], card: Card, test_fraction: float | None) -> str:
     """Return a table of the top-1 accuracies on the test set, and of the balanced ones where they differ."""
     if not rows:
         return "Not evaluated yet.\n"
@@ -189,7 +190,7 @@ def _scores(rows: Sequence[Row], ipc: int, test_fraction: float | None) -> str:
         about += f" The test images were held out of the training images, {100 * test_fraction:g} % of each class."
     if apart:
         about += " Balanced accuracy is the mean over classes, which have different numbers of test images."
-    each = f"{ipc} real {_plural('image', ipc)} per class"
+    each = f"{card.ipc_text} real {_plural('image', max(card.counts))} per class"
     legend = f"`condensed`: this set; `full`: all real training images; other sets: {each}, selected as the name says."
     return f"{about}\n\n{table(heads, lines)}\n{legend}\n"
 

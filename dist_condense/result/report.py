@@ -121,7 +121,7 @@ def _printable(value: Any) -> Any:
 
 def _facts(card: Card) -> dict[str, Any]:
     return {
-        "images per class": card.ipc,
+        "images per class": card.ipc_text,
         "factor": card.factor,
         "classes": len(card.classes),
         **{name.replace("_", " "): f"{value:,}" if type(value) is int else value for name, value in card.facts.items()},
@@ -192,7 +192,7 @@ def _preview(png: bytes | None, card: Card | None) -> dict[str, Any] | None:
     return {
         "png": base64.b64encode(png).decode(),
         "names": [entry.name for entry in card.classes] if card else [],
-        "part": left_out(len(card.classes), card.ipc) if card else "",
+        "part": left_out(card.counts) if card else "",
     }
 
 

@@ -57,8 +57,8 @@ def write_set(
     """Write a set, replacing an earlier one so that a complete set exists at any time; return the card as written.
 
     :param pixels: ``[N, C, H, W]`` float32, as learnt.
-    :param labels: integer labels ``[N]`` of ``card.classes``, ``card.ipc`` of each class; or class probabilities,
-        float32 ``[N, classes]``, with the images in the order of the classes.
+    :param labels: integer labels ``[N]`` of ``card.classes``, as many of each class as the card says; or class
+        probabilities, float32 ``[N, classes]``, with the images in the order of the classes.
     :param readme: function from the card as written to the text of README.md; None for a set without this file.
     :raises SyntheticSetError: the card contradicts itself or the tensors, a pixel is not finite, or the disk fails; the
         earlier set is kept.
@@ -261,15 +261,15 @@ def _words(kind: Kind | None) -> str:
 
 
 def _label_problems(labels: Tensor, card: Card) -> Iterator[str]:
-    """Yield a problem if labels, of the card's type and shape, are not those of ``ipc`` images of each class."""
+    """Yield a problem if labels, of the card's type and shape, are not those of the card's images of each class."""
     classes = len(card.classes)
     if card.labels == SOFT:
         if (image := _first(improbable(labels))) is not None:
             yield f"the class probabilities of image {image} are not from 0 with the sum 1"
     elif (image := _first((labels < 0) | (labels >= classes))) is not None:
         yield f"the label of image {image} is {labels[image]}, the card has {classes} classes"
-    elif (label := _first((counts := labels.bincount(minlength=classes)) != card.ipc)) is not None:
-        yield f"class {label} has {counts[label]} images, the card's ipc is {card.ipc}"
+    elif (label := _first((counts := labels.bincount(minlength=classes)) != torch.tensor(card.counts))) is not None:
+        yield f"class {label} has {counts[label]} images, the card's ipc is {card.counts[label]}"
 
 
 def improbable(labels: Tensor) -> Tensor:
@@ -401,7 +401,7 @@ def _preview(pixels: Tensor, labels: Tensor, card: Card) -> Image.Image:
     def images_of(index: int) -> Tensor:
         return card.space.shown(pixels[labels == card.classes[index].label])
 
-    return sheet(images_of, len(card.classes), card.ipc)
+    return sheet(images_of, card.counts)
 
 
 def _beside(folder: Path, suffix: str) -> Path:

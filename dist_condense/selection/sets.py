@@ -13,21 +13,29 @@ from dist_condense.selection.table import Selection
 
 
 def real_sets(
-    selection: Selection, source: ClassSource, counts: Sequence[int], *, ipc: int, seed: int, draws: int = 1
+    selection: Selection,
+    source: ClassSource,
+    counts: Sequence[int],
+    *,
+    numbers: Sequence[int],
+    seed: int,
+    draws: int = 1,
 ) -> LabelledImages:
-    """Return ``draws`` consecutive sets of ``ipc`` real images per class, as stored; each set is sorted by class.
+    """Return ``draws`` consecutive sets of real images, as stored; each set is sorted by class.
 
     :param source: source of all classes; a source that reads on demand reads only the selected images.
     :param counts: number of real images of each class.
-    :raises ValueError: a class has fewer images than ``ipc``.
+    :param numbers: number of images to select of each class.
+    :raises ValueError: a class has fewer images than are to be selected.
     """
-    if few := [label for label, count in enumerate(counts) if count < ipc]:
-        raise ValueError(f"real_sets: ipc is {ipc}, but classes {few} have fewer images; lower ipc.")
+    if few := [label for label, count in enumerate(counts) if count < numbers[label]]:
+        raise ValueError(f"real_sets: classes {few} have fewer images than are to be selected; lower ipc.")
 
     def selected(label: int, count: int) -> Tensor:
         """Return the selected images ``[draws, ipc, C, H, W]`` of a class."""
-        every = (Candidates(label, features=torch.empty(count, 0), ipc=ipc, seed=seed, draw=d) for d in range(draws))
+        features, ipc = torch.empty(count, 0), numbers[label]
+        every = (Candidates(label, features=features, ipc=ipc, seed=seed, draw=d) for d in range(draws))
         return torch.stack([source.get(label, selection.select(own)) for own in every])
 
-    images = torch.stack([selected(label, count) for label, count in enumerate(counts)], 1).flatten(0, 2)
-    return LabelledImages(images, torch.arange(len(counts)).repeat_interleave(ipc).repeat(draws))
+    images = torch.cat([selected(label, count) for label, count in enumerate(counts)], 1).flatten(0, 1)
+    return LabelledImages(images, torch.arange(len(counts)).repeat_interleave(torch.tensor(numbers)).repeat(draws))

@@ -29,6 +29,7 @@ class SelectionShard:
     contains their positions within the class, int64 ``[ipc]``. Until class c is complete, its pixels are 0 and
     its positions -1.
 
+    :param numbers: number of images to select of every class, owned or not.
     :param counts: number of real images of every class, owned or not.
     :param shape: (C, H, W) of an image.
     """
@@ -37,7 +38,7 @@ class SelectionShard:
     labels: list[int]
     _: KW_ONLY
     seed: int
-    ipc: int
+    numbers: Sequence[int]
     counts: Sequence[int]
     source: ReadAhead
     space: Space
@@ -47,14 +48,14 @@ class SelectionShard:
     positions: dict[int, Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.pixels = {c: torch.zeros(self.ipc, *self.shape) for c in self.labels}
-        self.positions = {c: torch.full((self.ipc,), NOT_YET) for c in self.labels}
+        self.pixels = {c: torch.zeros(self.numbers[c], *self.shape) for c in self.labels}
+        self.positions = {c: torch.full((self.numbers[c],), NOT_YET) for c in self.labels}
 
     def select(self, network: nn.Module, label: int) -> None:
         """Select the images of class ``label``; do nothing if another worker owns it."""
         if label not in self.pixels:
             return
-        own = Candidates(label, features=self._features(network, label), ipc=self.ipc, seed=self.seed)
+        own = Candidates(label, features=self._features(network, label), ipc=self.numbers[label], seed=self.seed)
         self.positions[label] = self.selection.select(own)
         images = self.source.redeem(self.source.announce(label, self.positions[label]))
         self.pixels[label] = self.space.of(to_values(images.cpu()))

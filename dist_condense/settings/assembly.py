@@ -38,6 +38,7 @@ from dist_condense.engine.shard import ClassShard
 from dist_condense.engine.synthetic_batches import SyntheticBatches
 from dist_condense.engine.training import NetworkTrainer, TrainingRecipe
 from dist_condense.engine.trajectory import Trajectory
+from dist_condense.settings import images_per_class
 from dist_condense.settings.identity import identity
 from dist_condense.settings.parts import (
     BATCHES,
@@ -189,12 +190,11 @@ def image_rule(config: RunConfig, dataset: ImageSet) -> ImageRule:
 
     The learning rate is scaled, as in IDC's program, if ``reference_ipc`` or ``reference_size`` is set.
     """
-    images, lr = config.method.images, config.method.images.lr
-    if images.reference_ipc:
-        lr *= config.ipc / images.reference_ipc
+    images, scale = config.method.images, 1.0
     if images.reference_size:
-        lr *= (sqrt(prod(dataset.shape[1:])) / images.reference_size) ** 2
-    return ImageRule(lr, images.momentum, len(dataset.classes) if images.shared_buffer else 1)
+        scale = (sqrt(prod(dataset.shape[1:])) / images.reference_size) ** 2
+    sharing = len(dataset.classes) if images.shared_buffer else 1
+    return ImageRule(images.lr, images.momentum, sharing, images.reference_ipc, scale)
 
 
 def rules_of(config: RunConfig, dataset: ImageSet) -> dict[str, ImageRule]:
@@ -203,10 +203,11 @@ def rules_of(config: RunConfig, dataset: ImageSet) -> dict[str, ImageRule]:
     return rules if lr is None else {**rules, "labels": ImageRule(lr, config.method.images.momentum)}
 
 
-def learnt_shapes(config: RunConfig, dataset: ImageSet) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each learnt tensor of a class, by name."""
-    labels = {} if config.method.label_lr is None else {"labels": (config.ipc, len(dataset.classes))}
-    return {"pixels": (config.ipc, *dataset.shape), **labels}
+def learnt_shapes(config: RunConfig, dataset: ImageSet) -> list[dict[str, tuple[int, ...]]]:
+    """Return the shape of each learnt tensor of each class, by label and name."""
+    each = {"pixels": dataset.shape} | ({} if config.method.label_lr is None else {"labels": (len(dataset.classes),)})
+    numbers = images_per_class.numbers(config, dataset)
+    return [{name: (ipc, *shape) for name, shape in each.items()} for ipc in numbers]
 
 
 def clustered(config: RunConfig, count: int) -> int:
@@ -270,13 +271,13 @@ def start_of(config: RunConfig, dataset: ImageSet, source: ClassSource, label: i
     """Return the initial learnt tensors of the class ``label``, by name; parameters as for :func:`start_pixels`."""
     learnt = {"pixels": start_pixels(config, dataset, source, label, embed)}
     if config.method.label_lr is not None:
-        learnt["labels"] = scores(label, config.ipc, len(dataset.classes))
+        learnt["labels"] = scores(label, len(learnt["pixels"]), len(dataset.classes))
     return learnt
 
 
 def start_images(config: RunConfig) -> int:
-    """Return the number of real images from which the pixels of a class are initialised; 0 for noise."""
-    return config.ipc * STARTS[config.method.start].images(grid(config))
+    """Return the number of real images from which each synthetic image is initialised; 0 for noise."""
+    return STARTS[config.method.start].images(grid(config))
 
 
 def start_pixels(config: RunConfig, dataset: ImageSet, source: ClassSource, label: int, embed: Embed) -> torch.Tensor:
@@ -289,7 +290,8 @@ def start_pixels(config: RunConfig, dataset: ImageSet, source: ClassSource, labe
     :param embed: called only if the images are representative.
     """
     generator, space = randomness.generator(config.seed, "start", label), space_of(config, dataset)
-    real, needed = torch.empty(0, *dataset.shape), start_images(config)
+    ipc = images_per_class.numbers(config, dataset)[label]
+    real, needed = torch.empty(0, *dataset.shape), ipc * start_images(config)
     if needed:
         positions = torch.randperm(dataset.counts[label], generator=generator)
         if STARTS[config.method.start].representative:
@@ -297,7 +299,7 @@ def start_pixels(config: RunConfig, dataset: ImageSet, source: ClassSource, labe
             positions = positions[nearest_to_centres(embed(label, positions), needed, generator)]
         positions = positions[:needed]
         real = space.of(to_values(source.get(label, positions).cpu()))
-    noise = partial(space.noise, (config.ipc, *dataset.shape), generator)
+    noise = partial(space.noise, (ipc, *dataset.shape), generator)
     return STARTS[config.method.start].pixels(Material(grid(config), real, noise))
 
 
@@ -406,8 +408,7 @@ def synthetic_batches(config: RunConfig, dataset: ImageSet, shard: ClassShard) -
     """Return batches of decoded synthetic images of all classes for training theta, as seen by one worker."""
     return SyntheticBatches(
         seed=config.seed,
-        classes=len(dataset.classes),
-        per_class=config.ipc * prod(grid(config)),
+        numbers=[ipc * prod(grid(config)) for ipc in images_per_class.numbers(config, dataset)],
         shard=shard,
         coordinator=shard.coordinator,
         placement=shard.placement,

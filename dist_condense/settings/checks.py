@@ -18,12 +18,13 @@ from dist_condense.data.sets.listing import is_utf8
 from dist_condense.data.shards.manifest_reader import read_manifest
 from dist_condense.evaluation.protocols import PROTOCOLS
 from dist_condense.selection.table import SELECTIONS
-from dist_condense.settings import architectures, assembly
+from dist_condense.settings import architectures, assembly, images_per_class
 from dist_condense.settings.assembly import Pass
 from dist_condense.settings.keys import refused, without
 from dist_condense.settings.numerics import contradictions
 from dist_condense.settings.procedures import PROCEDURES
 from dist_condense.settings.schema import CONDENSED, FULL, RunConfig
+from dist_condense.settings.values import some
 
 THETA = "network"
 """Name of the config section of the condensing network."""
@@ -97,10 +98,13 @@ def _data(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
             f"dataset.classes: {dataset.classes[0].name} is the only class, so there is nothing to classify; "
             "condense at least two classes (dataset.classes=null takes all)"
         )
+    yield from images_per_class.problems(config, dataset)
     selected = [name for name in config.evaluation.sets if name in SELECTIONS]
-    if selected and config.ipc > min(dataset.counts):
-        named = ", ".join(selected)
-        yield f"evaluation.sets: a set of ipc={config.ipc} real images needs as many of each class; leave out {named}"
+    if selected and (few := images_per_class.lacking(config, dataset)):
+        yield (
+            f"evaluation.sets: ipc is larger than the number of real images of {some(few)}; leave out "
+            f"{', '.join(selected)}"
+        )
     yield from PROCEDURES[config.method.procedure].data_problems(config, dataset)
     if config.evaluation.epochs != 0:
         yield from _protocol(config, dataset.channels)
@@ -235,7 +239,7 @@ def _passes(config: RunConfig, dataset: ImageSet) -> list[Pass]:
     maker, evaluation = PROCEDURES[config.method.procedure], config.evaluation
     passes = list(maker.passes(config, dataset))
     if evaluation.epochs != 0:
-        of_set, keys = len(dataset.classes) * config.ipc, ("evaluation.sets", "ipc")
+        of_set, keys = images_per_class.total(config, dataset), ("evaluation.sets", "ipc")
         images = dict.fromkeys(SELECTIONS, of_set)
         images |= {CONDENSED: of_set * maker.form(config, dataset)[1].tiles, FULL: sum(dataset.counts)}
         batch = PROTOCOLS[evaluation.protocol].batch

@@ -67,11 +67,14 @@ def limit_of(kind: Any) -> Limit | None:
 
 
 def refusals(value: Any, limit: Limit) -> Iterator[str]:
-    """Yield the reason to refuse a value, if any; for a list, one reason that counts the other refused items.
+    """Yield the reason to refuse a value, if any; for a list or dict, one reason that counts the other refused items.
 
     Null is never refused.
     """
-    items = value if isinstance(value, list) else [value]
-    reasons = [reason for item in items if item is not None and (reason := limit.refusal(item))]
+    if isinstance(value, dict):
+        items = [(f"{shown(name)}: ", item) for name, item in value.items()]
+    else:
+        items = [("", item) for item in (value if isinstance(value, list) else [value])]
+    reasons = [name + reason for name, item in items if item is not None and (reason := limit.refusal(item))]
     if reasons:
         yield reasons[0] + (f" (and {len(reasons) - 1} more in the list)" if len(reasons) > 1 else "")

@@ -21,7 +21,7 @@ from dist_condense.engine.coordinator import Coordinator, Placement
 from dist_condense.engine.matching.recipe import DRAWS
 from dist_condense.engine.slices import SLICES
 from dist_condense.procedures.matching import Matching, MatchingOutline
-from dist_condense.settings import assembly, needs, recipes
+from dist_condense.settings import assembly, images_per_class, needs, recipes
 from dist_condense.settings.assembly import Pass
 from dist_condense.settings.config import RunConfig, shipped
 from dist_condense.settings.needs import FLOAT, Need, Needs
@@ -120,7 +120,7 @@ def passes(config: RunConfig, dataset: ImageSet) -> Iterator[Pass]:
     training, schedule, source = config.training, config.trajectory, BATCHES[config.training.source]
     real = Pass(("training.batch",), sum(dataset.counts), training.batch)
     if source.budget and schedule.matching_steps > 1:
-        of_set = len(dataset.classes) * config.ipc * prod(assembly.grid(config))
+        of_set = images_per_class.total(config, dataset) * prod(assembly.grid(config))
         keys = *real.keys, "ipc", "method.parameterisation.factor"
         complete = replace(real, images=real.images - real.images % real.batch)
         if source.on_set:
@@ -150,12 +150,15 @@ def data_problems(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
     cut = [side for side, is_cut in zip(dataset.shape[1:], AXES[axes], strict=True) if is_cut]
     if factor > min(cut, default=factor):
         yield f"method.parameterisation.factor: {factor} is larger than the images' side, {min(cut)}; lower it"
-    needed = assembly.start_images(config)
-    few = [f"{dataset.classes[c].name} ({n})" for c, n in enumerate(dataset.counts) if n < needed]
+    each, numbers = assembly.start_images(config), images_per_class.numbers(config, dataset)
+    few = [
+        f"{entry.name} ({count} of {ipc * each})"
+        for entry, count, ipc in zip(dataset.classes, dataset.counts, numbers, strict=True)
+        if count < ipc * each
+    ]
     if few:
         advice = "set a smaller ipc or method.parameterisation.factor, or method.start=noise"
-        problem = f"{method.start} needs {needed} real images of each class; too few in {some(few)}"
-        yield f"method.start: {problem}; {advice}"
+        yield f"method.start: {method.start} needs more real images than there are of {some(few)}; {advice}"
     yield from _grouping(config, len(dataset.classes))
 
 
@@ -180,7 +183,8 @@ def needed(config: RunConfig, dataset: Any, classes: int) -> Needs:
     """
     method, image, tiles = config.method, FLOAT * prod(dataset.shape), prod(assembly.grid(config))
     theta, of_map = needs.of_theta(config, dataset)
-    real, decoded = min(method.real_batch, max(dataset.counts)), assembly.parameterisation_of(config).count(config.ipc)
+    most = images_per_class.most(config)
+    real, decoded = min(method.real_batch, max(dataset.counts)), assembly.parameterisation_of(config).count(most)
     microbatch = 1 if config.compute.microbatch is None else config.compute.microbatch or real
     passed = min(microbatch, max(real, min(decoded, method.synthetic_limit)))
     in_turn = [
@@ -194,8 +198,8 @@ def needed(config: RunConfig, dataset: Any, classes: int) -> Needs:
         text = f"the features of {clustered} real images"
         features = needs.feature_count(assembly.network_text(config.network), **assembly.network_shape(dataset))
         in_turn.append(Need("method.representatives.images", text, clustered * features * FLOAT))
-    if decoded > config.ipc and config.compute.microbatch == 0:  # else decoded by microbatches
-        text = f"{decoded} images decoded from the {config.ipc} of a class"
+    if decoded > most and config.compute.microbatch == 0:  # else decoded by microbatches
+        text = f"{decoded} images decoded from the {most} of a class"
         in_turn.append(Need("method.parameterisation.factor", text, decoded * image))
     for each in dict.fromkeys(passes(config, dataset)):
         batch = min(each.batch, each.images)
@@ -204,8 +208,9 @@ def needed(config: RunConfig, dataset: Any, classes: int) -> Needs:
         in_turn.append(needs.of_pass(config, slice_, of_map, "training.batch"))
     if BATCHES[config.training.source].on_set and config.trajectory.matching_steps > 1 and tiles > 1:
         text = f"the decoded images of {classes} classes"
-        in_turn.append(Need("method.parameterisation.factor", text, classes * config.ipc * tiles * image))
-    return Needs([needs.of_state(config, outline(config, dataset).class_tensors, classes), theta], in_turn)
+        owned = images_per_class.total(config, dataset) * classes // len(dataset.classes)
+        in_turn.append(Need("method.parameterisation.factor", text, owned * tiles * image))
+    return Needs([needs.of_state(config, dataset, outline(config, dataset).class_tensors, classes), theta], in_turn)
 
 
 def remarks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
@@ -218,7 +223,7 @@ def remarks(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
     if NETWORK_STARTS[schedule.start].pretrains and not schedule.pretrain_epochs:
         yield f"trajectory.start: {schedule.start} networks are not trained, because trajectory.pretrain_epochs=0"
     tiles = prod(assembly.grid(config))
-    if 0 < assembly.start_images(config) < config.ipc * tiles:
+    if 0 < assembly.start_images(config) < tiles:
         yield (
             f"method.start: {config.method.start} with {tiles} tiles per image starts each tile from a part of one "
             "real image; method.start=mixed starts each from a whole one"

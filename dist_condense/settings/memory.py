@@ -22,7 +22,7 @@ import torch
 
 from dist_condense.evaluation.protocols import protocol
 from dist_condense.selection.table import SELECTIONS
-from dist_condense.settings import architectures, assembly, needs
+from dist_condense.settings import architectures, assembly, images_per_class, needs
 from dist_condense.settings.needs import FLOAT, Need, Needs
 from dist_condense.settings.procedures import PROCEDURES, outline_of
 from dist_condense.settings.schema import CONDENSED, FULL, RunConfig
@@ -76,7 +76,7 @@ def _room(config: RunConfig) -> tuple[str, int] | None:
 
 def _export(config: RunConfig, dataset: Any) -> Needs:
     """Return the needs of exporting the set from a checkpoint."""
-    state = needs.of_state(config, outline_of(config, dataset).class_tensors, len(dataset.classes))
+    state = needs.of_state(config, dataset, outline_of(config, dataset).class_tensors, len(dataset.classes))
     return Needs([state, _learnt(config, dataset)])
 
 
@@ -89,19 +89,19 @@ def _sets(config: RunConfig, dataset: Any) -> Iterator[Needs]:
 def _evaluation(config: RunConfig, dataset: Any) -> Iterator[Needs]:
     """Yield the needs of training each network of the evaluation."""
     if config.evaluation.epochs != 0:
-        batch = min(protocol(config.evaluation.protocol).batch, len(dataset.classes) * config.ipc)
+        batch = min(protocol(config.evaluation.protocol).batch, images_per_class.total(config, dataset))
         for text in architectures.entries(config):
             yield needs.of_trained(config, dataset, text, batch)
 
 
 def _learnt(config: RunConfig, dataset: Any) -> Need:
-    number = _images(config, dataset)
+    number = images_per_class.total(config, dataset)
     text = f"the {number} images of the set"
     return Need(needs.images_key(config), text, FLOAT * number * prod(dataset.shape), less=needs.LESS)
 
 
 def _condensed(config: RunConfig, dataset: Any) -> Need:
-    number = _images(config, dataset) * prod(assembly.grid(config))
+    number = images_per_class.total(config, dataset) * prod(assembly.grid(config))
     text = f"the {number} decoded images of the set"
     return Need(needs.images_key(config), text, FLOAT * number * prod(dataset.shape), less=needs.LESS)
 
@@ -114,7 +114,8 @@ def _full(config: RunConfig, dataset: Any) -> Need:
 def _selected(name: str, config: RunConfig, dataset: Any) -> Need:
     draws = config.evaluation.seeds if SELECTIONS[name].varies else 1
     key = "evaluation.seeds" if draws > 1 else needs.images_key(config)
-    return Need(key, f"{draws} draws of {name} images", _stored(draws * _images(config, dataset), dataset))
+    images = draws * images_per_class.total(config, dataset)
+    return Need(key, f"{draws} draws of {name} images", _stored(images, dataset))
 
 
 SETS: dict[str, Callable[[RunConfig, Any], Need]] = {CONDENSED: _condensed, FULL: _full}
@@ -123,10 +124,6 @@ SETS: dict[str, Callable[[RunConfig, Any], Need]] = {CONDENSED: _condensed, FULL
 
 def _set(name: str, config: RunConfig, dataset: Any) -> Need:
     return SETS.get(name, partial(_selected, name))(config, dataset)
-
-
-def _images(config: RunConfig, dataset: Any) -> int:
-    return len(dataset.classes) * config.ipc
 
 
 def _stored(images: int, dataset: Any) -> int:

@@ -22,7 +22,7 @@ from dist_condense import networks
 from dist_condense.core.objective import Objective
 from dist_condense.data.reading.read_ahead import HELD
 from dist_condense.data.reading.tiers import DECODED
-from dist_condense.settings import assembly, matching, needs
+from dist_condense.settings import assembly, images_per_class, matching, needs
 from dist_condense.settings.needs import FLOAT
 from dist_condense.settings.schema import CPU, CUDA, RunConfig
 from dist_condense.system.memory import machine_memory
@@ -75,7 +75,7 @@ def fitting(config: RunConfig, dataset: Any, classes: int, room: Room) -> int:
     """
     method = config.method
     real = min(method.real_batch, max(dataset.counts))
-    synthetic = min(assembly.parameterisation_of(config).count(config.ipc), method.synthetic_limit)
+    synthetic = min(assembly.parameterisation_of(config).count(images_per_class.most(config)), method.synthetic_limit)
     free = SHARE * room.bytes - room.images - _beside(config, dataset, classes)
     text, shape = assembly.network_text(config.network), assembly.network_shape(dataset)
     objective = replace(assembly.objective_of(config), microbatch=0, compiled=False)
@@ -110,9 +110,9 @@ def reason(config: RunConfig, dataset: Any, classes: int, room: Room) -> str:
     return "all images of a class at once do not fit"
 
 
-def learnt(config: RunConfig, dataset: Any) -> int:
-    """Return the number of learnt values of a class. Its momentum, and in its step its gradient, have as many."""
-    return sum(map(prod, assembly.learnt_shapes(config, dataset).values()))
+def learnt(config: RunConfig, dataset: Any) -> list[int]:
+    """Return the number of learnt values of each class. Its momentum, and in its step its gradient, have as many."""
+    return [sum(map(prod, shapes.values())) for shapes in assembly.learnt_shapes(config, dataset)]
 
 
 def bound(text: str, images: int, *, channels: int, size: networks.Size, classes: int) -> int:
@@ -125,8 +125,8 @@ def bound(text: str, images: int, *, channels: int, size: networks.Size, classes
 
 def _beside(config: RunConfig, dataset: Any, classes: int) -> int:
     """Return the bytes of the classes' state, a class's gradient, theta's state, statistics, and minibatches."""
-    image = prod(dataset.shape)
-    state = FLOAT * (2 * classes + 1) * learnt(config, dataset)
+    image, own = prod(dataset.shape), learnt(config, dataset)
+    state = FLOAT * (2 * sum(own) * classes // len(own) + max(own))
     text, shape = assembly.network_text(config.network), assembly.network_shape(dataset)
     theta, _ = needs.sizes(text, **shape)
     groups, statistics = matching.pooled_groups(config, len(dataset.classes)), 0

@@ -8,7 +8,7 @@ passes may still need more than it has, which ``dist-condense plan`` estimates.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from math import prod
 from typing import Any
@@ -19,7 +19,7 @@ from dist_condense import networks
 from dist_condense.data.reading.tiers import gib
 from dist_condense.engine.matching.shared import STORED
 from dist_condense.engine.procedure import Kind
-from dist_condense.settings import assembly
+from dist_condense.settings import assembly, images_per_class
 from dist_condense.settings.schema import RunConfig
 from dist_condense.settings.values import ConfigError
 
@@ -77,19 +77,20 @@ class Needs:
         return f"{first.key}: {sizes[0]} for {first.text}{of_all}, but {place} has {gib(room)}; {change}"
 
 
-def of_state(config: RunConfig, tensors: Mapping[str, Kind], classes: int) -> Need:
-    """Return the need of the state of some classes.
+def of_state(config: RunConfig, dataset: Any, tensors: Callable[[int], Mapping[str, Kind]], classes: int) -> Need:
+    """Return the need of the state of ``classes`` average classes.
 
-    :param tensors: dtype and shape of the tensors of one class, by name.
+    :param tensors: function that returns the dtype and shape of the tensors of a class, by name.
     """
-    each = sum(dtype.itemsize * prod(shape) for dtype, shape in tensors.values())
-    text = f"the state of {classes} classes of {config.ipc} images"
-    return Need(images_key(config), text, classes * each, less=LESS)
+    every = range(len(dataset.classes))
+    whole = sum(dtype.itemsize * prod(shape) for label in every for dtype, shape in tensors(label).values())
+    text = f"the state of {classes} classes of {images_per_class.text(config)} images"
+    return Need(images_key(config), text, whole * classes // len(every), less=LESS)
 
 
 def images_key(config: RunConfig) -> str:
     """Return the key of which the memory of the learnt images depends most."""
-    return "ipc" if config.ipc > 1 else "dataset.size"
+    return "ipc" if images_per_class.most(config) > 1 else "dataset.size"
 
 
 def of_theta(config: RunConfig, dataset: Any) -> tuple[Need, int]:

@@ -465,8 +465,9 @@ class RunConfig:
     """Seed of every random draw."""
     output: str = "outputs/run"
     """Folder of the run; the same command on it continues the run."""
-    ipc: Annotated[int, Range(1, 100_000)] = 1
-    """Number of synthetic images per class."""
+    ipc: Annotated[int | dict[str, int], Range(1, 100_000)] = 1
+    """Number of synthetic images per class; or numbers by the name or WordNet id of the class, where `"*"` stands for
+    all others: `{oak: 20, "*": 5}`."""
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     data: DataConfig = field(default_factory=DataConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)

@@ -25,7 +25,7 @@ from dist_condense.procedures.base import NoNetwork
 from dist_condense.procedures.selecting import Selecting, SelectingOutline
 from dist_condense.selection.shard import SelectionShard
 from dist_condense.selection.table import SELECTIONS, Selection
-from dist_condense.settings import assembly, needs, yaml_files
+from dist_condense.settings import assembly, images_per_class, needs, yaml_files
 from dist_condense.settings.assembly import Pass
 from dist_condense.settings.config import from_dict, shipped
 from dist_condense.settings.needs import FLOAT, Need, Needs
@@ -50,7 +50,8 @@ def outline(config: RunConfig, dataset: ImageSet) -> SelectingOutline:
     """Return the outline of a selection: its classes and the shapes of its stored tensors."""
     return SelectingOutline(
         names=[c.name for c in dataset.classes],
-        shape=(config.ipc, *dataset.shape),
+        numbers=images_per_class.numbers(config, dataset),
+        shape=dataset.shape,
         build=assembly.network_builder(config, dataset) if selection_of(config).features else None,
     )
 
@@ -58,7 +59,9 @@ def outline(config: RunConfig, dataset: ImageSet) -> SelectingOutline:
 def batches(config: RunConfig) -> tuple[int, int]:
     """Return the largest numbers of real images that are read at a time: of a class, and to train the network."""
     features = selection_of(config).features
-    return max(config.ipc, IMAGES if features else 0), config.method.selection.batch if features else 0
+    return max(
+        images_per_class.most(config), IMAGES if features else 0
+    ), config.method.selection.batch if features else 0
 
 
 def form(config: RunConfig, dataset: ImageSet) -> tuple[Space, MultiFormation]:
@@ -79,12 +82,12 @@ def selecting(
         selection_of(config),
         labels,
         seed=config.seed,
-        ipc=config.ipc,
+        numbers=planned.numbers,
         counts=dataset.counts,
         source=ReadAhead(NamedSource(source, planned.names), placement.device),
         space=space,
         placement=placement,
-        shape=planned.shape[1:],
+        shape=planned.shape,
     )
     theta = _trajectory(config, dataset, shard, coordinator) if planned.build else NoNetwork()
     return Selecting(outline=planned, shard=shard, trajectory=theta, stride=coordinator.size)
@@ -135,7 +138,7 @@ def needed(config: RunConfig, dataset: Any, classes: int) -> Needs:
     :param classes: number of classes that the worker owns.
     :raises ConfigError: the network cannot be built.
     """
-    state = needs.of_state(config, outline(config, dataset).class_tensors, classes)
+    state = needs.of_state(config, dataset, outline(config, dataset).class_tensors, classes)
     if not selection_of(config).features:
         return Needs([state])
     theta, each = needs.of_theta(config, dataset)
@@ -161,9 +164,8 @@ def passes(config: RunConfig, dataset: ImageSet) -> Iterator[Pass]:
 
 def data_problems(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
     """Yield an error message if a class has fewer images than ``ipc``."""
-    if config.ipc > min(dataset.counts):
-        few = [f"{c.name} ({n})" for c, n in zip(dataset.classes, dataset.counts, strict=True) if n < config.ipc]
-        yield f"ipc: {config.ipc} real images of each class are selected, and there are fewer in {some(few)}"
+    if few := images_per_class.lacking(config, dataset):
+        yield f"ipc: more real images of a class would be selected than there are: {some(few)}; lower it"
 
 
 # --- for the rows of an evaluation --------------------------------------------------------------------------------

@@ -104,6 +104,8 @@ def check_text(value: Any, is_utf8: bool = True) -> None:
         raise Misfit(
             f"{ascii(wrong[0])[:SHOWN]} is not UTF-8, which the files of a run require; rename it, or link to it"
         )
+    if isinstance(value, dict) and (odd := [name for name in value if "${" in name]):
+        raise Misfit(f"{shown(odd[0])}: a name with ${{ is not stored in a config; rename the class")
     if zero := [text for text in texts if "\0" in text]:
         raise Misfit(f"{shown(zero[0])} has a zero byte, which no name or path has; remove it")
     if long := [text for text in texts if len(text) > LONGEST]:
@@ -111,6 +113,8 @@ def check_text(value: Any, is_utf8: bool = True) -> None:
 
 
 def _texts(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
     if isinstance(value, list | tuple):
         return [text for item in value for text in _texts(item)]
     return [value] if isinstance(value, str) else []
@@ -162,6 +166,11 @@ def _as(kind: Any, value: Any) -> Any:
         if not isinstance(value, list | tuple):
             raise TypeError
         return [_as(get_args(kind)[0], item) for item in value]
+    if get_origin(kind) is dict:
+        if not isinstance(value, dict):
+            raise TypeError
+        name, item = get_args(kind)
+        return {_as(name, key): _as(item, one) for key, one in value.items()}
     if kind is str and isinstance(value, str) and value.strip():
         return value
     if kind is bool and (isinstance(value, bool) or str(value).lower() in WORDS):

@@ -167,7 +167,7 @@ def test_a_selection_has_the_time_of_its_training_or_none(rates, capsys):
 def test_data_that_are_opened_are_checked_as_by_a_run(capsys):
     keys = ["method.start=mixed", "method.parameterisation.factor=2", "ipc=50"]
     code, _, err = reported(capsys, "configs/digits.yaml", *keys)
-    assert code == cli.REFUSED and "method.start: mixed needs 200 real images of each class" in err
+    assert code == cli.REFUSED and "method.start: mixed needs more real images than there are of 0 (143 of 200)" in err
     assert "timing" not in err
 
 

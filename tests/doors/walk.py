@@ -333,8 +333,8 @@ def evaluated(config: RunConfig) -> None:
     claim = Claim.new(Path(config.output))
     claim.take()
     outline = procedures.outline_of(config, dataset)
-    kinds, labels = outline.class_tensors.items(), range(len(dataset.classes))
-    _write(config, {f"{name}.{c}": torch.rand(shape) for name, (_, shape) in kinds for c in labels})
+    kinds = {c: outline.class_tensors(c) for c in range(len(dataset.classes))}
+    _write(config, {f"{name}.{c}": torch.rand(shape) for c, own in kinds.items() for name, (_, shape) in own.items()})
     comparison = Comparison(
         config, dataset, claim=claim, budget=keeping.budget, run=lambda own: _write(own, executed(own))
     )

@@ -43,6 +43,7 @@ TINY = [
     "tracking.log_every=2",
 ]
 ON_S = ["training=synthetic", "training.epochs=2", "training.batch=12"]
+BY_CLASS = 'ipc={"3": 1, "7": 4, "*": 2}'
 CASES: dict[str, list[str]] = {
     "dc": ["method=dc", *ON_S],
     "dsa": ["method=dsa", *ON_S],
@@ -97,8 +98,11 @@ CASES: dict[str, list[str]] = {
     ],
     "batch_norm": ["method=dcc", *ON_S, "network.norm=batch"],
     "soft_labels": ["method=dsa", *ON_S, "method.label_lr=0.1"],
+    "by_class": ["method=dcc", *ON_S, "method.label_lr=0.1", BY_CLASS],
+    "idc_by_class": ["method=idc", *ON_S, "method.images.lr=20", "method.synthetic_limit=10", BY_CLASS],
     "two_classes": ["method=dcc", *ON_S, "dataset.classes=['3','8']"],
     "random": ["method=random"],
+    "herding_by_class": ["method=herding", "method.selection.epochs=1", "method.selection.batch=200", BY_CLASS],
     "herding": ["method=herding", "method.selection.epochs=3", "method.selection.batch=200"],
 }
 REDUCED = ("dcc", "idc")
@@ -136,10 +140,14 @@ def classes(stored: Checkpoint) -> dict[str, Tensor]:
 
 
 def learnt(state: Mapping[str, Tensor]) -> Tensor:
-    """Return pixels, and labels where these are learnt, of all classes in a state: ``[classes, values]``."""
+    """Return pixels, and labels where these are learnt, of all classes in a state: ``[classes, values]``.
+
+    Where classes have different numbers of images, it is ``[values]``.
+    """
     names = [name for name in ("pixels", "labels") if f"{name}.0" in state]
     classes = range(sum(name.startswith("pixels") for name in state))
-    return torch.stack([torch.cat([state[f"{name}.{c}"].flatten() for name in names]) for c in classes])
+    values = [torch.cat([state[f"{name}.{c}"].flatten() for name in names]) for c in classes]
+    return torch.stack(values) if len({*map(len, values)}) == 1 else torch.cat(values)
 
 
 def alone(name: str, folder: Path, *more: str) -> Tensor:

@@ -79,10 +79,10 @@ def assert_equal(results: list[Stepped], expected: list[Stepped], tolerance: flo
 @pytest.mark.parametrize("method", ["dsa", "idc"])
 def test_the_images_of_a_step_are_counted_without_a_kernel(method: str) -> None:
     made, _ = shard(method, "method.parameterisation.factor=2")
-    drawn = made.draws.of(0)[0]
+    learnt, drawn = made.learnt_of(0), made.draws.of(0)[0]
     with FakeTensorMode():  # refuses to compute with tensors of another mode
-        count = made.view.count(drawn)
-    assert count == len(made.view.taking_part(drawn)) == {"dsa": 8, "idc": 6}[method]
+        count = made.view.count(learnt, drawn)
+    assert count == len(made.view.taking_part(learnt, drawn)) == {"dsa": 8, "idc": 6}[method]
     assert (drawn.subset is None) == (method == "dsa")
 
 

@@ -18,16 +18,24 @@ from dist_condense.engine.update import Batch, BlockDraws
 from tests.engine.test_units import on_threads
 
 CLASSES, IMAGES = 3, 4
+UNEVEN = (2, 1, 5)
+"""Different numbers of images of the classes."""
 
 
-def batches(coordinator: Coordinator, owned: Sequence[int], *, epochs: int = 2, soft: bool = False) -> SyntheticBatches:
+def batches(
+    coordinator: Coordinator,
+    owned: Sequence[int],
+    *,
+    epochs: int = 2,
+    soft: bool = False,
+    sizes: Sequence[int] = (IMAGES,) * CLASSES,
+) -> SyntheticBatches:
     """Return batches of images whose value is 10 c + i for image i of class c."""
-    images = {c: torch.arange(float(IMAGES)).view(IMAGES, 1, 1, 1) + 10 * c for c in owned}
-    labels = {c: (x.flatten(1) + 100).expand(IMAGES, CLASSES) for c, x in images.items()}
+    images = {c: torch.arange(float(sizes[c])).view(-1, 1, 1, 1) + 10 * c for c in owned}
+    labels = {c: (x.flatten(1) + 100).expand(-1, len(sizes)) for c, x in images.items()}
     return SyntheticBatches(
         seed=1,
-        classes=CLASSES,
-        per_class=IMAGES,
+        numbers=sizes,
         shard=SimpleNamespace(
             labels=list(owned), training_images=images.__getitem__, training_labels=labels.__getitem__
         ),
@@ -75,22 +83,28 @@ def test_the_first_of_very_many_passes_need_no_memory_for_the_others() -> None:
     assert [len(batch.draws.mix.partner) for batch in rest] == [5, 5, 2]
 
 
+def test_a_pass_shows_each_image_once_where_classes_have_different_numbers() -> None:
+    walk = given(batches(LocalCoordinator(), range(CLASSES), epochs=1, sizes=UNEVEN))
+    assert [len(batch.labels) for batch in walk] == [5, 3]
+    found = sorted((c, int(x)) for batch in walk for x, c in zip(batch.images, batch.labels.tolist(), strict=True))
+    assert found == [(c, 10 * c + i) for c, size in enumerate(UNEVEN) for i in range(size)]
+
+
+@pytest.mark.parametrize("sizes", [(IMAGES,) * CLASSES, UNEVEN])
 @pytest.mark.parametrize("owners", [[(1,), (0, 2)], [(), (0, 1, 2)], [(2,), (0,), (1,)]])
-def test_batches_do_not_depend_on_the_owners(owners: list[tuple[int, ...]]) -> None:
-    expected, soft = given(alone()), given(batches(LocalCoordinator(), range(CLASSES), soft=True))
+def test_batches_do_not_depend_on_the_owners(owners: list[tuple[int, ...]], sizes: tuple[int, ...]) -> None:
+    every = LocalCoordinator(), range(CLASSES)
+    expected, soft = given(batches(*every, sizes=sizes)), given(batches(*every, soft=True, sizes=sizes))
     assert not soft[0].labels.eq(0).any()
 
     def work(coordinator: Coordinator) -> None:
-        own = owners[coordinator.rank]
-        for walk, like in ((given(batches(coordinator, own)), expected), (_soft(coordinator, own), soft)):
+        own = coordinator, owners[coordinator.rank]
+        for is_soft, like in ((False, expected), (True, soft)):
+            walk = given(batches(*own, soft=is_soft, sizes=sizes))
             for one, other in zip(walk, like, strict=True):
                 assert torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)
 
     on_threads(len(owners), work)
-
-
-def _soft(coordinator: Coordinator, own: Sequence[int]) -> list[Batch]:
-    return given(batches(coordinator, own, soft=True))
 
 
 def test_closing_ends_the_thread_and_releases_the_shard() -> None:

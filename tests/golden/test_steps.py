@@ -28,7 +28,7 @@ from dist_condense.engine.shard import ClassShard
 from dist_condense.engine.synthetic_batches import SyntheticBatches
 from dist_condense.engine.trajectory import Trajectory
 from dist_condense.match import match
-from dist_condense.settings import assembly, config
+from dist_condense.settings import assembly, config, images_per_class
 from dist_condense.settings.config import RunConfig
 from tests.golden import by_hand, toys
 from tests.golden.by_hand import SGD, Averages, Theta
@@ -585,7 +585,9 @@ def compare_rate(name: str) -> None:
     """Check the learning rate of the pixels in a shipped config."""
     file, overrides, size, expected = RATES[name]
     run = config.load(str(config.shipped() / f"{file}.yaml"), overrides)
-    assert assembly.image_rule(run, dataset(size)).lr == pytest.approx(expected, rel=1e-12)
+    assert assembly.image_rule(run, dataset(size)).rate(images_per_class.most(run)) == pytest.approx(
+        expected, rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("name", RATES)
@@ -599,8 +601,8 @@ def scaled_by(ipc: bool, power: int) -> Plant:
     def plant(patch: pytest.MonkeyPatch) -> None:
         def rule(run: RunConfig, data: Any) -> ImageRule:
             images = run.method.images
-            lr = images.lr * (run.ipc / (images.reference_ipc or run.ipc) if ipc else 1)
-            return ImageRule(lr * (data.size / (images.reference_size or data.size)) ** power, images.momentum)
+            scale = (data.size / (images.reference_size or data.size)) ** power
+            return ImageRule(images.lr, images.momentum, 1, images.reference_ipc if ipc else None, scale)
 
         patch.setattr(assembly, "image_rule", rule)
 

@@ -94,7 +94,7 @@ def state_of(classes: int, steps: int) -> dict[str, Tensor]:
 def outline(classes: int) -> Any:
     kinds = {name: kind_of(torch.zeros(2)) for name in ("pixels", "buffer")}
     theta = {name: kind_of(x) for name, x in THETA.items()}
-    return SimpleNamespace(units=Units({"step": 9}), class_tensors=kinds, shared_tensors=(theta, {}))
+    return SimpleNamespace(units=Units({"step": 9}), class_tensors=lambda label: kinds, shared_tensors=(theta, {}))
 
 
 def store_of(classes: int, *steps: int) -> Memory:

@@ -206,11 +206,11 @@ REFUSALS: dict[str, tuple[list[str], list[str]]] = {
     "factor": (["method.parameterisation.factor=9"], ["method.parameterisation.factor: 9", "side, 8"]),
     "start": (
         [*IMAGES, "dataset.root=ROOT", "method.start=real", "ipc=3"],
-        ["method.start: real needs 3 real images of each class; too few in ant (2), bee (2), cat (2); set a"],
+        ["method.start: real needs more real images than there are of ant (2 of 3), bee (2 of 3), cat (2 of 3); set a"],
     ),
     "mixed start": (
         [*IMAGES, "dataset.root=ROOT", "method.start=mixed", "ipc=1", "method.parameterisation.factor=2"],
-        ["method.start: mixed needs 4"],
+        ["method.start: mixed needs more real images than there are of ant (2 of 4)"],
     ),
     "grouping": (
         ["method.grouping.name=given", "method.grouping.groups=[[0,1,2,3],[4,5,6,7,8]]"],

@@ -44,8 +44,7 @@ class AbacusOutline:
     shape: tuple[int, ...]
     units: Units = field(default_factory=lambda: Units({"round": 2, "turn": 3}))
 
-    @property
-    def class_tensors(self) -> dict[str, Kind]:
+    def class_tensors(self, label: int) -> dict[str, Kind]:
         return {"tally": (torch.int64, (1,))}
 
     @property

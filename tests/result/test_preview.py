@@ -5,7 +5,7 @@ from dist_condense.result.preview import ASPECTS, blocks_of, left_out, sheet
 
 
 def drawn(images):
-    return sheet(images.__getitem__, *images.shape[:2])
+    return sheet(images.__getitem__, [images.shape[1]] * len(images))
 
 
 @pytest.mark.parametrize(
@@ -63,6 +63,6 @@ def test_images_stand_in_label_order_and_a_missing_one_is_white():
     ],
 )
 def test_a_caption_states_what_is_omitted(classes, ipc, caption):
-    assert left_out(classes, ipc) == caption
+    assert left_out([ipc] * classes) == caption
     picture = drawn(torch.ones(1, 1, 1, 1, 1).expand(classes, ipc, 1, 8, 8))
     assert (picture.getextrema()[0] < 128) == bool(caption)  # dark letters on a white sheet

@@ -197,7 +197,7 @@ def test_every_selection_has_a_method_file_that_names_it() -> None:
     [
         (["method.selection.name=null"], "method.selection.name: name one of random, herding"),
         (["method.selection.name=farthest"], "'farthest' is not one of random, herding"),
-        (["ipc=2000"], "ipc: 2000 real images of each class are selected, and there are fewer in 0 (143), 1 (146)"),
+        (["ipc=2000"], "would be selected than there are: 0 (143 of 2000), 1 (146 of 2000)"),
         (
             ["method.selection.batch=0", "method.selection.epochs=-1"],
             "method.selection.batch: 0 is not in the range",

@@ -21,10 +21,10 @@ def source() -> MemorySource:
 
 
 def test_draws_stand_one_after_the_other_and_an_evaluation_takes_each(source: MemorySource) -> None:
-    both = real_sets(RANDOM, source, [8, 8], ipc=3, seed=5, draws=2)
+    both = real_sets(RANDOM, source, [8, 8], numbers=[3, 3], seed=5, draws=2)
     assert both.labels.tolist() == [0, 0, 0, 1, 1, 1] * 2
     first, second = both.images.split(6)
-    assert torch.equal(first, real_sets(RANDOM, source, [8, 8], ipc=3, seed=5).images)
+    assert torch.equal(first, real_sets(RANDOM, source, [8, 8], numbers=[3, 3], seed=5).images)
     assert not torch.equal(first, second)
     assert len(first.unique(dim=0)) == 6
     assert torch.equal(TrainingSet(both.images, both.labels, draws=2).draw(3).images, second)
@@ -32,4 +32,4 @@ def test_draws_stand_one_after_the_other_and_an_evaluation_takes_each(source: Me
 
 def test_a_class_with_too_few_images_is_refused(source: MemorySource) -> None:
     with pytest.raises(ValueError, match=r"classes \[1\] have fewer images; lower ipc"):
-        real_sets(RANDOM, source, [8, 2], ipc=3, seed=5)
+        real_sets(RANDOM, source, [8, 2], numbers=[3, 3], seed=5)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -35,17 +35,15 @@ pytree.register_dataclass(Drawn)
 class Draws:
     """Source of a worker's random choices, keyed by (seed, step, class).
 
-    :param labels: labels of the owned classes.
     :param size: height and width of an image.
-    :param decoded: number of decoded images of a class; if it exceeds ``limit``, a subset is drawn.
+    :param decoded: number of decoded images of each owned class; if it exceeds ``limit``, a subset is drawn.
     :param limit: maximum number of decoded images of a class in one step.
     """
 
     seed: int
-    labels: Sequence[int]
     strategy: Strategy
     size: tuple[int, int]
-    decoded: int
+    decoded: Mapping[int, int]
     limit: int
     placement: Placement
     _next: tuple[int, dict[int, Drawn]] | None = field(default=None, init=False)
@@ -56,18 +54,19 @@ class Draws:
         recipe: MatchingRecipe,
         *,
         seed: int,
-        labels: Sequence[int],
+        numbers: Mapping[int, int],
         shape: tuple[int, int, int],
-        ipc: int,
         placement: Placement,
     ) -> Draws:
-        """Return the source for a method and images of ``shape`` = (C, h, w), with ``ipc`` learnt images per class."""
+        """Return the source for a method and images of ``shape`` = (C, h, w).
+
+        :param numbers: number of learnt images of each owned class, by label.
+        """
         return cls(
             seed=seed,
-            labels=labels,
             strategy=recipe.strategy,
             size=shape[1:],
-            decoded=recipe.parameterisation.count(ipc),
+            decoded={c: recipe.parameterisation.count(ipc) for c, ipc in numbers.items()},
             limit=recipe.synthetic_limit,
             placement=placement,
         )
@@ -87,14 +86,14 @@ class Draws:
 
         They reach the device in one copy.
         """
-        self._next = visit, together({c: self._draw(c, visit) for c in self.labels}, self.placement.device)
+        self._next = visit, together({c: self._draw(c, visit) for c in self.decoded}, self.placement.device)
 
     def _draw(self, label: int, visit: int) -> Drawn:
         augmentation, subset = None, None
         if self.strategy:
             keyed = randomness.generator(self.seed, "matching augmentation", visit, label)
             augmentation = self.strategy.draw(1, self.size, keyed).to(torch.device("cpu"), self.placement.dtype)
-        if self.decoded > self.limit:
-            order = randomness.permutation(self.decoded, self.seed, "synthetic subset", visit, label)
+        if (decoded := self.decoded[label]) > self.limit:
+            order = randomness.permutation(decoded, self.seed, "synthetic subset", visit, label)
             subset = order[: self.limit]
         return Drawn(torch.tensor([label]), augmentation, subset)

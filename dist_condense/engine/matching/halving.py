@@ -82,7 +82,7 @@ class Halving:
         drawn: Sequence[Drawn],
     ) -> list[Stepped]:
         """Return the state after the step of each of some classes that are groups of their own."""
-        for each in zip(stored, drawn, strict=True):
+        for each in zip(learnt, stored, drawn, strict=True):
             self._note(*each)
         return self._fitting(lambda: self._steps(network, learnt, momentum, stored, drawn))
 
@@ -101,20 +101,20 @@ class Halving:
 
     def match(self, network: nn.Module, learnt: Learnt, stored: Tensor, drawn: Drawn) -> Matched:
         """Return the result of the matching step of one class that is a group of its own."""
-        self._note(stored, drawn)
+        self._note(learnt, stored, drawn)
         return self._fitting(lambda: self.step.match(network, learnt, stored, drawn))
 
     def statistics(self, network: nn.Module, learnt: Learnt, stored: Tensor, drawn: Drawn) -> Pair:
         """Return phi of the synthetic and of the real examples."""
-        self._note(stored, drawn)
+        self._note(learnt, stored, drawn)
         return self._fitting(lambda: self._statistics(network, learnt, stored, drawn))
 
     def pull_back(self, network: nn.Module, learnt: Learnt, drawn: Drawn, v: Sequence[Tensor]) -> Learnt:
         """Return the gradient of <phi(synthetic examples), v> with respect to the learnt tensors, by name."""
         return self._fitting(lambda: self._pull_back(network, learnt, drawn, v))
 
-    def _note(self, stored: Tensor, drawn: Drawn) -> None:
-        self._most = max(self._most, len(stored), self.view.count(drawn))
+    def _note(self, learnt: Learnt, stored: Tensor, drawn: Drawn) -> None:
+        self._most = max(self._most, len(stored), self.view.count(learnt, drawn))
 
     def _fitting(self, compute: Callable[[], T]) -> T:
         """Return the result of ``compute``, if necessary with half of the microbatch.

@@ -37,14 +37,14 @@ class TwoPasses:
         self, network: nn.Module, learnt: Learnt, stored: Tensor, drawn: Drawn
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Return phi of the synthetic and of the real examples."""
-        at = self.view.taking_part(drawn)
+        at = self.view.taking_part(learnt, drawn)
         a = self.objective.mean(network, len(at), lambda rows: self.view.some(learnt, drawn, at[rows]))
         return a, self.objective.mean(network, len(stored), lambda rows: self.view.real(stored[rows], drawn))
 
     def pull_back(self, network: nn.Module, learnt: Learnt, drawn: Drawn, v: Sequence[Tensor]) -> Learnt:
         """Return the gradient of <phi(synthetic examples), v> with respect to the learnt tensors, by name."""
         gradient = {name: torch.zeros_like(x) for name, x in learnt.items()}
-        every = self.view.taking_part(drawn)
+        every = self.view.taking_part(learnt, drawn)
         for weight, rows in self.objective.microbatches(len(every)):
             at = every[rows]
             examples, back = self.view.pull_back_some(learnt, drawn, at)

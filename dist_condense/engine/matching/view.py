@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import cast
 
@@ -26,27 +26,27 @@ Back = Callable[[Examples], tuple[Learnt]]
 class View:
     """Maps from learnt tensors and from stored images to examples, the inputs of the network.
 
-    :param origins: origins of the m decoded images of a class, on the device.
+    :param origins: origins of the m decoded images of a class, on the device, by its number of learnt images.
     :param normalised_pixels: whether the learnt pixels are in normalised space.
     :param mean: mean of the values of real images, ``[C, 1, 1]`` on the device, in the dtype of the images.
     :param std: standard deviation of these values, in the same form.
     """
 
     parameterisation: MultiFormation
-    origins: Origins
+    origins: Mapping[int, Origins]
     normalised_pixels: bool
     _: KW_ONLY
     mean: Tensor
     std: Tensor
 
     @classmethod
-    def of(cls, recipe: MatchingRecipe, ipc: int, space: Space, placement: Placement) -> View:
-        """Return the view for a method that learns ``ipc`` images per class."""
+    def of(cls, recipe: MatchingRecipe, numbers: Iterable[int], space: Space, placement: Placement) -> View:
+        """Return the view for classes with these numbers of learnt images."""
         mean, std = (
             torch.tensor(x, dtype=placement.dtype, device=placement.device)[:, None, None]
             for x in (space.statistics.mean, space.statistics.std)
         )
-        origins = recipe.parameterisation.origins(ipc).to(placement.device)
+        origins = {ipc: recipe.parameterisation.origins(ipc).to(placement.device) for ipc in {*numbers}}
         return cls(recipe.parameterisation, origins, space.normalised, mean=mean, std=std)
 
     def normalised(self, stored: Tensor) -> Tensor:
@@ -65,13 +65,14 @@ class View:
         """
         return self._with_pull_back(lambda learnt: self._seen(learnt, drawn), learnt, drawn)
 
-    def taking_part(self, drawn: Drawn) -> Origins:
-        """Return the origins of the decoded images that take part in a step."""
-        return self.origins if drawn.subset is None else self.origins[drawn.subset]
+    def taking_part(self, learnt: Learnt, drawn: Drawn) -> Origins:
+        """Return the origins of the decoded images of a class that take part in a step."""
+        every = self.origins[len(learnt["pixels"])]
+        return every if drawn.subset is None else every[drawn.subset]
 
-    def count(self, drawn: Drawn) -> int:
-        """Return the number of decoded images that take part in a step."""
-        return len(self.origins if drawn.subset is None else drawn.subset)
+    def count(self, learnt: Learnt, drawn: Drawn) -> int:
+        """Return the number of decoded images of a class that take part in a step."""
+        return len(self.origins[len(learnt["pixels"])] if drawn.subset is None else drawn.subset)
 
     def some(self, learnt: Learnt, drawn: Drawn, at: Origins) -> Examples:
         """Return the synthetic examples of some decoded images, without memory for the others."""
@@ -100,7 +101,7 @@ class View:
             images = sampling.taken(images, drawn.subset)
         labels = {}
         if "labels" in learnt:
-            labels["labels"] = sampling.taken(learnt["labels"].softmax(1), self.taking_part(drawn).source)
+            labels["labels"] = sampling.taken(learnt["labels"].softmax(1), self.taking_part(learnt, drawn).source)
         return {"images": _augmented(self._shown(images), drawn), **labels}
 
     def _seen_some(self, sources: Learnt, drawn: Drawn, at: Origins) -> Examples:

@@ -271,7 +271,7 @@ def _values(own: Trained, by: str) -> dict[str, str]:
     values = {
         METHOD: run.config.method.name,
         "dataset": run.config.dataset.name,
-        "ipc": str(run.config.ipc),
+        "ipc": _text(run.config.ipc),
         **dict(zip(TRAINING, own.training, strict=True)),
         **run.tested_on,
     }
@@ -286,7 +286,7 @@ def _settings(config: RunConfig) -> dict[str, str]:
 
 def _text(item: Any) -> str:
     """Return a value as a text, with all digits."""
-    return item if isinstance(item, str) else json.dumps(item, separators=(",", ":"))
+    return item if isinstance(item, str) else json.dumps(item, separators=(",", ":"), sort_keys=True)
 
 
 def _digests(run: Run) -> dict[str, str]:

@@ -24,6 +24,7 @@ from dist_condense.result.tracking.server import Refused, TrackingError
 from dist_condense.result.tracking.tags import data_of
 from dist_condense.settings import assembly, run_folder
 from dist_condense.settings.config import read
+from dist_condense.settings.keys import leaves
 from dist_condense.settings.run_folder import RunFolder
 from dist_condense.settings.schema import CONDENSED
 from dist_condense.settings.tracking_address import VARIABLE
@@ -366,15 +367,16 @@ def _values(entry: MetricsEntry) -> list[Value]:
     return [(key, value, step, at) for key, value in numbers.items()]
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Flatten nested values to dotted names and texts, omitting None and empty lists.
+def _flat(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Flatten nested values to dotted names and texts, omitting None and what is empty.
 
-    ``{"a": {"b": 1, "c": ["d", "e"]}}`` becomes ``[("a.b", "1"), ("a.c", "d, e")]``.
+    ``{"a": {"b": 1, "c": ["d", "e"]}}`` becomes ``[("a.b", "1"), ("a.c", "d, e")]``. A dict that is the value of a key
+    of the config, such as ``ipc``, is one text, because its names are the user's.
     """
-    items: list[tuple[str, str]] = []
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            items += _flat(value, f"{prefix}{key}.")
-        elif value is not None and value != []:
-            items.append((f"{prefix}{key}", ", ".join(map(str, value)) if isinstance(value, list) else str(value)))
-    return items
+    return [(key, _joined(value)) for key, value in leaves(values) if value not in (None, [], {})]
+
+
+def _joined(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}: {item}" for name, item in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

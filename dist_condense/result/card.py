@@ -207,7 +207,7 @@ class Card:
             yield f"an image has {pixels} pixels, more than {LARGEST_SIDE**2}"
         if len(self.counts) != len(self.classes):
             yield f"ipc has {len(self.counts)} numbers for {len(self.classes)} classes"
-        elif self.images_per_class not in (0, decoded := common(self.decoded_counts)):
+        elif self.classes and self.images_per_class not in (0, decoded := common(self.decoded_counts)):
             stated, given = (f"{x!r:.80}" for x in (self.images_per_class, decoded))
             yield f"images_per_class is {stated}, but ipc and factor give {given}"
         lengths = {"mean": len(self.mean), "std": len(self.std), "padding": len(self.padding)}

@@ -99,7 +99,7 @@ def _data(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
             "condense at least two classes (dataset.classes=null takes all)"
         )
     yield from images_per_class.problems(config, dataset)
-    selected = [name for name in config.evaluation.sets if name in SELECTIONS]
+    selected = [name for name in config.evaluation.sets if name in SELECTIONS and config.evaluation.epochs != 0]
     if selected and (few := images_per_class.lacking(config, dataset)):
         yield (
             f"evaluation.sets: ipc is larger than the number of real images of {some(few)}; leave out "

@@ -53,9 +53,13 @@ def a_card(factor=1, size=9, channels=3, ipc=2, classes=3, value_space="unit"):
 
 
 def a_set(card, seed=0):
-    n = len(card.classes) * card.ipc
-    pixels = torch.randn(n, card.channels, card.size, card.size, generator=torch.Generator().manual_seed(seed)) * 2
-    return pixels, torch.arange(len(card.classes)).repeat(card.ipc)
+    pixels = (
+        torch.randn(
+            sum(card.counts), card.channels, card.size, card.size, generator=torch.Generator().manual_seed(seed)
+        )
+        * 2
+    )
+    return pixels, torch.cat([(torch.tensor(card.counts) > i).nonzero().flatten() for i in range(max(card.counts))])
 
 
 def expected(pixels, labels, card):
@@ -368,7 +372,7 @@ def test_a_tampered_file_is_refused(tmp_path):
         (lambda f: (f / "card.json").unlink(), "card.json is missing"),
         (lambda f: (f / "synthetic_set.safetensors").unlink(), "safetensors is missing"),
         (lambda f: (f / "card.json").write_text("{"), "it is not JSON"),
-        (lambda f: (f / "card.json").write_text('{"format_version": 3}'), "format version 3"),
+        (lambda f: (f / "card.json").write_text('{"format_version": 4}'), "format version 4"),
         (lambda f: (f / "card.json").write_text('{"format_version": 1}'), "not a card of format 1"),
     ],
 )
@@ -439,6 +443,39 @@ def test_the_number_of_decoded_images_is_that_of_the_tiles(tmp_path):
     write_set(tmp_path / "s", *a_set(card), card)
     change_card(tmp_path / "s", images_per_class=17)
     with pytest.raises(SyntheticSetError, match="images_per_class is 17, but ipc and factor give 18"):
+        load_set(tmp_path / "s")
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_classes_may_have_different_numbers_of_images(tmp_path, factor):
+    card = a_card(factor, ipc=(2, 5, 1))
+    pixels, labels = a_set(card)
+    assert labels.tolist() == [0, 1, 2, 0, 1, 1, 1, 1]
+    written = write_set(tmp_path / "s", pixels, labels, card)
+    assert written.format_version == 3 and written.images_per_class == tuple(n * factor**2 for n in (2, 5, 1))
+    dataset = load_set(tmp_path / "s")
+    assert dataset.card.counts == written.counts == (2, 5, 1) and dataset.card.ipc_text == "1 to 5"
+    assert torch.equal(dataset.pixels(), pixels) and torch.equal(dataset.labels, labels.repeat(factor**2))
+    assert [len(at) for at in dataset.positions()] == [2, 5, 1]
+    soft = torch.nn.functional.one_hot(card.class_of_each_image, 3).float()
+    write_set(tmp_path / "soft", pixels, soft, card)
+    assert torch.equal(load_set(tmp_path / "soft").labels, soft.repeat(factor**2, 1))
+
+
+@pytest.mark.parametrize(("ipc", "message"), [
+    ((2, 3, 3), "class 1 has 5 images, the card's ipc is 3"),
+    ((2, 5), "ipc has 2 numbers for 3 classes"),
+    ((2, 5, 0), "ipc"),
+    ([], "ipc has 0 numbers for 3 classes"),
+])  # fmt: skip
+def test_numbers_that_are_not_those_of_the_labels_are_refused(tmp_path, ipc, message):
+    card = a_card(ipc=(2, 5, 1))
+    pixels, labels = a_set(card)
+    write_set(tmp_path / "s", pixels, labels, card)
+    with pytest.raises(SyntheticSetError, match=message):
+        write_set(tmp_path / "s", pixels, labels, replace(card, ipc=ipc))
+    change_card(tmp_path / "s", ipc=ipc, images_per_class=0)
+    with pytest.raises(SyntheticSetError, match=message):
         load_set(tmp_path / "s")
 
 

@@ -158,10 +158,18 @@ class ClassShard:
         self.learnt = {name: x.to(place.device, place.dtype) for name, x in whole.items()}
         self.momentum = {name: torch.zeros_like(x) for name, x in self.learnt.items()}
         sizes = [len(start[c]["pixels"]) for c in self.labels]
-        self._own, self._own_momentum = (
-            {c: {name: x.split(sizes)[i] for name, x in every.items()} for i, c in enumerate(self.labels)}
-            for every in (self.learnt, self.momentum)
-        )
+        self._own, self._own_momentum = self._by_class(self.learnt, sizes), self._by_class(self.momentum, sizes)
+
+    def _by_class(self, tensors: Learnt, sizes: Sequence[int]) -> dict[int, Learnt]:
+        """Return views of each class's part of tensors, by label and name.
+
+        :param sizes: number of images of each owned class.
+        """
+        own: dict[int, Learnt] = {c: {} for c in self.labels}
+        for name, x in tensors.items():
+            for c, part in zip(self.labels, x.split(sizes), strict=True):
+                own[c][name] = part
+        return own
 
     def _state(self) -> dict[str, Tensor]:
         state = {f"{name}.{c}": x for c, own in self._own.items() for name, x in own.items()} | self.minibatches.state

@@ -30,6 +30,7 @@ from dist_condense.result.synthetic_set import README, load_set, write_set
 from dist_condense.settings import assembly, images_per_class, procedures
 from dist_condense.settings.config import RunConfig
 from dist_condense.settings.run_folder import RunFolder
+from dist_condense.settings.values import some
 from dist_condense.system.files import write_atomically
 
 
@@ -116,7 +117,9 @@ def set_problem(config: RunConfig, dataset: ImageSet, verify: bool = True) -> st
         return str(error)
     if not card.complete:
         return f"{folder} is incomplete (step {card.steps})"
-    found = card.counts, card.shape
-    expected = images_per_class.numbers(config, dataset), dataset.shape
-    words = "images by class, and channels, height and width"
-    return None if found == expected else f"{folder} has {found!r:.200} {words}, the run has {expected!r:.200}"
+    found, expected = (card.counts, card.shape), (images_per_class.numbers(config, dataset), dataset.shape)
+    return None if found == expected else f"{folder} has {_form(*found)}, the run has {_form(*expected)}"
+
+
+def _form(counts: Sequence[int], shape: Sequence[int]) -> str:
+    return f"{len(counts)} classes of {some([*map(str, counts)])} images, {' x '.join(map(str, shape))}"

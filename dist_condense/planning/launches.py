@@ -90,8 +90,8 @@ def _step(probe: Probe, network: nn.Module, load: Workload) -> int:
     step, objective = shard.steps.step, shard.steps.objective
     if load.shared_steps or not objective.at_once:  # forward differentiation does not know tensors without data
         step = Step(TwoPasses(replace(objective, forward=False), shard.view), step.rules)
-    learnt, momentum = shard.learnt_of(0), {name: x[0] for name, x in shard.momentum.items()}
-    drawn = shard.draws.of(0)[0]
+    learnt = shard.learnt_of(0)
+    momentum, drawn = {name: torch.zeros_like(x) for name, x in learnt.items()}, shard.draws.of(0)[0]
     with FakeTensorMode(allow_non_fake_inputs=True), OperationCount() as counted:
         step(network, learnt, momentum, torch.empty(load.real, *shard.shape, dtype=torch.uint8), drawn)
     return counted.launches

@@ -31,14 +31,14 @@ def total(config: RunConfig, dataset: Any) -> int:
 
 def most(config: RunConfig) -> int:
     """Return the largest number of images of a class."""
-    return config.ipc if isinstance(config.ipc, int) else max(config.ipc.values(), default=1)
+    return config.ipc if isinstance(config.ipc, int) else max(config.ipc.values())
 
 
 def text(config: RunConfig) -> str:
     """Return the number of images per class for messages: ``10``, or ``2 to 10`` if classes have different numbers."""
     if isinstance(config.ipc, int):
         return str(config.ipc)
-    return f"{min(config.ipc.values(), default=1)} to {most(config)}"
+    return f"{min(config.ipc.values())} to {most(config)}"
 
 
 def lacking(config: RunConfig, dataset: Any) -> list[str]:
@@ -62,6 +62,8 @@ def problems(config: RunConfig, dataset: Any) -> Iterator[str]:
     for entry in classes:
         if entry.name != entry.wnid and {entry.name, entry.wnid} <= known.keys():
             yield f"ipc: {entry.name} and {entry.wnid} are one class; give one of them"
+    if OTHERS in known and all(_key(known, entry) != OTHERS for entry in classes):
+        yield f'ipc: "{OTHERS}" stands for no class, because all are named; leave it out'
     if missing := [entry.name for entry in classes if not _key(known, entry)]:
         yield f'ipc: no number for {some(missing)}; give each class one, or "{OTHERS}": N for all others'
 

@@ -155,9 +155,14 @@ def _bracketed(key: str, value: str) -> str:
 
 
 def type_name(kind: Any) -> str:
-    """Format a type for messages: ``int or null``."""
-    names = ((option, "null" if option is NoneType else option.__name__) for option in options(kind))
-    return " or ".join(str(option) if get_origin(option) else name for option, name in names)
+    """Format a type for messages: ``int or null``, ``list[str]``, ``{NAME: int}``."""
+    return " or ".join(map(_option_name, options(kind)))
+
+
+def _option_name(kind: Any) -> str:
+    if get_origin(kind) is dict:
+        return f"{{NAME: {type_name(get_args(kind)[1])}}}"
+    return "null" if kind is NoneType else str(kind) if get_origin(kind) else kind.__name__
 
 
 def _as(kind: Any, value: Any) -> Any:
@@ -167,7 +172,7 @@ def _as(kind: Any, value: Any) -> Any:
             raise TypeError
         return [_as(get_args(kind)[0], item) for item in value]
     if get_origin(kind) is dict:
-        if not isinstance(value, dict):
+        if not isinstance(value, dict) or not value:
             raise TypeError
         name, item = get_args(kind)
         return {_as(name, key): _as(item, one) for key, one in value.items()}

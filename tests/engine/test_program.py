@@ -351,8 +351,11 @@ def faked(made: ClassShard, given: Arguments, mode: FakeTensorMode) -> tuple[Ste
     for module in network.modules():
         for name, x in module.named_parameters(recurse=False):
             module._parameters[name] = fake(x)  # type: ignore[assignment]
-    view, at = made.view, made.view.origins
-    origins = replace(at, source=fake(at.source), factor=fake(at.factor), tile=fake(at.tile))
+    view = made.view
+    origins = {
+        ipc: replace(at, source=fake(at.source), factor=fake(at.factor), tile=fake(at.tile))
+        for ipc, at in view.origins.items()
+    }
     seen = replace(view, mean=fake(view.mean), std=fake(view.std), origins=origins)
     step = replace(made.steps.step, match=replace(made.steps.step.match, view=seen))  # type: ignore[type-var]
     return step, (network, *(pytree.tree_map_only(Tensor, fake, x) for x in given[1:]))  # type: ignore[return-value]

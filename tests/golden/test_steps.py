@@ -390,7 +390,7 @@ def momentum_over_the_owned_classes(patch: pytest.MonkeyPatch) -> None:
 
 def rule_of_this_run(effective: Callable[[float, float, int], tuple[float, float]]) -> Plant:
     return lambda patch: patch.setattr(
-        ImageRule, "effective", lambda self: effective(self.lr, self.momentum, self.shared_buffer)
+        ImageRule, "effective", lambda self, images: effective(self.rate(images), self.momentum, self.shared_buffer)
     )
 
 

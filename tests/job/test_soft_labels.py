@@ -131,7 +131,9 @@ def test_the_set_of_another_run_is_not_taken_for_this_ones(folder: Path, tmp_pat
     assert "is incomplete" in str(set_problem(config, digits))
     other = replace(card, channels=3, mean=(0.1,) * 3, std=(0.1,) * 3)
     write_set(tmp_path / "synthetic_set", pixels.repeat(1, 3, 1, 1), labels, other)
-    assert "has [10, 2, 3, 8, 8] classes" in str(set_problem(config, digits))
+    assert "has 10 classes of 2, 2, 2, 2, 2 and 5 more images, 3 x 8 x 8, the run has" in str(
+        set_problem(config, digits)
+    )
 
 
 def test_a_run_with_hard_labels_does_not_continue_as_one_with_soft_ones(

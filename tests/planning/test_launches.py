@@ -28,7 +28,7 @@ def test_as_many_as_a_step_with_data(keys):
     probe = Probe(config=calibrate.timed(config, work), dataset=like(data, 16), device=torch.device("cpu"))
     shard = probe.shard
     drawn, stored = shard.draws.of(0)[0], torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
-    momentum = {name: x[0] for name, x in shard.momentum.items()}
+    momentum = {name: torch.zeros_like(x) for name, x in shard.learnt_of(0).items()}
     with OperationCount() as counted:
         shard.steps.step(probe.trajectory.network, shard.learnt_of(0), momentum, stored, drawn)
     assert launches.of_run(config, data, work).step == counted.launches

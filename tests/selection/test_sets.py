@@ -31,5 +31,5 @@ def test_draws_stand_one_after_the_other_and_an_evaluation_takes_each(source: Me
 
 
 def test_a_class_with_too_few_images_is_refused(source: MemorySource) -> None:
-    with pytest.raises(ValueError, match=r"classes \[1\] have fewer images; lower ipc"):
+    with pytest.raises(ValueError, match=r"classes \[1\] have fewer images than are to be selected; lower ipc"):
         real_sets(RANDOM, source, [8, 2], numbers=[3, 3], seed=5)

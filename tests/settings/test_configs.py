@@ -189,7 +189,7 @@ def test_everything_wrong_is_reported_at_once():
         shipped("digits", "ipc=many", "+trajectry.networks=3", "method.imagess.lr=1", "dataset.size=[8]", "quux=1")
     said = refused.value.problems
     assert len(said) == 5
-    assert "ipc: 'many' does not fit; expected int" in said
+    assert "ipc: 'many' does not fit; expected int or {NAME: int}" in said
     assert "trajectry.networks: unknown key; did you mean trajectory.networks?" in said
     assert "method.imagess.lr: unknown key; did you mean method.images.lr?" in said
     assert any(line.startswith("dataset.size: [8] does not fit") for line in said)
@@ -407,15 +407,15 @@ def test_the_home_is_the_one_of_whoever_starts(monkeypatch):
         (["output=null"], "output: null does not fit; expected str"),
         (["output=???"], "output: ??? stands for a value that has to be given, output=VALUE"),
         (["ipc="], "ipc: the value is empty; give int"),
-        (["ipc=1,2"], "ipc: '1,2' is several values; expected int"),
+        (["ipc=1,2"], "ipc: '1,2' is several values; expected int or {NAME: int}"),
         (["ipc"], "'ipc' is not key=value"),
         (["~ipc"], "'~ipc': a key cannot be removed; give another value, ipc=VALUE"),
         (["dataset.root=My", "Pictures"], "if it belongs to the text before it: 'dataset.root=My Pictures'"),
         (["evaluation.sets=random"], "'random' is no list; a list has brackets, 'evaluation.sets=[random]'"),
         (["dataset.classes=[@a"], """; write it as 'dataset.classes=["A","B"]'"""),
         (["dataset.classes=[&a [*a]]"], "cannot be read: an anchor leads to itself"),
-        (["ipc=!!int x"], "ipc: 'x' does not fit; expected int"),
-        (["ipc={}"], "ipc: {} does not fit; expected int"),
+        (["ipc=!!int x"], "ipc: 'x' does not fit; expected int or {NAME: int}"),
+        (["ipc={}"], "ipc: {} does not fit; expected int or {NAME: int}"),
         (["dataset.classes=[a: b]"], "dataset.classes: [{'a': 'b'}] does not fit; expected str or list[str] or null"),
         (["method.images={lr: 1"], "; write it as 'method.images={KEY: VALUE}'"),
         (["method.images=1"], "give method.images.KEY=VALUE"),

@@ -46,7 +46,7 @@ def test_a_wordnet_id_names_one_of_several_classes_with_one_name() -> None:
 
 @pytest.mark.parametrize(("text", "line"), [
     ("{oak: 20}", 'ipc: no number for elm, 0; give each class one, or "*": N for all others'),
-    ("{}", 'ipc: no number for oak, elm, 0; give each class one, or "*": N for all others'),
+    ('{oak: 1, elm: 2, "0": 3, "*": 9}', 'ipc: "*" stands for no class, because all are named; leave it out'),
     ('{oka: 20, "*": 3}', "ipc: digits has no class 'oka'; did you mean oak?"),
 ])  # fmt: skip
 def test_each_class_needs_one_number(text: str, line: str) -> None:
@@ -54,7 +54,8 @@ def test_each_class_needs_one_number(text: str, line: str) -> None:
 
 
 @pytest.mark.parametrize(("text", "words"), [
-    ("{oak: many}", "does not fit; expected int or dict[str, int]"),
+    ("{oak: many}", "does not fit; expected int or {NAME: int}"),
+    ("{}", "does not fit"),
     ("{oak: 2.5}", "does not fit"),
     ("{oak: {elm: 2}}", "does not fit"),
     ("{oak: null}", "does not fit"),

@@ -67,7 +67,7 @@ def problems(tmp_path: Path, *overrides: str) -> list[str]:
                 "training.lr: 0.0 is not",
             ],
         ),
-        (["ipc={}", "seed=0", "dataset={}"], ["ipc: {} does not fit; expected int"]),
+        (["ipc={}", "seed=0", "dataset={}"], ["ipc: {} does not fit; expected int or {NAME: int}"]),
         (["output=" + "a" * 300], [f"output: '{'a' * 119}... has a name of more than 255 bytes"]),
         (["tracking.experiment=" + "a" * 5000], [f"tracking.experiment: '{'a' * 119}... has 5000 characters; give"]),
     ],

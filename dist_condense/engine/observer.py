@@ -19,7 +19,7 @@ class Measured:
     planned: int
     """Number of units of the whole run."""
     measures: Mapping[str, float]
-    """Measures of the last unit, summed over workers; see :meth:`dist_condense.engine.procedure.Procedure.measures`."""
+    """Measures of the last unit; see :meth:`dist_condense.engine.procedure.Procedure.measured`."""
     seconds: float
     steps_per_second: float
     waited: float

@@ -149,10 +149,10 @@ class Procedure(Protocol):
         """
 
     def measures(self) -> dict[str, float]:
-        """Return this worker's measures of the last unit, by key of metrics.jsonl.
+        """Return this worker's terms of the measures of the last unit, by name; they are summed over all workers."""
 
-        An entry of metrics.jsonl contains their sums over all workers.
-        """
+    def measured(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """Return the measures of the last unit, by key of metrics.jsonl, from the sums of all workers' terms."""
 
     def problem(self, done: int) -> Problem | None:
         """Return a sort key and an error message if a number on this worker is or was not finite, else None.

@@ -58,6 +58,8 @@ class ClassShard:
     momentum: Learnt = field(init=False)
     losses: dict[int, Tensor] = field(default_factory=dict, init=False)
     """Loss of the last step of each group whose first class is owned, by the label of that class."""
+    squared_norms: dict[int, Tensor] = field(default_factory=dict, init=False)
+    """Squared Euclidean norm of the gradient of each owned class in the last step, by label."""
 
     def __post_init__(self, start: Mapping[int, Learnt]) -> None:
         self._allocate(start)
@@ -192,6 +194,7 @@ class ClassShard:
                 stepped = self.steps(network, own, momentum, stored, drawn)
                 self._keep(part, stepped, visit)
                 self.losses |= {c: new.loss for c, new in zip(part, stepped, strict=True)}
+                self.squared_norms |= {c: new.squared_norm for c, new in zip(part, stepped, strict=True)}
 
     def _match_shared(self, network: nn.Module, groups: Sequence[tuple[int, ...]], inputs: Inputs, visit: int) -> None:
         """Take the step of groups of several classes, some of which other workers may own."""
@@ -203,7 +206,7 @@ class ClassShard:
                 self.losses[c] = loss
 
     def _update(self, c: int, matched: Matched, visit: int) -> Tensor:
-        """Take  S <- S - lr_S dL/dS  for a class, in place; return its loss.
+        """Take  S <- S - lr_S dL/dS  for a class, in place; return its loss, and note the norm of its gradient.
 
         Raises RunFailed if memory is exhausted: an update that may be half done cannot be repeated.
         """
@@ -226,6 +229,7 @@ class ClassShard:
                 f"({reason}): set compute.microbatch below {most}, or a lower ipc or dataset.size, in a new output"
             ) from error
         self._note([c], [{**matched.finite, Quantity.UPDATE: made}], visit)
+        self.squared_norms[c] = matched.squared_norm
         return matched.loss
 
     def _keep(self, labels: Sequence[int], stepped: Sequence[Stepped], visit: int) -> None:

@@ -254,7 +254,8 @@ class Journal:
         self._refuse_problem()
         own = self._measured(done)
         all_measured = [Measured(**measured) for measured in self.group.gather(asdict(own))]
-        measured = replace(own, measures=_added([each.measures for each in all_measured]))
+        sums = _added([each.measures for each in all_measured])
+        measured = replace(own, measures=self.procedure.measured(sums))
         if self.group.rank == 0:
             entry = {
                 "step": done,
@@ -305,7 +306,7 @@ class Journal:
 
 
 def _added(measures: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return the sum of each measure over all workers, by name."""
+    """Return the sum of each term over all workers, by name."""
     return {name: sum(each[name] for each in measures if name in each) for name in chain.from_iterable(measures)}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, astuple, dataclass
 from typing import Any
@@ -14,6 +15,9 @@ from dist_condense.engine.shard import MOMENTUM, ClassShard
 from dist_condense.engine.trajectory import Trajectory, theta_tensors
 from dist_condense.match import match
 from dist_condense.procedures.base import ShardProcedure
+
+SQUARED_NORM = "squared_gradient_norm"
+"""Name of the sum over classes whose square root is the norm."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +90,12 @@ class Matching(ShardProcedure):
         match(self.shard, self.trajectory, networks, steps, record=self.checked(record))
 
     def measures(self) -> dict[str, float]:
-        """Return the matching loss, summed over the owned classes, under the key ``loss``."""
-        return {"loss": float(sum(float(x) for x in self.shard.losses.values()))}
+        """Return the matching loss and the squared norm of its gradient, summed over the owned classes."""
+        return {"loss": _total(self.shard.losses), SQUARED_NORM: _total(self.shard.squared_norms)}
+
+    def measured(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """Return ``loss`` and ``gradient_norm``, the Euclidean norm of the gradient in all learnt tensors."""
+        return {"loss": sums["loss"], "gradient_norm": math.sqrt(sums[SQUARED_NORM])}
 
     def problem(self, done: int) -> Problem | None:
         """Return a sort key and a message for the first number that is not finite, else None; waits for the device."""
@@ -96,3 +104,8 @@ class Matching(ShardProcedure):
             return None
         member = self.trajectory.member if finding.step == done else None
         return astuple(finding), finding.message(self.outline.matching_steps, self.outline.names, member)
+
+
+def _total(by_class: Mapping[int, Tensor]) -> float:
+    """Return the sum of a number ``[]`` of each class, in float64; waits for the device once."""
+    return float(sum(torch.stack(list(by_class.values())).tolist())) if by_class else 0.0

@@ -21,7 +21,8 @@ MetricsEntry = Mapping[str, Any]
 ``step``: units completed since the first start; ``time``: seconds since 1970; ``steps_per_second``; ``waiting``: the
 largest share of time, 0 to 1, that any worker waited for images; ``reduced_bytes``: bytes that all workers passed to
 reductions since the previous line. In addition the procedure's counters, which are integers (matching: ``network`` and
-its ``matching_step``, both from 0), and its measures, which are floats (matching: ``loss``).
+its ``matching_step``, both from 0), and its measures, which are floats (matching: ``loss``, summed over all classes,
+and ``gradient_norm``, the Euclidean norm of its gradient in all learnt tensors, which earlier versions did not write).
 """
 BOM = b"\xef\xbb\xbf"
 HOUR = 3600
@@ -53,8 +54,8 @@ def read(file: Path) -> list[MetricsEntry]:
 
 
 def measures(entry: MetricsEntry) -> dict[str, float]:
-    """Return the procedure's own measures: the fields of the entry whose values are floats."""
-    return {key: x for key, x in entry.items() if isinstance(x, float) and key not in COMMON}
+    """Return the procedure's own measures, by name with spaces: the fields of the entry whose values are floats."""
+    return {key.replace("_", " "): x for key, x in entry.items() if isinstance(x, float) and key not in COMMON}
 
 
 def counters(entry: MetricsEntry) -> dict[str, int]:

@@ -173,7 +173,9 @@ class ProgressDisplay:
 
 
 def line(entry: MetricsEntry, units: Units, rate: float, is_first: bool = False) -> str:
-    """Format an entry as a line, such as ``network 3/20, matching step 4/10, 2.5 steps/s, loss 81.2, 1 min 8 s left``.
+    """Format an entry as a line, such as ``network 3/20, matching step 4/10, 2.5 steps/s, 1 min 8 s left, loss 81.2``.
+
+    The measures are last, because a narrow terminal omits the end.
 
     :param rate: steps per second, from which the remaining time is estimated.
     :param is_first: whether the rate may include compiling, so that the remaining time is an upper bound.
@@ -182,7 +184,7 @@ def line(entry: MetricsEntry, units: Units, rate: float, is_first: bool = False)
     at_most = "at most " if is_first else ""
     end = "done" if left <= 0 else f"{at_most}{duration(left / rate)} left" if rate > 0 else "time left unknown"
     values = [f"{name} {value:.4g}" for name, value in measures(entry).items()]
-    return ", ".join([units.place(entry[STEP]), speed(rate), *values, end])
+    return ", ".join([units.place(entry[STEP]), speed(rate), end, *values])
 
 
 def speed(rate: float) -> str:

@@ -96,7 +96,7 @@ def written(folder: Path, rank: str, step: float | None) -> dict[str, float]:
     lines = [line for line in lines if line["step"] <= step]
     own_clock = {"steps_per_second": entry["steps_per_second"] if rank == "0" else lines[-1]["steps_per_second"]}
     counted = {field: sum(line[field] for line in lines) for field in COUNTERS}
-    return {"step": step, "planned": 30000, "loss": entry["loss"], **own_clock, **counted}
+    return {"step": step, "planned": 30000, **{name: entry[name] for name in MEASURES}, **own_clock, **counted}
 
 
 def whole_lines(file: Path) -> list[dict[str, Any]]:

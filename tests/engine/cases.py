@@ -22,8 +22,10 @@ from dist_condense.engine.ownership import assign
 from dist_condense.job import checkpoint, preflight, worker
 from dist_condense.job.checkpoint import Checkpoint
 from dist_condense.job.journal import Journal
+from dist_condense.result import metrics_file
 from dist_condense.settings import config, resolve
 from dist_condense.settings.config import RunConfig
+from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system.storage import Folder, Storage
 
 Make = Callable[[], Coordinator]
@@ -137,6 +139,12 @@ def classes(stored: Checkpoint) -> dict[str, Tensor]:
     """Return the state of all classes in a checkpoint, by ``NAME.LABEL``."""
     files = [entry for entry in stored.entries if entry.labels]
     return {name: x for tensors in stored.read(files).values() for name, x in tensors.items()}
+
+
+def measures(folder: Path) -> list[tuple[int, dict[str, float]]]:
+    """Return the step and the measures of each entry of a run's metrics.jsonl."""
+    entries = metrics_file.read(RunFolder(folder).metrics)
+    return [(entry["step"], metrics_file.measures(entry)) for entry in entries]
 
 
 def learnt(state: Mapping[str, Tensor]) -> Tensor:

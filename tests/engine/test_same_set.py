@@ -23,15 +23,22 @@ WAYS: dict[str, cases.Make] = {"shared": cases.shared, "everywhere": cases.every
 """Ways to compute the slices of a training batch; in a run the timing decides."""
 BROKEN: dict[str, cases.Make] = {"forgetful": cases.Forgetful, "averaging": cases.Averaging}
 WORKERS = (1, 2, 3)
+SELECTIONS = ("random", "herding")
+"""Cases without measures."""
 Found = dict[str, Tensor | str]
 
 
 @pytest.fixture(scope="module")
-def single(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+def single_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of the runs in one process."""
+    return tmp_path_factory.mktemp("single")
+
+
+@pytest.fixture(scope="module")
+def single(single_folder: Path) -> dict[str, Tensor]:
     """Run every case in one process with several cores, and return the sets."""
     with on_threads(cases.CORES):
-        folder = tmp_path_factory.mktemp("single")
-        return {name: cases.alone(name, folder / name) for name in cases.CASES}
+        return {name: cases.alone(name, single_folder / name) for name in cases.CASES}
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +64,21 @@ def test_group_equals_single_process(
     result = groups[workers][name]
     assert isinstance(result, Tensor), result
     assert torch.equal(result, single[name])
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+@pytest.mark.parametrize("name", [name for name in cases.CASES if name not in SELECTIONS])
+def test_measures_of_a_group_equal_those_of_a_single_process(
+    name: str,
+    workers: int,
+    single: dict[str, Tensor],
+    groups: dict[int, Found],
+    folders: dict[int, Path],
+    single_folder: Path,
+) -> None:
+    expected = cases.measures(single_folder / name)
+    assert all(measured["gradient norm"] > 0 for _, measured in expected)
+    assert cases.measures(folders[workers] / name) == expected
 
 
 @pytest.mark.parametrize("workers", WORKERS[1:])

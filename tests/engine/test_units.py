@@ -21,6 +21,7 @@ from dist_condense.engine.batch_statistics import refresh_running_statistics
 from dist_condense.engine.coordinator import Coordinator, LocalCoordinator
 from dist_condense.engine.errors import RunFailed
 from dist_condense.engine.exact_sum import ExactSums, Part
+from dist_condense.engine.matching.alone import Matched
 from dist_condense.engine.matching.recipe import DRAWS, DrawChoice
 from dist_condense.engine.ownership import assign
 from dist_condense.engine.trajectory import fill
@@ -321,6 +322,17 @@ def test_warm_up_is_per_class() -> None:
 def test_partitions_that_are_none(groups: list[list[int]], problem: str) -> None:
     with pytest.raises(ValueError, match=f"method.grouping.groups must contain each of the 3 classes once: {problem}"):
         grouping.check_partition(groups, 3)
+
+
+# --- the gradient norm --------------------------------------------------------------------------------------------
+
+
+def test_the_norm_is_that_of_the_gradient_in_all_learnt_tensors() -> None:
+    keyed = torch.Generator().manual_seed(0)
+    gradient = {"pixels": torch.randn(3, 2, 5, 4, generator=keyed), "labels": torch.randn(3, 7, generator=keyed)}
+    expected = torch.cat([x.flatten() for x in gradient.values()]).double().norm() ** 2
+    found = Matched(torch.zeros(()), gradient, {}).squared_norm
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=0)
 
 
 # --- the pixel update ---------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ The engine is assembled from the shipped methods; the loop by hand has the paper
 from __future__ import annotations
 
 import functools
+import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -135,7 +136,8 @@ def loaded(overrides: Sequence[str], changes: dict[str, Any]) -> RunConfig:
 
 @dataclass
 class Run:
-    """Results of the engine (the set before and after, losses of the steps, final theta), and its draws."""
+    """Results of the engine (the set before and after, losses and gradient norms of the steps, final theta), and its
+    draws."""
 
     start: dict[int, Tensor]
     drawn: Recorded
@@ -143,6 +145,7 @@ class Run:
     asked: defaultdict[int, deque[Tensor]] = field(default_factory=lambda: defaultdict(deque))
     """Positions of real images, by class."""
     losses: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
     pixels: dict[int, Tensor] = field(default_factory=dict)
     theta: Theta = field(default_factory=list)
 
@@ -182,11 +185,12 @@ def engine(run: RunConfig, labels: Sequence[int], patch: pytest.MonkeyPatch, pla
         return redeem(ticket)
 
     theta.build, S.source.redeem = built, asked  # type: ignore[method-assign]
-    record = SimpleNamespace(
-        resume=lambda: 0,
-        after_step=lambda done: result.losses.append(float(sum(S.losses.values()))),
-        finish=lambda: None,
-    )
+
+    def after_step(done: int) -> None:
+        result.losses.append(float(sum(S.losses.values())))
+        result.norms.append(math.sqrt(sum(S.squared_norms.values())))
+
+    record = SimpleNamespace(resume=lambda: 0, after_step=after_step, finish=lambda: None)
     with S.source:
         match(S, theta, run.trajectory.networks, run.trajectory.matching_steps, record)
     result.pixels, result.theta = S.pixels, theta_of(theta.network)
@@ -207,6 +211,7 @@ class ByHand:
         self.S = {c: x.clone() for c, x in self.run.start.items()}
         self.buffer = {c: torch.zeros_like(x) for c, x in self.S.items()}
         self.losses: list[float] = []
+        self.norms: list[float] = []
 
     def condense(self) -> None:
         method = self.method
@@ -244,6 +249,7 @@ class ByHand:
         for c in own:
             self.move(c, gradient[c])
         self.losses.append(loss)
+        self.norms.append(float(torch.cat([gradient[c].flatten() for c in own]).norm()))
 
     def shown(self, pixels: Tensor) -> Tensor:
         """Return the pixels of a class as images in normalised space; IDC: at most five of the tiles."""
@@ -290,7 +296,7 @@ class ByHand:
 
 
 def compare(case: str, plant: Plant | None = None, **changes: Any) -> None:
-    """Compare set, losses and theta of the engine and by hand; an error is planted in the engine alone."""
+    """Compare set, losses, norms and theta of the engine and by hand; an error is planted in the engine alone."""
     overrides, method = CASES[case]
     with pytest.MonkeyPatch.context() as patch:
         run = engine(loaded(overrides, changes), method.classes, patch, plant)
@@ -303,6 +309,7 @@ def compare(case: str, plant: Plant | None = None, **changes: Any) -> None:
         agree(run.pixels[c], hand.S[c], run.start[c], f"the images of class {c}")
     agree(flat(run.theta), flat(hand.theta), torch.zeros(()), "theta", tolerance=1e-12)
     assert run.losses == pytest.approx(hand.losses, rel=1e-10)
+    assert run.norms == pytest.approx(hand.norms, rel=1e-9)
 
 
 @pytest.mark.parametrize("case", CASES)

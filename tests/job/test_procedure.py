@@ -105,6 +105,9 @@ class Abacus:
     def measures(self) -> dict[str, float]:
         return {"weight": float(sum(self.tally.values()))}
 
+    def measured(self, sums: Mapping[str, float]) -> dict[str, float]:
+        return dict(sums)
+
     def problem(self, done: int) -> Problem | None:
         return ((done,), f"class 7 is stuck in turn {done}") if self.tally.get(7, 0) > self.most else None
 
@@ -195,7 +198,7 @@ def test_the_command_stops_resumes_exports_and_reports(
     assert card.facts == {**counts, "rounds_done": 1, "protocol": "dc"}
     assert command("dc", tmp_path, *given) == 0
     reported = capfd.readouterr().err
-    assert "resuming after turn 4 of 6 in all" in reported and f"weight {sum(BY_HAND)}, done" in reported
+    assert "resuming after turn 4 of 6 in all" in reported and f"done, weight {sum(BY_HAND)}" in reported
     images, labels = load_set(tmp_path).pixels(), load_set(tmp_path).labels
     assert (
         images[labels == 3].unique() == torch.tensor(BY_HAND[3] / 1000)

@@ -65,9 +65,14 @@ class Falling(ProcessGroupCoordinator):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
-    folder = tmp_path_factory.mktemp("uninterrupted")
-    return {name: cases.alone(name, folder / name) for name in cases.CASES}
+def whole_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the uninterrupted runs of all cases, by name."""
+    return tmp_path_factory.mktemp("uninterrupted")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(whole_runs: Path) -> dict[str, Tensor]:
+    return {name: cases.alone(name, whole_runs / name) for name in cases.CASES}
 
 
 @pytest.fixture(scope="module")
@@ -156,13 +161,28 @@ def test_what_came_after_the_checkpoint_is_done_again(
 
 @pytest.mark.parametrize("name", cases.CASES)
 def test_two_workers_fall_and_one_goes_on(
-    name: str, fallen: Path, uninterrupted: dict[str, Tensor], tmp_path: Path
+    name: str, fallen: Path, uninterrupted: dict[str, Tensor], whole_runs: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(fallen / name, tmp_path / name)
     steps, updates = committed(folder)
     assert (steps > 0 or updates > 0) and steps < 6
     assert torch.equal(cases.alone(name, folder), uninterrupted[name])
     assert steps_in(folder / METRICS) == LOGGED.get(name, STEPS)
+    if name not in LOGGED:  # selections measure nothing
+        assert cases.measures(folder) == cases.measures(whole_runs / name)
+
+
+def test_a_run_of_a_version_without_gradient_norms_goes_on(
+    uninterrupted: dict[str, Tensor], whole_runs: Path, tmp_path: Path
+) -> None:
+    assert die("dcc", tmp_path, after(4), EVERY_STEP)
+    metrics, expected = RunFolder(tmp_path).metrics, cases.measures(whole_runs / "dcc")
+    entries = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [entry.pop("gradient_norm") for entry in entries] == [x["gradient norm"] for _, x in expected[:3]]
+    metrics.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    assert torch.equal(cases.alone("dcc", tmp_path), uninterrupted["dcc"])
+    assert [list(measured) for _, measured in cases.measures(tmp_path)] == [["loss"]] * 3 + [["loss", "gradient norm"]]
+    assert cases.measures(tmp_path)[3] == expected[3]
 
 
 @pytest.mark.parametrize("name", cases.CASES)

@@ -126,10 +126,11 @@ UNITS = Units({"network": 20, "matching step": 10})
 
 def test_the_line():
     assert (
-        line(an_entry(24), UNITS, 2.5) == "network 3/20, matching step 4/10, 2.5 steps/s, loss 81.25, 1 min 10 s left"
+        line(an_entry(24), UNITS, 2.5) == "network 3/20, matching step 4/10, 2.5 steps/s, 1 min 10 s left, loss 81.25"
     )
-    assert line(an_entry(200), UNITS, 2.5).endswith("network 20/20, matching step 10/10, 2.5 steps/s, loss 81.25, done")
-    assert line(an_entry(1), UNITS, 0.0).endswith("time left unknown")
+    assert line(an_entry(200), UNITS, 2.5).endswith("network 20/20, matching step 10/10, 2.5 steps/s, done, loss 81.25")
+    assert "0 steps/s, time left unknown, " in line(an_entry(1), UNITS, 0.0)
+    assert line(an_entry(1) | {"gradient_norm": 0.5}, UNITS, 0.0).endswith("loss 81.25, gradient norm 0.5")
 
 
 def test_the_first_rate_of_a_start_includes_compiling_and_is_used_until_there_is_another():
@@ -138,7 +139,7 @@ def test_the_first_rate_of_a_start_includes_compiling_and_is_used_until_there_is
     with ProgressDisplay(UNITS, Console(file=out, width=200), clock=lambda: next(now)) as progress:
         for entry in (an_entry(1, rate=0.01), an_entry(10, rate=2.0), an_entry(20, rate=4.0)):
             progress([entry])
-    ends = [text.rpartition(", ")[2] for text in out.getvalue().splitlines()]
+    ends = [text.split(", ")[3] for text in out.getvalue().splitlines()]
     assert ends == ["at most 5 h 31 min left", "1 min 35 s left", "1 min left"]
 
 
@@ -152,7 +153,7 @@ def test_durations(seconds, words):
 
 def test_slow_steps_are_told_in_seconds():
     assert [speed(x) for x in (12.34, 1.0, 0.24, 0.0)] == ["12.3 steps/s", "1 steps/s", "4.17 s/step", "0 steps/s"]
-    assert "matching step 4/10, 50 s/step, loss 81.25" in line(an_entry(24), UNITS, 0.02)
+    assert "matching step 4/10, 50 s/step, 2 h 26 min left, loss 81.25" in line(an_entry(24), UNITS, 0.02)
 
 
 def test_the_first_entry_is_a_line_at_once_with_the_time_of_day(file, monkeypatch):
@@ -178,7 +179,7 @@ def test_plain_lines_come_at_most_every_ten_seconds_and_the_last_always():
             now[0] += 1.5
     steps = [x.split(",")[1] for x in out.getvalue().splitlines()]
     assert steps == [f" matching step {t}/10" for t in (1, 8, 5, 10)]
-    assert out.getvalue().splitlines()[-1].endswith("done")
+    assert ", done, " in out.getvalue().splitlines()[-1]
     assert "\x1b" not in out.getvalue()
 
 

@@ -14,7 +14,7 @@ import torch
 from dist_condense.evaluation.class_rows import ClassTable
 from dist_condense.evaluation.rows import COLUMNS, Row, append_csv
 from dist_condense.result.card import Card, CardClass
-from dist_condense.result.curve import COLOURS
+from dist_condense.result.curve import COLOURS, WIDTH
 from dist_condense.result.environment import environment
 from dist_condense.result.markdown import plain, table
 from dist_condense.result.readme import RECIPE
@@ -102,6 +102,27 @@ def test_the_report_is_a_single_file_and_escapes_its_content(run):
     assert "pw@" not in text
     assert "<dt>matching steps</dt><dd>10</dd>" in text and "<dt>steps</dt><dd>50</dd>" in text
     assert "<h2>Loss</h2>" in text and "loss over steps, logarithmic scale" in text and "matching_step" not in text
+
+
+def test_a_measure_that_earlier_versions_did_not_write_has_a_curve_of_the_later_steps(run):
+    lines = [{"step": s, "loss": 1.0, "gradient_norm": 0.5 / s} for s in range(60, 101)]
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write("".join(json.dumps(x) + "\n" for x in lines))
+    text = write_report(run).read_text()
+    assert "<h2>Gradient norm</h2>" in text and "<figcaption>gradient norm over steps</figcaption>" in text
+    svg = text[text.index("<h2>Gradient norm") :]
+    texts = re.findall(r"<text[^>]*>(.*?)</text>", svg)
+    assert [x for x in texts if "." not in x] == ["60", "70", "80", "90", "100", "step"]
+    assert len(texts) > 6 and text.count("<svg ") == 3
+
+
+def test_texts_of_charts_are_legible_on_narrow_screens(run):
+    """Charts are scaled down to a least width, and scrolled on narrower screens."""
+    text = write_report(run).read_text()
+    least = re.search(r"^svg {[^}]*min-width: (\d+)px", text, re.M)
+    sizes = {float(x) for x in re.findall(r"<text style=\"font-size: ([\d.]+)px", text)}
+    assert least and len(sizes) == 1 and min(sizes) * int(least[1]) / WIDTH >= 10
+    assert "[role=img] { overflow-x: auto; }" in text and re.search(r"@media print {.*svg { min-width: 0; }", text)
 
 
 def test_the_least_accurate_classes_come_first(run):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -25,6 +26,12 @@ class Matched:
     gradient: Learnt
     finite: dict[Quantity, Tensor]
     """Whether all numbers of a kind are finite, by kind: boolean tensors ``[]``."""
+
+    @property
+    def squared_norm(self) -> Tensor:
+        """Squared Euclidean norm of the gradient with respect to all learnt tensors of the class, ``[]``."""
+        of_images = torch.cat([x.flatten(1).norm(dim=1) for x in self.gradient.values()])
+        return of_images.square().sum()
 
 
 class MatchAlone(Protocol):
@@ -60,6 +67,8 @@ class Stepped:
     momentum: Learnt
     loss: Tensor
     """Loss of the class's group, ``[]``."""
+    squared_norm: Tensor
+    """Squared Euclidean norm of the gradient, ``[]``."""
     finite: dict[Quantity, Tensor]
     """Whether all numbers of a kind are finite, by kind: boolean tensors ``[]``."""
 
@@ -79,7 +88,8 @@ class Step:
         matched = self.match(network, learnt, stored, drawn)
         finite = matched.finite[Quantity.LOSS]
         learnt, momentum, made = updated(self.rules, learnt, momentum, gradients=matched.gradient, finite=finite)
-        return Stepped(learnt, momentum, matched.loss, {**matched.finite, Quantity.UPDATE: made})
+        finite_by_kind = {**matched.finite, Quantity.UPDATE: made}
+        return Stepped(learnt, momentum, matched.loss, matched.squared_norm, finite_by_kind)
 
 
 pytree.register_dataclass(Stepped)

@@ -14,8 +14,11 @@ GAUGES = {
     "planned": ("dist_condense_steps_planned", "Steps of the whole run"),
     "steps_per_second": ("dist_condense_steps_per_second", "Steps per second since the previous entry"),
 }
-MEASURES = {"loss": ("dist_condense_matching_loss", "Matching loss of a step, summed over all classes")}
-"""Names and descriptions of metrics for measures that are not exported under their own name."""
+MEASURES = {
+    "loss": ("dist_condense_matching_loss", "Matching loss of a step, summed over all classes"),
+    "gradient_norm": ("dist_condense_gradient_norm", "Euclidean norm of the loss's gradient in all learnt tensors"),
+}
+"""Names and descriptions of metrics, by measure; others are exported under their own name."""
 COUNTERS = {
     "waited": ("dist_condense_waiting_seconds", "Seconds that this worker waited for images"),
     "reduced": ("dist_condense_reduced_bytes", "Bytes that this worker passed to reductions"),

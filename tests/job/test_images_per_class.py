@@ -10,6 +10,7 @@ import torch
 from dist_condense import condense, load_set, run
 from dist_condense.commands import cli
 from dist_condense.evaluation.rows import read_csv
+from dist_condense.result.tracking.tags import tags_of
 from dist_condense.settings.run_folder import RunFolder
 from tests.engine import cases
 
@@ -95,3 +96,8 @@ def test_from_python(tmp_path: Path) -> None:
     tiny = {"trajectory.networks": 1, "network.width": 4, "network.depth": 1}
     made = condense((images, labels), method="dm", ipc={"0": 3, "*": 1}, output=tmp_path / "run", **tiny)
     assert made.dataset.card.counts == (3, 1)
+
+
+def test_mlflow_has_them_as_one_text(folder: Path) -> None:
+    tags = tags_of(folder)
+    assert tags["ipc"] == "3: 1, 7: 4, *: 2" and "- images per class: 3: 1, 7: 4" in tags["mlflow.note.content"]

@@ -21,7 +21,7 @@ from dist_condense.result import metrics_file
 from dist_condense.result.metrics_file import RATE, STEP, TIME, MetricsEntry, counters
 from dist_condense.result.tracking import server, trust
 from dist_condense.result.tracking.server import Refused, TrackingError
-from dist_condense.result.tracking.tags import data_of
+from dist_condense.result.tracking.tags import data_of, joined
 from dist_condense.settings import assembly, run_folder
 from dist_condense.settings.config import read
 from dist_condense.settings.keys import leaves
@@ -373,10 +373,4 @@ def _flat(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     ``{"a": {"b": 1, "c": ["d", "e"]}}`` becomes ``[("a.b", "1"), ("a.c", "d, e")]``. A dict that is the value of a key
     of the config, such as ``ipc``, is one text, because its names are the user's.
     """
-    return [(key, _joined(value)) for key, value in leaves(values) if value not in (None, [], {})]
-
-
-def _joined(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name}: {item}" for name, item in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return [(key, joined(value)) for key, value in leaves(values) if value not in (None, [], {})]

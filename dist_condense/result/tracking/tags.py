@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ def tags_of(folder: Path) -> dict[str, str]:
         "mlflow.user": os.environ.get("USER"),
         "mlflow.note.content": _description(config),
     }
-    return {key: str(value) for key, value in tags.items() if value is not None}
+    return {key: joined(value) for key, value in tags.items() if value is not None}
 
 
 def data_of(folder: Path) -> Data | None:
@@ -79,6 +79,13 @@ def data_of(folder: Path) -> Data | None:
     dataset = _section(stored_config(folder), "dataset")
     name = str(dataset.get("name"))
     return Data(name, digest, masked(str(dataset.get("root") or name)))
+
+
+def joined(value: Any) -> str:
+    """Return a value of a config as a text, the items of a list or dict in one line."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}: {item}" for name, item in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _environment(folder: Path) -> _Environment:
@@ -101,7 +108,7 @@ def _description(config: dict[str, Any]) -> str | None:
         "network": network.get("name"),
         "evaluation protocol": protocol.get("protocol"),
     }
-    lines = (f"- {name}: {plain(str(value))[:LONGEST]}" for name, value in facts.items() if value is not None)
+    lines = (f"- {name}: {plain(joined(value))[:LONGEST]}" for name, value in facts.items() if value is not None)
     return "\n".join(["A run of dataset condensation, which learns or selects a small training set.", "", *lines])
 
 

@@ -24,6 +24,7 @@ from dist_condense.system.records import DEPTH, YAML_BYTES, Unreadable, YamlLoad
 from dist_condense.system.terminal import printable
 
 ENDINGS = (".yaml", ".yml")
+DEEP = "its ${...} are nested too deep; give the value"
 SHAPE = "a config consists of keys and values, `ipc: 10`"
 DEFAULTS = 50
 """Largest number of files in all lists ``defaults``, each counted as often as it is included."""
@@ -123,7 +124,7 @@ def checked(text: str) -> str:
     try:
         OmegaConf.create([text])
     except RecursionError as error:
-        raise Unusable(f"{text!r:.80}...: its ${{...}} are nested too deep; give the value") from error
+        raise Unusable(f"{text!r:.80}...: {DEEP}") from error
     except OmegaConfBaseException as error:
         hint = "is no interpolation, as ${oc.env:NAME} would be; write \\${ for literal text"
         raise Unusable(f"{text!r:.200} {hint}") from error
@@ -311,7 +312,9 @@ def _selector(values: Mapping[str, Any]) -> Callable[[str], Any]:
             with warnings.catch_warnings(action="ignore"):
                 item = OmegaConf.select(root, key)
                 return OmegaConf.to_container(item, resolve=True) if OmegaConf.is_config(item) else item
-        except (OmegaConfBaseException, RecursionError) as error:
+        except RecursionError as error:
+            raise Unusable(DEEP) from error
+        except OmegaConfBaseException as error:
             words = re.sub(r"^\w+ raised while resolving interpolation: |\"", "", str(error).splitlines()[0])
             raise Unusable(words) from error
 

@@ -262,7 +262,7 @@ def test_what_is_refused(arguments, words, capsys, monkeypatch):
         ),
         (
             ["sede=1", "method.start=mixed", "ipc=500"],
-            ["sede: ", "evaluation.sets: a set of ipc=500", "method.start: "],
+            ["sede: ", "evaluation.sets: ipc is larger than", "method.start: "],
         ),
     ],
 )

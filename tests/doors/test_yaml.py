@@ -114,7 +114,7 @@ def chain(width: int, length: int, form: str = "{}") -> str:
         ('output: "\\UFFFFFFFF"', "line 1: an escape or a version beyond all numbers"),
         ('output: "a\\0b"', "output: 'a\\x00b' has a zero byte"),
         ("ipc: {}", "ipc: {} does not fit; expected int"),
-        ("ipc: {a: 1}", "ipc: {'a': '1'} does not fit; expected int"),
+        ("ipc: {a: {b: 1}}", "ipc: {'a': {'b': '1'}} does not fit; expected int"),
         ("method: {start: noise}\nmethod.start: real", "the key 'method.start' is here a second time"),
         ("defaults: [{method: {a: b}}]", "line 1: defaults is a list"),
         ("defaults: ['']", "line 1: defaults is a list"),

@@ -23,7 +23,7 @@ WAYS: dict[str, cases.Make] = {"shared": cases.shared, "everywhere": cases.every
 """Ways to compute the slices of a training batch; in a run the timing decides."""
 BROKEN: dict[str, cases.Make] = {"forgetful": cases.Forgetful, "averaging": cases.Averaging}
 WORKERS = (1, 2, 3)
-SELECTIONS = ("random", "herding")
+SELECTIONS = ("random", "herding", "herding_by_class")
 """Cases without measures."""
 Found = dict[str, Tensor | str]
 

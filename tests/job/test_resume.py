@@ -34,8 +34,8 @@ ALWAYS = "tracking.checkpoint_minutes=0"
 EVERY_STEP = "tracking.checkpoint_steps=1"
 STEPS = [1, 2, 4, 6]
 """The logged ones of K = 2, T = 3: 2 and 4 lie within a network."""
-LOGGED = {"random": [2, 4, 6, 8, 10], "herding": [1, 2, 4, 6, 8, 10]}
-"""Where a unit is one of ten classes. Two workers had selected some at random, and none by herding."""
+LOGGED = {"random": [2, 4, 6, 8, 10], "herding_by_class": [2, 4, 6, 8, 10], "herding": [1, 2, 4, 6, 8, 10]}
+"""Where a unit is one of ten classes. Two workers had selected some, except by herding, which trains for longer."""
 
 
 class Death(BaseException):

@@ -253,7 +253,7 @@ def test_refusals_that_name_classes(command: str, hostile_folder: Path, tmp_path
     screen.begin()
     keys = [*folder_keys(hostile_folder), *FEW, f"output={tmp_path}/out", f"{HOSTILE}=1"]
     assert cli.main([command, "configs/digits.yaml", *keys]) == 2
-    assert "unknown key" in screen.text and (command == "plan" or "too few in cat" in screen.text)
+    assert "unknown key" in screen.text and (command == "plan" or "than there are of cat" in screen.text)
 
 
 @pytest.mark.parametrize("arguments", [[HOSTILE], ["list", HOSTILE], ["evaluate", HOSTILE], ["replay", HOSTILE]])
@@ -278,7 +278,7 @@ def test_a_manifest(hostile_folder: Path, tmp_path: Path, screen: Screen) -> Non
         assert run() == 2
     assert screen.plain.count(TITLE) >= 4
     for reported in (
-        "too few in cat",
+        "than there are of cat",
         "stand for several: cat",
         "size: found 'cat",
         "unknown, expected one of classes",

@@ -48,12 +48,13 @@ EXAMPLES = {
     "": ("run configs/digits.yaml", "list networks", "evaluate outputs/digits evaluation.architectures=[mlp]"),
     "run": (
         "configs/digits.yaml",
-        "configs/cifar10_dm.yaml ipc=10 dataset.root=/data/cifar10 output=outputs/mine",
-        "configs/digits.yaml -m recipe=dc,dsa seed=0,1",
+        "configs/cifar10_dm.yaml ipc=10 dataset.root=/data/cifar10 output=outputs/dm_10",
+        "configs/digits.yaml -m recipe=dc,dsa seed=0,1 output=outputs/two",
     ),
     "check": (
         "configs/digits.yaml",
-        "configs/digits.yaml dataset.name=image_folder dataset.root=mine dataset.test_fraction=0.2 ipc=10",
+        "configs/digits.yaml dataset.name=image_folder dataset.root=mine dataset.test_fraction=0.2 dataset.size=32"
+        " output=outputs/mine",
     ),
     "plan": (
         "configs/digits.yaml",

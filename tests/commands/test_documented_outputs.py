@@ -24,7 +24,9 @@ def commands() -> dict[str, list[tuple[str, list[str]]]]:
     texts = {str(file.relative_to(PLACE)): file.read_text() for file in files}
     texts[HELP] = "\n".join(f"dist-condense {name} {x}" for name, xs in arguments.EXAMPLES.items() for x in xs)
     return {
-        document: [(config, words) for found in COMMAND.findall(joined(text)) for config, *words in [shlex.split(found)]]
+        document: [
+            (config, words) for found in COMMAND.findall(joined(text)) for config, *words in [shlex.split(found)]
+        ]
         for document, text in texts.items()
     }
 
@@ -55,7 +57,8 @@ def test_a_command_that_makes_another_set_names_its_output(document, config, wor
 
 
 def test_a_command_without_its_output_is_found():
-    document = "`dist-condense check configs/digits.yaml seed=1` and\n    python -m dist_condense.run configs/digits.yaml \\\n  -m"
+    document = "`dist-condense check configs/digits.yaml seed=1` and\n"
+    document += "    python -m dist_condense.run configs/digits.yaml \\\n  -m"
     found = [shlex.split(arguments) for arguments in COMMAND.findall(joined(document))]
     assert [lacks_output(config, words) for config, *words in found] == [True, True]
     assert not lacks_output("configs/digits.yaml", ["evaluation.seeds=1"])

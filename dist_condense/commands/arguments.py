@@ -229,7 +229,7 @@ def local_path(text: str) -> Path:
 
 
 def _add_compare(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("outputs", nargs="+", metavar="OUTPUT", help=f"{OUTPUT}; or a folder of such folders")
+    parser.add_argument("outputs", nargs="+", metavar="OUTPUT", help=f"{OUTPUT}; or a folder with runs, also of -m")
     by = "method, dataset, ipc, architecture, protocol, epochs, or a key of the config (default: method)"
     parser.add_argument("--by", default="method", metavar="KEY", help=by)
     formats = "print this format instead of a table for the terminal; html is one page with a bar chart"

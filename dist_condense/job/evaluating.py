@@ -149,7 +149,7 @@ def _occupied(folder: Path) -> Iterator[str]:
     if os.path.lexists(folder) and not folder.is_dir():
         yield f"output: {folder} is a file; give a folder"
     elif files.config.exists():
-        yield f"output: {folder} is the folder of a run; give another"
+        yield f"output: {folder} is the folder of a run, whose own rows need no output; give another"
     elif files.evaluation.exists() and not files.evaluated.exists():
         yield f"output: {files.evaluation} has rows of unknown sets; give another folder"
     elif files.evaluation.exists():

@@ -160,8 +160,9 @@ def _in_memory(data: Collected, name: str, target: ImageSet) -> AnySet:
     shape, is_float = data.images.shape[1:], data.images.dtype != np.uint8
     if shape != target.shape or (target.facts.floats and not is_float):
         found, of_test = (f"{'floats' if x else 'bytes'}" for x in (is_float, target.facts.floats))
+        remedy = "" if is_float == target.facts.floats else "; give all as bytes, or all as floats in [0, 1]"
         raise DataError(
-            [f"{name}: images are {found} {list(shape)}, the test images are {of_test} {list(target.shape)}."]
+            [f"{name}: images are {found} {list(shape)}, the test images are {of_test} {list(target.shape)}{remedy}."]
         )
     images = torch.from_numpy(np.ascontiguousarray(data.images))
     if is_float and not images.isfinite().all():

@@ -48,7 +48,7 @@ def compare(options: argparse.Namespace) -> int:
 def of_folders(folders: Sequence[str], by: str) -> Comparison:
     """Read and group the runs in the folders. Raises ConfigError with the problems of all folders.
 
-    :param folders: folders of runs, which are refused if they are unreadable, and folders in which such folders are, also
+    :param folders: folders of runs, which are refused if they are unreadable, and folders with such folders, also
         one level below, of which the unreadable ones are left out with a note.
     """
     read: list[Run] = []

@@ -160,5 +160,7 @@ def test_floats_are_bytes_only_where_all_are(tmp_path: Path) -> None:
     train = (TRAIN.images.astype(np.float32) / 255, np.arange(60) % 3)
     few = FEW[0].astype(np.float32) / 255, FEW[1]
     assert evaluate(few, train, test, output=tmp_path / "out", **SHORT).scores
-    with pytest.raises(ConfigError, match=r"images are bytes .*, the test images are floats .*; give all as bytes, or all as fl"):
+    with pytest.raises(
+        ConfigError, match=r"images are bytes .*, the test images are floats .*; give all as bytes, or all as fl"
+    ):
         evaluate(FEW, train, test, output=tmp_path / "out", **SHORT)

@@ -60,9 +60,7 @@ def test_a_copied_set_has_the_scores_of_its_run(run: Path, tmp_path: Path) -> No
     assert {row.protocol for row in rows} == {"idc"}
 
 
-def test_with_an_output_a_run_stays_as_it_is(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_with_an_output_a_run_stays_as_it_is(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
     for number, given in enumerate((run, run / "synthetic_set")):
         rows = evaluated(tmp_path / str(number), given)

@@ -20,7 +20,7 @@ from dist_condense.settings import images_per_class, recipes
 from dist_condense.settings.config import ConfigError, RunConfig
 from dist_condense.settings.keys import RECIPE, leaves
 from dist_condense.settings.run_folder import RunFolder
-from dist_condense.system import plugins
+from dist_condense.system import plugins, terminal
 from dist_condense.system.conversion import shown
 from dist_condense.system.errors import DataError
 
@@ -108,6 +108,8 @@ def condense(
         if file not in known:
             file.unlink()
         raise
+    if tested is None and "evaluation.epochs" not in given:
+        terminal.say("note: there are no test images, so no network is trained on the set; give test for scores")
     job.run()
     return Result(folder)
 

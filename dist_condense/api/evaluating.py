@@ -19,7 +19,7 @@ from dist_condense.data import ImageSet
 from dist_condense.evaluation.evaluate import TrainingSet
 from dist_condense.evaluation.rows import NAME
 from dist_condense.job.any_set import AnySet, Stated, misplaced
-from dist_condense.job.evaluating import Evaluated, Source, by_name, evaluate_sets, foreign, is_name
+from dist_condense.job.evaluating import Evaluated, Source, by_name, evaluate_sets, foreign, name_problem
 from dist_condense.job.implied import implied
 from dist_condense.result.synthetic_set import SyntheticDataset
 from dist_condense.settings import config as configs
@@ -97,8 +97,12 @@ def _missing(named: Mapping[Any, Any], train: Any, test: Any) -> Iterator[str]:
     if not named:
         yield "sets: there is none"
     for name in named:
-        if name is not None and not (isinstance(name, str) and is_name(name) and printable(name) == name[:NAME]):
-            yield f"sets: {shown(name)} is not a name; give a text that names no set of evaluation.sets, and no formula"
+        if name is None:
+            continue
+        if not isinstance(name, str) or printable(name) != name[:NAME]:
+            yield f"sets: {shown(name)} is not a name; give a printable text"
+        elif problem := name_problem(name):
+            yield f"sets: {shown(name)} {problem}"
     if (train is None) != (test is None):
         yield "train, test: give both, or neither; mean and std are measured on train"
 
@@ -156,8 +160,9 @@ def _in_memory(data: Collected, name: str, target: ImageSet) -> AnySet:
     shape, is_float = data.images.shape[1:], data.images.dtype != np.uint8
     if shape != target.shape or (target.facts.floats and not is_float):
         found, of_test = (f"{'floats' if x else 'bytes'}" for x in (is_float, target.facts.floats))
+        remedy = "" if is_float == target.facts.floats else "; give all as bytes, or all as floats in [0, 1]"
         raise DataError(
-            [f"{name}: images are {found} {list(shape)}, the test images are {of_test} {list(target.shape)}."]
+            [f"{name}: images are {found} {list(shape)}, the test images are {of_test} {list(target.shape)}{remedy}."]
         )
     images = torch.from_numpy(np.ascontiguousarray(data.images))
     if is_float and not images.isfinite().all():

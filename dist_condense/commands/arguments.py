@@ -48,12 +48,13 @@ EXAMPLES = {
     "": ("run configs/digits.yaml", "list networks", "evaluate outputs/digits evaluation.architectures=[mlp]"),
     "run": (
         "configs/digits.yaml",
-        "configs/cifar10_dm.yaml ipc=10 dataset.root=/data/cifar10 output=outputs/mine",
-        "configs/digits.yaml -m recipe=dc,dsa seed=0,1",
+        "configs/cifar10_dm.yaml ipc=10 dataset.root=/data/cifar10 output=outputs/dm_10",
+        "configs/digits.yaml -m recipe=dc,dsa seed=0,1 output=outputs/two",
     ),
     "check": (
         "configs/digits.yaml",
-        "configs/digits.yaml dataset.name=image_folder dataset.root=mine dataset.test_fraction=0.2 ipc=10",
+        "configs/digits.yaml dataset.name=image_folder dataset.root=mine dataset.test_fraction=0.2 dataset.size=32"
+        " output=outputs/mine",
     ),
     "plan": (
         "configs/digits.yaml",
@@ -228,7 +229,7 @@ def local_path(text: str) -> Path:
 
 
 def _add_compare(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("outputs", nargs="+", metavar="OUTPUT", help=f"{OUTPUT}; or a folder of such folders")
+    parser.add_argument("outputs", nargs="+", metavar="OUTPUT", help=f"{OUTPUT}; or a folder with runs, also of -m")
     by = "method, dataset, ipc, architecture, protocol, epochs, or a key of the config (default: method)"
     parser.add_argument("--by", default="method", metavar="KEY", help=by)
     formats = "print this format instead of a table for the terminal; html is one page with a bar chart"

@@ -17,17 +17,22 @@ from dist_condense.settings.config import ConfigError, RunConfig, given_keys, us
 from dist_condense.settings.procedures import outline_of
 from dist_condense.system import terminal
 
-UNDECODED = "no image was decoded, which may take hours; check again without these problems"
+UNDECODED = "the images were not decoded; check again without these problems, so that broken files are named"
+OUTPUT = "output:"
+"""Start of the problems of the output folder, in spite of which images can be decoded."""
 
 
 def check(options: argparse.Namespace) -> int:
     """Check a run, print what it would do, and return 0. Raises ConfigError with every problem if it is refused."""
     config, known = usable(options.config, options.overrides)
     found = preflight.findings(config, known)
-    if found.problems or found.dataset is None:
+    if found.dataset is None or not all(problem.startswith(OUTPUT) for problem in found.problems):
         raise ConfigError(found.problems, notes=[*found.notes, UNDECODED])
-    terminal.out(*described(config, found.dataset))
+    if not found.problems:
+        terminal.out(*described(config, found.dataset))
     unreadable = _unreadable(found.config, found.dataset)
+    if found.problems:
+        raise ConfigError([*found.problems, *unreadable], notes=found.notes)
     given = given_keys(options.config, options.overrides)
     if problems := [*unreadable, *_at_the_start(config, is_readable=not unreadable, given=given)]:
         raise ConfigError(problems, notes=found.notes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dist_condense.commands.run_command import run_folder
@@ -13,7 +13,7 @@ from dist_condense.result.comparison.formats import FORMATS, terminal_table
 from dist_condense.result.comparison.groups import Comparison, check_key, compared
 from dist_condense.result.comparison.page import html
 from dist_condense.result.comparison.runs import Run
-from dist_condense.settings.run_folder import RunFolder
+from dist_condense.settings.run_folder import SELECTIONS_FOLDER, RunFolder
 from dist_condense.settings.values import ConfigError
 from dist_condense.system import terminal
 from dist_condense.system.errors import listed
@@ -48,8 +48,8 @@ def compare(options: argparse.Namespace) -> int:
 def of_folders(folders: Sequence[str], by: str) -> Comparison:
     """Read and group the runs in the folders. Raises ConfigError with the problems of all folders.
 
-    :param folders: folders of runs, which are refused if they are unreadable, and folders in which such folders are,
-        of which the unreadable ones are left out with a note.
+    :param folders: folders of runs, which are refused if they are unreadable, and folders with such folders, also
+        one level below, of which the unreadable ones are left out with a note.
     """
     read: list[Run] = []
     notes: list[str] = []
@@ -91,19 +91,15 @@ def _runs_in(place: Path) -> tuple[list[Run], list[str]]:
 
     Raises ConfigError if there is none, with the problems of the runs that cannot be read.
     """
-    try:
-        names = sorted(os.listdir(place))
-    except OSError as error:
-        raise ConfigError([f"{place} cannot be read: {error.strerror}"]) from error
-    found, problems, untrained = [], [], []
-    for files in (RunFolder(place / name) for name in names):
+    found: list[Run] = []
+    problems: list[str] = []
+    untrained: list[str] = []
+    for files in _folders_in(place, problems):
         try:
-            if not _exists(files.config):
-                continue
             if _exists(files.evaluation):
                 found.append(runs.read(files.path))
             else:
-                untrained.append(files.path.name)
+                untrained.append(str(files.path.relative_to(place)))
         except ConfigError as error:
             problems += error.problems
     if not found:
@@ -114,6 +110,28 @@ def _runs_in(place: Path) -> tuple[list[Run], list[str]]:
     if untrained:
         notes.append(f"left out, without {RunFolder.evaluation.name}: {len(untrained)} in {place}, {listed(untrained)}")
     return found, notes
+
+
+def _folders_in(place: Path, problems: list[str], levels: int = 2) -> Iterator[RunFolder]:
+    """Yield the folders of runs in a folder, by name, and those in its folders that are no runs, as ``run -m`` makes.
+
+    The runs that selected real images for evaluations are left out. Raises ConfigError if the folder cannot be read.
+
+    :param problems: list to which those of the entries are appended.
+    :param levels: number of levels below the folder at which runs may be.
+    """
+    try:
+        names = sorted(os.listdir(place))
+    except OSError as error:
+        raise ConfigError([f"{place} cannot be read: {error.strerror}"]) from error
+    for files in (RunFolder(place / name) for name in names if name != SELECTIONS_FOLDER):
+        try:
+            if _exists(files.config):
+                yield files
+            elif levels > 1 and os.path.isdir(files.path):
+                yield from _folders_in(files.path, problems, levels - 1)
+        except ConfigError as error:
+            problems += error.problems
 
 
 def _exists(file: Path) -> bool:

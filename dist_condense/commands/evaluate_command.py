@@ -32,7 +32,8 @@ def evaluate(options: argparse.Namespace) -> int:
     """Train networks on sets and test them; return the exit code. Raises ConfigError."""
     sets, given = _parted(options.sets)
     stated = Stated(space=options.space, factor=options.factor, columns=options.columns)
-    if len(sets) == 1 and (options.dataset, options.root, stated) == (None, None, Stated()) and _is_of_run(sets[0]):
+    is_alone = len(sets) == 1 and (options.dataset, options.root, stated) == (None, None, Stated())
+    if is_alone and not _names_output(given) and _is_of_run(sets[0]):
         return run_command.evaluate(sets[0], given)
     if "" in map(str.strip, sets):
         raise ConfigError(["a set has no name; give a path"])
@@ -59,6 +60,11 @@ def _parted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 def _is_override(text: str) -> bool:
     key, equals, _ = text.lstrip("+~").partition("=")
     return bool(equals) and "/" not in key and not os.path.lexists(text)
+
+
+def _names_output(given: Sequence[str]) -> bool:
+    """Return whether the rows go to a folder that the user names, so that those of a run stay as they are."""
+    return any(text.lstrip("+").startswith("output=") for text in given)
 
 
 def _is_of_run(text: str) -> bool:

@@ -130,6 +130,19 @@ class Evaluation:
             epochs = protocol(self.protocol).epochs_for(drawn.labels, trial.architecture, drawn.tiles)
         return Key(trial.set, protocol=self.protocol, architecture=trial.architecture, seed=trial.seed, epochs=epochs)
 
+    def updates(self, trial: Trial) -> int:
+        """Return the number of SGD updates of a trial's network: batches of an epoch times epochs."""
+        rules = protocol(self.protocol)
+        return self.batches(trial) * (self.key(trial).epochs + rules.extra_epochs)
+
+    def epochs_of(self, trial: Trial, updates: int) -> int:
+        """Return the smallest number of epochs E with which a trial's network gets at least ``updates`` updates."""
+        return max(1, -(-updates // self.batches(trial)) - protocol(self.protocol).extra_epochs)
+
+    def batches(self, trial: Trial) -> int:
+        """Return the number of batches of an epoch, with the incomplete last one."""
+        return -(-len(self.sets[trial.set].draw(trial.seed).labels) // protocol(self.protocol).batch)
+
 
 def run_trial(trial: Trial, evaluation: Evaluation) -> Row:
     """Train and test the network of a trial, and return its row.

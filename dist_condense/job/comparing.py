@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from dist_condense.data import ClassSource, ImageSet, Reading
 from dist_condense.data.normalise import ChannelStatistics
 from dist_condense.evaluation.class_rows import ClassTable
-from dist_condense.evaluation.evaluate import Evaluation, Runner, TrainingSet, evaluate, in_process, trials
+from dist_condense.evaluation.evaluate import Evaluation, Runner, TrainingSet, Trial, evaluate, in_process, trials
 from dist_condense.evaluation.protocols import protocol
 from dist_condense.evaluation.rows import Row
 from dist_condense.job.claim import Claim
@@ -85,7 +85,7 @@ class Comparison:
                 files.evaluation_classes, [c.name for c in self.dataset.classes], self.dataset.test_split.counts
             ),
             on_result=_report,
-            runner=self._runner(),
+            runner=_with_note(self._runner()),
             writing=self.claim.writing,
         )
 
@@ -181,6 +181,28 @@ class _TrainingSets(dict[str, Callable[[Comparison], TrainingSet]]):
 
 
 TRAINING_SETS = _TrainingSets({CONDENSED: _condensed, FULL: _full})
+
+
+def _with_note(runner: Runner) -> Runner:
+    """Return a runner that first notes if the full training set gets fewer updates than the condensed set."""
+
+    def run(todo: Sequence[Trial], evaluation: Evaluation, on_result: Callable[[Row], None]) -> None:
+        if note := next((note for trial in todo if (note := _fewer_updates(trial, evaluation))), None):
+            terminal.event(f"note: {note}")
+        runner(todo, evaluation, on_result)
+
+    return run
+
+
+def _fewer_updates(trial: Trial, evaluation: Evaluation) -> str | None:
+    """Return a note if a trial on the full training set has fewer updates than one on the condensed set, or None."""
+    if trial.set != FULL or CONDENSED not in evaluation.sets:
+        return None
+    own, most = evaluation.updates(trial), evaluation.updates(replace(trial, set=CONDENSED))
+    if own >= most:
+        return None
+    remedy = f"set evaluation.full_epochs={evaluation.epochs_of(trial, most)} to compare at the end of training"
+    return f"{FULL} is trained for {own:,} updates, {CONDENSED} for {most:,}; {remedy}"
 
 
 def _report(row: Row) -> None:

@@ -149,7 +149,7 @@ def _occupied(folder: Path) -> Iterator[str]:
     if os.path.lexists(folder) and not folder.is_dir():
         yield f"output: {folder} is a file; give a folder"
     elif files.config.exists():
-        yield f"output: {folder} is the folder of a run; give another"
+        yield f"output: {folder} is the folder of a run, whose own rows need no output; give another"
     elif files.evaluation.exists() and not files.evaluated.exists():
         yield f"output: {files.evaluation} has rows of unknown sets; give another folder"
     elif files.evaluation.exists():
@@ -251,13 +251,19 @@ def _named(paths: Sequence[Path]) -> dict[str, Path]:
     absolute = dict.fromkeys(Path(os.path.abspath(os.path.expanduser(path))) for path in paths)
     last = {path: path.parent.name if path.name == RunFolder.synthetic_set.name else path.name for path in absolute}
     times = Counter(last.values())
-    names = {path: name if times[name] == 1 and is_name(name) else str(path) for path, name in last.items()}
+    names = {
+        path: name if times[name] == 1 and name_problem(name) is None else str(path) for path, name in last.items()
+    }
     return {printable(name): path for path, name in names.items()}
 
 
-def is_name(name: str) -> bool:
-    """Return whether a text can name a set: it names no set of real images, and a spreadsheet does not execute it."""
-    return bool(name) and name not in SETS and name not in SETS_BEFORE and not name.startswith(FORMULA)
+def name_problem(name: str) -> str | None:
+    """Return why a text cannot name a set; None if it can."""
+    if name in SETS or name in SETS_BEFORE:
+        return f"is reserved for a set of evaluation.sets ({', '.join([*SETS, *SETS_BEFORE])}); give another name"
+    if name.startswith(FORMULA):
+        return "begins like a formula of a spreadsheet; give another name"
+    return None if name else "is empty; give a name"
 
 
 def _per_class(each: AnySet, dataset: ImageSet) -> int:

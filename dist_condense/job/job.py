@@ -344,7 +344,7 @@ class Job:
         uri = resolve_uri(self.config.tracking.uri, self.folder)
         served = uri.startswith(("http://", "https://"))
         command = [str(Path(sys.executable).parent / "mlflow"), "ui", "--backend-store-uri", uri]
-        terminal.say(f"compare  {uri if served else shlex.join(command)}")
+        terminal.say(f"mlflow   {uri if served else shlex.join(command)}")
 
 
 def _unfinished(stop: Stop, reached: str) -> Exception:

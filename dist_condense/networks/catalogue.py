@@ -171,7 +171,11 @@ def _read(text: str, more: dict[str, object]) -> functools.partial[Network]:
     builder = _builder(name)
     if twice := sorted(set(own) & set(more)):
         raise ValueError(f"{text}: {', '.join(twice)} given twice, in the name and as a separate option")
-    return functools.partial(builder, **typed({**own, **more}, _parameters(builder), name))
+    return functools.partial(builder, **typed({**own, **more}, _parameters(builder), name, _all_options))
+
+
+def _all_options() -> set[str]:
+    return {option for builder in NETWORKS.values() for option in _parameters(builder)}
 
 
 def _builder(name: str) -> Builder:

@@ -157,7 +157,8 @@ def known_timm(name: str) -> ModuleType:
     try:
         import timm
     except ImportError as error:
-        raise ImportError(f"The network timm:{name} needs timm, which is not installed: pip install timm.") from error
+        install = "pip install -c constraints.txt '.[timm]'"
+        raise ImportError(f"The network timm:{name} needs timm, which is not installed: {install}.") from error
     if not timm.is_model(name):
         close = difflib.get_close_matches(name[:SHOWN], timm.list_models(), n=3)
         raise ValueError(

@@ -1,7 +1,7 @@
 """Networks as text, such as `convnet:depth=4:width=64` or `timm:NAME:img_size=64`, and conversion of their options."""
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from inspect import Parameter
 from types import NoneType, UnionType
@@ -10,6 +10,8 @@ from typing import Annotated, Union, get_args, get_origin
 TIMM = "timm:"
 """Prefix of timm's networks: `timm:NAME` is the network NAME of timm."""
 IN_WORDS: dict[type, str] = {int: "a whole number", float: "a number"}
+Elsewhere = Callable[[], Collection[str]]
+"""Function that returns names of options."""
 SHOWN = 80
 """Maximum number of characters of a value in a message."""
 
@@ -67,16 +69,19 @@ def join(name: str, options: Mapping[str, object]) -> str:
     return ":".join([name, *(f"{key}={value}" for key, value in options.items())])
 
 
-def typed(given: Mapping[str, object], parameters: Mapping[str, Parameter], name: str) -> dict[str, object]:
+def typed(
+    given: Mapping[str, object], parameters: Mapping[str, Parameter], name: str, elsewhere: Elsewhere = frozenset
+) -> dict[str, object]:
     """Convert the options of the network `name` to the types of its parameters.
 
+    :param elsewhere: function that returns the options of all networks, for which no similar word is suggested.
     :raises ValueError: an option is unknown, or its parameter does not accept the value; the message names all of
         these.
     """
     problems, converted = [], {}
     for key, value in given.items():
         try:
-            converted[key] = _value(key, value, parameters)
+            converted[key] = _value(key, value, parameters, elsewhere)
         except ValueError as error:
             problems.append(str(error))
     if problems:
@@ -100,10 +105,11 @@ def closest(word: str, known: Collection[str]) -> str:
     return f" (did you mean {matches[0]!r}?)" if matches else ""
 
 
-def _value(key: str, value: object, parameters: Mapping[str, Parameter]) -> object:
+def _value(key: str, value: object, parameters: Mapping[str, Parameter], elsewhere: Elsewhere) -> object:
     if key not in parameters:
         known = ", ".join(sorted(parameters)) or "none"
-        raise ValueError(f"it has no option {_shown(key)}{closest(key, parameters)}; its options are: {known}")
+        meant = "" if key in elsewhere() else closest(key, parameters)
+        raise ValueError(f"it has no option {_shown(key)}{meant}; its options are: {known}")
     kind, rule = _kind(parameters[key].annotation)
     if not isinstance(rule, Interval):
         if value not in rule:

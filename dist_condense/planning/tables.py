@@ -26,7 +26,7 @@ NO_GPU = "no GPU was measured: the times are a CPU's. Give --calibration that --
 OR_RATE = ", or --gpu or --rate"
 STATED = "the rate is stated; augmentation and decoding have no operations, so their time is that of their launches"
 ASSUMED = "the share is assumed; augmentation and decoding have no operations, so their time is that of their launches"
-FLOAT32 = "the share is one of the bf16 matrix rate, but theta computes in float32: set compute.autocast=true"
+FLOAT32 = "the times hold for compute.autocast=true; in float32, as this config computes, they are longer"
 COMPILING = "not in the time: compiling, half a minute to two at the first start and about 10 s later"
 TESTS = "the evaluation computes in float32 and without compilation; the rates of training theta are assumed for it"
 
@@ -36,6 +36,8 @@ def show(plan: Plan) -> None:
     console = terminal.console()
     config, load = plan.config, plan.load
     images = f"{images_per_class.text(config)} {_plural('image', images_per_class.most(config))}"
+    for warning in warnings(plan):
+        _out(f"warning: {warning}")
     _out(
         f"{config.method.name} on {config.dataset.name}: {load.classes} classes, {images} each, "
         f"{plan.size} px, {config.network.name}; units: {_units(plan.units)}"
@@ -131,6 +133,12 @@ def _evaluation(forecast: Forecast) -> str:
     return _share(forecast.evaluating or 0.0, forecast) if known else "not estimated: no rates of training theta"
 
 
+def warnings(plan: Plan) -> Iterator[str]:
+    """Yield a warning if the times are of the bf16 matrix rate, but the run computes in float32."""
+    if _has_times(plan) and plan.rates.share is not None and not plan.config.compute.autocast:
+        yield FLOAT32
+
+
 def remarks(plan: Plan) -> Iterator[str]:
     """Yield remarks about memory, workers and the limits of the estimate."""
     forecast, load = plan.forecast, plan.load
@@ -171,8 +179,6 @@ def _remarks_on_rates(plan: Plan) -> Iterator[str]:
         return
     if rates.share is not None:
         yield ASSUMED
-        if not plan.config.compute.autocast:
-            yield FLOAT32
     elif rates.stated is not None:
         yield STATED
     elif cluster.on_gpu and not rates.on_gpu:
@@ -219,7 +225,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "step_efficiency": asdict(plan.steps) if computes else None,
         "checkpoint_bytes": plan.checkpoint,
         "plugins": [asdict(plugin) for plugin in plan.plugins],
-        "remarks": list(remarks(plan)),
+        "remarks": [*warnings(plan), *remarks(plan)],
     }
 
 

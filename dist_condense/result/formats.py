@@ -24,6 +24,7 @@ from dist_condense.data.space import VALUES
 from dist_condense.result.card import SOFT
 from dist_condense.result.synthetic_set import SyntheticDataset, load_set
 from dist_condense.system.errors import DataError, listed
+from dist_condense.system.extras import command
 from dist_condense.system.files import flush, flush_names, stays_below
 
 UNIT, NORMALISED = "unit", "normalised"
@@ -37,7 +38,6 @@ PER_PARQUET = 5_000
 """Largest number of images in a parquet file."""
 FOLDER_NAME = 255
 """Largest number of bytes of a folder's name."""
-PACKAGES = "pip install datasets pyarrow"
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ def _write_parquet(images: _Images, dest: Path) -> None:
     try:
         import datasets
     except ImportError as error:
-        raise ImportError(f"the format hf needs the package datasets: {PACKAGES}") from error
+        raise ImportError(f"the format hf needs the package datasets: {command('hf')}") from error
     dataset, total = images.dataset, -(-len(images.dataset) // PER_PARQUET)
     features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=dataset.classes)}
     if dataset.card.labels == SOFT:

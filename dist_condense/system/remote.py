@@ -19,6 +19,7 @@ from filelock import FileLock
 
 from dist_condense.system.credentials import address, is_hidden, masked, revealed
 from dist_condense.system.errors import DataError
+from dist_condense.system.extras import command
 from dist_condense.system.files import stays_below
 from dist_condense.system.records import BYTES, bytes_of
 
@@ -27,6 +28,15 @@ Sleep = Callable[[float], None]
 
 BACKENDS = {"s3": "s3fs", "gs": "gcsfs", "https": "aiohttp"}
 """Supported schemes, and the package that fsspec needs for each."""
+INSTALL = {"s3": command("s3"), "gs": command("gs"), "https": "pip install aiohttp"}
+"""Command that installs the package, by scheme."""
+LOGINS = {
+    "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+    "gs": "set GOOGLE_APPLICATION_CREDENTIALS, or use `gcloud auth application-default login`",
+    "https": "set FSSPEC_HTTPS, as docs/data.md describes",
+}
+"""Where the backend of each scheme finds its login."""
+UNAUTHORIZED = 401
 TRIES, FIRST_DELAY = 5, 1.0
 """Number of attempts, and seconds before the second one; delays double: 1, 2, 4, 8 s."""
 CHUNK = 8 * 2**20
@@ -218,8 +228,8 @@ def filesystem(url: str) -> Any:
     try:
         return fsspec.filesystem(kind, **_OPTIONS.get(kind, {}))
     except ImportError as reason:
-        needed = BACKENDS.get(kind, "fsspec")
-        raise DataError([f"{url}: {kind}:// needs the package {needed}: pip install {needed} ({reason})."]) from reason
+        needed, install = BACKENDS.get(kind, "fsspec"), INSTALL.get(kind, "pip install fsspec")
+        raise DataError([f"{url}: {kind}:// needs the package {needed}: {install} ({reason})."]) from reason
 
 
 def persistent(url: str, action: Callable[[], Result], sleep: Sleep = time.sleep) -> Result:
@@ -235,7 +245,7 @@ def persistent(url: str, action: Callable[[], Result], sleep: Sleep = time.sleep
     try:
         return _tried(action, sleep)
     except _GivenUp as reason:
-        text = masked(f"{url}: {type(reason.last).__name__}: {reason.last}")
+        text = masked(f"{url}: {type(reason.last).__name__}: {reason.last}{_login(url, reason.last)}")
         if not reason.permanent:
             raise Unreachable(f"{text} (tried {TRIES} times)") from None  # a traceback would show the whole url
         kinds = (FileNotFoundError, PermissionError)
@@ -276,8 +286,8 @@ def _retried(url: str, action: Callable[[], Result], sleep: Sleep) -> Result:
         return _tried(action, sleep)
     except _GivenUp as reason:
         last = masked(f"{type(reason.last).__name__}: {reason.last}")
-        if reason.permanent:
-            raise DataError([f"{url}: it cannot be read ({last})."]) from None  # a traceback would show the whole url
+        if reason.permanent:  # a traceback would show the whole url
+            raise DataError([f"{url}: it cannot be read ({last}){_login(url, reason.last)}."]) from None
         problem = f"{url}: reading failed {TRIES} times, the last time with {last}."
         raise DataError([f"{problem} Check the network and the store, then run the same command again."]) from None
 
@@ -287,8 +297,21 @@ def _innermost(error: BaseException) -> BaseException:
     return error if error.__cause__ is None else _innermost(error.__cause__)
 
 
+def _login(url: str, error: BaseException) -> str:
+    """Return where a login is given, after a semicolon, if an error is that there is none; else an empty text."""
+    kind = scheme(url)
+    return f"; {LOGINS[kind]}" if kind and (_lacks_key(error) or _status(error) == UNAUTHORIZED) else ""
+
+
+def _lacks_key(error: BaseException) -> bool:
+    return "Credentials" in type(error).__name__  # botocore's and google.auth's, which may not be installed
+
+
+def _status(error: BaseException) -> object:
+    return getattr(error, "status", None) or getattr(error, "code", None)
+
+
 def _is_permanent(error: BaseException) -> bool:
-    status = getattr(error, "status", None) or getattr(error, "code", None)
+    status = _status(error)
     refused = isinstance(status, int) and 400 <= status < 500 and status not in _BUSY
-    no_key = "Credentials" in type(error).__name__  # botocore's and google.auth's, which may not be installed
-    return refused or no_key or isinstance(error, _PERMANENT)
+    return refused or _lacks_key(error) or isinstance(error, _PERMANENT)

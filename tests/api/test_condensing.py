@@ -92,9 +92,15 @@ def test_arrays_give_the_same_set_and_a_second_call_computes_nothing(
     assert other.folder != first.folder and not torch.equal(pixels(other.folder), pixels(first.folder))
 
 
-def test_without_test_images_there_is_no_evaluation(tmp_path: Path) -> None:
+def test_without_test_images_there_is_no_evaluation_and_a_note(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     made = condense(TRAIN, output=tmp_path, **(TINY | {"evaluation": {}}))
     assert made.scores == [] and len(made.dataset) == 3
+    note = "there are no test images, so no network is trained on the set"
+    assert capsys.readouterr().err.count(note) == 1
+    condense(TRAIN, output=tmp_path, **(TINY | {"evaluation": {"epochs": 0}}))
+    assert note not in capsys.readouterr().err
 
 
 def test_settings_are_refused_all_at_once_and_nothing_is_written(tmp_path: Path) -> None:

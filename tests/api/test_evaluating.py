@@ -131,8 +131,10 @@ def test_an_evaluation_in_outputs_is_found_again(tmp_path: Path, monkeypatch: py
         ((np.zeros((3, 9, 9, 3), np.uint8), [0, 1, 2]), {}, DataError, r"images are bytes \[3, 9, 9\]"),
         (FEW[0], {}, DataError, "array without labels"),
         ({}, {}, ConfigError, "there is none"),
-        ({"random": FEW}, {}, ConfigError, "'random' is not a name"),
-        ({"=1": FEW}, {}, ConfigError, "'=1' is not a name"),
+        ({"random": FEW}, {}, ConfigError, "'random' is reserved for a set of evaluation.sets .*full"),
+        ({"whole": FEW}, {}, ConfigError, "'whole' is reserved"),
+        ({"=1": FEW}, {}, ConfigError, "'=1' begins like a formula"),
+        ({"": FEW}, {}, ConfigError, "'' is empty; give a name"),
         ({3: FEW}, {}, ConfigError, "3 is not a name"),
         (FEW, {"ipc": 3}, ConfigError, "ipc: it makes a set"),
         (FEW, {"evaluation": {"epohcs": 3}}, ConfigError, "evaluation.epohcs"),
@@ -158,5 +160,7 @@ def test_floats_are_bytes_only_where_all_are(tmp_path: Path) -> None:
     train = (TRAIN.images.astype(np.float32) / 255, np.arange(60) % 3)
     few = FEW[0].astype(np.float32) / 255, FEW[1]
     assert evaluate(few, train, test, output=tmp_path / "out", **SHORT).scores
-    with pytest.raises(ConfigError, match=r"images are bytes .*, the test images are floats"):
+    with pytest.raises(
+        ConfigError, match=r"images are bytes .*, the test images are floats .*; give all as bytes, or all as fl"
+    ):
         evaluate(FEW, train, test, output=tmp_path / "out", **SHORT)

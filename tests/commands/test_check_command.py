@@ -73,8 +73,21 @@ def test_unreadable_images_and_other_problems_are_one_list(
     said = capsys.readouterr()
     *lines, note = said.err.splitlines()
     assert {line.split(":")[1].strip() for line in lines} == {"ipc", "training.batch"}
-    assert note == "note: no image was decoded, which may take hours; check again without these problems"
+    assert note.startswith("note: the images were not decoded; check again without these problems")
     assert said.out == "" and not (mine.parent / "run").exists()
+
+
+def test_unreadable_images_are_named_together_with_an_output_that_cannot_be_used(
+    mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["run", "configs/digits.yaml", *SMALL, "evaluation.epochs=0", f"output={mine.parent}/run"]) == 0
+    truncated(broken := next((mine / "cat").iterdir()))
+    capsys.readouterr()
+    assert checked(mine) == 2
+    said = capsys.readouterr()
+    output, image = [line for line in said.err.splitlines() if line.startswith("refused: ")]
+    assert "contains a run with other settings" in output and broken.name in image and "cannot be read" in image
+    assert "not decoded" not in said.err and said.out == ""
 
 
 def test_without_an_evaluation_no_test_image_is_decoded(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:

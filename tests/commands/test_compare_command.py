@@ -66,6 +66,23 @@ def test_a_folder_of_runs_is_its_runs_with_results(folders, tmp_path, capsys):
     assert printed.err.endswith(f"note: left out, without evaluation.csv: 1 in {tmp_path}, unfinished\n")
 
 
+def test_the_runs_of_a_sweep_are_those_of_the_folder_around_it(folders, tmp_path, capsys):
+    assert cli.main(["compare", *folders]) == 0
+    table = capsys.readouterr().out
+    sweep = tmp_path / "outputs" / "two"
+    sweep.mkdir(parents=True)
+    for folder in folders:
+        os.rename(folder, sweep / f"recipe={os.path.basename(folder)},seed=0")
+    for name in ("two/recipe=dm,seed=0", "selections/herding", "a/b/deeper"):
+        unfinished = folder_of_run(tmp_path / "outputs" / name, {"condensed": [60]})
+        (unfinished / "evaluation.csv").unlink()
+    for folder in (sweep, sweep.parent):
+        assert cli.main(["compare", str(folder)]) == 0
+        printed = capsys.readouterr()
+        assert printed.out == table
+    assert printed.err.endswith(f"evaluation.csv: 1 in {sweep.parent}, two/recipe=dm,seed=0\n")
+
+
 def test_a_run_that_cannot_be_read_is_refused_by_name_and_else_left_out(folders, tmp_path, capsys):
     assert cli.main(["compare", folders[0]]) == 0
     table = capsys.readouterr().out

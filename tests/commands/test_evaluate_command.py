@@ -60,6 +60,16 @@ def test_a_copied_set_has_the_scores_of_its_run(run: Path, tmp_path: Path) -> No
     assert {row.protocol for row in rows} == {"idc"}
 
 
+def test_with_an_output_a_run_stays_as_it_is(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    for number, given in enumerate((run, run / "synthetic_set")):
+        rows = evaluated(tmp_path / str(number), given)
+        assert scores(rows, run.name) == scores(read_csv(run / "evaluation.csv"), "condensed")
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
+    assert cli.main(["evaluate", str(run), *SHORT, f"output={run}"]) == cli.REFUSED
+    assert f"output: {run} is the folder of a run, whose own rows" in capsys.readouterr().err
+
+
 def test_beside_another_set_a_run_says_what_it_is(run: Path, tmp_path: Path) -> None:
     """Networks, data and protocol are those of the first run."""
     shutil.copytree(run / "synthetic_set", tmp_path / "mine")

@@ -161,7 +161,7 @@ def test_the_command_to_compare_runs_works_as_it_is_printed(tmp_path: Path, capf
     pairs = [f"output={folder}", "tracking.uri=null", "evaluation.epochs=0"]
     short = ("trajectory.networks=1", "trajectory.matching_steps=1")
     assert command(folder, *pairs, *short) == 0
-    (line,) = [x for x in capfd.readouterr().err.splitlines() if x.startswith("compare ")]
+    (line,) = [x for x in capfd.readouterr().err.splitlines() if x.startswith("mlflow ")]
     uri = shlex.split(line)[-1]
     assert uri == f"sqlite+pysqlite:///{tmp_path}/a b's & 50%25%3F/mlflow.db"
     assert [path.name for path in tmp_path.iterdir()] == [folder.parent.name]

@@ -222,7 +222,7 @@ def test_timm_network_without_one_classifier() -> None:
 
 def test_timm_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ImportError, match="pip install"):
+    with pytest.raises(ImportError, match=r"pip install -c constraints.txt '.\[timm\]'"):
         networks.build("timm:resnet10t", channels=3, size=32, classes=5, seed=0)
 
 

@@ -1,5 +1,6 @@
 """Stores that fail: transient errors are retried, permanent ones reported at once, incomplete downloads never kept."""
 
+import functools
 import hashlib
 import http.server
 import os
@@ -187,10 +188,32 @@ def test_a_cached_file_of_another_size_is_fetched_again(waited: list[float], tmp
 
 def test_a_missing_backend_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, url in {"s3fs": "s3://a/b", "gcsfs": "gs://a/b"}.items():
+        extra = scheme(url)
         monkeypatch.delitem(_registry, scheme(url), raising=False)  # of another test
         monkeypatch.setitem(sys.modules, name, None)
-        with pytest.raises(DataError, match=f"pip install {name}"):
+        with pytest.raises(DataError, match=rf"package {name}: pip install -c constraints.txt '.\[{extra}\]'"):
             read_bytes(url)
+
+
+class NoCredentialsError(Exception):
+    """botocore's, by its name."""
+
+
+@pytest.mark.parametrize("error", [NoCredentialsError("Unable to locate credentials"), Answer(401)])
+def test_where_a_login_is_given_is_named_where_there_is_none(waited: list[float], error: Exception) -> None:
+    login = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+    Store.failures.append(error)
+    with pytest.raises(DataError, match=login):
+        read_bytes(URL, waited.append)
+    with pytest.raises(OSError, match=login):
+        remote.persistent(URL, functools.partial(_fail, error), waited.append)
+    with pytest.raises(OSError, match=r"HTTP 403$"):
+        remote.persistent(URL, functools.partial(_fail, Answer(403)), waited.append)
+    assert waited == []
+
+
+def _fail(error: Exception) -> None:
+    raise error
 
 
 @pytest.mark.parametrize(

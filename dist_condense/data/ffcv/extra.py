@@ -5,13 +5,12 @@ from types import ModuleType
 import torch
 
 from dist_condense.system.errors import DataError
+from dist_condense.system.extras import command
 
 SYSTEM = "apt-get install --no-install-recommends g++ python3-dev libopencv-dev libturbojpeg0-dev pkg-config"
 """Command that installs the build dependencies of FFCV on Debian and Ubuntu, where pip compiles it."""
-PACKAGE = "pip install ffcv"
-"""Command that installs FFCV itself. It does not name the extra of this package, which is in no package index: anybody
-could register the name there.
-"""
+PACKAGE = command("ffcv")
+"""Command that installs FFCV itself."""
 
 
 def load_ffcv() -> ModuleType:

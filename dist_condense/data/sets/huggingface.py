@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from hashlib import sha256
@@ -23,12 +24,12 @@ from dist_condense.data.sets.folders import IMAGE_FOLDER, class_name
 from dist_condense.data.sets.labels import of_classes
 from dist_condense.data.sets.request import Request, select_classes
 from dist_condense.system.errors import DataError, listed
+from dist_condense.system.extras import command
 
 if TYPE_CHECKING:
     import datasets
 
 HUGGINGFACE = replace(IMAGE_FOLDER, family="images of a Hugging Face data set", upright=False)
-PACKAGES = "pip install datasets pyarrow"
 TRAIN, TEST = "train", ("validation", "test")
 """Names of the splits; of the test splits, the first that exists is used."""
 SAVED = ("dataset_dict.json", "state.json")
@@ -179,20 +180,37 @@ def _splits(root: str) -> Mapping[str, datasets.Dataset]:
     try:
         import datasets
     except ImportError as error:
-        raise DataError([f"dataset.name: huggingface needs the package datasets: `{PACKAGES}`"]) from error
+        raise DataError([f"dataset.name: huggingface needs the package datasets: `{command('hf')}`"]) from error
     try:
-        if any(os.path.isfile(os.path.join(root, name)) for name in SAVED):
-            loaded = datasets.load_from_disk(root)
-        elif files := _parquet_files(Path(root)):
-            loaded = datasets.load_dataset("parquet", data_files=files)
-        else:
-            raise DataError([f"{root}: it is not a folder of save_to_disk, and has no files that end in {PARQUET}."])
+        with _without_bars():
+            if any(os.path.isfile(os.path.join(root, name)) for name in SAVED):
+                loaded = datasets.load_from_disk(root)
+            elif files := _parquet_files(Path(root)):
+                loaded = datasets.load_dataset("parquet", data_files=files)
+            else:
+                problem = f"it is not a folder of save_to_disk, and has no files that end in {PARQUET}"
+                raise DataError([f"{root}: {problem}."])
     except DataError:
         raise
     except Exception as error:  # of the library, of Arrow and of the files
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise DataError([f"{root}: it cannot be read as a data set of Hugging Face: {reason}."]) from error
     return {TRAIN: loaded} if isinstance(loaded, datasets.Dataset) else loaded
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Disable the progress bars of the library ``datasets`` within the context."""
+    import datasets
+
+    if datasets.are_progress_bars_disabled():
+        yield
+        return
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars()
 
 
 def _parquet_files(root: Path) -> dict[str, list[str]]:

@@ -210,7 +210,11 @@ def test_without_the_extra_the_two_commands_are_reported(monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "ffcv", None)
     with pytest.raises(DataError) as caught:
         BetonSource(tmp_path / "any.beton", COUNTS, 3, 12)
-    for part in ("libopencv-dev libturbojpeg0-dev pkg-config", "pip install ffcv", "after torch"):
+    for part in (
+        "libopencv-dev libturbojpeg0-dev pkg-config",
+        "pip install -c constraints.txt '.[ffcv]'",
+        "after torch",
+    ):
         assert part in str(caught.value)
     with pytest.raises(DataError, match="FFCV cannot be imported"):
         write_beton(

@@ -96,6 +96,22 @@ def test_parquet_files_are_the_same_data(tmp_path: Path, train: str, test: str) 
     assert torch.equal(tables.test().images, folder.test().images)  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("shown", [True, False])
+def test_no_bar_of_the_library_is_shown_and_its_setting_is_kept(
+    tmp_path: Path, shown: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "parquet").mkdir()
+    for name in ("train", "test"):
+        rows(12).to_parquet(tmp_path / "parquet" / f"{name}.parquet")
+    try:
+        (datasets.enable_progress_bars if shown else datasets.disable_progress_bars)()
+        open_dataset("huggingface", tmp_path / "parquet", size=9)
+        assert datasets.are_progress_bars_disabled() is not shown
+    finally:
+        datasets.disable_progress_bars()
+    assert "examples" not in capfd.readouterr().err
+
+
 def test_validation_comes_before_test_and_others_are_named(tmp_path: Path) -> None:
     root = saved(tmp_path / "set", train=rows(6), test=rows(3), validation=rows(6))
     opened = open_dataset("huggingface", root)
@@ -173,5 +189,5 @@ def test_folders_that_are_none(tmp_path: Path) -> None:
 
 def test_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
-    with pytest.raises(DataError, match=r"needs the package datasets: `pip install datasets pyarrow`"):
+    with pytest.raises(DataError, match=r"needs the package datasets: `pip install -c constraints.txt '.\[hf\]'`"):
         open_dataset("huggingface", tmp_path)

@@ -263,7 +263,7 @@ def _are_arrays(data: Any) -> bool:
 
 
 def _array(values: Any, where: str) -> np.ndarray:
-    """Return values as an array. Raises DataError for lists of different lengths, and sparse or quantised tensors."""
+    """Return values as an array. Raises DataError for ragged lists, and sparse tensors or those without values."""
     with _readable(f"{where}: {type(values).__name__} is no array and"):
         if not torch.is_tensor(values):
             return np.asarray(values)

@@ -198,6 +198,8 @@ def _splits(root: str) -> Mapping[str, datasets.Dataset]:
         raise DataError([f"dataset.name: huggingface needs the package datasets: `{PACKAGES}`"]) from error
     try:
         if any(os.path.isfile(os.path.join(root, name)) for name in SAVED):
+            if odd := [str(x) for x in Path(root).rglob("*") if not os.path.isfile(x) and not os.path.isdir(x)]:
+                raise DataError([f"{min(odd)} is not a file, and may never end; replace or remove it."])
             loaded = datasets.load_from_disk(root)
         elif files := _parquet_files(Path(root)):
             names = {split: [glob.escape(file) for file in of_split] for split, of_split in files.items()}
@@ -207,8 +209,8 @@ def _splits(root: str) -> Mapping[str, datasets.Dataset]:
     except DataError:
         raise
     except Exception as error:  # of the library, of Arrow and of the files
-        reason = _first_damaged(root) or f"{root}: it cannot be read as a data set of Hugging Face: {_last_words(error)}"
-        raise DataError([f"{reason}; save it again."]) from error
+        reason = f"{root}: it cannot be read as a data set of Hugging Face: {_last_words(error)}"
+        raise DataError([f"{_first_damaged(root) or reason}; save it again."]) from error
     return {TRAIN: loaded} if isinstance(loaded, datasets.Dataset) else loaded
 
 

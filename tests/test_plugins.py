@@ -246,8 +246,10 @@ def test_every_plugin_that_cannot_be_imported_has_a_line(
     write("raise RuntimeError('two\\nlines')", "another_broken")
     write("import sys\nsys.exit(3)", "another_exit")
     write("import absent_library", "another_lacking")
+    write("class E(Exception):\n    def __str__(self): raise ValueError\nraise E", "another_silent")
     monkeypatch.setenv(plugins.VARIABLE, "absent,another_broken")
-    given = [f"--plugin={x}" for x in ("another_exit", "another_lacking", "../mypkg", ".mypkg", "", "a.b.c")]
+    named = ("another_exit", "another_lacking", "another_silent", "../mypkg", ".mypkg", "", "a.b.c")
+    given = [f"--plugin={x}" for x in named]
     assert refused(capsys, "plan", "nothing.yaml", *given) == [
         "plug-in absent (DIST_CONDENSE_PLUGINS): No module named 'absent'; install it here, or add the folder that "
         "contains it to PYTHONPATH",
@@ -256,6 +258,7 @@ def test_every_plugin_that_cannot_be_imported_has_a_line(
         "plug-in another_exit (--plugin): its import fails (SystemExit: 3); repair it, or leave it out",
         "plug-in another_lacking (--plugin): No module named 'absent_library'; install it here, or add the folder that "
         "contains it to PYTHONPATH",
+        "plug-in another_silent (--plugin): its import fails (E: without a message); repair it, or leave it out",
         *(
             f"plug-in {name} (--plugin): this is not the name of a module, such as mypkg or mypkg.parts"
             for name in ("../mypkg", ".mypkg", "")

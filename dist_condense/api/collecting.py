@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -63,7 +63,9 @@ def collected(data: Any, argument: str) -> Collected:
     :raises DataError: the data have another form; the message names the first image that differs.
     """
     if _are_arrays(data):
-        images, labels = (_array(part) for part in data)
+        images, labels = (_array(part, argument) for part in data)
+        if not images.ndim or not labels.ndim:
+            raise DataError([f"{argument} is a single number; give {FORMS}."])
         if len(images) != len(labels):
             raise DataError([f"{argument} has {len(images)} images and {len(labels)} labels."])
         if not len(images):
@@ -185,10 +187,13 @@ def _of_items(data: Any, argument: str) -> Collected:
     columns = _columns(data, argument)
     images: np.ndarray | None = None
     labels: list[Any] = []
-    for index in range(len(data)):
-        image, label = _item(data[index], columns, f"{argument}[{index}]")
+    with _readable(f"{argument}: its length"):
+        count = len(data)
+    for index in range(count):
+        with _readable(f"{argument}[{index}]"):
+            image, label = _item(data[index], columns, f"{argument}[{index}]")
         if images is None:
-            images = np.empty((len(data), *image.shape), dtype=image.dtype)
+            images = np.empty((count, *image.shape), dtype=image.dtype)
         elif (image.shape, image.dtype) != (images.shape[1:], images.dtype):
             found = f"{_form(image)}, {argument}[0] is {_form(images[0])}"
             raise DataError([f"{argument}[{index}] is {found}; transform all images to one size and type."])
@@ -196,8 +201,20 @@ def _of_items(data: Any, argument: str) -> Collected:
         labels.append(label)
     if images is None:
         raise DataError([f"{argument} is empty."])
-    numbers = _labels(np.array(labels), argument)
+    numbers = _labels(_array(labels, argument), argument)
     return Collected(images, numbers, _names(data, columns) if numbers.dtype.kind != "U" else None)
+
+
+@contextmanager
+def _readable(what: str) -> Iterator[None]:
+    """Raise DataError, which names what was read, for any error of the user's data set within the context."""
+    try:
+        yield
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError([f"{what} cannot be read ({type(error).__name__}: {reason})."]) from error
 
 
 def _form(image: np.ndarray) -> str:
@@ -231,7 +248,7 @@ def _item(item: Any, columns: tuple[str, str] | None, where: str) -> tuple[np.nd
             raise DataError([f"{where}: its image has more than 8 bits (mode {image.mode}); give bytes or floats."])
         image = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
     is_tensor = torch.is_tensor(image)
-    pixels = _array(image)
+    pixels = _array(image, where)
     if pixels.ndim not in (2, 3):
         raise DataError([f"{where}: its image is {type(image).__name__} {list(pixels.shape)}, expected [C, H, W]."])
     one = _channels_first(pixels[None], is_tensor, where)[0]
@@ -245,11 +262,13 @@ def _are_arrays(data: Any) -> bool:
     return hasattr(data[1], "shape") or isinstance(data[1], tuple | list)
 
 
-def _array(values: Any) -> np.ndarray:
-    if not torch.is_tensor(values):
-        return np.asarray(values)
-    values = values.detach().cpu()
-    return (values.float() if values.dtype == torch.bfloat16 else values).numpy()  # numpy has no bfloat16
+def _array(values: Any, where: str) -> np.ndarray:
+    """Return values as an array. Raises DataError for ragged lists, and sparse tensors or those without values."""
+    with _readable(f"{where}: {type(values).__name__} is no array and"):
+        if not torch.is_tensor(values):
+            return np.asarray(values)
+        values = values.detach().cpu()
+        return (values.float() if values.dtype == torch.bfloat16 else values).numpy()  # numpy has no bfloat16
 
 
 def _channels_first(images: np.ndarray, is_tensor: bool, where: str) -> np.ndarray:

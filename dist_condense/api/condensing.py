@@ -86,7 +86,8 @@ def condense(
     load_plugins()
     images, *others = both(train, test)
     tested = next(iter(others), None)
-    given = {key: plain(value) for key, value in leaves({"ipc": ipc, **keys})}
+    place = {} if output is None else {"output": output}
+    given = {key: plain(value) for key, value in leaves({"ipc": ipc, **place, **keys})}
     config = _config(method, images, given, is_tested=tested is not None)
     if output is None:
         output = (
@@ -97,7 +98,7 @@ def condense(
     known = {*(folder / DATA).glob("*")}
     try:
         file = write(images, tested, folder / DATA)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a zero byte
         raise ConfigError([f"output: the data cannot be written ({error})"]) from error
     config.output, config.dataset.root = str(folder), str(file)
     try:

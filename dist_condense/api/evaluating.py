@@ -66,7 +66,8 @@ def evaluate(
     """
     load_plugins()
     named = dict(sets) if isinstance(sets, Mapping) else {None: sets}
-    given = {key: plain(value) for key, value in leaves(keys)}
+    place = {} if output is None else {"output": output}
+    given = {key: plain(value) for key, value in leaves({**place, **keys})}
     paths = [path for each in named.values() if (path := _path(each)) is not None]
     stated = Stated(space=space, factor=factor, columns=columns)
     known = [*foreign(given), *_missing(named, train, test), *stated.problems(paths)]
@@ -74,6 +75,7 @@ def evaluate(
         known += [f"{key}: train and test set it" for key in given if key in OWN]
     if known:
         raise ConfigError(known)
+    configs.from_dict(given)  # refuses values before data are written
     with _data(train, test, output) as own:
         used = {key: x for key, x in implied(paths, [*given]).items() if not (own and key.startswith("dataset."))}
         config = configs.from_dict(used | own | given)
@@ -121,7 +123,7 @@ def _data(train: Any, test: Any, output: str | Path | None) -> Iterator[dict[str
     known = {*folder.glob("*")}
     try:
         file = write(splits[0], splits[1], folder)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a zero byte
         raise ConfigError([f"output: the data cannot be written ({error})"]) from error
     try:
         yield {"dataset.name": "arrays", "dataset.root": str(file)}

@@ -30,6 +30,8 @@ def compare(options: argparse.Namespace) -> int:
     """Print or write a table of runs and return the exit code. Raises ConfigError with every problem."""
     if options.output is not None and options.format is None:
         raise ConfigError([f"--output: the format of {options.output} is not given; add --format {', '.join(WRITERS)}"])
+    if options.output is not None and os.path.lexists(options.output) and not os.path.isfile(options.output):
+        raise ConfigError([f"--output: {options.output} is no file; name another"])  # a device would be replaced
     comparison = of_folders(options.outputs, options.by)
     if options.format is None:
         show(comparison)

@@ -231,6 +231,8 @@ def _save_problem(file: Path) -> str | None:
         if file.is_dir():
             return f"{file} is a folder"
         file.lstat()
+        if not file.is_file():  # a device would be replaced
+            return f"{file} is no regular file"
     except FileNotFoundError:
         pass
     except (OSError, ValueError) as error:  # ValueError: a zero byte

@@ -164,6 +164,8 @@ def _is_table(path: Path) -> bool:
     """Return whether a folder is a table of Hugging Face, by its own files or by parquet files below it."""
     if any(os.path.exists(path / name) for name in SAVED):
         return True
+    if not os.path.isdir(path):  # also a path that no folder can have
+        return False
     return any(next(path.glob(f"{below}*{PARQUET}"), None) is not None for below in LEVELS)
 
 
@@ -227,7 +229,7 @@ def _fits(path: Path, size: int) -> None:
 
 
 def _is_tensors(path: Path) -> bool:
-    return path.suffix in TENSORS and path.is_file()
+    return path.suffix in TENSORS and os.path.isfile(path)
 
 
 def _tensors(path: Path, target: ImageSet, stated: Stated) -> AnySet:
@@ -313,6 +315,6 @@ READERS: list[tuple[Callable[[Path, ImageSet], bool], Callable[[Path, ImageSet, 
     (lambda path, target: _is_tensors(path), _tensors),
     (_has_classes, _folder),
     (lambda path, target: _is_table(path), _table),
-    (lambda path, target: path.is_dir(), _folder),
+    (lambda path, target: os.path.isdir(path), _folder),
 ]
 """Tests of what a path holds, in their order, and the readers."""

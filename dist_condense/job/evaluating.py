@@ -72,7 +72,7 @@ class Record:
 def foreign(given: Iterable[str]) -> Iterator[str]:
     """Yield a problem for each known key, section or group that an evaluation of sets does not take."""
     for key in given:
-        if (key in KEYS or key in SECTIONS or key in GROUPS) and not key.startswith(OWN):
+        if (key in KEYS or key in SECTIONS or key in GROUPS) and not f"{key}.".startswith(OWN):
             yield f"{key}: it makes a set; an evaluation of sets takes {', '.join(OWN)}"
 
 
@@ -156,7 +156,7 @@ def _occupied(folder: Path) -> Iterator[str]:
         try:
             read_csv(files.evaluation)
         except RowsError as error:
-            yield f"output: {error}; repair the file, or give another folder"
+            yield f"output: {error}"
 
 
 def _untrained(config: RunConfig) -> Iterator[str]:

@@ -69,12 +69,7 @@ def export(path: str | Path, dest: Path, form: str, space: str | None = None) ->
     :raises OSError: the destination cannot be written.
     """
     dataset, made = load_set(path, normalise=space == NORMALISED), FORMATS[form]
-    problems = [*_problems(dataset, made, space)]
-    if os.path.lexists(dest):
-        problems.append(f"{dest} exists; give another destination, or remove it.")
-    if dataset.file.parent.resolve() in dest.absolute().parents:
-        problems.append(f"{dest} is in the folder of the set; give a destination elsewhere.")
-    if problems:
+    if problems := [*_problems(dataset, made, space), *_misplaced(dest, dataset.file.parent)]:
         raise DataError(problems)
     dest.parent.mkdir(parents=True, exist_ok=True)
     writing = dest.with_name(f".export.{secrets.token_hex(4)}.tmp")
@@ -99,6 +94,19 @@ def _problems(dataset: SyntheticDataset, made: Format, space: str | None) -> Ite
     if made.is_bytes and (card.value_space == VALUES or card.channels not in CHANNELS):
         yield f"{folder} has values or channels that files of images cannot hold; export it as pt."
     yield from made.problems(dataset)
+
+
+def _misplaced(dest: Path, folder: Path) -> Iterator[str]:
+    """Yield a problem for each reason why nothing can be written to ``dest``; ``folder`` is that of the set."""
+    try:
+        dest.lstat()
+        yield f"{dest} exists; give another destination, or remove it."
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # a name that is too long, or a file where a folder should be
+        yield f"{dest} cannot be written ({error.strerror}); give another destination."
+    if folder.resolve() in Path(os.path.realpath(dest)).parents:
+        yield f"{dest} is in the folder of the set; give a destination elsewhere."
 
 
 class _Images:

@@ -34,6 +34,8 @@ PRIMARY = "the config"
 """Name under which Hydra finds the file of the command line, because the file's own name may contain any character."""
 READS = 2
 """Number of times that Hydra reads the header of a file for each inclusion: to order the files, and to merge them."""
+_EMPTY = re.compile(r"(^|,)\s*(,|$)")
+"""A comma that separates no two values."""
 _LOCATIONS: ContextVar[tuple[Path, ...]] = ContextVar("locations", default=())
 _HEADERS: ContextVar[Counter[str]] = ContextVar("headers")
 """Number of headers that Hydra has read since :func:`composed` was called."""
@@ -158,7 +160,9 @@ def choices(override: str, most: int) -> list[str]:
     except (HydraException, RecursionError) as error:
         if "," not in text or _is_nested(text):  # a single value, whose grammar is that of overrides.py
             return []
-        reason = str(error).partition("\n")[0] or "nested too deep"
+        if _EMPTY.search(text):
+            raise Unusable(f"{shown(text)} has a comma without a value beside it; leave the comma out") from error
+        reason = str(error).partition("\n")[0].partition(" expecting ")[0] or "nested too deep"
         raise Unusable(f"{shown(text)} has a comma, but is no list of values ({reason}); quote each value") from error
     return [*dict.fromkeys(map(str, values))]
 

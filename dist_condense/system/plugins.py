@@ -179,6 +179,13 @@ def _failure(module: str) -> str | None:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a plug-in may raise anything
-        reason = " ".join(str(error).split())[:500]
-        return f"its import fails ({type(error).__name__}: {reason}); repair it, or leave it out"
+        return f"its import fails ({type(error).__name__}: {_words(error)}); repair it, or leave it out"
     return None
+
+
+def _words(error: BaseException) -> str:
+    """Return the message of an error in one line, as far as the error can make it."""
+    try:
+        return " ".join(str(error).split())[:500]
+    except Exception:  # of a class of the plug-in
+        return "without a message"

@@ -163,6 +163,12 @@ class Endless(torch.utils.data.IterableDataset[Any]):
         (Items([X[0], X[1].astype(np.float32)], [0, 1]), r"train\[1\] is float32"),
         (Items([X[0][0][0]], [0]), "its image is ndarray"),
         (Items(X, [{"label": 1}] * 12), "labels are object"),
+        (Items(X, [torch.zeros(2)] * 12), r"train\[0\] cannot be read \(RuntimeError: a Tensor with 2 elements"),
+        (Items(X, [0] * 11), r"train\[11\] cannot be read \(IndexError: list index out of range\)"),
+        ((np.array(1), np.array(1)), "train is a single number; give arrays"),
+        ((X, [[0], [0, 1]] * 6), r"train: list is no array and cannot be read \(ValueError: "),
+        ((torch.empty(12, 3, 5, 5, device="meta"), Y), "train: Tensor is no array and cannot be read"),
+        ((torch.zeros(12, 3, 5, 5).to_sparse(), Y), "train: Tensor is no array and cannot be read"),
     ],
 )
 def test_what_is_refused(data: Any, problem: str) -> None:

@@ -126,6 +126,9 @@ def test_what_cannot_work_is_refused_before_data_are_written(tmp_path: Path) -> 
     with pytest.raises(ConfigError, match="is not one of dc, "):
         condense(TRAIN, TEST, output=out, **(TINY | {"method": {"name": "dc"}}))
     assert not out.exists()
+    for place in ("", 3, "a\0b", "x" * 300):
+        with pytest.raises(ConfigError, match=r"^output: "):
+            condense(TRAIN, TEST, output=place, **TINY)
     out.touch()
     with pytest.raises(ConfigError, match="output: the data cannot be written"):
         condense(TRAIN, TEST, output=out, **TINY)

@@ -140,6 +140,9 @@ def test_an_evaluation_in_outputs_is_found_again(tmp_path: Path, monkeypatch: py
         (FEW, {"evaluation": {"epohcs": 3}}, ConfigError, "evaluation.epohcs"),
         (FEW, {"test": None}, ConfigError, "give both, or neither"),
         ("nowhere", {}, ConfigError, "nowhere does not exist"),
+        (FEW, {"output": ""}, ConfigError, "output: the value is empty"),
+        (FEW, {"output": 3}, ConfigError, "output: 3 does not fit"),
+        (FEW, {"evaluation": 3}, ConfigError, "evaluation: 3 is neither a key of this section"),
     ],
 )
 def test_what_is_refused(

@@ -140,9 +140,10 @@ def test_every_problem_is_one_line(folders, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("damaged", ["config.yaml", "evaluation.csv", "synthetic_set/card.json", "environment.json"])
-def test_a_damaged_file_is_named(folders, damaged, capsys):
+@pytest.mark.parametrize("content", [b"\xff{", b""])
+def test_a_damaged_file_is_named(folders, damaged, content, capsys):
     with open(os.path.join(folders[0], damaged), "wb") as file:
-        file.write(b"\xff{")
+        file.write(content)
     assert cli.main(["compare", *folders]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("refused: ") and os.path.join(folders[0], damaged) in line
@@ -153,6 +154,17 @@ def test_a_file_needs_a_format_and_a_folder(folders, tmp_path, capsys):
     assert "add --format" in capsys.readouterr().err
     assert cli.main(["compare", *folders, "--format", "md", "--output", str(tmp_path / "none" / "x.md")]) == 2
     assert f"--output: {tmp_path}/none/x.md cannot be written" in capsys.readouterr().err
+    os.mkfifo(tmp_path / "pipe")
+    for place in ("/", "/dev/null", str(tmp_path), str(tmp_path / "pipe")):
+        assert cli.main(["compare", *folders, "--format", "md", "--output", place]) == 2
+        assert capsys.readouterr().err == f"refused: --output: {place} is no file; name another\n"
+    assert Path("/dev/null").is_char_device() and (tmp_path / "pipe").is_fifo()
+
+
+def test_runs_without_networks_of_their_own_set_are_named(tmp_path, capsys):
+    folder = folder_of_run(tmp_path / "run", {"random": [30]})
+    assert cli.main(["compare", str(folder)]) == 2
+    assert capsys.readouterr().err.startswith(f"refused: {folder}: none of the runs has networks that were trained on")
 
 
 def test_runs_with_other_images_in_the_same_file_are_separate_rows(tmp_path, capsys):

@@ -214,6 +214,15 @@ odd_values = st.one_of(
 """Values that are wrong almost everywhere: of another type, out of every range, hostile texts, deep lists."""
 
 
+ODD_LABELS: tuple[list[Any], ...] = (
+    *([-1] * 6, [0] * 6, [0, 1, None] * 2, [None] * 6, [2**62, -(2**62), 0] * 2, [0.5] * 6, [float("nan")] * 6),
+    *([0, 1], [True, False] * 3, [3, 4, 5] * 2, [0, "a"] * 3, [[0], [1, 2]] * 3, [{"a": 1}] * 6, [b"a", b"b"] * 3),
+    *(["a", "b", ""] * 2, ["a\nb", "\x1b[31m", "c"] * 2, ["\ud800", "b", "c"] * 2, ["a\0", "b", "c"] * 2),
+    ["x" * 5_000, "b", "c"] * 2,
+)
+"""Labels of images: of other types or ranges, missing, of one class, hostile names."""
+
+
 def _neighbours(value: Any) -> list[Any]:
     """Return values close to a given one: of another type, sign or size, or incomplete, or with an item twice."""
     match value:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -150,7 +151,8 @@ def test_the_place_of_the_rates_is_checked_before_they_are_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
-    for place in ("", "none/rates.json", "file/rates.json", "x" * 300, "a\0b"):
+    os.mkfifo(tmp_path / "pipe")
+    for place in ("", "none/rates.json", "file/rates.json", "x" * 300, "a\0b", "pipe"):
         assert cli.main(["plan", "configs/digits.yaml", f"--save={tmp_path / place}"]) == cli.REFUSED
         said = capsys.readouterr().err
         assert said.startswith("refused: --save: ") and said.endswith("name another file\n") and said.count("\n") == 1
@@ -216,9 +218,11 @@ _OPTIONS = {
     ],
     "check": ["output", "tracking.uri"],
     "replay": ["--uri", "--experiment"],
-    "evaluate": ["--cfg", "evaluation.epochs"],
+    "evaluate": ["--space", "--factor", "--columns", "--dataset", "--root", "--plugin", "evaluation.epochs", "output"],
+    "compare": ["--by", "--format", "--output"],
+    "export": ["--format", "--space"],
     "list": ["x"],
-    "run": ["--cfg", "--resume", "output", "tracking.uri"],
+    "run": ["--cfg", "--resume", "-m", "--plugin", "output", "tracking.uri"],
 }
 
 

@@ -67,7 +67,12 @@ def test_names_are_safe_bounded_and_different():
         (["method=glob(*)", "network=a:b=1,mlp"], "network: 'a:b=1,mlp' has a comma, but is no list of values"),
         (["evaluation.architectures=[convnet:depth=4],[mlp]"], "no list of values"),
         (["method.images.lr=interval(0,1)"], "method.images.lr: 'interval(0,1)' has a comma"),
-        (["seed=0,1", "method=dc,"], "method: 'dc,' has a comma"),
+        (["seed=0,1", "method=dc,"], "method: 'dc,' has a comma without a value beside it; leave the comma out"),
+        (["seed=0,,1"], "seed: '0,,1' has a comma without a value beside it"),
+        (
+            ["seed=(0,1)"],
+            "seed: '(0,1)' has a comma, but is no list of values (extraneous input '('); quote each value",
+        ),
         (["seed=range(0,1000000000)"], f"are above {MOST}"),
         (["seed=range(0,100)", "ipc=range(1,100)"], "-m: 9900 runs or more are above 1000"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ from dist_condense.system.extras import command
 
 if TYPE_CHECKING:
     import datasets
+    import pyarrow
 
 HUGGINGFACE = replace(IMAGE_FOLDER, family="images of a Hugging Face data set", upright=False)
 TRAIN, TEST = "train", ("validation", "test")
@@ -63,6 +65,8 @@ def open_huggingface(request: Request) -> ImageSet:
         Images(root, name, images, tuple((of == label).nonzero().flatten().numpy() for label in kept))
         for name, of in zip(named, positions, strict=True)
     ]
+    for each in opened:
+        each.check()
     lost = [problem for each in opened if (problem := each.lacking([known[label] for label in kept]))]
     if missing or lost:
         raise DataError(missing + lost)
@@ -118,16 +122,23 @@ class Images:
         """Return the total size in bytes of the images of each class."""
         return [int(self.lengths[rows].sum()) for rows in self.rows]
 
+    def check(self) -> None:
+        """Raise DataError if the column is of a type that cannot hold images."""
+        len(self._rows)
+
     def read(self, row: int) -> bytes:
-        """Return the encoded bytes of the image in a row. Raises OSError if the image is in another file."""
-        data = self._rows[row][self.column]["bytes"]
-        if not data:
+        """Return the encoded bytes of the image in a row. Raises OSError if there is none, or in another file."""
+        image = self._rows[row][self.column]
+        if image is None:
+            raise OSError("the row has no image")
+        if not image["bytes"]:
             raise OSError("the data set only names its file; save the data set with its images")
-        return data
+        return bytes(image["bytes"])
 
     def encoded(self) -> Iterator[bytes]:
-        """Yield the encoded bytes of all images; nothing for an image that is in another file."""
-        return (self._rows[row][self.column]["bytes"] or b"" for row in np.concatenate(self.rows).tolist())
+        """Yield the encoded bytes of all images; none where the row has no image, or one in another file."""
+        images = (self._rows[row][self.column] for row in np.concatenate(self.rows).tolist())
+        return ((image or {}).get("bytes") or b"" for image in images)
 
     def digest(self, form: Form) -> str:
         """Return a hash of the form, and of the number and the sizes in bytes of the images of each class, in order."""
@@ -148,8 +159,13 @@ class Images:
     def _rows(self) -> datasets.Dataset:
         from datasets import Image
 
-        rows = _splits(str(self.root))[self.name].select_columns(self.column)
-        return rows.cast_column(self.column, Image(decode=False))
+        rows = _splits(str(self.root))[self.name]
+        stored = _column(self.root, self.name, rows, self.column)
+        try:
+            return rows.select_columns(self.column).cast_column(self.column, Image(decode=False))
+        except Exception as error:  # of the library and of Arrow
+            found = f"{self.root}: column {self.column} of {self.name} is {stored.type}"
+            raise DataError([f"{found:.500}, expected images; name another in dataset.columns."]) from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("root", "name", "column", "rows")}
@@ -184,17 +200,20 @@ def _splits(root: str) -> Mapping[str, datasets.Dataset]:
     try:
         with _without_bars():
             if any(os.path.isfile(os.path.join(root, name)) for name in SAVED):
+                if odd := [str(x) for x in Path(root).rglob("*") if not os.path.isfile(x) and not os.path.isdir(x)]:
+                    raise DataError([f"{min(odd)} is not a file, and may never end; replace or remove it."])
                 loaded = datasets.load_from_disk(root)
             elif files := _parquet_files(Path(root)):
-                loaded = datasets.load_dataset("parquet", data_files=files)
+                names = {split: [glob.escape(file) for file in of_split] for split, of_split in files.items()}
+                loaded = datasets.Dataset.from_parquet(names)  # asks no server, as load_dataset does
             else:
                 problem = f"it is not a folder of save_to_disk, and has no files that end in {PARQUET}"
                 raise DataError([f"{root}: {problem}."])
     except DataError:
         raise
     except Exception as error:  # of the library, of Arrow and of the files
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise DataError([f"{root}: it cannot be read as a data set of Hugging Face: {reason}."]) from error
+        reason = f"{root}: it cannot be read as a data set of Hugging Face: {_last_words(error)}"
+        raise DataError([f"{_first_damaged(root) or reason}; save it again."]) from error
     return {TRAIN: loaded} if isinstance(loaded, datasets.Dataset) else loaded
 
 
@@ -221,6 +240,26 @@ def _parquet_files(root: Path) -> dict[str, list[str]]:
         split = next((SPLIT_WORDS[word] for word in reversed(words) if word in SPLIT_WORDS), TRAIN)
         files.setdefault(split, []).append(str(file))
     return files
+
+
+def _last_words(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())[:300].rstrip(".!") or type(error).__name__
+
+
+def _first_damaged(root: str) -> str | None:
+    """Return the first parquet file below a folder that has no readable header, with the reason; None if none has."""
+    from pyarrow import parquet
+
+    for file in (file for of_split in _parquet_files(Path(root)).values() for file in of_split):
+        if not os.path.isfile(file):  # a pipe would never end
+            return f"{file}: it is not a file"
+        try:
+            parquet.read_schema(file)
+        except Exception as error:  # of Arrow
+            return f"{file}: it is no intact parquet file ({_last_words(error)})"
+    return None
 
 
 def _named(root: Path, splits: Mapping[str, Any], test: bool) -> list[str]:
@@ -261,11 +300,26 @@ def columns_of(where: object, features: Mapping[str, Any], asked: Sequence[str] 
     return images[0], labels[0]
 
 
+def _column(root: Path, name: str, split: datasets.Dataset, column: str) -> pyarrow.ChunkedArray:
+    """Return a column of a split as it is stored. Raises DataError if there is none, or it is damaged.
+
+    Arrow does not check the positions in a file that it maps, and may end the process when it follows them.
+    """
+    if column not in split.column_names:
+        raise DataError([f"{root}: {name} has no column {column}, only {listed(split.column_names)}."])
+    values = split.data.column(column)
+    try:
+        values.validate(full=True)
+    except Exception as error:  # of Arrow
+        raise DataError([f"{root}: column {column} of {name} is damaged: {_last_words(error)}."]) from error
+    return values
+
+
 def _values(root: Path, name: str, split: datasets.Dataset, column: str) -> np.ndarray:
     """Return the labels of a split, integers or texts ``[N]``. Raises DataError for others."""
     from pyarrow import types
 
-    values = split.data.column(column)
+    values = _column(root, name, split, column)
     where = f"{root}: column {column} of {name}"
     if values.null_count:
         raise DataError([f"{where} has {values.null_count:,} rows without a label."])

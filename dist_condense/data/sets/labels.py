@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
+from dist_condense.data.sets.listing import is_utf8
 from dist_condense.system.errors import DataError, listed
 
 
@@ -19,7 +20,7 @@ def of_classes(
 
     :param stored: labels of each split, integers or texts ``[N]``, by the split's name.
     :param names: name of the class of each label, from 0.
-    :raises DataError: a label has no name, or names are empty or occur more than once.
+    :raises DataError: a label has no name, or names are empty, not in UTF-8 or occur more than once.
     """
     first, *_ = stored.values()
     is_text = first.dtype.kind == "U"
@@ -28,8 +29,9 @@ def of_classes(
         names = [str(value) for value in values.tolist()]
     else:
         values = np.arange(len(names))
-    if len(set(names)) < len(names) or not all(names):
-        raise DataError([f"{where}: names of classes are empty, or occur more than once: {listed(names)}."])
+    if len(set(names)) < len(names) or not all(name and is_utf8(name) for name in names):
+        problem = "names of classes are empty, no text in UTF-8, or occur more than once"
+        raise DataError([f"{where}: {problem}: {listed(names)}."])
     return tuple(names), [_positions(values, labels, f"{where}: {split}") for split, labels in stored.items()]
 
 

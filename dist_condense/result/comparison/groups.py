@@ -19,6 +19,7 @@ from dist_condense.settings.identity import identity
 from dist_condense.settings.keys import KEYS
 from dist_condense.settings.schema import CONDENSED, RunConfig
 from dist_condense.settings.values import ConfigError, meant, shown
+from dist_condense.system.errors import listed
 
 METHOD, SETTINGS = "method", "settings"
 TRAINING = ("architecture", "protocol", "epochs")
@@ -208,7 +209,9 @@ def compared(runs: Sequence[Run], by: str = METHOD, notes: Sequence[str] = ()) -
     partial = [f"{run.folder}: the set is not complete (step {run.card.steps})" for run in unfinished]
     groups, repeated = _grouped([*chain.from_iterable(map(_trained, runs))], by)
     if not groups:
-        raise ConfigError([f"none of the runs has networks that were trained on its own set, {CONDENSED}"])
+        where = listed([str(run.folder) for run in runs])
+        problem = f"none of the runs has networks that were trained on its own set, {CONDENSED}"
+        raise ConfigError([f"{where}: {problem}; `dist-condense evaluate OUTPUT` trains some"])
     remarks = [*notes, *partial, *dict.fromkeys(repeated), *_remarks(Comparison(by=by, groups=groups))]
     return Comparison(by=by, groups=groups, notes=[*map(one_line, remarks)])
 

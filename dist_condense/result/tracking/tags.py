@@ -12,6 +12,7 @@ from typing import Any
 from dist_condense.result.markdown import plain
 from dist_condense.settings import yaml_files
 from dist_condense.settings.run_folder import RunFolder
+from dist_condense.settings.values import Unusable
 from dist_condense.system import records
 from dist_condense.system.credentials import masked
 
@@ -115,12 +116,12 @@ def _description(config: dict[str, Any]) -> str | None:
 def stored_config(folder: Path) -> dict[str, Any]:
     """Read a run's config.yaml as plain values, even if another version wrote it.
 
-    Raises ValueError with a one-line message if the file is empty or its config is not resolved.
+    Raises Unusable if the file is empty or its config is not resolved.
     """
     file = RunFolder(folder).config
     values = yaml_files.stored_values(file)
     if not values:
-        raise ValueError(f"{file} contains no config")
+        raise Unusable(f"{file} contains no config")
     return values
 
 

@@ -131,6 +131,7 @@ def test_test_images_may_be_missing_where_none_are_used(file: Path) -> None:
         ({"classes": np.array(["a", "b"])}, "no class: 2"),
         ({"classes": np.array(["a", "a", "b"])}, "more than once"),
         ({"classes": np.array(["a", "", "b"])}, "empty"),
+        ({"classes": np.array(["a", "\ud800", "b"])}, "no text in UTF-8"),
         ({"classes": np.arange(3)}, "expected names"),
         ({"train_images": np.array([None] * 30)}, "Python objects"),
     ],

@@ -183,8 +183,23 @@ def test_folders_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not a folder of save_to_disk, and has no files"):
         open_dataset("huggingface", tmp_path)
     (tmp_path / "train.parquet").write_bytes(b"PAR1 and nothing")
-    with pytest.raises(DataError, match="cannot be read as a data set of Hugging Face"):
+    with pytest.raises(DataError, match=r"/train\.parquet: it is no intact parquet file \(.*\); save it again"):
         open_dataset("huggingface", tmp_path)
+
+
+def test_each_split_has_the_columns(tmp_path: Path) -> None:
+    root = saved(tmp_path / "lacking", train=rows(6), test=rows(6).remove_columns("label"))
+    with pytest.raises(DataError, match="test has no column label, only image"):
+        open_dataset("huggingface", root)
+    root = saved(tmp_path / "other", train=rows(6), test=rows(6).remove_columns("image").add_column("image", [0] * 6))
+    with pytest.raises(DataError, match="column image of test is int64, expected images"):
+        open_dataset("huggingface", root)
+
+
+def test_a_row_without_an_image_is_named(tmp_path: Path) -> None:
+    train = rows(6).add_item({"image": None, "label": 0})
+    with pytest.raises(DataError, match=r"row 6 of train: the image cannot be read \(the row has no image\)"):
+        open_dataset("huggingface", saved(tmp_path, train=train), test=False).train()
 
 
 def test_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

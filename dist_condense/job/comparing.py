@@ -184,7 +184,7 @@ TRAINING_SETS = _TrainingSets({CONDENSED: _condensed, FULL: _full})
 
 
 def _with_note(runner: Runner) -> Runner:
-    """Return a runner that first notes if the full training set gets fewer updates than the condensed set."""
+    """Return a runner that first notes if the full training set gets much fewer updates than the condensed set."""
 
     def run(todo: Sequence[Trial], evaluation: Evaluation, on_result: Callable[[Row], None]) -> None:
         if note := next((note for trial in todo if (note := _fewer_updates(trial, evaluation))), None):
@@ -195,11 +195,11 @@ def _with_note(runner: Runner) -> Runner:
 
 
 def _fewer_updates(trial: Trial, evaluation: Evaluation) -> str | None:
-    """Return a note if a trial on the full training set has fewer updates than one on the condensed set, or None."""
+    """Return a note if a trial on the full set has less than half the updates of one on the condensed set, or None."""
     if trial.set != FULL or CONDENSED not in evaluation.sets:
         return None
     own, most = evaluation.updates(trial), evaluation.updates(replace(trial, set=CONDENSED))
-    if own >= most:
+    if 2 * own >= most:
         return None
     remedy = f"set evaluation.full_epochs={evaluation.epochs_of(trial, most)} to compare at the end of training"
     return f"{FULL} is trained for {own:,} updates, {CONDENSED} for {most:,}; {remedy}"

@@ -197,6 +197,7 @@ def _splits(root: str) -> Mapping[str, datasets.Dataset]:
         import datasets
     except ImportError as error:
         raise DataError([f"dataset.name: huggingface needs the package datasets: `{command('hf')}`"]) from error
+    files: Mapping[str, Sequence[str]] = {}
     try:
         with _without_bars():
             if any(os.path.isfile(os.path.join(root, name)) for name in SAVED):
@@ -213,7 +214,7 @@ def _splits(root: str) -> Mapping[str, datasets.Dataset]:
         raise
     except Exception as error:  # of the library, of Arrow and of the files
         reason = f"{root}: it cannot be read as a data set of Hugging Face: {_last_words(error)}"
-        raise DataError([f"{_first_damaged(root) or reason}; save it again."]) from error
+        raise DataError([f"{_first_damaged(files) or reason}; save it again."]) from error
     return {TRAIN: loaded} if isinstance(loaded, datasets.Dataset) else loaded
 
 
@@ -248,11 +249,14 @@ def _last_words(error: BaseException) -> str:
     return " ".join(str(error).split())[:300].rstrip(".!") or type(error).__name__
 
 
-def _first_damaged(root: str) -> str | None:
-    """Return the first parquet file below a folder that has no readable header, with the reason; None if none has."""
+def _first_damaged(files: Mapping[str, Sequence[str]]) -> str | None:
+    """Return the first parquet file that has no readable header, with the reason; None if all have one.
+
+    :param files: files by split.
+    """
     from pyarrow import parquet
 
-    for file in (file for of_split in _parquet_files(Path(root)).values() for file in of_split):
+    for file in (file for of_split in files.values() for file in of_split):
         if not os.path.isfile(file):  # a pipe would never end
             return f"{file}: it is not a file"
         try:

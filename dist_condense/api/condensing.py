@@ -90,10 +90,8 @@ def condense(
     given = {key: plain(value) for key, value in leaves({"ipc": ipc, **place, **keys})}
     config = _config(method, images, given, is_tested=tested is not None)
     if output is None:
-        output = (
-            OUTPUTS
-            / f"{method}_ipc{images_per_class.text(config).replace(' ', '')}_{_fingerprint(config, images, tested)}"
-        )
+        number = images_per_class.text(config).replace(" ", "")
+        output = OUTPUTS / f"{method}_ipc{number}_{_fingerprint(config, images, tested)}"
     folder = Path(output).expanduser().absolute()
     known = {*(folder / DATA).glob("*")}
     try:
@@ -150,11 +148,17 @@ def load_plugins() -> None:
 
 
 def plain(value: Any) -> Any:
-    """Return the number in a scalar of numpy, the text of a path, a mapping as a dict, any other value as it is."""
+    """Return the number in a scalar of numpy, the text of a path, a mapping as a dict, any other value as it is.
+
+    The keys of a dict that are integers, as the labels of arrays, become texts, as the names of these classes are.
+    """
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
+        return {
+            str(key) if type(key) is int else key: plain(item)
+            for key, item in ((plain(key), item) for key, item in value.items())
+        }
     return str(value) if isinstance(value, Path) else value
 
 
@@ -173,7 +177,8 @@ def _recipe(method: str, images: Collected) -> str:
 
 def _fingerprint(config: RunConfig, *splits: Collected | None) -> str:
     """Return a short text that follows from the settings that change the set, and from the data."""
-    digest = sha256(repr(sorted(configs.identity(config).items())).encode())
+    plain_values = {key: sorted(x.items()) if isinstance(x, dict) else x for key, x in configs.identity(config).items()}
+    digest = sha256(repr(sorted(plain_values.items())).encode())
     for split in splits:
         if split is not None:
             digest.update(split.digest())

@@ -110,7 +110,7 @@ class ClassShard:
         )
         refresh_running_statistics(network, lambda: self._for_statistics(reads), len(self.counts), self.coordinator)
         self._note_network(network, visit)
-        self.losses = {}
+        self.losses, self.squared_norms = {}, {}
         groups = self.recipe.grouping.groups(k, t)
         self._match_alone(network, [g[0] for g in groups if len(g) == 1 and g[0] in self._own], inputs, visit)
         if several := [group for group in groups if len(group) > 1]:

@@ -25,12 +25,13 @@ from dist_condense.job.claim import Claim
 from dist_condense.job.comparing import Comparison
 from dist_condense.job.job import Job
 from dist_condense.selection.table import SELECTIONS
-from dist_condense.settings import assembly, places, run_folder, selecting
+from dist_condense.settings import assembly, images_per_class, places, run_folder, selecting
 from dist_condense.settings.config import ConfigError, RunConfig, to_dict
 from dist_condense.settings.keys import GROUPS, KEYS, SECTIONS
 from dist_condense.settings.resolve import resolved
 from dist_condense.settings.run_folder import RunFolder
-from dist_condense.settings.schema import CONDENSED, FULL, SETS
+from dist_condense.settings.schema import CONDENSED, SETS
+from dist_condense.settings.values import some
 from dist_condense.system import records, terminal
 from dist_condense.system.errors import DataError
 from dist_condense.system.files import write_atomically
@@ -120,22 +121,23 @@ def evaluate_sets(
 
 
 def _with_real_sets(config: RunConfig, dataset: ImageSet, sets: Mapping[str, AnySet]) -> RunConfig:
-    """Return the config with the sets of real images beside the sets, which have as many images as the largest of them.
+    """Return the config with the sets of real images beside the sets.
 
+    They have the numbers of images by class that all sets have; if these differ, the mean number of the largest set.
     Raises ConfigError if there are too few real images.
     """
-    sizes = {name: _per_class(each, dataset) for name, each in sets.items()}
-    ipc = max(sizes.values())
-    config = replace(
-        config,
-        ipc=ipc,
-        evaluation=replace(config.evaluation, sets=[x for x in config.evaluation.sets if x != CONDENSED]),
-    )
-    if config.evaluation.sets and (most := max(dataset.counts)) < ipc:
-        raise ConfigError([f"evaluation.sets: {ipc} images per class, but there are {most} real ones"])
-    if {*config.evaluation.sets} - {FULL} and len({*sizes.values()}) > 1:
-        text = ", ".join(f"{name} {size}" for name, size in sizes.items())
-        terminal.event(f"note: {ipc} real images per class are selected; the sets have {text}")
+    counts = {name: _counts(each, dataset) for name, each in sets.items()}
+    common = images_per_class.stated(next(iter(counts.values())), dataset) if len({*counts.values()}) == 1 else None
+    sizes = {name: sum(own) for name, own in counts.items()}
+    ipc = common or -(-max(sizes.values()) // len(dataset.classes))
+    evaluation = replace(config.evaluation, sets=[x for x in config.evaluation.sets if x != CONDENSED])
+    config = replace(config, ipc=ipc, evaluation=evaluation)
+    if selected := [name for name in evaluation.sets if name in SELECTIONS]:
+        if few := images_per_class.lacking(config, dataset):
+            raise ConfigError([f"evaluation.sets: {', '.join(selected)}: too few real images: {some(few)}"])
+        if common is None and {*sizes.values()} != {images_per_class.total(config, dataset)}:
+            text = ", ".join(f"{name} {size}" for name, size in sizes.items())
+            terminal.event(f"note: {ipc} real images per class are selected; the sets have {text} images")
     return config
 
 
@@ -266,10 +268,12 @@ def name_problem(name: str) -> str | None:
     return None if name else "is empty; give a name"
 
 
-def _per_class(each: AnySet, dataset: ImageSet) -> int:
-    """Return the mean number of stored images per class, rounded up."""
+def _counts(each: AnySet, dataset: ImageSet) -> tuple[int, ...]:
+    """Return the number of stored images of each class, by label; that of a soft label is its most probable one."""
     images = each.images
-    return -(-len(images.labels) // (len(dataset.classes) * images.draws * images.tiles))
+    labels = images.labels.argmax(1) if images.labels.ndim == 2 else images.labels
+    found = labels.bincount(minlength=len(dataset.classes)) // (images.draws * images.tiles)
+    return tuple(found.tolist())
 
 
 def _timed(each: AnySet, config: RunConfig) -> TrainingSet:

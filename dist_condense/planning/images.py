@@ -13,6 +13,7 @@ from dist_condense.data.catalogue import KNOWN
 from dist_condense.data.normalise import ChannelStatistics
 from dist_condense.data.space import Space
 from dist_condense.settings.config import ConfigError, RunConfig
+from dist_condense.settings.images_per_class import OTHERS
 
 PUBLISHED = {
     "digits": (10, 144, 36),
@@ -86,6 +87,8 @@ def like(dataset: Any, per_class: int) -> RandomImages:
 def assumed(config: RunConfig, classes: int | None, per_class: int | None) -> RandomImages:
     """Return random images that replace the config's data set.
 
+    The classes have the names that ``ipc`` states, if any, and others numbers.
+
     :param classes: number of classes; None: the number in ``dataset.classes``, else the published number.
     :param per_class: number of training images per class; None: the published average.
     :raises ConfigError: the data set or a named subset is unknown, or a number is neither given nor published.
@@ -100,7 +103,10 @@ def assumed(config: RunConfig, classes: int | None, per_class: int | None) -> Ra
             [f"dataset.root: there are no images of {data.name}; set it, or give --classes N --images-per-class M"]
         )
     facts = KNOWN[data.name].facts.with_channels(data.channels or KNOWN[data.name].facts.channels)
-    names = tuple(ClassName(f"class {c}") for c in range(classes))
+    stated = [name for name in config.ipc if name != OTHERS] if isinstance(config.ipc, dict) else []
+    if len(stated) > classes:
+        raise ConfigError([f"ipc: it names {len(stated)} classes, and {classes} are assumed; give --classes N"])
+    names = tuple(ClassName(name) for name in (*stated, *(f"class {c}" for c in range(len(stated), classes))))
     return RandomImages(
         classes=names,
         size=data.size or facts.size,

@@ -147,6 +147,8 @@ def remarks(plan: Plan) -> Iterator[str]:
     yield from (f"does not fit: {problem}" for problem in plan.problems)
     if plan.room is not None and not plan.problems:
         yield "fits"
+    if isinstance(plan.config.ipc, dict) and len({*plan.config.ipc.values()}) > 1:
+        yield "classes have different numbers of images: the time is that of the largest for all, the memory the mean"
     if forecast.workers > load.classes:
         idle = forecast.workers - load.classes
         yield f"{idle} workers own no class" + (" and only help to train theta" if load.updates else "")

@@ -29,7 +29,7 @@ FORMAT, FORMAT_OF_VALUES, FORMAT_OF_NUMBERS = FORMATS = 1, 2, 3
 """Format versions that are read and written. The second is for cards that contain a key in :data:`LATER`: an earlier
 version of this package would ignore this key and decode the set wrongly. The third is for different numbers of images
 of the classes."""
-KNOWN = " or ".join(map(str, FORMATS))
+KNOWN = "1, 2 or 3"
 LATER = ("width", "axes", "bounds")
 VALUE_SPACES = (NORMALISED, UNIT, VALUES)
 FIRST_PADDING = (0.5,)
@@ -177,7 +177,8 @@ class Card:
     @property
     def ipc_text(self) -> str:
         """Number of stored images per class for people: ``10``, or ``2 to 10`` if classes have different numbers."""
-        return f"{self.ipc:,}" if isinstance(self.ipc, int) else f"{min(self.ipc):,} to {max(self.ipc):,}"
+        least, most = min(self.counts), max(self.counts)
+        return f"{least:,}" if least == most else f"{least:,} to {most:,}"
 
     @property
     def decoded_counts(self) -> tuple[int, ...]:
@@ -207,8 +208,8 @@ class Card:
             yield f"an image has {pixels} pixels, more than {LARGEST_SIDE**2}"
         if len(self.counts) != len(self.classes):
             yield f"ipc has {len(self.counts)} numbers for {len(self.classes)} classes"
-        elif self.classes and self.images_per_class not in (0, decoded := common(self.decoded_counts)):
-            stated, given = (f"{x!r:.80}" for x in (self.images_per_class, decoded))
+        elif self.classes and self.images_per_class not in (0, self.decoded_counts, common(self.decoded_counts)):
+            stated, given = (f"{x!r:.80}" for x in (self.images_per_class, common(self.decoded_counts)))
             yield f"images_per_class is {stated}, but ipc and factor give {given}"
         lengths = {"mean": len(self.mean), "std": len(self.std), "padding": len(self.padding)}
         uneven = {name: n for name, n in lengths.items() if n != self.channels and (name, n) != ("padding", 1)}

@@ -290,7 +290,7 @@ def start_pixels(config: RunConfig, dataset: ImageSet, source: ClassSource, labe
     :param embed: called only if the images are representative.
     """
     generator, space = randomness.generator(config.seed, "start", label), space_of(config, dataset)
-    ipc = images_per_class.numbers(config, dataset)[label]
+    ipc = images_per_class.number(config, dataset.classes[label])
     real, needed = torch.empty(0, *dataset.shape), ipc * start_images(config)
     if needed:
         positions = torch.randperm(dataset.counts[label], generator=generator)

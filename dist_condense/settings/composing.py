@@ -36,6 +36,8 @@ READS = 2
 """Number of times that Hydra reads the header of a file for each inclusion: to order the files, and to merge them."""
 _EMPTY = re.compile(r"(^|,)\s*(,|$)")
 """A comma that separates no two values."""
+_PART = re.compile(r"""(?:\{[^{}]*\}|\[[^\[\]]*\]|"[^"]*"|'[^']*'|[^,])+""")
+"""A value, whose brackets, braces and quotation marks may contain commas."""
 _LOCATIONS: ContextVar[tuple[Path, ...]] = ContextVar("locations", default=())
 _HEADERS: ContextVar[Counter[str]] = ContextVar("headers")
 """Number of headers that Hydra has read since :func:`composed` was called."""
@@ -162,9 +164,25 @@ def choices(override: str, most: int) -> list[str]:
             return []
         if _EMPTY.search(text):
             raise Unusable(f"{shown(text)} has a comma without a value beside it; leave the comma out") from error
+        if parts := _parts(text):
+            return [*dict.fromkeys(parts)][:most]
         reason = str(error).partition("\n")[0].partition(" expecting ")[0] or "nested too deep"
         raise Unusable(f"{shown(text)} has a comma, but is no list of values ({reason}); quote each value") from error
     return [*dict.fromkeys(map(str, values))]
+
+
+def _parts(text: str) -> list[str]:
+    """Split a text, one of whose values is a list or dict that Hydra cannot read, into its values.
+
+    Hydra refuses quotation marks in the keys of a dict, such as ``ipc={"3": 1, "*": 2},5`` has. Returns an empty list
+    if a part cannot be read.
+    """
+    parts = [part.strip() for part in _PART.findall(text)]
+    try:
+        values = [parsed(part) for part in parts]
+    except Unusable:
+        return []
+    return parts if any(isinstance(value, list | dict) for value in values) else []
 
 
 def _is_nested(text: str) -> bool:

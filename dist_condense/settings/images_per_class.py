@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from dist_condense.data import ImageSet
 from dist_condense.data.image_set import ClassName, ambiguous
 from dist_condense.settings.schema import RunConfig
 from dist_condense.settings.values import meant, some
@@ -13,15 +14,29 @@ OTHERS = "*"
 """Name that stands for all classes that ``ipc`` does not name."""
 
 
+def number(config: RunConfig, entry: ClassName) -> int:
+    """Return the number of images of a class; 1 if it has none, see :func:`problems`."""
+    if isinstance(config.ipc, int):
+        return config.ipc
+    key = _key(config.ipc, entry)
+    return 1 if key is None else config.ipc[key]
+
+
 def numbers(config: RunConfig, dataset: Any) -> tuple[int, ...]:
-    """Return the number of images of each class, by label; 1 for a class without a number, see :func:`problems`.
+    """Return the number of images of each class, by label.
 
     :param dataset: an ImageSet, or images that planning assumes.
     """
-    if isinstance(config.ipc, int):
-        return (config.ipc,) * len(dataset.classes)
-    known = config.ipc
-    return tuple(known[key] if (key := _key(known, entry)) else 1 for entry in dataset.classes)
+    return tuple(number(config, entry) for entry in dataset.classes)
+
+
+def stated(counts: Sequence[int], dataset: ImageSet) -> int | dict[str, int] | None:
+    """Return the value of ``ipc`` for these numbers of images by label; None if a class has none, or no name alone."""
+    first, *others = {*counts}
+    if not others:
+        return first or None
+    keys = [entry.wnid or entry.name for entry in dataset.classes]
+    return dict(zip(keys, counts, strict=True)) if all(counts) and len({*keys}) == len(keys) else None
 
 
 def total(config: RunConfig, dataset: Any) -> int:
@@ -36,9 +51,8 @@ def most(config: RunConfig) -> int:
 
 def text(config: RunConfig) -> str:
     """Return the number of images per class for messages: ``10``, or ``2 to 10`` if classes have different numbers."""
-    if isinstance(config.ipc, int):
-        return str(config.ipc)
-    return f"{min(config.ipc.values())} to {most(config)}"
+    least, largest = (config.ipc,) * 2 if isinstance(config.ipc, int) else (min(config.ipc.values()), most(config))
+    return str(least) if least == largest else f"{least} to {largest}"
 
 
 def lacking(config: RunConfig, dataset: Any) -> list[str]:

@@ -77,4 +77,5 @@ def refusals(value: Any, limit: Limit) -> Iterator[str]:
         items = [("", item) for item in (value if isinstance(value, list) else [value])]
     reasons = [name + reason for name, item in items if item is not None and (reason := limit.refusal(item))]
     if reasons:
-        yield reasons[0] + (f" (and {len(reasons) - 1} more in the list)" if len(reasons) > 1 else "")
+        where = "" if isinstance(value, dict) else " in the list"
+        yield reasons[0] + (f" (and {len(reasons) - 1} more{where})" if len(reasons) > 1 else "")

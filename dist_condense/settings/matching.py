@@ -28,6 +28,9 @@ from dist_condense.settings.needs import FLOAT, Need, Needs
 from dist_condense.settings.parts import BATCHES, NETWORK_STARTS, PARTITIONS
 from dist_condense.settings.values import some
 
+COMPILED = 8
+"""Number of shapes of its arguments for which torch compiles a function at most; others are computed as they are."""
+
 
 def outline(config: RunConfig, dataset: ImageSet) -> MatchingOutline:
     """Return the outline of matching: K networks, T matching steps each, and the shapes of its stored tensors."""
@@ -159,6 +162,11 @@ def data_problems(config: RunConfig, dataset: ImageSet) -> Iterator[str]:
     if few:
         advice = "set a smaller ipc or method.parameterisation.factor, or method.start=noise"
         yield f"method.start: {method.start} needs more real images than there are of {some(few)}; {advice}"
+    if config.compute.compile and (different := len({*numbers})) > COMPILED:
+        yield (
+            f"compute.compile: ipc has {different} different numbers, and a step is compiled for at most {COMPILED}; "
+            "set compute.compile=false, or give classes the same numbers"
+        )
     yield from _grouping(config, len(dataset.classes))
 
 

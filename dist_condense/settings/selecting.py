@@ -59,9 +59,8 @@ def outline(config: RunConfig, dataset: ImageSet) -> SelectingOutline:
 def batches(config: RunConfig) -> tuple[int, int]:
     """Return the largest numbers of real images that are read at a time: of a class, and to train the network."""
     features = selection_of(config).features
-    return max(
-        images_per_class.most(config), IMAGES if features else 0
-    ), config.method.selection.batch if features else 0
+    of_class, to_train = (IMAGES, config.method.selection.batch) if features else (0, 0)
+    return max(images_per_class.most(config), of_class), to_train
 
 
 def form(config: RunConfig, dataset: ImageSet) -> tuple[Space, MultiFormation]:

@@ -104,7 +104,7 @@ def check_text(value: Any, is_utf8: bool = True) -> None:
         raise Misfit(
             f"{ascii(wrong[0])[:SHOWN]} is not UTF-8, which the files of a run require; rename it, or link to it"
         )
-    if isinstance(value, dict) and (odd := [name for name in value if "${" in name]):
+    if isinstance(value, dict) and (odd := [name for name in value if "${" in str(name)]):
         raise Misfit(f"{shown(odd[0])}: a name with ${{ is not stored in a config; rename the class")
     if zero := [text for text in texts if "\0" in text]:
         raise Misfit(f"{shown(zero[0])} has a zero byte, which no name or path has; remove it")

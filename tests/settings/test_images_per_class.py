@@ -71,7 +71,7 @@ def test_what_is_no_number_is_refused(text: str, words: str) -> None:
 
 def test_the_range_holds_for_each_number() -> None:
     config, lines = checks.screened(load("configs/digits.yaml", ["ipc={oak: 0, elm: 3, ash: -1}"]))
-    assert lines == ["ipc: 'oak': 0 is not in the range 1 to 100000 (and 1 more in the list)"] and config.ipc == 1
+    assert lines == ["ipc: 'oak': 0 is not in the range 1 to 100000 (and 1 more)"] and config.ipc == 1
 
 
 def test_a_stored_config_keeps_names_that_yaml_would_read_otherwise(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from dist_condense.settings.values import ConfigError
         ("dataset.classes=[cat,dog],[cow]", ["[cat,dog]", "[cow]"]),
         ("evaluation.architectures=['convnet:depth=4'],[mlp]", ["['convnet:depth=4']", "[mlp]"]),
         ("method.name='a,b',c", ["'a,b'", "c"]),
+        ("evaluation.architectures=[convnet:depth=4],[mlp]", ["[convnet:depth=4]", "[mlp]"]),
+        ("""data.x={"3": 2, "*": 1}, 3,{'a,b':1,"*":2}""", ['{"3": 2, "*": 1}', "3", """{'a,b':1,"*":2}"""]),
     ],
     ids=str,
 )
@@ -65,7 +67,7 @@ def test_names_are_safe_bounded_and_different():
         ([], "-m: no key has several values"),
         (["output=a,b"], "output: several folders"),
         (["method=glob(*)", "network=a:b=1,mlp"], "network: 'a:b=1,mlp' has a comma, but is no list of values"),
-        (["evaluation.architectures=[convnet:depth=4],[mlp]"], "no list of values"),
+        (["ipc={3: 1,{4"], "ipc: '{3: 1,{4' has a comma, but is no list of values"),
         (["method.images.lr=interval(0,1)"], "method.images.lr: 'interval(0,1)' has a comma"),
         (["seed=0,1", "method=dc,"], "method: 'dc,' has a comma without a value beside it; leave the comma out"),
         (["seed=0,,1"], "seed: '0,,1' has a comma without a value beside it"),

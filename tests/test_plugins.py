@@ -246,7 +246,7 @@ def test_every_plugin_that_cannot_be_imported_has_a_line(
     write("raise RuntimeError('two\\nlines')", "another_broken")
     write("import sys\nsys.exit(3)", "another_exit")
     write("import absent_library", "another_lacking")
-    write("class E(Exception):\n    def __str__(self): raise ValueError\nraise E", "another_silent")
+    write("class E(Exception):\n    def __str__(self): raise SystemExit(7)\nraise E", "another_silent")
     monkeypatch.setenv(plugins.VARIABLE, "absent,another_broken")
     named = ("another_exit", "another_lacking", "another_silent", "../mypkg", ".mypkg", "", "a.b.c")
     given = [f"--plugin={x}" for x in named]

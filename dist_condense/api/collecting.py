@@ -20,8 +20,9 @@ from PIL import Image
 
 from dist_condense.data.sets.array_file import CHANNELS, CLASSES, NAMES
 from dist_condense.data.sets.npz import ENDING, StoredArray, arrays
+from dist_condense.settings.values import ConfigError
 from dist_condense.system.conversion import shown
-from dist_condense.system.errors import DataError, listed
+from dist_condense.system.errors import DataError, listed, words_of
 from dist_condense.system.files import flush, temporary_beside
 
 CHUNK = 2**26
@@ -206,6 +207,35 @@ def _of_items(data: Any, argument: str) -> Collected:
 
 
 @contextmanager
+def written(splits: Sequence[Collected | None], folder: Path) -> Iterator[Path]:
+    """Write training and test data to a file in a folder, and yield the file within the context.
+
+    If the context refuses the data or the settings, the file and the folders that were made for it are removed.
+
+    :raises ConfigError: the data cannot be written.
+    """
+    train, test = (*splits, None)[:2]
+    assert train is not None
+    before = [place for place in (folder, *folder.parents) if place.exists()]
+    known, file = {*folder.glob("*")} if folder in before else set[Path](), None
+    try:
+        try:
+            file = write(train, test, folder)
+        except (OSError, ValueError) as error:  # ValueError: a zero byte
+            raise ConfigError([f"output: the data cannot be written ({error})"]) from error
+        yield file
+    except (ConfigError, DataError):
+        with suppress(OSError, ValueError):
+            if file is not None and file not in known:
+                file.unlink()
+            for place in (folder, *folder.parents):
+                if place in before:
+                    break
+                place.rmdir()
+        raise
+
+
+@contextmanager
 def _readable(what: str) -> Iterator[None]:
     """Raise DataError, which names what was read, for any error of the user's data set within the context."""
     try:
@@ -213,8 +243,7 @@ def _readable(what: str) -> Iterator[None]:
     except (DataError, MemoryError):
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError([f"{what} cannot be read ({type(error).__name__}: {reason})."]) from error
+        raise DataError([f"{what} cannot be read ({type(error).__name__}: {words_of(error)[:200]})."]) from error
 
 
 def _form(image: np.ndarray) -> str:

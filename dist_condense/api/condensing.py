@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dist_condense.api.collecting import Collected, both, write
+from dist_condense.api.collecting import Collected, both, written
 from dist_condense.evaluation.rows import Row, read_csv
 from dist_condense.job.job import Job
 from dist_condense.result.synthetic_set import SyntheticDataset, load_set
@@ -22,7 +22,6 @@ from dist_condense.settings.keys import RECIPE, leaves
 from dist_condense.settings.run_folder import RunFolder
 from dist_condense.system import plugins, terminal
 from dist_condense.system.conversion import shown
-from dist_condense.system.errors import DataError
 
 DATA = "data"
 """Folder with the data in the folder of a run."""
@@ -93,20 +92,11 @@ def condense(
         number = images_per_class.text(config).replace(" ", "")
         output = OUTPUTS / f"{method}_ipc{number}_{_fingerprint(config, images, tested)}"
     folder = Path(output).expanduser().absolute()
-    known = {*(folder / DATA).glob("*")}
-    try:
-        file = write(images, tested, folder / DATA)
-    except (OSError, ValueError) as error:  # ValueError: a zero byte
-        raise ConfigError([f"output: the data cannot be written ({error})"]) from error
-    config.output, config.dataset.root = str(folder), str(file)
-    try:
+    with written((images, tested), folder / DATA) as file:
+        config.output, config.dataset.root = str(folder), str(file)
         if problem := _other_scores(RunFolder(folder), file):
             raise ConfigError([f"output: {problem}"])
         job = Job.prepare(config)
-    except (ConfigError, DataError):
-        if file not in known:
-            file.unlink()
-        raise
     if tested is None and "evaluation.epochs" not in given:
         terminal.say("note: there are no test images, so no network is trained on the set; give test for scores")
     job.run()
@@ -120,7 +110,7 @@ def _other_scores(files: RunFolder, data: Path) -> str | None:
     """
     if not files.evaluation.exists() or not files.config.exists():
         return None
-    before = Path(configs.read(files.config).dataset.root or "").name
+    before = Path(configs.read(files.config).dataset.root or "no file").name
     return None if before == data.name else f"{files.path} has scores of other data ({before}); give another output"
 
 

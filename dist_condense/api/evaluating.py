@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dist_condense.api.collecting import Collected, as_bytes, both, collected, write
+from dist_condense.api.collecting import Collected, as_bytes, both, collected, written
 from dist_condense.api.condensing import DATA, OUTPUTS, OWN, Result, load_plugins, plain
 from dist_condense.data import ImageSet
 from dist_condense.evaluation.evaluate import TrainingSet
@@ -120,17 +120,8 @@ def _data(train: Any, test: Any, output: str | Path | None) -> Iterator[dict[str
         return
     splits = both(train, test)
     folder = Path(os.path.expanduser(OUTPUTS if output is None else output)).absolute() / DATA
-    known = {*folder.glob("*")}
-    try:
-        file = write(splits[0], splits[1], folder)
-    except (OSError, ValueError) as error:  # ValueError: a zero byte
-        raise ConfigError([f"output: the data cannot be written ({error})"]) from error
-    try:
+    with written(splits, folder) as file:
         yield {"dataset.name": "arrays", "dataset.root": str(file)}
-    except (ConfigError, DataError):
-        if file not in known:
-            file.unlink(missing_ok=True)
-        raise
 
 
 def _sources(name: str | None, given: Any, stated: Stated) -> dict[str, Source]:

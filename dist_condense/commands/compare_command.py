@@ -72,7 +72,7 @@ def of_folders(folders: Sequence[str], by: str) -> Comparison:
         problems += error.problems
     if problems:
         raise ConfigError(problems)
-    return compared(read, by, notes)
+    return compared([*{os.path.realpath(run.folder): run for run in read}.values()], by, notes)
 
 
 def _named(path: str) -> Path | None:
@@ -107,7 +107,7 @@ def _runs_in(place: Path) -> tuple[list[Run], list[str]]:
     if not found:
         missing = RunFolder.evaluation if untrained else RunFolder.config
         where = f"{place} is not the folder of a run, and has none in which networks were trained"
-        raise ConfigError(problems or [f"{where}: {missing.name} is missing"])
+        raise ConfigError([*problems, f"{where}: {missing.name} is missing"])
     notes = [f"left out: {problem}" for problem in problems]
     if untrained:
         notes.append(f"left out, without {RunFolder.evaluation.name}: {len(untrained)} in {place}, {listed(untrained)}")

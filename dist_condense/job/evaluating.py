@@ -24,6 +24,7 @@ from dist_condense.job.any_set import AnySet, Stated
 from dist_condense.job.claim import Claim
 from dist_condense.job.comparing import Comparison
 from dist_condense.job.job import Job
+from dist_condense.result.card import CARD
 from dist_condense.selection.table import SELECTIONS
 from dist_condense.settings import assembly, images_per_class, places, run_folder, selecting
 from dist_condense.settings.config import ConfigError, RunConfig, to_dict
@@ -152,6 +153,10 @@ def _occupied(folder: Path) -> Iterator[str]:
         yield f"output: {folder} is a file; give a folder"
     elif files.config.exists():
         yield f"output: {folder} is the folder of a run, whose own rows need no output; give another"
+    elif any(os.path.lexists(place / CARD) for place in (folder, *folder.parents)):
+        yield f"output: {folder} is in the folder of a synthetic set; give another"
+    elif run := next((x for x in folder.parents if RunFolder(x).config.exists() and RunFolder(x).owner.exists()), None):
+        yield f"output: {folder} is in {run}, the folder of a run; give another"
     elif files.evaluation.exists() and not files.evaluated.exists():
         yield f"output: {files.evaluation} has rows of unknown sets; give another folder"
     elif files.evaluation.exists():
@@ -191,16 +196,20 @@ def _selected(name: str, config: RunConfig, dataset: ImageSet) -> Iterator[str]:
 def _begun(folder: Path, record: Record) -> Claim:
     """Take the folder and write the record, with the sets of earlier evaluations; return the claim.
 
-    Raises ConfigError if the folder has rows of other sets of the same names, or of other test images.
+    Raises ConfigError if the folder cannot be written, or has rows of other sets of the same names, or of other test
+    images.
     """
     files = RunFolder(folder)
     run_folder.check(folder)
     if problems := [*_occupied(folder)]:
         raise ConfigError(problems)
     claim = Claim.new(folder)
-    claim.take()
-    with claim.writing():
-        write_atomically(files.evaluated, f"{json.dumps(asdict(_joined(files, record)), indent=1)}\n".encode())
+    try:
+        claim.take()
+        with claim.writing():
+            write_atomically(files.evaluated, f"{json.dumps(asdict(_joined(files, record)), indent=1)}\n".encode())
+    except OSError as error:
+        raise ConfigError([f"output: {folder} cannot be written ({error.strerror}); give another"]) from error
     return claim
 
 

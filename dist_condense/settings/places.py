@@ -20,11 +20,13 @@ def problems(config: RunConfig) -> Iterator[str]:
     root = Path(data.root).expanduser().resolve()
     database = sqlite_file(resolve_uri(config.tracking.uri, config.output))
     written = {
-        "output": config.output,
         "tracking.checkpoints": config.tracking.checkpoints,
+        "output": config.output,
         "evaluation.sets": place(config),
         "tracking.uri": database and database.parent,
     }
     for key, folder in written.items():
         if folder and not is_url(str(folder)) and Path(folder).expanduser().resolve().is_relative_to(root):
             yield f"{key}: {folder} is in dataset.root, whose folders are classes of images; give one outside of it"
+            if key == "output":  # the places of the others follow from it, unless they are given
+                return

@@ -19,6 +19,16 @@ class DataError(ValueError):
         return "\n".join(self.problems)
 
 
+def words_of(error: BaseException) -> str:
+    """Return the message of an error of somebody else's program in one line, as far as the error can make it."""
+    try:
+        return " ".join(str(error).split())[:500]
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # its class may raise anything
+        return "without a message"
+
+
 def listed(names: Sequence[str]) -> str:
     """Join names as ``a, b, c``; after ten names the others are counted: ``a, ..., j and 90 more``."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""

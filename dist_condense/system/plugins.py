@@ -14,6 +14,8 @@ from functools import cache
 from importlib import import_module, metadata
 from typing import Any, TypeVar
 
+from dist_condense.system.errors import words_of
+
 GROUP = "dist_condense.plugins"
 """Group of the entry points that name plug-ins; the value of an entry point is the name of a module."""
 VARIABLE = "DIST_CONDENSE_PLUGINS"
@@ -179,13 +181,5 @@ def _failure(module: str) -> str | None:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a plug-in may raise anything
-        return f"its import fails ({type(error).__name__}: {_words(error)}); repair it, or leave it out"
+        return f"its import fails ({type(error).__name__}: {words_of(error)}); repair it, or leave it out"
     return None
-
-
-def _words(error: BaseException) -> str:
-    """Return the message of an error in one line, as far as the error can make it."""
-    try:
-        return " ".join(str(error).split())[:500]
-    except Exception:  # of a class of the plug-in
-        return "without a message"

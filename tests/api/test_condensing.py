@@ -188,6 +188,10 @@ def test_data_of_a_refused_call_are_not_left(tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         condense(Pictures(60, 3), output=tmp_path, **TINY | {"evaluation": {}})
     assert sorted((tmp_path / "data").iterdir()) == files
+    for output in (tmp_path / "new" / "run", tmp_path / "new"):
+        with pytest.raises(ConfigError, match="ipc: 0 is not in the range"):
+            condense(TRAIN, output=output, **TINY | {"ipc": 0, "evaluation": {}})
+    assert not (tmp_path / "new").exists()
 
 
 def test_recipes_are_the_shipped_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,6 +115,7 @@ def test_nothing_is_written_among_the_class_folders(
     }.items():
         assert checked(mine, f"{key}={value}", command=command) == 2
         assert f"refused: {key}: " in (said := capsys.readouterr().err) and "is in dataset.root, whose folders" in said
+        assert said.count("refused: ") == 1  # one line for one cause
     assert tree(mine) == before
 
 

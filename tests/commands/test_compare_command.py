@@ -97,6 +97,15 @@ def test_a_run_that_cannot_be_read_is_refused_by_name_and_else_left_out(folders,
     assert printed.out == table and f"note: left out: {config}: nokey" in printed.err
 
 
+def test_a_run_that_is_named_twice_is_there_once(folders, tmp_path, capsys):
+    assert cli.main(["compare", folders[0], f"{folders[0]}/"]) == 0
+    once = capsys.readouterr()
+    assert "left out" not in once.err
+    (tmp_path / "link").symlink_to(folders[0])
+    assert cli.main(["compare", folders[0], str(tmp_path / "link")]) == 0
+    assert capsys.readouterr().out == once.out
+
+
 def test_folders_that_may_not_be_read_are_named(folders, tmp_path, capsys, monkeypatch):
     shut = tmp_path / "shut"
     shut.mkdir()

@@ -68,6 +68,12 @@ def test_with_an_output_a_run_stays_as_it_is(run: Path, tmp_path: Path, capsys: 
     assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
     assert cli.main(["evaluate", str(run), *SHORT, f"output={run}"]) == cli.REFUSED
     assert f"output: {run} is the folder of a run, whose own rows" in capsys.readouterr().err
+    for place, words in ((run / "synthetic_set", "is in the folder of a synthetic set"), (run / "x", "is in ")):
+        assert cli.main(["evaluate", str(run), *SHORT, f"output={place}"]) == cli.REFUSED
+        assert f"output: {place} {words}" in capsys.readouterr().err
+    assert cli.main(["evaluate", str(run), *SHORT, "output=/proc/nowhere"]) == cli.REFUSED
+    assert "output: /proc/nowhere cannot be written" in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
 
 
 def test_beside_another_set_a_run_says_what_it_is(run: Path, tmp_path: Path) -> None:

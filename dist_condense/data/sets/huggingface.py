@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import re
@@ -201,7 +202,8 @@ def _splits(root: str) -> Mapping[str, datasets.Dataset]:
     try:
         with _without_bars():
             if any(os.path.isfile(os.path.join(root, name)) for name in SAVED):
-                if odd := [str(x) for x in Path(root).rglob("*") if not os.path.isfile(x) and not os.path.isdir(x)]:
+                existing = [x for x in Path(root).rglob("*") if os.path.exists(x)]
+                if odd := [str(x) for x in existing if not os.path.isfile(x) and not os.path.isdir(x)]:
                     raise DataError([f"{min(odd)} is not a file, and may never end; replace or remove it."])
                 loaded = datasets.load_from_disk(root)
             elif files := _parquet_files(Path(root)):
@@ -214,7 +216,8 @@ def _splits(root: str) -> Mapping[str, datasets.Dataset]:
         raise
     except Exception as error:  # of the library, of Arrow and of the files
         reason = f"{root}: it cannot be read as a data set of Hugging Face: {_last_words(error)}"
-        raise DataError([f"{_first_damaged(files) or reason}; save it again."]) from error
+        remedy = "make room in HF_DATASETS_CACHE, or set another" if _is_elsewhere(error, root) else "save it again"
+        raise DataError([f"{_first_damaged(files) or reason}; {remedy}."]) from error
     return {TRAIN: loaded} if isinstance(loaded, datasets.Dataset) else loaded
 
 
@@ -241,6 +244,15 @@ def _parquet_files(root: Path) -> dict[str, list[str]]:
         split = next((SPLIT_WORDS[word] for word in reversed(words) if word in SPLIT_WORDS), TRAIN)
         files.setdefault(split, []).append(str(file))
     return files
+
+
+def _is_elsewhere(error: BaseException, root: str) -> bool:
+    """Return whether an error is that of a file outside of a folder, or of a full disk."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    file = getattr(error, "filename", None)
+    is_outside = isinstance(file, str) and not os.path.abspath(file).startswith(os.path.join(os.path.abspath(root), ""))
+    return is_outside or getattr(error, "errno", None) == errno.ENOSPC
 
 
 def _last_words(error: BaseException) -> str:

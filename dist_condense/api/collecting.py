@@ -207,15 +207,13 @@ def _of_items(data: Any, argument: str) -> Collected:
 
 
 @contextmanager
-def written(splits: Sequence[Collected | None], folder: Path) -> Iterator[Path]:
+def written(train: Collected, test: Collected | None, folder: Path) -> Iterator[Path]:
     """Write training and test data to a file in a folder, and yield the file within the context.
 
     If the context refuses the data or the settings, the file and the folders that were made for it are removed.
 
     :raises ConfigError: the data cannot be written.
     """
-    train, test = (*splits, None)[:2]
-    assert train is not None
     before = [place for place in (folder, *folder.parents) if place.exists()]
     known, file = {*folder.glob("*")} if folder in before else set[Path](), None
     try:

@@ -92,7 +92,7 @@ def condense(
         number = images_per_class.text(config).replace(" ", "")
         output = OUTPUTS / f"{method}_ipc{number}_{_fingerprint(config, images, tested)}"
     folder = Path(output).expanduser().absolute()
-    with written((images, tested), folder / DATA) as file:
+    with written(images, tested, folder / DATA) as file:
         config.output, config.dataset.root = str(folder), str(file)
         if problem := _other_scores(RunFolder(folder), file):
             raise ConfigError([f"output: {problem}"])

@@ -120,7 +120,7 @@ def _data(train: Any, test: Any, output: str | Path | None) -> Iterator[dict[str
         return
     splits = both(train, test)
     folder = Path(os.path.expanduser(OUTPUTS if output is None else output)).absolute() / DATA
-    with written(splits, folder) as file:
+    with written(splits[0], splits[1], folder) as file:
         yield {"dataset.name": "arrays", "dataset.root": str(file)}
 
 

@@ -25,6 +25,7 @@ from dist_condense.job.claim import Claim
 from dist_condense.job.comparing import Comparison
 from dist_condense.job.job import Job
 from dist_condense.result.card import CARD
+from dist_condense.result.synthetic_set import TENSORS
 from dist_condense.selection.table import SELECTIONS
 from dist_condense.settings import assembly, images_per_class, places, run_folder, selecting
 from dist_condense.settings.config import ConfigError, RunConfig, to_dict
@@ -153,7 +154,7 @@ def _occupied(folder: Path) -> Iterator[str]:
         yield f"output: {folder} is a file; give a folder"
     elif files.config.exists():
         yield f"output: {folder} is the folder of a run, whose own rows need no output; give another"
-    elif any(os.path.lexists(place / CARD) for place in (folder, *folder.parents)):
+    elif any(_is_set(place) for place in (folder, *folder.parents)):
         yield f"output: {folder} is in the folder of a synthetic set; give another"
     elif run := next((x for x in folder.parents if RunFolder(x).config.exists() and RunFolder(x).owner.exists()), None):
         yield f"output: {folder} is in {run}, the folder of a run; give another"
@@ -164,6 +165,11 @@ def _occupied(folder: Path) -> Iterator[str]:
             read_csv(files.evaluation)
         except RowsError as error:
             yield f"output: {error}"
+
+
+def _is_set(folder: Path) -> bool:
+    """Return whether a folder is that of a synthetic set; a file card.json alone may be anybody's."""
+    return all(os.path.lexists(folder / name) for name in (CARD, TENSORS))
 
 
 def _untrained(config: RunConfig) -> Iterator[str]:

@@ -71,6 +71,8 @@ def test_with_an_output_a_run_stays_as_it_is(run: Path, tmp_path: Path, capsys: 
     for place, words in ((run / "synthetic_set", "is in the folder of a synthetic set"), (run / "x", "is in ")):
         assert cli.main(["evaluate", str(run), *SHORT, f"output={place}"]) == cli.REFUSED
         assert f"output: {place} {words}" in capsys.readouterr().err
+    (tmp_path / "card.json").write_text("{}")  # that of another program
+    evaluated(tmp_path / "free", run)
     assert cli.main(["evaluate", str(run), *SHORT, "output=/proc/nowhere"]) == cli.REFUSED
     assert "output: /proc/nowhere cannot be written" in capsys.readouterr().err
     assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before

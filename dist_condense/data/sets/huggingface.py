@@ -248,17 +248,21 @@ def _parquet_files(root: Path) -> dict[str, list[str]]:
 
 def _is_elsewhere(error: BaseException, root: str) -> bool:
     """Return whether an error is that of a file outside of a folder, or of a full disk."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    file = getattr(error, "filename", None)
+    first = _first_cause(error)
+    file = getattr(first, "filename", None)
     is_outside = isinstance(file, str) and not os.path.abspath(file).startswith(os.path.join(os.path.abspath(root), ""))
-    return is_outside or getattr(error, "errno", None) == errno.ENOSPC
+    return is_outside or getattr(first, "errno", None) == errno.ENOSPC
 
 
 def _last_words(error: BaseException) -> str:
+    first = _first_cause(error)
+    return " ".join(str(first).split())[:300].rstrip(".!") or type(first).__name__
+
+
+def _first_cause(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
-    return " ".join(str(error).split())[:300].rstrip(".!") or type(error).__name__
+    return error
 
 
 def _first_damaged(files: Mapping[str, Sequence[str]]) -> str | None:

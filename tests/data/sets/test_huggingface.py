@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import pickle
 from pathlib import Path
@@ -185,6 +186,26 @@ def test_folders_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "train.parquet").write_bytes(b"PAR1 and nothing")
     with pytest.raises(DataError, match=r"/train\.parquet: it is no intact parquet file \(.*\); save it again"):
         open_dataset("huggingface", tmp_path)
+
+
+def test_a_full_disk_or_a_cache_elsewhere_is_no_fault_of_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows(6).to_parquet(tmp_path / "train.parquet")
+    for error in (OSError(errno.ENOSPC, "No space left on device"), FileNotFoundError(2, "none", "/nowhere/cache")):
+
+        def fail(*given: Any, error: OSError = error) -> None:
+            raise error
+
+        monkeypatch.setattr(datasets.Dataset, "from_parquet", fail)
+        with pytest.raises(DataError, match="make room in HF_DATASETS_CACHE, or set another"):
+            open_dataset("huggingface", tmp_path)
+
+
+def test_a_link_to_nothing_beside_the_tables_is_ignored(tmp_path: Path) -> None:
+    root = saved(tmp_path / "saved", train=rows(6), test=rows(6))
+    (root / "notes").symlink_to("/nowhere")
+    assert open_dataset("huggingface", root).counts == (2, 2, 2)
 
 
 def test_each_split_has_the_columns(tmp_path: Path) -> None:
